@@ -44,11 +44,11 @@ class UserError(Exception):
         return {key: value for key, value in fields.items() if value is not None}
 
 
-def import_optional(module: str, purpose: str, extra: str = "data") -> Any:
+def import_optional(module: str, purpose: str, extra: str = "data", field: str | None = None) -> Any:
     """Import a module of an extra. Raises: UserError ``missing_extra`` that names the extra."""
     try:
         return import_module(module)
     except ImportError as error:
         name = module.partition(".")[0]
         message = f"{purpose} needs {name}, which is not installed; `pip install 'lcl[{extra}]'` brings it"
-        raise UserError(message, code="missing_extra") from error
+        raise UserError(message, code="missing_extra", field=field) from error

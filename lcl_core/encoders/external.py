@@ -91,14 +91,17 @@ _BLOCK_LISTS = (nn.ModuleList, nn.Sequential)
 _MIN_BLOCK_SHARE = 0.5  # share of the parameters from which on a list of blocks is the network's depth
 
 
-def parameter_groups(module: nn.Module) -> list[list[nn.Parameter]]:
+def parameter_groups(module: nn.Module, blocks: Sequence[nn.Module] = ()) -> list[list[nn.Parameter]]:
     """Parameters in groups, the input's first: what comes before the blocks, each block, what comes after.
 
     The blocks are those of the lists of modules that lie side by side and hold at least half of the parameters (a ViT
     has one such list, a ResNet four); a network without any is cut into its children. Parameters stand in the order in
     which the network registers them.
+
+    Args:
+        blocks: the network's depth, where it is known.
     """
-    blocks = _blocks(module)
+    blocks = blocks or _blocks(module)
     depth_of = {id(parameter): depth for depth, block in enumerate(blocks, 1) for parameter in block.parameters()}
     groups: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 2)]
     deepest = 0

@@ -29,9 +29,10 @@ from lcl_core.encoders.captioning import (
     PreparedImage,
     StreamListener,
 )
-from lcl_core.encoders.detect import WEIGHTS, hash_weights
+from lcl_core.encoders.detect import WEIGHTS, detect_encoder, hash_weights
+from lcl_core.encoders.external import check_network_size, parameter_groups
 from lcl_core.encoders.schemas.validate import check_loadable
-from lcl_core.model import LCLModel, LCLProcessor
+from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.model.generation import (
     IncrementalDetokenizer,
     beam_search,
@@ -222,7 +223,7 @@ class LCLEncoder(ImageEncoder):
         return weights.unflatten(2, (side, side))
 
     def layers(self) -> list[list[nn.Parameter]]:
-        return self.model.visual.layers()
+        return parameter_groups(self.model.visual, self.model.visual.blocks)
 
     def copy(self) -> Self:
         model = copy.deepcopy(self.model)
@@ -288,6 +289,9 @@ class LCLEncoder(ImageEncoder):
 
 def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
     check_loadable(directory)
+    config = LCLConfig.from_pretrained(directory)
+    if config.vision.startswith("timm:"):
+        check_network_size(directory, detect_encoder(directory), lambda: LCLModel(config))
     transformers_logging.disable_progress_bar()
     try:
         loaded: Any = LCLModel.from_pretrained(

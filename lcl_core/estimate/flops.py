@@ -7,11 +7,15 @@ expectation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, Protocol
 
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH, MethodName, ObjectiveSpec, PretrainSpec
+from lcl_core.specs.vision import DEFAULT_TOWER, TowerSizes, build_timm_network, tower_kind
 
 CLIP_TOKENS = 49_411  # of CLIP's vocabulary, the three of images among them
 SPECIALS = 5  # of a vocabulary that is learnt
@@ -20,6 +24,9 @@ MLP_RATIO = 4.0  # of every model that a spec describes
 
 class Sizes(Protocol):
     """A model's configuration has them all."""
+
+    @property
+    def vision(self) -> str: ...
 
     @property
     def patch_size(self) -> int: ...
@@ -62,6 +69,7 @@ class ModelSizes:
     vocab_size: int
     num_image_tokens: int
     mlp_ratio: float = MLP_RATIO
+    vision: str = DEFAULT_TOWER
 
 
 def model_sizes(spec: PretrainSpec) -> ModelSizes:
@@ -76,6 +84,7 @@ def model_sizes(spec: PretrainSpec) -> ModelSizes:
         context_length=model.context_length,
         vocab_size=CLIP_TOKENS if spec.tokenizer.kind == "clip" else own,
         num_image_tokens=model.num_image_tokens,
+        vision=model.vision,
     )
 
 
@@ -101,9 +110,59 @@ def step_flops(
 def vision_flops(config: Sizes, images: float, patches: int) -> float:
     """The vision tower over images of which ``patches`` patches are encoded."""
     width = config.vision_width
-    blocks = (patches + 1) * _block_flops(width, config.mlp_ratio) + _attention_flops(patches + 1, width)
-    embedding = config.num_image_tokens * 2 * 3 * config.patch_size**2 * width
-    return images * (config.vision_layers * blocks + embedding)
+    total = convolution_counts(config).flops
+    if tower_kind(config.vision).patchwise:
+        blocks = (patches + 1) * _block_flops(width, config.mlp_ratio) + _attention_flops(patches + 1, width)
+        total += config.vision_layers * blocks
+    return images * total
+
+
+@dataclass(frozen=True)
+class TowerCounts:
+    """Counts of a vision tower for one image, without the ViT's transformer.
+
+    Attributes:
+        outputs: numbers that its layers with weights compute.
+    """
+
+    parameters: int
+    flops: float
+    outputs: int
+
+
+def convolution_counts(config: Sizes) -> TowerCounts:
+    """Counts of the convolutions. Raises: UserError where timm is missing or the sizes do not fit its model."""
+    sizes = TowerSizes(config.patch_size, config.vision_width, config.vision_layers, config.num_image_tokens)
+    convolutions = tower_kind(config.vision).convolutions
+    if convolutions is None:
+        return _timm_counts(config.vision, math.isqrt(sizes.patches) * sizes.patch_size, sizes.patch_size, sizes.width)
+    tensors = convolutions(sizes).values()
+    matrices = [each for each in tensors if len(each.shape) > 1]
+    return TowerCounts(
+        parameters=sum(math.prod(each.shape) for each in tensors),
+        flops=sum(2 * math.prod(each.shape) * each.positions for each in matrices),
+        outputs=sum(each.shape[0] * each.positions for each in matrices),
+    )
+
+
+@lru_cache(maxsize=64)
+def _timm_counts(vision: str, image_size: int, patch_size: int, width: int) -> TowerCounts:
+    """By a forward pass of shapes alone, on torch's meta device."""
+    torch, counters = import_module("torch"), import_module("torch.utils.flop_counter")
+    outputs: list[int] = []
+    with torch.device("meta"), torch.no_grad():
+        network = build_timm_network(vision, image_size, patch_size, width).eval()
+        for module in network.modules():
+            if next(module.parameters(recurse=False), None) is not None:
+                module.register_forward_hook(lambda _module, _given, made: outputs.append(_numel(made)))
+        with counters.FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, 3, image_size, image_size))
+    parameters = sum(parameter.numel() for parameter in network.parameters()) + 2 * width  # with the last norm
+    return TowerCounts(parameters, counter.get_total_flops(), sum(outputs))
+
+
+def _numel(made: Any) -> int:
+    return int(made.numel()) if hasattr(made, "numel") else 0
 
 
 def pooling_flops(config: Sizes, images: float, patches: int, *, latents: bool = True, tokens: bool = True) -> float:

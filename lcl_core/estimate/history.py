@@ -247,7 +247,8 @@ class SimilarRun:
 
 def similar_runs(setup: Setup, runs: Sequence[MeasuredRun]) -> list[SimilarRun]:
     """The nearest few, nearest first; of equally near ones the earlier in ``runs``."""
-    similar = sorted((_similar_run(setup, run) for run in runs), key=lambda each: each.distance)
+    known = [each for run in runs if (each := _similar_run(setup, run)) is not None]
+    similar = sorted(known, key=lambda each: each.distance)
     return [each for each in similar if each.distance <= similar[0].distance + _DISTANCE_MARGIN][:MAX_SIMILAR]
 
 
@@ -257,11 +258,15 @@ def median_overhead(similar: Sequence[SimilarRun]) -> float | None:
     return median(known) if known else None
 
 
-def _similar_run(setup: Setup, run: MeasuredRun) -> SimilarRun:
+def _similar_run(setup: Setup, run: MeasuredRun) -> SimilarRun | None:
+    """None for a run whose vision tower is of a library that is not installed here."""
     documents = run.documents_read
     images, tokens = run.images / documents, run.tokens / documents
     one = expected_workload(run.spec.objective, images, run.spec.kept_patches, tokens)
-    own = Setup.of(run.spec, one, run.documents_at_once)
+    try:
+        own = Setup.of(run.spec, one, run.documents_at_once)
+    except UserError:
+        return None
     return SimilarRun(run, own, _distance(setup, own), own.flops * run.steps / run.seconds)
 
 

@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from lcl_core.estimate.flops import Sizes, Workload
+from lcl_core.estimate.flops import Sizes, Workload, convolution_counts
 from lcl_core.specs.pretrain import ModelPart
+from lcl_core.specs.vision import tower_kind
 
 
 def model_parameters(config: Sizes) -> int:
@@ -21,9 +22,12 @@ def model_parameters(config: Sizes) -> int:
 
 
 def vision_parameters(config: Sizes) -> int:
-    width = config.vision_width
-    embedding = 3 * config.patch_size**2 * width + width + (config.num_image_tokens + 1) * width
-    return embedding + 4 * width + config.vision_layers * block_parameters(config, width)
+    """Raises: UserError as :func:`convolution_counts`."""
+    width, total = config.vision_width, convolution_counts(config).parameters
+    if tower_kind(config.vision).patchwise:
+        total += (config.num_image_tokens + 2) * width + 4 * width  # positions, class token, two norms
+        total += config.vision_layers * block_parameters(config, width)
+    return total
 
 
 def pooler_parameters(config: Sizes) -> int:
@@ -85,6 +89,7 @@ _METHOD_PARAMETERS: Mapping[str, Callable[[Sizes], int]] = {
 
 FP32, HALF = 4, 2
 _MOMENTS = 2  # of AdamW
+_RECOMPUTED = 0.25  # share of a convolutional tower's activations that checkpointing keeps
 _LOGITS = {FP32: 32 << 20, HALF: 192 << 20}  # logits in memory at once
 
 
@@ -154,14 +159,22 @@ def training_memory(
 
 def _block_weights(config: Sizes) -> int:
     vision = config.vision_layers * block_parameters(config, config.vision_width)
+    if not tower_kind(config.vision).patchwise:
+        vision = vision_parameters(config)
     return vision + config.text_layers * block_parameters(config, config.text_width)
 
 
 def _activation_bytes(config: Sizes, load: Workload, item: int, image_size: int, checkpointing: bool) -> float:
     patches, words = load.images * (load.patches + 1), float(sum(load.lengths))
-    vision = _tower_bytes(
-        patches, config.vision_width, config.vision_layers, config.mlp_ratio, item, True, checkpointing
-    )
+    if tower_kind(config.vision).patchwise:
+        vision = _tower_bytes(
+            patches, config.vision_width, config.vision_layers, config.mlp_ratio, item, True, checkpointing
+        )
+    else:
+        vision = load.images * convolution_counts(config).outputs * FP32
+        vision *= _RECOMPUTED if checkpointing else 1
+    if config.vision == "hybrid":  # outputs of the stem's convolutions, norms and activations
+        vision += load.images * convolution_counts(config).outputs * (FP32 + 2 * item)
     text = _tower_bytes(words, config.text_width, config.text_layers, config.mlp_ratio, item, False, checkpointing)
     pixels = load.images * 3 * image_size**2 * FP32
     embedded = 3 * load.images * config.num_image_tokens * config.vision_width * FP32

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
+from lcl_core.specs.vision import DEFAULT_TOWER, TowerSizes, tower_kind
+
 Numerics = Literal["fixed", "official"]
 TextAttention = Literal["causal", "bidirectional"]
 
@@ -15,7 +17,9 @@ class LCLConfig(PreTrainedConfig):
 
     Args:
         image_size, patch_size: side of the square input and of a patch, pixels.
-        vision_width, vision_layers, vision_head_width: the ViT; heads = width / head width.
+        vision: the vision tower, ``vit``, ``hybrid``, ``convnext`` or ``timm:NAME`` (``vision_towers.py``). Files
+            name it where it is another than ``vit``.
+        vision_width, vision_layers, vision_head_width: of the vision tower; heads = width / head width.
         text_width, text_layers, text_heads: the causal transformer. The pooler's output and the contrastive
             space have the text tower's width, since patch tokens stand in the text stream and pooled latents are
             compared with its outputs.
@@ -55,10 +59,13 @@ class LCLConfig(PreTrainedConfig):
         contrastive_weight: float = 0.1,
         generation_weight: float = 1.0,
         numerics: Numerics = "fixed",
+        vision: str = DEFAULT_TOWER,
         **kwargs: Any,
     ) -> None:
-        if image_size % patch_size or vision_width % vision_head_width or text_width % text_heads:
+        heads_fit = not tower_kind(vision).patchwise or vision_width % vision_head_width == 0
+        if image_size % patch_size or not heads_fit or text_width % text_heads:
             raise ValueError("patch_size must divide image_size, vision_head_width vision_width, text_heads text_width")
+        self.vision = vision
         self.image_size = image_size
         self.patch_size = patch_size
         self.vision_width = vision_width
@@ -81,7 +88,20 @@ class LCLConfig(PreTrainedConfig):
         self.contrastive_weight = contrastive_weight
         self.generation_weight = generation_weight
         self.numerics = numerics
+        if misfit := tower_kind(vision).misfit(self.tower_sizes):
+            raise ValueError(": ".join(misfit))
         super().__init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without the default of ``vision``: files and hashes of encoders from before there was a choice stay."""
+        settings = super().to_dict()
+        if settings.get("vision") == DEFAULT_TOWER:
+            del settings["vision"]
+        return settings
+
+    @property
+    def tower_sizes(self) -> TowerSizes:
+        return TowerSizes(self.patch_size, self.vision_width, self.vision_layers, self.num_image_tokens)
 
     @property
     def num_image_tokens(self) -> int:

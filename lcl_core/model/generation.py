@@ -22,8 +22,9 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.records import Document, ImageSegment, TextSegment
 from lcl_core.data.sampling.interleave import encode_open_document, image_block
 from lcl_core.model.configuration_lcl import LCLConfig
-from lcl_core.model.modeling_lcl import Block, LCLModel
+from lcl_core.model.modeling_lcl import LCLModel
 from lcl_core.model.processing_lcl import LCLProcessor
+from lcl_core.model.transformer import Block
 from lcl_core.ops.recompute import norm_linear
 
 _INCOMPLETE_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # decoded from the first bytes of a character

@@ -1,8 +1,7 @@
-"""Latent Compression Learning: a ViT, an attentive pooler and a causal text transformer, trained together from scratch.
+"""Latent Compression Learning: a vision tower, an attentive pooler and a causal text transformer.
 
-Both towers are pre-norm transformers over packed rows [T, D] (CLIP, arXiv 2103.00020). The pooler turns patch features
-into one latent an image, for the contrastive loss, and into patch tokens, which take the placeholders' positions in the
-document (LCL, arXiv 2406.07543, Method).
+The pooler turns patch features into one latent an image, for the contrastive loss, and into patch tokens, which take
+the placeholders' positions in the document (LCL, arXiv 2406.07543, Method).
 """
 
 from __future__ import annotations
@@ -10,37 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from lcl_core.model.configuration_lcl import LCLConfig, Numerics
 from lcl_core.model.packed_batch import PackedBatch, PackedTokens, as_context_row
-from lcl_core.ops.attention import VarlenLayout, attend
+from lcl_core.model.transformer import Attention, Transformer
+from lcl_core.model.vision_towers import MaskedPatches, VisionTower, build_vision_tower
+from lcl_core.ops.attention import VarlenLayout
 from lcl_core.ops.contrastive_loss import contrastive_loss
 from lcl_core.ops.linear_cross_entropy import linear_cross_entropy
-from lcl_core.ops.recompute import Activation, linear, norm_linear, norm_mlp
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP's initial inverse temperature
 MAX_LOGIT_SCALE = math.log(100)
-
-
-class MaskedPatches(NamedTuple):
-    """Patches that a learned vector replaces before the vision tower.
-
-    Attributes:
-        indices: [K] flat numbers of patches, image by image.
-        embedding: [W].
-    """
-
-    indices: Tensor
-    embedding: Tensor
 
 
 class Activations(NamedTuple):
@@ -80,170 +67,6 @@ class LCLOutput(ModelOutput):
     patch_tokens: Tensor | None = None
     hidden: Tensor | None = None
     batch: PackedBatch | None = None
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x), OpenAI CLIP's approximation."""
-    return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Activation] = {"gelu": F.gelu, "quick_gelu": quick_gelu}
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with one fused input projection (rows q, k, v), as CLIP's."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        self._attend = attend
-
-    def forward(self, x: Tensor, norm: nn.LayerNorm, layout: VarlenLayout | None, sequence_length: int) -> Tensor:
-        """Attend within norm(x), [T, D] → [T, D]; the norm is the block's.
-
-        Without a layout, rows are sequences of ``sequence_length`` with full attention.
-        """
-        qkv = norm_linear(x, norm, self.in_proj_weight, self.in_proj_bias)
-        attended = self._attend(qkv, self.heads, layout, sequence_length)
-        return linear(attended, self.out_proj.weight, self.out_proj.bias)
-
-    def disable_compile(self) -> None:
-        """Keep the compiler out of what depends on the layout, which every batch would compile anew."""
-        self._attend = torch.compiler.disable(attend)
-
-
-class MLP(nn.Module):
-    """W2 act(W1 norm(x)); the norm is the block's."""
-
-    def __init__(self, width: int, hidden: int, activation: str, keep_hidden: bool) -> None:
-        super().__init__()
-        self.keep_hidden = keep_hidden
-        self.c_fc = nn.Linear(width, hidden)
-        self.activation = ACTIVATIONS[activation]
-        self.c_proj = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        return norm_mlp(x, norm, self.c_fc, self.activation, self.c_proj, self.keep_hidden)
-
-
-class Block(nn.Module):
-    """x += Attn(LN1 x); x += W2 act(W1 LN2 x)."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float, activation: str, keep_hidden: bool) -> None:
-        super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
-        self.mlp = MLP(width, int(width * mlp_ratio), activation, keep_hidden)
-
-    def forward(
-        self, x: Tensor, layout: VarlenLayout | None, sequence_length: int, keep: Tensor | None = None
-    ) -> Tensor:
-        """[T, D] → [T, D]; with ``keep`` [2, n] each of the n sequences' two branches is multiplied by its factor."""
-        if keep is None:
-            x = x + self.attn(x, self.ln_1, layout, sequence_length)
-            return x + self.mlp(x, self.ln_2)
-        x = x + _scale_sequences(self.attn(x, self.ln_1, layout, sequence_length), keep[0])
-        return x + _scale_sequences(self.mlp(x, self.ln_2), keep[1])
-
-
-def _scale_sequences(x: Tensor, factors: Tensor) -> Tensor:
-    """[n * L, D] of equally long sequences, each multiplied by its factor of [n]."""
-    return (x.view(len(factors), -1, x.shape[1]) * factors[:, None, None]).view_as(x)
-
-
-class Transformer(nn.Module):
-    """A stack of blocks.
-
-    Args:
-        keep_hidden: keep each MLP's pre-activation, the largest activation of a block, for the backward pass; otherwise
-            it is recomputed, which costs a sixth of the MLP's products.
-
-    Attributes:
-        checkpointing: keep only the inputs of blocks for the backward pass, and recompute the rest.
-    """
-
-    def __init__(
-        self, width: int, layers: int, heads: int, mlp_ratio: float, activation: str, keep_hidden: bool = True
-    ) -> None:
-        super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads, mlp_ratio, activation, keep_hidden) for _ in range(layers))
-        self.checkpointing = False
-
-    @property
-    def blocks(self) -> list[Block]:
-        return cast(list[Block], list(self.resblocks))
-
-    def forward(
-        self, x: Tensor, layout: VarlenLayout | None = None, sequence_length: int = 0, keep: Tensor | None = None
-    ) -> Tensor:
-        """``keep``: [blocks, 2, n], of each block as of :class:`Block`."""
-        for number, block in enumerate(self.blocks):
-            factors = () if keep is None else (keep[number],)
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, sequence_length, *factors, use_reentrant=False)
-            else:
-                x = block(x, layout, sequence_length, *factors)
-        return x
-
-
-class VisionTower(nn.Module):
-    """[n, 3, S, S] → patch features [n, N, W] after the last norm, the class token dropped.
-
-    Pixels are cast to the weights' dtype: a processor gives fp32, and ``from_pretrained`` keeps the dtype of the file.
-    With ``patches`` [n, N'] only those patches are encoded (token drop, arXiv 2212.00794): attention, MLPs and the
-    document all have N' tokens an image. ``masked`` patches are replaced before positions are added.
-
-    Attributes:
-        drop_path: probability with which, in training, an image skips a branch of the last block; it rises linearly
-            from 0 in the first (stochastic depth, arXiv 1603.09382). Drawn from torch's generator of the device.
-    """
-
-    def __init__(self, config: LCLConfig) -> None:
-        super().__init__()
-        width = config.vision_width
-        self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
-        self.class_embedding = nn.Parameter(torch.empty(width))
-        self.positional_embedding = nn.Parameter(torch.empty(config.num_image_tokens + 1, width))
-        self.ln_pre = nn.LayerNorm(width)
-        heads = width // config.vision_head_width
-        self.transformer = Transformer(width, config.vision_layers, heads, config.mlp_ratio, config.activation)
-        self.ln_post = nn.LayerNorm(width)
-        self.drop_path = 0.0
-
-    def forward(
-        self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
-    ) -> Tensor:
-        embedded = self.conv1(pixel_values.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # [n, N, W]
-        if masked is not None:
-            vectors = masked.embedding.to(embedded.dtype).expand(len(masked.indices), -1)
-            embedded = embedded.flatten(0, 1).index_copy(0, masked.indices, vectors).view_as(embedded)
-        positions = self.positional_embedding.to(embedded.dtype)
-        embedded = embedded + positions[1:]
-        if patches is not None:
-            embedded = embedded.gather(1, patches[:, :, None].expand(-1, -1, embedded.shape[2]))
-        register = (self.class_embedding.to(embedded.dtype) + positions[0]).expand(len(embedded), 1, -1)
-        x = torch.cat((register, embedded), dim=1)
-        count, length, width = x.shape
-        keep = self._draw_kept_branches(count, x.device) if self.training and self.drop_path else None
-        x = self.transformer(self.ln_pre(x).view(count * length, width), sequence_length=length, keep=keep)
-        # The class token is only an attention register: LCL keeps the patch tokens alone.
-        return self.ln_post(x.view(count, length, width)[:, 1:])
-
-    def _draw_kept_branches(self, images: int, device: torch.device) -> Tensor:
-        """[blocks, 2, n]: 0 for a branch that is skipped, else 1 / (1 - probability of that)."""
-        blocks = len(self.transformer.blocks)
-        kept = 1 - torch.linspace(0, self.drop_path, blocks, device=device)[:, None, None]
-        return (torch.rand(blocks, 2, images, device=device) < kept) / kept
-
-    def layers(self) -> list[list[nn.Parameter]]:
-        """Parameters by depth: of the input, of each block, of the last norm."""
-        first = [self.class_embedding, self.positional_embedding, *self.conv1.parameters(), *self.ln_pre.parameters()]
-        blocks = [list(block.parameters()) for block in self.transformer.blocks]
-        return [first, *blocks, list(self.ln_post.parameters())]
 
 
 class CrossAttention(nn.Module):
@@ -358,7 +181,7 @@ class LCLModel(PreTrainedModel):
     def __init__(self, config: LCLConfig) -> None:
         super().__init__(config)
         width = config.text_width
-        self.visual = VisionTower(config)
+        self.visual = build_vision_tower(config)
         self.pool_project = AttentivePoolingProjection(config.vision_width, width, config.pool_heads)
         self.text = TextTower(config)
         self.lm_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.vocab_size, bias=False))
@@ -385,9 +208,9 @@ class LCLModel(PreTrainedModel):
         elif isinstance(module, AttentivePoolingProjection):
             nn.init.normal_(module.query_token)
         elif isinstance(module, VisionTower):
-            std = module.class_embedding.shape[0] ** -0.5
-            nn.init.normal_(module.class_embedding, std=std)
-            nn.init.normal_(module.positional_embedding, std=std)
+            module.init_weights()
+        elif callable(compute := getattr(module, "init_non_persistent_buffers", None)):
+            compute()  # tensors of timm's networks that their weights lack
         elif isinstance(module, TextTower):
             _init_text_tower(module)
 
@@ -444,7 +267,9 @@ class LCLModel(PreTrainedModel):
         return embeddings.index_copy(0, image_slots, patch_tokens.flatten(0, 1).to(embeddings.dtype))
 
     def encode_documents(self, batch: PackedBatch, patch_tokens: Tensor) -> Tensor:
-        """Text tower outputs [T, D], with the patch tokens [n, N, D] at the placeholders."""
+        """Text tower outputs [T, D], with the patch tokens [n, N, D] of all images at the placeholders."""
+        if batch.placed_images is not None:
+            patch_tokens = patch_tokens.index_select(0, batch.placed_images)
         embeddings = self.embed_tokens(batch.token_ids, batch.image_slots, patch_tokens)
         return self.text(embeddings, batch.positions, batch.layout)
 
@@ -496,22 +321,20 @@ class LCLModel(PreTrainedModel):
         return F.normalize(features, dim=-1) if normalize else features
 
     def configure_blocks(self, *, checkpointing: bool = False, compiled: bool = False, drop_path: float = 0.0) -> None:
-        """Choose how the transformer blocks compute in training.
+        """Choose how the blocks of both towers compute in training.
 
         Args:
             checkpointing: recompute activations in the backward pass, to keep fewer in memory.
             compiled: compile each block. Images all have one shape: their number alone becomes symbolic, once it has
                 changed. Packed rows of text differ each time, so their length is symbolic from the first batch on.
             drop_path: of :class:`VisionTower`.
+
+        Raises: UserError where the vision tower cannot recompute activations.
         """
         self.visual.drop_path = drop_path
-        for tower in (self.visual.transformer, self.text.transformer):
-            tower.checkpointing = checkpointing
-        if not compiled:
-            return
-        for block in self.visual.transformer.blocks:
-            block.compile()
-        for block in self.text.transformer.blocks:
+        self.visual.configure_blocks(checkpointing=checkpointing, compiled=compiled)
+        self.text.transformer.checkpointing = checkpointing
+        for block in self.text.transformer.blocks if compiled else ():
             block.attn.disable_compile()
             block.compile(dynamic=True)
 

@@ -56,13 +56,14 @@ class PackedBatch:
         positions: [T], restarting at 0 in every document.
         lengths: tokens of each document.
         layout: of the documents, for attention.
-        image_slots: [n * N] flat positions of the placeholders, in image order.
+        image_slots: [n * N] flat positions of the placeholders, in image order; of a trimmed batch [k * N].
         pair_positions: [M] flat positions of the contrastive ``<soi>``.
         pair_images: [M] the image of each.
         pair_groups: [M] int64, equal for pairs with the same context: the same text, and the same images in it.
         label_positions: [K] flat positions whose output predicts the next token.
         labels: [K] that token.
         patches: [n, N] the encoded patches, where the others are dropped.
+        placed_images: [k] the images whose tokens the documents have; none: all.
     """
 
     pixel_values: Tensor
@@ -77,6 +78,7 @@ class PackedBatch:
     label_positions: Tensor
     labels: Tensor
     patches: Tensor | None = None
+    placed_images: Tensor | None = None
 
     def to(self, device: torch.device) -> PackedBatch:
         """Copies from pinned memory run beside the host."""
@@ -125,6 +127,33 @@ class PackedBatch:
             label_positions=label_positions,
             labels=tokens.ids[label_positions + 1],
             patches=patches,
+        )
+
+    def trim(self) -> PackedBatch:
+        """Cut each document after its last position that has a label or is a contrastive ``<soi>``.
+
+        Under causal attention no loss reads what follows: mostly the tokens of an image at a document's end, which
+        keeps its latent. A batch on the host, of documents whose placeholders match their images.
+        """
+        document = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths))
+        read = torch.cat((self.label_positions, self.pair_positions))
+        ends = torch.zeros(len(self.lengths), dtype=torch.long)
+        ends.scatter_reduce_(0, document[read], self.positions[read], "amax")
+        kept = self.positions <= ends[document]
+        moved = kept.cumsum(0) - 1
+        slots = self.image_slots.view(len(self.pixel_values), -1)
+        placed = torch.nonzero(kept[slots[:, 0]]).flatten()
+        lengths = (ends + 1).tolist()
+        return replace(
+            self,
+            token_ids=self.token_ids[kept],
+            positions=self.positions[kept],
+            lengths=tuple(lengths),
+            layout=self.layout.from_lengths(lengths),
+            image_slots=moved[slots[placed].flatten()],
+            pair_positions=moved[self.pair_positions],
+            label_positions=moved[self.label_positions],
+            placed_images=placed,
         )
 
     @classmethod

@@ -142,9 +142,12 @@ class Objective(nn.Module):
         name: as in ``ObjectiveSpec``.
         weights: of its losses by name.
         unused_parameters: beginnings of the names of the model's parameters that it does not use. Their gradient is 0.
+        reads_image_outputs: whether a loss reads the text tower's outputs at image tokens. Without that, documents are
+            cut after the last position that a loss reads.
     """
 
     name: ClassVar[MethodName]
+    reads_image_outputs: ClassVar[bool] = False
     unused_parameters: tuple[str, ...] = ()
 
     def __init__(self, weights: Mapping[str, float]) -> None:
@@ -173,7 +176,9 @@ class Objective(nn.Module):
             keys: a 64-bit number for each document, a function of the seed and the document's position in the data,
                 from which random choices derive. None: the document's position in the batch.
         """
-        return PackedBatch.pack(rows, pixel_values, config, patches)
+        batch = PackedBatch.pack(rows, pixel_values, config, patches)
+        # the authors' numerics also accept documents whose placeholders do not match their images
+        return batch if self.reads_image_outputs or config.numerics == "official" else batch.trim()
 
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         """Items that each of its sums runs over, by name, and ``contrastive`` pairs; known on the host."""

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from lcl_core.estimate.flops import Workload
 from lcl_core.model.configuration_lcl import LCLConfig
-from lcl_core.model.modeling_lcl import Activations, LCLModel, MaskedPatches
+from lcl_core.model.modeling_lcl import Activations, LCLModel
 from lcl_core.model.packed_batch import PackedBatch
+from lcl_core.model.vision_towers import MaskedPatches
 from lcl_core.objectives.base import (
     CONTRASTIVE_PARAMETERS,
     POOLER_QUERY_PARAMETERS,

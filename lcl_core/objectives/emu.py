@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from lcl_core.common.device import local_part
 from lcl_core.model.configuration_lcl import LCLConfig
-from lcl_core.model.modeling_lcl import AttentivePoolingProjection, LCLModel, VisionTower
+from lcl_core.model.modeling_lcl import AttentivePoolingProjection, LCLModel
 from lcl_core.model.packed_batch import PackedBatch
+from lcl_core.model.vision_towers import build_vision_tower
 from lcl_core.objectives.base import BatchLosses, EncodedBatch, GlobalBatch, MeanMetric, SummedLoss
 from lcl_core.objectives.flamingo import Flamingo
 from lcl_core.specs.pretrain import MethodName, ObjectiveSpec
@@ -66,7 +67,7 @@ class TargetEncoder(nn.Module):
 
     def __init__(self, config: LCLConfig) -> None:
         super().__init__()
-        self.visual = VisionTower(config)
+        self.visual = build_vision_tower(config)
         self.pool_project = AttentivePoolingProjection(config.vision_width, config.text_width, config.pool_heads)
         self.requires_grad_(False)
         for parameter in self.parameters():
@@ -88,6 +89,7 @@ class TargetEncoder(nn.Module):
 
 class Emu(Flamingo):
     name: ClassVar[MethodName] = "emu"
+    reads_image_outputs = True
 
     def __init__(self, spec: ObjectiveSpec, config: LCLConfig) -> None:
         super().__init__(spec.weights)

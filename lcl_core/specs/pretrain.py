@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from lcl_core.common.errors import UserError
 from lcl_core.specs.base import Fraction, Name, Spec, apply_preset
+from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, VISION_TOWERS, TowerSizes, tower_kind
 
 View = Literal["interleaved", "pairs", "matched_pairs"]
 ItemKind = Literal["documents", "pairs"]
@@ -78,6 +79,14 @@ class ModelSpec(Spec):
 
     image_size: int = Field(64, ge=16, le=1024, description="side of the square input, pixels")
     patch_size: int = Field(16, ge=2, le=128, description="side of a patch, pixels; divides image_size")
+    # left out where it says nothing, so that specs of before there was a choice keep their hash
+    vision: str = Field(
+        DEFAULT_TOWER,
+        pattern=TOWER_PATTERN,
+        exclude_if=lambda vision: vision == DEFAULT_TOWER,
+        description="vision tower: vit, hybrid (overlapping convolutions, then a ViT), convnext, or timm: with a "
+        "timm model's name, such as timm:resnet18, which has its own number of layers",
+    )
     vision_width: int = Field(192, ge=16, le=4096)
     vision_layers: int = Field(6, ge=1, le=64)
     vision_head_width: int = Field(64, ge=8, le=256)
@@ -118,6 +127,8 @@ class ModelSpec(Spec):
             ("vision_width", "vision_head_width"),
             ("text_width", "text_heads"),
         ):
+            if small == "vision_head_width" and not tower_kind(self.vision).patchwise:
+                continue
             if getattr(self, large) % getattr(self, small):
                 raise ValueError(f"{large} {getattr(self, large)} must be a multiple of {small} {getattr(self, small)}")
         if self.num_image_tokens + 3 > self.context_length:
@@ -131,6 +142,10 @@ class ModelSpec(Spec):
     def num_image_tokens(self) -> int:
         """Patch tokens an image takes in the document."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tower_sizes(self) -> TowerSizes:
+        return TowerSizes(self.patch_size, self.vision_width, self.vision_layers, self.num_image_tokens)
 
 
 class TokenizerSpec(Spec):
@@ -152,12 +167,14 @@ class Method:
         reads: kinds of items that it trains on. A pair is a document too; a document is no pair.
         official: whether the authors' numerics are defined for it.
         text_attention: of the text tower, in training and afterwards.
+        masks_patches: whether it masks patches in front of the vision tower.
     """
 
     weights: Mapping[str, float]
     reads: frozenset[ItemKind]
     official: bool = False
     text_attention: Literal["causal", "bidirectional"] = "causal"
+    masks_patches: bool = False
 
 
 _PAIRS: frozenset[ItemKind] = frozenset({"pairs"})
@@ -168,7 +185,9 @@ METHODS: dict[str, Method] = {
     "clip": Method({"contrastive": 1.0}, _PAIRS),
     "coca": Method({"contrastive": 1.0, "generation": 2.0}, _PAIRS),
     "blip2": Method({"contrastive": 1.0, "generation": 1.0, "matching": 1.0}, _PAIRS),
-    "beit3": Method({"masked_text": 1.0, "masked_image": 1.0}, _ALL, text_attention="bidirectional"),
+    "beit3": Method(
+        {"masked_text": 1.0, "masked_image": 1.0}, _ALL, text_attention="bidirectional", masks_patches=True
+    ),
     "flamingo": Method({"generation": 1.0}, _ALL),
     "emu": Method({"generation": 1.0, "regression": 1.0}, _ALL),
 }
@@ -356,6 +375,26 @@ class PretrainSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _the_tower_fits(self) -> PretrainSpec:
+        """Raises: UserError naming the field."""
+        vision, kind = self.model.vision, tower_kind(self.model.vision)
+        patchwise = " or ".join(name for name, each in VISION_TOWERS.items() if each.patchwise)
+        if misfit := kind.misfit(self.model.tower_sizes):
+            raise _misfit(f"model.{misfit[0]}", f"{misfit[1]}; or choose another model.vision")
+        if self.model.drop_path and not kind.patchwise:
+            message = f"{vision} has no blocks whose branches images can skip; set it to 0, or choose vit or hybrid"
+            raise _misfit("model.drop_path", message)
+        if self.patch_drop and not kind.patchwise:
+            message = f"{vision} reads whole images and leaves no patches out: set 0, or model.vision to {patchwise}"
+            raise _misfit("patch_drop", message)
+        if METHODS[self.objective.name].masks_patches and not kind.patchwise:
+            message = f"objective {self.objective.name} masks patches, which {vision} cannot; take {patchwise}"
+            raise _misfit("model.vision", f"{message}, or another objective")
+        if self.numerics == "official" and vision != DEFAULT_TOWER:
+            raise _misfit("model.vision", f"the authors have {DEFAULT_TOWER} alone; take it, or numerics fixed")
+        return self
+
+    @model_validator(mode="after")
     def _the_method_fits(self) -> PretrainSpec:
         """Raises: UserError naming the field; a ValueError could not, since this is about several."""
         name, method = self.objective.name, METHODS[self.objective.name]
@@ -396,3 +435,7 @@ class PretrainSpec(Spec):
     @classmethod
     def _apply_preset(cls, fields: Any) -> Any:
         return apply_preset("pretrain", fields)
+
+
+def _misfit(field: str, message: str) -> UserError:
+    return UserError(f"{field}: {message}", code="bad_spec", field=field)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, TypeGuard
@@ -178,7 +179,8 @@ def _run_cost(run: RunRecord) -> dict[str, float] | None:
     images, tokens, documents = (encoder.get(name) for name in COUNTS)
     spec = _parse_run_spec(run)
     if spec is not None and is_number(images) and is_number(tokens) and is_number(documents):
-        cost["flops"] = training_flops(spec, int(images), int(tokens), int(documents))
+        with suppress(UserError):  # a vision tower of a library that is not installed here
+            cost["flops"] = training_flops(spec, int(images), int(tokens), int(documents))
     return cost
 
 

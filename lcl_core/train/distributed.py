@@ -201,9 +201,8 @@ def _replicate(module: nn.Module, model: LCLModel) -> nn.Module:
 
 def _shard(module: nn.Module, model: LCLModel) -> nn.Module:
     mesh = init_device_mesh(model.device.type, (dist.get_world_size(),))
-    for tower in (model.visual, model.text):
-        for block in tower.transformer.blocks:
-            fully_shard(block, mesh=mesh)
+    for block in (*model.visual.blocks, *model.text.transformer.blocks):
+        fully_shard(block, mesh=mesh)
     # FSDP2 shards no scalars: they stay whole on every rank, and the step averages their gradients
     fully_shard(module, mesh=mesh, ignored_params=set(_scalars(module)))
     return module

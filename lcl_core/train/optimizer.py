@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lcl_core.encoders.external import parameter_groups
+
 if TYPE_CHECKING:
     from lcl_core.model import LCLModel
     from lcl_core.specs.pretrain import ModelPart, OptimizerSpec
@@ -25,9 +27,12 @@ _PART_MODULES: dict[ModelPart, str] = {
 
 
 def freeze_parts(model: LCLModel, parts: Sequence[ModelPart]) -> None:
-    """Take the parameters of these parts out of training. Call before the model is sharded, averaged or optimised."""
+    """Take the parameters of these parts out of training; they compute as in evaluation, running statistics included.
+
+    Call before the model is sharded, averaged or optimised.
+    """
     for part in parts:
-        model.get_submodule(_PART_MODULES[part]).requires_grad_(False)
+        model.get_submodule(_PART_MODULES[part]).requires_grad_(False).eval()
 
 
 def rate_scales(
@@ -41,7 +46,7 @@ def rate_scales(
     scales: dict[nn.Parameter, float] = {}
     for part, module in _PART_MODULES.items():
         scales |= dict.fromkeys(model.get_submodule(module).parameters(), lr_scale.get(part, 1.0))
-    layers = model.visual.layers()
+    layers = parameter_groups(model.visual, model.visual.blocks)
     for depth, parameters in enumerate(layers):
         for parameter in parameters:
             scales[parameter] *= layer_decay ** (len(layers) - 1 - depth)

@@ -26,6 +26,7 @@ from lcl_core.encoders.file_hashes import check_unchanged, hash_files
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.encoders.tower_weights import TowerWeights, model_settings, tower_weights
 from lcl_core.model import LCLModel
+from lcl_core.model.vision_towers import VitTower
 from lcl_core.objectives.base import Objective
 from lcl_core.objectives.distillation import Distillation
 from lcl_core.specs.pretrain import PretrainSpec
@@ -33,6 +34,7 @@ from lcl_core.specs.pretrain import PretrainSpec
 FIELD = "model.init"
 REPORT = "init.json"  # below artifacts/
 _CONV, _PATCH_POSITIONS, _CLASS = "visual.conv1.weight", "visual.positional_embedding", "visual.class_embedding"
+_STEM = {_CONV, _PATCH_POSITIONS}
 _TEXT_POSITIONS = "text.positional_embedding"
 _TOKEN_ROWS = ("text.token_embedding.weight", "lm_head.1.weight")
 
@@ -131,10 +133,11 @@ def start_from_encoder(model: LCLModel, tokenizer: Tokenizer, name: str, run_dir
     weights = tower_weights(encoder)
     report = copy_weights(model, weights, tokenizer)
     report.encoder, report.weights = name, encoder.weights_hash
-    if not any(tensor.startswith(("visual.transformer.", "text.transformer.")) for tensor in report.taken):
+    tables = {tensor for tensor, value in model.state_dict().items() if value.ndim > 1}
+    if not any(tensor.startswith(("visual.", "text.")) for tensor in tables & {*report.taken, *report.resampled}):
         shape = next((why for tensor, why in report.new.items() if "resblocks" in tensor), "it has no such blocks")
         message = (
-            f"no transformer block of encoder {name!r} fits the model ({shape}); set model.vision_width, text_width "
+            f"no layer of encoder {name!r} fits the model ({shape}); set model.vision_width, text_width "
             "and the other sizes to the encoder's, or choose an encoder of the model's sizes"
         )
         raise UserError(f"{FIELD}: {message}", code="init_mismatch", field=FIELD)
@@ -163,12 +166,13 @@ def copy_weights(model: LCLModel, weights: TowerWeights, tokenizer: Tokenizer) -
             report.resampled[name] = how
         else:
             report.taken.append(name)
-    if "visual.ln_pre.weight" in report.new and _PATCH_POSITIONS not in report.new and _CONV not in report.new:
-        _fit_input_norm(model)
+    used = {*report.taken, *report.resampled}
+    if isinstance(model.visual, VitTower) and "visual.ln_pre.weight" in report.new and used >= _STEM:
+        _fit_input_norm(model.visual, model.config.image_size)
         for name in ("visual.ln_pre.weight", "visual.ln_pre.bias"):
             del report.new[name]
             report.resampled[name] = "one number, with which tokens keep their size: the encoder has no such norm"
-    used, mine = {*report.taken, *report.resampled}, model_settings(model.config)
+    mine = model_settings(model.config)
     unused = [name for name in weights.tensors if name not in used]
     report.unused |= {name: report.new.get(name, "the model has none") for name in unused}
     report.differences = {
@@ -177,13 +181,12 @@ def copy_weights(model: LCLModel, weights: TowerWeights, tokenizer: Tokenizer) -
     return report
 
 
-def _fit_input_norm(model: LCLModel) -> None:
+def _fit_input_norm(visual: VitTower, size: int) -> None:
     """Give the norm before the blocks the mean and deviation that tokens have without one.
 
     Of smooth random images with the mean and deviation of normalised pixels: a model that was trained without this norm
     adds what its blocks compute to tokens of that size.
     """
-    visual, size = model.visual, model.config.image_size
     coarse = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     pixels = F.interpolate(coarse, size=(size, size), mode="bicubic")
     pixels = (pixels / pixels.std()).to(visual.conv1.weight.device)

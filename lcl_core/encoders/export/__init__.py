@@ -16,8 +16,10 @@ from importlib import import_module
 from pathlib import Path
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders.detect import detect_encoder
+from lcl_core.encoders.detect import CONFIG, detect_encoder
+from lcl_core.encoders.schemas.base import read_json_object
 from lcl_core.encoders.schemas.validate import check_encoder
+from lcl_core.specs.vision import DEFAULT_TOWER, VISION_TOWERS
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ class ExportFormat:
     Attributes:
         writer: module of this package whose ``write(directory, target)`` makes the files; none: impossible.
         carries: for people, what the format holds.
+        towers: kinds of vision towers that it can hold.
     """
 
     writer: str | None
     carries: str
+    towers: tuple[str, ...] = tuple(VISION_TOWERS)
 
 
 FORMATS = {
@@ -38,8 +42,10 @@ FORMATS = {
     "openclip": ExportFormat(
         None, "nothing: OpenCLIP has no place for the attentive pooling, and the refusal says why"
     ),
-    "timm": ExportFormat("timm", "the vision tower and its patch tokens, as a VisionTransformer"),
-    "onnx": ExportFormat("onnx", "both towers up to L2-normalised vectors, for any ONNX runtime"),
+    "timm": ExportFormat("timm", "the vision tower and its patch tokens, as a VisionTransformer", ("vit",)),
+    "onnx": ExportFormat(
+        "onnx", "both towers up to L2-normalised vectors, for any ONNX runtime", ("vit", "hybrid", "convnext")
+    ),
 }
 
 
@@ -75,5 +81,12 @@ def check_exportable(name: str, directory: Path) -> None:
             "OpenCLIP cannot hold the attentive pooling of this encoder: its own ViT pools over the class token, which "
             "ours leaves out, and its timm trunks pool without the norms that ours has before keys and values; "
             "encode_image would be wrong. Take format=huggingface or onnx for both towers, timm for the vision tower",
+            code="not_expressible", field="format",
+        )  # fmt: skip
+    vision = str(read_json_object(directory / CONFIG).get("vision", DEFAULT_TOWER))
+    if vision.partition(":")[0] not in FORMATS[name].towers:
+        raise UserError(
+            f"{name} can hold a vision tower of {' or '.join(FORMATS[name].towers)} alone, and this encoder has "
+            f"{vision[:110]}; take format=huggingface",
             code="not_expressible", field="format",
         )  # fmt: skip

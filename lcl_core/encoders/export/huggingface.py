@@ -18,7 +18,13 @@ from lcl_core.encoders.export.files import PROCESSOR, read_json, write_inputs, w
 
 _PORTABLE = "lcl_core.encoders.export.portable"
 _ENTRIES = (f"{_PORTABLE}.encoder_model", f"{_PORTABLE}.processing_lcl")
-_COPIED = (_PORTABLE, "lcl_core.model", "lcl_core.ops", "lcl_core.common.errors")  # of other modules: constants alone
+_COPIED = (
+    _PORTABLE,
+    "lcl_core.model",
+    "lcl_core.ops",
+    "lcl_core.common.errors",
+    "lcl_core.specs.vision",
+)  # of other modules: constants alone
 _AUTO_MODEL = {"AutoConfig": "modeling_lcl.LCLConfig", "AutoModel": "encoder_model.LCLEncoderModel"}
 _AUTO_PROCESSOR = {"AutoProcessor": "processing_lcl.PortableProcessor"}
 _TEXT = """
@@ -30,7 +36,7 @@ A vision encoder and text encoder of Latent Compression Learning, in one space. 
   not plain ASCII, ftfy.
 
 `get_image_features` and `get_text_features` give vectors of length 1, `get_patch_features` the patch tokens. Captions
-need `lcl`.
+need `lcl`. An encoder whose `vision` in `config.json` begins with `timm:` needs timm as well.
 """
 _RECIPE = """
 from transformers import AutoModel, AutoProcessor

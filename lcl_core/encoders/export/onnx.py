@@ -15,6 +15,7 @@ from lcl_core.common.errors import UserError, import_optional
 from lcl_core.encoders.detect import WEIGHTS
 from lcl_core.encoders.export.files import read_config, read_weights, write_inputs, write_model_card
 from lcl_core.model import LCLConfig
+from lcl_core.specs.vision import KERNEL, convnext_stages, stem_widths
 
 OPSET = 20  # the first with Gelu
 _IR_VERSION = 10  # what goes with it: older runtimes read no newer form
@@ -48,6 +49,11 @@ class OnnxBuilder:
         matrix = self._weights[weight]
         product = self.node("MatMul", x, self.constant(matrix.T if transposed else matrix, np.float32))
         return product if bias is None else self.node("Add", product, self.weight(bias))
+
+    def conv(self, x: str, name: str, stride: int = 1, padding: int = 0, groups: int = 1) -> str:
+        """A convolution of [n, C, h, w], with a bias where there is one."""
+        parts = [self.weight(f"{name}.{part}") for part in ("weight", "bias") if f"{name}.{part}" in self._weights]
+        return self.node("Conv", x, *parts, strides=[stride] * 2, pads=[padding] * 4, group=groups)
 
     def norm(self, x: str, name: str) -> str:
         gain, shift = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
@@ -171,22 +177,59 @@ def image_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
     """``pixel_values`` [n, 3, S, S] → ``image_embeds`` [n, E]."""
     onnx: Any = import_optional("onnx", "an ONNX graph", "export")
     graph, given, size = OnnxBuilder(weights), "pixel_values", config.image_size
-    patch, width = config.patch_size, config.vision_width
-    map_ = graph.node("Conv", given, graph.weight("visual.conv1.weight"), strides=[patch] * 2)
-    patches = graph.node("Transpose", graph.reshape(map_, 0, width, -1), perm=[0, 2, 1])
-    count = graph.node("Concat", graph.node("Shape", given, start=0, end=1), graph.constant([1, 1]), axis=0)
-    register = graph.constant(weights["visual.class_embedding"][None, None], np.float32)
-    x = graph.node("Concat", graph.node("Expand", register, count), patches, axis=1)
-    x = graph.norm(graph.node("Add", x, graph.weight("visual.positional_embedding")), "visual.ln_pre")
-    heads = width // config.vision_head_width
-    for layer in range(config.vision_layers):
-        x = graph.block(x, f"visual.transformer.resblocks.{layer}", heads, config.activation)
-    last = graph.constant([np.iinfo(np.int64).max])
-    seen = graph.node("Slice", x, graph.constant([1]), last, graph.constant([1]))  # the class token stays behind
-    latents = _pooled(graph, graph.norm(seen, "visual.ln_post"), config, weights)
+    features = _convnext(graph, given, config) if config.vision == "convnext" else _transformer(graph, given, config)
+    latents = _pooled(graph, graph.norm(features, "visual.ln_post"), config, weights)
     kind = onnx.TensorProto.FLOAT
     inputs, outputs = (given, kind, ["n", 3, size, size]), ("image_embeds", kind, ["n", config.embed_dim])
     return graph.model(inputs, outputs, graph.unit(latents), "images to vectors of length 1")
+
+
+def _transformer(graph: OnnxBuilder, given: str, config: LCLConfig) -> str:
+    """The ViT, or hybrid, over ``given`` [n, 3, S, S] → [n, N, W] before the last norm."""
+    if config.vision == "hybrid":
+        map_ = _stem(graph, given, config)
+    else:
+        map_ = graph.conv(given, "visual.conv1", config.patch_size)
+    patches = graph.reshape(graph.node("Transpose", map_, perm=[0, 2, 3, 1]), 0, -1, config.vision_width)
+    count = graph.node("Concat", graph.node("Shape", given, start=0, end=1), graph.constant([1, 1]), axis=0)
+    register = graph.reshape(graph.weight("visual.class_embedding"), 1, 1, -1)
+    x = graph.node("Concat", graph.node("Expand", register, count), patches, axis=1)
+    x = graph.norm(graph.node("Add", x, graph.weight("visual.positional_embedding")), "visual.ln_pre")
+    heads = config.vision_width // config.vision_head_width
+    for layer in range(config.vision_layers):
+        x = graph.block(x, f"visual.transformer.resblocks.{layer}", heads, config.activation)
+    last = graph.constant([np.iinfo(np.int64).max])
+    return graph.node("Slice", x, graph.constant([1]), last, graph.constant([1]))  # the class token stays behind
+
+
+def _stem(graph: OnnxBuilder, x: str, config: LCLConfig) -> str:
+    """The hybrid's convolutions of [n, C, h, w]."""
+    levels = len(stem_widths(config.tower_sizes))
+    for level in range(levels):
+        rows = graph.node("Transpose", graph.conv(x, f"visual.stem.convs.{level}", 2, padding=1), perm=[0, 2, 3, 1])
+        rows = graph.node("Gelu", graph.norm(rows, f"visual.stem.norms.{level}"))
+        x = graph.node("Transpose", rows, perm=[0, 3, 1, 2])
+    return graph.conv(x, "visual.stem.proj", config.patch_size >> levels)
+
+
+def _convnext(graph: OnnxBuilder, x: str, config: LCLConfig) -> str:
+    """ConvNeXt over ``x`` [n, 3, S, S] → [n, N, W] before the last norm."""
+    before, number = 1, 0
+    for width, depth, stride in convnext_stages(config.tower_sizes):
+        name, step = f"visual.layers.{number}", stride // before
+        if number:  # x is [n, h, w, C] from the first layer on
+            x = graph.node("Transpose", graph.norm(x, f"{name}.norm"), perm=[0, 3, 1, 2])
+        x = graph.node("Transpose", graph.conv(x, f"{name}.conv", step), perm=[0, 2, 3, 1])
+        x = x if number else graph.norm(x, f"{name}.norm")
+        for name in (f"visual.layers.{number + block}" for block in range(1, depth + 1)):
+            given = graph.node("Transpose", x, perm=[0, 3, 1, 2])
+            mixed = graph.conv(given, f"{name}.conv", padding=KERNEL // 2, groups=width)
+            mixed = graph.norm(graph.node("Transpose", mixed, perm=[0, 2, 3, 1]), f"{name}.norm")
+            hidden = graph.node("Gelu", graph.linear(mixed, f"{name}.inner.weight", f"{name}.inner.bias"))
+            added = graph.linear(hidden, f"{name}.outer.weight", f"{name}.outer.bias")
+            x = graph.node("Add", x, graph.node("Mul", added, graph.weight(f"{name}.gamma")))
+        before, number = stride, number + depth + 1
+    return graph.reshape(x, 0, -1, config.vision_width)
 
 
 def text_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lcl_core.encoders.schemas.base import Finite, ShortText, Version, read_json_object, schema_error, validate_model
+from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, TowerSizes, tower_kind
 
 CONFIG, PROCESSOR = "config.json", "processor_config.json"
 
@@ -26,6 +27,7 @@ class LCLSettings(BaseModel):
     model_type: Literal["lcl"]
     image_size: Annotated[int, Field(ge=1, le=4096)] = 224
     patch_size: Annotated[int, Field(ge=1, le=512)] = 32
+    vision: Annotated[str, Field(pattern=TOWER_PATTERN)] = DEFAULT_TOWER
     vision_width: Width = 768
     vision_layers: Layers = 12
     vision_head_width: Width = 64
@@ -65,12 +67,21 @@ class LCLSettings(BaseModel):
             ("text_width", "text_heads"),
             ("text_width", "pool_heads"),
         ):
+            if small == "vision_head_width" and not tower_kind(self.vision).patchwise:
+                continue
             if (divisor := getattr(self, small)) is not None and getattr(self, large) % divisor:
                 raise ValueError(f"{large} must be a multiple of {small}")
+        if misfit := tower_kind(self.vision).misfit(self.tower_sizes):
+            raise ValueError(": ".join(misfit))
         specials = [getattr(self, f"{name}_token_id") for name in ("sot", "eot", "img", "soi", "eoi")]
         if max(specials) >= self.vocab_size or len(set(specials)) < len(specials):
             raise ValueError("the five special token ids must differ and lie below vocab_size")
         return self
+
+    @property
+    def tower_sizes(self) -> TowerSizes:
+        patches = (self.image_size // self.patch_size) ** 2
+        return TowerSizes(self.patch_size, self.vision_width, self.vision_layers, patches)
 
 
 class LCLAutoMap(BaseModel):
@@ -114,28 +125,31 @@ def read_settings(directory: Path) -> LCLSettings:
 
 
 def expected_shapes(settings: LCLSettings) -> Shapes:
-    """The tensors that LCLModel of these settings saves, by name."""
+    """The tensors that LCLModel of these settings saves, by name; without those of a timm tower."""
     width, text, vocabulary = settings.vision_width, settings.text_width, settings.vocab_size
-    patches = (settings.image_size // settings.patch_size) ** 2
+    kind, sizes = tower_kind(settings.vision), settings.tower_sizes
     found: Shapes = {
         "logit_scale": (),
         "lm_head.1.weight": (vocabulary, text),
         "text.token_embedding.weight": (vocabulary, text),
         "text.positional_embedding": (settings.context_length, text),
         "text.text_projection": (text, text),
-        "visual.class_embedding": (width,),
-        "visual.positional_embedding": (patches + 1, width),
-        "visual.conv1.weight": (width, 3, settings.patch_size, settings.patch_size),
         "pool_project.query_token": (1, 1, width),
         "pool_project.pooler.cross_attn.proj.weight": (text, text),
-        **_norm("lm_head.0", text), **_norm("text.ln_final", text),
-        **_norm("visual.ln_pre", width), **_norm("visual.ln_post", width),
-    }  # fmt: skip
+        **_norm("lm_head.0", text),
+        **_norm("text.ln_final", text),
+    }
+    if kind.convolutions is not None:
+        found |= {f"visual.{name}": tensor.shape for name, tensor in kind.convolutions(sizes).items()}
+    if kind.patchwise:
+        found |= {"visual.class_embedding": (width,), "visual.positional_embedding": (sizes.patches + 1, width)}
+        found |= {**_norm("visual.ln_pre", width), **_norm("visual.ln_post", width)}
     for part in "qkv":
         found |= _norm(f"pool_project.pooler.norm1_{part}", width)
         found[f"pool_project.pooler.cross_attn.{part}.weight"] = (text, width)
         found[f"pool_project.pooler.cross_attn.{part}_bias"] = (text,)
-    for tower, across, layers in (("visual", width, settings.vision_layers), ("text", text, settings.text_layers)):
+    vision_layers = settings.vision_layers if kind.patchwise else 0
+    for tower, across, layers in (("visual", width, vision_layers), ("text", text, settings.text_layers)):
         for layer in range(layers):
             found |= _block(f"{tower}.transformer.resblocks.{layer}", across, settings.mlp_ratio)
     return found

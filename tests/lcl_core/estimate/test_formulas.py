@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from lcl_core.estimate.flops import FORWARD_FLOPS, FORWARDS_PER_STEP, Workload, expected_workload, model_sizes
+from lcl_core.common.errors import UserError
+from lcl_core.estimate import flops
+from lcl_core.estimate.flops import (
+    FORWARD_FLOPS,
+    FORWARDS_PER_STEP,
+    Workload,
+    expected_workload,
+    model_sizes,
+    vision_flops,
+)
 from lcl_core.estimate.memory import (
     frozen_parameters,
     kept_checkpoints,
@@ -61,6 +74,67 @@ def test_a_spec_has_the_sizes_of_its_model() -> None:
     with torch.device("meta"):
         model = LCLModel(LCLConfig(**spec.model.model_dump()))
     assert model_parameters(model_sizes(spec)) == model.num_parameters()
+
+
+TOWERS: list[dict[str, Any]] = [
+    {},
+    {"vision": "hybrid"},
+    {"vision": "hybrid", "image_size": 48, "patch_size": 12},
+    {"vision": "convnext", "vision_layers": 5},
+    {"vision": "timm:resnet18", "vision_width": 256},
+    {"vision": "timm:swin_tiny_patch4_window7_224", "image_size": 224, "patch_size": 32, "vision_width": 768},
+]
+
+
+def spec_of_tower(changes: dict[str, Any]) -> PretrainSpec:
+    sizes = {"image_size": 64, "patch_size": 16, "text_width": 64, "text_heads": 1, "text_layers": 1, **changes}
+    spec = parse_spec("pretrain", {"model": sizes, "tokenizer": {"vocab_size": 300}})
+    assert isinstance(spec, PretrainSpec)
+    return spec
+
+
+@pytest.mark.parametrize("changes", TOWERS)
+def test_parameters_and_operations_are_those_of_every_vision_tower(changes: dict[str, Any]) -> None:
+    spec = spec_of_tower(changes)
+    sizes, side = model_sizes(spec), spec.model.image_size
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model = LCLModel(LCLConfig(**spec.model.model_dump(), vocab_size=sizes.vocab_size, **SPECIALS)).eval()
+        model.visual(torch.empty(3, 3, side, side))
+    assert model_parameters(sizes) == model.num_parameters()
+    # within 3 %: mixing by attention in windows is counted by its kernel
+    assert vision_flops(sizes, 3, sizes.num_image_tokens) == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+SPECIALS = {f"{name}_token_id": number for number, name in enumerate(("sot", "eot", "img", "soi", "eoi"))}
+
+
+@pytest.mark.parametrize("changes", TOWERS)
+def test_the_memory_of_every_vision_tower_is_about_what_it_keeps(changes: dict[str, Any]) -> None:
+    spec = spec_of_tower(changes)
+    sizes, side, kept = model_sizes(spec), spec.model.image_size, {}
+    model = LCLModel(LCLConfig(**spec.model.model_dump(), vocab_size=sizes.vocab_size, **SPECIALS)).train()
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # with the tensor, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.visual(torch.zeros(2, 3, side, side))
+    plain: Any = {"image_size": side, "half": False, "average": False, "staged": False, "checkpointing": False}
+    images, none = (Workload(count, sizes.num_image_tokens, [0.0], 0) for count in (2, 0))
+    counted = [training_memory(sizes, 0, load, **plain).activations for load in (images, none)]
+    assert 0.4 < (counted[0] - counted[1]) / sum(size for size, _ in kept.values()) < 2.5
+
+
+def test_an_estimate_without_timm_names_field_and_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    flops._timm_counts.cache_clear()
+    with pytest.raises(UserError, match=r"lcl\[interop\]") as caught:
+        model_parameters(model_sizes(spec_of_tower({"vision": "timm:resnet18", "vision_width": 256})))
+    assert caught.value.field == "model.vision"
 
 
 def test_memory_follows_what_is_switched_on() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+from lcl_core.common.errors import UserError
+from lcl_core.estimate import flops
 from lcl_core.estimate.history import MeasuredRun, measured_run
 from lcl_core.estimate.report import estimate_pretraining
 from lcl_core.specs.parsing import parse_spec
@@ -131,3 +134,15 @@ def test_every_method_is_forecast(name: str) -> None:
     found = estimate_pretraining(spec_of(**changes), [ended()])
     assert found.certainty == "scaled" or name == "lcl"
     assert 0 < found.seconds.low < found.seconds.expected < found.seconds.high
+
+
+def test_runs_with_towers_of_a_library_that_is_missing_here_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = {"vision": "timm:resnet18", "vision_width": 256}
+    foreign, own = ended("run_timm", model=tower), ended("run_own")
+    assert estimate_pretraining(spec_of(model=tower), [foreign, own]).runs[0] == "run_timm"
+    monkeypatch.setitem(sys.modules, "timm", None)
+    flops._timm_counts.cache_clear()
+    assert estimate_pretraining(spec_of(), [foreign, own]).runs == ["run_own"]
+    assert estimate_pretraining(spec_of(), [foreign]).certainty == "assumed"
+    with pytest.raises(UserError, match="needs timm"):
+        estimate_pretraining(spec_of(model=tower), [own])

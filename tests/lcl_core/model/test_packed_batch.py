@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.model import LCLConfig, PackedBatch
+from lcl_core.model import LCLConfig, LCLModel, PackedBatch
 from lcl_core.model.packed_batch import row_lengths
+from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.attention import CausalLayout
+from lcl_core.specs.pretrain import ObjectiveSpec
+from tests.lcl_core.reference_loss import compute_loss
 
 
 def test_fixed_numerics_leave_out_pairs_without_a_context(
@@ -90,3 +93,69 @@ def test_plan_lays_every_row_out_once(lengths: list[int]) -> None:
     assert torch.equal(layout.padding.index[layout.padding.inverse], torch.arange(total))
     assert int(layout.padding.keep.sum()) == total
     assert len(layout.padding.index) == laid_out
+
+
+def test_trimming_cuts_what_no_loss_reads(
+    small_config: LCLConfig, documents: list[torch.Tensor], pixels: torch.Tensor, image_tokens: list[int]
+) -> None:
+    ends_with_image = torch.tensor([1, 5, 6, *image_tokens, 7, *image_tokens])
+    image_alone = torch.tensor(image_tokens)
+    rows = [ends_with_image, image_alone, documents[0]]
+    whole = PackedBatch.pack(rows, pixels[:4], small_config)
+    batch = whole.trim()
+    soi = small_config.soi_token_id
+    assert batch.lengths == (11, 1, len(documents[0]) - 1), (
+        "up to its last <soi>, one token, and all but the last token"
+    )
+    assert batch.placed_images is not None
+    assert batch.placed_images.tolist() == [0, 3]
+    assert batch.token_ids[batch.image_slots].tolist() == [small_config.img_token_id] * 8
+    assert batch.token_ids[batch.pair_positions].tolist() == [soi] * 3
+    assert batch.pair_images.tolist() == whole.pair_images.tolist() == [0, 1, 3]
+    assert torch.equal(batch.labels, whole.labels)
+    assert torch.equal(batch.token_ids[batch.label_positions], whole.token_ids[whole.label_positions])
+    assert torch.equal(batch.positions[batch.label_positions], whole.positions[whole.label_positions])
+
+
+@pytest.mark.parametrize("name", ["lcl", "flamingo"])
+def test_trimming_changes_no_loss_and_no_gradient(
+    small_model: LCLModel, pixels: torch.Tensor, image_tokens: list[int], documents: list[torch.Tensor], name: str
+) -> None:
+    config = small_model.config
+    rows = [
+        *documents[:1],
+        torch.tensor([1, 5, 6, *image_tokens, 7, *image_tokens]),
+        torch.tensor([1, 9, *image_tokens]),
+    ]
+    whole = PackedBatch.pack(rows, pixels[:4], config)
+    objective = build_objective(ObjectiveSpec(name=name), config, seed=0)
+    trimmed = objective.collate(rows, pixels[:4], config)
+    assert len(trimmed.token_ids) < len(whole.token_ids)
+    losses, gradients = [], []
+    for batch in (whole, trimmed):
+        loss = compute_loss(objective, small_model, batch).loss
+        assert loss is not None
+        losses.append(loss.detach())
+        gradients.append(torch.autograd.grad(loss, list(small_model.parameters()), allow_unused=True))
+    torch.testing.assert_close(losses[0], losses[1])
+    for expected, found in zip(*gradients, strict=True):
+        assert (expected is None) == (found is None)
+        if expected is not None:
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["emu", "beit3"])
+def test_documents_are_whole_where_a_loss_reads_image_tokens(
+    small_config: LCLConfig, documents: list[torch.Tensor], pixels: torch.Tensor, name: str
+) -> None:
+    batch = build_objective(ObjectiveSpec(name=name), small_config, seed=0).collate(documents, pixels, small_config)
+    assert batch.lengths == tuple(map(len, documents))
+    assert batch.placed_images is None
+
+
+def test_official_documents_stay_whole(
+    small_config: LCLConfig, documents: list[torch.Tensor], pixels: torch.Tensor
+) -> None:
+    small_config.numerics = "official"
+    batch = build_objective(ObjectiveSpec(), small_config, seed=0).collate(documents, pixels, small_config)
+    assert batch.lengths == tuple(map(len, documents))

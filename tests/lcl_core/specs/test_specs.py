@@ -76,6 +76,27 @@ def test_a_parsed_spec_parses_to_itself(kind: str) -> None:
             "or choose lcl, beit3",
         ),
         ("pretrain", {"objective": {"name": "emu"}, "numerics": "official"}, "numerics", "lcl alone"),
+        ("pretrain", {"model": {"vision": "cnn"}}, "model.vision", "choose from vit, hybrid, convnext, and timm:"),
+        ("pretrain", {"model": {"vision": "timm:local-dir:/etc"}}, "model.vision", "such as timm:resnet18"),
+        (
+            "pretrain", {"model": {"vision": "hybrid", "image_size": 63, "patch_size": 21}},
+            "model.patch_size", "must be even; or choose another model.vision",
+        ),
+        (
+            "pretrain", {"model": {"vision": "convnext", "image_size": 48, "patch_size": 12}},
+            "model.patch_size", "must be 4, 8, 16",
+        ),
+        (
+            "pretrain", {"model": {"vision": "convnext", "vision_width": 210}}, "model.vision_width",
+            "a multiple of 4; or choose",
+        ),
+        ("pretrain", {"model": {"vision": "convnext", "vision_layers": 2}}, "model.vision_layers", "at least 3"),
+        ("pretrain", {"model": {"vision": "convnext"}, "patch_drop": 0.5}, "patch_drop", "to vit or hybrid"),
+        (
+            "pretrain", {"model": {"vision": "timm:resnet18"}, "objective": {"name": "beit3"}},
+            "model.vision", "take vit or hybrid, or another objective",
+        ),
+        ("pretrain", {"model": {"vision": "hybrid"}, "numerics": "official"}, "model.vision", "vit alone"),
         ("pretrain", {"objective": {"image_mask_ratio": 1}}, "objective.image_mask_ratio", "less than 1"),
         ("pretrain", {"objective": {"matching_weight": -1}}, "objective.matching_weight", "greater than or equal"),
         ("evaluate", {}, "encoder", "required"),
@@ -128,6 +149,7 @@ def test_weights_are_the_methods_own_unless_given() -> None:
         ({"model": {"freeze": ["eyes"]}}, "model.freeze.0"),
         ({"optimizer": {"lr_scale": {"text": 0}}}, "optimizer.lr_scale.text"),
         ({"optimizer": {"layer_decay": 1.1}}, "optimizer.layer_decay"),
+        ({"model": {"vision": "convnext", "drop_path": 0.1}}, "model.drop_path"),
     ],
 )
 def test_parts_that_cannot_be_frozen_or_scaled_name_the_field(spec: dict[str, Any], field: str) -> None:
@@ -233,3 +255,26 @@ def test_the_number_of_loader_processes_does_not_make_it_another_spec() -> None:
         spec_hash("pretrain", one) == spec_hash("pretrain", other) == spec_hash("pretrain", parse_spec("pretrain", {}))
     )
     assert "workers" not in parse_spec("pretrain", {}).model_dump()["data"], "specs of older versions say nothing of it"
+
+
+def test_the_default_vision_tower_does_not_make_it_another_spec() -> None:
+    plain, named, other = (
+        parse_spec("pretrain", {"model": model}) for model in ({}, {"vision": "vit"}, {"vision": "hybrid"})
+    )
+    assert spec_hash("pretrain", plain) == spec_hash("pretrain", named) != spec_hash("pretrain", other)
+    assert "vision" not in plain.model_dump()["model"]
+
+
+@pytest.mark.parametrize(("image_size", "patch_size", "kept"), [(32, 4, 48), (48, 8, 27), (64, 8, 48)])
+@pytest.mark.parametrize("vision", ["vit", "hybrid"])
+def test_fine_patches_may_be_left_out(vision: str, image_size: int, patch_size: int, kept: int) -> None:
+    model = {"vision": vision, "image_size": image_size, "patch_size": patch_size}
+    spec = parse_spec("pretrain", {"model": model, "patch_drop": 0.25})
+    assert isinstance(spec, PretrainSpec)
+    assert spec.kept_patches == kept
+
+
+def test_only_towers_with_heads_have_a_head_width() -> None:
+    assert parse_spec("pretrain", {"model": {"vision": "timm:resnet18", "vision_width": 40, "patch_size": 8}})
+    with pytest.raises(UserError, match="vision_head_width"):
+        parse_spec("pretrain", {"model": {"vision": "hybrid", "vision_width": 40}})

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor
+from transformers.models.auto import configuration_auto, modeling_auto, processing_auto
 
 from lcl_core.data.tokenizer import train_bpe
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
@@ -36,15 +39,20 @@ class Sample:
 
 @pytest.fixture(scope="session", params=["gelu", "quick_gelu"])
 def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    directory = tmp_path_factory.mktemp("encoder")
+    return save_sample(tmp_path_factory.mktemp("encoder"), activation=request.param)
+
+
+def save_sample(directory: Path, **changes: Any) -> Sample:
     tokenizer = train_bpe(("a red square", "a blue circle", "green triangles on white"), vocab_size=280)
-    config = LCLConfig(
-        image_size=32, patch_size=8, vision_width=48, vision_layers=2, vision_head_width=16, text_width=24,
-        text_layers=2, text_heads=2, pool_heads=4, context_length=90, vocab_size=tokenizer.vocab_size, mlp_ratio=2.5,
-        activation=request.param,
-        **{f"{name}_token_id": getattr(tokenizer.specials, name) for name in ("sot", "eot", "img", "soi", "eoi")},
-    )  # fmt: skip
-    model = build_model(config, 0)
+    sizes: dict[str, Any] = {
+        "image_size": 32, "patch_size": 8, "vision_width": 48, "vision_layers": 2, "vision_head_width": 16,
+        "text_width": 24, "text_layers": 2, "text_heads": 2, "pool_heads": 4, "context_length": 90,
+        "vocab_size": tokenizer.vocab_size, "mlp_ratio": 2.5,
+    }  # fmt: skip
+    specials = ("sot", "eot", "img", "soi", "eoi")
+    sizes |= {f"{name}_token_id": getattr(tokenizer.specials, name) for name in specials}
+    config = LCLConfig(**{**sizes, **changes})
+    model = build_model(config, 0).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -58,3 +66,14 @@ def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with torch.inference_mode():
         images, sentences = model.get_image_features(pixels), model.get_text_features(ids)
     return Sample(directory, model, processor, sample_images(), TEXTS, pixels, ids, images, sentences)
+
+
+@pytest.fixture
+def anonymous_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """transformers as it is for those who have not got lcl_core, with a cache of its own."""
+    monkeypatch.delitem(configuration_auto.CONFIG_MAPPING._extra_content, "lcl")
+    for mapping in (modeling_auto.MODEL_MAPPING, processing_auto.PROCESSOR_MAPPING):
+        monkeypatch.delitem(mapping._extra_content, LCLConfig)
+        monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
+    monkeypatch.setattr(configuration_auto.CONFIG_MAPPING, "_extra_content", {})
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))

@@ -7,25 +7,12 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import transformers
-from transformers.models.auto import configuration_auto, modeling_auto, processing_auto
 
 from lcl_core.encoders.export import export
-from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
+from lcl_core.model import LCLModel, LCLProcessor
 from tests.lcl_core.encoders.export.conftest import Sample
-
-
-@pytest.fixture
-def anonymous_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """transformers as it is for those who have not got lcl_core, with a cache of its own."""
-    monkeypatch.delitem(configuration_auto.CONFIG_MAPPING._extra_content, "lcl")
-    for mapping in (modeling_auto.MODEL_MAPPING, processing_auto.PROCESSOR_MAPPING):
-        monkeypatch.delitem(mapping._extra_content, LCLConfig)
-        monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
-    monkeypatch.setattr(configuration_auto.CONFIG_MAPPING, "_extra_content", {})
-    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
 
 
 @torch.inference_mode()

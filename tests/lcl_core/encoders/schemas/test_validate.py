@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,9 +72,13 @@ def test_a_bomb_is_refused_before_it_is_built(ours: Path, foreign: Path, tmp_pat
     [
         {"image_size": 64, "patch_size": 16, "mlp_ratio": 4.0},
         {"image_size": 48, "patch_size": 8, "mlp_ratio": 2.5, "vision_layers": 0, "text_layers": 3, "text_width": 40},
+        {"vision": "hybrid", "image_size": 48, "patch_size": 8},
+        {"vision": "hybrid", "image_size": 48, "patch_size": 12},
+        {"vision": "convnext", "image_size": 64, "patch_size": 32, "vision_layers": 7},
+        {"vision": "convnext", "image_size": 8, "patch_size": 2, "vision_layers": 2, "vision_width": 33},
     ],
 )
-def test_the_foretold_shapes_are_the_models(settings: dict[str, float]) -> None:
+def test_the_foretold_shapes_are_the_models(settings: dict[str, Any]) -> None:
     sizes = {"vision_width": 32, "vision_head_width": 16, "text_heads": 4, "vocab_size": 50_000, **settings}
     with torch.device("meta"):
         made = LCLModel(LCLConfig(**{"text_width": 32, "context_length": 40, **sizes}))

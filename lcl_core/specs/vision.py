@@ -1,0 +1,210 @@
+"""Vision towers by name: their abilities, sizes that fit them, and the tensors of their convolutions.
+
+Validation, estimates and the schema of saved encoders need these without torch; the code that computes is
+``lcl_core/model/vision_towers.py``, and a test keeps both in step. Only :func:`build_timm_network` imports libraries.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from lcl_core.common.errors import UserError, import_optional
+
+DEFAULT_TOWER = "vit"
+TOWER_PATTERN = r"^(vit|hybrid|convnext|timm:[A-Za-z0-9_]{1,100}(\.[A-Za-z0-9_-]{1,100})?)$"
+KERNEL = 7  # side of ConvNeXt's depthwise convolutions
+CONVNEXT_STEM = 4  # side of the patches of its first convolution
+MLP_EXPANSION = 4  # of its blocks
+_MIN_STEM_WIDTH = 16
+
+
+class TowerTensor(NamedTuple):
+    """A parameter and the number of grid positions of one image that it is applied to."""
+
+    shape: tuple[int, ...]
+    positions: int
+
+
+@dataclass(frozen=True)
+class TowerSizes:
+    """Sizes of a tower; ``patches``: N, of a whole image."""
+
+    patch_size: int
+    width: int
+    layers: int
+    patches: int
+
+
+@dataclass(frozen=True)
+class TowerKind:
+    """What is known of a vision tower before its code is loaded.
+
+    Attributes:
+        patchwise: a transformer over embedded patches: it can leave patches out and mask them, and has heads.
+        misfit: the field that does not fit and the way out; None: all fit.
+        convolutions: its tensors beside the transformer's, by name within the tower. None: its library knows them.
+    """
+
+    patchwise: bool
+    misfit: Callable[[TowerSizes], tuple[str, str] | None] = lambda sizes: None
+    convolutions: Callable[[TowerSizes], dict[str, TowerTensor]] | None = None
+
+
+def tower_kind(vision: str) -> TowerKind:
+    """The kind of ``vit``, ``hybrid``, ``convnext`` or ``timm:NAME``. Raises: ValueError for another name."""
+    name = vision.partition(":")[0]
+    if name not in VISION_TOWERS or (name == "timm") != (":" in vision):
+        raise ValueError(f"vision {vision!r} is not known; choose from vit, hybrid, convnext and timm:NAME")
+    return VISION_TOWERS[name]
+
+
+def stem_widths(sizes: TowerSizes) -> list[int]:
+    """Channels after each stride-2 convolution of the hybrid's stem, doubling up to the tower's width."""
+    halvings = (sizes.patch_size & -sizes.patch_size).bit_length() - 1
+    return [max(sizes.width >> (halvings - 1 - level), _MIN_STEM_WIDTH) for level in range(halvings)]
+
+
+class ConvNextStage(NamedTuple):
+    """``depth`` blocks of ``width`` channels on a grid of ``stride`` pixels a position."""
+
+    width: int
+    depth: int
+    stride: int
+
+
+def convnext_stages(sizes: TowerSizes) -> list[ConvNextStage]:
+    """Stages whose grids halve from the stem's patches to ``patch_size`` and whose widths double to ``width``.
+
+    ``layers`` blocks are distributed 1:1:3:1 (ConvNeXt-T, arXiv 2201.03545, section 2.2), further stages 1 each.
+    """
+    first = min(CONVNEXT_STEM, sizes.patch_size)
+    count = (sizes.patch_size // first).bit_length()
+    shares = [3 if stage == 2 else 1 for stage in range(count)]
+    depths = [max(1, sizes.layers * share // sum(shares)) for share in shares]
+    depths[min(2, count - 1)] += sizes.layers - sum(depths)
+    return [ConvNextStage(sizes.width >> (count - 1 - i), depths[i], first << i) for i in range(count)]
+
+
+def _vit_tensors(sizes: TowerSizes) -> dict[str, TowerTensor]:
+    side = sizes.patch_size
+    return {"conv1.weight": TowerTensor((sizes.width, 3, side, side), sizes.patches)}
+
+
+def _hybrid_tensors(sizes: TowerSizes) -> dict[str, TowerTensor]:
+    found, channels, stride = {}, 3, 1
+    for level, width in enumerate(stem_widths(sizes)):
+        stride *= 2
+        positions = sizes.patches * (sizes.patch_size // stride) ** 2
+        found[f"stem.convs.{level}.weight"] = TowerTensor((width, channels, 3, 3), positions)
+        found |= _affine(f"stem.norms.{level}", (width,), positions)
+        channels = width
+    rest = sizes.patch_size // stride
+    found["stem.proj.weight"] = TowerTensor((sizes.width, channels, rest, rest), sizes.patches)
+    return found
+
+
+def _hybrid_misfit(sizes: TowerSizes) -> tuple[str, str] | None:
+    if sizes.patch_size % 2 == 0:
+        return None
+    return "patch_size", f"the convolutions of hybrid halve the grid, so patch_size {sizes.patch_size} must be even"
+
+
+def _convnext_tensors(sizes: TowerSizes) -> dict[str, TowerTensor]:
+    found: dict[str, TowerTensor] = {}
+    channels, before, number = 3, 1, 0
+    for width, depth, stride in convnext_stages(sizes):
+        positions, step, name = sizes.patches * (sizes.patch_size // stride) ** 2, stride // before, f"layers.{number}"
+        found |= _affine(f"{name}.conv", (width, channels, step, step), positions)
+        found |= _affine(f"{name}.norm", (width,) if number == 0 else (channels,), positions)
+        for name in (f"layers.{number + block}" for block in range(1, depth + 1)):
+            found[f"{name}.gamma"] = TowerTensor((width,), positions)
+            found |= _affine(f"{name}.conv", (width, 1, KERNEL, KERNEL), positions)
+            found |= _affine(f"{name}.norm", (width,), positions)
+            found |= _affine(f"{name}.inner", (MLP_EXPANSION * width, width), positions)
+            found |= _affine(f"{name}.outer", (width, MLP_EXPANSION * width), positions)
+        channels, before, number = width, stride, number + depth + 1
+    return found | _affine("ln_post", (channels,), sizes.patches)
+
+
+def _affine(name: str, shape: tuple[int, ...], positions: int) -> dict[str, TowerTensor]:
+    """Weight and bias."""
+    return {f"{name}.weight": TowerTensor(shape, positions), f"{name}.bias": TowerTensor(shape[:1], positions)}
+
+
+def _convnext_misfit(sizes: TowerSizes) -> tuple[str, str] | None:
+    if sizes.patch_size & (sizes.patch_size - 1):
+        return "patch_size", f"the stages of convnext halve the grid: patch_size {sizes.patch_size} must be 4, 8, 16 …"
+    count = len(convnext_stages(sizes))
+    if sizes.width % (1 << (count - 1)):
+        words = f"the {count} stages of convnext double the width: vision_width {sizes.width} must be a multiple of"
+        return "vision_width", f"{words} {1 << (count - 1)}"
+    if sizes.layers < count:
+        return (
+            "vision_layers",
+            f"convnext has {count} stages with patch_size {sizes.patch_size}: set vision_layers to at least {count}",
+        )
+    return None
+
+
+VISION_TOWERS: Mapping[str, TowerKind] = {
+    "vit": TowerKind(patchwise=True, convolutions=_vit_tensors),
+    "hybrid": TowerKind(patchwise=True, misfit=_hybrid_misfit, convolutions=_hybrid_tensors),
+    "convnext": TowerKind(patchwise=False, misfit=_convnext_misfit, convolutions=_convnext_tensors),
+    "timm": TowerKind(patchwise=False),
+}
+
+
+def build_timm_network(vision: str, image_size: int, patch_size: int, width: int) -> Any:
+    """The network ``timm:NAME`` with random weights, cut after its last map of ``patch_size`` pixels a position.
+
+    It returns a list of one map, without dropout and stochastic depth: gradient caching encodes a batch twice and needs
+    the same features. Nothing is downloaded.
+
+    Raises:
+        UserError: naming the field of the spec: timm is missing or has no such model, or the sizes do not fit it.
+    """
+    field, name = "model.vision", vision.partition(":")[2]
+    timm: Any = import_optional("timm", f"model.vision {vision}", "interop", field)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        ways = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them"
+        raise UserError(f"timm {timm.__version__} has no model {name!r}; {ways}", code="unknown_model", field=field)
+    with import_module("torch").device("meta"):
+        maps = _create_feature_network(timm, name, image_size).feature_info.info
+    strides = [each["reduction"] for each in maps]
+    if patch_size not in strides:
+        known = ", ".join(str(stride) for stride in sorted(set(strides)))
+        message = f"{vision} has maps of {known} pixels a position, not of {patch_size}; set patch_size to one of them"
+        raise UserError(f"model.patch_size: {message}", code="bad_spec", field="model.patch_size")
+    last = max(number for number, stride in enumerate(strides) if stride == patch_size)
+    if (channels := maps[last]["num_chs"]) != width:
+        message = f"{vision} has {channels} channels at {patch_size} pixels a position; set vision_width to {channels}"
+        raise UserError(f"model.vision_width: {message}", code="bad_spec", field="model.vision_width")
+    network = _create_feature_network(timm, name, image_size, out_indices=(last,))
+    dropout = import_module("torch.nn.modules.dropout")._DropoutNd
+    for part in network.modules():
+        if isinstance(part, dropout):
+            part.p = 0.0
+        elif isinstance(part, timm.layers.DropPath):
+            part.drop_prob = 0.0
+        if part._non_persistent_buffers_set and not hasattr(part, "init_non_persistent_buffers"):
+            message = f"{vision} has tensors outside of its weights, which loading cannot restore; choose another model"
+            raise UserError(f"{field}: {message}", code="bad_spec", field=field)
+    return network
+
+
+def _create_feature_network(timm: Any, name: str, image_size: int, **options: Any) -> Any:
+    options |= {"pretrained": False, "features_only": True}
+    try:
+        try:
+            return timm.create_model(name, img_size=image_size, **options)
+        except TypeError:  # most CNNs have no such argument, since they take any size
+            return timm.create_model(name, **options)
+    except Exception as error:  # each architecture raises its own
+        reason = str(error).strip().partition("\n")[0][:200]
+        message = f"timm cannot build {name} for images of {image_size} pixels ({reason}); choose another model or size"
+        raise UserError(f"model.vision: {message}", code="bad_spec", field="model.vision") from error

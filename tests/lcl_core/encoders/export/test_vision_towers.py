@@ -1,0 +1,61 @@
+"""Exports of encoders with other vision towers than the ViT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders.export import export
+from lcl_core.encoders.schemas.validate import check_encoder
+from tests.lcl_core.encoders.export.conftest import Sample, save_sample
+
+TOWERS: dict[str, dict[str, Any]] = {
+    "hybrid": {},
+    "hybrid of patches of 12": {"vision": "hybrid", "image_size": 48, "patch_size": 12},
+    "convnext": {"patch_size": 16, "vision_layers": 4},
+    "timm:resnet18": {"vision_width": 128},
+    "timm:swin_tiny_patch4_window7_224": {"image_size": 56, "vision_width": 192},
+}
+
+
+@pytest.fixture(scope="module", params=TOWERS)
+def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    return save_sample(tmp_path_factory.mktemp("encoder"), **{"vision": request.param, **TOWERS[request.param]})
+
+
+@torch.inference_mode()
+def test_transformers_loads_it_without_lcl_core(tower: Sample, tmp_path: Path, anonymous_users: None) -> None:
+    export("huggingface", tower.directory, tmp_path / "out")
+    assert check_encoder(tmp_path / "out").kind == "lcl"
+    model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules.")
+    assert type(model.visual).__module__.startswith("transformers_modules.")
+    torch.testing.assert_close(model.get_image_features(tower.pixels), tower.images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.get_text_features(tower.ids), tower.sentences, atol=1e-5, rtol=0)
+
+
+def test_onnx_runtimes_compute_the_same(tower: Sample, tmp_path: Path) -> None:
+    if tower.model.config.vision.startswith("timm:"):
+        with pytest.raises(UserError, match=r"vit or hybrid or convnext alone.*timm:.*format=huggingface") as caught:
+            export("onnx", tower.directory, tmp_path / "out")
+        assert (caught.value.code, caught.value.field) == ("not_expressible", "format")
+        return
+    runtime = pytest.importorskip("onnxruntime")
+    export("onnx", tower.directory, tmp_path / "out")
+    image = runtime.InferenceSession(tmp_path / "out" / "image.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, len(tower.pixels)):
+        found = image.run(None, {"pixel_values": tower.pixels[:count].numpy()})[0]
+        np.testing.assert_allclose(found, tower.images[:count], atol=1e-5)
+
+
+def test_timm_has_none_of_them(tower: Sample, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a vision tower of vit alone.*format=huggingface") as caught:
+        export("timm", tower.directory, tmp_path / "out")
+    assert (caught.value.code, caught.value.field) == ("not_expressible", "format")
+    assert not (tmp_path / "out").exists()
