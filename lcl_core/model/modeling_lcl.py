@@ -331,8 +331,8 @@ class LCLModel(PreTrainedModel):
 
         Raises: UserError where the vision tower cannot recompute activations.
         """
-        self.visual.configure_blocks(checkpointing=checkpointing, compiled=compiled)
         self.visual.drop_path = drop_path
+        self.visual.configure_blocks(checkpointing=checkpointing, compiled=compiled)
         self.text.transformer.checkpointing = checkpointing
         for block in self.text.transformer.blocks if compiled else ():
             block.attn.disable_compile()

@@ -27,9 +27,12 @@ _PART_MODULES: dict[ModelPart, str] = {
 
 
 def freeze_parts(model: LCLModel, parts: Sequence[ModelPart]) -> None:
-    """Take the parameters of these parts out of training. Call before the model is sharded, averaged or optimised."""
+    """Take the parameters of these parts out of training; they compute as in evaluation, running statistics included.
+
+    Call before the model is sharded, averaged or optimised.
+    """
     for part in parts:
-        model.get_submodule(_PART_MODULES[part]).requires_grad_(False)
+        model.get_submodule(_PART_MODULES[part]).requires_grad_(False).eval()
 
 
 def rate_scales(

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -35,8 +34,8 @@ from lcl_core.specs.pretrain import PretrainSpec
 FIELD = "model.init"
 REPORT = "init.json"  # below artifacts/
 _CONV, _PATCH_POSITIONS, _CLASS = "visual.conv1.weight", "visual.positional_embedding", "visual.class_embedding"
+_STEM = {_CONV, _PATCH_POSITIONS}
 _TEXT_POSITIONS = "text.positional_embedding"
-_BLOCKS = ("visual.transformer.", "visual.layers.", "visual.network.", "text.transformer.")
 _TOKEN_ROWS = ("text.token_embedding.weight", "lm_head.1.weight")
 
 
@@ -134,10 +133,11 @@ def start_from_encoder(model: LCLModel, tokenizer: Tokenizer, name: str, run_dir
     weights = tower_weights(encoder)
     report = copy_weights(model, weights, tokenizer)
     report.encoder, report.weights = name, encoder.weights_hash
-    if not any(tensor.startswith(_BLOCKS) for tensor in report.taken):
+    tables = {tensor for tensor, value in model.state_dict().items() if value.ndim > 1}
+    if not any(tensor.startswith(("visual.", "text.")) for tensor in tables & {*report.taken, *report.resampled}):
         shape = next((why for tensor, why in report.new.items() if "resblocks" in tensor), "it has no such blocks")
         message = (
-            f"no transformer block of encoder {name!r} fits the model ({shape}); set model.vision_width, text_width "
+            f"no layer of encoder {name!r} fits the model ({shape}); set model.vision_width, text_width "
             "and the other sizes to the encoder's, or choose an encoder of the model's sizes"
         )
         raise UserError(f"{FIELD}: {message}", code="init_mismatch", field=FIELD)
@@ -166,13 +166,13 @@ def copy_weights(model: LCLModel, weights: TowerWeights, tokenizer: Tokenizer) -
             report.resampled[name] = how
         else:
             report.taken.append(name)
-    fitted_input = {_PATCH_POSITIONS, _CONV} <= {*report.taken, *report.resampled}
-    if fitted_input and "visual.ln_pre.weight" in report.new:
-        _fit_input_norm(cast(VitTower, model.visual), model.config.image_size)
+    used = {*report.taken, *report.resampled}
+    if isinstance(model.visual, VitTower) and "visual.ln_pre.weight" in report.new and used >= _STEM:
+        _fit_input_norm(model.visual, model.config.image_size)
         for name in ("visual.ln_pre.weight", "visual.ln_pre.bias"):
             del report.new[name]
             report.resampled[name] = "one number, with which tokens keep their size: the encoder has no such norm"
-    used, mine = {*report.taken, *report.resampled}, model_settings(model.config)
+    mine = model_settings(model.config)
     unused = [name for name in weights.tensors if name not in used]
     report.unused |= {name: report.new.get(name, "the model has none") for name in unused}
     report.differences = {

@@ -15,7 +15,8 @@ from lcl_core.encoders.external import ExternalImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.encoders.tower_weights import tower_weights
 from lcl_core.model import LCLConfig
-from lcl_core.model.modeling_lcl import Transformer, VisionTower
+from lcl_core.model.transformer import Transformer
+from lcl_core.model.vision_towers import VitTower
 from tests.lcl_core.encoders.external_samples import (
     perturb_weights,
     save_huggingface,
@@ -84,7 +85,7 @@ def test_the_tower_computes_what_the_librarys_does(tmp_path: Path, kind: str) ->
         vision_layers=sum(name.endswith("ln_1.bias") for name in own), vision_head_width=encoder.width // heads,
         activation="gelu" if activation == "gelu" else "quick_gelu",
     )  # fmt: skip
-    tower = VisionTower(config).eval()
+    tower = VitTower(config).eval()
     if "ln_pre.weight" not in own:
         tower.ln_pre = nn.Identity()  # type: ignore[assignment]
     tower.load_state_dict(own)

@@ -149,6 +149,7 @@ def test_weights_are_the_methods_own_unless_given() -> None:
         ({"model": {"freeze": ["eyes"]}}, "model.freeze.0"),
         ({"optimizer": {"lr_scale": {"text": 0}}}, "optimizer.lr_scale.text"),
         ({"optimizer": {"layer_decay": 1.1}}, "optimizer.layer_decay"),
+        ({"model": {"vision": "convnext", "drop_path": 0.1}}, "model.drop_path"),
     ],
 )
 def test_parts_that_cannot_be_frozen_or_scaled_name_the_field(spec: dict[str, Any], field: str) -> None:

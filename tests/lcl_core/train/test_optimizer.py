@@ -38,6 +38,7 @@ def test_without_scales_the_groups_are_two_without_a_factor(small_model: LCLMode
 
 def test_rates_follow_part_and_layer(small_model: LCLModel) -> None:
     freeze_parts(small_model, ["pooler"])
+    assert [small_model.pool_project.training, small_model.visual.training] == [False, True]
     scales = rate_scales(small_model, {"vision": 2.0, "text": 0.1}, layer_decay=0.5)
     optimizer = build_optimizer(small_model, lr=1e-3, scales=scales)
     set_learning_rate(optimizer, 1e-2)

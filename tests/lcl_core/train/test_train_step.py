@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.model.modeling_lcl import VisionTower
+from lcl_core.model.vision_towers import VitTower
 from lcl_core.objectives import base
 from lcl_core.objectives.base import Objective
 from lcl_core.objectives.lcl import Lcl
@@ -155,13 +155,13 @@ def test_checkpointed_activations_change_nothing(
 def recorded_branches(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Which branches each pass of the vision tower keeps."""
     draws: list[Tensor] = []
-    draw = VisionTower._draw_kept_branches
+    draw = VitTower._draw_kept_branches
 
-    def record(self: VisionTower, images: int, device: torch.device) -> Tensor:
+    def record(self: VitTower, images: int, device: torch.device) -> Tensor:
         draws.append(draw(self, images, device))
         return draws[-1]
 
-    monkeypatch.setattr(VisionTower, "_draw_kept_branches", record)
+    monkeypatch.setattr(VitTower, "_draw_kept_branches", record)
     return draws
 
 

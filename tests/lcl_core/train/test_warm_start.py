@@ -51,6 +51,18 @@ def test_an_equal_model_takes_everything(small_config: LCLConfig, words: Tokeniz
     assert report.differences == {}
 
 
+@pytest.mark.parametrize("vision", ["hybrid", "convnext"])
+def test_another_tower_takes_the_weights_of_its_kind(small_config: LCLConfig, words: Tokenizer, vision: str) -> None:
+    config = sized(small_config, vision=vision, vocab_size=words.vocab_size)
+    old, new, vit = (build_model(each, seed) for each, seed in ((config, 0), (config, 1), (small_config, 2)))
+    report = copy_weights(new, of_model(old, words.vocabulary), words)
+    assert all(torch.equal(tensor, new.state_dict()[name]) for name, tensor in old.state_dict().items())
+    assert report.new == report.unused == {}
+    report = copy_weights(new, of_model(vit, {}), words)
+    assert report.unused["visual.conv1.weight"] == "the model has none"
+    assert ("visual.positional_embedding" in report.taken) == (vision == "hybrid")
+
+
 def test_deeper_narrower_and_without_tokenizer(small_config: LCLConfig, words: Tokenizer) -> None:
     config = sized(small_config, vocab_size=words.vocab_size)
     old = build_model(sized(config, vision_layers=3, text_width=32, vision_head_width=32), 0)
