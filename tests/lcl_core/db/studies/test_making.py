@@ -13,6 +13,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.db import datasets
 from lcl_core.db import runs as db_runs
 from lcl_core.db import studies as db_studies
+from lcl_core.db import submit as db_submit
 from lcl_core.db.states import ForbiddenTransition
 from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
 from lcl_core.specs.study import AdditionSpec, StudySpec
@@ -179,3 +180,17 @@ def test_names_are_fit_for_encoders(studies: Any) -> None:
     for name in names:
         parse_spec("evaluate", {"encoder": name})
     assert names[1].endswith("contrastive-s0")
+
+
+def test_the_cells_branch_from_runs_of_the_studys_owner_alone(studies: Any) -> None:
+    with studies.database.session() as session:
+        own, theirs = (db_submit.submit(session, "pretrain", {"steps": 10}, owner=who).id for who in ("ada", "bob"))
+    spec = {
+        run_id: studies.spec(pretrain={"steps": 20, "branch": {"run": run_id, "step": 10}}) for run_id in (own, theirs)
+    }
+    study_id = studies.make(spec[own], owner="ada")
+    cells = {cell.run_id for cell in studies.cells(study_id)}
+    assert {run.continues for run in studies.runs() if run.id in cells} == {own}
+    with pytest.raises(UserError) as caught:
+        studies.make(spec[theirs], owner="ada")
+    assert (caught.value.code, caught.value.field) == ("bad_branch", "branch.run")
