@@ -70,8 +70,9 @@ def test_two_ranks_are_one_process_with_the_joint_batch(
     assert {key for key in shared if key.startswith(f"{name}.")} == own.keys()
     for key, tensor in own.items():
         scale = max(float(tensor.abs().max()), 1e-3)
-        # two AdamW steps turn round-off of near-zero gradients into full steps of lr, so weights get more room
-        room = 2e-5 if key.startswith(f"{name}.grad.") else 2e-4
+        # AdamW turns round-off of near-zero gradients into full steps of lr: the gradients come after one such step, the
+        # weights after two
+        room = 1e-4 if key.startswith(f"{name}.grad.") else 2e-4
         torch.testing.assert_close(shared[key], tensor, atol=room * scale + 2e-6, rtol=0, msg=key)
     for mine, theirs in zip(shared_facts[name], alone_facts[name], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-5)
@@ -90,5 +91,5 @@ def test_frozen_parts_are_frozen_on_all_ranks(run: Callable[..., Result], strate
     assert {key for key in whole if key.startswith(own) and not key.startswith(kept)} == alone.keys() == shared.keys()
     for key, tensor in alone.items():
         scale = max(float(tensor.abs().max()), 1e-3)
-        room = 2e-5 if ".grad." in key else 2e-4
+        room = 1e-4 if ".grad." in key else 2e-4
         torch.testing.assert_close(shared[key], tensor, atol=room * scale + 2e-6, rtol=0, msg=key)
