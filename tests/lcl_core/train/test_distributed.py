@@ -70,12 +70,11 @@ def test_two_ranks_are_one_process_with_the_joint_batch(
     assert {key for key in shared if key.startswith(f"{name}.")} == own.keys()
     for key, tensor in own.items():
         scale = max(float(tensor.abs().max()), 1e-3)
-        # AdamW turns round-off of near-zero gradients into full steps of lr: the gradients come after one such step, the
-        # weights after two
+        # AdamW turns round-off of near-zero gradients into full steps of lr: gradients come after one, weights after two
         room = 1e-4 if key.startswith(f"{name}.grad.") else 2e-4
         torch.testing.assert_close(shared[key], tensor, atol=room * scale + 2e-6, rtol=0, msg=key)
-    for mine, theirs in zip(shared_facts[name], alone_facts[name], strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-5)
+    for mine, theirs, room in zip(shared_facts[name], alone_facts[name], (1e-5, 5e-5), strict=True):
+        assert mine == pytest.approx(theirs, rel=room)
 
 
 @pytest.mark.parametrize("frozen", [["vision", "pooler"], ["text", "head"]], ids="-".join)
