@@ -62,10 +62,9 @@ def submit(
             ``unknown_predecessor``, ``predecessor_failed``, ``idempotency_conflict`` (the key had another body).
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
-    full = spec.model_dump(mode="json")
     requirements = resolve_requirements(kind, spec, resource, gpus)
     tags, after = sorted(set(tags)), list(dict.fromkeys(after))
-    fields = {"kind": kind, "spec": full, "name": name, "tags": tags, "priority": priority}
+    fields = {"kind": kind, "spec": spec.model_dump(mode="json"), "name": name, "tags": tags, "priority": priority}
     body_hash = hash_body(fields | _optional_fields(after, max_attempts, resource, gpus))
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated

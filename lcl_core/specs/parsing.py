@@ -17,7 +17,7 @@ from lcl_core.jobs import JOBS
 from lcl_core.specs.base import Spec
 from lcl_core.specs.corpus_jobs import ConvertSpec, CorpusSpec, IndexSpec, MatchSpec, ValidateSpec
 from lcl_core.specs.evaluate import EvaluateSpec
-from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.specs.pretrain import RUN_ID_PATTERN, PretrainSpec
 from lcl_core.specs.vision import TOWER_PATTERN
 
 MAX_LISTED_FIELDS = 30  # names of fields that a message shows at most
@@ -34,6 +34,7 @@ PATTERNS = {
     r"^[A-Za-z_][A-Za-z0-9_]{0,99}$": (
         "the name of a Python package starts with a letter or _ and holds letters, digits and _ only"
     ),
+    RUN_ID_PATTERN: "the id of a run starts with run_, as lcl runs list shows it",
     TOWER_PATTERN: "choose from vit, hybrid, convnext, and timm: with the name of a model, such as timm:resnet18",
     r"\{\}": "a template holds {} where the name of the class goes",
     r"^[a-z_]+(\.([a-z_]+|[0-9]+))*$": "a field is named by its dotted path, such as optimizer.lr",

@@ -19,6 +19,7 @@ from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, VISION_TOWERS, T
 
 View = Literal["interleaved", "pairs", "matched_pairs"]
 ItemKind = Literal["documents", "pairs"]
+RUN_ID_PATTERN = r"^run_[0-9a-z]+$"
 ModelPart = Literal["vision", "pooler", "text", "head"]  # towers, pooler and language-model head
 VIEW_ITEMS: dict[View, ItemKind] = {"interleaved": "documents", "pairs": "pairs", "matched_pairs": "pairs"}
 
@@ -437,7 +438,7 @@ class MonitorSpec(Spec):
 class BranchSpec(Spec):
     """Start from a checkpoint of another pre-training, the trunk, instead of fresh weights."""
 
-    run: Annotated[str, Field(pattern=r"^run_[0-9a-z]+$", max_length=40)] = Field(description="id of the trunk")
+    run: Annotated[str, Field(pattern=RUN_ID_PATTERN, max_length=40)] = Field(description="id of the trunk")
     step: int = Field(ge=1, description="step of the trunk's checkpoint, best a milestone, which is never deleted")
 
 
