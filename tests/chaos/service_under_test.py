@@ -51,6 +51,8 @@ class SupervisedPart:
         return self.start_at is None and self.thaw_at is None and self.part.alive
 
     def kill(self, away: float) -> None:
+        self._signal_groups(signal.SIGCONT)  # nobody else would: a stopped job never ends, and keeps its folder's lock
+        self.frozen_groups = ()
         self.part.kill()
         self.start_at, self.thaw_at = time.monotonic() + away, None
 
