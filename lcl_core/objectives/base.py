@@ -142,12 +142,13 @@ class Objective(nn.Module):
         name: as in ``ObjectiveSpec``.
         weights: of its losses by name.
         unused_parameters: beginnings of the names of the model's parameters that it does not use. Their gradient is 0.
-        reads_image_outputs: whether a loss reads the text tower's outputs at image tokens. Without that, documents are
-            cut after the last position that a loss reads.
+        reads_image_outputs: whether a loss reads the text tower's outputs at image tokens.
+        cuts_documents: whether documents are cut after the last position that a loss reads, where none of these is.
     """
 
     name: ClassVar[MethodName]
     reads_image_outputs: ClassVar[bool] = False
+    cuts_documents: bool = True
     unused_parameters: tuple[str, ...] = ()
 
     def __init__(self, weights: Mapping[str, float]) -> None:
@@ -178,7 +179,8 @@ class Objective(nn.Module):
         """
         batch = PackedBatch.pack(rows, pixel_values, config, patches)
         # the authors' numerics also accept documents whose placeholders do not match their images
-        return batch if self.reads_image_outputs or config.numerics == "official" else batch.trim()
+        whole = self.reads_image_outputs or not self.cuts_documents or config.numerics == "official"
+        return batch if whole else batch.trim()
 
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         """Items that each of its sums runs over, by name, and ``contrastive`` pairs; known on the host."""

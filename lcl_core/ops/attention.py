@@ -23,7 +23,6 @@ from torch.nn import functional as F
 _LONG_DOCUMENT = 256  # tokens
 MAX_BLOCKWISE_LENGTH = 1024  # tokens; beyond, PyTorch's kernel is about as fast
 _BLOCK = 128  # queries
-_SHORT = 64  # tokens; the probabilities of a longer sequence take more memory than its projections
 _VARLEN_DEVICES, _VARLEN_DTYPES = ("cuda",), (torch.bfloat16, torch.float16)  # ROCm's GPUs are "cuda" too
 _VARLEN_WIDTHS = range(8, 257, 8)  # of heads
 _TRIAL_LENGTHS = (5, 0, 3)
@@ -79,8 +78,7 @@ class VarlenLayout:
     def from_lengths(cls, lengths: list[int], slack: float = 1.15) -> Self:
         """Layout of documents of these lengths.
 
-        Within a group the longest document is at most ``slack`` x the shortest, of documents of up to ``_SHORT`` tokens
-        twice: there a further group costs more than its padding. A document of ``_LONG_DOCUMENT`` tokens fills the
+        Within a group of short documents the longest is at most ``slack`` x the shortest. A long document fills the
         products of attention by itself, and shares a group only with documents of the same length.
         """
         starts = [0]
@@ -89,7 +87,8 @@ class VarlenLayout:
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         groups: list[list[int]] = []
         for i in order:
-            if groups and lengths[groups[-1][0]] <= _longest_beside(lengths[i], slack):
+            longest = lengths[i] if lengths[i] >= _LONG_DOCUMENT else max(lengths[i] * slack, lengths[i] + 2)
+            if groups and lengths[groups[-1][0]] <= longest:
                 groups[-1].append(i)
             else:
                 groups.append([i])
@@ -127,13 +126,6 @@ class VarlenLayout:
             cu_seqlens=self.cu_seqlens.to(device, non_blocking=True),
             lengths=tuple(x if x is None else x.to(device, non_blocking=True) for x in self.lengths),
         )
-
-
-def _longest_beside(length: int, slack: float) -> float:
-    """Length of the longest document whose group a document may join."""
-    if length >= _LONG_DOCUMENT:
-        return length
-    return max(length * slack, min(2 * length, _SHORT), length + 2)
 
 
 class CausalLayout(VarlenLayout):
@@ -392,32 +384,28 @@ def _key_mask(heads: int, length: int, causal: bool, visible: Tensor | None) -> 
 class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, groups: Groups, heads: int, masks: Sequence[_KeyMask]) -> Tensor:
-        out, kept = _forward_groups(qkv, groups, heads, masks)
+        out, log_sums = _forward_groups(qkv, groups, heads, masks)
         ctx.groups, ctx.heads, ctx.masks = groups, heads, masks
-        ctx.save_for_backward(qkv, out, *kept)
+        ctx.save_for_backward(qkv, out, *log_sums)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        qkv, out, *kept = ctx.saved_tensors
+        qkv, out, *log_sums = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv)
         shape = ctx.groups, ctx.heads
-        for parts, targets, (grad_rows,), (rows,), sums, mask in zip(
+        for parts, targets, (grad_rows,), (rows,), log_sum, mask in zip(
             _views(qkv, *shape, 3),
             _views(grad_qkv, *shape, 3),
             _views(grad.to(qkv.dtype), *shape, 1),
             _views(out, *shape, 1),
-            kept,
+            log_sums,
             ctx.masks,
             strict=True,
         ):
+            weighted = _batched((grad_rows * rows).sum(-1, keepdim=True, dtype=torch.float32))
             q, k, v = map(_batched, parts)
-            q, grad_mixed = q * _scale(q), _batched(grad_rows)
-            if q.shape[1] <= _SHORT:
-                gradients = _backward_short(q, k, v, grad_mixed, probabilities=sums)
-            else:
-                weighted = _batched((grad_rows * rows).sum(-1, keepdim=True, dtype=torch.float32))
-                gradients = _backward_blocks(q, k, v, grad_mixed, sums, weighted, mask)
+            gradients = _backward_blocks(q * _scale(q), k, v, _batched(grad_rows), log_sum, weighted, mask)
             gradients[0].mul_(_scale(q))
             for target, gradient in zip(targets, gradients, strict=True):
                 target.copy_(gradient.view(target.shape))
@@ -425,35 +413,16 @@ class _Blockwise(torch.autograd.Function):
 
 
 def _forward_groups(qkv: Tensor, groups: Groups, heads: int, masks: Sequence[_KeyMask]) -> tuple[Tensor, list[Tensor]]:
-    """[P, D], and of each group what its backward pass needs: probabilities, or log sums of exp scores."""
+    """[P, D], and of each group the log sums of exp scores."""
     out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
-    kept = []
+    log_sums = []
     for (q, k, v), (rows,), mask in zip(
         _views(qkv, groups, heads, 3), _views(out, groups, heads, 1), masks, strict=True
     ):
-        forward = _forward_short if q.shape[2] <= _SHORT else _forward_blocks
-        mixed, sums = forward(_batched(q) * _scale(q), _batched(k), _batched(v), mask)
+        mixed, log_sum = _forward_blocks(_batched(q) * _scale(q), _batched(k), _batched(v), mask)
         rows.copy_(mixed.view(rows.shape))
-        kept.append(sums)
-    return out, kept
-
-
-def _forward_short(q: Tensor, k: Tensor, v: Tensor, mask: _KeyMask) -> tuple[Tensor, Tensor]:
-    """Scaled queries, keys, values [B, L, d] → attention output [B, L, d], and probabilities [B, L, L]."""
-    scores = torch.bmm(q, k.transpose(1, 2))
-    _hide(scores, mask)
-    probabilities = scores.softmax(-1)  # computed in fp32, whatever the scores are
-    return torch.bmm(probabilities, v), probabilities
-
-
-def _backward_short(
-    q: Tensor, k: Tensor, v: Tensor, grad: Tensor, probabilities: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v [B, L, d]."""
-    grad_v = torch.bmm(probabilities.transpose(1, 2), grad)
-    grad_probabilities = torch.bmm(grad, v.transpose(1, 2))
-    grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, q.dtype)
-    return torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q), grad_v
+        log_sums.append(log_sum)
+    return out, log_sums
 
 
 def _forward_blocks(q: Tensor, k: Tensor, v: Tensor, mask: _KeyMask) -> tuple[Tensor, Tensor]:
@@ -502,20 +471,9 @@ def _scores(q: Tensor, k: Tensor, block: _Block, mask: _KeyMask) -> Tensor:
     if mask.hidden is not None:
         scores.masked_fill_(mask.hidden[:, :, block.keys], float("-inf"))
     if mask.causal:
-        _hide_later_keys(scores[:, :, block.queries])
+        square = scores[:, :, block.queries]
+        square.masked_fill_(torch.ones(square.shape[1:], dtype=torch.bool).triu_(1), float("-inf"))
     return scores
-
-
-def _hide(scores: Tensor, mask: _KeyMask) -> None:
-    """-inf at the hidden keys of scores [B, L, L]."""
-    if mask.hidden is not None:
-        scores.masked_fill_(mask.hidden, float("-inf"))
-    if mask.causal:
-        _hide_later_keys(scores)
-
-
-def _hide_later_keys(square: Tensor) -> None:
-    square.masked_fill_(torch.ones(square.shape[1:], dtype=torch.bool).triu_(1), float("-inf"))
 
 
 def _scale(q: Tensor) -> float:

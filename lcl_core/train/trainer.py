@@ -31,6 +31,7 @@ from lcl_core.data.sampling.packing import first_cursors
 from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLModel, LCLProcessor
+from lcl_core.objectives.distillation import undistilled
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint.manager import CheckpointManager, LoadedCheckpoint
@@ -186,6 +187,7 @@ class Trainer:
             message = "the tokenizer is not the one of the checkpoint: put the run's own tokenizer.json back"
             raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
         self.progress.tokenizer = tokenizer
+        undistilled(self.objective).cuts_documents = self.progress.cuts_documents
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 

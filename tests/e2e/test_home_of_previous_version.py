@@ -20,13 +20,8 @@ from safetensors.torch import load_file
 
 from api.client import Client
 from deploy.local_stack import LocalStack
-from lcl_core.model import LCLModel
 
 pytestmark = pytest.mark.e2e
-# of the resumed encoder on a processor of AMD with AVX-512: whoever changes how a step rounds writes the new value here
-SHA256 = "aef7692eb1de18f5272812b7154228915d4aa0fd689381870c81748214d0a0c4"
-# the softmax of attention does not see them: their gradients are round-off, which AdamW turns into steps of full length
-SHIFTS = ("pool_project.pooler.cross_attn.k_bias", "pool_project.pooler.norm1_k.bias")
 ARCHIVE = Path(__file__).parent.parent / "fixtures" / "home_0.1_before_rename.tar.gz"
 
 
@@ -47,7 +42,6 @@ def expected(unpacked: Path) -> dict[str, Any]:
 def client(unpacked: Path) -> Iterator[Client]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LCL_WELCOME", "false")
-        patch.setenv("OMP_NUM_THREADS", "1")  # sums are in the order of the version that made the archive
         with LocalStack(unpacked / "home", log=print, ports=(0, 0)) as stack, stack.client() as client:
             yield client
 
@@ -66,35 +60,24 @@ def test_a_search_returns_the_same_hits(client: Client, expected: dict[str, Any]
     assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in expected["search"]], abs=1e-5)
 
 
-def test_the_half_trained_run_resumes_to_the_same_encoder(
+def test_the_half_trained_run_resumes_to_the_same_weights(
     client: Client, unpacked: Path, expected: dict[str, Any]
 ) -> None:
-    """To rounding errors of what that version reached; to the bit where the processor rounds as the one noted above."""
+    """Bit for bit where the processor rounds as the one that wrote the fixture; elsewhere to rounding errors."""
     client.resume(expected["half"])
     run = client.wait(expected["half"])
     assert run["state"] == "succeeded", f"{run['reason']}\n{client.logs(run['id'])['text']}"
     steps = [line["step"] for line in client.metrics(run["id"]) if "loss" in line]
     assert steps == list(range(1, 25)), "the steps before the resume are kept, and none is repeated"
-    folder = unpacked / "home" / "runs" / run["id"] / "artifacts" / "encoder"
-    model, before = LCLModel.from_pretrained(folder), load_file(unpacked / "resumed.safetensors")
-    reached = model.state_dict()
+    path = unpacked / "home" / "runs" / run["id"] / "artifacts" / "encoder" / "model.safetensors"
+    reached, before = load_file(path), load_file(unpacked / "resumed.safetensors")
     assert reached.keys() == before.keys()
-    for name, theirs in before.items():
-        ours = reached[name]
-        if name.endswith("in_proj_bias"):  # rows of queries, keys and values
-            ours, theirs = (torch.cat((rows[0], rows[2])) for rows in (ours.view(3, -1), theirs.view(3, -1)))
-        if name not in SHIFTS:
-            distance = float((ours - theirs).norm()) / max(float(theirs.norm()), 1e-6)
-            assert distance < 5e-3, f"{name} differs by {distance:.1e} of its norm"
-    pixels = torch.randn(
-        4, 3, model.config.image_size, model.config.image_size, generator=torch.Generator().manual_seed(0)
-    )
-    features = [model.get_image_features(pixels)]
-    model.load_state_dict(before)
-    features.append(model.get_image_features(pixels))
-    torch.testing.assert_close(*features, rtol=0, atol=3e-4)
+    for name in before:
+        torch.testing.assert_close(
+            reached[name], before[name], rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
     if torch.backends.cpu.get_cpu_capability() == "AVX512" and _vendor() == "AuthenticAMD":
-        assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == SHA256
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == expected["sha256"]
 
 
 def _vendor() -> str:

@@ -29,6 +29,8 @@ class TrainingProgress:
         left_out: images left out of documents so far, by error code.
         source_images: images read, by number of the source in the data spec.
         seconds: training time of all attempts.
+        cuts_documents: whether documents end with what a loss reads (``Objective.cuts_documents``); false in runs that
+            an older version began, which go on to the same bits.
         contrastive_weight: of the next step, where the ratio of the gradients is held and has been measured.
         pending: losses and metrics, by name, of each step since the last metric line.
     """
@@ -45,6 +47,7 @@ class TrainingProgress:
     seconds: float = 0.0
     pending: list[dict[str, float]] = field(default_factory=list)
     contrastive_weight: float | None = None
+    cuts_documents: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Without what does not apply, so that versions that do not know it read it too."""
@@ -53,7 +56,8 @@ class TrainingProgress:
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> TrainingProgress:
         """Older states have ``position``, of the rank that has read furthest, in place of ``cursors``."""
-        return cls(**{name: value for name, value in state.items() if name != "position"})
+        known = {name: value for name, value in state.items() if name != "position"}
+        return cls(**{"cuts_documents": False, **known})
 
 
 def restored_cursors(loaded: LoadedCheckpoint, ranks: int) -> list[Cursor]:

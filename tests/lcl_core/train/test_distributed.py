@@ -23,8 +23,6 @@ DEALS = {
     "accumulated": [[[1], [0]], [[3], [2]]],
 }
 Result = tuple[dict[str, Tensor], dict[str, list[dict[str, Any]]]]
-# AdamW turns round-off of near-zero gradients into full steps of lr; gradients are those after one such step
-ROOM = 2e-4
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +70,11 @@ def test_two_ranks_are_one_process_with_the_joint_batch(
     assert {key for key in shared if key.startswith(f"{name}.")} == own.keys()
     for key, tensor in own.items():
         scale = max(float(tensor.abs().max()), 1e-3)
-        torch.testing.assert_close(shared[key], tensor, atol=ROOM * scale + 2e-6, rtol=0, msg=key)
-    for mine, theirs, room in zip(shared_facts[name], alone_facts[name], (1e-5, 5e-5), strict=True):
-        assert mine == pytest.approx(theirs, rel=room)
+        # two AdamW steps turn round-off of near-zero gradients into full steps of lr, so weights get more room
+        room = 2e-5 if ".grad." in key else 2e-4
+        torch.testing.assert_close(shared[key], tensor, atol=room * scale + 2e-6, rtol=0, msg=key)
+    for mine, theirs in zip(shared_facts[name], alone_facts[name], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.parametrize("frozen", [["vision", "pooler"], ["text", "head"]], ids="-".join)
@@ -90,4 +90,5 @@ def test_frozen_parts_are_frozen_on_all_ranks(run: Callable[..., Result], strate
     assert {key for key in whole if key.startswith(own) and not key.startswith(kept)} == alone.keys() == shared.keys()
     for key, tensor in alone.items():
         scale = max(float(tensor.abs().max()), 1e-3)
-        torch.testing.assert_close(shared[key], tensor, atol=ROOM * scale + 2e-6, rtol=0, msg=key)
+        room = 2e-5 if ".grad." in key else 2e-4
+        torch.testing.assert_close(shared[key], tensor, atol=room * scale + 2e-6, rtol=0, msg=key)
