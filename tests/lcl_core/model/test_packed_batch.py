@@ -11,6 +11,7 @@ from lcl_core.model.packed_batch import row_lengths
 from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.attention import CausalLayout
 from lcl_core.specs.pretrain import ObjectiveSpec
+from lcl_core.train.checkpoint.state import TrainingProgress
 from tests.lcl_core.reference_loss import compute_loss
 
 
@@ -159,3 +160,13 @@ def test_official_documents_stay_whole(
     small_config.numerics = "official"
     batch = build_objective(ObjectiveSpec(), small_config, seed=0).collate(documents, pixels, small_config)
     assert batch.lengths == tuple(map(len, documents))
+
+
+def test_a_run_of_an_older_version_goes_on_with_whole_documents(
+    small_config: LCLConfig, documents: list[torch.Tensor], pixels: torch.Tensor
+) -> None:
+    begun_before, new = TrainingProgress.from_json({"step": 3}), TrainingProgress(step=3)
+    assert (begun_before.cuts_documents, TrainingProgress.from_json(new.to_json()).cuts_documents) == (False, True)
+    objective = build_objective(ObjectiveSpec(), small_config, seed=0)
+    objective.cuts_documents = begun_before.cuts_documents
+    assert objective.collate(documents, pixels, small_config).lengths == tuple(map(len, documents))
