@@ -136,7 +136,7 @@ def convolution_counts(config: Sizes) -> TowerCounts:
     convolutions = tower_kind(config.vision).convolutions
     if convolutions is None:
         return _timm_counts(config.vision, math.isqrt(sizes.patches) * sizes.patch_size, sizes.patch_size, sizes.width)
-    tensors = convolutions(sizes).values()
+    tensors = [each for each in convolutions(sizes).values() if each.trained]
     matrices = [each for each in tensors if len(each.shape) > 1]
     return TowerCounts(
         parameters=sum(math.prod(each.shape) for each in tensors),

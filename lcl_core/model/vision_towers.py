@@ -18,7 +18,15 @@ from lcl_core.common.errors import UserError
 from lcl_core.model.configuration_lcl import LCLConfig
 from lcl_core.model.transformer import Transformer
 from lcl_core.ops.recompute import norm_mlp
-from lcl_core.specs.vision import KERNEL, MLP_EXPANSION, build_timm_network, convnext_stages, stem_widths
+from lcl_core.specs.vision import (
+    KERNEL,
+    MLP_EXPANSION,
+    RESNET_STEM,
+    build_timm_network,
+    convnext_stages,
+    resnet_stages,
+    stem_widths,
+)
 
 _LAYER_SCALE = 1e-6  # ConvNeXt's initial value
 
@@ -210,20 +218,14 @@ class ConvNextBlock(nn.Module):
         return x + self.gamma * added.view(mixed.shape)
 
 
-class ConvNextTower(VisionTower):
-    """ConvNeXt (arXiv 2201.03545), whose last grid is the patches' and whose last width is the tower's."""
+class LayeredTower(VisionTower):
+    """Base of the convolutional towers: ``layers`` one after the other, recomputed and compiled one by one."""
 
-    def __init__(self, config: LCLConfig) -> None:
+    layers: nn.ModuleList
+
+    def __init__(self) -> None:
         super().__init__()
         self.checkpointing = self.compiled = False
-        layers: list[nn.Module] = []
-        before, channels = 1, 3
-        for width, depth, stride in convnext_stages(config.tower_sizes):
-            layers += [ConvNextPatches(channels, width, stride // before)]
-            layers += [ConvNextBlock(width) for _ in range(depth)]
-            before, channels = stride, width
-        self.layers = nn.ModuleList(layers)
-        self.ln_post = nn.LayerNorm(config.vision_width)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -233,6 +235,32 @@ class ConvNextTower(VisionTower):
         self.checkpointing, self.compiled = checkpointing, compiled
         for block in self.blocks if compiled else ():
             block.compile()
+
+    def _run_layers(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if self.compiled:  # one graph a stage: only the number of images is symbolic
+                torch._dynamo.maybe_mark_dynamic(x, 0)
+                torch._dynamo.mark_static(x, [1, 2, 3])
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, use_reentrant=False)
+            else:
+                x = layer(x)
+        return x
+
+
+class ConvNextTower(LayeredTower):
+    """ConvNeXt (arXiv 2201.03545), whose last grid is the patches' and whose last width is the tower's."""
+
+    def __init__(self, config: LCLConfig) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before, channels = 1, 3
+        for width, depth, stride in convnext_stages(config.tower_sizes):
+            layers += [ConvNextPatches(channels, width, stride // before)]
+            layers += [ConvNextBlock(width) for _ in range(depth)]
+            before, channels = stride, width
+        self.layers = nn.ModuleList(layers)
+        self.ln_post = nn.LayerNorm(config.vision_width)
 
     def init_weights(self) -> None:
         """The paper's (appendix A.1)."""
@@ -249,15 +277,83 @@ class ConvNextTower(VisionTower):
         assert patches is None
         assert masked is None
         x = pixel_values.to(self.ln_post.weight.dtype, memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        for layer in self.layers:
-            if self.compiled:  # one graph a stage: only the number of images is symbolic
-                torch._dynamo.maybe_mark_dynamic(x, 0)
-                torch._dynamo.mark_static(x, [1, 2, 3])
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, use_reentrant=False)
-            else:
-                x = layer(x)
-        return self.ln_post(x.flatten(1, 2))
+        return self.ln_post(self._run_layers(x).flatten(1, 2))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation [n, C, h, w] without a counter of batches, which only the cumulative average reads."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training)
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias, then batch normalisation."""
+
+    def __init__(self, before: int, after: int, side: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, side, stride, side // 2, bias=False)
+        self.norm = BatchNorm(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class ResNetBlock(nn.Module):
+    """ResNet's basic block (arXiv 1512.03385, figure 2); ``stride`` 2 halves the grid."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.first, self.second = ConvNorm(before, after, 3, stride), ConvNorm(after, after, 3)
+        self.shortcut = ConvNorm(before, after, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.shortcut(x) + self.second(F.relu(self.first(x))))
+
+
+class ResNetTower(LayeredTower):
+    """ResNet (arXiv 1512.03385) of basic blocks after a 3 x 3 stem; its last grid is the patches'.
+
+    Batch normalisation uses the statistics of one process's micro-batch, and their running mean in evaluation.
+    """
+
+    def __init__(self, config: LCLConfig) -> None:
+        super().__init__()
+        stages = resnet_stages(config.tower_sizes)
+        channels = stages[0].width
+        self.stem = ConvNorm(3, channels, 3, RESNET_STEM)
+        layers: list[nn.Module] = []
+        for width, depth, _ in stages:
+            layers += [ResNetBlock(channels, width, 2), *(ResNetBlock(width, width, 1) for _ in range(depth - 1))]
+            channels = width
+        self.layers = nn.ModuleList(layers)
+        self.ln_post = nn.LayerNorm(channels)
+
+    def init_weights(self) -> None:
+        """He's (arXiv 1502.01852); each block starts as its shortcut (arXiv 1706.02677, section 5.1)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, ResNetBlock):
+                nn.init.zeros_(module.second.norm.weight)
+
+    def forward(
+        self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
+    ) -> Tensor:
+        assert patches is None
+        assert masked is None
+        x = pixel_values.to(self.ln_post.weight.dtype, memory_format=torch.channels_last)
+        x = self._run_layers(F.relu(self.stem(x)))
+        return self.ln_post(x.permute(0, 2, 3, 1).flatten(1, 2))
 
 
 class TimmTower(VisionTower):
@@ -306,6 +402,7 @@ TOWERS: Mapping[str, type[VisionTower]] = {
     "vit": VitTower,
     "hybrid": HybridTower,
     "convnext": ConvNextTower,
+    "resnet": ResNetTower,
     "timm": TimmTower,
 }
 

@@ -35,7 +35,7 @@ PATTERNS = {
         "the name of a Python package starts with a letter or _ and holds letters, digits and _ only"
     ),
     RUN_ID_PATTERN: "the id of a run starts with run_, as lcl runs list shows it",
-    TOWER_PATTERN: "choose from vit, hybrid, convnext, and timm: with the name of a model, such as timm:resnet18",
+    TOWER_PATTERN: "choose from vit, hybrid, convnext, resnet, and timm: with a model of timm, such as timm:resnet18",
     r"\{\}": "a template holds {} where the name of the class goes",
     r"^[a-z_]+(\.([a-z_]+|[0-9]+))*$": "a field is named by its dotted path, such as optimizer.lr",
     r"^[^\x00-\x1f\x7f]*$": CONTROL,

@@ -93,8 +93,8 @@ class ModelSpec(Spec):
         DEFAULT_TOWER,
         pattern=TOWER_PATTERN,
         exclude_if=lambda vision: vision == DEFAULT_TOWER,
-        description="vision tower: vit, hybrid (overlapping convolutions, then a ViT), convnext, or timm: with a "
-        "timm model's name, such as timm:resnet18, which has its own number of layers",
+        description="vision tower: vit, hybrid (overlapping convolutions, then a ViT), convnext, resnet, or timm: "
+        "with a timm model's name, such as timm:resnet18, which has its own number of layers",
     )
     vision_width: int = Field(192, ge=16, le=4096)
     vision_layers: int = Field(6, ge=1, le=64)

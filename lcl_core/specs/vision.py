@@ -15,18 +15,20 @@ from typing import Any, NamedTuple
 from lcl_core.common.errors import UserError, import_optional
 
 DEFAULT_TOWER = "vit"
-TOWER_PATTERN = r"^(vit|hybrid|convnext|timm:[A-Za-z0-9_]{1,100}(\.[A-Za-z0-9_-]{1,100})?)$"
+TOWER_PATTERN = r"^(vit|hybrid|convnext|resnet|timm:[A-Za-z0-9_]{1,100}(\.[A-Za-z0-9_-]{1,100})?)$"
 KERNEL = 7  # side of ConvNeXt's depthwise convolutions
 CONVNEXT_STEM = 4  # side of the patches of its first convolution
+RESNET_STEM = 2  # stride of ResNet's first convolution
 MLP_EXPANSION = 4  # of its blocks
 _MIN_STEM_WIDTH = 16
 
 
 class TowerTensor(NamedTuple):
-    """A parameter and the number of grid positions of one image that it is applied to."""
+    """A parameter, or (``trained`` False) a buffer, and the number of grid positions of one image it is applied to."""
 
     shape: tuple[int, ...]
     positions: int
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,10 @@ class TowerKind:
 
 
 def tower_kind(vision: str) -> TowerKind:
-    """The kind of ``vit``, ``hybrid``, ``convnext`` or ``timm:NAME``. Raises: ValueError for another name."""
+    """The kind of ``vit``, ``hybrid``, ``convnext``, ``resnet`` or ``timm:NAME``. Raises: ValueError for another."""
     name = vision.partition(":")[0]
     if name not in VISION_TOWERS or (name == "timm") != (":" in vision):
-        raise ValueError(f"vision {vision!r} is not known; choose from vit, hybrid, convnext and timm:NAME")
+        raise ValueError(f"vision {vision!r} is not known; choose from vit, hybrid, convnext, resnet and timm:NAME")
     return VISION_TOWERS[name]
 
 
@@ -68,7 +70,7 @@ def stem_widths(sizes: TowerSizes) -> list[int]:
     return [max(sizes.width >> (halvings - 1 - level), _MIN_STEM_WIDTH) for level in range(halvings)]
 
 
-class ConvNextStage(NamedTuple):
+class TowerStage(NamedTuple):
     """``depth`` blocks of ``width`` channels on a grid of ``stride`` pixels a position."""
 
     width: int
@@ -76,7 +78,7 @@ class ConvNextStage(NamedTuple):
     stride: int
 
 
-def convnext_stages(sizes: TowerSizes) -> list[ConvNextStage]:
+def convnext_stages(sizes: TowerSizes) -> list[TowerStage]:
     """Stages whose grids halve from the stem's patches to ``patch_size`` and whose widths double to ``width``.
 
     ``layers`` blocks are distributed 1:1:3:1 (ConvNeXt-T, arXiv 2201.03545, section 2.2), further stages 1 each.
@@ -86,7 +88,20 @@ def convnext_stages(sizes: TowerSizes) -> list[ConvNextStage]:
     shares = [3 if stage == 2 else 1 for stage in range(count)]
     depths = [max(1, sizes.layers * share // sum(shares)) for share in shares]
     depths[min(2, count - 1)] += sizes.layers - sum(depths)
-    return [ConvNextStage(sizes.width >> (count - 1 - i), depths[i], first << i) for i in range(count)]
+    return [TowerStage(sizes.width >> (count - 1 - i), depths[i], first << i) for i in range(count)]
+
+
+def resnet_stages(sizes: TowerSizes) -> list[TowerStage]:
+    """Stages after a stem of stride 2, whose grids halve to ``patch_size`` and whose widths double to ``width``.
+
+    ``layers`` blocks are distributed evenly, what is left over to the last stages.
+    """
+    count = sizes.patch_size.bit_length() - 2
+    each, more = divmod(sizes.layers, count)
+    return [
+        TowerStage(sizes.width >> (count - 1 - i), each + (i >= count - more), 2 * RESNET_STEM << i)
+        for i in range(count)
+    ]
 
 
 def _vit_tensors(sizes: TowerSizes) -> dict[str, TowerTensor]:
@@ -130,6 +145,30 @@ def _convnext_tensors(sizes: TowerSizes) -> dict[str, TowerTensor]:
     return found | _affine("ln_post", (channels,), sizes.patches)
 
 
+def _resnet_tensors(sizes: TowerSizes) -> dict[str, TowerTensor]:
+    stages = resnet_stages(sizes)
+    channels, number = stages[0].width, 0
+    found = _conv_norm("stem", (channels, 3, 3, 3), sizes.patches * (sizes.patch_size // RESNET_STEM) ** 2)
+    for width, depth, stride in stages:
+        positions = sizes.patches * (sizes.patch_size // stride) ** 2
+        for block in range(depth):
+            name = f"layers.{number}"
+            found |= _conv_norm(f"{name}.first", (width, channels, 3, 3), positions)
+            found |= _conv_norm(f"{name}.second", (width, width, 3, 3), positions)
+            if block == 0:
+                found |= _conv_norm(f"{name}.shortcut", (width, channels, 1, 1), positions)
+            channels, number = width, number + 1
+    return found | _affine("ln_post", (channels,), sizes.patches)
+
+
+def _conv_norm(name: str, kernel: tuple[int, ...], positions: int) -> dict[str, TowerTensor]:
+    """A convolution without bias, and batch normalisation with its running statistics."""
+    found = {f"{name}.conv.weight": TowerTensor(kernel, positions)} | _affine(f"{name}.norm", kernel[:1], positions)
+    for statistic in ("running_mean", "running_var"):
+        found[f"{name}.norm.{statistic}"] = TowerTensor(kernel[:1], positions, trained=False)
+    return found
+
+
 def _affine(name: str, shape: tuple[int, ...], positions: int) -> dict[str, TowerTensor]:
     """Weight and bias."""
     return {f"{name}.weight": TowerTensor(shape, positions), f"{name}.bias": TowerTensor(shape[:1], positions)}
@@ -150,10 +189,26 @@ def _convnext_misfit(sizes: TowerSizes) -> tuple[str, str] | None:
     return None
 
 
+def _resnet_misfit(sizes: TowerSizes) -> tuple[str, str] | None:
+    if sizes.patch_size < 2 * RESNET_STEM or sizes.patch_size & (sizes.patch_size - 1):
+        return "patch_size", f"the stages of resnet halve the grid: patch_size {sizes.patch_size} must be 4, 8, 16 …"
+    count = sizes.patch_size.bit_length() - 2
+    if sizes.width % (1 << (count - 1)):
+        words = f"the {count} stages of resnet double the width: vision_width {sizes.width} must be a multiple of"
+        return "vision_width", f"{words} {1 << (count - 1)}"
+    if sizes.layers < count:
+        return (
+            "vision_layers",
+            f"resnet has {count} stages with patch_size {sizes.patch_size}: set vision_layers to at least {count}",
+        )
+    return None
+
+
 VISION_TOWERS: Mapping[str, TowerKind] = {
     "vit": TowerKind(patchwise=True, convolutions=_vit_tensors),
     "hybrid": TowerKind(patchwise=True, misfit=_hybrid_misfit, convolutions=_hybrid_tensors),
     "convnext": TowerKind(patchwise=False, misfit=_convnext_misfit, convolutions=_convnext_tensors),
+    "resnet": TowerKind(patchwise=False, misfit=_resnet_misfit, convolutions=_resnet_tensors),
     "timm": TowerKind(patchwise=False),
 }
 

@@ -44,7 +44,7 @@ FORMATS = {
     ),
     "timm": ExportFormat("timm", "the vision tower and its patch tokens, as a VisionTransformer", ("vit",)),
     "onnx": ExportFormat(
-        "onnx", "both towers up to L2-normalised vectors, for any ONNX runtime", ("vit", "hybrid", "convnext")
+        "onnx", "both towers up to L2-normalised vectors, for any ONNX runtime", ("vit", "hybrid", "convnext", "resnet")
     ),
 }
 

@@ -15,7 +15,7 @@ from lcl_core.common.errors import UserError, import_optional
 from lcl_core.encoders.detect import WEIGHTS
 from lcl_core.encoders.export.files import read_config, read_weights, write_inputs, write_model_card
 from lcl_core.model import LCLConfig
-from lcl_core.specs.vision import KERNEL, convnext_stages, stem_widths
+from lcl_core.specs.vision import KERNEL, RESNET_STEM, convnext_stages, resnet_stages, stem_widths
 
 OPSET = 20  # the first with Gelu
 _IR_VERSION = 10  # what goes with it: older runtimes read no newer form
@@ -58,6 +58,11 @@ class OnnxBuilder:
     def norm(self, x: str, name: str) -> str:
         gain, shift = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
         return self.node("LayerNormalization", x, gain, shift, axis=-1, epsilon=_EPSILON)
+
+    def conv_norm(self, x: str, name: str, stride: int = 1, padding: int = 0) -> str:
+        """A convolution and batch normalisation by its running statistics."""
+        parts = (self.weight(f"{name}.norm.{part}") for part in ("weight", "bias", "running_mean", "running_var"))
+        return self.node("BatchNormalization", self.conv(x, f"{name}.conv", stride, padding), *parts, epsilon=_EPSILON)
 
     def reshape(self, x: str, *shape: int) -> str:
         """0: the side as it is."""
@@ -177,7 +182,8 @@ def image_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
     """``pixel_values`` [n, 3, S, S] → ``image_embeds`` [n, E]."""
     onnx: Any = import_optional("onnx", "an ONNX graph", "export")
     graph, given, size = OnnxBuilder(weights), "pixel_values", config.image_size
-    features = _convnext(graph, given, config) if config.vision == "convnext" else _transformer(graph, given, config)
+    convolutional = {"convnext": _convnext, "resnet": _resnet}
+    features = convolutional.get(config.vision, _transformer)(graph, given, config)
     latents = _pooled(graph, graph.norm(features, "visual.ln_post"), config, weights)
     kind = onnx.TensorProto.FLOAT
     inputs, outputs = (given, kind, ["n", 3, size, size]), ("image_embeds", kind, ["n", config.embed_dim])
@@ -230,6 +236,19 @@ def _convnext(graph: OnnxBuilder, x: str, config: LCLConfig) -> str:
             x = graph.node("Add", x, graph.node("Mul", added, graph.weight(f"{name}.gamma")))
         before, number = stride, number + depth + 1
     return graph.reshape(x, 0, -1, config.vision_width)
+
+
+def _resnet(graph: OnnxBuilder, x: str, config: LCLConfig) -> str:
+    """ResNet over ``x`` [n, 3, S, S] → [n, N, W] before the last norm."""
+    x, number = graph.node("Relu", graph.conv_norm(x, "visual.stem", RESNET_STEM, padding=1)), 0
+    for _, depth, _ in resnet_stages(config.tower_sizes):
+        for block in range(depth):
+            name, stride = f"visual.layers.{number}", 1 if block else 2
+            added = graph.node("Relu", graph.conv_norm(x, f"{name}.first", stride, padding=1))
+            added = graph.conv_norm(added, f"{name}.second", padding=1)
+            x = x if block else graph.conv_norm(x, f"{name}.shortcut", stride)
+            x, number = graph.node("Relu", graph.node("Add", x, added)), number + 1
+    return graph.reshape(graph.node("Transpose", x, perm=[0, 2, 3, 1]), 0, -1, config.vision_width)
 
 
 def text_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:

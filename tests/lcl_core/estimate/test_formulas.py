@@ -81,6 +81,7 @@ TOWERS: list[dict[str, Any]] = [
     {"vision": "hybrid"},
     {"vision": "hybrid", "image_size": 48, "patch_size": 12},
     {"vision": "convnext", "vision_layers": 5},
+    {"vision": "resnet", "vision_layers": 5},
     {"vision": "timm:resnet18", "vision_width": 256},
     {"vision": "timm:swin_tiny_patch4_window7_224", "image_size": 224, "patch_size": 32, "vision_width": 768},
 ]

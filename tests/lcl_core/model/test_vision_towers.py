@@ -14,8 +14,17 @@ from torch.nn import functional as F
 from lcl_core.common.errors import UserError
 from lcl_core.estimate.memory import model_parameters
 from lcl_core.model import LCLConfig, LCLModel
-from lcl_core.model.vision_towers import TOWERS, ConvNextTower, HybridTower, MaskedPatches
-from lcl_core.specs.vision import VISION_TOWERS, TowerSizes, convnext_stages
+from lcl_core.model.vision_towers import (
+    TOWERS,
+    BatchNorm,
+    ConvNextTower,
+    ConvNorm,
+    HybridTower,
+    MaskedPatches,
+    ResNetBlock,
+    ResNetTower,
+)
+from lcl_core.specs.vision import VISION_TOWERS, TowerSizes, convnext_stages, resnet_stages
 from lcl_core.train.factory import build_model
 
 TOWER_SIZES: dict[str, dict[str, Any]] = {
@@ -24,6 +33,8 @@ TOWER_SIZES: dict[str, dict[str, Any]] = {
     "hybrid of patches of 12": {"vision": "hybrid", "image_size": 24, "patch_size": 12},
     "convnext": {"vision_layers": 3},
     "convnext of patches of 32": {"vision": "convnext", "image_size": 64, "patch_size": 32, "vision_layers": 6},
+    "resnet": {},
+    "resnet of patches of 16": {"vision": "resnet", "image_size": 32, "patch_size": 16, "vision_layers": 5},
     "timm:resnet18": {"vision_width": 128},
     "timm:swin_tiny_patch4_window7_224": {"vision_width": 192, "image_size": 56},
     "timm:vit_tiny_patch16_224": {"vision_width": 192, "image_size": 32, "patch_size": 16},
@@ -194,13 +205,58 @@ def test_stages_of_convnext(patch_size: int, layers: int, stages: list[tuple[int
 
 
 @pytest.mark.parametrize(
+    ("patch_size", "layers", "stages"),
+    [
+        (4, 2, [(256, 2, 4)]),
+        (16, 4, [(64, 1, 4), (128, 1, 8), (256, 2, 16)]),
+        (16, 8, [(64, 2, 4), (128, 3, 8), (256, 3, 16)]),
+        (32, 8, [(32, 2, 4), (64, 2, 8), (128, 2, 16), (256, 2, 32)]),
+    ],
+)
+def test_stages_of_resnet(patch_size: int, layers: int, stages: list[tuple[int, int, int]]) -> None:
+    assert resnet_stages(TowerSizes(patch_size, 256, layers, 4)) == stages
+
+
+def test_resnet_is_torchvisions_basic_block() -> None:
+    """Four blocks that change width and grid: the same weights give the same map."""
+    resnet = pytest.importorskip("torchvision.models.resnet")
+    tower = build_model(tower_config("resnet of patches of 16"), seed=0).visual
+    assert isinstance(tower, ResNetTower)
+    x = torch.rand(2, tower.stem.conv.out_channels, 16, 16)
+    for block in tower.layers:
+        assert isinstance(block, ResNetBlock)
+        for norm in (part for part in block.modules() if isinstance(part, BatchNorm)):
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.running_mean)
+            nn.init.uniform_(norm.running_var)
+        halves = isinstance(block.shortcut, ConvNorm)
+        width = block.second.conv.out_channels
+        shortcut = nn.Sequential(nn.Conv2d(x.shape[1], width, 1, 2, bias=False), nn.BatchNorm2d(width))
+        theirs = resnet.BasicBlock(x.shape[1], width, 2 if halves else 1, shortcut if halves else None)
+        names = {"first.conv": "conv1", "first.norm": "bn1", "second.conv": "conv2", "second.norm": "bn2"}
+        names |= {"shortcut.conv": "downsample.0", "shortcut.norm": "downsample.1"}
+        state = {f"{names[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": value
+                 for name, value in block.state_dict().items()}  # fmt: skip
+        missing, unexpected = theirs.load_state_dict(state, strict=False)
+        assert not unexpected
+        assert all(name.endswith("num_batches_tracked") for name in missing)
+        for training in (True, False):
+            torch.testing.assert_close(block.train(training)(x), theirs.train(training)(x))
+        x = block(x).detach()
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"vision": "hybrid", "image_size": 21, "patch_size": 7}, "patch_size: .* must be even"),
         ({"vision": "convnext", "image_size": 24, "patch_size": 12}, "patch_size: .* must be 4, 8, 16"),
         ({"vision": "convnext", "vision_width": 33}, "vision_width: .* multiple of 2"),
         ({"vision": "convnext", "vision_layers": 1}, "vision_layers: .* at least 2"),
-        ({"vision": "cnn"}, "choose from vit, hybrid, convnext and timm:NAME"),
+        ({"vision": "resnet", "image_size": 24, "patch_size": 12}, "patch_size: .* must be 4, 8, 16"),
+        ({"vision": "resnet", "patch_size": 2}, "patch_size: .* must be 4, 8, 16"),
+        ({"vision": "resnet", "vision_width": 33}, "vision_width: .* multiple of 2"),
+        ({"vision": "resnet", "vision_layers": 1}, "vision_layers: .* at least 2"),
+        ({"vision": "cnn"}, "choose from vit, hybrid, convnext, resnet and timm:NAME"),
         ({"vision": "timm"}, "choose from"),
         ({"vision": "vit:small"}, "choose from"),
     ],

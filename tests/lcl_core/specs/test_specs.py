@@ -76,7 +76,7 @@ def test_a_parsed_spec_parses_to_itself(kind: str) -> None:
             "or choose lcl, beit3",
         ),
         ("pretrain", {"objective": {"name": "emu"}, "numerics": "official"}, "numerics", "lcl alone"),
-        ("pretrain", {"model": {"vision": "cnn"}}, "model.vision", "choose from vit, hybrid, convnext, and timm:"),
+        ("pretrain", {"model": {"vision": "cnn"}}, "model.vision", "convnext, resnet, and timm:"),
         ("pretrain", {"model": {"vision": "timm:local-dir:/etc"}}, "model.vision", "such as timm:resnet18"),
         (
             "pretrain", {"model": {"vision": "hybrid", "image_size": 63, "patch_size": 21}},

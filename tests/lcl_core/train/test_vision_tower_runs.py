@@ -24,6 +24,7 @@ SHORT: dict[str, Any] = {"steps": 3, "checkpoint_every": 1, "keep_checkpoints": 
 TOWERS: dict[str, dict[str, Any]] = {
     "hybrid": {"model": {"patch_size": 8}, "patch_drop": 0.25, "batch": {"tokens": 1024, "images": 16}},
     "convnext": {"model": {"patch_size": 8, "vision_layers": 3}},
+    "resnet": {"model": {"patch_size": 8, "vision_layers": 3}},
     "timm:resnet18": {"model": {"patch_size": 8, "vision_width": 128}},
 }
 

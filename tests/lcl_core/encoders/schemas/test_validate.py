@@ -76,6 +76,8 @@ def test_a_bomb_is_refused_before_it_is_built(ours: Path, foreign: Path, tmp_pat
         {"vision": "hybrid", "image_size": 48, "patch_size": 12},
         {"vision": "convnext", "image_size": 64, "patch_size": 32, "vision_layers": 7},
         {"vision": "convnext", "image_size": 8, "patch_size": 2, "vision_layers": 2, "vision_width": 33},
+        {"vision": "resnet", "image_size": 64, "patch_size": 16, "vision_layers": 4},
+        {"vision": "resnet", "image_size": 8, "patch_size": 4, "vision_layers": 1, "vision_width": 33},
     ],
 )
 def test_the_foretold_shapes_are_the_models(settings: dict[str, Any]) -> None:
