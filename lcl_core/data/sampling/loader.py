@@ -7,8 +7,10 @@ alone, so batches do not depend on how many processes and threads there are, and
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import os
+import queue
 import signal
 import socket
 import sys
@@ -16,7 +18,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -32,7 +34,8 @@ from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.specs.pretrain import BatchSpec
 
 _CHUNK = 4  # documents in a message, where reading costs no wait
-_AHEAD = 4  # messages that wait for each process
+_AHEAD = 4  # messages that wait for each process, at least
+_AHEAD_BYTES = 256 << 20  # of images that wait in all processes
 _MAX_WORKERS = 8
 _GPU_CORES_KEPT, _CPU_CORES_A_LOADER = 1, 8
 _EXIT_SECONDS = 5.0
@@ -46,6 +49,14 @@ def default_workers(ranks: int, gpu: bool) -> int:
     """
     share = usable_cores() // ranks
     return min(max(share - _GPU_CORES_KEPT if gpu else share // _CPU_CORES_A_LOADER, 1), _MAX_WORKERS)
+
+
+def read_ahead(budget: BatchSpec, image_size: int) -> int:
+    """Samples to make while a step computes: those of a whole batch, as far as their images fit into memory.
+
+    With fewer, the trainer waits for the rest of each batch while the loaders idle during the step.
+    """
+    return max(1, min(budget.images, _AHEAD_BYTES // (3 * image_size**2)))
 
 
 class LoaderPool:
@@ -72,8 +83,13 @@ class LoaderPool:
             other.close()
             self._processes.append(process)
 
-    def samples(self, stream: SampleStream, positions: Iterator[int]) -> Iterator[Sample | SkippedSample]:
+    def samples(
+        self, stream: SampleStream, positions: Iterator[int], ahead: int = 0
+    ) -> Iterator[Sample | SkippedSample]:
         """The samples at ``positions``, in this order. Of one stream alone: the processes keep it.
+
+        Args:
+            ahead: samples that the processes make before they are taken.
 
         Raises: what making a sample raises; RuntimeError when a process ended.
         """
@@ -82,18 +98,19 @@ class LoaderPool:
         options = stream.options | {"cache_bytes": stream.options["cache_bytes"] // len(self._processes)}
         for number in range(len(self._processes)):
             self._send(number, options)
-        return itertools.chain.from_iterable(self._chunks(positions))
+        return itertools.chain.from_iterable(self._chunks(positions, ahead))
 
-    def _chunks(self, positions: Iterator[int]) -> Iterator[Samples]:
+    def _chunks(self, positions: Iterator[int], ahead: int) -> Iterator[Samples]:
         # where reading costs a wait, as many requests are under way in each process as it reads at once
-        size, ahead = (_CHUNK, _AHEAD) if self._reads == 1 else (1, self._reads + _AHEAD)
+        size, least = (_CHUNK, _AHEAD) if self._reads == 1 else (1, self._reads + _AHEAD)
+        waits = max(least * len(self._processes), 1 + math.ceil(ahead / size))
         chunks = iter(lambda: tuple(itertools.islice(positions, size)), ())
         turns = itertools.cycle(range(len(self._processes)))
         waiting: deque[int] = deque()
         for number, chunk in zip(turns, chunks, strict=False):
             self._send(number, chunk)
             waiting.append(number)
-            if len(waiting) == ahead * len(self._processes):
+            if len(waiting) == waits:
                 yield self._receive(waiting.popleft())
         while waiting:
             yield self._receive(waiting.popleft())
@@ -159,18 +176,19 @@ def load_batches(
     """
     cursor = Cursor(start) if isinstance(start, int) else start
     positions = itertools.chain(cursor.held, itertools.count(cursor.position, stride))
+    ahead = read_ahead(budget, stream.options["image_size"])
     if isinstance(workers, int):
-        samples: Iterable[Sample | SkippedSample] = _samples_of_own_pool(stream, positions, workers)
+        samples: Iterable[Sample | SkippedSample] = _samples_of_own_pool(stream, positions, workers, ahead)
     else:
-        samples = workers.samples(stream, positions)
+        samples = workers.samples(stream, positions, ahead)
     return pack_documents(samples, cursor, budget, lookahead=lookahead, stride=stride)
 
 
 def _samples_of_own_pool(
-    stream: SampleStream, positions: Iterator[int], workers: int
+    stream: SampleStream, positions: Iterator[int], workers: int, ahead: int
 ) -> Iterator[Sample | SkippedSample]:
     with LoaderPool(stream.corpora, workers) as pool:
-        yield from pool.samples(stream, positions)
+        yield from pool.samples(stream, positions, ahead)
 
 
 def _shut_down(connection: Connection) -> None:
@@ -196,13 +214,30 @@ def _serve(corpora: dict[str, Corpus], requests: Connection, reads: int) -> None
 
 
 def _answer(stream: SampleStream, requests: Connection, reads: int) -> None:
-    """Samples for positions, in the order of the requests; up to ``reads`` requests are worked on at once."""
-    pending: deque[Future[Samples]] = deque()
-    with ThreadPoolExecutor(reads) as threads:
+    """Samples for positions, in the order of the requests; up to ``reads`` requests are worked on at once.
+
+    What the pipe cannot hold yet waits here, as many messages as the trainer has requested.
+    """
+    made: queue.SimpleQueue[Future[Samples]] = queue.SimpleQueue()
+    threads = ThreadPoolExecutor(reads)
+    threading.Thread(target=_send_in_order, args=(made, requests), daemon=True).start()
+    try:
         while True:
-            while not pending or (len(pending) < reads and requests.poll()):
-                pending.append(threads.submit(_read_samples, stream, requests.recv()))
-            requests.send(pending.popleft().result())
+            made.put(threads.submit(_read_samples, stream, requests.recv()))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _send_in_order(made: queue.SimpleQueue[Future[Samples]], requests: Connection) -> None:
+    with suppress(CancelledError, ConnectionError):
+        while True:
+            try:
+                samples = made.get().result()
+            except Exception as error:
+                error.add_note("".join(traceback.format_exception(error)))
+                requests.send(error)
+                return
+            requests.send(samples)
 
 
 def _read_samples(stream: SampleStream, positions: Sequence[int]) -> Samples:

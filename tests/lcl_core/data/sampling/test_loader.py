@@ -6,13 +6,15 @@ import gc
 import itertools
 import multiprocessing
 import os
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import Sample, SampleStream, Tokenizer
-from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches
+from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches, read_ahead
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch, first_cursors
 from lcl_core.specs.pretrain import BatchSpec, DataSpec
 
@@ -112,6 +114,34 @@ def test_a_process_that_is_killed_is_named(open_stream: Any) -> None:
         with pytest.raises(RuntimeError, match=r"loader process \d+ ended with status -9"):
             list(itertools.islice(batches, 100))
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_whole_batch_is_made_while_the_step_computes(
+    open_stream: Any, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a pipe holds, and nothing of it is received: the samples of the next batch wait in the processes."""
+    made = multiprocessing.get_context("fork").Semaphore(0)
+    read = SampleStream.__getitem__
+
+    def counted(self: SampleStream, position: int) -> Sample:
+        made.release()
+        return replace(read(self, position), token_ids=np.zeros(20_000, np.int64))  # one of them fills a pipe
+
+    monkeypatch.setattr(SampleStream, "__getitem__", counted)
+    stream = open_stream()
+    budget = BatchSpec(tokens=1 << 22, images=100)
+    with LoaderPool(stream.corpora, workers) as pool:
+        samples = pool.samples(stream, iter(range(1000)), budget.images)
+        next(samples)
+        assert all(made.acquire(timeout=60) for _ in range(1 + budget.images))
+
+
+def test_large_images_are_not_made_far_ahead() -> None:
+    """Bytes bound what waits in all processes together, but not below what keeps a process busy."""
+    assert read_ahead(BatchSpec(tokens=4096, images=64), 64) == 64
+    assert read_ahead(BatchSpec(tokens=4096, images=65_536), 224) == (256 << 20) // (3 * 224 * 224)
+    assert read_ahead(BatchSpec(tokens=4096, images=64), 1 << 14) == 1
 
 
 def test_processes_end_with_the_iterator(open_stream: Any) -> None:
