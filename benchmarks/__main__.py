@@ -14,7 +14,7 @@ from lcl_core.common.errors import UserError
 
 CORE = (
     *("train", "as-shipped", "breakdown", "captions", "collection", "contention", "decode", "gpu", "heads", "loader"),
-    *("objectives", "outside", "packing", "remote-loader", "retrieval", "scheduler", "tables"),
+    *("objectives", "outside", "packing", "remote-loader", "retrieval", "scheduler", "search-quality", "tables"),
 )
 SERVICE = ("submissions", "listing", "claims", "memory", "embeddings", "searches", "inferences")
 

@@ -25,18 +25,21 @@ def seed_database(session: Session) -> list[EncoderRow]:
     """Register the bundled encoders; for a new one, queue an index run over the sample corpus.
 
     Called at every start, by any number of processes. An existing row changes only in its path, after a new
-    installation. The caller has registered the sample corpus, and commits.
+    installation; a superseded encoder gets no new row. The caller has registered the sample corpus, and commits.
     """
-    return [_register_bundled(session, encoder) for encoder in pretrained_encoders()]
+    rows = [_register_bundled(session, encoder) for encoder in pretrained_encoders()]
+    return [row for row in rows if row is not None]
 
 
-def _register_bundled(session: Session, encoder: PretrainedEncoder) -> EncoderRow:
+def _register_bundled(session: Session, encoder: PretrainedEncoder) -> EncoderRow | None:
     row_id, path = f"enc_{_FIRST_ID}{encoder.hash[:_HASH_DIGITS]}", str(encoder.directory)
     row = session.get(EncoderRow, row_id)
     if row is not None:
         if row.path != path or row.identity is None:
             row.path, (row.info, row.identity) = path, _describe(encoder)
         return row
+    if encoder.superseded is not None:
+        return None
     info, identity = _describe(encoder)
     row = EncoderRow(
         id=row_id,

@@ -54,6 +54,28 @@ def test_later_starts_add_nothing(database: Database, comes_with: list[Pretraine
         assert len(runs.list_runs(session).items) == 1
 
 
+def test_a_superseded_encoder_stays_where_it_is_and_comes_to_no_new_service(
+    database: Database, comes_with: list[PretrainedEncoder]
+) -> None:
+    newer = replace(FOUND, name="painter", directory=Path("/opt/two/painter"), hash="fedcba9876543210" * 4)
+    first = start(database)
+    comes_with[:] = [replace(FOUND, directory=Path("/opt/two/drawer"), superseded="painter"), newer]
+    assert start(database)[0] == first[0]
+    with database.reading() as session:
+        rows = {row.name: row.path for row in registry.list_encoders(session)}
+    assert rows == {"drawer": "/opt/two/drawer", "painter": "/opt/two/painter"}
+
+
+def test_a_new_service_gets_the_newest_alone(database: Database, comes_with: list[PretrainedEncoder]) -> None:
+    newer = replace(FOUND, name="painter", hash="fedcba9876543210" * 4)
+    comes_with[:] = [replace(FOUND, superseded="painter"), newer]
+    (identity,) = start(database)
+    with database.reading() as session:
+        assert [row.name for row in registry.list_encoders(session)] == ["painter"]
+        (run,) = runs.list_runs(session).items
+        assert run.spec["encoder"] == identity
+
+
 def test_an_index_that_was_deleted_does_not_come_back(database: Database, comes_with: list[PretrainedEncoder]) -> None:
     start(database)
     with database.session() as session:

@@ -105,6 +105,19 @@ def test_retrieval_is_what_an_evaluation_counts() -> None:
     assert retrieval_recalls(collapsed, collapsed, torch.arange(40))["retrieval_r5"] == 0, "ties count against it"
 
 
+def test_ranks_are_in_fp32_where_the_training_computes_in_bf16() -> None:
+    """Cosines of nearly equal rows differ in digits that bf16 does not have."""
+    torch.manual_seed(0)
+    images = F.normalize(torch.ones(64, 16) + 0.02 * torch.randn(64, 16), dim=1)
+    texts = F.normalize(images + 0.001 * torch.randn(64, 16), dim=1)
+    labels = torch.arange(64) // 4
+    expected = retrieval_recalls(images, texts, torch.arange(64)), neighbour_accuracy(images, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = retrieval_recalls(images, texts, torch.arange(64)), neighbour_accuracy(images, labels)
+    assert found == expected
+    assert found[0]["retrieval_r1"] > 0.5
+
+
 def test_nearest_neighbours_vote_without_the_image_itself() -> None:
     torch.manual_seed(0)
     features = F.normalize(torch.randn(50, 4), dim=1)
