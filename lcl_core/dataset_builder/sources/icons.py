@@ -1,7 +1,7 @@
 """Icons of thirty teams out of Iconify sets, each with its name and, where its set has them, its category.
 
 A name is the icon's without what says its style ("umbrella-bold" → "umbrella"), so styles of one icon share a caption.
-Icons of one colour are drawn in a colour that their name decides. Sets of brands, flags of their own and letters are
+Icons of one colour get one that set and key decide, not the name: else a colour would tell the name. Sets of brands, flags of their own and letters are
 left out; so are all of the teams that test (OpenMoji, Fluent). Streamline's sets validate, as its emoji do. Names that
 are held-out concepts of the emoji are held out here too.
 """
@@ -104,7 +104,7 @@ class Icon:
     svg: str
 
 
-def read_icons(folder: Path) -> Iterator[Icon]:
+def read_icons(folder: Path, set_name: str) -> Iterator[Icon]:
     """The icons of an unpacked set whose names have a word, in its order; at most ``MAX_STYLES`` of one name."""
     icons = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
     categories = _read_categories(folder / "metadata.json")
@@ -114,7 +114,7 @@ def read_icons(folder: Path) -> Iterator[Icon]:
         styles[name] += 1
         if icon.get("hidden") or not _WORD.search(name) or styles[name] > MAX_STYLES:
             continue
-        colour = COLOURS[int(hash_fraction(f"colour:{name}") * len(COLOURS))]
+        colour = COLOURS[int(hash_fraction(f"colour:{set_name}/{key}") * len(COLOURS))]
         yield Icon(key, name, categories.get(key, ""), icon_svg(icons, icon, colour))
 
 
@@ -145,7 +145,7 @@ def build(files: SourceFiles) -> SourceRows:
 
 
 def _rows_of_set(each: IconSet, folder: Path) -> Iterator[tuple[PairRow, str]]:
-    for icon in read_icons(folder):
+    for icon in read_icons(folder, each.name):
         captions = (icon.name, f"{icon.name}: {icon.category}") if icon.category else (icon.name,)
         labels = {"concept": icon.name} | ({"category": icon.category} if icon.category else {})
         split: str = each.role

@@ -26,32 +26,40 @@ def write_set(folder: Path, icons: dict[str, Any], categories: dict[str, list[st
 def test_a_style_is_no_part_of_a_name(tmp_path: Path) -> None:
     keys = ("umbrella", "umbrella-bold", "umbrella-line-duotone", "cloud-off", "maple-leaf-15", "bolt-round-outline")
     write_set(tmp_path, {key: {"body": BODY} for key in keys})
-    assert [icon.name for icon in read_icons(tmp_path)] == [
+    assert [icon.name for icon in read_icons(tmp_path, "set")] == [
         *["umbrella"] * 3, "cloud off", "maple leaf", "bolt",
     ]  # fmt: skip
 
 
 def test_hidden_icons_and_names_without_words_are_left_out(tmp_path: Path) -> None:
     write_set(tmp_path, {"tree": {"body": BODY, "hidden": True}, "a-z": {"body": BODY}, "4k": {"body": BODY}})
-    assert list(read_icons(tmp_path)) == []
+    assert list(read_icons(tmp_path, "set")) == []
 
 
 def test_of_many_styles_only_some_are_taken(tmp_path: Path) -> None:
     write_set(tmp_path, {f"tree-{number}": {"body": BODY} for number in range(MAX_STYLES + 3)})
-    assert [icon.key for icon in read_icons(tmp_path)] == [f"tree-{number}" for number in range(MAX_STYLES)]
+    assert [icon.key for icon in read_icons(tmp_path, "set")] == [f"tree-{number}" for number in range(MAX_STYLES)]
 
 
 def test_a_category_is_the_first_that_names_the_icon(tmp_path: Path) -> None:
     write_set(tmp_path, {"oak": {"body": BODY}, "sun": {"body": BODY}}, {"Plants": ["oak"], "Wood": ["oak", "absent"]})
-    assert [(icon.name, icon.category) for icon in read_icons(tmp_path)] == [("oak", "plants"), ("sun", "")]
+    assert [(icon.name, icon.category) for icon in read_icons(tmp_path, "set")] == [("oak", "plants"), ("sun", "")]
 
 
-def test_an_open_colour_is_decided_by_the_name(tmp_path: Path) -> None:
-    write_set(tmp_path, {key: {"body": BODY} for key in ("tree", "tree-bold", "house", "river", "cloud")})
-    colours = {icon.key: icon.svg.split('color="')[1].split('"')[0] for icon in read_icons(tmp_path)}
+def test_an_open_colour_tells_nothing_of_the_name(tmp_path: Path) -> None:
+    """Else a model reads the name off the colour: icons of one name have several, by set and by style."""
+    styles = [f"tree-{number}" for number in range(MAX_STYLES)]
+    write_set(tmp_path, {key: {"body": BODY} for key in styles})
+    colours = {
+        (team, icon.key): icon.svg.split('color="')[1].split('"')[0]
+        for team in ("one", "two")
+        for icon in read_icons(tmp_path, team)
+    }
     assert set(colours.values()) <= set(COLOURS)
-    assert colours["tree"] == colours["tree-bold"]
-    assert len(set(colours.values())) > 1
+    assert len({colours["one", style] for style in styles}) > 1
+    assert any(colours["one", style] != colours["two", style] for style in styles)
+    again = [icon.svg for icon in read_icons(tmp_path, "one")]
+    assert [svg.split('color="')[1].split('"')[0] for svg in again] == [colours["one", style] for style in styles]
 
 
 def test_teams_and_concepts_are_held_out(kit: Any) -> None:
