@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from lcl_core.specs.pretrain import AugmentationSpec
+from lcl_core.specs.data import AugmentationSpec
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

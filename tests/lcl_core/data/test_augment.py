@@ -10,8 +10,8 @@ from PIL import Image
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.transforms import augment, train_transform
+from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.parsing import parse_spec
-from lcl_core.specs.pretrain import AugmentationSpec
 
 WHOLE = (1.0, 1.0)
 
