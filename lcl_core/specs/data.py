@@ -44,6 +44,18 @@ class AugmentationSpec(Spec):
     flip_probability: Fraction = Field(0.0, description="probability of mirroring")
     colour_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation change by up to this share")
     grey_probability: Fraction = Field(0.0, description="probability of greyscale")
+    channel_permutation: Fraction = Field(
+        0.0, exclude_if=lambda p: p == 0, description="probability that the colour channels are in random order"
+    )
+    invert: Fraction = Field(
+        0.0, exclude_if=lambda p: p == 0, description="probability of inverted lightness; hues stay as they are"
+    )
+    background: Fraction = Field(
+        0.0,
+        exclude_if=lambda p: p == 0,
+        description="probability that the white ground of a drawing, an image with a white border, gets a random light "
+        "or dark colour",
+    )
 
     @model_validator(mode="after")
     def _scale_rises(self) -> AugmentationSpec:

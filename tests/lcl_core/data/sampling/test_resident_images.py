@@ -33,6 +33,7 @@ from lcl_core.specs.pretrain import BatchSpec
 ONE_LEVEL = 1 / 255 / min(CLIP_STD)
 SIZE = 16
 SOURCES = ({"dataset": "d", "view": "interleaved"}, {"dataset": "d", "view": "pairs", "weight": 2})
+STRONG = {"colour_jitter": 0.2, "flip_probability": 0.5, "invert": 0.3, "channel_permutation": 0.3, "background": 0.5}
 Opened = Callable[..., Any]
 
 
@@ -139,7 +140,7 @@ def test_an_image_that_cannot_be_read_is_counted_as_ever(opened: Opened, corpus:
 def test_any_number_of_loaders_reads_the_same_and_no_file(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, fast_decode: bool
 ) -> None:
-    stream, _, _ = opened(fast_decode=fast_decode, augmentation={"colour_jitter": 0.2, "flip_probability": 0.5})
+    stream, _, _ = opened(fast_decode=fast_decode, augmentation=STRONG)
 
     def refuse(self: Any, name: str) -> bytes:
         raise AssertionError(f"{name} is read again")
