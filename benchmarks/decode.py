@@ -20,7 +20,7 @@ from lcl_core.data import SAMPLE_CORPUS, open_corpus
 from lcl_core.data.image_decoding import CropNeed, decode_image
 from lcl_core.data.torch_resize import TorchCropper
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD, PILLOW_CROPPER, Cropper, augment
-from lcl_core.specs.pretrain import AugmentationSpec
+from lcl_core.specs.data import AugmentationSpec
 
 _QUALITY = 90
 

@@ -33,7 +33,8 @@ from lcl_core.objectives.lcl import Lcl
 from lcl_core.objectives.registry import OBJECTIVES, build_objective
 from lcl_core.ops import attention
 from lcl_core.ops.attention import BidirectionalLayout, CausalLayout, VarlenLayout
-from lcl_core.specs.pretrain import DataSpec, ObjectiveSpec
+from lcl_core.specs.data import DataSpec
+from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train import build_optimizer
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model

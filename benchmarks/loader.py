@@ -26,7 +26,8 @@ from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.index import write_index
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
-from lcl_core.specs.pretrain import BatchSpec, DataSpec
+from lcl_core.specs.data import DataSpec
+from lcl_core.specs.pretrain import BatchSpec
 
 _REAL, _REAL_DOCUMENTS = "real", 10
 _ROWS_AT_ONCE = 1 << 20

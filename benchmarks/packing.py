@@ -14,7 +14,8 @@ import numpy as np
 
 from lcl_core.data import SAMPLE_CORPUS, Sample, SampleStream, SkippedSample, clip_tokenizer, open_corpus
 from lcl_core.data.sampling.packing import pack_documents
-from lcl_core.specs.pretrain import BatchSpec, DataSpec
+from lcl_core.specs.data import DataSpec
+from lcl_core.specs.pretrain import BatchSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,8 @@ from benchmarks.loader import real_records
 from lcl_core.data import SampleStream, open_corpus, train_bpe
 from lcl_core.data.sampling.loader import LoaderPool, load_batches
 from lcl_core.data.shards.convert import convert
-from lcl_core.specs.pretrain import BatchSpec, DataSpec
+from lcl_core.specs.data import DataSpec
+from lcl_core.specs.pretrain import BatchSpec
 from lcl_core.train.input_pipeline import Prefetcher
 
 _URL = "memory://remote-loader/corpus"

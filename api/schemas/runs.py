@@ -124,6 +124,8 @@ class EstimateView(BaseModel):
     per_step: CountsView
     samples: CountsView = Field(description="read in all")
     checkpoint_bytes: int = Field(description="one checkpoint")
-    disk_bytes: int = Field(description="checkpoints that are kept at the end, and the encoder")
+    disk_bytes: int = Field(
+        description="checkpoints kept at the end, the encoder, and images that data.resident decodes"
+    )
     basis: list[str] = Field(description="what this rests on, a sentence each")
     runs: list[str] = Field(description="ids of the runs that the rate comes from, the most similar first")

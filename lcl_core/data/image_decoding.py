@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
 from lcl_core.common.errors import UserError
+from lcl_core.specs.data import NARROWEST_RATIO
 
 # Named, so that formats which start other programs (EPS) or hide many images (PSD, DDS …) are never tried.
 # JPEG stands for MPO too, which Pillow has no opener of its own for (naming it raises KeyError).
@@ -200,7 +201,6 @@ def tiff_block_bytes(image: Any) -> int:
 MAX_IMAGE_BYTES = 64 << 20
 MAX_IMAGE_PIXELS = 64_000_000
 PngImagePlugin.MAX_TEXT_MEMORY = 8 << 20  # of all unpacked texts of a PNG; Pillow's own bound is 64 MiB
-_NARROWEST_RATIO = 3 / 4
 _BLOCK_BYTES = 8  # a pixel of the largest strip or tile: four channels of 16 bits
 _STRIP_BYTES = 1 << 20  # converted at a time
 
@@ -222,8 +222,16 @@ class CropNeed:
 
         The narrowest crop has an aspect ratio of 3/4 or 4/3; the central one, taken when none fits, the short side.
         """
-        narrowest = min(math.sqrt(width * height * self.smallest_share * _NARROWEST_RATIO), width, height)
+        narrowest = self._narrowest(width, height)
         return max(factor for factor in (1, 2, 4, 8) if factor == 1 or narrowest / factor >= self.size)
+
+    def smallest_size(self, width: int, height: int) -> tuple[int, int]:
+        """The smallest size of the same shape in which no crop has fewer pixels than the square; never a larger one."""
+        factor = min(1.0, self.size / self._narrowest(width, height))
+        return math.ceil(width * factor), math.ceil(height * factor)
+
+    def _narrowest(self, width: int, height: int) -> float:
+        return min(math.sqrt(width * height * self.smallest_share * NARROWEST_RATIO), width, height)
 
 
 def decode_image(

@@ -1,7 +1,8 @@
 """Images to normalised pixels with Pillow and numpy (lcl-spec section 5; numerically torchvision's).
 
 Images are resized in their own mode and converted to RGB afterwards, as the authors do. ``augment`` adds flips and
-colour changes to the random crop: models trained on few artists otherwise memorise their palettes.
+colour changes to the random crop: models trained on few artists otherwise memorise their palettes. All random choices
+come from one generator before any pixel is computed.
 
 Training keeps images as levels (uint8) until they are on the device that computes, a quarter of the bytes, and
 normalises them there by ``LEVEL_TABLES``: a value depends on the channel and one of 256 levels alone.
@@ -12,12 +13,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from lcl_core.specs.pretrain import AugmentationSpec
+from lcl_core.specs.data import AugmentationSpec
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -134,6 +135,9 @@ def _crop_strip(image: Image.Image, size: int, resized: tuple[int, int], corner:
 
 
 _COLOUR_ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+_GROUND_LEVELS = (range(160, 256), range(96))  # light and dark
+_WHITE = 250  # lowest level of a white border; JPEG and resampling move white by a few
+_INK = 200  # lightness from which a pixel begins to be ground
 
 
 class Cropper(Protocol):
@@ -187,23 +191,97 @@ def augment_levels(
 
     Returns: the number of the table that normalises it.
     """
-    box = random_box(draw, *image.size, spec.crop_scale)
-    mirrored = bool(spec.flip_probability) and draw.random() < spec.flip_probability
-    grey = bool(spec.grey_probability) and draw.random() < spec.grey_probability
-    if not grey and not spec.colour_jitter:
-        return cropper.crop_levels(image, box, size, mirrored, out)
-    cropped = _flip(cropper.crop(image, box, size), mirrored)
-    out[:] = _channels(cropped.convert("L") if grey else _jitter_colours(cropped, draw, spec.colour_jitter))
-    return DIVIDED
+    changes = draw_changes(draw, *image.size, spec)
+    ground = changes.ground if changes.ground is not None and has_white_border(image) else None
+    if ground is None and not changes.grey and not changes.colours:
+        table = cropper.crop_levels(image, changes.box, size, changes.mirrored, out)
+    else:
+        square = _flip(cropper.crop(image, changes.box, size), changes.mirrored)
+        square = square if ground is None else recolour_ground(square, ground)
+        out[:] = _channels(square.convert("L") if changes.grey else _change_colours(square, changes.colours))
+        table = DIVIDED
+    if changes.channels is not None:
+        out[:] = out[list(changes.channels)]
+    if changes.inverted:
+        invert_lightness(out)
+    return table
+
+
+class ImageChanges(NamedTuple):
+    """The random choices for one image.
+
+    Attributes:
+        colours: number of a colour enhancer and its factor, in order.
+        channels: order of the colour channels; none: as they are.
+        ground: colour of a white ground; none: white.
+    """
+
+    box: Box
+    mirrored: bool
+    grey: bool
+    colours: tuple[tuple[int, float], ...]
+    channels: tuple[int, ...] | None
+    inverted: bool
+    ground: tuple[int, ...] | None
+
+
+def draw_changes(draw: random.Random, width: int, height: int, spec: AugmentationSpec) -> ImageChanges:
+    """Draws nothing for what the spec leaves off, so that the choices of specs without newer fields stay the same."""
+
+    def happens(probability: float) -> bool:
+        return bool(probability) and draw.random() < probability
+
+    box = random_box(draw, width, height, spec.crop_scale)
+    mirrored, grey = happens(spec.flip_probability), happens(spec.grey_probability)
+    colours: list[tuple[int, float]] = []
+    if not grey and (strength := spec.colour_jitter):
+        numbers = draw.sample(range(len(_COLOUR_ENHANCERS)), len(_COLOUR_ENHANCERS))
+        colours = [(number, draw.uniform(1 - strength, 1 + strength)) for number in numbers]
+    channels = tuple(draw.sample(range(3), 3)) if happens(spec.channel_permutation) else None
+    inverted = happens(spec.invert)
+    ground = None
+    if happens(spec.background):
+        levels = draw.choice(_GROUND_LEVELS)
+        ground = tuple(draw.choice(levels) for _ in range(3))
+    return ImageChanges(box, mirrored, grey, tuple(colours), channels, inverted, ground)
+
+
+def invert_lightness(levels: np.ndarray) -> None:
+    """HSL's lightness of uint8 [3, H, W] becomes its complement, in place; hue and chroma stay."""
+    shift = 255 - levels.max(axis=0).astype(np.int16) - levels.min(axis=0)
+    levels[:] = levels + shift  # within 0 and 255: the largest channel becomes 255 minus the smallest
+
+
+def has_white_border(image: Image.Image) -> bool:
+    """Whether all outermost pixels of an RGB image are white, or nearly so."""
+    levels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    edges = (levels[0], levels[-1], levels[:, 0], levels[:, -1])
+    return all(bool((edge >= _WHITE).all()) for edge in edges)
+
+
+def recolour_ground(image: Image.Image, colour: Sequence[int]) -> Image.Image:
+    """Give the ground a colour: pixels from which white pixels lead to an edge, straight along a row or a column.
+
+    At the soft outline of a drawing the colour fades as white does, so no white fringe stays.
+    """
+    levels = np.asarray(image).astype(np.float32)
+    white = np.clip((levels.min(axis=2) - _INK) / np.float32(255 - _INK), 0, 1)
+    ground = np.zeros_like(white)
+    for axis in (0, 1):
+        ahead = np.multiply.accumulate(white, axis=axis)
+        behind = np.flip(np.multiply.accumulate(np.flip(white, axis), axis=axis), axis)
+        np.maximum(ground, np.maximum(ahead, behind), out=ground)
+    levels += ground[:, :, None] * (np.array(colour, np.float32) - 255)
+    return Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
 
 
 def _flip(image: Image.Image, mirrored: bool) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
 
 
-def _jitter_colours(image: Image.Image, draw: random.Random, strength: float) -> Image.Image:
-    """Brightness, contrast and saturation, each times a factor in 1 ± strength, in random order."""
+def _change_colours(image: Image.Image, colours: Sequence[tuple[int, float]]) -> Image.Image:
+    """Brightness, contrast and saturation, each times its factor, in this order."""
     image = image.convert("RGB")
-    for change in draw.sample(_COLOUR_ENHANCERS, len(_COLOUR_ENHANCERS)):
-        image = change(image).enhance(draw.uniform(1 - strength, 1 + strength))
+    for number, factor in colours:
+        image = _COLOUR_ENHANCERS[number](image).enhance(factor)
     return image

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import UserError
 from lcl_core.db.gang import can_serve
 from lcl_core.db.leases import transition
-from lcl_core.db.models import Metric, Predecessor, Run, RunTag, StudyCell, Worker
+from lcl_core.db.models import Dataset, Metric, Predecessor, Run, RunTag, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_folder
 from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
@@ -326,7 +326,15 @@ def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, o
         raise UserError("only runs of kind pretrain are estimated", code="not_estimated", field="kind")
     has_gpu = _has_gpu_worker(session)
     device: Device = "gpu" if resource == "gpu" or (has_gpu and resource is None) else "cpu"
-    return estimate_pretraining(spec, _measured_runs(session, device, has_gpu, owner), device)
+    measured = _measured_runs(session, device, has_gpu, owner)
+    return estimate_pretraining(spec, measured, device, _image_counts(session, spec))
+
+
+def _image_counts(session: Session, spec: PretrainSpec) -> dict[str, int]:
+    """Images of the spec's datasets, as far as a validation has counted them."""
+    names = {source.dataset for source in spec.data.sources}
+    rows = session.execute(select(Dataset.name, Dataset.statistics).where(Dataset.name.in_(names))).tuples()
+    return {name: int(found["images"]) for name, found in rows if found and isinstance(found.get("images"), int)}
 
 
 def _has_gpu_worker(session: Session) -> bool:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from lcl_core.common.device import pick_device
 from lcl_core.data.transforms import augment
-from lcl_core.specs.pretrain import AugmentationSpec
+from lcl_core.specs.data import AugmentationSpec
 
 RANDOM_INIT_SEED = 0
 

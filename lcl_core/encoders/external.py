@@ -30,7 +30,7 @@ from lcl_core.encoders.detect import EncoderFormat, hash_weights
 from lcl_core.encoders.file_hashes import Hashes, combined_weights_hash
 from lcl_core.encoders.safetensors_header import TensorHeader, read_header
 from lcl_core.encoders.schemas.validate import check_loadable
-from lcl_core.specs.pretrain import AugmentationSpec
+from lcl_core.specs.data import AugmentationSpec
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from lcl_core.estimate.memory import (
     model_parameters,
     training_memory,
 )
+from lcl_core.specs.data import VIEW_ITEMS
 from lcl_core.specs.parsing import parse_spec
-from lcl_core.specs.pretrain import VIEW_ITEMS, PretrainSpec
+from lcl_core.specs.pretrain import PretrainSpec
 
 GIB = 2**30
 PAIR_WORDS, DOCUMENT_WORDS, DOCUMENT_IMAGES = 20.0, 80.0, 2.0  # assumed without a measurement

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Literal
@@ -66,7 +66,8 @@ class RunEstimate:
         parameters: of the model, as its encoder counts them.
         flops_per_step, flops: useful floating-point operations.
         memory_bytes: at its peak; of the GPU's memory with a GPU. ``memory_parts``: its parts.
-        checkpoint_bytes, disk_bytes: one checkpoint; all that are kept at the end, with the encoder.
+        checkpoint_bytes, disk_bytes: one checkpoint; all that are kept at the end, with the encoder and the images that
+            ``data.resident`` decodes.
         basis: where the figures come from, a sentence each. ``runs``: ids of the runs with measured rates.
     """
 
@@ -87,12 +88,16 @@ class RunEstimate:
 
 
 def estimate_pretraining(
-    spec: PretrainSpec, runs: Sequence[MeasuredRun], device: Literal["cpu", "gpu"] = "cpu"
+    spec: PretrainSpec,
+    runs: Sequence[MeasuredRun],
+    device: Literal["cpu", "gpu"] = "cpu",
+    images: Mapping[str, int] | None = None,
 ) -> RunEstimate:
     """Time, memory, operations and disk of a run of ``spec`` on ``device``.
 
     Args:
         runs: earlier ones on the same kind of device, newest first.
+        images: of datasets where they are known, for ``data.resident``.
     """
     document, ranks = mean_document(spec, runs), process_count(spec)
     documents = document.documents(spec)
@@ -107,6 +112,8 @@ def estimate_pretraining(
     per_step = batch.times(ranks * spec.engine.accumulate)
     checkpoint = state_bytes(setup.parameters, spec.ema_decay is not None, frozen)
     checkpoints = kept_checkpoints(spec.steps, spec.checkpoint_every, spec.keep_checkpoints, spec.milestone_every)
+    encoders = FP32 * parameters * (1 if spec.monitor is None else 2)
+    resident, explanations = _resident_images(spec, images or {})
     return RunEstimate(
         certainty=_certainty(similar),
         device=device,
@@ -119,8 +126,8 @@ def estimate_pretraining(
         per_step=per_step,
         samples=per_step.times(spec.steps),
         checkpoint_bytes=checkpoint,
-        disk_bytes=checkpoints * checkpoint + FP32 * parameters * (1 if spec.monitor is None else 2),
-        basis=[_explain_rate(similar, device), document.because, _explain_memory(nearest, correction)],
+        disk_bytes=checkpoints * checkpoint + encoders + resident,
+        basis=[_explain_rate(similar, device), document.because, _explain_memory(nearest, correction), *explanations],
         runs=[each.run.run_id for each in similar],
     )
 
@@ -186,6 +193,19 @@ def _explain_memory(nearest: SimilarRun | None, correction: float) -> str:
     if nearest is None:
         return f"{counted}; no run has measured its peak yet."
     return f"{counted}, times {correction:.2f} after the peak of {nearest.run.run_id}."
+
+
+def _resident_images(spec: PretrainSpec, images: Mapping[str, int]) -> tuple[int, list[str]]:
+    """Bytes of the images that ``data.resident`` decodes, and where the figure comes from."""
+    if not spec.data.resident:
+        return 0, []
+    names = list(dict.fromkeys(source.dataset for source in spec.data.sources))
+    unknown = [name for name in names if name not in images]
+    total = spec.data.resident_bytes(spec.model.image_size, sum(images.get(name, 0) for name in names))
+    sentence = f"Disk: with at most {total:,} bytes of decoded images, which runs on the same data share"
+    if unknown:
+        sentence += f"; not counted, since no validation has counted their images: {', '.join(unknown)}"
+    return total, [f"{sentence}."]
 
 
 def _format_rate(value: float) -> str:

@@ -15,72 +15,11 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import is_url
 from lcl_core.specs.base import Fraction, Name, Spec, apply_preset
+from lcl_core.specs.data import VIEW_ITEMS, DataSpec, ItemKind, View
 from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, VISION_TOWERS, TowerSizes, tower_kind
 
-View = Literal["interleaved", "pairs", "matched_pairs"]
-ItemKind = Literal["documents", "pairs"]
 RUN_ID_PATTERN = r"^run_[0-9a-z]+$"
 ModelPart = Literal["vision", "pooler", "text", "head"]  # towers, pooler and language-model head
-VIEW_ITEMS: dict[View, ItemKind] = {"interleaved": "documents", "pairs": "pairs", "matched_pairs": "pairs"}
-
-
-class SourceSpec(Spec):
-    """One corpus in the mixture."""
-
-    dataset: Name = Field("sample", description="name of a registered dataset")
-    view: View = Field(
-        "interleaved", description="its documents, its captioned images, or each matched image with its sentence"
-    )
-    split: Name = Field("train", description="split of the captioned images")
-    weight: float = Field(1.0, gt=0, le=1000, description="share of the unit of weight_by, relative to other sources")
-    # left out where it says nothing, so that specs of before there was a choice keep their hash
-    captions: Literal["as_written", "drawn"] = Field(
-        "as_written",
-        exclude_if=lambda captions: captions == "as_written",
-        description="texts of captioned images: as written, or composed anew at every pass of the image's name, its "
-        "keywords (one, or some in any order) and the texts as written; images without keywords keep their texts",
-    )
-
-
-class AugmentationSpec(Spec):
-    """What happens to a training image; the default is the authors' light random crop."""
-
-    crop_scale: tuple[Fraction, Fraction] = Field((0.9, 1.0), description="share of the area that a crop keeps")
-    flip_probability: Fraction = Field(0.0, description="probability of mirroring")
-    colour_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation change by up to this share")
-    grey_probability: Fraction = Field(0.0, description="probability of greyscale")
-
-    @model_validator(mode="after")
-    def _scale_rises(self) -> AugmentationSpec:
-        low, high = self.crop_scale
-        if not 0 < low <= high:
-            raise ValueError(f"crop_scale {low}, {high}: the first must be above 0 and at most the second")
-        return self
-
-
-class DataSpec(Spec):
-    sources: tuple[SourceSpec, ...] = Field((SourceSpec(),), min_length=1, max_length=32)
-    weight_by: Literal["documents", "images", "tokens"] = Field("documents", description="unit of the sources' weights")
-    similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are left out")
-    max_images: int = Field(6, ge=1, le=255, description="images a document keeps, first ones first")
-    min_images: int = Field(1, ge=1, le=255)
-    piece_images: int | None = Field(None, ge=1, le=255, description="cut documents into pieces of at most this many")
-    image_first_probability: Fraction = Field(0.5, description="probability that an image comes before its sentence")
-    augmentation: AugmentationSpec = AugmentationSpec()
-    fast_decode: bool = Field(
-        True,
-        description="resize with vector instructions, decode large JPEGs at reduced size; levels may differ by 1",
-    )
-    packing_lookahead: int = Field(
-        16, ge=0, le=4096, description="documents that may wait for a batch that they fill; 0: none, in order"
-    )
-    workers: int | None = Field(
-        None,
-        ge=0,
-        le=64,
-        exclude_if=lambda workers: workers is None,
-        description="loader processes of each training process; none: chosen from the cores, 0: no process of its own",
-    )
 
 
 class ModelSpec(Spec):

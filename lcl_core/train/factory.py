@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.common.run_dir import RunDir
@@ -16,7 +19,9 @@ from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.corpus.file_store import FolderStore
 from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.records import CaptionPair, ImageSubject, TextSegment, parse_segments
+from lcl_core.data.sampling.resident_images import open_resident_images, resident_sources
 from lcl_core.data.sampling.shuffle import FeistelPermutation
+from lcl_core.data.shards.storage import data_cache_bytes
 from lcl_core.data.tokenizer import (
     Tokenizer,
     check_known_form,
@@ -26,8 +31,9 @@ from lcl_core.data.tokenizer import (
     train_bpe,
 )
 from lcl_core.model import LCLConfig, LCLModel
+from lcl_core.specs.data import SourceSpec
 from lcl_core.specs.parsing import dataset_fields
-from lcl_core.specs.pretrain import METHODS, PretrainSpec, SourceSpec
+from lcl_core.specs.pretrain import METHODS, PretrainSpec
 from lcl_core.train.distributed import RankGroup
 
 
@@ -40,6 +46,47 @@ def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]
             raise UserError(message, code="unknown_dataset", field=field)
         corpora[name] = corpora.get(name) or open_corpus(paths[name])
     return corpora
+
+
+_SECONDS_BETWEEN_LINES = 10.0  # a supervisor takes a silent job for a hung one
+
+
+@contextmanager
+def open_resident(spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: RunDir) -> Iterator[dict[str, Path]]:
+    """Folders of decoded images by dataset, empty without ``data.resident``. All ranks call this.
+
+    Of the ranks of a machine one makes them and the others wait. They lie in the cache that runs share, or else in the
+    run's own folder, and stay until they are evicted; a resumed run that finds none makes the same bytes.
+
+    Raises (on entry): UserError ``resident_too_large`` or ``bad_setting``; JobCancelled.
+    """
+    if not spec.data.resident:
+        yield {}
+        return
+    ranks, spoke = RankGroup(), time.monotonic()
+
+    def progress() -> None:
+        nonlocal spoke
+        run_dir.raise_if_stopped()
+        if ranks.rank == 0 and time.monotonic() - spoke >= _SECONDS_BETWEEN_LINES:
+            spoke = time.monotonic()
+            run_dir.append_metrics(step=0, total_steps=spec.steps, phase="decoding images")
+
+    def content_hashes() -> dict[str, str]:
+        return {name: corpora[name].content_hash() for name in sorted({s.dataset for s in spec.data.sources})}
+
+    def enter() -> None:
+        disk = DiskCache(cache / "resident", data_cache_bytes())
+        folders.update(stack.enter_context(open_resident_images(sources, disk, progress)))
+
+    hashes = ranks.run_on_all_ranks(lambda: content_hashes() if ranks.rank == 0 else None)[0]
+    cache = Path(run_dir.read_run().get("cache") or run_dir.path / "cache")
+    sources = resident_sources(spec.data, spec.model.image_size, corpora, hashes)
+    folders: dict[str, Path] = {}
+    with ExitStack() as stack:
+        ranks.run_on_all_ranks(enter)
+        ranks.close()
+        yield folders
 
 
 MAX_TOKENIZER_BYTES = 64 << 20

@@ -36,7 +36,8 @@ from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch
 from lcl_core.objectives.distillation import undistilled
 from lcl_core.objectives.hard_negatives import NegativeCandidates
 from lcl_core.objectives.registry import build_objective
-from lcl_core.specs.pretrain import HELD_OUT, VIEW_ITEMS, AugmentationSpec, BatchSpec, PretrainSpec, SourceSpec
+from lcl_core.specs.data import VIEW_ITEMS, AugmentationSpec, SourceSpec
+from lcl_core.specs.pretrain import HELD_OUT, BatchSpec, PretrainSpec
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.ema import Ema
 from lcl_core.train.factory import build_model

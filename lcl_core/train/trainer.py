@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,7 +46,7 @@ from lcl_core.train.checkpoint.state import (
 )
 from lcl_core.train.distributed import RankGroup, init_process_group
 from lcl_core.train.ema import Ema
-from lcl_core.train.factory import build_config, build_model, open_corpora, prepare_tokenizer
+from lcl_core.train.factory import build_config, build_model, open_corpora, open_resident, prepare_tokenizer
 from lcl_core.train.input_pipeline import Collator, StepInput, prefetch, step_inputs
 from lcl_core.train.loss_balance import LossBalance
 from lcl_core.train.metrics import DataCounts, MetricLogger, MetricsAggregator, NonFiniteLoss, peak_flops
@@ -70,8 +72,9 @@ def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict
     with (
         LoaderPool(corpora, loader_processes(spec)) as loaders,
         init_process_group(use_device(), spec.engine.collective_timeout, run_dir.artifacts),
+        open_resident(spec, corpora, run_dir) as resident,
     ):
-        return Trainer(spec, run_dir, corpora, loaders).run()
+        return Trainer(spec, run_dir, corpora, loaders, resident).run()
 
 
 def loader_processes(spec: PretrainSpec) -> int:
@@ -83,9 +86,20 @@ def loader_processes(spec: PretrainSpec) -> int:
 
 
 class Trainer:
-    """One pre-training run; with several processes, one of its ranks. All ranks make every call."""
+    """One pre-training run; with several processes, one of its ranks. All ranks make every call.
 
-    def __init__(self, spec: PretrainSpec, run_dir: RunDir, corpora: dict[str, Corpus], loaders: LoaderPool) -> None:
+    Args:
+        resident: folders of the datasets' decoded images (:func:`open_resident`); none: images are read and decoded.
+    """
+
+    def __init__(
+        self,
+        spec: PretrainSpec,
+        run_dir: RunDir,
+        corpora: dict[str, Corpus],
+        loaders: LoaderPool,
+        resident: Mapping[str, Path] | None = None,
+    ) -> None:
         self.spec, self.run_dir, self.loaders = spec, run_dir, loaders
         self.ranks = RankGroup()
         self.device = use_device()
@@ -116,17 +130,7 @@ class Trainer:
         self.ema = None if spec.ema_decay is None else Ema(self.step.trained, spec.ema_decay)
         on_gpu = self.device.type == "cuda"
         self.collator = Collator(self.objective, config, spec.kept_patches, spec.seed, self.ranks.size, pin=on_gpu)
-        self.stream = SampleStream(
-            spec.data,
-            corpora,
-            self.tokenizer,
-            num_image_tokens=spec.kept_patches,
-            image_size=config.image_size,
-            context_length=config.context_length,
-            seed=spec.seed,
-            numerics=spec.numerics,
-            concepts=spec.objective.reads_concepts,
-        )
+        self.stream = self._open_stream(corpora, resident)
         measured = spec.objective.measures_gradient_ratio
         copy = WeightsCopy(spec, config, self.device) if measured or spec.monitor is not None else None
         self.balance = LossBalance(spec.objective, self.step.trained, copy if measured else None, self.ranks)
@@ -140,6 +144,21 @@ class Trainer:
         self.data_counts = DataCounts()
         self.last_line: dict[str, Any] = {}
         self._saved_at, self._saved_step = time.monotonic(), 0
+
+    def _open_stream(self, corpora: dict[str, Corpus], resident: Mapping[str, Path] | None) -> SampleStream:
+        spec, config = self.spec, self.model.config
+        return SampleStream(
+            spec.data,
+            corpora,
+            self.tokenizer,
+            num_image_tokens=spec.kept_patches,
+            image_size=config.image_size,
+            context_length=config.context_length,
+            seed=spec.seed,
+            numerics=spec.numerics,
+            concepts=spec.objective.reads_concepts,
+            resident=resident,
+        )
 
     def run(self) -> dict[str, Any]:
         """Train to the end, from the newest checkpoint if there is one.

@@ -13,7 +13,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.image_decoding import CropNeed, decode_image
 from lcl_core.data.records import CaptionPair
 from lcl_core.data.sampling.document_plan import ChunkIndex, DocumentChunks, count_usable_images
-from lcl_core.specs.pretrain import DataSpec
+from lcl_core.specs.data import DataSpec
 
 SAMPLE_CORPUS = Path(__file__).parents[1] / "sample" / "tiny.zip"
 

@@ -22,7 +22,7 @@ from lcl_core.data.sampling.interleave import (
     images_by_sentence,
     place_images,
 )
-from lcl_core.specs.pretrain import DataSpec
+from lcl_core.specs.data import DataSpec
 
 
 def chunk_count(images: int, piece_images: int) -> int:

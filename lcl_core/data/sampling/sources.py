@@ -10,7 +10,7 @@ import hashlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,10 +23,11 @@ from lcl_core.data.image_decoding import CropNeed
 from lcl_core.data.records import CaptionPair, ImageSubject
 from lcl_core.data.sampling.document_plan import DocumentChunk, DocumentPlan, MatchedPlan, plan_document
 from lcl_core.data.sampling.interleave import Numerics, encode_document, image_block, render_pair
+from lcl_core.data.sampling.resident_images import ResidentImages
 from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.data.transforms import PILLOW_CROPPER, Cropper, augment_levels, normalise_levels
-from lcl_core.specs.pretrain import DataSpec, SourceSpec
+from lcl_core.specs.data import DataSpec, SourceSpec
 
 DEFAULT_CACHE_BYTES = 512 << 20
 _BYTES_PER_PIXEL = 4  # Pillow pads RGB to four
@@ -118,6 +119,7 @@ class StreamContext:
 
     Attributes:
         concepts: whether samples of documents have concepts; those of captioned images always have.
+        resident: images of datasets that have been decoded and resized, by dataset.
     """
 
     data: DataSpec
@@ -130,6 +132,7 @@ class StreamContext:
     cache: ImageCache
     cropper: Cropper = PILLOW_CROPPER
     concepts: bool = False
+    resident: Mapping[str, ResidentImages] = field(default_factory=dict)
 
     def draw(self, *key: int) -> random.Random:
         """The generator of (source, epoch, item, …); the same numbers on every machine."""
@@ -145,16 +148,22 @@ class StreamContext:
         self, dataset: str, corpus: Corpus, names: Iterable[str]
     ) -> tuple[dict[str, Image.Image], list[UserError]]:
         """The readable images by name, and the errors of the others."""
-        data = self.data
-        need = CropNeed(self.image_size, data.augmentation.crop_scale[0]) if data.fast_decode else None
+        read = self._reader(dataset, corpus)
         images: dict[str, Image.Image] = {}
         problems: list[UserError] = []
         for name in names:
             try:
-                images[name] = self.cache.get(dataset, name, partial(corpus.read_image, need=need))
+                images[name] = read(name)
             except UserError as error:
                 problems.append(error)
         return images, problems
+
+    def _reader(self, dataset: str, corpus: Corpus) -> Callable[[str], Image.Image]:
+        if dataset in self.resident:
+            return self.resident[dataset].read
+        data = self.data
+        need = CropNeed(self.image_size, data.augmentation.crop_scale[0]) if data.fast_decode else None
+        return partial(self.cache.get, dataset, read=partial(corpus.read_image, need=need))
 
     def crop(self, images: Sequence[Image.Image], draw: random.Random) -> tuple[np.ndarray, tuple[int, ...]]:
         """Random crops → [k, 3, S, S] uint8, and the number of each one's table."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.interleave import Numerics
+from lcl_core.data.sampling.resident_images import ResidentImages
 from lcl_core.data.sampling.shuffle import FeistelPermutation, Mixture, SampleIndex
 from lcl_core.data.sampling.sources import (
     DEFAULT_CACHE_BYTES,
@@ -27,7 +29,7 @@ from lcl_core.data.sampling.sources import (
 )
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.data.transforms import PILLOW_CROPPER, Cropper
-from lcl_core.specs.pretrain import DataSpec, SourceSpec
+from lcl_core.specs.data import DataSpec, SourceSpec
 
 WeightUnit = Literal["documents", "images", "tokens"]
 _MEASURED_ITEMS = 128
@@ -79,6 +81,7 @@ class SampleStream:
             corpus none are kept.
         document_weights: weights of the sources by documents, where they have been measured before.
         concepts: whether samples of documents have concepts. Of a folder or zip each process then reads all pairs.
+        resident: folders of decoded images by dataset (``resident_images``), which are read instead of the corpora's.
 
     Attributes:
         options: keyword arguments that make the same stream over the same corpora in another process.
@@ -100,12 +103,14 @@ class SampleStream:
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         document_weights: Sequence[float] | None = None,
         concepts: bool = False,
+        resident: Mapping[str, Path] | None = None,
     ) -> None:
         self.corpora = corpora
         cache, cropper = ImageCache(cache_bytes), _make_cropper(data)
         context = StreamContext(
-            data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache, cropper, concepts
-        )
+            data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache, cropper, concepts,
+            {name: ResidentImages(folder) for name, folder in (resident or {}).items()},
+        )  # fmt: skip
         self._sources = [_open_source(context, number, spec, corpora) for number, spec in enumerate(data.sources)]
         if self.documents_per_epoch > _MAX_CACHED_ITEMS:
             cache.max_bytes = 0
@@ -116,7 +121,7 @@ class SampleStream:
         self.options: dict[str, Any] = {
             "data": data, "tokenizer": tokenizer, "num_image_tokens": num_image_tokens, "image_size": image_size,
             "context_length": context_length, "seed": seed, "numerics": numerics, "cache_bytes": cache_bytes,
-            "document_weights": document_weights, "concepts": concepts,
+            "document_weights": document_weights, "concepts": concepts, "resident": resident,
         }  # fmt: skip
 
     def __reduce__(self) -> tuple[Callable[[], SampleStream], tuple[()]]:

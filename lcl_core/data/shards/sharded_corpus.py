@@ -40,7 +40,7 @@ from lcl_core.data.shards.format import (
 )
 from lcl_core.data.shards.index import RecordSelection, ShardChunkIndex, ShardIndex
 from lcl_core.data.shards.storage import ShardStorage, damaged_shard_error, open_shard_storage
-from lcl_core.specs.pretrain import DataSpec
+from lcl_core.specs.data import DataSpec
 
 T = TypeVar("T")
 _HELD_OUT = ("val", "test")

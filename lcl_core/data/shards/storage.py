@@ -78,7 +78,7 @@ def open_shard_storage(path: str | Path) -> ShardStorage:
         return LocalShardStorage(Path(path))
     if scheme == "file":
         return LocalShardStorage(Path(rest))
-    return RemoteShardStorage(Storage(str(path)), RangeCache(_cache_folder(), _cache_bytes()))
+    return RemoteShardStorage(Storage(str(path)), RangeCache(_cache_folder(), data_cache_bytes()))
 
 
 def _cache_folder() -> Path:
@@ -89,7 +89,8 @@ def _cache_folder() -> Path:
     return Path(home) / "cache" / "ranges" if home else Path.home() / ".cache" / "lcl" / "ranges"
 
 
-def _cache_bytes() -> int:
+def data_cache_bytes() -> int:
+    """``LCL_DATA_CACHE_BYTES``. Raises: UserError ``bad_setting``."""
     given = os.environ.get("LCL_DATA_CACHE_BYTES") or str(DEFAULT_CACHE_BYTES)
     if not given.isdecimal():
         message = f"LCL_DATA_CACHE_BYTES is {given!r}; give a number of bytes, 0 for no cache"

@@ -29,8 +29,8 @@ from lcl_core.encoders.base import ImageEncoder
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.tasks.base import EvalContext, EvalImage
+from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.evaluate import TuningSpec
-from lcl_core.specs.pretrain import AugmentationSpec
 
 T = TypeVar("T")
 R = TypeVar("R")

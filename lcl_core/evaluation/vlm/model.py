@@ -51,8 +51,8 @@ from lcl_core.evaluation.vlm.language_model import (
     load_language_model,
     resolve_language_model,
 )
+from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.evaluate import DecodingSpec, LanguageModelSpec, TuningSpec
-from lcl_core.specs.pretrain import AugmentationSpec
 
 _GELU_MEAN_SQUARE = 0.4252  # of gelu(z) for a standard normal z
 _SAMPLED_EMBEDDINGS = 4096

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.transforms import augment, train_transform
+from lcl_core.data.transforms import augment, augment_levels, train_transform
+from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.parsing import parse_spec
-from lcl_core.specs.pretrain import AugmentationSpec
 
 WHOLE = (1.0, 1.0)
 
@@ -59,6 +59,96 @@ def test_jitter_keeps_the_shapes_and_changes_the_levels(image: Image.Image) -> N
 def test_the_same_draw_gives_the_same_image(image: Image.Image) -> None:
     fields = {"flip_probability": 0.5, "colour_jitter": 0.4, "grey_probability": 0.2}
     assert np.array_equal(made(image, 3, **fields), made(image, 3, **fields))
+
+
+@pytest.fixture
+def drawing() -> Image.Image:
+    """A dark red disc, with a white hole and a soft outline, on white."""
+    down, across = np.mgrid[:48, :48] - 23.5
+    radius = np.hypot(down, across)
+    ink = np.clip(15.5 - radius, 0, 1) * np.clip(radius - 5, 0, 1)
+    levels = 255 - ink[:, :, None] * (255 - np.array([120, 10, 10]))
+    return Image.fromarray(levels.round().astype(np.uint8))
+
+
+def levels_of(image: Image.Image, seed: int = 0, **fields: object) -> np.ndarray:
+    """uint8 [3, 48, 48] of the whole image."""
+    out = np.empty((3, 48, 48), np.uint8)
+    spec = AugmentationSpec.model_validate({"crop_scale": WHOLE, **fields})
+    augment_levels(image.resize((48, 48)), 48, random.Random(seed), spec, out)
+    return out
+
+
+def test_channels_are_the_same_in_another_order(image: Image.Image) -> None:
+    plain = levels_of(image)
+    orders = set()
+    for seed in range(40):
+        changed = levels_of(image, seed, channel_permutation=1)
+        order = tuple(next(n for n in range(3) if np.array_equal(plain[n], channel)) for channel in changed)
+        orders.add(order)
+        assert sorted(order) == [0, 1, 2]
+    assert len(orders) == 6
+
+
+def test_inversion_turns_lightness_and_keeps_hue_and_chroma(drawing: Image.Image) -> None:
+    plain, inverted = (levels_of(drawing, invert=p).astype(int) for p in (0, 1))
+    assert np.array_equal(inverted.max(0) + inverted.min(0), 510 - plain.max(0) - plain.min(0))
+    assert np.array_equal(inverted - inverted.min(0), plain - plain.min(0))
+    assert inverted[:, 0, 0].tolist() == [0, 0, 0], "white becomes black"
+
+
+def test_a_white_ground_gets_a_colour_and_the_drawing_does_not(drawing: Image.Image) -> None:
+    plain, corners = levels_of(drawing), set()
+    for seed in range(20):
+        changed = levels_of(drawing, seed, background=1)
+        ground = changed[:, 0, 0]
+        corners.add(tuple(ground.tolist()))
+        assert (ground >= 160).all() or (ground < 96).all()
+        assert (changed[:, 0] == ground[:, None]).all()
+        assert np.array_equal(changed[:, 22:26, 10:16], plain[:, 22:26, 10:16]), "the disc"
+        assert np.array_equal(changed[:, 22:26, 22:26], plain[:, 22:26, 22:26]), "white inside of it is no ground"
+        outline = changed[:, 24, 7].astype(int)
+        low, high = np.minimum(ground, plain[:, 24, 12]), np.maximum(ground, plain[:, 24, 7])
+        assert ((outline >= low.astype(int) - 1) & (outline <= high)).all()
+    assert len(corners) == 20
+
+
+def test_a_dark_ground_leaves_no_white_fringe(drawing: Image.Image) -> None:
+    for seed in range(20):
+        changed = levels_of(drawing, seed, background=1)
+        if changed[:, 0, 0].max() < 96:
+            row = changed[:, 24, :18].min(axis=0)
+            assert row.max() < 160
+
+
+def test_an_image_without_a_white_border_has_no_ground(image: Image.Image, drawing: Image.Image) -> None:
+    assert np.array_equal(levels_of(image, background=1), levels_of(image))
+    touching = drawing.crop((10, 10, 38, 38)).resize((48, 48))
+    assert np.array_equal(levels_of(touching, background=1), levels_of(touching))
+
+
+def test_what_is_off_draws_nothing(image: Image.Image) -> None:
+    fields = {"crop_scale": (0.3, 1.0), "flip_probability": 0.5, "colour_jitter": 0.4, "grey_probability": 0.3}
+    for seed in range(8):
+        draws = [random.Random(seed) for _ in range(2)]
+        plain = augment(image, 32, draws[0], AugmentationSpec.model_validate(fields))
+        more = AugmentationSpec.model_validate({**fields, "invert": 0, "background": 0.0, "channel_permutation": 0})
+        assert np.array_equal(augment(image, 32, draws[1], more), plain)
+        assert draws[0].getstate() == draws[1].getstate()
+
+
+def test_the_choices_do_not_depend_on_the_pixels(image: Image.Image, drawing: Image.Image) -> None:
+    spec = AugmentationSpec(background=0.5, invert=0.5, channel_permutation=0.5)
+    draws = [random.Random(3), random.Random(3)]
+    for each, draw in zip((image, drawing.resize((32, 32))), draws, strict=True):
+        augment(each, 32, draw, spec)
+    assert draws[0].getstate() == draws[1].getstate()
+
+
+def test_new_fields_are_left_out_where_they_are_off() -> None:
+    assert set(AugmentationSpec().model_dump()) == {
+        "crop_scale", "flip_probability", "colour_jitter", "grey_probability",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("scale", [[0.9, 0.5], [0, 1]])

@@ -14,7 +14,7 @@ from lcl_core.data import SampleStream, Tokenizer
 from lcl_core.data.image_decoding import CropNeed, decode_image
 from lcl_core.data.torch_resize import TorchCropper
 from lcl_core.data.transforms import CLIP_STD, PILLOW_CROPPER, augment, crop_and_resize, normalise
-from lcl_core.specs.pretrain import AugmentationSpec, DataSpec
+from lcl_core.specs.data import AugmentationSpec, DataSpec
 
 ONE_LEVEL = 1 / 255 / min(CLIP_STD)
 

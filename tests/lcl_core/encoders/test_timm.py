@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lcl_core.common.errors import UserError
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD, augment
 from lcl_core.encoders.timm import TimmImageEncoder, import_timm
-from lcl_core.specs.pretrain import AugmentationSpec
+from lcl_core.specs.data import AugmentationSpec
 from tests.lcl_core.encoders.external_samples import sample_images, save_timm
 
 timm = pytest.importorskip("timm")

@@ -154,3 +154,16 @@ def test_runs_with_towers_of_a_library_that_is_missing_here_do_not_count(monkeyp
     assert estimate_pretraining(spec_of(), [foreign]).certainty == "assumed"
     with pytest.raises(UserError, match="needs timm"):
         estimate_pretraining(spec_of(model=tower), [own])
+
+
+def test_resident_images_take_disk_as_far_as_their_number_is_known() -> None:
+    plain, resident = (
+        estimate_pretraining(spec_of(data={"resident": flag}), [], images={"sample": 1000}) for flag in (False, True)
+    )
+    # crops keep .6 of the area, and the narrowest has sides of 3 to 4
+    assert resident.disk_bytes - plain.disk_bytes == 1000 * 27_307
+    assert "27,307,000 bytes" in resident.basis[-1]
+    unknown = estimate_pretraining(spec_of(data={"resident": True}), [])
+    assert unknown.disk_bytes == plain.disk_bytes
+    assert "not counted" in unknown.basis[-1]
+    assert "sample" in unknown.basis[-1]

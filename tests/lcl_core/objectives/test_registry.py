@@ -15,7 +15,8 @@ from lcl_core.estimate.flops import head_flops, text_flops
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
 from lcl_core.objectives.base import Objective
 from lcl_core.objectives.registry import OBJECTIVES, build_objective
-from lcl_core.specs.pretrain import METHODS, VIEW_ITEMS, MethodName, ObjectiveSpec
+from lcl_core.specs.data import VIEW_ITEMS
+from lcl_core.specs.pretrain import METHODS, MethodName, ObjectiveSpec
 from lcl_core.train import build_optimizer
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model

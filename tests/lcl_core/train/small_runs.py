@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.loader import LoaderPool
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
-from lcl_core.train.factory import open_corpora
+from lcl_core.train.factory import open_corpora, open_resident
 from lcl_core.train.trainer import Trainer
 from workers.executors.local import FORK_SERVER, sanitized_env
 
@@ -59,10 +59,12 @@ def prepared(path: Path, sample_zip: Path, **changes: Any) -> RunDir:
 
 
 class _OneRun(Trainer):
-    """Its loader processes end with it."""
+    """Its loader processes end with it, and its resident images are free to be evicted."""
+
+    resources: ExitStack
 
     def run(self) -> dict[str, Any]:
-        with self.loaders:
+        with self.resources, self.loaders:
             return super().run()
 
 
@@ -71,7 +73,11 @@ def trainer(run_dir: RunDir, workers: int = 0) -> Trainer:
     spec = parse_spec("pretrain", run["spec"])
     assert isinstance(spec, PretrainSpec)
     corpora = open_corpora(spec, run["datasets"])
-    return _OneRun(spec, run_dir, corpora, LoaderPool(corpora, workers))
+    resources = ExitStack()
+    resident = resources.enter_context(open_resident(spec, corpora, run_dir))
+    found = _OneRun(spec, run_dir, corpora, LoaderPool(corpora, workers), resident)
+    found.resources = resources
+    return found
 
 
 def curve(run_dir: RunDir) -> list[dict[str, Any]]:

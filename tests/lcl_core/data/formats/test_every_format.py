@@ -15,7 +15,7 @@ from PIL import Image
 from lcl_core.data import Corpus, Sample, SampleStream, Tokenizer, open_corpus
 from lcl_core.data.formats import FORMATS, open_reader
 from lcl_core.data.shards.convert import convert
-from lcl_core.specs.pretrain import DataSpec
+from lcl_core.specs.data import DataSpec
 from tests.lcl_core.data.corpus_layouts import Maker
 from tests.lcl_core.data.corpus_layouts import Sample as Files
 from tests.lcl_core.data.expected_corpora import LAYOUTS, Part, Truth

@@ -16,7 +16,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from lcl_core.data import SampleStream, Tokenizer, open_corpus
 from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.shards.convert import convert
-from lcl_core.specs.pretrain import BatchSpec, DataSpec
+from lcl_core.specs.data import DataSpec
+from lcl_core.specs.pretrain import BatchSpec
 from tests.lcl_core.data.shards.conftest import Make
 
 AT_ONCE = 12

@@ -16,7 +16,7 @@ from lcl_core.data.sampling.document_plan import (
     sample_images_per_chunk,
 )
 from lcl_core.data.sampling.interleave import Placement
-from lcl_core.specs.pretrain import DataSpec
+from lcl_core.specs.data import DataSpec
 
 
 @pytest.mark.parametrize("images", range(8))

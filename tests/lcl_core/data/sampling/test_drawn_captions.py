@@ -18,8 +18,9 @@ from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.sampling.packing import DocumentBatch, first_cursors, redistribute_cursors
 from lcl_core.data.sampling.sources import draw_caption, hash_concept
 from lcl_core.data.shards.convert import convert
+from lcl_core.specs.data import DataSpec, SourceSpec
 from lcl_core.specs.parsing import parse_spec
-from lcl_core.specs.pretrain import BatchSpec, DataSpec, PretrainSpec, SourceSpec
+from lcl_core.specs.pretrain import BatchSpec, PretrainSpec
 from lcl_core.train.factory import build_tokenizer
 
 N, SIZE, LENGTH = 4, 16, 160

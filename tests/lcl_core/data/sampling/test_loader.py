@@ -16,7 +16,8 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import Sample, SampleStream, Tokenizer
 from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches, read_ahead
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch, first_cursors
-from lcl_core.specs.pretrain import BatchSpec, DataSpec
+from lcl_core.specs.data import DataSpec
+from lcl_core.specs.pretrain import BatchSpec
 
 BUDGET = BatchSpec(tokens=128, images=8)
 

@@ -22,7 +22,7 @@ from lcl_core.data.records import (
 )
 from lcl_core.data.sampling.interleave import encode_document
 from lcl_core.data.shards.convert import convert
-from lcl_core.specs.pretrain import DataSpec
+from lcl_core.specs.data import DataSpec
 
 N, SIZE = 4, 16
 PARTS = ["one", "red.png", "two", "three", "blue.png", "green.png", "four"]

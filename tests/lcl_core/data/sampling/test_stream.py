@@ -15,7 +15,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus, Sample, SampleStream, SkippedSample, Tokenizer, open_corpus
 from lcl_core.data.sampling.sources import ImageCache
 from lcl_core.data.transforms import normalise
-from lcl_core.specs.pretrain import DataSpec
+from lcl_core.specs.data import DataSpec
 
 N, SIZE = 4, 16
 SENTENCES = ["a red square", "a green square", "a blue square", "so is this"]

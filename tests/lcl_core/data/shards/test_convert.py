@@ -22,7 +22,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus, open_corpus
 from lcl_core.data.records import BadItem, Record, RecordImage
 from lcl_core.data.shards.convert import convert
-from lcl_core.specs.pretrain import DataSpec
+from lcl_core.specs.data import DataSpec
 
 
 def contents(folder: Path) -> dict[str, bytes]:

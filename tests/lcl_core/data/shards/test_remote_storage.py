@@ -21,7 +21,8 @@ from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.storage import RemoteShardStorage
 from lcl_core.data.tokenizer import Tokenizer
-from lcl_core.specs.pretrain import BatchSpec, DataSpec
+from lcl_core.specs.data import DataSpec
+from lcl_core.specs.pretrain import BatchSpec
 
 
 @pytest.fixture(autouse=True)

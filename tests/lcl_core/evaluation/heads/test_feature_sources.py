@@ -17,8 +17,8 @@ from lcl_core.evaluation.heads.linear_probe import fit_probe
 from lcl_core.evaluation.heads.training import FEATURE_SOURCES, CachedFeatureBatches, FrozenImageBatches
 from lcl_core.evaluation.results import JsonLog, PredictionStore
 from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, EvalProgress, group_captions_by_image, select_labeled
+from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.evaluate import ClassificationSpec, EvaluateSpec
-from lcl_core.specs.pretrain import AugmentationSpec
 
 PLAIN = AugmentationSpec()
 

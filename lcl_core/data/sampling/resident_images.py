@@ -1,0 +1,234 @@
+"""Images of a corpus decoded and resized once, in a file that all processes of a machine map.
+
+    FOLDER/levels.u8     levels of each image, RGB [height, width, 3], one image after another
+    FOLDER/index.npy     of each image: where its levels start, height and width; 0 x 0 where it cannot be read
+    FOLDER/images.json   {"names": [name of each image], "problems": {name: {"code", "message", "file"}}}
+
+An image keeps its shape and gets the smallest size in which no crop has fewer pixels than the model's input; a smaller
+one stays as it is. A folder is an entry of a ``DiskCache``, named by the hash of everything that its bytes depend on:
+made once, shared by runs, ranks and loader processes, and made anew to the same bytes where it was evicted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from lcl_core.common.disk_cache import DiskCache, no_progress
+from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_json_atomically
+from lcl_core.common.threads import usable_cores
+from lcl_core.data.corpus.base import Corpus
+from lcl_core.data.image_decoding import CropNeed
+from lcl_core.data.records import ImageSegment, parse_segments
+from lcl_core.data.sampling.interleave import images_by_sentence
+from lcl_core.specs.data import DataSpec, SourceSpec
+
+FIELD = "data.resident"
+_VERSION = 1  # of the files' layout and of how images become levels
+_LEVELS, _INDEX, _IMAGES = "levels.u8", "index.npy", "images.json"
+_ROW = np.dtype([("start", "<u8"), ("height", "<u4"), ("width", "<u4")])
+_ITEMS_AT_ONCE = 256  # documents or captioned images whose images are in memory before they are written
+
+
+class ResidentImages:
+    """An open folder. Safe from threads and after a fork."""
+
+    def __init__(self, folder: Path) -> None:
+        stored = json.loads((folder / _IMAGES).read_text(encoding="utf-8"))
+        self._index = np.load(folder / _INDEX, mmap_mode="r", allow_pickle=False)
+        # numpy maps no empty file; without any readable image there are no levels
+        empty = (folder / _LEVELS).stat().st_size == 0
+        self._levels = np.empty(0, np.uint8) if empty else np.memmap(folder / _LEVELS, np.uint8, "r")
+        self._rows = {name: row for row, name in enumerate(stored["names"])}
+        self._problems: dict[str, dict[str, Any]] = stored["problems"]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, name: str) -> Image.Image:
+        """The RGB image. Raises: UserError as reading it from the corpus did when the folder was made."""
+        if (problem := self._problems.get(name)) is not None:
+            raise UserError(problem["message"], code=problem["code"], file=problem["file"])
+        start, height, width = (int(value) for value in self._index[self._rows[name]])
+        return Image.fromarray(self._levels[start : start + height * width * 3].reshape(height, width, 3))
+
+
+@dataclass(frozen=True)
+class ResidentSource:
+    """What the images of one dataset in a folder depend on.
+
+    Attributes:
+        content_hash: of the corpus.
+        sources: those of the data spec that read the corpus.
+        fast_decode: whether large JPEGs are decoded at reduced size.
+    """
+
+    corpus: Corpus
+    content_hash: str
+    sources: tuple[SourceSpec, ...]
+    need: CropNeed
+    similarity_threshold: float
+    fast_decode: bool
+
+    @property
+    def name(self) -> str:
+        """Of the cache entry."""
+        views = sorted({(_reads(source), source.split if _reads(source) == "pairs" else "") for source in self.sources})
+        documents = any(reads == "documents" for reads, _ in views)
+        parts = {
+            "version": _VERSION,
+            "pillow": PIL.__version__,
+            "corpus": self.content_hash,
+            "size": self.need.size,
+            "share": self.need.smallest_share,
+            "views": views,
+            "similarity": self.similarity_threshold if documents else None,
+            "fast": self.fast_decode,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def image_names(self) -> Iterator[list[str]]:
+        """Names of the images that each item of the sources may read; items that cannot be read have none."""
+        seen: set[str] = set()
+        for source in self.sources:
+            names = _pair_images(self.corpus, source) if _reads(source) == "pairs" else self._document_images()
+            for each in names:
+                new = [name for name in dict.fromkeys(each) if name not in seen]
+                seen.update(new)
+                yield new
+
+    def _document_images(self) -> Iterator[list[str]]:
+        documents = self.corpus.documents
+        for index in range(len(documents)):
+            names: list[str] = []
+            with contextlib.suppress(UserError):
+                document = documents.describe(index)
+                if "segments" in document:
+                    names = [part.name for part in parse_segments(document) if isinstance(part, ImageSegment)]
+                else:
+                    groups = images_by_sentence(document, self.similarity_threshold)
+                    names = [name for group in groups.values() for name in group]
+            yield names
+
+    def read(self, name: str) -> np.ndarray:
+        """The image's levels [height, width, 3] as they are stored. Raises: UserError."""
+        image = self.corpus.read_image(name, self.need if self.fast_decode else None)
+        size = self.need.smallest_size(*image.size)
+        return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
+
+
+def _reads(source: SourceSpec) -> str:
+    return "pairs" if source.view == "pairs" else "documents"
+
+
+def _pair_images(corpus: Corpus, source: SourceSpec) -> Iterator[list[str]]:
+    pairs = corpus.pairs(source.split)
+    for index in range(len(pairs)):
+        names: list[str] = []
+        with contextlib.suppress(UserError):
+            names = [pairs.describe(index).image]
+        yield names
+
+
+def write_resident_images(
+    source: ResidentSource, folder: Path, max_bytes: int, progress: Callable[[], None] = no_progress
+) -> None:
+    """Write the files into an empty folder.
+
+    Args:
+        progress: called after every few hundred items; what it raises ends the work.
+
+    Raises: UserError ``resident_too_large`` once the levels exceed ``max_bytes``; OSError.
+    """
+    names: list[str] = []
+    rows: list[tuple[int, int, int]] = []
+    problems: dict[str, dict[str, Any]] = {}
+    start, items = 0, source.image_names()
+    # a read from far away waits for the network; decoding and resizing leave Python's lock
+    threads = max(source.corpus.concurrent_reads, usable_cores())
+    with (folder / _LEVELS).open("wb") as file, ThreadPoolExecutor(threads) as pool:
+        while group := list(islice(items, _ITEMS_AT_ONCE)):
+            progress()
+            for name, read in chain.from_iterable(pool.map(partial(_read_item, source), group)):
+                names.append(name)
+                if isinstance(read, UserError):
+                    problems[name] = {"message": read.message, "code": read.code, "file": read.file}
+                    rows.append((start, 0, 0))
+                    continue
+                rows.append((start, *read.shape[:2]))
+                start += read.size
+                if start > max_bytes:
+                    raise _too_large(source, max_bytes)
+                file.write(np.ascontiguousarray(read).data)
+    np.save(folder / _INDEX, np.array(rows, _ROW))
+    write_json_atomically(folder / _IMAGES, {"names": names, "problems": problems})
+
+
+def _read_item(source: ResidentSource, names: Sequence[str]) -> list[tuple[str, np.ndarray | UserError]]:
+    """The images of one item in one thread: a record of shards is read once."""
+    found: list[tuple[str, np.ndarray | UserError]] = []
+    for name in names:
+        try:
+            found.append((name, source.read(name)))
+        except UserError as error:
+            found.append((name, error))
+    return found
+
+
+def _too_large(source: ResidentSource, max_bytes: int) -> UserError:
+    need = source.need
+    message = (
+        f"the images of dataset {source.sources[0].dataset!r} take more than {max_bytes:,} bytes at the size that "
+        f"crops to {need.size} pixels need; raise LCL_DATA_CACHE_BYTES of the worker, or leave {FIELD} out"
+    )
+    return UserError(f"{FIELD}: {message}", code="resident_too_large", field=FIELD)
+
+
+def resident_sources(
+    data: DataSpec, image_size: int, corpora: Mapping[str, Corpus], hashes: Mapping[str, str]
+) -> dict[str, ResidentSource]:
+    """By dataset. ``hashes``: content hash of each corpus."""
+    need = CropNeed(image_size, data.augmentation.crop_scale[0])
+    found = {}
+    for name in dict.fromkeys(source.dataset for source in data.sources):
+        own = tuple(source for source in data.sources if source.dataset == name)
+        found[name] = ResidentSource(
+            corpora[name], hashes[name], own, need, data.similarity_threshold, data.fast_decode
+        )
+    return found
+
+
+@contextlib.contextmanager
+def open_resident_images(
+    sources: Mapping[str, ResidentSource], cache: DiskCache, progress: Callable[[], None] = no_progress
+) -> Iterator[dict[str, Path]]:
+    """The folder of each dataset, made where it is not there; none is evicted before the end of the block.
+
+    Raises (on entry): UserError ``resident_too_large``; OSError; what ``progress`` raises.
+    """
+    limit = cache.max_bytes
+    assert limit is not None
+    with contextlib.ExitStack() as stack:
+        yield {
+            name: stack.enter_context(
+                cache.open(source.name, partial(_write, source, limit, progress), progress=progress)
+            )
+            for name, source in sources.items()
+        }
+
+
+def _write(source: ResidentSource, max_bytes: int, progress: Callable[[], None], folder: Path) -> None:
+    write_resident_images(source, folder, max_bytes, progress)
