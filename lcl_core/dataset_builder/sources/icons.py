@@ -1,9 +1,9 @@
 """Icons of thirty teams out of Iconify sets, each with its name and, where its set has them, its category.
 
 A name is the icon's without what says its style ("umbrella-bold" → "umbrella"), so styles of one icon share a caption.
-Icons of one colour get one that set and key decide, not the name: else a colour would tell the name. Sets of brands, flags of their own and letters are
-left out; so are all of the teams that test (OpenMoji, Fluent). Streamline's sets validate, as its emoji do. Names that
-are held-out concepts of the emoji are held out here too.
+Icons of one colour get one that set and key decide, not the name: else a colour would tell the name. Sets of brands,
+flags of their own and letters are left out; so are all of the teams that test (OpenMoji, Fluent). Streamline's sets
+validate, as its emoji do. Names that are held-out concepts of the emoji are held out here too.
 """
 
 from __future__ import annotations
