@@ -13,7 +13,8 @@ from importlib import import_module
 from lcl_core.common.errors import UserError
 
 CORE = (
-    *("train", "as-shipped", "breakdown", "captions", "collection", "contention", "decode", "gpu", "heads", "loader"),
+    *("train", "as-shipped", "breakdown", "captions", "collection", "contention", "decode", "gpu", "heads"),
+    *("linear-probe", "loader"),
     *("objectives", "outside", "packing", "remote-loader", "retrieval", "scheduler", "search-quality", "tables"),
 )
 SERVICE = ("submissions", "listing", "claims", "memory", "embeddings", "searches", "inferences")
