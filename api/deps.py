@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import Depends, Header, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
@@ -23,10 +23,23 @@ from lcl_core.db import audit, runs, studies
 # Objects that belong to an owner, by the name of their id in the path of every route.
 OWNED: dict[str, Callable[..., object]] = {"run_id": runs.get_run, "study_id": studies.get_study}
 
-IdempotencyKey = Annotated[str | None, Header(max_length=200, pattern=r"^[\x21-\x7e]+$")]
-Offset = Annotated[int, Query(ge=0, lt=2**53)]
-PageLimit = Annotated[int, Query(ge=1, le=200)]
-Cursor = Annotated[str | None, Query(max_length=100)]
+RunId = Annotated[str, Path(description="id of the run, or its name where one run alone has it")]
+StudyId = Annotated[str, Path(description="id of the study, or its name where one study alone has it")]
+DatasetName = Annotated[str, Path(description="name of the dataset", examples=["sample"])]
+EncoderReference = Annotated[str, Path(description="id of the encoder, or the newest of a name", examples=["drawings"])]
+CollectionReference = Annotated[str, Path(description="id or name of the collection", examples=["sample-drawings"])]
+ItemId = Annotated[str, Path(description="id of the item, as a search returns it")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="any text of your own: a repeated request with the same key and body changes nothing more",
+    ),
+]
+Offset = Annotated[int, Query(ge=0, lt=2**53, description="items to skip")]
+PageLimit = Annotated[int, Query(ge=1, le=200, description="greatest number of items")]
+Cursor = Annotated[str | None, Query(max_length=100, description="next_cursor of the page before")]
 
 
 async def get_state(request: Request) -> AppState:  # async: not worth a thread

@@ -1,4 +1,7 @@
-"""Errors as responses ``{"error": {"code", "message", "field"?}}``; disk faults behind database errors."""
+"""Errors as responses ``{"error": {"code", "message", "field"?, "type", "param"}}``; disk faults behind them.
+
+``type`` and ``param`` are those of OpenAI's API, so that its clients and the tools that are built on them read them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import structlog
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -130,6 +133,8 @@ CODE_OF_STATUS = {
     416: "range_not_satisfiable",
     429: "too_many_requests",
 }
+# OpenAI's names for classes of errors; others are invalid_request_error, from 500 on server_error
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # pydantic's error types for a body that was not parsed
 UNPARSED_BODY_ERRORS = ("model_attributes_type", "dict_type", "model_type", "list_type", "missing")
 
@@ -157,9 +162,11 @@ class Problem(UserError):
 
 
 class ErrorDetail(BaseModel):
-    code: str
-    message: str
-    field: str | None = None
+    code: str = Field(description="stable identifier for programs")
+    message: str = Field(description="what is wrong and how to correct it")
+    field: str | None = Field(None, description="place in the request, if one is at fault")
+    type: str = Field(description="class of the error, as OpenAI's API names it")
+    param: str | None = Field(description="the same as field; null: no place is at fault")
 
 
 class ErrorBody(BaseModel):
@@ -198,20 +205,27 @@ def error_response(
     status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """An error response. Characters that cannot be encoded (lone surrogates of the request) are replaced."""
-    return JSONResponse({"error": _detail(code, message, field)}, status_code=status, headers=headers)
+    return JSONResponse({"error": error_object(status, code, message, field)}, status_code=status, headers=headers)
 
 
-def error_detail(error: BaseException) -> dict[str, str]:
+def error_detail(error: BaseException) -> dict[str, str | None]:
     """Error object for a response that has begun, whose status can no longer report the error."""
     if isinstance(error, UserError):
-        return _detail(error.code, str(error), error.field)
+        return error_object(status_of(error), error.code, str(error), error.field)
     log.error("answer broke off", exc_info=error)
-    return _detail("internal_error", "internal error; the service's log has details", None)
+    return error_object(500, "internal_error", "internal error; the service's log has details")
 
 
-def _detail(code: str, message: str, field: str | None) -> dict[str, str]:
-    detail = {"code": code, "message": message, **({"field": field} if field else {})}
-    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in detail.items()}
+def error_object(status: int, code: str, message: str, field: str | None = None) -> dict[str, str | None]:
+    """The object ``error`` of a response with this status."""
+    code, message = _encodable(code), _encodable(message)
+    field = _encodable(field) if field else None
+    kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"code": code, "message": message, **({"field": field} if field else {}), "type": kind, "param": field}
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def status_of(error: UserError) -> int:

@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.core.errors import ERROR_RESPONSES, probe_folder, writable_folders
+from api.core.errors import ERROR_RESPONSES, error_object, probe_folder, writable_folders
 from api.core.session import documented_responses, in_thread_pool
 from api.deps import StateDep
 from api.schemas.admin import CheckView, ReadinessView
@@ -60,13 +60,13 @@ def _check_worker(state: AppState) -> CheckView:
 router = APIRouter(tags=["service"], responses=ERROR_RESPONSES)
 
 
-@router.get("/healthz")
+@router.get("/healthz", summary="Check liveness")
 async def alive() -> dict[str, str]:
     """This process answers. Needs no thread and no other service."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={200: {"model": ReadinessView}})
+@router.get("/readyz", summary="Check readiness", responses={200: {"model": ReadinessView}})
 @in_thread_pool("probing")
 def ready(state: StateDep) -> JSONResponse:
     """200 when database and disk work, the broker takes messages and a worker consumes them; else 503."""
@@ -75,11 +75,13 @@ def ready(state: StateDep) -> JSONResponse:
     answer = ReadinessView(ready=not failing, checks=checks, loading=state.waiting_for_encoders()).model_dump()
     if failing:
         message = "; ".join(f"{name}: {checks[name].detail}" for name in failing)
-        answer["error"] = {"code": "not_ready", "message": message}
+        answer["error"] = error_object(503, "not_ready", message)
     return JSONResponse(answer, status_code=503 if failing else 200)
 
 
-@router.get("/metrics", response_class=Response, responses=documented_responses("text/plain"))
+@router.get(
+    "/metrics", summary="Get service metrics", response_class=Response, responses=documented_responses("text/plain")
+)
 @in_thread_pool("probing")
 def metrics(state: StateDep) -> Response:
     """Prometheus text format."""

@@ -6,7 +6,8 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints
+from pydantic.config import JsonDict
 
 # No control characters: the database refuses NUL, names have one line, and bidirectional marks make one name look like
 # another.
@@ -29,6 +30,11 @@ def _check_iso_date(value: object) -> object:
 Timestamp = Annotated[datetime, Strict(False), BeforeValidator(_check_iso_date)]
 
 
+def request_example(**fields: Any) -> JsonDict:
+    """``json_schema_extra`` of a request model: a body that the service accepts once the objects in it exist."""
+    return {"examples": [fields]}
+
+
 class RequestModel(BaseModel):
     """A request body. Unknown fields are errors, and no type is converted: neither "yes" or 1 to true nor "1" to 1."""
 
@@ -45,12 +51,13 @@ Item = TypeVar("Item")
 
 
 class ListOf(BaseModel, Generic[Item]):
-    items: list[Item]
+    items: list[Item] = Field(description="all of them")
 
 
 class PageOf(ListOf[Item], Generic[Item]):
-    next_cursor: str | None
+    items: list[Item] = Field(description="of this page")
+    next_cursor: str | None = Field(description="cursor of the next page; null: this is the last one")
 
 
 class ItemList(BaseModel):
-    items: list[dict[str, Any]]
+    items: list[dict[str, Any]] = Field(description="all of them")
