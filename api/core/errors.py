@@ -9,6 +9,7 @@ import math
 import os
 import sqlite3
 import tempfile
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from starlette.routing import Match, Route
 from api.core.settings import ApiSettings
 from lcl_core.common.errors import UserError
 from lcl_core.common.system_errors import FailureCode, failure_code
-from lcl_core.specs.parsing import describe_error
+from lcl_core.specs.validation_messages import describe_error, main_error
 
 PROBE_BYTES = bytes(4096)
 POSTGRES_DISK_FULL = "53100"
@@ -274,7 +275,8 @@ def _allowed_methods(request: Request) -> list[str]:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first: dict[str, Any] = error.errors()[0]
+    errors = error.errors()
+    first: Mapping[str, Any] = errors[0]
     location = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":
         return error_response(400, "bad_json", f"the body is not JSON: {first['ctx']['error']} at {location[-1]}")
@@ -282,8 +284,12 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     if location == ["body"] and first["type"] in UNPARSED_BODY_ERRORS and "json" not in content_type:
         message = f"send JSON with the header Content-Type: application/json (this request says {content_type})"
         return error_response(422, "bad_request", message)
+    model = None
+    if location[0] == "body":
+        model = _body_model(request)
+        first, path = main_error([{**each, "loc": each["loc"][1:]} for each in errors], model, error.body)
+        location = ["body", *map(str, path)]
     field = ".".join(location[1:]) or None
-    model = _body_model(request) if location[0] == "body" else None
     return error_response(422, "bad_request", f"{field or location[0]}: {describe_error(first, model)}", field)
 
 
@@ -291,7 +297,8 @@ def _body_model(request: Request) -> type[BaseModel] | None:
     """The model of the route's body, if any."""
     field = getattr(request.scope.get("route"), "body_field", None)
     kind = getattr(getattr(field, "field_info", None), "annotation", None)
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    choices = [kind, *typing.get_args(kind)]  # of a body that may be left out
+    return next((each for each in choices if isinstance(each, type) and issubclass(each, BaseModel)), None)
 
 
 async def _conflict(_: Request, error: Exception) -> JSONResponse:

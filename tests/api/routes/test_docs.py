@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
+from lcl_core.specs.validation_messages import OTHER_REQUIREMENT
+from tests.lcl_core.specs.test_validation_messages import LIBRARY_WORDS
+
 Json = dict[str, Any]
+JUNK: tuple[Any, ...] = (None, -1, "?", [[1]], {"?": 1})
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +87,32 @@ def test_every_body_has_an_example_that_is_accepted(described: Json, live_servic
             )
             accepted += not code
     assert accepted >= 6
+
+
+def test_no_refusal_speaks_as_a_library_does(described: Json, live_service: Any, refused: Any) -> None:
+    """Junk in every field of every body and in every parameter of a GET."""
+    answers = 0
+    with live_service.http() as http:
+        for method, path, operation in operations(described):
+            address = path.format_map(defaultdict(lambda: "absent"))
+            schema = request_schema(described, operation)
+            for field in schema["properties"] if schema else ():
+                for junk in JUNK:
+                    answer = http.request(method, address, json={**schema["examples"][0], field: junk})
+                    answers += check_words(answer, refused)
+            for parameter in operation.get("parameters", []) if method == "GET" else ():
+                if parameter["in"] == "query":
+                    answers += check_words(http.get(address, params={parameter["name"]: "?" * 300}), refused)
+    assert answers > 100
+
+
+def check_words(answer: httpx.Response, refused: Any) -> int:
+    """1 for a refusal of the request's form. Its message is in plain words, and its field is one of the request."""
+    if answer.status_code != 422:
+        return 0
+    facts = refused(answer, 422)
+    message = facts["message"].partition(" (got ")[0]
+    assert not LIBRARY_WORDS.search(message), message
+    assert OTHER_REQUIREMENT not in message, message
+    assert not re.search(r"[A-Z]|constrained|function|\[\w+\[", facts.get("field", "")), facts
+    return 1
