@@ -26,9 +26,18 @@ from api.deps import (
     WriteSessionDep,
 )
 from api.schemas.base import ItemList, ListOf, PageOf, Tag
-from api.schemas.runs import ArtifactView, EstimateRequest, EstimateView, LogChunk, RunSubmission, RunView, SpecView
+from api.schemas.runs import (
+    ArtifactView,
+    EstimateRequest,
+    EstimateView,
+    LogChunk,
+    RunSubmission,
+    RunView,
+    SpecSummary,
+    SpecView,
+)
 from api.services.run_files import OCTET_STREAM, RunFiles
-from api.services.runs import check_priority, metric_line, run_view, run_views, validate_submission
+from api.services.runs import check_priority, metric_line, predecessor_ids, run_view, run_views, validate_submission
 from lcl_core.common import files
 from lcl_core.db import registry, runs
 from lcl_core.db import submit as db_submit
@@ -80,7 +89,7 @@ def submit(
             max_attempts=body.max_attempts,
             resource=body.resource,
             gpus=body.gpus,
-            after=body.after,
+            after=predecessor_ids(session, body.after, principal.visible_owner),
             visible_to=principal.visible_owner,
         )
     response.headers["location"] = f"/v1/runs/{run.id}"
@@ -226,6 +235,17 @@ def artifact(
     """Download, whole or one range of bytes."""
     runs.get_run(session, run_id)
     return RunFiles(state, session, run_id).artifact(name, range_)
+
+
+@specs_router.get("", summary="List specs")
+def list_specs(_: Viewer) -> ListOf[SpecSummary]:
+    """Kinds of runs, and of studies, with what each does and the names of its presets."""
+    return ListOf[SpecSummary](
+        items=[
+            SpecSummary(kind=kind, description=model.__doc__ or "", presets=sorted(presets(kind)))
+            for kind, model in SPEC_MODELS.items()
+        ]
+    )
 
 
 @specs_router.get("/{kind}", summary="Get spec")

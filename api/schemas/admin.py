@@ -140,6 +140,16 @@ class CheckView(BaseModel):
     detail: str = Field(description="what was found")
 
 
+class StatusView(BaseModel):
+    ready: bool = Field(description="whether every check passed")
+    version: str = Field(description="of the service")
+    database: str = Field(description="kind of database: sqlite or postgresql")
+    checks: dict[str, CheckView] = Field(description="database, disk, broker and worker")
+    workers: int = Field(description="workers seen lately")
+    slots: int = Field(description="runs that they take at once")
+    runs: dict[str, int] = Field(description="number of the caller's runs in each state, for an admin of all owners'")
+
+
 class ReadinessView(BaseModel):
     ready: bool = Field(description="whether every check passed")
     checks: dict[str, CheckView] = Field(description="database, disk, broker and worker")

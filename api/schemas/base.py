@@ -9,9 +9,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints
 from pydantic.config import JsonDict
 
-# No control characters: the database refuses NUL, names have one line, and bidirectional marks make one name look like
-# another.
-PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"
+from lcl_core.specs.base import PRINTABLE
+
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 Line = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=PRINTABLE)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$")]

@@ -25,7 +25,7 @@ class RunSubmission(RequestModel):
         None, description="shown in lists; of a pretrain run also the name of the encoder that it makes"
     )
     tags: list[Tag] = Field([], max_length=32, description="words to filter the list of runs by")
-    after: list[Reference] = Field([], max_length=32, description="ids of runs whose success it waits for")
+    after: list[Reference] = Field([], max_length=32, description="ids or names of runs whose success it waits for")
     priority: int = Field(
         0, ge=-100, le=100, description="higher goes first; who is no admin may be held to LCL_MAX_PRIORITY"
     )
@@ -90,6 +90,12 @@ class ArtifactView(BaseModel):
     bytes: int = Field(description="size")
     modified_at: datetime = Field(description="when it was written")
     sha256: str | None = Field(None, description="of what is in the store of artifacts")
+
+
+class SpecSummary(BaseModel):
+    kind: str = Field(description="kind of run, or study")
+    description: str = Field(description="what it does")
+    presets: list[str] = Field(description="names of its starting points")
 
 
 class SpecView(BaseModel):

@@ -10,15 +10,15 @@ from typing import Annotated, Any, Union
 
 from pydantic import BaseModel
 
-from lcl_core.specs.pretrain import RUN_ID_PATTERN
+from lcl_core.specs.base import NAME_PATTERN, PRINTABLE, RUN_ID_PATTERN
 from lcl_core.specs.vision import TOWER_PATTERN
 
 MAX_LISTED_FIELDS = 30  # names of fields that a message shows at most
-PRINTABLE = "it may hold no control characters, line breaks or characters that turn the direction of writing"
+IN_ONE_LINE = "it may hold no control characters, line breaks or characters that turn the direction of writing"
 CONTROL = "it may hold no control characters"
 # Meaning of the fields' patterns; others are shown as they are.
 PATTERNS = {
-    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$": (
+    NAME_PATTERN: (
         "a name starts with a letter or digit and holds letters, digits, . _ and - only, 100 characters at most"
     ),
     r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$": (
@@ -33,9 +33,8 @@ PATTERNS = {
     r"^[a-z_]+(\.([a-z_]+|[0-9]+))*$": "a field is named by its dotted path, such as optimizer.lr",
     r"^[^\x00-\x1f\x7f]*$": CONTROL,
     r"^[^\x00-\x1f\x7f|]{1,60}$": "it holds 1 to 60 characters, no | and no control characters",
-    # of api.schemas.base: what no screen shows, or shows in another order
-    r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$": f"it may not be empty, and {PRINTABLE}",
-    r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$": PRINTABLE,
+    PRINTABLE: f"it may not be empty, and {IN_ONE_LINE}",
+    PRINTABLE.replace("+$", "*$"): IN_ONE_LINE,
     r"^[^\x00]+$": "it may not be empty, and hold no NUL character",
     r"^[\x21-\x7e]+$": "it holds printable ASCII characters only, without blanks",
 }
