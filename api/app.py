@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from anyio import to_thread
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 import lcl_core
 from api.core.errors import install_error_handlers
@@ -51,6 +53,9 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     install_error_handlers(app)
     for router in (*ROUTERS, docs.router):
         app.router.routes.extend(router.routes)  # FastAPI would match included routers twice with each request
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.summary:
+            route.operation_id = "_".join(re.findall("[a-z]+", route.summary.lower()))  # "List runs": list_runs
     app.add_middleware(
         AuthenticatedBodyMiddleware,
         settings=settings,

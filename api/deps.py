@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from anyio import to_thread
-from fastapi import Depends, Header, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
@@ -18,15 +19,34 @@ from api.core.errors import Problem
 from api.core.limits import RequestSlot
 from api.core.session import RequestSession, WriteTransaction, finish
 from api.services.state import AppState
-from lcl_core.db import audit, runs, studies
+from lcl_core.db import audit
+from lcl_core.db.models import Run, Study
+from lcl_core.db.runs import find_owned
 
 # Objects that belong to an owner, by the name of their id in the path of every route.
-OWNED: dict[str, Callable[..., object]] = {"run_id": runs.get_run, "study_id": studies.get_study}
+OWNED: dict[str, Callable[[Session, str, str | None], Run | Study]] = {
+    "run_id": lambda session, reference, owner: find_owned(session, Run, reference, owner),
+    "study_id": lambda session, reference, owner: find_owned(session, Study, reference, owner),
+}
+ID_PATTERN = re.compile(r"(run|study)_[0-9a-z]{18}")
 
-IdempotencyKey = Annotated[str | None, Header(max_length=200, pattern=r"^[\x21-\x7e]+$")]
-Offset = Annotated[int, Query(ge=0, lt=2**53)]
-PageLimit = Annotated[int, Query(ge=1, le=200)]
-Cursor = Annotated[str | None, Query(max_length=100)]
+RunId = Annotated[str, Path(description="id of the run, or its name where one run alone has it")]
+StudyId = Annotated[str, Path(description="id of the study, or its name where one study alone has it")]
+DatasetName = Annotated[str, Path(description="name of the dataset", examples=["sample"])]
+EncoderReference = Annotated[str, Path(description="id of the encoder, or the newest of a name", examples=["drawings"])]
+CollectionReference = Annotated[str, Path(description="id or name of the collection", examples=["sample-drawings"])]
+ItemId = Annotated[str, Path(description="id of the item, as a search returns it")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="any text of your own: a repeated request with the same key and body changes nothing more",
+    ),
+]
+Offset = Annotated[int, Query(ge=0, lt=2**53, description="items to skip")]
+PageLimit = Annotated[int, Query(ge=1, le=200, description="greatest number of items")]
+Cursor = Annotated[str | None, Query(max_length=100, description="next_cursor of the page before")]
 
 
 async def get_state(request: Request) -> AppState:  # async: not worth a thread
@@ -108,8 +128,11 @@ def require(role: str) -> Callable[..., Awaitable[Principal]]:
     async def allowed(principal: CurrentPrincipal, request: Request, state: StateDep) -> Principal:
         if role_level(principal.role) < role_level(role):
             raise Problem(403, "forbidden", f"this needs a key with the role {role}; yours is {principal.role}")
-        if principal.visible_owner is not None and OWNED.keys() & request.path_params.keys():
-            await to_thread.run_sync(check_visible, state, principal, request.path_params)
+        references = {name: request.path_params[name] for name in OWNED.keys() & request.path_params.keys()}
+        by_name = not all(map(ID_PATTERN.fullmatch, references.values()))
+        if by_name or (references and principal.visible_owner is not None):
+            ids = await to_thread.run_sync(find_ids, state, principal, references)
+            request.path_params.update(ids)  # before the route's own parameters are read
         return principal
 
     return allowed
@@ -120,12 +143,16 @@ Submitter = Annotated[Principal, Depends(require("submitter"))]
 Admin = Annotated[Principal, Depends(require("admin"))]
 
 
-def check_visible(state: AppState, principal: Principal, path_params: Mapping[str, Any]) -> None:
-    """Raises: UserError ``unknown_run`` or ``unknown_study`` (404), the same as for an object that does not exist."""
+def find_ids(state: AppState, principal: Principal, references: Mapping[str, str]) -> dict[str, str]:
+    """Ids of the runs and studies that ids or names refer to, by the name of the parameter.
+
+    Raises: UserError ``unknown_run`` or ``unknown_study`` (404), the same as for an object that does not exist;
+        ``ambiguous_name`` (409).
+    """
     with state.database.reading() as session:
-        for name, get in OWNED.items():
-            if name in path_params:
-                get(session, path_params[name], owner=principal.visible_owner)
+        return {
+            name: OWNED[name](session, reference, principal.visible_owner).id for name, reference in references.items()
+        }
 
 
 def _record_audit(session: Session, request: Request, response: Response) -> None:

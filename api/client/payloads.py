@@ -14,6 +14,10 @@ from api.client.errors import ApiError
 Json = dict[str, Any]
 Progress = Callable[[int, int | None], None]  # (done, total or None when unknown)
 
+RUN_STATES = (
+    *("waiting", "queued", "running", "pausing", "paused", "cancelling"),
+    *("succeeded", "failed", "cancelled"),
+)
 FINAL_STATES = ("succeeded", "failed", "cancelled")  # of runs and studies
 IMAGE_SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")

@@ -1,4 +1,7 @@
-"""Errors as responses ``{"error": {"code", "message", "field"?}}``; disk faults behind database errors."""
+"""Errors as responses ``{"error": {"code", "message", "field"?, "type", "param"}}``; disk faults behind them.
+
+``type`` and ``param`` are those of OpenAI's API, so that its clients and the tools that are built on them read them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 import os
 import sqlite3
 import tempfile
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ import structlog
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -25,7 +29,7 @@ from starlette.routing import Match, Route
 from api.core.settings import ApiSettings
 from lcl_core.common.errors import UserError
 from lcl_core.common.system_errors import FailureCode, failure_code
-from lcl_core.specs.parsing import describe_error
+from lcl_core.specs.validation_messages import describe_error, main_error
 
 PROBE_BYTES = bytes(4096)
 POSTGRES_DISK_FULL = "53100"
@@ -94,6 +98,7 @@ STATUS_OF_CODE = {
     "unknown_plot": 404,
     "unknown_run": 404,
     "unknown_study": 404,
+    "ambiguous_name": 409,
     "collection_changed": 409,
     "collection_full": 409,
     "dataset_exists": 409,
@@ -130,6 +135,8 @@ CODE_OF_STATUS = {
     416: "range_not_satisfiable",
     429: "too_many_requests",
 }
+# OpenAI's names for classes of errors; others are invalid_request_error, from 500 on server_error
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # pydantic's error types for a body that was not parsed
 UNPARSED_BODY_ERRORS = ("model_attributes_type", "dict_type", "model_type", "list_type", "missing")
 
@@ -157,9 +164,11 @@ class Problem(UserError):
 
 
 class ErrorDetail(BaseModel):
-    code: str
-    message: str
-    field: str | None = None
+    code: str = Field(description="stable identifier for programs")
+    message: str = Field(description="what is wrong and how to correct it")
+    field: str | None = Field(None, description="place in the request, if one is at fault")
+    type: str = Field(description="class of the error, as OpenAI's API names it")
+    param: str | None = Field(description="the same as field; null: no place is at fault")
 
 
 class ErrorBody(BaseModel):
@@ -198,20 +207,27 @@ def error_response(
     status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """An error response. Characters that cannot be encoded (lone surrogates of the request) are replaced."""
-    return JSONResponse({"error": _detail(code, message, field)}, status_code=status, headers=headers)
+    return JSONResponse({"error": error_object(status, code, message, field)}, status_code=status, headers=headers)
 
 
-def error_detail(error: BaseException) -> dict[str, str]:
+def error_detail(error: BaseException) -> dict[str, str | None]:
     """Error object for a response that has begun, whose status can no longer report the error."""
     if isinstance(error, UserError):
-        return _detail(error.code, str(error), error.field)
+        return error_object(status_of(error), error.code, str(error), error.field)
     log.error("answer broke off", exc_info=error)
-    return _detail("internal_error", "internal error; the service's log has details", None)
+    return error_object(500, "internal_error", "internal error; the service's log has details")
 
 
-def _detail(code: str, message: str, field: str | None) -> dict[str, str]:
-    detail = {"code": code, "message": message, **({"field": field} if field else {})}
-    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in detail.items()}
+def error_object(status: int, code: str, message: str, field: str | None = None) -> dict[str, str | None]:
+    """The object ``error`` of a response with this status."""
+    code, message = _encodable(code), _encodable(message)
+    field = _encodable(field) if field else None
+    kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"code": code, "message": message, **({"field": field} if field else {}), "type": kind, "param": field}
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def status_of(error: UserError) -> int:
@@ -260,7 +276,8 @@ def _allowed_methods(request: Request) -> list[str]:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first: dict[str, Any] = error.errors()[0]
+    errors = error.errors()
+    first: Mapping[str, Any] = errors[0]
     location = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":
         return error_response(400, "bad_json", f"the body is not JSON: {first['ctx']['error']} at {location[-1]}")
@@ -268,8 +285,12 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     if location == ["body"] and first["type"] in UNPARSED_BODY_ERRORS and "json" not in content_type:
         message = f"send JSON with the header Content-Type: application/json (this request says {content_type})"
         return error_response(422, "bad_request", message)
+    model = None
+    if location[0] == "body":
+        model = _body_model(request)
+        first, path = main_error([{**each, "loc": each["loc"][1:]} for each in errors], model, error.body)
+        location = ["body", *map(str, path)]
     field = ".".join(location[1:]) or None
-    model = _body_model(request) if location[0] == "body" else None
     return error_response(422, "bad_request", f"{field or location[0]}: {describe_error(first, model)}", field)
 
 
@@ -277,7 +298,8 @@ def _body_model(request: Request) -> type[BaseModel] | None:
     """The model of the route's body, if any."""
     field = getattr(request.scope.get("route"), "body_field", None)
     kind = getattr(getattr(field, "field_info", None), "annotation", None)
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    choices = [kind, *typing.get_args(kind)]  # of a body that may be left out
+    return next((each for each in choices if isinstance(each, type) and issubclass(each, BaseModel)), None)
 
 
 async def _conflict(_: Request, error: Exception) -> JSONResponse:

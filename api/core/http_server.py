@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
+from api.core.errors import error_object
 from api.core.middleware import SECURITY_HEADERS
 from api.core.settings import ApiSettings
 
@@ -124,9 +125,8 @@ class BoundedProtocol(H11Protocol):
 
     def _refuse(self, status: int, words: str) -> None:
         if self.idle or not self.cycle.response_started:  # else a response has begun
-            body = json.dumps(
-                {"error": {"code": ERROR_CODES.get(status, "bad_request"), "message": words[:300]}}
-            ).encode()
+            error = error_object(status, ERROR_CODES.get(status, "bad_request"), words[:300])
+            body = json.dumps({"error": error}).encode()
             headers = {
                 **SECURITY_HEADERS,
                 "content-type": "application/json",

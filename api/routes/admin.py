@@ -9,7 +9,7 @@ from fastapi import APIRouter, BackgroundTasks, Query
 
 from api.core.errors import ERROR_RESPONSES
 from api.core.session import single_thread_endpoint
-from api.deps import Admin, ReadSessionDep, StateDep, Viewer, WriteSessionDep
+from api.deps import Admin, PageLimit, ReadSessionDep, StateDep, Viewer, WriteSessionDep
 from api.schemas.admin import AuditView, GarbageList, GarbageView, QuotaView, WorkerView
 from api.schemas.base import Line, ListOf, PageOf
 from api.services.state import AppState
@@ -19,15 +19,15 @@ from lcl_core.db import audit, garbage, quotas
 audit_router = APIRouter(prefix="/v1/audit", tags=["keys"], responses=ERROR_RESPONSES)
 
 
-@audit_router.get("")
+@audit_router.get("", summary="List audit entries")
 def list_audit(
     _: Admin,
     session: ReadSessionDep,
-    owner: Line | None = None,
-    action: Line | None = None,
-    object_: Annotated[Line | None, Query(alias="object")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=18)] = None,
+    owner: Annotated[Line | None, Query(description="only actions with keys of this owner")] = None,
+    action: Annotated[Line | None, Query(description="only this action, such as runs.cancel")] = None,
+    object_: Annotated[Line | None, Query(alias="object", description="only about this id or name")] = None,
+    limit: PageLimit = 50,
+    cursor: Annotated[str | None, Query(max_length=18, description="next_cursor of the page before")] = None,
 ) -> PageOf[AuditView]:
     """Committed changes, newest first; ``next_cursor`` is the cursor of the next page."""
     found = audit.list_audit(session, owner=owner, action=action, object_id=object_, limit=limit, cursor=cursor)
@@ -38,7 +38,7 @@ def list_audit(
 quotas_router = APIRouter(prefix="/v1/quotas", tags=["quotas"], responses=ERROR_RESPONSES)
 
 
-@quotas_router.get("")
+@quotas_router.get("", summary="List quotas")
 @single_thread_endpoint
 def list_quotas(principal: Viewer, state: StateDep, session: ReadSessionDep) -> ListOf[QuotaView]:
     """Unfinished runs and stored bytes, and their limits: the caller's own, for an admin all owners'."""
@@ -60,7 +60,7 @@ def list_quotas(principal: Viewer, state: StateDep, session: ReadSessionDep) -> 
 workers_router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=ERROR_RESPONSES)
 
 
-@workers_router.get("")
+@workers_router.get("", summary="List workers")
 @single_thread_endpoint
 def list_workers(_: Viewer, session: ReadSessionDep) -> ListOf[WorkerView]:
     """Workers seen lately, with their devices and current run."""
@@ -70,14 +70,14 @@ def list_workers(_: Viewer, session: ReadSessionDep) -> ListOf[WorkerView]:
 garbage_router = APIRouter(prefix="/v1/garbage", tags=["garbage"], responses=ERROR_RESPONSES)
 
 
-@garbage_router.get("")
+@garbage_router.get("", summary="List garbage")
 def list_garbage(_: Admin, state: StateDep) -> GarbageList:
     """Folders that no row names, their bytes, and whether their grace period is over."""
     settings, stored = state.settings, _stored(state)
     return _garbage_list(garbage.list_garbage(state.database, settings.home, settings.gc_grace_seconds, stored))
 
 
-@garbage_router.post("/collect", status_code=202)
+@garbage_router.post("/collect", summary="Delete garbage", status_code=202)
 def collect(_: Admin, state: StateDep, _audited: WriteSessionDep, after: BackgroundTasks) -> GarbageList:
     """Remove folders whose grace period is over, as workers do once an hour. Returns those folders."""
     # the audit entry is written in the transaction of ``_audited``, which is not open while folders are listed

@@ -19,7 +19,9 @@ from api.core.session import (
     stream_in_threads,
 )
 from api.deps import (
+    CollectionReference,
     IdempotencyKey,
+    ItemId,
     Offset,
     PageLimit,
     ReadSessionDep,
@@ -51,9 +53,10 @@ from lcl_core.db import collections, pgvector, registry
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=ERROR_RESPONSES)
 JSON_LINES = "application/x-ndjson"
+VectorTarget = Annotated[Target, Query(description="vectors of the images, or of the texts (captions)")]
 
 
-@router.get("")
+@router.get("", summary="List collections")
 @single_thread_endpoint
 def page(_: Viewer, session: ReadSessionDep) -> ListOf[CollectionView]:
     """Newest first."""
@@ -62,8 +65,8 @@ def page(_: Viewer, session: ReadSessionDep) -> ListOf[CollectionView]:
     )
 
 
-@router.get("/{name}")
-def one(name: str, _: Viewer, state: StateDep, session: ReadSessionDep) -> CollectionDetail:
+@router.get("/{name}", summary="Get collection")
+def one(name: CollectionReference, _: Viewer, state: StateDep, session: ReadSessionDep) -> CollectionDetail:
     """By id or name, with the labels that a filter can ask for."""
     row, collection = open_collection(state, session, name)
     columns = CollectionView.model_validate(row).model_dump()
@@ -71,21 +74,21 @@ def one(name: str, _: Viewer, state: StateDep, session: ReadSessionDep) -> Colle
     return CollectionDetail(**{**columns, **counts}, labels=collection.label_values())
 
 
-@router.post("/{name}/search")
-async def search(name: str, body: SearchRequest, principal: Viewer, state: StateDep) -> SearchResponse:
+@router.post("/{name}/search", summary="Search collection")
+async def search(name: CollectionReference, body: SearchRequest, principal: Viewer, state: StateDep) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
     return await search_service.search(state, name, body, principal.owner)
 
 
-@router.get("/{name}/duplicates")
+@router.get("/{name}/duplicates", summary="Find near-duplicates")
 async def duplicates(
-    name: str,
+    name: CollectionReference,
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
     threshold: Annotated[float, Query(ge=0, le=1, description="the cosine from which on two are linked")] = 0.95,
     offset: Offset = 0,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Annotated[int, Query(ge=1, le=100, description="greatest number of groups")] = 20,
 ) -> DuplicatePage:
     """Groups of images that are linked, directly or through others; the largest first.
 
@@ -108,38 +111,50 @@ async def duplicates(
     return DuplicatePage(groups=groups, total=total, offset=offset, threshold=threshold, took_ms=took_ms)
 
 
-@router.get("/{name}/items")
+@router.get("/{name}/items", summary="List items")
 def items(
-    name: str, _: Viewer, state: StateDep, session: ReadSessionDep, offset: Offset = 0, limit: PageLimit = 50
+    name: CollectionReference,
+    _: Viewer,
+    state: StateDep,
+    session: ReadSessionDep,
+    offset: Offset = 0,
+    limit: PageLimit = 50,
 ) -> ItemList:
     row, collection = open_collection(state, session, name)
     return ItemList(items=[item_view(row.id, record) for record in collection.items(offset, limit)])
 
 
-@router.get("/{name}/items/{item}")
-def item(name: str, item: str, _: Viewer, state: StateDep, session: ReadSessionDep) -> dict[str, Any]:
+@router.get("/{name}/items/{item}", summary="Get item")
+def item(
+    name: CollectionReference, item: ItemId, _: Viewer, state: StateDep, session: ReadSessionDep
+) -> dict[str, Any]:
     """An image's record: captions, labels, split, source, and the URL of the image."""
     row, collection = open_collection(state, session, name)
     return item_view(row.id, collection.item(item))
 
 
-@router.get("/{name}/items/{item}/image", response_class=Response, responses=documented_responses("image/*"))
-def image(name: str, item: str, _: Viewer, state: StateDep, session: ReadSessionDep) -> Response:
+@router.get(
+    "/{name}/items/{item}/image",
+    summary="Download image of item",
+    response_class=Response,
+    responses=documented_responses("image/*"),
+)
+def image(name: CollectionReference, item: ItemId, _: Viewer, state: StateDep, session: ReadSessionDep) -> Response:
     """The stored image. It may be replaced under the same id, so browsers cache it for minutes only."""
     data, media_type = read_item_image(state, session, name, item)
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=300"})
 
 
-@router.get("/{name}/vectors", response_model=VectorPage)
+@router.get("/{name}/vectors", summary="List vectors", response_model=VectorPage)
 @in_thread_pool("exporting")
 def vectors(
-    name: str,
+    name: CollectionReference,
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
-    target: Target = "images",
+    target: VectorTarget = "images",
     offset: Offset = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    limit: Annotated[int, Query(ge=1, le=1000, description="greatest number of vectors")] = 1000,
 ) -> Response:
     """Ids and their vectors, row-aligned, page by page."""
     _row, collection = open_collection(state, session, name)
@@ -149,10 +164,14 @@ def vectors(
     return json_response(VectorPage(ids=ids, vectors=rows.tolist(), total=total, offset=offset))
 
 
-@router.get("/{name}/map", response_model=CollectionMap)
+@router.get("/{name}/map", summary="Get map of collection", response_model=CollectionMap)
 @in_thread_pool("drawing")
 def map_(
-    name: str, _: Viewer, state: StateDep, session: ReadSessionDep, limit: Annotated[int, Query(ge=1, le=5000)] = 2000
+    name: CollectionReference,
+    _: Viewer,
+    state: StateDep,
+    session: ReadSessionDep,
+    limit: Annotated[int, Query(ge=1, le=5000, description="greatest number of points")] = 2000,
 ) -> Response:
     """Two principal components of the images' vectors; of many images, ``limit`` spread evenly."""
     _row, collection = open_collection(state, session, name)
@@ -160,9 +179,9 @@ def map_(
     return Response(state.inference().maps.get_json(collection, limit), media_type="application/json")
 
 
-@router.post("/{name}/items", status_code=201)
+@router.post("/{name}/items", summary="Add items", status_code=201)
 async def add(
-    name: str,
+    name: CollectionReference,
     body: AddItemsRequest,
     principal: Submitter,
     state: StateDep,
@@ -178,16 +197,23 @@ async def add(
     return AddedItemsView(ids=ids, images=row.images)
 
 
-@router.delete("/{name}/items/{item}", status_code=204)
+@router.delete("/{name}/items/{item}", summary="Delete item", status_code=204)
 def remove(
-    name: str, item: str, _: Submitter, state: StateDep, reader: ReadSessionDep, session: WriteSessionDep
+    name: CollectionReference,
+    item: ItemId,
+    _: Submitter,
+    state: StateDep,
+    reader: ReadSessionDep,
+    session: WriteSessionDep,
 ) -> None:
     """Remove an image, and the texts that no other image has."""
     remove_item(state, reader, session, name, item)
 
 
-@router.delete("/{name}", status_code=204)
-def delete(name: str, principal: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> None:
+@router.delete("/{name}", summary="Delete collection", status_code=204)
+def delete(
+    name: CollectionReference, principal: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks
+) -> None:
     """Remove a collection and its folder; for its owner and admins."""
     row = registry.get_collection(session, name)
     check_owner(principal, "collection", row.name, row.owner)
@@ -196,10 +222,12 @@ def delete(name: str, principal: Submitter, state: StateDep, session: WriteSessi
     after.add_task(remove_tree, registry.absolute_path(state.settings.home, row.path))
 
 
-@router.get("/{name}/export", response_class=Response, responses=documented_responses(JSON_LINES))
+@router.get(
+    "/{name}/export", summary="Export collection", response_class=Response, responses=documented_responses(JSON_LINES)
+)
 @in_thread_pool("exporting")
 def export(
-    name: str, _: Viewer, state: StateDep, session: ReadSessionDep, target: Target = "images"
+    name: CollectionReference, _: Viewer, state: StateDep, session: ReadSessionDep, target: VectorTarget = "images"
 ) -> StreamingResponse:
     """All rows with their changes, a JSON object a line: the record, ``encoder_hash`` and ``vector``."""
     row, collection = open_collection(state, session, name)

@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, BackgroundTasks, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from api.core.auth import Principal, check_owner
 from api.core.errors import ERROR_RESPONSES
 from api.core.session import documented_responses, in_thread_pool, json_response, single_thread_endpoint
-from api.deps import Offset, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep, WriteTransactionDep
+from api.deps import (
+    DatasetName,
+    Offset,
+    ReadSessionDep,
+    StateDep,
+    Submitter,
+    Viewer,
+    WriteSessionDep,
+    WriteTransactionDep,
+)
 from api.schemas.base import ListOf
 from api.schemas.data import (
     DatasetRequest,
@@ -36,16 +45,18 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], responses=ERROR_RESPONSES)
 IMAGES = documented_responses("image/png", "image/jpeg", "image/gif", "image/webp")
-Filter = Annotated[str | None, Query(max_length=200)]
+Split = Annotated[str | None, Query(max_length=200, description="only captioned images of this split")]
+Source = Annotated[str | None, Query(max_length=200, description="only captioned images of this source")]
+Counter = Annotated[str | None, Query(max_length=200, description="whose tokens are counted")]
 
 
-@router.get("")
+@router.get("", summary="List datasets")
 @single_thread_endpoint
 def page(_: Viewer, session: ReadSessionDep) -> ListOf[DatasetView]:
     return ListOf[DatasetView](items=[DatasetView.model_validate(row) for row in datasets.list_datasets(session)])
 
 
-@router.post("/validate", status_code=202)
+@router.post("/validate", summary="Validate corpus", status_code=202)
 def validate_path(
     body: PathValidationRequest,
     principal: Submitter,
@@ -58,9 +69,9 @@ def validate_path(
     return _submit_validation(body.model_dump(), principal, state, session, after, response)
 
 
-@router.post("/{name}/validate", status_code=202)
+@router.post("/{name}/validate", summary="Validate dataset", status_code=202)
 def validate(
-    name: str,
+    name: DatasetName,
     principal: Submitter,
     state: StateDep,
     session: WriteSessionDep,
@@ -74,7 +85,7 @@ def validate(
     return _submit_validation(spec, principal, state, session, after, response)
 
 
-@router.post("", status_code=201)
+@router.post("", summary="Register dataset", status_code=201)
 async def register(
     body: DatasetRequest, principal: Submitter, state: StateDep, transaction: WriteTransactionDep, response: Response
 ) -> DatasetView:
@@ -95,14 +106,16 @@ async def register(
         return await to_thread.run_sync(write, session)
 
 
-@router.get("/{name}")
+@router.get("/{name}", summary="Get dataset")
 @single_thread_endpoint
-def one(name: str, _: Viewer, session: ReadSessionDep) -> DatasetView:
+def one(name: DatasetName, _: Viewer, session: ReadSessionDep) -> DatasetView:
     return DatasetView.model_validate(datasets.get_dataset(session, name))
 
 
-@router.delete("/{name}", status_code=204)
-def delete(name: str, principal: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> None:
+@router.delete("/{name}", summary="Delete dataset", status_code=204)
+def delete(
+    name: DatasetName, principal: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks
+) -> None:
     """Remove a dataset with its versions; for its owner and admins. A corpus in the data roots is not deleted.
 
     The error (409) names the unfinished runs and studies that need it.
@@ -113,17 +126,17 @@ def delete(name: str, principal: Submitter, state: StateDep, session: WriteSessi
         after.add_task(remove_tree, registry.absolute_path(home, path))
 
 
-@router.get("/{name}/versions")
+@router.get("/{name}/versions", summary="List versions of dataset")
 @single_thread_endpoint
-def versions(name: str, _: Viewer, session: ReadSessionDep) -> ListOf[DatasetVersionView]:
+def versions(name: DatasetName, _: Viewer, session: ReadSessionDep) -> ListOf[DatasetVersionView]:
     """All versions, newest first, with their content hashes."""
     rows = datasets.list_versions(session, name)
     return ListOf[DatasetVersionView](items=[DatasetVersionView.model_validate(row) for row in rows])
 
 
-@router.get("/{name}/statistics")
+@router.get("/{name}/statistics", summary="Get statistics of dataset")
 @in_thread_pool("reading_corpora")
-def statistics(name: str, _: Viewer, state: StateDep, session: ReadSessionDep) -> dict[str, Any]:
+def statistics(name: DatasetName, _: Viewer, state: StateDep, session: ReadSessionDep) -> dict[str, Any]:
     """Counts of documents, images, captions, splits and labels; computed by the first call where they are missing."""
     dataset = datasets.get_dataset(session, name)
     session.close()  # no connection is held while files are read
@@ -136,20 +149,22 @@ def _token_counter(state: AppState, session: Session, encoder: str | None) -> To
     return find_counter(state, session, encoder)
 
 
-@router.get("/{name}/documents", response_model=DocumentPage)
+@router.get("/{name}/documents", summary="List documents of dataset", response_model=DocumentPage)
 @in_thread_pool("reading_corpora")
 def documents(
-    name: str,
+    name: DatasetName,
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
-    view: Literal["interleaved", "pairs"] = "interleaved",
+    view: Annotated[
+        Literal["interleaved", "pairs"], Query(description="whole documents, or captioned images")
+    ] = "interleaved",
     offset: Offset = 0,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    split: Filter = None,
-    source: Filter = None,
-    tokens: bool = False,
-    encoder: Filter = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="greatest number of items")] = 20,
+    split: Split = None,
+    source: Source = None,
+    tokens: Annotated[bool, Query(description="count the tokens of each segment")] = False,
+    encoder: Counter = None,
 ) -> Response:
     """Documents with their images in place, or captioned images (of a split and a source).
 
@@ -176,9 +191,17 @@ def documents(
     return json_response(DocumentPage(**page))
 
 
-@router.get("/{name}/images/{image:path}", response_class=Response, responses=IMAGES)
+@router.get(
+    "/{name}/images/{image:path}", summary="Download image of dataset", response_class=Response, responses=IMAGES
+)
 @in_thread_pool("reading_corpora")
-def image(name: str, image: str, _: Viewer, state: StateDep, session: ReadSessionDep) -> Response:
+def image(
+    name: DatasetName,
+    image: Annotated[str, Path(description="path of the image in the corpus")],
+    _: Viewer,
+    state: StateDep,
+    session: ReadSessionDep,
+) -> Response:
     """An image file of the corpus."""
     dataset = datasets.get_dataset(session, name)
     session.close()

@@ -25,10 +25,15 @@ PAGE = """<!doctype html>
 <body>
 <header>
 <h1>LCL service</h1>
-<p>Every call with its parameters, and a form to try it.
-The description itself: <a href="/openapi.json">openapi.json</a></p>
+<p>Every call with its parameters, fields and responses, a form to try it, and the same call for curl and Python.
+<a href="/docs#errors">Errors</a> have one form. The description itself: <a href="/openapi.json">openapi.json</a></p>
+<div class="tools">
+<label for="filter">Filter the calls</label>
+<input id="filter" type="search" autocomplete="off" placeholder="such as: list runs">
+<p id="count" role="status"></p>
 <label for="key">API key (kept in this tab only)</label>
 <input id="key" type="password" autocomplete="off">
+</div>
 </header>
 <main><p class="empty">Loading the description…</p></main>
 </body>

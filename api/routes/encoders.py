@@ -19,7 +19,7 @@ from api.core.session import (
     single_thread_endpoint,
     stream_in_threads,
 )
-from api.deps import ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep, WriteTransactionDep
+from api.deps import EncoderReference, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep, WriteTransactionDep
 from api.schemas.base import ItemList, ListOf, Reference
 from api.schemas.data import EncoderComparisonView, EncoderImportRequest, EncoderView
 from api.services.encoder_archive import (
@@ -45,14 +45,14 @@ from lcl_core.encoders.file_hashes import check_unchanged, hash_files
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"], responses=ERROR_RESPONSES)
 
 
-@router.get("")
+@router.get("", summary="List encoders")
 @single_thread_endpoint
 def page(_: Viewer, session: ReadSessionDep) -> ListOf[EncoderView]:
     """Newest first."""
     return ListOf[EncoderView](items=[EncoderView.model_validate(row) for row in registry.list_encoders(session)])
 
 
-@router.post("", status_code=201)
+@router.post("", summary="Import encoder", status_code=201)
 async def import_(
     body: EncoderImportRequest,
     principal: Submitter,
@@ -100,14 +100,14 @@ def _register(
     return view
 
 
-@router.get("/compare")
+@router.get("/compare", summary="Compare encoders")
 @in_thread_pool("exporting")
 def compare(
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
-    left: Annotated[Reference, Query()],
-    right: Annotated[Reference, Query()],
+    left: Annotated[Reference, Query(description="id or name of an encoder")],
+    right: Annotated[Reference, Query(description="id or name of an encoder")],
     paired: Annotated[bool, Query(description="test the differences, unit by unit")] = True,
 ) -> EncoderComparisonView:
     """Metrics of two encoders on the same task, split and dataset, side by side.
@@ -123,16 +123,16 @@ def compare(
     return EncoderComparisonView(left=views[0], right=views[1], rows=rows)
 
 
-@router.get("/{encoder}")
+@router.get("/{encoder}", summary="Get encoder")
 @single_thread_endpoint
-def one(encoder: str, _: Viewer, session: ReadSessionDep) -> EncoderView:
+def one(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> EncoderView:
     """By id, or the newest of a name."""
     return EncoderView.model_validate(registry.get_encoder(session, encoder))
 
 
-@router.delete("/{encoder}", status_code=204)
+@router.delete("/{encoder}", summary="Delete encoder", status_code=204)
 def delete(
-    encoder: str, principal: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks
+    encoder: EncoderReference, principal: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks
 ) -> None:
     """Remove an encoder, by id or the newest of a name, with its folder; for its owner and admins.
 
@@ -146,16 +146,21 @@ def delete(
         after.add_task(state.unload_encoder, folder)
 
 
-@router.get("/{encoder}/figures")
-def figures_(encoder: str, _: Viewer, session: ReadSessionDep) -> ItemList:
+@router.get("/{encoder}/figures", summary="List metrics of encoder")
+def figures_(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> ItemList:
     """All metrics of its evaluations, newest evaluation first."""
     return ItemList(items=evaluation_figures(session, registry.get_encoder(session, encoder).id))
 
 
-@router.get("/{encoder}/export", response_class=Response, responses=documented_responses("application/x-tar"))
+@router.get(
+    "/{encoder}/export",
+    summary="Export encoder",
+    response_class=Response,
+    responses=documented_responses("application/x-tar"),
+)
 @in_thread_pool("exporting")
 def export(
-    encoder: str,
+    encoder: EncoderReference,
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,

@@ -1,4 +1,4 @@
-"""Liveness, readiness and Prometheus metrics. No key is needed."""
+"""Liveness, readiness and Prometheus metrics, for which no key is needed; status for people."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.core.errors import ERROR_RESPONSES, probe_folder, writable_folders
-from api.core.session import documented_responses, in_thread_pool
-from api.deps import StateDep
-from api.schemas.admin import CheckView, ReadinessView
+import lcl_core
+from api.core.errors import ERROR_RESPONSES, error_object, probe_folder, writable_folders
+from api.core.session import documented_responses, in_thread_pool, json_response
+from api.deps import StateDep, Viewer
+from api.schemas.admin import CheckView, ReadinessView, StatusView
 from api.services.state import AppState
 from lcl_core.db import runs
 from lcl_core.db.models import Run
@@ -60,13 +61,13 @@ def _check_worker(state: AppState) -> CheckView:
 router = APIRouter(tags=["service"], responses=ERROR_RESPONSES)
 
 
-@router.get("/healthz")
+@router.get("/healthz", summary="Check liveness")
 async def alive() -> dict[str, str]:
     """This process answers. Needs no thread and no other service."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={200: {"model": ReadinessView}})
+@router.get("/readyz", summary="Check readiness", responses={200: {"model": ReadinessView}})
 @in_thread_pool("probing")
 def ready(state: StateDep) -> JSONResponse:
     """200 when database and disk work, the broker takes messages and a worker consumes them; else 503."""
@@ -75,11 +76,33 @@ def ready(state: StateDep) -> JSONResponse:
     answer = ReadinessView(ready=not failing, checks=checks, loading=state.waiting_for_encoders()).model_dump()
     if failing:
         message = "; ".join(f"{name}: {checks[name].detail}" for name in failing)
-        answer["error"] = {"code": "not_ready", "message": message}
+        answer["error"] = error_object(503, "not_ready", message)
     return JSONResponse(answer, status_code=503 if failing else 200)
 
 
-@router.get("/metrics", response_class=Response, responses=documented_responses("text/plain"))
+@router.get("/v1/status", summary="Get status", response_model=StatusView)
+@in_thread_pool("probing")
+def status(principal: Viewer, state: StateDep) -> Response:
+    """Version, database, workers and queue of the service; ready as ``/readyz`` has it."""
+    checks = check_readiness(state)
+    with state.database.reading() as session:
+        workers = runs.list_workers(session)
+        counts = runs.count_runs_by_state(session, principal.visible_owner)
+    answer = StatusView(
+        ready=all(check.ok for check in checks.values()),
+        version=lcl_core.__version__,
+        database=state.database.engine.dialect.name,
+        checks=checks,
+        workers=len(workers),
+        slots=sum(worker.slots for worker in workers),
+        runs=counts,
+    )
+    return json_response(answer)
+
+
+@router.get(
+    "/metrics", summary="Get service metrics", response_class=Response, responses=documented_responses("text/plain")
+)
 @in_thread_pool("probing")
 def metrics(state: StateDep) -> Response:
     """Prometheus text format."""

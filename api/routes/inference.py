@@ -1,15 +1,15 @@
-"""Embeddings in OpenAI's form, captions, continuations, and attention maps."""
+"""Embeddings and models in OpenAI's form, captions, continuations, and attention maps."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
 from sse_starlette.sse import EventSourceResponse
 
 from api.core.errors import ERROR_RESPONSES
-from api.core.session import documented_responses
+from api.core.session import documented_responses, single_thread_endpoint
 from api.deps import ReadSessionDep, StateDep, Viewer
 from api.schemas.inference import (
     AttentionRequest,
@@ -21,9 +21,14 @@ from api.schemas.inference import (
     ContinuationResponse,
     EmbeddingRequest,
     EmbeddingResponse,
+    ModelList,
+    ModelView,
 )
+from api.services.encoders import list_models, model_view
 from api.services.inference import attend, caption, continue_document, embed
+from lcl_core.db import registry
 
+ModelReference = Annotated[str, Path(description="id or name of an encoder", examples=["drawings"])]
 router = APIRouter(prefix="/v1", tags=["inference"], responses=ERROR_RESPONSES)
 STREAM_RESPONSES = documented_responses(
     "application/json",
@@ -33,7 +38,21 @@ STREAM_RESPONSES = documented_responses(
 )
 
 
-@router.post("/embeddings", response_model=EmbeddingResponse)
+@router.get("/models", summary="List models")
+@single_thread_endpoint
+def models(_: Viewer, session: ReadSessionDep) -> ModelList:
+    """The encoders as OpenAI's API lists models: each ``id`` is what ``model`` of the other calls takes."""
+    return ModelList(data=list_models(session))
+
+
+@router.get("/models/{model:path}", summary="Get model")
+@single_thread_endpoint
+def model(model: ModelReference, _: Viewer, session: ReadSessionDep) -> ModelView:
+    """An encoder, by id or the newest of a name, as OpenAI's API describes a model."""
+    return model_view(registry.get_encoder(session, model), model)
+
+
+@router.post("/embeddings", summary="Create embeddings", response_model=EmbeddingResponse)
 async def embeddings(
     body: EmbeddingRequest, principal: Viewer, state: StateDep, session: ReadSessionDep
 ) -> JSONResponse:
@@ -41,26 +60,30 @@ async def embeddings(
     return await embed(state, session, body, principal.owner)
 
 
-@router.post("/captions", response_model=CaptionResponse, responses=STREAM_RESPONSES)
+@router.post("/captions", summary="Create captions", response_model=CaptionResponse, responses=STREAM_RESPONSES)
 async def captions(body: CaptionRequest, principal: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
     """Generated captions of the images; with ``stream`` piece by piece."""
-    encoder_id, texts, consumers = await caption(state, session, body, principal.owner)
+    texts, consumers = await caption(state, session, body, principal.owner)
     if body.stream:
         return EventSourceResponse(consumers.events(texts, lambda index, text: {"index": index, "caption": text}))
     data = [CaptionView(index=index, caption=text) for index, text in enumerate(await consumers.wait_all(texts))]
-    return CaptionResponse(model=encoder_id, data=data)
+    return CaptionResponse(model=body.model, data=data)
 
 
-@router.post("/continuations", response_model=ContinuationResponse, responses=STREAM_RESPONSES)
+@router.post(
+    "/continuations", summary="Continue document", response_model=ContinuationResponse, responses=STREAM_RESPONSES
+)
 async def continuations(body: ContinuationRequest, principal: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
     """Text generated after a document, which is read as in training; with ``stream`` piece by piece."""
-    encoder_id, text, consumers = await continue_document(state, session, body, principal.owner)
+    text, consumers = await continue_document(state, session, body, principal.owner)
     if body.stream:
         return EventSourceResponse(consumers.events([text], lambda index, text: {"index": index, "text": text}))
-    return ContinuationResponse(model=encoder_id, text=(await consumers.wait_all([text]))[0])
+    return ContinuationResponse(model=body.model, text=(await consumers.wait_all([text]))[0])
 
 
-@router.post("/attention", response_model=AttentionResponse, response_model_exclude_none=True)
+@router.post(
+    "/attention", summary="Get attention maps", response_model=AttentionResponse, response_model_exclude_none=True
+)
 async def attention(
     body: AttentionRequest, principal: Viewer, state: StateDep, session: ReadSessionDep
 ) -> JSONResponse:

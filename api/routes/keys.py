@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
@@ -17,10 +18,11 @@ from api.schemas.base import ListOf
 from api.services.state import AppState
 from lcl_core.db.models import ApiKey
 
+KeyPrefix = Annotated[str, Path(description="the part of the key before the dot")]
 router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=ERROR_RESPONSES)
 
 
-@router.post("", status_code=201)
+@router.post("", summary="Create key", status_code=201)
 def create(body: KeyRequest, _: Admin, session: WriteSessionDep, response: Response) -> NewKeyView:
     """The key itself is in this response and nowhere else."""
     if body.expires is not None and body.expires.tzinfo is None:
@@ -32,22 +34,22 @@ def create(body: KeyRequest, _: Admin, session: WriteSessionDep, response: Respo
     return NewKeyView(key=key, **KeyView.model_validate(row).model_dump())
 
 
-@router.get("")
+@router.get("", summary="List keys")
 def page(_: Admin, session: ReadSessionDep) -> ListOf[KeyView]:
     rows = session.scalars(select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.prefix))
     return ListOf[KeyView](items=[KeyView.model_validate(row) for row in rows])
 
 
-@router.get("/mine")
+@router.get("/mine", summary="Get own key")
 @single_thread_endpoint
 def mine(principal: Viewer, session: ReadSessionDep) -> KeyView:
     """The caller's own key: its owner and role."""
     return KeyView.model_validate(_get_key(session, principal.prefix))
 
 
-@router.post("/{prefix}/rotate")
+@router.post("/{prefix}/rotate", summary="Rotate key")
 def rotate(
-    prefix: str, _: Admin, state: StateDep, session: WriteSessionDep, body: KeyRotationRequest | None = None
+    prefix: KeyPrefix, _: Admin, state: StateDep, session: WriteSessionDep, body: KeyRotationRequest | None = None
 ) -> NewKeyView:
     """Replace a key's secret; owner, role and expiry stay. The previous secret is valid for the grace.
 
@@ -63,8 +65,8 @@ def rotate(
     return NewKeyView(key=key, **KeyView.model_validate(row).model_dump())
 
 
-@router.delete("/{prefix}", status_code=204)
-def revoke(prefix: str, principal: Admin, state: StateDep, session: WriteSessionDep) -> None:
+@router.delete("/{prefix}", summary="Revoke key", status_code=204)
+def revoke(prefix: KeyPrefix, principal: Admin, state: StateDep, session: WriteSessionDep) -> None:
     if prefix == principal.prefix:
         raise Problem(409, "own_key", "a key cannot revoke itself; use another admin key")
     session.delete(_lock_key(state, session, prefix))

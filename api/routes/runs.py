@@ -9,16 +9,35 @@ from dataclasses import asdict
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Response
 from sse_starlette.sse import EventSourceResponse
 
 from api.core.errors import ERROR_RESPONSES, Problem
 from api.core.session import documented_responses, single_thread_endpoint
-from api.deps import Cursor, IdempotencyKey, PageLimit, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep
+from api.deps import (
+    Cursor,
+    IdempotencyKey,
+    PageLimit,
+    ReadSessionDep,
+    RunId,
+    StateDep,
+    Submitter,
+    Viewer,
+    WriteSessionDep,
+)
 from api.schemas.base import ItemList, ListOf, PageOf, Tag
-from api.schemas.runs import ArtifactView, EstimateRequest, EstimateView, LogChunk, RunSubmission, RunView, SpecView
+from api.schemas.runs import (
+    ArtifactView,
+    EstimateRequest,
+    EstimateView,
+    LogChunk,
+    RunSubmission,
+    RunView,
+    SpecSummary,
+    SpecView,
+)
 from api.services.run_files import OCTET_STREAM, RunFiles
-from api.services.runs import check_priority, metric_line, run_view, run_views, validate_submission
+from api.services.runs import check_priority, metric_line, predecessor_ids, run_view, run_views, validate_submission
 from lcl_core.common import files
 from lcl_core.db import registry, runs
 from lcl_core.db import submit as db_submit
@@ -32,14 +51,16 @@ log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERROR_RESPONSES)
 specs_router = APIRouter(prefix="/v1/specs", tags=["specs"], responses=ERROR_RESPONSES)
 SPEC_MODELS = {**SPECS, "study": StudySpec}
-LineNumber = Annotated[int, Query(ge=0, lt=2**63)]
-Step = Annotated[int, Query(ge=0, lt=2**31)]  # range of the column
+LineNumber = Annotated[int, Query(ge=0, lt=2**63, description="id of the last line that is there already")]
+LogOffset = Annotated[int, Query(ge=0, lt=2**63, description="bytes to skip")]
+SpecKind = Annotated[str, Path(description="kind of run, or study", examples=["pretrain"])]
+Step = Annotated[int, Query(ge=0, lt=2**31, description="only steps after this one")]  # range of the column
 DOWNLOAD = documented_responses(OCTET_STREAM) | documented_responses(
     OCTET_STREAM, status=206, description="The requested range"
 )
 
 
-@router.post("", status_code=202)
+@router.post("", summary="Submit run", status_code=202)
 @single_thread_endpoint
 def submit(
     body: RunSubmission,
@@ -68,7 +89,7 @@ def submit(
             max_attempts=body.max_attempts,
             resource=body.resource,
             gpus=body.gpus,
-            after=body.after,
+            after=predecessor_ids(session, body.after, principal.visible_owner),
             visible_to=principal.visible_owner,
         )
     response.headers["location"] = f"/v1/runs/{run.id}"
@@ -77,14 +98,14 @@ def submit(
     return run_view(session, run)
 
 
-@router.get("")
+@router.get("", summary="List runs")
 @single_thread_endpoint
 def page(
     principal: Viewer,
     session: ReadSessionDep,
-    kind: Kind | None = None,
-    state: State | None = None,
-    tag: Tag | None = None,
+    kind: Annotated[Kind | None, Query(description="only runs of this kind")] = None,
+    state: Annotated[State | None, Query(description="only runs in this state")] = None,
+    tag: Annotated[Tag | None, Query(description="only runs with this tag")] = None,
     limit: PageLimit = 50,
     cursor: Cursor = None,
 ) -> PageOf[RunView]:
@@ -95,38 +116,38 @@ def page(
     return PageOf[RunView](items=run_views(session, rows.items), next_cursor=rows.next_cursor)
 
 
-@router.get("/{run_id}")
+@router.get("/{run_id}", summary="Get run")
 @single_thread_endpoint
-def one(run_id: str, _: Viewer, session: ReadSessionDep) -> RunView:
+def one(run_id: RunId, _: Viewer, session: ReadSessionDep) -> RunView:
     return run_view(session, runs.get_run(session, run_id))
 
 
-@router.post("/{run_id}/cancel")
+@router.post("/{run_id}/cancel", summary="Cancel run")
 @single_thread_endpoint
-def cancel(run_id: str, _: Submitter, session: WriteSessionDep) -> RunView:
+def cancel(run_id: RunId, _: Submitter, session: WriteSessionDep) -> RunView:
     """A queued run is cancelled at once; a running one writes a checkpoint first."""
     return run_view(session, runs.cancel_run(session, run_id))
 
 
-@router.post("/{run_id}/pause")
+@router.post("/{run_id}/pause", summary="Pause run")
 @single_thread_endpoint
-def pause(run_id: str, _: Submitter, session: WriteSessionDep) -> RunView:
+def pause(run_id: RunId, _: Submitter, session: WriteSessionDep) -> RunView:
     """Pause a run, which keeps its queue position; a running one is ``pausing`` until its checkpoint is written."""
     return run_view(session, runs.pause_run(session, run_id))
 
 
-@router.post("/{run_id}/unpause")
+@router.post("/{run_id}/unpause", summary="Unpause run")
 @single_thread_endpoint
-def unpause(run_id: str, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
+def unpause(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
     """Queue a paused run again, to continue from its last checkpoint."""
     run = runs.unpause_run(session, run_id)
     after.add_task(state.wakeups.wake, [run.id])
     return run_view(session, run)
 
 
-@router.post("/{run_id}/resume")
+@router.post("/{run_id}/resume", summary="Resume run")
 @single_thread_endpoint
-def resume(run_id: str, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
+def resume(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
     """Queue a failed or cancelled run again, to continue from its last checkpoint."""
     with state.quotas.admit_runs(session, runs.get_run(session, run_id).owner, 1):
         run = runs.resume_run(session, run_id)
@@ -134,9 +155,9 @@ def resume(run_id: str, _: Submitter, state: StateDep, session: WriteSessionDep,
     return run_view(session, run)
 
 
-@router.post("/{run_id}/retry")
+@router.post("/{run_id}/retry", summary="Retry run")
 @single_thread_endpoint
-def retry(run_id: str, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
+def retry(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
     """Queue a failed or cancelled run again, from the beginning."""
     with state.quotas.admit_runs(session, runs.get_run(session, run_id).owner, 1):
         run = runs.retry_run(session, run_id)
@@ -144,22 +165,22 @@ def retry(run_id: str, _: Submitter, state: StateDep, session: WriteSessionDep, 
     return run_view(session, run)
 
 
-@router.delete("/{run_id}", status_code=204)
+@router.delete("/{run_id}", summary="Delete run", status_code=204)
 @single_thread_endpoint
-def delete(run_id: str, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> None:
+def delete(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> None:
     """Delete a finished run and its folder, but not its encoder or collection."""
     runs.delete_run(session, run_id)
     after.add_task(files.discard_run_dir, state.settings.runs_dir, run_id)
 
 
-@router.get("/{run_id}/metrics")
+@router.get("/{run_id}/metrics", summary="List metrics of run")
 def metrics(
-    run_id: str,
+    run_id: RunId,
     _: Viewer,
     session: ReadSessionDep,
     after: Step = 0,
     after_id: LineNumber = 0,
-    limit: Annotated[int, Query(ge=1, le=100_000)] = 100_000,
+    limit: Annotated[int, Query(ge=1, le=100_000, description="greatest number of lines")] = 100_000,
 ) -> ItemList:
     """Metric lines in the order of their arrival.
 
@@ -171,57 +192,73 @@ def metrics(
     return ItemList(items=[metric_line(row) for row in rows])
 
 
-@router.get("/{run_id}/logs")
-def logs(run_id: str, _: Viewer, state: StateDep, session: ReadSessionDep, offset: LineNumber = 0) -> LogChunk:
+@router.get("/{run_id}/logs", summary="Read log of run")
+def logs(run_id: RunId, _: Viewer, state: StateDep, session: ReadSessionDep, offset: LogOffset = 0) -> LogChunk:
     """Up to 1 MiB of the log from byte ``offset`` on."""
     runs.get_run(session, run_id)
     return RunFiles(state, session, run_id).log(offset)
 
 
-@router.get("/{run_id}/events", response_class=EventSourceResponse, responses=documented_responses("text/event-stream"))
+@router.get(
+    "/{run_id}/events",
+    summary="Stream events of run",
+    response_class=EventSourceResponse,
+    responses=documented_responses("text/event-stream"),
+)
 def events(
-    run_id: str,
+    run_id: RunId,
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
-    last_event_id: Annotated[int, Header(ge=0, lt=2**63)] = 0,
+    last_event_id: Annotated[int, Header(ge=0, lt=2**63, description="id of the last event received")] = 0,
 ) -> EventSourceResponse:
     """Server-sent events ``metrics`` and ``state`` until the run has ended; Last-Event-ID resumes."""
     runs.get_run(session, run_id)
     return EventSourceResponse(state.feeds.events(run_id, last_event_id, state.settings.event_stream_seconds))
 
 
-@router.get("/{run_id}/artifacts")
-def artifacts(run_id: str, _: Viewer, state: StateDep, session: ReadSessionDep) -> ListOf[ArtifactView]:
+@router.get("/{run_id}/artifacts", summary="List artifacts of run")
+def artifacts(run_id: RunId, _: Viewer, state: StateDep, session: ReadSessionDep) -> ListOf[ArtifactView]:
     runs.get_run(session, run_id)
     return ListOf[ArtifactView](items=RunFiles(state, session, run_id).artifacts())
 
 
-@router.get("/{run_id}/artifacts/{name:path}", response_class=Response, responses=DOWNLOAD)
+@router.get("/{run_id}/artifacts/{name:path}", summary="Download artifact", response_class=Response, responses=DOWNLOAD)
 def artifact(
-    run_id: str,
-    name: str,
+    run_id: RunId,
+    name: Annotated[str, Path(description="name of the artifact, as the list has it")],
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
-    range_: Annotated[str | None, Header(alias="range")] = None,
+    range_: Annotated[str | None, Header(alias="range", description="such as bytes=0-99")] = None,
 ) -> Response:
     """Download, whole or one range of bytes."""
     runs.get_run(session, run_id)
     return RunFiles(state, session, run_id).artifact(name, range_)
 
 
-@specs_router.get("/{kind}")
-def spec_schema(kind: str, _: Viewer) -> SpecView:
+@specs_router.get("", summary="List specs")
+def list_specs(_: Viewer) -> ListOf[SpecSummary]:
+    """Kinds of runs, and of studies, with what each does and the names of its presets."""
+    return ListOf[SpecSummary](
+        items=[
+            SpecSummary(kind=kind, description=model.__doc__ or "", presets=sorted(presets(kind)))
+            for kind, model in SPEC_MODELS.items()
+        ]
+    )
+
+
+@specs_router.get("/{kind}", summary="Get spec")
+def spec_schema(kind: SpecKind, _: Viewer) -> SpecView:
     """JSON schema and presets of a kind of run, or of a study."""
     _check_kind(kind)
     return SpecView(json_schema=SPEC_MODELS[kind].model_json_schema(), presets=presets(kind))
 
 
-@specs_router.post("/{kind}/estimate")
+@specs_router.post("/{kind}/estimate", summary="Estimate run")
 @single_thread_endpoint
 def estimate(
-    kind: str, body: EstimateRequest, principal: Viewer, state: StateDep, session: ReadSessionDep
+    kind: SpecKind, body: EstimateRequest, principal: Viewer, state: StateDep, session: ReadSessionDep
 ) -> EstimateView:
     """Time, memory, operations and disk of a pre-training, before it is submitted; nothing is queued.
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, BackgroundTasks, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from api.core.errors import ERROR_RESPONSES, Problem
 from api.core.session import documented_responses, single_thread_endpoint
-from api.deps import Cursor, IdempotencyKey, PageLimit, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep
+from api.deps import (
+    Cursor,
+    IdempotencyKey,
+    PageLimit,
+    ReadSessionDep,
+    StateDep,
+    StudyId,
+    Submitter,
+    Viewer,
+    WriteSessionDep,
+)
 from api.schemas.base import PageOf
 from api.schemas.studies import (
     CurvesView,
@@ -31,11 +41,11 @@ from lcl_core.studies.table import FORMATS
 router = APIRouter(prefix="/v1/studies", tags=["studies"], responses=ERROR_RESPONSES)
 ColumnName = Annotated[str | None, Query(max_length=60, description="head of a column; none: the first")]
 MetricName = Annotated[str, Query(max_length=100, description="metric of the training's metric lines")]
-RowNumber = Annotated[int, Query(ge=0, lt=10_000)]
+RowNumber = Annotated[int, Query(ge=0, lt=10_000, description="row of the table, from 0")]
 TABLE_RESPONSES = documented_responses(*(media_type.partition(";")[0] for _write, media_type in FORMATS.values()))
 
 
-@router.post("", status_code=202)
+@router.post("", summary="Submit study", status_code=202)
 def submit(
     body: StudySubmission,
     principal: Submitter,
@@ -57,14 +67,14 @@ def submit(
     return _view(session, study)
 
 
-@router.post("/plan")
+@router.post("/plan", summary="Plan study")
 def plan(body: StudySubmission, principal: Viewer, state: StateDep, session: ReadSessionDep) -> StudyPlanView:
     """Number of runs of a submission; nothing is queued."""
     spec = validate_study(session, body.spec, state.settings.roots)
     return StudyPlanView(**studies.plan_study(session, spec, principal.owner))
 
 
-@router.get("")
+@router.get("", summary="List studies")
 @single_thread_endpoint
 def page(principal: Viewer, session: ReadSessionDep, limit: PageLimit = 50, cursor: Cursor = None) -> PageOf[StudyView]:
     """Newest first, the caller's own (for an admin: all owners'); ``next_cursor`` is the cursor of the next page."""
@@ -74,20 +84,22 @@ def page(principal: Viewer, session: ReadSessionDep, limit: PageLimit = 50, curs
     return PageOf[StudyView](items=items, next_cursor=rows.next_cursor)
 
 
-@router.get("/{study_id}")
-def one(study_id: str, _: Viewer, session: ReadSessionDep) -> StudyDetailView:
+@router.get("/{study_id}", summary="Get study")
+def one(study_id: StudyId, _: Viewer, session: ReadSessionDep) -> StudyDetailView:
     """The spec, all trials with their runs, and the present table."""
     return study_detail(session, studies.get_study(session, study_id))
 
 
-@router.post("/{study_id}/cancel")
-def cancel(study_id: str, _: Submitter, session: WriteSessionDep) -> StudyView:
+@router.post("/{study_id}/cancel", summary="Cancel study")
+def cancel(study_id: StudyId, _: Submitter, session: WriteSessionDep) -> StudyView:
     """Cancel its unfinished runs, except those of another study too; nothing more is submitted."""
     return _view(session, studies.cancel_study(session, studies.get_study(session, study_id)))
 
 
-@router.post("/{study_id}/resume")
-def resume(study_id: str, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> StudyView:
+@router.post("/{study_id}/resume", summary="Resume study")
+def resume(
+    study_id: StudyId, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks
+) -> StudyView:
     """Queue its failed and cancelled runs again, each to continue from its last checkpoint."""
     study = studies.get_study(session, study_id)
     with state.quotas.admit_runs(session, study.owner):
@@ -96,9 +108,14 @@ def resume(study_id: str, _: Submitter, state: StateDep, session: WriteSessionDe
     return _view(session, study)
 
 
-@router.post("/{study_id}/extend")
+@router.post("/{study_id}/extend", summary="Extend study")
 def extend(
-    study_id: str, body: AdditionSpec, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks
+    study_id: StudyId,
+    body: AdditionSpec,
+    _: Submitter,
+    state: StateDep,
+    session: WriteSessionDep,
+    after: BackgroundTasks,
 ) -> StudyView:
     """Add seeds, variants of its axes, or trials of a random search. Existing trials are not run again."""
     study = studies.get_study(session, study_id)
@@ -109,8 +126,8 @@ def extend(
     return _view(session, study)
 
 
-@router.delete("/{study_id}", status_code=204)
-def delete(study_id: str, _: Submitter, session: WriteSessionDep) -> None:
+@router.delete("/{study_id}", summary="Delete study", status_code=204)
+def delete(study_id: StudyId, _: Submitter, session: WriteSessionDep) -> None:
     """Delete a finished study, but not its runs and encoders."""
     studies.delete_study(session, studies.get_study(session, study_id))
 
@@ -119,19 +136,31 @@ def _view(session: Session, study: Study) -> StudyView:
     return study_view(study, studies.study_statuses(session, [study])[study.id])
 
 
-@router.get("/{study_id}/table.{kind}", response_class=Response, responses=TABLE_RESPONSES)
-def table(study_id: str, kind: Literal["json", "csv", "md"], _: Viewer, session: ReadSessionDep) -> Response:
+@router.get(
+    "/{study_id}/table.{kind}", summary="Get table of study", response_class=Response, responses=TABLE_RESPONSES
+)
+def table(
+    study_id: StudyId,
+    kind: Annotated[Literal["json", "csv", "md"], Path(description="format")],
+    _: Viewer,
+    session: ReadSessionDep,
+) -> Response:
     """The present table."""
     study = studies.get_study(session, study_id)
     write, media_type = FORMATS[kind]
     return Response(write(study_table(session, study), study_title(study)), media_type=media_type)
 
 
-@router.get("/{study_id}/plots/{name}.{kind}", response_class=Response, responses=documented_responses(*KINDS.values()))
+@router.get(
+    "/{study_id}/plots/{name}.{kind}",
+    summary="Draw plot of study",
+    response_class=Response,
+    responses=documented_responses(*KINDS.values()),
+)
 def plot(
-    study_id: str,
-    name: str,
-    kind: str,
+    study_id: StudyId,
+    name: Annotated[str, Path(description="rows, pareto, scaling or curves", examples=["rows"])],
+    kind: Annotated[str, Path(description="svg or png", examples=["svg"])],
     _: Viewer,
     session: ReadSessionDep,
     metric: ColumnName = None,
@@ -149,8 +178,8 @@ def plot(
     return Response(figure, media_type=KINDS[kind])
 
 
-@router.get("/{study_id}/curves")
-def curves(study_id: str, _: Viewer, session: ReadSessionDep, value: MetricName = "loss") -> CurvesView:
+@router.get("/{study_id}/curves", summary="Get curves of study")
+def curves(study_id: StudyId, _: Viewer, session: ReadSessionDep, value: MetricName = "loss") -> CurvesView:
     """A training metric over steps, one curve per row of the table."""
     study = studies.get_study(session, study_id)
     cells = studies.study_cells(session, study.id)
@@ -159,9 +188,9 @@ def curves(study_id: str, _: Viewer, session: ReadSessionDep, value: MetricName 
     return CurvesView.model_validate({"value": value, "values": curve_metrics(lines), "rows": rows})
 
 
-@router.get("/{study_id}/compare")
+@router.get("/{study_id}/compare", summary="Compare rows of study")
 def compare(
-    study_id: str, _: Viewer, state: StateDep, session: ReadSessionDep, left: RowNumber, right: RowNumber
+    study_id: StudyId, _: Viewer, state: StateDep, session: ReadSessionDep, left: RowNumber, right: RowNumber
 ) -> RowComparisonView:
     """Two rows of the table by their numbers, counted from 0: paired tests over seeds and over samples."""
     study = studies.get_study(session, study_id)

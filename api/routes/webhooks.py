@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import structlog
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,10 +20,11 @@ from lcl_core.db.outbox import list_deliveries
 from lcl_core.db.session import now
 
 log = structlog.get_logger(__name__)
+WebhookId = Annotated[str, Path(description="id of the webhook")]
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], responses=ERROR_RESPONSES)
 
 
-@router.post("", status_code=201)
+@router.post("", summary="Create webhook", status_code=201)
 def create(
     body: WebhookRequest, principal: Admin, state: StateDep, session: WriteSessionDep, response: Response
 ) -> NewWebhookView:
@@ -36,22 +39,22 @@ def create(
     return NewWebhookView(secret=_secret(state, row.id), **WebhookView.model_validate(row).model_dump())
 
 
-@router.get("")
+@router.get("", summary="List webhooks")
 def page(_: Admin, session: ReadSessionDep) -> ListOf[WebhookView]:
     rows = session.scalars(select(Webhook).order_by(Webhook.id.desc()))
     return ListOf[WebhookView](items=[WebhookView.model_validate(row) for row in rows])
 
 
-@router.get("/{webhook_id}/deliveries")
-def deliveries(webhook_id: str, _: Admin, session: ReadSessionDep) -> ListOf[DeliveryView]:
+@router.get("/{webhook_id}/deliveries", summary="List deliveries of webhook")
+def deliveries(webhook_id: WebhookId, _: Admin, session: ReadSessionDep) -> ListOf[DeliveryView]:
     """The last fifty messages, newest first, with the errors of those that were not delivered."""
     _get_webhook(session, webhook_id)
     rows = list_deliveries(session, webhook_id)
     return ListOf[DeliveryView](items=[DeliveryView.model_validate(row) for row in rows])
 
 
-@router.delete("/{webhook_id}", status_code=204)
-def remove(webhook_id: str, principal: Admin, session: WriteSessionDep) -> None:
+@router.delete("/{webhook_id}", summary="Delete webhook", status_code=204)
+def remove(webhook_id: WebhookId, principal: Admin, session: WriteSessionDep) -> None:
     """Nothing more is sent, pending messages included."""
     session.delete(_get_webhook(session, webhook_id))
     log.info("webhook_removed", webhook=webhook_id, owner=principal.owner)

@@ -6,11 +6,11 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints
+from pydantic.config import JsonDict
 
-# No control characters: the database refuses NUL, names have one line, and bidirectional marks make one name look like
-# another.
-PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"
+from lcl_core.specs.base import PRINTABLE
+
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 Line = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=PRINTABLE)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$")]
@@ -29,6 +29,11 @@ def _check_iso_date(value: object) -> object:
 Timestamp = Annotated[datetime, Strict(False), BeforeValidator(_check_iso_date)]
 
 
+def request_example(**fields: Any) -> JsonDict:
+    """``json_schema_extra`` of a request model: a body that the service accepts once the objects in it exist."""
+    return {"examples": [fields]}
+
+
 class RequestModel(BaseModel):
     """A request body. Unknown fields are errors, and no type is converted: neither "yes" or 1 to true nor "1" to 1."""
 
@@ -45,12 +50,13 @@ Item = TypeVar("Item")
 
 
 class ListOf(BaseModel, Generic[Item]):
-    items: list[Item]
+    items: list[Item] = Field(description="all of them")
 
 
 class PageOf(ListOf[Item], Generic[Item]):
-    next_cursor: str | None
+    items: list[Item] = Field(description="of this page")
+    next_cursor: str | None = Field(description="cursor of the next page; null: this is the last one")
 
 
 class ItemList(BaseModel):
-    items: list[dict[str, Any]]
+    items: list[dict[str, Any]] = Field(description="all of them")

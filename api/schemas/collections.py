@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from api.schemas.base import PRINTABLE, Line, RequestModel, RowView
-from api.schemas.inference import Content
+from api.schemas.base import PRINTABLE, Line, RequestModel, RowView, request_example
+from api.schemas.inference import EXAMPLE_IMAGE, Content
 
 ItemName = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=PRINTABLE)]
 CaptionText = Annotated[str, StringConstraints(min_length=1, max_length=1_000_000, pattern=r"^[^\x00]+$")]
@@ -20,21 +20,21 @@ QUERY_PARTS = ("text", "image", "vector", "item")
 
 
 class CollectionView(RowView):
-    id: str
-    name: str
-    encoder_id: str | None
-    encoder_hash: str
-    dataset: str | None
-    owner: str
-    run_id: str | None
-    images: int
+    id: str = Field(description="id of the collection")
+    name: str = Field(description="its name")
+    encoder_id: str | None = Field(description="the encoder that computed its vectors; null: deleted")
+    encoder_hash: str = Field(description="SHA-256 of that encoder's weights")
+    dataset: str | None = Field(description="the dataset that it was made of")
+    owner: str = Field(description="who made it")
+    run_id: str | None = Field(description="the index run that made it")
+    images: int = Field(description="number of images")
     texts: int = Field(description="distinct captions; in the list, those of the last index run")
-    dim: int
+    dim: int = Field(description="numbers in a vector")
     changes: int = Field(description="images added, replaced and removed one by one, ever")
     vectors: str | None = Field(
         description="where PostgreSQL searches: its tables VECTORS_images and VECTORS_texts; null: files are searched"
     )
-    created_at: datetime
+    created_at: datetime = Field(description="when it was made")
 
 
 class CollectionDetail(CollectionView):
@@ -46,10 +46,10 @@ class QueryWeights(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: Weight | None = None
-    image: Weight | None = None
-    vector: Weight | None = None
-    item: Weight | None = None
+    text: Weight | None = Field(None, description="of the text")
+    image: Weight | None = Field(None, description="of the image")
+    vector: Weight | None = Field(None, description="of the vector")
+    item: Weight | None = Field(None, description="of the item")
 
     def as_dict(self) -> dict[str, float]:
         return self.model_dump(exclude_none=True)
@@ -60,9 +60,11 @@ class SearchQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: Content | None = None
+    text: Content | None = Field(None, description="a text to search by")
     image: Content | None = Field(None, description="an image as a data URL")
-    vector: list[float] | None = Field(None, max_length=16_384)
+    vector: list[float] | None = Field(
+        None, max_length=16_384, description="a vector of the collection's encoder to search by"
+    )
     item: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
         None, description="id of an image or text of the collection"
     )
@@ -83,15 +85,17 @@ class SearchQuery(BaseModel):
 class SearchRequest(SearchQuery):
     """At least one of text, image, vector and item; of several the weighted sum of their directions."""
 
-    target: Target = "images"
-    k: int = Field(20, ge=1, le=1000)
+    model_config = ConfigDict(json_schema_extra=request_example(text="a red bird", k=5))
+
+    target: Target = Field("images", description="what to search: images, or texts (captions)")
+    k: int = Field(20, ge=1, le=1000, description="number of hits")
     offset: int = Field(0, ge=0, le=9000, description="hits to leave out: those of the pages before")
     where: dict[Line, Line | list[Line]] = Field({}, max_length=32, description="{label: value or values}")
 
 
 class SearchResponse(BaseModel):
     hits: list[dict[str, Any]] = Field(description="best first: id, score (cosine), and the item or text")
-    took_ms: float
+    took_ms: float = Field(description="milliseconds in the service")
 
 
 class NewItemRequest(RequestModel):
@@ -99,10 +103,12 @@ class NewItemRequest(RequestModel):
     name: ItemName | None = Field(
         None, description="unique in the collection, the id is made of it; none: the SHA-256 of the image's bytes"
     )
-    captions: list[CaptionText] = Field([], max_length=8)
-    labels: dict[Line, Line] = Field({}, max_length=32)
-    split: OptionalWord = ""
-    source: OptionalWord = ""
+    captions: list[CaptionText] = Field(
+        [], max_length=8, description="texts that describe it, which can be searched, too"
+    )
+    labels: dict[Line, Line] = Field({}, max_length=32, description="{label: value}, by which a search can be filtered")
+    split: OptionalWord = Field("", description="such as train")
+    source: OptionalWord = Field("", description="where it is from")
 
     @field_validator("labels")
     @classmethod
@@ -113,6 +119,12 @@ class NewItemRequest(RequestModel):
 
 
 class AddItemsRequest(RequestModel):
+    model_config = ConfigDict(
+        json_schema_extra=request_example(
+            items=[{"image": EXAMPLE_IMAGE, "name": "red.png", "captions": ["a red square"]}], replace=True
+        )
+    )
+
     items: list[NewItemRequest] = Field(min_length=1, max_length=1000, description="kept all, or none")
     replace: bool = Field(False, description="an image takes the place of an older one of its name")
 
@@ -123,23 +135,23 @@ class AddedItemsView(BaseModel):
 
 
 class VectorPage(BaseModel):
-    ids: list[str]
-    vectors: list[list[float]]
-    total: int
-    offset: int
+    ids: list[str] = Field(description="in the order of the vectors")
+    vectors: list[list[float]] = Field(description="one per id, of length 1")
+    total: int = Field(description="vectors in all")
+    offset: int = Field(description="of the first one")
 
 
 class MapPointView(BaseModel):
-    id: str
-    x: float
-    y: float
-    caption: str
-    labels: dict[str, str]
+    id: str = Field(description="of the image")
+    x: float = Field(description="-1 to 1")
+    y: float = Field(description="-1 to 1")
+    caption: str = Field(description="its first caption")
+    labels: dict[str, str] = Field(description="its labels")
 
 
 class CollectionMap(BaseModel):
     points: list[MapPointView] = Field(description="two principal components, within [-1, 1]")
-    total: int
+    total: int = Field(description="images in the collection")
 
 
 class DuplicateGroupView(BaseModel):
@@ -152,6 +164,6 @@ class DuplicateGroupView(BaseModel):
 class DuplicatePage(BaseModel):
     groups: list[DuplicateGroupView] = Field(description="the largest first")
     total: int = Field(description="groups in all")
-    offset: int
-    threshold: float
-    took_ms: float
+    offset: int = Field(description="groups that were skipped")
+    threshold: float = Field(description="least cosine of near-duplicates")
+    took_ms: float = Field(description="milliseconds in the service")

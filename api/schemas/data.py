@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from api.schemas.base import PathText, RequestModel, RowView
+from api.schemas.base import PathText, RequestModel, RowView, request_example
 from lcl_core.specs.base import Name
 
 
@@ -23,44 +23,50 @@ class CorpusInputRequest(CorpusPathRequest):
 class ValidationRequest(RequestModel):
     """How a corpus is to be validated; the spec of kind validate says what each field means."""
 
-    workers: int | None = None
-    tokens: bool = True
-    similarity_threshold: float = 0.24
-    min_image_side: int = 8
+    model_config = ConfigDict(json_schema_extra=request_example(tokens=False))
+
+    workers: int | None = Field(None, description="processes that decode; null: one a core")
+    tokens: bool = Field(True, description="measure texts in tokens; false: in words, which is faster")
+    similarity_threshold: float = Field(0.24, description="images matched below this are not usable")
+    min_image_side: int = Field(8, description="a shorter side below this is too small, in pixels")
 
 
 class PathValidationRequest(CorpusInputRequest, ValidationRequest):
     """The same for a corpus that is not registered."""
 
+    model_config = ConfigDict(json_schema_extra=request_example(path="/srv/corpora/manuals", tokens=False))
+
 
 class DatasetRequest(CorpusPathRequest):
-    name: Name
+    model_config = ConfigDict(json_schema_extra=request_example(name="manuals", path="/srv/corpora/manuals"))
+
+    name: Name = Field(description="name of the dataset")
     new_version: bool = Field(False, description="a name that exists stands for this corpus from now on")
 
 
 class DatasetView(RowView):
-    name: str
-    path: str
-    owner: str
-    content_hash: str | None
-    statistics: dict[str, Any] | None
-    created_at: datetime
+    name: str = Field(description="its name")
+    path: str = Field(description="folder, file or URL on the server")
+    owner: str = Field(description="who registered it")
+    content_hash: str | None = Field(description="SHA-256 over its content; null: not read yet")
+    statistics: dict[str, Any] | None = Field(description="counts of documents, images, captions, splits and labels")
+    created_at: datetime = Field(description="when it was registered")
 
 
 class DatasetVersionView(RowView):
-    version: int
-    path: str
-    content_hash: str
-    statistics: dict[str, Any] | None
-    owner: str
-    run_id: str | None
-    created_at: datetime
+    version: int = Field(description="number, from 1")
+    path: str = Field(description="folder, file or URL on the server")
+    content_hash: str = Field(description="SHA-256 over its content")
+    statistics: dict[str, Any] | None = Field(description="counts of documents, images, captions, splits and labels")
+    owner: str = Field(description="who registered it")
+    run_id: str | None = Field(description="the run that made it")
+    created_at: datetime = Field(description="when it was registered")
 
 
 class DocumentPage(BaseModel):
-    items: list[dict[str, Any]]
-    total: int
-    offset: int
+    items: list[dict[str, Any]] = Field(description="documents with their segments: texts, and images with their URL")
+    total: int = Field(description="documents in all")
+    offset: int = Field(description="of the first item")
     splits: list[str] = Field([], description="that a filter can ask for")
     sources: list[str] = Field([], description="the same")
     tokens_of: dict[str, Any] | None = Field(
@@ -69,18 +75,20 @@ class DocumentPage(BaseModel):
 
 
 class EncoderView(RowView):
-    id: str
-    name: str
+    id: str = Field(description="id of the encoder")
+    name: str = Field(description="its name; newer encoders may have the same one")
     hash: str = Field(description="sha256 of the weights")
     identity: str | None = Field(description="sha256 over all files; null: not hashed yet")
-    owner: str
-    run_id: str | None
-    info: dict[str, Any]
-    created_at: datetime
+    owner: str = Field(description="who trained or imported it")
+    run_id: str | None = Field(description="the run that made it; null: imported or bundled")
+    info: dict[str, Any] = Field(description="architecture, sizes, and what it was trained on")
+    created_at: datetime = Field(description="when it was registered")
 
 
 class EncoderImportRequest(RequestModel):
-    name: Name
+    model_config = ConfigDict(json_schema_extra=request_example(name="clip-b32", path="/srv/encoders/clip-b32"))
+
+    name: Name = Field(description="name of the encoder")
     path: PathText = Field(
         description="directory on the server, inside its data roots: of lcl, OpenCLIP, timm or Hugging Face"
     )
@@ -92,4 +100,6 @@ class EncoderImportRequest(RequestModel):
 class EncoderComparisonView(BaseModel):
     left: EncoderView
     right: EncoderView
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]] = Field(
+        description="one per metric of both: task, split, metric, left, right, difference"
+    )

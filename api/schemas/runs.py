@@ -7,17 +7,25 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas.base import Line, Reference, RequestModel, RowView, Tag
+from api.schemas.base import Line, Reference, RequestModel, RowView, Tag, request_example
 from lcl_core.db.submit import DEFAULT_MAX_ATTEMPTS
 from lcl_core.jobs import Kind
 
 
 class RunSubmission(RequestModel):
-    kind: Kind
+    model_config = ConfigDict(
+        json_schema_extra=request_example(
+            kind="pretrain", spec={"preset": "sample", "steps": 500}, name="first-try", tags=["baseline"]
+        )
+    )
+
+    kind: Kind = Field(description="what the run does")
     spec: dict[str, Any] = Field(description="as GET /v1/specs/{kind} describes", examples=[{"preset": "sample"}])
-    name: Line | None = None
-    tags: list[Tag] = Field([], max_length=32)
-    after: list[Reference] = Field([], max_length=32, description="ids of runs whose success it waits for")
+    name: Line | None = Field(
+        None, description="shown in lists; of a pretrain run also the name of the encoder that it makes"
+    )
+    tags: list[Tag] = Field([], max_length=32, description="words to filter the list of runs by")
+    after: list[Reference] = Field([], max_length=32, description="ids or names of runs whose success it waits for")
     priority: int = Field(
         0, ge=-100, le=100, description="higher goes first; who is no admin may be held to LCL_MAX_PRIORITY"
     )
@@ -34,32 +42,34 @@ class RunSubmission(RequestModel):
 
 
 class RunView(RowView):
-    id: str
-    kind: str
-    name: str | None
-    tags: list[str]
-    state: str
-    spec: dict[str, Any]
+    id: str = Field(description="id of the run")
+    kind: str = Field(description="what it does")
+    name: str | None = Field(description="as submitted")
+    tags: list[str] = Field(description="words to filter the list of runs by")
+    state: str = Field(
+        description="waiting, queued, running, cancelling, cancelled, pausing, paused, succeeded or failed"
+    )
+    spec: dict[str, Any] = Field(description="with the preset and all defaults filled in")
     reason: dict[str, Any] | None = Field(description="why it failed: code, message, field")
     interruption: dict[str, Any] | None = Field(
         description="why its last attempt ended unfinished, and what the present one found damaged: code, message"
     )
     progress: dict[str, Any] | None = Field(description="its last line of metrics")
     obstacle: dict[str, Any] | None = Field(None, description="why no worker can take it: code, message")
-    result: dict[str, Any] | None
-    attempt: int
-    max_attempts: int
-    priority: int
+    result: dict[str, Any] | None = Field(description="what it made and measured; null until it succeeds")
+    attempt: int = Field(description="number of the present attempt, from 1")
+    max_attempts: int = Field(description="attempts without progress before it fails")
+    priority: int = Field(description="higher goes first")
     resource: str = Field(description="cpu, gpu, or accelerator: a GPU where there is one")
     gpus: int = Field(description="that it takes on each machine where it gets GPUs; 0: of resource cpu")
     devices: list[str] = Field([], description="ids of the GPUs that it has now")
     after: list[str] = Field(description="runs whose success it waits for")
-    owner: str
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    encoder_id: str | None = None
-    collection_id: str | None = None
+    owner: str = Field(description="owner of the key that submitted it")
+    created_at: datetime = Field(description="when it was submitted")
+    started_at: datetime | None = Field(description="when its first attempt began")
+    finished_at: datetime | None = Field(description="when it ended")
+    encoder_id: str | None = Field(None, description="the encoder that it made or evaluated")
+    collection_id: str | None = Field(None, description="the collection that it made or added to")
     inputs: dict[str, Any] | None = Field(
         None, description="content hash of each dataset, and weights hash of each encoder, that it reads"
     )
@@ -70,41 +80,49 @@ class RunView(RowView):
 
 
 class LogChunk(BaseModel):
-    text: str
+    text: str = Field(description="from the offset of the request on")
     offset: int = Field(description="where to go on")
     size: int = Field(description="bytes of the log now")
 
 
 class ArtifactView(BaseModel):
-    name: str
-    bytes: int
-    modified_at: datetime
+    name: str = Field(description="path below the run's artifacts")
+    bytes: int = Field(description="size")
+    modified_at: datetime = Field(description="when it was written")
     sha256: str | None = Field(None, description="of what is in the store of artifacts")
+
+
+class SpecSummary(BaseModel):
+    kind: str = Field(description="kind of run, or study")
+    description: str = Field(description="what it does")
+    presets: list[str] = Field(description="names of its starting points")
 
 
 class SpecView(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
 
-    json_schema: dict[str, Any] = Field(alias="schema")
-    presets: dict[str, dict[str, Any]]
+    json_schema: dict[str, Any] = Field(alias="schema", description="JSON schema of the spec")
+    presets: dict[str, dict[str, Any]] = Field(description="named starting points: the fields that each one sets")
 
 
 class EstimateRequest(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(spec={"preset": "sample", "steps": 500}))
+
     spec: dict[str, Any] = Field(description="as a submission would have it", examples=[{"preset": "sample"}])
     resource: Literal["cpu", "gpu"] | None = Field(None, description="as a submission would have it")
 
 
 class RangeView(BaseModel):
-    expected: float
-    low: float
-    high: float
+    expected: float = Field(description="most likely value")
+    low: float = Field(description="lower end")
+    high: float = Field(description="upper end")
 
 
 class CountsView(BaseModel):
     """Means, where documents differ."""
 
-    documents: float
-    images: float
+    documents: float = Field(description="documents")
+    images: float = Field(description="images")
     tokens: float = Field(description="those of images among them")
 
 
@@ -120,7 +138,7 @@ class EstimateView(BaseModel):
     )
     parameters: int = Field(description="of the encoder that comes out, text tower included")
     flops_per_step: float = Field(description="useful floating-point operations, all processes together")
-    flops: float
+    flops: float = Field(description="useful floating-point operations of the whole run")
     per_step: CountsView
     samples: CountsView = Field(description="read in all")
     checkpoint_bytes: int = Field(description="one checkpoint")

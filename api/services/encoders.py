@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
+from api.schemas.inference import ModelView
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import registry
@@ -33,10 +34,9 @@ TEST_KEYS = COMPARISON_KEYS[:5]
 Json = dict[str, Any]
 
 
-def open_encoder(state: AppState, session: Session, reference: str) -> tuple[str, BatchedEngine]:
-    """Id and loaded encoder. Closes the session. Raises: UserError; Problem as ``load_encoder``."""
-    row = registry.get_encoder(session, reference)
-    return row.id, load_encoder(state, session, row)
+def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEngine:
+    """The loaded encoder of an id or name. Closes the session. Raises: UserError; Problem as ``load_encoder``."""
+    return load_encoder(state, session, registry.get_encoder(session, reference))
 
 
 def load_encoder(state: AppState, session: Session, row: EncoderRow, *, evict: bool = True) -> BatchedEngine:
@@ -81,6 +81,22 @@ def damage_as_problem(row: EncoderRow, directory: Path) -> Iterator[None]:
             raise Problem(409, CHANGED, f"encoder {row.name!r} ({row.id}): {reason}; {way_out}") from error
         message = f"the files of encoder {row.name!r} ({row.id}) cannot be used on the server: {reason}; {way_out}"
         raise Problem(409, DAMAGED, message) from error
+
+
+def list_models(session: Session) -> list[ModelView]:
+    """Every encoder, newest first: the newest of a name by the name, the others by their id."""
+    names: set[str] = set()
+    models = []
+    for row in registry.list_encoders(session):
+        models.append(model_view(row, row.id if row.name in names else row.name))
+        names.add(row.name)
+    return models
+
+
+def model_view(row: EncoderRow, reference: str) -> ModelView:
+    """The encoder as OpenAI's API describes a model. ``reference``: the id or name by which it is asked for."""
+    created = int(row.created_at.timestamp())
+    return ModelView(id=reference, created=created, owned_by=row.owner, encoder_id=row.id)
 
 
 def compare_encoders(left: Sequence[Json], right: Sequence[Json]) -> list[Json]:

@@ -52,17 +52,17 @@ async def embed(state: AppState, session: Session, body: EmbeddingRequest, owner
     found = ((f"input.{index}", _image_url(item)) for index, item in enumerate(items))
     urls = {field: url for field, url in found if url is not None}
 
-    def begin() -> tuple[BatchedEngine, str]:
-        encoder_id, encoder = open_encoder(state, session, body.model)
+    def begin() -> tuple[BatchedEngine, None]:
+        encoder = open_encoder(state, session, body.model)
         if body.dimensions not in (None, encoder.dim):
             message = f"this encoder's vectors have {encoder.dim} numbers, and cannot be shortened"
             raise Problem(422, "bad_dimensions", f"{message}; leave dimensions out", field="dimensions")
         check_count(items, state.settings, "input")
         encoder.check_room(len(urls))
-        return encoder, encoder_id
+        return encoder, None
 
-    def read(encoder: BatchedEngine, encoder_id: str, images: RequestImages) -> tuple[str, list[Future[Any]], int]:
-        return encoder_id, *submit_embeddings(encoder, items, images, state.settings)
+    def read(encoder: BatchedEngine, _: None, images: RequestImages) -> tuple[list[Future[Any]], int]:
+        return submit_embeddings(encoder, items, images, state.settings)
 
     def respond(vectors: list[Any]) -> JSONResponse:
         data: list[dict[str, Any]] = [
@@ -70,9 +70,9 @@ async def embed(state: AppState, session: Session, body: EmbeddingRequest, owner
             for index, vector in enumerate(vectors)
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": encoder_id, "usage": usage})
+        return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
 
-    encoder_id, submitted, tokens = await read_images(state, owner, urls, begin, read)
+    submitted, tokens = await read_images(state, owner, urls, begin, read)
     return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)
 
 
@@ -116,22 +116,20 @@ def _encode_vector(vector: Any, encoding: str) -> list[float] | str:
 async def attend(state: AppState, session: Session, body: AttentionRequest, owner: str) -> JSONResponse:
     """Attention weights of the pooling, by patch. Closes the session."""
 
-    def begin() -> tuple[BatchedEngine, str]:
+    def begin() -> tuple[BatchedEngine, None]:
         check_count(body.images, state.settings, "images")
-        encoder_id, encoder = open_encoder(state, session, body.model)
+        encoder = open_encoder(state, session, body.model)
         encoder.check_room(len(body.images))
-        return encoder, encoder_id
+        return encoder, None
 
-    def read(
-        encoder: BatchedEngine, encoder_id: str, images: RequestImages
-    ) -> tuple[str, list[list[float]], list[Future[Any]]]:
+    def read(encoder: BatchedEngine, _: None, images: RequestImages) -> tuple[list[list[float]], list[Future[Any]]]:
         boxes, prepared = [], []
         for field in images:
             image = images.read(field)
             boxes.append(list(encoder.crop_box(image)))
             prepared.append(encoder.prepare(image))
             del image  # before the next one is decoded
-        return encoder_id, boxes, encoder.submit_attention(prepared)
+        return boxes, encoder.submit_attention(prepared)
 
     def respond(weights: list[Any]) -> JSONResponse:
         data: list[dict[str, Any]] = []
@@ -140,68 +138,62 @@ async def attend(state: AppState, session: Session, body: AttentionRequest, owne
             row = {"index": index, "grid": list(heads.shape[1:]), "box": [round(x, ATTENTION_DIGITS) for x in box]}
             row["mean"] = heads.mean(0).round(ATTENTION_DIGITS).tolist()
             data.append(row | ({"heads": heads.round(ATTENTION_DIGITS).tolist()} if body.heads else {}))
-        return JSONResponse({"object": "list", "data": data, "model": encoder_id})
+        return JSONResponse({"object": "list", "data": data, "model": body.model})
 
-    encoder_id, boxes, submitted = await read_images(state, owner, _image_fields(body.images), begin, read)
+    boxes, submitted = await read_images(state, owner, _image_fields(body.images), begin, read)
     return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)
 
 
 async def caption(
     state: AppState, session: Session, body: CaptionRequest, owner: str
-) -> tuple[str, list[Future[Any]], StreamConsumers]:
-    """Encoder id, the submitted captions and their consumers. Closes the session. Raises: Problem 422."""
+) -> tuple[list[Future[Any]], StreamConsumers]:
+    """The submitted captions and their consumers. Closes the session. Raises: Problem 422."""
     check_count(body.images, state.settings, "images")
     consumers = StreamConsumers(len(body.images), state.settings.writing_seconds, stream=body.stream, field="images")
 
-    def begin() -> tuple[BatchedEngine, tuple[str, GenerationConfig]]:
-        encoder_id, encoder = open_encoder(state, session, body.model)
+    def begin() -> tuple[BatchedEngine, GenerationConfig]:
+        encoder = open_encoder(state, session, body.model)
         check_text(body.prompt, state.settings, "prompt")
         check_text(body.context, state.settings, "context")
         options = GenerationConfig(**body.model_dump(exclude={"model", "images", "stream"}))
         encoder.check_room(len(body.images))
-        return encoder, (encoder_id, options)
+        return encoder, options
 
-    def read(
-        encoder: BatchedEngine, opened: tuple[str, GenerationConfig], images: RequestImages
-    ) -> tuple[str, list[Future[Any]]]:
-        encoder_id, options = opened
+    def read(encoder: BatchedEngine, options: GenerationConfig, images: RequestImages) -> list[Future[Any]]:
         prepared = [encoder.prepare(images.read(field)) for field in images]
-        return encoder_id, encoder.submit_captions(prepared, options, consumers.listeners)
+        return encoder.submit_captions(prepared, options, consumers.listeners)
 
-    encoder_id, texts = await read_images(state, owner, _image_fields(body.images), begin, read)
-    return encoder_id, texts, consumers
+    texts = await read_images(state, owner, _image_fields(body.images), begin, read)
+    return texts, consumers
 
 
 async def continue_document(
     state: AppState, session: Session, body: ContinuationRequest, owner: str
-) -> tuple[str, Future[Any], StreamConsumers]:
-    """Encoder id, the submitted continuation and its consumer. Closes the session. Raises: Problem 422."""
+) -> tuple[Future[Any], StreamConsumers]:
+    """The submitted continuation and its consumer. Closes the session. Raises: Problem 422."""
     check_count(body.document, state.settings, "document")
     consumers = StreamConsumers(1, state.settings.writing_seconds, stream=body.stream)
     parts = list(enumerate(body.document))
     urls = {f"document.{index}.image": part.image for index, part in parts if isinstance(part, DocumentImage)}
 
-    def begin() -> tuple[BatchedEngine, tuple[str, GenerationConfig]]:
-        encoder_id, encoder = open_encoder(state, session, body.model)
+    def begin() -> tuple[BatchedEngine, GenerationConfig]:
+        encoder = open_encoder(state, session, body.model)
         options = GenerationConfig(**body.model_dump(exclude={"model", "document", "stream"}))
         for index, part in parts:
             if isinstance(part, str):
                 _check_document_text(part, state.settings, f"document.{index}")
         encoder.check_room(1)
-        return encoder, (encoder_id, options)
+        return encoder, options
 
-    def read(
-        encoder: BatchedEngine, opened: tuple[str, GenerationConfig], images: RequestImages
-    ) -> tuple[str, Future[Any]]:
-        encoder_id, options = opened
+    def read(encoder: BatchedEngine, options: GenerationConfig, images: RequestImages) -> Future[Any]:
         document = [
             part if isinstance(part, str) else encoder.prepare(images.read(f"document.{index}.image"))
             for index, part in parts
         ]
-        return encoder_id, encoder.submit_continuation(document, options, consumers.listeners[0])
+        return encoder.submit_continuation(document, options, consumers.listeners[0])
 
-    encoder_id, text = await read_images(state, owner, urls, begin, read)
-    return encoder_id, text, consumers
+    text = await read_images(state, owner, urls, begin, read)
+    return text, consumers
 
 
 def _image_fields(images: Sequence[str]) -> dict[str, str]:
@@ -282,7 +274,7 @@ class StreamConsumers:
     def _error_event(self, error: BaseException, index: int) -> Event:
         detail = error_detail(error)
         if self._field and "field" not in detail:
-            detail["field"] = f"{self._field}.{index}"
+            detail["field"] = detail["param"] = f"{self._field}.{index}"
         return _event("error", {"error": detail, "index": index})
 
     def _deadline_problem(self) -> Problem:

@@ -16,6 +16,7 @@ from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db import datasets, outbox, pgvector, registry
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Metric, Run
+from lcl_core.db.runs import find_owned
 from lcl_core.db.states import LEASED
 from lcl_core.db.wakeup import WakeupProducer
 from lcl_core.db.workers import device_uses
@@ -78,6 +79,22 @@ def _references(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Cal
         yield "collection", registry.get_collection, name
     for field, path in data_paths(spec).items():
         yield field, lambda _, path: resolve_allowed(path, roots), path
+
+
+def predecessor_ids(session: Session, references: Sequence[str], owner: str | None) -> list[str]:
+    """Ids of the runs of ``after``, which are named by id or name. One that is not found stays as it is.
+
+    Raises: Problem 422 ``ambiguous_name`` with the field ``after.INDEX``.
+    """
+    ids = []
+    for index, reference in enumerate(references):
+        try:
+            ids.append(find_owned(session, Run, reference, owner).id)
+        except UserError as error:
+            if error.code == "ambiguous_name":
+                raise Problem(422, error.code, error.message, field=f"after.{index}") from error
+            ids.append(reference)  # the submission refuses it
+    return ids
 
 
 _NOT_COLUMNS = {"tags", "after", "obstacle", "artifacts", "devices"}

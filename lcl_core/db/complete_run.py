@@ -30,6 +30,7 @@ from lcl_core.db.session import Database, now
 from lcl_core.db.states import State
 from lcl_core.encoders.file_hashes import hash_files
 from lcl_core.jobs import JOBS
+from lcl_core.specs.base import slug
 
 
 @dataclass(frozen=True)
@@ -228,9 +229,10 @@ def _stage_output(
 
 def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> None:
     info = {key: value for key, value in output.metadata.items() if key not in ("path", "hash")}
+    info |= {"display_name": run.name} if run.name and run.name != slug(run.name) else {}
     row = EncoderRow(
         id=output.id,
-        name=output.id if run.name is None else _output_name(session, run, "encoder", run.name),
+        name=_output_name(session, run, "encoder", run.name) if run.name and slug(run.name) else output.id,
         path=output.path,
         hash=output.metadata["hash"],
         owner=run.owner,
@@ -244,8 +246,8 @@ def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> None
 
 
 def _output_name(session: Session, run: Run, noun: str, requested: str) -> str:
-    """The requested name, or another if it is taken by now, which the result of the run records."""
-    name = available_name(session, noun, requested, run.owner, run.id)
+    """The requested name as a Name, or another if it is taken by now; the result of the run records a change."""
+    name = available_name(session, noun, slug(requested), run.owner, run.id)
     if name != requested:
         run.result = {**(run.result or {}), "registered_as": name}
     return name

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db.models import Dataset, DatasetVersion
-from lcl_core.db.session import now
+from lcl_core.db.session import now, similar_name
 
 PRODUCT_OWNER = "lcl"  # owner of bundled encoders and datasets
 SAMPLE_DATASET = "sample"
@@ -25,10 +25,8 @@ def get_dataset(session: Session, name: str) -> Dataset:
     dataset = session.get(Dataset, name)
     if dataset is None:
         known = ", ".join(session.scalars(select(Dataset.name).order_by(Dataset.name).limit(20))) or "none"
-        raise UserError(
-            f"dataset {name!r} is not registered; register it, or choose from: {known}",
-            code="unknown_dataset",
-        )
+        similar = similar_name(session, Dataset.name, name) or f"; register it, or choose from: {known}"
+        raise UserError(f"dataset {name!r} is not registered{similar}", code="unknown_dataset")
     return dataset
 
 

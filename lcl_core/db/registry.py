@@ -20,9 +20,10 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, is_url, resolve_allowed
 from lcl_core.db.datasets import PRODUCT_OWNER, SAMPLE_DATASET, SAMPLE_FILE, get_dataset, sample_path
 from lcl_core.db.models import ApiKey, CollectionRow, Dataset, EncoderRow
-from lcl_core.db.session import Database, lock_until_commit, now
+from lcl_core.db.session import Database, lock_until_commit, now, similar_name
 from lcl_core.encoders.file_hashes import Hashes, changed_files, hash_files, identity_hash
 from lcl_core.pretrained import pretrained_encoders
+from lcl_core.specs.base import slug
 from lcl_core.specs.corpus_jobs import ConvertSpec, IndexSpec, MatchSpec
 from lcl_core.specs.parsing import AnySpec, collections_of, data_paths, datasets_of, encoder_fields, encoders_of
 from lcl_core.specs.pretrain import PretrainSpec
@@ -55,15 +56,19 @@ _SELECT_OWNER = {
 
 
 def get_encoder(session: Session, id_or_name: str) -> EncoderRow:
-    """The encoder with that id, else the newest with that name. Raises: UserError ``unknown_encoder``."""
-    query = select(EncoderRow).where(or_(EncoderRow.id == id_or_name, EncoderRow.name == id_or_name))
-    query = query.order_by((EncoderRow.id == id_or_name).desc(), EncoderRow.id.desc()).limit(1)
+    """The encoder with that id, else the newest with that name, else the newest that a run of that name made.
+
+    Raises: UserError ``unknown_encoder``.
+    """
+    names = EncoderRow.name.in_({id_or_name, slug(id_or_name)})
+    preference = (EncoderRow.id == id_or_name).desc(), (EncoderRow.name == id_or_name).desc(), EncoderRow.id.desc()
+    query = select(EncoderRow).where(or_(EncoderRow.id == id_or_name, names)).order_by(*preference).limit(1)
     row = session.scalars(query).one_or_none()
     if row is None:
-        raise UserError(
-            f"encoder {id_or_name!r} is not registered; the list of encoders has the names, or pre-train one",
-            code="unknown_encoder",
+        similar = similar_name(session, EncoderRow.name, id_or_name) or (
+            "; the list of encoders has the names, or pre-train one"
         )
+        raise UserError(f"encoder {id_or_name!r} is not registered{similar}", code="unknown_encoder")
     return row
 
 
@@ -111,13 +116,14 @@ def get_collection(session: Session, id_or_name: str) -> CollectionRow:
     """Raises: UserError ``unknown_collection``."""
     row = session.scalars(_SELECT_COLLECTION, {"id_or_name": id_or_name}).one_or_none()
     if row is None:
-        raise unknown_collection(id_or_name)
+        raise unknown_collection(id_or_name, similar_name(session, CollectionRow.name, id_or_name))
     return row
 
 
-def unknown_collection(id_or_name: str) -> UserError:
-    message = f"collection {id_or_name!r} does not exist; the list of collections has the names, or index one"
-    return UserError(message, code="unknown_collection")
+def unknown_collection(id_or_name: str, similar: str = "") -> UserError:
+    """``similar``: what ``similar_name`` returned."""
+    similar = similar or "; the list of collections has the names, or index one"
+    return UserError(f"collection {id_or_name!r} does not exist{similar}", code="unknown_collection")
 
 
 def list_collections(session: Session) -> Sequence[CollectionRow]:
@@ -237,7 +243,7 @@ def check_run_names(
 ) -> None:
     """``check_name`` for the output of a run."""
     if kind == "pretrain" and name is not None:
-        check_name(session, "encoder", name, owner, admin=admin)
+        check_name(session, "encoder", slug(name), owner, admin=admin)
     elif isinstance(spec, ConvertSpec | MatchSpec):
         check_name(session, "dataset", spec.name, owner, admin=admin)
     elif isinstance(spec, IndexSpec) and spec.mode == "replace":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, or_, select
@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import UserError
 from lcl_core.db.gang import can_serve
 from lcl_core.db.leases import transition
-from lcl_core.db.models import Dataset, Metric, Predecessor, Run, RunTag, StudyCell, Worker
+from lcl_core.db.models import Dataset, Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_folder
-from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, sql_now
+from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, similar_name, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, needed_devices, serving_devices
 from lcl_core.estimate.history import MeasuredRun, measured_run
@@ -27,8 +27,10 @@ from lcl_core.jobs import ANY_DEVICE
 from lcl_core.specs.parsing import AnySpec
 from lcl_core.specs.pretrain import PretrainSpec
 
+MAX_LISTED_IDS = 3  # of runs or studies that have one name
 ESTIMATE_FROM_RUNS = 200  # newest pre-trainings
 Device = Literal["cpu", "gpu"]
+OwnedRow = TypeVar("OwnedRow", Run, Study)
 _REMEDIES = {
     "cpu": "start one that does (LCL_WORKER_OFFERS), or submit the run again without asking for cpu",
     "gpu": "start one on a machine with a GPU, or submit the run again for cpu",
@@ -53,6 +55,28 @@ def get_run(session: Session, run_id: str, owner: str | None = None) -> Run:
     if run is None or owner not in (None, run.owner):
         raise unknown_run(run_id)
     return run
+
+
+def find_owned(session: Session, table: type[OwnedRow], reference: str, owner: str | None = None) -> OwnedRow:
+    """The run or study with that id, else the only one with that name, if it belongs to ``owner`` (None: to anyone).
+
+    Raises: UserError ``unknown_run`` or ``unknown_study``, ``ambiguous_name`` where several have the name.
+    """
+    noun = table.__tablename__
+    row = session.get(table, reference)
+    if row is not None and owner in (None, row.owner):
+        return row
+    visible = [] if owner is None else [table.owner == owner]
+    query = select(table).where(table.name == reference, *visible).order_by(table.id.desc())
+    rows = session.scalars(query.limit(MAX_LISTED_IDS + 1)).all()
+    if len(rows) > 1:
+        ids = ", ".join(row.id for row in rows[:MAX_LISTED_IDS]) + (", …" if len(rows) > MAX_LISTED_IDS else "")
+        message = f"more than one {noun} is named {reference!r}; name one by its id: {ids}"
+        raise UserError(message, code="ambiguous_name")
+    if not rows:
+        similar = similar_name(session, table.name, reference, *visible)
+        raise UserError(f"there is no {noun} {reference!r}{similar}", code=f"unknown_{noun}")
+    return rows[0]
 
 
 def unknown_run(run_id: str) -> UserError:
@@ -108,9 +132,11 @@ def list_evaluations(session: Session, encoder_id: str) -> list[tuple[Run, list[
     return [(run, (run.result or {}).get("rows", [])) for run in session.scalars(query)]
 
 
-def count_runs_by_state(session: Session) -> dict[str, int]:
-    """Number of runs in every state, states without runs included."""
-    counts = dict(session.execute(select(Run.state, func.count()).group_by(Run.state)).tuples().all())
+def count_runs_by_state(session: Session, owner: str | None = None) -> dict[str, int]:
+    """Number of runs in every state, states without runs included. ``owner``: whose runs; None: everyone's."""
+    query = select(Run.state, func.count()).group_by(Run.state)
+    query = query if owner is None else query.where(Run.owner == owner)
+    counts = dict(session.execute(query).tuples().all())
     return {state.value: counts.get(state.value, 0) for state in State}
 
 

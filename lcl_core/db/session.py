@@ -38,10 +38,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
 from lcl_core.common.errors import UserError
+from lcl_core.specs.validation_messages import suggestion
 
+MAX_NAMES = 1000  # among which a similar one is looked for
 # raised while a database is away, restarts or is overrun; a later attempt may succeed
 UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -448,3 +450,9 @@ def _free_bytes(path: str) -> int:
     except OSError:
         return _DISK_FULL_BELOW_BYTES
     return disk.f_bavail * disk.f_frsize
+
+
+def similar_name(session: Session, column: InstrumentedAttribute[Any], name: str, *conditions: Any) -> str:
+    """``; did you mean 'x'?`` for the most similar name in a column; empty where none is similar."""
+    names = session.scalars(select(column).where(column.is_not(None), *conditions).distinct().limit(MAX_NAMES))
+    return suggestion(name, names)

@@ -61,7 +61,8 @@ class ForbiddenTransition(UserError):
     """The state of the run (or study) forbids the action; ``action`` is a participle such as ``cancelled``."""
 
     def __init__(self, run_id: str, state: str, action: str, noun: str = "run") -> None:
-        super().__init__(f"{noun} {run_id} is {state} and cannot be {action}", code="forbidden_transition")
+        verb = "has" if state in (State.SUCCEEDED, State.FAILED) else "is"
+        super().__init__(f"{noun} {run_id} {verb} {state} and cannot be {action}", code="forbidden_transition")
         self.run_id = run_id
         self.state = state
         self.action = action

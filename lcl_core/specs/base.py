@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
+import unicodedata
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any, cast
@@ -32,8 +34,23 @@ JsonValue = Annotated[Any, AfterValidator(_check_storable)]
 PartialSpec = Annotated[dict[str, Any], AfterValidator(_check_storable)]
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+RUN_ID_PATTERN = r"^run_[0-9a-z]+$"
+# No control characters: the database refuses NUL, names have one line, and bidirectional marks make one name look like
+# another.
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"
+# The id or name of an encoder. The name of a run refers to the encoder that it made: see ``slug``.
+EncoderReference = Annotated[str, Field(min_length=1, max_length=100, pattern=PRINTABLE)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def slug(text: str) -> str:
+    """A Name made of a text for people: ``my-run`` of ``my run``. A Name stays as it is. Empty: nothing is left."""
+    if re.fullmatch(NAME_PATTERN, text):
+        return text
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("._-")[:100]
 
 
 class Spec(BaseModel):

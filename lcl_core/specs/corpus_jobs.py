@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lcl_core.common.paths import is_url
-from lcl_core.specs.base import Name, Spec
+from lcl_core.specs.base import EncoderReference, Name, Spec
 
 
 class CorpusSpec(Spec):
@@ -66,13 +66,13 @@ class ConvertSpec(CorpusSpec):
 class MatchSpec(ConvertSpec):
     """Assign each image of a document to a sentence by an encoder, and register the result as a dataset."""
 
-    encoder: Name = Field(..., description="id or name of a registered encoder")
+    encoder: EncoderReference = Field(..., description="id or name of a registered encoder")
 
 
 class IndexSpec(Spec):
     """Embed a corpus's images and captions into a collection that can be searched."""
 
-    encoder: Name = Field(..., description="id or name of a registered encoder")
+    encoder: EncoderReference = Field(..., description="id or name of a registered encoder")
     dataset: Name | None = Field(
         "sample", description="name of a registered dataset with captioned images; none, with mode add: nothing more"
     )

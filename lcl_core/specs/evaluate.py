@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lcl_core.specs.base import Fraction, Name, Spec, apply_preset
+from lcl_core.specs.base import EncoderReference, Fraction, Name, Spec, apply_preset
 from lcl_core.specs.data import AugmentationSpec
 
 Searched = Literal["epochs", "lr", "encoder_lr", "layer_decay", "weight_decay", "label_smoothing", "batch_size"]
@@ -178,7 +178,7 @@ class TunedRetrievalSpec(TuningSpec):
     """Attentive pooling and a linear layer for images, a text encoder for texts (paper, transfer heads (b))."""
 
     train_split: Name = Field("train", description="training split")
-    text_encoder: Name | None = Field(
+    text_encoder: EncoderReference | None = Field(
         None, description="registered encoder that encodes the texts; none: the evaluated encoder's own text encoder"
     )
     text_lr: float = Field(
@@ -338,7 +338,7 @@ class EvaluateSpec(Spec):
     """
 
     preset: Name | None = Field(None, description="named protocol; fields of the spec override it")
-    encoder: Name = Field(..., description="id or name of a registered encoder")
+    encoder: EncoderReference = Field(..., description="id or name of a registered encoder")
     dataset: Name = Field("sample", description="name of a registered dataset with captioned or labelled images")
     splits: tuple[Name, ...] = Field(("test_vendor",), min_length=1, description="splits to be tested")
     tasks: tuple[TaskName, ...] = Field(("retrieval", "classification"), min_length=1)

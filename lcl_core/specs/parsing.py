@@ -1,109 +1,20 @@
-"""Validation of a spec from JSON, messages for its errors, its hash, and what it refers to."""
+"""Validation of a spec from JSON, its hash, and what it refers to."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import types
-import typing
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, TypeVar, Union
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from lcl_core.common.errors import UserError
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import Spec
 from lcl_core.specs.corpus_jobs import ConvertSpec, CorpusSpec, IndexSpec, MatchSpec, ValidateSpec
 from lcl_core.specs.evaluate import EvaluateSpec
-from lcl_core.specs.pretrain import RUN_ID_PATTERN, PretrainSpec
-from lcl_core.specs.vision import TOWER_PATTERN
-
-MAX_LISTED_FIELDS = 30  # names of fields that a message shows at most
-PRINTABLE = "it may hold no control characters, line breaks or characters that turn the direction of writing"
-CONTROL = "it may hold no control characters"
-# Meaning of the fields' patterns; others are shown as they are.
-PATTERNS = {
-    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$": (
-        "a name starts with a letter or digit and holds letters, digits, . _ and - only, 100 characters at most"
-    ),
-    r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$": (
-        "a tag starts with a letter or digit and holds letters, digits and . _ : / = - only, 100 characters at most"
-    ),
-    r"^[A-Za-z_][A-Za-z0-9_]{0,99}$": (
-        "the name of a Python package starts with a letter or _ and holds letters, digits and _ only"
-    ),
-    RUN_ID_PATTERN: "the id of a run starts with run_, as lcl runs list shows it",
-    TOWER_PATTERN: "choose from vit, hybrid, convnext, resnet, and timm: with a model of timm, such as timm:resnet18",
-    r"\{\}": "a template holds {} where the name of the class goes",
-    r"^[a-z_]+(\.([a-z_]+|[0-9]+))*$": "a field is named by its dotted path, such as optimizer.lr",
-    r"^[^\x00-\x1f\x7f]*$": CONTROL,
-    r"^[^\x00-\x1f\x7f|]{1,60}$": "it holds 1 to 60 characters, no | and no control characters",
-    # of api.schemas.base: what no screen shows, or shows in another order
-    r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$": f"it may not be empty, and {PRINTABLE}",
-    r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$": PRINTABLE,
-    r"^[^\x00]+$": "it may not be empty, and hold no NUL character",
-    r"^[\x21-\x7e]+$": "it holds printable ASCII characters only, without blanks",
-}
-
-
-def describe_error(error: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:
-    """An item of ``ValidationError.errors()`` as one clause.
-
-    Args:
-        model: the validated model, for the names of fields. ``error["loc"]`` may begin with the part of the request.
-    """
-    if error["type"] == "extra_forbidden" and model is not None:
-        return _unknown_field(error["loc"], model)
-    if error["type"] == "string_pattern_mismatch":
-        pattern = error.get("ctx", {}).get("pattern", "")
-        return PATTERNS.get(pattern) or f"it must match the pattern {pattern}"
-    return str(error["msg"]).removeprefix("Value error, ")
-
-
-def _unknown_field(location: Iterable[str | int], model: type[BaseModel]) -> str:
-    *way, last = location
-    models = {model}
-    for part in way:
-        models = _models_below(models, part) or models  # an index, or the tag of a union, stays at the same model
-    fields = sorted({field.alias or name for each in models for name, field in each.model_fields.items()})
-    near = difflib.get_close_matches(str(last), fields, n=1)
-    if near:
-        return f"there is no such field; did you mean {near[0]!r}?"
-    shown = ", ".join(fields[:MAX_LISTED_FIELDS]) + (", …" if len(fields) > MAX_LISTED_FIELDS else "")
-    return f"there is no such field; there are {shown}"
-
-
-def _models_below(models: set[type[BaseModel]], part: str | int) -> set[type[BaseModel]]:
-    """Models of a field's value; for the tag of a union the tagged model."""
-    tagged = {model for model in models if len(models) > 1 and part in (model.__name__, *_tags(model))}
-    found = {
-        below
-        for model in models
-        if isinstance(part, str) and part in model.model_fields
-        for below in _models_in(model.model_fields[part].annotation)
-    }
-    return found or tagged
-
-
-def _tags(model: type[BaseModel]) -> Iterator[Any]:
-    """Tags of the model in a discriminated union: the values of its literals."""
-    for field in model.model_fields.values():
-        if typing.get_origin(field.annotation) is typing.Literal:
-            yield from typing.get_args(field.annotation)
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Models in an annotation, inside unions, lists and dicts too."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif typing.get_origin(annotation) is Annotated:
-        yield from _models_in(typing.get_args(annotation)[0])
-    elif typing.get_origin(annotation) in (Union, types.UnionType, list, dict, tuple):
-        for argument in typing.get_args(annotation):
-            yield from _models_in(argument)
-
+from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.specs.validation_messages import describe_error, main_error
 
 AnySpec = PretrainSpec | EvaluateSpec | IndexSpec | ValidateSpec | ConvertSpec | MatchSpec
 SPECS: dict[str, type[AnySpec]] = {name: kind.spec_class() for name, kind in JOBS.items()}
@@ -133,8 +44,8 @@ def parse_as(model: type[AnyModel], value: Any) -> AnyModel:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or None
+        first, path = main_error(error.errors(include_url=False), model, value)
+        field = ".".join(map(str, path)) or None
         got = "" if first["type"] in ERRORS_WITHOUT_VALUE else f" (got {_short(first['input'])})"
         raise UserError(
             f"{field or 'spec'}: {describe_error(first, model)}{got}", code="bad_spec", field=field

@@ -14,11 +14,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import is_url
-from lcl_core.specs.base import Fraction, Name, Spec, apply_preset
+from lcl_core.specs.base import RUN_ID_PATTERN, EncoderReference, Fraction, Name, Spec, apply_preset
 from lcl_core.specs.data import VIEW_ITEMS, DataSpec, ItemKind, View
 from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, VISION_TOWERS, TowerSizes, tower_kind
 
-RUN_ID_PATTERN = r"^run_[0-9a-z]+$"
 ModelPart = Literal["vision", "pooler", "text", "head"]  # towers, pooler and language-model head
 
 
@@ -48,7 +47,7 @@ class ModelSpec(Spec):
         exclude_if=lambda activation: activation == "gelu",
         description="of the MLPs of both towers; quick_gelu is that of OpenAI's CLIP, for a start from its weights",
     )
-    init: Name | None = Field(
+    init: EncoderReference | None = Field(
         None,
         exclude_if=lambda encoder: encoder is None,
         description="id or name of a registered encoder whose weights the run starts from, as far as they fit; none: "
@@ -162,7 +161,7 @@ METHODS: dict[str, Method] = {
 class DistillSpec(Spec):
     """Regression of a teacher's features of the images, beside the method's losses."""
 
-    encoder: Name = Field(..., description="id or name of a registered encoder, the teacher")
+    encoder: EncoderReference = Field(..., description="id or name of a registered encoder, the teacher")
     weight: float = Field(1.0, gt=0, le=1000, description="of 1 - cosine, a mean over images")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from lcl_core.specs.base import JsonValue, Name, PartialSpec, Spec, apply_preset
 
@@ -112,7 +112,7 @@ RESERVED = ("seed", "rung", TRIAL, "metric")  # columns of the table that are th
 class VariantSpec(Spec):
     """One of the settings that an axis compares."""
 
-    name: Name
+    name: Name = Field(..., description="label of its rows")
     spec: PartialSpec = Field(
         {}, description="fields of the pretrain spec laid over the base; keys may be dotted, such as objective.name"
     )
@@ -121,8 +121,8 @@ class VariantSpec(Spec):
 class AxisSpec(Spec):
     """What is varied. Several axes: every combination."""
 
-    name: Name
-    variants: tuple[VariantSpec, ...] = Field(..., min_length=1, max_length=1000)
+    name: Name = Field(..., description="head of its column")
+    variants: tuple[VariantSpec, ...] = Field(..., min_length=1, max_length=1000, description="what it compares")
 
     @model_validator(mode="after")
     def _names_differ(self) -> AxisSpec:
@@ -178,7 +178,9 @@ class StudySpec(Spec):
 class AdditionSpec(Spec):
     """What a study is extended by; what it has already stays as it is."""
 
-    seeds: tuple[Seed, ...] = Field((), max_length=100)
+    model_config = ConfigDict(json_schema_extra={"examples": [{"seeds": [3, 4]}]})
+
+    seeds: tuple[Seed, ...] = Field((), max_length=100, description="more seeds")
     axes: tuple[AxisSpec, ...] = Field((), max_length=8, description="new variants of the study's axes")
     trials: int | None = Field(None, ge=1, le=1000, description="total settings of a random search")
 

@@ -108,8 +108,10 @@ def refused() -> Callable[..., Json]:
     def check(response: httpx.Response, status: int, code: str | None = None, field: str | None = None) -> Json:
         assert response.status_code == status, response.text
         facts = response.json()["error"]
-        assert set(facts) <= {"code", "message", "field"}
+        assert set(facts) - {"field"} == {"code", "message", "type", "param"}
         assert facts["message"]
+        assert facts["type"].endswith("_error")
+        assert facts["param"] == facts.get("field")
         assert "Traceback" not in response.text
         if code is not None:
             assert facts["code"] == code

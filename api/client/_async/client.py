@@ -184,6 +184,14 @@ class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncode
         """
         return (await self.send("GET", "/readyz", expected=(503,))).json()
 
+    async def status(self) -> Json:
+        """{"ready", "version", "database", "checks", "workers", "slots", "runs": {state: number}}."""
+        return await self.get("/v1/status")
+
+    async def specs(self) -> list[Json]:
+        """{"kind", "description", "presets"} of every kind of run, and of studies."""
+        return (await self.get("/v1/specs"))["items"]
+
     async def workers(self) -> list[Json]:
         return (await self.get("/v1/workers"))["items"]
 

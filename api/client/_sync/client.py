@@ -185,6 +185,14 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
         """
         return (self.send("GET", "/readyz", expected=(503,))).json()
 
+    def status(self) -> Json:
+        """{"ready", "version", "database", "checks", "workers", "slots", "runs": {state: number}}."""
+        return self.get("/v1/status")
+
+    def specs(self) -> list[Json]:
+        """{"kind", "description", "presets"} of every kind of run, and of studies."""
+        return (self.get("/v1/specs"))["items"]
+
     def workers(self) -> list[Json]:
         return (self.get("/v1/workers"))["items"]
 

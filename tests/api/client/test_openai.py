@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from api.client import data_url
+from tests.api.sample_assets import save_encoder
 
 openai = pytest.importorskip("openai")
 
@@ -35,7 +36,36 @@ def test_texts_and_images_are_embedded(settings: Any, live_service: Any, sample_
         np.testing.assert_allclose([each.embedding for each in answer.data], expected, atol=1e-6)
         assert [each.index for each in answer.data] == [0, 1]
         assert answer.usage.total_tokens > 0
-    assert packed.model == live_service.admin.encoder("tiny")["id"]
+    assert packed.model == plain.model == "tiny", "the name that was asked for"
+
+
+def test_encoders_are_its_models(settings: Any, live_service: Any) -> None:
+    known = live_service.admin.encoder("tiny")
+    with openai.OpenAI(**settings) as client:
+        listed = {model.id: model for model in client.models.list()}
+        found = client.models.retrieve("tiny")
+        assert client.models.retrieve(known["id"]).id == known["id"]
+        for name in listed:
+            assert client.embeddings.create(model=name, input="x").model == name
+        with pytest.raises(openai.NotFoundError, match="absent"):
+            client.models.retrieve("absent")
+    assert listed["tiny"] == found
+    assert (found.id, found.object, found.owned_by) == ("tiny", "model", known["owner"])
+    assert found.created > 1.7e9
+    with openai.OpenAI(**{**settings, "api_key": "wrong"}) as client, pytest.raises(openai.AuthenticationError):
+        client.models.list()
+
+
+def test_of_two_encoders_with_one_name_the_older_is_listed_by_its_id(
+    settings: Any, live_service: Any, data_root: Path
+) -> None:
+    first, second = (
+        live_service.admin.import_encoder("double", str(save_encoder(data_root / f"double-{seed}", seed=seed)))
+        for seed in (11, 12)
+    )
+    with openai.OpenAI(**settings) as client:
+        names = [model.id for model in client.models.list() if model.id in ("double", first["id"], second["id"])]
+    assert names == ["double", first["id"]]
 
 
 def test_one_text_from_an_event_loop(settings: Any, live_service: Any) -> None:
@@ -53,5 +83,29 @@ def test_refusals_arrive_as_its_own_errors(settings: Any, tmp_path: Path) -> Non
             client.embeddings.create(model="tiny", input="x", dimensions=8)
         with pytest.raises(openai.NotFoundError, match="absent"):
             client.embeddings.create(model="absent", input="x")
-    with openai.OpenAI(**{**settings, "api_key": "wrong"}) as client, pytest.raises(openai.AuthenticationError):
+    with (
+        openai.OpenAI(**{**settings, "api_key": "wrong"}) as client,
+        pytest.raises(openai.AuthenticationError) as wrong,
+    ):
         client.embeddings.create(model="tiny", input="x")
+    assert wrong.value.type == "authentication_error"
+
+
+def test_its_errors_name_the_parameter(settings: Any) -> None:
+    with openai.OpenAI(**settings) as client:
+        with pytest.raises(openai.UnprocessableEntityError) as refusal:
+            client.embeddings.create(model="tiny", input="x", dimensions=8)
+        with pytest.raises(openai.NotFoundError) as absent:
+            client.embeddings.create(model="absent", input="x")
+    found = refusal.value
+    assert (found.param, found.type, found.code) == ("dimensions", "invalid_request_error", "bad_dimensions")
+    assert (absent.value.param, absent.value.code) == (None, "unknown_encoder")
+
+
+@pytest.mark.parametrize("tokens", [[1, 2, 3], [[1, 2], [3]]])
+def test_tokens_are_refused_in_words(settings: Any, tokens: Any) -> None:
+    with openai.OpenAI(**settings) as client, pytest.raises(openai.UnprocessableEntityError) as refusal:
+        client.embeddings.create(model="tiny", input=tokens)
+    assert refusal.value.param == "input"
+    assert "lists of token numbers are not accepted" in refusal.value.message
+    assert "constrained" not in refusal.value.message

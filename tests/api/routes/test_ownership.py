@@ -18,6 +18,7 @@ from lcl_core.db import complete_run
 SHARED = {
     "kind": "of a spec, a table's form or a picture's: part of the product",
     "encoder": "an encoder that came out is for everybody to examine and to serve",
+    "model": "the same, by the word of OpenAI's API",
     "name": "a dataset, a collection, or (below a run or study) a file of what the id has named already",
     "item": "of a collection",
     "image": "of a dataset",

@@ -22,7 +22,8 @@ from api.core.middleware import RequestContextMiddleware, nesting_depth
 from api.core.settings import ApiSettings
 from deploy.embedded_redis import EmbeddedBroker
 from lcl_core.db.models import Worker
-from lcl_core.specs.parsing import PATTERNS, SPECS
+from lcl_core.specs.parsing import SPECS
+from lcl_core.specs.validation_messages import PATTERNS
 from tests.api.hostile.case import Case, send
 
 

@@ -152,3 +152,23 @@ def test_the_name_of_a_runs_encoder_is_free_for_its_owner_alone(
             registry.get_encoder(session, str(run.encoder_id)).name == run.result["registered_as"] == f"mine-{run_id}"
         )
         assert registry.get_encoder(session, "mine").id == "enc_2"
+
+
+def test_the_encoder_of_a_run_with_a_name_for_people_has_a_name_that_specs_accept(
+    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
+) -> None:
+    from lcl_core.encoders.file_hashes import sha256_file
+
+    weights = tmp_path / "run" / "artifacts" / "encoder" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    run_id = queue(name="ux short!", owner="bob")
+    result = {"encoder": {"path": "artifacts/encoder", "hash": sha256_file(weights)}}
+    outcome = complete_run.RunSucceeded(result)
+    complete_run.complete_run(database, claim(), outcome, tmp_path / "run", tmp_path / "home", 1.0)
+    with database.reading() as session:
+        run = runs.get_run(session, run_id)
+        row = registry.get_encoder(session, "ux-short")
+        assert row.id == run.encoder_id == registry.get_encoder(session, "ux short!").id
+        assert (run.name, run.result["registered_as"]) == ("ux short!", "ux-short")
+        assert row.info["display_name"] == "ux short!"
