@@ -75,7 +75,7 @@ def draw_result(run: dict[str, Any]) -> str:
     """Result: encoder, table of metrics, collection, validation report or dataset."""
     result = run.get("result") or {}
     if rows := result.get("rows"):
-        return _table(rows)
+        return draw_metrics(rows)
     if encoder := result.get("encoder") if isinstance(result.get("encoder"), dict) else None:
         return _section(
             "Encoder",
@@ -270,7 +270,8 @@ def _dataset(dataset: dict[str, Any]) -> str:
     )
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
+def draw_metrics(rows: Sequence[dict[str, Any]]) -> str:
+    """Table of the metrics of evaluations."""
     columns = ("Task", "Split", "Variant", "Transfer", "Metric", "Value (95 %)", "Chance", "Untrained")
     return html_table("Result", columns, "".join(map(_table_row, rows)))
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ui.html import empty_state, esc, item_url
+from ui.html import empty_state, esc, item_url, status_line
 
 Json = Mapping[str, Any]
 NO_COLLECTION = empty_state(
@@ -15,12 +15,22 @@ NO_COLLECTION = empty_state(
     "Submit an index run in the Runs tab: it embeds a dataset with an encoder, and its images can be searched here.",
 )
 INVITATION = empty_state("What are you looking for?", "Type a few words, pick an example, or search with an image.")
+NO_WORDS = empty_state("Type a few words first", "For example “red apple”, or pick one of the examples.")
 NO_IMAGE = empty_state("Which image?", "Drop one above, paste it, or choose it from your files.")
 NOTHING_TO_MIX = empty_state(
     "An image, and words about it",
     "Drop an image and say what should be different: “red”, “in winter”. The slider says how much the words count.",
 )
 NOTHING_FOUND = empty_state("Nothing found", "The collection holds nothing that fits. Try other words or fewer labels.")
+
+
+# Beside the results: a line, skeletons while a search is under way, and what to do without an answer (page.js).
+SEARCH_STATUS = (
+    f"{status_line('')}"
+    f'<div class="lcl-grid lcl-skeletons" aria-hidden="true">{"<i></i>" * 12}</div>'
+    '<div class="lcl-problem" role="alert" hidden><strong>No answer yet</strong><p>The service has not answered for '
+    '20 seconds. It may be busy or stopped. <button type="button" data-retry>Retry</button></p></div>'
+)
 
 
 def draw_results(collection: str, hits: Sequence[Json], about: str, target: str, times: str, link: str = "") -> str:
