@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import gradio as gr
 
@@ -33,6 +34,11 @@ def mark_view(html: str, title: str = "", **parameters: Any) -> str:
     filled = {name: str(value) for name, value in parameters.items() if value not in (None, "", [], {})}
     view = esc(json.dumps(filled, ensure_ascii=False))
     return f'<div class="lcl-view" data-view="{view}" data-title="{esc(title)}">{html}</div>'
+
+
+def address(**parameters: str | None) -> str:
+    """A link to a view of this page; parameters that are empty are left out."""
+    return "?" + urlencode({name: value for name, value in parameters.items() if value}, quote_via=quote)
 
 
 def read_address(request: gr.Request | None, tab: str) -> dict[str, str]:

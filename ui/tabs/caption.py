@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from api.client import ApiError, Client
+from ui.addresses import read_address
 from ui.common import (
     BUSY_EVENT,
     IMAGE_UNREADABLE,
@@ -211,6 +212,10 @@ class CaptionStream:
             caption.seconds = time.perf_counter() - start
 
 
+def _linked_encoder(request: gr.Request | None) -> str | None:
+    return read_address(request, "caption").get("on")
+
+
 class CaptionTab:
     title = "Caption"
 
@@ -282,7 +287,7 @@ class CaptionTab:
         except ApiError as error:
             return gr.skip(), sampled, gr.skip(), unreachable_box(error)
         message = NO_ENCODER if not choices else gr.skip() if current else WAITING
-        chosen = update_dropdown(choices, current or last_used(request, "encoder"))
+        chosen = update_dropdown(choices, _linked_encoder(request) or current or last_used(request, "encoder"))
         return chosen, sampled or bool(samples), samples, message
 
     def sample_images(self) -> str:

@@ -9,9 +9,10 @@ from urllib.parse import quote
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.addresses import mark_view, read_address
+from ui.addresses import address, mark_view, read_address
 from ui.common import SILENT_EVENT, PageSelection, html_pane, unreachable_box
-from ui.html import PICK_SCRIPT, ago, definition_list, empty_state, error_box, esc, heading, number
+from ui.html import PICK_SCRIPT, ago, definition_list, empty_state, error_box, esc, heading, number, toast
+from ui.ranking import RankedEncoder, is_worse, main_figures, rank_encoders
 from ui.tabs.run_view import draw_metrics
 
 SHOWN = 4
@@ -45,33 +46,60 @@ class EncodersTab:
         return self.refresh(selection.current)
 
     def select(self, selection: PageSelection[str | None], event: gr.EventData) -> str:
-        """A card was opened, or the one encoder was closed."""
-        selection.current = str(event.pick).partition(":")[2] or None
-        return self.refresh(selection.current)
+        """A card was opened, the one encoder was closed, or is to be deleted."""
+        action, _, encoder = str(event.pick).partition(":")
+        if action == "deletion":
+            try:
+                self.client.delete_encoder(encoder)
+            except ApiError as error:
+                return self.refresh(encoder) + toast(error.message)
+            encoder = ""
+        selection.current = encoder or None
+        return (draw_deletion(encoder) if action == "delete" else "") + self.refresh(selection.current)
 
     def refresh(self, chosen: str | None = None) -> str:
-        """All encoders, or one with all of its figures."""
+        """All encoders, best first, or one with all of its figures."""
         try:
-            encoders = [self.client.encoder(chosen)] if chosen else self.client.encoders()
-            cards = [
-                draw_encoder(item, self.client.encoder_figures(item["id"]), alone=bool(chosen)) for item in encoders
-            ]
+            ranked = rank_encoders(self.client)
+            collections = self.client.collections() if ranked else []
         except ApiError as error:
-            return (
-                f"{BACK}{error_box(error.message, 'This encoder cannot be shown')}"
-                if chosen
-                else unreachable_box(error)
-            )
+            return unreachable_box(error)
         if chosen:
-            encoder = encoders[0]
-            return mark_view(BACK + cards[0], encoder.get("name") or encoder["id"], encoder=encoder["id"])
+            return BACK + self._draw_chosen(chosen, ranked, collections)
+        cards = [draw_encoder(each.encoder, each.rows, badge=each.badge, collections=collections) for each in ranked]
         return f'<div class="lcl-encoders">{"".join(cards)}</div>' if cards else EMPTY
 
+    def _draw_chosen(self, chosen: str, ranked: Sequence[RankedEncoder], collections: Sequence[dict[str, Any]]) -> str:
+        each = next((each for each in ranked if chosen in (each.id, each.encoder.get("name"))), None)
+        if each is None:
+            return error_box(f"There is no encoder {chosen!r}.", "This encoder cannot be shown")
+        card = draw_encoder(each.encoder, each.rows, badge=each.badge, collections=collections, alone=True)
+        return mark_view(card, str(each.encoder.get("name") or each.id), encoder=each.id)
 
-def draw_encoder(encoder: dict[str, Any], rows: Sequence[dict[str, Any]], *, alone: bool = False) -> str:
-    """Name, sizes and main metrics of an encoder; missing properties are left out.
+
+def draw_deletion(encoder: str) -> str:
+    """The question before an encoder is deleted."""
+    return (
+        '<div class="lcl-problem lcl-question-box" role="alertdialog" aria-label="Delete this encoder?">'
+        "<strong>Delete this encoder?</strong><p>Its files are removed, and collections that it embedded can be "
+        f'searched by item only. <button type="button" data-pick="deletion:{esc(encoder)}">Delete</button> '
+        f'<button type="button" data-pick="encoder:{esc(encoder)}">Keep</button></p></div>'
+    )
+
+
+def draw_encoder(
+    encoder: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    *,
+    badge: str = "",
+    collections: Sequence[dict[str, Any]] = (),
+    alone: bool = False,
+) -> str:
+    """Name, sizes, main metrics and actions of an encoder; missing properties are left out.
 
     Args:
+        badge: why it is no good.
+        collections: all of the service.
         alone: with all metrics as a table.
     """
     about = {**(encoder.get("info") or {}), **encoder}
@@ -84,15 +112,18 @@ def draw_encoder(encoder: dict[str, Any], rows: Sequence[dict[str, Any]], *, alo
         ("Hash", str(about.get("hash") or "")[:12]),
         ("Made", ago(about.get("created_at"))),
     ]
-    figures = "".join(_figure(row) for row in main_figures(rows))
+    figures = "".join(_figure(row) for row in main_figures(rows)[:SHOWN])
     below = f'<ul class="lcl-figures">{figures}</ul>' if figures else '<p class="lcl-note">Not evaluated yet.</p>'
     if alone and rows:
         below = draw_metrics(rows)
     name = esc(encoder.get("name") or encoder["id"])
     title = name if alone else f'<button type="button" data-pick="encoder:{esc(encoder["id"])}">{name}</button>'
+    mark = f'<span class="lcl-badge lcl-badge--failed">{esc(badge)}</span>' if badge else ""
+    own = [each for each in collections if each.get("encoder_id") == encoder["id"]]
     return (
-        f'<article class="lcl-encoder"><header><h3>{title}</h3><code>{esc(encoder["id"])}</code></header>'
-        f"{definition_list(listed)}{below}{draw_exports(encoder['id'], str(about.get('kind', 'lcl')))}</article>"
+        f'<article class="lcl-encoder"><header><h3>{title}{mark}</h3><code>{esc(encoder["id"])}</code></header>'
+        f"{definition_list(listed)}{below}{draw_actions(encoder, own, alone)}"
+        f"{draw_exports(encoder['id'], str(about.get('kind', 'lcl')))}</article>"
     )
 
 
@@ -104,28 +135,37 @@ def draw_exports(encoder: str, kind: str) -> str:
     return f'<div class="lcl-links lcl-exports"><span>Export</span>{links}</div>'
 
 
-def main_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """First variant of each task, split, transfer and metric, not the best; accuracies and recalls at 5 first.
+def draw_actions(encoder: dict[str, Any], collections: Sequence[dict[str, Any]], alone: bool = False) -> str:
+    """Links to what can be done with an encoder: with a prepared form, or in the tab for it.
 
     Args:
-        rows: newest evaluation first, of each the variants in the order of its task.
+        collections: those that it has embedded, newest first.
     """
-    first: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        first.setdefault((row["task"], row["split"], row.get("transfer"), row["metric"]), row)
-    leading = ("@5", "accuracy", "acc@1")
-    ranked = sorted(first.values(), key=lambda row: (not row["metric"].endswith(leading), row["task"]))
-    return ranked[:SHOWN]
+    key, run = str(encoder["id"]), encoder.get("run_id")
+    links = {
+        "Evaluate": address(tab="runs", new="evaluate", on=key),
+        "Index": address(tab="runs", new="index", on=key),
+        "Search": address(collection=str(collections[0]["id"])) if collections else "",
+        "Caption": address(tab="caption", on=key),
+        "Compare": address(tab="compare", right=key),
+        "Its run": address(run=str(run)) if run else "",
+    }
+    inside = "".join(f'<a href="{esc(link)}">{words}</a>' for words, link in links.items() if link)
+    delete = f'<button type="button" data-pick="delete:{esc(key)}">Delete</button>' if alone else ""
+    return f'<nav class="lcl-links lcl-actions-of" aria-label="Actions">{inside}{delete}</nav>'
 
 
 def _figure(row: dict[str, Any]) -> str:
-    """A metric beside chance and untrained weights; one that is no better than untrained weights says so."""
-    value, untrained = row["value"], row.get("untrained")
-    notes = [f"{value / row['chance']:.0f} × chance"] if row.get("chance") else []
-    learnt = untrained is None or (value < untrained if row["metric"].endswith("rank") else value > untrained)
+    """A metric with its interval, beside chance and untrained weights; one that is no better than those says so."""
+    value, untrained, learnt = row["value"], row.get("untrained"), not is_worse(row)
+    notes = [f"chance {number(row['chance'], 3)}"] if row.get("chance") is not None else []
+    if row.get("chance"):
+        notes.append(f"{value / row['chance']:.0f} × chance")
     if untrained is not None:
         notes.append(f"{'' if learnt else 'no better than '}untrained {number(untrained, 3)}")
+    low, high = row.get("interval") or (None, None)
+    interval = "" if low is None else f" <i>[{number(low, 3)}, {number(high, 3)}]</i>"
     return (
         f"<li{'' if learnt else WORSE}><span>{esc(row['metric'])}<em>{esc(row['split'])}</em></span>"
-        f"<b>{number(value, 3)}</b><small>{' · '.join(notes)}</small></li>"
+        f"<b>{number(value, 3)}{interval}</b><small>{' · '.join(notes)}</small></li>"
     )

@@ -23,6 +23,8 @@ from ui.common import (
     submitted_script,
 )
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
+from ui.ranking import SAMPLE_DATASET
+from ui.spec_fields import FIRST_PRESET, preset_names, put_at, starting_spec
 from ui.tabs.run_form import SpecForm
 from ui.tabs.run_view import (
     NOTHING_SELECTED,
@@ -181,6 +183,8 @@ REFRESH_SECONDS = 2
 MAX_LOG_CHARACTERS = 20_000
 ALL = "all"
 SCROLL_TO_FORM_SCRIPT = "() => document.querySelector('#new-run').scrollIntoView({behavior: 'smooth'})"
+# to a form that an address has filled in
+OPEN_FORM_SCRIPT = f"() => new URLSearchParams(location.search).has('new') && ({SCROLL_TO_FORM_SCRIPT})()"
 # list, choices of the comparison, header, curves, result, log, and the buttons
 REFRESHED_OUTPUTS = 6 + len(RUN_ACTIONS) + 1
 # Evaluated in the browser at each tick, since the events of tabs may overtake each other.
@@ -278,6 +282,8 @@ class RunsTab:
         self.clone_button.click(self.clone, self.selection, filled, **BUSY_EVENT).then(None, js=SCROLL_TO_FORM_SCRIPT)
         carrier = self.forms["pretrain"].editor  # of the drafts
         opened = tab.select(self.restore_drafts, carrier, filled, js=restore_script("runs"), **SILENT_EVENT)
+        for event in (opened.then, navigation.select):
+            event(self.prepare_form, None, filled, **SILENT_EVENT).then(None, js=OPEN_FORM_SCRIPT)
         for form in self.forms.values():
             self._wire_form(form, opened, everything)
 
@@ -336,6 +342,25 @@ class RunsTab:
             for part in (form.fill(run["spec"], run["name"]) if kind == run["kind"] else form.hide())
         ]
         return [gr.Accordion(open=True), run["kind"], *filled, ""]
+
+    def prepare_form(self, request: gr.Request) -> list[Any]:
+        """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind with the encoder filled in."""
+        linked = read_address(request, "runs")
+        kind = linked.get("new", "")
+        if kind not in self.forms:
+            return [gr.skip()] * (3 + sum(len(form.parts) for form in self.forms.values()))
+        spec = starting_spec(kind, FIRST_PRESET if FIRST_PRESET in preset_names(kind) else None)
+        if encoder := linked.get("on"):
+            spec = put_at(spec, "encoder", encoder)
+        if kind == "index":
+            spec = put_at(spec, "dataset", SAMPLE_DATASET)
+            spec = put_at(spec, "collection", f"{SAMPLE_DATASET}-{str(encoder or 'new').removeprefix('enc_')[-8:]}")
+        filled = [
+            part
+            for name, form in self.forms.items()
+            for part in (form.fill(spec, None) if name == kind else form.hide())
+        ]
+        return [gr.Accordion(open=True), kind, *filled, ""]
 
     def restore_drafts(self, drafts: str) -> list[Any]:
         """Forms that were filled in before the page was loaded again; the newest is shown."""
