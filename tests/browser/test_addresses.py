@@ -133,7 +133,7 @@ def test_options_replace_the_entry_of_the_history(visitor: Any, page_url: str) -
     page = visitor.open(f"{page_url}/?q=house")
     expect(results(page).get_by_role("listitem")).to_have_count(24)
     entries = page.evaluate("history.length")
-    page.get_by_label("Results").click()
+    page.get_by_label("Results", exact=True).click()
     page.get_by_role("option", name="12").click()
     expect(results(page).get_by_role("listitem")).to_have_count(12)
     page.wait_for_url(re.compile("k=12"))

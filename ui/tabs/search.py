@@ -27,7 +27,7 @@ from ui.common import (
     unreachable_box,
     update_dropdown,
 )
-from ui.html import PICK_SCRIPT, error_box
+from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box
 from ui.ranking import collection_choices, last_used, used_script
 from ui.tabs.search_view import (
     INVITATION,
@@ -37,6 +37,7 @@ from ui.tabs.search_view import (
     NOTHING_TO_MIX,
     SEARCH_STATUS,
     draw_detail,
+    draw_preparation,
     draw_results,
     label_choice,
     link_to,
@@ -57,6 +58,7 @@ EMPTY_STATES = {
     BOTH: NOTHING_TO_MIX,
 }
 EXAMPLES = ["dog", "red apple", "airplane", "smiling face", "tree", "musical instrument", "house", "fish"]
+POLL_SECONDS = 3  # between two looks for the first collection
 RESULT_COUNTS = [12, 24, 48, 96]
 DEFAULT_COUNT, DEFAULT_WEIGHT = 24, 50
 # before and after each search (page.js)
@@ -301,6 +303,9 @@ class SearchTab:
         page.load(self.refresh, known, [*known, self.results], **SILENT_EVENT).then(
             self.open_link, opening, opened, **SILENT_EVENT
         )
+        # without a collection the page looks for one until it is there
+        self.clock = gr.Timer(POLL_SECONDS)
+        self.clock.tick(self.poll, known, [*known, self.results, self.clock], **SILENT_EVENT)
         navigation.select(self.open_address, opening, opened, **SILENT_EVENT)
         tab.select(self.refresh, known, [*known, self.results], **SILENT_EVENT)
         # of searches under way at one time the newest is drawn: none is dropped while another waits for an encoder
@@ -355,11 +360,28 @@ class SearchTab:
             words = unreachable_box(error)
             return gr.skip(), bare or not current, gr.skip(), gr.skip() if current else words
         if not choices:
-            return update_dropdown([], None), True, gr.skip(), NO_COLLECTION
+            return update_dropdown([], None), True, gr.skip(), self.preparation()
         known = dict(choices).values()
         used = (id for id in (current, last_used(request, "collection")) if id in known)
         chosen = next(used, first_choice(choices))
         return update_dropdown(choices, chosen), False, self.labels(chosen, where)[0], INVITATION if bare else gr.skip()
+
+    def poll(
+        self, current: str | None, bare: bool, where: Sequence[str] | None, request: gr.Request | None = None
+    ) -> tuple[Any, ...]:
+        """Update the collections until there is one."""
+        if not bare:
+            return *(gr.skip(),) * 4, gr.Timer(active=False)
+        return *self.refresh(current, bare, where, request), gr.skip()
+
+    def preparation(self) -> str:
+        """Without a collection: the progress of the run that makes the first one, or how to make one."""
+        try:
+            runs = self.client.runs(kind="index")["items"]
+        except ApiError:
+            return NO_COLLECTION
+        run = next((run for run in runs if run["state"] in ACTIVE_STATES), None)
+        return NO_COLLECTION if run is None else draw_preparation(run)
 
     def labels(self, collection: str | None, where: Sequence[str] | None) -> tuple[Any, list[str]]:
         """Labels of a collection as choices, and those of ``where`` that exist."""
@@ -392,7 +414,7 @@ class SearchTab:
         named = [each["id"] for each in known if name in ("", each["id"], each["name"])]
         if not named:
             lost = error_box(f"There is no collection {name!r}.", "This address leads nowhere")
-            return OpenedSearch(results=lost if name else NO_COLLECTION, current=None, detail="")
+            return OpenedSearch(results=lost if name else self.preparation(), current=None, detail="")
         collection, text, like = named[0], address.get("q", "").strip(), address.get("like", "")
         picture = image if anchor is None and not like else None
         anchor = (collection, like) if like else None

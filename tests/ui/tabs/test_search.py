@@ -182,6 +182,26 @@ def test_results_stay_when_the_tab_is_entered_again(service: Any) -> None:
     assert "What are you looking for" in shown
 
 
+def test_the_empty_page_shows_how_far_the_first_collection_is(service: Any) -> None:
+    run = {
+        "state": "running", "spec": {"collection": "sample-drawings"},
+        "progress": {"step": 2560, "total_steps": 6123, "seconds_left": 20.0},
+    }  # fmt: skip
+    client = service(collections=[], runs={"items": [run]})
+    tab = SearchTab(client)
+    _, bare, _, drawn, clock = tab.poll(None, True, None)
+    assert bare is True
+    assert clock == gr.skip()
+    for part in ("Preparing sample-drawings", "2,560 of 6,123 images · 20 s left", 'aria-valuenow="42"'):
+        assert part in drawn
+    assert "No collection yet" not in drawn
+    client.answers["runs"] = {"items": [{**run, "state": "failed"}]}
+    assert "No collection yet" in tab.poll(None, True, None)[3]
+    client.answers |= {"collections": [COLLECTION], "collection": COLLECTION}
+    assert "What are you looking for" in tab.poll(None, True, None)[3]
+    assert tab.poll("col_1", False, None)[:4] == (gr.skip(),) * 4
+
+
 def test_an_address_opens_a_search_or_an_image(service: Any) -> None:
     client = service(
         collections=[COLLECTION], collection=COLLECTION, item={"id": "i1", "captions": ["ant"]},
