@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
+from ui.addresses import browser_settings, linked_tab, navigation_script
 from ui.auth import (
     TOKEN_SESSION_SECONDS,
     ApiKeySignIn,
@@ -31,9 +32,10 @@ from ui.session_files import SessionFiles
 from ui.sessions import SessionKeyAuth, SessionStore
 from ui.settings import UiSettings, default_home, load_or_create_token
 from ui.tabs.caption import CaptionTab
+from ui.tabs.compare import CompareTab
 from ui.tabs.documents import DocumentsTab
 from ui.tabs.embed import EmbedTab
-from ui.tabs.encoders import CompareTab, EncodersTab
+from ui.tabs.encoders import EncodersTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
 from ui.tabs.studies import StudiesTab
@@ -119,10 +121,9 @@ TABS: dict[str, type[PageTab]] = {
     "encoders": EncodersTab,
     "compare": CompareTab,
 }
-TAB_OF_PARAMETER = {  # query parameter -> tab
-    "run": "runs", "study": "studies", "collection": "search", "q": "search", "item": "search",
-}  # fmt: skip
 HEADER = f'<header class="lcl-header">{LOGO_SVG}<div><h1>LCL</h1><p>{TAGLINE}</p></div></header>'
+# Shown instead of the state of the service while a call hangs (page.js).
+SLOW_PILL = '<p class="lcl-pill lcl-pill--part" role="status" hidden><i aria-hidden="true"></i><b>Service slow</b></p>'
 THEME_SWITCH = """<button type="button" class="lcl-theme" data-lcl-theme aria-label="Switch between light and dark">
 <svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="8.5"/>
 <path d="M12 3.5a8.5 8.5 0 0 1 0 17z"/></svg></button>"""
@@ -147,12 +148,14 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
         with gr.Row(elem_id="top"):
             html_pane(HEADER)
             status = html_pane(elem_id="service")
+            html_pane(SLOW_PILL, elem_id="service-slow")
             user = html_pane(elem_id="visitor", visible=team is not None)
             html_pane(THEME_SWITCH, elem_id="theme")
         with gr.Tabs(elem_classes="lcl-tabs", selected="search", overflow_behavior="wrap") as bar:
             items = [_build_tab(name, tab) for name, tab in tabs.items()]
-        for tab, item in zip(tabs.values(), items, strict=True):
-            tab.wire(page, item)  # outside of gr.Tabs, where every new component counts as a tab
+        # outside of gr.Tabs, where every new component counts as a tab
+        for (name, tab), item in zip(tabs.items(), items, strict=True):
+            tab.wire(page, item, html_pane(js_on_load=navigation_script(name), elem_id=f"navigate-{name}"))
         clock = gr.Timer(20)
         for event in (page.load, clock.tick):
             event(lambda: service_status(client), outputs=status, **SILENT_EVENT)
@@ -214,7 +217,8 @@ def build_app(client: Client, settings: UiSettings | None = None, team: SessionS
 
 def _mount_page(app: FastAPI, page: gr.Blocks, settings: UiSettings) -> FastAPI:
     page.state_session_capacity = MAX_PAGE_STATES
-    script = (HERE / "page.js").read_text(encoding="utf-8")
+    parts = [(HERE / name).read_text(encoding="utf-8") for name in ("page.js", "address.js")]
+    script = "\n".join((browser_settings(), *parts))
     gr.mount_gradio_app(
         app,
         page,
@@ -267,9 +271,7 @@ def _build_tab(name: str, tab: PageTab) -> gr.Tab:
 
 
 def _linked_tab(request: gr.Request) -> gr.Tabs:
-    """The tab of ``?tab=embed``; without it the tab of another parameter: ``?run=ID`` opens Runs."""
-    linked = next((tab for name, tab in TAB_OF_PARAMETER.items() if name in request.query_params), "")
-    name = request.query_params.get("tab", linked)
+    name = linked_tab(request.query_params)
     return gr.Tabs(selected=name) if name in TABS else gr.skip()
 
 

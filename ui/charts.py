@@ -59,6 +59,7 @@ COST_LABELS = {
 LOG_AXIS_RATIO = 8.0  # costs that differ by more than this factor get a logarithmic axis
 LETTER_WIDTH, LINE_HEIGHT = 2.4, 6.5  # of a label, in percent of the plot
 NO_VALUES = '<p class="lcl-note">Waiting for the first figures.</p>'
+NO_RECORD = '<p class="lcl-note">The run recorded no value of it.</p>'
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -91,19 +92,24 @@ def moving_average(points: Sequence[Point], weight: float = 0.6) -> list[Point]:
     return out
 
 
-def line_chart(title: str, points: Sequence[Point], colour: int, held_out: Sequence[Point] = ()) -> str:
+def line_chart(
+    title: str, points: Sequence[Point], colour: int, held_out: Sequence[Point] = (), *, ended: bool = False
+) -> str:
     """One curve over steps: raw values, moving average, latest value as text.
 
     Args:
         held_out: the same number of held-out data, drawn dashed.
+        ended: no further values come; a single one is drawn as a point.
     """
     good = [(x, y) for x, y in points if math.isfinite(y)]
     last = number(good[-1][1]) if good else "…"
     dashed = subsample([(x, y) for x, y in held_out if math.isfinite(y)])
     hint = f"<em>held out {esc(number(dashed[-1][1]))}</em>" if dashed else ""
     head = f"<figcaption><span>{esc(title)}</span>{hint}<b>{esc(last)}</b></figcaption>"
+    if ended and len(good) == 1:
+        return f'<figure class="lcl-chart lcl-colour-{colour}">{head}{_single_point(title, good[0])}</figure>'
     if len(good) < 2:
-        return f'<figure class="lcl-chart">{head}{NO_VALUES}</figure>'
+        return f'<figure class="lcl-chart">{head}{NO_RECORD if ended else NO_VALUES}</figure>'
     raw, mean = subsample(good), subsample(moving_average(good))
     frame = plot_frame([*raw, *dashed])
     lines = (
@@ -122,6 +128,16 @@ def line_chart(title: str, points: Sequence[Point], colour: int, held_out: Seque
         f'data-frame="{low_x:g},{high_x:g},{low_y:g},{high_y:g}">{y_axis(frame)}'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{esc(words)}">{lines}</svg>'
         f"{x_axis(frame)}</div></figure>"
+    )
+
+
+def _single_point(title: str, point: Point) -> str:
+    """The only value of a curve, in the middle of its plot."""
+    x, y = point
+    words = f"{title}: {number(y)} at step {number(x)}, the only value"
+    return (
+        f'<div class="lcl-plot lcl-plot--point" role="img" aria-label="{esc(words)}"><i aria-hidden="true"></i>'
+        f"<span>{esc(number(y))} at step {esc(number(x))}</span></div>"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,30 @@ BUSY_EVENT: dict[str, Any] = SILENT_EVENT | {"show_progress": "minimal"}
 IMAGE_UNREADABLE = "image_unreadable"  # error code of the service
 
 
+def draft_script(form: str) -> str:
+    """For an event with a name and a text as inputs: the browser keeps both until the form is submitted."""
+    return f"(name, text) => window.lclDraft.save('{form}', name, text)"
+
+
+def submitted_script(form: str) -> str:
+    """For an event after a submission: the draft is dropped if the verdict is good."""
+    return f"() => window.lclDraft.submitted('{form}')"
+
+
+def restore_script(group: str) -> str:
+    """For an event with one text as input: all drafts as JSON, or none if the group had them already."""
+    return f"() => window.lclDraft.restore('{group}')"
+
+
+def parse_drafts(drafts: str) -> dict[str, tuple[str, str]]:
+    """Text and name of each draft of the browser, oldest first; what is no draft is left out."""
+    try:
+        saved = json.loads(drafts)
+        return {str(form): (str(draft["text"]), str(draft["name"])) for form, draft in saved.items()}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return {}
+
+
 @dataclass
 class PageSelection(Generic[Shown]):
     """The object that a user has selected, in a ``gr.State``, changed in place.
@@ -35,7 +60,10 @@ class PageSelection(Generic[Shown]):
 
 
 class PageTab(Protocol):
-    """One tab. ``build`` makes its components inside the open gr.Tab; ``wire`` adds their events afterwards."""
+    """One tab. ``build`` makes its components inside the open gr.Tab; ``wire`` adds their events afterwards.
+
+    ``navigation`` has a select event when Back, Forward or a link leads to an address of the tab.
+    """
 
     title: str
 
@@ -43,7 +71,7 @@ class PageTab(Protocol):
 
     def build(self) -> None: ...
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None: ...
+    def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None: ...
 
 
 def html_pane(html: str = "", **options: Any) -> gr.HTML:
@@ -56,16 +84,6 @@ def update_dropdown(choices: Sequence[tuple[str, str]], current: str | None) -> 
     values = [value for _, value in choices]
     value = current if current in values else first_choice(choices)
     return gr.Dropdown(choices=list(choices), value=value, interactive=bool(values))
-
-
-def collection_choices(client: Client) -> list[tuple[str, str]]:
-    """(label, id) of every collection. Raises: ApiError."""
-    return [(_with_count(item), item["id"]) for item in client.collections()]
-
-
-def encoder_choices(client: Client) -> list[tuple[str, str]]:
-    """(name, id) of every encoder. Raises: ApiError."""
-    return [(item.get("name") or item["id"], item["id"]) for item in client.encoders()]
 
 
 def first_choice(choices: Sequence[tuple[str, str]]) -> str | None:
@@ -104,9 +122,3 @@ def api_error_box(error: ApiError, title: str) -> str:
     if error.code == IMAGE_UNREADABLE:
         return error_box("This file is not an image that can be read. Choose a PNG, JPEG, WebP or GIF.", "No image")
     return error_box(error.message, title)
-
-
-def _with_count(collection: dict[str, Any]) -> str:
-    images = collection.get("images")
-    name = collection.get("name") or collection["id"]
-    return f"{name} · {images:,} images" if isinstance(images, int) else str(name)

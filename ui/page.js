@@ -1,5 +1,5 @@
-// Behaviour in the browser alone: colour scheme, end of a session, details of an image, searches under way, tooltips on
-// the map, values on curves.
+// Behaviour in the browser alone: colour scheme, end of a session, details of an image, searches under way, drafts of
+// forms, tooltips on the map, values on curves.
 (() => {
   'use strict';
   const KEY = 'lcl-theme';
@@ -37,41 +37,122 @@
     }
   });
 
-  // Details of an image: Escape closes them, unless the focus is in an input or an open list.
+  // Escape cancels the searches under way, else closes the details of an image, unless the focus is in an input or an open list.
   document.addEventListener('keydown', (event) => {
-    if (event.key !== 'Escape' || event.target.closest('input, textarea, [role="listbox"]')) return;
+    if (event.key !== 'Escape' || window.lclSearch.cancel()) return;
+    if (event.target.closest('input, textarea, [role="listbox"]')) return;
     document.querySelector('.lcl-detail [data-pick="close:"]')?.click();
   });
+
+  // Calls to the service under way: one that hangs is said beside the title.
+  const SLOW_MS = 3000;
+  const calls = new Set();
+  function watch() {
+    const slow = [...calls].some((begun) => performance.now() - begun > SLOW_MS);
+    document.querySelector('#service')?.classList.toggle('lcl-slow', slow);
+    const pill = document.querySelector('#service-slow p');
+    if (pill) pill.hidden = !slow;
+  }
+  setInterval(watch, 500);
 
   // An ended session: the next request reloads the page, which leads to signing in and back to this address.
   const ask = window.fetch;
   window.fetch = async (...question) => {
-    const answer = await ask(...question);
-    if (answer.status === 401 && answer.headers.has('x-lcl-sign-in')) location.reload();
-    return answer;
+    const call = String(question[0]?.url ?? question[0]).includes('/run/predict') ? performance.now() : null;
+    if (call !== null) calls.add(call);
+    try {
+      const answer = await ask(...question);
+      if (answer.status === 401 && answer.headers.has('x-lcl-sign-in')) location.reload();
+      return answer;
+    } finally {
+      calls.delete(call);
+    }
   };
 
-  // Searches under way: after a moment a line says so, and whether the service is loading an encoder. Gradio marks a pane
-  // as pending only until the first of several events ends.
-  let searches = 0, turn = 0;
+  // Searches under way: after a moment skeletons and a line say so, and whether the service is loading an encoder; later
+  // that no answer has come. Gradio marks a pane as pending only until the first of several events ends.
+  const LATE_MS = 20_000;
+  let searches = 0, overtaken = 0, turn = 0;
   const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
   const say = (words) => {
     const line = document.querySelector('#search-status [role=status]');
     if (line && line.textContent !== words) line.textContent = words;
   };
+  const goButton = () => document.querySelector('#search-go');
+  function show(state) {
+    document.querySelector('#tab-search')?.setAttribute('data-search', state);
+    const late = document.querySelector('#search-status [role=alert]');
+    if (late) late.hidden = state !== 'late';
+    if (goButton()) goButton().disabled = state === 'busy';
+  }
   const loadsEncoder = async () => {
     try { return (await (await fetch('loading')).json()).encoders > 0; } catch { return false; }
   };
   async function explain(mine) {
     let loading = false;
+    const begun = performance.now();
     for (await sleep(150); searches > 0 && mine === turn; await sleep(500)) {
-      say(loading ? 'Loading the encoder …' : 'Searching …');
-      loading = await loadsEncoder();
+      const late = performance.now() - begun > LATE_MS;
+      show(late ? 'late' : 'busy');
+      say(late ? '' : loading ? 'Loading the encoder …' : 'Searching …');
+      if (!late) loadsEncoder().then((answer) => { loading = answer; });
     }
   }
+  // What is under way counts no more: the newest answer is there, or nobody waits for it.
+  function forget(words) {
+    overtaken += searches;
+    searches = 0;
+    turn += 1;
+    show('idle');
+    say(words);
+  }
+  const arrival = new MutationObserver(() => searches > 0 && forget(''));
   window.lclSearch = {
-    begin() { searches += 1; if (searches === 1) explain(turn += 1); },
-    end() { searches -= 1; if (searches === 0) say(''); },
+    begin() {
+      const pane = document.querySelector('#search-results');
+      if (pane) arrival.observe(pane, { childList: true, subtree: true });
+      searches += 1;
+      if (searches === 1) explain(turn += 1);
+    },
+    end() {
+      if (overtaken > 0) overtaken -= 1;
+      else if (searches === 1) { forget(''); overtaken = 0; }
+      else searches -= 1;
+    },
+    cancel() {
+      if (searches === 0) return false;
+      forget('The search was cancelled.');
+      window.dispatchEvent(new Event('lcl-cancel'));
+      return true;
+    },
+  };
+  document.addEventListener('click', (event) => {
+    if (!event.target.closest('[data-retry]')) return;
+    window.lclSearch.cancel();
+    goButton()?.click();
+  });
+
+  // Forms that were filled in and not submitted, by name: they survive a reload of the page.
+  const DRAFTS = 'lcl-drafts';
+  const restored = new Set();
+  const drafts = () => { try { return JSON.parse(sessionStorage.getItem(DRAFTS)) ?? {}; } catch { return {}; } };
+  const keep = (all) => { try { sessionStorage.setItem(DRAFTS, JSON.stringify(all)); } catch { /* not kept */ } };
+  window.lclDraft = {
+    save(form, name, text) {
+      const { [form]: _, ...others } = drafts();
+      keep({ ...others, [form]: { name, text } });  // the newest last
+    },
+    submitted(form) {
+      if (!document.querySelector(`#verdict-${form} .lcl-verdict--good`)) return;
+      const { [form]: _, ...others } = drafts();
+      keep(others);
+    },
+    // Once for each group of forms: afterwards the page has them.
+    restore(group) {
+      const all = restored.has(group) ? {} : drafts();
+      restored.add(group);
+      return [JSON.stringify(all)];
+    },
   };
 
   // The map: highlight one label, the others pale.

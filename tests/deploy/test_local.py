@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deploy.local import main
+from deploy.local import PREPARATION_SECONDS, SamplePreparation, main
 
 
 def test_a_data_root_that_opens_the_home_is_explained(
@@ -25,3 +27,55 @@ def test_a_setting_of_the_wrong_kind_is_named(
     monkeypatch.setenv("LCL_LEASE_SECONDS", "soon")
     assert main(["up", "--home", str(tmp_path / "home")]) == 1
     assert capsys.readouterr().err.startswith("error: LCL_LEASE_SECONDS: Input should be a valid number")
+
+
+class Stack:
+    """A launcher whose service answers from memory; without answers it is away."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+
+    def client(self, *_: Any, **__: Any) -> Any:
+        from api.client import ApiError
+
+        if not self.answers:
+            raise ApiError(0, "unreachable", "no answer")
+        names = {name: lambda answer=answer, **_: answer for name, answer in self.answers.items()}
+        return nullcontext(type("Client", (), {name: staticmethod(call) for name, call in names.items()}))
+
+
+def index_run(step: int, left: float | None = None) -> dict[str, Any]:
+    progress = {"step": step, "total_steps": 6000, "seconds_left": left}
+    return {"state": "running", "spec": {"collection": "sample-drawings"}, "progress": progress if step else None}
+
+
+def test_what_is_prepared_is_printed_by_quarters_until_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+    monkeypatch.setattr("deploy.local.time.monotonic", lambda: clock)
+    lines: list[str] = []
+    stack = Stack()
+    preparation = SamplePreparation(stack, lines.append)  # type: ignore[arg-type]
+    for step, left in ((None, None), (0, None), (100, 40.0), (2460, 20.4), (2500, 20.0), (6000, 0.0)):
+        if step is not None:
+            stack.answers = {"collections": [], "runs": {"items": [index_run(step, left)]}}
+        preparation.poll()
+        preparation.poll()  # too early
+        clock += PREPARATION_SECONDS
+    stack.answers = {"collections": [{"name": "sample-drawings"}], "runs": {"items": []}}
+    preparation.poll()
+    clock += PREPARATION_SECONDS
+    preparation.poll()
+    assert lines == [
+        "Preparing sample-drawings: 0 %",
+        "Preparing sample-drawings: 41 % - 20 s left",
+        "Preparing sample-drawings: 100 % - 0 s left",
+        "The collection sample-drawings is ready: search it on the page.",
+    ]
+
+
+def test_nothing_is_printed_where_there_is_a_collection() -> None:
+    lines: list[str] = []
+    stack = Stack()
+    stack.answers = {"collections": [{"name": "mine"}], "runs": {"items": [index_run(5)]}}
+    SamplePreparation(stack, lines.append).poll()  # type: ignore[arg-type]
+    assert lines == []

@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from api.client import ApiError, Client
+from ui.addresses import read_address
 from ui.common import (
     BUSY_EVENT,
     IMAGE_UNREADABLE,
     SILENT_EVENT,
     PageSelection,
     api_error_box,
-    encoder_choices,
     first_choice,
     html_pane,
     image_input,
@@ -32,6 +32,7 @@ from ui.common import (
     update_dropdown,
 )
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, item_url, toast
+from ui.ranking import collection_choices, encoder_choices, last_used, used_script
 
 IMAGE_SIDE = 280  # pixels
 PIXELS_PER_PATCH = 8  # of the heat layer
@@ -49,6 +50,8 @@ DECODING_HINTS = {
 SAMPLE_IMAGES = 8  # offered
 POLL_SECONDS = 0.15  # of the captions
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder writes here.")
+NO_IMAGE = empty_state("Choose an image first", "Drop one, paste it, or take one of the samples.")
+NO_DECODING = empty_state("Choose a way to decode", "At least one of the boxes must be checked.")
 WAITING = empty_state("Captions appear here", "Choose an image. Each way of decoding writes its own caption.")
 
 
@@ -209,6 +212,10 @@ class CaptionStream:
             caption.seconds = time.perf_counter() - start
 
 
+def _linked_encoder(request: gr.Request | None) -> str | None:
+    return read_address(request, "caption").get("on")
+
+
 class CaptionTab:
     title = "Caption"
 
@@ -249,9 +256,10 @@ class CaptionTab:
         self.temperature = gr.Slider(0.1, 2.0, 1.0, step=0.1, label="Temperature", info="nucleus sampling")
         self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="nucleus sampling")
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
+    def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         state = [self.encoder, self.sampled]
         tab.select(self.refresh, state, [*state, self.samples, self.results], **SILENT_EVENT)
+        self.encoder.input(None, self.encoder, js=used_script("encoder"))
         self.clock = gr.Timer(POLL_SECONDS, active=False)
         choices = [self.prompt, self.length, self.beams, self.top_p, self.temperature, self.seed]
         inputs = [self.selection, self.encoder, self.image, self.decodings, self.context, *choices]
@@ -266,7 +274,12 @@ class CaptionTab:
         picked.then(self.caption, inputs, outputs, **SILENT_EVENT)
         picked.then(self.attend, attended, self.attention, **BUSY_EVENT)
 
-    def refresh(self, current: str | None, sampled: bool) -> tuple[Any, ...]:
+    def refresh(
+        self,
+        current: str | None,
+        sampled: bool,
+        request: gr.Request | None = None,
+    ) -> tuple[Any, ...]:
         """New encoders; sample images once there is a collection."""
         try:
             choices = encoder_choices(self.client)
@@ -274,14 +287,14 @@ class CaptionTab:
         except ApiError as error:
             return gr.skip(), sampled, gr.skip(), unreachable_box(error)
         message = NO_ENCODER if not choices else gr.skip() if current else WAITING
-        return update_dropdown(choices, current), sampled or bool(samples), samples, message
+        chosen = update_dropdown(choices, _linked_encoder(request) or current or last_used(request, "encoder"))
+        return chosen, sampled or bool(samples), samples, message
 
     def sample_images(self) -> str:
-        """Some images of the newest collection. Raises: ApiError."""
-        collections = self.client.collections()
-        if not collections:
+        """Some images of the first collection. Raises: ApiError."""
+        collection = first_choice(collection_choices(self.client))
+        if collection is None:
             return ""
-        collection = collections[0]["id"]
         items = "".join(
             f'<li><button type="button" data-pick="{esc(collection)}:{esc(item["id"])}" '
             f'aria-label="Use the image {esc(item["caption"])}">'
@@ -315,7 +328,7 @@ class CaptionTab:
         """Start a caption for every chosen decoding; the previous captions are cancelled."""
         self._cancel(selection)
         if not image or not chosen:
-            return WAITING, gr.Timer(active=False)
+            return NO_DECODING if image else NO_IMAGE, gr.Timer(active=False)
         try:
             encoder = encoder or first_choice(encoder_choices(self.client))
         except ApiError as error:

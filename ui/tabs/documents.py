@@ -8,8 +8,10 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.common import BUSY_EVENT, SILENT_EVENT, html_pane, update_dropdown
+from ui.addresses import mark_view, read_address
+from ui.common import BUSY_EVENT, SILENT_EVENT, first_choice, html_pane, update_dropdown
 from ui.html import dataset_image_url, empty_state, error_box, esc, number, run_link, status_line
+from ui.ranking import dataset_choices, last_used, used_script
 
 PER_PAGE = 6
 ALL = ""
@@ -43,13 +45,15 @@ class DocumentsTab:
                 self.next = gr.Button("Next", size="sm", min_width=90, interactive=False)
         self.shown = html_pane(LOADING, elem_id="documents")
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
+    def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         inputs = [self.dataset, self.view, self.split, self.source]
         outputs = [self.offset, self.split, self.source, self.position, self.previous, self.next, self.shown]
         now = [*inputs, self.offset]
         tab.select(self.refresh, self.dataset, self.dataset, **SILENT_EVENT).then(
-            self.show, now, outputs, **SILENT_EVENT
+            self.open_address, now, [self.dataset, self.view, *outputs], **SILENT_EVENT
         )
+        navigation.select(self.open_address, now, [self.dataset, self.view, *outputs], **SILENT_EVENT)
+        self.dataset.input(None, self.dataset, js=used_script("dataset"))
         for change in (self.dataset.input, self.view.input):
             change(self.start, inputs[:2], outputs, **BUSY_EVENT)
         for change in (self.split.input, self.source.input):
@@ -65,12 +69,34 @@ class DocumentsTab:
             )
         self.check.click(self.validate, self.dataset, self.position, **BUSY_EVENT)
 
-    def refresh(self, current: str | None) -> Any:
+    def refresh(
+        self,
+        current: str | None,
+        request: gr.Request | None = None,
+    ) -> Any:
         """Update the datasets; the selected one stays."""
         try:
-            return update_dropdown([(row["name"], row["name"]) for row in self.client.datasets()], current)
+            return update_dropdown(dataset_choices(self.client), current or last_used(request, "dataset"))
         except ApiError:
             return gr.skip()  # show reports the error
+
+    def open_address(
+        self,
+        dataset: str | None,
+        view: str,
+        split: str,
+        source: str,
+        offset: int,
+        request: gr.Request,
+    ) -> tuple[Any, ...]:
+        """The page of the address; on that of another tab the one that was shown."""
+        if not (address := read_address(request, "documents")).get("dataset"):
+            return gr.skip(), gr.skip(), *self.show(dataset, view, split, source, offset)
+        dataset, view = address["dataset"], "pairs" if address.get("view") == "pairs" else "interleaved"
+        page = address.get("page", "1")
+        offset = PER_PAGE * (int(page) - 1) if page.isdecimal() else 0
+        shown = self.show(dataset, view, address.get("split", ALL), address.get("source", ALL), offset)
+        return dataset, view, *shown
 
     def start(self, dataset: str | None, view: str) -> tuple[Any, ...]:
         """Another dataset or view: the first page without filters."""
@@ -81,7 +107,7 @@ class DocumentsTab:
         offset, pairs = max(0, int(offset)), view == "pairs"
         filters = {"split": split or None, "source": source or None} if pairs else {}
         try:
-            dataset = dataset or next((row["name"] for row in self.client.datasets()), None)
+            dataset = dataset or first_choice(dataset_choices(self.client))
             if dataset is None:
                 return self._empty(NO_DATASET)
             if pairs:
@@ -97,7 +123,14 @@ class DocumentsTab:
             *_filters(page, pairs, split, source),
             draw_position(view, offset, len(items), total, page["tokens_of"]),
             *_more(offset, total),
-            draw_documents(dataset, items, page["tokens_of"]["row"]),
+            mark_view(
+                draw_documents(dataset, items, page["tokens_of"]["row"]),
+                dataset,
+                dataset=dataset,
+                view="pairs" if pairs else "",
+                page=offset // PER_PAGE + 1 if offset else None,
+                **filters,
+            ),
         )
 
     def validate(self, dataset: str | None) -> str:

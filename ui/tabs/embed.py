@@ -12,12 +12,11 @@ import numpy as np
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
+from ui.addresses import mark_view, read_address
 from ui.charts import scatter_map, vector_strip
 from ui.common import (
     BUSY_EVENT,
     SILENT_EVENT,
-    collection_choices,
-    encoder_choices,
     first_choice,
     html_pane,
     read_upload,
@@ -26,9 +25,11 @@ from ui.common import (
 )
 from ui.file_routes import FORMATS
 from ui.html import empty_state, error_box, esc, heading, html_table
+from ui.ranking import collection_choices, encoder_choices, last_used, used_script
 
 NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its images on a plane.")
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder embeds here.")
+NO_IMAGES = empty_state("Choose images first", "Drop them into the field, or pick them from your files.")
 WAITING = empty_state("Vectors appear here", "Choose images and press “Embed”.")
 PREFERRED = ("group", "category", "subgroup")  # labels with few values
 MAX_FILES = 64
@@ -68,24 +69,42 @@ class EmbedTab:
                     self.vectors = html_pane(WAITING, elem_id="vectors")
                     self.download = gr.DownloadButton("Download", visible=False, elem_id="download-vectors")
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
+    def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         drawn = [self.points, self.label, self.links, self.map]
         pickers = [self.collection, self.encoder]
-        tab.select(self.refresh, pickers, [*pickers, self.map], **SILENT_EVENT)
+        tab.select(self.refresh, pickers, [*pickers, self.map], **SILENT_EVENT).then(
+            self.open_address, None, [self.collection, *drawn], **SILENT_EVENT
+        )
+        navigation.select(self.open_address, None, [self.collection, *drawn], **SILENT_EVENT)
+        for picker, what in ((self.collection, "collection"), (self.encoder, "encoder")):
+            picker.input(None, picker, js=used_script(what))
         self.collection.change(self.load_map, [self.collection, self.label], drawn, **BUSY_EVENT)
         self.label.input(self.draw_map, [self.collection, self.points, self.label], self.map, **SILENT_EVENT)
         inputs = [self.encoder, self.images, self.format]
         self.go.click(self.embed, inputs, [self.vectors, self.download], **BUSY_EVENT)
         self.format.input(self.embed_again, inputs, [self.vectors, self.download], **BUSY_EVENT)
 
-    def refresh(self, collection: str | None, encoder: str | None) -> tuple[Any, Any, Any]:
+    def refresh(
+        self,
+        collection: str | None,
+        encoder: str | None,
+        request: gr.Request | None = None,
+    ) -> tuple[Any, Any, Any]:
         """Update collections and encoders; a changed collection draws its map."""
         try:
             collections, encoders = collection_choices(self.client), encoder_choices(self.client)
         except ApiError as error:
             return gr.skip(), gr.skip(), unreachable_box(error)
         shown = gr.skip() if collections else NO_COLLECTION
+        collection, encoder = collection or last_used(request, "collection"), encoder or last_used(request, "encoder")
         return update_dropdown(collections, collection), update_dropdown(encoders, encoder), shown
+
+    def open_address(self, request: gr.Request) -> tuple[Any, ...]:
+        """The collection of the address and its map."""
+        address = read_address(request, "embed")
+        if not (collection := address.get("collection")):
+            return (gr.skip(),) * 5
+        return collection, *self.load_map(collection, address.get("colour"))
 
     def load_map(self, collection: str | None, label: str | None) -> tuple[Any, ...]:
         """Fetch and draw the map of a collection."""
@@ -101,7 +120,9 @@ class EmbedTab:
         return points, picker, _links(collection), self.draw_map(collection, points, chosen or next(iter(labels), None))
 
     def draw_map(self, collection: str, points: Sequence[dict[str, Any]], label: str | None) -> str:
-        return scatter_map(collection, points, label) if points else NO_COLLECTION
+        if not points:
+            return NO_COLLECTION
+        return mark_view(scatter_map(collection, points, label), collection=collection, colour=label)
 
     def embed_again(self, encoder: str | None, paths: list[str] | None, kind: str) -> tuple[Any, Any]:
         """Another format, if there are files."""
@@ -111,7 +132,7 @@ class EmbedTab:
         """Table of the vectors, and the file to download."""
         hidden = gr.DownloadButton(visible=False)
         if not paths:
-            return WAITING, hidden
+            return NO_IMAGES, hidden
         if len(paths) > MAX_FILES:
             return error_box(f"Choose at most {MAX_FILES} images here; an index run embeds whole datasets."), hidden
         try:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from api.client import ApiError, Client, UserError
 from api.client.payloads import format_bytes, format_si
-from ui.common import SILENT_EVENT, html_pane
+from ui.common import SILENT_EVENT, draft_script, html_pane
 from ui.html import definition_list, duration, esc, run_link, status_line
 from ui.spec_fields import (
     FIRST_PRESET,
@@ -154,14 +154,21 @@ class SpecForm:
 
     def wire(self) -> None:
         """Events inside the form; what follows a submission is wired by the tab."""
-        self.preset.input(self.apply_preset, self.preset, self.outputs, **SILENT_EVENT)
-        self.editor.input(self.read_editor, self.editor, self.outputs[1:], trigger_mode="always_last", **SILENT_EVENT)
+        edits = [
+            self.name.input(None),
+            self.preset.input(self.apply_preset, self.preset, self.outputs, **SILENT_EVENT),
+            self.editor.input(
+                self.read_editor, self.editor, self.outputs[1:], trigger_mode="always_last", **SILENT_EVENT
+            ),
+        ]
         # One event for all fields: separate events overtake each other, and the older result could be written last.
-        gr.on(
+        edits.append(gr.on(
             [component.input for component in self.inputs],
             self.write_fields, [self.editor, *self.inputs], [self.editor, self.verdict, *self.estimates],
             trigger_mode="always_last", **SILENT_EVENT,
-        )  # fmt: skip
+        ))  # fmt: skip
+        for edit in edits:
+            edit.then(None, [self.name, self.editor], js=draft_script(self.kind))
 
     def apply_preset(self, preset: str) -> tuple[Any, ...]:
         spec = starting_spec(self.kind, preset)
@@ -170,6 +177,14 @@ class SpecForm:
     def fill(self, spec: dict[str, Any], name: str | None) -> list[Any]:
         """Show the form with the spec."""
         return [gr.Column(visible=True), name or "", spec.get("preset"), *self._all_outputs(spec)]
+
+    def restore(self, text: str, name: str, visible: bool) -> list[Any]:
+        """Show a draft, even one whose JSON is not valid."""
+        try:
+            parts = self.fill(from_json(text), name)
+        except UserError:
+            parts = [None, name, gr.skip(), text, *self._messages(text), *[gr.skip()] * len(self.fields)]
+        return [gr.Column(visible=visible), *parts[1:]]
 
     def hide(self) -> list[Any]:
         """Hide the form; its values stay."""

@@ -65,6 +65,7 @@ def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
             metric_points(lines, name, "step"),
             colour,
             metric_points(lines, f"held_out.{name}", "step"),
+            ended=run["state"] not in ACTIVE_STATES and run["state"] != "paused",
         )
         for colour, name in enumerate([*(losses or EXPECTED_LOSSES), *shares], start=1)
     )
@@ -75,7 +76,7 @@ def draw_result(run: dict[str, Any]) -> str:
     """Result: encoder, table of metrics, collection, validation report or dataset."""
     result = run.get("result") or {}
     if rows := result.get("rows"):
-        return _table(rows)
+        return draw_metrics(rows)
     if encoder := result.get("encoder") if isinstance(result.get("encoder"), dict) else None:
         return _section(
             "Encoder",
@@ -166,32 +167,54 @@ def progress_fraction(run: dict[str, Any]) -> float | None:
     return progress.get("step", 0) / total if total else None
 
 
+def run_subject(run: dict[str, Any]) -> str:
+    """What a run is about: ``tiny on sample``, ``tiny → drawings``; empty where its spec has no names."""
+    spec = run.get("spec") or {}
+    encoder, dataset = spec.get("encoder"), spec.get("dataset") or (spec.get("data") or {}).get("dataset")
+    if collection := spec.get("collection"):
+        return " → ".join(map(str, filter(None, (encoder or dataset, collection))))
+    return " on ".join(map(str, filter(None, (encoder or spec.get("preset"), dataset))))
+
+
 def _row(run: dict[str, Any], selected: bool) -> str:
     kind = KIND_LABELS.get(run["kind"], run["kind"])
+    subject = run_subject(run)
     bar = (
         progress_bar(progress_fraction(run), "progress") if run["state"] in ("running", "pausing", "cancelling") else ""
     )
     current = ' aria-current="true"' if selected else ""
     return (
         f'<li><button type="button" data-pick="{esc(run["id"])}"{current}>'
-        f"<span><b>{esc(run.get('name') or kind)}</b><small>{esc(kind)} · {ago(run.get('created_at'))}</small></span>"
+        f"<span><b>{esc(run.get('name') or subject or kind)}</b>"
+        f"<small>{esc(_row_line(run, kind, subject))}</small></span>"
         f"{badge(run['state'])}{bar}</button></li>"
     )
+
+
+def _row_line(run: dict[str, Any], kind: str, subject: str) -> str:
+    """Second line of a row: kind, subject beside a name, age."""
+    return " · ".join(filter(None, (kind, subject if run.get("name") else "", ago(run.get("created_at")))))
 
 
 def _progress(run: dict[str, Any]) -> str:
     if run["state"] == "queued":
         obstacle = run.get("obstacle") or {}
-        return f'<p class="lcl-note">{esc(obstacle.get("message") or "Waiting for a worker.")}</p>'
+        words = obstacle.get("message") or "Waiting for a worker."
+        return f'<p class="lcl-note">{esc(words)}{_resumes_from(run)}</p>'
     if run["state"] == "waiting":
         return f'<p class="lcl-note">Comes after {", ".join(map(run_link, run.get("after") or []))}.</p>'
     if run["state"] == "paused":
         return f'<p class="lcl-note">{PAUSED_TEXT}{_reached_step(run)}</p>'
     if run["state"] not in ACTIVE_STATES:
+        if run["state"] in ("cancelled", "failed") and (reached := _fraction(run)):
+            return f'<p class="lcl-note">Stopped at {reached}. Resume goes on from its last checkpoint.</p>'
         note = (run.get("artifacts") or {}).get("message")
         return f'<p class="lcl-note">The run has ended; {esc(note)}.</p>' if note else ""
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
+    if not step and run["state"] == "running" and (run.get("attempt") or 0) > 1:
+        words = "Resuming from its last checkpoint"
+        return f'<div class="lcl-progress">{progress_bar(None, words)}<p>{words}</p></div>'
     parts = [
         str(progress.get("phase") or ""),
         f"step {number(step)} of {number(total)}" if total else "",
@@ -199,6 +222,19 @@ def _progress(run: dict[str, Any]) -> str:
     ]
     words = " · ".join(part for part in parts if part) or "Starting"
     return f'<div class="lcl-progress">{progress_bar(progress_fraction(run), words)}<p>{esc(words)}</p></div>'
+
+
+def _fraction(run: dict[str, Any]) -> str:
+    """``30/60``: the last step of which a line of metrics is known."""
+    progress = run.get("progress") or {}
+    step, total = progress.get("step"), progress.get("total_steps")
+    return f"{number(step)}/{number(total)}" if step and total else ""
+
+
+def _resumes_from(run: dict[str, Any]) -> str:
+    """Note of a queued run that was interrupted."""
+    reached = _fraction(run)
+    return f" Resuming: it stopped at {reached} and goes on from its last checkpoint." if reached else ""
 
 
 def _reached_step(run: dict[str, Any]) -> str:
@@ -270,7 +306,8 @@ def _dataset(dataset: dict[str, Any]) -> str:
     )
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
+def draw_metrics(rows: Sequence[dict[str, Any]]) -> str:
+    """Table of the metrics of evaluations."""
     columns = ("Task", "Split", "Variant", "Transfer", "Metric", "Value (95 %)", "Chance", "Untrained")
     return html_table("Result", columns, "".join(map(_table_row, rows)))
 

@@ -10,9 +10,21 @@ import gradio as gr
 
 from api.client import ApiError, Client, UserError
 from lcl_core.specs.parsing import KIND_LABELS
+from ui.addresses import mark_view, read_address
 from ui.charts import AXIS_LABELS, MAX_SERIES, METRIC_LABELS, RunSeries, metric_points, overlay_chart
-from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, Shown, html_pane
+from ui.common import (
+    BUSY_EVENT,
+    SILENT_EVENT,
+    PageSelection,
+    Shown,
+    html_pane,
+    parse_drafts,
+    restore_script,
+    submitted_script,
+)
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
+from ui.ranking import SAMPLE_DATASET
+from ui.spec_fields import FIRST_PRESET, preset_names, put_at, starting_spec
 from ui.tabs.run_form import SpecForm
 from ui.tabs.run_view import (
     NOTHING_SELECTED,
@@ -171,6 +183,8 @@ REFRESH_SECONDS = 2
 MAX_LOG_CHARACTERS = 20_000
 ALL = "all"
 SCROLL_TO_FORM_SCRIPT = "() => document.querySelector('#new-run').scrollIntoView({behavior: 'smooth'})"
+# to a form that an address has filled in
+OPEN_FORM_SCRIPT = f"() => new URLSearchParams(location.search).has('new') && ({SCROLL_TO_FORM_SCRIPT})()"
 # list, choices of the comparison, header, curves, result, log, and the buttons
 REFRESHED_OUTPUTS = 6 + len(RUN_ACTIONS) + 1
 # Evaluated in the browser at each tick, since the events of tabs may overtake each other.
@@ -244,12 +258,13 @@ class RunsTab:
         with gr.Accordion("Log", open=False):
             self.log = html_pane(autoscroll=True, elem_id="run-log")
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
+    def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         self.clock = gr.Timer(REFRESH_SECONDS)
         detail = [self.head, *self.buttons.values(), self.clone_button, self.curves, self.result, self.log]
         everything = [self.listing, self.comparison.others, *detail]
-        for event in (tab.select, self.only.input):
-            event(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
+        for event in (tab.select, navigation.select):
+            event(self.open_address, [self.selection, self.only], [self.only, *everything], **SILENT_EVENT)
+        self.only.input(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
         self.clock.tick(self.tick, [self.selection, self.only], everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
         self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT)
         self.workers_drawer.expand(self.show_workers, None, self.workers, **SILENT_EVENT)
@@ -265,18 +280,24 @@ class RunsTab:
             ).then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
         filled = [self.drawer, self.kind, *(part for form in self.forms.values() for part in form.parts), self.refusal]
         self.clone_button.click(self.clone, self.selection, filled, **BUSY_EVENT).then(None, js=SCROLL_TO_FORM_SCRIPT)
+        carrier = self.forms["pretrain"].editor  # of the drafts
+        opened = tab.select(self.restore_drafts, carrier, filled, js=restore_script("runs"), **SILENT_EVENT)
+        for event in (opened.then, navigation.select):
+            event(self.prepare_form, None, filled, **SILENT_EVENT).then(None, js=OPEN_FORM_SCRIPT)
         for form in self.forms.values():
-            self._wire_form(form, tab, everything)
+            self._wire_form(form, opened, everything)
 
-    def _wire_form(self, form: SpecForm, tab: gr.Tab, everything: list[Any]) -> None:
+    def _wire_form(self, form: SpecForm, opened: Any, everything: list[Any]) -> None:
         form.wire()
-        tab.select(lambda text: self.refresh_form(form, text), form.editor, form.outputs, **SILENT_EVENT)
+        opened.then(lambda text: self.refresh_form(form, text), form.editor, form.outputs, **SILENT_EVENT)
         form.submit.click(
             lambda text, name, selection, *values: self.submit(form, text, name, selection, values),
             [form.editor, form.name, self.selection, *form.inputs],
             form.verdict,
             **BUSY_EVENT,
-        ).then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
+        ).then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT).then(
+            None, js=submitted_script(form.kind)
+        )
 
     def show_workers(self) -> str:
         try:
@@ -322,6 +343,38 @@ class RunsTab:
         ]
         return [gr.Accordion(open=True), run["kind"], *filled, ""]
 
+    def prepare_form(self, request: gr.Request) -> list[Any]:
+        """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind with the encoder filled in."""
+        linked = read_address(request, "runs")
+        kind = linked.get("new", "")
+        if kind not in self.forms:
+            return [gr.skip()] * (3 + sum(len(form.parts) for form in self.forms.values()))
+        spec = starting_spec(kind, FIRST_PRESET if FIRST_PRESET in preset_names(kind) else None)
+        if encoder := linked.get("on"):
+            spec = put_at(spec, "encoder", encoder)
+        if kind == "index":
+            spec = put_at(spec, "dataset", SAMPLE_DATASET)
+            spec = put_at(spec, "collection", f"{SAMPLE_DATASET}-{str(encoder or 'new').removeprefix('enc_')[-8:]}")
+        filled = [
+            part
+            for name, form in self.forms.items()
+            for part in (form.fill(spec, None) if name == kind else form.hide())
+        ]
+        return [gr.Accordion(open=True), kind, *filled, ""]
+
+    def restore_drafts(self, drafts: str) -> list[Any]:
+        """Forms that were filled in before the page was loaded again; the newest is shown."""
+        saved = {kind: draft for kind, draft in parse_drafts(drafts).items() if kind in self.forms}
+        if not saved:
+            return [gr.skip()] * (3 + sum(len(form.parts) for form in self.forms.values()))
+        newest = list(saved)[-1]
+        filled = [
+            part
+            for kind, form in self.forms.items()
+            for part in (form.restore(*saved[kind], visible=kind == newest) if kind in saved else form.hide())
+        ]
+        return [gr.Accordion(open=True), newest, *filled, ""]
+
     def select(self, selection: SelectedRun, only: str, event: gr.EventData) -> tuple[Any, ...]:
         if selection.current.id != str(event.pick):
             selection.current = WatchedRun(str(event.pick))
@@ -330,6 +383,15 @@ class RunsTab:
     def compare(self, selection: SelectedRun, only: str, others: list[str], metric: str, axis: str) -> tuple[Any, ...]:
         selection.comparison = ComparisonChoice(tuple(others), metric, axis)
         return self.refresh(selection, only)
+
+    def open_address(self, selection: SelectedRun, only: str, request: gr.Request) -> tuple[Any, ...]:
+        """The run and the kinds of the address; on that of another tab what was shown."""
+        if address := read_address(request, "runs"):
+            kind = address.get("kind", ALL)
+            only = kind if kind in KIND_LABELS else ALL
+            if address.get("run", selection.current.id) != selection.current.id:
+                selection.current = WatchedRun(address["run"])
+        return only, *self.refresh(selection, only)
 
     def tick(self, selection: SelectedRun, only: str | None, request: gr.Request) -> Any:
         """Fetches nothing while the tab is hidden (``only`` is None). A tick may precede the first refresh."""
@@ -346,7 +408,7 @@ class RunsTab:
             selection.current = WatchedRun(linked or (runs[0]["id"] if runs else None))
         watched = selection.current
         if watched.id is None:
-            return draw_list(runs, None), gr.skip(), NOTHING_SELECTED, *_empty_detail()
+            return _draw_list(runs, None, only), gr.skip(), NOTHING_SELECTED, *_empty_detail()
         choices = self.comparison.update_choices(selection, runs)
         try:
             watched, detail = self.detail(watched, selection, runs)
@@ -355,7 +417,7 @@ class RunsTab:
         if selection.current.id != watched.id:  # another run was selected since
             return (gr.skip(),) * REFRESHED_OUTPUTS
         selection.current = watched
-        return draw_list(runs, watched.id), choices, *detail
+        return _draw_list(runs, watched.id, only), choices, *detail
 
     def detail(
         self, watched: WatchedRun, selection: SelectedRun, listed: Sequence[dict[str, Any]]
@@ -369,7 +431,7 @@ class RunsTab:
             watched = replace(self.fetch(watched), complete=not moving)
         overlay = selection.comparison.others and self.comparison.draw(selection, run, watched.lines, listed)
         return watched, (
-            draw_head(run),
+            mark_view(draw_head(run), run.get("name") or KIND_LABELS.get(run["kind"], ""), run=run["id"]),
             *visible_buttons(run["state"]),
             overlay or draw_curves(run, watched.lines),
             draw_result(run),
@@ -382,6 +444,10 @@ class RunsTab:
         log = self.client.logs(str(watched.id), offset=watched.offset)
         tail = (watched.log + log["text"])[-MAX_LOG_CHARACTERS:]
         return replace(watched, lines=watched.lines + new, log=tail, offset=log["offset"])
+
+
+def _draw_list(runs: Sequence[dict[str, Any]], selected: str | None, only: str) -> str:
+    return mark_view(draw_list(runs, selected), kind="" if only == ALL else only)
 
 
 def _empty_detail() -> tuple[Any, ...]:

@@ -7,20 +7,78 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ui.html import empty_state, esc, item_url
+from ui.addresses import address
+from ui.html import duration, empty_state, esc, item_url, progress_bar, status_line
 
 Json = Mapping[str, Any]
 NO_COLLECTION = empty_state(
     "No collection yet",
     "Submit an index run in the Runs tab: it embeds a dataset with an encoder, and its images can be searched here.",
 )
-INVITATION = empty_state("What are you looking for?", "Type a few words, pick an example, or search with an image.")
+# Three ways to begin: (what, what happens, address).
+DOORS = (
+    ("Try search", "Look for a red apple among the drawings that come with LCL.", address(q="red apple")),
+    (
+        "Train on the sample",
+        "Pre-train an encoder on the sample corpus: minutes on two CPU cores.",
+        address(tab="runs", new="pretrain"),
+    ),
+    (
+        "Use my corpus",
+        "Put a folder below the data folder of LCL, then check and convert it.",
+        address(tab="runs", new="validate"),
+    ),
+)
+
+
+def draw_doors(searchable: bool) -> str:
+    """Ways to begin; without a collection there is nothing to search."""
+    doors = DOORS if searchable else DOORS[1:]
+    cards = "".join(
+        f'<li><a href="{esc(link)}"><b>{esc(title)}</b><span>{esc(hint)}</span></a></li>' for title, hint, link in doors
+    )
+    return f'<ul class="lcl-doors" aria-label="Ways to begin">{cards}</ul>'
+
+
+def draw_preparation(run: Json) -> str:
+    """Progress of the index run that makes the first collection."""
+    progress = run.get("progress") or {}
+    step, total, left = progress.get("step"), progress.get("total_steps"), progress.get("seconds_left")
+    share = step / total if step and total else None
+    words = (
+        f"{step:,} of {total:,} images" if step and total else "Waiting for a worker" if not progress else "Starting"
+    )
+    if left is not None:
+        words += f" · {duration(left)} left"
+    name = (run.get("spec") or {}).get("collection") or "the first collection"
+    return (
+        f'<div class="lcl-empty" role="status"><strong>Preparing {esc(name)}</strong>'
+        f"<p>An index run embeds its images. Search opens here by itself.</p>"
+        f'<div class="lcl-preparation">{progress_bar(share, "images embedded")}<p>{esc(words)}</p></div></div>'
+        f"{draw_doors(searchable=False)}"
+    )
+
+
+NO_COLLECTION += draw_doors(searchable=False)
+INVITATION = empty_state(
+    "What are you looking for?", "Type a few words, pick an example, or search with an image."
+) + draw_doors(searchable=True)
+NO_WORDS = empty_state("Type a few words first", "For example “red apple”, or pick one of the examples.")
 NO_IMAGE = empty_state("Which image?", "Drop one above, paste it, or choose it from your files.")
 NOTHING_TO_MIX = empty_state(
     "An image, and words about it",
     "Drop an image and say what should be different: “red”, “in winter”. The slider says how much the words count.",
 )
 NOTHING_FOUND = empty_state("Nothing found", "The collection holds nothing that fits. Try other words or fewer labels.")
+
+
+# Beside the results: a line, skeletons while a search is under way, and what to do without an answer (page.js).
+SEARCH_STATUS = (
+    f"{status_line('')}"
+    f'<div class="lcl-grid lcl-skeletons" aria-hidden="true">{"<i></i>" * 12}</div>'
+    '<div class="lcl-problem" role="alert" hidden><strong>No answer yet</strong><p>The service has not answered for '
+    '20 seconds. It may be busy or stopped. <button type="button" data-retry>Retry</button></p></div>'
+)
 
 
 def draw_results(collection: str, hits: Sequence[Json], about: str, target: str, times: str, link: str = "") -> str:

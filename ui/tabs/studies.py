@@ -12,8 +12,18 @@ from api.client import ApiError, Client, UserError
 from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.pretrain import PretrainSpec
+from ui.addresses import mark_view, read_address
 from ui.charts import cost_chart, curves_chart
-from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, html_pane
+from ui.common import (
+    BUSY_EVENT,
+    SILENT_EVENT,
+    PageSelection,
+    draft_script,
+    html_pane,
+    parse_drafts,
+    restore_script,
+    submitted_script,
+)
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, esc, toast
 from ui.spec_fields import from_json, get_at, put_at, to_json
 from ui.tabs.run_form import invalid_message, valid_message
@@ -41,7 +51,8 @@ class StudyForm:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    def build(self) -> None:
+    def build(self, drawer: gr.Accordion) -> None:
+        self.drawer = drawer
         spec = preset_study(FIRST_STUDY)
         with gr.Column(elem_classes="lcl-form"):
             with gr.Row():
@@ -62,18 +73,30 @@ class StudyForm:
     def wire(self, tab: gr.Tab) -> None:
         """Events inside the form; what follows a submission is wired by the tab."""
         shown = [self.editor, self.question, self.seeds, self.steps, self.name, self.verdict]
-        self.preset.input(self.apply_preset, self.preset, shown, **BUSY_EVENT)
+        edits = [self.name.input(None), self.preset.input(self.apply_preset, self.preset, shown, **BUSY_EVENT)]
         # One event for both fields: separate events overtake each other, and the older result could be written last.
-        gr.on(
+        edits.append(gr.on(
             [self.seeds.input, self.steps.input],
             self.write_fields, [self.editor, self.seeds, self.steps], [self.editor, self.verdict],
             trigger_mode="always_last", **SILENT_EVENT,
-        )  # fmt: skip
-        self.editor.input(
-            self.read_editor, self.editor, [self.question, self.seeds, self.steps, self.verdict],
-            trigger_mode="always_last", **SILENT_EVENT,
-        )  # fmt: skip
-        tab.select(self.validate, self.editor, self.verdict, **SILENT_EVENT)
+        ))  # fmt: skip
+        read = [self.question, self.seeds, self.steps, self.verdict]
+        edits.append(self.editor.input(
+            self.read_editor, self.editor, read, trigger_mode="always_last", **SILENT_EVENT,
+        ))  # fmt: skip
+        for edit in edits:
+            edit.then(None, [self.name, self.editor], js=draft_script("study"))
+        tab.select(
+            self.restore_draft, self.editor, [self.drawer, self.name, self.editor],
+            js=restore_script("studies"), **SILENT_EVENT,
+        ).then(self.read_editor, self.editor, read, **SILENT_EVENT)  # fmt: skip
+
+    def restore_draft(self, drafts: str) -> tuple[Any, ...]:
+        """The form as it was before the page was loaded again."""
+        if (saved := parse_drafts(drafts).get("study")) is None:
+            return (gr.skip(),) * 3
+        text, name = saved
+        return gr.Accordion(open=True), name, text
 
     def apply_preset(self, preset: str) -> tuple[Any, ...]:
         spec = preset_study(preset)
@@ -196,8 +219,8 @@ class StudiesTab:
 
     def build(self) -> None:
         self.selection = gr.State(PageSelection(WatchedStudy()))
-        with gr.Accordion("New study", open=False, elem_classes="lcl-panel", elem_id="new-study"):
-            self.form.build()
+        with gr.Accordion("New study", open=False, elem_classes="lcl-panel", elem_id="new-study") as drawer:
+            self.form.build(drawer)
         with gr.Row(equal_height=False, elem_classes="lcl-columns"):
             with gr.Column(scale=3, min_width=260, elem_classes="lcl-panel"):
                 self.listing = html_pane(js_on_load=PICK_SCRIPT, elem_id="study-list")
@@ -221,15 +244,16 @@ class StudiesTab:
         with gr.Accordion("Cells and their runs", open=False):
             self.cells = html_pane(elem_id="study-cells")
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
+    def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         self.clock = gr.Timer(REFRESH_SECONDS)
         inputs = [self.selection, self.metric, self.value]
         everything = [
             self.listing, self.head, self.cancel, self.resume, self.notes, self.table, self.tools, self.metric,
             self.value, self.charts, self.links, self.cells,
         ]  # fmt: skip
-        for event in (tab.select, self.metric.input):
-            event(self.refresh, inputs, everything, **SILENT_EVENT)
+        for event in (tab.select, navigation.select):
+            event(self.open_address, inputs, everything, **SILENT_EVENT)
+        self.metric.input(self.refresh, inputs, everything, **SILENT_EVENT)
         self.value.input(self.change_value, inputs, everything, **SILENT_EVENT)
         self.clock.tick(self.tick, inputs, everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
         self.listing.select(self.select, inputs, everything, **SILENT_EVENT)
@@ -243,7 +267,7 @@ class StudiesTab:
             [self.form.editor, self.form.name, self.form.preset, self.form.seeds, self.form.steps, self.selection],
             self.form.verdict,
             **BUSY_EVENT,
-        ).then(self.refresh, inputs, everything, **SILENT_EVENT)
+        ).then(self.refresh, inputs, everything, **SILENT_EVENT).then(None, js=submitted_script("study"))
 
     def submit(
         self, text: str, name: str, preset: str, seeds: str, steps: float | None, selection: SelectedStudy
@@ -270,6 +294,15 @@ class StudiesTab:
     def change_value(self, selection: SelectedStudy, metric: str | None, value: str) -> tuple[Any, ...]:
         """Another curve: fetch it."""
         selection.current = WatchedStudy(selection.current.id)
+        return self.refresh(selection, metric, value)
+
+    def open_address(
+        self, selection: SelectedStudy, metric: str | None, value: str, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """The study of the address; on that of another tab the one that was shown."""
+        study = read_address(request, "studies").get("study", selection.current.id)
+        if study != selection.current.id:
+            selection.current = WatchedStudy(study)
         return self.refresh(selection, metric, value)
 
     def tick(self, selection: SelectedStudy, metric: str | None, value: str | None, request: gr.Request) -> Any:
@@ -315,7 +348,7 @@ class StudiesTab:
         drawn = watched.curves or {"rows": [], "values": []}
         charts = cost_chart(study["table"], head) + curves_chart(drawn, value.replace("_", " "))
         return watched, (
-            draw_study_head(study),
+            mark_view(draw_study_head(study), str(study.get("name") or ""), study=study["id"]),
             gr.Button(visible=study["state"] in ("queued", "running")),
             gr.Button(visible=study["state"] in ("failed", "cancelled")),
             draw_notes(study),

@@ -169,3 +169,31 @@ def test_workers_show_which_run_has_which_device() -> None:
 def test_a_run_at_work_says_how_many_gpus_it_has(run: dict[str, Any]) -> None:
     assert "· 2 GPUs ·" in draw_head({**run, "devices": ["GPU-a", "GPU-b"]})
     assert "GPU" not in draw_head({**run, "devices": []})
+
+
+def test_a_row_of_the_list_has_a_subject(run: dict[str, Any]) -> None:
+    unnamed = {**run, "name": None, "kind": "index"}
+    drawn = draw_list([{**unnamed, "spec": {"encoder": "tiny", "dataset": "sample", "collection": "mine"}}], None)
+    assert "<b>tiny → mine</b>" in drawn
+    assert "<b>tiny on sample</b>" in draw_list([{**unnamed, "spec": {"encoder": "tiny", "dataset": "sample"}}], None)
+    named = draw_list([{**run, "spec": {"preset": "sample", "data": {"dataset": "books"}}}], None)
+    assert "<b>first</b><small>Pre-train · sample on books · " in named
+
+
+def test_a_stopped_run_keeps_how_far_it_was(run: dict[str, Any]) -> None:
+    assert "Stopped at 50/200. Resume goes on from its last checkpoint." in draw_head({**run, "state": "cancelled"})
+    assert "Stopped at" not in draw_head({**run, "state": "cancelled", "progress": None})
+    assert "it stopped at 50/200 and goes on" in draw_head({**run, "state": "queued"})
+    starting = {**run, "attempt": 2, "progress": {"step": 0, "total_steps": 200, "phase": "preparing"}}
+    assert "Resuming from its last checkpoint" in draw_head(starting)
+    assert "step 0" not in draw_head(starting)
+    assert "step 0 of 200" in draw_head({**starting, "attempt": 1})
+
+
+def test_the_only_value_of_an_ended_run_is_a_point(run: dict[str, Any]) -> None:
+    ended = {**run, "state": "succeeded"}
+    drawn = draw_curves(ended, [{"step": 30, "contrastive_loss": 4.898}])
+    assert "4.898 at step 30, the only value" in drawn
+    assert "Waiting" not in drawn
+    assert "recorded no value" in draw_curves(ended, [])
+    assert "Waiting" in draw_curves(run, [{"step": 30, "contrastive_loss": 4.898}])

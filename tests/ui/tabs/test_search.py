@@ -12,7 +12,15 @@ import pytest
 
 from api.client import ApiError
 from ui.common import PageSelection
-from ui.tabs.search import BOTH, IMAGE_TO_TEXTS, TEXT_TO_IMAGES, SearchTab, newest, parse_label_filter
+from ui.tabs.search import (
+    BOTH,
+    IMAGE_TO_TEXTS,
+    TEXT_TO_IMAGES,
+    OpenedSearch,
+    SearchTab,
+    newest,
+    parse_label_filter,
+)
 from ui.tabs.search_view import draw_detail, label_choice, link_to
 
 COLLECTION = {"id": "col_1", "name": "drawings", "images": 3, "labels": {"hue": ["red", "blue"], "name": ["x"] * 301}}
@@ -174,21 +182,75 @@ def test_results_stay_when_the_tab_is_entered_again(service: Any) -> None:
     assert "What are you looking for" in shown
 
 
+def test_the_empty_page_shows_how_far_the_first_collection_is(service: Any) -> None:
+    run = {
+        "state": "running", "spec": {"collection": "sample-drawings"},
+        "progress": {"step": 2560, "total_steps": 6123, "seconds_left": 20.0},
+    }  # fmt: skip
+    client = service(collections=[], runs={"items": [run]})
+    tab = SearchTab(client)
+    _, bare, _, drawn, clock = tab.poll(None, True, None)
+    assert bare is True
+    assert clock == gr.skip()
+    for part in ("Preparing sample-drawings", "2,560 of 6,123 images · 20 s left", 'aria-valuenow="42"'):
+        assert part in drawn
+    assert "No collection yet" not in drawn
+    client.answers["runs"] = {"items": [{**run, "state": "failed"}]}
+    assert "No collection yet" in tab.poll(None, True, None)[3]
+    client.answers |= {"collections": [COLLECTION], "collection": COLLECTION}
+    assert "What are you looking for" in tab.poll(None, True, None)[3]
+    assert tab.poll("col_1", False, None)[:4] == (gr.skip(),) * 4
+
+
 def test_an_address_opens_a_search_or_an_image(service: Any) -> None:
     client = service(
         collections=[COLLECTION], collection=COLLECTION, item={"id": "i1", "captions": ["ant"]},
         search={"hits": [{**HIT, "text": "words"}], "took_ms": 1},
     )  # fmt: skip
     tab = SearchTab(client)
-    collection, words, drawn, *_, detail = tab.open_link(24, Request(collection="drawings", q="an ant"))
-    assert (collection, words, detail) == ("col_1", "an ant", gr.skip())
-    assert "closest to “an ant”" in drawn
-    opened = tab.open_link(24, Request(collection="drawings", item="i1"))
-    assert "Chosen image" in opened[-1]
-    assert opened[2] == gr.skip(), "there is no search to show"
-    assert "no collection &#x27;gone&#x27;" in tab.open_link(24, Request(collection="gone", q="ant"))[2]
-    for elsewhere in (Request(), Request(collection="drawings"), Request(tab="caption", q="ant")):
-        assert tab.open_link(24, elsewhere) == (gr.skip(),) * 6
+    opened = tab.open_link(None, None, Request(collection="drawings", q="an ant"))
+    assert (opened.collection, opened.text.value, opened.detail) == ("col_1", "an ant", "")
+    assert "closest to “an ant”" in opened.results
+    opened = tab.open_link(None, None, Request(collection="drawings", item="i1"))
+    assert "Chosen image" in opened.detail
+    assert "What are you looking for" in opened.results, "there is no search to show"
+    assert "no collection &#x27;gone&#x27;" in tab.open_link(None, None, Request(collection="gone", q="ant")).results
+    for elsewhere in (Request(), Request(tab="caption", q="ant")):
+        assert tab.open_link(None, None, elsewhere) == OpenedSearch()
+
+
+def test_an_address_has_all_of_a_search(service: Any) -> None:
+    client = service(collections=[COLLECTION], collection=COLLECTION, search={"hits": [HIT], "took_ms": 1})
+    client.answers["item_image"] = ApiError(404, "item_not_found", "gone")
+    tab = SearchTab(client)
+    asked = {"mode": "both", "q": "red", "like": "i1", "words": "-25", "where": '{"hue": ["red"]}', "k": "12"}
+    opened = tab.open_address("upload.png", None, Request(**asked, collection="drawings"))
+    (query,) = client.arguments_of("search")
+    assert query == {
+        "target": "images", "k": 12, "offset": 0, "text": "red", "item": "i1", "where": {"hue": ["red"]},
+        "weights": {"text": -0.25, "item": 0.75},
+    }  # fmt: skip
+    assert (opened.mode, opened.words, opened.k, opened.anchor) == (BOTH, -25, 12, ("col_1", "i1"))
+    assert opened.where.value == [RED]
+    for parameter in ("&quot;like&quot;: &quot;i1&quot;", "&quot;words&quot;: &quot;-25&quot;", "«red»"):
+        assert parameter in opened.results
+
+
+@pytest.mark.parametrize("where", ["no", "[]", '{"hue": 3}', '{"size": ["big"]}'])
+def test_an_address_that_is_no_search_does_no_harm(service: Any, where: str) -> None:
+    client = service(collections=[COLLECTION], collection=COLLECTION, search={"hits": [HIT], "took_ms": 1})
+    address = {"q": "ant", "where": where, "k": "-4", "words": "many", "mode": "none"}
+    opened = SearchTab(client).open_address(None, None, Request(**address))
+    assert (opened.mode, opened.k, opened.words) == (TEXT_TO_IMAGES, 24, 50)
+    assert client.arguments_of("search") == [{"target": "images", "k": 24, "offset": 0, "text": "ant"}]
+
+
+def test_back_to_an_uploaded_image_searches_with_the_one_that_is_there(service: Any, image: str) -> None:
+    client = service(collections=[COLLECTION], collection=COLLECTION, search={"hits": [HIT], "took_ms": 1})
+    tab = SearchTab(client)
+    assert "your image" in tab.open_address(image, None, Request(mode="images")).results
+    assert client.arguments_of("search")[0]["image"] == b"\x89PNG"
+    assert "Which image?" in tab.open_address(image, ("col_1", "i1"), Request(mode="images")).results
 
 
 def test_an_image_is_looked_at_with_what_is_near_it(service: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from ui.common import PageSelection
 from ui.spec_fields import from_json, get_at, starting_spec, to_json
 from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab, draw_encoder, draw_exports, main_figures
@@ -60,6 +61,51 @@ def test_a_figure_stands_beside_untrained_weights(metric: str, value: float, unt
     drawn = draw_encoder({"id": "e", "info": {}}, [row])
     assert f"untrained {untrained}" in drawn
     assert ("lcl-worse" in drawn, "no better than untrained" in drawn) == (marked, marked)
+
+
+def test_a_card_never_shows_a_value_alone(service: Any) -> None:
+    row = {"task": "retrieval", "split": "s", "metric": "IR@5", "value": 0.009, "untrained": 0.0102, "chance": 0.0085,
+           "interval": [0.004, 0.015]}  # fmt: skip
+    encoder = {"id": "enc_1", "name": "mine", "run_id": "run_1", "info": {}}
+    collections = [{"id": "col_1", "encoder_id": "enc_1"}, {"id": "col_2", "encoder_id": "enc_2"}]
+    drawn = EncodersTab(service(encoders=[encoder], encoder_figures=[row], collections=collections)).refresh()
+    for part in ("0.009", "[0.004, 0.015]", "chance 0.0085", "no better than untrained 0.0102", "lcl-worse"):
+        assert part in drawn
+    assert "worse than untrained</span>" in drawn
+    links = re.findall(r'<a href="([?][^"]+)">', drawn)
+    assert links == [
+        "?tab=runs&amp;new=evaluate&amp;on=enc_1", "?tab=runs&amp;new=index&amp;on=enc_1", "?collection=col_1",
+        "?tab=caption&amp;on=enc_1", "?tab=compare&amp;right=enc_1", "?run=run_1",
+    ]  # fmt: skip
+
+
+def test_an_encoder_is_deleted_after_a_question(service: Any) -> None:
+    encoder = {"id": "enc_1", "name": "mine", "info": {}}
+    client = service(encoders=[encoder], encoder_figures=[], collections=[], delete_encoder=None)
+    tab, selection = EncodersTab(client), PageSelection[str | None]("enc_1")
+    asked = tab.select(selection, picked("delete:enc_1"))
+    assert "Delete this encoder?" in asked
+    assert client.arguments_of("delete_encoder") == []
+    tab.select(selection, picked("deletion:enc_1"))
+    assert len(client.arguments_of("delete_encoder")) == 1
+    assert selection.current is None
+
+
+def picked(value: str) -> Any:
+    """What Gradio gives of a click on an element with ``data-pick``."""
+    return type("Event", (), {"pick": value})()
+
+
+def test_an_address_prepares_the_form_of_a_run(service: Any) -> None:
+    request: Any = type("Request", (), {"query_params": {"tab": "runs", "new": "evaluate", "on": "enc_1"}})()
+    tab = RunsTab(service(estimate={}))
+    with gr.Blocks():
+        tab.build()
+    _, kind, *filled = tab.prepare_form(request)
+    assert kind == "evaluate"
+    assert any(isinstance(part, str) and '"encoder": "enc_1"' in part for part in filled)
+    request.query_params.pop("new")
+    assert tab.prepare_form(request)[1] == gr.skip()
 
 
 def test_encoders_say_when_there_is_none_or_no_service(service: Any, away: Exception) -> None:

@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 
 from api.client import ApiError
-from ui.tabs.encoders import IMAGE, INVITATION, WORDS, CompareTab, draw_figures
+from ui.tabs.compare import IMAGE, INVITATION, WORDS, CompareTab, draw_figures
 
 OLD, NEW = ({"id": f"enc_{name}", "name": name, "hash": name[0] * 64} for name in ("old", "new"))
 COLLECTIONS = [
@@ -25,7 +25,8 @@ def hits(*names: str) -> dict[str, Any]:
 @pytest.fixture
 def answers() -> dict[str, Any]:
     found = {"col_old": hits("a", "b", "c"), "col_new": hits("c", "d", "b")}
-    return {"encoders": [NEW, OLD], "collections": COLLECTIONS, "search": lambda collection, **_: found[collection]}
+    search = lambda collection, **_: found[collection]  # noqa: E731
+    return {"encoders": [NEW, OLD], "encoder_figures": [], "collections": COLLECTIONS, "search": search}
 
 
 def test_what_both_find_is_marked_with_its_place_on_the_other_side(service: Any, answers: dict[str, Any]) -> None:
@@ -68,7 +69,7 @@ def test_who_is_quicker_than_the_pickers_is_answered(service: Any, answers: dict
 
 
 def test_what_is_missing_is_said_with_the_way_to_it(service: Any, answers: dict[str, Any], away: Exception) -> None:
-    lonely = CompareTab(service(encoders=[NEW], collections=COLLECTIONS))
+    lonely = CompareTab(service(**{**answers, "encoders": [NEW]}))
     assert "Two encoders are needed" in lonely.refresh(None, None, None)[4]
     assert "Two encoders are needed" in lonely.search("enc_new", None, None, WORDS, "x", None)
     without = CompareTab(service(**{**answers, "collections": COLLECTIONS[:1]}))

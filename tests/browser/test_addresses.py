@@ -1,0 +1,166 @@
+"""The address bar follows what is shown: Back, Forward and a reload lead to the same view."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+# What a reader sees of the open tab, without times.
+VIEW = """() => {
+  const tab = document.querySelector('.lcl-tabs [role=tab][aria-selected=true]');
+  const panel = document.getElementById(tab.id.replace('-button', ''));
+  const parts = ['.lcl-results__head b', '.lcl-card__words', '.lcl-detail h2', '.lcl-run__head h2', '.lcl-empty strong',
+    '#run-list [aria-current] b', '.lcl-encoder h3', '#documents h3', '.lcl-sides h3', '#compare-figures h2'];
+  const all = (selector) => [...panel.querySelectorAll(selector)];
+  const seen = all(parts.join()).filter((each) => each.checkVisibility()).map((each) => each.textContent);
+  const inputs = all('.lcl-query textarea, .lcl-query input:not([type=radio]), .lcl-toolbar input:checked');
+  return JSON.stringify([tab.textContent.trim(), seen, inputs.map((each) => each.value)]);
+}"""
+
+
+def results(page: Any) -> Any:
+    return page.get_by_role("region", name="Search results")
+
+
+def tab(name: str, ready: str) -> Callable[[Any], None]:
+    def go(page: Any) -> None:
+        page.get_by_role("tab", name=name).click()
+        page.locator(ready).first.wait_for()
+
+    return go
+
+
+def words(page: Any) -> None:
+    page.get_by_placeholder("Describe an image").fill("ant")
+    page.keyboard.press("Enter")
+    expect(results(page)).to_contain_text("closest to “ant”")
+
+
+def example(page: Any) -> None:
+    page.get_by_role("button", name="house").first.click()
+    expect(results(page)).to_contain_text("closest to “house”")
+
+
+def image(page: Any) -> None:
+    results(page).get_by_role("button").nth(1).click()
+    page.get_by_role("region", name="Chosen image").wait_for()
+
+
+def neighbours(page: Any) -> None:
+    page.get_by_role("button", name="Neighbours").click()
+    expect(results(page)).to_contain_text("closest to this image")
+
+
+def run(page: Any) -> None:
+    page.locator("#run-list").get_by_role("button", name="examined").click()
+    expect(page.locator("#run-head").get_by_role("heading")).to_have_text("examined")
+
+
+def encoder(page: Any) -> None:
+    page.get_by_role("button", name="tiny", exact=True).click()
+    page.get_by_role("region", name="Result").wait_for()
+
+
+def second_page(page: Any) -> None:
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator("#documents-place")).to_contain_text("7–12")
+
+
+def both(page: Any) -> None:
+    page.get_by_role("button", name="tree", exact=True).last.click()
+    page.get_by_role("region", name="Results of both").wait_for()
+
+
+STEPS = [
+    words, example, image, neighbours, tab("Runs", "#run-head h2"), run, tab("Encoders", "#encoders article"), encoder,
+    tab("Documents", "#documents article"), second_page, tab("Compare", "#compare-figures h2, #compare-figures strong"),
+    both,
+]  # fmt: skip
+
+
+def test_back_forward_and_reload_keep_the_view_over_twelve_navigations(visitor: Any, page_url: str) -> None:
+    page = visitor.open(page_url)
+    page.get_by_text("What are you looking for?").wait_for()
+    views, addresses, titles = [page.evaluate(VIEW)], [page.url], [page.title()]
+    for step in STEPS:
+        step(page)
+        page.wait_for_function("before => location.href !== before", arg=addresses[-1])
+        settled(page)
+        views.append(page.evaluate(VIEW))
+        addresses.append(page.url)
+        titles.append(page.title())
+    assert len(set(addresses)) == len(addresses) == 13
+    assert titles[0] == "Search – LCL"
+    assert titles[1] == "«ant» – Search – LCL"
+    assert titles[6] == "examined – Runs – LCL"
+    for move, places in (("go_back", range(11, -1, -1)), ("go_forward", range(1, 13))):
+        for place in places:
+            getattr(page, move)()
+            shows(page, views[place])
+            assert (page.url, page.title()) == (addresses[place], titles[place])
+    for place in (12, 9, 8, 6, 4, 3, 2, 1):
+        fresh = visitor.open(addresses[place])
+        shows(fresh, views[place])
+        assert (fresh.url, fresh.title()) == (addresses[place], titles[place])
+        fresh.context.close()
+
+
+def settled(page: Any) -> None:
+    """Wait until the view has been the same for three polls."""
+    page.evaluate("window.seen = []")
+    same = f"""() => {{
+      window.seen.push(({VIEW})());
+      return window.seen.length > 3 && new Set(window.seen.slice(-3)).size === 1;
+    }}"""
+    page.wait_for_function(same, polling=200)
+
+
+def shows(page: Any, view: str) -> None:
+    from playwright.sync_api import Error
+
+    try:
+        page.wait_for_function(f"view => ({VIEW})() === view", arg=view)
+    except Error:
+        assert page.evaluate(VIEW) == view
+
+
+def test_options_replace_the_entry_of_the_history(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?q=house")
+    expect(results(page).get_by_role("listitem")).to_have_count(24)
+    entries = page.evaluate("history.length")
+    page.get_by_label("Results", exact=True).click()
+    page.get_by_role("option", name="12").click()
+    expect(results(page).get_by_role("listitem")).to_have_count(12)
+    page.wait_for_url(re.compile("k=12"))
+    assert page.evaluate("history.length") == entries
+
+
+def test_a_half_filled_form_is_there_after_a_reload(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?tab=runs")
+    page.get_by_role("button", name="New run").click()
+    page.get_by_label("Name").fill("half filled")
+    page.get_by_label("Steps").fill("77")
+    page.wait_for_function("(sessionStorage.getItem('lcl-drafts') ?? '').includes('77')")
+    page.reload()
+    expect(page.get_by_label("Steps")).to_have_value("77")
+    expect(page.get_by_label("Name")).to_have_value("half filled")
+    expect(page.locator("#verdict-pretrain")).to_contain_text("The spec is valid")
+
+
+def test_a_link_inside_the_page_loads_nothing_anew(visitor: Any, page_url: str, world: Any) -> None:
+    run = next(run for run in world.client.runs()["items"] if run["name"] == "examined")
+    page = visitor.open(f"{page_url}/?tab=documents")
+    page.locator("#documents article").first.wait_for()
+    page.evaluate("window.sameDocument = true")
+    link = "id => document.body.insertAdjacentHTML('beforeend', `<a id=probe href='?run=${id}'>run</a>`)"
+    page.evaluate(link, run["id"])
+    page.locator("#probe").click()
+    expect(page.locator("#run-head").get_by_role("heading")).to_have_text("examined")
+    assert page.evaluate("window.sameDocument")
+    page.go_back()
+    expect(page.get_by_role("tab", name="Documents")).to_have_attribute("aria-selected", "true")

@@ -1,0 +1,100 @@
+"""What the page says while it waits: skeletons, a slow service, no answer, and how a search is cancelled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def api(world: Any) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A page of a second api, a process of its own that a signal can stop."""
+    from api.client import Client
+    from tests.browser.conftest import one_machine, served
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    own = {"LCL_HOME": str(world.home), "LCL_API_HOST": "127.0.0.1", "LCL_API_PORT": str(port)}
+    process = subprocess.Popen([sys.executable, "-m", "api"], cwd=ROOT, env={**os.environ, **own})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        transport = httpx.HTTPTransport(retries=60)  # with growing pauses, until it listens
+        with httpx.Client(transport=transport, trust_env=False, timeout=120) as http:
+            assert http.get(f"{url}/healthz").status_code == 200
+        with (
+            Client(url, (world.home / "key").read_text().strip(), attempts=1) as client,
+            served(one_machine(client)) as page_url,
+        ):
+            yield page_url, process
+            process.send_signal(signal.SIGCONT)  # calls under way end before the page does
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait(60)
+
+
+def test_a_stopped_service_is_said_at_each_moment(visitor: Any, api: tuple[str, subprocess.Popen[bytes]]) -> None:
+    url, process = api
+    page = visitor.open(url)
+    page.get_by_text("What are you looking for?").wait_for()
+    search = page.locator("#search-go")
+    words = page.get_by_placeholder("Describe an image")
+    words.fill("ant")
+    process.send_signal(signal.SIGSTOP)
+    search.click()
+    expect(page.locator(".lcl-skeletons")).to_be_visible()
+    expect(search).to_be_disabled()
+    expect(page.locator("#search-status")).to_contain_text("Searching …")
+    expect(page.get_by_text("Service slow")).to_be_visible()
+    expect(page.locator("#service")).to_be_hidden()
+    page.keyboard.press("Escape")
+    expect(page.locator("#search-status")).to_contain_text("The search was cancelled.")
+    expect(page.locator(".lcl-skeletons")).to_be_hidden()
+    expect(search).to_be_enabled()
+    words.fill("house")
+    search.click()
+    late = page.locator("#search-status").get_by_role("alert")
+    expect(late).to_contain_text("No answer yet")
+    expect(search).to_be_enabled()
+    process.send_signal(signal.SIGCONT)
+    late.get_by_role("button", name="Retry").click()
+    results = page.get_by_role("region", name="Search results")
+    expect(results).to_contain_text("closest to “house”")
+    expect(late).to_be_hidden()
+    expect(page.get_by_text("Service slow")).to_be_hidden()
+    expect(page.locator("#service")).to_be_visible()
+
+
+def test_what_is_missing_is_said(visitor: Any, page_url: str) -> None:
+    page = visitor.open(page_url)
+    page.get_by_text("What are you looking for?").wait_for()
+    page.locator("#search-go").click()
+    expect(page.get_by_text("Type a few words first")).to_be_visible()
+    page.get_by_role("tab", name="Caption").click()
+    page.get_by_role("button", name="Write captions").click()
+    expect(page.get_by_text("Choose an image first")).to_be_visible()
+    page.get_by_role("tab", name="Embed").click()
+    page.get_by_role("button", name="Embed", exact=True).click()
+    expect(page.get_by_text("Choose images first")).to_be_visible()
+
+
+def test_nothing_is_printed_over_what_is_there(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?q=house")
+    page.get_by_role("region", name="Search results").wait_for()
+    tracker = "[data-testid=status-tracker]"
+    shown = f"[...document.querySelectorAll('{tracker} *')].filter(each => each.checkVisibility() && each.textContent)"
+    assert page.evaluate(f"{shown}.map(each => each.textContent)") == []

@@ -1,0 +1,143 @@
+"""Order of encoders, collections and datasets in menus: by quality, never by age alone.
+
+First what this browser used last, then the encoder that comes with the product unless an evaluation on the same figure
+found a better one, then evaluated encoders by their main figure, then the others, newest first. Encoders that are worse
+than untrained weights or hardly trained come last and carry a badge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from api.client import Client
+
+Json = Mapping[str, Any]
+PRODUCT_OWNER = "lcl"  # of the encoders and datasets that come with the product
+SAMPLE_DATASET = "sample"
+MIN_STEP_SHARE = 0.01  # of the longest training: with less, an encoder is hardly trained
+MAX_RANKED = 40  # encoders whose figures are read; older ones follow in their order
+WORSE, HARDLY_TRAINED = "worse than untrained", "hardly trained"
+
+
+@dataclass(frozen=True)
+class RankedEncoder:
+    """An encoder with the rows of its evaluations; ``badge`` says why it is no good, or is empty."""
+
+    encoder: dict[str, Any]
+    rows: list[dict[str, Any]]
+    badge: str = ""
+
+    @property
+    def id(self) -> str:
+        return str(self.encoder["id"])
+
+    @property
+    def label(self) -> str:
+        """Name and badge, for a menu."""
+        return str(self.encoder.get("name") or self.id) + (f" · {self.badge}" if self.badge else "")
+
+    @property
+    def is_shipped(self) -> bool:
+        return self.encoder.get("owner") == PRODUCT_OWNER
+
+
+def rank_encoders(client: Client) -> list[RankedEncoder]:
+    """All encoders, best first. Raises: ApiError."""
+    encoders = client.encoders()
+    most = max((_steps(each) for each in encoders), default=0)
+    ranked = []
+    for place, encoder in enumerate(encoders):
+        rows = client.encoder_figures(encoder["id"]) if place < MAX_RANKED else []
+        ranked.append(RankedEncoder(encoder, rows, quality_badge(encoder, rows, most)))
+    compared = all(each.rows for each in ranked if each.is_shipped)
+    return sorted(ranked, key=lambda each: _place(each, compared))  # stable: equals stay newest first
+
+
+def quality_badge(encoder: Json, rows: Sequence[dict[str, Any]], most_steps: int) -> str:
+    """Why the encoder is no good; empty where nothing is known against it."""
+    main = main_figures(rows)
+    if main and is_worse(main[0]):
+        return WORSE
+    return HARDLY_TRAINED if 0 < _steps(encoder) < MIN_STEP_SHARE * most_steps else ""
+
+
+def main_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """First variant of each task, split, transfer and metric, not the best; accuracies and recalls at 5 first.
+
+    Args:
+        rows: newest evaluation first, of each the variants in the order of its task.
+    """
+    first: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        first.setdefault((row["task"], row["split"], row.get("transfer"), row["metric"]), row)
+    leading = ("@5", "accuracy", "acc@1")
+    return sorted(first.values(), key=lambda row: (not row["metric"].endswith(leading), row["task"]))
+
+
+def is_worse(row: Json) -> bool:
+    """Is the value no better than that of untrained weights? False where that is not known."""
+    value, untrained = row["value"], row.get("untrained")
+    if untrained is None:
+        return False
+    return bool(value >= untrained if row["metric"].endswith("rank") else value <= untrained)
+
+
+def encoder_choices(client: Client) -> list[tuple[str, str]]:
+    """(name with badge, id) of every encoder, best first. Raises: ApiError."""
+    return [(each.label, each.id) for each in rank_encoders(client)]
+
+
+def collection_choices(client: Client) -> list[tuple[str, str]]:
+    """(label, id) of every collection, those of the best encoder first. Raises: ApiError."""
+    collections = client.collections()
+    if len(collections) < 2:
+        return [(_with_count(item), item["id"]) for item in collections]
+    ranked = {each.id: (place, each.badge) for place, each in enumerate(rank_encoders(client))}
+    places = [ranked.get(str(item.get("encoder_id")), (len(ranked), "")) for item in collections]
+    ordered = sorted(zip(places, collections, strict=True), key=lambda pair: pair[0][0])
+    return [(_with_count(item, badge), item["id"]) for (_, badge), item in ordered]
+
+
+def dataset_choices(client: Client) -> list[tuple[str, str]]:
+    """(name, name) of every dataset, the sample first. Raises: ApiError."""
+    names = [row["name"] for row in client.datasets()]
+    return [(name, name) for name in sorted(names, key=lambda name: name != SAMPLE_DATASET)]
+
+
+def last_used(request: gr.Request | None, what: str) -> str | None:
+    """Id of the ``what`` that was chosen last in this browser (``used_script``)."""
+    return None if request is None else request.cookies.get(f"lcl-{what}")
+
+
+def used_script(what: str) -> str:
+    """For an event with the chosen id as input: this browser remembers it."""
+    attributes = "; path=/; max-age=31536000; samesite=strict"
+    return f"(id) => {{ if (id) document.cookie = `lcl-{what}=${{encodeURIComponent(id)}}{attributes}`; }}"
+
+
+def _place(ranked: RankedEncoder, compared: bool) -> tuple[int, float]:
+    """Sort key. ``compared``: the encoder of the product was evaluated as the others were."""
+    if ranked.badge:
+        return 3, 0.0
+    if ranked.is_shipped and not compared:
+        return 0, 0.0
+    main = main_figures(ranked.rows)
+    if not main:
+        return 2, 0.0
+    value = float(main[0]["value"])
+    return 1, value if main[0]["metric"].endswith("rank") else -value
+
+
+def _steps(encoder: Json) -> int:
+    steps = (encoder.get("info") or {}).get("steps")
+    return steps if isinstance(steps, int) else 0
+
+
+def _with_count(collection: Json, badge: str = "") -> str:
+    images = collection.get("images")
+    count = f"{images:,} images" if isinstance(images, int) else ""
+    return " · ".join(filter(None, (str(collection.get("name") or collection["id"]), count, badge)))
