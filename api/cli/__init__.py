@@ -6,19 +6,26 @@ import sys
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
+from typer.main import get_command
 
-from api.cli import admin, collections, data, encoders, inference, output, runs, studies
+import lcl_core
+from api.cli import admin, collections, data, encoders, inference, output, runs, service, studies, usage
 from api.client import ApiError
 
 HELP = """Pre-train vision encoders on interleaved documents, evaluate, index and use them.
 
 The service's address comes from --url or LCL_API_URL, the key from --key, LCL_API_KEY or $LCL_HOME/key.
+Encoders, collections, datasets, runs and studies are named by id or name. --json may stand anywhere.
 """
 
 app = typer.Typer(name="lcl", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command()(runs.submit)
 app.command()(runs.estimate)
+app.command()(service.status)
+app.command("open")(service.open_)
 app.add_typer(runs.group, name="runs")
+app.add_typer(service.spec_group, name="spec")
 app.add_typer(studies.group, name="study")
 app.add_typer(data.group, name="data")
 app.add_typer(encoders.group, name="encoders")
@@ -37,12 +44,26 @@ app.command()(inference.embed)
 app.command()(inference.embed_folder)
 
 
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"lcl {lcl_core.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def global_options(
     context: typer.Context,
     url: Annotated[str | None, typer.Option(help="address of the service")] = None,
     key: Annotated[str | None, typer.Option(help="API key")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the response of the service as JSON")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            usage.JSON_OPTION, help='print the answer as JSON, lists as {"items": […]}; also after the command'
+        ),
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version")
+    ] = False,
 ) -> None:
     """Options of every command."""
     context.obj = output.GlobalOptions(url, key, as_json)
@@ -51,7 +72,13 @@ def global_options(
 def main() -> None:
     """Exit status 0, 1 for an error (message on standard error), 2 for a wrong command line, 130 for Ctrl-C."""
     try:
-        app()
+        status = get_command(app).main(usage.move_json_first(sys.argv[1:]), "lcl", standalone_mode=False)
+    except TyperException as error:
+        output.print_error(usage.usage_message(error))
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        output.print_error("stopped")
+        sys.exit(1)
     except ApiError as error:
         where = f" [{error.field}]" if error.field and error.field not in error.message else ""
         output.print_error(f"{error.message}{where}")
@@ -59,3 +86,4 @@ def main() -> None:
     except output.CommandError as error:
         output.print_error(str(error))
         sys.exit(1)
+    sys.exit(status or 0)

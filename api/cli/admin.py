@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli.output import Cursor, ago, global_options
+from api.cli.output import Cursor, Yes, ago, confirm, global_options
 from api.client.payloads import Json, format_bytes
 
 keys_group = typer.Typer(help="List, create, rotate and revoke API keys (for admins).", no_args_is_help=True)
@@ -62,9 +62,15 @@ def rotate(
 
 
 @keys_group.command()
-def revoke(context: typer.Context, prefix: Prefix) -> None:
+def revoke(context: typer.Context, prefix: Prefix, yes: Yes = False) -> None:
     """Make a key invalid at once."""
-    global_options(context).call(lambda client: client.revoke_key(prefix))
+    with global_options(context).client() as client:
+        keys = client.keys()
+        for key in keys:
+            if key["prefix"] == prefix:
+                confirm(f"make key {prefix} of {key['owner']} ({key['role']}) invalid?", yes)
+        client.revoke_key(prefix)
+    typer.echo(f"{prefix} is revoked")
 
 
 def audit(
@@ -124,9 +130,14 @@ def deliveries(context: typer.Context, webhook_id: WebhookId) -> None:
 
 
 @webhooks_group.command()
-def delete(context: typer.Context, webhook_id: WebhookId) -> None:
+def delete(context: typer.Context, webhook_id: WebhookId, yes: Yes = False) -> None:
     """Send nothing more to a webhook, pending messages included."""
-    global_options(context).call(lambda client: client.delete_webhook(webhook_id))
+    with global_options(context).client() as client:
+        for hook in client.webhooks():
+            if hook["id"] == webhook_id:
+                confirm(f"delete webhook {webhook_id} to {hook['url']} and its pending messages?", yes)
+        client.delete_webhook(webhook_id)
+    typer.echo(f"{webhook_id} is deleted")
 
 
 def collect_garbage(

@@ -8,11 +8,22 @@ from typing import Annotated
 
 import typer
 
-from api.cli.output import CommandError, ago, cannot_write, global_options, parse_pairs, print_table, read_file
+from api.cli.completion import complete_collection
+from api.cli.output import (
+    CommandError,
+    Yes,
+    ago,
+    cannot_write,
+    confirm,
+    global_options,
+    parse_pairs,
+    print_table,
+    read_file,
+)
 from api.client import NewItem
 
 group = typer.Typer(help="List, show, fill, export and delete collections.", no_args_is_help=True)
-Collection = Annotated[str, typer.Argument(help="id or name of the collection")]
+Collection = Annotated[str, typer.Argument(help="id or name of the collection", autocompletion=complete_collection)]
 ITEMS_PER_REQUEST, BYTES_PER_REQUEST = 64, 24 << 20  # of one request
 
 
@@ -78,11 +89,14 @@ def remove(
     context: typer.Context,
     collection: Collection,
     items: Annotated[list[str], typer.Argument(help="ids, as a search prints them")],
+    yes: Yes = False,
 ) -> None:
     """Remove images from a collection."""
     with global_options(context).client() as client:
+        confirm(f"remove {', '.join(items)} from collection {client.collection(collection)['name']}?", yes)
         for item in items:
             client.remove_item(collection, item)
+            typer.echo(f"{item} is removed")
 
 
 @group.command()
@@ -103,9 +117,13 @@ def export(
 
 
 @group.command()
-def delete(context: typer.Context, collection: Collection) -> None:
+def delete(context: typer.Context, collection: Collection, yes: Yes = False) -> None:
     """Remove a collection and its folder; for its owner and admins."""
-    global_options(context).call(lambda client: client.delete_collection(collection))
+    with global_options(context).client() as client:
+        row = client.collection(collection)
+        confirm(f"delete collection {row['name']} ({row['images']} images) of {row['owner']}?", yes)
+        client.delete_collection(row["id"])
+    typer.echo(f"{row['name']} is deleted")
 
 
 def _check_names(files: Sequence[Path]) -> None:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from api.cli.output import CommandError, Yes, ago, cannot_write, confirm, global_options, print_table, set_fields
-from api.cli.runs import watch_run
+from api.cli.completion import complete_dataset, complete_encoder
+from api.cli.output import CommandError, Yes, ago, confirm, global_options, print_table, set_fields
+from api.cli.runs import download_artifacts, watch_run
 from api.client import Client, UserError
 from api.client.payloads import Json
 from lcl_core.dataset_builder.packages import DEFAULT_CACHE, PackageCache
@@ -27,12 +28,19 @@ def _dataset_name(text: str) -> str:
     return text
 
 
-Name = Annotated[str, typer.Argument(help="name of the dataset", callback=_dataset_name)]
+Name = Annotated[
+    str, typer.Argument(help="name of the dataset", callback=_dataset_name, autocompletion=complete_dataset)
+]
 NewName = Annotated[str, typer.Option(help="of the dataset to make; one that exists gets a new version")]
 ServerPath = Annotated[
     str, typer.Argument(help="folder or zip on the server, or a URL of shards, inside its data roots")
 ]
-Target = Annotated[str, typer.Argument(help="name of a dataset; or a path on the server or a URL, with a slash in it")]
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="name of a dataset; or a path on the server or a URL, with a slash in it", autocompletion=complete_dataset
+    ),
+]
 Format = Annotated[str, typer.Option(help="format of the path; auto: detected")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="name=value for the format's reader; repeatable")]
 To = Annotated[str | None, typer.Option(help="URL for the shards; default: the service's own disk")]
@@ -86,7 +94,7 @@ def validate(
         else:
             print_report(report)
         if out is not None:
-            _download_artifacts(client, run, out, options.as_json)
+            download_artifacts(client, run["id"], client.artifacts(run["id"]), out, silent=options.as_json)
     if has_errors(report):
         raise typer.Exit(1)
 
@@ -110,7 +118,7 @@ def convert(
 def match(
     context: typer.Context,
     target: Target,
-    encoder: Annotated[str, typer.Option(help="id or name of a registered encoder")],
+    encoder: Annotated[str, typer.Option(help="id or name of a registered encoder", autocompletion=complete_encoder)],
     name: NewName,
     format: Format = "auto",
     option: Options = None,
@@ -298,18 +306,3 @@ def _wait_for_success(client: Client, run: Json, silent: bool) -> Json:
         reason = ended["reason"] or {}
         raise CommandError(f"{run['id']} {ended['state']}: {reason.get('message', 'it was stopped')}")
     raise typer.Exit(1)
-
-
-def _download_artifacts(client: Client, run: Json, folder: Path, silent: bool) -> None:
-    """Raises: CommandError."""
-    for artifact in client.artifacts(run["id"]):
-        target = folder / artifact["name"]
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise CommandError(f"the service offers a file outside the folder: {artifact['name']}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            client.download_artifact(run["id"], artifact["name"], target)
-        except OSError as error:
-            raise cannot_write(target, error) from error
-        if not silent:
-            typer.echo(str(target))

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from api.cli.completion import complete_encoder
 from api.cli.output import Yes, ago, cannot_write, confirm, global_options, print_table, progress_bar
 
 group = typer.Typer(help="List, compare, export and import encoders.", no_args_is_help=True)
-Encoder = Annotated[str, typer.Argument(help="id or name of the encoder")]
+Encoder = Annotated[str, typer.Argument(help="id or name of the encoder", autocompletion=complete_encoder)]
 
 
 class ArchiveFormat(StrEnum):
@@ -52,12 +53,17 @@ def show(context: typer.Context, encoder: Encoder) -> None:
 
 @group.command()
 def compare(context: typer.Context, left: Encoder, right: Encoder) -> None:
-    """Two encoders on the same tasks and data; with paired tests if the predictions of both are stored."""
+    """Two encoders on the same tasks and data; with paired tests if the predictions of both are stored.
+
+    Exit status 1 if they have no evaluation in common.
+    """
     options = global_options(context)
     comparison = options.call(lambda client: client.compare_encoders(left, right))
     columns = ("task", "split", "variant", "transfer", "metric", "left", "right", "difference", "95 %", "p")
     rows = ([*(_format_number(row.get(name)) for name in columns[:8]), *_test(row)] for row in comparison["rows"])
     options.print_table(comparison, columns, rows, "they were not evaluated on the same task and data yet")
+    if not comparison["rows"]:
+        raise typer.Exit(1)
 
 
 @group.command()

@@ -10,18 +10,23 @@ from typing import Annotated, Any
 
 import typer
 
+from api.cli.completion import complete_collection, complete_encoder
 from api.cli.output import CommandError, global_options, parse_pairs, print_json, progress_bar, read_file, write_file
 from api.client import Client, Skipped, TextDelta
 
 IMAGES_PER_REQUEST = 64
-Encoder = Annotated[str, typer.Argument(help="id or name of the encoder")]
+EMPTY_REASON = (
+    "the encoder's most likely next token ends the document; draw from others with --top-p 0.9, give it more text to "
+    "continue, or use an encoder that was trained longer"
+)
+Encoder = Annotated[str, typer.Argument(help="id or name of the encoder", autocompletion=complete_encoder)]
 Tokens = Annotated[int, typer.Option(min=1, max=256, help="greatest length")]
 Beams = Annotated[int, typer.Option(min=1, max=16, help="more than one: beam search")]
 TopP = Annotated[float | None, typer.Option(help="nucleus sampling: probability mass")]
 Temperature = Annotated[float, typer.Option(help="of the sampling")]
 Seed = Annotated[int, typer.Option(min=0, help="of the sampling")]
 Stream = Annotated[bool, typer.Option("--stream", help="print words as they are generated")]
-Collection = Annotated[str, typer.Argument(help="id or name of the collection")]
+Collection = Annotated[str, typer.Argument(help="id or name of the collection", autocompletion=complete_collection)]
 Out = Annotated[Path | None, typer.Option(help="JSON-lines file; default standard output")]
 
 
@@ -159,9 +164,11 @@ def caption(
         captions = list(zip(images, client.caption(encoder, data, **decoding), strict=True))
     if options.as_json:
         print_json([{"file": str(file), "caption": text} for file, text in captions])
-        return
+    else:
+        for file, text in captions:
+            typer.echo(f"{file}\t{text}")
     for file, text in captions:
-        typer.echo(f"{file}\t{text}")
+        _explain_empty(text, f"{file}: ")
 
 
 def continue_(
@@ -189,6 +196,7 @@ def continue_(
             return
         text = client.continue_document(encoder, parts, **decoding)
     options.print({"text": text}, text)
+    _explain_empty(text)
 
 
 def _stream_captions(
@@ -210,6 +218,14 @@ def _print_deltas(deltas: Iterator[TextDelta], as_json: bool, fields: dict[str, 
             typer.echo(json.dumps({**fields, name: delta.text}, ensure_ascii=False))
         else:
             typer.echo("" if delta.whole else delta.text, nl=delta.whole)
+        if delta.whole:
+            _explain_empty(delta.text, f"{fields['file']}: " if "file" in fields else "")
+
+
+def _explain_empty(text: str, about: str = "") -> None:
+    """On standard error, why a generated text is empty."""
+    if not text.strip():
+        typer.echo(f"{about}no text: {EMPTY_REASON}", err=True)
 
 
 def _document_part(word: str) -> str | bytes:

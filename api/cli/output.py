@@ -1,4 +1,4 @@
-"""What every command uses: global options, spec files and ``--set`` fields, tables, JSON, progress bars."""
+"""What every command uses: global options, confirmation, spec files, ``--set`` fields, tables, JSON, progress bars."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from api.cli import completion
 from api.client import Client
 from api.client.payloads import Json, Progress
 
 Result = TypeVar("Result")
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 SpecFile = Annotated[str | None, typer.Option("--spec", help="JSON file with the spec; - reads standard input")]
-Preset = Annotated[str | None, typer.Option("--preset", help="named starting point")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="named starting point", autocompletion=completion.complete_preset)
+]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="field.name=value, over spec and preset; repeatable")
 ]
@@ -63,15 +66,17 @@ def global_options(context: typer.Context) -> GlobalOptions:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask, unless ``yes``. Raises: CommandError for any other answer than yes, or none."""
+    """Ask on the terminal, unless ``yes``. Raises: CommandError for another answer than yes, and without a terminal."""
     if yes:
         return
+    if not sys.stdin.isatty():
+        raise CommandError(f"{question} Nothing was done, as there is no terminal to answer on; say --yes")
     try:
         confirmed = typer.confirm(question, err=True)
     except typer.Abort:
         confirmed = False
     if not confirmed:
-        raise CommandError("nothing was deleted; say y, or --yes")
+        raise CommandError("nothing was done; say y, or --yes")
 
 
 def print_error(message: str) -> None:
@@ -79,6 +84,8 @@ def print_error(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
+    """JSON; a list as ``{"items": […]}``, which is the shape of every list of the service."""
+    value = {"items": value} if isinstance(value, list) else value
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 

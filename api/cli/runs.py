@@ -1,34 +1,41 @@
-"""``lcl submit``, ``lcl estimate`` and ``lcl runs …``."""
+"""``lcl submit``, ``lcl estimate`` and ``lcl runs …``, artifacts included."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from api.cli.completion import complete_kind, complete_run, complete_state
 from api.cli.output import (
     Assignments,
+    CommandError,
     Cursor,
     Preset,
     Resource,
     SpecFile,
+    Yes,
     ago,
     build_spec,
+    cannot_write,
+    confirm,
     duration,
     global_options,
     print_error,
     print_json,
 )
 from api.client import Client
-from api.client.payloads import FINAL_STATES, Json, format_bytes, format_si
+from api.client.payloads import FINAL_STATES, RUN_STATES, Json, format_bytes, format_si
 from lcl_core.jobs import JOB_KINDS
+from lcl_core.specs.validation_messages import suggestion
 
 group = typer.Typer(help="List, follow and control runs.", no_args_is_help=True)
 KIND_LIST = ", ".join(JOB_KINDS)
-RunId = Annotated[str, typer.Argument(help="id of the run")]
+RunId = Annotated[str, typer.Argument(help="id of the run, or its name", autocompletion=complete_run)]
 POLL_SECONDS = 1.0
 CERTAINTY_LABELS = {
     "measured": "as runs of this very setup went",
@@ -39,13 +46,21 @@ CERTAINTY_LABELS = {
 
 def submit(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(help=f"one of {KIND_LIST}")],
+    kind: Annotated[str, typer.Argument(help=f"one of {KIND_LIST}", autocompletion=complete_kind)],
     spec: SpecFile = None,
     preset: Preset = None,
     assignments: Assignments = None,
-    name: Annotated[str | None, typer.Option(help="name of the run and of the encoder it makes")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="name of the run; its encoder gets it too, with - for characters that names of encoders lack"
+        ),
+    ] = None,
     tag: Annotated[list[str] | None, typer.Option(help="repeatable")] = None,
-    after: Annotated[list[str] | None, typer.Option(help="id of a run whose success it waits for; repeatable")] = None,
+    after: Annotated[
+        list[str] | None,
+        typer.Option(help="id or name of a run whose success it waits for; repeatable", autocompletion=complete_run),
+    ] = None,
     priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first")] = 0,
     max_attempts: Annotated[int | None, typer.Option(help="workers that may be lost before it fails")] = None,
     resource: Resource = None,
@@ -90,8 +105,10 @@ def estimate(
 @group.command("list")
 def list_(
     context: typer.Context,
-    kind: Annotated[str | None, typer.Option(help=f"one of {KIND_LIST}")] = None,
-    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, …")] = None,
+    kind: Annotated[str | None, typer.Option(help=f"one of {KIND_LIST}", autocompletion=complete_kind)] = None,
+    state: Annotated[
+        str | None, typer.Option(help=f"one of {', '.join(RUN_STATES)}", autocompletion=complete_state)
+    ] = None,
     tag: Annotated[str | None, typer.Option()] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
     cursor: Cursor = None,
@@ -143,14 +160,79 @@ def logs(
                 time.sleep(POLL_SECONDS)
 
 
+@group.command()
+def artifacts(context: typer.Context, run_id: RunId) -> None:
+    """The files that a run made: tables, figures, its encoder or collection."""
+    options = global_options(context)
+    files = options.call(lambda client: client.artifacts(run_id))
+    rows = ((file["name"], format_bytes(file["bytes"]), ago(file["modified_at"])) for file in files)
+    options.print_table(files, ("name", "size", "written"), rows, "no artifacts")
+
+
+@group.command()
+def download(
+    context: typer.Context,
+    run_id: RunId,
+    names: Annotated[list[str] | None, typer.Argument(help="artifacts, or folders of them; none: all")] = None,
+    out: Annotated[Path, typer.Option(help="folder to write to")] = Path(),
+) -> None:
+    """Download artifacts of a run.
+
+    Example: lcl runs download my-evaluation table.csv --out results
+    """
+    options = global_options(context)
+    with options.client() as client:
+        files = client.artifacts(run_id)
+        chosen = files if not names else [file for name in names for file in _artifacts_named(files, name, run_id)]
+        paths = download_artifacts(client, run_id, chosen, out, silent=options.as_json)
+    if options.as_json:
+        print_json([{"name": file["name"], "file": str(path)} for file, path in zip(chosen, paths, strict=True)])
+    elif not files:
+        typer.echo("no artifacts")
+
+
+def download_artifacts(
+    client: Client, run_id: str, artifacts: Sequence[Json], folder: Path, *, silent: bool
+) -> list[Path]:
+    """Write artifacts below a folder and print their paths, unless ``silent``. Raises: CommandError."""
+    targets = [folder / artifact["name"] for artifact in artifacts]
+    for artifact, target in zip(artifacts, targets, strict=True):
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise CommandError(f"the service offers a file outside the folder: {artifact['name']}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            client.download_artifact(run_id, artifact["name"], target)
+        except OSError as error:
+            raise cannot_write(target, error) from error
+        if not silent:
+            typer.echo(str(target))
+    return targets
+
+
+def _artifacts_named(artifacts: Sequence[Json], name: str, run_id: str) -> list[Json]:
+    """The artifact of that name, or those of a folder. Raises: CommandError."""
+    found = [file for file in artifacts if file["name"] == name or file["name"].startswith(f"{name.rstrip('/')}/")]
+    if not found:
+        near = suggestion(name, [file["name"] for file in artifacts]) or f"; lcl runs artifacts {run_id} lists them"
+        raise CommandError(f"run {run_id} has no artifact {name!r}{near}")
+    return found
+
+
+@group.command()
+def delete(context: typer.Context, run_id: RunId, yes: Yes = False) -> None:
+    """Remove a finished run; the encoder or collection that it made stays."""
+    with global_options(context).client() as client:
+        run = client.run(run_id)
+        confirm(f"delete {run['kind']} run {run['name'] or ''} ({run['id']}) of {run['owner']} and its files?", yes)
+        client.delete(run["id"])
+    typer.echo(f"{run_id} is deleted")
+
+
 def _verb_command(name: str) -> Callable[..., None]:
     def command(context: typer.Context, run_id: RunId) -> None:
         options = global_options(context)
         run = options.call(lambda client: getattr(client, name)(run_id))
-        if run is None:
-            typer.echo(f"{run_id} is deleted")
-        else:
-            options.print(run, f"{run_id} is {run['state']}")
+        options.print(run, f"{run_id} is {run['state']}")
 
     return command
 
@@ -161,7 +243,6 @@ for _name, _help in (
     ("unpause", "Let a paused run go on from its last checkpoint."),
     ("resume", "Queue a failed or cancelled run again, to go on from its last checkpoint."),
     ("retry", "Queue a failed or cancelled run again, from the beginning."),
-    ("delete", "Remove a finished run; the encoder or collection that it made stays."),
 ):
     group.command(_name, help=_help)(_verb_command(_name))
 

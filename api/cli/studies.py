@@ -8,11 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from api.cli.completion import complete_study, complete_study_preset
 from api.cli.output import (
     CommandError,
     Cursor,
     SpecFile,
+    Yes,
     ago,
+    confirm,
     global_options,
     print_error,
     print_table,
@@ -24,7 +27,7 @@ from api.client import Client
 from api.client.payloads import FINAL_STATES, Json
 
 group = typer.Typer(help="Fill a table: a set of runs, compared.", no_args_is_help=True)
-StudyId = Annotated[str, typer.Argument(help="id of the study")]
+StudyId = Annotated[str, typer.Argument(help="id or name of the study", autocompletion=complete_study)]
 
 
 @group.command("list")
@@ -62,7 +65,9 @@ def show(context: typer.Context, study_id: StudyId) -> None:
 @group.command()
 def run(
     context: typer.Context,
-    preset: Annotated[str | None, typer.Argument(help="a built-in study, such as table1")] = None,
+    preset: Annotated[
+        str | None, typer.Argument(help="a built-in study, such as table1", autocompletion=complete_study_preset)
+    ] = None,
     spec: SpecFile = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="instead of the spec's seeds; repeatable")] = None,
     assignments: Annotated[
@@ -170,9 +175,12 @@ def resume(context: typer.Context, study_id: StudyId) -> None:
 
 
 @group.command()
-def delete(context: typer.Context, study_id: StudyId) -> None:
+def delete(context: typer.Context, study_id: StudyId, yes: Yes = False) -> None:
     """Remove an ended study; its runs and encoders stay."""
-    global_options(context).call(lambda client: client.delete_study(study_id))
+    with global_options(context).client() as client:
+        study = client.study(study_id)
+        confirm(f"delete study {study['name'] or ''} ({study['id']}) of {study['owner']}?", yes)
+        client.delete_study(study["id"])
     typer.echo(f"{study_id} is deleted")
 
 

@@ -187,7 +187,10 @@ def statements(text: str) -> Iterator[list[str]]:
 
 def check_lcl(words: list[str], place: str) -> None:
     """Parse as the command line does; a spec in the arguments must be one."""
+    words = [word for word in words if word != "--json"]  # which may stand anywhere
     command, path = ROOT_COMMAND, []
+    if words == ["--version"]:
+        return
     while hasattr(command, "commands"):
         name, *words = words
         assert name in command.commands, f"{place}: there is no lcl {' '.join([*path, name])}"

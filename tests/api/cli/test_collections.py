@@ -45,14 +45,16 @@ def test_images_come_and_go(
     with live_service.context.database.session() as session:
         registry.get_collection(session, "squares").vectors = None
     assert "squares" in lcl("collections", "list")[1]
-    assert json.loads(lcl("--json", "collections", "list")[1])[0]["changes"] == 3
+    assert json.loads(lcl("--json", "collections", "list")[1])["items"][0]["changes"] == 3
 
     status, _, err = lcl("collections", "add", "squares", given[1])
     assert (status, "pink.png" in err) == (1, True)
     again = json.loads(lcl("--json", "collections", "add", "squares", given[1], "--replace")[1])
-    assert again == [{"file": given[1], "id": ids[given[1]]}]
+    assert again == {"items": [{"file": given[1], "id": ids[given[1]]}]}
 
-    assert lcl("collections", "remove", "squares", ids[given[0]], ids[given[2]]) == (0, "", "")
+    gone = [ids[given[0]], ids[given[2]]]
+    status, out, err = lcl("collections", "remove", "squares", *gone, "--yes")
+    assert (status, out, err) == (0, "".join(f"{item} is removed\n" for item in gone), "")
     file = tmp_path / "out.jsonl"
     assert lcl("collections", "export", "squares", str(file))[1] == f"{file}\n"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -83,5 +85,5 @@ def test_what_is_wrong_is_reported_in_one_line(
 
 
 def test_a_collection_is_deleted(lcl: Any, collection: Any) -> None:
-    assert lcl("collections", "delete", "squares") == (0, "", "")
+    assert lcl("collections", "delete", "squares", "--yes") == (0, "squares is deleted\n", "")
     assert "no collections yet" in lcl("collections", "list")[1]

@@ -143,7 +143,7 @@ def test_verbs_say_what_became_of_the_run(lcl: Any, live_service: Any) -> None:
     assert lcl("runs", "cancel", run_id)[1] == f"{run_id} is cancelled\n"
     assert lcl("runs", "resume", run_id)[1] == f"{run_id} is queued\n"
     assert json.loads(lcl("--json", "runs", "cancel", run_id)[1])["state"] == "cancelled"
-    assert lcl("runs", "delete", run_id)[1] == f"{run_id} is deleted\n"
+    assert lcl("runs", "delete", run_id, "--yes")[1] == f"{run_id} is deleted\n"
     assert lcl("runs", "show", run_id)[0] == 1
 
 
@@ -377,6 +377,25 @@ def test_search_caption_and_embed(
     out_file = tmp_path / "vectors.jsonl"
     assert "1 vectors" in lcl("embed", "tiny", str(red), "--out", str(out_file))[1]
     assert json.loads(out_file.read_text())["embedding"] == json.loads(lines[0])["embedding"]
+
+
+def test_encoders_without_a_common_evaluation_are_not_compared(lcl: Any, encoder: Any, encoder_dir: Path) -> None:
+    lcl("encoders", "import", "unevaluated", str(encoder_dir))
+    status, out, _ = lcl("encoders", "compare", "tiny", "unevaluated")
+    assert (status, "not evaluated on the same" in out) == (1, True)
+    assert lcl("--json", "encoders", "compare", "tiny", "unevaluated")[0] == 1
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_text_is_explained(lcl: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
+    monkeypatch.setattr("api.client.Client.continue_document", lambda *_, **__: text)
+    status, out, err = lcl("continue", "tiny", "A page about")
+    assert (status, out) == (0, f"{text}\n")
+    assert "ends the document" in err
+    assert "--top-p" in err
+    (tmp_path / "a.png").write_bytes(b"")
+    monkeypatch.setattr("api.client.Client.caption", lambda *_, **__: [text])
+    assert f"{tmp_path / 'a.png'}: no text" in lcl("caption", "tiny", str(tmp_path / "a.png"))[2]
 
 
 def test_fields_go_where_they_say() -> None:

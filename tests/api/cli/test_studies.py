@@ -111,7 +111,7 @@ def test_extend_cancel_resume_and_delete(lcl: Any, live_service: Any, file: str)
     assert json.loads(lcl("--json", "study", "cancel", study_id)[1])["state"] == "cancelled"
     assert lcl("study", "resume", study_id)[1] == f"{study_id} is queued, 6 queued\n"
     assert lcl("study", "cancel", study_id)[1] == f"{study_id} is cancelled, 6 cancelled\n"
-    assert lcl("study", "delete", study_id)[1] == f"{study_id} is deleted\n"
+    assert lcl("study", "delete", study_id, "--yes")[1] == f"{study_id} is deleted\n"
 
 
 @pytest.mark.parametrize(

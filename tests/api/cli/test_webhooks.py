@@ -26,8 +26,8 @@ def test_a_webhooks_life(lcl: Any, live_service: Any) -> None:
     lcl("runs", "cancel", run_id)
     status, out, _ = lcl("webhooks", "deliveries", webhook)
     assert (status, run_id in out, "waits" in out) == (0, True, True)
-    assert lcl("webhooks", "delete", webhook) == (0, "", "")
-    assert json.loads(lcl("--json", "webhooks", "list")[1]) == []
+    assert lcl("webhooks", "delete", webhook, "--yes") == (0, f"{webhook} is deleted\n", "")
+    assert json.loads(lcl("--json", "webhooks", "list")[1]) == {"items": []}
 
 
 def test_why_a_message_was_not_heard(lcl: Any, live_service: Any) -> None:
@@ -50,7 +50,7 @@ def test_why_a_message_was_not_heard(lcl: Any, live_service: Any) -> None:
         row = session.scalars(select(WebhookDelivery).where(WebhookDelivery.id == reported[0])).one()
         row.done_at = row.created_at
     assert "given up" in lcl("webhooks", "deliveries", made["id"])[1]
-    lcl("webhooks", "delete", made["id"])
+    lcl("webhooks", "delete", made["id"], "--yes")
 
 
 def test_refusals_are_words(lcl: Any) -> None:
