@@ -21,7 +21,7 @@ def test_a_keys_life(lcl: Any, live_service: Any) -> None:
     assert lcl("keys", "revoke", prefix, "--yes") == (0, f"{prefix} is revoked\n", "")
     status, _, err = lcl("keys", "revoke", prefix)
     assert (status, "there is no key" in err) == (1, True)
-    rows = {row["prefix"] for row in json.loads(lcl("--json", "keys", "list")[1])}
+    rows = {row["prefix"] for row in json.loads(lcl("--json", "keys", "list")[1])["items"]}
     assert prefix not in rows
 
 
