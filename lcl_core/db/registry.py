@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session
@@ -25,7 +26,15 @@ from lcl_core.encoders.file_hashes import Hashes, changed_files, hash_files, ide
 from lcl_core.pretrained import pretrained_encoders
 from lcl_core.specs.base import slug
 from lcl_core.specs.corpus_jobs import ConvertSpec, IndexSpec, MatchSpec
-from lcl_core.specs.parsing import AnySpec, collections_of, data_paths, datasets_of, encoder_fields, encoders_of
+from lcl_core.specs.parsing import (
+    AnySpec,
+    collections_of,
+    data_paths,
+    datasets_of,
+    encoder_fields,
+    encoders_of,
+    parse_spec,
+)
 from lcl_core.specs.pretrain import PretrainSpec
 
 SAMPLE_COLLECTION = "sample-drawings"
@@ -93,11 +102,21 @@ def pin_encoders(session: Session, spec: AnySpec) -> AnySpec:
     """
     if not isinstance(spec, PretrainSpec) or not (rows := find_encoders(session, spec)):
         return spec
+    return _name_encoders(spec, {name: row.id for name, row in rows.items()})
+
+
+def copy_encoder_ids(spec: PretrainSpec, pinned: Mapping[str, Any]) -> PretrainSpec:
+    """``spec`` with the encoders of the JSON spec of a run of the same trial, which has ids in place of names."""
+    other = encoder_fields(parse_spec("pretrain", dict(pinned)))
+    return _name_encoders(spec, {name: other.get(field, name) for field, name in encoder_fields(spec).items()})
+
+
+def _name_encoders(spec: PretrainSpec, ids: Mapping[str, str]) -> PretrainSpec:
     model, objective = spec.model, spec.objective
     if model.init is not None:
-        model = model.model_copy(update={"init": rows[model.init].id})
+        model = model.model_copy(update={"init": ids[model.init]})
     if objective.distill is not None:
-        teacher = objective.distill.model_copy(update={"encoder": rows[objective.distill.encoder].id})
+        teacher = objective.distill.model_copy(update={"encoder": ids[objective.distill.encoder]})
         objective = objective.model_copy(update={"distill": teacher})
     return spec.model_copy(update={"model": model, "objective": objective})
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from sqlalchemy import delete as sql_delete
@@ -16,15 +17,16 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import UserError
 from lcl_core.db.gang import can_serve
 from lcl_core.db.leases import transition
-from lcl_core.db.models import Dataset, Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
+from lcl_core.db.models import Dataset, EncoderRow, Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_folder
 from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, similar_name, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, needed_devices, serving_devices
+from lcl_core.estimate.flops import encoder_flops
 from lcl_core.estimate.history import MeasuredRun, measured_run
 from lcl_core.estimate.report import RunEstimate, estimate_pretraining
 from lcl_core.jobs import ANY_DEVICE
-from lcl_core.specs.parsing import AnySpec
+from lcl_core.specs.parsing import AnySpec, parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
 
 MAX_LISTED_IDS = 3  # of runs or studies that have one name
@@ -353,7 +355,28 @@ def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, o
     has_gpu = _has_gpu_worker(session)
     device: Device = "gpu" if resource == "gpu" or (has_gpu and resource is None) else "cpu"
     measured = _measured_runs(session, device, has_gpu, owner)
-    return estimate_pretraining(spec, measured, device, _image_counts(session, spec))
+    return estimate_pretraining(
+        spec,
+        measured,
+        device,
+        _image_counts(session, spec),
+        _teacher_flops(session, [spec, *(r.spec for r in measured)]),
+    )
+
+
+def _teacher_flops(session: Session, specs: Sequence[PretrainSpec]) -> dict[str, float]:
+    """Operations of a teacher's forward pass over an image, of encoders that runs made here."""
+    names = {spec.objective.distill.encoder for spec in specs if spec.objective.distill is not None}
+    query = select(EncoderRow.id, EncoderRow.name, Run.spec).join(Run, Run.id == EncoderRow.run_id)
+    query = query.where(or_(EncoderRow.id.in_(names), EncoderRow.name.in_(names)))
+    rows = session.execute(query.order_by(EncoderRow.id)).tuples()  # a name is that of the newest
+    found: dict[str, float] = {}
+    for encoder_id, name, fields in rows:
+        with suppress(UserError):  # of an older version, or with a library that is not installed here
+            spec = parse_spec("pretrain", dict(fields))
+            assert isinstance(spec, PretrainSpec)
+            found |= dict.fromkeys({encoder_id, name} & names, encoder_flops(spec))
+    return found
 
 
 def _image_counts(session: Session, spec: PretrainSpec) -> dict[str, int]:

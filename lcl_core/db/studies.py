@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import Dataset, Metric, Run, Study, StudyCell, new_id, to_json_safe
-from lcl_core.db.registry import pin_encoders
+from lcl_core.db.registry import copy_encoder_ids, pin_encoders
 from lcl_core.db.runs import cancel_locked_run, resume_run
 from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
@@ -239,7 +239,7 @@ def advance_study(session: Session, study_id: str) -> list[str]:
     spec = study_spec(study)
     runs = _submit_evaluations(session, study, spec)
     cells = study_cells(session, study_id)
-    promoted = promoted_cells(spec, cells)
+    promoted = [_with_same_encoders(session, cells, cell) for cell in promoted_cells(spec, cells)]
     runs += add_cells(session, study, promoted, [_parent_run(spec, cells, cell) for cell in promoted])
     return [run.id for run in runs if run.state == State.QUEUED.value]
 
@@ -462,7 +462,19 @@ def _submit_evaluations(session: Session, study: Study, spec: StudySpec) -> list
 
 def _parent_run(spec: StudySpec, cells: list[CellRecord], cell: PlannedCell) -> str | None:
     """Id of the run of the same trial and seed one rung below, if the new run may continue it."""
-    if not can_continue(spec, cell):
-        return None
-    parent = (frozenset(cell.labels.items()), cell.seed, cell.rung - 1)
-    return next((each.run.id for each in cells if each.key == parent), None)
+    return _lower_run(cells, cell) if can_continue(spec, cell) else None
+
+
+def _lower_run(cells: list[CellRecord], cell: PlannedCell) -> str | None:
+    lower = (frozenset(cell.labels.items()), cell.seed, cell.rung - 1)
+    return next((each.run.id for each in cells if each.key == lower), None)
+
+
+def _with_same_encoders(session: Session, cells: list[CellRecord], cell: PlannedCell) -> PlannedCell:
+    """A promoted cell whose spec names the encoders that its run one rung below began with.
+
+    The study's spec has names, which newer encoders may have got since its first rung was submitted.
+    """
+    run_id = _lower_run(cells, cell)
+    run = None if run_id is None else session.get(Run, run_id)
+    return cell if run is None else replace(cell, spec=copy_encoder_ids(cell.spec, run.spec))

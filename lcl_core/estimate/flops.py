@@ -8,13 +8,13 @@ expectation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, Protocol
 
-from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH, MethodName, ObjectiveSpec, PretrainSpec
+from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH, MethodName, ModelPart, ObjectiveSpec, PretrainSpec
 from lcl_core.specs.vision import DEFAULT_TOWER, TowerSizes, build_timm_network, tower_kind
 
 CLIP_TOKENS = 49_411  # of CLIP's vocabulary, the three of images among them
@@ -259,6 +259,44 @@ FORWARD_FLOPS: Mapping[MethodName, Callable[[Sizes, Workload], float]] = {
 }
 
 
+def step_forwards(method: MethodName, freeze: Collection[ModelPart]) -> dict[ModelPart, float]:
+    """Forward passes that a training step costs in each part of the model.
+
+    The backward pass is one product for the gradient of weights, which a frozen part does not have, and one for that
+    of the inputs, which is needed where a part before it is trained. The text tower of ``clip`` reads no images.
+    """
+    images: tuple[ModelPart, ...] = ("vision", "pooler")
+    before: dict[ModelPart, tuple[ModelPart, ...]] = {
+        "vision": (),
+        "pooler": ("vision",),
+        "text": () if method == "clip" else images,
+        "head": (*images, "text"),
+    }
+    return {
+        part: FORWARDS_PER_STEP if part not in freeze else 2.0 if any(each not in freeze for each in parts) else 1.0
+        for part, parts in before.items()
+    }
+
+
+def method_step_flops(
+    method: MethodName, config: Sizes, load: Workload, freeze: Collection[ModelPart], teacher: float = 0.0
+) -> float:
+    """A training step with these counts.
+
+    Args:
+        freeze: parts that are not trained.
+        teacher: operations of a teacher's forward pass over an image.
+    """
+    total, forwards = FORWARD_FLOPS[method](config, load), step_forwards(method, freeze)
+    parts: dict[ModelPart, float] = {
+        "vision": vision_flops(config, load.images, load.patches),
+        "pooler": pooling_flops(config, load.images, load.patches, latents=False, tokens=False),
+        "head": head_flops(config, load.labels),
+    }
+    parts["text"] = total - sum(parts.values())  # with what a method adds, and the pooler's outputs
+    return sum(forwards[part] * count for part, count in parts.items()) + load.images * teacher
+
+
 def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tokens: float) -> Workload:
     """Workload of one mean document, as the objective packs it.
 
@@ -276,6 +314,13 @@ def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tok
         return Workload(images, patches, [tokens], masked, objective.image_mask_ratio * images * patches)
     labels = max(tokens - images * (patches + 1) - 1, 0.0)
     return Workload(images, patches, [tokens], labels)
+
+
+def encoder_flops(spec: PretrainSpec) -> float:
+    """A forward pass over one image of the encoder that a run of ``spec`` makes. Raises: as ``convolution_counts``."""
+    sizes = model_sizes(spec)
+    patches = sizes.num_image_tokens
+    return vision_flops(sizes, 1, patches) + pooling_flops(sizes, 1, patches, tokens=False)
 
 
 def training_flops(spec: PretrainSpec, images: int, tokens: int, documents: int) -> float:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.estimate.flops import FORWARD_FLOPS, FORWARDS_PER_STEP, Workload, expected_workload, model_sizes
+from lcl_core.estimate.flops import Workload, expected_workload, method_step_flops, model_sizes
 from lcl_core.estimate.memory import (
     Memory,
     frozen_parameters,
@@ -185,6 +185,9 @@ def _same_sources(one: PretrainSpec, other: PretrainSpec) -> bool:
     return a == b
 
 
+Teachers = Mapping[str, float]  # operations of a forward pass over an image, by id or name of a registered encoder
+
+
 @dataclass(frozen=True)
 class Setup:
     """A spec with its sizes in numbers.
@@ -201,10 +204,13 @@ class Setup:
     workload: Workload
 
     @classmethod
-    def of(cls, spec: PretrainSpec, one: Workload, documents: float) -> Setup:
+    def of(cls, spec: PretrainSpec, one: Workload, documents: float, teachers: Teachers) -> Setup:
         """With ``documents`` mean documents, of which ``one`` is the workload, in a process and micro-batch."""
+        distill = spec.objective.distill
+        teacher = 0.0 if distill is None else teachers.get(distill.encoder, 0.0)
         sizes = model_sizes(spec)
-        flops = FORWARDS_PER_STEP * FORWARD_FLOPS[spec.objective.name](sizes, one) * documents * spec.engine.accumulate
+        step = method_step_flops(spec.objective.name, sizes, one, spec.model.freeze, teacher)
+        flops = step * documents * spec.engine.accumulate
         many = Workload(
             one.images * documents,
             one.patches,
@@ -246,9 +252,9 @@ class SimilarRun:
     rate: float
 
 
-def similar_runs(setup: Setup, runs: Sequence[MeasuredRun]) -> list[SimilarRun]:
+def similar_runs(setup: Setup, runs: Sequence[MeasuredRun], teachers: Teachers) -> list[SimilarRun]:
     """The nearest few, nearest first; of equally near ones the earlier in ``runs``."""
-    known = [each for run in runs if (each := _similar_run(setup, run)) is not None]
+    known = [each for run in runs if (each := _similar_run(setup, run, teachers)) is not None]
     similar = sorted(known, key=lambda each: each.distance)
     return [each for each in similar if each.distance <= similar[0].distance + _DISTANCE_MARGIN][:MAX_SIMILAR]
 
@@ -259,13 +265,13 @@ def median_overhead(similar: Sequence[SimilarRun]) -> float | None:
     return median(known) if known else None
 
 
-def _similar_run(setup: Setup, run: MeasuredRun) -> SimilarRun | None:
+def _similar_run(setup: Setup, run: MeasuredRun, teachers: Teachers) -> SimilarRun | None:
     """None for a run whose vision tower is of a library that is not installed here."""
     documents = run.documents_read
     images, tokens = run.images / documents, run.tokens / documents
     one = expected_workload(run.spec.objective, images, run.spec.kept_patches, tokens)
     try:
-        own = Setup.of(run.spec, one, run.documents_at_once)
+        own = Setup.of(run.spec, one, run.documents_at_once, teachers)
     except UserError:
         return None
     return SimilarRun(run, own, _distance(setup, own), own.flops * run.steps / run.seconds)
@@ -280,6 +286,7 @@ def _distance(one: Setup, other: Setup) -> float:
         a.engine.strategy != b.engine.strategy,
         a.engine.activation_checkpointing != b.engine.activation_checkpointing,
         a.engine.accumulate != b.engine.accumulate,
+        a.objective.distill != b.objective.distill,
     ]
     processes = _OTHER_ENGINE * _log_ratio(process_count(a), process_count(b))
     method = _OTHER_METHOD * (a.objective.name != b.objective.name)

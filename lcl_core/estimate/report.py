@@ -14,6 +14,7 @@ from lcl_core.estimate.history import (
     MeasuredRun,
     Setup,
     SimilarRun,
+    Teachers,
     mean_document,
     median_overhead,
     process_count,
@@ -92,17 +93,19 @@ def estimate_pretraining(
     runs: Sequence[MeasuredRun],
     device: Literal["cpu", "gpu"] = "cpu",
     images: Mapping[str, int] | None = None,
+    teachers: Teachers | None = None,
 ) -> RunEstimate:
     """Time, memory, operations and disk of a run of ``spec`` on ``device``.
 
     Args:
         runs: earlier ones on the same kind of device, newest first.
         images: of datasets where they are known, for ``data.resident``.
+        teachers: operations of encoders where they are known, for ``objective.distill``.
     """
-    document, ranks = mean_document(spec, runs), process_count(spec)
+    document, ranks, teachers = mean_document(spec, runs), process_count(spec), teachers or {}
     documents = document.documents(spec)
-    setup = Setup.of(spec, document.workload(spec), documents)
-    similar = similar_runs(setup, runs) if runs else []
+    setup = Setup.of(spec, document.workload(spec), documents, teachers)
+    similar = similar_runs(setup, runs, teachers) if runs else []
     steady = [each for each in similar if each.run.memory and each.run.steps >= min(STEADY_STEPS, spec.steps)]
     nearest = steady[0] if steady else None
     parts, parameters = _memory_parts(setup, device), model_parameters(model_sizes(spec))
@@ -114,6 +117,7 @@ def estimate_pretraining(
     checkpoints = kept_checkpoints(spec.steps, spec.checkpoint_every, spec.keep_checkpoints, spec.milestone_every)
     encoders = FP32 * parameters * (1 if spec.monitor is None else 2)
     resident, explanations = _resident_images(spec, images or {})
+    explanations += _explain_teacher(spec, teachers, similar)
     return RunEstimate(
         certainty=_certainty(similar),
         device=device,
@@ -193,6 +197,15 @@ def _explain_memory(nearest: SimilarRun | None, correction: float) -> str:
     if nearest is None:
         return f"{counted}; no run has measured its peak yet."
     return f"{counted}, times {correction:.2f} after the peak of {nearest.run.run_id}."
+
+
+def _explain_teacher(spec: PretrainSpec, teachers: Teachers, similar: Sequence[SimilarRun]) -> list[str]:
+    """A sentence where a teacher's operations are not known and no measured run had the same teacher."""
+    distill = spec.objective.distill
+    measured = any(each.run.spec.objective.distill == distill for each in similar)
+    if distill is None or distill.encoder in teachers or measured:
+        return []
+    return [f"Time: without the teacher {distill.encoder}, whose operations are not known; a run takes longer."]
 
 
 def _resident_images(spec: PretrainSpec, images: Mapping[str, int]) -> tuple[int, list[str]]:

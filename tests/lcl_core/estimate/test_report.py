@@ -167,3 +167,46 @@ def test_resident_images_take_disk_as_far_as_their_number_is_known() -> None:
     assert unknown.disk_bytes == plain.disk_bytes
     assert "not counted" in unknown.basis[-1]
     assert "sample" in unknown.basis[-1]
+
+
+def frozen(*parts: str, **more: Any) -> PretrainSpec:
+    return spec_of(model={"freeze": list(parts)}, **more)
+
+
+def test_frozen_parts_have_no_gradients_to_compute() -> None:
+    """A forward pass counts one; gradients of weights another; those of inputs, where something before is trained."""
+    whole = estimate_pretraining(spec_of(), [])
+    vision = estimate_pretraining(frozen("vision"), [])
+    text = estimate_pretraining(frozen("text"), [])
+    bottom = estimate_pretraining(frozen("vision", "pooler", "text"), [])
+    assert vision.flops < text.flops < whole.flops, "the tower before everything needs no gradient at all"
+    assert bottom.flops < vision.flops
+    assert whole.seconds.expected > vision.seconds.expected
+    clip = {"objective": {"name": "clip"}, "data": {"sources": [{"view": "pairs"}]}}
+    locked, free = (estimate_pretraining(frozen(*parts, **clip), []).flops for parts in (("text",), ()))
+    sizes = flops.model_sizes(spec_of())
+    forwards = flops.step_forwards("clip", ("text",))
+    assert (forwards["text"], forwards["vision"], flops.step_forwards("lcl", ("text",))["text"]) == (1, 3, 2)
+    assert locked < free
+    assert sizes.text_layers == 4
+
+
+def test_a_run_with_frozen_parts_is_forecast_from_one_without() -> None:
+    past = [ended()]
+    whole, part = (estimate_pretraining(each, past) for each in (spec_of(), frozen("vision")))
+    assert part.seconds.expected - 10 == pytest.approx((whole.seconds.expected - 10) * part.flops / whole.flops)
+    again = estimate_pretraining(frozen("vision"), [ended(model={"freeze": ["vision"]})])
+    assert again.seconds.expected == pytest.approx(210)
+
+
+def test_a_teacher_takes_a_forward_pass_an_image() -> None:
+    distill = {"objective": {"distill": {"encoder": "enc_1"}}}
+    alone = estimate_pretraining(spec_of(), [])
+    taught = estimate_pretraining(spec_of(**distill), [], teachers={"enc_1": 1e9})
+    assert taught.flops - alone.flops == pytest.approx(1e9 * alone.samples.images)
+    unknown = estimate_pretraining(spec_of(**distill), [])
+    assert unknown.flops == alone.flops
+    assert "without the teacher enc_1" in unknown.basis[-1]
+    measured = estimate_pretraining(spec_of(**distill), [ended(**distill)])
+    assert measured.seconds.expected == pytest.approx(210)
+    assert "teacher" not in measured.basis[-1]

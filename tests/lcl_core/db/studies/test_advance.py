@@ -10,7 +10,8 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import studies as db_studies
-from lcl_core.db.models import Study
+from lcl_core.db.models import EncoderRow, Study
+from lcl_core.db.session import Database, now
 
 CONSTANT = {"optimizer": {"schedule": "constant"}}
 
@@ -128,6 +129,27 @@ def test_under_a_constant_rate_a_promoted_trial_goes_on_from_its_run(studies: An
     second = climb(studies, study_id, best=2)
     runs = {run.id: run for run in studies.runs()}
     assert [runs[cell.run_id].continues for cell in second] == [first[2].run_id, first[0].run_id]
+
+
+def test_promoted_trials_start_from_the_encoder_that_the_first_rung_had(studies: Any) -> None:
+    """Also where a newer encoder has got its name since."""
+    register(studies.database, "enc_1")
+    spec = studies.halving()
+    study_id = studies.make(spec.model_copy(update={"pretrain": {**spec.pretrain, "model": {"init": "start"}}}))
+    register(studies.database, "enc_2")
+    second = climb(studies, study_id, best=2)
+    runs = {run.id: run for run in studies.runs()}
+    assert [runs[cell.run_id].spec["model"]["init"] for cell in second] == ["enc_1"] * 2
+
+
+def register(database: Database, encoder_id: str) -> None:
+    with database.session() as session:
+        session.add(
+            EncoderRow(
+                id=encoder_id, name="start", path="encoders/start", hash="0" * 64, owner="ada", info={},
+                created_at=now(session),
+            )
+        )  # fmt: skip
 
 
 def test_a_rung_is_promoted_once_by_racing_workers(studies: Any) -> None:
