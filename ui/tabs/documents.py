@@ -92,9 +92,9 @@ class DocumentsTab:
         """The page of the address; on that of another tab the one that was shown."""
         if not (address := read_address(request, "documents")).get("dataset"):
             return gr.skip(), gr.skip(), *self.show(dataset, view, split, source, offset)
-        dataset, view = address["dataset"], "pairs" if address.get("view") == "pairs" else "interleaved"
-        page = address.get("page", "1")
-        offset = PER_PAGE * (int(page) - 1) if page.isdecimal() else 0
+        dataset, view = address["dataset"], "pairs" if address.get("show") == "pairs" else "interleaved"
+        first = address.get("start", "1")  # "page" and "view" are parameters of Gradio
+        offset = int(first) - 1 if first.isdecimal() else 0
         shown = self.show(dataset, view, address.get("split", ALL), address.get("source", ALL), offset)
         return dataset, view, *shown
 
@@ -127,8 +127,8 @@ class DocumentsTab:
                 draw_documents(dataset, items, page["tokens_of"]["row"]),
                 dataset,
                 dataset=dataset,
-                view="pairs" if pairs else "",
-                page=offset // PER_PAGE + 1 if offset else None,
+                show="pairs" if pairs else "",
+                start=offset + 1 if offset else None,
                 **filters,
             ),
         )

@@ -314,7 +314,7 @@ class SearchTab:
         uploaded = newest(lambda *query: (*self.search(*query[:-1]), None))  # the image of no collection
         begun = [
             self.mode.input(newest(self.switch), asked, [*self.query_inputs, *self.result_outputs], **several),
-            gr.on([self.go.click, self.text.submit], newest(self.ask), asked, self.result_outputs, **several),
+            gr.on([self.go.click, self.text.submit], newest(self.submit_query), asked, self.result_outputs, **several),
             self.image.upload(uploaded, asked, [*self.result_outputs, self.anchor], **several),
             self.k.input(search_again, asked, self.result_outputs, **several),
             self.collection.input(newest(self.change_collection), asked, [self.where, *self.result_outputs], **several),
@@ -474,7 +474,7 @@ class SearchTab:
         filters = parse_label_filter(where)
         return _result_updates(self.runner.run(collection, joined, target, k, filters, mode=mode, words=words, **query))
 
-    def ask(self, mode: str, *query: Any) -> tuple[Any, ...]:
+    def submit_query(self, mode: str, *query: Any) -> tuple[Any, ...]:
         """As ``search``; without words, what is missing."""
         result = self.search(mode, *query)
         missing = mode == TEXT_TO_IMAGES and result[0] == _empty_state(mode)
