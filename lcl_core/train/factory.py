@@ -183,7 +183,7 @@ def build_config(spec: PretrainSpec, tokenizer: Tokenizer) -> LCLConfig:
     """
     specials, weights = tokenizer.specials, spec.objective.weights
     return LCLConfig(
-        **spec.model.model_dump(exclude={"init", "freeze", "drop_path"}),
+        **spec.model.model_dump(exclude={"init", "text_init", "freeze", "drop_path"}),
         vocab_size=tokenizer.vocab_size,
         sot_token_id=specials.sot,
         eot_token_id=specials.eot,
