@@ -240,19 +240,21 @@ def name_words(name: str) -> tuple[str, ...]:
 
 
 def add_subjects(document: dict[str, Any], find_pair: Callable[[str], CaptionPair | None]) -> dict[str, Any]:
-    """A matched document whose images that are also captioned images have their ``subject``.
+    """A document whose images that are also captioned images have their ``subject``.
 
     Name and keywords are added only where the image's sentence is one of its captions: only then may another caption
-    replace it. An image with a subject of its own keeps it. Anything else is returned as it is.
+    replace it. An image of a matched document that has a subject keeps it. In a sequence the sentence is the text after
+    the image, or else the one before it, that is a caption of it and of no image before; its number is added as
+    ``caption``. A malformed document is returned as it is.
 
     Args:
         find_pair: the captioned image of a name, or None.
     """
-    texts, images = document.get("text_list"), document.get("image_info")
-    if "segments" in document or check_document(document) is not None:
+    if "segments" in document:
+        return _add_sequence_subjects(document, find_pair)
+    if check_document(document) is not None:
         return document
-    assert isinstance(texts, list)
-    assert isinstance(images, list)
+    texts, images = document["text_list"], document["image_info"]
     described = []
     for image in images:
         pair = None if "subject" in image else find_pair(image["image_name"])
@@ -263,6 +265,29 @@ def add_subjects(document: dict[str, Any], find_pair: Callable[[str], CaptionPai
             image = {**image, "subject": subject.to_json()}
         described.append(image)
     return {**document, "image_info": described}
+
+
+def _add_sequence_subjects(document: dict[str, Any], find_pair: Callable[[str], CaptionPair | None]) -> dict[str, Any]:
+    try:
+        segments = parse_segments(document)
+    except UserError:
+        return document
+    entries: list[dict[str, Any]] = []
+    claimed: set[int] = set()
+    for number, segment in enumerate(segments):
+        if isinstance(segment, TextSegment):
+            entries.append({"text": segment.text})
+            continue
+        entry: dict[str, Any] = {"image": segment.name}
+        pair = find_pair(segment.name)
+        for beside in () if pair is None else (number + 1, number - 1):
+            text = segments[beside] if 0 <= beside < len(segments) and beside not in claimed else None
+            if pair is not None and isinstance(text, TextSegment) and text.text in pair.captions:
+                claimed.add(beside)
+                entry |= {"subject": pair.subject.to_json(), "caption": beside}
+                break
+        entries.append(entry)
+    return {**document, "segments": entries}
 
 
 def parse_segments(document: dict[str, Any]) -> tuple[Segment, ...]:

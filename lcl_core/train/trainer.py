@@ -60,7 +60,7 @@ from lcl_core.train.optimizer import (
     set_learning_rate,
 )
 from lcl_core.train.train_step import GlobalBatchCounts, TrainingStep
-from lcl_core.train.warm_start import add_teacher, start_from_encoder
+from lcl_core.train.warm_start import add_teacher, start_from_encoder, start_from_language_model
 
 
 def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict[str, Any]:
@@ -108,6 +108,8 @@ class Trainer:
         self.model: LCLModel = build_model(config, spec.seed).train()
         if (encoder := spec.model.init) is not None:
             start_from_encoder(self.model, self.tokenizer, encoder, run_dir, main=self.ranks.rank == 0)
+        if (place := spec.model.text_init) is not None:
+            start_from_language_model(self.model, self.tokenizer, place, run_dir, main=self.ranks.rank == 0)
         freeze_parts(self.model, spec.model.freeze)
         self.model.configure_blocks(
             checkpointing=spec.engine.activation_checkpointing,

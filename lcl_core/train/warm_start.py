@@ -24,6 +24,8 @@ from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.external import ExternalImageEncoder
 from lcl_core.encoders.file_hashes import check_unchanged, hash_files
 from lcl_core.encoders.registry import load_image_encoder
+from lcl_core.encoders.token_embeddings import FIELD as TEXT_FIELD
+from lcl_core.encoders.token_embeddings import read_token_embeddings
 from lcl_core.encoders.tower_weights import TowerWeights, model_settings, tower_weights
 from lcl_core.model import LCLModel
 from lcl_core.model.vision_towers import VitTower
@@ -32,7 +34,7 @@ from lcl_core.objectives.distillation import Distillation
 from lcl_core.specs.pretrain import PretrainSpec
 
 FIELD = "model.init"
-REPORT = "init.json"  # below artifacts/
+REPORT, TEXT_REPORT = "init.json", "text_init.json"  # below artifacts/
 _CONV, _PATCH_POSITIONS, _CLASS = "visual.conv1.weight", "visual.positional_embedding", "visual.class_embedding"
 _STEM = {_CONV, _PATCH_POSITIONS}
 _TEXT_POSITIONS = "text.positional_embedding"
@@ -60,12 +62,12 @@ class InitReport:
     unused: dict[str, str] = field(default_factory=dict)
     differences: dict[str, list[str | int]] = field(default_factory=dict)
 
-    def summary(self) -> str:
-        """One line."""
+    def summary(self, file: str = REPORT) -> str:
+        """One line. ``file``: with the whole report."""
         differing = [f"; {what}: {theirs} there, {ours} here" for what, (theirs, ours) in self.differences.items()]
         return (
             f"start from encoder {self.encoder}: {len(self.taken)} tensors taken, {len(self.resampled)} fitted, "
-            f"{len(self.new)} left new, {len(self.unused)} of the encoder not used{''.join(differing)}; see {REPORT}"
+            f"{len(self.new)} left new, {len(self.unused)} of the encoder not used{''.join(differing)}; see {file}"
         )
 
 
@@ -145,6 +147,32 @@ def start_from_encoder(model: LCLModel, tokenizer: Tokenizer, name: str, run_dir
         run_dir.artifacts.mkdir(parents=True, exist_ok=True)
         write_json_atomically(run_dir.artifacts / REPORT, asdict(report))
         print(report.summary(), flush=True)  # noqa: T201  into log.txt
+
+
+def start_from_language_model(
+    model: LCLModel, tokenizer: Tokenizer, place: str, run_dir: RunDir, *, main: bool
+) -> None:
+    """Set the token embeddings of ``model`` to those of a language model, projected to its width, by the tokens' texts.
+
+    Args:
+        place: as of :func:`read_token_embeddings`.
+        main: write ``artifacts/text_init.json``: of several ranks, the first.
+
+    Raises: UserError with the field ``model.text_init``, as reading does; ``init_mismatch`` without a common token.
+    """
+    read = read_token_embeddings(place)
+    table = {_TOKEN_ROWS[0]: read.projected(model.config.text_width)}
+    left_out = dict.fromkeys(read.others, "of a language model only the token embeddings are taken")
+    report = copy_weights(model, TowerWeights(table, read.vocabulary, left_out=left_out), tokenizer)
+    report.encoder, report.weights = place, read.weights_hash
+    if _TOKEN_ROWS[0] in report.new:
+        message = f"{TEXT_FIELD}: {report.new[_TOKEN_ROWS[0]]}; choose a language model with a byte-level vocabulary"
+        raise UserError(message, code="init_mismatch", field=TEXT_FIELD)
+    report.new = {name: why for name, why in report.new.items() if name.startswith("text.")}
+    if main:
+        run_dir.artifacts.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(run_dir.artifacts / TEXT_REPORT, asdict(report))
+        print(f"text {report.summary(TEXT_REPORT)}", flush=True)  # noqa: T201  into log.txt
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from PIL import Image
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.image_decoding import CropNeed
-from lcl_core.data.records import CaptionPair, ImageSubject
+from lcl_core.data.records import CaptionPair, ImageSubject, parse_segments
 from lcl_core.data.sampling.document_plan import DocumentChunk, DocumentPlan, MatchedPlan, plan_document
 from lcl_core.data.sampling.interleave import Numerics, encode_document, image_block, render_pair
 from lcl_core.data.sampling.resident_images import ResidentImages
@@ -410,9 +410,21 @@ def draw_caption(draw: random.Random, written: Sequence[str], subject: ImageSubj
 
 
 def draw_sentences(document: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """A matched document in which the sentence of every image with keywords is replaced by a composed caption."""
+    """A document in which the sentence of every image with keywords is replaced by a composed caption.
+
+    Args:
+        document: as ``Corpus.with_subjects`` returns it.
+
+    Raises: UserError ``bad_document`` for malformed segments.
+    """
     if "segments" in document:
-        return document
+        parse_segments(document)
+        entries = list(document["segments"])
+        for entry in document["segments"]:
+            if (subject := ImageSubject.from_json(entry.get("subject"))).keywords and "caption" in entry:
+                written = entries[entry["caption"]]["text"]
+                entries[entry["caption"]] = {"text": draw_caption(draw, [written], subject)}
+        return {**document, "segments": entries}
     texts = list(document["text_list"])
     for image in document["image_info"]:
         subject, sentence = ImageSubject.from_json(image.get("subject")), image["matched_text_index"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from lcl_core.common.errors import UserError
@@ -324,3 +324,32 @@ def test_an_unknown_teacher_names_the_field(tmp_path: Path, sample_zip: Path) ->
     with pytest.raises(UserError, match=r"objective\.distill\.encoder") as caught:
         trainer(run_dir)
     assert (caught.value.code, caught.value.field) == ("unknown_encoder", "objective.distill.encoder")
+
+
+def test_token_embeddings_come_from_a_language_model(tmp_path: Path, sample_zip: Path) -> None:
+    place = tmp_path / "language_model"
+    place.mkdir()
+    (place / "config.json").write_text("{}")
+    words = {"Ġdog": 0, "Ġcat": 1, "Ġsun": 2, "Ġmoon": 3, "a": 4, "b": 5}
+    (place / "tokenizer.json").write_text(json.dumps({"model": {"vocab": words}}))
+    table = torch.randn(6, 48, generator=torch.Generator().manual_seed(1))
+    save_file({"wte.weight": table, "h.0.attn.weight": table.clone()}, place / "model.safetensors")
+    run_dir = prepared(tmp_path / "run", sample_zip, model={**TINY["model"], "text_init": str(place)}, steps=1)
+    started, plain = trainer(run_dir), trainer(prepared(tmp_path / "plain", sample_zip, steps=1))
+    ours = started.tokenizer.vocabulary
+    rows = {row for token, row in ours.items() if token_key(token) in {token_key(word) for word in words}}
+    assert len(rows) >= 2
+    mine, random = (each.model.text.token_embedding.weight.detach() for each in (started, plain))
+    changed = (mine != random).any(1).nonzero().flatten().tolist()
+    assert set(changed) == rows
+    assert all(
+        torch.equal(one, other)
+        for (name, one), other in zip(
+            started.model.state_dict().items(), plain.model.state_dict().values(), strict=True
+        )
+        if name != "text.token_embedding.weight"
+    )
+    report = json.loads((run_dir.artifacts / "text_init.json").read_text())
+    assert f"{len(rows)} of {len(ours)} tokens" in report["resampled"]["text.token_embedding.weight"]
+    assert "h.0.attn.weight" in report["unused"]
+    assert all(name.startswith("text.") for name in report["new"])

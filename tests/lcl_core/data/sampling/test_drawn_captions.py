@@ -28,6 +28,7 @@ DOG = {"name": "dog face", "keywords": ["dog", "pet", "puppy"], "labels": {"conc
 WRITTEN = "the face of a dog"
 DRAWN_PAIRS = {"dataset": "here", "view": "pairs", "captions": "drawn"}
 DRAWN = {"dataset": "here", "captions": "drawn"}
+INTERLEAVED = {"dataset": "here"}
 BUDGET = BatchSpec(tokens=256, images=8)
 
 
@@ -255,3 +256,49 @@ def test_merges_are_learnt_from_keywords_too(corpus: Corpus, view: str) -> None:
 
     written, drawn = words("as_written"), words("drawn")
     assert ("Ġpuppy" in written, "Ġpuppy" in drawn) == (False, True)
+
+
+BESIDE = {"text_list": [], "image_info": []}  # every line has these fields
+SEQUENCE = BESIDE | {
+    "segments": [
+        {"text": "faces."},
+        {"image": "red.png", "subject": {"keywords": ["forged"]}, "caption": 0},
+        {"text": WRITTEN},
+        {"text": "wool"},
+        {"image": "white.png"},
+        {"image": "blue.png"},
+        {"text": "so is this"},
+    ]
+}
+
+
+def test_a_sequence_draws_the_text_beside_an_image_that_is_its_caption(
+    kit: Any, corpus: Corpus, open_stream: Any, tokenizer: Tokenizer
+) -> None:
+    """The one behind it, or else the one before; prose, and fields that the file has there, change nothing."""
+    kit.write("interleaved.jsonl", [SEQUENCE])
+    sequences = open_corpus(kit.root)
+    drawn, plain = open_stream(DRAWN, corpus=sequences), open_stream(INTERLEAVED, corpus=sequences)
+    again = open_stream(DRAWN, corpus=open_corpus(kit.root))
+    dogs, sheep = set(), set()
+    for position in range(40):
+        sample, written = drawn[position], plain[position]
+        assert isinstance(sample, Sample)
+        assert isinstance(written, Sample)
+        assert sample.token_ids.tobytes() == again[position].token_ids.tobytes()
+        assert texts_of(written, tokenizer) == ["faces.", f"{WRITTEN} wool", "so is this"]
+        first, middle, last = texts_of(sample, tokenizer)
+        assert (first, last) == ("faces.", "so is this")
+        dog = next(text for text in ("dog face", "dog", "pet", "puppy", WRITTEN) if middle.startswith(text))
+        dogs.add(dog)
+        sheep.update(word for word in ("sheep", "wool", "farm") if word in middle)
+    assert len(dogs) >= 4
+    assert sheep == {"sheep", "wool", "farm"}
+
+
+def test_malformed_segments_are_left_out_and_not_drawn(kit: Any, corpus: Corpus, open_stream: Any) -> None:
+    good = {"segments": [{"image": "red.png"}, {"text": WRITTEN}]}
+    lines = [good, {"segments": [{"image": 3}, "x"]}, {"segments": "none"}]
+    kit.write("interleaved.jsonl", [BESIDE | line for line in lines])
+    stream = open_stream(DRAWN, corpus=open_corpus(kit.root))
+    assert {isinstance(stream[position], Sample) for position in range(3)} == {True, False}
