@@ -1,4 +1,4 @@
-# make setup | up | demo [ONCE=1] | test [ARGS="tests/api -k name"] | check | lint | audit | sbom | lock [UPGRADE=1] | pin-images | clean
+# make setup | up [EXECUTOR=ray] | demo [ONCE=1] | test [ARGS="tests/api -k name"] | check | lint | audit | sbom | lock [UPGRADE=1] | pin-images | clean
 #
 # Everything lives in .venv and (at run time) .lcl, both inside this folder. PYTHON=/path/to/python chooses
 # the interpreter; otherwise the first one below that is new enough and can make virtual environments. TORCH_INDEX=URL
@@ -22,7 +22,7 @@ help:
 setup: .venv/.service
 
 up: setup
-	@exec .venv/bin/python -m deploy.local up
+	@exec env $(if $(EXECUTOR),LCL_EXECUTOR=$(EXECUTOR)) .venv/bin/python -m deploy.local up
 
 demo: setup
 	@exec .venv/bin/python -m deploy.local demo $(if $(filter-out 0 no false,$(ONCE)),--once)

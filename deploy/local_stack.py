@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Self
 
@@ -23,6 +25,7 @@ from deploy.process import (
     ProcessStack,
     Restarter,
     Service,
+    free_port,
     listening_socket,
     never,
     responds,
@@ -104,6 +107,7 @@ class LocalStack:
         self._ports = ports
         self._broker: EmbeddedBroker | None = None
         self._lock: IO[str] | None = None
+        self._ray_folder: tempfile.TemporaryDirectory[str] | None = None
         self._sockets: list[socket.socket] = []
         self._restarter = Restarter(log)
         self.api_url = self.page_url = self._page_token = ""
@@ -177,7 +181,8 @@ class LocalStack:
         self.stack.start(Service("api", ("python", "-m", "api"), api, grace=10, sockets=sockets))
         # longer than the worker waits for its job processes, so that the worker ends them
         grace = settings.cancel_grace_seconds + 10
-        self.stack.start(Service("worker", ("python", "-m", "workers"), shared, grace=grace))
+        worker = shared | self._start_ray()
+        self.stack.start(Service("worker", ("python", "-m", "workers"), worker, grace=grace))
         self._wait(f"{self.api_url}/healthz", "the api")
         page = {**UI_ENV, "LCL_HOME": str(self.home), "LCL_API_URL": self.api_url}
         self._page_token = ui_token(self.home)
@@ -194,6 +199,26 @@ class LocalStack:
         self._broker = EmbeddedBroker(self.home)
         self._broker.start()
         return self._broker.url
+
+    def _start_ray(self) -> dict[str, str]:
+        """Start a Ray cluster of this machine where runs go to Ray and no other cluster is named.
+
+        Returns: environment of the worker. Its runs end with the cluster, so they do not outlive it.
+        """
+        settings = WorkerSettings(home=self.home)
+        if settings.executor != "ray" or "ray_address" in settings.model_fields_set:
+            return {}
+        if find_spec("ray") is None:
+            raise UserError("EXECUTOR=ray needs Ray: .venv/bin/pip install 'lcl[ray]'", code="executor_missing")
+        address = f"{LOOPBACK}:{free_port(0)}"
+        self._ray_folder = tempfile.TemporaryDirectory(prefix="lcl-ray-")  # paths of sockets are short ones
+        command = (
+            *("python", "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+            *("--include-dashboard=false", f"--node-ip-address={LOOPBACK}", f"--port={address.rpartition(':')[2]}"),
+            f"--temp-dir={self._ray_folder.name}",
+        )
+        self.stack.start(Service("ray", command, {"RAY_USAGE_STATS_ENABLED": "0"}, grace=15))
+        return {"LCL_RAY_ADDRESS": address, "LCL_RAY_DETACH": "false"}
 
     def _listen(self, port: int) -> socket.socket:
         listener = listening_socket(port)
@@ -222,6 +247,9 @@ class LocalStack:
             self._broker = None
         while self._sockets:
             self._sockets.pop().close()
+        if self._ray_folder:
+            self._ray_folder.cleanup()
+            self._ray_folder = None
         if self._lock:
             self._lock.close()
             self._lock = None

@@ -35,7 +35,7 @@ def main() -> int:
     except SettingsError as error:
         return _print_error(str(error), 2)
     except UserError as error:
-        return _print_error(str(error), 1 if error.code == "home_unusable" else 2)
+        return _print_error(str(error), 1 if error.code in ("home_unusable", "executor_unreachable") else 2)
     except (SQLAlchemyError, OSError) as error:
         return _print_error(str(error), 1)
 

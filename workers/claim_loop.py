@@ -9,9 +9,10 @@ import structlog
 
 from lcl_core.db.gang import MemberLease
 from lcl_core.db.leases import Claim
-from lcl_core.db.queue import claim_next
+from lcl_core.db.queue import claim_for_engine, claim_next
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.workers import WorkerIdentity
+from workers.executors.base import Executor
 from workers.logs import log_database_error
 
 log = structlog.get_logger(__name__)
@@ -21,6 +22,7 @@ class ClaimLoop:
     """Claims runs while it has free slots.
 
     Args:
+        executor: one that places all nodes of a run says what it has free; None: this worker leases its own devices.
         work: supervises one claimed run, or one member of a gang; it requeues the run when the event is set. Returns
             what the worker has claimed instead of waiting for its gang.
     """
@@ -31,11 +33,13 @@ class ClaimLoop:
         database: Database,
         lease_seconds: float,
         work: Callable[[Claim | MemberLease, threading.Event], Claim | MemberLease | None],
+        executor: Executor | None = None,
     ) -> None:
         self._worker = worker
         self._database = database
         self._lease_seconds = lease_seconds
         self._work = work
+        self._executor = executor
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._notifications = 0
@@ -83,9 +87,15 @@ class ClaimLoop:
                 self._threads.discard(threading.current_thread())
 
     def _claim(self) -> Claim | MemberLease | None:
+        worker, seconds = self._worker, self._lease_seconds
         try:
+            if self._executor is not None and self._executor.places_nodes:
+                capacity = self._executor.capacity()
+                if capacity is None:
+                    return None
+                with self._database.session() as session:
+                    return claim_for_engine(session, worker.id, seconds, worker.offers, capacity)
             with self._database.session() as session:
-                worker, seconds = self._worker, self._lease_seconds
                 return claim_next(session, worker.id, seconds, worker.offers, devices=worker.gpu_ids)
         except UNREACHABLE as error:
             log_database_error(error)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class StopReason(Enum):
     SHUTDOWN = "shutdown"  # of the worker
     DATABASE = "database"  # it did not answer, and the lease was about to run out
     HUNG = "hung"  # no progress until the deadline
+    MACHINE = "machine"  # the executor has lost it
+    DETACHED = "detached"  # it goes on, and the next worker re-attaches
     NODE = "node"  # another node of the run has failed, and this one would wait for it forever
 
 
@@ -45,6 +47,7 @@ _REQUEUED = {
     StopReason.SHUTDOWN: ("interrupted", "the worker is leaving"),
     StopReason.DATABASE: ("database_away", "the database did not answer its worker for half of a lease"),
     StopReason.NODE: ("node_lost", "another node of the run was lost"),
+    StopReason.DETACHED: ("interrupted", "the worker is leaving, and the next one re-attaches to the processes"),
 }
 
 
@@ -55,11 +58,13 @@ class Requeue:
     Attributes:
         rule: of the failure table; says whether the attempt is counted, when the next one may start, and how many.
         message: of the run's reason, when no attempt is left. ``cause`` if empty.
+        keeps_processes: they go on, for the next worker to re-attach.
     """
 
     rule: FailureRule
     cause: str
     message: str = ""
+    keeps_processes: bool = False
 
     @classmethod
     def by(cls, name: str, cause: str, message: str = "") -> Requeue:
@@ -82,12 +87,16 @@ class ProcessExit:
 
     Attributes:
         hang: what is known of a process that was stopped because it hung.
+        loss: what the executor says of a machine that it has lost.
+        log_file: with its output; None: that of RUN_DIR.
     """
 
     status: int
     stop_reason: StopReason | None
     log_start: int
     hang: str = ""
+    loss: str = ""
+    log_file: Path | None = None
 
 
 def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutcome | Requeue:
@@ -98,6 +107,10 @@ def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutc
         return classify_error(json.loads(run_dir.error_file.read_text(encoding="utf-8")))
     if exited.stop_reason is StopReason.CANCEL:
         return RunCancelled()
+    if exited.stop_reason is StopReason.MACHINE:
+        return Requeue.by("machine_lost", exited.loss)
+    if exited.stop_reason is StopReason.DETACHED:
+        return replace(Requeue.by(*_REQUEUED[exited.stop_reason]), keeps_processes=True)
     if exited.stop_reason in _REQUEUED:
         return Requeue.by(*_REQUEUED[exited.stop_reason])
     if exited.stop_reason is StopReason.HUNG:
@@ -120,7 +133,8 @@ def classify_error(reason: dict[str, Any]) -> RunOutcome | Requeue:
 
 def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutcome | Requeue:
     """Nobody stopped the process, and it wrote neither result nor error."""
-    line = last_error_line(run_dir.log_file, exited.log_start)
+    log_file = exited.log_file or run_dir.log_file
+    line = last_error_line(log_file, exited.log_start)
     where = f"; `lcl runs logs {claim.run_id}` shows the whole log"
     if exited.status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, ExitCode.CANCELLED):
         return _classify_outside_kill(claim, exited.status, where)
@@ -133,7 +147,7 @@ def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunO
         return storage_failure(FailureCode[ExitCode(exited.status).name], run_dir.path)
     if exited.status == ExitCode.OK:
         return _failed("no_result", f"the process ended without a result{where}")
-    rule = infrastructure_cause(_log_lines(run_dir.log_file, exited.log_start))
+    rule = infrastructure_cause(_log_lines(log_file, exited.log_start))
     if rule is not None:
         return Requeue.by(rule.cause, f"{rule.evidence} ({line})", f"{rule.evidence}: {line}{where}")
     if exited.status < 0:

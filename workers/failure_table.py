@@ -23,6 +23,7 @@ class Policy(Enum):
     COUNTED = "queued; the attempt is counted"
     AT_ONCE = "queued at once, or paused; not counted"
     DELAYED = "queued with a delay that doubles; not counted"
+    WAITING = "queued again after 10 s, however often; not counted"
     FINAL = "failed at once"
 
 
@@ -53,7 +54,7 @@ class FailureRule:
         Args:
             setbacks: since the last new checkpoint, without the one that is being decided.
         """
-        if self.policy is Policy.AT_ONCE:
+        if self.policy in (Policy.AT_ONCE, Policy.WAITING):
             return False
         retries = INFRASTRUCTURE_RETRIES if self.policy is Policy.DELAYED else self.retries
         if retries is not None and setbacks.get(self.cause, 0) >= retries:
@@ -62,6 +63,8 @@ class FailureRule:
 
     def delay_seconds(self, setbacks: Setbacks) -> float:
         """Until the run may be claimed again."""
+        if self.policy is Policy.WAITING:
+            return FIRST_DELAY_SECONDS
         if self.policy is not Policy.DELAYED:
             return 0.0
         return min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** setbacks.get(self.cause, 0))
@@ -87,6 +90,8 @@ _TABLE = (
     ),
     FailureRule("interrupted", "the worker is leaving, or the run is being paused", Policy.AT_ONCE),
     FailureRule("database_away", "the lease could not be renewed: the run was stopped at a checkpoint", Policy.AT_ONCE),
+    FailureRule("machine_lost", "the engine of the executor has lost a machine of the run", Policy.DELAYED),
+    FailureRule("no_capacity", "the engine of the executor has no place for the whole run at present", Policy.WAITING),
     FailureRule("run_dir_busy", "another process still has the lock of the run's folder", Policy.DELAYED),
     FailureRule(
         "store_unreachable",

@@ -37,7 +37,8 @@ from lcl_core.db.leases import Claim, StaleLease
 from lcl_core.db.queue import claim_next
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.workers import WorkerIdentity
-from workers.executors.local import JobProcess
+from workers.executors.base import Executor, Job, JobRequest
+from workers.executors.local import LocalExecutor
 from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_exit, os_error_failure
 from workers.failure_table import RULES, Policy
 from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
@@ -57,11 +58,11 @@ def published_rendezvous(
 ) -> Iterator[dict[str, str]]:
     """Publish the rendezvous address of the nodes, once RUN_DIR is ready; its port stays reserved until the block ends.
 
-    Yields: environment variables for the process of node 0; none for a run of one node.
+    Yields: environment variables for the process of node 0; none where no other worker has a node.
 
     Raises: StaleLease, UNREACHABLE, OSError; UserError ``no_worker_address``.
     """
-    if claim.nodes == 1:
+    if not claim.is_gang:
         yield {}
         return
 
@@ -196,15 +197,22 @@ class GangMember:
 
     Args:
         worker: this worker, which claims runs that come before a run that it waits for.
+        executor: where its processes run; None: on this machine.
     """
 
     def __init__(
-        self, database: Database, settings: WorkerSettings, modules: Mapping[str, str], worker: WorkerIdentity
+        self,
+        database: Database,
+        settings: WorkerSettings,
+        modules: Mapping[str, str],
+        worker: WorkerIdentity,
+        executor: Executor | None = None,
     ) -> None:
         self._database = database
         self._settings = settings
         self._modules = modules
         self._worker = worker
+        self._executor: Executor = executor or LocalExecutor(settings)
 
     def run(self, lease: MemberLease, stopping: threading.Event) -> Claim | MemberLease | None:
         """Hold the member lease until the attempt is over, or the worker is needed elsewhere before it begins.
@@ -293,8 +301,9 @@ class GangMember:
         node = NodeInfo.at(rendezvous.address, claim.node, claim.nodes, self._settings.gang_seconds)
         env = gang_env(self._settings, node) | visible_devices_env(claim.devices)
         keeper.confirm()
-        with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
-            log.info("started", kind=claim.kind, attempt=claim.attempt, node=claim.node, pid=process.pid)
+        request = JobRequest(self._modules[claim.kind], run_dir, title, self._settings.protocols, env)
+        with self._executor.start(request, lambda _: None) as process:
+            log.info("started", kind=claim.kind, attempt=claim.attempt, node=claim.node, **process.identity)
             exited = self._until_exit(process, lease, keeper, stopping)
         log.info("job_exited", status=exited.status)
         if exited.status == ExitCode.OK:
@@ -322,7 +331,7 @@ class GangMember:
             log_database_error(error)
 
     def _until_exit(
-        self, process: JobProcess, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
+        self, process: Job, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
     ) -> ProcessExit:
         """Raises: StaleLease when the attempt is over for all nodes; the caller ends the process."""
         reason = None

@@ -159,11 +159,12 @@ class ProgressDeadline:
         )
 
 
-def dump_stacks(run_dir: RunDir, group: int) -> str:
-    """Have the processes of a job write their stacks to ``artifacts/stacks.txt``. Returns: what came of it.
+def dump_stacks(run_dir: RunDir, group: int, name: str = "stacks.txt") -> str:
+    """Have the processes of a job write their stacks to an artifact. Returns: what came of it.
 
     Args:
         group: process group of the job.
+        name: of the artifact.
     """
     files = {path: _size(path) for path in run_dir.stacks.glob("*.txt") if _in_group(path, group)}
     for path in files:
@@ -177,8 +178,8 @@ def dump_stacks(run_dir: RunDir, group: int) -> str:
     if not written:
         return "none of its processes wrote its stacks"
     parts = [f"=== {path.read_text(encoding='utf-8', errors='replace')}" for path in sorted(written)]
-    (run_dir.artifacts / "stacks.txt").write_text("\n".join(parts), encoding="utf-8")
-    return f"the artifact stacks.txt has the stacks of {len(written)} of its processes"
+    (run_dir.artifacts / name).write_text("\n".join(parts), encoding="utf-8")
+    return f"the artifact {name} has the stacks of {len(written)} of its processes"
 
 
 def _in_group(path: Path, group: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from lcl_core.common.run_dir import RunDir
+from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.gang import MemberFailure, member_failures
 from lcl_core.db.leases import (
     Claim,
@@ -21,9 +21,9 @@ from lcl_core.db.leases import (
 )
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
-from workers.executors.local import JobProcess
+from workers.executors.base import Job, MachineLost
 from workers.exit_outcome import ProcessExit, StopReason
-from workers.job_output import MetricsTail, PendingMetrics, ProgressDeadline, dump_stacks, newest_checkpoint
+from workers.job_output import MetricsTail, PendingMetrics, ProgressDeadline, newest_checkpoint
 from workers.lease_keeper import LeaseKeeper
 from workers.logs import log_database_error
 from workers.settings import WorkerSettings
@@ -59,7 +59,7 @@ class JobMonitor:
         database: Database,
         settings: WorkerSettings,
         claim: Claim,
-        process: JobProcess,
+        process: Job,
         run_dir: RunDir,
         tail: MetricsTail,
         lease: LeaseKeeper,
@@ -80,19 +80,33 @@ class JobMonitor:
         self._stopping = stopping
         self._progress = ProgressDeadline(settings.hung_seconds)
         self._stop_reason: StopReason | None = None
-        self._hang: str = ""
+        self._hang = self._loss = ""
         self._failures: list[MemberFailure] = []  # of other nodes
 
     def until_exit(self) -> ProcessExit:
         """Raises: StaleLease, after the process has been killed because the lease was lost."""
         self._clock.start()
         with self._lease.protect(self._process):
-            while (status := self._process.wait(self._settings.watch_seconds)) is None:
-                self._check()
+            status = self._until_status()
         self._lease.persist(self._exchange)
         if self._lease.ended_process and self._stop_reason is None:
             self._stop_reason = StopReason.DATABASE
-        return ProcessExit(status, self._stop_reason, self._process.log_start, self._hang)
+        job = self._process
+        return ProcessExit(status, self._stop_reason, job.log_start, self._hang, self._loss, job.log_file)
+
+    def _until_status(self) -> int:
+        """Exit status, or 0 where this worker leaves and the processes go on. Raises: StaleLease."""
+        try:
+            while (status := self._process.wait(self._settings.watch_seconds)) is None:
+                self._check()
+                if self._stop_reason is StopReason.DETACHED:
+                    return ExitCode.OK
+        except MachineLost as error:
+            log.warning("machine_lost", problem=str(error))
+            self._loss = str(error)
+            self._stop_reason = self._stop_reason or StopReason.MACHINE
+            return self._process.kill()
+        return status
 
     def _check(self) -> None:
         self._unsaved.read_from(self._tail)
@@ -152,7 +166,7 @@ class JobMonitor:
         elif state is State.PAUSING:
             self._stop(StopReason.PAUSE)
         elif self._stopping.is_set():
-            self._stop(StopReason.SHUTDOWN)
+            self._detach_or_stop(state)
         elif limit is not None and self._clock.seconds > limit:
             self._stop(StopReason.TIMEOUT)
         elif self._failures:
@@ -170,10 +184,17 @@ class JobMonitor:
     def _stop_hung(self) -> None:
         """A hung process would not write a checkpoint: it is killed once its stacks are known."""
         self._stop_reason = StopReason.HUNG
-        dumped = dump_stacks(self._run_dir, self._process.pid)
+        dumped = self._process.dump_stacks()
         self._hang = f"{self._progress.describe()}; {dumped}"
         log.warning("job_hung", problem=self._hang)
         self._process.kill()
+
+    def _detach_or_stop(self, state: State | None) -> None:
+        """The worker stops: the processes go on where another worker can re-attach, else they save their state."""
+        if state is State.RUNNING and self._process.detach():
+            self._stop_reason = StopReason.DETACHED
+        else:
+            self._stop(StopReason.SHUTDOWN)
 
     def _stop(self, reason: StopReason) -> None:
         log.info("stop_requested", reason=reason.value)

@@ -26,6 +26,18 @@ class WorkerSettings(Settings):
         pattern="^(auto|off|/.+)$",
         description="auto: fork jobs from a process that keeps their libraries loaded (Linux); off; or its socket",
     )
+    executor: Literal["local", "ray"] = Field(
+        "local", description="where the processes of runs run; docs/operations.md has what each needs"
+    )
+    ray_address: str = Field("auto", description="HOST:PORT of the Ray cluster; auto: that of this machine")
+    ray_namespace: str = Field(
+        "lcl", pattern="^[a-z0-9][a-z0-9-]{0,31}$", description="one a service, where several share a Ray cluster"
+    )
+    ray_cpus: float = Field(1.0, gt=0, le=4096, description="that each node of a run gets of Ray")
+    ray_wait_seconds: float = Field(
+        20.0, gt=0, le=86_400, description="for a place for the whole run, before others get their turn"
+    )
+    ray_detach: bool = Field(True, description="runs go on while their worker is stopped and started again")
     gang_seconds: float = Field(
         300.0, gt=0, le=86_400, description="for the processes of a run of several nodes to connect to node 0"
     )

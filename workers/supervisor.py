@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -15,13 +17,14 @@ from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
-from lcl_core.db.leases import Claim, StaleLease, check_lease, read_setbacks, release_lease, renew_lease
+from lcl_core.db.leases import Claim, StaleLease, check_lease, read_setbacks, record_handle, release_lease, renew_lease
 from lcl_core.db.pgvector import CollectionDirectory
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from lcl_core.jobs import JOB_MODULES
-from workers.executors.local import JobProcess
-from workers.exit_outcome import Requeue, classify_error, classify_exit, os_error_failure
+from workers.executors.base import Executor, Handle, Job, JobRequest, MachineLost, NoCapacity
+from workers.executors.local import LocalExecutor
+from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_error, classify_exit, os_error_failure
 from workers.gang import combine_outcomes, is_secondary_failure, published_rendezvous
 from workers.job_output import MetricsTail
 from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
@@ -39,13 +42,21 @@ class Supervisor:
 
     Args:
         modules: that run each job kind.
+        executor: where they run; None: on this machine.
     """
 
-    def __init__(self, database: Database, settings: WorkerSettings, modules: Mapping[str, str] = JOB_MODULES) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: WorkerSettings,
+        modules: Mapping[str, str] = JOB_MODULES,
+        executor: Executor | None = None,
+    ) -> None:
         self._database = database
         self._settings = settings
         self._modules = modules
         self._artifacts = Artifacts(settings)
+        self._executor: Executor = executor or LocalExecutor(settings)
 
     def run(self, claim: Claim, stopping: threading.Event) -> None:
         """Work on a claimed run until it is completed, requeued or lost. ``stopping`` requests to requeue it."""
@@ -69,16 +80,22 @@ class Supervisor:
         """Outcome of one attempt. Raises: StaleLease, UNREACHABLE."""
         try:
             lease.confirm()
+            if claim.handle is not None:
+                return self._classify(claim, run_dir, lease, self._reattach(claim, run_dir, lease, clock, stopping))
             with (
                 fetch_inputs(self._database, self._settings, self._artifacts, claim, lease) as fetched,
                 locked_run_dir(self._settings, run_dir, lease),
             ):
                 lease.persist(lambda: prepare_run_dir(self._database, self._settings, claim, run_dir, fetched))
-                return self._work(claim, run_dir, lease, clock, stopping)
+                return self._classify(claim, run_dir, lease, self._work(claim, run_dir, lease, clock, stopping))
         except AttemptInterrupted as interruption:
-            return Requeue.by("interrupted", str(interruption))
+            return replace(Requeue.by("interrupted", str(interruption)), keeps_processes=claim.handle is not None)
         except (StaleLease, *UNREACHABLE):
             raise
+        except NoCapacity as error:
+            return Requeue.by("no_capacity", str(error))
+        except MachineLost as error:
+            return classify_exit(claim, run_dir, ProcessExit(-signal.SIGKILL, StopReason.MACHINE, 0, loss=str(error)))
         except UserError as error:
             return classify_error(error.to_dict())
         except OSError as error:
@@ -90,25 +107,72 @@ class Supervisor:
 
     def _work(
         self, claim: Claim, run_dir: RunDir, lease: LeaseKeeper, clock: WorkClock, stopping: threading.Event
-    ) -> RunOutcome | Requeue:
-        tail = MetricsTail(run_dir.metrics_file)
+    ) -> ProcessExit:
+        """Raises: StaleLease, AttemptInterrupted, NoCapacity, MachineLost, UserError, OSError."""
+
+        def remember(handle: Handle) -> None:
+            def record() -> None:
+                with self._database.session() as session:
+                    record_handle(session, claim, handle)
+
+            lease.persist(record)
+
         title = f"attempt {claim.attempt} on {claim.worker}"
+        with published_rendezvous(self._database, self._settings, claim, lease) as gang_env:
+            places_nodes = self._executor.places_nodes
+            env = gang_env if places_nodes else visible_devices_env(claim.devices) | gang_env
+            request = JobRequest(
+                self._modules[claim.kind],
+                run_dir,
+                title,
+                self._settings.protocols,
+                env,
+                name=claim.run_id,
+                nodes=claim.nodes if places_nodes else 1,
+                gpus=claim.gpus if claim.resource != "cpu" else 0,
+                check=lease.raise_if_interrupted,
+            )
+            lease.confirm()
+            run_dir.unlock()  # for the process, which locks it again
+            with self._executor.start(request, remember) as job:
+                log.info("started", kind=claim.kind, attempt=claim.attempt, **job.identity)
+                return self._monitor(claim, job, run_dir, lease, clock, stopping)
+
+    def _reattach(
+        self,
+        claim: Claim,
+        run_dir: RunDir,
+        lease: LeaseKeeper,
+        clock: WorkClock,
+        stopping: threading.Event,
+    ) -> ProcessExit:
+        """Go on with processes that have outlived their worker. Raises: StaleLease, MachineLost."""
+        with self._executor.attach(claim.handle or {}, run_dir) as job:
+            log.info("reattached", kind=claim.kind, attempt=claim.attempt, **job.identity)
+            return self._monitor(claim, job, run_dir, lease, clock, stopping)
+
+    def _monitor(
+        self,
+        claim: Claim,
+        job: Job,
+        run_dir: RunDir,
+        lease: LeaseKeeper,
+        clock: WorkClock,
+        stopping: threading.Event,
+    ) -> ProcessExit:
+        tail = MetricsTail(run_dir.metrics_file)
         try:
-            with published_rendezvous(self._database, self._settings, claim, lease) as gang_env:
-                env = visible_devices_env(claim.devices) | gang_env
-                lease.confirm()
-                run_dir.unlock()  # for the process, which locks it again
-                with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
-                    log.info("started", kind=claim.kind, attempt=claim.attempt, pid=process.pid)
-                    monitor = JobMonitor(
-                        self._database, self._settings, claim, process, run_dir, tail, lease, clock, stopping
-                    )
-                    exited = monitor.until_exit()
+            monitor = JobMonitor(self._database, self._settings, claim, job, run_dir, tail, lease, clock, stopping)
+            exited = monitor.until_exit()
         finally:
             tail.close()
-        log.info("job_exited", status=exited.status)
+        if exited.stop_reason is not StopReason.DETACHED:
+            log.info("job_exited", status=exited.status)
+        return exited
+
+    def _classify(self, claim: Claim, run_dir: RunDir, lease: LeaseKeeper, exited: ProcessExit) -> RunOutcome | Requeue:
         outcome = classify_exit(claim, run_dir, exited)
-        if claim.nodes > 1 and is_secondary_failure(run_dir, exited):
+        if claim.is_gang and is_secondary_failure(run_dir, exited):
             outcome = combine_outcomes(self._database, self._settings, claim, lease, outcome)
         return outcome
 
@@ -154,6 +218,7 @@ class Supervisor:
                 cause=outcome.cause,
                 code=rule.cause,
                 delay_seconds=rule.delay_seconds(setbacks),
+                keep_handle=outcome.keeps_processes,
             )
 
 

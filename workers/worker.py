@@ -28,7 +28,7 @@ from lcl_core.db.wakeup import PING, WAKE, WakeupProducer, producer_app
 from lcl_core.db.workers import WorkerIdentity, deregister, record_wakeup
 from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
-from workers.executors.local import fork_server
+from workers.executors.base import Executor, create_executor
 from workers.gang import GangMember
 from workers.logs import log_database_error
 from workers.maintenance import PeriodicTask, QueueMaintenance, garbage_task, upload_tasks
@@ -97,11 +97,12 @@ class WorkerProcess:
         self._modules = modules
         self._database = Database(settings.resolved_database_url)
         self._wakeups = WakeupProducer(settings.resolved_broker_url)
-        gpus = _gpus(settings)
-        self._identity = _identity(settings, gpus)
-        self._supervisor = Supervisor(self._database, settings, modules)
-        self._member = GangMember(self._database, settings, modules, self._identity)
-        self._claim_loop = ClaimLoop(self._identity, self._database, settings.lease_seconds, self._work)
+        self._executor = create_executor(settings)
+        gpus = [] if self._executor.places_nodes else _gpus(settings)
+        self._identity = _identity(settings, gpus, self._executor)
+        self._supervisor = Supervisor(self._database, settings, modules, self._executor)
+        self._member = GangMember(self._database, settings, modules, self._identity, self._executor)
+        self._claim_loop = ClaimLoop(self._identity, self._database, settings.lease_seconds, self._work, self._executor)
         self._queue = QueueMaintenance(self._database, self._wakeups, self._claim_loop, self._identity, settings, gpus)
         self._tasks: list[PeriodicTask | WebhookSender] = [
             self._queue.task(),
@@ -114,11 +115,12 @@ class WorkerProcess:
         """Serve. Returns: the exit status. At shutdown its runs are requeued, for another worker to resume."""
         self._settings.home.mkdir(parents=True, exist_ok=True)
         self._await_database()
-        for task in self._tasks:
-            task.start()
-        signals.worker_shutting_down.connect(self._on_shutdown)
-        log.info("worker_ready", worker=self._identity.id, devices=self._identity.devices, offers=self._identity.offers)
-        with fork_server(self._settings.fork_server, self._modules.values()):
+        with self._executor.serving(self._modules.values()):
+            for task in self._tasks:
+                task.start()
+            signals.worker_shutting_down.connect(self._on_shutdown)
+            identity = self._identity
+            log.info("worker_ready", worker=identity.id, devices=identity.devices, offers=identity.offers)
             try:
                 return self._consume()
             finally:
@@ -176,11 +178,15 @@ class WorkerProcess:
         log.info("worker_ended", worker=self._identity.id)
 
 
-def _identity(settings: WorkerSettings, gpus: Sequence[Gpu]) -> WorkerIdentity:
+def _identity(settings: WorkerSettings, gpus: Sequence[Gpu], executor: Executor) -> WorkerIdentity:
     """Without ``gpu`` among its offers a worker leases no device to its runs: they use the processor."""
     host, pid = socket.gethostname(), os.getpid()
-    offers = tuple(settings.worker_offers) or (("cpu", "gpu") if gpus else ("cpu",))
-    devices = tuple(gpu.name for gpu in gpus) or (f"cpu ({usable_cores()} cores)",)
+    offers = tuple(settings.worker_offers) or (("cpu", "gpu") if gpus or executor.places_nodes else ("cpu",))
+    devices = (
+        (f"executor {settings.executor}",)
+        if executor.places_nodes
+        else tuple(gpu.name for gpu in gpus) or (f"cpu ({usable_cores()} cores)",)
+    )
     ids = tuple(gpu.id for gpu in gpus) if "gpu" in offers else ()
     name, home = f"{host}-{pid}-{secrets.token_hex(3)}", home_id(settings.home)
     return WorkerIdentity(name, host, pid, settings.worker_slots, devices, offers, ids, home)

@@ -26,7 +26,8 @@ def forbid_downloads(environment: MutableMapping[str, str] = os.environ) -> None
 # with these a process would believe that it is a rank of another distributed job
 _DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"}
 _DISTRIBUTED |= {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
-_DISTRIBUTED_PREFIXES = ("ROLE_", "SLURM", "TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "MPI_")
+_DISTRIBUTED |= {"SPT_NOENV", "PYTHONBREAKPOINT"}  # of Ray's workers; a breakpoint would wait for Ray's debugger
+_DISTRIBUTED_PREFIXES = ("RAY_", "ROLE_", "SLURM", "TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "MPI_")
 _SECRET_WORDS = {"KEY", "KEYS", "SECRET", "SECRETS", "TOKEN", "TOKENS", "PASSWORD", "PASSWD", "CREDENTIAL"}
 _SECRET_WORDS |= {"CREDENTIALS", "PGPASSWORD", "PGPASSFILE", "DSN"}
 _URLS_WITH_PASSWORDS = {"LCL_DATABASE_URL", "LCL_BROKER_URL", "DATABASE_URL", "REDIS_URL"}  # may hold a password

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Float, Subquery, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
-from lcl_core.db.leases import Claim, StaleLease
+from lcl_core.db.leases import REATTACH_SECONDS, Claim, StaleLease
 from lcl_core.db.models import GangMemberRow, Run, Worker
 from lcl_core.db.session import now, sql_now
 from lcl_core.db.states import LEASED, State
@@ -183,7 +183,7 @@ def member_failures(session: Session, claim: Claim, count_lost: bool = True) -> 
     Args:
         count_lost: False just after the database was away, when no node can have renewed its lease yet.
     """
-    if claim.nodes == 1:
+    if not claim.is_gang:
         return [], True
     query = select(GangMemberRow).where(
         GangMemberRow.run_id == claim.run_id, GangMemberRow.lease_token == claim.token, GangMemberRow.number > 0
@@ -273,6 +273,12 @@ def is_due(session: Session) -> ColumnElement[bool]:
     return or_(Run.ready_at.is_(None), Run.ready_at <= sql_now(session))
 
 
+def awaits_no_engine(session: Session) -> ColumnElement[bool]:
+    """Condition on a queued run: none of its processes may still wait for a worker that re-attaches to them."""
+    waited = Run.ready_at < sql_now(session) - timedelta(seconds=REATTACH_SECONDS)
+    return or_(Run.handle.is_(None), waited)
+
+
 def find_reservation(
     session: Session, worker_id: str, offers: Sequence[str], pool: DevicePool, joined: str | None = None
 ) -> Reservation | None:
@@ -317,7 +323,7 @@ def _queued_gangs(session: Session, offers: Sequence[str], pool: DevicePool) -> 
         select(Run, func.coalesce(owners.c.runs, 0))
         .outerjoin(owners, owners.c.owner == Run.owner)
         .where(Run.state == State.QUEUED.value, Run.nodes > 1, Run.resource.in_([*offers, ANY_DEVICE]))
-        .where(is_due(session), Run.id.not_in(pool.passed))
+        .where(is_due(session), awaits_no_engine(session), Run.id.not_in(pool.passed))
         .execution_options(populate_existing=True)
     )
     gangs = [(run, running) for run, running in session.execute(query).tuples()]

@@ -24,7 +24,11 @@ from lcl_core.jobs import ANY_DEVICE
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_owner": None, "lease_expires_at": None}
 # {cause: number of attempts that it ended since the run's last new checkpoint}; under COUNTED those of max_attempts
 Setbacks = Mapping[str, int]
-COUNTED = "attempts"
+COUNTED, REATTACHED = "attempts", "reattached"
+# Processes on an executor that outlives its workers wait so long for one that re-attaches, then save their state and
+# end. A run is queued uncounted for that so many times without a new checkpoint.
+REATTACH_SECONDS = 300.0
+REATTACHMENTS = 10
 _CLAIM_FIELDS = (
     "kind",
     "spec",
@@ -35,6 +39,8 @@ _CLAIM_FIELDS = (
     "continues",
     "resource",
     "nodes",
+    "gpus",
+    "handle",
 )
 _ROWS_A_STATEMENT = 500
 
@@ -59,9 +65,17 @@ class Claim:
     continues: str | None = None
     resource: str = ANY_DEVICE
     nodes: int = 1
+    gpus: int = 1  # of each node that runs on GPUs
     node: int = 0  # number of this node; node 0 has the lease
     devices: tuple[str, ...] = ()  # ids of the GPUs that this node may use; none: the processor
     waited_seconds: float = 0.0  # from when the run could have been claimed
+    handle: dict[str, Any] | None = None  # of processes that outlived the worker before
+    engine: bool = False  # the executor places the processes of all nodes; else each node has a worker of its own
+
+    @property
+    def is_gang(self) -> bool:
+        """Whether other workers have the other nodes."""
+        return self.nodes > 1 and not self.engine
 
     @classmethod
     def of(cls, run: Run, token: str, worker: str, **more: Any) -> Claim:
@@ -80,6 +94,8 @@ def transition(run: Run, target: State, **changes: Any) -> Run:
     run.reserved_at = None
     for name, value in changes.items():
         setattr(run, name, value)
+    if target not in LEASED and target is not State.QUEUED:
+        run.handle = None
     session = object_session(run)
     if target in NOTIFIED_STATES and session is not None:
         enqueue_webhooks(session, run)
@@ -121,6 +137,7 @@ def release_lease(
     cause: str = "the worker gave it back",
     code: str = "",
     delay_seconds: float = 0.0,
+    keep_handle: bool = False,
 ) -> State:
     """Release an unfinished run, for another worker to resume; a pausing or cancelling one is paused or cancelled.
 
@@ -128,12 +145,15 @@ def release_lease(
         uses_attempt: the attempt counts, as one whose worker was lost.
         code: cause that is counted until the next new checkpoint.
         delay_seconds: until the run may be claimed again.
+        keep_handle: its processes go on, and the next worker re-attaches to them.
 
     Raises: StaleLease.
     """
     run, moment = lock_with_lease(session, claim), now(session)
     later = f"; the next attempt starts in {delay_seconds:g} s" if delay_seconds else ""
     run.interruption = {"code": "handed_back", "message": f"{cause}, in attempt {run.attempt}{later}"}
+    if not keep_handle:
+        run.handle = None
     if uses_attempt or run.state == State.CANCELLING:
         _handle_lost_worker(run, moment, code or "released")
     else:
@@ -143,6 +163,11 @@ def release_lease(
         _requeue_or_pause(run, moment + timedelta(seconds=delay_seconds))
     record_increments(session, end_increments(run))
     return State(run.state)
+
+
+def record_handle(session: Session, claim: Claim, handle: dict[str, Any]) -> None:
+    """Record how another worker re-attaches to the run's processes, before they start. Raises: StaleLease."""
+    lock_with_lease(session, claim).handle = handle
 
 
 def read_setbacks(session: Session, claim: Claim) -> Setbacks:
@@ -160,13 +185,25 @@ def expire_leases(session: Session) -> list[Run]:
     )
     lost = list(session.scalars(query))
     for run in lost:
-        count = (run.setbacks or {}).get(COUNTED, 0) + 1
         message = f"worker {run.lease_owner} was lost in attempt {run.attempt}"
+        if _can_be_reattached(run):
+            run.interruption = {"code": "worker_lost", "message": f"{message}; the next worker re-attaches to it"}
+            run.attempt -= 1  # the next claim goes on with it
+            _count_setback(run, REATTACHED)
+            transition(run, State.QUEUED, ready_at=moment, **NO_LEASE)
+            continue
+        count = (run.setbacks or {}).get(COUNTED, 0) + 1
         of = f"{count} of {run.max_attempts} without a new checkpoint"
         run.interruption = {"code": "worker_lost", "message": f"{message} ({of})"}
         _handle_lost_worker(run, moment, "worker_lost")
     record_increments(session, [LEASE_LOSSES.increment(kind=run.kind) for run in lost] + end_increments(*lost))
     return lost
+
+
+def _can_be_reattached(run: Run) -> bool:
+    """Whether the run's processes may have outlived its worker."""
+    often = (run.setbacks or {}).get(REATTACHED, 0) >= REATTACHMENTS
+    return run.state == State.RUNNING and run.handle is not None and not often
 
 
 def _count_setback(run: Run, *causes: str) -> int:

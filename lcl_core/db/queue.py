@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from lcl_core.db.gang import (
     MemberLease,
     Reservation,
+    awaits_no_engine,
     find_reservation,
     is_due,
     join_gang,
@@ -107,12 +108,72 @@ def next_candidate(
         select(*need_columns(case((_needs_devices(pool.size), Run.gpus), else_=0)))
         .outerjoin(owners, owners.c.owner == Run.owner)
         .where(Run.state == State.QUEUED.value, Run.nodes == 1, is_due(session), Run.id.not_in(pool.passed))
+        .where(awaits_no_engine(session))
         .where(_can_be_claimed(offers, pool.size, pool.room))
         .order_by(*order)
     )
     if reservation is not None:
         query = query.where(reservation.admits(running, pool.reserving))
     return query.limit(1).with_for_update(of=Run, skip_locked=True)
+
+
+@dataclass(frozen=True)
+class EngineCapacity:
+    """What an engine that places the processes of runs has free at this moment.
+
+    Attributes:
+        executor: whose handles its workers re-attach to.
+        gpus: free, of all nodes.
+        has_gpus: whether any node has some; else runs of the class ``accelerator`` use processors.
+        cpus: free, of all nodes.
+        cpus_per_node: that each node of a run gets.
+    """
+
+    executor: str
+    nodes: int
+    cpus: float
+    gpus: float
+    has_gpus: bool
+    cpus_per_node: float = 1.0
+
+
+def claim_for_engine(
+    session: Session, worker: str, lease_seconds: float, offers: Sequence[str], capacity: EngineCapacity
+) -> Claim | None:
+    """Claim the next run, all its nodes, for a worker whose executor places processes itself; None: none fits.
+
+    Runs whose processes have outlived their worker come first, since they hold their place already. The order of the
+    others is that of :func:`claim_next`, without reservation: what fits now goes before what does not.
+    """
+    while True:
+        run_id = session.scalars(next_for_engine(session, offers, capacity)).one_or_none()
+        if run_id is None:
+            return None
+        claim = _claim_run(session, run_id, secrets.token_hex(16), worker, lease_seconds)
+        if claim is not None:
+            return replace(claim, engine=True)
+
+
+def next_for_engine(session: Session, offers: Sequence[str], capacity: EngineCapacity) -> Select[Any]:
+    """Query for the id of the next run of an engine; it locks the row and skips rows that others have locked."""
+    owners = running_by_owner()
+    own = func.coalesce(Run.handle["executor"].as_string(), "") == capacity.executor
+    needs = Run.resource.in_(["gpu", ANY_DEVICE]) if capacity.has_gpus else Run.resource == "gpu"
+    fits = and_(
+        Run.nodes <= capacity.nodes,
+        Run.nodes * capacity.cpus_per_node <= capacity.cpus,
+        or_(~needs, Run.nodes * Run.gpus <= capacity.gpus),
+        awaits_no_engine(session),
+    )
+    return (
+        select(Run.id)
+        .outerjoin(owners, owners.c.owner == Run.owner)
+        .where(Run.state == State.QUEUED.value, is_due(session), Run.resource.in_([*offers, ANY_DEVICE]))
+        .where(or_(own, fits))
+        .order_by(case((own, 0), else_=1), Run.priority.desc(), func.coalesce(owners.c.runs, 0), Run.queued_at, Run.id)
+        .limit(1)
+        .with_for_update(of=Run, skip_locked=True)
+    )
 
 
 def _lock_gang(session: Session, run_id: str, worker: str, offers: Sequence[str], pool: DevicePool) -> bool:

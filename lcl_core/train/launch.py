@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 
 from lcl_core.common.forked_process import Process, start_in_group
@@ -71,7 +72,7 @@ def _run_ranks(run_dir: str, processes: int, node: NodeInfo) -> int:
     for thread in threads:
         while thread.is_alive():  # with a timeout, so that signals are handled
             thread.join(0.2)
-    return _exit_status(failures)
+    return combined_status(failures)
 
 
 def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo, others: list[Process]) -> Process:
@@ -112,12 +113,15 @@ def _wait_for(rank: Process, ranks: list[Process], failures: list[int]) -> None:
     _signal_all(ranks, signal.SIGKILL)
 
 
-def _exit_status(failures: list[int]) -> int:
-    """The most informative status: one that a user can act on, else the first."""
+def combined_status(statuses: Sequence[int]) -> int:
+    """The most informative status of the processes of one job: one that a user can act on, else the first failure.
+
+    Args:
+        statuses: in the order in which the processes ended.
+    """
+    failures = [status for status in statuses if status != ExitCode.OK]
     telling = [status for status in _INFORMATIVE if status in failures]
-    if telling:
-        return telling[0]
-    return failures[0] if failures else ExitCode.OK
+    return (telling or failures or [ExitCode.OK])[0]
 
 
 def _signal_all(ranks: list[Process], number: signal.Signals) -> None:

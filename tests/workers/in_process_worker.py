@@ -6,7 +6,9 @@ import threading
 
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import leases, queue
+from lcl_core.db.gang import MemberLease
 from lcl_core.db.session import Database
+from workers.executors.base import Executor
 from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
 
@@ -14,21 +16,40 @@ from workers.supervisor import Supervisor
 class InProcessWorker:
     """Supervises claimed runs, here or in a thread."""
 
-    def __init__(self, database: Database, settings: WorkerSettings, modules: dict[str, str]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: WorkerSettings,
+        modules: dict[str, str],
+        executor: Executor | None = None,
+    ) -> None:
         self.database = database
         self.settings = settings
         self.stopping = threading.Event()
-        self._supervisor = Supervisor(database, settings, modules)
+        self._supervisor = Supervisor(database, settings, modules, executor)
+        self._executor = executor
         self._thread: threading.Thread | None = None
 
     def claim(self) -> leases.Claim:
-        with self.database.session() as session:
-            claimed = queue.claim_next(session, "desk", self.settings.lease_seconds)
+        claimed = self.try_claim()
         assert claimed is not None
         return claimed
 
+    def try_claim(self) -> leases.Claim | None:
+        seconds = self.settings.lease_seconds
+        capacity = None if self._executor is None else self._executor.capacity()
+        with self.database.session() as session:
+            if capacity is not None:
+                return queue.claim_for_engine(session, "desk", seconds, ("cpu", "gpu"), capacity)
+            claimed = queue.claim_next(session, "desk", seconds)
+        assert not isinstance(claimed, MemberLease)
+        return claimed
+
     def work(self) -> None:
-        self._supervisor.run(self.claim(), self.stopping)
+        self.supervise(self.claim())
+
+    def supervise(self, claim: leases.Claim) -> None:
+        self._supervisor.run(claim, self.stopping)
 
     def start(self) -> leases.Claim:
         claimed = self.claim()

@@ -85,7 +85,17 @@ def test_what_asks_for_no_fault_is_never_exhausted() -> None:
     assert not RULES["interrupted"].exhausted({"interrupted": 1000, COUNTED: 2}, 1)
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES.values() if rule.policy is not Policy.DELAYED])
+def test_a_run_without_a_place_waits_as_often_as_it_must() -> None:
+    rule, often = RULES["no_capacity"], {"no_capacity": 1000, COUNTED: 5}
+    assert rule.delay_seconds({}) == rule.delay_seconds(often) == 10.0
+    assert not rule.exhausted(often, 1)
+    assert not rule.uses_attempt
+
+
+WAITING = (Policy.DELAYED, Policy.WAITING)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES.values() if rule.policy not in WAITING])
 def test_only_infrastructure_waits(rule: object) -> None:
     assert rule.delay_seconds({}) == 0.0  # type: ignore[attr-defined]
 

@@ -16,7 +16,7 @@ from lcl_core.db import collections, submit
 from lcl_core.db.models import CollectionRow, EncoderRow
 from lcl_core.db.session import Database, now
 from tests.workers.in_process_worker import InProcessWorker
-from workers import supervisor
+from workers.executors import local
 from workers.executors.local import JobProcess
 from workers.settings import WorkerSettings
 
@@ -38,7 +38,7 @@ def test_the_directory_and_what_has_changed_since(
             seen.append((handed.changes, handed.images(["img_1"])))
             super().__init__(module, run_dir, *more)
 
-    monkeypatch.setattr(supervisor, "JobProcess", Looks)
+    monkeypatch.setattr(local, "JobProcess", Looks)
     place = settings.home / "collections" / "col_1"
     (settings.home / "encoders" / "enc_1").mkdir(parents=True)
     build_collection(place, [], np.empty((0, 4)), {}, name="few", encoder_hash="e" * 64)

@@ -1,1 +1,1 @@
-"""Where the processes of a job run. ``local`` starts them on this machine."""
+"""Where the processes of a job run. ``base`` has the protocol and the registry; every other module is one executor."""

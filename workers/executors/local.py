@@ -10,9 +10,9 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 
 from lcl_core.common.fork_server import AVAILABLE, ForkServer
 from lcl_core.common.forked_process import start_module
@@ -20,6 +20,9 @@ from lcl_core.common.process_env import without_secrets
 from lcl_core.common.run_dir import RunDir
 from lcl_core.common.threads import thread_env
 from lcl_core.jobs import JOBS
+from workers.executors.base import Handle, JobRequest, MachineLost
+from workers.job_output import dump_stacks
+from workers.settings import WorkerSettings
 
 FORK_SERVER = "LCL_FORK_SERVER"  # in the environment of this process
 FORKED = {kind.module: kind.imports for kind in JOBS.values() if kind.imports}
@@ -77,6 +80,7 @@ class JobProcess:
         env: Mapping[str, str] | None = None,
     ) -> None:
         header = f"=== {title}, {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode()
+        self._run_dir, self.log_file = run_dir, run_dir.log_file
         with run_dir.log_file.open("ab") as log:
             log.write(header)
             log.flush()
@@ -88,6 +92,10 @@ class JobProcess:
                 env=sanitized_env(os.environ, protocols) | dict(env or {}),
                 output=log,
             )
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"pid": self.pid}
 
     @property
     def pid(self) -> int:
@@ -113,6 +121,14 @@ class JobProcess:
         self.signal_group(signal.SIGKILL)
         return self._process.wait()
 
+    def dump_stacks(self, name: str = "stacks.txt") -> str:
+        """Have its processes write their stacks to the artifact ``name``. Returns: what came of it."""
+        return dump_stacks(self._run_dir, self.pid, name)
+
+    def detach(self) -> bool:
+        """Never: a job ends with the process that started it."""
+        return False
+
     def __enter__(self) -> Self:
         return self
 
@@ -120,3 +136,25 @@ class JobProcess:
         self.kill()  # helpers that the job left behind, and the job itself after an error here
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+
+class LocalExecutor:
+    """Starts jobs on this machine, one node each, with the GPUs that the worker has leased."""
+
+    places_nodes = False
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._fork_server = settings.fork_server
+
+    def serving(self, modules: Collection[str]) -> contextlib.AbstractContextManager[None]:
+        return fork_server(self._fork_server, modules)
+
+    def capacity(self) -> None:
+        """Its workers lease GPUs and count slots in the database."""
+        return
+
+    def start(self, request: JobRequest, remember: Callable[[Handle], None]) -> JobProcess:
+        return JobProcess(request.module, request.run_dir, request.title, request.protocols, request.env)
+
+    def attach(self, handle: Handle, run_dir: RunDir) -> JobProcess:
+        raise MachineLost("a job on the machine of its worker ends with the worker")

@@ -1,0 +1,156 @@
+"""Runs whose processes an engine places: what fits, who goes on with them, and how often that is for free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from lcl_core.db import leases, runs
+from lcl_core.db import queue as db_queue
+from lcl_core.db.models import Run
+from lcl_core.db.queue import EngineCapacity
+from lcl_core.db.session import Database
+from tests.small_spec import SMALL_PRETRAIN
+
+Queue = Callable[..., str]
+RunOf = Callable[[str], Any]
+EXPIRED = -1.0
+HANDLE = {"executor": "ray", "name": "lcl-run", "nodes": 1}
+FREE = EngineCapacity("ray", nodes=4, cpus=4.0, gpus=0.0, has_gpus=False)
+FULL = EngineCapacity("ray", nodes=4, cpus=0.0, gpus=0.0, has_gpus=False)
+
+
+@pytest.fixture
+def claim_for_engine(database: Database) -> Callable[..., leases.Claim | None]:
+    def take(capacity: EngineCapacity, seconds: float = 30.0) -> leases.Claim | None:
+        with database.session() as session:
+            return db_queue.claim_for_engine(session, "worker", seconds, ("cpu", "gpu"), capacity)
+
+    return take
+
+
+def gang(nodes: int) -> dict[str, Any]:
+    return {"spec": {**SMALL_PRETRAIN, "engine": {"nodes": nodes}}}
+
+
+def lose_worker(database: Database, claim: leases.Claim) -> None:
+    with database.session() as session:
+        leases.record_handle(session, claim, HANDLE)
+        leases.renew_lease(session, claim, EXPIRED)
+    with database.session() as session:
+        leases.expire_leases(session)
+
+
+def make_due(database: Database, run_id: str, seconds: float) -> None:
+    """As if it had been queued so long ago."""
+    with database.session() as session:
+        moment = session.get_one(Run, run_id).ready_at
+        assert moment is not None
+        session.execute(update(Run).where(Run.id == run_id).values(ready_at=moment - timedelta(seconds=seconds)))
+
+
+def test_a_claim_is_for_all_nodes_and_only_where_all_fit(
+    queue: Queue, claim_for_engine: Callable[..., leases.Claim | None]
+) -> None:
+    large, small = queue(**gang(3)), queue(**gang(2))
+    two = EngineCapacity("ray", nodes=4, cpus=2.0, gpus=0.0, has_gpus=False)
+    claimed = claim_for_engine(two)
+    assert claimed is not None
+    assert (claimed.run_id, claimed.nodes, claimed.engine, claimed.is_gang) == (small, 2, True, False)
+    assert claim_for_engine(two) is None
+    assert claim_for_engine(EngineCapacity("ray", 2, 8.0, 0.0, False)) is None, "too few machines"
+    claimed = claim_for_engine(FREE)
+    assert claimed is not None
+    assert claimed.run_id == large
+
+
+def test_gpus_are_counted_where_the_engine_has_some(
+    queue: Queue, claim_for_engine: Callable[..., leases.Claim | None]
+) -> None:
+    run_id = queue(resource="gpu")
+    assert claim_for_engine(FREE) is None
+    assert claim_for_engine(EngineCapacity("ray", 4, 4.0, 0.0, True)) is None, "all in use"
+    claimed = claim_for_engine(EngineCapacity("ray", 4, 4.0, 1.0, True))
+    assert claimed is not None
+    assert (claimed.run_id, claimed.gpus) == (run_id, 1)
+
+
+def test_a_lost_worker_costs_nothing_where_its_processes_go_on(
+    database: Database, queue: Queue, run_of: RunOf, claim_for_engine: Callable[..., leases.Claim | None]
+) -> None:
+    run_id = queue()
+    claimed = claim_for_engine(FREE)
+    assert claimed is not None
+    lose_worker(database, claimed)
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.handle) == ("queued", 0, HANDLE)
+    assert run.setbacks == {leases.REATTACHED: 1}
+    with database.session() as session:
+        assert db_queue.claim_next(session, "of this machine") is None, "its processes wait for another worker"
+    claimed = claim_for_engine(FULL)
+    assert claimed is not None, "it has its place already"
+    assert (claimed.attempt, claimed.handle) == (1, HANDLE)
+
+
+def test_what_nobody_re_attaches_to_is_for_every_worker_later(
+    database: Database, queue: Queue, claim_for_engine: Callable[..., leases.Claim | None]
+) -> None:
+    run_id = queue()
+    claimed = claim_for_engine(FREE)
+    assert claimed is not None
+    lose_worker(database, claimed)
+    make_due(database, run_id, leases.REATTACH_SECONDS + 1)
+    with database.session() as session:
+        other = db_queue.claim_next(session, "of this machine")
+    assert other is not None
+    assert other.run_id == run_id
+
+
+def test_workers_that_die_of_one_run_are_counted_at_last(
+    database: Database, queue: Queue, run_of: RunOf, claim_for_engine: Callable[..., leases.Claim | None]
+) -> None:
+    run_id = queue()
+    for _ in range(leases.REATTACHMENTS):
+        claimed = claim_for_engine(FREE)
+        assert claimed is not None
+        lose_worker(database, claimed)
+    assert leases.COUNTED not in run_of(run_id).setbacks
+    claimed = claim_for_engine(FREE)
+    assert claimed is not None
+    lose_worker(database, claimed)
+    assert run_of(run_id).setbacks[leases.COUNTED] == 1
+    assert run_of(run_id).attempt == 1
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_release_says_whether_the_processes_go_on(
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    claim_for_engine: Callable[..., leases.Claim | None],
+    keeps: bool,
+) -> None:
+    run_id = queue()
+    claimed = claim_for_engine(FREE)
+    assert claimed is not None
+    with database.session() as session:
+        leases.record_handle(session, claimed, HANDLE)
+        leases.release_lease(session, claimed, keep_handle=keeps)
+    assert run_of(run_id).handle == (HANDLE if keeps else None)
+
+
+def test_a_run_that_is_cancelled_or_paused_forgets_its_processes(
+    database: Database, queue: Queue, run_of: RunOf, claim_for_engine: Callable[..., leases.Claim | None]
+) -> None:
+    for stop in (runs.cancel_run, runs.pause_run):
+        run_id = queue()
+        claimed = claim_for_engine(FREE)
+        assert claimed is not None
+        lose_worker(database, claimed)
+        with database.session() as session:
+            stop(session, run_id)
+        assert run_of(run_id).handle is None, "they save their state and end, and a resumed run starts its own"

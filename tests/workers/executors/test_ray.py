@@ -1,0 +1,333 @@
+"""Jobs on a real Ray cluster of several raylets: whole runs, lost nodes, restarted workers, cancels, gangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.db import datasets, leases, runs
+from lcl_core.db.queue import EngineCapacity
+from lcl_core.db.session import Database
+from tests.lcl_core.train.small_runs import curve, weights
+from tests.small_spec import SMALL_PRETRAIN
+from tests.workers.in_process_worker import InProcessWorker
+from tests.workers.worker_processes import WorkerProcesses
+from workers.executors.base import JobRequest, MachineLost
+from workers.settings import WorkerSettings
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lcl[ray]'")
+
+from tests.workers.executors.ray_cluster import RayCluster, all_free, free_processors, quick_imports  # noqa: E402
+from workers.executors.ray import RayExecutor  # noqa: E402
+
+HERE = Path(__file__).parents[1]
+NODES = 3
+Queue = Callable[..., str]
+RunOf = Callable[[str], Any]
+Eventually = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quick_imports(tmp_path_factory.mktemp("quick") / "imports")
+
+
+@pytest.fixture(scope="module")
+def cluster(quick: Path) -> Iterator[RayCluster]:
+    path = f"{quick}:{HERE}:{HERE.parents[1]}"
+    toys = {"PYTHONPATH": path, "TOY_SECONDS": "0.05", "RAY_USAGE_STATS_ENABLED": "0"}
+    cluster = RayCluster({**toys, "OMP_NUM_THREADS": "1"})
+    cluster.grow(NODES)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="module")
+def connected(cluster: RayCluster) -> Iterator[RayCluster]:
+    """This process is a driver, as a worker is."""
+    with RayExecutor(WorkerSettings(ray_address=cluster.address)).serving([]):
+        yield cluster
+
+
+@pytest.fixture
+def executor(settings: WorkerSettings, connected: RayCluster, eventually: Eventually) -> Iterator[RayExecutor]:
+    """With three free nodes, which are free again after the test."""
+    connected.grow(NODES)
+    eventually(all_free(NODES), "three free nodes")
+    yield RayExecutor(settings)
+    eventually(all_free(len(connected.nodes)), "the nodes' release")
+
+
+@pytest.fixture
+def worker(
+    database: Database, settings: WorkerSettings, modules: dict[str, str], executor: RayExecutor
+) -> InProcessWorker:
+    return InProcessWorker(database, settings, modules, executor)
+
+
+@pytest.fixture
+def trainer(database: Database, settings: WorkerSettings, executor: RayExecutor, sample_zip: Path) -> InProcessWorker:
+    """Its runs are real trainings on the sample corpus."""
+    with database.session() as session:
+        datasets.register_sample(session).path = str(sample_zip)
+    settings.data_roots = [sample_zip.parent]
+    return InProcessWorker(database, settings, {"pretrain": "lcl_core.train"}, executor)
+
+
+def node_of(run: Any) -> str:
+    """Ray's id of the node that has the first process of a run."""
+    actor = ray.get_actor(f"{run.handle['name']}-0")
+    return str(ray.get(actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())))
+
+
+def test_a_run_ends_as_on_this_machine(worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Any) -> None:
+    run_id = queue(steps=4)
+    worker.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.handle) == ("succeeded", 1, None)
+    assert steps_of(run_id) == [1, 2, 3, 4]
+    log = worker.run_dir(run_id).log_file.read_text()
+    assert log.startswith("=== attempt 1 on desk, ")
+    assert "toy starts at 0" in log
+    environment = run.result["final"]["environment"]
+    assert environment["CUDA_VISIBLE_DEVICES"] == "", "it was given no GPU"
+    assert environment["LCL_DATABASE_URL"] is None
+    assert environment["RANK"] is None
+
+
+def test_a_cancelled_run_saves_its_state_first(
+    worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, steps_of: Any, eventually: Eventually
+) -> None:
+    run_id = queue(steps=100_000, checkpoint_every=100_000)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    worker.join()
+    assert run_of(run_id).state == "cancelled"
+    saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
+    assert saved["step"] >= 3
+
+
+def test_a_process_that_is_killed_counts_and_its_machine_does_not(
+    worker: InProcessWorker,
+    connected: RayCluster,
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    run_id = queue(steps=100_000)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    os.kill(run_of(run_id).progress["pid"], signal.SIGKILL)
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt) == ("queued", 1)
+    assert run.setbacks == {"attempts": 1, "killed": 1}
+    claim = worker.start()
+    assert claim.attempt == 2
+    eventually(lambda: (run_of(run_id).progress or {}).get("attempt") == 2, "steps of the second attempt")
+    connected.kill_raylet(node_of(run_of(run_id)))
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.handle) == ("queued", 1, None), "only the first one counts"
+    assert run.setbacks["machine_lost"] == 1
+    assert "node 0 of the run was lost" in run.interruption["message"]
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+
+
+def test_a_training_that_loses_its_node_ends_with_the_bits_of_one_on_this_machine(
+    trainer: InProcessWorker,
+    connected: RayCluster,
+    database: Database,
+    settings: WorkerSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    spec = {**SMALL_PRETRAIN, "steps": 30, "checkpoint_every": 4}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as on the nodes: sums in another order differ in the last bit
+    whole = queue(spec=spec)
+    InProcessWorker(database, settings, {"pretrain": "lcl_core.train"}).work()
+    assert run_of(whole).state == "succeeded", run_of(whole).reason
+    broken = queue(spec=spec)
+    trainer.start()
+    eventually(lambda: len(steps_of(broken)) >= 6, "steps")
+    connected.kill_raylet(node_of(run_of(broken)))
+    trainer.join()
+    run = run_of(broken)
+    assert (run.state, run.attempt) == ("queued", 0), run.reason
+    assert run.checkpoint >= "step_00000004"
+
+    def claimed() -> bool:
+        claim = trainer.try_claim()
+        if claim is not None:
+            trainer.supervise(claim)
+        return claim is not None
+
+    eventually(claimed, "the end of the delay")
+    run = run_of(broken)
+    assert (run.state, run.attempt) == ("succeeded", 1), run.reason
+    folders = [trainer.run_dir(run_id) for run_id in (whole, broken)]
+    assert weights(folders[0]) == weights(folders[1])
+    assert curve(folders[0]) == curve(folders[1])
+
+
+def test_a_worker_that_leaves_lets_its_run_go_on(
+    worker: InProcessWorker,
+    database: Database,
+    settings: WorkerSettings,
+    modules: dict[str, str],
+    executor: RayExecutor,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    run_id = queue(steps=150)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    pid = run_of(run_id).progress["pid"]
+    worker.stopping.set()
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.lease_token) == ("queued", 0, None)
+    assert run.handle["executor"] == "ray"
+    reached = steps_of(run_id)[-1]
+    successor = InProcessWorker(database, settings, modules, executor)
+    assert successor.start().attempt == 1
+    successor.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.setbacks, run.handle) == ("succeeded", 1, None, None)
+    assert run.progress["pid"] == pid, "the process of the beginning"
+    assert reached < 150
+    assert steps_of(run_id) == list(range(1, 151))
+    assert worker.run_dir(run_id).log_file.read_text().count("=== attempt") == 1
+
+
+def test_a_worker_that_is_killed_loses_no_attempt(
+    crew: WorkerProcesses,
+    quick: Path,
+    database: Database,
+    connected: RayCluster,
+    executor: RayExecutor,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    path = f"{quick}:{os.environ['PYTHONPATH']}"
+    chosen = {"LCL_EXECUTOR": "ray", "LCL_RAY_ADDRESS": connected.address, "PYTHONPATH": path}
+    chosen |= {"LCL_LEASE_SECONDS": "16", "LCL_HEARTBEAT_SECONDS": "1"}  # which a busy machine keeps
+    crew.start(**chosen)
+    run_id = queue(steps=100_000, checkpoint_every=100_000)
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    first = run_of(run_id)
+    crew.started[0].kill()
+    eventually(lambda: crew.started[0].poll() is not None, "the worker's death")
+    crew.start(**chosen)
+    eventually(lambda: run_of(run_id).lease_owner not in (None, first.lease_owner), "another worker")
+    reached = len(steps_of(run_id))
+    eventually(lambda: len(steps_of(run_id)) > reached, "more steps")
+    run = run_of(run_id)
+    assert (run.state, run.attempt) == ("running", 1)
+    assert run.progress["pid"] == first.progress["pid"]
+    assert run.setbacks == {leases.REATTACHED: 1}, "none that counts"
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    eventually(lambda: run_of(run_id).state == "cancelled", "the end")
+    assert steps_of(run_id) == list(range(1, len(steps_of(run_id)) + 1))
+
+
+def test_without_a_worker_a_job_saves_its_state_and_gives_its_place_back(
+    executor: RayExecutor, tmp_path: Path, eventually: Eventually
+) -> None:
+    run_dir = prepared(tmp_path / "run")
+    executor._orphan_seconds = 2.0
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="orphan"), lambda handle: None) as job:
+        eventually(run_dir.metrics_file.exists, "a step")
+        assert job.detach()
+    eventually(all_free(NODES), "the removal of the placement group")
+    assert json.loads((run_dir.checkpoints / "state.json").read_text())["step"] >= 1
+    assert not run_dir.result_file.exists()
+
+
+def test_who_has_lost_a_job_cannot_stop_it(executor: RayExecutor, tmp_path: Path, eventually: Eventually) -> None:
+    run_dir, handles = prepared(tmp_path / "run"), []
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="fenced"), handles.append) as first:
+        eventually(run_dir.metrics_file.exists, "a step")
+        with executor.attach(json.loads(json.dumps(handles[0])), run_dir) as second:
+            first.terminate()
+            first.kill()
+            assert second.wait(1.0) is None, "it goes on"
+            assert second.log_start == first.log_start
+            second.terminate()
+            while (status := second.wait(0.2)) is None:
+                pass
+            assert status == ExitCode.CANCELLED
+    with pytest.raises(MachineLost, match="does not know its placement group"):
+        executor.attach(handles[0], run_dir)
+
+
+def test_a_gang_gets_all_its_nodes_or_none(
+    trainer: InProcessWorker,
+    settings: WorkerSettings,
+    executor: RayExecutor,
+    queue: Queue,
+    run_of: RunOf,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+) -> None:
+    """Three ranks over gloo, on three nodes."""
+    settings.ray_wait_seconds = 1.0
+    run_id = queue(spec={**SMALL_PRETRAIN, "steps": 3, "engine": {"nodes": NODES}})
+    other = prepared(tmp_path / "other")
+    with executor.start(JobRequest("toy_run", other, "title", name="other"), lambda handle: None):
+        eventually(lambda: free_processors() == NODES - 1, "a node that is in use")
+        assert trainer.try_claim() is None, "it does not fit"
+        with monkeypatch.context() as patch:  # it has not heard yet of the job that has just started
+            patch.setattr(executor, "capacity", lambda: EngineCapacity("ray", NODES, float(NODES), 0.0, False))
+            trainer.work()
+        run = run_of(run_id)
+        assert (run.state, run.attempt, run.handle) == ("queued", 0, None)
+        assert run.setbacks == {"no_capacity": 1}
+        eventually(lambda: free_processors() == NODES - 1, "a gang without a part")
+    eventually(all_free(NODES), "three free nodes")
+
+    def claimed() -> bool:
+        claim = trainer.try_claim()
+        if claim is not None:
+            trainer.supervise(claim)
+        return claim is not None
+
+    eventually(claimed, "the end of the delay")
+    run = run_of(run_id)
+    assert (run.state, run.attempt) == ("succeeded", 1), run.reason
+    folder = trainer.run_dir(run_id)
+    assert folder.log_file.exists()
+    for number in (1, 2):
+        assert f"node {number} of 3" in (folder.artifacts / f"log-{number}.txt").read_text()
+
+
+def prepared(path: Path) -> RunDir:
+    """For a toy that goes on until it is stopped."""
+    path.mkdir()
+    run_dir = RunDir(path)
+    spec = {"steps": 100_000, "checkpoint_every": 100_000}
+    run_dir.prepare(
+        {"run_id": path.name, "kind": "pretrain", "spec": spec, "datasets": {}, "encoders": {}, "attempt": 1}
+    )
+    return run_dir
