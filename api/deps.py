@@ -33,7 +33,9 @@ ID_PATTERN = re.compile(r"(run|study)_[0-9a-z]{18}")
 RunId = Annotated[str, Path(description="id of the run, or its name where one run alone has it")]
 StudyId = Annotated[str, Path(description="id of the study, or its name where one study alone has it")]
 DatasetName = Annotated[str, Path(description="name of the dataset", examples=["sample"])]
-EncoderReference = Annotated[str, Path(description="id of the encoder, or the newest of a name", examples=["drawings"])]
+EncoderReference = Annotated[
+    str, Path(description="id of the encoder, or the newest of a name", examples=["drawings-v2"])
+]
 CollectionReference = Annotated[str, Path(description="id or name of the collection", examples=["sample-drawings"])]
 ItemId = Annotated[str, Path(description="id of the item, as a search returns it")]
 IdempotencyKey = Annotated[

@@ -20,7 +20,16 @@ def test_a_card_has_a_figure_of_images_that_had_no_part_in_the_choice(encoder: P
     assert APART.search((encoder.directory / "README.md").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("encoder", pretrained_encoders(), ids=lambda encoder: encoder.name)
+OFFERED = [encoder for encoder in pretrained_encoders() if encoder.superseded is None]
+
+
+def test_one_encoder_is_offered_and_older_ones_name_what_came_after_them() -> None:
+    names = [encoder.name for encoder in pretrained_encoders()]
+    assert len(OFFERED) == 1
+    assert all(encoder.superseded in names for encoder in pretrained_encoders() if encoder not in OFFERED)
+
+
+@pytest.mark.parametrize("encoder", OFFERED, ids=lambda encoder: encoder.name)
 def test_the_manual_quotes_the_card_and_not_the_optimistic_figures_alone(encoder: PretrainedEncoder) -> None:
     card = (encoder.directory / "README.md").read_text(encoding="utf-8")
     apart = APART.search(card)
