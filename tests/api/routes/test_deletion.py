@@ -221,7 +221,8 @@ def test_the_clients_and_the_command_line_delete(
     assert lcl("encoders", "delete", "by-hand", "--yes")[:2] == (0, f"{made['id']} is deleted\n")
     assert lcl("encoders", "delete", "by-hand", "--yes")[0] == 1
     corpus("by-hand")
-    assert lcl("data", "delete", "by-hand", stdin="y\n")[0] == 0
+    assert lcl("data", "delete", "by-hand", stdin="y\n")[0] == 1, "a pipe is no terminal"
+    assert lcl("data", "delete", "by-hand", "--yes")[0] == 0
     assert "by-hand" not in [row["name"] for row in live_service.admin.datasets()]
     again = imported("alice", "by-client")
     live_service.admin.delete_encoder(again["id"])

@@ -143,8 +143,11 @@ def test_one_text_that_fails_leaves_the_others(caplog: pytest.LogCaptureFixture)
     events = [(event["event"], json.loads(event["data"])) for event in asyncio.run(ask())]
     assert ("piece", {"index": 1, "piece": "a fox"}) in events
     assert ("done", {"index": 1, "x": "a fox"}) in events
-    facts = {"code": "image_unreadable", "message": "no image", "field": "images.0"}
-    assert ("error", {"error": facts, "index": 0}) in events
+    (refused,) = [data["error"] for name, data in events if name == "error" and data["index"] == 0]
+    assert refused == {
+        "code": "image_unreadable", "message": "no image", "field": "images.0",
+        "type": "invalid_request_error", "param": "images.0",
+    }  # fmt: skip
     (broken,) = [data for name, data in events if name == "error" and data["index"] == 2]
     assert broken["error"]["code"] == "internal_error"
     assert "secret" not in broken["error"]["message"]
