@@ -30,8 +30,8 @@ from api.cli.output import (
 )
 from api.client import Client
 from api.client.payloads import FINAL_STATES, RUN_STATES, Json, format_bytes, format_si
+from lcl_core.common.errors import suggestion
 from lcl_core.jobs import JOB_KINDS
-from lcl_core.specs.validation_messages import suggestion
 
 group = typer.Typer(help="List, follow and control runs.", no_args_is_help=True)
 KIND_LIST = ", ".join(JOB_KINDS)

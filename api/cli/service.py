@@ -15,7 +15,7 @@ from api.cli.completion import complete_spec
 from api.cli.output import CommandError, global_options
 from api.client import ApiError, Client
 from api.client.payloads import Json
-from lcl_core.specs.validation_messages import suggestion
+from lcl_core.common.errors import suggestion
 
 API_PORT, PAGE_PORT = 8765, 7865  # of a service on one machine
 MAX_DEPTH = 4  # of objects in a spec

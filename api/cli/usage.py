@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from lcl_core.specs.validation_messages import describe_error, suggestion
+from lcl_core.common.errors import suggestion
 
 JSON_OPTION = "--json"
 
@@ -47,6 +47,8 @@ def _value_problem(error: Any) -> str:
     cause = error.__cause__
     if cause is None or not hasattr(cause, "errors"):
         return _plain(error.message)
+    from lcl_core.specs.validation_messages import describe_error  # with pydantic, which the error has loaded anyway
+
     first = cause.errors()[0]
     return f"{_plain(describe_error(first))} (got {first['input']!r})"
 

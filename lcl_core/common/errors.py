@@ -1,7 +1,10 @@
-"""UserError, the one error that a user sees: what is wrong, where, and the way out. Import of optional libraries."""
+"""UserError, the one error that a user sees: what is wrong, where, and the way out. Import of optional libraries,
+names that were meant."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -52,3 +55,9 @@ def import_optional(module: str, purpose: str, extra: str = "data", field: str |
         name = module.partition(".")[0]
         message = f"{purpose} needs {name}, which is not installed; `pip install 'lcl[{extra}]'` brings it"
         raise UserError(message, code="missing_extra", field=field) from error
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` with the most similar of ``names``, to be put after a message; empty: none is similar."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -40,8 +40,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, Invalidate
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
-from lcl_core.common.errors import UserError
-from lcl_core.specs.validation_messages import suggestion
+from lcl_core.common.errors import UserError, suggestion
 
 MAX_NAMES = 1000  # among which a similar one is looked for
 # raised while a database is away, restarts or is overrun; a later attempt may succeed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Union
 
 from pydantic import BaseModel
 
+from lcl_core.common.errors import suggestion
 from lcl_core.specs.base import NAME_PATTERN, PRINTABLE, RUN_ID_PATTERN
 from lcl_core.specs.vision import TOWER_PATTERN
 
@@ -122,12 +122,6 @@ def main_error(
         return first, path
     paths = [(error, field_path(error["loc"], model, value)) for error in errors]
     return max((pair for pair in paths if pair[1][: len(path)] == path), key=lambda pair: len(pair[1]))
-
-
-def suggestion(name: str, names: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` with the most similar of ``names``, to be put after a message; empty: none is similar."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _is_index(part: str | int, values: Sequence[Any]) -> bool:

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import UserError, suggestion
 from lcl_core.specs.parsing import SPECS, parse_as, parse_spec
 from lcl_core.specs.study import StudySpec
-from lcl_core.specs.validation_messages import OTHER_REQUIREMENT, describe_error, main_error, suggestion
+from lcl_core.specs.validation_messages import OTHER_REQUIREMENT, describe_error, main_error
 from tests.lcl_core.specs.test_specs import SMALLEST
 
 LIBRARY_WORDS = re.compile(
