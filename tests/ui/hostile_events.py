@@ -74,6 +74,7 @@ class StubService:
             {"id": "col_1", "name": "drawings", "images": 1, "encoder_id": "enc_1", "dataset": "sample"},
             {"id": "col_2", "name": "others", "images": 1, "encoder_id": "enc_2", "dataset": "sample"},
         ],
+        "encoder_figures": [],
         "item_image": b"",
     }
 
