@@ -106,13 +106,18 @@
     show('idle');
     say(words);
   }
-  const arrival = new MutationObserver(() => searches > 0 && forget(''));
+  // Gradio's own sign of pending events stands beside the container, and a reload of the pane may draw the same again.
+  const shownResults = () => document.querySelector('#search-results .html-container')?.innerHTML;
+  let before;           // results when the searches under way began
+  const arrival = new MutationObserver(() => searches > 0 && shownResults() !== before && forget(''));
   window.lclSearch = {
     begin() {
       const pane = document.querySelector('#search-results');
       if (pane) arrival.observe(pane, { childList: true, subtree: true });
       searches += 1;
-      if (searches === 1) explain(turn += 1);
+      if (searches > 1) return;
+      before = shownResults();
+      explain(turn += 1);
     },
     end() {
       if (overtaken > 0) overtaken -= 1;
