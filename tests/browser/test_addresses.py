@@ -13,7 +13,8 @@ pytestmark = pytest.mark.browser
 # What a reader sees of the open tab, without times.
 VIEW = """() => {
   const tab = document.querySelector('.lcl-tabs [role=tab][aria-selected=true]');
-  const panel = document.getElementById(tab.id.replace('-button', ''));
+  const panel = tab && document.getElementById(tab.id.replace('-button', ''));
+  if (!panel) return null;  // the page is still being drawn
   const parts = ['.lcl-results__head b', '.lcl-card__words', '.lcl-detail h2', '.lcl-run__head h2', '.lcl-empty strong',
     '#run-list [aria-current] b', '.lcl-encoder h3', '#documents h3', '.lcl-sides h3', '#compare-figures h2'];
   const all = (selector) => [...panel.querySelectorAll(selector)];
@@ -121,11 +122,11 @@ def settled(page: Any) -> None:
 
 
 def shows(page: Any, view: str) -> None:
-    from playwright.sync_api import Error
+    from playwright.sync_api import TimeoutError
 
     try:
         page.wait_for_function(f"view => ({VIEW})() === view", arg=view)
-    except Error:
+    except TimeoutError:
         assert page.evaluate(VIEW) == view
 
 
