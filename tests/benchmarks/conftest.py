@@ -1,11 +1,14 @@
-"""A stand-in for the Python that has infinity: writes no model, and answers what it was started with."""
+"""The process stays as it is; a stand-in for the Python that has infinity, which answers what it was started with."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.lcl_core.conftest import documents, image_tokens, pixels, small_config, small_model  # noqa: F401
 
@@ -60,3 +63,13 @@ def python_with_infinity(tmp_path: Path) -> str:
     program.write_text(STAND_IN.format(python=sys.executable))
     program.chmod(0o755)
     return str(program)
+
+
+@pytest.fixture(autouse=True)
+def process_as_before() -> Iterator[None]:
+    """A benchmark sets the number of threads and hides GPUs; tests that come after would start jobs likewise."""
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    yield
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(environment)

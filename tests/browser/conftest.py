@@ -165,6 +165,13 @@ def empty_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="session")
+def docs_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A service with the sample dataset, to which the API page submits runs."""
+    with _world(tmp_path_factory.mktemp("docs")) as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, sample_zip: Path) -> Iterator[World]:
     """Encoders ``plain`` and ``tiny``, a collection of each, the newest ``drawings``, and runs in several states."""
     with _world(tmp_path_factory.mktemp("home")) as world:

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def docs(chromium: Any, empty_world: Any) -> Iterator[Any]:
+def docs(chromium: Any, docs_world: Any) -> Iterator[Any]:
     """The page, on which no script failed and nothing was loaded from elsewhere."""
-    address = empty_world.client.base_url
+    address = docs_world.client.base_url
     problems: list[str] = []
     page = chromium.new_page()
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -53,8 +53,8 @@ def test_fields_of_body_and_response_are_described(docs: Any) -> None:
     expect(docs.locator("#errors code", has_text="error.param")).to_be_visible()
 
 
-def test_a_call_has_an_address_and_runs_in_curl_and_python(docs: Any, empty_world: Any) -> None:
-    address, key = empty_world.client.base_url, (empty_world.home / "key").read_text().strip()
+def test_a_call_has_an_address_and_runs_in_curl_and_python(docs: Any, docs_world: Any) -> None:
+    address, key = docs_world.client.base_url, (docs_world.home / "key").read_text().strip()
     docs.goto(f"{address}/docs#submit_run")
     docs.reload()
     call = docs.locator("#submit_run")
@@ -67,7 +67,7 @@ def test_a_call_has_an_address_and_runs_in_curl_and_python(docs: Any, empty_worl
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
         assert "it's mine" in done.stdout
-    runs = [run for run in empty_world.client.runs()["items"] if run["name"] == "it's mine"]
+    runs = [run for run in docs_world.client.runs()["items"] if run["name"] == "it's mine"]
     assert [run["spec"]["steps"] for run in runs] == [7, 7]
     docs.get_by_label("API key").fill(key)
     call.get_by_role("button", name="Send").click()
