@@ -118,6 +118,8 @@ class KubernetesClient:
         deadline, delay = time.monotonic() + seconds, _FIRST_DELAY
         while True:
             wait = delay
+            if self._http.is_closed:
+                raise KubernetesUnreachable(f"{self.url}: this worker is leaving")
             try:
                 answer = self._http.request(method, path, content=content, headers=headers, params=params)
                 if answer.is_success:

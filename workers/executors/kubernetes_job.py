@@ -239,7 +239,8 @@ class KubernetesJob:
             return ExitCode.OK
         if self._stopping:
             deleted = self._stopped.is_set() and all(pod.ended for pod in pods)
-            return self._known_status(-signal.SIGTERM) if deleted or time.monotonic() > self._give_up_at else None
+            unknown = -signal.SIGKILL if self._killing else -signal.SIGTERM
+            return self._known_status(unknown) if deleted or time.monotonic() > self._give_up_at else None
         loss = find_loss(pods, self._jobset, self._job)
         failed = sorted((pod for pod in pods if pod.failed_by_itself), key=lambda pod: pod.finished)
         if failed and (loss is None or loss.follows(failed[0].finished)):

@@ -57,6 +57,7 @@ class ApiServer:
     Attributes:
         answers: statuses of the next answers, before any other; 0: the connection is closed without an answer.
         is_away: every connection is closed without an answer.
+        lost_answers: of creations that take place; the connection is closed then.
         requests: method and path of each.
     """
 
@@ -66,6 +67,7 @@ class ApiServer:
         self.changed = threading.Condition(threading.RLock())
         self.answers: list[int] = []
         self.is_away = self.is_closed = False
+        self.lost_answers = 0
         self.requests: list[tuple[str, str]] = []
         self.watch_generation = 0
         self._version = self._compacted = self._uid = 0
@@ -134,7 +136,11 @@ class ApiServer:
             if method == "POST" and body is not None:
                 if body["metadata"]["name"] in self.objects[path]:
                     raise Refused(409, "it exists")
-                return copy.deepcopy(self.put(path, copy.deepcopy(body)))
+                created = self.put(path, copy.deepcopy(body))
+                if self.lost_answers:
+                    self.lost_answers -= 1
+                    raise Refused(0, "lost")
+                return copy.deepcopy(created)
             items = [found for found in self.objects[path].values() if _matches(found, params.get("labelSelector", ""))]
             if method == "DELETE":
                 for found in items:

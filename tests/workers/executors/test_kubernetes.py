@@ -31,6 +31,7 @@ from tests.workers.in_process_worker import InProcessWorker
 from tests.workers.worker_processes import WorkerProcesses
 from workers.executors import jobset, kubernetes_job
 from workers.executors.base import JobRequest, MachineLost, NoCapacity
+from workers.executors.jobset import build_jobset
 from workers.executors.kubernetes import KubernetesExecutor
 from workers.settings import WorkerSettings
 
@@ -365,6 +366,52 @@ def test_a_worker_that_died_between_the_creation_and_the_second_note_loses_nothi
         executor.attach({**handles[0], "uid": "of-another"}, run_dir)
     with executor.attach(handles[0], run_dir) as job:
         assert job.wait(0.1) is None
+
+
+def test_a_creation_whose_answer_was_lost_is_found(
+    executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path, eventually: Eventually
+) -> None:
+    cluster.lost_answers = 1
+    run_dir = prepared(tmp_path / "run")
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), lambda handle: None) as job:
+        assert cluster.names(JOBSETS) == [job.identity["jobset"]]
+        eventually(run_dir.metrics_file.exists, "a step")
+
+
+def test_a_job_that_has_not_started_is_no_job_to_attach_to(
+    executor: KubernetesExecutor, cluster: ProcessCluster, kubernetes_settings: WorkerSettings, tmp_path: Path
+) -> None:
+    """As when its worker was killed while the JobSet waited for a place."""
+    cluster.has_room = False
+    request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run")
+    waiting = build_jobset(kubernetes_settings, request, "lcl-run-1", "of the worker before", NAMESPACE)
+    cluster.put(JOBSETS, waiting)
+    handle = {"executor": "kubernetes", "namespace": NAMESPACE, "name": "lcl-run-1", "uid": "", "log_starts": [0]}
+    with pytest.raises(MachineLost, match="had not been started"):
+        executor.attach(handle, request.run_dir)
+
+
+def test_a_job_is_ended_without_the_api_server_too(
+    executor: KubernetesExecutor,
+    cluster: ProcessCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+) -> None:
+    """Its pods read in the run's folder that no worker wants it."""
+    monkeypatch.setattr(kubernetes_job, "_KILL_SECONDS", 0.5)
+    monkeypatch.setattr(kubernetes_job, "_READ_SECONDS", 0.3)
+    run_dir = prepared(tmp_path / "run")
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), lambda handle: None) as job:
+        eventually(run_dir.metrics_file.exists, "a step")
+        cluster.is_away = True
+        assert job.kill() == -signal.SIGKILL
+        assert until_exit(job) == -signal.SIGKILL
+        (process,) = cluster.processes.values()
+        eventually(lambda: process.poll() is not None, "the end of the process")
+        assert process.poll() == ExitCode.CANCELLED
+        cluster.is_away = False
+        eventually(lambda: not cluster.names(JOBSETS), "the JobSet's removal")
 
 
 def test_without_a_worker_a_job_saves_its_state_and_ends(
