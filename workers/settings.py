@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -9,6 +11,9 @@ from pydantic_settings import NoDecode
 
 from lcl_core.common.settings import Settings
 from lcl_core.db.workers import ALIVE_WITHIN
+
+_DNS_NAME = r"^([a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?)?$"
+_QUANTITY = r"^[1-9]\d*(\.\d+)?([KMGT]i?)?$"
 
 
 class WorkerSettings(Settings):
@@ -26,7 +31,7 @@ class WorkerSettings(Settings):
         pattern="^(auto|off|/.+)$",
         description="auto: fork jobs from a process that keeps their libraries loaded (Linux); off; or its socket",
     )
-    executor: Literal["local", "ray"] = Field(
+    executor: Literal["local", "ray", "kubernetes"] = Field(
         "local", description="where the processes of runs run; docs/operations.md has what each needs"
     )
     ray_address: str = Field("auto", description="HOST:PORT of the Ray cluster; auto: that of this machine")
@@ -38,6 +43,32 @@ class WorkerSettings(Settings):
         20.0, gt=0, le=86_400, description="for a place for the whole run, before others get their turn"
     )
     ray_detach: bool = Field(True, description="runs go on while their worker is stopped and started again")
+    kubernetes_image: str = Field("", description="of the pods of runs; needed where runs are pods")
+    kubernetes_namespace: str = Field(
+        "", pattern=_DNS_NAME, description="of these pods; empty: that of the worker's pod"
+    )
+    kubernetes_queue: str = Field("", pattern=_DNS_NAME, description="LocalQueue of Kueue; empty: without Kueue")
+    kubernetes_claim: str = Field("home", pattern=_DNS_NAME, description="PersistentVolumeClaim of LCL_HOME")
+    kubernetes_data_claims: Annotated[dict[str, str], NoDecode] = Field(
+        {}, description="further claims, read-only: CLAIM:/PATH, parted by commas"
+    )
+    kubernetes_secret: str = Field("", pattern=_DNS_NAME, description="Secret with credentials of object storage")
+    kubernetes_service_account: str = Field("lcl", pattern=_DNS_NAME, description="of these pods; they get no token")
+    kubernetes_cpus: float = Field(2.0, gt=0, le=4096, description="that each node of a run requests")
+    kubernetes_memory: str = Field("16Gi", pattern=_QUANTITY, description="that each node of a run has")
+    kubernetes_shm: str = Field("2Gi", pattern=_QUANTITY, description="of it for /dev/shm at most")
+    kubernetes_gpu_resource: str = Field(
+        "nvidia.com/gpu", description="by which pods ask for GPUs; empty: the cluster has none"
+    )
+    kubernetes_wait_seconds: float = Field(
+        60.0, gt=0, le=86_400, description="for a place for all pods of a run, before others get their turn"
+    )
+    kubernetes_url: str = Field(
+        "", pattern=r"^(https://.+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/?)?$", description="of the API server"
+    )
+    kubernetes_token_file: Path | None = Field(
+        None, description="with the token for it; none: that of the worker's pod"
+    )
     gang_seconds: float = Field(
         300.0, gt=0, le=86_400, description="for the processes of a run of several nodes to connect to node 0"
     )
@@ -60,6 +91,24 @@ class WorkerSettings(Settings):
                 f"workers without a sign of life within {ALIVE_WITHIN.total_seconds():g} s do not count"
             )
         return self
+
+    @model_validator(mode="after")
+    def _pods_have_an_image(self) -> Self:
+        if self.executor == "kubernetes" and not self.kubernetes_image:
+            raise ValueError(
+                "LCL_KUBERNETES_IMAGE must name the image of the runs' pods where LCL_EXECUTOR is kubernetes"
+            )
+        return self
+
+    @field_validator("kubernetes_data_claims", mode="before")
+    @classmethod
+    def _split_claims(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        claims = dict(part.strip().partition(":")[::2] for part in value.split(",") if part.strip())
+        if not all(re.fullmatch(_DNS_NAME, name) and path.startswith("/") for name, path in claims.items()):
+            raise ValueError("must be CLAIM:/PATH, parted by commas")
+        return claims
 
     @field_validator("worker_offers", mode="before")
     @classmethod

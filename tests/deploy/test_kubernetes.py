@@ -309,6 +309,62 @@ def test_gpus_are_an_overlay_of_the_worker() -> None:
     assert {volume["name"] for volume in pod["volumes"]} <= {v["name"] for v in PODS["worker"]["spec"]["volumes"]}
 
 
+def objects_of(folder: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Those that an overlay adds, and its patches."""
+    overlay = yaml.safe_load((FOLDER / folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    assert overlay["resources"][0] == ".."
+    files = [*overlay["resources"][1:], *(patch["path"] for patch in overlay["patches"])]
+    assert {*files, "kustomization.yaml"} == {file.name for file in (FOLDER / folder).iterdir()}
+    found = [each for name in files for each in yaml.safe_load_all((FOLDER / folder / name).read_text("utf-8"))]
+    assert all(each["metadata"]["namespace"] == KUSTOMIZE["namespace"] for each in found)
+    return {(each["kind"], each["metadata"]["name"]): each for each in found}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_runs_as_jobsets_need_is_valid(version: str) -> None:
+    for (kind, _), found in objects_of("jobs").items():
+        if kind != "Deployment":
+            kubernetes_validate.validate(found, version, strict=True)
+
+
+def test_only_a_worker_that_creates_jobsets_may_do_so() -> None:
+    found = objects_of("jobs")
+    pod = found["Deployment", "worker"]["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("lcl-worker", True)
+    assert found["ServiceAccount", "lcl-worker"]["automountServiceAccountToken"] is False, "the pod asks for its token"
+    bound = found["RoleBinding", "lcl-worker"]
+    assert bound["subjects"] == [{"kind": "ServiceAccount", "name": "lcl-worker", "namespace": KUSTOMIZE["namespace"]}]
+    assert bound["roleRef"]["kind"] == "Role", "in its namespace alone"
+    rules = found["Role", "lcl-worker"]["rules"]
+    assert {resource for rule in rules for resource in rule["resources"]} == {"jobsets", "jobs", "pods"}
+    assert not any("*" in (*rule["verbs"], *rule["apiGroups"]) for rule in rules)
+    assert not {"Role", "RoleBinding", "ClusterRole"} & {each["kind"] for each in OBJECTS}, "nobody else"
+
+
+def test_a_worker_of_jobsets_has_settings_that_it_reads() -> None:
+    (only,) = objects_of("jobs")["Deployment", "worker"]["spec"]["template"]["spec"]["containers"]
+    given = {each["name"]: each["value"] for each in only["env"]}
+    assert given.keys() <= {f"LCL_{field.upper()}" for field in WorkerSettings.model_fields}
+    image = KUSTOMIZE["images"][0]
+    assert given["LCL_KUBERNETES_IMAGE"] == f"{image['newName']}:{image['newTag']}"
+    claim, _, path = given["LCL_KUBERNETES_DATA_CLAIMS"].partition(":")
+    assert claim in of_kind("PersistentVolumeClaim")
+    assert path in {mount["mountPath"] for mount in container("worker")["volumeMounts"]}
+    assert WorkerSettings.model_fields["kubernetes_claim"].default in of_kind("PersistentVolumeClaim")
+    accounts = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "ServiceAccount"}
+    assert WorkerSettings.model_fields["kubernetes_service_account"].default in accounts
+
+
+def test_the_pods_of_runs_reach_each_other_alone() -> None:
+    found = objects_of("jobs")
+    policy = found["NetworkPolicy", "runs"]["spec"]
+    runs = {"podSelector": policy["podSelector"]}
+    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "run"}
+    assert (policy["ingress"], policy["egress"]) == ([{"from": [runs]}], [{"to": [runs]}])
+    (rule,) = found["NetworkPolicy", "worker-to-cluster"]["spec"]["egress"]
+    assert ip_network(rule["to"][0]["ipBlock"]["cidr"]).num_addresses == 1
+
+
 def test_the_namespace_refuses_privileges() -> None:
     (namespace,) = [found for found in OBJECTS if found["kind"] == "Namespace"]
     assert namespace["metadata"]["name"] == KUSTOMIZE["namespace"]

@@ -24,6 +24,7 @@ from workers.settings import WorkerSettings
 EXECUTORS = {
     "local": "workers.executors.local:LocalExecutor",
     "ray": "workers.executors.ray:RayExecutor",
+    "kubernetes": "workers.executors.kubernetes:KubernetesExecutor",
 }
 Handle = dict[str, Any]  # of a started job, as JSON: {"executor", …}
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
 from lcl_core.common.fork_server import AVAILABLE, ForkServer
@@ -60,6 +61,14 @@ def fork_server(setting: str, modules: Collection[str]) -> Iterator[None]:
         server.close()
 
 
+def begin_log(log_file: Path, title: str) -> int:
+    """Append the line that precedes the output of an attempt. Returns: the byte offset after it."""
+    with log_file.open("ab") as log:
+        if title:
+            log.write(f"=== {title}, {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
+        return log.tell()
+
+
 class JobProcess:
     """``python -m MODULE RUN_DIR``. A context manager: after exit no process of its group is left.
 
@@ -67,6 +76,7 @@ class JobProcess:
     appended to the run's log, under a line that names the attempt.
 
     Args:
+        title: of the attempt; empty: the line is there already.
         protocols: of object storage whose credentials it gets.
         env: further environment variables.
     """
@@ -79,12 +89,9 @@ class JobProcess:
         protocols: Collection[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
-        header = f"=== {title}, {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode()
         self._run_dir, self.log_file = run_dir, run_dir.log_file
+        self.log_start = begin_log(run_dir.log_file, title)
         with run_dir.log_file.open("ab") as log:
-            log.write(header)
-            log.flush()
-            self.log_start = log.tell()  # byte offset of this attempt's own output
             self._process = start_module(
                 module,
                 [str(run_dir.path)],

@@ -1,0 +1,432 @@
+"""An API server of Kubernetes in this process, and beside it what a cluster does with a JobSet.
+
+It has what executors use: lists and watches with labels and versions, merge patches, deletions with preconditions. The
+objects are what a test makes of them, or, with ``runs_pods``, those of real processes of this machine: a pod is a
+process with the command and the environment of its container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+
+TOKEN = "token-of-the-worker"
+NAMESPACE = "lcl"
+JOBSETS = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets"
+JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+Object = dict[str, Any]
+
+
+def moment(seconds: float | None = None) -> str:
+    """As Kubernetes writes times."""
+    value = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def condition(kind: str, reason: str = "", message: str = "", at: float | None = None, status: str = "True") -> Object:
+    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": moment(at)}
+
+
+class Refused(Exception):
+    """An answer that is no success."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ApiServer:
+    """The objects, their history and the answers to requests. Thread-safe.
+
+    Attributes:
+        answers: statuses of the next answers, before any other; 0: the connection is closed without an answer.
+        is_away: every connection is closed without an answer.
+        lost_answers: of creations that take place; the connection is closed then.
+        requests: method and path of each.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Object]] = {JOBSETS: {}, JOBS: {}, PODS: {}}
+        self.history: list[tuple[int, str, str, Object]] = []
+        self.changed = threading.Condition(threading.RLock())
+        self.answers: list[int] = []
+        self.is_away = self.is_closed = False
+        self.lost_answers = 0
+        self.requests: list[tuple[str, str]] = []
+        self.watch_generation = 0
+        self._version = self._compacted = self._uid = 0
+
+    def put(self, collection: str, found: Object) -> Object:
+        """Create or replace an object, as controllers and kubelets do."""
+        with self.changed:
+            name = found["metadata"]["name"]
+            before = self.objects[collection].get(name)
+            self._uid += before is None
+            found["metadata"].setdefault("uid", f"uid-{self._uid}" if before is None else before["metadata"]["uid"])
+            self._record(collection, "ADDED" if before is None else "MODIFIED", found)
+            self.objects[collection][name] = found
+            return found
+
+    def change(self, collection: str, name: str, **parts: Any) -> None:
+        """Replace parts of an object, of which conditions are added to those that it has."""
+        with self.changed:
+            found = copy.deepcopy(self.objects[collection][name])
+            for part, values in parts.items():
+                added = found.setdefault(part, {})
+                kept = [] if part != "status" else added.get("conditions", [])
+                added.update(values)
+                if part == "status" and "conditions" in values:
+                    replaced = {each["type"] for each in values["conditions"]}
+                    kept = [each for each in kept if each["type"] not in replaced]
+                    added["conditions"] = [*kept, *values["conditions"]]
+            self.put(collection, found)
+
+    def remove(self, collection: str, name: str) -> None:
+        with self.changed:
+            found = self.objects[collection].pop(name, None)
+            if found is not None:
+                self._record(collection, "DELETED", found)
+
+    def names(self, collection: str) -> list[str]:
+        with self.changed:
+            return sorted(self.objects[collection])
+
+    def compact(self) -> None:
+        """Forget the history, so that watches have to begin anew."""
+        with self.changed:
+            self._compacted = self._version
+            self.history.clear()
+
+    def drop_watches(self) -> None:
+        with self.changed:
+            self.watch_generation += 1
+            self.changed.notify_all()
+
+    def answer(self, method: str, path: str, params: dict[str, str], body: Object | None) -> Object:
+        """Raises: Refused."""
+        with self.changed:
+            self.requests.append((method, path))
+            if self.is_away:
+                raise Refused(0, "away")
+            if self.answers:
+                status = self.answers.pop(0)
+                if status != 200:
+                    raise Refused(status, "not now")
+            if path not in self.objects:
+                collection, _, name = path.rpartition("/")
+                if collection not in self.objects:
+                    raise Refused(404, "the server could not find the requested resource")
+                return self._answer_one(method, collection, name, body)
+            if method == "POST" and body is not None:
+                if body["metadata"]["name"] in self.objects[path]:
+                    raise Refused(409, "it exists")
+                created = self.put(path, copy.deepcopy(body))
+                if self.lost_answers:
+                    self.lost_answers -= 1
+                    raise Refused(0, "lost")
+                return copy.deepcopy(created)
+            items = [found for found in self.objects[path].values() if _matches(found, params.get("labelSelector", ""))]
+            if method == "DELETE":
+                for found in items:
+                    self.delete(path, found["metadata"]["name"], body or {})
+                return {"kind": "Status"}
+            return {"metadata": {"resourceVersion": str(self._version)}, "items": copy.deepcopy(items)}
+
+    def _answer_one(self, method: str, collection: str, name: str, body: Object | None) -> Object:
+        found = self.objects[collection].get(name)
+        if found is None:
+            raise Refused(404, f"{name} not found")
+        if method == "GET":
+            return copy.deepcopy(found)
+        expected = (body or {}).get("metadata", {}) if method == "PATCH" else (body or {}).get("preconditions", {})
+        for key in ("uid", "resourceVersion"):
+            if key in expected and expected[key] != found["metadata"][key]:
+                raise Refused(409, f"Precondition failed: {key}")
+        if method == "PATCH" and body is not None:
+            changed = copy.deepcopy(found)
+            changed["metadata"].setdefault("annotations", {}).update(body["metadata"]["annotations"])
+            return copy.deepcopy(self.put(collection, changed))
+        self.delete(collection, name, body or {})
+        return {"kind": "Status"}
+
+    def delete(self, collection: str, name: str, options: Object) -> None:
+        """Mark an object; who has it runs removes it."""
+        found = copy.deepcopy(self.objects[collection][name])
+        grace = options.get("gracePeriodSeconds", found.get("spec", {}).get("terminationGracePeriodSeconds", 0))
+        before = found["metadata"].get("deletionGracePeriodSeconds")
+        if before is None or grace < before:
+            found["metadata"] |= {"deletionTimestamp": moment(time.time() + grace), "deletionGracePeriodSeconds": grace}
+            self.put(collection, found)
+        self.on_delete(collection, name)
+
+    def on_delete(self, collection: str, name: str) -> None:
+        """Without pods nothing holds an object back."""
+        if collection == JOBSETS and not self.objects[PODS]:
+            self.remove(collection, name)
+
+    def events_since(self, collection: str, version: int, selector: str) -> list[tuple[int, Object]]:
+        """Raises: Refused."""
+        with self.changed:
+            if version < self._compacted:
+                raise Refused(410, "too old resource version")
+            return [
+                (number, {"type": kind, "object": found})
+                for number, where, kind, found in self.history
+                if where == collection and number > version and _matches(found, selector)
+            ]
+
+    def _record(self, collection: str, kind: str, found: Object) -> None:
+        self._version += 1
+        found["metadata"]["resourceVersion"] = str(self._version)
+        self.history.append((self._version, collection, kind, copy.deepcopy(found)))
+        self.changed.notify_all()
+
+
+def _matches(found: Object, selector: str) -> bool:
+    labels = found["metadata"].get("labels", {})
+    wanted = dict(part.split("=", 1) for part in selector.split(",") if part)
+    return all(labels.get(name) == value for name, value in wanted.items())
+
+
+def in_process_http(server: ApiServer) -> httpx.Client:
+    """A client of it that needs no connection; a watch ends when there is nothing to report."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        params = dict(request.url.params)
+        body = json.loads(request.content) if request.content else None
+        try:
+            if params.get("watch"):
+                server.answer("WATCH", request.url.path, {}, None)
+                found = server.events_since(request.url.path, int(params["resourceVersion"]), params["labelSelector"])
+                return httpx.Response(200, text="".join(json.dumps(event) + "\n" for _, event in found))
+            return httpx.Response(200, json=server.answer(request.method, request.url.path, params, body))
+        except Refused as error:
+            if error.status == 0:
+                raise httpx.ConnectError("connection refused") from error
+            return httpx.Response(error.status, json={"kind": "Status", "message": str(error), "code": error.status})
+
+    return httpx.Client(
+        transport=httpx.MockTransport(handle), base_url="http://127.0.0.1", trust_env=False, verify=False
+    )
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _HttpServer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _serve(self) -> None:
+        address = urlsplit(self.path)
+        params = dict(parse_qsl(address.query))
+        length = int(self.headers.get("Content-Length", 0))
+        body = json.loads(self.rfile.read(length)) if length else None
+        try:
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                raise Refused(401, "Unauthorized")
+            if params.get("watch"):
+                self._watch(address.path, params)
+                return
+            self._send(200, self.server.api.answer(self.command, address.path, params, body))
+        except Refused as error:
+            if error.status == 0:
+                self.close_connection = True
+                return
+            self._send(error.status, {"kind": "Status", "message": str(error), "code": error.status})
+
+    do_GET = do_POST = do_PATCH = do_DELETE = _serve
+
+    def _send(self, status: int, found: Object) -> None:
+        content = json.dumps(found).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _watch(self, path: str, params: dict[str, str]) -> None:
+        api, version, selector = self.server.api, int(params["resourceVersion"]), params["labelSelector"]
+        api.answer("WATCH", path, {}, None)
+        generation = api.watch_generation
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while api.watch_generation == generation and not api.is_closed and not api.is_away:
+                try:
+                    found = api.events_since(path, version, selector)
+                except Refused as error:
+                    self._write({"type": "ERROR", "object": {"code": error.status, "message": str(error)}})
+                    return
+                for version, event in found:  # noqa: B007
+                    self._write(event)
+                with api.changed:
+                    if not found:
+                        api.changed.wait(0.2)
+
+    def _write(self, event: Object) -> None:
+        self.wfile.write(json.dumps(event).encode() + b"\n")
+        self.wfile.flush()
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    api: ApiServer
+
+
+@contextlib.contextmanager
+def serve_http(api: ApiServer) -> Iterator[str]:
+    """Its address, on a free port of this machine."""
+    server = _HttpServer(("127.0.0.1", 0), _Handler)
+    server.api = api
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        api.is_closed = True
+        api.drop_watches()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class ProcessCluster(ApiServer):
+    """Runs the pods of JobSets that are not suspended as processes of this machine.
+
+    Attributes:
+        has_room: pods get a node.
+        processes: of the pods, by their names.
+    """
+
+    def __init__(self, environment: dict[str, str], logs: Path) -> None:
+        super().__init__()
+        self._environment, self._logs = environment, logs
+        self.has_room = True
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._kill_at: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._reconcile_for_ever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.is_closed = True
+        self._thread.join()
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+    def on_delete(self, collection: str, name: str) -> None:
+        """The loop below does what is to do."""
+
+    def _reconcile_for_ever(self) -> None:
+        while not self.is_closed:
+            with self.changed:
+                for jobset in [*self.objects[JOBSETS].values()]:
+                    self._reconcile(jobset)
+                for pod in [*self.objects[PODS].values()]:
+                    self._run_pod(pod)
+            time.sleep(0.02)
+
+    def _reconcile(self, jobset: Object) -> None:
+        name = jobset["metadata"]["name"]
+        (group,) = jobset["spec"]["replicatedJobs"]
+        pods = [found for found in self.objects[PODS].values() if found["metadata"]["labels"]["lcl/job"] == name]
+        if "deletionTimestamp" in jobset["metadata"] or jobset["spec"]["suspend"]:
+            for pod in pods:
+                if "deletionTimestamp" not in pod["metadata"]:
+                    self.delete(PODS, pod["metadata"]["name"], {})
+            if not pods and not jobset["spec"]["suspend"]:
+                self.remove(JOBS, f"{name}-node-0")
+                self.remove(JOBSETS, name)
+            elif not pods and "deletionTimestamp" in jobset["metadata"]:
+                self.remove(JOBSETS, name)
+            return
+        if f"{name}-node-0" not in self.objects[JOBS]:
+            self._create_pods(name, group["template"])
+        elif "conditions" not in jobset.get("status", {}):
+            self._conclude(name, pods)
+
+    def _create_pods(self, name: str, template: Object) -> None:
+        spec = template["spec"]
+        job = {"metadata": {"name": f"{name}-node-0", "labels": template["metadata"]["labels"]}, "spec": spec}
+        self.put(JOBS, copy.deepcopy(job))
+        for index in range(spec["completions"]):
+            labels = {**spec["template"]["metadata"]["labels"], "batch.kubernetes.io/job-completion-index": str(index)}
+            pod = {"metadata": {"name": f"{name}-node-0-{index}-abcde", "labels": labels}}
+            self.put(PODS, {**copy.deepcopy(pod), "spec": spec["template"]["spec"], "status": {"phase": "Pending"}})
+
+    def _conclude(self, name: str, pods: list[Object]) -> None:
+        phases = [pod["status"]["phase"] for pod in pods]
+        if "Failed" in phases:
+            disrupted = any(each["type"] == "DisruptionTarget" for pod in pods for each in pod["status"]["conditions"])
+            reason = "PodFailurePolicy" if disrupted else "BackoffLimitExceeded"
+            self.change(JOBS, f"{name}-node-0", status={"conditions": [condition("Failed", reason)]})
+            self.change(JOBSETS, name, status={"conditions": [condition("Failed", "FailedJobs")]})
+        elif phases and set(phases) == {"Succeeded"}:
+            self.change(JOBS, f"{name}-node-0", status={"conditions": [condition("Complete")]})
+            self.change(JOBSETS, name, status={"conditions": [condition("Completed", "AllJobsCompleted")]})
+
+    def _run_pod(self, pod: Object) -> None:
+        name, process = pod["metadata"]["name"], self.processes.get(pod["metadata"]["name"])
+        deleted = "deletionTimestamp" in pod["metadata"]
+        if process is None:
+            if deleted:
+                self.remove(PODS, name)
+            elif self.has_room:
+                self._start_pod(pod)
+            elif not pod["status"].get("conditions"):
+                message = "0/3 nodes are available: 3 Insufficient cpu."
+                where = [condition("PodScheduled", "Unschedulable", message, status="False")]
+                self.change(PODS, name, status={"conditions": where})
+            return
+        status = process.poll()
+        if status is None and deleted:
+            grace = pod["metadata"]["deletionGracePeriodSeconds"]
+            if name not in self._kill_at:
+                process.send_signal(signal.SIGTERM)
+            self._kill_at[name] = min(self._kill_at.get(name, float("inf")), time.monotonic() + grace)
+            if time.monotonic() >= self._kill_at[name]:
+                os.killpg(process.pid, signal.SIGKILL)
+        elif status is not None and pod["status"]["phase"] == "Running":
+            code = status if status >= 0 else 128 - status
+            ended = {"terminated": {"exitCode": code, "finishedAt": moment()}}
+            phase = "Failed" if code else "Succeeded"
+            self.change(PODS, name, status={"phase": phase, "containerStatuses": [{"state": ended}]})
+        elif status is not None and deleted:
+            self.remove(PODS, name)
+
+    def _start_pod(self, pod: Object) -> None:
+        name = pod["metadata"]["name"]
+        (container,) = pod["spec"]["containers"]
+        given = {each["name"]: each["value"] for each in container["env"]}
+        index = pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"]
+        with (self._logs / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, *container["command"][1:]],
+                env={**self._environment, **given, "JOB_COMPLETION_INDEX": index},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        running = [{"state": {"running": {"startedAt": moment()}}}]
+        status = {"phase": "Running", "conditions": [condition("PodScheduled")], "containerStatuses": running}
+        self.change(PODS, name, status=status)

@@ -1,0 +1,163 @@
+"""The object of a run: valid for clusters, unprivileged as the service's own pods, and without secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
+
+from lcl_core.common.run_dir import RunDir
+from workers.executors.base import JobRequest
+from workers.executors.jobset import build_jobset
+from workers.settings import WorkerSettings
+
+VERSIONS = ("1.30", "1.34", "1.37")
+MANIFESTS = Path(__file__).parents[3] / "deploy" / "kubernetes"
+NAME = "lcl-run-cr9vavs83kmzn8w35h-9134ea28"  # as long as any
+LONGEST_NAME = 63  # of a pod
+
+
+def built(**changes: Any) -> dict[str, Any]:
+    facts = {key: changes.pop(key) for key in ("nodes", "gpus", "protocols", "env") if key in changes}
+    settings = WorkerSettings(home=Path("/var/lib/lcl"), kubernetes_image="registry.example.org/lcl:1", **changes)
+    request = JobRequest("lcl_core.train", RunDir("/var/lib/lcl/runs/run_1"), "title", name="run_1", **facts)
+    return build_jobset(settings, request, NAME, "token", "lcl")
+
+
+CASES = {
+    "one node": {},
+    "queue": {"kubernetes_queue": "team"},
+    "gang with GPUs": {"nodes": 16, "gpus": 8, "env": {"A": "b"}},
+    "claims and secret": {
+        "kubernetes_data_claims": {"corpora": "/data", "more": "/more"},
+        "kubernetes_secret": "storage",
+        "protocols": {"s3"},
+    },
+}
+
+
+def pod_of(jobset: dict[str, Any]) -> dict[str, Any]:
+    (group,) = jobset["spec"]["replicatedJobs"]
+    template: dict[str, Any] = group["template"]["spec"]["template"]
+    return template
+
+
+def container_of(jobset: dict[str, Any]) -> dict[str, Any]:
+    (container,) = pod_of(jobset)["spec"]["containers"]
+    found: dict[str, Any] = container
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_jobset_is_valid(case: str) -> None:
+    """The models leave out what they do not know, and check the types of the rest."""
+    jobset = json.loads(json.dumps(built(**CASES[case])))
+    known = JobsetV1alpha2JobSet.from_dict(jobset)
+    assert known is not None
+    assert known.to_dict() == jobset
+
+
+def test_a_wrong_field_would_be_seen() -> None:
+    wrong = built()
+    wrong["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]["comand"] = []
+    known = JobsetV1alpha2JobSet.from_dict(wrong)
+    assert known is not None
+    assert known.to_dict() != wrong
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_its_job_and_pods_are_valid(case: str, version: str) -> None:
+    jobset = json.loads(json.dumps(built(**CASES[case])))
+    (group,) = jobset["spec"]["replicatedJobs"]
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": NAME}, **group["template"]}
+    job["metadata"] = {"name": NAME, **group["template"]["metadata"]}
+    kubernetes_validate.validate(job, version, strict=True)
+    pod = {"apiVersion": "v1", "kind": "Pod", **pod_of(jobset)}
+    pod["metadata"] = {"name": NAME, **pod_of(jobset)["metadata"]}
+    kubernetes_validate.validate(pod, version, strict=True)
+
+
+def test_names_leave_room_for_those_of_pods() -> None:
+    assert len(f"{NAME}-node-0-9999-abcde") <= LONGEST_NAME
+
+
+def test_its_pods_are_as_unprivileged_as_the_workers() -> None:
+    worker = next(iter(yaml.safe_load_all((MANIFESTS / "worker.yaml").read_text(encoding="utf-8"))))
+    wanted, pod = worker["spec"]["template"]["spec"], pod_of(built())["spec"]
+    assert pod["securityContext"] == wanted["securityContext"]
+    assert container_of(built())["securityContext"] == wanted["containers"][0]["securityContext"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    assert pod["serviceAccountName"] == wanted["serviceAccountName"]
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume
+    }
+    assert claims == {"home"}
+    shm = next(volume for volume in pod["volumes"] if volume["name"] == "shm")
+    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+
+
+def test_a_failure_is_final_and_a_disruption_is_told_from_it() -> None:
+    jobset = built(nodes=3, gpus=2)
+    assert jobset["spec"]["failurePolicy"] == {"maxRestarts": 0}
+    (group,) = jobset["spec"]["replicatedJobs"]
+    job = group["template"]["spec"]
+    assert (job["completionMode"], job["completions"], job["parallelism"], job["backoffLimit"]) == ("Indexed", 3, 3, 0)
+    assert job["podFailurePolicy"]["rules"] == [
+        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    ]
+    assert pod_of(jobset)["spec"]["restartPolicy"] == "Never"
+    assert container_of(jobset)["resources"]["limits"]["nvidia.com/gpu"] == 2
+    apart = pod_of(jobset)["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert apart[0]["topologyKey"] == "kubernetes.io/hostname"
+    assert "affinity" not in pod_of(built())["spec"]
+
+
+def test_a_run_has_its_grace_for_a_checkpoint() -> None:
+    pod = pod_of(built(cancel_grace_seconds=120.0))["spec"]
+    assert pod["terminationGracePeriodSeconds"] >= 120 + 10
+    assert json.loads(container_of(built())["command"][-1])["grace_seconds"] == 30.0
+
+
+def test_kueue_starts_it_where_there_is_a_queue() -> None:
+    queued = built(kubernetes_queue="team")
+    assert queued["spec"]["suspend"] is True
+    assert queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+    assert built()["spec"]["suspend"] is False
+    assert "kueue.x-k8s.io/queue-name" not in built()["metadata"]["labels"]
+
+
+def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "LCL_DATABASE_URL": "sqlite:///database",
+        "LCL_BROKER_URL": "redis://:hidden@broker",
+        "LCL_ADMIN_KEY": "hidden",
+        "AWS_SECRET_ACCESS_KEY": "hidden",
+        "LCL_KUBERNETES_TOKEN_FILE": "/hidden",
+        "LCL_EXECUTOR": "local",
+        "PATH": "/hidden",
+        "LCL_DATA_ROOTS": "/data",
+    }
+    for name in [name for name in os.environ if name.startswith("LCL_")]:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    jobset = built(kubernetes_secret="storage", protocols={"s3"}, database_url="")
+    assert "hidden" not in json.dumps(jobset)
+    environment = {each["name"]: each["value"] for each in container_of(jobset)["env"]}
+    assert environment.pop("OMP_NUM_THREADS") == "2"
+    assert environment == {
+        "LCL_HOME": "/var/lib/lcl",
+        "LCL_DATA_ROOTS": "/data",
+        "LCL_FORK_SERVER": "off",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    assert container_of(jobset)["envFrom"] == [{"secretRef": {"name": "storage"}}]
+    assert "envFrom" not in container_of(built())

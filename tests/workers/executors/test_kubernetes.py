@@ -1,0 +1,514 @@
+"""Jobs on a stub of a Kubernetes cluster whose pods are processes of this machine. No real cluster is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.db import leases, runs
+from lcl_core.db.session import Database
+from tests.workers.executors.kubernetes_cluster import (
+    JOBS,
+    JOBSETS,
+    NAMESPACE,
+    PODS,
+    TOKEN,
+    ApiServer,
+    ProcessCluster,
+    condition,
+    serve_http,
+)
+from tests.workers.in_process_worker import InProcessWorker
+from tests.workers.worker_processes import WorkerProcesses
+from workers.executors import jobset, kubernetes_job
+from workers.executors.base import JobRequest, MachineLost, NoCapacity
+from workers.executors.jobset import build_jobset
+from workers.executors.kubernetes import KubernetesExecutor
+from workers.settings import WorkerSettings
+
+HERE = Path(__file__).parents[1]
+ROLE = HERE.parents[1] / "deploy" / "kubernetes" / "jobs" / "role.yaml"
+Queue = Callable[..., str]
+RunOf = Callable[[str], Any]
+Eventually = Callable[..., None]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ProcessCluster]:
+    path = f"{HERE}:{HERE.parents[1]}:{tmp_path}"
+    cluster = ProcessCluster(
+        {"PATH": os.environ["PATH"], "PYTHONPATH": path, "TOY_SECONDS": "0.05", "GOMP_SPINCOUNT": "100"}, tmp_path
+    )
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def address(cluster: ProcessCluster) -> Iterator[str]:
+    with serve_http(cluster) as address:
+        yield address
+
+
+@pytest.fixture
+def kubernetes_settings(settings: WorkerSettings, address: str, tmp_path: Path) -> WorkerSettings:
+    """For the cluster, with short waits."""
+    settings.kubernetes_url, settings.kubernetes_namespace = address, NAMESPACE
+    settings.kubernetes_image = "registry.example.org/lcl:1"
+    settings.kubernetes_token_file = tmp_path / "token"
+    settings.kubernetes_token_file.write_text(TOKEN)
+    return settings
+
+
+@pytest.fixture
+def executor(kubernetes_settings: WorkerSettings, cluster: ProcessCluster) -> Iterator[KubernetesExecutor]:
+    """After the test nothing may be left in the cluster, and nothing have been asked that the worker's role forbids."""
+    executor = KubernetesExecutor(kubernetes_settings)
+    with executor.serving([]):
+        yield executor
+    assert not cluster.names(JOBSETS)
+    assert not cluster.names(PODS)
+    assert {permission(method, path) for method, path in cluster.requests} <= permissions()
+
+
+def permission(method: str, path: str) -> tuple[str, str]:
+    """Resource and verb, by which a role allows a request."""
+    is_one = path not in (JOBSETS, JOBS, PODS)
+    resource = path.split("/")[-2 if is_one else -1]
+    verbs = {"POST": "create", "PATCH": "patch", "WATCH": "watch"}
+    verbs |= {"GET": "get", "DELETE": "delete"} if is_one else {"GET": "list", "DELETE": "deletecollection"}
+    return resource, verbs[method]
+
+
+def permissions() -> set[tuple[str, str]]:
+    """Those of the worker's role in the manifests."""
+    objects = yaml.safe_load_all(ROLE.read_text(encoding="utf-8"))
+    (role,) = [found for found in objects if found["kind"] == "Role"]
+    return {(name, verb) for rule in role["rules"] for name in rule["resources"] for verb in rule["verbs"]}
+
+
+@pytest.fixture
+def worker(
+    database: Database, kubernetes_settings: WorkerSettings, modules: dict[str, str], executor: KubernetesExecutor
+) -> InProcessWorker:
+    return InProcessWorker(database, kubernetes_settings, modules, executor)
+
+
+def test_a_run_ends_as_on_this_machine(
+    worker: InProcessWorker, monkeypatch: pytest.MonkeyPatch, queue: Queue, run_of: RunOf, steps_of: Any
+) -> None:
+    monkeypatch.setenv("LCL_DATABASE_URL", "sqlite:///elsewhere")
+    worker.settings.kubernetes_gpu_resource = ""
+    run_id = queue(steps=4)
+    worker.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.handle) == ("succeeded", 1, None), run.reason
+    assert steps_of(run_id) == [1, 2, 3, 4]
+    log = worker.run_dir(run_id).log_file.read_text()
+    assert log.startswith("=== attempt 1 on desk, ")
+    assert log.count("===") == 1
+    assert "toy starts at 0" in log
+    environment = run.result["final"]["environment"]
+    assert environment["CUDA_VISIBLE_DEVICES"] == "", "it was given no GPU"
+    assert environment["LCL_DATABASE_URL"] is None
+    assert environment["LCL_HOME"] == str(worker.settings.home)
+
+
+def test_a_cancelled_run_saves_its_state_first(
+    worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, steps_of: Any, eventually: Eventually
+) -> None:
+    run_id = queue(steps=100_000, checkpoint_every=100_000)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    worker.join()
+    assert run_of(run_id).state == "cancelled"
+    saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
+    assert saved["step"] >= 3
+
+
+def test_a_crash_is_the_runs_own(worker: InProcessWorker, cluster: ProcessCluster, queue: Queue, run_of: RunOf) -> None:
+    cluster._environment["TOY"] = "crash@2"
+    run_id = queue(steps=5)
+    worker.work()
+    run = run_of(run_id)
+    assert (run.state, run.reason["code"]) == ("failed", "crash")
+    assert "RuntimeError: the toy broke" in run.reason["message"]
+
+
+def test_a_process_that_is_killed_counts_and_its_machine_does_not(
+    worker: InProcessWorker,
+    cluster: ProcessCluster,
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    run_id = queue(steps=100_000, checkpoint_every=100_000)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    os.kill(run_of(run_id).progress["pid"], signal.SIGKILL)
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt) == ("queued", 1)
+    assert run.setbacks == {"attempts": 1, "killed": 1}
+    worker.start()
+    eventually(lambda: (run_of(run_id).progress or {}).get("attempt") == 2, "steps of the second attempt")
+    (pod,) = cluster.names(PODS)
+    evicted = condition("DisruptionTarget", "EvictionByEvictionAPI", "Eviction API: evicting")
+    with cluster.changed:
+        cluster.change(PODS, pod, status={"conditions": [evicted]})
+        cluster.delete(PODS, pod, {})
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.handle) == ("queued", 1, None), "only the first one counts"
+    assert run.setbacks is None or run.setbacks.get("attempts", 0) <= 1
+    assert "was disrupted: Eviction API: evicting" in run.interruption["message"]
+    saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
+    assert saved["step"] >= 3, "it had time for a checkpoint"
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+
+
+def test_a_queue_of_kueue_says_when_a_run_starts_and_when_it_is_preempted(
+    worker: InProcessWorker,
+    kubernetes_settings: WorkerSettings,
+    cluster: ProcessCluster,
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    kubernetes_settings.kubernetes_queue = "team"
+    kubernetes_settings.kubernetes_wait_seconds = 0.1
+    run_id = queue(steps=100_000, checkpoint_every=100_000)
+    worker.start()
+    eventually(lambda: cluster.names(JOBSETS), "the JobSet")
+    (name,) = cluster.names(JOBSETS)
+    assert cluster.objects[JOBSETS][name]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+    assert run_of(run_id).handle["name"] == name
+    assert not cluster.names(PODS)
+    cluster.change(JOBSETS, name, spec={"suspend": False})
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    cluster.change(JOBSETS, name, spec={"suspend": True})
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.handle) == ("queued", 0, None)
+    assert run.checkpoint.startswith("state.json")
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+
+
+def test_without_room_others_get_their_turn(
+    executor: KubernetesExecutor, kubernetes_settings: WorkerSettings, cluster: ProcessCluster, tmp_path: Path
+) -> None:
+    cluster.has_room = False
+    kubernetes_settings.kubernetes_wait_seconds = 0.5
+    with pytest.raises(NoCapacity, match=r"no place for 1 node .* Insufficient cpu"):
+        executor.start(JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run_1"), lambda handle: None)
+    cluster.answers = [403]
+    with pytest.raises(MachineLost, match="does not accept the JobSet"):
+        executor.start(JobRequest("toy_run", prepared(tmp_path / "other"), "title", name="run_2"), lambda handle: None)
+
+
+def test_an_attempt_that_is_interrupted_before_its_start_leaves_nothing(
+    executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path
+) -> None:
+    cluster.has_room = False
+
+    def check() -> None:
+        raise KeyError("the worker is leaving")
+
+    with pytest.raises(KeyError):
+        executor.start(
+            JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run_1", check=check), lambda handle: None
+        )
+
+
+def test_a_run_survives_an_api_server_that_is_away(
+    worker: InProcessWorker,
+    cluster: ProcessCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    monkeypatch.setattr(kubernetes_job, "_RESYNC_SECONDS", 0.1)
+    monkeypatch.setattr(kubernetes_job, "_READ_SECONDS", 0.3)
+    run_id = queue(steps=100)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    cluster.is_away = True
+    cluster.drop_watches()
+    eventually(lambda: len(steps_of(run_id)) >= 100, "all steps, which RUN_DIR has")
+    eventually(worker.run_dir(run_id).result_file.exists, "the result")
+    cluster.compact()
+    cluster.is_away = False
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.setbacks) == ("succeeded", 1, None)
+
+
+def test_a_worker_that_leaves_lets_its_run_go_on(
+    worker: InProcessWorker,
+    database: Database,
+    kubernetes_settings: WorkerSettings,
+    modules: dict[str, str],
+    executor: KubernetesExecutor,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    run_id = queue(steps=100)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    pid = run_of(run_id).progress["pid"]
+    worker.stopping.set()
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.lease_token) == ("queued", 0, None)
+    assert run.handle["executor"] == "kubernetes"
+    assert run.handle["uid"]
+    successor = InProcessWorker(database, kubernetes_settings, modules, executor)
+    assert successor.start().attempt == 1
+    successor.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.setbacks, run.handle) == ("succeeded", 1, None, None)
+    assert run.progress["pid"] == pid, "the process of the beginning"
+    assert steps_of(run_id) == list(range(1, 101))
+    assert worker.run_dir(run_id).log_file.read_text().count("=== attempt") == 1
+
+
+def test_a_real_worker_that_is_killed_loses_no_attempt_and_cancels_with_a_checkpoint(
+    crew: WorkerProcesses,
+    kubernetes_settings: WorkerSettings,
+    cluster: ProcessCluster,
+    address: str,
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    chosen = {
+        "LCL_EXECUTOR": "kubernetes",
+        "LCL_KUBERNETES_URL": address,
+        "LCL_KUBERNETES_NAMESPACE": NAMESPACE,
+        "LCL_KUBERNETES_IMAGE": kubernetes_settings.kubernetes_image,
+        "LCL_KUBERNETES_TOKEN_FILE": str(kubernetes_settings.kubernetes_token_file),
+        "LCL_LEASE_SECONDS": "8",
+        "LCL_HEARTBEAT_SECONDS": "0.5",
+    }
+    crew.start(**chosen)
+    run_id = queue(steps=100_000, checkpoint_every=100_000)
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    first = run_of(run_id)
+    crew.started[0].kill()
+    eventually(lambda: crew.started[0].poll() is not None, "the worker's death")
+    crew.start(**chosen)
+    eventually(lambda: run_of(run_id).lease_owner not in (None, first.lease_owner), "another worker")
+    reached = len(steps_of(run_id))
+    eventually(lambda: len(steps_of(run_id)) > reached, "more steps")
+    run = run_of(run_id)
+    assert (run.state, run.attempt) == ("running", 1)
+    assert run.progress["pid"] == first.progress["pid"]
+    assert run.setbacks == {leases.REATTACHED: 1}, "none that counts"
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    eventually(lambda: run_of(run_id).state == "cancelled", "the end")
+    saved = json.loads((kubernetes_settings.runs_dir / run_id / "checkpoints" / "state.json").read_text())
+    assert saved["step"] >= reached
+    eventually(lambda: not cluster.names(JOBSETS), "the JobSet's removal")
+
+
+def test_who_has_lost_a_job_cannot_stop_it(
+    executor: KubernetesExecutor, tmp_path: Path, eventually: Eventually
+) -> None:
+    run_dir, handles = prepared(tmp_path / "run"), []
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="fenced"), handles.append) as first:
+        eventually(run_dir.metrics_file.exists, "a step")
+        with executor.attach(json.loads(json.dumps(handles[-1])), run_dir) as second:
+            first.terminate()
+            first.kill()
+            assert second.wait(2.5) is None, "it goes on"
+            assert second.log_start == first.log_start
+            second.terminate()
+            assert until_exit(second) == ExitCode.CANCELLED
+    with pytest.raises(MachineLost, match="does not know its JobSet"):
+        executor.attach(handles[-1], run_dir)
+    with pytest.raises(MachineLost, match="another executor"):
+        executor.attach({"executor": "ray"}, run_dir)
+
+
+def test_a_worker_that_died_between_the_creation_and_the_second_note_loses_nothing(
+    executor: KubernetesExecutor, tmp_path: Path, eventually: Eventually
+) -> None:
+    """The name in the run's row is enough, and another object of that name is not taken for the job."""
+    run_dir, handles = prepared(tmp_path / "run"), []
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), handles.append) as job:
+        eventually(run_dir.metrics_file.exists, "a step")
+        job.detach()
+    assert [bool(handle["uid"]) for handle in handles] == [False, True]
+    with pytest.raises(MachineLost, match="does not know its JobSet"):
+        executor.attach({**handles[0], "uid": "of-another"}, run_dir)
+    with executor.attach(handles[0], run_dir) as job:
+        assert job.wait(0.1) is None
+
+
+def test_a_creation_whose_answer_was_lost_is_found(
+    executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path, eventually: Eventually
+) -> None:
+    cluster.lost_answers = 1
+    run_dir = prepared(tmp_path / "run")
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), lambda handle: None) as job:
+        assert cluster.names(JOBSETS) == [job.identity["jobset"]]
+        eventually(run_dir.metrics_file.exists, "a step")
+
+
+def test_a_job_that_has_not_started_is_no_job_to_attach_to(
+    executor: KubernetesExecutor, cluster: ProcessCluster, kubernetes_settings: WorkerSettings, tmp_path: Path
+) -> None:
+    """As when its worker was killed while the JobSet waited for a place."""
+    cluster.has_room = False
+    request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run")
+    waiting = build_jobset(kubernetes_settings, request, "lcl-run-1", "of the worker before", NAMESPACE)
+    cluster.put(JOBSETS, waiting)
+    handle = {"executor": "kubernetes", "namespace": NAMESPACE, "name": "lcl-run-1", "uid": "", "log_starts": [0]}
+    with pytest.raises(MachineLost, match="had not been started"):
+        executor.attach(handle, request.run_dir)
+
+
+def test_a_job_is_ended_without_the_api_server_too(
+    executor: KubernetesExecutor,
+    cluster: ProcessCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+) -> None:
+    """Its pods read in the run's folder that no worker wants it."""
+    monkeypatch.setattr(kubernetes_job, "_KILL_SECONDS", 0.5)
+    monkeypatch.setattr(kubernetes_job, "_READ_SECONDS", 0.3)
+    run_dir = prepared(tmp_path / "run")
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), lambda handle: None) as job:
+        eventually(run_dir.metrics_file.exists, "a step")
+        cluster.is_away = True
+        assert job.kill() == -signal.SIGKILL
+        assert until_exit(job) == -signal.SIGKILL
+        (process,) = cluster.processes.values()
+        eventually(lambda: process.poll() is not None, "the end of the process")
+        assert process.poll() == ExitCode.CANCELLED
+        cluster.is_away = False
+        eventually(lambda: not cluster.names(JOBSETS), "the JobSet's removal")
+
+
+def test_without_a_worker_a_job_saves_its_state_and_ends(
+    executor: KubernetesExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setattr(jobset, "REATTACH_SECONDS", -17.0)  # of a lease of 20 s
+    run_dir, handles = prepared(tmp_path / "run"), []
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="orphan"), handles.append) as job:
+        eventually(run_dir.metrics_file.exists, "a step")
+        assert job.detach()
+    eventually((run_dir.checkpoints / "state.json").exists, "the checkpoint")
+    assert not run_dir.result_file.exists()
+    with executor.attach(handles[-1], run_dir) as job:
+        assert until_exit(job) == ExitCode.CANCELLED
+
+
+def test_a_hung_job_leaves_its_stacks(
+    executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path, eventually: Eventually
+) -> None:
+    cluster._environment["TOY"] = "hang@2"
+    run_dir = prepared(tmp_path / "run")
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="hung"), lambda handle: None) as job:
+        eventually(lambda: run_dir.metrics_file.exists() and run_dir.metrics_file.read_text().count("\n") == 2, "steps")
+        assert "the artifact stacks.txt has the stacks of 1" in job.dump_stacks()
+        assert "misbehave" in (run_dir.artifacts / "stacks.txt").read_text()
+        assert job.kill() == -signal.SIGKILL
+
+
+def test_all_nodes_of_a_run_are_pods_of_one_jobset(
+    executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "second_node_fails.py").write_text(
+        "import os, sys, time\n"
+        "print('node', os.environ['LCL_NODE'], 'of', os.environ['LCL_NODES'], 'at', os.environ['LCL_MEETING'])\n"
+        "sys.stdout.flush()\n"
+        "time.sleep(600 if os.environ['LCL_NODE'] == '0' else 1)\n"
+        "sys.exit(65)\n"
+    )
+    run_dir = prepared(tmp_path / "run")
+    request = JobRequest("second_node_fails", run_dir, "title", name="run_gang", nodes=2)
+    with executor.start(request, lambda handle: None) as job:
+        assert until_exit(job) == ExitCode.USER_ERROR
+        assert job.log_file == run_dir.artifacts / "log-1.txt"
+        name = job.identity["jobset"]
+        written = job.log_file.read_bytes()[job.log_start :].decode()
+        assert written == f"node 1 of 2 at {name}-node-0-0.{name}:29500\n"
+    assert "=== title, node 1 of 2, " in job.log_file.read_text()
+    assert "node 0 of 2" in run_dir.log_file.read_text()
+
+
+def test_settings_that_do_not_fit_say_what_is_missing(
+    kubernetes_settings: WorkerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="LCL_KUBERNETES_IMAGE must name the image"):
+        WorkerSettings(executor="kubernetes")
+    with pytest.raises(ValueError, match="CLAIM:/PATH"):
+        WorkerSettings(kubernetes_data_claims="corpora")  # type: ignore[arg-type]
+    claims = WorkerSettings(kubernetes_data_claims="corpora:/data, more:/more")  # type: ignore[arg-type]
+    assert claims.kubernetes_data_claims == {"corpora": "/data", "more": "/more"}
+    with pytest.raises(ValueError, match="kubernetes_url"):
+        WorkerSettings(kubernetes_url="http://10.0.0.1:6443")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(UserError, match="LCL_KUBERNETES_URL"):
+        KubernetesExecutor(WorkerSettings())
+    kubernetes_settings.kubernetes_token_file = tmp_path / "other"
+    (tmp_path / "other").write_text("of somebody else")
+    with pytest.raises(UserError, match=r"401.*role of deploy/kubernetes/jobs"), refused(kubernetes_settings):
+        pass
+
+
+def test_a_cluster_without_jobset_is_named(settings: WorkerSettings, tmp_path: Path) -> None:
+    api = ApiServer()
+    del api.objects[JOBSETS]
+    (tmp_path / "token").write_text(TOKEN)
+    settings.kubernetes_namespace, settings.kubernetes_token_file = NAMESPACE, tmp_path / "token"
+    with serve_http(api) as address:
+        settings.kubernetes_url = address
+        with pytest.raises(UserError, match="install JobSet"), refused(settings):
+            pass
+
+
+def refused(settings: WorkerSettings) -> Any:
+    return KubernetesExecutor(settings).serving([])
+
+
+def until_exit(job: Any) -> int:
+    while (status := job.wait(0.2)) is None:
+        pass
+    return int(status)
+
+
+def prepared(path: Path) -> RunDir:
+    """For a toy that goes on until it is stopped."""
+    path.mkdir()
+    run_dir = RunDir(path)
+    spec = {"steps": 100_000, "checkpoint_every": 100_000}
+    run_dir.prepare(
+        {"run_id": path.name, "kind": "pretrain", "spec": spec, "datasets": {}, "encoders": {}, "attempt": 1}
+    )
+    return run_dir
