@@ -53,7 +53,7 @@ def run_demo(client: Client, display: ProgressDisplay, check: Callable[[], None]
         UserError: ``demo_failed`` with the run's reason, when one did not succeed.
     """
     follow = RunFollower(client, display, check)
-    pretrain = follow("pretrain", {"preset": "sample"})
+    pretrain = follow("pretrain", {"preset": "sample_resnet"})
     encoder = pretrain["encoder_id"]
     # full transfer, which is in the preset too, would take as long as the training
     evaluation = {"preset": "sample", "encoder": encoder, "classification": {"transfer": ["frozen"]}}

@@ -103,7 +103,7 @@ def test_three_runs_one_after_the_other() -> None:
     service = ScriptedService({})
     outcome, text = demonstrate(service)
     assert service.submitted == [
-        ("pretrain", {"preset": "sample"}),
+        ("pretrain", {"preset": "sample_resnet"}),
         ("evaluate", {"preset": "sample", "encoder": "enc_1", "classification": {"transfer": ["frozen"]}}),
         ("index", {"encoder": "enc_1", "collection": "sample"}),
     ]

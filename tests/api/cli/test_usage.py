@@ -164,7 +164,7 @@ def test_the_states_are_those_of_the_service() -> None:
     ("line", "offered"),
     [
         ("lcl submit ", {"pretrain", "evaluate", "index"}),
-        ("lcl submit pretrain --preset ", {"sample", "sample_pairs"}),
+        ("lcl submit pretrain --preset ", {"sample", "sample_pairs", "sample_resnet"}),
         ("lcl runs list --state can", {"cancelled", "cancelling"}),
         ("lcl caption ti", {"tiny"}),
         ("lcl search ", {"squares"}),
