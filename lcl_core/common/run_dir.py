@@ -15,6 +15,7 @@
       artifacts/encoder_best/  out: its best weights so far by held-out data, if it has a monitor
       artifacts/collection/  out: the collection of an index run
       stacks/PID.txt   out: each process that handles STACK_SIGNAL; on that signal it appends its threads' stacks
+      slurm/           what the worker and the nodes of a Slurm job tell each other: ``workers.executors.job_folder``
       notice.json      out: {"code", "message"}: a problem that the attempt survived, such as a damaged checkpoint
       result.json      out: written last, atomically: the run succeeded and this is its result
       error.json       out: a UserError as JSON: the run failed and a retry cannot help
