@@ -14,6 +14,7 @@ from lcl_core.db.workers import ALIVE_WITHIN
 
 _DNS_NAME = r"^([a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?)?$"
 _QUANTITY = r"^[1-9]\d*(\.\d+)?([KMGT]i?)?$"
+_SLURM_NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.,@+-]*)?$"
 
 
 class WorkerSettings(Settings):
@@ -31,7 +32,7 @@ class WorkerSettings(Settings):
         pattern="^(auto|off|/.+)$",
         description="auto: fork jobs from a process that keeps their libraries loaded (Linux); off; or its socket",
     )
-    executor: Literal["local", "ray", "kubernetes"] = Field(
+    executor: Literal["local", "ray", "slurm", "kubernetes"] = Field(
         "local", description="where the processes of runs run; docs/operations.md has what each needs"
     )
     ray_address: str = Field("auto", description="HOST:PORT of the Ray cluster; auto: that of this machine")
@@ -43,6 +44,25 @@ class WorkerSettings(Settings):
         20.0, gt=0, le=86_400, description="for a place for the whole run, before others get their turn"
     )
     ray_detach: bool = Field(True, description="runs go on while their worker is stopped and started again")
+    slurm_partition: str = Field("", pattern=_SLURM_NAME, description="of the Slurm jobs; empty: the cluster's default")
+    slurm_account: str = Field("", pattern=_SLURM_NAME, description="that the Slurm jobs are charged to")
+    slurm_qos: str = Field("", pattern=_SLURM_NAME, description="quality of service of the Slurm jobs")
+    slurm_time: str = Field(
+        "",
+        pattern=r"^([0-9]+(-[0-9]+)?(:[0-9]{1,2}){0,2})?$",
+        description="limit of each Slurm job, as sbatch --time; the run goes on in another one. Empty: the partition's",
+    )
+    slurm_memory: str = Field(
+        "", pattern="^([0-9]+[KMGT]?)?$", description="that each node of a run gets of Slurm, as sbatch --mem"
+    )
+    slurm_cpus: int = Field(1, ge=1, le=4096, description="that each node of a run gets of Slurm")
+    slurm_wait_seconds: float = Field(
+        60.0, gt=0, le=86_400, description="for Slurm to start a job, before others get their turn"
+    )
+    slurm_queue: bool = Field(
+        False, description="runs wait in Slurm's queue, however long; else what fits now is claimed"
+    )
+    slurm_detach: bool = Field(True, description="runs go on while their worker is stopped and started again")
     kubernetes_image: str = Field("", description="of the pods of runs; needed where runs are pods")
     kubernetes_namespace: str = Field(
         "", pattern=_DNS_NAME, description="of these pods; empty: that of the worker's pod"

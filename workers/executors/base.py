@@ -24,6 +24,7 @@ from workers.settings import WorkerSettings
 EXECUTORS = {
     "local": "workers.executors.local:LocalExecutor",
     "ray": "workers.executors.ray:RayExecutor",
+    "slurm": "workers.executors.slurm:SlurmExecutor",
     "kubernetes": "workers.executors.kubernetes:KubernetesExecutor",
 }
 Handle = dict[str, Any]  # of a started job, as JSON: {"executor", …}
@@ -131,6 +132,16 @@ class Executor(Protocol):
 
     def attach(self, handle: Handle, run_dir: RunDir) -> AbstractContextManager[Job]:
         """Re-attach to a job; who was attached before cannot stop it any more. Raises (on entry): MachineLost."""
+
+
+def node_log_name(number: int) -> str:
+    """Log of a node of a run whose nodes an executor places, in RUN_DIR. That of node 0 is the run's own."""
+    return f"artifacts/log-{number}.txt" if number else "log.txt"
+
+
+def node_stacks_name(number: int) -> str:
+    """Artifact with the stacks of the processes of such a node."""
+    return f"stacks-{number}.txt" if number else "stacks.txt"
 
 
 def create_executor(settings: WorkerSettings) -> Executor:

@@ -34,7 +34,14 @@ from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.leases import REATTACH_SECONDS
 from lcl_core.db.queue import EngineCapacity
 from lcl_core.train.launch import combined_status
-from workers.executors.base import Handle, JobRequest, MachineLost, NoCapacity
+from workers.executors.base import (
+    Handle,
+    JobRequest,
+    MachineLost,
+    NoCapacity,
+    node_log_name,
+    node_stacks_name,
+)
 from workers.executors.local import JobProcess
 from workers.settings import WorkerSettings
 
@@ -190,7 +197,7 @@ class RayJob:
 
     @property
     def log_file(self) -> Path:
-        return self._run_dir.path / _log_name(self._decisive)
+        return self._run_dir.path / node_log_name(self._decisive)
 
     @property
     def log_start(self) -> int:
@@ -243,7 +250,7 @@ class RayJob:
         return combined_status(known) if len(known) == len(self._actors) else -signal.SIGKILL
 
     def dump_stacks(self) -> str:
-        calls = [actor.dump_stacks.remote(_stacks_name(number)) for number, actor in enumerate(self._actors)]
+        calls = [actor.dump_stacks.remote(node_stacks_name(number)) for number, actor in enumerate(self._actors)]
         try:
             answers = ray.get(calls, timeout=_ANSWER_SECONDS)
         except RayError as error:
@@ -417,7 +424,7 @@ class RayExecutor:
             actor.start.remote(
                 request.module,
                 str(request.run_dir.path),
-                _log_name(number),
+                node_log_name(number),
                 request.title if number == 0 else f"{request.title}, node {number} of {request.nodes}",
                 sorted(request.protocols),
                 envs[number],
@@ -456,15 +463,6 @@ class RayExecutor:
 
 def _actor_name(name: str, number: int) -> str:
     return f"{name}-{number}"
-
-
-def _log_name(number: int) -> str:
-    """The run's own log is node 0's."""
-    return f"artifacts/log-{number}.txt" if number else "log.txt"
-
-
-def _stacks_name(number: int) -> str:
-    return f"stacks-{number}.txt" if number else "stacks.txt"
 
 
 def _remove_group(group: PlacementGroup) -> None:

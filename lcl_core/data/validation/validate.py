@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -214,6 +215,7 @@ def _worker_death_item(item: object) -> BadItem:
 
 def _init_worker(make: ValidatorFactory) -> None:
     global _validator
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it to all processes of a job
     _validator = make()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

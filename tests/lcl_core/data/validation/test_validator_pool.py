@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.records import CaptionedImage
-from lcl_core.data.validation.check import RecordItem
-from lcl_core.data.validation.validate import _worker_death_item, validate
+from lcl_core.data.validation.check import RecordItem, Validator
+from lcl_core.data.validation.report import ValidationLimits
+from lcl_core.data.validation.validate import ValidatorPool, _worker_death_item, validate
 
 DEADLY = '''
 import os
@@ -105,6 +107,16 @@ def test_no_process_outlives_its_parent(tmp_path: Path, eventually: Any) -> None
     parent.stdin.close()
     parent.stdout.close()
     eventually(lambda: not any(Path(f"/proc/{child}/stat").exists() for child in children), "the child has left")
+
+
+def test_a_sigterm_to_all_processes_of_the_job_does_not_end_these() -> None:
+    """The job stops in order. A process that died would be counted, and its records examined again."""
+    with ValidatorPool(1, partial(Validator, ValidationLimits())) as pool:
+        list(pool.check([[]]))
+        assert pool._pool is not None
+        for process in pool._pool._processes:
+            status = Path(f"/proc/{process}/status").read_text().split()
+            assert int(status[status.index("SigIgn:") + 1], 16) & 1 << signal.SIGTERM - 1
 
 
 def test_a_record_without_a_line_is_reported_by_its_id() -> None:

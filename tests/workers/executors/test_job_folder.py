@@ -1,0 +1,66 @@
+"""The files by which a worker and the nodes of a job communicate."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from workers.executors.job_folder import JobCommand, JobFolder, NodeReport, StartOrder
+
+START = StartOrder("module", "/run", "title", ["s3"], 2, 0, 60.0, 300.0, 30.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> JobFolder:
+    folder = JobFolder(tmp_path / "slurm" / "name")
+    folder.create(START)
+    return folder
+
+
+def test_commands_of_the_last_owner_alone_are_executed_once(folder: JobFolder) -> None:
+    reader = folder.commands()
+    folder.attach("first")
+    folder.command("first", JobCommand(int(signal.SIGTERM)))
+    assert reader.read() == [JobCommand(15)]
+    folder.attach("second")
+    folder.command("first", JobCommand(9, group=True))
+    folder.command("second", JobCommand(stacks="a1"))
+    assert reader.read() == [JobCommand(stacks="a1")]
+    assert reader.read() == []
+    assert folder.owner() == "second"
+
+
+def test_an_incomplete_line_is_read_when_it_is_complete(folder: JobFolder) -> None:
+    reader = folder.commands()
+    folder.attach("first")
+    with folder.control_file.open("a") as file:
+        file.write('{"owner": "first", "command": {"sig')
+    assert reader.read() == []
+    with folder.control_file.open("a") as file:
+        file.write('nal": 15}}\nno JSON\n')
+    assert reader.read() == [JobCommand(15)]
+
+
+def test_later_lines_of_a_report_add_to_earlier_ones(folder: JobFolder) -> None:
+    assert folder.read_start() == START
+    assert folder.read_report(1) == NodeReport()
+    folder.report(1, host="n2", a_later_version=True)
+    folder.report(1, log_start=5)
+    folder.report(1, status=0)
+    assert folder.read_report(1) == NodeReport(host="n2", log_start=5, status=0)
+    assert folder.read_report(0) == NodeReport()
+
+
+def test_a_later_attempt_removes_the_folder(folder: JobFolder) -> None:
+    reader = folder.commands()
+    folder.output_file.write_text("one\ntwo\n\n")
+    assert folder.last_output() == "two"
+    shutil.rmtree(folder.path)
+    assert (folder.owner(), folder.last_output(), folder.read_report(0)) == ("", "", NodeReport())
+    with pytest.raises(FileNotFoundError):
+        reader.read()
+    with pytest.raises(FileNotFoundError):
+        folder.attach("second")

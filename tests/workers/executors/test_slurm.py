@@ -1,0 +1,575 @@
+"""Jobs on a real slurmctld with several slurmd: whole runs, cancels, requeues, lost nodes, restarted workers, gangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.db import datasets, leases, runs
+from lcl_core.db.queue import EngineCapacity
+from lcl_core.db.session import Database
+from tests.lcl_core.train.small_runs import curve, weights
+from tests.small_spec import SMALL_PRETRAIN
+from tests.workers.executors.slurm_cluster import SlurmCluster, slurm_cluster
+from tests.workers.in_process_worker import InProcessWorker
+from tests.workers.worker_processes import WorkerProcesses
+from workers.executors.base import Handle, JobRequest, MachineLost
+from workers.executors.job_folder import JobFolder, StartOrder
+from workers.executors.slurm import SlurmExecutor, SlurmJob
+from workers.executors.slurm_commands import JobState, SlurmCommands
+from workers.settings import WorkerSettings
+
+NODES = 3
+Queue = Callable[..., str]
+RunOf = Callable[[str], Any]
+Eventually = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    with slurm_cluster(tmp_path_factory.mktemp("slurm"), NODES) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def executor(
+    settings: WorkerSettings, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> Iterator[SlurmExecutor]:
+    """With three free nodes, which are free again after the test."""
+    monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
+    monkeypatch.setenv("TOY_SECONDS", "0.05")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    executor = SlurmExecutor(settings)
+    executor._query_seconds = 0.3
+    with executor.serving([]):
+        yield executor
+    eventually(lambda: cluster.states() == ["idle"] * NODES, "the nodes' release")
+    assert not cluster.jobs()
+
+
+@pytest.fixture
+def worker(
+    database: Database, settings: WorkerSettings, modules: dict[str, str], executor: SlurmExecutor
+) -> InProcessWorker:
+    return InProcessWorker(database, settings, modules, executor)
+
+
+@pytest.fixture
+def trainer(
+    database: Database, settings: WorkerSettings, executor: SlurmExecutor, modules: dict[str, str], sample_zip: Path
+) -> InProcessWorker:
+    """Its runs are real trainings on the sample corpus."""
+    with database.session() as session:
+        datasets.register_sample(session).path = str(sample_zip)
+    settings.data_roots = [sample_zip.parent]
+    return InProcessWorker(database, settings, {"pretrain": "lcl_core.train"}, executor)
+
+
+def job_of(run: Any) -> str:
+    return str(run.handle["job_id"])
+
+
+def finish(trainer: InProcessWorker, eventually: Eventually) -> None:
+    """Work on the run as soon as the delay after its interruption is over."""
+
+    def claimed() -> bool:
+        claim = trainer.try_claim()
+        if claim is not None:
+            trainer.supervise(claim)
+        return claim is not None
+
+    eventually(claimed, "the end of the delay")
+
+
+def test_a_run_ends_as_on_this_machine(
+    worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LCL_DATABASE_URL", "postgresql://lcl:secret@db/lcl")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    run_id = queue(steps=4)
+    worker.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.handle) == ("succeeded", 1, None), run.reason
+    assert steps_of(run_id) == [1, 2, 3, 4]
+    log = worker.run_dir(run_id).log_file.read_text()
+    assert log.startswith("=== attempt 1 on desk, ")
+    assert "toy starts at 0" in log
+    environment = run.result["final"]["environment"]
+    assert environment["CUDA_VISIBLE_DEVICES"] == "", "it was given no GPU"
+    assert environment["LCL_DATABASE_URL"] is None
+    assert environment["RANK"] is None
+
+
+def test_slurm_chooses_the_gpus_of_a_run(
+    settings: WorkerSettings, modules: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cluster").mkdir()
+    run_dir = prepared(tmp_path / "run", steps=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with slurm_cluster(tmp_path / "cluster", nodes=1, gpus=1) as cluster:
+        monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
+        executor = SlurmExecutor(settings)
+        assert executor.capacity() == EngineCapacity("slurm", 1, 1.0, 1.0, True)
+        with executor.start(JobRequest("toy_run", run_dir, "title", name="gpu", gpus=1), lambda handle: None) as job:
+            assert until_exit(job) == ExitCode.OK
+    result = json.loads(run_dir.result_file.read_text())
+    assert result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_a_failure_is_that_of_the_process(
+    worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY", "crash")
+    run_id = queue()
+    worker.work()
+    run = run_of(run_id)
+    assert (run.state, run.reason["code"]) == ("failed", "crash")
+    assert "the toy broke" in run.reason["message"]
+
+
+def test_a_cancelled_run_saves_its_state_first(
+    worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, steps_of: Any, eventually: Eventually
+) -> None:
+    run_id = queue(steps=100_000, checkpoint_every=100_000)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    worker.join()
+    assert run_of(run_id).state == "cancelled"
+    saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
+    assert saved["step"] >= 3
+
+
+def test_a_process_that_is_killed_counts(
+    worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, steps_of: Any, eventually: Eventually
+) -> None:
+    run_id = queue(steps=100_000)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    os.kill(run_of(run_id).progress["pid"], signal.SIGKILL)
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt) == ("queued", 1)
+    assert run.setbacks == {"attempts": 1, "killed": 1}
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+
+
+def test_a_drained_node_ends_its_job_and_gets_no_other(
+    worker: InProcessWorker,
+    executor: SlurmExecutor,
+    cluster: SlurmCluster,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    run_id = queue(steps=60)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    node = next(line.split()[2] for line in cluster.jobs())
+    try:
+        cluster.update(node, "DRAIN")
+        free = executor.capacity()
+        assert free is not None
+        assert (free.executor, free.nodes, free.cpus, free.has_gpus) == ("slurm", NODES - 1, NODES - 1.0, False)
+        worker.join()
+        run = run_of(run_id)
+        assert (run.state, run.attempt, run.setbacks) == ("succeeded", 1, None), run.reason
+    finally:
+        cluster.resume(node)
+
+
+@pytest.mark.parametrize("cause", ["node", "scancel", "preemption"])
+def test_a_job_that_slurm_ends_is_handed_back(
+    worker: InProcessWorker,
+    cluster: SlurmCluster,
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+    cause: str,
+) -> None:
+    """With a checkpoint, unless the machine has gone."""
+    run_id = queue(steps=100_000, checkpoint_every=100_000)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    node = next(line.split()[2] for line in cluster.jobs())
+    if cause == "node":
+        cluster.update(node, "DOWN")
+    elif cause == "scancel":
+        cluster.run("scancel", job_of(run_of(run_id)))
+    else:
+        options = ("--partition=urgent", f"--nodes={NODES}", "--output=/dev/null", "--wrap=true")
+        assert cluster.run("sbatch", *options).returncode == 0
+    worker.join()
+    if cause == "node":
+        cluster.resume(node)
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.handle) == ("queued", 0, None), run.reason
+    assert run.setbacks == {"machine_lost": 1}
+    assert "Slurm job" in run.interruption["message"]
+    saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
+    assert saved["step"] >= 3
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+
+
+def test_a_training_that_slurm_requeues_ends_with_the_bits_of_one_on_this_machine(
+    trainer: InProcessWorker,
+    cluster: SlurmCluster,
+    database: Database,
+    settings: WorkerSettings,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    spec = {**SMALL_PRETRAIN, "steps": 20, "checkpoint_every": 4}
+    whole = queue(spec=spec)
+    InProcessWorker(database, settings, {"pretrain": "lcl_core.train"}).work()
+    assert run_of(whole).state == "succeeded", run_of(whole).reason
+    broken = queue(spec=spec)
+    trainer.start()
+    eventually(lambda: len(steps_of(broken)) >= 6, "steps")
+    job = job_of(run_of(broken))
+    assert cluster.run("scontrol", "requeue", job).returncode == 0
+    trainer.join()
+    run = run_of(broken)
+    assert (run.state, run.attempt) == ("queued", 0), run.reason
+    assert run.setbacks == {"machine_lost": 1}
+    assert run.checkpoint >= "step_00000006", "it was written when Slurm asked for it"
+    assert not cluster.jobs(), "Slurm does not start it again by itself"
+    finish(trainer, eventually)
+    run = run_of(broken)
+    assert (run.state, run.attempt) == ("succeeded", 1), run.reason
+    folders = [trainer.run_dir(run_id) for run_id in (whole, broken)]
+    assert weights(folders[0]) == weights(folders[1])
+    assert curve(folders[0]) == curve(folders[1])
+
+
+def test_a_worker_that_leaves_lets_its_run_go_on(
+    worker: InProcessWorker,
+    database: Database,
+    settings: WorkerSettings,
+    modules: dict[str, str],
+    executor: SlurmExecutor,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    run_id = queue(steps=150)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    pid = run_of(run_id).progress["pid"]
+    worker.stopping.set()
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.lease_token) == ("queued", 0, None)
+    assert run.handle["executor"] == "slurm"
+    successor = InProcessWorker(database, settings, modules, executor)
+    assert successor.start().attempt == 1
+    successor.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.setbacks, run.handle) == ("succeeded", 1, None, None)
+    assert run.progress["pid"] == pid, "the process of the beginning"
+    assert steps_of(run_id) == list(range(1, 151))
+    assert worker.run_dir(run_id).log_file.read_text().count("=== attempt") == 1
+
+
+def test_a_worker_that_is_killed_loses_no_attempt(
+    crew: WorkerProcesses,
+    database: Database,
+    cluster: SlurmCluster,
+    executor: SlurmExecutor,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    chosen = {"LCL_EXECUTOR": "slurm", "SLURM_CONF": str(cluster.configuration), "TOY_SECONDS": "0.05"}
+    chosen |= {"LCL_LEASE_SECONDS": "16", "LCL_HEARTBEAT_SECONDS": "1"}  # which a busy machine keeps
+    crew.start(**chosen)
+    run_id = queue(steps=100_000, checkpoint_every=100_000)
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    first = run_of(run_id)
+    crew.started[0].kill()
+    eventually(lambda: crew.started[0].poll() is not None, "the worker's death")
+    crew.start(**chosen)
+    eventually(lambda: run_of(run_id).lease_owner not in (None, first.lease_owner), "another worker")
+    reached = len(steps_of(run_id))
+    eventually(lambda: len(steps_of(run_id)) > reached, "more steps")
+    run = run_of(run_id)
+    assert (run.state, run.attempt) == ("running", 1)
+    assert run.progress["pid"] == first.progress["pid"]
+    assert run.setbacks == {leases.REATTACHED: 1}, "none that counts"
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    eventually(lambda: run_of(run_id).state == "cancelled", "the end")
+    assert steps_of(run_id) == list(range(1, len(steps_of(run_id)) + 1))
+
+
+def test_a_controller_that_is_away_stops_no_run(
+    worker: InProcessWorker,
+    executor: SlurmExecutor,
+    cluster: SlurmCluster,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    run_id = queue(steps=400)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    cluster.stop_controller()
+    try:
+        assert executor.capacity() is None
+        reached = len(steps_of(run_id))
+        eventually(lambda: len(steps_of(run_id)) > reached, "more steps")
+    finally:
+        cluster.start_controller()
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.setbacks) == ("succeeded", 1, None), run.reason
+
+
+def test_without_a_worker_a_job_saves_its_state_and_ends(
+    executor: SlurmExecutor, cluster: SlurmCluster, modules: dict[str, str], tmp_path: Path, eventually: Eventually
+) -> None:
+    run_dir = prepared(tmp_path / "run")
+    executor._orphan_seconds = 2.0
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="orphan"), lambda handle: None) as job:
+        eventually(run_dir.metrics_file.exists, "a step")
+        assert job.detach()
+    eventually(lambda: not cluster.jobs(), "the end of the job")
+    assert json.loads((run_dir.checkpoints / "state.json").read_text())["step"] >= 1
+    assert not run_dir.result_file.exists()
+
+
+def test_who_has_lost_a_job_cannot_stop_it(
+    executor: SlurmExecutor, modules: dict[str, str], tmp_path: Path, eventually: Eventually
+) -> None:
+    run_dir, handles = prepared(tmp_path / "run"), []
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="fenced"), handles.append) as first:
+        eventually(run_dir.metrics_file.exists, "a step")
+        assert "job_id" not in handles[0], "known before there is a job"
+        handle = json.loads(json.dumps(handles[0]))
+        with executor.attach(handle, run_dir) as second:
+            first.terminate()
+            first.kill()
+            assert second.wait(1.0) is None, "it goes on"
+            assert second.log_start == first.log_start
+            assert second.dump_stacks() == "the artifact stacks.txt has the stacks of 1 of its processes"
+            second.signal_group(signal.SIGSTOP)
+            second.signal_group(signal.SIGCONT)
+            second.terminate()
+            assert until_exit(second) == ExitCode.CANCELLED
+    with executor.attach(handle, run_dir) as third, pytest.raises(MachineLost, match="was asked to end"):
+        until_exit(third)
+
+
+def test_a_job_that_does_not_fit_is_not_left_in_the_queue(
+    worker: InProcessWorker,
+    settings: WorkerSettings,
+    executor: SlurmExecutor,
+    modules: dict[str, str],
+    cluster: SlurmCluster,
+    queue: Queue,
+    run_of: RunOf,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id = queue(spec={"engine": {"nodes": NODES}})
+    with executor.start(
+        JobRequest("toy_run", prepared(tmp_path / "other"), "title", name="other"), lambda handle: None
+    ):
+        settings.slurm_wait_seconds = 1.0
+        assert worker.try_claim() is None, "it does not fit"
+        with monkeypatch.context() as patch:  # it has not heard yet of the job that has just started
+            patch.setattr(executor, "capacity", lambda: EngineCapacity("slurm", NODES, float(NODES), 0.0, False))
+            worker.work()
+        run = run_of(run_id)
+        assert (run.state, run.attempt, run.handle) == ("queued", 0, None)
+        assert run.setbacks == {"no_capacity": 1}
+        assert len(cluster.jobs()) == 1, "that of the other run"
+
+
+def test_a_run_may_wait_in_the_queue_of_slurm(
+    worker: InProcessWorker,
+    settings: WorkerSettings,
+    cluster: SlurmCluster,
+    queue: Queue,
+    run_of: RunOf,
+    eventually: Eventually,
+) -> None:
+    settings.slurm_queue = True
+    settings.slurm_wait_seconds = 0.1
+    occupy(cluster, eventually)
+    run_id = queue(steps=2)
+    worker.start()
+    eventually(lambda: any("PENDING" in job for job in cluster.jobs()), "the job")
+    cluster.run("scancel", "--name=other")
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.setbacks) == ("succeeded", 1, None), run.reason
+
+
+def test_a_job_that_waits_without_a_worker_is_removed(
+    executor: SlurmExecutor, settings: WorkerSettings, cluster: SlurmCluster, tmp_path: Path, eventually: Eventually
+) -> None:
+    """Its worker was lost before the job was started, and another one has the run."""
+    occupy(cluster, eventually)
+    run_dir, handles = prepared(tmp_path / "run"), []
+
+    def attach_another() -> None:
+        if len(handles) == 2:
+            assert len(cluster.jobs()) == 2
+            with pytest.raises(MachineLost, match="waited for a place"):
+                executor.attach(handles[0], run_dir)
+            assert len(cluster.jobs()) == 1
+
+    request = JobRequest("toy_run", run_dir, "title", name="waits", check=attach_another)
+    with pytest.raises(MachineLost, match="ended before its processes were started"):
+        executor.start(request, handles.append)
+    cluster.run("scancel", "--name=other")
+
+
+def test_a_job_whose_worker_has_lost_the_lease_meanwhile_is_removed(
+    executor: SlurmExecutor, cluster: SlurmCluster, modules: dict[str, str], tmp_path: Path
+) -> None:
+    def remember(handle: Handle) -> None:
+        if "job_id" in handle:
+            raise leases.StaleLease("run")
+
+    with pytest.raises(leases.StaleLease):
+        executor.start(JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="stale"), remember)
+    assert not cluster.jobs()
+
+
+def test_a_gang_has_a_process_on_each_node(trainer: InProcessWorker, queue: Queue, run_of: RunOf) -> None:
+    """Three ranks over gloo."""
+    run_id = queue(spec={**SMALL_PRETRAIN, "steps": 3, "engine": {"nodes": NODES}})
+    trainer.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt) == ("succeeded", 1), run.reason
+    folder = trainer.run_dir(run_id)
+    assert folder.log_file.exists()
+    for number in (1, 2):
+        assert f"node {number} of 3" in (folder.artifacts / f"log-{number}.txt").read_text()
+
+
+class AnsweringCommands(SlurmCommands):
+    """Slurm knows one job, in this state."""
+
+    def __init__(self, state: JobState | None) -> None:
+        super().__init__(WorkerSettings())
+        self._state = state
+
+    def read_state(self, job_id: str, name: str) -> JobState | None:
+        return self._state
+
+
+def job_in(folder: Path, state: str | None, statuses: dict[int, int], nodes: int = 2) -> SlurmJob:
+    """A job of which Slurm and its nodes say that."""
+    start = StartOrder("toy_run", str(folder), "title", [], nodes, 0, 60.0, 60.0, 5.0)
+    job_folder = JobFolder(folder / "slurm" / "job")
+    job_folder.create(start)
+    for number in range(nodes):
+        job_folder.report(number, log_start=10 * number)
+    for number, status in statuses.items():
+        job_folder.report(number, status=status)
+    commands = AnsweringCommands(None if state is None else JobState(state, "None", "n[1-2]"))
+    return SlurmJob(commands, "7", "owner", job_folder, RunDir(folder), nodes, query_seconds=0.1, detachable=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "statuses", "expected"),
+    [
+        ("RUNNING", {}, None),
+        ("RUNNING", {0: 0}, None),
+        ("RUNNING", {0: 0, 1: 0}, ExitCode.OK),
+        ("COMPLETING", {0: ExitCode.CRASH}, None),
+        ("FAILED", {0: ExitCode.CANCELLED, 1: ExitCode.CRASH}, ExitCode.CRASH),
+        ("FAILED", {1: ExitCode.USER_ERROR}, ExitCode.USER_ERROR),
+        ("FAILED", {}, -signal.SIGKILL),
+        ("OUT_OF_MEMORY", {0: -signal.SIGKILL}, ExitCode.OUT_OF_MEMORY),
+        ("OUT_OF_MEMORY", {}, ExitCode.OUT_OF_MEMORY),
+        ("NODE_FAIL", {0: 0, 1: 0}, ExitCode.OK),
+        (None, {0: ExitCode.CRASH, 1: ExitCode.CRASH}, ExitCode.CRASH),
+        ("NODE_FAIL", {0: ExitCode.CRASH}, "a node failed"),
+        ("PREEMPTED", {0: ExitCode.CANCELLED, 1: ExitCode.CANCELLED}, "it was preempted"),
+        ("TIMEOUT", {}, "time limit"),
+        ("CANCELLED", {0: -signal.SIGTERM}, "cancelled in Slurm"),
+        ("BOOT_FAIL", {}, "did not boot"),
+        ("PENDING", {0: ExitCode.CANCELLED, 1: ExitCode.CANCELLED}, "queued it again"),
+        ("REQUEUED", {}, "queued it again"),
+        ("COMPLETED", {0: ExitCode.CANCELLED, 1: ExitCode.CANCELLED}, "was asked to end"),
+        (None, {0: 0}, "does not know it"),
+    ],
+)
+def test_the_end_of_a_job_is_what_slurm_and_its_processes_say(
+    tmp_path: Path, state: str | None, statuses: dict[int, int], expected: int | str | None
+) -> None:
+    """A text: the machine is lost, and the attempt is not counted."""
+    job = job_in(tmp_path, state, statuses)
+    if isinstance(expected, str):
+        with pytest.raises(MachineLost, match=expected):
+            job.wait(0)
+    else:
+        assert job.wait(0) == expected
+
+
+def test_the_log_is_that_of_the_process_that_failed(tmp_path: Path) -> None:
+    job = job_in(tmp_path, "FAILED", {0: ExitCode.CANCELLED, 1: ExitCode.CRASH})
+    assert (job.wait(0), job.log_file.name, job.log_start) == (ExitCode.CRASH, "log-1.txt", 10)
+
+
+@pytest.mark.parametrize(("state", "expected"), [("CANCELLED", -signal.SIGKILL), ("COMPLETED", -signal.SIGKILL)])
+def test_what_the_worker_has_stopped_is_not_lost(tmp_path: Path, state: str, expected: int) -> None:
+    job = job_in(tmp_path, state, {0: ExitCode.CANCELLED})
+    job.terminate()
+    assert job.wait(0) == expected
+
+
+def test_without_its_programs_slurm_is_not_chosen(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="has no sbatch, squeue") as caught, SlurmExecutor(settings).serving([]):
+        pass
+    assert caught.value.code == "executor_missing"
+
+
+def until_exit(job: Any, seconds: float = 60.0) -> int:
+    deadline = time.monotonic() + seconds
+    while (status := job.wait(0.2)) is None:
+        assert time.monotonic() < deadline
+    return int(status)
+
+
+def occupy(cluster: SlurmCluster, eventually: Eventually) -> None:
+    """All nodes, by a job of somebody else."""
+    options = (f"--nodes={NODES}", "--job-name=other", "--output=/dev/null", "--wrap=sleep 600")
+    assert cluster.run("sbatch", *options).returncode == 0
+    eventually(lambda: cluster.states() == ["allocated"] * NODES, "the other job")
+
+
+def prepared(path: Path, steps: int = 100_000) -> RunDir:
+    """For a toy that goes on until it is stopped."""
+    path.mkdir()
+    run_dir = RunDir(path)
+    spec = {"steps": steps, "checkpoint_every": 100_000}
+    run_dir.prepare(
+        {"run_id": path.name, "kind": "pretrain", "spec": spec, "datasets": {}, "encoders": {}, "attempt": 1}
+    )
+    return run_dir

@@ -1,0 +1,201 @@
+"""Arguments of Slurm's commands, and what their answers mean. The answers are those of Slurm 24.11."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from workers.executors.slurm_commands import (
+    JobPhase,
+    JobState,
+    NodeCapacity,
+    SlurmCommands,
+    SlurmRefused,
+    SlurmUnreachable,
+    job_environment,
+    parse_nodes,
+    parse_state,
+    until_answered,
+)
+from workers.settings import WorkerSettings
+
+# sinfo --noheader --Node --Format=NodeList:|,StateLong:|,CPUsState:|,Gres:|,GresUsed:|
+NODES = """
+n1|mixed|1/1/0/2|gpu:a100:2,nic:1|gpu:a100:1(IDX:1),nic:0|
+n1|mixed|1/1/0/2|gpu:a100:2,nic:1|gpu:a100:1(IDX:1),nic:0|
+n2|idle|0/1/0/1|gpu:1|gpu:0|
+n3|drained|0/0/1/1|(null)|(null)|
+n4|down|0/0/1/1|(null)|(null)|
+n5|idle|0/1/0/1|(null)|(null)|
+n6|draining|1/0/0/1|(null)|(null)|
+n7|idle~|0/8/0/8|gpu:h100:8(S:0-1)|gpu:h100:0(IDX:N/A)|
+n8|idle*|0/8/0/8|(null)|(null)|
+"""
+# squeue --noheader --states=all --format=%T|%r|%N|%j
+JOBS = """
+RUNNING|None|n1|lcl-run_1-0a1b
+COMPLETING|NodeDown|n1|lcl-run_2-0a1b
+CANCELLED|Resources||a|b
+"""
+ANSWERS = {
+    "unknown": ("", "slurm_load_jobs error: Invalid job id specified", 1),
+    "away": ("", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)", 1),
+    "partition": (
+        "",
+        "sbatch: error: invalid partition specified: nope\n"
+        "sbatch: error: Batch job submission failed: Invalid partition name specified",
+        1,
+    ),
+    "limit": (
+        "",
+        "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
+        "and/or time limits)",
+        1,
+    ),
+    "submitted": ("11;lcl\n", "", 0),
+    "ended": ("", "scancel: error: Kill job error on job step id 9.0: Invalid job id specified", 1),
+}
+Answer = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """Make a program answer as recorded; returns the file with the arguments and the environment of its last call."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def record(program: str, name: str) -> Path:
+        output, problem, status = ANSWERS[name]
+        called = tmp_path / f"{program}.json"
+        file = tmp_path / program
+        file.write_text(
+            f"#!{sys.executable}\nimport json, os, sys\n"
+            f"json.dump([sys.argv[1:], dict(os.environ)], open({str(called)!r}, 'w'))\n"
+            f"sys.stdout.write({output!r}); sys.stderr.write({problem!r}); sys.exit({status})\n"
+        )
+        file.chmod(0o755)
+        return called
+
+    return record
+
+
+@pytest.fixture
+def commands() -> SlurmCommands:
+    return SlurmCommands(WorkerSettings())
+
+
+def test_nodes_that_take_jobs_and_what_is_free() -> None:
+    assert parse_nodes(NODES.split()) == [
+        NodeCapacity("n1", 2, 1, 2, 1),
+        NodeCapacity("n2", 1, 1, 1, 1),
+        NodeCapacity("n5", 1, 1, 0, 0),
+        NodeCapacity("n7", 8, 8, 8, 8),
+    ]
+
+
+def test_a_state_is_that_of_the_job_of_this_name() -> None:
+    lines = JOBS.strip().splitlines()
+    assert parse_state(lines, "lcl-run_1-0a1b") == JobState("RUNNING", "None", "n1")
+    assert parse_state(lines, "a|b") == JobState("CANCELLED", "Resources", "")
+    assert parse_state(lines, "lcl-run_3-0a1b") is None, "its id is another job's by now"
+
+
+@pytest.mark.parametrize(
+    ("state", "phase", "lost"),
+    [
+        ("PENDING", JobPhase.PENDING, True),
+        ("CONFIGURING", JobPhase.PENDING, True),
+        ("REQUEUE_HOLD", JobPhase.PENDING, True),
+        ("RUNNING", JobPhase.RUNNING, False),
+        ("SUSPENDED", JobPhase.RUNNING, False),
+        ("A_LATER_VERSION", JobPhase.RUNNING, False),
+        ("COMPLETING", JobPhase.COMPLETING, False),
+        ("COMPLETED", JobPhase.ENDED, False),
+        ("FAILED", JobPhase.ENDED, False),
+        ("OUT_OF_MEMORY", JobPhase.ENDED, False),
+        *((state, JobPhase.ENDED, True) for state in ("CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL")),
+    ],
+)
+def test_states(state: str, phase: JobPhase, lost: bool) -> None:
+    found = JobState(state)
+    assert found.phase is phase
+    assert (found.loss is not None) is lost
+
+
+def test_an_unknown_job_has_no_state_and_an_unreachable_controller_raises(
+    commands: SlurmCommands, answer: Answer
+) -> None:
+    answer("squeue", "unknown")
+    assert commands.read_state("9999", "name") is None
+    answer("squeue", "away")
+    with pytest.raises(SlurmUnreachable, match="connect failure"):
+        commands.read_state("9999", "name")
+    answer("scancel", "ended")
+    commands.kill_step("9")
+
+
+def test_a_job_is_submitted_with_arguments_alone(
+    answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", "/etc/other.conf")
+    monkeypatch.setenv("LCL_DATABASE_URL", "postgresql+psycopg://lcl:secret@db/lcl")
+    called = answer("sbatch", "submitted")
+    settings = WorkerSettings(slurm_partition="gpu", slurm_time="1-12:00:00", slurm_cpus=4, slurm_memory="64G")
+    env = job_environment(os.environ, {"MORE": "x"})
+    command = ["python", "-m", "module", "$(a folder)"]
+    assert SlurmCommands(settings).submit("lcl-run_1-0a1b", 2, 8, tmp_path, env, command) == "11"
+    arguments, environment = json.loads(called.read_text())
+    script = arguments.index(str(tmp_path / "batch.sh"))
+    assert {"--parsable", "--nodes=2", "--gpus-per-node=8", "--partition=gpu", "--requeue"} <= {*arguments[:script]}
+    assert {"--time=1-12:00:00", "--mem=64G", "--signal=TERM@60", "--export=ALL"} <= {*arguments[:script]}
+    assert not [each for each in arguments if each.startswith(("--account", "--qos", "--comment"))]
+    assert arguments[script + 1] == "srun"
+    assert arguments[-4:] == command
+    assert "$(a folder)" not in (tmp_path / "batch.sh").read_text()
+    assert (environment["SLURM_CONF"], environment["MORE"]) == ("/etc/other.conf", "x")
+    assert "secret" not in called.read_text()
+
+
+def test_what_is_true_of_the_workers_machine_alone_stays_there() -> None:
+    worker = {"CUDA_VISIBLE_DEVICES": "3", "LCL_FORK_SERVER": "/run/fork", "SLURM_JOB_ID": "7", "LCL_HOME": "/lcl"}
+    environment = job_environment({**worker, "AWS_SECRET_ACCESS_KEY": "x"}, {})
+    assert environment["LCL_HOME"] == "/lcl"
+    assert environment["LCL_FORK_SERVER"] == "off"
+    assert not {"CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "AWS_SECRET_ACCESS_KEY"} & environment.keys()
+
+
+@pytest.mark.parametrize(("name", "transient"), [("partition", False), ("limit", True)])
+def test_a_refused_job(commands: SlurmCommands, answer: Answer, tmp_path: Path, name: str, transient: bool) -> None:
+    answer("sbatch", name)
+    with pytest.raises(SlurmRefused) as caught:
+        commands.submit("name", 1, 0, tmp_path, os.environ, ["true"])
+    assert caught.value.transient is transient
+
+
+def test_a_query_is_repeated_until_the_controller_answers() -> None:
+    answers = [SlurmUnreachable("away"), SlurmUnreachable("away"), None]
+
+    def query() -> str:
+        problem = answers.pop(0)
+        if problem is not None:
+            raise problem
+        return "answer"
+
+    assert until_answered(query, 0.5, lambda: None) == "answer"
+    answers[:] = [SlurmUnreachable("away")] * 100
+    with pytest.raises(SlurmUnreachable):
+        until_answered(query, 0.1, lambda: None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"slurm_partition": "--wrap=x"}, {"slurm_time": "1; reboot"}, {"slurm_memory": "lots"}, {"slurm_cpus": 0}],
+)
+def test_settings_are_checked(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(changes))):
+        WorkerSettings(**changes)

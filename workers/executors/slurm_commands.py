@@ -1,0 +1,284 @@
+"""Slurm's commands, as argument lists and parsed answers: ``sbatch``, ``squeue``, ``scancel``, ``sinfo``.
+
+Their column formats are the same in all versions of Slurm, and need no plugin, which ``--json`` does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import structlog
+
+from lcl_core.common.gpus import VISIBLE_DEVICES
+from lcl_core.common.process_env import without_secrets
+from workers.executors.local import FORK_SERVER
+from workers.settings import WorkerSettings
+
+PROGRAMS = ("sbatch", "squeue", "scancel", "sinfo")
+# for a command; Slurm's own MessageTimeout is 10 s, and it tries again. A job that is submitted twice is found
+_ANSWER_SECONDS = 30.0
+PATIENCE_SECONDS = 300.0  # for the controller to answer again
+_RETRY_SECONDS = 2.0
+WARNING_SECONDS = 60  # before the time limit for a checkpoint, at least; Slurm may signal so much sooner
+# The first node runs srun, which starts one process on each node. Arguments come after the script's name.
+BATCH_SCRIPT = '#!/bin/sh\nexec "$@"\n'
+_SEPARATOR = "|"
+_CLUSTER = ("SLURM_CONF",)  # where the commands find their cluster
+_FILTERS = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own defaults of these commands
+_UNKNOWN_JOB = "Invalid job id"
+_POLICY = re.compile(r"violates accounting/QOS policy|Limit\b|temporarily unable to accept", re.IGNORECASE)
+_UNREACHABLE = re.compile(
+    r"Unable to contact slurm controller|Socket timed out|Connection refused|Connection timed out|Zero Bytes"
+    r"|Unexpected message received|Communication .*failure|Transport endpoint|temporarily unavailable"
+    r"|backup controller|Unable to establish|Protocol authentication error|Resource temporarily"
+)
+log = structlog.get_logger(__name__)
+
+
+class SlurmUnreachable(Exception):
+    """The controller does not answer."""
+
+
+class SlurmRefused(Exception):
+    """Slurm has refused a job. ``transient``: by a limit that other jobs use up at present."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.transient = _POLICY.search(message) is not None
+
+
+class JobPhase(Enum):
+    """What a state of Slurm means for the processes of a job."""
+
+    PENDING = "none has been started"
+    RUNNING = "they may run"
+    COMPLETING = "they are being ended"
+    ENDED = "none is left"
+
+
+_PHASES = {
+    JobPhase.PENDING: "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT",
+    JobPhase.RUNNING: "RUNNING SUSPENDED STOPPED RESIZING SIGNALING STAGE_OUT POWER_UP_NODE UPDATE_DB",
+    JobPhase.COMPLETING: "COMPLETING",
+    JobPhase.ENDED: "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED LAUNCH_FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED "
+    "RECONFIG_FAIL REVOKED TIMEOUT",
+}
+PHASES = {state: phase for phase, states in _PHASES.items() for state in states.split()}
+# not ended by its own processes: another attempt goes on from the last checkpoint
+HANDED_BACK = {
+    "BOOT_FAIL": "a node did not boot",
+    "CANCELLED": "it was cancelled in Slurm",
+    "DEADLINE": "its deadline in Slurm has passed",
+    "LAUNCH_FAILED": "Slurm could not launch it",
+    "NODE_FAIL": "a node failed",
+    "PREEMPTED": "it was preempted",
+    "RECONFIG_FAIL": "a node was reconfigured",
+    "REVOKED": "it was revoked",
+    "TIMEOUT": "it reached its time limit in Slurm",
+}
+
+
+@dataclass(frozen=True)
+class JobState:
+    """Of one job, as ``squeue`` has it."""
+
+    state: str
+    reason: str = ""
+    nodes: str = ""  # as Slurm abbreviates them
+
+    @property
+    def phase(self) -> JobPhase:
+        return PHASES.get(self.state, JobPhase.RUNNING)
+
+    @property
+    def loss(self) -> str | None:
+        """Why Slurm, or somebody by it, has ended the job; None: it has ended by itself, or not at all."""
+        if self.phase is JobPhase.PENDING:
+            return "Slurm has queued it again"
+        cause = HANDED_BACK.get(self.state)
+        return None if cause is None else f"{cause} ({self.state}, nodes {self.nodes or 'none'})"
+
+
+@dataclass(frozen=True)
+class NodeCapacity:
+    """A node that takes jobs: its processors and GPUs, and how many of each are free."""
+
+    name: str
+    cpus: int
+    free_cpus: int
+    gpus: int
+    free_gpus: int
+
+
+class SlurmCommands:
+    """Runs the commands of one cluster, that of the worker's ``slurm.conf``. Thread-safe."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+
+    def submit(
+        self, name: str, nodes: int, gpus: int, folder: Path, env: Mapping[str, str], command: Sequence[str]
+    ) -> str:
+        """Submit a job that runs ``command`` once on each of its nodes, in ``folder``. Returns: its id.
+
+        Slurm stores the environment, where administrators can read it: it has no secrets.
+
+        Raises: SlurmUnreachable, SlurmRefused.
+        """
+        script = folder / "batch.sh"
+        script.write_text(BATCH_SCRIPT, encoding="ascii")
+        arguments = self._job_options(name, nodes, gpus, folder)
+        step = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--input=none"]
+        step += [f"--cpus-per-task={self._settings.slurm_cpus}", "--kill-on-bad-exit=1", "--wait=0", "--label"]
+        answer = self._run(["sbatch", *arguments, str(script), "srun", *step, *command], env)
+        return answer.strip().splitlines()[-1].partition(";")[0]
+
+    def _job_options(self, name: str, nodes: int, gpus: int, folder: Path) -> list[str]:
+        settings = self._settings
+        warning = max(WARNING_SECONDS, round(settings.cancel_grace_seconds))
+        chosen = {
+            "--partition": settings.slurm_partition,
+            "--account": settings.slurm_account,
+            "--qos": settings.slurm_qos,
+            "--time": settings.slurm_time,
+            "--mem": settings.slurm_memory,
+            "--gpus-per-node": str(gpus) if gpus else "",
+        }
+        return [
+            *("--parsable", f"--job-name={name}", f"--nodes={nodes}", "--ntasks-per-node=1"),
+            *(f"--cpus-per-task={settings.slurm_cpus}", f"--chdir={folder}", f"--output={folder / 'output.txt'}"),
+            # SIGTERM to the processes of the step, without the batch script: srun would end the step at once
+            *("--open-mode=append", f"--signal=TERM@{warning}", "--requeue", "--export=ALL"),
+            *(f"{option}={value}" for option, value in chosen.items() if value),
+        ]
+
+    def find(self, name: str) -> str | None:
+        """Id of the newest job of that name; None: Slurm knows none. Raises: SlurmUnreachable."""
+        lines = self._query(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i"])
+        return lines[-1].strip() if lines else None
+
+    def read_state(self, job_id: str, name: str) -> JobState | None:
+        """State of a job; None: Slurm does not know it, or another one has its id. Raises: SlurmUnreachable."""
+        columns = _SEPARATOR.join(("%T", "%r", "%N", "%j"))
+        try:
+            lines = self._query(["squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--format={columns}"])
+        except SlurmRefused:
+            return None
+        return parse_state(lines, name)
+
+    def cancel(self, job_id: str, *, pending_only: bool = False) -> None:
+        """Remove a job: SIGTERM, and SIGKILL after Slurm's ``KillWait``. Raises: SlurmUnreachable."""
+        self._signal([*(["--state=PENDING"] if pending_only else []), job_id])
+
+    def kill_step(self, job_id: str) -> None:
+        """SIGKILL to all processes of a job but its batch script, which ends then. Raises: SlurmUnreachable."""
+        self._signal(["--signal=KILL", f"{job_id}.0"])
+
+    def nodes(self) -> list[NodeCapacity]:
+        """Nodes of the partition that take jobs. Raises: SlurmUnreachable, SlurmRefused."""
+        columns = ",".join(f"{column}:{_SEPARATOR}" for column in ("NodeList", "StateLong", "CPUsState", "Gres"))
+        chosen = [f"--partition={self._settings.slurm_partition}"] if self._settings.slurm_partition else []
+        query = ["sinfo", "--noheader", "--Node", *chosen, f"--Format={columns},GresUsed:{_SEPARATOR}"]
+        return parse_nodes(self._query(query))
+
+    def _signal(self, arguments: Sequence[str]) -> None:
+        try:
+            self._run(["scancel", *arguments])
+        except SlurmRefused as error:  # it has ended
+            log.debug("scancel_refused", problem=str(error))
+
+    def _query(self, arguments: Sequence[str]) -> list[str]:
+        return [line for line in self._run(arguments).splitlines() if line.strip()]
+
+    def _run(self, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+        """Raises: SlurmUnreachable, SlurmRefused; FileNotFoundError without the program."""
+        cluster = {name: os.environ[name] for name in _CLUSTER if name in os.environ}
+        environment = command_environment(os.environ) if env is None else env
+        try:
+            done = subprocess.run(
+                arguments,
+                env={**environment, **cluster},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_ANSWER_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise SlurmUnreachable(f"{arguments[0]} did not answer within {_ANSWER_SECONDS:g} s") from error
+        if done.returncode == 0:
+            return done.stdout
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        problem = "; ".join(lines) or f"{arguments[0]} ended with status {done.returncode}"
+        if _UNKNOWN_JOB in done.stderr or not (arguments[0] == "squeue" or _UNREACHABLE.search(done.stderr)):
+            raise SlurmRefused(problem)
+        raise SlurmUnreachable(problem)
+
+
+def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a job of Slurm that the worker is part of has set, and a user's own filters, are not meant for it."""
+    return {name: value for name, value in without_secrets(environment).items() if not name.startswith(_FILTERS)}
+
+
+def job_environment(environment: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """Environment of a job: the worker's without secrets, and without what is true on its machine alone."""
+    kept = {name: value for name, value in without_secrets(environment).items() if name != VISIBLE_DEVICES}
+    return {**kept, **more, FORK_SERVER: "off"}
+
+
+def until_answered(query: Callable[[], object], patience_seconds: float, check: Callable[[], None]) -> object:
+    """Result of ``query``, which is repeated while the controller is unreachable.
+
+    Raises: SlurmUnreachable after ``patience_seconds``; what ``query`` and ``check`` raise.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return query()
+        except SlurmUnreachable as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("slurm_unreachable", problem=str(error))
+        check()
+        time.sleep(min(_RETRY_SECONDS, patience_seconds / 10))
+
+
+def parse_state(lines: Collection[str], name: str) -> JobState | None:
+    """Of ``squeue --format=%T|%r|%N|%j``."""
+    for line in lines:
+        state, reason, nodes, found = line.strip().split(_SEPARATOR, 3)
+        if found == name:
+            return JobState(state, reason, nodes)
+    return None
+
+
+_TAKES_JOBS = re.compile(r"(idle|mixed|allocated|completing|planned)[~#%^+-]?$")
+_GPUS = re.compile(r"\bgpu(?::[^:,()]+)?:(\d+)")
+
+
+def parse_nodes(lines: Collection[str]) -> list[NodeCapacity]:
+    """Of ``sinfo --Node --Format=NodeList,StateLong,CPUsState,Gres,GresUsed``, with a separator after each column.
+
+    A node that is in several partitions comes several times.
+    """
+    nodes = {}
+    for line in lines:
+        name, state, cpus, gres, used = (column.strip() for column in line.split(_SEPARATOR)[:5])
+        if not _TAKES_JOBS.match(state.lower()):
+            continue
+        _, idle, _, total = (int(count) for count in cpus.split("/"))
+        gpus = _count_gpus(gres)
+        nodes[name] = NodeCapacity(name, total, idle, gpus, max(0, gpus - _count_gpus(used)))
+    return list(nodes.values())
+
+
+def _count_gpus(gres: str) -> int:
+    """``gpu:2``, ``gpu:a100:4(S:0-1),nic:1``, ``gpu:a100:2(IDX:0-1)``, ``(null)``."""
+    return sum(int(count) for count in _GPUS.findall(gres))

@@ -1,0 +1,130 @@
+"""The job's process of one node of a Slurm job: ``srun python -m workers.executors.slurm_node FOLDER``.
+
+It starts the process as the local executor does, executes the commands of the worker that FOLDER has, and reports the
+exit status there. It needs no connection to the worker: the file system is enough. Without a worker's sign of life it
+has the process save its state and end.
+
+Slurm sends SIGTERM to all processes of a step: before the time limit, when the job is preempted, requeued or cancelled.
+The process writes its checkpoint then, as it does on a worker's command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from lcl_core.common.gpus import visible_devices_env
+from lcl_core.common.rendezvous import NodeInfo, reserve_port
+from lcl_core.common.run_dir import ExitCode, RunDir
+from workers.executors.base import node_log_name, node_stacks_name
+from workers.executors.job_folder import JobCommand, JobFolder, StartOrder
+from workers.executors.local import JobProcess
+
+_POLL_SECONDS = 0.25
+_REPEAT_SECONDS = 1.0  # SIGTERM that comes before the process has its handler would be lost
+_CRASH_GRACE_SECONDS = 5.0  # for other nodes to write their errors, before srun ends them
+_SIGNAL_STATUS = 128
+
+
+class SlurmNode:
+    """The process of node ``number``, from its start to its end."""
+
+    def __init__(self, folder: JobFolder, number: int, start: StartOrder) -> None:
+        self._folder, self._number, self._start = folder, number, start
+        self._commands = folder.commands()
+        self._terminated = threading.Event()  # by Slurm
+        self._renewed: tuple[int, int] = (0, 0)  # time and size of the control file
+        self._renewed_at = time.monotonic()
+        self._terminated_at = float("-inf")
+        self._kill_at = float("inf")
+        signal.signal(signal.SIGTERM, lambda *_: self._terminated.set())
+
+    def run(self) -> int:
+        """Returns: the exit status of the process. Raises: OSError, TimeoutError."""
+        start, number = self._start, self._number
+        self._folder.report(number, host=socket.gethostname())
+        with reserve_port() if start.nodes > 1 and number == 0 else socket.socket() as reserved:
+            environment = self._rendezvous(reserved) | ({} if start.gpus else visible_devices_env(()))
+            run_dir = RunDir(start.run_dir)
+            run_dir.log_file = run_dir.path / node_log_name(number)
+            title = start.title if number == 0 else f"{start.title}, node {number} of {start.nodes}"
+            with JobProcess(start.module, run_dir, title, start.protocols, environment) as process:
+                self._folder.report(number, log_start=process.log_start)
+                while (status := process.wait(_POLL_SECONDS)) is None:
+                    self._control(process)
+        self._folder.report(number, status=status)
+        return status
+
+    def _rendezvous(self, reserved: socket.socket) -> dict[str, str]:
+        """Environment that says where the ranks connect. Node 0 reports the address, and the others wait for it.
+
+        Raises: TimeoutError.
+        """
+        start = self._start
+        if start.nodes == 1:
+            return {}
+        if self._number == 0:
+            host = os.environ["SLURM_LAUNCH_NODE_IPADDR"]  # where srun runs: by Slurm's rule on the first node
+            address = NodeInfo(0, start.nodes, host, reserved.getsockname()[1]).address
+            self._folder.report(0, address=address)
+        deadline = time.monotonic() + start.rendezvous_seconds
+        while not (address := self._folder.read_report(0).address):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"node 0 has not reported an address within {start.rendezvous_seconds:g} s")
+            time.sleep(_POLL_SECONDS)
+        return NodeInfo.at(address, self._number, start.nodes, start.rendezvous_seconds).to_env()
+
+    def _control(self, process: JobProcess) -> None:
+        """Execute what the worker or Slurm wants of the process now."""
+        moment = time.monotonic()
+        try:
+            for command in self._commands.read():
+                self._execute(command, process)
+            control = self._folder.control_file.stat()
+        except FileNotFoundError:  # a later attempt has begun
+            process.signal_group(signal.SIGKILL)
+            return
+        if (renewed := (control.st_mtime_ns, control.st_size)) != self._renewed:
+            self._renewed, self._renewed_at = renewed, moment
+            self._kill_at = float("inf")
+        orphaned = moment > self._renewed_at + self._start.orphan_seconds
+        if orphaned and self._kill_at == float("inf"):
+            print("no worker has shown itself: the process saves its state and ends", flush=True)  # noqa: T201
+            self._kill_at = moment + self._start.grace_seconds
+        if moment > self._kill_at:
+            process.signal_group(signal.SIGKILL)
+        elif (orphaned or self._terminated.is_set()) and moment > self._terminated_at + _REPEAT_SECONDS:
+            self._terminated_at = moment
+            process.terminate()
+
+    def _execute(self, command: JobCommand, process: JobProcess) -> None:
+        if command.stacks:
+            answer = process.dump_stacks(node_stacks_name(self._number))
+            self._folder.report(self._number, stacks=answer, stacks_command=command.stacks)
+        elif command.group:
+            process.signal_group(signal.Signals(command.signal))
+        elif command.signal == signal.SIGTERM:
+            process.terminate()
+
+
+def main(folder: JobFolder, number: int) -> int:
+    """Returns: exit status of this program; one that is not 0 makes srun end the other nodes."""
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        print("Slurm has started the job again; its worker starts another one", flush=True)  # noqa: T201
+        return ExitCode.OK
+    start = folder.read_start()
+    status = SlurmNode(folder, number, start).run()
+    if status in (ExitCode.OK, ExitCode.CANCELLED):
+        return ExitCode.OK
+    if status == ExitCode.CRASH and start.nodes > 1:
+        time.sleep(_CRASH_GRACE_SECONDS)
+    return status if status > 0 else _SIGNAL_STATUS - status
+
+
+if __name__ == "__main__":
+    sys.exit(main(JobFolder(Path(sys.argv[1])), int(os.environ["SLURM_NODEID"])))
