@@ -39,6 +39,7 @@ from ui.tabs.encoders import EncodersTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
 from ui.tabs.studies import StudiesTab
+from ui.tabs.zero_shot import ZeroShotTab
 from ui.uploads import build_upload_routes
 
 SANS_FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
@@ -115,6 +116,7 @@ TABS: dict[str, type[PageTab]] = {
     "search": SearchTab,
     "caption": CaptionTab,
     "embed": EmbedTab,
+    "zero-shot": ZeroShotTab,
     "documents": DocumentsTab,
     "runs": RunsTab,
     "studies": StudiesTab,

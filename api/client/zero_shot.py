@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,10 +116,10 @@ def label_accuracy(result: ZeroShotResult, labels: Sequence[str]) -> LabeledAccu
     """Accuracy against the labels of the images; None where no label is one of the classes.
 
     Args:
-        labels: of each image, empty where it has none; compared without case, hyphens and underscores read as spaces.
+        labels: of each image, empty where it has none; ``match_labels`` finds the class.
     """
-    place = {_comparable(name): number for number, name in enumerate(result.classes)}
-    rows = [(row, place[_comparable(label)]) for row, label in enumerate(labels) if _comparable(label) in place]
+    places = match_labels(result.classes, labels)
+    rows = [(row, place) for row, place in enumerate(places) if place is not None]
     if not rows:
         return None
     size = len(result.classes)
@@ -130,6 +131,17 @@ def label_accuracy(result: ZeroShotResult, labels: Sequence[str]) -> LabeledAccu
         correct += int((scores >= scores[true]).sum()) == 1
     interval = wilson_interval(correct, len(rows))
     return LabeledAccuracy(correct, len(rows), interval, 1 / size, confusion, len(labels) - len(rows))
+
+
+def match_labels(classes: Sequence[str], labels: Sequence[str]) -> list[int | None]:
+    """The class of each label, compared without case and with hyphens and underscores read as spaces.
+
+    Other marks do not count, since names of folders cannot have all of them, unless several classes differ in them.
+    """
+    by_name = {plain_class_name(name).casefold(): place for place, name in enumerate(classes)}
+    words = [_words(name) for name in classes]
+    by_words = {each: place for place, each in enumerate(words) if each and words.count(each) == 1}
+    return [by_name.get(plain_class_name(label).casefold(), by_words.get(_words(label))) for label in labels]
 
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:
@@ -161,5 +173,5 @@ def predictions_csv(result: ZeroShotResult) -> str:
     return out.getvalue()
 
 
-def _comparable(label: str) -> str:
-    return plain_class_name(label).casefold()
+def _words(label: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", label.casefold()))

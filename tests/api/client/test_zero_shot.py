@@ -18,6 +18,7 @@ from api.client.zero_shot import (
     ZeroShotResult,
     folder_labels,
     label_accuracy,
+    match_labels,
     predictions_csv,
     wilson_interval,
 )
@@ -170,6 +171,11 @@ def test_labels_are_compared_as_names_and_a_tie_counts_against_the_label() -> No
     assert (accuracy.correct, accuracy.count, accuracy.left_out, accuracy.chance) == (1, 3, 1, 0.5)
     assert accuracy.confusion.tolist() == [[2, 0], [1, 0]]
     assert label_accuracy(result, ["x", "", "y", "z"]) is None
+
+
+def test_marks_that_a_folder_cannot_have_do_not_count_unless_classes_differ_in_them() -> None:
+    classes = ["animals & nature", "C++", "C#", "red-fox"]
+    assert match_labels(classes, ["animals  nature", "c++", "C", "Red_Fox", "", "&"]) == [0, 1, None, 3, None, None]
 
 
 @pytest.mark.parametrize(
