@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
-from ui.addresses import browser_settings, linked_tab, navigation_script
+from ui.addresses import FIRST_TAB, browser_settings, linked_tab, navigation_script
 from ui.auth import (
     TOKEN_SESSION_SECONDS,
     ApiKeySignIn,
@@ -39,6 +39,7 @@ from ui.tabs.encoders import EncodersTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
 from ui.tabs.studies import StudiesTab
+from ui.tabs.zero_shot import ZeroShotTab
 from ui.uploads import build_upload_routes
 
 SANS_FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
@@ -115,6 +116,7 @@ TABS: dict[str, type[PageTab]] = {
     "search": SearchTab,
     "caption": CaptionTab,
     "embed": EmbedTab,
+    "zero-shot": ZeroShotTab,
     "documents": DocumentsTab,
     "runs": RunsTab,
     "studies": StudiesTab,
@@ -271,8 +273,9 @@ def _build_tab(name: str, tab: PageTab) -> gr.Tab:
 
 
 def _linked_tab(request: gr.Request) -> gr.Tabs:
+    """The tab of the address; the first one is open already, and a reader may have left it while the page started."""
     name = linked_tab(request.query_params)
-    return gr.Tabs(selected=name) if name in TABS else gr.skip()
+    return gr.Tabs(selected=name) if name in TABS and name != FIRST_TAB else gr.skip()
 
 
 def _status_pill(kind: str, word: str, detail: str) -> str:

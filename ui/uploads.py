@@ -166,13 +166,28 @@ async def _drain(request: Request) -> None:
 
 
 def _store_file(context: _UploadContext, session: str, key: str, item: UploadFile) -> str:
-    """Move a received file to a folder of its own, keep its name, and give it to the session."""
+    """Move a received file to a folder of its own, keep its name, and give it to the session.
+
+    A browser names a file of a chosen folder by its path from there. A folder below the chosen one, such as that of a
+    class, is kept above the file.
+    """
     item.file.close()
-    name = strip_invalid_filename_characters(Path(item.filename or "").name.replace("\0", ""))
-    target = context.files.new_folder() / (name if name.strip(". ") else "file")
+    *folders, name = Path("/", item.filename or "").parts
+    folder = context.files.new_folder()
+    is_below = len(folders) > 2 and ".." not in folders  # the first two are / and the chosen folder
+    if is_below and (kept := _clean_name(folders[-1])):
+        folder = folder / kept
+        folder.mkdir(mode=0o700)
+    target = folder / (_clean_name(name) or "file")
     Path(item.file.name).rename(target)
     context.files.keep(session, key, target)
     return str(target)
+
+
+def _clean_name(name: str) -> str:
+    """Without what a file's name cannot have; empty if nothing is left."""
+    bare = name.replace("\0", "")
+    return strip_invalid_filename_characters(bare) if bare.strip("./ ") else ""
 
 
 def _parser_error(error: MultiPartException, limits: UploadLimits) -> UploadError:

@@ -42,6 +42,7 @@ app.command()(inference.caption)
 app.command("continue")(inference.continue_)
 app.command()(inference.embed)
 app.command()(inference.embed_folder)
+app.command()(inference.zero_shot)
 
 
 def _print_version(requested: bool) -> None:

@@ -1,20 +1,25 @@
-"""``lcl search``, ``lcl duplicates``, ``lcl embed``, ``lcl embed-folder``, ``lcl caption``, ``lcl continue``."""
+"""``lcl search``, ``duplicates``, ``embed``, ``embed-folder``, ``zero-shot``, ``caption``, ``continue``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from api.cli.completion import complete_collection, complete_encoder
 from api.cli.output import CommandError, global_options, parse_pairs, print_json, progress_bar, read_file, write_file
-from api.client import Client, Skipped, TextDelta
+from api.client import Client, Skipped, TextDelta, UserError
+from api.client.payloads import list_images
+
+if TYPE_CHECKING:
+    from api.client.zero_shot import LabeledAccuracy, ZeroShotResult
 
 IMAGES_PER_REQUEST = 64
+CLASSES_SHOWN = 3  # of an image, in a table
 EMPTY_REASON = (
     "the encoder's most likely next token ends the document; draw from others with --top-p 0.9, give it more text to "
     "continue, or use an encoder that was trained longer"
@@ -139,6 +144,54 @@ def embed_folder(
         typer.echo(f"{count} vectors in {out}")
 
 
+def zero_shot(
+    context: typer.Context,
+    encoder: Encoder,
+    images: Annotated[list[Path], typer.Argument(help="image files, and folders with images, also in subfolders")],
+    classes: Annotated[Path | None, typer.Option(help="file with one class a line")] = None,
+    class_: Annotated[list[str] | None, typer.Option("--class", help="name of a class; repeatable")] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="text with {} for the class; several are averaged; default: those of the evaluation"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file of all predictions")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="texts or images in a request")] = 32,
+) -> None:
+    """Classify images by the names of the classes, without training.
+
+    Where images lie in folders with the names of classes, also the accuracy. Unreadable files are skipped and listed.
+
+    Example: lcl zero-shot drawings photos --class fox --class cat --template "a drawing of a {}"
+    """
+    from api.client.zero_shot import folder_labels, label_accuracy, predictions_csv  # numpy
+
+    names = [*_read_lines(classes), *(class_ or ())]
+    options, files, unreadable = global_options(context), _image_files(images), list[Skipped]()
+    try:
+        with options.client() as client, progress_bar("zero-shot", unit="images") as on_progress:
+            result = client.zero_shot(
+                encoder, _contents(files, unreadable), names, template or (), batch=batch,
+                on_progress=lambda done, _: on_progress(done + len(unreadable), len(files)),
+            )  # fmt: skip
+    except UserError as error:
+        option = {"classes": "--class", "templates": "--template"}[str(error.field)]
+        raise CommandError(f"{option}: {error.message}") from error
+    result.skipped.extend(unreadable)
+    labels = folder_labels(result.names)
+    accuracy = label_accuracy(result, labels)
+    if out is not None:
+        write_file(out, predictions_csv(result).encode())
+    if options.as_json:
+        print_json(_zero_shot_answer(result, accuracy))
+    else:
+        columns = ("image", *(word for n in range(1, CLASSES_SHOWN + 1) for word in (f"{n}.", "")))
+        options.print_table(None, columns, (_prediction_row(result, n) for n in range(len(labels))), "no images")
+        if accuracy is not None:
+            typer.echo(_accuracy_line(accuracy))
+    for path, reason in result.skipped:
+        typer.echo(f"skipped {path}: {reason}", err=True)
+
+
 def caption(
     context: typer.Context,
     encoder: Encoder,
@@ -197,6 +250,65 @@ def continue_(
         text = client.continue_document(encoder, parts, **decoding)
     options.print({"text": text}, text)
     _explain_empty(text)
+
+
+def _read_lines(path: Path | None) -> list[str]:
+    """Lines that are not empty; none without a file. Raises: CommandError."""
+    if path is None:
+        return []
+    try:
+        text = read_file(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not UTF-8 text") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _image_files(paths: Sequence[Path]) -> list[Path]:
+    """The files, and the images of the folders. Raises: CommandError."""
+    files = [file for path in paths for file in (list_images(path) if path.is_dir() else [path])]
+    if not files:
+        raise CommandError(f"there is no image in {', '.join(map(str, paths))}")
+    return files
+
+
+def _contents(files: Sequence[Path], unreadable: list[Skipped]) -> Iterator[tuple[Path, bytes]]:
+    for file in files:
+        try:
+            yield file, file.read_bytes()
+        except OSError as error:
+            unreadable.append(Skipped(file, error.strerror or str(error)))
+
+
+def _prediction_row(result: ZeroShotResult, index: int) -> list[str]:
+    best = result.top(index, CLASSES_SHOWN)
+    cells = [cell for name, probability in best for cell in (name, f"{probability:.3f}")]
+    return [str(result.names[index]), *cells, *[""] * (2 * (CLASSES_SHOWN - len(best)))]
+
+
+def _accuracy_line(accuracy: LabeledAccuracy) -> str:
+    low, high = accuracy.interval
+    return (
+        f"accuracy {accuracy.value:.3f} [{low:.3f}, {high:.3f}] on {accuracy.count} images with a label, "
+        f"chance {accuracy.chance:.3f}"
+    )
+
+
+def _zero_shot_answer(result: ZeroShotResult, accuracy: LabeledAccuracy | None) -> dict[str, Any]:
+    items = [
+        {
+            "file": str(name),
+            "class": result.top(index, 1)[0][0],
+            "probabilities": dict(zip(result.classes, map(float, result.probabilities[index]), strict=True)),
+        }
+        for index, name in enumerate(result.names)
+    ]
+    found = accuracy and {
+        "value": accuracy.value, "interval": accuracy.interval, "chance": accuracy.chance, "count": accuracy.count,
+        "left_out": accuracy.left_out, "confusion": accuracy.confusion.tolist(),
+    }  # fmt: skip
+    skipped = [{"file": str(path), "reason": reason} for path, reason in result.skipped]
+    return {"classes": result.classes, "templates": result.templates, "items": items, "accuracy": found,
+            "skipped": skipped}  # fmt: skip
 
 
 def _stream_captions(

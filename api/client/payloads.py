@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -100,6 +100,18 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise NotADirectoryError(20, "there is no such folder", str(folder))
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
+
+
+def image_batches(images: Iterable[tuple[Path, bytes]], count: int, size: int) -> Iterator[list[tuple[Path, bytes]]]:
+    """Images in batches of at most ``count``, and of ``size`` bytes unless one image alone is larger."""
+    batch: list[tuple[Path, bytes]] = []
+    for name, data in images:
+        if batch and (len(batch) == count or sum(len(other) for _, other in batch) + len(data) > size):
+            yield batch
+            batch = []
+        batch.append((name, data))
+    if batch:
+        yield batch
 
 
 def rejected_index(error: ApiError, count: int) -> int:

@@ -61,7 +61,7 @@ def test_its_python_runs(ant: Path) -> None:
 def test_its_commands_exist() -> None:
     root: Any = get_command(app)
     used = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lcl ")]
-    assert len(used) == 3
+    assert len(used) == 4
     for line in used:
         words = line.split()
         known = {option for parameter in root.commands[words[1]].params for option in parameter.opts}

@@ -38,6 +38,11 @@ def embed(page: Any) -> None:
     page.locator("#map circle").first.wait_for()
 
 
+def zero_shot(page: Any) -> None:
+    page.locator(".lcl-examples button").first.click()
+    page.get_by_role("region", name="Predictions of each image").wait_for()
+
+
 def documents(page: Any) -> None:
     page.locator("#documents article").nth(5).wait_for()
 
@@ -86,6 +91,7 @@ SCENES = {
     "search": search,
     "caption": caption,
     "embed": embed,
+    "zero-shot": zero_shot,
     "documents": documents,
     "runs": runs,
     "runs-estimate": estimate,
@@ -108,7 +114,9 @@ def test_take_a_screenshot(visitor: Any, request: pytest.FixtureRequest, tab: st
     url = os.environ.get("LCL_SCREENSHOTS_URL") or request.getfixturevalue(ours)
     root, _, token = url.partition("/?token=")
     page = visitor.open(
-        f"{root.rstrip('/')}/?tab={tab.partition('-')[0]}", **SIZES[size], **({"token": token} if token else {})
+        f"{root.rstrip('/')}/?tab={tab if tab == 'zero-shot' else tab.partition('-')[0]}",
+        **SIZES[size],
+        **({"token": token} if token else {}),
     )
     SCENES[tab](page)
     page.wait_for_function(IMAGES_ARE_THERE)

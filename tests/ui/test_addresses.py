@@ -21,6 +21,7 @@ def request(**parameters: str) -> Any:
         ({"run": "run_1"}, "runs"),
         ({"tab": "embed", "collection": "col_1"}, "embed"),
         ({"collection": "col_1", "encoder": "enc_1"}, "encoders"),
+        ({"encoder": "enc_1", "classes": "fox"}, "zero-shot"),
     ],
 )
 def test_an_address_belongs_to_one_tab(parameters: dict[str, str], tab: str) -> None:

@@ -337,3 +337,31 @@ def test_the_progress_of_an_upload_is_reported_to_its_own_session(team: Team, mo
         assert b"mine.bin" not in reported[1][1]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("name", "below"),
+    [
+        ("photos/fox/1.png", "fox/1.png"),
+        ("photos/train/red fox/1.png", "red fox/1.png"),
+        ("photos/1.png", "1.png"),
+        ("1.png", "1.png"),
+        ("/etc/1.png", "1.png"),
+        ("photos/../1.png", "1.png"),
+        ("photos/ . /1.png", "1.png"),
+        ("../../../fox/1.png", "1.png"),
+    ],
+)
+def test_a_folder_below_the_chosen_one_is_kept_above_the_file(team: Team, name: str, below: str) -> None:
+    async def scenario() -> None:
+        browser = await team.browser()
+        path = Path(await browser.upload(name, b"x"))
+        token, *rest = path.relative_to(team.root).parts
+        assert "/".join(rest) == below
+        assert len(token) == 32
+        assert path.read_bytes() == b"x"
+        team.now += 4000
+        team.sessions.close_expired()
+        assert list(team.root.rglob("*")) == [], "neither file nor folder stays"
+
+    asyncio.run(scenario())

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence, Sized
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx
@@ -23,9 +23,13 @@ from api.client.payloads import (
     TextDelta,
     data_url,
     document_body,
+    image_batches,
     list_images,
     rejected_index,
 )
+
+if TYPE_CHECKING:
+    from api.client.zero_shot import ZeroShotResult
 
 MAX_REQUEST_BYTES = 24 << 20  # of image files; base64 adds a third, and the service accepts 64 MiB
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # the service pings every 15 s
@@ -120,6 +124,45 @@ class EncoderCalls(Transport):
                     on_progress(done, len(paths))
                 for row in result.rows:
                     yield row
+
+    def zero_shot(
+        self,
+        encoder: str,
+        images: Iterable[tuple[Path, bytes]],
+        classes: Sequence[str],
+        templates: Sequence[str] = (),
+        *,
+        batch: int = 32,
+        on_progress: Progress | None = None,
+    ) -> ZeroShotResult:
+        """Classify images by the names of the classes, without training. Unreadable images are skipped.
+
+        Args:
+            images: names and bytes; read as they are sent.
+            templates: texts with ``{}`` for the name of the class, averaged; none: those of the evaluation.
+            batch: texts or images in a request; fewer images if they are large.
+            on_progress: receives the number of images processed, skipped ones included, and the total if it is known.
+
+        Raises: ApiError if the service refuses for a reason other than an image; UserError for classes or templates.
+        """
+        from api.client.zero_shot import ZeroShotClassifier, ZeroShotResult  # numpy, which other calls do without
+
+        classifier = ZeroShotClassifier(classes, templates)
+        prompts, vectors = classifier.prompts(), []
+        for start in range(0, len(prompts), batch):
+            vectors += self.embed_texts(encoder, prompts[start : start + batch])
+        classifier.fit(vectors)
+        result = ZeroShotResult(classifier.classes, classifier.templates)
+        total = len(images) if isinstance(images, Sized) else None
+        for part in image_batches(images, batch, MAX_REQUEST_BYTES):
+            embedded = EmbeddedBatch([], result.skipped)
+            self._embed_into(embedded, encoder, part)
+            if embedded.rows:
+                result.names.extend(name for name, _ in embedded.rows)
+                result.probabilities.extend(classifier.probabilities([vector for _, vector in embedded.rows]))
+            if on_progress is not None:
+                on_progress(len(result.names) + len(result.skipped), total)
+        return result
 
     def attention(self, encoder: str, images: Sequence[bytes], *, heads: bool = True) -> list[Json]:
         """{"grid", "box", "mean", "heads"} of each image: the weight of each patch in the image's vector."""

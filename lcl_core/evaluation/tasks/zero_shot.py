@@ -31,11 +31,9 @@ from lcl_core.evaluation.tasks.base import (
     classes_of,
     select_labeled,
 )
-from lcl_core.specs.evaluate import EvaluateSpec
+from lcl_core.specs.evaluate import LOGIT_SCALE, PLAIN_TEMPLATES, EvaluateSpec, plain_class_name
 
 FIELD = "zero_shot_classification"
-PLAIN_TEMPLATES = ("{}", "a {}", "a picture of a {}", "a photo of a {}.", "a drawing of a {}.")
-LOGIT_SCALE = 100.0  # CLIP's inverse temperature at evaluation; it changes probabilities, not ranks
 _SYNSET = re.compile(r"n\d{8}")
 _SYNSET_COUNT = 1000
 _IMAGE_BATCH = 4096
@@ -63,7 +61,7 @@ def class_names(labels: Sequence[str], names: str, overrides: Mapping[str, str],
     Raises:
         UserError: ``class_unnamed`` if labels are no synsets of ImageNet, ``missing_extra`` without open_clip.
     """
-    known = _synset_names(labels, field) if names == "imagenet" else map(_plain_name, labels)
+    known = _synset_names(labels, field) if names == "imagenet" else map(plain_class_name, labels)
     return tuple(overrides.get(label, name) for label, name in zip(labels, known, strict=True))
 
 
@@ -75,10 +73,6 @@ def _synset_names(labels: Sequence[str], field: str) -> Sequence[str]:
             code="class_unnamed", field=field,
         )  # fmt: skip
     return _open_clip().IMAGENET_CLASSNAMES  # in the order of the synsets, as sorted labels are
-
-
-def _plain_name(label: str) -> str:
-    return re.sub(r"[_-]+", " ", label).strip() or label
 
 
 def _open_clip() -> Any:

@@ -39,6 +39,9 @@ def test_the_guide_runs(
     np.testing.assert_allclose(names["both"], names["vectors"], atol=1e-5)
     assert sorted(path.stem for path in names["rows"]) == sorted(sample_images)
     assert [each.path.name for each in names["skipped"]] == ["broken.png"]
+    assert [path.name for path in names["predicted"].names] == [f"{name}.png" for name in sorted(sample_images)]
+    assert [each.path.name for each in names["predicted"].skipped] == ["broken.png"]
+    assert (tmp_path / "predictions.csv").is_file()
     expected = live_service.admin.embed_images("mine", [sample_images["red"]])[0]
     np.testing.assert_allclose(names["answer"].data[1].embedding, expected, atol=1e-5)
     assert (tmp_path / "mine.tar").is_file()

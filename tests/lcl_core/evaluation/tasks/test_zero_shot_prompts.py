@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.tasks.zero_shot import PLAIN_TEMPLATES, class_names, prompt_templates
+from lcl_core.evaluation.tasks.zero_shot import class_names, prompt_templates
+from lcl_core.specs.evaluate import PLAIN_TEMPLATES
 
 SYNSETS = [f"n{number:08d}" for number in range(1000)]
 

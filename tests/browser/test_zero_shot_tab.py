@@ -1,0 +1,136 @@
+"""Zero-shot: examples with one click, own images and folders, accuracy beside chance, the file, and addresses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.browser.axe import serious
+
+pytestmark = pytest.mark.browser
+
+
+def image(colour: str, side: int = 40) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def predictions(page: Any) -> Any:
+    return page.get_by_role("region", name="Predictions", exact=True)
+
+
+def rows(page: Any) -> Any:
+    return page.get_by_role("region", name="Predictions of each image").locator("tbody tr")
+
+
+def classes(page: Any) -> Any:
+    return page.get_by_label("Classes, one a line")
+
+
+@pytest.fixture
+def tab(visitor: Any, page_url: str) -> Any:
+    page = visitor.open(f"{page_url}/?tab=zero-shot")
+    page.get_by_text("Classes by their names alone").wait_for()
+    page.locator(".lcl-examples button").first.wait_for()
+    return page
+
+
+def saved(page: Any) -> list[dict[str, str]]:
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download predictions.csv").click()
+    return list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines()))
+
+
+def test_an_example_is_classified_with_one_click_and_its_address_is_kept(tab: Any, visitor: Any) -> None:
+    tab.locator(".lcl-examples button").first.click()
+    expect(predictions(tab)).to_contain_text("Chance")
+    expect(predictions(tab)).to_contain_text("the encoder may have been trained on them")
+    expect(tab.get_by_role("region", name="Confusion matrix")).to_be_visible()
+    expect(rows(tab).first.locator("img")).to_have_js_property("complete", True)
+    assert serious(tab, "light") == []
+    tab.wait_for_url("**sample=**")
+    first, title, listed = tab.url, tab.title(), classes(tab).input_value()
+    assert title.endswith("– Zero-shot – LCL")
+    fresh = visitor.open(first)
+    expect(predictions(fresh)).to_contain_text("Chance")
+    expect(classes(fresh)).to_have_value(listed)
+    fresh.context.close()
+    classes(tab).fill("an ant\na house")
+    tab.get_by_role("button", name="Classify").click()
+    expect(predictions(tab)).to_contain_text("2 classes")
+    assert tab.url != first
+    tab.go_back()
+    expect(classes(tab)).to_have_value(listed)
+    expect(predictions(tab)).to_contain_text(f"{len(listed.splitlines())} classes")
+    tab.go_forward()
+    expect(classes(tab)).to_have_value("an ant\na house")
+    tab.go_back()
+    expect(classes(tab)).to_have_value(listed)
+
+
+def test_a_chosen_folder_gives_classes_accuracy_and_a_file(tab: Any, tmp_path: Path, world: Any) -> None:
+    for name, colour in (("red fox", "crimson"), ("cat", "navy")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / "photos" / name / f"{number}.png").write_bytes(image(colour, 40 + number))
+    (tmp_path / "photos" / "cat" / "notes.txt").write_text("no image")
+    with tab.expect_file_chooser() as chooser:
+        tab.get_by_role("button", name="Choose a folder").click()
+    chooser.value.set_files(tmp_path / "photos")
+    expect(classes(tab)).to_have_value("cat\nred fox")
+    expect(predictions(tab)).to_contain_text("of 4 images with a label")
+    expect(predictions(tab)).to_contain_text("notes.txt")
+    expect(rows(tab)).to_have_count(4)
+    table = saved(tab)
+    expected = world.client.zero_shot("tiny", [(Path("cat/0.png"), image("navy"))], ["cat", "red fox"])
+    [row] = [row for row in table if row["image"] == "cat/0.png"]
+    assert float(row["p: cat"]) == pytest.approx(expected.probabilities[0][0], abs=1e-5)
+    assert {row["folder"] for row in table} == {"cat", "red fox"}
+
+
+def test_a_zip_with_a_broken_image_is_classified_with_keys_alone(tab: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        for name, data in (("cat/1.png", image("navy")), ("dog/2.png", image("tan")), ("dog/3.png", b"nothing")):
+            out.writestr(name, data)
+    classes(tab).focus()
+    tab.keyboard.type("cat")
+    tab.keyboard.press("Enter")
+    tab.keyboard.type("dog")
+    tab.locator("#zero-shot-files input[type=file]").set_input_files(archive)
+    expect(rows(tab)).to_have_count(2)
+    expect(predictions(tab).get_by_role("alert")).to_contain_text("dog/3.png")
+    classes(tab).focus()
+    tab.keyboard.press("Control+End")
+    tab.keyboard.press("Enter")
+    tab.keyboard.type("bird")
+    tab.keyboard.press("Shift+Enter")
+    expect(predictions(tab)).to_contain_text("3 classes")
+    expect(predictions(tab)).to_contain_text("0.333")
+
+
+def test_on_a_phone_in_the_dark_nothing_sticks_out(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?tab=zero-shot", width=390, height=844, scheme="dark")
+    page.locator(".lcl-examples button").first.click()
+    expect(predictions(page)).to_contain_text("Chance")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(predictions(page).get_by_role("heading", name="Predictions")).to_be_in_viewport()
+    assert serious(page, "dark") == []
+
+
+def test_what_is_missing_is_said(tab: Any, visitor: Any, empty_url: str, away_url: str) -> None:
+    tab.get_by_role("button", name="Classify").click()
+    classes(tab).fill("cat\ndog")
+    tab.get_by_role("button", name="Classify").click()
+    expect(tab.get_by_text("Choose images first")).to_be_visible()
+    expect(visitor.open(f"{empty_url}/?tab=zero-shot").get_by_text("No encoder yet")).to_be_visible()
+    away = visitor.open(f"{away_url}/?tab=zero-shot").locator("#zero-shot-results")
+    expect(away.get_by_text("The service cannot be reached")).to_be_visible()

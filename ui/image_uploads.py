@@ -1,0 +1,181 @@
+"""Images of an upload: single files, files of a folder, and archives, within limits; and thumbnails of them.
+
+An image is named by its path in the archive or the chosen folder, so that the folder above it may be its label. An
+archive is read in memory, member by member; nothing of it is written to the disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from PIL import Image, ImageOps
+
+from api.client.payloads import IMAGE_SUFFIXES, Skipped, format_bytes
+from ui.common import read_upload
+
+MAX_IMAGES = 512  # of an upload
+MAX_IMAGE_BYTES = 16 * 2**20  # as the service accepts
+MAX_TOTAL_BYTES = 512 * 2**20  # unpacked
+MAX_DIRECTORY_BYTES = 4 * 2**20  # of an archive's list of members, before it is parsed
+MAX_THUMBNAIL_PIXELS = 16_000_000  # of an image that is decoded
+THUMBNAIL_SIDE = 96  # twice what is shown, for dense screens
+THUMBNAIL_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+_DIRECTORY_END = b"PK\x05\x06"
+_DIRECTORY_END_BYTES, _LONGEST_COMMENT = 22, 65_535
+_ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+
+
+@dataclass(frozen=True)
+class UploadedImage:
+    """An image file that has not been read yet; ``read`` raises ImageUploadError."""
+
+    name: Path
+    read: Callable[[], bytes] = field(repr=False)
+
+
+class ImageUploadError(Exception):
+    """Why a file cannot be used; the message is shown to the user."""
+
+
+def find_images(paths: Sequence[str], root: Path) -> tuple[list[UploadedImage], list[Skipped]]:
+    """The images among uploaded files and inside of archives, in their order, and what is left out with the reason.
+
+    Args:
+        root: of all uploads; a file two folders below it is in a folder that the browser named.
+    """
+    images: list[UploadedImage] = []
+    skipped: list[Skipped] = []
+    for path in map(Path, paths):
+        try:
+            own = _archive_images(path, skipped) if path.suffix.lower() == ".zip" else _file_image(path, root)
+        except (ImageUploadError, *_ARCHIVE_ERRORS) as error:
+            reason = str(error) if isinstance(error, ImageUploadError) else "the archive cannot be read"
+            skipped.append(Skipped(Path(path.name), reason))
+            continue
+        images += own
+    over = images[MAX_IMAGES:]
+    skipped += [Skipped(image.name, f"only the first {MAX_IMAGES} images are taken") for image in over]
+    return unique_names(images[:MAX_IMAGES]), skipped
+
+
+def unique_names(images: Sequence[UploadedImage]) -> list[UploadedImage]:
+    """The images, with a number behind names that earlier ones have."""
+    found: Counter[Path] = Counter()
+    renamed = []
+    for image in images:
+        found[image.name] += 1
+        stem = f"{image.name.stem} ({found[image.name]})"
+        name = image.name if found[image.name] == 1 else image.name.with_stem(stem)
+        renamed.append(replace(image, name=name))
+    return renamed
+
+
+def read_images(images: Sequence[UploadedImage], skipped: list[Skipped]) -> Iterator[tuple[Path, bytes]]:
+    """Name and bytes of each image, read one by one; those that cannot be read are added to ``skipped``."""
+    total = 0
+    for image in images:
+        try:
+            data = image.read()
+            total += len(data)
+            if total > MAX_TOTAL_BYTES:
+                raise ImageUploadError(f"the images have more than {format_bytes(MAX_TOTAL_BYTES)} together")
+        except ImageUploadError as error:
+            skipped.append(Skipped(image.name, str(error)))
+            continue
+        yield image.name, data
+
+
+def thumbnail(data: bytes) -> str:
+    """A small copy of an image as a data URL; empty if it is too large to be decoded here, or unreadable."""
+    try:
+        with Image.open(io.BytesIO(data), formats=THUMBNAIL_FORMATS) as opened:
+            if opened.width * opened.height > MAX_THUMBNAIL_PIXELS:
+                return ""
+            opened.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+            small = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's for broken files
+        return ""
+    out = io.BytesIO()
+    small.save(out, "webp", quality=70)
+    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+
+
+def _file_image(path: Path, root: Path) -> list[UploadedImage]:
+    if _is_hidden(path.name):
+        return []
+    if not _is_image(path.name):
+        raise ImageUploadError(_kind_error())
+    below = path.relative_to(root).parts[1:] if path.is_relative_to(root) else (path.name,)
+    return [UploadedImage(Path(*below), partial(_read_file, path))]
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return read_upload(str(path))
+    except OSError as error:
+        raise ImageUploadError("the file is no longer kept; choose it again") from error
+
+
+def _archive_images(path: Path, skipped: list[Skipped]) -> list[UploadedImage]:
+    """Images of an archive; other members are added to ``skipped``. Raises: ImageUploadError, _ARCHIVE_ERRORS."""
+    _check_directory(path)
+    images = []
+    archive = zipfile.ZipFile(path)  # open as long as one of its images may be read
+    for member in archive.infolist():
+        parts = [part for part in PurePosixPath(member.filename).parts if part not in ("/", "..")]
+        if member.is_dir() or not parts or any(map(_is_hidden, parts)):
+            continue
+        name = Path(*parts)
+        if not _is_image(name.name):
+            skipped.append(Skipped(name, _kind_error()))
+        elif member.file_size > MAX_IMAGE_BYTES:
+            skipped.append(Skipped(name, f"larger than {format_bytes(MAX_IMAGE_BYTES)}"))
+        else:
+            images.append(UploadedImage(name, partial(_read_member, archive, member)))
+    return images
+
+
+def _check_directory(path: Path) -> None:
+    """Raises: ImageUploadError for a file that is no archive, or whose list of members is too large to be parsed."""
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - _DIRECTORY_END_BYTES - _LONGEST_COMMENT))
+        end = file.read()
+    at = end.rfind(_DIRECTORY_END)
+    if at < 0 or len(end) - at < _DIRECTORY_END_BYTES:
+        raise ImageUploadError("this is no zip archive")
+    if int.from_bytes(end[at + 12 : at + 16], "little") > MAX_DIRECTORY_BYTES:
+        raise ImageUploadError("the archive has too many members")
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        with archive.open(member) as opened:
+            data = opened.read(MAX_IMAGE_BYTES + 1)
+    except _ARCHIVE_ERRORS as error:
+        raise ImageUploadError("it cannot be unpacked; it may be damaged or encrypted") from error
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ImageUploadError(f"larger than {format_bytes(MAX_IMAGE_BYTES)}")
+    return data
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _is_hidden(name: str) -> bool:
+    """Is it a file that systems put into folders and archives unasked?"""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _kind_error() -> str:
+    kinds = ", ".join(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+    return f"not an image; {kinds} and zip are taken"
