@@ -64,6 +64,7 @@ def variables_of(name: str) -> set[str]:
     prefix = SETTINGS[name].model_config["env_prefix"]
     fields = SETTINGS[name].model_fields.items()
     read = {str(field.validation_alias or f"{prefix}{name.upper()}") for name, field in fields}
+    read = {each for each in read if not each.startswith("LCL_KUBERNETES_")}  # its workers are pods, not of compose
     return (read - LAUNCHER) | ({"LCL_API_URL"} if name == "ui" else READ_ELSEWHERE)
 
 
