@@ -48,6 +48,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
 
 
+@pytest.fixture
+def process_as_before() -> Iterator[None]:
+    """For tests of programs within this process: tests that come after would start jobs with what a program has set."""
+    import torch
+
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    yield
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Reference tensors made by the authors' code; a checkout may lack them."""

@@ -20,6 +20,7 @@ from api.__main__ import main
 from deploy.process import responds
 from lcl_core.common.threads import usable_cores
 
+pytestmark = pytest.mark.usefixtures("process_as_before")
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "torchvision", "numpy", "PIL", "tokenizers", "celery", "gradio")
 

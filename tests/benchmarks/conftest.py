@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.lcl_core.conftest import documents, image_tokens, pixels, small_config, small_model  # noqa: F401
 
@@ -66,10 +63,5 @@ def python_with_infinity(tmp_path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def process_as_before() -> Iterator[None]:
-    """A benchmark sets the number of threads and hides GPUs; tests that come after would start jobs likewise."""
-    threads, environment = torch.get_num_threads(), dict(os.environ)
-    yield
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
+def benchmarks_leave_no_trace(process_as_before: None) -> None:
+    """A benchmark sets the number of threads and hides GPUs."""

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.complete_run import RunCancelled, complete_run
@@ -44,8 +45,9 @@ def submit(database: Database) -> Callable[..., str]:
 
 
 @pytest.fixture
-def start(crew: WorkerProcesses, tmp_path: Path) -> Callable[..., Any]:
-    """Start a worker on a machine of which ``nvidia-smi`` lists these devices."""
+def start(crew: WorkerProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Start a worker on a machine of which ``nvidia-smi`` lists these devices, all of which it sees."""
+    monkeypatch.delenv(VISIBLE_DEVICES, raising=False)
     locks = tmp_path / "locks"
     locks.mkdir()
 

@@ -200,7 +200,7 @@ def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
     assert run_of(modest).result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == "", "another run may need the GPU"
     with database.reading() as session:
         assert db_runs.blocked_reasons(session, [run_of(choosy)])[choosy]["message"].startswith("no worker offers gpu")
-    crew.start(LCL_WORKER_OFFERS="gpu", PATH=path)
+    crew.start(LCL_WORKER_OFFERS="gpu", CUDA_VISIBLE_DEVICES="0", PATH=path)
     eventually(lambda: run_of(choosy).state == "succeeded")
     assert run_of(choosy).result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == gpu_id(0)
     assert run_of(choosy).attempt == 1
