@@ -174,7 +174,7 @@ def zero_shot(
                 on_progress=lambda done, _: on_progress(done + len(unreadable), len(files)),
             )  # fmt: skip
     except UserError as error:
-        option = {"classes": "--class", "templates": "--template"}[str(error.field)]
+        option = {"classes": "--class", "templates": "--template"}.get(str(error.field), str(error.field))
         raise CommandError(f"{option}: {error.message}") from error
     result.skipped.extend(unreadable)
     labels = folder_labels(result.names)

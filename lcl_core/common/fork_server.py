@@ -49,7 +49,7 @@ FREE_PREFIXES = ("LCL_", "AWS_", "GOOGLE_", "GCS_", "AZURE_")
 FREE_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 FREE_NAMES |= {"GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "PWD", "OLDPWD", "SHLVL", "COLUMNS", "LINES", "_"}
 FREE_NAMES |= {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"}  # read at the first product
-FREE_NAMES |= {"TORCHINDUCTOR_CACHE_DIR"}  # which torch itself sets when a compiler is first asked for
+FREE_NAMES |= {"TORCHINDUCTOR_CACHE_DIR"}  # which torch sets when its compiler is imported
 FREE_NAMES |= {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TOKENIZERS_PARALLELISM"}  # they change no result
 
 

@@ -30,7 +30,7 @@ from ui.tabs.zero_shot_view import (
     NO_ENCODER,
     NO_IMAGES,
     SHOWN_IMAGES,
-    ExampleClasses,
+    CollectionClasses,
     draw_examples,
     draw_progress,
     draw_result,
@@ -171,7 +171,7 @@ def parse_templates(text: str) -> tuple[list[str], list[str]]:
     return [line for line in lines if "{}" in line], notes
 
 
-def find_examples(client: Client) -> list[ExampleClasses]:
+def find_examples(client: Client) -> list[CollectionClasses]:
     """Lists of classes out of the labels of the first collection, with some of its images. Raises: ApiError."""
     collection = first_choice(collection_choices(client))
     if collection is None:
@@ -185,7 +185,7 @@ def find_examples(client: Client) -> list[ExampleClasses]:
     return [_example(collection, label, of_label[label]) for label in labels[:EXAMPLES]]
 
 
-def _example(collection: str, label: str, values: dict[str, list[tuple[str, str]]]) -> ExampleClasses:
+def _example(collection: str, label: str, values: dict[str, list[tuple[str, str]]]) -> CollectionClasses:
     classes = sorted(values, key=lambda value: (-len(values[value]), value))[:EXAMPLE_CLASSES]
     # named as in an upload: the folder is the label
     items = tuple(
@@ -193,7 +193,7 @@ def _example(collection: str, label: str, values: dict[str, list[tuple[str, str]
         for value in classes
         for item, caption in values[value][:IMAGES_PER_CLASS]
     )
-    return ExampleClasses(collection, label, tuple(map(plain_class_name, classes)), items)
+    return CollectionClasses(collection, label, tuple(map(plain_class_name, classes)), items)
 
 
 def _file_name(words: str) -> str:
@@ -413,7 +413,7 @@ class ZeroShotTab:
         images = [UploadedImage(name, partial(fetch, item)) for item, name in example.items]
         return unique_names(images), [], "of the collection (the encoder may have been trained on them)"
 
-    def _example(self, label: str) -> ExampleClasses | None:
+    def _example(self, label: str) -> CollectionClasses | None:
         return next((each for each in find_examples(self.client) if each.label == label), None)
 
     def _idle(self, run: PageSelection[ZeroShotRun | None]) -> tuple[Any, ...]:

@@ -26,7 +26,7 @@ EXAMPLE_CLASSES = 4  # of a list, in words
 
 
 @dataclass(frozen=True)
-class ExampleClasses:
+class CollectionClasses:
     """Classes and images of a collection: the values of one of its labels.
 
     Attributes:
@@ -40,7 +40,7 @@ class ExampleClasses:
     items: tuple[tuple[str, Path], ...]
 
 
-def draw_examples(examples: Sequence[ExampleClasses]) -> str:
+def draw_examples(examples: Sequence[CollectionClasses]) -> str:
     """One button for each list of classes."""
     if not examples:
         return ""

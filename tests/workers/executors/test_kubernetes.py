@@ -14,7 +14,7 @@ import yaml
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, RunDir
-from lcl_core.db import leases, runs
+from lcl_core.db import runs
 from lcl_core.db.session import Database
 from tests.workers.executors.kubernetes_cluster import (
     JOBS,
@@ -28,7 +28,6 @@ from tests.workers.executors.kubernetes_cluster import (
     serve_http,
 )
 from tests.workers.in_process_worker import InProcessWorker
-from tests.workers.worker_processes import WorkerProcesses
 from workers.executors import jobset, kubernetes_job
 from workers.executors.base import JobRequest, MachineLost, NoCapacity
 from workers.executors.jobset import build_jobset
@@ -40,6 +39,7 @@ ROLE = HERE.parents[1] / "deploy" / "kubernetes" / "jobs" / "role.yaml"
 Queue = Callable[..., str]
 RunOf = Callable[[str], Any]
 Eventually = Callable[..., None]
+KillWorker = Callable[[dict[str, str]], tuple[str, int]]
 
 
 @pytest.fixture
@@ -293,15 +293,11 @@ def test_a_worker_that_leaves_lets_its_run_go_on(
 
 
 def test_a_real_worker_that_is_killed_loses_no_attempt_and_cancels_with_a_checkpoint(
-    crew: WorkerProcesses,
     kubernetes_settings: WorkerSettings,
     cluster: ProcessCluster,
     address: str,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
     eventually: Eventually,
+    kill_worker_of_run: KillWorker,
 ) -> None:
     chosen = {
         "LCL_EXECUTOR": "kubernetes",
@@ -312,23 +308,7 @@ def test_a_real_worker_that_is_killed_loses_no_attempt_and_cancels_with_a_checkp
         "LCL_LEASE_SECONDS": "8",
         "LCL_HEARTBEAT_SECONDS": "0.5",
     }
-    crew.start(**chosen)
-    run_id = queue(steps=100_000, checkpoint_every=100_000)
-    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
-    first = run_of(run_id)
-    crew.started[0].kill()
-    eventually(lambda: crew.started[0].poll() is not None, "the worker's death")
-    crew.start(**chosen)
-    eventually(lambda: run_of(run_id).lease_owner not in (None, first.lease_owner), "another worker")
-    reached = len(steps_of(run_id))
-    eventually(lambda: len(steps_of(run_id)) > reached, "more steps")
-    run = run_of(run_id)
-    assert (run.state, run.attempt) == ("running", 1)
-    assert run.progress["pid"] == first.progress["pid"]
-    assert run.setbacks == {leases.REATTACHED: 1}, "none that counts"
-    with database.session() as session:
-        runs.cancel_run(session, run_id)
-    eventually(lambda: run_of(run_id).state == "cancelled", "the end")
+    run_id, reached = kill_worker_of_run(chosen)
     saved = json.loads((kubernetes_settings.runs_dir / run_id / "checkpoints" / "state.json").read_text())
     assert saved["step"] >= reached
     eventually(lambda: not cluster.names(JOBSETS), "the JobSet's removal")

@@ -21,7 +21,6 @@ from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
 from tests.workers.executors.slurm_cluster import SlurmCluster, slurm_cluster
 from tests.workers.in_process_worker import InProcessWorker
-from tests.workers.worker_processes import WorkerProcesses
 from workers.executors.base import Handle, JobRequest, MachineLost
 from workers.executors.job_folder import JobFolder, StartOrder
 from workers.executors.slurm import SlurmExecutor, SlurmJob
@@ -32,6 +31,7 @@ NODES = 3
 Queue = Callable[..., str]
 RunOf = Callable[[str], Any]
 Eventually = Callable[..., None]
+KillWorker = Callable[[dict[str, str]], tuple[str, int]]
 
 
 @pytest.fixture(scope="module")
@@ -290,35 +290,13 @@ def test_a_worker_that_leaves_lets_its_run_go_on(
 
 
 def test_a_worker_that_is_killed_loses_no_attempt(
-    crew: WorkerProcesses,
-    database: Database,
     cluster: SlurmCluster,
     executor: SlurmExecutor,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
+    kill_worker_of_run: KillWorker,
 ) -> None:
     chosen = {"LCL_EXECUTOR": "slurm", "SLURM_CONF": str(cluster.configuration), "TOY_SECONDS": "0.05"}
     chosen |= {"LCL_LEASE_SECONDS": "16", "LCL_HEARTBEAT_SECONDS": "1"}  # which a busy machine keeps
-    crew.start(**chosen)
-    run_id = queue(steps=100_000, checkpoint_every=100_000)
-    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
-    first = run_of(run_id)
-    crew.started[0].kill()
-    eventually(lambda: crew.started[0].poll() is not None, "the worker's death")
-    crew.start(**chosen)
-    eventually(lambda: run_of(run_id).lease_owner not in (None, first.lease_owner), "another worker")
-    reached = len(steps_of(run_id))
-    eventually(lambda: len(steps_of(run_id)) > reached, "more steps")
-    run = run_of(run_id)
-    assert (run.state, run.attempt) == ("running", 1)
-    assert run.progress["pid"] == first.progress["pid"]
-    assert run.setbacks == {leases.REATTACHED: 1}, "none that counts"
-    with database.session() as session:
-        runs.cancel_run(session, run_id)
-    eventually(lambda: run_of(run_id).state == "cancelled", "the end")
-    assert steps_of(run_id) == list(range(1, len(steps_of(run_id)) + 1))
+    kill_worker_of_run(chosen)
 
 
 def test_a_controller_that_is_away_stops_no_run(
