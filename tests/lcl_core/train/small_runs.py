@@ -150,12 +150,16 @@ def kill_group(process: Process) -> None:
 
 
 def group(leader: int) -> list[int]:
-    """The living processes of a process group."""
+    """The processes of a process group that may have open files.
+
+    A process whose first thread has ended is shown as a zombie while its other threads, and so its files, are open.
+    """
     members = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            # pid (name) state parent group …; a name may hold blanks
-            state, _, number = status.read_text().rpartition(")")[2].split()[:3]
-            if int(number) == leader and state not in "ZX":
+            # pid (name) state parent group … threads (the 20th); a name may hold blanks
+            fields = status.read_text().rpartition(")")[2].split()
+            state, number, threads = fields[0], int(fields[2]), int(fields[17])
+            if number == leader and (state not in "ZX" or threads > 1):
                 members.append(int(status.parent.name))
     return members
