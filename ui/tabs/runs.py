@@ -344,13 +344,18 @@ class RunsTab:
         return [gr.Accordion(open=True), run["kind"], *filled, ""]
 
     def prepare_form(self, request: gr.Request) -> list[Any]:
-        """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind with the encoder filled in."""
+        """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind, filled in.
+
+        For a pre-training ``on`` is a dataset.
+        """
         linked = read_address(request, "runs")
         kind = linked.get("new", "")
         if kind not in self.forms:
             return [gr.skip()] * (3 + sum(len(form.parts) for form in self.forms.values()))
         spec = starting_spec(kind, FIRST_PRESET if FIRST_PRESET in preset_names(kind) else None)
-        if encoder := linked.get("on"):
+        if (encoder := linked.get("on")) and kind == "pretrain":
+            spec = put_at(spec, "data.sources", self._sources(encoder))
+        elif encoder:
             spec = put_at(spec, "encoder", encoder)
         if kind == "index":
             spec = put_at(spec, "dataset", SAMPLE_DATASET)
@@ -361,6 +366,17 @@ class RunsTab:
             for part in (form.fill(spec, None) if name == kind else form.hide())
         ]
         return [gr.Accordion(open=True), kind, *filled, ""]
+
+    def _sources(self, dataset: str) -> list[dict[str, Any]]:
+        """A mixture of what the dataset has: documents, captioned images, or both as in the presets."""
+        try:
+            counts = self.client.dataset_statistics(dataset)
+        except ApiError:
+            counts = {}
+        views = {"interleaved": 1.0} if counts.get("documents") or not counts.get("pairs") else {}
+        if counts.get("pairs"):
+            views["pairs"] = 8.0 if views else 1.0
+        return [{"dataset": dataset, "view": view, "weight": weight} for view, weight in views.items()]
 
     def restore_drafts(self, drafts: str) -> list[Any]:
         """Forms that were filled in before the page was loaded again; the newest is shown."""

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -188,7 +188,7 @@ class SampleSource(ABC):
 
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
         self._context, self._number, self._dataset, self._corpus = context, number, spec.dataset, corpus
-        self._drawn = spec.captions == "drawn"
+        self._captions = spec.captions
 
     @abstractmethod
     def __len__(self) -> int:
@@ -211,10 +211,11 @@ class SampleSource(ABC):
     def _plan(self, index: int, epoch: int, chunk: DocumentChunk | None = None) -> DocumentPlan | None:
         """The layout of a document. Raises: UserError."""
         document = self._corpus.documents[index]
-        if self._drawn or self._context.concepts:
+        composed = self._captions != "as_written"
+        if composed or self._context.concepts:
             document = self._corpus.with_subjects(document)
-        if self._drawn:  # all chunks of the document draw the same captions
-            document = draw_sentences(document, self._draw(epoch, index, 0, 1))
+        if composed:  # all chunks of the document draw the same captions
+            document = draw_sentences(document, self._draw(epoch, index, 0, 1), self._captions)
         plan = plan_document(document, self._context.data, self._draw(epoch, index, 0), chunk)
         if isinstance(plan, MatchedPlan) and self._context.concepts:
             return replace(plan, concepts=_concepts_by_image(document))
@@ -303,7 +304,7 @@ class DocumentSource(SampleSource):
 class PairSource(SampleSource):
     """The captioned or labelled images of one split; of several captions one is drawn each time.
 
-    With ``captions: drawn`` the caption of an image with keywords is composed each time (:func:`draw_caption`).
+    With ``captions: drawn`` or ``keyword`` that of an image with keywords is composed each time (:func:`draw_caption`).
     """
 
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
@@ -334,9 +335,9 @@ class PairSource(SampleSource):
     def _texts(self, pair: CaptionPair, item: int, epoch: int) -> list[str]:
         """Texts of which one is drawn; a single one where it has been composed."""
         written = caption_candidates(pair)
-        if not (self._drawn and pair.subject.keywords):
+        if self._captions == "as_written" or not pair.subject.keywords:
             return written
-        return [draw_caption(self._draw(epoch, item, 1), written, pair.subject)]
+        return [draw_caption(self._draw(epoch, item, 1), written, pair.subject, self._captions)]
 
     def labels(self, item: int) -> Mapping[str, str]:
         return self._pairs.describe(item).labels
@@ -392,11 +393,14 @@ def caption_candidates(pair: CaptionPair) -> list[str]:
     return captions or ([labels["class"]] if "class" in labels else list(labels.values()))
 
 
+CaptionForm = Literal["as_written", "drawn", "keyword"]
 MAX_CAPTION_TERMS = 6  # of a composed caption
 MAX_IMAGE_TERMS = 32  # name and keywords that are compared with captions
 
 
-def draw_caption(draw: random.Random, written: Sequence[str], subject: ImageSubject) -> str:
+def draw_caption(
+    draw: random.Random, written: Sequence[str], subject: ImageSubject, form: CaptionForm = "drawn"
+) -> str:
     """One of four captions, equally likely: a written one; the name; one keyword; two to six of name and keywords.
 
     The terms of the last are in any order, with commas. A keyword replaces what the image does not have.
@@ -404,7 +408,10 @@ def draw_caption(draw: random.Random, written: Sequence[str], subject: ImageSubj
     Args:
         written: captions as they are; may be empty.
         subject: has keywords.
+        form: ``keyword``: the name or one of the keywords, equally likely.
     """
+    if form == "keyword":
+        return draw.choice([*filter(None, (subject.name,)), *subject.keywords])
     kind = draw.randrange(4)
     if kind == 0 and written:
         return draw.choice(written)
@@ -416,7 +423,7 @@ def draw_caption(draw: random.Random, written: Sequence[str], subject: ImageSubj
     return ", ".join(draw.sample(terms, draw.randint(2, min(len(terms), MAX_CAPTION_TERMS))))
 
 
-def draw_sentences(document: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+def draw_sentences(document: dict[str, Any], draw: random.Random, form: CaptionForm = "drawn") -> dict[str, Any]:
     """A document in which the sentence of every image with keywords is replaced by a composed caption.
 
     Args:
@@ -430,13 +437,13 @@ def draw_sentences(document: dict[str, Any], draw: random.Random) -> dict[str, A
         for entry in document["segments"]:
             if (subject := ImageSubject.from_json(entry.get("subject"))).keywords and "caption" in entry:
                 written = entries[entry["caption"]]["text"]
-                entries[entry["caption"]] = {"text": draw_caption(draw, [written], subject)}
+                entries[entry["caption"]] = {"text": draw_caption(draw, [written], subject, form)}
         return {**document, "segments": entries}
     texts = list(document["text_list"])
     for image in document["image_info"]:
         subject, sentence = ImageSubject.from_json(image.get("subject")), image["matched_text_index"]
         if subject.keywords and 0 <= sentence < len(texts):
-            texts[sentence] = draw_caption(draw, [document["text_list"][sentence]], subject)
+            texts[sentence] = draw_caption(draw, [document["text_list"][sentence]], subject, form)
     return {**document, "text_list": texts}
 
 

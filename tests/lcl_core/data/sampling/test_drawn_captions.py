@@ -98,6 +98,15 @@ def test_what_an_image_does_not_have_is_not_drawn() -> None:
     assert {draw_caption(draw, ["a cat"], ImageSubject(keywords=("cat",))) for _ in range(50)} == {"cat", "a cat"}
 
 
+def test_a_keyword_alone_is_drawn_as_often_as_the_name(open_stream: Any, tokenizer: Tokenizer) -> None:
+    captions = captions_by_image(open_stream({**DRAWN_PAIRS, "captions": "keyword"}), tokenizer, 4 * 400)
+    dogs = Counter(captions["1"])
+    assert set(dogs) == {"dog face", "dog", "pet", "puppy"}
+    assert all(count / 400 == pytest.approx(0.25, abs=0.07) for count in dogs.values())
+    assert set(captions["2"]) == {"a blue square", "plain"}, "without keywords the captions stay"
+    assert set(captions["4"]) == {"cat", "kitten"}, "there is no name"
+
+
 def test_each_pass_has_another_caption_and_single_words_occur(open_stream: Any, tokenizer: Tokenizer) -> None:
     captions = captions_by_image(open_stream(DRAWN_PAIRS), tokenizer, 4 * 400)
     dogs = Counter(captions["1"])
@@ -293,6 +302,7 @@ def test_merges_are_learnt_from_keywords_too(corpus: Corpus, view: str) -> None:
 
     written, drawn = words("as_written"), words("drawn")
     assert ("Ġpuppy" in written, "Ġpuppy" in drawn) == (False, True)
+    assert words("keyword") == drawn
 
 
 BESIDE = {"text_list": [], "image_info": []}  # every line has these fields
