@@ -129,8 +129,11 @@ def import_(
     """
     options = global_options(context)
     reader = {"format": format, "options": set_fields({}, option or [])}
-    with options.client() as client, progress_bar(source.name, unit="bytes") as on_progress:
-        upload = client.upload_corpus(source, on_progress)
+    try:
+        with options.client() as client, progress_bar(source.name, unit="bytes") as on_progress:
+            upload = client.upload_corpus(source, on_progress)
+    except UserError as error:
+        raise CommandError(str(error)) from error
     _run_and_report(
         context, "convert", {"path": upload["path"], **reader, "name": name, "shard_megabytes": shard_megabytes}
     )

@@ -32,8 +32,8 @@ class SourceSpec(Spec):
     captions: Literal["as_written", "drawn", "keyword"] = Field(
         "as_written",
         exclude_if=lambda captions: captions == "as_written",
-        description="texts of captioned images: as written, or (drawn) composed anew at every pass of the image's name, "
-        "its keywords (one, or some in any order) and the texts as written, or (keyword) the name or one keyword alone; "
+        description="texts of captioned images: as written, or (drawn) composed anew at every pass of the name, the "
+        "keywords (one, or some in any order) and the texts as written, or (keyword) the name or one keyword alone; "
         "images without keywords keep their texts",
     )
 

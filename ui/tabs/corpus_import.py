@@ -16,8 +16,8 @@ from gradio.utils import get_upload_folder
 from api.client import ApiError, Client, UserError
 from api.client.payloads import FINAL_STATES, format_bytes
 from ui.addresses import address
-from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, html_pane
-from ui.html import badge, error_box, esc, heading, number, run_link, status_line
+from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, file_paths, html_pane
+from ui.html import badge, error_box, esc, number, run_link, status_line
 
 POLL_SECONDS = 1.5
 MAX_SHOWN_PROBLEMS = 5
@@ -50,17 +50,17 @@ class CorpusImport:
 
     def build(self) -> None:
         self.imported = gr.State(PageSelection[ImportedCorpus | None](None))
-        html_pane(heading("Use my corpus", HINT))
+        html_pane(status_line(HINT))
         with gr.Row(equal_height=False, elem_classes="lcl-columns"):
             with gr.Column(scale=5, min_width=300):
                 self.files = gr.File(
                     label="A zip, or the files of one folder", file_count="multiple", height=140, elem_id="corpus-files"
                 )
-                self.files.preprocess = _file_paths  # type: ignore[method-assign]
+                self.files.preprocess = file_paths  # type: ignore[method-assign]
                 self.folder = gr.UploadButton(
                     "Choose a folder", file_count="directory", size="sm", elem_id="corpus-folder"
                 )
-                self.folder.preprocess = _file_paths  # type: ignore[method-assign]
+                self.folder.preprocess = file_paths  # type: ignore[method-assign]
                 html_pane(status_line(LARGER))
             with gr.Column(scale=4, min_width=260):
                 self.name = gr.Textbox(
@@ -149,8 +149,8 @@ def upload_names(files: Sequence[str]) -> list[str]:
 
 
 def suggest_name(files: Sequence[str]) -> str:
-    """A name for the dataset: that of the zip, or of the first page."""
-    return slug(Path(files[0]).stem) or "my-corpus"
+    """A name for the dataset: that of the zip. The browser does not say how a folder is called."""
+    return (slug(Path(files[0]).stem) if is_single_archive(files) else "") or "my-corpus"
 
 
 def slug(text: str) -> str:
@@ -162,11 +162,11 @@ def draw_import(corpus: ImportedCorpus, check: Run, convert: Run) -> str:
     """What has arrived, the check with its problems, the conversion, and what to do next."""
     rows = [
         ("Received", f"{number(corpus.files)} files, {format_bytes(corpus.bytes)}"),
-        ("Checked", f"{badge(check['state'])} {_check_result(check)}"),
+        ("Checked", f"{badge(check['state'])} {_check_result(check)}{_problems(check)}"),
         ("Converted", f"{badge(convert['state'])} {_convert_result(convert)}"),
     ]
     listed = "".join(f"<div><dt>{name}</dt><dd>{html}</dd></div>" for name, html in rows)
-    return f'<dl class="lcl-facts" role="status">{listed}</dl>{_problems(check)}{_next_steps(convert)}'
+    return f'<dl class="lcl-facts lcl-steps" role="status">{listed}</dl>{_next_steps(convert)}'
 
 
 def _check_result(run: Run) -> str:
@@ -188,7 +188,7 @@ def _problems(run: Run) -> str:
         f"{esc(issue['reason'])}: {esc(issue['detail'])}</li>"
         for issue in first
     )
-    return f"<ul>{lines}</ul><p>All of them are artifacts of {run_link(str(run['id']))}.</p>"
+    return f"<ul>{lines}<li>All of them are artifacts of {run_link(str(run['id']))}.</li></ul>"
 
 
 def _convert_result(run: Run) -> str:
@@ -214,10 +214,3 @@ def _next_steps(run: Run) -> str:
         f'<span>The form of a pre-training, filled in</span></a></li><li><a href="{esc(look)}"><b>Look at it</b>'
         f"<span>The documents of {esc(name)}</span></a></li></ul>"
     )
-
-
-def _file_paths(payload: Any) -> list[str] | None:
-    """Paths of uploaded files; Gradio's own preprocessing makes an empty file for each."""
-    if not payload:
-        return None
-    return [file.path for file in (payload if isinstance(payload, list) else [payload])]

@@ -282,14 +282,18 @@ class RunsTab:
         self.clone_button.click(self.clone, self.selection, filled, **BUSY_EVENT).then(None, js=SCROLL_TO_FORM_SCRIPT)
         carrier = self.forms["pretrain"].editor  # of the drafts
         opened = tab.select(self.restore_drafts, carrier, filled, js=restore_script("runs"), **SILENT_EVENT)
-        for event in (opened.then, navigation.select):
-            event(self.prepare_form, None, filled, **SILENT_EVENT).then(None, js=OPEN_FORM_SCRIPT)
+        prepared = [
+            event(self.prepare_form, None, filled, **SILENT_EVENT) for event in (opened.then, navigation.select)
+        ]
+        for event in prepared:
+            event.then(None, js=OPEN_FORM_SCRIPT)
         for form in self.forms.values():
-            self._wire_form(form, opened, everything)
+            self._wire_form(form, prepared, everything)
 
-    def _wire_form(self, form: SpecForm, opened: Any, everything: list[Any]) -> None:
+    def _wire_form(self, form: SpecForm, prepared: list[Any], everything: list[Any]) -> None:
         form.wire()
-        opened.then(lambda text: self.refresh_form(form, text), form.editor, form.outputs, **SILENT_EVENT)
+        for event in prepared:  # later, since it keeps the values that it is given
+            event.then(lambda text: self.refresh_form(form, text), form.editor, form.outputs, **SILENT_EVENT)
         form.submit.click(
             lambda text, name, selection, *values: self.submit(form, text, name, selection, values),
             [form.editor, form.name, self.selection, *form.inputs],
