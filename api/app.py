@@ -15,7 +15,20 @@ from api.core.errors import install_error_handlers
 from api.core.metrics import DatabaseCollector
 from api.core.middleware import AuthenticatedBodyMiddleware, HeaderCheckMiddleware, RequestContextMiddleware
 from api.core.settings import ApiSettings
-from api.routes import admin, collections, datasets, docs, encoders, health, inference, keys, runs, studies, webhooks
+from api.routes import (
+    admin,
+    collections,
+    datasets,
+    docs,
+    encoders,
+    health,
+    inference,
+    keys,
+    runs,
+    studies,
+    uploads,
+    webhooks,
+)
 from api.services.state import AppState
 from api.services.warmup import EncoderWarmup
 
@@ -24,6 +37,7 @@ ROUTERS = (
     runs.specs_router,
     studies.router,
     datasets.router,
+    uploads.router,
     encoders.router,
     inference.router,
     collections.router,

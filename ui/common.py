@@ -108,6 +108,11 @@ def image_input(label: str, height: int) -> gr.Image:
     return component
 
 
+def file_paths(payload: Any) -> list[str] | None:
+    """Paths of uploaded files, as ``preprocess`` of an upload of several: Gradio's own makes an empty file for each."""
+    return [file.path for file in payload] if payload else None
+
+
 def read_upload(path: str) -> bytes:
     """Bytes of an uploaded file."""
     return Path(path).read_bytes()

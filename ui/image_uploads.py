@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,8 @@ from pathlib import Path, PurePosixPath
 from PIL import Image, ImageOps
 
 from api.client.payloads import IMAGE_SUFFIXES, Skipped, format_bytes
+from lcl_core.common.archive import ARCHIVE_ERRORS, check_directory, is_system_file
+from lcl_core.common.errors import UserError
 from ui.common import read_upload
 
 MAX_IMAGES = 512  # of an upload
@@ -28,9 +29,7 @@ MAX_DIRECTORY_BYTES = 4 * 2**20  # of an archive's list of members, before it is
 MAX_THUMBNAIL_PIXELS = 16_000_000  # of an image that is decoded
 THUMBNAIL_SIDE = 96  # twice what is shown, for dense screens
 THUMBNAIL_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-_DIRECTORY_END = b"PK\x05\x06"
-_DIRECTORY_END_BYTES, _LONGEST_COMMENT = 22, 65_535
-_ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+_ARCHIVE_ERRORS = (*ARCHIVE_ERRORS, OSError)
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ def find_images(paths: Sequence[str], root: Path) -> tuple[list[UploadedImage], 
     for path in map(Path, paths):
         try:
             own = _archive_images(path, skipped) if path.suffix.lower() == ".zip" else _file_image(path, root)
-        except (ImageUploadError, *_ARCHIVE_ERRORS) as error:
-            reason = str(error) if isinstance(error, ImageUploadError) else "the archive cannot be read"
+        except (ImageUploadError, UserError, *_ARCHIVE_ERRORS) as error:
+            reason = "the archive cannot be read" if isinstance(error, _ARCHIVE_ERRORS) else str(error)
             skipped.append(Skipped(Path(path.name), reason))
             continue
         images += own
@@ -109,7 +108,7 @@ def thumbnail(data: bytes) -> str:
 
 
 def _file_image(path: Path, root: Path) -> list[UploadedImage]:
-    if _is_hidden(path.name):
+    if is_system_file(path.name):
         return []
     if not _is_image(path.name):
         raise ImageUploadError(_kind_error())
@@ -126,12 +125,12 @@ def _read_file(path: Path) -> bytes:
 
 def _archive_images(path: Path, skipped: list[Skipped]) -> list[UploadedImage]:
     """Images of an archive; other members are added to ``skipped``. Raises: ImageUploadError, _ARCHIVE_ERRORS."""
-    _check_directory(path)
+    check_directory(path, MAX_DIRECTORY_BYTES)
     images = []
     archive = zipfile.ZipFile(path)  # open as long as one of its images may be read
     for member in archive.infolist():
         parts = [part for part in PurePosixPath(member.filename).parts if part not in ("/", "..")]
-        if member.is_dir() or not parts or any(map(_is_hidden, parts)):
+        if member.is_dir() or not parts or any(map(is_system_file, parts)):
             continue
         name = Path(*parts)
         if not _is_image(name.name):
@@ -141,19 +140,6 @@ def _archive_images(path: Path, skipped: list[Skipped]) -> list[UploadedImage]:
         else:
             images.append(UploadedImage(name, partial(_read_member, archive, member)))
     return images
-
-
-def _check_directory(path: Path) -> None:
-    """Raises: ImageUploadError for a file that is no archive, or whose list of members is too large to be parsed."""
-    with path.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - _DIRECTORY_END_BYTES - _LONGEST_COMMENT))
-        end = file.read()
-    at = end.rfind(_DIRECTORY_END)
-    if at < 0 or len(end) - at < _DIRECTORY_END_BYTES:
-        raise ImageUploadError("this is no zip archive")
-    if int.from_bytes(end[at + 12 : at + 16], "little") > MAX_DIRECTORY_BYTES:
-        raise ImageUploadError("the archive has too many members")
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
@@ -169,11 +155,6 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _is_hidden(name: str) -> bool:
-    """Is it a file that systems put into folders and archives unasked?"""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def _kind_error() -> str:

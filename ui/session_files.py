@@ -49,7 +49,7 @@ class SessionFiles:
     """The files of all sessions. Safe to share between threads.
 
     Args:
-        root: folder of all files; each file is in a folder of its own with a random name, or in one folder below it.
+        root: folder of all files; each file is in a folder of its own with a random name, or in folders below it.
         is_open: has the session not ended?
     """
 
@@ -170,7 +170,7 @@ class SessionFiles:
             return
         del self._references[path]
         Path(path).unlink(missing_ok=True)
-        for folder in list(Path(path).parents)[:2]:  # a folder that a browser named, and the random one
+        for folder in Path(path).parents:  # those that a browser named, and the random one
             if folder == self.root:
                 return
             try:

@@ -34,6 +34,7 @@ from ui.sessions import SESSION_SCOPE_KEY, SessionStore
 
 GRADIO_PREFIX = "/gradio_api"
 MAX_UPLOAD_FILES, MAX_UPLOAD_FIELDS = 256, 16
+MAX_FOLDERS = 16  # kept above a file
 MULTIPART_OVERHEAD_BYTES = 256 * 1024  # of a request, besides its files
 MAX_DRAINED_BYTES = 512 * 2**20  # of a rejected request, read and discarded
 IDLE_SECONDS, UPLOAD_SECONDS = 30.0, 900.0
@@ -168,14 +169,14 @@ async def _drain(request: Request) -> None:
 def _store_file(context: _UploadContext, session: str, key: str, item: UploadFile) -> str:
     """Move a received file to a folder of its own, keep its name, and give it to the session.
 
-    A browser names a file of a chosen folder by its path from there. A folder below the chosen one, such as that of a
-    class, is kept above the file.
+    A browser names a file of a chosen folder by its path from there. The folders below the chosen one are kept above
+    the file: a class, or where a page looks for its images.
     """
     item.file.close()
     *folders, name = Path("/", item.filename or "").parts
     folder = context.files.new_folder()
-    is_below = len(folders) > 2 and ".." not in folders  # the first two are / and the chosen folder
-    if is_below and (kept := _clean_name(folders[-1])):
+    below = [] if ".." in folders else folders[2:][-MAX_FOLDERS:]  # the first two are / and the chosen folder
+    for kept in filter(None, map(_clean_name, below)):
         folder = folder / kept
         folder.mkdir(mode=0o700)
     target = folder / (_clean_name(name) or "file")

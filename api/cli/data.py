@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from api.cli.completion import complete_dataset, complete_encoder
-from api.cli.output import CommandError, Yes, ago, confirm, global_options, print_table, set_fields
+from api.cli.output import CommandError, Yes, ago, confirm, global_options, print_table, progress_bar, set_fields
 from api.cli.runs import download_artifacts, watch_run
 from api.client import Client, UserError
 from api.client.payloads import Json
@@ -112,6 +112,32 @@ def convert(
     """Write a corpus as tar shards with an index, and register them as a dataset."""
     spec = {**_corpus_fields(target, format, option), "name": name, "shard_megabytes": shard_megabytes, "to": to}
     _run_and_report(context, "convert", spec)
+
+
+@group.command("import")
+def import_(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(help="folder or zip on this machine, in any readable format")],
+    name: NewName,
+    format: Format = "auto",
+    option: Options = None,
+    shard_megabytes: Annotated[int, typer.Option(min=1, help="bound on a shard")] = 256,
+) -> None:
+    """Send a corpus to the service, convert it to shards, and register them as a dataset.
+
+    For a corpus that the service cannot see; one in its data roots is converted where it is (lcl data convert).
+    """
+    options = global_options(context)
+    reader = {"format": format, "options": set_fields({}, option or [])}
+    try:
+        with options.client() as client, progress_bar(source.name, unit="bytes") as on_progress:
+            upload = client.upload_corpus(source, on_progress)
+    except UserError as error:
+        raise CommandError(str(error)) from error
+    _run_and_report(
+        context, "convert", {"path": upload["path"], **reader, "name": name, "shard_megabytes": shard_megabytes}
+    )
+    options.call(lambda client: client.delete_upload(upload["id"]))  # after an error a resumed run may still need it
 
 
 @group.command()

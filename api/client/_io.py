@@ -30,6 +30,15 @@ def read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
+async def async_call(function: Callable[..., Output], *arguments: Any) -> Output:
+    """A blocking function, in a thread."""
+    return await asyncio.to_thread(function, *arguments)
+
+
+def call(function: Callable[..., Output], *arguments: Any) -> Output:
+    return function(*arguments)
+
+
 async def async_write(file: IO[bytes], chunk: bytes) -> None:
     await asyncio.to_thread(file.write, chunk)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import re
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import IO, Any, NamedTuple, TypedDict
 
 from api.client.errors import ApiError
+from lcl_core.common.errors import UserError
+from lcl_core.common.files import regular_files
 
 Json = dict[str, Any]
 Progress = Callable[[int, int | None], None]  # (done, total or None when unknown)
@@ -100,6 +104,26 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise NotADirectoryError(20, "there is no such folder", str(folder))
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
+
+
+def open_corpus_archive(source: Path) -> IO[bytes]:
+    """A zip as it is, or a temporary one of the files of a folder, which is gone when it is closed.
+
+    Hidden files and links are left out. Raises: UserError ``corpus_missing`` or ``corpus_unreadable``.
+    """
+    try:
+        if source.is_file():
+            return source.open("rb")
+        if not source.is_dir():
+            raise UserError("there is no such folder or zip file", code="corpus_missing", file=source)
+        packed = tempfile.TemporaryFile()  # noqa: SIM115 - returned open
+        with zipfile.ZipFile(packed, "w", strict_timestamps=False) as archive:  # stored: images are compressed already
+            for name, _ in regular_files(source):
+                archive.write(source / name, name)
+        return packed
+    except OSError as error:
+        message = f"it cannot be read or packed: {error.strerror}"
+        raise UserError(message, code="corpus_unreadable", file=source) from error
 
 
 def image_batches(images: Iterable[tuple[Path, bytes]], count: int, size: int) -> Iterator[list[tuple[Path, bytes]]]:

@@ -98,6 +98,7 @@ STATUS_OF_CODE = {
     "unknown_plot": 404,
     "unknown_run": 404,
     "unknown_study": 404,
+    "archive_too_large": 413,
     "ambiguous_name": 409,
     "collection_changed": 409,
     "collection_full": 409,

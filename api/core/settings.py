@@ -42,6 +42,9 @@ class ApiSettings(Settings):
     max_connections: int = Field(
         1000, ge=4, description="at one process; a further one takes the place of the one that has been idle longest"
     )
+    max_upload_bytes: int = Field(
+        4 << 30, ge=0, description="of a corpus that a client sends: of the zip, and of its files unpacked; 0: none"
+    )
     max_json_depth: int = Field(64, ge=4, le=500)
     max_image_bytes: int = Field(16 * 2**20, ge=1024, description="largest encoded image, bytes")
     max_image_pixels: int = Field(40_000_000, ge=1)

@@ -44,6 +44,28 @@ class DatasetRequest(CorpusPathRequest):
     new_version: bool = Field(False, description="a name that exists stands for this corpus from now on")
 
 
+class UploadRequest(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(bytes=1_048_576))
+
+    bytes: int = Field(ge=1, le=2**50, description="size of the zip")
+
+
+class UploadChunk(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(offset=0, data="UEsFBgAAAAAAAAAAAAAAAAAAAAAAAA=="))
+
+    offset: int = Field(ge=0, le=2**50, description="of the first byte in the zip")
+    data: str = Field(min_length=1, description="the bytes as base64")
+
+
+class UploadView(BaseModel):
+    id: str = Field(description="id of the upload")
+    bytes: int = Field(description="size of the zip")
+    received: int = Field(description="bytes of it that have arrived")
+    chunk_bytes: int = Field(description="most bytes of one chunk")
+    path: str | None = Field(description="folder of the unpacked corpus on the server; null: not unpacked")
+    files: int | None = Field(description="files that were unpacked by this request; null: none were")
+
+
 class DatasetView(RowView):
     name: str = Field(description="its name")
     path: str = Field(description="folder, file or URL on the server")

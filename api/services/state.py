@@ -14,6 +14,7 @@ from api.core.limits import BodyBudget, LongReadQueue, PixelBudget, Quotas, Rate
 from api.core.metrics import ProcessMetrics
 from api.core.session import MAX_SHORT_REQUESTS
 from api.core.settings import ApiSettings
+from api.services.corpus_uploads import CorpusUploads
 from api.services.encoder_archive import EncoderExporter
 from api.services.inference_device import InferenceDevice, resolve_device
 from api.services.run_events import RunFeeds
@@ -54,6 +55,7 @@ class AppState:
             settings.requests_per_minute, settings.requests_at_once, settings.streams_at_once
         )
         self.quotas = Quotas(settings.queued_runs_per_owner, settings.bytes_per_owner)
+        self.uploads = CorpusUploads(settings.home, settings.max_upload_bytes)
         self.bodies = BodyBudget(settings.body_bytes_at_once)
         self.pixel_budget = PixelBudget(settings.image_memory_bytes, settings.image_wait_seconds)
         self.long_reads = LongReadQueue()

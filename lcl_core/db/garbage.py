@@ -1,9 +1,9 @@
 """Garbage collection: folders, store keys and pgvector tables that no row names.
 
 Candidates have names that the service makes: ``runs/run_…``, ``encoders/enc_…``, ``collections/col_…``,
-``datasets/data_…`` and their hidden copies in the home folder, ``store/KEY`` in the artifact store, ``tables/vec_…`` in
-PostgreSQL. A folder or key is removed after this database has known it for a grace period, so a service that is started
-with a wrong database removes nothing at once.
+``datasets/data_…`` and their hidden copies in the home folder, ``data/uploads/upl_…``, ``store/KEY`` in the artifact
+store, ``tables/vec_…`` in PostgreSQL. A folder or key is removed after this database has known it for a grace period,
+so a service that is started with a wrong database removes nothing at once.
 
 The output of a run is garbage only when the run cannot register it any more: the run has succeeded or does not exist.
 Garbage is therefore never named later, and no lock is needed between finding and removing it. Folders and keys are
@@ -30,18 +30,30 @@ from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.files import remove_tree
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import home_id
-from lcl_core.db.models import OUTPUT_FOLDERS, CollectionRow, Dataset, DatasetVersion, EncoderRow, Garbage, Run
+from lcl_core.db.models import (
+    OUTPUT_FOLDERS,
+    UPLOAD_PREFIX,
+    UPLOADS_FOLDER,
+    CollectionRow,
+    Dataset,
+    DatasetVersion,
+    EncoderRow,
+    Garbage,
+    Run,
+)
 from lcl_core.db.outbox import referenced_keys
 from lcl_core.db.pgvector import drop_vectors, orphaned_tables
 from lcl_core.db.session import Database, dialect_insert, now
-from lcl_core.db.states import State
+from lcl_core.db.states import FINISHED, State
 
-_FOLDERS = {"runs": "run", **OUTPUT_FOLDERS}
+_FOLDERS = {"runs": "run", **OUTPUT_FOLDERS, UPLOADS_FOLDER: UPLOAD_PREFIX}
 _DIGITS = "[0-9a-hjkmnp-tv-z]{18}"
 _FOLDER_NAME = r"(?P<hidden>\.(?:import-)?)?(?P<prefix>{prefix})_(?P<digits>{digits})(?:\.[0-9a-f]{{8}})?"
 _REMOVED = re.compile(r"\.removed-[0-9a-f]{16}")
 _STORE, _TABLES = "store/", "tables/"  # prefixes of the paths of orphans
 _ANY_ID = re.compile(f"_({_DIGITS})")
+_PATH_KINDS = ("validate", "convert", "match")  # whose spec may name a corpus by its path
+_ANY_UPLOAD = re.compile(rf"{UPLOAD_PREFIX}_{_DIGITS}")
 _BATCH = 500  # folders or keys that are compared with the rows in one transaction
 StoredKeys = Iterable[tuple[str, int]] | None  # (key of the artifact store, bytes), as listed; None: not listed
 Item = TypeVar("Item")
@@ -214,16 +226,33 @@ def _unreferenced(session: Session, candidates: list[str]) -> list[str]:
     referenced = set(session.scalars(paths))
     runs = {f"run_{digits[1]}" for path in candidates if (digits := _ANY_ID.search(path))}
     states = dict(session.execute(select(Run.id, Run.state).where(Run.id.in_(runs))).tuples().all())
-    return [path for path in candidates if path not in referenced and not _may_be_referenced(path, states)]
+    used = _used_uploads(session) if any(path.startswith(UPLOADS_FOLDER) for path in candidates) else frozenset()
+    return [
+        path
+        for path in candidates
+        if path not in referenced and path.rpartition("/")[2] not in used and not _may_be_referenced(path, states)
+    ]
+
+
+def _used_uploads(session: Session) -> frozenset[str]:
+    """Ids of the uploads that a dataset or the spec of an unfinished run names by a path inside."""
+    paths = union(
+        *(select(model.path).where(model.path.contains(UPLOADS_FOLDER)) for model in (Dataset, DatasetVersion))
+    )
+    unfinished = select(Run.spec).where(Run.state.not_in(FINISHED), Run.kind.in_(_PATH_KINDS))
+    named = [*session.scalars(paths), *(str(spec.get("path")) for spec in session.scalars(unfinished))]
+    return frozenset(upload[0] for text in named if (upload := _ANY_UPLOAD.search(text)))
 
 
 def _may_be_referenced(path: str, states: dict[str, str]) -> bool:
     """Whether the run of the folder still needs it, or may still register it. ``states``: of the runs that exist."""
-    folder, _, name = path.partition("/")
+    folder, _, name = path.rpartition("/")
     match = re.fullmatch(_FOLDER_NAME.format(prefix=_FOLDERS[folder], digits=_DIGITS), name)
     if match is None:
         return False  # a folder whose removal was interrupted
     state = states.get(f"run_{match['digits']}")
+    if folder == UPLOADS_FOLDER:
+        return False
     if folder == "runs":
         return state is not None
     return state not in (None, State.SUCCEEDED.value)

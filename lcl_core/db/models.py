@@ -93,6 +93,10 @@ def new_id(prefix: str) -> str:
 OUTPUT_FOLDERS = {kind.output.folder: kind.output.id_prefix for kind in JOBS.values() if kind.output is not None}
 
 
+# of the home: corpora that clients sent, each in a folder of its own
+UPLOADS_FOLDER, UPLOAD_PREFIX = "data/uploads", "upl"
+
+
 def output_id(prefix: str, run_id: str) -> str:
     """Id of the output of a run, the same for every attempt."""
     return f"{prefix}_{run_id.partition('_')[2]}"

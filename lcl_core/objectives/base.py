@@ -7,7 +7,7 @@ Losses are sums with counts, so that they add up over micro-batches and ranks. A
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import torch
@@ -19,7 +19,7 @@ from lcl_core.model.configuration_lcl import LCLConfig
 from lcl_core.model.modeling_lcl import Activations, LCLModel
 from lcl_core.model.packed_batch import PackedBatch
 from lcl_core.objectives.hard_negatives import NegativeCandidates
-from lcl_core.ops.contrastive_loss import ContrastiveSums, contrastive_loss, sigmoid_contrastive_loss
+from lcl_core.ops.contrastive_loss import ContrastiveSums, PairTerms, contrastive_loss, sigmoid_contrastive_loss
 from lcl_core.specs.pretrain import MethodName, ObjectiveSpec
 
 # beginnings of names of the model's parameters
@@ -61,6 +61,7 @@ class ContrastivePairs:
         image_features, text_features: [M, E], L2-normalised, row-aligned.
         weight: of the contrastive loss.
         groups: [M] or [M, k] int64; pairs with an equal number are positives of each other. None: each pair alone.
+        terms: of the pairs; a text is a positive of an image of which all its terms are true. None: not compared.
         logit_bias: scalar, makes the loss a sigmoid loss. None: InfoNCE.
     """
 
@@ -69,6 +70,7 @@ class ContrastivePairs:
     weight: float
     groups: Tensor | None = None
     logit_bias: Tensor | None = None
+    terms: PairTerms | None = None
 
     def loss(self, logit_scale: Tensor, counts: Sequence[int]) -> ContrastiveSums:
         """Unweighted loss of this rank's rows against the pairs of all ranks.
@@ -78,8 +80,21 @@ class ContrastivePairs:
         """
         features = self.image_features, self.text_features, logit_scale
         if self.logit_bias is None:
-            return contrastive_loss(*features, counts, self.groups)
-        return sigmoid_contrastive_loss(*features, self.logit_bias, counts, self.groups)
+            return contrastive_loss(*features, counts, self.groups, self.terms)
+        return sigmoid_contrastive_loss(*features, self.logit_bias, counts, self.groups, self.terms)
+
+    @staticmethod
+    def concatenate(parts: Sequence[ContrastivePairs]) -> ContrastivePairs:
+        """The pairs of several batches of one rank, in order. ``parts`` is not empty."""
+        groups = [part.groups for part in parts if part.groups is not None]
+        terms = [part.terms for part in parts if part.terms is not None]
+        return replace(
+            parts[0],
+            image_features=torch.cat([part.image_features for part in parts]),
+            text_features=torch.cat([part.text_features for part in parts]),
+            groups=torch.cat(groups) if groups else None,
+            terms=PairTerms(*(torch.cat(rows) for rows in zip(*terms, strict=True))) if terms else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -182,6 +197,11 @@ class Objective(nn.Module):
         whole = self.reads_image_outputs or not self.cuts_documents or config.numerics == "official"
         return batch if whole else batch.trim()
 
+    @property
+    def reads_terms(self) -> bool:
+        """Whether the losses depend on the terms of images and captions."""
+        return False
+
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         """Items that each of its sums runs over, by name, and ``contrastive`` pairs; known on the host."""
         raise NotImplementedError
@@ -233,10 +253,15 @@ class ContrastiveObjective(Objective):
     def build(cls, config: LCLConfig, spec: ObjectiveSpec) -> Self:
         return cls(spec.weights, spec)
 
+    @property
+    def reads_terms(self) -> bool:
+        return self.positives == "shared_keywords"
+
     def contrast(self, model: LCLModel, latents: Tensor, hidden: Tensor, batch: PackedBatch) -> ContrastivePairs:
         """Features of the batch's pairs, from pooled latents [n, D] and the text tower's outputs [T, D]."""
         features = model.contrastive_pairs(latents, hidden, batch)
         groups = None if self.positives == "own" else batch.pair_groups
-        if self.positives == "same_concept":
+        if self.positives in ("same_concept", "shared_keywords"):
             groups = batch.pair_identities
-        return ContrastivePairs(*features, self.weights["contrastive"], groups, self.logit_bias)
+        terms = batch.pair_terms if self.reads_terms else None
+        return ContrastivePairs(*features, self.weights["contrastive"], groups, self.logit_bias, terms)

@@ -11,6 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+class PairTerms(NamedTuple):
+    """What the images and the texts of [m] pairs say, as int64 numbers of terms; 0 fills the rows.
+
+    Attributes:
+        image: [m, K] the terms that are true of each image.
+        text: [m, k] the terms that each text consists of; all 0: they are not known.
+    """
+
+    image: Tensor
+    text: Tensor
+
+
 class ContrastiveSums(NamedTuple):
     """Sums over the rows of this rank.
 
@@ -29,6 +41,7 @@ def contrastive_loss(
     logit_scale: Tensor,
     counts: Sequence[int] | None = None,
     groups: Tensor | None = None,
+    terms: PairTerms | None = None,
 ) -> ContrastiveSums:
     """Symmetric InfoNCE of this rank's pairs against those of all ranks, summed over this rank's rows.
 
@@ -42,8 +55,9 @@ def contrastive_loss(
         counts: pairs of each rank. Known on the host, so that no shape waits for a device. None: this process alone.
         groups: [m] or [m, k] int64. Pairs with an equal number are positives of each other: the target of a row is
             uniform over them (UniCL, arXiv 2204.03610, equation 3). None: each pair is a group of its own.
+        terms: with ``groups``; a text is a positive of an image, too, if all its terms are the image's.
     """
-    joint = _gather_pairs(image_features, text_features, groups, counts)
+    joint = _gather_pairs(image_features, text_features, groups, terms, counts)
     scale = logit_scale.exp()
     by_image = joint.mask(scale * joint.image @ joint.texts.T, float("-inf"))
     by_text = joint.mask(scale * joint.text @ joint.images.T, float("-inf"))
@@ -51,7 +65,8 @@ def contrastive_loss(
     if groups is None:
         loss = F.cross_entropy(by_image, target, reduction="sum") + F.cross_entropy(by_text, target, reduction="sum")
     else:
-        loss = _shared_cross_entropy(by_image, joint.positives) + _shared_cross_entropy(by_text, joint.positives)
+        by_image_loss = _shared_cross_entropy(by_image, joint.positives)
+        loss = by_image_loss + _shared_cross_entropy(by_text, joint.positives_of_texts)
     return ContrastiveSums(0.5 * loss, _count_correct(by_image, target, None if groups is None else joint.positives))
 
 
@@ -62,17 +77,18 @@ def sigmoid_contrastive_loss(
     logit_bias: Tensor,
     counts: Sequence[int] | None = None,
     groups: Tensor | None = None,
+    terms: PairTerms | None = None,
 ) -> ContrastiveSums:
     """Sigmoid loss (SigLIP, arXiv 2303.15343, section 3.2): each image and text is a two-class problem of its own.
 
-    -log sigmoid(z_ij (exp(logit_scale) I_i T_j + logit_bias)), z = 1 for pairs and members of one group, else -1,
+    -log sigmoid(z_ij (exp(logit_scale) I_i T_j + logit_bias)), z = 1 for positives, else -1,
     summed over this rank's images and all ranks' texts. The sum over ranks is M times the loss of the joint batch.
 
     Args:
         logit_bias: scalar; offsets the many negatives, -10 at the start.
-        image_features, text_features, logit_scale, counts, groups: as in :func:`contrastive_loss`.
+        image_features, text_features, logit_scale, counts, groups, terms: as in :func:`contrastive_loss`.
     """
-    joint = _gather_pairs(image_features, text_features, groups, counts)
+    joint = _gather_pairs(image_features, text_features, groups, terms, counts)
     logits = logit_scale.exp() * joint.image @ joint.texts.T + logit_bias
     target = torch.arange(joint.first, joint.first + len(logits), device=logits.device)
     columns = torch.arange(logits.shape[1], device=logits.device)
@@ -87,7 +103,8 @@ class _JointPairs(NamedTuple):
     Attributes:
         first: row of this rank's first pair.
         valid: [M] false at padding; None: there is none.
-        positives: [m, M] pairs of one group; empty without groups.
+        positives: [m, M] the texts that are positives of this rank's images; empty without groups.
+        positives_of_texts: [m, M] the images that are positives of this rank's texts; empty without groups.
     """
 
     image: Tensor
@@ -97,6 +114,7 @@ class _JointPairs(NamedTuple):
     first: int
     valid: Tensor | None
     positives: Tensor
+    positives_of_texts: Tensor
 
     def mask(self, values: Tensor, filler: float) -> Tensor:
         """Replace the columns of padding."""
@@ -111,23 +129,56 @@ def share_group(own: Tensor, others: Tensor) -> Tensor:
     return torch.stack([mine[:, None] == theirs for mine, theirs in columns]).any(dim=0)
 
 
+def describes(texts: Tensor, images: Tensor) -> Tensor:
+    """[m, M] bool: whether all terms of a text [m, k] are among those of an image [M, K], and there is one."""
+    known = torch.ones(len(texts), len(images), dtype=torch.bool, device=texts.device)
+    for term in texts.unbind(1):  # one at a time: [m, M, K] at most
+        known &= (term[:, None] == 0) | (term[:, None, None] == images).any(2)
+    return known & (texts != 0).any(1)[:, None]
+
+
 def _gather_pairs(
-    image_features: Tensor, text_features: Tensor, groups: Tensor | None, counts: Sequence[int] | None
+    image_features: Tensor,
+    text_features: Tensor,
+    groups: Tensor | None,
+    terms: PairTerms | None,
+    counts: Sequence[int] | None,
 ) -> _JointPairs:
     image, text = image_features.float(), text_features.float()
     own = torch.empty(0, dtype=torch.int64, device=image.device) if groups is None else groups
     if counts is None or len(counts) == 1:
-        return _JointPairs(image, text, image, text, 0, None, share_group(own, own))
+        return _JointPairs(image, text, image, text, 0, None, *_positives(own, own, terms, terms))
     capacity = max(counts)
     gathered = _AllGather.apply(torch.stack((_pad_to(image, capacity), _pad_to(text, capacity))))
     images, texts = gathered[:, 0].flatten(0, 1), gathered[:, 1].flatten(0, 1)  # [world * capacity, E]
     valid = (torch.arange(capacity) < torch.tensor(counts)[:, None]).flatten().to(image.device, non_blocking=True)
-    positives = share_group(own, own)
+    positives = _positives(own, own, None, None)
     if groups is not None:
-        all_groups = own.new_empty(len(counts) * capacity, *own.shape[1:])
-        dist.all_gather_into_tensor(all_groups, _pad_to(own, capacity))
-        positives = share_group(own, all_groups) & valid
-    return _JointPairs(image, text, images, texts, dist.get_rank() * capacity, valid, positives)
+        gathered_terms = None if terms is None else PairTerms(*(_gather_rows(part, counts) for part in terms))
+        found = _positives(own, _gather_rows(own, counts), terms, gathered_terms)
+        positives = found[0] & valid, found[1] & valid
+    return _JointPairs(image, text, images, texts, dist.get_rank() * capacity, valid, *positives)
+
+
+def _positives(
+    own: Tensor, others: Tensor, own_terms: PairTerms | None, other_terms: PairTerms | None
+) -> tuple[Tensor, Tensor]:
+    """[m, M] bool each: the positives among the others' texts of the own images, and the reverse."""
+    same = share_group(own, others)
+    if own_terms is None or other_terms is None:
+        return same, same
+    return (
+        same | describes(other_terms.text, own_terms.image).T,
+        same | describes(own_terms.text, other_terms.image),
+    )
+
+
+def _gather_rows(own: Tensor, counts: Sequence[int]) -> Tensor:
+    """[m, …] of each rank, padded to the most rows → [world * that, …]."""
+    capacity = max(counts)
+    gathered = own.new_empty(len(counts) * capacity, *own.shape[1:])
+    dist.all_gather_into_tensor(gathered, _pad_to(own, capacity))
+    return gathered
 
 
 def _shared_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:

@@ -29,11 +29,12 @@ class SourceSpec(Spec):
     split: Name = Field("train", description="split of the captioned images")
     weight: float = Field(1.0, gt=0, le=1000, description="share of the unit of weight_by, relative to other sources")
     # left out where it says nothing, so that specs of before there was a choice keep their hash
-    captions: Literal["as_written", "drawn"] = Field(
+    captions: Literal["as_written", "drawn", "keyword"] = Field(
         "as_written",
         exclude_if=lambda captions: captions == "as_written",
-        description="texts of captioned images: as written, or composed anew at every pass of the image's name, its "
-        "keywords (one, or some in any order) and the texts as written; images without keywords keep their texts",
+        description="texts of captioned images: as written, or (drawn) composed anew at every pass of the name, the "
+        "keywords (one, or some in any order) and the texts as written, or (keyword) the name or one keyword alone; "
+        "images without keywords keep their texts",
     )
 
 

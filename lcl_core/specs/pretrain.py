@@ -211,11 +211,12 @@ class ObjectiveSpec(Spec):
         exclude_if=lambda form: form == "infonce",
         description="softmax over the batch, or (sigmoid) each image and text a two-class problem of its own",
     )
-    positives: Literal["own", "same_context", "same_concept"] = Field(
+    positives: Literal["own", "same_context", "same_concept", "shared_keywords"] = Field(
         "own",
         exclude_if=lambda positives: positives == "own",
         description="contrastive loss: an image's positive is its own context, or every equal one in the batch, or "
-        "(same_concept) also every context of an image of the same concept",
+        "(same_concept) also every context of an image of the same concept, or (shared_keywords) besides those every "
+        "caption that consists of names and keywords of the image",
     )
     regression_target: Literal["live", "detached", "ema"] = Field(
         "live",
@@ -280,7 +281,7 @@ class ObjectiveSpec(Spec):
     @property
     def reads_concepts(self) -> bool:
         """Whether the losses depend on which images are of one concept."""
-        return self.positives == "same_concept" or self.name == "blip2"
+        return self.positives in ("same_concept", "shared_keywords") or self.name == "blip2"
 
     @property
     def weights(self) -> dict[str, float]:

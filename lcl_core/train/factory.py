@@ -153,7 +153,7 @@ def _sample_texts(source: SourceSpec, corpus: Corpus, quota: int | None) -> list
             item = items.describe(index)
         except UserError:  # training leaves it out too, and counts it
             return []
-        if source.captions == "drawn":
+        if source.captions != "as_written":
             return _drawn_texts(item if isinstance(item, CaptionPair) else corpus.with_subjects(item))
         return list(item.captions) if isinstance(item, CaptionPair) else _document_texts(item)
 

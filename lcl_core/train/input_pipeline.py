@@ -25,9 +25,11 @@ from torch import Tensor
 
 from lcl_core.data.sampling.packing import DocumentBatch
 from lcl_core.data.sampling.shuffle import mix64
+from lcl_core.data.sampling.sources import MAX_CAPTION_TERMS, MAX_IMAGE_TERMS, Sample
 from lcl_core.data.transforms import LEVEL_TABLES, normalise_levels
 from lcl_core.model import LCLConfig, PackedBatch
 from lcl_core.objectives.base import Objective
+from lcl_core.ops.contrastive_loss import PairTerms
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.1
@@ -98,6 +100,8 @@ class Collator:
         packed = self.objective.collate(rows, pixels, self.config, self._patches(len(pixels), batch), keys)
         concepts = [concept for sample in samples for concept in sample.concepts or [0] * len(sample.levels)]
         packed = replace(packed, concepts=torch.tensor(concepts, dtype=torch.int64))
+        if self.objective.reads_terms:
+            packed = replace(packed, terms=_pair_terms(samples))
         if not self.pin:
             return HostBatch(packed)
         return HostBatch(packed.pin_memory(), torch.tensor(tables, dtype=torch.int32).pin_memory())
@@ -111,6 +115,19 @@ class Collator:
         draw = np.random.default_rng(mix64(self.seed, *(number // self.ranks for number in batch.cursor.to_json())))
         shuffled = draw.random((images, total)).argsort(axis=1)[:, : self.kept_patches]
         return torch.from_numpy(np.sort(shuffled, axis=1))
+
+
+def _pair_terms(samples: Sequence[Sample]) -> PairTerms:
+    """Of all images, in order; those of documents have none."""
+    images = sum(len(sample.levels) for sample in samples)
+    filled = torch.zeros(images, MAX_IMAGE_TERMS + MAX_CAPTION_TERMS, dtype=torch.int64)
+    row = 0
+    for sample in samples:
+        image, caption = sample.terms
+        filled[row, : len(image)] = torch.tensor(image, dtype=torch.int64)
+        filled[row, MAX_IMAGE_TERMS : MAX_IMAGE_TERMS + len(caption)] = torch.tensor(caption, dtype=torch.int64)
+        row += len(sample.levels)
+    return PairTerms(filled[:, :MAX_IMAGE_TERMS], filled[:, MAX_IMAGE_TERMS:])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -274,9 +274,11 @@ class HeldOutMonitor:
             joint = NegativeCandidates.concatenate(parts, longest)
             self._add_losses(waiting, GlobalBatch(lambda _: joint), sums)
         if pairs:
-            contrastive = _join_pairs(pairs).loss(model.logit_scale, [sum(len(each.image_features) for each in pairs)])
-            sums.losses[CONTRASTIVE] += float(contrastive.loss) * pairs[0].weight
-            sums.add_metric(ACCURACY, contrastive.correct, sum(len(each.image_features) for each in pairs))
+            joined = ContrastivePairs.concatenate(pairs)
+            count = len(joined.image_features)
+            contrastive = joined.loss(model.logit_scale, [count])
+            sums.losses[CONTRASTIVE] += float(contrastive.loss) * joined.weight
+            sums.add_metric(ACCURACY, contrastive.correct, count)
 
     def _add_losses(self, waiting: list[Any], global_batch: GlobalBatch, sums: _Sums) -> None:
         for batch, encoded in waiting:
@@ -433,16 +435,6 @@ def _fill_batches(samples: Sequence[Sample], budget: BatchSpec) -> Iterator[list
             batch = []
         batch.append(sample)
     yield closed()
-
-
-def _join_pairs(pairs: Sequence[ContrastivePairs]) -> ContrastivePairs:
-    groups = [part.groups for part in pairs if part.groups is not None]
-    return replace(
-        pairs[0],
-        image_features=torch.cat([part.image_features for part in pairs]),
-        text_features=torch.cat([part.text_features for part in pairs]),
-        groups=torch.cat(groups) if groups else None,
-    )
 
 
 def _caption_row(sample: Sample, config: LCLConfig) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -177,12 +177,11 @@ class TrainingStep:
             encoded.append(self._encode(batch))
         pairs = [each.pairs for each in encoded if each.pairs is not None]
         candidates = [each.candidates for each in encoded if each.candidates is not None]
-        image = torch.cat([part.image_features for part in pairs]).requires_grad_()
-        text = torch.cat([part.text_features for part in pairs]).requires_grad_()
+        joined = ContrastivePairs.concatenate(pairs)
+        image, text = joined.image_features.requires_grad_(), joined.text_features.requires_grad_()
         scale = self.model.logit_scale.detach().requires_grad_()
-        bias = None if pairs[0].logit_bias is None else pairs[0].logit_bias.detach().requires_grad_()
-        groups = [part.groups for part in pairs if part.groups is not None]
-        all_pairs = ContrastivePairs(image, text, pairs[0].weight, torch.cat(groups) if groups else None, bias)
+        bias = None if joined.logit_bias is None else joined.logit_bias.detach().requires_grad_()
+        all_pairs = replace(joined, logit_bias=bias)
         contrastive = self._contrastive(all_pairs, scale, counts)
         by_image, by_text, *by_scalar = torch.autograd.grad(
             contrastive.loss, (image, text, scale, *([] if bias is None else [bias]))

@@ -79,33 +79,7 @@ class ServiceFixture:
         return run_id
 
     def work(self, run_id: str) -> None:
-        """Do a run as a worker's process does, in this one."""
-        from lcl_core.common.errors import UserError
-
-        claim = self.claim(run_id)
-        spec = parse_spec(claim.kind, claim.spec)
-        with self.context.database.session() as session:
-            inputs = registry.resolve_inputs(session, spec, self.home, self.context.settings.roots)
-            read = {"datasets": inputs.dataset_hashes}
-            leases.begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=False, inputs=read)
-        run_dir = self.run_dir(run_id)
-        facts: Json = {"datasets": inputs.datasets, "encoders": inputs.encoders}
-        facts["encoder_files"] = inputs.encoder_files
-        facts["collections"] = collections.prepare_collection_snapshots(
-            self.context.database, spec, run_dir.changes, self.home
-        )
-        facts["roots"] = [str(root) for root in self.context.settings.roots]
-        run_dir.prepare({"run_id": run_id, "spec": claim.spec, **facts})
-        module, name = JOB_FUNCTIONS[claim.kind]
-        do = getattr(import_module(module), name)
-        try:
-            outcome: complete_run.RunOutcome = complete_run.RunSucceeded(do(run_dir))
-        except UserError as error:
-            outcome = complete_run.RunFailed(error.to_dict())
-        if run_dir.metrics_file.exists():
-            lines = run_dir.metrics_file.read_text(encoding="utf-8").splitlines()
-            self.record(claim, *(json.loads(line) for line in lines))
-        self.settle(claim, outcome)
+        do_run(self, run_id)
 
     def end_study(self, study_id: str, values: dict[tuple[str, int], float]) -> Json:
         """End the runs of a study as workers do, so that each cell has its IR@5; the study.
@@ -147,6 +121,40 @@ class ServiceFixture:
             claim, complete_run.RunSucceeded({"encoder": encoder_id, "dataset_hash": dataset_hash, "rows": rows})
         )
         return run_id
+
+
+def do_run(service: Any, run_id: str) -> None:
+    """Do a run as a worker's process does, in this one.
+
+    Args:
+        service: has ``context``, ``home``, ``claim``, ``run_dir``, ``record`` and ``settle`` as ``ServiceFixture``.
+    """
+    from lcl_core.common.errors import UserError
+
+    claim = service.claim(run_id)
+    spec = parse_spec(claim.kind, claim.spec)
+    with service.context.database.session() as session:
+        inputs = registry.resolve_inputs(session, spec, service.home, service.context.settings.roots)
+        read = {"datasets": inputs.dataset_hashes}
+        leases.begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=False, inputs=read)
+    run_dir = service.run_dir(run_id)
+    facts: Json = {"datasets": inputs.datasets, "encoders": inputs.encoders}
+    facts["encoder_files"] = inputs.encoder_files
+    facts["collections"] = collections.prepare_collection_snapshots(
+        service.context.database, spec, run_dir.changes, service.home
+    )
+    facts["roots"] = [str(root) for root in service.context.settings.roots]
+    run_dir.prepare({"run_id": run_id, "spec": claim.spec, **facts})
+    module, name = JOB_FUNCTIONS[claim.kind]
+    do = getattr(import_module(module), name)
+    try:
+        outcome: complete_run.RunOutcome = complete_run.RunSucceeded(do(run_dir))
+    except UserError as error:
+        outcome = complete_run.RunFailed(error.to_dict())
+    if run_dir.metrics_file.exists():
+        lines = run_dir.metrics_file.read_text(encoding="utf-8").splitlines()
+        service.record(claim, *(json.loads(line) for line in lines))
+    service.settle(claim, outcome)
 
 
 Serve = Callable[[ApiSettings], AbstractContextManager[str]]

@@ -99,12 +99,24 @@ class World:
         with self.context.database.session() as session:
             leases.release_lease(session, claim, uses_attempt=False, cause="paused")
 
-    def folder(self, run_id: str) -> Path:
+    def run_dir(self, run_id: str) -> Any:
         from lcl_core.common.run_dir import RunDir
 
         run_dir = RunDir(self.home / "runs" / run_id)
         run_dir.prepare({"run_id": run_id})
-        return run_dir.path
+        return run_dir
+
+    def folder(self, run_id: str) -> Path:
+        return self.run_dir(run_id).path
+
+    def work(self, run_id: str) -> None:
+        """Do a run as a worker does, once those that it comes after have ended."""
+        from lcl_core.db import submit
+        from tests.api.service_fixture import do_run
+
+        with self.context.database.session() as session:
+            submit.release_dependents(session)
+        do_run(self, run_id)
 
     def finish(self, kind: str, spec: Json, outcome: Any, encoder_id: str | None = None, **more: Any) -> str:
         """Submit a run and end it as a worker would."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lcl_core.model import LCLConfig, PackedBatch
 from lcl_core.objectives.base import Objective
+from lcl_core.ops.contrastive_loss import PairTerms
 from lcl_core.specs.pretrain import METHODS
 
 PAIR_METHODS = tuple(name for name, method in METHODS.items() if "documents" not in method.reads)
@@ -22,6 +23,12 @@ VARIANTS: dict[str, dict[str, str]] = {name: {"name": name} for name in METHODS}
     "coca, sigmoid, same concept": {"name": "coca", "contrastive_loss": "sigmoid", "positives": "same_concept"},
     "blip2, same concept": {"name": "blip2", "positives": "same_concept"},
     "lcl, same concept": {"name": "lcl", "positives": "same_concept"},
+    "clip, shared keywords": {"name": "clip", "positives": "shared_keywords"},
+    "lcl, sigmoid, shared keywords": {
+        "name": "lcl",
+        "contrastive_loss": "sigmoid",
+        "positives": "shared_keywords",
+    },
     "blip2, sigmoid, same context": {"name": "blip2", "contrastive_loss": "sigmoid", "positives": "same_context"},
     "lcl, sigmoid": {"name": "lcl", "contrastive_loss": "sigmoid"},
     "emu, detached": {"name": "emu", "regression_target": "detached"},
@@ -51,7 +58,8 @@ def partition_batches(
 ) -> list[PackedBatch]:
     """A batch for each hand: numbers of rows. ``pixels``: the images of all rows, in order.
 
-    Where concepts are positives, every second image is of one concept and every fifth of none that is known.
+    Where concepts are positives, every second image is of one concept and every fifth of none that is known. Where
+    keywords are, image i has the terms 1 to i + 1, and every third caption the term 2, which all but one image have.
     """
     counts = [int((row == config.soi_token_id).sum()) for row in rows]
     images = pixels.split(counts)
@@ -64,11 +72,19 @@ def partition_batches(
         )
         for hand in hands
     ]
-    if getattr(objective, "positives", "own") != "same_concept":
+    if getattr(objective, "positives", "own") not in ("same_concept", "shared_keywords"):
         return batches
     numbers = torch.arange(sum(counts))
     known = torch.where(numbers % 2 == 0, 7, 100 + numbers).masked_fill(numbers % 5 == 4, 0).split(counts)
+    terms = (torch.arange(1, 9) * (torch.arange(8) <= numbers[:, None])).split(counts)
+    captions = torch.where(numbers % 3 == 0, 2, 0)[:, None].split(counts)
     return [
-        replace(batch, concepts=torch.cat([known[number] for number in hand]))
+        replace(
+            batch,
+            concepts=torch.cat([known[number] for number in hand]),
+            terms=PairTerms(*(torch.cat([rows[number] for number in hand]) for rows in (terms, captions)))
+            if objective.reads_terms
+            else None,
+        )
         for batch, hand in zip(batches, hands, strict=True)
     ]

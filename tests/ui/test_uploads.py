@@ -343,7 +343,8 @@ def test_the_progress_of_an_upload_is_reported_to_its_own_session(team: Team, mo
     ("name", "below"),
     [
         ("photos/fox/1.png", "fox/1.png"),
-        ("photos/train/red fox/1.png", "red fox/1.png"),
+        ("photos/train/red fox/1.png", "train/red fox/1.png"),
+        ("photos/" + "/".join("abcdefghijklmnopqrst") + "/1.png", "/".join("efghijklmnopqrst") + "/1.png"),
         ("photos/1.png", "1.png"),
         ("1.png", "1.png"),
         ("/etc/1.png", "1.png"),
@@ -352,7 +353,7 @@ def test_the_progress_of_an_upload_is_reported_to_its_own_session(team: Team, mo
         ("../../../fox/1.png", "1.png"),
     ],
 )
-def test_a_folder_below_the_chosen_one_is_kept_above_the_file(team: Team, name: str, below: str) -> None:
+def test_folders_below_the_chosen_one_are_kept_above_the_file(team: Team, name: str, below: str) -> None:
     async def scenario() -> None:
         browser = await team.browser()
         path = Path(await browser.upload(name, b"x"))

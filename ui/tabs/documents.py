@@ -12,6 +12,7 @@ from ui.addresses import mark_view, read_address
 from ui.common import BUSY_EVENT, SILENT_EVENT, first_choice, html_pane, update_dropdown
 from ui.html import dataset_image_url, empty_state, error_box, esc, number, run_link, status_line
 from ui.ranking import dataset_choices, last_used, used_script
+from ui.tabs.corpus_import import CorpusImport
 
 PER_PAGE = 6
 ALL = ""
@@ -27,9 +28,12 @@ class DocumentsTab:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self.corpus_import = CorpusImport(client)
 
     def build(self) -> None:
         self.offset = gr.State(0)
+        with gr.Accordion("Use my corpus", open=False, elem_classes="lcl-panel", elem_id="corpus-panel") as self.drawer:
+            self.corpus_import.build()
         with gr.Column(elem_classes="lcl-panel"):
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.view = gr.Radio(
@@ -67,7 +71,14 @@ class DocumentsTab:
                 outputs,
                 **BUSY_EVENT,
             )
+        self.corpus_import.wire()
+        for event in (tab.select, navigation.select):
+            event(self.open_drawer, None, self.drawer, **SILENT_EVENT)
         self.check.click(self.validate, self.dataset, self.position, **BUSY_EVENT)
+
+    def open_drawer(self, request: gr.Request) -> Any:
+        """``?tab=documents&new=corpus`` opens the panel for a corpus of one's own."""
+        return gr.Accordion(open=True) if read_address(request, "documents").get("new") == "corpus" else gr.skip()
 
     def refresh(
         self,

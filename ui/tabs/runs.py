@@ -282,14 +282,18 @@ class RunsTab:
         self.clone_button.click(self.clone, self.selection, filled, **BUSY_EVENT).then(None, js=SCROLL_TO_FORM_SCRIPT)
         carrier = self.forms["pretrain"].editor  # of the drafts
         opened = tab.select(self.restore_drafts, carrier, filled, js=restore_script("runs"), **SILENT_EVENT)
-        for event in (opened.then, navigation.select):
-            event(self.prepare_form, None, filled, **SILENT_EVENT).then(None, js=OPEN_FORM_SCRIPT)
+        prepared = [
+            event(self.prepare_form, None, filled, **SILENT_EVENT) for event in (opened.then, navigation.select)
+        ]
+        for event in prepared:
+            event.then(None, js=OPEN_FORM_SCRIPT)
         for form in self.forms.values():
-            self._wire_form(form, opened, everything)
+            self._wire_form(form, prepared, everything)
 
-    def _wire_form(self, form: SpecForm, opened: Any, everything: list[Any]) -> None:
+    def _wire_form(self, form: SpecForm, prepared: list[Any], everything: list[Any]) -> None:
         form.wire()
-        opened.then(lambda text: self.refresh_form(form, text), form.editor, form.outputs, **SILENT_EVENT)
+        for event in prepared:  # later, since it keeps the values that it is given
+            event.then(lambda text: self.refresh_form(form, text), form.editor, form.outputs, **SILENT_EVENT)
         form.submit.click(
             lambda text, name, selection, *values: self.submit(form, text, name, selection, values),
             [form.editor, form.name, self.selection, *form.inputs],
@@ -344,13 +348,18 @@ class RunsTab:
         return [gr.Accordion(open=True), run["kind"], *filled, ""]
 
     def prepare_form(self, request: gr.Request) -> list[Any]:
-        """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind with the encoder filled in."""
+        """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind, filled in.
+
+        For a pre-training ``on`` is a dataset.
+        """
         linked = read_address(request, "runs")
         kind = linked.get("new", "")
         if kind not in self.forms:
             return [gr.skip()] * (3 + sum(len(form.parts) for form in self.forms.values()))
         spec = starting_spec(kind, FIRST_PRESET if FIRST_PRESET in preset_names(kind) else None)
-        if encoder := linked.get("on"):
+        if (encoder := linked.get("on")) and kind == "pretrain":
+            spec = put_at(spec, "data.sources", self._sources(encoder))
+        elif encoder:
             spec = put_at(spec, "encoder", encoder)
         if kind == "index":
             spec = put_at(spec, "dataset", SAMPLE_DATASET)
@@ -361,6 +370,17 @@ class RunsTab:
             for part in (form.fill(spec, None) if name == kind else form.hide())
         ]
         return [gr.Accordion(open=True), kind, *filled, ""]
+
+    def _sources(self, dataset: str) -> list[dict[str, Any]]:
+        """A mixture of what the dataset has: documents, captioned images, or both as in the presets."""
+        try:
+            counts = self.client.dataset_statistics(dataset)
+        except ApiError:
+            counts = {}
+        views = {"interleaved": 1.0} if counts.get("documents") or not counts.get("pairs") else {}
+        if counts.get("pairs"):
+            views["pairs"] = 8.0 if views else 1.0
+        return [{"dataset": dataset, "view": view, "weight": weight} for view, weight in views.items()]
 
     def restore_drafts(self, drafts: str) -> list[Any]:
         """Forms that were filled in before the page was loaded again; the newest is shown."""

@@ -25,8 +25,8 @@ DOORS = (
     ),
     (
         "Use my corpus",
-        "Put a folder below the data folder of LCL, then check and convert it.",
-        address(tab="runs", new="validate"),
+        "Drop a folder or a zip: it is checked, converted, and ready to train on.",
+        address(tab="documents", new="corpus"),
     ),
 )
 

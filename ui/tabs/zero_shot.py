@@ -20,7 +20,7 @@ from api.client.payloads import Skipped
 from api.client.zero_shot import ZeroShotResult, folder_labels, predictions_csv
 from lcl_core.specs.evaluate import PLAIN_TEMPLATES, plain_class_name
 from ui.addresses import mark_view, read_address
-from ui.common import SILENT_EVENT, PageSelection, first_choice, html_pane, unreachable_box, update_dropdown
+from ui.common import SILENT_EVENT, PageSelection, file_paths, first_choice, html_pane, unreachable_box, update_dropdown
 from ui.html import PICK_SCRIPT, error_box, heading
 from ui.image_uploads import ImageUploadError, UploadedImage, find_images, read_images, thumbnail, unique_names
 from ui.ranking import collection_choices, encoder_choices, last_used, used_script
@@ -238,11 +238,11 @@ class ZeroShotTab:
                 self.files = gr.File(
                     label="Images, or a zip of images", file_count="multiple", height=150, elem_id="zero-shot-files"
                 )
-                self.files.preprocess = _file_paths  # type: ignore[method-assign]
+                self.files.preprocess = file_paths  # type: ignore[method-assign]
                 self.folder = gr.UploadButton(
                     "Choose a folder", file_count="directory", size="sm", elem_id="zero-shot-folder"
                 )
-                self.folder.preprocess = _file_paths  # type: ignore[method-assign]
+                self.folder.preprocess = file_paths  # type: ignore[method-assign]
                 html_pane('<p class="lcl-note">Folders named like the classes (class/image.png) give the accuracy.</p>')
                 self.classes = gr.Textbox(
                     "", label="Classes, one a line", placeholder="dog\ncat\nhouse", lines=5, max_lines=12,
@@ -429,11 +429,6 @@ class ZeroShotTab:
 
 def _lines(text: str) -> list[str]:
     return parse_lines(text, "")[0]
-
-
-def _file_paths(payload: Any) -> list[str] | None:
-    """Paths of uploaded files; Gradio's own preprocessing makes an empty file for each."""
-    return [file.path for file in payload] if payload else None
 
 
 def _fetch_item(client: Client, collection: str, item: str) -> bytes:

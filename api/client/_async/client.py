@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,8 @@ from urllib.parse import quote, urlencode
 from api.client._async.inference import AsyncEncoderCalls
 from api.client._async.runs import AsyncRunCalls, AsyncStudyCalls
 from api.client._async.transport import AsyncTransport
-from api.client.payloads import Json, NewItem, data_url, without_none
+from api.client._io import async_call
+from api.client.payloads import Json, NewItem, Progress, data_url, open_corpus_archive, without_none
 
 VECTORS_PER_PAGE = 1000
 
@@ -52,6 +55,31 @@ class AsyncDatasetCalls(AsyncTransport):
     async def register_dataset(self, name: str, path: str, new_version: bool = False) -> Json:
         """``path``: on the server, or a URL, inside its data roots. ``new_version``: the name may exist."""
         return await self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
+
+    async def upload_corpus(self, source: str | Path, on_progress: Progress | None = None) -> Json:
+        """Send a folder or a zip, in any readable format, and unpack it on the server.
+
+        Args:
+            on_progress: receives the bytes that have been sent and those of the zip, repeatedly.
+
+        Returns: the upload; its ``path`` is what a spec of kind convert or validate names.
+        Raises: ApiError; UserError ``corpus_missing`` or ``corpus_unreadable`` for the source.
+        """
+        archive = await async_call(open_corpus_archive, Path(source))
+        with archive:
+            size = archive.seek(0, os.SEEK_END)
+            upload = await self.post("/v1/uploads", {"bytes": size})
+            path = f"/v1/uploads/{upload['id']}"
+            while (sent := upload["received"]) < size:
+                archive.seek(sent)
+                data = base64.b64encode(await async_call(archive.read, upload["chunk_bytes"])).decode("ascii")
+                upload = await self.post(f"{path}/chunks", {"offset": sent, "data": data}, repeatable=True)
+                if on_progress is not None:
+                    on_progress(upload["received"], size)
+        return await self.post(f"{path}/unpack", repeatable=True)
+
+    async def delete_upload(self, upload_id: str) -> None:
+        await self.send("DELETE", f"/v1/uploads/{quote(upload_id, safe='')}")
 
     async def delete_dataset(self, name: str) -> None:
         """All versions, unless something uses them. A corpus in the data roots stays. For its owner and admins."""

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from api.client._io import call
 from api.client._sync.inference import EncoderCalls
 from api.client._sync.runs import RunCalls, StudyCalls
 from api.client._sync.transport import Transport
-from api.client.payloads import Json, NewItem, data_url, without_none
+from api.client.payloads import Json, NewItem, Progress, data_url, open_corpus_archive, without_none
 
 VECTORS_PER_PAGE = 1000
 
@@ -53,6 +56,31 @@ class DatasetCalls(Transport):
     def register_dataset(self, name: str, path: str, new_version: bool = False) -> Json:
         """``path``: on the server, or a URL, inside its data roots. ``new_version``: the name may exist."""
         return self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
+
+    def upload_corpus(self, source: str | Path, on_progress: Progress | None = None) -> Json:
+        """Send a folder or a zip, in any readable format, and unpack it on the server.
+
+        Args:
+            on_progress: receives the bytes that have been sent and those of the zip, repeatedly.
+
+        Returns: the upload; its ``path`` is what a spec of kind convert or validate names.
+        Raises: ApiError; UserError ``corpus_missing`` or ``corpus_unreadable`` for the source.
+        """
+        archive = call(open_corpus_archive, Path(source))
+        with archive:
+            size = archive.seek(0, os.SEEK_END)
+            upload = self.post("/v1/uploads", {"bytes": size})
+            path = f"/v1/uploads/{upload['id']}"
+            while (sent := upload["received"]) < size:
+                archive.seek(sent)
+                data = base64.b64encode(call(archive.read, upload["chunk_bytes"])).decode("ascii")
+                upload = self.post(f"{path}/chunks", {"offset": sent, "data": data}, repeatable=True)
+                if on_progress is not None:
+                    on_progress(upload["received"], size)
+        return self.post(f"{path}/unpack", repeatable=True)
+
+    def delete_upload(self, upload_id: str) -> None:
+        self.send("DELETE", f"/v1/uploads/{quote(upload_id, safe='')}")
 
     def delete_dataset(self, name: str) -> None:
         """All versions, unless something uses them. A corpus in the data roots stays. For its owner and admins."""

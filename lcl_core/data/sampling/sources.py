@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -46,7 +46,8 @@ class Sample:
         tables: for each image the number of the table that normalises it (``transforms.LEVEL_TABLES``).
         left_out: error code of each image that could not be read.
         position: in the stream.
-        concepts: for each image a hash of its concept (:func:`hash_concept`); empty: none is known.
+        concepts: for each image a hash of its concept (:func:`hash_term`); empty: none is known.
+        terms: of a captioned image: hashes of its name and keywords, and those of which its caption consists.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Sample:
     left_out: tuple[str, ...] = ()
     position: int = 0
     concepts: tuple[int, ...] = ()
+    terms: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @property
     def pixels(self) -> np.ndarray:
@@ -174,10 +176,11 @@ class StreamContext:
             for image, out in zip(images, levels, strict=True)
         )
 
-    def encode_pair(self, texts: list[str], draw: random.Random) -> list[int]:
-        """One of the texts, drawn, in the pair wrapper."""
+    def encode_pair(self, texts: list[str], draw: random.Random) -> tuple[str, list[int]]:
+        """One of the texts, drawn, and its tokens in the pair wrapper."""
         text, image_first = draw.choice(texts), draw.random() < self.data.image_first_probability
-        return render_pair(text, self.tokenizer, self.num_image_tokens, self.context_length, image_first, self.numerics)
+        wrapper = self.tokenizer, self.num_image_tokens, self.context_length, image_first, self.numerics
+        return text, render_pair(text, *wrapper)
 
 
 class SampleSource(ABC):
@@ -185,7 +188,7 @@ class SampleSource(ABC):
 
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
         self._context, self._number, self._dataset, self._corpus = context, number, spec.dataset, corpus
-        self._drawn = spec.captions == "drawn"
+        self._captions = spec.captions
 
     @abstractmethod
     def __len__(self) -> int:
@@ -208,24 +211,26 @@ class SampleSource(ABC):
     def _plan(self, index: int, epoch: int, chunk: DocumentChunk | None = None) -> DocumentPlan | None:
         """The layout of a document. Raises: UserError."""
         document = self._corpus.documents[index]
-        if self._drawn or self._context.concepts:
+        composed = self._captions != "as_written"
+        if composed or self._context.concepts:
             document = self._corpus.with_subjects(document)
-        if self._drawn:  # all chunks of the document draw the same captions
-            document = draw_sentences(document, self._draw(epoch, index, 0, 1))
+        if composed:  # all chunks of the document draw the same captions
+            document = draw_sentences(document, self._draw(epoch, index, 0, 1), self._captions)
         plan = plan_document(document, self._context.data, self._draw(epoch, index, 0), chunk)
         if isinstance(plan, MatchedPlan) and self._context.concepts:
             return replace(plan, concepts=_concepts_by_image(document))
         return plan
 
     def _pair_sample(
-        self, name: str, image: str, concept: str, texts: list[str], draw: random.Random
+        self, name: str, image: str, subject: ImageSubject, texts: list[str], draw: random.Random
     ) -> Sample | SkippedSample:
         images, problems = self._context.read(self._dataset, self._corpus, [image])
         if problems:
             return SkippedSample(name, "unreadable image", *_describe(problems))
-        ids = self._context.encode_pair(texts, draw)
+        text, ids = self._context.encode_pair(texts, draw)
         cropped = self._context.crop([images[image]], draw)
-        return Sample(name, self._number, np.array(ids, np.int32), *cropped, concepts=(hash_concept(concept),))
+        concepts, terms = (hash_term(subject.concept),), term_hashes(subject, text)
+        return Sample(name, self._number, np.array(ids, np.int32), *cropped, concepts=concepts, terms=terms)
 
 
 class DocumentSource(SampleSource):
@@ -258,7 +263,7 @@ class DocumentSource(SampleSource):
             return SkippedSample(name, reason, detail, codes)
         ids, kept = encoded
         cropped = self._context.crop([images[image] for image in kept], draw)
-        concepts = tuple(hash_concept(plan.concepts.get(image, "")) for image in kept)
+        concepts = tuple(hash_term(plan.concepts.get(image, "")) for image in kept)
         return Sample(name, self._number, np.array(ids, np.int32), *cropped, codes, concepts=concepts)
 
     def measure(self, item: int) -> SampleSize | None:
@@ -299,7 +304,7 @@ class DocumentSource(SampleSource):
 class PairSource(SampleSource):
     """The captioned or labelled images of one split; of several captions one is drawn each time.
 
-    With ``captions: drawn`` the caption of an image with keywords is composed each time (:func:`draw_caption`).
+    With ``captions: drawn`` or ``keyword`` that of an image with keywords is composed each time (:func:`draw_caption`).
     """
 
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
@@ -318,21 +323,21 @@ class PairSource(SampleSource):
         texts = self._texts(pair, item, epoch)
         if not texts:
             return SkippedSample(name, "no caption")
-        return self._pair_sample(name, pair.image, pair.subject.concept, texts, self._draw(epoch, item))
+        return self._pair_sample(name, pair.image, pair.subject, texts, self._draw(epoch, item))
 
     def measure(self, item: int) -> SampleSize | None:
         try:
             texts = self._texts(self._pairs[item], item, 0)
         except UserError:
             return None
-        return (1, len(self._context.encode_pair(texts, self._draw(0, item)))) if texts else None
+        return (1, len(self._context.encode_pair(texts, self._draw(0, item))[1])) if texts else None
 
     def _texts(self, pair: CaptionPair, item: int, epoch: int) -> list[str]:
         """Texts of which one is drawn; a single one where it has been composed."""
         written = caption_candidates(pair)
-        if not (self._drawn and pair.subject.keywords):
+        if self._captions == "as_written" or not pair.subject.keywords:
             return written
-        return [draw_caption(self._draw(epoch, item, 1), written, pair.subject)]
+        return [draw_caption(self._draw(epoch, item, 1), written, pair.subject, self._captions)]
 
     def labels(self, item: int) -> Mapping[str, str]:
         return self._pairs.describe(item).labels
@@ -358,7 +363,8 @@ class MatchedPairSource(SampleSource):
         if pair is None:
             return SkippedSample(name, "too few usable images")
         image, text, concept = pair
-        return self._pair_sample(name, image, concept, [text], self._draw(epoch, index, number + 1))
+        subject, draw = ImageSubject(concept=concept), self._draw(epoch, index, number + 1)
+        return self._pair_sample(name, image, subject, [text], draw)
 
     def measure(self, item: int) -> SampleSize | None:
         index, number = self._items[item]
@@ -368,7 +374,8 @@ class MatchedPairSource(SampleSource):
             return None
         if pair is None:
             return None
-        return 1, len(self._context.encode_pair([pair[1]], self._draw(0, index, number + 1)))
+        _, ids = self._context.encode_pair([pair[1]], self._draw(0, index, number + 1))
+        return 1, len(ids)
 
     def _pair(self, index: int, number: int, epoch: int) -> tuple[str, str, str] | None:
         """The image, its sentence and concept; None for a sequence, whose images have no sentence."""
@@ -386,10 +393,14 @@ def caption_candidates(pair: CaptionPair) -> list[str]:
     return captions or ([labels["class"]] if "class" in labels else list(labels.values()))
 
 
-_MAX_DRAWN_TERMS = 6  # of a composed caption
+CaptionForm = Literal["as_written", "drawn", "keyword"]
+MAX_CAPTION_TERMS = 6  # of a composed caption
+MAX_IMAGE_TERMS = 32  # name and keywords that are compared with captions
 
 
-def draw_caption(draw: random.Random, written: Sequence[str], subject: ImageSubject) -> str:
+def draw_caption(
+    draw: random.Random, written: Sequence[str], subject: ImageSubject, form: CaptionForm = "drawn"
+) -> str:
     """One of four captions, equally likely: a written one; the name; one keyword; two to six of name and keywords.
 
     The terms of the last are in any order, with commas. A keyword replaces what the image does not have.
@@ -397,7 +408,10 @@ def draw_caption(draw: random.Random, written: Sequence[str], subject: ImageSubj
     Args:
         written: captions as they are; may be empty.
         subject: has keywords.
+        form: ``keyword``: the name or one of the keywords, equally likely.
     """
+    if form == "keyword":
+        return draw.choice([*filter(None, (subject.name,)), *subject.keywords])
     kind = draw.randrange(4)
     if kind == 0 and written:
         return draw.choice(written)
@@ -406,10 +420,10 @@ def draw_caption(draw: random.Random, written: Sequence[str], subject: ImageSubj
     terms = list(dict.fromkeys(filter(None, (subject.name, *subject.keywords))))
     if kind < 3 or len(terms) == 1:
         return draw.choice(subject.keywords)
-    return ", ".join(draw.sample(terms, draw.randint(2, min(len(terms), _MAX_DRAWN_TERMS))))
+    return ", ".join(draw.sample(terms, draw.randint(2, min(len(terms), MAX_CAPTION_TERMS))))
 
 
-def draw_sentences(document: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+def draw_sentences(document: dict[str, Any], draw: random.Random, form: CaptionForm = "drawn") -> dict[str, Any]:
     """A document in which the sentence of every image with keywords is replaced by a composed caption.
 
     Args:
@@ -423,13 +437,13 @@ def draw_sentences(document: dict[str, Any], draw: random.Random) -> dict[str, A
         for entry in document["segments"]:
             if (subject := ImageSubject.from_json(entry.get("subject"))).keywords and "caption" in entry:
                 written = entries[entry["caption"]]["text"]
-                entries[entry["caption"]] = {"text": draw_caption(draw, [written], subject)}
+                entries[entry["caption"]] = {"text": draw_caption(draw, [written], subject, form)}
         return {**document, "segments": entries}
     texts = list(document["text_list"])
     for image in document["image_info"]:
         subject, sentence = ImageSubject.from_json(image.get("subject")), image["matched_text_index"]
         if subject.keywords and 0 <= sentence < len(texts):
-            texts[sentence] = draw_caption(draw, [document["text_list"][sentence]], subject)
+            texts[sentence] = draw_caption(draw, [document["text_list"][sentence]], subject, form)
     return {**document, "text_list": texts}
 
 
@@ -438,12 +452,27 @@ def _concepts_by_image(document: dict[str, Any]) -> dict[str, str]:
     return {name: subject.concept for name, subject in subjects}
 
 
-def hash_concept(concept: str) -> int:
-    """Signed 64 bits, the same on every machine and for either case of letters; 0: not known."""
-    if not concept.strip():
+def hash_term(term: str) -> int:
+    """Of a name, keyword or concept: signed 64 bits, the same on every machine and for either case; 0: empty."""
+    if not term.strip():
         return 0
-    digest = hashlib.blake2b(concept.strip().casefold().encode("utf-8", "replace"), digest_size=8).digest()
+    digest = hashlib.blake2b(term.strip().casefold().encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+def term_hashes(subject: ImageSubject, caption: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Hashes of the image's name and keywords, at most ``MAX_IMAGE_TERMS``, and of the terms of its caption.
+
+    A caption that is not a list of some of the first, with commas, has none.
+    """
+    known = dict.fromkeys(map(hash_term, (subject.name, *subject.keywords)))
+    known.pop(0, None)
+    image = tuple(known)[:MAX_IMAGE_TERMS]
+    for terms in ([caption], caption.split(",")):
+        text = tuple(dict.fromkeys(map(hash_term, terms)))
+        if len(text) <= MAX_CAPTION_TERMS and set(text) <= set(image):
+            return image, text
+    return image, ()
 
 
 def _describe(problems: list[UserError]) -> tuple[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lcl_core.ops.contrastive_loss import contrastive_loss, sigmoid_contrastive_loss
+from lcl_core.ops.contrastive_loss import PairTerms, contrastive_loss, describes, sigmoid_contrastive_loss
 from lcl_core.ops.linear_cross_entropy import count_correct, linear_cross_entropy
 
 
@@ -121,3 +121,34 @@ def test_no_pairs_are_no_loss() -> None:
         sigmoid_contrastive_loss(nothing, nothing, scale, torch.tensor(-10.0)),
     ):
         assert (float(sums.loss.detach()), float(sums.correct)) == (0.0, 0.0)
+
+
+# terms 1 to 4; the second text says two of them, the third is not a list of terms, the fourth says what no image has
+TERMS = PairTerms(
+    torch.tensor([[1, 2, 0], [1, 2, 3], [3, 0, 0], [4, 1, 0], [0, 0, 0]]),
+    torch.tensor([[1, 0], [2, 1], [0, 0], [9, 1], [3, 0]]),
+)
+DESCRIBED = [[1, 1, 0, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 1, 0, 0]]  # [text, image]
+
+
+def test_a_text_describes_the_images_that_have_all_its_terms() -> None:
+    assert describes(TERMS.text, TERMS.image).int().tolist() == DESCRIBED
+
+
+@pytest.mark.parametrize("form", ["infonce", "sigmoid"])
+def test_texts_are_positives_of_the_images_that_they_describe(features: Features, form: str) -> None:
+    image, text, log_scale = features
+    own = torch.eye(5, dtype=torch.bool)
+    positive = own | torch.tensor(DESCRIBED, dtype=torch.bool).T  # [image, text]
+    scores = log_scale.exp() * image @ text.T
+    if form == "sigmoid":
+        bias = torch.tensor(-2.0, dtype=torch.float64)
+        plain = F.softplus(torch.where(positive, -(scores + bias), scores + bias)).sum()
+        ours = sigmoid_contrastive_loss(*features, bias, groups=torch.arange(5), terms=TERMS)
+    else:
+        rows = [scores[i].log_softmax(0)[positive[i]].mean() for i in range(5)]
+        columns = [scores[:, j].log_softmax(0)[positive[:, j]].mean() for j in range(5)]
+        plain = -0.5 * (torch.stack(rows).sum() + torch.stack(columns).sum())
+        ours = contrastive_loss(*features, groups=torch.arange(5), terms=TERMS)
+    gradients_agree(ours.loss, plain, *features)
+    assert float(ours.correct) == int(positive[torch.arange(5), scores.argmax(1)].sum())

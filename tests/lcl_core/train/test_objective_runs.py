@@ -27,28 +27,38 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize(("name", "view"), [("clip", "pairs"), ("lcl", "interleaved")])
+@pytest.mark.parametrize(
+    ("name", "view", "positives"),
+    [
+        ("clip", "pairs", "same_concept"),
+        ("lcl", "interleaved", "same_concept"),
+        ("lcl", "pairs", "shared_keywords"),
+    ],
+)
 def test_drawn_captions_and_positives_by_concept_resume_exactly(
-    tmp_path: Path, sample_zip: Path, name: str, view: str
+    tmp_path: Path, sample_zip: Path, name: str, view: str, positives: str
 ) -> None:
     """Also with another number of loader processes; the concepts are those of the captioned images."""
     data = {"sources": [{"view": view, "captions": "drawn"}]}
-    objective = {"name": name, "positives": "same_concept"}
+    objective = {"name": name, "positives": positives}
     alone, resumed = (
         prepared(tmp_path / run, sample_zip, **SHORT, data=data, objective=objective) for run in ("alone", "resumed")
     )
     running = trainer(alone)
     concepts: list[int] = []
+    terms: list[bool] = []
     pack = running.collator.objective.contrast
 
     def recorded(model: Any, latents: Any, hidden: Any, batch: Any) -> Any:
         concepts.extend(batch.concepts.tolist())
+        terms.append(batch.terms is not None and bool(batch.terms.text.any()))
         return pack(model, latents, hidden, batch)
 
     running.collator.objective.contrast = recorded
     running.run()
     known = [concept for concept in concepts if concept]
     assert len(set(known)) < len(known), "several images of one concept"
+    assert any(terms) == (positives == "shared_keywords"), "they are compared where the losses need them"
     shutil.copytree(alone.checkpoints / "step_00000002", resumed.checkpoints / "step_00000002")
     trainer(resumed, workers=2).run()
     assert curve(resumed) == curve(alone)

@@ -16,7 +16,7 @@ from lcl_core.data.formats import open_reader
 from lcl_core.data.records import ImageSubject, Record
 from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.sampling.packing import DocumentBatch, first_cursors, redistribute_cursors
-from lcl_core.data.sampling.sources import draw_caption, hash_concept
+from lcl_core.data.sampling.sources import draw_caption, hash_term, term_hashes
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec, SourceSpec
 from lcl_core.specs.parsing import parse_spec
@@ -96,6 +96,15 @@ def test_what_an_image_does_not_have_is_not_drawn() -> None:
     draw = random.Random(0)
     assert {draw_caption(draw, [], ImageSubject(keywords=("cat",))) for _ in range(50)} == {"cat"}
     assert {draw_caption(draw, ["a cat"], ImageSubject(keywords=("cat",))) for _ in range(50)} == {"cat", "a cat"}
+
+
+def test_a_keyword_alone_is_drawn_as_often_as_the_name(open_stream: Any, tokenizer: Tokenizer) -> None:
+    captions = captions_by_image(open_stream({**DRAWN_PAIRS, "captions": "keyword"}), tokenizer, 4 * 400)
+    dogs = Counter(captions["1"])
+    assert set(dogs) == {"dog face", "dog", "pet", "puppy"}
+    assert all(count / 400 == pytest.approx(0.25, abs=0.07) for count in dogs.values())
+    assert set(captions["2"]) == {"a blue square", "plain"}, "without keywords the captions stay"
+    assert set(captions["4"]) == {"cat", "kitten"}, "there is no name"
 
 
 def test_each_pass_has_another_caption_and_single_words_occur(open_stream: Any, tokenizer: Tokenizer) -> None:
@@ -188,10 +197,10 @@ def test_the_concept_of_an_image_travels_with_its_sample(open_stream: Any) -> No
     pairs = open_stream({**DRAWN_PAIRS, "captions": "as_written"})
     found = {pairs[position].id[-1]: pairs[position].concepts for position in range(4)}
     names = {"1": "dog face", "2": "", "3": "sheep", "4": "cat"}
-    assert found == {line: (hash_concept(name),) for line, name in names.items()}, "in either case of letters"
-    assert hash_concept("") == hash_concept(" ") == 0
+    assert found == {line: (hash_term(name),) for line, name in names.items()}, "in either case of letters"
+    assert hash_term("") == hash_term(" ") == 0
     whole = open_stream({"dataset": "here"}, concepts=True, image_first_probability=0.0)[0]
-    assert whole.concepts == tuple(map(hash_concept, ("dog face", "", "sheep", "cat")))
+    assert whole.concepts == tuple(map(hash_term, ("dog face", "", "sheep", "cat")))
     piece = open_stream({"dataset": "here"}, concepts=True, piece_images=1)[0]
     assert len(piece.concepts) == len(piece.levels) == 1
     assert open_stream({"dataset": "here"})[0].concepts == (0, 0, 0, 0), "only where they are needed"
@@ -243,7 +252,44 @@ def test_a_subject_in_the_document_itself_comes_first(kit: Any, tokenizer: Token
     stream = SampleStream(DataSpec(sources=(DRAWN,)), {"here": corpus}, tokenizer, N, SIZE, LENGTH, 0, concepts=True)
     samples = [stream[position] for position in range(40)]
     assert {text for sample in samples for text in texts_of(sample, tokenizer)} == {"fish", "a fish"}  # type: ignore[arg-type]
-    assert {sample.concepts for sample in samples} == {(hash_concept("fish"),)}  # type: ignore[union-attr]
+    assert {sample.concepts for sample in samples} == {(hash_term("fish"),)}  # type: ignore[union-attr]
+
+
+def test_terms_of_an_image_and_of_a_caption_that_lists_some(kit: Any, open_stream: Any, tokenizer: Tokenizer) -> None:
+    known = tuple(map(hash_term, ("dog face", "dog", "pet", "puppy")))
+    stream = open_stream(DRAWN_PAIRS)
+    seen = set()
+    for sample in (stream[position] for position in range(200)):
+        (text,) = texts_of(sample, tokenizer)
+        image, caption = sample.terms
+        if hash_term("puppy") in image:
+            assert image == known
+            assert caption == (() if text == WRITTEN else tuple(map(hash_term, text.split(", "))))
+            seen.add(len(caption))
+    assert seen == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("caption", "terms"),
+    [
+        ("Dog", ["dog"]),
+        ("pet,  puppy", ["pet", "puppy"]),
+        ("woman, man", ["woman, man"]),
+        ("woman", []),
+        ("pet, cat", []),
+        ("", []),
+        ("k1, k2, k3, k4, k5, k6", ["k1", "k2", "k3", "k4", "k5", "k6"]),
+        ("k1, k2, k3, k4, k5, k6, k7", []),
+        ("k29", []),
+    ],
+)
+def test_captions_that_are_lists_of_terms(caption: str, terms: list[str]) -> None:
+    """A name may have a comma itself. The first 32 terms of an image are compared."""
+    subject = ImageSubject("woman, man", ("dog", "Pet", "puppy", "pet", *(f"k{number}" for number in range(40))))
+    image, text = term_hashes(subject, caption)
+    assert len(image) == 32
+    assert image[:4] == tuple(map(hash_term, ("woman, man", "dog", "pet", "puppy")))
+    assert text == tuple(map(hash_term, terms))
 
 
 @pytest.mark.parametrize("view", ["pairs", "interleaved"])
@@ -256,6 +302,7 @@ def test_merges_are_learnt_from_keywords_too(corpus: Corpus, view: str) -> None:
 
     written, drawn = words("as_written"), words("drawn")
     assert ("Ġpuppy" in written, "Ġpuppy" in drawn) == (False, True)
+    assert words("keyword") == drawn
 
 
 BESIDE = {"text_list": [], "image_info": []}  # every line has these fields

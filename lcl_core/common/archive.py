@@ -1,0 +1,127 @@
+"""Zip archives from outside: bounds on their list of members, and unpacking that stays inside one folder.
+
+A zip is not trusted: sizes in its directory may be wrong, names may lead out of the folder, and a member may be a link.
+Members are counted and measured while they are unpacked, each file is created anew, and links are left out.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from lcl_core.common.errors import UserError
+
+_DIRECTORY_END = b"PK\x05\x06"
+_DIRECTORY_END_BYTES, _LONGEST_COMMENT = 22, 65_535
+ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, IndexError)
+BLOCK = 1 << 20  # bytes that are unpacked at a time
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1024
+_MEMBER_BYTES, _LEAST_DIRECTORY_BYTES = 128, 1 << 20  # allowed for the list of members; one has at least 46
+
+
+class Unpacked(NamedTuple):
+    """What was unpacked.
+
+    Attributes:
+        files: number of them. ``bytes``: of all.
+    """
+
+    files: int
+    bytes: int
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file or folder is one that systems put into folders and archives unasked, or hidden."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def check_directory(path: Path, max_bytes: int) -> None:
+    """Check the size of an archive's list of members, before it is parsed.
+
+    Raises:
+        UserError: ``bad_archive`` for a file that is no zip, or whose list has more than ``max_bytes``. OSError.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - _DIRECTORY_END_BYTES - _LONGEST_COMMENT))
+        end = file.read()
+    at = end.rfind(_DIRECTORY_END)
+    if at < 0 or len(end) - at < _DIRECTORY_END_BYTES:
+        raise _bad_archive("this is no zip archive")
+    if int.from_bytes(end[at + 12 : at + 16], "little") > max_bytes:
+        raise _bad_archive("the archive has too many members")
+
+
+def unpack_zip(path: Path, target: Path, *, max_bytes: int, max_files: int) -> Unpacked:
+    """Unpack the files of an archive below ``target``, which must not exist.
+
+    Hidden files, links and empty folders are left out.
+
+    Raises:
+        UserError: ``bad_archive`` for an archive that is damaged, encrypted or ambiguous, or has a name that leads out
+            of the folder; ``archive_too_large``.
+        OSError: the disk is full, for instance.
+    """
+    check_directory(path, max(_LEAST_DIRECTORY_BYTES, max_files * _MEMBER_BYTES))
+    target.mkdir(mode=0o700)
+    files = size = 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                relative = _member_path(member)
+                if relative is None:
+                    continue
+                files += 1
+                if files > max_files:
+                    raise _too_large(f"more than {max_files:,} files")
+                size = _unpack_member(archive, member, target / relative, size, max_bytes)
+    except (*ARCHIVE_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek to where a damaged list of members says
+            raise
+        raise _bad_archive(f"the archive cannot be unpacked; it may be damaged or encrypted ({error})") from error
+    return Unpacked(files, size)
+
+
+def _member_path(member: zipfile.ZipInfo) -> PurePosixPath | None:
+    """Where a member belongs; None: it is left out. Raises: UserError ``bad_archive``."""
+    name = member.filename.replace("\\", "/")
+    path = PurePosixPath(name)
+    if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16) or any(is_system_file(part) for part in path.parts):
+        if ".." in path.parts:
+            raise _bad_archive(f"the name of {name[:200]!r} leads out of the archive's folder")
+        return None
+    if path.is_absolute() or not path.parts or "\0" in name or ":" in path.parts[0]:
+        raise _bad_archive(f"the name of {name[:200]!r} leads out of the archive's folder")
+    parts = [part.encode("utf-8", "replace") for part in path.parts]
+    if max(map(len, parts)) > MAX_NAME_BYTES or sum(map(len, parts)) + len(parts) > MAX_PATH_BYTES:
+        raise _bad_archive(f"the name {name[:80]!r}… is too long")
+    return path
+
+
+def _unpack_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, size: int, max_bytes: int) -> int:
+    """Returns: ``size`` and the bytes of this member."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(member) as source, target.open("xb") as out:
+            while block := source.read(BLOCK):
+                size += len(block)
+                if size > max_bytes:
+                    raise _too_large(f"more than {max_bytes / 2**20:,.0f} MiB unpacked")
+                out.write(block)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise _bad_archive(f"the archive has {member.filename[:200]!r} twice, or as a file and a folder") from error
+    return size
+
+
+def _bad_archive(message: str) -> UserError:
+    return UserError(message, code="bad_archive", field="archive")
+
+
+def _too_large(what: str) -> UserError:
+    message = f"the archive has {what}; put it into a data root of the service instead"
+    return UserError(message, code="archive_too_large", field="archive")

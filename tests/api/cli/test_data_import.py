@@ -1,0 +1,48 @@
+"""``lcl data import``: a folder of this machine becomes a dataset of the service."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from tests.api.routes.test_datasets import sample_image
+
+
+def write_classes(folder: Path) -> Path:
+    for name in ("fox", "cat"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "1.png").write_bytes(sample_image("red" if name == "fox" else "blue"))
+    return folder
+
+
+def test_a_folder_is_sent_converted_and_its_upload_removed(
+    live_service: Any, lcl: Any, tmp_path: Path, eventually: Any
+) -> None:
+    folder = write_classes(tmp_path / "animals")
+
+    def work() -> None:
+        def queued() -> list[Any]:
+            return live_service.admin.runs(kind="convert", state="queued")["items"]
+
+        eventually(queued, "the conversion")
+        live_service.work(queued()[0]["id"])
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    status, out, err = lcl("data", "import", str(folder), "--name", "animals", "--format", "imagefolder")
+    worker.join()
+    assert (status, err) == (0, "")
+    assert "registered animals: 2 records, 2 images" in out
+    assert list((live_service.home / "data" / "uploads").iterdir()) == []
+    assert live_service.admin.dataset_documents("animals", view="pairs")["total"] == 2
+
+
+def test_what_is_not_there_or_no_zip_is_an_error_of_one_line(lcl: Any, tmp_path: Path) -> None:
+    status, out, err = lcl("data", "import", str(tmp_path / "nowhere"), "--name", "x")
+    assert (status, out) == (1, "")
+    assert "nowhere: there is no such folder or zip file" in err
+    (tmp_path / "text.zip").write_text("no zip")
+    status, out, err = lcl("data", "import", str(tmp_path / "text.zip"), "--name", "x")
+    assert (status, out) == (1, "")
+    assert "no zip archive" in err

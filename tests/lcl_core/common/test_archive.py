@@ -1,0 +1,118 @@
+"""Zips from outside: what is unpacked, what is left out, what is refused, and nothing beside the folder."""
+
+from __future__ import annotations
+
+import stat
+import warnings
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from lcl_core.common.archive import check_directory, unpack_zip
+from lcl_core.common.errors import UserError
+
+Pack = Callable[[dict[str, bytes]], Path]
+MANY = 10**9
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Pack:
+    def call(members: dict[str, bytes]) -> Path:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+        return tmp_path / "a.zip"
+
+    return call
+
+
+def below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def refusal(archive: Path, target: Path, max_bytes: int = MANY, max_files: int = 1000) -> UserError:
+    with pytest.raises(UserError) as caught:
+        unpack_zip(archive, target, max_bytes=max_bytes, max_files=max_files)
+    return caught.value
+
+
+def test_files_keep_their_folders_and_bytes(pack: Pack, tmp_path: Path) -> None:
+    archive = pack({"docs/a.md": b"# A", "docs/images/one.png": b"png", "empty/": b"", "docs\\b.md": b"B"})
+    assert unpack_zip(archive, tmp_path / "out", max_bytes=7, max_files=3) == (3, 7)
+    assert below(tmp_path / "out") == {"docs/a.md", "docs/images/one.png", "docs/b.md"}
+    assert (tmp_path / "out/docs/images/one.png").read_bytes() == b"png"
+
+
+def test_system_files_and_links_are_left_out(pack: Pack, tmp_path: Path) -> None:
+    left_out = (".git/config", "__MACOSX/a.md", "docs/.DS_Store", "Thumbs.db")
+    archive = pack({"a.md": b"A", **dict.fromkeys(left_out, b"x")})
+    with zipfile.ZipFile(archive, "a") as more:
+        link = zipfile.ZipInfo("link.md")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        more.writestr(link, "/etc/passwd")
+    assert unpack_zip(archive, tmp_path / "out", max_bytes=MANY, max_files=1).files == 1
+    assert below(tmp_path / "out") == {"a.md"}
+
+
+@pytest.mark.parametrize("name", ["../a.md", "docs/../../a.md", "/etc/a.md", "C:/a.md", "..\\a.md", "../docs/"])
+def test_names_that_lead_out_of_the_folder(pack: Pack, tmp_path: Path, name: str) -> None:
+    error = refusal(pack({"first.md": b"1", name: b"A" if not name.endswith("/") else b""}), tmp_path / "out")
+    assert (error.code, error.field) == ("bad_archive", "archive")
+    assert "leads out" in error.message
+    assert not (tmp_path / "a.md").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "/".join(["abcdefgh"] * 150)])
+def test_names_that_are_too_long(pack: Pack, tmp_path: Path, name: str) -> None:
+    assert "too long" in refusal(pack({name: b"A"}), tmp_path / "out").message
+
+
+@pytest.mark.parametrize("members", [["a.md", "a.md"], ["a", "a/b.md"], ["a/b.md", "a"]])
+def test_one_name_for_two_things(tmp_path: Path, members: list[str]) -> None:
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        warnings.simplefilter("ignore")  # zipfile warns of the duplicate
+        for name in members:
+            archive.writestr(name, name)
+    assert "twice" in refusal(tmp_path / "a.zip", tmp_path / "out").message
+
+
+def test_sizes_and_numbers_are_counted_while_unpacking(pack: Pack, tmp_path: Path) -> None:
+    archive = pack({"a.bin": bytes(3 << 20), "b.bin": bytes(3 << 20)})  # 6 MiB in a few kilobytes
+    assert archive.stat().st_size < 20_000
+    assert refusal(archive, tmp_path / "one", max_bytes=5 << 20).code == "archive_too_large"
+    assert sum(path.stat().st_size for path in (tmp_path / "one").iterdir()) <= 5 << 20
+    assert refusal(archive, tmp_path / "two", max_files=1).code == "archive_too_large"
+    assert unpack_zip(archive, tmp_path / "three", max_bytes=6 << 20, max_files=2) == (2, 6 << 20)
+
+
+def test_an_encrypted_member_is_refused(pack: Pack, tmp_path: Path) -> None:
+    data = bytearray(pack({"a.md": b"A"}).read_bytes())
+    data[6] |= 1  # of the local header, and of the directory
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "b.zip").write_bytes(data)
+    assert "encrypted" in refusal(tmp_path / "b.zip", tmp_path / "out").message
+
+
+def test_whatever_is_damaged_is_an_error_of_the_archive(pack: Pack, tmp_path: Path) -> None:
+    whole = pack({"a.md": b"A" * 100, "b/c.png": bytes(range(256))}).read_bytes()
+    damaged = tmp_path / "damaged.zip"
+    for number in range(0, len(whole), 3):
+        for change in (whole[:number], whole[:number] + bytes([whole[number] ^ 0x55]) + whole[number + 1 :]):
+            damaged.write_bytes(change)
+            target = tmp_path / f"out{number}_{len(change)}"
+            with suppress(UserError):
+                unpack_zip(damaged, target, max_bytes=MANY, max_files=10)
+            assert {path.name for path in tmp_path.iterdir() if not path.name.startswith("out")} == {
+                "a.zip",
+                "damaged.zip",
+            }
+
+
+def test_what_is_no_zip_and_a_list_that_is_too_long(pack: Pack, tmp_path: Path) -> None:
+    (tmp_path / "text.zip").write_text("no zip")
+    assert refusal(tmp_path / "text.zip", tmp_path / "out").code == "bad_archive"
+    with pytest.raises(UserError, match="too many members"):
+        check_directory(pack({f"{number}.md": b"" for number in range(100)}), 1000)

@@ -1,0 +1,216 @@
+"""A corpus from the browser: a folder or zip is sent to the service, checked, converted, and ready to train on."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from api.client import ApiError, Client, UserError
+from api.client.payloads import FINAL_STATES, format_bytes
+from ui.addresses import address
+from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, file_paths, html_pane
+from ui.html import badge, error_box, esc, number, run_link, status_line
+
+POLL_SECONDS = 1.5
+MAX_SHOWN_PROBLEMS = 5
+HINT = (
+    "Markdown or HTML pages, folders named like classes, captions in CSV or JSON lines, COCO, Karpathy, NoCaps, MMC4, "
+    "OBELICS or WebDataset: the format is detected."
+)
+LARGER = "A larger corpus: “lcl data import FOLDER --name NAME”, or a data root of the service."
+NOTHING_CHOSEN = status_line("Choose a folder or a zip first.")
+
+Run = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ImportedCorpus:
+    """A corpus that was sent, and the runs that check and convert it."""
+
+    name: str
+    files: int
+    bytes: int
+    check_run: str
+    convert_run: str
+
+
+class CorpusImport:
+    """The panel. ``build`` and ``wire`` as a tab's."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def build(self) -> None:
+        self.imported = gr.State(PageSelection[ImportedCorpus | None](None))
+        html_pane(status_line(HINT))
+        with gr.Row(equal_height=False, elem_classes="lcl-columns"):
+            with gr.Column(scale=5, min_width=300):
+                self.files = gr.File(
+                    label="A zip, or the files of one folder", file_count="multiple", height=140, elem_id="corpus-files"
+                )
+                self.files.preprocess = file_paths  # type: ignore[method-assign]
+                self.folder = gr.UploadButton(
+                    "Choose a folder", file_count="directory", size="sm", elem_id="corpus-folder"
+                )
+                self.folder.preprocess = file_paths  # type: ignore[method-assign]
+                html_pane(status_line(LARGER))
+            with gr.Column(scale=4, min_width=260):
+                self.name = gr.Textbox(
+                    "", label="Name of the dataset", placeholder="my-corpus", max_lines=1, elem_id="corpus-name"
+                )
+                self.go = gr.Button("Check and convert", variant="primary", elem_id="corpus-import")
+                self.status = html_pane(elem_id="corpus-status")
+
+    def wire(self) -> None:
+        self.clock = gr.Timer(POLL_SECONDS, active=False)
+        for source in (self.files, self.folder):
+            source.upload(self.use_files, [source, self.name], [self.files, self.name, self.status], **SILENT_EVENT)
+        self.go.click(
+            self.start, [self.imported, self.files, self.name], [self.name, self.status, self.clock], **BUSY_EVENT
+        )
+        self.clock.tick(self.poll, self.imported, [self.status, self.clock], **SILENT_EVENT)
+
+    def use_files(self, files: list[str] | None, name: str) -> tuple[Any, Any, str]:
+        """The chosen files, and a name for the dataset if none was typed."""
+        if not files:
+            return gr.skip(), gr.skip(), ""
+        size = sum(Path(file).stat().st_size for file in files)
+        what = f"{len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}"
+        return files, name or suggest_name(files), status_line(f"{what} chosen.")
+
+    def start(
+        self, imported: PageSelection[ImportedCorpus | None], files: list[str] | None, name: str
+    ) -> tuple[Any, str, Any]:
+        """Send the files, and queue a validation and the conversion after it."""
+        idle = gr.Timer(active=False)
+        if not files:
+            return gr.skip(), NOTHING_CHOSEN, idle
+        name = slug(name) or suggest_name(files)
+        try:
+            imported.current = self._send(files, name)
+        except (ApiError, UserError) as error:
+            return name, error_box(str(getattr(error, "message", error)), "The corpus was not taken"), idle
+        except OSError:
+            return name, error_box("The files are no longer kept; choose them again.", "The corpus was not taken"), idle
+        return name, *self.poll(imported)
+
+    def poll(self, imported: PageSelection[ImportedCorpus | None]) -> tuple[str, Any]:
+        """Both runs as they are; the clock stops when both have ended."""
+        corpus = imported.current
+        if corpus is None:
+            return "", gr.Timer(active=False)
+        try:
+            check, convert = self.client.run(corpus.check_run), self.client.run(corpus.convert_run)
+        except ApiError as error:
+            return error_box(error.message, "The runs cannot be shown"), gr.Timer(active=True)
+        moving = any(run["state"] not in FINAL_STATES for run in (check, convert))
+        return draw_import(corpus, check, convert), gr.Timer(active=moving)
+
+    def _send(self, files: Sequence[str], name: str) -> ImportedCorpus:
+        """Raises: ApiError, UserError, OSError."""
+        with tempfile.TemporaryDirectory() as folder:
+            archive = Path(files[0])
+            if not is_single_archive(files):
+                archive = Path(folder) / "corpus.zip"
+                pack_files(files, archive)
+            upload = self.client.upload_corpus(archive)
+        corpus = {"path": upload["path"]}
+        check = self.client.submit("validate", {**corpus, "tokens": False}, name=f"check {name}")
+        convert = self.client.submit("convert", {**corpus, "name": name}, name=f"convert {name}", after=[check["id"]])
+        return ImportedCorpus(name, upload["files"] or 0, upload["bytes"], check["id"], convert["id"])
+
+
+def is_single_archive(files: Sequence[str]) -> bool:
+    return len(files) == 1 and files[0].lower().endswith(".zip")
+
+
+def pack_files(files: Sequence[str], archive: Path) -> None:
+    """Put uploaded files into a zip, each at its path in the folder that was chosen. Raises: OSError, UserError."""
+    names = upload_names(files)
+    with zipfile.ZipFile(archive, "w", strict_timestamps=False) as packed:
+        for file, name in zip(files, names, strict=True):
+            if name in packed.NameToInfo:
+                raise UserError(f"two files have the name {name}; choose the folder instead", code="bad_archive")
+            packed.write(file, name)
+
+
+def upload_names(files: Sequence[str]) -> list[str]:
+    """The path of each file in the folder that was chosen: below the random one that each upload gets."""
+    root = Path(get_upload_folder())
+    return [Path(*Path(file).relative_to(root).parts[1:]).as_posix() for file in files]
+
+
+def suggest_name(files: Sequence[str]) -> str:
+    """A name for the dataset: that of the zip. The browser does not say how a folder is called."""
+    return (slug(Path(files[0]).stem) if is_single_archive(files) else "") or "my-corpus"
+
+
+def slug(text: str) -> str:
+    """``text`` as a name: letters, digits, dots, hyphens and underscores; empty if none is left."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip()).strip("-._")[:100]
+
+
+def draw_import(corpus: ImportedCorpus, check: Run, convert: Run) -> str:
+    """What has arrived, the check with its problems, the conversion, and what to do next."""
+    rows = [
+        ("Received", f"{number(corpus.files)} files, {format_bytes(corpus.bytes)}"),
+        ("Checked", f"{badge(check['state'])} {_check_result(check)}{_problems(check)}"),
+        ("Converted", f"{badge(convert['state'])} {_convert_result(convert)}"),
+    ]
+    listed = "".join(f"<div><dt>{name}</dt><dd>{html}</dd></div>" for name, html in rows)
+    return f'<dl class="lcl-facts lcl-steps" role="status">{listed}</dl>{_next_steps(convert)}'
+
+
+def _check_result(run: Run) -> str:
+    report = (run.get("result") or {}).get("report")
+    if report is None:
+        return _reason(run)
+    found = [f"{number(report[what])} {what}" for what in ("documents", "images") if report.get(what)]
+    problems = sum(report["reasons"].values())
+    return esc(", ".join([*found, f"{number(problems)} problem{'s' if problems != 1 else ''}"]))
+
+
+def _problems(run: Run) -> str:
+    report = (run.get("result") or {}).get("report") or {}
+    first = report.get("first", [])[:MAX_SHOWN_PROBLEMS]
+    if not first:
+        return ""
+    lines = "".join(
+        f"<li>{esc(issue['file'])}{':' + str(issue['line']) if issue['line'] else ''}: "
+        f"{esc(issue['reason'])}: {esc(issue['detail'])}</li>"
+        for issue in first
+    )
+    return f"<ul>{lines}<li>All of them are artifacts of {run_link(str(run['id']))}.</li></ul>"
+
+
+def _convert_result(run: Run) -> str:
+    dataset = (run.get("result") or {}).get("dataset")
+    if dataset is None:
+        return _reason(run)
+    return f"{number(dataset['records'])} records, {number(dataset['pictures'])} images"
+
+
+def _reason(run: Run) -> str:
+    reason = run.get("reason") or {}
+    return f"{esc(reason['message'])} ({run_link(str(run['id']))})" if reason.get("message") else ""
+
+
+def _next_steps(run: Run) -> str:
+    result = run.get("result") or {}
+    if run["state"] != "succeeded" or "dataset" not in result:
+        return ""
+    name = str(result.get("registered_as", result["dataset"]["name"]))
+    train, look = address(tab="runs", new="pretrain", on=name), address(tab="documents", dataset=name)
+    return (
+        f'<ul class="lcl-doors" aria-label="What next"><li><a href="{esc(train)}"><b>Train on it</b>'
+        f'<span>The form of a pre-training, filled in</span></a></li><li><a href="{esc(look)}"><b>Look at it</b>'
+        f"<span>The documents of {esc(name)}</span></a></li></ul>"
+    )
