@@ -132,6 +132,7 @@ class CheckpointCopier:
         self._snapshot: _Snapshot | None = None
         self._sources: dict[str, tuple[str, str]] = {}  # (key, name) of the last copy by SHA-256
         self._unnamed: list[str] = []  # keys to remove
+        self._scanned = -1  # when the folder of checkpoints had changed, as of the last look that found nothing new
         self.ending, self._abandoned = threading.Event(), threading.Event()
 
     def abandon(self) -> None:
@@ -176,8 +177,12 @@ class CheckpointCopier:
     def _copy_next(self) -> bool:
         """Copy one checkpoint. Returns: whether there was one. Raises: StaleLease, UNREACHABLE, UserError, OSError."""
         store = self._artifacts.store  # opened before there is anything to copy
+        scanned = _modified(self._run_dir.checkpoints)
+        if scanned == self._scanned and not self.ending.is_set():
+            return False
         snapshot = self._choose()
         if snapshot is None:
+            self._scanned = scanned
             return False
         for name, entry in snapshot.files.items():
             if self._abandoned.is_set():
@@ -187,7 +192,9 @@ class CheckpointCopier:
                 snapshot.sent.add(name)
         if snapshot.stored is None:
             manifest = store.put_manifest(snapshot.key, self._describe(snapshot))
-            snapshot.stored = StoredCheckpoint(snapshot.step, snapshot.key, manifest, snapshot.content)
+            snapshot.stored = StoredCheckpoint(
+                snapshot.step, self._claim.attempt, snapshot.key, manifest, snapshot.content
+            )
         self._record(snapshot, snapshot.stored)
         return True
 
@@ -275,7 +282,7 @@ class CheckpointCopier:
         }
 
 
-def fetch_checkpoint(
+def fetch_checkpoints(
     database: Database,
     settings: WorkerSettings,
     artifacts: Artifacts,
@@ -283,41 +290,83 @@ def fetch_checkpoint(
     run_dir: RunDir,
     lease: LeaseKeeper,
 ) -> None:
-    """Fetch the newest whole checkpoint of the store into RUN_DIR, which is locked, unless it has a newer one itself.
+    """Fetch what this attempt starts from, where this home lacks it: its newest checkpoint, or one of another run.
 
-    Damaged copies are passed over, with a line in the run's log.
+    Damaged copies are passed over, with a line in the run's log. RUN_DIR is locked.
 
     Raises: UserError ``store_unreachable``; AttemptInterrupted, StaleLease, UNREACHABLE, OSError.
     """
-    folder = run_dir.path / "fetching"
-    _remove(folder)
-    if not copies_checkpoints(settings, claim) or claim.from_scratch:
+    _remove(run_dir.path / "fetching")
+    if not copies_checkpoints(settings, claim):
         return
-
-    def read_rows() -> list[StoredCheckpoint]:
-        with database.reading() as session:
-            return stored_checkpoints(session, claim.run_id)
-
-    stored = lease.persist(read_rows)
-    newest = max((step for step, _ in local_checkpoints(run_dir.checkpoints)), default=-1)
-    for each in stored:
-        if each.step <= newest:
+    fetcher = _Fetcher(database, artifacts, lease, run_dir.log_file)
+    if not claim.from_scratch:
+        fetcher.fetch(run_dir)
+        if local_checkpoints(run_dir.checkpoints):
             return
-        name = f"step_{each.step:08d}"
-        try:
-            _fetch(artifacts, each, folder, lease.raise_if_interrupted)
-        except UserError as error:
-            if error.code not in _DAMAGES:
-                raise
-            log.warning("stored_checkpoint_damaged", step=each.step, key=each.key, error=str(error))
-            _append_line(run_dir.log_file, f"checkpoint {name} in the store is passed over: {error}")
-            continue
-        finally:
-            lease.check()
-        _publish(folder, run_dir, name)
-        log.info("checkpoint_fetched", step=each.step, key=each.key)
-        _append_line(run_dir.log_file, f"checkpoint {name} was fetched from the store")
-        return
+        if claim.continues not in (None, (claim.spec.get("branch") or {}).get("run")):
+            fetcher.fetch_from(RunDir(run_dir.path.parent / claim.continues))
+    if branch := claim.spec.get("branch"):
+        fetcher.fetch_from(RunDir(run_dir.path.parent / branch["run"]), branch["step"])
+
+
+@dataclass(frozen=True)
+class _Fetcher:
+    database: Database
+    artifacts: Artifacts
+    lease: LeaseKeeper
+    log_file: Path
+
+    def fetch_from(self, parent: RunDir, step: int | None = None) -> None:
+        """:meth:`fetch` for the folder of another run, unless a job is at work in it, which has what there is."""
+        if self.lease.persist(lambda: self._read_rows(parent.path.name)):
+            parent.path.mkdir(parents=True, exist_ok=True)
+            if parent.try_lock():
+                try:
+                    self.fetch(parent, step)
+                finally:
+                    parent.unlock()
+
+    def fetch(self, run_dir: RunDir, step: int | None = None) -> None:
+        """Fetch the newest whole checkpoint of a run, or that of ``step``, if its folder is behind."""
+        folder = run_dir.path / "fetching"
+        for stored in self.lease.persist(lambda: self._read_rows(run_dir.path.name)):
+            if step not in (None, stored.step):
+                continue
+            if not _is_behind(run_dir, stored, only=step is not None):
+                return
+            name = f"step_{stored.step:08d}"
+            try:
+                _fetch(self.artifacts, stored, folder, self.lease.raise_if_interrupted)
+            except UserError as error:
+                if error.code not in _DAMAGES:
+                    raise
+                log.warning("stored_checkpoint_damaged", step=stored.step, key=stored.key, error=str(error))
+                _append_line(self.log_file, f"checkpoint {name} in the store is passed over: {error}")
+                continue
+            _publish(folder, run_dir, name, alone=step is None)
+            log.info("checkpoint_fetched", step=stored.step, key=stored.key)
+            _append_line(self.log_file, f"checkpoint {name} was fetched from the store")
+            return
+
+    def _read_rows(self, run_id: str) -> list[StoredCheckpoint]:
+        with self.database.reading() as session:
+            return stored_checkpoints(session, run_id)
+
+
+def _is_behind(run_dir: RunDir, stored: StoredCheckpoint, *, only: bool) -> bool:
+    """Whether the checkpoints of a folder are older than ``stored``; ``only``: whether that one is not among them.
+
+    After a later attempt, in another home, what the folder has beyond that attempt's copies is not part of the run.
+    """
+    local = local_checkpoints(run_dir.checkpoints)
+    if only or not local:
+        return stored.step not in dict(local)
+    step, path = local[0]
+    with suppress(OSError, ValueError, KeyError):
+        if stored.attempt > int(run_dir.read_run()["attempt"]):
+            return sha256_file(path / _OWN_MANIFEST) != stored.content
+    return stored.step > step
 
 
 def _fetch(artifacts: Artifacts, stored: StoredCheckpoint, folder: Path, progress: Callable[[], None]) -> None:
@@ -333,23 +382,38 @@ def _fetch(artifacts: Artifacts, stored: StoredCheckpoint, folder: Path, progres
         write_checked(target, chunks, entry["sha256"], progress)
 
 
-def _publish(folder: Path, run_dir: RunDir, name: str) -> None:
-    """Rename what was fetched into RUN_DIR, the checkpoint last. Raises: OSError."""
-    for source, target in ((METRICS, run_dir.metrics_file), (TOKENIZER, run_dir.tokenizer_file)):
-        if (folder / source).exists():
-            (folder / source).replace(target)
-    remove_tree(run_dir.best_encoder)
-    if (folder / BEST).is_dir():
-        run_dir.artifacts.mkdir(exist_ok=True)
-        (folder / BEST).rename(run_dir.best_encoder)
+def _publish(folder: Path, run_dir: RunDir, name: str, *, alone: bool) -> None:
+    """Rename what was fetched into RUN_DIR, the checkpoint last. Raises: OSError.
+
+    Args:
+        alone: in place of what an attempt left that the run did not go on from; else beside later checkpoints.
+    """
     run_dir.checkpoints.mkdir(exist_ok=True)
-    for path in (folder / CHECKPOINT).rglob("*"):
+    later = not alone and any(path.name > name for path in run_dir.checkpoints.glob("step_*"))
+    if not later:
+        for source, target in ((METRICS, run_dir.metrics_file), (TOKENIZER, run_dir.tokenizer_file)):
+            if (folder / source).exists():
+                (folder / source).replace(target)
+        remove_tree(run_dir.best_encoder)
+        if (folder / BEST).is_dir():
+            run_dir.artifacts.mkdir(exist_ok=True)
+            (folder / BEST).rename(run_dir.best_encoder)
+    for path in (folder / CHECKPOINT, *(folder / CHECKPOINT).rglob("*")):
         if path.is_dir():
             fsync_path(path)
-    remove_tree(run_dir.checkpoints / name)  # one without a manifest
+    for path in run_dir.checkpoints.glob("step_*"):
+        if path.name == name or (alone and path.name > name):
+            remove_tree(path)
     (folder / CHECKPOINT).rename(run_dir.checkpoints / name)
     fsync_path(run_dir.checkpoints)
     _remove(folder)
+
+
+def _modified(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return -1
 
 
 def _remove(folder: Path) -> None:

@@ -170,11 +170,13 @@ class StoredCheckpoint:
     """A checkpoint of a run whose copy in the store is whole.
 
     Attributes:
+        attempt: of the run that copied it.
         manifest: SHA-256 of the manifest of the key.
         content: SHA-256 of the checkpoint's own manifest, which identifies it.
     """
 
     step: int
+    attempt: int
     key: str
     manifest: str
     content: str
@@ -184,7 +186,13 @@ def stored_checkpoints(session: Session, run_id: str) -> list[StoredCheckpoint]:
     """Those that the rows name, newest first."""
     rows = _checkpoint_rows(session, run_id)
     return [
-        StoredCheckpoint(step, row.key, row.files[_MANIFEST]["sha256"], row.files[_CONTENT]["sha256"])
+        StoredCheckpoint(
+            step,
+            row.files[_MANIFEST]["attempt"],
+            row.key,
+            row.files[_MANIFEST]["sha256"],
+            row.files[_CONTENT]["sha256"],
+        )
         for step, row in sorted(rows.items(), reverse=True)
         if row.key is not None and row.files is not None
     ]
@@ -208,7 +216,10 @@ def record_stored_checkpoint(
         session.add(rows[stored.step])
     row = rows[stored.step]
     row.key, row.holder, row.pending, row.error = stored.key, holder, None, None
-    row.files = {_MANIFEST: {"sha256": stored.manifest}, _CONTENT: {"sha256": stored.content}}
+    row.files = {
+        _MANIFEST: {"sha256": stored.manifest, "attempt": stored.attempt},
+        _CONTENT: {"sha256": stored.content},
+    }
     past = sorted((step for step in rows if step <= stored.step), reverse=True)
     kept = {*past[:keep], *(step for step in past if milestone_every is not None and step % milestone_every == 0)}
     for step in rows.keys() - kept:

@@ -22,7 +22,7 @@ from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts, record_stored_checkpoint, stored_checkpoints
 from lcl_core.db.session import Database
 from workers.lease_keeper import LeaseKeeper
-from workers.remote_checkpoints import CheckpointCopier, copied_checkpoints, fetch_checkpoint
+from workers.remote_checkpoints import CheckpointCopier, copied_checkpoints, fetch_checkpoints
 from workers.settings import WorkerSettings
 
 NUMBERS = bytes(range(64))
@@ -104,7 +104,7 @@ class Team:
             return leases.renew_lease(session, claim, 60.0)
 
         with LeaseKeeper(self.database, settings, claim.run_id, renew, threading.Event()) as lease:
-            fetch_checkpoint(self.database, settings, Artifacts(settings), claim, run_dir, lease)
+            fetch_checkpoints(self.database, settings, Artifacts(settings), claim, run_dir, lease)
         return run_dir
 
     def stored(self, run_id: str) -> dict[int, str]:
@@ -380,6 +380,69 @@ def test_a_home_that_has_it_or_a_newer_one_fetches_nothing(team: Team, monkeypat
         assert max(path.name for path in run_dir.checkpoints.iterdir()) == f"step_{newest:08d}"
         assert run_dir.log_file.exists() is (home == "c")
         team.hand_back(claim)
+
+
+def test_what_a_later_attempt_copied_counts_more_than_what_an_earlier_one_left(team: Team) -> None:
+    """As after a retry that another home began: the folder of the first home is of another time."""
+    team.submit()
+    first = team.claim()
+    run_dir = team.run_dir(first, "a")
+    run_dir.prepare({"attempt": first.attempt})
+    save(run_dir, 500)
+    with team.database.session() as session:
+        leases.release_lease(session, first, uses_attempt=True)
+    second = team.claim()
+    save(team.run_dir(second, "b"), 50)
+    team.copy(second, "b")
+    with team.database.session() as session:
+        leases.release_lease(session, second, uses_attempt=True)
+    fetched = team.fetch(team.claim(), "a")
+    assert [path.name for path in fetched.checkpoints.iterdir()] == ["step_00000050"]
+
+
+@pytest.mark.parametrize("step", [5, 2])
+def test_a_run_that_continues_another_has_its_checkpoint_in_any_home(team: Team, step: int) -> None:
+    """The last one, or the milestone that it branches from."""
+    parent = team.submit(milestone_every=2)
+    claim = team.claim()
+    run_dir = team.run_dir(claim, "a")
+    train(run_dir, range(1, 6))
+    for saved in (2, 4, 5):
+        save(run_dir, saved)
+        team.copy(claim, "a")
+    with team.database.session() as session:
+        leases.transition(runs.get_run(session, parent), leases.State.SUCCEEDED, **leases.NO_LEASE)
+        spec = {"branch": {"run": parent, "step": step}} if step == 2 else {}
+        submit.submit(session, "pretrain", spec, continues=parent)
+    child = team.fetch(team.claim(), "b")
+    assert not list(child.checkpoints.iterdir())
+    there = RunDir(child.path.parent / parent)
+    name = f"step_{step:08d}"
+    assert [path.name for path in there.checkpoints.iterdir()] == [name]
+    assert contents(there.checkpoints / name) == contents(run_dir.checkpoints / name)
+    assert len(there.metrics_file.read_text().splitlines()) == step
+    assert there.tokenizer_file.exists()
+    assert there.try_lock(), "the folder is left to others"
+    there.unlock()
+
+
+def test_a_milestone_is_fetched_beside_what_is_there(team: Team) -> None:
+    parent = team.submit(milestone_every=2)
+    claim = team.claim()
+    run_dir = team.run_dir(claim, "a")
+    train(run_dir, range(1, 6))
+    for step in (2, 5):
+        save(run_dir, step)
+        team.copy(claim, "a")
+    remaining = save(team.run_dir(claim, "b"), 4)
+    train(team.run_dir(claim, "b"), range(1, 5))
+    with team.database.session() as session:
+        leases.transition(runs.get_run(session, parent), leases.State.SUCCEEDED, **leases.NO_LEASE)
+        submit.submit(session, "pretrain", {"branch": {"run": parent, "step": 2}})
+    child = team.fetch(team.claim(), "b")
+    there = RunDir(child.path.parent / parent)
+    assert {path.name for path in there.checkpoints.iterdir()} == {"step_00000002", remaining.name}
+    assert len(there.metrics_file.read_text().splitlines()) == 4
 
 
 def test_the_store_may_be_away_while_the_run_goes_on(

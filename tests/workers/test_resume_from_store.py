@@ -18,6 +18,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import datasets, leases, runs, submit
 from lcl_core.db.artifacts import stored_checkpoints
@@ -128,10 +130,11 @@ def kill_at_random(homes: Homes, home: str, draw: random.Random, eventually: Cal
     homes.expire()
 
 
+@pytest.mark.timeout(600 + 60 * KILLS)
 def test_two_homes_killed_at_random_steps(
     tmp_path: Path, sample_zip: Path, s3_bucket: str, eventually: Callable[..., None]
 ) -> None:
-    changes = {"steps": 12 + 10 * KILLS, "log_every": 1, "checkpoint_every": 2}
+    changes = {"steps": 20 + 6 * KILLS, "log_every": 1, "checkpoint_every": 2, "batch": {"tokens": 256, "images": 8}}
     expected = alone(tmp_path / "alone", sample_zip, changes)
     homes = Homes(tmp_path, f"{s3_bucket}/artifacts", {**TINY, **changes})
     draw = random.Random(KILLS)
