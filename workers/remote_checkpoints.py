@@ -201,8 +201,9 @@ class CheckpointCopier:
     def _record(self, snapshot: _Snapshot, stored: StoredCheckpoint) -> None:
         keep, every = self._claim.spec.get("keep_checkpoints", 2), self._claim.spec.get("milestone_every")
         holder = self._artifacts.holder or ""
+        newest = max([stored.step, *(step for step, _ in local_checkpoints(self._run_dir.checkpoints))])
         with self._database.session() as session:
-            unnamed = record_stored_checkpoint(session, self._claim, holder, stored, keep, every)
+            unnamed = record_stored_checkpoint(session, self._claim, holder, stored, newest, keep, every)
             named = stored_checkpoints(session, self._claim.run_id)
         self._copied = {each.step: each.content for each in named}
         self._sources = {entry["sha256"]: (snapshot.key, name) for name, entry in snapshot.files.items()}
@@ -227,9 +228,13 @@ class CheckpointCopier:
         if current is not None and (current.stored or current.step in dict(wanted)):
             return current
         for step, path in wanted:
-            with suppress(FileNotFoundError):  # the job has just removed it
+            try:
                 if self._copied.get(step) != sha256_file(path / _OWN_MANIFEST):
                     return self._prepare_snapshot(step, path)
+            except FileNotFoundError:
+                if path.exists():
+                    raise
+                # else the job has just removed it
         return None
 
     def _prepare_snapshot(self, step: int, checkpoint: Path) -> _Snapshot | None:

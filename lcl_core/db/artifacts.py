@@ -199,11 +199,20 @@ def stored_checkpoints(session: Session, run_id: str) -> list[StoredCheckpoint]:
 
 
 def record_stored_checkpoint(
-    session: Session, claim: Claim, holder: str, stored: StoredCheckpoint, keep: int, milestone_every: int | None
+    session: Session,
+    claim: Claim,
+    holder: str,
+    stored: StoredCheckpoint,
+    newest: int,
+    keep: int,
+    milestone_every: int | None,
 ) -> list[str]:
-    """Name a checkpoint that has been copied, and keep the newest ``keep`` and the milestones up to its step.
+    """Name a checkpoint that has been copied; of all up to step ``newest``, keep the last ``keep`` and the milestones.
 
     Later ones are damaged, or an attempt that has lost its lease made them: this attempt began before them.
+
+    Args:
+        newest: step of the newest checkpoint that this attempt has.
 
     Returns: keys that no row names any more. Raises: StaleLease, so that no such attempt replaces a newer one's copy.
     """
@@ -220,7 +229,7 @@ def record_stored_checkpoint(
         _MANIFEST: {"sha256": stored.manifest, "attempt": stored.attempt},
         _CONTENT: {"sha256": stored.content},
     }
-    past = sorted((step for step in rows if step <= stored.step), reverse=True)
+    past = sorted((step for step in rows if step <= newest), reverse=True)
     kept = {*past[:keep], *(step for step in past if milestone_every is not None and step % milestone_every == 0)}
     for step in rows.keys() - kept:
         session.delete(rows[step])

@@ -138,7 +138,11 @@ def save(run_dir: RunDir, step: int, *, size: int = 64) -> Path:
     (path / "optimizer").mkdir(parents=True)
     header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     weights = len(header).to_bytes(8, "little") + header + (NUMBERS * size)[step : step + size]
-    files = {"model.safetensors": weights, "optimizer/rank_00000.safetensors": weights[::-1], "state.json": b"{}"}
+    files = {
+        "model.safetensors": weights,
+        "optimizer/rank_00000.safetensors": weights[::-1],
+        "state.json": b'{"step": %d}' % step,
+    }
     for name, data in files.items():
         (path / name).write_bytes(data)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
@@ -203,26 +207,35 @@ def test_as_many_stay_as_the_spec_keeps(team: Team) -> None:
     )
 
 
-def test_milestones_that_were_passed_meanwhile_are_copied_too(team: Team) -> None:
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of what is sent from here on: STEP/NAME."""
+    names: list[str] = []
+    send = ArtifactStore.send_file
+
+    def counted(store: ArtifactStore, key: str, name: str, file: Path, source: Any = None) -> bool:
+        if was_sent := send(store, key, name, file, source):
+            names.append(f"{int(key.split('/')[2].removeprefix('step_'))}/{name}")
+        return was_sent
+
+    monkeypatch.setattr(ArtifactStore, "send_file", counted)
+    return names
+
+
+def test_milestones_that_were_passed_meanwhile_are_copied_too(team: Team, sent: list[str]) -> None:
     run_id = team.submit(milestone_every=20)
     claim = team.claim()
     for step in (10, 20, 30, 40, 50):
         save(team.run_dir(claim, "a"), step)
     team.copy(claim, "a")
     assert list(team.stored(run_id)) == [50, 40, 20]
+    assert [name for name in sent if name.endswith("state.json")] == [
+        f"{step}/checkpoint/state.json" for step in (50, 40, 20)
+    ]
 
 
-def test_each_byte_is_sent_once(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_byte_is_sent_once(team: Team, sent: list[str]) -> None:
     """An attempt that takes over in the same home sends nothing again, and what has not changed is copied inside."""
-    sent: list[str] = []
-    send = ArtifactStore.send_file
-
-    def counted(store: ArtifactStore, key: str, name: str, file: Path, source: Any = None) -> bool:
-        if was_sent := send(store, key, name, file, source):
-            sent.append(name)
-        return was_sent
-
-    monkeypatch.setattr(ArtifactStore, "send_file", counted)
     team.submit()
     claim = team.claim()
     run_dir = team.run_dir(claim, "a")
@@ -230,15 +243,15 @@ def test_each_byte_is_sent_once(team: Team, monkeypatch: pytest.MonkeyPatch) -> 
     copier = team.copier(claim, "a")
     assert copier._copy_next()
     assert sorted(sent) == [
-        "checkpoint/manifest.json", "checkpoint/model.safetensors", "checkpoint/optimizer/rank_00000.safetensors",
-        "checkpoint/state.json", "tokenizer.json",
+        "1/checkpoint/manifest.json", "1/checkpoint/model.safetensors",
+        "1/checkpoint/optimizer/rank_00000.safetensors", "1/checkpoint/state.json", "1/tokenizer.json",
     ]  # fmt: skip
     assert not copier._copy_next()
     sent.clear()
     save(run_dir, 2)
     assert copier._copy_next()
-    assert "tokenizer.json" not in sent
-    assert "checkpoint/model.safetensors" in sent
+    assert "2/tokenizer.json" not in sent
+    assert "2/checkpoint/model.safetensors" in sent
     sent.clear()
     team.hand_back(claim)
     team.copy(team.claim(), "a")
@@ -343,7 +356,7 @@ def test_an_attempt_that_has_lost_its_lease_replaces_nothing(team: Team) -> None
     with team.database.session() as session:
         (newest, *_) = stored_checkpoints(session, run_id)
         with pytest.raises(leases.StaleLease):
-            record_stored_checkpoint(session, lost, "holder", newest, 2, None)
+            record_stored_checkpoint(session, lost, "holder", newest, 2, 2, None)
 
 
 def test_later_copies_go_when_the_run_went_on_from_an_earlier_one(team: Team) -> None:
