@@ -32,6 +32,9 @@ class WorkerSettings(Settings):
         pattern="^(auto|off|/.+)$",
         description="auto: fork jobs from a process that keeps their libraries loaded (Linux); off; or its socket",
     )
+    checkpoints: Literal["local", "store"] = Field(
+        "local", description="store: copied to LCL_ARTIFACTS too, where a worker with another home resumes from them"
+    )
     executor: Literal["local", "ray", "slurm", "kubernetes"] = Field(
         "local", description="where the processes of runs run; docs/operations.md has what each needs"
     )
@@ -110,6 +113,12 @@ class WorkerSettings(Settings):
                 f"LCL_PING_SECONDS ({self.ping_seconds:g}) must be at most {ALIVE_WITHIN.total_seconds() / 2:g}: "
                 f"workers without a sign of life within {ALIVE_WITHIN.total_seconds():g} s do not count"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_have_a_store(self) -> Self:
+        if self.checkpoints == "store" and not self.artifacts:
+            raise ValueError("LCL_CHECKPOINTS is store, so LCL_ARTIFACTS must name the store")
         return self
 
     @model_validator(mode="after")

@@ -32,6 +32,7 @@ from workers.logs import log_database_error
 from workers.maintenance import schedule_dependents, schedule_studies
 from workers.monitor import JobMonitor, WorkClock
 from workers.prepare_run import fetch_inputs, locked_run_dir, prepare_run_dir
+from workers.remote_checkpoints import copied_checkpoints, fetch_checkpoints
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -86,6 +87,7 @@ class Supervisor:
                 fetch_inputs(self._database, self._settings, self._artifacts, claim, lease) as fetched,
                 locked_run_dir(self._settings, run_dir, lease),
             ):
+                fetch_checkpoints(self._database, self._settings, self._artifacts, claim, run_dir, lease)
                 lease.persist(lambda: prepare_run_dir(self._database, self._settings, claim, run_dir, fetched))
                 return self._classify(claim, run_dir, lease, self._work(claim, run_dir, lease, clock, stopping))
         except AttemptInterrupted as interruption:
@@ -162,8 +164,11 @@ class Supervisor:
     ) -> ProcessExit:
         tail = MetricsTail(run_dir.metrics_file)
         try:
-            monitor = JobMonitor(self._database, self._settings, claim, job, run_dir, tail, lease, clock, stopping)
-            exited = monitor.until_exit()
+            with copied_checkpoints(self._database, self._settings, self._artifacts, claim, run_dir) as finish_copies:
+                monitor = JobMonitor(self._database, self._settings, claim, job, run_dir, tail, lease, clock, stopping)
+                exited = monitor.until_exit()
+                if exited.stop_reason is not StopReason.DETACHED:
+                    finish_copies()
         finally:
             tail.close()
         if exited.stop_reason is not StopReason.DETACHED:

@@ -9,6 +9,8 @@
       metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
       log.txt          out: stdout and stderr of the process (the supervisor opens it)
       checkpoints/     out: what a later attempt resumes from
+      uploading/       the worker's: links to a checkpoint that it copies to the store
+      fetching/        the worker's: a checkpoint of the store, before it is renamed into checkpoints/
       tokenizer.json   out: the tokenizer that a pretrain run learnt or copied; belongs to the checkpoints
       artifacts/       out: files offered for download
       artifacts/encoder/  out: the encoder of a pretrain run (``save_pretrained`` layout)

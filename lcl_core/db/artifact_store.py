@@ -3,7 +3,8 @@
     KEY/files/…          the folder's files, each checked by reading it again
     KEY/manifest.json    written last: {"format", "files": {name: {"bytes", "sha256", "modified_at"}}}
 
-KEY is ``encoders/enc_…/ATTEMPT`` and the like. A key without a manifest is an interrupted upload, and no row names it.
+KEY is ``encoders/enc_…/ATTEMPT`` and the like, of a checkpoint ``checkpoints/run_…/step_00000100/ATTEMPT_ID``. A key
+without a manifest is an interrupted upload, and no row names it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ MANIFEST = "manifest.json"
 CHUNK = 8 << 20  # bytes of one request
 _FORMAT = 1
 _ATTEMPTS = 3  # most protocol libraries retry, too, and a user may wait for the response
-_KEY = re.compile(r"((?:runs/run|encoders/enc|collections/col|datasets/data)_[0-9a-hjkmnp-tv-z]{18}/\d+)/.+")
-_FOLDERS = ("runs", "encoders", "collections", "datasets")
+_DIGITS = "[0-9a-hjkmnp-tv-z]{18}"
+_KEY = re.compile(
+    rf"((?:runs/run|encoders/enc|collections/col|datasets/data)_{_DIGITS}/\d+"
+    rf"|checkpoints/run_{_DIGITS}/step_\d+/[0-9a-f]{{16}})/.+"
+)
+_FOLDERS = ("runs", "encoders", "collections", "datasets", "checkpoints")
 _LISTED_TOGETHER = 1000  # folders whose objects are listed, and in memory, at a time
 _RUN_FILES = ("artifacts/", "log.txt", "metrics.jsonl", "result.json")  # only a resume needs the other files
 CopySources = Mapping[str, tuple[str, str]]
@@ -58,11 +63,44 @@ class ArtifactStore:
         for name, entry in files.items():
             source = copy_sources.get(entry["sha256"])
             self._put_file(f"{key}/files/{name}", folder / name, entry, source, sizes)
-        manifest = json.dumps({"format": _FORMAT, "files": files}, ensure_ascii=False).encode()
-        self._with_retries(f"{key}/{MANIFEST}", "written", lambda store, path: store.pipe_file(path, manifest))
-        if self._with_retries(f"{key}/{MANIFEST}", "read", lambda store, path: store.cat_file(path)) != manifest:
-            raise _damaged_error(MANIFEST)
+        self.put_manifest(key, {"files": files})
         return files
+
+    def send_file(self, key: str, name: str, file: Path, source: tuple[str, str] | None = None) -> bool:
+        """Upload one file of a folder, which is not read back: who reads it compares its SHA-256.
+
+        Args:
+            source: (key, name) of an object with the same content, which the store copies if it can.
+
+        Returns: whether the file was sent, and not copied. Raises: OSError.
+        """
+        target = f"{key}/files/{name}"
+        if source is not None and self._copy(source, target):
+            return False
+        self._with_retries(target, "written", lambda store, path: store.put_file(str(file), path))
+        return True
+
+    def put_manifest(self, key: str, content: Mapping[str, Any]) -> str:
+        """Write the manifest of a folder whose files have all been sent. Returns: its SHA-256.
+
+        Raises: UserError also ``artifact_damaged``.
+        """
+        manifest = json.dumps({"format": _FORMAT, **content}, ensure_ascii=False).encode()
+        self._with_retries(f"{key}/{MANIFEST}", "written", lambda store, path: store.pipe_file(path, manifest))
+        if self._read_manifest(key) != manifest:
+            raise _damaged_error(MANIFEST)
+        return hashlib.sha256(manifest).hexdigest()
+
+    def read_manifest(self, key: str, sha256: str) -> dict[str, Any]:
+        """The manifest of a folder. Raises: UserError ``artifact_damaged`` if it is another one, ``file_missing``."""
+        manifest = self._read_manifest(key)
+        if hashlib.sha256(manifest).hexdigest() != sha256:
+            raise _damaged_error(MANIFEST)
+        content: dict[str, Any] = json.loads(manifest)
+        return content
+
+    def _read_manifest(self, key: str) -> bytes:
+        return bytes(self._with_retries(f"{key}/{MANIFEST}", "read", lambda store, path: store.cat_file(path)))
 
     def read_stream(self, key: str, name: str, start: int, end: int) -> Iterator[bytes]:
         """Bytes ``start`` to ``end`` of a file, in chunks of a few MiB."""

@@ -1,7 +1,8 @@
 """Folders that rows name, on a machine that need not be the one that wrote them.
 
 ``Artifacts`` opens a folder in the home folder, or fetches it from the artifact store into ``ArtifactCache``;
-``upload_pending`` sends the folders of this home that are due. Several machines, each with a home folder of its own,
+``upload_pending`` sends the folders of this home that are due. ``StoredCheckpoint`` is a row about a copied checkpoint,
+written under the lease of its run. Several machines, each with a home folder of its own,
 may share a database: ``home_id`` identifies a home.
 """
 
@@ -12,11 +13,13 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.disk_cache import DiskCache, no_progress
@@ -24,6 +27,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, write_atomically
 from lcl_core.common.settings import Settings
 from lcl_core.db.artifact_store import ArtifactStore
+from lcl_core.db.leases import Claim, lock_with_lease
 from lcl_core.db.models import ArtifactUpload
 from lcl_core.db.outbox import (
     FileEntries,
@@ -35,9 +39,10 @@ from lcl_core.db.outbox import (
     require_uploaded,
 )
 from lcl_core.db.registry import absolute_path
-from lcl_core.db.session import Database
+from lcl_core.db.session import Database, now
 
 ReadChunks = Callable[[str, int], Iterable[bytes]]  # of (name, bytes)
+_MANIFEST, _CONTENT = "manifest.json", "checkpoint/manifest.json"  # of a checkpoint's copy, and its own
 _HOME_ID_FILE = Path("runs") / ".home"  # beside the runs, so that a copy or a backup of them includes it
 
 log = structlog.get_logger(__name__)
@@ -146,7 +151,7 @@ class ArtifactCache:
             for name, entry in files.items():
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _write_checked(target, read(name, entry["bytes"]), entry["sha256"], progress)
+                write_checked(target, read(name, entry["bytes"]), entry["sha256"], progress)
                 modified = datetime.fromisoformat(entry["modified_at"]).timestamp()
                 os.utime(target, (modified, modified))
 
@@ -158,6 +163,87 @@ class ArtifactCache:
                 message = f"artifacts cannot be cached here ({error.strerror}); make room, or make the folder writable"
                 raise UserError(message, code="cache_unwritable", file=self.folder) from error
             yield path
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint of a run whose copy in the store is whole.
+
+    Attributes:
+        attempt: of the run that copied it.
+        manifest: SHA-256 of the manifest of the key.
+        content: SHA-256 of the checkpoint's own manifest, which identifies it.
+    """
+
+    step: int
+    attempt: int
+    key: str
+    manifest: str
+    content: str
+
+
+def stored_checkpoints(session: Session, run_id: str) -> list[StoredCheckpoint]:
+    """Those that the rows name, newest first."""
+    rows = _checkpoint_rows(session, run_id)
+    return [
+        StoredCheckpoint(
+            step,
+            row.files[_MANIFEST]["attempt"],
+            row.key,
+            row.files[_MANIFEST]["sha256"],
+            row.files[_CONTENT]["sha256"],
+        )
+        for step, row in sorted(rows.items(), reverse=True)
+        if row.key is not None and row.files is not None
+    ]
+
+
+def record_stored_checkpoint(
+    session: Session,
+    claim: Claim,
+    holder: str,
+    stored: StoredCheckpoint,
+    newest: int,
+    keep: int,
+    milestone_every: int | None,
+) -> list[str]:
+    """Name a checkpoint that has been copied; of all up to step ``newest``, keep the last ``keep`` and the milestones.
+
+    Later ones are damaged, or an attempt that has lost its lease made them: this attempt began before them.
+
+    Args:
+        newest: step of the newest checkpoint that this attempt has.
+
+    Returns: keys that no row names any more. Raises: StaleLease, so that no such attempt replaces a newer one's copy.
+    """
+    lock_with_lease(session, claim)
+    rows = _checkpoint_rows(session, claim.run_id)
+    before = {row.key for row in rows.values() if row.key is not None}
+    if stored.step not in rows:
+        path = f"{_checkpoint_prefix(claim.run_id)}{stored.step:08d}"
+        rows[stored.step] = ArtifactUpload(path=path, attempts=0, next_at=now(session))
+        session.add(rows[stored.step])
+    row = rows[stored.step]
+    row.key, row.holder, row.pending, row.error = stored.key, holder, None, None
+    row.files = {
+        _MANIFEST: {"sha256": stored.manifest, "attempt": stored.attempt},
+        _CONTENT: {"sha256": stored.content},
+    }
+    past = sorted((step for step in rows if step <= newest), reverse=True)
+    kept = {*past[:keep], *(step for step in past if milestone_every is not None and step % milestone_every == 0)}
+    for step in rows.keys() - kept:
+        session.delete(rows[step])
+    return sorted(before - {rows[step].key for step in kept})
+
+
+def _checkpoint_prefix(run_id: str) -> str:
+    return f"checkpoints/{run_id}/step_"
+
+
+def _checkpoint_rows(session: Session, run_id: str) -> dict[int, ArtifactUpload]:
+    prefix = _checkpoint_prefix(run_id)
+    query = select(ArtifactUpload).where(ArtifactUpload.path.startswith(prefix, autoescape=True))
+    return {int(row.path.removeprefix(prefix)): row for row in session.scalars(query)}
 
 
 def upload_pending(database: Database, artifacts: Artifacts) -> None:
@@ -204,7 +290,8 @@ def home_id(home: Path) -> str:
     return path.read_text(encoding="ascii").strip()
 
 
-def _write_checked(target: Path, chunks: Iterable[bytes], sha256: str, progress: Callable[[], None]) -> None:
+def write_checked(target: Path, chunks: Iterable[bytes], sha256: str, progress: Callable[[], None]) -> None:
+    """Write a file of the store, and flush it. Raises: UserError ``artifact_damaged``; OSError; as ``progress``."""
     digest = hashlib.sha256()
     with target.open("wb") as file:
         for chunk in chunks:

@@ -6,8 +6,9 @@ store, ``tables/vec_…`` in PostgreSQL. A folder or key is removed after this d
 so a service that is started with a wrong database removes nothing at once.
 
 The output of a run is garbage only when the run cannot register it any more: the run has succeeded or does not exist.
-Garbage is therefore never named later, and no lock is needed between finding and removing it. Folders and keys are
-listed outside of transactions: a file system may be slow.
+Garbage is therefore never named later, and no lock is needed between finding and removing it. Keys of checkpoints are
+garbage only while no worker has their run; each attempt has keys of its own, so a later one never names them. Folders
+and keys are listed outside of transactions: a file system may be slow.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from lcl_core.db.models import (
 from lcl_core.db.outbox import referenced_keys
 from lcl_core.db.pgvector import drop_vectors, orphaned_tables
 from lcl_core.db.session import Database, dialect_insert, now
-from lcl_core.db.states import FINISHED, State
+from lcl_core.db.states import FINISHED, LEASED, State
 
 _FOLDERS = {"runs": "run", **OUTPUT_FOLDERS, UPLOADS_FOLDER: UPLOAD_PREFIX}
 _DIGITS = "[0-9a-hjkmnp-tv-z]{18}"
@@ -154,7 +155,8 @@ def _find_orphans(
         sizes = dict(entries)
         with database.reading() as session:
             referenced = referenced_keys(session, {key.rpartition("/")[0] for key in sizes})
-        keys = [key for key in sizes if key not in referenced]
+            at_work = _runs_at_work(session, sizes)
+        keys = [key for key in sizes if key not in referenced and _run_of_checkpoint(key) not in at_work]
         seen = _seen_at(database, "", keys, record=record)
         latest = _latest(database, grace_seconds)
         for key in keys:
@@ -256,6 +258,18 @@ def _may_be_referenced(path: str, states: dict[str, str]) -> bool:
     if folder == "runs":
         return state is not None
     return state not in (None, State.SUCCEEDED.value)
+
+
+def _run_of_checkpoint(key: str) -> str | None:
+    folder, _, rest = key.partition("/")
+    return rest.partition("/")[0] if folder == "checkpoints" else None
+
+
+def _runs_at_work(session: Session, keys: Iterable[str]) -> set[str]:
+    """Of the runs of these keys of checkpoints, those whose worker may name a key that it still uploads to."""
+    runs = {run_id for key in keys if (run_id := _run_of_checkpoint(key)) is not None}
+    leased = [state.value for state in LEASED]
+    return set(session.scalars(select(Run.id).where(Run.id.in_(runs), Run.state.in_(leased)))) if runs else set()
 
 
 def _freed_bytes(folder: Path) -> int:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, object_session
 
 from lcl_core.db.metrics import ATTEMPTS, CLAIM_LATENCY, LEASE_LOSSES, RUN_DURATION, Increment, record_increments
 from lcl_core.db.models import Metric, Run, to_json_safe
-from lcl_core.db.outbox import NOTIFIED_STATES, enqueue_webhooks
+from lcl_core.db.outbox import NOTIFIED_STATES, delete_stored_checkpoints, enqueue_webhooks
 from lcl_core.db.session import dialect_insert, now
 from lcl_core.db.states import FINISHED, LEASED, State, check_transition
 from lcl_core.jobs import ANY_DEVICE
@@ -268,6 +268,8 @@ def begin_attempt(
     run = lock_with_lease(session, claim)
     run.encoder_id = encoder_id
     run.inputs = inputs
+    if run.from_scratch:
+        delete_stored_checkpoints(session, run.id)
     run.from_scratch = False
     if from_scratch:
         run.progress = run.checkpoint = None

@@ -519,7 +519,8 @@ class ArtifactUpload(Base):
     __tablename__ = "deposit"
     __table_args__ = (Index("ix_deposit_holder_next_at", "holder", "next_at"),)
 
-    path: Mapped[str] = mapped_column(String(200), primary_key=True)  # relative to home: runs/run_…, encoders/enc_…
+    # relative to home: runs/run_…, encoders/enc_…; of a checkpoint: checkpoints/run_…/step_…
+    path: Mapped[str] = mapped_column(String(200), primary_key=True)
     key: Mapped[str | None] = mapped_column("place", String(220))  # key in the store, which has all of ``files``
     files: Mapped[dict[str, Any] | None]  # {name: {"bytes", "sha256", "modified_at"}}
     pending: Mapped[int | None]  # attempt whose files are to be uploaded; None: nothing to do

@@ -258,6 +258,12 @@ def delete_stored_folder(session: Session, path: str) -> None:
     delete_bytes(session, path)
 
 
+def delete_stored_checkpoints(session: Session, run_id: str) -> None:
+    """Delete the rows of a run's checkpoints in the store: their objects become garbage."""
+    prefix = f"checkpoints/{run_id}/"
+    session.execute(delete(ArtifactUpload).where(ArtifactUpload.path.startswith(prefix, autoescape=True)))
+
+
 def get_upload(session: Session, path: str) -> ArtifactUpload | None:
     return session.get(ArtifactUpload, path)
 

@@ -18,7 +18,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.db.gang import can_serve
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Dataset, EncoderRow, Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
-from lcl_core.db.outbox import delete_stored_folder
+from lcl_core.db.outbox import delete_stored_checkpoints, delete_stored_folder
 from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, similar_name, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, needed_devices, serving_devices
@@ -209,6 +209,7 @@ def delete_run(session: Session, run_id: str) -> None:
     _check_no_dependents(session, run_id)
     session.delete(run)
     delete_stored_folder(session, f"runs/{run_id}")
+    delete_stored_checkpoints(session, run_id)
 
 
 def _check_in_no_study(session: Session, run_id: str) -> None:

@@ -1,0 +1,547 @@
+"""Checkpoints reach the store whole or not at all, under the lease, and come back with all that belongs to them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from pydantic import ValidationError
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import RunDir
+from lcl_core.db import garbage, leases, queue, runs, submit
+from lcl_core.db.artifact_store import ArtifactStore
+from lcl_core.db.artifacts import Artifacts, record_stored_checkpoint, stored_checkpoints
+from lcl_core.db.session import Database
+from workers.lease_keeper import LeaseKeeper
+from workers.remote_checkpoints import CheckpointCopier, copied_checkpoints, fetch_checkpoints
+from workers.settings import WorkerSettings
+
+NUMBERS = bytes(range(64))
+EVERYWHERE = pytest.mark.parametrize("store_url", ["memory", "file", "s3"], indirect=True)
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    kind = getattr(request, "param", "memory")
+    if kind == "s3":
+        yield f"{request.getfixturevalue('s3_bucket')}/artifacts"
+    elif kind == "file":
+        yield f"file://{tmp_path / 'store'}"
+    else:
+        url = f"memory://{uuid.uuid4().hex}/artifacts"
+        yield url
+        with suppress(FileNotFoundError):
+            fsspec.filesystem("memory").rm(url, recursive=True)
+
+
+@pytest.fixture
+def settings(settings: WorkerSettings, store_url: str) -> WorkerSettings:
+    settings.artifacts, settings.checkpoints, settings.watch_seconds = store_url, "store", 0.01
+    settings.reap_seconds = 0.02
+    return settings
+
+
+class Team:
+    """Homes that share a database and a store."""
+
+    def __init__(self, database: Database, settings: WorkerSettings) -> None:
+        self.database, self.settings = database, settings
+        self.store = ArtifactStore(settings.artifacts)
+
+    def submit(self, **spec: Any) -> str:
+        with self.database.session() as session:
+            return submit.submit(session, "pretrain", {"keep_checkpoints": 2, **spec}, max_attempts=100).id
+
+    def claim(self) -> leases.Claim:
+        with self.database.session() as session:
+            claim = queue.claim_next(session, "worker", 60.0)
+        assert isinstance(claim, leases.Claim)
+        return claim
+
+    def hand_back(self, claim: leases.Claim) -> None:
+        with self.database.session() as session:
+            leases.release_lease(session, claim)
+
+    def home(self, name: str) -> WorkerSettings:
+        return self.settings.model_copy(update={"home": self.settings.home.parent / name})
+
+    def run_dir(self, claim: leases.Claim, home: str) -> RunDir:
+        run_dir = RunDir(self.home(home).runs_dir / claim.run_id)
+        run_dir.checkpoints.mkdir(parents=True, exist_ok=True)
+        run_dir.artifacts.mkdir(exist_ok=True)
+        return run_dir
+
+    def copier(self, claim: leases.Claim, home: str) -> CheckpointCopier:
+        settings = self.home(home)
+        return CheckpointCopier(self.database, settings, Artifacts(settings), claim, self.run_dir(claim, home))
+
+    def copy(self, claim: leases.Claim, home: str) -> None:
+        """Copy what is there now."""
+        copier = self.copier(claim, home)
+        copier.ending.set()
+        copier.serve()
+
+    @contextmanager
+    def copying(self, claim: leases.Claim, home: str) -> Iterator[Callable[[], None]]:
+        settings = self.home(home)
+        artifacts, run_dir = Artifacts(settings), self.run_dir(claim, home)
+        with copied_checkpoints(self.database, settings, artifacts, claim, run_dir) as finish:
+            yield finish
+
+    def fetch(self, claim: leases.Claim, home: str) -> RunDir:
+        settings, run_dir = self.home(home), self.run_dir(claim, home)
+
+        def renew(session: Any) -> Any:
+            return leases.renew_lease(session, claim, 60.0)
+
+        with LeaseKeeper(self.database, settings, claim.run_id, renew, threading.Event()) as lease:
+            fetch_checkpoints(self.database, settings, Artifacts(settings), claim, run_dir, lease)
+        return run_dir
+
+    def stored(self, run_id: str) -> dict[int, str]:
+        """{step: key}, newest first."""
+        with self.database.reading() as session:
+            return {each.step: each.key for each in stored_checkpoints(session, run_id)}
+
+    def objects(self) -> dict[str, int]:
+        files, path = fsspec.core.url_to_fs(self.settings.artifacts)
+        files.invalidate_cache()
+        found = files.find(path, detail=True) if files.exists(path) else {}
+        return {name[len(path) :].strip("/"): facts["size"] for name, facts in found.items()}
+
+    def change(self, name: str, data: bytes | None) -> None:
+        """Overwrite or remove an object behind the service's back."""
+        files, path = fsspec.core.url_to_fs(self.settings.artifacts)
+        if data is None:
+            files.rm(f"{path}/{name}")
+        else:
+            files.pipe_file(f"{path}/{name}", data)
+
+
+@pytest.fixture
+def team(database: Database, settings: WorkerSettings) -> Team:
+    return Team(database, settings)
+
+
+def save(run_dir: RunDir, step: int, *, size: int = 64) -> Path:
+    """What a job leaves at a checkpoint."""
+    path = run_dir.checkpoints / f"step_{step:08d}"
+    (path / "optimizer").mkdir(parents=True)
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    weights = len(header).to_bytes(8, "little") + header + (NUMBERS * size)[step : step + size]
+    files = {
+        "model.safetensors": weights,
+        "optimizer/rank_00000.safetensors": weights[::-1],
+        "state.json": b'{"step": %d}' % step,
+    }
+    for name, data in files.items():
+        (path / name).write_bytes(data)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    (path / "manifest.json").write_text(json.dumps({"step": step, "ranks": 1, "files": digests}))
+    run_dir.tokenizer_file.write_text('{"merges": []}')
+    return path
+
+
+def train(run_dir: RunDir, steps: range) -> None:
+    for step in steps:
+        run_dir.append_metrics(step=step, loss=1 / step)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@EVERYWHERE
+def test_another_home_has_everything_of_the_newest(team: Team) -> None:
+    run_id = team.submit()
+    claim = team.claim()
+    run_dir = team.run_dir(claim, "a")
+    train(run_dir, range(1, 13))
+    run_dir.best_encoder.mkdir()
+    (run_dir.best_encoder / "model.safetensors").write_bytes(b"best")
+    path = save(run_dir, 10)
+    team.copy(claim, "a")
+    team.hand_back(claim)
+    fetched = team.fetch(team.claim(), "b")
+    assert contents(fetched.checkpoints) == contents(run_dir.checkpoints)
+    assert fetched.tokenizer_file.read_text() == run_dir.tokenizer_file.read_text()
+    assert contents(fetched.best_encoder) == {"model.safetensors": b"best"}
+    assert fetched.metrics_file.read_text() == "".join(run_dir.metrics_file.read_text().splitlines(True)[:10])
+    assert "step_00000010 was fetched" in fetched.log_file.read_text()
+    assert {each.name for each in fetched.path.iterdir()} == {
+        "artifacts", "checkpoints", "log.txt", "metrics.jsonl", "tokenizer.json",
+    }  # fmt: skip
+    assert not list((run_dir.path).glob("uploading/*"))
+    (key,) = team.stored(run_id).values()
+    files, root = fsspec.core.url_to_fs(team.settings.artifacts)
+    manifest = json.loads(files.cat_file(f"{root}/{key}/manifest.json"))
+    assert (manifest["step"], manifest["attempt"]) == (10, 1)
+    for name, entry in manifest["files"].items():
+        data = files.cat_file(f"{root}/{key}/files/{name}")
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["bytes"], entry["sha256"])
+    begin, size = manifest["tensors"]["checkpoint/model.safetensors"]["w"]
+    assert (path / "model.safetensors").read_bytes()[begin:][:size] == (NUMBERS * 2)[10:74]
+    data = files.cat_file(f"{root}/{key}/files/checkpoint/model.safetensors", start=begin, end=begin + size)
+    assert data == (NUMBERS * 2)[10:74]
+
+
+def test_as_many_stay_as_the_spec_keeps(team: Team) -> None:
+    run_id = team.submit(milestone_every=30)
+    claim = team.claim()
+    run_dir = team.run_dir(claim, "a")
+    for step in (10, 20, 30, 40, 50, 60, 70):
+        save(run_dir, step)
+        team.copy(claim, "a")
+    assert list(team.stored(run_id)) == [70, 60, 30]
+    assert {name.partition("/files/")[0].removesuffix("/manifest.json") for name in team.objects()} == set(
+        team.stored(run_id).values()
+    )
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of what is sent from here on: STEP/NAME."""
+    names: list[str] = []
+    send = ArtifactStore.send_file
+
+    def counted(store: ArtifactStore, key: str, name: str, file: Path, source: Any = None) -> bool:
+        if was_sent := send(store, key, name, file, source):
+            names.append(f"{int(key.split('/')[2].removeprefix('step_'))}/{name}")
+        return was_sent
+
+    monkeypatch.setattr(ArtifactStore, "send_file", counted)
+    return names
+
+
+def test_milestones_that_were_passed_meanwhile_are_copied_too(team: Team, sent: list[str]) -> None:
+    run_id = team.submit(milestone_every=20)
+    claim = team.claim()
+    for step in (10, 20, 30, 40, 50):
+        save(team.run_dir(claim, "a"), step)
+    team.copy(claim, "a")
+    assert list(team.stored(run_id)) == [50, 40, 20]
+    assert [name for name in sent if name.endswith("state.json")] == [
+        f"{step}/checkpoint/state.json" for step in (50, 40, 20)
+    ]
+
+
+def test_each_byte_is_sent_once(team: Team, sent: list[str]) -> None:
+    """An attempt that takes over in the same home sends nothing again, and what has not changed is copied inside."""
+    team.submit()
+    claim = team.claim()
+    run_dir = team.run_dir(claim, "a")
+    save(run_dir, 1)
+    copier = team.copier(claim, "a")
+    assert copier._copy_next()
+    assert sorted(sent) == [
+        "1/checkpoint/manifest.json", "1/checkpoint/model.safetensors",
+        "1/checkpoint/optimizer/rank_00000.safetensors", "1/checkpoint/state.json", "1/tokenizer.json",
+    ]  # fmt: skip
+    assert not copier._copy_next()
+    sent.clear()
+    save(run_dir, 2)
+    assert copier._copy_next()
+    assert "2/tokenizer.json" not in sent
+    assert "2/checkpoint/model.safetensors" in sent
+    sent.clear()
+    team.hand_back(claim)
+    team.copy(team.claim(), "a")
+    assert sent == []
+
+
+def damage_object(team: Team, key: str) -> None:
+    team.change(f"{key}/files/checkpoint/model.safetensors", b"x" * 138)
+
+
+def shorten_object(team: Team, key: str) -> None:
+    team.change(f"{key}/files/checkpoint/model.safetensors", b"x")
+
+
+def remove_object(team: Team, key: str) -> None:
+    team.change(f"{key}/files/checkpoint/state.json", None)
+
+
+def remove_manifest(team: Team, key: str) -> None:
+    team.change(f"{key}/manifest.json", None)
+
+
+def tear_manifest(team: Team, key: str) -> None:
+    team.change(f"{key}/manifest.json", b'{"files": {')
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("harm", [damage_object, shorten_object, remove_object, remove_manifest, tear_manifest])
+def test_a_damaged_copy_is_passed_over(team: Team, harm: Callable[[Team, str], None]) -> None:
+    run_id = team.submit()
+    claim = team.claim()
+    for step in (1, 2):
+        train(team.run_dir(claim, "a"), range(step, step + 1))
+        save(team.run_dir(claim, "a"), step)
+        team.copy(claim, "a")
+    harm(team, team.stored(run_id)[2])
+    team.hand_back(claim)
+    run_dir = team.fetch(team.claim(), "b")
+    assert [path.name for path in run_dir.checkpoints.iterdir()] == ["step_00000001"]
+    log = run_dir.log_file.read_text()
+    assert "checkpoint step_00000002 in the store is passed over" in log
+    assert "checkpoint step_00000001 was fetched" in log
+    assert not (run_dir.path / "fetching").exists()
+
+
+def test_a_torn_upload_is_passed_over_and_removed(
+    team: Team, monkeypatch: pytest.MonkeyPatch, settings: WorkerSettings
+) -> None:
+    """The worker dies between two files: no row names the key, and the next attempts do not either."""
+    run_id = team.submit()
+    claim = team.claim()
+    save(team.run_dir(claim, "a"), 1)
+    team.copy(claim, "a")
+    save(team.run_dir(claim, "a"), 2)
+    send = ArtifactStore.send_file
+
+    def dies(store: ArtifactStore, key: str, name: str, *more: Any) -> bool:
+        if name.endswith("state.json"):
+            raise KeyboardInterrupt
+        return send(store, key, name, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactStore, "send_file", dies)
+        with pytest.raises(KeyboardInterrupt):
+            team.copy(claim, "a")
+    torn = {name.partition("/files/")[0] for name in team.objects() if "step_00000002" in name}
+    assert len(torn) == 1
+    assert list(team.stored(run_id)) == [1]
+
+    def due() -> set[str]:
+        listed = garbage.collect_garbage(team.database, settings.home, 0.0, team.store, team.store.iter_keys())
+        return {orphan.path.removeprefix("store/") for orphan in listed}
+
+    assert due() == set(), "its worker may still be at work on it"
+    team.hand_back(claim)
+    claim = team.claim()
+    assert [path.name for path in team.fetch(claim, "b").checkpoints.iterdir()] == ["step_00000001"]
+    team.hand_back(claim)
+    assert due() == torn
+    assert {name.partition("/files/")[0].removesuffix("/manifest.json") for name in team.objects()} == set(
+        team.stored(run_id).values()
+    )
+
+
+def test_an_attempt_that_has_lost_its_lease_replaces_nothing(team: Team) -> None:
+    run_id = team.submit()
+    lost = team.claim()
+    save(team.run_dir(lost, "a"), 1)
+    stale = team.copier(lost, "a")
+    assert stale._copy_next()
+    save(team.run_dir(lost, "a"), 2)
+    team.hand_back(lost)  # as when its lease runs out
+    claim = team.claim()
+    save(team.fetch(claim, "b"), 2, size=32)
+    team.copy(claim, "b")
+    before, objects = team.stored(run_id), team.objects()
+    with pytest.raises(leases.StaleLease):
+        stale._copy_next()
+    assert team.stored(run_id) == before
+    assert {name: team.objects()[name] for name in objects} == objects
+    stale.serve()  # it ends by itself
+    with team.database.session() as session:
+        (newest, *_) = stored_checkpoints(session, run_id)
+        with pytest.raises(leases.StaleLease):
+            record_stored_checkpoint(session, lost, "holder", newest, 2, 2, None)
+
+
+def test_later_copies_go_when_the_run_went_on_from_an_earlier_one(team: Team) -> None:
+    run_id = team.submit()
+    claim = team.claim()
+    for step in (1, 2):
+        save(team.run_dir(claim, "a"), step)
+        team.copy(claim, "a")
+    damage_object(team, team.stored(run_id)[2])
+    team.hand_back(claim)
+    claim = team.claim()
+    run_dir = team.fetch(claim, "b")
+    save(run_dir, 2, size=32)
+    team.copy(claim, "b")
+    team.hand_back(claim)
+    last = team.fetch(team.claim(), "c")
+    assert [path.name for path in last.checkpoints.iterdir()] == ["step_00000002"]
+    assert contents(last.checkpoints / "step_00000002") == contents(run_dir.checkpoints / "step_00000002")
+    assert "passed over" not in last.log_file.read_text()
+
+
+def test_a_home_that_has_it_or_a_newer_one_fetches_nothing(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    team.submit()
+    claim = team.claim()
+    save(team.run_dir(claim, "a"), 5)
+    team.copy(claim, "a")
+    team.hand_back(claim)
+    save(team.run_dir(claim, "b"), 6)
+    save(team.run_dir(claim, "c"), 4)
+
+    for home, newest in (("a", 5), ("b", 6), ("c", 5)):
+        claim = team.claim()
+        run_dir = team.fetch(claim, home)
+        assert max(path.name for path in run_dir.checkpoints.iterdir()) == f"step_{newest:08d}"
+        assert run_dir.log_file.exists() is (home == "c")
+        team.hand_back(claim)
+
+
+def test_what_a_later_attempt_copied_counts_more_than_what_an_earlier_one_left(team: Team) -> None:
+    """As after a retry that another home began: the folder of the first home is of another time."""
+    team.submit()
+    first = team.claim()
+    run_dir = team.run_dir(first, "a")
+    run_dir.prepare({"attempt": first.attempt})
+    save(run_dir, 500)
+    with team.database.session() as session:
+        leases.release_lease(session, first, uses_attempt=True)
+    second = team.claim()
+    save(team.run_dir(second, "b"), 50)
+    team.copy(second, "b")
+    with team.database.session() as session:
+        leases.release_lease(session, second, uses_attempt=True)
+    fetched = team.fetch(team.claim(), "a")
+    assert [path.name for path in fetched.checkpoints.iterdir()] == ["step_00000050"]
+
+
+@pytest.mark.parametrize("step", [5, 2])
+def test_a_run_that_continues_another_has_its_checkpoint_in_any_home(team: Team, step: int) -> None:
+    """The last one, or the milestone that it branches from."""
+    parent = team.submit(milestone_every=2)
+    claim = team.claim()
+    run_dir = team.run_dir(claim, "a")
+    train(run_dir, range(1, 6))
+    for saved in (2, 4, 5):
+        save(run_dir, saved)
+        team.copy(claim, "a")
+    with team.database.session() as session:
+        leases.transition(runs.get_run(session, parent), leases.State.SUCCEEDED, **leases.NO_LEASE)
+        spec = {"branch": {"run": parent, "step": step}} if step == 2 else {}
+        submit.submit(session, "pretrain", spec, continues=parent)
+    child = team.fetch(team.claim(), "b")
+    assert not list(child.checkpoints.iterdir())
+    there = RunDir(child.path.parent / parent)
+    name = f"step_{step:08d}"
+    assert [path.name for path in there.checkpoints.iterdir()] == [name]
+    assert contents(there.checkpoints / name) == contents(run_dir.checkpoints / name)
+    assert len(there.metrics_file.read_text().splitlines()) == step
+    assert there.tokenizer_file.exists()
+    assert there.try_lock(), "the folder is left to others"
+    there.unlock()
+
+
+def test_a_milestone_is_fetched_beside_what_is_there(team: Team) -> None:
+    parent = team.submit(milestone_every=2)
+    claim = team.claim()
+    run_dir = team.run_dir(claim, "a")
+    train(run_dir, range(1, 6))
+    for step in (2, 5):
+        save(run_dir, step)
+        team.copy(claim, "a")
+    remaining = save(team.run_dir(claim, "b"), 4)
+    train(team.run_dir(claim, "b"), range(1, 5))
+    with team.database.session() as session:
+        leases.transition(runs.get_run(session, parent), leases.State.SUCCEEDED, **leases.NO_LEASE)
+        submit.submit(session, "pretrain", {"branch": {"run": parent, "step": 2}})
+    child = team.fetch(team.claim(), "b")
+    there = RunDir(child.path.parent / parent)
+    assert {path.name for path in there.checkpoints.iterdir()} == {"step_00000002", remaining.name}
+    assert len(there.metrics_file.read_text().splitlines()) == 4
+
+
+def test_the_store_may_be_away_while_the_run_goes_on(
+    team: Team, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = team.submit()
+    claim = team.claim()
+    send, away, tried = ArtifactStore.send_file, threading.Event(), threading.Event()
+    away.set()
+
+    def flaky(store: ArtifactStore, *arguments: Any) -> bool:
+        if away.is_set():
+            tried.set()
+            raise UserError("it is away", code="store_unreachable")
+        return send(store, *arguments)
+
+    monkeypatch.setattr(ArtifactStore, "send_file", flaky)
+    run_dir = team.run_dir(claim, "a")
+    with team.copying(claim, "a") as finish:
+        save(run_dir, 1)
+        eventually(tried.is_set, "a try")
+        tried.clear()
+        eventually(tried.is_set, "another try")
+        save(run_dir, 2)
+        away.clear()
+        eventually(lambda: 2 in team.stored(run_id), "the newest checkpoint")
+        save(run_dir, 3)
+        finish()
+        assert 3 in team.stored(run_id)
+    assert not list(run_dir.path.glob("uploading/*"))
+
+
+def test_a_checkpoint_that_the_job_removes_meanwhile_is_copied_whole(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = team.submit()
+    claim = team.claim()
+    run_dir = team.run_dir(claim, "a")
+    path = save(run_dir, 1)
+    expected, send = contents(path), ArtifactStore.send_file
+
+    def removed_meanwhile(store: ArtifactStore, *arguments: Any) -> bool:
+        for name in expected:
+            (path / name).unlink(missing_ok=True)
+        return send(store, *arguments)
+
+    monkeypatch.setattr(ArtifactStore, "send_file", removed_meanwhile)
+    team.copy(claim, "a")
+    assert list(team.stored(run_id)) == [1]
+    team.hand_back(claim)
+    assert contents(team.fetch(team.claim(), "b").checkpoints / path.name) == expected
+
+
+def test_they_go_with_the_run_and_with_its_retry(team: Team, settings: WorkerSettings) -> None:
+    for forget in (runs.delete_run, runs.retry_run):
+        run_id = team.submit()
+        claim = team.claim()
+        save(team.run_dir(claim, "a"), 1)
+        team.copy(claim, "a")
+        with team.database.session() as session:
+            leases.transition(runs.get_run(session, run_id), leases.State.FAILED, **leases.NO_LEASE)
+        with team.database.session() as session:
+            forget(session, run_id)
+        if forget is runs.retry_run:
+            claim = team.claim()
+            assert not list(team.fetch(claim, "b").checkpoints.iterdir())
+            with team.database.session() as session:
+                leases.begin_attempt(session, claim, encoder_id=None, from_scratch=True)
+            team.hand_back(claim)
+        assert team.stored(run_id) == {}
+        garbage.collect_garbage(team.database, settings.home, 0.0, team.store, team.store.iter_keys())
+        assert team.objects() == {}
+        with team.database.session() as session, suppress(UserError):
+            runs.cancel_run(session, run_id)
+
+
+def test_nothing_is_copied_unless_it_is_asked_for(team: Team) -> None:
+    team.submit()
+    claim = team.claim()
+    team.settings.checkpoints = "local"
+    save(team.run_dir(claim, "a"), 1)
+    with team.copying(claim, "a") as finish:
+        finish()
+    assert team.objects() == {}
+
+
+def test_a_store_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="LCL_ARTIFACTS must name the store"):
+        WorkerSettings(home=tmp_path, checkpoints="store")
