@@ -133,7 +133,7 @@ def _finished(log: CompletionLog, output: _Output) -> PartsReport | None:
 def _restore(schedule: PartSchedule, log: CompletionLog, output: _Output) -> bool:
     """Continue with what is complete. False: some of it is not there any more."""
     try:
-        schedule.restore(log.entries())
+        schedule.restore(log)
         return output.holds(schedule.shards)
     except (OSError, ValueError, KeyError, TypeError):
         return False

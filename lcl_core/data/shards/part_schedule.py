@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from lcl_core.data.shards.index import RecordGroup, ShardFile
 from lcl_core.data.shards.part_files import MANIFEST, PART_TAR, ShardLayout, ShardPlan, read_rows
 from lcl_core.data.shards.statistics import ConversionStatistics
 from lcl_core.data.shards.writer import ROW_FILE, SIMILARITY_FILE
+from lcl_core.parts.completion_log import CompletionLog
 from lcl_core.parts.plan import Part, Section
 from lcl_core.parts.runner import Json, PartTask
 
@@ -85,20 +86,21 @@ class PartSchedule:
         """Those that are complete, in order."""
         return [shard for _, shard in sorted(self._shards.items())]
 
-    def restore(self, entries: Iterable[Json]) -> None:
+    def restore(self, log: CompletionLog) -> None:
         """Continue after tasks of earlier attempts. Raises: OSError or ValueError where their output is not there."""
-        for entry in entries:
+        for entry in log.entries():  # before the parts that they used up
             if entry["kind"] == "shard":
                 self._add_shard(entry["arguments"], entry["result"])
-            elif entry["kind"] == "part":
+        for entry in log.entries():
+            if entry["kind"] == "part":
                 result = _PartResult(**entry["result"])
                 rows = (self._folder / result.folder / ROW_FILE).stat().st_size
                 if rows != result.records * ROW.itemsize:
                     raise ValueError(f"{result.folder} has another number of rows than were written")
                 self._add_part(entry["arguments"], result)
+                self._merge_parts()
             elif entry["kind"] == "count":
                 self._lengths[entry["arguments"]["number"]] = entry["result"]["items"]
-        self._merge_parts()
         known = {*self._folders, *(result.folder for result in self._results.values())}
         for path in self._folder.glob("*"):
             if path.name not in known:  # of an attempt at a part that was interrupted
