@@ -129,6 +129,7 @@ JOBS: dict[str, JobKind] = {
             "format": "Format",
             "name": "Dataset to make",
             "shard_megabytes": "Megabytes a shard",
+            "processes": "Processes",
         },
     ),
     "match": JobKind(

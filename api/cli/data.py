@@ -108,9 +108,11 @@ def convert(
     option: Options = None,
     shard_megabytes: Annotated[int, typer.Option(min=1, help="bound on a shard")] = 256,
     to: To = None,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="that read and decode")] = 1,
 ) -> None:
     """Write a corpus as tar shards with an index, and register them as a dataset."""
-    spec = {**_corpus_fields(target, format, option), "name": name, "shard_megabytes": shard_megabytes, "to": to}
+    fields = {"name": name, "shard_megabytes": shard_megabytes, "to": to, "processes": processes}
+    spec = {**_corpus_fields(target, format, option), **fields}
     _run_and_report(context, "convert", spec)
 
 

@@ -121,7 +121,8 @@ def run_match_job(run_dir: RunDir) -> dict[str, Any]:
         raise UserError(message, code="unknown_encoder", field="encoder")
     session = EncoderEngine(paths[spec.encoder], registered=run.get("encoder_files", {}).get(spec.encoder))
     encoder = PairEncoder(session.embed_images, session.embed_texts)
-    result = write_dataset(run_dir, spec, "matching", lambda records: match_records(records, encoder))
+    change = partial(match_records, encoder=encoder)
+    result = write_dataset(run_dir, spec, "matching", change, encoder_hash=session.hash)
     return result | {"encoder": spec.encoder, "encoder_hash": session.hash}
 
 

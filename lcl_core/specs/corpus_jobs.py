@@ -45,8 +45,8 @@ class ValidateSpec(CorpusSpec):
     timeout_seconds: float | None = Field(None, gt=0)
 
 
-class ConvertSpec(CorpusSpec):
-    """Write a corpus as tar shards with an index, and register them as a dataset."""
+class WriteSpec(CorpusSpec):
+    """A corpus, and the dataset that is made of it."""
 
     name: Name = Field(..., description="name of the dataset to make; one that exists gets a new version")
     shard_megabytes: int = Field(256, ge=1, le=16_384, description="a shard is closed when it is larger than this")
@@ -63,7 +63,15 @@ class ConvertSpec(CorpusSpec):
         return to and to.rstrip("/")
 
 
-class MatchSpec(ConvertSpec):
+class ConvertSpec(WriteSpec):
+    """Write a corpus as tar shards with an index, and register them as a dataset."""
+
+    processes: int = Field(
+        1, ge=1, le=256, description="processes that read and decode; the shards do not depend on their number"
+    )
+
+
+class MatchSpec(WriteSpec):
     """Assign each image of a document to a sentence by an encoder, and register the result as a dataset."""
 
     encoder: EncoderReference = Field(..., description="id or name of a registered encoder")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -18,6 +20,7 @@ from pydantic import ValidationError
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.records import BadItem, Record
+from lcl_core.parts.plan import Section
 from lcl_core.specs.base import Spec
 
 MAX_JSON_DEPTH = 64
@@ -126,20 +129,28 @@ def corpus_files(
         order: sort key.
         outside: a folder whose files are not meant.
     """
+    return (check_corpus_file(path, root) for path in corpus_paths(root, matches, order, outside))
+
+
+def corpus_paths(
+    root: Path, matches: Callable[[str], bool], order: Callable[[Path], Any] = str, outside: Path | None = None
+) -> list[Path]:
+    """Their paths, whatever is there."""
     if not root.is_dir():
-        yield root if root.is_file() else BadItem(root.name, 0, "unreadable file", "it is not an ordinary file")
-        return
-    inside = root.resolve()
-    for path in sorted(_matching_files(root, matches), key=order):
-        if path.parent == outside:
-            continue
-        real, ordinary = resolve_file(path)
-        if not real.is_relative_to(inside):
-            yield BadItem(display_name(path, root), 0, "unsafe link", "the link leads out of the folder")
-        elif not ordinary:
-            yield BadItem(display_name(path, root), 0, "unreadable file", "it is not an ordinary file")
-        else:
-            yield path
+        return [root]
+    return [path for path in sorted(_matching_files(root, matches), key=order) if path.parent != outside]
+
+
+def check_corpus_file(path: Path, root: Path) -> Path | BadItem:
+    """The path of a corpus's file; a BadItem if it may not or cannot be read."""
+    if path == root:
+        return root if root.is_file() else BadItem(root.name, 0, "unreadable file", "it is not an ordinary file")
+    real, ordinary = resolve_file(path)
+    if not real.is_relative_to(root.resolve()):
+        return BadItem(display_name(path, root), 0, "unsafe link", "the link leads out of the folder")
+    if not ordinary:
+        return BadItem(display_name(path, root), 0, "unreadable file", "it is not an ordinary file")
+    return path
 
 
 def resolve_file(path: Path) -> tuple[Path, bool]:
@@ -167,7 +178,7 @@ Options = TypeVar("Options", bound=ReaderOptions)
 class FormatReader(ABC, Generic[Options]):
     """One corpus in one format. Made by :func:`lcl_core.data.formats.open_reader`.
 
-    A reader holds paths and options only, so that it can be sent to another process.
+    Path and options are what is sent to another process; what a reader has found out stays where it is.
 
     Attributes:
         format: its name in ``FORMATS``.
@@ -181,6 +192,9 @@ class FormatReader(ABC, Generic[Options]):
     def __init__(self, path: Path, options: Options) -> None:
         self.path = path
         self.options = options
+
+    def __reduce__(self) -> tuple[Any, tuple[Path, Options]]:
+        return type(self), (self.path, self.options)
 
     @classmethod
     @abstractmethod
@@ -196,3 +210,69 @@ class FormatReader(ABC, Generic[Options]):
 
         Raises: UserError when the corpus as a whole cannot be read, or an option does not fit it.
         """
+
+    def sections(self) -> list[Section]:
+        """What can be read by itself; see :class:`lcl_core.parts.plan.PartSource`. Here: the whole corpus."""
+        return [Section(WHOLE, file_stamp(self.path))]
+
+    def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
+        """Items of a section from number ``start`` on. The sections, one after the other, are ``records``."""
+        return islice(self._section(key), start, None)
+
+    def count_section(self, key: str) -> int:
+        """How many items a section has. No image is read."""
+        return sum(1 for _ in self._section(key))
+
+    def _section(self, key: str) -> Iterator[Record | BadItem]:
+        return self.records()
+
+
+class FilesReader(FormatReader[Options]):
+    """A corpus of files that are read one after the other; each is a section.
+
+    What precedes the files, such as problems of side files, is a section too.
+    """
+
+    @abstractmethod
+    def paths(self) -> list[Path]:
+        """The files, in order, whatever is there; see :func:`corpus_paths`."""
+
+    @abstractmethod
+    def read_file(self, file: Path) -> Iterator[Record | BadItem]:
+        """The items of one of them, which is an ordinary file."""
+
+    def problems(self) -> Iterator[BadItem]:
+        """What cannot be read apart from the files."""
+        return iter(())
+
+    def records(self) -> Iterator[Record | BadItem]:
+        yield from self.problems()
+        for path in self.paths():
+            yield from self._checked(path)
+
+    def sections(self) -> list[Section]:
+        return [Section(WHOLE), *(Section(self._key(path), file_stamp(path)) for path in self.paths())]
+
+    def _section(self, key: str) -> Iterator[Record | BadItem]:
+        if key == WHOLE:
+            return self.problems()
+        return self._checked(self.path / key if self.path.is_dir() else self.path)
+
+    def _checked(self, path: Path) -> Iterator[Record | BadItem]:
+        file = check_corpus_file(path, self.path)
+        return iter((file,)) if isinstance(file, BadItem) else self.read_file(file)
+
+    def _key(self, path: Path) -> str:
+        return path.name if path == self.path else os.path.relpath(path, self.path)
+
+
+WHOLE = ""  # key of the section that is a whole corpus, or of what precedes its files
+
+
+def file_stamp(path: Path) -> str:
+    """Size and time of a file; empty for a folder, and for what is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return "" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} {status.st_mtime_ns}"

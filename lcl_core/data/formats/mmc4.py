@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import safe_name
 from lcl_core.data.formats.base import (
     BadValue,
-    FormatReader,
+    FilesReader,
     ReaderOptions,
+    check_corpus_file,
     contains_files,
-    corpus_files,
+    corpus_paths,
     display_name,
     parse_json_object,
     to_json_safe,
@@ -148,7 +150,7 @@ class MMC4Options(ReaderOptions):
     images: Path | None = None
 
 
-class MMC4Reader(FormatReader[MMC4Options]):
+class MMC4Reader(FilesReader[MMC4Options]):
     """Matched records. An image is looked up by ``image_name``, or else by ``raw_url``."""
 
     format = "mmc4"
@@ -158,29 +160,37 @@ class MMC4Reader(FormatReader[MMC4Options]):
     def sniff(cls, path: Path) -> bool:
         return contains_files(path, _is_shard)
 
-    def records(self) -> Iterator[Record | BadItem]:
-        finder = ImageFinder(find_images(self.options.images, self.path))
-        yield from finder.problems
-        seen: set[str] = set()
-        for file in corpus_files(self.path, _is_shard, order=_by_number):
-            if isinstance(file, BadItem):
-                yield file
-                continue
-            shard = _PACKED.sub("", display_name(file, self.path))
-            if shard in seen:
-                yield BadItem(
-                    display_name(file, self.path), 0, "repeated shard", f"{shard} is there unpacked or packed, too"
-                )
-                continue
-            seen.add(shard)
-            yield from self._shard(file, shard, finder)
+    def paths(self) -> list[Path]:
+        return corpus_paths(self.path, _is_shard, order=_by_number)
 
-    def _shard(self, file: Path, shard: str, finder: ImageFinder) -> Iterator[Record | BadItem]:
+    def problems(self) -> Iterator[BadItem]:
+        return iter(self._finder.problems)
+
+    def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)
+        shard = _shard_of(name)
+        if self._files[shard] == file:
+            yield from self._shard(file, name, shard)
+        else:
+            yield BadItem(name, 0, "repeated shard", f"{shard} is there unpacked or packed, too")
 
+    @cached_property
+    def _finder(self) -> ImageFinder:
+        return ImageFinder(find_images(self.options.images, self.path))
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """The first file of each shard that can be read."""
+        files: dict[str, Path] = {}
+        for path in self.paths():
+            if not isinstance(check_corpus_file(path, self.path), BadItem):
+                files.setdefault(_shard_of(display_name(path, self.path)), path)
+        return files
+
+    def _shard(self, file: Path, name: str, shard: str) -> Iterator[Record | BadItem]:
         def find(image: dict[str, Any]) -> RecordImage:
             url = image.get("raw_url")
-            return finder.find(image["image_name"], url if isinstance(url, str) else None)
+            return self._finder.find(image["image_name"], url if isinstance(url, str) else None)
 
         for line in read_lines(file, name):
             if isinstance(line, BadItem):
@@ -192,6 +202,11 @@ class MMC4Reader(FormatReader[MMC4Options]):
                 yield BadItem(name, line.number, "bad line", str(error))
                 continue
             yield from read_mmc4_document(document, LineLocation(name, line.number, _record_id(shard, line)), find)
+
+
+def _shard_of(name: str) -> str:
+    """Name of a shard, packed or not."""
+    return _PACKED.sub("", name)
 
 
 def _record_id(shard: str, line: TextLine) -> str:

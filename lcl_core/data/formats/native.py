@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_corpus import FileCorpus, jsonl_files
 from lcl_core.data.corpus.file_store import FileStore, open_store
-from lcl_core.data.formats.base import BadValue, FormatReader, ReaderOptions, to_json_safe
+from lcl_core.data.formats.base import BadValue, FormatReader, ReaderOptions, file_stamp, to_json_safe
 from lcl_core.data.formats.image_lookup import read_stored_image
 from lcl_core.data.formats.mmc4 import LineLocation, check_image_name, read_mmc4_document
 from lcl_core.data.jsonl import JsonLines
@@ -27,6 +27,7 @@ from lcl_core.data.records import (
     check_pair,
     parse_segments,
 )
+from lcl_core.parts.plan import Section
 
 _DROPPED_FIELDS = frozenset(("segments", "text_list", "image_info", "source"))
 _STEMS = ("interleaved", "pairs")
@@ -55,22 +56,40 @@ class NativeReader(FormatReader[ReaderOptions]):
         return any(jsonl_files(store, stem) for stem in _STEMS)
 
     def records(self) -> Iterator[Record | BadItem]:
-        store = open_store(self.path)
-        files = [name for stem in _STEMS for name in jsonl_files(store, stem)]
+        for name in self._files():
+            yield from self._section(name)
+
+    def sections(self) -> list[Section]:
+        """One a file. The subjects of images come from other files, so that the stamps of all are those of each."""
+        zipped, files = not self.path.is_dir(), self._files()
+        stamps = [file_stamp(self.path if zipped else self.path / name) for name in files]
+        return [Section(name, " ".join(stamps)) for name in files]
+
+    def _section(self, key: str) -> Iterator[Record | BadItem]:
+        for item in _json_objects(self._store, key):
+            if isinstance(item, BadItem):
+                yield item
+            elif key.startswith("interleaved"):
+                number, line = item
+                yield from _read_document(self._store, key, number, self._corpus.with_subjects(line))
+            else:
+                yield from _read_pair(self._store, key, *item)
+
+    def _files(self) -> list[str]:
+        files = [name for stem in _STEMS for name in jsonl_files(self._store, stem)]
         if not files:
             raise UserError(
                 "there is neither interleaved.jsonl nor pairs.jsonl", code="corpus_unreadable", file=self.path
             )
-        corpus = FileCorpus(store)
-        for name in files:
-            for item in _json_objects(store, name):
-                if isinstance(item, BadItem):
-                    yield item
-                elif name.startswith("interleaved"):
-                    number, line = item
-                    yield from _read_document(store, name, number, corpus.with_subjects(line))
-                else:
-                    yield from _read_pair(store, name, *item)
+        return files
+
+    @cached_property
+    def _store(self) -> FileStore:
+        return open_store(self.path)
+
+    @cached_property
+    def _corpus(self) -> FileCorpus:
+        return FileCorpus(self._store)
 
 
 def _read_document(store: FileStore, name: str, number: int, line: dict[str, Any]) -> Iterator[Record | BadItem]:

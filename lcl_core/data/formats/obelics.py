@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from pydantic import Field
 
 from lcl_core.data.formats.base import (
     BadValue,
-    FormatReader,
+    FilesReader,
     ReaderOptions,
     contains_files,
     corpus_files,
+    corpus_paths,
     display_name,
     parse_json,
     to_json_safe,
@@ -166,7 +167,7 @@ class ObelicsOptions(ReaderOptions):
     bytes_column: str | None = Field(None, min_length=1)
 
 
-class ObelicsReader(FormatReader[ObelicsOptions]):
+class ObelicsReader(FilesReader[ObelicsOptions]):
     """Sequence records, ids ``FILE:ROW`` with rows from 1.
 
     An image is named by the place where it first stands in its row; ``extra["images"]`` has by that name what is
@@ -187,17 +188,18 @@ class ObelicsReader(FormatReader[ObelicsOptions]):
         schema = read_schema(first) if first is not None else None
         return schema is not None and not _unusable_columns(schema, _LISTS)
 
-    def records(self) -> Iterator[Record | BadItem]:
-        images_path = find_images(self.options.images, self.path)
-        finder = ImageFinder(images_path)
-        yield from finder.problems
-        for file in corpus_files(self.path, _is_table, outside=images_path):  # not the side files of the images
-            if isinstance(file, BadItem):
-                yield file
-                continue
-            yield from self._file(file, finder)
+    def paths(self) -> list[Path]:
+        # not the side files of the images
+        return corpus_paths(self.path, _is_table, outside=find_images(self.options.images, self.path))
 
-    def _file(self, file: Path, finder: ImageFinder) -> Iterator[Record | BadItem]:
+    def problems(self) -> Iterator[BadItem]:
+        return iter(self._finder.problems)
+
+    @cached_property
+    def _finder(self) -> ImageFinder:
+        return ImageFinder(find_images(self.options.images, self.path))
+
+    def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)
         missing = self._missing_columns(file)
         if missing:
@@ -210,7 +212,9 @@ class ObelicsReader(FormatReader[ObelicsOptions]):
             for index in range(rows.batch.num_rows):
                 location = RowLocation(name, rows.start + index + 1, _split_of(name))
                 try:
-                    yield from read_row(_row_values(rows.batch, index), location, finder, self.options.bytes_column)
+                    yield from read_row(
+                        _row_values(rows.batch, index), location, self._finder, self.options.bytes_column
+                    )
                 except (BadValue, ValueError, pa.ArrowException) as error:
                     yield BadItem(name, location.line, "bad row", str(error)[:200])
 

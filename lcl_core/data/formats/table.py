@@ -15,6 +15,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +24,12 @@ from pydantic import Field
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats.base import (
     BadValue,
-    FormatReader,
+    FilesReader,
     ReaderOptions,
+    check_corpus_file,
     contains_files,
     corpus_files,
+    corpus_paths,
     display_name,
     parse_json_object,
     to_json_safe,
@@ -299,7 +302,7 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
 _SNIFFED = 20  # rows examined
 
 
-class TableReader(FormatReader[TableOptions]):
+class TableReader(FilesReader[TableOptions]):
     """Pair records, ids ``FILE:LINE``."""
 
     format = "table"
@@ -319,28 +322,53 @@ class TableReader(FormatReader[TableOptions]):
                     return has_columns(list(first.cells))
         return False
 
+    def paths(self) -> list[Path]:
+        return corpus_paths(self.path, is_table)
+
+    def problems(self) -> Iterator[BadItem]:
+        return iter(self._images.problems)
+
     def records(self) -> Iterator[Record | BadItem]:
-        folder = self.path if self.path.is_dir() else self.path.parent
-        images = NamedImages(find_images(self.options.images, self.path) or folder)
-        # tables that lie one folder down name images from there
-        folder_images = images if self.options.images is not None else NamedImages(folder)
-        yield from images.problems
-        unrecognised: list[UserError] = []
-        tables = 0
-        for file in corpus_files(self.path, is_table):
+        """Raises: UserError also where no table of several is recognised, after all of them."""
+        tables: list[UserError | None] = []
+        yield from self.problems()
+        for path in self.paths():
+            file = check_corpus_file(path, self.path)
             if isinstance(file, BadItem):
                 yield file
                 continue
-            tables += 1
+            tables.append(None)
             try:
-                yield from self._table(file, _TableImages(images, folder_images, _parent(file, folder)))
+                yield from self._table(file)
             except UserError as error:  # in a folder there may be a table about something else
-                unrecognised.append(error)
+                tables[-1] = error
                 yield BadItem(display_name(file, self.path), 0, "bad header", error.message)
-        if unrecognised and len(unrecognised) == tables:
-            raise unrecognised[0]
+        if tables and tables[0] is not None and None not in tables:
+            raise tables[0]
 
-    def _table(self, file: Path, places: _TableImages) -> Iterator[Record | BadItem]:
+    def read_file(self, file: Path) -> Iterator[Record | BadItem]:
+        try:
+            yield from self._table(file)
+        except UserError as error:
+            yield BadItem(display_name(file, self.path), 0, "bad header", error.message)
+            if len(self.paths()) == 1:
+                raise
+
+    @property
+    def _folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @cached_property
+    def _images(self) -> NamedImages:
+        return NamedImages(find_images(self.options.images, self.path) or self._folder)
+
+    @cached_property
+    def _folder_images(self) -> NamedImages:
+        """Tables that lie one folder down name images from there."""
+        return self._images if self.options.images is not None else NamedImages(self._folder)
+
+    def _table(self, file: Path) -> Iterator[Record | BadItem]:
+        places = _TableImages(self._images, self._folder_images, _parent(file, self._folder))
         name = display_name(file, self.path)
         table: _TableParser | None = None
         pending: Record | None = None

@@ -20,10 +20,11 @@ from pydantic import Field
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats.base import (
     BadValue,
-    FormatReader,
+    FilesReader,
     ReaderOptions,
     contains_files,
     corpus_files,
+    corpus_paths,
     decode_utf8,
     display_name,
     parse_json_object,
@@ -142,7 +143,7 @@ class WebDatasetOptions(ReaderOptions):
     caption_field: str = Field("caption", min_length=1)
 
 
-class WebDatasetReader(FormatReader[WebDatasetOptions]):
+class WebDatasetReader(FilesReader[WebDatasetOptions]):
     """Pair records. Captions: KEY.txt, then that of KEY.json where it differs; where there is none, the side file's.
 
     The other fields of KEY.json (of the side file where there is no usable KEY.json) go to ``extra``; KEY.cls is the
@@ -161,12 +162,11 @@ class WebDatasetReader(FormatReader[WebDatasetOptions]):
         members = islice(walk_tar(first), _SNIFFED_MEMBERS) if first is not None else ()
         return any(split_member_name(member.name)[1] in IMAGE_EXTENSIONS for member in members)
 
-    def records(self) -> Iterator[Record | BadItem]:
-        for file in corpus_files(self.path, is_tar):
-            if isinstance(file, BadItem):
-                yield file
-            else:
-                yield from _Shard(file, display_name(file, self.path), self.options.caption_field).records()
+    def paths(self) -> list[Path]:
+        return corpus_paths(self.path, is_tar)
+
+    def read_file(self, file: Path) -> Iterator[Record | BadItem]:
+        return _Shard(file, display_name(file, self.path), self.options.caption_field).records()
 
 
 class _Shard:

@@ -36,7 +36,7 @@ _EXTENSIONS = {
 }  # fmt: skip
 _JPEG_QUALITY = 92
 _LOOKAHEAD = 16  # records whose images are decoded while earlier ones are written
-_THREADS = 4
+THREADS = 4  # of one process that decodes
 
 PackedImage = tuple[bytes, str]  # the file's bytes, its extension
 _PendingImages = dict[str, "Future[PackedImage | UserError]"]
@@ -89,15 +89,15 @@ def convert(
     with open_target(target, owner, scratch) as staging:
         writer = ShardWriter(staging.folder, shard_bytes, staging.finished)
         with (staging.folder / QUARANTINE).open("w", encoding="utf-8") as file:
-            quarantine = _QuarantineLog(file.write)
-            _write_all(records, writer, quarantine, max_side, on_progress)
+            quarantine = QuarantineLog(file.write)
+            write_records(records, writer, quarantine, max_side, on_progress)
         if not (writer.records or allow_empty):
-            raise _nothing_converted_error(quarantine.counts)
+            raise nothing_converted_error(quarantine.counts)
         header = writer.finish(dict(sorted(quarantine.counts.items())))
-    return _make_report(target, header, staging.removed_leftover)
+    return make_report(target, header, staging.removed_leftover)
 
 
-def _make_report(target: str | Path, header: IndexHeader, removed_leftover: bool) -> ConvertReport:
+def make_report(target: str | Path, header: IndexHeader, removed_leftover: bool) -> ConvertReport:
     return ConvertReport(
         str(target),
         header.records,
@@ -110,12 +110,12 @@ def _make_report(target: str | Path, header: IndexHeader, removed_leftover: bool
     )
 
 
-def _nothing_converted_error(quarantined: Mapping[str, int]) -> UserError:
+def nothing_converted_error(quarantined: Mapping[str, int]) -> UserError:
     reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(quarantined.items())) or "it is empty"
     return UserError(f"nothing of the corpus could be converted ({reasons})", code="nothing_converted")
 
 
-class _QuarantineLog:
+class QuarantineLog:
     """Lines of the items left out, and their counts by reason."""
 
     def __init__(self, write: Callable[[str], Any]) -> None:
@@ -128,22 +128,23 @@ class _QuarantineLog:
         self._write(json.dumps(entry, ensure_ascii=True, sort_keys=True) + "\n")
 
 
-def _write_all(
+def write_records(
     records: Iterable[Record | BadItem],
     writer: ShardWriter,
-    quarantine: _QuarantineLog,
+    quarantine: QuarantineLog,
     max_side: int | None,
     on_progress: Callable[[int, int | None], None],
+    threads: int = THREADS,
 ) -> None:
-    """Files are read in this thread, one after the other; decoding, which is most of the work, runs in the pool."""
-    pending: deque[tuple[Record, _PendingImages]] = deque()
-    with ThreadPoolExecutor(_THREADS) as pool:
+    """Write records, and list what is left out, both in the order of the records.
+
+    Files are read in this thread, one after the other; decoding, which is most of the work, runs in the pool.
+    """
+    pending: deque[tuple[Record | BadItem, _PendingImages]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
         try:
             for done, item in enumerate(records, start=1):
-                if isinstance(item, BadItem):
-                    quarantine.add(item.file, item.line, "", item.reason, item.detail)
-                else:
-                    pending.append((item, _submit_images(item, pool, max_side)))
+                pending.append((item, {} if isinstance(item, BadItem) else _submit_images(item, pool, max_side)))
                 if len(pending) > _LOOKAHEAD:
                     _write(*pending.popleft(), writer, quarantine)
                 on_progress(done, None)
@@ -203,8 +204,11 @@ def pack_image(image: RecordImage, max_side: int | None) -> PackedImage:
     return packed.getvalue(), "jpg"
 
 
-def _write(record: Record, futures: _PendingImages, writer: ShardWriter, quarantine: _QuarantineLog) -> None:
+def _write(record: Record | BadItem, futures: _PendingImages, writer: ShardWriter, quarantine: QuarantineLog) -> None:
     """Write a record with its available images. A captioned image without its image goes to the quarantine."""
+    if isinstance(record, BadItem):
+        quarantine.add(record.file, record.line, "", record.reason, record.detail)
+        return
     images: dict[str, PackedImage] = {}
     for name, future in futures.items():
         packed = future.result()

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -142,6 +142,7 @@ class ShardChunkIndex:
         return np.maximum(1, -(-2 * images // (self._piece_images + 1)))
 
 
+_BLOCKS_AT_ONCE = 16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -318,7 +319,7 @@ def write_index(
     shards: Iterable[ShardFile],
     quarantined: dict[str, int] | None = None,
 ) -> IndexHeader:
-    """Write the index below ``folder``, the header last.
+    """Write the index below ``folder``, the header last. Memory: that of a part and of the figures of blocks.
 
     Args:
         parts: arrays of ``ROW`` and the similarities of these rows, in order of the records.
@@ -335,11 +336,12 @@ def write_index(
             records += len(rows)
             images += int(rows["images"].sum(dtype=np.int64))
             text_bytes += int(rows["text"].sum(dtype=np.int64))
-    codes = np.memmap(folder / GROUPS, CODE, "r") if records else np.empty(0, CODE)
-    counts = count_blocks(codes, len(known))
+    counts = np.concatenate(
+        [np.empty((0, len(known)), CODE), *(count_blocks(codes, len(known)) for codes in _runs(folder / GROUPS, CODE))]
+    )
     (folder / BLOCKS).write_bytes(counts.tobytes())
-    (folder / STARTS).write_bytes(_similarity_starts(folder / ROWS, records).tobytes())
-    numbers = counts.sum(axis=0, dtype=np.int64).tolist() if records else [0] * len(known)
+    (folder / STARTS).write_bytes(_similarity_starts(folder / ROWS).tobytes())
+    numbers = counts.sum(axis=0, dtype=np.int64).tolist()
     header = IndexHeader(
         records,
         tuple(shards),
@@ -353,8 +355,18 @@ def write_index(
     return header
 
 
-def _similarity_starts(rows_file: Path, records: int) -> np.ndarray:
+def _runs(path: Path, item: np.dtype[Any]) -> Iterator[np.ndarray]:
+    """A file's items, whole blocks at a time: of a mapped file, each page read would count as resident memory."""
+    with path.open("rb") as file:
+        while len(found := np.fromfile(file, item, _BLOCKS_AT_ONCE * BLOCK)):
+            yield found
+
+
+def _similarity_starts(rows_file: Path) -> np.ndarray:
     """Where the similarities of each block start, and where the last one's end."""
-    rows = np.memmap(rows_file, ROW, "r") if records else np.empty(0, ROW)
-    counts = [rows["matches"][start : start + BLOCK].sum(dtype=np.int64) for start in range(0, records, BLOCK)]
+    counts = [
+        rows["matches"][start : start + BLOCK].sum(dtype=np.int64)
+        for rows in _runs(rows_file, ROW)
+        for start in range(0, len(rows), BLOCK)
+    ]
     return np.concatenate(([0], np.cumsum(counts))).astype(START)

@@ -40,6 +40,7 @@ from lcl_core.data.shards.format import (
 )
 from lcl_core.data.shards.index import RecordSelection, ShardChunkIndex, ShardIndex
 from lcl_core.data.shards.storage import ShardStorage, damaged_shard_error, open_shard_storage
+from lcl_core.parts.plan import Section
 from lcl_core.specs.data import DataSpec
 
 T = TypeVar("T")
@@ -188,9 +189,9 @@ def decode_body(value: Json, number: int) -> Body:
     return CaptionedImage(names[0], tuple(value["captions"]), value["labels"])
 
 
-def read_shard_records(corpus: ShardedCorpus) -> Iterator[Record | BadItem]:
-    """Every record in order; one range read each, when its first image is loaded."""
-    for number in range(len(corpus.index)):
+def read_shard_records(corpus: ShardedCorpus, start: int = 0) -> Iterator[Record | BadItem]:
+    """Every record in order from number ``start`` on; one range read each, when its first image is loaded."""
+    for number in range(start, len(corpus.index)):
         try:
             value = corpus.description(number)
         except UserError as error:
@@ -200,3 +201,20 @@ def read_shard_records(corpus: ShardedCorpus) -> Iterator[Record | BadItem]:
         images = tuple(RecordImage(name, partial(corpus.image_bytes, name)) for name in names)
         body, extra = decode_body(value, number), value.get("extra", {})
         yield Record(value["id"], body, images, value["split"], value["source"], extra)
+
+
+class ShardedRecords:
+    """The records of a corpus, to be read in parts; see :class:`lcl_core.parts.plan.PartSource`."""
+
+    def __init__(self, corpus: ShardedCorpus) -> None:
+        self._corpus = corpus
+
+    def sections(self) -> list[Section]:
+        """One: any record can be read by its number."""
+        return [Section("", self._corpus.content_hash())]
+
+    def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
+        return read_shard_records(self._corpus, start)
+
+    def count_section(self, key: str) -> int:
+        return len(self._corpus.index)

@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ from lcl_core.data.shards.format import (
 from lcl_core.data.shards.index import IndexHeader, RecordGroup, ShardFile, write_index
 
 LOCK_FILE = ".converting"
-STAGING_PREFIX = "lcl-converting-"  # of folders whose files are being uploaded
+_STAGING_PREFIX = "lcl-converting-"  # of folders whose files are being uploaded
 _DELETE_THREADS = 8
 
 
@@ -58,15 +58,18 @@ class UploadLock:
         self.storage, self._owner = storage, owner
         self._mark = json.dumps({"owner": owner, "token": secrets.token_hex(16)}).encode()
 
-    def acquire(self) -> bool:
-        """Returns: whether an earlier attempt's files were removed.
+    def acquire(self, keep: Collection[str] = ()) -> bool:
+        """Returns: whether an earlier attempt has left files.
+
+        Args:
+            keep: names of those that are used again; the others are removed.
 
         Raises: UserError ``target_exists``, ``conversion_running``, or what reading and writing there raises.
         """
         names = self._list()
         if LOCK_FILE in names and self._owner and self._holder().get("owner") == self._owner:
             self.storage.with_retries(LOCK_FILE, "written", lambda files, path: files.pipe_file(path, self._mark))
-            self._remove(self._list(deep=True) - {LOCK_FILE})
+            self._remove(self._list(deep=True) - {LOCK_FILE} - set(keep))
             return True
         if names or not _create_file(self.storage, LOCK_FILE, self._mark):
             raise self._refusal(names or {LOCK_FILE})
@@ -74,6 +77,10 @@ class UploadLock:
             self._remove({LOCK_FILE})
             raise self._refusal(others)
         return False
+
+    def holds(self, names: Collection[str]) -> bool:
+        """Whether an earlier attempt of the same owner holds the lock and all these files are there."""
+        return self._holder().get("owner") == self._owner and set(names) <= self._list(deep=True)
 
     def commit(self, folder: Path) -> None:
         """Write the index. Raises: UserError ``target_exists`` where another conversion did meanwhile."""
@@ -113,7 +120,11 @@ class UploadLock:
 
     def _remove(self, names: set[str]) -> None:
         def remove(name: str) -> None:
-            self.storage.with_retries(name, "written", lambda files, path: files.rm_file(path))
+            try:
+                self.storage.with_retries(name, "written", lambda files, path: files.rm_file(path))
+            except UserError as error:
+                if error.code != "file_missing":
+                    raise
 
         with ThreadPoolExecutor(_DELETE_THREADS) as pool:
             list(pool.map(remove, sorted(names, key=lambda name: name != HEADER)))
@@ -229,7 +240,7 @@ def _stage_locally(target: Path) -> Iterator[StagingDir]:
             yield StagingDir(folder, lambda name: None, leftover)
             folder.rename(target)
         except BaseException as error:
-            _add_cleanup_note(error, target)
+            add_cleanup_note(error, target)
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -242,7 +253,7 @@ def _stage_for_upload(url: str, owner: str, scratch: Path | None) -> Iterator[St
     lock = UploadLock(Storage(url), owner)
     leftover = lock.acquire()
     try:
-        with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=scratch) as name:
+        with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=scratch) as name:
             folder = Path(name)
             with Uploader(lock.storage, folder) as uploader:
                 yield StagingDir(folder, uploader.send, leftover)
@@ -250,18 +261,18 @@ def _stage_for_upload(url: str, owner: str, scratch: Path | None) -> Iterator[St
             lock.commit(folder)
     except BaseException as error:
         lock.roll_back()
-        _add_cleanup_note(error, url)
+        add_cleanup_note(error, url)
         raise
 
 
-def _add_cleanup_note(error: BaseException, target: str | Path) -> None:
+def add_cleanup_note(error: BaseException, target: str | Path) -> None:
     note = f"the conversion was interrupted and left nothing at {target}"
     error.add_note(note)
     if isinstance(error, UserError):
         error.message = f"{error.message}; {note}"
 
 
-_ROW_FILE, _SIMILARITY_FILE = "rows.tmp", "similarities.tmp"
+ROW_FILE, SIMILARITY_FILE = "rows.tmp", "similarities.tmp"
 _ROWS_AT_ONCE = 1 << 20
 
 
@@ -278,10 +289,15 @@ class ShardWriter:
         self._folder, self._shard_bytes, self._on_shard = folder, shard_bytes, on_shard
         self._shards: list[ShardFile] = []
         self._groups: dict[RecordGroup, int] = {}
-        self._rows = (folder / _ROW_FILE).open("wb")
-        self._similarities = (folder / _SIMILARITY_FILE).open("wb")
-        self._shard: _ShardTar | None = None
+        self._rows = (folder / ROW_FILE).open("wb")
+        self._similarities = (folder / SIMILARITY_FILE).open("wb")
+        self._shard: ShardTar | None = None
         self.records = 0
+
+    @property
+    def groups(self) -> list[RecordGroup]:
+        """What the group codes of the rows stand for."""
+        return list(self._groups)
 
     def add(
         self,
@@ -314,18 +330,26 @@ class ShardWriter:
         shard.write(data)
         self.records += 1
 
+    def close(self) -> list[ShardFile]:
+        """Close the last shard, and the files of rows and similarities. Returns: all shards."""
+        self._close_shard()
+        for file in (self._rows, self._similarities):
+            if file.tell():
+                file.flush()
+                os.fsync(file.fileno())
+            file.close()
+        return self._shards
+
     def finish(self, quarantined: dict[str, int]) -> IndexHeader:
         """Close the last shard and write the index."""
-        self._close_shard()
-        self._rows.close()
-        self._similarities.close()
+        self.close()
         header = write_index(self._folder, self._parts(), self._groups, self._shards, quarantined)
-        for name in (_ROW_FILE, _SIMILARITY_FILE):
+        for name in (ROW_FILE, SIMILARITY_FILE):
             (self._folder / name).unlink()
         return header
 
     def _parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        row_file, similarity_file = ((self._folder / name).open("rb") for name in (_ROW_FILE, _SIMILARITY_FILE))
+        row_file, similarity_file = ((self._folder / name).open("rb") for name in (ROW_FILE, SIMILARITY_FILE))
         with row_file as rows, similarity_file as similarities:
             while data := rows.read(_ROWS_AT_ONCE * ROW.itemsize):
                 part = np.frombuffer(data, ROW)
@@ -339,11 +363,12 @@ class ShardWriter:
             raise UserError(message, code="too_many_sources")
         return code
 
-    def _room_for(self, size: int) -> _ShardTar:
+    def _room_for(self, size: int) -> ShardTar:
         if self._shard is not None and self._shard.bytes + size + len(TAR_END) > self._shard_bytes:
             self._close_shard()
         if self._shard is None:
-            self._shard = _ShardTar(self._folder, shard_name(len(self._shards)))
+            name = shard_name(len(self._shards))
+            self._shard = ShardTar(self._folder / name, name)
         return self._shard
 
     def _close_shard(self) -> None:
@@ -354,17 +379,17 @@ class ShardWriter:
             self._on_shard(shard.name)
 
 
-class _ShardTar:
-    """The tar file that is being written."""
+class ShardTar:
+    """A tar file that is being written, as a shard of that name."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        (folder / name).parent.mkdir(exist_ok=True)
-        self._file: BinaryIO = (folder / name).open("wb")
+    def __init__(self, path: Path, name: str) -> None:
+        path.parent.mkdir(exist_ok=True)
+        self._file: BinaryIO = path.open("wb")
         self._digest = hashlib.sha256()
         self._name, self._records = name, 0
         self.bytes = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         self._append(data)
         self._records += 1
 
@@ -375,7 +400,7 @@ class _ShardTar:
         self._file.close()
         return ShardFile(self._name, self.bytes, self._digest.hexdigest(), self._records)
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes | bytearray) -> None:
         self._file.write(data)
         self._digest.update(data)
         self.bytes += len(data)

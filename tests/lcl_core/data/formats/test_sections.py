@@ -1,0 +1,60 @@
+"""Every format converted in one part, in two and in seven: the bytes of a conversion in one go."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.data.formats import open_reader
+from lcl_core.data.records import BadItem
+from lcl_core.data.shards.convert import convert
+from lcl_core.data.shards.convert_parts import convert_parts
+from tests.lcl_core.data.corpus_layouts import Maker, Sample
+from tests.lcl_core.data.expected_corpora import LAYOUTS
+from tests.lcl_core.data.shards.part_sources import ShuffledRunner, contents
+
+FILES = ("mmc4", "obelics", "webdataset", "table", "native")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_parts_of_every_format_make_the_same_shards(name: str, make: Maker, sample: Sample, tmp_path: Path) -> None:
+    format, write = LAYOUTS[name]
+    truth = write(make, sample)
+    reader = open_reader(truth.path or make.root, **truth.options)
+    items = list(reader.records())
+    read = [item for section in reader.sections() for item in reader.read_section(section.key)]
+    assert [_id(item) for item in read] == [_id(item) for item in items]
+    assert (len(reader.sections()) > 1 or reader.sections()[0].key != "") == (format in FILES)
+    assert sum(reader.count_section(section.key) for section in reader.sections()) == len(items)
+    convert(items, tmp_path / "whole", 20_000)
+    for parts in (1, 2, 7):
+        work, part_items = tmp_path / f"work {parts}", -(-len(items) // parts)
+        runner = ShuffledRunner if parts > 1 else None
+        made = tmp_path / f"made {parts}"
+        convert_parts(reader, made, work, 20_000, processes=3 if runner else 1, runner=runner, part_items=part_items)
+        assert contents(made) == contents(tmp_path / "whole")
+
+
+def test_a_reader_is_sent_without_what_it_has_found(make: Maker, sample: Sample) -> None:
+    LAYOUTS["MMC4"][1](make, sample)
+    reader = open_reader(make.root)
+    before = pickle.dumps(reader)
+    assert list(reader.records())
+    assert pickle.dumps(reader) == before
+
+
+def test_a_file_that_changes_changes_its_stamp(make: Maker) -> None:
+    for name in ("a.csv", "b.csv"):
+        make.file(name, "image,caption\nx.png,an x\n")
+    reader = open_reader(make.root, "table")
+    before = {section.key: section.stamp for section in reader.sections()}
+    make.file("b.csv", "image,caption\nx.png,an x\ny.png,a y\n")
+    after = {section.key: section.stamp for section in reader.sections()}
+    assert {key for key in before if before[key] != after[key]} == {"b.csv"}
+
+
+def _id(item: Any) -> Any:
+    return item if isinstance(item, BadItem) else (item.id, item.body, item.extra)

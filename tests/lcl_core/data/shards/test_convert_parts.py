@@ -1,0 +1,257 @@
+"""Conversion in parts: the bytes of a conversion in one go, whoever converts the parts, and whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import JobCancelled
+from lcl_core.data import open_corpus
+from lcl_core.data.records import BadItem, Record
+from lcl_core.data.shards.convert import convert
+from lcl_core.data.shards.convert_parts import PartsReport, convert_parts
+from lcl_core.data.shards.sharded_corpus import ShardedRecords
+from lcl_core.data.shards.statistics import ConversionStatistics
+from lcl_core.parts.completion_log import LOG_FILE
+from lcl_core.parts.runner import Handler
+from tests.lcl_core.data.shards.part_sources import (
+    LENGTHS,
+    PART_ITEMS,
+    SHARD_BYTES,
+    NumberedSource,
+    ShuffledRunner,
+    contents,
+    convert_numbered,
+)
+
+ROOT = Path(__file__).parents[4]
+ITEMS = sum(LENGTHS.values())
+
+
+def in_parts(source: Any, folder: Path, part_items: int, **options: Any) -> PartsReport:
+    return convert_parts(source, folder / "made", folder / "work", SHARD_BYTES, part_items=part_items, **options)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a conversion in one go."""
+    target = tmp_path_factory.mktemp("whole") / "made"
+    report = convert(NumberedSource(LENGTHS).records(), target, SHARD_BYTES)
+    assert report.shards > 5
+    return contents(target)
+
+
+@pytest.mark.parametrize("part_items", [3, 7, 29, 1000])
+@pytest.mark.parametrize("processes", [1, 3])
+def test_the_bytes_do_not_depend_on_parts(
+    tmp_path: Path, expected: dict[str, bytes], part_items: int, processes: int
+) -> None:
+    runner = ShuffledRunner if processes > 1 else None
+    done: list[int] = []
+    report = in_parts(
+        NumberedSource(LENGTHS), tmp_path, part_items, processes=processes, runner=runner, on_progress=done.append
+    )
+    assert contents(tmp_path / "made") == expected
+    assert report.report.content_hash == open_corpus(tmp_path / "made").content_hash()
+    assert (done[-1], report.resumed) == (ITEMS, 0)
+    statistics = ConversionStatistics()
+    assert len(list(statistics.counted(NumberedSource(LENGTHS).records()))) == ITEMS
+    assert report.statistics == statistics.to_json()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nor_on_the_order_in_which_parts_are_complete(tmp_path: Path, expected: dict[str, bytes], seed: int) -> None:
+    def runner(make: Callable[[], Handler]) -> ShuffledRunner:
+        return ShuffledRunner(make, 4, seed)
+
+    in_parts(NumberedSource(LENGTHS), tmp_path, 5, processes=4, runner=runner)
+    assert contents(tmp_path / "made") == expected
+
+
+def test_nor_on_processes(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    report = convert_numbered(tmp_path, processes=2)
+    assert contents(tmp_path / "made") == expected
+    assert report.deaths == 0
+    assert len((tmp_path / "observed").read_text().splitlines()) == len(
+        set((tmp_path / "observed").read_text().splitlines())
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("stop", [1, 77, ITEMS])
+def test_an_interrupted_conversion_continues(
+    tmp_path: Path, expected: dict[str, bytes], stop: int, processes: int
+) -> None:
+    observed = tmp_path / "observed"
+    runner = ShuffledRunner if processes > 1 else None
+
+    def progress(done: int) -> None:
+        if done >= stop:
+            raise JobCancelled
+
+    source = NumberedSource(LENGTHS, observed)
+    with pytest.raises(JobCancelled):
+        in_parts(source, tmp_path, 8, processes=processes, runner=runner, on_progress=progress)
+    assert not (tmp_path / "made").exists()
+    report = in_parts(source, tmp_path, 8, processes=processes, runner=runner)
+    assert report.resumed >= stop - 8 * processes
+    assert contents(tmp_path / "made") == expected
+    repeated = Counter(observed.read_text().splitlines())
+    assert sum(repeated.values()) - len(repeated) <= 8 * processes
+
+
+def test_a_torn_log_costs_its_last_task(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    def progress(done: int) -> None:
+        if done >= 100:
+            raise JobCancelled
+
+    with pytest.raises(JobCancelled):
+        in_parts(NumberedSource(LENGTHS), tmp_path, 20, on_progress=progress)
+    log = tmp_path / "work" / LOG_FILE
+    log.write_bytes(log.read_bytes()[:-9])
+    report = in_parts(NumberedSource(LENGTHS), tmp_path, 20)
+    assert 0 < report.resumed < 110
+    assert contents(tmp_path / "made") == expected
+
+
+@pytest.mark.parametrize("missing", ["parts/*/rows.tmp", "parts/*/part.json", "dataset/shards/*.tar", LOG_FILE])
+def test_without_its_output_a_part_is_not_complete(tmp_path: Path, expected: dict[str, bytes], missing: str) -> None:
+    def progress(done: int) -> None:
+        if done >= 150:
+            raise JobCancelled
+
+    with pytest.raises(JobCancelled):
+        in_parts(NumberedSource(LENGTHS), tmp_path, 20, on_progress=progress)
+    next((tmp_path / "work").glob(missing)).unlink()
+    assert in_parts(NumberedSource(LENGTHS), tmp_path, 20).resumed == 0
+    assert contents(tmp_path / "made") == expected
+
+
+def test_another_input_or_other_settings_begin_anew(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    def progress(done: int) -> None:
+        if done >= 150:
+            raise JobCancelled
+
+    for source, settings in (
+        (NumberedSource({"z": 200}), 1),
+        (NumberedSource(LENGTHS), 1),
+        (NumberedSource(LENGTHS), 2),
+    ):
+        with pytest.raises(JobCancelled):
+            in_parts(source, tmp_path, 20, settings=settings, on_progress=progress)
+    assert in_parts(NumberedSource(LENGTHS), tmp_path, 20, settings=3).resumed == 0
+    assert contents(tmp_path / "made") == expected
+
+
+def test_a_conversion_that_is_complete_is_not_repeated(tmp_path: Path) -> None:
+    first = in_parts(NumberedSource(LENGTHS, tmp_path / "observed"), tmp_path, 20)
+    before = (tmp_path / "observed").read_text()
+    again = in_parts(NumberedSource(LENGTHS, tmp_path / "observed"), tmp_path, 20)
+    assert (again.report, again.statistics) == (first.report, first.statistics)
+    assert (tmp_path / "observed").read_text() == before
+    (tmp_path / "made").rename(tmp_path / "work" / "dataset")  # as before its last step
+    assert in_parts(NumberedSource(LENGTHS, tmp_path / "observed"), tmp_path, 20).report == first.report
+    assert open_corpus(tmp_path / "made").content_hash() == first.report.content_hash
+    shutil.rmtree(tmp_path / "made")
+    assert in_parts(NumberedSource(LENGTHS), tmp_path, 20).report == first.report
+    assert len((tmp_path / "observed").read_text().splitlines()) == len(before.splitlines())
+
+
+def test_parts_take_no_place_when_their_shards_are_complete(tmp_path: Path) -> None:
+    held: list[int] = []
+
+    def progress(done: int) -> None:
+        held.append(sum(path.stat().st_size for path in (tmp_path / "work" / "parts").glob("*/shards/*.tar")))
+
+    in_parts(NumberedSource({"a": 400}), tmp_path, 4, on_progress=progress)
+    assert max(held) < 2 * SHARD_BYTES
+    assert not (tmp_path / "work" / "parts").exists()
+
+
+def test_shards_are_read_in_parts_too(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    convert(NumberedSource(LENGTHS).records(), whole, SHARD_BYTES)
+    records = ShardedRecords(open_corpus(whole))  # type: ignore[arg-type]
+    convert(records.read_section(""), tmp_path / "again", SHARD_BYTES)
+    in_parts(records, tmp_path, 9, processes=3, runner=ShuffledRunner)
+    assert contents(tmp_path / "made") == contents(tmp_path / "again")
+
+
+def test_nothing_converted_and_too_many_sources_leave_nothing(tmp_path: Path) -> None:
+    class Sources(NumberedSource):
+        def _item(self, key: str, number: int) -> Record | BadItem:
+            item = super()._item("a", 0)
+            assert isinstance(item, Record)
+            return Record(item.id, item.body, item.images, source=str(number))
+
+    for source, code in ((NumberedSource({}), "nothing_converted"), (Sources({"a": 1100}), "too_many_sources")):
+        with pytest.raises(UserError) as caught:
+            in_parts(source, tmp_path, 100)
+        assert caught.value.code == code
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_ends_every_process_is_named(tmp_path: Path) -> None:
+    source = NumberedSource({"a": 20}, deadly="a-9.png")
+    with pytest.raises(UserError, match="items 9 to 12 of a") as caught:
+        in_parts(source, tmp_path, 4, processes=2)
+    assert caught.value.code == "part_failed"
+    observed = tmp_path / "observed"
+    assert in_parts(NumberedSource({"a": 20}, observed), tmp_path, 4).resumed >= 4, "after the cause is gone"
+
+
+def children(pid: int) -> Iterator[int]:
+    """Processes that convert for ``pid``; not the one that tracks their resources."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            command = Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"spawn_main" in command:
+                yield int(child)
+
+
+@pytest.mark.parametrize(("workers", "drivers"), [(4, 1)])
+def test_kills_change_nothing(
+    tmp_path: Path, expected: dict[str, bytes], eventually: Callable[..., None], workers: int, drivers: int
+) -> None:
+    """SIGKILL to processes at work, and to the one that gives them work."""
+    log, observed = tmp_path / "work" / LOG_FILE, tmp_path / "observed"
+    chosen = random.Random(0)
+    kills = [False] * workers + [True] * drivers
+    chosen.shuffle(kills)
+
+    def lines(path: Path) -> int:
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def start() -> subprocess.Popen[bytes]:
+        module = "tests.lcl_core.data.shards.part_sources"
+        return subprocess.Popen([sys.executable, "-m", module, str(tmp_path), "2"], cwd=ROOT)
+
+    process = start()
+    try:
+        for driver in kills:
+            before = lines(log)
+            eventually(lambda before=before: lines(log) >= before + 3, "progress")
+            if driver:
+                process.kill()
+                process.wait()
+                process = start()
+            elif victims := list(children(process.pid)):
+                os.kill(chosen.choice(victims), signal.SIGKILL)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert contents(tmp_path / "made") == expected
+    repeated = lines(observed) - len(set(observed.read_text().splitlines()))
+    assert repeated <= (workers + 2 * drivers) * PART_ITEMS

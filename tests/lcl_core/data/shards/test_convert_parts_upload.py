@@ -1,0 +1,87 @@
+"""Conversion in parts to a URL: shards are uploaded as they are complete, and used again by the next attempt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import JobCancelled
+from lcl_core.data import open_corpus
+from lcl_core.data.shards.convert import convert
+from lcl_core.data.shards.convert_parts import PartsReport, convert_parts
+from lcl_core.data.shards.writer import LOCK_FILE
+from tests.lcl_core.data.shards.part_sources import LENGTHS, SHARD_BYTES, NumberedSource, ShuffledRunner, contents
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
+    return f"file://{tmp_path}/far/made"
+
+
+def in_parts(source: Any, url: str, tmp_path: Path, owner: str = "run_1", **options: Any) -> PartsReport:
+    more = {"processes": 3, "runner": ShuffledRunner, "part_items": 8, **options}
+    return convert_parts(source, url, tmp_path / "work", SHARD_BYTES, owner=owner, **more)
+
+
+def interrupt(url: str, tmp_path: Path, at: int = 150) -> None:
+    def progress(done: int) -> None:
+        if done >= at:
+            raise JobCancelled
+
+    with pytest.raises(JobCancelled):
+        in_parts(NumberedSource(LENGTHS), url, tmp_path, on_progress=progress)
+
+
+def test_the_bytes_are_those_on_disk(url: str, tmp_path: Path) -> None:
+    convert(NumberedSource(LENGTHS).records(), tmp_path / "whole", SHARD_BYTES)
+    report = in_parts(NumberedSource(LENGTHS), url, tmp_path).report
+    assert contents(tmp_path / "far" / "made") == contents(tmp_path / "whole")
+    assert report.content_hash == open_corpus(url).content_hash()
+    assert not list((tmp_path / "work").rglob("*.tar"))
+    assert in_parts(NumberedSource(LENGTHS), url, tmp_path).report == report, "once it is complete"
+
+
+def test_shards_of_an_interrupted_attempt_are_used_again(url: str, tmp_path: Path) -> None:
+    interrupt(url, tmp_path)
+    far = tmp_path / "far" / "made"
+    assert LOCK_FILE in contents(far)
+    assert "index.json" not in contents(far)
+    times = {path.name: path.stat().st_mtime_ns for path in far.glob("shards/*.tar")}
+    assert len(times) > 2
+    (far / "shards" / "000099.tar").write_bytes(b"half of it")
+    report = in_parts(NumberedSource(LENGTHS), url, tmp_path)
+    assert report.resumed > 100
+    assert times.items() <= {path.name: path.stat().st_mtime_ns for path in far.glob("shards/*.tar")}.items()
+    convert(NumberedSource(LENGTHS).records(), tmp_path / "whole", SHARD_BYTES)
+    assert contents(far) == contents(tmp_path / "whole")
+
+
+def test_without_its_shards_an_attempt_begins_anew(url: str, tmp_path: Path) -> None:
+    interrupt(url, tmp_path)
+    (tmp_path / "far" / "made" / "shards" / "000001.tar").unlink()
+    assert in_parts(NumberedSource(LENGTHS), url, tmp_path).resumed == 0
+    convert(NumberedSource(LENGTHS).records(), tmp_path / "whole", SHARD_BYTES)
+    assert contents(tmp_path / "far" / "made") == contents(tmp_path / "whole")
+
+
+def test_the_place_of_another_is_left_alone(url: str, tmp_path: Path) -> None:
+    interrupt(url, tmp_path)
+    before = contents(tmp_path / "far" / "made")
+    with pytest.raises(UserError) as caught:
+        convert_parts(NumberedSource(LENGTHS), url, tmp_path / "other", SHARD_BYTES, owner="run_2")
+    assert caught.value.code == "conversion_running"
+    assert contents(tmp_path / "far" / "made") == before
+    assert json.loads(before[LOCK_FILE])["owner"] == "run_1"
+
+
+def test_a_corpus_that_cannot_be_converted_leaves_nothing(url: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        in_parts(NumberedSource({}), url, tmp_path)
+    assert caught.value.code == "nothing_converted"
+    assert contents(tmp_path / "far") == {}
+    assert not (tmp_path / "work").exists()

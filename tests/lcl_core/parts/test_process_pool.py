@@ -1,0 +1,106 @@
+"""The pool: a process that is killed costs its own task, and errors arrive as they were raised."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.parts.process_pool import MAX_ATTEMPTS, ProcessPoolRunner
+from lcl_core.parts.runner import Json, PartTask, Report
+
+
+class Sample:
+    """Does what its argument says."""
+
+    def __call__(self, arguments: Json, report: Report) -> Json:
+        report(arguments.get("items", 0))
+        act, value = arguments["act"], arguments.get("value")
+        if act == "user":
+            raise UserError("it is bad", code="bad", field="f", file="x", line=3)
+        if act == "disk":
+            raise OSError(errno.ENOSPC, "full", "/x")
+        if act == "bug":
+            raise ValueError("a bug")
+        if act == "die" or (act == "die once" and not Path(value).exists()):
+            if act == "die once":
+                Path(value).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"pid": os.getpid(), "value": value}
+
+
+def nothing(items: int) -> None:
+    pass
+
+
+def run(tasks: list[Json], processes: int = 2) -> tuple[list[Json], int]:
+    """Results by the order of the tasks, and the number of processes that died."""
+    waiting = [PartTask(task, f"task {number}") for number, task in enumerate(tasks)]
+    results: dict[str, Json] = {}
+    labels = [task.label for task in waiting]
+    with ProcessPoolRunner(processes, Sample) as pool:
+        while len(results) < len(labels):
+            while waiting and pool.idle:
+                pool.submit(waiting.pop(0))
+            results.update((task.label, result) for task, result in pool.wait(nothing))
+        return [results[label] for label in labels], pool.deaths
+
+
+def test_tasks_run_in_processes_of_their_own_and_deaths_cost_one_task(tmp_path: Path) -> None:
+    tasks: list[Json] = [{"act": "echo", "value": number} for number in range(8)]
+    tasks[3] = {"act": "die once", "value": str(tmp_path / "died")}
+    results, deaths = run(tasks)
+    assert [result["value"] for result in results] == [0, 1, 2, str(tmp_path / "died"), 4, 5, 6, 7]
+    assert deaths == 1
+    assert os.getpid() not in {result["pid"] for result in results}
+
+
+@pytest.mark.parametrize(
+    ("act", "check"),
+    [
+        ("user", lambda error: (error.code, error.field, error.file, error.line) == ("bad", "f", "x", 3)),
+        ("disk", lambda error: (error.errno, error.filename) == (errno.ENOSPC, "/x")),
+        ("bug", lambda error: "ValueError: a bug" in str(error) and "task 0" in str(error)),
+        ("die", lambda error: error.code == "part_failed" and "task 0" in error.message),
+    ],
+)
+def test_errors_arrive_as_they_were_raised(act: str, check: Callable[[Any], bool]) -> None:
+    with pytest.raises((UserError, OSError, RuntimeError)) as caught:
+        run([{"act": act}], processes=1)
+    assert check(caught.value), caught.value
+    assert MAX_ATTEMPTS > 1
+
+
+def test_an_idle_process_that_dies_is_replaced(eventually: Callable[..., None]) -> None:
+    with ProcessPoolRunner(1, Sample) as pool:
+        os.kill(pool.pids[0], signal.SIGKILL)
+        pool.submit(PartTask({"act": "echo", "value": 1}, "one"))
+        found: list[Any] = []
+        eventually(lambda: found.extend(pool.wait(nothing)) or found, "the result")
+        assert found[0][1]["value"] == 1
+
+
+def test_what_report_raises_ends_the_processes() -> None:
+    def stop(items: int) -> None:
+        raise KeyboardInterrupt
+
+    pids: list[int] = []
+
+    def interrupted() -> None:
+        with ProcessPoolRunner(2, Sample) as pool:
+            pids.extend(pool.pids)
+            pool.submit(PartTask({"act": "echo"}, "one"))
+            pool.wait(stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
