@@ -1,21 +1,20 @@
 """Charts as inline SVG, in the colours of the page; no script and no plotting library.
 
-Curve of one metric, map of a collection, curves of several runs, cost and training curves of a study.
+Curve of one metric, curves of several runs, cost and training curves of a study.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ui.html import badge, esc, item_url, number
+from ui.html import badge, esc, number
 
 MAX_POINTS = 400
-PALETTE_SIZE = 11  # colours in style.css; further labels share a grey
+PALETTE_SIZE = 11  # colours in style.css
 Point = tuple[float, float]
 Json = Mapping[str, Any]
 Frame = tuple[float, float, float, float]  # left, right, bottom, top
@@ -139,55 +138,6 @@ def _single_point(title: str, point: Point) -> str:
         f'<div class="lcl-plot lcl-plot--point" role="img" aria-label="{esc(words)}"><i aria-hidden="true"></i>'
         f"<span>{esc(number(y))} at step {esc(number(x))}</span></div>"
     )
-
-
-def scatter_map(collection: str, points: Sequence[Mapping[str, Any]], label: str | None) -> str:
-    """2-D map of ``points`` {"id", "x", "y", "caption", "labels"}, coloured by one label; unlabelled points below."""
-    names = [str(point["labels"].get(label, "")) if label else "" for point in points]
-    counts = Counter(name for name in names if name)
-    ranked = [name for name, _ in counts.most_common(PALETTE_SIZE)]
-    colour = {name: i for i, name in enumerate(ranked)}
-    left, top, width, height = _view_box(points)
-    radius = 0.008 * max(width, height)
-    drawn = sorted(zip(points, names, strict=True), key=lambda pair: bool(pair[1]))
-    dots = "".join(_map_point(collection, point, name, colour, radius) for point, name in drawn)
-    words = f"Map of {len(points)} images" + (f", coloured by {label}" if label else "")
-    return (
-        f'<div class="lcl-map"><div class="lcl-map__stage"><svg role="img" aria-label="{esc(words)}" '
-        f'viewBox="{left:.4f} {top:.4f} {width:.4f} {height:.4f}">{dots}</svg><div class="lcl-tip" hidden></div></div>'
-        f"{_map_legend(ranked, counts, len(points))}</div>"
-    )
-
-
-def _view_box(points: Sequence[Mapping[str, Any]]) -> tuple[float, float, float, float]:
-    """Left, top, width and height of all points with a margin; y grows downwards in SVG."""
-    xs = [point["x"] for point in points]
-    ys = [-point["y"] for point in points]
-    margin = 0.03 * max(max(xs) - min(xs), max(ys) - min(ys), 1e-3)
-    return min(xs) - margin, min(ys) - margin, max(xs) - min(xs) + 2 * margin, max(ys) - min(ys) + 2 * margin
-
-
-def _map_point(collection: str, point: Mapping[str, Any], name: str, colour: Mapping[str, int], radius: float) -> str:
-    which = colour.get(name, PALETTE_SIZE)
-    return (
-        f'<circle class="lcl-c{which}" cx="{point["x"]:.4f}" cy="{-point["y"]:.4f}" r="{radius:.4f}" data-c="{which}" '
-        f'data-name="{esc(point["caption"])}" data-label="{esc(name)}" '
-        f'data-src="{esc(item_url(collection, point["id"]))}"/>'
-    )
-
-
-def _map_legend(ranked: Sequence[str], counts: Mapping[str, int], total: int) -> str:
-    if not ranked:
-        return ""
-    entries = [(i, name, counts[name]) for i, name in enumerate(ranked)]
-    if rest := total - sum(count for _, _, count in entries):
-        entries.append((PALETTE_SIZE, "others", rest))
-    rows = "".join(
-        f'<li><button type="button" data-legend="{i}" aria-pressed="false"><i class="lcl-c{i}" aria-hidden="true"></i>'
-        f"<span>{esc(name)}</span><em>{count:,}</em></button></li>"
-        for i, name, count in entries
-    )
-    return f'<ul class="lcl-legend" aria-label="Labels; choose one to bring it out">{rows}</ul>'
 
 
 def plot_frame(points: Sequence[Point]) -> Frame:

@@ -1,4 +1,4 @@
-"""Routes beside the page, answered through the API: images, vectors, tables of studies, archives, loading encoders."""
+"""Routes beside the page, answered through the API: images, captions, maps, vectors, tables of studies, archives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.client import ApiError, Client
@@ -94,6 +94,21 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
         except ApiError as error:
             return _error(error)
         return Response(data, media_type=image_media_type(data), headers=IMAGE_HEADERS)
+
+    @router.get("/item/{collection}/{item}")
+    def item_caption(collection: str, item: str) -> Response:
+        try:
+            found = client.item(collection, item)
+        except ApiError as error:
+            return _error(error)
+        return JSONResponse({"caption": found["caption"]}, headers=IMAGE_HEADERS)
+
+    @router.get("/map/{collection}")
+    def map_file(collection: str) -> Response:
+        try:
+            return Response(client.collection_map_file(collection), media_type="application/octet-stream")
+        except ApiError as error:
+            return _error(error)
 
     @router.get("/corpus/{dataset}/{image:path}")
     def dataset_image(dataset: str, image: str) -> Response:

@@ -1,5 +1,5 @@
 // Behaviour in the browser alone: colour scheme, end of a session, details of an image, searches under way, drafts of
-// forms, tooltips on the map, values on curves.
+// forms, values on curves.
 (() => {
   'use strict';
   const KEY = 'lcl-theme';
@@ -28,8 +28,6 @@
       apply(theme);
       write(theme);
     }
-    const entry = event.target.closest('[data-legend]');
-    if (entry) bringOut(entry);
     const card = event.target.closest('.lcl-card[data-pick]');
     if (card) {
       document.querySelectorAll('.lcl-card[aria-current]').forEach((other) => other.removeAttribute('aria-current'));
@@ -41,7 +39,7 @@
   document.addEventListener('keydown', (event) => {
     if (event.key !== 'Escape' || window.lclSearch.cancel()) return;
     if (event.target.closest('input, textarea, [role="listbox"]')) return;
-    document.querySelector('.lcl-detail [data-pick="close:"]')?.click();
+    [...document.querySelectorAll('.lcl-detail [data-pick="close:"]')].find((button) => button.checkVisibility())?.click();
   });
 
   // Calls to the service under way: one that hangs is said beside the title.
@@ -159,36 +157,6 @@
       return [JSON.stringify(all)];
     },
   };
-
-  // The map: highlight one label, the others pale.
-  function bringOut(entry) {
-    const map = entry.closest('.lcl-map');
-    const on = entry.getAttribute('aria-pressed') !== 'true';
-    map.querySelectorAll('[data-legend]').forEach((other) => other.setAttribute('aria-pressed', String(on && other === entry)));
-    map.querySelectorAll('circle').forEach((dot) => dot.classList.toggle('lcl-pale', on && dot.dataset.c !== entry.dataset.legend));
-  }
-
-  // The map: name and image of the point under the cursor.
-  document.addEventListener('pointerover', (event) => {
-    const dot = event.target.closest?.('.lcl-map circle');
-    const stage = event.target.closest?.('.lcl-map__stage');
-    document.querySelectorAll('.lcl-tip').forEach((tip) => { tip.hidden = !(dot && stage && stage.contains(tip)); });
-    if (!dot || !stage) return;
-    const tip = stage.querySelector('.lcl-tip');
-    const image = new Image();
-    image.src = dot.dataset.src;
-    image.alt = '';
-    const words = document.createElement('span');
-    words.textContent = dot.dataset.name;
-    const label = document.createElement('small');
-    label.textContent = dot.dataset.label;
-    tip.replaceChildren(image, words, label);
-    const box = stage.getBoundingClientRect();
-    const at = dot.getBoundingClientRect();
-    const x = at.left - box.left, y = at.top - box.top;
-    tip.style.left = `${Math.min(Math.max(0, x + 14), Math.max(0, box.width - 170))}px`;
-    tip.style.top = `${y > box.height - 150 ? y - 130 : y + 14}px`;
-  });
 
   // Curves: the value nearest to the cursor.
   document.addEventListener('pointermove', (event) => {

@@ -51,7 +51,8 @@ SECURITY_HEADERS = {
 TLS_HEADERS = {"strict-transport-security": "max-age=31536000"}
 
 OWN_GET_ROUTES = (
-    r"/healthz", r"/loading", r"/signed-in", r"/media/.+", r"/corpus/.+", r"/study/.+", r"/encoder/.+", r"/vectors/.+",
+    r"/healthz", r"/loading", r"/signed-in", r"/media/.+", r"/item/.+", r"/map/.+", r"/corpus/.+", r"/study/.+",
+    r"/encoder/.+", r"/vectors/.+",
 )  # fmt: skip
 LOGIN_GET_ROUTES, LOGIN_POST_ROUTES = (r"/login",), (r"/login", r"/logout")
 GRADIO_GET_ROUTES = (

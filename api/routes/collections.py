@@ -52,7 +52,7 @@ from lcl_core.common.files import remove_tree
 from lcl_core.db import collections, pgvector, registry
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=ERROR_RESPONSES)
-JSON_LINES = "application/x-ndjson"
+JSON_LINES, BYTES = "application/x-ndjson", "application/octet-stream"
 VectorTarget = Annotated[Target, Query(description="vectors of the images, or of the texts (captions)")]
 
 
@@ -177,6 +177,30 @@ def map_(
     _row, collection = open_collection(state, session, name)
     session.close()  # no connection is held while the map is computed
     return Response(state.inference().maps.get_json(collection, limit), media_type="application/json")
+
+
+@router.get(
+    "/{name}/map.safetensors",
+    summary="Download map of collection",
+    response_class=Response,
+    responses=documented_responses(BYTES),
+)
+@in_thread_pool("drawing")
+def map_file(
+    name: CollectionReference,
+    _: Viewer,
+    state: StateDep,
+    session: ReadSessionDep,
+    limit: Annotated[int, Query(ge=1, le=100_000, description="greatest number of points")] = 50_000,
+) -> Response:
+    """The map of many images: tensors ``points`` f32 [n, 2], ``ids`` u64 [n] and ``label.NAME`` i16 [n].
+
+    Its metadata say how many images of how many it shows, the share of the variance along its axes, and how many of an
+    image's nearest neighbours are near to it on the map.
+    """
+    _row, collection = open_collection(state, session, name)
+    session.close()  # no connection is held while the map is computed
+    return Response(state.inference().maps.get_file(collection, limit), media_type=BYTES)
 
 
 @router.post("/{name}/items", summary="Add items", status_code=201)

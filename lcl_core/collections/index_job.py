@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lcl_core.collections.file_format import Dtype
-from lcl_core.collections.preview import thumbnail
+from lcl_core.collections.thumbnail import thumbnail
 from lcl_core.collections.writer import EMPTY_SOURCE, AppendSource, CollectionItem, CollectionWriter, open_append_source
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir, run_main

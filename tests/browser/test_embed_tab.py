@@ -14,34 +14,13 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.browser
 
 
-def test_the_map_shows_every_image_and_names_the_one_under_the_cursor(visitor: Any, page_url: str) -> None:
-    page = visitor.open(page_url)
-    page.get_by_role("tab", name="Embed").click()
-    dots = page.locator("#map circle")
-    expect(dots).to_have_count(40)
-    dots.last.hover(force=True)
-    tip = page.locator(".lcl-tip")
-    expect(tip).to_be_visible()
-    assert tip.locator("span").inner_text()
-    expect(tip.locator("img")).to_have_js_property("complete", True)
-
-
-def test_a_label_is_brought_out(visitor: Any, page_url: str) -> None:
-    page = visitor.open(f"{page_url}/?tab=embed")
-    entry = page.locator("#map [data-legend]").first
-    count = int(entry.locator("em").inner_text())
-    entry.focus()
-    page.keyboard.press("Enter")
-    expect(entry).to_have_attribute("aria-pressed", "true")
-    expect(page.locator("#map circle:not(.lcl-pale)")).to_have_count(count)
-
-
 def test_the_map_is_coloured_by_another_label(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=embed")
-    expect(page.get_by_role("img", name="coloured by group")).to_be_visible()
+    expect(page.get_by_role("application", name="coloured by group")).to_be_visible()
     page.get_by_label("Colour by").click()
     page.get_by_role("option", name="subgroup").click()
-    expect(page.get_by_role("img", name="coloured by subgroup")).to_be_visible()
+    expect(page.get_by_role("application", name="coloured by subgroup")).to_be_visible()
+    page.wait_for_function("new URLSearchParams(location.search).get('colour') === 'subgroup'")
 
 
 def test_all_vectors_of_a_collection_are_downloaded(visitor: Any, page_url: str, world: Any) -> None:

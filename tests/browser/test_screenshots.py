@@ -35,7 +35,7 @@ def caption(page: Any) -> None:
 
 
 def embed(page: Any) -> None:
-    page.locator("#map circle").first.wait_for()
+    page.locator("#map .lcl-legend button").first.wait_for()
 
 
 def zero_shot(page: Any) -> None:

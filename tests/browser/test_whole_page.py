@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 READY = {
     "search": "text=What are you looking for?",
     "caption": "text=Captions appear here",
-    "embed": "#map circle",
+    "embed": "#map .lcl-legend button",
     "zero-shot": ".lcl-examples button",
     "documents": "#documents article",
     "runs": "#run-list button",

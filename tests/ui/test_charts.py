@@ -1,14 +1,13 @@
-"""Curves, maps and strips: what they show, and that they survive odd figures."""
+"""Curves and strips: what they show, and that they survive odd figures."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 import pytest
 
-from ui.charts import MAX_POINTS, line_chart, moving_average, scatter_map, subsample, ticks, vector_strip
+from ui.charts import MAX_POINTS, line_chart, moving_average, subsample, ticks, vector_strip
 
 
 @pytest.mark.parametrize(
@@ -50,29 +49,6 @@ def test_too_few_figures_are_waited_for(points: list[tuple[float, float]]) -> No
 
 def test_a_flat_curve_is_drawn() -> None:
     assert "nan" not in line_chart("Loss", [(1, 0.0), (2, 0.0)], 1)
-
-
-def point(i: int, **labels: str) -> dict[str, Any]:
-    return {"id": f"i{i}", "x": i / 40, "y": -i / 40, "caption": f"image {i}", "labels": labels}
-
-
-def test_the_commonest_labels_get_colours_and_the_rest_share_one() -> None:
-    points = [point(i, kind=f"k{i % 15}") for i in range(30)] + [point(30), point(31, kind="k0")]
-    drawn = scatter_map("col", points, "kind")
-    assert drawn.count("<circle") == 32
-    assert drawn.count("data-legend") == 12
-    assert re.search(r"<span>k0</span><em>3</em>", drawn)
-    assert re.search(r"<span>others</span><em>9</em>", drawn)
-    assert drawn.index('data-src="media/col/i30"') < drawn.index('data-src="media/col/i0"')  # unlabelled below
-
-
-def test_a_map_without_labels_or_extent_is_drawn() -> None:
-    drawn = scatter_map("col", [{**point(0), "caption": "<b>"}], None)
-    assert "data-legend" not in drawn
-    assert 'data-name="&lt;b&gt;"' in drawn
-    view = re.search(r'viewBox="([^"]+)"', drawn)
-    assert view is not None
-    assert all(float(value) > 0 for value in view[1].split()[2:])
 
 
 def test_a_strip_has_a_bar_for_each_number_that_matters() -> None:

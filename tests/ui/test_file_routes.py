@@ -51,6 +51,15 @@ def test_refusals_are_passed_on(http: Callable[..., TestClient], away: Exception
     assert http(vectors=away).get("/vectors/c.npy").status_code == 502
 
 
+def test_a_map_and_captions_are_passed_on(http: Callable[..., TestClient], away: Exception) -> None:
+    client = http(collection_map_file=b"points", item={"id": "i", "caption": "a <red> square", "captions": []})
+    assert client.get("/map/col?version=1").content == b"points"
+    assert client.get("/item/col/i").json() == {"caption": "a <red> square"}
+    gone = http(collection_map_file=ApiError(404, "unknown_collection", "no such collection"), item=away)
+    assert (gone.get("/map/col").status_code, gone.get("/map/col").text) == (404, "no such collection")
+    assert gone.get("/item/col/i").status_code == 502
+
+
 def test_vectors_come_in_three_formats(http: Callable[..., TestClient]) -> None:
     client = http(vectors=(["a", "b,c"], [[0.1, -0.2], [0.3, 0.4]]))
     matrix = np.load(io.BytesIO(client.get("/vectors/col.npy").content), allow_pickle=False)

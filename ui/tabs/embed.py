@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 import numpy as np
@@ -13,7 +14,7 @@ from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
 from ui.addresses import mark_view, read_address
-from ui.charts import scatter_map, vector_strip
+from ui.charts import vector_strip
 from ui.common import (
     BUSY_EVENT,
     SILENT_EVENT,
@@ -24,14 +25,34 @@ from ui.common import (
     update_dropdown,
 )
 from ui.file_routes import FORMATS
-from ui.html import empty_state, error_box, esc, heading, html_table
+from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table
 from ui.ranking import collection_choices, encoder_choices, last_used, used_script
+from ui.tabs.search import MAX_LABEL_VALUES, SearchRunner
 
 NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its images on a plane.")
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder embeds here.")
 NO_IMAGES = empty_state("Choose images first", "Drop them into the field, or pick them from your files.")
 WAITING = empty_state("Vectors appear here", "Choose images and press “Embed”.")
 PREFERRED = ("group", "category", "subgroup")  # labels with few values
+# After the details of an image are opened or closed (map.js).
+FOCUS_SCRIPT = "() => requestAnimationFrame(() => setTimeout(() => window.lclMap.focus(), 30))"
+LASSO_ICON = (
+    '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M8 15.5C4.5 14 3 12 3 9.5 3 6 7 3.5 12 3.5s9 2.5 9 6-4 6-9 '
+    '6c-1 0-2-.1-3-.3M8 15.5c1.5-.5 2.5.8 1.5 2S7 19 7 21"/></svg>'
+)
+TOOLS = (
+    ("in", "Zoom in", "+"),
+    ("out", "Zoom out", "−"),
+    ("whole", "Show the whole map", "⤢"),
+    ("lasso", "Select with a lasso", LASSO_ICON),
+    ("visible", "Select what is on show", "▣"),
+)
+MAP_HINT = (
+    "Drag to move, wheel or pinch to zoom, Shift and drag to select, click to look at an image. With keys: arrows go "
+    "to the nearest image in their direction, Page Up and Page Down to the one before or after, Shift and arrows move "
+    "the map, + and − zoom, 0 shows all, Enter opens, Space selects, Escape clears."
+)
+PRESSABLE = ' class="lcl-map__lasso" aria-pressed="false"'
 MAX_FILES = 64
 BATCH = 16
 
@@ -41,18 +62,23 @@ class EmbedTab:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self.runner = SearchRunner(client)
 
     def build(self) -> None:
-        self.points = gr.State([])
         with gr.Column(elem_classes="lcl-panel"):
             html_pane(
-                heading("Map of a collection", "Its vectors seen along their two principal axes: near means alike."),
+                heading(
+                    "Map of a collection",
+                    "Its vectors along their two principal axes; the line below says how much of them that keeps.",
+                ),
             )
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.collection = gr.Dropdown(label="Collection", scale=2, min_width=200)
                 self.label = gr.Dropdown(label="Colour by", scale=1, min_width=140)
                 self.links = html_pane(elem_classes="lcl-links")
-            self.map = html_pane(elem_id="map")
+            with gr.Row(elem_classes="lcl-found"):
+                self.map = html_pane(elem_id="map", js_on_load=PICK_SCRIPT)
+                self.detail = html_pane(elem_id="map-detail", js_on_load=PICK_SCRIPT)
         with gr.Column(elem_classes="lcl-panel"):
             html_pane(
                 heading("Vectors of your images", "Embed them with an encoder and take the numbers along."),
@@ -70,16 +96,20 @@ class EmbedTab:
                     self.download = gr.DownloadButton("Download", visible=False, elem_id="download-vectors")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
-        drawn = [self.points, self.label, self.links, self.map]
+        drawn = [self.label, self.links, self.map]
+        opened = [self.collection, *drawn, self.detail]
         pickers = [self.collection, self.encoder]
         tab.select(self.refresh, pickers, [*pickers, self.map], **SILENT_EVENT).then(
-            self.open_address, None, [self.collection, *drawn], **SILENT_EVENT
+            self.open_address, None, opened, **SILENT_EVENT
         )
-        navigation.select(self.open_address, None, [self.collection, *drawn], **SILENT_EVENT)
+        navigation.select(self.open_address, None, opened, **SILENT_EVENT)
         for picker, what in ((self.collection, "collection"), (self.encoder, "encoder")):
             picker.input(None, picker, js=used_script(what))
+        self.collection.input(lambda: "", None, self.detail, **SILENT_EVENT)
         self.collection.change(self.load_map, [self.collection, self.label], drawn, **BUSY_EVENT)
-        self.label.input(self.draw_map, [self.collection, self.points, self.label], self.map, **SILENT_EVENT)
+        self.label.input(self.draw_map, [self.collection, self.label], self.map, **SILENT_EVENT)
+        for pane in (self.map, self.detail):
+            pane.select(self.look_at, None, self.detail, **BUSY_EVENT).then(None, js=FOCUS_SCRIPT)
         inputs = [self.encoder, self.images, self.format]
         self.go.click(self.embed, inputs, [self.vectors, self.download], **BUSY_EVENT)
         self.format.input(self.embed_again, inputs, [self.vectors, self.download], **BUSY_EVENT)
@@ -96,33 +126,53 @@ class EmbedTab:
         except ApiError as error:
             return gr.skip(), gr.skip(), unreachable_box(error)
         shown = gr.skip() if collections else NO_COLLECTION
-        collection, encoder = collection or last_used(request, "collection"), encoder or last_used(request, "encoder")
+        collection = self._addressed(request) or collection or last_used(request, "collection")
+        encoder = encoder or last_used(request, "encoder")
         return update_dropdown(collections, collection), update_dropdown(encoders, encoder), shown
 
-    def open_address(self, request: gr.Request) -> tuple[Any, ...]:
-        """The collection of the address and its map."""
-        address = read_address(request, "embed")
-        if not (collection := address.get("collection")):
-            return (gr.skip(),) * 5
-        return collection, *self.load_map(collection, address.get("colour"))
-
-    def load_map(self, collection: str | None, label: str | None) -> tuple[Any, ...]:
-        """Fetch and draw the map of a collection."""
-        if not collection:
-            return [], update_dropdown([], None), "", NO_COLLECTION
+    def _addressed(self, request: gr.Request | None) -> str | None:
+        """Id of the collection of the address, which may have its name; None where there is none."""
+        name = read_address(request, "embed").get("collection")
         try:
-            points = self.client.collection_map(collection)["points"]
-        except ApiError as error:
-            return [], gr.skip(), "", error_box(error.message, "The map cannot be shown")
-        labels = sorted({name for point in points for name in point["labels"]})
-        chosen = label if label in labels else next((name for name in PREFERRED if name in labels), None)
-        picker = update_dropdown([(name, name) for name in labels], chosen)
-        return points, picker, _links(collection), self.draw_map(collection, points, chosen or next(iter(labels), None))
+            return str(self.client.collection(name)["id"]) if name else None
+        except ApiError:
+            return None  # open_address reports it
 
-    def draw_map(self, collection: str, points: Sequence[dict[str, Any]], label: str | None) -> str:
-        if not points:
-            return NO_COLLECTION
-        return mark_view(scatter_map(collection, points, label), collection=collection, colour=label)
+    def open_address(self, request: gr.Request) -> tuple[Any, ...]:
+        """The collection of the address, its map, and the details of an image."""
+        address = read_address(request, "embed")
+        if not (name := address.get("collection")):
+            return (gr.skip(),) * 5
+        collection, item = self._addressed(request), address.get("item")
+        if collection is None:
+            lost = error_box(f"There is no collection {name!r}.", "This address leads nowhere")
+            return gr.skip(), gr.skip(), "", lost, ""
+        detail = self.runner.details(collection, item, searches=False) if item else ""
+        return collection, *self.load_map(collection, address.get("colour")), detail
+
+    def load_map(self, collection: str | None, label: str | None, request: gr.Request | None = None) -> tuple[Any, ...]:
+        """Labels of a collection, links to its vectors, and its map in the colours of ``label`` or of the address."""
+        if not collection:
+            return update_dropdown([], None), "", NO_COLLECTION
+        label = label or read_address(request, "embed").get("colour")
+        try:
+            found = self.client.collection(collection)
+        except ApiError as error:
+            return gr.skip(), "", error_box(error.message, "The map cannot be shown")
+        labels = sorted(name for name, values in found["labels"].items() if len(values) <= MAX_LABEL_VALUES)
+        preferred = next((name for name in PREFERRED if name in labels), labels[0] if labels else None)
+        chosen = label if label in labels else preferred
+        picker = update_dropdown([(name, name) for name in labels], chosen)
+        return picker, _links(collection), draw_map(collection, chosen, found)
+
+    def draw_map(self, collection: str | None, label: str | None) -> str:
+        """The map in the colours of another label."""
+        return str(self.load_map(collection, label)[2])
+
+    def look_at(self, event: gr.EventData) -> str:
+        """Details of an image of the map, or none."""
+        kind, collection, item = (*str(event.pick).split(":", 2), "", "")[:3]
+        return self.runner.details(collection, item, searches=False) if kind == "image" else ""
 
     def embed_again(self, encoder: str | None, paths: list[str] | None, kind: str) -> tuple[Any, Any]:
         """Another format, if there are files."""
@@ -169,6 +219,37 @@ def _naming_file(error: ApiError, paths: Sequence[str]) -> ApiError:
         return error
     words = error.message.removeprefix(f"{error.field}: ")
     return ApiError(error.status, error.code, f"{Path(paths[int(index)]).name}: {words}", error.field)
+
+
+def draw_map(collection: str, label: str | None, found: Mapping[str, Any]) -> str:
+    """What ``map.js`` draws the map into; the parameters of the address are those of the collection and the label.
+
+    Args:
+        found: the collection. Another version of it has another address of the map's file.
+    """
+    if not found["images"]:
+        return empty_state("Nothing to see yet", "The collection has no image.")
+    version = quote(f"{found['id']}-{found['changes']}", safe="")
+    source = f"map/{quote(collection, safe='')}?version={version}"
+    buttons = "".join(
+        f'<button type="button" data-tool="{tool}" title="{words}" aria-label="{words}"'
+        f"{PRESSABLE if tool == 'lasso' else ''}>{sign}</button>"
+        for tool, words, sign in TOOLS
+    )
+    drawn = (
+        f'<div class="lcl-map" data-source="{esc(source)}" data-collection="{esc(collection)}" '
+        f'data-label="{esc(label or "")}"><p class="lcl-note lcl-map__facts" role="status">Computing the map …</p>'
+        '<div class="lcl-map__stage">'
+        '<canvas tabindex="0" role="application" aria-label="Map" aria-describedby="map-hint"></canvas>'
+        f'<div class="lcl-map__tools" role="group" aria-label="Tools of the map">{buttons}</div>'
+        '<div class="lcl-tip" hidden></div></div>'
+        '<div class="lcl-map__side"><ul class="lcl-legend" aria-label="Labels; choose one to bring it out"></ul>'
+        '<div class="lcl-map__chosen" hidden></div></div><p class="lcl-map__said" aria-live="polite"></p>'
+        f'<p class="lcl-note lcl-map__hint" id="map-hint">{MAP_HINT}</p>'
+        '<span class="lcl-map__at" data-view="{}" hidden></span>'
+        '<button type="button" class="lcl-map__pick" hidden></button></div>'
+    )
+    return mark_view(drawn, collection=collection, colour=label)
 
 
 def draw_vectors(names: Sequence[str], vectors: Sequence[Sequence[float]]) -> str:

@@ -147,16 +147,17 @@ class SearchRunner:
         """The same search with other labels."""
         return self.next_page(replace(current, where=where, offset=0, hits=()))
 
-    def details(self, collection: str, item: str) -> str:
-        """Details of an image, or an error."""
+    def details(self, collection: str, item: str, *, searches: bool = True) -> str:
+        """Details of an image, or an error. ``searches``: as of ``draw_detail``."""
         try:
-            record, labels = self.client.item(collection, item), self.pickable(collection)
+            record = self.client.item(collection, item)
+            labels = self.pickable(collection) if searches else {}
             near = self.client.search(collection, item=item, k=NEIGHBOUR_IMAGES + 1)["hits"]
             texts = self.client.search(collection, item=item, k=NEIGHBOUR_TEXTS, target="texts")["hits"]
         except ApiError as error:
             return error_box(error.message, "The image cannot be shown")
         others = [hit for hit in near if hit["id"] != item][:NEIGHBOUR_IMAGES]
-        drawn = draw_detail(collection, record, others, texts, labels)
+        drawn = draw_detail(collection, record, others, texts, labels, searches=searches)
         captions = record.get("captions") or [item]
         return mark_view(drawn, str(captions[0]), item=item, collection=collection)
 

@@ -31,6 +31,10 @@ DOORS = (
 )
 
 
+# Kind of the event, mode in the address, words.
+DETAIL_ACTIONS = (("near", "images", "Neighbours"), ("texts", "texts", "Similar texts"), ("mix", "both", "Add words …"))
+
+
 def draw_doors(searchable: bool) -> str:
     """Ways to begin; without a collection there is nothing to search."""
     doors = DOORS if searchable else DOORS[1:]
@@ -100,26 +104,37 @@ def draw_images(collection: str, hits: Sequence[Json]) -> str:
     return f'<ol class="lcl-grid">{"".join(_image_card(collection, hit) for hit in hits)}</ol>'
 
 
-def draw_texts(collection: str, hits: Sequence[Json]) -> str:
-    """A ranked list of texts."""
-    rows = "".join(_text_row(collection, hit["text"], hit["score"]) for hit in hits)
+def draw_texts(collection: str, hits: Sequence[Json], *, searches: bool = True) -> str:
+    """A ranked list of texts. ``searches``: as of ``draw_detail``."""
+    rows = "".join(_text_row(collection, hit["text"], hit["score"], searches) for hit in hits)
     return f'<ol class="lcl-texts">{rows}</ol>'
 
 
 def draw_detail(
-    collection: str, item: Json, near: Sequence[Json], texts: Sequence[Json], pickable: Collection[str]
+    collection: str,
+    item: Json,
+    near: Sequence[Json],
+    texts: Sequence[Json],
+    pickable: Collection[str],
+    *,
+    searches: bool = True,
 ) -> str:
     """One image with its captions and labels, and the nearest images and texts.
 
     Args:
         pickable: labels that a search can be filtered by.
+        searches: what leads to a search is a button with an event, else a link to the Search tab.
     """
     captions = [str(caption) for caption in item.get("captions", [])]
     title, more = (captions[0], captions[1:]) if captions else (str(item["id"]), [])
     pick = f"{collection}:{item['id']}"
     labels = {**item.get("labels", {}), **{name: item[name] for name in ("split", "source") if item.get(name)}}
-    actions = (("near", "Neighbours"), ("texts", "Similar texts"), ("mix", "Add words …"))
-    buttons = "".join(_action_button(kind, pick, label) for kind, label in actions)
+    buttons = "".join(
+        _action_button(kind, pick, words)
+        if searches
+        else f'<a class="lcl-way" href="{esc(link_to(collection, like=item["id"], mode=mode))}">{words}</a>'
+        for kind, mode, words in DETAIL_ACTIONS
+    )
     around = "".join(_thumbnail(collection, hit) for hit in near)
     return (
         f'<section class="lcl-detail" aria-label="Chosen image"><header><h2 tabindex="-1">{esc(title)}</h2>'
@@ -128,7 +143,7 @@ def draw_detail(
         f'<p class="lcl-detail__ways">{buttons}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
         f"{_titled_list('Also called', more)}"
         + (f'<h3>Nearest to it</h3><ul class="lcl-samples">{around}</ul>' if around else "")
-        + (f"<h3>Texts nearest to it</h3>{draw_texts(collection, texts)}" if texts else "")
+        + (f"<h3>Texts nearest to it</h3>{draw_texts(collection, texts, searches=searches)}" if texts else "")
         + _labels(collection, labels, pickable)
         + "</section>"
     )
@@ -145,12 +160,12 @@ def label_choice(label: str, value: str) -> str:
     return json.dumps([label, value], ensure_ascii=False)
 
 
-def _text_row(collection: str, words: str, score: float) -> str:
-    return (
-        f'<li><button type="button" data-pick="text:{esc(collection)}:{esc(words)}" '
-        f'aria-label="{esc(words)}, score {score:.2f}. Find its images"><span>{esc(words)}</span>{_score(score)}'
-        "</button></li>"
-    )
+def _text_row(collection: str, words: str, score: float, searches: bool) -> str:
+    name = f'aria-label="{esc(words)}, score {score:.2f}. Find its images"'
+    inside = f"<span>{esc(words)}</span>{_score(score)}"
+    if not searches:
+        return f'<li><a href="{esc(link_to(collection, q=words))}" {name}>{inside}</a></li>'
+    return f'<li><button type="button" data-pick="text:{esc(collection)}:{esc(words)}" {name}>{inside}</button></li>'
 
 
 def _image_card(collection: str, hit: Json) -> str:

@@ -190,6 +190,11 @@ class AsyncCollectionCalls(AsyncTransport):
         """{"points": [{"id", "x", "y", "caption", "labels"}], "total"}: images projected to two dimensions."""
         return await self.get(f"{_collection_path(collection)}/map", limit=limit)
 
+    async def collection_map_file(self, collection: str, limit: int = 50_000) -> bytes:
+        """The map of up to 100,000 images as a safetensors file: ``points``, ``ids`` and ``label.NAME``."""
+        path = f"{_collection_path(collection)}/map.safetensors?{urlencode({'limit': limit})}"
+        return (await self.send("GET", path)).content
+
     async def vectors(self, collection: str, target: str = "images") -> tuple[list[str], list[list[float]]]:
         """All ids and their vectors, fetched page by page."""
         ids: list[str] = []

@@ -146,6 +146,24 @@ def test_a_map_is_drawn_once(live_service: Any, collection: Any, monkeypatch: py
     assert drawn == [4, 2], "as many as there are is the same map"
 
 
+def test_requests_at_one_time_for_the_file_of_a_map_compute_it_once(
+    live_service: Any, collection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    draw = api.services.collection_views.map_file
+
+    def count(opened: Any, limit: int) -> Any:
+        drawn.append(limit)
+        return draw(opened, limit)
+
+    monkeypatch.setattr(api.services.collection_views, "map_file", count)
+    with ThreadPoolExecutor(4) as pool, live_service.http("viewer") as viewer:
+        path = "/v1/collections/squares/map.safetensors"
+        files = list(pool.map(lambda _: viewer.get(path).content, range(4)))
+    assert len(set(files)) == 1
+    assert len(drawn) == 1
+
+
 def test_each_owner_has_a_few_and_a_queue_with_an_end() -> None:
     async def main() -> None:
         reads, slow = LongReadQueue(), Slow()

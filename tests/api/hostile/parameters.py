@@ -40,6 +40,7 @@ QUERIES = [
     _query("a line beyond 63 bits", f"/v1/runs/{OWN}/metrics?after_id={2**63}"),
     _query("a byte of the log before the first", f"/v1/runs/{OWN}/logs?offset=-1"),
     _query("a map of too many points", "/v1/collections/absent/map?limit=5001"),
+    _query("a file of a map of too many points", "/v1/collections/absent/map.safetensors?limit=100001"),
     _query("vectors of something else", "/v1/collections/absent/vectors?target=keys"),
     _query("a similarity that is no number", "/v1/collections/absent/duplicates?threshold=nan"),
     _query("a similarity above 1", "/v1/collections/absent/duplicates?threshold=1.1"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from lcl_core.db.models import EncoderRow
 
@@ -145,6 +147,35 @@ def test_the_map_lies_within_its_bounds(live_service: Any, collection: Any) -> N
     assert len(live_service.admin.collection_map("squares", limit=2)["points"]) == 2
 
 
+def test_the_maps_file_holds_the_same_points(live_service: Any, http: httpx.Client, collection: Any) -> None:
+    answer = http.get("/v1/collections/squares/map.safetensors")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    tensors, metadata = read_safetensors(answer.content)
+    points = live_service.admin.collection_map("squares")["points"]
+    assert [f"img_{key:016x}" for key in tensors["ids"].tolist()] == [point["id"] for point in points]
+    np.testing.assert_allclose(tensors["points"], [[point["x"], point["y"]] for point in points])
+    labels = json.loads(metadata["labels"])
+    assert labels["hue"] == ["r", "g", "b", "w"]
+    codes = tensors["label.hue"].tolist()
+    assert [labels["hue"][code] for code in codes] == [point["labels"]["hue"] for point in points]
+    assert (metadata["method"], metadata["total"], metadata["neighbours_kept"]) == ("pca", "4", "")
+    assert 0 < float(metadata["variance"]) <= 1
+    two, _ = read_safetensors(live_service.admin.collection_map_file("squares", limit=2))
+    assert two["points"].shape == (2, 2)
+
+
+def test_a_bad_limit_of_the_maps_file_is_refused(http: httpx.Client, collection: Any, refused: Any) -> None:
+    for limit in (0, 100_001):
+        answer = http.get("/v1/collections/squares/map.safetensors", params={"limit": limit})
+        refused(answer, 422, "bad_request", "limit")
+
+
+def read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata."""
+    length = int.from_bytes(data[:8], "little")
+    return load(data), json.loads(data[8 : 8 + length])["__metadata__"]
+
+
 @pytest.mark.parametrize(
     ("body", "code", "field"),
     [
@@ -180,7 +211,9 @@ def test_a_number_that_is_none_is_refused(http: httpx.Client, collection: Any, r
     assert "NaN" in refused(answer, 422, "bad_json")["message"]
 
 
-@pytest.mark.parametrize("path", ["", "/items", "/vectors", "/map", "/items/img_0000000000000000/image"])
+@pytest.mark.parametrize(
+    "path", ["", "/items", "/vectors", "/map", "/map.safetensors", "/items/img_0000000000000000/image"]
+)
 def test_an_unknown_collection_is_404(http: httpx.Client, refused: Any, path: str) -> None:
     refused(http.get(f"/v1/collections/absent{path}"), 404, "unknown_collection")
 

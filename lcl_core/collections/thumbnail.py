@@ -1,50 +1,11 @@
-"""What a page shows of a collection: thumbnails, and a map of its vectors by principal components."""
+"""Images as a collection stores them: the file itself where a browser draws it, else a small copy."""
 
 from __future__ import annotations
 
 import io
 import math
 
-import numpy as np
 from PIL import Image
-
-from lcl_core.common.errors import UserError
-
-
-def pca_2d(vectors: np.ndarray) -> np.ndarray:
-    """The first two principal components, [n, E] → f32 [n, 2], on one scale within [-1, 1].
-
-    One scale for both axes keeps the shape of the cloud. The largest weight of each axis is positive, since the signs
-    of an SVD are arbitrary. Equal vectors lie at the origin.
-
-    Raises:
-        UserError: ``bad_vectors`` if they are not a matrix of finite numbers.
-    """
-    points = np.asarray(vectors, dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] == 0 or not np.isfinite(points).all():
-        raise UserError("a map needs rows of finite numbers, all of one length", code="bad_vectors")
-    flat = np.zeros((len(points), 2))
-    if len(points) > 1:
-        centred = points - points.mean(axis=0)
-        axes = _principal_axes(centred)
-        flat[:, : len(axes)] = centred @ axes.T
-    reach = np.abs(flat).max(initial=0.0)
-    noise = np.abs(points).max(initial=0.0) * 1e-9  # rounding of equal vectors
-    return (flat / reach if reach > noise else np.zeros_like(flat)).astype(np.float32)
-
-
-def _principal_axes(centred: np.ndarray) -> np.ndarray:
-    """Up to two unit axes [a, E] of the largest variance."""
-    if len(centred) > centred.shape[1]:
-        # Tall: the [E, E] product has the same right singular vectors and costs E/n of the memory.
-        _, axes = np.linalg.eigh(centred.T @ centred)
-        axes = axes.T[::-1][:2]
-    else:
-        axes = np.linalg.svd(centred, full_matrices=False)[2][:2]
-    peak = np.abs(axes).argmax(axis=1)
-    signs = np.sign(axes[np.arange(len(axes)), peak])
-    return axes * np.where(signs == 0, 1.0, signs)[:, None]
-
 
 MAX_COPIED_BYTES = 1_000_000
 MAX_SIDE = 512  # pixels of an image that is encoded again

@@ -1,0 +1,282 @@
+"""The map of a collection: points on a canvas that are looked at with pointer, wheel, lasso and keys."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+from safetensors.numpy import save
+
+from tests.browser.axe import serious
+
+pytestmark = pytest.mark.browser
+MANY = 50_000
+
+
+@pytest.fixture(scope="module")
+def points(world: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = world.client.collection_map("drawings")["points"]
+    return found
+
+
+@pytest.fixture
+def open_map(visitor: Any, page_url: str, world: Any) -> Callable[..., Any]:
+    collection = world.client.collection("drawings")["id"]
+
+    def go(at: str = "", **options: Any) -> Any:
+        page = visitor.open(f"{page_url}/?tab=embed&collection={collection}{at}", **options)
+        facts = page.locator(f"#map [data-collection='{collection}'] .lcl-map__facts")
+        expect(facts).to_contain_text("40 of 40 images")
+        return page
+
+    return go
+
+
+def alone(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """The point that is farthest from its nearest other."""
+    places = np.array([[point["x"], point["y"]] for point in points])
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    return points[int(apart.min(axis=1).argmax())]
+
+
+def centred(point: dict[str, Any], zoom: int = 4) -> str:
+    """The address of the map with this point in the middle."""
+    return f"&at={point['x']},{point['y']},{zoom}"
+
+
+def parameters(page: Any) -> dict[str, str]:
+    found: dict[str, str] = page.evaluate("Object.fromEntries(new URLSearchParams(location.search))")
+    return found
+
+
+def count_frames(page: Any) -> None:
+    page.evaluate(
+        "window.drawn = 0;"
+        "document.querySelector('#map canvas').addEventListener('lcl-drawn', () => { window.drawn++; })"
+    )
+
+
+def test_the_line_above_says_how_much_is_shown_and_kept(open_map: Callable[..., Any]) -> None:
+    words = open_map().locator("#map .lcl-map__facts").inner_text()
+    assert re.fullmatch(
+        r"40 of 40 images · PCA, \d+ % of the variance · "
+        r"\d+ % of each image’s 10 nearest neighbours are near on the map",
+        words,
+    )
+
+
+def test_the_image_under_the_pointer_is_named_and_a_click_opens_it(
+    open_map: Callable[..., Any], points: list[dict[str, Any]]
+) -> None:
+    point = alone(points)
+    page = open_map(centred(point))
+    page.locator("#map canvas").hover()
+    tip = page.locator("#map .lcl-tip")
+    expect(tip.locator("span")).to_have_text(point["caption"])
+    expect(tip.locator("img")).to_have_js_property("complete", True)
+    page.locator("#map canvas").click()
+    detail = page.locator("#map-detail")
+    expect(detail.get_by_role("heading", level=2)).to_have_text(point["caption"])
+    expect(page).to_have_url(re.compile(f"item={point['id']}"))
+    detail.get_by_role("link", name="Neighbours").click()
+    expect(page.get_by_role("tab", name="Search")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#search-results")).to_contain_text("closest to this image")
+    page.go_back()
+    expect(detail.get_by_role("heading", level=2)).to_have_text(point["caption"])
+
+
+def test_an_address_opens_the_same_part_and_the_same_image(
+    open_map: Callable[..., Any], points: list[dict[str, Any]]
+) -> None:
+    point = alone(points)
+    page = open_map(f"&colour=subgroup&item={point['id']}{centred(point)}")
+    expect(page.locator("#map-detail").get_by_role("heading", level=2)).to_have_text(point["caption"])
+    expect(page.locator("#map canvas")).to_have_attribute("aria-label", "Map of 40 images, coloured by subgroup")
+    page.get_by_role("button", name="Zoom in").click()
+    page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',6.4')")
+    assert parameters(page)["item"] == point["id"]
+    page.get_by_role("button", name="Show the whole map").click()
+    page.wait_for_function("!new URLSearchParams(location.search).has('at')")
+
+
+def test_a_lasso_selects_and_its_images_open(open_map: Callable[..., Any]) -> None:
+    page = open_map()
+    page.locator("#map canvas").scroll_into_view_if_needed()
+    box = page.locator("#map canvas").bounding_box()
+    right, bottom = box["width"] - 4, box["height"] - 4
+    corners = [(right, 4), (right, bottom), (4, bottom)]
+    page.get_by_role("button", name="Select with a lasso").click()
+    page.mouse.move(box["x"] + 12, box["y"] + 12)  # the canvas has round corners
+    page.mouse.down()
+    for x, y in corners:
+        page.mouse.move(box["x"] + x, box["y"] + y, steps=3)
+    page.mouse.up()
+    chosen = page.locator("#map .lcl-map__chosen")
+    expect(chosen.get_by_role("status")).to_have_text("40 of 40 selected")
+    expect(chosen.get_by_role("listitem")).to_have_count(24)
+    chosen.get_by_role("button", name="Show 16 more").click()
+    expect(chosen.get_by_role("listitem")).to_have_count(40)
+    first = chosen.get_by_role("listitem").first.get_by_role("button")
+    expect(first).not_to_have_attribute("aria-label", re.compile("img_"))
+    name = first.get_attribute("aria-label").removeprefix("Look at ")
+    with page.expect_download() as download:
+        chosen.get_by_role("button", name="Download ids").click()
+    assert len(Path(download.value.path()).read_text().split()) == 40
+    first.click()
+    expect(page.locator("#map-detail").get_by_role("heading", level=2)).to_have_text(name)
+    chosen.get_by_role("button", name="Clear").click()
+    expect(chosen).to_be_hidden()
+
+
+def test_a_label_is_brought_out_and_limits_what_is_selected(open_map: Callable[..., Any]) -> None:
+    page = open_map()
+    entry = page.locator("#map [data-legend]").first
+    count = entry.locator("em").inner_text()
+    entry.focus()
+    page.keyboard.press("Enter")
+    expect(entry).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="Select what is on show").click()
+    expect(page.locator("#map .lcl-map__chosen").get_by_role("status")).to_have_text(f"{count} of 40 selected")
+
+
+def test_keys_alone_walk_select_open_and_close(open_map: Callable[..., Any], points: list[dict[str, Any]]) -> None:
+    page = open_map()
+    canvas, said = page.locator("#map canvas"), page.locator("#map .lcl-map__said")
+    captions = {point["caption"] for point in points}
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    expect(said).not_to_be_empty()
+    first = said.inner_text()
+    page.keyboard.press("ArrowRight")
+    expect(said).not_to_have_text(first)
+    assert any(said.inner_text().startswith(caption) for caption in captions)
+    page.keyboard.press("Space")
+    page.keyboard.press("PageDown")
+    page.keyboard.press("Space")
+    expect(page.locator("#map .lcl-map__chosen").get_by_role("status")).to_have_text("2 of 40 selected")
+    page.keyboard.press("Escape")
+    expect(page.locator("#map .lcl-map__chosen")).to_be_hidden()
+    page.keyboard.press("+")
+    page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',1.6')")
+    page.keyboard.press("0")
+    page.wait_for_function("!new URLSearchParams(location.search).has('at')")
+    page.keyboard.press("Enter")
+    heading = page.locator("#map-detail").get_by_role("heading", level=2)
+    expect(heading).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(heading).to_have_count(0)
+    expect(canvas).to_be_focused()
+
+
+def test_the_wheel_zooms_to_the_pointer_and_leaves_the_page_its_own(
+    open_map: Callable[..., Any], points: list[dict[str, Any]]
+) -> None:
+    page = open_map()
+    canvas = page.locator("#map canvas")
+    canvas.hover()
+    page.mouse.wheel(0, -200)
+    page.wait_for_function("new URLSearchParams(location.search).has('at')")
+    assert float(parameters(page)["at"].split(",")[2]) > 1
+    page.mouse.wheel(0, 240)
+    page.wait_for_function("!new URLSearchParams(location.search).has('at')")
+    before = page.evaluate("scrollY")
+    page.mouse.wheel(0, 240)
+    page.wait_for_function("before => scrollY > before", arg=before)
+
+
+def test_what_the_service_refuses_is_said(visitor: Any, page_url: str) -> None:
+    page = visitor.open(page_url)
+    page.route("**/map/*", lambda route: route.fulfill(status=409, body="the collection is damaged"))
+    page.get_by_role("tab", name="Embed").click()
+    expect(page.locator("#map").get_by_role("alert")).to_contain_text("the collection is damaged")
+    visitor.complaints[:] = [line for line in visitor.complaints if "409" not in line]  # of the browser's console
+
+
+def many_points() -> tuple[np.ndarray, bytes]:
+    """Points of a file like the service's; the last lies by itself in the upper right corner."""
+    places = np.random.default_rng(7).normal(scale=0.2, size=(MANY, 2)).clip(-0.8, 0.8).astype(np.float32)
+    places[-1] = (1, 1)
+    places[0] = (-1, -1)
+    tensors = {
+        "points": places,
+        "ids": np.arange(MANY, dtype=np.uint64),
+        "label.group": (np.arange(MANY) % 14 - 1).astype(np.int16),
+    }
+    metadata = {
+        "method": "pca", "total": "123456", "variance": "0.0512", "neighbours": "10", "neighbours_kept": "0.0312",
+        "labels": json.dumps({"group": [f"kind {i}" for i in range(13)]}),
+    }  # fmt: skip
+    return places, save(tensors, metadata)
+
+
+def test_fifty_thousand_points_are_drawn_while_they_move_and_the_right_one_is_picked(
+    visitor: Any, page_url: str
+) -> None:
+    places, file = many_points()
+    page = visitor.open(f"{page_url}/?at=1,1,8")  # the corner in the middle
+    page.route("**/map/*", lambda route: route.fulfill(body=file, content_type="application/octet-stream"))
+    asked: list[str] = []
+    page.route("**/item/**", lambda route: (asked.append(route.request.url), route.fulfill(json={"caption": "it"})))
+    page.route("**/media/**", lambda route: route.fulfill(body=b"", content_type="image/png"))
+    page.get_by_role("tab", name="Embed").click()
+    expect(page.locator("#map .lcl-map__facts")).to_have_text(
+        "50,000 of 123,456 images · PCA, 5.1 % of the variance · "
+        "3.1 % of each image’s 10 nearest neighbours are near on the map"
+    )
+    canvas = page.locator("#map canvas")
+    page.get_by_role("button", name="Show the whole map").click()
+    page.locator("#map").get_by_role("listitem").filter(has_text="others").wait_for()
+    count_frames(page)
+    box = canvas.bounding_box()
+    page.keyboard.press("Tab")
+    canvas.focus()
+    page.keyboard.press("+")
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for step in range(20):
+        page.mouse.move(box["x"] + box["width"] / 2 - 4 * step, box["y"] + box["height"] / 2 + 3 * step)
+        page.evaluate("new Promise(requestAnimationFrame)")
+    page.mouse.up()
+    assert page.evaluate("window.drawn") >= 15
+    asked.clear()
+    index = int(np.abs(places - places.mean(axis=0)).sum(axis=1)[:-1].argmax())  # the other corner
+    page.evaluate("history.replaceState({}, '', '?tab=embed&at=-1,-1,30')")
+    page.evaluate("window.dispatchEvent(new CustomEvent('lcl-navigate', { detail: 'nothing' }))")
+    canvas.hover(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    expect(page.locator("#map .lcl-tip span")).to_have_text("it")
+    assert asked[-1].endswith(f"/img_{index:016x}")
+    visitor.complaints[:] = []
+
+
+def test_axe_finds_nothing_serious_with_a_selection_and_an_open_image(
+    open_map: Callable[..., Any], points: list[dict[str, Any]]
+) -> None:
+    page = open_map(f"&item={points[0]['id']}")
+    page.get_by_role("button", name="Select what is on show").click()
+    page.locator("#map-detail h2").wait_for()
+    page.wait_for_function("document.querySelectorAll('.lcl-map__chosen [aria-label*=img_]').length === 0")
+    assert serious(page, "light") == []
+
+
+def test_on_a_phone_the_map_is_as_wide_as_the_screen_and_a_tap_opens_an_image(
+    open_map: Callable[..., Any], points: list[dict[str, Any]]
+) -> None:
+    point = alone(points)
+    page = open_map(centred(point), width=390, height=844)
+    box = page.locator("#map canvas").bounding_box()
+    assert box["width"] > 300
+    page.locator("#map canvas").click()
+    sheet = page.locator("#map-detail .lcl-detail")
+    expect(sheet.get_by_role("heading", level=2)).to_have_text(point["caption"])
+    place = sheet.bounding_box()
+    assert place["x"] >= 0
+    assert place["x"] + place["width"] <= 390
+    sheet.get_by_role("button", name="Close").click()
+    expect(sheet).to_have_count(0)

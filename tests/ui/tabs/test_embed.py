@@ -1,0 +1,79 @@
+"""The map of the Embed tab as the page's server draws it, and the details beside it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from api.client import ApiError
+from ui.tabs.embed import EmbedTab, draw_map
+from ui.tabs.search import MAX_LABEL_VALUES
+
+LABELS = {"kind": ["a", "b"], "file": [str(i) for i in range(MAX_LABEL_VALUES + 1)], "category": ["x"]}
+FOUND = {"id": "col_1", "images": 3, "changes": 7, "labels": LABELS}
+ITEM = {"id": "img_1", "caption": "a fox", "captions": ["a fox"], "labels": {"kind": "a"}}
+
+
+@pytest.fixture
+def tab(service: Any) -> EmbedTab:
+    hits = {"hits": [{"id": "img_2", "score": 0.5, "caption": "a cat", "text": 'a "small" cat'}]}
+    return EmbedTab(service(collection=FOUND, item=ITEM, search=hits))
+
+
+def request_of(**parameters: str) -> Any:
+    return SimpleNamespace(query_params=parameters)
+
+
+def pick(value: str) -> Any:
+    return SimpleNamespace(pick=value)
+
+
+def test_a_label_with_few_values_colours_the_map(tab: EmbedTab) -> None:
+    picker, links, drawn = tab.load_map("col_1", "kind")
+    assert [value for _, value in picker.choices] == ["category", "kind"]
+    assert 'data-label="kind"' in drawn
+    assert 'data-label="category"' in tab.load_map("col_1", "file")[2], "the preferred one instead"
+    assert "vectors/col_1.npy" in links
+
+
+def test_a_changed_collection_has_a_map_of_another_address() -> None:
+    assert 'data-source="map/col_1?version=col_1-7"' in draw_map("col_1", None, FOUND)
+    assert 'data-source="map/col_1?version=col_1-8"' in draw_map("col_1", None, FOUND | {"changes": 8})
+
+
+def test_an_empty_collection_says_so() -> None:
+    assert "has no image" in draw_map("col_1", None, FOUND | {"images": 0})
+
+
+def test_names_are_escaped() -> None:
+    drawn = draw_map('"><b>', '"><i>', FOUND)
+    assert "<b>" not in drawn
+    assert "<i>" not in drawn
+
+
+def test_details_lead_to_searches_by_links(tab: EmbedTab) -> None:
+    drawn = tab.look_at(pick("image:col_1:img_1"))
+    assert 'href="?collection=col_1&amp;like=img_1&amp;mode=both"' in drawn
+    assert 'href="?collection=col_1&amp;q=a%20%22small%22%20cat"' in drawn
+    assert 'data-pick="image:col_1:img_2"' in drawn
+    assert 'data-pick="near:' not in drawn
+    assert 'data-pick="label:' not in drawn
+    assert tab.look_at(pick("close:")) == ""
+
+
+def test_an_address_names_a_collection_an_image_and_a_colour(tab: EmbedTab) -> None:
+    collection, _, _, drawn, detail = tab.open_address(
+        request_of(tab="embed", collection="drawings", item="img_1", colour="kind")
+    )
+    assert collection == "col_1"
+    assert 'data-label="kind"' in drawn
+    assert "a fox" in detail
+    assert tab.open_address(request_of(tab="embed", collection="drawings"))[-1] == ""
+    assert 'data-label="kind"' in tab.load_map("col_1", None, request_of(tab="embed", colour="kind"))[2]
+
+
+def test_an_address_of_no_collection_says_so(service: Any) -> None:
+    tab = EmbedTab(service(collection=ApiError(404, "unknown_collection", "there is no collection 'x'")))
+    assert "There is no collection" in tab.open_address(request_of(tab="embed", collection="x"))[3]

@@ -1,0 +1,597 @@
+// The map of a collection: a file of points drawn on a canvas. Zoom, a lasso, keys, the image under the pointer.
+(() => {
+  'use strict';
+  const OTHERS = 11;             // colour of the labels beyond the palette, and of images without one (style.css)
+  const MOST_ZOOM = 400, PAN_STEP = 60, TAP_PX = 5, REACH_PX = 14, SHOWN = 24, MARGIN_PX = 26;
+  const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+  const figure = (value) => value.toLocaleString('en');
+  const percent = (share) => `${share < 0.1 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`;
+  const make = (name, properties = {}, ...inside) => {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...inside);
+    return made;
+  };
+
+  // A safetensors file: length of the header, header as JSON, tensors.
+  function parse(buffer) {
+    const length = Number(new DataView(buffer).getBigUint64(0, true));
+    const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
+    const about = header.__metadata__;
+    const tensor = (name, Kind) => {
+      const [from, to] = header[name].data_offsets;
+      return new Kind(buffer, 8 + length + from, (to - from) / Kind.BYTES_PER_ELEMENT);
+    };
+    const points = tensor('points', Float32Array), keys = tensor('ids', BigUint64Array);
+    const labels = JSON.parse(about.labels);
+    return {
+      points, labels, about, count: keys.length, total: Number(about.total), grid: gridOf(points),
+      id: (index) => `img_${keys[index].toString(16).padStart(16, '0')}`,
+      index: (id) => (/^img_[0-9a-f]{16}$/.test(id ?? '') ? keys.indexOf(BigInt(`0x${id.slice(4)}`)) : -1),
+      codes: (label) => (labels[label] ? tensor(`label.${label}`, Int16Array) : null),
+    };
+  }
+
+  // Points by cells of the plane, for the nearest to a place.
+  function gridOf(points) {
+    const count = points.length / 2, side = clamp(Math.ceil(Math.sqrt(count / 2)), 1, 512);
+    const cell = (value) => clamp(Math.floor((value + 1) / 2 * side), 0, side - 1);
+    const starts = new Uint32Array(side * side + 1), members = new Uint32Array(count);
+    const of = (index) => cell(points[2 * index + 1]) * side + cell(points[2 * index]);
+    for (let index = 0; index < count; index++) starts[of(index) + 1]++;
+    for (let at = 0; at < side * side; at++) starts[at + 1] += starts[at];
+    const filled = starts.slice();
+    for (let index = 0; index < count; index++) members[filled[of(index)]++] = index;
+    return (x, y, reach, allowed) => {
+      let best = -1, least = reach * reach;
+      for (let row = cell(y - reach); row <= cell(y + reach); row++) {
+        for (let at = starts[row * side + cell(x - reach)]; at < starts[row * side + cell(x + reach) + 1]; at++) {
+          const index = members[at], dx = points[2 * index] - x, dy = points[2 * index + 1] - y;
+          const distance = dx * dx + dy * dy;
+          if (distance <= least && allowed(index)) { least = distance; best = index; }
+        }
+      }
+      return best;
+    };
+  }
+
+  function inside(polygon, x, y) {
+    let odd = false;
+    for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
+      const [ax, ay] = polygon[i], [bx, by] = polygon[j];
+      if ((ay > y) !== (by > y) && x < ax + (bx - ax) * (y - ay) / (by - ay)) odd = !odd;
+    }
+    return odd;
+  }
+
+  // Colours of the images by one label: the commonest values have one each.
+  function colouring(data, label) {
+    const codes = data.codes(label), colours = new Uint8Array(data.count).fill(OTHERS), entries = [];
+    if (codes) {
+      const values = data.labels[label], counts = new Uint32Array(values.length);
+      for (const code of codes) if (code >= 0) counts[code]++;
+      const ranked = [...counts.keys()].filter((code) => counts[code]).sort((a, b) => counts[b] - counts[a]).slice(0, OTHERS);
+      const colour = new Uint8Array(values.length).fill(OTHERS);
+      ranked.forEach((code, place) => { colour[code] = place; entries.push({ colour: place, name: values[code], count: counts[code] }); });
+      codes.forEach((code, index) => { if (code >= 0) colours[index] = colour[code]; });
+      const rest = data.count - entries.reduce((sum, { count }) => sum + count, 0);
+      if (rest) entries.push({ colour: OTHERS, name: 'others', count: rest });
+    }
+    // those without a colour lie below
+    const order = new Uint32Array(data.count);
+    let low = 0, high = data.count;
+    for (let index = data.count - 1; index >= 0; index--) if (colours[index] !== OTHERS) order[--high] = index;
+    for (let index = 0; index < data.count; index++) if (colours[index] === OTHERS) order[low++] = index;
+    return { colours, entries, order, value: (index) => (codes && codes[index] >= 0 ? data.labels[label][codes[index]] : '') };
+  }
+
+  // Discs in a pixel buffer: 50,000 of them take a fraction of the time of as many calls of the canvas, with no GPU.
+  class Dots {
+    constructor(context) { this.context = context; }
+
+    resize(width, height) {
+      this.edge = 24;  // discs may stick out
+      this.width = width + 2 * this.edge;
+      this.height = height + 2 * this.edge;
+      this.image = new ImageData(this.width, this.height);
+      this.pixels = new Uint32Array(this.image.data.buffer);
+    }
+
+    stamp(radius) {
+      const reach = Math.ceil(radius), offsets = [], covers = [];
+      for (let y = -reach; y <= reach; y++) {
+        for (let x = -reach; x <= reach; x++) {
+          const cover = clamp(radius + 0.5 - Math.hypot(x, y), 0, 1);
+          if (cover > 0.02) { offsets.push(y * this.width + x); covers.push(Math.round(256 * cover)); }
+        }
+      }
+      return { offsets: Int32Array.from(offsets), covers: Uint16Array.from(covers) };
+    }
+
+    // Red and blue are mixed in one product: their bytes are far enough apart.
+    put(at, colour, { offsets, covers }, strength) {
+      const pixels = this.pixels, redBlue = colour & 0xff00ff, green = colour & 0xff00;
+      for (let i = 0; i < offsets.length; i++) {
+        const place = at + offsets[i], cover = covers[i] * strength >> 8, left = 256 - cover, under = pixels[place];
+        const mixed = ((under & 0xff00ff) * left + redBlue * cover) >>> 8;
+        pixels[place] = 0xff000000 | (mixed & 0xff00ff) | ((((under & 0xff00) * left + green * cover) >>> 8) & 0xff00);
+      }
+    }
+
+    show() { this.context.putImageData(this.image, -this.edge, -this.edge); }
+  }
+
+  const seen = new Map();        // by address of the file: view, selection and current image, while the page draws anew
+  const files = new Map();       // the last file
+  const captions = new Map();    // of images that were looked at
+
+  function load(source) {
+    if (!files.has(source)) {
+      files.clear();
+      const file = fetch(source).then(async (answer) => {
+        if (!answer.ok) throw new Error((await answer.text()).slice(0, 300));
+        return parse(await answer.arrayBuffer());
+      });
+      file.catch(() => files.delete(source));
+      files.set(source, file);
+    }
+    return files.get(source);
+  }
+
+  class CollectionMap {
+    constructor(root, data) {
+      this.root = root;
+      this.data = data;
+      this.collection = root.dataset.collection;
+      for (const part of ['facts', 'said', 'chosen', 'at', 'pick', 'lasso']) this[part] = root.querySelector(`.lcl-map__${part}`);
+      [this.stage, this.canvas, this.tip, this.legend] = ['.lcl-map__stage', 'canvas', '.lcl-tip', '.lcl-legend'].map((name) => root.querySelector(name));
+      this.context = this.canvas.getContext('2d');
+      this.dots = new Dots(this.context);
+      this.state = seen.get(root.dataset.source) ?? { view: null, chosen: null, current: -1 };
+      seen.set(root.dataset.source, this.state);
+      this.bounds = this.extent();
+      this.state.view ??= this.addressed() ?? this.whole();
+      this.label = colouring(data, root.dataset.label);
+      this.only = null;          // the colour that is brought out
+      this.hovered = -1;
+      this.pointers = new Map();
+      this.describe();
+      this.drawLegend();
+      this.drawChosen();
+      this.follow();
+      this.listen();
+      new ResizeObserver(() => this.resize()).observe(this.stage);
+      this.resize();
+    }
+
+    extent() {
+      const { points } = this.data;
+      let [left, right, low, high] = [Infinity, -Infinity, Infinity, -Infinity];
+      for (let at = 0; at < points.length; at += 2) {
+        left = Math.min(left, points[at]); right = Math.max(right, points[at]);
+        low = Math.min(low, points[at + 1]); high = Math.max(high, points[at + 1]);
+      }
+      return { left, right, low, high };
+    }
+
+    whole() {
+      const { left, right, low, high } = this.bounds;
+      return { x: (left + right) / 2, y: (low + high) / 2, zoom: 1 };
+    }
+
+    // ?at=X,Y,ZOOM
+    addressed() {
+      const numbers = (new URLSearchParams(location.search).get('at') ?? '').split(',').map(Number);
+      if (numbers.length !== 3 || !numbers.every(Number.isFinite)) return null;
+      return { x: clamp(numbers[0], -1, 1), y: clamp(numbers[1], -1, 1), zoom: clamp(numbers[2], 1, MOST_ZOOM) };
+    }
+
+    describe() {
+      const { count, total, about } = this.data;
+      const words = [`${figure(count)} of ${figure(total)} images`, `PCA, ${percent(Number(about.variance))} of the variance`];
+      if (about.neighbours_kept) words.push(`${percent(Number(about.neighbours_kept))} of each image’s ${about.neighbours} nearest neighbours are near on the map`);
+      this.facts.textContent = words.join(' · ');
+      const by = this.root.dataset.label ? `, coloured by ${this.root.dataset.label}` : '';
+      this.canvas.setAttribute('aria-label', `Map of ${figure(count)} images${by}`);
+    }
+
+    drawLegend() {
+      this.legend.replaceChildren(...this.label.entries.map(({ colour, name, count }) => {
+        const button = make('button', { type: 'button' },
+          make('i', { className: `lcl-c${colour}` }), make('span', { textContent: name, title: name }), make('em', { textContent: figure(count) }));
+        button.dataset.legend = colour;
+        button.setAttribute('aria-pressed', 'false');
+        button.addEventListener('click', () => this.bringOut(this.only === colour ? null : colour));
+        return make('li', {}, button);
+      }));
+    }
+
+    bringOut(colour) {
+      this.only = colour;
+      for (const button of this.legend.querySelectorAll('button')) button.setAttribute('aria-pressed', String(Number(button.dataset.legend) === colour));
+      this.redraw();
+    }
+
+    shows(index) { return this.only === null || this.label.colours[index] === this.only; }
+    bright(index) { return this.shows(index) && (!this.state.chosen || this.state.chosen.has(index)); }
+
+    // Geometry: pixels of the page from the middle of the stage.
+    get scale() {
+      const { left, right, low, high } = this.bounds;
+      const room = Math.min((this.width - 2 * MARGIN_PX) / Math.max(right - left, 1e-6), (this.height - 2 * MARGIN_PX) / Math.max(high - low, 1e-6));
+      return Math.min(room, 1e6) * this.state.view.zoom;
+    }
+    screen(index) {
+      const { view } = this.state, { points } = this.data;
+      return [this.width / 2 + (points[2 * index] - view.x) * this.scale, this.height / 2 - (points[2 * index + 1] - view.y) * this.scale];
+    }
+    plane(x, y) {
+      const { view } = this.state;
+      return [view.x + (x - this.width / 2) / this.scale, view.y - (y - this.height / 2) / this.scale];
+    }
+    nearest(x, y) {
+      return this.data.grid(...this.plane(x, y), REACH_PX / this.scale, (index) => this.shows(index));
+    }
+
+    zoom(factor, x = this.width / 2, y = this.height / 2) {
+      const { view } = this.state, [px, py] = this.plane(x, y);
+      view.zoom = clamp(view.zoom * factor, 1, MOST_ZOOM);
+      view.x = px - (x - this.width / 2) / this.scale;
+      view.y = py + (y - this.height / 2) / this.scale;
+      this.moved();
+    }
+    pan(dx, dy) {
+      this.state.view.x -= dx / this.scale;
+      this.state.view.y += dy / this.scale;
+      this.moved();
+    }
+    moved() {
+      const { view } = this.state, { left, right, low, high } = this.bounds;
+      if (view.zoom === 1) Object.assign(view, this.whole());
+      view.x = clamp(view.x, left, right);
+      view.y = clamp(view.y, low, high);
+      this.redraw();
+      clearTimeout(this.settling);
+      this.settling = setTimeout(() => this.note(), 250);
+    }
+    // The address keeps the part of the map on show.
+    note() {
+      const { x, y, zoom } = this.state.view;
+      this.at.dataset.view = JSON.stringify(zoom === 1 ? {} : { at: [x, y, zoom].map((number) => Number(number.toPrecision(5))).join(',') });
+    }
+
+    resize() {
+      const { clientWidth, clientHeight } = this.stage;
+      if (!clientWidth || !clientHeight) return;
+      this.ratio = clamp(window.devicePixelRatio || 1, 1, 2);
+      [this.width, this.height] = [clientWidth, clientHeight];
+      [this.canvas.width, this.canvas.height] = [clientWidth, clientHeight].map((size) => Math.round(size * this.ratio));
+      this.dots.resize(this.canvas.width, this.canvas.height);
+      this.draw();
+    }
+    redraw() {
+      this.canvas.style.touchAction = this.lassoing || this.state.view.zoom > 1 ? 'none' : 'pan-y';
+      this.frame ??= requestAnimationFrame(() => { this.frame = null; this.draw(); });
+    }
+    draw() {
+      if (!this.width || !this.root.isConnected) return;
+      this.drawDots();
+      this.drawRing(this.state.current, 3);
+      if (this.hovered !== this.state.current) this.drawRing(this.hovered, 1.5);
+      if (this.path) this.drawPath();
+      this.canvas.dispatchEvent(new Event('lcl-drawn'));
+    }
+    colour(name) { return getComputedStyle(this.stage).getPropertyValue(name).trim(); }
+    drawDots() {
+      const { dots, ratio, label } = this, { points } = this.data, { view } = this.state;
+      const packed = (name) => { const [r, g, b] = this.colour(name).match(/\w\w/g).map((part) => parseInt(part, 16)); return (0xff000000 | b << 16 | g << 8 | r) >>> 0; };
+      const colours = Array.from({ length: OTHERS + 1 }, (_, place) => packed(`--lcl-c${place}`));
+      dots.pixels.fill(packed('--lcl-sunk'));
+      this.radius = clamp(clamp(40 / Math.sqrt(this.data.count), 0.17, 1) * 4.6 * view.zoom ** 0.35, 1.5, 6.5);
+      const stamp = dots.stamp(this.radius * ratio), scale = this.scale * ratio;
+      const left = this.canvas.width / 2 + dots.edge - view.x * scale, top = this.canvas.height / 2 + dots.edge + view.y * scale;
+      const rim = Math.ceil(this.radius * ratio) + 1, right = dots.width - rim, bottom = dots.height - rim;
+      const filtered = this.only !== null || this.state.chosen !== null;
+      const pass = (bright, strength) => {
+        for (const index of label.order) {
+          if (filtered && this.bright(index) !== bright) continue;
+          const x = Math.round(left + points[2 * index] * scale), y = Math.round(top - points[2 * index + 1] * scale);
+          if (x > rim && x < right && y > rim && y < bottom) dots.put(y * dots.width + x, colours[label.colours[index]], stamp, strength);
+        }
+      };
+      if (filtered) pass(false, 30);
+      pass(true, 215);
+      dots.show();
+    }
+    drawRing(index, width) {
+      if (index < 0) return;
+      const { context, ratio } = this, [x, y] = this.screen(index);
+      context.lineWidth = width * ratio;
+      context.strokeStyle = this.colour('--lcl-ink');
+      context.beginPath();
+      context.arc(x * ratio, y * ratio, (this.radius + 3) * ratio, 0, 2 * Math.PI);
+      context.stroke();
+    }
+    drawPath() {
+      const { context, ratio } = this;
+      context.lineWidth = 1.5 * ratio;
+      context.strokeStyle = context.fillStyle = this.colour('--lcl-accent');
+      context.beginPath();
+      for (const [x, y] of this.path) context.lineTo(x * ratio, y * ratio);
+      context.closePath();
+      context.stroke();
+      context.globalAlpha = 0.12;
+      context.fill();
+      context.globalAlpha = 1;
+    }
+
+    // The image under the pointer, or the current one.
+    point(index) {
+      if (index === this.hovered) return;
+      this.hovered = index;
+      this.redraw();
+      this.tip.hidden = index < 0;
+      if (index < 0) return;
+      const words = make('span'), id = this.data.id(index);
+      this.tip.replaceChildren(make('img', { src: this.media(id), alt: '' }), words, make('small', { textContent: this.label.value(index) }));
+      const [x, y] = this.screen(index);
+      this.tip.style.left = `${clamp(x + 14, 0, Math.max(0, this.width - 170))}px`;
+      this.tip.style.top = `${y > this.height - 150 ? y - 130 : y + 14}px`;
+      this.caption(id).then((caption) => { words.textContent = caption; });
+    }
+    media(id) { return `media/${encodeURIComponent(this.collection)}/${id}`; }
+    async caption(id) {
+      const key = `${this.collection}/${id}`;
+      if (!captions.has(key)) {
+        captions.set(key, fetch(`item/${encodeURIComponent(this.collection)}/${id}`)
+          .then(async (answer) => (answer.ok && (await answer.json()).caption) || id).catch(() => id));
+        if (captions.size > 2000) captions.delete(captions.keys().next().value);
+      }
+      return captions.get(key);
+    }
+    async say(index) {
+      const caption = await this.caption(this.data.id(index)), value = this.label.value(index);
+      if (this.state.current === index) this.said.textContent = [caption, value].filter(Boolean).join(', ');
+    }
+    go(index) {
+      if (index < 0) return;
+      this.state.current = index;
+      const [x, y] = this.screen(index);
+      if (x < 0 || y < 0 || x > this.width || y > this.height) {
+        [this.state.view.x, this.state.view.y] = this.data.points.subarray(2 * index, 2 * index + 2);
+        this.moved();
+      }
+      this.hovered = -1;
+      this.point(index);
+      this.say(index);
+    }
+    open(index) {
+      if (index < 0) return;
+      this.state.current = index;
+      this.redraw();
+      this.pick.dataset.pick = `image:${this.collection}:${this.data.id(index)}`;
+      this.pick.click();
+    }
+    // The image whose details are open is the current one.
+    follow() {
+      const open = document.querySelector('#map-detail [data-view]');
+      const index = open ? this.data.index(JSON.parse(open.dataset.view).item) : -1;
+      if (index >= 0 && index !== this.state.current) { this.state.current = index; this.redraw(); }
+    }
+
+    choose(indices) {
+      this.state.chosen = indices.size ? indices : null;
+      this.more = 0;
+      this.drawChosen();
+      this.redraw();
+    }
+    within(test) {
+      const found = new Set(), { points } = this.data;
+      for (let index = 0; index < this.data.count; index++) {
+        if (this.shows(index) && test(points[2 * index], points[2 * index + 1])) found.add(index);
+      }
+      return found;
+    }
+    chooseVisible() {
+      const [left, high] = this.plane(0, 0), [right, low] = this.plane(this.width, this.height);
+      this.choose(this.within((x, y) => x >= left && x <= right && y >= low && y <= high));
+    }
+    drawChosen() {
+      const { chosen } = this.state, shown = SHOWN * (1 + (this.more ?? 0));
+      this.chosen.hidden = !chosen;
+      if (!chosen) { this.chosen.replaceChildren(); return; }
+      const act = (words, then) => { const button = make('button', { type: 'button', textContent: words }); button.addEventListener('click', then); return button; };
+      const words = make('p', { textContent: `${figure(chosen.size)} of ${figure(this.data.count)} selected` });
+      words.setAttribute('role', 'status');
+      const head = make('div', { className: 'lcl-map__head' }, words, act('Download ids', () => this.download()), act('Clear', () => { this.choose(new Set()); this.canvas.focus(); }));
+      const list = make('ul', { className: 'lcl-samples' }, ...[...chosen].slice(0, shown).map((index) => make('li', {}, this.thumbnail(index))));
+      this.chosen.replaceChildren(head, list);
+      if (chosen.size > shown) this.chosen.append(act(`Show ${Math.min(SHOWN, chosen.size - shown)} more`, () => { this.more = (this.more ?? 0) + 1; this.drawChosen(); }));
+    }
+    thumbnail(index) {
+      const id = this.data.id(index), button = make('button', { type: 'button' }, make('img', { src: this.media(id), alt: '', loading: 'lazy' }));
+      button.dataset.pick = `image:${this.collection}:${id}`;
+      button.setAttribute('aria-label', `Look at ${id}`);
+      this.caption(id).then((caption) => { button.title = caption; button.setAttribute('aria-label', `Look at ${caption}`); });
+      button.addEventListener('pointerenter', () => { this.hovered = index; this.redraw(); });
+      button.addEventListener('pointerleave', () => { this.hovered = -1; this.redraw(); });
+      return button;
+    }
+    download() {
+      const lines = [...this.state.chosen].map((index) => `${this.data.id(index)}\n`);
+      const link = make('a', { href: URL.createObjectURL(new Blob(lines, { type: 'text/plain' })), download: 'selected-ids.txt' });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    }
+
+    listen() {
+      const on = (name, act, options) => this.canvas.addEventListener(name, act, options);
+      on('wheel', (event) => this.wheel(event), { passive: false });
+      on('pointerdown', (event) => this.press(event));
+      on('pointermove', (event) => this.move(event));
+      on('pointerup', (event) => this.release(event, true));
+      on('pointercancel', (event) => this.release(event, false));
+      on('pointerleave', () => this.point(-1));
+      on('keydown', (event) => this.key(event));
+      on('blur', () => this.point(-1));
+      const tools = { in: () => this.zoom(1.6), out: () => this.zoom(1 / 1.6), whole: () => this.reset(), lasso: () => this.setLasso(!this.lassoing), visible: () => this.chooseVisible() };
+      for (const button of this.root.querySelectorAll('[data-tool]')) button.addEventListener('click', tools[button.dataset.tool]);
+    }
+    reset() { Object.assign(this.state.view, this.whole()); this.moved(); }
+    setLasso(on) {
+      this.lassoing = on;
+      this.lasso.setAttribute('aria-pressed', String(on));
+      this.canvas.classList.toggle('lcl-map__cutting', on);
+      this.redraw();
+    }
+    place(event) {
+      const box = this.canvas.getBoundingClientRect();
+      return [event.clientX - box.left, event.clientY - box.top];
+    }
+    wheel(event) {
+      if (event.deltaY > 0 && this.state.view.zoom === 1) return;  // the page scrolls on
+      event.preventDefault();
+      this.point(-1);
+      const lines = event.deltaMode === 1 ? 16 : 1;
+      this.zoom(Math.exp(-clamp(event.deltaY * lines, -240, 240) / 300), ...this.place(event));
+    }
+    press(event) {
+      if (event.button) return;
+      this.canvas.setPointerCapture(event.pointerId);
+      this.pointers.set(event.pointerId, this.place(event));
+      this.point(-1);
+      if (this.pointers.size === 1) {
+        this.began = this.place(event);
+        this.dragged = false;
+        this.path = this.lassoing || event.shiftKey ? [this.began] : null;
+      } else {
+        this.path = null;
+        this.dragged = true;
+      }
+    }
+    move(event) {
+      const to = this.place(event), from = this.pointers.get(event.pointerId);
+      if (!from) {
+        if (event.pointerType !== 'touch') this.point(this.nearest(...to));
+        return;
+      }
+      if (this.pointers.size === 2) { this.pinch(event.pointerId, to); return; }
+      this.dragged ||= Math.hypot(to[0] - this.began[0], to[1] - this.began[1]) > TAP_PX;
+      this.pointers.set(event.pointerId, to);
+      if (this.path) { this.path.push(to); this.redraw(); }
+      else if (this.dragged) this.pan(to[0] - from[0], to[1] - from[1]);
+    }
+    pinch(id, to) {
+      const [other] = [...this.pointers].filter(([each]) => each !== id).map(([, place]) => place);
+      const from = this.pointers.get(id), distance = ([x, y]) => Math.max(1, Math.hypot(x - other[0], y - other[1]));
+      this.pointers.set(id, to);
+      const middle = [(to[0] + other[0]) / 2, (to[1] + other[1]) / 2];
+      this.zoom(distance(to) / distance(from), ...middle);
+      this.pan((to[0] - from[0]) / 2, (to[1] - from[1]) / 2);
+    }
+    release(event, done) {
+      if (!this.pointers.delete(event.pointerId) || this.pointers.size) return;
+      const path = this.path;
+      this.path = null;
+      if (done && !this.dragged) this.open(this.nearest(...this.place(event)));
+      else if (done && path && path.length > 2) {
+        const polygon = path.map((place) => this.plane(...place));
+        this.choose(this.within((x, y) => inside(polygon, x, y)));
+      }
+      this.redraw();
+    }
+
+    key(event) {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+      const keys = {
+        Enter: () => { this.byKey = true; this.open(this.state.current); }, ' ': () => this.toggle(), '+': () => this.zoom(1.6), '=': () => this.zoom(1.6),
+        '-': () => this.zoom(1 / 1.6), 0: () => this.reset(), PageDown: () => this.step(1), PageUp: () => this.step(-1), Escape: () => this.clear(event),
+      };
+      const [x, y] = arrows[event.key] ?? [];
+      if (x !== undefined && event.shiftKey) this.pan(-x * PAN_STEP, y * PAN_STEP);
+      else if (x !== undefined) this.go(this.beside(x, y));
+      else if (keys[event.key]) keys[event.key]();
+      else return;
+      if (event.key !== 'Escape') event.preventDefault();
+    }
+    // The nearest image in a direction: within 45° of it, those aside count as further away.
+    beside(dx, dy) {
+      const { points } = this.data, { current, view } = this.state;
+      if (current < 0 || !this.shows(current)) return this.data.grid(view.x, view.y, 4, (index) => this.shows(index));
+      const x = points[2 * current], y = points[2 * current + 1];
+      let best = -1, least = Infinity;
+      for (let index = 0; index < this.data.count; index++) {
+        const along = (points[2 * index] - x) * dx + (points[2 * index + 1] - y) * dy;
+        const aside = Math.abs((points[2 * index] - x) * dy - (points[2 * index + 1] - y) * dx);
+        if (along <= 0 || aside > along || !this.shows(index)) continue;
+        if (along + 2 * aside < least) { least = along + 2 * aside; best = index; }
+      }
+      return best;
+    }
+    // One after the other: images that lie on one point are reached, too.
+    step(by) {
+      const { count } = this.data;
+      let index = this.state.current < 0 && by < 0 ? 0 : this.state.current;
+      for (let tried = 0; tried < count; tried++) {
+        index = (index + by + count) % count;
+        if (this.shows(index)) { this.go(index); return; }
+      }
+    }
+    toggle() {
+      const { current } = this.state, chosen = new Set(this.state.chosen ?? []);
+      if (current < 0) return;
+      if (!chosen.delete(current)) chosen.add(current);
+      this.choose(chosen);
+    }
+    clear(event) {
+      const had = this.state.chosen || this.path || this.lassoing || this.only !== null;
+      if (!had) { this.state.current = -1; this.point(-1); return; }  // the page closes the details
+      event.stopPropagation();
+      this.path = null;
+      this.setLasso(false);
+      this.bringOut(null);
+      this.choose(new Set());
+    }
+  }
+
+  const maps = new Set();
+  async function mount(root) {
+    root.dataset.mounted = 'yes';
+    try {
+      const data = await load(root.dataset.source);
+      if (root.isConnected) maps.add(new CollectionMap(root, data));
+    } catch (error) {
+      const box = make('div', { className: 'lcl-problem' }, make('strong', { textContent: 'The map cannot be shown' }), make('p', { textContent: error.message }));
+      box.setAttribute('role', 'alert');
+      root.replaceChildren(box);
+    }
+  }
+  function look() {
+    for (const map of maps) if (map.root.isConnected) map.follow(); else maps.delete(map);
+    document.querySelectorAll('.lcl-map[data-source]:not([data-mounted])').forEach(mount);
+  }
+  // Details were opened or closed: who clicked stays on the map.
+  window.lclMap = {
+    focus() {
+      const map = [...maps].find(({ root }) => root.isConnected), opened = document.querySelector('#map-detail h2');
+      if (!map) return;
+      if (!opened) map.canvas.focus();
+      else if (map.byKey || document.activeElement !== map.canvas) opened.focus();
+      map.byKey = false;
+    },
+  };
+  // Back and Forward to another part of the map.
+  window.addEventListener('lcl-navigate', () => maps.forEach((map) => { Object.assign(map.state.view, map.addressed() ?? map.whole()); map.moved(); }));
+  function start() {
+    let due = false;
+    new MutationObserver(() => {
+      if (due) return;
+      due = true;
+      setTimeout(() => { due = false; look(); }, 0);
+    }).observe(document.body, { subtree: true, childList: true });
+    new MutationObserver(() => maps.forEach((map) => map.redraw())).observe(document.body, { attributes: true, attributeFilter: ['class'] });
+    look();
+  }
+  if (document.readyState === 'loading') document.addEventListener('DOMContentLoaded', start);
+  else start();
+})();
