@@ -1,10 +1,10 @@
-# make setup | up [EXECUTOR=ray] | demo [ONCE=1] | test [ARGS="tests/api -k name"] | check | lint | audit | sbom | lock [UPGRADE=1] | pin-images | clean
+# make setup | up [EXECUTOR=ray] | demo [ONCE=1] | test [ARGS="tests/api -k name"] | check | lint | docs | audit | sbom | lock [UPGRADE=1] | pin-images | clean
 #
 # Everything lives in .venv and (at run time) .lcl, both inside this folder. PYTHON=/path/to/python chooses
 # the interpreter; otherwise the first one below that is new enough and can make virtual environments. TORCH_INDEX=URL
 # is the package index that torch comes from, such as https://download.pytorch.org/whl/cpu; without it, pip's own.
 .DELETE_ON_ERROR:
-.PHONY: setup up demo test check lint audit sbom lock pin-images clean help
+.PHONY: setup up demo test check lint docs audit sbom lock pin-images clean help
 
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
@@ -45,6 +45,10 @@ lint: .venv/.test
 	@.venv/bin/python -m ruff format --check .
 	@.venv/bin/python -m mypy
 
+# The documentation site as static files with a search. No network is needed, neither to build nor to read it.
+docs: .venv/.docs
+	@.venv/bin/python -m scripts.build_docs
+
 # Asks PyPI for known vulnerabilities of what the lock file names, and of the torch that is installed. Ends with an error
 # where PyPI cannot say.
 AUDIT := .venv/bin/python -m pip_audit --strict --disable-pip --progress-spinner off
@@ -64,6 +68,7 @@ sbom: .venv/.test
 lock: .venv/.test
 	@$(COMPILE) --extra service --extra test --group supply-chain --output-file requirements/test.lock
 	@$(COMPILE) --extra service --constraint requirements/test.lock --output-file requirements/service.lock
+	@$(COMPILE) --extra service --extra docs --constraint requirements/test.lock --output-file requirements/docs.lock
 
 # Needs Docker with buildx, and an image registry.
 pin-images: .venv/.made
@@ -89,9 +94,16 @@ clean:
 	@$(PROJECT) --editable '.[service]'
 	@touch $@
 
+# the test tools have what builds the documentation, too
+.venv/.docs: pyproject.toml requirements/service.lock requirements/docs.lock | .venv/.made
+	@echo "installing with the documentation's tools into .venv (about 2 GB, a few minutes the first time)"
+	@$(LOCKED) --only-binary :all: --requirement requirements/docs.lock
+	@$(PROJECT) --editable '.[service,docs]'
+	@touch .venv/.service $@
+
 # one installation of both; what tests import is compiled when they do, and the rest of 2 GB never
 .venv/.test: pyproject.toml requirements/service.lock requirements/test.lock | .venv/.made
 	@echo "installing with the test tools into .venv (about 2 GB, a few minutes the first time)"
 	@$(LOCKED) --no-compile --requirement requirements/test.lock
 	@$(PROJECT) --no-compile --editable '.[service,test]'
-	@touch .venv/.service $@
+	@touch .venv/.service .venv/.docs $@

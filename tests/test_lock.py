@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 UNLOCKED = set(PROJECT["tool"]["uv"]["pip"]["no-emit-package"])
 BY_THE_BUILD = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
-SETS = {"service": {"service"}, "test": {"service", "test"}}
+SETS = {"service": {"service"}, "test": {"service", "test"}, "docs": {"service", "docs"}}
 PYTHONS = ("3.11", "3.12", "3.13")
 
 
@@ -116,9 +116,10 @@ def test_what_depends_on_the_machine_is_not_locked() -> None:
             assert {each.operator for each in requirement.specifier} == {">="}, "a build of this machine's must fit"
 
 
-def test_the_service_runs_what_was_tested() -> None:
+@pytest.mark.parametrize("name", ["service", "docs"])
+def test_the_service_and_its_documentation_run_what_was_tested(name: str) -> None:
     """The same versions and files; markers may be wider with the test tools, which want some on more platforms."""
-    for library, entries in LOCKS["service"].items():
+    for library, entries in LOCKS[name].items():
         tested = {entry.version: entry.hashes for entry in LOCKS["test"].get(library, ())}
         assert {entry.version: entry.hashes for entry in entries} == tested, library
 

@@ -73,10 +73,10 @@ class UiSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", populate_by_name=True)
 
-    team: bool = Field(False, validation_alias="LCL_TEAM")
+    team: bool = Field(False, validation_alias="LCL_TEAM", description="users sign in with their API keys")
     session_hours: float = Field(12.0, gt=0, le=720, description="until a user signs in again")
-    host: str = "127.0.0.1"
-    port: int = Field(7865, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="address on which it listens")
+    port: int = Field(7865, ge=0, le=65535, description="port on which it listens; 0: a free one")
     socket: int | None = Field(None, ge=3, description="inherited listening socket, in place of a port")
     root_path: str = Field("", description="path of the page behind a gateway")
     hosts: str = Field("", description="host names of the page, besides those of the loopback")
@@ -85,7 +85,7 @@ class UiSettings(BaseSettings):
     max_upload_request: str = Field("256mb", description="of all files of one request")
     session_uploads: str = Field("512mb", description="of one key; older files are deleted")
     all_uploads: str = Field("1gb", description="of all keys")
-    forwarded_allow_ips: str = "127.0.0.1"
+    forwarded_allow_ips: str = Field("127.0.0.1", description="proxies whose X-Forwarded headers count")
 
     @field_validator("max_upload", "max_upload_request", "session_uploads", "all_uploads")
     @classmethod

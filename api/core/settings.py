@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
@@ -10,6 +11,7 @@ from sqlalchemy.engine import make_url
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
 
+BUILT_DOCS = Path(__file__).parents[2] / "build" / "site"  # of a checkout
 MIN_SECRET_LENGTH = 24
 WELL_KNOWN_SECRETS = (
     *("admin", "changeme", "change-me", "change_me", "default", "example"),
@@ -20,10 +22,13 @@ WELL_KNOWN_SECRETS = (
 class ApiSettings(Settings):
     """``LCL_API_HOST``, ``LCL_API_PORT``, ``LCL_TEAM``, ``LCL_ADMIN_KEY`` and the bounds of a request."""
 
-    api_host: str = "127.0.0.1"
-    api_port: int = Field(8765, ge=0, le=65_535)
+    api_host: str = Field("127.0.0.1", description="address on which it listens")
+    api_port: int = Field(8765, ge=0, le=65_535, description="port on which it listens; 0: a free one")
     api_socket: int | None = Field(None, ge=3, description="inherited socket that listens already, in place of a port")
-    admin_key: SecretStr = SecretStr("")
+    docs_dir: Path = Field(
+        BUILT_DOCS, description="folder with the documentation site that make docs builds, served at /docs/guide"
+    )
+    admin_key: SecretStr = Field(SecretStr(""), description="of the first admin, who makes all other keys")
     key_pepper: SecretStr = Field(SecretStr(""), description="enters the hash of the admin key; empty: a file in home")
     database_patience_seconds: float = Field(
         60, ge=0, le=3600, description="how long a start waits for a PostgreSQL that does not answer"
@@ -45,9 +50,9 @@ class ApiSettings(Settings):
     max_upload_bytes: int = Field(
         4 << 30, ge=0, description="of a corpus that a client sends: of the zip, and of its files unpacked; 0: none"
     )
-    max_json_depth: int = Field(64, ge=4, le=500)
+    max_json_depth: int = Field(64, ge=4, le=500, description="of objects and lists in a body within each other")
     max_image_bytes: int = Field(16 * 2**20, ge=1024, description="largest encoded image, bytes")
-    max_image_pixels: int = Field(40_000_000, ge=1)
+    max_image_pixels: int = Field(40_000_000, ge=1, description="of one image")
     max_request_pixels: int = Field(200_000_000, ge=1, description="of all images in one request together")
     image_memory_bytes: int = Field(
         480 << 20, ge=16 << 20, description="in which large images are decoded, of all requests at one time"
@@ -56,7 +61,7 @@ class ApiSettings(Settings):
         30, gt=0, le=3600, description="for which a request with large images waits for that memory"
     )
     max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
-    max_text_characters: int = Field(20_000, ge=1)
+    max_text_characters: int = Field(20_000, ge=1, description="of one text")
     encoder_memory_bytes: int = Field(4 << 30, ge=1, description="of all encoders that are kept in memory")
     inference_device: str = Field(
         "cpu", description="cpu, or one GPU, which no run gets then: its number in nvidia-smi or its UUID"
@@ -74,7 +79,7 @@ class ApiSettings(Settings):
     writing_seconds: float = Field(
         120, gt=0, le=3600, description="after which captions and continuations that are not written end with an error"
     )
-    event_poll_seconds: float = Field(0.5, gt=0, le=60)
+    event_poll_seconds: float = Field(0.5, gt=0, le=60, description="between two looks at the runs that streams follow")
     event_stream_seconds: float = Field(
         900, gt=0, le=86_400, description="after which a stream ends; its reader comes back, if its key still opens"
     )

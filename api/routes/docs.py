@@ -1,11 +1,14 @@
-"""The API's own description at ``/docs``. Everything comes from this package: no CDN, no inline script."""
+"""The API's own description at ``/docs``, and the documentation site at ``/docs/guide``: no CDN, no inline script."""
 
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 
-from fastapi import APIRouter
-from fastapi.responses import HTMLResponse, Response
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from api.core.errors import Problem
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,7 +29,8 @@ PAGE = """<!doctype html>
 <header>
 <h1>LCL service</h1>
 <p>Every call with its parameters, fields and responses, a form to try it, and the same call for curl and Python.
-<a href="/docs#errors">Errors</a> have one form. The description itself: <a href="/openapi.json">openapi.json</a></p>
+<a href="/docs#errors">Errors</a> have one form. How-tos and reference: the
+<a href="/docs/guide/">guide</a>. The description itself: <a href="/openapi.json">openapi.json</a></p>
 <div class="tools">
 <label for="filter">Filter the calls</label>
 <input id="filter" type="search" autocomplete="off" placeholder="such as: list runs">
@@ -37,6 +41,31 @@ PAGE = """<!doctype html>
 </header>
 <main><p class="empty">Loading the description…</p></main>
 </body>
+</html>
+"""
+
+# Furo sets styles on elements; its scripts are files of the site
+GUIDE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+GUIDE_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".json": "application/json",
+    ".csv": "text/csv",
+    ".ipynb": "application/json",
+}
+NOT_BUILT = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>LCL service: guide</title><link rel="stylesheet" href="/docs/docs.css"></head>
+<body><main><h1>The guide is not built here</h1>
+<p>Run <code>make docs</code> in the source tree and reload this page, or set <code>LCL_DOCS_DIR</code> to a folder with
+a built site and restart the service. The same pages are Markdown files in <code>docs/</code>. The calls of the service
+are described at <a href="/docs">/docs</a>.</p></main></body>
 </html>
 """
 
@@ -54,6 +83,25 @@ def script() -> Response:
 @router.get("/docs/docs.css")
 def style() -> Response:
     return _static("docs.css", "text/css")
+
+
+@router.get("/docs/guide")
+def guide_without_slash() -> Response:
+    return RedirectResponse("/docs/guide/")  # its links are relative to the folder
+
+
+@router.get("/docs/guide/{path:path}")
+def guide(request: Request, path: str) -> Response:
+    """A file of the documentation site. Only files inside its folder with a type of the site are served."""
+    root: Path = request.app.state.context.settings.docs_dir.expanduser().resolve()
+    if not (root / "index.html").is_file():
+        return HTMLResponse(NOT_BUILT, status_code=404, headers={"content-security-policy": POLICY})
+    file = (root / (path or "index.html")).resolve()
+    media_type = GUIDE_TYPES.get(file.suffix)
+    if media_type is None or not file.is_relative_to(root) or not file.is_file():
+        raise Problem(404, "not_found", f"the guide has no {path}; its pages are listed at /docs/guide/")
+    headers = {"content-security-policy": GUIDE_POLICY, "cache-control": "private, max-age=60"}
+    return Response(file.read_bytes(), media_type=media_type, headers=headers)
 
 
 def _static(name: str, media_type: str) -> Response:

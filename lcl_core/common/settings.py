@@ -25,7 +25,7 @@ SHARED_NAMES = """
 """
 API_NAMES = """
     ADMIN_KEY API_HOST API_PORT API_SOCKET BODY_BYTES_AT_ONCE BODY_SECONDS BYTES_PER_OWNER DATABASE_PATIENCE_SECONDS
-    DUPLICATES_SECONDS ENCODER_MEMORY_BYTES EVENT_POLL_SECONDS EVENT_STREAM_SECONDS EXPORT_SECONDS HEAD_SECONDS
+    DOCS_DIR DUPLICATES_SECONDS ENCODER_MEMORY_BYTES EVENT_POLL_SECONDS EVENT_STREAM_SECONDS EXPORT_SECONDS HEAD_SECONDS
     IMAGE_MEMORY_BYTES IMAGE_WAIT_SECONDS INFERENCE_DEVICE INFERENCE_PRECISION KEY_PEPPER MAX_BODY_BYTES MAX_CONNECTIONS
     MAX_EXPORT_BYTES MAX_IMAGE_BYTES MAX_IMAGE_PIXELS MAX_INPUTS MAX_JSON_DEPTH MAX_MEDIA_BODY_BYTES MAX_PRIORITY
     MAX_REQUEST_PIXELS MAX_TEXT_CHARACTERS QUEUED_RUNS_PER_OWNER REQUESTS_AT_ONCE REQUESTS_PER_MINUTE
@@ -101,11 +101,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LCL_", extra="ignore", hide_input_in_errors=True)
 
-    home: Path = Field(default_factory=lambda: Path.home() / ".lcl")
-    database_url: str = ""
-    broker_url: str = ""
+    home: Path = Field(
+        default_factory=lambda: Path.home() / ".lcl", description="folder of everything that the service writes"
+    )
+    database_url: str = Field("", description="of PostgreSQL or SQLite; empty: a SQLite file in home")
+    broker_url: str = Field("", description="of Redis or Valkey; empty: the launcher's own, else no wake-ups")
     team: bool = Field(False, description="several people use it: secrets are required, and each has a key")
-    data_roots: Annotated[list[Root], NoDecode] = []
+    data_roots: Annotated[list[Root], NoDecode] = Field(
+        [], description="folders and URLs in which corpora and encoders of specs may lie, separated by colons"
+    )
     lease_seconds: float = Field(
         # a fail-over of PostgreSQL takes a minute or two, during which no run shall have to stop
         default_factory=lambda data: 240.0 if data.get("database_url", "").startswith("postgresql") else 60.0,
@@ -118,7 +122,7 @@ class Settings(BaseSettings):
     gc_grace_seconds: float = Field(
         86_400.0, ge=0, le=10**9, description="for which a folder that nothing names is kept"
     )
-    welcome: bool = True
+    welcome: bool = Field(True, description="register the bundled encoders, and index the sample in a new home")
     log_format: str = Field("auto", pattern="^(auto|json|text)$", description="auto: text on a terminal, else json")
 
     artifacts: str = Field("", description="URL of the store that all machines share; empty: home alone")

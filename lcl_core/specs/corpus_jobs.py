@@ -42,7 +42,7 @@ class ValidateSpec(CorpusSpec):
     tokens: bool = Field(True, description="measure texts in CLIP tokens; otherwise in words, which is faster")
     similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are not usable")
     min_image_side: int = Field(8, ge=1, le=4096, description="a shorter side below this is too small, pixels")
-    timeout_seconds: float | None = Field(None, gt=0)
+    timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")
 
 
 class WriteSpec(CorpusSpec):
@@ -53,7 +53,7 @@ class WriteSpec(CorpusSpec):
     to: str | None = Field(
         None, max_length=4096, description="URL below a data root that gets the shards; none: the service's own disk"
     )
-    timeout_seconds: float | None = Field(None, gt=0)
+    timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")
 
     @field_validator("to")
     @classmethod
@@ -96,8 +96,8 @@ class IndexSpec(Spec):
         description="search index: files, in the collection's own files by the api; pgvector, PostgreSQL with that "
         "extension; auto: what it has been, in mode add, else files",
     )
-    batch_size: int = Field(256, ge=1, le=4096)
-    timeout_seconds: float | None = Field(None, gt=0)
+    batch_size: int = Field(256, ge=1, le=4096, description="images encoded at once")
+    timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:

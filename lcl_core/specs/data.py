@@ -67,11 +67,13 @@ class AugmentationSpec(Spec):
 
 
 class DataSpec(Spec):
+    """Corpora of the run, and how their documents become batches."""
+
     sources: tuple[SourceSpec, ...] = Field((SourceSpec(),), min_length=1, max_length=32)
     weight_by: Literal["documents", "images", "tokens"] = Field("documents", description="unit of the sources' weights")
     similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are left out")
     max_images: int = Field(6, ge=1, le=255, description="images a document keeps, first ones first")
-    min_images: int = Field(1, ge=1, le=255)
+    min_images: int = Field(1, ge=1, le=255, description="documents with fewer images are left out")
     piece_images: int | None = Field(None, ge=1, le=255, description="cut documents into pieces of at most this many")
     image_first_probability: Fraction = Field(0.5, description="probability that an image comes before its sentence")
     augmentation: AugmentationSpec = AugmentationSpec()

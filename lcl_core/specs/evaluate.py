@@ -22,7 +22,7 @@ class TuningSpec(Spec):
     transfer: tuple[Transfer, ...] | None = Field(
         None, min_length=1, description="of this task alone; none: as the evaluation says"
     )
-    epochs: int = Field(20, ge=1, le=1000)
+    epochs: int = Field(20, ge=1, le=1000, description="passes over the training split")
     full_epochs: int | None = Field(None, ge=1, le=1000, description="epochs of full transfer; none: epochs")
     steps: int | None = Field(None, ge=1, le=10_000_000, description="end after so many steps; none: epochs decide")
     lr: float = Field(1e-3, gt=0, le=1, description="of the head, at the end of the warm-up")
@@ -33,11 +33,13 @@ class TuningSpec(Spec):
         le=1,
         description="full transfer: learning rate of a layer, as a factor of the rate of the layer above",
     )
-    weight_decay: float = Field(0.05, ge=0, le=10)
+    weight_decay: float = Field(0.05, ge=0, le=10, description="of tensors with two dimensions or more")
     warmup: Fraction = Field(0.05, description="share of the steps in which the rate rises")
-    batch_size: int = Field(128, ge=1, le=65_536)
+    batch_size: int = Field(128, ge=1, le=65_536, description="training images in a step")
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the target that all classes or tokens have in common"
+    )
     augmentation: AugmentationSpec = Field(
         AugmentationSpec(), description="full transfer: augmentation of training images"
     )
@@ -120,7 +122,7 @@ class DecodingSpec(Spec):
     beams: int = Field(1, ge=1, le=64, description="more than one: beam search")
     top_p: Fraction | None = Field(None, description="draw from the most likely tokens of this mass; none: no drawing")
     temperature: float = Field(1.0, gt=0, le=100, description="of the draw")
-    max_new_tokens: int = Field(24, ge=1, le=4096)
+    max_new_tokens: int = Field(24, ge=1, le=4096, description="longest answer")
     batch_size: int = Field(64, ge=1, le=4096, description="images captioned at once")
 
     @model_validator(mode="after")
@@ -197,7 +199,7 @@ class TunedRetrievalSpec(TuningSpec):
     temperature: float = Field(
         0.07, gt=0, le=10, description="initial temperature of the contrastive loss; it is learned"
     )
-    epochs: int = Field(10, ge=1, le=1000)
+    epochs: int = Field(10, ge=1, le=1000, description="passes over the training split")
     batch_size: int = Field(256, ge=2, le=65_536, description="images that the contrastive loss of a step compares")
 
 
@@ -205,8 +207,8 @@ class CaptioningSpec(TuningSpec):
     """An MLP carries patch tokens into the embedding space of a causal language model (paper, transfer heads (c))."""
 
     epochs: int = Field(1, ge=1, le=1000, description="passes over all captions of the training split")
-    batch_size: int = Field(32, ge=1, le=65_536)
-    weight_decay: float = Field(0.0, ge=0, le=10)
+    batch_size: int = Field(32, ge=1, le=65_536, description="training examples in a step")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with two dimensions or more")
     warmup: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; none: no clipping")
     language_model: LanguageModelSpec | None = Field(
@@ -255,9 +257,9 @@ Benchmark = Literal["vqav2", "gqa", "vizwiz", "scienceqa-img", "pope", "mme", "m
 class StageSpec(TuningSpec):
     """One of the two stages."""
 
-    epochs: int = Field(1, ge=1, le=1000)
-    batch_size: int = Field(32, ge=1, le=65_536)
-    weight_decay: float = Field(0.0, ge=0, le=10)
+    epochs: int = Field(1, ge=1, le=1000, description="passes over the training split")
+    batch_size: int = Field(32, ge=1, le=65_536, description="training examples in a step")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with two dimensions or more")
     warmup: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; none: no clipping")
 
@@ -278,7 +280,7 @@ class InstructionsSpec(Spec):
 class BenchmarkSpec(Spec):
     """A benchmark's official files."""
 
-    name: Benchmark
+    name: Benchmark = Field(description="which benchmark its files are")
     path: Path = Field(..., description="file or folder of its questions on the server, inside its data roots")
     images: Path | None = Field(None, description="folder of its images, likewise; none: inside the questions' files")
 
@@ -351,7 +353,9 @@ class EvaluateSpec(Spec):
     encoder: EncoderReference = Field(..., description="id or name of a registered encoder")
     dataset: Name = Field("sample", description="name of a registered dataset with captioned or labelled images")
     splits: tuple[Name, ...] = Field(("test_vendor",), min_length=1, description="splits to be tested")
-    tasks: tuple[TaskName, ...] = Field(("retrieval", "classification"), min_length=1)
+    tasks: tuple[TaskName, ...] = Field(
+        ("retrieval", "classification"), min_length=1, description="what the encoder is measured on, in this order"
+    )
     transfer: tuple[Transfer, ...] = Field(
         ("frozen",),
         min_length=1,
@@ -370,8 +374,8 @@ class EvaluateSpec(Spec):
     dialogue: DialogueSpec = DialogueSpec()
     untrained_baseline: bool = Field(True, description="also evaluate the same architecture with its initial weights")
     figures: bool = Field(True, description="draw confusion, learning curves and examples into the artifacts")
-    seed: int = Field(0, ge=0, lt=2**31)
-    timeout_seconds: float | None = Field(None, gt=0)
+    seed: int = Field(0, ge=0, lt=2**31, description="of heads, order of the data and draws")
+    timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")
 
     def protocols(self, own: TuningSpec | DialogueSpec) -> tuple[Transfer, ...]:
         """Transfer protocols of a task that trains, each once: its own, else those of the evaluation."""

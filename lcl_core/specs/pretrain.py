@@ -34,12 +34,16 @@ class ModelSpec(Spec):
         description="vision tower: vit, hybrid (overlapping convolutions, then a ViT), convnext, resnet, or timm: "
         "with a timm model's name, such as timm:resnet18, which has its own number of layers",
     )
-    vision_width: int = Field(192, ge=16, le=4096)
-    vision_layers: int = Field(6, ge=1, le=64)
-    vision_head_width: int = Field(64, ge=8, le=256)
-    text_width: int = Field(192, ge=16, le=4096)
-    text_layers: int = Field(4, ge=1, le=64)
-    text_heads: int = Field(3, ge=1, le=64)
+    vision_width: int = Field(192, ge=16, le=4096, description="channels of the vision tower")
+    vision_layers: int = Field(6, ge=1, le=64, description="blocks of the vision tower")
+    vision_head_width: int = Field(
+        64, ge=8, le=256, description="channels of one attention head of the vision tower; divides vision_width"
+    )
+    text_width: int = Field(
+        192, ge=16, le=4096, description="channels of the text tower, and numbers of a vector of image or text"
+    )
+    text_layers: int = Field(4, ge=1, le=64, description="blocks of the text tower")
+    text_heads: int = Field(3, ge=1, le=64, description="attention heads of the text tower; divides text_width")
     context_length: int = Field(256, ge=8, le=65536, description="longest document, tokens (position table)")
     # those below are left out where they say nothing, so that specs of before there were choices keep their hash
     activation: Literal["gelu", "quick_gelu"] = Field(
@@ -103,6 +107,8 @@ class ModelSpec(Spec):
 
 
 class TokenizerSpec(Spec):
+    """The vocabulary of the text tower."""
+
     kind: Literal["bpe", "clip"] = Field("bpe", description="trained on the corpus, or CLIP's 49,408 tokens")
     vocab_size: int = Field(4096, ge=300, le=200_000, description="for bpe: tokens without the five specials")
     # left out where it says nothing, so that specs of before there was a choice keep their hash
@@ -325,18 +331,18 @@ class EngineSpec(Spec):
 class BatchSpec(Spec):
     """A step's batch: documents packed without padding until either budget is full."""
 
-    tokens: int = Field(4096, ge=64, le=4_194_304)
-    images: int = Field(64, ge=1, le=65_536)
+    tokens: int = Field(4096, ge=64, le=4_194_304, description="of text and images together, of one process")
+    images: int = Field(64, ge=1, le=65_536, description="of one process; those of all are each other's negatives")
 
 
 class OptimizerSpec(Spec):
     """AdamW with the authors' decay groups; linear warm-up, then the schedule."""
 
-    lr: float = Field(5e-4, gt=0, le=1)
-    weight_decay: float = Field(0.2, ge=0, le=10)
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
-    eps: float = Field(1e-6, gt=0, le=1)
-    warmup_steps: int = Field(100, ge=0)
+    lr: float = Field(5e-4, gt=0, le=1, description="learning rate at the end of the warm-up")
+    weight_decay: float = Field(0.2, ge=0, le=10, description="of tensors with two dimensions or more")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.98), description="decay of AdamW's two moving averages")
+    eps: float = Field(1e-6, gt=0, le=1, description="added to the denominator of AdamW's step")
+    warmup_steps: int = Field(100, ge=0, description="first steps, in which the rate rises in a line")
     schedule: Literal["cosine", "constant", "constant_with_decay"] = Field(
         "cosine", description="after the warm-up; cosine ends at zero, constant_with_decay goes there in decay_steps"
     )
@@ -404,7 +410,7 @@ class PretrainSpec(Spec):
     optimizer: OptimizerSpec = OptimizerSpec()
     engine: EngineSpec = EngineSpec()
     steps: int = Field(1000, ge=1, le=100_000_000, description="optimiser steps")
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, lt=2**31, description="of weights, order of the data, crops and drop-outs")
     numerics: Literal["fixed", "official"] = Field(
         "fixed", description="official: the authors' behaviour, including faults"
     )
@@ -415,7 +421,7 @@ class PretrainSpec(Spec):
     checkpoint_minutes: float | None = Field(
         5.0, gt=0, le=10_080, description="minutes after which one is written before that; none: by steps alone"
     )
-    keep_checkpoints: int = Field(2, ge=1, le=100)
+    keep_checkpoints: int = Field(2, ge=1, le=100, description="newest checkpoints that are kept, beside milestones")
     milestone_every: int | None = Field(None, ge=1, description="checkpoints of these steps are never deleted")
     async_checkpoint: bool = Field(True, description="write checkpoints in the background")
     ema_decay: float | None = Field(None, ge=0, lt=1, description="export averaged weights; none: the last ones")

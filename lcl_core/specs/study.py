@@ -16,13 +16,13 @@ class MetricSpec(Spec):
     """A figure: the mean of all rows of an evaluation that have these values, or one of the training's last line."""
 
     name: Heading = Field(..., description="head of its column")
-    of: Literal["evaluation", "training"] = "evaluation"
+    of: Literal["evaluation", "training"] = Field("evaluation", description="run whose figure it is")
     metric: Word = Field(..., description="such as IR@5; of a training such as generation_loss")
     task: Word | None = Field(None, description="only rows of this task; none: any")
-    split: Word | None = None
-    variant: Word | None = None
+    split: Word | None = Field(None, description="only rows of this split; none: any")
+    variant: Word | None = Field(None, description="only rows of this variant; none: any")
     transfer: Word | None = Field(None, description="only rows of this: zero_shot, frozen or full")
-    better: Literal["higher", "lower"] = "higher"
+    better: Literal["higher", "lower"] = Field("higher", description="which of two figures is better")
 
 
 FieldPath = Annotated[str, Field(pattern=r"^[a-z_]+(\.([a-z_]+|[0-9]+))*$", max_length=100)]
@@ -31,16 +31,16 @@ FieldPath = Annotated[str, Field(pattern=r"^[a-z_]+(\.([a-z_]+|[0-9]+))*$", max_
 class ChoiceSpec(Spec):
     """One of a few values."""
 
-    kind: Literal["choice"]
-    values: tuple[JsonValue, ...] = Field(..., min_length=1, max_length=1000)
+    kind: Literal["choice"] = Field(description="one of some values")
+    values: tuple[JsonValue, ...] = Field(..., min_length=1, max_length=1000, description="values, each equally likely")
 
 
 class RangeSpec(Spec):
     """A number between two, each equally likely, or (log-uniform) each order of magnitude."""
 
-    kind: Literal["uniform", "log-uniform"]
-    low: float
-    high: float
+    kind: Literal["uniform", "log-uniform"] = Field(description="how a number is drawn")
+    low: float = Field(description="least value")
+    high: float = Field(description="greatest value")
     integer: bool = Field(False, description="whole numbers only")
 
     @model_validator(mode="after")
@@ -58,7 +58,7 @@ Parameter = Annotated[ChoiceSpec | RangeSpec, Field(discriminator="kind")]
 class GridSearch(Spec):
     """Every combination of the axes' variants, and nothing else."""
 
-    kind: Literal["grid"] = "grid"
+    kind: Literal["grid"] = Field("grid", description="every combination of the axes")
 
 
 class _SampledSearch(Spec):
@@ -72,7 +72,7 @@ class _SampledSearch(Spec):
 class RandomSearch(_SampledSearch):
     """Settings drawn at random, all of them trained and examined."""
 
-    kind: Literal["random"]
+    kind: Literal["random"] = Field(description="settings drawn at random")
 
 
 class HalvingSearch(_SampledSearch):
@@ -81,7 +81,7 @@ class HalvingSearch(_SampledSearch):
     Trials are judged by ``validation`` alone; only finalists are examined as the study's ``evaluate`` says.
     """
 
-    kind: Literal["halving"]
+    kind: Literal["halving"] = Field(description="successive halving of settings drawn at random")
     rungs: tuple[Annotated[int, Field(ge=1, le=100_000_000)], ...] = Field(
         ..., min_length=1, max_length=20, description="optimiser steps of each rung, rising"
     )
@@ -140,7 +140,7 @@ class StudySpec(Spec):
         "", max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$", description="question of the study, in a sentence"
     )
     pretrain: PartialSpec = Field({}, description="the base: a pretrain spec, or a preset and the fields that differ")
-    axes: tuple[AxisSpec, ...] = Field((), max_length=8)
+    axes: tuple[AxisSpec, ...] = Field((), max_length=8, description="what is varied; every combination is trained")
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, max_length=100, description="one run a seed of every row")
     evaluate: PartialSpec = Field({}, description="an evaluate spec without encoder, for every encoder made")
     metrics: tuple[MetricSpec, ...] = Field(..., min_length=1, max_length=50, description="columns of the table")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "LCL_ADMIN_KEY")
 EMPTY = (*SECRETS, "GRAFANA_PASSWORD")
 # What the image, or compose itself, decides; hosts of webhooks come with their overlay, which gives them a way out.
-IMAGE = {"LCL_HOME", "LCL_TEAM", "LCL_API_HOST", "LCL_API_PORT", "LCL_UI_HOST", "LCL_UI_PORT"}
+IMAGE = {"LCL_HOME", "LCL_DOCS_DIR", "LCL_TEAM", "LCL_API_HOST", "LCL_API_PORT", "LCL_UI_HOST", "LCL_UI_PORT"}
 ONE_MACHINE = {"LCL_UI_TOKEN"}  # a team signs in
 LAUNCHER = {"LCL_API_SOCKET", "LCL_UI_SOCKET"}  # it sets them for its children alone
 READ_ELSEWHERE = {"LCL_DATA_CACHE", "LCL_DATA_CACHE_BYTES"}
@@ -223,13 +223,18 @@ def test_the_image_has_no_root_and_installs_from_the_lock() -> None:
     assert not lines[0].startswith("# syntax=")
     last_user = [line for line in lines if line.startswith("USER")][-1]
     assert last_user == "USER lcl"
+    assert next(line for line in lines if line.startswith("COPY --from=")).split()[1:] == [
+        "--from=docs", "/build/site", "/usr/local/share/lcl/docs",
+    ]  # fmt: skip
+    assert "    LCL_DOCS_DIR=/usr/local/share/lcl/docs \\" in lines
+    assert any("requirements/docs.lock" in line and "--require-hashes" in line for line in lines)
     locked = next(i for i, line in enumerate(lines) if "--requirement /build/requirements/service.lock" in line)
     assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(lines[locked].split())
     project = next(i for i, line in enumerate(lines) if "'/build[service]'" in line)
-    source = next(i for i, line in enumerate(lines) if "target=/source" in line)
+    source = next(i for i, line in enumerate(lines) if "target=/source" in line and "pip install" in line)
     assert locked < project < source, "the libraries' layers do not depend on the source"
     installing = [line for line in lines if "pip install" in line]
-    assert len(installing) == 3
+    assert len(installing) == 4, "the documentation's tools, the libraries, the project without and with its source"
     assert all("--require-hashes" in line or "--no-build-isolation" in line for line in installing), "setuptools too"
     assert any("pip check" in line for line in lines)
 
@@ -249,6 +254,9 @@ def test_the_builder_sees_only_what_the_image_needs() -> None:
     assert {line[1:] for line in lines if line.startswith("!")} == {
         "pyproject.toml", "requirements/service.lock", "README.md", "LICENSE", "NOTICE",
         "api", "workers", "lcl_core", "ui",
+        # what the documentation site is built from
+        "requirements/docs.lock", "docs", "scripts",
+        "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md",
     }  # fmt: skip
 
 

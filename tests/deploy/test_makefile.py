@@ -16,7 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     (tmp_path / "requirements").mkdir()
-    for name in ("Makefile", "pyproject.toml", "requirements/service.lock", "requirements/test.lock"):
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "requirements/service.lock",
+        "requirements/test.lock",
+        "requirements/docs.lock",
+    ):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -53,13 +59,13 @@ def test_nothing_is_done_twice(clone: Path) -> None:
         assert "pip" not in make(clone, "-n", goal).stdout, name
 
 
-@pytest.mark.parametrize(("goal", "locks"), [("setup", ["service"]), ("test", ["test"])])
+@pytest.mark.parametrize(("goal", "locks"), [("setup", ["service"]), ("test", ["test"]), ("docs", ["docs"])])
 def test_libraries_are_installed_from_the_lock_with_hashes(clone: Path, goal: str, locks: list[str]) -> None:
     (clone / ".venv").mkdir()
     (clone / ".venv" / ".made").touch()
     plan = [line for line in make(clone, "-n", goal).stdout.splitlines() if "-m pip" in line]
     assert len(plan) == 2
-    assert [name for name in ("service", "test") if f"requirements/{name}.lock" in plan[0]] == locks
+    assert [name for name in ("service", "test", "docs") if f"requirements/{name}.lock" in plan[0]] == locks
     assert {"--require-hashes", "--no-deps"} <= set(plan[0].split())
     assert "--no-build-isolation" in plan[1].split(), "what builds the project is locked too"
 

@@ -102,6 +102,7 @@ OWN_TESTS = {
     "docs/client.md": "tests/api/client/test_client_md.py",
     "docs/data.md": "tests/docs/test_data_md.py",
     "docs/interop.md": "tests/docs/test_interop_md.py",
+    "docs/quickstart_developer.md": "tests/docs/test_quickstarts.py",
     "docs/serving.md": "tests/api/test_serving_guide.py",
 }
 PYTHON = [block for block in BLOCKS if block.language == "python" and block.page not in OWN_TESTS]

@@ -1,0 +1,420 @@
+"""The reference of the documentation site, written from the code: specs, settings, API, errors, command line.
+
+Nothing here is kept by hand: a page is made of the pydantic models, of the OpenAPI description, of the command tree,
+and of the errors that the source raises. Imports no torch: the site is built where only the service's libraries are.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from typer.main import get_command
+
+from api.app import create_app
+from api.cli import HELP, app
+from api.core.errors import CODE_OF_STATUS, STATUS_DESCRIPTIONS, STATUS_OF_CODE
+from api.core.settings import ApiSettings
+from lcl_core.common.settings import Settings
+from lcl_core.jobs import JOBS
+from lcl_core.specs.base import presets
+from lcl_core.specs.study import StudySpec
+from ui.settings import UiSettings
+from workers.settings import WorkerSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = "reference"
+DEPTH = 6  # of objects within objects
+Json = dict[str, Any]
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+LENGTHS = {"minLength": "≥", "maxLength": "≤", "minItems": "≥", "maxItems": "≤"}
+SETTING_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+# defaults that depend on the machine or on other settings, in words
+COMPUTED_DEFAULTS = {
+    "LCL_DOCS_DIR": "`build/site` of the checkout",
+    "LCL_HOME": "`~/.lcl`",
+    "LCL_LEASE_SECONDS": "240 with PostgreSQL, else 60",
+}
+
+
+def reference_pages() -> dict[str, str]:
+    """Markdown of every page, by its name without suffix."""
+    specs = {kind: job.spec_class() for kind, job in JOBS.items()} | {"study": StudySpec}
+    pages = {f"spec_{kind}": spec_page(kind, model) for kind, model in specs.items()}
+    pages |= {"settings": settings_page(), "api": api_page(), "errors": errors_page(), "commands": commands_page()}
+    return {f"{FOLDER}/{name}": text for name, text in pages.items()}
+
+
+def cell(text: str) -> str:
+    """Text as one cell of a table, in which nothing is markup but code between backticks."""
+    parts = re.split(r"(``.*?``|`[^`]*`)", " ".join(text.split()))
+    plain = (part if at % 2 else re.sub(r"([\\<>\[\]*_|{}])", r"\\\1", part) for at, part in enumerate(parts))
+    return "".join(plain).replace("\\|", "|").replace("|", "\\|")
+
+
+def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]] | list[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def given(default: str) -> str:
+    """A default in a cell; that a field is required is no value."""
+    return default if default == "required" else code(default)
+
+
+def code(text: str) -> str:
+    """Code in a cell; nothing for no text."""
+    return f"`{text}`".replace("|", "\\|") if text else ""
+
+
+# ---------------------------------------------------------------- specs
+
+
+class SpecField(NamedTuple):
+    """A field of a spec by its dotted path, ``sources[].dataset`` for the fields of a list's items."""
+
+    path: str
+    type: str
+    range: str
+    default: str
+    meaning: str
+
+
+def spec_page(kind: str, model: type[BaseModel]) -> str:
+    schema = model.model_json_schema()
+    title = JOBS[kind].label if kind in JOBS else "Study"
+    named = presets(kind)
+    lines = [
+        f"# Spec: {kind}\n",
+        f"{title}. {prose(schema.get('description', ''))}\n",
+        f"`lcl submit {kind}` and `POST /v1/runs` accept these fields; `lcl spec show {kind}` prints them."
+        if kind in JOBS
+        else "`lcl study run` and `POST /v1/studies` accept these fields.",
+        "Unknown fields are refused. A field that is not given has its default.\n",
+        table(
+            ("field", "type and range", "default", "meaning"),
+            [
+                (
+                    code(field.path),
+                    cell(f"{field.type}; {field.range}".rstrip("; ")),
+                    given(field.default),
+                    cell(field.meaning),
+                )
+                for field in spec_fields(schema)
+            ],
+        ),
+    ]
+    if named:
+        rows = [(code(name), cell(description)) for name, description in preset_descriptions(kind).items()]
+        lines += [f"\n## Presets of {kind}\n", table(("preset", "what it is"), rows)]
+    return "\n".join(lines)
+
+
+def preset_descriptions(kind: str) -> dict[str, str]:
+    folder = ROOT / "lcl_core" / "presets" / kind
+    found = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    return {name: preset.get("description") or preset.get("question", "") for name, preset in found.items()}
+
+
+def spec_fields(schema: Json) -> list[SpecField]:
+    """Every field of a schema; those of an object, and of a list's items, come after it."""
+    definitions = schema.get("$defs", {})
+    fields: list[SpecField] = []
+
+    def walk(node: Json, prefix: str, depth: int) -> None:
+        for name, field in node.get("properties", {}).items():
+            inner = list(_objects(field, definitions))
+            path = f"{prefix}{name}"
+            meaning = field.get("description") or " ".join(each.get("description", "") for each, _ in inner)
+            required = name in node.get("required", ())
+            default = "required" if required else json.dumps(field.get("default"), ensure_ascii=False)
+            filled = any(not suffix for _, suffix in inner) and field.get("default") is not None
+            if filled or "default" not in field:
+                default = "required" if required else ""  # an object's fields have the defaults
+            fields.append(
+                SpecField(path, _type(field, definitions), "; ".join(_ranges(field, definitions)), default, meaning)
+            )
+            for each, suffix in inner if depth < DEPTH else ():
+                walk(each, f"{path}{suffix}.", depth + 1)
+
+    walk(schema, "", 0)
+    return list(dict.fromkeys(fields))
+
+
+def _choices(field: Json, definitions: Json) -> Iterator[Json]:
+    """The field's alternatives, references resolved; null is left out."""
+    if "$ref" in field:
+        yield from _choices(definitions[field["$ref"].rpartition("/")[2]], definitions)
+        return
+    nested = [*field.get("anyOf", ()), *field.get("oneOf", ()), *field.get("allOf", ())]
+    if not nested:
+        yield field
+    for each in nested:
+        if each.get("type") != "null":
+            yield from _choices(each, definitions)
+
+
+def _objects(field: Json, definitions: Json) -> Iterator[tuple[Json, str]]:
+    """Objects with fields of their own that a field may hold, with what their paths have after the field's name."""
+    for choice in _choices(field, definitions):
+        if "properties" in choice:
+            yield choice, ""
+        if isinstance(choice.get("items"), dict):
+            yield from ((each, f"[]{suffix}") for each, suffix in _objects(choice["items"], definitions))
+        for values in (choice.get("additionalProperties"), *choice.get("patternProperties", {}).values()):
+            if isinstance(values, dict):
+                yield from ((each, f".NAME{suffix}") for each, suffix in _objects(values, definitions))
+
+
+def _type(field: Json, definitions: Json) -> str:
+    names = []
+    for choice in _choices(field, definitions):
+        if "enum" in choice or "const" in choice:
+            names.append("choice")
+        elif choice.get("type") == "array":
+            items = choice.get("items")
+            names.append(f"list of {_type(items, definitions)}" if isinstance(items, dict) else "list")
+        else:
+            names.append(choice.get("type", "any"))
+    optional = any(each.get("type") == "null" for each in field.get("anyOf", ()))
+    return " or ".join(dict.fromkeys(names)) + (", or null" if optional else "")
+
+
+def _ranges(field: Json, definitions: Json) -> Iterator[str]:
+    """Bounds, lengths, choices and patterns; those of a list's items after its own."""
+    for choice in _choices(field, definitions):
+        values = choice.get("enum", [choice["const"]] if "const" in choice else [])
+        if values:
+            yield ", ".join(f"`{value}`" for value in values)
+        yield from (f"{sign} {choice[key]:,}" for key, sign in BOUNDS.items() if key in choice)
+        unit = "items" if choice.get("type") == "array" else "characters"
+        yield from (f"{sign} {choice[key]:,} {unit}" for key, sign in LENGTHS.items() if key in choice)
+        if "pattern" in choice:
+            yield f"``{choice['pattern']}``"
+        if isinstance(choice.get("items"), dict):
+            yield from (f"each: {words}" for words in _ranges(choice["items"], definitions))
+
+
+# ---------------------------------------------------------------- settings
+
+
+class Setting(NamedTuple):
+    """An environment variable of a part of the service."""
+
+    variable: str
+    range: str
+    default: str
+    meaning: str
+
+
+PARTS: tuple[tuple[str, str, type[Any], type[Any] | None], ...] = (
+    ("Every part", "Read by api and workers, and by all jobs.", Settings, None),
+    ("API", "Read by `python -m api`.", ApiSettings, Settings),
+    ("Worker", "Read by `python -m workers`.", WorkerSettings, Settings),
+    ("Page", "Read by `python -m ui`.", UiSettings, None),
+)
+
+
+def settings_page() -> str:
+    lines = [
+        "# Settings\n",
+        "Environment variables of the service's processes. A misspelt name is refused when a process starts. What",
+        "belongs together is explained in [operations](../operations.md).\n",
+    ]
+    for title, words, model, base in PARTS:
+        rows = [
+            (code(each.variable), cell(each.range), each.default, cell(each.meaning)) for each in settings(model, base)
+        ]
+        lines += [f"## {title}\n", words + "\n", table(("variable", "range", "default", "meaning"), rows)]
+    return "\n".join(lines)
+
+
+def settings(model: type[Any], base: type[Any] | None = None) -> list[Setting]:
+    """The settings of a class, without those of its base."""
+    prefix = str(model.model_config["env_prefix"])
+    found = []
+    for name, field in model.model_fields.items():
+        if base is None or name not in base.model_fields:
+            variable = str(field.validation_alias or f"{prefix}{name.upper()}")
+            meaning = field.description or ""
+            found.append(Setting(variable, _setting_range(field), _setting_default(variable, field), meaning))
+    return found
+
+
+def _setting_range(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(field.annotation))
+    words = []
+    for each in field.metadata:
+        words += [f"{sign} {getattr(each, key):,}" for key, sign in SETTING_BOUNDS.items() if hasattr(each, key)]
+        if pattern := getattr(each, "pattern", None):
+            words.append(f"``{pattern}``")
+    return "; ".join(words)
+
+
+def _setting_default(variable: str, field: FieldInfo) -> str:
+    if variable in COMPUTED_DEFAULTS:
+        return COMPUTED_DEFAULTS[variable]
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if value in ("", None, []):
+        return ""
+    return code(str(value).lower() if isinstance(value, bool) else f"{value}")
+
+
+# ---------------------------------------------------------------- API and errors
+
+
+def api_page() -> str:
+    described = create_app(ApiSettings(home=ROOT / "build" / "no-home")).openapi()
+    by_tag: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            tag = (operation.get("tags") or ["service"])[0]
+            meaning = operation.get("description", "").partition("\n\n")[0]
+            row = (cell(operation["summary"]), code(f"{method.upper()} {path}"), cell(meaning))
+            by_tag[tag].append(row)
+    lines = [
+        "# REST API\n",
+        "Every call. The service itself describes each with parameters, fields and a form to try it at `/docs`, and as",
+        "OpenAPI at `/openapi.json`. Calls below `/v1` need an API key: `Authorization: Bearer KEY`.\n",
+    ]
+    for tag, rows in by_tag.items():
+        lines += [f"## {tag.capitalize()}\n", table(("call", "address", "what it does"), rows)]
+    return "\n".join(lines)
+
+
+class RaisedError(NamedTuple):
+    """An error that the source raises: its code, and its message with names in place of values."""
+
+    code: str
+    message: str
+
+
+def errors_page() -> str:
+    messages: dict[str, list[str]] = defaultdict(list)
+    for raised in raised_errors():
+        messages[raised.code].append(raised.message)
+    names = sorted({*messages, *STATUS_OF_CODE, *CODE_OF_STATUS.values()})
+    fixed = {code_name: status for status, code_name in CODE_OF_STATUS.items()}
+    rows = []
+    for name in names:
+        status = STATUS_OF_CODE.get(name) or fixed.get(name)
+        examples = list(dict.fromkeys(filter(None, messages[name]))) or [STATUS_DESCRIPTIONS.get(status or 422, "")]
+        rows.append((code(name), str(status or 422), "<br>".join(cell(words) for words in examples[:3])))
+    statuses = [(str(status), cell(words)) for status, words in STATUS_DESCRIPTIONS.items()]
+    return "\n".join([
+        "# Errors\n",
+        'Every error of the service is `{"error": {"code", "message", "field", "type", "param"}}`. `code` is stable',
+        "and for programs; `message` names what is wrong and the way out. The command line prints the message and ends",
+        "with status 1. Failures of runs have codes of their own: [states of a run](../runs.md).\n",
+        "## HTTP status\n",
+        table(("status", "meaning"), statuses),
+        "## Codes\n",
+        "Up to three messages of each, with names where the service writes values. Status 422 unless the place of the",
+        "error says otherwise.\n",
+        table(("code", "status", "messages"), rows),
+    ])  # fmt: skip
+
+
+def raised_errors(folders: tuple[str, ...] = ("api", "workers", "lcl_core")) -> list[RaisedError]:
+    """Errors with a constant code in the source: ``UserError(message, code=…)``, ``Problem(status, code, message)``."""
+    found = []
+    for folder in folders:
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and (raised := _raised(node)):
+                    found.append(raised)
+    return found
+
+
+def _raised(call: ast.Call) -> RaisedError | None:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name in ("Problem", "error_response") and len(call.args) >= 3:
+        code_node, message = call.args[1], call.args[2]
+    elif name.endswith("Error") and call.args:
+        named = {keyword.arg: keyword.value for keyword in call.keywords}
+        code_node, message = named.get("code", ast.Constant(None)), call.args[0]
+    else:
+        return None
+    if not isinstance(code_node, ast.Constant) or not isinstance(code_node.value, str):
+        return None
+    return RaisedError(code_node.value, _template(message))
+
+
+def _template(node: ast.expr) -> str:
+    """A message with the names of what is filled in; empty where it is computed elsewhere."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if not isinstance(node, ast.JoinedStr):
+        return ""
+    parts = []
+    for part in node.values:
+        if isinstance(part, ast.Constant):
+            parts.append(str(part.value))
+        elif isinstance(part, ast.FormattedValue):
+            words = re.findall(r"[A-Za-z]\w*", ast.unparse(part.value))
+            parts.append((words[-1] if words else "value").upper())
+    return "".join(parts)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def commands_page() -> str:
+    lines = ["# Commands of lcl\n", prose(HELP) + "\n"]
+    root: Any = get_command(app)
+    lines += ["## Options of every command\n", table(("option", "default", "meaning"), list(_options(root)))]
+    for path, command in commands(root):
+        usage = " ".join(["lcl", path, *(_usage(each) for each in _arguments(command)), "[OPTIONS]"])
+        lines += [f"## lcl {path}\n", f"`{usage}`\n", prose(command.help) + "\n"]
+        rows = [*_argument_rows(command), *_options(command)]
+        if rows:
+            lines.append(table(("option", "default", "meaning"), rows))
+    return "\n".join(lines)
+
+
+def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command below a group with its words, in the order in which help shows them."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{prefix}{name} ")
+        elif not command.hidden:
+            yield f"{prefix}{name}", command
+
+
+def _usage(argument: Any) -> str:
+    name = str(argument.metavar or argument.name).upper() + ("..." if argument.nargs != 1 else "")
+    return name if argument.required else f"[{name}]"
+
+
+def _arguments(command: Any) -> list[Any]:
+    return [each for each in command.params if each.param_type_name == "argument"]
+
+
+def _argument_rows(command: Any) -> Iterator[tuple[str, str, str]]:
+    for each in _arguments(command):
+        default = "required" if each.required else ""
+        yield code(str(each.metavar or each.name).upper()), default, cell(each.help or "")
+
+
+def _options(command: Any) -> Iterator[tuple[str, str, str]]:
+    for each in command.params:
+        if each.param_type_name == "option" and not each.hidden:
+            names = ", ".join(code(name) for name in (*each.opts, *each.secondary_opts))
+            given = each.default
+            shown = "" if callable(given) or given in (None, False, (), []) else code(str(given))
+            yield names, "required" if each.required else shown, cell(each.help or "")
+
+
+def prose(text: str | None) -> str:
+    """A docstring as Markdown paragraphs, in which only code between backticks is markup."""
+    return "\n\n".join(cell(part).replace("\\|", "|") for part in re.split(r"\n\s*\n", text or ""))
