@@ -23,7 +23,7 @@ from typing import Self
 
 from lcl_core.parts.runner import Handler, Json, PartTask, Report, decode_error, encode_error, task_failed_error
 
-MAX_ATTEMPTS = 4  # of a task whose process ends
+MAX_ATTEMPTS = 5  # of a task whose process ends
 _REPORT_SECONDS = 0.25
 _CLOSE_SECONDS = 5.0
 

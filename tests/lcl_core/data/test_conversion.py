@@ -132,8 +132,21 @@ def test_a_stop_request_leaves_nothing(corpus: Any, run_dir: RunDir) -> None:
     assert list(run_dir.artifacts.iterdir()) == []
 
 
-def test_as_a_process(corpus: Any, run_dir: RunDir) -> None:
+def test_a_stopped_run_continues_as_the_next_attempt(corpus: Any, run_dir: RunDir) -> None:
     ask(run_dir, {"path": str(corpus.path)})
+    run_dir._stop.set()
+    with pytest.raises(JobCancelled):
+        convert_run(run_dir)
+    assert any(run_dir.checkpoints.iterdir()), "by which the worker knows that there is something to continue"
+    again = RunDir(run_dir.path)
+    result = convert_run(again)
+    assert result["dataset"]["records"] == 3
+    assert convert_run(again) == result, "nor is it done twice"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_as_a_process(corpus: Any, run_dir: RunDir, processes: int) -> None:
+    ask(run_dir, {"path": str(corpus.path), "processes": processes})
     command = [sys.executable, "-m", "lcl_core.data.conversion", str(run_dir.path)]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (ExitCode.OK, "")

@@ -248,7 +248,8 @@ def test_kills_change_nothing(
                 process = start()
             elif victims := list(children(process.pid)):
                 os.kill(chosen.choice(victims), signal.SIGKILL)
-        assert process.wait(60) == 0
+        eventually(lambda: process.poll() is not None, "the end of the conversion")
+        assert process.returncode == 0
     finally:
         process.kill()
         process.wait()
