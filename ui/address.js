@@ -77,6 +77,8 @@
   };
   document.addEventListener('pointerdown', acts, true);
   document.addEventListener('keydown', acts, true);
+  // The wheel zooms a map; elsewhere it scrolls, which changes no view.
+  document.addEventListener('wheel', (event) => event.target.closest?.('canvas') && acts(event), { capture: true, passive: true });
 
   // Links inside the page load nothing anew.
   document.addEventListener('click', (event) => {

@@ -109,7 +109,7 @@ class EmbedTab:
         self.collection.change(self.load_map, [self.collection, self.label], drawn, **BUSY_EVENT)
         self.label.input(self.draw_map, [self.collection, self.label], self.map, **SILENT_EVENT)
         for pane in (self.map, self.detail):
-            pane.select(self.look_at, None, self.detail, **BUSY_EVENT).then(None, js=FOCUS_SCRIPT)
+            pane.select(self.show_details, None, self.detail, **BUSY_EVENT).then(None, js=FOCUS_SCRIPT)
         inputs = [self.encoder, self.images, self.format]
         self.go.click(self.embed, inputs, [self.vectors, self.download], **BUSY_EVENT)
         self.format.input(self.embed_again, inputs, [self.vectors, self.download], **BUSY_EVENT)
@@ -169,7 +169,7 @@ class EmbedTab:
         """The map in the colours of another label."""
         return str(self.load_map(collection, label)[2])
 
-    def look_at(self, event: gr.EventData) -> str:
+    def show_details(self, event: gr.EventData) -> str:
         """Details of an image of the map, or none."""
         kind, collection, item = (*str(event.pick).split(":", 2), "", "")[:3]
         return self.runner.details(collection, item, searches=False) if kind == "image" else ""

@@ -54,13 +54,13 @@ def test_names_are_escaped() -> None:
 
 
 def test_details_lead_to_searches_by_links(tab: EmbedTab) -> None:
-    drawn = tab.look_at(pick("image:col_1:img_1"))
+    drawn = tab.show_details(pick("image:col_1:img_1"))
     assert 'href="?collection=col_1&amp;like=img_1&amp;mode=both"' in drawn
     assert 'href="?collection=col_1&amp;q=a%20%22small%22%20cat"' in drawn
     assert 'data-pick="image:col_1:img_2"' in drawn
     assert 'data-pick="near:' not in drawn
     assert 'data-pick="label:' not in drawn
-    assert tab.look_at(pick("close:")) == ""
+    assert tab.show_details(pick("close:")) == ""
 
 
 def test_an_address_names_a_collection_an_image_and_a_colour(tab: EmbedTab) -> None:
