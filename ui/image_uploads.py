@@ -17,9 +17,15 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps
 
-from api.client.payloads import IMAGE_SUFFIXES, Skipped, format_bytes
-from lcl_core.common.archive import ARCHIVE_ERRORS, check_directory, is_system_file
-from lcl_core.common.errors import UserError
+from api.client import UserError
+from api.client.payloads import (
+    ARCHIVE_ERRORS,
+    IMAGE_SUFFIXES,
+    Skipped,
+    check_directory,
+    format_bytes,
+    is_system_file,
+)
 from ui.common import read_upload
 
 MAX_IMAGES = 512  # of an upload

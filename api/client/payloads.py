@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypedDict
 
 from api.client.errors import ApiError
+from lcl_core.common.archive import ARCHIVE_ERRORS as ARCHIVE_ERRORS  # the page reads archives, too
+from lcl_core.common.archive import check_directory as check_directory
+from lcl_core.common.archive import is_system_file as is_system_file
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import regular_files
 
@@ -109,7 +112,9 @@ def list_images(folder: Path) -> list[Path]:
 def open_corpus_archive(source: Path) -> IO[bytes]:
     """A zip as it is, or a temporary one of the files of a folder, which is gone when it is closed.
 
-    Hidden files and links are left out. Raises: UserError ``corpus_missing`` or ``corpus_unreadable``.
+    Hidden files, those of the system and links are left out.
+
+    Raises: UserError ``corpus_missing`` or ``corpus_unreadable``.
     """
     try:
         if source.is_file():
@@ -117,9 +122,11 @@ def open_corpus_archive(source: Path) -> IO[bytes]:
         if not source.is_dir():
             raise UserError("there is no such folder or zip file", code="corpus_missing", file=source)
         packed = tempfile.TemporaryFile()  # noqa: SIM115 - returned open
-        with zipfile.ZipFile(packed, "w", strict_timestamps=False) as archive:  # stored: images are compressed already
+        # stored: images are compressed already
+        with zipfile.ZipFile(packed, "w", strict_timestamps=False) as archive:
             for name, _ in regular_files(source):
-                archive.write(source / name, name)
+                if not any(map(is_system_file, name.split("/"))):
+                    archive.write(source / name, name)
         return packed
     except OSError as error:
         message = f"it cannot be read or packed: {error.strerror}"
