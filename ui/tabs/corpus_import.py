@@ -166,7 +166,7 @@ def draw_import(corpus: ImportedCorpus, check: Run, convert: Run) -> str:
         ("Converted", f"{badge(convert['state'])} {_convert_result(convert)}"),
     ]
     listed = "".join(f"<div><dt>{name}</dt><dd>{html}</dd></div>" for name, html in rows)
-    return f'<dl class="lcl-facts lcl-steps" role="status">{listed}</dl>{_next_steps(convert)}'
+    return f'<div role="status"><dl class="lcl-facts lcl-steps">{listed}</dl></div>{_next_steps(convert)}'
 
 
 def _check_result(run: Run) -> str:
