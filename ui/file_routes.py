@@ -112,16 +112,7 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
 
     @router.get("/corpus/{dataset}/{image:path}")
     def dataset_image(dataset: str, image: str) -> Response:
-        try:
-            data = client.dataset_image(dataset, image)
-        except ApiError as error:
-            if error.status not in (404, 422):
-                return _error(error)
-            # a placeholder, so that the document around it stays readable
-            return Response(
-                UNREADABLE_IMAGE_SVG, media_type="image/svg+xml", headers={"x-content-type-options": "nosniff"}
-            )
-        return Response(data, media_type=image_media_type(data), headers=IMAGE_HEADERS)
+        return _dataset_image(client, dataset, image)
 
     @router.get("/study/{study}/table.{kind}")
     def study_table(study: str, kind: str) -> Response:
@@ -140,6 +131,17 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
         return _vectors_file(client, collection, kind)
 
     return router
+
+
+def _dataset_image(client: Client, dataset: str, image: str) -> Response:
+    try:
+        data = client.dataset_image(dataset, image)
+    except ApiError as error:
+        if error.status not in (404, 422):
+            return _error(error)
+        # a placeholder, so that the document around it stays readable
+        return Response(UNREADABLE_IMAGE_SVG, media_type="image/svg+xml", headers={"x-content-type-options": "nosniff"})
+    return Response(data, media_type=image_media_type(data), headers=IMAGE_HEADERS)
 
 
 def _vectors_file(client: Client, collection: str, kind: str) -> Response:
