@@ -89,11 +89,7 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
 
     @router.get("/media/{collection}/{item}")
     def item_image(collection: str, item: str) -> Response:
-        try:
-            data = client.item_image(collection, item)
-        except ApiError as error:
-            return _error(error)
-        return Response(data, media_type=image_media_type(data), headers=IMAGE_HEADERS)
+        return _image_response(lambda: client.item_image(collection, item))
 
     @router.get("/item/{collection}/{item}")
     def item_caption(collection: str, item: str) -> Response:
@@ -112,7 +108,7 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
 
     @router.get("/corpus/{dataset}/{image:path}")
     def dataset_image(dataset: str, image: str) -> Response:
-        return _dataset_image(client, dataset, image)
+        return _image_response(lambda: client.dataset_image(dataset, image), placeholder=True)
 
     @router.get("/study/{study}/table.{kind}")
     def study_table(study: str, kind: str) -> Response:
@@ -133,13 +129,13 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
     return router
 
 
-def _dataset_image(client: Client, dataset: str, image: str) -> Response:
+def _image_response(read: Callable[[], bytes], placeholder: bool = False) -> Response:
+    """``placeholder``: in place of an image that is missing or unreadable, so that what is around it stays readable."""
     try:
-        data = client.dataset_image(dataset, image)
+        data = read()
     except ApiError as error:
-        if error.status not in (404, 422):
+        if not placeholder or error.status not in (404, 422):
             return _error(error)
-        # a placeholder, so that the document around it stays readable
         return Response(UNREADABLE_IMAGE_SVG, media_type="image/svg+xml", headers={"x-content-type-options": "nosniff"})
     return Response(data, media_type=image_media_type(data), headers=IMAGE_HEADERS)
 
