@@ -143,6 +143,7 @@ def reader(live_service: Any, collection: Any, tmp_path: Path, monkeypatch: pyte
         Image.new("RGB", (48, 32), "red").save(tmp_path / f"{name}.png")
     (tmp_path / "lcl_core").mkdir()
     (tmp_path / "lcl_core" / "pretrained").symlink_to(ROOT / "lcl_core" / "pretrained")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
