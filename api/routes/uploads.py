@@ -10,13 +10,13 @@ from fastapi import APIRouter, Path, Response
 
 from api.core.errors import ERROR_RESPONSES, Problem
 from api.core.session import in_thread_pool, json_response
-from api.deps import StateDep, Submitter, WriteSessionDep
+from api.deps import StateDep, Submitter, WriteSessionDep, WriteTransactionDep
 from api.schemas.data import UploadChunk, UploadRequest, UploadView
 from api.services.corpus_uploads import CHUNK_BYTES, CorpusUpload
 from lcl_core.common.archive import Unpacked
 
 UploadId = Annotated[str, Path(description="id of the upload")]
-router = APIRouter(prefix="/v1/uploads", tags=["datasets"], responses=ERROR_RESPONSES)
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], responses=ERROR_RESPONSES)
 
 
 @router.post("", summary="Start upload", status_code=201)
@@ -46,10 +46,14 @@ def append(upload_id: UploadId, body: UploadChunk, principal: Submitter, state: 
 
 
 @router.post("/{upload_id}/unpack", summary="Unpack upload")
-async def unpack(upload_id: UploadId, principal: Submitter, state: StateDep) -> UploadView:
+async def unpack(
+    upload_id: UploadId, principal: Submitter, state: StateDep, transaction: WriteTransactionDep
+) -> UploadView:
     """Unpack a complete archive. ``path`` is what a run of kind validate or convert names."""
     upload = state.uploads.find(upload_id, principal.visible_owner)
-    return _view(*await state.long_reads.run(principal.owner, state.uploads.unpack, upload))
+    unpacked = await state.long_reads.run(principal.owner, state.uploads.unpack, upload)
+    async with transaction():  # for the audit entry
+        return _view(*unpacked)
 
 
 @router.delete("/{upload_id}", summary="Delete upload", status_code=204)

@@ -71,7 +71,7 @@ def test_every_body_has_an_example_that_is_accepted(described: Json, live_servic
             if schema is None:
                 continue
             (example,) = schema["examples"]
-            address = path.format(name="absent", kind="pretrain", prefix="absent", study_id=study)
+            address = path.format(name="absent", kind="pretrain", prefix="absent", study_id=study, upload_id="absent")
             answer = http.request(method, address, json=example)
             code = "" if answer.is_success else answer.json()["error"]["code"]
             assert code in (
@@ -80,6 +80,7 @@ def test_every_body_has_an_example_that_is_accepted(described: Json, live_servic
                 "unknown_collection",
                 "unknown_dataset",
                 "unknown_key",
+                "unknown_upload",
                 "path_forbidden",
             ), (
                 path,

@@ -24,6 +24,7 @@ SHARED = {
     "image": "of a dataset",
     "prefix": "of a key: for admins alone",
     "webhook_id": "of a webhook: for admins alone",
+    "upload_id": "of an upload, whose owner is in its folder: test_uploads.py",
 }
 HERS = "ada-trains-in-secret"
 STUDY = {"metrics": [{"name": "IR@5", "metric": "IR@5"}], "pretrain": {"steps": 7}}
