@@ -8,7 +8,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from textwrap import shorten
 from typing import Any, cast
 
 import torch
@@ -22,12 +24,14 @@ from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.common.threads import usable_cores
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.data.image_decoding import decode_image
+from lcl_core.data.records import illustrated_texts
 from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.specs.corpus_jobs import IndexSpec
 from lcl_core.specs.parsing import parse_spec
 
 F16_BYTES = 512 << 20  # vectors above this are kept as f16: half the memory for a slower search
 MAX_PGVECTOR_DIM = 4000  # of a vector that pgvector indexes
+MAX_CAPTION = 200  # characters of a document's text that stands as the caption of an image
 READERS = min(4, usable_cores())
 
 
@@ -98,10 +102,14 @@ def _registered_path(run: dict[str, Any], kind: str, name: str) -> str:
 def select_pairs(corpus: Corpus, spec: IndexSpec) -> list[CaptionPair]:
     """The captioned images of the spec's splits, each image once with all its captions.
 
+    Of a corpus of documents alone: their images, with the text that each belongs to as its caption.
+
     Raises:
         UserError: ``no_images``, listing the splits.
     """
     known = sorted(corpus.splits())
+    if not known and not spec.splits and (pairs := _illustrations(corpus)):
+        return pairs
     unknown = [split for split in spec.splits or () if split not in known]
     found: dict[str, CaptionPair] = {}
     for pair in () if unknown else corpus.pairs(split=spec.splits):
@@ -113,6 +121,16 @@ def select_pairs(corpus: Corpus, spec: IndexSpec) -> list[CaptionPair]:
         message = f"dataset {spec.dataset!r} has {what}; its splits: {', '.join(known) or 'none'}"
         raise UserError(message, code="no_images", field="splits" if unknown else "dataset")
     return list(found.values())
+
+
+def _illustrations(corpus: Corpus) -> list[CaptionPair]:
+    """The images of documents; documents that cannot be read are left out, as in training."""
+    captions: dict[str, dict[str, None]] = {}  # of each image, in order and each once
+    for index in range(len(corpus.documents)):
+        with suppress(UserError):
+            for image, text in illustrated_texts(corpus.documents[index]):
+                captions.setdefault(image, {}).update({shorten(text, MAX_CAPTION): None} if text.strip() else {})
+    return [CaptionPair(image, tuple(texts), {}, "", "", {}) for image, texts in captions.items()]
 
 
 def dtype_for(rows: int, dim: int) -> Dtype:

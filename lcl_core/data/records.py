@@ -290,6 +290,29 @@ def _add_sequence_subjects(document: dict[str, Any], find_pair: Callable[[str], 
     return {**document, "segments": entries}
 
 
+def illustrated_texts(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each image of a document with the text that it belongs to, which may be empty.
+
+    That is the sentence that it is matched to; in a sequence the text after it, or else the one before it.
+
+    Raises: UserError ``bad_document``.
+    """
+    if "segments" not in document:
+        if problem := check_document(document):
+            raise UserError(problem, code="bad_document")
+        texts = document["text_list"]
+        places = [(image["image_name"], image["matched_text_index"]) for image in document["image_info"]]
+        return [(name, texts[place] if 0 <= place < len(texts) else "") for name, place in places]
+    segments = parse_segments(document)
+    found = []
+    for number, segment in enumerate(segments):
+        if isinstance(segment, ImageSegment):
+            beside = (*segments[number + 1 : number + 2], *segments[max(0, number - 1) : number])
+            texts = [each.text for each in beside if isinstance(each, TextSegment) and each.text.strip()]
+            found.append((segment.name, texts[0] if texts else ""))
+    return found
+
+
 def parse_segments(document: dict[str, Any]) -> tuple[Segment, ...]:
     """``segments`` of a document, ``[{"text": …} | {"image": …}, …]``. Raises: UserError ``bad_document``."""
     segments: list[Segment] = []

@@ -82,7 +82,9 @@ class IndexSpec(Spec):
 
     encoder: EncoderReference = Field(..., description="id or name of a registered encoder")
     dataset: Name | None = Field(
-        "sample", description="name of a registered dataset with captioned images; none, with mode add: nothing more"
+        "sample",
+        description="name of a registered dataset with captioned images, or else documents, whose images get the text "
+        "that each belongs to; none, with mode add: nothing more",
     )
     splits: tuple[Name, ...] | None = Field(None, description="only these splits; none: all")
     collection: Name = Field(..., description="name of the collection to make, or to add to")

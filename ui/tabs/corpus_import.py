@@ -208,9 +208,12 @@ def _next_steps(run: Run) -> str:
     if run["state"] != "succeeded" or "dataset" not in result:
         return ""
     name = str(result.get("registered_as", result["dataset"]["name"]))
-    train, look = address(tab="runs", new="pretrain", on=name), address(tab="documents", dataset=name)
-    return (
-        f'<ul class="lcl-doors" aria-label="What next"><li><a href="{esc(train)}"><b>Train on it</b>'
-        f'<span>The form of a pre-training, filled in</span></a></li><li><a href="{esc(look)}"><b>Look at it</b>'
-        f"<span>The documents of {esc(name)}</span></a></li></ul>"
+    doors = (
+        ("Train on it", "The form of a pre-training, filled in", address(tab="runs", new="pretrain", on=name)),
+        ("Search it", "The form that makes a collection of its images", address(tab="runs", new="index", dataset=name)),
+        ("Look at it", f"The documents of {name}", address(tab="documents", dataset=name)),
     )
+    cards = "".join(
+        f'<li><a href="{esc(link)}"><b>{title}</b><span>{esc(hint)}</span></a></li>' for title, hint, link in doors
+    )
+    return f'<ul class="lcl-doors" aria-label="What next">{cards}</ul>'

@@ -350,7 +350,7 @@ class RunsTab:
     def prepare_form(self, request: gr.Request) -> list[Any]:
         """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind, filled in.
 
-        For a pre-training ``on`` is a dataset.
+        For a pre-training ``on`` is a dataset; for an index ``dataset`` may be given, too.
         """
         linked = read_address(request, "runs")
         kind = linked.get("new", "")
@@ -362,8 +362,10 @@ class RunsTab:
         elif encoder:
             spec = put_at(spec, "encoder", encoder)
         if kind == "index":
-            spec = put_at(spec, "dataset", SAMPLE_DATASET)
-            spec = put_at(spec, "collection", f"{SAMPLE_DATASET}-{str(encoder or 'new').removeprefix('enc_')[-8:]}")
+            dataset = linked.get("dataset", SAMPLE_DATASET)
+            spec = put_at(spec, "dataset", dataset)
+            name = dataset if "dataset" in linked else f"{dataset}-{str(encoder or 'new').removeprefix('enc_')[-8:]}"
+            spec = put_at(spec, "collection", name)
         filled = [
             part
             for name, form in self.forms.items()

@@ -196,6 +196,29 @@ def test_a_corpus_without_captioned_images_is_reported_so(tmp_path: Path, encode
     assert caught.value.code == "no_images"
 
 
+def test_images_of_documents_have_the_text_that_they_belong_to(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+    """Where there are no captioned images. An image in two documents is one item with both texts."""
+    corpus = write_corpus(tmp_path / "corpus", sample, {})
+    (corpus / "pairs.jsonl").unlink()
+    matched = [("0.webp", 1), ("1.webp", 0), ("2.webp", -1)]
+    info = [{"image_name": name, "matched_text_index": place, "matched_sim": 0.3} for name, place in matched]
+    segments = [{"text": "before"}, {"image": "0.webp"}, {"image": "3.webp"}, {"text": "after " * 60}]
+    beside = {"text_list": [], "image_info": []}
+    documents = [{"text_list": ["A.", "B."], "image_info": info}, {**beside, "segments": segments}, {"text_list": 3}]
+    (corpus / "interleaved.jsonl").write_text("".join(json.dumps(each) + "\n" for each in documents))
+    run_dir = prepare(tmp_path / "run", corpus, encoder)
+    result = run_index_job(run_dir)
+    assert result["collection"]["images"] == 4
+    collection = Collection.open(run_dir.artifacts / "collection")
+    captions = {item["image"]: item["captions"] for item in collection.items()}
+    assert captions["0.webp"] == ["B.", "before"]
+    assert captions["1.webp"] == ["A."]
+    assert captions["2.webp"] == []
+    (cut,) = captions["3.webp"]
+    assert cut.startswith("after after")
+    assert 150 < len(cut) <= 200
+
+
 def test_a_stop_between_batches_leaves_nothing_half_written(tmp_path: Path, sample_zip: Path, encoder: Path) -> None:
     run_dir = prepare(tmp_path / "run", sample_zip, encoder)
     run_dir._stop.set()

@@ -145,3 +145,4 @@ def test_the_name_under_which_it_was_registered_leads_on() -> None:
     drawn = draw_import(CORPUS, run("succeeded", result={"report": REPORT}), run("succeeded", result=result))
     assert "?tab=runs&amp;new=pretrain&amp;on=notes-2" in drawn
     assert "?tab=documents&amp;dataset=notes-2" in drawn
+    assert "?tab=runs&amp;new=index&amp;dataset=notes-2" in drawn
