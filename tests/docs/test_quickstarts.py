@@ -135,7 +135,7 @@ def test_researcher(reader: Reader) -> None:
     assert "no problems" in printed
     assert "field-guide" in printed
     assert {run["name"]: run["state"] for run in reader.client.runs()["items"]}["trial"] == "succeeded"
-    assert reader.client.collection("trial")["images"] == 590
+    assert reader.client.collection("trial")["images"] == 20
     (evaluated,) = [run for run in reader.client.runs()["items"] if run["kind"] == "evaluate"]
     assert evaluated["state"] == "succeeded"
     assert "IR@5" in printed
