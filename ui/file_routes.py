@@ -101,10 +101,7 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
 
     @router.get("/map/{collection}")
     def map_file(collection: str) -> Response:
-        try:
-            return Response(client.collection_map_file(collection), media_type="application/octet-stream")
-        except ApiError as error:
-            return _error(error)
+        return _map_file(client, collection)
 
     @router.get("/corpus/{dataset}/{image:path}")
     def dataset_image(dataset: str, image: str) -> Response:
@@ -138,6 +135,13 @@ def _image_response(read: Callable[[], bytes], placeholder: bool = False) -> Res
             return _error(error)
         return Response(UNREADABLE_IMAGE_SVG, media_type="image/svg+xml", headers={"x-content-type-options": "nosniff"})
     return Response(data, media_type=image_media_type(data), headers=IMAGE_HEADERS)
+
+
+def _map_file(client: Client, collection: str) -> Response:
+    try:
+        return Response(client.collection_map_file(collection), media_type="application/octet-stream")
+    except ApiError as error:
+        return _error(error)
 
 
 def _vectors_file(client: Client, collection: str, kind: str) -> Response:

@@ -72,7 +72,7 @@ def test_words_appear_while_they_are_written(
     expect(card).to_contain_text("writing …")
     expect(page.locator(".lcl-captions")).to_have_attribute("aria-busy", "true")
     page.get_by_role("tab", name="Embed").click()  # the page stays usable
-    expect(page.locator("#map circle").first).to_be_visible()
+    expect(page.locator("#map canvas")).to_be_visible()
     page.get_by_role("tab", name="Caption").click()
     on.set()
     expect(card.locator("blockquote")).to_have_text("half a caption")

@@ -54,7 +54,7 @@ def test_a_folder_becomes_a_dataset_to_train_on(visitor: Any, page_url: str, wor
     page.get_by_role("link", name="Search it").click()
     form = page.locator("#new-run")
     expect(form.get_by_label("Dataset", exact=True)).to_have_value("my-notes")
-    expect(form.get_by_label("Collection", exact=True)).to_have_value("my-notes")
+    expect(form.get_by_role("textbox", name="Collection")).to_have_value("my-notes")
     page.go_back()
     page.get_by_role("link", name="Train on it").click()
     expect(form.get_by_label("Dataset", exact=True)).to_have_value("my-notes")

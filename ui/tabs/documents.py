@@ -53,10 +53,10 @@ class DocumentsTab:
         inputs = [self.dataset, self.view, self.split, self.source]
         outputs = [self.offset, self.split, self.source, self.position, self.previous, self.next, self.shown]
         now = [*inputs, self.offset]
-        tab.select(self.refresh, self.dataset, self.dataset, **SILENT_EVENT).then(
-            self.open_address, now, [self.dataset, self.view, *outputs], **SILENT_EVENT
-        )
-        navigation.select(self.open_address, now, [self.dataset, self.view, *outputs], **SILENT_EVENT)
+        for event in (tab.select, navigation.select):  # a dataset may have been made since
+            event(self.refresh, self.dataset, self.dataset, **SILENT_EVENT).then(
+                self.open_address, now, [self.dataset, self.view, *outputs], **SILENT_EVENT
+            )
         self.dataset.input(None, self.dataset, js=used_script("dataset"))
         for change in (self.dataset.input, self.view.input):
             change(self.start, inputs[:2], outputs, **BUSY_EVENT)

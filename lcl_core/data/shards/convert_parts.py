@@ -92,8 +92,7 @@ def convert_parts(
     key = fingerprint(sections, settings=settings, to=str(target), shard_bytes=shard_bytes, part_items=part_items)
     output = _Output(target, work / "dataset", owner)
     with CompletionLog(work, key) as log:
-        done = _finished(log, output)
-        if done is not None:
+        if (done := _finished(log, output)) is not None:
             return done
         try:
             schedule = PartSchedule(sections, work / "parts", shard_bytes, part_items, processes)
