@@ -62,7 +62,9 @@
     gesture = false;
     const tab = tabOf(new URLSearchParams(location.search));
     const button = document.getElementById(`tab-${tab}-button`);
-    if (button?.getAttribute('aria-selected') !== 'true') button?.click();
+    const other = button && button.getAttribute('aria-selected') !== 'true';
+    window.lclAddress.changedTab = Boolean(other);  // then the tab's own events open the address, too
+    if (other) button.click();
     setTimeout(() => {
       follow();
       if (target !== null) window.dispatchEvent(new CustomEvent('lcl-navigate', { detail: tab }));

@@ -113,6 +113,19 @@ def file_paths(payload: Any) -> list[str] | None:
     return [file.path for file in payload] if payload else None
 
 
+def file_inputs(label: str, name: str) -> tuple[gr.File, gr.UploadButton]:
+    """Inputs for several files, and for a folder of them; their values are paths.
+
+    Args:
+        name: the first part of their element ids.
+    """
+    files = gr.File(label=label, file_count="multiple", height=145, elem_id=f"{name}-files")
+    folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", elem_id=f"{name}-folder")
+    for component in (files, folder):
+        component.preprocess = file_paths  # type: ignore[method-assign]
+    return files, folder
+
+
 def read_upload(path: str) -> bytes:
     """Bytes of an uploaded file."""
     return Path(path).read_bytes()

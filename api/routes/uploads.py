@@ -12,7 +12,7 @@ from api.core.errors import ERROR_RESPONSES, Problem
 from api.core.session import in_thread_pool, json_response
 from api.deps import StateDep, Submitter, WriteSessionDep, WriteTransactionDep
 from api.schemas.data import UploadChunk, UploadRequest, UploadView
-from api.services.corpus_uploads import CHUNK_BYTES, CorpusUpload
+from api.services.corpus_uploads import CHUNK_BYTES, CorpusUpload, CorpusUploads
 from lcl_core.common.archive import Unpacked
 
 UploadId = Annotated[str, Path(description="id of the upload")]
@@ -50,8 +50,7 @@ async def unpack(
     upload_id: UploadId, principal: Submitter, state: StateDep, transaction: WriteTransactionDep
 ) -> UploadView:
     """Unpack a complete archive. ``path`` is what a run of kind validate or convert names."""
-    upload = state.uploads.find(upload_id, principal.visible_owner)
-    unpacked = await state.long_reads.run(principal.owner, state.uploads.unpack, upload)
+    unpacked = await state.long_reads.run(principal.owner, _unpack, state.uploads, upload_id, principal.visible_owner)
     async with transaction():  # for the audit entry
         return _view(*unpacked)
 
@@ -60,6 +59,10 @@ async def unpack(
 def delete(upload_id: UploadId, principal: Submitter, state: StateDep, _: WriteSessionDep) -> None:
     """Remove it, unpacked or not. Runs that are to read it fail."""
     state.uploads.delete(state.uploads.find(upload_id, principal.visible_owner))
+
+
+def _unpack(uploads: CorpusUploads, upload_id: str, owner: str | None) -> tuple[CorpusUpload, Unpacked | None]:
+    return uploads.unpack(uploads.find(upload_id, owner))
 
 
 def _view(upload: CorpusUpload, unpacked: Unpacked | None = None) -> UploadView:

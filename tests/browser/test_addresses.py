@@ -165,3 +165,20 @@ def test_a_link_inside_the_page_loads_nothing_anew(visitor: Any, page_url: str, 
     assert page.evaluate("window.sameDocument")
     page.go_back()
     expect(page.get_by_role("tab", name="Documents")).to_have_attribute("aria-selected", "true")
+
+
+def test_a_link_from_another_tab_opens_the_search_that_it_names(visitor: Any, page_url: str) -> None:
+    """Beside what the Search tab shows: a click on the tab alone keeps that."""
+    page = visitor.open(f"{page_url}/?collection=drawings&q=ant")
+    expect(results(page)).to_contain_text("closest to “ant”")
+    page.get_by_role("tab", name="Encoders").click()
+    page.locator(".lcl-encoder h3").first.wait_for()
+    page.evaluate(
+        """() => {
+        const link = document.createElement('a');
+        Object.assign(link, { href: '?collection=drawings&q=house', textContent: 'search for a house' });
+        document.querySelector('.lcl-encoder').append(link);
+        }"""
+    )
+    page.get_by_text("search for a house").click()
+    expect(results(page)).to_contain_text("closest to “house”")

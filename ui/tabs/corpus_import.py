@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder
 from api.client import ApiError, Client, UserError
 from api.client.payloads import FINAL_STATES, format_bytes
 from ui.addresses import address
-from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, file_paths, html_pane
+from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, file_inputs, html_pane
 from ui.html import badge, error_box, esc, number, run_link, status_line
 
 POLL_SECONDS = 1.5
@@ -53,14 +53,7 @@ class CorpusImport:
         html_pane(status_line(HINT))
         with gr.Row(equal_height=False, elem_classes="lcl-columns"):
             with gr.Column(scale=5, min_width=300):
-                self.files = gr.File(
-                    label="A zip, or the files of one folder", file_count="multiple", height=140, elem_id="corpus-files"
-                )
-                self.files.preprocess = file_paths  # type: ignore[method-assign]
-                self.folder = gr.UploadButton(
-                    "Choose a folder", file_count="directory", size="sm", elem_id="corpus-folder"
-                )
-                self.folder.preprocess = file_paths  # type: ignore[method-assign]
+                self.files, self.folder = file_inputs("A zip, or the files of one folder", "corpus")
                 html_pane(status_line(LARGER))
             with gr.Column(scale=4, min_width=260):
                 self.name = gr.Textbox(
@@ -97,7 +90,7 @@ class CorpusImport:
         try:
             imported.current = self._send(files, name)
         except (ApiError, UserError) as error:
-            return name, error_box(str(getattr(error, "message", error)), "The corpus was not taken"), idle
+            return name, error_box(error.message, "The corpus was not taken"), idle
         except OSError:
             return name, error_box("The files are no longer kept; choose them again.", "The corpus was not taken"), idle
         return name, *self.poll(imported)
@@ -209,7 +202,7 @@ def _next_steps(run: Run) -> str:
         return ""
     name = str(result.get("registered_as", result["dataset"]["name"]))
     doors = (
-        ("Train on it", "The form of a pre-training, filled in", address(tab="runs", new="pretrain", on=name)),
+        ("Train on it", "The form of a pre-training, filled in", address(tab="runs", new="pretrain", dataset=name)),
         ("Search it", "The form that makes a collection of its images", address(tab="runs", new="index", dataset=name)),
         ("Look at it", f"The documents of {name}", address(tab="documents", dataset=name)),
     )

@@ -182,6 +182,8 @@ RUN_ACTIONS = (
 REFRESH_SECONDS = 2
 MAX_LOG_CHARACTERS = 20_000
 ALL = "all"
+# the editor's text, or none where a link has changed the tab
+SAME_TAB_SCRIPT = "(text) => window.lclAddress.changedTab ? '' : text"
 SCROLL_TO_FORM_SCRIPT = "() => document.querySelector('#new-run').scrollIntoView({behavior: 'smooth'})"
 # to a form that an address has filled in
 OPEN_FORM_SCRIPT = f"() => new URLSearchParams(location.search).has('new') && ({SCROLL_TO_FORM_SCRIPT})()"
@@ -282,18 +284,18 @@ class RunsTab:
         self.clone_button.click(self.clone, self.selection, filled, **BUSY_EVENT).then(None, js=SCROLL_TO_FORM_SCRIPT)
         carrier = self.forms["pretrain"].editor  # of the drafts
         opened = tab.select(self.restore_drafts, carrier, filled, js=restore_script("runs"), **SILENT_EVENT)
-        prepared = [
-            event(self.prepare_form, None, filled, **SILENT_EVENT) for event in (opened.then, navigation.select)
-        ]
-        for event in prepared:
+        prepared = opened.then(self.prepare_form, None, filled, **SILENT_EVENT)
+        # a link from another tab has selected this one: filled in again, the form would lose what was done meanwhile
+        followed = navigation.select(self.follow_link, carrier, filled, js=SAME_TAB_SCRIPT, **SILENT_EVENT)
+        for event in (prepared, followed):
             event.then(None, js=OPEN_FORM_SCRIPT)
         for form in self.forms.values():
-            self._wire_form(form, prepared, everything)
+            self._wire_form(form, prepared, followed, everything)
 
-    def _wire_form(self, form: SpecForm, prepared: list[Any], everything: list[Any]) -> None:
+    def _wire_form(self, form: SpecForm, prepared: Any, followed: Any, everything: list[Any]) -> None:
         form.wire()
-        for event in prepared:  # later, since it keeps the values that it is given
-            event.then(lambda text: self.refresh_form(form, text), form.editor, form.outputs, **SILENT_EVENT)
+        for event, js in ((prepared, None), (followed, SAME_TAB_SCRIPT)):  # later: it keeps the values that it is given
+            event.then(lambda text: self.refresh_form(form, text), form.editor, form.outputs, js=js, **SILENT_EVENT)
         form.submit.click(
             lambda text, name, selection, *values: self.submit(form, text, name, selection, values),
             [form.editor, form.name, self.selection, *form.inputs],
@@ -347,25 +349,34 @@ class RunsTab:
         ]
         return [gr.Accordion(open=True), run["kind"], *filled, ""]
 
+    def follow_link(self, text: str, request: gr.Request) -> list[Any]:
+        """``prepare_form`` for a link inside the tab. ``text``: empty where the link has changed the tab."""
+        return self.prepare_form(request) if text else [gr.skip()] * self._filled_count
+
+    @property
+    def _filled_count(self) -> int:
+        """Outputs of ``prepare_form``."""
+        return 3 + sum(len(form.parts) for form in self.forms.values())
+
     def prepare_form(self, request: gr.Request) -> list[Any]:
         """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind, filled in.
 
-        For a pre-training ``on`` is a dataset; for an index ``dataset`` may be given, too.
+        ``dataset=NAME`` fills in the dataset of a pre-training or an index.
         """
         linked = read_address(request, "runs")
         kind = linked.get("new", "")
         if kind not in self.forms:
-            return [gr.skip()] * (3 + sum(len(form.parts) for form in self.forms.values()))
+            return [gr.skip()] * self._filled_count
         spec = starting_spec(kind, FIRST_PRESET if FIRST_PRESET in preset_names(kind) else None)
-        if (encoder := linked.get("on")) and kind == "pretrain":
-            spec = put_at(spec, "data.sources", self._sources(encoder))
-        elif encoder:
+        encoder, dataset = linked.get("on"), linked.get("dataset")
+        if encoder and kind != "pretrain":
             spec = put_at(spec, "encoder", encoder)
+        if dataset and kind == "pretrain":
+            spec = put_at(spec, "data.sources", self._sources(dataset))
         if kind == "index":
-            dataset = linked.get("dataset", SAMPLE_DATASET)
-            spec = put_at(spec, "dataset", dataset)
-            name = dataset if "dataset" in linked else f"{dataset}-{str(encoder or 'new').removeprefix('enc_')[-8:]}"
-            spec = put_at(spec, "collection", name)
+            spec = put_at(spec, "dataset", dataset or SAMPLE_DATASET)
+            new = f"{SAMPLE_DATASET}-{str(encoder or 'new').removeprefix('enc_')[-8:]}"
+            spec = put_at(spec, "collection", dataset or new)
         filled = [
             part
             for name, form in self.forms.items()
@@ -388,7 +399,7 @@ class RunsTab:
         """Forms that were filled in before the page was loaded again; the newest is shown."""
         saved = {kind: draft for kind, draft in parse_drafts(drafts).items() if kind in self.forms}
         if not saved:
-            return [gr.skip()] * (3 + sum(len(form.parts) for form in self.forms.values()))
+            return [gr.skip()] * self._filled_count
         newest = list(saved)[-1]
         filled = [
             part

@@ -20,7 +20,15 @@ from api.client.payloads import Skipped
 from api.client.zero_shot import ZeroShotResult, folder_labels, predictions_csv
 from lcl_core.specs.evaluate import PLAIN_TEMPLATES, plain_class_name
 from ui.addresses import mark_view, read_address
-from ui.common import SILENT_EVENT, PageSelection, file_paths, first_choice, html_pane, unreachable_box, update_dropdown
+from ui.common import (
+    SILENT_EVENT,
+    PageSelection,
+    file_inputs,
+    first_choice,
+    html_pane,
+    unreachable_box,
+    update_dropdown,
+)
 from ui.html import PICK_SCRIPT, error_box, heading
 from ui.image_uploads import ImageUploadError, UploadedImage, find_images, read_images, thumbnail, unique_names
 from ui.ranking import collection_choices, encoder_choices, last_used, used_script
@@ -235,14 +243,7 @@ class ZeroShotTab:
             with gr.Column(scale=4, min_width=300, elem_classes="lcl-panel"):
                 html_pane(heading("Classify by names", "No training: the names of the classes are all that is needed."))
                 self.encoder = gr.Dropdown(label="Encoder")
-                self.files = gr.File(
-                    label="Images, or a zip of images", file_count="multiple", height=150, elem_id="zero-shot-files"
-                )
-                self.files.preprocess = file_paths  # type: ignore[method-assign]
-                self.folder = gr.UploadButton(
-                    "Choose a folder", file_count="directory", size="sm", elem_id="zero-shot-folder"
-                )
-                self.folder.preprocess = file_paths  # type: ignore[method-assign]
+                self.files, self.folder = file_inputs("Images, or a zip of images", "zero-shot")
                 html_pane('<p class="lcl-note">Folders named like the classes (class/image.png) give the accuracy.</p>')
                 self.classes = gr.Textbox(
                     "", label="Classes, one a line", placeholder="dog\ncat\nhouse", lines=5, max_lines=12,

@@ -143,6 +143,6 @@ def test_problems_are_listed_with_file_and_line_and_no_markup() -> None:
 def test_the_name_under_which_it_was_registered_leads_on() -> None:
     result = {"dataset": DATASET, "registered_as": "notes-2"}
     drawn = draw_import(CORPUS, run("succeeded", result={"report": REPORT}), run("succeeded", result=result))
-    assert "?tab=runs&amp;new=pretrain&amp;on=notes-2" in drawn
+    assert "?tab=runs&amp;new=pretrain&amp;dataset=notes-2" in drawn
     assert "?tab=documents&amp;dataset=notes-2" in drawn
     assert "?tab=runs&amp;new=index&amp;dataset=notes-2" in drawn
