@@ -129,7 +129,9 @@ def _illustrations(corpus: Corpus) -> list[CaptionPair]:
     for index in range(len(corpus.documents)):
         with suppress(UserError):
             for image, text in illustrated_texts(corpus.documents[index]):
-                captions.setdefault(image, {}).update({shorten(text, MAX_CAPTION): None} if text.strip() else {})
+                found = captions.setdefault(image, {})
+                if text.strip():
+                    found[shorten(text, MAX_CAPTION)] = None
     return [CaptionPair(image, tuple(texts), {}, "", "", {}) for image, texts in captions.items()]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,9 @@ from lcl_core.common.errors import UserError
 
 _DIRECTORY_END = b"PK\x05\x06"
 _DIRECTORY_END_BYTES, _LONGEST_COMMENT = 22, 65_535
-ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, IndexError)
+# what zipfile raises for a damaged list of members: a version of the future, an empty name, an extra field cut short
+DIRECTORY_ERRORS = (zipfile.BadZipFile, ValueError, NotImplementedError, IndexError, struct.error)
+ARCHIVE_ERRORS = (*DIRECTORY_ERRORS, zlib.error, EOFError, RuntimeError)
 BLOCK = 1 << 20  # bytes that are unpacked at a time
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1024
 _MEMBER_BYTES, _LEAST_DIRECTORY_BYTES = 128, 1 << 20  # allowed for the list of members; one has at least 46

@@ -66,7 +66,7 @@ class PackedBatch:
         patches: [n, N] the encoded patches, where the others are dropped.
         placed_images: [k] the images whose tokens the documents have; none: all.
         concepts: [n] int64, equal for images of one concept, 0 where it is not known. None: of no image.
-        terms: of each image and its caption, [n] rows. None: of no image.
+        image_terms, caption_terms: [n, K] and [n, k] int64, as in ``PairTerms``. None: of no image.
     """
 
     pixel_values: Tensor
@@ -83,12 +83,15 @@ class PackedBatch:
     patches: Tensor | None = None
     placed_images: Tensor | None = None
     concepts: Tensor | None = None
-    terms: PairTerms | None = None
+    image_terms: Tensor | None = None
+    caption_terms: Tensor | None = None
 
     @property
     def pair_terms(self) -> PairTerms | None:
         """Those of the pairs, [M] rows."""
-        return None if self.terms is None else PairTerms(*(part[self.pair_images] for part in self.terms))
+        if self.image_terms is None or self.caption_terms is None:
+            return None
+        return PairTerms(self.image_terms[self.pair_images], self.caption_terms[self.pair_images])
 
     @property
     def pair_identities(self) -> Tensor:
@@ -108,16 +111,12 @@ class PackedBatch:
             name: part.to(device, non_blocking=True) for name, part in parts.items() if isinstance(part, Tensor)
         }
         moved |= {name: part.to(device) for name, part in parts.items() if isinstance(part, VarlenLayout)}
-        if self.terms is not None:
-            moved["terms"] = PairTerms(*(part.to(device, non_blocking=True) for part in self.terms))
         return replace(self, **moved)
 
     def pin_memory(self) -> PackedBatch:
         """A copy whose tensors, but for those of layouts, lie in pinned memory. Needs CUDA."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         pinned: dict[str, Any] = {name: part.pin_memory() for name, part in parts.items() if isinstance(part, Tensor)}
-        if self.terms is not None:
-            pinned["terms"] = PairTerms(*(part.pin_memory() for part in self.terms))
         return replace(self, **pinned)
 
     @classmethod

@@ -29,7 +29,6 @@ from lcl_core.data.sampling.sources import MAX_CAPTION_TERMS, MAX_IMAGE_TERMS, S
 from lcl_core.data.transforms import LEVEL_TABLES, normalise_levels
 from lcl_core.model import LCLConfig, PackedBatch
 from lcl_core.objectives.base import Objective
-from lcl_core.ops.contrastive_loss import PairTerms
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.1
@@ -101,7 +100,8 @@ class Collator:
         concepts = [concept for sample in samples for concept in sample.concepts or [0] * len(sample.levels)]
         packed = replace(packed, concepts=torch.tensor(concepts, dtype=torch.int64))
         if self.objective.reads_terms:
-            packed = replace(packed, terms=_pair_terms(samples))
+            image_terms, caption_terms = _terms(samples)
+            packed = replace(packed, image_terms=image_terms, caption_terms=caption_terms)
         if not self.pin:
             return HostBatch(packed)
         return HostBatch(packed.pin_memory(), torch.tensor(tables, dtype=torch.int32).pin_memory())
@@ -117,8 +117,8 @@ class Collator:
         return torch.from_numpy(np.sort(shuffled, axis=1))
 
 
-def _pair_terms(samples: Sequence[Sample]) -> PairTerms:
-    """Of all images, in order; those of documents have none."""
+def _terms(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Terms of all images, in order, and of their captions, as ``PackedBatch`` has them; documents have none."""
     images = sum(len(sample.levels) for sample in samples)
     filled = torch.zeros(images, MAX_IMAGE_TERMS + MAX_CAPTION_TERMS, dtype=torch.int64)
     row = 0
@@ -127,7 +127,7 @@ def _pair_terms(samples: Sequence[Sample]) -> PairTerms:
         filled[row, : len(image)] = torch.tensor(image, dtype=torch.int64)
         filled[row, MAX_IMAGE_TERMS : MAX_IMAGE_TERMS + len(caption)] = torch.tensor(caption, dtype=torch.int64)
         row += len(sample.levels)
-    return PairTerms(filled[:, :MAX_IMAGE_TERMS], filled[:, MAX_IMAGE_TERMS:])
+    return filled[:, :MAX_IMAGE_TERMS], filled[:, MAX_IMAGE_TERMS:]
 
 
 @dataclass(frozen=True)

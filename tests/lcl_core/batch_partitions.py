@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lcl_core.model import LCLConfig, PackedBatch
 from lcl_core.objectives.base import Objective
-from lcl_core.ops.contrastive_loss import PairTerms
 from lcl_core.specs.pretrain import METHODS
 
 PAIR_METHODS = tuple(name for name, method in METHODS.items() if "documents" not in method.reads)
@@ -78,13 +77,11 @@ def partition_batches(
     known = torch.where(numbers % 2 == 0, 7, 100 + numbers).masked_fill(numbers % 5 == 4, 0).split(counts)
     terms = (torch.arange(1, 9) * (torch.arange(8) <= numbers[:, None])).split(counts)
     captions = torch.where(numbers % 3 == 0, 2, 0)[:, None].split(counts)
-    return [
-        replace(
-            batch,
-            concepts=torch.cat([known[number] for number in hand]),
-            terms=PairTerms(*(torch.cat([rows[number] for number in hand]) for rows in (terms, captions)))
-            if objective.reads_terms
-            else None,
-        )
-        for batch, hand in zip(batches, hands, strict=True)
-    ]
+    found = []
+    for batch, hand in zip(batches, hands, strict=True):
+        fields = {"concepts": torch.cat([known[number] for number in hand])}
+        if objective.reads_terms:
+            fields["image_terms"] = torch.cat([terms[number] for number in hand])
+            fields["caption_terms"] = torch.cat([captions[number] for number in hand])
+        found.append(replace(batch, **fields))
+    return found

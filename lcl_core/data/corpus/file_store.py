@@ -17,12 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
+from lcl_core.common.archive import DIRECTORY_ERRORS
 from lcl_core.common.errors import UserError
 
 MAX_TEXT_BYTES = 4 << 30
 _LOCAL_HEADER = struct.Struct("<4s22x2H")  # signature, then the lengths of the name and of the extra field
-# what zipfile raises for a damaged directory: a version of the future, an empty name, an extra field cut short
-_ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, IndexError, struct.error)
 
 
 class FileStore(Protocol):
@@ -135,7 +134,7 @@ class ZipStore:
             with zipfile.ZipFile(path) as archive:
                 entries = {info.filename: info for info in archive.infolist() if not info.is_dir()}
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except _ZIP_ERRORS as error:
+        except (*DIRECTORY_ERRORS, OSError) as error:
             raise UserError(f"the zip cannot be read ({error})", code="corpus_unreadable", file=path) from error
         self._size = os.fstat(self._descriptor).st_size
         wrapper = _wrapping_folder(entries)

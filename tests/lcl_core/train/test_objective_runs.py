@@ -51,7 +51,7 @@ def test_drawn_captions_and_positives_by_concept_resume_exactly(
 
     def recorded(model: Any, latents: Any, hidden: Any, batch: Any) -> Any:
         concepts.extend(batch.concepts.tolist())
-        terms.append(batch.terms is not None and bool(batch.terms.text.any()))
+        terms.append(batch.caption_terms is not None and bool(batch.caption_terms.any()))
         return pack(model, latents, hidden, batch)
 
     running.collator.objective.contrast = recorded
