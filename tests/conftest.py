@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -44,8 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The browser's tests come last: while its driver lives, an event loop runs in the main thread."""
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    """Files with tests of the browser come last: while its driver lives, an event loop runs in the main thread."""
+    last = {item.path for item in items if item.get_closest_marker("browser")}
+    items.sort(key=lambda item: item.path in last)
 
 
 @pytest.fixture
@@ -171,3 +173,36 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         pytest.skip("mounting a file system is not permitted here")
     yield SmallDisk(path)
     subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty store of artifacts: of the kind that the test's parameter names, in memory without one."""
+    kind = getattr(request, "param", "memory")
+    if kind == "s3":
+        yield f"{request.getfixturevalue('s3_bucket')}/team/artifacts"
+    elif kind == "file":
+        yield f"file://{tmp_path / 'store'}"
+    else:
+        url = f"memory://{uuid.uuid4().hex}/artifacts"
+        yield url
+        import fsspec
+
+        with suppress(FileNotFoundError):
+            fsspec.filesystem("memory").rm(url, recursive=True)
+
+
+@pytest.fixture(scope="session")
+def docs_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation site as ``make docs`` builds it, strictly: a link that leads nowhere ends the build."""
+    out = tmp_path_factory.mktemp("docs") / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.build_docs", "--out", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip() == str(out / "index.html")
+    return out

@@ -1,47 +1,26 @@
-"""The documentation site: it builds without a warning, needs no network, and its search finds pages."""
+"""The documentation site: it builds without a warning and needs no network."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import expect
 
 from lcl_core.common.errors import UserError
 from scripts import build_docs
-from tests.browser.conftest import chromium, served  # noqa: F401
 
 ROOT = build_docs.ROOT
 
 
-@pytest.fixture(scope="session")  # of a module it would be built again for the tests with a browser
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as ``make docs`` builds it, strictly: a link that leads nowhere ends the build."""
-    out = tmp_path_factory.mktemp("docs") / "site"
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.build_docs", "--out", str(out)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip() == str(out / "index.html")
-    return out
-
-
-def html_pages(site: Path) -> Iterator[tuple[Path, str]]:
-    for page in sorted(site.rglob("*.html")):
+def html_pages(docs_site: Path) -> Iterator[tuple[Path, str]]:
+    for page in sorted(docs_site.rglob("*.html")):
         yield page, page.read_text(encoding="utf-8")
 
 
-def test_every_page_of_the_documentation_is_in_the_navigation(site: Path) -> None:
-    index = (site / "index.html").read_text(encoding="utf-8")
+def test_every_page_of_the_documentation_is_in_the_navigation(docs_site: Path) -> None:
+    index = (docs_site / "index.html").read_text(encoding="utf-8")
     listed = set(re.findall(r'class="reference internal" href="([^"#]+)\.html"', index))
     sources = {str(build_docs.staged_name(name)).removesuffix(".md") for name in build_docs.page_sources()}
     assert sources - {"index"} <= listed
@@ -49,17 +28,17 @@ def test_every_page_of_the_documentation_is_in_the_navigation(site: Path) -> Non
     assert {f"reference/{name}" for name in ("spec_pretrain", "settings", "api", "errors", "commands")} <= listed
 
 
-def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
-    for page, text in html_pages(site):
+def test_nothing_is_loaded_from_elsewhere(docs_site: Path) -> None:
+    for page, text in html_pages(docs_site):
         loaded = re.findall(r'<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href)="([^"]+)"', text)
         assert not [address for address in loaded if re.match(r"(https?:)?//", address)], page
         assert not re.search(r"<script>|<script [^>]*>[^<]", text), f"{page}: an inline script"
-    for style in site.rglob("*.css"):
+    for style in docs_site.rglob("*.css"):
         assert not re.search(r"@import|url\(['\"]?(https?:)?//", style.read_text(encoding="utf-8")), style
 
 
-def test_local_links_and_images_exist(site: Path) -> None:
-    for page, text in html_pages(site):
+def test_local_links_and_images_exist(docs_site: Path) -> None:
+    for page, text in html_pages(docs_site):
         for address in re.findall(r'(?:src|href)="([^"#?]+)[^"]*"', text):
             if not re.match(r"[a-z]+:", address):
                 assert (page.parent / address).resolve().exists(), f"{page}: {address}"
@@ -104,48 +83,3 @@ def test_a_broken_link_ends_the_build(tmp_path: Path, monkeypatch: pytest.Monkey
 )  # fmt: skip
 def test_links_are_moved_to_where_pages_are_staged(source: str, text: str, staged: str) -> None:
     assert build_docs.staged_text(source, f"# T\n{text}\n") == f"# T\n{staged}\n"
-
-
-@pytest.mark.browser
-def test_the_search_finds_a_page_from_the_file_system(site: Path, chromium: Any) -> None:  # noqa: F811
-    """Without a server: what a release's archive is read with."""
-    page = chromium.new_page()
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.goto((site / "index.html").as_uri())
-    page.get_by_label("Search").first.fill("packing_lookahead")
-    page.keyboard.press("Enter")
-    page.get_by_role("link", name="Spec: pretrain").first.click()
-    expect(page.get_by_role("heading", name="Spec: pretrain")).to_be_visible()
-    assert page.url.startswith((site / "reference" / "spec_pretrain.html").as_uri())
-    page.close()
-    assert problems == []
-
-
-@pytest.mark.browser
-def test_the_service_serves_it_under_its_policy(site: Path, chromium: Any, tmp_path: Path) -> None:  # noqa: F811
-    from api.app import create_app
-    from api.core.settings import ApiSettings
-
-    problems: list[str] = []
-    settings = ApiSettings(home=tmp_path, docs_dir=site, warm_encoders=False)
-    with served(create_app(settings)) as address:
-        page = chromium.new_page()
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: request.url.startswith(address) or problems.append(request.url))
-        page.goto(f"{address}/docs")
-        page.get_by_role("link", name="guide").click()
-        expect(page.get_by_role("heading", name="Documentation")).to_be_visible()
-        page.get_by_label("Search").first.fill("lease token")
-        page.keyboard.press("Enter")
-        result = page.locator("#search-results li", has_text="Glossary")
-        expect(result.first.locator(".context")).to_contain_text("lease")
-        page.goto(f"{address}/docs/guide/concepts.html")
-        drawn = (
-            "[...document.images].every(image => image.complete && image.naturalWidth > 0) && document.images.length"
-        )
-        assert page.evaluate(drawn) >= 2
-        page.close()
-    assert problems == []

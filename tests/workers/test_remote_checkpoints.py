@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,20 +26,6 @@ from workers.settings import WorkerSettings
 
 NUMBERS = bytes(range(64))
 EVERYWHERE = pytest.mark.parametrize("store_url", ["memory", "file", "s3"], indirect=True)
-
-
-@pytest.fixture
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    kind = getattr(request, "param", "memory")
-    if kind == "s3":
-        yield f"{request.getfixturevalue('s3_bucket')}/artifacts"
-    elif kind == "file":
-        yield f"file://{tmp_path / 'store'}"
-    else:
-        url = f"memory://{uuid.uuid4().hex}/artifacts"
-        yield url
-        with suppress(FileNotFoundError):
-            fsspec.filesystem("memory").rm(url, recursive=True)
 
 
 @pytest.fixture

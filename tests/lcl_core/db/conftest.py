@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,26 +66,11 @@ def run_of(database: Database) -> Callable[[str], Any]:
 
 
 @pytest.fixture
-def depot_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty store of artifacts: of the kind that the test's parameter names, in memory without one."""
-    kind = getattr(request, "param", "memory")
-    if kind == "s3":
-        yield f"{request.getfixturevalue('s3_bucket')}/team/artifacts"
-    elif kind == "file":
-        yield f"file://{tmp_path / 'depot'}"
-    else:
-        url = f"memory://{uuid.uuid4().hex}/artifacts"
-        yield url
-        with suppress(FileNotFoundError):
-            fsspec.filesystem("memory").rm(url, recursive=True)
-
-
-@pytest.fixture
-def objects(depot_url: str) -> Callable[[], dict[str, int]]:
+def objects(store_url: str) -> Callable[[], dict[str, int]]:
     """Names of everything in the store, and bytes."""
 
     def look() -> dict[str, int]:
-        files, path = fsspec.core.url_to_fs(depot_url)
+        files, path = fsspec.core.url_to_fs(store_url)
         files.invalidate_cache()
         found = files.find(path, detail=True) if files.exists(path) else {}
         return {name[len(path) :].strip("/"): facts["size"] for name, facts in found.items()}

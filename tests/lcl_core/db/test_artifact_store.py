@@ -18,7 +18,7 @@ from lcl_core.db.artifact_store import ArtifactStore
 
 DIGITS = "0" * 18
 PLACE = f"encoders/enc_{DIGITS}/1"
-EVERYWHERE = pytest.mark.parametrize("depot_url", ["memory", "file", "s3"], indirect=True)
+EVERYWHERE = pytest.mark.parametrize("store_url", ["memory", "file", "s3"], indirect=True)
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def whole(target_store: ArtifactStore, place: str, name: str, size: int) -> byte
 
 
 @EVERYWHERE
-def test_a_folder_goes_there_and_comes_back(depot_url: str, folder: Path, objects: Callable[[], Any]) -> None:
-    target_store = ArtifactStore(depot_url)
+def test_a_folder_goes_there_and_comes_back(store_url: str, folder: Path, objects: Callable[[], Any]) -> None:
+    target_store = ArtifactStore(store_url)
     files = target_store.put(PLACE, folder, {})
     assert set(files) == {
         "artifacts/encoder/model.safetensors", "artifacts/encoder/config.json", "artifacts/empty",
@@ -54,7 +54,7 @@ def test_a_folder_goes_there_and_comes_back(depot_url: str, folder: Path, object
         assert (facts["bytes"], facts["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
         assert whole(target_store, PLACE, name, len(data)) == data
     assert set(objects()) == {f"{PLACE}/manifest.json", *(f"{PLACE}/files/{name}" for name in files)}
-    store, path = fsspec.core.url_to_fs(depot_url)
+    store, path = fsspec.core.url_to_fs(store_url)
     assert json.loads(store.cat_file(f"{path}/{PLACE}/manifest.json")) == {"format": 1, "files": files}
     assert dict(target_store.iter_keys()) == {PLACE: sum(objects().values())}
     target_store.remove(PLACE)
@@ -63,11 +63,11 @@ def test_a_folder_goes_there_and_comes_back(depot_url: str, folder: Path, object
 
 
 @EVERYWHERE
-def test_ranges_are_read_as_ranges(depot_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranges_are_read_as_ranges(store_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 100)
     data = bytes(range(256)) * 4
     (folder / "log.txt").write_bytes(data)
-    target_store = ArtifactStore(depot_url)
+    target_store = ArtifactStore(store_url)
     target_store.put(PLACE, folder, {})
     chunks = list(target_store.read_stream(PLACE, "log.txt", 150, 420))
     assert [len(chunk) for chunk in chunks] == [100, 100, 70]
@@ -96,8 +96,8 @@ class Counted:
 
 
 @EVERYWHERE
-def test_the_same_bytes_are_not_sent_twice(depot_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target_store = ArtifactStore(depot_url)
+def test_the_same_bytes_are_not_sent_twice(store_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target_store = ArtifactStore(store_url)
     encoder = folder / "artifacts" / "encoder"
     made = target_store.put(PLACE, encoder, {})
     counted = Counted(target_store, monkeypatch)
@@ -107,13 +107,13 @@ def test_the_same_bytes_are_not_sent_twice(depot_url: str, folder: Path, monkeyp
     run = f"runs/run_{DIGITS}/1"
     files = target_store.put(run, folder, twins)
     assert "model.safetensors" in counted.copied
-    assert not {"model.safetensors", "config.json"} & set(counted.sent) or depot_url.startswith("file")
+    assert not {"model.safetensors", "config.json"} & set(counted.sent) or store_url.startswith("file")
     assert whole(target_store, run, "artifacts/encoder/model.safetensors", 1000) == b"w" * 1000
     assert len(files) == 7
 
 
-def test_a_twin_that_is_gone_is_no_harm(depot_url: str, folder: Path) -> None:
-    target_store = ArtifactStore(depot_url)
+def test_a_twin_that_is_gone_is_no_harm(store_url: str, folder: Path) -> None:
+    target_store = ArtifactStore(store_url)
     digest = hashlib.sha256(b"said").hexdigest()
     target_store.put(PLACE, folder, {digest: ("encoders/enc_gone/1", "log.txt")})
     assert whole(target_store, PLACE, "log.txt", 4) == b"said"
@@ -121,9 +121,9 @@ def test_a_twin_that_is_gone_is_no_harm(depot_url: str, folder: Path) -> None:
 
 @EVERYWHERE
 def test_what_arrives_damaged_is_told_and_mended_by_the_next_try(
-    depot_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    store_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target_store = ArtifactStore(depot_url)
+    target_store = ArtifactStore(store_url)
     files = target_store._storage.files()[0]
     put_file = files.put_file
 
@@ -142,11 +142,11 @@ def test_what_arrives_damaged_is_told_and_mended_by_the_next_try(
     assert whole(target_store, PLACE, "log.txt", 4) == b"said"
 
 
-def test_only_names_of_ours_are_looked_at(depot_url: str) -> None:
-    store, path = fsspec.core.url_to_fs(depot_url)
+def test_only_names_of_ours_are_looked_at(store_url: str) -> None:
+    store, path = fsspec.core.url_to_fs(store_url)
     for name in ("precious", "runs/run_x/1/a", f"runs/run_{DIGITS}/a", f"else/enc_{DIGITS}/1/a", f"{PLACE}/files/a"):
         store.pipe_file(f"{path}/{name}", b"xyz")
-    assert dict(ArtifactStore(depot_url).iter_keys()) == {PLACE: 3}
+    assert dict(ArtifactStore(store_url).iter_keys()) == {PLACE: 3}
 
 
 def test_a_store_that_is_away_is_told_after_retries(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,14 +34,14 @@ def database_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def local_artifacts(tmp_path: Path, depot_url: str) -> artifacts.Artifacts:
-    return artifacts.Artifacts(Settings(home=tmp_path / "home", artifacts=depot_url))
+def local_artifacts(tmp_path: Path, store_url: str) -> artifacts.Artifacts:
+    return artifacts.Artifacts(Settings(home=tmp_path / "home", artifacts=store_url))
 
 
 @pytest.fixture
-def other(tmp_path: Path, depot_url: str) -> artifacts.Artifacts:
+def other(tmp_path: Path, store_url: str) -> artifacts.Artifacts:
     """Another machine: nothing in common but database and store."""
-    return artifacts.Artifacts(Settings(home=tmp_path / "other home", artifacts=depot_url))
+    return artifacts.Artifacts(Settings(home=tmp_path / "other home", artifacts=store_url))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def encoder_of(run_id: str) -> str:
     return f"encoders/{run_id.replace('run_', 'enc_')}"
 
 
-@pytest.mark.parametrize("depot_url", ["s3"], indirect=True)
+@pytest.mark.parametrize("store_url", ["s3"], indirect=True)
 def test_what_a_run_made_is_on_every_machine(
     database: Database,
     ended: Callable[..., str],
@@ -171,18 +171,18 @@ artifacts.upload_pending(Database(sys.argv[3]), local_artifacts)
 """
 
 
-@pytest.mark.parametrize("depot_url", ["file"], indirect=True)
+@pytest.mark.parametrize("store_url", ["file"], indirect=True)
 def test_an_upload_that_is_killed_is_taken_up_where_it_broke(
     database: Database,
     database_url: str,
-    depot_url: str,
+    store_url: str,
     ended: Callable[..., str],
     local_artifacts: artifacts.Artifacts,
     objects: Objects,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_id = ended()
-    arguments = [sys.executable, "-c", KILLED, str(local_artifacts.home), depot_url, database_url]
+    arguments = [sys.executable, "-c", KILLED, str(local_artifacts.home), store_url, database_url]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = next((line for line in process.stdout if line == "half\n"), None)
@@ -218,7 +218,7 @@ def collected(database: Database, local_artifacts: artifacts.Artifacts) -> set[s
     return {leftover.path for leftover in found}
 
 
-@pytest.mark.parametrize("depot_url", ["memory", "s3"], indirect=True)
+@pytest.mark.parametrize("store_url", ["memory", "s3"], indirect=True)
 def test_objects_that_no_row_names_are_found_kept_for_their_grace_and_removed(
     database: Database, ended: Callable[..., str], local_artifacts: artifacts.Artifacts, objects: Objects
 ) -> None:
