@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Float, Subquery, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Float, Select, Subquery, and_, delete, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.db.leases import REATTACH_SECONDS, Claim, StaleLease
@@ -248,13 +248,17 @@ class Reservation:
         before = or_(Run.priority > self.need.priority, and_(Run.priority == self.need.priority, precedes))
         if self.window <= 0:
             return before
-        first = (
-            select(Run.id)
-            .where(Run.state == State.QUEUED.value, Run.nodes == 1)
-            .order_by(Run.priority.desc(), Run.queued_at, Run.id)
-            .limit(BACKFILL_DEPTH)
-        )
-        return or_(before, and_(Run.id.in_(first), _timeout() - Run.ran_seconds <= self.window))
+        return or_(before, and_(Run.id.in_(backfill_candidates()), _timeout() - Run.ran_seconds <= self.window))
+
+
+def backfill_candidates() -> Select[Any]:
+    """Query for the ids of queued runs of one node, among which short ones are sought."""
+    return (
+        select(Run.id)
+        .where(Run.state == State.QUEUED.value, Run.nodes == 1)
+        .order_by(Run.priority.desc(), Run.queued_at, Run.id)
+        .limit(BACKFILL_DEPTH)
+    )
 
 
 def running_by_owner() -> Subquery:
@@ -268,15 +272,15 @@ def can_serve(offers: Collection[str], resource: str) -> bool:
     return resource in (*offers, ANY_DEVICE)
 
 
-def is_due(session: Session) -> ColumnElement[bool]:
+def is_due(session: Session, run: Any = Run) -> ColumnElement[bool]:
     """Condition on a queued run: it may start. One whose attempt has failed may have to wait."""
-    return or_(Run.ready_at.is_(None), Run.ready_at <= sql_now(session))
+    return or_(run.ready_at.is_(None), run.ready_at <= sql_now(session))
 
 
-def awaits_no_engine(session: Session) -> ColumnElement[bool]:
+def awaits_no_engine(session: Session, run: Any = Run) -> ColumnElement[bool]:
     """Condition on a queued run: none of its processes may still wait for a worker that re-attaches to them."""
-    waited = Run.ready_at < sql_now(session) - timedelta(seconds=REATTACH_SECONDS)
-    return or_(Run.handle.is_(None), waited)
+    waited = run.ready_at < sql_now(session) - timedelta(seconds=REATTACH_SECONDS)
+    return or_(run.handle.is_(None), waited)
 
 
 def find_reservation(
@@ -322,11 +326,13 @@ def _queued_gangs(session: Session, offers: Sequence[str], pool: DevicePool) -> 
     query = (
         select(Run, func.coalesce(owners.c.runs, 0))
         .outerjoin(owners, owners.c.owner == Run.owner)
-        .where(Run.state == State.QUEUED.value, Run.nodes > 1, Run.resource.in_([*offers, ANY_DEVICE]))
+        # "1" as it is: with a parameter SQLite would not read the partial index
+        .where(Run.state == State.QUEUED.value, Run.nodes > literal_column("1"))
         .where(is_due(session), awaits_no_engine(session), Run.id.not_in(pool.passed))
         .execution_options(populate_existing=True)
     )
-    gangs = [(run, running) for run, running in session.execute(query).tuples()]
+    rows = session.execute(query).tuples()
+    gangs = [(run, running) for run, running in rows if can_serve(offers, run.resource)]
     pool.reserving.update(run.id for run, _ in gangs if run.reserved_at)  # among devices too, the older one goes first
 
     def order(entry: tuple[Run, int]) -> tuple[Any, ...]:

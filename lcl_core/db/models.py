@@ -136,6 +136,11 @@ class Predecessor(Base):
     after_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True, index=True)
 
 
+_HEAD_ORDER = ("state", "resource", "gpus", "nodes", "owner", "priority", "queued_at", "id")
+_QUEUED = "state = 'queued'"
+_HAS_HANDLE = "handle IS NOT NULL"
+
+
 class Run(Base):
     """One job: its request (``kind``, ``spec``), its state, and the lease of the worker that runs it."""
 
@@ -153,6 +158,9 @@ class Run(Base):
         Index("ix_run_lease_owner", "lease_owner"),
         Index("ix_run_spec_hash", "spec_hash"),
         Index("ix_run_gangs", "state", postgresql_where=text("nodes > 1"), sqlite_where=text("nodes > 1")),
+        # for claims: the first queued run of each owner and need
+        Index("ix_run_heads", *_HEAD_ORDER, postgresql_where=text(_QUEUED), sqlite_where=text(_QUEUED)),
+        Index("ix_run_handles", "state", "id", postgresql_where=text(_HAS_HANDLE), sqlite_where=text(_HAS_HANDLE)),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

@@ -8,12 +8,29 @@ state; PostgreSQL skips rows that another worker has locked.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select, update
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    case,
+    false,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    true,
+    union,
+    update,
+)
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
@@ -21,6 +38,7 @@ from lcl_core.db.gang import (
     MemberLease,
     Reservation,
     awaits_no_engine,
+    backfill_candidates,
     find_reservation,
     is_due,
     join_gang,
@@ -33,6 +51,8 @@ from lcl_core.db.session import now
 from lcl_core.db.states import State
 from lcl_core.db.workers import DeviceNeed, DevicePool, capacity, need_columns
 from lcl_core.jobs import ANY_DEVICE, RESOURCES
+
+_ALIASES = tuple(Run.__table__.alias() for _ in range(5))  # made once: each copies all columns
 
 
 def claim_next(
@@ -56,10 +76,14 @@ def claim_next(
     """
     pool = DevicePool(session, worker, devices, seat.token if seat else None)
     chosen: tuple[str, ...] = ()
+    gpus = case((_needs_devices(pool.size), Run.gpus), else_=0)
     while True:
         reservation = find_reservation(session, worker, offers, pool, seat.run_id if seat else None)
-        row = session.execute(next_candidate(session, offers, pool, reservation)).one_or_none()
-        need = DeviceNeed(*row) if row is not None else reservation.need if reservation is not None else None
+        read = partial(_next_candidate, session, offers, pool, reservation)
+        row = _lock_first(session, read, need_columns(gpus), pool.passed)
+        need = reservation.need if reservation is not None else None
+        if row is not None:
+            need = DeviceNeed(*tuple(row))
         if need is not None:
             if seat is not None and need.run_id == seat.run_id:
                 return seat
@@ -88,33 +112,150 @@ def claim_next(
             return replace(claim, devices=chosen)
 
 
-def next_candidate(
-    session: Session, offers: Sequence[str], pool: DevicePool, reservation: Reservation | None = None
+def _lock_first(
+    session: Session,
+    read: Callable[[Sequence[str]], Select[Any]],
+    columns: Sequence[Any] = (Run.id,),
+    passed: Sequence[str] = (),
+) -> Row[Any] | None:
+    """Lock the next run; None: there is none that no other worker has locked.
+
+    Where another worker is claiming that run, the next of its owner, need and priority is locked instead.
+
+    Args:
+        read: query for the id of the next run, whether only that run will do, and its ``_peers_of``, given the runs to
+            leave out.
+        columns: of the locked run that are returned.
+        passed: runs to leave out.
+    """
+    passed = list(passed)
+    while (row := session.execute(read(passed)).one_or_none()) is not None:
+        run_id, alone, *group = row
+        found = [Run.id == run_id, _is_queued(Run)]
+        if not alone:
+            same = (column == value for column, value in zip(_peers_of(Run), group, strict=True))
+            found = [*same, *_may_start(session, Run, passed)]
+        query = select(*columns).where(*found).order_by(Run.queued_at, Run.id).limit(1)
+        locked = session.execute(query.with_for_update(of=Run, skip_locked=True)).one_or_none()
+        if locked is not None:
+            return locked
+        passed.append(run_id)
+    return None
+
+
+def _next_candidate(
+    session: Session,
+    offers: Sequence[str],
+    pool: DevicePool,
+    reservation: Reservation | None,
+    passed: Sequence[str],
 ) -> Select[Any]:
-    """Query for the need of the next run of one node; it locks the row and skips rows that others have locked.
+    """Query for the next run of one node, as ``_lock_first`` reads it.
 
     Owners without running runs come before owners with some, and among them the longest wait decides, so no owner
     starves. A run for which devices are reserved keeps its place before them.
 
     Args:
         reservation: of the worker for a run of several nodes; only runs that may go before that one are candidates.
+        passed: ids of runs that are no candidates.
     """
     owners = running_by_owner()
     running = func.coalesce(owners.c.runs, 0)
     order = [Run.priority.desc(), running, Run.queued_at, Run.id]
+    reserves = Run.id.in_(sorted(pool.reserving)) if pool.reserving else false()
+
+    def serves(run: Any) -> ColumnElement[bool]:
+        return and_(run.nodes == 1, _can_be_claimed(offers, pool.size, pool.room, run))
+
+    candidates = [_heads(session, serves, passed)]
     if pool.reserving:
-        order.insert(1, case((Run.id.in_(sorted(pool.reserving)), 0), else_=1))
+        order.insert(1, case((reserves, 0), else_=1))
+        candidates.append(select(Run.id).where(reserves, serves(Run), *_may_start(session, Run, passed)))
+    if reservation is not None and reservation.window > 0:
+        early = Run.id.in_(backfill_candidates())
+        candidates.append(select(Run.id).where(early, serves(Run), *_may_start(session, Run, passed)))
+    found = _union_of(*candidates)
+    alone = true() if reservation is not None else reserves
     query = (
-        select(*need_columns(case((_needs_devices(pool.size), Run.gpus), else_=0)))
+        select(Run.id, alone, *_peers_of(Run))
+        .join(found, found.c.id == Run.id)
         .outerjoin(owners, owners.c.owner == Run.owner)
-        .where(Run.state == State.QUEUED.value, Run.nodes == 1, is_due(session), Run.id.not_in(pool.passed))
-        .where(awaits_no_engine(session))
-        .where(_can_be_claimed(offers, pool.size, pool.room))
         .order_by(*order)
     )
     if reservation is not None:
         query = query.where(reservation.admits(running, pool.reserving))
-    return query.limit(1).with_for_update(of=Run, skip_locked=True)
+    return query.limit(1)
+
+
+def _heads(session: Session, serves: Callable[[Any], ColumnElement[bool]], passed: Sequence[str] = ()) -> Select[Any]:
+    """Ids of the first run of each group of queued runs, in three reads of ``ix_run_heads`` a group.
+
+    A group has one owner and one need, so that the order of claims is the order of its runs: the first of all queued
+    runs is one of the heads. The groups are found by a skip scan: each is the first one beyond the one before it.
+
+    Args:
+        serves: condition on the group of a run.
+        passed: runs to leave out.
+    """
+    member, first, beyond, highest, head = (alias.c for alias in _ALIASES)
+    seed = select(first.id).where(_is_queued(first)).order_by(*_group_of(first)).limit(1)
+    groups = select(seed.scalar_subquery().label("member")).cte("run_groups", recursive=True)
+    # the next owner of the same need, or else the next need: SQLite reads one column's range of an index, not a tuple's
+    columns = [each.name for each in _group_of(Run)]
+    following = [
+        select(beyond.id)
+        .where(_is_queued(beyond), *(beyond[name] == member[name] for name in columns[:equal]))
+        .where(beyond[columns[equal]] > member[columns[equal]])
+        .order_by(*(beyond[name] for name in columns[equal:]))
+        .limit(1)
+        .scalar_subquery()
+        for equal in reversed(range(len(columns)))
+    ]
+    groups = groups.union_all(select(func.coalesce(*following)).where(member.id == groups.c.member))
+    # by itself, since no index has both orders
+    priority = select(highest.priority).where(*_same_group(highest, member), *_may_start(session, highest, passed))
+    first_of_group = (
+        select(head.id)
+        .where(serves(member), *_same_group(head, member), *_may_start(session, head, passed))
+        .where(
+            head.priority
+            == priority.order_by(highest.priority.desc()).limit(1).correlate(_ALIASES[0]).scalar_subquery()
+        )
+        .order_by(head.queued_at, head.id)
+        .limit(1)
+    )
+    # outer, so that the groups are what SQLite begins with
+    rows = groups.outerjoin(_ALIASES[0], member.id == groups.c.member)
+    return select(first_of_group.scalar_subquery().label("id")).select_from(rows)
+
+
+def _union_of(*candidates: Select[Any]) -> CTE:
+    """Ids of candidates, found before they are looked at: else PostgreSQL may go through the whole queue for them."""
+    return union(*candidates).cte("candidates").prefix_with("MATERIALIZED")
+
+
+def _group_of(run: Any) -> tuple[Any, ...]:
+    """The first columns of ``ix_run_heads``."""
+    return run.resource, run.gpus, run.nodes, run.owner
+
+
+def _peers_of(run: Any) -> tuple[Any, ...]:
+    """Columns that are equal in runs of one group which only the longest wait orders."""
+    return *_group_of(run), run.priority
+
+
+def _same_group(run: Any, other: Any) -> list[ColumnElement[bool]]:
+    return [column == value for column, value in zip(_group_of(run), _group_of(other), strict=True)]
+
+
+def _is_queued(run: Any) -> ColumnElement[bool]:
+    """Spelled out in the statement: with a parameter the partial index would not be read."""
+    return run.state == literal_column(f"'{State.QUEUED.value}'")
+
+
+def _may_start(session: Session, run: Any, passed: Sequence[str] = ()) -> tuple[ColumnElement[bool], ...]:
+    conditions = _is_queued(run), is_due(session, run), awaits_no_engine(session, run)
+    return (*conditions, run.id.not_in(passed)) if passed else conditions
 
 
 @dataclass(frozen=True)
@@ -145,34 +286,35 @@ def claim_for_engine(
     Runs whose processes have outlived their worker come first, since they hold their place already. The order of the
     others is that of :func:`claim_next`, without reservation: what fits now goes before what does not.
     """
-    while True:
-        run_id = session.scalars(next_for_engine(session, offers, capacity)).one_or_none()
-        if run_id is None:
-            return None
-        claim = _claim_run(session, run_id, secrets.token_hex(16), worker, lease_seconds)
-        if claim is not None:
-            return replace(claim, engine=True)
+    row = _lock_first(session, partial(_next_for_engine, session, offers, capacity))
+    claim = None if row is None else _claim_run(session, row.id, secrets.token_hex(16), worker, lease_seconds)
+    return None if claim is None else replace(claim, engine=True)
 
 
-def next_for_engine(session: Session, offers: Sequence[str], capacity: EngineCapacity) -> Select[Any]:
-    """Query for the id of the next run of an engine; it locks the row and skips rows that others have locked."""
+def _next_for_engine(
+    session: Session, offers: Sequence[str], capacity: EngineCapacity, passed: Sequence[str]
+) -> Select[Any]:
+    """Query for the next run of an engine, as ``_lock_first`` reads it."""
     owners = running_by_owner()
     own = func.coalesce(Run.handle["executor"].as_string(), "") == capacity.executor
-    needs = Run.resource.in_(["gpu", ANY_DEVICE]) if capacity.has_gpus else Run.resource == "gpu"
-    fits = and_(
-        Run.nodes <= capacity.nodes,
-        Run.nodes * capacity.cpus_per_node <= capacity.cpus,
-        or_(~needs, Run.nodes * Run.gpus <= capacity.gpus),
-        awaits_no_engine(session),
-    )
+
+    def fits(run: Any) -> ColumnElement[bool]:
+        needs = run.resource.in_(["gpu", ANY_DEVICE]) if capacity.has_gpus else run.resource == "gpu"
+        return and_(
+            run.resource.in_([*offers, ANY_DEVICE]),
+            run.nodes <= capacity.nodes,
+            run.nodes * capacity.cpus_per_node <= capacity.cpus,
+            or_(~needs, run.nodes * run.gpus <= capacity.gpus),
+        )
+
+    due = _is_queued(Run), is_due(session), Run.id.not_in(passed), Run.resource.in_([*offers, ANY_DEVICE])
+    found = _union_of(_heads(session, fits, passed), select(Run.id).where(Run.handle.is_not(None), own, *due))
     return (
-        select(Run.id)
+        select(Run.id, own, *_peers_of(Run))
+        .join(found, found.c.id == Run.id)
         .outerjoin(owners, owners.c.owner == Run.owner)
-        .where(Run.state == State.QUEUED.value, is_due(session), Run.resource.in_([*offers, ANY_DEVICE]))
-        .where(or_(own, fits))
         .order_by(case((own, 0), else_=1), Run.priority.desc(), func.coalesce(owners.c.runs, 0), Run.queued_at, Run.id)
         .limit(1)
-        .with_for_update(of=Run, skip_locked=True)
     )
 
 
@@ -204,21 +346,22 @@ def unclaimed_runs(
     return list(session.scalars(query.limit(100)))
 
 
-def _can_be_claimed(offers: Sequence[str], size: int, room: int) -> ColumnElement[bool]:
+def _can_be_claimed(offers: Sequence[str], size: int, room: int, run: Any = Run) -> ColumnElement[bool]:
     """Condition on a run: a worker with these resources can run it.
 
     Args:
         size: devices of the worker; without any it runs what may run anywhere on the processor.
         room: devices that the run may need.
     """
-    served = Run.resource.in_([offer for offer in offers if offer != "gpu"] + [ANY_DEVICE])
-    without = and_(served, ~_needs_devices(size))
-    return or_(without, and_(_needs_devices(size), Run.gpus <= room))
+    served = run.resource.in_([offer for offer in offers if offer != "gpu"] + [ANY_DEVICE])
+    without = and_(served, ~_needs_devices(size, run))
+    return or_(without, and_(_needs_devices(size, run), run.gpus <= room))
 
 
-def _needs_devices(size: int) -> ColumnElement[bool]:
+def _needs_devices(size: int, run: Any = Run) -> ColumnElement[bool]:
     """Condition on a run: it needs devices of a worker that has ``size`` of them."""
-    return Run.resource.in_(["gpu", ANY_DEVICE]) if size else Run.resource == "gpu"
+    needs: ColumnElement[bool] = run.resource.in_(["gpu", ANY_DEVICE]) if size else run.resource == "gpu"
+    return needs
 
 
 def _claim_run(session: Session, run_id: str, token: str, worker: str, lease_seconds: float) -> Claim | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.claim_worker import ClaimLog
-from benchmarks.claims import _check, _queue, measure
+from benchmarks.claims import _check, _queue, measure, measure_depths
 from lcl_core.common.errors import UserError
 from lcl_core.db.session import Database
 
@@ -17,6 +17,16 @@ def test_every_run_is_done_once() -> None:
     report = measure("sqlite", runs=30, workers=2)
     assert report["claimed_once"] == sum(report["by_worker"]) == 30
     assert 0 < report["claim_p50_ms"] <= report["claim_p99_ms"] <= report["claim_worst_ms"]
+
+
+def test_claims_from_queues_of_several_depths() -> None:
+    report = measure_depths("sqlite", depths=[20, 60], owners=4, claims=5)
+    assert [each["queued"] for each in report["depths"]] == [20, 60]
+    first, last = (each["claim_p99_ms"] for each in report["depths"])
+    assert report["ratio"] == round(last / first, 2) > 0
+    with pytest.raises(UserError) as caught:
+        measure_depths("sqlite", depths=[3], owners=1, claims=4)
+    assert caught.value.field == "runs"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from sqlalchemy import inspect, text
 from lcl_core.db import runs
 from lcl_core.db.session import Database
 from tests.lcl_core.db.migrations.plans import check_read_in_order
+from tests.lcl_core.db.queued_runs import add_runs
 
 FIRST, LAST = 1, 18
 WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ILIKE '%INDEX%'")
@@ -23,7 +24,8 @@ def test_it_comes_and_goes(database: Database) -> None:
     assert "home" not in columns(database)["worker"]
     database.migrate()
     assert {"reserved_at"} <= set(columns(database)["run"])
-    check_read_in_order(database, "SELECT id FROM run WHERE state = 'queued' AND nodes > 1", "ix_run_gangs")
+    add_runs(database, [{"id": f"run_{number}", "owner": "ada", "after": number} for number in range(200)])
+    check_read_in_order(database, "SELECT * FROM run WHERE state = 'queued' AND nodes > 1", "ix_run_gangs")
 
 
 def waits_for_writer(database: Database) -> bool:
