@@ -15,7 +15,8 @@ ORDER = (
     *("deploy", "ui", "api", "workers", "lcl_core.db", "lcl_core.studies", "lcl_core.serving", "lcl_core.collections"),
     *("lcl_core.evaluation", "lcl_core.train", "lcl_core.encoders", "lcl_core.pretrained", "lcl_core.objectives"),
     *("lcl_core.model", "lcl_core.ops", "lcl_core.estimate", "lcl_core.dataset_builder", "lcl_core.data"),
-    *("lcl_core.parts", "lcl_core.specs", "lcl_core.jobs", "lcl_core.common", "lcl_core"),
+    *("lcl_core.parts", "lcl_core.specs", "lcl_core.jobs", "lcl_core.vector_indexes", "lcl_core.common"),
+    "lcl_core",
 )
 
 

@@ -18,10 +18,10 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
 from lcl_core.db.leases import Claim, StaleLease, check_lease, read_setbacks, record_handle, release_lease, renew_lease
-from lcl_core.db.pgvector import CollectionDirectory
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from lcl_core.jobs import JOB_MODULES
+from lcl_core.vector_indexes import CollectionDirectory
 from workers.executors.base import Executor, Handle, Job, JobRequest, MachineLost, NoCapacity
 from workers.executors.local import LocalExecutor
 from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_error, classify_exit, os_error_failure
@@ -204,9 +204,13 @@ class Supervisor:
         self, claim: Claim, outcome: RunOutcome, run_dir: RunDir, lease: LeaseKeeper, clock: WorkClock
     ) -> State:
         """Raises: StaleLease, UNREACHABLE, OSError."""
-        path, home, holder = run_dir.path, self._settings.home, self._artifacts.holder
+        settings, holder = self._settings, self._artifacts.holder
         return lease.persist(
-            lambda: complete_run(self._database, claim, outcome, path, home, clock.seconds, holder, _open_collection)
+            lambda: complete_run(
+                *(self._database, claim, outcome, run_dir.path, settings.home, clock.seconds, holder),
+                _open_collection,
+                settings,
+            )
         )
 
     def _requeue(self, claim: Claim, outcome: Requeue) -> State | None:

@@ -40,6 +40,14 @@ def list_(context: typer.Context) -> None:
     options.print_table(collections, columns, rows, "no collections yet; an index run makes one")
 
 
+def _index_line(vectors: str) -> str:
+    """Where an index other than the collection's files is."""
+    if vectors == "lancedb":
+        return "searched by LanceDB in its directory"
+    server = "Qdrant" if vectors.startswith("qdrant_") else "PostgreSQL"
+    return f"searched by {server} in {vectors}_images and {vectors}_texts"
+
+
 @group.command()
 def show(context: typer.Context, collection: Collection) -> None:
     """A collection, and the labels that a search can be filtered by."""
@@ -47,7 +55,7 @@ def show(context: typer.Context, collection: Collection) -> None:
     row = options.call(lambda client: client.collection(collection))
     lines = [f"{row['id']}  {row['name']}  {row['images']} images, {row['texts']} texts, {row['dim']} numbers each"]
     if row["vectors"]:
-        lines.append(f"searched by PostgreSQL in {row['vectors']}_images and {row['vectors']}_texts")
+        lines.append(_index_line(row["vectors"]))
     lines.append(f"encoder {row['encoder_id'] or 'gone'}  sha256 {row['encoder_hash']}")
     options.print(row, "\n".join(lines))
     if not options.as_json:

@@ -49,7 +49,8 @@ from api.services import search as search_service
 from api.services.collection_items import add_items, remove_item
 from api.services.search import item_view, open_collection, open_for_search, read_item_image, stream_vectors
 from lcl_core.common.files import remove_tree
-from lcl_core.db import collections, pgvector, registry
+from lcl_core.db import collections, registry
+from lcl_core.vector_indexes import IndexLocation, drop_index
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=ERROR_RESPONSES)
 JSON_LINES, BYTES = "application/x-ndjson", "application/octet-stream"
@@ -242,7 +243,7 @@ def delete(
     row = registry.get_collection(session, name)
     check_owner(principal, "collection", row.name, row.owner)
     collections.delete_collection(session, row)
-    after.add_task(pgvector.drop_vectors, state.database, row.vectors)
+    after.add_task(drop_index, row.vectors, IndexLocation(database=state.database, settings=state.settings))
     after.add_task(remove_tree, registry.absolute_path(state.settings.home, row.path))
 
 

@@ -228,7 +228,7 @@ def _submit_validation(
     after: BackgroundTasks,
     response: Response,
 ) -> RunView:
-    parsed = validate_submission(session, "validate", spec, state.settings.roots)
+    parsed = validate_submission(session, "validate", spec, state.settings)
     with state.quotas.admit_runs(session, principal.owner, 1):
         run = submit.submit(session, "validate", parsed, owner=principal.owner)
     response.headers["location"] = f"/v1/runs/{run.id}"

@@ -74,7 +74,7 @@ def submit(
     """Queue a run. The same Idempotency-Key and body give the same run."""
     admin = principal.visible_owner is None
     check_priority(body.priority, admin, state.settings.max_priority)
-    spec = validate_submission(session, body.kind, body.spec, state.settings.roots)
+    spec = validate_submission(session, body.kind, body.spec, state.settings)
     registry.check_run_names(session, body.kind, spec, body.name, principal.owner, admin=admin)
     with state.quotas.admit_runs(session, principal.owner, 1):
         run = db_submit.submit(
@@ -267,7 +267,7 @@ def estimate(
     _check_kind(kind)
     if kind != "pretrain":
         raise Problem(422, "not_estimated", f"runs of kind {kind} are not estimated, only pretrain is", field="kind")
-    spec = validate_submission(session, kind, body.spec, state.settings.roots)
+    spec = validate_submission(session, kind, body.spec, state.settings)
     db_submit.find_trunk(session, spec, principal.visible_owner)
     return EstimateView.model_validate(asdict(runs.estimate_run(session, spec, body.resource, principal.visible_owner)))
 

@@ -16,12 +16,12 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import ChecksumVerifier
 from lcl_core.collections.records import ChangeRecord
-from lcl_core.collections.vector_index import SearchFn
 from lcl_core.encoders.file_hashes import Hashes, lists_all_files
 from lcl_core.encoders.sandbox import inspect_encoder
 from lcl_core.serving.batched_engine import BatchedEngine
 from lcl_core.serving.dynamic_batcher import BatchObserver
 from lcl_core.serving.model_pool import ModelPool
+from lcl_core.vector_indexes import SearchFn
 
 MAX_OPEN_COLLECTIONS = 16
 LoadChanges = Callable[[int], Sequence[ChangeRecord]]

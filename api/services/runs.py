@@ -13,7 +13,8 @@ from api.core.errors import Problem
 from api.schemas.runs import RunView
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, resolve_allowed
-from lcl_core.db import datasets, outbox, pgvector, registry
+from lcl_core.common.settings import Settings
+from lcl_core.db import datasets, outbox, registry
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Metric, Run
 from lcl_core.db.runs import find_owned
@@ -30,24 +31,26 @@ from lcl_core.specs.parsing import (
     encoders_of,
     parse_spec,
 )
+from lcl_core.vector_indexes import IndexLocation, check_index
 
 
-def validate_submission(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Root]) -> AnySpec:
-    """Parse a spec, and check that everything it reads is registered or below one of ``roots``.
+def validate_submission(session: Session, kind: str, value: dict[str, Any], settings: Settings) -> AnySpec:
+    """Parse a spec, and check that everything it reads is registered or below one of the data roots.
 
-    Raises: Problem 422 with the dotted field of the spec; UserError ``pgvector_unavailable``, ``encoder_mismatch``.
+    Raises: Problem 422 with the dotted field of the spec; UserError ``encoder_mismatch``, and that of an index that
+    this service cannot make.
     """
     try:
         spec = parse_spec(kind, value)
     except UserError as error:
         raise Problem(422, error.code, error.message, field=error.field) from error
-    for field, find, name in _references(spec, roots):
+    for field, find, name in _references(spec, settings.roots):
         check_reference(field, find, session, name)
     for name in collections_of(spec):
         encoder = registry.get_encoder(session, encoders_of(spec)[0])
         registry.check_collection_encoder(session, registry.get_collection(session, name), encoder)
-    if isinstance(spec, IndexSpec) and spec.index == "pgvector":
-        pgvector.require_pgvector(session)
+    if isinstance(spec, IndexSpec):
+        check_index(spec.index, IndexLocation(session=session, settings=settings))
     return spec
 
 

@@ -21,9 +21,10 @@ from api.services.encoders import CHANGED, DAMAGED, load_encoder
 from api.services.media import check_text, read_images
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
-from lcl_core.db import collections, pgvector, registry
+from lcl_core.db import collections, registry
 from lcl_core.db.models import CollectionRow
 from lcl_core.serving.dynamic_batcher import gather_results
+from lcl_core.vector_indexes import IndexLocation, open_index
 
 if TYPE_CHECKING:
     from api.services.request_images import RequestImages
@@ -58,8 +59,9 @@ def open_collection(state: AppState, session: Session, name: str) -> tuple[Colle
         load = partial(collections.changes_since, session, row.id, row.path)
         try:
             directory = state.artifacts.folder(session, row.path)
-            search = pgvector.PgVectorIndex(state.database, row.vectors, row.dim) if row.vectors else None
-            return row, state.inference().collection(directory, row.changes, load, search)
+            location = IndexLocation(row.vectors or "", row.dim, directory, state.database, None, state.settings)
+            index = open_index(row.vectors, location)
+            return row, state.inference().collection(directory, row.changes, load, index)
         except collections.CollectionReplaced:
             session.close()
         except UserError as error:

@@ -17,8 +17,9 @@ import numpy as np
 from lcl_core.collections import file_format, near_duplicates
 from lcl_core.collections.file_format import BlobFile, CollectionManifest, Target, verify_checksums
 from lcl_core.collections.query import LabelIndex, Where, check_labels, unit_vector
-from lcl_core.collections.vector_index import ExternalIndex, HnswIndex, SearchFn, nearest
+from lcl_core.collections.vector_index import ExternalIndex, HnswIndex, nearest
 from lcl_core.common.errors import UserError
+from lcl_core.vector_indexes import SearchFn
 
 MAX_HITS = 10_000
 

@@ -35,6 +35,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
+from lcl_core.vector_indexes import TARGETS as TARGETS
+from lcl_core.vector_indexes import Target as Target
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -54,8 +56,6 @@ SIDES = {
     "texts": (TEXTS, TEXT_OFFSETS, TEXT_KEYS, TEXT_VECTORS, TEXT_PREFIX),
 }
 
-Target = Literal["images", "texts"]
-TARGETS: tuple[Target, ...] = ("images", "texts")
 GRAPHS: dict[Target, str] = {"images": "image_graph.usearch", "texts": "text_graph.usearch"}
 Dtype = Literal["f32", "f16"]
 NUMPY_DTYPES: dict[Dtype, np.dtype] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}

@@ -28,6 +28,7 @@ from lcl_core.data.records import illustrated_texts
 from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.specs.corpus_jobs import IndexSpec
 from lcl_core.specs.parsing import parse_spec
+from lcl_core.vector_indexes import FILES, INDEXES, IndexLocation, check_index
 
 F16_BYTES = 512 << 20  # vectors above this are kept as f16: half the memory for a slower search
 MAX_PGVECTOR_DIM = 4000  # of a vector that pgvector indexes
@@ -71,9 +72,9 @@ def run_index_job(run_dir: RunDir) -> dict[str, Any]:
         rejected.raise_if_all(len(pairs))
         _add_texts(writer, existing, engine, spec.batch_size, progress)
         texts = len(writer.texts)
-        if index == "files":
-            progress.start("links", writer.rows_to_index)
-            writer.link(progress.advance)
+        if index == FILES or INDEXES[index].writer == "job":
+            progress.start("links", writer.rows_to_index(index))
+            writer.link(progress.advance, index)
     header = {"path": "artifacts/collection", "name": existing.name or spec.collection, "encoder_hash": engine.hash}
     sizes = {"images": kept + added, "texts": texts, "dim": engine.dim, "index": index}
     made = {"collection": {**header, **sizes, **existing.metadata}, "skipped": dict(rejected.counts)}
@@ -82,8 +83,10 @@ def run_index_job(run_dir: RunDir) -> dict[str, Any]:
 
 
 def _choose_index(spec: IndexSpec, existing: AppendSource, dim: int) -> str:
-    """``files`` or ``pgvector``. Raises: UserError ``vector_too_wide``."""
+    """As in a spec, without ``auto``. Raises: UserError ``vector_too_wide``, ``missing_extra``."""
     found = existing.index if spec.index == "auto" else spec.index
+    if found != FILES and INDEXES[found].writer == "job":  # else found out after hours of embedding
+        check_index(found, IndexLocation(dim=dim))
     if found == "pgvector" and dim > MAX_PGVECTOR_DIM:
         message = f"pgvector indexes vectors of up to {MAX_PGVECTOR_DIM} numbers, these have {dim}; set index to files"
         raise UserError(message, code="vector_too_wide", field="index")

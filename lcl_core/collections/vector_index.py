@@ -1,4 +1,4 @@
-"""Nearest neighbours of a query: in one exact pass, by an HNSW graph, or by an external index such as pgvector.
+"""Nearest neighbours of a query: in one exact pass, by an HNSW graph, or by an external index.
 
 The graph (Malkov and Yashunin 2018) is for large collections; it contains the vectors and is memory-mapped, and a
 search reads no other file. Imports no torch.
@@ -6,19 +6,21 @@ search reads no other file. Imports no torch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcl_core.collections.file_format import Target
 from lcl_core.common.errors import UserError
 from lcl_core.common.threads import usable_cores
+from lcl_core.vector_indexes import UNUSABLE, SearchFn, Target
 
 if TYPE_CHECKING:
     from usearch.index import Index
 
+log = logging.getLogger(__name__)
 BLOCK_ROWS = 8192  # 16 MB of f32 at 512 numbers: fits the last-level cache, so f16 is widened only there
 
 
@@ -61,34 +63,46 @@ def _largest(scores: np.ndarray, k: int) -> np.ndarray:
     return np.sort(np.concatenate((above, level)))
 
 
-class SearchFn(Protocol):
-    def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
-        """Up to ``k`` rows near to ``query``, in any order: ``among`` these, or among all but these.
-
-        Fewer where the index finds no more, or has lost the vectors.
-        """
-
-
 class ExternalIndex:
     """Index of the images, or of the texts. Thread-safe.
 
-    Rows found are ranked again by the collection's own vectors, so that scores are exact; where too few are found, all
-    vectors are compared.
+    Rows found are ranked again by the collection's own vectors, so that scores are exact. All vectors are compared
+    where too few are found, and, with one warning, where the index cannot be used.
     """
 
     def __init__(self, search: SearchFn, target: Target, vectors: np.ndarray) -> None:
         self._search = search
         self._target = target
         self._vectors = vectors
+        self._warned = False
 
     def nearest(self, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """As ``nearest``, but a neighbour may be missed. Raises: what the search function raises."""
+        """As ``nearest``, but a neighbour may be missed. Raises: what the search function raises, but for an index
+        that cannot be used."""
         count = min(k, len(self._vectors) if rows is None else len(rows))
-        listed, among = self._row_filter(rows)
-        found = self._search(self._target, query.tolist(), count, listed, among) if count else ()
+        found = self._proposed(query, count, rows) if count else np.empty(0, np.int64)
         if len(found) < count:
             return nearest(self._vectors, query, k, rows)
-        return nearest(self._vectors, query, k, np.sort(np.asarray(found, dtype=np.int64)))
+        return nearest(self._vectors, query, k, found)
+
+    def _proposed(self, query: np.ndarray, count: int, rows: np.ndarray | None) -> np.ndarray:
+        """Ascending rows; none where the index cannot be used."""
+        listed, among = self._row_filter(rows)
+        try:
+            found = np.unique(np.asarray(self._search(self._target, query.tolist(), count, listed, among), np.int64))
+        except UserError as error:
+            if error.code not in (UNUSABLE, "missing_extra"):
+                raise
+            return self._unusable(error.message)
+        if len(found) and not 0 <= found[0] <= found[-1] < len(self._vectors):
+            return self._unusable(f"row {found[-1]} of {len(self._vectors)} was found: these are other vectors")
+        return found
+
+    def _unusable(self, why: str) -> np.ndarray:
+        if not self._warned:
+            log.warning("index of %s cannot be used, all vectors are compared: %s", self._target, why)
+            self._warned = True
+        return np.empty(0, np.int64)
 
     def _row_filter(self, rows: np.ndarray | None) -> tuple[list[int], bool]:
         """The rows to choose from, or those to leave out: whichever are fewer."""
@@ -99,6 +113,25 @@ class ExternalIndex:
         others = np.ones(len(self._vectors), dtype=bool)
         others[rows] = False
         return np.flatnonzero(others).tolist(), False
+
+
+def filter_after_search(
+    search: Callable[[int], np.ndarray], k: int, rows: Sequence[int], among: bool, total: int
+) -> np.ndarray:
+    """For an index that a long list of rows cannot be sent to: search for more, without a filter, and drop some.
+
+    Args:
+        search: from a number to as many rows, best first.
+        total: number of rows of the index.
+
+    Returns: up to ``k`` rows, none where too many would have to be searched for.
+    """
+    passing = len(rows) if among else total - len(rows)
+    count = k * 2 * total // max(passing, 1)
+    if count > MAX_NEIGHBOURS:
+        return np.empty(0, np.int64)
+    found = search(count)
+    return found[np.isin(found, np.asarray(rows), invert=not among)][:k]
 
 
 EXACT_ROWS = 100_000  # up to here one pass over all vectors is fast enough, and exact
@@ -128,7 +161,7 @@ class HnswIndex:
             UserError: ``collection_unreadable``, naming the file; ``missing_extra`` without usearch.
         """
         try:
-            index = _usearch().restore(path, view=True)
+            index = load_hnsw_graph(path, view=True)
         except (RuntimeError, ValueError) as error:
             index, why = None, f": {error}"
         else:
@@ -175,15 +208,26 @@ class HnswIndex:
         return found, np.clip(1.0 - np.asarray(matches.distances, dtype=np.float32), -1.0, 1.0)
 
 
+def hnsw_graph(dim: int, rows: int) -> Any:
+    """An empty graph for so many rows. Raises: UserError ``missing_extra`` without usearch."""
+    dtype = "f16" if rows <= MAX_F16_ROWS else "i8"
+    return _usearch()(ndim=dim, metric="cos", dtype=dtype, connectivity=LINKS, expansion_add=EXPANSION_ADD)
+
+
+def load_hnsw_graph(path: Path, *, view: bool) -> Any:
+    """The graph in a file, memory-mapped with ``view``; None: it holds none.
+
+    Raises: UserError ``missing_extra``; RuntimeError, ValueError for a file that is no graph.
+    """
+    return _usearch().restore(path, view=view)
+
+
 def write_hnsw_index(path: Path, vectors: np.ndarray, progress: OnProgress | None = None) -> None:
     """Link all rows of ``vectors`` [n, E], of length 1, and write the graph. In memory until it is whole.
 
     Raises: UserError ``missing_extra`` without usearch; whatever ``progress`` raises.
     """
-    dtype = "f16" if len(vectors) <= MAX_F16_ROWS else "i8"
-    index = _usearch()(
-        ndim=vectors.shape[1], metric="cos", dtype=dtype, connectivity=LINKS, expansion_add=EXPANSION_ADD
-    )
+    index = hnsw_graph(vectors.shape[1], len(vectors))
     for start in range(0, len(vectors), _CHUNK_ROWS):
         chunk = np.asarray(vectors[start : start + _CHUNK_ROWS], dtype=np.float32)
         index.add(np.arange(start, start + len(chunk), dtype=np.uint64), chunk, threads=usable_cores())

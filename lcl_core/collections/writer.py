@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
 from lcl_core.specs.corpus_jobs import IndexSpec
+from lcl_core.vector_indexes import BATCH_ROWS, FILES, INDEXES, IndexLocation, VectorBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,31 +115,49 @@ class CollectionWriter:
         for row in self._checked(vectors, len(vectors), unit):
             self._text_vectors.append(row.tobytes())
 
-    def link(self, progress: OnProgress | None = None) -> None:
-        """Build the HNSW graph of images, and of texts, where they are too many for exact search; call it last.
+    def link(self, progress: OnProgress | None = None, index: str = FILES) -> None:
+        """Build the index in the collection's directory; call it last.
 
         Args:
             progress: receives the number of rows linked since its last call; its exceptions end the build.
+            index: ``files``: an HNSW graph of images, and of texts, where they are too many for exact search; another
+                that the process of an index run writes (``lcl_core.vector_indexes``).
 
         Raises: UserError ``missing_extra``.
         """
-        for target, pieces, name in self._large():
-            pieces.file.flush()
-            dtype, shape = file_format.NUMPY_DTYPES[self._header["dtype"]], (pieces.count, self._header["dim"])
-            vectors = np.memmap(self._building / name, dtype, mode="r", shape=shape)
-            write_hnsw_index(self._building / file_format.GRAPHS[target], vectors, progress)
+        for target, pieces in self._linked_sides(index):
+            vectors = self._written_vectors(target, pieces)
+            if index == FILES:
+                write_hnsw_index(self._building / file_format.GRAPHS[target], vectors, progress)
+            else:
+                location = IndexLocation(dim=self._header["dim"], directory=self._building)
+                INDEXES[index].index_class().at(location).build(target, self._batches(target, vectors, progress))
 
-    @property
-    def rows_to_index(self) -> int:
+    def rows_to_index(self, index: str = FILES) -> int:
         """Number of rows that ``link`` will report."""
-        return sum(pieces.count for _, pieces, _ in self._large())
+        return sum(pieces.count for _, pieces in self._linked_sides(index))
 
-    def _large(self) -> list[tuple[Target, BlobWriter, str]]:
-        sides: list[tuple[Target, BlobWriter, str]] = [
-            ("images", self._image_vectors, file_format.IMAGE_VECTORS),
-            ("texts", self._text_vectors, file_format.TEXT_VECTORS),
-        ]
-        return [side for side in sides if side[1].count > vector_index.EXACT_ROWS]
+    def _linked_sides(self, index: str) -> list[tuple[Target, BlobWriter]]:
+        sides: list[tuple[Target, BlobWriter]] = [("images", self._image_vectors), ("texts", self._text_vectors)]
+        smallest = vector_index.EXACT_ROWS + 1 if index == FILES else 1
+        return [side for side in sides if side[1].count >= smallest]
+
+    def _written_vectors(self, target: Target, pieces: BlobWriter) -> np.ndarray:
+        """[n, E], memory-mapped."""
+        pieces.file.flush()
+        dtype, shape = file_format.NUMPY_DTYPES[self._header["dtype"]], (pieces.count, self._header["dim"])
+        return np.memmap(self._building / file_format.SIDES[target][3], dtype, mode="r", shape=shape)
+
+    def _batches(self, target: Target, vectors: np.ndarray, progress: OnProgress | None) -> Iterator[VectorBatch]:
+        prefix = file_format.SIDES[target][4]
+        keys = (
+            list(self._item_keys) if target == "images" else [file_format.stable_hash64(text) for text in self._texts]
+        )
+        for start in range(0, len(vectors), BATCH_ROWS):
+            rows = range(start, min(start + BATCH_ROWS, len(vectors)))
+            yield rows, [f"{prefix}{keys[row]:016x}" for row in rows], vectors[rows.start : rows.stop]
+            if progress is not None:
+                progress(len(rows))
 
     def _add(self, item: CollectionItem) -> None:
         key = file_format.stable_hash64(item.image)
@@ -279,14 +298,14 @@ class AppendSource:
 
     Attributes:
         metadata: for the run's result: the collection that the new directory belongs to.
-        index: ``files`` or ``pgvector``.
+        index: as in a spec.
     """
 
     name = ""
     dataset_hash = ""
     texts = 0
     metadata: Mapping[str, Any] = {}
-    index = "files"
+    index = FILES
 
     def __len__(self) -> int:
         return 0

@@ -21,7 +21,8 @@ from lcl_core.common.paths import ROOTS_SETTING, Root, overlaps, parse_root, par
 ENV_PREFIX = "LCL_"
 SHARED_NAMES = """
     ARTIFACTS ARTIFACTS_CACHE_BYTES BROKER_URL CANCEL_GRACE_SECONDS DATABASE_URL DATA_CACHE DATA_CACHE_BYTES DATA_ROOTS
-    GC_GRACE_SECONDS HEARTBEAT_SECONDS HOME LEASE_SECONDS LOG_FORMAT TEAM WEBHOOK_HOSTS WEBHOOK_SECRET WELCOME
+    GC_GRACE_SECONDS HEARTBEAT_SECONDS HOME LEASE_SECONDS LOG_FORMAT QDRANT_API_KEY QDRANT_URL TEAM WEBHOOK_HOSTS
+    WEBHOOK_SECRET WELCOME
 """
 API_NAMES = """
     ADMIN_KEY API_HOST API_PORT API_SOCKET BODY_BYTES_AT_ONCE BODY_SECONDS BYTES_PER_OWNER DATABASE_PATIENCE_SECONDS
@@ -130,6 +131,9 @@ class Settings(BaseSettings):
         10 << 30, ge=0, description="of the local cache of artifacts that are not in use"
     )
 
+    qdrant_url: str = Field("", description="of the Qdrant server that collections of index qdrant are in; empty: none")
+    qdrant_api_key: SecretStr = Field(SecretStr(""), description="of that server; empty: it asks for none")
+
     webhook_hosts: Annotated[list[str], NoDecode] = Field(
         [], description="HOST or HOST:PORT, with http:// before it where a team lets it be http; parted by commas"
     )
@@ -151,6 +155,14 @@ class Settings(BaseSettings):
             except (ArgumentError, ValueError):  # the error may quote the password
                 raise ValueError("is no address such as postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME") from None
         return value
+
+    @field_validator("qdrant_url")
+    @classmethod
+    def _check_qdrant(cls, value: str) -> str:
+        scheme, _, rest = value.partition("://")
+        if value and (scheme not in ("http", "https") or not rest or "@" in rest):
+            raise ValueError("is no address such as http://HOST:6333; its key belongs into LCL_QDRANT_API_KEY")
+        return value.rstrip("/")
 
     @model_validator(mode="after")
     def _lease_outlives_missed_heartbeats(self) -> Self:

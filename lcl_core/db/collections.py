@@ -30,6 +30,7 @@ from lcl_core.db.registry import absolute_path, get_collection, unknown_collecti
 from lcl_core.db.session import Database, now
 from lcl_core.db.submit import find_by_idempotency_key
 from lcl_core.specs.parsing import AnySpec, collections_of
+from lcl_core.vector_indexes import index_name
 
 MAX_CHANGES = 10_000  # changed items of one collection since its last index run
 IDEMPOTENCY_WINDOW = timedelta(days=1)
@@ -183,7 +184,7 @@ def delete_compacted_changes(session: Session, row: CollectionRow, through: int)
 
 
 def delete_collection(session: Session, row: CollectionRow) -> None:
-    """Delete a collection with its changes. The caller removes its folder and pgvector tables after the commit."""
+    """Delete a collection with its changes. The caller removes its folder and index after the commit."""
     delete_stored_folder(session, row.path)
     delete_collection_bytes(session, row.id)
     session.delete(row)
@@ -259,7 +260,7 @@ def prepare_collection_snapshots(
         fetched: {stored path: local path} of folders that another home has.
 
     Returns: {name: {"id", "stored": stored path, "path": local path, "changes": the directory, "through": number of its
-        last change, "index": "files" or "pgvector"}}.
+        last change, "index": as in a spec}}.
 
     Raises: UserError ``unknown_collection``, ``collection_changed``; OSError.
     """
@@ -281,7 +282,7 @@ def prepare_collection_snapshots(
             "path": str(path),
             "changes": str(changes),
             "through": through,
-            "index": "pgvector" if row.vectors else "files",
+            "index": index_name(row.vectors),
         }
     return snapshots
 

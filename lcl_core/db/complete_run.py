@@ -17,13 +17,14 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import Staged, remove_tree, stage
+from lcl_core.common.settings import Settings
 from lcl_core.db.collections import collection_changed_error, delete_compacted_changes
 from lcl_core.db.datasets import record_version, upsert_dataset
 from lcl_core.db.leases import NO_LEASE, Claim, check_lease, end_increments, lock_with_lease, transition
 from lcl_core.db.metrics import QUARANTINED, Increment, record_increments
 from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id, to_json_safe
 from lcl_core.db.outbox import delete_stored_folder, enqueue_upload
-from lcl_core.db.pgvector import CollectionDirectory, OpenDirectory, drop_vectors, write_vectors
+from lcl_core.db.pgvector import write_vectors
 from lcl_core.db.quotas import delete_collection_bytes, folder_bytes, record_bytes
 from lcl_core.db.registry import absolute_path, available_name, set_encoder_files
 from lcl_core.db.session import Database, now
@@ -31,6 +32,18 @@ from lcl_core.db.states import State
 from lcl_core.encoders.file_hashes import hash_files
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import slug
+from lcl_core.vector_indexes import (
+    FILES,
+    INDEXES,
+    TARGETS,
+    CollectionDirectory,
+    IndexLocation,
+    check_index,
+    directory_batches,
+    drop_index,
+)
+
+OpenDirectory = Callable[[Path], CollectionDirectory]
 
 
 @dataclass(frozen=True)
@@ -60,14 +73,18 @@ def complete_run(
     ran_seconds: float,
     holder: str | None = None,
     open_directory: OpenDirectory | None = None,
+    settings: Settings | None = None,
 ) -> State:
     """Write the final state under the claim's token, and register the output of a succeeded run.
 
-    Vectors for pgvector are written in the same transaction; the caller keeps the lease meanwhile.
+    The index of a collection in a database or server is written before it is registered, that of pgvector in the same
+    transaction; the caller keeps the lease meanwhile.
 
     Args:
         holder: id of the home, if its folders are to be uploaded to an artifact store.
-        open_directory: opens a collection on disk; needed for runs of kind index that use pgvector or mode add.
+        open_directory: opens a collection on disk; needed for runs of kind index whose index the worker writes, or of
+            mode add.
+        settings: name the servers of indexes.
 
     Returns: the final state. Raises: StaleLease; nothing is changed then.
     """
@@ -77,7 +94,7 @@ def complete_run(
             output = _stage_output(claim, outcome.result, run_dir, home, open_directory)
         except UserError as error:
             outcome = RunFailed(error.to_dict())
-    end = _Completion(outcome, output, run_dir, home, ran_seconds, holder)
+    end = _Completion(outcome, output, run_dir, home, ran_seconds, holder, settings)
     try:
         return _commit(database, claim, end)
     except IntegrityError:
@@ -98,7 +115,7 @@ class _StagedOutput:
     path: str  # relative to home, or a URL
     metadata: dict[str, Any]
     staged: Staged | None  # None: the run wrote it to the URL
-    vectors: str | None = None  # prefix of its pgvector tables
+    vectors: str | None = None  # name of its index
     files: dict[str, str] = field(default_factory=dict)  # of an encoder: {name: sha256}
     open_directory: OpenDirectory | None = None
 
@@ -122,7 +139,7 @@ class _StagedOutput:
 
 
 class _SupersededOutput(NamedTuple):
-    """Folder and pgvector tables that no row names any more."""
+    """Folder and index that no row names any more."""
 
     path: str
     vectors: str | None
@@ -136,6 +153,7 @@ class _Completion:
     home: Path
     ran_seconds: float
     holder: str | None
+    settings: Settings | None
 
 
 def _commit(database: Database, claim: Claim, end: _Completion) -> State:
@@ -146,10 +164,9 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
     output_bytes = folder_bytes(staged.hidden) if staged is not None else 0
     run_dir_bytes = folder_bytes(end.run_dir, shared=False)
     with database.session() as session:
-        if output is not None and output.metadata.get("index") == "pgvector":
-            check_lease(session, claim)
+        if output is not None and output.noun == "collection":
             # takes long, so it comes before the lock on the run's row
-            output = replace(output, vectors=write_vectors(session, output.directory()))
+            output = replace(output, vectors=_write_index(session, claim, output, end.settings))
         run = lock_with_lease(session, claim)
         _finish(session, run, end.outcome, end.ran_seconds)
         if output is not None:
@@ -168,8 +185,36 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
         state = State(run.state)
     if superseded is not None:
         remove_tree(absolute_path(end.home, superseded.path))
-        drop_vectors(database, superseded.vectors)
+        drop_index(superseded.vectors, IndexLocation(database=database, settings=end.settings))
     return state
+
+
+def _write_index(session: Session, claim: Claim, output: _StagedOutput, settings: Settings | None) -> str | None:
+    """Write the index of a collection, where the run's process has not.
+
+    Returns: its name, for the row. Raises: StaleLease; UserError of the index; UNREACHABLE.
+    """
+    chosen = str(output.metadata.get("index", FILES))
+    kind = INDEXES.get(chosen)
+    if kind is None:
+        return None
+    if kind.writer == "job":
+        return kind.prefix
+    check_lease(session, claim)
+    if chosen == "pgvector":
+        return write_vectors(session, output.directory())
+    # named by the run, so that another attempt replaces what this one leaves when it is interrupted
+    name, directory = f"{kind.prefix}_{output.id.rpartition('_')[2]}", output.directory()
+    location = IndexLocation(name=name, dim=directory.dim, session=session, settings=settings)
+    check_index(chosen, location)
+    index = kind.index_class().at(location)
+    try:
+        for target in TARGETS:
+            index.build(target, directory_batches(directory, target))
+    except UserError:
+        drop_index(name, location)
+        raise
+    return name
 
 
 def _finish(session: Session, run: Run, outcome: RunOutcome, ran_seconds: float) -> None:

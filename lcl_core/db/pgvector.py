@@ -9,14 +9,27 @@ others, and dropping the tables leaves no dead rows in a shared index.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, Column, Connection, Index, Integer, MetaData, String, Table, cast, func, select, text
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    cast,
+    delete,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import DropTable
@@ -25,18 +38,25 @@ from sqlalchemy.types import UserDefinedType
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import CollectionRow, new_id
 from lcl_core.db.session import UNREACHABLE, Database, allow_long_statements, lock_until_commit
+from lcl_core.vector_indexes import (
+    TARGETS,
+    CollectionDirectory,
+    IndexLocation,
+    Target,
+    VectorBatch,
+    directory_batches,
+    unusable,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
-Target = Literal["images", "texts"]
-TARGETS: tuple[Target, ...] = ("images", "texts")
 MIN_VERSION = (0, 8)  # the first with iterative scans: a filtered search continues until it has enough rows
 HNSW_M, HNSW_EF_CONSTRUCTION = 16, 128  # as in the HNSW index of a file
 HNSW_EF_SEARCH, MAX_EF_SEARCH = 100, 1000
-_COPY_ROWS = 2000
 _ITEM_ID_LENGTH = 20
 _TABLE_NAME = re.compile(r"(vec_[0-9a-z]{18})_(?:images|texts)")
+_NO_SUCH_TABLE = "42P01"
 _EXTENSION_LOCK = 0x6C636C766563  # any constant: key of the advisory lock
 # for one transaction: continue filtered scans; plan for the given rows; no JIT compilation
 _SET_SEARCH_PARAMETERS = text(
@@ -50,22 +70,6 @@ _SELECT_TABLE_SIZES = text(
 )
 
 
-class CollectionDirectory(Protocol):
-    """What this layer reads of a collection on disk, as ``lcl_core.collections.collection.Collection`` has it."""
-
-    @property
-    def dim(self) -> int: ...
-
-    def count(self, target: Target) -> int: ...
-
-    def at(self, target: Target, positions: Sequence[int], /) -> tuple[list[str], np.ndarray]: ...
-
-    def in_base(self, item_id: str) -> bool: ...
-
-
-OpenDirectory = Callable[[Path], CollectionDirectory]
-
-
 def write_vectors(session: Session, directory: CollectionDirectory) -> str:
     """Create and fill the tables of a collection's directory, in the caller's transaction.
 
@@ -73,20 +77,9 @@ def write_vectors(session: Session, directory: CollectionDirectory) -> str:
     """
     name = new_id("vec")
     require_pgvector(session)
-    allow_long_statements(session)
-    try:
-        for target in TARGETS:
-            table, connection = _table(name, target, directory.dim), session.connection()
-            table.create(connection, checkfirst=False)
-            _copy_vectors(connection, table, directory, target)
-            _hnsw_index(table).create(connection)
-            connection.execute(text(f"ANALYZE {table.name}"))  # the name has an id of ours
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise
-        cause = str(error.orig).partition("\n")[0]
-        message = f"PostgreSQL did not take the vectors ({cause}); mend that and resume the run, or index with files"
-        raise UserError(message, code="pgvector_failed", field="index") from error
+    index = PgVectorIndex(None, name, directory.dim, session)
+    for target in TARGETS:
+        index.build(target, directory_batches(directory, target))
     return name
 
 
@@ -116,30 +109,84 @@ def orphaned_tables(session: Session) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class PgVectorIndex:
-    """Search in the tables of a collection, for the argument ``ask`` of ``Collection.open``. Safe from any thread."""
+    """The tables of a collection as a ``VectorIndex``; searching is safe from any thread.
 
-    database: Database
+    Writes are made in ``session``, else in a transaction each.
+    """
+
+    database: Database | None
     name: str
     dim: int
+    session: Session | None = None
+
+    @classmethod
+    def at(cls, location: IndexLocation) -> PgVectorIndex:
+        return cls(location.database, location.name, location.dim, location.session)
+
+    @classmethod
+    def check(cls, location: IndexLocation) -> None:
+        """Raises: UserError ``pgvector_unavailable``."""
+        require_pgvector(location.session)
 
     def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
         """Rows nearest to ``query``, at most ``k``; among ``rows``, or outside them.
 
-        Returns: no rows when the tables are dropped: the collection has another directory by now. Raises: UNREACHABLE.
+        Raises: UserError ``index_unusable`` when the tables are dropped: the collection has another directory by now;
+        UNREACHABLE.
         """
         table = _table(self.name, target, self.dim)
         statement = select(table.c.row).order_by(table.c.embedding.op("<=>")(query)).limit(k)
         if among or rows:
             array = cast(list(rows), ARRAY(Integer))
             statement = statement.where(table.c.row == func.any(array) if among else table.c.row != func.all(array))
+        assert self.database is not None, "an index that is searched has a database"
         with self.database.reading() as session:
             session.execute(_SET_SEARCH_PARAMETERS, {"ef_search": str(min(max(HNSW_EF_SEARCH, 2 * k), MAX_EF_SEARCH))})
             try:
                 return session.scalars(statement).all()
             except ProgrammingError as error:
-                if getattr(error.orig, "sqlstate", None) == "42P01":  # no such table
-                    return ()
+                if getattr(error.orig, "sqlstate", None) == _NO_SUCH_TABLE:
+                    raise unusable(f"table {table.name} does not exist") from error
                 raise
+
+    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
+        """Raises: UserError ``pgvector_failed``; UNREACHABLE."""
+        table = _new_table(self.name, target, self.dim)
+        with self._writing() as connection:
+            connection.execute(DropTable(table, if_exists=True))
+            table.create(connection, checkfirst=False)
+            _copy_vectors(connection, table, batches)
+            _hnsw_index(table).create(connection)
+            connection.execute(text(f"ANALYZE {table.name}"))  # the name has an id of ours
+
+    def append(self, target: Target, batch: VectorBatch) -> None:
+        """Raises: UserError ``pgvector_failed``; UNREACHABLE."""
+        with self._writing() as connection:
+            _copy_vectors(connection, _table(self.name, target, self.dim), [batch])
+
+    def delete(self, target: Target, rows: Sequence[int]) -> None:
+        table = _table(self.name, target, self.dim)
+        with self._writing() as connection:
+            connection.execute(delete(table).where(table.c.row == func.any(cast(list(rows), ARRAY(Integer)))))
+
+    def drop(self) -> None:
+        if self.database is not None:
+            drop_vectors(self.database, self.name)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        assert self.session is not None or self.database is not None
+        opened = nullcontext(self.session) if self.session is not None else self.database.session()  # type: ignore[union-attr]
+        with opened as session:
+            allow_long_statements(session)
+            try:
+                yield session.connection()
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                cause = str(error.orig).partition("\n")[0]
+                message = f"PostgreSQL did not take the vectors ({cause}); mend that and resume the run"
+                raise UserError(f"{message}, or index with files", code="pgvector_failed", field="index") from error
 
 
 def require_pgvector(session: Session) -> None:
@@ -194,6 +241,11 @@ class Halfvec(UserDefinedType[list[float]]):
 
 @lru_cache(maxsize=64)
 def _table(name: str, target: str, dim: int) -> Table:
+    return _new_table(name, target, dim)
+
+
+def _new_table(name: str, target: str, dim: int) -> Table:
+    """A table that an HNSW index may be attached to, unlike the shared one."""
     return Table(
         f"{name}_{target}",
         MetaData(),
@@ -213,17 +265,15 @@ def _hnsw_index(table: Table) -> Index:
     )
 
 
-def _copy_vectors(connection: Connection, table: Table, directory: CollectionDirectory, target: Target) -> None:
-    """Copy all vectors with COPY. Raises: OperationalError, as a statement of the engine does."""
+def _copy_vectors(connection: Connection, table: Table, batches: Iterable[VectorBatch]) -> None:
+    """Copy vectors with COPY. Raises: OperationalError, as a statement of the engine does."""
     driver, errors = connection.connection.driver_connection, connection.dialect.loaded_dbapi.Error
     assert driver is not None
-    total = directory.count(target)
     try:
         with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} FROM STDIN (FORMAT BINARY)") as copy:
             copy.write(b"PGCOPY\n\xff\r\n\x00" + bytes(8))  # no flags, no extension
-            for start in range(0, total, _COPY_ROWS):
-                positions = range(start, min(start + _COPY_ROWS, total))
-                copy.write(_binary_rows(positions, *directory.at(target, positions)))
+            for batch in batches:
+                copy.write(_binary_rows(*batch))
             copy.write(b"\xff\xff")
     except errors as error:
         raise OperationalError("COPY", None, error, connection_invalidated=driver.closed) from error

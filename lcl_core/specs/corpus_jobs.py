@@ -93,10 +93,11 @@ class IndexSpec(Spec):
         description="replace: an older collection of that name is deleted; add: it keeps its items, embedded once and "
         "not again, takes in what was added and removed since, and gets what the dataset has besides",
     )
-    index: Literal["auto", "files", "pgvector"] = Field(
+    index: Literal["auto", "files", "pgvector", "lancedb", "qdrant"] = Field(
         "auto",
         description="search index: files, in the collection's own files by the api; pgvector, PostgreSQL with that "
-        "extension; auto: what it has been, in mode add, else files",
+        "extension; lancedb, a LanceDB database beside these files; qdrant, a Qdrant server; auto: what it has been, "
+        "in mode add, else files",
     )
     batch_size: int = Field(256, ge=1, le=4096, description="images encoded at once")
     timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")

@@ -42,6 +42,10 @@ def test_images_come_and_go(
     with live_service.context.database.session() as session:
         registry.get_collection(session, "squares").vectors = "vec_1"
     assert "searched by PostgreSQL in vec_1_images and vec_1_texts" in lcl("collections", "show", "squares")[1]
+    for vectors, where in (("lancedb", "LanceDB in its directory"), ("qdrant_1", "Qdrant in qdrant_1_images")):
+        with live_service.context.database.session() as session:
+            registry.get_collection(session, "squares").vectors = vectors
+        assert f"searched by {where}" in lcl("collections", "show", "squares")[1]
     with live_service.context.database.session() as session:
         registry.get_collection(session, "squares").vectors = None
     assert "squares" in lcl("collections", "list")[1]

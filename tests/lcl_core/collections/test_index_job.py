@@ -250,15 +250,18 @@ def test_a_second_attempt_starts_afresh(tmp_path: Path, sample: Corpus, encoder:
     assert np.array_equal(first, Collection.open(run_dir.artifacts / "collection").vectors()[1])
 
 
-@pytest.mark.parametrize("searched_by", ["files", "pgvector"])
+@pytest.mark.parametrize("searched_by", ["files", "pgvector", "lancedb", "qdrant"])
 def test_who_is_searched_elsewhere_needs_no_graph(
     tmp_path: Path, sample: Corpus, encoder: Path, monkeypatch: pytest.MonkeyPatch, searched_by: str
 ) -> None:
+    if searched_by == "lancedb":
+        pytest.importorskip("lancedb", reason="the extra of this index is not installed")
     monkeypatch.setattr(vector_index, "EXACT_ROWS", 2)
     run_dir = prepare(tmp_path / "run", write_corpus(tmp_path / "corpus", sample, {}), encoder, index=searched_by)
     assert run_index_job(run_dir)["collection"]["index"] == searched_by
     found = [path.name for path in (run_dir.artifacts / "collection").glob("*.usearch")]
     assert len(found) == (2 if searched_by == "files" else 0)
+    assert (run_dir.artifacts / "collection" / "lancedb").is_dir() is (searched_by == "lancedb")
 
 
 def test_many_vectors_are_kept_in_half_the_bytes() -> None:

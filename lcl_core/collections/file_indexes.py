@@ -1,0 +1,163 @@
+"""The two indexes in files of a collection's directory: its vectors, compared one by one, and an HNSW graph.
+
+Neither has a format of its own: ``image_vectors.bin`` and ``image_graph.usearch``, and those of the texts, as in
+``file_format``. A deleted row of the vectors is all zero, which no vector of length 1 is. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcl_core.collections import file_format
+from lcl_core.collections.vector_index import EXPANSION_SEARCH, MAX_NEIGHBOURS, hnsw_graph, load_hnsw_graph, nearest
+from lcl_core.collections.vector_index import filter_after_search as filter_after
+from lcl_core.common.files import fsync_path
+from lcl_core.common.threads import usable_cores
+from lcl_core.vector_indexes import TARGETS, IndexLocation, Target, VectorBatch, unusable
+
+
+class FlatIndex:
+    """Compares all vectors of a file: exact."""
+
+    def __init__(self, directory: Path, dim: int, dtype: file_format.Dtype = "f32") -> None:
+        self._directory = directory
+        self._dim = dim
+        self._dtype = file_format.NUMPY_DTYPES[dtype]
+
+    @classmethod
+    def at(cls, location: IndexLocation) -> FlatIndex:
+        assert location.directory is not None
+        return cls(location.directory, location.dim)
+
+    @classmethod
+    def check(cls, location: IndexLocation) -> None:
+        """Files need nothing."""
+
+    def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
+        vectors = self._open(target, "r")
+        present = np.asarray(vectors).any(axis=1)
+        allowed = np.zeros(len(vectors), dtype=bool) if among else np.ones(len(vectors), dtype=bool)
+        allowed[np.asarray(rows, dtype=np.int64)] = among
+        return nearest(vectors, np.asarray(query, np.float32), k, np.flatnonzero(allowed & present))[0].tolist()
+
+    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
+        path = self._path(target)
+        building = path.with_name(f".{path.name}.building")
+        with building.open("wb") as file:
+            for _, _, vectors in batches:
+                file.write(np.asarray(vectors, self._dtype).tobytes())
+        fsync_path(building)
+        building.replace(path)
+
+    def append(self, target: Target, batch: VectorBatch) -> None:
+        with self._path(target).open("ab") as file:
+            file.write(np.asarray(batch[2], self._dtype).tobytes())
+
+    def delete(self, target: Target, rows: Sequence[int]) -> None:
+        vectors = self._open(target, "r+")
+        vectors[np.asarray(rows, dtype=np.int64)] = 0
+        vectors.flush()
+
+    def drop(self) -> None:
+        for target in TARGETS:
+            self._path(target).unlink(missing_ok=True)
+
+    def _path(self, target: Target) -> Path:
+        return self._directory / file_format.SIDES[target][3]
+
+    def _open(self, target: Target, mode: Any) -> np.memmap[Any, Any]:
+        """[n, E]. Raises: UserError ``index_unusable``."""
+        path = self._path(target)
+        try:
+            rows, rest = divmod(path.stat().st_size, self._dim * self._dtype.itemsize)
+            if rest or not rows:
+                raise unusable(f"{path.name} does not hold vectors of {self._dim} numbers")
+            return np.memmap(path, self._dtype, mode=mode, shape=(rows, self._dim))
+        except OSError as error:
+            raise unusable(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+class HnswFileIndex:
+    """An HNSW graph in a file. A search maps it; a write loads it whole and replaces the file."""
+
+    def __init__(self, directory: Path, dim: int) -> None:
+        self._directory = directory
+        self._dim = dim
+        self._mapped: dict[Target, tuple[tuple[int, int], Any]] = {}
+
+    @classmethod
+    def at(cls, location: IndexLocation) -> HnswFileIndex:
+        assert location.directory is not None
+        return cls(location.directory, location.dim)
+
+    @classmethod
+    def check(cls, location: IndexLocation) -> None:
+        """Files need nothing."""
+
+    def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
+        graph, vector = self._open(target), np.asarray(query, np.float32)
+
+        def walk(count: int) -> np.ndarray:
+            return np.asarray(graph.search(vector, count).keys, dtype=np.int64)
+
+        if not among and not rows:
+            return walk(k).tolist() if k <= MAX_NEIGHBOURS else ()
+        return filter_after(walk, k, rows, among, len(graph)).tolist()
+
+    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
+        graph = hnsw_graph(self._dim, 0)
+        for batch in batches:
+            self._link(graph, batch)
+        self._save(target, graph)
+
+    def append(self, target: Target, batch: VectorBatch) -> None:
+        graph = self._load(target, view=False)
+        self._link(graph, batch)
+        self._save(target, graph)
+
+    def delete(self, target: Target, rows: Sequence[int]) -> None:
+        graph = self._load(target, view=False)
+        graph.remove(np.asarray(rows, dtype=np.uint64))
+        self._save(target, graph)
+
+    def drop(self) -> None:
+        self._mapped.clear()
+        for name in file_format.GRAPHS.values():
+            (self._directory / name).unlink(missing_ok=True)
+
+    def _link(self, graph: Any, batch: VectorBatch) -> None:
+        rows, _, vectors = batch
+        graph.add(np.asarray(rows, np.uint64), np.asarray(vectors, np.float32), threads=usable_cores())
+
+    def _save(self, target: Target, graph: Any) -> None:
+        path = self._directory / file_format.GRAPHS[target]
+        building = path.with_name(f".{path.name}.building")
+        graph.save(building)
+        fsync_path(building)
+        building.replace(path)
+
+    def _open(self, target: Target) -> Any:
+        """The mapped graph of the file that is there now."""
+        path = self._directory / file_format.GRAPHS[target]
+        status = path.stat() if path.exists() else None
+        stamp = (status.st_ino, status.st_mtime_ns) if status else (0, 0)
+        known = self._mapped.get(target)
+        if known is None or known[0] != stamp:
+            known = self._mapped[target] = stamp, self._load(target, view=True)
+        return known[1]
+
+    def _load(self, target: Target, *, view: bool) -> Any:
+        """Raises: UserError ``index_unusable``, ``missing_extra``."""
+        path = self._directory / file_format.GRAPHS[target]
+        try:
+            graph = load_hnsw_graph(path, view=view)
+        except (RuntimeError, ValueError) as error:
+            raise unusable(f"{path.name} is no graph: {error}") from error
+        if graph is None or graph.ndim != self._dim:
+            raise unusable(f"{path.name} is missing, or is no graph of vectors of {self._dim} numbers")
+        graph.expansion_search = EXPANSION_SEARCH
+        return graph

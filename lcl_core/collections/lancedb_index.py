@@ -1,0 +1,181 @@
+"""A LanceDB database as the index of a collection: in a folder of its directory, or behind a URL of object storage.
+
+    COLLECTION/lancedb/images.lance, texts.lance    row (int64), item (its id), vector (f16 [E])
+
+LanceDB compares all rows of a table up to ``vector_index.EXACT_ROWS``. Beyond, an IVF index with vectors of one byte a
+number is searched in the partitions nearest to the query, and what it finds is ranked again by the table's own vectors.
+Rows appended since are compared one by one until there are as many again as a tenth of the table. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lcl_core.collections import vector_index
+from lcl_core.common.errors import UserError, import_optional
+from lcl_core.vector_indexes import TARGETS, IndexLocation, Target, VectorBatch, unusable
+
+FOLDER = "lancedb"  # in a collection's directory
+INDEX_TYPE = "IVF_SQ"
+PROBED_SHARE = 0.1  # of the partitions, those that a search visits
+MIN_PROBED = 20
+REFINE_FACTOR = 4  # so many candidates for each answer are ranked again
+MAX_LISTED = 5_000  # rows in a filter: each is a literal of an SQL expression
+_ROW, _ITEM, _VECTOR = "row", "item", "vector"
+_ERRORS = (ValueError, RuntimeError, OSError, pa.ArrowException)
+
+
+class LanceIndex:
+    """Tables of images and texts. A table is opened by the first search, and read as it was then.
+
+    Args:
+        url: a folder, or a URL such as ``s3://bucket/prefix`` with credentials and endpoint from ``AWS_*``.
+    """
+
+    def __init__(self, url: str, dim: int) -> None:
+        self.url = url
+        self._dim = dim
+        self._tables: dict[Target, Any] = {}
+
+    @classmethod
+    def at(cls, location: IndexLocation) -> LanceIndex:
+        assert location.directory is not None
+        return cls(str(location.directory / FOLDER), location.dim)
+
+    @classmethod
+    def check(cls, location: IndexLocation) -> None:
+        """Any folder will do."""
+
+    def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
+        with _unusable_on_error(self.url, target):
+            table = self._table(target)
+            if len(rows) > MAX_LISTED:
+                total = table.count_rows()
+                search = lambda count: _search(table, query, count)  # noqa: E731
+                return vector_index.filter_after_search(search, k, rows, among, total).tolist()
+            return _search(table, query, k, _row_filter(rows, among), exact=among).tolist()
+
+    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
+        schema = self._schema
+        records = pa.RecordBatchReader.from_batches(schema, (_to_arrow(batch, schema) for batch in batches))
+        database = self._database()
+        database.drop_table(target, ignore_missing=True)  # a table that is overwritten keeps its former versions
+        table = database.create_table(target, data=records, schema=schema)
+        table.create_scalar_index(_ROW)
+        _link_rows(table)
+        self._tables[target] = table
+
+    def append(self, target: Target, batch: VectorBatch) -> None:
+        with _unusable_on_error(self.url, target):
+            table = self._latest(target)
+            table.add(_to_arrow(batch, self._schema))
+            _link_rows(table)
+
+    def delete(self, target: Target, rows: Sequence[int]) -> None:
+        with _unusable_on_error(self.url, target):
+            table = self._latest(target)
+            for start in range(0, len(rows), MAX_LISTED):
+                table.delete(_row_filter(rows[start : start + MAX_LISTED], True))
+
+    def drop(self) -> None:
+        database = self._database()
+        for target in TARGETS:
+            self._tables.pop(target, None)
+            database.drop_table(target, ignore_missing=True)
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        vector = pa.list_(pa.float16(), self._dim)
+        return pa.schema([(_ROW, pa.int64()), (_ITEM, pa.string()), (_VECTOR, vector)])
+
+    def _database(self) -> Any:
+        """Raises: UserError ``missing_extra``."""
+        lancedb = import_optional("lancedb", "an index lancedb", "lancedb", "index")
+        return lancedb.connect(self.url, storage_options=_storage_options(self.url))
+
+    def _table(self, target: Target) -> Any:
+        """Raises: UserError ``index_unusable`` for vectors of another width; what LanceDB raises."""
+        if target not in self._tables:
+            table = self._database().open_table(target)
+            if table.schema.field(_VECTOR).type.list_size != self._dim:
+                raise unusable(f"{self.url} has vectors of another width than {self._dim}")
+            self._tables[target] = table
+        return self._tables[target]
+
+    def _latest(self, target: Target) -> Any:
+        """The table as others have left it, to write to it."""
+        table = self._table(target)
+        table.checkout_latest()
+        return table
+
+
+def _search(table: Any, query: list[float], k: int, where: str | None = None, exact: bool = False) -> np.ndarray:
+    """int64 [<= k], best first. ``exact``: compare all rows that ``where`` leaves, which are few."""
+    found = table.search(np.asarray(query, np.float32), vector_column_name=_VECTOR, query_type="vector")
+    found = found.distance_type("cosine").maximum_nprobes(0)  # where a filter leaves too few, further partitions
+    found = found.minimum_nprobes(max(MIN_PROBED, math.ceil(PROBED_SHARE * _partitions(table))))
+    found = found.refine_factor(REFINE_FACTOR).select([_ROW, "_distance"]).limit(k)
+    if where is not None:
+        found = found.where(where, prefilter=True)
+    if exact:
+        found = found.bypass_vector_index()
+    return np.asarray(found.to_arrow()[_ROW].to_numpy(), dtype=np.int64)
+
+
+def _partitions(table: Any) -> int:
+    return max(1, round(math.sqrt(table.count_rows())))
+
+
+def _link_rows(table: Any) -> None:
+    """Make the IVF index of a table that has outgrown exact search, or add to it what it lacks by more than a tenth."""
+    rows = table.count_rows()
+    if rows <= vector_index.EXACT_ROWS:
+        return
+    indexed = [index for index in table.list_indices() if index.columns == [_VECTOR]]
+    if not indexed:
+        table.create_index(
+            metric="cosine", num_partitions=_partitions(table), vector_column_name=_VECTOR, index_type=INDEX_TYPE
+        )
+    elif 10 * table.index_stats(indexed[0].name).num_unindexed_rows > rows:
+        table.optimize()
+
+
+def _row_filter(rows: Sequence[int], among: bool) -> str | None:
+    if not rows:
+        return "false" if among else None
+    return f"{_ROW} {'' if among else 'NOT '}IN ({', '.join(str(int(row)) for row in rows)})"
+
+
+def _to_arrow(batch: VectorBatch, schema: pa.Schema) -> pa.RecordBatch:
+    rows, items, vectors = batch
+    numbers = pa.array(np.ascontiguousarray(vectors, dtype=np.float16).ravel())
+    nested = pa.FixedSizeListArray.from_arrays(numbers, schema.field(_VECTOR).type.list_size)
+    return pa.record_batch([pa.array(rows, pa.int64()), pa.array(items, pa.string()), nested], schema=schema)
+
+
+def _storage_options(url: str) -> dict[str, str] | None:
+    """Endpoint of S3 by the name that s3fs knows it by, too, which LanceDB does not read."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    if not url.startswith("s3://") or not endpoint:
+        return None
+    return {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
+
+
+@contextmanager
+def _unusable_on_error(url: str, target: Target) -> Iterator[None]:
+    """Raises: UserError ``index_unusable`` for what LanceDB raises about a damaged or missing table."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _ERRORS as error:
+        what = str(error).partition("\n")[0][:200]
+        raise unusable(f"table {target} of {url} cannot be read ({what})") from error

@@ -1,0 +1,188 @@
+"""Registry of vector indexes, and the protocol that each implements. A new index is one class and one entry here.
+
+An index numbers the vectors of a collection's directory by row, images and texts apart. It only proposes rows: the
+collection ranks them again by its own vectors (``lcl_core.collections.vector_index.ExternalIndex``), so that scores are
+exact whatever an index rounds. Imports no index: the library of one is loaded when a collection uses it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from lcl_core.common.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lcl_core.common.settings import Settings
+
+Target = Literal["images", "texts"]
+TARGETS: tuple[Target, ...] = ("images", "texts")
+log = logging.getLogger(__name__)
+UNUSABLE = "index_unusable"
+BATCH_ROWS = 2000
+
+# rows, the id of each item, and vectors [len(rows), E] of length 1, f32 or f16
+VectorBatch = tuple[Sequence[int], Sequence[str], "np.ndarray"]
+
+
+class SearchFn(Protocol):
+    def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
+        """Up to ``k`` rows near to ``query``, in any order: ``among`` these, or among all but these.
+
+        Fewer where the index finds no more. Raises: UserError ``index_unusable`` where it is damaged, missing or out of
+        reach, ``missing_extra`` without its library: the caller compares all vectors instead.
+        """
+
+
+class VectorIndex(SearchFn, Protocol):
+    """The index of one directory of a collection. Searching is thread-safe; one process writes at a time."""
+
+    @classmethod
+    def at(cls, location: IndexLocation) -> VectorIndex:
+        """The index at that location, which need not exist yet. Opens nothing."""
+
+    @classmethod
+    def check(cls, location: IndexLocation) -> None:
+        """Whether an index could be made there. Raises: UserError that says what is missing."""
+
+    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
+        """Make the index anew from all its rows."""
+
+    def append(self, target: Target, batch: VectorBatch) -> None:
+        """Add rows that the index lacks."""
+
+    def delete(self, target: Target, rows: Sequence[int]) -> None:
+        """Remove these rows. Rows keep their numbers."""
+
+    def drop(self) -> None:
+        """Remove the whole index, if there is one."""
+
+
+@dataclass(frozen=True)
+class IndexLocation:
+    """Where the index of a directory is. Each kind uses what it needs.
+
+    Attributes:
+        name: as in the row of the collection (``vectors``); unique in a database or server.
+        directory: of the collection.
+        database: ``lcl_core.db.session.Database``.
+        session: of an open transaction to write in; none: a transaction of its own.
+    """
+
+    name: str = ""
+    dim: int = 0
+    directory: Path | None = None
+    database: Any = None
+    session: Any = None
+    settings: Settings | None = None
+
+
+@dataclass(frozen=True)
+class IndexKind:
+    """One kind of index.
+
+    Attributes:
+        index: ``MODULE:CLASS``, a VectorIndex.
+        prefix: of names in the rows of collections; empty: their rows name no index.
+        writer: ``job``: written into the directory by the index run's process; ``worker``: written by the worker when
+            it registers the collection, because the process has no credentials of a database or server.
+        package, extra: library to import, and the extra of ``lcl`` that brings it.
+    """
+
+    index: str
+    prefix: str = ""
+    writer: Literal["job", "worker"] = "job"
+    package: str = ""
+    extra: str = ""
+
+    def index_class(self) -> type[VectorIndex]:
+        module, _, name = self.index.partition(":")
+        found: type[VectorIndex] = getattr(import_module(module), name)
+        return found
+
+
+INDEXES: dict[str, IndexKind] = {
+    "flat": IndexKind("lcl_core.collections.file_indexes:FlatIndex"),
+    "hnsw": IndexKind("lcl_core.collections.file_indexes:HnswFileIndex", package="usearch", extra="service"),
+    "pgvector": IndexKind("lcl_core.db.pgvector:PgVectorIndex", prefix="vec", writer="worker"),
+    "lancedb": IndexKind(
+        "lcl_core.collections.lancedb_index:LanceIndex", prefix="lancedb", package="lancedb", extra="lancedb"
+    ),
+    "qdrant": IndexKind(
+        "lcl_core.collections.qdrant_index:QdrantIndex",
+        prefix="qdrant",
+        writer="worker",
+        package="qdrant_client",
+        extra="qdrant",
+    ),
+}
+FILES = "files"  # what a spec says for flat or hnsw: the number of rows decides
+
+
+def index_name(vectors: str | None) -> str:
+    """What a spec calls the index of a collection whose row has these ``vectors``."""
+    prefix = (vectors or "").partition("_")[0]
+    return next((name for name, kind in INDEXES.items() if prefix and kind.prefix == prefix), FILES)
+
+
+def open_index(vectors: str | None, location: IndexLocation) -> VectorIndex | None:
+    """The index that the row of a collection names; None: the collection's own files are searched."""
+    name = index_name(vectors)
+    return None if name == FILES else INDEXES[name].index_class().at(location)
+
+
+def drop_index(vectors: str | None, location: IndexLocation) -> None:
+    """Remove an index outside of the directory that no row names any more; one that cannot be reached is left."""
+    name = index_name(vectors)
+    if vectors is None or name == FILES or INDEXES[name].writer == "job":  # goes with the directory
+        return
+    try:
+        INDEXES[name].index_class().at(replace(location, name=vectors)).drop()
+    except UserError as error:
+        log.warning("index %s is left behind: %s", vectors, error.message)
+
+
+def check_index(name: str, location: IndexLocation) -> None:
+    """Raises: UserError ``missing_extra`` that names the extra, or the index's own error, with the field ``index``."""
+    if name not in INDEXES:
+        return
+    kind = INDEXES[name]
+    if kind.package and find_spec(kind.package) is None:
+        message = (
+            f"index {name} needs {kind.package}, which is not installed; `pip install 'lcl[{kind.extra}]'` brings it"
+        )
+        raise UserError(f"{message}, or set index to files", code="missing_extra", field="index")
+    kind.index_class().check(location)
+
+
+class CollectionDirectory(Protocol):
+    """What is read of a collection on disk, as ``lcl_core.collections.collection.Collection`` has it."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def count(self, target: Target) -> int: ...
+
+    def at(self, target: Target, positions: Sequence[int], /) -> tuple[list[str], np.ndarray]: ...
+
+    def in_base(self, item_id: str) -> bool: ...
+
+
+def directory_batches(directory: CollectionDirectory, target: Target) -> Iterator[VectorBatch]:
+    """All rows of a collection's directory, for ``VectorIndex.build``."""
+    total = directory.count(target)
+    for start in range(0, total, BATCH_ROWS):
+        rows = range(start, min(start + BATCH_ROWS, total))
+        yield (rows, *directory.at(target, rows))
+
+
+def unusable(what: str) -> UserError:
+    """The error of an index that cannot be searched."""
+    return UserError(f"{what}; all vectors are compared instead", code=UNUSABLE)

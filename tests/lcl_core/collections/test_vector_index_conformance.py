@@ -1,0 +1,347 @@
+"""What every vector index does alike: it proposes the rows that are nearest, and what it cannot do is made up for."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lcl_core.collections import file_indexes, vector_index
+from lcl_core.collections.vector_index import ExternalIndex, nearest
+from lcl_core.common.errors import UserError
+from lcl_core.common.settings import Settings
+from lcl_core.db.session import Database
+from lcl_core.vector_indexes import INDEXES, TARGETS, IndexLocation, VectorBatch, VectorIndex, check_index
+
+ROWS, DIM, K, EXACT = 2400, 32, 10, 500
+BACKENDS = ["flat", "hnsw", "pgvector", "lancedb", "lancedb-s3", "qdrant"]
+PACKAGES = {"hnsw": "usearch", "lancedb": "lancedb", "qdrant": "qdrant_client"}
+
+
+@dataclass
+class Backend:
+    """One index under test: ``open`` as another process would, ``release`` what only one process may have open."""
+
+    name: str
+    open: Callable[[], VectorIndex]
+    script: str  # makes ``index`` in another process
+    damage: Callable[[], None]
+    release: Callable[[], None] = field(default=lambda: None)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def clustered(rows: int, seed: int) -> np.ndarray:
+    """Vectors about some centres, as an encoder's are, with numbers that f16 holds."""
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(9).normal(size=(40, DIM))
+    made = centres[random.integers(40, size=rows)] + 0.5 * random.normal(size=(rows, DIM))
+    return unit(made).astype(np.float16).astype(np.float32)
+
+
+VECTORS, QUERIES = clustered(ROWS, 0), unit(clustered(20, 1))
+
+
+def batch(start: int, stop: int, vectors: np.ndarray = VECTORS) -> VectorBatch:
+    return range(start, stop), [f"img_{row:016x}" for row in range(start, stop)], vectors[start:stop]
+
+
+def batches(rows: int = ROWS, vectors: np.ndarray = VECTORS) -> Iterator[VectorBatch]:
+    for start in range(0, rows, 700):
+        yield batch(start, min(start + 700, rows), vectors)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    name = request.param.partition("-")[0]
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name], reason=f"the extra of index {name} is not installed")
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", EXACT)
+    makers: dict[str, Callable[[], Iterator[Backend]]] = {
+        "flat": lambda: in_files("flat", tmp_path, "image_vectors.bin"),
+        "hnsw": lambda: in_files("hnsw", tmp_path, "image_graph.usearch"),
+        "pgvector": lambda: in_postgres(request.getfixturevalue("empty_postgres")),
+        "lancedb": lambda: in_lancedb(str(tmp_path / "lancedb"), lambda: scribble(tmp_path)),
+        "lancedb-s3": lambda: in_lancedb(f"{(url := request.getfixturevalue('s3_bucket'))}/x", lambda: scribble(url)),
+        "qdrant": lambda: in_qdrant(tmp_path, "another_process" in request.node.name, monkeypatch),
+    }
+    yield from makers[request.param]()
+
+
+def in_files(name: str, place: Path, file: str) -> Iterator[Backend]:
+    script = f"index = INDEXES[{name!r}].index_class().at(IndexLocation(dim={DIM}, directory=Path({str(place)!r})))"
+    location = IndexLocation(dim=DIM, directory=place)
+    open_ = lambda: INDEXES[name].index_class().at(location)  # noqa: E731
+    yield Backend(name, open_, script, lambda: bool((place / file).write_bytes(b"no index" * 99)) or None)
+
+
+def in_postgres(url: str) -> Iterator[Backend]:
+    database = Database(url)
+    with database.session() as session:
+        check_index("pgvector", IndexLocation(session=session))
+    script = f"""
+from lcl_core.db.session import Database
+index = INDEXES["pgvector"].index_class().at(IndexLocation("vec_1", {DIM}, None, Database({url!r})))
+"""
+    open_ = lambda: INDEXES["pgvector"].index_class().at(IndexLocation("vec_1", DIM, None, database))  # noqa: E731
+    yield Backend("pgvector", open_, script, lambda: open_().drop())
+    database.dispose()
+
+
+def in_lancedb(url: str, damage: Callable[[], None]) -> Iterator[Backend]:
+    from lcl_core.collections.lancedb_index import LanceIndex
+
+    script = f"from lcl_core.collections.lancedb_index import LanceIndex\nindex = LanceIndex({url!r}, {DIM})"
+    yield Backend("lancedb", lambda: LanceIndex(url, DIM), script, damage)
+
+
+def scribble(place: Path | str) -> None:
+    """Overwrite the files with the vectors."""
+    import fsspec
+
+    files, root = fsspec.url_to_fs(str(place))
+    damaged = [path for path in files.find(root) if path.endswith(".lance") and "/data/" in path]
+    assert damaged
+    for path in damaged:
+        files.pipe_file(path, b"no vectors" * 100)
+
+
+def in_qdrant(place: Path, on_disk: bool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """The client's local mode: in memory, or in a folder, which takes 10 ms a point and is open in one process."""
+    from qdrant_client import QdrantClient
+
+    from lcl_core.collections import qdrant_index
+
+    clients: list[QdrantClient] = []
+
+    def client(*_: str) -> QdrantClient:
+        if not clients:
+            clients.append(QdrantClient(path=str(place)) if on_disk else QdrantClient(":memory:"))
+        return clients[0]
+
+    def release() -> None:
+        while clients:
+            clients.pop().close()
+
+    monkeypatch.setattr(qdrant_index, "_client", client)
+    script = f"""
+from qdrant_client import QdrantClient
+from lcl_core.collections import qdrant_index
+client = QdrantClient(path={str(place)!r})
+qdrant_index._client = lambda *_: client
+index = qdrant_index.QdrantIndex("http://local", "qdrant_1", {DIM})
+"""
+    open_ = lambda: qdrant_index.QdrantIndex("http://local", "qdrant_1", DIM)  # noqa: E731
+    yield Backend("qdrant", open_, script, lambda: open_().drop(), release)
+    release()
+
+
+def built(backend: Backend, rows: int = ROWS) -> VectorIndex:
+    index = backend.open()
+    index.build("images", batches(rows))
+    return index
+
+
+def proposed(index: VectorIndex, query: np.ndarray, k: int, rows: Sequence[int] = (), among: bool = False) -> list[int]:
+    return [int(row) for row in index("images", query.tolist(), k, rows, among)]
+
+
+def recall(index: VectorIndex, rows: np.ndarray | None = None, k: int = K) -> float:
+    """Share of the true neighbours among the rows that the index alone proposes."""
+    listed, among = ([], False) if rows is None else ExternalIndex(index, "images", VECTORS)._row_filter(rows)
+    shares = []
+    for query in QUERIES:
+        true = set(nearest(VECTORS, query, k, rows)[0].tolist())
+        found = set(proposed(index, query, k, listed, among))
+        assert rows is None or found <= set(rows.tolist())
+        shares.append(len(found & true) / len(true))
+    return float(np.mean(shares))
+
+
+def test_what_is_found_is_ranked_as_brute_force_ranks_it(backend: Backend) -> None:
+    searched = ExternalIndex(built(backend), "images", VECTORS)
+    for query in QUERIES[:5]:
+        everything, scores = searched.nearest(query, ROWS)
+        expected, exact = nearest(VECTORS, query, ROWS)
+        assert everything.tolist() == expected.tolist()
+        assert np.array_equal(scores, exact)
+        rows, scores = searched.nearest(query, K)
+        assert np.allclose(scores, VECTORS[rows] @ query, atol=1e-6)
+        assert (np.diff(scores) <= 0).all()
+
+
+def test_the_index_alone_misses_few(backend: Backend) -> None:
+    assert recall(built(backend)) >= 0.95
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.8])
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "too-long-a-list"])
+def test_a_filter_comes_before_the_top_k(
+    backend: Backend, share: float, listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules[type(backend.open()).__module__]
+    if not listed and not hasattr(module, "MAX_LISTED"):
+        pytest.skip("this index takes any list")
+    if not listed:
+        monkeypatch.setattr(module, "MAX_LISTED", 5)
+    rows = np.flatnonzero(np.random.default_rng(2).random(ROWS) < share)
+    index = built(backend)
+    searched = ExternalIndex(index, "images", VECTORS)
+    for query in QUERIES[:5]:
+        found, scores = searched.nearest(query, K, rows)
+        assert len(found) == K
+        assert set(found.tolist()) <= set(rows.tolist())
+        assert np.allclose(scores, VECTORS[found] @ query, atol=1e-6)
+    hits = [
+        len(set(searched.nearest(query, K, rows)[0].tolist()) & set(nearest(VECTORS, query, K, rows)[0].tolist()))
+        for query in QUERIES
+    ]
+    assert np.mean(hits) / K >= 0.9
+    if listed and backend.name != "hnsw":  # whose filter needs many neighbours of all
+        assert recall(index, rows) >= 0.9
+
+
+def test_no_row_is_proposed_from_none(backend: Backend) -> None:
+    assert proposed(built(backend, 50), QUERIES[0], 5, [], among=True) == []
+
+
+def test_appended_rows_are_found(backend: Backend) -> None:
+    index = built(backend, 2000)
+    index.append("images", batch(2000, ROWS))
+    assert [proposed(index, VECTORS[row], 1) for row in (5, 2000, ROWS - 1)] == [[5], [2000], [ROWS - 1]]
+    assert recall(index) >= 0.95
+
+
+def test_deleted_rows_are_not(backend: Backend) -> None:
+    index = built(backend)
+    gone = sorted({row for query in QUERIES for row in nearest(VECTORS, query, K)[0].tolist()})
+    index.delete("images", gone)
+    for query in QUERIES:
+        found = proposed(index, query, K)
+        assert len(found) == K
+        assert not set(found) & set(gone)
+
+
+def test_images_and_texts_are_apart(backend: Backend) -> None:
+    index = built(backend, 60)
+    index.build("texts", [batch(0, 20, -VECTORS)])
+    assert proposed(index, VECTORS[7], 1) == [7]
+    assert list(index("texts", (-VECTORS[7]).tolist(), 1, (), False)) == [7]
+    index.build("texts", [batch(0, 10, VECTORS)])  # anew
+    assert sorted(index("texts", VECTORS[7].tolist(), 10, (), False)) == list(range(10))
+    index.drop()
+    for target in TARGETS:
+        with pytest.raises(UserError) as caught:
+            backend.open()(target, VECTORS[0].tolist(), 1, (), False)
+        assert caught.value.code == "index_unusable"
+    index.drop()  # there is nothing to remove
+
+
+def test_another_process_sees_what_was_appended(backend: Backend, tmp_path: Path) -> None:
+    index = built(backend, 200)
+    np.save(tmp_path / "all.npy", VECTORS)
+    backend.release()
+    script = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from lcl_core.vector_indexes import INDEXES, IndexLocation
+vectors = np.load({str(tmp_path / "all.npy")!r})
+{backend.script}
+if sys.argv[1] == "write":
+    index.append("images", (range(200, 240), [f"img_{{row:016x}}" for row in range(200, 240)], vectors[200:240]))
+else:
+    print([int(row) for row in index("images", vectors[237].tolist(), 1, (), False)])
+"""
+    for act in ("write", "read"):
+        command = [sys.executable, "-c", script, act]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == "[237]"
+    del index
+    assert proposed(backend.open(), VECTORS[239], 1) == [239]
+
+
+@pytest.mark.parametrize("what", ["missing", "damaged", "of-other-vectors"])
+def test_what_cannot_be_used_is_made_up_for(backend: Backend, what: str, caplog: pytest.LogCaptureFixture) -> None:
+    vectors = VECTORS
+    if what == "damaged":
+        built(backend)
+        backend.damage()
+    elif what == "of-other-vectors":
+        built(backend)
+        vectors = VECTORS[:-1][::-1].copy()
+    else:
+        with suppress(UserError):
+            backend.open().drop()
+    searched = ExternalIndex(backend.open(), "images", vectors)
+    queries = [VECTORS[-1], *QUERIES[:3]]
+    with caplog.at_level(logging.WARNING):
+        for query in queries:
+            expected, exact = nearest(vectors, query, K)
+            rows, scores = searched.nearest(query, K)
+            if what != "of-other-vectors":
+                assert rows.tolist() == expected.tolist()
+                assert np.array_equal(scores, exact)
+            assert np.allclose(scores, vectors[rows] @ query, atol=1e-6)
+    warnings = [record for record in caplog.records if "cannot be used" in record.getMessage()]
+    assert len(warnings) == 1, "once an index, not once a search"
+
+
+@pytest.mark.parametrize("name", ["lancedb", "qdrant"])
+def test_a_missing_extra_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lcl_core.vector_indexes.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=rf"pip install 'lcl\[{name}\]'") as caught:
+        check_index(name, IndexLocation(dim=DIM, directory=tmp_path))
+    assert (caught.value.code, caught.value.field) == ("missing_extra", "index")
+    for package in ("lancedb", "qdrant_client", "qdrant_client.http.exceptions"):
+        monkeypatch.setitem(sys.modules, package, None)
+    settings = Settings(home=tmp_path, qdrant_url="http://127.0.0.1:9")
+    index = INDEXES[name].index_class().at(IndexLocation("qdrant_1", DIM, tmp_path, settings=settings))
+    with pytest.raises(UserError, match=rf"lcl\[{name}\]"):
+        index.build("images", batches())
+    rows, _ = ExternalIndex(index, "images", VECTORS).nearest(QUERIES[0], K)
+    assert rows.tolist() == nearest(VECTORS, QUERIES[0], K)[0].tolist()
+
+
+def test_qdrant_needs_a_server(tmp_path: Path) -> None:
+    pytest.importorskip("qdrant_client", reason="the extra of index qdrant is not installed")
+    with pytest.raises(UserError, match="LCL_QDRANT_URL") as caught:
+        check_index("qdrant", IndexLocation(settings=Settings(home=tmp_path)))
+    assert (caught.value.code, caught.value.field) == ("qdrant_unavailable", "index")
+
+
+@pytest.mark.parametrize("url", ["qdrant:6333", "file:///srv/qdrant", "http://key@host:6333"])
+def test_the_address_of_a_server_is_one(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ValueError, match="LCL_QDRANT_API_KEY"):
+        Settings(home=tmp_path, qdrant_url=url)
+
+
+def test_a_server_that_is_away_is_an_index_that_cannot_be_used(tmp_path: Path) -> None:
+    pytest.importorskip("qdrant_client", reason="the extra of index qdrant is not installed")
+    settings = Settings(home=tmp_path, qdrant_url="http://127.0.0.1:9", qdrant_api_key="secret word")  # type: ignore[arg-type]
+    index = INDEXES["qdrant"].index_class().at(IndexLocation("qdrant_1", DIM, settings=settings))
+    with pytest.raises(UserError) as caught:
+        index("images", QUERIES[0].tolist(), K, (), False)
+    assert caught.value.code == "index_unusable"
+    assert "secret" not in caught.value.message
+    with pytest.raises(UserError) as failed:
+        index.build("images", batches())
+    assert (failed.value.code, failed.value.field) == ("qdrant_failed", "index")
+
+
+def test_a_walk_of_the_graph_takes_no_filter_that_leaves_little(tmp_path: Path) -> None:
+    pytest.importorskip("usearch", reason="the extra of index hnsw is not installed")
+    index: Any = file_indexes.HnswFileIndex(tmp_path, DIM)
+    index.build("images", batches())
+    assert index("images", QUERIES[0].tolist(), K, range(20), True) == []

@@ -1,0 +1,143 @@
+"""Completion of index runs whose index the worker writes to a server, or the run's process into the directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lcl_core.collections.collection import Collection
+from lcl_core.collections.writer import CollectionItem, CollectionWriter
+from lcl_core.common.settings import Settings
+from lcl_core.db import collections, complete_run, leases, registry, runs
+from lcl_core.db.session import Database
+from lcl_core.specs.parsing import parse_spec
+from lcl_core.vector_indexes import IndexLocation, drop_index, open_index
+
+ENCODER, DIM, ROWS = "e" * 64, 16, 40
+Complete = Callable[..., str]
+VECTORS = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype(np.float32)
+VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
+
+
+def write(directory: Path, index: str) -> None:
+    items = [CollectionItem(f"{row}.png", b"x", "image/png", (f"text {row}",)) for row in range(ROWS)]
+    with CollectionWriter(directory, name="many", encoder_hash=ENCODER, dataset_hash="", dim=DIM) as writer:
+        writer.add_items(items, VECTORS)
+        writer.add_text_vectors(-VECTORS)
+        if index == "lancedb":
+            steps: list[int] = []
+            writer.link(steps.append, index)
+            assert sum(steps) == writer.rows_to_index(index) == 2 * ROWS
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, qdrant_url="http://127.0.0.1:9")
+
+
+@pytest.fixture
+def complete(
+    database: Database,
+    queue: Callable[..., str],
+    claim: Callable[..., leases.Claim],
+    tmp_path: Path,
+    settings: Settings,
+) -> Complete:
+    """Submit an index run, and complete it."""
+
+    def act(index: str) -> str:
+        run_id = queue("index", {"encoder": "any", "collection": "many", "index": index})
+        run_dir = tmp_path / "runs" / run_id
+        write(run_dir / "artifacts" / "collection", index)
+        found = {"path": "artifacts/collection", "encoder_hash": ENCODER, "images": ROWS, "texts": ROWS, "dim": DIM}
+        outcome = complete_run.RunSucceeded({"collection": {**found, "index": index}})
+        arguments = (database, claim(), outcome, run_dir, tmp_path, 1.0, None, Collection.open, settings)
+        return complete_run.complete_run(*arguments)
+
+    return act
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Qdrant's client in its local mode, in memory."""
+    client = pytest.importorskip("qdrant_client", reason="the extra of index qdrant is not installed").QdrantClient(
+        ":memory:"
+    )
+    monkeypatch.setattr("lcl_core.collections.qdrant_index._client", lambda *_: client)
+    yield client
+    client.close()
+
+
+def row_of(database: Database) -> Any:
+    with database.reading() as session:
+        return registry.get_collection(session, "many")
+
+
+def search(database: Database, home: Path, settings: Settings) -> list[str]:
+    """Names of the images nearest to each vector, by the index that the row names."""
+    row = row_of(database)
+    location = IndexLocation(row.vectors or "", row.dim, home / row.path, database, settings=settings)
+    opened = Collection.open(home / row.path, verify=True, ask=open_index(row.vectors, location))
+    assert opened.search(-VECTORS[3], 1, "texts")[0].metadata["text"] == "text 3"
+    return [opened.search(vector, 1)[0].metadata["image"] for vector in VECTORS]
+
+
+def test_a_run_that_wrote_lancedb_is_searched_by_it(
+    database: Database, complete: Complete, tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("lancedb", reason="the extra of index lancedb is not installed")
+    assert complete("lancedb") == "succeeded"
+    row = row_of(database)
+    assert row.vectors == "lancedb"
+    with caplog.at_level(logging.WARNING):
+        assert search(database, tmp_path, settings) == [f"{row}.png" for row in range(ROWS)]
+    assert "cannot be used" not in caplog.text
+    spec = parse_spec("index", {"encoder": "any", "collection": "many", "mode": "add", "dataset": None})
+    handed = collections.prepare_collection_snapshots(database, spec, tmp_path / "changes", tmp_path)
+    assert handed["many"]["index"] == "lancedb", "what auto goes by"
+    drop_index(row.vectors, IndexLocation(database=database, settings=settings))
+    assert (tmp_path / row.path / "lancedb").is_dir(), "it goes with its directory"
+
+
+def test_the_vectors_on_a_server_go_with_their_row(
+    database: Database, complete: Complete, server: Any, tmp_path: Path, settings: Settings, caplog: Any
+) -> None:
+    assert complete("qdrant") == "succeeded"
+    first = row_of(database).vectors
+    assert names(server) == {f"{first}_images", f"{first}_texts"}
+    with caplog.at_level(logging.WARNING):
+        assert search(database, tmp_path, settings) == [f"{row}.png" for row in range(ROWS)]
+    assert "cannot be used" not in caplog.text
+    assert complete("qdrant") == "succeeded"
+    second = row_of(database).vectors
+    assert second != first
+    assert names(server) == {f"{second}_images", f"{second}_texts"}
+    assert complete("files") == "succeeded"
+    assert row_of(database).vectors is None
+    assert names(server) == set()
+
+
+def names(server: Any) -> set[str]:
+    return {each.name for each in server.get_collections().collections}
+
+
+def test_a_server_that_is_away_fails_the_run_and_spares_the_collection(
+    database: Database, complete: Complete, tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("qdrant_client", reason="the extra of index qdrant is not installed")
+    assert complete("files") == "succeeded"
+    before = row_of(database).path
+    assert complete("qdrant") == "failed"
+    with database.reading() as session:
+        failed = runs.list_runs(session).items[0]
+    assert failed.reason is not None
+    assert (failed.reason["code"], failed.reason["field"]) == ("qdrant_failed", "index")
+    assert row_of(database).path == before
+    with caplog.at_level(logging.WARNING):
+        drop_index("qdrant_1", IndexLocation(settings=settings))
+    assert "index qdrant_1 is left behind" in caplog.text
