@@ -208,7 +208,8 @@ def _world(home: Path) -> Iterator[World]:
     from api.app import create_app
     from api.core.settings import ApiSettings
 
-    settings = ApiSettings(home=home, data_roots=[home / "incoming"], _env_file=None)  # type: ignore[call-arg]
+    options: Any = {"data_roots": [home / "incoming"], "docs_dir": home / "site", "_env_file": None}
+    settings = ApiSettings(home=home, **options)
     with served(create_app(settings)) as url:
         world = World(home, settings, url)
         yield world
