@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lcl_core.common.device import peak_memory_gib
+from lcl_core.common.device import CpuClock, peak_memory_gib, resident_gib
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.packing import DocumentBatch
@@ -147,6 +147,7 @@ class MetricsAggregator:
     peak: float
     device: torch.device | None = None
     _started: float = field(default_factory=time.monotonic)
+    _cpu: CpuClock = field(default_factory=CpuClock)
     _pending: list[_PendingStep] = field(default_factory=list)
     _steps: int = 0
     _flops: float = 0.0
@@ -207,6 +208,8 @@ class MetricsAggregator:
             "mfu": self._flops / seconds / self.peak,
             "data_wait": self._data_seconds / seconds,
             "memory_gib": max(memory),
+            "rss_gib": resident_gib(),
+            "cpu_cores": self._cpu.cores(),
             "images_seen": progress.images_seen,
             "seconds_left": (self.total_steps - progress.step) * seconds / max(self._steps, 1),
             "skipped": sum(progress.skipped.values()),

@@ -62,7 +62,10 @@ def test_a_line_holds_means_over_its_steps() -> None:
     assert (line["contrastive_loss"], line["generation_loss"], line["loss"]) == (1.5, 3.5, 5.0)
     assert line["in_batch_accuracy"] == pytest.approx((1 / 4 + 4 / 4) / 2)
     assert (line["grad_norm"], line["lr"]) == (4.0, 0.25)
-    assert all(line[name] > 0 for name in ("images_per_s", "tokens_per_s", "mfu", "memory_gib", "seconds_left"))
+    assert all(
+        line[name] > 0 for name in ("images_per_s", "tokens_per_s", "mfu", "memory_gib", "seconds_left", "rss_gib")
+    )
+    assert line["cpu_cores"] >= 0
     assert line["tokens_per_s"] == pytest.approx(3 * line["images_per_s"], rel=1e-3)
 
 
