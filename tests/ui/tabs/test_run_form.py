@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from api.client.payloads import format_bytes, format_si
@@ -84,3 +85,14 @@ def test_what_the_service_refuses_is_said_in_its_words(service: Any, away: Excep
 def test_other_kinds_are_not_estimated(service: Any) -> None:
     form = SpecForm(service(), "validate")
     assert len(form.read_editor('{"dataset": "sample"}')) == 1 + len(form.fields)
+
+
+def test_an_empty_encoder_is_the_best_and_a_pinned_one_before_it(service: Any) -> None:
+    newest, pinned = ({"id": f"enc_{name}", "name": name, "info": {}} for name in ("newest", "pinned"))
+    client = service(encoders=[newest, {**pinned, "pinned": True}], encoder_figures=[], datasets=[{"name": "sample"}])
+    form = SpecForm(client, "evaluate")
+    with gr.Blocks():
+        form.build(visible=True)
+    text = form.refresh("{}")[0]
+    assert '"encoder": "pinned"' in text
+    assert [args for name, args, _ in client.calls if name == "datasets"] == [()], "only what the form lists is read"

@@ -91,6 +91,19 @@ def test_an_encoder_is_deleted_after_a_question(service: Any) -> None:
     assert selection.current is None
 
 
+def test_an_encoder_is_pinned_and_renamed(service: Any) -> None:
+    encoder = {"id": "enc_1", "name": "mine", "info": {}, "pinned": True}
+    client = service(encoders=[encoder], encoder_figures=[], collections=[], change_encoder={})
+    tab, selection = EncodersTab(client), PageSelection[str | None](None)
+    assert "Pinned" in tab.refresh()
+    tab.select(selection, picked("unpin:enc_1"))
+    assert selection.current is None, "the list stays"
+    assert "New name" in tab.select(selection, picked("rename:enc_1"))
+    tab.select(selection, picked("renaming:enc_1:yours"))
+    assert selection.current == "enc_1"
+    assert client.arguments_of("change_encoder") == [{"pinned": False}, {"name": "yours"}]
+
+
 def picked(value: str) -> Any:
     """What Gradio gives of a click on an element with ``data-pick``."""
     return type("Event", (), {"pick": value})()
