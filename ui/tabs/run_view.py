@@ -21,10 +21,15 @@ from ui.html import (
     parse_time,
     progress_bar,
     run_link,
+    status_line,
 )
 
 EXPECTED_LOSSES = ("contrastive_loss", "generation_loss")  # drawn before the first line
 HELD_OUT_SHARES = ("held_out.retrieval_r5", "held_out.knn_accuracy")
+SYSTEM_METRICS = ("images_per_s", "mfu", "cpu_cores", "data_wait", "memory_gib", "rss_gib")
+NO_SYSTEM = empty_state(
+    "Nothing was measured", "A pre-training measures its speed, processor and memory with each line of metrics."
+)
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
 PAUSED_TEXT = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
@@ -47,8 +52,16 @@ def draw_head(run: dict[str, Any]) -> str:
     line = f"{kind} · {run['id']}{attempt} · submitted {ago(run.get('created_at'))}"
     return (
         f'<header class="lcl-run__head"><div><h2>{esc(title)}</h2><p>{esc(line)}</p></div>'
-        f"{badge(run['state'])}</header>{_progress(run)}{_reason(run)}{definition_list(_figures(run))}"
+        f"{badge(run['state'])}</header>{_annotation(run)}{_progress(run)}{_reason(run)}"
+        f"{definition_list(_figures(run))}"
     )
+
+
+def _annotation(run: dict[str, Any]) -> str:
+    """Tags, and notes with their line breaks."""
+    tags = "".join(f"<span>{esc(tag)}</span>" for tag in run.get("tags") or ())
+    notes = f'<p class="lcl-notes">{esc(run["notes"])}</p>' if run.get("notes") else ""
+    return (f'<div class="lcl-tags">{tags}</div>' if tags else "") + notes
 
 
 def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
@@ -68,6 +81,20 @@ def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
             ended=run["state"] not in ACTIVE_STATES and run["state"] != "paused",
         )
         for colour, name in enumerate([*(losses or EXPECTED_LOSSES), *shares], start=1)
+    )
+    legend = status_line("Pale: as recorded, like the number. Bold: smoothed.") if len(lines) > 1 else ""
+    return f'<div class="lcl-charts">{"".join(charts)}</div>{legend}'
+
+
+def draw_system(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
+    """Speed, and use of processor and memory, of a pre-training run; what a run did not record is left out."""
+    drawn = [name for name in SYSTEM_METRICS if any(line.get(name) is not None for line in lines)]
+    if not drawn:
+        return NO_SYSTEM
+    ended = run["state"] not in ACTIVE_STATES and run["state"] != "paused"
+    charts = (
+        line_chart(METRIC_LABELS[name], metric_points(lines, name, "step"), colour, ended=ended)
+        for colour, name in enumerate(drawn, start=1)
     )
     return f'<div class="lcl-charts">{"".join(charts)}</div>'
 
