@@ -92,6 +92,7 @@ class MetricLogger:
 
     def write(self, line: dict[str, Any]) -> None:
         self._run_dir.append_metrics(**line)
+        print(log_line(line), flush=True)  # noqa: T201  into log.txt
         if self._writer is None:
             return
         for name, value in line.items():
@@ -102,6 +103,19 @@ class MetricLogger:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def log_line(line: Mapping[str, Any]) -> str:
+    """The line as people read it: step, losses, learning rate, speed."""
+    losses = [f"{name.removesuffix('_loss')} {value:.4f}" for name, value in line.items() if _is_loss(name, value)]
+    rest = {"lr": "lr {:.3g}", "images_per_s": "{:.1f} images/s", "held_out.loss": "held out {:.4f}"}
+    others = [text.format(line[name]) for name, text in rest.items() if line.get(name) is not None]
+    return "  ".join([f"step {line['step']}/{line['total_steps']}", *losses, *others])
+
+
+def _is_loss(name: str, value: Any) -> bool:
+    own = name == "loss" or name.endswith("_loss")
+    return own and "." not in name and isinstance(value, int | float)
 
 
 def _summary_writer(run_dir: RunDir) -> Any:
