@@ -26,7 +26,7 @@ from ui.spec_fields import (
 )
 
 CERTAINTY_LABELS = {
-    "measured": ("As measured", "measured on runs with this setup"),
+    "measured": ("Measured", "on previous runs of this configuration"),
     "scaled": ("Scaled", "from runs of other sizes"),
     "assumed": ("A guess", "no run has measured a rate yet"),
 }
@@ -46,7 +46,7 @@ def draw_estimate(estimate: dict[str, Any]) -> str:
     """Time and memory with their ranges, counts, and the sources of the estimate."""
     word, why = CERTAINTY_LABELS[estimate["certainty"]]
     return (
-        f'<section class="lcl-estimate" aria-label="Estimate"><header><h3>This run would take</h3>'
+        f'<section class="lcl-estimate" aria-label="Estimate"><header><h3>Estimated cost</h3>'
         f'<p class="lcl-estimate__sure lcl-estimate__sure--{esc(estimate["certainty"])}"><b>{word}</b> {why}</p>'
         "</header>"
         f"{_estimate_headline(estimate)}{definition_list(_estimate_counts(estimate))}{_estimate_basis(estimate)}</section>"
@@ -79,7 +79,7 @@ def _estimate_counts(estimate: dict[str, Any]) -> list[tuple[str, str]]:
         ("Documents", f"{format_si(samples['documents']).strip()} ({step['documents']:,.0f} a step)"),
         ("Tokens", f"{format_si(samples['tokens']).strip()} ({step['tokens']:,.0f} a step)"),
         ("A checkpoint", format_bytes(estimate["checkpoint_bytes"])),
-        ("Disk in the end", format_bytes(estimate["disk_bytes"])),
+        ("Final disk use", format_bytes(estimate["disk_bytes"])),
     ]
 
 
@@ -87,9 +87,8 @@ def _estimate_basis(estimate: dict[str, Any]) -> str:
     sentences = "".join(f"<li>{_link_runs(sentence, estimate['runs'])}</li>" for sentence in estimate["basis"])
     parts = estimate["memory_parts"]
     counted = ", ".join(f"{words} {format_bytes(parts[name])}" for name, words in MEMORY_PARTS.items() if parts[name])
-    return (
-        f"<details><summary>What this rests on</summary><ul>{sentences}<li>Counted: {esc(counted)}.</li></ul></details>"
-    )
+    basis = f"{sentences}<li>Counted: {esc(counted)}.</li>"
+    return f"<details><summary>How this was estimated</summary><ul>{basis}</ul></details>"
 
 
 def _link_runs(sentence: str, runs: list[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from api.client.payloads import format_bytes
 from lcl_core.specs.parsing import KIND_LABELS
+from ui.addresses import address
 from ui.charts import METRIC_LABELS, line_chart, metric_points
 from ui.html import (
     ACTIVE_STATES,
@@ -49,7 +50,8 @@ def draw_head(run: dict[str, Any]) -> str:
     attempt = f" · attempt {run['attempt']}" if (run.get("attempt") or 0) > 1 else ""
     devices = len(run.get("devices") or ())
     attempt += f" · {devices} GPU{'s' if devices > 1 else ''}" if devices else ""
-    line = f"{kind} · {run['id']}{attempt} · submitted {ago(run.get('created_at'))}"
+    about = f"{kind} · {subject}" if (subject := run_subject(run)) else kind
+    line = f"{about} · {run['id']}{attempt} · submitted {ago(run.get('created_at'))}"
     return (
         f'<header class="lcl-run__head"><div><h2>{esc(title)}</h2><p>{esc(line)}</p></div>'
         f"{badge(run['state'])}</header>{_annotation(run)}{_progress(run)}{_reason(run)}"
@@ -100,7 +102,25 @@ def draw_system(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
 
 
 def draw_result(run: dict[str, Any]) -> str:
-    """Result: encoder, table of metrics, collection, validation report or dataset."""
+    """Result: encoder, table of metrics, collection, validation report or dataset; and what can be done with it."""
+    return _draw_result(run) + _ways_on(run)
+
+
+def _ways_on(run: dict[str, Any]) -> str:
+    """Links to what a finished run made or evaluated."""
+    if run["state"] != "succeeded":
+        return ""
+    encoder, collection = run.get("encoder_id"), run.get("collection_id")
+    links = {"Search it": address(collection=collection)} if collection else {}
+    if encoder and run["kind"] in ("pretrain", "evaluate"):
+        links["The encoder"] = address(encoder=encoder)
+    if encoder and run["kind"] == "pretrain":
+        links |= {name: address(tab="runs", new=name.lower(), on=encoder) for name in ("Evaluate", "Index")}
+    inside = "".join(f'<a href="{esc(link)}">{words}</a>' for words, link in links.items())
+    return f'<nav class="lcl-links lcl-actions-of" aria-label="Next">{inside}</nav>' if inside else ""
+
+
+def _draw_result(run: dict[str, Any]) -> str:
     result = run.get("result") or {}
     if rows := result.get("rows"):
         return draw_metrics(rows)

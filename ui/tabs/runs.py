@@ -192,7 +192,7 @@ RUN_ACTIONS = (
     RunAction("pause", "Pause", ("waiting", "queued", "running")),
     RunAction("unpause", "Unpause", ("paused",)),
     RunAction("resume", "Resume", ("failed", "cancelled")),
-    RunAction("retry", "Start anew", ("failed", "cancelled")),
+    RunAction("retry", "Restart from scratch", ("failed", "cancelled")),
     RunAction("cancel", "Cancel", ("waiting", "queued", "running", "pausing", "paused"), "stop"),
 )
 REFRESH_SECONDS = 2
