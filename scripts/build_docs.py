@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import posixpath
 import re
 import shutil
@@ -26,6 +27,7 @@ from scripts.reference_pages import reference_pages
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "site"
 DIAGRAMS = "diagrams"
+NOTEBOOK = ".ipynb"
 # pages outside docs/ by the name that each has in the site
 OTHER_PAGES = {
     "ARCHITECTURE.md": "architecture.md",
@@ -35,7 +37,14 @@ OTHER_PAGES = {
 }
 INDEX = "docs/README.md"
 NAVIGATION = {
-    "First steps": ["why", "start", "quickstart_researcher", "quickstart_team", "quickstart_developer"],
+    "First steps": [
+        "why",
+        "start",
+        "quickstart_researcher",
+        "quickstart_team",
+        "quickstart_developer",
+        "notebooks/first_hour",
+    ],
     "Concepts": ["concepts", "glossary", "objectives", "architecture"],
     "Tasks": ["train", "recipes", "evaluate", "serve", "operate", "extend"],
     "Data": ["data", "corpora"],
@@ -63,7 +72,10 @@ def staged_name(source: str) -> str | None:
         return "index.md"
     if source in OTHER_PAGES:
         return OTHER_PAGES[source]
-    return source.removeprefix("docs/") if source.startswith("docs/") else None
+    if not source.startswith("docs/"):
+        return None
+    name = source.removeprefix("docs/")
+    return f"{name.removesuffix(NOTEBOOK)}.md" if name.endswith(NOTEBOOK) else name
 
 
 def diagram_file(text: str) -> str:
@@ -74,15 +86,25 @@ def diagram_file(text: str) -> str:
 def diagrams(root: Path = ROOT) -> Iterator[tuple[str, str]]:
     """Page and text of each Mermaid diagram of the site."""
     for source in page_sources(root):
-        for fence in FENCE.finditer((root / source).read_text(encoding="utf-8")):
+        for fence in FENCE.finditer(page_text(source, root)):
             if fence[2] == "mermaid":
                 yield source, fence[3]
 
 
 def page_sources(root: Path = ROOT) -> list[str]:
-    """The Markdown files of the site, relative to ``root``."""
-    docs = sorted(file.relative_to(root).as_posix() for file in (root / "docs").rglob("*.md"))
+    """The Markdown files and notebooks of the site, relative to ``root``."""
+    files = (file for suffix in (".md", NOTEBOOK) for file in (root / "docs").rglob(f"*{suffix}"))
+    docs = sorted(file.relative_to(root).as_posix() for file in files)
     return [*docs, *(name for name in OTHER_PAGES if (root / name).exists())]
+
+
+def page_text(source: str, root: Path = ROOT) -> str:
+    """A page as Markdown: of a notebook its cells, without outputs."""
+    text = (root / source).read_text(encoding="utf-8")
+    if not source.endswith(NOTEBOOK):
+        return text
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(f"```python\n{words}\n```" if kind == "code" else words for kind, words in cells) + "\n"
 
 
 def staged_text(source: str, text: str) -> str:
@@ -102,7 +124,10 @@ def staged_text(source: str, text: str) -> str:
         mark, words, target, fragment = found[1], found[2], found[3], found[4] or ""
         if not target or re.match(r"[a-z]+:", target):
             return found[0]
-        name = staged_name(posixpath.normpath(posixpath.join(folder, target)))
+        file = posixpath.normpath(posixpath.join(folder, target))
+        if file == source:  # the notebook itself, which its page offers for download
+            return found[0]
+        name = staged_name(file)
         if name is None:
             return words  # a file of the source tree, which the site does not have
         return f"{mark}[{words}]({posixpath.relpath(name, here or '.')}{fragment})"
@@ -134,7 +159,7 @@ def stage(folder: Path, root: Path = ROOT) -> None:
     for source in page_sources(root):
         file = folder / str(staged_name(source))
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(staged_text(source, (root / source).read_text(encoding="utf-8")), encoding="utf-8")
+        file.write_text(staged_text(source, page_text(source, root)), encoding="utf-8")
     references = reference_pages()
     for name, text in references.items():
         file = folder / f"{name}.md"

@@ -21,7 +21,7 @@ TAB_OF_PARAMETER = {
     "dataset": "documents", "collection": "search", "q": "search", "item": "search", "like": "search", "mode": "search",
 }  # fmt: skip
 # Parameters of filters, sliders and menus: a change of these alone makes no new entry of the browser's history.
-OPTION_PARAMETERS = ("words", "where", "k", "kind", "colour", "at", "split", "source")
+OPTION_PARAMETERS = ("words", "where", "k", "kind", "colour", "at", "split", "source", "layout", "sort", "tag")
 FIRST_TAB = "search"
 
 

@@ -129,6 +129,16 @@ SLOW_PILL = '<p class="lcl-pill lcl-pill--part" role="status" hidden><i aria-hid
 THEME_SWITCH = """<button type="button" class="lcl-theme" data-lcl-theme aria-label="Switch between light and dark">
 <svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="8.5"/>
 <path d="M12 3.5a8.5 8.5 0 0 1 0 17z"/></svg></button>"""
+GUIDE_LINK = '<a class="lcl-guide" href="docs/guide/" target="_blank" rel="noopener">Guide</a>'
+
+
+def guide_link(client: Client) -> str:
+    """Link to the documentation site; empty where the service has none, as before ``make docs``."""
+    try:
+        client.guide_file()
+    except ApiError:
+        return ""
+    return GUIDE_LINK
 
 
 def service_status(client: Client) -> str:
@@ -152,6 +162,7 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
             status = html_pane(elem_id="service")
             html_pane(SLOW_PILL, elem_id="service-slow")
             user = html_pane(elem_id="visitor", visible=team is not None)
+            guide = html_pane(elem_id="guide")
             html_pane(THEME_SWITCH, elem_id="theme")
         with gr.Tabs(elem_classes="lcl-tabs", selected="search", overflow_behavior="wrap") as bar:
             items = [_build_tab(name, tab) for name, tab in tabs.items()]
@@ -161,6 +172,7 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
         clock = gr.Timer(20)
         for event in (page.load, clock.tick):
             event(lambda: service_status(client), outputs=status, **SILENT_EVENT)
+        page.load(lambda: guide_link(client), outputs=guide, **SILENT_EVENT)
         page.load(_linked_tab, outputs=bar, **SILENT_EVENT)
         if team:
             page.load(lambda: draw_user(team), outputs=user, **SILENT_EVENT)

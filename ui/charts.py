@@ -48,6 +48,8 @@ METRIC_LABELS = {
     "mfu": "Utilisation (MFU)",
     "data_wait": "Share of time waiting for data",
     "memory_gib": "Peak memory, GiB",
+    "rss_gib": "Memory of the process, GiB",
+    "cpu_cores": "CPU cores in use",
 }
 COST_LABELS = {
     "seconds": "seconds of training",
@@ -126,7 +128,7 @@ def line_chart(
         f'<figure class="lcl-chart lcl-colour-{colour}">{head}<div class="lcl-plot" data-points="{data}" '
         f'data-frame="{low_x:g},{high_x:g},{low_y:g},{high_y:g}">{y_axis(frame)}'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{esc(words)}">{lines}</svg>'
-        f"{x_axis(frame)}</div></figure>"
+        f"{x_axis(frame, whole=True)}</div></figure>"
     )
 
 
@@ -168,12 +170,13 @@ def y_axis(frame: Frame) -> str:
     )
 
 
-def x_axis(frame: Frame) -> str:
-    """Tick labels of the x axis."""
+def x_axis(frame: Frame, *, whole: bool = False) -> str:
+    """Tick labels of the x axis. ``whole``: it counts steps, of which there are no fractions."""
     low, high, _, _ = frame
+    shown = [x for x in ticks(low, high, 4) if not whole or float(x).is_integer()]
     return "".join(
         f'<span class="lcl-tick lcl-tick--x" style="left:{100 * (x - low) / (high - low):.2f}%">{number(x, 3)}</span>'
-        for x in ticks(low, high, 4)
+        for x in shown
     )
 
 

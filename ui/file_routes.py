@@ -1,4 +1,4 @@
-"""Routes beside the page, answered through the API: images, captions, maps, vectors, tables of studies, archives."""
+"""Routes beside the page, answered through the API: images, maps, vectors, tables of studies, archives, the guide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.client import ApiError, Client
@@ -54,6 +54,7 @@ UNREADABLE_IMAGE_SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="150" he
 <path d="M52 68l51-46" stroke="#b42318" stroke-width="2.5"/>
 <text x="75" y="88" font-family="sans-serif" font-size="11.5" text-anchor="middle" fill="#b42318">cannot be read</text>
 </svg>"""
+GUIDE_HEADERS = ("content-type", "content-security-policy", "cache-control")
 IMAGE_HEADERS = {"cache-control": "private, max-age=3600", "x-content-type-options": "nosniff"}
 
 
@@ -123,7 +124,18 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
     def vectors(collection: str, kind: str) -> Response:
         return _vectors_file(client, collection, kind)
 
+    _add_guide_routes(router, client)
     return router
+
+
+def _add_guide_routes(router: APIRouter, client: Client) -> None:
+    @router.get("/docs/guide")
+    def guide_without_slash() -> Response:
+        return RedirectResponse("guide/")  # relative: behind a gateway the page may be below a path
+
+    @router.get("/docs/guide/{path:path}")
+    def guide(path: str) -> Response:
+        return _guide_file(client, path)
 
 
 def _image_response(read: Callable[[], bytes], placeholder: bool = False) -> Response:
@@ -142,6 +154,16 @@ def _map_file(client: Client, collection: str) -> Response:
         return Response(client.collection_map_file(collection), media_type="application/octet-stream")
     except ApiError as error:
         return _error(error)
+
+
+def _guide_file(client: Client, path: str) -> Response:
+    """A file of the documentation site with the content security policy that the service gives it."""
+    try:
+        file = client.guide_file(path)
+    except ApiError as error:
+        return _error(error)
+    headers = {name: file.headers[name] for name in GUIDE_HEADERS if name in file.headers}
+    return Response(file.content, headers=headers)
 
 
 def _vectors_file(client: Client, collection: str, kind: str) -> Response:

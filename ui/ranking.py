@@ -1,8 +1,8 @@
 """Order of encoders, collections and datasets in menus: by quality, never by age alone.
 
-First what this browser used last, then the encoder that comes with the product unless an evaluation on the same figure
-found a better one, then evaluated encoders by their main figure, then the others, newest first. Encoders that are worse
-than untrained weights or hardly trained come last and carry a badge.
+First what this browser used last, then pinned encoders, then the encoder that comes with the product unless an
+evaluation on the same figure found a better one, then evaluated encoders by their main figure, then the others, newest
+first. Encoders that are worse than untrained weights or hardly trained carry a badge, and come last unless pinned.
 """
 
 from __future__ import annotations
@@ -121,6 +121,8 @@ def used_script(what: str) -> str:
 
 def _place(ranked: RankedEncoder, compared: bool) -> tuple[int, float]:
     """Sort key. ``compared``: the encoder of the product was evaluated as the others were."""
+    if ranked.encoder.get("pinned"):
+        return -1, 0.0
     if ranked.badge:
         return 3, 0.0
     if ranked.is_shipped and not compared:

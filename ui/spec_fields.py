@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,30 @@ def get_at(spec: Any, path: str) -> Any:
         else:
             return None
     return spec
+
+
+def spec_differences(specs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """(dotted field, its value in each spec) of the fields that differ, in the order of the specs.
+
+    A list is one value, unless it has objects: ``data.sources.0.weight``. A field that a spec lacks is None there.
+    """
+    flat = [dict(_flat_fields(spec, "")) for spec in specs]
+    names = dict.fromkeys(name for fields in flat for name in fields)
+    rows = [(name, [fields.get(name) for fields in flat]) for name in names]
+    return [(name, values) for name, values in rows if any(value != values[0] for value in values[1:])]
+
+
+def _flat_fields(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    inner: Iterable[tuple[Any, Any]]
+    if isinstance(value, Mapping) and (value or not path):
+        inner = value.items()
+    elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        inner = enumerate(value)
+    else:
+        yield path, value
+        return
+    for name, part in inner:
+        yield from _flat_fields(part, f"{path}.{name}" if path else str(name))
 
 
 def put_at(spec: Any, path: str, value: Any) -> Any:

@@ -99,6 +99,34 @@ def import_(
 
 
 @group.command()
+def rename(
+    context: typer.Context, encoder: Encoder, name: Annotated[str, typer.Argument(help="that no other encoder has")]
+) -> None:
+    """Give an encoder another name; for its owner and admins."""
+    options = global_options(context)
+    row = options.call(lambda client: client.change_encoder(encoder, name=name))
+    options.print(row, f"{row['id']} is named {row['name']}")
+
+
+@group.command()
+def pin(context: typer.Context, encoder: Encoder) -> None:
+    """Let forms and menus of the page offer an encoder first; for its owner and admins."""
+    _set_pinned(context, encoder, pinned=True)
+
+
+@group.command()
+def unpin(context: typer.Context, encoder: Encoder) -> None:
+    """Let an encoder take its place by quality again."""
+    _set_pinned(context, encoder, pinned=False)
+
+
+def _set_pinned(context: typer.Context, encoder: str, *, pinned: bool) -> None:
+    options = global_options(context)
+    row = options.call(lambda client: client.change_encoder(encoder, pinned=pinned))
+    options.print(row, f"{row['name']} is {'pinned' if pinned else 'not pinned'}")
+
+
+@group.command()
 def delete(context: typer.Context, encoder: Encoder, yes: Yes = False) -> None:
     """Remove an encoder and its files, unless something uses it; for its owner and admins."""
     with global_options(context).client() as client:

@@ -219,6 +219,41 @@ def _artifacts_named(artifacts: Sequence[Json], name: str, run_id: str) -> list[
 
 
 @group.command()
+def tag(
+    context: typer.Context,
+    run_id: RunId,
+    tags: Annotated[list[str] | None, typer.Argument(help="tags to add")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="tag to take away; repeatable")] = None,
+) -> None:
+    """Add and remove tags of a run, and print those that it has then.
+
+    Example: lcl runs tag my-run baseline --remove draft
+    """
+    options = global_options(context)
+    with options.client() as client:
+        run = client.run(run_id)
+        kept = set(run["tags"]).union(tags or ()).difference(remove or ())
+        if kept != set(run["tags"]):
+            run = client.annotate(run["id"], tags=sorted(kept))
+    options.print(run, " ".join(run["tags"]) or "no tags")
+
+
+@group.command("note")
+def write_notes(
+    context: typer.Context,
+    run_id: RunId,
+    text: Annotated[str | None, typer.Argument(help='new notes, "" removes them; none: print them')] = None,
+) -> None:
+    """Print or replace the notes of a run.
+
+    Example: lcl runs note my-run "diverged after step 4,000: halve the learning rate"
+    """
+    options = global_options(context)
+    run = options.call(lambda client: client.run(run_id) if text is None else client.annotate(run_id, notes=text))
+    options.print(run, run["notes"] or "no notes")
+
+
+@group.command()
 def delete(context: typer.Context, run_id: RunId, yes: Yes = False) -> None:
     """Remove a finished run; the encoder or collection that it made stays."""
     with global_options(context).client() as client:

@@ -223,10 +223,10 @@ class Principal:
         return None if self.role == "admin" else self.owner
 
 
-def check_owner(principal: Principal, noun: str, name: str, owner: str) -> None:
-    """Raises: Problem 403 unless the principal may delete a shared object of ``owner``."""
+def check_owner(principal: Principal, noun: str, name: str, owner: str, verb: str = "delete") -> None:
+    """Raises: Problem 403 unless the principal may delete or otherwise change a shared object of ``owner``."""
     if principal.visible_owner not in (None, owner):
-        raise Problem(403, "forbidden", f"{noun} {name!r} is {owner}'s: its owner or an admin may delete it")
+        raise Problem(403, "forbidden", f"{noun} {name!r} is {owner}'s: its owner or an admin may {verb} it")
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ are described at <a href="/docs">/docs</a>.</p></main></body>
 """
 
 
+@router.get("/")
+def root() -> Response:
+    return RedirectResponse("/docs")
+
+
 @router.get("/docs")
 def page() -> HTMLResponse:
     return HTMLResponse(PAGE, headers={"content-security-policy": POLICY})

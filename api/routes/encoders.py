@@ -21,7 +21,7 @@ from api.core.session import (
 )
 from api.deps import EncoderReference, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep, WriteTransactionDep
 from api.schemas.base import ItemList, ListOf, Reference
-from api.schemas.data import EncoderComparisonView, EncoderImportRequest, EncoderView
+from api.schemas.data import EncoderChange, EncoderComparisonView, EncoderImportRequest, EncoderView
 from api.services.encoder_archive import (
     AS_STORED,
     FORMAT_DESCRIPTION,
@@ -128,6 +128,27 @@ def compare(
 def one(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> EncoderView:
     """By id, or the newest of a name."""
     return EncoderView.model_validate(registry.get_encoder(session, encoder))
+
+
+@router.patch("/{encoder}", summary="Change encoder")
+@single_thread_endpoint
+def change(
+    encoder: EncoderReference, body: EncoderChange, principal: Submitter, session: WriteSessionDep
+) -> EncoderView:
+    """Rename or pin an encoder, by id or the newest of a name; for its owner and admins.
+
+    A name that unfinished runs or studies refer to stays (409 ``encoder_in_use``).
+    """
+    row = registry.get_encoder(session, encoder)
+    check_owner(principal, "encoder", row.name, row.owner, verb="change")
+    if body.name is not None and body.name != row.name:
+        deletion.check_encoder_name_unused(session, row, principal.visible_owner)
+        admin = principal.visible_owner is None
+        registry.rename_encoder(session, row, body.name, principal.owner, admin=admin)
+    if body.pinned is not None:
+        row.pinned = body.pinned
+    session.flush()
+    return EncoderView.model_validate(row)
 
 
 @router.delete("/{encoder}", summary="Delete encoder", status_code=204)

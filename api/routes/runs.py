@@ -31,6 +31,7 @@ from api.schemas.runs import (
     EstimateRequest,
     EstimateView,
     LogChunk,
+    RunAnnotation,
     RunSubmission,
     RunView,
     SpecSummary,
@@ -120,6 +121,13 @@ def page(
 @single_thread_endpoint
 def one(run_id: RunId, _: Viewer, session: ReadSessionDep) -> RunView:
     return run_view(session, runs.get_run(session, run_id))
+
+
+@router.patch("/{run_id}", summary="Annotate run")
+@single_thread_endpoint
+def annotate(run_id: RunId, body: RunAnnotation, _: Submitter, session: WriteSessionDep) -> RunView:
+    """Replace tags or notes of a run, in any state. Fields that the body lacks stay as they are."""
+    return run_view(session, runs.annotate_run(session, run_id, body.model_dump(exclude_unset=True)))
 
 
 @router.post("/{run_id}/cancel", summary="Cancel run")

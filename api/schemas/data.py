@@ -104,6 +104,7 @@ class EncoderView(RowView):
     owner: str = Field(description="who trained or imported it")
     run_id: str | None = Field(description="the run that made it; null: imported or bundled")
     info: dict[str, Any] = Field(description="architecture, sizes, and what it was trained on")
+    pinned: bool = Field(False, description="whether forms and menus offer it first")
     created_at: datetime = Field(description="when it was registered")
 
 
@@ -117,6 +118,13 @@ class EncoderImportRequest(RequestModel):
     allow_twin: bool = Field(
         False, description="also if an encoder of the same owner has these weights and other files"
     )
+
+
+class EncoderChange(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(name="drawings-best", pinned=True))
+
+    name: Name | None = Field(None, description="new name, which no other encoder has; left out: it stays")
+    pinned: bool | None = Field(None, description="whether forms and menus offer it first; left out: as before")
 
 
 class EncoderComparisonView(BaseModel):

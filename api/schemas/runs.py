@@ -41,11 +41,21 @@ class RunSubmission(RequestModel):
     )
 
 
+class RunAnnotation(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(tags=["baseline"], notes="diverged after step 4,000"))
+
+    tags: list[Tag] = Field([], max_length=32, description="replace the tags of the run; left out: they stay")
+    notes: str | None = Field(
+        None, max_length=10_000, description="replace the notes of the run, null removes them; left out: they stay"
+    )
+
+
 class RunView(RowView):
     id: str = Field(description="id of the run")
     kind: str = Field(description="what it does")
     name: str | None = Field(description="as submitted")
     tags: list[str] = Field(description="words to filter the list of runs by")
+    notes: str | None = Field(None, description="what its owner wrote about it")
     state: str = Field(
         description="waiting, queued, running, cancelling, cancelled, pausing, paused, succeeded or failed"
     )

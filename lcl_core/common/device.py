@@ -6,8 +6,10 @@ import ctypes
 import os
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -123,6 +125,29 @@ def peak_rss_gib() -> float:
     """The process's peak resident set, mapped files included; GiB."""
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def resident_gib() -> float:
+    """The process's resident set now, mapped files included, or its peak where the system does not say; GiB."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_rss_gib()
+    return pages * resource.getpagesize() / 2**30
+
+
+class CpuClock:
+    """Cores that this process, its children apart, keeps busy: CPU seconds of all threads a second."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+
+    def cores(self) -> float:
+        """Mean since the last call, or since the start."""
+        wall, cpu = time.monotonic(), time.process_time()
+        mean = (cpu - self._cpu) / max(wall - self._wall, 1e-9)
+        self._wall, self._cpu = wall, cpu
+        return mean
 
 
 def keep_freed_memory() -> None:

@@ -1,4 +1,4 @@
-"""Deletion of encoders and datasets, refused while a run, a study or a collection uses them.
+"""Deletion of encoders and datasets, and renaming of encoders, refused while something uses them.
 
 The rows are deleted in the caller's transaction; the caller removes the folders that the service made after the
 commit. A folder that a crash in between leaves is garbage, which no row names (``lcl_core.db.garbage``).
@@ -44,12 +44,9 @@ def delete_encoder(
     if row.owner == PRODUCT_OWNER and welcome:
         message = f"encoder {row.name!r} comes with the product and is registered at each start; set LCL_WELCOME=0"
         raise UserError(message, code="in_product")
-    names = {row.id, row.name}
-    runs = _unfinished_runs_using(session, lambda spec: bool(names.intersection(encoders_of(spec))))
-    studies = _active_studies_using(session, lambda spec: bool(names & _encoders_of_study(spec)), row.run_id)
+    reasons = _encoder_users(session, row, {row.id, row.name}, visible_to)
     query = select(CollectionRow.name).where(CollectionRow.encoder_id == row.id).order_by(CollectionRow.id)
     made = list(session.scalars(query))
-    reasons = _usage_reasons(runs, studies, visible_to)
     if made:
         more = f" and {len(made) - _MAX_LISTED} more" if len(made) > _MAX_LISTED else ""
         shown = ", ".join(made[:_MAX_LISTED]) + more
@@ -59,6 +56,21 @@ def delete_encoder(
     session.delete(row)
     session.flush()
     return _managed_only([row.path])
+
+
+def check_encoder_name_unused(session: Session, row: EncoderRow, visible_to: str | None = None) -> None:
+    """Check that no unfinished run or study refers to the encoder by its name, which is about to change.
+
+    Raises: UserError ``encoder_in_use``.
+    """
+    _raise_if_used("encoder", row.name, _encoder_users(session, row, {row.name}, visible_to))
+
+
+def _encoder_users(session: Session, row: EncoderRow, names: set[str], visible_to: str | None) -> list[str]:
+    """Reasons why the encoder is needed under one of ``names``."""
+    runs = _unfinished_runs_using(session, lambda spec: bool(names.intersection(encoders_of(spec))))
+    studies = _active_studies_using(session, lambda spec: bool(names & _encoders_of_study(spec)), row.run_id)
+    return _usage_reasons(runs, studies, visible_to)
 
 
 def delete_dataset(session: Session, row: Dataset, home: Path, visible_to: str | None = None) -> list[str]:

@@ -22,8 +22,10 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     String,
+    Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     func,
     or_,
     select,
@@ -166,6 +168,7 @@ class Run(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))
     name: Mapped[str | None] = mapped_column(String(100))
+    notes: Mapped[str | None] = mapped_column(Text)  # of its owner, about what it found
     spec: Mapped[dict[str, Any]]
     spec_hash: Mapped[str | None] = mapped_column(String(64))  # runs of older versions have none
     owner: Mapped[str] = mapped_column(String(100))
@@ -398,6 +401,7 @@ class EncoderRow(Base):
     owner: Mapped[str] = mapped_column(String(100))
     run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
     info: Mapped[dict[str, Any]]  # parameters, images_seen, steps, seconds …; files: {name: sha256}
+    pinned: Mapped[bool] = mapped_column(default=False, server_default=false())  # offered first by every form
     created_at: Mapped[datetime]
 
 

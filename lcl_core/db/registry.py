@@ -292,6 +292,19 @@ def lock_name(session: Session, name: str) -> None:
     lock_until_commit(session, _NAME_LOCK, zlib.crc32(name.encode()) >> 1)
 
 
+def rename_encoder(session: Session, row: EncoderRow, name: str, owner: str, *, admin: bool) -> None:
+    """Give an encoder another name, which no other encoder may have: a name refers to the newest that has it.
+
+    Raises: UserError ``bad_name``, ``name_taken``, ``in_product``.
+    """
+    if row.owner == PRODUCT_OWNER:
+        raise UserError(f"encoder {row.name!r} comes with the product and keeps its name", code="in_product")
+    check_name(session, "encoder", name, owner, admin=admin)
+    if session.scalars(select(EncoderRow.id).where(EncoderRow.name == name, EncoderRow.id != row.id).limit(1)).first():
+        raise UserError(f"another encoder is named {name!r}; choose another name", code="name_taken", field="name")
+    row.name = name
+
+
 def _is_admin(session: Session, owner: str) -> bool:
     """Whether the owner has an admin's key: a run does not record the key of its submission."""
     query = select(ApiKey.expires).where(ApiKey.owner == owner, ApiKey.role == "admin")

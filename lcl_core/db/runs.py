@@ -6,7 +6,7 @@ Each action locks the row, checks the transition with ``lcl_core.db.states``, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -192,6 +192,21 @@ def retry_run(session: Session, run_id: str) -> Run:
     run.progress = None
     run.ran_seconds = 0.0
     session.execute(sql_delete(Metric).where(Metric.run_id == run_id))
+    return run
+
+
+def annotate_run(session: Session, run_id: str, changes: Mapping[str, Any]) -> Run:
+    """Replace ``tags`` or ``notes`` of a run in any state; what ``changes`` lacks stays. Empty notes are removed."""
+    run = _lock_run(session, run_id)
+    if "tags" in changes:
+        tags = set(changes["tags"])
+        # rows that stay are kept: a new row of the same key would be inserted before the old one is deleted
+        run.tag_rows = [row for row in run.tag_rows if row.tag in tags]
+        run.tag_rows += [RunTag(tag=tag, owner=run.owner) for tag in sorted(tags.difference(run.tags))]
+    if "notes" in changes:
+        run.notes = changes["notes"] or None
+    session.flush()
+    session.refresh(run, ["tag_rows"])
     return run
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lcl_core.common.device import peak_memory_gib
+from lcl_core.common.device import CpuClock, peak_memory_gib, resident_gib
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.packing import DocumentBatch
@@ -92,6 +92,7 @@ class MetricLogger:
 
     def write(self, line: dict[str, Any]) -> None:
         self._run_dir.append_metrics(**line)
+        print(log_line(line), flush=True)  # noqa: T201  into log.txt
         if self._writer is None:
             return
         for name, value in line.items():
@@ -102,6 +103,19 @@ class MetricLogger:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def log_line(line: Mapping[str, Any]) -> str:
+    """The line as people read it: step, losses, learning rate, speed."""
+    losses = [f"{name.removesuffix('_loss')} {value:.4f}" for name, value in line.items() if _is_loss(name, value)]
+    rest = {"lr": "lr {:.3g}", "images_per_s": "{:.1f} images/s", "held_out.loss": "held out {:.4f}"}
+    others = [text.format(line[name]) for name, text in rest.items() if line.get(name) is not None]
+    return "  ".join([f"step {line['step']}/{line['total_steps']}", *losses, *others])
+
+
+def _is_loss(name: str, value: Any) -> bool:
+    own = name == "loss" or name.endswith("_loss")
+    return own and "." not in name and isinstance(value, int | float)
 
 
 def _summary_writer(run_dir: RunDir) -> Any:
@@ -147,6 +161,7 @@ class MetricsAggregator:
     peak: float
     device: torch.device | None = None
     _started: float = field(default_factory=time.monotonic)
+    _cpu: CpuClock = field(default_factory=CpuClock)
     _pending: list[_PendingStep] = field(default_factory=list)
     _steps: int = 0
     _flops: float = 0.0
@@ -207,6 +222,8 @@ class MetricsAggregator:
             "mfu": self._flops / seconds / self.peak,
             "data_wait": self._data_seconds / seconds,
             "memory_gib": max(memory),
+            "rss_gib": resident_gib(),
+            "cpu_cores": self._cpu.cores(),
             "images_seen": progress.images_seen,
             "seconds_left": (self.total_steps - progress.step) * seconds / max(self._steps, 1),
             "skipped": sum(progress.skipped.values()),

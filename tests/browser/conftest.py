@@ -203,12 +203,20 @@ def study_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield world
 
 
+@pytest.fixture(scope="session")
+def sweep_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A service for trainings that differ in a few fields."""
+    with _world(tmp_path_factory.mktemp("sweep")) as world:
+        yield world
+
+
 @contextmanager
 def _world(home: Path) -> Iterator[World]:
     from api.app import create_app
     from api.core.settings import ApiSettings
 
-    settings = ApiSettings(home=home, data_roots=[home / "incoming"], _env_file=None)  # type: ignore[call-arg]
+    options: Any = {"data_roots": [home / "incoming"], "docs_dir": home / "site", "_env_file": None}
+    settings = ApiSettings(home=home, **options)
     with served(create_app(settings)) as url:
         world = World(home, settings, url)
         yield world
@@ -295,6 +303,12 @@ def team_url(world: World) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def empty_url(empty_world: World) -> Iterator[str]:
     with served(one_machine(empty_world.client)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sweep_url(sweep_world: World) -> Iterator[str]:
+    with served(one_machine(sweep_world.client)) as url:
         yield url
 
 

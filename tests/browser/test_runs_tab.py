@@ -150,7 +150,7 @@ def test_what_a_run_would_take_is_reported_before_it_is_submitted(visitor: Any, 
     expect(estimate).to_contain_text("128 k (128 a step)")
     page.get_by_label("Image size").fill("128")
     expect(estimate).not_to_contain_text("6.41 M")
-    estimate.get_by_text("What this rests on").click()
+    estimate.get_by_text("How this was estimated").click()
     expect(estimate).to_contain_text("Counted: weights")
     dataset = page.locator("#new-run").get_by_label("Dataset")
     dataset.fill("nowhere")

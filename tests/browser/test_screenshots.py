@@ -54,7 +54,7 @@ def runs(page: Any) -> None:
 
 def estimate(page: Any) -> None:
     page.get_by_role("button", name="New run").click()
-    page.get_by_role("region", name="Estimate").get_by_text("What this rests on").click()
+    page.get_by_role("region", name="Estimate").get_by_text("How this was estimated").click()
     page.get_by_role("region", name="Estimate").scroll_into_view_if_needed()
 
 

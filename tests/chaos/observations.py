@@ -19,7 +19,17 @@ RUNS = "SELECT id, state, reason, idempotency_key, attempt FROM run ORDER BY id"
 METRICS = 'SELECT run_id, step, "values" FROM metric ORDER BY run_id, id'
 ENCODERS = "SELECT id, run_id, hash, path FROM encoder WHERE run_id IS NOT NULL ORDER BY id"
 # what a clock or the machine has a part in
-VOLATILE = {"time", "seconds_left", "images_per_s", "tokens_per_s", "mfu", "data_wait", "memory_gib"}
+VOLATILE = {
+    "time",
+    "seconds_left",
+    "images_per_s",
+    "tokens_per_s",
+    "mfu",
+    "data_wait",
+    "memory_gib",
+    "rss_gib",
+    "cpu_cores",
+}
 
 
 def observe(

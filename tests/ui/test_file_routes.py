@@ -60,6 +60,18 @@ def test_a_map_and_captions_are_passed_on(http: Callable[..., TestClient], away:
     assert gone.get("/item/col/i").status_code == 502
 
 
+def test_the_guide_is_passed_on_under_its_own_policy(http: Callable[..., TestClient]) -> None:
+    policy = {"content-type": "text/html; charset=utf-8", "content-security-policy": "default-src 'none'"}
+    pages = http(guide_file=lambda path: httpx.Response(200, headers=policy | {"server": "x"}, text=f"<h1>{path}</h1>"))
+    answer = pages.get("/docs/guide/reference/settings.html")
+    assert (answer.status_code, answer.text) == (200, "<h1>reference/settings.html</h1>")
+    assert {name: answer.headers.get(name) for name in policy} == policy
+    assert "server" not in answer.headers
+    assert pages.get("/docs/guide", follow_redirects=False).headers["location"] == "guide/"
+    missing = http(guide_file=ApiError(404, "not_found", "the guide has no x.html")).get("/docs/guide/x.html")
+    assert (missing.status_code, missing.text) == (404, "the guide has no x.html")
+
+
 def test_vectors_come_in_three_formats(http: Callable[..., TestClient]) -> None:
     client = http(vectors=(["a", "b,c"], [[0.1, -0.2], [0.3, 0.4]]))
     matrix = np.load(io.BytesIO(client.get("/vectors/col.npy").content), allow_pickle=False)

@@ -39,6 +39,11 @@ def test_the_encoder_of_the_product_comes_first_until_a_better_one_is_evaluated_
     assert names(service, newer, **figures, drawings=recall(0.28)) == ["good", "drawings", "fair", "newest"]
 
 
+def test_a_pinned_encoder_comes_first_whatever_its_figures(service: Any) -> None:
+    encoders = [encoder("good"), {**encoder("short", steps=3), "pinned": True}, encoder("drawings", 1600, "lcl")]
+    assert names(service, encoders, good=recall(0.3)) == ["short", "drawings", "good"]
+
+
 def test_throw_away_encoders_come_last_with_a_badge(service: Any) -> None:
     encoders = [encoder("worse"), encoder("short", steps=3), encoder("plain"), encoder("drawings", 1600, "lcl")]
     figures = {"enc_worse": recall(0.009)}

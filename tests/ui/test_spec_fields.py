@@ -9,7 +9,18 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.specs.parsing import SPECS, parse_spec
-from ui.spec_fields import Field, check, from_json, get_at, main_fields, preset_names, put_at, starting_spec, to_json
+from ui.spec_fields import (
+    Field,
+    check,
+    from_json,
+    get_at,
+    main_fields,
+    preset_names,
+    put_at,
+    spec_differences,
+    starting_spec,
+    to_json,
+)
 
 
 @pytest.mark.parametrize("kind", SPECS)
@@ -113,3 +124,16 @@ def test_form_and_spec_agree_or_not(kind: str, in_spec: Any, in_form: Any, agree
 def test_json_round_trip() -> None:
     spec = starting_spec("evaluate")
     assert from_json(to_json(spec)) == json.loads(json.dumps(spec))
+
+
+def test_specs_are_compared_by_dotted_fields() -> None:
+    left = {"steps": 10, "optimizer": {"lr": 0.1, "betas": [0.9, 0.95]}, "data": {"sources": [{"view": "pairs"}]}}
+    right = {"steps": 10, "optimizer": {"lr": 0.2, "betas": [0.9, 0.99]}, "data": {"sources": []}, "seed": 1}
+    assert spec_differences([left, left]) == []
+    assert spec_differences([left, right, left]) == [
+        ("optimizer.lr", [0.1, 0.2, 0.1]),
+        ("optimizer.betas", [[0.9, 0.95], [0.9, 0.99], [0.9, 0.95]]),
+        ("data.sources.0.view", ["pairs", None, "pairs"]),
+        ("data.sources", [None, [], None]),
+        ("seed", [None, 1, None]),
+    ]

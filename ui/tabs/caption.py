@@ -238,8 +238,8 @@ class CaptionTab:
                     max_lines=6,
                     elem_id="caption-context",
                 )
-                self.decodings = gr.CheckboxGroup(DECODINGS, value=DECODINGS, label="Ways to decode")
-                with gr.Accordion("Decoding choices", open=False):
+                self.decodings = gr.CheckboxGroup(DECODINGS, value=DECODINGS, label="Decoding")
+                with gr.Accordion("Decoding options", open=False):
                     self._build_choices()
                 self.look = gr.Checkbox(False, label="Show where the encoder looks")
                 self.go = gr.Button("Write captions", variant="primary")
@@ -249,10 +249,12 @@ class CaptionTab:
                 self.attention = html_pane(elem_id="attention")
 
     def _build_choices(self) -> None:
-        self.prompt = gr.Textbox("", label="Begin with", placeholder="words that the caption starts with", max_lines=1)
-        self.length = gr.Slider(4, 64, 24, step=1, label="Longest caption, tokens")
-        self.beams = gr.Slider(2, 8, 4, step=1, label="Beams kept", info="beam search")
-        self.top_p = gr.Slider(0.1, 1.0, 0.9, step=0.05, label="Probability drawn from", info="nucleus sampling")
+        self.prompt = gr.Textbox(
+            "", label="Caption prefix", placeholder="words that the caption starts with", max_lines=1
+        )
+        self.length = gr.Slider(4, 64, 24, step=1, label="Max tokens")
+        self.beams = gr.Slider(2, 8, 4, step=1, label="Beam width", info="beam search")
+        self.top_p = gr.Slider(0.1, 1.0, 0.9, step=0.05, label="Top-p", info="nucleus sampling")
         self.temperature = gr.Slider(0.1, 2.0, 1.0, step=0.1, label="Temperature", info="nucleus sampling")
         self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="nucleus sampling")
 

@@ -177,7 +177,7 @@ class CompareTab:
                 self.dataset = gr.Dropdown(label="Dataset", scale=1, min_width=140)
             with gr.Row(elem_classes="lcl-query"):
                 self.mode = gr.Radio(
-                    [WORDS, IMAGE], value=WORDS, label="Ask with", show_label=False, elem_classes="lcl-segment",
+                    [WORDS, IMAGE], value=WORDS, label="Query type", show_label=False, elem_classes="lcl-segment",
                     scale=0, min_width=190,
                 )  # fmt: skip
                 self.text = gr.Textbox(

@@ -81,7 +81,7 @@ class EmbedTab:
                 self.detail = html_pane(elem_id="map-detail", js_on_load=PICK_SCRIPT)
         with gr.Column(elem_classes="lcl-panel"):
             html_pane(
-                heading("Vectors of your images", "Embed them with an encoder and take the numbers along."),
+                heading("Vectors of your images", "Compute embeddings and download them."),
             )
             with gr.Row(equal_height=False):
                 with gr.Column(scale=4, min_width=280):
@@ -145,7 +145,7 @@ class EmbedTab:
             return (gr.skip(),) * 5
         collection, item = self._addressed(request), address.get("item")
         if collection is None:
-            lost = error_box(f"There is no collection {name!r}.", "This address leads nowhere")
+            lost = error_box(f"There is no collection {name!r}.", "Not found")
             return gr.skip(), gr.skip(), "", lost, ""
         detail = self.runner.details(collection, item, searches=False) if item else ""
         return collection, *self.load_map(collection, address.get("colour")), detail
@@ -263,7 +263,7 @@ def draw_vectors(names: Sequence[str], vectors: Sequence[Sequence[float]]) -> st
         closest = f"{names[best]} ({near[i, best]:.2f})" if len(names) > 1 else ""
         rows.append(f"<tr><td>{esc(name)}</td><td>{vector_strip(vector)}</td><td>{esc(closest)}</td></tr>")
     size = f'<p class="lcl-note" role="status">{len(names)} × {matrix.shape[1]} numbers, of length 1</p>'
-    return size + html_table("Vectors", ("Image", "Vector", "Closest of the others"), "".join(rows))
+    return size + html_table("Vectors", ("Image", "Vector", "Nearest in this batch"), "".join(rows))
 
 
 def _links(collection: str) -> str:

@@ -16,9 +16,21 @@ from ui.ranking import RankedEncoder, is_worse, main_figures, rank_encoders
 from ui.tabs.run_view import draw_metrics
 
 SHOWN = 4
+# PICK_SCRIPT, and a form with data-pick triggers it with the text of its field when it is submitted
+FORM_SCRIPT = (
+    PICK_SCRIPT
+    + """
+element.addEventListener('submit', (event) => {
+  event.preventDefault();
+  const form = event.target.closest('form[data-submit]');
+  if (form) trigger('select', {pick: `${form.dataset.submit}:${form.elements.name.value.trim()}`});
+});
+"""
+)
 WORSE = ' class="lcl-worse"'
 # export formats of LCL encoders -> labels; other encoders are exported as they are
 EXPORTS = {"lcl": "lcl", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
+CHANGES = ("pin", "unpin", "renaming", "deletion")
 BACK = '<p class="lcl-back"><button type="button" data-pick="all:">‹ All encoders</button></p>'
 EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder is listed here.")
 
@@ -32,7 +44,7 @@ class EncodersTab:
     def build(self) -> None:
         self.selection = gr.State(PageSelection[str | None](None))
         html_pane(heading("Encoders", "Every encoder that a run made or that was imported."))
-        self.cards = html_pane(js_on_load=PICK_SCRIPT, elem_id="encoders")
+        self.cards = html_pane(js_on_load=FORM_SCRIPT, elem_id="encoders")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         for event in (tab.select, navigation.select):
@@ -46,16 +58,27 @@ class EncodersTab:
         return self.refresh(selection.current)
 
     def select(self, selection: PageSelection[str | None], event: gr.EventData) -> str:
-        """A card was opened, the one encoder was closed, or is to be deleted."""
+        """A card was opened, the one encoder was closed, or is to be pinned, renamed or deleted."""
         action, _, encoder = str(event.pick).partition(":")
-        if action == "deletion":
+        encoder, _, name = encoder.partition(":")
+        if action in CHANGES:
             try:
-                self.client.delete_encoder(encoder)
+                self._change(action, encoder, name)
             except ApiError as error:
-                return self.refresh(encoder) + toast(error.message)
-            encoder = ""
+                return self.refresh(selection.current) + toast(error.message)
+            encoder = {"deletion": "", "renaming": encoder}.get(action, selection.current or "")
         selection.current = encoder or None
-        return (draw_deletion(encoder) if action == "delete" else "") + self.refresh(selection.current)
+        question = {"delete": draw_deletion, "rename": draw_renaming}.get(action, lambda _: "")(encoder)
+        return question + self.refresh(selection.current)
+
+    def _change(self, action: str, encoder: str, name: str) -> None:
+        """One of ``CHANGES``. Raises: ApiError."""
+        if action == "deletion":
+            self.client.delete_encoder(encoder)
+        elif action == "renaming":
+            self.client.change_encoder(encoder, name=name)
+        else:
+            self.client.change_encoder(encoder, pinned=action == "pin")
 
     def refresh(self, chosen: str | None = None) -> str:
         """All encoders, best first, or one with all of its figures."""
@@ -84,6 +107,16 @@ def draw_deletion(encoder: str) -> str:
         "<strong>Delete this encoder?</strong><p>Its files are removed, and collections that it embedded can be "
         f'searched by item only. <button type="button" data-pick="deletion:{esc(encoder)}">Delete</button> '
         f'<button type="button" data-pick="encoder:{esc(encoder)}">Keep</button></p></div>'
+    )
+
+
+def draw_renaming(encoder: str) -> str:
+    """The question for the new name of an encoder."""
+    return (
+        f'<form class="lcl-question-box lcl-rename" data-submit="renaming:{esc(encoder)}">'
+        '<label>New name <input name="name" required maxlength="100" autocomplete="off" '
+        'placeholder="letters, digits, . _ -"></label> <button type="submit">Rename</button> '
+        f'<button type="button" data-pick="encoder:{esc(encoder)}">Keep</button></form>'
     )
 
 
@@ -118,7 +151,8 @@ def draw_encoder(
         below = draw_metrics(rows)
     name = esc(encoder.get("name") or encoder["id"])
     title = name if alone else f'<button type="button" data-pick="encoder:{esc(encoder["id"])}">{name}</button>'
-    mark = f'<span class="lcl-badge lcl-badge--failed">{esc(badge)}</span>' if badge else ""
+    mark = '<span class="lcl-badge" title="offered first by every form">Pinned</span>' if encoder.get("pinned") else ""
+    mark += f'<span class="lcl-badge lcl-badge--failed">{esc(badge)}</span>' if badge else ""
     own = [each for each in collections if each.get("encoder_id") == encoder["id"]]
     return (
         f'<article class="lcl-encoder"><header><h3>{title}{mark}</h3><code>{esc(encoder["id"])}</code></header>'
@@ -151,8 +185,12 @@ def draw_actions(encoder: dict[str, Any], collections: Sequence[dict[str, Any]],
         "Its run": address(run=str(run)) if run else "",
     }
     inside = "".join(f'<a href="{esc(link)}">{words}</a>' for words, link in links.items() if link)
-    delete = f'<button type="button" data-pick="delete:{esc(key)}">Delete</button>' if alone else ""
-    return f'<nav class="lcl-links lcl-actions-of" aria-label="Actions">{inside}{delete}</nav>'
+    changes = {"unpin" if encoder.get("pinned") else "pin": "Unpin" if encoder.get("pinned") else "Pin"}
+    changes |= {"rename": "Rename", "delete": "Delete"} if alone else {}
+    buttons = "".join(
+        f'<button type="button" data-pick="{verb}:{esc(key)}">{words}</button>' for verb, words in changes.items()
+    )
+    return f'<nav class="lcl-links lcl-actions-of" aria-label="Actions">{inside}{buttons}</nav>'
 
 
 def _figure(row: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from api.client import ApiError, Client, UserError
 from api.client.payloads import format_bytes, format_si
 from ui.common import SILENT_EVENT, draft_script, html_pane
 from ui.html import definition_list, duration, esc, run_link, status_line
+from ui.ranking import rank_encoders
 from ui.spec_fields import (
     FIRST_PRESET,
     Field,
@@ -25,7 +26,7 @@ from ui.spec_fields import (
 )
 
 CERTAINTY_LABELS = {
-    "measured": ("As measured", "measured on runs with this setup"),
+    "measured": ("Measured", "on previous runs of this configuration"),
     "scaled": ("Scaled", "from runs of other sizes"),
     "assumed": ("A guess", "no run has measured a rate yet"),
 }
@@ -45,7 +46,7 @@ def draw_estimate(estimate: dict[str, Any]) -> str:
     """Time and memory with their ranges, counts, and the sources of the estimate."""
     word, why = CERTAINTY_LABELS[estimate["certainty"]]
     return (
-        f'<section class="lcl-estimate" aria-label="Estimate"><header><h3>This run would take</h3>'
+        f'<section class="lcl-estimate" aria-label="Estimate"><header><h3>Estimated cost</h3>'
         f'<p class="lcl-estimate__sure lcl-estimate__sure--{esc(estimate["certainty"])}"><b>{word}</b> {why}</p>'
         "</header>"
         f"{_estimate_headline(estimate)}{definition_list(_estimate_counts(estimate))}{_estimate_basis(estimate)}</section>"
@@ -78,7 +79,7 @@ def _estimate_counts(estimate: dict[str, Any]) -> list[tuple[str, str]]:
         ("Documents", f"{format_si(samples['documents']).strip()} ({step['documents']:,.0f} a step)"),
         ("Tokens", f"{format_si(samples['tokens']).strip()} ({step['tokens']:,.0f} a step)"),
         ("A checkpoint", format_bytes(estimate["checkpoint_bytes"])),
-        ("Disk in the end", format_bytes(estimate["disk_bytes"])),
+        ("Final disk use", format_bytes(estimate["disk_bytes"])),
     ]
 
 
@@ -86,9 +87,8 @@ def _estimate_basis(estimate: dict[str, Any]) -> str:
     sentences = "".join(f"<li>{_link_runs(sentence, estimate['runs'])}</li>" for sentence in estimate["basis"])
     parts = estimate["memory_parts"]
     counted = ", ".join(f"{words} {format_bytes(parts[name])}" for name, words in MEMORY_PARTS.items() if parts[name])
-    return (
-        f"<details><summary>What this rests on</summary><ul>{sentences}<li>Counted: {esc(counted)}.</li></ul></details>"
-    )
+    basis = f"{sentences}<li>Counted: {esc(counted)}.</li>"
+    return f"<details><summary>How this was estimated</summary><ul>{basis}</ul></details>"
 
 
 def _link_runs(sentence: str, runs: list[str]) -> str:
@@ -228,15 +228,15 @@ class SpecForm:
             return status_line(f"No estimate: {error.message}")
 
     def refresh(self, text: str) -> list[Any]:
-        """Choices of the dropdowns from the service; an empty required name gets the newest.
+        """Choices of the dropdowns from the service; an empty required name gets the best encoder, the newest dataset.
 
         Returns: updates of ``outputs``. Raises: ApiError, UserError.
         """
         spec = before = from_json(text)
-        names = {"encoders": _item_names(self.client.encoders()), "datasets": _item_names(self.client.datasets())}
+        names = {listed: self._names(listed) for listed in set(filter(None, map(_listed_resource, self.fields)))}
         updates: list[Any] = []
         for field in self.fields:
-            value, listed = get_at(spec, field.path), LISTED_RESOURCES.get(field.path.rpartition(".")[2])
+            value, listed = get_at(spec, field.path), _listed_resource(field)
             if listed is not None:
                 value = value or next(iter(names[listed]), None)
                 updates.append(gr.Dropdown(choices=names[listed], value=value))
@@ -249,6 +249,12 @@ class SpecForm:
         if spec == before:  # does not overwrite what is being typed
             return [gr.skip(), gr.skip(), *self._estimates(text), *updates]
         return [to_json(spec), *self._messages(to_json(spec)), *updates]
+
+    def _names(self, listed: str) -> list[str]:
+        """Names of a resource, encoders best first. Raises: ApiError."""
+        if listed == "datasets":
+            return _item_names(self.client.datasets())
+        return list(dict.fromkeys(_item_names([each.encoder for each in rank_encoders(self.client)])))
 
     def send(self, text: str, name: str, values: Sequence[Any]) -> tuple[str, str | None]:
         """Submit. Returns: message, and the id of the run or None if it was rejected."""
@@ -289,6 +295,10 @@ def invalid_message(field: str | None, message: str) -> str:
     return f'<p class="lcl-verdict lcl-verdict--bad" role="alert">{where}{esc(words)}</p>'
 
 
+def _listed_resource(field: Field) -> str | None:
+    return LISTED_RESOURCES.get(field.path.rpartition(".")[2])
+
+
 def _item_names(items: list[dict[str, Any]]) -> list[str]:
     return [str(item.get("name") or item["id"]) for item in items]
 
@@ -297,7 +307,7 @@ def _input_component(field: Field, value: Any) -> Any:
     """The component of a field. The spec checks bounds, with a better message."""
     shared: dict[str, Any] = {"label": field.title, "info": field.info or None, "min_width": 190}
     default = field.to_form(value)
-    if field.path.rpartition(".")[2] in LISTED_RESOURCES:
+    if _listed_resource(field):
         return gr.Dropdown([default] if default else [], value=default or None, allow_custom_value=True, **shared)
     if field.kind in ("integer", "number"):
         return gr.Number(default, precision=None, **shared)

@@ -7,6 +7,7 @@ from typing import Any
 
 from api.client.payloads import format_bytes
 from lcl_core.specs.parsing import KIND_LABELS
+from ui.addresses import address
 from ui.charts import METRIC_LABELS, line_chart, metric_points
 from ui.html import (
     ACTIVE_STATES,
@@ -21,10 +22,15 @@ from ui.html import (
     parse_time,
     progress_bar,
     run_link,
+    status_line,
 )
 
 EXPECTED_LOSSES = ("contrastive_loss", "generation_loss")  # drawn before the first line
 HELD_OUT_SHARES = ("held_out.retrieval_r5", "held_out.knn_accuracy")
+SYSTEM_METRICS = ("images_per_s", "mfu", "cpu_cores", "data_wait", "memory_gib", "rss_gib")
+NO_SYSTEM = empty_state(
+    "Nothing was measured", "A pre-training measures its speed, processor and memory with each line of metrics."
+)
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
 PAUSED_TEXT = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
@@ -44,11 +50,20 @@ def draw_head(run: dict[str, Any]) -> str:
     attempt = f" · attempt {run['attempt']}" if (run.get("attempt") or 0) > 1 else ""
     devices = len(run.get("devices") or ())
     attempt += f" · {devices} GPU{'s' if devices > 1 else ''}" if devices else ""
-    line = f"{kind} · {run['id']}{attempt} · submitted {ago(run.get('created_at'))}"
+    about = f"{kind} · {subject}" if (subject := run_subject(run)) else kind
+    line = f"{about} · {run['id']}{attempt} · submitted {ago(run.get('created_at'))}"
     return (
         f'<header class="lcl-run__head"><div><h2>{esc(title)}</h2><p>{esc(line)}</p></div>'
-        f"{badge(run['state'])}</header>{_progress(run)}{_reason(run)}{definition_list(_figures(run))}"
+        f"{badge(run['state'])}</header>{_annotation(run)}{_progress(run)}{_reason(run)}"
+        f"{definition_list(_figures(run))}"
     )
+
+
+def _annotation(run: dict[str, Any]) -> str:
+    """Tags, and notes with their line breaks."""
+    tags = "".join(f"<span>{esc(tag)}</span>" for tag in run.get("tags") or ())
+    notes = f'<p class="lcl-notes">{esc(run["notes"])}</p>' if run.get("notes") else ""
+    return (f'<div class="lcl-tags">{tags}</div>' if tags else "") + notes
 
 
 def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
@@ -69,11 +84,43 @@ def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
         )
         for colour, name in enumerate([*(losses or EXPECTED_LOSSES), *shares], start=1)
     )
+    legend = status_line("Pale: as recorded, like the number. Bold: smoothed.") if len(lines) > 1 else ""
+    return f'<div class="lcl-charts">{"".join(charts)}</div>{legend}'
+
+
+def draw_system(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
+    """Speed, and use of processor and memory, of a pre-training run; what a run did not record is left out."""
+    drawn = [name for name in SYSTEM_METRICS if any(line.get(name) is not None for line in lines)]
+    if not drawn:
+        return NO_SYSTEM
+    ended = run["state"] not in ACTIVE_STATES and run["state"] != "paused"
+    charts = (
+        line_chart(METRIC_LABELS[name], metric_points(lines, name, "step"), colour, ended=ended)
+        for colour, name in enumerate(drawn, start=1)
+    )
     return f'<div class="lcl-charts">{"".join(charts)}</div>'
 
 
 def draw_result(run: dict[str, Any]) -> str:
-    """Result: encoder, table of metrics, collection, validation report or dataset."""
+    """Result: encoder, table of metrics, collection, validation report or dataset; and what can be done with it."""
+    return _draw_result(run) + _ways_on(run)
+
+
+def _ways_on(run: dict[str, Any]) -> str:
+    """Links to what a finished run made or evaluated."""
+    if run["state"] != "succeeded":
+        return ""
+    encoder, collection = run.get("encoder_id"), run.get("collection_id")
+    links = {"Search it": address(collection=collection)} if collection else {}
+    if encoder and run["kind"] in ("pretrain", "evaluate"):
+        links["The encoder"] = address(encoder=encoder)
+    if encoder and run["kind"] == "pretrain":
+        links |= {name: address(tab="runs", new=name.lower(), on=encoder) for name in ("Evaluate", "Index")}
+    inside = "".join(f'<a href="{esc(link)}">{words}</a>' for words, link in links.items())
+    return f'<nav class="lcl-links lcl-actions-of" aria-label="Next">{inside}</nav>' if inside else ""
+
+
+def _draw_result(run: dict[str, Any]) -> str:
     result = run.get("result") or {}
     if rows := result.get("rows"):
         return draw_metrics(rows)

@@ -1,4 +1,4 @@
-"""Runs tab: submit runs, follow them live, pause, cancel, resume and clone them, compare curves of several runs."""
+"""Runs tab: submit runs, follow, pause, cancel, resume, clone and annotate them, compare curves of several runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,16 @@ from ui.common import (
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
 from ui.ranking import SAMPLE_DATASET
 from ui.spec_fields import FIRST_PRESET, preset_names, put_at, starting_spec
-from ui.tabs.run_form import SpecForm
+from ui.tabs.run_form import SpecForm, invalid_message, valid_message
+from ui.tabs.run_table import (
+    TABLE,
+    RunListing,
+    draw_listing_controls,
+    draw_run_table,
+    draw_spec_differences,
+    linked_listing,
+    parse_tags,
+)
 from ui.tabs.run_view import (
     NOTHING_SELECTED,
     draw_curves,
@@ -33,6 +42,7 @@ from ui.tabs.run_view import (
     draw_list,
     draw_log,
     draw_result,
+    draw_system,
     draw_workers,
 )
 
@@ -61,8 +71,11 @@ class ComparisonChoice:
 
 @dataclass
 class RunSelection(PageSelection[Shown]):
-    """The selected run, the chosen comparison, curves of the other runs by id, and the choices (label, id)."""
+    """The selected run, how the runs are listed, the chosen comparison, curves of the other runs by id, the choices
+    (label, id), and the run whose tags and notes stand in the fields."""
 
+    listing: RunListing = field(default_factory=RunListing)
+    annotated: str | None = None
     comparison: ComparisonChoice = ComparisonChoice()
     curves: dict[str, RunCurve] = field(default_factory=dict)
     choices: list[tuple[str, str]] = field(default_factory=list)
@@ -112,7 +125,8 @@ class RunComparison:
     def draw(self, selection: RunSelection[Any], run: Run, lines: Lines, listed: Sequence[Run]) -> str:
         """The selected run first, if it is a pre-training, then the others in the order in which they were chosen."""
         choice = selection.comparison
-        series = [_series(run, lines, choice)] if run["kind"] == "pretrain" else []
+        drawn = [run] if run["kind"] == "pretrain" else []
+        series = [_series(each, lines, choice) for each in drawn]
         known, errors = {str(each["id"]): each for each in listed}, ""
         for run_id in (each for each in choice.others if each != run["id"]):
             try:
@@ -122,8 +136,10 @@ class RunComparison:
                 errors += error_box(error.message, "A run cannot be compared")
                 continue
             selection.curves[run_id] = curve
+            drawn.append(other)
             series.append(_series(other, curve.lines, choice))
-        return overlay_chart(choice.metric, choice.axis, series) + errors
+        differences = draw_spec_differences(drawn, [each.name for each in series])
+        return overlay_chart(choice.metric, choice.axis, series) + differences + errors
 
     def read(self, run_id: str, run: Run, curve: RunCurve) -> RunCurve:
         """Add the new metric lines; no request after the run has ended. Raises: ApiError."""
@@ -176,7 +192,7 @@ RUN_ACTIONS = (
     RunAction("pause", "Pause", ("waiting", "queued", "running")),
     RunAction("unpause", "Unpause", ("paused",)),
     RunAction("resume", "Resume", ("failed", "cancelled")),
-    RunAction("retry", "Start anew", ("failed", "cancelled")),
+    RunAction("retry", "Restart from scratch", ("failed", "cancelled")),
     RunAction("cancel", "Cancel", ("waiting", "queued", "running", "pausing", "paused"), "stop"),
 )
 REFRESH_SECONDS = 2
@@ -187,8 +203,8 @@ SAME_TAB_SCRIPT = "(text) => window.lclAddress.changedTab ? '' : text"
 SCROLL_TO_FORM_SCRIPT = "() => document.querySelector('#new-run').scrollIntoView({behavior: 'smooth'})"
 # to a form that an address has filled in
 OPEN_FORM_SCRIPT = f"() => new URLSearchParams(location.search).has('new') && ({SCROLL_TO_FORM_SCRIPT})()"
-# list, choices of the comparison, header, curves, result, log, and the buttons
-REFRESHED_OUTPUTS = 6 + len(RUN_ACTIONS) + 1
+# list, choices of the comparison, header, form with tags and notes, system, curves, result, log, and the buttons
+REFRESHED_OUTPUTS = 10 + len(RUN_ACTIONS) + 1
 # Evaluated in the browser at each tick, since the events of tabs may overtake each other.
 VISIBLE_ONLY_SCRIPT = """(selection, only) => {
   const seen = !document.hidden && document.querySelector('#tab-runs-button[aria-selected="true"]');
@@ -254,21 +270,44 @@ class RunsTab:
             }
             self.clone_button = gr.Button("Clone", elem_id="run-clone", **small)
         self.refusal = html_pane()
+        with gr.Accordion(
+            "Edit tags and notes", open=False, elem_id="run-annotation", visible=False
+        ) as self.annotation:
+            self.tags = gr.Textbox(label="Tags", info="separated by blanks or commas", max_lines=1, elem_id="run-tags")
+            self.notes = gr.Textbox(label="Notes", lines=3, max_lines=12, elem_id="run-notes")
+            with gr.Row(elem_classes="lcl-submit"):
+                self.annotation_verdict = html_pane()
+                self.save = gr.Button("Save", size="sm", min_width=90, elem_id="run-annotate")
         self.comparison.build()
         self.curves = html_pane(elem_id="run-curves")
         self.result = html_pane(elem_id="run-result")
+        with gr.Accordion("System", open=False, elem_id="run-system"):
+            self.system = html_pane()
         with gr.Accordion("Log", open=False):
             self.log = html_pane(autoscroll=True, elem_id="run-log")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         self.clock = gr.Timer(REFRESH_SECONDS)
-        detail = [self.head, *self.buttons.values(), self.clone_button, self.curves, self.result, self.log]
+        edited = [self.annotation, self.tags, self.notes]
+        detail = [
+            self.head,
+            *self.buttons.values(),
+            self.clone_button,
+            *edited,
+            self.system,
+            self.curves,
+            self.result,
+            self.log,
+        ]
         everything = [self.listing, self.comparison.others, *detail]
         for event in (tab.select, navigation.select):
             event(self.open_address, [self.selection, self.only], [self.only, *everything], **SILENT_EVENT)
         self.only.input(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
         self.clock.tick(self.tick, [self.selection, self.only], everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
         self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT)
+        self.save.click(
+            self.annotate, [self.selection, self.tags, self.notes], self.annotation_verdict, **BUSY_EVENT
+        ).then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
         self.workers_drawer.expand(self.show_workers, None, self.workers, **SILENT_EVENT)
         self.comparison.wire()
         gr.on(
@@ -335,6 +374,15 @@ class RunsTab:
         except ApiError as error:
             return toast(error.message)
         return ""
+
+    def annotate(self, selection: SelectedRun, tags: str, notes: str) -> str:
+        """Replace tags and notes of the selected run. Returns: verdict."""
+        try:
+            self.client.annotate(str(selection.current.id), tags=parse_tags(tags), notes=notes.strip())
+        except ApiError as error:
+            return invalid_message(error.field, error.message)
+        selection.annotated = None  # the fields get what the service has
+        return valid_message("Saved.")
 
     def clone(self, selection: SelectedRun) -> list[Any]:
         """Copy spec and name of the selected run into the form of its kind."""
@@ -409,6 +457,11 @@ class RunsTab:
         return [gr.Accordion(open=True), newest, *filled, ""]
 
     def select(self, selection: SelectedRun, only: str, event: gr.EventData) -> tuple[Any, ...]:
+        """A run was picked, or the layout, the order or the tag of the list."""
+        action, colon, value = str(event.pick).partition(":")
+        if colon:
+            selection.listing = selection.listing.changed(action, value)
+            return self.refresh(selection, only)
         if selection.current.id != str(event.pick):
             selection.current = WatchedRun(str(event.pick))
         return self.refresh(selection, only)
@@ -422,6 +475,7 @@ class RunsTab:
         if address := read_address(request, "runs"):
             kind = address.get("kind", ALL)
             only = kind if kind in KIND_LABELS else ALL
+            selection.listing = linked_listing(address)
             if address.get("run", selection.current.id) != selection.current.id:
                 selection.current = WatchedRun(address["run"])
         return only, *self.refresh(selection, only)
@@ -433,7 +487,9 @@ class RunsTab:
     def refresh(self, selection: SelectedRun, only: str = ALL, request: gr.Request | None = None) -> tuple[Any, ...]:
         """Current list and selected run; initially the run of ``?run=ID``, else the newest."""
         try:
-            runs = self.client.runs(kind=None if only == ALL else only)["items"]
+            listing = selection.listing
+            page = self.client.runs(kind=None if only == ALL else only, tag=listing.tag or None, limit=listing.limit)
+            runs = page["items"]
         except ApiError as error:
             return error_box(error.message, "The runs cannot be shown"), *[gr.skip()] * (REFRESHED_OUTPUTS - 1)
         if selection.current.id is None:
@@ -441,7 +497,7 @@ class RunsTab:
             selection.current = WatchedRun(linked or (runs[0]["id"] if runs else None))
         watched = selection.current
         if watched.id is None:
-            return _draw_list(runs, None, only), gr.skip(), NOTHING_SELECTED, *_empty_detail()
+            return _draw_list(page, None, only, listing), gr.skip(), NOTHING_SELECTED, *_empty_detail()
         choices = self.comparison.update_choices(selection, runs)
         try:
             watched, detail = self.detail(watched, selection, runs)
@@ -450,7 +506,7 @@ class RunsTab:
         if selection.current.id != watched.id:  # another run was selected since
             return (gr.skip(),) * REFRESHED_OUTPUTS
         selection.current = watched
-        return _draw_list(runs, watched.id, only), choices, *detail
+        return _draw_list(page, watched.id, only, listing), choices, *detail
 
     def detail(
         self, watched: WatchedRun, selection: SelectedRun, listed: Sequence[dict[str, Any]]
@@ -466,10 +522,19 @@ class RunsTab:
         return watched, (
             mark_view(draw_head(run), run.get("name") or KIND_LABELS.get(run["kind"], ""), run=run["id"]),
             *visible_buttons(run["state"]),
+            *self._annotation(selection, run),
+            draw_system(run, watched.lines),
             overlay or draw_curves(run, watched.lines),
             draw_result(run),
             draw_log(watched.log),
         )
+
+    def _annotation(self, selection: SelectedRun, run: Run) -> list[Any]:
+        """Tags and notes of a run in their fields, once: a refresh does not overwrite what is being typed."""
+        if selection.annotated == run["id"]:
+            return [gr.skip()] * 3
+        selection.annotated = str(run["id"])
+        return [gr.Accordion(visible=True), " ".join(run.get("tags") or ()), run.get("notes") or ""]
 
     def fetch(self, watched: WatchedRun) -> WatchedRun:
         """Append new metric lines and log text. Raises: ApiError."""
@@ -479,9 +544,15 @@ class RunsTab:
         return replace(watched, lines=watched.lines + new, log=tail, offset=log["offset"])
 
 
-def _draw_list(runs: Sequence[dict[str, Any]], selected: str | None, only: str) -> str:
-    return mark_view(draw_list(runs, selected), kind="" if only == ALL else only)
+def _draw_list(page: Mapping[str, Any], selected: str | None, only: str, listing: RunListing) -> str:
+    runs, more = page["items"], bool(page.get("next_cursor"))
+    if listing.layout == TABLE and runs:
+        drawn = draw_run_table(runs, selected, listing, more=more)
+    else:
+        drawn = draw_list(runs, selected)
+    controls = draw_listing_controls(runs, listing) if runs or listing.tag else ""
+    return mark_view(controls + drawn, kind="" if only == ALL else only, **listing.address)
 
 
 def _empty_detail() -> tuple[Any, ...]:
-    return *visible_buttons(None), "", "", ""
+    return *visible_buttons(None), gr.Accordion(visible=False), "", "", "", "", "", ""

@@ -414,7 +414,7 @@ class SearchTab:
             return OpenedSearch()  # refresh has reported it
         named = [each["id"] for each in known if name in ("", each["id"], each["name"])]
         if not named:
-            lost = error_box(f"There is no collection {name!r}.", "This address leads nowhere")
+            lost = error_box(f"There is no collection {name!r}.", "Not found")
             return OpenedSearch(results=lost if name else self.preparation(), current=None, detail="")
         collection, text, like = named[0], address.get("q", "").strip(), address.get("like", "")
         picture = image if anchor is None and not like else None

@@ -93,8 +93,9 @@ def draw_results(collection: str, hits: Sequence[Json], about: str, target: str,
     inside = (draw_texts if target == "texts" else draw_images)(collection, hits)
     link_html = f'<a href="{esc(link)}">link</a>' if link else ""
     return (
-        f'<section class="lcl-results" aria-label="Search results"><p class="lcl-results__head" role="status" '
-        f'tabindex="-1"><b>{len(hits)} {what}</b> closest to {esc(about)}{link_html}<span>{times}</span></p>'
+        '<section class="lcl-results" aria-label="Search results">'
+        f'<p class="lcl-results__head" role="status" tabindex="-1"><em class="lcl-about"><b>{len(hits)} {what}</b> '
+        f"closest to {esc(about)}</em>{link_html}<span>{times}</span></p>"
         f"{inside}</section>"
     )
 
@@ -142,8 +143,8 @@ def draw_detail(
         f'<img class="lcl-detail__image" src="{esc(item_url(collection, item["id"]))}" alt="{esc(title)}">'
         f'<p class="lcl-detail__ways">{buttons}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
         f"{_titled_list('Also called', more)}"
-        + (f'<h3>Nearest to it</h3><ul class="lcl-samples">{around}</ul>' if around else "")
-        + (f"<h3>Texts nearest to it</h3>{draw_texts(collection, texts, searches=searches)}" if texts else "")
+        + (f'<h3>Similar images</h3><ul class="lcl-samples">{around}</ul>' if around else "")
+        + (f"<h3>Similar captions</h3>{draw_texts(collection, texts, searches=searches)}" if texts else "")
         + _labels(collection, labels, pickable)
         + "</section>"
     )

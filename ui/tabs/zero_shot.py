@@ -309,7 +309,7 @@ class ZeroShotTab:
             return form._replace(results=NO_ENCODER)
         known = {value for _, value in choices}
         if address.get("encoder") and wanted not in known:
-            lost = error_box(f"There is no encoder {wanted!r}.", "This address leads nowhere")
+            lost = error_box(f"There is no encoder {wanted!r}.", "Not found")
             return form._replace(results=lost)
         chosen = wanted if wanted in known else first_choice(choices)
         fields = (address.get("sample", ""), address.get("classes", ""), address.get("templates", DEFAULT_TEMPLATES))

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import httpx
+
 from api.client._async.inference import AsyncEncoderCalls
 from api.client._async.runs import AsyncRunCalls, AsyncStudyCalls
 from api.client._async.transport import AsyncTransport
@@ -216,6 +218,10 @@ class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncode
         not ready. ``loading``: calls that wait for an encoder to be loaded.
         """
         return (await self.send("GET", "/readyz", expected=(503,))).json()
+
+    async def guide_file(self, path: str = "") -> httpx.Response:
+        """A file of the documentation site, by default its first page. Raises: ApiError 404 where none is built."""
+        return await self.send("GET", f"/docs/guide/{quote(path)}")
 
     async def status(self) -> Json:
         """{"ready", "version", "database", "checks", "workers", "slots", "runs": {state: number}}."""

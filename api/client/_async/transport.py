@@ -110,6 +110,10 @@ class AsyncTransport:
         """Parsed response of a POST."""
         return (await self.send("POST", path, json=body, repeatable=repeatable)).json()
 
+    async def patch(self, path: str, body: Any) -> Any:
+        """Parsed response of a PATCH, which may be sent twice: it replaces values."""
+        return (await self.send("PATCH", path, json=body, repeatable=True)).json()
+
     @asynccontextmanager
     async def stream(self, path: str, method: str = "GET", **options: Any) -> AsyncGenerator[httpx.Response]:
         """A call whose body is read as it arrives. Raises: ApiError."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import httpx
+
 from api.client._io import call
 from api.client._sync.inference import EncoderCalls
 from api.client._sync.runs import RunCalls, StudyCalls
@@ -217,6 +219,10 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
         not ready. ``loading``: calls that wait for an encoder to be loaded.
         """
         return (self.send("GET", "/readyz", expected=(503,))).json()
+
+    def guide_file(self, path: str = "") -> httpx.Response:
+        """A file of the documentation site, by default its first page. Raises: ApiError 404 where none is built."""
+        return self.send("GET", f"/docs/guide/{quote(path)}")
 
     def status(self) -> Json:
         """{"ready", "version", "database", "checks", "workers", "slots", "runs": {state: number}}."""

@@ -26,6 +26,7 @@ from api.client.payloads import (
     image_batches,
     list_images,
     rejected_index,
+    without_none,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class EncoderCalls(Transport):
         """
         option = {"allow_twin": True} if allow_twin else {}
         return self.post("/v1/encoders", {"name": name, "path": path, **option})
+
+    def change_encoder(self, id_or_name: str, *, name: str | None = None, pinned: bool | None = None) -> Json:
+        """Rename or pin an encoder; None leaves name or pin as it is."""
+        return self.patch(_encoder_path(id_or_name), without_none(name=name, pinned=pinned))
 
     def delete_encoder(self, id_or_name: str) -> None:
         """With its files, unless something uses the encoder; for its owner and admins."""

@@ -74,6 +74,10 @@ class RunCalls(Transport):
         """One page, newest first: {"items": […], "next_cursor": str or None}."""
         return self.get("/v1/runs", kind=kind, state=state, limit=limit, cursor=cursor, tag=tag)
 
+    def annotate(self, run_id: str, *, tags: Sequence[str] | None = None, notes: str | None = None) -> Json:
+        """Replace tags or notes of a run; None leaves them as they are, empty ones are removed."""
+        return self.patch(_run_path(run_id), without_none(tags=None if tags is None else list(tags), notes=notes))
+
     def cancel(self, run_id: str) -> Json:
         return self.post(f"{_run_path(run_id)}/cancel")
 

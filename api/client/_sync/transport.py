@@ -111,6 +111,10 @@ class Transport:
         """Parsed response of a POST."""
         return (self.send("POST", path, json=body, repeatable=repeatable)).json()
 
+    def patch(self, path: str, body: Any) -> Any:
+        """Parsed response of a PATCH, which may be sent twice: it replaces values."""
+        return (self.send("PATCH", path, json=body, repeatable=True)).json()
+
     @contextmanager
     def stream(self, path: str, method: str = "GET", **options: Any) -> Generator[httpx.Response]:
         """A call whose body is read as it arrives. Raises: ApiError."""

@@ -138,6 +138,28 @@ def test_the_list_pages_and_filters(lcl: Any, live_service: Any) -> None:
     assert [run["id"] for run in page["items"]] == made[::-1]
 
 
+def test_a_run_is_tagged_and_noted(lcl: Any, live_service: Any) -> None:
+    run_id = lcl("submit", "pretrain", "--preset", "sample", "--tag", "draft")[1].strip()
+    assert lcl("runs", "tag", run_id, "baseline", "lr-3", "--remove", "draft")[:2] == (0, "baseline lr-3\n")
+    assert live_service.admin.run(run_id)["tags"] == ["baseline", "lr-3"]
+    assert lcl("runs", "note", run_id)[1] == "no notes\n"
+    assert lcl("runs", "note", run_id, "diverged")[1] == "diverged\n"
+    assert lcl("runs", "note", run_id)[1] == "diverged\n"
+    assert lcl("runs", "note", run_id, "")[1] == "no notes\n"
+    status, _, err = lcl("runs", "tag", run_id, "no blanks")
+    assert (status, "tags" in err) == (1, True)
+    live_service.admin.cancel(run_id)
+
+
+def test_an_encoder_is_renamed_and_pinned(lcl: Any, encoder_dir: Path, live_service: Any) -> None:
+    made = live_service.admin.import_encoder("rough", str(encoder_dir), allow_twin=True)["id"]
+    assert lcl("encoders", "rename", "rough", "polished")[1] == f"{made} is named polished\n"
+    assert lcl("encoders", "pin", "polished")[1] == "polished is pinned\n"
+    assert live_service.admin.encoder(made)["pinned"]
+    assert lcl("encoders", "unpin", "polished")[1] == "polished is not pinned\n"
+    live_service.admin.delete_encoder(made)
+
+
 def test_verbs_say_what_became_of_the_run(lcl: Any, live_service: Any) -> None:
     run_id = live_service.submit()
     assert lcl("runs", "cancel", run_id)[1] == f"{run_id} is cancelled\n"

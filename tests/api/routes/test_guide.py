@@ -34,6 +34,7 @@ def guide(serve: Any, folder: Path, tmp_path: Path) -> Iterator[httpx.Client]:
 
 
 def test_pages_are_served_without_a_key_and_with_a_policy(guide: httpx.Client) -> None:
+    assert guide.get("/").headers["location"] == "/docs"
     moved = guide.get("/docs/guide")
     assert (moved.status_code, moved.headers["location"]) == (307, "/docs/guide/")
     page = guide.get("/docs/guide/")

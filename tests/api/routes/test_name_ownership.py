@@ -190,3 +190,31 @@ def test_an_index_whose_name_was_taken_meanwhile_succeeds_under_another(
         owners = {each.name: each.owner for each in session.query(CollectionRow) if each.name.startswith("raced-pic")}
         assert owners == {"raced-pictures": "alice", f"raced-pictures-{run_id}": "mallory"}
         session.delete(session.get_one(CollectionRow, "col_raced"))
+
+
+def test_an_encoder_is_renamed_by_its_owner_to_a_free_name(
+    clients: Any, encoder_dir: Path, hers: Json, refused: Refused
+) -> None:
+    made = clients["alice"].post("/v1/encoders", json={"name": "draft", "path": str(encoder_dir)}).json()
+    address = f"/v1/encoders/{made['id']}"
+    refused(clients["mallory"].patch(address, json={"name": "mine"}), 403, "forbidden")
+    refused(clients["alice"].patch(address, json={"name": "hers"}), 409, "name_taken", "name")
+    refused(clients["alice"].patch(address, json={"name": "drawings-v3"}), 409, "name_taken", "name")
+    refused(clients["alice"].patch(address, json={"name": "enc_1"}), 422, "bad_name", "name")
+    spec = {"encoder": "draft", "dataset": "hers"}
+    run = clients["alice"].post("/v1/runs", json={"kind": "evaluate", "spec": spec}).json()
+    answer = refused(clients["alice"].patch(address, json={"name": "final"}), 409, "encoder_in_use")
+    assert run["id"] in answer["message"]
+    clients["alice"].post(f"/v1/runs/{run['id']}/cancel")
+    assert clients["alice"].patch(address, json={"name": "final"}).json()["name"] == "final"
+    assert clients["alice"].get("/v1/encoders/final").json()["id"] == made["id"]
+    assert clients["alice"].get("/v1/encoders/draft").status_code == 404
+
+
+def test_an_encoder_is_pinned_by_its_owner(clients: Any, hers: Json, refused: Refused) -> None:
+    address = f"/v1/encoders/{hers['encoder']['id']}"
+    assert hers["encoder"]["pinned"] is False
+    assert clients["root"].patch(address, json={"pinned": True}).json()["pinned"] is True
+    assert clients["alice"].get(address).json()["pinned"] is True
+    refused(clients["mallory"].patch(address, json={"pinned": False}), 403, "forbidden")
+    assert clients["alice"].patch(address, json={"pinned": False}).json()["pinned"] is False

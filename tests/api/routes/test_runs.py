@@ -228,3 +228,20 @@ def test_only_an_admin_may_go_before_everybody(live_service: Any, http: httpx.Cl
         assert "LCL_MAX_PRIORITY" in problem["message"]
         assert post(submitter, priority=-5).json()["priority"] == -5
     assert post(http, priority=100).json()["priority"] == 100
+
+
+def test_tags_and_notes_are_replaced_in_any_state(http: httpx.Client, refused: Any) -> None:
+    run = post(http, name="annotated", tags=["a", "b"]).json()
+    assert run["notes"] is None
+    address = f"/v1/runs/{run['id']}"
+    answer = http.patch(address, json={"tags": ["c", "a"], "notes": "loss diverged\nat 4,000"})
+    assert (answer.status_code, answer.json()["tags"]) == (200, ["a", "c"])
+    assert http.get(address).json() == answer.json()
+    assert [each["id"] for each in http.get("/v1/runs", params={"tag": "c"}).json()["items"]] == [run["id"]]
+    assert run["id"] not in {each["id"] for each in http.get("/v1/runs", params={"tag": "b"}).json()["items"]}
+    http.post(f"{address}/cancel")
+    answer = http.patch(address, json={"notes": None}).json()
+    assert (answer["notes"], answer["tags"], answer["state"]) == (None, ["a", "c"], "cancelled")
+    refused(http.patch(address, json={"tags": ["no blanks"]}), 422, field="tags.0")
+    refused(http.patch(address, json={"name": "x"}), 422, field="name")
+    refused(http.patch("/v1/runs/run_absent", json={"notes": "x"}), 404, "unknown_run")

@@ -46,7 +46,17 @@ TINY: dict[str, Any] = {
     "checkpoint_every": 5,
     "precision": "fp32",
 }
-VOLATILE = {"time", "images_per_s", "tokens_per_s", "seconds_left", "mfu", "data_wait", "memory_gib"}
+VOLATILE = {
+    "time",
+    "images_per_s",
+    "tokens_per_s",
+    "seconds_left",
+    "mfu",
+    "data_wait",
+    "memory_gib",
+    "rss_gib",
+    "cpu_cores",
+}
 
 
 def prepared(path: Path, sample_zip: Path, **changes: Any) -> RunDir:

@@ -16,7 +16,7 @@ from lcl_core.data.sampling.sources import Sample
 from lcl_core.objectives.base import MeanMetric
 from lcl_core.train.checkpoint.state import TrainingProgress
 from lcl_core.train.distributed import RankGroup
-from lcl_core.train.metrics import MetricsAggregator, NonFiniteLoss
+from lcl_core.train.metrics import MetricsAggregator, NonFiniteLoss, log_line
 from lcl_core.train.train_step import StepReport
 
 
@@ -62,7 +62,10 @@ def test_a_line_holds_means_over_its_steps() -> None:
     assert (line["contrastive_loss"], line["generation_loss"], line["loss"]) == (1.5, 3.5, 5.0)
     assert line["in_batch_accuracy"] == pytest.approx((1 / 4 + 4 / 4) / 2)
     assert (line["grad_norm"], line["lr"]) == (4.0, 0.25)
-    assert all(line[name] > 0 for name in ("images_per_s", "tokens_per_s", "mfu", "memory_gib", "seconds_left"))
+    assert all(
+        line[name] > 0 for name in ("images_per_s", "tokens_per_s", "mfu", "memory_gib", "seconds_left", "rss_gib")
+    )
+    assert line["cpu_cores"] >= 0
     assert line["tokens_per_s"] == pytest.approx(3 * line["images_per_s"], rel=1e-3)
 
 
@@ -154,3 +157,10 @@ def test_what_was_no_training_is_left_out_of_the_rates(monkeypatch: pytest.Monke
     line = meter.line(progress)
     assert line["images_per_s"] == 2 / 4.0
     assert (progress.seconds, line["seconds_left"]) == (4.0, 36.0)
+
+
+def test_the_log_has_a_line_of_losses_and_speed() -> None:
+    line = {"step": 20, "total_steps": 500, "loss": 5.0, "contrastive_loss": 1.5, "held_out.contrastive_loss": 9.0}
+    assert log_line({**line, "lr": 3e-4, "images_per_s": 31.26, "mfu": 0.3}) == (
+        "step 20/500  loss 5.0000  contrastive 1.5000  lr 0.0003  31.3 images/s"
+    )

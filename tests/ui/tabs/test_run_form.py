@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from api.client.payloads import format_bytes, format_si
@@ -22,7 +23,7 @@ def test_time_and_memory_come_with_their_ranges(estimate: dict[str, Any]) -> Non
 
 def test_how_sure_it_is_and_why_are_in_words(estimate: dict[str, Any]) -> None:
     drawn = draw_estimate(estimate)
-    assert "As measured" in drawn
+    assert "Measured" in drawn
     assert '<a href="?run=run_1">run_1</a>' in drawn
     assert "&lt;some&gt;" in drawn
     assert "moving average" not in drawn, "a part that is not there"
@@ -56,10 +57,10 @@ def test_the_form_asks_anew_whenever_its_spec_changes(service: Any, estimate: di
     values = [field.to_form(get_at(spec, field.path)) for field in form.fields]
     steps = [field.path for field in form.fields].index("steps")
     values[steps] = 77
-    assert "This run would take" in form.write_fields(to_json(spec), *values)[2]
-    assert "This run would take" in form.read_editor('{"preset": "sample", "steps": 78}')[1]
-    assert "This run would take" in form.apply_preset("sample_pairs")[2]
-    assert "This run would take" in form.refresh(to_json(spec))[2]
+    assert "Estimated cost" in form.write_fields(to_json(spec), *values)[2]
+    assert "Estimated cost" in form.read_editor('{"preset": "sample", "steps": 78}')[1]
+    assert "Estimated cost" in form.apply_preset("sample_pairs")[2]
+    assert "Estimated cost" in form.refresh(to_json(spec))[2]
     assert [each["steps"] for each in requests[:2]] == [77, 78]
     assert requests[2]["preset"] == "sample_pairs"
     assert len(requests) == 4
@@ -84,3 +85,14 @@ def test_what_the_service_refuses_is_said_in_its_words(service: Any, away: Excep
 def test_other_kinds_are_not_estimated(service: Any) -> None:
     form = SpecForm(service(), "validate")
     assert len(form.read_editor('{"dataset": "sample"}')) == 1 + len(form.fields)
+
+
+def test_an_empty_encoder_is_the_best_and_a_pinned_one_before_it(service: Any) -> None:
+    newest, pinned = ({"id": f"enc_{name}", "name": name, "info": {}} for name in ("newest", "pinned"))
+    client = service(encoders=[newest, {**pinned, "pinned": True}], encoder_figures=[], datasets=[{"name": "sample"}])
+    form = SpecForm(client, "evaluate")
+    with gr.Blocks():
+        form.build(visible=True)
+    text = form.refresh("{}")[0]
+    assert '"encoder": "pinned"' in text
+    assert [args for name, args, _ in client.calls if name == "datasets"] == [()], "only what the form lists is read"

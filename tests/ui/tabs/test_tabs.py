@@ -91,6 +91,19 @@ def test_an_encoder_is_deleted_after_a_question(service: Any) -> None:
     assert selection.current is None
 
 
+def test_an_encoder_is_pinned_and_renamed(service: Any) -> None:
+    encoder = {"id": "enc_1", "name": "mine", "info": {}, "pinned": True}
+    client = service(encoders=[encoder], encoder_figures=[], collections=[], change_encoder={})
+    tab, selection = EncodersTab(client), PageSelection[str | None](None)
+    assert "Pinned" in tab.refresh()
+    tab.select(selection, picked("unpin:enc_1"))
+    assert selection.current is None, "the list stays"
+    assert "New name" in tab.select(selection, picked("rename:enc_1"))
+    tab.select(selection, picked("renaming:enc_1:yours"))
+    assert selection.current == "enc_1"
+    assert client.arguments_of("change_encoder") == [{"pinned": False}, {"name": "yours"}]
+
+
 def picked(value: str) -> Any:
     """What Gradio gives of a click on an element with ``data-pick``."""
     return type("Event", (), {"pick": value})()
@@ -198,8 +211,8 @@ def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[st
         ("paused", ["Unpause", "Cancel", "Clone"]),
         ("cancelling", ["Clone"]),
         ("succeeded", ["Clone"]),
-        ("failed", ["Resume", "Start anew", "Clone"]),
-        ("cancelled", ["Resume", "Start anew", "Clone"]),
+        ("failed", ["Resume", "Restart from scratch", "Clone"]),
+        ("cancelled", ["Resume", "Restart from scratch", "Clone"]),
     ],
 )
 def test_buttons_fit_the_state(service: Any, run: dict[str, Any], state: str, fitting: list[str]) -> None:
@@ -235,7 +248,7 @@ def test_a_clone_fills_the_form_of_its_kind_and_leaves_the_others(
     column, name, preset, text, verdict, estimated, *values = filled[: 6 + len(form.fields)]
     assert (column.visible, from_json(text), name, preset) == (True, spec, "first", "sample")
     assert "The spec is valid" in verdict
-    assert "This run would take" in estimated
+    assert "Estimated cost" in estimated
     assert dict(zip((field.path for field in form.fields), values, strict=True))["steps"] == 77
     others = filled[6 + len(form.fields) :]
     assert {type(part) for part in others if part != gr.skip()} == {gr.Column}

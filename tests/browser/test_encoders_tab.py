@@ -1,0 +1,36 @@
+"""The encoders: one is renamed and pinned, and every form offers it first then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.axe import serious
+
+pytestmark = pytest.mark.browser
+
+
+def test_an_encoder_is_renamed_and_pinned(visitor: Any, page_url: str, world: Any) -> None:
+    encoder = world.client.encoder("plain")["id"]
+    page = visitor.open(f"{page_url}/?tab=encoders&encoder={encoder}")
+    cards = page.locator("#encoders")
+    cards.get_by_role("button", name="Rename").click()
+    page.get_by_label("New name").fill("tiny")
+    page.get_by_label("New name").press("Enter")
+    expect(cards.get_by_role("alert")).to_contain_text("another encoder is named 'tiny'")
+    cards.get_by_role("button", name="Rename").click()
+    assert serious(page, "light") == []
+    page.get_by_label("New name").fill("plainer")
+    page.locator(".lcl-rename").get_by_role("button", name="Rename").click()
+    expect(cards.get_by_role("heading", name="plainer")).to_be_visible()
+    try:
+        cards.get_by_role("button", name="Pin", exact=True).click()
+        expect(cards.get_by_text("Pinned", exact=True)).to_be_visible()
+        page.reload()
+        expect(cards.get_by_role("button", name="Unpin")).to_be_visible()
+        page = visitor.open(f"{page_url}/?tab=caption")
+        expect(page.locator("#tab-caption").get_by_label("Encoder").first).to_have_value("plainer")
+    finally:
+        world.client.change_encoder(encoder, name="plain", pinned=False)

@@ -1,0 +1,80 @@
+"""The table of runs: sorted by its columns, filtered by a tag; tags and notes are edited beside the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.axe import serious
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def sweep(sweep_world: Any) -> dict[str, str]:
+    """Three cancelled trainings with other losses and tags: their ids by name."""
+    from lcl_core.db import complete_run, leases
+
+    made = {}
+    for name, loss, tags in (("low", 3.0, ["sweep"]), ("high", 5.0, ["sweep", "draft"]), ("middle", 4.0, [])):
+        run_id = sweep_world.client.submit("pretrain", {"preset": "sample", "seed": int(loss)}, name, tags)["id"]
+        claim = sweep_world.claim(run_id)
+        with sweep_world.context.database.session() as session:
+            leases.begin_attempt(session, claim, encoder_id=None, from_scratch=False)
+        lines = [{"step": step, "total_steps": 60, "loss": loss, "images_per_s": 30 + step} for step in (20, 40, 60)]
+        sweep_world.record(claim, *[{**each, "contrastive_loss": loss} for each in lines])
+        sweep_world.settle(claim, complete_run.RunCancelled())
+        made[name] = run_id
+    return made
+
+
+def names(page: Any) -> Any:
+    return page.locator("#run-list tbody th[scope=row]")
+
+
+def test_the_table_is_sorted_and_filtered_and_kept_by_the_address(
+    visitor: Any, sweep_url: str, sweep: dict[str, str]
+) -> None:
+    page = visitor.open(f"{sweep_url}/?tab=runs")
+    page.get_by_role("radio", name="Table").click()
+    expect(names(page)).to_have_text(["middle", "high", "low"])
+    page.get_by_role("button", name="Final loss or metric").click()
+    expect(names(page)).to_have_text(["low", "middle", "high"])
+    page.get_by_role("button", name="Final loss or metric").click()
+    expect(names(page)).to_have_text(["high", "middle", "low"])
+    page.get_by_role("group", name="Filter by tag").get_by_role("button", name="sweep").click()
+    expect(names(page)).to_have_text(["high", "low"])
+    page.wait_for_url("**tag=sweep**")
+    page.reload()
+    expect(names(page)).to_have_text(["high", "low"])
+    page.get_by_role("button", name="low", exact=True).click()
+    expect(page.locator("#run-head").get_by_role("heading")).to_have_text("low")
+    assert serious(page, "light") == []
+
+
+def test_tags_and_notes_are_edited(visitor: Any, sweep_url: str, sweep_world: Any, sweep: dict[str, str]) -> None:
+    page = visitor.open(f"{sweep_url}/?run={sweep['middle']}")
+    page.get_by_role("button", name="Edit tags and notes").click()
+    page.get_by_label("Tags").fill("kept, two words/")
+    page.get_by_label("Notes").fill("settled\nearly")
+    page.locator("#run-annotate").click()
+    expect(page.locator("#run-head")).to_contain_text("settled")
+    expect(page.locator("#run-head .lcl-tags span")).to_have_text(["kept", "two", "words/"])
+    run = sweep_world.client.run(sweep["middle"])
+    assert (run["tags"], run["notes"]) == (["kept", "two", "words/"], "settled\nearly")
+    page.get_by_label("Tags").fill("(bad)")
+    page.locator("#run-annotate").click()
+    expect(page.locator("#run-annotation").get_by_role("alert")).to_contain_text("tags")
+
+
+def test_specs_of_compared_runs_are_listed_where_they_differ(
+    visitor: Any, sweep_url: str, sweep: dict[str, str]
+) -> None:
+    page = visitor.open(f"{sweep_url}/?run={sweep['low']}")
+    page.get_by_label("Compare with").click()
+    page.get_by_role("option", name="high").click()
+    table = page.get_by_role("region", name="Differences of specs")
+    expect(table.locator("tbody tr")).to_have_count(1)
+    expect(table.locator("tbody tr")).to_have_text("seed35")

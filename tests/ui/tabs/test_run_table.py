@@ -1,0 +1,97 @@
+"""The table of runs: order, filters, what a run is judged by; and tags and notes that are saved once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from ui.tabs.run_table import (
+    RunListing,
+    draw_listing_controls,
+    draw_run_table,
+    final_metric,
+    linked_listing,
+    parse_tags,
+    run_seconds,
+    sort_runs,
+)
+from ui.tabs.runs import RunsTab, SelectedRun, WatchedRun
+
+
+def evaluation(run: dict[str, Any], value: float) -> dict[str, Any]:
+    row = {"task": "retrieval", "split": "test", "variant": "captions[0]", "metric": "IR@5", "value": value}
+    return {**run, "kind": "evaluate", "state": "succeeded", "progress": None, "result": {"rows": [row]}}
+
+
+def test_runs_are_judged_by_their_last_loss_or_their_main_metric(run: dict[str, Any]) -> None:
+    assert final_metric({**run, "progress": {"contrastive_loss": 1.0, "generation_loss": 2.0}}) == ("loss", 3.0)
+    assert final_metric({**run, "result": {"final": {"loss": 2.5}}, "progress": {"loss": 9.0}}) == ("loss", 2.5)
+    assert final_metric(evaluation(run, 0.2)) == ("IR@5", 0.2)
+    assert final_metric({**run, "kind": "index", "progress": {"loss": 1.0}}) is None
+
+
+def test_rows_without_a_value_come_last_in_either_order(run: dict[str, Any]) -> None:
+    runs = [
+        {**run, "id": name, "progress": {"loss": loss} if loss else None}
+        for name, loss in zip("abc", (2, 0, 1), strict=True)
+    ]
+    assert [each["id"] for each in sort_runs(runs, "metric")] == ["c", "a", "b"]
+    assert [each["id"] for each in sort_runs(runs, "-metric")] == ["a", "c", "b"]
+
+
+def test_a_duration_ends_with_the_run(run: dict[str, Any]) -> None:
+    assert run_seconds({**run, "finished_at": "2026-01-01T10:01:05Z", "state": "failed"}) == 60
+    assert run_seconds({**run, "started_at": None}) is None
+    assert run_seconds({**run, "state": "paused"}) is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "listing"),
+    [
+        ({"layout": "table", "sort": "metric", "tag": "x"}, RunListing("table", "metric", "x")),
+        ({"layout": "sideways", "sort": "-colour"}, RunListing()),
+        ({}, RunListing()),
+    ],
+)
+def test_an_address_names_the_listing(parameters: dict[str, str], listing: RunListing) -> None:
+    assert linked_listing(parameters) == listing
+    assert {**parameters, **listing.address} == parameters or listing == RunListing()
+
+
+def test_a_second_click_turns_an_order_round_and_takes_a_filter_away() -> None:
+    listing = RunListing().changed("sort", "metric")
+    assert listing.sort == "metric"
+    assert listing.changed("sort", "metric").sort == "-metric"
+    assert listing.changed("tag", "x").changed("tag", "x").tag == ""
+
+
+def test_names_tags_and_notes_are_text(run: dict[str, Any]) -> None:
+    hostile = {**run, "name": "<b>n</b>", "tags": ['"><i>'], "notes": "<script>\n" + 200 * "x"}
+    drawn = draw_run_table([hostile], run["id"], RunListing("table"), more=True) + draw_listing_controls(
+        [hostile], RunListing()
+    )
+    assert not any(part in drawn for part in ("<b>n</b>", "<i>", "<script>"))
+    assert "x…" in drawn
+    assert "newest 1 runs" in drawn
+
+
+def test_the_service_filters_and_an_edit_is_saved_and_not_overwritten(service: Any, run: dict[str, Any]) -> None:
+    client = service(
+        runs=lambda **_: {"items": [run], "next_cursor": None},
+        run=lambda _: run,
+        metrics=[],
+        logs={"text": "", "offset": 0},
+        annotate=lambda run_id, tags, notes: {**run, "tags": tags, "notes": notes},
+    )
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    tab.select(selection, "all", SimpleNamespace(pick="tag:kept"))  # type: ignore[arg-type]
+    assert client.arguments_of("runs")[-1]["tag"] == "kept"
+    edited = tab.refresh(selection)[-7:-4]
+    assert edited == (gr.skip(),) * 3, "filled in by the refresh before"
+    assert "Saved" in tab.annotate(selection, "b, a  b", " why \n")
+    assert client.arguments_of("annotate") == [{"tags": ["a", "b"], "notes": "why"}]
+    assert tab.refresh(selection)[-6] == ""
+    assert parse_tags(" ,") == []

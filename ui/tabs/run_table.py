@@ -1,0 +1,209 @@
+"""Runs as a table: sorted by a field, filtered by a tag; and the fields in which the specs of some differ."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from lcl_core.specs.parsing import KIND_LABELS
+from ui.charts import metric_value
+from ui.html import (
+    ACTIVE_STATES,
+    STATE_LABELS,
+    ago,
+    badge,
+    duration,
+    esc,
+    heading,
+    html_table,
+    number,
+    parse_time,
+    status_line,
+)
+from ui.ranking import main_figures
+from ui.spec_fields import spec_differences
+from ui.tabs.run_view import run_subject
+
+Run = Mapping[str, Any]
+TABLE = "table"
+MAX_TABLE_RUNS = 100
+NOTE_CHARACTERS = 80  # of the notes in a row
+
+
+@dataclass(frozen=True)
+class RunListing:
+    """How the runs are listed.
+
+    Args:
+        layout: ``table``, or empty for the list beside the selected run.
+        sort: a key of ``COLUMNS``; with ``-`` before it the greatest first.
+        tag: only runs with it; empty: all.
+    """
+
+    layout: str = ""
+    sort: str = "-created"
+    tag: str = ""
+
+    def changed(self, action: str, value: str) -> RunListing:
+        """The listing after a click on ``layout:``, ``sort:`` or ``tag:``; a second click turns it back."""
+        if action == "layout":
+            return RunListing(value, self.sort, self.tag)
+        if action == "tag":
+            return RunListing(self.layout, self.sort, "" if value == self.tag else value)
+        other = value.removeprefix("-") if value.startswith("-") else f"-{value}"
+        return RunListing(self.layout, other if self.sort == value else value, self.tag)
+
+    @property
+    def limit(self) -> int:
+        """Runs that are asked for."""
+        return MAX_TABLE_RUNS if self.layout == TABLE else 50
+
+    @property
+    def address(self) -> dict[str, str]:
+        """Parameters of the page's address; those of the first listing are left out."""
+        sort = "" if self.sort == RunListing().sort or self.layout != TABLE else self.sort
+        return {"layout": self.layout, "sort": sort, "tag": self.tag}
+
+
+def linked_listing(parameters: Mapping[str, str]) -> RunListing:
+    """The listing of an address; what it does not know is left out."""
+    sort, layout = parameters.get("sort", ""), parameters.get("layout", "")
+    known = sort.removeprefix("-") in COLUMNS
+    return RunListing(
+        layout if layout == TABLE else "", sort if known else RunListing().sort, parameters.get("tag", "")
+    )
+
+
+def run_seconds(run: Run) -> float | None:
+    """From the start of the first attempt to the end, or until now; None: it has not begun."""
+    start, end = parse_time(run.get("started_at")), parse_time(run.get("finished_at"))
+    if start is None or (end is None and run["state"] not in ACTIVE_STATES):
+        return None
+    return ((end or datetime.now(UTC)) - start).total_seconds()
+
+
+def final_metric(run: Run) -> tuple[str, float] | None:
+    """(name, value) of what a run is judged by: a training's last loss, the main metric of an evaluation."""
+    if run["kind"] == "pretrain":
+        result = run.get("result") or {}
+        value = metric_value(result.get("final") or run.get("progress") or {}, "loss")
+        return None if value is None else ("loss", value)
+    rows = main_figures((run.get("result") or {}).get("rows") or [])
+    return (str(rows[0]["metric"]), float(rows[0]["value"])) if rows else None
+
+
+def _name(run: Run) -> str:
+    return str(run.get("name") or run_subject(dict(run)) or KIND_LABELS.get(run["kind"], run["kind"]))
+
+
+def _metric_key(run: Run) -> tuple[str, float] | None:
+    """A loss and a recall are not comparable: runs of one metric stand together."""
+    return final_metric(run)
+
+
+# title and sort key of each column; rows without a value come last
+COLUMNS: dict[str, tuple[str, Callable[[Run], Any]]] = {
+    "name": ("Run", lambda run: _name(run).lower()),
+    "kind": ("Kind", lambda run: KIND_LABELS.get(run["kind"], run["kind"])),
+    "state": ("State", lambda run: STATE_LABELS.get(run["state"], run["state"])),
+    "created": ("Submitted", lambda run: run.get("created_at") or None),
+    "duration": ("Duration", run_seconds),
+    "metric": ("Final loss or metric", _metric_key),
+}
+
+
+def sort_runs(runs: Sequence[Run], sort: str) -> list[Run]:
+    """Stable: equal ones stay newest first."""
+    key, descending = COLUMNS[sort.removeprefix("-")][1], sort.startswith("-")
+    valued = [run for run in runs if key(run) is not None]
+    return sorted(valued, key=key, reverse=descending) + [run for run in runs if key(run) is None]
+
+
+def draw_listing_controls(runs: Sequence[Run], listing: RunListing) -> str:
+    """The switch between list and table, and the tags of the listed runs."""
+    layouts = "".join(
+        f'<button type="button" role="radio" data-pick="layout:{value}" '
+        f'aria-checked="{str(listing.layout == value).lower()}">{words}</button>'
+        for value, words in (("", "List"), (TABLE, "Table"))
+    )
+    tags = sorted({tag for run in runs for tag in run.get("tags") or ()} | ({listing.tag} if listing.tag else set()))
+    chips = "".join(tag_button(tag, pressed=tag == listing.tag) for tag in tags)
+    filters = f'<div class="lcl-tags" role="group" aria-label="Filter by tag">{chips}</div>' if chips else ""
+    return f'<div class="lcl-listing"><div role="radiogroup" aria-label="Layout">{layouts}</div>{filters}</div>'
+
+
+def tag_button(tag: str, *, pressed: bool = False) -> str:
+    """A tag; a click filters by it."""
+    return f'<button type="button" data-pick="tag:{esc(tag)}" aria-pressed="{str(pressed).lower()}">{esc(tag)}</button>'
+
+
+def draw_run_table(runs: Sequence[Run], selected: str | None, listing: RunListing, *, more: bool) -> str:
+    """A row for each run; the titles of the columns sort. ``more``: there are older runs than these."""
+    table = html_table(
+        "Runs",
+        (*COLUMNS, "Tags", "Notes"),
+        "".join(_row(run, selected) for run in sort_runs(runs, listing.sort)),
+        "runs",
+    )
+    for name, (title, _) in COLUMNS.items():
+        table = table.replace(f'<th scope="col">{name}</th>', _sort_head(name, title, listing.sort), 1)
+    note = f'<p class="lcl-note">The newest {len(runs)} runs; filter by kind or tag for older ones.</p>' if more else ""
+    return table + note
+
+
+def _sort_head(name: str, title: str, sort: str) -> str:
+    ways = {name: ("ascending", "▴"), f"-{name}": ("descending", "▾")}
+    order, mark = ways.get(sort, ("none", ""))
+    first = f"-{name}" if name in ("created", "duration") else name
+    pick = sort if sort in ways else first
+    return (
+        f'<th scope="col" aria-sort="{order}"><button type="button" data-pick="sort:{pick}">{esc(title)}'
+        f'<i aria-hidden="true">{mark}</i></button></th>'
+    )
+
+
+def _row(run: Run, selected: str | None) -> str:
+    current = ' aria-current="true"' if run["id"] == selected else ""
+    metric = final_metric(run)
+    value = f"<b>{number(metric[1], 3)}</b> <small>{esc(metric[0])}</small>" if metric else ""
+    tags = "".join(tag_button(tag) for tag in run.get("tags") or ())
+    notes = " ".join(str(run.get("notes") or "").split())
+    short = notes if len(notes) <= NOTE_CHARACTERS else f"{notes[: NOTE_CHARACTERS - 1]}…"
+    return (
+        f'<tr{current}><th scope="row"><button type="button" data-pick="{esc(run["id"])}"{current}>{esc(_name(run))}'
+        f"</button></th><td>{esc(KIND_LABELS.get(run['kind'], run['kind']))}</td><td>{badge(run['state'])}</td>"
+        f'<td title="{esc(run.get("created_at") or "")}">{ago(run.get("created_at"))}</td>'
+        f'<td>{duration(run_seconds(run))}</td><td>{value}</td><td><div class="lcl-tags">{tags}</div></td>'
+        f"<td><small>{esc(short)}</small></td></tr>"
+    )
+
+
+def draw_spec_differences(runs: Sequence[Run], labels: Sequence[str]) -> str:
+    """The fields in which the specs of runs differ, a column each run; nothing for a single run."""
+    if len(runs) < 2:
+        return ""
+    rows = spec_differences([run.get("spec") or {} for run in runs])
+    if not rows:
+        return status_line("The specs of these runs are the same.")
+    body = "".join(
+        f'<tr><th scope="row"><code>{esc(field)}</code></th>'
+        + "".join(f"<td>{_spec_value(value)}</td>" for value in values)
+        + "</tr>"
+        for field, values in rows
+    )
+    return heading("Differences of their specs") + html_table("Differences of specs", ("Field", *labels), body, "specs")
+
+
+def _spec_value(value: Any) -> str:
+    return (
+        '<small title="not set">–</small>' if value is None else esc(json.dumps(value, ensure_ascii=False).strip('"'))
+    )
+
+
+def parse_tags(text: str) -> list[str]:
+    """Words separated by blanks or commas, each once."""
+    return sorted({tag for tag in re.split(r"[\s,]+", text) if tag})
