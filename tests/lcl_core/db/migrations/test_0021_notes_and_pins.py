@@ -12,7 +12,7 @@ def columns(database: Database, table: str) -> set[str]:
 
 
 def test_it_comes_and_goes(database: Database) -> None:
-    database.downgrade("0019")
+    database.downgrade("0020")
     assert "notes" not in columns(database, "run")
     assert "pinned" not in columns(database, "encoder")
     insert = text(
