@@ -91,7 +91,7 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
         dtype=dtype_for(len(existing) + len(pairs), dim),
     ) as writer:
         kept = existing.copy_into(writer, progress.advance)
-        with parts, start_runner(spec.processes)(parts.handler(make)) as runner:
+        with parts, start_runner(spec.processes, gpus=1)(parts.handler(make)) as runner:
             parts.embed_images(runner, progress)
             added = parts.merge_images(writer, dim, rejected)
             rejected.raise_if_all(len(pairs))

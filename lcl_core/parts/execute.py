@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from lcl_core.common.errors import import_optional
 from lcl_core.common.threads import usable_cores
 from lcl_core.parts.completion_log import CompletionLog
 from lcl_core.parts.process_pool import ProcessPoolRunner
 from lcl_core.parts.runner import Handler, InProcessRunner, Json, PartTask, Runner
 
+RAY_ADDRESS = "LCL_PARTS_RAY_ADDRESS"  # HOST:PORT: variable of a run's processes where its executor is Ray
 StartRunner = Callable[[Callable[[], Handler]], Runner]
 
 
@@ -59,14 +62,27 @@ class NumberedTasks:
         self.items += self._sizes[arguments["number"]]
 
 
-def start_runner(processes: int) -> StartRunner:
-    """The runner of a number of processes; 1: the calling process alone."""
-    return InProcessRunner if processes == 1 else partial(ProcessPoolRunner, processes)
+def start_runner(processes: int, gpus: float = 0.0) -> StartRunner:
+    """The runner of a number of processes; 1: the calling process alone.
+
+    Several are processes of this machine, or of a Ray cluster where the executor has named one in the environment.
+
+    Args:
+        gpus: that a task uses where there are some; processes of this machine share those of the run.
+    """
+    if processes == 1:
+        return InProcessRunner
+    if address := os.environ.get(RAY_ADDRESS):
+        import_optional("ray", "a Ray cluster", extra="ray")
+        from lcl_core.parts.ray_runner import RayRunner
+
+        return partial(RayRunner, processes, address=address, gpus=gpus)
+    return partial(ProcessPoolRunner, processes)
 
 
 def task_threads(processes: int) -> int:
-    """Threads of a task in each of several processes of :func:`start_runner`, which share the machine's cores."""
-    return max(1, usable_cores() // processes)
+    """Threads of a task in each of several processes of :func:`start_runner`."""
+    return 1 if os.environ.get(RAY_ADDRESS) else max(1, usable_cores() // processes)
 
 
 def execute(schedule: Schedule, runner: Runner, log: CompletionLog, on_progress: Callable[[int], None]) -> None:
