@@ -103,7 +103,13 @@ JOBS: dict[str, JobKind] = {
         imports="lcl_core.encoders.engine",
         output=JobOutput("collection", "col", "collections"),
         batch_fields="batch_size",
-        main_fields={"encoder": "Encoder", "dataset": "Dataset", "collection": "Collection", "splits": "Splits"},
+        main_fields={
+            "encoder": "Encoder",
+            "dataset": "Dataset",
+            "collection": "Collection",
+            "splits": "Splits",
+            "processes": "Processes",
+        },
     ),
     "validate": JobKind(
         label="Validate",

@@ -16,6 +16,7 @@ from typing import IO, Any
 import structlog
 
 from lcl_core.common.run_dir import STACK_SIGNAL, RunDir
+from lcl_core.parts.completion_log import LOG_FILE
 
 # times the longest interval between two metric lines of this attempt
 PACE_FACTOR = 20.0
@@ -103,13 +104,21 @@ def _parse_metric(line: bytes) -> dict[str, Any] | None:
 def newest_checkpoint(folder: Path) -> str:
     """Name of the newest checkpoint, later ones being greater; '' without any.
 
-    A file that is written anew each time, as small jobs do, is named by its time.
+    A file that is written anew each time, as small jobs do, is named by its time; a log of completed parts by its size,
+    which grows with each of them, and neither when an attempt begins anew nor when it continues.
     """
     found = list(folder.glob("[!.]*")) if folder.is_dir() else []
     with contextlib.suppress(FileNotFoundError):  # replaced or removed meanwhile: the next call finds the newer one
-        names = [path.name if path.is_dir() else f"{path.name}@{path.stat().st_mtime_ns}" for path in found]
-        return max(names, default="")
+        return max(map(_checkpoint_name, found), default="")
     return ""
+
+
+def _checkpoint_name(path: Path) -> str:
+    """Raises: FileNotFoundError."""
+    if not path.is_dir():
+        return f"{path.name}@{path.stat().st_mtime_ns}"
+    log_file = path / LOG_FILE
+    return f"{path.name}@{log_file.stat().st_size:016d}" if log_file.exists() else path.name
 
 
 class ProgressDeadline:

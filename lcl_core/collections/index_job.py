@@ -1,31 +1,50 @@
-"""``python -m lcl_core.collections.index_job RUN_DIR``: embed every image and caption of a corpus into a collection."""
+"""``python -m lcl_core.collections.index_job RUN_DIR``: embed every image and caption of a corpus into a collection.
+
+The images, and then the distinct captions, are embedded in parts (``embedding_parts``), whose output lies in the run's
+``checkpoints/parts`` until the collection is whole: an attempt that follows an interruption embeds what is missing.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from textwrap import shorten
-from typing import Any, cast
+from types import TracebackType
+from typing import Any, Self, cast
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from lcl_core.collections.embedding_parts import (
+    EmbeddingTasks,
+    image_task,
+    is_whole,
+    part_ranges,
+    read_images,
+    read_rejected,
+    read_vectors,
+    text_task,
+)
 from lcl_core.collections.file_format import Dtype
-from lcl_core.collections.thumbnail import thumbnail
-from lcl_core.collections.writer import EMPTY_SOURCE, AppendSource, CollectionItem, CollectionWriter, open_append_source
+from lcl_core.collections.writer import EMPTY_SOURCE, AppendSource, CollectionWriter, open_append_source
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.common.threads import usable_cores
 from lcl_core.data import CaptionPair, Corpus, open_corpus
-from lcl_core.data.image_decoding import decode_image
 from lcl_core.data.records import illustrated_texts
 from lcl_core.encoders.engine import EncoderEngine
+from lcl_core.parts.completion_log import CompletionLog
+from lcl_core.parts.execute import NumberedTasks, execute, start_runner, task_threads
+from lcl_core.parts.plan import PART_ITEMS, fingerprint
+from lcl_core.parts.runner import Handler, Json, PartTask, Runner
 from lcl_core.specs.corpus_jobs import IndexSpec
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.vector_indexes import FILES, INDEXES, IndexLocation, check_index
@@ -36,50 +55,70 @@ MAX_CAPTION = 200  # characters of a document's text that stands as the caption 
 READERS = min(4, usable_cores())
 
 
-def run_index_job(run_dir: RunDir) -> dict[str, Any]:
+def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, Any]:
     """Run ``run.json``: writes ``artifacts/collection`` and, if images were rejected, ``artifacts/quarantine.jsonl``.
 
     Raises:
         UserError: bad spec, encoder or corpus; ``no_images``; ``no_readable_image``; ``encoder_mismatch``;
-            ``encoder_changed``; ``vector_too_wide``.
-        Cancelled: between two batches after SIGTERM; nothing half-written remains.
+            ``encoder_changed``; ``vector_too_wide``; ``part_failed``.
+        Cancelled: between two batches after SIGTERM; the next attempt continues.
     """
     run = run_dir.read_run()
     spec = cast(IndexSpec, parse_spec("index", run["spec"]))
     existing = open_append_source(run, spec)
-    corpus = None if spec.dataset is None else open_corpus(_registered_path(run, "dataset", spec.dataset))
+    path = None if spec.dataset is None else _registered_path(run, "dataset", spec.dataset)
+    corpus = None if path is None else open_corpus(path)
     pairs = [] if corpus is None else [pair for pair in select_pairs(corpus, spec) if pair.image not in existing]
     files = run.get("encoder_files", {}).get(spec.encoder)
-    engine = EncoderEngine(_registered_path(run, "encoder", spec.encoder), registered=files)
-    if not engine.reads_texts:
-        message = f"encoder {spec.encoder!r} reads no texts, and a collection holds captions; name one that does"
-        raise UserError(message, code="no_text_encoder", field="encoder")
-    existing.check_encoder(engine.hash)
-    index = _choose_index(spec, existing, engine.dim)
+    open_engine = partial(EncoderEngine, _registered_path(run, "encoder", spec.encoder), registered=files)
+    # of several processes none is this one, which reads the hash and the width alone
+    engine = open_engine() if spec.processes == 1 else open_engine("cpu", warm_up=False)
+    encoder_hash, dim, index = engine.hash, engine.dim, _check_encoder(engine, spec, existing)
     dataset_hash = existing.dataset_hash if corpus is None else corpus.content_hash()
     rejected, progress = RejectedItems(run_dir), IndexProgress(run_dir, pairs, existing)
+    parts = EmbeddingParts(run_dir, pairs, spec.batch_size, part_items, encoder=encoder_hash, dataset=dataset_hash)
+    if spec.processes == 1:
+        make = partial(EmbeddingTasks, lambda: engine, lambda: cast(Corpus, corpus), readers=READERS)
+    else:
+        del engine
+        readers = min(READERS, task_threads(spec.processes))
+        make = partial(EmbeddingTasks, open_engine, partial(open_corpus, path or ""), readers=readers, threads=1)
     with CollectionWriter(
         run_dir.artifacts / "collection",
         name=existing.name or spec.collection,
-        encoder_hash=engine.hash,
+        encoder_hash=encoder_hash,
         dataset_hash=dataset_hash,
-        dim=engine.dim,
-        dtype=dtype_for(len(existing) + len(pairs), engine.dim),
+        dim=dim,
+        dtype=dtype_for(len(existing) + len(pairs), dim),
     ) as writer:
         kept = existing.copy_into(writer, progress.advance)
-        progress.start("images", progress.left)
-        added = _add_images(writer, corpus, pairs, engine, spec.batch_size, rejected, progress) if corpus else 0
-        rejected.raise_if_all(len(pairs))
-        _add_texts(writer, existing, engine, spec.batch_size, progress)
+        with parts, start_runner(spec.processes, gpus=1)(parts.handler(make)) as runner:
+            parts.embed_images(runner, progress)
+            added = parts.merge_images(writer, dim, rejected)
+            rejected.raise_if_all(len(pairs))
+            parts.embed_texts(runner, progress, writer, existing, dim)
         texts = len(writer.texts)
         if index == FILES or INDEXES[index].writer == "job":
             progress.start("links", writer.rows_to_index(index))
             writer.link(progress.advance, index)
-    header = {"path": "artifacts/collection", "name": existing.name or spec.collection, "encoder_hash": engine.hash}
-    sizes = {"images": kept + added, "texts": texts, "dim": engine.dim, "index": index}
+    parts.remove()
+    header = {"path": "artifacts/collection", "name": existing.name or spec.collection, "encoder_hash": encoder_hash}
+    sizes = {"images": kept + added, "texts": texts, "dim": dim, "index": index}
     made = {"collection": {**header, **sizes, **existing.metadata}, "skipped": dict(rejected.counts)}
     counts = {"kept": kept, "added": added} if spec.mode == "add" else {}
     return {**made, **counts, "dataset_hash": dataset_hash}
+
+
+def _check_encoder(engine: EncoderEngine, spec: IndexSpec, existing: AppendSource) -> str:
+    """The index of the collection, as ``_choose_index``.
+
+    Raises: UserError ``no_text_encoder``, ``encoder_mismatch``, ``vector_too_wide`` or ``missing_extra``.
+    """
+    if not engine.reads_texts:
+        message = f"encoder {spec.encoder!r} reads no texts, and a collection holds captions; name one that does"
+        raise UserError(message, code="no_text_encoder", field="encoder")
+    existing.check_encoder(engine.hash)
+    return _choose_index(spec, existing, engine.dim)
 
 
 def _choose_index(spec: IndexSpec, existing: AppendSource, dim: int) -> str:
@@ -149,20 +188,20 @@ class RejectedItems:
         self.counts: Counter[str] = Counter()
         self._path = run_dir.artifacts / "quarantine.jsonl"
         self._path.unlink(missing_ok=True)  # of an earlier attempt
-        self._last: UserError | None = None
+        self._last: Json = {}
 
-    def add(self, image: str, error: UserError) -> None:
-        self.counts[error.code] += 1
+    def add(self, error: Json) -> None:
+        """The fields of a UserError, and the name of the image."""
+        self.counts[error["code"]] += 1
         self._last = error
-        line = json.dumps({"image": image, **error.to_dict()}, ensure_ascii=False)
         with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(error, ensure_ascii=False) + "\n")
 
     def raise_if_all(self, images: int) -> None:
         """Raises: UserError ``no_readable_image`` if no image could be read."""
-        if self._last is not None and self.counts.total() == images:
-            message = f"none of the {images} images can be read; the last one: {self._last}"
-            raise UserError(message, code="no_readable_image", field="dataset", file=self._last.file)
+        if self._last and self.counts.total() == images:
+            message = f"none of the {images} images can be read; the last one: {self._last['message']}"
+            raise UserError(message, code="no_readable_image", field="dataset", file=self._last.get("file"))
 
 
 class IndexProgress:
@@ -179,6 +218,7 @@ class IndexProgress:
         self._started = time.monotonic()
         phase = "kept" if len(existing) else "images"
         self._phase, self._phase_started, self._phase_done = phase, self._started, 0
+        self._skipped = self._phase_skipped = 0
 
     @property
     def left(self) -> int:
@@ -188,104 +228,173 @@ class IndexProgress:
     def start(self, phase: str, steps: int) -> None:
         """``steps``: of this phase and all later ones."""
         self._phase, self._phase_started, self._phase_done = phase, time.monotonic(), 0
+        self._phase_skipped = 0
         self._total = self._done + steps
+
+    def skip(self, steps: int) -> None:
+        """Count steps that need not be done again; they tell nothing of the pace."""
+        if steps:
+            self._skipped += steps
+            self._phase_skipped += steps
+            self.advance(steps)
+
+    def reach(self, done: int) -> None:
+        """As ``advance``, up to a number of steps of this phase; a part that is done again is not counted twice."""
+        if done > self._phase_done:
+            self.advance(done - self._phase_done)
+        else:
+            self._run_dir.raise_if_stopped()
 
     def advance(self, steps: int) -> None:
         """Raises: Cancelled."""
         self._done += steps
         self._phase_done += steps
         now = time.monotonic()
-        left = (now - self._started) / self._done * (self._total - self._done)
-        rate = self._phase_done / max(now - self._phase_started, 1e-9)
+        paced, left = self._done - self._skipped, self._total - self._done
+        known = {"seconds_left": round((now - self._started) / max(paced, 1) * left, 1)} if paced or not left else {}
+        rate = (self._phase_done - self._phase_skipped) / max(now - self._phase_started, 1e-9)
         self._run_dir.append_metrics(
             step=self._done,
             total_steps=self._total,
             phase=self._phase,
-            seconds_left=round(left, 1),
+            **known,
             **{f"{self._phase}_per_s": round(rate, 1)},
         )
         self._run_dir.raise_if_stopped()
 
 
-@dataclass(frozen=True, slots=True)
-class _PreparedItem:
-    item: CollectionItem
-    pixels: Tensor  # f32 [3, S, S]
+class EmbeddingParts:
+    """The parts of one index run, and the log of those that are complete.
+
+    Args:
+        part_items: images, or texts, of a part; at least a batch.
+        settings: what else the vectors depend on.
+    """
+
+    def __init__(
+        self, run_dir: RunDir, pairs: Sequence[CaptionPair], batch_size: int, part_items: int, **settings: str
+    ) -> None:
+        self._pairs, self._batch_size, self._part_items = pairs, batch_size, part_items
+        self._ranges = part_ranges(len(pairs), batch_size, part_items)
+        self._work = run_dir.checkpoints / "parts"
+        self._folder = self._work / "parts"
+        images = hashlib.sha256()
+        for pair in pairs:
+            images.update(repr((pair.image, pair.captions, pair.labels, pair.split, pair.source)).encode())
+        settings["images"] = images.hexdigest()
+        self._log = CompletionLog(
+            self._work, fingerprint([], batch_size=batch_size, part_items=part_items, settings=settings)
+        )
+        self._images = self._completed("images")
+        self._texts = self._completed("texts")
+        self._remove_unknown()
+
+    def handler(self, make: Callable[..., Handler]) -> Callable[[], Handler]:
+        """Makes the handler of the tasks."""
+        return partial(make, parts=self._folder, batch_size=self._batch_size)
+
+    def embed_images(self, runner: Runner, progress: IndexProgress) -> None:
+        def task(number: int) -> PartTask:
+            chosen = self._ranges[number]
+            return image_task(number, self._pairs[chosen.start : chosen.stop], chosen.start)
+
+        progress.start("images", progress.left)
+        self._images = self._execute(task, self._ranges, self._images, runner, progress)
+
+    def merge_images(self, writer: CollectionWriter, dim: int, rejected: RejectedItems) -> int:
+        """Add the images of all parts to the collection; their number."""
+        added = 0
+        for number in range(len(self._ranges)):
+            part = self._folder / self._images[number]["folder"]
+            for items, vectors in read_images(part, dim, self._batch_size):
+                writer.add_items(items, vectors)
+                added += len(items)
+            for error in read_rejected(part):
+                rejected.add(error)
+        return added
+
+    def embed_texts(
+        self, runner: Runner, progress: IndexProgress, writer: CollectionWriter, existing: AppendSource, dim: int
+    ) -> None:
+        """The texts that the collection has by now; those that ``existing`` has are not embedded."""
+        texts = writer.texts
+        progress.start("texts", len(texts))
+        ranges = part_ranges(len(texts), self._batch_size, self._part_items)
+
+        def batches(number: int) -> Iterator[tuple[list[str], np.ndarray, list[int]]]:
+            """Texts, their vectors as far as they are known, and the places of those that are not."""
+            chosen = ranges[number]
+            for start in range(chosen.start, chosen.stop, self._batch_size):
+                chunk = texts[start : min(start + self._batch_size, chosen.stop)]
+                yield chunk, *existing.text_vectors(chunk, dim)
+
+        def new(number: int) -> list[list[str]]:
+            return [[chunk[at] for at in places] for chunk, _, places in batches(number) if places]
+
+        digests = [_digest(new(number)) for number in range(len(ranges))]
+        known: dict[int, Json] = {number: {} for number, digest in enumerate(digests) if digest == _digest([])}
+        for number, result in self._texts.items():
+            if digests[number : number + 1] == [result["digest"]]:
+                known[number] = result
+        results = self._execute(
+            lambda number: text_task(number, new(number), digests[number]), ranges, known, runner, progress
+        )
+        for number in range(len(ranges)):
+            rows, at = self._vectors(results[number], dim), 0
+            for _, vectors, places in batches(number):
+                vectors[places] = rows[at : at + len(places)]
+                at += len(places)
+                writer.add_text_vectors(vectors, unit=True)  # as the engine gives them
+
+    def remove(self) -> None:
+        shutil.rmtree(self._work, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._log.__exit__(kind, error, trace)
+
+    def _execute(
+        self,
+        make: Callable[[int], PartTask],
+        ranges: Sequence[range],
+        known: dict[int, Json],
+        runner: Runner,
+        progress: IndexProgress,
+    ) -> dict[int, Json]:
+        """Results of all parts, by number. ``known``: of those that are complete."""
+        tasks = NumberedTasks([len(chosen) for chosen in ranges], make, known)
+        progress.skip(tasks.items)
+        execute(tasks, runner, self._log, progress.reach)
+        progress.reach(tasks.items)
+        return tasks.results
+
+    def _vectors(self, result: Json, dim: int) -> np.ndarray:
+        return read_vectors(self._folder / result["folder"], dim) if result else np.empty((0, dim), np.float32)
+
+    def _completed(self, kind: str) -> dict[int, Json]:
+        """Results of the parts that earlier attempts have completed, by number, as far as their files are there."""
+        return {
+            entry["arguments"]["number"]: entry["result"]
+            for entry in self._log.entries()
+            if entry["kind"] == kind and is_whole(self._folder / entry["result"]["folder"], entry["result"]["bytes"])
+        }
+
+    def _remove_unknown(self) -> None:
+        """Remove what interrupted attempts at parts have left."""
+        self._folder.mkdir(exist_ok=True)
+        known = {result["folder"] for results in (self._images, self._texts) for result in results.values()}
+        with os.scandir(self._folder) as found:
+            for folder in found:
+                if folder.name not in known:
+                    shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def _add_images(
-    writer: CollectionWriter,
-    corpus: Corpus,
-    pairs: Sequence[CaptionPair],
-    engine: EncoderEngine,
-    batch_size: int,
-    rejected: RejectedItems,
-    progress: IndexProgress,
-) -> int:
-    """Number of images added."""
-    added = 0
-    for batch in _prefetch(corpus, pairs, engine, batch_size):
-        images = []
-        for pair, future in batch:
-            try:
-                images.append(future.result())
-            except UserError as error:
-                rejected.add(pair.image, error)
-        if images:
-            vectors = engine.embed_pixels(torch.stack([item.pixels for item in images]))
-            writer.add_items([item.item for item in images], vectors)
-        added += len(images)
-        progress.advance(len(batch))
-    return added
-
-
-def _add_texts(
-    writer: CollectionWriter, existing: AppendSource, engine: EncoderEngine, size: int, progress: IndexProgress
-) -> None:
-    texts = writer.texts
-    progress.start("texts", len(texts))
-    for start in range(0, len(texts), size):
-        chunk = texts[start : start + size]
-        vectors, new = existing.text_vectors(chunk, engine.dim)
-        if new:
-            vectors[new] = engine.embed_texts([chunk[at] for at in new])
-        writer.add_text_vectors(vectors, unit=True)  # as the engine gives them
-        progress.advance(len(chunk))
-
-
-def _prefetch(
-    corpus: Corpus, pairs: Sequence[CaptionPair], engine: EncoderEngine, batch_size: int
-) -> Iterator[list[tuple[CaptionPair, Future[_PreparedItem]]]]:
-    """Batches of images read in threads; the next batch is read while this one is embedded."""
-    readers = ThreadPoolExecutor(READERS, "lcl-reader")
-    try:
-        ahead: deque[list[tuple[CaptionPair, Future[_PreparedItem]]]] = deque()
-        for start in range(0, len(pairs), batch_size):
-            chunk = pairs[start : start + batch_size]
-            ahead.append([(pair, readers.submit(_prepare_item, corpus, pair, engine)) for pair in chunk])
-            if len(ahead) > 1:
-                yield ahead.popleft()
-        yield from ahead
-    finally:
-        readers.shutdown(cancel_futures=True)
-
-
-def _prepare_item(corpus: Corpus, pair: CaptionPair, engine: EncoderEngine) -> _PreparedItem:
-    """Raises: UserError for an unreadable image."""
-    raw = corpus.image_bytes(pair.image)
-    decoded = decode_image(raw, f"images/{pair.image}")
-    pixels = engine.preprocess([decoded])[0]
-    data, media_type = thumbnail(raw, decoded)
-    item = CollectionItem(
-        image=pair.image,
-        data=data,
-        media_type=media_type,
-        captions=tuple(dict.fromkeys(pair.captions)),
-        labels=pair.labels,
-        split=pair.split,
-        source=pair.source,
-    )
-    return _PreparedItem(item, pixels)
+def _digest(batches: Sequence[Sequence[str]]) -> str:
+    return hashlib.sha256(json.dumps(batches).encode()).hexdigest()
 
 
 if __name__ == "__main__":

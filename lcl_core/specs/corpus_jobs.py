@@ -100,6 +100,12 @@ class IndexSpec(Spec):
         "in mode add, else files",
     )
     batch_size: int = Field(256, ge=1, le=4096, description="images encoded at once")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="that read and embed, each with an encoder of its own; on a processor, one thread each",
+    )
     timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")
 
     @model_validator(mode="after")

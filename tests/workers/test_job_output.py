@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.run_dir import RunDir
+from lcl_core.parts.completion_log import CompletionLog
 from workers import job_output
 from workers.job_output import MetricsTail, PendingMetrics, ProgressDeadline, dump_stacks, newest_checkpoint
 
@@ -194,3 +195,18 @@ def test_the_newest_checkpoint_is_the_greatest_name(tmp_path: Path) -> None:
     before = newest_checkpoint(state.parent)
     os.utime(state, ns=(state.stat().st_atime_ns, state.stat().st_mtime_ns + 1))
     assert newest_checkpoint(state.parent) > before
+
+
+def test_a_completed_part_is_a_newer_checkpoint(tmp_path: Path) -> None:
+    """And nothing else that happens to the log, such as an attempt that begins anew and completes none."""
+    folder = tmp_path / "parts"
+    with CompletionLog(folder, "input") as log:
+        log.append(kind="part", result={})
+        first = newest_checkpoint(tmp_path)
+        log.append(kind="part", result={})
+        second = newest_checkpoint(tmp_path)
+    assert "" < first < second
+    with CompletionLog(folder, "input"):
+        assert newest_checkpoint(tmp_path) == second
+    with CompletionLog(folder, "other"):
+        assert newest_checkpoint(tmp_path) < first

@@ -33,6 +33,7 @@ from lcl_core.common.rendezvous import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.leases import REATTACH_SECONDS
 from lcl_core.db.queue import EngineCapacity
+from lcl_core.parts.execute import RAY_ADDRESS
 from lcl_core.train.launch import combined_status
 from workers.executors.base import (
     Handle,
@@ -450,6 +451,8 @@ class RayExecutor:
         """What is added to the environment of each node: settings without secrets, and where its ranks meet."""
         shared = {name: value for name, value in without_secrets(os.environ).items() if name.startswith("LCL_")}
         shared |= request.env
+        if os.environ.get("RAY_AUTH_MODE") != "token":  # which processes of runs do not get
+            shared[RAY_ADDRESS] = ray.get_runtime_context().gcs_address
         if not gpus:
             shared |= visible_devices_env(())
         if request.nodes == 1:

@@ -19,7 +19,6 @@ from typing import Any
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import is_url
 from lcl_core.common.storage import Storage
-from lcl_core.common.threads import usable_cores
 from lcl_core.data.records import BadItem, Record
 from lcl_core.data.shards.convert import THREADS, ConvertReport, make_report, nothing_converted_error
 from lcl_core.data.shards.format import HEADER, QUARANTINE
@@ -28,12 +27,10 @@ from lcl_core.data.shards.part_files import ConversionTasks, RecordTransform
 from lcl_core.data.shards.part_schedule import PartSchedule
 from lcl_core.data.shards.writer import Uploader, UploadLock
 from lcl_core.parts.completion_log import CompletionLog
+from lcl_core.parts.execute import StartRunner, execute, start_runner, task_threads
 from lcl_core.parts.plan import PART_ITEMS, PartSource, fingerprint
-from lcl_core.parts.process_pool import ProcessPoolRunner
-from lcl_core.parts.runner import Handler, InProcessRunner, Json, Runner
 
 _CONTINUABLE = frozenset(("part_failed", "file_unreadable", "file_unwritable"))  # codes of what a retry may mend
-StartRunner = Callable[[Callable[[], Handler]], Runner]
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,6 @@ class PartsReport:
     statistics: dict[str, Any]
     resumed: int
     deaths: int
-
-
-def start_runner(processes: int) -> StartRunner:
-    """The runner of a number of processes; 1: the calling process alone."""
-    return InProcessRunner if processes == 1 else partial(ProcessPoolRunner, processes)
 
 
 def convert_parts(
@@ -101,11 +93,11 @@ def convert_parts(
                 schedule = PartSchedule(sections, work / "parts", shard_bytes, part_items, processes)
             output.open(schedule.shards)
             resumed = schedule.items
-            threads = THREADS if processes == 1 else max(1, usable_cores() // processes)
+            threads = THREADS if processes == 1 else task_threads(processes)
             folders = (work / "parts", work / "dataset")
             make = partial(ConversionTasks, source, *folders, url=output.url, change=change, threads=threads)
             with (runner or start_runner(processes))(make) as running:
-                _execute(schedule, running, log, on_progress)
+                execute(schedule, running, log, on_progress)
             report = output.write_rest(schedule)
             on_progress(schedule.items)
             statistics = schedule.statistics.to_json()
@@ -136,18 +128,6 @@ def _restore(schedule: PartSchedule, log: CompletionLog, output: _Output) -> boo
         return output.holds(schedule.shards)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _execute(schedule: PartSchedule, runner: Runner, log: CompletionLog, on_progress: Callable[[int], None]) -> None:
-    while not schedule.finished:
-        while runner.idle and (task := schedule.next_task()) is not None:
-            runner.submit(task)
-        for task, result in runner.wait(lambda items: on_progress(schedule.items + items)):
-            arguments: Json = {
-                name: task.arguments[name] for name in ("kind", "number", "start") if name in task.arguments
-            }
-            log.append(kind=arguments["kind"], arguments=arguments, result=result)
-            schedule.complete(arguments, result)
 
 
 class _Output:

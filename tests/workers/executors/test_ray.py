@@ -15,6 +15,7 @@ from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db import datasets, runs
 from lcl_core.db.queue import EngineCapacity
 from lcl_core.db.session import Database
+from lcl_core.parts.execute import RAY_ADDRESS
 from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
 from tests.workers.in_process_worker import InProcessWorker
@@ -240,6 +241,17 @@ def test_without_a_worker_a_job_saves_its_state_and_gives_its_place_back(
     eventually(all_free(NODES), "the removal of the placement group")
     assert json.loads((run_dir.checkpoints / "state.json").read_text())["step"] >= 1
     assert not run_dir.result_file.exists()
+
+
+def test_a_job_is_told_where_its_parts_can_be_executed(
+    executor: RayExecutor, connected: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="parts")
+    (environment,) = executor._environments([], 0, request)
+    assert environment[RAY_ADDRESS] == connected.address
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # no job gets the token
+    (environment,) = executor._environments([], 0, request)
+    assert RAY_ADDRESS not in environment
 
 
 def test_who_has_lost_a_job_cannot_stop_it(executor: RayExecutor, tmp_path: Path, eventually: Eventually) -> None:

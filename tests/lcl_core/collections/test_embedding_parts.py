@@ -1,0 +1,186 @@
+"""An index run in parts: the files of one that embeds all at once, whoever embeds the parts, and whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lcl_core.collections import index_job
+from lcl_core.collections.embedding_parts import part_ranges
+from lcl_core.collections.file_format import MANIFEST
+from lcl_core.collections.index_job import IndexProgress, run_index_job
+from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
+from lcl_core.data import Corpus
+from lcl_core.encoders.engine import EncoderEngine
+from tests.lcl_core.collections.observed_index import PART_ITEMS
+from tests.lcl_core.collections.test_index_job import metrics, prepare
+
+ROOT = Path(__file__).parents[3]
+BATCH = 8
+IMAGES = 104  # 13 batches: 7 parts of 16 images
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As each of several processes embeds with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, sample: Corpus) -> Path:
+    """Images of the sample; two cannot be read, and some share captions with others that are far from them."""
+    place = tmp_path_factory.mktemp("corpus")
+    (place / "images").mkdir()
+    lines = []
+    for number, pair in enumerate(sample.pairs("train")[: IMAGES - 2]):
+        (place / "images" / f"{number}.webp").write_bytes(sample.image_bytes(pair.image))
+        captions = [*pair.captions, f"number {number % 40}"]
+        lines.append({"image": f"{number}.webp", "captions": captions, "labels": pair.labels})
+    (place / "images" / "bad.png").write_bytes(b"no image")
+    lines.insert(30, {"image": "bad.png", "captions": ["bad"]})
+    lines.insert(90, {"image": "gone.png", "captions": ["gone"]})
+    (place / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return place
+
+
+@pytest.fixture
+def run(tmp_path: Path, corpus: Path, encoder: Path) -> Callable[..., RunDir]:
+    def prepared(name: str, **spec: Any) -> RunDir:
+        return prepare(tmp_path / name, corpus, encoder, batch_size=BATCH, **spec)
+
+    return prepared
+
+
+def contents(run_dir: RunDir) -> dict[str, Any]:
+    """All files of the output; of the manifest all but the time."""
+    found: dict[str, Any] = {
+        path.relative_to(run_dir.artifacts).as_posix(): path.read_bytes()
+        for path in run_dir.artifacts.rglob("*")
+        if path.is_file()
+    }
+    manifest = json.loads(found.pop(f"collection/{MANIFEST}"))
+    assert manifest.pop("created_at")
+    return found | {"manifest": manifest}
+
+
+@pytest.fixture
+def expected(run: Callable[..., RunDir]) -> dict[str, Any]:
+    run_dir = run("whole")
+    assert run_index_job(run_dir, part_items=1000)["skipped"] == {"image_unreadable": 1, "file_missing": 1}
+    return contents(run_dir)
+
+
+@pytest.mark.parametrize(("part_items", "parts"), [(56, 2), (16, 7), (1, 13)])
+def test_the_files_do_not_depend_on_parts(
+    run: Callable[..., RunDir], expected: dict[str, Any], part_items: int, parts: int
+) -> None:
+    assert len(part_ranges(IMAGES, BATCH, part_items)) == parts
+    run_dir = run("parts")
+    run_index_job(run_dir, part_items=part_items)
+    assert contents(run_dir) == expected
+    assert list(run_dir.checkpoints.iterdir()) == [], "the parts have gone into the collection"
+
+
+def test_an_interrupted_run_embeds_what_is_missing(
+    run: Callable[..., RunDir], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, embedded, stop = run("parts"), {"images": 0, "texts": 0}, {"images": 50, "texts": 30}
+    pixels, texts, advance = EncoderEngine.embed_pixels, EncoderEngine.embed_texts, IndexProgress.advance
+
+    def count(what: str, embed: Any) -> Any:
+        def counted(self: Any, given: Any) -> Any:
+            embedded[what] += len(given)
+            return embed(self, given)
+
+        return counted
+
+    def interrupted(self: Any, steps: int) -> None:
+        advance(self, steps)
+        if stop and all(embedded[what] >= most for what, most in stop.items()):
+            raise JobCancelled
+
+    monkeypatch.setattr(EncoderEngine, "health", lambda self: {})
+    monkeypatch.setattr(EncoderEngine, "embed_pixels", count("images", pixels))
+    monkeypatch.setattr(EncoderEngine, "embed_texts", count("texts", texts))
+    monkeypatch.setattr(IndexProgress, "advance", interrupted)
+    for limits in ({"images": 50}, {"texts": 30}):
+        stop = limits
+        with pytest.raises(JobCancelled):
+            run_index_job(run_dir, part_items=16)
+        assert not list(run_dir.artifacts.glob("*collection*"))
+    stop = {}
+    result = run_index_job(run_dir, part_items=16)
+    assert contents(run_dir) == expected
+    assert embedded["images"] <= IMAGES - 2 + 16
+    assert embedded["texts"] <= result["collection"]["texts"] + 16
+    last = metrics(run_dir)[-1]
+    assert (last["step"], last["seconds_left"]) == (last["total_steps"], 0)
+
+
+def test_another_encoder_or_other_images_begin_anew(
+    tmp_path: Path, corpus: Path, encoders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: Any, writer: Any, dim: int, rejected: Any) -> None:
+        raise JobCancelled
+
+    embedded: list[int] = []
+    pixels = EncoderEngine.embed_pixels
+    monkeypatch.setattr(EncoderEngine, "health", lambda self: {})
+    monkeypatch.setattr(
+        EncoderEngine, "embed_pixels", lambda self, given: embedded.append(len(given)) or pixels(self, given)
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(index_job.EmbeddingParts, "merge_images", interrupt)
+        with pytest.raises(JobCancelled):
+            run_index_job(prepare(tmp_path / "run", corpus, encoders[0], batch_size=BATCH))
+    assert sum(embedded) == IMAGES - 2
+    run_index_job(prepare(tmp_path / "run", corpus, encoders[1], batch_size=BATCH))
+    assert sum(embedded) == 2 * (IMAGES - 2)
+
+
+def test_a_part_without_its_files_is_embedded_again(
+    run: Callable[..., RunDir], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: Any, writer: Any, dim: int, rejected: Any) -> None:
+        raise JobCancelled
+
+    run_dir = run("parts")
+    with monkeypatch.context() as patch:
+        patch.setattr(index_job.EmbeddingParts, "merge_images", interrupt)
+        with pytest.raises(JobCancelled):
+            run_index_job(run_dir, part_items=16)
+    next(run_dir.checkpoints.glob("parts/parts/images-0000002.*/vectors.bin")).unlink()
+    run_index_job(run_dir, part_items=16)
+    assert contents(run_dir) == expected
+    phases = [row["step"] for row in metrics(run_dir) if row["phase"] == "images"]
+    assert phases[-3:] == [IMAGES - 16, IMAGES - 8, IMAGES], "two batches"
+
+
+def test_kills_change_nothing_and_cost_a_part_each(run: Callable[..., RunDir], expected: dict[str, Any]) -> None:
+    """SIGKILL to a process that embeds, to another one later on, and to the one that gives them work."""
+    run_dir = run("parts", processes=2)
+    kills = {"20.webp": "worker", "60.webp": "driver", "95.webp": "worker"}
+    for name, victim in kills.items():
+        (run_dir.path / f"kill-{name}").write_text(victim)
+
+    def attempt() -> int:
+        command = [sys.executable, "-m", "tests.lcl_core.collections.observed_index", str(run_dir.path)]
+        with run_dir.log_file.open("a") as log:
+            return subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, timeout=300).returncode
+
+    assert attempt() == -9, run_dir.log_file.read_text()
+    assert attempt() == ExitCode.OK, run_dir.log_file.read_text()
+    assert not list(run_dir.path.glob("kill-*")), "all were killed"
+    assert contents(run_dir) == expected
+    read = (run_dir.path / "observed").read_text().splitlines()
+    assert len(read) - len(set(read)) <= (2 + 2) * PART_ITEMS

@@ -1,0 +1,241 @@
+"""Parts on a Ray cluster of several raylets: the bytes of one process, also when a machine is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.parts.process_pool import MAX_ATTEMPTS
+from lcl_core.parts.runner import Json, PartTask, Report
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lcl[ray]'")
+
+from lcl_core.collections.file_format import MANIFEST  # noqa: E402
+from lcl_core.collections.index_job import run_index_job  # noqa: E402
+from lcl_core.data.shards.convert import convert  # noqa: E402
+from lcl_core.data.shards.convert_parts import convert_parts  # noqa: E402
+from lcl_core.parts.execute import RAY_ADDRESS, task_threads  # noqa: E402
+from lcl_core.parts.ray_runner import RayRunner  # noqa: E402
+from tests.lcl_core.collections.test_index_job import prepare  # noqa: E402
+from tests.lcl_core.data.shards.part_sources import (  # noqa: E402
+    LENGTHS,
+    PART_ITEMS,
+    SHARD_BYTES,
+    NumberedSource,
+    contents,
+)
+from tests.lcl_core.parts.test_process_pool import Sample, nothing  # noqa: E402
+from tests.workers.executors.ray_cluster import RayCluster, all_free, quick_imports  # noqa: E402
+
+ROOT = Path(__file__).parents[3]
+NODES = 2
+Eventually = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def connected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """A cluster with this process as a driver."""
+    quick = quick_imports(tmp_path_factory.mktemp("quick") / "imports")
+    cluster = RayCluster({"PYTHONPATH": f"{quick}:{ROOT}", "RAY_USAGE_STATS_ENABLED": "0"})
+    cluster.grow(NODES)
+    ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+    yield cluster
+    ray.shutdown()
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(connected: RayCluster, eventually: Eventually) -> RayCluster:
+    connected.grow(NODES)
+    eventually(all_free(NODES), "free nodes")
+    return connected
+
+
+class Placed(Sample):
+    """Also tells where it is, and may wait there to be lost."""
+
+    def __call__(self, arguments: Json, report: Report) -> Json:
+        if arguments["act"] == "be lost":
+            wait_to_be_lost(arguments["file"], arguments["but"])
+        return super().__call__(arguments, report) | {"node": ray.get_runtime_context().get_node_id()}
+
+
+def wait_to_be_lost(file: str, but: str) -> None:
+    """The first time on a machine that is not ``but``: write which one it is, and do nothing more."""
+    node = ray.get_runtime_context().get_node_id()
+    if node == but:
+        return
+    try:
+        with Path(file).open("x") as opened:
+            opened.write(node)
+    except FileExistsError:
+        return
+    signal.pause()
+
+
+class Loss:
+    """As a report of progress: switches a machine off when a task waits for that.
+
+    Attributes:
+        but: the machine that this process is connected to.
+    """
+
+    def __init__(self, cluster: RayCluster, file: Path) -> None:
+        self._cluster, self.file, self.lost = cluster, file, ""
+        self.but: str = ray.get_runtime_context().get_node_id()
+
+    def __call__(self, items: int) -> None:
+        if not self.lost and self.file.exists() and (node := self.file.read_text()):
+            self.lost = node
+            self._cluster.kill_raylet(node)
+
+
+def run(runner: RayRunner, tasks: list[Json], report: Report = nothing) -> list[Json]:
+    """Results by the order of the tasks."""
+    waiting = [PartTask(task, f"task {number}") for number, task in enumerate(tasks)]
+    labels = [task.label for task in waiting]
+    results: dict[str, Json] = {}
+    with runner:
+        while len(results) < len(labels):
+            while waiting and runner.idle:
+                runner.submit(waiting.pop(0))
+            results.update((task.label, result) for task, result in runner.wait(report))
+    return [results[label] for label in labels]
+
+
+def test_tasks_run_on_several_machines_and_deaths_cost_one_task(cluster: RayCluster, tmp_path: Path) -> None:
+    tasks: list[Json] = [{"act": "echo", "value": number} for number in range(8)]
+    tasks[3] = {"act": "die once", "value": str(tmp_path / "died")}
+    runner = RayRunner(2, Placed, address=cluster.address)
+    results = run(runner, tasks)
+    assert [result["value"] for result in results] == [0, 1, 2, str(tmp_path / "died"), 4, 5, 6, 7]
+    assert runner.deaths == 1
+    assert {result["node"] for result in results} == {node.node_id for node in cluster.nodes}
+    assert os.getpid() not in {result["pid"] for result in results}
+
+
+@pytest.mark.parametrize(
+    ("act", "check"),
+    [
+        ("user", lambda error: (error.code, error.field, error.file, error.line) == ("bad", "f", "x", 3)),
+        ("disk", lambda error: (error.errno, error.filename) == (errno.ENOSPC, "/x")),
+        ("bug", lambda error: "ValueError: a bug" in str(error) and "task 0" in str(error)),
+        ("die", lambda error: error.code == "part_failed" and f"{MAX_ATTEMPTS} times" in error.message),
+    ],
+)
+def test_errors_arrive_as_they_were_raised(cluster: RayCluster, act: str, check: Callable[[Any], bool]) -> None:
+    with pytest.raises((UserError, OSError, RuntimeError)) as caught:
+        run(RayRunner(1, Sample, address=cluster.address), [{"act": act}])
+    assert check(caught.value), caught.value
+
+
+def test_a_lost_machine_costs_its_own_tasks(cluster: RayCluster, tmp_path: Path) -> None:
+    loss = Loss(cluster, tmp_path / "lost")
+    tasks: list[Json] = [
+        {"act": "be lost", "value": number, "file": str(loss.file), "but": loss.but} for number in range(8)
+    ]
+    runner = RayRunner(2, Placed, address=cluster.address)
+    results = run(runner, tasks, loss)
+    assert [result["value"] for result in results] == list(range(8))
+    assert loss.lost
+    assert results[-1]["node"] != loss.lost
+    assert runner.deaths == 1
+
+
+def test_without_a_place_the_calling_process_does_the_work(cluster: RayCluster) -> None:
+    blocked = [_occupy.remote() for _ in range(NODES)]
+    try:
+        results = run(RayRunner(2, Sample, address=cluster.address, place_seconds=0.5), [{"act": "echo"}] * 3)
+    finally:
+        for reference in blocked:
+            ray.cancel(reference, force=True)
+    assert {result["pid"] for result in results} == {os.getpid()}
+
+
+@ray.remote(num_cpus=1, max_retries=0)
+def _occupy() -> None:
+    signal.pause()
+
+
+def test_what_report_raises_gives_the_places_back(cluster: RayCluster, eventually: Eventually, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+
+    def stop(items: int) -> None:
+        if started.exists():
+            raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with RayRunner(1, Endless, address=cluster.address) as runner:
+            runner.submit(PartTask({"file": str(started)}, "one"))
+            while not runner.wait(stop):
+                pass
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    eventually(all_free(NODES), "free nodes")
+
+
+class Endless:
+    """Never finishes."""
+
+    def __call__(self, arguments: Json, report: Report) -> Json:
+        Path(arguments["file"]).touch()
+        signal.pause()
+        return {}
+
+
+class LostSource(NumberedSource):
+    """One of the machines on which it is read is lost."""
+
+    def __init__(self, observed: Path, file: str, but: str) -> None:
+        super().__init__(LENGTHS, observed)
+        self._file, self._but = file, but
+
+    def _item(self, key: str, number: int) -> Any:
+        if key == "a" and number > 20 and number % PART_ITEMS == 2:
+            wait_to_be_lost(self._file, self._but)
+        return super()._item(key, number)
+
+
+def test_a_conversion_that_loses_a_machine_has_the_bytes_of_one_process(
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(NumberedSource(LENGTHS).records(), tmp_path / "whole", SHARD_BYTES)
+    monkeypatch.setenv(RAY_ADDRESS, cluster.address)
+    assert task_threads(2) == 1
+    loss, observed = Loss(cluster, tmp_path / "lost"), tmp_path / "observed"
+    report = convert_parts(
+        LostSource(observed, str(loss.file), loss.but),
+        tmp_path / "made",
+        tmp_path / "work",
+        SHARD_BYTES,
+        processes=2,
+        on_progress=loss,
+        part_items=PART_ITEMS,
+    )
+    assert loss.lost
+    assert contents(tmp_path / "made") == contents(tmp_path / "whole")
+    assert report.deaths == 1
+    read = observed.read_text().splitlines()
+    assert len(read) - len(set(read)) <= PART_ITEMS
+
+
+def test_an_index_run_has_the_bytes_of_a_pool(
+    cluster: RayCluster, tmp_path: Path, sample_zip: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for name in ("pool", "ray"):
+        if name == "ray":
+            monkeypatch.setenv(RAY_ADDRESS, cluster.address)
+        run_dir = prepare(tmp_path / name, sample_zip, encoder, splits=["val"], processes=2)
+        run_index_job(run_dir, part_items=64)
+        made.append(contents(run_dir.artifacts / "collection"))
+        made[-1].pop(MANIFEST)  # it has the time
+    assert made[0] == made[1]
