@@ -90,15 +90,15 @@ class IndexKind:
 
     Attributes:
         index: ``MODULE:CLASS``, a VectorIndex.
-        prefix: of names in the rows of collections; empty: their rows name no index.
+        prefix: of names in the rows of collections.
         writer: ``job``: written into the directory by the index run's process; ``worker``: written by the worker when
             it registers the collection, because the process has no credentials of a database or server.
         package, extra: library to import, and the extra of ``lcl`` that brings it.
     """
 
     index: str
-    prefix: str = ""
-    writer: Literal["job", "worker"] = "job"
+    prefix: str
+    writer: Literal["job", "worker"]
     package: str = ""
     extra: str = ""
 
@@ -109,11 +109,13 @@ class IndexKind:
 
 
 INDEXES: dict[str, IndexKind] = {
-    "flat": IndexKind("lcl_core.collections.file_indexes:FlatIndex"),
-    "hnsw": IndexKind("lcl_core.collections.file_indexes:HnswFileIndex", package="usearch", extra="service"),
     "pgvector": IndexKind("lcl_core.db.pgvector:PgVectorIndex", prefix="vec", writer="worker"),
     "lancedb": IndexKind(
-        "lcl_core.collections.lancedb_index:LanceIndex", prefix="lancedb", package="lancedb", extra="lancedb"
+        "lcl_core.collections.lancedb_index:LanceIndex",
+        prefix="lancedb",
+        writer="job",
+        package="lancedb",
+        extra="lancedb",
     ),
     "qdrant": IndexKind(
         "lcl_core.collections.qdrant_index:QdrantIndex",
@@ -123,13 +125,13 @@ INDEXES: dict[str, IndexKind] = {
         extra="qdrant",
     ),
 }
-FILES = "files"  # what a spec says for flat or hnsw: the number of rows decides
+FILES = "files"  # no index of these, but the collection's own files: ``lcl_core.collections.vector_index``
 
 
 def index_name(vectors: str | None) -> str:
     """What a spec calls the index of a collection whose row has these ``vectors``."""
     prefix = (vectors or "").partition("_")[0]
-    return next((name for name, kind in INDEXES.items() if prefix and kind.prefix == prefix), FILES)
+    return next((name for name, kind in INDEXES.items() if kind.prefix == prefix), FILES)
 
 
 def open_index(vectors: str | None, location: IndexLocation) -> VectorIndex | None:

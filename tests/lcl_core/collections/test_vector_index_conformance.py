@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcl_core.collections import file_indexes, vector_index
+from lcl_core.collections import vector_index
 from lcl_core.collections.vector_index import ExternalIndex, nearest
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
 from lcl_core.db.session import Database
 from lcl_core.vector_indexes import INDEXES, TARGETS, IndexLocation, VectorBatch, VectorIndex, check_index
+from tests.lcl_core.collections import file_indexes
 
 ROWS, DIM, K, EXACT = 2400, 32, 10, 500
 BACKENDS = ["flat", "hnsw", "pgvector", "lancedb", "lancedb-s3", "qdrant"]
@@ -68,8 +69,8 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         pytest.importorskip(PACKAGES[name], reason=f"the extra of index {name} is not installed")
     monkeypatch.setattr(vector_index, "EXACT_ROWS", EXACT)
     makers: dict[str, Callable[[], Iterator[Backend]]] = {
-        "flat": lambda: in_files("flat", tmp_path, "image_vectors.bin"),
-        "hnsw": lambda: in_files("hnsw", tmp_path, "image_graph.usearch"),
+        "flat": lambda: in_files("flat", file_indexes.FlatIndex, tmp_path, "image_vectors.bin"),
+        "hnsw": lambda: in_files("hnsw", file_indexes.HnswFileIndex, tmp_path, "image_graph.usearch"),
         "pgvector": lambda: in_postgres(request.getfixturevalue("empty_postgres")),
         "lancedb": lambda: in_lancedb(str(tmp_path / "lancedb"), lambda: scribble(tmp_path)),
         "lancedb-s3": lambda: in_lancedb(f"{(url := request.getfixturevalue('s3_bucket'))}/x", lambda: scribble(url)),
@@ -78,11 +79,13 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     yield from makers[request.param]()
 
 
-def in_files(name: str, place: Path, file: str) -> Iterator[Backend]:
-    script = f"index = INDEXES[{name!r}].index_class().at(IndexLocation(dim={DIM}, directory=Path({str(place)!r})))"
-    location = IndexLocation(dim=DIM, directory=place)
-    open_ = lambda: INDEXES[name].index_class().at(location)  # noqa: E731
-    yield Backend(name, open_, script, lambda: bool((place / file).write_bytes(b"no index" * 99)) or None)
+def in_files(name: str, index: Any, place: Path, file: str) -> Iterator[Backend]:
+    script = f"""
+from tests.lcl_core.collections import file_indexes
+index = file_indexes.{index.__name__}(Path({str(place)!r}), {DIM})
+"""
+    damage = lambda: bool((place / file).write_bytes(b"no index" * 99)) or None  # noqa: E731
+    yield Backend(name, lambda: index(place, DIM), script, damage)
 
 
 def in_postgres(url: str) -> Iterator[Backend]:

@@ -1,7 +1,7 @@
-"""The two indexes in files of a collection's directory: its vectors, compared one by one, and an HNSW graph.
+"""A collection's own files as two vector indexes: its vectors, compared one by one, and its HNSW graph.
 
-Neither has a format of its own: ``image_vectors.bin`` and ``image_graph.usearch``, and those of the texts, as in
-``file_format``. A deleted row of the vectors is all zero, which no vector of length 1 is. Imports no torch.
+The files are ``image_vectors.bin`` and ``image_graph.usearch``, and those of the texts, as in ``file_format``; the
+product writes them once. A deleted row of the vectors is all zero, which no vector of length 1 is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lcl_core.collections.vector_index import EXPANSION_SEARCH, MAX_NEIGHBOURS, 
 from lcl_core.collections.vector_index import filter_after_search as filter_after
 from lcl_core.common.files import fsync_path
 from lcl_core.common.threads import usable_cores
-from lcl_core.vector_indexes import TARGETS, IndexLocation, Target, VectorBatch, unusable
+from lcl_core.vector_indexes import TARGETS, Target, VectorBatch, unusable
 
 
 class FlatIndex:
@@ -27,15 +27,6 @@ class FlatIndex:
         self._directory = directory
         self._dim = dim
         self._dtype = file_format.NUMPY_DTYPES[dtype]
-
-    @classmethod
-    def at(cls, location: IndexLocation) -> FlatIndex:
-        assert location.directory is not None
-        return cls(location.directory, location.dim)
-
-    @classmethod
-    def check(cls, location: IndexLocation) -> None:
-        """Files need nothing."""
 
     def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
         vectors = self._open(target, "r")
@@ -88,15 +79,6 @@ class HnswFileIndex:
         self._directory = directory
         self._dim = dim
         self._mapped: dict[Target, tuple[tuple[int, int], Any]] = {}
-
-    @classmethod
-    def at(cls, location: IndexLocation) -> HnswFileIndex:
-        assert location.directory is not None
-        return cls(location.directory, location.dim)
-
-    @classmethod
-    def check(cls, location: IndexLocation) -> None:
-        """Files need nothing."""
 
     def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
         graph, vector = self._open(target), np.asarray(query, np.float32)
