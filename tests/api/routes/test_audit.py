@@ -70,8 +70,9 @@ def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any,
     for verb in ("pause", "unpause", "cancel", "resume", "cancel", "retry", "cancel"):
         ok(http.post(f"/v1/runs/{run_id}/{verb}"))
         done[f"runs.{verb}"] = run_id
+    ok(http.patch(f"/v1/runs/{run_id}", json={"notes": "the first"}))
     ok(http.delete(f"/v1/runs/{run_id}"))
-    done["runs.delete"] = run_id
+    done |= dict.fromkeys(("runs.annotate", "runs.delete"), run_id)
     done["studies.submit"] = study_id = ok(http.post("/v1/studies", json={"spec": STUDY}))["id"]
     for verb, body in (("cancel", None), ("resume", None), ("extend", {"seeds": [1]}), ("cancel", None)):
         ok(http.post(f"/v1/studies/{study_id}/{verb}", json=body))
@@ -92,7 +93,8 @@ def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any,
     done |= dict.fromkeys(("uploads.create", "uploads.unpack", "uploads.delete"), upload)
     imported = {"name": "audited", "path": str(encoder_dir)}
     encoder = ok(http.post("/v1/encoders", json=imported))
-    done["encoders.import"] = encoder["id"]
+    ok(http.patch(f"/v1/encoders/{encoder['id']}", json={"pinned": True}))
+    done |= dict.fromkeys(("encoders.import", "encoders.change"), encoder["id"])
     make_collection(live_service, encoder, encoder_dir, images_by_colour())
     added = ok(http.post("/v1/collections/squares/items", json={"items": [{"image": data_url(png("black"))}]}))
     ok(http.delete(f"/v1/collections/squares/items/{added['ids'][0]}"))
