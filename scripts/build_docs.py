@@ -50,7 +50,7 @@ NAVIGATION = {
     "Data": ["data", "corpora"],
     "Training and evaluation": ["training", "runs", "studies", "evaluation", "interop"],
     "Search and inference": ["collections", "search", "serving", "client", "command_line", "page"],
-    "Operation": ["operations", "security", "load", "performance", "report_a_vulnerability"],
+    "Operation": ["operations", "scale", "security", "load", "performance", "report_a_vulnerability"],
     "Research notes": [
         "results",
         "results/sample_families/table",

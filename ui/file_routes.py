@@ -1,4 +1,4 @@
-"""Routes beside the page, answered through the API: images, maps, vectors, tables of studies, archives, the guide."""
+"""Routes beside the page, answered through the API: images, maps, vectors, studies, files of runs, the guide."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import PurePosixPath
+from urllib.parse import quote
 
+import httpx
 import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
@@ -118,7 +121,12 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
 
     @router.get("/encoder/{encoder}/{format}.tar")
     def exported(encoder: str, format: str) -> Response:
-        return _encoder_archive(client, encoder, format)
+        opened = client.encoder_archive(encoder, format)
+        return _streamed_attachment(opened, f"{encoder}-{format}.tar", "application/x-tar")
+
+    @router.get("/artifacts/{run}/{name:path}")
+    def artifact(run: str, name: str) -> Response:
+        return _streamed_attachment(client.artifact_stream(run, name), PurePosixPath(name).name)
 
     @router.get("/vectors/{collection}.{kind}")
     def vectors(collection: str, kind: str) -> Response:
@@ -182,23 +190,28 @@ def _error(error: ApiError) -> Response:
     return PlainTextResponse(error.message, status_code=error.status or 502)
 
 
-def _encoder_archive(client: Client, encoder: str, format: str) -> Response:
-    """Tar file of an encoder, streamed."""
+def _streamed_attachment(
+    opened: AbstractContextManager[httpx.Response], name: str, media_type: str = "application/octet-stream"
+) -> Response:
+    """A file of the service as a download, streamed."""
     with ExitStack() as stack:
         try:
-            archive = stack.enter_context(client.encoder_archive(encoder, format))
+            file = stack.enter_context(opened)
         except ApiError as error:
             return _error(error)
-        headers = {"content-disposition": f'attachment; filename="{encoder}-{format}.tar"'}
-        headers |= {name: value for name, value in archive.headers.items() if name == "content-length"}
-        return _ClosingResponse(archive.iter_bytes(), stack.pop_all(), headers)
+        headers = {"content-disposition": f'attachment; filename="{quote(name)}"'}
+        headers |= {name: value for name, value in file.headers.items() if name == "content-length"}
+        headers["x-content-type-options"] = "nosniff"
+        return _ClosingResponse(file.iter_bytes(), stack.pop_all(), headers, media_type)
 
 
 class _ClosingResponse(StreamingResponse):
     """Closes the request to the service after the last byte, or when the browser disconnects."""
 
-    def __init__(self, chunks: Iterator[bytes], resources: ExitStack, headers: Mapping[str, str]) -> None:
-        super().__init__(chunks, media_type="application/x-tar", headers=headers)
+    def __init__(
+        self, chunks: Iterator[bytes], resources: ExitStack, headers: Mapping[str, str], media_type: str
+    ) -> None:
+        super().__init__(chunks, media_type=media_type, headers=headers)
         self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

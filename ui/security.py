@@ -52,7 +52,7 @@ TLS_HEADERS = {"strict-transport-security": "max-age=31536000"}
 
 OWN_GET_ROUTES = (
     r"/healthz", r"/loading", r"/signed-in", r"/media/.+", r"/item/.+", r"/map/.+", r"/corpus/.+", r"/study/.+",
-    r"/encoder/.+", r"/vectors/.+", r"/docs/guide(/.*)?",
+    r"/encoder/.+", r"/vectors/.+", r"/artifacts/.+", r"/docs/guide(/.*)?",
 )  # fmt: skip
 LOGIN_GET_ROUTES, LOGIN_POST_ROUTES = (r"/login",), (r"/login", r"/logout")
 GRADIO_GET_ROUTES = (

@@ -160,11 +160,11 @@ _SI = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")
 
 
 def format_bytes(count: float) -> str:
-    """``1.5 GiB``, ``73 MiB``, ``12 KiB``."""
+    """``1.5 GiB``, ``73 MiB``, ``12 KiB``, ``900 bytes``."""
     for size, unit in _BINARY:
         if count >= size:
             return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:,.0f} {unit}"
-    return f"{count / 1024:.3g} KiB"
+    return f"{count / 1024:.3g} KiB" if count >= 1024 else f"{count:.0f} bytes"
 
 
 def format_si(value: float) -> str:

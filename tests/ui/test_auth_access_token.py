@@ -46,6 +46,7 @@ def test_without_the_token_the_page_says_where_to_find_it(browser: Open) -> None
         ("GET", f"/config?token={SECRET}"),
         ("GET", "/media/c/i"),
         ("GET", "/vectors/c.npy"),
+        ("GET", "/artifacts/run_1/x.json"),
         ("GET", "/assets/index.js"),
         ("GET", "/gradio_api/file=/etc/passwd"),
         ("POST", "/gradio_api/upload"),

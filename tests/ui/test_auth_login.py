@@ -81,6 +81,7 @@ def sign_in(browser: TestClient, key: str, query: str = "") -> httpx.Response:
         ("GET", "/media/c/i"),
         ("GET", "/study/s/table.csv"),
         ("GET", "/vectors/c.npy"),
+        ("GET", "/artifacts/run_1/x.json"),
         ("GET", "/gradio_api/file=/etc/hosts"),
         ("GET", "/gradio_api/queue/data?session_hash=x"),
         ("POST", "/gradio_api/queue/join"),

@@ -142,6 +142,26 @@ def test_encoders_are_passed_on_as_they_come(http: Callable[..., TestClient]) ->
     assert (refused.status_code, refused.text) == (422, "OpenCLIP cannot hold it")
 
 
+def test_files_of_a_run_are_passed_on_as_downloads(http: Callable[..., TestClient]) -> None:
+    """A page that a run has written would act with the visitor's session if it were shown."""
+    asked: list[tuple[str, str]] = []
+
+    @contextmanager
+    def stream(run: str, name: str) -> Iterator[httpx.Response]:
+        asked.append((run, name))
+        if name == "gone.json":
+            raise ApiError(404, "unknown_artifact", "there is no file 'gone.json' among the artifacts")
+        yield httpx.Response(200, content=b"<script>", headers={"content-type": "text/html"})
+
+    client = http(artifact_stream=stream)
+    answer = client.get("/artifacts/run_1/plots/a%20b.html")
+    assert (answer.status_code, answer.content) == (200, b"<script>")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"] == 'attachment; filename="a%20b.html"'
+    assert client.get("/artifacts/run_1/gone.json").status_code == 404
+    assert asked == [("run_1", "plots/a b.html"), ("run_1", "gone.json")]
+
+
 def test_whether_an_encoder_is_loaded_is_asked_of_the_service(http: Callable[..., TestClient], away: ApiError) -> None:
     assert http(health={"ready": False, "checks": {}, "loading": 2}).get("/loading").json() == {"encoders": 2}
     assert http(health={"ready": True, "checks": {}}).get("/loading").json() == {"encoders": 0}, "an older service"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from api.client.payloads import format_bytes
 from lcl_core.specs.parsing import KIND_LABELS
@@ -160,6 +161,21 @@ def _best(monitor: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     label = METRIC_LABELS.get(monitor["choose"], monitor["choose"])
     return [(f"Best: {label}", f"{number(best['value'])} at step {number(best['step'])}")]
+
+
+def draw_artifacts(run_id: str, artifacts: Sequence[dict[str, Any]]) -> str:
+    """The files that a run left, each a download, folded away."""
+    if not artifacts:
+        return ""
+    total = format_bytes(sum(file["bytes"] for file in artifacts))
+    rows = "".join(
+        f'<tr><td><a href="artifacts/{quote(run_id, safe="")}/{quote(file["name"])}" download>'
+        f"{esc(file['name'])}</a></td><td>{format_bytes(file['bytes'])}</td></tr>"
+        for file in artifacts
+    )
+    count = f"{len(artifacts)} file{'s' if len(artifacts) > 1 else ''}, {total}"
+    table = html_table("Files of the run", ("File", "Size"), rows)
+    return f'<details class="lcl-files"><summary>{count}</summary>{table}</details>'
 
 
 def draw_log(text: str) -> str:

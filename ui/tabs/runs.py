@@ -37,6 +37,7 @@ from ui.tabs.run_table import (
 )
 from ui.tabs.run_view import (
     NOTHING_SELECTED,
+    draw_artifacts,
     draw_curves,
     draw_head,
     draw_list,
@@ -220,12 +221,13 @@ def visible_buttons(state: str | None) -> list[gr.Button]:
 
 @dataclass(frozen=True)
 class WatchedRun:
-    """Metric lines and log of the selected run that were fetched."""
+    """Metric lines, log and, once it has ended, files of the selected run that were fetched."""
 
     id: str | None = None
     attempt: int = 0
     lines: Lines = field(default=(), repr=False)
     log: str = field(default="", repr=False)
+    artifacts: tuple[dict[str, Any], ...] = field(default=(), repr=False)
     offset: int = 0
     complete: bool = False  # the run had ended when they were last fetched
 
@@ -517,7 +519,8 @@ class RunsTab:
             watched = WatchedRun(watched.id, run.get("attempt", 0))
         moving = run["state"] in ACTIVE_STATES
         if not watched.complete or moving:
-            watched = replace(self.fetch(watched), complete=not moving)
+            files = () if moving else self._artifacts(str(watched.id))
+            watched = replace(self.fetch(watched), complete=not moving, artifacts=files)
         overlay = selection.comparison.others and self.comparison.draw(selection, run, watched.lines, listed)
         return watched, (
             mark_view(draw_head(run), run.get("name") or KIND_LABELS.get(run["kind"], ""), run=run["id"]),
@@ -525,7 +528,7 @@ class RunsTab:
             *self._annotation(selection, run),
             draw_system(run, watched.lines),
             overlay or draw_curves(run, watched.lines),
-            draw_result(run),
+            draw_result(run) + draw_artifacts(str(watched.id), watched.artifacts),
             draw_log(watched.log),
         )
 
@@ -535,6 +538,13 @@ class RunsTab:
             return [gr.skip()] * 3
         selection.annotated = str(run["id"])
         return [gr.Accordion(visible=True), " ".join(run.get("tags") or ()), run.get("notes") or ""]
+
+    def _artifacts(self, run_id: str) -> tuple[dict[str, Any], ...]:
+        """None where they cannot be listed, as while they are on their way to the store: the header says so."""
+        try:
+            return tuple(self.client.artifacts(run_id))
+        except ApiError:
+            return ()
 
     def fetch(self, watched: WatchedRun) -> WatchedRun:
         """Append new metric lines and log text. Raises: ApiError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -111,6 +111,12 @@ class AsyncRunCalls(AsyncTransport):
 
     async def artifact(self, run_id: str, name: str) -> bytes:
         return (await self.send("GET", f"{_run_path(run_id)}/artifacts/{quote(name)}")).content
+
+    @asynccontextmanager
+    async def artifact_stream(self, run_id: str, name: str) -> AsyncGenerator[httpx.Response]:
+        """A file of ``artifacts`` as a response to stream."""
+        async with self.stream(f"{_run_path(run_id)}/artifacts/{quote(name)}") as response:
+            yield response
 
     async def download_artifact(self, run_id: str, name: str, path: str | Path) -> Path:
         return await self.download(f"{_run_path(run_id)}/artifacts/{quote(name)}", path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -112,6 +112,12 @@ class RunCalls(Transport):
 
     def artifact(self, run_id: str, name: str) -> bytes:
         return (self.send("GET", f"{_run_path(run_id)}/artifacts/{quote(name)}")).content
+
+    @contextmanager
+    def artifact_stream(self, run_id: str, name: str) -> Generator[httpx.Response]:
+        """A file of ``artifacts`` as a response to stream."""
+        with self.stream(f"{_run_path(run_id)}/artifacts/{quote(name)}") as response:
+            yield response
 
     def download_artifact(self, run_id: str, name: str, path: str | Path) -> Path:
         return self.download(f"{_run_path(run_id)}/artifacts/{quote(name)}", path)

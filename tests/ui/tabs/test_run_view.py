@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from ui.charts import metric_value
-from ui.tabs.run_view import draw_curves, draw_head, draw_list, draw_log, draw_result, draw_workers, progress_fraction
+from ui.tabs.run_view import (
+    draw_artifacts,
+    draw_curves,
+    draw_head,
+    draw_list,
+    draw_log,
+    draw_result,
+    draw_workers,
+    progress_fraction,
+)
 
 
 def test_a_running_run_shows_how_far_it_is(run: dict[str, Any]) -> None:
@@ -197,3 +206,11 @@ def test_the_only_value_of_an_ended_run_is_a_point(run: dict[str, Any]) -> None:
     assert "Waiting" not in drawn
     assert "recorded no value" in draw_curves(ended, [])
     assert "Waiting" in draw_curves(run, [{"step": 30, "contrastive_loss": 4.898}])
+
+
+def test_files_of_a_run_are_downloads() -> None:
+    assert draw_artifacts("run_1", []) == ""
+    drawn = draw_artifacts("run_1", [{"name": "plots/a b&c.svg", "bytes": 2_000_000}, {"name": "x.json", "bytes": 10}])
+    assert 'href="artifacts/run_1/plots/a%20b%26c.svg" download>plots/a b&amp;c.svg</a>' in drawn
+    assert "2 files, 1.91 MiB" in drawn
+    assert "1 file, 10 bytes" in draw_artifacts("run_1", [{"name": "x.json", "bytes": 10}])

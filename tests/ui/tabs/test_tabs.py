@@ -156,12 +156,32 @@ def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: 
 
 def test_an_ended_run_is_read_once_more_and_then_left_alone(service: Any, run: dict[str, Any]) -> None:
     ended = {**run, "state": "succeeded"}
-    client = service(runs={"items": [ended]}, run=ended, metrics=[line(10)], logs={"text": "", "offset": 0})
+    client = service(
+        runs={"items": [ended]},
+        run=ended,
+        metrics=[line(10)],
+        logs={"text": "", "offset": 0},
+        artifacts=[{"name": "eval.json", "bytes": 5}],
+    )
     tab = RunsTab(client)
     selection = SelectedRun(WatchedRun())
     tab.refresh(selection)
-    tab.refresh(selection)
-    assert len(client.arguments_of("metrics")) == 1
+    drawn = tab.refresh(selection)
+    assert len(client.arguments_of("metrics")) == len(client.arguments_of("artifacts")) == 1
+    assert "eval.json" in str(drawn)
+
+
+def test_a_run_whose_files_cannot_be_listed_is_shown(service: Any, run: dict[str, Any]) -> None:
+    from api.client import ApiError
+
+    ended = {**run, "state": "failed"}
+    pending = ApiError(409, "artifacts_pending", "its files are on their way")
+    client = service(
+        runs={"items": [ended]}, run=ended, metrics=[], logs={"text": "abc", "offset": 3}, artifacts=pending
+    )
+    drawn = str(RunsTab(client).refresh(SelectedRun(WatchedRun())))
+    assert "abc" in drawn
+    assert "cannot be shown" not in drawn
 
 
 def test_a_run_that_is_chosen_while_another_is_fetched_stays(service: Any, run: dict[str, Any]) -> None:
@@ -217,7 +237,7 @@ def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[st
 )
 def test_buttons_fit_the_state(service: Any, run: dict[str, Any], state: str, fitting: list[str]) -> None:
     now = {**run, "state": state, "after": ["run_0"]}
-    client = service(runs={"items": [now]}, run=now, metrics=[], logs={"text": "", "offset": 0})
+    client = service(runs={"items": [now]}, run=now, metrics=[], logs={"text": "", "offset": 0}, artifacts=[])
     words = [*(action.words for action in RUN_ACTIONS), "Clone"]
     buttons = RunsTab(client).refresh(SelectedRun(WatchedRun()))[3 : 3 + len(words)]
     assert [name for name, button in zip(words, buttons, strict=True) if button.visible] == fitting
