@@ -110,7 +110,8 @@ def log_line(line: Mapping[str, Any]) -> str:
     losses = [f"{name.removesuffix('_loss')} {value:.4f}" for name, value in line.items() if _is_loss(name, value)]
     rest = {"lr": "lr {:.3g}", "images_per_s": "{:.1f} images/s", "held_out.loss": "held out {:.4f}"}
     others = [text.format(line[name]) for name, text in rest.items() if line.get(name) is not None]
-    return "  ".join([f"step {line['step']}/{line['total_steps']}", *losses, *others])
+    total = f"/{line['total_steps']}" if "total_steps" in line else ""
+    return "  ".join([f"step {line['step']}{total}", *losses, *others])
 
 
 def _is_loss(name: str, value: Any) -> bool:
