@@ -111,6 +111,12 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
     def dataset_image(dataset: str, image: str) -> Response:
         return _image_response(lambda: client.dataset_image(dataset, image), placeholder=True)
 
+    _add_downloads(router, client)
+    _add_guide_routes(router, client)
+    return router
+
+
+def _add_downloads(router: APIRouter, client: Client) -> None:
     @router.get("/study/{study}/table.{kind}")
     def study_table(study: str, kind: str) -> Response:
         return _attachment(lambda: client.study_table(study, kind).encode(), f"table.{kind}")
@@ -131,9 +137,6 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
     @router.get("/vectors/{collection}.{kind}")
     def vectors(collection: str, kind: str) -> Response:
         return _vectors_file(client, collection, kind)
-
-    _add_guide_routes(router, client)
-    return router
 
 
 def _add_guide_routes(router: APIRouter, client: Client) -> None:
