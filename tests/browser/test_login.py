@@ -69,6 +69,8 @@ def test_a_link_from_another_site_opens_where_it_leads(visitor: Any, team_url: s
 def test_signing_out_asks_for_a_key_again(visitor: Any, team_url: str, key_of: Any) -> None:
     page = visitor.open(team_url)
     sign_in(page, key_of("emil"))
+    expect(page.locator("#visitor")).to_contain_text("emil")
+    page.wait_for_load_state("networkidle")  # a request under way when the session ends gets a 401, which is noted
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("API key")).to_be_visible()
     page.goto(f"{team_url}/?tab=runs")
