@@ -57,7 +57,7 @@ EMPTY_STATES = {
     IMAGE_TO_TEXTS: NO_IMAGE,
     BOTH: NOTHING_TO_MIX,
 }
-EXAMPLES = ["umbrella", "guitar", "flower", "airplane", "moon", "fruit", "musical instrument", "tree"]
+EXAMPLES = ["umbrella", "guitar", "flower", "airplane", "moon", "fruit", "house", "tree"]
 POLL_SECONDS = 3  # between two looks for the first collection
 RESULT_COUNTS = [12, 24, 48, 96]
 DEFAULT_COUNT, DEFAULT_WEIGHT = 24, 50
