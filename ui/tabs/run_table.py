@@ -100,11 +100,6 @@ def _name(run: Run) -> str:
     return str(run.get("name") or run_subject(dict(run)) or KIND_LABELS.get(run["kind"], run["kind"]))
 
 
-def _metric_key(run: Run) -> tuple[str, float] | None:
-    """A loss and a recall are not comparable: runs of one metric stand together."""
-    return final_metric(run)
-
-
 # title and sort key of each column; rows without a value come last
 COLUMNS: dict[str, tuple[str, Callable[[Run], Any]]] = {
     "name": ("Run", lambda run: _name(run).lower()),
@@ -112,7 +107,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Run], Any]]] = {
     "state": ("State", lambda run: STATE_LABELS.get(run["state"], run["state"])),
     "created": ("Submitted", lambda run: run.get("created_at") or None),
     "duration": ("Duration", run_seconds),
-    "metric": ("Final loss or metric", _metric_key),
+    "metric": ("Final loss or metric", final_metric),  # by name first: a loss and a recall are not comparable
 }
 
 

@@ -520,7 +520,7 @@ class RunsTab:
         moving = run["state"] in ACTIVE_STATES
         if not watched.complete or moving:
             files = () if moving else self._artifacts(str(watched.id))
-            watched = replace(self.fetch(watched), complete=not moving, artifacts=files)
+            watched = replace(self.fetch(watched), complete=not moving and files is not None, artifacts=files or ())
         overlay = selection.comparison.others and self.comparison.draw(selection, run, watched.lines, listed)
         return watched, (
             mark_view(draw_head(run), run.get("name") or KIND_LABELS.get(run["kind"], ""), run=run["id"]),
@@ -539,12 +539,12 @@ class RunsTab:
         selection.annotated = str(run["id"])
         return [gr.Accordion(visible=True), " ".join(run.get("tags") or ()), run.get("notes") or ""]
 
-    def _artifacts(self, run_id: str) -> tuple[dict[str, Any], ...]:
-        """None where they cannot be listed, as while they are on their way to the store: the header says so."""
+    def _artifacts(self, run_id: str) -> tuple[dict[str, Any], ...] | None:
+        """None: they cannot be listed yet, as while they are on their way to the store; the header says so."""
         try:
             return tuple(self.client.artifacts(run_id))
         except ApiError:
-            return ()
+            return None
 
     def fetch(self, watched: WatchedRun) -> WatchedRun:
         """Append new metric lines and log text. Raises: ApiError."""

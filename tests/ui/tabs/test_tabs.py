@@ -179,9 +179,12 @@ def test_a_run_whose_files_cannot_be_listed_is_shown(service: Any, run: dict[str
     client = service(
         runs={"items": [ended]}, run=ended, metrics=[], logs={"text": "abc", "offset": 3}, artifacts=pending
     )
-    drawn = str(RunsTab(client).refresh(SelectedRun(WatchedRun())))
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun())
+    drawn = str(tab.refresh(selection))
     assert "abc" in drawn
     assert "cannot be shown" not in drawn
+    tab.refresh(selection)
+    assert len(client.arguments_of("artifacts")) == 2, "they are asked for until they can be listed"
 
 
 def test_a_run_that_is_chosen_while_another_is_fetched_stays(service: Any, run: dict[str, Any]) -> None:
