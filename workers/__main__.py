@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import ArgumentParser
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -46,5 +47,7 @@ def _print_error(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    # it takes settings alone: an argument is a mistake, and --help no start
+    ArgumentParser("python -m workers", description=__doc__).parse_args()
     private_umask()
     sys.exit(main())

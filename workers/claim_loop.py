@@ -40,7 +40,7 @@ class ClaimLoop:
         self._lease_seconds = lease_seconds
         self._work = work
         self._executor = executor
-        self._stopping = threading.Event()
+        self.stopping = threading.Event()
         self._lock = threading.Lock()
         self._notifications = 0
         self._threads: set[threading.Thread] = set()
@@ -49,7 +49,7 @@ class ClaimLoop:
         """Try to claim if a slot is free. Returns at once."""
         with self._lock:
             self._notifications += 1
-            if len(self._threads) >= self._worker.slots or self._stopping.is_set():
+            if len(self._threads) >= self._worker.slots or self.stopping.is_set():
                 return
             thread = threading.Thread(target=self._serve, name="slot")
             self._threads.add(thread)
@@ -57,7 +57,7 @@ class ClaimLoop:
 
     def stop(self) -> None:
         """Claim nothing more and requeue the supervised runs. Safe in a signal handler."""
-        self._stopping.set()
+        self.stopping.set()
 
     def join(self) -> None:
         """Wait until all slots are free."""
@@ -69,7 +69,7 @@ class ClaimLoop:
     def _serve(self) -> None:
         claim: Claim | MemberLease | None = None
         try:
-            while not self._stopping.is_set():
+            while not self.stopping.is_set():
                 with self._lock:
                     seen = self._notifications
                 claim = claim or self._claim()
@@ -105,7 +105,7 @@ class ClaimLoop:
 
     def _supervise(self, claim: Claim | MemberLease) -> Claim | MemberLease | None:
         try:
-            return self._work(claim, self._stopping)
+            return self._work(claim, self.stopping)
         except Exception:  # the slot survives an error of the supervisor; the run's lease expires
             log.exception("supervisor_failed")
             return None

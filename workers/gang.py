@@ -20,6 +20,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.rendezvous import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.complete_run import RunFailed, RunOutcome
 from lcl_core.db.gang import (
     MemberFailure,
@@ -39,10 +40,19 @@ from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.workers import WorkerIdentity
 from workers.executors.base import Executor, Job, JobRequest
 from workers.executors.local import LocalExecutor
-from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_exit, os_error_failure
+from workers.exit_outcome import (
+    ProcessExit,
+    Requeue,
+    StopReason,
+    classify_error,
+    classify_exit,
+    os_error_failure,
+)
 from workers.failure_table import RULES, Policy
 from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
 from workers.logs import log_database_error
+from workers.node_checkpoints import copier_class, prepared_node
+from workers.remote_checkpoints import copied_checkpoints
 from workers.settings import WorkerSettings
 
 AttemptOutcome = RunOutcome | Requeue
@@ -192,6 +202,17 @@ def _root_cause(failures: Sequence[MemberFailure], own: AttemptOutcome) -> Attem
     return own
 
 
+def _describe_failure(claim: Claim, outcome: AttemptOutcome) -> MemberFailure | None:
+    """Failure of a node above 0."""
+    where = f"node {claim.node} on {claim.worker}"
+    if isinstance(outcome, Requeue):
+        return MemberFailure(claim.worker, f"{where}: {outcome.cause}", outcome.uses_attempt, code=outcome.rule.cause)
+    if isinstance(outcome, RunFailed):
+        message = f"{where}: {outcome.reason['message']}"
+        return MemberFailure(claim.worker, message, reason={**outcome.reason, "message": message})
+    return None
+
+
 class GangMember:
     """Runs the nodes after the first, whose worker holds the run's lease. Thread-safe.
 
@@ -213,6 +234,7 @@ class GangMember:
         self._modules = modules
         self._worker = worker
         self._executor: Executor = executor or LocalExecutor(settings)
+        self._artifacts = Artifacts(settings)
 
     def run(self, lease: MemberLease, stopping: threading.Event) -> Claim | MemberLease | None:
         """Hold the member lease until the attempt is over, or the worker is needed elsewhere before it begins.
@@ -280,6 +302,8 @@ class GangMember:
             return self._work(rendezvous, lease, keeper, stopping)
         except (StaleLease, AttemptInterrupted, *UNREACHABLE):
             raise
+        except UserError as error:
+            return _describe_failure(claim, classify_error(error.to_dict()))
         except OSError as error:
             log.exception("member_failed")
             reason = os_error_failure(error, self._settings.runs_dir.resolve() / claim.run_id).reason
@@ -300,24 +324,21 @@ class GangMember:
         title = f"attempt {claim.attempt} on {claim.worker}, node {claim.node} of {claim.nodes}"
         node = NodeInfo.at(rendezvous.address, claim.node, claim.nodes, self._settings.gang_seconds)
         env = gang_env(self._settings, node) | visible_devices_env(claim.devices)
-        keeper.confirm()
-        request = JobRequest(self._modules[claim.kind], run_dir, title, self._settings.protocols, env)
-        with self._executor.start(request, lambda _: None) as process:
-            log.info("started", kind=claim.kind, attempt=claim.attempt, node=claim.node, **process.identity)
-            exited = self._until_exit(process, lease, keeper, stopping)
+        where = self._database, self._settings, self._artifacts, claim, run_dir
+        with prepared_node(*where, keeper):
+            keeper.confirm()
+            request = JobRequest(self._modules[claim.kind], run_dir, title, self._settings.protocols, env)
+            with (
+                self._executor.start(request, lambda _: None) as process,
+                copied_checkpoints(*where, copier_class(claim)) as finish_copies,
+            ):
+                log.info("started", kind=claim.kind, attempt=claim.attempt, node=claim.node, **process.identity)
+                exited = self._until_exit(process, lease, keeper, stopping)
+                finish_copies()
         log.info("job_exited", status=exited.status)
         if exited.status == ExitCode.OK:
             return None
-        outcome = classify_exit(claim, run_dir, exited)
-        where = f"node {claim.node} on {claim.worker}"
-        if isinstance(outcome, Requeue):
-            return MemberFailure(
-                claim.worker, f"{where}: {outcome.cause}", outcome.uses_attempt, code=outcome.rule.cause
-            )
-        if isinstance(outcome, RunFailed):
-            message = f"{where}: {outcome.reason['message']}"
-            return MemberFailure(claim.worker, message, reason={**outcome.reason, "message": message})
-        return None
+        return _describe_failure(claim, classify_exit(claim, run_dir, exited))
 
     def _record_exit(self, lease: MemberLease, failure: MemberFailure | None) -> None:
         with self._database.session() as session:

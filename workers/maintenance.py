@@ -1,6 +1,8 @@
-"""Periodic work of every worker: expired leases, dependents, studies, heartbeats, artifact uploads, garbage.
+"""Periodic work of workers: heartbeats, expired leases, dependents, studies, artifact uploads, garbage.
 
-All workers may act at once; the database decides who wins.
+One worker, the maintainer, does what needs to be done once: it holds the lease of the task ``maintenance`` and renews
+it with its heartbeats; when it is lost, another gets the lease. Two that believe to be it do no harm: the database
+decides which of them changes a row.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
@@ -17,9 +19,10 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import Gpu, gpu_usage
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts, home_id, upload_next
+from lcl_core.db.deletion import thin_ended_runs
 from lcl_core.db.garbage import Orphan, StoredKeys, collect_garbage
 from lcl_core.db.leases import expire_leases, has_expired_leases
-from lcl_core.db.queue import unclaimed_runs
+from lcl_core.db.queue import unclaimed_runs, unclaimed_since
 from lcl_core.db.session import UNREACHABLE, Database, now
 from lcl_core.db.states import State
 from lcl_core.db.studies import advance_study, due_studies
@@ -31,6 +34,8 @@ from workers.lease_keeper import boot_time
 from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
+MAINTENANCE = "maintenance"  # name of the task
+_THINNING_SECONDS = 60.0
 _WAKEUPS_PER_ROUND = 8  # a woken worker claims its next runs without one
 log = structlog.get_logger(__name__)
 
@@ -116,9 +121,14 @@ class Continuity:
 
 
 class QueueMaintenance:
-    """Requeues runs with an expired lease, releases dependents, submits what studies need, wakes workers for the queue.
+    """Sends heartbeats and looks for queued runs. The maintainer's also requeues runs with an expired lease, releases
+    dependents, submits what studies need, and announces runs that wait longer than their wake-up takes.
 
-    A waiting run is offered to this worker's own claim loop without the broker, and to the others through it.
+    A waiting run is offered to this worker's own claim loop without the broker, and to the others through it. The other
+    workers look for themselves every ``scan_seconds``, or every ``reap_seconds`` while the broker cannot wake them.
+
+    Args:
+        always_scans: what this worker can run changes without a message.
     """
 
     def __init__(
@@ -129,6 +139,8 @@ class QueueMaintenance:
         identity: WorkerIdentity,
         settings: WorkerSettings,
         gpus: Sequence[Gpu] = (),
+        *,
+        always_scans: bool = False,
     ) -> None:
         self._database = database
         self._wakeups = wakeups
@@ -137,27 +149,57 @@ class QueueMaintenance:
         self._settings = settings
         self._gpus = gpus
         self._continuity = Continuity(settings.lease_seconds, settings.reap_seconds)
-        self._next_heartbeat = 0.0
+        self._next_heartbeat = self._next_scan = 0.0
+        self._maintainer_until = 0.0
+        self._always_scans = always_scans
+        self._hears = False  # the broker can wake this worker
+        self._announced_until: datetime | None = None
+
+    @property
+    def is_maintainer(self) -> bool:
+        return time.monotonic() < self._maintainer_until
 
     def task(self) -> PeriodicTask:
-        """A heartbeat when it is due, and a round, every ``reap_seconds``."""
+        """A heartbeat and a scan when they are due, and the maintainer's round, every ``reap_seconds``."""
         return PeriodicTask("queue", self._heartbeat_and_round, self._settings.reap_seconds)
 
     def round(self) -> None:
-        """One round. Raises: UNREACHABLE."""
+        """One round of the maintainer. Raises: UNREACHABLE."""
         self._continuity.tick()
         with self._database.reading() as session:
             expired = self._continuity.lasts and has_expired_leases(session)
-            unclaimed_since = now(session) - timedelta(seconds=self._settings.reap_seconds)
-            waiting = unclaimed_runs(session, unclaimed_since, self._identity.offers, self._identity.gpu_ids)
-        if expired:
-            waiting += self._expire_leases()
-        waiting += schedule_dependents(self._database)
-        waiting += schedule_studies(self._database)
-        for run_id in waiting[:_WAKEUPS_PER_ROUND]:
+            before = now(session) - timedelta(seconds=self._settings.reap_seconds)
+            unclaimed = unclaimed_since(session, self._announced_until, before)
+        if unclaimed is None or self._announce(unclaimed):
+            self._announced_until = before
+        queued = self._expire_leases() if expired else []
+        queued += schedule_dependents(self._database)
+        queued += schedule_studies(self._database)
+        for run_id in queued[:_WAKEUPS_PER_ROUND]:
             if not self._wakeups.wake(run_id):
                 break  # the broker is down
-        if waiting:
+        if queued:
+            self._claim_loop.notify()
+
+    def _announce(self, run_id: str) -> bool:
+        """Wake all workers for a run that the one that was woken did not take. False: the broker is down.
+
+        Each run is announced once: a worker that is busy then looks at the queue when it has a free slot.
+        """
+        self._claim_loop.notify()
+        return self._wakeups.wake_all(run_id)
+
+    def _scan(self) -> None:
+        """Look for runs that this worker could claim, without a message, if that is due. Raises: UNREACHABLE."""
+        if time.monotonic() < self._next_scan:
+            return
+        settings, worker = self._settings, self._identity
+        waits = self._hears and not self._always_scans
+        self._next_scan = time.monotonic() + (settings.scan_seconds if waits else settings.reap_seconds)
+        with self._database.reading() as session:
+            before = now(session) - timedelta(seconds=settings.reap_seconds)
+            unclaimed = unclaimed_runs(session, before, worker.offers, worker.gpu_ids)
+        if unclaimed:
             self._claim_loop.notify()
 
     def _expire_leases(self) -> list[str]:
@@ -171,7 +213,10 @@ class QueueMaintenance:
     def _heartbeat_and_round(self) -> None:
         try:
             self._heartbeat()
-            self.round()
+            self._continuity.tick()
+            self._scan()
+            if self.is_maintainer:
+                self.round()
         except UNREACHABLE:
             self._continuity.interrupt()
             raise
@@ -180,9 +225,12 @@ class QueueMaintenance:
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + self._settings.ping_seconds
             gpus = gpu_usage(self._gpus)  # before the transaction: a driver may take seconds to answer
+            began, seconds = time.monotonic(), 3 * max(self._settings.ping_seconds, self._settings.reap_seconds)
             with self._database.session() as session:
                 record_heartbeat(session, self._identity, gpus)
-            self._wakeups.ping(self._identity.id)
+                elected = claim_task(session, MAINTENANCE, self._identity.id, seconds)
+            self._maintainer_until = began + seconds if elected else 0.0
+            self._hears = self._wakeups.ping(self._identity.id)
 
 
 def schedule_dependents(database: Database) -> list[str]:
@@ -221,6 +269,20 @@ def upload_tasks(database: Database, settings: WorkerSettings) -> list[PeriodicT
         return []
     work = partial(upload_next, database, artifacts)
     return [PeriodicTask("uploads", work, settings.reap_seconds, join_seconds=settings.cancel_grace_seconds)]
+
+
+def thinning_tasks(
+    database: Database, settings: WorkerSettings, is_maintainer: Callable[[], bool]
+) -> list[PeriodicTask]:
+    """Metric lines of runs that ended long ago, a few runs a minute; none where they are kept for ever."""
+    if settings.metric_days == 0:
+        return []
+
+    def work() -> None:
+        if is_maintainer() and (deleted := thin_ended_runs(database, settings.metric_days)):
+            log.info("metrics_thinned", lines=deleted)
+
+    return [PeriodicTask("metrics", work, _THINNING_SECONDS, delayed=True, join_seconds=0.0)]
 
 
 def garbage_task(database: Database, settings: WorkerSettings, worker_id: str) -> PeriodicTask:

@@ -14,7 +14,7 @@ import structlog
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import remove_tree, stage
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db.artifacts import Artifacts
+from lcl_core.db.artifacts import Artifacts, home_id
 from lcl_core.db.collections import prepare_collection_snapshots
 from lcl_core.db.leases import Claim, begin_attempt
 from lcl_core.db.models import ArtifactUpload
@@ -59,6 +59,18 @@ def prepare_run_dir(
     run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_storage_paths(settings)})
 
 
+def prepare_node_dir(
+    database: Database, settings: WorkerSettings, claim: Claim, run_dir: RunDir, fetched: Mapping[str, Path]
+) -> None:
+    """Write RUN_DIR, which is locked, of a home that has a node of the run but not its first one.
+
+    Raises: as :func:`prepare_run_dir`.
+    """
+    with database.reading() as session:
+        inputs = resolve_inputs(session, parse_spec(claim.kind, claim.spec), settings.home, settings.roots, fetched)
+    run_dir.prepare({**_run_json(claim, inputs), "collections": {}, **_storage_paths(settings)})
+
+
 @contextmanager
 def locked_run_dir(settings: WorkerSettings, run_dir: RunDir, lease: LeaseKeeper) -> Iterator[None]:
     """Create RUN_DIR and lock it until ``unlock`` or the end of the block.
@@ -92,12 +104,13 @@ def _run_json(claim: Claim, inputs: ResolvedInputs) -> dict[str, object]:
         "encoders": inputs.encoders,
         "encoder_files": inputs.encoder_files,
         "attempt": claim.attempt,
+        "attempt_id": claim.attempt_id,
     }
 
 
 def _storage_paths(settings: WorkerSettings) -> dict[str, object]:
     roots = [str(root.resolve() if isinstance(root, Path) else root) for root in settings.roots]
-    return {"cache": str(settings.home.resolve() / "cache"), "roots": roots}
+    return {"cache": str(settings.home.resolve() / "cache"), "roots": roots, "home": home_id(settings.home)}
 
 
 def _copy_start(spec: AnySpec, continues: str | None, child: RunDir) -> None:

@@ -103,6 +103,12 @@ class WorkerSettings(Settings):
     )
     watch_seconds: float = Field(0.5, gt=0, le=86_400, description="between two checks of a running process")
     reap_seconds: float = Field(2.0, gt=0, le=86_400, description="between two rounds of the reaper")
+    scan_seconds: float = Field(
+        30.0, gt=0, le=86_400, description="between two looks for queued runs of a worker that the broker can wake"
+    )
+    metric_days: float = Field(
+        0.0, ge=0, le=36_500, description="after a run's end, before its metric lines are thinned; 0: never"
+    )
     gc_seconds: float = Field(3600.0, gt=0, le=86_400, description="between two looks for folders that nothing names")
     ping_seconds: float = Field(5.0, gt=0, le=86_400, description="between two signs of life")
 

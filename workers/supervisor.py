@@ -25,14 +25,16 @@ from lcl_core.vector_indexes import CollectionDirectory
 from workers.executors.base import Executor, Handle, Job, JobRequest, MachineLost, NoCapacity
 from workers.executors.local import LocalExecutor
 from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_error, classify_exit, os_error_failure
+from workers.fetch_checkpoints import fetch_checkpoints
 from workers.gang import combine_outcomes, is_secondary_failure, published_rendezvous
 from workers.job_output import MetricsTail
 from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
 from workers.logs import log_database_error
 from workers.maintenance import schedule_dependents, schedule_studies
 from workers.monitor import JobMonitor, WorkClock
+from workers.node_checkpoints import copier_class, open_outgoing
 from workers.prepare_run import fetch_inputs, locked_run_dir, prepare_run_dir
-from workers.remote_checkpoints import copied_checkpoints, fetch_checkpoints
+from workers.remote_checkpoints import copied_checkpoints
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -89,6 +91,7 @@ class Supervisor:
             ):
                 fetch_checkpoints(self._database, self._settings, self._artifacts, claim, run_dir, lease)
                 lease.persist(lambda: prepare_run_dir(self._database, self._settings, claim, run_dir, fetched))
+                open_outgoing(self._settings, claim, run_dir)
                 return self._classify(claim, run_dir, lease, self._work(claim, run_dir, lease, clock, stopping))
         except AttemptInterrupted as interruption:
             return replace(Requeue.by("interrupted", str(interruption)), keeps_processes=claim.handle is not None)
@@ -164,7 +167,8 @@ class Supervisor:
     ) -> ProcessExit:
         tail = MetricsTail(run_dir.metrics_file)
         try:
-            with copied_checkpoints(self._database, self._settings, self._artifacts, claim, run_dir) as finish_copies:
+            where = self._database, self._settings, self._artifacts, claim, run_dir, copier_class(claim)
+            with copied_checkpoints(*where) as finish_copies:
                 monitor = JobMonitor(self._database, self._settings, claim, job, run_dir, tail, lease, clock, stopping)
                 exited = monitor.until_exit()
                 if exited.stop_reason is not StopReason.DETACHED:

@@ -1,6 +1,6 @@
-"""Webhook delivery: hosts in parallel, the messages of one host in order. Every worker runs it.
+"""Webhook delivery: hosts in parallel, the messages of one host in order. One worker at a time runs it.
 
-A message is claimed in the database, so that all workers may act at once. A slow receiver delays its own messages only.
+A message is claimed in the database, so that two workers may act at once. A slow receiver delays its own messages only.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -30,11 +31,16 @@ log = structlog.get_logger(__name__)
 
 
 class WebhookSender:
-    """Claims due messages every ``reap_seconds``, in a thread with an event loop: one coroutine a host."""
+    """Claims due messages every ``reap_seconds``, in a thread with an event loop: one coroutine a host.
 
-    def __init__(self, database: Database, settings: WorkerSettings) -> None:
+    Args:
+        is_due: whether this worker is to look for messages now.
+    """
+
+    def __init__(self, database: Database, settings: WorkerSettings, is_due: Callable[[], bool] = lambda: True) -> None:
         self._database = database
         self._settings = settings
+        self._is_due = is_due
         self._task = PeriodicTask("webhooks", lambda: asyncio.run(self._serve()), settings.reap_seconds)
         self._busy: dict[str, asyncio.Task[int]] = {}  # by host
 
@@ -58,7 +64,8 @@ class WebhookSender:
         async with self._client() as http:
             while not self._task.stopping.is_set():
                 try:
-                    await self._start_due(http)
+                    if self._is_due():
+                        await self._start_due(http)
                 except UNREACHABLE as error:
                     log_database_error(error)
                 await self._pause()

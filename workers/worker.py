@@ -6,6 +6,7 @@ take milliseconds: no run lives in a message, so none is lost with one.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import socket
@@ -16,6 +17,8 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
+from kombu import Queue
+from kombu.common import Broadcast
 
 from lcl_core.common.gpus import Gpu, visible_gpus
 from lcl_core.common.threads import usable_cores
@@ -24,14 +27,14 @@ from lcl_core.db.datasets import register_sample
 from lcl_core.db.gang import MemberLease
 from lcl_core.db.leases import Claim
 from lcl_core.db.session import UNREACHABLE, Database
-from lcl_core.db.wakeup import PING, WAKE, WakeupProducer, producer_app
-from lcl_core.db.workers import WorkerIdentity, deregister, record_wakeup
+from lcl_core.db.wakeup import PING, QUEUE, TO_ALL, WAKE, WakeupProducer, producer_app
+from lcl_core.db.workers import WorkerIdentity, deregister, record_wakeup, release_task
 from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
 from workers.executors.base import Executor, create_executor
 from workers.gang import GangMember
 from workers.logs import log_database_error
-from workers.maintenance import PeriodicTask, QueueMaintenance, garbage_task, upload_tasks
+from workers.maintenance import MAINTENANCE, PeriodicTask, QueueMaintenance, garbage_task, thinning_tasks, upload_tasks
 from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
 from workers.webhook_delivery import WebhookSender
@@ -41,6 +44,7 @@ def consumer_app(broker_url: str, slots: int) -> Celery:
     """Celery application of a worker; one thread more than slots, for the two short tasks."""
     app = producer_app(broker_url)
     app.conf.update(
+        task_queues=[Queue(QUEUE), Broadcast(TO_ALL, routing_key=TO_ALL)],
         enable_utc=True,
         timezone="UTC",
         result_backend=None,
@@ -67,7 +71,7 @@ def register_tasks(app: Celery, claim_loop: ClaimLoop, database: Database, worke
     """Register the two messages that a worker understands."""
 
     @app.task(name=WAKE)
-    def wake(run_id: str) -> None:
+    def wake(run_id: str | None) -> None:
         """Something is queued. Which run is next is decided in the database."""
         log.debug("woken", run=run_id)
         claim_loop.notify()
@@ -95,7 +99,7 @@ class WorkerProcess:
     def __init__(self, settings: WorkerSettings, modules: Mapping[str, str] = JOB_MODULES) -> None:
         self._settings = settings
         self._modules = modules
-        self._database = Database(settings.resolved_database_url)
+        self._database = Database(settings.resolved_database_url, pooled=settings.database_pooled)
         self._wakeups = WakeupProducer(settings.resolved_broker_url)
         self._executor = create_executor(settings)
         gpus = [] if self._executor.places_nodes else _gpus(settings)
@@ -103,11 +107,21 @@ class WorkerProcess:
         self._supervisor = Supervisor(self._database, settings, modules, self._executor)
         self._member = GangMember(self._database, settings, modules, self._identity, self._executor)
         self._claim_loop = ClaimLoop(self._identity, self._database, settings.lease_seconds, self._work, self._executor)
-        self._queue = QueueMaintenance(self._database, self._wakeups, self._claim_loop, self._identity, settings, gpus)
+        self._queue = QueueMaintenance(
+            self._database,
+            self._wakeups,
+            self._claim_loop,
+            self._identity,
+            settings,
+            gpus,
+            # what an executor's cluster has free changes without a message
+            always_scans=self._executor.places_nodes,
+        )
         self._tasks: list[PeriodicTask | WebhookSender] = [
             self._queue.task(),
-            WebhookSender(self._database, settings),
+            WebhookSender(self._database, settings, lambda: self._queue.is_maintainer),
             *upload_tasks(self._database, settings),
+            *thinning_tasks(self._database, settings, lambda: self._queue.is_maintainer),
             garbage_task(self._database, settings, self._identity.id),
         ]
 
@@ -145,6 +159,30 @@ class WorkerProcess:
                 time.sleep(_RETRY_SECONDS)
 
     def _consume(self) -> int:
+        """Consume messages until a signal ends the worker. Returns: the exit status.
+
+        Celery waits for a broker that is away, but ends its consumer with an error when the broker dies between the
+        delivery of a message and its acknowledgement (kombu 5.7 restores the message over a closed connection). Runs do
+        not depend on messages, so the worker keeps them and goes on with a new consumer. The failure of a consumer that
+        never was ready has a cause that lasts, and ends the worker.
+        """
+        stopping, ready = self._claim_loop.stopping, threading.Event()
+
+        def on_ready(**_: Any) -> None:
+            ready.set()
+
+        signals.worker_ready.connect(on_ready)
+        while status := self._consume_once():
+            if stopping.is_set() or not ready.is_set():
+                return status
+            log.warning("consumer_lost", effect="another follows; runs go on", seconds=_RETRY_SECONDS)
+            ready.clear()
+            if stopping.wait(_RETRY_SECONDS):
+                break
+        return 0
+
+    def _consume_once(self) -> int:
+        """Returns: the exit status of Celery's worker, not 0 after an error."""
         app = consumer_app(self._settings.resolved_broker_url, self._settings.worker_slots)
         register_tasks(app, self._claim_loop, self._database, self._identity.id)
         worker = app.Worker(
@@ -168,9 +206,10 @@ class WorkerProcess:
         for task in self._tasks:
             task.stop()
         try:
-            self._queue.round()  # wake other workers for the runs that were just requeued
             with self._database.session() as session:
                 deregister(session, self._identity.id)
+                release_task(session, MAINTENANCE, self._identity.id)
+            self._wakeups.wake_all(None)  # for the runs that were just requeued
         except UNREACHABLE as error:
             log_database_error(error)
         self._wakeups.close()
@@ -188,8 +227,15 @@ def _identity(settings: WorkerSettings, gpus: Sequence[Gpu], executor: Executor)
         else tuple(gpu.name for gpu in gpus) or (f"cpu ({usable_cores()} cores)",)
     )
     ids = tuple(gpu.id for gpu in gpus) if "gpu" in offers else ()
-    name, home = f"{host}-{pid}-{secrets.token_hex(3)}", home_id(settings.home)
-    return WorkerIdentity(name, host, pid, settings.worker_slots, devices, offers, ids, home)
+    name = f"{host}-{pid}-{secrets.token_hex(3)}"
+    return WorkerIdentity(name, host, pid, settings.worker_slots, devices, offers, ids, _home(settings))
+
+
+def _home(settings: WorkerSettings) -> str:
+    """Id of where the nodes of a run meet their checkpoints: the store that has a copy of all, else the home folder."""
+    if settings.checkpoints == "store":
+        return hashlib.sha256(settings.artifacts.rstrip("/").encode()).hexdigest()[:32]
+    return home_id(settings.home)
 
 
 def _gpus(settings: WorkerSettings) -> list[Gpu]:

@@ -41,7 +41,7 @@ _CHANGE_COLUMNS = (_Change.number, _Change.item, _Change.record, _Change.vector,
 
 
 class CollectionReplaced(Exception):
-    """The collection has another directory by now; open that one and retry."""
+    """The collection has another directory, or an item another change, by now; open it again and retry."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,27 @@ def add_items(
         _record_addition(session, row, request, ids)
     session.flush()
     return ids, row
+
+
+def replace_records(session: Session, opened: CollectionRef, items: Sequence[ItemAddition], last_change: int) -> None:
+    """Replace the records of items that the collection has: all of them, or none.
+
+    Args:
+        items: no item twice, with the vectors and thumbnails that they have.
+        last_change: number of the last change that the caller has read the items with.
+
+    Raises: CollectionReplaced, also if one of the items has changed since; UserError ``unknown_collection``,
+        ``collection_full``.
+    """
+    row = _lock_collection(session, opened)
+    ids = [item.change.item for item in items]
+    later = select(_Change.item).where(
+        _Change.collection_id == opened.id, _Change.item.in_(ids), _Change.number > last_change
+    )
+    if session.scalars(later.limit(1)).first() is not None:
+        raise CollectionReplaced
+    _insert_changes(session, row, [_change_values(item) for item in items])
+    session.flush()
 
 
 def remove_item(session: Session, opened: CollectionRef, item: str) -> CollectionRow:

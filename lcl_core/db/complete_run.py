@@ -24,7 +24,6 @@ from lcl_core.db.leases import NO_LEASE, Claim, check_lease, end_increments, loc
 from lcl_core.db.metrics import QUARANTINED, Increment, record_increments
 from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id, to_json_safe
 from lcl_core.db.outbox import delete_stored_folder, enqueue_upload
-from lcl_core.db.pgvector import write_vectors
 from lcl_core.db.quotas import delete_collection_bytes, folder_bytes, record_bytes
 from lcl_core.db.registry import absolute_path, available_name, set_encoder_files
 from lcl_core.db.session import Database, now
@@ -201,8 +200,6 @@ def _write_index(session: Session, claim: Claim, output: _StagedOutput, settings
     if kind.writer == "job":
         return kind.prefix
     check_lease(session, claim)
-    if chosen == "pgvector":
-        return write_vectors(session, output.directory())
     # named by the run, so that another attempt replaces what this one leaves when it is interrupted
     name, directory = f"{kind.prefix}_{output.id.rpartition('_')[2]}", output.directory()
     location = IndexLocation(name=name, dim=directory.dim, session=session, settings=settings)
@@ -210,7 +207,8 @@ def _write_index(session: Session, claim: Claim, output: _StagedOutput, settings
     index = kind.index_class().at(location)
     try:
         for target in TARGETS:
-            index.build(target, directory_batches(directory, target))
+            labels = directory.label_index if target == "images" else None
+            index.build(target, directory_batches(directory, target), labels)
     except UserError:
         drop_index(name, location)
         raise

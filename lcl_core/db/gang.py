@@ -21,14 +21,27 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Float, Select, Subquery, and_, delete, func, literal_column, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Select,
+    Subquery,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 from sqlalchemy.orm import Session
 
 from lcl_core.db.leases import REATTACH_SECONDS, Claim, StaleLease
 from lcl_core.db.models import GangMemberRow, Run, Worker
-from lcl_core.db.session import now, sql_now
+from lcl_core.db.session import now
 from lcl_core.db.states import LEASED, State
 from lcl_core.db.workers import (
     ALIVE_WITHIN,
@@ -272,30 +285,39 @@ def can_serve(offers: Collection[str], resource: str) -> bool:
     return resource in (*offers, ANY_DEVICE)
 
 
-def is_due(session: Session, run: Any = Run) -> ColumnElement[bool]:
+def due_parameters(moment: datetime) -> dict[str, datetime]:
+    """Parameters of ``is_due`` and ``awaits_no_engine`` at that time of the database's clock."""
+    return {"due_at": moment, "abandoned_at": moment - timedelta(seconds=REATTACH_SECONDS)}
+
+
+def is_due(run: Any = Run) -> ColumnElement[bool]:
     """Condition on a queued run: it may start. One whose attempt has failed may have to wait."""
-    return or_(run.ready_at.is_(None), run.ready_at <= sql_now(session))
+    return or_(run.ready_at.is_(None), run.ready_at <= bindparam("due_at"))
 
 
-def awaits_no_engine(session: Session, run: Any = Run) -> ColumnElement[bool]:
+def awaits_no_engine(run: Any = Run) -> ColumnElement[bool]:
     """Condition on a queued run: none of its processes may still wait for a worker that re-attaches to them."""
-    waited = run.ready_at < sql_now(session) - timedelta(seconds=REATTACH_SECONDS)
-    return or_(run.handle.is_(None), waited)
+    return or_(run.handle.is_(None), run.ready_at < bindparam("abandoned_at"))
 
 
 def find_reservation(
-    session: Session, worker_id: str, offers: Sequence[str], pool: DevicePool, joined: str | None = None
+    session: Session,
+    worker_id: str,
+    offers: Sequence[str],
+    pool: DevicePool,
+    moment: datetime,
+    joined: str | None = None,
 ) -> Reservation | None:
     """The run that reserves this worker; None: there is none, or the worker has no row yet.
 
     Args:
         pool: devices of this worker; runs that have been passed for want of devices reserve nothing.
+        moment: present time of the database's clock.
         joined: run whose gang the asking slot has joined. When another slot has joined one, no run reserves this slot.
     """
-    gangs = _queued_gangs(session, offers, pool)
+    gangs = _queued_gangs(session, offers, pool, moment)
     if not gangs:
         return None
-    moment = now(session)
     workers = _live_workers(session, moment)
     this = next((worker for worker in workers if worker.id == worker_id), None)
     waiting, working = _members(session, moment)
@@ -317,21 +339,13 @@ def find_reservation(
     return None
 
 
-def _queued_gangs(session: Session, offers: Sequence[str], pool: DevicePool) -> list[tuple[Run, int]]:
+def _queued_gangs(session: Session, offers: Sequence[str], pool: DevicePool, moment: datetime) -> list[tuple[Run, int]]:
     """Queued runs of several nodes that a worker can serve, in the order in which they reserve; and their owners' runs.
 
     Those that reserve workers or devices already come first among their priority: joined workers do not change over.
     """
-    owners = running_by_owner()
-    query = (
-        select(Run, func.coalesce(owners.c.runs, 0))
-        .outerjoin(owners, owners.c.owner == Run.owner)
-        # "1" as it is: with a parameter SQLite would not read the partial index
-        .where(Run.state == State.QUEUED.value, Run.nodes > literal_column("1"))
-        .where(is_due(session), awaits_no_engine(session), Run.id.not_in(pool.passed))
-        .execution_options(populate_existing=True)
-    )
-    rows = session.execute(query).tuples()
+    given = {**due_parameters(moment), "passed": pool.passed}
+    rows = session.execute(_queued_gangs_query(bool(pool.passed)), given).tuples()
     gangs = [(run, running) for run, running in rows if can_serve(offers, run.resource)]
     pool.reserving.update(run.id for run, _ in gangs if run.reserved_at)  # among devices too, the older one goes first
 
@@ -344,6 +358,20 @@ def _queued_gangs(session: Session, offers: Sequence[str], pool: DevicePool) -> 
         return (-run.priority, *turn, run.id)
 
     return sorted(gangs, key=order)
+
+
+@lru_cache(2)
+def _queued_gangs_query(passes: bool) -> Select[Run, Any]:
+    """Query for queued runs of several nodes, and the leased runs of the owner of each."""
+    owners = running_by_owner()
+    query = (
+        select(Run, func.coalesce(owners.c.runs, 0))
+        .outerjoin(owners, owners.c.owner == Run.owner)
+        # "1" as it is: with a parameter SQLite would not read the partial index
+        .where(Run.state == State.QUEUED.value, Run.nodes > literal_column("1"), is_due(), awaits_no_engine())
+        .execution_options(populate_existing=True)
+    )
+    return query.where(Run.id.not_in(bindparam("passed", expanding=True))) if passes else query
 
 
 class _LiveWorker(NamedTuple):

@@ -6,12 +6,13 @@ or changed the write raises ``StaleLease`` and changes nothing.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Row, delete, select, true
 from sqlalchemy.orm import Session, object_session
 
 from lcl_core.db.metrics import ATTEMPTS, CLAIM_LATENCY, LEASE_LOSSES, RUN_DURATION, Increment, record_increments
@@ -29,7 +30,7 @@ COUNTED, REATTACHED = "attempts", "reattached"
 # end. A run is queued uncounted for that so many times without a new checkpoint.
 REATTACH_SECONDS = 300.0
 REATTACHMENTS = 10
-_CLAIM_FIELDS = (
+CLAIM_FIELDS = (
     "kind",
     "spec",
     "attempt",
@@ -73,14 +74,19 @@ class Claim:
     engine: bool = False  # the executor places the processes of all nodes; else each node has a worker of its own
 
     @property
+    def attempt_id(self) -> str:
+        """16 hex digits, the same for all nodes of this attempt and for no other attempt."""
+        return hashlib.sha256(self.token.encode()).hexdigest()[:16]
+
+    @property
     def is_gang(self) -> bool:
         """Whether other workers have the other nodes."""
         return self.nodes > 1 and not self.engine
 
     @classmethod
-    def of(cls, run: Run, token: str, worker: str, **more: Any) -> Claim:
-        """Claim of the run by the worker that has ``token``."""
-        fields = {name: getattr(run, name) for name in _CLAIM_FIELDS}
+    def of(cls, run: Run | Row[Any], token: str, worker: str, **more: Any) -> Claim:
+        """Claim by the worker that has ``token`` of a run, or of a row with its ``id`` and ``CLAIM_FIELDS``."""
+        fields = {name: getattr(run, name) for name in CLAIM_FIELDS}
         return cls(run_id=run.id, token=token, worker=worker, **fields, **more)
 
 
@@ -92,6 +98,8 @@ def transition(run: Run, target: State, **changes: Any) -> Run:
     check_transition(run.id, run.state, target)
     run.state = target.value
     run.reserved_at = None
+    if target in FINISHED:
+        run.metrics_thinned = False
     for name, value in changes.items():
         setattr(run, name, value)
     if target not in LEASED and target is not State.QUEUED:
@@ -309,7 +317,10 @@ def record_metrics(session: Session, claim: Claim, lines: Sequence[dict[str, Any
     run = lock_with_lease(session, claim)
     if rewound:
         last = max((line["step"] for line in lines), default=-1)
-        session.execute(delete(Metric).where(Metric.run_id == claim.run_id, Metric.step > last))
+        # of a thinned run all: lines that come between others would have greater ids than they
+        replaced = true() if run.metrics_thinned else Metric.step > last
+        session.execute(delete(Metric).where(Metric.run_id == claim.run_id, replaced))
+        run.metrics_thinned = False
     rows = {}
     for line in lines:
         key = (str(line.get("phase") or "")[:60], line["step"])

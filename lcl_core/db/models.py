@@ -69,11 +69,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {  # noqa: RUF012 (read by SQLAlchemy, never changed)
-        datetime: UtcTime,
-        dict[str, Any]: Json,
-        list[Any]: Json,
-    }
+    type_annotation_map = {datetime: UtcTime, dict[str, Any]: Json, list[Any]: Json}  # noqa: RUF012 (never changed)
 
 
 _ID_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in ASCII order
@@ -93,7 +89,6 @@ def new_id(prefix: str) -> str:
 
 # {folder of the home: prefix of the id} of the outputs of runs
 OUTPUT_FOLDERS = {kind.output.folder: kind.output.id_prefix for kind in JOBS.values() if kind.output is not None}
-
 
 # of the home: corpora that clients sent, each in a folder of its own
 UPLOADS_FOLDER, UPLOAD_PREFIX = "data/uploads", "upl"
@@ -140,6 +135,8 @@ class Predecessor(Base):
 
 _HEAD_ORDER = ("state", "resource", "gpus", "nodes", "owner", "priority", "queued_at", "id")
 _QUEUED = "state = 'queued'"
+_IS_GANG = "nodes > 1"
+_HANDLE_ORDER = ("state", "nodes", "id")
 _HAS_HANDLE = "handle IS NOT NULL"
 
 
@@ -159,10 +156,12 @@ class Run(Base):
         Index("ix_run_owner_kind_id", "owner", "kind", "id"),
         Index("ix_run_lease_owner", "lease_owner"),
         Index("ix_run_spec_hash", "spec_hash"),
-        Index("ix_run_gangs", "state", postgresql_where=text("nodes > 1"), sqlite_where=text("nodes > 1")),
+        # nodes: so that SQLite has no other index that is as good for their queries
+        Index("ix_run_gangs", "state", "nodes", postgresql_where=text(_IS_GANG), sqlite_where=text(_IS_GANG)),
         # for claims: the first queued run of each owner and need
         Index("ix_run_heads", *_HEAD_ORDER, postgresql_where=text(_QUEUED), sqlite_where=text(_QUEUED)),
-        Index("ix_run_handles", "state", "id", postgresql_where=text(_HAS_HANDLE), sqlite_where=text(_HAS_HANDLE)),
+        Index("ix_run_ready", "ready_at"),  # for the maintainer: runs that could be claimed since its last round
+        Index("ix_run_handles", *_HANDLE_ORDER, postgresql_where=text(_HAS_HANDLE), sqlite_where=text(_HAS_HANDLE)),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -188,9 +187,8 @@ class Run(Base):
     continues: Mapped[str | None] = mapped_column(String(40))  # id of the run whose last checkpoint it starts from
 
     priority: Mapped[int] = mapped_column(default=0)  # higher runs first
-    resource: Mapped[str] = mapped_column(
-        String(20), default=ANY_DEVICE
-    )  # one of RESOURCE_CLASSES: which workers may claim it
+    # one of RESOURCE_CLASSES: which workers may claim it
+    resource: Mapped[str] = mapped_column(String(20), default=ANY_DEVICE)
     nodes: Mapped[int] = mapped_column(default=1)  # number of workers, all or none
     gpus: Mapped[int] = mapped_column(default=1)  # of each worker that runs it on GPUs; 0: of the class cpu
     # since when a queued run of several nodes reserves workers; None: it does not
@@ -202,6 +200,8 @@ class Run(Base):
     checkpoint: Mapped[str | None] = mapped_column(String(100))  # name of the newest; later ones are greater
     from_scratch: Mapped[bool] = mapped_column(default=False)  # the next attempt ignores the checkpoints
     ran_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts
+
+    metrics_thinned: Mapped[bool] = mapped_column(default=False, server_default=false())  # since its last end
 
     created_at: Mapped[datetime]
     queued_at: Mapped[datetime]  # its order among runs of one priority
@@ -296,7 +296,8 @@ class Worker(Base):
     offers: Mapped[list[Any]] = mapped_column(default=lambda: ["cpu"])  # of RESOURCES: which runs it may claim
     gpus: Mapped[list[Any]] = mapped_column(default=list)  # use of each GPU, see workers.record_heartbeat
     gpu_ids: Mapped[list[Any]] = mapped_column(default=list)  # devices that it may lease to runs
-    # id of its home folder: only workers of one home run the nodes of one run; None: a worker of an older version
+    # id of its home folder, or of the store that gets copies of its checkpoints: only workers with the same one run the
+    # nodes of one run; None: a worker of an older version
     home: Mapped[str | None] = mapped_column(String(40))
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
@@ -523,6 +524,18 @@ class WebhookDelivery(Base):
     done_at: Mapped[datetime | None]  # when it was delivered or given up
     error: Mapped[str | None] = mapped_column(String(500))  # of the last attempt
     created_at: Mapped[datetime]
+
+
+class SavedView(Base):
+    """A named address of the page, for all who use the service."""
+
+    __tablename__ = "saved_view"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    address: Mapped[str] = mapped_column(String(2000))  # query string of the page, with its "?"
+    owner: Mapped[str] = mapped_column(String(100), index=True)
+    created_at: Mapped[datetime]  # or last replaced
 
 
 class ArtifactUpload(Base):

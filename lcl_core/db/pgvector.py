@@ -4,47 +4,63 @@ Each directory of a collection has two tables, ``vec_…_images`` and ``vec_…_
 the common prefix of their names. A directory never changes, and neither do its tables. They are created and filled in
 the transaction that names them. The HNSW index of a table has vectors of one collection only, so a search visits no
 others, and dropping the tables leaves no dead rows in a shared index.
+
+The table of images has the columns of the labels (``column_name``), each with an index: ``text_…`` (text) and
+``value_…`` (double precision) with a B-tree, ``members_…`` (text[]) with GIN; absent values are null.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy import (
-    ARRAY,
     Column,
+    ColumnElement,
     Connection,
+    Double,
     Index,
     Integer,
     MetaData,
     String,
     Table,
+    Text,
+    and_,
     cast,
+    column,
     delete,
     func,
+    or_,
     select,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import DropTable
 from sqlalchemy.types import UserDefinedType
 
 from lcl_core.common.errors import UserError
-from lcl_core.db.models import CollectionRow, new_id
+from lcl_core.db.models import CollectionRow
 from lcl_core.db.session import UNREACHABLE, Database, allow_long_statements, lock_until_commit
 from lcl_core.vector_indexes import (
     TARGETS,
-    CollectionDirectory,
+    Filter,
     IndexLocation,
+    LabelColumns,
+    RangeFilter,
+    SetFilter,
     Target,
+    TextFilter,
     VectorBatch,
-    directory_batches,
+    column_name,
+    columns_of,
     unusable,
 )
 
@@ -54,6 +70,9 @@ if TYPE_CHECKING:
 MIN_VERSION = (0, 8)  # the first with iterative scans: a filtered search continues until it has enough rows
 HNSW_M, HNSW_EF_CONSTRUCTION = 16, 128  # as in the HNSW index of a file
 HNSW_EF_SEARCH, MAX_EF_SEARCH = 100, 1000
+MAX_LISTED = 5_000  # rows that a search by labels leaves out; of so few that pass, all are compared
+MAX_TEXT_BYTES = 2_000  # of a text in a label column: an entry of a B-tree or GIN index has at most 2,704 bytes
+_MAX_NAME_BYTES = 63  # PostgreSQL cuts longer names
 _ITEM_ID_LENGTH = 20
 _TABLE_NAME = re.compile(r"(vec_[0-9a-z]{18})_(?:images|texts)")
 _NO_SUCH_TABLE = "42P01"
@@ -63,24 +82,15 @@ _SET_SEARCH_PARAMETERS = text(
     "SELECT set_config('hnsw.ef_search', :ef_search, true), set_config('hnsw.iterative_scan', 'relaxed_order', true), "
     "set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"
 )
+_SELECT_COLUMNS = text(
+    "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped "
+    "ORDER BY attnum"
+)
 _SET_LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '2s'")
 _SELECT_TABLE_SIZES = text(
     "SELECT relname, pg_total_relation_size(oid) FROM pg_class "
     "WHERE relkind = 'r' AND pg_table_is_visible(oid) AND relname LIKE 'vec\\_%'"
 )
-
-
-def write_vectors(session: Session, directory: CollectionDirectory) -> str:
-    """Create and fill the tables of a collection's directory, in the caller's transaction.
-
-    Returns: prefix of their names. Raises: UserError ``pgvector_unavailable``, ``pgvector_failed``; UNREACHABLE.
-    """
-    name = new_id("vec")
-    require_pgvector(session)
-    index = PgVectorIndex(None, name, directory.dim, session)
-    for target in TARGETS:
-        index.build(target, directory_batches(directory, target))
-    return name
 
 
 def drop_vectors(database: Database, name: str | None) -> None:
@@ -137,41 +147,72 @@ class PgVectorIndex:
         table = _table(self.name, target, self.dim)
         statement = select(table.c.row).order_by(table.c.embedding.op("<=>")(query)).limit(k)
         if among or rows:
-            array = cast(list(rows), ARRAY(Integer))
-            statement = statement.where(table.c.row == func.any(array) if among else table.c.row != func.all(array))
-        assert self.database is not None, "an index that is searched has a database"
-        with self.database.reading() as session:
-            session.execute(_SET_SEARCH_PARAMETERS, {"ef_search": str(min(max(HNSW_EF_SEARCH, 2 * k), MAX_EF_SEARCH))})
-            try:
-                return session.scalars(statement).all()
-            except ProgrammingError as error:
-                if getattr(error.orig, "sqlstate", None) == _NO_SUCH_TABLE:
-                    raise unusable(f"table {table.name} does not exist") from error
-                raise
+            statement = statement.where(_row_condition(table, rows, among))
+        with self._reading(table, k) as session:
+            return session.scalars(statement).all()
 
-    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
+    def search_labels(
+        self, query: list[float], k: int, filters: Filter, without: Sequence[int], passing: int
+    ) -> Sequence[int] | None:
+        """Raises: as of a search."""
+        if len(without) > MAX_LISTED:
+            return None
+        table = _table(self.name, "images", self.dim)
+        distance: ColumnElement[float] = table.c.embedding.op("<=>", return_type=Double())(query)
+        # the HNSW index is sorted by the distance, not by a sum: few rows are all compared
+        order = distance + 0 if passing <= MAX_LISTED else distance
+        statement = select(table.c.row).where(*map(_label_condition, filters)).order_by(order).limit(k)
+        if without:
+            statement = statement.where(_row_condition(table, without, False))
+        with self._reading(table, k) as session:
+            columns = session.scalars(_SELECT_COLUMNS, {"table": table.name}).all()
+            # without a table there are none, and the search raises
+            if columns and not {_identifier(name) for name in columns_of(filters)} <= set(columns):
+                return None
+            return session.scalars(statement).all()
+
+    def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
         """Raises: UserError ``pgvector_failed``; UNREACHABLE."""
-        table = _new_table(self.name, target, self.dim)
+        columns = [] if labels is None else [_identifier(name) for name in labels.columns([])]
+        table = _new_table(self.name, target, self.dim, columns)
         with self._writing() as connection:
             connection.execute(DropTable(table, if_exists=True))
             table.create(connection, checkfirst=False)
-            _copy_vectors(connection, table, batches)
-            _hnsw_index(table).create(connection)
+            _copy_vectors(connection, table, batches, labels)
+            for index in (_hnsw_index(table), *_label_indexes(table)):
+                index.create(connection)
             connection.execute(text(f"ANALYZE {table.name}"))  # the name has an id of ours
 
-    def append(self, target: Target, batch: VectorBatch) -> None:
+    def append(self, target: Target, batch: VectorBatch, labels: LabelColumns | None = None) -> None:
         """Raises: UserError ``pgvector_failed``; UNREACHABLE."""
+        table = _table(self.name, target, self.dim)
         with self._writing() as connection:
-            _copy_vectors(connection, _table(self.name, target, self.dim), [batch])
+            if labels is not None:
+                columns = connection.scalars(_SELECT_COLUMNS, {"table": table.name}).all()
+                table = _new_table(self.name, target, self.dim, [name for name in columns if name not in table.c])
+            _copy_vectors(connection, table, [batch], labels)
 
     def delete(self, target: Target, rows: Sequence[int]) -> None:
         table = _table(self.name, target, self.dim)
         with self._writing() as connection:
-            connection.execute(delete(table).where(table.c.row == func.any(cast(list(rows), ARRAY(Integer)))))
+            connection.execute(delete(table).where(_row_condition(table, rows, True)))
 
     def drop(self) -> None:
         if self.database is not None:
             drop_vectors(self.database, self.name)
+
+    @contextmanager
+    def _reading(self, table: Table, k: int) -> Iterator[Session]:
+        """A transaction with the parameters of a search. Raises: UserError ``index_unusable`` without the table."""
+        assert self.database is not None, "an index that is searched has a database"
+        with self.database.reading() as session:
+            session.execute(_SET_SEARCH_PARAMETERS, {"ef_search": str(min(max(HNSW_EF_SEARCH, 2 * k), MAX_EF_SEARCH))})
+            try:
+                yield session
+            except ProgrammingError as error:
+                if getattr(error.orig, "sqlstate", None) == _NO_SUCH_TABLE:
+                    raise unusable(f"table {table.name} does not exist") from error
+                raise
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -244,15 +285,39 @@ def _table(name: str, target: str, dim: int) -> Table:
     return _new_table(name, target, dim)
 
 
-def _new_table(name: str, target: str, dim: int) -> Table:
-    """A table that an HNSW index may be attached to, unlike the shared one."""
+class _LabelType(NamedTuple):
+    """Type of a label column in SQL and for COPY, and the method of its index."""
+
+    sql: Any
+    copied: str
+    method: str
+
+
+_LABEL_TYPES: dict[str, _LabelType] = {
+    "text": _LabelType(Text(), "text", "btree"),
+    "value": _LabelType(Double(), "float8", "btree"),
+    "members": _LabelType(ARRAY(Text), "text[]", "gin"),
+}
+
+
+def _label_type(name: str) -> _LabelType:
+    return _LABEL_TYPES[name.partition("_")[0]]
+
+
+def _new_table(name: str, target: str, dim: int, label_columns: Sequence[str] = ()) -> Table:
+    """A table that indexes may be attached to, unlike the shared one."""
     return Table(
         f"{name}_{target}",
         MetaData(),
         Column("row", Integer, primary_key=True, autoincrement=False),
         Column("item", String(_ITEM_ID_LENGTH), nullable=False, unique=True),
         Column("embedding", Halfvec(dim), nullable=False),
+        *(Column(each, _label_type(each).sql) for each in label_columns),
     )
+
+
+def _label_columns(table: Table) -> list[Column[Any]]:
+    return list(table.c)[3:]
 
 
 def _hnsw_index(table: Table) -> Index:
@@ -265,29 +330,128 @@ def _hnsw_index(table: Table) -> Index:
     )
 
 
-def _copy_vectors(connection: Connection, table: Table, batches: Iterable[VectorBatch]) -> None:
-    """Copy vectors with COPY. Raises: OperationalError, as a statement of the engine does."""
+def _label_indexes(table: Table) -> list[Index]:
+    # by number: with the column's name that of the index would be too long
+    return [
+        Index(f"{table.name}_label{number}", each, postgresql_using=_label_type(each.name).method)
+        for number, each in enumerate(_label_columns(table))
+    ]
+
+
+def _row_condition(table: Table, rows: Sequence[int], among: bool) -> ColumnElement[bool]:
+    array = cast(list(rows), ARRAY(Integer))
+    return table.c.row == func.any(array) if among else table.c.row != func.all(array)
+
+
+def _label_condition(each: TextFilter | RangeFilter | SetFilter) -> ColumnElement[bool]:
+    def label_column(what: Literal["text", "value", "members"]) -> ColumnElement[Any]:
+        return column(_identifier(column_name(what, each.label)), _LABEL_TYPES[what].sql)
+
+    if isinstance(each, RangeFilter):
+        value = label_column("value")
+        bounds = [value >= each.low] if math.isfinite(each.low) else []
+        bounds += [value < each.high] if math.isfinite(each.high) else []
+        return and_(*bounds) if bounds else value.is_not(None)
+    values = cast([_stored(value) for value in each.values], ARRAY(Text))
+    if isinstance(each, SetFilter):
+        return label_column("members").bool_op("@>")(values)
+    equal = label_column("text") == func.any(values)
+    return or_(equal, label_column("members").bool_op("&&")(values)) if each.of_set else equal
+
+
+def _identifier(name: str) -> str:
+    """Name of a label's column in PostgreSQL; a long one ends in a part of its hash."""
+    if len(name) <= _MAX_NAME_BYTES:  # ``column_name`` is ASCII
+        return name
+    # no label's own name has a tilde
+    return f"{name[: _MAX_NAME_BYTES - 17]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+_HASHED = "sha256:"
+_UNSTORABLE = re.compile(f"\\A{_HASHED}|[\0\ud800-\udfff]")
+
+
+def _stored(label_text: str) -> str:
+    """A text of a label as a column has it: its hash, where an index or PostgreSQL itself does not take the text.
+
+    The hash of a text that looks like one is stored too, so that different texts stay different.
+    """
+    encoded = label_text.encode("utf-8", "surrogatepass")
+    if len(encoded) <= MAX_TEXT_BYTES and not _UNSTORABLE.search(label_text):
+        return label_text
+    return _HASHED + hashlib.sha256(encoded).hexdigest()
+
+
+def _copy_vectors(
+    connection: Connection, table: Table, batches: Iterable[VectorBatch], labels: LabelColumns | None = None
+) -> None:
+    """Copy vectors, and labels into the label columns of ``table``, with COPY.
+
+    Raises: OperationalError, as a statement of the engine does.
+    """
     driver, errors = connection.connection.driver_connection, connection.dialect.loaded_dbapi.Error
     assert driver is not None
+    columns = ", ".join(map(connection.dialect.identifier_preparer.format_column, table.c))
     try:
-        with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} FROM STDIN (FORMAT BINARY)") as copy:
-            copy.write(b"PGCOPY\n\xff\r\n\x00" + bytes(8))  # no flags, no extension
-            for batch in batches:
-                copy.write(_binary_rows(*batch))
-            copy.write(b"\xff\xff")
+        with (
+            driver.cursor() as cursor,
+            cursor.copy(f"COPY {table.name} ({columns}) FROM STDIN (FORMAT BINARY)") as copy,
+        ):
+            if labels is not None and _label_columns(table):
+                _write_rows(copy, table, batches, labels)
+            else:
+                _write_vectors(copy, batches)
     except errors as error:
         raise OperationalError("COPY", None, error, connection_invalidated=driver.closed) from error
+
+
+def _write_vectors(copy: Any, batches: Iterable[VectorBatch]) -> None:
+    copy.write(b"PGCOPY\n\xff\r\n\x00" + bytes(8))  # no flags, no extension
+    for batch in batches:
+        copy.write(_binary_rows(*batch))
+    copy.write(b"\xff\xff")
+
+
+def _write_rows(copy: Any, table: Table, batches: Iterable[VectorBatch], labels: LabelColumns) -> None:
+    """Write vectors with labels, whose values have any length: psycopg encodes each row. A missing column is null."""
+    names = [each.name for each in _label_columns(table)]
+    # the bytes of a bytea are sent as they are
+    copy.set_types(["int4", "varchar", "bytea", *(_label_type(name).copied for name in names)])
+    for positions, ids, vectors in batches:
+        found = {_identifier(name): values for name, values in labels.columns(positions).items()}
+        absent = [None] * len(positions)
+        columns = [[_stored_value(value) for value in found.get(name, absent)] for name in names]
+        embeddings = (row.tobytes() for row in _binary_embeddings(vectors))
+        for row in zip(map(int, positions), ids, embeddings, *columns, strict=True):
+            copy.write_row(row)
+
+
+def _stored_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_stored(member) for member in value]
+    return _stored(value) if isinstance(value, str) else value
 
 
 def _binary_rows(positions: Sequence[int], ids: Sequence[str], vectors: np.ndarray) -> bytes:
     """Rows in the binary format of COPY: each value after its length in bytes, big-endian."""
     import numpy as np
 
-    dim = vectors.shape[1]
+    embeddings = _binary_embeddings(vectors)
     fields: list[Any] = [("columns", ">i2"), ("row_size", ">i4"), ("row", ">i4")]
     fields += [("item_size", ">i4"), ("item", f"S{_ITEM_ID_LENGTH}")]
-    fields += [("size", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("embedding", ">f2", (dim,))]
+    fields += [("size", ">i4"), ("embedding", embeddings.dtype)]
     rows = np.zeros(len(positions), dtype=np.dtype(fields))
-    rows["columns"], rows["row_size"], rows["item_size"], rows["size"] = 3, 4, _ITEM_ID_LENGTH, 4 + 2 * dim
-    rows["row"], rows["item"], rows["dim"], rows["embedding"] = list(positions), ids, dim, vectors
+    rows["columns"], rows["row_size"], rows["item_size"] = 3, 4, _ITEM_ID_LENGTH
+    rows["row"], rows["item"] = list(positions), ids
+    rows["size"], rows["embedding"] = embeddings.itemsize, embeddings
     return rows.tobytes()
+
+
+def _binary_embeddings(vectors: np.ndarray) -> np.ndarray:
+    """Each vector as PostgreSQL receives a ``halfvec``."""
+    import numpy as np
+
+    dim = vectors.shape[1]
+    made = np.zeros(len(vectors), np.dtype([("dim", ">i2"), ("unused", ">i2"), ("numbers", ">f2", (dim,))]))
+    made["dim"], made["numbers"] = dim, vectors
+    return made

@@ -3,27 +3,33 @@
 Order: priority, then runs for which devices or workers are reserved, then the owner with the fewest running runs, then
 the longest wait. When a run of several nodes is next says ``lcl_core.db.gang``. A claim is a compare-and-swap on the
 state; PostgreSQL skips rows that another worker has locked.
+
+Composing a statement of a claim costs more processor time than its execution. Each form of a statement is composed once
+in a process; what differs between two claims are its parameters.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, cast
 
 from sqlalchemy import (
     CTE,
+    BindParameter,
     ColumnElement,
+    Float,
     Row,
     Select,
+    Table,
     and_,
+    bindparam,
     case,
     false,
     func,
-    literal,
     literal_column,
     or_,
     select,
@@ -31,21 +37,22 @@ from sqlalchemy import (
     union,
     update,
 )
-from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from lcl_core.db.gang import (
     MemberLease,
     Reservation,
     awaits_no_engine,
     backfill_candidates,
+    due_parameters,
     find_reservation,
     is_due,
     join_gang,
     release_member,
     running_by_owner,
 )
-from lcl_core.db.leases import Claim
+from lcl_core.db.leases import CLAIM_FIELDS, Claim
 from lcl_core.db.models import Run
 from lcl_core.db.session import now
 from lcl_core.db.states import State
@@ -53,6 +60,9 @@ from lcl_core.db.workers import DeviceNeed, DevicePool, capacity, need_columns
 from lcl_core.jobs import ANY_DEVICE, RESOURCES
 
 _ALIASES = tuple(Run.__table__.alias() for _ in range(5))  # made once: each copies all columns
+_FORMS = 128  # of one statement that are kept
+_PASSED: BindParameter[Any] = bindparam("passed", expanding=True)  # runs to leave out
+_Read = Callable[[bool], Select[Any]]  # query for the next run; whether it leaves out the runs ``passed``
 
 
 def claim_next(
@@ -76,11 +86,12 @@ def claim_next(
     """
     pool = DevicePool(session, worker, devices, seat.token if seat else None)
     chosen: tuple[str, ...] = ()
-    gpus = case((_needs_devices(pool.size), Run.gpus), else_=0)
     while True:
-        reservation = find_reservation(session, worker, offers, pool, seat.run_id if seat else None)
-        read = partial(_next_candidate, session, offers, pool, reservation)
-        row = _lock_first(session, read, need_columns(gpus), pool.passed)
+        moment = now(session)
+        reservation = find_reservation(session, worker, offers, pool, moment, seat.run_id if seat else None)
+        read = partial(_next_candidate, offers, pool, reservation)
+        given = {"room": pool.room, "reserving": sorted(pool.reserving), **due_parameters(moment)}
+        row = _lock_first(session, read, given, pool.size > 0, pool.passed)
         need = reservation.need if reservation is not None else None
         if row is not None:
             need = DeviceNeed(*tuple(row))
@@ -113,81 +124,101 @@ def claim_next(
 
 
 def _lock_first(
-    session: Session,
-    read: Callable[[Sequence[str]], Select[Any]],
-    columns: Sequence[Any] = (Run.id,),
-    passed: Sequence[str] = (),
+    session: Session, read: _Read, given: Mapping[str, Any], has_devices: bool, passed: Sequence[str] = ()
 ) -> Row[Any] | None:
     """Lock the next run; None: there is none that no other worker has locked.
 
     Where another worker is claiming that run, the next of its owner, need and priority is locked instead.
 
     Args:
-        read: query for the id of the next run, whether only that run will do, and its ``_peers_of``, given the runs to
-            leave out.
-        columns: of the locked run that are returned.
+        read: its query has the id of the next run, whether only that run will do, and its ``_peers_of``.
+        given: parameters of that query, and of ``_may_start``.
+        has_devices: whether runs that may run anywhere use devices of the worker.
         passed: runs to leave out.
+
+    Returns: fields of the run's ``DeviceNeed``.
     """
     passed = list(passed)
-    while (row := session.execute(read(passed)).one_or_none()) is not None:
-        run_id, alone, *group = row
-        found = [Run.id == run_id, _is_queued(Run)]
-        if not alone:
-            same = (column == value for column, value in zip(_peers_of(Run), group, strict=True))
-            found = [*same, *_may_start(session, Run, passed)]
-        query = select(*columns).where(*found).order_by(Run.queued_at, Run.id).limit(1)
-        locked = session.execute(query.with_for_update(of=Run, skip_locked=True)).one_or_none()
+    while (row := session.execute(read(bool(passed)), {**given, "passed": passed}).one_or_none()) is not None:
+        run_id, alone, *group = tuple(row)
+        peers = {f"peer_{column.key}": value for column, value in zip(_peers_of(Run), group, strict=True)}
+        query = _lock_query(bool(alone), has_devices, bool(passed))
+        values = {**given, **peers, "run_id": run_id, "passed": passed}
+        locked = session.execute(query, values).one_or_none()
         if locked is not None:
             return locked
         passed.append(run_id)
     return None
 
 
+@lru_cache(_FORMS)
+def _lock_query(alone: bool, has_devices: bool, passes: bool) -> Select[Any]:
+    """Query that locks the run ``run_id``, or the first of its peers that is not locked."""
+    found = [Run.id == bindparam("run_id"), _is_queued(Run)]
+    if not alone:
+        peers = [column == bindparam(f"peer_{column.key}") for column in _peers_of(Run)]
+        found = [*peers, *_may_start(Run, passes)]
+    gpus = case((_needs_devices(has_devices), Run.gpus), else_=0)
+    query = select(*need_columns(gpus)).where(*found).order_by(Run.queued_at, Run.id).limit(1)
+    return query.with_for_update(of=Run, skip_locked=True)
+
+
 def _next_candidate(
-    session: Session,
-    offers: Sequence[str],
-    pool: DevicePool,
-    reservation: Reservation | None,
-    passed: Sequence[str],
+    offers: Sequence[str], pool: DevicePool, reservation: Reservation | None, passes: bool
 ) -> Select[Any]:
     """Query for the next run of one node, as ``_lock_first`` reads it.
+
+    Args:
+        reservation: of the worker for a run of several nodes; only runs that may go before that one are candidates.
+        passes: whether it leaves out the runs ``passed``.
+    """
+    early = reservation is not None and reservation.window > 0
+    query, running = _candidates(
+        tuple(offers), pool.size > 0, bool(pool.reserving), reservation is not None, early, passes
+    )
+    return query if reservation is None else query.where(reservation.admits(running, pool.reserving))
+
+
+@lru_cache(_FORMS)
+def _candidates(
+    offers: tuple[str, ...], has_devices: bool, reserves: bool, alone: bool, backfills: bool, passes: bool
+) -> tuple[Select[Any], ColumnElement[int]]:
+    """Query for the first queued run of one node, and in it the number of leased runs of the run's owner.
 
     Owners without running runs come before owners with some, and among them the longest wait decides, so no owner
     starves. A run for which devices are reserved keeps its place before them.
 
     Args:
-        reservation: of the worker for a run of several nodes; only runs that may go before that one are candidates.
-        passed: ids of runs that are no candidates.
+        reserves: whether devices are reserved for the runs ``reserving``.
+        alone: whether only the run that is found will do.
+        backfills: whether short runs are candidates that are not the first of their owner.
     """
     owners = running_by_owner()
     running = func.coalesce(owners.c.runs, 0)
     order = [Run.priority.desc(), running, Run.queued_at, Run.id]
-    reserves = Run.id.in_(sorted(pool.reserving)) if pool.reserving else false()
+    reserving = Run.id.in_(bindparam("reserving", expanding=True)) if reserves else false()
 
     def serves(run: Any) -> ColumnElement[bool]:
-        return and_(run.nodes == 1, _can_be_claimed(offers, pool.size, pool.room, run))
+        return and_(run.nodes == 1, _can_be_claimed(offers, has_devices, bindparam("room"), run))
 
-    candidates = [_heads(session, serves, passed)]
-    if pool.reserving:
-        order.insert(1, case((reserves, 0), else_=1))
-        candidates.append(select(Run.id).where(reserves, serves(Run), *_may_start(session, Run, passed)))
-    if reservation is not None and reservation.window > 0:
+    candidates = [_heads(serves, passes)]
+    if reserves:
+        order.insert(1, case((reserving, 0), else_=1))
+        candidates.append(select(Run.id).where(reserving, serves(Run), *_may_start(Run, passes)))
+    if backfills:
         early = Run.id.in_(backfill_candidates())
-        candidates.append(select(Run.id).where(early, serves(Run), *_may_start(session, Run, passed)))
+        candidates.append(select(Run.id).where(early, serves(Run), *_may_start(Run, passes)))
     found = _union_of(*candidates)
-    alone = true() if reservation is not None else reserves
     query = (
-        select(Run.id, alone, *_peers_of(Run))
+        select(Run.id, true() if alone else reserving, *_peers_of(Run))
         .join(found, found.c.id == Run.id)
         .outerjoin(owners, owners.c.owner == Run.owner)
         .order_by(*order)
     )
-    if reservation is not None:
-        query = query.where(reservation.admits(running, pool.reserving))
-    return query.limit(1)
+    return query.limit(1), running
 
 
-def _heads(session: Session, serves: Callable[[Any], ColumnElement[bool]], passed: Sequence[str] = ()) -> Select[Any]:
+def _heads(serves: Callable[[Any], ColumnElement[bool]], passes: bool) -> Select[Any]:
     """Ids of the first run of each group of queued runs, in three reads of ``ix_run_heads`` a group.
 
     A group has one owner and one need, so that the order of claims is the order of its runs: the first of all queued
@@ -195,7 +226,7 @@ def _heads(session: Session, serves: Callable[[Any], ColumnElement[bool]], passe
 
     Args:
         serves: condition on the group of a run.
-        passed: runs to leave out.
+        passes: whether it leaves out the runs ``passed``.
     """
     member, first, beyond, highest, head = (alias.c for alias in _ALIASES)
     seed = select(first.id).where(_is_queued(first)).order_by(*_group_of(first)).limit(1)
@@ -213,10 +244,10 @@ def _heads(session: Session, serves: Callable[[Any], ColumnElement[bool]], passe
     ]
     groups = groups.union_all(select(func.coalesce(*following)).where(member.id == groups.c.member))
     # by itself, since no index has both orders
-    priority = select(highest.priority).where(*_same_group(highest, member), *_may_start(session, highest, passed))
+    priority = select(highest.priority).where(*_same_group(highest, member), *_may_start(highest, passes))
     first_of_group = (
         select(head.id)
-        .where(serves(member), *_same_group(head, member), *_may_start(session, head, passed))
+        .where(serves(member), *_same_group(head, member), *_may_start(head, passes))
         .where(
             head.priority
             == priority.order_by(highest.priority.desc()).limit(1).correlate(_ALIASES[0]).scalar_subquery()
@@ -253,9 +284,9 @@ def _is_queued(run: Any) -> ColumnElement[bool]:
     return run.state == literal_column(f"'{State.QUEUED.value}'")
 
 
-def _may_start(session: Session, run: Any, passed: Sequence[str] = ()) -> tuple[ColumnElement[bool], ...]:
-    conditions = _is_queued(run), is_due(session, run), awaits_no_engine(session, run)
-    return (*conditions, run.id.not_in(passed)) if passed else conditions
+def _may_start(run: Any, passes: bool) -> tuple[ColumnElement[bool], ...]:
+    conditions = _is_queued(run), is_due(run), awaits_no_engine(run)
+    return (*conditions, run.id.not_in(_PASSED)) if passes else conditions
 
 
 @dataclass(frozen=True)
@@ -286,29 +317,34 @@ def claim_for_engine(
     Runs whose processes have outlived their worker come first, since they hold their place already. The order of the
     others is that of :func:`claim_next`, without reservation: what fits now goes before what does not.
     """
-    row = _lock_first(session, partial(_next_for_engine, session, offers, capacity))
+    read = partial(_next_for_engine, tuple(offers), capacity.has_gpus)
+    given = asdict(capacity) | due_parameters(now(session))
+    row = _lock_first(session, read, given, capacity.has_gpus)
     claim = None if row is None else _claim_run(session, row.id, secrets.token_hex(16), worker, lease_seconds)
     return None if claim is None else replace(claim, engine=True)
 
 
-def _next_for_engine(
-    session: Session, offers: Sequence[str], capacity: EngineCapacity, passed: Sequence[str]
-) -> Select[Any]:
-    """Query for the next run of an engine, as ``_lock_first`` reads it."""
+@lru_cache(_FORMS)
+def _next_for_engine(offers: tuple[str, ...], has_gpus: bool, passes: bool) -> Select[Any]:
+    """Query for the next run of an engine, as ``_lock_first`` reads it; the other parameters are of its capacity."""
     owners = running_by_owner()
-    own = func.coalesce(Run.handle["executor"].as_string(), "") == capacity.executor
+    own = func.coalesce(Run.handle["executor"].as_string(), "") == bindparam("executor")
 
     def fits(run: Any) -> ColumnElement[bool]:
-        needs = run.resource.in_(["gpu", ANY_DEVICE]) if capacity.has_gpus else run.resource == "gpu"
+        needs = run.resource.in_(["gpu", ANY_DEVICE]) if has_gpus else run.resource == "gpu"
         return and_(
             run.resource.in_([*offers, ANY_DEVICE]),
-            run.nodes <= capacity.nodes,
-            run.nodes * capacity.cpus_per_node <= capacity.cpus,
-            or_(~needs, run.nodes * run.gpus <= capacity.gpus),
+            run.nodes <= bindparam("nodes"),
+            run.nodes * bindparam("cpus_per_node", type_=Float) <= bindparam("cpus", type_=Float),
+            or_(~needs, run.nodes * run.gpus <= bindparam("gpus", type_=Float)),
         )
 
-    due = _is_queued(Run), is_due(session), Run.id.not_in(passed), Run.resource.in_([*offers, ANY_DEVICE])
-    found = _union_of(_heads(session, fits, passed), select(Run.id).where(Run.handle.is_not(None), own, *due))
+    due = [_is_queued(Run), is_due(Run), Run.resource.in_([*offers, ANY_DEVICE])]
+    if passes:
+        due.append(Run.id.not_in(_PASSED))
+    # any number of nodes: the index ix_run_handles has it, and SQLite takes the index of which a query bounds more
+    placed = select(Run.id).where(Run.handle.is_not(None), Run.nodes >= literal_column("1"), own, *due)
+    found = _union_of(_heads(fits, passes), placed)
     return (
         select(Run.id, own, *_peers_of(Run))
         .join(found, found.c.id == Run.id)
@@ -325,7 +361,7 @@ def _lock_gang(session: Session, run_id: str, worker: str, offers: Sequence[str]
     """
     query = select(Run).where(Run.id == run_id, Run.state == State.QUEUED.value).with_for_update(of=Run)
     run = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
-    reservation = find_reservation(session, worker, offers, pool)
+    reservation = find_reservation(session, worker, offers, pool, now(session))
     if run is None or reservation is None or reservation.need.run_id != run_id:
         return False
     run.reserved_at = run.reserved_at or now(session)
@@ -340,49 +376,72 @@ def unclaimed_runs(
     size = capacity(devices)
     query = (
         select(Run.id)
-        .where(Run.state == State.QUEUED.value, _can_be_claimed(offers, size, size), unclaimed)
+        .where(Run.state == State.QUEUED.value, _can_be_claimed(offers, size > 0, size), unclaimed)
         .order_by(Run.priority.desc(), Run.queued_at, Run.id)
     )
     return list(session.scalars(query.limit(100)))
 
 
-def _can_be_claimed(offers: Sequence[str], size: int, room: int, run: Any = Run) -> ColumnElement[bool]:
+def unclaimed_since(session: Session, after: datetime | None, before: datetime) -> str | None:
+    """Id of a queued run that could first be claimed between these times, and is not claimed yet; None: there is none.
+
+    Args:
+        after: None: at any time before.
+    """
+    query = select(Run.id).where(_is_queued(Run))
+    if after is None:
+        query = query.where(func.coalesce(Run.ready_at, Run.queued_at) < before)
+    else:  # by the index ix_run_ready; only older versions leave the time out
+        query = query.where(Run.ready_at >= after, Run.ready_at < before)
+    return session.scalars(query.limit(1)).one_or_none()
+
+
+def _can_be_claimed(
+    offers: Sequence[str], has_devices: bool, room: int | BindParameter[int], run: Any = Run
+) -> ColumnElement[bool]:
     """Condition on a run: a worker with these resources can run it.
 
     Args:
-        size: devices of the worker; without any it runs what may run anywhere on the processor.
+        has_devices: without any the worker runs what may run anywhere on the processor.
         room: devices that the run may need.
     """
     served = run.resource.in_([offer for offer in offers if offer != "gpu"] + [ANY_DEVICE])
-    without = and_(served, ~_needs_devices(size, run))
-    return or_(without, and_(_needs_devices(size, run), run.gpus <= room))
+    needs = _needs_devices(has_devices, run)
+    return or_(and_(served, ~needs), and_(needs, run.gpus <= room))
 
 
-def _needs_devices(size: int, run: Any = Run) -> ColumnElement[bool]:
-    """Condition on a run: it needs devices of a worker that has ``size`` of them."""
-    needs: ColumnElement[bool] = run.resource.in_(["gpu", ANY_DEVICE]) if size else run.resource == "gpu"
+def _needs_devices(has_devices: bool, run: Any = Run) -> ColumnElement[bool]:
+    """Condition on a run: it needs devices of a worker."""
+    needs: ColumnElement[bool] = run.resource.in_(["gpu", ANY_DEVICE]) if has_devices else run.resource == "gpu"
     return needs
 
 
 def _claim_run(session: Session, run_id: str, token: str, worker: str, lease_seconds: float) -> Claim | None:
     """None: the run is not queued any more."""
     moment = now(session)
-    updated = session.execute(
-        update(Run)
-        .where(Run.id == run_id, Run.state == State.QUEUED.value)
-        .values(
-            state=State.RUNNING.value,
-            reserved_at=None,
-            attempt=Run.attempt + 1,
-            started_at=func.coalesce(Run.started_at, literal(moment, Run.started_at.type)),
-            lease_token=token,
-            lease_owner=worker,
-            lease_expires_at=moment + timedelta(seconds=lease_seconds),
-        )
-        .execution_options(synchronize_session=False)
-    )
-    if not (isinstance(updated, CursorResult) and updated.rowcount == 1):
+    values = {"claimed": run_id, "moment": moment, "token": token, "worker": worker}
+    expires_at = moment + timedelta(seconds=lease_seconds)
+    run = session.execute(_lease_statement(), {**values, "expires_at": expires_at}).one_or_none()
+    if run is None:
         return None
-    run = session.get_one(Run, run_id, populate_existing=True)
     waited = max(0.0, (moment - (run.ready_at or run.queued_at)).total_seconds())
     return Claim.of(run, token, worker, waited_seconds=waited)
+
+
+@lru_cache(1)
+def _lease_statement() -> ReturningUpdate[Any]:
+    """Lease the queued run ``claimed``."""
+    # of the table: each session would compose a statement of the class anew, annotated
+    table = cast(Table, Run.__table__)
+    run = table.c
+    values = {
+        run.state: State.RUNNING.value,
+        run.reserved_at: None,
+        run.attempt: run.attempt + 1,
+        run.started_at: func.coalesce(run.started_at, bindparam("moment", type_=run.started_at.type)),
+        run.lease_token: bindparam("token"),
+        run.lease_owner: bindparam("worker"),
+        run.lease_expires_at: bindparam("expires_at"),
+    }
+    columns = [run[name] for name in ("id", "ready_at", "queued_at", *CLAIM_FIELDS)]
+    return update(table).where(run.id == bindparam("claimed"), _is_queued(run)).values(values).returning(*columns)

@@ -44,7 +44,7 @@ class _LiveWorkerResources(NamedTuple):
 
     resources: list[str]
     devices: list[str]
-    home: str | None  # id of its home folder
+    home: str | None  # id of its home folder, or of the store for its checkpoints
 
     @property
     def size(self) -> int:
@@ -320,8 +320,9 @@ def _missing_worker(run: Run, workers: Sequence[_LiveWorkerResources]) -> dict[s
     if run.nodes > 1 and max(homes.values()) < run.nodes:
         counts = ", ".join(f"{count} of home {home or 'unknown'}" for home, count in sorted(homes.items(), key=str))
         message = (
-            f"the run takes {run.nodes} workers that share one LCL_HOME, because all nodes use its folder, and the "
-            f"{len(able)} that can serve it are {counts}; start workers on a shared LCL_HOME"
+            f"the run takes {run.nodes} workers that share one LCL_HOME, or one store for checkpoints, and the "
+            f"{len(able)} that can serve it are {counts}; start workers on a shared LCL_HOME, or all with "
+            "LCL_CHECKPOINTS=store and the same LCL_ARTIFACTS"
         )
         return {"code": "separate_homes", "message": message}
     return None
@@ -368,16 +369,18 @@ def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, o
     """
     if not isinstance(spec, PretrainSpec):
         raise UserError("only runs of kind pretrain are estimated", code="not_estimated", field="kind")
+    return estimate_pretrainings(session, [spec], resource, owner)[0]
+
+
+def estimate_pretrainings(
+    session: Session, specs: Sequence[PretrainSpec], resource: str | None = None, owner: str | None = None
+) -> list[RunEstimate]:
+    """``estimate_run`` for each spec, with the measured runs read once."""
     has_gpu = _has_gpu_worker(session)
     device: Device = "gpu" if resource == "gpu" or (has_gpu and resource is None) else "cpu"
     measured = _measured_runs(session, device, has_gpu, owner)
-    return estimate_pretraining(
-        spec,
-        measured,
-        device,
-        _image_counts(session, spec),
-        _teacher_flops(session, [spec, *(r.spec for r in measured)]),
-    )
+    teachers = _teacher_flops(session, [*specs, *(run.spec for run in measured)])
+    return [estimate_pretraining(spec, measured, device, _image_counts(session, spec), teachers) for spec in specs]
 
 
 def _teacher_flops(session: Session, specs: Sequence[PretrainSpec]) -> dict[str, float]:

@@ -25,7 +25,8 @@ def seed_database(session: Session) -> list[EncoderRow]:
     """Register the bundled encoders; for a new one, queue an index run over the sample corpus.
 
     Called at every start, by any number of processes. An existing row changes only in its path, after a new
-    installation; a superseded encoder gets no new row. The caller has registered the sample corpus, and commits.
+    installation, and in the figures of its model card; a superseded encoder gets no new row. The caller has registered
+    the sample corpus, and commits.
     """
     rows = [_register_bundled(session, encoder) for encoder in pretrained_encoders()]
     return [row for row in rows if row is not None]
@@ -37,6 +38,8 @@ def _register_bundled(session: Session, encoder: PretrainedEncoder) -> EncoderRo
     if row is not None:
         if row.path != path or row.identity is None:
             row.path, (row.info, row.identity) = path, _describe(encoder)
+        elif row.info.get("figures", []) != list(encoder.figures):  # of an older version
+            row.info = {**row.info, "figures": list(encoder.figures)}
         return row
     if encoder.superseded is not None:
         return None
@@ -63,7 +66,8 @@ def _register_bundled(session: Session, encoder: PretrainedEncoder) -> EncoderRo
 def _describe(encoder: PretrainedEncoder) -> tuple[dict[str, Any], str]:
     """(info, identity) of the row. The hash of the weights is the published one, whatever the file has now."""
     files = {**hash_files(encoder.directory), WEIGHTS_FILE: encoder.hash}
-    return {**encoder.info, "files": files}, identity_hash(files)
+    figures = {"figures": list(encoder.figures)} if encoder.figures else {}
+    return {**encoder.info, **figures, "files": files}, identity_hash(files)
 
 
 def _queue_sample_index(session: Session, row: EncoderRow) -> None:

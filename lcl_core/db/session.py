@@ -5,6 +5,9 @@ transactions of a process queue on a lock, because SQLite itself only retries at
 
 On PostgreSQL no statement waits for ever: the server ends it after STATEMENT_SECONDS, and a client that gets no reply
 (from a proxy that lost the server, from a stopped backend) closes the connection after ANSWER_SECONDS.
+
+A pooler such as PgBouncer may give a server's session to another client after each transaction. Through one, a
+transaction begins with the server's limits, and nothing is kept in a session: no setting, no prepared statement.
 """
 
 from __future__ import annotations
@@ -101,11 +104,13 @@ class Database:
 
     Args:
         clock: time of all leases, of one process that alone uses the database; None: the database's own clock.
+        pooled: whether a pooler between here and PostgreSQL gives out sessions for one transaction.
     """
 
-    def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
+    def __init__(self, url: str, clock: Callable[[], datetime] | None = None, *, pooled: bool = False) -> None:
         self.url = url
-        self.engine, self.writer = create_engines(url)
+        self.engine, self.writer = create_engines(url, pooled=pooled)
+        self._pooled = pooled
         self._info = {} if clock is None else {_CLOCK: clock}
 
     @contextmanager
@@ -147,7 +152,7 @@ class Database:
             self._advisory_lock(),
             self.writer.connect() as connection,
             _foreign_keys_off(connection),
-            _without_time_limits(connection),
+            _without_time_limits(connection, self._pooled),
         ):
             config.attributes["connection"] = connection
             yield config
@@ -186,16 +191,16 @@ class Database:
         self.writer.dispose()
 
 
-def create_engines(url: str) -> tuple[Engine, Engine]:
+def create_engines(url: str, *, pooled: bool = False) -> tuple[Engine, Engine]:
     """A read engine and a write engine on one SQLite file or PostgreSQL database.
 
     A write transaction on SQLite starts with BEGIN IMMEDIATE: SQLite refuses at once a reader that starts to write.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        reader, writer = _create_postgres_engine(parsed), _create_postgres_engine(parsed)
-        event.listen(writer, "connect", partial(_set_timeout, "idle_in_transaction_session_timeout", IDLE_SECONDS))
-        return reader, writer
+        limits = {"statement_timeout": STATEMENT_SECONDS}
+        writing = {**limits, "idle_in_transaction_session_timeout": IDLE_SECONDS}
+        return _create_postgres_engine(parsed, limits, pooled), _create_postgres_engine(parsed, writing, pooled)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **_POOL)
@@ -266,10 +271,15 @@ def bad_cursor() -> UserError:
     return UserError("cursor is not one that a page gave", code="bad_cursor", field="cursor")
 
 
-def _create_postgres_engine(url: URL) -> Engine:
-    engine = create_engine(url, connect_args=_POSTGRES_CONNECT_ARGS, **_POOL)
+def _create_postgres_engine(url: URL, limits: dict[str, float], pooled: bool) -> Engine:
+    """``limits``: seconds of PostgreSQL's timeouts by their names."""
+    arguments = {**_POSTGRES_CONNECT_ARGS, "prepare_threshold": None} if pooled else _POSTGRES_CONNECT_ARGS
+    engine = create_engine(url, connect_args=arguments, **_POOL)
     event.listen(engine, "do_connect", _connect_with_deadline)
-    event.listen(engine, "connect", partial(_set_timeout, "statement_timeout", STATEMENT_SECONDS))
+    if pooled:
+        event.listen(engine, "begin", partial(_limit_transaction, limits))
+    else:
+        event.listen(engine, "connect", partial(_limit_session, limits))
     event.listen(engine, "checkin", _record_use)
     event.listen(engine, "checkout", partial(_ping_if_idle, engine))
     event.listen(engine, "handle_error", _as_operational_error, retval=True)
@@ -305,19 +315,29 @@ def _with_deadline(connection: Any, gen: Generator[Any, Any, Any], seconds: floa
         return end.value
 
 
-def _set_timeout(name: str, seconds: float, connection: Any, _record: object) -> None:
-    """Not a connection option: connection poolers refuse options that they do not know."""
-    connection.execute(f"SET {name} = {int(seconds * 1000)}")
+def _limit_session(limits: dict[str, float], connection: Any, _record: object) -> None:
+    """Once a connection; costs no transaction anything. Not a connection option, which poolers refuse."""
+    connection.execute(_limits_query(limits, local=False))
     connection.commit()
 
 
+def _limit_transaction(limits: dict[str, float], connection: Connection) -> None:
+    if not connection.info.get(_LONG_STATEMENTS):
+        connection.exec_driver_sql(_limits_query(limits, local=True))
+
+
+def _limits_query(limits: dict[str, float], *, local: bool) -> str:
+    values = (f"set_config('{name}', '{int(seconds * 1000)}', {local})" for name, seconds in limits.items())
+    return f"SELECT {', '.join(values)}"
+
+
 @contextmanager
-def _without_time_limits(connection: Connection) -> Iterator[None]:
+def _without_time_limits(connection: Connection, pooled: bool) -> Iterator[None]:
     """For the migrations, each of which is a transaction of its own and may take minutes."""
-    if connection.dialect.name != "postgresql":
+    connection.info[_LONG_STATEMENTS] = True
+    if pooled or connection.dialect.name != "postgresql":
         yield
         return
-    connection.info[_LONG_STATEMENTS] = True
     _set_statement_timeout(connection, 0)
     try:
         yield

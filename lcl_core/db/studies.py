@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,16 +20,19 @@ from sqlalchemy.orm import Session, aliased
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import Dataset, Metric, Run, Study, StudyCell, new_id, to_json_safe
 from lcl_core.db.registry import copy_encoder_ids, pin_encoders
-from lcl_core.db.runs import cancel_locked_run, resume_run
+from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
 from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
 from lcl_core.db.submit import find_by_idempotency_key, hash_body, submit
+from lcl_core.estimate.report import Range
 from lcl_core.specs.parsing import AnySpec, datasets_of, parse_as, spec_hash
 from lcl_core.specs.study import AdditionSpec, StudySpec
 from lcl_core.studies.results import CellRecord, RunRecord, cell_state, study_state
 from lcl_core.studies.status import StudyStatus, can_continue, promoted_cells, study_status
 from lcl_core.studies.trials import PlannedCell, apply_addition, evaluate_spec, expand_study, resolve_presets
 
+MAX_ESTIMATED = 64  # different pre-trainings of a study whose time is estimated
+CERTAINTIES = ("measured", "scaled", "assumed")  # best first
 STUDY_PRIORITY = -1  # of pre-trainings: runs that users submit do not wait for a whole study
 REUSABLE_STATES = (State.SUCCEEDED.value, State.RUNNING.value, State.QUEUED.value)  # best first
 ENDED_STATES = ("succeeded", "failed", "cancelled")
@@ -84,6 +87,44 @@ def plan_study(session: Session, spec: StudySpec, owner: str = "local") -> dict[
         "cells": len(cells),
         "reused": len(reusable),
     }
+
+
+@dataclass(frozen=True)
+class TrainingTime:
+    """Of all pre-trainings of a study that are to be run, added up; evaluations are not estimated.
+
+    Attributes:
+        certainty: the least certain of the estimates, as of ``RunEstimate``.
+    """
+
+    seconds: Range
+    certainty: str
+
+
+def estimate_training(
+    session: Session, spec: StudySpec, owner: str, visible_to: str | None = None
+) -> TrainingTime | None:
+    """Time of the pre-trainings that ``create_study`` would queue; None: none, or too many different ones.
+
+    Args:
+        visible_to: owner of the runs that the estimate may use; None: all owners.
+    """
+    cells = expand_study(spec)
+    reusable = find_reusable_runs(session, "pretrain", [cell.spec for cell in cells], owner)
+    specs = [cell.spec for cell in cells if spec_hash("pretrain", cell.spec) not in reusable]
+    without_seed = [each.model_copy(update={"seed": 0}) for each in specs]
+    counts = Counter(each.model_dump_json() for each in without_seed)
+    if not 0 < len(counts) <= MAX_ESTIMATED:
+        return None
+    different = {each.model_dump_json(): each for each in without_seed}
+    estimates = estimate_pretrainings(session, [different[key] for key in counts], owner=visible_to)
+    weighted = list(zip(estimates, counts.values(), strict=True))
+    expected, low, high = (
+        sum(count * getattr(estimate.seconds, bound) for estimate, count in weighted)
+        for bound in ("expected", "low", "high")
+    )
+    certainty = max((estimate.certainty for estimate in estimates), key=CERTAINTIES.index)
+    return TrainingTime(Range(expected, low, high), certainty)
 
 
 def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list[Run]:

@@ -1,4 +1,8 @@
-"""Wake-up messages over the broker. A message carries the id of a run and no state: the database is the truth."""
+"""Wake-up messages over the broker. A message carries the id of a run and no state: the database is the truth.
+
+Each message of the queue reaches one worker, which suffices for a run that any worker can take. A run that the worker
+did not take, because it has no free slot or does not offer what the run needs, is announced to all workers.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 QUEUE = "lcl"
+TO_ALL = "lcl.all"  # fan-out exchange: a message reaches every worker that listens, and is not kept
 WAKE = "lcl.wake"
 PING = "lcl.ping"
 _CONNECT_SECONDS = 2.0
@@ -48,19 +53,26 @@ class WakeupProducer:
         """Announce a queued run to the workers. False: the broker cannot be reached."""
         return self._send(WAKE, [run_id], expires=3600)
 
+    def wake_all(self, run_id: str | None) -> bool:
+        """Announce a queued run, or that some may be queued, to every worker. False: the broker cannot be reached."""
+        from kombu import Exchange
+
+        target = {"exchange": TO_ALL, "routing_key": TO_ALL, "declare": [Exchange(TO_ALL, type="fanout")]}
+        return self._send(WAKE, [run_id], expires=60, **target)
+
     def ping(self, sender: str) -> bool:
         """Send a message whose receipt proves that workers consume messages."""
         return self._send(PING, [sender], expires=60)
 
-    def _send(self, task: str, arguments: list[Any], expires: float) -> bool:
+    def _send(self, task: str, arguments: list[Any], expires: float, **target: Any) -> bool:
         from kombu.exceptions import OperationalError
 
         try:
             # one immediate retry: a pooled connection may be older than a restart of the broker
             policy = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-            self._app.send_task(task, arguments, expires=expires, retry=True, retry_policy=policy)
+            self._app.send_task(task, arguments, expires=expires, retry=True, retry_policy=policy, **target)
         except (OperationalError, OSError) as error:
-            details = {"run": arguments[0]} if task == WAKE else {}
+            details = {"run": arguments[0]} if task == WAKE and arguments[0] else {}
             log.warning("broker_unreachable", task=task, error=str(error), **details)
             return False
         return True

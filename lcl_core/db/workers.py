@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import Select, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from lcl_core.common.gpus import is_whole
 from lcl_core.db.models import DeviceRow, GangMemberRow, Run, TaskLease, Worker
-from lcl_core.db.session import dialect_insert, now
+from lcl_core.db.session import dialect_insert, now, sql_now
 from lcl_core.db.states import LEASED, State
 from lcl_core.jobs import ANY_DEVICE
 
@@ -38,7 +39,7 @@ class WorkerIdentity:
     devices: tuple[str, ...]
     offers: tuple[str, ...] = ("cpu",)
     gpu_ids: tuple[str, ...] = ()  # devices that it may lease to runs
-    home: str | None = None  # id of its home folder
+    home: str | None = None  # id of its home folder, or of the store that gets copies of its checkpoints
 
 
 def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[dict[str, Any]] = ()) -> None:
@@ -59,7 +60,7 @@ def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[di
 
 def record_wakeup(session: Session, worker_id: str) -> None:
     """Record that the worker has just received a message from the broker."""
-    session.execute(update(Worker).where(Worker.id == worker_id).values(consumed_at=now(session)))
+    session.execute(update(Worker).where(Worker.id == worker_id).values(consumed_at=sql_now(session)))
 
 
 def deregister(session: Session, worker_id: str) -> None:
@@ -70,6 +71,9 @@ def deregister(session: Session, worker_id: str) -> None:
 def claim_task(session: Session, name: str, worker_id: str, seconds: float) -> bool:
     """Claim or renew a periodic task that one worker does for all. Returns: whether it is this worker's."""
     moment = now(session)
+    held = select(TaskLease.worker).where(TaskLease.name == name, TaskLease.expires_at >= moment)
+    if session.scalars(held).one_or_none() not in (None, worker_id):
+        return False  # without a lock on the row, which all workers ask for
     values = {"worker": worker_id, "expires_at": moment + timedelta(seconds=seconds)}
     statement = dialect_insert(session, TaskLease).values(name=name, **values)
     claimable = or_(TaskLease.expires_at < moment, TaskLease.worker == worker_id)
@@ -181,13 +185,21 @@ def device_uses(session: Session, devices: Collection[str] | None = None) -> lis
         devices: None: of every device.
     """
     moment = now(session)
+    given = {"moment": moment, "alive_since": moment - ALIVE_WITHIN, "devices": list(devices or ())}
+    rows = session.execute(_device_uses_query(devices is not None), given).tuples()
+    return [DeviceUse(id_, worker or "", DeviceNeed(*need), token is None) for id_, worker, token, *need in rows]
+
+
+@lru_cache(2)
+def _device_uses_query(selects: bool) -> Select[Any]:
+    """Composed once, as all statements of a claim. ``selects``: devices are given."""
     member = and_(
         GangMemberRow.run_id == DeviceRow.run_id,
         GangMemberRow.token == DeviceRow.token,
-        GangMemberRow.expires_at >= moment,
+        GangMemberRow.expires_at >= bindparam("moment"),
         GangMemberRow.ending.is_(None),  # its process still runs, or waits for the other nodes
     )
-    alive = and_(Worker.id == DeviceRow.worker, Worker.seen_at >= moment - ALIVE_WITHIN)
+    alive = and_(Worker.id == DeviceRow.worker, Worker.seen_at >= bindparam("alive_since"))
     reserved = and_(DeviceRow.token.is_(None), Run.state == State.QUEUED.value, Worker.id.is_not(None))
     counts = or_(Run.lease_token == DeviceRow.token, GangMemberRow.token.is_not(None), reserved)
     query = (
@@ -198,10 +210,9 @@ def device_uses(session: Session, devices: Collection[str] | None = None) -> lis
         .where(counts)
         .order_by(DeviceRow.id)
     )
-    if devices is not None:
-        query = query.where(or_(DeviceRow.id.in_(devices), Run.state == State.QUEUED.value))
-    rows = session.execute(query).tuples()
-    return [DeviceUse(id_, worker or "", DeviceNeed(*need), token is None) for id_, worker, token, *need in rows]
+    if not selects:
+        return query
+    return query.where(or_(DeviceRow.id.in_(bindparam("devices", expanding=True)), Run.state == State.QUEUED.value))
 
 
 def need_columns(gpus: Any = Run.gpus) -> tuple[Any, ...]:

@@ -42,7 +42,8 @@ Queue = Callable[..., str]
 RunOf = Callable[[str], Any]
 Steps = Callable[[str], list[int]]
 Eventually = Callable[..., None]
-ON_TWO = {**TINY, "steps": 60, "log_every": 1, "checkpoint_every": 10, "engine": {"nodes": 2}}
+STEPS = 90  # far more than are done while a test looks at the run
+ON_TWO = {**TINY, "steps": STEPS, "log_every": 1, "checkpoint_every": 10, "engine": {"nodes": 2}}
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_a_lost_node_ends_the_attempt_for_all_and_the_run_goes_on_exactly(
     start(crew)
     eventually(lambda: run_of(run_id).state == "succeeded", "the second attempt")
     run = run_of(run_id)
-    assert (run.attempt, trained(steps_of(run_id))) == (2, list(range(1, 61)))
+    assert (run.attempt, trained(steps_of(run_id))) == (2, list(range(1, STEPS + 1)))
     undisturbed = submit()
     eventually(lambda: run_of(undisturbed).state == "succeeded", "a run that is left alone")
     assert run_of(undisturbed).attempt == 1, told(crew)

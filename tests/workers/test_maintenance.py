@@ -30,6 +30,9 @@ class RecordedWakeups:
         self.woken.append(run_id)
         return True
 
+    def wake_all(self, run_id: str | None) -> bool:
+        return self.wake(str(run_id))
+
     def ping(self, sender: str) -> bool:
         self.pings.append(sender)
         return True

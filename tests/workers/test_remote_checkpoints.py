@@ -20,8 +20,9 @@ from lcl_core.db import garbage, leases, queue, runs, submit
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts, record_stored_checkpoint, stored_checkpoints
 from lcl_core.db.session import Database
+from workers.fetch_checkpoints import fetch_checkpoints
 from workers.lease_keeper import LeaseKeeper
-from workers.remote_checkpoints import CheckpointCopier, copied_checkpoints, fetch_checkpoints
+from workers.remote_checkpoints import CheckpointCopier, copied_checkpoints
 from workers.settings import WorkerSettings
 
 NUMBERS = bytes(range(64))
@@ -471,6 +472,28 @@ def test_the_store_may_be_away_while_the_run_goes_on(
         finish()
         assert 3 in team.stored(run_id)
     assert not list(run_dir.path.glob("uploading/*"))
+
+
+def test_a_checkpoint_that_is_completed_after_a_look_is_copied(
+    team: Team, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = team.submit()
+    claim = team.claim()
+    run_dir, looked = team.run_dir(claim, "a"), threading.Event()
+    manifest = save(run_dir, 1) / "manifest.json"
+    hidden = manifest.rename(run_dir.path / "manifest.json")
+    copy_next = CheckpointCopier._copy_next
+
+    def watched(copier: CheckpointCopier) -> bool:
+        found = copy_next(copier)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(CheckpointCopier, "_copy_next", watched)
+    with team.copying(claim, "a"):
+        eventually(looked.is_set, "a look")
+        hidden.rename(manifest)
+        eventually(lambda: 1 in team.stored(run_id), "the checkpoint")
 
 
 def test_a_checkpoint_that_the_job_removes_meanwhile_is_copied_whole(

@@ -1,6 +1,7 @@
 """A run whose homes are killed at random steps ends, bit by bit, as one that was left alone: they share only a store.
 
-STORE_KILLS is the number of kills; 50 take some minutes.
+STORE_KILLS is the number of kills; 50 take some minutes. OMP_NUM_THREADS is 1, as ``make test`` sets it: the one that
+was left alone runs in this process, and the number of threads changes the last digits.
 """
 
 from __future__ import annotations

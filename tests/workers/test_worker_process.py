@@ -85,6 +85,45 @@ def test_a_broker_that_is_down_delays_nothing_and_is_found_again(
     eventually(lambda: consumed_at() > before, "consumption after the broker's return")
 
 
+FAILING_CONSUMER = """
+from kombu.transport.redis import Channel
+
+receive = Channel._receive
+
+def failing(self):
+    Channel._receive = receive
+    raise AttributeError("as kombu's when the broker dies before a message is acknowledged")
+
+Channel._receive = failing
+"""
+
+
+def test_a_consumer_that_fails_ends_no_run(
+    crew: WorkerProcesses,
+    doorbell: WakeupProducer,
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    eventually: Eventually,
+    consuming: Callable[[int], None],
+) -> None:
+    """Another consumer follows in the same process; the first message to all workers ends the first."""
+    run_id = queue(20_000)  # minutes: it outlasts the second consumer's start on a busy machine
+    worker = crew.start(before=FAILING_CONSUMER)
+    consuming(1)
+    eventually(lambda: run_of(run_id).state == "running", "the run")
+    assert doorbell.wake_all(None)
+    eventually(lambda: "consumer_lost" in crew.log(0).read_text(), "the consumer's failure")
+    with database.session() as session:
+        for row in db_runs.list_workers(session):
+            row.consumed_at = None
+    consuming(1)
+    assert (run_of(run_id).state, run_of(run_id).attempt) == ("running", 1)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(180) == 0, "the second consumer ends in order"
+    assert run_of(run_id).state == "queued"
+
+
 @pytest.mark.parametrize("settings", ["sqlite", "postgresql"], indirect=True)
 def test_a_worker_killed_in_the_middle_loses_nothing(
     crew: WorkerProcesses,

@@ -41,9 +41,14 @@ class WorkerProcesses:
         self._logs = logs
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *, toy: bool = True, **environment: str) -> subprocess.Popen[bytes]:
-        """``toy``: the process of every run is that of ``TOY_MODULE``, by default ``toy_run``; else the real one."""
-        command = ("-c", TOY_WORKER) if toy else ("-m", "workers")
+    def start(self, *, toy: bool = True, before: str = "", **environment: str) -> subprocess.Popen[bytes]:
+        """Start a worker.
+
+        Args:
+            toy: the process of every run is that of ``TOY_MODULE``, by default ``toy_run``; else the real one.
+            before: code that the worker with the toy executes first.
+        """
+        command = ("-c", before + TOY_WORKER) if toy else ("-m", "workers")
         inherited = dict(self._environment)
         if not toy:
             inherited.pop("PYTHONPATH", None)  # where the toy is; a fork server's processes do without

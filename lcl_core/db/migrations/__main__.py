@@ -12,7 +12,8 @@ from lcl_core.db.session import UNREACHABLE, Database, DatabaseDamaged
 
 
 def main() -> int:
-    database = Database(Settings().resolved_database_url)
+    settings = Settings()
+    database = Database(settings.resolved_database_url, pooled=settings.database_pooled)
     try:
         database.migrate()
     except UNREACHABLE as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from sqlalchemy.orm import Session
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import stable_hash64
+from lcl_core.collections.labels import LabelIndex
 from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.vector_index import nearest as exact_nearest
 from lcl_core.collections.writer import CollectionItem, build_collection
@@ -22,8 +25,18 @@ from lcl_core.common.errors import UserError
 from lcl_core.db import collections, complete_run, garbage, leases, pgvector, registry, runs
 from lcl_core.db import pgvector as db_pgvector
 from lcl_core.db.models import CollectionRow as Row
+from lcl_core.db.models import new_id
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.specs.parsing import parse_spec
+from lcl_core.vector_indexes import (
+    TARGETS,
+    IndexLocation,
+    RangeFilter,
+    SetFilter,
+    TextFilter,
+    VectorBatch,
+    directory_batches,
+)
 
 ENCODER, DIM, ROWS, K = "e" * 64, 16, 300, 10
 Settle = Callable[..., str]
@@ -114,6 +127,9 @@ def test_it_finds_what_the_files_say(
     for labels in ("yes", "no"):
         check_same(found(there, where={"rare": labels}), found(files, where={"rare": labels}))
     assert found(there, where={"rare": "never"}) == [{}] * len(QUERIES)
+    monkeypatch.undo()
+    ask = db_pgvector.PgVectorIndex(database, str(row_of(database).vectors), DIM)
+    assert rows_of(ask, TextFilter("rare", ("yes",))) == list(range(0, ROWS, 10)), "the table has the labels"
 
 
 @on_postgres
@@ -182,8 +198,13 @@ def test_what_breaks_off_leaves_nothing(
     database: Database, end: Settle, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write_and_fail() -> None:
+        collection = Collection.open(made)
         with database.session() as session:
-            pgvector.write_vectors(session, Collection.open(made))
+            location = IndexLocation(name=new_id("vec"), dim=collection.dim, session=session)
+            pgvector.PgVectorIndex.check(location)
+            index = pgvector.PgVectorIndex.at(location)
+            for target in TARGETS:
+                index.build(target, directory_batches(collection, target))
             assert tables(database) == set(), "nobody sees them before the commit"
             raise ZeroDivisionError
 
@@ -237,3 +258,122 @@ def test_who_may_not_make_the_extension_is_told_whom_to_ask(nobody: Database) ->
     with nobody.session() as session:
         assert "CREATE EXTENSION vector" in refusal(session)
         assert session.scalar(text("SELECT 1")) == 1, "the transaction goes on"
+
+
+def batch(start: int = 0, stop: int = ROWS) -> VectorBatch:
+    return range(start, stop), [f"img_{row:016x}" for row in range(start, stop)], VECTORS[start:stop]
+
+
+@pytest.fixture
+def index(database: Database) -> db_pgvector.PgVectorIndex:
+    """An index that is not built yet."""
+    with database.session() as session:
+        db_pgvector.PgVectorIndex.check(IndexLocation(session=session))
+    return db_pgvector.PgVectorIndex(database, "vec_1", DIM)
+
+
+def rows_of(index: db_pgvector.PgVectorIndex, *filters: Any) -> list[int] | None:
+    """All rows that the filters leave; None: the table lacks a column."""
+    found = index.search_labels(QUERIES[0].tolist(), ROWS, filters, [], ROWS)
+    return None if found is None else sorted(found)
+
+
+LONG = "".join(map(chr, np.random.default_rng(2).integers(0x4E00, 0x9000, 5000)))  # not to be compressed to 2,704 bytes
+VALUES = [
+    "plain",
+    "%s :name 'quoted' \\ {x,y} \"",
+    LONG,
+    f"{LONG}x",
+    f"sha256:{hashlib.sha256(LONG.encode()).hexdigest()}",  # as LONG is stored
+    "nul \0",
+    "half \ud83d",
+]
+LONG_NAME = "Name" + "_" * 55  # with one more character 60: ``text_…`` and ``members_…`` have more than 63 bytes
+
+
+@on_postgres
+def test_any_value_and_name_of_a_label_has_its_rows(index: db_pgvector.PgVectorIndex) -> None:
+    texts, others, sets = (f"{LONG_NAME}{end}" for end in "abc")
+    rows = [VALUES[row % len(VALUES)] for row in range(ROWS)]
+    images = [
+        {texts: value, others: VALUES[row % 2], sets: json.dumps([value, "every"]), f"{LONG_NAME}n": str(row)}
+        for row, value in enumerate(rows)
+    ]
+    index.build("images", [batch()], LabelIndex.of(images, {texts: "text", others: "text", sets: "set"}))
+    for value in VALUES:
+        expected = [row for row in range(ROWS) if rows[row] == value]
+        assert rows_of(index, TextFilter(texts, (value,))) == expected
+        assert rows_of(index, TextFilter(sets, (value,), True)) == expected
+        assert rows_of(index, TextFilter(sets, (json.dumps([value, "every"]),), True)) == expected, "as it is written"
+        assert rows_of(index, SetFilter(sets, (value, "every"))) == expected
+    assert rows_of(index, TextFilter(others, ("plain",))) == list(range(0, ROWS, 2))
+    assert rows_of(index, RangeFilter(f"{LONG_NAME}n", "number", 5.0, 8.0)) == [5, 6, 7]
+    assert rows_of(index, TextFilter(texts.lower(), ("plain",))) is None, "another label"
+
+
+LABELS = LabelIndex.of(
+    [{"kind": "ab"[row % 2], "size": str(row), "tags": json.dumps(["x", str(row % 3)])} for row in range(ROWS)], {}
+)
+KIND, SIZE, TAGS = TextFilter("kind", ("a",)), RangeFilter("size", "number", 10.0), SetFilter("tags", ("0", "x"))
+
+
+@on_postgres
+def test_each_column_of_a_label_has_an_index(database: Database, index: db_pgvector.PgVectorIndex) -> None:
+    index.build("images", [batch()], LABELS)
+    index.build("texts", [batch()])
+    with database.reading() as session:
+        listed = session.execute(
+            text("SELECT tablename, indexdef FROM pg_indexes WHERE indexname LIKE 'vec%label%'")
+        ).all()
+    assert {table for table, _ in listed} == {"vec_1_images"}
+    assert sorted(definition.partition(" USING ")[2] for _, definition in listed) == [
+        "btree (text_kind)",
+        "btree (text_size)",
+        "btree (text_tags)",
+        "btree (value_size)",
+        "gin (members_tags)",
+    ]
+
+
+@on_postgres
+def test_what_is_appended_fills_the_columns_that_there_are(index: db_pgvector.PgVectorIndex) -> None:
+    index.build("images", [batch(0, 100)], LABELS)
+    index.append("images", batch(100, 150), LABELS)
+    assert rows_of(index, KIND, SIZE, TAGS) == [row for row in range(10, 150) if row % 6 == 0]
+    others = LabelIndex.of([{"kind": "a", "new": "1"}] * ROWS, {})
+    index.append("images", batch(150, 200), others)
+    index.append("images", batch(200, 250))
+    assert rows_of(index, KIND) == [*range(0, 150, 2), *range(150, 200)]
+    assert rows_of(index, RangeFilter("size", "number")) == list(range(150))
+    assert rows_of(index, TextFilter("new", ("1",))) is None
+    assert sorted(index("images", QUERIES[0].tolist(), ROWS, (), False)) == list(range(250))
+
+
+@on_postgres
+def test_a_table_from_before_there_were_columns_is_searched(index: db_pgvector.PgVectorIndex) -> None:
+    with pytest.raises(UserError) as caught:
+        rows_of(index, KIND)
+    assert caught.value.code == "index_unusable", "there is no table yet"
+    index.build("images", [batch(0, 200)])
+    index.append("images", batch(200, ROWS), LABELS)
+    assert rows_of(index, KIND) is None
+    assert sorted(index("images", QUERIES[0].tolist(), ROWS, (), False)) == list(range(ROWS))
+
+
+@on_postgres
+@pytest.mark.parametrize("few", [True, False])
+def test_few_rows_are_compared_without_the_graph(
+    index: db_pgvector.PgVectorIndex, few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner prefers the graph, whose 100 candidates are nearer to the query than the rows that are allowed."""
+    order = np.argsort(VECTORS @ QUERIES[0])  # the farthest first
+    far = set(order[:50].tolist())
+    labels = LabelIndex.of([{"far": "yes" if row in far else "no"} for row in range(ROWS)], {})
+    index.build("images", [batch()], labels)
+    settings = {"hnsw.iterative_scan": "off", "enable_sort": "off", "enable_seqscan": "off"}
+    changes = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+    command = text(f"SELECT set_config('hnsw.ef_search', :ef_search, true), {changes}")
+    monkeypatch.setattr(db_pgvector, "_SET_SEARCH_PARAMETERS", command)
+    monkeypatch.setattr(db_pgvector, "MAX_LISTED", 50 if few else 49)
+    found = index.search_labels(QUERIES[0].tolist(), K, (TextFilter("far", ("yes",)),), [], 50)
+    assert found == (order[50 - K : 50][::-1].tolist() if few else [])

@@ -9,8 +9,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import event, select, text, update
+from sqlalchemy.orm import Session
 
+from benchmarks.scale import instructions_of_a_claim
 from lcl_core.db import queue as db_queue
 from lcl_core.db.models import Run
 from lcl_core.db.session import Database, now
@@ -116,32 +118,60 @@ def test_the_next_run_of_the_owner_is_claimed_while_another_worker_claims_the_fi
     assert [claim.run_id for claim in claimed if claim] == ["run_0", "run_1", "run_2"]
 
 
-def work_of_a_claim(database: Database) -> int:
+def claim_as_engine(session: Session, worker: str) -> db_queue.Claim | None:
+    return db_queue.claim_for_engine(session, worker, 30.0, ("cpu", "gpu"), WITHOUT_GPUS)
+
+
+def work_of_a_claim(database: Database, claim: Callable[..., db_queue.Claim | None]) -> int:
     """Rows of runs that a claim reads on PostgreSQL, instructions of SQLite's machine that it takes."""
-    steps = 0
-
-    def count() -> int:
-        nonlocal steps
-        steps += 1
-        return 0
-
+    if database.engine.dialect.name == "sqlite":
+        return instructions_of_a_claim(database, claim)
     with database.session() as session:
-        driver = session.connection().connection.driver_connection
-        on_sqlite = database.engine.dialect.name == "sqlite"
-        if on_sqlite:
-            driver.set_progress_handler(count, 1)  # type: ignore[union-attr]
-        else:  # a queue of thousands is cheaper to read whole than by its index
-            session.execute(text("SET LOCAL enable_seqscan = off"))
-        assert db_queue.claim_next(session, "worker-1") is not None
-        if on_sqlite:
-            driver.set_progress_handler(None, 0)  # type: ignore[union-attr]
-            return steps
+        # a queue of thousands is cheaper to read whole than by its index
+        session.execute(text("SET LOCAL enable_seqscan = off"))
+        assert claim(session, "worker-1") is not None
         read = "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_xact_user_tables WHERE relname = 'run'"
         return int(session.execute(text(read)).scalar_one())
 
 
+@pytest.fixture
+def statements(database: Database) -> list[Any]:
+    """Every statement that is sent, as the object that was composed."""
+    sent: list[Any] = []
+
+    def record(_connection: object, statement: Any, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(database.engine, "before_execute", record)
+    event.listen(database.writer, "before_execute", record)
+    return sent
+
+
+@pytest.mark.parametrize("gpus", [(), ("GPU-1", "GPU-2", "GPU-3")], ids=["cpu", "gpu"])
+def test_the_statement_of_the_next_run_is_composed_once(
+    database: Database, statements: list[Any], gpus: tuple[str, ...]
+) -> None:
+    add_runs(database, [{"id": f"run_{number}", "owner": "ada", "after": number} for number in range(3)])
+    claimed: list[str] = []
+    composed: list[set[int]] = []
+    for _ in range(3):
+        statements.clear()
+        with database.session() as session:
+            claim = db_queue.claim_next(session, "worker-1", devices=gpus)
+        assert claim is not None
+        claimed.append(claim.run_id)
+        # what asks for the time and for devices is short
+        composed.append({id(each) for each in statements if "run.queued_at" in str(each)})
+    assert claimed == ["run_0", "run_1", "run_2"]
+    assert len(composed[0]) >= 3
+    assert composed[1] == composed[2] == composed[0]
+
+
+@pytest.mark.parametrize("claim", [db_queue.claim_next, claim_as_engine], ids=["worker", "engine"])
 @pytest.mark.parametrize("resource", ["accelerator", "gpu"])
-def test_a_long_queue_costs_a_claim_no_more(database: Database, resource: str) -> None:
+def test_a_long_queue_costs_a_claim_no_more(
+    database: Database, resource: str, claim: Callable[..., db_queue.Claim | None]
+) -> None:
     """Neither of runs that it could claim, nor of runs that it cannot: the worker has no GPU."""
     owners = 8
     work = []
@@ -153,5 +183,5 @@ def test_a_long_queue_costs_a_claim_no_more(database: Database, resource: str) -
         ]  # fmt: skip
         last = {"id": f"run_last_{count}", "owner": "owner-0", "resource": "cpu", "gpus": 0, "after": 1000}
         add_runs(database, [*rows, last])
-        work.append(work_of_a_claim(database))
+        work.append(work_of_a_claim(database, claim))
     assert work[1] < 1.5 * work[0] + 20

@@ -54,6 +54,20 @@ def test_later_starts_add_nothing(database: Database, comes_with: list[Pretraine
         assert len(runs.list_runs(session).items) == 1
 
 
+def test_figures_of_the_card_come_with_the_encoder_also_to_a_service_of_an_older_version(
+    database: Database, comes_with: list[PretrainedEncoder]
+) -> None:
+    figures = ({"task": "retrieval", "metric": "IR@5", "value": 0.2, "chance": 0.1, "untrained": 0.1},)
+    start(database)
+    comes_with[0] = replace(FOUND, figures=figures)
+    for _ in range(2):
+        start(database)
+        with database.reading() as session:
+            (encoder,) = registry.list_encoders(session)
+            assert encoder.info["figures"] == list(figures)
+            assert encoder.identity == identity_hash(encoder.info["files"]), "its collections stay its own"
+
+
 def test_a_superseded_encoder_stays_where_it_is_and_comes_to_no_new_service(
     database: Database, comes_with: list[PretrainedEncoder]
 ) -> None:

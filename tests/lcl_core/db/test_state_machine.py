@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -44,10 +43,10 @@ WHICH = st.integers(0, MOST - 1)
 class House(RuleBasedStateMachine):
     """Up to four runs, and claims of which some are stale by now."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, home: Path) -> None:
         super().__init__()
         self.database = database
-        self.home = Path(tempfile.gettempdir())
+        self.home = home
         self.claims: list[leases.Claim] = []
         self.runs: list[str] = []
         self.before: dict[str, str] = {}
@@ -209,7 +208,7 @@ def _reachable(source: str | None, target: State) -> bool:
     return target == source or target in ALLOWED[State(source)]
 
 
-def test_whatever_happens_the_laws_hold(database: Database) -> None:
+def test_whatever_happens_the_laws_hold(database: Database, tmp_path: Path) -> None:
     rules = settings(
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,
@@ -219,4 +218,4 @@ def test_whatever_happens_the_laws_hold(database: Database) -> None:
         phases=(Phase.generate,),  # a failure is told at once: making it small takes minutes
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(lambda: House(database), settings=rules)
+    run_state_machine_as_test(lambda: House(database, tmp_path), settings=rules)

@@ -41,9 +41,3 @@ def test_they_come_and_go(database: Database, queue: Callable[..., str]) -> None
 )
 def test_the_first_run_of_an_owner_and_need_is_read_from_one(database: Database, query: str) -> None:
     check_read_in_order(database, query, "ix_run_heads")
-
-
-def test_runs_with_processes_are_read_from_the_other(database: Database) -> None:
-    check_read_in_order(
-        database, "SELECT id FROM run WHERE state = 'queued' AND handle IS NOT NULL ORDER BY id", "ix_run_handles"
-    )
