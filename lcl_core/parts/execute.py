@@ -89,12 +89,20 @@ def execute(schedule: Schedule, runner: Runner, log: CompletionLog, on_progress:
     """Execute the tasks that are left. The log has their kind, number and start, and their results.
 
     Args:
-        on_progress: called with the number of items that are done; what it raises ends the work.
+        on_progress: called with the number of items that are done, which never falls; what it raises ends the work.
     """
+    done = 0
+
+    def report(items: int) -> None:
+        nonlocal done
+        # a task that has just ended is no longer in progress and not yet in the schedule; one that died begins anew
+        done = max(done, schedule.items + items)
+        on_progress(done)
+
     while not schedule.finished:
         while runner.idle and (task := schedule.next_task()) is not None:
             runner.submit(task)
-        for task, result in runner.wait(lambda items: on_progress(schedule.items + items)):
+        for task, result in runner.wait(report):
             arguments: Json = {
                 name: task.arguments[name] for name in ("kind", "number", "start") if name in task.arguments
             }

@@ -109,7 +109,7 @@ class ProcessPoolRunner:
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._make), daemon=True)
+        process = self._context.Process(target=_serve, args=(theirs, self._make))
         process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         return _Worker(process, ours)

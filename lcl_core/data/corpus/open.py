@@ -12,6 +12,7 @@ from lcl_core.common.paths import is_url, resolve_allowed
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.file_corpus import FileCorpus
 from lcl_core.data.formats import open_reader
+from lcl_core.data.formats.remote_files import open_remote_files
 from lcl_core.data.shards.format import HEADER
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.specs.corpus_jobs import CorpusSpec
@@ -28,7 +29,7 @@ def open_corpus(path: str | Path) -> Corpus:
 
 
 def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[str] | None = None) -> Any:
-    """An open corpus, or a format reader.
+    """An open corpus, or a format reader, of files on disk or behind a URL.
 
     Args:
         datasets: paths of registered ones by name.
@@ -50,7 +51,10 @@ def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[s
                 error.field = "path"
                 raise
     try:
-        reader = open_reader(spec.path, spec.format, **spec.options)
+        if is_url(spec.path):
+            reader: Any = open_remote_files(spec.path, spec.format, spec.options)
+        else:
+            reader = open_reader(spec.path, spec.format, **spec.options)
     except UserError as error:
         if error.code == "bad_option":
             error.field = f"options.{error.field}"

@@ -17,9 +17,10 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +30,7 @@ import torch
 from lcl_core.common.threads import usable_cores
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch, pack_documents
+from lcl_core.data.sampling.shuffle import ReaderShare
 from lcl_core.data.sampling.sources import Sample, SkippedSample
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.specs.pretrain import BatchSpec
@@ -84,30 +86,42 @@ class LoaderPool:
             self._processes.append(process)
 
     def samples(
-        self, stream: SampleStream, positions: Iterator[int], ahead: int = 0
+        self, stream: SampleStream, positions: Iterator[int], ahead: int = 0, share: ReaderShare | None = None
     ) -> Iterator[Sample | SkippedSample]:
         """The samples at ``positions``, in this order. Of one stream alone: the processes keep it.
 
         Args:
             ahead: samples that the processes make before they are taken.
+            share: all but a few of the positions are those of this rank, so their blocks can be fetched ahead.
 
         Raises: what making a sample raises; RuntimeError when a process ended.
         """
+        share = share if stream.reads_blocks else None
         if not self._processes:
-            return (stream[position] for position in positions)
-        options = stream.options | {"cache_bytes": stream.options["cache_bytes"] // len(self._processes)}
-        for number in range(len(self._processes)):
-            self._send(number, options)
-        return itertools.chain.from_iterable(self._chunks(positions, ahead))
+            return _samples_here(stream, positions, share)
+        readers = len(self._processes)
+        options = stream.options | {"cache_bytes": stream.options["cache_bytes"] // readers}
+        for number in range(readers):
+            self._send(number, (options, share and replace(share, number=number, readers=readers)))
+        turns = itertools.cycle(range(readers))
+        if share is None:
+            return itertools.chain.from_iterable(self._chunks(positions, ahead, lambda _: next(turns)))
+        stride = share.stride
+        return itertools.chain.from_iterable(
+            self._chunks(positions, ahead, lambda chunk: stream.reader(chunk[0], stride, readers))
+        )
 
-    def _chunks(self, positions: Iterator[int], ahead: int) -> Iterator[Samples]:
+    def _chunks(
+        self, positions: Iterator[int], ahead: int, process: Callable[[Sequence[int]], int]
+    ) -> Iterator[Samples]:
+        """``process``: number of the one that makes a chunk."""
         # where reading costs a wait, as many requests are under way in each process as it reads at once
         size, least = (_CHUNK, _AHEAD) if self._reads == 1 else (1, self._reads + _AHEAD)
         waits = max(least * len(self._processes), 1 + math.ceil(ahead / size))
         chunks = iter(lambda: tuple(itertools.islice(positions, size)), ())
-        turns = itertools.cycle(range(len(self._processes)))
         waiting: deque[int] = deque()
-        for number, chunk in zip(turns, chunks, strict=False):
+        for chunk in chunks:
+            number = process(chunk)
             self._send(number, chunk)
             waiting.append(number)
             if len(waiting) == waits:
@@ -177,18 +191,27 @@ def load_batches(
     cursor = Cursor(start) if isinstance(start, int) else start
     positions = itertools.chain(cursor.held, itertools.count(cursor.position, stride))
     ahead = read_ahead(budget, stream.options["image_size"])
+    share = ReaderShare(cursor.position, stride)
     if isinstance(workers, int):
-        samples: Iterable[Sample | SkippedSample] = _samples_of_own_pool(stream, positions, workers, ahead)
+        samples: Iterable[Sample | SkippedSample] = _samples_of_own_pool(stream, positions, workers, ahead, share)
     else:
-        samples = workers.samples(stream, positions, ahead)
+        samples = workers.samples(stream, positions, ahead, share)
     return pack_documents(samples, cursor, budget, lookahead=lookahead, stride=stride)
 
 
 def _samples_of_own_pool(
-    stream: SampleStream, positions: Iterator[int], workers: int, ahead: int
+    stream: SampleStream, positions: Iterator[int], workers: int, ahead: int, share: ReaderShare
 ) -> Iterator[Sample | SkippedSample]:
     with LoaderPool(stream.corpora, workers) as pool:
-        yield from pool.samples(stream, positions, ahead)
+        yield from pool.samples(stream, positions, ahead, share)
+
+
+def _samples_here(
+    stream: SampleStream, positions: Iterator[int], share: ReaderShare | None
+) -> Iterator[Sample | SkippedSample]:
+    with nullcontext() if share is None else stream.reading_ahead(share):
+        for position in positions:
+            yield stream[position]
 
 
 def _shut_down(connection: Connection) -> None:
@@ -198,14 +221,17 @@ def _shut_down(connection: Connection) -> None:
 
 
 def _serve(corpora: dict[str, Corpus], requests: Connection, reads: int) -> None:
-    """Body of a loader process: the first message has the options of the stream, the others positions."""
+    """Body of a loader process: the first message has the options of the stream and its share, the others positions."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError):
         try:
-            _answer(SampleStream(corpora=corpora, **requests.recv()), requests, reads)
+            options, share = requests.recv()
+            stream = SampleStream(corpora=corpora, **options)
+            with nullcontext() if share is None else stream.reading_ahead(share):
+                _answer(stream, requests, reads)
         except (EOFError, ConnectionError):
             raise
         except Exception as error:

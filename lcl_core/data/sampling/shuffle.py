@@ -5,7 +5,9 @@ A run's place in its data is one integer, and a run that is resumed or resized r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd, lcm
@@ -62,12 +64,135 @@ class FeistelPermutation:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """Sizes of the block order: ``records`` consecutive items are a block, ``window`` blocks are read at a time."""
+
+    records: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedBlock:
+    """A block of a :class:`BlockOrder`: its places in the order, ascending, and the item at each."""
+
+    places: Sequence[int]
+    first: int
+    items: FeistelPermutation
+
+    def item(self, number: int) -> int:
+        """The item at ``places[number]``."""
+        return self.first + self.items[number]
+
+
+class BlockOrder:
+    """A pseudo-random order of ``range(size)`` that reads few blocks of consecutive items at a time.
+
+    The blocks are permuted. A window is the next ``sizes.window`` of them: its places take an item of each of its
+    blocks in turn, and each block gives its items in a random order of its own. So all places of a block are the same
+    modulo the window: ranks and loaders whose number divides it read different blocks. The last window has half as many
+    blocks to one and a half times as many, and the block that is cut off by the end.
+    """
+
+    def __init__(self, size: int, sizes: Blocks, *key: int) -> None:
+        self.size = size
+        self._records, self._window = sizes.records, sizes.window
+        self._whole, self._rest = divmod(size, sizes.records)
+        self._blocks = self._whole + (self._rest > 0)
+        self._last = max(1, (2 * self._blocks + self._window) // (2 * self._window)) - 1
+        self._key = mix64(*key)
+        self._order = FeistelPermutation(self._whole, self._key)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, place: int) -> int:
+        if not 0 <= place < self.size:
+            raise IndexError(place)
+        window, slot, number = self._locate(place)
+        first, items = self._block(window, slot)
+        return first + items[number]
+
+    def blocks(self, start: int = 0) -> Iterator[OrderedBlock]:
+        """Blocks with a place from ``start`` on, about in the order in which these first need them."""
+        first, slot, _ = self._locate(start)
+        for window in range(first, self._last + 1):
+            slots = self._slots(window)
+            for turn in range(slots):
+                number = (slot + turn) % slots
+                places = self._places(window, number)
+                if places[-1] >= start:
+                    yield OrderedBlock(places, *self._block(window, number))
+            slot = 0
+
+    def _locate(self, place: int) -> tuple[int, int, int]:
+        """Window, slot in it, and how many items the slot's block gave before."""
+        window = min(place // (self._window * self._records), self._last)
+        place -= window * self._window * self._records
+        slots = self._slots(window)
+        if window == self._last and self._rest and place >= self._rest * slots:
+            number, slot = divmod(place - self._rest * slots, slots - 1)
+            return window, slot, self._rest + number
+        number, slot = divmod(place, slots)
+        return window, slot, number
+
+    def _slots(self, window: int) -> int:
+        return self._window if window < self._last else self._blocks - self._last * self._window
+
+    def _is_rest(self, window: int, slot: int) -> bool:
+        """Whether this is the block that is cut off: the last slot of the last window."""
+        return bool(self._rest) and window == self._last and slot == self._slots(window) - 1
+
+    def _block(self, window: int, slot: int) -> tuple[int, FeistelPermutation]:
+        rest = self._is_rest(window, slot)
+        block = self._whole if rest else self._order[window * self._window + slot]
+        items = FeistelPermutation(self._rest if rest else self._records, self._key, block)
+        return block * self._records, items
+
+    def _places(self, window: int, slot: int) -> Sequence[int]:
+        start, slots = window * self._window * self._records, self._slots(window)
+        if window < self._last or not self._rest:
+            return range(start + slot, start + slots * self._records, slots)
+        end = start + slots * self._rest
+        together = range(start + slot, end, slots)
+        return together if self._is_rest(window, slot) else [*together, *range(end + slot, self.size, slots - 1)]
+
+
+@dataclass(frozen=True, slots=True)
 class SampleIndex:
     """One item of the mixture: ``index`` of ``source`` in that source's ``epoch``."""
 
     source: int
     index: int
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderShare:
+    """Positions that one of several readers of a stream reads.
+
+    Attributes:
+        first: the first position of its rank, of which every ``stride``-th is the rank's.
+        number: of the reader among the ``readers`` of its rank.
+    """
+
+    first: int = 0
+    stride: int = 1
+    number: int = 0
+    readers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ComingBlock:
+    """Items of one block that a reader is going to read.
+
+    Attributes:
+        due: position at which the first reader of all needs the block.
+        items: (position, item) of each, ascending.
+    """
+
+    source: int
+    due: int
+    items: Sequence[tuple[int, int]]
 
 
 class Mixture:
@@ -80,15 +205,19 @@ class Mixture:
         sizes: items in one epoch of each source.
         weights: share of each source, relative.
         seed: of the order within each epoch.
+        blocks: read in block order. The sources share the window: the cycle divides it, and a run of as many positions
+            has an item of each block of the window.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int, blocks: Blocks | None = None) -> None:
         if not sizes or min(sizes) < 1:
             raise UserError("a source has no items; remove it or choose another split", code="empty_source")
-        self._sizes, self._seed = tuple(sizes), seed
-        self._shares = mixture_quotas(weights)
+        self._sizes, self._seed, self._blocks = tuple(sizes), seed, blocks
+        self._shares = mixture_quotas(weights) if blocks is None else divisor_quotas(weights, blocks.window)
         self._cycle = interleave_evenly(self._shares)
-        self._orders: dict[int, tuple[int, FeistelPermutation]] = {}
+        self._source_blocks = {} if blocks is None else dict(enumerate(self._share_window(blocks)))
+        self._slots = [[slot for slot, (each, _) in enumerate(self._cycle) if each == s] for s in range(len(sizes))]
+        self._orders: dict[int, tuple[int, FeistelPermutation | BlockOrder]] = {}
 
     @property
     def shares(self) -> tuple[int, ...]:
@@ -101,11 +230,68 @@ class Mixture:
         epoch, place = divmod(cycle * self._shares[source] + rank, self._sizes[source])
         return SampleIndex(source, self._order(source, epoch)[place], epoch)
 
-    def _order(self, source: int, epoch: int) -> FeistelPermutation:
+    def reader(self, position: int, stride: int, readers: int) -> int:
+        """Which of a rank's readers should read a position, so that each block is read by one: a number below readers.
+
+        Of more readers than the rank has blocks in a window, several share a block.
+        """
+        if self._blocks is None or self._blocks.window < stride * readers:
+            return position // stride % readers
+        return position % self._blocks.window // stride % readers
+
+    def coming_blocks(self, share: ReaderShare, sources: Iterable[int] | None = None) -> Iterator[ComingBlock]:
+        """Blocks with positions of this share, in the order in which they are due; endless in block order, else none.
+
+        Memory: that of one block of each source.
+
+        Args:
+            sources: numbers of those whose blocks are wanted; None: all. One of which the share never has a position is
+                left out.
+        """
+        if self._blocks is None:
+            return iter(())
+        found = [self._blocks_of(source, share) for source in (range(len(self._sizes)) if sources is None else sources)]
+        return heapq.merge(*found, key=lambda block: block.due)
+
+    def _blocks_of(self, source: int, share: ReaderShare) -> Iterator[ComingBlock]:
+        size, blocks = self._sizes[source], self._source_blocks[source]
+        cycle, slot = divmod(share.first, len(self._cycle))
+        epoch, start = divmod(cycle * self._shares[source] + bisect_left(self._slots[source], slot), size)
+        # after so many items, positions repeat modulo the window and the number of readers
+        period = blocks.window * share.stride * share.readers
+        others = 0  # items in a row that other readers read
+        while others <= period + 3 * blocks.window * blocks.records:
+            for block in BlockOrder(size, blocks, self._seed, source, epoch).blocks(start):
+                positions = [self._position(source, epoch * size + place) for place in block.places]
+                items = [
+                    (position, block.item(number))
+                    for number, position in enumerate(positions)
+                    if position >= share.first
+                    and (position - share.first) % share.stride == 0
+                    and self.reader(position, share.stride, share.readers) == share.number
+                ]
+                others = 0 if items else others + len(block.places)
+                if items:
+                    yield ComingBlock(source, next(each for each in positions if each >= share.first), items)
+            epoch, start = epoch + 1, 0
+
+    def _share_window(self, blocks: Blocks) -> list[Blocks]:
+        """The sizes of each source, whose windows together are the whole one."""
+        cycles = blocks.window // len(self._cycle)
+        return [Blocks(blocks.records, share * cycles) for share in self._shares]
+
+    def _position(self, source: int, count: int) -> int:
+        """Position of a source's ``count``-th item of all epochs."""
+        cycle, rank = divmod(count, self._shares[source])
+        return cycle * len(self._cycle) + self._slots[source][rank]
+
+    def _order(self, source: int, epoch: int) -> FeistelPermutation | BlockOrder:
         cached = self._orders.get(source)
         if cached is not None and cached[0] == epoch:
             return cached[1]
-        order = FeistelPermutation(self._sizes[source], self._seed, source, epoch)
+        size, key = self._sizes[source], (self._seed, source, epoch)
+        blocks = self._source_blocks.get(source)
+        order = FeistelPermutation(size, *key) if blocks is None else BlockOrder(size, blocks, *key)
         self._orders[source] = (epoch, order)
         return order
 
@@ -119,11 +305,32 @@ def mixture_quotas(weights: Sequence[float]) -> list[int]:
         divisor = gcd(*counts)
         if sum(counts) <= _MAX_CYCLE * divisor:
             return [count // divisor for count in counts]
+    return _largest_remainders(weights, _MAX_CYCLE)
+
+
+def divisor_quotas(weights: Sequence[float], total: int) -> list[int]:
+    """Weights as counts in a cycle whose length divides ``total``, at least one each: exact, else rounded.
+
+    Raises: UserError where there are more weights than ``total``.
+    """
+    if len(weights) > total:
+        message = f"a window of {total} blocks is too small for {len(weights)} sources; give it as many blocks at least"
+        raise UserError(message, code="window_too_small", field="data.window_blocks")
+    counts = mixture_quotas(weights)
+    if total % sum(counts) == 0:
+        return counts
+    counts = _largest_remainders(weights, total)
+    while sum(counts) > total:  # of many tiny weights, each has got one
+        counts[counts.index(max(counts))] -= 1
+    return counts
+
+
+def _largest_remainders(weights: Sequence[float], cycle: int) -> list[int]:
     total = sum(weights)
-    exact = [weight / total * _MAX_CYCLE for weight in weights]
+    exact = [weight / total * cycle for weight in weights]
     counts = [max(1, int(share)) for share in exact]
     by_remainder = sorted(range(len(exact)), key=lambda source: int(exact[source]) - exact[source])
-    for source in by_remainder[: max(0, _MAX_CYCLE - sum(counts))]:
+    for source in by_remainder[: max(0, cycle - sum(counts))]:
         counts[source] += 1
     return counts
 

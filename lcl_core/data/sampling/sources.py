@@ -18,13 +18,14 @@ import numpy as np
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.corpus.base import Corpus
+from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.image_decoding import CropNeed
 from lcl_core.data.records import CaptionPair, ImageSubject, parse_segments
 from lcl_core.data.sampling.document_plan import DocumentChunk, DocumentPlan, MatchedPlan, plan_document
 from lcl_core.data.sampling.interleave import Numerics, encode_document, image_block, render_pair
 from lcl_core.data.sampling.resident_images import ResidentImages
 from lcl_core.data.sampling.shuffle import mix64
+from lcl_core.data.shards.sharded_corpus import SelectedRecords
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.data.transforms import PILLOW_CROPPER, Cropper, augment_levels, normalise_levels
 from lcl_core.specs.data import DataSpec, SourceSpec
@@ -201,6 +202,10 @@ class SampleSource(ABC):
     def measure(self, item: int) -> SampleSize | None:
         """Images and tokens of an item, its images not read and assumed readable; None: it gives no sample."""
 
+    @abstractmethod
+    def record(self, item: int) -> int | None:
+        """Number of the record that holds an item, in a corpus of shards; None in any other."""
+
     def labels(self, item: int) -> Mapping[str, str]:
         """Labels of an item by kind; documents have none. Raises: UserError where it cannot be read."""
         return {}
@@ -275,6 +280,9 @@ class DocumentSource(SampleSource):
         encoded = None if plan is None else self._encode(plan, plan.images, self._draw(0, index), chunk)
         return None if encoded is None else (len(encoded[1]), len(encoded[0]))
 
+    def record(self, item: int) -> int | None:
+        return _record_number(self._corpus.documents, self._locate(item)[0])
+
     def _locate(self, item: int) -> tuple[int, int | None]:
         """Document and chunk."""
         return (item, None) if self._chunks is None else self._chunks[item]
@@ -332,6 +340,9 @@ class PairSource(SampleSource):
             return None
         return (1, len(self._context.encode_pair(texts, self._draw(0, item))[1])) if texts else None
 
+    def record(self, item: int) -> int | None:
+        return _record_number(self._pairs, item)
+
     def _texts(self, pair: CaptionPair, item: int, epoch: int) -> list[str]:
         """Texts of which one is drawn; a single one where it has been composed."""
         written = caption_candidates(pair)
@@ -377,6 +388,9 @@ class MatchedPairSource(SampleSource):
         _, ids = self._context.encode_pair([pair[1]], self._draw(0, index, number + 1))
         return 1, len(ids)
 
+    def record(self, item: int) -> int | None:
+        return _record_number(self._corpus.documents, self._items[item][0])
+
     def _pair(self, index: int, number: int, epoch: int) -> tuple[str, str, str] | None:
         """The image, its sentence and concept; None for a sequence, whose images have no sentence."""
         plan = self._plan(index, epoch)
@@ -384,6 +398,10 @@ class MatchedPairSource(SampleSource):
             return None
         placement = plan.placements[number]
         return placement.name, plan.sentences[placement.sentence], plan.concepts.get(placement.name, "")
+
+
+def _record_number(items: Documents | CaptionPairs, index: int) -> int | None:
+    return items.selection[index] if isinstance(items, SelectedRecords) else None
 
 
 def caption_candidates(pair: CaptionPair) -> list[str]:

@@ -6,7 +6,8 @@ number of positions that no seed changes: they depend on corpus and spec alone a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.interleave import Numerics
 from lcl_core.data.sampling.resident_images import ResidentImages
-from lcl_core.data.sampling.shuffle import FeistelPermutation, Mixture, SampleIndex
+from lcl_core.data.sampling.shuffle import Blocks, FeistelPermutation, Mixture, ReaderShare, SampleIndex
 from lcl_core.data.sampling.sources import (
     DEFAULT_CACHE_BYTES,
     VIEWS,
@@ -27,6 +28,8 @@ from lcl_core.data.sampling.sources import (
     SkippedSample,
     StreamContext,
 )
+from lcl_core.data.shards.read_ahead import ReadAhead, WantedBlock
+from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.data.transforms import PILLOW_CROPPER, Cropper
 from lcl_core.specs.data import DataSpec, SourceSpec
@@ -106,18 +109,27 @@ class SampleStream:
         resident: Mapping[str, Path] | None = None,
     ) -> None:
         self.corpora = corpora
+        self._data = data
+        self._ahead: ReadAhead | None = None
         cache, cropper = ImageCache(cache_bytes), _make_cropper(data)
         context = StreamContext(
             data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache, cropper, concepts,
             {name: ResidentImages(folder) for name, folder in (resident or {}).items()},
         )  # fmt: skip
         self._sources = [_open_source(context, number, spec, corpora) for number, spec in enumerate(data.sources)]
+        corpora_used = [corpora[spec.dataset] for spec in data.sources]
+        self._remote = {
+            number: corpus
+            for number, corpus in enumerate(corpora_used)
+            if isinstance(corpus, ShardedCorpus) and corpus.concurrent_reads > 1
+        }
         if self.documents_per_epoch > _MAX_CACHED_ITEMS:
             cache.max_bytes = 0
         if document_weights is None:
             weights = [spec.weight for spec in data.sources]
             document_weights = weights_by_documents(self._sources, weights, data.weight_by)
-        self._mixture = Mixture([len(source) for source in self._sources], document_weights, seed)
+        blocks = Blocks(data.block_records, data.window_blocks) if data.order == "blocks" else None
+        self._mixture = Mixture([len(source) for source in self._sources], document_weights, seed, blocks)
         self.options: dict[str, Any] = {
             "data": data, "tokenizer": tokenizer, "num_image_tokens": num_image_tokens, "image_size": image_size,
             "context_length": context_length, "seed": seed, "numerics": numerics, "cache_bytes": cache_bytes,
@@ -136,7 +148,8 @@ class SampleStream:
     def __getitem__(self, position: int) -> Sample | SkippedSample:
         """The sample at ``position`` (from 0), or why there is none."""
         index = self._locate(position)
-        sample = self._sources[index.source].sample(index.index, index.epoch)
+        with self._ahead.reading(position) if self._ahead else nullcontext():
+            sample = self._sources[index.source].sample(index.index, index.epoch)
         return replace(sample, position=position) if isinstance(sample, Sample) else sample
 
     def measure(self, position: int) -> SampleSize | None:
@@ -148,6 +161,37 @@ class SampleStream:
         """Labels of the item at ``position`` by kind. Raises: UserError where it cannot be read."""
         index = self._locate(position)
         return self._sources[index.source].labels(index.index)
+
+    @property
+    def reads_blocks(self) -> bool:
+        """Whether readers should fetch blocks ahead: in block order, of shards behind a URL."""
+        return self._data.order == "blocks" and self._data.read_ahead_mb > 0 and bool(self._remote)
+
+    def reader(self, position: int, stride: int, readers: int) -> int:
+        """Number of the reader, of a rank's, that should read a position (``Mixture.reader``)."""
+        return self._mixture.reader(position, stride, readers)
+
+    @contextmanager
+    def reading_ahead(self, share: ReaderShare) -> Iterator[None]:
+        """While the positions of ``share`` are read, in ascending order: their blocks are fetched before."""
+        if not self.reads_blocks:
+            yield
+            return
+        data = self._data
+        horizon = data.window_blocks * data.block_records // 2  # room for a window and a half is used at most
+        memory = (data.read_ahead_mb << 20) // share.readers
+        with ReadAhead(self._coming_blocks(share), self._remote.values(), memory, horizon) as self._ahead:
+            yield
+        self._ahead = None
+
+    def _coming_blocks(self, share: ReaderShare) -> Iterator[WantedBlock]:
+        for block in self._mixture.coming_blocks(share, self._remote):
+            source, positions = self._sources[block.source], dict[int, list[int]]()
+            for position, item in block.items:
+                record = source.record(item)
+                assert record is not None, "the corpus has shards"
+                positions.setdefault(record, []).append(position)
+            yield WantedBlock(self._remote[block.source], block.due, positions)
 
     def _locate(self, position: int) -> SampleIndex:
         if position < 0:

@@ -12,7 +12,6 @@ import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +23,9 @@ from lcl_core.data.shards.part_files import MANIFEST, PART_TAR, ShardLayout, Sha
 from lcl_core.data.shards.statistics import ConversionStatistics
 from lcl_core.data.shards.writer import ROW_FILE, SIMILARITY_FILE
 from lcl_core.parts.completion_log import CompletionLog
-from lcl_core.parts.plan import Part, Section
+from lcl_core.parts.plan import Section
 from lcl_core.parts.runner import Json, PartTask
-
-
-@dataclass(frozen=True, slots=True)
-class _PartResult:
-    """Of a part that is complete."""
-
-    folder: str
-    items: int
-    records: int
-    ended: bool
+from lcl_core.parts.section_schedule import SectionSchedule
 
 
 class PartSchedule:
@@ -53,30 +43,28 @@ class PartSchedule:
     def __init__(
         self, sections: Sequence[Section], parts: Path, shard_bytes: int, part_items: int, processes: int
     ) -> None:
-        self._sections, self._folder, self._part_items = sections, parts, part_items
-        self._shard_bytes, self._processes = shard_bytes, processes
+        self._folder, self._shard_bytes = parts, shard_bytes
+        self._parts = SectionSchedule(sections, self._merge_part, part_items, processes)
         self._layout = ShardLayout(shard_bytes)
-        self._results: dict[Part, _PartResult] = {}  # not merged yet
-        self._lengths: dict[int, int] = {}  # items by section, where they are known
-        self._counting: set[int] = set()
-        self._started = 0  # parts in progress
-        self._merge = Part(0, 0)  # the next to be merged
-        self._last: Part | None = None  # started or complete, the last one in order
         self._ready: deque[ShardPlan] = deque()
         self._shards: dict[int, ShardFile] = {}
         self._used_up = 0  # shards before this one are complete
         self._held: deque[tuple[str, int]] = deque()  # parts whose tar is there, and the last shard that needs it
         self._codes: dict[RecordGroup, int] = {}
         self._folders: list[str] = []
-        self.items = 0  # of parts that are complete
         self.quarantined: Counter[str] = Counter()
         self.statistics = ConversionStatistics()
-        if not sections:
-            self._merged_all()
+        if self._parts.finished:  # no sections
+            self._queue(self._layout.finish())
 
     @property
     def finished(self) -> bool:
-        return self._merge.section >= len(self._sections) and self._used_up == len(self._shards) and not self._held
+        return self._parts.finished and self._used_up == len(self._shards) and not self._held
+
+    @property
+    def items(self) -> int:
+        """Of parts that are complete."""
+        return self._parts.items
 
     @property
     def groups(self) -> list[RecordGroup]:
@@ -93,16 +81,14 @@ class PartSchedule:
             if entry["kind"] == "shard":
                 self._add_shard(entry["arguments"], entry["result"])
         for entry in log.entries():
+            result = entry["result"]
             if entry["kind"] == "part":
-                result = _PartResult(**entry["result"])
-                rows = (self._folder / result.folder / ROW_FILE).stat().st_size
-                if rows != result.records * ROW.itemsize:
-                    raise ValueError(f"{result.folder} has another number of rows than were written")
-                self._add_part(entry["arguments"], result)
-                self._merge_parts()
-            elif entry["kind"] == "count":
-                self._lengths[entry["arguments"]["number"]] = entry["result"]["items"]
-        known = {*self._folders, *(result.folder for result in self._results.values())}
+                rows = (self._folder / result["folder"] / ROW_FILE).stat().st_size
+                if rows != result["records"] * ROW.itemsize:
+                    raise ValueError(f"{result['folder']} has another number of rows than were written")
+            if entry["kind"] != "shard":
+                self._parts.restore(entry["arguments"], result)
+        known = {*self._folders, *(result["folder"] for result in self._parts.waiting)}
         self._folder.mkdir(exist_ok=True)
         with os.scandir(self._folder) as found:  # unlike ``glob``, it makes no list
             for file in found:
@@ -113,24 +99,14 @@ class PartSchedule:
         """A task that can be started now; None: there is none until another one is complete."""
         if self._ready:
             return self._shard_task(self._ready.popleft())
-        part = self._next_part()
-        if part is not None and len(self._results) + self._started < 4 * self._processes:
-            self._last = part
-            self._started += 1
-            return self._part_task(part)
-        return self._count_task() if part is None and self._processes > 1 else None
+        return self._parts.next_task()
 
     def complete(self, arguments: Json, result: Json) -> None:
         """A task is complete. Raises: UserError ``corpus_too_large`` or ``too_many_sources``."""
         if arguments["kind"] == "shard":
             self._add_shard(arguments, result)
-        elif arguments["kind"] == "count":
-            self._lengths[arguments["number"]] = result["items"]
-            self._counting.discard(arguments["number"])
         else:
-            self._started -= 1
-            self._add_part(arguments, _PartResult(**result))
-            self._merge_parts()
+            self._parts.complete(arguments, result)
 
     def index_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows and similarities of each part in order, as the index has them."""
@@ -147,74 +123,21 @@ class PartSchedule:
         """Of the parts, in order."""
         return (self._folder / name for name in self._folders)
 
-    def _next_part(self) -> Part | None:
-        """The next part that is neither complete nor in progress; None: there is none, or it is not known yet."""
-        part = Part(0, 0) if self._last is None else self._after(self._last)
-        while part is not None and (part < self._merge or part in self._results):
-            self._last = part
-            part = self._after(part)
-        return part if part is not None and part.section < len(self._sections) else None
-
-    def _after(self, part: Part) -> Part | None:
-        if part < self._merge:
-            return self._merge
-        if part in self._results:
-            return part.next(self._results[part].items, self._results[part].ended)
-        length = self._lengths.get(part.section)
-        return None if length is None else part.next(self._part_items, part.start + self._part_items >= length)
-
-    def _part_task(self, part: Part) -> PartTask:
-        section, items = self._sections[part.section], self._part_items
-        arguments = {
-            "kind": "part",
-            "number": part.section,
-            "section": section.key,
-            "start": part.start,
-            "limit": items,
-            "name": part.name,
-        }
-        return PartTask(
-            arguments, f"items {part.start + 1:,} to {part.start + items:,} of {section.key or 'the corpus'}"
-        )
-
-    def _count_task(self) -> PartTask | None:
-        """Of the first section whose items must be counted."""
-        first = 0 if self._last is None else self._last.section
-        for number in range(first, min(first + 1 + self._processes, len(self._sections))):
-            if number not in self._lengths and number not in self._counting:
-                self._counting.add(number)
-                key = self._sections[number].key
-                arguments = {"kind": "count", "number": number, "section": key}
-                return PartTask(arguments, f"the number of items of {key or 'the corpus'}")
-        return None
-
     @staticmethod
     def _shard_task(plan: ShardPlan) -> PartTask:
         arguments = {"kind": "shard", "number": plan.number, "first": plan.first, "slices": plan.slices}
         return PartTask(arguments, f"shard {plan.number}")
 
-    def _add_part(self, arguments: Json, result: _PartResult) -> None:
-        part = Part(arguments["number"], arguments["start"])
-        self._results[part] = result
-        self.items += result.items
-        if result.ended:
-            self._lengths[part.section] = part.start + result.items
-
-    def _merge_parts(self) -> None:
-        while (result := self._results.pop(self._merge, None)) is not None:
-            manifest = _read_manifest(self._folder / result.folder)
-            full, shards, _ = self._layout.add(result.folder, read_rows(self._folder / result.folder)["length"])
-            self._count(manifest)
-            self._queue(full)
-            self._folders.append(result.folder)
-            self._held.append((result.folder, int(shards[-1]) if len(shards) else -1))
-            self._merge = self._merge.next(result.items, result.ended)
-            if self._merge.section >= len(self._sections):
-                self._merged_all()
+    def _merge_part(self, result: Json) -> None:
+        folder = self._folder / result["folder"]
+        full, shards, _ = self._layout.add(result["folder"], read_rows(folder)["length"])
+        self._count(_read_manifest(folder))
+        self._queue(full)
+        self._folders.append(result["folder"])
+        self._held.append((result["folder"], int(shards[-1]) if len(shards) else -1))
+        if self._parts.finished:
+            self._queue(self._layout.finish())
         self._remove_used()
-
-    def _merged_all(self) -> None:
-        self._queue(self._layout.finish())
 
     def _queue(self, plans: list[ShardPlan]) -> None:
         self._ready += (plan for plan in plans if plan.number not in self._shards)

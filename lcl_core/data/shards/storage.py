@@ -78,10 +78,10 @@ def open_shard_storage(path: str | Path) -> ShardStorage:
         return LocalShardStorage(Path(path))
     if scheme == "file":
         return LocalShardStorage(Path(rest))
-    return RemoteShardStorage(Storage(str(path)), RangeCache(_cache_folder(), data_cache_bytes()))
+    return RemoteShardStorage(Storage(str(path)), RangeCache(data_cache_folder(), data_cache_bytes()))
 
 
-def _cache_folder() -> Path:
+def data_cache_folder() -> Path:
     """``LCL_DATA_CACHE``, or else below the service's home, or else below the user's."""
     chosen, home = os.environ.get("LCL_DATA_CACHE"), os.environ.get("LCL_HOME")
     if chosen:

@@ -10,10 +10,12 @@ from lcl_core.common.errors import UserError, import_optional
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.plot_style import COLOURS, INK, LINE, MUTED, new_figure, style_axes
 from lcl_core.common.run_dir import JobProgress, RunDir, run_main
+from lcl_core.common.threads import usable_cores
 from lcl_core.data.corpus.open import open_source
 from lcl_core.data.tokenizer import clip_tokenizer
+from lcl_core.data.validation.check import count_items
 from lcl_core.data.validation.report import Histogram, Report, ValidationLimits
-from lcl_core.data.validation.validate import validate
+from lcl_core.data.validation.validate import MAX_WORKERS, validate
 from lcl_core.specs.corpus_jobs import ValidateSpec
 from lcl_core.specs.parsing import parse_spec
 
@@ -121,16 +123,19 @@ def validate_run(run_dir: RunDir) -> dict[str, Any]:
 
     Raises:
         UserError: bad spec, or a corpus that cannot be read at all.
-        Cancelled: after SIGTERM.
+        Cancelled: after SIGTERM; the next attempt continues.
     """
     run = run_dir.read_run()
     spec = cast(ValidateSpec, parse_spec("validate", run["spec"]))
     source = open_source(spec, run.get("datasets", {}), run.get("roots"))
     limits = ValidationLimits(similarity_threshold=spec.similarity_threshold, min_image_side=spec.min_image_side)
+    processes = min(usable_cores(), MAX_WORKERS) if spec.workers is None else max(1, spec.workers)
+    total, progress = count_items(source), JobProgress(run_dir, "examining")
     report = validate(
         source,
-        workers=spec.workers,
-        on_progress=JobProgress(run_dir, "examining"),
+        run_dir.checkpoints / "parts",
+        processes=processes,
+        on_progress=lambda done: progress(done, total),
         limits=limits,
         tokenizer=clip_tokenizer() if spec.tokens else None,
         quarantine=run_dir.artifacts / "quarantine.jsonl",

@@ -39,8 +39,9 @@ from lcl_core.data.validation.report import (
     Issue,
     ValidationLimits,
     image_issue_reason,
-    new_histograms,
+    new_chunk_result,
 )
+from lcl_core.parts.plan import PartSource, Section
 
 CHUNK_RECORDS = 64
 CHUNK_BYTES = 8 << 20
@@ -82,20 +83,13 @@ class ReadableCorpus(Protocol):
     def image_bytes(self, name: str) -> bytes: ...
 
 
-ValidationSource = ReadableCorpus | Iterable[Record | BadItem]
+def item_source(source: ReadableCorpus | PartSource[Record | BadItem]) -> PartSource[RecordItem | BadItem]:
+    """Every record of a corpus or a reader, by sections."""
+    return CorpusItems(source) if isinstance(source, ReadableCorpus) else ReaderItems(source)
 
 
-def iterate_items(source: ValidationSource) -> Iterator[RecordItem | BadItem]:
-    """Every record of a corpus, a reader or an iterable, in order."""
-    if isinstance(source, ShardedCorpus):
-        return _shard_items(source)
-    if isinstance(source, ReadableCorpus):
-        return _corpus_items(source)
-    return _record_items(getattr(source, "records", lambda: source)())
-
-
-def count_items(source: ValidationSource) -> int | None:
-    """Number of records, if it is known beforehand."""
+def count_items(source: Any) -> int | None:
+    """Number of records of a corpus; None for a reader, which would have to walk through it."""
     if isinstance(source, ShardedCorpus):
         return len(source.index)
     return len(source.documents) + len(source.all_pairs) if isinstance(source, ReadableCorpus) else None
@@ -140,15 +134,54 @@ def _load_image(load: Any) -> bytes | LoadError:
         return LoadError("file_unreadable", f"the file cannot be read: {error.strerror or error}")
 
 
-def _corpus_items(corpus: ReadableCorpus) -> Iterator[RecordItem | BadItem]:
-    """Documents, then captioned images, line by line: ``corpus.pairs()`` raises if any line is malformed."""
-    for rows, make in ((corpus.documents, _document_item), (corpus.all_pairs, _pair_item)):
-        for index in range(len(rows)):
-            id = rows.location(index)
-            try:
-                yield make(rows[index], id)
-            except UserError as error:
-                yield BadItem(*split_record_id(id), "bad line", error.message)
+class CorpusItems:
+    """The items of an open corpus: of shards, or documents and then captioned images.
+
+    Captioned images are read line by line: ``corpus.pairs()`` raises if any line is malformed.
+    """
+
+    def __init__(self, corpus: ReadableCorpus) -> None:
+        self._corpus = corpus
+
+    def sections(self) -> Sequence[Section]:
+        """Without stamps: an open corpus does not change."""
+        names = ("records",) if isinstance(self._corpus, ShardedCorpus) else ("documents", "pairs")
+        return [Section(name) for name in names]
+
+    def read_section(self, key: str, start: int = 0) -> Iterator[RecordItem | BadItem]:
+        return (self._item(key, index) for index in range(start, self.count_section(key)))
+
+    def count_section(self, key: str) -> int:
+        return len(self._corpus.index if isinstance(self._corpus, ShardedCorpus) else self._rows(key))
+
+    def _rows(self, key: str) -> Any:
+        return self._corpus.documents if key == "documents" else self._corpus.all_pairs
+
+    def _item(self, key: str, index: int) -> RecordItem | BadItem:
+        if isinstance(self._corpus, ShardedCorpus):
+            return _shard_item(self._corpus, index)
+        rows = self._rows(key)
+        id = rows.location(index)
+        try:
+            return _document_item(rows[index], id) if key == "documents" else _pair_item(rows[index], id)
+        except UserError as error:
+            return BadItem(*split_record_id(id), "bad line", error.message)
+
+
+class ReaderItems:
+    """The items of a reader of a foreign format, with their images."""
+
+    def __init__(self, reader: PartSource[Record | BadItem]) -> None:
+        self._reader = reader
+
+    def sections(self) -> Sequence[Section]:
+        return self._reader.sections()
+
+    def read_section(self, key: str, start: int = 0) -> Iterator[RecordItem | BadItem]:
+        return _record_items(self._reader.read_section(key, start))
+
+    def count_section(self, key: str) -> int:
+        return self._reader.count_section(key)
 
 
 def _document_item(document: dict[str, Any], id: str) -> RecordItem:
@@ -166,14 +199,13 @@ def _pair_item(pair: Any, id: str) -> RecordItem:
     return RecordItem(id, pair.split, pair.source, CaptionedImage(pair.image, pair.captions, pair.labels))
 
 
-def _shard_items(corpus: ShardedCorpus) -> Iterator[RecordItem | BadItem]:
-    """Descriptions alone: the validator reads a record's images, all of them in one range."""
-    for number in range(len(corpus.index)):
-        try:
-            value = corpus.description(number, with_images=False)
-            yield RecordItem(value["id"], value["split"], value["source"], decode_body(value, number))
-        except UserError as error:
-            yield BadItem(error.file or "", 0, "damaged record", error.message)
+def _shard_item(corpus: ShardedCorpus, number: int) -> RecordItem | BadItem:
+    """A description alone: the validator reads a record's images, all of them in one range."""
+    try:
+        value = corpus.description(number, with_images=False)
+        return RecordItem(value["id"], value["split"], value["source"], decode_body(value, number))
+    except UserError as error:
+        return BadItem(error.file or "", 0, "damaged record", error.message)
 
 
 class Validator:
@@ -191,7 +223,7 @@ class Validator:
         self.unit = "words" if tokenizer is None else "tokens"
 
     def check(self, chunk: Sequence[RecordItem | BadItem]) -> ChunkResult:
-        result = ChunkResult(CorpusCounts(new_histograms(self.unit)), items=len(chunk))
+        result = new_chunk_result(self.unit, items=len(chunk))
         for item in chunk:
             if isinstance(item, BadItem):
                 issue = Issue(item.file, item.line, "", item.reason, item.detail)
@@ -223,7 +255,8 @@ class Validator:
             digest = _digest(*map(_encode, texts), b"", *contents)
             issue = _make_issue(item, why.DUPLICATE_DOCUMENT, detail="the same texts and images stood there before")
             group_key = (item.split, item.source)
-            result.documents.append(ContentOccurrence(_hash64(digest), _hash64(digest), issue, group_key))
+            after = len(result.issues)
+            result.contents.append(ContentOccurrence(_hash64(digest), None, issue, group_key, after))
 
     def _check_contents(self, item: RecordItem, texts: list[str], usable: set[str], result: ChunkResult) -> None:
         """List a missing text, and a missing or unusable image."""
@@ -258,7 +291,8 @@ class Validator:
         digest = hashlib.sha256(data).digest()
         reference = _hash64(_digest(_image_namespace(item), _encode(name), digest))
         issue = _make_issue(item, why.DUPLICATE_IMAGE, name, f"{name}: the same bytes stood there before")
-        result.images.append(ContentOccurrence(_hash64(digest), reference, issue, (item.split, item.source)))
+        group_key, after = (item.split, item.source), len(result.issues)
+        result.contents.append(ContentOccurrence(_hash64(digest), reference, issue, group_key, after))
         if min(image.size) < self._limits.min_image_side:
             detail = f"{name}: {image.width} x {image.height} pixels"
             self._add_issue(item, why.TOO_SMALL, result, name, detail)

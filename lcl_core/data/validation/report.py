@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -170,8 +171,11 @@ class HashSet:
             self._runs = [run for run in kept if len(run)]
 
 
+_SUM_STEPS = 2**20  # sums of multiples of 2^-20 are exact below 2^33, so that they do not depend on their order
+
+
 class Histogram(BaseModel):
-    """Counts of values in fixed bins, and their exact number, sum and extremes; histograms of processes add up.
+    """Counts of values in fixed bins, their number, sum and extremes; histograms of processes add up.
 
     Attributes:
         edges: n + 1 rising edges; bin i is edges[i] <= value < edges[i + 1], the last one includes its upper edge.
@@ -183,7 +187,7 @@ class Histogram(BaseModel):
     counts: list[int]
     unit: str = ""
     count: int = 0
-    total: float = 0.0
+    total: float = Field(0.0, description="sum of the values, each rounded to a multiple of 2^-20")
     least: float | None = Field(None, description="smallest value seen")
     most: float | None = Field(None, description="largest value seen")
 
@@ -198,7 +202,7 @@ class Histogram(BaseModel):
         index = bisect_right(self.edges, value) - 1
         self.counts[min(max(index, 0), len(self.counts) - 1)] += 1
         self.count += 1
-        self.total += value
+        self.total += round(value * _SUM_STEPS) / _SUM_STEPS
         self.least = value if self.least is None else min(self.least, value)
         self.most = value if self.most is None else max(self.most, value)
 
@@ -248,6 +252,9 @@ class GroupAccumulator:
         self.reasons.update(other.reasons)
 
 
+_COUNTERS = ("kinds", "formats", "traits")
+
+
 @dataclass
 class CorpusCounts:
     """Counts by (split, source), and the distributions."""
@@ -258,10 +265,11 @@ class CorpusCounts:
     formats: Counter[str] = field(default_factory=Counter)
     traits: Counter[str] = field(default_factory=Counter)
     image_bytes: int = 0
+    max_groups: int = field(default_factory=lambda: MAX_GROUPS)
 
     def group(self, split: str, source: str) -> GroupAccumulator:
-        """That group; past a thousand of them, one for all the others."""
-        key = (split, source) if (split, source) in self.groups or len(self.groups) < MAX_GROUPS else OTHERS
+        """That group; past ``max_groups`` of them, one for all the others."""
+        key = (split, source) if (split, source) in self.groups or len(self.groups) < self.max_groups else OTHERS
         return self.groups.setdefault(key, GroupAccumulator())
 
     def merge(self, other: CorpusCounts) -> None:
@@ -269,9 +277,31 @@ class CorpusCounts:
             self.histograms[name].merge(histogram)
         for key, group in other.groups.items():
             self.group(*key).merge(group)
-        for counter in ("kinds", "formats", "traits"):
+        for counter in _COUNTERS:
             getattr(self, counter).update(getattr(other, counter))
         self.image_bytes += other.image_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """All counts but the bound on groups, in the order in which they came."""
+        return {
+            "histograms": {name: histogram.model_dump() for name, histogram in self.histograms.items()},
+            "groups": [[*key, vars(group)] for key, group in self.groups.items()],
+            **{name: dict(getattr(self, name)) for name in _COUNTERS},
+            "image_bytes": self.image_bytes,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> CorpusCounts:
+        groups = {}
+        for split, source, counts in value["groups"]:
+            groups[split, source] = GroupAccumulator(**{**counts, "reasons": Counter(counts["reasons"])})
+        return cls(
+            {name: Histogram(**fields) for name, fields in value["histograms"].items()},
+            groups,
+            **{name: Counter(value[name]) for name in _COUNTERS},
+            image_bytes=value["image_bytes"],
+            max_groups=sys.maxsize,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,15 +310,18 @@ class ContentOccurrence:
 
     Attributes:
         content: 64 bits of its sha256.
-        reference: 64 bits that also cover its name: the same file named twice is no duplicate.
+        reference: of an image, 64 bits that also cover its name: the same file named twice is no duplicate. None: a
+            document.
         issue: listed if the content is known.
         group: split and source to count it under.
+        after: how many issues of its chunk come before.
     """
 
     content: int
-    reference: int
+    reference: int | None
     issue: Issue
     group: tuple[str, str]
+    after: int = 0
 
 
 @dataclass
@@ -298,19 +331,36 @@ class ChunkResult:
     counts: CorpusCounts
     items: int = 0
     issues: list[Issue] = field(default_factory=list)
-    images: list[ContentOccurrence] = field(default_factory=list)
-    documents: list[ContentOccurrence] = field(default_factory=list)
+    contents: list[ContentOccurrence] = field(default_factory=list)
 
     def add_issue(self, issue: Issue, split: str, source: str) -> None:
         self.issues.append(issue)
         self.counts.group(split, source).reasons[issue.reason] += 1
 
     def merge(self, other: ChunkResult) -> None:
+        before = len(self.issues)
         self.counts.merge(other.counts)
         self.items += other.items
         self.issues += other.issues
-        self.images += other.images
-        self.documents += other.documents
+        self.contents += (replace(content, after=before + content.after) for content in other.contents)
+
+    def to_json(self) -> dict[str, Any]:
+        lists = {name: [asdict(each) for each in getattr(self, name)] for name in ("issues", "contents")}
+        return {"counts": self.counts.to_json(), "items": self.items, **lists}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ChunkResult:
+        issues = [Issue(**issue) for issue in value["issues"]]
+        contents = [
+            ContentOccurrence(**{**each, "issue": Issue(**each["issue"]), "group": tuple(each["group"])})
+            for each in value["contents"]
+        ]
+        return cls(CorpusCounts.from_json(value["counts"]), value["items"], issues, contents)
+
+
+def new_chunk_result(unit: str, items: int = 0) -> ChunkResult:
+    """An empty result, without a bound on groups: which ones are counted together is decided for the whole corpus."""
+    return ChunkResult(CorpusCounts(new_histograms(unit), max_groups=sys.maxsize), items)
 
 
 class GroupCounts(BaseModel):

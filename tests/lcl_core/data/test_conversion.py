@@ -64,7 +64,7 @@ def test_what_was_converted_is_examined_like_any_other_and_converts_again(corpus
     ask(run_dir, {"dataset": "mine"}, mine=str(corpus.path))
     first = convert_run(run_dir)
     shards = open_corpus(run_dir.artifacts / "dataset")
-    report = validate(shards, workers=0)
+    report = validate(shards)
     assert report.kinds == {"matched": 2, "pair": 1}
     assert report.reasons == {"missing image": 1, "duplicate image": 1}
     assert [(group.split, group.source) for group in report.groups] == [("train", ""), ("val", "made")]

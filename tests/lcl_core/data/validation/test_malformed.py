@@ -192,7 +192,7 @@ def examined(folder: Path, names: list[str]) -> dict[str, str]:
     rows = [{"image": name, "captions": [f"caption {place}"]} for place, name in enumerate(names)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     listed = folder.parent / "quarantine.jsonl"
-    report = validate(open_corpus(folder), workers=1, limits=LIMITS, quarantine=listed)
+    report = validate(open_corpus(folder), limits=LIMITS, quarantine=listed)
     assert (report.documents, report.worker_deaths) == (len(names), 0)
     found = [json.loads(line) for line in listed.read_text(encoding="utf-8").splitlines()]
     images = [row for row in found if "#" in row["id"] and row["reason"] != "duplicate image"]

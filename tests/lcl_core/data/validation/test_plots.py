@@ -18,7 +18,7 @@ pytest.importorskip("matplotlib")
 
 
 def report_of(kit: Any, *pairs: Any) -> Report:
-    return validate(kit.corpus(pairs=pairs), workers=0)
+    return validate(kit.corpus(pairs=pairs))
 
 
 def test_each_distribution_that_has_values_is_drawn(kit: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,23 @@ from lcl_core.data.records import (
 )
 from lcl_core.data.validation.report import Report, ValidationLimits
 from lcl_core.data.validation.validate import validate
+from lcl_core.parts.plan import Section
+
+
+class ListSource:
+    """Records in memory as a source of one section."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self._items = items
+
+    def sections(self) -> list[Section]:
+        return [Section("")]
+
+    def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
+        return iter(self._items[start:])
+
+    def count_section(self, key: str) -> int:
+        return len(self._items)
 
 
 def record(body: Any, sample_images: dict[str, bytes], id: str = "a:1", **more: Any) -> Record:
@@ -44,7 +62,7 @@ def test_a_clean_corpus_is_counted_and_nothing_is_listed(kit: Any, tmp_path: Pat
         [kit.document(["one two", "three"], kit.image("red.png", 0, 0.3), kit.image("green.png", 1, 0.5))],
         [kit.pair("blue.png", "a b", split="val", source="made")],
     )
-    report = validate(corpus, workers=0, quarantine=tmp_path / "q.jsonl")
+    report = validate(corpus, quarantine=tmp_path / "q.jsonl")
     assert (report.documents, report.images, report.distinct_images) == (2, 3, 3)
     assert report.kinds == {"matched": 1, "pair": 1}
     assert (report.tokens, report.length_unit) == (5, "words")
@@ -63,7 +81,7 @@ def test_a_clean_corpus_is_counted_and_nothing_is_listed(kit: Any, tmp_path: Pat
 def test_a_sequence_is_counted_by_its_segments(kit: Any, tmp_path: Path) -> None:
     segments = [{"text": "one two"}, {"image": "red.png"}, {"text": "three"}, {"image": "absent.png"}]
     rows = [{**kit.document([]), "segments": each} for each in (segments, [{"film": "x"}])]
-    report = validate(kit.corpus(rows), workers=0, quarantine=tmp_path / "q.jsonl")
+    report = validate(kit.corpus(rows), quarantine=tmp_path / "q.jsonl")
     assert (report.documents, report.images, report.tokens, report.kinds) == (1, 2, 3, {"sequence": 1})
     assert [(row["line"], row["reason"]) for row in listed(tmp_path / "q.jsonl")] == [
         (1, "missing image"),
@@ -73,7 +91,7 @@ def test_a_sequence_is_counted_by_its_segments(kit: Any, tmp_path: Path) -> None
 
 def test_tokens_are_counted_by_a_tokenizer(kit: Any, tokenizer: Any) -> None:
     corpus = kit.corpus(pairs=[kit.pair("red.png", "a red square")])
-    report = validate(corpus, workers=0, tokenizer=tokenizer)
+    report = validate(corpus, tokenizer=tokenizer)
     assert (report.tokens, report.length_unit) == (len(tokenizer.encode("a red square")), "tokens")
 
 
@@ -93,7 +111,7 @@ def test_every_problem_is_listed_with_file_line_and_reason(kit: Any, tmp_path: P
         ],
         [kit.pair("blue.png")],
     )
-    report = validate(corpus, workers=0, quarantine=tmp_path / "q.jsonl")
+    report = validate(corpus, quarantine=tmp_path / "q.jsonl")
     found = [(row["file"], row["line"], row["reason"]) for row in listed(tmp_path / "q.jsonl")]
     assert found == [
         ("interleaved.jsonl", 1, "missing image"),
@@ -114,7 +132,7 @@ def test_every_problem_is_listed_with_file_line_and_reason(kit: Any, tmp_path: P
 
 def test_every_bad_line_of_captioned_images_is_listed(kit: Any, tmp_path: Path) -> None:
     corpus = kit.corpus(pairs=[{"image": 3}, kit.pair("red.png", "x"), {"image": "a.png", "captions": "no list"}])
-    report = validate(corpus, workers=0, quarantine=tmp_path / "q.jsonl")
+    report = validate(corpus, quarantine=tmp_path / "q.jsonl")
     assert [row["line"] for row in listed(tmp_path / "q.jsonl")] == [1, 3]
     assert report.documents == 1
 
@@ -127,7 +145,7 @@ def test_copies_are_found_by_content_but_a_name_used_twice_is_none(kit: Any, tmp
             ["red.png", "red.png", "copy.png", "tail.png", "copy.png"]
         )] + [kit.pair("red.png", "caption 0")]
     )  # fmt: skip
-    report = validate(corpus, workers=0, quarantine=tmp_path / "q.jsonl")
+    report = validate(corpus, quarantine=tmp_path / "q.jsonl")
     assert report.distinct_images == 2
     assert report.reasons == {"duplicate image": 1, "duplicate document": 1}
     assert [(row["line"], row["reason"]) for row in listed(tmp_path / "q.jsonl")] == [
@@ -159,7 +177,7 @@ def test_records_of_a_reader_are_examined_as_they_come(kit: Any, tmp_path: Path)
         Record("shard.tar:6", CaptionedImage("0.png", ("c",)), (RecordImage("0.png", break_off),)),
         record(CaptionedImage("0.png", (), {"class": "tench"}), {"0.png": sample_image(kit, 4)}, "shard.tar:7"),
     ]
-    report = validate(given, workers=0, quarantine=tmp_path / "q.jsonl")
+    report = validate(ListSource(given), quarantine=tmp_path / "q.jsonl")
     assert report.kinds == {"matched": 1, "pair": 4, "sequence": 1}
     assert report.histograms["images_per_document"].counts[2] == 1, "an image counts once a record"
     rows = {(row["id"], row["reason"]) for row in listed(tmp_path / "q.jsonl")}
@@ -180,61 +198,65 @@ def test_processes_find_what_one_finds(kit: Any, tmp_path: Path) -> None:
     kit.write("images/copy.png", kit.png((255, 0, 0)))
     names = ["red.png", "copy.png", "broken.png", "green.png", "absent.png"]
     corpus = kit.corpus(pairs=[kit.pair(names[place % 5], f"number {place % 150}") for place in range(300)])
-    alone = validate(corpus, workers=0, quarantine=tmp_path / "alone.jsonl")
-    seen: list[tuple[int, int | None]] = []
+    alone = validate(corpus, quarantine=tmp_path / "alone.jsonl")
+    seen: list[int] = []
     several = validate(
         open_corpus(corpus.path),
-        workers=2,
+        processes=2,
         quarantine=tmp_path / "several.jsonl",
-        on_progress=lambda done, total: seen.append((done, total)),
+        on_progress=seen.append,
+        part_items=70,
     )
     own = {"seconds", "workers"}
     assert several.model_dump(exclude=own) == alone.model_dump(exclude=own)
     assert (tmp_path / "several.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
-    assert seen[-1] == (300, 300)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == 300
+    assert seen == sorted(seen)
 
 
 def test_what_progress_raises_ends_it_and_the_processes(kit: Any, eventually: Any) -> None:
-    import multiprocessing
-
     class Stop(Exception):
         pass
 
-    def stop(done: int, total: int | None) -> None:
-        raise Stop
+    def stop(done: int) -> None:
+        if done:
+            started.update(set(multiprocessing.active_children()) - before)
+            raise Stop
 
     corpus = kit.corpus(pairs=[kit.pair("red.png", "x")] * 200)
-    before = set(multiprocessing.active_children())
+    before, started = set(multiprocessing.active_children()), set[Any]()
     with pytest.raises(Stop):
-        validate(corpus, workers=2, on_progress=stop)
-    eventually(lambda: set(multiprocessing.active_children()) <= before, "every process has left")
+        validate(corpus, processes=2, on_progress=stop, part_items=10)
+    assert started
+    eventually(lambda: not started & set(multiprocessing.active_children()), "every process has left")
 
 
-def test_no_more_is_read_ahead_than_the_processes_need(kit: Any) -> None:
-    read = 0
+def test_no_more_is_read_ahead_than_is_checked(kit: Any) -> None:
+    class Endless(ListSource):
+        read = 0
 
-    def endless() -> Iterator[Record]:
-        nonlocal read
-        while True:
-            read += 1
-            yield record(CaptionedImage("0.png", (str(read),)), {"0.png": sample_image(kit, read % 256)}, f"f:{read}")
+        def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
+            while True:
+                self.read += 1
+                image = {"0.png": sample_image(kit, self.read % 256)}
+                yield record(CaptionedImage("0.png", (str(self.read),)), image, f"f:{self.read}")
 
     class Enough(Exception):
         pass
 
-    def stop(done: int, total: int | None) -> None:
-        assert total is None
-        raise Enough
+    def stop(done: int) -> None:
+        if done:
+            raise Enough
 
+    source = Endless([])
     with pytest.raises(Enough):
-        validate(endless(), workers=1, on_progress=stop)
-    assert read <= 64 * 4
+        validate(source, on_progress=stop)
+    assert source.read <= 64 * 4
 
 
 def test_the_list_is_bounded_and_the_rest_is_counted(kit: Any, tmp_path: Path) -> None:
     corpus = kit.corpus(pairs=[kit.pair(f"absent{place}.png", "x") for place in range(10)])
-    report = validate(corpus, workers=0, limits=ValidationLimits(max_quarantined=4), quarantine=tmp_path / "q.jsonl")
+    report = validate(corpus, limits=ValidationLimits(max_quarantined=4), quarantine=tmp_path / "q.jsonl")
     assert len(listed(tmp_path / "q.jsonl")) == report.quarantined == 4
     assert report.not_listed == 16
     assert report.reasons == {"missing image": 10, "no usable image": 10}
@@ -245,12 +267,12 @@ def test_too_many_groups_are_put_together(kit: Any) -> None:
         record(CaptionedImage("p", ("x",)), {"p": sample_image(kit, 1)}, f"f:{place}", source=str(place))
         for place in range(1200)
     ]
-    report = validate(given, workers=0)
+    report = validate(ListSource(given))
     assert len(report.groups) == 1001
     assert report.documents == 1200
     assert next(group.documents for group in report.groups if group.split == "(others)") == 200
 
 
 def test_a_report_is_json(kit: Any) -> None:
-    report = validate(kit.corpus(pairs=[kit.pair("red.png", "x")]), workers=0)
+    report = validate(kit.corpus(pairs=[kit.pair("red.png", "x")]))
     assert Report.model_validate_json(report.model_dump_json()) == report

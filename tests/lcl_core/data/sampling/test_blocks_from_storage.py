@@ -1,0 +1,145 @@
+"""Block order on object storage: few requests a document, nothing fetched twice, the samples of the same on disk."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from lcl_core.data import SampleStream, Tokenizer, open_corpus
+from lcl_core.data.sampling.loader import load_batches
+from lcl_core.data.sampling.packing import Cursor, first_cursors
+from lcl_core.data.shards.convert import convert
+from lcl_core.data.shards.sharded_corpus import ShardedCorpus
+from lcl_core.specs.data import DataSpec
+from lcl_core.specs.pretrain import BatchSpec
+from tests.lcl_core.data.shards.conftest import Make
+
+DOCUMENTS, PAIRS = 768, 96
+BUDGET = BatchSpec(tokens=256, images=16)
+BLOCKS = {"order": "blocks", "block_records": 32, "window_blocks": 12}
+
+
+class Tally:
+    """Requests and bytes of all processes that were forked since."""
+
+    def __init__(self) -> None:
+        self.requests, self.bytes = multiprocessing.Value("q"), multiprocessing.Value("q")
+
+    def add(self, size: int) -> None:
+        for value, more in ((self.requests, 1), (self.bytes, size)):
+            with value.get_lock():
+                value.value += more
+
+
+@pytest.fixture
+def tally(monkeypatch: pytest.MonkeyPatch) -> Tally:
+    tally, cat_file = Tally(), MemoryFileSystem.cat_file
+
+    def counted(self: Any, path: str, start: int | None = None, end: int | None = None, **more: Any) -> Any:
+        if path.endswith(".tar"):
+            assert start is not None
+            assert end is not None
+            tally.add(end - start)
+        return cat_file(self, path, start=start, end=end, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", counted)
+    return tally
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A corpus in fsspec's memory, of which nothing is cached on disk."""
+    monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LCL_DATA_CACHE_BYTES", "0")
+    url = f"memory://{uuid.uuid4().hex}/corpus"
+    documents = (Make.matched(f"d{n}", ["red"], ("red.png", 0, 0.5)) for n in range(DOCUMENTS))
+    pairs = (Make.pair(f"p{n}", "green.png", "green") for n in range(PAIRS))
+    convert(itertools.chain(documents, pairs), url, shard_bytes=1 << 20)
+    yield url
+    fsspec.filesystem("memory").rm(url, recursive=True)
+
+
+def read(
+    url: str, tokenizer: Tokenizer, cursor: Cursor, count: int, workers: int, ranks: int = 1, **data: Any
+) -> list[tuple[int, str, bytes]]:
+    """The first samples: position, id, levels."""
+    spec = DataSpec(**{"sources": ({"dataset": "d"},), **BLOCKS, **data})
+    stream = SampleStream(spec, {"d": open_corpus(url)}, tokenizer, 4, 16, 120, seed=0)
+    batches = load_batches(stream, cursor, BUDGET, workers, 0, ranks)
+    samples = (sample for batch in batches for sample in batch.samples)
+    found = [(each.position, each.id, each.levels.tobytes()) for each in itertools.islice(samples, count)]
+    batches.close()  # type: ignore[attr-defined]
+    return found
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 3), (2, 2), (1, 0)])
+def test_few_requests_fetch_each_block_for_one_reader(
+    url: str, tokenizer: Tokenizer, tally: Tally, ranks: int, workers: int
+) -> None:
+    """Twelve positions of a window are twelve blocks; 1, 2, 3 and 4 readers divide them."""
+    count = DOCUMENTS // ranks
+    found = [read(url, tokenizer, cursor, count, workers, ranks) for cursor in first_cursors(ranks)]
+    assert {name for each in found for _, name, _ in each} == {f"d:{number:09d}" for number in range(DOCUMENTS)}
+    corpus = ShardedCorpus.open(url)
+    needed = sum(corpus.index.row(number).length for number in range(DOCUMENTS))
+    assert tally.requests.value <= 0.05 * DOCUMENTS * 1.6, "and half a window of the second epoch, read ahead"
+    assert needed <= tally.bytes.value <= 1.6 * needed
+
+
+@pytest.mark.parametrize("workers", [0, 2, 5])
+def test_samples_are_those_of_the_same_shards_on_disk(
+    url: str, tokenizer: Tokenizer, tmp_path: Path, workers: int
+) -> None:
+    fsspec.filesystem("memory").get(url, str(tmp_path / "disk"), recursive=True)
+    for start in (0, 500):
+        expected = read(str(tmp_path / "disk"), tokenizer, Cursor(start), 400, 0)
+        assert read(url, tokenizer, Cursor(start), 400, workers) == expected
+
+
+def test_a_resumed_reader_takes_what_waits_and_goes_on(
+    url: str, tokenizer: Tokenizer, tally: Tally, eventually: Callable[..., None]
+) -> None:
+    whole = {position: name for position, name, _ in read(url, tokenizer, Cursor(), 300, 0)}
+    eventually(lambda: not any(each.name.startswith("read-ahead") for each in threading.enumerate()), "no request")
+    before = tally.requests.value
+    resumed = read(url, tokenizer, Cursor(101, (95, 3, 99)), 103, 2)
+    assert [position for position, _, _ in resumed] == [95, 3, 99, *range(101, 201)]
+    assert all(whole[position] == name for position, name, _ in resumed)
+    assert tally.requests.value - before <= 30, (
+        "two windows of 12, where a block lies in two shards two, and 3 that wait"
+    )
+
+
+def test_sources_of_a_mixture_share_the_window(url: str, tokenizer: Tokenizer, tally: Tally) -> None:
+    sources = (
+        {"dataset": "d", "weight": 3},
+        {"dataset": "d", "view": "pairs"},
+        {"dataset": "d", "view": "matched_pairs"},
+    )
+    expected = read(url, tokenizer, Cursor(), 300, 0, sources=sources, read_ahead_mb=0)
+    alone = tally.requests.value
+    assert alone >= 300
+    assert read(url, tokenizer, Cursor(), 300, 2, sources=sources) == expected
+    assert tally.requests.value - alone <= 40
+
+
+def test_pieces_of_a_document_are_read_with_one_request_for_many(url: str, tokenizer: Tokenizer, tally: Tally) -> None:
+    expected = read(url, tokenizer, Cursor(), 300, 0, piece_images=1, read_ahead_mb=0)
+    alone = tally.requests.value
+    assert read(url, tokenizer, Cursor(), 300, 1, piece_images=1) == expected
+    assert tally.requests.value - alone <= 40
+
+
+def test_in_full_order_each_document_is_a_request(url: str, tokenizer: Tokenizer, tally: Tally) -> None:
+    full = {"order": "full", "block_records": 32, "window_blocks": 384}
+    assert len(read(url, tokenizer, Cursor(), 200, 0, **full)) == 200
+    assert 200 <= tally.requests.value <= 216 + 16
