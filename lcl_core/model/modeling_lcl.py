@@ -187,6 +187,9 @@ class LCLModel(PreTrainedModel):
         self.lm_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.vocab_size, bias=False))
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
         self.post_init()
+        if not list(self.visual.parameters(recurse=False)):
+            # transformers leaves out modules that have no parameters of their own
+            self.visual.init_weights()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

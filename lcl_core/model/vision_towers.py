@@ -50,12 +50,15 @@ class VisionTower(nn.Module):
 
     Attributes:
         patchwise: whether ``patches`` and ``masked`` can be given.
+        deferrable: whether initial weights are drawn in place, whatever their values: a draw can then be recorded
+            without memory (``lcl_core/train/deferred_init.py``).
         drop_path: probability with which, in training, an image skips a branch of the last block; it rises linearly
             from 0 in the first (stochastic depth, arXiv 1603.09382). Drawn from torch's generator of the device. Of
             towers that are not patchwise 0.
     """
 
     patchwise: ClassVar[bool] = False
+    deferrable: ClassVar[bool] = False
     drop_path: float = 0.0
 
     @property
@@ -84,7 +87,7 @@ class VitTower(VisionTower):
     document all have N' tokens an image. ``masked`` patches are replaced before positions are added.
     """
 
-    patchwise = True
+    patchwise = deferrable = True
 
     def __init__(self, config: LCLConfig) -> None:
         super().__init__()
@@ -323,8 +326,11 @@ class ResNetBlock(nn.Module):
 class ResNetTower(LayeredTower):
     """ResNet (arXiv 1512.03385) of basic blocks after a 3 x 3 stem; its last grid is the patches'.
 
+    It begins with torch's weights: by He's rule with zeroed last norms it learns more slowly in short trainings.
     Batch normalisation uses the statistics of one process's micro-batch, and their running mean in evaluation.
     """
+
+    deferrable = True
 
     def __init__(self, config: LCLConfig) -> None:
         super().__init__()
@@ -337,14 +343,6 @@ class ResNetTower(LayeredTower):
             channels = width
         self.layers = nn.ModuleList(layers)
         self.ln_post = nn.LayerNorm(channels)
-
-    def init_weights(self) -> None:
-        """He's (arXiv 1502.01852); each block starts as its shortcut (arXiv 1706.02677, section 5.1)."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, ResNetBlock):
-                nn.init.zeros_(module.second.norm.weight)
 
     def forward(
         self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None

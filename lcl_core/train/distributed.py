@@ -15,19 +15,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from lcl_core.common.device import use_device
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.common.rendezvous import listen_on_reserved, meeting_seconds
 from lcl_core.common.run_dir import ExitCode, RendezvousFailed
 from lcl_core.model import LCLModel
 from lcl_core.specs.pretrain import COLLECTIVE_TIMEOUT
+from lcl_core.train.deferred_init import lacks_values
 
 _RECORDED_COLLECTIVES = 2000  # the last ones of a rank
+_MESSAGE_ELEMENTS = 1 << 28  # of one message: below what fits into 32 bits
 _TRACES = "flight_recorder"  # folder of artifacts
 _timeout = timedelta(seconds=COLLECTIVE_TIMEOUT)  # of this process's groups
 
@@ -66,6 +69,13 @@ class RankGroup:
         table = [torch.zeros(len(values), dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(table, torch.tensor(values, dtype=torch.int64), group=self._group)
         return [row.tolist() for row in table]
+
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        """Give all ranks the values that ``source`` has in a contiguous tensor of the CPU."""
+        if self._group is None:
+            return
+        for part in tensor.view(-1).split(_MESSAGE_ELEMENTS):
+            dist.broadcast(part, source, group=self._group)
 
     def run_on_all_ranks(self, action: Callable[[], Any]) -> list[Any]:
         """Run ``action`` on every rank and gather the returned JSON values.
@@ -183,32 +193,53 @@ def _dump_collectives(path: Path) -> None:
     log.error("the last collectives of this rank are in %s", path)
 
 
-def parallelize_model(module: nn.Module, model: LCLModel, strategy: str) -> nn.Module:
+def parallelize_model(
+    module: nn.Module, model: LCLModel, strategy: str, shard_processes: int | None = None
+) -> nn.Module:
     """Make the processes train one ``module``, which holds ``model``. A single process gets ``module`` back as it is.
 
     Args:
+        model: on the meta device it gets memory for this process's part, without values; ``fsdp2`` alone can do that.
         strategy: ``ddp``, every process holds all weights; ``fsdp2``, each holds a part of every block.
+        shard_processes: of ``fsdp2``: consecutive ranks that share one copy of the weights; none: all.
     Raises: KeyError for another strategy.
     """
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         return module
-    return STRATEGIES[strategy](module, model)
+    return STRATEGIES[strategy](module, model, shard_processes)
 
 
-def _replicate(module: nn.Module, model: LCLModel) -> nn.Module:
+def _replicate(module: nn.Module, model: LCLModel, shard_processes: int | None) -> nn.Module:
     return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
-def _shard(module: nn.Module, model: LCLModel) -> nn.Module:
-    mesh = init_device_mesh(model.device.type, (dist.get_world_size(),))
+def _shard(module: nn.Module, model: LCLModel, shard_processes: int | None) -> nn.Module:
+    device = use_device() if lacks_values(model) else model.device
+    mesh = device_mesh(device.type, dist.get_world_size(), shard_processes)
     for block in (*model.visual.blocks, *model.text.transformer.blocks):
         fully_shard(block, mesh=mesh)
     # FSDP2 shards no scalars: they stay whole on every rank, and the step averages their gradients
     fully_shard(module, mesh=mesh, ignored_params=set(_scalars(module)))
+    # what ``to_empty`` does, but for tensors that have values
+    module._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
     return module
 
 
-STRATEGIES: dict[str, Callable[[nn.Module, LCLModel], nn.Module]] = {"ddp": _replicate, "fsdp2": _shard}
+def device_mesh(device_type: str, ranks: int, shard_processes: int | None) -> DeviceMesh:
+    """One dimension, over which tensors are sharded; or two, over the first of which shards are replicated.
+
+    Raises: UserError naming the field, where ranks that were started by hand are not those of the spec.
+    """
+    if shard_processes is None or shard_processes == ranks:
+        return init_device_mesh(device_type, (ranks,))
+    if ranks % shard_processes:
+        field, message = "engine.shard_processes", f"{ranks} processes cannot form groups of {shard_processes}"
+        raise UserError(f"{field}: {message}; start a multiple of that", code="bad_spec", field=field)
+    shape = (ranks // shard_processes, shard_processes)
+    return init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+STRATEGIES: dict[str, Callable[[nn.Module, LCLModel, int | None], nn.Module]] = {"ddp": _replicate, "fsdp2": _shard}
 
 
 @contextmanager

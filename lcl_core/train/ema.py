@@ -40,6 +40,12 @@ class Ema:
         }
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Begin again with the present weights."""
+        for name, parameter in self._parameters.items():
+            local_part(self.tensors[name]).copy_(local_part(parameter))
+
+    @torch.no_grad()
     def update(self, step: int) -> None:
         """Average in the weights after the optimiser's 0-based ``step``."""
         decay = ema_decay(step, self.decay) if self.warmup else self.decay

@@ -13,7 +13,7 @@ import torch
 
 from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import write_atomically
+from lcl_core.common.files import sha256_file, write_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.corpus.file_store import FolderStore
@@ -31,9 +31,11 @@ from lcl_core.data.tokenizer import (
     train_bpe,
 )
 from lcl_core.model import LCLConfig, LCLModel
+from lcl_core.model.vision_towers import TOWERS
 from lcl_core.specs.data import SourceSpec
 from lcl_core.specs.parsing import dataset_fields
 from lcl_core.specs.pretrain import METHODS, PretrainSpec
+from lcl_core.train.deferred_init import InitialWeights, build_deferred
 from lcl_core.train.distributed import RankGroup
 
 
@@ -96,6 +98,8 @@ TOKENIZER_ITEMS = 50_000  # read to train a tokenizer; of several sources equall
 def prepare_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], run_dir: RunDir, ranks: RankGroup) -> Tokenizer:
     """The tokenizer, trained or copied once by rank 0 and kept in ``RUN_DIR/tokenizer.json``. All ranks call this.
 
+    Ranks whose RUN_DIR is another folder get it from rank 0.
+
     A run whose checkpoints are older than that file was begun with the merges of the whole corpus, and keeps them.
     """
     if spec.tokenizer.kind == "clip":
@@ -108,6 +112,11 @@ def prepare_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], run_dir: R
             write_atomically(file, build_tokenizer(spec, corpora, items).to_json())
 
     ranks.run_on_all_ranks(train_once)
+    digests = ranks.all_gather_object(sha256_file(file) if file.exists() else "")
+    if len(set(digests)) > 1:
+        text = ranks.all_gather_object(file.read_text(encoding="utf-8") if ranks.rank == 0 else "")[0]
+        if digests[ranks.rank] != digests[0]:
+            write_atomically(file, text)
     return load_tokenizer(file)
 
 
@@ -203,3 +212,18 @@ def build_model(config: LCLConfig, seed: int) -> LCLModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LCLModel(config)
+
+
+def build_deferred_model(config: LCLConfig) -> tuple[LCLModel, InitialWeights]:
+    """A model on the meta device, and the weights of :func:`build_model`, to be drawn into its shards."""
+    return build_deferred(lambda: LCLModel(config))
+
+
+def defers_init(spec: PretrainSpec, ranks: int) -> bool:
+    """Whether the run's processes keep shards alone of the initial weights.
+
+    Weights of encoders and language models are fitted to whole tensors, and draws of some towers depend on values.
+    """
+    tower = TOWERS[spec.model.vision.partition(":")[0]]
+    from_elsewhere = spec.model.init is not None or spec.model.text_init is not None
+    return spec.engine.strategy == "fsdp2" and ranks > 1 and tower.deferrable and not from_elsewhere

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lcl_core.common.device import CpuClock, peak_memory_gib, resident_gib
+from lcl_core.common.device import CpuClock, compute_dtype, peak_memory_gib, resident_gib
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.packing import DocumentBatch
+from lcl_core.specs.data import DataSpec
+from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint.state import TrainingProgress
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.train_step import StepReport
@@ -92,7 +94,7 @@ class MetricLogger:
 
     def write(self, line: dict[str, Any]) -> None:
         self._run_dir.append_metrics(**line)
-        print(log_line(line), flush=True)  # noqa: T201  into log.txt
+        write_log(log_line(line))
         if self._writer is None:
             return
         for name, value in line.items():
@@ -103,6 +105,38 @@ class MetricLogger:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def write_log(*lines: str) -> None:
+    """Lines for people, into the run's log.txt."""
+    print("\n".join(lines), flush=True)  # noqa: T201
+
+
+def setup_lines(spec: PretrainSpec, model: nn.Module, device: torch.device, ranks: int, step: int) -> list[str]:
+    """What a run trains, on what, with which data, and from which step."""
+    batch, rates, threads = spec.batch, spec.optimizer, torch.get_num_threads()
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}  {threads} threads"
+    sizes = f"{spec.model.image_size} px  context {spec.model.context_length}"
+    sources = [f"{source.dataset} {source.view} × {source.weight:g}" for source in spec.data.sources]
+    return [
+        f"spec  {spec.objective.name}  {spec.steps} steps  {batch.images} images, {batch.tokens} tokens a batch  "
+        f"lr {rates.lr:g}  seed {spec.seed}",
+        f"model  {sum(each.numel() for each in model.parameters()):,} parameters  {sizes}",
+        f"device  {where}  {str(compute_dtype(device, spec.precision)).removeprefix('torch.')}  "
+        f"{ranks} process{'es' if ranks > 1 else ''}",
+        f"data  {'  '.join(sources)}",
+        *_window_warning(spec.data, ranks),
+        f"start  {f'checkpoint of step {step}' if step else 'step 0'}",
+    ]
+
+
+def _window_warning(data: DataSpec, ranks: int) -> list[str]:
+    """A line for a window of blocks that the ranks cannot divide: several of them then read the same block."""
+    if data.order != "blocks" or data.window_blocks % ranks == 0:
+        return []
+    wanted = -(-data.window_blocks // ranks) * ranks
+    message = f"data.window_blocks {data.window_blocks} is no multiple of {ranks} processes, so that blocks are read "
+    return [f"warning  {message}by several of them; {wanted} would be"]
 
 
 def log_line(line: Mapping[str, Any]) -> str:

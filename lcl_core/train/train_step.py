@@ -22,6 +22,7 @@ from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch
 from lcl_core.objectives.hard_negatives import NegativeCandidates
 from lcl_core.ops.contrastive_loss import ContrastiveSums
 from lcl_core.train.checkpoint.state import restore_rng, rng_tensors
+from lcl_core.train.deferred_init import lacks_values
 from lcl_core.train.distributed import RankGroup, average_unsharded_gradients, no_sync, parallelize_model
 
 CONTRASTIVE = "contrastive"
@@ -76,7 +77,9 @@ class TrainingStep:
     """Gather, encode, loss, backward, clip, step.
 
     Args:
-        strategy: how several processes share the model (``distributed.STRATEGIES``).
+        model: on the meta device it has its shards, without values, afterwards; the caller sets them and calls
+            ``objective.before_training``.
+        strategy, shard_processes: how several processes share the model (``distributed.parallelize_model``).
         max_grad_norm: longest gradient; none: not clipped.
     Attributes:
         trained: model and objective, whose parameters the optimiser takes.
@@ -90,11 +93,13 @@ class TrainingStep:
         precision: Precision = "fp32",
         strategy: str = "ddp",
         max_grad_norm: float | None = None,
+        shard_processes: int | None = None,
     ) -> None:
         self.model, self.objective, self.ranks = model, objective, ranks
-        objective.before_training(model)
+        if not lacks_values(model):
+            objective.before_training(model)
         self.trained = TrainingModule(model, objective)
-        self.module = parallelize_model(self.trained, model, strategy)
+        self.module = parallelize_model(self.trained, model, strategy, shard_processes)
         self._precision, self._max_norm = precision, math.inf if max_grad_norm is None else max_grad_norm
 
     def count(self, batches: Sequence[PackedBatch], flags: Sequence[int] = ()) -> GlobalBatchCounts:

@@ -32,7 +32,7 @@ from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batc
 from lcl_core.data.sampling.packing import first_cursors
 from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.sampling.stream import SampleStream
-from lcl_core.model import LCLModel, LCLProcessor
+from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.objectives.distillation import undistilled
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import PretrainSpec
@@ -44,12 +44,30 @@ from lcl_core.train.checkpoint.state import (
     rng_tensors,
     training_tensors,
 )
+from lcl_core.train.checkpoint.writer import copy_shard
+from lcl_core.train.deferred_init import InitialWeights
 from lcl_core.train.distributed import RankGroup, init_process_group
 from lcl_core.train.ema import Ema
-from lcl_core.train.factory import build_config, build_model, open_corpora, open_resident, prepare_tokenizer
+from lcl_core.train.factory import (
+    build_config,
+    build_deferred_model,
+    build_model,
+    defers_init,
+    open_corpora,
+    open_resident,
+    prepare_tokenizer,
+)
 from lcl_core.train.input_pipeline import Collator, StepInput, prefetch, step_inputs
 from lcl_core.train.loss_balance import LossBalance
-from lcl_core.train.metrics import DataCounts, MetricLogger, MetricsAggregator, NonFiniteLoss, peak_flops
+from lcl_core.train.metrics import (
+    DataCounts,
+    MetricLogger,
+    MetricsAggregator,
+    NonFiniteLoss,
+    peak_flops,
+    setup_lines,
+    write_log,
+)
 from lcl_core.train.monitor import HeldOutMonitor, WeightsCopy, write_encoder
 from lcl_core.train.optimizer import (
     build_optimizer,
@@ -105,30 +123,26 @@ class Trainer:
         self.device = use_device()
         self.tokenizer = prepare_tokenizer(spec, corpora, run_dir, self.ranks)
         config = build_config(spec, self.tokenizer)
-        self.model: LCLModel = build_model(config, spec.seed).train()
-        if (encoder := spec.model.init) is not None:
-            start_from_encoder(self.model, self.tokenizer, encoder, run_dir, main=self.ranks.rank == 0)
-        if (place := spec.model.text_init) is not None:
-            start_from_language_model(self.model, self.tokenizer, place, run_dir, main=self.ranks.rank == 0)
-        freeze_parts(self.model, spec.model.freeze)
-        self.model.configure_blocks(
-            checkpointing=spec.engine.activation_checkpointing,
-            compiled=spec.engine.compile,
-            drop_path=spec.model.drop_path,
-        )
-        self.model.to(self.device)
+        self.model, self.initial = self._build_model(config)
         method = build_objective(spec.objective, config, spec.seed)
         self.objective = add_teacher(method, spec, run_dir).to(self.device)
         rates = spec.optimizer
         # TrainingStep shards the model: what holds its parameters is built after it
-        strategy = spec.engine.strategy
-        self.step = TrainingStep(self.model, self.objective, self.ranks, spec.precision, strategy, rates.max_grad_norm)
+        self.step = TrainingStep(
+            self.model,
+            self.objective,
+            self.ranks,
+            spec.precision,
+            spec.engine.strategy,
+            rates.max_grad_norm,
+            spec.engine.shard_processes,
+        )
         scales = rate_scales(self.model, rates.lr_scale, rates.layer_decay)
         self.optimizer = build_optimizer(
             self.step.trained, rates.lr, rates.weight_decay, rates.betas, rates.eps, scales
         )
         if (scales or spec.model.freeze) and self.ranks.rank == 0:
-            print(describe_rates(self.model, scales), flush=True)  # noqa: T201  into log.txt
+            write_log(describe_rates(self.model, scales))
         self.ema = None if spec.ema_decay is None else Ema(self.step.trained, spec.ema_decay)
         on_gpu = self.device.type == "cuda"
         self.collator = Collator(self.objective, config, spec.kept_patches, spec.seed, self.ranks.size, pin=on_gpu)
@@ -146,6 +160,28 @@ class Trainer:
         self.data_counts = DataCounts()
         self.last_line: dict[str, Any] = {}
         self._saved_at, self._saved_step = time.monotonic(), 0
+
+    def _build_model(self, config: LCLConfig) -> tuple[LCLModel, InitialWeights | None]:
+        """The model, and its initial weights if it is still on the meta device."""
+        spec, initial = self.spec, None
+        if defers_init(spec, self.ranks.size):
+            model, initial = build_deferred_model(config)
+        else:
+            model = build_model(config, spec.seed)
+        model.train()
+        if (encoder := spec.model.init) is not None:
+            start_from_encoder(model, self.tokenizer, encoder, self.run_dir, main=self.ranks.rank == 0)
+        if (folder := spec.model.text_init) is not None:
+            start_from_language_model(model, self.tokenizer, folder, self.run_dir, main=self.ranks.rank == 0)
+        freeze_parts(model, spec.model.freeze)
+        model.configure_blocks(
+            checkpointing=spec.engine.activation_checkpointing,
+            compiled=spec.engine.compile,
+            drop_path=spec.model.drop_path,
+        )
+        if initial is None:
+            model.to(self.device)  # type: ignore[arg-type]
+        return model, initial
 
     def _open_stream(self, corpora: dict[str, Corpus], resident: Mapping[str, Path] | None) -> SampleStream:
         spec, config = self.spec, self.model.config
@@ -171,10 +207,13 @@ class Trainer:
         spec, engine = self.spec, self.spec.engine
         logger = MetricLogger(self.run_dir, engine.tensorboard) if self.ranks.rank == 0 else None
         with CheckpointManager(
-            self.run_dir.checkpoints, spec.keep_checkpoints, spec.milestone_every, spec.async_checkpoint
-        ) as checkpoints:
+            self.run_dir.checkpoints, spec.keep_checkpoints, spec.milestone_every, spec.async_checkpoint,
+            lambda step: write_log(f"checkpoint  step {step}"),
+            home=self.run_dir.read_run().get("home", ""), outgoing=self.run_dir.outgoing,
+        ) as checkpoints:  # fmt: skip
             self._restore(checkpoints)
             if logger:
+                write_log(*setup_lines(spec, self.model, self.device, self.ranks.size, self.progress.step))
                 self.run_dir.truncate_metrics(self.progress.step)
                 self.last_line = _last_line(self.run_dir)
             if self.progress.step < spec.steps or self.progress.pending:
@@ -202,6 +241,8 @@ class Trainer:
         if checkpoints.passed_over and self.ranks.rank == 0:
             self.run_dir.write_notice("checkpoint_damaged", _describe_corruption(checkpoints.passed_over, loaded))
         if loaded is None:
+            if self.initial is not None:
+                self._draw_weights(self.initial)
             return
         tokenizer, self.progress = self.progress.tokenizer, TrainingProgress.from_json(loaded.state)
         if self.progress.tokenizer not in ("", tokenizer):
@@ -211,6 +252,14 @@ class Trainer:
         undistilled(self.objective).cuts_documents = self.progress.cuts_documents
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
+
+    def _draw_weights(self, initial: InitialWeights) -> None:
+        """Set the shards of a model that began without values."""
+        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        initial.draw(self.spec.seed, lambda name, whole: copy_shard(tensors[name], whole))
+        self.objective.before_training(self.model)
+        if self.ema is not None:
+            self.ema.restart()
 
     def _train(self, metrics: MetricsAggregator, checkpoints: CheckpointManager, logger: MetricLogger | None) -> None:
         spec = self.spec
@@ -231,7 +280,7 @@ class Trainer:
                 counts = self.step.count([each.packed for each in batch.batches], self._flags())
                 stop, overdue = (any(flags) for flags in zip(*counts.flags, strict=True))
                 if (stop or overdue) and self.progress.step > self._saved_step:
-                    self._save(metrics, checkpoints)
+                    self._save(metrics, checkpoints, last=stop)
                 if stop:
                     checkpoints.wait()
                     raise JobCancelled
@@ -240,7 +289,7 @@ class Trainer:
                 if self._logs(self.progress.step):
                     self._log(metrics, checkpoints, logger)
                 if done or self.progress.step % spec.checkpoint_every == 0:
-                    self._save(metrics, checkpoints)
+                    self._save(metrics, checkpoints, last=done)
 
     def _step(self, batch: StepInput, counts: GlobalBatchCounts, waited: float, metrics: MetricsAggregator) -> None:
         step = self.progress.step
@@ -284,7 +333,7 @@ class Trainer:
             metrics.flush(self.progress)
             held_out = self._measure_held_out(metrics)
             if held_out is None:
-                self._save(metrics, checkpoints)
+                self._save(metrics, checkpoints, last=True)
                 checkpoints.wait()
                 raise JobCancelled
             line = metrics.line(
@@ -320,7 +369,7 @@ class Trainer:
         counts |= {f"skipped.{reason}": count for reason, count in sorted(progress.skipped.items())}
         return counts | {f"left_out.{reason}": count for reason, count in sorted(progress.left_out.items())}
 
-    def _save(self, metrics: MetricsAggregator, checkpoints: CheckpointManager) -> None:
+    def _save(self, metrics: MetricsAggregator, checkpoints: CheckpointManager, *, last: bool = False) -> None:
         try:
             metrics.flush(self.progress)
         except NonFiniteLoss as error:
@@ -333,6 +382,8 @@ class Trainer:
             training_tensors(self.step.trained, self.optimizer, self.ema),
             self.progress.to_json(),
             rank_tensors={"rng": rng_tensors(self.device)},
+            only_first={"model": {name for name, _ in self.step.trained.named_buffers()}},
+            last=last,
         )
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
 

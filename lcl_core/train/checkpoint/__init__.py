@@ -8,9 +8,10 @@
       state.json                    step, data position of each rank, counters
       manifest.json                 number of ranks, sha256 of the files above; written last
 
-A group with sharded tensors (FSDP2) is a folder, to which each rank writes its parts:
+A group to which several ranks write is a folder. With FSDP2 each writes its shards; with DDP, where all have the same
+tensors, and 4 MiB or more for each, equally many rows:
 
-      model/rank_00000.safetensors  local parts; the header says where each begins in the whole tensor
+      model/rank_00000.safetensors  parts; the header says where each begins in the whole tensor
 
 The header is that of torch.distributed.checkpoint's safetensors files, so ``HuggingFaceStorageReader`` reads such a
 folder. Its writer is not used: it plans collectively at each save, takes no checksums, and hides a full disk's number.

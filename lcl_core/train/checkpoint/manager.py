@@ -7,17 +7,18 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from torch import Tensor
 
-from lcl_core.common.files import fsync_path
-from lcl_core.train.checkpoint.reader import CheckpointManifest, ShardedReader, find_corruption
+from lcl_core.common.files import fsync_path, stage
+from lcl_core.train.checkpoint.manifest import MANIFEST, CheckpointManifest
+from lcl_core.train.checkpoint.reader import CheckpointFiles, OpenCheckpoint, ShardedReader
 from lcl_core.train.checkpoint.writer import (
     Groups,
     Staging,
@@ -29,6 +30,8 @@ from lcl_core.train.checkpoint.writer import (
     write_text,
 )
 from lcl_core.train.distributed import RankGroup
+
+_WAITING = 2  # outgoing checkpoints, after which further ones are left out
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -135,32 +138,52 @@ class _Snapshot:
     step: int
     tensors: dict[str, TensorFile]
     texts: dict[str, str] = field(default_factory=dict)
+    last: bool = False
 
 
 class CheckpointManager:
     """Saves and restores; with several processes, all of them make every call, in the same order.
 
     Args:
-        folder: of the checkpoints; created when needed, the same for all ranks.
+        folder: of the checkpoints; created when needed. Ranks may have different ones, with the same name or not: each
+            folder then holds the files of its ranks, and the manifest.
         keep: number of newest checkpoints to keep.
         milestone_every: checkpoints of steps that this divides are kept for ever.
         asynchronous: write in a background thread. The copy to CPU memory is taken before ``save`` returns.
+        on_written: called on the first rank, from the thread that writes, with the step of each checkpoint on disk.
+        home: identifies the disk of ``folder``; ranks with the same one share the folder.
+        outgoing: if the first rank has this folder, every folder of ranks gets links there to the same checkpoints, for
+            the worker to copy and remove. While two are waiting, only milestones and the last one are added.
 
     Attributes:
         passed_over: (name, reason) of the checkpoints that ``load_newest`` found damaged, newest first.
     """
 
     def __init__(
-        self, folder: Path, keep: int = 2, milestone_every: int | None = None, asynchronous: bool = True
+        self,
+        folder: Path,
+        keep: int = 2,
+        milestone_every: int | None = None,
+        asynchronous: bool = True,
+        on_written: Callable[[int], None] | None = None,
+        *,
+        home: str = "",
+        outgoing: Path | None = None,
     ) -> None:
         self.folder, self.keep, self.milestone_every = folder, keep, milestone_every
         self.passed_over: list[tuple[str, str]] = []
+        self._on_written = on_written
         self._ranks = RankGroup()
-        self._writer_name: str = self._ranks.all_gather_object(writer_name())[0]
+        names = self._ranks.all_gather_object([writer_name(), home])
+        self._writer_name: str = names[0][0]
+        homes = [home for _, home in names]
+        self._homes = [homes.index(home) for home in homes]  # by rank, the first rank of the same folder
+        self._first = self._homes[self._ranks.rank] == self._ranks.rank
+        self._outgoing = outgoing
         self._staging = Staging()
         self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
         self._writing: Future[None] | None = None
-        if self._ranks.rank == 0:
+        if self._first:
             remove_partial(folder)
 
     def save(
@@ -170,22 +193,26 @@ class CheckpointManager:
         state: Mapping[str, Any],
         *,
         rank_tensors: Groups | None = None,
+        only_first: Mapping[str, Collection[str]] = MappingProxyType({}),
+        last: bool = False,
     ) -> None:
         """Save the checkpoint of ``step``, after the previous one has been written.
 
         Args:
-            tensors: by group and name. Plain tensors are the same on all ranks; DTensors are written in parts.
+            tensors: by group and name. Plain tensors are the same on all ranks. The ranks share the writing.
             state: JSON, the same on all ranks.
             rank_tensors: of this rank alone.
+            only_first: plain tensors, by group and name, of which those of rank 0 count: they differ between ranks.
+            last: no other one follows.
         Raises: UserError when the disk is full and OSError, both also of the previous checkpoint.
         """
         self.wait()
         rank = self._ranks.rank
-        files = plan_files(tensors, rank)
+        files = plan_files(tensors, rank, self._ranks.size, only_first)
         for group, own in (rank_tensors or {}).items():
             files[rank_file(group, rank)] = TensorFile(dict(own))
         texts = {"state.json": json.dumps(state, indent=1)} if rank == 0 else {}
-        snapshot = _Snapshot(step, self._staging.copy(files), texts)
+        snapshot = _Snapshot(step, self._staging.copy(files), texts, last)
         if self._thread is None:
             self._write(snapshot)
         else:
@@ -217,17 +244,27 @@ class CheckpointManager:
     def _write(self, snapshot: _Snapshot) -> None:
         target = checkpoint_path(self.folder, snapshot.step)
         unfinished = partial_path(target, self._writer_name)
+
+        def write() -> dict[str, Any]:
+            return {"files": _write_files(unfinished, snapshot), "leaves": self._leaves(snapshot)}
+
         try:
-            self._on_rank_zero(lambda: _make_empty(unfinished))
-            parts = self._on_all_ranks(lambda: _write_files(unfinished, snapshot))
-            files = {name: digest for part in parts for name, digest in part.items()}
-            self._on_rank_zero(
-                lambda: self._commit(unfinished, target, CheckpointManifest(snapshot.step, self._ranks.size, files))
-            )
+            self._on_first_ranks(lambda: _make_empty(unfinished))
+            parts = self._on_all_ranks(write)
+            files = {name: digest for part in parts for name, digest in part["files"].items()}
+            manifest = CheckpointManifest(snapshot.step, self._ranks.size, files)
+            self._on_first_ranks(lambda: self._commit(unfinished, target, manifest, leaves=parts[0]["leaves"]))
         except BaseException:
-            if self._ranks.rank == 0:
+            if self._first:
                 shutil.rmtree(unfinished, ignore_errors=True)
             raise
+
+    def _leaves(self, snapshot: _Snapshot) -> bool:
+        """Whether the checkpoint is to be among the outgoing ones; what the first rank says counts."""
+        if self._outgoing is None or not self._outgoing.is_dir():
+            return False
+        milestone = self.milestone_every is not None and snapshot.step % self.milestone_every == 0
+        return snapshot.last or milestone or len(newest_first(self._outgoing)) < _WAITING
 
     def _on_all_ranks(self, action: Callable[[], Any]) -> list[Any]:
         def guarded() -> Any:
@@ -236,16 +273,20 @@ class CheckpointManager:
 
         return self._ranks.run_on_all_ranks(guarded)
 
-    def _on_rank_zero(self, action: Callable[[], None]) -> None:
-        """Run ``action`` on rank 0; the others wait for it."""
-        self._on_all_ranks(action if self._ranks.rank == 0 else lambda: None)
+    def _on_first_ranks(self, action: Callable[[], None]) -> None:
+        """Run ``action`` on the first rank of each folder; the others wait for it."""
+        self._on_all_ranks(action if self._first else lambda: None)
 
-    def _commit(self, unfinished: Path, target: Path, manifest: CheckpointManifest) -> None:
-        manifest.write(unfinished)
-        for folder in {unfinished, *(unfinished / name for name in manifest.folders())}:
+    def _commit(self, unfinished: Path, target: Path, manifest: CheckpointManifest, *, leaves: bool) -> None:
+        write_text(unfinished / MANIFEST, manifest.to_json())
+        for folder in (unfinished, *filter(Path.is_dir, (unfinished / name for name in manifest.folders()))):
             fsync_path(folder)
+        if leaves and self._outgoing is not None:
+            stage(unfinished, self._outgoing / target.name, link=True).publish()
         commit(unfinished, target, self._writer_name)
         prune(self.folder, manifest.step, self.keep, self.milestone_every, self._writer_name)
+        if self._on_written is not None and self._ranks.rank == 0:
+            self._on_written(manifest.step)
 
     def load_newest(self, into: Groups | None = None) -> LoadedCheckpoint | None:
         """Read the newest checkpoint that is whole; damaged ones are skipped and named on standard error.
@@ -259,30 +300,28 @@ class CheckpointManager:
         self.wait()
         self.passed_over = []
         for name in self._ranks.all_gather_object([path.name for path in newest_first(self.folder)])[0]:
-            path = self.folder / name
-            if problem := find_corruption(path, self._ranks):
-                self.passed_over.append((name, problem))
-                if self._ranks.rank == 0:
-                    print(f"checkpoint {name} is passed over: {problem}", file=sys.stderr)  # noqa: T201
-                continue
-            return self._read(path, into or {})
+            with CheckpointFiles(self.folder / name) as files:
+                stored = OpenCheckpoint(files, self._ranks, self._homes)
+                if stored.problem is None:
+                    return self._read(stored, into or {})
+            self.passed_over.append((name, stored.problem))
+            if self._ranks.rank == 0:
+                print(f"checkpoint {name} is passed over: {stored.problem}", file=sys.stderr)  # noqa: T201
         return None
 
-    def _read(self, path: Path, into: Groups) -> LoadedCheckpoint:
-        manifest = CheckpointManifest.read(path)
-        stored = {group: ShardedReader(files) for group, files in manifest.groups(path).items()}
+    def _read(self, stored: OpenCheckpoint, into: Groups) -> LoadedCheckpoint:
+        manifest, files = stored.manifest, stored.files
         for group, targets in into.items():
-            stored.get(group, ShardedReader([])).require_fit(targets, group, path)
+            stored.groups.get(group, ShardedReader(files, {})).require_fit(targets, group, files.folder)
         for group, targets in into.items():
-            stored[group].fill(targets)
-        own = manifest.rank_files(path, self._ranks.rank) if manifest.ranks == self._ranks.size else {}
+            stored.groups[group].fill(targets)
         return LoadedCheckpoint(
             step=manifest.step,
-            state=_read_json(path / "state.json"),
+            state=stored.read_json("state.json"),
             ranks=manifest.ranks,
-            tensors={group: found.whole() for group, found in stored.items() if group not in into},
-            rank_tensors={group: ShardedReader([file]).whole() for group, file in own.items()},
-            rank_states=[_read_json(path / name) for name in manifest.rank_states()],
+            tensors={group: found.whole() for group, found in stored.groups.items() if group not in into},
+            rank_tensors=stored.rank_tensors(self._ranks.rank) if manifest.ranks == self._ranks.size else {},
+            rank_states=[stored.read_json(name) for name in manifest.rank_states()],
         )
 
 
@@ -300,8 +339,3 @@ def _write_files(folder: Path, snapshot: _Snapshot) -> dict[str, str]:
     for name, text in snapshot.texts.items():
         digests[name] = write_text(folder / name, text)
     return digests
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return read

@@ -6,10 +6,11 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -122,39 +123,92 @@ def local_part(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     return tensor.to_local().detach(), tuple(chunk.offsets)
 
 
-def plan_files(groups: Groups, rank: int) -> dict[str, TensorFile]:
+@torch.no_grad()
+def copy_shard(target: Tensor, whole: Tensor) -> None:
+    """Set ``target``, or the part of it on this rank, from the whole tensor."""
+    part, offset = local_part(target)
+    part.copy_(whole[tuple(slice(at, at + size) for at, size in zip(offset, part.shape, strict=True))])
+
+
+MIN_PART_BYTES = 4 << 20  # smaller parts cost more to open than they save
+
+
+def plan_files(
+    groups: Groups, rank: int, ranks: int = 1, only_first: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> dict[str, TensorFile]:
     """The files that ``rank`` writes, by name; with the live tensors.
 
-    A group without sharded tensors is one file, which rank 0 writes. A group with sharded tensors is a folder with
-    a file a rank; what is the same on all ranks is in rank 0's.
+    A group is a folder with a file a rank: of sharded tensors with the rank's shard, of others, which all ranks have,
+    with equally many bytes. What is sharded and plain in one group is plain in the first rank's file. A group without
+    sharded tensors that is not worth several files is one file, which rank 0 writes.
+
+    Args:
+        only_first: plain tensors, by group and name, that differ between ranks; those of rank 0 are written.
     """
     files: dict[str, TensorFile] = {}
     for group, tensors in groups.items():
         if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
-            if (part := _shards(tensors, rank)).tensors:
-                files[f"{group}/rank_{rank:05d}.safetensors"] = part
-        elif rank == 0:
-            files[f"{group}.safetensors"] = TensorFile({name: tensor.detach() for name, tensor in tensors.items()})
+            own, folder = _shards(tensors, rank), True
+        else:
+            parts = max(1, min(ranks, sum(tensor.nbytes for tensor in tensors.values()) // MIN_PART_BYTES))
+            own, folder = _rows(tensors, rank, ranks, parts, only_first.get(group, ())), parts > 1
+        if own.tensors and folder:
+            files[f"{group}/rank_{rank:05d}.safetensors"] = own
+        elif rank == 0 and not folder:
+            files[f"{group}.safetensors"] = TensorFile(own.tensors)
     return files
+
+
+def _rows(tensors: Mapping[str, Tensor], rank: int, ranks: int, parts: int, only_first: Collection[str]) -> TensorFile:
+    """This rank's rows of tensors that all have; ``parts`` of the ranks, far from each other, write about as much."""
+    file = TensorFile(offsets={})
+    assert file.offsets is not None
+    total, end = sum(tensor.nbytes for tensor in tensors.values()), 0
+    cuts = [total * part // parts for part in range(parts + 1)]
+    part = next((part for part in range(parts) if part * ranks // parts == rank), None)
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        live = tensor.detach()
+        first, last = (0, 0) if part is None else (_row(live, cut - begin) for cut in cuts[part : part + 2])
+        if name in only_first or not live.ndim or not live.numel():
+            first, last = 0, 0
+            if rank == 0:
+                file.tensors[name], file.offsets[name] = live, (0,) * live.ndim
+        if first < last:
+            file.tensors[name], file.offsets[name] = live[first:last], (first, *(0,) * (live.ndim - 1))
+    return file
+
+
+def _row(tensor: Tensor, byte: int) -> int:
+    """The first row that begins at ``byte`` of the tensor or later; all lie between 0 and the number of rows."""
+    return min(max(-(-byte * len(tensor) // tensor.nbytes), 0), len(tensor)) if tensor.ndim and tensor.nbytes else 0
 
 
 def _shards(tensors: Mapping[str, Tensor], rank: int) -> TensorFile:
     file = TensorFile(offsets={})
     assert file.offsets is not None
+    written: dict[int, list[int]] = {}  # by number of equal copies: bytes of each
     for name, tensor in tensors.items():
-        if _writes_tensor(tensor, rank):
+        if _writes_tensor(tensor, rank, written):
             file.tensors[name], file.offsets[name] = local_part(tensor)
     return file
 
 
-def _writes_tensor(tensor: Tensor, rank: int) -> bool:
+def _writes_tensor(tensor: Tensor, rank: int, written: dict[int, list[int]]) -> bool:
+    """Whether this rank writes its part: of equal copies the one that has written least so far does."""
     if not isinstance(tensor, DTensor):
         return rank == 0
+    copy, copies = 0, 1  # along mesh dimensions that replicate
+    for dim, placement in enumerate(tensor.placements):
+        if placement.is_replicate():
+            copy = copy * tensor.device_mesh.size(dim) + tensor.device_mesh.get_local_rank(dim)
+            copies *= tensor.device_mesh.size(dim)
+    sizes = written.setdefault(copies, [0] * copies)
+    least = sizes.index(min(sizes))
+    sizes[least] += tensor.numel() * tensor.itemsize
     if tensor.to_local().numel() == 0:
         return tensor.numel() == 0 and rank == 0
-    # of equal copies, along a mesh dimension that replicates, the first is written
-    copies = [dim for dim, placement in enumerate(tensor.placements) if placement.is_replicate()]
-    return all(tensor.device_mesh.get_local_rank(dim) == 0 for dim in copies)
+    return copy == least
 
 
 class Staging:

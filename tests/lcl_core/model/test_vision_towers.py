@@ -318,3 +318,9 @@ def test_a_network_that_cannot_recompute_says_so() -> None:
     with pytest.raises(UserError, match="cannot recompute activations") as caught:
         model.configure_blocks(checkpointing=True)
     assert caught.value.field == "engine.activation_checkpointing"
+
+
+def test_convnext_begins_by_the_rules_of_its_paper() -> None:
+    tower = build_model(tower_config("convnext"), seed=0).visual
+    weights = torch.cat([each.weight.flatten() for each in tower.modules() if isinstance(each, nn.Linear)])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.05)

@@ -1,11 +1,12 @@
 """One rank of steps over documents that several ranks share, with every objective in turn.
 
-    multi_rank_steps.py FOLDER RANK RANKS STRATEGY HANDS [OBJECTIVES BLOCKS FROZEN]
+    multi_rank_steps.py FOLDER RANK RANKS STRATEGY HANDS [OBJECTIVES BLOCKS FROZEN SHARDS]
 
 FOLDER/documents.safetensors and FOLDER/pairs.safetensors hold rows, FOLDER/pixels.safetensors their images; HANDS
 (JSON) says which rows each micro-batch of each rank takes; OBJECTIVES (JSON) are names of ``VARIANTS``, by default all,
-BLOCKS (JSON) the arguments of ``LCLModel.configure_blocks``, and FROZEN (JSON) parts of the model. Rank 0 writes, by
-objective, gradients, weights and the losses of two steps.
+BLOCKS (JSON) the arguments of ``LCLModel.configure_blocks``, FROZEN (JSON) parts of the model, and SHARDS (JSON) the
+number of ranks that share one copy of the weights. Rank 0 writes, by objective, gradients, weights and the losses of
+two steps.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def main(
     objectives: Sequence[str] = tuple(VARIANTS),
     blocks: Mapping[str, bool] = MappingProxyType({}),
     frozen: Sequence[ModelPart] = (),
+    shards: int | None = None,
 ) -> None:
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
@@ -53,7 +55,7 @@ def main(
     tensors: dict[str, Tensor] = {}
     facts = {}
     for name in objectives:
-        found, facts[name] = learnt(name, folder, config, strategy, hands, blocks, frozen)
+        found, facts[name] = learnt(name, folder, config, strategy, hands, blocks, frozen, shards)
         tensors |= {f"{name}.{key}": tensor for key, tensor in found.items()}
     if rank == 0:
         save_file(tensors, folder / "result.safetensors")
@@ -70,6 +72,7 @@ def learnt(
     hands: Hands,
     blocks: Mapping[str, bool],
     frozen: Sequence[ModelPart],
+    shards: int | None,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Gradients of the second step and weights after it; numbers of both steps."""
     documents, pairs = (_load_rows(folder / f"{kind}.safetensors") for kind in ("documents", "pairs"))
@@ -82,7 +85,7 @@ def learnt(
     model = build_model(config, seed=0).train()
     model.configure_blocks(**blocks)
     freeze_parts(model, frozen)
-    step = TrainingStep(model, objective, meeting, strategy=strategy, max_grad_norm=0.5)
+    step = TrainingStep(model, objective, meeting, strategy=strategy, max_grad_norm=0.5, shard_processes=shards)
     optimizer = build_optimizer(step.trained, lr=1e-3)
     facts = []
     for _ in range(2):

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint import load as torch_load
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
@@ -28,6 +27,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.train.checkpoint import manager
 from lcl_core.train.checkpoint.manager import CheckpointManager
 from lcl_core.train.checkpoint.state import training_tensors
+from lcl_core.train.distributed import device_mesh
 from lcl_core.train.ema import Ema
 
 Groups = dict[str, dict[str, Tensor]]
@@ -44,18 +44,21 @@ class Net(nn.Module):
 
 
 class Run:
-    def __init__(self, ranks: int, seed: int) -> None:
+    """``shards``: ranks among which the tensors are sharded; every group of as many has a copy."""
+
+    def __init__(self, ranks: int, seed: int, shards: int | None = None) -> None:
         torch.manual_seed(seed)
         self.model = Net()
-        self.mesh = init_device_mesh("cpu", (ranks,))
+        self.mesh = device_mesh("cpu", ranks, shards)
         if ranks > 1:
             fully_shard(self.model, mesh=self.mesh, ignored_params={self.model.scale})
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1, fused=True)
         self.ema = Ema(self.model, 0.9)
         self.more = {"copied": torch.rand(4, 3), "columns": torch.rand(2, 5)}
         if ranks > 1:
-            self.more["copied"] = distribute_tensor(self.more["copied"], self.mesh, [Replicate()])
-            self.more["columns"] = distribute_tensor(self.more["columns"], self.mesh, [Shard(1)])
+            copies = [Replicate()] * (self.mesh.ndim - 1)
+            self.more["copied"] = distribute_tensor(self.more["copied"], self.mesh, [Replicate()] * self.mesh.ndim)
+            self.more["columns"] = distribute_tensor(self.more["columns"], self.mesh, [*copies, Shard(1)])
 
     def step(self, number: int) -> None:
         generator = torch.Generator().manual_seed(number)

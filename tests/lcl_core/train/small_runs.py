@@ -59,7 +59,7 @@ VOLATILE = {
 }
 
 
-def prepared(path: Path, sample_zip: Path, **changes: Any) -> RunDir:
+def prepared(path: Path, sample_zip: Path | str, **changes: Any) -> RunDir:
     """A directory ready for an attempt at ``TINY`` with these changes."""
     path.mkdir(parents=True, exist_ok=True)
     run_dir = RunDir(path)

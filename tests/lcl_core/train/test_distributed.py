@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lcl_core.common.errors import UserError
 from lcl_core.model import LCLConfig
+from lcl_core.train.distributed import device_mesh
 from tests.lcl_core.batch_partitions import VARIANTS
 from tests.lcl_core.train.rank_processes import run_ranks
 
@@ -40,14 +42,16 @@ def run(
     pairs: list[Tensor],
     pixels: Tensor,
 ) -> Callable[..., Result]:
-    """Tensors and numbers that the ranks, which share the case in this way, end with."""
+    """Tensors and numbers that the ranks, which share the case in this way, end with. ``copies``: of each document."""
 
-    def run(name: str, strategy: str, hands: list[list[list[int]]], *options: object) -> Result:
+    def run(name: str, strategy: str, hands: list[list[list[int]]], *options: object, copies: int = 1) -> Result:
         if name not in results:
             (tmp_path / "config.json").write_text(small_config.to_json_string(use_diff=False))
-            for kind, rows in (("documents", documents), ("pairs", pairs)):
-                save_file({f"{number}": row for number, row in enumerate(rows)}, tmp_path / f"{kind}.safetensors")
-            save_file({"pixels": pixels}, tmp_path / "pixels.safetensors")
+            for kind, rows in (("documents", documents * copies), ("pairs", pairs * copies)):
+                save_file(
+                    {f"{number}": row.clone() for number, row in enumerate(rows)}, tmp_path / f"{kind}.safetensors"
+                )
+            save_file({"pixels": pixels.repeat(copies, 1, 1, 1)}, tmp_path / "pixels.safetensors")
             common = [str(len(hands)), strategy, *map(json.dumps, (hands, *options))]
             run_ranks([[MODULE, str(tmp_path), str(r), *common] for r in range(len(hands))])
             facts = json.loads((tmp_path / "result.json").read_text())
@@ -92,3 +96,29 @@ def test_frozen_parts_are_frozen_on_all_ranks(run: Callable[..., Result], strate
         scale = max(float(tensor.abs().max()), 1e-3)
         room = 2e-5 if ".grad." in key else 2e-4
         torch.testing.assert_close(shared[key], tensor, atol=room * scale + 2e-6, rtol=0, msg=key)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_ranks_that_form_no_groups_are_refused(ranks: int) -> None:
+    with pytest.raises(UserError, match=f"{ranks} processes cannot form groups of 2") as caught:
+        device_mesh("cpu", ranks, 2)
+    assert (caught.value.code, caught.value.field) == ("bad_spec", "engine.shard_processes")
+
+
+GROUPED = {"uneven": [[[0, 7]], [[1]], [[2, 3, 4]], [[5, 6]]], "accumulated": [[[n], [7 - n]] for n in range(4)]}
+
+
+@pytest.mark.parametrize("deal", sorted(GROUPED))
+def test_two_groups_of_two_ranks_are_one_process_with_the_joint_batch(run: Callable[..., Result], deal: str) -> None:
+    """Weights are sharded within a group and replicated between groups."""
+    options: tuple[list[str], dict[str, bool], list[str], int] = ["lcl", "emu"], {}, [], 2
+    alone, alone_facts = run("alone twice", "ddp", [[list(range(8))]], *options, copies=2)
+    shared, shared_facts = run(f"groups {deal}", "fsdp2", GROUPED[deal], *options, copies=2)
+    assert shared.keys() == alone.keys()
+    for key, tensor in alone.items():
+        scale = max(float(tensor.abs().max()), 1e-3)
+        room = 2e-5 if ".grad." in key else 2e-4
+        torch.testing.assert_close(shared[key], tensor, atol=room * scale + 2e-6, rtol=0, msg=key)
+    for name in options[0]:
+        for mine, theirs in zip(shared_facts[name], alone_facts[name], strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-5)

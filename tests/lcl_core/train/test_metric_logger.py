@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
-from lcl_core.train.metrics import MetricLogger
+from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.train.metrics import MetricLogger, setup_lines
+from tests.lcl_core.train.small_runs import prepared, trainer
 
 LINES = [
     {"step": 4, "total_steps": 8, "loss": 3.25, "phase": "training"},
@@ -61,3 +64,30 @@ def test_a_missing_package_names_the_extra(run_dir: RunDir, monkeypatch: pytest.
         MetricLogger(run_dir, True)
     assert (caught.value.code, caught.value.field) == ("extra_missing", "engine.tensorboard")
     MetricLogger(run_dir, False).close()
+
+
+def test_the_log_says_what_is_trained_on_what_and_each_checkpoint(
+    tmp_path: Path, sample_zip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = prepared(tmp_path, sample_zip, steps=4, checkpoint_every=2, log_every=2, async_checkpoint=False)
+    trainer(run_dir).run()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "  " in line]
+    assert [line.partition("  ")[0] for line in lines] == [
+        "spec", "model", "device", "data", "start", "step 2/4", "checkpoint", "step 4/4", "checkpoint",
+    ]  # fmt: skip
+    told = dict(line.partition("  ")[::2] for line in lines)
+    assert told["spec"].startswith("lcl  4 steps")
+    assert " parameters  " in told["model"]
+    assert told["device"].startswith("cpu  ")
+    assert "sample" in told["data"]
+    assert (told["start"], told["checkpoint"]) == ("step 0", "step 4")
+    trainer(run_dir).run()
+    assert "start  checkpoint of step 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("order", "ranks", "wanted"), [("blocks", 5, "385"), ("blocks", 4, None), ("full", 5, None)])
+def test_a_window_that_ranks_cannot_divide_is_warned_about(order: str, ranks: int, wanted: str | None) -> None:
+    spec = PretrainSpec.model_validate({"data": {"order": order}})
+    lines = setup_lines(spec, torch.nn.Linear(1, 1), torch.device("cpu"), ranks, 0)
+    found = [line for line in lines if line.startswith("warning")]
+    assert [line.split(";")[1].split()[0] for line in found] == ([wanted] if wanted else [])

@@ -58,6 +58,18 @@ def test_two_one_and_three_ranks_use_each_document_of_an_epoch_once(tmp_path: Pa
     assert held, "documents waited to be packed when the number changed"
 
 
+def test_groups_of_ranks_that_share_weights_go_on_as_one_rank_and_back(tmp_path: Path, sample_zip: Path) -> None:
+    engine = {"strategy": "fsdp2", "processes": 4, "shard_processes": 2}
+    few = {"batch": {"tokens": 256, "images": 8}, "steps": 6, "log_every": 1, "checkpoint_every": 100, "engine": engine}
+    run_dir = prepared(tmp_path, sample_zip, **few)
+    used: Counter[int] = Counter()
+    for ranks, stop in ((4, 2), (1, 4), (4, 9)):
+        used += attempt(run_dir, ranks, stop)
+        assert set(used.values()) == {1}, "none twice"
+    assert (newest_state(run_dir)["step"], newest_state(run_dir)["documents_seen"]) == (6, len(used))
+    assert (run_dir.artifacts / "encoder" / "model.safetensors").exists()
+
+
 def test_a_checkpoint_of_each_ranks_own_positions_goes_on(tmp_path: Path, sample_zip: Path) -> None:
     """As an older version wrote it: with the same number of ranks where it was, with another one none twice or lost."""
     run_dir = prepared(tmp_path / "run", sample_zip, steps=100, log_every=50, batch={"tokens": 256, "images": 8})

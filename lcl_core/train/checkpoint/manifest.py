@@ -1,0 +1,67 @@
+"""Manifest of a checkpoint: its files, and which rank wrote, has and verifies each. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+
+MANIFEST = "manifest.json"
+_RANK_FILE = re.compile(r"^(?P<group>[^/]+)\.rank_(?P<rank>\d+)\.safetensors$")
+_WRITER = re.compile(r"[./]rank_(\d+)\.")
+_RANK_STATE = re.compile(r"^state\.rank_\d+\.json$")
+_GROUP_FILE = re.compile(r"^(?P<group>[^/]+?)(/rank_\d+)?\.safetensors$")
+
+
+@dataclass(frozen=True)
+class CheckpointManifest:
+    """
+    Attributes:
+        step: the step of the checkpoint.
+        ranks: how many processes wrote it.
+        files: sha256 by name, relative to the checkpoint.
+    """
+
+    step: int
+    ranks: int
+    files: dict[str, str]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    def folders(self) -> set[str]:
+        return {name.rpartition("/")[0] for name in self.files if "/" in name}
+
+    def groups(self) -> dict[str, list[str]]:
+        """The files of each group that all ranks share."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(self.files):
+            if (match := _GROUP_FILE.match(name)) and not _RANK_FILE.match(name):
+                found.setdefault(match["group"], []).append(name)
+        return found
+
+    def rank_states(self) -> list[str]:
+        """The JSON files that belong to one rank each, by rank."""
+        return sorted(name for name in self.files if _RANK_STATE.match(name))
+
+    def rank_files(self, rank: int) -> dict[str, str]:
+        """The file of each group that belongs to ``rank`` alone."""
+        matches = [match for name in self.files if (match := _RANK_FILE.match(name))]
+        return {match["group"]: match[0] for match in matches if int(match["rank"]) == rank}
+
+    def written_by(self, ranks: Collection[int]) -> list[str]:
+        """Files that have the number of one of these ranks in their name."""
+        return [name for name in self.files if (match := _WRITER.search(name)) and int(match[1]) in ranks]
+
+    def owners(self, ranks: int) -> dict[str, int]:
+        """The rank that verifies each file: one whose shard it holds, as far as that can be.
+
+        Parts of a sharded group lie in the order of the ranks that wrote them.
+        """
+        found = {}
+        for number, name in enumerate(sorted(self.files)):
+            writer = _WRITER.search(name)
+            place = number % ranks if writer is None else int(writer[1]) * ranks // max(self.ranks, 1)
+            found[name] = min(place, ranks - 1)
+        return found
