@@ -7,7 +7,8 @@ miss a neighbour. Everything large is memory-mapped and nothing is written: thre
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,18 @@ import numpy as np
 
 from lcl_core.collections import file_format, near_duplicates
 from lcl_core.collections.file_format import BlobFile, CollectionManifest, Target, verify_checksums
-from lcl_core.collections.query import LabelIndex, Where, check_labels, unit_vector
-from lcl_core.collections.vector_index import ExternalIndex, HnswIndex, nearest
+from lcl_core.collections.full_text import FullTextIndex, LazyFullTextIndex, fuse_ranks
+from lcl_core.collections.labels import LabelChange, LabelIndex, LabelTypes, Where, check_value, parse_where
+from lcl_core.collections.query import unit_vector
+from lcl_core.collections.records import caption_texts
+from lcl_core.collections.vector_index import ExternalIndex, HnswIndex, LabelSelection, nearest
 from lcl_core.common.errors import UserError
+from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import SearchFn
 
 MAX_HITS = 10_000
+FUSED_HITS = 1000  # of a hybrid search: the best by vector and the best by words that are fused
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +87,27 @@ class Collection:
         self.directory = directory
         self.manifest = manifest
         self._sides = {target: self._side(*names) for target, names in file_format.SIDES.items()}
-        self._graphs = {
-            target: HnswIndex.open(directory / name, self._sides[target].vectors)
-            for target, name in file_format.GRAPHS.items()
-            if name in manifest.files
-        }
-        self._searched: dict[Target, HnswIndex | ExternalIndex] = {**self._graphs}
+        self.damaged_graphs: dict[Target, str] = {}  # why each is not used; those of a delta's collection are the same
+        self._graphs: dict[Target, HnswIndex] = {}
+        self._searched: dict[Target, HnswIndex | ExternalIndex] = {}
+        self._open_graphs()
         if ask is not None:
             self._searched = {name: ExternalIndex(ask, name, self._sides[name].vectors) for name in file_format.TARGETS}
         self._image_blobs = BlobFile(directory / file_format.IMAGES, self._array(file_format.IMAGE_OFFSETS))
         self._starts = self._array(file_format.TEXT_ITEM_STARTS)
         self._carriers = self._array(file_format.TEXT_ITEM_ROWS)
         names = json.loads((directory / file_format.LABELS).read_text(encoding="utf-8"))
-        self._labels = LabelIndex(names, self._array(file_format.LABEL_CODES))
+        self._captions = LazyFullTextIndex(self._text_items)
+        self._label_types = LabelTypes()
+        if file_format.LABEL_TYPES in manifest.files:
+            self._label_types = LabelTypes.model_validate_json((directory / file_format.LABEL_TYPES).read_bytes())
+        self._labels = LabelIndex(names, self._array(file_format.LABEL_CODES), self._label_types.types)
 
     @classmethod
     def open(cls, directory: str | Path, *, verify: bool = False, ask: SearchFn | None = None) -> Collection:
         """Open for reading; sizes are checked always, every byte's checksum only with ``verify``.
+
+        A damaged graph is not used: ``damaged_graphs``.
 
         Args:
             ask: searches an external index; none: the files are searched.
@@ -109,11 +120,26 @@ class Collection:
         if verify:
             verify_checksums(path, manifest)
         try:
-            return cls(path, manifest, ask)
+            opened = cls(path, manifest, ask)
         except (ValueError, LookupError) as error:  # damaged JSON, or a damaged array
             verify_checksums(path, manifest)  # names the file
             message = f"the collection cannot be read ({error}); make it again with an index run"
             raise UserError(message, code="collection_unreadable", file=path) from error
+        if verify:
+            for target, name in file_format.graphs_of(manifest).items():
+                if why := file_format.graph_damage(path, manifest, name):
+                    opened.drop_graph(target, why)
+        return opened
+
+    def drop_graph(self, target: Target, why: str) -> None:
+        """Compare all vectors from now on, because the graph's file is damaged. Warns once."""
+        if target in self.damaged_graphs:
+            return
+        self.damaged_graphs[target] = why
+        graph = self._graphs.pop(target, None)
+        if graph is not None and self._searched.get(target) is graph:
+            del self._searched[target]
+        log.warning("graph of %s in %s cannot be used, all vectors are compared: %s", target, self.directory, why)
 
     @property
     def name(self) -> str:
@@ -127,6 +153,11 @@ class Collection:
     def dim(self) -> int:
         return self.manifest.dim
 
+    @property
+    def label_index(self) -> LabelIndex:
+        """Of the images of the directory, by row."""
+        return self._labels
+
     def __len__(self) -> int:
         """Number of images."""
         return self.manifest.images
@@ -139,22 +170,36 @@ class Collection:
         where: Where | None = None,
         *,
         encoder_hash: str | None = None,
+        words: str = "",
     ) -> list[Hit]:
         """The ``k`` items nearest to ``vector`` by cosine, best first, among those that ``where`` allows.
 
+        With ``words`` a hybrid search of images: the ``FUSED_HITS`` nearest and as many with the best captions for
+        these words (BM25), in the order of the sums of their reciprocal ranks (``full_text.fuse_ranks``).
+
         Args:
             vector: [E], of any length.
-            where: {label: value or values}; ``split`` and ``source`` count as labels. Applied before the
-                top-k. Of the texts, those that a matching image carries.
+            where: {label: value or values}, or a range or members, as ``labels.LabelFilter``; ``split`` and
+                ``source`` count as labels. Applied before the top-k. Of the texts, those that a matching image carries.
             encoder_hash: of the encoder that made ``vector``; another than the collection's is refused.
 
         Raises:
-            UserError: ``encoder_mismatch``, ``bad_vector``, ``bad_k``, ``unknown_target``, ``unknown_label``.
+            UserError: ``encoder_mismatch``, ``bad_vector``, ``bad_k``, ``unknown_target``, ``unknown_label``,
+                ``bad_filter``; of a hybrid search also ``bad_target``, ``full_text_unavailable``.
         """
         self._target(target)
-        if not 1 <= k <= MAX_HITS:
-            raise UserError(f"k must be 1 to {MAX_HITS} (got {k})", code="bad_k", field="k")
-        return self._best(target, self._query(vector, encoder_hash), k, where)
+        most = FUSED_HITS if words else MAX_HITS
+        if not 1 <= k <= most:
+            what = f"k must be 1 to {most}" + (" in a hybrid search, with offset" if words else "")
+            raise UserError(f"{what} (got {k})", code="bad_k", field="k")
+        query = self._query(vector, encoder_hash)
+        if not words:
+            found = self._best(target, query, k, where)
+            return [Hit(item, score, self._record(target, at)) for item, score, at in found]
+        if target != "images":
+            message = "a hybrid search is one of images; captions themselves are searched without hybrid"
+            raise UserError(message, code="bad_target", field="target")
+        return self._best_fused(query, k, words, where)
 
     def duplicates(self, threshold: float, seconds: float = float("inf")) -> list[list[str]]:
         """Ids of every group of images linked by cosines from ``threshold`` on, the largest group first.
@@ -190,6 +235,33 @@ class Collection:
         """Record of an image: id, image, captions, labels, split, source, media_type. Raises: ``item_not_found``."""
         return self._record("images", self._row("images", item_id))
 
+    def change_labels(
+        self,
+        item_ids: Sequence[str],
+        values: Mapping[str, str | Sequence[str] | None],
+        add: Mapping[str, Sequence[str]],
+        remove: Mapping[str, Sequence[str]],
+    ) -> list[dict[str, Any]]:
+        """Records of the images whose labels differ after a change (``labels.LabelChange``). Nothing is written.
+
+        Raises: UserError ``bad_label``, naming the label; ``item_not_found``, naming ``ids.INDEX``.
+        """
+        change, types, changed = LabelChange(values, add, remove), self.label_types(), []
+        change.check(types)
+        for item_id in dict.fromkeys(item_ids):
+            try:
+                record = self.item(item_id)
+            except UserError as error:
+                raise UserError(error.message, code=error.code, field=f"ids.{item_ids.index(item_id)}") from error
+            labels = change.apply(record["labels"], types)
+            if labels != record["labels"]:
+                changed.append({**record, "labels": labels})
+        return changed
+
+    def caption_vectors(self, record: Mapping[str, Any]) -> list[np.ndarray]:
+        """f32 [E] of each of the captions that are texts of the collection (``records.caption_texts``)."""
+        return [self.vector(file_format.text_id(text)) for text in caption_texts(record)]
+
     def items(self, offset: int = 0, limit: int = 50) -> list[dict[str, Any]]:
         """The records of one page, in the order they were added."""
         return [self.record("images", position) for position in range(len(self))[offset : offset + limit]]
@@ -197,6 +269,11 @@ class Collection:
     def image_bytes(self, item_id: str) -> bytes:
         """The stored image, in the format ``item(id)["media_type"]``. Raises: ``item_not_found``."""
         return self._image_blobs.piece(self._row("images", item_id))
+
+    @property
+    def last_change(self) -> int:
+        """Number of the last change that it has; 0: none since the directory was written."""
+        return 0
 
     def is_added(self, item_id: str) -> bool:
         """Whether the image is of a delta (``delta.py``): its bytes are not in the directory."""
@@ -232,35 +309,114 @@ class Collection:
         return key is not None and int(side.rows(np.array([key], dtype=np.uint64))[0]) >= 0
 
     def label_values(self) -> dict[str, list[str]]:
-        """{label: its values}: valid filters of ``search``."""
+        """{label: its values, of a set its members}: valid filters of ``search``."""
         return self._labels.values
 
-    def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[Hit]:
-        """The hits of a validated search; ``query`` f32 [E] of length 1."""
+    def label_texts(self) -> dict[str, list[str]]:
+        """{label: its values as they are written}."""
+        return dict(self._labels.texts)
+
+    def label_types(self) -> dict[str, LabelType]:
+        return dict(self._labels.types)
+
+    def stated_types(self) -> dict[str, LabelType]:
+        """Of the labels whose type is not inferred."""
+        return self._label_types.stated_types()
+
+    def check_item_labels(self, labels: Mapping[str, str | Sequence[str]], field: str) -> None:
+        """Raises: UserError ``bad_label``, naming ``FIELD.labels.LABEL``, for a value of another type than its label's.
+
+        A label that the directory lacks may have any value, and a list of texts.
+        """
+        for label, value in labels.items():
+            kind = self._labels.types.get(label)
+            if kind is not None:
+                check_value(label, value, kind, f"{field}.labels.{label}")
+
+    def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[tuple[str, float, int]]:
+        """Id, score and number for ``_record`` of each hit of a validated search; ``query`` f32 [E] of length 1."""
         side = self._sides[target]
-        found, scores = self._nearest(target, query, k, self._rows(target, where))
-        return [
-            Hit(side.id(row), float(score), self._record(target, row))
-            for row, score in zip(found.tolist(), scores, strict=True)
-        ]
+        rows, labels = self._rows(target, where)
+        found, scores = self._nearest(target, query, k, rows, labels)
+        return [(side.id(row), float(score), row) for row, score in zip(found.tolist(), scores, strict=True)]
+
+    def _best_fused(self, query: np.ndarray, k: int, words: str, where: Where | None) -> list[Hit]:
+        """The hits of a validated hybrid search; ``score``: cosine, of every hit."""
+        near = {item: score for item, score, _ in self._best("images", query, FUSED_HITS, where)}
+        best = fuse_ranks(near, self._matching(words, where))[:k]
+        scores = {item: near[item] if item in near else float(self.vector(item) @ query) for item in best}
+        return [Hit(item, score, self.item(item)) for item, score in scores.items()]
+
+    def _matching(self, words: str, where: Where | None) -> dict[str, float]:
+        """Ids of the images with the best captions for these words, and the BM25 of each one's best, best first."""
+        matches = self._full_text().search(words)
+        found: dict[str, float] = {}
+        keys = np.array([key for key, _ in matches], dtype=np.uint64)
+        for (_, score), carriers in zip(matches, self._carriers_of(keys, where), strict=True):
+            for item in carriers:
+                found.setdefault(item, score)
+            if len(found) >= FUSED_HITS:
+                break
+        return found
+
+    def _full_text(self) -> FullTextIndex:
+        """With every caption of the collection."""
+        return self._captions.get()
+
+    def _text_items(self) -> Iterator[tuple[int, str]]:
+        """Key and text of every caption of the directory."""
+        side = self._sides["texts"]
+        return ((int(key), side.records.record(row)["text"]) for row, key in enumerate(side.keys.tolist()))
+
+    def _carriers_of(self, keys: np.ndarray, where: Where | None) -> Iterator[list[str]]:
+        """Of each text, ``keys`` uint64 [m]: ids of the images that carry it and that ``where`` allows."""
+        images = self._sides["images"]
+        rows, _ = self._rows("images", where)
+        allowed = row_mask(rows, len(images.keys))
+        for row in self._sides["texts"].rows(keys).tolist():
+            carriers = self._row_carriers(row)
+            yield [images.id(carrier) for carrier in carriers[allowed[carriers]].tolist()]
 
     def _nearest(
-        self, target: Target, query: np.ndarray, k: int, rows: np.ndarray | None
+        self, target: Target, query: np.ndarray, k: int, rows: np.ndarray | None, labels: LabelSelection | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the directory and their scores, best first. ``rows``: those to choose from, ascending; none: all."""
+        """Rows of the directory and their scores, best first.
+
+        Args:
+            rows: those to choose from, ascending; none: all.
+            labels: of images, the filters that leave these rows.
+        """
         searched = self._searched.get(target)
+        if isinstance(searched, ExternalIndex) and target == "images":
+            return searched.nearest(query, k, rows, labels)
         return searched.nearest(query, k, rows) if searched else nearest(self._sides[target].vectors, query, k, rows)
+
+    def _open_graphs(self) -> None:
+        """Raises: UserError ``missing_extra``."""
+        for target, name in file_format.graphs_of(self.manifest).items():
+            path = self.directory / name
+            try:
+                file_format.check_size(path, self.manifest.files[name])
+                self._graphs[target] = HnswIndex.open(path, self._sides[target].vectors)
+            except UserError as error:
+                if error.code != "collection_unreadable":
+                    raise
+                self.drop_graph(target, error.message)
+            else:
+                self._searched[target] = self._graphs[target]
 
     def _row(self, target: Target, item_id: str) -> int:
         """Raises: ``item_not_found``."""
         return self._sides[target].row(item_id)
 
-    def _rows(self, target: Target, where: Where | None) -> np.ndarray | None:
+    def _rows(self, target: Target, where: Where | None) -> tuple[np.ndarray | None, LabelSelection | None]:
         if not where:
-            return None
-        check_labels(where, self._labels.values)
-        fits = self._labels.mask(where)
-        return np.flatnonzero(self._carried(fits) if target == "texts" else fits)
+            return None, None
+        filters = parse_where(where, self._labels.types)
+        fits = self._labels.mask(filters)
+        if target == "texts":
+            return np.flatnonzero(self._carried(fits)), None
+        return np.flatnonzero(fits), LabelSelection(filters, np.empty(0, np.int64))
 
     def _carried(self, images: np.ndarray) -> np.ndarray:
         """bool [texts]: those that one of these images carries; ``images`` bool [n]."""
@@ -272,13 +428,16 @@ class Collection:
             self.check_encoder(encoder_hash)
         return unit_vector(vector, self.dim)
 
+    def _row_carriers(self, row: int) -> np.ndarray:
+        """int64 [c]: images of the directory that carry the text of a row; none of row -1."""
+        return self._carriers[self._starts[row] : self._starts[row + 1]] if row >= 0 else self._carriers[:0]
+
     def _record(self, target: str, row: int) -> dict[str, Any]:
         side = self._sides[target]
         record = side.records.record(row)
         if target == "texts":
             images = self._sides["images"]
-            carriers = self._carriers[self._starts[row] : self._starts[row + 1]].tolist()
-            record["items"] = [images.id(carrier) for carrier in carriers]
+            record["items"] = [images.id(carrier) for carrier in self._row_carriers(row).tolist()]
         return record
 
     def _target(self, target: str) -> _Side:
@@ -305,3 +464,11 @@ class Collection:
 
     def _array(self, name: str) -> np.ndarray:
         return np.load(self.directory / name, allow_pickle=False)
+
+
+def row_mask(rows: np.ndarray | None, count: int) -> np.ndarray:
+    """bool [count]: whether each row is one of ``rows``; None: all are."""
+    mask = np.full(count, rows is None)
+    if rows is not None:
+        mask[rows] = True
+    return mask

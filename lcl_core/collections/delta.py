@@ -6,18 +6,21 @@ that takes minutes, reads one state. Data of the directory is shared with the co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lcl_core.collections import file_format
-from lcl_core.collections.collection import Collection, Hit, not_found
+from lcl_core.collections.collection import Collection, not_found, row_mask
 from lcl_core.collections.file_format import Target
-from lcl_core.collections.query import LabelIndex, Where, check_labels
+from lcl_core.collections.full_text import FullTextIndex
+from lcl_core.collections.labels import LabelIndex, Where, parse_where
 from lcl_core.collections.records import ChangeRecord, caption_texts
-from lcl_core.collections.vector_index import nearest
+from lcl_core.collections.vector_index import LabelSelection, nearest
+from lcl_core.specs.corpus_jobs import LabelType
+from lcl_core.vector_indexes import Filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +103,18 @@ class CollectionWithDelta(Collection):
         vars(self).update(vars(base))
         self.overlay = overlay
         self._added: list[DeltaItem] = list(overlay.added.values())
-        self._added_labels = LabelIndex.of([added.labels for added in self._added])
+        self._added_labels = LabelIndex.of([added.labels for added in self._added], base.label_types())
         images = self._images()
         self._links = _CaptionLinks.of(self._added, self._sides["texts"].rows)
         self._segments: dict[str, _Segment] = {"images": images, "texts": self._texts(images)}
+        self._captions_added = False
 
     def __len__(self) -> int:
         return self.count("images")
+
+    @property
+    def last_change(self) -> int:
+        return self.overlay.number
 
     def is_added(self, item_id: str) -> bool:
         """Whether the image's bytes are in the store of the changes, not in the directory."""
@@ -144,44 +152,69 @@ class CollectionWithDelta(Collection):
 
     def label_values(self) -> dict[str, list[str]]:
         segment = self._segments["images"]
-        found = dict(self._labels.values if segment.rows is None else self._labels.values_of(segment.visible))
-        for label, values in self._added_labels.values.items():
-            found[label] = list(dict.fromkeys([*found.get(label, []), *values]))
-        return found
+        found = self._labels.values if segment.rows is None else self._labels.values_of(segment.visible)
+        return _joined(found, self._added_labels.values)
 
-    def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[Hit]:
-        """The best ``k`` of the ``k`` nearest of each part."""
+    def label_texts(self) -> dict[str, list[str]]:
+        return _joined(self._labels.texts_of(self._segments["images"].visible), self._added_labels.texts)
+
+    def label_types(self) -> dict[str, LabelType]:
+        return {**self._added_labels.types, **self._labels.types}
+
+    def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[tuple[str, float, int]]:
+        """The best ``k`` of the ``k`` nearest of each part. Added items have numbers below 0."""
         side, segment = self._sides[target], self._segments[target]
-        rows, chosen = self._chosen(target, where)
-        found, scores = self._nearest(target, query, k, rows)
+        rows, chosen, labels = self._chosen(target, where)
+        found, scores = self._nearest(target, query, k, rows, labels)
         more, more_scores = nearest(segment.vectors, query, k, chosen)
         every = np.concatenate((scores, more_scores))
         hits = []
         for at in np.argsort(-every, kind="stable")[:k].tolist():
             if at < len(found):
                 row = int(found[at])
-                hits.append(Hit(side.id(row), float(every[at]), self._record(target, row)))
+                hits.append((side.id(row), float(every[at]), row))
             else:
                 position = int(more[at - len(found)])
-                hits.append(Hit(segment.ids[position], float(every[at]), self._added_record(target, position)))
+                hits.append((segment.ids[position], float(every[at]), -1 - position))
         return hits
 
-    def _chosen(self, target: Target, where: Where | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Rows of the directory, and positions among the added ones, that a search may return; None: all."""
-        segment = self._segments[target]
+    def _full_text(self) -> FullTextIndex:
+        """Once for each state with the added texts: the index keeps them for all states."""
+        index = super()._full_text()
+        if not self._captions_added:
+            index.add(zip(self._links.keys, self._links.texts, strict=True))
+            self._captions_added = True
+        return index
+
+    def _carriers_of(self, keys: np.ndarray, where: Where | None) -> Iterator[list[str]]:
+        images, (rows, chosen, _) = self._sides["images"], self._chosen("images", where)
+        allowed, added = row_mask(rows, len(images.keys)), row_mask(chosen, len(self._added))
+        more = self._links.carriers_by_key(self._sides["texts"].keys)
+        for key, row in zip(keys.tolist(), self._sides["texts"].rows(keys).tolist(), strict=True):
+            carriers = self._row_carriers(row)
+            found = [images.id(carrier) for carrier in carriers[allowed[carriers]].tolist()]
+            yield found + [self._added[at].record["id"] for at in more.get(key, ()) if added[at]]
+
+    def _chosen(
+        self, target: Target, where: Where | None
+    ) -> tuple[np.ndarray | None, np.ndarray | None, LabelSelection | None]:
+        """Rows of the directory, and positions among the added ones, that a search may return (None: all); the filters
+        that leave these rows."""
+        segment, visible = self._segments[target], self._segments["images"].visible
         if not where:
-            return segment.rows, None
-        check_labels(where, self._labels.values.keys() | self._added_labels.values.keys())
-        fits = self._labels.mask(where) & self._segments["images"].visible
-        added_mask = self._added_labels.mask(where)
+            return segment.rows, None, None
+        filters = parse_where(where, self.label_types())
+        fits, added_mask = self._labels.mask(filters), self._added_labels.mask(filters)
+        labels = LabelSelection(filters, np.flatnonzero(fits & ~visible))
+        fits &= visible
         if target == "texts":
             fits, added_mask = self._carried(fits), self._links.carried(added_mask)
-            fits[self._links.rows[self._added_link_mask(where)]] = True
-        return np.flatnonzero(fits), np.flatnonzero(added_mask)
+            fits[self._links.rows[self._added_link_mask(filters)]] = True
+        return np.flatnonzero(fits), np.flatnonzero(added_mask), labels
 
-    def _added_link_mask(self, where: Where) -> np.ndarray:
+    def _added_link_mask(self, filters: Filter) -> np.ndarray:
         """bool, one for each link to a text of the directory: whether the filter matches the added image."""
-        return self._added_labels.mask(where)[self._links.row_carriers]
+        return self._added_labels.mask(filters)[self._links.row_carriers]
 
     def _row(self, target: Target, item_id: str) -> int:
         row = super()._row(target, item_id)
@@ -190,10 +223,12 @@ class CollectionWithDelta(Collection):
         return row
 
     def _record(self, target: str, row: int) -> dict[str, Any]:
+        if row < 0:
+            return self._added_record(target, -1 - row)
         record = super()._record(target, row)
         if target == "texts":
             images = self._sides["images"]
-            carriers = self._carriers[self._starts[row] : self._starts[row + 1]]
+            carriers = self._row_carriers(row)
             kept = carriers[self._segments["images"].visible[carriers]].tolist()
             more = self._links.row_carriers[self._links.rows == row].tolist()
             record["items"] = [images.id(carrier) for carrier in kept] + [self._added[at].record["id"] for at in more]
@@ -228,6 +263,14 @@ class CollectionWithDelta(Collection):
             visible[self._links.rows] = True
         ids = [f"{file_format.TEXT_PREFIX}{key:016x}" for key in self._links.keys]
         return _Segment.of(visible, ids, self._links.vectors, self.dim)
+
+
+def _joined(values: Mapping[str, list[str]], more: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """{label: values} of both, each value once."""
+    found = dict(values)
+    for label, texts in more.items():
+        found[label] = list(dict.fromkeys([*found.get(label, []), *texts]))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +309,15 @@ class _CaptionLinks:
             texts=[added[at].texts[number] for at, number in firsts],
             vectors=[added[at].text_vectors[number] for at, number in firsts],
         )
+
+    def carriers_by_key(self, row_keys: np.ndarray) -> dict[int, list[int]]:
+        """{key of a text: the added images that carry it}; ``row_keys`` uint64 [n]: of the directory's texts."""
+        found: dict[int, list[int]] = {}
+        for key, at in zip(row_keys[self.rows].tolist(), self.row_carriers.tolist(), strict=True):
+            found.setdefault(key, []).append(at)
+        for position, at in zip(self.new.tolist(), self.new_carriers.tolist(), strict=True):
+            found.setdefault(self.keys[position], []).append(at)
+        return found
 
     def carried(self, images: np.ndarray) -> np.ndarray:
         """bool [new texts]: those that one of these added images carries; ``images`` bool [m]."""

@@ -11,6 +11,7 @@ COLLECTION/
   *_vectors.bin         the L2-normalised vectors, row by row, f32 or f16
   labels.json           {label: [its values]}
   label_codes.npy       int32 [labels, images]: index into labels.json, -1 where the label is absent
+  label_types.json      where a label is no text, or a type is stated: {"types": {label: type}, "stated": [labels]}
   *_graph.usearch       of a large collection: the HNSW graph of its vectors (``vector_index.py``)
   text_item_starts.npy  int64 [texts+1] into text_item_rows.npy, int64: the images that carry a caption
 
@@ -26,6 +27,7 @@ import logging
 import mmap
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -44,7 +46,7 @@ ITEMS, ITEM_OFFSETS, ITEM_KEYS = "items.jsonl", "item_offsets.npy", "item_keys.n
 TEXTS, TEXT_OFFSETS, TEXT_KEYS = "texts.jsonl", "text_offsets.npy", "text_keys.npy"
 IMAGES, IMAGE_OFFSETS = "images.blob", "image_offsets.npy"
 IMAGE_VECTORS, TEXT_VECTORS = "image_vectors.bin", "text_vectors.bin"
-LABELS, LABEL_CODES = "labels.json", "label_codes.npy"
+LABELS, LABEL_CODES, LABEL_TYPES = "labels.json", "label_codes.npy", "label_types.json"
 TEXT_ITEM_STARTS, TEXT_ITEM_ROWS = "text_item_starts.npy", "text_item_rows.npy"
 FILES = (
     *(ITEMS, ITEM_OFFSETS, ITEM_KEYS, TEXTS, TEXT_OFFSETS, TEXT_KEYS, IMAGES, IMAGE_OFFSETS),
@@ -57,6 +59,7 @@ SIDES = {
 }
 
 GRAPHS: dict[Target, str] = {"images": "image_graph.usearch", "texts": "text_graph.usearch"}
+OPTIONAL_FILES = (LABEL_TYPES, *GRAPHS.values())
 Dtype = Literal["f32", "f16"]
 NUMPY_DTYPES: dict[Dtype, np.dtype] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
 
@@ -90,8 +93,18 @@ def stable_hash64(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
+def item_id(image: str) -> str:
+    """Id of the image of this name."""
+    return f"{ITEM_PREFIX}{stable_hash64(image):016x}"
+
+
+def text_id(text: str) -> str:
+    """Id of a caption."""
+    return f"{TEXT_PREFIX}{stable_hash64(text):016x}"
+
+
 def read_manifest(directory: Path) -> CollectionManifest:
-    """Read and check the manifest, and that every file has the size it names.
+    """Read and check the manifest, and that every file but the graphs has the size it names.
 
     Raises:
         UserError: ``collection_unreadable``, naming the file.
@@ -105,8 +118,8 @@ def read_manifest(directory: Path) -> CollectionManifest:
         raise _format_error(path, f"is not a collection's manifest: {error.errors()[0]['msg']}") from None
     if manifest.format_version != FORMAT_VERSION:
         raise _format_error(path, f"has format version {manifest.format_version}, not {FORMAT_VERSION}")
-    for name in expected_files(manifest):
-        _check_size(directory / name, manifest.files.get(name))
+    for name in _needed_files(manifest):
+        check_size(directory / name, manifest.files.get(name))
     width = manifest.dim * NUMPY_DTYPES[manifest.dtype].itemsize
     for name, rows in ((IMAGE_VECTORS, manifest.images), (TEXT_VECTORS, manifest.texts)):
         if manifest.files[name].bytes != rows * width:
@@ -116,10 +129,21 @@ def read_manifest(directory: Path) -> CollectionManifest:
 
 def expected_files(manifest: CollectionManifest) -> tuple[str, ...]:
     """Every file that the collection should hold beside its manifest."""
-    return (*FILES, *(name for name in GRAPHS.values() if name in manifest.files))
+    return (*FILES, *(name for name in OPTIONAL_FILES if name in manifest.files))
 
 
-def _check_size(path: Path, facts: FileEntry | None) -> None:
+def graphs_of(manifest: CollectionManifest) -> dict[Target, str]:
+    """The files of its HNSW graphs. A search does without one that is damaged: the vectors are in other files."""
+    return {target: name for target, name in GRAPHS.items() if name in manifest.files}
+
+
+def _needed_files(manifest: CollectionManifest) -> list[str]:
+    """The expected files without those of graphs."""
+    return [name for name in expected_files(manifest) if name not in GRAPHS.values()]
+
+
+def check_size(path: Path, facts: FileEntry | None) -> None:
+    """Raises: UserError ``collection_unreadable``."""
     if facts is None:
         raise _format_error(path, "is missing from the manifest")
     if not path.is_file():
@@ -198,12 +222,26 @@ class ChecksumVerifier:
 
     Args:
         at_once: bytes up to which the files are compared by the first caller of ``check``.
+        drop_graph: receives each graph that is damaged, and why; ``check`` does not fail because of it.
     """
 
-    def __init__(self, directory: Path, manifest: CollectionManifest, at_once: int = AT_ONCE_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        manifest: CollectionManifest,
+        at_once: int = AT_ONCE_BYTES,
+        drop_graph: Callable[[Target, str], None] = lambda target, why: None,
+    ) -> None:
         self._directory, self._manifest = directory, manifest
-        # the vectors decide what is found: before the images, which may be a hundred times as large
-        self._names = sorted(expected_files(manifest), key=lambda name: (name == IMAGES, manifest.files[name].bytes))
+        self._graphs = {name: target for target, name in graphs_of(manifest).items()}
+        self._drop_graph = drop_graph
+        self._graph_damaged = False
+        # graphs first, because a walk of a damaged one may leave the mapped file; images last, because the other files
+        # decide what is found and may be a hundredth as large
+        self._names = sorted(
+            expected_files(manifest),
+            key=lambda name: (name not in self._graphs, name == IMAGES, manifest.files[name].bytes),
+        )
         self._small = sum(facts.bytes for facts in manifest.files.values()) <= at_once
         self._begun = False
         self._damage: str | None = None
@@ -221,7 +259,8 @@ class ChecksumVerifier:
     @property
     def is_outdated(self) -> bool:
         """Whether files that were found changed are others by now: the directory is to be opened anew."""
-        return self._damage is not None and self._stamp != self._stamp_now()
+        damaged = self._damage is not None or self._graph_damaged
+        return damaged and self._stamp != self._stamp_now()
 
     def _begin(self) -> None:
         if self._begun:
@@ -239,26 +278,47 @@ class ChecksumVerifier:
             self._compare()
 
     def _compare(self) -> None:
-        stamp = self._stamp_now()
+        self._stamp = self._stamp_now()
         for name in self._names:
+            if name in self._graphs:
+                self._compare_graph(name)
+                continue
             try:
                 found = sha256_file(self._directory / name)
             except OSError:  # folded or deleted meanwhile: who has it open reads what was mapped
                 return
             if found != self._manifest.files[name].sha256:
                 log.error("collection_changed: %s", self._directory / name)
-                self._stamp, self._damage = stamp, name
+                self._damage = name
                 return
+
+    def _compare_graph(self, name: str) -> None:
+        why = graph_damage(self._directory, self._manifest, name)
+        if why and self._directory.is_dir():
+            self._graph_damaged = True
+            self._drop_graph(self._graphs[name], why)
 
     def _stamp_now(self) -> Stamp:
         return tuple(_file_stat(self._directory / name) for name in self._names)
 
 
 def verify_checksums(directory: Path, manifest: CollectionManifest) -> None:
-    """Compare every file now. Raises: UserError ``collection_changed``, naming the file; OSError."""
-    for name in expected_files(manifest):
+    """Compare every file but the graphs now. Raises: UserError ``collection_changed``, naming the file; OSError."""
+    for name in _needed_files(manifest):
         if sha256_file(directory / name) != manifest.files[name].sha256:
             raise checksum_error(directory / name)
+
+
+def graph_damage(directory: Path, manifest: CollectionManifest, name: str) -> str:
+    """Why the file of a graph is not what was written; empty: it is. Reads the whole file."""
+    try:
+        check_size(directory / name, manifest.files[name])
+        found = sha256_file(directory / name)
+    except UserError as error:
+        return error.message
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+    return "" if found == manifest.files[name].sha256 else checksum_error(directory / name).message
 
 
 def _file_stat(path: Path) -> tuple[int, int] | None:

@@ -34,6 +34,7 @@ from lcl_core.collections.embedding_parts import (
     text_task,
 )
 from lcl_core.collections.file_format import Dtype
+from lcl_core.collections.labels import choose_types
 from lcl_core.collections.writer import EMPTY_SOURCE, AppendSource, CollectionWriter, open_append_source
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir, run_main
@@ -45,7 +46,7 @@ from lcl_core.parts.completion_log import CompletionLog
 from lcl_core.parts.execute import NumberedTasks, execute, start_runner, task_threads
 from lcl_core.parts.plan import PART_ITEMS, fingerprint
 from lcl_core.parts.runner import Handler, Json, PartTask, Runner
-from lcl_core.specs.corpus_jobs import IndexSpec
+from lcl_core.specs.corpus_jobs import RESERVED_LABELS, IndexSpec, LabelType
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.vector_indexes import FILES, INDEXES, IndexLocation, check_index
 
@@ -69,6 +70,7 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
     path = None if spec.dataset is None else _registered_path(run, "dataset", spec.dataset)
     corpus = None if path is None else open_corpus(path)
     pairs = [] if corpus is None else [pair for pair in select_pairs(corpus, spec) if pair.image not in existing]
+    label_types = _label_types(spec, pairs, existing)
     files = run.get("encoder_files", {}).get(spec.encoder)
     open_engine = partial(EncoderEngine, _registered_path(run, "encoder", spec.encoder), registered=files)
     # of several processes none is this one, which reads the hash and the width alone
@@ -90,6 +92,7 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
         dataset_hash=dataset_hash,
         dim=dim,
         dtype=dtype_for(len(existing) + len(pairs), dim),
+        label_types=label_types,
     ) as writer:
         kept = existing.copy_into(writer, progress.advance)
         with parts, start_runner(spec.processes, gpus=1)(parts.handler(make)) as runner:
@@ -175,6 +178,23 @@ def _illustrations(corpus: Corpus) -> list[CaptionPair]:
                 if text.strip():
                     found[shorten(text, MAX_CAPTION)] = None
     return [CaptionPair(image, tuple(texts), {}, "", "", {}) for image, texts in captions.items()]
+
+
+def _label_types(spec: IndexSpec, pairs: Sequence[CaptionPair], existing: AppendSource) -> dict[str, LabelType]:
+    """The stated types, checked before hours of embedding.
+
+    Raises: UserError ``unknown_label`` for a type of a label that no image has; ``bad_label`` for a value of another.
+    """
+    values = {label: dict.fromkeys(texts) for label, texts in existing.label_texts().items()}
+    for pair in pairs:
+        for label, value in pair.labels.items():
+            values.setdefault(label, {})[value] = None
+    for label in spec.label_types:
+        if label not in values:
+            known = ", ".join(sorted(set(values) - set(RESERVED_LABELS))) or "none"
+            message = f"label_types: no image has a label {label!r}; the labels: {known}"
+            raise UserError(message, code="unknown_label", field=f"label_types.{label}")
+    return choose_types(values, {**existing.stated_types(), **spec.label_types}).stated_types()
 
 
 def dtype_for(rows: int, dim: int) -> Dtype:

@@ -1,6 +1,8 @@
 """A LanceDB database as the index of a collection: in a folder of its directory, or behind a URL of object storage.
 
-    COLLECTION/lancedb/images.lance, texts.lance    row (int64), item (its id), vector (f16 [E])
+    COLLECTION/lancedb/images.lance, texts.lance    row (int64), item (its id), vector (f16 [E]); of images, for each
+                                                    label text_… (string), of numbers and dates value_… (f64), of sets
+                                                    members_… (list of strings), absent values null
 
 LanceDB compares all rows of a table up to ``vector_index.EXACT_ROWS``. Beyond, an IVF index with vectors of one byte a
 number is searched in the partitions nearest to the query, and what it finds is ranked again by the table's own vectors.
@@ -13,7 +15,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -21,15 +23,32 @@ import pyarrow as pa
 
 from lcl_core.collections import vector_index
 from lcl_core.common.errors import UserError, import_optional
-from lcl_core.vector_indexes import TARGETS, IndexLocation, Target, VectorBatch, unusable
+from lcl_core.vector_indexes import (
+    TARGETS,
+    Filter,
+    IndexLocation,
+    LabelColumns,
+    RangeFilter,
+    SetFilter,
+    Target,
+    TextFilter,
+    VectorBatch,
+    column_name,
+    columns_of,
+    unusable,
+)
 
 FOLDER = "lancedb"  # in a collection's directory
 INDEX_TYPE = "IVF_SQ"
-PROBED_SHARE = 0.1  # of the partitions, those that a search visits
+PROBED_SHARE = 0.02  # of the partitions, those that a search visits
 MIN_PROBED = 20
 REFINE_FACTOR = 4  # so many candidates for each answer are ranked again
+# of a process, whatever the number of its tables: LanceDB would keep up to 6 GiB of partitions and 1 GiB of metadata.
+# A partition that is not kept is read again, as a rule from the system's page cache.
+INDEX_CACHE_BYTES, METADATA_CACHE_BYTES = 128 << 20, 64 << 20
 MAX_LISTED = 5_000  # rows in a filter: each is a literal of an SQL expression
 _ROW, _ITEM, _VECTOR = "row", "item", "vector"
+_LABEL_COLUMNS = {"text": pa.string(), "value": pa.float64(), "members": pa.list_(pa.string())}
 _ERRORS = (ValueError, RuntimeError, OSError, pa.ArrowException)
 
 
@@ -63,9 +82,22 @@ class LanceIndex:
                 return vector_index.filter_after_search(search, k, rows, among, total).tolist()
             return _search(table, query, k, _row_filter(rows, among), exact=among).tolist()
 
-    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
+    def search_labels(
+        self, query: list[float], k: int, filters: Filter, without: Sequence[int], passing: int
+    ) -> Sequence[int] | None:
+        with _unusable_on_error(self.url, "images"):
+            table = self._table("images")
+            if len(without) > MAX_LISTED or not columns_of(filters) <= set(table.schema.names):
+                return None
+            parts = [*map(_label_filter, filters), *filter(None, [_row_filter(without, False)])]
+            return _search(table, query, k, " AND ".join(parts), exact=passing <= MAX_LISTED).tolist()
+
+    def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
         schema = self._schema
-        records = pa.RecordBatchReader.from_batches(schema, (_to_arrow(batch, schema) for batch in batches))
+        if labels is not None:
+            for name in labels.columns([]):
+                schema = schema.append(pa.field(name, _LABEL_COLUMNS[name.partition("_")[0]]))
+        records = pa.RecordBatchReader.from_batches(schema, (_to_arrow(batch, schema, labels) for batch in batches))
         database = self._database()
         database.drop_table(target, ignore_missing=True)  # a table that is overwritten keeps its former versions
         table = database.create_table(target, data=records, schema=schema)
@@ -73,10 +105,10 @@ class LanceIndex:
         _link_rows(table)
         self._tables[target] = table
 
-    def append(self, target: Target, batch: VectorBatch) -> None:
+    def append(self, target: Target, batch: VectorBatch, labels: LabelColumns | None = None) -> None:
         with _unusable_on_error(self.url, target):
             table = self._latest(target)
-            table.add(_to_arrow(batch, self._schema))
+            table.add(_to_arrow(batch, table.schema, labels))
             _link_rows(table)
 
     def delete(self, target: Target, rows: Sequence[int]) -> None:
@@ -99,7 +131,7 @@ class LanceIndex:
     def _database(self) -> Any:
         """Raises: UserError ``missing_extra``."""
         lancedb = import_optional("lancedb", "an index lancedb", "lancedb", "index")
-        return lancedb.connect(self.url, storage_options=_storage_options(self.url))
+        return lancedb.connect(self.url, storage_options=_storage_options(self.url), session=_session())
 
     def _table(self, target: Target) -> Any:
         """Raises: UserError ``index_unusable`` for vectors of another width; what LanceDB raises."""
@@ -117,11 +149,19 @@ class LanceIndex:
         return table
 
 
+@cache
+def _session() -> Any:
+    """The caches that all tables of this process share."""
+    from lancedb import Session
+
+    return Session(index_cache_size_bytes=INDEX_CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES)
+
+
 def _search(table: Any, query: list[float], k: int, where: str | None = None, exact: bool = False) -> np.ndarray:
     """int64 [<= k], best first. ``exact``: compare all rows that ``where`` leaves, which are few."""
     found = table.search(np.asarray(query, np.float32), vector_column_name=_VECTOR, query_type="vector")
-    found = found.distance_type("cosine").maximum_nprobes(0)  # where a filter leaves too few, further partitions
-    found = found.minimum_nprobes(max(MIN_PROBED, math.ceil(PROBED_SHARE * _partitions(table))))
+    # no more partitions than these, also where they hold too few: then all vectors are compared, which costs less
+    found = found.distance_type("cosine").nprobes(max(MIN_PROBED, math.ceil(PROBED_SHARE * _partitions(table))))
     found = found.refine_factor(REFINE_FACTOR).select([_ROW, "_distance"]).limit(k)
     if where is not None:
         found = found.where(where, prefilter=True)
@@ -135,17 +175,18 @@ def _partitions(table: Any) -> int:
 
 
 def _link_rows(table: Any) -> None:
-    """Make the IVF index of a table that has outgrown exact search, or add to it what it lacks by more than a tenth."""
+    """Make the IVF index of a table that has outgrown exact search, anew where it lacks more than a tenth of the rows.
+
+    ``optimize`` would add the rows, but leaves some thirty partitions of a million rows, however many there were.
+    """
     rows = table.count_rows()
     if rows <= vector_index.EXACT_ROWS:
         return
     indexed = [index for index in table.list_indices() if index.columns == [_VECTOR]]
-    if not indexed:
+    if not indexed or 10 * table.index_stats(indexed[0].name).num_unindexed_rows > rows:
         table.create_index(
             metric="cosine", num_partitions=_partitions(table), vector_column_name=_VECTOR, index_type=INDEX_TYPE
         )
-    elif 10 * table.index_stats(indexed[0].name).num_unindexed_rows > rows:
-        table.optimize()
 
 
 def _row_filter(rows: Sequence[int], among: bool) -> str | None:
@@ -154,11 +195,32 @@ def _row_filter(rows: Sequence[int], among: bool) -> str | None:
     return f"{_ROW} {'' if among else 'NOT '}IN ({', '.join(str(int(row)) for row in rows)})"
 
 
-def _to_arrow(batch: VectorBatch, schema: pa.Schema) -> pa.RecordBatch:
+def _label_filter(each: TextFilter | RangeFilter | SetFilter) -> str:
+    """A filter as SQL; columns have names without quotes."""
+    text, members = f"`{column_name('text', each.label)}`", f"`{column_name('members', each.label)}`"
+    if isinstance(each, RangeFilter):
+        value = f"`{column_name('value', each.label)}`"
+        bounds = [f"{value} >= {each.low!r}"] if math.isfinite(each.low) else []
+        bounds += [f"{value} < {each.high!r}"] if math.isfinite(each.high) else []
+        return " AND ".join(bounds) or f"{value} IS NOT NULL"
+    listed = ", ".join("'" + value.replace("'", "''") + "'" for value in each.values)
+    if isinstance(each, SetFilter):
+        return f"array_has_all({members}, [{listed}])"
+    if not listed:
+        return "false"
+    equal = f"{text} IN ({listed})"
+    return f"({equal} OR array_has_any({members}, [{listed}]))" if each.of_set else equal
+
+
+def _to_arrow(batch: VectorBatch, schema: pa.Schema, labels: LabelColumns | None) -> pa.RecordBatch:
+    """A column of ``schema`` that ``labels`` lacks is null."""
     rows, items, vectors = batch
     numbers = pa.array(np.ascontiguousarray(vectors, dtype=np.float16).ravel())
     nested = pa.FixedSizeListArray.from_arrays(numbers, schema.field(_VECTOR).type.list_size)
-    return pa.record_batch([pa.array(rows, pa.int64()), pa.array(items, pa.string()), nested], schema=schema)
+    columns = {} if labels is None else labels.columns(rows)
+    arrays = [pa.array(rows, pa.int64()), pa.array(items, pa.string()), nested]
+    arrays += [pa.array(columns.get(field.name, [None] * len(rows)), field.type) for field in list(schema)[3:]]
+    return pa.record_batch(arrays, schema=schema)
 
 
 def _storage_options(url: str) -> dict[str, str] | None:

@@ -7,7 +7,7 @@ them as two files in a directory of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,28 @@ class ChangeRecord:
 def caption_texts(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The distinct, non-blank captions of an image: the texts of its collection."""
     return tuple(text for text in dict.fromkeys(record["captions"]) if text.strip())
+
+
+def read_set(text: str) -> list[str]:
+    """Each text once: those of a JSON list, else what is between semicolons."""
+    listed = read_list(text)
+    return list(dict.fromkeys(listed if listed is not None else filter(None, map(str.strip, text.split(";")))))
+
+
+def write_value(value: str | Sequence[str]) -> str:
+    """A value as it is in a record: a list of texts as JSON."""
+    return value if isinstance(value, str) else json.dumps(list(value), ensure_ascii=False)
+
+
+def read_list(text: str) -> list[str] | None:
+    """None: the text is no JSON list of texts."""
+    if not text.startswith("["):
+        return None
+    try:
+        listed = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return listed if isinstance(listed, list) and all(isinstance(value, str) for value in listed) else None
 
 
 class DeltaSnapshotWriter:

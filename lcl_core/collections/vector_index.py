@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.threads import usable_cores
-from lcl_core.vector_indexes import UNUSABLE, SearchFn, Target
+from lcl_core.vector_indexes import UNUSABLE, Filter, LabelSearch, SearchFn, Target
 
 if TYPE_CHECKING:
     from usearch.index import Index
@@ -63,6 +64,17 @@ def _largest(scores: np.ndarray, k: int) -> np.ndarray:
     return np.sort(np.concatenate((above, level)))
 
 
+SHORT_LIST = 500  # of so few rows a list costs an index less than a filter by labels
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSelection:
+    """The images that ``filters`` allow, all but the rows ``without``."""
+
+    filters: Filter
+    without: np.ndarray
+
+
 class ExternalIndex:
     """Index of the images, or of the texts. Thread-safe.
 
@@ -76,20 +88,27 @@ class ExternalIndex:
         self._vectors = vectors
         self._warned = False
 
-    def nearest(self, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(
+        self, query: np.ndarray, k: int, rows: np.ndarray | None = None, labels: LabelSelection | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As ``nearest``, but a neighbour may be missed. Raises: what the search function raises, but for an index
-        that cannot be used."""
+        that cannot be used.
+
+        Args:
+            labels: the filters that leave ``rows``, for an index that has columns of them.
+        """
         count = min(k, len(self._vectors) if rows is None else len(rows))
-        found = self._proposed(query, count, rows) if count else np.empty(0, np.int64)
+        found = self._proposed(query, count, rows, labels) if count else np.empty(0, np.int64)
         if len(found) < count:
             return nearest(self._vectors, query, k, rows)
         return nearest(self._vectors, query, k, found)
 
-    def _proposed(self, query: np.ndarray, count: int, rows: np.ndarray | None) -> np.ndarray:
+    def _proposed(
+        self, query: np.ndarray, count: int, rows: np.ndarray | None, labels: LabelSelection | None
+    ) -> np.ndarray:
         """Ascending rows; none where the index cannot be used."""
-        listed, among = self._row_filter(rows)
         try:
-            found = np.unique(np.asarray(self._search(self._target, query.tolist(), count, listed, among), np.int64))
+            found = np.unique(np.asarray(self._searched(query.tolist(), count, rows, labels), np.int64))
         except UserError as error:
             if error.code not in (UNUSABLE, "missing_extra"):
                 raise
@@ -97,6 +116,18 @@ class ExternalIndex:
         if len(found) and not 0 <= found[0] <= found[-1] < len(self._vectors):
             return self._unusable(f"row {found[-1]} of {len(self._vectors)} was found: these are other vectors")
         return found
+
+    def _searched(
+        self, query: list[float], count: int, rows: np.ndarray | None, labels: LabelSelection | None
+    ) -> Sequence[int]:
+        if rows is not None and len(rows) <= SHORT_LIST:
+            labels = None
+        if rows is not None and labels is not None and isinstance(self._search, LabelSearch):
+            hidden = labels.without.tolist()
+            found = self._search.search_labels(query, count, labels.filters, hidden, len(rows))
+            if found is not None:
+                return found
+        return self._search(self._target, query, count, *self._row_filter(rows))
 
     def _unusable(self, why: str) -> np.ndarray:
         if not self._warned:

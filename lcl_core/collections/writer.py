@@ -20,12 +20,12 @@ from lcl_core.collections import file_format, vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import BlobWriter, CollectionManifest, Dtype, Target
-from lcl_core.collections.query import LabelIndexBuilder
+from lcl_core.collections.labels import LabelIndex, LabelIndexBuilder, choose_types
 from lcl_core.collections.records import DeltaSnapshot
 from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
-from lcl_core.specs.corpus_jobs import IndexSpec
+from lcl_core.specs.corpus_jobs import IndexSpec, LabelType
 from lcl_core.vector_indexes import BATCH_ROWS, FILES, INDEXES, IndexLocation, VectorBatch
 
 
@@ -46,6 +46,10 @@ class CollectionWriter:
     """A context manager; an exception inside it leaves an older collection untouched and nothing new.
 
     Add images, then one vector a caption of ``texts``, in that order. Vectors are scaled to length 1.
+
+    Args:
+        label_types: stated types of labels; others are inferred (``labels``). A value that does not fit is a UserError
+            ``bad_label`` at the end.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class CollectionWriter:
         dataset_hash: str,
         dim: int,
         dtype: Dtype = "f32",
+        label_types: Mapping[str, LabelType] | None = None,
     ) -> None:
         self.directory = Path(directory)
         self._header: dict[str, Any] = {"name": name, "dim": dim, "dtype": dtype}
@@ -64,6 +69,7 @@ class CollectionWriter:
         self._building = self.directory.with_name(f".{self.directory.name}.building")
         self._texts: dict[str, list[int]] = {}
         self._labels = LabelIndexBuilder()
+        self._stated_types = dict(label_types or {})
 
     @property
     def texts(self) -> list[str]:
@@ -131,7 +137,9 @@ class CollectionWriter:
                 write_hnsw_index(self._building / file_format.GRAPHS[target], vectors, progress)
             else:
                 location = IndexLocation(dim=self._header["dim"], directory=self._building)
-                INDEXES[index].index_class().at(location).build(target, self._batches(target, vectors, progress))
+                batches = self._batches(target, vectors, progress)
+                labels = self._label_index() if target == "images" else None
+                INDEXES[index].index_class().at(location).build(target, batches, labels)
 
     def rows_to_index(self, index: str = FILES) -> int:
         """Number of rows that ``link`` will report."""
@@ -210,10 +218,23 @@ class CollectionWriter:
         self._save(file_format.TEXT_KEYS, np.array(keys, dtype=np.uint64))
         self._save(file_format.TEXT_ITEM_STARTS, starts)
         self._save(file_format.TEXT_ITEM_ROWS, rows)
-        self._save(file_format.LABEL_CODES, self._labels.codes())
-        values = json.dumps(self._labels.values(), ensure_ascii=False)
-        (self._building / file_format.LABELS).write_text(values, encoding="utf-8")
+        self._save_labels()
         self._write_manifest()
+
+    def _label_index(self) -> LabelIndex:
+        values = self._labels.values()
+        return LabelIndex(values, self._labels.codes(), choose_types(values, self._stated_types).types)
+
+    def _save_labels(self) -> None:
+        """Raises: UserError ``bad_label``."""
+        values = self._labels.values()
+        types = choose_types(values, self._stated_types)
+        self._save(file_format.LABEL_CODES, self._labels.codes())
+        text = json.dumps(values, ensure_ascii=False)
+        (self._building / file_format.LABELS).write_text(text, encoding="utf-8")
+        if types.types:
+            text = json.dumps(types.model_dump(), ensure_ascii=False)
+            (self._building / file_format.LABEL_TYPES).write_text(text, encoding="utf-8")
 
     def _write_manifest(self) -> None:
         for pieces in self._open_files():
@@ -231,7 +252,7 @@ class CollectionWriter:
     def _written(self) -> list[str]:
         return [
             *file_format.FILES,
-            *(name for name in file_format.GRAPHS.values() if (self._building / name).is_file()),
+            *(name for name in file_format.OPTIONAL_FILES if (self._building / name).is_file()),
         ]
 
     def _save(self, name: str, array: np.ndarray) -> None:
@@ -251,19 +272,27 @@ def build_collection(
     encoder_hash: str,
     dataset_hash: str = "",
     dtype: Dtype = "f32",
+    label_types: Mapping[str, LabelType] | None = None,
 ) -> None:
     """Write a collection that fits in memory.
 
     Args:
         image_vectors: [len(items), E].
         text_vectors: {caption: [E]}, for every caption of the items.
+        label_types: as of a CollectionWriter.
 
     Raises:
-        UserError: ``bad_vector``, ``duplicate_item``.
+        UserError: ``bad_vector``, ``duplicate_item``, ``bad_label``.
     """
     dim = int(np.shape(image_vectors)[-1])
     with CollectionWriter(
-        directory, name=name, encoder_hash=encoder_hash, dataset_hash=dataset_hash, dim=dim, dtype=dtype
+        directory,
+        name=name,
+        encoder_hash=encoder_hash,
+        dataset_hash=dataset_hash,
+        dim=dim,
+        dtype=dtype,
+        label_types=label_types,
     ) as writer:
         writer.add_items(items, image_vectors)
         missing = [text for text in writer.texts if text not in text_vectors]
@@ -310,6 +339,13 @@ class AppendSource:
     def __len__(self) -> int:
         return 0
 
+    def label_texts(self) -> Mapping[str, Sequence[str]]:
+        """{label: its values as they are written}."""
+        return {}
+
+    def stated_types(self) -> dict[str, LabelType]:
+        return {}
+
     def __contains__(self, image: str) -> bool:
         """Whether it holds an image of that name."""
         return False
@@ -341,9 +377,15 @@ class CollectionAppendSource(AppendSource):
     def __len__(self) -> int:
         return len(self._collection)
 
+    def label_texts(self) -> Mapping[str, Sequence[str]]:
+        return self._collection.label_texts()
+
+    def stated_types(self) -> dict[str, LabelType]:
+        return self._collection.stated_types()
+
     def __contains__(self, image: str) -> bool:
         try:
-            self._collection.item(_item_id(file_format.ITEM_PREFIX, image))
+            self._collection.item(file_format.item_id(image))
         except UserError:
             return False
         return True
@@ -374,7 +416,7 @@ class CollectionAppendSource(AppendSource):
         missing = []
         for at in new:
             try:
-                vectors[at] = self._collection.vector(_item_id(file_format.TEXT_PREFIX, texts[at]))
+                vectors[at] = self._collection.vector(file_format.text_id(texts[at]))
             except UserError:
                 missing.append(at)
         return vectors, missing
@@ -417,7 +459,3 @@ def _collection_item(record: Mapping[str, Any], data: bytes) -> CollectionItem:
         split=record["split"],
         source=record["source"],
     )
-
-
-def _item_id(prefix: str, text: str) -> str:
-    return f"{prefix}{file_format.stable_hash64(text):016x}"

@@ -17,7 +17,7 @@ from lcl_core.collections.vector_index import EXPANSION_SEARCH, MAX_NEIGHBOURS, 
 from lcl_core.collections.vector_index import filter_after_search as filter_after
 from lcl_core.common.files import fsync_path
 from lcl_core.common.threads import usable_cores
-from lcl_core.vector_indexes import TARGETS, Target, VectorBatch, unusable
+from lcl_core.vector_indexes import TARGETS, LabelColumns, Target, VectorBatch, unusable
 
 
 class FlatIndex:
@@ -35,7 +35,7 @@ class FlatIndex:
         allowed[np.asarray(rows, dtype=np.int64)] = among
         return nearest(vectors, np.asarray(query, np.float32), k, np.flatnonzero(allowed & present))[0].tolist()
 
-    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
+    def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
         path = self._path(target)
         building = path.with_name(f".{path.name}.building")
         with building.open("wb") as file:
@@ -44,7 +44,7 @@ class FlatIndex:
         fsync_path(building)
         building.replace(path)
 
-    def append(self, target: Target, batch: VectorBatch) -> None:
+    def append(self, target: Target, batch: VectorBatch, labels: LabelColumns | None = None) -> None:
         with self._path(target).open("ab") as file:
             file.write(np.asarray(batch[2], self._dtype).tobytes())
 
@@ -90,13 +90,13 @@ class HnswFileIndex:
             return walk(k).tolist() if k <= MAX_NEIGHBOURS else ()
         return filter_after(walk, k, rows, among, len(graph)).tolist()
 
-    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
+    def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
         graph = hnsw_graph(self._dim, 0)
         for batch in batches:
             self._link(graph, batch)
         self._save(target, graph)
 
-    def append(self, target: Target, batch: VectorBatch) -> None:
+    def append(self, target: Target, batch: VectorBatch, labels: LabelColumns | None = None) -> None:
         graph = self._load(target, view=False)
         self._link(graph, batch)
         self._save(target, graph)

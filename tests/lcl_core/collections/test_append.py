@@ -41,11 +41,16 @@ class Desk:
         self.place, self.sample, self.encoder = place, sample, encoder
         self.session = EncoderEngine(encoder, device="cpu")
 
-    def run(self, name: str, numbers: range | None, base: Path | None = None) -> tuple[Path, Any]:
+    def run(self, name: str, numbers: range | None, base: Path | None = None, **more: Any) -> tuple[Path, Any]:
         """The directory made, and the result."""
         run_dir = RunDir(self.place / name)
         run_dir.path.mkdir()
-        spec = {"encoder": "small", "collection": "pictures", "mode": "add" if base else "replace", "batch_size": 4}
+        spec = {
+            "encoder": "small",
+            "collection": "pictures",
+            "mode": "add" if base else "replace",
+            "batch_size": 4,
+        } | more
         datasets = {}
         if numbers is not None:
             datasets["pictures"] = str(write_corpus(self.place / f"{name}-corpus", self.sample, numbers))
@@ -67,11 +72,11 @@ class Desk:
 
     changes: list[tuple[ChangeRecord, bytes]] = []  # noqa: RUF012 (replaced, never changed)
 
-    def added(self, number: int, name: str) -> tuple[ChangeRecord, bytes]:
+    def added(self, number: int, name: str, by: str = "hand") -> tuple[ChangeRecord, bytes]:
         """An image that the sample does not name so, with a caption of its own and one of the sample's."""
         pair = self.sample.pairs("val")[20]
         captions = ["added by hand", self.sample.pairs("val")[0].captions[0]]
-        record = {"id": identity(name), "image": name, "captions": captions, "labels": {"by": "hand"}}
+        record = {"id": identity(name), "image": name, "captions": captions, "labels": {"by": by}}
         record |= {"split": "", "source": "", "media_type": "image/webp"}
         vector = self.session.embed_images([self.sample.read_image(pair.image)])[0]
         texts = self.session.embed_texts(captions)
@@ -174,3 +179,22 @@ def test_changes_that_were_cut_are_seen(desk: Desk, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         DeltaSnapshot(tmp_path / "handed")
     assert caught.value.code == "changes_unreadable"
+
+
+def test_stated_types_of_labels_are_kept_and_others_inferred_anew(desk: Desk) -> None:
+    base, _ = desk.run("base", range(2))
+    desk.changes = [desk.added(1, "a.webp", "7")]
+    inferred, _ = desk.run("inferred", None, base)
+    assert Collection.open(inferred).label_types()["by"] == "number"
+    stated, _ = desk.run("stated", None, base, label_types={"by": "text"})
+    desk.changes = [desk.added(2, "b.webp", "8")]
+    again, _ = desk.run("again", None, stated)
+    assert Collection.open(again).label_types()["by"] == "text", "as stated by an earlier run"
+    desk.changes = [desk.added(2, "b.webp", "by hand")]
+    mixed, _ = desk.run("mixed", None, inferred)
+    assert Collection.open(mixed).label_types()["by"] == "text"
+    with pytest.raises(UserError, match="'by hand' is no number"):
+        desk.run("refused", None, inferred, label_types={"by": "number"})
+    desk.changes = [(ChangeRecord(3, identity("a.webp")), b"")]
+    gone, _ = desk.run("gone", None, stated)
+    assert "by" not in Collection.open(gone).label_types()

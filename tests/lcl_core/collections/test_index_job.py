@@ -267,3 +267,44 @@ def test_who_is_searched_elsewhere_needs_no_graph(
 def test_many_vectors_are_kept_in_half_the_bytes() -> None:
     assert dtype_for(100_000, 512) == "f32"
     assert dtype_for(1_000_000, 512) == "f16"
+
+
+def with_labels(place: Path, sample: Corpus, years: list[str]) -> Path:
+    (place / "images").mkdir(parents=True)
+    lines = []
+    for number, (pair, year) in enumerate(zip(sample.pairs("val"), years, strict=False)):
+        (place / "images" / f"{number}.webp").write_bytes(sample.image_bytes(pair.image))
+        labels = {"year": year, "code": f"{number}", "tags": "red; round"}
+        lines.append({"image": f"{number}.webp", "captions": ["a thing"], "labels": labels})
+    (place / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return place
+
+
+def test_types_of_labels_are_inferred_or_stated(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+    corpus = with_labels(tmp_path / "corpus", sample, ["1990", "2001"])
+    run_dir = prepare(tmp_path / "run", corpus, encoder, label_types={"code": "text", "tags": "set"})
+    result = run_index_job(run_dir)
+    collection = Collection.open(run_dir.path / result["collection"]["path"])
+    assert collection.label_types() == {
+        **{"split": "text", "source": "text"},
+        **{"year": "number", "code": "text", "tags": "set"},
+    }
+    query = np.ones(collection.dim)
+    (hit,) = collection.search(query, where={"year": {"gt": 1990}, "tags": {"all": ["red", "round"]}})
+    assert hit.metadata["labels"] == {"year": "2001", "code": "1", "tags": "red; round"}
+    assert [entry["phase"] for entry in metrics(run_dir)][-1] == "texts"
+
+
+@pytest.mark.parametrize(
+    ("types", "code", "field"),
+    [({"year": "number"}, "bad_label", "label_types.year"), ({"yaer": "number"}, "unknown_label", "label_types.yaer")],
+)
+def test_a_type_that_does_not_fit_fails_before_anything_is_embedded(
+    tmp_path: Path, sample: Corpus, encoder: Path, types: dict[str, str], code: str, field: str
+) -> None:
+    corpus = with_labels(tmp_path / "corpus", sample, ["1990", "about 2000"])
+    run_dir = prepare(tmp_path / "run", corpus, encoder, label_types=types)
+    with pytest.raises(UserError) as caught:
+        run_index_job(run_dir)
+    assert (caught.value.code, caught.value.field) == (code, field)
+    assert not run_dir.metrics_file.exists()

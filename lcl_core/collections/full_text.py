@@ -1,0 +1,130 @@
+"""Full-text search of a collection's captions by BM25, and its fusion with a search by vectors. Imports no torch.
+
+The index is SQLite's FTS5 in a temporary database, which SQLite keeps in memory and, beyond some megabytes, in a file
+that is gone with the process. The first search of a process makes it: no collection has to be written anew. English
+endings are cut off (Porter), accents and case do not count.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from lcl_core.common.errors import UserError
+
+RANK_CONSTANT = 60  # of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009
+MAX_WORDS = 64  # of a query, the first
+MAX_MATCHES = 100_000  # texts that a search finds
+COMMON_SHARE = 0.1  # a word of so many of the texts does not count beside rarer ones
+_MIN_COMMON = 1000  # texts: a word of fewer costs no time
+_WORD = re.compile(r"\w+")
+_CREATE = "CREATE VIRTUAL TABLE captions USING fts5(text, content='', tokenize='porter unicode61 remove_diacritics 2')"
+_INSERT = "INSERT INTO captions (rowid, text) VALUES (?, ?)"
+_COUNT = "SELECT count(*) FROM (SELECT 1 FROM captions WHERE captions MATCH ? LIMIT ?)"
+_SEARCH = "SELECT rowid, -rank FROM captions WHERE captions MATCH ? ORDER BY rank, rowid LIMIT ?"
+_KEYS = 1 << 64
+
+Texts = Iterable[tuple[int, str]]  # key, a number of 64 bits without sign, and text
+
+
+class FullTextIndex:
+    """Thread-safe. A text that was added stays: whoever searches leaves out what the collection has lost since.
+
+    Args:
+        texts: those to begin with, each key once.
+
+    Raises: UserError ``full_text_unavailable`` where SQLite was built without FTS5.
+    """
+
+    def __init__(self, texts: Texts) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        try:
+            self._database.execute(_CREATE)
+        except sqlite3.OperationalError as error:
+            message = f"SQLite of this machine's Python has no full-text search ({error}); search without hybrid"
+            raise UserError(message, code="full_text_unavailable", field="hybrid") from error
+        self._insert(texts)
+
+    def add(self, texts: Texts) -> None:
+        """Add those that the index lacks."""
+        with self._lock:
+            known = "SELECT 1 FROM captions WHERE rowid = ?"
+            new = {key: text for key, text in texts if not self._database.execute(known, (_signed(key),)).fetchone()}
+            self._insert(new.items())
+
+    def search(self, query: str) -> list[tuple[int, float]]:
+        """Keys of the texts with any word of ``query`` and their BM25, best first, at most ``MAX_MATCHES``."""
+        with self._lock:
+            words = self._rare_words(list(dict.fromkeys(_WORD.findall(query)))[:MAX_WORDS])
+            if not words:
+                return []
+            found = self._database.execute(_SEARCH, (_any_of(words), MAX_MATCHES)).fetchall()
+        return [(key % _KEYS, score) for key, score in found]
+
+    def _insert(self, texts: Texts) -> None:
+        # in order: FTS5 writes a segment whenever a row number is no greater than the one before
+        rows = sorted((_signed(key), text.encode("utf-8", "replace").decode()) for key, text in texts)
+        self._database.execute("BEGIN")
+        self._database.executemany(_INSERT, rows)
+        self._database.execute("COMMIT")
+        self._count += len(rows)
+
+    def _rare_words(self, words: Sequence[str]) -> Sequence[str]:
+        """The words without those that are in many texts; all of them where none is left."""
+        most = max(_MIN_COMMON, int(COMMON_SHARE * self._count))
+        if len(words) < 2 or self._count <= most:
+            return words
+        rare = [word for word in words if self._database.execute(_COUNT, (_any_of([word]), most)).fetchone()[0] < most]
+        return rare or words
+
+
+class LazyFullTextIndex:
+    """A FullTextIndex that the first search makes. Thread-safe.
+
+    Args:
+        texts: of the index when it is made.
+    """
+
+    def __init__(self, texts: Callable[[], Texts]) -> None:
+        self._texts = texts
+        self._lock = threading.Lock()
+        self._index: FullTextIndex | None = None
+
+    def get(self) -> FullTextIndex:
+        """Raises: as FullTextIndex."""
+        with self._lock:
+            if self._index is None:
+                self._index = FullTextIndex(self._texts())
+            return self._index
+
+
+def fuse_ranks(*rankings: Mapping[str, float]) -> list[str]:
+    """Reciprocal rank fusion: a ranking adds 1 / (``RANK_CONSTANT`` + rank) to each of its ids.
+
+    Args:
+        rankings: {id: score}, best first. Equal scores have the same rank.
+
+    Returns: the ids of all rankings, best first; equal ones in the order of the rankings.
+    """
+    fused: dict[str, float] = {}
+    for ranking in rankings:
+        rank, before = 0, None
+        for at, (item, score) in enumerate(ranking.items(), start=1):
+            if score != before:
+                rank, before = at, score
+            fused[item] = fused.get(item, 0.0) + 1 / (RANK_CONSTANT + rank)
+    return sorted(fused, key=lambda item: -fused[item])
+
+
+def _signed(key: int) -> int:
+    """As SQLite numbers rows."""
+    return key - _KEYS if key >= _KEYS // 2 else key
+
+
+def _any_of(words: Sequence[str]) -> str:
+    """A query of FTS5. Words consist of letters, digits and underscores, so that quotes need no escape."""
+    return " OR ".join(f'"{word}"' for word in words)

@@ -1,0 +1,413 @@
+"""Labels of images: their types, filters by them, and an index that a filter is applied to. Imports no torch.
+
+A value is a text in every record, and a type says how it is read:
+
+    text    as it is
+    number  a number as JSON writes it
+    date    2020-01-31, or with a time 2020-01-31T12:30:00Z; without a zone, UTC
+    set     several texts: a JSON list of them, or texts separated by semicolons
+
+The type of a label is the one that is stated; else number, date or set where every value that is not blank is a number,
+a date or a JSON list of texts; else text. ``split`` and ``source`` are texts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from lcl_core.collections.records import read_list, read_set, write_value
+from lcl_core.common.errors import UserError
+from lcl_core.specs.corpus_jobs import RESERVED_LABELS, LabelType
+from lcl_core.vector_indexes import Filter, RangeFilter, Scale, SetFilter, TextFilter, column_name
+
+# value or values; a number; {"gte"|"gt"|"lte"|"lt": bound}; {"any"|"all": values}
+LabelFilter = str | float | Sequence[str] | Mapping[str, Any]
+Where = Mapping[str, LabelFilter]
+BOUNDS = ("gte", "gt", "lte", "lt")
+MEMBERS = ("any", "all")
+MAX_COLUMNS = 64  # labels that an index gets columns of
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_DATE = re.compile(_DAY + r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?")
+_EPOCH, _DAY_SECONDS = datetime(1970, 1, 1, tzinfo=UTC), 86_400.0
+_SHORT_FORMS = "a value or a list of values, which are compared as they are written"
+_NAMES: dict[LabelType, str] = {"text": "text", "number": "a number", "date": "a date", "set": "a set"}
+_FORMS: dict[LabelType, str] = {
+    "text": f"{_SHORT_FORMS}; for ranges or sets index it again with a type of the label in label_types",
+    "number": f'{_SHORT_FORMS}, a number, or a range of gte, gt, lte and lt such as {{"gte": 1990, "lt": 2000}}',
+    "date": f'{_SHORT_FORMS}, or a range of gte, gt, lte and lt such as {{"gte": "2020-01-31"}}; a date is written '
+    "2020-01-31 or 2020-01-31T12:30:00Z",
+    "set": 'a value, a list of values of which an image has any, or {"any": [values]} or {"all": [values]}',
+}
+
+
+class LabelTypes(BaseModel):
+    """``types``: of the labels that are no texts or whose type is stated; ``stated``: those labels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    types: dict[str, LabelType] = {}
+    stated: tuple[str, ...] = ()
+
+    def stated_types(self) -> dict[str, LabelType]:
+        return {label: self.types[label] for label in self.stated}
+
+
+def read_number(text: str) -> float | None:
+    """None: the text is no number."""
+    value = float(text) if _NUMBER.fullmatch(text) else math.inf
+    return value if math.isfinite(value) else None
+
+
+def read_date(text: str) -> float | None:
+    """Seconds since 1970; None: the text is no date."""
+    if not _DATE.fullmatch(text):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:  # such as a 13th month
+        return None
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH).total_seconds()
+
+
+_READERS: dict[Scale, Callable[[str], float | None]] = {"number": read_number, "date": read_date}
+_INFERRED: dict[LabelType, Callable[[str], Any]] = {"number": read_number, "date": read_date, "set": read_list}
+
+
+def infer_type(values: Iterable[str]) -> LabelType:
+    """Of a label whose type is not stated."""
+    written = [value for value in values if value.strip()]
+    found = (name for name, read in _INFERRED.items() if all(read(value) is not None for value in written))
+    return next(found, "text") if written else "text"
+
+
+def choose_types(values: Mapping[str, Iterable[str]], stated: Mapping[str, LabelType]) -> LabelTypes:
+    """Of a collection with these {label: values}. Types that are stated of other labels are left out.
+
+    Raises: UserError ``bad_label`` for a value that is not of the type that is stated.
+    """
+    types: dict[str, LabelType] = {}
+    for label, texts in values.items():
+        if label in stated:
+            for text in texts:
+                check_value(label, text, stated[label], f"label_types.{label}")
+            types[label] = stated[label]
+        elif label not in RESERVED_LABELS and (inferred := infer_type(texts)) != "text":
+            types[label] = inferred
+    return LabelTypes(types=types, stated=tuple(label for label in stated if label in types))
+
+
+def check_value(label: str, value: str | Sequence[str], kind: LabelType, field: str) -> None:
+    """Raises: UserError ``bad_label`` if a value, or a list of texts, is not of the type; a blank one is of any."""
+    if isinstance(value, str):
+        if kind not in _READERS or not value.strip() or _READERS[kind](value) is not None:
+            return
+        example = "1990 or -0.5" if kind == "number" else "2020-01-31 or 2020-01-31T12:30:00Z"
+        what = f"{value!r} is no {kind}; write {example}"
+    elif kind == "set":
+        return
+    else:
+        what = "a list of texts is a set; give one value"
+    message = (
+        f"label {label!r} is {_NAMES[kind]} in this collection, and {what}, or give the label another type in the "
+    )
+    raise UserError(message + "label_types of an index run", code="bad_label", field=field)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChange:
+    """A change of the labels of images.
+
+    Attributes:
+        values: {label: its new value; None removes the label}.
+        add, remove: {label: members}, of labels that are sets. A set without members is removed.
+    """
+
+    values: Mapping[str, str | Sequence[str] | None]
+    add: Mapping[str, Sequence[str]]
+    remove: Mapping[str, Sequence[str]]
+
+    def check(self, types: Mapping[str, LabelType]) -> None:
+        """Raises: UserError ``bad_label``, naming the label, for a value or members that its type does not admit.
+
+        Args:
+            types: of the collection's labels; a label that is not among them may get any value.
+        """
+        for label, value in self.values.items():
+            if value is not None and label in types:
+                check_value(label, value, types[label], f"labels.{label}")
+        for field, change in (("add", self.add), ("remove", self.remove)):
+            for label in change:
+                if (kind := types.get(label, "set")) != "set":
+                    message = (
+                        f"label {label!r} is {_NAMES[kind]} in this collection, so it has no members; give it a value "
+                        "(labels), or the type set in the label_types of an index run"
+                    )
+                    raise UserError(message, code="bad_label", field=f"{field}.{label}")
+
+    def apply(self, labels: Mapping[str, str], types: Mapping[str, LabelType]) -> dict[str, str]:
+        """The labels of one image after the change. Values of sets are JSON lists, so that the label stays a set."""
+        found = dict(labels)
+        for label, value in self.values.items():
+            found.pop(label, None)
+            if value is not None:
+                is_member = isinstance(value, str) and types.get(label) == "set"
+                found[label] = write_value(read_set(str(value)) if is_member else value)
+        for label in dict.fromkeys((*self.add, *self.remove)):
+            removed = set(self.remove.get(label, ()))
+            members = [*read_set(found.pop(label, "")), *self.add.get(label, ())]
+            if kept := [member for member in dict.fromkeys(members) if member not in removed]:
+                found[label] = write_value(kept)
+        return found
+
+
+def parse_where(where: Where, types: Mapping[str, LabelType]) -> Filter:
+    """A filter of a request, for labels of these types.
+
+    Raises: UserError ``unknown_label``, listing the known labels; ``bad_filter``, naming label, type and the forms that
+        it accepts.
+    """
+    parts: list[TextFilter | RangeFilter | SetFilter] = []
+    for label, choice in where.items():
+        if label not in types:
+            known = ", ".join(sorted(types)) or "none"
+            message = f"label {label!r} is not known in this collection; its labels: {known}"
+            raise UserError(message, code="unknown_label", field=f"where.{label}")
+        found = _parse_filter(label, choice, types[label])
+        if found is None:
+            kind = types[label]
+            message = f"label {label!r} is {_NAMES[kind]} in this collection; a filter of it is {_FORMS[kind]}"
+            raise UserError(message, code="bad_filter", field=f"where.{label}")
+        parts += found
+    return tuple(parts)
+
+
+def _parse_filter(label: str, choice: Any, kind: LabelType) -> Sequence[TextFilter | RangeFilter | SetFilter] | None:
+    """None: the label has no such filter."""
+    if isinstance(choice, str):
+        return [TextFilter(label, (choice,), kind == "set")]
+    if isinstance(choice, Mapping):
+        options = {name: value for name, value in choice.items() if value is not None}
+        if kind == "number" or kind == "date":
+            return _parse_range(label, options, kind)
+        return _parse_members(label, options) if kind == "set" else None
+    if isinstance(choice, int | float):
+        return _parse_range(label, {"gte": choice, "lte": choice}, kind) if kind == "number" else None
+    if isinstance(choice, Iterable):
+        values = tuple(choice)
+        return [TextFilter(label, values, kind == "set")] if all(isinstance(each, str) for each in values) else None
+    return None
+
+
+def _parse_range(label: str, options: Mapping[str, Any], scale: Scale) -> list[RangeFilter] | None:
+    low, high = -math.inf, math.inf
+    if not options or not set(options) <= set(BOUNDS):
+        return None
+    for name, bound in options.items():
+        ends = _bound(bound, scale)
+        if ends is None:
+            return None
+        if name in ("gte", "gt"):
+            low = max(low, ends[name == "gt"])
+        else:
+            high = min(high, ends[name == "lte"])
+    return [RangeFilter(label, scale, low, high)]
+
+
+def _bound(bound: Any, scale: Scale) -> tuple[float, float] | None:
+    """Where a bound begins, and the first number after it: a date without a time is the whole day."""
+    if scale == "date" and isinstance(bound, str):
+        start = read_date(bound)
+        if start is not None and re.fullmatch(_DAY, bound):
+            return start, start + _DAY_SECONDS
+    elif isinstance(bound, str):
+        start = read_number(bound)
+    else:
+        known = scale == "number" and isinstance(bound, int | float) and not isinstance(bound, bool)
+        start = float(bound) if known and abs(bound) <= sys.float_info.max else None
+    return None if start is None else (start, math.nextafter(start, math.inf))
+
+
+def _parse_members(label: str, options: Mapping[str, Any]) -> list[TextFilter | SetFilter] | None:
+    if not options or not set(options) <= set(MEMBERS):
+        return None
+    parts: list[TextFilter | SetFilter] = []
+    for name, values in options.items():
+        listed = isinstance(values, list | tuple) and values and all(isinstance(value, str) for value in values)
+        if not listed:
+            return None
+        parts.append(TextFilter(label, tuple(values), True) if name == "any" else SetFilter(label, tuple(values)))
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """Members of the distinct values of a set: value ``owners[i]`` has ``texts[codes[i]]``."""
+
+    texts: list[str]
+    owners: np.ndarray  # int64 [m]
+    codes: np.ndarray  # int64 [m]
+
+    @classmethod
+    def of(cls, values: Sequence[str]) -> _Members:
+        known: dict[str, int] = {}
+        pairs = [
+            (row, known.setdefault(text, len(known))) for row, value in enumerate(values) for text in read_set(value)
+        ]
+        owners, codes = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return cls(list(known), owners, codes)
+
+    def mask(self, texts: Sequence[str], count: int) -> np.ndarray:
+        """bool [count]: the values that have one of these."""
+        found = np.zeros(count, dtype=bool)
+        wanted = set(texts)
+        codes = [code for code, text in enumerate(self.texts) if text in wanted]
+        found[self.owners[np.isin(self.codes, codes)]] = True
+        return found
+
+
+class LabelIndex:
+    """Labels of all images as small numbers. A filter is applied to the distinct values of a label, not to the images.
+
+    Args:
+        values: {label: its values}, each a text.
+        codes: int32 [labels, n], rows in the order of ``values``; -1 where an image lacks the label.
+        types: {label: type}; text where missing.
+    """
+
+    def __init__(self, values: dict[str, list[str]], codes: np.ndarray, types: Mapping[str, LabelType]) -> None:
+        self._texts = values
+        self._codes = codes
+        self._rows = {label: row for row, label in enumerate(values)}
+        self.types: dict[str, LabelType] = {label: types.get(label, "text") for label in values}
+        self._numbers: dict[tuple[str, Scale], np.ndarray] = {}
+        self._members: dict[str, _Members] = {}
+
+    @classmethod
+    def of(cls, images: Sequence[Mapping[str, str]], types: Mapping[str, LabelType]) -> LabelIndex:
+        """From each image's {label: value}; a label without a type has the one that its values have."""
+        known: dict[str, dict[str, int]] = {}
+        codes: dict[str, list[int]] = {}
+        for at, labels in enumerate(images):
+            for label, value in labels.items():
+                if label not in known:
+                    known[label], codes[label] = {}, [-1] * len(images)
+                codes[label][at] = known[label].setdefault(value, len(known[label]))
+        rows = np.array(list(codes.values()), dtype=np.int32).reshape(len(codes), len(images))
+        new = {label: infer_type(known[label]) for label in known if label not in (*types, *RESERVED_LABELS)}
+        return cls({label: list(found) for label, found in known.items()}, rows, {**new, **types})
+
+    @property
+    def texts(self) -> Mapping[str, list[str]]:
+        """{label: its values as they are written}."""
+        return self._texts
+
+    @property
+    def values(self) -> dict[str, list[str]]:
+        """{label: its values, of a set its members}."""
+        return {
+            label: self._set(label).texts if self.types[label] == "set" else texts
+            for label, texts in self._texts.items()
+        }
+
+    def mask(self, filters: Filter) -> np.ndarray:
+        """bool [n]: images that every filter allows. A label that no image has allows none."""
+        allowed = np.ones(self._codes.shape[1], dtype=bool)
+        for each in filters:
+            if each.label not in self._rows:
+                return np.zeros_like(allowed)
+            # the code of an absent label, -1, is the last
+            fits = np.append(self._fitting(each), False)
+            allowed &= fits[self._codes[self._rows[each.label]]]
+        return allowed
+
+    def texts_of(self, images: np.ndarray) -> dict[str, list[str]]:
+        """{label: its values as they are written} among these images; ``images`` bool [n]."""
+        found = {}
+        for label, row in self._rows.items():
+            counts = np.bincount(self._codes[row][images] + 1, minlength=len(self._texts[label]) + 1)[1:]
+            found[label] = [value for value, count in zip(self._texts[label], counts, strict=True) if count]
+        return {label: values for label, values in found.items() if values}
+
+    def values_of(self, images: np.ndarray) -> dict[str, list[str]]:
+        """{label: its values, of a set its members} among these images; ``images`` bool [n]."""
+        return {
+            label: _Members.of(texts).texts if self.types[label] == "set" else texts
+            for label, texts in self.texts_of(images).items()
+        }
+
+    def columns(self, rows: Sequence[int]) -> dict[str, list[Any]]:
+        """{``column_name``: value of each of these rows, None where it has none}, for an index with columns."""
+        found: dict[str, list[Any]] = {}
+        for label in list(self._rows)[:MAX_COLUMNS]:
+            codes = self._codes[self._rows[label]][np.asarray(rows, dtype=np.int64)].tolist()
+            texts = self._texts[label]
+            found[column_name("text", label)] = [None if code < 0 else texts[code] for code in codes]
+            kind = self.types[label]
+            if kind == "number" or kind == "date":
+                numbers = np.append(self._read(label, kind), math.nan)[codes].tolist()
+                found[column_name("value", label)] = [None if math.isnan(each) else each for each in numbers]
+            elif kind == "set":
+                found[column_name("members", label)] = [None if code < 0 else read_set(texts[code]) for code in codes]
+        return found
+
+    def _fitting(self, each: TextFilter | RangeFilter | SetFilter) -> np.ndarray:
+        """bool, one for each distinct value of the label."""
+        texts = self._texts[each.label]
+        if isinstance(each, RangeFilter):
+            numbers = self._read(each.label, each.scale)
+            return (numbers >= each.low) & (numbers < each.high)
+        if isinstance(each, SetFilter):
+            masks = [self._set(each.label).mask([value], len(texts)) for value in each.values]
+            return np.logical_and.reduce(masks)
+        chosen = set(each.values)
+        fits = np.fromiter((text in chosen for text in texts), dtype=bool, count=len(texts))
+        return fits | self._set(each.label).mask(each.values, len(texts)) if each.of_set else fits
+
+    def _read(self, label: str, scale: Scale) -> np.ndarray:
+        """f64, one for each distinct value; NaN: it is none. Read once."""
+        if (label, scale) not in self._numbers:
+            read = _READERS[scale]
+            numbers = (math.nan if (number := read(text)) is None else number for text in self._texts[label])
+            self._numbers[label, scale] = np.fromiter(numbers, dtype=np.float64, count=len(self._texts[label]))
+        return self._numbers[label, scale]
+
+    def _set(self, label: str) -> _Members:
+        if label not in self._members:
+            self._members[label] = _Members.of(self._texts[label])
+        return self._members[label]
+
+
+class LabelIndexBuilder:
+    """Collects the labels of images one by one, for a LabelIndex."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, list[int]] = {}
+        self._values: dict[str, dict[str, int]] = {}
+        self._count = 0
+
+    def add(self, labels: Mapping[str, str]) -> None:
+        for label, value in labels.items():
+            known = self._values.setdefault(label, {})
+            codes = self._codes.setdefault(label, [-1] * self._count)
+            codes.append(known.setdefault(value, len(known)))
+        self._count += 1
+        for codes in self._codes.values():
+            if len(codes) < self._count:
+                codes.append(-1)
+
+    def values(self) -> dict[str, list[str]]:
+        return {label: list(known) for label, known in self._values.items()}
+
+    def codes(self) -> np.ndarray:
+        """int32 [labels, images]."""
+        return np.array(list(self._codes.values()), dtype=np.int32).reshape(len(self._codes), self._count)

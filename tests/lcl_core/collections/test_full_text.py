@@ -1,0 +1,161 @@
+"""Full-text search of captions, and hybrid searches of collections with and without changes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lcl_core.collections import full_text
+from lcl_core.collections.collection import FUSED_HITS, Collection, Hit
+from lcl_core.collections.delta import CollectionWithDelta, Delta
+from lcl_core.collections.file_format import stable_hash64
+from lcl_core.collections.full_text import FullTextIndex, fuse_ranks
+from lcl_core.collections.records import ChangeRecord
+from lcl_core.collections.writer import CollectionItem, build_collection
+from lcl_core.common.errors import UserError
+
+DIM = 4
+TOP = 2**64 - 1
+
+
+def axis(number: int) -> np.ndarray:
+    return np.eye(DIM, dtype=np.float32)[number]
+
+
+def image(name: str, *captions: str, kind: str = "animal") -> CollectionItem:
+    return CollectionItem(name, name.encode(), "image/png", captions, {"kind": kind}, "train", "drawn")
+
+
+# the encoder takes the dog for a chestnut: its vector is that of the nuts
+ITEMS = [
+    image("dog", "a brown dog"),
+    image("puppies", "two dogs at play", "puppies"),
+    image("chestnut", "a brown chestnut", kind="plant"),
+    image("walnut", "a walnut", kind="plant"),
+    image("cat", "a cat"),
+]
+VECTORS = np.stack([axis(1), axis(0) + axis(1), axis(0), axis(0) + 0.1 * axis(2), axis(3)])
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Collection:
+    texts = {text: axis(0) for item in ITEMS for text in item.captions}
+    build_collection(tmp_path / "few", ITEMS, VECTORS, texts, name="few", encoder_hash="e" * 64)
+    return Collection.open(tmp_path / "few")
+
+
+def names(hits: list[Hit]) -> list[str]:
+    return [hit.metadata["image"] for hit in hits]
+
+
+def change(number: int, name: str, *captions: str, vector: np.ndarray | None = None) -> ChangeRecord:
+    """An image that is added, or without captions removed."""
+    item = f"img_{stable_hash64(name):016x}"
+    if not captions:
+        return ChangeRecord(number, item)
+    record = {"id": item, "image": name, "captions": list(captions), "labels": {"kind": "animal"}}
+    record |= {"split": "train", "source": "drawn", "media_type": "image/png"}
+    vector = axis(2) if vector is None else vector
+    return ChangeRecord(number, item, record, vector.tobytes(), np.stack([vector] * len(captions)).tobytes())
+
+
+def test_texts_are_found_by_words_whatever_their_case_accents_and_english_endings() -> None:
+    index = FullTextIndex([(7, "Two Dogs at play"), (TOP, "a crème brûlée"), (0, "a cat"), (2**63, "")])
+    assert [key for key, _ in index.search("dog")] == [7]
+    assert [key for key, _ in index.search("PLAYING")] == [7]
+    assert [key for key, _ in index.search("creme")] == [TOP]
+    assert [key for key, _ in index.search("cat, dog!")] == [0, 7]  # the shorter text first
+    assert index.search("horse") == index.search('" OR *') == index.search("") == []
+
+
+def test_more_and_rarer_words_rank_higher() -> None:
+    index = FullTextIndex([(1, "red car"), (2, "red bus"), (3, "red fire truck"), (4, "red red red sky"), (5, "sea")])
+    found = index.search("red fire truck")
+    assert found[0][0] == 3
+    assert {key for key, _ in found} == {1, 2, 3, 4}
+    assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+
+
+def test_a_word_of_many_texts_does_not_count_beside_a_rare_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full_text, "_MIN_COMMON", 2)
+    index = FullTextIndex([(number, f"a thing of kind {number}") for number in range(40)])
+    assert [key for key, _ in index.search("a thing 7")] == [7]
+    assert len(index.search("a thing")) == 40
+
+
+def test_half_a_surrogate_pair_and_a_nul_cost_no_other_word() -> None:
+    index = FullTextIndex([(1, "a dog \ud83d"), (2, "a\0 dog"), (3, "cat")])
+    assert {key for key, _ in index.search("\udc36 dog\0")} == {1, 2}
+
+
+def test_a_text_is_added_once() -> None:
+    index = FullTextIndex([(1, "dog")])
+    index.add([(1, "dog"), (2, "a dog")])
+    index.add([(2, "a dog")])
+    assert [key for key, _ in index.search("dog")] == [1, 2]
+
+
+def test_threads_share_an_index() -> None:
+    index = FullTextIndex([(number, f"word{number % 10} of text {number}") for number in range(500)])
+
+    def use(number: int) -> int:
+        index.add([(1000 + number, "a new text")])
+        return len(index.search(f"word{number % 10}"))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(use, range(64))) == [50] * 64
+    assert len(index.search("new")) == 64
+
+
+def test_ranks_are_fused_and_equal_scores_have_the_same_rank() -> None:
+    near = {"a": 0.9, "b": 0.8, "c": 0.7}
+    # d is as good by words as c, so 1/61 as a, which the first ranking has
+    assert fuse_ranks(near, {"c": 5.0, "d": 5.0}) == ["c", "a", "d", "b"]
+    assert fuse_ranks(near) == ["a", "b", "c"]
+    assert fuse_ranks(near, {}) == ["a", "b", "c"]
+
+
+def test_words_of_captions_mend_what_the_vectors_miss(collection: Collection) -> None:
+    query = axis(0)  # what the encoder makes of «dog»
+    assert names(collection.search(query, 2)) == ["chestnut", "walnut"]
+    hits = collection.search(query, 5, words="dog")
+    assert set(names(hits)[:2]) == {"dog", "puppies"}
+    assert [hit.score for hit in hits] == pytest.approx([float(collection.vector(hit.id) @ query) for hit in hits])
+    assert sorted(names(hits)) == sorted(item.image for item in ITEMS)
+
+
+def test_an_image_counts_by_its_best_caption_and_a_filter_applies(collection: Collection) -> None:
+    assert names(collection.search(axis(3), 1, words="puppies")) == ["puppies"]
+    found = names(collection.search(axis(3), 9, words="brown", where={"kind": "plant"}))
+    assert found[0] == "chestnut"
+    assert set(found) == {"chestnut", "walnut"}
+
+
+def test_words_that_no_caption_has_change_nothing(collection: Collection) -> None:
+    plain = collection.search(axis(1), 5)
+    assert [hit.id for hit in collection.search(axis(1), 5, words="zeppelin")] == [hit.id for hit in plain]
+
+
+def test_changes_of_a_collection_are_found_by_their_words(collection: Collection) -> None:
+    changes = [change(1, "poodle", "a dog", "a poodle"), change(2, "again", "a brown dog"), change(3, "dog")]
+    changed = CollectionWithDelta(collection, Delta().with_changes(changes))
+    found = names(changed.search(axis(0), 9, words="dog"))
+    assert set(found[:3]) == {"poodle", "again", "puppies"}
+    assert "dog" not in found
+    assert names(changed.search(axis(0), 1, words="poodle")) == ["poodle"]
+    assert names(changed.search(axis(0), 9, words="poodle", where={"kind": "plant"})) == ["chestnut", "walnut"]
+    # the state before shares the index, and does not have what came later
+    assert set(names(collection.search(axis(0), 9, words="poodle"))) == {item.image for item in ITEMS}
+    assert names(collection.search(axis(0), 2, words="brown dog"))[0] in ("dog", "chestnut")
+    later = CollectionWithDelta(collection, changed.overlay.with_changes([change(4, "poodle")]))
+    assert "poodle" not in names(later.search(axis(0), 9, words="poodle"))
+
+
+def test_a_hybrid_search_is_of_images_and_has_a_limit(collection: Collection) -> None:
+    with pytest.raises(UserError, check=lambda error: error.code == "bad_target"):
+        collection.search(axis(0), 3, "texts", words="dog")
+    with pytest.raises(UserError, check=lambda error: error.code == "bad_k"):
+        collection.search(axis(0), FUSED_HITS + 1, words="dog")
