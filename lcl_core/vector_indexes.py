@@ -7,13 +7,16 @@ exact whatever an index rounds. Imports no index: the library of one is loaded w
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from lcl_core.common.errors import UserError
 
@@ -30,6 +33,64 @@ BATCH_ROWS = 2000
 
 # rows, the id of each item, and vectors [len(rows), E] of length 1, f32 or f16
 VectorBatch = tuple[Sequence[int], Sequence[str], "np.ndarray"]
+
+
+Scale = Literal["number", "date"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextFilter:
+    """The value, or a member of the set, is one of these."""
+
+    label: str
+    values: tuple[str, ...]
+    of_set: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RangeFilter:
+    """``low`` <= value < ``high``: an open bound is the next number above it."""
+
+    label: str
+    scale: Scale
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class SetFilter:
+    """The set has every value."""
+
+    label: str
+    values: tuple[str, ...]
+
+
+Filter = tuple[TextFilter | RangeFilter | SetFilter, ...]  # all of them apply
+
+
+def column_name(what: Literal["text", "value", "members"], label: str) -> str:
+    """Name of a label's column in an index: what is written, its number or time, or the members of the set."""
+    plain = re.fullmatch(r"[A-Za-z0-9_]{1,60}", label)
+    return f"{what}_{label if plain else hashlib.sha256(label.encode()).hexdigest()[:16]}"
+
+
+def columns_of(filters: Filter) -> set[str]:
+    """The columns that these filters need."""
+    names = set()
+    for each in filters:
+        if isinstance(each, RangeFilter):
+            names.add(column_name("value", each.label))
+        else:
+            names |= {column_name("members", each.label)} if isinstance(each, SetFilter) or each.of_set else set()
+            names |= {column_name("text", each.label)} if isinstance(each, TextFilter) else set()
+    return names
+
+
+class LabelColumns(Protocol):
+    """The labels of all images, by row."""
+
+    def columns(self, rows: Sequence[int]) -> dict[str, list[Any]]:
+        """{``column_name``: value of each of these rows, None where it has none}."""
 
 
 class SearchFn(Protocol):
@@ -52,17 +113,30 @@ class VectorIndex(SearchFn, Protocol):
     def check(cls, location: IndexLocation) -> None:
         """Whether an index could be made there. Raises: UserError that says what is missing."""
 
-    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
-        """Make the index anew from all its rows."""
+    def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
+        """Make the index anew from all its rows. ``labels``: of the images, by row, for a ``LabelSearch``."""
 
-    def append(self, target: Target, batch: VectorBatch) -> None:
-        """Add rows that the index lacks."""
+    def append(self, target: Target, batch: VectorBatch, labels: LabelColumns | None = None) -> None:
+        """Add rows that the index lacks; ``labels``: as of ``build``."""
 
     def delete(self, target: Target, rows: Sequence[int]) -> None:
         """Remove these rows. Rows keep their numbers."""
 
     def drop(self) -> None:
         """Remove the whole index, if there is one."""
+
+
+@runtime_checkable
+class LabelSearch(Protocol):
+    """An index that has the labels of the images in columns, and filters by them."""
+
+    def search_labels(
+        self, query: list[float], k: int, filters: Filter, without: Sequence[int], passing: int
+    ) -> Sequence[int] | None:
+        """As a search of the images that ``filters`` allow, all but ``without``, which are ``passing`` many.
+
+        None: it has no columns for these labels, or cannot leave out so many: the caller lists rows instead.
+        """
 
 
 @dataclass(frozen=True)
@@ -169,6 +243,9 @@ class CollectionDirectory(Protocol):
 
     @property
     def dim(self) -> int: ...
+
+    @property
+    def label_index(self) -> LabelColumns: ...
 
     def count(self, target: Target) -> int: ...
 

@@ -12,6 +12,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -60,10 +61,15 @@ def check_directory(path: Path, max_bytes: int) -> None:
         raise _bad_archive("the archive has too many members")
 
 
-def unpack_zip(path: Path, target: Path, *, max_bytes: int, max_files: int) -> Unpacked:
+def unpack_zip(
+    path: Path, target: Path, *, max_bytes: int, max_files: int, on_member: Callable[[int, int], None] | None = None
+) -> Unpacked:
     """Unpack the files of an archive below ``target``, which must not exist.
 
     Hidden files, links and empty folders are left out.
+
+    Args:
+        on_member: receives how many members are done, and how many there are.
 
     Raises:
         UserError: ``bad_archive`` for an archive that is damaged, encrypted or ambiguous, or has a name that leads out
@@ -75,7 +81,10 @@ def unpack_zip(path: Path, target: Path, *, max_bytes: int, max_files: int) -> U
     files = size = 0
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
+            members = archive.infolist()
+            for done, member in enumerate(members):
+                if on_member is not None:
+                    on_member(done, len(members))
                 relative = _member_path(member)
                 if relative is None:
                     continue

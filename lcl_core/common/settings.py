@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,9 +20,9 @@ from lcl_core.common.paths import ROOTS_SETTING, Root, overlaps, parse_root, par
 
 ENV_PREFIX = "LCL_"
 SHARED_NAMES = """
-    ARTIFACTS ARTIFACTS_CACHE_BYTES BROKER_URL CANCEL_GRACE_SECONDS DATABASE_URL DATA_CACHE DATA_CACHE_BYTES DATA_ROOTS
-    GC_GRACE_SECONDS HEARTBEAT_SECONDS HOME LEASE_SECONDS LOG_FORMAT QDRANT_API_KEY QDRANT_URL TEAM WEBHOOK_HOSTS
-    WEBHOOK_SECRET WELCOME
+    ARTIFACTS ARTIFACTS_CACHE_BYTES BROKER_URL CANCEL_GRACE_SECONDS DATABASE_POOLER DATABASE_URL DATA_CACHE
+    DATA_CACHE_BYTES DATA_ROOTS GC_GRACE_SECONDS HEARTBEAT_SECONDS HOME LEASE_SECONDS LOG_FORMAT QDRANT_API_KEY
+    QDRANT_URL TEAM WEBHOOK_HOSTS WEBHOOK_SECRET WELCOME
 """
 API_NAMES = """
     ADMIN_KEY API_HOST API_PORT API_SOCKET BODY_BYTES_AT_ONCE BODY_SECONDS BYTES_PER_OWNER DATABASE_PATIENCE_SECONDS
@@ -36,9 +36,10 @@ WORKER_NAMES = """
     CHECKPOINTS EXECUTOR FOLDER_SECONDS FORK_SERVER GANG_SECONDS GC_SECONDS HUNG_SECONDS KUBERNETES_CLAIM
     KUBERNETES_CPUS KUBERNETES_DATA_CLAIMS KUBERNETES_GPU_RESOURCE KUBERNETES_IMAGE KUBERNETES_MEMORY
     KUBERNETES_NAMESPACE KUBERNETES_QUEUE KUBERNETES_SECRET KUBERNETES_SERVICE_ACCOUNT KUBERNETES_SHM
-    KUBERNETES_TOKEN_FILE KUBERNETES_URL KUBERNETES_WAIT_SECONDS PING_SECONDS RAY_ADDRESS RAY_CPUS RAY_DETACH
-    RAY_NAMESPACE RAY_WAIT_SECONDS REAP_SECONDS SLURM_ACCOUNT SLURM_CPUS SLURM_DETACH SLURM_MEMORY SLURM_PARTITION
-    SLURM_QOS SLURM_QUEUE SLURM_TIME SLURM_WAIT_SECONDS WATCH_SECONDS WORKER_ADDRESS WORKER_OFFERS WORKER_SLOTS
+    KUBERNETES_TOKEN_FILE KUBERNETES_URL KUBERNETES_WAIT_SECONDS METRIC_DAYS PING_SECONDS RAY_ADDRESS RAY_CPUS
+    RAY_DETACH RAY_NAMESPACE RAY_WAIT_SECONDS REAP_SECONDS SCAN_SECONDS SLURM_ACCOUNT SLURM_CPUS SLURM_DETACH
+    SLURM_MEMORY SLURM_PARTITION SLURM_QOS SLURM_QUEUE SLURM_TIME SLURM_WAIT_SECONDS WATCH_SECONDS WORKER_ADDRESS
+    WORKER_OFFERS WORKER_SLOTS
 """
 UI_NAMES = """
     UI_ALL_UPLOADS UI_FORWARDED_ALLOW_IPS UI_HOST UI_HOSTS UI_MAX_UPLOAD UI_MAX_UPLOAD_REQUEST UI_PORT UI_ROOT_PATH
@@ -106,6 +107,9 @@ class Settings(BaseSettings):
         default_factory=lambda: Path.home() / ".lcl", description="folder of everything that the service writes"
     )
     database_url: str = Field("", description="of PostgreSQL or SQLite; empty: a SQLite file in home")
+    database_pooler: Literal["none", "transaction"] = Field(
+        "none", description="transaction: a pooler such as PgBouncer gives connections for one transaction"
+    )
     broker_url: str = Field("", description="of Redis or Valkey; empty: the launcher's own, else no wake-ups")
     team: bool = Field(False, description="several people use it: secrets are required, and each has a key")
     data_roots: Annotated[list[Root], NoDecode] = Field(
@@ -226,6 +230,10 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The configured URL, or SQLite inside ``home``."""
         return self.database_url or f"sqlite:///{self.home.resolve() / 'lcl.db'}"
+
+    @property
+    def database_pooled(self) -> bool:
+        return self.database_pooler == "transaction"
 
     @cached_property
     def resolved_broker_url(self) -> str:

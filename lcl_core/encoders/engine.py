@@ -116,6 +116,13 @@ class EncoderEngine:
         with tokenizer_errors():
             return self.encoder.text_encoder.count_tokens(texts)
 
+    def filled_context(self, text: str) -> int | None:
+        """Tokens that the encoder reads of any text, where this one fills them: the rest is cut. None: it does not."""
+        if not text.strip():
+            return None
+        tokens, of_twice_the_text = self.count_tokens([text, f"{text} {text}"])
+        return tokens if tokens == of_twice_the_text > 0 else None
+
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """f32 [n, 3, S, S] on the CPU, by the evaluation transform."""
         return self.encoder.preprocess(list(images))

@@ -25,6 +25,7 @@ GIB = 2**30
 PAIR_WORDS, DOCUMENT_WORDS, DOCUMENT_IMAGES = 20.0, 80.0, 2.0  # assumed without a measurement
 _DELIMITERS = 2  # tokens around those of an image
 MAX_SIMILAR = 5  # runs whose rates count
+MIN_STEPS, MIN_SECONDS = 50, 600.0  # of a run whose rate counts: in fewer, or less time, its start decides the rate
 _DISTANCE_MARGIN = 0.5  # beyond the nearest
 _OTHER_METHOD, _OTHER_ENGINE = 0.3, 0.2  # as if the sizes differed by e to this
 
@@ -55,6 +56,10 @@ class MeasuredRun:
     def documents_read(self) -> float:
         """Counted, or estimated from its images while it is running."""
         return self.documents or self.images / max(assumed_document(self.spec).images, 1e-9)
+
+    @property
+    def measures_rate(self) -> bool:
+        return self.steps >= MIN_STEPS or self.seconds >= MIN_SECONDS
 
     @property
     def documents_at_once(self) -> float:
@@ -232,7 +237,7 @@ class Setup:
             average=self.spec.ema_decay is not None,
             staged=self.spec.async_checkpoint and not on_gpu,
             checkpointing=engine.activation_checkpointing,
-            shards=process_count(self.spec) if engine.strategy == "fsdp2" else 1,
+            shards=(engine.shard_processes or process_count(self.spec)) if engine.strategy == "fsdp2" else 1,
             frozen=frozen_parameters(model_sizes(self.spec), self.spec.model.freeze),
         )
 

@@ -11,6 +11,7 @@ from typing import Literal
 from lcl_core.estimate.flops import model_sizes
 from lcl_core.estimate.history import (
     GIB,
+    MIN_STEPS,
     MeasuredRun,
     Setup,
     SimilarRun,
@@ -105,8 +106,9 @@ def estimate_pretraining(
     document, ranks, teachers = mean_document(spec, runs), process_count(spec), teachers or {}
     documents = document.documents(spec)
     setup = Setup.of(spec, document.workload(spec), documents, teachers)
-    similar = similar_runs(setup, runs, teachers) if runs else []
-    steady = [each for each in similar if each.run.memory and each.run.steps >= min(STEADY_STEPS, spec.steps)]
+    similar = similar_runs(setup, [run for run in runs if run.measures_rate], teachers)
+    known = [each for each in similar_runs(setup, runs, teachers) if each.run.memory]
+    steady = [each for each in known if each.run.steps >= min(STEADY_STEPS, spec.steps)]
     nearest = steady[0] if steady else None
     parts, parameters = _memory_parts(setup, device), model_parameters(model_sizes(spec))
     memory, correction = _memory(sum(parts.values()), nearest, device)
@@ -178,7 +180,7 @@ def _explain_rate(similar: Sequence[SimilarRun], device: str) -> str:
     if not similar:
         return (
             f"Time: assumed at {_format_rate(ASSUMED_RATE[device])} of useful operations a process ({device}); no "
-            "pre-training that you may see has been made here yet. The first run will tell more."
+            f"pre-training of {MIN_STEPS} steps or more that you may see has been made here yet."
         )
     rates, nearest = [each.rate for each in similar], similar[0]
     runs = nearest.run.run_id

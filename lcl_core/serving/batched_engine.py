@@ -121,6 +121,10 @@ class BatchedEngine:
         """Tokens read of each text, start and end included."""
         return self._engine.count_tokens(texts)
 
+    def filled_context(self, text: str) -> int | None:
+        """As ``EncoderEngine.filled_context``."""
+        return self._engine.filled_context(text)
+
     def check_room(self, count: int) -> None:
         """Check the queue before images are decoded. Raises: as ``submit_images`` of so many images."""
         self._batcher.check_room(count)

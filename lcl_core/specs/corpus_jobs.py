@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from lcl_core.common.paths import is_url
 from lcl_core.specs.base import EncoderReference, Name, Spec
+
+LabelType = Literal["text", "number", "date", "set"]
+RESERVED_LABELS = ("split", "source")  # fields of an image that a filter asks for as it asks for labels
+REMOTE_FORMATS = ("mmc4", "obelics", "webdataset", "table")  # whose files can be read at a URL, one by one
 
 
 class CorpusSpec(Spec):
@@ -18,9 +22,12 @@ class CorpusSpec(Spec):
         None,
         min_length=1,
         max_length=4096,
-        description="or a file or folder on the server, or a URL of shards, inside its data roots",
+        description="or a file or folder on the server, or a URL of shards or (with format) of files, inside its data "
+        "roots",
     )
-    format: str = Field("auto", max_length=40, description="format of what lies at path; auto: recognised")
+    format: str = Field(
+        "auto", max_length=40, description="format of what lies at path; auto: recognised, and shards at a URL"
+    )
     options: dict[str, Any] = Field({}, description="options of the format's reader")
 
     @model_validator(mode="after")
@@ -30,8 +37,12 @@ class CorpusSpec(Spec):
         foreign = self.format != "auto" or bool(self.options)
         if self.dataset is not None and foreign:
             raise ValueError("format and options are for a path; a registered dataset has its own form")
-        if self.path is not None and is_url(self.path) and foreign:
-            raise ValueError("format and options are for files on disk; at a URL there are shards")
+        if self.path is not None and is_url(self.path):
+            if self.format != "auto" and self.format not in REMOTE_FORMATS:
+                known = ", ".join(REMOTE_FORMATS)
+                raise ValueError(f"at a URL there are shards (format auto) or files of {known}; copy others to disk")
+            if self.options and self.format == "auto":
+                raise ValueError("options are for files of a format; name the format, or leave options out for shards")
         return self
 
 
@@ -99,6 +110,14 @@ class IndexSpec(Spec):
         "extension; lancedb, a LanceDB database beside these files; qdrant, a Qdrant server; auto: what it has been, "
         "in mode add, else files",
     )
+    # left out where it says nothing, so that specs of before there was a choice keep their hash
+    label_types: dict[Annotated[str, Field(min_length=1, max_length=100)], LabelType] = Field(
+        {},
+        max_length=100,
+        exclude_if=lambda types: not types,
+        description="types of labels: text, number, date or set; others are number, date (2020-01-31) or set (a JSON "
+        "list of texts) where all their values are, else text; mode add keeps those that were given before",
+    )
     batch_size: int = Field(256, ge=1, le=4096, description="images encoded at once")
     processes: int = Field(
         1,
@@ -107,6 +126,13 @@ class IndexSpec(Spec):
         description="that read and embed, each with an encoder of its own; on a processor, one thread each",
     )
     timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")
+
+    @field_validator("label_types")
+    @classmethod
+    def _reserved_are_texts(cls, types: dict[str, LabelType]) -> dict[str, LabelType]:
+        if taken := next((name for name in RESERVED_LABELS if name in types), None):
+            raise ValueError(f"{taken} is always text; leave it out")
+        return types
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:

@@ -7,7 +7,7 @@ choice keep their hash.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -66,6 +66,9 @@ class AugmentationSpec(Spec):
         return self
 
 
+_BLOCK_FIELDS = ("block_records", "window_blocks", "read_ahead_mb")
+
+
 class DataSpec(Spec):
     """Corpora of the run, and how their documents become batches."""
 
@@ -91,12 +94,58 @@ class DataSpec(Spec):
         exclude_if=lambda workers: workers is None,
         description="loader processes of each training process; none: chosen from the cores, 0: no process of its own",
     )
+    order: Literal["full", "blocks"] = Field(
+        "full",
+        exclude_if=lambda order: order == "full",
+        description="full: any document next; blocks: one of a few blocks of consecutive documents, each fetched at "
+        "once, for large corpora on object storage",
+    )
+    block_records: int = Field(
+        32,
+        ge=1,
+        le=65536,
+        exclude_if=lambda records: records == 32,
+        description="order blocks: documents of a block, which one request fetches",
+    )
+    window_blocks: int = Field(
+        384,
+        ge=1,
+        le=4096,
+        exclude_if=lambda blocks: blocks == 384,
+        description="order blocks: blocks that are mixed at a time; a multiple of the number of training processes, at "
+        "least that times the loader processes of each",
+    )
+    read_ahead_mb: int = Field(
+        2048,
+        ge=0,
+        le=1 << 20,
+        exclude_if=lambda megabytes: megabytes == 2048,
+        description="order blocks: memory of each training process for documents fetched ahead, MiB; 0: none are",
+    )
     resident: bool = Field(
         False,
         exclude_if=lambda resident: not resident,
         description="decode every image once, to the size that crops need, into a file in the cache that all processes "
         "of a machine map; crops are taken from there",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _full_order_has_no_blocks(cls, value: Any) -> Any:
+        """Who asks for the full order by name, instead of a preset's blocks, need not name the sizes too."""
+        if isinstance(value, dict) and value.get("order") == "full":
+            return {name: field for name, field in value.items() if name not in _BLOCK_FIELDS}
+        return value
+
+    @model_validator(mode="after")
+    def _blocks_have_their_order(self) -> DataSpec:
+        if self.order == "full":
+            for name in _BLOCK_FIELDS:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is for data.order blocks; set that too, or leave {name} out")
+        elif self.window_blocks < len(self.sources):
+            raise ValueError(f"window_blocks {self.window_blocks}: {len(self.sources)} sources need as many at least")
+        return self
 
     def resident_bytes(self, image_size: int, images: int) -> int:
         """Bytes of so many images that ``resident`` decodes: at most, unless some are hardly wide or high at all."""

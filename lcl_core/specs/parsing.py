@@ -116,8 +116,9 @@ def _short(value: Any) -> str:
 def spec_hash(kind: str, spec: AnySpec) -> str:
     """Hex digest of all fields of a spec, with defaults: equal for equal work.
 
-    Leaves out the name of the preset, the minutes between checkpoints and the number of loader processes, which do
-    not change the result.
+    Leaves out the name of the preset, the minutes between checkpoints, the number of loader processes and their memory
+    for reading ahead, which do not change the result.
     """
-    fields = spec.model_dump(mode="json", exclude={"preset": True, "checkpoint_minutes": True, "data": {"workers"}})
+    data = {"workers", "read_ahead_mb"}
+    fields = spec.model_dump(mode="json", exclude={"preset": True, "checkpoint_minutes": True, "data": data})
     return hashlib.sha256(json.dumps({"kind": kind, "spec": fields}, sort_keys=True).encode()).hexdigest()

@@ -311,6 +311,15 @@ class EngineSpec(Spec):
     strategy: Literal["ddp", "fsdp2"] = Field(
         "ddp", description="several processes: each has all weights, or (fsdp2) a part of every block"
     )
+    # left out where it says nothing, so that specs of before there was a choice keep their hash
+    shard_processes: int | None = Field(
+        None,
+        ge=2,
+        le=4096,
+        exclude_if=lambda processes: processes is None,
+        description="fsdp2: processes that share one copy of the weights, best those of a machine; every group of as "
+        "many has one (HSDP). Divides the number of all processes; none: all share one copy",
+    )
     accumulate: int = Field(
         1, ge=1, le=1024, description="batches of a process in one step; the contrastive loss is over all of them"
     )
@@ -450,6 +459,21 @@ class PretrainSpec(Spec):
         for name, theirs in chosen.items():
             if self.numerics == "official" and getattr(self.objective, name) != theirs:
                 raise ValueError(f"objective.{name} must be {theirs} with numerics official: the authors have no other")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_fit(self) -> PretrainSpec:
+        """Raises: UserError naming the field."""
+        engine, field = self.engine, "engine.shard_processes"
+        if engine.shard_processes is None:
+            return self
+        if engine.strategy != "fsdp2":
+            message = f"engine.strategy {engine.strategy} does not shard the weights: leave it out, or take fsdp2"
+            raise _bad_field(field, message)
+        total = engine.nodes * engine.processes
+        if total % engine.shard_processes:
+            message = f"{total} processes (engine.nodes x engine.processes) cannot form groups of "
+            raise _bad_field(field, f"{message}{engine.shard_processes}: take a divisor of {total}, or leave it out")
         return self
 
     @model_validator(mode="after")

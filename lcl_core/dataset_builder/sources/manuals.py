@@ -18,7 +18,7 @@ from lcl_core.dataset_builder.packages import Package, apt
 from lcl_core.dataset_builder.sources.base import CorpusSource, SourceFiles
 
 MAX_PAGES = 5  # an image on more than that is an icon, a logo or a warning sign
-VAL = 0.05  # of the pages
+VAL = 0.10  # of the pages
 _IMAGE_OPTIONS = ImageOptions(shortest=32, aspect=6)
 _IMAGE_FILE = re.compile(r"\.(png|jpe?g|webp|gif)(\.gz)?$", re.IGNORECASE)
 _FOLDERS = ("/help/", "/html/", "usr/share/")  # what is before them is left out of names

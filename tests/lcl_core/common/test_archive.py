@@ -41,7 +41,10 @@ def refusal(archive: Path, target: Path, max_bytes: int = MANY, max_files: int =
 
 def test_files_keep_their_folders_and_bytes(pack: Pack, tmp_path: Path) -> None:
     archive = pack({"docs/a.md": b"# A", "docs/images/one.png": b"png", "empty/": b"", "docs\\b.md": b"B"})
-    assert unpack_zip(archive, tmp_path / "out", max_bytes=7, max_files=3) == (3, 7)
+    seen: list[tuple[int, int]] = []
+    count = {"on_member": lambda done, total: seen.append((done, total))}
+    assert unpack_zip(archive, tmp_path / "out", max_bytes=7, max_files=3, **count) == (3, 7)
+    assert [done for done, _ in seen] == list(range(seen[0][1]))
     assert below(tmp_path / "out") == {"docs/a.md", "docs/images/one.png", "docs/b.md"}
     assert (tmp_path / "out/docs/images/one.png").read_bytes() == b"png"
 

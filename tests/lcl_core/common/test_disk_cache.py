@@ -66,7 +66,7 @@ def test_callers_in_threads_wait_for_the_one_that_makes(tmp_path: Path) -> None:
 
     def slow(folder: Path) -> None:
         started.set()
-        release.wait(10)
+        release.wait(60)
         writer(100, calls)(folder)
 
     def work() -> None:
@@ -76,7 +76,7 @@ def test_callers_in_threads_wait_for_the_one_that_makes(tmp_path: Path) -> None:
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     release.set()
     for thread in threads:
         thread.join()

@@ -77,6 +77,7 @@ def test_tokens_are_counted_as_they_are_read(session: EncoderEngine) -> None:
     ids = session.encoder.processor.encode_texts(words[:1])
     assert session.count_tokens(words) == [ids.shape[1], 2, 48]
     assert session.encoder.tokens == 4
+    assert [session.filled_context(text) for text in words] == [None, None, 48]
 
 
 def test_the_hash_is_the_weights(session: EncoderEngine, encoder: Path, encoders: list[Path]) -> None:

@@ -93,6 +93,15 @@ def test_on_a_gpu_no_checkpoint_is_staged_in_its_memory() -> None:
     assert on_gpu.seconds.expected < on_cpu.seconds.expected
 
 
+def test_a_process_holds_the_shard_of_its_group() -> None:
+    def weights(**engine: object) -> int:
+        return estimate_pretraining(spec_of(engine={"processes": 8, **engine}), []).memory_parts["weights"]
+
+    whole = weights()
+    assert weights(strategy="fsdp2") == whole // 8
+    assert weights(strategy="fsdp2", shard_processes=2) == whole // 2
+
+
 def test_more_processes_read_more_at_the_same_rate_each() -> None:
     one, four = (estimate_pretraining(spec_of(engine={"nodes": 2, "processes": n}), [ended()]) for n in (1, 4))
     assert four.per_step.images == pytest.approx(4 * one.per_step.images)
@@ -111,6 +120,22 @@ def test_a_run_under_way_tells_its_rate_too() -> None:
     assert "as run_1 read them" in estimate_pretraining(spec_of(), [past, ended()]).basis[1], (
         "one that has ended knows more"
     )
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "counts"), [(3, 9.0, False), (49, 120.0, False), (50, 20.0, True), (20, 900.0, True)]
+)
+def test_a_run_of_a_few_steps_tells_no_rate(steps: int, seconds: float, counts: bool) -> None:
+    images = 128 * steps
+    result = {"encoder": {"steps": steps, "seconds": seconds, "images_seen": images, "tokens_seen": 25 * images,
+                          "documents_seen": 0.9 * images}, "final": {"memory_gib": 1.0}}  # fmt: skip
+    past = measured_run("run_2", spec_of(steps=steps).model_dump(), "cpu", None, result, seconds + 10)
+    assert past is not None
+    found = estimate_pretraining(spec_of(), [past])
+    assert (found.certainty, found.runs) == (("measured", ["run_2"]) if counts else ("assumed", []))
+    assert "as run_2 read them" in found.basis[1], "its documents are as good as any"
+    both = estimate_pretraining(spec_of(), [past, ended()])
+    assert ("run_2" in both.runs) == counts
 
 
 def test_a_process_that_is_still_growing_tells_no_peak() -> None:

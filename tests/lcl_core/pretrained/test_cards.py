@@ -20,6 +20,18 @@ def test_a_card_has_a_figure_of_images_that_had_no_part_in_the_choice(encoder: P
     assert APART.search((encoder.directory / "README.md").read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("encoder", pretrained_encoders(), ids=lambda encoder: encoder.name)
+def test_the_figures_that_come_with_an_encoder_are_those_of_its_card(encoder: PretrainedEncoder) -> None:
+    card = (encoder.directory / "README.md").read_text(encoding="utf-8")
+    known = set(DECIMAL.findall(card))
+    assert encoder.figures or encoder.superseded, "the encoder that is offered has figures"
+    for row in encoder.figures:
+        name = "a word of the name" if row["metric"] == "a word of the name" else row["split"].partition(",")[0]
+        assert name in card
+        for value in (row["value"], row["chance"], row["untrained"]):
+            assert f"{value:.3f}".removeprefix("0") in known, row
+
+
 OFFERED = [encoder for encoder in pretrained_encoders() if encoder.superseded is None]
 
 

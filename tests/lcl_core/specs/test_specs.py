@@ -67,6 +67,13 @@ def test_a_parsed_spec_parses_to_itself(kind: str) -> None:
         ("pretrain", {"data": {"sources": []}}, "data.sources", "at least 1"),
         ("pretrain", {"data": {"sources": [{"dataset": "../x"}]}}, "data.sources.0.dataset", "a name starts with"),
         ("pretrain", [], None, "dictionary"),
+        ("pretrain", {"engine": {"shard_processes": 2}}, "engine.shard_processes", "take fsdp2"),
+        (
+            "pretrain",
+            {"engine": {"strategy": "fsdp2", "nodes": 2, "processes": 3, "shard_processes": 4}},
+            "engine.shard_processes",
+            "6 processes .* cannot form groups of 4: take a divisor of 6",
+        ),
         ("pretrain", {"objective": {"name": "magic"}}, "objective.name", "'lcl', 'clip'"),
         ("pretrain", {"objective": {"name": "clip"}}, "data.sources.0.view", "pairs or matched_pairs"),
         (
@@ -279,6 +286,41 @@ def test_the_number_of_loader_processes_does_not_make_it_another_spec() -> None:
     assert "workers" not in parse_spec("pretrain", {}).model_dump()["data"], "specs of older versions say nothing of it"
 
 
+def test_the_block_order_is_another_spec_and_its_memory_is_not() -> None:
+    def digest(**data: Any) -> str:
+        return spec_hash("pretrain", parse_spec("pretrain", {"data": data}))
+
+    assert digest() == digest(order="full") != digest(order="blocks")
+    assert (
+        digest(order="blocks") == digest(order="blocks", read_ahead_mb=100) != digest(order="blocks", window_blocks=8)
+    )
+    later = {"order", "block_records", "window_blocks", "read_ahead_mb"}
+    assert not later & set(parse_spec("pretrain", {}).model_dump()["data"]), "specs of older versions say nothing of it"
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"block_records": 64}, "block_records is for data.order blocks"),
+        ({"window_blocks": 10}, "window_blocks is for data.order blocks"),
+        ({"order": "blocks", "window_blocks": 1, "sources": [{}, {}]}, "2 sources need as many"),
+    ],
+)
+def test_sizes_of_blocks_that_do_not_fit_are_refused(data: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError, match=problem) as caught:
+        parse_spec("pretrain", {"data": data})
+    assert caught.value.field == "data"
+
+
+def test_the_full_order_instead_of_a_presets_blocks_is_named_alone() -> None:
+    preset = {"preset": "vit_b16_laion"}
+    assert parse_spec("pretrain", preset).data.order == "blocks"  # type: ignore[union-attr]
+    spec = parse_spec("pretrain", {**preset, "data": {"order": "full"}})
+    assert "window_blocks" not in spec.model_dump()["data"]
+    again = parse_spec("pretrain", spec.model_dump(mode="json", exclude={"preset"}))
+    assert spec_hash("pretrain", again) == spec_hash("pretrain", spec)
+
+
 def test_the_default_vision_tower_does_not_make_it_another_spec() -> None:
     plain, named, other = (
         parse_spec("pretrain", {"model": model}) for model in ({}, {"vision": "vit"}, {"vision": "hybrid"})
@@ -365,3 +407,9 @@ def test_a_weight_that_varies_is_of_no_official_numerics_and_no_best_loss() -> N
         parse_spec("pretrain", {"objective": held, "monitor": {"dataset": "sample"}})
     assert caught.value.field == "monitor.choose"
     assert not {"log_gradient_ratio", *held} & parse_spec("pretrain", {}).model_dump()["objective"].keys()
+
+
+def test_specs_of_before_there_were_groups_of_processes_keep_their_hash() -> None:
+    assert "shard_processes" not in PretrainSpec().model_dump()["engine"]
+    engine = {"strategy": "fsdp2", "nodes": 2, "processes": 2, "shard_processes": 2}
+    assert PretrainSpec.model_validate({"engine": engine}).model_dump()["engine"]["shard_processes"] == 2
