@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 import time
+from argparse import ArgumentParser
 from contextlib import suppress
 
 import uvicorn
@@ -135,5 +136,7 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    # it takes settings alone: an argument is a mistake, and --help no start
+    ArgumentParser("python -m api", description=__doc__).parse_args()
     private_umask()
     sys.exit(main())

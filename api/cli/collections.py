@@ -16,6 +16,7 @@ from api.cli.output import (
     cannot_write,
     confirm,
     global_options,
+    group_pairs,
     parse_pairs,
     print_table,
     read_file,
@@ -56,11 +57,18 @@ def show(context: typer.Context, collection: Collection) -> None:
     lines = [f"{row['id']}  {row['name']}  {row['images']} images, {row['texts']} texts, {row['dim']} numbers each"]
     if row["vectors"]:
         lines.append(_index_line(row["vectors"]))
+    if row["index_problem"]:
+        lines.append(f"all vectors are compared: {row['index_problem']}")
+        again = f"--set mode=add --set dataset=null --set encoder={row['encoder_id']} --set collection={row['name']}"
+        lines.append(f"to make the graph anew: lcl submit index {again}")
     lines.append(f"encoder {row['encoder_id'] or 'gone'}  sha256 {row['encoder_hash']}")
     options.print(row, "\n".join(lines))
     if not options.as_json:
-        labels = [(label, len(values), ", ".join(values[:8])) for label, values in row["labels"].items()]
-        print_table(("label", "values", "such as"), labels, "its images have no labels")
+        labels = [
+            (label, row["label_types"][label], len(values), ", ".join(values[:8]))
+            for label, values in row["labels"].items()
+        ]
+        print_table(("label", "type", "values", "such as"), labels, "its images have no labels")
 
 
 @group.command()
@@ -69,7 +77,9 @@ def add(
     collection: Collection,
     files: Annotated[list[Path], typer.Argument(help="image files; the name of the file is the name of the item")],
     caption: Annotated[list[str] | None, typer.Option(help="of every file; repeatable")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="label=value, of every file; repeatable")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="label=value, of every file; repeatable, also for the values of a set")
+    ] = None,
     split: Annotated[str, typer.Option(help="of every file")] = "",
     source: Annotated[str, typer.Option(help="of every file")] = "",
     replace: Annotated[bool, typer.Option("--replace", help="replace items of the same name")] = False,
@@ -79,7 +89,11 @@ def add(
     Example: lcl collections add sample bird.png --caption "a red bird" --label group=animals
     """
     options = global_options(context)
-    metadata: NewItem = {"image": b"", "captions": list(caption or ()), "labels": dict(parse_pairs("--label", label))}
+    metadata: NewItem = {
+        "image": b"",
+        "captions": list(caption or ()),
+        "labels": group_pairs(parse_pairs("--label", label)),
+    }
     metadata |= {"split": split, "source": source}
     _check_names(files)
     ids: list[str] = []
@@ -90,6 +104,38 @@ def add(
     added = list(zip(map(str, files), ids, strict=True))
     answer = [{"file": file, "id": item_id} for file, item_id in added]
     options.print(answer, "\n".join(f"{file}\t{item_id}" for file, item_id in added))
+
+
+@group.command()
+def label(
+    context: typer.Context,
+    collection: Collection,
+    items: Annotated[list[str] | None, typer.Argument(help="ids, as a search prints them")] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="file with an id a line, such as the page's map downloads", metavar="FILE")
+    ] = None,
+    values: Annotated[list[str] | None, typer.Option("--set", help="label=value; repeatable")] = None,
+    unset: Annotated[list[str] | None, typer.Option(help="label to remove; repeatable")] = None,
+    add: Annotated[list[str] | None, typer.Option(help="label=value, which a set gains; repeatable")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="label=value, which a set loses; repeatable")] = None,
+) -> None:
+    """Change labels of images; the next search filters by them.
+
+    Example: lcl collections label sample --ids selected-ids.txt --add tags=checked
+    """
+    chosen = [*(items or ()), *(_read_ids(ids) if ids else ())]
+    if not chosen:
+        raise CommandError("no images are named; give their ids, or --ids FILE with an id a line")
+    labels: dict[str, str | list[str] | None] = {**group_pairs(parse_pairs("--set", values))}
+    labels |= dict.fromkeys(unset or ())
+    gained, lost = _members("--add", add), _members("--remove", remove)
+    if not (labels or gained or lost):
+        raise CommandError("nothing is changed; give --set, --unset, --add or --remove")
+    options = global_options(context)
+    changed = options.call(
+        lambda client: client.change_labels(collection, chosen, labels=labels, add=gained, remove=lost)
+    )
+    options.print({"changed": changed}, f"{changed} of {len(chosen)} images changed")
 
 
 @group.command()
@@ -132,6 +178,17 @@ def delete(context: typer.Context, collection: Collection, yes: Yes = False) -> 
         confirm(f"delete collection {row['name']} ({row['images']} images) of {row['owner']}?", yes)
         client.delete_collection(row["id"])
     typer.echo(f"{row['name']} is deleted")
+
+
+def _read_ids(file: Path) -> list[str]:
+    """Raises: CommandError."""
+    return [line for line in map(str.strip, read_file(file).decode("utf-8", "replace").splitlines()) if line]
+
+
+def _members(option: str, values: Sequence[str] | None) -> dict[str, list[str]]:
+    """{label: members} of a repeatable option of the form LABEL=VALUE. Raises: CommandError."""
+    pairs = group_pairs(parse_pairs(option, values))
+    return {label: [found] if isinstance(found, str) else found for label, found in pairs.items()}
 
 
 def _check_names(files: Sequence[Path]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +14,11 @@ import typer
 from api.cli.completion import complete_dataset, complete_encoder
 from api.cli.output import CommandError, Yes, ago, confirm, global_options, print_table, progress_bar, set_fields
 from api.cli.runs import download_artifacts, watch_run
-from api.client import Client, UserError
+from api.client import ApiError, Client, UserError
 from api.client.payloads import Json
 from lcl_core.dataset_builder.packages import DEFAULT_CACHE, PackageCache
 
+UNPACKING_SECONDS = 0.5  # between two looks at an upload
 group = typer.Typer(help="Validate, convert, register and look at datasets.", no_args_is_help=True)
 # duplicates, and images that readers of web pages leave out
 HARMLESS_PROBLEMS = ("duplicate image", "duplicate document", "small image", "long image", "repeated image")
@@ -132,14 +136,42 @@ def import_(
     options = global_options(context)
     reader = {"format": format, "options": set_fields({}, option or [])}
     try:
-        with options.client() as client, progress_bar(source.name, unit="bytes") as on_progress:
-            upload = client.upload_corpus(source, on_progress)
+        with options.client() as client, ExitStack() as stack:
+            on_progress = stack.enter_context(progress_bar(source.name, unit="bytes"))
+
+            def on_sent(upload: Json) -> None:
+                stack.close()  # one bar at a time
+                stack.enter_context(_unpacking_bar(client, upload["id"]))
+
+            upload = client.upload_corpus(source, on_progress, on_sent)
     except UserError as error:
         raise CommandError(str(error)) from error
     _run_and_report(
         context, "convert", {"path": upload["path"], **reader, "name": name, "shard_megabytes": shard_megabytes}
     )
     options.call(lambda client: client.delete_upload(upload["id"]))  # after an error a resumed run may still need it
+
+
+@contextmanager
+def _unpacking_bar(client: Client, upload_id: str) -> Iterator[None]:
+    """A bar of the members of an upload that are unpacked, while another thread waits for the answer."""
+    ended = threading.Event()
+    with progress_bar("unpacking", unit="files") as on_progress:
+
+        def poll() -> None:
+            while not ended.wait(UNPACKING_SECONDS):
+                with suppress(ApiError):  # the request that unpacks reports what fails
+                    upload = client.upload(upload_id)
+                    if upload["members"] is not None:
+                        on_progress(upload["unpacked"], upload["members"])
+
+        thread = threading.Thread(target=poll, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 @group.command()
@@ -235,12 +267,13 @@ def preview(
     view: Annotated[str, typer.Option(help="interleaved or pairs")] = "interleaved",
     split: Annotated[str | None, typer.Option(help="only captioned images of this split")] = None,
     source: Annotated[str | None, typer.Option(help="only captioned images of this source")] = None,
+    words: Annotated[str, typer.Option(help="only those with all of these words")] = "",
     offset: Annotated[int, typer.Option(min=0)] = 0,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 3,
 ) -> None:
     """Some documents with their images in place."""
     options = global_options(context)
-    page = options.call(lambda client: client.dataset_documents(name, offset, limit, view, split, source))
+    page = options.call(lambda client: client.dataset_documents(name, offset, limit, view, split, source, q=words))
     if options.as_json:
         options.print(page, "")
         return
@@ -251,7 +284,8 @@ def preview(
         if "problem" in item:
             typer.secho(f"  {item['problem']}", fg="red")
         typer.echo()
-    typer.echo(f"{len(page['items'])} of {page['total']}")
+    more = "" if page["next"] is None else f"; go on with --offset {page['next']}"
+    typer.echo(f"{len(page['items'])} of {page['total']}{more}")
 
 
 def has_errors(report: Json) -> bool:

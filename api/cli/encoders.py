@@ -47,8 +47,11 @@ def show(context: typer.Context, encoder: Encoder) -> None:
     options.print({**row, "figures": figures}, f"{row['id']}  {row['name']}  sha256 {row['hash']}")
     if not options.as_json:
         columns = ("task", "split", "variant", "transfer", "metric", "value", "chance", "untrained")
-        rows = [[_format_number(figure.get(column)) for column in columns] for figure in figures]
-        print_table(columns, rows, "not evaluated yet; lcl submit evaluate does it")
+        rows = [
+            [*(_format_number(figure.get(column)) for column in columns), figure.get("run_id") or "model card"]
+            for figure in figures
+        ]
+        print_table((*columns, "measured by"), rows, "not evaluated yet; lcl submit evaluate does it")
 
 
 @group.command()

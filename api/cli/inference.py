@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from api.cli.completion import complete_collection, complete_encoder
-from api.cli.output import CommandError, global_options, parse_pairs, print_json, progress_bar, read_file, write_file
+from api.cli.output import (
+    CommandError,
+    global_options,
+    parse_filters,
+    parse_pairs,
+    print_json,
+    progress_bar,
+    read_file,
+    write_file,
+)
 from api.client import Client, Skipped, TextDelta, UserError
 from api.client.payloads import list_images
 
@@ -46,21 +55,31 @@ def search(
     ] = None,
     target: Annotated[str, typer.Option(help="images or texts")] = "images",
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="hits")] = 10,
-    where: Annotated[list[str] | None, typer.Option(help="label=value; repeatable")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="label=value, of a number or date label>=bound (or > <= <), of a set label+=value (it has every such "
+            "value); repeatable"
+        ),
+    ] = None,
     offset: Annotated[int, typer.Option(min=0, max=9000, help="hits to skip")] = 0,
+    hybrid: Annotated[bool, typer.Option("--hybrid", help="rank images by the words of their captions, too")] = False,
 ) -> None:
     """The nearest images or texts of a collection to a text, an image, an item, or a combination.
 
     Examples: lcl search sample "a red bird" -k 5;
-    lcl search sample "red" --image bird.png --weight text=0.5
+    lcl search sample "red" --image bird.png --weight text=0.5;
+    lcl search sample "a red bird" --where "year>=1990" --where "year<2000";
+    lcl search sample "a red bird" --hybrid
     """
     if text is None and image is None and item is None:
         raise CommandError("give a text, --image FILE or --item ID")
     options = global_options(context)
     weights = {name: _parse_weight(name, value) for name, value in parse_pairs("--weight", weight, "text=0.5")}
     query: dict[str, Any] = {"text": text, "image": None if image is None else read_file(image), "item": item}
-    query |= {"weights": weights or None, "where": dict(parse_pairs("--where", where))}
-    results = options.call(lambda client: client.search(collection, **query, target=target, k=k, offset=offset))
+    query |= {"weights": weights or None, "where": parse_filters(where)}
+    query |= {"target": target, "k": k, "offset": offset, "hybrid": hybrid}
+    results = options.call(lambda client: client.search(collection, **query))
     rows = (
         (f"{hit['score']:.4f}", hit["id"], hit.get("text", hit.get("caption")), _labels(hit)) for hit in results["hits"]
     )

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import typer
 
 from api.cli import completion
-from api.client import Client
-from api.client.payloads import Json, Progress
+from api.client import Client, UserError
+from api.client.payloads import Json, Progress, parse_where
 
 Result = TypeVar("Result")
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
@@ -182,6 +182,22 @@ def parse_pairs(option: str, values: Sequence[str] | None, form: str = "label=va
     return pairs
 
 
+def group_pairs(pairs: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
+    """{name: value}, of a name that is repeated a list of its values."""
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def parse_filters(values: Sequence[str] | None) -> dict[str, Any]:
+    """``where`` of a search from ``--where`` options. Raises: CommandError."""
+    try:
+        return parse_where(values or ())
+    except UserError as error:
+        raise CommandError(f"--where: {error.message}") from error
+
+
 def ago(moment: str | None) -> str:
     """Time since an ISO time."""
     if moment is None:
@@ -204,7 +220,7 @@ def duration(seconds: float | None) -> str:
 
 
 @contextmanager
-def progress_bar(title: str, unit: Literal["bytes", "images"]) -> Iterator[Progress]:
+def progress_bar(title: str, unit: Literal["bytes", "files", "images"]) -> Iterator[Progress]:
     """A bar on standard error if it is a terminal. Yields: a function that receives (done, total or None)."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -29,7 +29,7 @@ from api.cli.output import (
     print_json,
 )
 from api.client import Client
-from api.client.payloads import FINAL_STATES, RUN_STATES, Json, format_bytes, format_si
+from api.client.payloads import FINAL_STATES, RUN_STATES, Json, format_bytes, format_si, run_subject
 from lcl_core.common.errors import suggestion
 from lcl_core.jobs import JOB_KINDS
 
@@ -117,7 +117,7 @@ def list_(
     options = global_options(context)
     page = options.call(lambda client: client.runs(kind=kind, state=state, limit=limit, cursor=cursor, tag=tag))
     rows = (
-        (run["id"], run["kind"], run["name"], run["state"], _progress(run), ago(run["created_at"]))
+        (run["id"], run["kind"], run["name"] or run_subject(run), run["state"], _progress(run), ago(run["created_at"]))
         for run in page["items"]
     )
     columns = ("id", "kind", "name", "state", "progress", "submitted")

@@ -1,4 +1,4 @@
-"""``lcl status``, ``lcl open`` and ``lcl spec …``."""
+"""``lcl status``, ``lcl open``, ``lcl views …`` and ``lcl spec …``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 import typer
 
 from api.cli.completion import complete_spec
-from api.cli.output import CommandError, global_options
+from api.cli.output import CommandError, Yes, ago, confirm, global_options
 from api.client import ApiError, Client
 from api.client.payloads import Json
 from lcl_core.common.errors import suggestion
@@ -28,6 +28,8 @@ OPENABLE = {
     "run": ("run", lambda row: {"run": row["id"]}),
 }
 ID_PREFIXES = {"enc_": "encoder", "col_": "collection", "study_": "study", "run_": "run"}
+views_group = typer.Typer(help="Saved views: named addresses of the page.", no_args_is_help=True)
+ViewName = Annotated[str, typer.Argument(help="what all who use the service see it as")]
 spec_group = typer.Typer(help="Fields and presets of runs and studies.", no_args_is_help=True)
 
 
@@ -97,6 +99,42 @@ def _find(client: Client, thing: str, kind: str | None) -> tuple[str, Mapping[st
             if kind or named or "did you mean" in error.message:
                 message = error.message
     raise CommandError(message)
+
+
+@views_group.command("list")
+def list_views(context: typer.Context) -> None:
+    """The saved views in the order of their names, with the addresses that open them."""
+    options = global_options(context)
+    with options.client() as client:
+        views, page = client.views(), page_url(client.base_url)
+    rows = ((view["name"], f"{page}/{view['address']}", view["owner"], ago(view["created_at"])) for view in views)
+    options.print_table(views, ("name", "address", "owner", "saved"), rows, "no view is saved")
+
+
+@views_group.command("save")
+def save_view(
+    context: typer.Context,
+    name: ViewName,
+    address: Annotated[str, typer.Argument(help="of the page, from its question mark on, or the whole")],
+    replace: Annotated[bool, typer.Option(help="a view of this name gets the address")] = False,
+) -> None:
+    """Name an address of the page, for all who use the service."""
+    options = global_options(context)
+    query = f"?{address.partition('?')[2].partition('#')[0]}"
+    view = options.call(lambda client: client.save_view(name, query, replace=replace))
+    options.print(view, view["id"])
+
+
+@views_group.command("delete")
+def delete_view(context: typer.Context, name: ViewName, yes: Yes = False) -> None:
+    """Delete a saved view; what it shows stays. For its owner and admins."""
+    with global_options(context).client() as client:
+        views = {view["name"]: view["id"] for view in client.views()}
+        if name not in views:
+            raise CommandError(f"there is no saved view {name!r}{suggestion(name, list(views))}")
+        confirm(f"delete the saved view {name!r}, for all who use the service?", yes)
+        client.delete_view(views[name])
+    typer.echo(f"{name} is deleted")
 
 
 @spec_group.command("list")

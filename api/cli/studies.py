@@ -218,8 +218,15 @@ def _plan_summary(plan: Json) -> str:
     reused = f"; {plan['reused']} of the pre-trainings are there already" if plan["reused"] else ""
     return (
         f"rows: {plan['rows']}, seeds: {plan['seeds']}, pre-trainings to run: {new}, "
-        f"encoders to evaluate: {plan['cells']}{reused}"
+        f"encoders to evaluate: {plan['cells']}{reused}{_training_hours(plan)}"
     )
+
+
+def _training_hours(plan: Json) -> str:
+    if not (seconds := plan.get("seconds")):
+        return ""
+    expected, low, high = (seconds[bound] / 3600 for bound in ("expected", "low", "high"))
+    return f"\nhours of pre-training in one slot: {expected:.2g} ({low:.2g} to {high:.2g}, {plan['certainty']})"
 
 
 def _follow(client: Client, study_id: str) -> None:

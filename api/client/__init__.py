@@ -11,7 +11,17 @@
 from api.client._async.client import AsyncClient
 from api.client._sync.client import Client
 from api.client.errors import ApiError
-from api.client.payloads import NewItem, Skipped, TextDelta, data_url
+from api.client.payloads import FilterOptions, NewItem, Skipped, TextDelta, data_url
 from lcl_core.common.errors import UserError
 
-__all__ = ["ApiError", "AsyncClient", "Client", "NewItem", "Skipped", "TextDelta", "UserError", "data_url"]
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "Client",
+    "FilterOptions",
+    "NewItem",
+    "Skipped",
+    "TextDelta",
+    "UserError",
+    "data_url",
+]

@@ -6,7 +6,7 @@ import base64
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypedDict
@@ -31,6 +31,64 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 _INPUT_FIELD = re.compile(r"input\.(\d+)")
 
 
+class FilterOptions(TypedDict, total=False):
+    """A range of a label that is a number or a date, or members of one that is a set."""
+
+    gte: float | str
+    gt: float | str
+    lte: float | str
+    lt: float | str
+    any: Sequence[str]
+    all: Sequence[str]
+
+
+Where = Mapping[str, str | float | Sequence[str] | FilterOptions]  # {label: filter}
+
+
+_FILTER = re.compile(r"(.+?)(>=|<=|>|<|\+=|=)(.*)", re.DOTALL)
+_BOUNDS = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
+
+
+def parse_where(texts: Sequence[str], values: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+    """Filters of a search from texts as people write them, with ``values``, pairs of a label and one of its values.
+
+    ``label=value``: repeated, any of the values; ``label+=value``: the set has every such value; ``label>=bound`` and
+    the like: a range, of which all bounds apply.
+
+    Raises: UserError ``bad_filter``.
+    """
+    equal, conditions = dict[str, list[str]](), dict[str, dict[str, Any]]()
+    for label, value in values:
+        equal.setdefault(label, []).append(value)
+    for text in texts:
+        parsed = _FILTER.fullmatch(text)
+        if parsed is None:
+            raise _bad_filter(f"{text!r} is no filter; write label=value, label+=value, or label>=bound (> >= < <=)")
+        label, sign, value = parsed.groups()
+        label = label.strip()
+        if sign == "=":
+            equal.setdefault(label, []).append(value)
+        elif sign == "+=":
+            conditions.setdefault(label, {}).setdefault("all", []).append(value)
+        elif conditions.setdefault(label, {}).setdefault(_BOUNDS[sign], value.strip()) != value.strip():
+            raise _bad_filter(f"{label}{sign} is given twice")
+    for label in equal.keys() & conditions.keys():
+        if "all" not in conditions[label]:
+            raise _bad_filter(f"{label} has both a value and a range; leave one out")
+        conditions[label]["any"] = equal[label]
+    return {**equal, **conditions}
+
+
+def write_condition(label: str, condition: Mapping[str, Any]) -> list[str]:
+    """A range of a label, or the members that a set has all of, as the texts that ``parse_where`` reads."""
+    bounds = [f"{label}{sign}{condition[name]}" for sign, name in _BOUNDS.items() if name in condition]
+    return bounds + [f"{label}+={value}" for value in condition.get("all", ())]
+
+
+def _bad_filter(message: str) -> UserError:
+    return UserError(message, code="bad_filter", field="where")
+
+
 class _RequiredImage(TypedDict):
     image: bytes
 
@@ -43,7 +101,7 @@ class NewItem(_RequiredImage, total=False):
 
     name: str
     captions: list[str]
-    labels: dict[str, str]
+    labels: dict[str, str | list[str]]
     split: str
     source: str
 
@@ -173,3 +231,12 @@ def format_si(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g} {prefix}"
     return f"{value:.3g} "
+
+
+def run_subject(run: Mapping[str, Any]) -> str:
+    """What a run is about: ``tiny on sample``, ``tiny → drawings``; empty where its spec has no names."""
+    spec = run.get("spec") or {}
+    encoder, dataset = spec.get("encoder"), spec.get("dataset") or (spec.get("data") or {}).get("dataset")
+    if collection := spec.get("collection"):
+        return " → ".join(map(str, filter(None, (encoder or dataset, collection))))
+    return " on ".join(map(str, filter(None, (encoder or spec.get("preset"), dataset))))

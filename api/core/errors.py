@@ -123,6 +123,7 @@ STATUS_OF_CODE = {
     "out_of_memory": 503,
     "pool_closed": 503,
     "device_busy": 503,
+    "map_failed": 503,
     "store_unreachable": 503,
 }
 CODE_OF_STATUS = {

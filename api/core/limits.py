@@ -7,7 +7,7 @@ a time per owner. All three belong to one event loop and need no lock.
 ``RateLimiter`` bounds requests per minute and at once of one key, and event streams of one owner. A slot is kept
 from a request's authentication, before its body is read, to the end of its answer, by a stream while it is open.
 Streams together hold at most half of a key's slots, so that open streams never block ordinary calls. Each process of
-the service counts for itself.
+the service counts for itself, and with ``api.core.shared_limits`` what the other processes report.
 
 ``Quotas`` bounds unfinished runs and stored bytes of one owner, inside the transaction that writes. Far below a limit a
 check costs nothing: after counting, a process admits a quarter of the remaining room before it counts again, so that
@@ -22,11 +22,11 @@ import math
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import anyio
 from anyio import CapacityLimiter, to_thread
@@ -244,14 +244,30 @@ class LongReadQueue:
                 del self._owners[owner]
 
 
-@dataclass
-class _Usage:
-    """Of one key: remaining requests of its minute, and its slots, streams included."""
+class Usage(NamedTuple):
+    """What a process reports of one key."""
 
+    owner: str
+    requests: int  # since the start of the process
+    slots: int  # streams included
+    streams: int
+
+
+UsageReport = Mapping[str, Usage]  # by key
+
+
+@dataclass
+class _KeyState:
+    """Of one key: remaining requests of its minute, its requests so far, and its slots, streams included."""
+
+    owner: str
     left: float
     seen: float
+    requests: int = 0
     slots: int = 0
     streams: int = 0
+    slots_elsewhere: int = 0
+    streams_elsewhere: int = 0
 
 
 class RequestSlot:
@@ -290,23 +306,22 @@ class RateLimiter:
         self._at_once = at_once
         self._streams_at_once = streams_at_once
         self._clock = clock
-        self._usage: dict[str, _Usage] = {}
+        self._usage: dict[str, _KeyState] = {}
         self._streams: Counter[str] = Counter()  # by owner
+        self._streams_elsewhere: Counter[str] = Counter()
+        self._reports: Mapping[str, UsageReport] = {}  # the last ones, by process
         self._lock = threading.Lock()
 
     def acquire(self, caller: Principal) -> RequestSlot:
         """Take a slot for a request. Raises: Problem 429 ``too_many_requests``."""
         with self._lock:
-            now = self._clock()
-            usage = self._usage.setdefault(caller.prefix, _Usage(self._per_minute, now))
-            rate = self._per_minute / 60
-            usage.left = min(self._per_minute, usage.left + (now - usage.seen) * rate)
-            usage.seen = now
+            usage, rate = self._refill(caller.prefix, caller.owner), self._per_minute / 60
             if usage.left < 1:
                 raise _rate_limit_error(f"more than {self._per_minute} requests in a minute", (1 - usage.left) / rate)
-            if usage.slots >= self._at_once:
+            if usage.slots + usage.slots_elsewhere >= self._at_once:
                 raise _rate_limit_error(f"{self._at_once} requests of this key are under way", 1)
             usage.left -= 1
+            usage.requests += 1
             usage.slots += 1
         return RequestSlot(self, caller)
 
@@ -317,13 +332,53 @@ class RateLimiter:
         streams = sum(usage.streams for usage in usages)
         return {"request": sum(usage.slots for usage in usages) - streams, "stream": streams}
 
+    def report(self) -> dict[str, Usage]:
+        """Usage of each key in this process, for the others."""
+        with self._lock:
+            return {
+                key: Usage(state.owner, state.requests, state.slots, state.streams)
+                for key, state in self._usage.items()
+                if state.requests
+            }
+
+    def include(self, reports: Mapping[str, UsageReport]) -> None:
+        """Count the present reports of other processes, by process; what is in none of them counts no more.
+
+        Requests since the last report of a process are taken from the minute of their key.
+        """
+        with self._lock:
+            for state in self._usage.values():
+                state.slots_elsewhere = state.streams_elsewhere = 0
+            self._streams_elsewhere.clear()
+            for process, report in reports.items():
+                before = self._reports.get(process)
+                for key, usage in report.items():
+                    state = self._refill(key, usage.owner)
+                    state.slots_elsewhere += usage.slots
+                    state.streams_elsewhere += usage.streams
+                    self._streams_elsewhere[usage.owner] += usage.streams
+                    if before is not None:  # when its earlier requests were is not known
+                        new = usage.requests - (before[key].requests if key in before else 0)
+                        state.left = max(-self._per_minute, state.left - new)
+            self._reports = reports
+
+    def _refill(self, key: str, owner: str) -> _KeyState:
+        """State of a key at this moment. The caller has the lock."""
+        now = self._clock()
+        state = self._usage.setdefault(key, _KeyState(owner, self._per_minute, now))
+        state.left = min(self._per_minute, state.left + (now - state.seen) * self._per_minute / 60)
+        state.seen = now
+        return state
+
     def _make_stream(self, slot: RequestSlot) -> None:
         with self._lock:
             usage, owner = self._usage[slot.principal.prefix], slot.principal.owner
-            if usage.streams >= max(1, self._at_once // 2):
-                raise _rate_limit_error(f"{usage.streams} streams of this key are open; close some", 1)
-            if self._streams[owner] >= self._streams_at_once:
-                raise _rate_limit_error(f"{self._streams[owner]} streams of {owner}'s keys are open; close some", 1)
+            of_key, of_owner = usage.streams + usage.streams_elsewhere, self._streams[owner]
+            of_owner += self._streams_elsewhere[owner]
+            if of_key >= max(1, self._at_once // 2):
+                raise _rate_limit_error(f"{of_key} streams of this key are open; close some", 1)
+            if of_owner >= self._streams_at_once:
+                raise _rate_limit_error(f"{of_owner} streams of {owner}'s keys are open; close some", 1)
             usage.streams += 1
             self._streams[owner] += 1
             slot.stream = True

@@ -92,7 +92,9 @@ class ApiSettings(Settings):
     bytes_per_owner: int = Field(
         1 << 40, ge=0, description="that one owner keeps: runs, and what they made, imported or added; 0: any number"
     )
-    requests_per_minute: int = Field(30_000, ge=1, description="of one key, at one process of the service")
+    requests_per_minute: int = Field(
+        30_000, ge=1, description="of one key, over the processes that share LCL_BROKER_URL"
+    )
     requests_at_once: int = Field(128, ge=1, description="of one key; streams may hold half of them")
     streams_at_once: int = Field(128, ge=1, description="event streams of one owner, over all keys of that owner")
 

@@ -35,18 +35,21 @@ from api.schemas.base import ItemList, ListOf
 from api.schemas.collections import (
     AddedItemsView,
     AddItemsRequest,
+    ChangedLabelsView,
+    ChangeLabelsRequest,
     CollectionDetail,
     CollectionMap,
     CollectionView,
     DuplicateGroupView,
     DuplicatePage,
+    MapMethod,
     SearchRequest,
     SearchResponse,
     Target,
     VectorPage,
 )
 from api.services import search as search_service
-from api.services.collection_items import add_items, remove_item
+from api.services.collection_items import add_items, change_labels, remove_item
 from api.services.search import item_view, open_collection, open_for_search, read_item_image, stream_vectors
 from lcl_core.common.files import remove_tree
 from lcl_core.db import collections, registry
@@ -71,8 +74,10 @@ def one(name: CollectionReference, _: Viewer, state: StateDep, session: ReadSess
     """By id or name, with the labels that a filter can ask for."""
     row, collection = open_collection(state, session, name)
     columns = CollectionView.model_validate(row).model_dump()
-    counts = {"images": collection.count("images"), "texts": collection.count("texts")}
-    return CollectionDetail(**{**columns, **counts}, labels=collection.label_values())
+    columns |= {"images": collection.count("images"), "texts": collection.count("texts")}
+    facets = {"labels": collection.label_values(), "label_types": collection.label_types()}
+    problem = "; ".join(collection.damaged_graphs.values()) or None
+    return CollectionDetail(**columns, **facets, index_problem=problem)
 
 
 @router.post("/{name}/search", summary="Search collection")
@@ -186,22 +191,24 @@ def map_(
     response_class=Response,
     responses=documented_responses(BYTES),
 )
-@in_thread_pool("drawing")
-def map_file(
+async def map_file(
     name: CollectionReference,
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
-    limit: Annotated[int, Query(ge=1, le=100_000, description="greatest number of points")] = 50_000,
+    limit: Annotated[int, Query(ge=1, le=100_000, description="greatest number of points; by t-SNE 10,000")] = 50_000,
+    method: Annotated[MapMethod, Query(description="principal components, or t-SNE, which takes seconds")] = "pca",
 ) -> Response:
     """The map of many images: tensors ``points`` f32 [n, 2], ``ids`` u64 [n] and ``label.NAME`` i16 [n].
 
     Its metadata say how many images of how many it shows, the share of the variance along its axes, and how many of an
-    image's nearest neighbours are near to it on the map.
+    image's nearest neighbours are near to it on the map. By t-SNE neighbours stay together, and distances between
+    groups mean nothing.
     """
-    _row, collection = open_collection(state, session, name)
-    session.close()  # no connection is held while the map is computed
-    return Response(state.inference().maps.get_file(collection, limit), media_type=BYTES)
+    opened = await to_thread.run_sync(open_for_search, state, session, name, False, limiter=state.drawing)
+    maps = state.inference().maps
+    file = await to_thread.run_sync(maps.get_file, opened.collection, limit, method, limiter=maps.limiters[method])
+    return Response(file, media_type=BYTES)
 
 
 @router.post("/{name}/items", summary="Add items", status_code=201)
@@ -220,6 +227,23 @@ async def add(
     """
     ids, row = await add_items(state, session, transaction, name, body, principal.owner, idempotency_key)
     return AddedItemsView(ids=ids, images=row.images)
+
+
+@router.patch("/{name}/items", summary="Change labels of items")
+def update_labels(
+    name: CollectionReference,
+    body: ChangeLabelsRequest,
+    principal: Submitter,
+    state: StateDep,
+    reader: ReadSessionDep,
+    session: WriteSessionDep,
+) -> ChangedLabelsView:
+    """Set and remove labels of images, and add and remove members of labels that are sets: of all of them, or of none.
+
+    The next search of every process filters by them. A changed image counts as a change of the collection, and comes
+    last in lists. The same call again changes nothing.
+    """
+    return ChangedLabelsView(changed=change_labels(state, reader, session, name, body, principal.owner))
 
 
 @router.delete("/{name}/items/{item}", summary="Delete item", status_code=204)

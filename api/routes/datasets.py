@@ -163,10 +163,13 @@ def documents(
     limit: Annotated[int, Query(ge=1, le=100, description="greatest number of items")] = 20,
     split: Split = None,
     source: Source = None,
+    q: Annotated[str, Query(max_length=200, description="only items with all of these words, from offset on")] = "",
     tokens: Annotated[bool, Query(description="count the tokens of each segment")] = False,
     encoder: Counter = None,
 ) -> Response:
     """Documents with their images in place, or captioned images (of a split and a source).
+
+    ``q``: a search ends after two seconds, also with fewer items; ``next`` is the offset to go on with.
 
     ``tokens``: with each segment's length in the tokens of ``encoder``, by default of the newest that was trained
     here or comes with the product, where there is none of the preset ``sample``; ``tokens_of`` says which.
@@ -184,6 +187,7 @@ def documents(
         limit=limit,
         split=split,
         source=source,
+        words=q,
     )
     if counter is not None:
         counter.add_to(page["items"])

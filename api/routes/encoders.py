@@ -35,7 +35,7 @@ from api.services.encoder_archive import (
     tar_size,
 )
 from api.services.encoders import compare_encoders, damage_as_problem, with_significance
-from api.services.runs import evaluation_figures
+from api.services.runs import card_figures, evaluation_figures
 from api.services.state import AppState
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import resolve_allowed
@@ -169,8 +169,9 @@ def delete(
 
 @router.get("/{encoder}/figures", summary="List metrics of encoder")
 def figures_(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> ItemList:
-    """All metrics of its evaluations, newest evaluation first."""
-    return ItemList(items=evaluation_figures(session, registry.get_encoder(session, encoder).id))
+    """All metrics of its evaluations, newest evaluation first; then, with their ``source``, those of its model card."""
+    row = registry.get_encoder(session, encoder)
+    return ItemList(items=evaluation_figures(session, row.id) + card_figures(row))
 
 
 @router.get(

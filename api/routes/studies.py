@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Response
@@ -69,9 +70,11 @@ def submit(
 
 @router.post("/plan", summary="Plan study")
 def plan(body: StudySubmission, principal: Viewer, state: StateDep, session: ReadSessionDep) -> StudyPlanView:
-    """Number of runs of a submission; nothing is queued."""
+    """Number of runs of a submission, and the time of its pre-trainings; nothing is queued."""
     spec = validate_study(session, body.spec, state.settings.roots)
-    return StudyPlanView(**studies.plan_study(session, spec, principal.owner))
+    time = studies.estimate_training(session, spec, principal.owner, principal.visible_owner)
+    estimate = {"seconds": None, "certainty": None} if time is None else asdict(time)
+    return StudyPlanView(**studies.plan_study(session, spec, principal.owner), **estimate)
 
 
 @router.get("", summary="List studies")

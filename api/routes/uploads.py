@@ -21,11 +21,12 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"], responses=ERROR_RESPO
 
 @router.post("", summary="Start upload", status_code=201)
 def create(
-    body: UploadRequest, principal: Submitter, state: StateDep, session: WriteSessionDep, response: Response
+    body: UploadRequest, principal: Submitter, state: StateDep, _: WriteSessionDep, response: Response
 ) -> UploadView:
     """Announce a corpus: a zip of any readable format. It is then sent in chunks, and unpacked."""
-    state.quotas.check_bytes(session, principal.owner)
-    upload = state.uploads.create(principal.owner, body.bytes)
+    with state.database.reading() as reading:
+        state.quotas.check_bytes(reading, principal.owner)
+    upload = state.uploads.create(principal.owner, body.bytes)  # reads all uploads: no transaction is open meanwhile
     response.headers["location"] = f"/v1/uploads/{upload.id}"
     return _view(upload)
 
@@ -73,6 +74,8 @@ def _view(upload: CorpusUpload, unpacked: Unpacked | None = None) -> UploadView:
         chunk_bytes=CHUNK_BYTES,
         path=None if upload.corpus is None else str(upload.corpus),
         files=None if unpacked is None else unpacked.files,
+        unpacked=upload.unpacking and upload.unpacking[0],
+        members=upload.unpacking and upload.unpacking[1],
     )
 
 

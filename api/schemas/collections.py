@@ -5,17 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, model_validator
 
 from api.schemas.base import PRINTABLE, Line, RequestModel, RowView, request_example
 from api.schemas.inference import EXAMPLE_IMAGE, Content
+from lcl_core.specs.corpus_jobs import RESERVED_LABELS, LabelType
 
 ItemName = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=PRINTABLE)]
 CaptionText = Annotated[str, StringConstraints(min_length=1, max_length=1_000_000, pattern=r"^[^\x00]+$")]
 OptionalWord = Annotated[str, StringConstraints(max_length=100, pattern=PRINTABLE.replace("+$", "*$"))]
 Weight = Annotated[float, Field(ge=-100, le=100)]
 Target = Literal["images", "texts"]
-RESERVED_LABELS = ("split", "source")  # a filter asks for these by the same names as for labels
+MapMethod = Literal["pca", "tsne"]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Lines = Annotated[list[Line], Field(max_length=1000)]
 QUERY_PARTS = ("text", "image", "vector", "item")
 
 
@@ -40,6 +43,12 @@ class CollectionView(RowView):
 
 class CollectionDetail(CollectionView):
     labels: dict[str, list[str]] = Field(description="what a filter can ask for")
+    label_types: dict[str, LabelType] = Field(
+        description="of each label, which say what forms its filter has: text, number, date or set"
+    )
+    index_problem: str | None = Field(
+        None, description="why its graph is not used and all vectors are compared; null: nothing is wrong with it"
+    )
 
 
 class QueryWeights(BaseModel):
@@ -83,6 +92,19 @@ class SearchQuery(BaseModel):
         return self.text is not None or self.image is not None
 
 
+class LabelCondition(BaseModel):
+    """A range of a number or a date, or members of a set; everything that is given applies."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    gte: Number | Line | None = Field(None, description="at least; a date without a time is the whole day")
+    gt: Number | Line | None = Field(None, description="more than, or later")
+    lte: Number | Line | None = Field(None, description="at most")
+    lt: Number | Line | None = Field(None, description="less than, or earlier")
+    any: Lines | None = Field(None, description="of a set: it has one of these")
+    all: Lines | None = Field(None, description="of a set: it has every one of these")
+
+
 class SearchRequest(SearchQuery):
     """At least one of text, image, vector and item; of several the weighted sum of their directions."""
 
@@ -91,12 +113,47 @@ class SearchRequest(SearchQuery):
     target: Target = Field("images", description="what to search: images, or texts (captions)")
     k: int = Field(20, ge=1, le=1000, description="number of hits")
     offset: int = Field(0, ge=0, le=9000, description="hits to leave out: those of the pages before")
-    where: dict[Line, Line | list[Line]] = Field({}, max_length=32, description="{label: value or values}")
+    hybrid: bool = Field(
+        False,
+        description="rank images by the words of their captions, too: the ranks by cosine and by BM25 are fused; needs "
+        "text, and offset + k of at most 1000",
+    )
+    where: dict[Line, Line | list[Line] | Number | LabelCondition] = Field(
+        {},
+        max_length=32,
+        description="{label: filter}, all of which apply: a value or values as they are written; a number; {gte, gt, "
+        "lte, lt} of a label that is a number or a date; {any, all} of one that is a set",
+    )
+
+    def filters(self) -> dict[str, Any]:
+        """``where`` without models."""
+        return {
+            label: each.model_dump(exclude_none=True) if isinstance(each, LabelCondition) else each
+            for label, each in self.where.items()
+        }
 
 
 class SearchResponse(BaseModel):
     hits: list[dict[str, Any]] = Field(description="best first: id, score (cosine), and the item or text")
     took_ms: float = Field(description="milliseconds in the service")
+    text_limit: int | None = Field(
+        None, description="tokens that the encoder reads of a text, where this one fills them: the rest is not read"
+    )
+
+
+def _no_reserved_labels(labels: dict[str, Any]) -> dict[str, Any]:
+    if taken := next((name for name in RESERVED_LABELS if name in labels), None):
+        raise ValueError(f"{taken} is no label: it has a field of its own")
+    return labels
+
+
+LabelValue = Line | Annotated[list[Line], Field(max_length=32)]
+ItemLabels = Annotated[dict[Line, LabelValue], Field(max_length=32), AfterValidator(_no_reserved_labels)]
+LabelMembers = Annotated[
+    dict[Line, Annotated[list[Line], Field(min_length=1, max_length=32)]],
+    Field(max_length=32),
+    AfterValidator(_no_reserved_labels),
+]
 
 
 class NewItemRequest(RequestModel):
@@ -107,16 +164,11 @@ class NewItemRequest(RequestModel):
     captions: list[CaptionText] = Field(
         [], max_length=8, description="texts that describe it, which can be searched, too"
     )
-    labels: dict[Line, Line] = Field({}, max_length=32, description="{label: value}, by which a search can be filtered")
+    labels: ItemLabels = Field(
+        {}, description="{label: value}, by which a search can be filtered; of a set {label: [values]}"
+    )
     split: OptionalWord = Field("", description="such as train")
     source: OptionalWord = Field("", description="where it is from")
-
-    @field_validator("labels")
-    @classmethod
-    def _not_twice(cls, labels: dict[str, str]) -> dict[str, str]:
-        if taken := next((name for name in RESERVED_LABELS if name in labels), None):
-            raise ValueError(f"{taken} is no label: it has a field of its own")
-        return labels
 
 
 class AddItemsRequest(RequestModel):
@@ -128,6 +180,35 @@ class AddItemsRequest(RequestModel):
 
     items: list[NewItemRequest] = Field(min_length=1, max_length=1000, description="kept all, or none")
     replace: bool = Field(False, description="an image takes the place of an older one of its name")
+
+
+class ChangeLabelsRequest(RequestModel):
+    """New values of labels, and members that sets gain and lose, of some images."""
+
+    model_config = ConfigDict(
+        json_schema_extra=request_example(ids=["img_0f3c6d1e9ab84753"], add={"tags": ["checked"]})
+    )
+
+    ids: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(
+        min_length=1, max_length=256, description="of the images; all are changed, or none"
+    )
+    labels: Annotated[dict[Line, LabelValue | None], Field(max_length=32), AfterValidator(_no_reserved_labels)] = Field(
+        {}, description="{label: value}; null removes the label"
+    )
+    add: LabelMembers = Field({}, description="{label: [values]}, which sets gain")
+    remove: LabelMembers = Field({}, description="{label: [values]}, which sets lose")
+
+    @model_validator(mode="after")
+    def _some_change(self) -> Self:
+        if not (self.labels or self.add or self.remove):
+            raise ValueError("give at least one of labels, add and remove")
+        if both := sorted(self.labels.keys() & (self.add.keys() | self.remove.keys())):
+            raise ValueError(f"{both[0]} has a value (labels), so its members cannot be added or removed as well")
+        return self
+
+
+class ChangedLabelsView(BaseModel):
+    changed: int = Field(description="images whose labels are others now")
 
 
 class AddedItemsView(BaseModel):

@@ -64,6 +64,10 @@ class UploadView(BaseModel):
     chunk_bytes: int = Field(description="most bytes of one chunk")
     path: str | None = Field(description="folder of the unpacked corpus on the server; null: not unpacked")
     files: int | None = Field(description="files that were unpacked by this request; null: none were")
+    unpacked: int | None = Field(
+        None, description="members of the zip that are unpacked; null: it is not being unpacked"
+    )
+    members: int | None = Field(None, description="members of the zip, while it is unpacked")
 
 
 class DatasetView(RowView):
@@ -87,8 +91,10 @@ class DatasetVersionView(RowView):
 
 class DocumentPage(BaseModel):
     items: list[dict[str, Any]] = Field(description="documents with their segments: texts, and images with their URL")
+    rows: list[int] = Field([], description="number of each item, as offset counts")
+    next: int | None = Field(None, description="offset to go on with; null: there is nothing more")
     total: int = Field(description="documents in all")
-    offset: int = Field(description="of the first item")
+    offset: int = Field(description="that was asked for")
     splits: list[str] = Field([], description="that a filter can ask for")
     sources: list[str] = Field([], description="the same")
     tokens_of: dict[str, Any] | None = Field(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas.base import Line, RequestModel, request_example
+from api.schemas.runs import RangeView
 
 
 class StudySubmission(RequestModel):
@@ -24,6 +25,10 @@ class StudyPlanView(BaseModel):
     seeds: int = Field(description="seeds of each row")
     cells: int = Field(description="pre-trainings, each followed by an evaluation")
     reused: int = Field(description="of them there already, and not run again")
+    seconds: RangeView | None = Field(
+        description="of all new pre-trainings, one after another; without evaluations; null: none, or not estimated"
+    )
+    certainty: Literal["measured", "scaled", "assumed"] | None = Field(description="of seconds, as of a run's estimate")
 
 
 class StudyView(BaseModel):

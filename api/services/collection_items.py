@@ -1,4 +1,4 @@
-"""Images added to a collection over REST: decoded one by one, embedded by its encoder, written all at once."""
+"""Images added to a collection over REST and embedded by its encoder; changes of labels. All of a call, or none."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from sqlalchemy.orm import Session
 from api.core.errors import Problem
 from api.core.session import WriteTransaction
 from api.core.settings import ApiSettings
-from api.schemas.collections import AddItemsRequest, NewItemRequest
+from api.schemas.collections import AddItemsRequest, ChangeLabelsRequest, NewItemRequest
 from api.services.media import check_count, check_text, read_images
 from api.services.search import MAX_ATTEMPTS, OpenedCollection, collection_busy, open_collection, open_for_search
 from api.services.state import AppState
-from lcl_core.collections.records import ChangeRecord, caption_texts
+from lcl_core.collections.records import ChangeRecord, caption_texts, write_value
+from lcl_core.common.errors import UserError
 from lcl_core.db import collections, registry, submit
 from lcl_core.db.models import CollectionRow
 from lcl_core.serving.dynamic_batcher import gather_results
 
 if TYPE_CHECKING:
     from api.services.request_images import RequestImages
+    from lcl_core.collections.collection import Collection
     from lcl_core.serving.batched_engine import BatchedEngine
 
 TEXTS_PER_BATCH = 256
+MAX_LABELS = 32  # of an image
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ async def add_items(
     def read(
         encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages
     ) -> tuple[BatchedEngine, OpenedCollection, list[_SubmittedImage]]:
+        for index, item in enumerate(body.items):
+            opened.collection.check_item_labels(item.labels, f"items.{index}")
         return encoder, opened, _submit_images(body.items, images, encoder, state.settings)
 
     encoder, opened, submitted = await read_images(state, owner, urls, begin, read)
@@ -111,6 +116,57 @@ def remove_item(state: AppState, reader: Session, writer: Session, name: str, it
         except collections.CollectionReplaced:
             writer.rollback()
     raise collection_busy(name)
+
+
+def change_labels(
+    state: AppState, reader: Session, writer: Session, name: str, body: ChangeLabelsRequest, owner: str
+) -> int:
+    """Number of images whose labels differ after the change.
+
+    Raises: UserError ``item_not_found`` or ``bad_label`` with the field, ``collection_full``; Problem 503.
+    """
+    for _ in range(MAX_ATTEMPTS):
+        row, collection = open_collection(state, reader, name)
+        try:
+            changed = _relabel(reader, row.id, collection, body)
+        except collections.CollectionReplaced:
+            continue
+        finally:
+            reader.close()
+        if not changed:
+            return 0
+        ref = collections.CollectionRef(row.id, row.path, collection.in_base)
+        try:
+            new = (addition for addition in changed if not collection.is_added(addition.change.item))
+            state.quotas.charge_addition(writer, owner, ref.id, sum(map(_stored_bytes, new)))
+            collections.replace_records(writer, ref, changed, collection.last_change)
+            return len(changed)
+        except collections.CollectionReplaced:
+            writer.rollback()
+    raise collection_busy(name)
+
+
+def _relabel(
+    reader: Session, collection_id: str, collection: Collection, body: ChangeLabelsRequest
+) -> list[collections.ItemAddition]:
+    """The images whose labels the request changes: new records, vectors and bytes as they are.
+
+    Raises: CollectionReplaced if an image has been removed or compacted meanwhile; UserError.
+    """
+    changed = []
+    for record in collection.change_labels(body.ids, body.labels, body.add, body.remove):
+        if len(record["labels"]) > MAX_LABELS:
+            message = f"image {record['id']} would have {len(record['labels'])} labels, of {MAX_LABELS} that it may"
+            raise UserError(message, code="bad_label", field=f"ids.{body.ids.index(record['id'])}")
+        is_added = collection.is_added(record["id"])
+        data = collections.item_image(reader, collection_id, record["id"]) if is_added else None
+        if is_added and data is None:
+            raise collections.CollectionReplaced
+        text_vectors = b"".join(map(_float32_bytes, collection.caption_vectors(record)))
+        vector = _float32_bytes(collection.vector(record["id"]))
+        change = ChangeRecord(0, record["id"], record, vector, text_vectors)
+        changed.append(collections.ItemAddition(change, data or collection.image_bytes(record["id"])))
+    return changed
 
 
 def _write_items(
@@ -163,7 +219,7 @@ def _submit_images(
             "id": item_id(name),
             "image": name,
             "captions": list(dict.fromkeys(item.captions)),
-            "labels": item.labels,
+            "labels": {label: write_value(value) for label, value in item.labels.items()},
             "split": item.split,
             "source": item.source,
             "media_type": media_type,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import tempfile
 import threading
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,22 +16,25 @@ import numpy as np
 from anyio import CapacityLimiter
 from safetensors.numpy import save
 
-from api.schemas.collections import CollectionMap, MapPointView, SearchQuery
+from api.schemas.collections import CollectionMap, MapMethod, MapPointView, SearchQuery
 from lcl_core.collections import file_format
 from lcl_core.collections.collection import Collection, Hit
+from lcl_core.collections.file_format import item_id as item_id
+from lcl_core.collections.labels import LabelIndexBuilder
 from lcl_core.collections.projection import NEIGHBOURS, kept_neighbours, project_pca
-from lcl_core.collections.query import LabelIndexBuilder, combine_vectors
+from lcl_core.collections.query import combine_vectors
+from lcl_core.collections.records import read_set
 from lcl_core.collections.thumbnail import thumbnail
 from lcl_core.common.errors import UserError
+from lcl_core.common.sandbox import SandboxLimits, run_sandboxed
 
+MAX_NEIGHBOUR_POINTS = 10_000  # of a map by t-SNE, which takes some ten seconds of a core for 4,000
+NEIGHBOUR_LIMITS = SandboxLimits(seconds=600, written=16 << 20)  # of the process that computes it
 MAX_MAPS = 4  # of one open collection, by format and number of points
 MAX_LABEL_VALUES = 300  # of a label in a map's file; one with more, such as the file name, is no colour
 MAX_GROUP_ITEMS = 100  # images listed of one group
 MAX_STORED_IMAGE_BYTES = 200_000  # larger images are stored as thumbnails
-
-
-def item_id(name: str) -> str:
-    return f"{file_format.ITEM_PREFIX}{file_format.stable_hash64(name):016x}"
+log = logging.getLogger(__name__)
 
 
 def stored_image(raw: bytes, image: Any) -> tuple[bytes, str]:
@@ -52,25 +59,28 @@ class MapCache:
     """Maps of open collections as the service sends them. Thread-safe.
 
     A changed collection is another object, so that entries never become stale.
+
+    Attributes:
+        limiters: of the threads that call ``get_file``, by method: one computes while the others of that method wait.
     """
 
     def __init__(self) -> None:
         self._maps: WeakKeyDictionary[Collection, dict[tuple[str, int], bytes]] = WeakKeyDictionary()
-        self._lock, self._drawing = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self.limiters: dict[MapMethod, CapacityLimiter] = {"pca": CapacityLimiter(1), "tsne": CapacityLimiter(1)}
 
     def get_json(self, collection: Collection, limit: int) -> bytes:
         """``CollectionMap`` of at most ``limit`` images."""
         limit = min(limit, collection.count("images"))
         return self._find(collection, ("json", limit)) or self._keep(collection, ("json", limit), _map_json)
 
-    def get_file(self, collection: Collection, limit: int) -> bytes:
-        """The file of ``map_file`` with at most ``limit`` images. One thread at a time computes."""
-        key = ("file", min(limit, collection.count("images")))
-        found = self._find(collection, key)
-        if found is None:
-            with self._drawing:  # those who waited find what the first one has computed
-                found = self._find(collection, key) or self._keep(collection, key, map_file)
-        return found
+    def get_file(self, collection: Collection, limit: int, method: MapMethod = "pca") -> bytes:
+        """The file of ``map_file`` with at most ``limit`` images. Blocks. Raises: as ``map_file``."""
+        if method == "tsne":
+            limit = min(limit, MAX_NEIGHBOUR_POINTS)
+        key = (method, min(limit, collection.count("images")))
+        # those who waited find what the first one has computed
+        return self._find(collection, key) or self._keep(collection, key, partial(map_file, method=method))
 
     def _find(self, collection: Collection, key: tuple[str, int]) -> bytes | None:
         with self._lock:
@@ -119,28 +129,37 @@ def project_points(collection: Any, limit: int) -> list[dict[str, Any]]:
     ]
 
 
-def map_file(collection: Collection, limit: int) -> bytes:
+def map_file(collection: Collection, limit: int, method: MapMethod = "pca") -> bytes:
     """The map of at most ``limit`` images, evenly chosen, as a safetensors file.
+
+    By ``pca`` its axes are the two principal components; ``tsne`` keeps neighbours together, and distances between
+    groups mean nothing.
 
     Tensors: ``points`` f32 [n, 2] within [-1, 1]; ``ids`` u64 [n], the numbers of the ids ``img_%016x``; for each label
     with up to ``MAX_LABEL_VALUES`` values ``label.NAME`` i16 [n], a position in its values, -1 where an image has none.
     Metadata, texts all: ``method``, ``total`` images of the collection, ``variance`` and ``neighbours_kept``, shares of
-    0 to 1 (the second empty where there are too few images), ``neighbours`` compared of each image, and ``labels``,
-    {label: its values} as JSON.
+    0 to 1 (the first empty by t-SNE, the second where there are too few images), ``neighbours`` compared of each image,
+    and ``labels``, {label: its values} as JSON.
+
+    Raises: UserError ``map_failed`` if the process that computes t-SNE does.
     """
     total = collection.count("images")
     chosen = spread_rows(total, limit)
     ids, vectors = collection.at("images", chosen.tolist())
-    projected = project_pca(vectors)
-    kept = kept_neighbours(vectors, projected.points)
+    if method == "tsne":
+        points, variance = _project_neighbours(vectors), ""
+    else:
+        projected = project_pca(vectors)
+        points, variance = projected.points, f"{projected.variance:.4f}"
+    kept = kept_neighbours(vectors, points)
     keys = [int(item.removeprefix(file_format.ITEM_PREFIX), 16) for item in ids]
-    tensors = {"points": projected.points, "ids": np.array(keys, dtype=np.uint64)}
+    tensors = {"points": points, "ids": np.array(keys, dtype=np.uint64)}
     codes, values = _label_codes(collection, chosen.tolist())
     tensors |= {f"label.{name}": column for name, column in codes.items()}
     metadata = {
-        "method": "pca",
+        "method": method,
         "total": str(total),
-        "variance": f"{projected.variance:.4f}",
+        "variance": variance,
         "neighbours": str(NEIGHBOURS),
         "neighbours_kept": "" if kept is None else f"{kept:.4f}",
         "labels": json.dumps(values, ensure_ascii=False),
@@ -148,13 +167,29 @@ def map_file(collection: Collection, limit: int) -> bytes:
     return save(tensors, metadata)
 
 
+def _project_neighbours(vectors: np.ndarray) -> np.ndarray:
+    """``neighbour_map.project_neighbours`` in a process of its own. Raises: UserError ``map_failed``."""
+    with tempfile.TemporaryDirectory(prefix="lcl-map-") as folder:
+        source, target = Path(folder, "vectors.npy"), Path(folder, "points.npy")
+        np.save(source, vectors)
+        done = run_sandboxed("lcl_core.collections.neighbour_map", [str(source), str(target)], NEIGHBOUR_LIMITS)
+        if done.status != 0:
+            log.warning("map of %d images failed: %s\n%s", len(vectors), done.reason, done.error[-2000:])
+            message = "the map by neighbours could not be computed, the service's log says why; try the map by variance"
+            raise UserError(message, code="map_failed")
+        return np.load(target, allow_pickle=False)
+
+
 def _label_codes(collection: Collection, rows: list[int]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """i16 [n] of each label with few values, and the values; split and source count as labels."""
-    labels = LabelIndexBuilder()
+    """i16 [n] of each label with few values, and the values, of a set its members in one text; split and source count
+    as labels."""
+    labels, types = LabelIndexBuilder(), collection.label_types()
     for row in rows:
         record = collection.record("images", row)
         found = {name: record.get(name) for name in ("split", "source")} | dict(record.get("labels", {}))
-        labels.add({name: str(value) for name, value in found.items() if value})
+        written = {name: str(value) for name, value in found.items() if value}
+        sets = {name: ", ".join(read_set(value)) for name, value in written.items() if types.get(name) == "set"}
+        labels.add(written | sets)
     values = labels.values()
     columns = dict(zip(values, labels.codes(), strict=True))
     few = {name: known for name, known in values.items() if len(known) <= MAX_LABEL_VALUES}

@@ -23,6 +23,7 @@ REMOTE_CACHE_SECONDS = 60  # after which a corpus behind a URL is opened again
 MAX_SEGMENT_CHARACTERS = 20_000
 MAX_SAMPLED_IMAGES = 200
 MAX_LISTED = 20
+SEARCH_SECONDS = 2.0  # after which a search for words says where to go on
 WATCHED_FILES = ("interleaved.jsonl", "interleaved", "pairs.jsonl", "pairs", "index.json")
 IMAGE_SIGNATURES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 ChangeStamp = tuple[tuple[int, int], ...]
@@ -37,6 +38,7 @@ class DocumentQuery:
     limit: int = 20
     split: str | None = None
     source: str | None = None
+    words: str = ""
 
 
 class CorpusBrowser:
@@ -66,16 +68,18 @@ class CorpusBrowser:
     def page(self, corpus: Corpus, name: str, statistics: dict[str, Any], **query: Any) -> dict[str, Any]:
         """Documents, or captioned images, with the URLs of their images; arguments as ``DocumentQuery``.
 
-        An unreadable document has no segments and a ``problem``.
+        With words, the next ones from the offset on that have all of them. An unreadable document has no segments and a
+        ``problem``.
         """
         selection = DocumentQuery(**query)
         rows: Any = corpus.documents
         if selection.view == "pairs":
             rows = corpus.pairs(selection.split, selection.source)
-        indexes = range(selection.offset, min(selection.offset + selection.limit, len(rows)))
-        items = [_item_view(name, rows, index) for index in indexes]
+        found, following = find_rows(rows, selection.words, selection.offset, selection.limit)
         return {
-            "items": items,
+            "items": [_item_view(name, rows, index) for index in found],
+            "rows": found,
+            "next": following,
             "total": len(rows),
             "offset": selection.offset,
             "splits": sorted(statistics.get("splits", {})),
@@ -94,6 +98,31 @@ class CorpusBrowser:
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return data, "image/webp"
         raise Problem(422, "image_unreadable", f"{image}: not a PNG, JPEG, GIF or WebP file")
+
+
+def find_rows(rows: Any, words: str, offset: int, limit: int) -> tuple[list[int], int | None]:
+    """Numbers of the first rows from ``offset`` on that have all words, and of the row to go on with; None: the end.
+
+    Letters of both cases are equal. A row that cannot be read has no words. A search ends after ``SEARCH_SECONDS``.
+    """
+    wanted, found, deadline = words.casefold().split(), list[int](), time.monotonic() + SEARCH_SECONDS
+    for index in range(offset, len(rows)):
+        if len(found) == limit or (wanted and time.monotonic() > deadline):
+            return found, index
+        if not wanted or _has_words(rows, index, wanted):
+            found.append(index)
+    return found, None
+
+
+def _has_words(rows: Any, index: int, words: Sequence[str]) -> bool:
+    try:
+        row = rows[index]
+    except UserError:
+        return False
+    view = _document_view("", index, row) if isinstance(row, dict) else _pair_view("", index, row)
+    texts = [segment["text"] for segment in view["segments"] if "text" in segment]
+    text = " ".join([view["id"], *texts, *view.get("labels", {}).values()]).casefold()
+    return all(word in text for word in words)
 
 
 def _change_stamp(root: Root) -> ChangeStamp:

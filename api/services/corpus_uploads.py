@@ -14,6 +14,7 @@ import fcntl
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ MAX_FILES = 100_000
 MAX_UPLOADS_PER_OWNER = 64
 _ID = re.compile(rf"{UPLOAD_PREFIX}_[0-9a-z]{{18}}")
 _INFO, _ARCHIVE, _CORPUS, _STAGED = "upload.json", "archive.zip", "corpus", ".unpacking"
+_PROGRESS = "unpacking.json"
+_PROGRESS_SECONDS = 0.5  # between two writes of it
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class CorpusUpload:
         folder: of its files.
         bytes: of the archive. ``received``: of them, so far.
         corpus: folder of the unpacked corpus. None: it is not unpacked.
+        unpacking: members that are unpacked, and all, while a request unpacks them.
     """
 
     id: str
@@ -47,6 +51,7 @@ class CorpusUpload:
     bytes: int
     received: int
     corpus: Path | None
+    unpacking: tuple[int, int] | None = None
 
 
 class CorpusUploads:
@@ -119,7 +124,13 @@ class CorpusUploads:
             shutil.rmtree(staged, ignore_errors=True)
             try:
                 archive = upload.folder / _ARCHIVE
-                unpacked = unpack_zip(archive, staged, max_bytes=self._max_bytes, max_files=MAX_FILES)
+                unpacked = unpack_zip(
+                    archive,
+                    staged,
+                    max_bytes=self._max_bytes,
+                    max_files=MAX_FILES,
+                    on_member=_ProgressFile(upload.folder / _PROGRESS).write,
+                )
                 if not unpacked.files:
                     raise Problem(422, "bad_archive", "there is no file in the archive", field="archive")
                 staged.rename(upload.folder / _CORPUS)
@@ -127,6 +138,8 @@ class CorpusUploads:
             except BaseException:
                 shutil.rmtree(staged, ignore_errors=True)
                 raise
+            finally:
+                (upload.folder / _PROGRESS).unlink(missing_ok=True)
             return self._read(upload.folder), unpacked
 
     def delete(self, upload: CorpusUpload) -> None:
@@ -139,7 +152,11 @@ class CorpusUploads:
         if corpus.is_dir():
             return CorpusUpload(folder.name, info["owner"], folder, info["bytes"], info["bytes"], _inner_folder(corpus))
         received = (folder / _ARCHIVE).stat().st_size
-        return CorpusUpload(folder.name, info["owner"], folder, info["bytes"], received, None)
+        progress = None
+        with suppress(OSError, ValueError, KeyError):  # nothing is unpacked now
+            counts = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+            progress = int(counts["done"]), int(counts["total"])
+        return CorpusUpload(folder.name, info["owner"], folder, info["bytes"], received, None, progress)
 
     def _count(self, owner: str) -> int:
         if not self._root.is_dir():
@@ -163,6 +180,19 @@ class CorpusUploads:
                 message = "another request writes this upload; ask how far it is and go on from there"
                 raise Problem(409, "upload_busy", message, headers={"retry-after": "1"}) from error
             yield
+
+
+class _ProgressFile:
+    """How far an archive is unpacked, for requests of other processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._next = 0.0  # on the monotonic clock
+
+    def write(self, done: int, total: int) -> None:
+        if time.monotonic() >= self._next:
+            write_json_atomically(self._path, {"done": done, "total": total})
+            self._next = time.monotonic() + _PROGRESS_SECONDS
 
 
 def _inner_folder(folder: Path) -> Path:

@@ -117,7 +117,7 @@ class _OpenCollection:
 
     def __init__(self, base: Collection) -> None:
         self._base = base
-        self.checksums = ChecksumVerifier(base.directory, base.manifest)
+        self.checksums = ChecksumVerifier(base.directory, base.manifest, drop_graph=base.drop_graph)
         self._delta = Delta()
         self._current = base
         self._lock = threading.Lock()

@@ -16,7 +16,7 @@ from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.common.settings import Settings
 from lcl_core.db import datasets, outbox, registry
 from lcl_core.db import runs as db_runs
-from lcl_core.db.models import Metric, Run
+from lcl_core.db.models import EncoderRow, Metric, Run
 from lcl_core.db.runs import find_owned
 from lcl_core.db.states import LEASED
 from lcl_core.db.wakeup import WakeupProducer
@@ -148,6 +148,15 @@ def evaluation_figures(session: Session, encoder_id: str) -> list[dict[str, Any]
         origin = {"run_id": run.id, "dataset": run.spec.get("dataset"), "dataset_hash": digest}
         rows += [{**row, **origin} for row in metrics]
     return rows
+
+
+CARD_SOURCE = "model card: measured before the release with `python -m benchmarks`, not by this service"
+
+
+def card_figures(encoder: EncoderRow) -> list[dict[str, Any]]:
+    """Test figures of the model card of an encoder that came with the product; no run of this service measured them."""
+    origin = {"run_id": None, "dataset": None, "dataset_hash": None, "source": CARD_SOURCE}
+    return [{**row, **origin} for row in encoder.info.get("figures", ())]
 
 
 WAKEUPS_PER_INTERVAL = 4  # a woken worker goes on to further runs by itself

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 MAX_ATTEMPTS = 5  # a collection's directory may be replaced while it is being opened
 ROWS_PER_CHUNK = 128
+LONG_TEXT = 24  # characters; shorter texts are read whole and need not be counted
 _DAMAGE = ("collection_changed", "collection_unreadable")
 
 
@@ -167,6 +168,9 @@ def _search_by_text(state: AppState, name: str, body: SearchRequest) -> SearchRe
 def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
     with state.database.reading() as session:
         opened = open_for_search(state, session, name, body.needs_encoder)
+    if body.hybrid and (body.text is None or body.weights.as_dict().get("text", 1) <= 0):
+        message = "hybrid: give a text, with a weight above 0, whose words the captions may have"
+        raise Problem(422, "bad_query", message, field="hybrid")
     for part in body.weights.as_dict():
         if getattr(body, part) is None:
             message = f"weights.{part}: there is no {part} in the query that it could weigh"
@@ -179,14 +183,20 @@ def _find(
 ) -> SearchResponse:
     from api.services.collection_views import query_vector  # numpy, which the open collection has imported
 
+    text_limit = None
     if body.text is not None and opened.encoder is not None:
-        embedded["text"] = opened.encoder.embed_texts([check_text(body.text, state.settings, "text")])[0]
+        text = check_text(body.text, state.settings, "text")
+        embedded["text"] = opened.encoder.embed_texts([text])[0]
+        text_limit = opened.encoder.filled_context(text) if len(text) >= LONG_TEXT else None
     vector = query_vector(body, embedded, opened.collection)
     encoder_hash = None if opened.encoder is None else opened.encoder.hash
     count = body.offset + body.k
-    hits = opened.collection.search(vector, count, body.target, body.where or None, encoder_hash=encoder_hash)
+    words = body.text if body.hybrid and body.text else ""
+    where = body.filters() or None
+    hits = opened.collection.search(vector, count, body.target, where, encoder_hash=encoder_hash, words=words)
     views = [{"id": hit.id, "score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits[body.offset :]]
-    return SearchResponse(hits=views, took_ms=round((time.perf_counter() - started) * 1000, 2))
+    took_ms = round((time.perf_counter() - started) * 1000, 2)
+    return SearchResponse(hits=views, took_ms=took_ms, text_limit=text_limit)
 
 
 def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, evict: bool) -> BatchedEngine:

@@ -14,6 +14,7 @@ from api.core.limits import BodyBudget, LongReadQueue, PixelBudget, Quotas, Rate
 from api.core.metrics import ProcessMetrics
 from api.core.session import MAX_SHORT_REQUESTS
 from api.core.settings import ApiSettings
+from api.core.shared_limits import SharedLimits
 from api.services.corpus_uploads import CorpusUploads
 from api.services.encoder_archive import EncoderExporter
 from api.services.inference_device import InferenceDevice, resolve_device
@@ -45,7 +46,7 @@ class AppState:
 
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
-        self.database = Database(settings.resolved_database_url)
+        self.database = Database(settings.resolved_database_url, pooled=settings.database_pooled)
         self.wakeup_producer = WakeupProducer(settings.resolved_broker_url)
         self.wakeups = WakeupSender(self.wakeup_producer)
         self.artifacts = artifacts.Artifacts(settings)
@@ -54,6 +55,7 @@ class AppState:
         self.rate_limiter = RateLimiter(
             settings.requests_per_minute, settings.requests_at_once, settings.streams_at_once
         )
+        self.shared_limits = _shared_limits(settings.broker_url, self.rate_limiter)
         self.quotas = Quotas(settings.queued_runs_per_owner, settings.bytes_per_owner)
         self.uploads = CorpusUploads(settings.home, settings.max_upload_bytes)
         self.bodies = BodyBudget(settings.body_bytes_at_once)
@@ -88,6 +90,8 @@ class AppState:
             if self.settings.welcome:
                 seed.seed_database(session)
         self.inference_device.start()
+        if self.shared_limits is not None:
+            self.shared_limits.start()
         if registry.has_missing_identities(self.database):
             fill = partial(registry.fill_missing_identities, self.database, self.settings.home)
             threading.Thread(target=fill, name="lcl-identities", daemon=True).start()  # hashing takes long
@@ -133,6 +137,15 @@ class AppState:
         if self._inference is not None:
             self._inference.close()
         self.inference_device.close()
+        if self.shared_limits is not None:
+            self.shared_limits.close()
         self.wakeups.close()
         self.wakeup_producer.close()
         self.database.dispose()
+
+
+def _shared_limits(broker_url: str, limiter: RateLimiter) -> SharedLimits | None:
+    """None without a configured broker: the launcher's own is for one process of the service."""
+    if not broker_url:
+        return None
+    return SharedLimits(broker_url, limiter)

@@ -29,6 +29,7 @@ JOB_FUNCTIONS = {
     "validate": ("lcl_core.data.validation.__main__", "validate_run"),
     "convert": ("lcl_core.data.conversion", "convert_run"),
     "evaluate": ("lcl_core.evaluation.evaluate", "evaluate"),
+    "match": ("lcl_core.collections.match_job", "run_match_job"),
     "index": ("lcl_core.collections.index_job", "run_index_job"),
     "pretrain": ("lcl_core.train.__main__", "pretrain"),
 }
@@ -129,10 +130,14 @@ def do_run(service: Any, run_id: str) -> None:
     Args:
         service: has ``context``, ``home``, ``claim``, ``run_dir``, ``record`` and ``settle`` as ``ServiceFixture``.
     """
+    do_claim(service, service.claim(run_id))
+
+
+def do_claim(service: Any, claim: leases.Claim) -> None:
+    """As ``do_run``, of a run that is claimed already."""
     from lcl_core.common.errors import UserError
 
-    claim = service.claim(run_id)
-    spec = parse_spec(claim.kind, claim.spec)
+    run_id, spec = claim.run_id, parse_spec(claim.kind, claim.spec)
     with service.context.database.session() as session:
         inputs = registry.resolve_inputs(session, spec, service.home, service.context.settings.roots)
         read = {"datasets": inputs.dataset_hashes}

@@ -18,6 +18,7 @@ from api.client.errors import ApiError
 from api.client.payloads import Json, Progress, without_none
 
 DEFAULT_URL = "http://127.0.0.1:8765"
+KEEPALIVE_SECONDS = 2.0  # less than the 5 after which servers close an idle connection, which breaks a call on it
 RETRY_STATUSES = (429, 502, 503, 504)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -50,6 +51,9 @@ class AsyncTransport:
                 auth=key if isinstance(key, httpx.Auth) else None,
                 headers={"authorization": f"Bearer {key}"} if isinstance(key, str) else {},
                 timeout=httpx.Timeout(timeout, connect=10.0),
+                limits=httpx.Limits(
+                    max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE_SECONDS
+                ),
                 trust_env=httpx.URL(self.base_url).host not in LOOPBACK,
             )
         except (httpx.InvalidURL, ValueError) as error:  # ValueError: a key with characters that no header can hold

@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -17,9 +17,10 @@ from api.client._io import call
 from api.client._sync.inference import EncoderCalls
 from api.client._sync.runs import RunCalls, StudyCalls
 from api.client._sync.transport import Transport
-from api.client.payloads import Json, NewItem, Progress, data_url, open_corpus_archive, without_none
+from api.client.payloads import Json, NewItem, Progress, Where, data_url, open_corpus_archive, without_none
 
 VECTORS_PER_PAGE = 1000
+ITEMS_PER_CHANGE = 256  # images of one request that changes labels
 
 
 def _dataset_path(name: str) -> str:
@@ -59,11 +60,17 @@ class DatasetCalls(Transport):
         """``path``: on the server, or a URL, inside its data roots. ``new_version``: the name may exist."""
         return self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
 
-    def upload_corpus(self, source: str | Path, on_progress: Progress | None = None) -> Json:
+    def upload_corpus(
+        self,
+        source: str | Path,
+        on_progress: Progress | None = None,
+        on_sent: Callable[[Json], None] | None = None,
+    ) -> Json:
         """Send a folder or a zip, in any readable format, and unpack it on the server.
 
         Args:
             on_progress: receives the bytes that have been sent and those of the zip, repeatedly.
+            on_sent: receives the upload once all is there, before it is unpacked; ``upload`` then has how far that is.
 
         Returns: the upload; its ``path`` is what a spec of kind convert or validate names.
         Raises: ApiError; UserError ``corpus_missing`` or ``corpus_unreadable`` for the source.
@@ -79,7 +86,13 @@ class DatasetCalls(Transport):
                 upload = self.post(f"{path}/chunks", {"offset": sent, "data": data}, repeatable=True)
                 if on_progress is not None:
                     on_progress(upload["received"], size)
+        if on_sent is not None:
+            on_sent(upload)
         return self.post(f"{path}/unpack", repeatable=True)
+
+    def upload(self, upload_id: str) -> Json:
+        """Bytes ``received``; while it is unpacked ``unpacked`` of its ``members``; after that its ``path``."""
+        return self.get(f"/v1/uploads/{quote(upload_id, safe='')}")
 
     def delete_upload(self, upload_id: str) -> None:
         self.send("DELETE", f"/v1/uploads/{quote(upload_id, safe='')}")
@@ -101,15 +114,19 @@ class DatasetCalls(Transport):
         source: str | None = None,
         tokens: bool = False,
         encoder: str | None = None,
+        q: str = "",
     ) -> Json:
-        """{"items": [{"id", "segments": [{"text"} | {"image", "image_url"}]}], "total", "offset", "splits", "sources"}.
+        """{"items": [{"id", "segments": [{"text"} | {"image", "image_url"}]}], "rows", "next", "total", "splits", …}.
 
         Args:
+            q: only those with all of these words; ``next`` is the offset to go on with.
             tokens: with the number of tokens of each segment, and ``tokens_of``: {"name", "image", "row"}.
             encoder: whose tokens; None: the newest that was trained there, else a preset.
         """
         query = {"offset": offset, "limit": limit, "view": view, "split": split, "source": source}
-        return self.get(f"{_dataset_path(name)}/documents", **query, tokens=tokens or None, encoder=encoder)
+        return self.get(
+            f"{_dataset_path(name)}/documents", **query, tokens=tokens or None, encoder=encoder, q=q or None
+        )
 
     def dataset_image(self, name: str, image: str) -> bytes:
         return (self.send("GET", f"{_dataset_path(name)}/images/{quote(image)}")).content
@@ -133,20 +150,25 @@ class CollectionCalls(Transport):
         weights: Mapping[str, float] | None = None,
         target: str = "images",
         k: int = 20,
-        where: Mapping[str, str | Sequence[str]] | None = None,
+        where: Where | None = None,
         offset: int = 0,
+        hybrid: bool = False,
     ) -> Json:
-        """Nearest items to a text, an image, a vector or an item, best first: {"hits": […], "took_ms"}.
+        """Nearest items to a text, an image, a vector or an item, best first: {"hits": […], "took_ms", "text_limit"}.
 
         Args:
             item: id of an image or text of the collection.
             offset: hits to skip, those of earlier pages.
+            hybrid: rank images by the words of their captions, too; the query has a text.
             weights: of the parts of a combined query, by name; default 1; negative: away from the part.
+            where: {label: value or values}; of a number or a date {label: {"gte": 1990, "lt": 2000}}; of a set
+                {label: {"all": ["red", "round"]}} or {"any": values}.
         """
         image_url = None if image is None else data_url(image)
         query = without_none(text=text, image=image_url, vector=vector, item=item, weights=weights)
         body = {**query, "target": target, "k": k, "where": dict(where or {})}
         body |= {"offset": offset} if offset else {}
+        body |= {"hybrid": True} if hybrid else {}
         return self.post(f"{_collection_path(collection)}/search", body, repeatable=True)
 
     def duplicates(self, collection: str, *, threshold: float = 0.95, offset: int = 0, limit: int = 20) -> Json:
@@ -178,6 +200,35 @@ class CollectionCalls(Transport):
         path = f"{_collection_path(collection)}/items"
         return (self.send("POST", path, json=body, headers=headers, repeatable=True)).json()
 
+    def change_labels(
+        self,
+        collection: str,
+        item_ids: Sequence[str],
+        *,
+        labels: Mapping[str, str | Sequence[str] | None] | None = None,
+        add: Mapping[str, Sequence[str]] | None = None,
+        remove: Mapping[str, Sequence[str]] | None = None,
+        on_progress: Progress | None = None,
+    ) -> int:
+        """Change labels of images, in requests of up to 256 of them: of each request's images all are changed or none.
+
+        Args:
+            labels: {label: value}; None removes the label.
+            add, remove: {label: members} of labels that are sets, such as ``{"tags": ["checked"]}``.
+            on_progress: receives the images that have been sent and all of them, after each request.
+
+        Returns: the number of images whose labels are others now.
+        """
+        change = without_none(labels=labels, add=add, remove=remove)
+        path, changed = f"{_collection_path(collection)}/items", 0
+        for start in range(0, len(item_ids), ITEMS_PER_CHANGE):
+            ids = list(item_ids[start : start + ITEMS_PER_CHANGE])
+            response = self.send("PATCH", path, json={"ids": ids, **change}, repeatable=True)
+            changed += response.json()["changed"]
+            if on_progress is not None:
+                on_progress(start + len(ids), len(item_ids))
+        return changed
+
     def remove_item(self, collection: str, item_id: str) -> None:
         self.send("DELETE", f"{_collection_path(collection)}/items/{quote(item_id, safe='')}")
 
@@ -193,9 +244,13 @@ class CollectionCalls(Transport):
         """{"points": [{"id", "x", "y", "caption", "labels"}], "total"}: images projected to two dimensions."""
         return self.get(f"{_collection_path(collection)}/map", limit=limit)
 
-    def collection_map_file(self, collection: str, limit: int = 50_000) -> bytes:
-        """The map of up to 100,000 images as a safetensors file: ``points``, ``ids`` and ``label.NAME``."""
-        path = f"{_collection_path(collection)}/map.safetensors?{urlencode({'limit': limit})}"
+    def collection_map_file(self, collection: str, limit: int = 50_000, method: str = "pca") -> bytes:
+        """The map of up to 100,000 images as a safetensors file: ``points``, ``ids`` and ``label.NAME``.
+
+        Args:
+            method: ``pca``, or ``tsne``, which keeps neighbours together and takes the service some seconds.
+        """
+        path = f"{_collection_path(collection)}/map.safetensors?{urlencode({'limit': limit, 'method': method})}"
         return (self.send("GET", path)).content
 
     def vectors(self, collection: str, target: str = "images") -> tuple[list[str], list[list[float]]]:
@@ -275,6 +330,22 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
 
     def delete_webhook(self, webhook_id: str) -> None:
         self.send("DELETE", f"/v1/webhooks/{quote(webhook_id, safe='')}")
+
+    def views(self) -> list[Json]:
+        """Saved views of the page, in the order of their names: {"id", "name", "address", "owner", "created_at"}."""
+        return (self.get("/v1/views"))["items"]
+
+    def save_view(self, name: str, address: str, *, replace: bool = False) -> Json:
+        """Name an address of the page, such as ``?collection=sample-drawings&q=red``, for all who use the service.
+
+        Args:
+            replace: a view of this name gets the address; for its owner and admins.
+        """
+        return self.post("/v1/views", {"name": name, "address": address, "replace": replace})
+
+    def delete_view(self, view_id: str) -> None:
+        """For its owner and admins."""
+        self.send("DELETE", f"/v1/views/{quote(view_id, safe='')}")
 
     def garbage(self) -> Json:
         """{"items": […], "bytes": int}: files in the service's home that no row refers to."""

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from api.cli import collections
+from lcl_core.collections import vector_index
 from lcl_core.db import registry
-from tests.api.sample_assets import png
+from tests.api.sample_assets import make_collection, png
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,56 @@ def test_images_come_and_go(
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [line["image"] for line in lines][4:] == ["pink.png"]
     assert lcl("search", "squares", "a red square", "-k", "1", "--offset", "4")[1].count("img_") == 1
+    assert "a blue square" in lcl("search", "squares", "blue", "-k", "1", "--hybrid")[1]
+
+
+def test_images_are_labelled_by_ids_of_a_file(
+    lcl: Any, live_service: Any, collection: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.client._sync.client.ITEMS_PER_CHANGE", 2)
+    added = json.loads(lcl("--json", "collections", "add", "squares", *map(str, files), "--replace")[1])["items"]
+    ids = [item["id"] for item in added]
+    chosen = tmp_path / "selected-ids.txt"
+    chosen.write_text("".join(f"{item}\n" for item in ids))
+    label = ("collections", "label", "squares")
+    given = ("--add", "tags=dark", "--add", "tags=plain", "--set", "year=1990")
+    assert lcl(*label, "--ids", str(chosen), *given) == (0, "3 of 3 images changed\n", "")
+    assert lcl(*label, ids[0], "--remove", "tags=dark", "--unset", "year")[1] == "1 of 1 images changed\n"
+    assert json.loads(lcl("--json", *label, ids[0], "--unset", "year")[1]) == {"changed": 0}
+    found = json.loads(lcl("--json", "search", "squares", "grey", "--where", "tags=dark", "--where", "year<2000")[1])
+    assert {hit["id"] for hit in found["hits"]} == set(ids[1:])
+    live_service.admin.change_labels("squares", ids, labels={"tags": None, "year": None})
+    for item in ids:
+        live_service.admin.remove_item("squares", item)
+
+
+def test_a_damaged_graph_is_said_with_the_way_to_make_it_anew(
+    lcl: Any,
+    live_service: Any,
+    encoder: Any,
+    encoder_dir: Path,
+    sample_images: dict[str, bytes],
+    serve: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("usearch")
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", 1)
+    made = make_collection(live_service, encoder, encoder_dir, sample_images, "linked")
+    assert made["index_problem"] is None
+    with live_service.context.database.reading() as session:
+        graph = live_service.home / registry.get_collection(session, "linked").path / "image_graph.usearch"
+    content = graph.read_bytes()
+    graph.unlink()  # the service has it mapped
+    graph.write_bytes(content[:-1])
+    with serve(live_service.context.settings) as url:
+        monkeypatch.setenv("LCL_API_URL", url)
+        shown = lcl("collections", "show", "linked")[1]
+        found = lcl("search", "linked", "a red square", "-k", "1")[1]
+    assert "all vectors are compared: image_graph.usearch holds" in shown
+    again = f"lcl submit index --set mode=add --set dataset=null --set encoder={encoder['id']} --set collection=linked"
+    assert again in shown
+    assert found.count("img_") == 1
+    live_service.admin.delete_collection("linked")
 
 
 @pytest.mark.parametrize(
@@ -73,6 +124,11 @@ def test_images_come_and_go(
         (("add", "squares", "/absent.png"), "/absent.png is no file"),
         (("add", "squares", "FILE", "FILE"), "has the name of"),
         (("add", "squares", "FILE", "--label", "hue"), "label=value"),
+        (("label", "squares"), "--ids FILE"),
+        (("label", "squares", "img_x"), "--set, --unset, --add or --remove"),
+        (("label", "squares", "img_x", "--add", "tags"), "label=value"),
+        (("label", "squares", "img_x", "--add", "tags=x"), "img_x"),
+        (("label", "squares", "--ids", "/absent.txt", "--add", "tags=x"), "/absent.txt"),
         (("remove", "squares", "img_x"), "img_x"),
         (("export", "squares", "/absent/out.jsonl"), "cannot be written"),
         (("delete", "absent"), "absent"),
@@ -91,3 +147,32 @@ def test_what_is_wrong_is_reported_in_one_line(
 def test_a_collection_is_deleted(lcl: Any, collection: Any) -> None:
     assert lcl("collections", "delete", "squares", "--yes") == (0, "squares is deleted\n", "")
     assert "no collections yet" in lcl("collections", "list")[1]
+
+
+def test_filters_by_type(
+    lcl: Any, live_service: Any, encoder: Any, encoder_dir: Path, sample_images: dict[str, bytes], files: list[Path]
+) -> None:
+    make_collection(live_service, encoder, encoder_dir, sample_images, "typed")
+    for file, labels in zip(files, (("year=1985",), ("year=1990", "tags=red", "tags=round")), strict=False):
+        options = [part for label in labels for part in ("--label", label)]
+        assert lcl("collections", "add", "typed", str(file), *options)[0] == 0
+
+    def found(*where: str) -> list[str]:
+        options = [part for each in where for part in ("--where", each)]
+        answer = json.loads(lcl("--json", "search", "typed", "a square", *options)[1])
+        return sorted(hit["image"] for hit in answer["hits"])
+
+    assert found("year>=1985") == ["black.png", "pink.png"]
+    assert found("year>1985", "year<=1990") == ["pink.png"]
+    assert found("year<1990") == ["black.png"]
+    assert found("year=1985", "year=1990") == ["black.png", "pink.png"]
+    assert found("tags+=red", "tags+=round") == ["pink.png"]
+    assert found("tags+=red", "tags=blue") == []
+    shown = lcl("collections", "show", "typed")[1]
+    assert [line.split()[:3] for line in shown.splitlines() if line.split()[:1] in (["year"], ["tags"])] == [
+        ["year", "number", "2"],
+        ["tags", "set", "2"],
+    ]
+    status, _, err = lcl("search", "typed", "x", "--where", "year>=soon")
+    assert (status, "'year' is a number" in err, "gte" in err) == (1, True, True)
+    assert lcl("collections", "delete", "typed", "--yes")[0] == 0

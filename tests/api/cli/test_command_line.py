@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import tarfile
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from api.cli.output import CommandError, duration, set_fields
+from api.cli.output import CommandError, duration, parse_filters, set_fields
 from api.cli.runs import format_metrics
 from lcl_core.db import complete_run
 from lcl_core.specs.parsing import SPECS
@@ -82,6 +83,8 @@ def test_a_run_is_held_back_and_comes_after_another(lcl: Any, live_service: Any)
         (("search", "absent", "x"), "absent"),
         (("search", "absent"), "--image"),
         (("search", "absent", "x", "--where", "colour"), "label=value"),
+        (("search", "absent", "x", "--where", "year>1", "--where", "year>2"), "year> is given twice"),
+        (("search", "absent", "x", "--where", "year>1", "--where", "year=2"), "both a value and a range"),
         (("search", "absent", "x", "--weight", "text"), "text=0.5"),
         (("search", "absent", "x", "--weight", "text=much"), "no number"),
         (("caption", "absent", "/absent.png"), "/absent.png"),
@@ -121,6 +124,11 @@ def test_the_help_names_every_kind(lcl: Any, command: tuple[str, ...]) -> None:
 def test_a_wrong_command_line_is_status_2(lcl: Any) -> None:
     assert lcl("runs", "dance")[0] == 2
     assert lcl("submit")[0] == 2
+
+
+def test_a_run_without_a_name_is_listed_with_what_it_is_about(lcl: Any, live_service: Any) -> None:
+    live_service.admin.submit("validate", {"dataset": "sample"}, tags=["nameless"])
+    assert re.search(r"validate\s+sample\s+queued", lcl("runs", "list", "--tag", "nameless")[1])
 
 
 def test_the_list_pages_and_filters(lcl: Any, live_service: Any) -> None:
@@ -425,6 +433,17 @@ def test_fields_go_where_they_say() -> None:
     assert spec == {"data": {"sources": [{"dataset": "a", "weight": 2}]}, "name": "x=y", "on": True}
     with pytest.raises(CommandError, match="nothing at '5'"):
         set_fields({"list": [{}]}, ["list.5.x=1"])
+
+
+def test_filters_are_read_at_their_first_sign() -> None:
+    assert parse_filters(None) == {}
+    assert parse_filters(["name= as written ", "size < 9"]) == {"name": [" as written "], "size": {"lt": "9"}}
+    assert parse_filters(["name=a>=b", "size>=2", "size<9", "tags=a", "tags+=b", "tags+=c", "kind=x", "kind=y"]) == {
+        "name": ["a>=b"],
+        "kind": ["x", "y"],
+        "size": {"gte": "2", "lt": "9"},
+        "tags": {"all": ["b", "c"], "any": ["a"]},
+    }
 
 
 def test_times_are_reported_as_people_do() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
+HOURS = re.compile(r"hours of pre-training in one slot: \S+ \(\S+ to \S+, [a-z ]+\)")
+
+
 def ended(live_service: Any, seeds: list[int], **changes: Any) -> Json:
     study = live_service.admin.submit_study({**SPEC, "seeds": seeds, **changes}, "ended")
     values = {(f"loss={loss}", seed): value for seed in seeds for loss, value in (("both", 0.2), ("contrastive", 0.1))}
@@ -42,7 +46,9 @@ def ended(live_service: Any, seeds: list[int], **changes: Any) -> Json:
 def test_a_built_in_study_is_run_with_changes(lcl: Any, live_service: Any) -> None:
     changes = ("--seed", "61", "--seed", "62", "--set", "pretrain.steps=9")
     status, out, err = lcl("study", "run", "loss_ablation", *changes)
-    assert (status, err) == (0, "rows: 3, seeds: 2, pre-trainings to run: 6, encoders to evaluate: 6\n")
+    counts, hours = err.splitlines()
+    assert (status, counts) == (0, "rows: 3, seeds: 2, pre-trainings to run: 6, encoders to evaluate: 6")
+    assert HOURS.fullmatch(hours)
     study = live_service.admin.study(out.strip())
     assert (study["name"], study["counts"]) == ("loss_ablation", {"queued": 6})
     run = live_service.admin.run(study["cells"][0]["run"]["id"])
@@ -53,12 +59,20 @@ def test_a_dry_run_only_counts(lcl: Any, live_service: Any, file: str) -> None:
     lcl("study", "run", "--spec", file, "--seed", "63")
     before = len(live_service.admin.studies()["items"])
     _, out, _ = lcl("study", "run", "--spec", file, "--seed", "63", "--seed", "64", "--dry")
-    assert out == (
-        "rows: 2, seeds: 2, pre-trainings to run: 2, encoders to evaluate: 4; "
-        "2 of the pre-trainings are there already\n"
+    counts, hours = out.splitlines()
+    assert counts == (
+        "rows: 2, seeds: 2, pre-trainings to run: 2, encoders to evaluate: 4; 2 of the pre-trainings are there already"
     )
+    assert HOURS.fullmatch(hours)
     _, out, _ = lcl("--json", "study", "run", "--spec", file, "--seed", "65", "--dry")
-    assert json.loads(out) == {"rows": 2, "seeds": 1, "cells": 2, "reused": 0}
+    plan = json.loads(out)
+    assert {name: plan[name] for name in ("rows", "seeds", "cells", "reused")} == {
+        "rows": 2,
+        "seeds": 1,
+        "cells": 2,
+        "reused": 0,
+    }
+    assert 0 < plan["seconds"]["low"] <= plan["seconds"]["expected"] <= plan["seconds"]["high"]
     assert len(live_service.admin.studies()["items"]) == before
 
 

@@ -19,6 +19,7 @@ import api.services.collection_views
 import api.services.corpora
 from api.core.errors import Problem
 from api.core.limits import MAX_LONG_READS, MAX_LONG_READS_PER_OWNER, MAX_WAITING_READS_PER_OWNER, LongReadQueue
+from lcl_core.common.sandbox import SandboxResult
 from tests.api.routes.test_datasets import write_corpus
 
 IMPORTS = 24
@@ -60,7 +61,7 @@ def under_way(
 
 def requests_of(live_service: Any) -> float:
     with live_service.http(None) as anonymous:
-        lines = anonymous.get("/metrics", timeout=20).text.splitlines()
+        lines = anonymous.get("/metrics", timeout=60).text.splitlines()
     return float(next(line for line in lines if line.startswith('lcl_places{kind="request"}')).split()[-1])
 
 
@@ -76,10 +77,10 @@ def others_go_on(live_service: Any) -> None:
     """What anybody else asks meanwhile is answered."""
     with live_service.http("admin") as other:
         for _ in range(3):
-            answer = other.post("/v1/runs", json={"kind": "pretrain", "spec": {"preset": "sample"}}, timeout=20)
+            answer = other.post("/v1/runs", json={"kind": "pretrain", "spec": {"preset": "sample"}}, timeout=60)
             assert answer.status_code == 202
-        assert other.get("/healthz", timeout=20).status_code == 200
-        assert other.get("/v1/encoders/absent/figures", timeout=20).status_code == 404
+        assert other.get("/healthz", timeout=60).status_code == 200
+        assert other.get("/v1/encoders/absent/figures", timeout=60).status_code == 404
 
 
 def test_imports_that_read_for_long_hold_up_nobody(
@@ -125,7 +126,7 @@ def test_healthz_needs_no_thread(
     monkeypatch.setattr(api.routes.encoders, "evaluation_figures", slow)
     calls = [lambda client: client.get("/v1/encoders/tiny/figures").status_code] * 60  # more than there are threads
     with under_way(live_service, "viewer", calls, slow, eventually, least=20), live_service.http(None) as anonymous:
-        assert anonymous.get("/healthz", timeout=20).json() == {"status": "ok"}
+        assert anonymous.get("/healthz", timeout=60).json() == {"status": "ok"}
 
 
 def test_a_map_is_drawn_once(live_service: Any, collection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,9 +153,9 @@ def test_requests_at_one_time_for_the_file_of_a_map_compute_it_once(
     drawn: list[int] = []
     draw = api.services.collection_views.map_file
 
-    def count(opened: Any, limit: int) -> Any:
+    def count(opened: Any, limit: int, method: Any) -> Any:
         drawn.append(limit)
-        return draw(opened, limit)
+        return draw(opened, limit, method)
 
     monkeypatch.setattr(api.services.collection_views, "map_file", count)
     with ThreadPoolExecutor(4) as pool, live_service.http("viewer") as viewer:
@@ -162,6 +163,31 @@ def test_requests_at_one_time_for_the_file_of_a_map_compute_it_once(
         files = list(pool.map(lambda _: viewer.get(path).content, range(4)))
     assert len(set(files)) == 1
     assert len(drawn) == 1
+
+
+def test_maps_by_neighbours_hold_up_no_others(
+    live_service: Any, collection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def fail_later(*_: Any) -> SandboxResult:
+        begun.set()
+        assert go_on.wait(60)
+        return SandboxResult(1, b"", "MemoryError")
+
+    monkeypatch.setattr(api.services.collection_views, "run_sandboxed", fail_later)
+    with ThreadPoolExecutor(4) as pool, live_service.http("viewer") as viewer:
+        path = "/v1/collections/squares/map.safetensors"
+        waiting = [pool.submit(viewer.get, path, params={"method": "tsne", "limit": 1 + each}) for each in range(4)]
+        try:
+            assert begun.wait(60)
+            assert viewer.get(path, params={"limit": 3}).status_code == 200
+            assert viewer.get("/v1/collections/squares/map", params={"limit": 3}).status_code == 200
+            assert not any(each.done() for each in waiting)
+        finally:
+            go_on.set()
+        answers = [each.result() for each in waiting]
+    assert [(each.status_code, each.json()["error"]["code"]) for each in answers] == [(503, "map_failed")] * 4
 
 
 def test_each_owner_has_a_few_and_a_queue_with_an_end() -> None:

@@ -97,9 +97,11 @@ def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any,
     done |= dict.fromkeys(("encoders.import", "encoders.change"), encoder["id"])
     make_collection(live_service, encoder, encoder_dir, images_by_colour())
     added = ok(http.post("/v1/collections/squares/items", json={"items": [{"image": data_url(png("black"))}]}))
+    ok(http.patch("/v1/collections/squares/items", json={"ids": added["ids"], "add": {"tags": ["kept"]}}))
     ok(http.delete(f"/v1/collections/squares/items/{added['ids'][0]}"))
     ok(http.delete("/v1/collections/squares"))
-    done |= dict.fromkeys(("collections.add", "collections.remove", "collections.delete"), "squares")
+    done |= dict.fromkeys(("collections.add", "collections.update_labels"), "squares")
+    done |= dict.fromkeys(("collections.remove", "collections.delete"), "squares")
     ok(http.delete(f"/v1/encoders/{encoder['id']}"))
     done["encoders.delete"] = encoder["id"]
     ok(http.delete("/v1/datasets/audited"))
@@ -107,6 +109,9 @@ def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any,
     hook = {"url": "https://hooks.example.org/lcl"}
     done["webhooks.create"] = done["webhooks.remove"] = ok(http.post("/v1/webhooks", json=hook))["id"]
     ok(http.delete(f"/v1/webhooks/{done['webhooks.remove']}"))
+    view = {"name": "reds", "address": "?q=red"}
+    done["views.save"] = done["views.delete"] = ok(http.post("/v1/views", json=view))["id"]
+    ok(http.delete(f"/v1/views/{done['views.delete']}"))
     ok(http.post("/v1/garbage/collect"))
     done["garbage.collect"] = ""
     done["keys.create"] = prefix = ok(http.post("/v1/keys", json={"owner": "x", "role": "viewer"}))["prefix"]

@@ -289,6 +289,104 @@ def test_the_pages_of_a_search_are_one_list(live_service: Any, http: httpx.Clien
     refused(http.post(f"{PATH}/search", json={"text": "x", "offset": 9001}), 422, "bad_request", "offset")
 
 
+def change(http: httpx.Client, ids: list[str], **given: Any) -> httpx.Response:
+    return http.patch(f"{PATH}/items", json={"ids": ids, **given})
+
+
+def test_tags_of_images_are_a_filter_at_once_and_after_a_fold(
+    live_service: Any, http: httpx.Client, squares: Json
+) -> None:
+    live_service.admin.add_items("squares", [{"image": BLACK, "name": "black.png", "captions": ["night"]}])
+    before = exported(live_service, "images")
+    texts = exported(live_service, "texts")
+    ids = {line["image"]: line["id"] for line in before}
+    chosen = [ids["red.png"], ids["black.png"]]
+    answer = change(http, chosen, add={"tags": ["checked", "warm; bright"]}, labels={"year": "1990", "hue": None})
+    assert (answer.status_code, answer.json()) == (200, {"changed": 2})
+    assert change(http, chosen, add={"tags": ["checked"]}).json() == {"changed": 0}, "they have it"
+    assert change(http, [chosen[1]], remove={"tags": ["checked"]}).json() == {"changed": 1}
+
+    def check() -> None:
+        shown = live_service.admin.collection("squares")
+        assert shown["label_types"] == {**shown["label_types"], "tags": "set", "year": "number", "hue": "text"}
+        assert sorted(shown["labels"]["tags"]) == ["checked", "warm; bright"]
+        assert (shown["images"], shown["texts"]) == (5, len(texts))
+        found = [
+            set(names(live_service.admin.search("squares", text="red", where=where)))
+            for where in (
+                {"tags": "checked"}, {"tags": {"all": ["warm; bright"]}}, {"year": {"lt": 2000}}, {"hue": "r"}
+            )
+        ]  # fmt: skip
+        assert found == [{"red.png"}, {"red.png", "black.png"}, {"red.png", "black.png"}, set()]
+        after = {line["image"]: line for line in exported(live_service, "images")}
+        for line in before:
+            same = after[line["image"]]
+            assert same["vector"] == line["vector"]
+            assert (same["captions"], same["media_type"]) == (line["captions"], line["media_type"])
+        assert {line["text"]: line["vector"] for line in exported(live_service, "texts")} == {
+            line["text"]: line["vector"] for line in texts
+        }
+
+    check()
+    data = {item: live_service.admin.item_image("squares", item) for item in chosen}
+    fold(live_service, squares)
+    check()
+    assert {item: live_service.admin.item_image("squares", item) for item in chosen} == data
+    assert change(http, [ids["red.png"]], remove={"tags": ["checked", "warm; bright"]}).json() == {"changed": 1}
+    assert "tags" not in live_service.admin.item("squares", ids["red.png"])["labels"], "an empty set is none"
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "code", "field"),
+    [
+        ({}, 422, "bad_request", None),
+        ({"add": {"tags": []}}, 422, "bad_request", "add.tags"),
+        ({"add": {"split": ["val"]}}, 422, "bad_request", "add"),
+        ({"labels": {"source": "x"}}, 422, "bad_request", "labels"),
+        ({"labels": {"tags": None}, "add": {"tags": ["x"]}}, 422, "bad_request", None),
+        ({"add": {"hue": ["x"]}}, 422, "bad_label", "add.hue"),
+        ({"labels": {f"label {n}": "x" for n in range(32)}}, 422, "bad_label", "ids.0"),
+        ({"ids": ["img_0000000000000000"], "add": {"tags": ["x"]}}, 404, "item_not_found", "ids.0"),
+        ({"ids": ["FIRST", "no id"], "add": {"tags": ["x"]}}, 404, "item_not_found", "ids.1"),
+        ({"ids": [], "add": {"tags": ["x"]}}, 422, "bad_request", "ids"),
+    ],
+)
+def test_a_bad_change_of_labels_names_its_field_and_changes_nothing(
+    live_service: Any,
+    http: httpx.Client,
+    refused: Any,
+    squares: Json,
+    given: Json,
+    status: int,
+    code: str,
+    field: str | None,
+) -> None:
+    first = live_service.admin.search("squares", text="a red square", k=1)["hits"][0]["id"]
+    ids = [first if item == "FIRST" else item for item in given.get("ids", [first])]
+    refused(change(http, **{**given, "ids": ids}), status, code, field)
+    with live_service.http("viewer") as viewer:
+        refused(change(viewer, ids, add={"tags": ["x"]}), 403, "forbidden")
+    assert live_service.admin.collection("squares")["changes"] == 0
+
+
+def test_a_label_that_another_changes_meanwhile_is_kept(
+    live_service: Any, http: httpx.Client, squares: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (item,) = [hit["id"] for hit in live_service.admin.search("squares", text="a red square", k=1)["hits"]]
+    relabel, calls = collection_items._relabel, []
+
+    def meanwhile(*given: Any) -> Any:
+        changed = relabel(*given)
+        calls.append(changed)
+        if len(calls) == 1:
+            live_service.admin.change_labels("squares", [item], add={"tags": ["of another"]})
+        return changed
+
+    monkeypatch.setattr(collection_items, "_relabel", meanwhile)
+    assert change(http, [item], add={"tags": ["mine"]}).json() == {"changed": 1}
+    assert json.loads(live_service.admin.item("squares", item)["labels"]["tags"]) == ["of another", "mine"]
+
+
 def test_near_duplicates_are_those_of_now(live_service: Any, squares: Json, sample_images: dict[str, bytes]) -> None:
     red = live_service.admin.search("squares", image=sample_images["red"], k=1)["hits"][0]["id"]
     assert live_service.admin.duplicates("squares", threshold=0.99999)["total"] == 0
@@ -336,3 +434,52 @@ def test_a_fold_while_images_are_embedded_loses_nothing(
     assert live_service.admin.collection("squares")["run_id"] != older
     assert names(live_service.admin.search("squares", image=BLACK, k=1)) == ["black.png"]
     assert live_service.admin.collection("squares")["images"] == 5
+
+
+def test_labels_have_types(live_service: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+    assert squares["label_types"] == {"hue": "text", "split": "text", "source": "text"}
+    for name, data, labels in (
+        ("a", BLACK, {"year": "1985", "taken": "2020-02-28", "tags": ["red", "round"], "hue": "k"}),
+        ("b", PINK, {"year": "1990", "taken": "2020-02-29T12:00:00Z", "tags": ["red"]}),
+    ):
+        assert add(http, {"image": url(data), "name": name, "labels": labels}).status_code == 201
+    facts = live_service.admin.collection("squares")
+    assert facts["label_types"].items() >= {"year": "number", "taken": "date", "tags": "set"}.items()
+    assert facts["labels"]["tags"] == ["red", "round"]
+    expected: list[tuple[Any, list[str]]] = [
+        ({"year": {"gte": 1985, "lt": 1990}}, ["a"]),
+        ({"year": 1990}, ["b"]),
+        ({"year": "1990"}, ["b"]),
+        ({"taken": {"gt": "2020-02-28"}}, ["b"]),
+        ({"taken": {"lte": "2020-02-29"}}, ["a", "b"]),
+        ({"tags": {"all": ["red", "round"]}}, ["a"]),
+        ({"tags": {"any": ["round", "red"]}, "hue": ["k", "r"]}, ["a"]),
+        ({"tags": "red"}, ["a", "b"]),
+    ]
+    for where, found in expected:
+        assert sorted(names(live_service.admin.search("squares", text="a square", where=where))) == found, where
+    item = {"image": url(GREY), "name": "c"}
+    message = refused(add(http, {**item, "labels": {"hue": ["k"]}}), 422, "bad_label", "items.0.labels.hue")["message"]
+    assert "'hue' is text" in message
+    assert add(http, {**item, "labels": {"hue": "k", "year": "about 1990"}}).status_code == 201
+    assert live_service.admin.collection("squares")["label_types"]["year"] == "text", "mixed values"
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "field"),
+    [
+        ({"hue": {"gte": 1}}, "bad_filter", "where.hue"),
+        ({"hue": 1}, "bad_filter", "where.hue"),
+        ({"hue": {}}, "bad_filter", "where.hue"),
+        ({"hue": {"from": 1}}, "bad_request", "where.hue.from"),
+        ({"hue": {"gte": True}}, "bad_request", "where.hue.gte"),
+        ({"hue": {"any": "r"}}, "bad_request", "where.hue.any"),
+        ({"hue": True}, "bad_request", "where.hue"),
+        ({"hue": [1]}, "bad_request", "where.hue.0"),
+        ({"hue": None}, "bad_request", "where.hue"),
+    ],
+)
+def test_a_filter_that_does_not_fit_names_its_field(
+    http: httpx.Client, squares: Json, refused: Any, where: Json, code: str, field: str
+) -> None:
+    refused(http.post(f"{PATH}/search", json={"text": "x", "where": where}), 422, code, field)

@@ -56,6 +56,22 @@ def test_a_text_finds_itself_among_the_texts(live_service: Any, collection: Any)
     assert len(hits[0]["image_urls"]) == 1
 
 
+def test_a_text_that_does_not_fit_is_said_to_be_cut(live_service: Any, collection: Any) -> None:
+    assert live_service.admin.search("squares", text="a green square")["text_limit"] is None
+    assert live_service.admin.search("squares", text="a green square " * 30)["text_limit"] > 0
+
+
+def test_a_hybrid_search_finds_captions_with_the_words(live_service: Any, collection: Any) -> None:
+    for hue in ("red", "green", "blue", "white"):
+        hits = live_service.admin.search("squares", text=hue, k=4, hybrid=True)["hits"]
+        assert hits[0]["caption"] == f"a {hue} square"
+        assert len({hit["id"] for hit in hits}) == 4
+        plain = live_service.admin.search("squares", text=hue, k=4)["hits"]
+        assert {hit["id"]: hit["score"] for hit in hits} == pytest.approx({hit["id"]: hit["score"] for hit in plain})
+    page = live_service.admin.search("squares", text="white", k=3, offset=1, hybrid=True)["hits"]
+    assert [hit["id"] for hit in page] == [hit["id"] for hit in hits[1:]]
+
+
 def test_a_filter_comes_before_the_best(live_service: Any, http: httpx.Client, refused: Any, collection: Any) -> None:
     hits = live_service.admin.search("squares", text="a red square", k=4, where={"hue": "w"})["hits"]
     assert [hit["caption"] for hit in hits] == ["a white square"]
@@ -164,6 +180,15 @@ def test_the_maps_file_holds_the_same_points(live_service: Any, http: httpx.Clie
     assert two["points"].shape == (2, 2)
 
 
+def test_the_maps_file_arranges_images_by_their_neighbours(
+    live_service: Any, http: httpx.Client, collection: Any, refused: Any
+) -> None:
+    tensors, metadata = read_safetensors(live_service.admin.collection_map_file("squares", method="tsne"))
+    assert (metadata["method"], metadata["variance"], tensors["points"].shape) == ("tsne", "", (4, 2))
+    answer = http.get("/v1/collections/squares/map.safetensors", params={"method": "other"})
+    refused(answer, 422, "bad_request", "method")
+
+
 def test_a_bad_limit_of_the_maps_file_is_refused(http: httpx.Client, collection: Any, refused: Any) -> None:
     for limit in (0, 100_001):
         answer = http.get("/v1/collections/squares/map.safetensors", params={"limit": limit})
@@ -190,6 +215,11 @@ def read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]
         ({"text": ""}, "bad_request", "text"),
         ({"text": "x" * 501}, "text_too_long", "text"),
         ({"text": "x", "k": 0}, "bad_request", "k"),
+        ({"vector": [1.0] * 24, "hybrid": True}, "bad_query", "hybrid"),
+        ({"text": "x", "weights": {"text": -1}, "hybrid": True}, "bad_query", "hybrid"),
+        ({"text": "x", "vector": [1.0] * 24, "weights": {"text": 0}, "hybrid": True}, "bad_query", "hybrid"),
+        ({"text": "x", "target": "texts", "hybrid": True}, "bad_target", "target"),
+        ({"text": "x", "k": 1000, "offset": 1, "hybrid": True}, "bad_k", "k"),
         ({"text": "x", "k": 10**6}, "bad_request", "k"),
         ({"text": "x", "target": "sounds"}, "bad_request", "target"),
         ({"image": "https://x.example/a.png"}, "bad_image_url", "image"),

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from api.client import ApiError
+from api.services import corpora
+from api.services.corpora import find_rows
 from lcl_core.data.formats import open_reader
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.storage import LocalShardStorage
@@ -107,6 +109,26 @@ def test_documents_have_their_images_in_place(live_service: Any, squares: str, h
     assert answer.content == sample_image()
     assert answer.headers["content-type"] == "image/png"
     assert live_service.admin.dataset_image("squares", "one image.png") == sample_image()
+
+
+def test_documents_are_found_by_their_words(live_service: Any, squares: str) -> None:
+    documents = live_service.admin.dataset_documents
+    found = documents("squares", q="SECOND first")
+    assert (found["rows"], len(found["items"]), found["next"]) == ([0], 1, None)
+    assert documents("squares", q="second third")["items"] == []
+    assert documents("squares", q="first", offset=1)["items"] == []
+    pairs = documents("squares", view="pairs", q="red square", limit=1)
+    assert pairs["rows"] == [0], "in captions and labels"
+
+
+def test_a_search_for_words_ends_in_time_and_says_where_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text_list": [f"number {n}", "even" if n % 2 == 0 else "odd"], "image_info": []} for n in range(10)]
+    assert find_rows(rows, "odd", 0, 3) == ([1, 3, 5], 6)
+    assert find_rows(rows, "Odd number", 6, 3) == ([7, 9], None)
+    assert find_rows(rows, "", 8, 3) == ([8, 9], None)
+    monkeypatch.setattr(corpora, "SEARCH_SECONDS", -1.0)
+    assert find_rows(rows, "odd", 4, 3) == ([], 4)
+    assert find_rows(rows, "", 4, 3) == ([4, 5, 6], 7), "without words nothing is searched"
 
 
 def test_captioned_images_can_be_leafed_through(live_service: Any, squares: str) -> None:

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from api.core.errors import Problem
 from api.services.encoder_archive import EncoderExporter
 from lcl_core.common.errors import UserError
+from lcl_core.db.models import EncoderRow
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
 from tests.api.sample_assets import save_encoder
 from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip, save_timm
@@ -273,6 +274,18 @@ def test_figures_come_from_finished_evaluations(live_service: Any, encoder: Any)
         ("IR@5", 0.5, run_id),
     ]
     assert figures[0]["dataset"] == "sample"
+
+
+def test_figures_of_a_model_card_follow_with_their_source(live_service: Any, encoder_dir: Path) -> None:
+    encoder = live_service.admin.import_encoder("carded", str(encoder_dir))
+    with live_service.context.database.session() as session:
+        found = session.get(EncoderRow, encoder["id"])
+        found.info = {**found.info, "figures": [row("IR@5", 0.288)]}
+    run_id = live_service.evaluated(encoder["id"], [row("IR@5", 0.25)])
+    measured, card = live_service.admin.encoder_figures("carded")
+    assert (measured["run_id"], measured.get("source")) == (run_id, None)
+    assert (card["value"], card["run_id"]) == (0.288, None)
+    assert "not by this service" in card["source"]
 
 
 def test_two_encoders_are_compared_on_equal_terms(live_service: Any, encoder: Any, encoder_dir: Path) -> None:

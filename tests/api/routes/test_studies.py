@@ -106,12 +106,25 @@ def test_a_bad_study_names_its_field_and_queues_nothing(
 
 
 def test_the_plan_counts_honestly(http: httpx.Client) -> None:
-    assert http.post("/v1/studies/plan", json={"spec": {"preset": "table1"}}).json() == {
-        "rows": 7, "seeds": 3, "cells": 21, "reused": 0
-    }  # fmt: skip
+    counted = ("rows", "seeds", "cells", "reused")
+    plan = http.post("/v1/studies/plan", json={"spec": {"preset": "table1"}}).json()
+    assert [plan[name] for name in counted] == [7, 3, 21, 0]
     post(http, seeds=[21])
     found = http.post("/v1/studies/plan", json={"spec": spec(seeds=[21, 22, 23])}).json()
-    assert found == {"rows": 2, "seeds": 3, "cells": 6, "reused": 2}
+    assert [found[name] for name in counted] == [2, 3, 6, 2]
+
+
+def test_the_plan_tells_the_time_of_the_trainings_that_are_new(http: httpx.Client, live_service: Any) -> None:
+    one, three = (
+        http.post("/v1/studies/plan", json={"spec": spec(seeds=seeds)}).json() for seeds in ([31], [31, 32, 33])
+    )
+    assert one["certainty"] in ("measured", "scaled", "assumed")
+    assert one["seconds"]["low"] < one["seconds"]["expected"] < one["seconds"]["high"]
+    assert three["seconds"]["expected"] == pytest.approx(3 * one["seconds"]["expected"])
+    post(http, seeds=[31])
+    rest = http.post("/v1/studies/plan", json={"spec": spec(seeds=[31, 32, 33])}).json()
+    assert rest["seconds"]["expected"] == pytest.approx(2 * one["seconds"]["expected"])
+    assert http.post("/v1/studies/plan", json={"spec": spec(seeds=[31])}).json()["seconds"] is None, "nothing is new"
 
 
 def test_pages_continue(http: httpx.Client, refused: Any) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from api.client import ApiError
 from api.core.settings import ApiSettings
+from api.services import corpus_uploads
+from api.services.corpus_uploads import CorpusUploads
 from lcl_core.db import submit
 from lcl_core.db.artifacts import home_id
 from lcl_core.db.models import Garbage, new_id
@@ -59,6 +61,20 @@ def sent(http: httpx.Client, data: bytes) -> str:
     return where
 
 
+def test_uploads_are_counted_outside_of_any_transaction(live_service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process can write while the folders of all uploads are read."""
+    count, database = CorpusUploads._count, live_service.context.database
+
+    def write_and_count(self: CorpusUploads, owner: str) -> int:
+        with database.session() as session:
+            submit.submit(session, "pretrain", {})
+        return count(self, owner)
+
+    monkeypatch.setattr(CorpusUploads, "_count", write_and_count)
+    with live_service.http() as http:
+        assert http.post("/v1/uploads", json={"bytes": 10}).status_code == 201
+
+
 def test_a_folder_becomes_a_dataset(live_service: Any, pages: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     (pages / ".hidden").write_text("not sent")
@@ -80,6 +96,33 @@ def test_a_folder_becomes_a_dataset(live_service: Any, pages: Path) -> None:
     assert not Path(upload["path"]).exists()
     with pytest.raises(ApiError, match="no upload"):
         client.delete_upload(upload["id"])
+
+
+def test_how_far_an_archive_is_unpacked_is_told_while_it_is(
+    live_service: Any, pages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_uploads, "_PROGRESS_SECONDS", 0.0)
+    client, seen = live_service.admin, []
+    whole = corpus_uploads.unpack_zip
+
+    def unpack(*paths: Path, on_member: Any, **bounds: int) -> Any:
+        def look(done: int, total: int) -> None:
+            on_member(done, total)
+            with live_service.http() as http:
+                view = http.get(f"/v1/uploads/{paths[0].parent.name}").json()
+            seen.append((view["unpacked"], view["members"], view["path"]))
+
+        return whole(*paths, on_member=look, **bounds)
+
+    monkeypatch.setattr(corpus_uploads, "unpack_zip", unpack)
+    told: list[str] = []
+    upload = client.upload_corpus(pages, on_sent=lambda upload: told.append(upload["id"]))
+    assert told == [upload["id"]]
+    total = seen[0][1]
+    assert seen == [(done, total, None) for done in range(total)]
+    after = client.upload(upload["id"])
+    assert (after["unpacked"], after["members"], after["path"]) == (None, None, upload["path"])
+    client.delete_upload(upload["id"])
 
 
 def test_a_zip_is_sent_as_it_is_and_its_one_folder_is_the_corpus(live_service: Any, tmp_path: Path) -> None:

@@ -177,6 +177,18 @@ def test_what_is_no_corpus_of_shards_is_reported(distant: Any, folder: Path, s3_
     assert len(objects(url)) == len(COLOURS) + 2
 
 
+def test_files_of_a_format_are_converted_from_a_url(distant: Any, folder: Path, s3_bucket: str) -> None:
+    images = distant.home / "data" / "images"
+    images.mkdir(parents=True)
+    for name in ("red", "blue"):
+        (images / f"{name}.png").write_bytes((folder / "images" / f"{name}.png").read_bytes())
+    url = f"{s3_bucket}/team/tables"
+    fsspec.filesystem("s3").pipe_file(f"{url}/a.csv", b"image,caption\nred.png,a red square\nblue.png,a blue one\n")
+    spec = {"path": url, "format": "table", "options": {"images": str(images)}, "name": "tables"}
+    done(distant, "convert", spec)
+    assert distant.admin.dataset_statistics("tables")["captions"] == 2
+
+
 def test_a_root_that_was_taken_away_is_read_no_more(
     distant: Any, folder: Path, s3_bucket: str, serve: Any, house_of: Callable[..., Any]
 ) -> None:

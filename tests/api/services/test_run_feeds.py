@@ -1,8 +1,9 @@
-"""Followers of one run share the looks at the database, and each gets every line once."""
+"""Followers share the looks at the database, and each gets every line of its run once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import anyio
 import pytest
 from anyio import CapacityLimiter
+from sqlalchemy import event
 
 import api.services.run_events
 from api.services.run_events import RunFeeds, RunSnapshot
 from lcl_core.common.errors import UserError
-from lcl_core.db import submit
+from lcl_core.db import runs, submit
 from lcl_core.db.models import Metric
 from lcl_core.db.session import Database
 from lcl_core.specs.parsing import parse_spec
@@ -24,18 +26,26 @@ NEVER = float("inf")
 
 
 class Watched(RunFeeds):
-    """Counts its questions; each reads ``error`` first."""
+    """Counts its questions about one run, and polls of all; each reads ``error`` first."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, 0.01, CapacityLimiter(4))
-        self.requested = 0
+        self.requested = self.polls = 0
         self.error: Exception | None = None
 
     def _query(self, run_id: str, after: int) -> Any:
         self.requested += 1
+        self.fail()
+        return super()._query(run_id, after)
+
+    def _query_news(self, known: Mapping[str, RunSnapshot | None]) -> Any:
+        self.polls += 1
+        self.fail()
+        return super()._query_news(known)
+
+    def fail(self) -> None:
         if self.error is not None:
             raise self.error
-        return super()._query(run_id, after)
 
 
 @pytest.fixture
@@ -69,17 +79,18 @@ async def taken(feeds: RunFeeds, run_id: str, until: int, after: int = 0) -> lis
 
 
 def test_many_followers_cost_as_many_looks_as_one(database: Database, run_id: str) -> None:
-    feeds = Watched(database)
-    ready = 0
+    feeds, lines = Watched(database), 10
+    taken_by_all = [anyio.Event() for _ in range(lines + 1)]
+    counts = [0] * (lines + 1)
 
     async def follow() -> None:
-        nonlocal ready
         async with aclosing(feeds.snapshots(run_id, 0, NEVER)) as snapshots:
-            seen = 0
-            async for _ in snapshots:
-                seen += 1
-                if seen == 11:
-                    ready += 1
+            async for snapshot in snapshots:
+                for number in {number for number, _ in snapshot.lines} or {0}:
+                    counts[number] += 1
+                    if counts[number] == FOLLOWERS:
+                        taken_by_all[number].set()
+                if counts[lines] and snapshot.last == lines:
                     return
 
     async def main() -> None:
@@ -87,11 +98,110 @@ def test_many_followers_cost_as_many_looks_as_one(database: Database, run_id: st
             async with anyio.create_task_group() as group:
                 for _ in range(FOLLOWERS):
                     group.start_soon(follow)
+                await taken_by_all[0].wait()
+                for number in range(1, lines + 1):
+                    await anyio.to_thread.run_sync(record, database, run_id, number)
+                    await taken_by_all[number].wait()
 
     anyio.run(main)
-    assert ready == FOLLOWERS
+    assert counts[1:] == [FOLLOWERS] * lines
     assert feeds.requested < FOLLOWERS + 5 * 11, "one look of each at first, then the same for all"
     assert feeds._feeds == {}, "nobody follows any more"
+
+
+def test_a_poll_is_one_query_for_all_runs_and_followers(database: Database) -> None:
+    with database.session() as session:
+        spec = parse_spec("pretrain", {"preset": "sample"})
+        run_ids = [submit.submit(session, "pretrain", spec).id for _ in range(3)]
+    feeds, begun, statements = Watched(database), 0, list[str]()
+
+    async def follow(run_id: str) -> None:
+        nonlocal begun
+        async with aclosing(feeds.snapshots(run_id, 0, NEVER)) as snapshots:
+            async for _ in snapshots:
+                begun += 1
+
+    async def polls(count: int) -> None:
+        last = feeds.polls + count
+        while feeds.polls < last:
+            await anyio.sleep(0.005)
+
+    async def main() -> None:
+        with anyio.fail_after(180):
+            async with anyio.create_task_group() as group:
+                for number in range(FOLLOWERS):
+                    group.start_soon(follow, run_ids[number % 3])
+                while begun < FOLLOWERS:
+                    await anyio.sleep(0.005)
+                await polls(3)  # until all runs are known
+                event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+                before, woken = feeds.polls, begun
+                await polls(5)
+                queries = [statement for statement in statements if not statement.startswith("BEGIN")]
+                assert abs(len(queries) - (feeds.polls - before)) <= 1, "one poll may be at work"
+                assert begun == woken, "nothing has happened"
+                group.cancel_scope.cancel()
+
+    anyio.run(main)
+    assert feeds._feeds == {}
+
+
+def test_a_slow_follower_holds_up_nobody_and_misses_nothing(
+    database: Database, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.services.run_events, "SHARED_LINES", 2)
+    feeds, slow = Watched(database), list[int]()
+    begun, released = anyio.Event(), anyio.Event()
+
+    async def follow_slowly() -> None:
+        async with aclosing(feeds.snapshots(run_id, 0, NEVER)) as snapshots:
+            async for snapshot in snapshots:
+                slow.extend(number for number, _ in snapshot.lines)
+                if slow and slow[-1] == 9:
+                    return
+                begun.set()
+                await released.wait()
+
+    async def main() -> None:
+        with anyio.fail_after(180):
+            async with anyio.create_task_group() as group:
+                group.start_soon(follow_slowly)
+                await begun.wait()
+                for number in range(1, 10):
+                    await anyio.to_thread.run_sync(record, database, run_id, number)
+                    assert await taken(feeds, run_id, number, number - 1) == [number]
+                assert slow == []
+                released.set()
+
+    anyio.run(main)
+    assert slow == list(range(1, 10))
+
+
+def test_a_stream_ends_with_the_final_state_after_the_last_line(database: Database, run_id: str) -> None:
+    feeds, received = Watched(database), [b""] * 3
+
+    async def follow(number: int) -> None:
+        async for events in feeds.events(run_id, 0, NEVER):
+            received[number] += events
+
+    def finish() -> None:
+        record(database, run_id, 1)
+        with database.session() as session:
+            runs.cancel_run(session, run_id)
+
+    async def main() -> None:
+        with anyio.fail_after(180):
+            async with anyio.create_task_group() as group:
+                for number in range(3):
+                    group.start_soon(follow, number)
+                while not all(received):
+                    await anyio.sleep(0.005)
+                await anyio.to_thread.run_sync(finish)
+
+    anyio.run(main)
+    told = [re.findall(rb'event: metrics|"state":"\w+"', events) for events in received]
+    assert told == [[b'"state":"queued"', b"event: metrics", b'"state":"cancelled"']] * 3
+    assert feeds._feeds == {}
 
 
 def test_each_line_comes_once_wherever_one_begins(
