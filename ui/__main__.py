@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import tempfile
+from argparse import ArgumentParser
 
 import uvicorn
 from pydantic import ValidationError
@@ -58,4 +59,6 @@ def _inherited_sockets(number: int | None) -> list[socket.socket] | None:
 
 
 if __name__ == "__main__":
+    # it takes settings alone: an argument is a mistake, and --help no start
+    ArgumentParser("python -m ui", description=__doc__).parse_args()
     sys.exit(main())

@@ -21,7 +21,10 @@ TAB_OF_PARAMETER = {
     "dataset": "documents", "collection": "search", "q": "search", "item": "search", "like": "search", "mode": "search",
 }  # fmt: skip
 # Parameters of filters, sliders and menus: a change of these alone makes no new entry of the browser's history.
-OPTION_PARAMETERS = ("words", "where", "k", "kind", "colour", "at", "split", "source", "layout", "sort", "tag")
+OPTION_PARAMETERS = (
+    *("words", "where", "k", "captions", "kind", "colour", "at", "split", "source", "layout", "sort", "tag"),
+    *("with", "metric", "over"),
+)
 FIRST_TAB = "search"
 
 

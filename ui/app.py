@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from ui.common import SILENT_EVENT, PageTab, html_pane
 from ui.event_files import EventFileMiddleware
 from ui.file_routes import build_file_routes
 from ui.html import LOGO_SVG, TAGLINE, esc
+from ui.saved_views import SavedViewsMenu
 from ui.security import CsrfMiddleware, HostMiddleware, RouteAllowlistMiddleware, SecurityHeadersMiddleware, parse_hosts
 from ui.session_files import SessionFiles
 from ui.sessions import SessionKeyAuth, SessionStore
@@ -38,6 +39,7 @@ from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
+from ui.tabs.service import ServiceTab, is_admin
 from ui.tabs.studies import StudiesTab
 from ui.tabs.zero_shot import ZeroShotTab
 from ui.uploads import build_upload_routes
@@ -122,7 +124,9 @@ TABS: dict[str, type[PageTab]] = {
     "studies": StudiesTab,
     "encoders": EncodersTab,
     "compare": CompareTab,
+    "service": ServiceTab,
 }
+ADMIN_TAB = "service"
 HEADER = f'<header class="lcl-header">{LOGO_SVG}<div><h1>LCL</h1><p>{TAGLINE}</p></div></header>'
 # Shown instead of the state of the service while a call hangs (page.js).
 SLOW_PILL = '<p class="lcl-pill lcl-pill--part" role="status" hidden><i aria-hidden="true"></i><b>Service slow</b></p>'
@@ -156,12 +160,14 @@ def service_status(client: Client) -> str:
 def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
     """All tabs on one page; each refreshes when it is opened. With sessions of a ``team`` the user is shown."""
     tabs = {name: tab_class(client) for name, tab_class in TABS.items()}
+    views = SavedViewsMenu(client, {name: tab.title for name, tab in tabs.items()})
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86_400)) as page:
         with gr.Row(elem_id="top"):
             html_pane(HEADER)
             status = html_pane(elem_id="service")
             html_pane(SLOW_PILL, elem_id="service-slow")
             user = html_pane(elem_id="visitor", visible=team is not None)
+            views.build()
             guide = html_pane(elem_id="guide")
             html_pane(THEME_SWITCH, elem_id="theme")
         with gr.Tabs(elem_classes="lcl-tabs", selected="search", overflow_behavior="wrap") as bar:
@@ -169,11 +175,16 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
         # outside of gr.Tabs, where every new component counts as a tab
         for (name, tab), item in zip(tabs.items(), items, strict=True):
             tab.wire(page, item, html_pane(js_on_load=navigation_script(name), elem_id=f"navigate-{name}"))
+        views.wire()
         clock = gr.Timer(20)
         for event in (page.load, clock.tick):
             event(lambda: service_status(client), outputs=status, **SILENT_EVENT)
         page.load(lambda: guide_link(client), outputs=guide, **SILENT_EVENT)
         page.load(_linked_tab, outputs=bar, **SILENT_EVENT)
+        service = items[list(tabs).index(ADMIN_TAB)]
+        page.load(lambda: gr.Tab(visible=is_admin(client)), outputs=service, **SILENT_EVENT).then(
+            _admin_tab_opener(client), outputs=bar, **SILENT_EVENT
+        )
         if team:
             page.load(lambda: draw_user(team), outputs=user, **SILENT_EVENT)
     return page
@@ -279,7 +290,7 @@ def _drop_page_state(page: gr.Blocks, name: str) -> None:
 
 
 def _build_tab(name: str, tab: PageTab) -> gr.Tab:
-    with gr.Tab(tab.title, id=name, elem_id=f"tab-{name}") as item:
+    with gr.Tab(tab.title, id=name, elem_id=f"tab-{name}", visible=name != ADMIN_TAB) as item:
         tab.build()
     return item
 
@@ -287,7 +298,17 @@ def _build_tab(name: str, tab: PageTab) -> gr.Tab:
 def _linked_tab(request: gr.Request) -> gr.Tabs:
     """The tab of the address; the first one is open already, and a reader may have left it while the page started."""
     name = linked_tab(request.query_params)
-    return gr.Tabs(selected=name) if name in TABS and name != FIRST_TAB else gr.skip()
+    return gr.Tabs(selected=name) if name in TABS and name not in (FIRST_TAB, ADMIN_TAB) else gr.skip()
+
+
+def _admin_tab_opener(client: Client) -> Callable[[gr.Request], gr.Tabs]:
+    """For an event after the one that makes the tab for admins visible: it is selected if the address is its own."""
+
+    def open_linked(request: gr.Request) -> gr.Tabs:
+        linked = linked_tab(request.query_params) == ADMIN_TAB and is_admin(client)
+        return gr.Tabs(selected=ADMIN_TAB) if linked else gr.skip()
+
+    return open_linked
 
 
 def _status_pill(kind: str, word: str, detail: str) -> str:

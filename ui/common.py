@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -20,6 +20,10 @@ Shown = TypeVar("Shown")
 # gr.Error need the queue.
 SILENT_EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 BUSY_EVENT: dict[str, Any] = SILENT_EVENT | {"show_progress": "minimal"}
+
+# for an event that has drawn a ``ui.html.question_box``: the focus goes to it, on the button that changes nothing
+FOCUS_QUESTION_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => [...document.querySelectorAll(
+  '[role=alertdialog] button:last-child')].find((button) => button.checkVisibility())?.focus(), 30))"""
 
 IMAGE_UNREADABLE = "image_unreadable"  # error code of the service
 
@@ -57,6 +61,23 @@ class PageSelection(Generic[Shown]):
     """
 
     current: Shown
+
+
+def newest(handler: Callable[..., tuple[Any, ...]], *, begins: bool = True) -> Callable[..., tuple[Any, ...]]:
+    """``handler`` behind a turn (a PageSelection of a number): it changes nothing if a newer search began meanwhile.
+
+    Args:
+        begins: the event begins a search. Otherwise it continues the one on show.
+    """
+
+    def event(turn: PageSelection[int], *arguments: Any) -> tuple[Any, ...]:
+        turn.current += begins
+        mine = turn.current
+        result = handler(*arguments)
+        return result if turn.current == mine else (gr.skip(),) * len(result)
+
+    event.__name__ = getattr(handler, "__name__", event.__name__)  # Gradio's logs name an event by it
+    return event
 
 
 class PageTab(Protocol):

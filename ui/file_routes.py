@@ -104,8 +104,8 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
         return JSONResponse({"caption": found["caption"]}, headers=IMAGE_HEADERS)
 
     @router.get("/map/{collection}")
-    def map_file(collection: str) -> Response:
-        return _map_file(client, collection)
+    def map_file(collection: str, method: str = "pca") -> Response:
+        return _map_file(client, collection, method)
 
     @router.get("/corpus/{dataset}/{image:path}")
     def dataset_image(dataset: str, image: str) -> Response:
@@ -160,9 +160,9 @@ def _image_response(read: Callable[[], bytes], placeholder: bool = False) -> Res
     return Response(data, media_type=image_media_type(data), headers=IMAGE_HEADERS)
 
 
-def _map_file(client: Client, collection: str) -> Response:
+def _map_file(client: Client, collection: str, method: str) -> Response:
     try:
-        return Response(client.collection_map_file(collection), media_type="application/octet-stream")
+        return Response(client.collection_map_file(collection, method=method), media_type="application/octet-stream")
     except ApiError as error:
         return _error(error)
 

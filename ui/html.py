@@ -63,6 +63,23 @@ def toast(message: str, title: str = "Not possible") -> str:
     return f'<div class="lcl-problem lcl-toast" role="alert" data-at="{time.monotonic_ns()}">{words}</div>'
 
 
+def notice(message: str, title: str) -> str:
+    """What has been done, over the page for some seconds; as ``toast``."""
+    words = f"<strong>{esc(title)}</strong><p>{esc(message)}</p>"
+    return f'<div class="lcl-notice lcl-toast" role="status" data-at="{time.monotonic_ns()}">{words}</div>'
+
+
+def question_box(title: str, consequence: str, yes: tuple[str, str], no: tuple[str, str]) -> str:
+    """A question before something is lost; ``yes`` and ``no``: value of the select event (PICK_SCRIPT), and words."""
+    buttons = " ".join(
+        f'<button type="button" data-pick="{esc(pick)}">{esc(words)}</button>' for pick, words in (yes, no)
+    )
+    return (
+        f'<div class="lcl-problem lcl-question-box" role="alertdialog" aria-label="{esc(title)}">'
+        f"<strong>{esc(title)}</strong><p>{esc(consequence)}</p><p>{buttons}</p></div>"
+    )
+
+
 def status_line(message: str) -> str:
     """One line of status."""
     return f'<p class="lcl-note" role="status">{esc(message)}</p>'

@@ -143,7 +143,7 @@
       this.data = data;
       this.collection = root.dataset.collection;
       for (const part of ['facts', 'said', 'chosen', 'at', 'pick', 'lasso']) this[part] = root.querySelector(`.lcl-map__${part}`);
-      [this.stage, this.canvas, this.tip, this.legend] = ['.lcl-map__stage', 'canvas', '.lcl-tip', '.lcl-legend'].map((name) => root.querySelector(name));
+      [this.stage, this.canvas, this.tip, this.legend, this.tags] = ['.lcl-map__stage', 'canvas', '.lcl-tip', '.lcl-legend', '.lcl-tag'].map((name) => root.querySelector(name));
       this.context = this.canvas.getContext('2d');
       this.dots = new Dots(this.context);
       this.state = seen.get(root.dataset.source) ?? { view: null, chosen: null, current: -1 };
@@ -187,7 +187,8 @@
 
     describe() {
       const { count, total, about } = this.data;
-      const words = [`${figure(count)} of ${figure(total)} images`, `PCA, ${percent(Number(about.variance))} of the variance`];
+      const axes = about.method === 'tsne' ? 't-SNE: what is near is alike, what is far says nothing' : `PCA, ${percent(Number(about.variance))} of the variance`;
+      const words = [`${figure(count)} of ${figure(total)} images`, axes];
       if (about.neighbours_kept) words.push(`${percent(Number(about.neighbours_kept))} of each image’s ${about.neighbours} nearest neighbours are near on the map`);
       this.facts.textContent = words.join(' · ');
       const by = this.root.dataset.label ? `, coloured by ${this.root.dataset.label}` : '';
@@ -404,7 +405,8 @@
       words.setAttribute('role', 'status');
       const head = make('div', { className: 'lcl-map__head' }, words, act('Download ids', () => this.download()), act('Clear', () => { this.choose(new Set()); this.canvas.focus(); }));
       const list = make('ul', { className: 'lcl-samples' }, ...[...chosen].slice(0, shown).map((index) => make('li', {}, this.thumbnail(index))));
-      this.chosen.replaceChildren(head, list);
+      this.tags.dataset.items = JSON.stringify([...chosen].map((index) => this.data.id(index)));
+      this.chosen.replaceChildren(head, this.tags, list);
       if (chosen.size > shown) this.chosen.append(act(`Show ${Math.min(SHOWN, chosen.size - shown)} more`, () => { this.more = (this.more ?? 0) + 1; this.drawChosen(); }));
     }
     thumbnail(index) {

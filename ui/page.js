@@ -1,10 +1,12 @@
-// Behaviour in the browser alone: colour scheme, end of a session, details of an image, searches under way, drafts of
-// forms, values on curves.
+// Behaviour in the browser alone: colour scheme, end of a session, details of an image, presses of Submit, searches under
+// way, drafts of forms, the panel of saved views, values on curves.
 (() => {
   'use strict';
   const KEY = 'lcl-theme';
   const read = () => { try { return localStorage.getItem(KEY); } catch { return null; } };
   const write = (value) => { try { localStorage.setItem(KEY, value); } catch { /* private window: not kept */ } };
+
+  const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
   const apply = (theme) => document.body.classList.toggle('dark', theme === 'dark');
 
@@ -28,6 +30,8 @@
       apply(theme);
       write(theme);
     }
+    const copy = event.target.closest('[data-lcl-copy]');
+    if (copy) copyCode(copy);
     const card = event.target.closest('.lcl-card[data-pick]');
     if (card) {
       document.querySelectorAll('.lcl-card[aria-current]').forEach((other) => other.removeAttribute('aria-current'));
@@ -35,18 +39,40 @@
     }
   });
 
+  // The code beside a button into the clipboard; where the browser forbids that (no TLS), it is selected.
+  async function copyCode(button) {
+    const code = button.parentElement.querySelector('code');
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      button.textContent = 'Copied';
+    } catch {
+      getSelection().selectAllChildren(code);
+    }
+  }
+
   // Escape cancels the searches under way, else closes the details of an image, unless the focus is in an input or an open list.
   document.addEventListener('keydown', (event) => {
-    if (event.key !== 'Escape' || window.lclSearch.cancel()) return;
+    if (event.key !== 'Escape') return;
+    if (document.body.hasAttribute('data-lcl-views-open')) {
+      showViews(false);
+      viewsButton()?.focus();
+      return;
+    }
+    if (window.lclSearch.cancel()) return;
     if (event.target.closest('input, textarea, [role="listbox"]')) return;
     [...document.querySelectorAll('.lcl-detail [data-pick="close:"]')].find((button) => button.checkVisibility())?.click();
   });
+
+  // Gradio's menus look at every key a moment late, and by it open again after Tab has left and closed them.
+  window.addEventListener('keydown', (event) => {
+    if (event.key === 'Tab' && event.target.matches?.('.wrap input.border-none')) event.stopPropagation();
+  }, { capture: true });
 
   // Calls to the service under way: one that hangs is said beside the title.
   const SLOW_MS = 3000;
   const calls = new Set();
   function watch() {
-    const slow = [...calls].some((begun) => performance.now() - begun > SLOW_MS);
+    const slow = [...calls].some((call) => performance.now() - call.begun > SLOW_MS);
     document.querySelector('#service')?.classList.toggle('lcl-slow', slow);
     const pill = document.querySelector('#service-slow p');
     if (pill) pill.hidden = !slow;
@@ -56,8 +82,8 @@
   // An ended session: the next request reloads the page, which leads to signing in and back to this address.
   const ask = window.fetch;
   window.fetch = async (...question) => {
-    const call = String(question[0]?.url ?? question[0]).includes('/run/predict') ? performance.now() : null;
-    if (call !== null) calls.add(call);
+    const call = String(question[0]?.url ?? question[0]).includes('/run/predict') ? { begun: performance.now() } : null;
+    if (call) calls.add(call);
     try {
       const answer = await ask(...question);
       if (answer.status === 401 && answer.headers.has('x-lcl-sign-in')) location.reload();
@@ -67,11 +93,30 @@
     }
   };
 
+  // A press of Submit waits until the events of the last edits are over: one under way would still change the form, or
+  // write its own message over that of the submission. Presses meanwhile are the same press.
+  const QUIET_MS = 40;  // between the end of an event and the begin of the next that waited for it
+  let pressed = null, released = false;
+  async function quiet() {
+    const begun = performance.now();
+    for (let rounds = 0; rounds < 2 && performance.now() - begun < SLOW_MS; rounds = calls.size ? 0 : rounds + 1) await sleep(QUIET_MS);
+  }
+  window.addEventListener('click', async (event) => {
+    const button = event.target.closest?.('.lcl-submit button');
+    if (!button || released) return;
+    event.stopPropagation();
+    if (pressed === button) return;
+    pressed = button;
+    await quiet();
+    [pressed, released] = [null, true];
+    button.click();
+    released = false;
+  }, { capture: true });
+
   // Searches under way: after a moment skeletons and a line say so, and whether the service is loading an encoder; later
   // that no answer has come. Gradio marks a pane as pending only until the first of several events ends.
   const LATE_MS = 20_000;
   let searches = 0, overtaken = 0, turn = 0;
-  const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
   const say = (words) => {
     const line = document.querySelector('#search-status [role=status]');
     if (line && line.textContent !== words) line.textContent = words;
@@ -157,6 +202,43 @@
       return [JSON.stringify(all)];
     },
   };
+
+  // The panel of saved views: open until Escape, a press elsewhere, or one of its links.
+  const viewsButton = () => document.querySelector('[data-lcl-views]');
+  function showViews(open) {
+    document.body.toggleAttribute('data-lcl-views-open', open);
+    viewsButton()?.setAttribute('aria-expanded', String(open));
+  }
+  document.addEventListener('click', (event) => {
+    const open = document.body.hasAttribute('data-lcl-views-open');
+    if (event.target.closest('[data-lcl-views]')) {
+      showViews(!open);
+      if (!open) document.querySelector('#views-panel [data-pick="refresh:"]')?.click();
+    } else if (open && (event.target.closest('#views-panel a') || !event.composedPath().some(({ id }) => id === 'views-panel'))) {
+      showViews(false);
+    }
+  });
+  document.addEventListener('submit', (event) => {
+    const form = event.target.closest('.lcl-save-view');
+    if (!form) return;
+    event.preventDefault();
+    const [name, pick] = [form.querySelector('input').value.trim(), form.querySelector('[data-pick]')];
+    if (!name) return;
+    pick.dataset.pick = `save:${JSON.stringify({ name, address: location.search || '?' })}`;
+    pick.click();
+  });
+
+  // A tag form: its tag and images as an event of the pane that it stands in.
+  document.addEventListener('submit', (event) => {
+    const form = event.target.closest('.lcl-tag');
+    if (!form) return;
+    event.preventDefault();
+    const [tag, pick] = [form.querySelector('input').value.trim(), form.querySelector('[data-pick]')];
+    if (!tag) return;
+    const change = { tag, remove: event.submitter?.value === 'remove', items: JSON.parse(form.dataset.items) };
+    pick.dataset.pick = `tag:${form.dataset.collection}:${JSON.stringify(change)}`;
+    pick.click();
+  });
 
   // Curves: the value nearest to the cursor.
   document.addEventListener('pointermove', (event) => {

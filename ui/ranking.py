@@ -36,6 +36,11 @@ class RankedEncoder:
         return str(self.encoder["id"])
 
     @property
+    def measured(self) -> list[dict[str, Any]]:
+        """Rows of evaluations of this service: figures of a model card were measured on other data."""
+        return measured_rows(self.rows)
+
+    @property
     def label(self) -> str:
         """Name and badge, for a menu."""
         return str(self.encoder.get("name") or self.id) + (f" · {self.badge}" if self.badge else "")
@@ -53,16 +58,21 @@ def rank_encoders(client: Client) -> list[RankedEncoder]:
     for place, encoder in enumerate(encoders):
         rows = client.encoder_figures(encoder["id"]) if place < MAX_RANKED else []
         ranked.append(RankedEncoder(encoder, rows, quality_badge(encoder, rows, most)))
-    compared = all(each.rows for each in ranked if each.is_shipped)
+    compared = all(each.measured for each in ranked if each.is_shipped)
     return sorted(ranked, key=lambda each: _place(each, compared))  # stable: equals stay newest first
 
 
 def quality_badge(encoder: Json, rows: Sequence[dict[str, Any]], most_steps: int) -> str:
     """Why the encoder is no good; empty where nothing is known against it."""
-    main = main_figures(rows)
+    main = main_figures(measured_rows(rows))
     if main and is_worse(main[0]):
         return WORSE
     return HARDLY_TRAINED if 0 < _steps(encoder) < MIN_STEP_SHARE * most_steps else ""
+
+
+def measured_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of evaluations of this service, not of a model card."""
+    return [row for row in rows if not row.get("source")]
 
 
 def main_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -127,7 +137,7 @@ def _place(ranked: RankedEncoder, compared: bool) -> tuple[int, float]:
         return 3, 0.0
     if ranked.is_shipped and not compared:
         return 0, 0.0
-    main = main_figures(ranked.rows)
+    main = main_figures(ranked.measured)
     if not main:
         return 2, 0.0
     value = float(main[0]["value"])

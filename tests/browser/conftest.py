@@ -41,7 +41,9 @@ def served(app: Any) -> Iterator[str]:
 
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # said, so that asyncio switches Nagle's delay off
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        # an idle connection is closed by the client, never just when its next request is on the way
+        options: Any = {"log_level": "error", "timeout_graceful_shutdown": 1, "timeout_keep_alive": 60}
+        server = uvicorn.Server(uvicorn.Config(app, **options))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not server.started:
@@ -63,7 +65,7 @@ class World:
 
         self.home = home
         self.context = AppState(settings)
-        self.client = Client(api_url, (home / "key").read_text().strip(), attempts=1)
+        self.client = Client(api_url, (home / "key").read_text().strip(), attempts=2)
 
     def close(self) -> None:
         self.client.close()
@@ -329,7 +331,8 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=PATIENCE_MS)
-    done = subprocess.run([sys.executable, str(HERE / "chromium.py")], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks.chromium"]
+    done = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip("no Chromium: set LCL_CHROMIUM, or install one")
     with sync_playwright() as playwright:

@@ -144,6 +144,7 @@ def test_options_replace_the_entry_of_the_history(visitor: Any, page_url: str) -
 def test_a_half_filled_form_is_there_after_a_reload(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=runs")
     page.get_by_role("button", name="New run").click()
+    expect(page.locator("#verdict-pretrain")).to_contain_text("The spec is valid")  # the form has its first values
     page.get_by_label("Name").fill("half filled")
     page.get_by_label("Steps").fill("77")
     page.wait_for_function("(sessionStorage.getItem('lcl-drafts') ?? '').includes('77')")

@@ -57,10 +57,10 @@ def test_a_folder_becomes_a_dataset_to_train_on(visitor: Any, page_url: str, wor
     expect(form.get_by_role("textbox", name="Collection")).to_have_value("my-notes")
     page.go_back()
     page.get_by_role("link", name="Train on it").click()
+    expect(form.locator("#verdict-pretrain")).to_contain_text("The spec is valid.")  # instead of the form of an index
     expect(form.get_by_label("Dataset", exact=True)).to_have_value("my-notes")
-    expect(form).to_contain_text("The spec is valid.")
-    form.get_by_role("button", name="Submit run").click()
-    expect(form).to_contain_text("Submitted as run_")
+    form.locator("#submit-pretrain").click()
+    expect(form.locator("#verdict-pretrain")).to_contain_text("Submitted as run_")
     newest = world.client.runs(kind="pretrain")["items"][0]
     assert [(each["dataset"], each["view"]) for each in newest["spec"]["data"]["sources"]] == [
         ("my-notes", "interleaved")

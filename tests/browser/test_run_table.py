@@ -55,16 +55,19 @@ def test_the_table_is_sorted_and_filtered_and_kept_by_the_address(
 
 
 def test_tags_and_notes_are_edited(visitor: Any, sweep_url: str, sweep_world: Any, sweep: dict[str, str]) -> None:
-    page = visitor.open(f"{sweep_url}/?run={sweep['middle']}")
+    page = visitor.open(f"{sweep_url}/?run={sweep['high']}")
     page.get_by_role("button", name="Edit tags and notes").click()
+    expect(page.get_by_label("Tags")).to_have_value("draft sweep")
     page.get_by_label("Tags").fill("kept, two words/")
     page.get_by_label("Notes").fill("settled\nearly")
     page.locator("#run-annotate").click()
+    expect(page.locator("#run-annotation").get_by_text("Saved.")).to_be_visible()
+    page.get_by_label("Tags").fill("(bad)")
     expect(page.locator("#run-head")).to_contain_text("settled")
     expect(page.locator("#run-head .lcl-tags span")).to_have_text(["kept", "two", "words/"])
-    run = sweep_world.client.run(sweep["middle"])
+    expect(page.get_by_label("Tags")).to_have_value("(bad)")  # the refresh after the save keeps what was typed since
+    run = sweep_world.client.run(sweep["high"])
     assert (run["tags"], run["notes"]) == (["kept", "two", "words/"], "settled\nearly")
-    page.get_by_label("Tags").fill("(bad)")
     page.locator("#run-annotate").click()
     expect(page.locator("#run-annotation").get_by_role("alert")).to_contain_text("tags")
 
@@ -78,3 +81,27 @@ def test_specs_of_compared_runs_are_listed_where_they_differ(
     table = page.get_by_role("region", name="Differences of specs")
     expect(table.locator("tbody tr")).to_have_count(1)
     expect(table.locator("tbody tr")).to_have_text("seed35")
+
+
+def test_runs_that_are_chosen_in_the_table_are_deleted_together(
+    visitor: Any, sweep_url: str, sweep_world: Any, sweep: dict[str, str]
+) -> None:
+    extra = [sweep_world.client.submit("pretrain", {"preset": "sample"}, name=name)["id"] for name in ("one", "two")]
+    for run_id in extra:
+        sweep_world.client.cancel(run_id)
+    page = visitor.open(f"{sweep_url}/?tab=runs&layout=table")
+    for name in ("one", "two"):
+        page.get_by_role("checkbox", name=f"Choose {name}").click()
+        expect(page.get_by_role("checkbox", name=f"Choose {name}")).to_be_checked()
+    chosen = page.get_by_role("group", name="Chosen runs")
+    expect(chosen).to_contain_text("2 runs chosen")
+    expect(chosen.get_by_role("button", name="Cancel …"), "they have ended").to_have_count(0)
+    assert serious(page, "light") == []
+    chosen.get_by_role("button", name="Delete …").click()
+    question = page.get_by_role("alertdialog")
+    expect(question).to_contain_text("Delete 2 runs?")
+    expect(question.get_by_role("button", name="Keep them")).to_be_focused()
+    question.get_by_role("button", name="Delete them").click()
+    expect(names(page)).to_have_count(3)
+    expect(chosen).to_have_count(0)
+    assert {run["id"] for run in sweep_world.client.runs()["items"]} == set(sweep.values())

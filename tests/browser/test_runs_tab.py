@@ -18,7 +18,18 @@ def open_form(visitor: Any, url: str, kind: str = "Pre-train") -> Any:
     page = visitor.open(f"{url}/?tab=runs")
     page.get_by_role("button", name="New run").click()
     page.locator("#new-run").get_by_text(kind, exact=True).click()
+    if kind == "Pre-train":
+        expect(page.locator("#verdict-pretrain")).to_contain_text("The spec is valid")  # it has its first values
     return page
+
+
+SLOW_EVENTS = """(() => {
+  const ask = window.fetch;
+  window.fetch = async (...question) => {
+    if (String(question[0]).includes('/run/predict')) await new Promise((resolve) => setTimeout(resolve, 400));
+    return ask(...question);
+  };
+})()"""  # each event is sent .4 s after it began
 
 
 def line(step: int) -> dict[str, Any]:
@@ -41,6 +52,7 @@ def test_a_run_is_submitted_watched_cancelled_and_resumed(visitor: Any, page_url
     page.get_by_label("Name").fill("from the page")
     page.get_by_label("Steps").fill("100")
     verdict = page.locator("#verdict-pretrain")
+    expect(page.get_by_role("region", name="Estimate")).to_contain_text("12.8 k (128 a step)")  # the verdict is of it
     expect(verdict).to_contain_text("The spec is valid")
     page.locator("#submit-pretrain").click()
     expect(verdict).to_contain_text("Submitted as run_")
@@ -62,13 +74,32 @@ def test_a_run_is_submitted_watched_cancelled_and_resumed(visitor: Any, page_url
     expect(page.get_by_role("img", name="Generation loss: 12 at step 5, 1.2 at step 50")).to_be_visible()
 
     page.locator("#run-cancel").click()
+    page.get_by_role("button", name="Cancel the run").click()
     expect(head).to_contain_text("Stopping")
     world.settle(claim, complete_run.RunCancelled())
     expect(head).to_contain_text("Cancelled")
     page.locator("#run-resume").click()
     expect(head).to_contain_text("Queued")
     page.locator("#run-cancel").click()
+    page.get_by_role("button", name="Cancel the run").click()
     expect(head).to_contain_text("Cancelled")
+
+
+def test_submit_waits_for_the_last_edit(visitor: Any, page_url: str, world: Any) -> None:
+    page = visitor.open(f"{page_url}/?tab=runs")
+    page.add_init_script(SLOW_EVENTS)
+    page.reload()
+    page.get_by_role("button", name="New run").click()
+    expect(page.locator("#verdict-pretrain")).to_contain_text("The spec is valid")
+    page.get_by_label("Name").fill("pressed at once")
+    page.get_by_label("Steps").fill("70")
+    submit, verdict = page.locator("#submit-pretrain"), page.locator("#verdict-pretrain")
+    submit.dblclick()
+    expect(verdict).to_contain_text("Submitted as run_")
+    runs = [run for run in world.client.runs(kind="pretrain")["items"] if run["name"] == "pressed at once"]
+    assert [run["spec"]["steps"] for run in runs] == [70]
+    expect(page.locator("#run-head").get_by_role("heading")).to_have_text("pressed at once")
+    expect(verdict).to_contain_text("Submitted as run_")
 
 
 def test_a_run_is_held_back_and_goes_on_and_one_waits_for_it(visitor: Any, page_url: str, world: Any) -> None:
@@ -91,6 +122,7 @@ def test_a_run_is_held_back_and_goes_on_and_one_waits_for_it(visitor: Any, page_
     page.locator("#run-unpause").click()
     expect(head).to_contain_text("Queued")
     page.locator("#run-cancel").click()
+    page.get_by_role("button", name="Cancel the run").click()
     expect(head).to_contain_text("Cancelled")
 
 
@@ -189,6 +221,12 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
     page.locator(".lcl-overlay .lcl-plot").hover()
     expect(page.locator(".lcl-overlay .lcl-cursor")).to_have_attribute("data-words", re.compile("left .*\nright "))
     assert serious(page, "dark") == []
+    page.wait_for_url(f"**/?tab=runs&*with={claims['right'].run_id}&over=images_seen*")
+    page.reload()
+    expect(page.get_by_role("img", name="Loss over images seen. left")).to_have_attribute(
+        "aria-label", re.compile(r"0\.8 at 5,120$")
+    )
+    expect(page.get_by_role("radio", name="Images", exact=True)).to_be_checked()
     page.locator("#compare-with").get_by_role("button", name=re.compile("Remove")).first.click()
     expect(page.get_by_role("img", name="Contrastive loss: 0.8 at step 5")).to_be_visible()
     for claim in claims.values():
@@ -251,3 +289,49 @@ def test_without_runs_the_way_to_one_is_shown(visitor: Any, empty_url: str) -> N
 def test_a_service_that_is_away_is_said_in_words(visitor: Any, away_url: str) -> None:
     page = visitor.open(f"{away_url}/?tab=runs")
     expect(page.locator("#run-list").get_by_role("alert")).to_contain_text("no answer from")
+
+
+def test_a_run_is_deleted_after_a_question(visitor: Any, page_url: str, world: Any) -> None:
+    run = world.client.submit("validate", {"dataset": "sample"}, name="to be deleted")["id"]
+    world.client.cancel(run)
+    page = visitor.open(f"{page_url}/?run={run}")
+    question = page.get_by_role("alertdialog")
+    page.locator("#run-delete").click()
+    expect(question).to_contain_text("Delete to be deleted?")
+    expect(question.get_by_role("button", name="Keep it")).to_be_focused()
+    assert serious(page, "light") == []
+    page.keyboard.press("Enter")
+    expect(question).to_be_hidden()
+    assert world.client.run(run)["state"] == "cancelled"
+    page.locator("#run-delete").click()
+    question.get_by_role("button", name="Delete the run").click()
+    expect(page.locator("#run-list").get_by_role("button", name="to be deleted")).to_have_count(0)
+    expect(page.locator("#run-head").get_by_role("heading")).not_to_have_text("to be deleted")
+
+
+LINES = """(form) => [...form.querySelectorAll('.block')].filter((block) => block.checkVisibility()
+    && !block.querySelector(':scope > .checkbox-container')).map((block) => {
+  const top = (node) => node ? Math.round(node.getBoundingClientRect().top) : null;
+  return [top(block), top(block.querySelector('[data-testid=block-info]')),
+    top(block.querySelector('input:is([type=number], [type=text]), .wrap-inner, [data-testid=checkbox-group]'))];
+})"""
+
+
+@pytest.mark.parametrize("width", [1360, 1000, 390])
+@pytest.mark.parametrize("kind", ["Pre-train", "Evaluate"])
+def test_labels_and_controls_of_a_row_are_in_line(visitor: Any, page_url: str, kind: str, width: int) -> None:
+    page = visitor.open(f"{page_url}/?tab=runs", width=width)
+    page.get_by_role("button", name="New run").click()
+    page.locator("#new-run").get_by_text(kind, exact=True).click()
+    verdict = page.locator(f"#verdict-{kind.lower().replace('-', '')}")
+    expect(verdict).to_be_visible()
+    form = page.locator(".lcl-form").filter(has=verdict).locator(".lcl-fields > .form")
+    rows: dict[int, list[list[int]]] = {}
+    for block, *tops in form.evaluate(LINES):
+        rows.setdefault(block, []).append(tops)
+    assert len(rows) > 1
+    for row in rows.values():
+        labels, controls = zip(*row, strict=True)
+        assert max(labels) - min(labels) <= 1
+        assert max(controls) - min(controls) <= 1
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing to scroll sideways"

@@ -35,6 +35,8 @@ def caption(page: Any) -> None:
 
 
 def embed(page: Any) -> None:
+    page.get_by_role("radio", name="Neighbours").locator("..").click()
+    page.locator("#map .lcl-map__facts").get_by_text("t-SNE").wait_for()
     page.locator("#map .lcl-legend button").first.wait_for()
 
 
@@ -84,6 +86,10 @@ def compare(page: Any) -> None:
     page.get_by_role("region", name="Results of both").wait_for()
 
 
+def service(page: Any) -> None:
+    page.get_by_role("region", name="Audit log").wait_for()
+
+
 IMAGES_ARE_THERE = """[...document.images]
   .filter(image => image.checkVisibility() && image.getBoundingClientRect().top < innerHeight)
   .every(image => image.complete && image.naturalWidth)"""
@@ -99,6 +105,7 @@ SCENES = {
     "studies": studies,
     "encoders": encoders,
     "compare": compare,
+    "service": service,
 }
 SIZES: dict[str, dict[str, Any]] = {
     "": {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -83,11 +84,41 @@ def test_a_label_of_an_image_narrows_the_search_and_the_picker_widens_it(visitor
     expect(chosen).to_contain_text(f"subgroup: {words}")
     expect(results(page).get_by_role("listitem")).not_to_have_count(24)
     few = results(page).get_by_role("listitem").count()
-    results(page).get_by_role("button").last.click()
+    results(page).locator(".lcl-card").last.click()
     expect(detail(page)).to_contain_text(f"subgroup {words}")
     chosen.get_by_role("button", name="Clear").click()
     expect(results(page).get_by_role("listitem")).to_have_count(24)
     assert few < 24
+
+
+def test_words_of_captions_count_and_the_address_says_so(visitor: Any, page_url: str, world: Any) -> None:
+    items = world.client.search("drawings", text="dog", k=40)["hits"]
+    word = next(word for word in reversed([hit["caption"] for hit in items]) if word.isalpha())  # the encoder's worst
+    page = visitor.open(f"{page_url}/?collection=drawings&q={word}")
+    expect(results(page).get_by_role("listitem")).to_have_count(24)
+    page.get_by_label("Match captions too").check()
+    expect(results(page).get_by_role("button").first).to_contain_text(word)
+    expect(page).to_have_url(re.compile("captions=1"))
+    assert serious(page, "light") == []
+    page.reload()
+    expect(results(page).get_by_role("button").first).to_contain_text(word)
+    expect(page.get_by_label("Match captions too")).to_be_checked()
+
+
+def test_a_condition_is_typed_into_the_filters(visitor: Any, page_url: str, world: Any) -> None:
+    groups = [item["labels"]["subgroup"] for item in world.client.search("drawings", text="dog", k=40)["hits"]]
+    page = visitor.open(f"{page_url}/?collection=drawings&q=dog&k=48")
+    expect(results(page).get_by_role("listitem")).to_have_count(40)
+    field = page.locator("#search-where input")
+    field.fill(f"subgroup={groups[0]}")
+    field.press("Enter")
+    expect(results(page).get_by_role("listitem")).to_have_count(groups.count(groups[0]))
+    expect(page).to_have_url(re.compile("where="))
+    page.reload()
+    expect(results(page).get_by_role("listitem")).to_have_count(groups.count(groups[0]))
+    field.fill("something")
+    field.press("Enter")
+    expect(page.locator("#search-results")).to_contain_text("'something' is no filter; write label=value")
 
 
 def test_words_are_added_to_an_image_and_weighed(visitor: Any, page_url: str) -> None:

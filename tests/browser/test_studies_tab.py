@@ -65,10 +65,12 @@ def test_a_built_in_study_is_counted_started_cancelled_and_resumed(
     run = study_world.client.run(study_world.client.study(study["id"])["cells"][0]["run"]["id"])
     assert (run["spec"]["seed"], run["spec"]["steps"]) == (7, 20)
     page.locator("#study-cancel").click()
+    page.get_by_role("button", name="Cancel the study").click()
     expect(head).to_contain_text("3 cancelled")
     page.locator("#study-resume").click()
     expect(head).to_contain_text("3 queued")
     page.locator("#study-cancel").click()
+    page.get_by_role("button", name="Cancel the study").click()
     expect(head).to_contain_text("3 cancelled")
 
 

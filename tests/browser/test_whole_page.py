@@ -20,6 +20,7 @@ READY = {
     "studies": "text=No studies yet",
     "encoders": "#encoders article",
     "compare": "text=No figures in common",
+    "service": "#service-audit table",
 }
 
 
@@ -69,7 +70,7 @@ def test_encoders_are_listed_with_their_figures(visitor: Any, page_url: str) -> 
         card.get_by_role("link", name="transformers").click()
     assert waiting.value.suggested_filename.endswith("-huggingface.tar")
     assert waiting.value.failure() is None
-    expect(page.get_by_role("tab")).to_have_count(9)
+    expect(page.get_by_role("tab")).to_have_count(10)
 
 
 def test_tabs_and_search_work_with_keys_alone(visitor: Any, page_url: str) -> None:
@@ -83,6 +84,19 @@ def test_tabs_and_search_work_with_keys_alone(visitor: Any, page_url: str) -> No
     page.keyboard.type("cake")
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="Search results")).to_contain_text("“cake”")
+
+
+@pytest.mark.parametrize(("tab", "first"), [("search", "Collection"), ("runs", "Preset")])
+def test_a_menu_that_the_tab_key_leaves_is_closed(visitor: Any, page_url: str, tab: str, first: str) -> None:
+    page = visitor.open(f"{page_url}/?tab={tab}")
+    page.locator(READY[tab]).first.wait_for()
+    open_form(page, tab)
+    page.get_by_label(first, exact=True).focus()
+    expect(page.locator("ul[role=listbox]:visible")).to_have_count(1)
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    expect(page.locator("input:focus[role=listbox], input:focus.border-none")).to_have_count(0)
+    expect(page.locator("ul[role=listbox]:visible")).to_have_count(0)
 
 
 @pytest.mark.parametrize("tab", READY)

@@ -39,6 +39,14 @@ def test_the_encoder_of_the_product_comes_first_until_a_better_one_is_evaluated_
     assert names(service, newer, **figures, drawings=recall(0.28)) == ["good", "drawings", "fair", "newest"]
 
 
+def test_figures_of_a_model_card_are_not_compared_with_those_of_evaluations(service: Any) -> None:
+    encoders = [encoder("good"), encoder("drawings", 1600, "lcl")]
+    card = [{**row, "source": "model card"} for row in recall(0.28)]
+    assert names(service, encoders, good=recall(0.3), drawings=card) == ["drawings", "good"]
+    measured = [*recall(0.2), *card]
+    assert names(service, encoders, good=recall(0.3), drawings=measured) == ["good", "drawings"]
+
+
 def test_a_pinned_encoder_comes_first_whatever_its_figures(service: Any) -> None:
     encoders = [encoder("good"), {**encoder("short", steps=3), "pinned": True}, encoder("drawings", 1600, "lcl")]
     assert names(service, encoders, good=recall(0.3)) == ["short", "drawings", "good"]

@@ -32,6 +32,7 @@ TOO_FEW_ENCODERS = empty_state(
 )
 SAME_ENCODER = empty_state("The same encoder twice", "Choose another one on one of the sides.")
 INVITATION = empty_state("Ask both", "Type a few words, pick an example, or choose an image: both encoders answer.")
+NO_QUERY = empty_state("Type a few words first", "Or pick an example, or choose an image.")
 WORDS, IMAGE = "Words", "Image"
 EXAMPLES = ["dog", "red apple", "airplane", "tree", "musical instrument"]
 HITS_PER_SIDE = 12
@@ -196,16 +197,19 @@ class CompareTab:
         pickers = [*sides, self.dataset]
         query = [*pickers, self.mode, self.text, self.image]
         known = [*pickers, self.bare]
-        opened = [*known, self.results, self.mode, self.text, self.frame, self.chips]
+        refreshed = [*known, self.results, self.go]
+        opened = [*refreshed, self.mode, self.text, self.frame, self.chips]
         for event in (tab.select, navigation.select):
             event(self.open_address, known, opened, **SILENT_EVENT).then(
                 self.draw_figures, sides, self.figures, **SILENT_EVENT
             )
         for side in sides:
-            side.input(self.refresh, known, [*known, self.results], **SILENT_EVENT).then(
+            side.input(self.refresh, known, refreshed, **SILENT_EVENT).then(
                 self.search, query, self.results, **BUSY_EVENT
             ).then(self.draw_figures, sides, self.figures, **SILENT_EVENT)
-        for event in (self.go.click, self.text.submit, self.image.upload, self.dataset.input):
+        for event in (self.go.click, self.text.submit):
+            event(self.submit_query, query, self.results, **BUSY_EVENT)
+        for event in (self.image.upload, self.dataset.input):
             event(self.search, query, self.results, **BUSY_EVENT)
         self.mode.input(self.switch, self.mode, [self.text, self.frame, self.chips], **SILENT_EVENT)
         for button, words in zip(self.examples, EXAMPLES, strict=True):
@@ -220,7 +224,7 @@ class CompareTab:
             ranked, collections = rank_encoders(self.client), self.client.collections()
         except ApiError as error:
             words = unreachable_box(error)
-            return gr.skip(), gr.skip(), gr.skip(), bare or not left, gr.skip() if left else words
+            return gr.skip(), gr.skip(), gr.skip(), bare or not left, gr.skip() if left else words, gr.skip()
         encoders, choices = [each.encoder for each in ranked], _choices(ranked)
         sides = _sides(left, right, encoders)
         if sides is None:
@@ -230,6 +234,7 @@ class CompareTab:
                 update_dropdown([], None),
                 True,
                 TOO_FEW_ENCODERS,
+                gr.Button(interactive=False),
             )
         names = _datasets(*sides, collections) or [dataset or SAMPLE_DATASET]
         picked = dataset if dataset in names else names[0]
@@ -241,7 +246,8 @@ class CompareTab:
             bare, results = True, missing.html
         else:
             bare = False
-        return *pickers, update_dropdown([(name, name) for name in names], picked), bare, results
+        datasets = update_dropdown([(name, name) for name in names], picked)
+        return *pickers, datasets, bare, results, gr.Button(interactive=not bare)
 
     def open_address(
         self,
@@ -255,13 +261,13 @@ class CompareTab:
         address = read_address(request, "compare")
         left, right = address.get("left", left), address.get("right", right)
         dataset = address.get("dataset", dataset)
-        *pickers, bare, results = self.refresh(left, right, dataset, bare or bool(address))
+        *pickers, bare, results, go = self.refresh(left, right, dataset, bare or bool(address))
         if not address or bare:
-            return *pickers, bare, results, *(gr.skip(),) * 4
+            return *pickers, bare, results, go, *(gr.skip(),) * 4
         asked = address.get("q", "")
         query = {"text": asked} if asked else {"item": address["item"]} if address.get("item") else {}
         results = self.compare(left, right, dataset, f"“{asked}”" if asked else "this image", **query)
-        return *pickers, bare, results, WORDS, gr.Textbox(asked, visible=True), *self.switch(WORDS)[1:]
+        return *pickers, bare, results, go, WORDS, gr.Textbox(asked, visible=True), *self.switch(WORDS)[1:]
 
     def switch(self, mode: str) -> tuple[Any, Any, Any]:
         words = mode == WORDS
@@ -275,6 +281,11 @@ class CompareTab:
             query = text.strip()
             return self.compare(left, right, dataset, f"“{query}”", **({"text": query} if query else {}))
         return self.compare(left, right, dataset, "your image", **({"image": read_upload(image)} if image else {}))
+
+    def submit_query(self, *query: Any) -> str:
+        """As ``search``; without a query, what is missing."""
+        drawn = self.search(*query)
+        return NO_QUERY if drawn == INVITATION else drawn
 
     def follow(self, left: str | None, right: str | None, dataset: str | None, event: gr.EventData) -> str:
         """Search both sides with an image of one side; it has the same id in both collections."""

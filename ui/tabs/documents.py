@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
 
@@ -20,6 +22,15 @@ VIEWS = [("Documents", "interleaved"), ("Captioned images", "pairs")]
 NO_DATASET = empty_state(
     "No dataset yet", "Register one with “lcl data register NAME PATH”, or convert one with “lcl data convert”."
 )
+TITLE_CHARACTERS = 80
+TEAM_NAMES = {"cdda": "Cataclysm: DDA", "emojione": "EmojiOne", "emojione-v1": "EmojiOne v1", "fluent-3d": "Fluent 3D",
+              "fxemoji": "FxEmoji", "openclipart": "Open Clip Art", "openmoji": "OpenMoji"}  # fmt: skip
+# ids of the corpus builder's groups of images: "icons/tabler:arrows/6", "openclipart:food/fruit/0"; and those that it
+# wrote before, as in the sample: "emoji:('noto', 'activities')/0"
+_GROUPED_ID = re.compile(r"(?P<source>\w+):(?!\()(?P<topic>.+)/(?P<start>\d+)")
+_TEAM_GROUPED_ID = re.compile(
+    r"""(?P<source>\w+):\((?P<a>['"])(?P<team>.*?)(?P=a), (?P<b>['"])(?P<topic>.*)(?P=b)\)/(?P<start>\d+)"""
+)
 LOADING = '<div class="lcl-empty" role="status"><strong>Opening the dataset …</strong></div>'
 
 
@@ -32,6 +43,7 @@ class DocumentsTab:
 
     def build(self) -> None:
         self.offset = gr.State(0)
+        self.following = gr.State(None)  # offset of the next page
         with gr.Accordion("Use my corpus", open=False, elem_classes="lcl-panel", elem_id="corpus-panel") as self.drawer:
             self.corpus_import.build()
         with gr.Column(elem_classes="lcl-panel"):
@@ -42,6 +54,15 @@ class DocumentsTab:
                 self.dataset = gr.Dropdown(label="Dataset", scale=2, min_width=180)
                 self.split = gr.Dropdown([("All", ALL)], value=ALL, label="Split", visible=False, min_width=130)
                 self.source = gr.Dropdown([("All", ALL)], value=ALL, label="Source", visible=False, min_width=130)
+            with gr.Row(elem_classes="lcl-query"):
+                self.words = gr.Textbox(
+                    "", label="Words", show_label=False, placeholder="Find those with these words …", max_lines=1,
+                    scale=6,
+                )  # fmt: skip
+                self.find = gr.Button("Find", scale=1, min_width=90, elem_id="documents-find")
+                self.number = gr.Textbox(
+                    "", label="Number", show_label=False, placeholder="Go to No. …", max_lines=1, scale=1, min_width=110
+                )
             with gr.Row(elem_classes="lcl-pager"):
                 self.position = html_pane(elem_id="documents-place")
                 self.check = gr.Button("Validate", size="sm", min_width=90, elem_id="documents-validate")
@@ -50,27 +71,23 @@ class DocumentsTab:
         self.shown = html_pane(LOADING, elem_id="documents")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
-        inputs = [self.dataset, self.view, self.split, self.source]
-        outputs = [self.offset, self.split, self.source, self.position, self.previous, self.next, self.shown]
+        inputs = [self.dataset, self.view, self.split, self.source, self.words]
+        outputs = [
+            self.offset, self.split, self.source, self.position, self.previous, self.next, self.following, self.shown,
+        ]  # fmt: skip
         now = [*inputs, self.offset]
         for event in (tab.select, navigation.select):  # a dataset may have been made since
             event(self.refresh, self.dataset, self.dataset, **SILENT_EVENT).then(
-                self.open_address, now, [self.dataset, self.view, *outputs], **SILENT_EVENT
+                self.open_address, now, [self.dataset, self.view, self.words, *outputs], **SILENT_EVENT
             )
         self.dataset.input(None, self.dataset, js=used_script("dataset"))
         for change in (self.dataset.input, self.view.input):
-            change(self.start, inputs[:2], outputs, **BUSY_EVENT)
-        for change in (self.split.input, self.source.input):
+            change(self.start, inputs[:2], [self.words, *outputs], **BUSY_EVENT)
+        for change in (self.split.input, self.source.input, self.find.click, self.words.submit):
             change(self.show, inputs, outputs, **BUSY_EVENT)
-        for button, step in ((self.previous, -PER_PAGE), (self.next, PER_PAGE)):
-            button.click(
-                lambda dataset, view, split, source, offset, step=step: self.show(
-                    dataset, view, split, source, offset + step
-                ),
-                now,
-                outputs,
-                **BUSY_EVENT,
-            )
+        self.next.click(self.show, [*inputs, self.following], outputs, **BUSY_EVENT)
+        self.previous.click(self.go_back, now, outputs, **BUSY_EVENT)
+        self.number.submit(self.go_to, [*inputs, self.number], [self.number, *outputs], **BUSY_EVENT)
         self.corpus_import.wire()
         for event in (tab.select, navigation.select):
             event(self.open_drawer, None, self.drawer, **SILENT_EVENT)
@@ -97,25 +114,44 @@ class DocumentsTab:
         view: str,
         split: str,
         source: str,
+        words: str,
         offset: int,
         request: gr.Request,
     ) -> tuple[Any, ...]:
         """The page of the address; on that of another tab the one that was shown."""
         if not (address := read_address(request, "documents")).get("dataset"):
-            return gr.skip(), gr.skip(), *self.show(dataset, view, split, source, offset)
+            return *(gr.skip(),) * 3, *self.show(dataset, view, split, source, words, offset)
         dataset, view = address["dataset"], "pairs" if address.get("show") == "pairs" else "interleaved"
         first = address.get("start", "1")  # "page" and "view" are parameters of Gradio
         offset = int(first) - 1 if first.isdecimal() else 0
-        shown = self.show(dataset, view, address.get("split", ALL), address.get("source", ALL), offset)
-        return dataset, view, *shown
+        words = address.get("q", "")
+        shown = self.show(dataset, view, address.get("split", ALL), address.get("source", ALL), words, offset)
+        return dataset, view, words, *shown
 
     def start(self, dataset: str | None, view: str) -> tuple[Any, ...]:
-        """Another dataset or view: the first page without filters."""
-        return self.show(dataset, view, ALL, ALL, 0)
+        """Another dataset or view: the first page without words and filters."""
+        return "", *self.show(dataset, view, ALL, ALL)
 
-    def show(self, dataset: str | None, view: str, split: str, source: str, offset: int = 0) -> tuple[Any, ...]:
-        """One page: offset, filters, position, buttons, documents."""
-        offset, pairs = max(0, int(offset)), view == "pairs"
+    def go_back(
+        self, dataset: str | None, view: str, split: str, source: str, words: str, offset: int
+    ) -> tuple[Any, ...]:
+        """The page before; of a search its first one."""
+        return self.show(dataset, view, split, source, words, 0 if words.strip() else offset - PER_PAGE)
+
+    def go_to(
+        self, dataset: str | None, view: str, split: str, source: str, words: str, number: str
+    ) -> tuple[Any, ...]:
+        """The page that begins with a number, counted from 1. Another text changes nothing."""
+        digits = number.strip().replace(",", "")
+        if not digits.isdecimal():
+            return "", *(gr.skip(),) * 8
+        return "", *self.show(dataset, view, split, source, words, int(digits) - 1)
+
+    def show(
+        self, dataset: str | None, view: str, split: str, source: str, words: str = "", offset: int | None = 0
+    ) -> tuple[Any, ...]:
+        """One page: offset, filters, position, buttons, offset of the next one, documents."""
+        offset, pairs, words = max(0, int(offset or 0)), view == "pairs", words.strip()
         filters = {"split": split or None, "source": source or None} if pairs else {}
         try:
             dataset = dataset or first_choice(dataset_choices(self.client))
@@ -123,25 +159,26 @@ class DocumentsTab:
                 return self._empty(NO_DATASET)
             if pairs:
                 self.client.dataset_statistics(dataset)  # caches the values of the filters
-            page = self.client.dataset_documents(dataset, offset, PER_PAGE, view, tokens=True, **filters)
+            page = self.client.dataset_documents(dataset, offset, PER_PAGE, view, tokens=True, q=words, **filters)
         except ApiError as error:
             return self._empty(error_box(error.message, "The documents cannot be shown"))
-        items, total = page["items"], page["total"]
-        if not items:
-            return 0, *_filters(page, pairs, split, source), status_line("Nothing here"), *_more(0, 0), _nothing(view)
+        items, following = page["items"], page["next"]
+        parameters = {"show": "pairs" if pairs else "", "start": offset + 1 if offset else None, "q": words or None}
+        if words:
+            position = draw_found(words, offset, following, page)
+        else:
+            position = draw_position(view, offset, page) if items else status_line("Nothing here")
+        if items:
+            drawn = draw_documents(dataset, items, page["tokens_of"]["row"])
+        else:
+            drawn = _nothing(view, filtered=bool(split or source), words=words)
         return (
-            offset,
+            offset if items or words else 0,
             *_filters(page, pairs, split, source),
-            draw_position(view, offset, len(items), total, page["tokens_of"]),
-            *_more(offset, total),
-            mark_view(
-                draw_documents(dataset, items, page["tokens_of"]["row"]),
-                dataset,
-                dataset=dataset,
-                show="pairs" if pairs else "",
-                start=offset + 1 if offset else None,
-                **filters,
-            ),
+            position,
+            *_more(offset if items or words else 0, following),
+            following,
+            mark_view(drawn, dataset, dataset=dataset, **parameters, **filters),
         )
 
     def validate(self, dataset: str | None) -> str:
@@ -157,18 +194,25 @@ class DocumentsTab:
     @staticmethod
     def _empty(html: str) -> tuple[Any, ...]:
         hidden = gr.Dropdown(visible=False)
-        return 0, hidden, hidden, "", *_more(0, 0), html
+        return 0, hidden, hidden, "", *_more(0, None), None, html
 
 
-def draw_position(view: str, offset: int, count: int, total: int, tokens_of: dict[str, Any]) -> str:
+def draw_position(view: str, offset: int, page: dict[str, Any]) -> str:
     """Position of the page, the meaning of the colours, and whose tokens are counted."""
-    what = "Captioned images" if view == "pairs" else "Documents"
+    what, tokens_of = "Captioned images" if view == "pairs" else "Documents", page["tokens_of"]
     return (
-        f'<p class="lcl-key" role="status"><span><b>{what} {number(offset + 1)}–{number(offset + count)}</b> of '
-        f'{number(total)}</span><span><i class="lcl-row__text"></i>text</span>'
+        f'<p class="lcl-key" role="status"><span><b>{what} {number(offset + 1)}–{number(offset + len(page["items"]))}'
+        f'</b> of {number(page["total"])}</span><span><i class="lcl-row__text"></i>text</span>'
         f'<span><i class="lcl-row__image"></i>image, {tokens_of["image"]} tokens</span>'
         f"<span>tokens of {esc(tokens_of['name'])} · bar = context of {tokens_of['row']:,} tokens</span></p>"
     )
+
+
+def draw_found(words: str, offset: int, following: int | None, page: dict[str, Any]) -> str:
+    """How many of which numbers have the words."""
+    last = number(page["total"] if following is None else following)
+    among = f"among {number(offset + 1)}–{last} of {number(page['total'])}"
+    return f'<p class="lcl-key" role="status"><span><b>{len(page["items"])} with “{esc(words)}”</b> {among}</span></p>'
 
 
 def draw_documents(dataset: str, items: Sequence[dict[str, Any]], row: int) -> str:
@@ -183,15 +227,39 @@ def _document(dataset: str, item: dict[str, Any], row: int) -> str:
         body = error_box(item["problem"], "This document cannot be read")
     else:
         body = "".join(_segment(dataset, segment) for segment in segments) or status_line("It is empty.")
-    title = f"No. {int(item['id']) + 1}" if str(item["id"]).isdecimal() else item["id"]
+    title = document_title(item)
     facts = [item.get("split"), item.get("source"), *(item.get("labels") or {}).values()]
     marks = "".join(f"<span>{esc(fact)}</span>" for fact in facts if fact)
     return (
-        f'<article class="lcl-doc"><header><h3 title="{esc(title)}">{esc(title)}</h3>'
+        f'<article class="lcl-doc"><header><h3 title="{esc(item["id"])}">{esc(title)}</h3>'
         f"<span>{number(tokens)} tokens</span></header>{_row(segments, tokens, row)}"
         f'<div class="lcl-doc__body" tabindex="0" role="group" aria-label="{esc(title)}">{body}</div>'
         f"{f'<footer>{marks}</footer>' if marks else ''}</article>"
     )
+
+
+def document_title(item: dict[str, Any]) -> str:
+    """What a document is about, of its id or else of its first sentence."""
+    name = str(item["id"])
+    if name.isdecimal():
+        return f"No. {int(name) + 1}"
+    if grouped := _GROUPED_ID.fullmatch(name) or _TEAM_GROUPED_ID.fullmatch(name):
+        found = grouped.groupdict()
+        topic, start = found["topic"], found["start"]
+        title = f"{', '.join(topic.split('/'))} ({_team_name(found.get('team') or found['source'])})"
+        return title if start == "0" else f"{title}, from image {int(start) + 1}"
+    if name.startswith(("http://", "https://")):
+        host, _, path = name.partition("://")[2].partition("/")
+        page = unquote(re.split(r"[?#]", path)[0]).rstrip("/").rpartition("/")[2]
+        words = re.sub(r"[-_+\s]+", " ", re.sub(r"\.\w{2,5}$", "", page)).strip()
+        return f"{words} ({host})" if words else host
+    texts = (" ".join(segment["text"].split()) for segment in item["segments"] if "text" in segment)
+    first = re.split(r"(?<=[.!?])\s", next(texts, ""), maxsplit=1)[0]
+    return (first if len(first) <= TITLE_CHARACTERS else f"{first[: TITLE_CHARACTERS - 1]}…") or name
+
+
+def _team_name(name: str) -> str:
+    return TEAM_NAMES.get(name) or name.replace("-", " ").replace("_", " ").capitalize()
 
 
 def _segment(dataset: str, segment: dict[str, Any]) -> str:
@@ -199,7 +267,7 @@ def _segment(dataset: str, segment: dict[str, Any]) -> str:
         return f"<p>{esc(segment['text'])}</p>"
     name = segment["image"]
     similarity = segment.get("similarity")
-    below = f"<figcaption>similarity {similarity:.2f}</figcaption>" if similarity is not None else ""
+    below = f"<figcaption>similarity {similarity:.2f}</figcaption>" if similarity is not None and similarity < 1 else ""
     source = esc(dataset_image_url(dataset, name))
     return f'<figure><img src="{source}" alt="{esc(name)}" title="{esc(name)}" loading="lazy">{below}</figure>'
 
@@ -229,11 +297,17 @@ def _filters(page: dict[str, Any], pairs: bool, split: str, source: str) -> tupl
     return made[0], made[1]
 
 
-def _more(offset: int, total: int) -> tuple[Any, Any]:
-    return gr.Button(interactive=offset > 0), gr.Button(interactive=offset + PER_PAGE < total)
+def _more(offset: int, following: int | None) -> tuple[Any, Any]:
+    return gr.Button(interactive=offset > 0), gr.Button(interactive=following is not None)
 
 
-def _nothing(view: str) -> str:
+def _nothing(view: str, *, filtered: bool, words: str = "") -> str:
+    if words:
+        return empty_state(
+            "Nothing found", "No item has all of these words. Try fewer, or the next ones if there are any."
+        )
+    if view == "pairs" and not filtered:
+        return empty_state("No captioned images", "This dataset has documents only. Choose them above.")
     if view == "pairs":
         return empty_state("No captioned images", "There are none of this split and source. Choose others above.")
     return empty_state("No documents", "This dataset has captioned images only. Choose them above.")

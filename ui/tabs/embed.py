@@ -27,12 +27,18 @@ from ui.common import (
 from ui.file_routes import FORMATS
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table
 from ui.ranking import collection_choices, encoder_choices, last_used, used_script
-from ui.tabs.search import MAX_LABEL_VALUES, SearchRunner
+from ui.tabs.search_query import MAX_LABEL_VALUES, SearchRunner
+from ui.tabs.search_view import draw_tag_form, parse_tag_change
 
 NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its images on a plane.")
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder embeds here.")
 NO_IMAGES = empty_state("Choose images first", "Drop them into the field, or pick them from your files.")
 WAITING = empty_state("Vectors appear here", "Choose images and press “Embed”.")
+ARRANGEMENTS = [("Variance", "pca"), ("Neighbours", "tsne")]
+COMPUTING = {
+    "pca": "Computing the map …",
+    "tsne": "Arranging the images by their neighbours: ten seconds for some thousands …",
+}
 PREFERRED = ("group", "category", "subgroup")  # labels with few values
 # After the details of an image are opened or closed (map.js).
 FOCUS_SCRIPT = "() => requestAnimationFrame(() => setTimeout(() => window.lclMap.focus(), 30))"
@@ -69,16 +75,21 @@ class EmbedTab:
             html_pane(
                 heading(
                     "Map of a collection",
-                    "Its vectors along their two principal axes; the line below says how much of them that keeps.",
+                    "Its vectors on a plane, by their principal axes or their neighbours; the line below says how much "
+                    "of them that keeps.",
                 ),
             )
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.collection = gr.Dropdown(label="Collection", scale=2, min_width=200)
                 self.label = gr.Dropdown(label="Colour by", scale=1, min_width=140)
+                self.method = gr.Radio(
+                    ARRANGEMENTS, value="pca", label="Arrange by", elem_classes="lcl-segment", scale=1, min_width=200
+                )
                 self.links = html_pane(elem_classes="lcl-links")
             with gr.Row(elem_classes="lcl-found"):
                 self.map = html_pane(elem_id="map", js_on_load=PICK_SCRIPT)
                 self.detail = html_pane(elem_id="map-detail", js_on_load=PICK_SCRIPT)
+            self.tagged = html_pane()
         with gr.Column(elem_classes="lcl-panel"):
             html_pane(
                 heading("Vectors of your images", "Compute embeddings and download them."),
@@ -96,8 +107,9 @@ class EmbedTab:
                     self.download = gr.DownloadButton("Download", visible=False, elem_id="download-vectors")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
-        drawn = [self.label, self.links, self.map]
+        drawn = [self.label, self.method, self.links, self.map]
         opened = [self.collection, *drawn, self.detail]
+        choices = [self.collection, self.label, self.method]
         pickers = [self.collection, self.encoder]
         tab.select(self.refresh, pickers, [*pickers, self.map], **SILENT_EVENT).then(
             self.open_address, None, opened, **SILENT_EVENT
@@ -106,10 +118,11 @@ class EmbedTab:
         for picker, what in ((self.collection, "collection"), (self.encoder, "encoder")):
             picker.input(None, picker, js=used_script(what))
         self.collection.input(lambda: "", None, self.detail, **SILENT_EVENT)
-        self.collection.change(self.load_map, [self.collection, self.label], drawn, **BUSY_EVENT)
-        self.label.input(self.draw_map, [self.collection, self.label], self.map, **SILENT_EVENT)
+        self.collection.change(self.load_map, choices, drawn, **BUSY_EVENT)
+        for choice in (self.label, self.method):
+            choice.input(self.draw_map, choices, self.map, **SILENT_EVENT)
         for pane in (self.map, self.detail):
-            pane.select(self.show_details, None, self.detail, **BUSY_EVENT).then(None, js=FOCUS_SCRIPT)
+            pane.select(self.follow, None, [self.detail, self.tagged], **BUSY_EVENT).then(None, js=FOCUS_SCRIPT)
         inputs = [self.encoder, self.images, self.format]
         self.go.click(self.embed, inputs, [self.vectors, self.download], **BUSY_EVENT)
         self.format.input(self.embed_again, inputs, [self.vectors, self.download], **BUSY_EVENT)
@@ -142,37 +155,55 @@ class EmbedTab:
         """The collection of the address, its map, and the details of an image."""
         address = read_address(request, "embed")
         if not (name := address.get("collection")):
-            return (gr.skip(),) * 5
+            return (gr.skip(),) * 6
         collection, item = self._addressed(request), address.get("item")
         if collection is None:
             lost = error_box(f"There is no collection {name!r}.", "Not found")
-            return gr.skip(), gr.skip(), "", lost, ""
+            return gr.skip(), gr.skip(), gr.skip(), "", lost, ""
         detail = self.runner.details(collection, item, searches=False) if item else ""
-        return collection, *self.load_map(collection, address.get("colour")), detail
+        return collection, *self.load_map(collection, address.get("colour"), address.get("arrange")), detail
 
-    def load_map(self, collection: str | None, label: str | None, request: gr.Request | None = None) -> tuple[Any, ...]:
-        """Labels of a collection, links to its vectors, and its map in the colours of ``label`` or of the address."""
+    def load_map(
+        self,
+        collection: str | None,
+        label: str | None,
+        method: str | None = None,
+        request: gr.Request | None = None,
+    ) -> tuple[Any, ...]:
+        """Labels of a collection, links to its vectors, and its map.
+
+        In the colours of ``label``, and arranged by ``method``, or as the address says.
+        """
+        method = method if method in COMPUTING else "pca"
         if not collection:
-            return update_dropdown([], None), "", NO_COLLECTION
+            return update_dropdown([], None), method, "", NO_COLLECTION
         label = label or read_address(request, "embed").get("colour")
         try:
             found = self.client.collection(collection)
         except ApiError as error:
-            return gr.skip(), "", error_box(error.message, "The map cannot be shown")
+            return gr.skip(), gr.skip(), "", error_box(error.message, "The map cannot be shown")
         labels = sorted(name for name, values in found["labels"].items() if len(values) <= MAX_LABEL_VALUES)
         preferred = next((name for name in PREFERRED if name in labels), labels[0] if labels else None)
         chosen = label if label in labels else preferred
         picker = update_dropdown([(name, name) for name in labels], chosen)
-        return picker, _links(collection), draw_map(collection, chosen, found)
+        return picker, method, _links(collection), draw_map(collection, chosen, found, method)
 
-    def draw_map(self, collection: str | None, label: str | None) -> str:
-        """The map in the colours of another label."""
-        return str(self.load_map(collection, label)[2])
+    def draw_map(self, collection: str | None, label: str | None, method: str | None) -> str:
+        """The map in the colours of another label, or arranged by another method."""
+        return str(self.load_map(collection, label, method)[-1])
 
-    def show_details(self, event: gr.EventData) -> str:
-        """Details of an image of the map, or none."""
-        kind, collection, item = (*str(event.pick).split(":", 2), "", "")[:3]
-        return self.runner.details(collection, item, searches=False) if kind == "image" else ""
+    def follow(self, event: gr.EventData) -> tuple[Any, Any]:
+        """Details of an image of the map, or none; a change of tags, after which details of one image are drawn again.
+
+        The map stays as it is: labels of another version of the collection come with another choice or a reload.
+        """
+        kind, collection, value = (*str(event.pick).split(":", 2), "", "")[:3]
+        if kind != "tag":
+            return self.runner.details(collection, value, searches=False) if kind == "image" else "", ""
+        change = parse_tag_change(value)
+        said = self.runner.change_tags(collection, change)
+        one = len(change.items) == 1
+        return self.runner.details(collection, change.items[0], searches=False) if one else gr.skip(), said
 
     def embed_again(self, encoder: str | None, paths: list[str] | None, kind: str) -> tuple[Any, Any]:
         """Another format, if there are files."""
@@ -221,8 +252,8 @@ def _naming_file(error: ApiError, paths: Sequence[str]) -> ApiError:
     return ApiError(error.status, error.code, f"{Path(paths[int(index)]).name}: {words}", error.field)
 
 
-def draw_map(collection: str, label: str | None, found: Mapping[str, Any]) -> str:
-    """What ``map.js`` draws the map into; the parameters of the address are those of the collection and the label.
+def draw_map(collection: str, label: str | None, found: Mapping[str, Any], method: str = "pca") -> str:
+    """What ``map.js`` draws the map into; the parameters of the address are the collection, the label and the method.
 
     Args:
         found: the collection. Another version of it has another address of the map's file.
@@ -230,7 +261,7 @@ def draw_map(collection: str, label: str | None, found: Mapping[str, Any]) -> st
     if not found["images"]:
         return empty_state("Nothing to see yet", "The collection has no image.")
     version = quote(f"{found['id']}-{found['changes']}", safe="")
-    source = f"map/{quote(collection, safe='')}?version={version}"
+    source = f"map/{quote(collection, safe='')}?version={version}&method={method}"
     buttons = "".join(
         f'<button type="button" data-tool="{tool}" title="{words}" aria-label="{words}"'
         f"{PRESSABLE if tool == 'lasso' else ''}>{sign}</button>"
@@ -238,18 +269,19 @@ def draw_map(collection: str, label: str | None, found: Mapping[str, Any]) -> st
     )
     drawn = (
         f'<div class="lcl-map" data-source="{esc(source)}" data-collection="{esc(collection)}" '
-        f'data-label="{esc(label or "")}"><p class="lcl-note lcl-map__facts" role="status">Computing the map …</p>'
+        f'data-label="{esc(label or "")}"><p class="lcl-note lcl-map__facts" role="status">{COMPUTING[method]}</p>'
         '<div class="lcl-map__stage">'
         '<canvas tabindex="0" role="application" aria-label="Map" aria-describedby="map-hint"></canvas>'
         f'<div class="lcl-map__tools" role="group" aria-label="Tools of the map">{buttons}</div>'
         '<div class="lcl-tip" hidden></div></div>'
         '<div class="lcl-map__side"><ul class="lcl-legend" aria-label="Labels; choose one to bring it out"></ul>'
-        '<div class="lcl-map__chosen" hidden></div></div><p class="lcl-map__said" aria-live="polite"></p>'
+        f'<div class="lcl-map__chosen" hidden></div><div hidden>{draw_tag_form(collection, [])}</div></div>'
+        '<p class="lcl-map__said" aria-live="polite"></p>'
         f'<p class="lcl-note lcl-map__hint" id="map-hint">{MAP_HINT}</p>'
         '<span class="lcl-map__at" data-view="{}" hidden></span>'
         '<button type="button" class="lcl-map__pick" hidden></button></div>'
     )
-    return mark_view(drawn, collection=collection, colour=label)
+    return mark_view(drawn, collection=collection, colour=label, arrange=None if method == "pca" else method)
 
 
 def draw_vectors(names: Sequence[str], vectors: Sequence[Sequence[float]]) -> str:

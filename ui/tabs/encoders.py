@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
@@ -10,9 +11,9 @@ import gradio as gr
 
 from api.client import ApiError, Client
 from ui.addresses import address, mark_view, read_address
-from ui.common import SILENT_EVENT, PageSelection, html_pane, unreachable_box
-from ui.html import PICK_SCRIPT, ago, definition_list, empty_state, error_box, esc, heading, number, toast
-from ui.ranking import RankedEncoder, is_worse, main_figures, rank_encoders
+from ui.common import FOCUS_QUESTION_SCRIPT, SILENT_EVENT, PageSelection, html_pane, unreachable_box
+from ui.html import PICK_SCRIPT, ago, definition_list, empty_state, error_box, esc, heading, number, question_box, toast
+from ui.ranking import RankedEncoder, is_worse, main_figures, measured_rows, rank_encoders
 from ui.tabs.run_view import draw_metrics
 
 SHOWN = 4
@@ -30,6 +31,7 @@ element.addEventListener('submit', (event) => {
 WORSE = ' class="lcl-worse"'
 # export formats of LCL encoders -> labels; other encoders are exported as they are
 EXPORTS = {"lcl": "lcl", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
+NOT_EVALUATED = '<p class="lcl-note">Not evaluated yet.</p>'
 CHANGES = ("pin", "unpin", "renaming", "deletion")
 BACK = '<p class="lcl-back"><button type="button" data-pick="all:">‹ All encoders</button></p>'
 EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder is listed here.")
@@ -49,13 +51,13 @@ class EncodersTab:
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         for event in (tab.select, navigation.select):
             event(self.open_address, self.selection, self.cards, **SILENT_EVENT)
-        self.cards.select(self.select, self.selection, self.cards, **SILENT_EVENT)
+        self.cards.select(self.select, self.selection, self.cards, **SILENT_EVENT).then(None, js=FOCUS_QUESTION_SCRIPT)
 
-    def open_address(self, selection: PageSelection[str | None], request: gr.Request) -> str:
+    def open_address(self, selection: PageSelection[str | None], request: gr.Request) -> Any:
         """The encoder of ``?encoder=ID``, else all; on an address of another tab what was shown."""
         if address := read_address(request, "encoders"):
             selection.current = address.get("encoder")
-        return self.refresh(selection.current)
+        return self._draw(selection)
 
     def select(self, selection: PageSelection[str | None], event: gr.EventData) -> str:
         """A card was opened, the one encoder was closed, or is to be pinned, renamed or deleted."""
@@ -70,6 +72,12 @@ class EncodersTab:
         selection.current = encoder or None
         question = {"delete": draw_deletion, "rename": draw_renaming}.get(action, lambda _: "")(encoder)
         return question + self.refresh(selection.current)
+
+    def _draw(self, selection: PageSelection[str | None]) -> Any:
+        """What is selected; nothing if another event selected something else meanwhile."""
+        chosen = selection.current
+        drawn = self.refresh(chosen)
+        return drawn if selection.current == chosen else gr.skip()
 
     def _change(self, action: str, encoder: str, name: str) -> None:
         """One of ``CHANGES``. Raises: ApiError."""
@@ -102,12 +110,8 @@ class EncodersTab:
 
 def draw_deletion(encoder: str) -> str:
     """The question before an encoder is deleted."""
-    return (
-        '<div class="lcl-problem lcl-question-box" role="alertdialog" aria-label="Delete this encoder?">'
-        "<strong>Delete this encoder?</strong><p>Its files are removed, and collections that it embedded can be "
-        f'searched by item only. <button type="button" data-pick="deletion:{esc(encoder)}">Delete</button> '
-        f'<button type="button" data-pick="encoder:{esc(encoder)}">Keep</button></p></div>'
-    )
+    lost = "Its files are removed, and collections that it embedded can be searched by item only."
+    return question_box("Delete this encoder?", lost, (f"deletion:{encoder}", "Delete"), (f"encoder:{encoder}", "Keep"))
 
 
 def draw_renaming(encoder: str) -> str:
@@ -145,10 +149,7 @@ def draw_encoder(
         ("Hash", str(about.get("hash") or "")[:12]),
         ("Made", ago(about.get("created_at"))),
     ]
-    figures = "".join(_figure(row) for row in main_figures(rows)[:SHOWN])
-    below = f'<ul class="lcl-figures">{figures}</ul>' if figures else '<p class="lcl-note">Not evaluated yet.</p>'
-    if alone and rows:
-        below = draw_metrics(rows)
+    below = _draw_all_figures(rows) if alone else _draw_main_figures(rows)
     name = esc(encoder.get("name") or encoder["id"])
     title = name if alone else f'<button type="button" data-pick="encoder:{esc(encoder["id"])}">{name}</button>'
     mark = '<span class="lcl-badge" title="offered first by every form">Pinned</span>' if encoder.get("pinned") else ""
@@ -159,6 +160,28 @@ def draw_encoder(
         f"{definition_list(listed)}{below}{draw_actions(encoder, own, alone)}"
         f"{draw_exports(encoder['id'], str(about.get('kind', 'lcl')))}</article>"
     )
+
+
+def _draw_main_figures(rows: Sequence[dict[str, Any]]) -> str:
+    """The first metrics of its evaluations here; without one, those of its model card."""
+    shown = measured_rows(rows) or rows
+    figures = "".join(_figure(row) for row in main_figures(shown)[:SHOWN])
+    return (f'<ul class="lcl-figures">{figures}</ul>' if figures else NOT_EVALUATED) + _draw_source(shown)
+
+
+def _draw_all_figures(rows: Sequence[dict[str, Any]]) -> str:
+    """All metrics of its evaluations, and below all those of its model card."""
+    measured = measured_rows(rows)
+    card = [row for row in rows if row not in measured]
+    parts = [draw_metrics(part) + _draw_source(part) for part in (measured, card) if part]
+    return "".join(parts) or NOT_EVALUATED
+
+
+def _draw_source(rows: Sequence[dict[str, Any]]) -> str:
+    """Where the figures come from, if not from evaluations of this service."""
+    source = rows[0].get("source") if rows else None
+    words = re.sub("`([^`]*)`", r"<code>\1</code>", esc(f"{source[0].upper()}{source[1:]}.")) if source else ""
+    return f'<p class="lcl-note">{words}</p>' if words else ""
 
 
 def draw_exports(encoder: str, kind: str) -> str:
@@ -197,7 +220,7 @@ def _figure(row: dict[str, Any]) -> str:
     """A metric with its interval, beside chance and untrained weights; one that is no better than those says so."""
     value, untrained, learnt = row["value"], row.get("untrained"), not is_worse(row)
     notes = [f"chance {number(row['chance'], 3)}"] if row.get("chance") is not None else []
-    if row.get("chance"):
+    if row.get("chance") and not row.get("source"):  # figures of a model card are rounded
         notes.append(f"{value / row['chance']:.0f} × chance")
     if untrained is not None:
         notes.append(f"{'' if learnt else 'no better than '}untrained {number(untrained, 3)}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from api.client.payloads import run_subject
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.charts import metric_value
 from ui.html import (
@@ -26,7 +27,6 @@ from ui.html import (
 )
 from ui.ranking import main_figures
 from ui.spec_fields import spec_differences
-from ui.tabs.run_view import run_subject
 
 Run = Mapping[str, Any]
 TABLE = "table"
@@ -42,20 +42,27 @@ class RunListing:
         layout: ``table``, or empty for the list beside the selected run.
         sort: a key of ``COLUMNS``; with ``-`` before it the greatest first.
         tag: only runs with it; empty: all.
+        checked: ids of runs that are chosen in the table.
     """
 
     layout: str = ""
     sort: str = "-created"
     tag: str = ""
+    checked: frozenset[str] = frozenset()
 
     def changed(self, action: str, value: str) -> RunListing:
-        """The listing after a click on ``layout:``, ``sort:`` or ``tag:``; a second click turns it back."""
+        """The listing after a click on ``layout:``, ``sort:``, ``tag:`` or ``check:``; a second click turns it back.
+
+        ``check:`` without an id: no run is chosen any more.
+        """
         if action == "layout":
-            return RunListing(value, self.sort, self.tag)
+            return replace(self, layout=value)
         if action == "tag":
-            return RunListing(self.layout, self.sort, "" if value == self.tag else value)
+            return replace(self, tag="" if value == self.tag else value)
+        if action == "check":
+            return replace(self, checked=self.checked ^ {value} if value else frozenset())
         other = value.removeprefix("-") if value.startswith("-") else f"-{value}"
-        return RunListing(self.layout, other if self.sort == value else value, self.tag)
+        return replace(self, sort=other if self.sort == value else value)
 
     @property
     def limit(self) -> int:
@@ -97,7 +104,7 @@ def final_metric(run: Run) -> tuple[str, float] | None:
 
 
 def _name(run: Run) -> str:
-    return str(run.get("name") or run_subject(dict(run)) or KIND_LABELS.get(run["kind"], run["kind"]))
+    return str(run.get("name") or run_subject(run) or KIND_LABELS.get(run["kind"], run["kind"]))
 
 
 # title and sort key of each column; rows without a value come last
@@ -140,10 +147,10 @@ def draw_run_table(runs: Sequence[Run], selected: str | None, listing: RunListin
     """A row for each run; the titles of the columns sort. ``more``: there are older runs than these."""
     table = html_table(
         "Runs",
-        (*COLUMNS, "Tags", "Notes"),
-        "".join(_row(run, selected) for run in sort_runs(runs, listing.sort)),
+        ("check", *COLUMNS, "Tags", "Notes"),
+        "".join(_row(run, selected, checked=run["id"] in listing.checked) for run in sort_runs(runs, listing.sort)),
         "runs",
-    )
+    ).replace('<th scope="col">check</th>', '<td class="lcl-check"></td>', 1)
     for name, (title, _) in COLUMNS.items():
         table = table.replace(f'<th scope="col">{name}</th>', _sort_head(name, title, listing.sort), 1)
     note = f'<p class="lcl-note">The newest {len(runs)} runs; filter by kind or tag for older ones.</p>' if more else ""
@@ -161,16 +168,21 @@ def _sort_head(name: str, title: str, sort: str) -> str:
     )
 
 
-def _row(run: Run, selected: str | None) -> str:
+def _row(run: Run, selected: str | None, *, checked: bool) -> str:
     current = ' aria-current="true"' if run["id"] == selected else ""
     metric = final_metric(run)
     value = f"<b>{number(metric[1], 3)}</b> <small>{esc(metric[0])}</small>" if metric else ""
     tags = "".join(tag_button(tag) for tag in run.get("tags") or ())
     notes = " ".join(str(run.get("notes") or "").split())
     short = notes if len(notes) <= NOTE_CHARACTERS else f"{notes[: NOTE_CHARACTERS - 1]}…"
+    check = (
+        f'<td class="lcl-check"><button type="button" role="checkbox" aria-checked="{str(checked).lower()}" '
+        f'data-pick="check:{esc(run["id"])}" aria-label="Choose {esc(_name(run))}"></button></td>'
+    )
     return (
-        f'<tr{current}><th scope="row"><button type="button" data-pick="{esc(run["id"])}"{current}>{esc(_name(run))}'
-        f"</button></th><td>{esc(KIND_LABELS.get(run['kind'], run['kind']))}</td><td>{badge(run['state'])}</td>"
+        f'<tr{current}>{check}<th scope="row"><button type="button" data-pick="{esc(run["id"])}"{current}>'
+        f"{esc(_name(run))}</button></th>"
+        f"<td>{esc(KIND_LABELS.get(run['kind'], run['kind']))}</td><td>{badge(run['state'])}</td>"
         f'<td title="{esc(run.get("created_at") or "")}">{ago(run.get("created_at"))}</td>'
         f'<td>{duration(run_seconds(run))}</td><td>{value}</td><td><div class="lcl-tags">{tags}</div></td>'
         f"<td><small>{esc(short)}</small></td></tr>"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import quote
 
-from api.client.payloads import format_bytes
+from api.client.payloads import format_bytes, run_subject
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.addresses import address
 from ui.charts import METRIC_LABELS, line_chart, metric_points
@@ -22,8 +23,10 @@ from ui.html import (
     number,
     parse_time,
     progress_bar,
+    question_box,
     run_link,
     status_line,
+    toast,
 )
 
 EXPECTED_LOSSES = ("contrastive_loss", "generation_loss")  # drawn before the first line
@@ -65,6 +68,102 @@ def _annotation(run: dict[str, Any]) -> str:
     tags = "".join(f"<span>{esc(tag)}</span>" for tag in run.get("tags") or ())
     notes = f'<p class="lcl-notes">{esc(run["notes"])}</p>' if run.get("notes") else ""
     return (f'<div class="lcl-tags">{tags}</div>' if tags else "") + notes
+
+
+@dataclass(frozen=True)
+class RunAction:
+    """``verb``: method of the client. ``states``: those in which the service allows it."""
+
+    verb: str
+    words: str
+    states: tuple[str, ...]
+    variant: Literal["secondary", "stop"] = "secondary"
+    asks: bool = False  # before something is lost
+
+
+RUN_ACTIONS = (
+    RunAction("pause", "Pause", ("waiting", "queued", "running")),
+    RunAction("unpause", "Unpause", ("paused",)),
+    RunAction("resume", "Resume", ("failed", "cancelled")),
+    RunAction("retry", "Restart from scratch", ("failed", "cancelled"), asks=True),
+    RunAction("cancel", "Cancel", ("waiting", "queued", "running", "pausing", "paused"), "stop", asks=True),
+    RunAction("delete", "Delete", ("succeeded", "failed", "cancelled"), "stop", asks=True),
+)
+
+
+def draw_question(verb: str, run: dict[str, Any]) -> str:
+    """The question before a run is cancelled, restarted or deleted: what is lost, and what stays."""
+    name = run.get("name") or run_subject(run) or run["id"]
+    title, lost, words, keep = {
+        "cancel": (f"Cancel {name}?", _lost_by_cancel(run), "Cancel the run", "Let it go on"),
+        "retry": (f"Restart {name} from scratch?", LOST_BY_RESTART, "Restart", "Keep it"),
+        "delete": (f"Delete {name}?", _lost_by_deletion(run), "Delete the run", "Keep it"),
+    }[verb]
+    return question_box(title, lost, (f"{verb}:{run['id']}", words), ("keep:", keep))
+
+
+def draw_chosen(runs: Sequence[dict[str, Any]]) -> str:
+    """What can be done with several runs at once; nothing without any."""
+    if not runs:
+        return ""
+    buttons = "".join(
+        f'<button type="button" data-pick="all:{verb}">{words}</button>'
+        for verb, words in (("cancel", "Cancel …"), ("delete", "Delete …"))
+        if any(run["state"] in _STATES_OF[verb] for run in runs)
+    )
+    return (
+        f'<div class="lcl-chosen" role="group" aria-label="Chosen runs"><b>{_runs(len(runs))} chosen</b>{buttons}'
+        '<button type="button" data-pick="check:">Clear</button></div>'
+    )
+
+
+def draw_question_of_many(verb: str, runs: Sequence[dict[str, Any]]) -> str:
+    """The question before several runs are cancelled or deleted: how many of them can be, and what is lost."""
+    able = [run for run in runs if run["state"] in _STATES_OF[verb]]
+    if not able:
+        return toast("No chosen run can be, any more.", f"{verb.capitalize()} runs")
+    rest = len(runs) - len(able)
+    others = f" {_runs(rest)} of the chosen cannot be: {'ended' if verb == 'cancel' else 'not ended'}." if rest else ""
+    title, lost, words, keep = {
+        "cancel": (f"Cancel {_runs(len(able))}?", LOST_BY_CANCELS, "Cancel them", "Let them go on"),
+        "delete": (f"Delete {_runs(len(able))}?", LOST_BY_DELETIONS, "Delete them", "Keep them"),
+    }[verb]
+    return question_box(title, lost + others, (f"{verb}:{','.join(run['id'] for run in able)}", words), ("keep:", keep))
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+_STATES_OF = {action.verb: action.states for action in RUN_ACTIONS}
+LOST_BY_CANCELS = "Those that run lose what they have done since their last checkpoint. Resume queues each again."
+LOST_BY_DELETIONS = (
+    "Their curves, logs, checkpoints and files are removed for good; encoders lose the figures of their evaluations. "
+    "Encoders, collections and datasets that they made stay."
+)
+LOST_BY_RESTART = "Its curves and checkpoints so far are deleted. Resume would go on from its last checkpoint."
+
+
+def _lost_by_cancel(run: dict[str, Any]) -> str:
+    if run["state"] not in ("running", "pausing"):
+        return "It leaves the queue; nothing that it has done is deleted. Resume queues it again."
+    reached = f"It is at step {_fraction(run)}. " if _fraction(run) else ""
+    if run["kind"] != "pretrain":
+        return f"{reached}What it has computed and not stored yet is lost. Resume queues it again."
+    every = (run.get("spec") or {}).get("checkpoint_every")
+    steps = f", at most {number(every)}," if every else ""
+    return f"{reached}The steps since its last checkpoint{steps} are lost. Resume goes on from that checkpoint."
+
+
+STAYS_OF = {"pretrain": "encoder", "index": "collection", "convert": "dataset", "match": "dataset"}
+
+
+def _lost_by_deletion(run: dict[str, Any]) -> str:
+    lost = "Its curves, log, checkpoints and files are removed for good."
+    if run["kind"] == "evaluate":
+        return f"{lost} Its encoder loses the figures of this evaluation."
+    made = STAYS_OF.get(run["kind"]) if run["state"] == "succeeded" else None
+    return f"{lost} The {made} that it made stays." if made else lost
 
 
 def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
@@ -230,15 +329,6 @@ def progress_fraction(run: dict[str, Any]) -> float | None:
     return progress.get("step", 0) / total if total else None
 
 
-def run_subject(run: dict[str, Any]) -> str:
-    """What a run is about: ``tiny on sample``, ``tiny → drawings``; empty where its spec has no names."""
-    spec = run.get("spec") or {}
-    encoder, dataset = spec.get("encoder"), spec.get("dataset") or (spec.get("data") or {}).get("dataset")
-    if collection := spec.get("collection"):
-        return " → ".join(map(str, filter(None, (encoder or dataset, collection))))
-    return " on ".join(map(str, filter(None, (encoder or spec.get("preset"), dataset))))
-
-
 def _row(run: dict[str, Any], selected: bool) -> str:
     kind = KIND_LABELS.get(run["kind"], run["kind"])
     subject = run_subject(run)
@@ -370,17 +460,20 @@ def _dataset(dataset: dict[str, Any]) -> str:
 
 
 def draw_metrics(rows: Sequence[dict[str, Any]]) -> str:
-    """Table of the metrics of evaluations."""
-    columns = ("Task", "Split", "Variant", "Transfer", "Metric", "Value (95 %)", "Chance", "Untrained")
+    """Table of the metrics of evaluations; a value never without its baselines, on a narrow screen too."""
+    columns = ("Task", "Metric", "Value (95 %)", "Chance", "Untrained", "Split", "Variant", "Transfer")
     return html_table("Result", columns, "".join(map(_table_row, rows)))
 
 
 def _table_row(row: dict[str, Any]) -> str:
     low, high = row.get("interval") or (None, None)
     interval = f" <small>{number(low, 3)} – {number(high, 3)}</small>" if low is not None else ""
-    words = "".join(f"<td>{esc(row.get(key, ''))}</td>" for key in ("task", "split", "variant", "transfer", "metric"))
+    what, how = (
+        "".join(f"<td>{esc(row.get(key, ''))}</td>" for key in keys)
+        for keys in (("task", "metric"), ("split", "variant", "transfer"))
+    )
     figures = (number(row.get("chance"), 2), number(row.get("untrained"), 2))
     return (
-        f"<tr>{words}<td><b>{number(row.get('value'), 3)}</b>{interval}</td>"
-        f"<td>{figures[0]}</td><td>{figures[1]}</td></tr>"
+        f"<tr>{what}<td><b>{number(row.get('value'), 3)}</b>{interval}</td>"
+        f"<td>{figures[0]}</td><td>{figures[1]}</td>{how}</tr>"
     )

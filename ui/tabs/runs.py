@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import gradio as gr
 
 from api.client import ApiError, Client, UserError
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.addresses import mark_view, read_address
-from ui.charts import AXIS_LABELS, MAX_SERIES, METRIC_LABELS, RunSeries, metric_points, overlay_chart
 from ui.common import (
     BUSY_EVENT,
+    FOCUS_QUESTION_SCRIPT,
     SILENT_EVENT,
-    PageSelection,
-    Shown,
     html_pane,
     parse_drafts,
     restore_script,
@@ -25,177 +23,32 @@ from ui.common import (
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
 from ui.ranking import SAMPLE_DATASET
 from ui.spec_fields import FIRST_PRESET, preset_names, put_at, starting_spec
+from ui.tabs.run_comparison import ComparisonChoice, Lines, Run, RunComparison, RunSelection, last_step, loss_lines
 from ui.tabs.run_form import SpecForm, invalid_message, valid_message
 from ui.tabs.run_table import (
     TABLE,
     RunListing,
     draw_listing_controls,
     draw_run_table,
-    draw_spec_differences,
     linked_listing,
     parse_tags,
 )
 from ui.tabs.run_view import (
     NOTHING_SELECTED,
+    RUN_ACTIONS,
     draw_artifacts,
+    draw_chosen,
     draw_curves,
     draw_head,
     draw_list,
     draw_log,
+    draw_question,
+    draw_question_of_many,
     draw_result,
     draw_system,
     draw_workers,
 )
 
-Run = Mapping[str, Any]
-Lines = tuple[dict[str, Any], ...]
-FIRST_METRIC, FIRST_AXIS = "loss", "step"
-
-
-@dataclass(frozen=True)
-class RunCurve:
-    """Metric lines of a run. ``complete``: the run had ended when they were last read."""
-
-    attempt: int = 0
-    lines: Lines = ()
-    complete: bool = False
-
-
-@dataclass(frozen=True)
-class ComparisonChoice:
-    """Runs, metric and axis that the user has chosen."""
-
-    others: Sequence[str] = ()
-    metric: str = FIRST_METRIC
-    axis: str = FIRST_AXIS
-
-
-@dataclass
-class RunSelection(PageSelection[Shown]):
-    """The selected run, how the runs are listed, the chosen comparison, curves of the other runs by id, the choices
-    (label, id), and the run whose tags and notes stand in the fields."""
-
-    listing: RunListing = field(default_factory=RunListing)
-    annotated: str | None = None
-    comparison: ComparisonChoice = ComparisonChoice()
-    curves: dict[str, RunCurve] = field(default_factory=dict)
-    choices: list[tuple[str, str]] = field(default_factory=list)
-
-
-class RunComparison:
-    """Dropdowns above the chart, and the chart."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-
-    def build(self) -> None:
-        with gr.Row(elem_classes="lcl-beside"):
-            self.others = gr.Dropdown(
-                [], value=[], multiselect=True, max_choices=MAX_SERIES - 1, label="Compare with",
-                elem_id="compare-with", scale=3, min_width=220, visible=False,
-            )  # fmt: skip
-            metrics = [(words, metric) for metric, words in METRIC_LABELS.items()]
-            self.metric = gr.Dropdown(metrics, value=FIRST_METRIC, label="Metric", visible=False, min_width=160)
-            axes = [(words.split()[0], axis) for axis, words in AXIS_LABELS.items()]
-            self.axis = gr.Radio(
-                axes, value=FIRST_AXIS, label="Over", visible=False, min_width=190, elem_classes="lcl-segment"
-            )
-
-    @property
-    def inputs(self) -> list[Any]:
-        """Components of a ``ComparisonChoice``."""
-        return [self.others, self.metric, self.axis]
-
-    def wire(self) -> None:
-        """Metric and axis are visible once runs are chosen."""
-        self.others.input(
-            lambda others: [gr.Dropdown(visible=bool(others)), gr.Radio(visible=bool(others))],
-            self.others, [self.metric, self.axis], **SILENT_EVENT,
-        )  # fmt: skip
-
-    def update_choices(self, selection: RunSelection[Any], runs: Sequence[Run]) -> Any:
-        """New choices of the dropdown, if they have changed: an update would close an open list."""
-        listed = [(run_label(run), str(run["id"])) for run in runs if run["kind"] == "pretrain"]
-        here = {run_id for _, run_id in listed}
-        choices = listed + [each for each in selection.choices if each[1] in selection.curves and each[1] not in here]
-        if not listed or choices == selection.choices:
-            return gr.skip()
-        selection.choices = choices
-        return gr.Dropdown(choices=[*choices], visible=len(choices) > 1)
-
-    def draw(self, selection: RunSelection[Any], run: Run, lines: Lines, listed: Sequence[Run]) -> str:
-        """The selected run first, if it is a pre-training, then the others in the order in which they were chosen."""
-        choice = selection.comparison
-        drawn = [run] if run["kind"] == "pretrain" else []
-        series = [_series(each, lines, choice) for each in drawn]
-        known, errors = {str(each["id"]): each for each in listed}, ""
-        for run_id in (each for each in choice.others if each != run["id"]):
-            try:
-                other = known.get(run_id) or self.client.run(run_id)
-                curve = self.read(run_id, other, selection.curves.get(run_id, RunCurve()))
-            except ApiError as error:
-                errors += error_box(error.message, "A run cannot be compared")
-                continue
-            selection.curves[run_id] = curve
-            drawn.append(other)
-            series.append(_series(other, curve.lines, choice))
-        differences = draw_spec_differences(drawn, [each.name for each in series])
-        return overlay_chart(choice.metric, choice.axis, series) + differences + errors
-
-    def read(self, run_id: str, run: Run, curve: RunCurve) -> RunCurve:
-        """Add the new metric lines; no request after the run has ended. Raises: ApiError."""
-        attempt, moving = run.get("attempt") or 0, run["state"] in ACTIVE_STATES
-        if attempt != curve.attempt:
-            curve = RunCurve(attempt)
-        if curve.complete and not moving:
-            return curve
-        new = loss_lines(self.client.metrics(run_id, after=last_step(curve.lines)))
-        return replace(curve, lines=curve.lines + new, complete=not moving)
-
-
-def loss_lines(lines: Sequence[Mapping[str, Any]]) -> Lines:
-    """Metrics and axes of the lines that contain a loss."""
-    return tuple(
-        {
-            name: value
-            for name, value in line.items()
-            if name in METRIC_LABELS or name in AXIS_LABELS or name.endswith("_loss")
-        }
-        for line in lines
-        if any(name.endswith("loss") and value is not None for name, value in line.items())
-    )
-
-
-def last_step(lines: Lines) -> int:
-    return int(lines[-1]["step"]) if lines else 0
-
-
-def run_label(run: Run) -> str:
-    """Name and end of the id: names need not be unique."""
-    return f"{run.get('name') or 'Pre-train'} · {str(run['id'])[-6:]}"
-
-
-def _series(run: Run, lines: Lines, choice: ComparisonChoice) -> RunSeries:
-    return RunSeries(run_label(run), str(run["state"]), metric_points(lines, choice.metric, choice.axis))
-
-
-@dataclass(frozen=True)
-class RunAction:
-    """``verb``: method of the client. ``states``: those in which the service allows it."""
-
-    verb: str
-    words: str
-    states: tuple[str, ...]
-    variant: Literal["secondary", "stop"] = "secondary"
-
-
-RUN_ACTIONS = (
-    RunAction("pause", "Pause", ("waiting", "queued", "running")),
-    RunAction("unpause", "Unpause", ("paused",)),
-    RunAction("resume", "Resume", ("failed", "cancelled")),
-    RunAction("retry", "Restart from scratch", ("failed", "cancelled")),
-    RunAction("cancel", "Cancel", ("waiting", "queued", "running", "pausing", "paused"), "stop"),
-)
 REFRESH_SECONDS = 2
 MAX_LOG_CHARACTERS = 20_000
 ALL = "all"
@@ -204,8 +57,6 @@ SAME_TAB_SCRIPT = "(text) => window.lclAddress.changedTab ? '' : text"
 SCROLL_TO_FORM_SCRIPT = "() => document.querySelector('#new-run').scrollIntoView({behavior: 'smooth'})"
 # to a form that an address has filled in
 OPEN_FORM_SCRIPT = f"() => new URLSearchParams(location.search).has('new') && ({SCROLL_TO_FORM_SCRIPT})()"
-# list, choices of the comparison, header, form with tags and notes, system, curves, result, log, and the buttons
-REFRESHED_OUTPUTS = 10 + len(RUN_ACTIONS) + 1
 # Evaluated in the browser at each tick, since the events of tabs may overtake each other.
 VISIBLE_ONLY_SCRIPT = """(selection, only) => {
   const seen = !document.hidden && document.querySelector('#tab-runs-button[aria-selected="true"]');
@@ -271,7 +122,7 @@ class RunsTab:
                 for action in RUN_ACTIONS
             }
             self.clone_button = gr.Button("Clone", elem_id="run-clone", **small)
-        self.refusal = html_pane()
+        self.refusal = html_pane(js_on_load=PICK_SCRIPT, elem_id="run-question")
         with gr.Accordion(
             "Edit tags and notes", open=False, elem_id="run-annotation", visible=False
         ) as self.annotation:
@@ -303,7 +154,9 @@ class RunsTab:
         ]
         everything = [self.listing, self.comparison.others, *detail]
         for event in (tab.select, navigation.select):
-            event(self.open_address, [self.selection, self.only], [self.only, *everything], **SILENT_EVENT)
+            event(self.open_address, [self.selection, self.only], [self.only, *everything], **SILENT_EVENT).then(
+                self.comparison.show_linked, self.selection, self.comparison.inputs, **SILENT_EVENT
+            )
         self.only.input(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
         self.clock.tick(self.tick, [self.selection, self.only], everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
         self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT)
@@ -317,10 +170,20 @@ class RunsTab:
             self.compare, [self.selection, self.only, *self.comparison.inputs], everything, **SILENT_EVENT,
         )  # fmt: skip
         self.kind.input(self.show_form, self.kind, [form.column for form in self.forms.values()], **SILENT_EVENT)
-        for verb, button in self.buttons.items():
-            button.click(
-                lambda selection, verb=verb: self.act(verb, selection), self.selection, self.refusal, **BUSY_EVENT
-            ).then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
+        self.listing.select(self.show_question_of_many, self.selection, self.refusal, **SILENT_EVENT).then(
+            None, js=FOCUS_QUESTION_SCRIPT
+        )
+        self.refusal.select(self.answer, [self.selection, self.only], [self.refusal, *everything], **BUSY_EVENT)
+        for action in RUN_ACTIONS:
+            handle = self.show_question if action.asks else self.act
+            done = self.buttons[action.verb].click(
+                lambda selection, verb=action.verb, handle=handle: handle(verb, selection),
+                self.selection, self.refusal, **BUSY_EVENT,
+            )  # fmt: skip
+            if action.asks:
+                done.then(None, js=FOCUS_QUESTION_SCRIPT)
+            else:
+                done.then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
         filled = [self.drawer, self.kind, *(part for form in self.forms.values() for part in form.parts), self.refusal]
         self.clone_button.click(self.clone, self.selection, filled, **BUSY_EVENT).then(None, js=SCROLL_TO_FORM_SCRIPT)
         carrier = self.forms["pretrain"].editor  # of the drafts
@@ -369,21 +232,58 @@ class RunsTab:
             selection.current = WatchedRun(run_id)
         return verdict
 
-    def act(self, verb: str, selection: SelectedRun) -> str:
-        """Call a verb of ``RUN_ACTIONS``. Returns: the error of the service, if any."""
+    def show_question(self, verb: str, selection: SelectedRun) -> str:
+        """The question before a verb of ``RUN_ACTIONS``, or the error of the service."""
         try:
-            getattr(self.client, verb)(selection.current.id)
+            return draw_question(verb, self.client.run(str(selection.current.id)))
+        except ApiError as error:
+            return toast(error.message)
+
+    def show_question_of_many(self, selection: SelectedRun, event: gr.EventData) -> str:
+        """The question before the chosen runs are cancelled or deleted, or the error of the service."""
+        action, _, verb = str(event.pick).partition(":")
+        if action != "all":
+            return ""
+        try:
+            return draw_question_of_many(verb, [self.client.run(run) for run in sorted(selection.listing.checked)])
+        except ApiError as error:
+            return toast(error.message)
+
+    def answer(self, selection: SelectedRun, only: str, event: gr.EventData) -> tuple[Any, ...]:
+        """The question was answered; it names the runs, since another may be selected by now.
+
+        At a refusal the runs after it stay as they are, and chosen.
+        """
+        verb, _, ids = str(event.pick).partition(":")
+        if verb not in (action.verb for action in RUN_ACTIONS if action.asks):
+            return "", *_unchanged()
+        refusal = ""
+        for run_id in ids.split(","):
+            if refusal := self.act(verb, selection, run_id):
+                break
+            if run_id in selection.listing.checked:
+                selection.listing = selection.listing.changed("check", run_id)
+            if verb == "delete" and selection.current.id == run_id:
+                selection.current = WatchedRun()
+        return refusal, *self.refresh(selection, only)
+
+    def act(self, verb: str, selection: SelectedRun, run_id: str | None = None) -> str:
+        """Call a verb of ``RUN_ACTIONS`` for a run, else for the selected one. Returns: the service's error, if any."""
+        try:
+            getattr(self.client, verb)(run_id or selection.current.id)
         except ApiError as error:
             return toast(error.message)
         return ""
 
     def annotate(self, selection: SelectedRun, tags: str, notes: str) -> str:
-        """Replace tags and notes of the selected run. Returns: verdict."""
+        """Replace tags and notes of the selected run. The fields keep what was typed: more may have been typed since.
+
+        Returns: verdict.
+        """
         try:
             self.client.annotate(str(selection.current.id), tags=parse_tags(tags), notes=notes.strip())
         except ApiError as error:
             return invalid_message(error.field, error.message)
-        selection.annotated = None  # the fields get what the service has
         return valid_message("Saved.")
 
     def clone(self, selection: SelectedRun) -> list[Any]:
@@ -461,6 +361,8 @@ class RunsTab:
     def select(self, selection: SelectedRun, only: str, event: gr.EventData) -> tuple[Any, ...]:
         """A run was picked, or the layout, the order or the tag of the list."""
         action, colon, value = str(event.pick).partition(":")
+        if action == "all":  # a question is asked first
+            return _unchanged()
         if colon:
             selection.listing = selection.listing.changed(action, value)
             return self.refresh(selection, only)
@@ -473,11 +375,12 @@ class RunsTab:
         return self.refresh(selection, only)
 
     def open_address(self, selection: SelectedRun, only: str, request: gr.Request) -> tuple[Any, ...]:
-        """The run and the kinds of the address; on that of another tab what was shown."""
+        """The run, its comparison and the kinds of the address; on that of another tab what was shown."""
         if address := read_address(request, "runs"):
             kind = address.get("kind", ALL)
             only = kind if kind in KIND_LABELS else ALL
             selection.listing = linked_listing(address)
+            self.comparison.open_linked(selection, address)
             if address.get("run", selection.current.id) != selection.current.id:
                 selection.current = WatchedRun(address["run"])
         return only, *self.refresh(selection, only)
@@ -493,7 +396,7 @@ class RunsTab:
             page = self.client.runs(kind=None if only == ALL else only, tag=listing.tag or None, limit=listing.limit)
             runs = page["items"]
         except ApiError as error:
-            return error_box(error.message, "The runs cannot be shown"), *[gr.skip()] * (REFRESHED_OUTPUTS - 1)
+            return error_box(error.message, "The runs cannot be shown"), *_unchanged()[1:]
         if selection.current.id is None:
             linked = request.query_params.get("run") if request else None
             selection.current = WatchedRun(linked or (runs[0]["id"] if runs else None))
@@ -506,7 +409,7 @@ class RunsTab:
         except ApiError as error:
             detail = error_box(error.message, "This run cannot be shown"), *_empty_detail()
         if selection.current.id != watched.id:  # another run was selected since
-            return (gr.skip(),) * REFRESHED_OUTPUTS
+            return _unchanged()
         selection.current = watched
         return _draw_list(page, watched.id, only, listing), choices, *detail
 
@@ -523,7 +426,12 @@ class RunsTab:
             watched = replace(self.fetch(watched), complete=not moving and files is not None, artifacts=files or ())
         overlay = selection.comparison.others and self.comparison.draw(selection, run, watched.lines, listed)
         return watched, (
-            mark_view(draw_head(run), run.get("name") or KIND_LABELS.get(run["kind"], ""), run=run["id"]),
+            mark_view(
+                draw_head(run),
+                run.get("name") or KIND_LABELS.get(run["kind"], ""),
+                run=run["id"],
+                **selection.comparison.address,
+            ),
             *visible_buttons(run["state"]),
             *self._annotation(selection, run),
             draw_system(run, watched.lines),
@@ -534,7 +442,7 @@ class RunsTab:
 
     def _annotation(self, selection: SelectedRun, run: Run) -> list[Any]:
         """Tags and notes of a run in their fields, once: a refresh does not overwrite what is being typed."""
-        if selection.annotated == run["id"]:
+        if selection.annotated == run["id"] or selection.current.id != run["id"]:
             return [gr.skip()] * 3
         selection.annotated = str(run["id"])
         return [gr.Accordion(visible=True), " ".join(run.get("tags") or ()), run.get("notes") or ""]
@@ -557,7 +465,8 @@ class RunsTab:
 def _draw_list(page: Mapping[str, Any], selected: str | None, only: str, listing: RunListing) -> str:
     runs, more = page["items"], bool(page.get("next_cursor"))
     if listing.layout == TABLE and runs:
-        drawn = draw_run_table(runs, selected, listing, more=more)
+        chosen = [run for run in runs if run["id"] in listing.checked]
+        drawn = draw_chosen(chosen) + draw_run_table(runs, selected, listing, more=more)
     else:
         drawn = draw_list(runs, selected)
     controls = draw_listing_controls(runs, listing) if runs or listing.tag else ""
@@ -566,3 +475,8 @@ def _draw_list(page: Mapping[str, Any], selected: str | None, only: str, listing
 
 def _empty_detail() -> tuple[Any, ...]:
     return *visible_buttons(None), gr.Accordion(visible=False), "", "", "", "", "", ""
+
+
+def _unchanged() -> tuple[Any, ...]:
+    """Of ``RunsTab.refresh``: list, choices of the comparison, header and the rest stay as they are."""
+    return tuple(gr.skip() for _ in ("list", "choices", "header", *_empty_detail()))

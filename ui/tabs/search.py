@@ -3,64 +3,71 @@
 from __future__ import annotations
 
 import io
-import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import gradio as gr
 from PIL import Image
 
-from api.client import ApiError, Client
+from api.client import ApiError, Client, UserError
 from ui.addresses import mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
     SILENT_EVENT,
     PageSelection,
-    api_error_box,
     first_choice,
     html_pane,
     image_input,
+    newest,
     read_upload,
     unreachable_box,
     update_dropdown,
 )
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box
 from ui.ranking import collection_choices, last_used, used_script
+from ui.tabs.search_query import (
+    BOTH,
+    DEFAULT_COUNT,
+    DEFAULT_WEIGHT,
+    IMAGE_TO_IMAGES,
+    IMAGE_TO_TEXTS,
+    MODE_PARAMETERS,
+    MODES,
+    TEXT_MODES,
+    TEXT_TO_IMAGES,
+    PageQuery,
+    PageResult,
+    SearchRunner,
+    filter_choices,
+    is_condition,
+    parse_label_filter,
+)
 from ui.tabs.search_view import (
     INVITATION,
     NO_COLLECTION,
     NO_IMAGE,
     NO_WORDS,
     NOTHING_TO_MIX,
+    OPENED_SCRIPT,
+    OPENING,
     SEARCH_STATUS,
-    draw_detail,
     draw_preparation,
-    draw_results,
     label_choice,
-    link_to,
+    parse_tag_change,
 )
 
-MAX_HITS = 1000  # of one search
-NEIGHBOUR_IMAGES, NEIGHBOUR_TEXTS = 8, 4  # in the details of an image
-MAX_LABEL_VALUES = 300  # of a label; one with more, such as the file name, is not offered as a filter
-
-TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS = "Text → images", "Image → images", "Image → texts"
-BOTH = "Text + image"
-MODES = [TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS, BOTH]
-MODE_PARAMETERS = {TEXT_TO_IMAGES: "", IMAGE_TO_IMAGES: "images", IMAGE_TO_TEXTS: "texts", BOTH: "both"}
 EMPTY_STATES = {
     TEXT_TO_IMAGES: INVITATION,
     IMAGE_TO_IMAGES: NO_IMAGE,
     IMAGE_TO_TEXTS: NO_IMAGE,
     BOTH: NOTHING_TO_MIX,
 }
+Where = Sequence[str] | None  # chosen labels
 EXAMPLES = ["umbrella", "guitar", "flower", "airplane", "moon", "fruit", "house", "tree"]
+NO_FILTER = "The filter cannot be read"
 POLL_SECONDS = 3  # between two looks for the first collection
 RESULT_COUNTS = [12, 24, 48, 96]
-DEFAULT_COUNT, DEFAULT_WEIGHT = 24, 50
 # before and after each search (page.js)
 BEGIN_SCRIPT = "(...inputs) => { window.lclSearch.begin(); return inputs; }"
 END_SCRIPT = "() => window.lclSearch.end()"
@@ -70,147 +77,6 @@ FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
   document.querySelector('#search-results [aria-current]') ??
   document.querySelector('#search-results .lcl-results__head') ??
   document.querySelector('.lcl-query textarea, .lcl-query input'))?.focus(), 30))"""
-
-LabelFilter = dict[str, list[str]]
-
-
-@dataclass(frozen=True)
-class PageQuery:
-    """A search and its hits so far, for further pages."""
-
-    collection: str | None
-    about: str
-    target: str
-    k: int  # hits a page
-    where: LabelFilter
-    query: dict[str, Any] = field(repr=False)  # arguments of Client.search
-    mode: str = TEXT_TO_IMAGES
-    words: float = DEFAULT_WEIGHT  # how much they count, of BOTH
-    offset: int = 0  # of the next page
-    hits: tuple[dict[str, Any], ...] = field(default=(), repr=False)
-
-    @property
-    def link(self) -> str:
-        """Address of this search; empty for a search with an image, labels or texts as target."""
-        text_only = self.query.keys() == {"text"} and self.target == "images" and not self.where
-        return link_to(str(self.collection), q=self.query["text"]) if text_only else ""
-
-    def mark(self, html: str) -> str:
-        """``html`` with the address of this search. An uploaded image is no part of it."""
-        return mark_view(
-            html,
-            f"«{self.query['text']}»" if "text" in self.query else "Similar to an image",
-            q=self.query.get("text"),
-            like=self.query.get("item"),
-            mode=MODE_PARAMETERS[self.mode],
-            words=f"{self.words:g}" if self.mode == BOTH and self.words != DEFAULT_WEIGHT else None,
-            collection=self.collection,
-            where=json.dumps(self.where, ensure_ascii=False) if self.where else None,
-            k=self.k if self.k != DEFAULT_COUNT else None,
-        )
-
-
-class PageResult(NamedTuple):
-    """HTML, the search, and whether there may be more hits."""
-
-    html: str
-    query: PageQuery | None = None
-    more: bool = False
-
-
-class SearchRunner:
-    def __init__(self, client: Client) -> None:
-        self.client = client
-
-    def run(
-        self,
-        collection: str | None,
-        about: str,
-        target: str,
-        k: int,
-        where: LabelFilter | None = None,
-        *,
-        mode: str = TEXT_TO_IMAGES,
-        words: float = DEFAULT_WEIGHT,
-        **query: Any,
-    ) -> PageResult:
-        """First page of a search; default collection: that of the best encoder."""
-        try:
-            collection = collection or first_choice(collection_choices(self.client))
-        except ApiError as error:
-            return PageResult(unreachable_box(error))
-        if collection is None:
-            return PageResult(NO_COLLECTION)
-        return self.next_page(PageQuery(collection, about, target, int(k), where or {}, query, mode, words))
-
-    def filter(self, current: PageQuery, where: LabelFilter) -> PageResult:
-        """The same search with other labels."""
-        return self.next_page(replace(current, where=where, offset=0, hits=()))
-
-    def details(self, collection: str, item: str, *, searches: bool = True) -> str:
-        """Details of an image, or an error. ``searches``: as of ``draw_detail``."""
-        try:
-            record = self.client.item(collection, item)
-            labels = self.pickable(collection) if searches else {}
-            near = self.client.search(collection, item=item, k=NEIGHBOUR_IMAGES + 1)["hits"]
-            texts = self.client.search(collection, item=item, k=NEIGHBOUR_TEXTS, target="texts")["hits"]
-        except ApiError as error:
-            return error_box(error.message, "The image cannot be shown")
-        others = [hit for hit in near if hit["id"] != item][:NEIGHBOUR_IMAGES]
-        drawn = draw_detail(collection, record, others, texts, labels, searches=searches)
-        captions = record.get("captions") or [item]
-        return mark_view(drawn, str(captions[0]), item=item, collection=collection)
-
-    def pickable(self, collection: str) -> LabelFilter:
-        """{label: values} that a search can be filtered by. Raises: ApiError."""
-        labels = self.client.collection(collection)["labels"]
-        return {name: values for name, values in labels.items() if len(values) <= MAX_LABEL_VALUES}
-
-    def next_page(self, current: PageQuery) -> PageResult:
-        """Fetch the next page and draw it after the hits so far."""
-        start = time.perf_counter()
-        query: dict[str, Any] = current.query | ({"where": current.where} if current.where else {})
-        k = min(current.k, MAX_HITS - current.offset)
-        try:
-            answer = self.client.search(
-                str(current.collection), target=current.target, k=k, offset=current.offset, **query
-            )
-        except ApiError as error:
-            return PageResult(current.mark(api_error_box(error, "The search was refused")))
-        total_ms = 1000 * (time.perf_counter() - start)
-        times = f"{answer['took_ms']:.0f} ms in the service · {total_ms:.0f} ms in all"
-        shown = {hit["id"] for hit in current.hits}  # items added since can move a hit to the next page
-        hits = (*current.hits, *(hit for hit in answer["hits"] if hit["id"] not in shown))
-        drawn = draw_results(str(current.collection), hits, current.about, current.target, times, current.link)
-        offset = current.offset + k
-        more = len(answer["hits"]) == k and offset < MAX_HITS
-        return PageResult(current.mark(drawn), replace(current, offset=offset, hits=hits), more)
-
-
-def newest(handler: Callable[..., tuple[Any, ...]], *, begins: bool = True) -> Callable[..., tuple[Any, ...]]:
-    """``handler`` behind a turn (a PageSelection of a number): it changes nothing if a newer search began meanwhile.
-
-    Args:
-        begins: the event begins a search. Otherwise it continues the one on show.
-    """
-
-    def event(turn: PageSelection[int], *arguments: Any) -> tuple[Any, ...]:
-        turn.current += begins
-        mine = turn.current
-        result = handler(*arguments)
-        return result if turn.current == mine else (gr.skip(),) * len(result)
-
-    event.__name__ = getattr(handler, "__name__", event.__name__)  # Gradio's logs name an event by it
-    return event
-
-
-def parse_label_filter(choices: Sequence[str] | None) -> LabelFilter:
-    """The service's filter from dropdown values (``search_view.label_choice``): one of the values of every label."""
-    result: LabelFilter = {}
-    for choice in choices or ():
-        label, value = json.loads(choice)
-        result.setdefault(label, []).append(value)
-    return result
 
 
 SearchContext = tuple[list[str], int, PageQuery | None]  # labels, page size, current search
@@ -228,6 +94,7 @@ class OpenedSearch(NamedTuple):
     chips: Any = gr.skip()
     image: Any = gr.skip()
     anchor: Any = gr.skip()
+    hybrid: Any = gr.skip()
     words: Any = gr.skip()
     where: Any = gr.skip()
     k: Any = gr.skip()
@@ -250,11 +117,12 @@ class SearchTab:
             "texts": partial(self._neighbours, IMAGE_TO_TEXTS),
             "mix": self._mix,
             "label": self._add_label,
+            "tag": self._change_tags,
             "close": lambda *_: {self.detail: ""},
         }
 
     def build(self) -> None:
-        self.bare = gr.State(False)  # does the pane show a placeholder?
+        self.bare = gr.State(None)  # does the pane wait for a first collection? None: not known yet
         self.current = gr.State(None)
         self.anchor = gr.State(None)
         self.turn = gr.State(PageSelection(0))  # number of the newest search
@@ -278,32 +146,36 @@ class SearchTab:
                         -100, 100, DEFAULT_WEIGHT, step=5, label="How much the words count, %",
                         info="below 0: away from them", elem_id="search-words",
                     )  # fmt: skip
+                # apart from the menu: Gradio puts neighbouring fields into one box
+                self.hybrid = gr.Checkbox(False, label="Match captions too", min_width=150, elem_id="search-hybrid")
                 with gr.Row(elem_classes="lcl-chips") as self.chips:
                     self.examples = [gr.Button(words, size="sm", min_width=0) for words in EXAMPLES]
                 self.where = gr.Dropdown(
                     [], multiselect=True, label="Only images with", elem_id="search-where", visible=False, scale=2,
-                    min_width=220,
+                    min_width=220, allow_custom_value=True,
                 )  # fmt: skip
         self.cancelled = html_pane(js_on_load=CANCEL_SCRIPT)
+        self.tagged = html_pane()
         html_pane(SEARCH_STATUS, elem_id="search-status")
         with gr.Row(equal_height=False, elem_classes="lcl-found"):
-            self.results = html_pane(INVITATION, js_on_load=PICK_SCRIPT, elem_id="search-results")
+            self.results = html_pane(OPENING, js_on_load=PICK_SCRIPT, elem_id="search-results")
             self.detail = html_pane(js_on_load=PICK_SCRIPT, elem_id="search-detail")
         self.more = gr.Button("Show more", visible=False, elem_id="search-more", elem_classes="lcl-more")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
-        self.query_inputs = [self.text, self.frame, self.balance, self.chips]
+        self.query_inputs = [self.text, self.frame, self.balance, self.chips, self.hybrid]
         self.result_outputs = [self.results, self.current, self.more]
-        query = [self.mode, self.collection, self.text, self.image, self.words, self.where, self.k, self.anchor]
+        query = [
+            self.mode, self.collection, self.text, self.image, self.words, self.where, self.k, self.hybrid, self.anchor,
+        ]  # fmt: skip
         known = [self.collection, self.bare, self.where]
         opening = [self.image, self.anchor]
         opened = [
-            self.collection, self.mode, *self.query_inputs, self.image, self.anchor, self.words, self.where, self.k,
-            *self.result_outputs, self.detail,
+            self.collection, self.mode, *self.query_inputs[:-1], self.image, self.anchor, self.hybrid, self.words,
+            self.where, self.k, *self.result_outputs, self.detail,
         ]  # fmt: skip
-        page.load(self.refresh, known, [*known, self.results], **SILENT_EVENT).then(
-            self.open_link, opening, opened, **SILENT_EVENT
-        )
+        opens = page.load(self.refresh, known, [*known, self.results], **SILENT_EVENT)
+        opens.then(self.open_link, opening, opened, **SILENT_EVENT).then(None, js=OPENED_SCRIPT)
         # without a collection the page looks for one until it is there
         self.clock = gr.Timer(POLL_SECONDS)
         self.clock.tick(self.poll, known, [*known, self.results, self.clock], **SILENT_EVENT)
@@ -317,7 +189,7 @@ class SearchTab:
             self.mode.input(newest(self.switch), asked, [*self.query_inputs, *self.result_outputs], **several),
             gr.on([self.go.click, self.text.submit], newest(self.submit_query), asked, self.result_outputs, **several),
             self.image.upload(uploaded, asked, [*self.result_outputs, self.anchor], **several),
-            self.k.input(search_again, asked, self.result_outputs, **several),
+            gr.on([self.k.input, self.hybrid.input], search_again, asked, self.result_outputs, **several),
             self.collection.input(newest(self.change_collection), asked, [self.where, *self.result_outputs], **several),
         ]
         for button, words in zip(self.examples, EXAMPLES, strict=True):
@@ -340,7 +212,8 @@ class SearchTab:
         more = newest(self.show_more, begins=False)
         self.more.click(more, [self.turn, self.current], self.result_outputs, **BUSY_EVENT)
         shown = [
-            self.mode, *self.query_inputs, self.image, self.anchor, self.where, *self.result_outputs, self.detail
+            self.mode, *self.query_inputs, self.image, self.anchor, self.where, *self.result_outputs, self.detail,
+            self.tagged,
         ]  # fmt: skip
         for pane in (self.results, self.detail):
             pane.select(self.follow, [self.where, self.k, self.current], shown, **BUSY_EVENT).then(
@@ -348,56 +221,66 @@ class SearchTab:
             )
 
     def refresh(
-        self,
-        current: str | None,
-        bare: bool,
-        where: Sequence[str] | None = None,
-        request: gr.Request | None = None,
+        self, current: str | None, bare: bool | None, where: Where = None, request: gr.Request | None = None
     ) -> tuple[Any, ...]:
         """Update the collections. Results that are shown stay."""
         try:
             choices = collection_choices(self.client)
         except ApiError as error:
-            words = unreachable_box(error)
-            return gr.skip(), bare or not current, gr.skip(), gr.skip() if current else words
+            return gr.skip(), bare or not current, gr.skip(), gr.skip() if current else unreachable_box(error)
         if not choices:
             return update_dropdown([], None), True, gr.skip(), self.preparation()
-        known = dict(choices).values()
-        used = (id for id in (current, last_used(request, "collection")) if id in known)
+        used = (id for id in (current, last_used(request, "collection")) if id in dict(choices).values())
         chosen = next(used, first_choice(choices))
         return update_dropdown(choices, chosen), False, self.labels(chosen, where)[0], INVITATION if bare else gr.skip()
 
     def poll(
-        self, current: str | None, bare: bool, where: Sequence[str] | None, request: gr.Request | None = None
+        self, current: str | None, bare: bool | None, where: Where, request: gr.Request | None = None
     ) -> tuple[Any, ...]:
         """Update the collections until there is one."""
-        if not bare:
-            return *(gr.skip(),) * 4, gr.Timer(active=False)
-        return *self.refresh(current, bare, where, request), gr.skip()
+        if bare:
+            return *self.refresh(current, bare, where, request), gr.skip()
+        return *(gr.skip(),) * 4, gr.skip() if bare is None else gr.Timer(active=False)
 
-    def preparation(self) -> str:
-        """Without a collection: the progress of the run that makes the first one, or how to make one."""
+    def preparation(self) -> Any:
+        """Without a collection: the progress of the run that makes the first one, or how to make one.
+
+        While the service does not answer, what is shown stays.
+        """
         try:
             runs = self.client.runs(kind="index")["items"]
         except ApiError:
-            return NO_COLLECTION
+            return gr.skip()
         run = next((run for run in runs if run["state"] in ACTIVE_STATES), None)
         return NO_COLLECTION if run is None else draw_preparation(run)
 
-    def labels(self, collection: str | None, where: Sequence[str] | None) -> tuple[Any, list[str]]:
+    def labels(self, collection: str | None, where: Where) -> tuple[Any, list[str]]:
         """Labels of a collection as choices, and those of ``where`` that exist."""
         try:
-            labels = self.runner.pickable(str(collection))
+            menu = self.runner.menu(str(collection))
         except ApiError:
             return gr.skip(), list(where or ())
-        choices = [(f"{name}: {value}", label_choice(name, value)) for name in labels for value in sorted(labels[name])]
+        choices = [
+            (f"{name}: {each}", label_choice(name, each)) for name in menu.values for each in sorted(menu.values[name])
+        ]
         known = {value for _, value in choices}
-        kept = [value for value in where or () if value in known]
-        return gr.Dropdown(choices=choices, value=kept, multiselect=True, visible=bool(choices)), kept
+        kept = [value for value in where or () if value in known or is_condition(value, menu.labels)]
+        return (
+            gr.Dropdown(
+                choices=choices,
+                value=kept,
+                multiselect=True,
+                allow_custom_value=True,
+                visible=bool(choices or menu.ranges),
+                info=f"or type a range, as {menu.ranges[0]}, and press Enter" if menu.ranges else None,
+            ),
+            kept,
+        )
 
     def open_link(self, image: str | None, anchor: Anchor, request: gr.Request) -> OpenedSearch:
         """What the address of a new page says: ``?collection=NAME&q=words``, ``?collection=NAME&item=ID``."""
-        return self.open_address(image, anchor, request) if read_address(request, "search") else OpenedSearch()
+        given = read_address(request, "search").keys() - {"tab"}  # none: a search that came first stays
+        return self.open_address(image, anchor, request) if given else OpenedSearch()
 
     def open_address(self, image: str | None, anchor: Anchor, request: gr.Request) -> OpenedSearch:
         """The search and the image of the address; without a search, the empty page.
@@ -417,24 +300,26 @@ class SearchTab:
             lost = error_box(f"There is no collection {name!r}.", "Not found")
             return OpenedSearch(results=lost if name else self.preparation(), current=None, detail="")
         collection, text, like = named[0], address.get("q", "").strip(), address.get("like", "")
-        picture = image if anchor is None and not like else None
+        uploaded = image if anchor is None and not like else None
         anchor = (collection, like) if like else None
+        hybrid = bool(address.get("captions"))
         words, k = _number(address.get("words"), DEFAULT_WEIGHT), int(_number(address.get("k"), DEFAULT_COUNT))
         k = k if k in RESULT_COUNTS else DEFAULT_COUNT
-        picker, where = self.labels(collection, _filter_choices(address.get("where", "")))
+        picker, where = self.labels(collection, filter_choices(address.get("where", "")))
         if mode == BOTH and like and not text:
             drawn = _result_updates(PageResult(_empty_state(BOTH, collection, like)))
         else:
-            drawn = self.search(mode, collection, text, picture, words, where, k, anchor)
+            drawn = self.search(mode, collection, text, uploaded, words, where, k, hybrid, anchor)
         try:
-            fetched = self._fetch_image(collection, like) if like else gr.skip() if picture else None
+            fetched = self._fetch_image(collection, like) if like else gr.skip() if uploaded else None
         except ApiError:
             fetched = None
         detail = self.runner.details(collection, item) if item else ""
-        _, frame, balance, chips = _query_visibility(mode)
-        field = gr.Textbox(text, visible=mode in (TEXT_TO_IMAGES, BOTH))
+        _, frame, balance, chips, _ = _query_visibility(mode)
+        field = gr.Textbox(text, visible=mode in TEXT_MODES)
+        box = gr.Checkbox(hybrid, visible=mode in TEXT_MODES)
         results, current, more = drawn
-        inputs = (collection, mode, field, frame, balance, chips, fetched, anchor, words, picker, k)
+        inputs = (collection, mode, field, frame, balance, chips, fetched, anchor, box, words, picker, k)
         return OpenedSearch(*inputs, results, current, more, detail)
 
     def switch(self, mode: str, *query: Any) -> tuple[Any, ...]:
@@ -450,29 +335,38 @@ class SearchTab:
         words: float,
         where: list[str],
         k: int,
+        hybrid: bool = False,
         anchor: Anchor = None,
     ) -> tuple[Any, ...]:
         """Results, or an error.
 
         Args:
+            hybrid: words of captions count, too.
             anchor: where the image comes from; of this collection, it is searched with by its id.
         """
-        query_text = text.strip() if mode in (TEXT_TO_IMAGES, BOTH) else ""
+        query_text = text.strip() if mode in TEXT_MODES else ""
         item = anchor[1] if anchor and mode != TEXT_TO_IMAGES and collection in (None, anchor[0]) else None
-        picture = image if mode != TEXT_TO_IMAGES and item is None else None
-        if not (query_text or picture or item):
+        uploaded = image if mode != TEXT_TO_IMAGES and item is None else None
+        if not (query_text or uploaded or item):
             return _result_updates(PageResult(_empty_state(mode)))
         query: dict[str, Any] = {"text": query_text} if query_text else {}
         query |= {"item": item} if item else {}
-        if picture:
-            query["image"] = read_upload(picture)
-        if query_text and (picture or item):
+        if uploaded:
+            query["image"] = read_upload(uploaded)
+        if query_text and (uploaded or item):
             query["weights"] = {"text": words / 100, "item" if item else "image": 1 - abs(words) / 100}
-        seen = "this image" if item and mode != BOTH else "your image" if item or picture else ""
+        seen = "this image" if item and mode != BOTH else "your image" if item or uploaded else ""
         about = [*([seen] if seen else []), *([f"“{query_text}”"] if query_text else [])]
         target = "texts" if mode == IMAGE_TO_TEXTS else "images"
+        away = mode == BOTH and words <= 0
         joined = (" away from " if words < 0 else " and ").join(about)
-        filters = parse_label_filter(where)
+        if hybrid and query_text and not away:
+            query["hybrid"] = True
+            joined += ", by captions too"
+        try:
+            filters = parse_label_filter(where)
+        except UserError as error:
+            return _result_updates(PageResult(error_box(error.message, NO_FILTER)))
         return _result_updates(self.runner.run(collection, joined, target, k, filters, mode=mode, words=words, **query))
 
     def submit_query(self, mode: str, *query: Any) -> tuple[Any, ...]:
@@ -506,9 +400,13 @@ class SearchTab:
 
     def change_filter(self, where: list[str], current: PageQuery | None) -> tuple[Any, ...]:
         """The current search with other labels."""
-        if current is None or current.where == parse_label_filter(where):
+        try:
+            filters = parse_label_filter(where)
+        except UserError as error:
+            return error_box(error.message, NO_FILTER), gr.skip(), gr.skip()
+        if current is None or current.where == filters:
             return (gr.skip(),) * 3
-        return _result_updates(self.runner.filter(current, parse_label_filter(where)))
+        return _result_updates(self.runner.filter(current, filters))
 
     def show_more(self, current: PageQuery | None) -> tuple[Any, ...]:
         return _result_updates(self.runner.next_page(current)) if current else (gr.skip(),) * 3
@@ -518,7 +416,7 @@ class SearchTab:
         kind, collection, value = (*str(event.pick).split(":", 2), "", "")[:3]
         try:
             return self.actions[kind](collection, value, (where, k, current))
-        except ApiError as error:
+        except (ApiError, UserError) as error:
             return {self.results: error_box(error.message)}
 
     def _show_details(self, collection: str, item: str, _: SearchContext) -> dict[Any, Any]:
@@ -549,11 +447,20 @@ class SearchTab:
         result = self.change_filter(labels, current)
         return {self.where: labels, **dict(zip(self.result_outputs, result, strict=True)), self.detail: ""}
 
+    def _change_tags(self, collection: str, value: str, context: SearchContext) -> dict[Any, Any]:
+        """Tags of one image, whose details are drawn again, or of the results."""
+        change = parse_tag_change(value)
+        said = self.runner.change_tags(collection, change)
+        one = len(change.items) == 1
+        detail = {self.detail: self.runner.details(collection, change.items[0])} if one else {}
+        return {self.tagged: said, self.where: self.labels(collection, context[0])[0], **detail}
+
     def _new_search(self, mode: str, result: PageResult) -> dict[Any, Any]:
         """Inputs of the mode, and results."""
         inputs = zip(self.query_inputs, _query_visibility(mode), strict=True)
         outputs = zip(self.result_outputs, _result_updates(result), strict=True)
-        return {self.mode: mode, **dict(inputs), **dict(outputs), self.detail: ""}
+        words = gr.Checkbox(False, visible=mode in TEXT_MODES)  # a new search is one by vectors
+        return {self.mode: mode, **dict(inputs), **dict(outputs), self.hybrid: words, self.detail: ""}
 
     def _image_input(self, collection: str, item: str) -> dict[Any, Any]:
         """An image of a collection as query. Raises: ApiError."""
@@ -564,27 +471,18 @@ class SearchTab:
         return Image.open(io.BytesIO(self.client.item_image(collection, item)))
 
 
-def _query_visibility(mode: str) -> tuple[Any, Any, Any, Any]:
-    """Visibility of text, image, balance and examples."""
-    words, picture = mode in (TEXT_TO_IMAGES, BOTH), mode != TEXT_TO_IMAGES
+def _query_visibility(mode: str) -> tuple[Any, Any, Any, Any, Any]:
+    """Visibility of text, image, balance, examples and whether captions count."""
+    words, image = mode in TEXT_MODES, mode != TEXT_TO_IMAGES
     return (
-        gr.Textbox(visible=words), gr.Column(visible=picture), gr.Column(visible=mode == BOTH),
-        gr.Row(visible=mode == TEXT_TO_IMAGES),
+        gr.Textbox(visible=words), gr.Column(visible=image), gr.Column(visible=mode == BOTH),
+        gr.Row(visible=mode == TEXT_TO_IMAGES), gr.Checkbox(visible=words),
     )  # fmt: skip
 
 
 def _empty_state(mode: str, collection: str | None = None, item: str | None = None) -> str:
     """What to do in a mode, with its address; ``item``: the image that awaits its words."""
     return mark_view(EMPTY_STATES[mode], mode=MODE_PARAMETERS[mode], collection=collection, like=item)
-
-
-def _filter_choices(parameter: str) -> list[str]:
-    """``where`` of an address as values of the dropdown; none where it is no filter."""
-    try:
-        where = json.loads(parameter or "{}")
-        return [label_choice(str(label), str(value)) for label, values in where.items() for value in values]
-    except (ValueError, AttributeError, TypeError):
-        return []
 
 
 def _number(parameter: str | None, default: float) -> float:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ui.addresses import address
 from ui.html import duration, empty_state, esc, item_url, progress_bar, status_line
 
 Json = Mapping[str, Any]
+TAGS = "tags"  # the label that the page's tags are members of
 NO_COLLECTION = empty_state(
     "No collection yet",
     "Submit an index run in the Runs tab: it embeds a dataset with an encoder, and its images can be searched here.",
@@ -67,6 +68,12 @@ NO_COLLECTION += draw_doors(searchable=False)
 INVITATION = empty_state(
     "What are you looking for?", "Type a few words, pick an example, or search with an image."
 ) + draw_doors(searchable=True)
+# first content of the page: the invitation appears when the collections are known, by OPENED_SCRIPT
+OPENING = (
+    f'<div class="lcl-opening">{empty_state("Opening", "The page asks the service for its collections.")}</div>'
+    f'<div class="lcl-opened">{INVITATION}</div>'
+)
+OPENED_SCRIPT = "() => document.body.classList.add('lcl-is-open')"
 NO_WORDS = empty_state("Type a few words first", "For example “red apple”, or pick one of the examples.")
 NO_IMAGE = empty_state("Which image?", "Drop one above, paste it, or choose it from your files.")
 NOTHING_TO_MIX = empty_state(
@@ -85,18 +92,33 @@ SEARCH_STATUS = (
 )
 
 
-def draw_results(collection: str, hits: Sequence[Json], about: str, target: str, times: str, link: str = "") -> str:
-    """The hits and a line about them. ``link``: address of the same search, if there is one."""
+def draw_results(
+    collection: str,
+    hits: Sequence[Json],
+    about: str,
+    target: str,
+    times: str,
+    link: str = "",
+    text_limit: int | None = None,
+) -> str:
+    """The hits and a line about them.
+
+    Args:
+        link: address of the same search, if there is one.
+        text_limit: tokens that the encoder read of a text that is too long for it.
+    """
     if not hits:
         return NOTHING_FOUND
     what = "texts" if target == "texts" else "images"
     inside = (draw_texts if target == "texts" else draw_images)(collection, hits)
-    link_html = f'<a href="{esc(link)}">link</a>' if link else ""
+    cut = status_line(f"The encoder reads {text_limit} tokens of a text; the rest is cut.") if text_limit else ""
+    link_html = f'<a href="{esc(link)}">Link</a>' if link else ""
+    form = draw_tag_form(collection, [hit["id"] for hit in hits], hint=f"Tag these {len(hits)} images …")
     return (
         '<section class="lcl-results" aria-label="Search results">'
         f'<p class="lcl-results__head" role="status" tabindex="-1"><em class="lcl-about"><b>{len(hits)} {what}</b> '
-        f"closest to {esc(about)}</em>{link_html}<span>{times}</span></p>"
-        f"{inside}</section>"
+        f"closest to {esc(about)}</em><span>{times}</span>{link_html}</p>{cut}"
+        f"{inside}{form if target != 'texts' else ''}</section>"
     )
 
 
@@ -116,14 +138,14 @@ def draw_detail(
     item: Json,
     near: Sequence[Json],
     texts: Sequence[Json],
-    pickable: Collection[str],
+    pickable: Mapping[str, Sequence[str]],
     *,
     searches: bool = True,
 ) -> str:
     """One image with its captions and labels, and the nearest images and texts.
 
     Args:
-        pickable: labels that a search can be filtered by.
+        pickable: {label: values} that a search can be filtered by.
         searches: what leads to a search is a button with an event, else a link to the Search tab.
     """
     captions = [str(caption) for caption in item.get("captions", [])]
@@ -146,6 +168,7 @@ def draw_detail(
         + (f'<h3>Similar images</h3><ul class="lcl-samples">{around}</ul>' if around else "")
         + (f"<h3>Similar captions</h3>{draw_texts(collection, texts, searches=searches)}" if texts else "")
         + _labels(collection, labels, pickable)
+        + draw_tag_form(collection, [item["id"]])
         + "</section>"
     )
 
@@ -157,8 +180,37 @@ def link_to(collection: str, **parameters: str) -> str:
 
 
 def label_choice(label: str, value: str) -> str:
-    """A label and its value as one value of a dropdown."""
+    """A label and its value as one value of the menu of filters."""
     return json.dumps([label, value], ensure_ascii=False)
+
+
+class TagChange(NamedTuple):
+    """A tag that images gain or lose."""
+
+    tag: str
+    items: list[str]
+    remove: bool
+
+    def describe(self, changed: int) -> str:
+        """``changed``: number of images whose tags are others now."""
+        images = "1 image" if changed == 1 else f"{changed:,} images"
+        return f"{images} {'lost' if self.remove else 'gained'} the tag {self.tag}."
+
+
+def parse_tag_change(value: str) -> TagChange:
+    """From the event of a tag form (page.js). Raises: ValueError."""
+    change = json.loads(value)
+    return TagChange(str(change["tag"]).strip(), [str(item) for item in change["items"]], bool(change["remove"]))
+
+
+def draw_tag_form(collection: str, items: Sequence[str], *, hint: str = "Tag …") -> str:
+    """A field for a tag that these images gain or lose: an event ``tag`` of the pane (page.js)."""
+    return (
+        f'<form class="lcl-tag" data-collection="{esc(collection)}" data-items="{esc(json.dumps(list(items)))}">'
+        f'<input name="tag" maxlength="100" required autocomplete="off" placeholder="{hint}" aria-label="Tag">'
+        '<button type="submit" value="add">Add</button><button type="submit" value="remove">Remove</button>'
+        '<button type="button" data-pick="" hidden></button></form>'
+    )
 
 
 def _text_row(collection: str, words: str, score: float, searches: bool) -> str:
@@ -198,17 +250,32 @@ def _titled_list(title: str, lines: Sequence[str]) -> str:
     return f'<h3>{title}</h3><ul class="lcl-detail__lines">{items}</ul>' if items else ""
 
 
-def _labels(collection: str, labels: Json, pickable: Collection[str]) -> str:
-    """Labels; those that a search can be filtered by are buttons."""
+def _labels(collection: str, labels: Json, pickable: Mapping[str, Sequence[str]]) -> str:
+    """Labels; values that a search can be filtered by, of a set each member, are buttons."""
     chips = "".join(
-        f'<li><button type="button" data-pick="label:{esc(collection)}:{esc(label_choice(name, str(value)))}" '
+        f'<li><button type="button" data-pick="label:{esc(collection)}:{esc(label_choice(name, value))}" '
         f'title="Only such images" aria-label="Only images with {esc(name)} {esc(value)}">{_label(name, value)}'
         "</button></li>"
-        if name in pickable
+        if value in pickable.get(name, ())
         else f"<li><span>{_label(name, value)}</span></li>"
-        for name, value in labels.items()
+        for name, written in labels.items()
+        for value in _label_values(str(written), pickable.get(name, ()))
     )
     return f'<ul class="lcl-labels">{chips}</ul>' if chips else ""
+
+
+def _label_values(written: str, known: Sequence[str]) -> list[str]:
+    """The value, or the members of a set: those of a JSON list of texts, or known texts between semicolons."""
+    if written in known:
+        return [written]
+    try:
+        listed = json.loads(written) if written.startswith("[") else None
+    except ValueError:
+        listed = None
+    if isinstance(listed, list) and listed and all(isinstance(member, str) for member in listed):
+        return listed
+    members = [member.strip() for member in written.split(";")]
+    return [member for member in members if member in known] or [written]
 
 
 def _label(name: str, value: Any) -> str:

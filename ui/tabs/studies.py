@@ -16,6 +16,7 @@ from ui.addresses import mark_view, read_address
 from ui.charts import cost_chart, curves_chart
 from ui.common import (
     BUSY_EVENT,
+    FOCUS_QUESTION_SCRIPT,
     SILENT_EVENT,
     PageSelection,
     draft_script,
@@ -24,14 +25,15 @@ from ui.common import (
     restore_script,
     submitted_script,
 )
-from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, esc, toast
+from ui.html import ACTIVE_STATES, PICK_SCRIPT, duration, error_box, esc, toast
 from ui.spec_fields import from_json, get_at, put_at, to_json
-from ui.tabs.run_form import invalid_message, valid_message
+from ui.tabs.run_form import CERTAINTY_LABELS, invalid_message, valid_message
 from ui.tabs.study_view import (
     NOTHING_SELECTED,
     draw_cells,
     draw_links,
     draw_notes,
+    draw_question,
     draw_studies,
     draw_study_head,
     draw_table,
@@ -143,14 +145,27 @@ class StudyForm:
         return plan_summary(plan, get_at(spec, "search.kind") == "halving")
 
 
-def plan_summary(plan: Mapping[str, int], halving: bool = False) -> str:
+def plan_summary(plan: Mapping[str, Any], halving: bool = False) -> str:
     """Number of runs to train and evaluate, and of those that are reused."""
     cells, reused = plan["cells"], plan["reused"]
     sizes = f"{_plural(plan['rows'], 'row')} × {_plural(plan['seeds'], 'seed')}"
     words = f"{sizes} = {_plural(cells, 'pre-training')} and {_plural(cells, 'evaluation')}"
     if reused:
         words += f"; {reused} of the pre-trainings are there already and are not run again"
-    return words + (", then those of the trials that are promoted" if halving else "") + "."
+    words += (", then those of the trials that are promoted" if halving else "") + "."
+    return f"{words} {_training_time(plan)}".strip()
+
+
+def _training_time(plan: Mapping[str, Any]) -> str:
+    """Hours of the pre-trainings that are new, with their range and what they rest on."""
+    if not (seconds := plan.get("seconds")):
+        return ""
+    word, why = CERTAINTY_LABELS[plan["certainty"]]
+    low, high = duration(seconds["low"]), duration(seconds["high"])
+    return (
+        f"Pre-training takes {duration(seconds['expected'])} in one slot, one after another ({low} to {high}; "
+        f"{word.lower()}: {why}); evaluations come on top."
+    )
 
 
 def _plural(count: int, noun: str) -> str:
@@ -233,7 +248,8 @@ class StudiesTab:
             small: dict[str, Any] = {"size": "sm", "min_width": 90, "visible": False}
             self.cancel = gr.Button("Cancel", variant="stop", elem_id="study-cancel", **small)
             self.resume = gr.Button("Resume", elem_id="study-resume", **small)
-        self.refusal = html_pane()
+            self.delete = gr.Button("Delete", variant="stop", elem_id="study-delete", **small)
+        self.refusal = html_pane(js_on_load=PICK_SCRIPT, elem_id="study-question")
         self.notes = html_pane(elem_id="study-notes")
         self.table = html_pane(elem_id="study-table")
         with gr.Row(elem_classes="lcl-toolbar", visible=False) as self.tools:
@@ -248,8 +264,8 @@ class StudiesTab:
         self.clock = gr.Timer(REFRESH_SECONDS)
         inputs = [self.selection, self.metric, self.value]
         everything = [
-            self.listing, self.head, self.cancel, self.resume, self.notes, self.table, self.tools, self.metric,
-            self.value, self.charts, self.links, self.cells,
+            self.listing, self.head, self.cancel, self.resume, self.delete, self.notes, self.table, self.tools,
+            self.metric, self.value, self.charts, self.links, self.cells,
         ]  # fmt: skip
         for event in (tab.select, navigation.select):
             event(self.open_address, inputs, everything, **SILENT_EVENT)
@@ -257,10 +273,18 @@ class StudiesTab:
         self.value.input(self.change_value, inputs, everything, **SILENT_EVENT)
         self.clock.tick(self.tick, inputs, everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
         self.listing.select(self.select, inputs, everything, **SILENT_EVENT)
-        for button, verb in ((self.cancel, self.client.cancel_study), (self.resume, self.client.resume_study)):
+        self.listing.select(lambda: "", None, self.refusal, **SILENT_EVENT)
+        self.resume.click(
+            lambda selection: self.act("resume", str(selection.current.id)), self.selection, self.refusal, **BUSY_EVENT
+        ).then(self.refresh, inputs, everything, **SILENT_EVENT)
+        for button, verb in ((self.cancel, "cancel"), (self.delete, "delete")):
             button.click(
-                lambda selection, verb=verb: self.act(verb, selection), self.selection, self.refusal, **BUSY_EVENT
-            ).then(self.refresh, inputs, everything, **SILENT_EVENT)
+                lambda selection, verb=verb: self.show_question(verb, selection),
+                self.selection,
+                self.refusal,
+                **BUSY_EVENT,
+            ).then(None, js=FOCUS_QUESTION_SCRIPT)
+        self.refusal.select(self.answer, inputs, [self.refusal, *everything], **BUSY_EVENT)
         self.form.wire(tab)
         self.form.submit.click(
             self.submit,
@@ -278,10 +302,27 @@ class StudiesTab:
             selection.current = WatchedStudy(study_id)
         return verdict
 
-    def act(self, verb: Any, selection: SelectedStudy) -> str:
-        """Cancel or resume. Returns: the error of the service, if any."""
+    def show_question(self, verb: str, selection: SelectedStudy) -> str:
+        """The question before a study is cancelled or deleted, or the error of the service."""
         try:
-            verb(selection.current.id)
+            return draw_question(verb, self.client.study(str(selection.current.id)))
+        except ApiError as error:
+            return toast(error.message)
+
+    def answer(self, selection: SelectedStudy, metric: str | None, value: str, event: gr.EventData) -> tuple[Any, ...]:
+        """The question was answered; it names the study, since another may be selected by now."""
+        verb, _, study_id = str(event.pick).partition(":")
+        if verb not in ("cancel", "delete"):
+            return "", *_unchanged()
+        refusal = self.act(verb, study_id)
+        if verb == "delete" and not refusal and selection.current.id == study_id:
+            selection.current = WatchedStudy()
+        return refusal, *self.refresh(selection, metric, value)
+
+    def act(self, verb: str, study_id: str) -> str:
+        """Cancel, resume or delete. Returns: the error of the service, if any."""
+        try:
+            getattr(self.client, f"{verb}_study")(study_id)
         except ApiError as error:
             return toast(error.message)
         return ""
@@ -320,7 +361,7 @@ class StudiesTab:
         try:
             studies = self.client.studies()["items"]
         except ApiError as error:
-            return error_box(error.message, "The studies cannot be shown"), *[gr.skip()] * 11
+            return error_box(error.message, "The studies cannot be shown"), *_unchanged()[1:]
         if selection.current.id is None:
             linked = request.query_params.get("study") if request else None
             selection.current = WatchedStudy(linked or (studies[0]["id"] if studies else None))
@@ -332,7 +373,7 @@ class StudiesTab:
         except ApiError as error:
             detail = error_box(error.message, "This study cannot be shown"), *_empty_detail()
         if selection.current.id != watched.id:  # another study was selected since
-            return (gr.skip(),) * 12
+            return _unchanged()
         selection.current = watched
         return draw_studies(studies, watched.id), *detail
 
@@ -351,6 +392,7 @@ class StudiesTab:
             mark_view(draw_study_head(study), str(study.get("name") or ""), study=study["id"]),
             gr.Button(visible=study["state"] in ("queued", "running")),
             gr.Button(visible=study["state"] in ("failed", "cancelled")),
+            gr.Button(visible=study["state"] in ("succeeded", "failed", "cancelled")),
             draw_notes(study),
             draw_table(study, head),
             gr.Row(visible=True),
@@ -364,4 +406,9 @@ class StudiesTab:
 
 def _empty_detail() -> tuple[Any, ...]:
     hidden = gr.Button(visible=False)
-    return hidden, hidden, "", "", gr.Row(visible=False), gr.skip(), gr.skip(), "", "", ""
+    return hidden, hidden, hidden, "", "", gr.Row(visible=False), gr.skip(), gr.skip(), "", "", ""
+
+
+def _unchanged() -> tuple[Any, ...]:
+    """Of ``StudiesTab.refresh``: list, header and the rest stay as they are."""
+    return tuple(gr.skip() for _ in ("list", "header", *_empty_detail()))

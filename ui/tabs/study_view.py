@@ -17,6 +17,7 @@ from ui.html import (
     html_table,
     number,
     progress_bar,
+    question_box,
     run_link,
 )
 
@@ -43,6 +44,20 @@ def draw_study_head(study: Json) -> str:
         f'{badge(study["state"])}</header>{question}<div class="lcl-progress">'
         f"{progress_bar(done / max(total, 1), 'cells that succeeded')}<p>{esc(_counts(study))}</p></div>"
     )
+
+
+def draw_question(verb: str, study: Json) -> str:
+    """The question before a study is cancelled or deleted: what is lost, and what stays."""
+    name = study["name"] or study["id"]
+    if verb == "delete":
+        lost = "Its table, statistics and plots are removed. Its runs and their encoders stay."
+        words, keep = "Delete the study", "Keep it"
+    else:
+        running = study["counts"].get("running", 0)
+        stops = f"{number(running)} of its cells are running: they lose the steps since their last checkpoints. "
+        lost = f"{stops if running else ''}Cells that have ended stay. Resume queues the others again."
+        words, keep = "Cancel the study", "Let it go on"
+    return question_box(f"{verb.capitalize()} {name}?", lost, (f"{verb}:{study['id']}", words), ("keep:", keep))
 
 
 def draw_table(study: Json, head: str) -> str:

@@ -55,10 +55,11 @@ def test_one_side_that_is_refused_does_not_take_the_other_along(service: Any, an
 
 def test_at_first_the_two_newest_are_taken_and_choices_stay(service: Any, answers: dict[str, Any]) -> None:
     tab = CompareTab(service(**answers))
-    left, right, dataset, bare, shown = tab.refresh(None, None, None)
+    left, right, dataset, bare, shown, go = tab.refresh(None, None, None)
+    assert go.interactive
     assert (left.value, right.value, dataset.value, bare) == ("enc_old", "enc_new", "sample", False)
     assert shown == gr.skip(), "somebody may have asked already"
-    assert tab.refresh("enc_old", "enc_new", "sample", True)[3:] == (False, INVITATION)
+    assert tab.refresh("enc_old", "enc_new", "sample", True)[3:5] == (False, INVITATION)
     assert "The same encoder twice" in tab.refresh("enc_new", "enc_new", "sample")[4]
     left, right, *_ = tab.refresh("enc_new", "enc_gone", "sample")
     assert (left.value, right.value) == ("enc_new", "enc_old")
@@ -70,12 +71,18 @@ def test_who_is_quicker_than_the_pickers_is_answered(service: Any, answers: dict
 
 def test_what_is_missing_is_said_with_the_way_to_it(service: Any, answers: dict[str, Any], away: Exception) -> None:
     lonely = CompareTab(service(**{**answers, "encoders": [NEW]}))
-    assert "Two encoders are needed" in lonely.refresh(None, None, None)[4]
+    *_, shown, go = lonely.refresh(None, None, None)
+    assert "Two encoders are needed" in shown
+    assert not go.interactive, "it could not work"
     assert "Two encoders are needed" in lonely.search("enc_new", None, None, WORDS, "x", None)
     without = CompareTab(service(**{**answers, "collections": COLLECTIONS[:1]}))
     for drawn in (without.refresh(None, None, None)[4], without.search("enc_old", "enc_new", None, WORDS, "x", None)):
         assert "lcl submit index --set encoder=enc_old --set dataset=sample --set collection=sample-old" in drawn
         assert "encoder=enc_new" not in drawn
+    assert not without.refresh(None, None, None)[-1].interactive
+    tab = CompareTab(service(**answers))
+    assert "Type a few words first" in tab.submit_query("enc_old", "enc_new", None, WORDS, " ", None)
+    assert tab.search("enc_old", "enc_new", None, WORDS, " ", None) == INVITATION, "nobody asked to search"
     assert "no answer from" in CompareTab(service(encoders=away)).refresh(None, None, None)[4]
     nothing = CompareTab(service(**answers))
     assert "Ask both" in nothing.search("enc_old", "enc_new", None, IMAGE, "words are not asked", None)

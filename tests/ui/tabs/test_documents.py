@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ui.tabs.documents import DocumentsTab, draw_documents
+import gradio as gr
+import pytest
+
+from ui.html import esc
+from ui.tabs.documents import DocumentsTab, document_title, draw_documents
 
 TEXT = {"text": "a <b>bold</b> word", "tokens": 6}
 IMAGE = {"image": 'x"y/ü.png', "image_url": "ignored", "tokens": 51, "similarity": 0.314}
@@ -12,7 +16,9 @@ ITEM = {"id": "doc <1>", "segments": [TEXT, IMAGE]}
 
 
 def answer(*items: Any, total: int = 20, offset: int = 0) -> dict[str, Any]:
+    following = offset + len(items) if offset + len(items) < total else None
     return {"items": list(items), "total": total, "offset": offset, "splits": ["test", "val"], "sources": ["web"],
+            "rows": [*range(offset, offset + len(items))], "next": following,
             "tokens_of": {"name": "<mine>", "image": 18, "row": 256}}  # fmt: skip
 
 
@@ -23,6 +29,8 @@ def test_texts_and_images_stand_in_their_order_and_nothing_is_markup() -> None:
     assert 'src="corpus/my%20set/x%22y/%C3%BC.png"' in drawn
     assert drawn.index("bold") < drawn.index("<figure>")
     assert "similarity 0.31" in drawn
+    known = draw_documents("my set", [{"id": "0", "segments": [{**IMAGE, "similarity": 1.0}]}], 2048)
+    assert "similarity" not in known, "its position is known"
     assert 'style="width:2.490%"' in drawn, "51 of 2,048 tokens"
 
 
@@ -32,6 +40,33 @@ def test_a_document_longer_than_a_row_fills_it() -> None:
     )
     assert 'style="width:75.000%"' in drawn
     assert "No. 1" in drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("emoji:('emojione', 'activities')/0", "activities (EmojiOne)"),
+        ("emoji:('noto-v1', 'air transportation')/6", "air transportation (Noto v1), from image 7"),
+        ("""icons:('tabler', "men's clothes")/0""", "men's clothes (Tabler)"),
+        ("openclipart:recreation/games/12", "recreation, games (Open Clip Art), from image 13"),
+        ("https://example.org/wiki/Barn_owl.html?old=1", "Barn owl (example.org)"),
+        ("https://example.org/", "example.org"),
+        ("docs_shard_3_v2.jsonl:1", "An owl hunts at night."),
+        ("travel.md", "An owl hunts at night."),
+        ("6", "No. 7"),
+    ],
+)
+def test_titles_say_what_a_document_is_about(name: str, title: str) -> None:
+    text = {"text": "An owl  hunts at night. It flies without a sound.", "tokens": 9}
+    item = {"id": name, "segments": [IMAGE, text]}
+    assert document_title(item) == title
+    assert f">{esc(title)}</h3>" in draw_documents("d", [item], 2048)
+    assert f'title="{esc(name)}"' in draw_documents("d", [item], 2048), "the id is still to be had"
+
+
+def test_a_long_first_sentence_is_cut_and_without_one_the_id_stays() -> None:
+    assert document_title({"id": "a.md", "segments": [{"text": "owl " * 50}]}).endswith("owl…")
+    assert document_title({"id": "a.md", "segments": [IMAGE]}) == "a.md"
 
 
 def test_labels_and_problems_are_reported() -> None:
@@ -50,10 +85,10 @@ def test_labels_and_problems_are_reported() -> None:
 
 def test_a_page_is_asked_for_with_its_filters(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM, offset=6), dataset_statistics={})
-    shown = DocumentsTab(client).show("d", "pairs", "val", "", 6)
-    assert client.arguments_of("dataset_documents") == [{"tokens": True, "split": "val", "source": None}]
-    offset, split, source, place, previous, following, drawn = shown
-    assert offset == 6
+    shown = DocumentsTab(client).show("d", "pairs", "val", "", "", 6)
+    assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": "", "split": "val", "source": None}]
+    offset, split, source, place, previous, following, next_offset, drawn = shown
+    assert (offset, next_offset) == (6, 7)
     assert (split.value, split.visible, source.visible) == ("val", True, False), "one source is no choice"
     assert "7–7" in place
     assert "image, 18 tokens" in place
@@ -65,8 +100,8 @@ def test_a_page_is_asked_for_with_its_filters(service: Any) -> None:
 
 def test_documents_are_asked_for_without_filters(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM, total=1))
-    shown = DocumentsTab(client).show("d", "interleaved", "val", "web", -6)
-    assert client.arguments_of("dataset_documents") == [{"tokens": True}]
+    shown = DocumentsTab(client).show("d", "interleaved", "val", "web", "", -6)
+    assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": ""}]
     assert shown[0] == 0
     assert [button.interactive for button in shown[4:6]] == [False, False]
 
@@ -75,6 +110,8 @@ def test_without_a_dataset_or_a_service_that_is_said(service: Any, away: Excepti
     assert "No dataset yet" in DocumentsTab(service(datasets=[])).show(None, "interleaved", "", "")[-1]
     assert "no answer from" in DocumentsTab(service(datasets=away)).show(None, "interleaved", "", "")[-1]
     empty = service(dataset_documents=answer(total=0), dataset_statistics={})
+    assert "documents only" in DocumentsTab(empty).show("d", "pairs", "", "")[-1], "there is nothing to choose"
+    assert "split and source" in DocumentsTab(empty).show("d", "pairs", "val", "")[-1]
     assert "No documents" in DocumentsTab(empty).show("d", "interleaved", "", "")[-1]
     assert "No captioned images" in DocumentsTab(empty).show("d", "pairs", "", "")[-1]
 
@@ -90,3 +127,34 @@ def test_a_dataset_is_sent_to_be_validated(service: Any, away: Exception) -> Non
     assert 'href="?run=run_7"' in DocumentsTab(service(validate_dataset={"id": "run_7"})).validate("d")
     assert "no answer from" in DocumentsTab(service(validate_dataset=away)).validate("d")
     assert "Choose a dataset" in DocumentsTab(service()).validate(None)
+
+
+def test_words_are_searched_and_the_search_goes_on(service: Any) -> None:
+    found = answer(ITEM, total=5000) | {"rows": [812], "next": 2400}
+    client = service(dataset_documents=found)
+    tab = DocumentsTab(client)
+    offset, *_, place, previous, following, next_offset, drawn = tab.show(
+        "d", "interleaved", "", "", " red <fox> ", 400
+    )
+    assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": "red <fox>"}]
+    assert (offset, next_offset, previous.interactive, following.interactive) == (400, 2400, True, True)
+    assert "1 with “red &lt;fox&gt;”</b> among 401–2,400 of 5,000" in place
+    assert "&quot;q&quot;: &quot;red" in drawn, "the address has the words"
+    tab.go_back("d", "interleaved", "", "", "red", 400)
+    assert _offsets(client)[-1] == 0, "to the beginning of the search"
+    empty = service(dataset_documents=answer(total=9) | {"next": 4})
+    nothing = DocumentsTab(empty).show("d", "interleaved", "", "", "x")
+    assert "Nothing found" in nothing[-1]
+    assert nothing[5].interactive, "the search ended by time, there may be more"
+
+
+def test_a_number_leads_to_its_document(service: Any) -> None:
+    client = service(dataset_documents=answer(ITEM, total=5000))
+    tab = DocumentsTab(client)
+    assert tab.go_to("d", "interleaved", "", "", "", "1,200")[1] == 1199
+    assert _offsets(client)[-1] == 1199
+    assert tab.go_to("d", "interleaved", "", "", "", "soon")[1:] == (gr.skip(),) * 8
+
+
+def _offsets(client: Any) -> list[int]:
+    return [arguments[1] for called, arguments, _ in client.calls if called == "dataset_documents"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from api.client import ApiError
 from ui.tabs.embed import EmbedTab, draw_map
-from ui.tabs.search import MAX_LABEL_VALUES
+from ui.tabs.search_query import MAX_LABEL_VALUES
 
 LABELS = {"kind": ["a", "b"], "file": [str(i) for i in range(MAX_LABEL_VALUES + 1)], "category": ["x"]}
 FOUND = {"id": "col_1", "images": 3, "changes": 7, "labels": LABELS}
@@ -31,16 +33,28 @@ def pick(value: str) -> Any:
 
 
 def test_a_label_with_few_values_colours_the_map(tab: EmbedTab) -> None:
-    picker, links, drawn = tab.load_map("col_1", "kind")
+    picker, method, links, drawn = tab.load_map("col_1", "kind")
+    assert method == "pca"
     assert [value for _, value in picker.choices] == ["category", "kind"]
     assert 'data-label="kind"' in drawn
-    assert 'data-label="category"' in tab.load_map("col_1", "file")[2], "the preferred one instead"
+    assert 'data-label="category"' in tab.load_map("col_1", "file")[-1], "the preferred one instead"
     assert "vectors/col_1.npy" in links
 
 
 def test_a_changed_collection_has_a_map_of_another_address() -> None:
-    assert 'data-source="map/col_1?version=col_1-7"' in draw_map("col_1", None, FOUND)
-    assert 'data-source="map/col_1?version=col_1-8"' in draw_map("col_1", None, FOUND | {"changes": 8})
+    assert 'data-source="map/col_1?version=col_1-7&amp;method=pca"' in draw_map("col_1", None, FOUND)
+    assert 'data-source="map/col_1?version=col_1-8&amp;method=pca"' in draw_map("col_1", None, FOUND | {"changes": 8})
+
+
+def test_images_are_arranged_by_their_neighbours_where_that_is_chosen_or_addressed(tab: EmbedTab) -> None:
+    drawn = tab.draw_map("col_1", "kind", "tsne")
+    assert 'data-source="map/col_1?version=col_1-7&amp;method=tsne"' in drawn
+    assert "Arranging the images by their neighbours" in drawn
+    assert "&quot;arrange&quot;: &quot;tsne&quot;" in drawn
+    _, _, method, _, drawn, _ = tab.open_address(request_of(tab="embed", collection="drawings", arrange="tsne"))
+    assert method == "tsne"
+    assert "method=tsne" in drawn
+    assert tab.load_map("col_1", "kind", "<b>")[1] == "pca", "an address may say anything"
 
 
 def test_an_empty_collection_says_so() -> None:
@@ -54,26 +68,34 @@ def test_names_are_escaped() -> None:
 
 
 def test_details_lead_to_searches_by_links(tab: EmbedTab) -> None:
-    drawn = tab.show_details(pick("image:col_1:img_1"))
+    drawn = tab.follow(pick("image:col_1:img_1"))[0]
     assert 'href="?collection=col_1&amp;like=img_1&amp;mode=both"' in drawn
     assert 'href="?collection=col_1&amp;q=a%20%22small%22%20cat"' in drawn
     assert 'data-pick="image:col_1:img_2"' in drawn
     assert 'data-pick="near:' not in drawn
     assert 'data-pick="label:' not in drawn
-    assert tab.show_details(pick("close:")) == ""
+    assert tab.follow(pick("close:")) == ("", "")
+
+
+def test_tags_of_selected_images_leave_map_and_details(tab: EmbedTab) -> None:
+    tab.client.answers["change_labels"] = 2
+    change = json.dumps({"tag": "kept", "remove": False, "items": ["img_1", "img_2"]})
+    detail, said = tab.follow(pick(f"tag:col_1:{change}"))
+    assert detail == gr.skip()
+    assert "2 images gained the tag kept." in said
 
 
 def test_an_address_names_a_collection_an_image_and_a_colour(tab: EmbedTab) -> None:
-    collection, _, _, drawn, detail = tab.open_address(
+    collection, _, _, _, drawn, detail = tab.open_address(
         request_of(tab="embed", collection="drawings", item="img_1", colour="kind")
     )
     assert collection == "col_1"
     assert 'data-label="kind"' in drawn
     assert "a fox" in detail
     assert tab.open_address(request_of(tab="embed", collection="drawings"))[-1] == ""
-    assert 'data-label="kind"' in tab.load_map("col_1", None, request_of(tab="embed", colour="kind"))[2]
+    assert 'data-label="kind"' in tab.load_map("col_1", None, None, request_of(tab="embed", colour="kind"))[-1]
 
 
 def test_an_address_of_no_collection_says_so(service: Any) -> None:
     tab = EmbedTab(service(collection=ApiError(404, "unknown_collection", "there is no collection 'x'")))
-    assert "There is no collection" in tab.open_address(request_of(tab="embed", collection="x"))[3]
+    assert "There is no collection" in tab.open_address(request_of(tab="embed", collection="x"))[4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -129,6 +130,15 @@ def test_the_losses_of_any_method_are_drawn(run: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_results_are_shown(run: dict[str, Any], result: dict[str, Any], words: str) -> None:
     assert words in draw_result({**run, "state": "succeeded", "result": result})
+
+
+def test_baselines_stand_beside_the_value(run: dict[str, Any]) -> None:
+    row = {"task": "retrieval", "metric": "IR@5", "value": 0.2, "chance": 0.01, "untrained": 0.02, "split": "test"}
+    drawn = draw_result({**run, "state": "succeeded", "result": {"rows": [row]}})
+    heads = re.findall(r'<th scope="col">([^<]+)', drawn)
+    cells = [re.sub("<[^>]+>", "", cell) for cell in re.findall(r"<td>(.*?)</td>", drawn)]
+    assert heads[:5] == ["Task", "Metric", "Value (95 %)", "Chance", "Untrained"]
+    assert cells[:6] == ["retrieval", "IR@5", "0.2", "0.01", "0.02", "test"]
 
 
 def test_without_a_result_there_is_none(run: dict[str, Any]) -> None:

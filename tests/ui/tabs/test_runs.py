@@ -66,6 +66,47 @@ def test_an_ended_run_is_read_once_and_one_that_starts_over_anew(service: Any, r
     assert [each["step"] for each in selection.curves["run_2"].lines] == [5]
 
 
+def linked(selection: SelectedRun) -> dict[str, str]:
+    """What the address says of the comparison."""
+    return selection.comparison.address
+
+
+def test_an_address_compares_as_its_page_did(service: Any, run: dict[str, Any]) -> None:
+    """The other run is not among those listed; one that is gone and one that is no pre-training are left out."""
+    from api.client import ApiError
+
+    others = {"run_2": {**run, "id": "run_2", "name": "old"}, "run_3": {**run, "id": "run_3", "kind": "index"}}
+    stored = {"run_1": [line(10), line(20)], "run_2": [line(10), line(20)]}
+    client = page_service(service, run, stored=stored)
+
+    def find(run_id: str) -> dict[str, Any]:
+        if run_id not in others | {"run_1": run}:
+            raise ApiError(404, "unknown_run", "there is no such run")
+        return (others | {"run_1": run})[run_id]
+
+    client.answers["run"] = find
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    address = {"run": "run_1", "with": "run_2,run_3,gone,run_2", "metric": "contrastive_loss", "over": "images_seen"}
+    opened = type("Request", (), {"query_params": address})()
+    drawn = tab.open_address(selection, "all", opened)
+    assert "Contrastive loss over images seen" in drawn[DRAWN_CURVES]
+    assert linked(selection) == {"with": "run_2", "metric": "contrastive_loss", "over": "images_seen"}
+    compared, metric, axis = tab.comparison.show_linked(selection)
+    assert (compared["value"], metric["value"], axis["value"]) == (["run_2"], "contrastive_loss", "images_seen")
+    assert ("old · run_2", "run_2") in compared["choices"]
+    assert tab.comparison.show_linked(selection) == [gr.skip()] * 3, "what a visitor changes afterwards stays"
+    opened.query_params = {"run": "run_1"}
+    tab.open_address(selection, "all", opened)
+    assert linked(selection) == {}
+    assert tab.comparison.show_linked(selection)[0]["value"] == []
+
+
+def test_an_address_that_compares_nonsense_compares_nothing(service: Any, run: dict[str, Any]) -> None:
+    tab, selection = RunsTab(page_service(service, run, stored={"run_1": []})), SelectedRun(WatchedRun("run_1"))
+    tab.comparison.open_linked(selection, {"with": ",", "metric": "taste", "over": "moons"})
+    assert selection.comparison == ComparisonChoice()
+
+
 def test_what_can_be_chosen_are_pre_trainings_and_an_open_list_is_left_alone(service: Any, run: dict[str, Any]) -> None:
     other, index = {**run, "id": "run_2", "name": None}, {**run, "id": "run_3", "kind": "index"}
     tab = RunsTab(page_service(service, run, other, index, stored={"run_1": [], "run_2": []}))

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
 
 from api.client import ApiError
-from ui.common import PageSelection
-from ui.tabs.search import (
+from ui.common import PageSelection, newest
+from ui.tabs.search import OpenedSearch, SearchTab
+from ui.tabs.search_query import (
     BOTH,
     IMAGE_TO_TEXTS,
     TEXT_TO_IMAGES,
-    OpenedSearch,
-    SearchTab,
-    newest,
+    SearchRunner,
+    filter_choices,
+    filter_labels,
     parse_label_filter,
 )
-from ui.tabs.search_view import draw_detail, label_choice, link_to
+from ui.tabs.search_view import OPENING, draw_detail, draw_results, label_choice, link_to
 
-COLLECTION = {"id": "col_1", "name": "drawings", "images": 3, "labels": {"hue": ["red", "blue"], "name": ["x"] * 301}}
+COLLECTION = {"id": "col_1", "name": "drawings", "images": 3, "label_types": {}}
+COLLECTION |= {"labels": {"hue": ["red", "blue"], "name": ["x"] * 301}}
 HIT = {"id": "i1", "score": 0.91234, "caption": "an <ant>", "labels": {}}
 RED, BLUE, BIG = label_choice("hue", "red"), label_choice("hue", "blue"), label_choice("size", "big")
 
@@ -93,6 +97,82 @@ def test_what_can_be_chosen_are_labels_with_few_values(service: Any) -> None:
     assert kept == [RED]
     assert [tuple(choice) for choice in picker.choices] == [("hue: blue", BLUE), ("hue: red", RED)]
     assert (picker.value, picker.visible) == ([RED], True)
+
+
+def test_ranges_and_members_that_were_typed_are_asked_for_and_kept(service: Any) -> None:
+    where = {"year": {"gte": "1990", "lt": "2000"}, "tags": {"all": ["new"], "any": ["red"]}, "hue": ["red"]}
+    typed = [RED, "year>=1990", "year < 2000", "tags+=new", label_choice("tags", "red")]
+    client = service(search={"hits": [HIT], "took_ms": 1}, collection=COLLECTION | {"labels": where})
+    drawn = SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, typed, 24)[0]
+    assert client.arguments_of("search")[0]["where"] == where
+    assert parse_label_filter(filter_choices(json.dumps(where))) == where
+    assert "&quot;gte" in drawn, "it is a part of the address"
+    assert SearchTab(client).labels("col_1", [*typed, "month>3", BIG])[1] == [
+        each for each in typed if each not in (RED, label_choice("tags", "red"))
+    ], "values that the menu lacks are dropped, conditions on labels of the collection are kept"
+
+
+def test_the_menu_says_how_a_range_is_written(service: Any) -> None:
+    types = {"taken": "date", "year": "number", "tags": "set"}
+    labels = {"labels": {"year": [str(year) for year in range(400)]}, "label_types": types}
+    picker, _ = SearchTab(service(collection=labels)).labels("col_1", None)
+    assert picker.visible, "although no value is offered"
+    assert "taken>=2020-01-31" in picker.info
+    assert SearchTab(service(collection=COLLECTION)).labels("col_1", None)[0].info is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        (["old"], "is no filter; write label=value"),
+        (['["a", 1'], "is no filter; write label=value"),
+        (["[1, 2]"], "is no filter; write label=value"),
+        (['"ab"'], "is no filter; write label=value"),
+        (["year>1", "year>2"], "year&gt; is given twice"),
+        (["year>1", "year=2"], "both a value and a range"),
+    ],
+)
+def test_a_filter_that_cannot_be_read_says_so_and_nothing_is_searched(service: Any, typed: list[str], why: str) -> None:
+    client = service(search={"hits": [HIT], "took_ms": 1})
+    tab = SearchTab(client)
+    assert why in tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, typed, 24)[0]
+    assert client.arguments_of("search") == []
+    current = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 24)[1]
+    assert why in tab.change_filter(typed, current)[0]
+
+
+def test_words_of_captions_count_where_it_was_asked_for(service: Any, image: str) -> None:
+    found = {"hits": [HIT | {"text": "an ant"}], "took_ms": 1}
+    client = service(search=found, collections=[COLLECTION], collection=COLLECTION)
+    tab = SearchTab(client)
+    drawn = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 24, True)[0]
+    assert 'href="?collection=col_1&amp;q=ant&amp;captions=1"' in drawn
+    assert "“ant”, by captions too" in drawn
+    opened = tab.open_address(None, None, Request(collection="col_1", q="ant", captions="1"))
+    assert (opened.hybrid.value, opened.hybrid.visible) == (True, True)
+    tab.search(BOTH, "col_1", "red", image, 50, [], 24, True)
+    assert [query.get("hybrid") for query in client.arguments_of("search")] == [True] * 3
+    tab.search(BOTH, "col_1", "red", image, -50, [], 24, True)
+    tab.search(IMAGE_TO_TEXTS, "col_1", "red", image, 50, [], 24, True)
+    assert [query.get("hybrid") for query in client.arguments_of("search")[3:]] == [None] * 2
+
+
+def test_labels_with_few_values_come_first_and_those_that_select_nothing_are_left_out() -> None:
+    labels = {
+        "split": ["", "test"],
+        "one": ["x"],
+        "concept": ["c", "a", "b"],
+        "group": ["", "y", "z"],
+        "n": ["x"] * 301,
+    }
+    assert filter_labels(labels) == {"concept": ["c", "a", "b"], "group": ["y", "z"], "split": ["test"]}
+
+
+def test_a_text_that_is_cut_is_said_to_be(service: Any) -> None:
+    client = service(search={"hits": [HIT], "took_ms": 1, "text_limit": 77})
+    drawn = SearchRunner(client).run("col_1", "“many words”", "images", 24, text="many words").html
+    assert "The encoder reads 77 tokens of a text; the rest is cut." in drawn
+    assert "rest is cut" not in draw_results("col_1", [HIT], "“x”", "images", "1 ms")
 
 
 def test_other_labels_narrow_the_search_that_is_on_show_whatever_was_asked(service: Any) -> None:
@@ -202,6 +282,19 @@ def test_the_empty_page_shows_how_far_the_first_collection_is(service: Any) -> N
     assert tab.poll("col_1", False, None)[:4] == (gr.skip(),) * 4
 
 
+def test_before_the_service_has_answered_the_page_neither_invites_nor_stops_asking(
+    service: Any, away: Exception
+) -> None:
+    tab = SearchTab(service(collections=[COLLECTION], collection=COLLECTION))
+    assert tab.poll(None, None, None) == (gr.skip(),) * 5
+    _, bare, _, shown = tab.refresh(None, None)
+    assert (bare, shown) == (False, gr.skip()), "a search may be on show"
+    assert OPENING.index("asks the service") < OPENING.index('<div class="lcl-opened">')
+    silent = SearchTab(service(collections=[], runs=away))
+    _, bare, _, shown, clock = silent.poll(None, True, None)
+    assert (bare, shown, clock) == (True, gr.skip(), gr.skip()), "what is shown stays"
+
+
 def test_an_address_opens_a_search_or_an_image(service: Any) -> None:
     client = service(
         collections=[COLLECTION], collection=COLLECTION, item={"id": "i1", "captions": ["ant"]},
@@ -215,7 +308,7 @@ def test_an_address_opens_a_search_or_an_image(service: Any) -> None:
     assert "Chosen image" in opened.detail
     assert "What are you looking for" in opened.results, "there is no search to show"
     assert "no collection &#x27;gone&#x27;" in tab.open_link(None, None, Request(collection="gone", q="ant")).results
-    for elsewhere in (Request(), Request(tab="caption", q="ant")):
+    for elsewhere in (Request(), Request(tab="caption", q="ant"), Request(tab="search")):
         assert tab.open_link(None, None, elsewhere) == OpenedSearch()
 
 
@@ -275,11 +368,55 @@ def test_an_image_is_looked_at_with_what_is_near_it(service: Any) -> None:
 
 def test_what_is_drawn_of_an_image_cannot_break_out() -> None:
     evil = {"id": '"><b>', "captions": ["<script>"], "labels": {"<i>": '"x"'}}
-    drawn = draw_detail("col_1", evil, [], [], {"<i>"})
+    drawn = draw_detail("col_1", evil, [], [], {"<i>": ['"x"']})
     assert "<script>" not in drawn
     assert "<b>" not in drawn
     assert 'aria-label="Only images with &lt;i&gt; &quot;x&quot;"' in drawn
     assert link_to("a b", q="x&y") == "?collection=a%20b&q=x%26y"
+
+
+@pytest.mark.parametrize("written", ['["red", "new"]', "red; new", "red"])
+def test_the_members_of_a_set_are_filters_each(written: str) -> None:
+    item = {"id": "i1", "labels": {"tags": written, "size": "[5"}}
+    drawn = draw_detail("col_1", item, [], [], {"tags": ["red", "green"], "size": ["1"]})
+    assert drawn.count("Only such images") == 1
+    assert 'aria-label="Only images with tags red"' in drawn
+    assert "[5" in drawn
+    assert ("<i>tags</i> new" in drawn) == written.startswith("["), "a member without a filter is shown"
+
+
+def tag_event(collection: str, tag: str, *items: str, remove: bool = False) -> SimpleNamespace:
+    change = json.dumps({"tag": tag, "remove": remove, "items": items})
+    return SimpleNamespace(pick=f"tag:{collection}:{change}")
+
+
+def test_tags_of_results_and_of_one_image_are_changed_and_can_be_filtered_by(service: Any) -> None:
+    labels = {"label_types": {"tags": "set"}, "labels": {"tags": ["a: b"], "hue": ["red"]}}
+    hits = {"hits": [], "took_ms": 1}
+    client = service(change_labels=2, collection=labels, item={"id": "i1", "labels": {}}, search=hits)
+    tab = SearchTab(client)
+    with gr.Blocks():
+        tab.build()
+    found = tab.follow([], 24, None, tag_event("col_1", " a: b ", "i1", "i2"))
+    assert client.arguments_of("change_labels") == [{"add": {"tags": ["a: b"]}}]
+    assert "2 images gained the tag a: b." in found[tab.tagged]
+    assert [value for _, value in found[tab.where].choices] == [label_choice("tags", "a: b")], "one member is a choice"
+    assert tab.detail not in found
+    found = tab.follow([], 24, None, tag_event("col_1", "<b>", "i1", remove=True))
+    assert client.arguments_of("change_labels")[1] == {"remove": {"tags": ["<b>"]}}
+    assert "lost the tag &lt;b&gt;" in found[tab.tagged]
+    assert "lcl-detail" in found[tab.detail]
+
+
+def test_tags_that_the_service_refuses_leave_the_results(service: Any) -> None:
+    labels = {"label_types": {}, "labels": {}}
+    client = service(change_labels=ApiError(403, "forbidden", "this needs the role submitter"), collection=labels)
+    tab = SearchTab(client)
+    with gr.Blocks():
+        tab.build()
+    found = tab.follow([], 24, None, tag_event("col_1", "x", "i1", "i2"))
+    assert "needs the role submitter" in found[tab.tagged]
+    assert tab.results not in found
 
 
 def test_of_searches_under_way_at_one_time_the_newest_is_drawn(service: Any) -> None:
@@ -316,6 +453,6 @@ def test_what_continues_the_search_on_show_ends_no_newer_one(service: Any) -> No
 def test_another_mode_searches_with_what_is_there(service: Any, image: str) -> None:
     client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
     tab = SearchTab(client)
-    assert "texts" in tab.switch(IMAGE_TO_TEXTS, "col_1", "", image, 50, [], 24)[4]
-    assert "Which image?" in tab.switch(IMAGE_TO_TEXTS, "col_1", "words", None, 50, [], 24)[4]
+    assert "texts" in tab.switch(IMAGE_TO_TEXTS, "col_1", "", image, 50, [], 24)[5]
+    assert "Which image?" in tab.switch(IMAGE_TO_TEXTS, "col_1", "words", None, 50, [], 24)[5]
     assert len(client.arguments_of("search")) == 1

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from api.client import ApiError
 from lcl_core.specs.base import presets
 from ui.common import PageSelection
 from ui.tabs.studies import FIRST_STUDY, StudiesTab, StudyForm, WatchedStudy, plan_summary, preset_study
@@ -28,6 +29,13 @@ def study(study_id: str = "study_1", state: str = "running") -> Json:
     }  # fmt: skip
     return {"id": study_id, "name": "mine", "owner": "ada", "state": state, "question": "", "counts": {"running": 1},
             "created_at": "2026-01-01T10:00:00Z", "cells": [], "notes": [], "table": table}  # fmt: skip
+
+
+def test_a_plan_says_how_long_it_takes_and_what_that_rests_on() -> None:
+    seconds = {"expected": 12_600.0, "low": 7200.0, "high": 18_000.0}
+    told = plan_summary({**PLAN, "seconds": seconds, "certainty": "assumed"})
+    assert "takes 3 h 30 min in one slot, one after another (2 h 0 min to 5 h 0 min; a guess: no run" in told
+    assert "slot" not in plan_summary({**PLAN, "seconds": None, "certainty": None})
 
 
 @pytest.fixture
@@ -97,11 +105,11 @@ def test_the_curves_of_an_ended_study_are_read_once(client: Any) -> None:
 
 def test_the_figure_that_is_asked_for_is_drawn(client: Any) -> None:
     shown = StudiesTab(client).refresh(at("study_1"), "TR@5", "lr")
-    metric, value, charts = shown[7:10]
+    metric, value, charts = shown[8:11]
     assert (metric.value, value.value) == ("TR@5", "lr")
     assert "TR@5 over seconds of training" in charts
     unknown = StudiesTab(client).refresh(at("study_1"), "gone")
-    assert unknown[7].value == "IR@5"
+    assert unknown[8].value == "IR@5"
 
 
 def test_nothing_is_fetched_while_another_tab_is_looked_at(client: Any) -> None:
@@ -187,3 +195,29 @@ def test_the_count_is_honest() -> None:
         "run again."
     )
     assert plan_summary(PLAN, halving=True).endswith(", then those of the trials that are promoted.")
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"), [("cancel", "1 of its cells are running"), ("delete", "Its runs and their encoders stay.")]
+)
+def test_what_is_lost_is_said_before_it_is_done(client: Any, verb: str, said: str) -> None:
+    client.answers["delete_study"] = None
+    tab, selection = StudiesTab(client), at("study_1")
+    assert said in tab.show_question(verb, selection)
+    picked = [type("Event", (), {"pick": pick})() for pick in ("keep:", f"{verb}:study_1")]
+    tab.answer(selection, None, "loss", picked[0])
+    assert client.arguments_of(f"{verb}_study") == []
+    tab.answer(selection, None, "loss", picked[1])
+    assert client.arguments_of(f"{verb}_study") == [{}]
+    assert selection.current.id == ("study_1" if verb == "cancel" else "study_2"), "a deleted study is left"
+
+
+def test_all_ways_of_refreshing_give_a_value_for_each_output(client: Any) -> None:
+    tab, unreachable = StudiesTab(client), ApiError(503, "unreachable", "it does not answer")
+    whole = len(tab.refresh(at()))
+    kept = tab.answer(at("study_1"), None, "loss", type("Event", (), {"pick": "keep:"})())
+    assert (len(kept), kept[0], set(map(str, kept[1:]))) == (whole + 1, "", {str(gr.skip())})
+    client.answers["studies"] = {"items": []}
+    assert len(tab.refresh(at())) == whole
+    client.answers["studies"] = unreachable
+    assert len(tab.refresh(at())) == whole

@@ -14,7 +14,8 @@ from ui.spec_fields import from_json, get_at, starting_spec, to_json
 from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab, draw_encoder, draw_exports, main_figures
 from ui.tabs.run_form import SpecForm
-from ui.tabs.runs import RUN_ACTIONS, RunsTab, SelectedRun, WatchedRun
+from ui.tabs.run_view import RUN_ACTIONS
+from ui.tabs.runs import RunsTab, SelectedRun, WatchedRun
 
 
 @pytest.fixture
@@ -79,6 +80,22 @@ def test_a_card_never_shows_a_value_alone(service: Any) -> None:
     ]  # fmt: skip
 
 
+def test_a_card_shows_the_figures_of_the_model_card_until_the_encoder_is_evaluated_here() -> None:
+    source = "model card: measured with `bench`, not by this service"
+    row = {"task": "retrieval", "split": "OpenMoji", "variant": "by name", "metric": "IR@5", "value": 0.288,
+           "chance": 0.003, "untrained": 0.003, "source": source}  # fmt: skip
+    encoder = {"id": "enc_1", "name": "drawings", "info": {}}
+    drawn = draw_encoder(encoder, [row])
+    for part in ("0.288", "chance 0.003", "untrained 0.003", "Model card: measured with <code>bench</code>"):
+        assert part in drawn
+    assert "× chance" not in drawn, "a ratio of rounded figures"
+    assert "Not evaluated yet" not in drawn
+    own = {**row, "value": 0.25, "source": None}
+    assert "not by this service" not in draw_encoder(encoder, [own, row])
+    alone = draw_encoder(encoder, [own, row], alone=True)
+    assert alone.index("0.25<") < alone.index("0.288<") < alone.index("not by this service")
+
+
 def test_an_encoder_is_deleted_after_a_question(service: Any) -> None:
     encoder = {"id": "enc_1", "name": "mine", "info": {}}
     client = service(encoders=[encoder], encoder_figures=[], collections=[], delete_encoder=None)
@@ -89,6 +106,18 @@ def test_an_encoder_is_deleted_after_a_question(service: Any) -> None:
     tab.select(selection, picked("deletion:enc_1"))
     assert len(client.arguments_of("delete_encoder")) == 1
     assert selection.current is None
+
+
+def test_an_event_that_was_overtaken_draws_nothing(service: Any) -> None:
+    selection = PageSelection[str | None]("enc_1")
+
+    def encoders() -> list[dict[str, Any]]:
+        selection.current = None  # Back was pressed while this event waits for the service
+        return [{"id": "enc_1", "name": "mine", "info": {}}]
+
+    tab = EncodersTab(service(encoders=encoders, encoder_figures=[], collections=[]))
+    request: Any = type("Request", (), {"query_params": {"encoder": "enc_1"}})()
+    assert tab.open_address(selection, request) == gr.skip()
 
 
 def test_an_encoder_is_pinned_and_renamed(service: Any) -> None:
@@ -233,9 +262,9 @@ def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[st
         ("pausing", ["Cancel", "Clone"]),
         ("paused", ["Unpause", "Cancel", "Clone"]),
         ("cancelling", ["Clone"]),
-        ("succeeded", ["Clone"]),
-        ("failed", ["Resume", "Restart from scratch", "Clone"]),
-        ("cancelled", ["Resume", "Restart from scratch", "Clone"]),
+        ("succeeded", ["Delete", "Clone"]),
+        ("failed", ["Resume", "Restart from scratch", "Delete", "Clone"]),
+        ("cancelled", ["Resume", "Restart from scratch", "Delete", "Clone"]),
     ],
 )
 def test_buttons_fit_the_state(service: Any, run: dict[str, Any], state: str, fitting: list[str]) -> None:
@@ -248,7 +277,7 @@ def test_buttons_fit_the_state(service: Any, run: dict[str, Any], state: str, fi
 
 def test_buttons_are_shown_where_the_service_takes_them() -> None:
     """The state machine is the service's; what it refuses is not offered, and nothing that it takes is missing."""
-    from lcl_core.db.states import ALLOWED, State
+    from lcl_core.db.states import ALLOWED, FINISHED, State
 
     def sources(target: State) -> set[str]:
         return {state.value for state in State if target in ALLOWED[state]}
@@ -258,6 +287,85 @@ def test_buttons_are_shown_where_the_service_takes_them() -> None:
     assert offered["unpause"] == {"paused"}
     assert offered["pause"] == (sources(State.PAUSED) | sources(State.PAUSING)) - {"pausing"}
     assert offered["resume"] == offered["retry"] == {"failed", "cancelled"}
+    assert offered["delete"] == set(FINISHED)
+    assert {action.verb for action in RUN_ACTIONS if action.asks} == {"cancel", "delete", "retry"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "changes", "said"),
+    [
+        (
+            "cancel",
+            {"spec": {"checkpoint_every": 100}},
+            "step 50/200. The steps since its last checkpoint, at most 100",
+        ),
+        ("cancel", {"state": "queued"}, "nothing that it has done is deleted"),
+        ("retry", {"state": "failed"}, "curves and checkpoints so far are deleted"),
+        ("delete", {"state": "succeeded"}, "removed for good. The encoder that it made stays."),
+        ("delete", {"state": "succeeded", "kind": "evaluate"}, "loses the figures of this evaluation"),
+    ],
+)
+def test_what_is_lost_is_said_before_it_is_done(
+    service: Any, run: dict[str, Any], verb: str, changes: dict[str, Any], said: str
+) -> None:
+    now = {**run, **changes}
+    facts = {"runs": {"items": [now]}, "metrics": [], "logs": {"text": "", "offset": 0}, "artifacts": []}
+    client = service(run=now, **facts, **{verb: None})
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    asked = tab.show_question(verb, selection)
+    assert said in asked
+    assert tab.answer(selection, "all", picked("keep:"))[0] == ""
+    assert client.arguments_of(verb) == []
+    selection.current = WatchedRun("run_2")
+    assert tab.answer(selection, "all", picked(f"{verb}:run_1"))[0] == ""
+    assert [args for name, args, _ in client.calls if name == verb] == [("run_1",)]
+
+
+def test_several_runs_are_cancelled_or_deleted_after_one_question(service: Any, run: dict[str, Any]) -> None:
+    from api.client import ApiError
+
+    states = {"run_1": "running", "run_2": "queued", "run_3": "failed"}
+    runs = {run_id: {**run, "id": run_id, "state": state} for run_id, state in states.items()}
+    client = service(
+        runs={"items": list(runs.values())}, run=lambda run_id: runs[run_id], metrics=[], artifacts=[], cancel=None,
+        logs={"text": "", "offset": 0},
+    )  # fmt: skip
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    tab.select(selection, "all", picked("layout:table"))
+    for run_id in (*states, "run_9", "run_9"):
+        drawn = tab.select(selection, "all", picked(f"check:{run_id}"))[0]
+    assert drawn.count('aria-checked="true" data-pick="check:') == 3
+    assert "3 runs chosen" in drawn
+    assert tab.show_question_of_many(selection, picked("sort:name")) == ""
+    asked = tab.show_question_of_many(selection, picked("all:cancel"))
+    assert "Cancel 2 runs?" in asked
+    assert "1 run of the chosen cannot be: ended." in asked
+    assert 'data-pick="cancel:run_1,run_2"' in asked
+    assert client.arguments_of("cancel") == [], "only after the answer"
+    tab.answer(selection, "all", picked("cancel:run_1,run_2"))
+    assert [args for name, args, _ in client.calls if name == "cancel"] == [("run_1",), ("run_2",)]
+    assert selection.listing.checked == {"run_3"}
+    client.answers["delete"] = ApiError(409, "run_in_study", "delete the study first")
+    assert "delete the study first" in tab.answer(selection, "all", picked("delete:run_3"))[0]
+    assert selection.listing.checked == {"run_3"}, "what was refused stays chosen"
+    assert "No chosen run can be" in tab.show_question_of_many(selection, picked("all:cancel"))
+    tab.select(selection, "all", picked("check:"))
+    assert selection.listing.checked == set()
+
+
+def test_a_run_that_was_deleted_is_left(service: Any, run: dict[str, Any]) -> None:
+    from api.client import ApiError
+
+    ended = {**run, "id": "run_9", "state": "succeeded"}
+    client = service(
+        runs={"items": [ended]}, run=ended, metrics=[], logs={"text": "", "offset": 0}, artifacts=[], delete=None
+    )
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    tab.answer(selection, "all", picked("delete:run_1"))
+    assert selection.current.id == "run_9"
+    client.answers["delete"] = ApiError(409, "run_in_study", "delete the study first")
+    assert "delete the study first" in tab.answer(selection, "all", picked("delete:run_9"))[0]
+    assert selection.current.id == "run_9"
 
 
 def test_a_clone_fills_the_form_of_its_kind_and_leaves_the_others(

@@ -62,7 +62,7 @@ def selection() -> PageSelection[ZeroShotRun | None]:
 
 def finished(tab: ZeroShotTab, run: PageSelection[ZeroShotRun | None]) -> tuple[str, Any, gr.Timer]:
     assert run.current is not None
-    run.current.wait(10)
+    run.current.wait(60)
     return tab.poll(run)
 
 
@@ -152,7 +152,7 @@ def test_a_newer_run_is_drawn_and_the_older_one_ends(service: Any, answers: dict
         if begun.is_set():
             return zero_shot(*arguments, on_progress=on_progress)
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         try:
             on_progress(1, None)
         finally:
@@ -160,13 +160,13 @@ def test_a_newer_run_is_drawn_and_the_older_one_ends(service: Any, answers: dict
 
     tab, run = ZeroShotTab(service(**{**answers, "zero_shot": slow})), selection()
     tab.classify(run, "enc_1", files, "", "fox\ncat", "{}")
-    assert begun.wait(10)
+    assert begun.wait(60)
     assert "Reading the names of the classes" in tab.poll(run)[0]
     first = run.current
     tab.classify(run, "enc_1", files, "", "cat\nfox", "{}")
     go_on.set()
     assert first is not None
-    first.wait(10)
+    first.wait(60)
     assert ended.is_set()
     assert first.result is None
     assert "taken for cat" in finished(tab, run)[0]

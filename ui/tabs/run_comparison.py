@@ -1,0 +1,195 @@
+"""Curves of several runs in one chart beside the selected run: which can be chosen, what is fetched, what is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import gradio as gr
+
+from api.client import ApiError, Client
+from ui.charts import AXIS_LABELS, MAX_SERIES, METRIC_LABELS, RunSeries, metric_points, overlay_chart
+from ui.common import SILENT_EVENT, PageSelection, Shown
+from ui.html import ACTIVE_STATES, error_box
+from ui.tabs.run_table import RunListing, draw_spec_differences
+
+Run = Mapping[str, Any]
+Lines = tuple[dict[str, Any], ...]
+FIRST_METRIC, FIRST_AXIS = "loss", "step"
+
+
+@dataclass(frozen=True)
+class RunCurve:
+    """Metric lines of a run. ``complete``: the run had ended when they were last read."""
+
+    attempt: int = 0
+    lines: Lines = ()
+    complete: bool = False
+
+
+@dataclass(frozen=True)
+class ComparisonChoice:
+    """Runs, metric and axis that the user has chosen."""
+
+    others: Sequence[str] = ()
+    metric: str = FIRST_METRIC
+    axis: str = FIRST_AXIS
+
+    @property
+    def address(self) -> dict[str, str]:
+        """Parameters of the page's address; none where nothing is compared."""
+        if not self.others:
+            return {}
+        chosen = {"metric": (self.metric, FIRST_METRIC), "over": (self.axis, FIRST_AXIS)}
+        return {"with": ",".join(self.others)} | {
+            name: value for name, (value, first) in chosen.items() if value != first
+        }
+
+
+@dataclass
+class RunSelection(PageSelection[Shown]):
+    """The selected run, how the runs are listed, the chosen comparison, curves of the other runs by id, the choices
+    (label, id), the run whose tags and notes stand in the fields, and whether an address has changed the comparison."""
+
+    listing: RunListing = field(default_factory=RunListing)
+    annotated: str | None = None
+    comparison: ComparisonChoice = ComparisonChoice()
+    curves: dict[str, RunCurve] = field(default_factory=dict)
+    choices: list[tuple[str, str]] = field(default_factory=list)
+    linked: bool = False
+
+
+class RunComparison:
+    """Dropdowns above the chart, and the chart."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def build(self) -> None:
+        with gr.Row(elem_classes="lcl-beside"):
+            self.others = gr.Dropdown(
+                [], value=[], multiselect=True, max_choices=MAX_SERIES - 1, label="Compare with",
+                elem_id="compare-with", scale=3, min_width=220, visible=False,
+            )  # fmt: skip
+            metrics = [(words, metric) for metric, words in METRIC_LABELS.items()]
+            self.metric = gr.Dropdown(metrics, value=FIRST_METRIC, label="Metric", visible=False, min_width=160)
+            axes = [(words.split()[0], axis) for axis, words in AXIS_LABELS.items()]
+            self.axis = gr.Radio(
+                axes, value=FIRST_AXIS, label="Over", visible=False, min_width=190, elem_classes="lcl-segment"
+            )
+
+    @property
+    def inputs(self) -> list[Any]:
+        """Components of a ``ComparisonChoice``."""
+        return [self.others, self.metric, self.axis]
+
+    def wire(self) -> None:
+        """Metric and axis are visible once runs are chosen."""
+        self.others.input(
+            lambda others: [gr.Dropdown(visible=bool(others)), gr.Radio(visible=bool(others))],
+            self.others, [self.metric, self.axis], **SILENT_EVENT,
+        )  # fmt: skip
+
+    def open_linked(self, selection: RunSelection[Any], address: Mapping[str, str]) -> None:
+        """Choose what an address compares. Runs of it that cannot be read, or are no pre-trainings, are left out."""
+        metric, axis = address.get("metric", FIRST_METRIC), address.get("over", FIRST_AXIS)
+        wanted = [run_id for run_id in address.get("with", "").split(",") if run_id][: MAX_SERIES - 1]
+        choice = ComparisonChoice(
+            tuple(run_id for run_id in dict.fromkeys(wanted) if self._add_choice(selection, run_id)),
+            metric if metric in METRIC_LABELS else FIRST_METRIC,
+            axis if axis in AXIS_LABELS else FIRST_AXIS,
+        )
+        if choice != selection.comparison:
+            selection.comparison, selection.linked = choice, True
+
+    def _add_choice(self, selection: RunSelection[Any], run_id: str) -> bool:
+        """Whether the run can be compared; then the dropdown offers it."""
+        if run_id in (known for _, known in selection.choices):
+            return True
+        try:
+            run = self.client.run(run_id)
+        except ApiError:
+            return False
+        if run["kind"] != "pretrain":
+            return False
+        selection.choices = [*selection.choices, (run_label(run), str(run["id"]))]
+        selection.curves.setdefault(run_id, RunCurve())  # which keeps it among the choices
+        return True
+
+    def show_linked(self, selection: RunSelection[Any]) -> list[Any]:
+        """What an address has chosen, in the ``inputs``; they stay as they are where it has changed nothing."""
+        if not selection.linked:
+            return [gr.skip()] * 3
+        selection.linked, choice = False, selection.comparison
+        choices, compares = [*selection.choices], bool(choice.others)
+        return [
+            gr.update(choices=choices, value=[*choice.others], visible=len(choices) > 1),
+            gr.update(value=choice.metric, visible=compares),
+            gr.update(value=choice.axis, visible=compares),
+        ]
+
+    def update_choices(self, selection: RunSelection[Any], runs: Sequence[Run]) -> Any:
+        """New choices of the dropdown, if they have changed: an update would close an open list."""
+        listed = [(run_label(run), str(run["id"])) for run in runs if run["kind"] == "pretrain"]
+        here = {run_id for _, run_id in listed}
+        choices = listed + [each for each in selection.choices if each[1] in selection.curves and each[1] not in here]
+        if not listed or choices == selection.choices:
+            return gr.skip()
+        selection.choices = choices
+        return gr.Dropdown(choices=[*choices], visible=len(choices) > 1)
+
+    def draw(self, selection: RunSelection[Any], run: Run, lines: Lines, listed: Sequence[Run]) -> str:
+        """The selected run first, if it is a pre-training, then the others in the order in which they were chosen."""
+        choice = selection.comparison
+        drawn = [run] if run["kind"] == "pretrain" else []
+        series = [_series(each, lines, choice) for each in drawn]
+        known, errors = {str(each["id"]): each for each in listed}, ""
+        for run_id in (each for each in choice.others if each != run["id"]):
+            try:
+                other = known.get(run_id) or self.client.run(run_id)
+                curve = self.read(run_id, other, selection.curves.get(run_id, RunCurve()))
+            except ApiError as error:
+                errors += error_box(error.message, "A run cannot be compared")
+                continue
+            selection.curves[run_id] = curve
+            drawn.append(other)
+            series.append(_series(other, curve.lines, choice))
+        differences = draw_spec_differences(drawn, [each.name for each in series])
+        return overlay_chart(choice.metric, choice.axis, series) + differences + errors
+
+    def read(self, run_id: str, run: Run, curve: RunCurve) -> RunCurve:
+        """Add the new metric lines; no request after the run has ended. Raises: ApiError."""
+        attempt, moving = run.get("attempt") or 0, run["state"] in ACTIVE_STATES
+        if attempt != curve.attempt:
+            curve = RunCurve(attempt)
+        if curve.complete and not moving:
+            return curve
+        new = loss_lines(self.client.metrics(run_id, after=last_step(curve.lines)))
+        return replace(curve, lines=curve.lines + new, complete=not moving)
+
+
+def loss_lines(lines: Sequence[Mapping[str, Any]]) -> Lines:
+    """Metrics and axes of the lines that contain a loss."""
+    return tuple(
+        {
+            name: value
+            for name, value in line.items()
+            if name in METRIC_LABELS or name in AXIS_LABELS or name.endswith("_loss")
+        }
+        for line in lines
+        if any(name.endswith("loss") and value is not None for name, value in line.items())
+    )
+
+
+def last_step(lines: Lines) -> int:
+    return int(lines[-1]["step"]) if lines else 0
+
+
+def run_label(run: Run) -> str:
+    """Name and end of the id: names need not be unique."""
+    return f"{run.get('name') or 'Pre-train'} · {str(run['id'])[-6:]}"
+
+
+def _series(run: Run, lines: Lines, choice: ComparisonChoice) -> RunSeries:
+    return RunSeries(run_label(run), str(run["state"]), metric_points(lines, choice.metric, choice.axis))
