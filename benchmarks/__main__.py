@@ -13,11 +13,11 @@ from importlib import import_module
 from lcl_core.common.errors import UserError
 
 CORE = (
-    *("train", "as-shipped", "breakdown", "captions", "collection", "contention", "decode", "gpu", "heads"),
-    *("linear-probe", "loader"),
-    *("objectives", "outside", "packing", "remote-loader", "retrieval", "scheduler", "search-quality", "tables"),
+    *("train", "as-shipped", "breakdown", "captions", "checkpoint-copies", "collection", "contention", "conversion"),
+    *("decode", "gpu", "heads", "linear-probe", "loader", "objectives", "outside", "packing", "page", "remote-loader"),
+    *("retrieval", "scale", "scheduler", "search-quality", "tables", "vector-index"),
 )
-SERVICE = ("submissions", "listing", "claims", "memory", "embeddings", "searches", "inferences")
+SERVICE = ("submissions", "listing", "claims", "streams", "memory", "embeddings", "searches", "inferences")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

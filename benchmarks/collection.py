@@ -108,7 +108,7 @@ def recall(collection: Collection, options: argparse.Namespace) -> float:
 def search(place: str, options: str) -> None:
     """Print the figures of searching in this process."""
     asked_for = argparse.Namespace(**json.loads(options))
-    before = _peak_gib()
+    before = peak_gib()
     collection = Collection.open(place)
     queries = _questions(collection.dim, asked_for, asked_for.queries)
 
@@ -127,13 +127,13 @@ def search(place: str, options: str) -> None:
         "p50_ms": round(float(np.percentile(times, 50)) * 1e3, 2),
         "p99_ms": round(float(np.percentile(times, 99)) * 1e3, 2),
         "clients": asked_for.clients,
-        "rss_gib": round(_peak_gib(), 3),
+        "rss_gib": round(peak_gib(), 3),
         "rss_gib_before": round(before, 3),
     }
     print(json.dumps(figures))
 
 
-def _peak_gib() -> float:
+def peak_gib() -> float:
     """This program's peak resident set, mapped files included. (``ru_maxrss`` begins with that of who started it.)"""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 2**20

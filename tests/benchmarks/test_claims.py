@@ -24,6 +24,7 @@ def test_claims_from_queues_of_several_depths() -> None:
     assert [each["queued"] for each in report["depths"]] == [20, 60]
     first, last = (each["claim_p99_ms"] for each in report["depths"])
     assert report["ratio"] == round(last / first, 2) > 0
+    assert all(each["claim_cpu_ms"] > 0 for each in report["depths"])
     with pytest.raises(UserError) as caught:
         measure_depths("sqlite", depths=[3], owners=1, claims=4)
     assert caught.value.field == "runs"

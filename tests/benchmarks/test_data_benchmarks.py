@@ -46,6 +46,19 @@ def test_memory_of_a_long_index_is_that_of_a_short_one(tmp_path: Path) -> None:
     assert figures[300_000]["rss_mb"] < figures[10]["rss_mb"] + 25
 
 
+def test_orders_are_compared_on_slow_storage() -> None:
+    # so many steps that blocks which are fetched ahead and not read any more weigh little, however busy the machine is
+    few = ["--latency", "0.001", "--workers", "2", "--step", "0", "--steps", "120", "--images", "8", "--repeats", "20"]
+    done = run("remote-loader", *few, "--window-blocks", "4")
+    assert done.returncode == 0, done.stderr
+    orders = json.loads(done.stdout)["orders"]
+    assert orders["full"]["requests_a_document"] >= 1
+    assert orders["full"]["bytes_read_to_needed"] >= 1
+    assert orders["blocks"]["requests_a_document"] <= 0.1
+    assert 1 <= orders["blocks"]["bytes_read_to_needed"] < 2
+    assert min(order["documents_per_s_a_loader"] for order in orders.values()) > 0
+
+
 def test_packing_is_measured_on_the_sample(capsys: pytest.CaptureFixture[str]) -> None:
     packing.main(options(packing, "--batches", "20", "--lookahead", "0", "16"))
     report = json.loads(capsys.readouterr().out)
