@@ -16,11 +16,12 @@ import tomllib
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import pytest
 import torch
+import yaml
 from PIL import Image
 from pydantic import BaseModel
 from typer.main import get_command
@@ -41,9 +42,7 @@ from tests.api.conftest import (  # noqa: F401
     live_service,
     sample_images,
 )
-
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+from tests.docs.code_blocks import BLOCKS, ROOT, Block
 
 FORM_ONLY = {
     "cosign": "signs what a registry has",
@@ -53,6 +52,7 @@ FORM_ONLY = {
     "kubectl": "needs a cluster; tests/deploy/test_kubernetes.py checks the manifests",
     "kustomize": "needs a cluster; tests/deploy/test_kubernetes.py checks the manifests",
     "python3.11": "makes an environment for another product",
+    "ray": "starts a cluster; tests/workers/executors runs on one of this machine",
     "trivy": "scans what a registry has",
 }
 HARMLESS = {
@@ -69,30 +69,6 @@ HARMLESS = {
 PROGRAM_NAMES = {"cp", "lcl", "make", "pip", "python", *FORM_ONLY}
 
 
-class Block(NamedTuple):
-    """A fenced block, or a run of indented lines that are commands."""
-
-    page: str
-    line: int
-    language: str
-    text: str
-
-    @property
-    def place(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
-def blocks_of(page: str, text: str) -> Iterator[Block]:
-    fences = list(re.finditer(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL))
-    for fence in fences:
-        language = fence[2] or ("sh" if fence[3].split()[0] in PROGRAM_NAMES else "text")
-        yield Block(page, text[: fence.start(3)].count("\n") + 1, language, fence[3])
-    outside = re.sub(r"^ *```.*?^ *```$", lambda part: "\n" * part[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
-    for run in re.finditer(r"(?:^ {4}(?:lcl|make|python|docker|curl) .*\n)+", outside, re.MULTILINE):
-        yield Block(page, outside[: run.start()].count("\n") + 1, "sh", run[0])
-
-
-BLOCKS = [block for page in PAGES for block in blocks_of(str(page.relative_to(ROOT)), page.read_text(encoding="utf-8"))]
 SHELL = [block for block in BLOCKS if block.language == "sh"]
 
 # ---------------------------------------------------------------- Python
@@ -242,11 +218,22 @@ def check_pip(words: list[str], place: str) -> None:
 
 
 def check_files(words: list[str], place: str) -> None:
-    """Files of the repository that a command names with -f, or copies."""
-    named = [words[at + 1] for at, word in enumerate(words) if word == "-f" and at + 1 < len(words)]
+    """Files and folders of the repository that a command names with -f or -k, and services of compose."""
+    named = [words[at + 1] for at, word in enumerate(words) if word in ("-f", "-k") and at + 1 < len(words)]
     for name in named:
         found = any((folder / name).exists() for folder in (ROOT, ROOT / "deploy" / "kubernetes"))
         assert found or name.endswith(".tar") or name == "-", f"{place}: there is no {name}"
+
+
+def check_compose(words: list[str], place: str) -> None:
+    """Services that ``docker compose`` is to scale, or to run a command in."""
+    if words[0] != "compose":
+        return
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    named = [words[at + 1].partition("=")[0] for at, word in enumerate(words) if word == "--scale"]
+    if words[1] in ("exec", "run"):
+        named.append(next(word for word in words[2:] if not word.startswith("-")))
+    assert set(named) <= services.keys(), f"{place}: docker-compose.yml has no {named}"
 
 
 def check_copy(words: list[str], place: str) -> None:
@@ -272,6 +259,8 @@ def test_commands_exist(block: Block) -> None:
             continue
         if name in FORM_ONLY:
             check_files(words, block.place)
+            if name == "docker":
+                check_compose(words, block.place)
             continue
         assert name in PROGRAMS, f"{block.place}: {name}: check it, or say in FORM_ONLY why not"
         PROGRAMS[name](words, block.place)
@@ -347,6 +336,9 @@ def test_every_block_says_what_it_is(block: Block) -> None:
         ("pip install 'lcl[corpra]'", "test"),
         ("python -m benchmarks train --dtpe fp32", "dtpe"),
         ("docker compose -f docker-compose.gpus.yml up", "there is no docker-compose.gpus.yml"),
+        ("docker compose exec -T postgers pg_dump", "has no ['postgers']"),
+        ("docker compose up -d --scale workers=4", "has no ['workers']"),
+        ("kubectl apply -k gpus", "there is no gpus"),
         ("wget https://example.org", "say in FORM_ONLY why not"),
         ("if true", "syntax error"),
     ],

@@ -69,7 +69,7 @@ def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_commands_exist() -> None:
     root: Any = get_command(app)
     used = [line for _, text in blocks("sh") for line in text.splitlines() if line.startswith("lcl ")]
-    assert len(used) == 3
+    assert len(used) == 4
     for line in used:
         words = line.split()[1:]
         command = root.commands[words[0]]
