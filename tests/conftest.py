@@ -141,6 +141,15 @@ def empty_postgres(postgres_server: str) -> str:
     return postgres_server
 
 
+@pytest.fixture
+def pooled_postgres(empty_postgres: str, tmp_path: Path) -> Iterator[str]:
+    """The same database through a PgBouncer that gives two connections, for one transaction each."""
+    from tests.pgbouncer import pgbouncer
+
+    with pgbouncer(empty_postgres, tmp_path) as url:
+        yield url
+
+
 class SmallDisk:
     """A file system of a few megabytes in memory."""
 

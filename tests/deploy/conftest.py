@@ -11,12 +11,12 @@ import pytest
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], object], str], None]:
-    """Polls until a condition holds; fails with the given words after 20 s."""
+    """Polls until a condition holds; fails with the given words after 60 s."""
 
     def wait(condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < deadline, f"not within 20 s: {what}"
+            assert time.monotonic() < deadline, f"not within 60 s: {what}"
             time.sleep(0.02)
 
     return wait

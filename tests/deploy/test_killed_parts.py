@@ -58,12 +58,17 @@ def test_runs_that_were_queued_before_the_broker_died_are_worked_on(
 ) -> None:
     with stack.client() as client:
         runs = [queued(client) for _ in range(3)]
+        worker = stack.pids()["worker"]
         os.kill(stack.pids()["broker"], signal.SIGKILL)
         late = queued(client)
         eventually(lambda: works(stack), "the service")
         for run in (*runs, late):
-            eventually(lambda run=run: client.run(run["id"])["state"] in ("succeeded", "failed"), "the end of a run")
+            eventually(
+                lambda run=run: stack.check() or client.run(run["id"])["state"] in ("succeeded", "failed"),
+                "the end of a run",
+            )
         assert [client.run(run["id"])["reason"] for run in (*runs, late)] == [None] * 4
+    assert stack.pids()["worker"] == worker, "the worker outlives the broker"
 
 
 def queued(client: Client) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def test_a_successor_answers_on_the_same_socket_and_its_log_goes_on(
         assert ask(listener) == first
         os.kill(first, signal.SIGKILL)
         until(lambda: child.process.poll() is not None, "its end")
-        with socket.create_connection(listener.getsockname(), timeout=20) as early:  # while nobody is there
+        with socket.create_connection(listener.getsockname(), timeout=60) as early:  # while nobody is there
             child.start()
             assert int(early.recv(20)) == child.process.pid != first
         until(lambda: "ready" in child.log_tail(), "the successor's first line")
@@ -161,14 +161,14 @@ def test_a_successor_answers_on_the_same_socket_and_its_log_goes_on(
         assert "=== started again" in child.log.read_text(encoding="utf-8")
         assert "started again" not in child.log_tail(), "the last words are the successor's own"
         child.abandon()
-        child.process.wait(20)
+        child.process.wait(60)
         assert listener.fileno() == -1, "who connects is refused"
     finally:
         child.stop(hurry=lambda: True)
 
 
 def ask(listener: socket.socket) -> int:
-    with socket.create_connection(listener.getsockname(), timeout=20) as connection:
+    with socket.create_connection(listener.getsockname(), timeout=60) as connection:
         return int(connection.recv(20))
 
 
@@ -188,7 +188,7 @@ print(left.pid, flush=True)
         child.start()
         until(lambda: not is_running(left), "the end of what was left")
     finally:
-        child.process.wait(20)
+        child.process.wait(60)
         child.stop()
 
 
