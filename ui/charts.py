@@ -219,17 +219,36 @@ def metric_points(lines: Sequence[Mapping[str, Any]], metric: str, axis: str) ->
 
 def overlay_chart(metric: str, axis: str, series: Sequence[RunSeries]) -> str:
     """The first ``MAX_SERIES`` curves; a run without values is only in the legend."""
-    series = series[:MAX_SERIES]
+    return _overlay_figure(metric, axis, series[:MAX_SERIES], _series_legend(series[:MAX_SERIES]), tall=True)
+
+
+def overlay_panels(axis: str, panels: Mapping[str, Sequence[RunSeries]]) -> str:
+    """A small overlay of the same runs for each metric, below one legend.
+
+    Args:
+        panels: curves by metric. Metrics without a curve are named below the others.
+    """
+    runs = next(iter(panels.values()))[:MAX_SERIES]
+    curves = {metric: series[:MAX_SERIES] for metric, series in panels.items()}
+    drawn = [metric for metric, series in curves.items() if any(len(run.points) > 1 for run in series)]
+    absent = ", ".join(METRIC_LABELS.get(metric, metric) for metric in curves if metric not in drawn)
+    figures = "".join(_overlay_figure(metric, axis, curves[metric], _latest_values(curves[metric])) for metric in drawn)
+    hint = f'<p class="lcl-note">No curve yet: {esc(absent)}.</p>' if absent else ""
+    legend = _series_legend(runs, values=False)
+    return f'<section class="lcl-panels">{legend}<div class="lcl-charts">{figures}</div>{hint}</section>'
+
+
+def _overlay_figure(metric: str, axis: str, series: Sequence[RunSeries], below: str, *, tall: bool = False) -> str:
     title, over = METRIC_LABELS.get(metric, metric), AXIS_LABELS.get(axis, axis).lower()
     drawn = [(index, run) for index, run in enumerate(series) if len(run.points) > 1]
-    plot = _overlay_plot(title, over, drawn) if drawn else NO_VALUES
+    plot = _overlay_plot(title, over, drawn, tall=tall) if drawn else NO_VALUES
     return (
         f'<figure class="lcl-chart lcl-overlay"><figcaption><span>{esc(title)}</span><em>over {esc(over)}</em>'
-        f"</figcaption>{plot}{_series_legend(series)}</figure>"
+        f"</figcaption>{plot}{below}</figure>"
     )
 
 
-def _overlay_plot(title: str, over: str, drawn: Sequence[tuple[int, RunSeries]]) -> str:
+def _overlay_plot(title: str, over: str, drawn: Sequence[tuple[int, RunSeries]], *, tall: bool) -> str:
     last = max(run.points[-1][0] for _, run in drawn)
     settled = [point for _, run in drawn for point in run.points if point[0] >= TRANSIENT_SHARE * last]
     _, right, bottom, top = plot_frame(settled)
@@ -249,7 +268,8 @@ def _overlay_plot(title: str, over: str, drawn: Sequence[tuple[int, RunSeries]])
         for index, run in drawn
     ]
     return (
-        f'<div class="lcl-plot lcl-plot--tall" data-series="{esc(json.dumps(data))}" data-over="{esc(over)}" '
+        f'<div class="lcl-plot{" lcl-plot--tall" if tall else ""}" data-series="{esc(json.dumps(data))}" '
+        f'data-over="{esc(over)}" '
         f'data-frame="{",".join(f"{edge:g}" for edge in frame)}">{y_axis(frame)}'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
         f'aria-label="{esc(f"{title} over {over}. {words}")}">{lines}</svg>{x_axis(frame)}</div>'
@@ -264,13 +284,26 @@ def _series_line(index: int, series: RunSeries, frame: Frame, *, raw: bool) -> s
     return f'<path class="lcl-line lcl-line--raw lcl-o{index}" d="{svg_path(subsample(series.points), frame)}"/>{line}'
 
 
-def _series_legend(series: Sequence[RunSeries]) -> str:
+def _series_legend(series: Sequence[RunSeries], *, values: bool = True) -> str:
     rows = "".join(
-        f'<li><svg viewBox="0 0 30 8" aria-hidden="true"><path class="lcl-line lcl-o{index}" d="M0 4H30"/></svg>'
-        f"<span>{esc(run.name)}</span>{badge(run.state)}<b>{esc(_latest_value(run.points))}</b></li>"
+        f"<li>{_legend_line(index)}<span>{esc(run.name)}</span>{badge(run.state)}"
+        f"{f'<b>{esc(_latest_value(run.points))}</b>' if values else ''}</li>"
         for index, run in enumerate(series)
     )
     return f'<ul class="lcl-overlay__key" aria-label="Runs in the chart">{rows}</ul>'
+
+
+def _latest_values(series: Sequence[RunSeries]) -> str:
+    """The last value of each curve, beside its line; the names are in the legend of all panels."""
+    rows = "".join(
+        f'<li title="{esc(run.name)}">{_legend_line(index)}<b>{esc(_latest_value(run.points))}</b></li>'
+        for index, run in enumerate(series)
+    )
+    return f'<ul class="lcl-overlay__values" aria-label="Last values, in the order of the runs">{rows}</ul>'
+
+
+def _legend_line(index: int) -> str:
+    return f'<svg viewBox="0 0 30 8" aria-hidden="true"><path class="lcl-line lcl-o{index}" d="M0 4H30"/></svg>'
 
 
 def _latest_value(points: Sequence[Point]) -> str:

@@ -1,4 +1,4 @@
-"""Curves of several runs in one chart beside the selected run: which can be chosen, what is fetched, what is drawn."""
+"""Curves of several runs beside the selected run, a chart for each metric: choices, what is fetched, what is drawn."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.charts import AXIS_LABELS, MAX_SERIES, METRIC_LABELS, RunSeries, metric_points, overlay_chart
+from ui.charts import (
+    AXIS_LABELS,
+    MAX_SERIES,
+    METRIC_LABELS,
+    RunSeries,
+    metric_points,
+    metric_value,
+    overlay_chart,
+    overlay_panels,
+)
 from ui.common import SILENT_EVENT, PageSelection, Shown
 from ui.html import ACTIVE_STATES, error_box
 from ui.tabs.run_table import RunListing, draw_spec_differences
 
 Run = Mapping[str, Any]
 Lines = tuple[dict[str, Any], ...]
-FIRST_METRIC, FIRST_AXIS = "loss", "step"
+FIRST_METRICS, FIRST_AXIS = ("loss",), "step"
+ALL_METRICS = "all"  # of an address: those that any of the runs has recorded
 
 
 @dataclass(frozen=True)
@@ -30,10 +40,10 @@ class RunCurve:
 
 @dataclass(frozen=True)
 class ComparisonChoice:
-    """Runs, metric and axis that the user has chosen."""
+    """Runs, metrics and axis that the user has chosen. No metric: all that were recorded."""
 
     others: Sequence[str] = ()
-    metric: str = FIRST_METRIC
+    metrics: Sequence[str] = FIRST_METRICS
     axis: str = FIRST_AXIS
 
     @property
@@ -41,9 +51,10 @@ class ComparisonChoice:
         """Parameters of the page's address; none where nothing is compared."""
         if not self.others:
             return {}
-        chosen = {"metric": (self.metric, FIRST_METRIC), "over": (self.axis, FIRST_AXIS)}
+        metrics, first = ",".join(self.metrics) or ALL_METRICS, ",".join(FIRST_METRICS)
+        chosen = {"metric": (metrics, first), "over": (self.axis, FIRST_AXIS)}
         return {"with": ",".join(self.others)} | {
-            name: value for name, (value, first) in chosen.items() if value != first
+            name: value for name, (value, initial) in chosen.items() if value != initial
         }
 
 
@@ -61,7 +72,7 @@ class RunSelection(PageSelection[Shown]):
 
 
 class RunComparison:
-    """Dropdowns above the chart, and the chart."""
+    """Dropdowns above the charts, and the charts."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -73,7 +84,10 @@ class RunComparison:
                 elem_id="compare-with", scale=3, min_width=220, visible=False,
             )  # fmt: skip
             metrics = [(words, metric) for metric, words in METRIC_LABELS.items()]
-            self.metric = gr.Dropdown(metrics, value=FIRST_METRIC, label="Metric", visible=False, min_width=160)
+            self.metrics = gr.Dropdown(
+                metrics, value=[*FIRST_METRICS], multiselect=True, label="Metrics (none: all)", visible=False,
+                elem_id="compare-metrics", scale=2, min_width=200,
+            )  # fmt: skip
             axes = [(words.split()[0], axis) for axis, words in AXIS_LABELS.items()]
             self.axis = gr.Radio(
                 axes, value=FIRST_AXIS, label="Over", visible=False, min_width=190, elem_classes="lcl-segment"
@@ -82,22 +96,23 @@ class RunComparison:
     @property
     def inputs(self) -> list[Any]:
         """Components of a ``ComparisonChoice``."""
-        return [self.others, self.metric, self.axis]
+        return [self.others, self.metrics, self.axis]
 
     def wire(self) -> None:
-        """Metric and axis are visible once runs are chosen."""
+        """Metrics and axis are visible once runs are chosen."""
         self.others.input(
             lambda others: [gr.Dropdown(visible=bool(others)), gr.Radio(visible=bool(others))],
-            self.others, [self.metric, self.axis], **SILENT_EVENT,
+            self.others, [self.metrics, self.axis], **SILENT_EVENT,
         )  # fmt: skip
 
     def open_linked(self, selection: RunSelection[Any], address: Mapping[str, str]) -> None:
         """Choose what an address compares. Runs of it that cannot be read, or are no pre-trainings, are left out."""
-        metric, axis = address.get("metric", FIRST_METRIC), address.get("over", FIRST_AXIS)
+        named, axis = address.get("metric", ",".join(FIRST_METRICS)), address.get("over", FIRST_AXIS)
+        metrics = tuple(metric for metric in METRIC_LABELS if metric in named.split(","))
         wanted = [run_id for run_id in address.get("with", "").split(",") if run_id][: MAX_SERIES - 1]
         choice = ComparisonChoice(
             tuple(run_id for run_id in dict.fromkeys(wanted) if self._add_choice(selection, run_id)),
-            metric if metric in METRIC_LABELS else FIRST_METRIC,
+            metrics if metrics or named == ALL_METRICS else FIRST_METRICS,
             axis if axis in AXIS_LABELS else FIRST_AXIS,
         )
         if choice != selection.comparison:
@@ -125,7 +140,7 @@ class RunComparison:
         choices, compares = [*selection.choices], bool(choice.others)
         return [
             gr.update(choices=choices, value=[*choice.others], visible=len(choices) > 1),
-            gr.update(value=choice.metric, visible=compares),
+            gr.update(value=[*choice.metrics], visible=compares),
             gr.update(value=choice.axis, visible=compares),
         ]
 
@@ -142,8 +157,7 @@ class RunComparison:
     def draw(self, selection: RunSelection[Any], run: Run, lines: Lines, listed: Sequence[Run]) -> str:
         """The selected run first, if it is a pre-training, then the others in the order in which they were chosen."""
         choice = selection.comparison
-        drawn = [run] if run["kind"] == "pretrain" else []
-        series = [_series(each, lines, choice) for each in drawn]
+        drawn = [(run, lines)] if run["kind"] == "pretrain" else []
         known, errors = {str(each["id"]): each for each in listed}, ""
         for run_id in (each for each in choice.others if each != run["id"]):
             try:
@@ -153,10 +167,9 @@ class RunComparison:
                 errors += error_box(error.message, "A run cannot be compared")
                 continue
             selection.curves[run_id] = curve
-            drawn.append(other)
-            series.append(_series(other, curve.lines, choice))
-        differences = draw_spec_differences(drawn, [each.name for each in series])
-        return overlay_chart(choice.metric, choice.axis, series) + differences + errors
+            drawn.append((other, curve.lines))
+        runs = [each for each, _ in drawn]
+        return _draw_charts(drawn, choice) + draw_spec_differences(runs, [run_label(each) for each in runs]) + errors
 
     def read(self, run_id: str, run: Run, curve: RunCurve) -> RunCurve:
         """Add the new metric lines; no request after the run has ended. Raises: ApiError."""
@@ -191,5 +204,21 @@ def run_label(run: Run) -> str:
     return f"{run.get('name') or 'Pre-train'} · {str(run['id'])[-6:]}"
 
 
-def _series(run: Run, lines: Lines, choice: ComparisonChoice) -> RunSeries:
-    return RunSeries(run_label(run), str(run["state"]), metric_points(lines, choice.metric, choice.axis))
+def _draw_charts(drawn: Sequence[tuple[Run, Lines]], choice: ComparisonChoice) -> str:
+    """One large chart of one metric, or a panel for each of several."""
+    metrics = choice.metrics or [
+        metric
+        for metric in METRIC_LABELS
+        if any(metric_value(line, metric) is not None for _, lines in drawn for line in lines)
+    ]
+    panels = {
+        metric: [
+            RunSeries(run_label(run), str(run["state"]), metric_points(lines, metric, choice.axis))
+            for run, lines in drawn
+        ]
+        for metric in metrics or FIRST_METRICS
+    }
+    if len(panels) > 1:
+        return overlay_panels(choice.axis, panels)
+    metric, series = next(iter(panels.items()))
+    return overlay_chart(metric, choice.axis, series)

@@ -370,8 +370,10 @@ class RunsTab:
             selection.current = WatchedRun(str(event.pick))
         return self.refresh(selection, only)
 
-    def compare(self, selection: SelectedRun, only: str, others: list[str], metric: str, axis: str) -> tuple[Any, ...]:
-        selection.comparison = ComparisonChoice(tuple(others), metric, axis)
+    def compare(
+        self, selection: SelectedRun, only: str, others: list[str], metrics: list[str], axis: str
+    ) -> tuple[Any, ...]:
+        selection.comparison = ComparisonChoice(tuple(others), tuple(metrics), axis)
         return self.refresh(selection, only)
 
     def open_address(self, selection: SelectedRun, only: str, request: gr.Request) -> tuple[Any, ...]:

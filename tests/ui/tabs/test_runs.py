@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from ui.charts import METRIC_LABELS
 from ui.tabs.runs import ComparisonChoice, RunsTab, SelectedRun, WatchedRun
 
 DRAWN_CURVES = -3  # of what a refresh draws
@@ -31,7 +32,7 @@ def test_two_runs_are_drawn_in_one_chart_and_read_on_while_they_move(service: An
     stored = {"run_1": [line(10, 4.0), line(20, 3.0)], "run_other2": [line(10, 6.0), line(20, 5.5)]}
     client = page_service(service, run, other, stored=stored)
     tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
-    drawn = tab.compare(selection, "all", ["run_other2"], "loss", "step")[DRAWN_CURVES]
+    drawn = tab.compare(selection, "all", ["run_other2"], ["loss"], "step")[DRAWN_CURVES]
     assert "Loss over steps. first · run_1: 4 at 10, 3 at 20; second · other2: 6 at 10, 5.5 at 20" in drawn
     stored["run_other2"].append(line(30, 5.0))
     drawn = tab.refresh(selection)[DRAWN_CURVES]
@@ -44,10 +45,10 @@ def test_metric_and_axis_are_the_visitors(service: Any, run: dict[str, Any]) -> 
     other = {**run, "id": "run_2"}
     stored = {"run_1": [line(10), line(20)], "run_2": [line(10), line(20)]}
     tab, selection = RunsTab(page_service(service, run, other, stored=stored)), SelectedRun(WatchedRun("run_1"))
-    drawn = tab.compare(selection, "all", ["run_2"], "contrastive_loss", "images_seen")[DRAWN_CURVES]
+    drawn = tab.compare(selection, "all", ["run_2"], ["contrastive_loss"], "images_seen")[DRAWN_CURVES]
     assert "Contrastive loss over images seen" in drawn
     assert "1 at 2,560" in drawn
-    plain = tab.compare(selection, "all", [], "contrastive_loss", "images_seen")[DRAWN_CURVES]
+    plain = tab.compare(selection, "all", [], ["contrastive_loss"], "images_seen")[DRAWN_CURVES]
     assert "lcl-overlay" not in plain
     assert "Generation loss" in plain
 
@@ -91,14 +92,39 @@ def test_an_address_compares_as_its_page_did(service: Any, run: dict[str, Any]) 
     drawn = tab.open_address(selection, "all", opened)
     assert "Contrastive loss over images seen" in drawn[DRAWN_CURVES]
     assert linked(selection) == {"with": "run_2", "metric": "contrastive_loss", "over": "images_seen"}
-    compared, metric, axis = tab.comparison.show_linked(selection)
-    assert (compared["value"], metric["value"], axis["value"]) == (["run_2"], "contrastive_loss", "images_seen")
+    compared, metrics, axis = tab.comparison.show_linked(selection)
+    assert (compared["value"], metrics["value"], axis["value"]) == (["run_2"], ["contrastive_loss"], "images_seen")
     assert ("old · run_2", "run_2") in compared["choices"]
     assert tab.comparison.show_linked(selection) == [gr.skip()] * 3, "what a visitor changes afterwards stays"
     opened.query_params = {"run": "run_1"}
     tab.open_address(selection, "all", opened)
     assert linked(selection) == {}
     assert tab.comparison.show_linked(selection)[0]["value"] == []
+
+
+def test_several_metrics_have_a_panel_each_and_none_means_all(service: Any, run: dict[str, Any]) -> None:
+    stored = {"run_1": [line(10), line(20)], "run_2": [line(10), line(20)]}
+    tab, selection = (
+        RunsTab(page_service(service, run, {**run, "id": "run_2"}, stored=stored)),
+        SelectedRun(WatchedRun("run_1")),
+    )
+    drawn = tab.compare(selection, "all", ["run_2"], ["loss", "contrastive_loss", "lr"], "step")[DRAWN_CURVES]
+    assert drawn.count("<figure") == 2
+    assert drawn.count("Runs in the chart") == 1
+    assert "No curve yet: Learning rate." in drawn
+    assert linked(selection)["metric"] == "loss,contrastive_loss,lr"
+    every = tab.compare(selection, "all", ["run_2"], [], "step")[DRAWN_CURVES]
+    recorded = [words for name, words in METRIC_LABELS.items() if name in line(10) or name == "loss"]
+    assert [words for words in METRIC_LABELS.values() if f"<span>{words}</span>" in every] == recorded
+    assert linked(selection) == {"with": "run_2", "metric": "all"}
+
+
+def test_an_address_has_its_panels(service: Any, run: dict[str, Any]) -> None:
+    tab = RunsTab(page_service(service, run, {**run, "id": "run_2"}, stored={"run_1": [], "run_2": []}))
+    for named, metrics in (("all", ()), ("lr,taste,loss", ("loss", "lr")), ("taste", ("loss",)), ("", ("loss",))):
+        selection = SelectedRun(WatchedRun("run_1"))
+        tab.comparison.open_linked(selection, {"with": "run_2", "metric": named})
+        assert tuple(selection.comparison.metrics) == metrics, named
 
 
 def test_an_address_that_compares_nonsense_compares_nothing(service: Any, run: dict[str, Any]) -> None:
