@@ -131,9 +131,12 @@ JOBS: dict[str, JobKind] = {
         output=_DATASET,
         resource="cpu",
         main_fields={
-            "path": "Path",
+            "dataset": "Dataset",
+            "path": "Or a path",
             "format": "Format",
             "name": "Dataset to make",
+            "only_tags": "Only with tags",
+            "without_tags": "Without tags",
             "shard_megabytes": "Megabytes a shard",
             "processes": "Processes",
         },

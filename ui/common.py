@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.html import error_box
+from ui.html import error_box, esc
 
 Shown = TypeVar("Shown")
 
@@ -161,3 +161,36 @@ def api_error_box(error: ApiError, title: str) -> str:
     if error.code == IMAGE_UNREADABLE:
         return error_box("This file is not an image that can be read. Choose a PNG, JPEG, WebP or GIF.", "No image")
     return error_box(error.message, title)
+
+
+class TagChange(NamedTuple):
+    """A tag that images, or documents, gain or lose."""
+
+    tag: str
+    items: list[str]
+    remove: bool
+
+    def describe(self, changed: int, noun: str = "image") -> str:
+        """``changed``: number of items whose tags are others now."""
+        items = f"1 {noun}" if changed == 1 else f"{changed:,} {noun}s"
+        return f"{items} {'lost' if self.remove else 'gained'} the tag {self.tag}."
+
+
+def parse_tag_change(value: str) -> TagChange:
+    """From the event of a tag form (page.js). Raises: ValueError."""
+    change = json.loads(value)
+    return TagChange(str(change["tag"]).strip(), [str(item) for item in change["items"]], bool(change["remove"]))
+
+
+def draw_tag_form(owner: str, items: Sequence[str], *, hint: str = "Tag …") -> str:
+    """A field for a tag that these items gain or lose: an event ``tag`` of the pane (page.js).
+
+    Args:
+        owner: name of their collection or dataset.
+    """
+    return (
+        f'<form class="lcl-tag" data-collection="{esc(owner)}" data-items="{esc(json.dumps(list(items)))}">'
+        f'<input name="tag" maxlength="100" required autocomplete="off" placeholder="{hint}" aria-label="Tag">'
+        '<button type="submit" value="add">Add</button><button type="submit" value="remove">Remove</button>'
+        '<button type="button" data-pick="" hidden></button></form>'
+    )

@@ -56,12 +56,16 @@ def preset_names(kind: str) -> list[str]:
 
 
 def starting_spec(kind: str, preset: str | None = None) -> dict[str, Any]:
-    """All fields of a preset, or the defaults; required fields are empty."""
+    """All fields of a preset, or the defaults; required fields are empty.
+
+    Without a preset it has the fields too that a stored spec leaves out where they say nothing.
+    """
     model: type[Any] = SPECS[kind]
     required = [name for name, field in model.model_fields.items() if field.is_required()]
     empty = dict.fromkeys(required, "")
     if preset is None:
-        return model.model_construct(**empty).model_dump(mode="json")
+        stored = model.model_construct(**empty).model_dump(mode="json")
+        return {name: stored.get(name, field.default) for name, field in model.model_fields.items()}
     filled = parse_spec(kind, {**dict.fromkeys(required, _STAND_IN), "preset": preset}).model_dump(mode="json")
     return {**filled, **empty}
 

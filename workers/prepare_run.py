@@ -103,6 +103,7 @@ def _run_json(claim: Claim, inputs: ResolvedInputs) -> dict[str, object]:
         "datasets": inputs.datasets,
         "encoders": inputs.encoders,
         "encoder_files": inputs.encoder_files,
+        "items": inputs.items,
         "attempt": claim.attempt,
         "attempt_id": claim.attempt_id,
     }

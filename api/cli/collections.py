@@ -20,6 +20,7 @@ from api.cli.output import (
     parse_pairs,
     print_table,
     read_file,
+    read_lines,
 )
 from api.client import NewItem
 
@@ -123,7 +124,7 @@ def label(
 
     Example: lcl collections label sample --ids selected-ids.txt --add tags=checked
     """
-    chosen = [*(items or ()), *(_read_ids(ids) if ids else ())]
+    chosen = [*(items or ()), *(read_lines(ids) if ids else ())]
     if not chosen:
         raise CommandError("no images are named; give their ids, or --ids FILE with an id a line")
     labels: dict[str, str | list[str] | None] = {**group_pairs(parse_pairs("--set", values))}
@@ -178,11 +179,6 @@ def delete(context: typer.Context, collection: Collection, yes: Yes = False) -> 
         confirm(f"delete collection {row['name']} ({row['images']} images) of {row['owner']}?", yes)
         client.delete_collection(row["id"])
     typer.echo(f"{row['name']} is deleted")
-
-
-def _read_ids(file: Path) -> list[str]:
-    """Raises: CommandError."""
-    return [line for line in map(str.strip, read_file(file).decode("utf-8", "replace").splitlines()) if line]
 
 
 def _members(option: str, values: Sequence[str] | None) -> dict[str, list[str]]:

@@ -12,7 +12,17 @@ from typing import Annotated
 import typer
 
 from api.cli.completion import complete_dataset, complete_encoder
-from api.cli.output import CommandError, Yes, ago, confirm, global_options, print_table, progress_bar, set_fields
+from api.cli.output import (
+    CommandError,
+    Yes,
+    ago,
+    confirm,
+    global_options,
+    print_table,
+    progress_bar,
+    read_lines,
+    set_fields,
+)
 from api.cli.runs import download_artifacts, watch_run
 from api.client import ApiError, Client, UserError
 from api.client.payloads import Json
@@ -113,10 +123,13 @@ def convert(
     shard_megabytes: Annotated[int, typer.Option(min=1, help="bound on a shard")] = 256,
     to: To = None,
     processes: Annotated[int, typer.Option(min=1, max=256, help="that read and decode")] = 1,
+    only_tag: Annotated[list[str] | None, typer.Option(help="only what has this tag; repeatable: any of them")] = None,
+    without_tag: Annotated[list[str] | None, typer.Option(help="leave out what has this tag; repeatable")] = None,
 ) -> None:
     """Write a corpus as tar shards with an index, and register them as a dataset."""
     fields = {"name": name, "shard_megabytes": shard_megabytes, "to": to, "processes": processes}
-    spec = {**_corpus_fields(target, format, option), **fields}
+    tags = {field: tags for field, tags in (("only_tags", only_tag), ("without_tags", without_tag)) if tags}
+    spec = {**_corpus_fields(target, format, option), **fields, **tags}
     _run_and_report(context, "convert", spec)
 
 
@@ -268,17 +281,21 @@ def preview(
     split: Annotated[str | None, typer.Option(help="only captioned images of this split")] = None,
     source: Annotated[str | None, typer.Option(help="only captioned images of this source")] = None,
     words: Annotated[str, typer.Option(help="only those with all of these words")] = "",
+    tag: Annotated[str | None, typer.Option(help="only those with this tag")] = None,
     offset: Annotated[int, typer.Option(min=0)] = 0,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 3,
 ) -> None:
     """Some documents with their images in place."""
     options = global_options(context)
-    page = options.call(lambda client: client.dataset_documents(name, offset, limit, view, split, source, q=words))
+    page = options.call(
+        lambda client: client.dataset_documents(name, offset, limit, view, split, source, q=words, tag=tag)
+    )
     if options.as_json:
         options.print(page, "")
         return
     for item in page["items"]:
-        typer.secho(item["id"], bold=True)
+        typer.secho(item["id"], bold=True, nl=False)
+        typer.echo(f"  ({item['item']}{''.join(f', {tag}' for tag in item['tags'])})")
         for segment in item["segments"]:
             typer.echo(_segment(segment))
         if "problem" in item:
@@ -286,6 +303,39 @@ def preview(
         typer.echo()
     more = "" if page["next"] is None else f"; go on with --offset {page['next']}"
     typer.echo(f"{len(page['items'])} of {page['total']}{more}")
+
+
+@group.command()
+def tags(context: typer.Context, name: Name) -> None:
+    """The tags of a dataset's documents and captioned images."""
+    options = global_options(context)
+    counts = options.call(lambda client: client.dataset_tags(name))
+    options.print_table(counts, ("tag", "items"), counts.items(), "no tags yet; lcl data tag adds one")
+
+
+@group.command()
+def tag(
+    context: typer.Context,
+    name: Name,
+    items: Annotated[
+        list[str] | None, typer.Argument(help="such as interleaved.jsonl:12; lcl data preview shows them")
+    ] = None,
+    ids: Annotated[Path | None, typer.Option(help="file with further ones, one a line", metavar="FILE")] = None,
+    add: Annotated[list[str] | None, typer.Option(help="tag that they gain; repeatable")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="tag that they lose; repeatable")] = None,
+) -> None:
+    """Change tags of documents and captioned images, which lcl data convert keeps or leaves out.
+
+    Example: lcl data tag manuals 000000012 --add blurred; lcl data convert manuals --name clean --without-tag blurred
+    """
+    chosen = [*(items or ()), *(read_lines(ids) if ids else ())]
+    if not chosen:
+        raise CommandError("no documents are named; give them as lcl data preview shows them, or --ids FILE")
+    if not (add or remove):
+        raise CommandError("nothing is changed; give --add or --remove")
+    options = global_options(context)
+    changed = options.call(lambda client: client.tag_documents(name, chosen, add=add or (), remove=remove or ()))
+    options.print({"changed": changed}, f"{changed} of {len(chosen)} documents changed")
 
 
 def has_errors(report: Json) -> bool:

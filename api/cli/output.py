@@ -112,6 +112,11 @@ def read_file(path: Path) -> bytes:
         raise CommandError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file without blanks around them; empty ones are left out. Raises: CommandError."""
+    return [line for line in map(str.strip, read_file(path).decode("utf-8", "replace").splitlines()) if line]
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Raises: CommandError."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from anyio import to_thread
@@ -23,11 +24,14 @@ from api.deps import (
 )
 from api.schemas.base import ListOf
 from api.schemas.data import (
+    ChangedItemsView,
     DatasetRequest,
     DatasetVersionView,
     DatasetView,
     DocumentPage,
+    ItemTagsRequest,
     PathValidationRequest,
+    TagCountView,
     ValidationRequest,
 )
 from api.schemas.runs import RunView
@@ -38,6 +42,7 @@ from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db import datasets, deletion, registry, submit
 from lcl_core.db.models import Dataset
+from lcl_core.specs.base import Tag
 
 if TYPE_CHECKING:
     from api.services.token_counts import TokenCounter
@@ -164,6 +169,7 @@ def documents(
     split: Split = None,
     source: Source = None,
     q: Annotated[str, Query(max_length=200, description="only items with all of these words, from offset on")] = "",
+    tag: Annotated[Tag | None, Query(description="only items with this tag, from offset on")] = None,
     tokens: Annotated[bool, Query(description="count the tokens of each segment")] = False,
     encoder: Counter = None,
 ) -> Response:
@@ -176,6 +182,7 @@ def documents(
     """
     dataset = datasets.get_dataset(session, name)
     counter = _token_counter(state, session, encoder) if tokens else None
+    among = None if tag is None else datasets.tagged_items(session, dataset, [tag])
     session.close()
     corpus, browser = _open_corpus(state, dataset), state.corpora()
     page = browser.page(
@@ -188,11 +195,43 @@ def documents(
         split=split,
         source=source,
         words=q,
+        among=among,
     )
+    with state.database.reading() as session:
+        tags = datasets.item_tags(session, dataset, [item["item"] for item in page["items"]])
+    for item in page["items"]:
+        item["tags"] = tags[item["item"]]
     if counter is not None:
         counter.add_to(page["items"])
         page["tokens_of"] = counter.view()
     return json_response(DocumentPage(**page))
+
+
+@router.get("/{name}/tags", summary="List tags of dataset")
+@single_thread_endpoint
+def tags(name: DatasetName, _: Viewer, session: ReadSessionDep) -> ListOf[TagCountView]:
+    """Tags of its documents and captioned images, and how many have each."""
+    counts = datasets.count_tags(session, datasets.get_dataset(session, name))
+    return ListOf[TagCountView](items=[TagCountView(tag=tag, items=number) for tag, number in counts.items()])
+
+
+@router.patch("/{name}/tags", summary="Change tags of documents")
+async def change_tags(
+    name: DatasetName, body: ItemTagsRequest, principal: Submitter, state: StateDep, transaction: WriteTransactionDep
+) -> ChangedItemsView:
+    """Add and remove tags of documents and captioned images; for the dataset's owner and admins.
+
+    A conversion keeps or leaves out what has a tag (``only_tags``, ``without_tags``). Tags belong to the contents of
+    the dataset: a new version begins without tags. The same call again changes nothing.
+    """
+    await to_thread.run_sync(_check_items, state, principal, name, body.items, limiter=state.reading_corpora)
+
+    def write(session: Session) -> ChangedItemsView:
+        dataset = datasets.get_dataset(session, name)
+        return ChangedItemsView(changed=datasets.change_tags(session, dataset, body.items, body.add, body.remove))
+
+    async with transaction() as session:
+        return await to_thread.run_sync(write, session)
 
 
 @router.get(
@@ -238,6 +277,19 @@ def _submit_validation(
     response.headers["location"] = f"/v1/runs/{run.id}"
     after.add_task(state.wakeups.wake, [run.id])
     return run_view(session, run)
+
+
+def _check_items(state: AppState, principal: Principal, name: str, items: Sequence[str]) -> None:
+    """Check that the items exist and are the principal's to tag; contents that have no hash yet get one.
+
+    Raises: Problem 403, 422 ``unknown_item``; UserError.
+    """
+    with state.database.reading() as session:
+        dataset = datasets.get_dataset(session, name)
+    check_owner(principal, "dataset", dataset.name, dataset.owner, verb="tag documents of")
+    state.corpora().check_items(_open_corpus(state, dataset), items)
+    if dataset.content_hash is None:
+        _store_statistics(state, dataset)
 
 
 def _open_corpus(state: AppState, dataset: Dataset) -> Corpus:

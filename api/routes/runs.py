@@ -25,7 +25,7 @@ from api.deps import (
     Viewer,
     WriteSessionDep,
 )
-from api.schemas.base import ItemList, ListOf, PageOf, Tag
+from api.schemas.base import ItemList, ListOf, PageOf
 from api.schemas.runs import (
     ArtifactView,
     EstimateRequest,
@@ -44,7 +44,7 @@ from lcl_core.db import registry, runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.states import State
 from lcl_core.jobs import Kind
-from lcl_core.specs.base import presets
+from lcl_core.specs.base import Tag, presets
 from lcl_core.specs.parsing import SPECS
 from lcl_core.specs.study import StudySpec
 

@@ -13,7 +13,6 @@ from lcl_core.specs.base import PRINTABLE
 
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 Line = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=PRINTABLE)]
-Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$")]
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=PRINTABLE)]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Role = Literal["viewer", "submitter", "admin"]

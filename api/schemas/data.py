@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from api.schemas.base import PathText, RequestModel, RowView, request_example
-from lcl_core.specs.base import Name
+from lcl_core.specs.base import Name, Tag
 
 
 class CorpusPathRequest(RequestModel):
@@ -90,7 +90,9 @@ class DatasetVersionView(RowView):
 
 
 class DocumentPage(BaseModel):
-    items: list[dict[str, Any]] = Field(description="documents with their segments: texts, and images with their URL")
+    items: list[dict[str, Any]] = Field(
+        description="documents with their segments: texts, and images with their URL; item names each for its tags"
+    )
     rows: list[int] = Field([], description="number of each item, as offset counts")
     next: int | None = Field(None, description="offset to go on with; null: there is nothing more")
     total: int = Field(description="documents in all")
@@ -100,6 +102,35 @@ class DocumentPage(BaseModel):
     tokens_of: dict[str, Any] | None = Field(
         None, description="what counted the tokens: its name, tokens of an image, and of a row of the model"
     )
+
+
+class ItemTagsRequest(RequestModel):
+    """Tags that documents and captioned images of a dataset gain and lose."""
+
+    model_config = ConfigDict(json_schema_extra=request_example(items=["interleaved.jsonl:12"], add=["blurred"]))
+
+    items: list[Annotated[str, StringConstraints(min_length=1, max_length=300)]] = Field(
+        min_length=1, max_length=256, description="item of each, as lists of documents have it; all change, or none"
+    )
+    add: list[Tag] = Field([], max_length=32, description="tags that they gain")
+    remove: list[Tag] = Field([], max_length=32, description="tags that they lose")
+
+    @model_validator(mode="after")
+    def _some_change(self) -> Self:
+        if not (self.add or self.remove):
+            raise ValueError("give at least one of add and remove")
+        if both := sorted(set(self.add) & set(self.remove)):
+            raise ValueError(f"{both[0]} is to be added and removed; choose one")
+        return self
+
+
+class ChangedItemsView(BaseModel):
+    changed: int = Field(description="items whose tags are others now")
+
+
+class TagCountView(BaseModel):
+    tag: str = Field(description="the tag")
+    items: int = Field(description="documents and captioned images that have it")
 
 
 class EncoderView(RowView):

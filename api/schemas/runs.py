@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas.base import Line, Reference, RequestModel, RowView, Tag, request_example
+from api.schemas.base import Line, Reference, RequestModel, RowView, request_example
 from lcl_core.db.submit import DEFAULT_MAX_ATTEMPTS
 from lcl_core.jobs import Kind
+from lcl_core.specs.base import Tag
 
 
 class RunSubmission(RequestModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class DocumentQuery:
     split: str | None = None
     source: str | None = None
     words: str = ""
+    among: Sequence[str] | None = None  # locations of the items to choose from; None: all
 
 
 class CorpusBrowser:
@@ -75,9 +77,12 @@ class CorpusBrowser:
         rows: Any = corpus.documents
         if selection.view == "pairs":
             rows = corpus.pairs(selection.split, selection.source)
-        found, following = find_rows(rows, selection.words, selection.offset, selection.limit)
+        among = None
+        if selection.among is not None:
+            among = sorted(row for item in selection.among if (row := rows.find(item)) is not None)
+        found, following = find_rows(rows, selection.words, selection.offset, selection.limit, among)
         return {
-            "items": [_item_view(name, rows, index) for index in found],
+            "items": [_item_view(name, rows, index) | {"item": rows.location(index)} for index in found],
             "rows": found,
             "next": following,
             "total": len(rows),
@@ -85,6 +90,13 @@ class CorpusBrowser:
             "splits": sorted(statistics.get("splits", {})),
             "sources": sorted(statistics.get("sources", {})),
         }
+
+    def check_items(self, corpus: Corpus, items: Sequence[str]) -> None:
+        """Raises: Problem 422 ``unknown_item`` for a location at which there is nothing."""
+        for index, item in enumerate(items):
+            if corpus.documents.find(item) is None and corpus.all_pairs.find(item) is None:
+                message = f"the dataset has no item {item!r}; lists of its documents have the items"
+                raise Problem(422, "unknown_item", message, field=f"items.{index}")
 
     def image(self, corpus: Corpus, image: str) -> tuple[bytes, str]:
         """Bytes and media type. Raises: Problem 404; 422 for a format that browsers must not receive."""
@@ -100,13 +112,19 @@ class CorpusBrowser:
         raise Problem(422, "image_unreadable", f"{image}: not a PNG, JPEG, GIF or WebP file")
 
 
-def find_rows(rows: Any, words: str, offset: int, limit: int) -> tuple[list[int], int | None]:
+def find_rows(
+    rows: Any, words: str, offset: int, limit: int, among: Sequence[int] | None = None
+) -> tuple[list[int], int | None]:
     """Numbers of the first rows from ``offset`` on that have all words, and of the row to go on with; None: the end.
 
     Letters of both cases are equal. A row that cannot be read has no words. A search ends after ``SEARCH_SECONDS``.
+
+    Args:
+        among: numbers of the rows to choose from, ascending; None: all.
     """
     wanted, found, deadline = words.casefold().split(), list[int](), time.monotonic() + SEARCH_SECONDS
-    for index in range(offset, len(rows)):
+    candidates = range(offset, len(rows)) if among is None else among[bisect_left(among, offset) :]
+    for index in candidates:
         if len(found) == limit or (wanted and time.monotonic() > deadline):
             return found, index
         if not wanted or _has_words(rows, index, wanted):

@@ -16,6 +16,7 @@ from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.common.settings import Settings
 from lcl_core.db import datasets, outbox, registry
 from lcl_core.db import runs as db_runs
+from lcl_core.db.datasets import select_items
 from lcl_core.db.models import EncoderRow, Metric, Run
 from lcl_core.db.runs import find_owned
 from lcl_core.db.states import LEASED
@@ -37,8 +38,8 @@ from lcl_core.vector_indexes import IndexLocation, check_index
 def validate_submission(session: Session, kind: str, value: dict[str, Any], settings: Settings) -> AnySpec:
     """Parse a spec, and check that everything it reads is registered or below one of the data roots.
 
-    Raises: Problem 422 with the dotted field of the spec; UserError ``encoder_mismatch``, and that of an index that
-    this service cannot make.
+    Raises: Problem 422 with the dotted field of the spec; UserError ``encoder_mismatch``, ``unknown_tag``, and that of
+    an index that this service cannot make.
     """
     try:
         spec = parse_spec(kind, value)
@@ -51,6 +52,7 @@ def validate_submission(session: Session, kind: str, value: dict[str, Any], sett
         registry.check_collection_encoder(session, registry.get_collection(session, name), encoder)
     if isinstance(spec, IndexSpec):
         check_index(spec.index, IndexLocation(session=session, settings=settings))
+    select_items(session, spec)
     return spec
 
 

@@ -3,6 +3,7 @@
     RUN_DIR/
       run.json         in:  {"run_id", "kind", "spec", "datasets": {name: path}, "encoders": {id: directory}, "attempt",
                        "encoder_files"?: {id: {file: sha256, as registered}},
+                       "items"?: {"only": [locations] or null, "without": [locations]} of the dataset to convert,
                        "collections"?: {name: {"id", "stored", "path", "changes": directory, "through", "index"}},
                        "cache"?: directory that runs share, "roots"?: [allowed data roots],
                        "home"?: id of the home folder, "attempt_id"?: of the lease}

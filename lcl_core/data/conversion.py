@@ -1,11 +1,14 @@
 """``python -m lcl_core.data.conversion RUN_DIR``: convert a corpus to shards among the artifacts, with statistics.
 
-The match run uses its functions.
+What tags leave out is listed in the quarantine. The match run uses these functions.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -15,11 +18,48 @@ from lcl_core.data.formats import open_reader
 from lcl_core.data.records import BadItem, Record
 from lcl_core.data.shards.convert_parts import convert_parts
 from lcl_core.data.shards.part_files import RecordTransform
-from lcl_core.data.shards.sharded_corpus import ShardedCorpus, ShardedRecords
+from lcl_core.data.shards.sharded_corpus import ShardedCorpus, ShardedRecords, record_location
 from lcl_core.data.validation.check import ReadableCorpus, count_items
-from lcl_core.parts.plan import PartSource
+from lcl_core.parts.plan import PartSource, Section
 from lcl_core.specs.corpus_jobs import ConvertSpec, WriteSpec
 from lcl_core.specs.parsing import parse_spec
+
+LEFT_OUT_BY_TAGS = "left out by tags"  # reason in the quarantine
+
+
+class SelectedItems:
+    """A source without the records that a selection leaves out: each becomes a BadItem, so that none is renumbered.
+
+    Args:
+        source: of a registered dataset: shards, or files in the project's own form.
+        only: locations of the records to keep; None: all.
+        without: locations of records to leave out.
+    """
+
+    def __init__(
+        self, source: PartSource[Record | BadItem], only: Collection[str] | None, without: Collection[str]
+    ) -> None:
+        self._source = source
+        self._only, self._without = None if only is None else frozenset(only), frozenset(without)
+
+    def sections(self) -> Sequence[Section]:
+        return self._source.sections()
+
+    def count_section(self, key: str) -> int:
+        return self._source.count_section(key)
+
+    def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
+        sharded = isinstance(self._source, ShardedRecords)  # whose one section has the records by their numbers
+        for number, item in enumerate(self._source.read_section(key, start), start):
+            if isinstance(item, BadItem):
+                yield item
+                continue
+            location = record_location(number) if sharded else item.id
+            if location in self._without or (self._only is not None and location not in self._only):
+                file, _, line = ("", "", "0") if sharded else location.rpartition(":")
+                yield BadItem(file or location, int(line), LEFT_OUT_BY_TAGS, f"record {item.id}")
+            else:
+                yield item
 
 
 def part_source(source: Any) -> PartSource[Record | BadItem]:
@@ -56,8 +96,12 @@ def write_dataset(
     run = run_dir.read_run()
     source = open_source(spec, run.get("datasets", {}), run.get("roots"))
     total, progress = count_items(source), JobProgress(run_dir, phase)
+    records = part_source(source)
+    if items := run.get("items"):
+        records = SelectedItems(records, items["only"], items["without"])
+        settings["items"] = hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()
     converted = convert_parts(
-        part_source(source),
+        records,
         spec.to or run_dir.artifacts / "dataset",
         run_dir.checkpoints / "parts",
         spec.shard_megabytes << 20,

@@ -43,6 +43,11 @@ class JsonLines(Sequence[dict[str, Any]]):
         """1-based line of the object at ``index``."""
         return int(self._numbers[index])
 
+    def find_line(self, number: int) -> int | None:
+        """Index of the object in a 1-based line; None: the line is blank, or the file has fewer."""
+        index = int(np.searchsorted(self._numbers, number))
+        return index if index < len(self) and self.line_number(index) == number else None
+
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...
     @overload
@@ -105,6 +110,16 @@ class ConcatenatedLines(Sequence[dict[str, Any]]):
         """``file:line`` of an item, for messages and ids."""
         part, offset = self._find(index)
         return f"{part.name}:{part.line_number(offset)}"
+
+    def find(self, location: str) -> int | None:
+        """Index of the item at ``location``; None: there is no such item."""
+        name, _, line = location.rpartition(":")
+        before = 0
+        for part in self._parts:
+            if part.name == name and line.isdecimal() and (offset := part.find_line(int(line))) is not None:
+                return before + offset
+            before += len(part)
+        return None
 
     def _find(self, index: int) -> tuple[JsonLines, int]:
         offset = index + self._length if index < 0 else index

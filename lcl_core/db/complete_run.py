@@ -22,11 +22,11 @@ from lcl_core.db.collections import collection_changed_error, delete_compacted_c
 from lcl_core.db.datasets import record_version, upsert_dataset
 from lcl_core.db.leases import NO_LEASE, Claim, check_lease, end_increments, lock_with_lease, transition
 from lcl_core.db.metrics import QUARANTINED, Increment, record_increments
-from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id, to_json_safe
+from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id
 from lcl_core.db.outbox import delete_stored_folder, enqueue_upload
 from lcl_core.db.quotas import delete_collection_bytes, folder_bytes, record_bytes
 from lcl_core.db.registry import absolute_path, available_name, set_encoder_files
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import Database, now, to_json_safe
 from lcl_core.db.states import State
 from lcl_core.encoders.file_hashes import hash_files
 from lcl_core.jobs import JOBS

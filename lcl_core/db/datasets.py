@@ -1,23 +1,31 @@
-"""Datasets by name: registration, lookup, versions, and the bundled sample corpus."""
+"""Datasets by name: registration, lookup, versions, tags of their documents, and the bundled sample corpus.
+
+A tag is of a document or a captioned image, which is named by its location in the corpus: FILE:LINE, or the number of a
+record of shards. Tags belong to contents with one hash: a new version of a dataset begins without tags, since its items
+may be others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import UserError, suggestion
 from lcl_core.common.paths import Root, resolve_allowed
-from lcl_core.db.models import Dataset, DatasetVersion
-from lcl_core.db.session import now, similar_name
+from lcl_core.db.models import Dataset, DatasetTag, DatasetVersion
+from lcl_core.db.session import dialect_insert, now, similar_name
+from lcl_core.specs.corpus_jobs import ConvertSpec
 
 PRODUCT_OWNER = "lcl"  # owner of bundled encoders and datasets
 SAMPLE_DATASET = "sample"
 SAMPLE_FILE = "lcl_core/data/sample/tiny.zip"
+MAX_TAGS = 100_000  # of all items of a dataset's contents
+_MAX_LISTED = 20  # tags that a message names
 
 
 def get_dataset(session: Session, name: str) -> Dataset:
@@ -117,3 +125,76 @@ def register_sample(session: Session) -> Dataset:
         dataset.path = path
     session.flush()
     return dataset
+
+
+def change_tags(
+    session: Session, dataset: Dataset, items: Sequence[str], add: Collection[str], remove: Collection[str]
+) -> int:
+    """Add and remove tags of all these items. Returns: how many have other tags now.
+
+    Raises: UserError ``too_many_tags``.
+    """
+    session.scalars(select(Dataset.name).where(Dataset.name == dataset.name).with_for_update()).one()
+    before = item_tags(session, dataset, items)
+    after = {item: (set(tags) | set(add)) - set(remove) for item, tags in before.items()}
+    new = [(tag, item) for item, tags in after.items() for tag in sorted(tags - set(before[item]))]
+    if remove:
+        session.execute(delete(DatasetTag).where(*_of(dataset), DatasetTag.tag.in_(remove), DatasetTag.item.in_(items)))
+    if new:
+        values = {"dataset": dataset.name, "content_hash": dataset.content_hash}
+        rows = [{**values, "tag": tag, "item": item} for tag, item in new]
+        session.execute(dialect_insert(session, DatasetTag).values(rows))
+        number = session.scalars(select(func.count()).select_from(DatasetTag).where(*_of(dataset))).one()
+        if number > MAX_TAGS:
+            message = f"dataset {dataset.name!r} would have {number:,} tags; {MAX_TAGS:,} are allowed"
+            raise UserError(message, code="too_many_tags")
+    return sum(after[item] != set(tags) for item, tags in before.items())
+
+
+def item_tags(session: Session, dataset: Dataset, items: Sequence[str]) -> dict[str, list[str]]:
+    """Tags of each of these items, sorted."""
+    tags: dict[str, list[str]] = {item: [] for item in items}
+    rows = select(DatasetTag.item, DatasetTag.tag).where(*_of(dataset), DatasetTag.item.in_(items))
+    for item, tag in session.execute(rows.order_by(DatasetTag.tag)):
+        tags[item].append(tag)
+    return tags
+
+
+def count_tags(session: Session, dataset: Dataset) -> dict[str, int]:
+    """How many items have each tag, in the order of the tags."""
+    rows = select(DatasetTag.tag, func.count()).where(*_of(dataset)).group_by(DatasetTag.tag)
+    return {row[0]: row[1] for row in session.execute(rows.order_by(DatasetTag.tag))}
+
+
+def tagged_items(session: Session, dataset: Dataset, tags: Collection[str]) -> list[str]:
+    """Items that have any of the tags, sorted."""
+    rows = select(DatasetTag.item).where(*_of(dataset), DatasetTag.tag.in_(tags)).distinct()
+    return list(session.scalars(rows.order_by(DatasetTag.item)))
+
+
+def select_items(session: Session, spec: Any) -> dict[str, list[str] | None] | None:
+    """Which items a conversion keeps, as ``run.json`` has it: ``only`` (None: all) and ``without``.
+
+    None: the spec names no tags. Raises: UserError ``unknown_tag`` for a tag that no item has, ``unknown_dataset``.
+    """
+    if not isinstance(spec, ConvertSpec) or spec.dataset is None or not (spec.only_tags or spec.without_tags):
+        return None
+    dataset = get_dataset(session, spec.dataset)
+    known = count_tags(session, dataset)
+    for field in ("only_tags", "without_tags"):
+        for index, tag in enumerate(getattr(spec, field) or ()):
+            if tag not in known:
+                raise _unknown_tag_error(dataset, tag, list(known), f"{field}.{index}")
+    only = tagged_items(session, dataset, spec.only_tags) if spec.only_tags else None
+    return {"only": only, "without": tagged_items(session, dataset, spec.without_tags) if spec.without_tags else []}
+
+
+def _unknown_tag_error(dataset: Dataset, tag: str, known: Sequence[str], field: str) -> UserError:
+    shown = ", ".join(known[:_MAX_LISTED]) + (" …" if len(known) > _MAX_LISTED else "")
+    way = suggestion(tag, known) or (f"; its tags are: {shown}" if known else "; it has no tags yet")
+    return UserError(f"no item of dataset {dataset.name!r} has the tag {tag!r}{way}", code="unknown_tag", field=field)
+
+
+def _of(dataset: Dataset) -> tuple[Any, Any]:
+    """Rows of the dataset's present contents."""
+    return DatasetTag.dataset == dataset.name, DatasetTag.content_hash == (dataset.content_hash or "")

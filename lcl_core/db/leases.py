@@ -16,9 +16,9 @@ from sqlalchemy import Row, delete, select, true
 from sqlalchemy.orm import Session, object_session
 
 from lcl_core.db.metrics import ATTEMPTS, CLAIM_LATENCY, LEASE_LOSSES, RUN_DURATION, Increment, record_increments
-from lcl_core.db.models import Metric, Run, to_json_safe
+from lcl_core.db.models import Metric, Run
 from lcl_core.db.outbox import NOTIFIED_STATES, delete_stored_checkpoints, enqueue_webhooks
-from lcl_core.db.session import dialect_insert, now
+from lcl_core.db.session import dialect_insert, now, to_json_safe
 from lcl_core.db.states import FINISHED, LEASED, State, check_transition
 from lcl_core.jobs import ANY_DEVICE
 

@@ -1,11 +1,10 @@
 """All tables of the database. Times are aware and UTC; paths are absolute, or relative to the home folder.
 
-``new_id`` makes primary keys that sort by creation time; ``to_json_safe`` makes values that both databases store.
+``new_id`` makes primary keys that sort by creation time.
 """
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from datetime import UTC, datetime
@@ -97,19 +96,6 @@ UPLOADS_FOLDER, UPLOAD_PREFIX = "data/uploads", "upl"
 def output_id(prefix: str, run_id: str) -> str:
     """Id of the output of a run, the same for every attempt."""
     return f"{prefix}_{run_id.partition('_')[2]}"
-
-
-def to_json_safe(value: Any) -> Any:
-    """``value`` with non-finite numbers as null and without NUL characters, which PostgreSQL's JSON cannot store."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.replace("\x00", "")
-    if isinstance(value, dict):
-        return {to_json_safe(str(key)): to_json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json_safe(item) for item in value]
-    return value
 
 
 class RunTag(Base):
@@ -386,6 +372,17 @@ class DatasetVersion(Base):
     owner: Mapped[str] = mapped_column(String(100))
     run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
     created_at: Mapped[datetime]
+
+
+class DatasetTag(Base):
+    """A tag of a document or captioned image of a dataset, while its contents have this hash."""
+
+    __tablename__ = "dataset_tag"
+
+    dataset: Mapped[str] = mapped_column(ForeignKey("dataset.name", ondelete="CASCADE"), primary_key=True)
+    content_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    item: Mapped[str] = mapped_column(String(300), primary_key=True)  # its location: FILE:LINE, or a record's number
+    tag: Mapped[str] = mapped_column(String(100), primary_key=True)
 
 
 class EncoderRow(Base):

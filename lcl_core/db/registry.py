@@ -19,7 +19,14 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, is_url, resolve_allowed
-from lcl_core.db.datasets import PRODUCT_OWNER, SAMPLE_DATASET, SAMPLE_FILE, get_dataset, sample_path
+from lcl_core.db.datasets import (
+    PRODUCT_OWNER,
+    SAMPLE_DATASET,
+    SAMPLE_FILE,
+    get_dataset,
+    sample_path,
+    select_items,
+)
 from lcl_core.db.models import ApiKey, CollectionRow, Dataset, EncoderRow
 from lcl_core.db.session import Database, lock_until_commit, now, similar_name
 from lcl_core.encoders.file_hashes import Hashes, changed_files, hash_files, identity_hash
@@ -336,6 +343,7 @@ class ResolvedInputs:
     dataset_hashes: dict[str, str | None]  # as registered; None: never read
     encoder_hashes: dict[str, str]  # {id: sha256 of the weights}
     encoder_files: dict[str, dict[str, str]]  # {encoder: {file: sha256}}, as registered
+    items: dict[str, list[str] | None] | None  # of ``datasets.select_items``
 
 
 def absolute_path(home: Path, stored: str) -> Path:
@@ -382,8 +390,8 @@ def resolve_inputs(
         roots: folders and URLs that may contain the paths in the spec.
         fetched: {stored path: local path} of folders that another home has.
 
-    Raises: UserError ``unknown_dataset``, ``unknown_encoder``, ``missing_files`` or ``path_forbidden``;
-        ``encoder_mismatch`` for an encoder that cannot add to the collection.
+    Raises: UserError ``unknown_dataset``, ``unknown_encoder``, ``missing_files``, ``path_forbidden`` or
+        ``unknown_tag``; ``encoder_mismatch`` for an encoder that cannot add to the collection.
     """
     for field, path in data_paths(spec).items():
         resolve_allowed(path, roots, field)
@@ -403,6 +411,7 @@ def resolve_inputs(
         dataset_hashes={name: dataset.content_hash for name, dataset in datasets.items()},
         encoder_hashes={encoder.id: encoder.hash for encoder in encoders.values()},
         encoder_files={name: registered_files(encoder) for name, encoder in encoders.items()},
+        items=select_items(session, spec),
     )
 
 

@@ -13,6 +13,7 @@ transaction begins with the server's limits, and nothing is kept in a session: n
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import threading
 import time
@@ -209,6 +210,19 @@ def create_engines(url: str, *, pooled: bool = False) -> tuple[Engine, Engine]:
         event.listen(engine, "handle_error", partial(explain_sqlite_error, parsed.database), retval=True)
     _WriteLock(engine)
     return engine, engine.execution_options(writes=True)
+
+
+def to_json_safe(value: Any) -> Any:
+    """``value`` with non-finite numbers as null and without NUL characters, which PostgreSQL's JSON cannot store."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.replace("\x00", "")
+    if isinstance(value, dict):
+        return {to_json_safe(str(key)): to_json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json_safe(item) for item in value]
+    return value
 
 
 def now(session: Session) -> datetime:

@@ -18,10 +18,10 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
-from lcl_core.db.models import Dataset, Metric, Run, Study, StudyCell, new_id, to_json_safe
+from lcl_core.db.models import Dataset, Metric, Run, Study, StudyCell, new_id
 from lcl_core.db.registry import copy_encoder_ids, pin_encoders
 from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
-from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page
+from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, to_json_safe
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
 from lcl_core.db.submit import find_by_idempotency_key, hash_body, submit
 from lcl_core.estimate.report import Range

@@ -36,6 +36,8 @@ PartialSpec = Annotated[dict[str, Any], AfterValidator(_check_storable)]
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$"
+Tag = Annotated[str, Field(pattern=TAG_PATTERN)]
 RUN_ID_PATTERN = r"^run_[0-9a-z]+$"
 # No control characters: the database refuses NUL, names have one line, and bidirectional marks make one name look like
 # another.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lcl_core.common.paths import is_url
-from lcl_core.specs.base import EncoderReference, Name, Spec
+from lcl_core.specs.base import EncoderReference, Name, Spec, Tag
 
 LabelType = Literal["text", "number", "date", "set"]
 RESERVED_LABELS = ("split", "source")  # fields of an image that a filter asks for as it asks for labels
@@ -80,6 +80,25 @@ class ConvertSpec(WriteSpec):
     processes: int = Field(
         1, ge=1, le=256, description="processes that read and decode; the shards do not depend on their number"
     )
+    # left out where they say nothing, so that specs of before there were tags keep their hash
+    only_tags: tuple[Tag, ...] | None = Field(
+        None,
+        max_length=32,
+        exclude_if=lambda tags: not tags,
+        description="only documents and captioned images of the dataset that have any of these tags; none: all",
+    )
+    without_tags: tuple[Tag, ...] | None = Field(
+        None,
+        max_length=32,
+        exclude_if=lambda tags: not tags,
+        description="leave out documents and captioned images of the dataset that have any of these tags",
+    )
+
+    @model_validator(mode="after")
+    def _tags_are_of_a_dataset(self) -> Self:
+        if self.dataset is None and (self.only_tags or self.without_tags):
+            raise ValueError("only a registered dataset has tags: name one, or leave out only_tags and without_tags")
+        return self
 
 
 class MatchSpec(WriteSpec):

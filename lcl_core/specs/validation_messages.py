@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union
 from pydantic import BaseModel
 
 from lcl_core.common.errors import suggestion
-from lcl_core.specs.base import NAME_PATTERN, PRINTABLE, RUN_ID_PATTERN
+from lcl_core.specs.base import NAME_PATTERN, PRINTABLE, RUN_ID_PATTERN, TAG_PATTERN
 from lcl_core.specs.vision import TOWER_PATTERN
 
 MAX_LISTED_FIELDS = 30  # names of fields that a message shows at most
@@ -21,7 +21,7 @@ PATTERNS = {
     NAME_PATTERN: (
         "a name starts with a letter or digit and holds letters, digits, . _ and - only, 100 characters at most"
     ),
-    r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$": (
+    TAG_PATTERN: (
         "a tag starts with a letter or digit and holds letters, digits and . _ : / = - only, 100 characters at most"
     ),
     r"^[A-Za-z_][A-Za-z0-9_]{0,99}$": (

@@ -143,7 +143,7 @@ def do_claim(service: Any, claim: leases.Claim) -> None:
         read = {"datasets": inputs.dataset_hashes}
         leases.begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=False, inputs=read)
     run_dir = service.run_dir(run_id)
-    facts: Json = {"datasets": inputs.datasets, "encoders": inputs.encoders}
+    facts: Json = {"datasets": inputs.datasets, "encoders": inputs.encoders, "items": inputs.items}
     facts["encoder_files"] = inputs.encoder_files
     facts["collections"] = collections.prepare_collection_snapshots(
         service.context.database, spec, run_dir.changes, service.home

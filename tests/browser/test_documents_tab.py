@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.axe import serious
+
 pytestmark = pytest.mark.browser
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">"
 
@@ -106,6 +108,54 @@ def test_words_of_a_corpus_stay_words(visitor: Any, page_url: str, odd: str) -> 
     expect(page.locator("#documents article").nth(1)).to_contain_text("It is empty.")
     page.get_by_text("Captioned images", exact=True).click()
     expect(page.locator("#documents")).to_contain_text("No captioned images")
+
+
+@pytest.fixture
+def pages(world: Any) -> str:
+    """A dataset of eight documents of a sentence each."""
+    folder = world.home / "incoming" / "pages"
+    folder.mkdir(parents=True)
+    rows = [{"text_list": [f"Page {number} has a sentence."], "image_info": []} for number in range(1, 9)]
+    (folder / "interleaved.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return world.client.register_dataset("pages", str(folder))["name"]
+
+
+def test_documents_are_tagged_filtered_and_left_out_of_a_conversion(
+    visitor: Any, page_url: str, world: Any, pages: str
+) -> None:
+    page = visitor.open(f"{page_url}/?dataset={pages}")
+    documents = page.locator("#documents article")
+    expect(documents).to_have_count(6)
+    second = documents.nth(1)
+    second.get_by_text("Tag", exact=True).click()
+    second.get_by_role("textbox", name="Tag").fill("dull")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("1 document gained the tag dull.")).to_be_visible()
+    expect(second.locator(".lcl-doc__tag")).to_have_text("dull×")
+    page.get_by_role("button", name="Next").click()
+    expect(documents).to_have_count(2)
+    page.get_by_placeholder("Tag these 2 …").fill("dull")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("2 documents gained the tag dull.")).to_be_visible()
+    assert world.client.dataset_tags(pages) == {"dull": 3}
+    page.get_by_role("combobox", name="Tag").click()
+    page.get_by_role("option", name="dull (3)").click()
+    expect(page.locator("#documents-place")).to_contain_text("3 with the tag dull among 1–8 of 8")
+    expect(documents).to_have_count(3)
+    assert serious(page, "light") == []
+    page.wait_for_url("**tag=dull**")
+    page.reload()
+    expect(documents).to_have_count(3)
+    page.get_by_role("button", name="Remove the tag dull of No. 8").click()
+    expect(documents).to_have_count(2)
+    page.get_by_role("link", name="Convert all others").click()
+    expect(page.get_by_label("Without tags")).to_have_value("dull")
+    expect(page.get_by_label("Dataset to make")).to_have_value("pages-chosen")
+    page.locator("#submit-convert").click()
+    expect(page.locator("#verdict-convert")).to_contain_text("Submitted as run_")
+    run = world.client.runs(kind="convert")["items"][0]
+    assert (run["spec"]["dataset"], run["spec"]["without_tags"]) == (pages, ["dull"])
+    world.client.cancel(run["id"])
 
 
 def test_a_dataset_is_sent_to_be_validated(visitor: Any, page_url: str, world: Any) -> None:

@@ -137,6 +137,16 @@ def test_a_dataset_is_examined_and_converted(client: Client) -> None:
     assert client.dataset_documents("sharded", limit=1, view="pairs")["total"] == 3835
 
 
+def test_what_is_tagged_is_left_out_of_a_conversion(client: Client) -> None:
+    items = [item["item"] for item in client.dataset_documents("sample", limit=3)["items"]]
+    assert client.tag_documents("sample", items, add=["dull"]) == 3
+    spec = {"dataset": "sample", "name": "chosen", "only_tags": ["dull"]}
+    made = succeeded(client, client.submit("convert", spec))
+    assert made["result"]["skipped"] == {"left out by tags": 4363}
+    assert client.dataset_documents("chosen")["total"] == 3
+    client.tag_documents("sample", items, remove=["dull"])
+
+
 def test_a_bad_spec_is_refused_where_it_is_bad(client: Client) -> None:
     with pytest.raises(ApiError) as caught:
         client.submit("pretrain", {"model": {"image_size": 63}})

@@ -1,18 +1,38 @@
-"""Documents tab: the documents of a dataset with their images in place, page by page."""
+"""Documents tab: the documents of a dataset with their images in place, page by page, and their tags."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.addresses import mark_view, read_address
-from ui.common import BUSY_EVENT, SILENT_EVENT, first_choice, html_pane, update_dropdown
-from ui.html import dataset_image_url, empty_state, error_box, esc, number, run_link, status_line
+from ui.addresses import address, mark_view, read_address
+from ui.common import (
+    BUSY_EVENT,
+    SILENT_EVENT,
+    draw_tag_form,
+    first_choice,
+    html_pane,
+    parse_tag_change,
+    update_dropdown,
+)
+from ui.html import (
+    PICK_SCRIPT,
+    dataset_image_url,
+    empty_state,
+    error_box,
+    esc,
+    notice,
+    number,
+    run_link,
+    status_line,
+    toast,
+)
 from ui.ranking import dataset_choices, last_used, used_script
 from ui.tabs.corpus_import import CorpusImport
 
@@ -54,6 +74,9 @@ class DocumentsTab:
                 self.dataset = gr.Dropdown(label="Dataset", scale=2, min_width=180)
                 self.split = gr.Dropdown([("All", ALL)], value=ALL, label="Split", visible=False, min_width=130)
                 self.source = gr.Dropdown([("All", ALL)], value=ALL, label="Source", visible=False, min_width=130)
+                self.tag = gr.Dropdown(
+                    [("All", ALL)], value=ALL, label="Tag", visible=False, min_width=130, elem_id="documents-tag"
+                )
             with gr.Row(elem_classes="lcl-query"):
                 self.words = gr.Textbox(
                     "", label="Words", show_label=False, placeholder="Find those with these words …", max_lines=1,
@@ -68,12 +91,14 @@ class DocumentsTab:
                 self.check = gr.Button("Validate", size="sm", min_width=90, elem_id="documents-validate")
                 self.previous = gr.Button("Previous", size="sm", min_width=90, interactive=False)
                 self.next = gr.Button("Next", size="sm", min_width=90, interactive=False)
-        self.shown = html_pane(LOADING, elem_id="documents")
+        self.tagged = html_pane()
+        self.shown = html_pane(LOADING, js_on_load=PICK_SCRIPT, elem_id="documents")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
-        inputs = [self.dataset, self.view, self.split, self.source, self.words]
+        inputs = [self.dataset, self.view, self.split, self.source, self.words, self.tag]
         outputs = [
-            self.offset, self.split, self.source, self.position, self.previous, self.next, self.following, self.shown,
+            self.offset, self.split, self.source, self.tag, self.position, self.previous, self.next, self.following,
+            self.shown,
         ]  # fmt: skip
         now = [*inputs, self.offset]
         for event in (tab.select, navigation.select):  # a dataset may have been made since
@@ -83,11 +108,12 @@ class DocumentsTab:
         self.dataset.input(None, self.dataset, js=used_script("dataset"))
         for change in (self.dataset.input, self.view.input):
             change(self.start, inputs[:2], [self.words, *outputs], **BUSY_EVENT)
-        for change in (self.split.input, self.source.input, self.find.click, self.words.submit):
+        for change in (self.split.input, self.source.input, self.tag.input, self.find.click, self.words.submit):
             change(self.show, inputs, outputs, **BUSY_EVENT)
         self.next.click(self.show, [*inputs, self.following], outputs, **BUSY_EVENT)
         self.previous.click(self.go_back, now, outputs, **BUSY_EVENT)
         self.number.submit(self.go_to, [*inputs, self.number], [self.number, *outputs], **BUSY_EVENT)
+        self.shown.select(self.change_tags, now, [self.tagged, *outputs], **BUSY_EVENT)
         self.corpus_import.wire()
         for event in (tab.select, navigation.select):
             event(self.open_drawer, None, self.drawer, **SILENT_EVENT)
@@ -115,40 +141,75 @@ class DocumentsTab:
         split: str,
         source: str,
         words: str,
+        tag: str,
         offset: int,
         request: gr.Request,
     ) -> tuple[Any, ...]:
         """The page of the address; on that of another tab the one that was shown."""
-        if not (address := read_address(request, "documents")).get("dataset"):
-            return *(gr.skip(),) * 3, *self.show(dataset, view, split, source, words, offset)
-        dataset, view = address["dataset"], "pairs" if address.get("show") == "pairs" else "interleaved"
-        first = address.get("start", "1")  # "page" and "view" are parameters of Gradio
+        if not (linked := read_address(request, "documents")).get("dataset"):
+            return *(gr.skip(),) * 3, *self.show(dataset, view, split, source, words, tag, offset)
+        dataset, view = linked["dataset"], "pairs" if linked.get("show") == "pairs" else "interleaved"
+        first = linked.get("start", "1")  # "page" and "view" are parameters of Gradio
         offset = int(first) - 1 if first.isdecimal() else 0
-        words = address.get("q", "")
-        shown = self.show(dataset, view, address.get("split", ALL), address.get("source", ALL), words, offset)
-        return dataset, view, words, *shown
+        words = linked.get("q", "")
+        split, source, tag = (linked.get(name, ALL) for name in ("split", "source", "tag"))
+        return dataset, view, words, *self.show(dataset, view, split, source, words, tag, offset)
 
     def start(self, dataset: str | None, view: str) -> tuple[Any, ...]:
         """Another dataset or view: the first page without words and filters."""
         return "", *self.show(dataset, view, ALL, ALL)
 
     def go_back(
-        self, dataset: str | None, view: str, split: str, source: str, words: str, offset: int
+        self, dataset: str | None, view: str, split: str, source: str, words: str, tag: str, offset: int
     ) -> tuple[Any, ...]:
-        """The page before; of a search its first one."""
-        return self.show(dataset, view, split, source, words, 0 if words.strip() else offset - PER_PAGE)
+        """The page before; with words or a tag the first one."""
+        before = 0 if words.strip() or tag else offset - PER_PAGE
+        return self.show(dataset, view, split, source, words, tag, before)
 
     def go_to(
-        self, dataset: str | None, view: str, split: str, source: str, words: str, number: str
+        self, dataset: str | None, view: str, split: str, source: str, words: str, tag: str, number: str
     ) -> tuple[Any, ...]:
         """The page that begins with a number, counted from 1. Another text changes nothing."""
         digits = number.strip().replace(",", "")
         if not digits.isdecimal():
-            return "", *(gr.skip(),) * 8
-        return "", *self.show(dataset, view, split, source, words, int(digits) - 1)
+            return "", *(gr.skip(),) * 9
+        return "", *self.show(dataset, view, split, source, words, tag, int(digits) - 1)
+
+    def change_tags(
+        self,
+        dataset: str | None,
+        view: str,
+        split: str,
+        source: str,
+        words: str,
+        tag: str,
+        offset: int,
+        event: gr.EventData,
+    ) -> tuple[Any, ...]:
+        """A tag of documents, and the same page again. An event: ``tag:DATASET:CHANGE`` of a tag form."""
+        _, owner, value = str(event.pick).split(":", 2)
+        change = parse_tag_change(value)
+        try:
+            if change.remove:
+                changed = self.client.tag_documents(owner, change.items, remove=[change.tag])
+            else:
+                changed = self.client.tag_documents(owner, change.items, add=[change.tag])
+        except ApiError as error:
+            return toast(error.message, "The tags were not changed"), *(gr.skip(),) * 9
+        noun = "captioned image" if view == "pairs" else "document"
+        return notice(change.describe(changed, noun), "Tags"), *self.show(
+            dataset, view, split, source, words, tag, offset
+        )
 
     def show(
-        self, dataset: str | None, view: str, split: str, source: str, words: str = "", offset: int | None = 0
+        self,
+        dataset: str | None,
+        view: str,
+        split: str,
+        source: str,
+        words: str = "",
+        tag: str = ALL,
+        offset: int | None = 0,
     ) -> tuple[Any, ...]:
         """One page: offset, filters, position, buttons, offset of the next one, documents."""
         offset, pairs, words = max(0, int(offset or 0)), view == "pairs", words.strip()
@@ -159,24 +220,35 @@ class DocumentsTab:
                 return self._empty(NO_DATASET)
             if pairs:
                 self.client.dataset_statistics(dataset)  # caches the values of the filters
-            page = self.client.dataset_documents(dataset, offset, PER_PAGE, view, tokens=True, q=words, **filters)
+            tags = self.client.dataset_tags(dataset)
+            tag = tag if tag in tags else ALL  # of another dataset, or the last one was removed
+            page = self.client.dataset_documents(
+                dataset, offset, PER_PAGE, view, tokens=True, q=words, tag=tag or None, **filters
+            )
         except ApiError as error:
             return self._empty(error_box(error.message, "The documents cannot be shown"))
         items, following = page["items"], page["next"]
-        parameters = {"show": "pairs" if pairs else "", "start": offset + 1 if offset else None, "q": words or None}
-        if words:
-            position = draw_found(words, offset, following, page)
+        parameters = {
+            "show": "pairs" if pairs else "",
+            "start": offset + 1 if offset else None,
+            "q": words or None,
+            "tag": tag or None,
+        }
+        if words or tag:
+            position = draw_found(dataset, words, tag, offset, page)
         else:
             position = draw_position(view, offset, page) if items else status_line("Nothing here")
         if items:
             drawn = draw_documents(dataset, items, page["tokens_of"]["row"])
         else:
-            drawn = _nothing(view, filtered=bool(split or source), words=words)
+            drawn = _nothing(view, filtered=bool(split or source), words=words, tag=tag)
+        offset = offset if items or words or tag else 0
         return (
-            offset if items or words else 0,
+            offset,
             *_filters(page, pairs, split, source),
+            _tag_menu(tags, tag),
             position,
-            *_more(offset if items or words else 0, following),
+            *_more(offset, following),
             following,
             mark_view(drawn, dataset, dataset=dataset, **parameters, **filters),
         )
@@ -194,7 +266,7 @@ class DocumentsTab:
     @staticmethod
     def _empty(html: str) -> tuple[Any, ...]:
         hidden = gr.Dropdown(visible=False)
-        return 0, hidden, hidden, "", *_more(0, None), None, html
+        return 0, hidden, hidden, hidden, "", *_more(0, None), None, html
 
 
 def draw_position(view: str, offset: int, page: dict[str, Any]) -> str:
@@ -208,16 +280,23 @@ def draw_position(view: str, offset: int, page: dict[str, Any]) -> str:
     )
 
 
-def draw_found(words: str, offset: int, following: int | None, page: dict[str, Any]) -> str:
-    """How many of which numbers have the words."""
-    last = number(page["total"] if following is None else following)
+def draw_found(dataset: str, words: str, tag: str, offset: int, page: dict[str, Any]) -> str:
+    """How many of which numbers have the words and the tag, and conversions with and without what has the tag."""
+    last = number(page["total"] if page["next"] is None else page["next"])
     among = f"among {number(offset + 1)}–{last} of {number(page['total'])}"
-    return f'<p class="lcl-key" role="status"><span><b>{len(page["items"])} with “{esc(words)}”</b> {among}</span></p>'
+    asked = " and ".join(filter(None, (f"“{esc(words)}”" if words else "", f"the tag {esc(tag)}" if tag else "")))
+    links = {"Convert these alone": "only_tags", "Convert all others": "without_tags"} if tag else {}
+    ways = "".join(
+        f'<a href="{esc(address(tab="runs", new="convert", dataset=dataset, **{field: tag}))}">{label}</a>'
+        for label, field in links.items()
+    )
+    return f'<p class="lcl-key" role="status"><span><b>{len(page["items"])} with {asked}</b> {among}</span>{ways}</p>'
 
 
 def draw_documents(dataset: str, items: Sequence[dict[str, Any]], row: int) -> str:
-    """``row``: tokens of the model's context."""
-    return f'<div class="lcl-docs">{"".join(_document(dataset, item, row) for item in items)}</div>'
+    """Documents, and a field for a tag of all of them. ``row``: tokens of the model's context."""
+    form = draw_tag_form(dataset, [item["item"] for item in items], hint=f"Tag these {len(items)} …")
+    return f'<div class="lcl-docs">{"".join(_document(dataset, item, row) for item in items)}</div>{form}'
 
 
 def _document(dataset: str, item: dict[str, Any], row: int) -> str:
@@ -234,8 +313,21 @@ def _document(dataset: str, item: dict[str, Any], row: int) -> str:
         f'<article class="lcl-doc"><header><h3 title="{esc(item["id"])}">{esc(title)}</h3>'
         f"<span>{number(tokens)} tokens</span></header>{_row(segments, tokens, row)}"
         f'<div class="lcl-doc__body" tabindex="0" role="group" aria-label="{esc(title)}">{body}</div>'
-        f"{f'<footer>{marks}</footer>' if marks else ''}</article>"
+        f"<footer>{marks}{_tags(dataset, item, title)}</footer></article>"
     )
+
+
+def _tags(dataset: str, item: dict[str, Any], title: str) -> str:
+    """Tags of a document, each with a button that removes it, and a field for another one."""
+    chips = ""
+    for tag in item["tags"]:
+        change = json.dumps({"tag": tag, "items": [item["item"]], "remove": True})
+        name = f"Remove the tag {tag} of {title}"
+        chips += (
+            f'<span class="lcl-doc__tag">{esc(tag)}<button type="button" data-pick="{esc(f"tag:{dataset}:{change}")}" '
+            f'title="Remove this tag" aria-label="{esc(name)}">×</button></span>'
+        )
+    return f"{chips}<details><summary>Tag</summary>{draw_tag_form(dataset, [item['item']])}</details>"
 
 
 def document_title(item: dict[str, Any]) -> str:
@@ -297,11 +389,19 @@ def _filters(page: dict[str, Any], pairs: bool, split: str, source: str) -> tupl
     return made[0], made[1]
 
 
+def _tag_menu(tags: Mapping[str, int], current: str) -> Any:
+    """Tags of the dataset with their counts, visible if there are any."""
+    choices = [("All", ALL), *((f"{tag} ({number(count)})", tag) for tag, count in tags.items())]
+    return gr.Dropdown(choices=choices, value=current, visible=bool(tags))
+
+
 def _more(offset: int, following: int | None) -> tuple[Any, Any]:
     return gr.Button(interactive=offset > 0), gr.Button(interactive=following is not None)
 
 
-def _nothing(view: str, *, filtered: bool, words: str = "") -> str:
+def _nothing(view: str, *, filtered: bool, words: str = "", tag: str = "") -> str:
+    if tag:
+        return empty_state("Nothing here has this tag", "Choose All, or look among documents or captioned images.")
     if words:
         return empty_state(
             "Nothing found", "No item has all of these words. Try fewer, or the next ones if there are any."

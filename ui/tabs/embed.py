@@ -18,8 +18,10 @@ from ui.charts import vector_strip
 from ui.common import (
     BUSY_EVENT,
     SILENT_EVENT,
+    draw_tag_form,
     first_choice,
     html_pane,
+    parse_tag_change,
     read_upload,
     unreachable_box,
     update_dropdown,
@@ -28,7 +30,6 @@ from ui.file_routes import FORMATS
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table
 from ui.ranking import collection_choices, encoder_choices, last_used, used_script
 from ui.tabs.search_query import MAX_LABEL_VALUES, SearchRunner
-from ui.tabs.search_view import draw_tag_form, parse_tag_change
 
 NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its images on a plane.")
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder embeds here.")

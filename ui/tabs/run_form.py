@@ -228,7 +228,9 @@ class SpecForm:
             return status_line(f"No estimate: {error.message}")
 
     def refresh(self, text: str) -> list[Any]:
-        """Choices of the dropdowns from the service; an empty required name gets the best encoder, the newest dataset.
+        """Choices of the dropdowns from the service; an empty name gets the best encoder, the newest dataset.
+
+        A dataset stays empty in a form in which a path may take its place.
 
         Returns: updates of ``outputs``. Raises: ApiError, UserError.
         """
@@ -238,7 +240,8 @@ class SpecForm:
         for field in self.fields:
             value, listed = get_at(spec, field.path), _listed_resource(field)
             if listed is not None:
-                value = value or next(iter(names[listed]), None)
+                optional = field.path == "dataset" and any(other.path == "path" for other in self.fields)
+                value = value or (None if optional else next(iter(names[listed]), None))
                 updates.append(gr.Dropdown(choices=names[listed], value=value))
             elif field.path == "collection" and not value:
                 value = get_at(spec, "dataset")

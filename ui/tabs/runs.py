@@ -311,7 +311,8 @@ class RunsTab:
     def prepare_form(self, request: gr.Request) -> list[Any]:
         """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind, filled in.
 
-        ``dataset=NAME`` fills in the dataset of a pre-training or an index.
+        ``dataset=NAME`` fills in the dataset of a pre-training, an index or a conversion, and ``only_tags=TAG`` or
+        ``without_tags=TAG`` what a conversion keeps or leaves out.
         """
         linked = read_address(request, "runs")
         kind = linked.get("new", "")
@@ -323,6 +324,9 @@ class RunsTab:
             spec = put_at(spec, "encoder", encoder)
         if dataset and kind == "pretrain":
             spec = put_at(spec, "data.sources", self._sources(dataset))
+        if dataset and kind == "convert":
+            tags = {field: [linked[field]] for field in ("only_tags", "without_tags") if linked.get(field)}
+            spec = {**spec, **tags, "dataset": dataset, "name": f"{dataset}-chosen"}
         if kind == "index":
             spec = put_at(spec, "dataset", dataset or SAMPLE_DATASET)
             new = f"{SAMPLE_DATASET}-{str(encoder or 'new').removeprefix('enc_')[-8:]}"

@@ -20,6 +20,7 @@ from ui.common import (
     html_pane,
     image_input,
     newest,
+    parse_tag_change,
     read_upload,
     unreachable_box,
     update_dropdown,
@@ -54,7 +55,6 @@ from ui.tabs.search_view import (
     SEARCH_STATUS,
     draw_preparation,
     label_choice,
-    parse_tag_change,
 )
 
 EMPTY_STATES = {

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from api.client import ApiError, Client, UserError
 from api.client.payloads import parse_where, write_condition
 from ui.addresses import mark_view
-from ui.common import api_error_box, first_choice, unreachable_box
+from ui.common import TagChange, api_error_box, first_choice, unreachable_box
 from ui.html import error_box, notice, toast
 from ui.ranking import collection_choices
-from ui.tabs.search_view import NO_COLLECTION, TAGS, TagChange, draw_detail, draw_results, label_choice, link_to
+from ui.tabs.search_view import NO_COLLECTION, TAGS, draw_detail, draw_results, label_choice, link_to
 
 MAX_HITS = 1000  # of one search
 NEIGHBOUR_IMAGES, NEIGHBOUR_TEXTS = 8, 4  # in the details of an image

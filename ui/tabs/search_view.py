@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from ui.addresses import address
+from ui.common import draw_tag_form
 from ui.html import duration, empty_state, esc, item_url, progress_bar, status_line
 
 Json = Mapping[str, Any]
@@ -182,35 +183,6 @@ def link_to(collection: str, **parameters: str) -> str:
 def label_choice(label: str, value: str) -> str:
     """A label and its value as one value of the menu of filters."""
     return json.dumps([label, value], ensure_ascii=False)
-
-
-class TagChange(NamedTuple):
-    """A tag that images gain or lose."""
-
-    tag: str
-    items: list[str]
-    remove: bool
-
-    def describe(self, changed: int) -> str:
-        """``changed``: number of images whose tags are others now."""
-        images = "1 image" if changed == 1 else f"{changed:,} images"
-        return f"{images} {'lost' if self.remove else 'gained'} the tag {self.tag}."
-
-
-def parse_tag_change(value: str) -> TagChange:
-    """From the event of a tag form (page.js). Raises: ValueError."""
-    change = json.loads(value)
-    return TagChange(str(change["tag"]).strip(), [str(item) for item in change["items"]], bool(change["remove"]))
-
-
-def draw_tag_form(collection: str, items: Sequence[str], *, hint: str = "Tag …") -> str:
-    """A field for a tag that these images gain or lose: an event ``tag`` of the pane (page.js)."""
-    return (
-        f'<form class="lcl-tag" data-collection="{esc(collection)}" data-items="{esc(json.dumps(list(items)))}">'
-        f'<input name="tag" maxlength="100" required autocomplete="off" placeholder="{hint}" aria-label="Tag">'
-        '<button type="submit" value="add">Add</button><button type="submit" value="remove">Remove</button>'
-        '<button type="button" data-pick="" hidden></button></form>'
-    )
 
 
 def _text_row(collection: str, words: str, score: float, searches: bool) -> str:

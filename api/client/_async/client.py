@@ -19,7 +19,7 @@ from api.client._io import async_call
 from api.client.payloads import Json, NewItem, Progress, Where, data_url, open_corpus_archive, without_none
 
 VECTORS_PER_PAGE = 1000
-ITEMS_PER_CHANGE = 256  # images of one request that changes labels
+ITEMS_PER_CHANGE = 256  # of one request that changes labels of images or tags of documents
 
 
 def _dataset_path(name: str) -> str:
@@ -114,18 +114,41 @@ class AsyncDatasetCalls(AsyncTransport):
         tokens: bool = False,
         encoder: str | None = None,
         q: str = "",
+        tag: str | None = None,
     ) -> Json:
-        """{"items": [{"id", "segments": [{"text"} | {"image", "image_url"}]}], "rows", "next", "total", "splits", …}.
+        """{"items": [{"id", "item", "tags", "segments": [{"text"} | {"image", "image_url"}]}], "next", "total", …}.
 
         Args:
             q: only those with all of these words; ``next`` is the offset to go on with.
+            tag: only those with this tag.
             tokens: with the number of tokens of each segment, and ``tokens_of``: {"name", "image", "row"}.
             encoder: whose tokens; None: the newest that was trained there, else a preset.
         """
         query = {"offset": offset, "limit": limit, "view": view, "split": split, "source": source}
         return await self.get(
-            f"{_dataset_path(name)}/documents", **query, tokens=tokens or None, encoder=encoder, q=q or None
+            f"{_dataset_path(name)}/documents", **query, tokens=tokens or None, encoder=encoder, q=q or None, tag=tag
         )
+
+    async def dataset_tags(self, name: str) -> dict[str, int]:
+        """How many documents and captioned images have each tag."""
+        return {row["tag"]: row["items"] for row in (await self.get(f"{_dataset_path(name)}/tags"))["items"]}
+
+    async def tag_documents(
+        self, name: str, items: Sequence[str], *, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> int:
+        """Change tags of documents and captioned images, in requests of up to 256 of them; for the dataset's owner.
+
+        Args:
+            items: ``item`` of each, as ``dataset_documents`` has it.
+
+        Returns: the number of those whose tags are others now.
+        """
+        path, changed = f"{_dataset_path(name)}/tags", 0
+        for start in range(0, len(items), ITEMS_PER_CHANGE):
+            part = list(items[start : start + ITEMS_PER_CHANGE])
+            body = {"items": part, "add": list(add), "remove": list(remove)}
+            changed += (await self.send("PATCH", path, json=body, repeatable=True)).json()["changed"]
+        return changed
 
     async def dataset_image(self, name: str, image: str) -> bytes:
         return (await self.send("GET", f"{_dataset_path(name)}/images/{quote(image)}")).content

@@ -32,7 +32,10 @@ class Documents(Protocol):
         """Like indexing, without prefetching the document's images."""
 
     def location(self, index: int) -> str:
-        """File and line, or record number, for messages and ids."""
+        """File and line, or record number, for messages, ids and tags."""
+
+    def find(self, location: str) -> int | None:
+        """Index of the item at ``location``; None: it is not among these."""
 
 
 class CaptionPairs(Protocol):
@@ -49,7 +52,10 @@ class CaptionPairs(Protocol):
         """Like indexing, without prefetching the image."""
 
     def location(self, index: int) -> str:
-        """File and line, or record number, for messages and ids."""
+        """File and line, or record number, for messages, ids and tags."""
+
+    def find(self, location: str) -> int | None:
+        """Index of the item at ``location``; None: it is not among these."""
 
 
 def usable_image_counts(documents: Documents, data: DataSpec) -> Iterator[int]:

@@ -14,6 +14,7 @@ Instead of one file there may be several, ``interleaved/NAME.jsonl`` (all but ``
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -59,6 +60,12 @@ class PairList(Sequence[CaptionPair]):
     def location(self, index: int) -> str:
         """``file:line`` of a pair."""
         return self._lines.location(self._indices[index])
+
+    def find(self, location: str) -> int | None:
+        """Index of the pair at ``location``; None: it is not among these."""
+        line = self._lines.find(location)
+        index = len(self) if line is None else bisect_left(self._indices, line)
+        return index if index < len(self) and self._indices[index] == line else None
 
 
 class FileCorpus(Corpus):

@@ -104,6 +104,14 @@ class RecordSelection:
         block = int(np.searchsorted(self._ends, index, side="right"))
         return block * BLOCK + int(np.flatnonzero(self.mask(block))[index - self.before(block)])
 
+    def find(self, record: int) -> int | None:
+        """Index of a record; None: it is not selected."""
+        if not 0 <= record < len(self._codes):
+            return None
+        block, position = divmod(record, BLOCK)
+        mask = self.mask(block)
+        return self.before(block) + int(mask[:position].sum()) if mask[position] else None
+
 
 class ShardChunkIndex:
     """A :class:`lcl_core.data.sampling.document_plan.DocumentChunks` in eight bytes for each 4,096 records.

@@ -98,7 +98,16 @@ class SelectedRecords(Sequence[T], Generic[T]):
 
     def location(self, index: int) -> str:
         """The record's number."""
-        return f"{self.selection[index]:09d}"
+        return record_location(self.selection[index])
+
+    def find(self, location: str) -> int | None:
+        """Index of the record with that number; None: it is not among these."""
+        return self.selection.find(int(location)) if location.isdecimal() else None
+
+
+def record_location(record: int) -> str:
+    """The number of a record, as messages and tags have it."""
+    return f"{record:09d}"
 
 
 class ShardedCorpus(Corpus):

@@ -160,6 +160,9 @@ class _EmptySequence(Sequence[Any]):
     def location(self, index: int) -> str:
         raise IndexError(index)
 
+    def find(self, location: str) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class BenchmarkSet:

@@ -104,8 +104,10 @@ def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any,
     done |= dict.fromkeys(("collections.remove", "collections.delete"), "squares")
     ok(http.delete(f"/v1/encoders/{encoder['id']}"))
     done["encoders.delete"] = encoder["id"]
+    tagged = {"items": [ok(http.get("/v1/datasets/audited/documents"))["items"][0]["item"]], "add": ["kept"]}
+    ok(http.patch("/v1/datasets/audited/tags", json=tagged))
     ok(http.delete("/v1/datasets/audited"))
-    done["datasets.delete"] = "audited"
+    done |= dict.fromkeys(("datasets.change_tags", "datasets.delete"), "audited")
     hook = {"url": "https://hooks.example.org/lcl"}
     done["webhooks.create"] = done["webhooks.remove"] = ok(http.post("/v1/webhooks", json=hook))["id"]
     ok(http.delete(f"/v1/webhooks/{done['webhooks.remove']}"))

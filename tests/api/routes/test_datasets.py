@@ -131,6 +131,67 @@ def test_a_search_for_words_ends_in_time_and_says_where_to_go_on(monkeypatch: py
     assert find_rows(rows, "", 4, 3) == ([4, 5, 6], 7), "without words nothing is searched"
 
 
+def test_rows_are_chosen_among_those_of_a_tag() -> None:
+    rows = [{"text_list": [f"number {n}", "even" if n % 2 == 0 else "odd"], "image_info": []} for n in range(10)]
+    assert find_rows(rows, "", 0, 2, [1, 4, 7, 8]) == ([1, 4], 7)
+    assert find_rows(rows, "", 7, 2, [1, 4, 7, 8]) == ([7, 8], None)
+    assert find_rows(rows, "odd", 2, 2, [1, 4, 7, 8]) == ([7], None)
+    assert find_rows(rows, "", 0, 2, []) == ([], None)
+
+
+@pytest.fixture
+def sentences(live_service: Any, data_root: Path, request: pytest.FixtureRequest) -> str:
+    """Five documents of one sentence each, and two captioned images of two splits."""
+    name = request.node.name.replace("_", "-")[:60]
+    folder = write_corpus(data_root / name)
+    lines = [{"text_list": [f"Sentence {n}."], "image_info": []} for n in range(5)]
+    (folder / "interleaved.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pairs = [{"image": "one image.png", "captions": [split], "split": split} for split in ("train", "val")]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    live_service.admin.register_dataset(name, str(folder))
+    return name
+
+
+def test_documents_are_tagged_found_by_their_tag_and_left_out(live_service: Any, sentences: str) -> None:
+    admin = live_service.admin
+    items = [item["item"] for item in admin.dataset_documents(sentences)["items"]]
+    assert items[1] == "interleaved.jsonl:2"
+    assert admin.tag_documents(sentences, [items[1], items[3], "pairs.jsonl:2"], add=["dull", "later"]) == 3
+    assert admin.tag_documents(sentences, [items[3]], remove=["later"]) == 1
+    assert admin.dataset_tags(sentences) == {"dull": 3, "later": 2}
+    found = admin.dataset_documents(sentences, tag="dull", limit=1)
+    assert (found["rows"], found["next"], found["items"][0]["tags"]) == ([1], 3, ["dull", "later"])
+    assert admin.dataset_documents(sentences, tag="dull", offset=3)["rows"] == [3]
+    assert admin.dataset_documents(sentences, tag="later", q="sentence 3")["items"] == []
+    assert [item["item"] for item in admin.dataset_documents(sentences, view="pairs", tag="dull")["items"]] == [
+        "pairs.jsonl:2"
+    ]
+    assert admin.dataset_documents(sentences, view="pairs", tag="dull", split="train")["items"] == []
+    assert admin.dataset_documents(sentences, view="pairs", tag="dull", split="val")["rows"] == [0]
+    spec = {"dataset": sentences, "name": f"{sentences}-clean", "without_tags": ["dull"]}
+    result = work(live_service, admin.submit("convert", spec)["id"])["result"]
+    assert (result["dataset"]["records"], result["skipped"]) == (4, {"left out by tags": 3})
+    kept = admin.dataset_documents(f"{sentences}-clean")["items"]
+    assert [item["segments"][0]["text"] for item in kept] == ["Sentence 0.", "Sentence 2.", "Sentence 4."]
+    assert [item["item"] for item in kept] == ["000000000", "000000001", "000000002"]
+
+
+def test_tags_that_make_no_sense_are_refused(sentences: str, http: httpx.Client, refused: Any) -> None:
+    url, item = f"/v1/datasets/{sentences}/tags", "interleaved.jsonl:1"
+    refused(http.patch(url, json={"items": [item]}), 422, "bad_request")
+    refused(http.patch(url, json={"items": [item], "add": ["a"], "remove": ["a"]}), 422, "bad_request")
+    refused(http.patch(url, json={"items": [item], "add": ["a b"]}), 422, "bad_request", "add.0")
+    refused(
+        http.patch(url, json={"items": [item, "interleaved.jsonl:6"], "add": ["a"]}), 422, "unknown_item", "items.1"
+    )
+    refused(http.patch("/v1/datasets/absent/tags", json={"items": [item], "add": ["a"]}), 404, "unknown_dataset")
+    assert http.get(url).json()["items"] == []
+    spec = {"dataset": sentences, "name": "x", "only_tags": ["a"]}
+    refused(http.post("/v1/runs", json={"kind": "convert", "spec": spec}), 422, "unknown_tag", "only_tags.0")
+    spec = {"path": "/srv/x", "name": "x", "only_tags": ["a"]}
+    refused(http.post("/v1/runs", json={"kind": "convert", "spec": spec}), 422, "bad_spec")
+
+
 def test_captioned_images_can_be_leafed_through(live_service: Any, squares: str) -> None:
     page = live_service.admin.dataset_documents("squares", view="pairs")
     assert page["items"][0]["labels"] == {"colour": "red"}

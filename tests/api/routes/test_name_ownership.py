@@ -101,6 +101,15 @@ def test_a_datasets_name_is_its_first_owners(
     assert clients["mallory"].get("/v1/datasets/hers").json()["path"] == hers["dataset"]["path"]
 
 
+def test_documents_of_a_dataset_are_tagged_by_its_owner_and_admins(clients: Any, hers: Json, refused: Refused) -> None:
+    items = [clients["mallory"].get("/v1/datasets/hers/documents").json()["items"][0]["item"]]
+    change = {"items": items, "add": ["kept"]}
+    refused(clients["mallory"].patch("/v1/datasets/hers/tags", json=change), 403, "forbidden")
+    for owner, changed in (("alice", 1), ("root", 0)):
+        assert clients[owner].patch("/v1/datasets/hers/tags", json=change).json() == {"changed": changed}
+    assert clients["mallory"].get("/v1/datasets/hers/tags").json()["items"] == [{"tag": "kept", "items": 1}]
+
+
 def test_what_comes_with_the_product_is_an_admins_to_replace(
     live_service: Any, clients: Any, hers: Json, refused: Refused, data_root: Path
 ) -> None:

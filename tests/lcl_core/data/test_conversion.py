@@ -24,9 +24,10 @@ def run_dir(tmp_path: Path) -> RunDir:
     return RunDir(tmp_path / "run")
 
 
-def ask(run_dir: RunDir, spec: dict[str, Any], **datasets: str) -> None:
+def ask(run_dir: RunDir, spec: dict[str, Any], items: dict[str, Any] | None = None, **datasets: str) -> None:
     run_dir.path.mkdir(exist_ok=True)
-    run_dir.prepare({"run_id": "run_1", "kind": "convert", "spec": {"name": "made", **spec}, "datasets": datasets})
+    run = {"run_id": "run_1", "kind": "convert", "spec": {"name": "made", **spec}, "datasets": datasets}
+    run_dir.prepare({**run, "items": items})
 
 
 @pytest.fixture
@@ -74,6 +75,37 @@ def test_what_was_converted_is_examined_like_any_other_and_converts_again(corpus
     second = convert_run(again)
     assert second["dataset"]["records"] == first["dataset"]["records"]
     assert second["dataset"]["statistics"] == first["dataset"]["statistics"]
+
+
+@pytest.mark.parametrize("form", ["files", "shards"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_tags_leave_out_is_listed_and_the_rest_is_converted(
+    corpus: Any, run_dir: RunDir, form: str, processes: int
+) -> None:
+    """Of files an item is FILE:LINE, of shards the number of a record."""
+    source, items = corpus, ["interleaved.jsonl:2", "pairs.jsonl:1"]
+    if form == "shards":
+        ask(run_dir, {"dataset": "mine"}, mine=str(corpus.path))
+        convert_run(run_dir)
+        source, items = open_corpus(run_dir.artifacts / "dataset"), ["000000001", "000000002"]
+    assert [source.documents.location(1), source.pairs().location(0)] == items
+    chosen = RunDir(run_dir.path.parent / "chosen")
+    for selection in ({"only": None, "without": items}, {"only": [source.documents.location(0)], "without": []}):
+        ask(chosen, {"dataset": "mine", "processes": processes}, selection, mine=str(source.path))
+        result = convert_run(chosen)
+        assert result["skipped"] == {"left out by tags": 2}
+        made = open_corpus(chosen.artifacts / "dataset")
+        assert [document["text_list"] for document in made.documents] == [["one two", "three"]]
+        assert len(made.pairs()) == 0
+        listed = (chosen.artifacts / "dataset" / "quarantine.jsonl").read_text().splitlines()
+        assert {json.loads(line)["reason"] for line in listed} == {"left out by tags"}
+
+
+def test_where_tags_leave_nothing_that_is_said(corpus: Any, run_dir: RunDir) -> None:
+    ask(run_dir, {"dataset": "mine"}, {"only": ["interleaved.jsonl:9"], "without": []}, mine=str(corpus.path))
+    with pytest.raises(UserError, match="left out by tags: 3") as caught:
+        convert_run(run_dir)
+    assert caught.value.code == "nothing_converted"
 
 
 def test_an_attempt_starts_from_the_beginning(corpus: Any, run_dir: RunDir) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from html import unescape
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -12,7 +16,7 @@ from ui.tabs.documents import DocumentsTab, document_title, draw_documents
 
 TEXT = {"text": "a <b>bold</b> word", "tokens": 6}
 IMAGE = {"image": 'x"y/ü.png', "image_url": "ignored", "tokens": 51, "similarity": 0.314}
-ITEM = {"id": "doc <1>", "segments": [TEXT, IMAGE]}
+ITEM = {"id": "doc <1>", "item": "interleaved.jsonl:1", "tags": [], "segments": [TEXT, IMAGE]}
 
 
 def answer(*items: Any, total: int = 20, offset: int = 0) -> dict[str, Any]:
@@ -29,14 +33,14 @@ def test_texts_and_images_stand_in_their_order_and_nothing_is_markup() -> None:
     assert 'src="corpus/my%20set/x%22y/%C3%BC.png"' in drawn
     assert drawn.index("bold") < drawn.index("<figure>")
     assert "similarity 0.31" in drawn
-    known = draw_documents("my set", [{"id": "0", "segments": [{**IMAGE, "similarity": 1.0}]}], 2048)
+    known = draw_documents("my set", [{**ITEM, "id": "0", "segments": [{**IMAGE, "similarity": 1.0}]}], 2048)
     assert "similarity" not in known, "its position is known"
     assert 'style="width:2.490%"' in drawn, "51 of 2,048 tokens"
 
 
 def test_a_document_longer_than_a_row_fills_it() -> None:
     drawn = draw_documents(
-        "d", [{"id": "0", "segments": [{"text": "x", "tokens": 3000}, {**IMAGE, "tokens": 1000}]}], 2048
+        "d", [{**ITEM, "id": "0", "segments": [{"text": "x", "tokens": 3000}, {**IMAGE, "tokens": 1000}]}], 2048
     )
     assert 'style="width:75.000%"' in drawn
     assert "No. 1" in drawn
@@ -58,7 +62,7 @@ def test_a_document_longer_than_a_row_fills_it() -> None:
 )
 def test_titles_say_what_a_document_is_about(name: str, title: str) -> None:
     text = {"text": "An owl  hunts at night. It flies without a sound.", "tokens": 9}
-    item = {"id": name, "segments": [IMAGE, text]}
+    item = {**ITEM, "id": name, "segments": [IMAGE, text]}
     assert document_title(item) == title
     assert f">{esc(title)}</h3>" in draw_documents("d", [item], 2048)
     assert f'title="{esc(name)}"' in draw_documents("d", [item], 2048), "the id is still to be had"
@@ -73,8 +77,8 @@ def test_labels_and_problems_are_reported() -> None:
     drawn = draw_documents(
         "d",
         [
-            {"id": "3", "segments": [], "split": "val", "source": "", "labels": {"class": "<tench>"}},
-            {"id": "f:9", "segments": [], "problem": "f:9: the line is not JSON"},
+            {**ITEM, "id": "3", "segments": [], "split": "val", "source": "", "labels": {"class": "<tench>"}},
+            {**ITEM, "id": "f:9", "segments": [], "problem": "f:9: the line is not JSON"},
         ],
         2048,
     )
@@ -84,12 +88,15 @@ def test_labels_and_problems_are_reported() -> None:
 
 
 def test_a_page_is_asked_for_with_its_filters(service: Any) -> None:
-    client = service(dataset_documents=answer(ITEM, offset=6), dataset_statistics={})
-    shown = DocumentsTab(client).show("d", "pairs", "val", "", "", 6)
-    assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": "", "split": "val", "source": None}]
-    offset, split, source, place, previous, following, next_offset, drawn = shown
+    client = service(dataset_documents=answer(ITEM, offset=6), dataset_statistics={}, dataset_tags={})
+    shown = DocumentsTab(client).show("d", "pairs", "val", "", "", "", 6)
+    assert client.arguments_of("dataset_documents") == [
+        {"tokens": True, "q": "", "tag": None, "split": "val", "source": None}
+    ]
+    offset, split, source, tag, place, previous, following, next_offset, drawn = shown
     assert (offset, next_offset) == (6, 7)
     assert (split.value, split.visible, source.visible) == ("val", True, False), "one source is no choice"
+    assert not tag.visible, "there are no tags"
     assert "7–7" in place
     assert "image, 18 tokens" in place
     assert "tokens of &lt;mine&gt; · bar = context of 256 tokens" in place
@@ -99,17 +106,17 @@ def test_a_page_is_asked_for_with_its_filters(service: Any) -> None:
 
 
 def test_documents_are_asked_for_without_filters(service: Any) -> None:
-    client = service(dataset_documents=answer(ITEM, total=1))
-    shown = DocumentsTab(client).show("d", "interleaved", "val", "web", "", -6)
-    assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": ""}]
+    client = service(dataset_documents=answer(ITEM, total=1), dataset_tags={})
+    shown = DocumentsTab(client).show("d", "interleaved", "val", "web", "", "", -6)
+    assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": "", "tag": None}]
     assert shown[0] == 0
-    assert [button.interactive for button in shown[4:6]] == [False, False]
+    assert [button.interactive for button in shown[5:7]] == [False, False]
 
 
 def test_without_a_dataset_or_a_service_that_is_said(service: Any, away: Exception) -> None:
     assert "No dataset yet" in DocumentsTab(service(datasets=[])).show(None, "interleaved", "", "")[-1]
     assert "no answer from" in DocumentsTab(service(datasets=away)).show(None, "interleaved", "", "")[-1]
-    empty = service(dataset_documents=answer(total=0), dataset_statistics={})
+    empty = service(dataset_documents=answer(total=0), dataset_statistics={}, dataset_tags={})
     assert "documents only" in DocumentsTab(empty).show("d", "pairs", "", "")[-1], "there is nothing to choose"
     assert "split and source" in DocumentsTab(empty).show("d", "pairs", "val", "")[-1]
     assert "No documents" in DocumentsTab(empty).show("d", "interleaved", "", "")[-1]
@@ -117,7 +124,7 @@ def test_without_a_dataset_or_a_service_that_is_said(service: Any, away: Excepti
 
 
 def test_the_first_dataset_is_shown_to_who_chose_none(service: Any) -> None:
-    client = service(datasets=[{"name": "first"}, {"name": "second"}], dataset_documents=answer(ITEM))
+    client = service(datasets=[{"name": "first"}, {"name": "second"}], dataset_documents=answer(ITEM), dataset_tags={})
     assert DocumentsTab(client).refresh(None).value == "first"
     DocumentsTab(client).show(None, "interleaved", "", "")
     assert client.calls[-1][1][0] == "first"
@@ -131,29 +138,75 @@ def test_a_dataset_is_sent_to_be_validated(service: Any, away: Exception) -> Non
 
 def test_words_are_searched_and_the_search_goes_on(service: Any) -> None:
     found = answer(ITEM, total=5000) | {"rows": [812], "next": 2400}
-    client = service(dataset_documents=found)
+    client = service(dataset_documents=found, dataset_tags={})
     tab = DocumentsTab(client)
     offset, *_, place, previous, following, next_offset, drawn = tab.show(
-        "d", "interleaved", "", "", " red <fox> ", 400
+        "d", "interleaved", "", "", " red <fox> ", "", 400
     )
-    assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": "red <fox>"}]
+    assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": "red <fox>", "tag": None}]
     assert (offset, next_offset, previous.interactive, following.interactive) == (400, 2400, True, True)
     assert "1 with “red &lt;fox&gt;”</b> among 401–2,400 of 5,000" in place
     assert "&quot;q&quot;: &quot;red" in drawn, "the address has the words"
-    tab.go_back("d", "interleaved", "", "", "red", 400)
+    tab.go_back("d", "interleaved", "", "", "red", "", 400)
     assert _offsets(client)[-1] == 0, "to the beginning of the search"
-    empty = service(dataset_documents=answer(total=9) | {"next": 4})
+    empty = service(dataset_documents=answer(total=9) | {"next": 4}, dataset_tags={})
     nothing = DocumentsTab(empty).show("d", "interleaved", "", "", "x")
     assert "Nothing found" in nothing[-1]
-    assert nothing[5].interactive, "the search ended by time, there may be more"
+    assert nothing[6].interactive, "the search ended by time, there may be more"
 
 
 def test_a_number_leads_to_its_document(service: Any) -> None:
-    client = service(dataset_documents=answer(ITEM, total=5000))
+    client = service(dataset_documents=answer(ITEM, total=5000), dataset_tags={})
     tab = DocumentsTab(client)
-    assert tab.go_to("d", "interleaved", "", "", "", "1,200")[1] == 1199
+    assert tab.go_to("d", "interleaved", "", "", "", "", "1,200")[1] == 1199
     assert _offsets(client)[-1] == 1199
-    assert tab.go_to("d", "interleaved", "", "", "", "soon")[1:] == (gr.skip(),) * 8
+    assert tab.go_to("d", "interleaved", "", "", "", "", "soon")[1:] == (gr.skip(),) * 9
+
+
+def test_tags_are_shown_chosen_and_removed(service: Any) -> None:
+    tagged = {**ITEM, "tags": ["blurred", "team:a"]}
+    client = service(
+        dataset_documents=answer(tagged, total=5000), dataset_tags={"blurred": 1200, "team:a": 1}, tag_documents=3
+    )
+    tab = DocumentsTab(client)
+    *_, menu, place, _, _, _, drawn = tab.show("my set", "interleaved", "", "", "", "blurred")
+    assert client.arguments_of("dataset_documents")[-1]["tag"] == "blurred"
+    assert (menu.value, menu.visible) == ("blurred", True)
+    assert menu.choices[1] == ("blurred (1,200)", "blurred")
+    assert "1 with the tag blurred</b> among 1–1 of 5,000" in place
+    assert 'href="?tab=runs&amp;new=convert&amp;dataset=my%20set&amp;only_tags=blurred"' in place
+    assert 'href="?tab=runs&amp;new=convert&amp;dataset=my%20set&amp;without_tags=blurred"' in place
+    assert "&quot;tag&quot;: &quot;blurred" in drawn, "the address has the tag"
+    pick = unescape(re.findall(r'data-pick="(tag:[^"]+)"', drawn)[1])
+    said, *again = tab.change_tags(
+        "my set",
+        "interleaved",
+        "",
+        "",
+        "",
+        "blurred",
+        0,
+        SimpleNamespace(pick=pick),  # type: ignore[arg-type]
+    )
+    assert client.arguments_of("tag_documents") == [{"remove": ["team:a"]}]
+    assert client.calls[-3][1] == ("my set", ["interleaved.jsonl:1"])
+    assert "3 documents lost the tag team:a." in said
+    assert len(again) == 9
+
+
+def test_a_tag_that_the_service_refuses_changes_nothing_on_the_page(service: Any, away: Exception) -> None:
+    change = json.dumps({"tag": "x", "items": ["interleaved.jsonl:1"], "remove": False})
+    event: Any = SimpleNamespace(pick=f"tag:d:{change}")
+    said, *rest = DocumentsTab(service(tag_documents=away)).change_tags("d", "pairs", "", "", "", "", 0, event)
+    assert "The tags were not changed" in said
+    assert rest == [gr.skip()] * 9
+
+
+def test_a_tag_of_another_dataset_is_no_filter(service: Any) -> None:
+    client = service(dataset_documents=answer(ITEM), dataset_tags={"other": 1})
+    menu = DocumentsTab(client).show("d", "interleaved", "", "", "", "blurred")[3]
+    assert client.arguments_of("dataset_documents")[-1]["tag"] is None
+    assert menu.value == ""
 
 
 def _offsets(client: Any) -> list[int]:

@@ -60,6 +60,9 @@ def test_pairs_by_split_and_source(kit: Any) -> None:
     assert chosen("train") == ["0", "3"]
     assert chosen(("val", "test")) == ["1", "2"]
     assert chosen(source="b") == ["2", "3"]
+    train = corpus.pairs("train")
+    assert [train.find(f"pairs.jsonl:{line}") for line in range(1, 6)] == [0, None, None, 1, None]
+    assert [corpus.all_pairs.find(f"pairs.jsonl:{line}") for line in (1, 4, 5)] == [0, 3, None]
     assert chosen("train", "b") == ["3"]
     assert chosen("none") == []
     assert corpus.splits() == {"train": 2, "val": 1, "test": 1}

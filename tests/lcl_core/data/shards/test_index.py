@@ -43,6 +43,7 @@ def test_a_group_that_fills_no_block_is_found() -> None:
     codes[-1] = 1
     selection = RecordSelection(codes, count_blocks(codes, 2), [1])
     assert (len(selection), selection[0]) == (1, 2 * BLOCK - 1)
+    assert [selection.find(record) for record in (2 * BLOCK - 1, 0, BLOCK, 2 * BLOCK)] == [0, None, None, None]
 
 
 def test_rows_and_figures_of_a_long_index(tmp_path: Path) -> None:
@@ -61,6 +62,13 @@ def test_rows_and_figures_of_a_long_index(tmp_path: Path) -> None:
     assert index.row(records - 1).offset == (records - 1) * 512
     assert np.array_equal(index.rows, rows)
     assert index.select(("matched",))[7] == 15
+    for selection in (index.select(("matched",)), index.select(("matched", "pair"))):
+        assert [selection.find(selection[at]) for at in (0, BLOCK, len(selection) - 1)] == [
+            0,
+            BLOCK,
+            len(selection) - 1,
+        ]
+    assert index.select(("matched",)).find(14) is None
     usable = np.concatenate([index.usable(block, 0.3) for block in range(3)])
     assert np.array_equal(usable, (similarities.reshape(-1, 2) >= 0.3).sum(axis=1))
     with pytest.raises(IndexError):

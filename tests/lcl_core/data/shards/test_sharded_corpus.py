@@ -49,6 +49,8 @@ def test_documents_come_in_mmc4s_layout(corpus: ShardedCorpus) -> None:
     assert [image["matched_text_index"] for image in sequence["image_info"]] == [1, 2]
     assert sequence["url"] == "u"
     assert corpus.documents.location(1) == "000000002"
+    assert [corpus.documents.find(f"{record:09d}") for record in range(4)] == [0, None, 1, None]
+    assert [corpus.documents.find(absent) for absent in ("", "x", "interleaved.jsonl:1", "999999999")] == [None] * 4
     assert corpus.documents[-1] == sequence
     assert corpus.documents[0:2] == [matched, sequence]
 
