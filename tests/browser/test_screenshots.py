@@ -69,7 +69,15 @@ def overlay(page: Any) -> None:
     page.locator("#run-head h2").click()  # the list goes away
     page.get_by_role("option").first.wait_for(state="detached")
     page.locator(".lcl-overlay").wait_for()
-    page.locator(".lcl-overlay").scroll_into_view_if_needed()
+    metrics = page.get_by_label("Metrics")
+    for name in ("Contrastive loss", "Generation loss", "Learning rate"):
+        metrics.focus()
+        metrics.press_sequentially(name)
+        metrics.press("Enter")
+    page.locator(".lcl-panels figure").nth(3).wait_for()
+    page.locator("#run-head h2").click()
+    page.get_by_role("option").first.wait_for(state="detached")
+    page.locator(".lcl-panels figure").nth(3).scroll_into_view_if_needed()
 
 
 def studies(page: Any) -> None:

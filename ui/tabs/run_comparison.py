@@ -20,7 +20,7 @@ from ui.charts import (
     overlay_panels,
 )
 from ui.common import SILENT_EVENT, PageSelection, Shown
-from ui.html import ACTIVE_STATES, error_box
+from ui.html import ACTIVE_STATES, error_box, status_line
 from ui.tabs.run_table import RunListing, draw_spec_differences
 
 Run = Mapping[str, Any]
@@ -61,7 +61,8 @@ class ComparisonChoice:
 @dataclass
 class RunSelection(PageSelection[Shown]):
     """The selected run, how the runs are listed, the chosen comparison, curves of the other runs by id, the choices
-    (label, id), the run whose tags and notes stand in the fields, and whether an address has changed the comparison."""
+    (label, id), the run whose tags and notes stand in the fields, whether an address has changed the comparison, and
+    runs of that address that cannot be compared."""
 
     listing: RunListing = field(default_factory=RunListing)
     annotated: str | None = None
@@ -69,6 +70,7 @@ class RunSelection(PageSelection[Shown]):
     curves: dict[str, RunCurve] = field(default_factory=dict)
     choices: list[tuple[str, str]] = field(default_factory=list)
     linked: bool = False
+    absent: Sequence[str] = ()
 
 
 class RunComparison:
@@ -106,12 +108,14 @@ class RunComparison:
         )  # fmt: skip
 
     def open_linked(self, selection: RunSelection[Any], address: Mapping[str, str]) -> None:
-        """Choose what an address compares. Runs of it that cannot be read, or are no pre-trainings, are left out."""
+        """Choose what an address compares. Runs of it that cannot be read, or are no pre-trainings, are ``absent``."""
         named, axis = address.get("metric", ",".join(FIRST_METRICS)), address.get("over", FIRST_AXIS)
         metrics = tuple(metric for metric in METRIC_LABELS if metric in named.split(","))
         wanted = [run_id for run_id in address.get("with", "").split(",") if run_id][: MAX_SERIES - 1]
+        others = tuple(run_id for run_id in dict.fromkeys(wanted) if self._add_choice(selection, run_id))
+        selection.absent = tuple(run_id for run_id in dict.fromkeys(wanted) if run_id not in others)
         choice = ComparisonChoice(
-            tuple(run_id for run_id in dict.fromkeys(wanted) if self._add_choice(selection, run_id)),
+            others,
             metrics if metrics or named == ALL_METRICS else FIRST_METRICS,
             axis if axis in AXIS_LABELS else FIRST_AXIS,
         )
@@ -153,6 +157,13 @@ class RunComparison:
             return gr.skip()
         selection.choices = choices
         return gr.Dropdown(choices=[*choices], visible=len(choices) > 1)
+
+    def draw_absent(self, selection: RunSelection[Any]) -> str:
+        """Which runs of the address are not compared."""
+        if not selection.absent:
+            return ""
+        names = ", ".join(selection.absent)
+        return status_line(f"Not compared: {names}. Each is gone, another owner's, or no pre-training.")
 
     def draw(self, selection: RunSelection[Any], run: Run, lines: Lines, listed: Sequence[Run]) -> str:
         """The selected run first, if it is a pre-training, then the others in the order in which they were chosen."""

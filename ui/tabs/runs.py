@@ -377,7 +377,7 @@ class RunsTab:
     def compare(
         self, selection: SelectedRun, only: str, others: list[str], metrics: list[str], axis: str
     ) -> tuple[Any, ...]:
-        selection.comparison = ComparisonChoice(tuple(others), tuple(metrics), axis)
+        selection.comparison, selection.absent = ComparisonChoice(tuple(others), tuple(metrics), axis), ()
         return self.refresh(selection, only)
 
     def open_address(self, selection: SelectedRun, only: str, request: gr.Request) -> tuple[Any, ...]:
@@ -430,7 +430,8 @@ class RunsTab:
         if not watched.complete or moving:
             files = () if moving else self._artifacts(str(watched.id))
             watched = replace(self.fetch(watched), complete=not moving and files is not None, artifacts=files or ())
-        overlay = selection.comparison.others and self.comparison.draw(selection, run, watched.lines, listed)
+        compares = selection.comparison.others
+        overlay = self.comparison.draw(selection, run, watched.lines, listed) if compares else ""
         return watched, (
             mark_view(
                 draw_head(run),
@@ -441,7 +442,7 @@ class RunsTab:
             *visible_buttons(run["state"]),
             *self._annotation(selection, run),
             draw_system(run, watched.lines),
-            overlay or draw_curves(run, watched.lines),
+            (overlay or draw_curves(run, watched.lines)) + self.comparison.draw_absent(selection),
             draw_result(run) + draw_artifacts(str(watched.id), watched.artifacts),
             draw_log(watched.log),
         )

@@ -91,6 +91,11 @@ def test_an_address_compares_as_its_page_did(service: Any, run: dict[str, Any]) 
     opened = type("Request", (), {"query_params": address})()
     drawn = tab.open_address(selection, "all", opened)
     assert "Contrastive loss over images seen" in drawn[DRAWN_CURVES]
+    assert "Not compared: run_3, gone." in drawn[DRAWN_CURVES]
+    assert (
+        "Not compared"
+        not in tab.compare(selection, "all", ["run_2"], ["contrastive_loss"], "images_seen")[DRAWN_CURVES]
+    )
     assert linked(selection) == {"with": "run_2", "metric": "contrastive_loss", "over": "images_seen"}
     compared, metrics, axis = tab.comparison.show_linked(selection)
     assert (compared["value"], metrics["value"], axis["value"]) == (["run_2"], ["contrastive_loss"], "images_seen")
