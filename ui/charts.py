@@ -22,6 +22,7 @@ Frame = tuple[float, float, float, float]  # left, right, bottom, top
 MAX_SERIES = 6  # colours and dashes in style.css (--lcl-o0 …), safe for colour blindness
 TRANSIENT_SHARE = 0.05  # of the longest curve; the steep start does not set the limits of y
 _MAX_RAW_SERIES = 3  # raw values are drawn up to this number of curves
+_EXACT = ("lr", "contrastive_weight")  # metrics without noise, which are not smoothed
 _HOVER_POINTS = 200  # of a line, for the value at the cursor
 
 AXIS_LABELS = {"step": "Steps", "images_seen": "Images seen"}
@@ -241,19 +242,20 @@ def overlay_panels(axis: str, panels: Mapping[str, Sequence[RunSeries]]) -> str:
 def _overlay_figure(metric: str, axis: str, series: Sequence[RunSeries], below: str, *, tall: bool = False) -> str:
     title, over = METRIC_LABELS.get(metric, metric), AXIS_LABELS.get(axis, axis).lower()
     drawn = [(index, run) for index, run in enumerate(series) if len(run.points) > 1]
-    plot = _overlay_plot(title, over, drawn, tall=tall) if drawn else NO_VALUES
+    plot = _overlay_plot(title, over, drawn, tall=tall, smooth=metric not in _EXACT) if drawn else NO_VALUES
     return (
         f'<figure class="lcl-chart lcl-overlay"><figcaption><span>{esc(title)}</span><em>over {esc(over)}</em>'
         f"</figcaption>{plot}{below}</figure>"
     )
 
 
-def _overlay_plot(title: str, over: str, drawn: Sequence[tuple[int, RunSeries]], *, tall: bool) -> str:
+def _overlay_plot(title: str, over: str, drawn: Sequence[tuple[int, RunSeries]], *, tall: bool, smooth: bool) -> str:
     last = max(run.points[-1][0] for _, run in drawn)
     settled = [point for _, run in drawn for point in run.points if point[0] >= TRANSIENT_SHARE * last]
     _, right, bottom, top = plot_frame(settled)
     frame = (0.0, right, bottom, top)
-    lines = "".join(_series_line(index, run, frame, raw=len(drawn) <= _MAX_RAW_SERIES) for index, run in drawn)
+    raw = smooth and len(drawn) <= _MAX_RAW_SERIES
+    lines = "".join(_series_line(index, run, frame, raw=raw, smooth=smooth) for index, run in drawn)
     words = "; ".join(
         f"{run.name}: {number(run.points[0][1])} at {number(run.points[0][0])}, "
         f"{number(run.points[-1][1])} at {number(run.points[-1][0])}"
@@ -276,9 +278,9 @@ def _overlay_plot(title: str, over: str, drawn: Sequence[tuple[int, RunSeries]],
     )
 
 
-def _series_line(index: int, series: RunSeries, frame: Frame, *, raw: bool) -> str:
-    smoothed = svg_path(subsample(moving_average(series.points)), frame)
-    line = f'<path class="lcl-line lcl-o{index}" d="{smoothed}"/>'
+def _series_line(index: int, series: RunSeries, frame: Frame, *, raw: bool, smooth: bool) -> str:
+    points = moving_average(series.points) if smooth else series.points
+    line = f'<path class="lcl-line lcl-o{index}" d="{svg_path(subsample(points), frame)}"/>'
     if not raw:
         return line
     return f'<path class="lcl-line lcl-line--raw lcl-o{index}" d="{svg_path(subsample(series.points), frame)}"/>{line}'

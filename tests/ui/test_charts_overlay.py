@@ -40,6 +40,15 @@ def test_every_run_has_a_line_a_colour_and_a_line_of_the_legend() -> None:
     assert data[1] == {"name": "other", "place": 1, "points": [[10, 6], [20, 5], [30, 2.5]]}
 
 
+def test_a_learning_rate_is_drawn_as_it_is() -> None:
+    """Smoothing would draw another schedule."""
+    values = (0.0, 1.0, 1.0, 0.5, 0.0)
+    loss, rate = (overlay_chart(metric, "step", [series("a", *values)]) for metric in ("loss", "lr"))
+    assert (loss.count("lcl-line--raw"), rate.count("lcl-line--raw")) == (1, 0)
+    raw = re.findall(r'lcl-line--raw lcl-o0" d="([^"]+)"', loss)[0]
+    assert f'class="lcl-line lcl-o0" d="{raw}"' in rate
+
+
 def test_a_run_without_figures_waits_in_the_legend() -> None:
     drawn = overlay_chart("loss", "images_seen", [series("new", state="queued"), series("old", 3, 2, 1)])
     assert "over images seen" in drawn

@@ -202,7 +202,7 @@ def draw_actions(encoder: dict[str, Any], collections: Sequence[dict[str, Any]],
     links = {
         "Evaluate": address(tab="runs", new="evaluate", on=key),
         "Index": address(tab="runs", new="index", on=key),
-        "Search": address(collection=str(collections[0]["id"])) if collections else "",
+        "Search": address(collection=str(collections[0]["id"]), captions="0") if collections else "",
         "Caption": address(tab="caption", on=key),
         "Compare": address(tab="compare", right=key),
         "Its run": address(run=str(run)) if run else "",

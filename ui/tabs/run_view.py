@@ -211,7 +211,7 @@ def _ways_on(run: dict[str, Any]) -> str:
     if run["state"] != "succeeded":
         return ""
     encoder, collection = run.get("encoder_id"), run.get("collection_id")
-    links = {"Search it": address(collection=collection)} if collection else {}
+    links = {"Search it": address(collection=collection, captions="0")} if collection else {}  # by the encoder alone
     if encoder and run["kind"] in ("pretrain", "evaluate"):
         links["The encoder"] = address(encoder=encoder)
     if encoder and run["kind"] == "pretrain":

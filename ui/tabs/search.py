@@ -147,7 +147,7 @@ class SearchTab:
                         info="below 0: away from them", elem_id="search-words",
                     )  # fmt: skip
                 # apart from the menu: Gradio puts neighbouring fields into one box
-                self.hybrid = gr.Checkbox(False, label="Match captions too", min_width=150, elem_id="search-hybrid")
+                self.hybrid = gr.Checkbox(True, label="Match captions too", min_width=150, elem_id="search-hybrid")
                 with gr.Row(elem_classes="lcl-chips") as self.chips:
                     self.examples = [gr.Button(words, size="sm", min_width=0) for words in EXAMPLES]
                 self.where = gr.Dropdown(
@@ -302,7 +302,7 @@ class SearchTab:
         collection, text, like = named[0], address.get("q", "").strip(), address.get("like", "")
         uploaded = image if anchor is None and not like else None
         anchor = (collection, like) if like else None
-        hybrid = bool(address.get("captions"))
+        hybrid = address.get("captions") != "0"
         words, k = _number(address.get("words"), DEFAULT_WEIGHT), int(_number(address.get("k"), DEFAULT_COUNT))
         k = k if k in RESULT_COUNTS else DEFAULT_COUNT
         picker, where = self.labels(collection, filter_choices(address.get("where", "")))

@@ -49,8 +49,14 @@ class PageQuery:
     def link(self) -> str:
         """Address of this search; empty for a search with an image, labels or texts as target."""
         text_only = self.query.keys() <= {"text", "hybrid"} and self.target == "images" and not self.where
-        more = {"captions": "1"} if self.query.get("hybrid") else {}
+        more = {} if self._captions is None else {"captions": self._captions}
         return link_to(str(self.collection), q=self.query["text"], **more) if text_only else ""
+
+    @property
+    def _captions(self) -> str | None:
+        """Parameter of the address: words count in captions too, unless it says otherwise or they lead away."""
+        away = self.mode == BOTH and self.words <= 0
+        return "0" if "text" in self.query and not (away or self.query.get("hybrid")) else None
 
     def mark(self, html: str) -> str:
         """``html`` with the address of this search. An uploaded image is no part of it."""
@@ -60,7 +66,7 @@ class PageQuery:
             q=self.query.get("text"),
             like=self.query.get("item"),
             mode=MODE_PARAMETERS[self.mode],
-            captions="1" if self.query.get("hybrid") else None,
+            captions=self._captions,
             words=f"{self.words:g}" if self.mode == BOTH and self.words != DEFAULT_WEIGHT else None,
             collection=self.collection,
             where=json.dumps(self.where, ensure_ascii=False) if self.where else None,

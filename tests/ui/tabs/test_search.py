@@ -53,7 +53,7 @@ def test_it_asks_for_what_was_typed_and_draws_the_hits(service: Any) -> None:
     assert "an &lt;ant&gt;" in drawn
     assert "0.912" in drawn
     assert "7 ms in the service" in drawn
-    assert 'href="?collection=col_1&amp;q=ant"' in drawn
+    assert 'href="?collection=col_1&amp;q=ant&amp;captions=0"' in drawn
     assert (query.about, more.visible) == ("“ant”", False)
 
 
@@ -141,20 +141,25 @@ def test_a_filter_that_cannot_be_read_says_so_and_nothing_is_searched(service: A
     assert why in tab.change_filter(typed, current)[0]
 
 
-def test_words_of_captions_count_where_it_was_asked_for(service: Any, image: str) -> None:
+def test_words_of_captions_count_unless_the_address_says_otherwise(service: Any, image: str) -> None:
     found = {"hits": [HIT | {"text": "an ant"}], "took_ms": 1}
     client = service(search=found, collections=[COLLECTION], collection=COLLECTION)
     tab = SearchTab(client)
     drawn = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 24, True)[0]
-    assert 'href="?collection=col_1&amp;q=ant&amp;captions=1"' in drawn
+    assert 'href="?collection=col_1&amp;q=ant"' in drawn
     assert "“ant”, by captions too" in drawn
-    opened = tab.open_address(None, None, Request(collection="col_1", q="ant", captions="1"))
-    assert (opened.hybrid.value, opened.hybrid.visible) == (True, True)
+    for more in ({}, {"captions": "1"}):
+        opened = tab.open_address(None, None, Request(collection="col_1", q="ant", **more))
+        assert (opened.hybrid.value, opened.hybrid.visible) == (True, True)
     tab.search(BOTH, "col_1", "red", image, 50, [], 24, True)
-    assert [query.get("hybrid") for query in client.arguments_of("search")] == [True] * 3
+    assert [query.get("hybrid") for query in client.arguments_of("search")] == [True] * 4
+    alone = tab.open_address(None, None, Request(collection="col_1", q="ant", captions="0"))
+    assert not alone.hybrid.value
+    assert "“ant”</em>" in alone.results
+    client.calls.clear()
     tab.search(BOTH, "col_1", "red", image, -50, [], 24, True)
     tab.search(IMAGE_TO_TEXTS, "col_1", "red", image, 50, [], 24, True)
-    assert [query.get("hybrid") for query in client.arguments_of("search")[3:]] == [None] * 2
+    assert [query.get("hybrid") for query in client.arguments_of("search")] == [None] * 2
 
 
 def test_labels_with_few_values_come_first_and_those_that_select_nothing_are_left_out() -> None:
@@ -335,7 +340,7 @@ def test_an_address_that_is_no_search_does_no_harm(service: Any, where: str) -> 
     address = {"q": "ant", "where": where, "k": "-4", "words": "many", "mode": "none"}
     opened = SearchTab(client).open_address(None, None, Request(**address))
     assert (opened.mode, opened.k, opened.words) == (TEXT_TO_IMAGES, 24, 50)
-    assert client.arguments_of("search") == [{"target": "images", "k": 24, "offset": 0, "text": "ant"}]
+    assert client.arguments_of("search") == [{"target": "images", "k": 24, "offset": 0, "text": "ant", "hybrid": True}]
 
 
 def test_back_to_an_uploaded_image_searches_with_the_one_that_is_there(service: Any, image: str) -> None:
