@@ -75,8 +75,8 @@ def test_a_card_never_shows_a_value_alone(service: Any) -> None:
     assert "worse than untrained</span>" in drawn
     links = re.findall(r'<a href="([?][^"]+)">', drawn)
     assert links == [
-        "?tab=runs&amp;new=evaluate&amp;on=enc_1", "?tab=runs&amp;new=index&amp;on=enc_1", "?collection=col_1&amp;captions=0",
-        "?tab=caption&amp;on=enc_1", "?tab=compare&amp;right=enc_1", "?run=run_1",
+        "?tab=runs&amp;new=evaluate&amp;on=enc_1", "?tab=runs&amp;new=index&amp;on=enc_1",
+        "?collection=col_1&amp;captions=0", "?tab=caption&amp;on=enc_1", "?tab=compare&amp;right=enc_1", "?run=run_1",
     ]  # fmt: skip
 
 
