@@ -224,11 +224,11 @@ async def change_tags(
     A conversion keeps or leaves out what has a tag (``only_tags``, ``without_tags``). Tags belong to the contents of
     the dataset: a new version begins without tags. The same call again changes nothing.
     """
-    await to_thread.run_sync(_check_items, state, principal, name, body.items, limiter=state.reading_corpora)
+    items = await to_thread.run_sync(_tagged_items, state, principal, name, body.items, limiter=state.reading_corpora)
 
     def write(session: Session) -> ChangedItemsView:
         dataset = datasets.get_dataset(session, name)
-        return ChangedItemsView(changed=datasets.change_tags(session, dataset, body.items, body.add, body.remove))
+        return ChangedItemsView(changed=datasets.change_tags(session, dataset, items, body.add, body.remove))
 
     async with transaction() as session:
         return await to_thread.run_sync(write, session)
@@ -279,17 +279,18 @@ def _submit_validation(
     return run_view(session, run)
 
 
-def _check_items(state: AppState, principal: Principal, name: str, items: Sequence[str]) -> None:
-    """Check that the items exist and are the principal's to tag; contents that have no hash yet get one.
+def _tagged_items(state: AppState, principal: Principal, name: str, items: Sequence[str]) -> list[str]:
+    """Locations of the items, which are the principal's to tag; contents that have no hash yet get one.
 
     Raises: Problem 403, 422 ``unknown_item``; UserError.
     """
     with state.database.reading() as session:
         dataset = datasets.get_dataset(session, name)
     check_owner(principal, "dataset", dataset.name, dataset.owner, verb="tag documents of")
-    state.corpora().check_items(_open_corpus(state, dataset), items)
+    locations = state.corpora().locations(_open_corpus(state, dataset), items)
     if dataset.content_hash is None:
         _store_statistics(state, dataset)
+    return locations
 
 
 def _open_corpus(state: AppState, dataset: Dataset) -> Corpus:

@@ -91,12 +91,12 @@ class CorpusBrowser:
             "sources": sorted(statistics.get("sources", {})),
         }
 
-    def check_items(self, corpus: Corpus, items: Sequence[str]) -> None:
-        """Raises: Problem 422 ``unknown_item`` for a location at which there is nothing."""
-        for index, item in enumerate(items):
-            if corpus.documents.find(item) is None and corpus.all_pairs.find(item) is None:
-                message = f"the dataset has no item {item!r}; lists of its documents have the items"
-                raise Problem(422, "unknown_item", message, field=f"items.{index}")
+    def locations(self, corpus: Corpus, items: Sequence[str]) -> list[str]:
+        """Locations of items as the corpus writes them: a record's number may be given without its zeros.
+
+        Raises: Problem 422 ``unknown_item`` for a location at which there is nothing.
+        """
+        return [_location(corpus, item, f"items.{number}") for number, item in enumerate(items)]
 
     def image(self, corpus: Corpus, image: str) -> tuple[bytes, str]:
         """Bytes and media type. Raises: Problem 404; 422 for a format that browsers must not receive."""
@@ -110,6 +110,14 @@ class CorpusBrowser:
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return data, "image/webp"
         raise Problem(422, "image_unreadable", f"{image}: not a PNG, JPEG, GIF or WebP file")
+
+
+def _location(corpus: Corpus, item: str, field: str) -> str:
+    for rows in (corpus.documents, corpus.all_pairs):
+        if (row := rows.find(item)) is not None:
+            return rows.location(row)
+    message = f"the dataset has no item {item!r}; lists of its documents have the items"
+    raise Problem(422, "unknown_item", message, field=field)
 
 
 def find_rows(

@@ -45,8 +45,10 @@ class JsonLines(Sequence[dict[str, Any]]):
 
     def find_line(self, number: int) -> int | None:
         """Index of the object in a 1-based line; None: the line is blank, or the file has fewer."""
+        if not len(self) or number > self.line_number(-1):
+            return None
         index = int(np.searchsorted(self._numbers, number))
-        return index if index < len(self) and self.line_number(index) == number else None
+        return index if self.line_number(index) == number else None
 
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...

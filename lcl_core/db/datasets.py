@@ -12,13 +12,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError, suggestion
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db.models import Dataset, DatasetTag, DatasetVersion
-from lcl_core.db.session import dialect_insert, now, similar_name
+from lcl_core.db.session import now, similar_name
 from lcl_core.specs.corpus_jobs import ConvertSpec
 
 PRODUCT_OWNER = "lcl"  # owner of bundled encoders and datasets
@@ -143,7 +143,7 @@ def change_tags(
     if new:
         values = {"dataset": dataset.name, "content_hash": dataset.content_hash}
         rows = [{**values, "tag": tag, "item": item} for tag, item in new]
-        session.execute(dialect_insert(session, DatasetTag).values(rows))
+        session.execute(insert(DatasetTag), rows)
         number = session.scalars(select(func.count()).select_from(DatasetTag).where(*_of(dataset))).one()
         if number > MAX_TAGS:
             message = f"dataset {dataset.name!r} would have {number:,} tags; {MAX_TAGS:,} are allowed"

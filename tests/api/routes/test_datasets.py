@@ -174,6 +174,9 @@ def test_documents_are_tagged_found_by_their_tag_and_left_out(live_service: Any,
     kept = admin.dataset_documents(f"{sentences}-clean")["items"]
     assert [item["segments"][0]["text"] for item in kept] == ["Sentence 0.", "Sentence 2.", "Sentence 4."]
     assert [item["item"] for item in kept] == ["000000000", "000000001", "000000002"]
+    admin.tag_documents(f"{sentences}-clean", ["2", "000000002"], add=["last"])
+    assert admin.dataset_tags(f"{sentences}-clean") == {"last": 1}
+    assert admin.dataset_documents(f"{sentences}-clean", tag="last")["rows"] == [2]
 
 
 def test_tags_that_make_no_sense_are_refused(sentences: str, http: httpx.Client, refused: Any) -> None:

@@ -78,6 +78,7 @@ def test_several_files_are_one_sequence() -> None:
     assert [both.location(n) for n in range(3)] == ["a:1", "c:2", "c:3"]
     assert [both.find(location) for location in ("a:1", "c:2", "c:3")] == [0, 1, 2]
     assert [both.find(absent) for absent in ("c:1", "a:2", "b:1", "d:1", "c:x", "c:", "c", "")] == [None] * 8
+    assert both.find("c:" + "9" * 290) is None
     assert both[-1]["n"] == 2
     assert [row["n"] for row in both[1:]] == [1, 2]
     for outside in (3, -4):

@@ -54,6 +54,14 @@ def test_tags_are_added_and_removed_and_the_same_change_again_is_none(database: 
         assert datasets.tagged_items(session, row, ["a", "new"]) == ITEMS[:4]
 
 
+def test_as_many_items_and_tags_are_changed_as_a_request_may_name(database: Database, mine: str) -> None:
+    items, many = [f"interleaved.jsonl:{line}" for line in range(1, 257)], [f"tag{number}" for number in range(32)]
+    assert change(database, items, many) == 256
+    with database.reading() as session:
+        assert set(datasets.count_tags(session, session.get_one(Dataset, mine)).values()) == {256}
+    assert change(database, items, [], many) == 256
+
+
 def test_a_new_version_has_no_tags_and_a_deleted_dataset_leaves_none(database: Database, mine: str) -> None:
     change(database, ITEMS, ["blurred"])
     with database.session() as session:
