@@ -132,7 +132,7 @@ def _idle_statements(workers: int, minutes: int) -> float:
         idle: Any = SimpleNamespace(notify=lambda: None)
         clock = SimpleNamespace(monotonic=lambda: seconds, time=lambda: 0.0)
         with patch.object(maintenance, "time", clock), patch.object(maintenance, "boot_time", lambda: seconds):
-            crew = [
+            maintainers = [
                 maintenance.QueueMaintenance(
                     database, broker, idle, WorkerIdentity(f"w-{number}", "host", 1, 1, ("cpu",)), settings
                 )
@@ -143,7 +143,7 @@ def _idle_statements(workers: int, minutes: int) -> float:
                     statements = 0
                 for _ in range(round(60 / settings.reap_seconds)):
                     seconds += settings.reap_seconds
-                    for member in crew:
+                    for member in maintainers:
                         member._heartbeat_and_round()
         database.dispose()
     return round(statements / minutes, 1)

@@ -126,21 +126,21 @@ def broker() -> Iterator[EmbeddedBroker]:
 
 
 @pytest.fixture
-def doorbell(broker: EmbeddedBroker) -> Iterator[WakeupProducer]:
-    doorbell = WakeupProducer(broker.url)
-    yield doorbell
-    doorbell.close()
+def wakeup_producer(broker: EmbeddedBroker) -> Iterator[WakeupProducer]:
+    wakeup_producer = WakeupProducer(broker.url)
+    yield wakeup_producer
+    wakeup_producer.close()
 
 
 @pytest.fixture
-def crew(
+def worker_processes(
     settings: WorkerSettings, modules: dict[str, str], broker: EmbeddedBroker, tmp_path: Path
 ) -> Iterator[WorkerProcesses]:
-    crew = WorkerProcesses(settings, broker, tmp_path)
-    yield crew
-    crew.end()
+    worker_processes = WorkerProcesses(settings, broker, tmp_path)
+    yield worker_processes
+    worker_processes.end()
 
 
 @pytest.fixture
-def desk(database: Database, settings: WorkerSettings, modules: dict[str, str]) -> InProcessWorker:
+def in_process_worker(database: Database, settings: WorkerSettings, modules: dict[str, str]) -> InProcessWorker:
     return InProcessWorker(database, settings, modules)

@@ -40,8 +40,8 @@ class InProcessWorker:
         capacity = None if self._executor is None else self._executor.capacity()
         with self.database.session() as session:
             if capacity is not None:
-                return queue.claim_for_engine(session, "desk", seconds, ("cpu", "gpu"), capacity)
-            claimed = queue.claim_next(session, "desk", seconds)
+                return queue.claim_for_engine(session, "in-process", seconds, ("cpu", "gpu"), capacity)
+            claimed = queue.claim_next(session, "in-process", seconds)
         assert not isinstance(claimed, MemberLease)
         return claimed
 

@@ -65,7 +65,7 @@ def test_without_a_store_there_is_nothing_to_do(database: Database, settings: Wo
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 def test_two_machines(
     database: Database,
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     run_of: Callable[[str], Any],
     queue: Callable[..., str],
     eventually: Callable[..., None],
@@ -74,7 +74,7 @@ def test_two_machines(
     """What a worker made, one on another home reads; the first one is gone by then."""
     store_url = f"file://{tmp_path / 'store'}"
     made = queue()
-    first = crew.start(LCL_ARTIFACTS=store_url)
+    first = worker_processes.start(LCL_ARTIFACTS=store_url)
 
     def stored() -> bool:
         with database.reading() as session:
@@ -86,6 +86,6 @@ def test_two_machines(
     with database.session() as session:
         spec = {"encoder": run_of(made).encoder_id, "dataset": "sample"}
         read = submit.submit(session, "evaluate", spec).id
-    crew.start(LCL_ARTIFACTS=store_url, LCL_HOME=str(tmp_path / "other"))
+    worker_processes.start(LCL_ARTIFACTS=store_url, LCL_HOME=str(tmp_path / "other"))
     eventually(lambda: run_of(read).state == "succeeded", "the run on the other machine")
     assert list((tmp_path / "other" / "cache" / "artifacts").glob("encoders~enc_*~1/model.safetensors"))

@@ -45,7 +45,7 @@ def submit(database: Database) -> Callable[..., str]:
 
 
 @pytest.fixture
-def start(crew: WorkerProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def start(worker_processes: WorkerProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Start a worker on a machine of which ``nvidia-smi`` lists these devices, all of which it sees."""
     monkeypatch.delenv(VISIBLE_DEVICES, raising=False)
     locks = tmp_path / "locks"
@@ -55,7 +55,7 @@ def start(crew: WorkerProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         path = f"{install(tmp_path / 'programs', listed)}:{os.environ['PATH']}"
         shared = {"PATH": path, "TOY_MODULE": "device_run", "DEVICE_LOCKS": str(locks), "LCL_WORKER_SLOTS": str(slots)}
         shared["LCL_LEASE_SECONDS"] = "60"  # a busy machine must not cost a run its worker
-        return crew.start(**shared | environment)
+        return worker_processes.start(**shared | environment)
 
     return begin
 

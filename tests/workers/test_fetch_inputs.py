@@ -119,15 +119,15 @@ def test_who_waits_can_be_called_away(
 ) -> None:
     there.heartbeat_seconds = 0.05
     run_id = examine()
-    desk = InProcessWorker(database, there, modules)
-    desk.start()
+    in_process_worker = InProcessWorker(database, there, modules)
+    in_process_worker.start()
     eventually(lambda: run_of(run_id).state == "running", "the claim")
     if how == "shutdown":
-        desk.stopping.set()
+        in_process_worker.stopping.set()
     else:
         with database.session() as session:
             {"cancel": runs.cancel_run, "pause": runs.pause_run}[how](session, run_id)
-    desk.join()
+    in_process_worker.join()
     run = run_of(run_id)
     assert run.state == {"shutdown": "queued", "cancel": "cancelled", "pause": "paused"}[how]
     assert not (there.runs_dir / run_id / "run.json").exists(), "it had not begun"

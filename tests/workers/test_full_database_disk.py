@@ -24,21 +24,21 @@ def settings(small_disk: Any) -> WorkerSettings:
 
 
 def test_a_worker_outlives_a_full_disk(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     small_disk: Any,
     database: Database,
     queue: Callable[..., str],
     run_of: Callable[[str], Any],
     eventually: Eventually,
 ) -> None:
-    worker = crew.start(LCL_LOG_FORMAT="json")
+    worker = worker_processes.start(LCL_LOG_FORMAT="json")
 
     def seen() -> bool:
         with database.reading() as session:
             return bool(list_workers(session))
 
     def said() -> list[dict[str, Any]]:
-        lines = crew.log(0).read_text(encoding="utf-8").splitlines()
+        lines = worker_processes.log(0).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     eventually(seen, "the worker")

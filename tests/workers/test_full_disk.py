@@ -21,10 +21,10 @@ Steps = Callable[[str], list[int]]
 
 
 @pytest.fixture
-def on_small_disk(desk: InProcessWorker, small_disk: Any) -> Any:
+def on_small_disk(in_process_worker: InProcessWorker, small_disk: Any) -> Any:
     """The folder of all runs lies there; the database does not."""
-    desk.settings.home.mkdir(exist_ok=True)
-    desk.settings.runs_dir.symlink_to(small_disk.path)
+    in_process_worker.settings.home.mkdir(exist_ok=True)
+    in_process_worker.settings.runs_dir.symlink_to(small_disk.path)
     return small_disk
 
 
@@ -34,7 +34,7 @@ def resume(database: Database, run_id: str) -> None:
 
 
 def test_a_disk_that_fills_up_in_the_middle(
-    desk: InProcessWorker,
+    in_process_worker: InProcessWorker,
     database: Database,
     on_small_disk: Any,
     queue: Queue,
@@ -45,20 +45,20 @@ def test_a_disk_that_fills_up_in_the_middle(
 ) -> None:
     monkeypatch.setenv("TOY_SECONDS", "0.05")
     run_id = queue(steps=60)
-    desk.start()
+    in_process_worker.start()
     eventually(lambda: len(steps_of(run_id)) > 6, "the first checkpoint")
     on_small_disk.fill()
-    desk.join()
+    in_process_worker.join()
     run = run_of(run_id)
     assert (run.state, run.reason["code"]) == ("failed", "disk_full")
     assert "make room there, then resume the run" in run.reason["message"]
     assert run_id in run.reason["message"]
     resume(database, run_id)
-    desk.work()
+    in_process_worker.work()
     assert run_of(run_id).reason["code"] == "disk_full", "it is still full"
     on_small_disk.make_room()
     resume(database, run_id)
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.reason) == ("succeeded", None)
     assert run.result["final"]["start"] >= 5
@@ -66,17 +66,17 @@ def test_a_disk_that_fills_up_in_the_middle(
 
 
 def test_a_folder_that_is_read_only(
-    desk: InProcessWorker, database: Database, on_small_disk: Any, queue: Queue, run_of: RunOf
+    in_process_worker: InProcessWorker, database: Database, on_small_disk: Any, queue: Queue, run_of: RunOf
 ) -> None:
     run_id = queue()
     on_small_disk.make_writable(False)
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.reason["code"]) == ("failed", "read_only")
     assert "make it writable, then resume the run" in run.reason["message"]
     on_small_disk.make_writable(True)
     resume(database, run_id)
-    desk.work()
+    in_process_worker.work()
     assert run_of(run_id).state == "succeeded"
 
 
@@ -84,31 +84,36 @@ def test_a_folder_that_is_read_only(
     ("number", "code"), [(errno.ENOSPC, "disk_full"), (errno.EROFS, "read_only"), (errno.EIO, "storage")]
 )
 def test_what_the_worker_itself_cannot_write(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+    in_process_worker: InProcessWorker,
+    queue: Queue,
+    run_of: RunOf,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: str,
 ) -> None:
     def refuse(run_dir: RunDir, run: dict[str, Any]) -> None:
         raise OSError(number, os.strerror(number), str(run_dir.run_file))
 
     monkeypatch.setattr(RunDir, "prepare", refuse)
     run_id = queue()
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.reason["code"]) == ("failed", code)
     assert "run.json" in run.reason["message"]
 
 
 def test_no_room_for_the_encoder_keeps_the_work(
-    desk: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, small_disk: Any
+    in_process_worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, small_disk: Any
 ) -> None:
     """Its folder of encoders is the one that is full."""
-    desk.settings.home.mkdir(exist_ok=True)
-    Path(desk.settings.encoders_dir).symlink_to(small_disk.path)
+    in_process_worker.settings.home.mkdir(exist_ok=True)
+    Path(in_process_worker.settings.encoders_dir).symlink_to(small_disk.path)
     small_disk.fill()
     run_id = queue(steps=5)
-    desk.work()
+    in_process_worker.work()
     assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "disk_full")
     small_disk.make_room()
     resume(database, run_id)
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.result["final"]["start"]) == ("succeeded", 5)

@@ -64,22 +64,26 @@ def trained(steps: list[int]) -> list[int]:
     return [step for step in steps if step]
 
 
-def start(crew: WorkerProcesses) -> subprocess.Popen[bytes]:
-    return crew.start(toy=False, OMP_NUM_THREADS="1", LCL_LEASE_SECONDS="4")
+def start(worker_processes: WorkerProcesses) -> subprocess.Popen[bytes]:
+    return worker_processes.start(toy=False, OMP_NUM_THREADS="1", LCL_LEASE_SECONDS="4")
 
 
-def other_than(crew: WorkerProcesses, leader: str) -> subprocess.Popen[bytes]:
+def other_than(worker_processes: WorkerProcesses, leader: str) -> subprocess.Popen[bytes]:
     """The worker that does not hold the lease."""
-    [found] = [worker for worker in crew.started if f"-{worker.pid}-" not in leader and worker.poll() is None]
+    [found] = [
+        worker for worker in worker_processes.started if f"-{worker.pid}-" not in leader and worker.poll() is None
+    ]
     return found
 
 
-def told(crew: WorkerProcesses) -> str:
-    return "\n".join(crew.log(number).read_text()[-3000:] for number in range(len(crew.started)))
+def told(worker_processes: WorkerProcesses) -> str:
+    return "\n".join(
+        worker_processes.log(number).read_text()[-3000:] for number in range(len(worker_processes.started))
+    )
 
 
 def test_a_lost_node_ends_the_attempt_for_all_and_the_run_goes_on_exactly(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     settings: WorkerSettings,
     submit: Callable[..., str],
     run_of: RunOf,
@@ -87,28 +91,28 @@ def test_a_lost_node_ends_the_attempt_for_all_and_the_run_goes_on_exactly(
     eventually: Eventually,
 ) -> None:
     run_id = submit()
-    start(crew), start(crew)
+    start(worker_processes), start(worker_processes)
     eventually(lambda: len(steps_of(run_id)) > 15, "fifteen steps")
     leader = run_of(run_id).lease_owner
-    other_than(crew, leader).kill()
+    other_than(worker_processes, leader).kill()
     eventually(lambda: run_of(run_id).state == "queued", "the end of the attempt")
     run = run_of(run_id)
-    assert run.interruption["code"] == "handed_back", told(crew)
+    assert run.interruption["code"] == "handed_back", told(worker_processes)
     assert "node 1" in run.interruption["message"]
-    start(crew)
+    start(worker_processes)
     eventually(lambda: run_of(run_id).state == "succeeded", "the second attempt")
     run = run_of(run_id)
     assert (run.attempt, trained(steps_of(run_id))) == (2, list(range(1, STEPS + 1)))
     undisturbed = submit()
     eventually(lambda: run_of(undisturbed).state == "succeeded", "a run that is left alone")
-    assert run_of(undisturbed).attempt == 1, told(crew)
+    assert run_of(undisturbed).attempt == 1, told(worker_processes)
     assert run_of(undisturbed).result["encoder"]["hash"] == run.result["encoder"]["hash"]
     log = settings.runs_dir / run_id / "artifacts" / "log-1.txt"
     assert "node 1 of 2" in log.read_text()
 
 
 def test_a_node_that_leaves_in_order_costs_no_attempt_and_no_step(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     settings: WorkerSettings,
     submit: Callable[..., str],
     run_of: RunOf,
@@ -116,16 +120,16 @@ def test_a_node_that_leaves_in_order_costs_no_attempt_and_no_step(
     eventually: Eventually,
 ) -> None:
     run_id = submit(steps=100_000, checkpoint_every=50_000)
-    start(crew), start(crew)
+    start(worker_processes), start(worker_processes)
     eventually(lambda: len(trained(steps_of(run_id))) >= 5, "five steps")
-    leaving = other_than(crew, run_of(run_id).lease_owner)
+    leaving = other_than(worker_processes, run_of(run_id).lease_owner)
     leaving.send_signal(signal.SIGTERM)
-    assert leaving.wait(180) == 0, told(crew)
+    assert leaving.wait(180) == 0, told(worker_processes)
     eventually(lambda: run_of(run_id).state == "queued", "the run's coming back")
     done = len(trained(steps_of(run_id)))
     assert run_of(run_id).attempt == 0
-    assert "is leaving" in run_of(run_id).interruption["message"], told(crew)
-    start(crew)
+    assert "is leaving" in run_of(run_id).interruption["message"], told(worker_processes)
+    start(worker_processes)
     eventually(lambda: run_of(run_id).state == "running", "the second try")
     eventually(lambda: len(trained(steps_of(run_id))) > done, "its first steps")
     begun = settings.runs_dir / run_id / "metrics.jsonl"
@@ -136,7 +140,7 @@ def test_a_node_that_leaves_in_order_costs_no_attempt_and_no_step(
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 def test_a_cancel_reaches_all_nodes(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     database: Database,
     submit: Callable[..., str],
     run_of: RunOf,
@@ -144,21 +148,22 @@ def test_a_cancel_reaches_all_nodes(
     eventually: Eventually,
 ) -> None:
     run_id = submit(steps=100_000)
-    start(crew), start(crew)
+    start(worker_processes), start(worker_processes)
     eventually(lambda: trained(steps_of(run_id)))
     with database.session() as session:
         runs.cancel_run(session, run_id)
     eventually(lambda: run_of(run_id).state == "cancelled")
     eventually(
-        lambda: all('"job_exited"' in crew.log(number).read_text() for number in range(2)), "both processes' ends"
+        lambda: all('"job_exited"' in worker_processes.log(number).read_text() for number in range(2)),
+        "both processes' ends",
     )
 
 
 def test_workers_do_what_else_there_is_while_too_few_are_alive(
-    crew: WorkerProcesses, queue: Queue, run_of: RunOf, eventually: Eventually
+    worker_processes: WorkerProcesses, queue: Queue, run_of: RunOf, eventually: Eventually
 ) -> None:
     wide = queue(spec={"engine": {"nodes": 2}}, priority=9)
-    crew.start()
+    worker_processes.start()
     narrow = queue()
     eventually(lambda: run_of(narrow).state == "succeeded", "the run behind it")
     assert (run_of(wide).state, run_of(wide).attempt) == ("queued", 0)

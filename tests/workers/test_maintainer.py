@@ -201,7 +201,7 @@ def test_the_maintainer_alone_thins_metrics(team: Team, monkeypatch: pytest.Monk
 
 @BOTH
 def test_a_worker_that_nobody_woke_gets_a_run_through_the_maintainer(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     database: Database,
     queue: Callable[..., str],
     run_of: Callable[[str], Any],
@@ -213,10 +213,10 @@ def test_a_worker_that_nobody_woke_gets_a_run_through_the_maintainer(
         with database.reading() as session:
             return sum(worker.consumed_at is not None for worker in runs.list_workers(session))
 
-    first = crew.start(LCL_SCAN_SECONDS="3600")
+    first = worker_processes.start(LCL_SCAN_SECONDS="3600")
     long = queue(steps=100_000)
     eventually(lambda: run_of(long).state == "running")
-    crew.start(LCL_SCAN_SECONDS="3600")
+    worker_processes.start(LCL_SCAN_SECONDS="3600")
     eventually(lambda: consuming() == 2, "two workers that consume messages")
     short = queue()
     eventually(lambda: run_of(short).state == "succeeded")

@@ -38,12 +38,20 @@ SPEC = {
 class Nodes:
     """Workers with a home each, and one run of two nodes."""
 
-    def __init__(self, database: Database, url: str, crew: WorkerProcesses, folder: Path, store: str) -> None:
-        self.database, self.url, self.crew, self.folder, self.store = database, url, crew, folder, store
+    def __init__(
+        self, database: Database, url: str, worker_processes: WorkerProcesses, folder: Path, store: str
+    ) -> None:
+        self.database, self.url, self.worker_processes, self.folder, self.store = (
+            database,
+            url,
+            worker_processes,
+            folder,
+            store,
+        )
         self.homes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, home: str) -> subprocess.Popen[bytes]:
-        self.homes[home] = self.crew.start(
+        self.homes[home] = self.worker_processes.start(
             toy=False,
             LCL_HOME=str(self.folder / home),
             LCL_DATABASE_URL=self.url,
@@ -74,21 +82,26 @@ class Nodes:
             return max((each.step for each in stored_checkpoints(session, run_id)), default=0)
 
     def log(self) -> str:
-        return "\n".join(self.crew.log(number).read_text()[-4000:] for number in range(len(self.crew.started)))
+        return "\n".join(
+            self.worker_processes.log(number).read_text()[-4000:]
+            for number in range(len(self.worker_processes.started))
+        )
 
 
 @pytest.fixture
 def nodes(
     database: Database,
     settings: WorkerSettings,
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     tmp_path: Path,
     s3_bucket: str,
     sample_zip: Path,
 ) -> Nodes:
     with database.session() as session:
         datasets.register_sample(session).path = str(sample_zip)
-    return Nodes(database, settings.resolved_database_url, crew, tmp_path / "homes", f"{s3_bucket}/artifacts")
+    return Nodes(
+        database, settings.resolved_database_url, worker_processes, tmp_path / "homes", f"{s3_bucket}/artifacts"
+    )
 
 
 def submitted(database: Database, **changes: Any) -> str:

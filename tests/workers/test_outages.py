@@ -36,7 +36,7 @@ def activity(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 def test_an_outage_shorter_than_half_a_lease_stops_no_run(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     database: Database,
     queue: Callable[..., str],
     run_of: Callable[[str], Any],
@@ -52,7 +52,7 @@ def test_an_outage_shorter_than_half_a_lease_stops_no_run(
     }
     with TcpProxy(database.url) as proxy:
         for _ in range(2):
-            crew.start(LCL_DATABASE_URL=proxy.url, TOY_ACTIVITY=str(activity), TOY_SECONDS="0.05", **lease)
+            worker_processes.start(LCL_DATABASE_URL=proxy.url, TOY_ACTIVITY=str(activity), TOY_SECONDS="0.05", **lease)
         eventually(lambda: steps_of(run_id), "the first steps")
         proxy.refuse()
         time.sleep(OUTAGE_SECONDS)
@@ -66,7 +66,7 @@ def test_an_outage_shorter_than_half_a_lease_stops_no_run(
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 def test_after_an_outage_longer_than_a_lease_the_run_goes_on_from_its_last_step_uncounted(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     database: Database,
     queue: Callable[..., str],
     run_of: Callable[[str], Any],
@@ -78,7 +78,7 @@ def test_after_an_outage_longer_than_a_lease_the_run_goes_on_from_its_last_step_
     run_id = queue(steps=steps, checkpoint_every=1000, max_attempts=1)
     with TcpProxy(database.url) as proxy:
         for _ in range(2):
-            crew.start(
+            worker_processes.start(
                 LCL_DATABASE_URL=proxy.url,
                 TOY_ACTIVITY=str(activity),
                 TOY_SECONDS="0.1",
@@ -99,7 +99,7 @@ def test_after_an_outage_longer_than_a_lease_the_run_goes_on_from_its_last_step_
 
 
 def test_a_suspended_machine_does_not_take_its_own_run_away(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     database: Database,
     queue: Callable[..., str],
     run_of: Callable[[str], Any],
@@ -108,7 +108,7 @@ def test_a_suspended_machine_does_not_take_its_own_run_away(
     eventually: Eventually,
 ) -> None:
     run_id = queue(steps=120, max_attempts=1)
-    worker = crew.start(
+    worker = worker_processes.start(
         TOY_ACTIVITY=str(activity),
         TOY_SECONDS="0.1",
         LCL_LEASE_SECONDS="3",
@@ -137,7 +137,7 @@ def test_a_suspended_machine_does_not_take_its_own_run_away(
 
 
 def test_any_number_of_lost_workers_leaves_no_mark_on_a_run_that_gets_on(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     database: Database,
     queue: Callable[..., str],
     run_of: Callable[[str], Any],
@@ -147,7 +147,7 @@ def test_any_number_of_lost_workers_leaves_no_mark_on_a_run_that_gets_on(
     run_id = queue(steps=steps, checkpoint_every=5, max_attempts=2, spec={"seed": seed})
 
     def start() -> Any:
-        return crew.start(TOY_MODULE="tests.chaos.toy_job", CHAOS_STEP_SECONDS="0.1")
+        return worker_processes.start(TOY_MODULE="tests.chaos.toy_job", CHAOS_STEP_SECONDS="0.1")
 
     worker = start()
     for number in range(1, KILLS + 1):

@@ -43,10 +43,10 @@ def long_run(database: Database) -> Callable[[], str]:
     return submit
 
 
-def start(crew: WorkerProcesses, activity: Path, **environment: str) -> int:
+def start(worker_processes: WorkerProcesses, activity: Path, **environment: str) -> int:
     """Returns: the worker's pid."""
     lease = {"LCL_LEASE_SECONDS": f"{LEASE_SECONDS:g}", "LCL_HEARTBEAT_SECONDS": "0.5"}
-    return crew.start(**lease, TOY_ACTIVITY=str(activity), **environment).pid
+    return worker_processes.start(**lease, TOY_ACTIVITY=str(activity), **environment).pid
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def stop_backends(database: Database, name: str, stopped: set[int]) -> None:
 
 
 def test_a_black_hole_in_front_of_the_database_ends_the_job_within_its_lease(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     database: Database,
     long_run: Callable[[], str],
     run_of: Callable[[str], Any],
@@ -96,7 +96,7 @@ def test_a_black_hole_in_front_of_the_database_ends_the_job_within_its_lease(
         proxies = {}
         for _ in range(2):
             proxy = stack.enter_context(TcpProxy(database.url))
-            proxies[start(crew, activity, LCL_DATABASE_URL=proxy.url)] = proxy
+            proxies[start(worker_processes, activity, LCL_DATABASE_URL=proxy.url)] = proxy
         attempts = 0
         for trial in range(TRIALS):
             eventually(lambda before=attempts: len(read_activity(activity)) > before, "the next attempt")
@@ -117,7 +117,7 @@ def test_a_black_hole_in_front_of_the_database_ends_the_job_within_its_lease(
 
 
 def test_a_stopped_backend_ends_the_job_within_its_lease(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     database: Database,
     long_run: Callable[[], str],
     activity: Path,
@@ -133,7 +133,7 @@ def test_a_stopped_backend_ends_the_job_within_its_lease(
 
     try:
         with recorded_expiries(database, run_id) as expiries:
-            start(crew, activity, LCL_DATABASE_URL=url)
+            start(worker_processes, activity, LCL_DATABASE_URL=url)
             eventually(lambda: read_activity(activity), "the first attempt")
             first = read_activity(activity)[0]
             (token,) = expiries
@@ -142,7 +142,7 @@ def test_a_stopped_backend_ends_the_job_within_its_lease(
             for pid in stopped:  # one of them may hold the lock on the run's row
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
-            start(crew, activity)
+            start(worker_processes, activity)
             eventually(lambda: len(read_activity(activity)) > 1, "the second attempt")
             assert overlaps(read_activity(activity)) == []
     finally:

@@ -23,7 +23,7 @@ def test_an_evaluation_goes_before_the_studys_next_pre_training(
     kinds = []
     while True:
         with database.session() as session:
-            claim = queue.claim_next(session, "desk")
+            claim = queue.claim_next(session, "in-process")
         if claim is None:
             break
         kinds.append(claim.kind)

@@ -25,14 +25,14 @@ Eventually = Callable[..., None]
 
 
 def test_a_run_succeeds(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LCL_DATABASE_URL", "postgresql://user:password@host/db")
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LCL_HOME", "/somewhere")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     run_id = queue(steps=12, name="toy")
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.reason) == ("succeeded", 1, None)
     final = run.result["final"]
@@ -42,10 +42,10 @@ def test_a_run_succeeds(
     assert steps_of(run_id) == list(range(1, 13))
     assert (run.progress["step"], run.progress["total_steps"]) == (12, 12)
     assert 0 < run.ran_seconds < 60
-    with desk.database.reading() as session:
+    with in_process_worker.database.reading() as session:
         assert registry.get_encoder(session, "toy").id == run.encoder_id
-    log = desk.run_dir(run_id).log_file.read_text()
-    assert "attempt 1 on desk" in log
+    log = in_process_worker.run_dir(run_id).log_file.read_text()
+    assert "attempt 1 on in_process_worker" in log
     assert "toy starts at 0" in log
 
 
@@ -61,11 +61,17 @@ def test_a_run_succeeds(
     ],
 )
 def test_a_failure_says_why_and_is_not_tried_again(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch, toy: str, code: str, words: str
+    in_process_worker: InProcessWorker,
+    queue: Queue,
+    run_of: RunOf,
+    monkeypatch: pytest.MonkeyPatch,
+    toy: str,
+    code: str,
+    words: str,
 ) -> None:
     monkeypatch.setenv("TOY", toy)
     run_id = queue()
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.reason["code"]) == ("failed", 1, code)
     assert words in run.reason["message"]
@@ -75,72 +81,76 @@ def test_a_failure_says_why_and_is_not_tried_again(
         assert run_id in run.reason["message"]
 
 
-def test_a_name_that_stands_for_nothing_fails_the_run(desk: InProcessWorker, queue: Queue, run_of: RunOf) -> None:
+def test_a_name_that_stands_for_nothing_fails_the_run(
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf
+) -> None:
     run_id = queue(spec={"data": {"sources": [{"dataset": "unknown"}]}})
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.reason["code"]) == ("failed", "unknown_dataset")
     assert "sample" in run.reason["message"]
 
 
-def test_a_folder_that_cannot_be_written_fails_the_run(desk: InProcessWorker, queue: Queue, run_of: RunOf) -> None:
+def test_a_folder_that_cannot_be_written_fails_the_run(
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf
+) -> None:
     run_id = queue()
-    desk.settings.home.mkdir(exist_ok=True)
-    desk.settings.runs_dir.write_text("a file where the folder should be")
-    desk.work()
+    in_process_worker.settings.home.mkdir(exist_ok=True)
+    in_process_worker.settings.runs_dir.write_text("a file where the folder should be")
+    in_process_worker.work()
     assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "storage")
 
 
 def test_a_run_that_continues_another_begins_with_its_checkpoint(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps
 ) -> None:
     parent = queue(steps=6, checkpoint_every=5)
-    desk.work()
+    in_process_worker.work()
     heir = queue(steps=9, checkpoint_every=5, continues=parent)
-    desk.work()
+    in_process_worker.work()
     run = run_of(heir)
     assert (run.state, run.result["final"]["start"], steps_of(heir)) == ("succeeded", 5, list(range(1, 10)))
     assert steps_of(parent) == list(range(1, 7))
     orphan = queue(steps=4, continues="run_gone")
-    desk.work()
+    in_process_worker.work()
     assert (run_of(orphan).state, run_of(orphan).result["final"]["start"]) == ("succeeded", 0)
 
 
 def test_a_branch_begins_at_its_milestone_also_when_it_is_retried(
-    desk: InProcessWorker, database: Database, queue: Queue, run_of: RunOf
+    in_process_worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf
 ) -> None:
     trunk = queue(steps=6)
-    desk.work()
-    milestone = desk.run_dir(trunk).checkpoints / "step_00000003"
+    in_process_worker.work()
+    milestone = in_process_worker.run_dir(trunk).checkpoints / "step_00000003"
     milestone.mkdir()
     (milestone / "state.json").write_text("{}")
     branch = queue(steps=9, spec={"branch": {"run": trunk, "step": 3}})
-    desk.work()
+    in_process_worker.work()
     assert (run_of(branch).state, run_of(branch).continues) == ("succeeded", trunk)
-    copied = desk.run_dir(branch).checkpoints / milestone.name / "state.json"
+    copied = in_process_worker.run_dir(branch).checkpoints / milestone.name / "state.json"
     assert copied.exists()
     again = queue(steps=9, spec={"branch": {"run": trunk, "step": 4}})
-    desk.work()
+    in_process_worker.work()
     assert (run_of(again).state, run_of(again).reason["code"]) == ("failed", "no_milestone")
     milestone.rename(milestone.with_name("step_00000004"))
     with database.session() as session:
         runs.retry_run(session, again)
-    desk.work()
+    in_process_worker.work()
     assert run_of(again).state == "succeeded"
-    assert (desk.run_dir(again).checkpoints / "step_00000004").is_dir()
+    assert (in_process_worker.run_dir(again).checkpoints / "step_00000004").is_dir()
 
 
 def test_a_damaged_checkpoint_is_told_in_the_row(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(steps=9, checkpoint_every=5)
     monkeypatch.setenv("TOY", "killed@6")
-    desk.work()
+    in_process_worker.work()
     first = run_of(run_id).interruption["message"]
     assert "ended from outside by SIGKILL" in first
-    (desk.run_dir(run_id).checkpoints / "state.json").write_text("torn")
+    (in_process_worker.run_dir(run_id).checkpoints / "state.json").write_text("torn")
     monkeypatch.delenv("TOY")
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.result["final"]["start"], steps_of(run_id)) == ("succeeded", 0, list(range(1, 10)))
     told = f"{first}; the toy's checkpoint is damaged; the run began anew"
@@ -148,7 +158,7 @@ def test_a_damaged_checkpoint_is_told_in_the_row(
 
 
 def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
-    desk: InProcessWorker,
+    in_process_worker: InProcessWorker,
     queue: Queue,
     run_of: RunOf,
     steps_of: Steps,
@@ -158,37 +168,37 @@ def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
     monkeypatch.setenv("TOY", "helper@999")
     monkeypatch.setenv("TOY_SECONDS", "0.05")  # long enough for a busy machine to ask before the end
     run_id = queue(steps=400, checkpoint_every=1000, max_attempts=1)
-    desk.start()
+    in_process_worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3)
-    with desk.database.session() as session:
+    with in_process_worker.database.session() as session:
         runs.pause_run(session, run_id)
-    desk.join()
+    in_process_worker.join()
     run, done = run_of(run_id), len(steps_of(run_id))
     assert (run.state, run.attempt, run.lease_token) == ("paused", 0, None)
     assert "paused" in run.interruption["message"]
     assert done < 400
-    with desk.database.session() as session:
+    with in_process_worker.database.session() as session:
         runs.unpause_run(session, run_id)
     monkeypatch.setenv("TOY_SECONDS", "0")
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.result["final"]["start"]) == ("succeeded", 1, done)
     assert steps_of(run_id) == list(range(1, 401))
 
 
 def test_a_run_that_comes_after_another_goes_on_as_soon_as_that_has_succeeded(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf
 ) -> None:
     first = queue()
     second = queue(after=[first])
-    desk.work()
+    in_process_worker.work()
     assert (run_of(first).state, run_of(second).state) == ("succeeded", "queued")
-    desk.work()
+    in_process_worker.work()
     assert run_of(second).state == "succeeded"
 
 
 def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
-    desk: InProcessWorker,
+    in_process_worker: InProcessWorker,
     queue: Queue,
     run_of: RunOf,
     steps_of: Steps,
@@ -198,59 +208,59 @@ def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
     monkeypatch.setenv("TOY", "helper@999")
     monkeypatch.setenv("TOY_SECONDS", "0.05")  # long enough for a busy machine to ask before the end
     run_id = queue(steps=400, checkpoint_every=1000)
-    desk.start()
+    in_process_worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3)
-    with desk.database.session() as session:
+    with in_process_worker.database.session() as session:
         runs.cancel_run(session, run_id)
-    desk.join()
+    in_process_worker.join()
     assert run_of(run_id).state == "cancelled"
     done = len(steps_of(run_id))
     assert done < 400
-    with desk.database.session() as session:
+    with in_process_worker.database.session() as session:
         runs.resume_run(session, run_id)
     monkeypatch.setenv("TOY_SECONDS", "0")
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.result["final"]["start"]) == ("succeeded", done)
     assert steps_of(run_id) == list(range(1, 401))
 
 
 def test_retry_starts_over(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY", "crash@6")
     run_id = queue(steps=8)
-    desk.work()
+    in_process_worker.work()
     assert (run_of(run_id).state, steps_of(run_id)) == ("failed", [1, 2, 3, 4, 5, 6])
     monkeypatch.delenv("TOY")
-    with desk.database.session() as session:
+    with in_process_worker.database.session() as session:
         runs.retry_run(session, run_id)
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.result["final"]["start"]) == ("succeeded", 0)
     assert steps_of(run_id) == list(range(1, 9))
 
 
 def test_resume_makes_the_steps_after_the_checkpoint_again_without_doubling_them(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY", "crash@7")
     run_id = queue(steps=9)
-    desk.work()
+    in_process_worker.work()
     assert steps_of(run_id) == [1, 2, 3, 4, 5, 6, 7]
     monkeypatch.delenv("TOY")
-    with desk.database.session() as session:
+    with in_process_worker.database.session() as session:
         runs.resume_run(session, run_id)
-    desk.work()
+    in_process_worker.work()
     assert run_of(run_id).result["final"]["start"] == 5
     assert steps_of(run_id) == list(range(1, 10))
-    with desk.database.reading() as session:
+    with in_process_worker.database.reading() as session:
         attempts = [row.values["attempt"] for row in runs.metrics_after(session, run_id)]
     assert attempts == [1] * 5 + [2] * 4
 
 
 def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
-    desk: InProcessWorker,
+    in_process_worker: InProcessWorker,
     queue: Queue,
     run_of: RunOf,
     steps_of: Steps,
@@ -258,38 +268,38 @@ def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TOY", "stubborn@2")
-    desk.settings.cancel_grace_seconds = 0.2
+    in_process_worker.settings.cancel_grace_seconds = 0.2
     run_id = queue()
-    desk.start()
+    in_process_worker.start()
     eventually(lambda: len(steps_of(run_id)) == 2)
-    with desk.database.session() as session:
+    with in_process_worker.database.session() as session:
         runs.cancel_run(session, run_id)
-    desk.join()
+    in_process_worker.join()
     assert run_of(run_id).state == "cancelled"
 
 
 def test_a_run_that_takes_too_long_fails(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY_SECONDS", "0.1")
     run_id = queue(steps=10_000, spec={"timeout_seconds": 0.5})
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.reason["code"], run.reason["field"]) == ("failed", "timeout", "timeout_seconds")
 
 
 def test_a_leaving_worker_hands_the_run_back_without_using_an_attempt(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
 ) -> None:
     run_id = queue(steps=60, checkpoint_every=1000, max_attempts=1)
-    desk.start()
+    in_process_worker.start()
     eventually(lambda: steps_of(run_id))
-    desk.stopping.set()
-    desk.join()
+    in_process_worker.stopping.set()
+    in_process_worker.join()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.lease_token) == ("queued", 0, None)
-    desk.stopping.clear()
-    desk.work()
+    in_process_worker.stopping.clear()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.attempt) == ("succeeded", 1)
     assert run.result["final"]["start"] > 0
@@ -297,20 +307,20 @@ def test_a_leaving_worker_hands_the_run_back_without_using_an_attempt(
 
 
 def test_a_process_killed_from_outside_is_resumed_while_attempts_last(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY", "killed@6")
     run_id = queue(steps=8, max_attempts=2)
-    desk.work()
+    in_process_worker.work()
     assert (run_of(run_id).state, run_of(run_id).attempt) == ("queued", 1)
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.reason["code"]) == ("failed", 2, "killed")
     assert "memory" in run.reason["message"]
 
 
 def test_a_worker_that_lost_its_lease_kills_the_process_and_writes_nothing(
-    desk: InProcessWorker,
+    in_process_worker: InProcessWorker,
     queue: Queue,
     run_of: RunOf,
     steps_of: Steps,
@@ -318,23 +328,27 @@ def test_a_worker_that_lost_its_lease_kills_the_process_and_writes_nothing(
     alive: Callable[[int], bool],
 ) -> None:
     run_id = queue(steps=10_000)
-    desk.start()
+    in_process_worker.start()
     eventually(lambda: steps_of(run_id))
     pid = run_of(run_id).progress["pid"]
-    with desk.database.session() as session:
+    with in_process_worker.database.session() as session:
         runs.get_run(session, run_id).lease_token = "somebody else's"
-    desk.join()
+    in_process_worker.join()
     assert not alive(pid)
     run = run_of(run_id)
     assert (run.state, run.lease_token, run.result) == ("running", "somebody else's", None)
 
 
 def test_helpers_of_the_process_leave_with_it(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker,
+    queue: Queue,
+    run_of: RunOf,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TOY", "helper@99")
     run_id = queue()
-    desk.work()
+    in_process_worker.work()
     assert run_of(run_id).state == "succeeded"
 
     def helpers() -> list[str]:
@@ -346,14 +360,14 @@ def test_helpers_of_the_process_leave_with_it(
 
 
 def test_a_new_attempt_waits_for_the_old_process_to_leave(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
 ) -> None:
     run_id = queue()
-    held = desk.run_dir(run_id)
+    held = in_process_worker.run_dir(run_id)
     held.path.mkdir(parents=True)
     held.lock()
     held.metrics_file.write_text("the other process's")
-    claimed = desk.start()
+    claimed = in_process_worker.start()
     for _ in range(3):
         before = run_of(run_id).lease_expires_at
         eventually(lambda before=before: run_of(run_id).lease_expires_at > before, "a renewal while waiting")
@@ -361,26 +375,26 @@ def test_a_new_attempt_waits_for_the_old_process_to_leave(
     assert held.metrics_file.read_text() == "the other process's", "nothing is touched without the lock"
     assert not held.run_file.exists()
     held.unlock()
-    desk.join()
+    in_process_worker.join()
     assert (run_of(run_id).state, claimed.attempt) == ("succeeded", 1)
 
 
 def test_a_folder_that_stays_locked_delays_the_run_and_costs_no_attempt(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf
 ) -> None:
     run_id = queue(max_attempts=1)
-    held = desk.run_dir(run_id)
+    held = in_process_worker.run_dir(run_id)
     held.path.mkdir(parents=True)
     held.lock()
-    desk.settings.folder_seconds = 0.2
+    in_process_worker.settings.folder_seconds = 0.2
     for times in (1, 2):
-        desk.work()
+        in_process_worker.work()
         run = run_of(run_id)
         assert (run.state, run.attempt, run.setbacks) == ("queued", 0, {"run_dir_busy": times})
         assert "another process" in run.interruption["message"]
-        make_due(desk.database, run_id)
+        make_due(in_process_worker.database, run_id)
     held.unlock()
-    desk.work()
+    in_process_worker.work()
     assert (run_of(run_id).state, run_of(run_id).attempt) == ("succeeded", 1)
 
 
@@ -399,74 +413,74 @@ def next_claim(session: Any) -> Any:
 
 
 def test_a_fault_of_the_network_is_tried_again_later_and_not_counted(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY", "nccl@6")
     run_id = queue(steps=8, max_attempts=1)
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.setbacks) == ("queued", 0, {"nccl": 1})
     assert "NCCL error" in run.interruption["message"]
     assert "starts in 10 s" in run.interruption["message"]
-    make_due(desk.database, run_id)
+    make_due(in_process_worker.database, run_id)
     monkeypatch.delenv("TOY")
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.result["final"]["start"]) == ("succeeded", 1, 5)
     assert steps_of(run_id) == list(range(1, 9))
 
 
 def test_a_fault_of_the_network_that_stays_fails_the_run(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY", "nccl")
     run_id = queue()
-    with desk.database.session() as session:
+    with in_process_worker.database.session() as session:
         runs.get_run(session, run_id).setbacks = {"nccl": INFRASTRUCTURE_RETRIES}
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.reason["code"]) == ("failed", "nccl")
     assert "DistBackendError" in run.reason["message"]
 
 
 def test_a_job_that_hangs_is_ended_with_its_stacks_and_tried_again_once(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY", "hang@3")
-    desk.settings.hung_seconds = 1.0
+    in_process_worker.settings.hung_seconds = 1.0
     run_id = queue(steps=8, checkpoint_every=100)
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.setbacks) == ("queued", 1, {"hung": 1, leases.COUNTED: 1})
     assert "no progress for" in run.interruption["message"]
-    stacks = (desk.run_dir(run_id).artifacts / "stacks.txt").read_text()
+    stacks = (in_process_worker.run_dir(run_id).artifacts / "stacks.txt").read_text()
     assert "in misbehave" in stacks
     assert "rank" in stacks
-    desk.work()
+    in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.reason["code"]) == ("failed", "hung")
     assert "stacks.txt" in run.reason["message"]
 
 
 def test_a_job_that_gets_on_slowly_is_not_taken_for_hung(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY_SECONDS", "0.4")
-    desk.settings.hung_seconds = 1.0
+    in_process_worker.settings.hung_seconds = 1.0
     run_id = queue(steps=6, checkpoint_every=1)
-    desk.work()
+    in_process_worker.work()
     assert run_of(run_id).state == "succeeded"
 
 
 def test_a_new_checkpoint_gives_all_attempts_back(
-    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(steps=40, checkpoint_every=5, max_attempts=2)
     for step in range(6, 40, 6):
         monkeypatch.setenv("TOY", f"killed@{step}")
-        desk.work()
+        in_process_worker.work()
         assert (run_of(run_id).state, run_of(run_id).setbacks[leases.COUNTED]) == ("queued", 1)
-    desk.work()  # killed without a new checkpoint
+    in_process_worker.work()  # killed without a new checkpoint
     run = run_of(run_id)
     assert (run.state, run.reason["code"]) == ("failed", "killed")
 
@@ -475,7 +489,7 @@ def test_a_new_checkpoint_gives_all_attempts_back(
 def impatient_desk(
     database: Database, settings: WorkerSettings, modules: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[InProcessWorker]:
-    """A desk that soon takes a locked database for one that is away."""
+    """A in_process_worker that soon takes a locked database for one that is away."""
     monkeypatch.setattr("lcl_core.db.session.BUSY_TIMEOUT_SECONDS", 0.1)
     impatient = Database(database.url)
     yield InProcessWorker(impatient, settings, modules)
@@ -490,15 +504,15 @@ def test_a_run_outlives_a_database_that_is_away_for_a_while(
     steps_of: Steps,
     eventually: Eventually,
 ) -> None:
-    desk, run_id = impatient_desk, queue(steps=30)
+    in_process_worker, run_id = impatient_desk, queue(steps=30)
     with capture_logs() as logs:
-        desk.start()
+        in_process_worker.start()
         eventually(lambda: steps_of(run_id))
         with database.session() as session:
             session.connection()  # takes the write lock
-            eventually(lambda: desk.run_dir(run_id).result_file.exists())
+            eventually(lambda: in_process_worker.run_dir(run_id).result_file.exists())
             eventually(lambda: [entry for entry in logs if entry["event"] == "database_unreachable"])
-        desk.join()
+        in_process_worker.join()
     assert run_of(run_id).state == "succeeded"
     assert steps_of(run_id) == list(range(1, 31))
 
@@ -512,18 +526,18 @@ def test_a_worker_that_cannot_renew_stops_the_run_at_a_checkpoint_and_gives_it_b
     eventually: Eventually,
     alive: Callable[[int], bool],
 ) -> None:
-    desk, run_id = impatient_desk, queue(steps=10_000)
-    desk.settings.lease_seconds = 2.0
-    desk.start()
+    in_process_worker, run_id = impatient_desk, queue(steps=10_000)
+    in_process_worker.settings.lease_seconds = 2.0
+    in_process_worker.start()
     eventually(lambda: steps_of(run_id))
     pid = run_of(run_id).progress["pid"]
     with database.session() as session:
         session.connection()  # takes the write lock
         eventually(lambda: not alive(pid))
-        done = json.loads((desk.run_dir(run_id).checkpoints / "state.json").read_text())["step"]
-    desk.join()
+        done = json.loads((in_process_worker.run_dir(run_id).checkpoints / "state.json").read_text())["step"]
+    in_process_worker.join()
     run = run_of(run_id)
     assert (run.state, run.attempt, leases.COUNTED in run.setbacks) == ("queued", 0, False)
     assert "the database did not answer" in run.interruption["message"]
-    lines = desk.run_dir(run_id).metrics_file.read_text().splitlines()
+    lines = in_process_worker.run_dir(run_id).metrics_file.read_text().splitlines()
     assert json.loads(lines[-1])["step"] == done, "no step after the checkpoint is lost"

@@ -41,18 +41,18 @@ def consuming(database: Database, eventually: Eventually) -> Callable[[int], Non
 
 
 def test_wake_ups_once_twice_and_never(
-    crew: WorkerProcesses,
-    doorbell: WakeupProducer,
+    worker_processes: WorkerProcesses,
+    wakeup_producer: WakeupProducer,
     queue: Queue,
     run_of: RunOf,
     eventually: Eventually,
     consuming: Callable[[int], None],
 ) -> None:
-    crew.start()
+    worker_processes.start()
     consuming(1)
     runs = [queue() for _ in range(4)]
     for run_id in (runs[0], runs[1], runs[1], runs[1], "run_unknown"):
-        assert doorbell.wake(run_id)
+        assert wakeup_producer.wake(run_id)
     unrung = queue()
     for run_id in (*runs, unrung):
         eventually(lambda run_id=run_id: run_of(run_id).state == "succeeded")
@@ -60,20 +60,20 @@ def test_wake_ups_once_twice_and_never(
 
 
 def test_a_broker_that_is_down_delays_nothing_and_is_found_again(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     broker: EmbeddedBroker,
-    doorbell: WakeupProducer,
+    wakeup_producer: WakeupProducer,
     database: Database,
     queue: Queue,
     run_of: RunOf,
     eventually: Eventually,
     consuming: Callable[[int], None],
 ) -> None:
-    crew.start()
+    worker_processes.start()
     consuming(1)
     broker.stop()
     run_id = queue()
-    assert doorbell.wake(run_id) is False
+    assert wakeup_producer.wake(run_id) is False
     eventually(lambda: run_of(run_id).state == "succeeded")
 
     def consumed_at() -> Any:
@@ -99,8 +99,8 @@ Channel._receive = failing
 
 
 def test_a_consumer_that_fails_ends_no_run(
-    crew: WorkerProcesses,
-    doorbell: WakeupProducer,
+    worker_processes: WorkerProcesses,
+    wakeup_producer: WakeupProducer,
     database: Database,
     queue: Queue,
     run_of: RunOf,
@@ -109,11 +109,11 @@ def test_a_consumer_that_fails_ends_no_run(
 ) -> None:
     """Another consumer follows in the same process; the first message to all workers ends the first."""
     run_id = queue(20_000)  # minutes: it outlasts the second consumer's start on a busy machine
-    worker = crew.start(before=FAILING_CONSUMER)
+    worker = worker_processes.start(before=FAILING_CONSUMER)
     consuming(1)
     eventually(lambda: run_of(run_id).state == "running", "the run")
-    assert doorbell.wake_all(None)
-    eventually(lambda: "consumer_lost" in crew.log(0).read_text(), "the consumer's failure")
+    assert wakeup_producer.wake_all(None)
+    eventually(lambda: "consumer_lost" in worker_processes.log(0).read_text(), "the consumer's failure")
     with database.session() as session:
         for row in db_runs.list_workers(session):
             row.consumed_at = None
@@ -126,23 +126,23 @@ def test_a_consumer_that_fails_ends_no_run(
 
 @pytest.mark.parametrize("settings", ["sqlite", "postgresql"], indirect=True)
 def test_a_worker_killed_in_the_middle_loses_nothing(
-    crew: WorkerProcesses,
-    doorbell: WakeupProducer,
+    worker_processes: WorkerProcesses,
+    wakeup_producer: WakeupProducer,
     queue: Queue,
     run_of: RunOf,
     steps_of: Steps,
     eventually: Eventually,
     alive: Callable[[int], bool],
 ) -> None:
-    crew.start(TOY_SECONDS="0.2")
+    worker_processes.start(TOY_SECONDS="0.2")
     run_id = queue(steps=60)
-    doorbell.wake(run_id)
+    wakeup_producer.wake(run_id)
     eventually(lambda: len(steps_of(run_id)) >= 6)
     pid = run_of(run_id).progress["pid"]
-    crew.started[0].kill()
+    worker_processes.started[0].kill()
     eventually(lambda: not alive(pid), "the trainer's leaving")
     assert run_of(run_id).state == "running"
-    crew.start()
+    worker_processes.start()
     eventually(lambda: run_of(run_id).state == "succeeded")
     run = run_of(run_id)
     assert run.attempt == 2
@@ -151,17 +151,17 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
 
 
 def test_a_cancel_reaches_the_process(
-    crew: WorkerProcesses,
-    doorbell: WakeupProducer,
+    worker_processes: WorkerProcesses,
+    wakeup_producer: WakeupProducer,
     database: Database,
     queue: Queue,
     run_of: RunOf,
     steps_of: Steps,
     eventually: Eventually,
 ) -> None:
-    crew.start()
+    worker_processes.start()
     run_id = queue(steps=100_000)
-    doorbell.wake(run_id)
+    wakeup_producer.wake(run_id)
     eventually(lambda: steps_of(run_id))
     with database.session() as session:
         db_runs.cancel_run(session, run_id)
@@ -169,8 +169,8 @@ def test_a_cancel_reaches_the_process(
 
 
 def test_a_worker_that_ends_in_order_hands_its_run_to_another(
-    crew: WorkerProcesses,
-    doorbell: WakeupProducer,
+    worker_processes: WorkerProcesses,
+    wakeup_producer: WakeupProducer,
     database: Database,
     queue: Queue,
     run_of: RunOf,
@@ -178,11 +178,11 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
     eventually: Eventually,
     consuming: Callable[[int], None],
 ) -> None:
-    first = crew.start(TOY_SECONDS="1")
+    first = worker_processes.start(TOY_SECONDS="1")
     run_id = queue(steps=100, max_attempts=1)
-    doorbell.wake(run_id)
+    wakeup_producer.wake(run_id)
     eventually(lambda: steps_of(run_id))
-    crew.start()
+    worker_processes.start()
     consuming(2)
     first.send_signal(signal.SIGTERM)
     assert first.wait(180) == 0
@@ -192,15 +192,15 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
     assert steps_of(run_id) == list(range(1, 101))
     with database.reading() as session:
         assert len(db_runs.list_workers(session)) == 1
-    log = crew.log(0).read_text()
+    log = worker_processes.log(0).read_text()
     assert f'"run": "{run_id}"' in log
     assert "Traceback" not in log
 
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 def test_two_workers_run_a_halving_to_its_end(
-    crew: WorkerProcesses,
-    doorbell: WakeupProducer,
+    worker_processes: WorkerProcesses,
+    wakeup_producer: WakeupProducer,
     database: Database,
     study: Callable[..., str],
     eventually: Eventually,
@@ -210,7 +210,7 @@ def test_two_workers_run_a_halving_to_its_end(
     search = {"kind": "halving", "trials": 2, "parameters": rates, "rungs": [3, 5], "keep": 0.5, **judge}
     study_id = study(search=search)
     for _ in range(2):
-        crew.start()
+        worker_processes.start()
 
     def state() -> str:
         with database.reading() as session:
@@ -230,25 +230,30 @@ def test_two_workers_run_a_halving_to_its_end(
 
 
 def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
-    crew: WorkerProcesses, database: Database, queue: Queue, run_of: RunOf, eventually: Eventually, tmp_path: Path
+    worker_processes: WorkerProcesses,
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    eventually: Eventually,
+    tmp_path: Path,
 ) -> None:
     path = f"{install(tmp_path / 'programs', listing(1))}:{os.environ['PATH']}"
-    crew.start(LCL_WORKER_OFFERS="cpu", CUDA_VISIBLE_DEVICES="0", PATH=path)
+    worker_processes.start(LCL_WORKER_OFFERS="cpu", CUDA_VISIBLE_DEVICES="0", PATH=path)
     choosy, modest = queue(resource="gpu", priority=9), queue(resource="cpu")
     eventually(lambda: run_of(modest).state == "succeeded")
     assert run_of(modest).result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == "", "another run may need the GPU"
     with database.reading() as session:
         assert db_runs.blocked_reasons(session, [run_of(choosy)])[choosy]["message"].startswith("no worker offers gpu")
-    crew.start(LCL_WORKER_OFFERS="gpu", CUDA_VISIBLE_DEVICES="0", PATH=path)
+    worker_processes.start(LCL_WORKER_OFFERS="gpu", CUDA_VISIBLE_DEVICES="0", PATH=path)
     eventually(lambda: run_of(choosy).state == "succeeded")
     assert run_of(choosy).result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == gpu_id(0)
     assert run_of(choosy).attempt == 1
 
 
 def test_a_worker_ends_in_order_while_the_broker_is_down(
-    crew: WorkerProcesses, broker: EmbeddedBroker, database: Database, consuming: Callable[[int], None]
+    worker_processes: WorkerProcesses, broker: EmbeddedBroker, database: Database, consuming: Callable[[int], None]
 ) -> None:
-    worker = crew.start()
+    worker = worker_processes.start()
     consuming(1)
     broker.stop()
     worker.send_signal(signal.SIGTERM)

@@ -34,7 +34,7 @@ def identity(name: str) -> str:
     return f"img_{stable_hash64(name):016x}"
 
 
-class Desk:
+class IndexRuns:
     """Runs index runs one after another, each on what the one before made."""
 
     def __init__(self, place: Path, sample: Corpus, encoder: Path) -> None:
@@ -85,8 +85,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, sample: Corpus, encoder: Path) -> Desk:
-    return Desk(tmp_path, sample, encoder)
+def index_runs(tmp_path: Path, sample: Corpus, encoder: Path) -> IndexRuns:
+    return IndexRuns(tmp_path, sample, encoder)
 
 
 @pytest.fixture
@@ -109,11 +109,11 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return counts
 
 
-def test_only_what_is_new_is_embedded(desk: Desk, embedded: dict[str, int]) -> None:
-    base, _ = desk.run("base", range(8))
-    desk.changes = [desk.added(3, "hand.webp"), (ChangeRecord(7, identity("2.webp")), b"")]
+def test_only_what_is_new_is_embedded(index_runs: IndexRuns, embedded: dict[str, int]) -> None:
+    base, _ = index_runs.run("base", range(8))
+    index_runs.changes = [index_runs.added(3, "hand.webp"), (ChangeRecord(7, identity("2.webp")), b"")]
     embedded.update(images=0, texts=0)
-    place, result = desk.run("more", range(6, 11), base)
+    place, result = index_runs.run("more", range(6, 11), base)
     assert embedded["images"] == 3, "6 and 7 are there"
     older, newer = Collection.open(base), Collection.open(place, verify=True)
     names = [record["image"] for record in newer.items(0, 100)]
@@ -125,51 +125,51 @@ def test_only_what_is_new_is_embedded(desk: Desk, embedded: dict[str, int]) -> N
     known = {older.record("texts", place)["text"] for place in range(older.count("texts"))} | {"added by hand"}
     texts = {newer.record("texts", place)["text"] for place in range(newer.count("texts"))}
     assert embedded["texts"] == len(texts - known)
-    check_kept(older, newer, desk)
+    check_kept(older, newer, index_runs)
 
 
-def check_kept(older: Collection, newer: Collection, desk: Desk) -> None:
+def check_kept(older: Collection, newer: Collection, index_runs: IndexRuns) -> None:
     """To the bit, images too; and what was added by hand is found by its image and by its words."""
     for name in (f"{n}.webp" for n in (0, 1, 3, 4, 5, 6, 7)):
         assert np.array_equal(older.vector(identity(name)), newer.vector(identity(name)))
         assert older.image_bytes(identity(name)) == newer.image_bytes(identity(name))
         assert older.item(identity(name)) == newer.item(identity(name))
-    change, sample_image = desk.changes[0]
+    change, sample_image = index_runs.changes[0]
     assert newer.image_bytes(change.item) == sample_image
     assert newer.item(change.item) == change.record
     assert newer.vector(change.item).tobytes() == change.vector
-    (words,) = newer.search(desk.session.embed_texts(["added by hand"])[0], k=1, target="texts")
+    (words,) = newer.search(index_runs.session.embed_texts(["added by hand"])[0], k=1, target="texts")
     assert (words.metadata["text"], words.metadata["items"]) == ("added by hand", [change.item])
     assert newer.label_values()["by"] == ["hand"]
     with pytest.raises(UserError):
         newer.item(identity("2.webp"))
 
 
-def test_without_a_dataset_it_only_folds(desk: Desk, embedded: dict[str, int]) -> None:
-    base, _ = desk.run("base", range(4))
-    desk.changes = [desk.added(1, "0.webp")]
+def test_without_a_dataset_it_only_folds(index_runs: IndexRuns, embedded: dict[str, int]) -> None:
+    base, _ = index_runs.run("base", range(4))
+    index_runs.changes = [index_runs.added(1, "0.webp")]
     embedded.update(images=0, texts=0)
-    place, result = desk.run("fold", None, base)
+    place, result = index_runs.run("fold", None, base)
     assert embedded == {"images": 0, "texts": 0}
     assert (result["kept"], result["added"]) == (4, 0)
     folded = Collection.open(place, verify=True)
     assert folded.item(identity("0.webp"))["labels"] == {"by": "hand"}, "it took the older one's place"
     assert folded.manifest.dataset_hash == Collection.open(base).manifest.dataset_hash
-    lines = (desk.place / "fold" / "metrics.jsonl").read_text().splitlines()
+    lines = (index_runs.place / "fold" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == json.loads(lines[-1])["total_steps"]
 
 
-def test_another_encoder_is_refused(desk: Desk, encoders: list[Path]) -> None:
-    base, _ = desk.run("base", range(2))
-    desk.encoder = encoders[1]
+def test_another_encoder_is_refused(index_runs: IndexRuns, encoders: list[Path]) -> None:
+    base, _ = index_runs.run("base", range(2))
+    index_runs.encoder = encoders[1]
     with pytest.raises(UserError) as caught:
-        desk.run("more", range(2, 4), base)
+        index_runs.run("more", range(2, 4), base)
     assert (caught.value.code, caught.value.field) == ("encoder_mismatch", "encoder")
-    assert list((desk.place / "more" / "artifacts").iterdir()) == []
+    assert list((index_runs.place / "more" / "artifacts").iterdir()) == []
 
 
-def test_changes_that_were_cut_are_seen(desk: Desk, tmp_path: Path) -> None:
-    change, sample_image = desk.added(1, "hand.webp")
+def test_changes_that_were_cut_are_seen(index_runs: IndexRuns, tmp_path: Path) -> None:
+    change, sample_image = index_runs.added(1, "hand.webp")
     with DeltaSnapshotWriter(tmp_path / "handed") as writer:
         writer.write(change, sample_image)
     handed = DeltaSnapshot(tmp_path / "handed")
@@ -181,20 +181,20 @@ def test_changes_that_were_cut_are_seen(desk: Desk, tmp_path: Path) -> None:
     assert caught.value.code == "changes_unreadable"
 
 
-def test_stated_types_of_labels_are_kept_and_others_inferred_anew(desk: Desk) -> None:
-    base, _ = desk.run("base", range(2))
-    desk.changes = [desk.added(1, "a.webp", "7")]
-    inferred, _ = desk.run("inferred", None, base)
+def test_stated_types_of_labels_are_kept_and_others_inferred_anew(index_runs: IndexRuns) -> None:
+    base, _ = index_runs.run("base", range(2))
+    index_runs.changes = [index_runs.added(1, "a.webp", "7")]
+    inferred, _ = index_runs.run("inferred", None, base)
     assert Collection.open(inferred).label_types()["by"] == "number"
-    stated, _ = desk.run("stated", None, base, label_types={"by": "text"})
-    desk.changes = [desk.added(2, "b.webp", "8")]
-    again, _ = desk.run("again", None, stated)
+    stated, _ = index_runs.run("stated", None, base, label_types={"by": "text"})
+    index_runs.changes = [index_runs.added(2, "b.webp", "8")]
+    again, _ = index_runs.run("again", None, stated)
     assert Collection.open(again).label_types()["by"] == "text", "as stated by an earlier run"
-    desk.changes = [desk.added(2, "b.webp", "by hand")]
-    mixed, _ = desk.run("mixed", None, inferred)
+    index_runs.changes = [index_runs.added(2, "b.webp", "by hand")]
+    mixed, _ = index_runs.run("mixed", None, inferred)
     assert Collection.open(mixed).label_types()["by"] == "text"
     with pytest.raises(UserError, match="'by hand' is no number"):
-        desk.run("refused", None, inferred, label_types={"by": "number"})
-    desk.changes = [(ChangeRecord(3, identity("a.webp")), b"")]
-    gone, _ = desk.run("gone", None, stated)
+        index_runs.run("refused", None, inferred, label_types={"by": "number"})
+    index_runs.changes = [(ChangeRecord(3, identity("a.webp")), b"")]
+    gone, _ = index_runs.run("gone", None, stated)
     assert "by" not in Collection.open(gone).label_types()

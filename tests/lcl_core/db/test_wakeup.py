@@ -32,33 +32,33 @@ def messages(broker: EmbeddedBroker) -> list[tuple[str, list[str]]]:
 
 
 def test_a_ring_is_a_small_json_message(broker: EmbeddedBroker) -> None:
-    doorbell = WakeupProducer(broker.url)
-    assert doorbell.wake("run_1")
-    assert doorbell.ping("worker-1")
+    wakeup_producer = WakeupProducer(broker.url)
+    assert wakeup_producer.wake("run_1")
+    assert wakeup_producer.ping("worker-1")
     assert messages(broker) == [(WAKE, ["run_1"]), (PING, ["worker-1"])]
-    doorbell.close()
+    wakeup_producer.close()
 
 
 def test_a_broker_that_is_down_costs_nobody_anything(broker: EmbeddedBroker) -> None:
-    doorbell = WakeupProducer(broker.url)
+    wakeup_producer = WakeupProducer(broker.url)
     broker.stop()
-    assert doorbell.wake("run_1") is False
+    assert wakeup_producer.wake("run_1") is False
     broker.start()
-    assert doorbell.wake("run_2") is True
+    assert wakeup_producer.wake("run_2") is True
     assert messages(broker) == [(WAKE, ["run_2"])]
-    doorbell.close()
+    wakeup_producer.close()
 
 
 def test_a_broker_that_was_started_again_forgets_messages_and_takes_new_ones(
     broker: EmbeddedBroker, eventually: Callable[..., None]
 ) -> None:
-    doorbell = WakeupProducer(broker.url)
-    assert doorbell.wake("run_1")
+    wakeup_producer = WakeupProducer(broker.url)
+    assert wakeup_producer.wake("run_1")
     assert broker.pid is not None
     os.kill(broker.pid, signal.SIGKILL)
     os.waitid(os.P_PID, broker.pid, os.WEXITED | os.WNOWAIT)
     broker.start()
     assert messages(broker) == []
-    eventually(lambda: doorbell.wake("run_2"), "a message that is taken")
+    eventually(lambda: wakeup_producer.wake("run_2"), "a message that is taken")
     assert [arguments for _, arguments in messages(broker)] == [["run_2"]]
-    doorbell.close()
+    wakeup_producer.close()

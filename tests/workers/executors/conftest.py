@@ -14,7 +14,7 @@ from tests.workers.worker_processes import WorkerProcesses
 
 @pytest.fixture
 def kill_worker_of_run(
-    crew: WorkerProcesses,
+    worker_processes: WorkerProcesses,
     database: Database,
     queue: Callable[..., str],
     run_of: Callable[[str], Any],
@@ -27,13 +27,13 @@ def kill_worker_of_run(
     """
 
     def kill(environment: dict[str, str]) -> tuple[str, int]:
-        crew.start(**environment)
+        worker_processes.start(**environment)
         run_id = queue(steps=100_000, checkpoint_every=100_000)
         eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
         first = run_of(run_id)
-        crew.started[0].kill()
-        eventually(lambda: crew.started[0].poll() is not None, "the worker's death")
-        crew.start(**environment)
+        worker_processes.started[0].kill()
+        eventually(lambda: worker_processes.started[0].poll() is not None, "the worker's death")
+        worker_processes.start(**environment)
         eventually(lambda: run_of(run_id).lease_owner not in (None, first.lease_owner), "another worker")
         reached = len(steps_of(run_id))
         eventually(lambda: len(steps_of(run_id)) > reached, "more steps")

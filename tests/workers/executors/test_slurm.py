@@ -101,7 +101,7 @@ def test_a_run_ends_as_on_this_machine(
     assert (run.state, run.attempt, run.handle) == ("succeeded", 1, None), run.reason
     assert steps_of(run_id) == [1, 2, 3, 4]
     log = worker.run_dir(run_id).log_file.read_text()
-    assert log.startswith("=== attempt 1 on desk, ")
+    assert log.startswith("=== attempt 1 on in-process, ")
     assert "toy starts at 0" in log
     environment = run.result["final"]["environment"]
     assert environment["CUDA_VISIBLE_DEVICES"] == "", "it was given no GPU"
