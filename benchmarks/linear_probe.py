@@ -1,4 +1,7 @@
-"""Linear probe: logistic regression on frozen pooled latents, beside the same network untrained and raw pixels.
+"""Linear probe: logistic regression on frozen features, beside the same network untrained and raw pixels.
+
+Features are pooled latents, or means of patch tokens over each cell of a grid (``--cells``): what a latent for contrast
+leaves out is still in the patches.
 
 Features are standardised by the training images. The weight of the L2 penalty is chosen on every tenth training image,
 from the same grid for each kind of features; then the probe is fitted on all and asked once about the test split.
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train-split", default="train")
     parser.add_argument("--test-split", default="test")
     parser.add_argument("--limit", type=int, help="images of each split at most, the first ones")
+    parser.add_argument("--cells", type=int, default=0, help="cells a side of the grid of patches; 0: pooled latents")
     parser.add_argument("--pixels", type=int, default=28, help="side of the raw pixels")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="the object on one line")
@@ -49,12 +54,13 @@ def main(options: argparse.Namespace) -> None:
         labelled(corpus, split, options.label, options.limit) for split in (options.train_split, options.test_split)
     )
     kinds: dict[str, Features] = {
-        "encoder": _latents_of(encoder),
-        "untrained": _latents_of(encoder.random_init()),
+        "encoder": features_of(encoder, options.cells),
+        "untrained": features_of(encoder.random_init(), options.cells),
         "pixels": lambda images: raw_pixels(images, options.pixels),
     }
     rows = {name: measure(corpus, train, test, options.label, features) for name, features in kinds.items()}
-    report = {"train": len(train), "test": len(test), "seconds": round(time.perf_counter() - start, 1), "rows": rows}
+    report = {"train": len(train), "test": len(test), "cells": options.cells, "rows": rows}
+    report["seconds"] = round(time.perf_counter() - start, 1)
     print(json.dumps(report, indent=None if options.json else 1))
 
 
@@ -114,14 +120,29 @@ def raw_pixels(images: Sequence[Image.Image], side: int) -> Tensor:
     return torch.stack([torch.tensor(list(each.tobytes()), dtype=torch.float32) / 255 for each in grey])
 
 
-def _latents_of(encoder: ImageEncoder) -> Features:
-    """Pooled latents; of an encoder without pooling, means over patches."""
+def features_of(encoder: ImageEncoder, cells: int) -> Features:
+    """Pooled latents without ``cells``, or of an encoder without pooling means over patches; else means over cells.
+
+    Raises (on use): UserError where the patches are not in a square.
+    """
 
     def features(images: Sequence[Image.Image]) -> Tensor:
         pooled, patches = encoder.encode(encoder.preprocess(images))
+        if cells:
+            return cell_means(patches.float(), cells)
         return (patches.mean(1) if pooled is None else pooled).float()
 
     return features
+
+
+def cell_means(patches: Tensor, cells: int) -> Tensor:
+    """Patch tokens [n, S², W] → means over ``cells`` × ``cells`` cells, [n, W * cells²]. Raises: UserError."""
+    side = math.isqrt(patches.shape[1])
+    if side * side != patches.shape[1] or cells > side:
+        message = f"the encoder's {patches.shape[1]} patches are no square of {cells} cells a side or more"
+        raise UserError(message, code="bad_option", field="cells")
+    grid = patches.transpose(1, 2).unflatten(2, (side, side))
+    return F.adaptive_avg_pool2d(grid, cells).flatten(1)
 
 
 def _features(corpus: Corpus, pairs: Sequence[CaptionPair], features: Features) -> Tensor:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks import linear_probe
 from benchmarks.__main__ import main
+from lcl_core.common.errors import UserError
 from tests.lcl_core.saved_encoders import encoder, encoders, sample  # noqa: F401
 
 
@@ -35,15 +36,28 @@ def test_raw_pixels_are_grey_levels() -> None:
     assert torch.equal(found, torch.stack([torch.ones(16), torch.zeros(16)]))
 
 
+def test_patches_are_averaged_over_the_cells_of_a_grid() -> None:
+    patches = torch.arange(2 * 16 * 3, dtype=torch.float32).reshape(2, 16, 3)
+    assert torch.allclose(linear_probe.cell_means(patches, 1), patches.mean(1))
+    upper_left = patches[:, [0, 1, 4, 5]].mean(1)
+    assert torch.allclose(linear_probe.cell_means(patches, 2).reshape(2, 3, 4)[:, :, 0], upper_left)
+    for count, cells in ((15, 1), (16, 5)):
+        with pytest.raises(UserError, match="no square"):
+            linear_probe.cell_means(patches[:, :count], cells)
+
+
+@pytest.mark.parametrize("cells", [0, 2])
 def test_it_reports_encoder_untrained_and_pixels(
     encoder: Path,  # noqa: F811
     sample_zip: Path,
     capsys: pytest.CaptureFixture[str],
+    cells: int,
 ) -> None:
     words = ["--encoder", str(encoder), "--corpus", str(sample_zip), "--label", "group", "--test-split", "test_vendor"]
-    assert main(["linear-probe", *words, "--limit", "120", "--pixels", "8", "--threads", "1", "--json"]) == 0
+    words += ["--limit", "120", "--pixels", "8", "--threads", "1", "--cells", str(cells), "--json"]
+    assert main(["linear-probe", *words]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["train"], report["test"]) == (120, 120)
+    assert (report["train"], report["test"], report["cells"]) == (120, 120, cells)
     assert report["rows"].keys() == {"encoder", "untrained", "pixels"}
     for row in report["rows"].values():
         assert 0 <= row["accuracy"] <= 1
