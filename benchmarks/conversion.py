@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmarks.scale import write_photographs
 from lcl_core.common.run_dir import RunDir
+from lcl_core.parts.completion_log import LOG_FILE
 
 POLL_SECONDS = 0.01
 
@@ -81,10 +82,11 @@ def _convert(folder: Path, corpus: Path, processes: int) -> float:
 
 
 def _kill_and_continue(folder: Path, corpus: Path, processes: int, at: int) -> dict[str, Any]:
-    """Kill a conversion that has completed ``at`` photographs, and start it anew."""
+    """Kill a conversion that has read ``at`` photographs and completed a part, and start it anew."""
     run = _prepare(folder, corpus, processes)
     with subprocess.Popen(_command(run), start_new_session=True, stdout=subprocess.DEVNULL) as first:
         _wait_for_step(run, at, first)
+        _wait_for_part(run, first)
         os.killpg(first.pid, signal.SIGKILL)
     killed_at = _last_step(run)
     run.metrics_file.unlink()
@@ -114,6 +116,15 @@ def _wait_for_step(run: RunDir, step: int, process: subprocess.Popen[Any]) -> No
     while _last_step(run) < step:
         if process.poll() is not None and _last_step(run) < step:
             raise RuntimeError(f"the conversion ended with status {process.returncode} before photograph {step}")
+        time.sleep(POLL_SECONDS)
+
+
+def _wait_for_part(run: RunDir, process: subprocess.Popen[Any]) -> None:
+    """Raises: RuntimeError if the process ends before."""
+    log = run.checkpoints / "parts" / LOG_FILE
+    while not (log.exists() and '"kind":"part"' in log.read_text(encoding="utf-8")):
+        if process.poll() is not None:
+            raise RuntimeError(f"the conversion ended with status {process.returncode} before a part was complete")
         time.sleep(POLL_SECONDS)
 
 
