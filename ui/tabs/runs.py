@@ -371,7 +371,7 @@ class RunsTab:
             selection.listing = selection.listing.changed(action, value)
             return self.refresh(selection, only)
         if selection.current.id != str(event.pick):
-            selection.current = WatchedRun(str(event.pick))
+            selection.current, selection.absent = WatchedRun(str(event.pick)), ()
         return self.refresh(selection, only)
 
     def compare(

@@ -101,6 +101,9 @@ def test_an_address_compares_as_its_page_did(service: Any, run: dict[str, Any]) 
     assert (compared["value"], metrics["value"], axis["value"]) == (["run_2"], ["contrastive_loss"], "images_seen")
     assert ("old · run_2", "run_2") in compared["choices"]
     assert tab.comparison.show_linked(selection) == [gr.skip()] * 3, "what a visitor changes afterwards stays"
+    selection.absent = ("gone",)
+    tab.select(selection, "all", type("Event", (), {"pick": "run_2"})())
+    assert selection.absent == (), "another run was selected, which no address has"
     opened.query_params = {"run": "run_1"}
     tab.open_address(selection, "all", opened)
     assert linked(selection) == {}
