@@ -45,7 +45,7 @@ def test_a_run_succeeds(
     with in_process_worker.database.reading() as session:
         assert registry.get_encoder(session, "toy").id == run.encoder_id
     log = in_process_worker.run_dir(run_id).log_file.read_text()
-    assert "attempt 1 on in_process_worker" in log
+    assert "attempt 1 on in-process" in log
     assert "toy starts at 0" in log
 
 
