@@ -489,7 +489,7 @@ def test_a_new_checkpoint_gives_all_attempts_back(
 def impatient_desk(
     database: Database, settings: WorkerSettings, modules: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[InProcessWorker]:
-    """A in_process_worker that soon takes a locked database for one that is away."""
+    """A worker in this process that soon takes a locked database for one that is away."""
     monkeypatch.setattr("lcl_core.db.session.BUSY_TIMEOUT_SECONDS", 0.1)
     impatient = Database(database.url)
     yield InProcessWorker(impatient, settings, modules)
