@@ -16,7 +16,6 @@ from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.common.settings import Settings
 from lcl_core.db import datasets, outbox, registry
 from lcl_core.db import runs as db_runs
-from lcl_core.db.datasets import select_items
 from lcl_core.db.models import EncoderRow, Metric, Run
 from lcl_core.db.runs import find_owned
 from lcl_core.db.states import LEASED
@@ -52,7 +51,7 @@ def validate_submission(session: Session, kind: str, value: dict[str, Any], sett
         registry.check_collection_encoder(session, registry.get_collection(session, name), encoder)
     if isinstance(spec, IndexSpec):
         check_index(spec.index, IndexLocation(session=session, settings=settings))
-    select_items(session, spec)
+    datasets.check_tags(session, spec)
     return spec
 
 

@@ -172,10 +172,10 @@ def tagged_items(session: Session, dataset: Dataset, tags: Collection[str]) -> l
     return list(session.scalars(rows.order_by(DatasetTag.item)))
 
 
-def select_items(session: Session, spec: Any) -> dict[str, list[str] | None] | None:
-    """Which items a conversion keeps, as ``run.json`` has it: ``only`` (None: all) and ``without``.
+def check_tags(session: Session, spec: Any) -> Dataset | None:
+    """The dataset whose tags a conversion names; None: it names no tags, or the spec is of another kind.
 
-    None: the spec names no tags. Raises: UserError ``unknown_tag`` for a tag that no item has, ``unknown_dataset``.
+    Raises: UserError ``unknown_tag`` for a tag that no item has, ``unknown_dataset``.
     """
     if not isinstance(spec, ConvertSpec) or spec.dataset is None or not (spec.only_tags or spec.without_tags):
         return None
@@ -185,6 +185,17 @@ def select_items(session: Session, spec: Any) -> dict[str, list[str] | None] | N
         for index, tag in enumerate(getattr(spec, field) or ()):
             if tag not in known:
                 raise _unknown_tag_error(dataset, tag, list(known), f"{field}.{index}")
+    return dataset
+
+
+def select_items(session: Session, spec: Any) -> dict[str, list[str] | None] | None:
+    """Which items a conversion keeps, as ``run.json`` has it: ``only`` (None: all) and ``without``.
+
+    None: the spec names no tags. Raises: as ``check_tags``.
+    """
+    dataset = check_tags(session, spec)
+    if dataset is None:
+        return None
     only = tagged_items(session, dataset, spec.only_tags) if spec.only_tags else None
     return {"only": only, "without": tagged_items(session, dataset, spec.without_tags) if spec.without_tags else []}
 

@@ -189,11 +189,9 @@ class DocumentsTab:
         """A tag of documents, and the same page again. An event: ``tag:DATASET:CHANGE`` of a tag form."""
         _, owner, value = str(event.pick).split(":", 2)
         change = parse_tag_change(value)
+        verb = "remove" if change.remove else "add"
         try:
-            if change.remove:
-                changed = self.client.tag_documents(owner, change.items, remove=[change.tag])
-            else:
-                changed = self.client.tag_documents(owner, change.items, add=[change.tag])
+            changed = self.client.tag_documents(owner, change.items, **{verb: [change.tag]})
         except ApiError as error:
             return toast(error.message, "The tags were not changed"), *(gr.skip(),) * 9
         noun = "captioned image" if view == "pairs" else "document"
