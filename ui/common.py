@@ -100,11 +100,15 @@ def html_pane(html: str = "", **options: Any) -> gr.HTML:
     return gr.HTML(html, apply_default_css=False, **options)
 
 
-def update_dropdown(choices: Sequence[tuple[str, str]], current: str | None) -> Any:
-    """New choices of a dropdown. The current value stays if it exists, else the first choice is selected."""
+def update_dropdown(choices: Sequence[tuple[str, str]], current: str | None, wanted: str | None = None) -> Any:
+    """New choices of a dropdown, and its value: ``wanted``, else the current one, else the first choice.
+
+    The update leaves out a value that stays: another may be chosen before the update arrives.
+    """
     values = [value for _, value in choices]
-    value = current if current in values else first_choice(choices)
-    return gr.Dropdown(choices=list(choices), value=value, interactive=bool(values))
+    value = next((each for each in (wanted, current) if each in values), first_choice(choices))
+    changed: dict[str, Any] = {} if value == current else {"value": value}
+    return gr.update(choices=list(choices), interactive=bool(values), **changed)
 
 
 def first_choice(choices: Sequence[tuple[str, str]]) -> str | None:

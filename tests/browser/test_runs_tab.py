@@ -31,6 +31,18 @@ SLOW_EVENTS = """(() => {
   };
 })()"""  # each event is sent .4 s after it began
 
+LATE_PROPOSALS = """(() => {
+  const ask = window.fetch;
+  const released = new Promise((resolve) => { window.release = resolve; });
+  window.fetch = async (...question) => {
+    const answer = await ask(...question);
+    if (!String(question[0]).includes('/run/predict')) return answer;
+    const text = await answer.text();
+    if (text.includes('"before"')) await released;
+    return new Response(text, answer);
+  };
+})()"""  # what the service proposes for a form arrives when the test says so
+
 
 def line(step: int) -> dict[str, Any]:
     """A line of metrics as the trainer writes it."""
@@ -135,6 +147,35 @@ def test_a_clone_is_the_runs_spec_in_the_form(visitor: Any, page_url: str, world
     expect(form.get_by_label("Name")).to_have_value("examined")
     expect(form.get_by_label("Encoder")).to_have_value("tiny")
     expect(page.locator("#verdict-evaluate")).to_contain_text("The spec is valid")
+    page.locator("#submit-evaluate").click()
+    expect(page.locator("#verdict-evaluate")).to_contain_text("Submitted as run_")
+    made, original = (run for run in world.client.runs(kind="evaluate")["items"] if run["name"] == "examined")
+    assert made["spec"] == original["spec"]
+    world.client.cancel(made["id"])
+    world.client.delete(made["id"])
+
+
+def test_an_evaluation_opens_with_the_best_encoder(visitor: Any, page_url: str) -> None:
+    page = open_form(visitor, page_url, "Evaluate")
+    form = page.locator("#new-run")
+    expect(form.get_by_label("Encoder")).to_have_value("tiny")
+    expect(form.get_by_label("Dataset")).to_have_value("sample")
+    expect(page.locator("#verdict-evaluate")).to_contain_text("The spec is valid")
+
+
+def test_a_clone_stays_when_a_proposal_for_the_form_arrives_late(visitor: Any, page_url: str, world: Any) -> None:
+    page = visitor.open(f"{page_url}/?tab=runs")
+    page.add_init_script(LATE_PROPOSALS)
+    page.reload()
+    page.locator("#run-list").get_by_role("button", name="examined").click()
+    expect(page.locator("#run-head").get_by_role("heading")).to_have_text("examined")
+    page.locator("#run-clone").click()
+    form = page.locator("#new-run")
+    expect(form.get_by_label("Name")).to_have_value("examined")
+    page.evaluate("window.release()")
+    form.get_by_label("Encoder").click()
+    expect(form.get_by_role("option", name="plain")).to_be_visible()  # the proposal has arrived
+    page.keyboard.press("Escape")
     page.locator("#submit-evaluate").click()
     expect(page.locator("#verdict-evaluate")).to_contain_text("Submitted as run_")
     made, original = (run for run in world.client.runs(kind="evaluate")["items"] if run["name"] == "examined")

@@ -289,7 +289,7 @@ class CaptionTab:
         except ApiError as error:
             return gr.skip(), sampled, gr.skip(), unreachable_box(error)
         message = NO_ENCODER if not choices else gr.skip() if current else WAITING
-        chosen = update_dropdown(choices, _linked_encoder(request) or current or last_used(request, "encoder"))
+        chosen = update_dropdown(choices, current, _linked_encoder(request) or current or last_used(request, "encoder"))
         return chosen, sampled or bool(samples), samples, message
 
     def sample_images(self) -> str:

@@ -238,7 +238,9 @@ class CompareTab:
             )
         names = _datasets(*sides, collections) or [dataset or SAMPLE_DATASET]
         picked = dataset if dataset in names else names[0]
-        pickers = [update_dropdown(choices, side["id"]) for side in sides]
+        pickers = [
+            update_dropdown(choices, current, side["id"]) for current, side in zip((left, right), sides, strict=True)
+        ]
         results: Any = INVITATION if bare else gr.skip()
         try:
             _side_collections(sides, picked, collections)
@@ -246,7 +248,7 @@ class CompareTab:
             bare, results = True, missing.html
         else:
             bare = False
-        datasets = update_dropdown([(name, name) for name in names], picked)
+        datasets = update_dropdown([(name, name) for name in names], dataset, picked)
         return *pickers, datasets, bare, results, gr.Button(interactive=not bare)
 
     def open_address(

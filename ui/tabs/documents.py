@@ -130,7 +130,7 @@ class DocumentsTab:
     ) -> Any:
         """Update the datasets; the selected one stays."""
         try:
-            return update_dropdown(dataset_choices(self.client), current or last_used(request, "dataset"))
+            return update_dropdown(dataset_choices(self.client), current, current or last_used(request, "dataset"))
         except ApiError:
             return gr.skip()  # show reports the error
 

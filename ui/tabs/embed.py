@@ -140,9 +140,9 @@ class EmbedTab:
         except ApiError as error:
             return gr.skip(), gr.skip(), unreachable_box(error)
         shown = gr.skip() if collections else NO_COLLECTION
-        collection = self._addressed(request) or collection or last_used(request, "collection")
-        encoder = encoder or last_used(request, "encoder")
-        return update_dropdown(collections, collection), update_dropdown(encoders, encoder), shown
+        wanted = self._addressed(request) or collection or last_used(request, "collection")
+        picker = update_dropdown(collections, collection, wanted)
+        return picker, update_dropdown(encoders, encoder, encoder or last_used(request, "encoder")), shown
 
     def _addressed(self, request: gr.Request | None) -> str | None:
         """Id of the collection of the address, which may have its name; None where there is none."""
@@ -178,15 +178,15 @@ class EmbedTab:
         method = method if method in COMPUTING else "pca"
         if not collection:
             return update_dropdown([], None), method, "", NO_COLLECTION
-        label = label or read_address(request, "embed").get("colour")
+        wanted = label or read_address(request, "embed").get("colour")
         try:
             found = self.client.collection(collection)
         except ApiError as error:
             return gr.skip(), gr.skip(), "", error_box(error.message, "The map cannot be shown")
         labels = sorted(name for name, values in found["labels"].items() if len(values) <= MAX_LABEL_VALUES)
         preferred = next((name for name in PREFERRED if name in labels), labels[0] if labels else None)
-        chosen = label if label in labels else preferred
-        picker = update_dropdown([(name, name) for name in labels], chosen)
+        chosen = wanted if wanted in labels else preferred
+        picker = update_dropdown([(name, name) for name in labels], label, chosen)
         return picker, method, _links(collection), draw_map(collection, chosen, found, method)
 
     def draw_map(self, collection: str | None, label: str | None, method: str | None) -> str:

@@ -25,6 +25,15 @@ from ui.spec_fields import (
     to_json,
 )
 
+# Writes a proposal into the form, unless editor or fields have changed since the service was asked for it: the answer
+# may arrive after a clone has filled the form. None in ``after``: the value stays.
+APPLY_PROPOSAL_SCRIPT = """(proposal, ...current) => {
+  if (!proposal) return current;
+  const { before, after } = proposal;
+  const given = [current[0], ...current.slice(current.length - before.length + 1)];
+  if (JSON.stringify(given) !== JSON.stringify(before)) return current;
+  return current.map((value, index) => after[index] ?? value);
+}"""
 CERTAINTY_LABELS = {
     "measured": ("Measured", "on previous runs of this configuration"),
     "scaled": ("Scaled", "from runs of other sizes"),
@@ -136,6 +145,7 @@ class SpecForm:
                 verdict = self.validate(to_json(spec))
                 self.verdict = html_pane(verdict, elem_id=f"verdict-{self.kind}")
                 self.submit = gr.Button("Submit run", variant="primary", elem_id=f"submit-{self.kind}")
+            self.proposal = gr.JSON(visible=False)
 
     @property
     def parts(self) -> list[Any]:
@@ -151,6 +161,17 @@ class SpecForm:
     def output_count(self) -> int:
         """Number of ``outputs``."""
         return 2 + (self.kind in ESTIMATED_KINDS) + len(self.fields)
+
+    @property
+    def choices(self) -> list[Any]:
+        """Dropdowns whose choices the service has."""
+        return [component for field, component in zip(self.fields, self.inputs, strict=True) if _listed_resource(field)]
+
+    def wire_proposal(self, event: Any, js: str | None) -> None:
+        """After ``event``: choices, defaults and estimate from the service. ``js`` may empty the text to skip it."""
+        event.then(
+            self.propose, [self.editor, *self.inputs], [self.proposal, *self.choices], js=js, **SILENT_EVENT
+        ).then(None, [self.proposal, *self.outputs], self.outputs, js=APPLY_PROPOSAL_SCRIPT)
 
     def wire(self) -> None:
         """Events inside the form; what follows a submission is wired by the tab."""
@@ -227,31 +248,41 @@ class SpecForm:
         except ApiError as error:
             return status_line(f"No estimate: {error.message}")
 
-    def refresh(self, text: str) -> list[Any]:
-        """Choices of the dropdowns from the service; an empty name gets the best encoder, the newest dataset.
+    def propose(self, text: str, *values: Any) -> list[Any]:
+        """Choices of the dropdowns; an empty name gets the best encoder, the newest dataset.
 
-        A dataset stays empty in a form in which a path may take its place.
+        A dataset stays empty in a form in which a path may take its place. Nothing is proposed on an error of the
+        service, or while the editor has no valid JSON.
 
-        Returns: updates of ``outputs``. Raises: ApiError, UserError.
+        Returns: the proposal for ``APPLY_PROPOSAL_SCRIPT``, and updates of ``choices``.
         """
-        spec = before = from_json(text)
-        names = {listed: self._names(listed) for listed in set(filter(None, map(_listed_resource, self.fields)))}
-        updates: list[Any] = []
+        try:
+            spec = before = from_json(text)
+            names = {listed: self._names(listed) for listed in filter(None, map(_listed_resource, self.fields))}
+        except (ApiError, UserError):
+            return [None, *[gr.skip()] * len(self.choices)]
         for field in self.fields:
-            value, listed = get_at(spec, field.path), _listed_resource(field)
-            if listed is not None:
-                optional = field.path == "dataset" and any(other.path == "path" for other in self.fields)
-                value = value or (None if optional else next(iter(names[listed]), None))
-                updates.append(gr.Dropdown(choices=names[listed], value=value))
-            elif field.path == "collection" and not value:
-                value = get_at(spec, "dataset")
-                updates.append(value)
-            else:
-                updates.append(gr.skip())
-            spec = put_at(spec, field.path, value)
-        if spec == before:  # does not overwrite what is being typed
-            return [gr.skip(), gr.skip(), *self._estimates(text), *updates]
-        return [to_json(spec), *self._messages(to_json(spec)), *updates]
+            spec = put_at(spec, field.path, self._default(field, spec, names))
+        changed = [
+            field.to_form(value) if (value := get_at(spec, field.path)) != get_at(before, field.path) else None
+            for field in self.fields
+        ]
+        filled = to_json(spec) if spec != before else text
+        proposal = {"before": [text, *values], "after": [filled, *self._messages(filled), *changed]}
+        return [
+            proposal,
+            *(gr.update(choices=names[listed]) for listed in map(_listed_resource, self.fields) if listed),
+        ]
+
+    def _default(self, field: Field, spec: dict[str, Any], names: dict[str, list[str]]) -> Any:
+        """The value of a field, else its default."""
+        value, listed = get_at(spec, field.path), _listed_resource(field)
+        if listed is not None:
+            optional = field.path == "dataset" and any(other.path == "path" for other in self.fields)
+            return value or (None if optional else next(iter(names[listed]), None))
+        if field.path == "collection":
+            return value or get_at(spec, "dataset")
+        return value
 
     def _names(self, listed: str) -> list[str]:
         """Names of a resource, encoders best first. Raises: ApiError."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from api.client import ApiError, Client, UserError
+from api.client import ApiError, Client
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.addresses import mark_view, read_address
 from ui.common import (
@@ -53,7 +53,7 @@ REFRESH_SECONDS = 2
 MAX_LOG_CHARACTERS = 20_000
 ALL = "all"
 # the editor's text, or none where a link has changed the tab
-SAME_TAB_SCRIPT = "(text) => window.lclAddress.changedTab ? '' : text"
+SAME_TAB_SCRIPT = "(text, ...values) => [window.lclAddress.changedTab ? '' : text, ...values]"
 SCROLL_TO_FORM_SCRIPT = "() => document.querySelector('#new-run').scrollIntoView({behavior: 'smooth'})"
 # to a form that an address has filled in
 OPEN_FORM_SCRIPT = f"() => new URLSearchParams(location.search).has('new') && ({SCROLL_TO_FORM_SCRIPT})()"
@@ -198,8 +198,8 @@ class RunsTab:
 
     def _wire_form(self, form: SpecForm, prepared: Any, followed: Any, everything: list[Any]) -> None:
         form.wire()
-        for event, js in ((prepared, None), (followed, SAME_TAB_SCRIPT)):  # later: it keeps the values that it is given
-            event.then(lambda text: self.refresh_form(form, text), form.editor, form.outputs, js=js, **SILENT_EVENT)
+        form.wire_proposal(prepared, None)
+        form.wire_proposal(followed, SAME_TAB_SCRIPT)
         form.submit.click(
             lambda text, name, selection, *values: self.submit(form, text, name, selection, values),
             [form.editor, form.name, self.selection, *form.inputs],
@@ -217,13 +217,6 @@ class RunsTab:
 
     def show_form(self, kind: str) -> list[Any]:
         return [gr.Column(visible=kind == name) for name in self.forms]
-
-    def refresh_form(self, form: SpecForm, text: str) -> list[Any]:
-        """Unchanged on an error of the service, or while the editor has no valid JSON."""
-        try:
-            return form.refresh(text)
-        except (ApiError, UserError):
-            return [gr.skip()] * form.output_count
 
     def submit(self, form: SpecForm, text: str, name: str, selection: SelectedRun, values: Sequence[Any]) -> str:
         """The new run is selected."""

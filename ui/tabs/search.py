@@ -232,7 +232,8 @@ class SearchTab:
             return update_dropdown([], None), True, gr.skip(), self.preparation()
         used = (id for id in (current, last_used(request, "collection")) if id in dict(choices).values())
         chosen = next(used, first_choice(choices))
-        return update_dropdown(choices, chosen), False, self.labels(chosen, where)[0], INVITATION if bare else gr.skip()
+        picker, labels = update_dropdown(choices, current, chosen), self.labels(chosen, where, where)[0]
+        return picker, False, labels, INVITATION if bare else gr.skip()
 
     def poll(
         self, current: str | None, bare: bool | None, where: Where, request: gr.Request | None = None
@@ -254,8 +255,11 @@ class SearchTab:
         run = next((run for run in runs if run["state"] in ACTIVE_STATES), None)
         return NO_COLLECTION if run is None else draw_preparation(run)
 
-    def labels(self, collection: str | None, where: Where) -> tuple[Any, list[str]]:
-        """Labels of a collection as choices, and those of ``where`` that exist."""
+    def labels(self, collection: str | None, where: Where, shown: Where = None) -> tuple[Any, list[str]]:
+        """Labels of a collection as choices, and those of ``where`` that exist.
+
+        The update leaves out a value that equals ``shown``: another may be chosen before the update arrives.
+        """
         try:
             menu = self.runner.menu(str(collection))
         except ApiError:
@@ -265,14 +269,15 @@ class SearchTab:
         ]
         known = {value for _, value in choices}
         kept = [value for value in where or () if value in known or is_condition(value, menu.labels)]
+        changed: dict[str, Any] = {} if kept == shown else {"value": kept}
         return (
-            gr.Dropdown(
+            gr.update(
                 choices=choices,
-                value=kept,
                 multiselect=True,
                 allow_custom_value=True,
                 visible=bool(choices or menu.ranges),
                 info=f"or type a range, as {menu.ranges[0]}, and press Enter" if menu.ranges else None,
+                **changed,
             ),
             kept,
         )
@@ -453,7 +458,7 @@ class SearchTab:
         said = self.runner.change_tags(collection, change)
         one = len(change.items) == 1
         detail = {self.detail: self.runner.details(collection, change.items[0])} if one else {}
-        return {self.tagged: said, self.where: self.labels(collection, context[0])[0], **detail}
+        return {self.tagged: said, self.where: self.labels(collection, context[0], context[0])[0], **detail}
 
     def _new_search(self, mode: str, result: PageResult) -> dict[Any, Any]:
         """Inputs of the mode, and results."""

@@ -24,6 +24,7 @@ from ui.common import (
     parse_drafts,
     restore_script,
     submitted_script,
+    update_dropdown,
 )
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, duration, error_box, esc, toast
 from ui.spec_fields import from_json, get_at, put_at, to_json
@@ -396,8 +397,8 @@ class StudiesTab:
             draw_notes(study),
             draw_table(study, head),
             gr.Row(visible=True),
-            gr.Dropdown(choices=heads, value=head),
-            gr.Dropdown(choices=drawn["values"] or [value], value=value),
+            update_dropdown([(name, name) for name in heads], metric, head),
+            update_dropdown([(name, name) for name in drawn["values"] or [value]], value),
             f'<div class="lcl-charts">{charts}</div>',
             draw_links(study),
             draw_cells(study),

@@ -304,7 +304,7 @@ class ZeroShotTab:
         except ApiError as error:
             return OpenedForm(results=gr.skip() if encoder else unreachable_box(error))
         wanted = address.get("encoder") or encoder or last_used(request, "encoder")
-        form = OpenedForm(encoder=update_dropdown(choices, wanted), examples=examples)
+        form = OpenedForm(encoder=update_dropdown(choices, encoder, wanted), examples=examples)
         if not choices:
             return form._replace(results=NO_ENCODER)
         known = {value for _, value in choices}

@@ -125,7 +125,7 @@ def test_without_a_dataset_or_a_service_that_is_said(service: Any, away: Excepti
 
 def test_the_first_dataset_is_shown_to_who_chose_none(service: Any) -> None:
     client = service(datasets=[{"name": "first"}, {"name": "second"}], dataset_documents=answer(ITEM), dataset_tags={})
-    assert DocumentsTab(client).refresh(None).value == "first"
+    assert DocumentsTab(client).refresh(None)["value"] == "first"
     DocumentsTab(client).show(None, "interleaved", "", "")
     assert client.calls[-1][1][0] == "first"
 

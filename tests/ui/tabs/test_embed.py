@@ -35,7 +35,7 @@ def pick(value: str) -> Any:
 def test_a_label_with_few_values_colours_the_map(tab: EmbedTab) -> None:
     picker, method, links, drawn = tab.load_map("col_1", "kind")
     assert method == "pca"
-    assert [value for _, value in picker.choices] == ["category", "kind"]
+    assert [value for _, value in picker["choices"]] == ["category", "kind"]
     assert 'data-label="kind"' in drawn
     assert 'data-label="category"' in tab.load_map("col_1", "file")[-1], "the preferred one instead"
     assert "vectors/col_1.npy" in links

@@ -60,7 +60,9 @@ def test_the_form_asks_anew_whenever_its_spec_changes(service: Any, estimate: di
     assert "Estimated cost" in form.write_fields(to_json(spec), *values)[2]
     assert "Estimated cost" in form.read_editor('{"preset": "sample", "steps": 78}')[1]
     assert "Estimated cost" in form.apply_preset("sample_pairs")[2]
-    assert "Estimated cost" in form.refresh(to_json(spec))[2]
+    with gr.Blocks():
+        form.build(visible=True)
+    assert "Estimated cost" in form.propose(to_json(spec))[0]["after"][2]
     assert [each["steps"] for each in requests[:2]] == [77, 78]
     assert requests[2]["preset"] == "sample_pairs"
     assert len(requests) == 4
@@ -93,6 +95,12 @@ def test_an_empty_encoder_is_the_best_and_a_pinned_one_before_it(service: Any) -
     form = SpecForm(client, "evaluate")
     with gr.Blocks():
         form.build(visible=True)
-    text = form.refresh("{}")[0]
+    values = ["", *[None] * (len(form.fields) - 1)]
+    proposal, *choices = form.propose("{}", *values)
+    assert proposal["before"] == ["{}", *values], "the browser compares it with what the form has by then"
+    text, _, *changed = proposal["after"]
     assert '"encoder": "pinned"' in text
+    assert [value for value in changed if value is not None] == ["pinned", "sample"]
+    assert choices[0]["choices"] == ["pinned", "newest"]
+    assert "value" not in choices[0], "an encoder that was chosen meanwhile stays"
     assert [args for name, args, _ in client.calls if name == "datasets"] == [()], "only what the form lists is read"

@@ -106,10 +106,10 @@ def test_the_curves_of_an_ended_study_are_read_once(client: Any) -> None:
 def test_the_figure_that_is_asked_for_is_drawn(client: Any) -> None:
     shown = StudiesTab(client).refresh(at("study_1"), "TR@5", "lr")
     metric, value, charts = shown[8:11]
-    assert (metric.value, value.value) == ("TR@5", "lr")
+    assert ("value" in metric, "value" in value) == (False, False), "another may have been chosen meanwhile"
     assert "TR@5 over seconds of training" in charts
     unknown = StudiesTab(client).refresh(at("study_1"), "gone")
-    assert unknown[8].value == "IR@5"
+    assert unknown[8]["value"] == "IR@5"
 
 
 def test_nothing_is_fetched_while_another_tab_is_looked_at(client: Any) -> None:

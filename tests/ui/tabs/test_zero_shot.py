@@ -191,7 +191,7 @@ def test_an_address_is_opened_and_not_twice(service: Any, answers: dict[str, Any
     tab, run = ZeroShotTab(service(**answers)), selection()
     address = {"tab": "zero-shot", "encoder": "enc_1", "classes": "a / b\nc", "sample": "group", "templates": "a {}"}
     encoder, kept, sample, classes, templates, examples, view, *_ = opened(tab, run, **address)
-    assert (encoder.value, kept, sample, classes, templates) == ("enc_1", gr.skip(), "group", "a / b\nc", "a {}")
+    assert (encoder["value"], kept, sample, classes, templates) == ("enc_1", gr.skip(), "group", "a / b\nc", "a {}")
     assert "group" in examples
     assert parameters(view) == {name: value for name, value in address.items() if name != "tab"}
     assert "2 of 4" in finished(tab, run)[0]
