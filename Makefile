@@ -1,10 +1,10 @@
-# make setup | up [EXECUTOR=ray] | demo [ONCE=1] | test [ARGS="tests/api -k name"] | check | lint | docs | audit | sbom | lock [UPGRADE=1] | pin-images | clean
+# make setup | up [EXECUTOR=ray] | demo [ONCE=1] | test [ARGS="tests/api -k name"] | check | lint | docs | client | audit | sbom | lock [UPGRADE=1] | pin-images | clean
 #
 # Everything lives in .venv and (at run time) .lcl, both inside this folder. PYTHON=/path/to/python chooses
 # the interpreter; otherwise the first one below that is new enough and can make virtual environments. TORCH_INDEX=URL
 # is the package index that torch comes from, such as https://download.pytorch.org/whl/cpu; without it, pip's own.
 .DELETE_ON_ERROR:
-.PHONY: setup up demo test check lint docs audit sbom lock pin-images clean help
+.PHONY: setup up demo test check lint docs client audit sbom lock pin-images clean help
 
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
@@ -48,6 +48,10 @@ lint: .venv/.test
 # The documentation site as static files with a search. No network is needed, neither to build nor to read it.
 docs: .venv/.docs
 	@.venv/bin/python -m scripts.build_docs
+
+# The client of the service as a wheel of its own, lcl-client. No network is needed.
+client: .venv/.service
+	@.venv/bin/python -m scripts.build_client
 
 # Asks PyPI for known vulnerabilities of what the lock file names, and of the torch that is installed. Ends with an error
 # where PyPI cannot say.

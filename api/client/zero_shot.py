@@ -14,12 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+try:
+    import numpy as np
+    from numpy.typing import NDArray
+except ImportError as error:
+    raise ImportError("zero-shot classification needs numpy: pip install 'lcl-client[zero-shot]'") from error
 
 from api.client.payloads import Skipped
 from lcl_core.common.errors import UserError
-from lcl_core.specs.evaluate import LOGIT_SCALE, PLAIN_TEMPLATES, plain_class_name
+from lcl_core.specs.zero_shot import LOGIT_SCALE, PLAIN_TEMPLATES, plain_class_name
 
 PREDICTION_COLUMNS = ("image", "label", "probability", "folder")  # the first two are those of a table of images
 PROBABILITY_DIGITS = 6

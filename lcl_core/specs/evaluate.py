@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -160,15 +159,6 @@ class FewShotSpec(ClassificationSpec):
 
 
 Template = Annotated[str, Field(pattern=r"\{\}", max_length=1000)]
-
-
-PLAIN_TEMPLATES = ("{}", "a {}", "a picture of a {}", "a photo of a {}.", "a drawing of a {}.")
-LOGIT_SCALE = 100.0  # CLIP's inverse temperature at evaluation; it changes probabilities, not ranks
-
-
-def plain_class_name(label: str) -> str:
-    """A label as a name in prompts: hyphens and underscores are read as spaces."""
-    return re.sub(r"[_-]+", " ", label).strip() or label
 
 
 class ZeroShotSpec(Spec):

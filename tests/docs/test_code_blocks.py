@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -210,8 +211,14 @@ def check_make(words: list[str], place: str) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{place}: there is no make {target}"
 
 
+CLIENT_WHEEL = f"build/lcl_client-{version('lcl')}-py3-none-any.whl"
+
+
 def check_pip(words: list[str], place: str) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    if words[-1].endswith(".whl"):
+        assert words[-1] == CLIENT_WHEEL, f"{place}: make client builds {CLIENT_WHEEL}"
+        return
     wanted = re.fullmatch(r"lcl\[([\w,]+)\]", words[-1])
     assert wanted, f"{place}: {words[-1]}"
     assert set(wanted[1].split(",")) <= extras.keys(), place
@@ -334,6 +341,7 @@ def test_every_block_says_what_it_is(block: Block) -> None:
         ("x=$(lcl submit pretrain --preset sampel)", "sampel"),
         ("make dmo", "there is no make dmo"),
         ("pip install 'lcl[corpra]'", "test"),
+        ("pip install build/lcl_client-0.0.9-py3-none-any.whl", "make client builds"),
         ("python -m benchmarks train --dtpe fp32", "dtpe"),
         ("docker compose -f docker-compose.gpus.yml up", "there is no docker-compose.gpus.yml"),
         ("docker compose exec -T postgers pg_dump", "has no ['postgers']"),

@@ -33,7 +33,7 @@ from tests.lcl_core.encoders.external_samples import save_openclip
 from tests.small_spec import SMALL_PRETRAIN
 
 LEFT_OUT = {
-    r"\bmake (setup|up|demo|test|check|audit)\b": "installs, or starts what other tests start: tests/deploy, tests/e2e",
+    r"\bmake (setup|up|demo|test|check|audit|client)\b": "tests/deploy, e2e and api/client run what they start",
     r"\b(docker|kubectl|kustomize|trivy|cosign)\b": "needs Docker or a cluster; tests/deploy checks what it is given",
     r"\bray start\b|\bpython -m workers\b": "needs a cluster; tests/workers/executors has one of this machine",
     r"secrets(\.example)?\.env": "fills in what kubectl is given",

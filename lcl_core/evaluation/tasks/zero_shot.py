@@ -31,7 +31,8 @@ from lcl_core.evaluation.tasks.base import (
     classes_of,
     select_labeled,
 )
-from lcl_core.specs.evaluate import LOGIT_SCALE, PLAIN_TEMPLATES, EvaluateSpec, plain_class_name
+from lcl_core.specs.evaluate import EvaluateSpec
+from lcl_core.specs.zero_shot import LOGIT_SCALE, PLAIN_TEMPLATES, plain_class_name
 
 FIELD = "zero_shot_classification"
 _SYNSET = re.compile(r"n\d{8}")

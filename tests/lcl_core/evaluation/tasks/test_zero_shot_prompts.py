@@ -6,7 +6,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.tasks.zero_shot import class_names, prompt_templates
-from lcl_core.specs.evaluate import PLAIN_TEMPLATES
+from lcl_core.specs.zero_shot import PLAIN_TEMPLATES
 
 SYNSETS = [f"n{number:08d}" for number in range(1000)]
 
