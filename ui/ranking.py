@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 
 from api.client import Client
+from api.client.models import EncoderJson
 
 Json = Mapping[str, Any]
 PRODUCT_OWNER = "lcl"  # of the encoders and datasets that come with the product
@@ -27,7 +28,7 @@ WORSE, HARDLY_TRAINED = "worse than untrained", "hardly trained"
 class RankedEncoder:
     """An encoder with the rows of its evaluations; ``badge`` says why it is no good, or is empty."""
 
-    encoder: dict[str, Any]
+    encoder: EncoderJson
     rows: list[dict[str, Any]]
     badge: str = ""
 
@@ -62,7 +63,7 @@ def rank_encoders(client: Client) -> list[RankedEncoder]:
     return sorted(ranked, key=lambda each: _place(each, compared))  # stable: equals stay newest first
 
 
-def quality_badge(encoder: Json, rows: Sequence[dict[str, Any]], most_steps: int) -> str:
+def quality_badge(encoder: EncoderJson, rows: Sequence[dict[str, Any]], most_steps: int) -> str:
     """Why the encoder is no good; empty where nothing is known against it."""
     main = main_figures(measured_rows(rows))
     if main and is_worse(main[0]):
@@ -144,7 +145,7 @@ def _place(ranked: RankedEncoder, compared: bool) -> tuple[int, float]:
     return 1, value if main[0]["metric"].endswith("rank") else -value
 
 
-def _steps(encoder: Json) -> int:
+def _steps(encoder: EncoderJson) -> int:
     steps = (encoder.get("info") or {}).get("steps")
     return steps if isinstance(steps, int) else 0
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from api.cli.output import Cursor, Yes, ago, confirm, global_options
-from api.client.payloads import Json, format_bytes
+from api.client.models import DeliveryJson, GpuUsageJson, WorkerJson
+from api.client.payloads import format_bytes
 
 keys_group = typer.Typer(help="List, create, rotate and revoke API keys (for admins).", no_args_is_help=True)
 webhooks_group = typer.Typer(help="Webhooks: addresses notified when runs end (for admins).", no_args_is_help=True)
@@ -33,7 +34,7 @@ def mine(context: typer.Context) -> None:
     options = global_options(context)
     key = options.call(lambda client: client.own_key())
     columns = ("prefix", "owner", "role", "expires")
-    options.print_table(key, columns, [[key[column] for column in columns]], "")
+    options.print_table(key, columns, [[key.get(column) for column in columns]], "")
 
 
 @keys_group.command()
@@ -87,7 +88,7 @@ def audit(
         lambda client: client.audit(owner=owner, action=action, object=object_, limit=limit, cursor=cursor)
     )
     columns = ("at", "owner", "prefix", "action", "object", "request_id")
-    rows = ([entry[column] for column in columns] for entry in page["items"])
+    rows = ([entry.get(column) for column in columns] for entry in page["items"])
     options.print_table(page, columns, rows, "nothing was done yet")
     if page["next_cursor"] and not options.as_json:
         typer.echo(f"more: lcl audit --cursor {page['next_cursor']}")
@@ -176,19 +177,19 @@ def show_workers(context: typer.Context) -> None:
     options.print_table(workers, columns, rows, "no worker is alive")
 
 
-def _worker_rows(worker: Json) -> list[tuple[object, ...]]:
+def _worker_rows(worker: WorkerJson) -> list[tuple[object, ...]]:
     first, seen = (worker["id"], worker["slots"]), ago(worker["seen_at"])
     if not worker["gpus"]:
         return [(*first, ", ".join(worker["devices"]), None, None, worker["current_run"], None, seen)]
     return [(*first, gpu["name"], gpu["id"], gpu["use"], gpu["run"], _memory(gpu), seen) for gpu in worker["gpus"]]
 
 
-def _memory(gpu: Json) -> str | None:
+def _memory(gpu: GpuUsageJson) -> str | None:
     used, total = gpu["memory_used"], gpu["memory_total"]
     return None if used is None or total is None else f"{format_bytes(used)} of {format_bytes(total)}"
 
 
-def _delivery_state(row: Json) -> str:
+def _delivery_state(row: DeliveryJson) -> str:
     if row["done_at"] is None:
         return "waits" if row["error"] is None else "is tried again"
     return "delivered" if row["error"] is None else "given up"

@@ -25,6 +25,7 @@ from api.cli.output import (
 )
 from api.cli.runs import download_artifacts, watch_run
 from api.client import ApiError, Client, UserError
+from api.client.models import DatasetJson, RunJson
 from api.client.payloads import Json
 from lcl_core.dataset_builder.packages import DEFAULT_CACHE, PackageCache
 
@@ -101,8 +102,7 @@ def validate(
             run = client.validate_path(target, format, set_fields({}, option or []), **validation)
         else:
             run = client.validate_dataset(target, **validation)
-        run = _wait_for_success(client, run, options.as_json)
-        report = run["result"]["report"]
+        report = _wait_for_result(client, run, options.as_json)["report"]
         if options.as_json:
             options.print(report, "")
         else:
@@ -176,7 +176,7 @@ def _unpacking_bar(client: Client, upload_id: str) -> Iterator[None]:
                 with suppress(ApiError):  # the request that unpacks reports what fails
                     upload = client.upload(upload_id)
                     if upload["members"] is not None:
-                        on_progress(upload["unpacked"], upload["members"])
+                        on_progress(upload["unpacked"] or 0, upload["members"])
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()
@@ -375,7 +375,7 @@ def _histogram_summary(histogram: Json) -> str:
     return f"{histogram['least']:g} to {histogram['most']:g}, mean {mean:.3g}"
 
 
-def _registered(row: Json) -> str:
+def _registered(row: DatasetJson) -> str:
     return f"registered {row['name']} (sha256 {row['content_hash']})"
 
 
@@ -398,8 +398,8 @@ def _corpus_fields(target: str, format: str, options: list[str] | None) -> Json:
 def _run_and_report(context: typer.Context, kind: str, spec: Json) -> None:
     """Submit a run that makes a dataset, follow it, and print the dataset."""
     options = global_options(context)
-    run = options.call(lambda client: _wait_for_success(client, client.submit(kind, spec), options.as_json))
-    result, dataset = run["result"], run["result"]["dataset"]
+    result = options.call(lambda client: _wait_for_result(client, client.submit(kind, spec), options.as_json))
+    dataset = result["dataset"]
     shards = "1 shard" if dataset["shards"] == 1 else f"{dataset['shards']:,} shards"
     lines = [
         f"registered {result.get('registered_as', dataset['name'])}: {dataset['records']:,} records, "
@@ -409,11 +409,11 @@ def _run_and_report(context: typer.Context, kind: str, spec: Json) -> None:
     options.print(result, "\n".join(lines))
 
 
-def _wait_for_success(client: Client, run: Json, silent: bool) -> Json:
-    """The run once it has succeeded; otherwise its reason is printed and the exit status is 1."""
+def _wait_for_result(client: Client, run: RunJson, silent: bool) -> Json:
+    """The result of the run once it has succeeded; otherwise its reason is printed and the exit status is 1."""
     ended = client.wait(run["id"]) if silent else watch_run(client, run["id"])
     if ended["state"] == "succeeded":
-        return ended
+        return ended["result"] or {}
     if silent:
         reason = ended["reason"] or {}
         raise CommandError(f"{run['id']} {ended['state']}: {reason.get('message', 'it was stopped')}")

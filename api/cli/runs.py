@@ -29,6 +29,7 @@ from api.cli.output import (
     print_json,
 )
 from api.client import Client
+from api.client.models import ArtifactJson, EstimateJson, RangeJson, RunJson
 from api.client.payloads import FINAL_STATES, RUN_STATES, Json, format_bytes, format_si, run_subject
 from lcl_core.common.errors import suggestion
 from lcl_core.jobs import JOB_KINDS
@@ -192,7 +193,7 @@ def download(
 
 
 def download_artifacts(
-    client: Client, run_id: str, artifacts: Sequence[Json], folder: Path, *, silent: bool
+    client: Client, run_id: str, artifacts: Sequence[ArtifactJson], folder: Path, *, silent: bool
 ) -> list[Path]:
     """Write artifacts below a folder and print their paths, unless ``silent``. Raises: CommandError."""
     targets = [folder / artifact["name"] for artifact in artifacts]
@@ -209,7 +210,7 @@ def download_artifacts(
     return targets
 
 
-def _artifacts_named(artifacts: Sequence[Json], name: str, run_id: str) -> list[Json]:
+def _artifacts_named(artifacts: Sequence[ArtifactJson], name: str, run_id: str) -> list[ArtifactJson]:
     """The artifact of that name, or those of a folder. Raises: CommandError."""
     found = [file for file in artifacts if file["name"] == name or file["name"].startswith(f"{name.rstrip('/')}/")]
     if not found:
@@ -282,7 +283,7 @@ for _name, _help in (
     group.command(_name, help=_help)(_verb_command(_name))
 
 
-def watch_run(client: Client, run_id: str) -> Json:
+def watch_run(client: Client, run_id: str) -> RunJson:
     """Follow a run to its end and print the outcome. Returns: the run. Ctrl-C does not stop the run."""
     follow = _follow_with_bar if sys.stdout.isatty() else _follow_with_lines
     try:
@@ -342,15 +343,17 @@ def _follow_with_lines(client: Client, run_id: str) -> None:
             typer.echo(f"{run_id} {data['state']}")
 
 
-def _progress(run: Json) -> str:
+def _progress(run: RunJson) -> str:
     line = run["progress"] or {}
     if not line.get("total_steps"):
         return ""
     return f"{line.get('phase', '')} {line.get('step', 0)}/{line['total_steps']}".strip()
 
 
-def _estimate_rows(expected: Json) -> list[tuple[str, str]]:
-    seconds, memory, samples, step = (expected[name] for name in ("seconds", "memory_bytes", "samples", "per_step"))
+def _estimate_rows(expected: EstimateJson) -> list[tuple[str, str]]:
+    seconds, memory, samples, step = (
+        expected["seconds"], expected["memory_bytes"], expected["samples"], expected["per_step"],
+    )  # fmt: skip
     time_ = f"{duration(seconds['expected'])} ({_range(seconds, duration)})"
     checkpoint = format_bytes(expected["checkpoint_bytes"])
     return [
@@ -368,5 +371,5 @@ def _estimate_rows(expected: Json) -> list[tuple[str, str]]:
     ]
 
 
-def _range(bounds: Json, text: Callable[[float], str]) -> str:
+def _range(bounds: RangeJson, text: Callable[[float], str]) -> str:
     return f"{text(bounds['low'])} to {text(bounds['high'])}"

@@ -24,6 +24,7 @@ from api.cli.output import (
     write_file,
 )
 from api.client import Client
+from api.client.models import StudyDetailJson, StudyJson, StudyPlanJson
 from api.client.payloads import FINAL_STATES, Json
 
 group = typer.Typer(help="Fill a table: a set of runs, compared.", no_args_is_help=True)
@@ -213,7 +214,7 @@ def _parse_variant(option: str) -> tuple[str, Json]:
     return axis, {"name": name, "spec": fields}
 
 
-def _plan_summary(plan: Json) -> str:
+def _plan_summary(plan: StudyPlanJson) -> str:
     new = plan["cells"] - plan["reused"]
     reused = f"; {plan['reused']} of the pre-trainings are there already" if plan["reused"] else ""
     return (
@@ -222,7 +223,7 @@ def _plan_summary(plan: Json) -> str:
     )
 
 
-def _training_hours(plan: Json) -> str:
+def _training_hours(plan: StudyPlanJson) -> str:
     if not (seconds := plan.get("seconds")):
         return ""
     expected, low, high = (seconds[bound] / 3600 for bound in ("expected", "low", "high"))
@@ -244,21 +245,21 @@ def _follow(client: Client, study_id: str) -> None:
         raise typer.Exit(1)
 
 
-def _print_failures(study: Json) -> None:
+def _print_failures(study: StudyDetailJson) -> None:
     for cell in study["cells"]:
-        for run in (cell["run"], cell["evaluation"] or {}):
-            if run.get("reason") and run["state"] == "failed":
-                print_error(f"{run['id']} failed: {run['reason'].get('message', 'no reason was given')}")
+        for run in filter(None, (cell["run"], cell["evaluation"])):
+            if run["state"] == "failed" and (reason := run["reason"]):
+                print_error(f"{run['id']} failed: {reason.get('message', 'no reason was given')}")
     for note in study["notes"]:
         typer.echo(note)
 
 
-def state_counts(study: Json) -> str:
+def state_counts(study: StudyJson | StudyDetailJson) -> str:
     """``5 succeeded, 1 running``."""
     return ", ".join(f"{count} {state}" for state, count in study["counts"].items()) or "no cells"
 
 
-def print_rows(study: Json) -> None:
+def print_rows(study: StudyDetailJson) -> None:
     """The table: labels, sampled settings, states of the cells, and each metric as mean ± deviation."""
     table = study["table"]
     rungs = any(row["rung"] is not None for row in table["rows"])

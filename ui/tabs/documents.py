@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import gradio as gr
 
 from api.client import ApiError, Client
+from api.client.models import DocumentPageJson
 from ui.addresses import address, mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
@@ -237,7 +238,7 @@ class DocumentsTab:
         else:
             position = draw_position(view, offset, page) if items else status_line("Nothing here")
         if items:
-            drawn = draw_documents(dataset, items, page["tokens_of"]["row"])
+            drawn = draw_documents(dataset, items, (page["tokens_of"] or {})["row"])
         else:
             drawn = _nothing(view, filtered=bool(split or source), words=words, tag=tag)
         offset = offset if items or words or tag else 0
@@ -267,9 +268,9 @@ class DocumentsTab:
         return 0, hidden, hidden, hidden, "", *_more(0, None), None, html
 
 
-def draw_position(view: str, offset: int, page: dict[str, Any]) -> str:
+def draw_position(view: str, offset: int, page: DocumentPageJson) -> str:
     """Position of the page, the meaning of the colours, and whose tokens are counted."""
-    what, tokens_of = "Captioned images" if view == "pairs" else "Documents", page["tokens_of"]
+    what, tokens_of = "Captioned images" if view == "pairs" else "Documents", page["tokens_of"] or {}
     return (
         f'<p class="lcl-key" role="status"><span><b>{what} {number(offset + 1)}–{number(offset + len(page["items"]))}'
         f'</b> of {number(page["total"])}</span><span><i class="lcl-row__text"></i>text</span>'
@@ -278,7 +279,7 @@ def draw_position(view: str, offset: int, page: dict[str, Any]) -> str:
     )
 
 
-def draw_found(dataset: str, words: str, tag: str, offset: int, page: dict[str, Any]) -> str:
+def draw_found(dataset: str, words: str, tag: str, offset: int, page: DocumentPageJson) -> str:
     """How many of which numbers have the words and the tag, and conversions with and without what has the tag."""
     last = number(page["total"] if page["next"] is None else page["next"])
     among = f"among {number(offset + 1)}–{last} of {number(page['total'])}"
@@ -377,7 +378,7 @@ def _percent(segment: dict[str, Any], whole: int) -> str:
     return f"{100 * segment['tokens'] / whole:.3f}"
 
 
-def _filters(page: dict[str, Any], pairs: bool, split: str, source: str) -> tuple[Any, Any]:
+def _filters(page: DocumentPageJson, pairs: bool, split: str, source: str) -> tuple[Any, Any]:
     """Split and source, visible if there is a choice."""
     made = []
     for known, current in ((page["splits"], split), (page["sources"], source)):

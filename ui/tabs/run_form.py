@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from api.client import ApiError, Client, UserError
+from api.client.models import EstimateJson, RangeJson
 from api.client.payloads import format_bytes, format_si
 from ui.common import SILENT_EVENT, draft_script, html_pane
 from ui.html import definition_list, duration, esc, run_link, status_line
@@ -51,7 +52,7 @@ MEMORY_PARTS = {
 }
 
 
-def draw_estimate(estimate: dict[str, Any]) -> str:
+def draw_estimate(estimate: EstimateJson) -> str:
     """Time and memory with their ranges, counts, and the sources of the estimate."""
     word, why = CERTAINTY_LABELS[estimate["certainty"]]
     return (
@@ -62,7 +63,7 @@ def draw_estimate(estimate: dict[str, Any]) -> str:
     )
 
 
-def _estimate_headline(estimate: dict[str, Any]) -> str:
+def _estimate_headline(estimate: EstimateJson) -> str:
     seconds, memory = estimate["seconds"], estimate["memory_bytes"]
     where = "of a GPU, a process" if estimate["device"] == "gpu" else "a process"
     return (
@@ -73,12 +74,12 @@ def _estimate_headline(estimate: dict[str, Any]) -> str:
     )
 
 
-def _range(estimate: dict[str, Any], words: Any) -> str:
+def _range(estimate: RangeJson, words: Any) -> str:
     low, high = words(estimate["low"]), words(estimate["high"])
     return esc(low if low == high else f"{low} to {high}")
 
 
-def _estimate_counts(estimate: dict[str, Any]) -> list[tuple[str, str]]:
+def _estimate_counts(estimate: EstimateJson) -> list[tuple[str, str]]:
     samples, step = estimate["samples"], estimate["per_step"]
     return [
         ("Parameters", format_si(estimate["parameters"]).strip()),
@@ -92,7 +93,7 @@ def _estimate_counts(estimate: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _estimate_basis(estimate: dict[str, Any]) -> str:
+def _estimate_basis(estimate: EstimateJson) -> str:
     sentences = "".join(f"<li>{_link_runs(sentence, estimate['runs'])}</li>" for sentence in estimate["basis"])
     parts = estimate["memory_parts"]
     counted = ", ".join(f"{words} {format_bytes(parts[name])}" for name, words in MEMORY_PARTS.items() if parts[name])
@@ -333,7 +334,7 @@ def _listed_resource(field: Field) -> str | None:
     return LISTED_RESOURCES.get(field.path.rpartition(".")[2])
 
 
-def _item_names(items: list[dict[str, Any]]) -> list[str]:
+def _item_names(items: Sequence[Mapping[str, Any]]) -> list[str]:
     return [str(item.get("name") or item["id"]) for item in items]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from api.client.models import RunJson
 from api.client.payloads import run_subject
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.charts import metric_value
@@ -28,7 +29,6 @@ from ui.html import (
 from ui.ranking import main_figures
 from ui.spec_fields import spec_differences
 
-Run = Mapping[str, Any]
 TABLE = "table"
 MAX_TABLE_RUNS = 100
 NOTE_CHARACTERS = 80  # of the notes in a row
@@ -85,7 +85,7 @@ def linked_listing(parameters: Mapping[str, str]) -> RunListing:
     )
 
 
-def run_seconds(run: Run) -> float | None:
+def run_seconds(run: RunJson) -> float | None:
     """From the start of the first attempt to the end, or until now; None: it has not begun."""
     start, end = parse_time(run.get("started_at")), parse_time(run.get("finished_at"))
     if start is None or (end is None and run["state"] not in ACTIVE_STATES):
@@ -93,7 +93,7 @@ def run_seconds(run: Run) -> float | None:
     return ((end or datetime.now(UTC)) - start).total_seconds()
 
 
-def final_metric(run: Run) -> tuple[str, float] | None:
+def final_metric(run: RunJson) -> tuple[str, float] | None:
     """(name, value) of what a run is judged by: a training's last loss, the main metric of an evaluation."""
     if run["kind"] == "pretrain":
         result = run.get("result") or {}
@@ -103,12 +103,12 @@ def final_metric(run: Run) -> tuple[str, float] | None:
     return (str(rows[0]["metric"]), float(rows[0]["value"])) if rows else None
 
 
-def _name(run: Run) -> str:
+def _name(run: RunJson) -> str:
     return str(run.get("name") or run_subject(run) or KIND_LABELS.get(run["kind"], run["kind"]))
 
 
 # title and sort key of each column; rows without a value come last
-COLUMNS: dict[str, tuple[str, Callable[[Run], Any]]] = {
+COLUMNS: dict[str, tuple[str, Callable[[RunJson], Any]]] = {
     "name": ("Run", lambda run: _name(run).lower()),
     "kind": ("Kind", lambda run: KIND_LABELS.get(run["kind"], run["kind"])),
     "state": ("State", lambda run: STATE_LABELS.get(run["state"], run["state"])),
@@ -118,14 +118,14 @@ COLUMNS: dict[str, tuple[str, Callable[[Run], Any]]] = {
 }
 
 
-def sort_runs(runs: Sequence[Run], sort: str) -> list[Run]:
+def sort_runs(runs: Sequence[RunJson], sort: str) -> list[RunJson]:
     """Stable: equal ones stay newest first."""
     key, descending = COLUMNS[sort.removeprefix("-")][1], sort.startswith("-")
     valued = [run for run in runs if key(run) is not None]
     return sorted(valued, key=key, reverse=descending) + [run for run in runs if key(run) is None]
 
 
-def draw_listing_controls(runs: Sequence[Run], listing: RunListing) -> str:
+def draw_listing_controls(runs: Sequence[RunJson], listing: RunListing) -> str:
     """The switch between list and table, and the tags of the listed runs."""
     layouts = "".join(
         f'<button type="button" role="radio" data-pick="layout:{value}" '
@@ -143,7 +143,7 @@ def tag_button(tag: str, *, pressed: bool = False) -> str:
     return f'<button type="button" data-pick="tag:{esc(tag)}" aria-pressed="{str(pressed).lower()}">{esc(tag)}</button>'
 
 
-def draw_run_table(runs: Sequence[Run], selected: str | None, listing: RunListing, *, more: bool) -> str:
+def draw_run_table(runs: Sequence[RunJson], selected: str | None, listing: RunListing, *, more: bool) -> str:
     """A row for each run; the titles of the columns sort. ``more``: there are older runs than these."""
     table = html_table(
         "Runs",
@@ -168,7 +168,7 @@ def _sort_head(name: str, title: str, sort: str) -> str:
     )
 
 
-def _row(run: Run, selected: str | None, *, checked: bool) -> str:
+def _row(run: RunJson, selected: str | None, *, checked: bool) -> str:
     current = ' aria-current="true"' if run["id"] == selected else ""
     metric = final_metric(run)
     value = f"<b>{number(metric[1], 3)}</b> <small>{esc(metric[0])}</small>" if metric else ""
@@ -189,7 +189,7 @@ def _row(run: Run, selected: str | None, *, checked: bool) -> str:
     )
 
 
-def draw_spec_differences(runs: Sequence[Run], labels: Sequence[str]) -> str:
+def draw_spec_differences(runs: Sequence[RunJson], labels: Sequence[str]) -> str:
     """The fields in which the specs of runs differ, a column each run; nothing for a single run."""
     if len(runs) < 2:
         return ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
+from api.client.models import ArtifactJson, GpuUsageJson, RunJson, WorkerJson
 from api.client.payloads import format_bytes, run_subject
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.addresses import address
@@ -40,14 +41,14 @@ NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see
 PAUSED_TEXT = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
 
 
-def draw_list(runs: Sequence[dict[str, Any]], selected: str | None) -> str:
+def draw_list(runs: Sequence[RunJson], selected: str | None) -> str:
     """Newest first; each is a button."""
     if not runs:
         return NO_RUNS
     return f'<ul class="lcl-runs">{"".join(_row(run, run["id"] == selected) for run in runs)}</ul>'
 
 
-def draw_head(run: dict[str, Any]) -> str:
+def draw_head(run: RunJson) -> str:
     """Name, state, progress, reason of a failure, current metrics."""
     kind = KIND_LABELS.get(run["kind"], run["kind"])
     title = run.get("name") or kind
@@ -63,7 +64,7 @@ def draw_head(run: dict[str, Any]) -> str:
     )
 
 
-def _annotation(run: dict[str, Any]) -> str:
+def _annotation(run: RunJson) -> str:
     """Tags, and notes with their line breaks."""
     tags = "".join(f"<span>{esc(tag)}</span>" for tag in run.get("tags") or ())
     notes = f'<p class="lcl-notes">{esc(run["notes"])}</p>' if run.get("notes") else ""
@@ -91,7 +92,7 @@ RUN_ACTIONS = (
 )
 
 
-def draw_question(verb: str, run: dict[str, Any]) -> str:
+def draw_question(verb: str, run: RunJson) -> str:
     """The question before a run is cancelled, restarted or deleted: what is lost, and what stays."""
     name = run.get("name") or run_subject(run) or run["id"]
     title, lost, words, keep = {
@@ -102,7 +103,7 @@ def draw_question(verb: str, run: dict[str, Any]) -> str:
     return question_box(title, lost, (f"{verb}:{run['id']}", words), ("keep:", keep))
 
 
-def draw_chosen(runs: Sequence[dict[str, Any]]) -> str:
+def draw_chosen(runs: Sequence[RunJson]) -> str:
     """What can be done with several runs at once; nothing without any."""
     if not runs:
         return ""
@@ -117,7 +118,7 @@ def draw_chosen(runs: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def draw_question_of_many(verb: str, runs: Sequence[dict[str, Any]]) -> str:
+def draw_question_of_many(verb: str, runs: Sequence[RunJson]) -> str:
     """The question before several runs are cancelled or deleted: how many of them can be, and what is lost."""
     able = [run for run in runs if run["state"] in _STATES_OF[verb]]
     if not able:
@@ -144,7 +145,7 @@ LOST_BY_DELETIONS = (
 LOST_BY_RESTART = "Its curves and checkpoints so far are deleted. Resume would go on from its last checkpoint."
 
 
-def _lost_by_cancel(run: dict[str, Any]) -> str:
+def _lost_by_cancel(run: RunJson) -> str:
     if run["state"] not in ("running", "pausing"):
         return "It leaves the queue; nothing that it has done is deleted. Resume queues it again."
     reached = f"It is at step {_fraction(run)}. " if _fraction(run) else ""
@@ -158,7 +159,7 @@ def _lost_by_cancel(run: dict[str, Any]) -> str:
 STAYS_OF = {"pretrain": "encoder", "index": "collection", "convert": "dataset", "match": "dataset"}
 
 
-def _lost_by_deletion(run: dict[str, Any]) -> str:
+def _lost_by_deletion(run: RunJson) -> str:
     lost = "Its curves, log, checkpoints and files are removed for good."
     if run["kind"] == "evaluate":
         return f"{lost} Its encoder loses the figures of this evaluation."
@@ -166,7 +167,7 @@ def _lost_by_deletion(run: dict[str, Any]) -> str:
     return f"{lost} The {made} that it made stays." if made else lost
 
 
-def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
+def draw_curves(run: RunJson, lines: Sequence[dict[str, Any]]) -> str:
     """Losses of a pre-training run, and the numbers of its held-out data. ``lines``: of its metrics."""
     if run["kind"] != "pretrain":
         return ""
@@ -188,7 +189,7 @@ def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
     return f'<div class="lcl-charts">{"".join(charts)}</div>{legend}'
 
 
-def draw_system(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
+def draw_system(run: RunJson, lines: Sequence[dict[str, Any]]) -> str:
     """Speed, and use of processor and memory, of a pre-training run; what a run did not record is left out."""
     drawn = [name for name in SYSTEM_METRICS if any(line.get(name) is not None for line in lines)]
     if not drawn:
@@ -201,12 +202,12 @@ def draw_system(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
     return f'<div class="lcl-charts">{"".join(charts)}</div>'
 
 
-def draw_result(run: dict[str, Any]) -> str:
+def draw_result(run: RunJson) -> str:
     """Result: encoder, table of metrics, collection, validation report or dataset; and what can be done with it."""
     return _draw_result(run) + _ways_on(run)
 
 
-def _ways_on(run: dict[str, Any]) -> str:
+def _ways_on(run: RunJson) -> str:
     """Links to what a finished run made or evaluated."""
     if run["state"] != "succeeded":
         return ""
@@ -220,7 +221,7 @@ def _ways_on(run: dict[str, Any]) -> str:
     return f'<nav class="lcl-links lcl-actions-of" aria-label="Next">{inside}</nav>' if inside else ""
 
 
-def _draw_result(run: dict[str, Any]) -> str:
+def _draw_result(run: RunJson) -> str:
     result = run.get("result") or {}
     if rows := result.get("rows"):
         return draw_metrics(rows)
@@ -262,7 +263,7 @@ def _best(monitor: dict[str, Any]) -> list[tuple[str, str]]:
     return [(f"Best: {label}", f"{number(best['value'])} at step {number(best['step'])}")]
 
 
-def draw_artifacts(run_id: str, artifacts: Sequence[dict[str, Any]]) -> str:
+def draw_artifacts(run_id: str, artifacts: Sequence[ArtifactJson]) -> str:
     """The files that a run left, each a download, folded away."""
     if not artifacts:
         return ""
@@ -283,7 +284,7 @@ def draw_log(text: str) -> str:
     return f'<pre class="lcl-log" tabindex="0" role="log" aria-label="Log" aria-live="off">{shown}</pre>'
 
 
-def draw_workers(workers: Sequence[dict[str, Any]]) -> str:
+def draw_workers(workers: Sequence[WorkerJson]) -> str:
     """A row for each GPU of each worker, with the run that has it; one row for a worker without GPUs."""
     if not workers:
         return empty_state("No worker is alive", "Start one, and queued runs begin by themselves.")
@@ -295,7 +296,7 @@ def draw_workers(workers: Sequence[dict[str, Any]]) -> str:
 _USE_LABELS = {"free": "free", "run": "", "reserved": "reserved for ", "inference": "inference"}
 
 
-def _worker_rows(worker: dict[str, Any]) -> list[str]:
+def _worker_rows(worker: WorkerJson) -> list[str]:
     seen = ago(worker["seen_at"])
     if not worker["gpus"]:
         run = run_link(worker["current_run"]) if worker["current_run"] else ""
@@ -311,16 +312,16 @@ def _worker_row(worker: str, device: str, use: str, memory: str, seen: str) -> s
     return f"<tr><td>{esc(worker)}</td><td>{esc(device)}</td><td>{use}</td><td>{esc(memory)}</td><td>{seen}</td></tr>"
 
 
-def _device_use(gpu: dict[str, Any]) -> str:
+def _device_use(gpu: GpuUsageJson) -> str:
     return _USE_LABELS[gpu["use"]] + (run_link(gpu["run"]) if gpu["run"] else "")
 
 
-def _device_memory(gpu: dict[str, Any]) -> str:
+def _device_memory(gpu: GpuUsageJson) -> str:
     used, total = gpu["memory_used"], gpu["memory_total"]
     return "" if used is None or total is None else f"{format_bytes(used)} of {format_bytes(total)}"
 
 
-def progress_fraction(run: dict[str, Any]) -> float | None:
+def progress_fraction(run: RunJson) -> float | None:
     """Share of the work done, 0 to 1; None while unknown."""
     if run["state"] == "succeeded":
         return 1.0
@@ -329,7 +330,7 @@ def progress_fraction(run: dict[str, Any]) -> float | None:
     return progress.get("step", 0) / total if total else None
 
 
-def _row(run: dict[str, Any], selected: bool) -> str:
+def _row(run: RunJson, selected: bool) -> str:
     kind = KIND_LABELS.get(run["kind"], run["kind"])
     subject = run_subject(run)
     bar = (
@@ -344,12 +345,12 @@ def _row(run: dict[str, Any], selected: bool) -> str:
     )
 
 
-def _row_line(run: dict[str, Any], kind: str, subject: str) -> str:
+def _row_line(run: RunJson, kind: str, subject: str) -> str:
     """Second line of a row: kind, subject beside a name, age."""
     return " · ".join(filter(None, (kind, subject if run.get("name") else "", ago(run.get("created_at")))))
 
 
-def _progress(run: dict[str, Any]) -> str:
+def _progress(run: RunJson) -> str:
     if run["state"] == "queued":
         obstacle = run.get("obstacle") or {}
         words = obstacle.get("message") or "Waiting for a worker."
@@ -377,27 +378,27 @@ def _progress(run: dict[str, Any]) -> str:
     return f'<div class="lcl-progress">{progress_bar(progress_fraction(run), words)}<p>{esc(words)}</p></div>'
 
 
-def _fraction(run: dict[str, Any]) -> str:
+def _fraction(run: RunJson) -> str:
     """``30/60``: the last step of which a line of metrics is known."""
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
     return f"{number(step)}/{number(total)}" if step and total else ""
 
 
-def _resumes_from(run: dict[str, Any]) -> str:
+def _resumes_from(run: RunJson) -> str:
     """Note of a queued run that was interrupted."""
     reached = _fraction(run)
     return f" Resuming: it stopped at {reached} and goes on from its last checkpoint." if reached else ""
 
 
-def _reached_step(run: dict[str, Any]) -> str:
+def _reached_step(run: RunJson) -> str:
     """Step from which a paused run continues."""
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
     return f": step {number(step)} of {number(total)}." if step and total else "."
 
 
-def _reason(run: dict[str, Any]) -> str:
+def _reason(run: RunJson) -> str:
     reason = run.get("reason")
     if not reason:
         return ""
@@ -408,7 +409,7 @@ def _reason(run: dict[str, Any]) -> str:
     return f'<div class="lcl-{kind}" role="status"><p>{where}{esc(words)}</p></div>'
 
 
-def _figures(run: dict[str, Any]) -> list[tuple[str, str]]:
+def _figures(run: RunJson) -> list[tuple[str, str]]:
     progress = run.get("progress") or {}
     start, end = parse_time(run.get("started_at")), parse_time(run.get("finished_at"))
     per_second = progress.get("images_per_s")

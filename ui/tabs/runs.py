@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client
+from api.client.models import ArtifactJson, RunJson
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.addresses import mark_view, read_address
 from ui.common import (
@@ -23,7 +24,7 @@ from ui.common import (
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
 from ui.ranking import SAMPLE_DATASET
 from ui.spec_fields import FIRST_PRESET, preset_names, put_at, starting_spec
-from ui.tabs.run_comparison import ComparisonChoice, Lines, Run, RunComparison, RunSelection, last_step, loss_lines
+from ui.tabs.run_comparison import ComparisonChoice, Lines, RunComparison, RunSelection, last_step, loss_lines
 from ui.tabs.run_form import SpecForm, invalid_message, valid_message
 from ui.tabs.run_table import (
     TABLE,
@@ -78,7 +79,7 @@ class WatchedRun:
     attempt: int = 0
     lines: Lines = field(default=(), repr=False)
     log: str = field(default="", repr=False)
-    artifacts: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    artifacts: tuple[ArtifactJson, ...] = field(default=(), repr=False)
     offset: int = 0
     complete: bool = False  # the run had ended when they were last fetched
 
@@ -413,7 +414,7 @@ class RunsTab:
         return _draw_list(page, watched.id, only, listing), choices, *detail
 
     def detail(
-        self, watched: WatchedRun, selection: SelectedRun, listed: Sequence[dict[str, Any]]
+        self, watched: WatchedRun, selection: SelectedRun, listed: Sequence[RunJson]
     ) -> tuple[WatchedRun, tuple[Any, ...]]:
         """Fetch new lines of the selected run and draw it. Raises: ApiError."""
         run = self.client.run(str(watched.id))
@@ -440,14 +441,14 @@ class RunsTab:
             draw_log(watched.log),
         )
 
-    def _annotation(self, selection: SelectedRun, run: Run) -> list[Any]:
+    def _annotation(self, selection: SelectedRun, run: RunJson) -> list[Any]:
         """Tags and notes of a run in their fields, once: a refresh does not overwrite what is being typed."""
         if selection.annotated == run["id"] or selection.current.id != run["id"]:
             return [gr.skip()] * 3
         selection.annotated = str(run["id"])
         return [gr.Accordion(visible=True), " ".join(run.get("tags") or ()), run.get("notes") or ""]
 
-    def _artifacts(self, run_id: str) -> tuple[dict[str, Any], ...] | None:
+    def _artifacts(self, run_id: str) -> tuple[ArtifactJson, ...] | None:
         """None: they cannot be listed yet, as while they are on their way to the store; the header says so."""
         try:
             return tuple(self.client.artifacts(run_id))

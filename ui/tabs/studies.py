@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client, UserError
+from api.client.models import CurvesJson
 from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.pretrain import PretrainSpec
@@ -219,7 +220,7 @@ class WatchedStudy:
     """The selected study and its curves."""
 
     id: str | None = None
-    curves: dict[str, Any] | None = field(default=None, repr=False)
+    curves: CurvesJson | None = field(default=None, repr=False)
     complete: bool = False  # the study had ended when they were last fetched
 
 
@@ -387,7 +388,7 @@ class StudiesTab:
             watched = replace(watched, curves=curves, complete=not moving)
         heads = [column["name"] for column in study["table"]["metrics"]]
         head = heads[0] if metric not in heads else str(metric)
-        drawn = watched.curves or {"rows": [], "values": []}
+        drawn = watched.curves or CurvesJson(value=value, values=[], rows=[])
         charts = cost_chart(study["table"], head) + curves_chart(drawn, value.replace("_", " "))
         return watched, (
             mark_view(draw_study_head(study), str(study.get("name") or ""), study=study["id"]),

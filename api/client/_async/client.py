@@ -16,6 +16,33 @@ from api.client._async.inference import AsyncEncoderCalls
 from api.client._async.runs import AsyncRunCalls, AsyncStudyCalls
 from api.client._async.transport import AsyncTransport
 from api.client._io import async_call
+from api.client.models import (
+    AddedItemsJson,
+    AuditJson,
+    CollectionDetailJson,
+    CollectionJson,
+    CollectionMapJson,
+    DatasetJson,
+    DatasetVersionJson,
+    DeliveryJson,
+    DocumentPageJson,
+    DuplicatePageJson,
+    GarbageListJson,
+    KeyJson,
+    NewKeyJson,
+    NewWebhookJson,
+    PageJson,
+    QuotaJson,
+    ReadinessJson,
+    RunJson,
+    SavedViewJson,
+    SearchJson,
+    SpecSummaryJson,
+    StatusJson,
+    UploadJson,
+    WebhookJson,
+    WorkerJson,
+)
 from api.client.payloads import Json, NewItem, Progress, Where, data_url, open_corpus_archive, without_none
 
 VECTORS_PER_PAGE = 1000
@@ -31,17 +58,17 @@ def _collection_path(id_or_name: str) -> str:
 
 
 class AsyncDatasetCalls(AsyncTransport):
-    async def datasets(self) -> list[Json]:
+    async def datasets(self) -> list[DatasetJson]:
         return (await self.get("/v1/datasets"))["items"]
 
-    async def dataset(self, name: str) -> Json:
+    async def dataset(self, name: str) -> DatasetJson:
         return await self.get(_dataset_path(name))
 
-    async def dataset_versions(self, name: str) -> list[Json]:
+    async def dataset_versions(self, name: str) -> list[DatasetVersionJson]:
         """Contents registered under the name, newest first: {"version", "content_hash", "path", "created_at", …}."""
         return (await self.get(f"{_dataset_path(name)}/versions"))["items"]
 
-    async def validate_dataset(self, name: str, **options: Any) -> Json:
+    async def validate_dataset(self, name: str, **options: Any) -> RunJson:
         """Queue a validation run. ``options``: workers, tokens, similarity_threshold, min_image_side.
 
         Returns: the run; after success its result contains the ``report``.
@@ -50,12 +77,12 @@ class AsyncDatasetCalls(AsyncTransport):
 
     async def validate_path(
         self, path: str, format: str = "auto", options: Mapping[str, Any] | None = None, **validation: Any
-    ) -> Json:
+    ) -> RunJson:
         """``validate_dataset`` for a ``path`` on the server, in any readable ``format``; nothing is registered."""
         body = {"path": path, "format": format, "options": dict(options or {}), **validation}
         return await self.post("/v1/datasets/validate", body)
 
-    async def register_dataset(self, name: str, path: str, new_version: bool = False) -> Json:
+    async def register_dataset(self, name: str, path: str, new_version: bool = False) -> DatasetJson:
         """``path``: on the server, or a URL, inside its data roots. ``new_version``: the name may exist."""
         return await self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
 
@@ -64,7 +91,7 @@ class AsyncDatasetCalls(AsyncTransport):
         source: str | Path,
         on_progress: Progress | None = None,
         on_sent: Callable[[Json], None] | None = None,
-    ) -> Json:
+    ) -> UploadJson:
         """Send a folder or a zip, in any readable format, and unpack it on the server.
 
         Args:
@@ -89,7 +116,7 @@ class AsyncDatasetCalls(AsyncTransport):
             on_sent(upload)
         return await self.post(f"{path}/unpack", repeatable=True)
 
-    async def upload(self, upload_id: str) -> Json:
+    async def upload(self, upload_id: str) -> UploadJson:
         """Bytes ``received``; while it is unpacked ``unpacked`` of its ``members``; after that its ``path``."""
         return await self.get(f"/v1/uploads/{quote(upload_id, safe='')}")
 
@@ -115,7 +142,7 @@ class AsyncDatasetCalls(AsyncTransport):
         encoder: str | None = None,
         q: str = "",
         tag: str | None = None,
-    ) -> Json:
+    ) -> DocumentPageJson:
         """{"items": [{"id", "item", "tags", "segments": [{"text"} | {"image", "image_url"}]}], "next", "total", …}.
 
         Args:
@@ -155,10 +182,10 @@ class AsyncDatasetCalls(AsyncTransport):
 
 
 class AsyncCollectionCalls(AsyncTransport):
-    async def collections(self) -> list[Json]:
+    async def collections(self) -> list[CollectionJson]:
         return (await self.get("/v1/collections"))["items"]
 
-    async def collection(self, id_or_name: str) -> Json:
+    async def collection(self, id_or_name: str) -> CollectionDetailJson:
         return await self.get(_collection_path(id_or_name))
 
     async def search(
@@ -175,7 +202,7 @@ class AsyncCollectionCalls(AsyncTransport):
         where: Where | None = None,
         offset: int = 0,
         hybrid: bool = False,
-    ) -> Json:
+    ) -> SearchJson:
         """Nearest items to a text, an image, a vector or an item, best first: {"hits": […], "took_ms", "text_limit"}.
 
         Args:
@@ -193,7 +220,9 @@ class AsyncCollectionCalls(AsyncTransport):
         body |= {"hybrid": True} if hybrid else {}
         return await self.post(f"{_collection_path(collection)}/search", body, repeatable=True)
 
-    async def duplicates(self, collection: str, *, threshold: float = 0.95, offset: int = 0, limit: int = 20) -> Json:
+    async def duplicates(
+        self, collection: str, *, threshold: float = 0.95, offset: int = 0, limit: int = 20
+    ) -> DuplicatePageJson:
         """Groups of near-duplicates, the largest first: {"groups": [{"size", "items"}], "total"}."""
         path = f"{_collection_path(collection)}/duplicates"
         return await self.get(path, threshold=threshold, offset=offset, limit=limit)
@@ -212,7 +241,7 @@ class AsyncCollectionCalls(AsyncTransport):
         *,
         replace: bool = False,
         idempotency_key: str | None = None,
-    ) -> Json:
+    ) -> AddedItemsJson:
         """Add images, all or none: {"ids", "images": number of images afterwards}.
 
         Two calls with the same ``idempotency_key`` add the items once; the default is random.
@@ -262,7 +291,7 @@ class AsyncCollectionCalls(AsyncTransport):
         """Write records and vectors of all current items to ``path``, as JSON lines."""
         return await self.download(f"{_collection_path(id_or_name)}/export?{urlencode({'target': target})}", path)
 
-    async def collection_map(self, collection: str, limit: int = 2000) -> Json:
+    async def collection_map(self, collection: str, limit: int = 2000) -> CollectionMapJson:
         """{"points": [{"id", "x", "y", "caption", "labels"}], "total"}: images projected to two dimensions."""
         return await self.get(f"{_collection_path(collection)}/map", limit=limit)
 
@@ -291,7 +320,7 @@ class AsyncCollectionCalls(AsyncTransport):
 class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncoderCalls, AsyncCollectionCalls):
     """Calls one service with one key. A context manager; safe to share."""
 
-    async def health(self) -> Json:
+    async def health(self) -> ReadinessJson:
         """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}, "loading": int}, also when
         not ready. ``loading``: calls that wait for an encoder to be loaded.
         """
@@ -301,33 +330,33 @@ class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncode
         """A file of the documentation site, by default its first page. Raises: ApiError 404 where none is built."""
         return await self.send("GET", f"/docs/guide/{quote(path)}")
 
-    async def status(self) -> Json:
+    async def status(self) -> StatusJson:
         """{"ready", "version", "database", "checks", "workers", "slots", "runs": {state: number}}."""
         return await self.get("/v1/status")
 
-    async def specs(self) -> list[Json]:
+    async def specs(self) -> list[SpecSummaryJson]:
         """{"kind", "description", "presets"} of every kind of run, and of studies."""
         return (await self.get("/v1/specs"))["items"]
 
-    async def workers(self) -> list[Json]:
+    async def workers(self) -> list[WorkerJson]:
         return (await self.get("/v1/workers"))["items"]
 
-    async def quotas(self) -> list[Json]:
+    async def quotas(self) -> list[QuotaJson]:
         """{"owner", "runs", "runs_limit", "bytes", "bytes_limit"} of the owner; for admins of all owners."""
         return (await self.get("/v1/quotas"))["items"]
 
-    async def keys(self) -> list[Json]:
+    async def keys(self) -> list[KeyJson]:
         return (await self.get("/v1/keys"))["items"]
 
-    async def own_key(self) -> Json:
+    async def own_key(self) -> KeyJson:
         """Owner, role and expiry of the key of this client."""
         return await self.get("/v1/keys/mine")
 
-    async def create_key(self, owner: str, role: str, expires: str | None = None) -> Json:
+    async def create_key(self, owner: str, role: str, expires: str | None = None) -> NewKeyJson:
         """``role``: viewer, submitter or admin; ``expires``: ISO time. ``key`` of the response is shown only here."""
         return await self.post("/v1/keys", {"owner": owner, "role": role, "expires": expires})
 
-    async def rotate_key(self, prefix: str, grace_seconds: int | None = None) -> Json:
+    async def rotate_key(self, prefix: str, grace_seconds: int | None = None) -> NewKeyJson:
         """``key`` of the response is the new secret; the old one stays valid for the grace (default: a day)."""
         body = None if grace_seconds is None else {"grace_seconds": grace_seconds}
         return await self.post(f"/v1/keys/{quote(prefix, safe='')}/rotate", body)
@@ -335,29 +364,29 @@ class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncode
     async def revoke_key(self, prefix: str) -> None:
         await self.send("DELETE", f"/v1/keys/{quote(prefix, safe='')}")
 
-    async def audit(self, **query: Any) -> Json:
+    async def audit(self, **query: Any) -> PageJson[AuditJson]:
         """{"items", "next_cursor"}: audit log, newest first; ``query``: owner, action, object, limit, cursor."""
         return await self.get("/v1/audit", **query)
 
-    async def create_webhook(self, url: str, events: Sequence[str] = ()) -> Json:
+    async def create_webhook(self, url: str, events: Sequence[str] = ()) -> NewWebhookJson:
         """``secret`` of the response is shown only here. ``events``: such as "run.failed"; default: every event."""
         return await self.post("/v1/webhooks", {"url": url, **({"events": list(events)} if events else {})})
 
-    async def webhooks(self) -> list[Json]:
+    async def webhooks(self) -> list[WebhookJson]:
         return (await self.get("/v1/webhooks"))["items"]
 
-    async def deliveries(self, webhook_id: str) -> list[Json]:
+    async def deliveries(self, webhook_id: str) -> list[DeliveryJson]:
         """The last messages to a webhook, newest first."""
         return (await self.get(f"/v1/webhooks/{quote(webhook_id, safe='')}/deliveries"))["items"]
 
     async def delete_webhook(self, webhook_id: str) -> None:
         await self.send("DELETE", f"/v1/webhooks/{quote(webhook_id, safe='')}")
 
-    async def views(self) -> list[Json]:
+    async def views(self) -> list[SavedViewJson]:
         """Saved views of the page, in the order of their names: {"id", "name", "address", "owner", "created_at"}."""
         return (await self.get("/v1/views"))["items"]
 
-    async def save_view(self, name: str, address: str, *, replace: bool = False) -> Json:
+    async def save_view(self, name: str, address: str, *, replace: bool = False) -> SavedViewJson:
         """Name an address of the page, such as ``?collection=sample-drawings&q=red``, for all who use the service.
 
         Args:
@@ -369,10 +398,10 @@ class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncode
         """For its owner and admins."""
         await self.send("DELETE", f"/v1/views/{quote(view_id, safe='')}")
 
-    async def garbage(self) -> Json:
+    async def garbage(self) -> GarbageListJson:
         """{"items": […], "bytes": int}: files in the service's home that no row refers to."""
         return await self.get("/v1/garbage")
 
-    async def collect_garbage(self) -> Json:
+    async def collect_garbage(self) -> GarbageListJson:
         """Remove the garbage that is due; the response has the shape of ``garbage``, with what was removed."""
         return await self.post("/v1/garbage/collect", {})

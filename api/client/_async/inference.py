@@ -14,6 +14,7 @@ import httpx
 from api.client._async.transport import AsyncTransport, parse_events
 from api.client._io import async_parallel_map, async_read_bytes
 from api.client.errors import ApiError
+from api.client.models import EncoderComparisonJson, EncoderJson
 from api.client.payloads import (
     EmbeddedBatch,
     Json,
@@ -40,20 +41,20 @@ def _encoder_path(id_or_name: str) -> str:
 
 
 class AsyncEncoderCalls(AsyncTransport):
-    async def encoders(self) -> list[Json]:
+    async def encoders(self) -> list[EncoderJson]:
         return (await self.get("/v1/encoders"))["items"]
 
-    async def encoder(self, id_or_name: str) -> Json:
+    async def encoder(self, id_or_name: str) -> EncoderJson:
         return await self.get(_encoder_path(id_or_name))
 
     async def encoder_figures(self, id_or_name: str) -> list[Json]:
         """Result rows of every evaluation of the encoder."""
         return (await self.get(f"{_encoder_path(id_or_name)}/figures"))["items"]
 
-    async def compare_encoders(self, left: str, right: str, *, paired: bool = True) -> Json:
+    async def compare_encoders(self, left: str, right: str, *, paired: bool = True) -> EncoderComparisonJson:
         return await self.get("/v1/encoders/compare", left=left, right=right, paired=paired)
 
-    async def import_encoder(self, name: str, path: str, allow_twin: bool = False) -> Json:
+    async def import_encoder(self, name: str, path: str, allow_twin: bool = False) -> EncoderJson:
         """``path``: a directory on the server, as ``save_pretrained`` wrote it.
 
         ``allow_twin``: also if an encoder with the same weights but other files exists; for the owner of that encoder.
@@ -61,7 +62,9 @@ class AsyncEncoderCalls(AsyncTransport):
         option = {"allow_twin": True} if allow_twin else {}
         return await self.post("/v1/encoders", {"name": name, "path": path, **option})
 
-    async def change_encoder(self, id_or_name: str, *, name: str | None = None, pinned: bool | None = None) -> Json:
+    async def change_encoder(
+        self, id_or_name: str, *, name: str | None = None, pinned: bool | None = None
+    ) -> EncoderJson:
         """Rename or pin an encoder; None leaves name or pin as it is."""
         return await self.patch(_encoder_path(id_or_name), without_none(name=name, pinned=pinned))
 

@@ -14,6 +14,19 @@ import httpx
 from api.client._async.transport import RETRY_STATUSES, AsyncTransport, backoff, parse_events
 from api.client._io import async_sleep
 from api.client.errors import ApiError
+from api.client.models import (
+    ArtifactJson,
+    CurvesJson,
+    EstimateJson,
+    LogChunkJson,
+    PageJson,
+    RowComparisonJson,
+    RunJson,
+    SpecJson,
+    StudyDetailJson,
+    StudyJson,
+    StudyPlanJson,
+)
 from api.client.payloads import FINAL_STATES, Json, without_none
 
 MAX_RECONNECTS = 8  # about twenty seconds without the service: longer than a restart
@@ -42,7 +55,7 @@ class AsyncRunCalls(AsyncTransport):
         max_attempts: int | None = None,
         resource: str | None = None,
         gpus: int | None = None,
-    ) -> Json:
+    ) -> RunJson:
         """Queue a run. The default ``idempotency_key`` is random, so that a repeated request never makes two runs.
 
         Args:
@@ -59,7 +72,7 @@ class AsyncRunCalls(AsyncTransport):
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         return (await self.send("POST", "/v1/runs", json=body, headers=headers, repeatable=True)).json()
 
-    async def run(self, run_id: str) -> Json:
+    async def run(self, run_id: str) -> RunJson:
         return await self.get(_run_path(run_id))
 
     async def runs(
@@ -69,29 +82,29 @@ class AsyncRunCalls(AsyncTransport):
         limit: int = 50,
         cursor: str | None = None,
         tag: str | None = None,
-    ) -> Json:
+    ) -> PageJson[RunJson]:
         """One page, newest first: {"items": […], "next_cursor": str or None}."""
         return await self.get("/v1/runs", kind=kind, state=state, limit=limit, cursor=cursor, tag=tag)
 
-    async def annotate(self, run_id: str, *, tags: Sequence[str] | None = None, notes: str | None = None) -> Json:
+    async def annotate(self, run_id: str, *, tags: Sequence[str] | None = None, notes: str | None = None) -> RunJson:
         """Replace tags or notes of a run; None leaves them as they are, empty ones are removed."""
         return await self.patch(_run_path(run_id), without_none(tags=None if tags is None else list(tags), notes=notes))
 
-    async def cancel(self, run_id: str) -> Json:
+    async def cancel(self, run_id: str) -> RunJson:
         return await self.post(f"{_run_path(run_id)}/cancel")
 
-    async def pause(self, run_id: str) -> Json:
+    async def pause(self, run_id: str) -> RunJson:
         """Pause a run; one at work writes a checkpoint first."""
         return await self.post(f"{_run_path(run_id)}/pause")
 
-    async def unpause(self, run_id: str) -> Json:
+    async def unpause(self, run_id: str) -> RunJson:
         return await self.post(f"{_run_path(run_id)}/unpause")
 
-    async def resume(self, run_id: str) -> Json:
+    async def resume(self, run_id: str) -> RunJson:
         """Continue a cancelled or failed run from its last checkpoint."""
         return await self.post(f"{_run_path(run_id)}/resume")
 
-    async def retry(self, run_id: str) -> Json:
+    async def retry(self, run_id: str) -> RunJson:
         """Start a finished run from the beginning."""
         return await self.post(f"{_run_path(run_id)}/retry")
 
@@ -102,11 +115,11 @@ class AsyncRunCalls(AsyncTransport):
         """Metric lines with a step above ``after``, or recorded after the line with the number ``after_id``."""
         return (await self.get(f"{_run_path(run_id)}/metrics", after=after, after_id=after_id))["items"]
 
-    async def logs(self, run_id: str, offset: int = 0) -> Json:
+    async def logs(self, run_id: str, offset: int = 0) -> LogChunkJson:
         """{"text", "offset"}: the log from byte ``offset``, and the next offset."""
         return await self.get(f"{_run_path(run_id)}/logs", offset=offset)
 
-    async def artifacts(self, run_id: str) -> list[Json]:
+    async def artifacts(self, run_id: str) -> list[ArtifactJson]:
         return (await self.get(f"{_run_path(run_id)}/artifacts"))["items"]
 
     async def artifact(self, run_id: str, name: str) -> bytes:
@@ -138,7 +151,7 @@ class AsyncRunCalls(AsyncTransport):
             breaks += 1
             await backoff(breaks)
 
-    async def wait(self, run_id: str, on_progress: Callable[[Json], None] | None = None) -> Json:
+    async def wait(self, run_id: str, on_progress: Callable[[Json], None] | None = None) -> RunJson:
         """Wait until the run has ended; ``on_progress`` receives each metric line. Returns: the run."""
         async with aclosing(self.events(run_id)) as events:
             async for event in events:
@@ -146,11 +159,11 @@ class AsyncRunCalls(AsyncTransport):
                     on_progress(event["data"])
         return await self.run(run_id)
 
-    async def spec_schema(self, kind: str) -> Json:
+    async def spec_schema(self, kind: str) -> SpecJson:
         """{"schema": JSON schema, "presets": {name: spec}}."""
         return await self.get(f"/v1/specs/{quote(kind, safe='')}")
 
-    async def estimate(self, kind: str, spec: Mapping[str, Any], resource: str | None = None) -> Json:
+    async def estimate(self, kind: str, spec: Mapping[str, Any], resource: str | None = None) -> EstimateJson:
         """Expected seconds, memory, operations and disk of a run of ``spec``; nothing is queued.
 
         Raises: ApiError as ``submit``, and ``not_estimated`` for a kind other than pretrain.
@@ -169,32 +182,32 @@ class AsyncRunCalls(AsyncTransport):
 class AsyncStudyCalls(AsyncTransport):
     async def submit_study(
         self, spec: Mapping[str, Any], name: str | None = None, idempotency_key: str | None = None
-    ) -> Json:
+    ) -> StudyJson:
         """Queue the runs of a study. The default ``idempotency_key`` is random: a repeated request never makes two."""
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         body = {"spec": dict(spec), "name": name}
         return (await self.send("POST", "/v1/studies", json=body, headers=headers, repeatable=True)).json()
 
-    async def plan_study(self, spec: Mapping[str, Any]) -> Json:
+    async def plan_study(self, spec: Mapping[str, Any]) -> StudyPlanJson:
         """{"rows", "seeds", "cells", "reused"}: what a submission would run; nothing is queued."""
         return await self.post("/v1/studies/plan", {"spec": dict(spec)}, repeatable=True)
 
-    async def studies(self, limit: int = 50, cursor: str | None = None) -> Json:
+    async def studies(self, limit: int = 50, cursor: str | None = None) -> PageJson[StudyJson]:
         """One page, newest first: {"items": […], "next_cursor": str or None}."""
         return await self.get("/v1/studies", limit=limit, cursor=cursor)
 
-    async def study(self, study_id: str) -> Json:
+    async def study(self, study_id: str) -> StudyDetailJson:
         """Spec, state, cells with their runs, and the table so far."""
         return await self.get(_study_path(study_id))
 
-    async def cancel_study(self, study_id: str) -> Json:
+    async def cancel_study(self, study_id: str) -> StudyJson:
         return await self.post(f"{_study_path(study_id)}/cancel")
 
-    async def resume_study(self, study_id: str) -> Json:
+    async def resume_study(self, study_id: str) -> StudyJson:
         """Resume the failed and cancelled runs of a study."""
         return await self.post(f"{_study_path(study_id)}/resume")
 
-    async def extend_study(self, study_id: str, **addition: Any) -> Json:
+    async def extend_study(self, study_id: str, **addition: Any) -> StudyJson:
         """``addition``: seeds, axes (of the same names, with new variants), trials. A repeated call changes nothing."""
         return await self.post(f"{_study_path(study_id)}/extend", addition, repeatable=True)
 
@@ -211,17 +224,17 @@ class AsyncStudyCalls(AsyncTransport):
         path = f"{_study_path(study_id)}/plots/{quote(name, safe='')}.{quote(kind, safe='')}"
         return (await self.send("GET", path, params=without_none(**query))).content
 
-    async def study_curves(self, study_id: str, value: str = "loss") -> Json:
+    async def study_curves(self, study_id: str, value: str = "loss") -> CurvesJson:
         """{"value", "values", "rows": [{"labels", "rung", "points": [[step, mean, lowest, highest]]}]}."""
         return await self.get(f"{_study_path(study_id)}/curves", value=value)
 
-    async def compare_rows(self, study_id: str, left: int, right: int) -> Json:
+    async def compare_rows(self, study_id: str, left: int, right: int) -> RowComparisonJson:
         """Two rows of the table, by number from 0: paired over ``seeds`` and over ``samples``."""
         return await self.get(f"{_study_path(study_id)}/compare", left=left, right=right)
 
     async def wait_for_study(
-        self, study_id: str, on_change: Callable[[Json], None] | None = None, poll_seconds: float = 2.0
-    ) -> Json:
+        self, study_id: str, on_change: Callable[[StudyDetailJson], None] | None = None, poll_seconds: float = 2.0
+    ) -> StudyDetailJson:
         """Wait until the study has ended; ``on_change`` receives it whenever the state of a cell has changed."""
         last_states: list[str] | None = None
         while True:

@@ -17,6 +17,33 @@ from api.client._io import call
 from api.client._sync.inference import EncoderCalls
 from api.client._sync.runs import RunCalls, StudyCalls
 from api.client._sync.transport import Transport
+from api.client.models import (
+    AddedItemsJson,
+    AuditJson,
+    CollectionDetailJson,
+    CollectionJson,
+    CollectionMapJson,
+    DatasetJson,
+    DatasetVersionJson,
+    DeliveryJson,
+    DocumentPageJson,
+    DuplicatePageJson,
+    GarbageListJson,
+    KeyJson,
+    NewKeyJson,
+    NewWebhookJson,
+    PageJson,
+    QuotaJson,
+    ReadinessJson,
+    RunJson,
+    SavedViewJson,
+    SearchJson,
+    SpecSummaryJson,
+    StatusJson,
+    UploadJson,
+    WebhookJson,
+    WorkerJson,
+)
 from api.client.payloads import Json, NewItem, Progress, Where, data_url, open_corpus_archive, without_none
 
 VECTORS_PER_PAGE = 1000
@@ -32,17 +59,17 @@ def _collection_path(id_or_name: str) -> str:
 
 
 class DatasetCalls(Transport):
-    def datasets(self) -> list[Json]:
+    def datasets(self) -> list[DatasetJson]:
         return (self.get("/v1/datasets"))["items"]
 
-    def dataset(self, name: str) -> Json:
+    def dataset(self, name: str) -> DatasetJson:
         return self.get(_dataset_path(name))
 
-    def dataset_versions(self, name: str) -> list[Json]:
+    def dataset_versions(self, name: str) -> list[DatasetVersionJson]:
         """Contents registered under the name, newest first: {"version", "content_hash", "path", "created_at", …}."""
         return (self.get(f"{_dataset_path(name)}/versions"))["items"]
 
-    def validate_dataset(self, name: str, **options: Any) -> Json:
+    def validate_dataset(self, name: str, **options: Any) -> RunJson:
         """Queue a validation run. ``options``: workers, tokens, similarity_threshold, min_image_side.
 
         Returns: the run; after success its result contains the ``report``.
@@ -51,12 +78,12 @@ class DatasetCalls(Transport):
 
     def validate_path(
         self, path: str, format: str = "auto", options: Mapping[str, Any] | None = None, **validation: Any
-    ) -> Json:
+    ) -> RunJson:
         """``validate_dataset`` for a ``path`` on the server, in any readable ``format``; nothing is registered."""
         body = {"path": path, "format": format, "options": dict(options or {}), **validation}
         return self.post("/v1/datasets/validate", body)
 
-    def register_dataset(self, name: str, path: str, new_version: bool = False) -> Json:
+    def register_dataset(self, name: str, path: str, new_version: bool = False) -> DatasetJson:
         """``path``: on the server, or a URL, inside its data roots. ``new_version``: the name may exist."""
         return self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
 
@@ -65,7 +92,7 @@ class DatasetCalls(Transport):
         source: str | Path,
         on_progress: Progress | None = None,
         on_sent: Callable[[Json], None] | None = None,
-    ) -> Json:
+    ) -> UploadJson:
         """Send a folder or a zip, in any readable format, and unpack it on the server.
 
         Args:
@@ -90,7 +117,7 @@ class DatasetCalls(Transport):
             on_sent(upload)
         return self.post(f"{path}/unpack", repeatable=True)
 
-    def upload(self, upload_id: str) -> Json:
+    def upload(self, upload_id: str) -> UploadJson:
         """Bytes ``received``; while it is unpacked ``unpacked`` of its ``members``; after that its ``path``."""
         return self.get(f"/v1/uploads/{quote(upload_id, safe='')}")
 
@@ -116,7 +143,7 @@ class DatasetCalls(Transport):
         encoder: str | None = None,
         q: str = "",
         tag: str | None = None,
-    ) -> Json:
+    ) -> DocumentPageJson:
         """{"items": [{"id", "item", "tags", "segments": [{"text"} | {"image", "image_url"}]}], "next", "total", …}.
 
         Args:
@@ -156,10 +183,10 @@ class DatasetCalls(Transport):
 
 
 class CollectionCalls(Transport):
-    def collections(self) -> list[Json]:
+    def collections(self) -> list[CollectionJson]:
         return (self.get("/v1/collections"))["items"]
 
-    def collection(self, id_or_name: str) -> Json:
+    def collection(self, id_or_name: str) -> CollectionDetailJson:
         return self.get(_collection_path(id_or_name))
 
     def search(
@@ -176,7 +203,7 @@ class CollectionCalls(Transport):
         where: Where | None = None,
         offset: int = 0,
         hybrid: bool = False,
-    ) -> Json:
+    ) -> SearchJson:
         """Nearest items to a text, an image, a vector or an item, best first: {"hits": […], "took_ms", "text_limit"}.
 
         Args:
@@ -194,7 +221,9 @@ class CollectionCalls(Transport):
         body |= {"hybrid": True} if hybrid else {}
         return self.post(f"{_collection_path(collection)}/search", body, repeatable=True)
 
-    def duplicates(self, collection: str, *, threshold: float = 0.95, offset: int = 0, limit: int = 20) -> Json:
+    def duplicates(
+        self, collection: str, *, threshold: float = 0.95, offset: int = 0, limit: int = 20
+    ) -> DuplicatePageJson:
         """Groups of near-duplicates, the largest first: {"groups": [{"size", "items"}], "total"}."""
         path = f"{_collection_path(collection)}/duplicates"
         return self.get(path, threshold=threshold, offset=offset, limit=limit)
@@ -213,7 +242,7 @@ class CollectionCalls(Transport):
         *,
         replace: bool = False,
         idempotency_key: str | None = None,
-    ) -> Json:
+    ) -> AddedItemsJson:
         """Add images, all or none: {"ids", "images": number of images afterwards}.
 
         Two calls with the same ``idempotency_key`` add the items once; the default is random.
@@ -263,7 +292,7 @@ class CollectionCalls(Transport):
         """Write records and vectors of all current items to ``path``, as JSON lines."""
         return self.download(f"{_collection_path(id_or_name)}/export?{urlencode({'target': target})}", path)
 
-    def collection_map(self, collection: str, limit: int = 2000) -> Json:
+    def collection_map(self, collection: str, limit: int = 2000) -> CollectionMapJson:
         """{"points": [{"id", "x", "y", "caption", "labels"}], "total"}: images projected to two dimensions."""
         return self.get(f"{_collection_path(collection)}/map", limit=limit)
 
@@ -292,7 +321,7 @@ class CollectionCalls(Transport):
 class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
     """Calls one service with one key. A context manager; safe to share."""
 
-    def health(self) -> Json:
+    def health(self) -> ReadinessJson:
         """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}, "loading": int}, also when
         not ready. ``loading``: calls that wait for an encoder to be loaded.
         """
@@ -302,33 +331,33 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
         """A file of the documentation site, by default its first page. Raises: ApiError 404 where none is built."""
         return self.send("GET", f"/docs/guide/{quote(path)}")
 
-    def status(self) -> Json:
+    def status(self) -> StatusJson:
         """{"ready", "version", "database", "checks", "workers", "slots", "runs": {state: number}}."""
         return self.get("/v1/status")
 
-    def specs(self) -> list[Json]:
+    def specs(self) -> list[SpecSummaryJson]:
         """{"kind", "description", "presets"} of every kind of run, and of studies."""
         return (self.get("/v1/specs"))["items"]
 
-    def workers(self) -> list[Json]:
+    def workers(self) -> list[WorkerJson]:
         return (self.get("/v1/workers"))["items"]
 
-    def quotas(self) -> list[Json]:
+    def quotas(self) -> list[QuotaJson]:
         """{"owner", "runs", "runs_limit", "bytes", "bytes_limit"} of the owner; for admins of all owners."""
         return (self.get("/v1/quotas"))["items"]
 
-    def keys(self) -> list[Json]:
+    def keys(self) -> list[KeyJson]:
         return (self.get("/v1/keys"))["items"]
 
-    def own_key(self) -> Json:
+    def own_key(self) -> KeyJson:
         """Owner, role and expiry of the key of this client."""
         return self.get("/v1/keys/mine")
 
-    def create_key(self, owner: str, role: str, expires: str | None = None) -> Json:
+    def create_key(self, owner: str, role: str, expires: str | None = None) -> NewKeyJson:
         """``role``: viewer, submitter or admin; ``expires``: ISO time. ``key`` of the response is shown only here."""
         return self.post("/v1/keys", {"owner": owner, "role": role, "expires": expires})
 
-    def rotate_key(self, prefix: str, grace_seconds: int | None = None) -> Json:
+    def rotate_key(self, prefix: str, grace_seconds: int | None = None) -> NewKeyJson:
         """``key`` of the response is the new secret; the old one stays valid for the grace (default: a day)."""
         body = None if grace_seconds is None else {"grace_seconds": grace_seconds}
         return self.post(f"/v1/keys/{quote(prefix, safe='')}/rotate", body)
@@ -336,29 +365,29 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
     def revoke_key(self, prefix: str) -> None:
         self.send("DELETE", f"/v1/keys/{quote(prefix, safe='')}")
 
-    def audit(self, **query: Any) -> Json:
+    def audit(self, **query: Any) -> PageJson[AuditJson]:
         """{"items", "next_cursor"}: audit log, newest first; ``query``: owner, action, object, limit, cursor."""
         return self.get("/v1/audit", **query)
 
-    def create_webhook(self, url: str, events: Sequence[str] = ()) -> Json:
+    def create_webhook(self, url: str, events: Sequence[str] = ()) -> NewWebhookJson:
         """``secret`` of the response is shown only here. ``events``: such as "run.failed"; default: every event."""
         return self.post("/v1/webhooks", {"url": url, **({"events": list(events)} if events else {})})
 
-    def webhooks(self) -> list[Json]:
+    def webhooks(self) -> list[WebhookJson]:
         return (self.get("/v1/webhooks"))["items"]
 
-    def deliveries(self, webhook_id: str) -> list[Json]:
+    def deliveries(self, webhook_id: str) -> list[DeliveryJson]:
         """The last messages to a webhook, newest first."""
         return (self.get(f"/v1/webhooks/{quote(webhook_id, safe='')}/deliveries"))["items"]
 
     def delete_webhook(self, webhook_id: str) -> None:
         self.send("DELETE", f"/v1/webhooks/{quote(webhook_id, safe='')}")
 
-    def views(self) -> list[Json]:
+    def views(self) -> list[SavedViewJson]:
         """Saved views of the page, in the order of their names: {"id", "name", "address", "owner", "created_at"}."""
         return (self.get("/v1/views"))["items"]
 
-    def save_view(self, name: str, address: str, *, replace: bool = False) -> Json:
+    def save_view(self, name: str, address: str, *, replace: bool = False) -> SavedViewJson:
         """Name an address of the page, such as ``?collection=sample-drawings&q=red``, for all who use the service.
 
         Args:
@@ -370,10 +399,10 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
         """For its owner and admins."""
         self.send("DELETE", f"/v1/views/{quote(view_id, safe='')}")
 
-    def garbage(self) -> Json:
+    def garbage(self) -> GarbageListJson:
         """{"items": […], "bytes": int}: files in the service's home that no row refers to."""
         return self.get("/v1/garbage")
 
-    def collect_garbage(self) -> Json:
+    def collect_garbage(self) -> GarbageListJson:
         """Remove the garbage that is due; the response has the shape of ``garbage``, with what was removed."""
         return self.post("/v1/garbage/collect", {})

@@ -15,6 +15,7 @@ import httpx
 from api.client._io import parallel_map, read_bytes
 from api.client._sync.transport import Transport, parse_events
 from api.client.errors import ApiError
+from api.client.models import EncoderComparisonJson, EncoderJson
 from api.client.payloads import (
     EmbeddedBatch,
     Json,
@@ -41,20 +42,20 @@ def _encoder_path(id_or_name: str) -> str:
 
 
 class EncoderCalls(Transport):
-    def encoders(self) -> list[Json]:
+    def encoders(self) -> list[EncoderJson]:
         return (self.get("/v1/encoders"))["items"]
 
-    def encoder(self, id_or_name: str) -> Json:
+    def encoder(self, id_or_name: str) -> EncoderJson:
         return self.get(_encoder_path(id_or_name))
 
     def encoder_figures(self, id_or_name: str) -> list[Json]:
         """Result rows of every evaluation of the encoder."""
         return (self.get(f"{_encoder_path(id_or_name)}/figures"))["items"]
 
-    def compare_encoders(self, left: str, right: str, *, paired: bool = True) -> Json:
+    def compare_encoders(self, left: str, right: str, *, paired: bool = True) -> EncoderComparisonJson:
         return self.get("/v1/encoders/compare", left=left, right=right, paired=paired)
 
-    def import_encoder(self, name: str, path: str, allow_twin: bool = False) -> Json:
+    def import_encoder(self, name: str, path: str, allow_twin: bool = False) -> EncoderJson:
         """``path``: a directory on the server, as ``save_pretrained`` wrote it.
 
         ``allow_twin``: also if an encoder with the same weights but other files exists; for the owner of that encoder.
@@ -62,7 +63,7 @@ class EncoderCalls(Transport):
         option = {"allow_twin": True} if allow_twin else {}
         return self.post("/v1/encoders", {"name": name, "path": path, **option})
 
-    def change_encoder(self, id_or_name: str, *, name: str | None = None, pinned: bool | None = None) -> Json:
+    def change_encoder(self, id_or_name: str, *, name: str | None = None, pinned: bool | None = None) -> EncoderJson:
         """Rename or pin an encoder; None leaves name or pin as it is."""
         return self.patch(_encoder_path(id_or_name), without_none(name=name, pinned=pinned))
 

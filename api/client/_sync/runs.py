@@ -15,6 +15,19 @@ import httpx
 from api.client._io import sleep
 from api.client._sync.transport import RETRY_STATUSES, Transport, backoff, parse_events
 from api.client.errors import ApiError
+from api.client.models import (
+    ArtifactJson,
+    CurvesJson,
+    EstimateJson,
+    LogChunkJson,
+    PageJson,
+    RowComparisonJson,
+    RunJson,
+    SpecJson,
+    StudyDetailJson,
+    StudyJson,
+    StudyPlanJson,
+)
 from api.client.payloads import FINAL_STATES, Json, without_none
 
 MAX_RECONNECTS = 8  # about twenty seconds without the service: longer than a restart
@@ -43,7 +56,7 @@ class RunCalls(Transport):
         max_attempts: int | None = None,
         resource: str | None = None,
         gpus: int | None = None,
-    ) -> Json:
+    ) -> RunJson:
         """Queue a run. The default ``idempotency_key`` is random, so that a repeated request never makes two runs.
 
         Args:
@@ -60,7 +73,7 @@ class RunCalls(Transport):
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         return (self.send("POST", "/v1/runs", json=body, headers=headers, repeatable=True)).json()
 
-    def run(self, run_id: str) -> Json:
+    def run(self, run_id: str) -> RunJson:
         return self.get(_run_path(run_id))
 
     def runs(
@@ -70,29 +83,29 @@ class RunCalls(Transport):
         limit: int = 50,
         cursor: str | None = None,
         tag: str | None = None,
-    ) -> Json:
+    ) -> PageJson[RunJson]:
         """One page, newest first: {"items": […], "next_cursor": str or None}."""
         return self.get("/v1/runs", kind=kind, state=state, limit=limit, cursor=cursor, tag=tag)
 
-    def annotate(self, run_id: str, *, tags: Sequence[str] | None = None, notes: str | None = None) -> Json:
+    def annotate(self, run_id: str, *, tags: Sequence[str] | None = None, notes: str | None = None) -> RunJson:
         """Replace tags or notes of a run; None leaves them as they are, empty ones are removed."""
         return self.patch(_run_path(run_id), without_none(tags=None if tags is None else list(tags), notes=notes))
 
-    def cancel(self, run_id: str) -> Json:
+    def cancel(self, run_id: str) -> RunJson:
         return self.post(f"{_run_path(run_id)}/cancel")
 
-    def pause(self, run_id: str) -> Json:
+    def pause(self, run_id: str) -> RunJson:
         """Pause a run; one at work writes a checkpoint first."""
         return self.post(f"{_run_path(run_id)}/pause")
 
-    def unpause(self, run_id: str) -> Json:
+    def unpause(self, run_id: str) -> RunJson:
         return self.post(f"{_run_path(run_id)}/unpause")
 
-    def resume(self, run_id: str) -> Json:
+    def resume(self, run_id: str) -> RunJson:
         """Continue a cancelled or failed run from its last checkpoint."""
         return self.post(f"{_run_path(run_id)}/resume")
 
-    def retry(self, run_id: str) -> Json:
+    def retry(self, run_id: str) -> RunJson:
         """Start a finished run from the beginning."""
         return self.post(f"{_run_path(run_id)}/retry")
 
@@ -103,11 +116,11 @@ class RunCalls(Transport):
         """Metric lines with a step above ``after``, or recorded after the line with the number ``after_id``."""
         return (self.get(f"{_run_path(run_id)}/metrics", after=after, after_id=after_id))["items"]
 
-    def logs(self, run_id: str, offset: int = 0) -> Json:
+    def logs(self, run_id: str, offset: int = 0) -> LogChunkJson:
         """{"text", "offset"}: the log from byte ``offset``, and the next offset."""
         return self.get(f"{_run_path(run_id)}/logs", offset=offset)
 
-    def artifacts(self, run_id: str) -> list[Json]:
+    def artifacts(self, run_id: str) -> list[ArtifactJson]:
         return (self.get(f"{_run_path(run_id)}/artifacts"))["items"]
 
     def artifact(self, run_id: str, name: str) -> bytes:
@@ -139,7 +152,7 @@ class RunCalls(Transport):
             breaks += 1
             backoff(breaks)
 
-    def wait(self, run_id: str, on_progress: Callable[[Json], None] | None = None) -> Json:
+    def wait(self, run_id: str, on_progress: Callable[[Json], None] | None = None) -> RunJson:
         """Wait until the run has ended; ``on_progress`` receives each metric line. Returns: the run."""
         with closing(self.events(run_id)) as events:
             for event in events:
@@ -147,11 +160,11 @@ class RunCalls(Transport):
                     on_progress(event["data"])
         return self.run(run_id)
 
-    def spec_schema(self, kind: str) -> Json:
+    def spec_schema(self, kind: str) -> SpecJson:
         """{"schema": JSON schema, "presets": {name: spec}}."""
         return self.get(f"/v1/specs/{quote(kind, safe='')}")
 
-    def estimate(self, kind: str, spec: Mapping[str, Any], resource: str | None = None) -> Json:
+    def estimate(self, kind: str, spec: Mapping[str, Any], resource: str | None = None) -> EstimateJson:
         """Expected seconds, memory, operations and disk of a run of ``spec``; nothing is queued.
 
         Raises: ApiError as ``submit``, and ``not_estimated`` for a kind other than pretrain.
@@ -170,32 +183,32 @@ class RunCalls(Transport):
 class StudyCalls(Transport):
     def submit_study(
         self, spec: Mapping[str, Any], name: str | None = None, idempotency_key: str | None = None
-    ) -> Json:
+    ) -> StudyJson:
         """Queue the runs of a study. The default ``idempotency_key`` is random: a repeated request never makes two."""
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         body = {"spec": dict(spec), "name": name}
         return (self.send("POST", "/v1/studies", json=body, headers=headers, repeatable=True)).json()
 
-    def plan_study(self, spec: Mapping[str, Any]) -> Json:
+    def plan_study(self, spec: Mapping[str, Any]) -> StudyPlanJson:
         """{"rows", "seeds", "cells", "reused"}: what a submission would run; nothing is queued."""
         return self.post("/v1/studies/plan", {"spec": dict(spec)}, repeatable=True)
 
-    def studies(self, limit: int = 50, cursor: str | None = None) -> Json:
+    def studies(self, limit: int = 50, cursor: str | None = None) -> PageJson[StudyJson]:
         """One page, newest first: {"items": […], "next_cursor": str or None}."""
         return self.get("/v1/studies", limit=limit, cursor=cursor)
 
-    def study(self, study_id: str) -> Json:
+    def study(self, study_id: str) -> StudyDetailJson:
         """Spec, state, cells with their runs, and the table so far."""
         return self.get(_study_path(study_id))
 
-    def cancel_study(self, study_id: str) -> Json:
+    def cancel_study(self, study_id: str) -> StudyJson:
         return self.post(f"{_study_path(study_id)}/cancel")
 
-    def resume_study(self, study_id: str) -> Json:
+    def resume_study(self, study_id: str) -> StudyJson:
         """Resume the failed and cancelled runs of a study."""
         return self.post(f"{_study_path(study_id)}/resume")
 
-    def extend_study(self, study_id: str, **addition: Any) -> Json:
+    def extend_study(self, study_id: str, **addition: Any) -> StudyJson:
         """``addition``: seeds, axes (of the same names, with new variants), trials. A repeated call changes nothing."""
         return self.post(f"{_study_path(study_id)}/extend", addition, repeatable=True)
 
@@ -212,17 +225,17 @@ class StudyCalls(Transport):
         path = f"{_study_path(study_id)}/plots/{quote(name, safe='')}.{quote(kind, safe='')}"
         return (self.send("GET", path, params=without_none(**query))).content
 
-    def study_curves(self, study_id: str, value: str = "loss") -> Json:
+    def study_curves(self, study_id: str, value: str = "loss") -> CurvesJson:
         """{"value", "values", "rows": [{"labels", "rung", "points": [[step, mean, lowest, highest]]}]}."""
         return self.get(f"{_study_path(study_id)}/curves", value=value)
 
-    def compare_rows(self, study_id: str, left: int, right: int) -> Json:
+    def compare_rows(self, study_id: str, left: int, right: int) -> RowComparisonJson:
         """Two rows of the table, by number from 0: paired over ``seeds`` and over ``samples``."""
         return self.get(f"{_study_path(study_id)}/compare", left=left, right=right)
 
     def wait_for_study(
-        self, study_id: str, on_change: Callable[[Json], None] | None = None, poll_seconds: float = 2.0
-    ) -> Json:
+        self, study_id: str, on_change: Callable[[StudyDetailJson], None] | None = None, poll_seconds: float = 2.0
+    ) -> StudyDetailJson:
         """Wait until the study has ended; ``on_change`` receives it whenever the state of a cell has changed."""
         last_states: list[str] | None = None
         while True:
