@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -218,8 +218,21 @@ class CompareTab:
             )
         self.results.select(self.follow, pickers, self.results, **BUSY_EVENT)
 
-    def refresh(self, left: str | None, right: str | None, dataset: str | None, bare: bool = False) -> tuple[Any, ...]:
-        """Update the choices. Results that are shown stay."""
+    def refresh(
+        self,
+        left: str | None,
+        right: str | None,
+        dataset: str | None,
+        bare: bool = False,
+        address: Mapping[str, str] | None = None,
+    ) -> tuple[Any, ...]:
+        """Update the choices. Results that are shown stay.
+
+        Args:
+            left, right, dataset: values of the pickers; those of the ``address`` replace them.
+        """
+        pickers = left, right, dataset
+        left, right, dataset = _addressed(address or {}, *pickers)
         try:
             ranked, collections = rank_encoders(self.client), self.client.collections()
         except ApiError as error:
@@ -229,8 +242,8 @@ class CompareTab:
         sides = _sides(left, right, encoders)
         if sides is None:
             return (
-                update_dropdown(choices, left),
-                update_dropdown(choices, right),
+                update_dropdown(choices, pickers[0], left),
+                update_dropdown(choices, pickers[1], right),
                 update_dropdown([], None),
                 True,
                 TOO_FEW_ENCODERS,
@@ -238,8 +251,8 @@ class CompareTab:
             )
         names = _datasets(*sides, collections) or [dataset or SAMPLE_DATASET]
         picked = dataset if dataset in names else names[0]
-        pickers = [
-            update_dropdown(choices, current, side["id"]) for current, side in zip((left, right), sides, strict=True)
+        updates = [
+            update_dropdown(choices, current, side["id"]) for current, side in zip(pickers[:2], sides, strict=True)
         ]
         results: Any = INVITATION if bare else gr.skip()
         try:
@@ -248,8 +261,8 @@ class CompareTab:
             bare, results = True, missing.html
         else:
             bare = False
-        datasets = update_dropdown([(name, name) for name in names], dataset, picked)
-        return *pickers, datasets, bare, results, gr.Button(interactive=not bare)
+        datasets = update_dropdown([(name, name) for name in names], pickers[2], picked)
+        return *updates, datasets, bare, results, gr.Button(interactive=not bare)
 
     def open_address(
         self,
@@ -261,9 +274,8 @@ class CompareTab:
     ) -> tuple[Any, ...]:
         """Encoders and query of the address; on that of another tab what was shown."""
         address = read_address(request, "compare")
-        left, right = address.get("left", left), address.get("right", right)
-        dataset = address.get("dataset", dataset)
-        *pickers, bare, results, go = self.refresh(left, right, dataset, bare or bool(address))
+        *pickers, bare, results, go = self.refresh(left, right, dataset, bare or bool(address), address)
+        left, right, dataset = _addressed(address, left, right, dataset)
         if not address or bare:
             return *pickers, bare, results, go, *(gr.skip(),) * 4
         asked = address.get("q", "")
@@ -365,6 +377,11 @@ def _datasets(left: Json, right: Json, collections: Sequence[Json]) -> list[str]
     """Datasets of which both have a collection."""
     other = _collections_of(right, collections)
     return [name for name in _collections_of(left, collections) if name in other]
+
+
+def _addressed(address: Mapping[str, str], *pickers: str | None) -> Iterator[str | None]:
+    """Left and right encoder and dataset: of the address, else of the pickers."""
+    return (address.get(name, value) for name, value in zip(("left", "right", "dataset"), pickers, strict=True))
 
 
 def _sides(left: str | None, right: str | None, encoders: Sequence[Json]) -> Sides | None:

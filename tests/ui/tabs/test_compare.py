@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -65,6 +66,13 @@ def test_at_first_the_two_newest_are_taken_and_choices_stay(service: Any, answer
     assert (left.get("value"), right["value"]) == (None, "enc_old"), (
         "another may have been chosen on the left meanwhile"
     )
+
+
+def test_an_address_sets_the_pickers(service: Any, answers: dict[str, Any]) -> None:
+    request = SimpleNamespace(query_params={"tab": "compare", "left": "enc_new", "right": "enc_old", "q": "ant"})
+    left, right, dataset, _, shown, *_ = CompareTab(service(**answers)).open_address(None, None, None, True, request)
+    assert (left["value"], right["value"], dataset["value"]) == ("enc_new", "enc_old", "sample")
+    assert "“ant”" in shown
 
 
 def test_who_is_quicker_than_the_pickers_is_answered(service: Any, answers: dict[str, Any]) -> None:
