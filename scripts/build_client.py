@@ -129,8 +129,7 @@ def build_wheel(target: Path) -> Path:
         pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check")
         options = ("--no-build-isolation", "--no-deps", "--wheel-dir", str(target))
         subprocess.run([*pip, *options, folder], check=True, stdout=sys.stderr)
-    (wheel,) = target.glob("lcl_client-*.whl")
-    return wheel
+    return max(target.glob("lcl_client-*.whl"), key=lambda file: file.stat().st_mtime)
 
 
 if __name__ == "__main__":

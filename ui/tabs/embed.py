@@ -178,15 +178,15 @@ class EmbedTab:
         method = method if method in COMPUTING else "pca"
         if not collection:
             return update_dropdown([], None), method, "", NO_COLLECTION
-        wanted = label or read_address(request, "embed").get("colour")
+        label = label or read_address(request, "embed").get("colour")
         try:
             found = self.client.collection(collection)
         except ApiError as error:
             return gr.skip(), gr.skip(), "", error_box(error.message, "The map cannot be shown")
         labels = sorted(name for name, values in found["labels"].items() if len(values) <= MAX_LABEL_VALUES)
         preferred = next((name for name in PREFERRED if name in labels), labels[0] if labels else None)
-        chosen = wanted if wanted in labels else preferred
-        picker = update_dropdown([(name, name) for name in labels], label, chosen)
+        chosen = label if label in labels else preferred
+        picker = update_dropdown([(name, name) for name in labels], None, chosen)
         return picker, method, _links(collection), draw_map(collection, chosen, found, method)
 
     def draw_map(self, collection: str | None, label: str | None, method: str | None) -> str:

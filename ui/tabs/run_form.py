@@ -259,7 +259,7 @@ class SpecForm:
         """
         try:
             spec = before = from_json(text)
-            names = {listed: self._names(listed) for listed in filter(None, map(_listed_resource, self.fields))}
+            names = {listed: self._names(listed) for listed in {*filter(None, map(_listed_resource, self.fields))}}
         except (ApiError, UserError):
             return [None, *[gr.skip()] * len(self.choices)]
         for field in self.fields:

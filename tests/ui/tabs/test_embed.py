@@ -41,6 +41,12 @@ def test_a_label_with_few_values_colours_the_map(tab: EmbedTab) -> None:
     assert "vectors/col_1.npy" in links
 
 
+def test_an_address_chooses_the_colour(tab: EmbedTab) -> None:
+    _, picker, _, _, drawn, _ = tab.open_address(request_of(tab="embed", collection="drawings", colour="kind"))
+    assert picker["value"] == "kind"
+    assert 'data-label="kind"' in drawn
+
+
 def test_a_changed_collection_has_a_map_of_another_address() -> None:
     assert 'data-source="map/col_1?version=col_1-7&amp;method=pca"' in draw_map("col_1", None, FOUND)
     assert 'data-source="map/col_1?version=col_1-8&amp;method=pca"' in draw_map("col_1", None, FOUND | {"changes": 8})
