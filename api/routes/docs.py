@@ -28,7 +28,8 @@ PAGE = """<!doctype html>
 <body>
 <header>
 <h1>LCL service</h1>
-<p>Every call with its parameters, fields and responses, a form to try it, and the same call for curl and Python.
+<p>Every call with its parameters, fields and responses, a form to try it, and the same call for curl, Python
+and JavaScript.
 <a href="/docs#errors">Errors</a> have one form. How-tos and reference: the
 <a href="/docs/guide/">guide</a>. The description itself: <a href="/openapi.json">openapi.json</a></p>
 <div class="tools">

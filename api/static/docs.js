@@ -1,5 +1,5 @@
 // Draws /openapi.json: every call with its parameters, fields and responses, a form to try it, and the same call for
-// curl and Python. Loads nothing else.
+// curl, Python and JavaScript. Loads nothing else.
 "use strict";
 
 const MAX_DEPTH = 5; // of objects in objects, which may contain themselves
@@ -144,6 +144,25 @@ const pythonSnippet = ({ method, path, headers, body }, secured, media) => {
   return `${start}answer = httpx.request(\n${options.join("\n")}\n)\nanswer.raise_for_status()\n${use}`;
 };
 
+// A module for Node 18 and newer, Deno or Bun; without the key from the environment also for a browser.
+const javascriptSnippet = ({ method, path, headers, body }, secured, media) => {
+  const sent = [secured ? "Authorization: `Bearer ${process.env.LCL_API_KEY}`" : null,
+    ...Object.entries(headers).map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(value)}`)].filter(Boolean);
+  const options = [`  method: "${method}",`];
+  if (sent.length) options.push(`  headers: { ${sent.join(", ")} },`);
+  if (body !== null) {
+    const value = JSON.stringify(JSON.parse(body), null, 2).replaceAll("\n", "\n  ");
+    options.push(`  body: JSON.stringify(${value}),`);
+  }
+  const use = { json: "console.log(await answer.json());", text: "console.log(await answer.text());",
+    none: "console.log(answer.status);",
+    "event-stream": "for await (const part of answer.body) process.stdout.write(part);",
+    file: 'await writeFile("answer", Buffer.from(await answer.arrayBuffer()));' }[media];
+  const start = media === "file" ? 'import { writeFile } from "node:fs/promises";\n\n' : "";
+  return `${start}const answer = await fetch(${JSON.stringify(location.origin + path)}, {\n${options.join("\n")}\n});\n`
+    + `if (!answer.ok) throw new Error(await answer.text());\n${use}`;
+};
+
 // What a successful response contains: json, text, event-stream, file or none.
 const mediaOf = (responses) => {
   const types = responses.flatMap(([, response]) => Object.keys(response.content || {}));
@@ -211,11 +230,13 @@ const details = (api, method, path, operation) => {
   const output = make("pre", { hidden: true, className: "answer" });
   const responses = Object.entries(operation.responses).filter(([status]) => status.startsWith("2"));
   const kind = mediaOf(responses);
-  const [curl, snake] = [snippet("curl", "curl"), snippet("Python", "python")];
+  const writers = [["curl", curlSnippet], ["Python", pythonSnippet], ["JavaScript", javascriptSnippet]];
+  const snippets = writers.map(([title, write]) => ({ ...snippet(title, title.toLowerCase()), write }));
   const call = () => request(method.toUpperCase(), path, inputs, body);
   const refresh = () => {
-    curl.code.textContent = curlSnippet(call(), Boolean(operation.security), kind);
-    try { snake.code.textContent = pythonSnippet(call(), Boolean(operation.security), kind); } catch { /* not JSON yet */ }
+    for (const { code, write } of snippets) {
+      try { code.textContent = write(call(), Boolean(operation.security), kind); } catch { /* not JSON yet */ }
+    }
   };
   const form = make("form", {}, ...inputs.map((input) => input.row),
     body && make("label", {}, make("span", {}, "body"), body), make("button", { type: "submit" }, "Send"));
@@ -224,7 +245,7 @@ const details = (api, method, path, operation) => {
   refresh();
   return make("div", { className: "body" }, ...(operation.description || "").split("\n\n").map((part) => prose("p", part)),
     form, output, body && make("h4", {}, "Fields of the body"), body && fieldTable(api, media.schema, { requests: true }),
-    make("h4", {}, "Response"), ...responseSections(api, responses), curl.block, snake.block);
+    make("h4", {}, "Response"), ...responseSections(api, responses), ...snippets.map(({ block }) => block));
 };
 
 const entry = (api, method, path, operation) => {

@@ -1,18 +1,22 @@
-"""The description of the API in a browser: find a call, read its fields, and run what is shown for curl and Python."""
+"""The description of the API in a browser: find a call, read its fields, and run it as curl, Python and JavaScript."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import playwright
 import pytest
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
+NODE = str(Path(playwright.__file__).parent / "driver" / "node")  # the one that Playwright brings
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_fields_of_body_and_response_are_described(docs: Any) -> None:
     expect(docs.locator("#errors code", has_text="error.param")).to_be_visible()
 
 
-def test_a_call_has_an_address_and_runs_in_curl_and_python(docs: Any, docs_world: Any) -> None:
+def test_a_call_has_an_address_and_runs_in_curl_python_and_javascript(docs: Any, docs_world: Any) -> None:
     address, key = docs_world.client.base_url, (docs_world.home / "key").read_text().strip()
     docs.goto(f"{address}/docs#submit_run")
     docs.reload()
@@ -63,15 +67,35 @@ def test_a_call_has_an_address_and_runs_in_curl_and_python(docs: Any, docs_world
     call.locator("textarea").fill(json.dumps(body))
     environment = {**os.environ, "LCL_API_KEY": key, "NO_PROXY": "127.0.0.1"}
     python = [sys.executable, "-c", call.locator("pre.python").inner_text()]
-    for command in (["bash", "-c", call.locator("pre.curl").inner_text()], python):
+    javascript = [NODE, "--input-type=module", "--eval", call.locator("pre.javascript").inner_text()]
+    for command in (["bash", "-c", call.locator("pre.curl").inner_text()], python, javascript):
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
         assert "it's mine" in done.stdout
     runs = [run for run in docs_world.client.runs()["items"] if run["name"] == "it's mine"]
-    assert [run["spec"]["steps"] for run in runs] == [7, 7]
+    assert [run["spec"]["steps"] for run in runs] == [7, 7, 7]
     docs.get_by_label("API key").fill(key)
     call.get_by_role("button", name="Send").click()
     expect(call.locator("pre.answer")).to_contain_text("202")
+
+
+def test_what_is_shown_of_every_call_can_be_parsed(docs: Any) -> None:
+    docs.evaluate("document.querySelectorAll('main details').forEach((call) => { call.open = true; })")
+    calls = docs.locator("main details").count()
+    expect(docs.locator("pre.javascript")).to_have_count(calls)
+    for source in docs.locator("pre.python").all_inner_texts():
+        ast.parse(source)
+    for source in docs.locator("pre.curl").all_inner_texts():
+        subprocess.run(["bash", "-n"], input=source, text=True, check=True)
+    sources = docs.locator("pre.javascript").all_inner_texts()
+    parse = """
+      const AsyncFunction = (async () => {}).constructor;
+      const sources = JSON.parse(require('fs').readFileSync(0));
+      for (const source of sources) new AsyncFunction(source.replace(/^import.*/, ''));
+    """
+    subprocess.run([NODE, "--eval", parse], input=json.dumps(sources), text=True, check=True)
+    assert sum("writeFile(" in source for source in sources) >= 5, "files are written"
+    assert sum("process.stdout" in source for source in sources) >= 1, "streams are printed as they arrive"
 
 
 def test_it_fits_a_narrow_screen(docs: Any) -> None:
