@@ -5,29 +5,31 @@ from __future__ import annotations
 import json
 import os
 import webbrowser
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import typer
 
 from api.cli.completion import complete_spec
 from api.cli.output import CommandError, Yes, ago, confirm, global_options
 from api.client import ApiError, Client
+from api.client.models import SavedViewJson
 from api.client.payloads import Json
 from lcl_core.common.errors import suggestion
 
 API_PORT, PAGE_PORT = 8765, 7865  # of a service on one machine
 MAX_DEPTH = 4  # of objects in a spec
-# What ``lcl open`` looks for, in this order: the call that finds it, and the parameters of the page that show it.
-OPENABLE = {
-    "encoder": ("encoder", lambda row: {"tab": "encoders", "encoder": row["name"]}),
-    "collection": ("collection", lambda row: {"collection": row["name"]}),
-    "dataset": ("dataset", lambda row: {"tab": "documents", "dataset": row["name"]}),
-    "study": ("study", lambda row: {"study": row["id"]}),
-    "run": ("run", lambda row: {"run": row["id"]}),
+# What ``lcl open`` looks for, in this order, and the parameters of the page that show it.
+OPENABLE: dict[str, Callable[[Client, str], Mapping[str, str]]] = {
+    "encoder": lambda client, name: {"tab": "encoders", "encoder": client.encoder(name)["name"]},
+    "collection": lambda client, name: {"collection": client.collection(name)["name"]},
+    "dataset": lambda client, name: {"tab": "documents", "dataset": client.dataset(name)["name"]},
+    "study": lambda client, name: {"study": client.study(name)["id"]},
+    "run": lambda client, name: {"run": client.run(name)["id"]},
+    "view": lambda client, name: dict(parse_qsl(_find_view(client, name)["address"][1:], keep_blank_values=True)),
 }
-ID_PREFIXES = {"enc_": "encoder", "col_": "collection", "study_": "study", "run_": "run"}
+ID_PREFIXES = {"enc_": "encoder", "col_": "collection", "study_": "study", "run_": "run", "view_": "view"}
 views_group = typer.Typer(help="Saved views: named addresses of the page.", no_args_is_help=True)
 ViewName = Annotated[str, typer.Argument(help="what all who use the service see it as")]
 spec_group = typer.Typer(help="Fields and presets of runs and studies.", no_args_is_help=True)
@@ -56,7 +58,9 @@ def status(context: typer.Context) -> None:
 
 def open_(
     context: typer.Context,
-    thing: Annotated[str, typer.Argument(help="id or name of an encoder, collection, dataset, study or run")],
+    thing: Annotated[
+        str, typer.Argument(help="id or name of an encoder, collection, dataset, study, run or saved view")
+    ],
     kind: Annotated[str | None, typer.Option(help=f"only one of {', '.join(OPENABLE)}")] = None,
     page: Annotated[
         str | None, typer.Option(help="address of the page; default LCL_PAGE_URL, else beside --url")
@@ -87,12 +91,12 @@ def page_url(api_url: str) -> str:
 def _find(client: Client, thing: str, kind: str | None) -> tuple[str, Mapping[str, str]]:
     """Kind of a thing, and the page's parameters. Raises: CommandError; ApiError except for what does not exist."""
     named = next((noun for prefix, noun in ID_PREFIXES.items() if thing.startswith(prefix)), None)
-    message = f"there is no encoder, collection, dataset, study or run {thing!r}"
-    for noun, (call, query) in OPENABLE.items():
+    message = f"there is no encoder, collection, dataset, study, run or saved view {thing!r}"
+    for noun, query in OPENABLE.items():
         if noun != (kind or named or noun):
             continue
         try:
-            return noun, query(getattr(client, call)(thing))
+            return noun, query(client, thing)
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -129,12 +133,19 @@ def save_view(
 def delete_view(context: typer.Context, name: ViewName, yes: Yes = False) -> None:
     """Delete a saved view; what it shows stays. For its owner and admins."""
     with global_options(context).client() as client:
-        views = {view["name"]: view["id"] for view in client.views()}
-        if name not in views:
-            raise CommandError(f"there is no saved view {name!r}{suggestion(name, list(views))}")
-        confirm(f"delete the saved view {name!r}, for all who use the service?", yes)
-        client.delete_view(views[name])
-    typer.echo(f"{name} is deleted")
+        view = _find_view(client, name)
+        confirm(f"delete the saved view {view['name']!r}, for all who use the service?", yes)
+        client.delete_view(view["id"])
+    typer.echo(f"{view['name']} is deleted")
+
+
+def _find_view(client: Client, name: str) -> SavedViewJson:
+    """The saved view with this id or name. Raises: ApiError 404 ``unknown_view``."""
+    views = client.views()
+    if (view := next((view for view in views if name in (view["id"], view["name"])), None)) is None:
+        near = suggestion(name, [view["name"] for view in views])
+        raise ApiError(404, "unknown_view", f"there is no saved view {name!r}{near}")
+    return view
 
 
 @spec_group.command("list")

@@ -52,7 +52,7 @@ class CollectionDetail(CollectionView):
 
 
 class QueryWeights(BaseModel):
-    """How much each part counts; 1 where nothing is said. Less than 0: away from it."""
+    """How much each part counts; 1 where it is left out. Less than 0: away from it."""
 
     model_config = ConfigDict(extra="forbid")
 

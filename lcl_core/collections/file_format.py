@@ -153,7 +153,7 @@ def check_size(path: Path, facts: FileEntry | None) -> None:
 
 
 def checksum_error(path: Path) -> UserError:
-    """What is said of a file with the size that the manifest names and another content."""
+    """The error for a file that has the size of the manifest, and another content."""
     message = f"{path.name} is damaged: its checksum is not the manifest's; make the collection again with an index run"
     return UserError(message, code="collection_changed", file=path)
 

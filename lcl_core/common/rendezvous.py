@@ -1,4 +1,4 @@
-"""Where the processes of one training meet: a TCP port that is reserved before they start, and how they are told.
+"""Rendezvous of the processes of one training: a TCP port that is reserved before they start, and its announcement.
 
 The process that starts the ranks keeps the port bound without listening on it; rank 0 binds it a second time
 (``SO_REUSEPORT``, which the system grants to processes of one user only) and listens. Nothing else can get the port in

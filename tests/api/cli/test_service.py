@@ -112,6 +112,11 @@ def test_open_prints_the_address_that_shows_a_thing(
     for thing, query in shown.items():
         assert lcl("open", thing, "--print") == (0, f"http://page.example/?{query}\n", "")
     assert opened == []
+    lcl("views", "save", "red runs", "?tab=runs&q=red+drawings")
+    for name in ("red runs", live_service.admin.views()[0]["id"]):
+        assert lcl("open", name, "--print") == (0, "http://page.example/?tab=runs&q=red+drawings\n", "")
+    assert "did you mean 'red runs'?" in lcl("open", "red run", "--print")[2]
+    assert lcl("views", "delete", "red runs", "--yes")[0] == 0
     assert lcl("open", "tiny")[0] == 0
     assert opened == ["http://page.example/?tab=encoders&encoder=tiny"]
     assert json.loads(lcl("open", "tiny", "--print", "--json")[1])["kind"] == "encoder"
