@@ -69,7 +69,9 @@ class ApiSettings(Settings):
     inference_precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of vectors; auto: bf16 where the hardware multiplies it"
     )
-    warm_encoders: bool = Field(True, description="load the encoders of the newest collections when the service starts")
+    warm_encoders: bool = Field(
+        True, description="load the encoders of the newest collections, and index captions, when the service starts"
+    )
     texts_apart: bool = Field(True, description="compute text vectors in a separate process while many are requested")
     max_export_bytes: int = Field(8 << 30, ge=0, description="of an encoder that is rewritten in a format of others")
     export_seconds: float = Field(300, gt=0, le=3600, description="after which such a rewriting is given up")

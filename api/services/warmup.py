@@ -1,4 +1,4 @@
-"""Encoders of the collections in memory before the first search asks for them.
+"""Encoders of the collections in memory, and their captions indexed, before the first search asks for them.
 
 A thread of the service, started once it accepts requests, loads the encoder of each collection, newest collection
 first, as a search would: torch is imported, imported files are examined in the sandbox, one text is embedded. Encoders
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from api.services.search import open_for_search
+from api.services.search import OpenedCollection, open_for_search
 from lcl_core.db import registry
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ class EncoderWarmup:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                for collection in self._new_collections():
-                    self._warm(collection)
+                opened = [self._load_encoder(collection) for collection in self._new_collections()]
+                for each in filter(None, opened):
+                    self._index_captions(each)
             except Exception as error:  # the thread's boundary: the next round tries again
                 log.warning("warm_up_failed", error=str(error))
             self._stopped.wait(self._poll_seconds)
@@ -64,16 +65,30 @@ class EncoderWarmup:
         self._known.update(encoders)
         return found
 
-    def _warm(self, collection: str) -> None:
+    def _load_encoder(self, collection: str) -> OpenedCollection | None:
+        """The collection with its encoder; None: not warmed."""
         if self._stopped.is_set():
-            return
+            return None
         started = time.perf_counter()
         try:
             with self._state.database.reading() as session:
                 opened = open_for_search(self._state, session, collection, needs_encoder=True, evict=False)
             assert opened.encoder is not None
             opened.encoder.embed_texts([_TEXT])
-        except Exception as error:  # a search reports it to whoever searches
+        except Exception as error:  # a search reports it to its user
             log.info("encoder_not_warmed", collection=collection, reason=str(error))
-            return
+            return None
         log.info("encoder_warmed", collection=collection, seconds=round(time.perf_counter() - started, 2))
+        return opened
+
+    def _index_captions(self, opened: OpenedCollection) -> None:
+        """After the encoders: a million captions take seconds."""
+        if self._stopped.is_set():
+            return
+        started = time.perf_counter()
+        try:
+            opened.collection.index_captions()
+        except Exception as error:
+            log.info("captions_not_indexed", collection=opened.id, reason=str(error))
+            return
+        log.info("captions_indexed", collection=opened.id, seconds=round(time.perf_counter() - started, 2))

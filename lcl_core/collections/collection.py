@@ -359,6 +359,13 @@ class Collection:
                 break
         return found
 
+    def index_captions(self) -> None:
+        """Make the index that hybrid searches need, unless it is there: otherwise the first one makes it.
+
+        Raises: UserError ``full_text_unavailable``.
+        """
+        self._full_text()
+
     def _full_text(self) -> FullTextIndex:
         """With every caption of the collection."""
         return self._captions.get()

@@ -1,8 +1,8 @@
 """Full-text search of a collection's captions by BM25, and its fusion with a search by vectors. Imports no torch.
 
 The index is SQLite's FTS5 in a temporary database, which SQLite keeps in memory and, beyond some megabytes, in a file
-that is gone with the process. The first search of a process makes it: no collection has to be written anew. English
-endings are cut off (Porter), accents and case do not count.
+that is gone with the process. Each process makes it, ahead of the first search or with it: no collection has to be
+written anew. English endings are cut off (Porter), accents and case do not count.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class FullTextIndex:
 
 
 class LazyFullTextIndex:
-    """A FullTextIndex that the first search makes. Thread-safe.
+    """A FullTextIndex that is made when it is first asked for. Thread-safe.
 
     Args:
         texts: of the index when it is made.

@@ -16,6 +16,7 @@ from api.app import create_app
 from api.core.settings import ApiSettings
 from api.services.state import AppState
 from api.services.warmup import EncoderWarmup
+from lcl_core.collections.full_text import FullTextIndex
 from lcl_core.encoders.engine import estimate_memory
 from lcl_core.encoders.file_hashes import Hashes
 from lcl_core.serving.batched_engine import BatchedEngine
@@ -115,6 +116,28 @@ def test_each_encoder_has_embedded_a_text_before_anybody_searches(
     monkeypatch.setattr(BatchedEngine, "embed_texts", record)
     with restarted(live_service):
         eventually(lambda: len(set(embedded)) == 2, "a text of each encoder")
+
+
+def test_captions_are_indexed_before_anybody_searches_them(
+    live_service: ServiceFixture,
+    encoders: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[..., None],
+) -> None:
+    made: list[FullTextIndex] = []
+    original = FullTextIndex.__init__
+
+    def record(index: FullTextIndex, *given: Any) -> None:
+        original(index, *given)
+        made.append(index)
+
+    monkeypatch.setattr(FullTextIndex, "__init__", record)
+    with restarted(live_service) as client:
+        eventually(lambda: len(made) == 2, "an index of each collection")
+        for name in ("older", "newer"):
+            found = client.post(f"/v1/collections/{name}/search", json={"text": "red", "k": 1, "hybrid": True})
+            assert found.status_code == 200, found.text
+        assert len(made) == 2, "a search makes none any more"
 
 
 def test_none_leaves_the_memory_for_one_that_nobody_has_asked_for(
