@@ -156,19 +156,17 @@ class _Output:
 
     def open(self, shards: Sequence[ShardFile]) -> None:
         """Raises: UserError ``target_exists`` or ``conversion_running``."""
-        names = {shard.name for shard in shards}
         (self._folder / "shards").mkdir(parents=True, exist_ok=True)
-        for path in (self._folder / "shards").iterdir():
-            if f"shards/{path.name}" not in names:  # of an attempt that was interrupted
-                path.unlink()
+        self._remove_partial(shards)
         if self._lock is not None:
-            self._removed_leftover = self._lock.acquire(names)
+            self._removed_leftover = self._lock.acquire({shard.name for shard in shards})
 
     def write_rest(self, schedule: PartSchedule) -> ConvertReport:
         """Quarantine and index. Raises: UserError ``nothing_converted``."""
         quarantined = dict(sorted(schedule.quarantined.items()))
         if not schedule.shards:
             raise nothing_converted_error(quarantined)
+        self._remove_partial(schedule.shards)
         with (self._folder / QUARANTINE).open("wb") as joined:
             for part in schedule.folders():
                 with (part / QUARANTINE).open("rb") as lines:
@@ -178,6 +176,13 @@ class _Output:
             with Uploader(self._lock.storage, self._folder) as uploader:
                 uploader.send_rest()
         return make_report(self._target, header, self._removed_leftover)
+
+    def _remove_partial(self, shards: Sequence[ShardFile]) -> None:
+        """Remove what a process wrote that was killed, in this attempt or in an earlier one."""
+        names = {shard.name for shard in shards}
+        for path in (self._folder / "shards").iterdir():
+            if f"shards/{path.name}" not in names:
+                path.unlink()
 
     def publish(self) -> None:
         """Make the corpus appear, unless it has. Raises: UserError ``target_exists``."""

@@ -202,6 +202,15 @@ def test_nothing_converted_and_too_many_sources_leave_nothing(tmp_path: Path) ->
         assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_process_has_left_of_a_shard_is_removed(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    def progress(done: int) -> None:
+        if done < sum(LENGTHS.values()):
+            (tmp_path / "work" / "dataset" / "shards" / "000001.tar.0123456789ab").write_bytes(b"half of it")
+
+    in_parts(NumberedSource(LENGTHS), tmp_path, 20, on_progress=progress)
+    assert contents(tmp_path / "made") == expected
+
+
 def test_a_record_that_ends_every_process_is_named(tmp_path: Path) -> None:
     source = NumberedSource({"a": 20}, deadly="a-9.png")
     with pytest.raises(UserError, match="items 9 to 12 of a") as caught:
