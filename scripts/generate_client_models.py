@@ -16,8 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from api.app import create_app
-from api.core.settings import ApiSettings
+from scripts.reference_pages import describe_api
 
 ROOT = Path(__file__).resolve().parents[1]
 CALLS, TARGET = ROOT / "api/client/_async", ROOT / "api/client/models.py"
@@ -49,7 +48,7 @@ class PageJson(TypedDict, Generic[Item]):
 
 def generate() -> str:
     """Source of the module. Raises: KeyError for an imported model that the description lacks."""
-    described = create_app(ApiSettings(home=ROOT / "build" / "no-home")).openapi()["components"]["schemas"]
+    described = describe_api()["components"]["schemas"]
     schemas = {_model_name(name): schema for name, schema in described.items()}
     names = _imported_models() - {"PageJson"}
     while more := set().union(*(_references(schemas[name]) for name in names)) - names:

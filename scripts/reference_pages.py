@@ -273,8 +273,13 @@ def _setting_default(variable: str, field: FieldInfo) -> str:
 # ---------------------------------------------------------------- API and errors
 
 
+def describe_api() -> dict[str, Any]:
+    """The OpenAPI description of the service, which need not run."""
+    return create_app(ApiSettings(home=ROOT / "build" / "no-home")).openapi()
+
+
 def api_page() -> str:
-    described = create_app(ApiSettings(home=ROOT / "build" / "no-home")).openapi()
+    described = describe_api()
     by_tag: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
