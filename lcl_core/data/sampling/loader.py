@@ -251,7 +251,8 @@ def _answer(stream: SampleStream, requests: Connection, reads: int) -> None:
         while True:
             made.put(threads.submit(_read_samples, stream, requests.recv()))
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+        # those under way end first: once nothing is fetched ahead any more, each would make a request of its own
+        threads.shutdown(cancel_futures=True)
 
 
 def _send_in_order(made: queue.SimpleQueue[Future[Samples]], requests: Connection) -> None:

@@ -51,13 +51,30 @@ class _Record:
 
 @dataclass
 class _Reader:
-    """Where the reader is. It starts its positions in ascending order."""
+    """Where the reader is. It takes its positions in ascending order, and its threads overtake each other.
 
+    Attributes:
+        span: number of positions below the latest one of which some may not have begun.
+        done: those of them that have been read.
+    """
+
+    span: int
     latest: int = -1
     busy: set[int] = field(default_factory=set)
+    done: set[int] = field(default_factory=set)
+
+    def begin(self, position: int) -> None:
+        self.latest = max(self.latest, position)
+        self.busy.add(position)
+
+    def end(self, position: int) -> None:
+        self.busy.discard(position)
+        self.done.add(position)
+        if len(self.done) > 2 * self.span:
+            self.done = {each for each in self.done if each > self.latest - self.span}
 
     def is_to_read(self, position: int) -> bool:
-        return position > self.latest or position in self.busy
+        return position in self.busy or (position > self.latest - self.span and position not in self.done)
 
 
 class ReadAhead:
@@ -79,7 +96,7 @@ class ReadAhead:
         self._bytes = 0
         self._records: dict[_Key, _Record] = {}
         self._keys: dict[int, list[_Key]] = {}  # by position
-        self._reader = _Reader()
+        self._reader = _Reader(horizon)
         self._waits_for: tuple[int, int] | None = None  # due and bytes of what the plan has come to
         self._ended = self._closed = False
         self._error: BaseException | None = None
@@ -116,14 +133,13 @@ class ReadAhead:
         with self._changed:
             if self._error is not None:
                 raise self._error
-            self._reader.latest = max(self._reader.latest, position)
-            self._reader.busy.add(position)
+            self._reader.begin(position)
             self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
-                self._reader.busy.discard(position)
+                self._reader.end(position)
                 for key in self._keys.pop(position, ()):
                     self._drop(key)
                 self._changed.notify_all()

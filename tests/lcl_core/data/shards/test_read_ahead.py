@@ -162,6 +162,25 @@ def test_a_block_is_not_requested_long_before_it_is_due(corpus: ShardedCorpus, r
     assert max(farthest) < 3 * BLOCK, "the third block may be cut by the end of a shard"
 
 
+def test_a_position_that_another_thread_overtook_is_fetched_with_its_block(
+    corpus: ShardedCorpus, requests: Requests
+) -> None:
+    overtaken, requested = threading.Event(), threading.Event()
+    requests.before = lambda *_: requested.set()
+
+    def blocks() -> Iterator[WantedBlock]:
+        assert overtaken.wait(PATIENCE)
+        yield from blocks_of(corpus)
+
+    with ReadAhead(blocks(), [corpus], 1 << 30, horizon=BLOCK) as ahead:
+        with ahead.reading(5):
+            overtaken.set()
+        assert requested.wait(PATIENCE)
+        with ahead.reading(4):
+            assert corpus.description(4)["id"] == "d4"
+    assert min(end - start for _, start, end in requests.made) > corpus.index.row(4).length, "none of one record"
+
+
 def test_a_failed_request_is_tried_again(corpus: ShardedCorpus, requests: Requests) -> None:
     failed: set[tuple[str, int]] = set()
 
