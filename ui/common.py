@@ -67,12 +67,16 @@ def newest(handler: Callable[..., tuple[Any, ...]], *, begins: bool = True) -> C
     """``handler`` behind a turn (a PageSelection of a number): it changes nothing if a newer search began meanwhile.
 
     Args:
-        begins: the event begins a search. Otherwise it continues the one on show.
+        begins: the event begins a search, and its second input is the number that the browser gave it: requests
+            overtake each other, so the order of their arrival is not that of the presses. Otherwise the event
+            continues the search on show.
     """
 
-    def event(turn: PageSelection[int], *arguments: Any) -> tuple[Any, ...]:
-        turn.current += begins
-        mine = turn.current
+    def event(turn: PageSelection[int], *inputs: Any) -> tuple[Any, ...]:
+        mine, arguments = turn.current, inputs
+        if begins:
+            mine, arguments = int(inputs[0] or turn.current + 1), inputs[1:]
+        turn.current = max(turn.current, mine)
         result = handler(*arguments)
         return result if turn.current == mine else (gr.skip(),) * len(result)
 

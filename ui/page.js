@@ -69,8 +69,29 @@
   }, { capture: true });
 
   // Calls to the service under way: one that hangs is said beside the title.
-  const SLOW_MS = 3000;
+  const SLOW_MS = 3000, LATE_MS = 20_000;
   const calls = new Set();
+  let edited = -Infinity, sent = -Infinity;  // the last edit in a form, the last call that a part of a form began
+  document.addEventListener('input', ({ target }) => {
+    if (target.closest('.lcl-form') && !target.closest('.lcl-form__name, [role="combobox"]')) edited = performance.now();
+  }, { capture: true });
+  // What may begin a call, by id of its component: a part of a form, or a clock; anything else is not listed.
+  const origins = new Map();
+  function listOrigins() {
+    const { components, layout } = window.gradio_config;
+    const known = new Map(components.map((component) => [component.id, component]));
+    const walk = ({ id, children }, inside) => {
+      const form = inside || Boolean(known.get(id)?.props.elem_classes?.includes('lcl-form'));
+      if (form) origins.set(id, 'form');
+      children?.forEach((child) => walk(child, form));
+    };
+    walk(layout, false);
+    components.filter(({ type }) => type === 'timer').forEach(({ id }) => origins.set(id, 'clock'));
+  }
+  function origin(body) {
+    if (!origins.size) listOrigins();
+    return origins.get(JSON.parse(body ?? '{}').trigger_id) ?? 'other';
+  }
   function watch() {
     const slow = [...calls].some((call) => performance.now() - call.begun > SLOW_MS);
     document.querySelector('#service')?.classList.toggle('lcl-slow', slow);
@@ -82,8 +103,10 @@
   // An ended session: the next request reloads the page, which leads to signing in and back to this address.
   const ask = window.fetch;
   window.fetch = async (...question) => {
-    const call = String(question[0]?.url ?? question[0]).includes('/run/predict') ? { begun: performance.now() } : null;
+    const asks = String(question[0]?.url ?? question[0]).includes('/run/predict');
+    const call = asks ? { begun: performance.now(), origin: origin(question[1]?.body) } : null;
     if (call) calls.add(call);
+    if (call?.origin === 'form') sent = call.begun;
     try {
       const answer = await ask(...question);
       if (answer.status === 401 && answer.headers.has('x-lcl-sign-in')) location.reload();
@@ -93,13 +116,20 @@
     }
   };
 
-  // A press of Submit waits until the events of the last edits are over: one under way would still change the form, or
-  // write its own message over that of the submission. Presses meanwhile are the same press.
+  // A press of Submit waits until the events of the last edits are over, also those that Gradio has not sent yet: one
+  // would still change the form, or write its own message over that of the submission. Presses meanwhile are the same
+  // press. What is not of the form is waited for a moment, its clock not at all.
   const QUIET_MS = 40;  // between the end of an event and the begin of the next that waited for it
+  const SENT_MS = 2000;  // within which an edit is sent, unless it changes nothing
   let pressed = null, released = false;
-  async function quiet() {
+  function unsettled(waited) {
+    const under = (kind) => [...calls].some((call) => call.origin === kind);
+    if (waited > LATE_MS) return false;
+    return under('form') || (edited > sent && performance.now() - edited < SENT_MS) || (waited < SLOW_MS && under('other'));
+  }
+  async function settled() {
     const begun = performance.now();
-    for (let rounds = 0; rounds < 2 && performance.now() - begun < SLOW_MS; rounds = calls.size ? 0 : rounds + 1) await sleep(QUIET_MS);
+    for (let rounds = 0; rounds < 2; rounds = unsettled(performance.now() - begun) ? 0 : rounds + 1) await sleep(QUIET_MS);
   }
   window.addEventListener('click', async (event) => {
     const button = event.target.closest?.('.lcl-submit button');
@@ -107,7 +137,7 @@
     event.stopPropagation();
     if (pressed === button) return;
     pressed = button;
-    await quiet();
+    await settled();
     [pressed, released] = [null, true];
     button.click();
     released = false;
@@ -115,8 +145,7 @@
 
   // Searches under way: after a moment skeletons and a line say so, and whether the service is loading an encoder; later
   // that no answer has come. Gradio marks a pane as pending only until the first of several events ends.
-  const LATE_MS = 20_000;
-  let searches = 0, overtaken = 0, turn = 0;
+  let searches = 0, overtaken = 0, turn = 0, numbered = 0;
   const say = (words) => {
     const line = document.querySelector('#search-status [role=status]');
     if (line && line.textContent !== words) line.textContent = words;
@@ -154,13 +183,16 @@
   let before;           // results when the searches under way began
   const arrival = new MutationObserver(() => searches > 0 && shownResults() !== before && forget(''));
   window.lclSearch = {
+    number: () => numbered += 1,
     begin() {
       const pane = document.querySelector('#search-results');
       if (pane) arrival.observe(pane, { childList: true, subtree: true });
       searches += 1;
-      if (searches > 1) return;
-      before = shownResults();
-      explain(turn += 1);
+      if (searches === 1) {
+        before = shownResults();
+        explain(turn += 1);
+      }
+      return window.lclSearch.number();
     },
     end() {
       if (overtaken > 0) overtaken -= 1;
@@ -170,13 +202,13 @@
     cancel() {
       if (searches === 0) return false;
       forget('The search was cancelled.');
-      window.dispatchEvent(new Event('lcl-cancel'));
+      window.dispatchEvent(new CustomEvent('lcl-cancel', { detail: window.lclSearch.number() }));
       return true;
     },
   };
   document.addEventListener('click', (event) => {
     if (!event.target.closest('[data-retry]')) return;
-    window.lclSearch.cancel();
+    forget('');  // the new search has a higher number than those under way
     goButton()?.click();
   });
 

@@ -328,9 +328,17 @@ def away_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import Locator, expect, sync_playwright
 
     expect.set_options(timeout=PATIENCE_MS)
+    fill = Locator.fill
+
+    def fill_when_drawn(field: Locator, *value: Any, **options: Any) -> None:
+        """Gradio writes the values of what becomes visible twice, the second time in the next frame."""
+        field.evaluate("() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+        fill(field, *value, **options)
+
+    Locator.fill = fill_when_drawn  # type: ignore[method-assign]
     command = [sys.executable, "-m", "benchmarks.chromium"]
     done = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -339,6 +347,7 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=done.stdout.strip(), args=list(FLAGS))
         yield browser
         browser.close()
+    Locator.fill = fill  # type: ignore[method-assign]
 
 
 class Visitor:

@@ -27,13 +27,13 @@ from ui.spec_fields import (
 )
 
 # Writes a proposal into the form, unless editor or fields have changed since the service was asked for it: the answer
-# may arrive after a clone has filled the form. None in ``after``: the value stays.
+# may arrive after a clone has filled the form. None in ``after``: the value stays; it is not written again, since more
+# may have been typed before the page writes it.
 APPLY_PROPOSAL_SCRIPT = """(proposal, ...current) => {
-  if (!proposal) return current;
-  const { before, after } = proposal;
+  const { before, after } = proposal ?? { before: [], after: [] };
   const given = [current[0], ...current.slice(current.length - before.length + 1)];
-  if (JSON.stringify(given) !== JSON.stringify(before)) return current;
-  return current.map((value, index) => after[index] ?? value);
+  const unchanged = JSON.stringify(given) === JSON.stringify(before);
+  return current.map((_, index) => (unchanged ? after[index] : null) ?? { __type__: 'update' });
 }"""
 CERTAINTY_LABELS = {
     "measured": ("Measured", "on previous runs of this configuration"),
@@ -130,7 +130,10 @@ class SpecForm:
         spec = starting_spec(self.kind, FIRST_PRESET if FIRST_PRESET in self.presets else None)
         with gr.Column(visible=visible, elem_classes="lcl-form") as self.column:
             with gr.Row():
-                self.name = gr.Textbox("", label="Name", placeholder="optional, for people", max_lines=1, min_width=180)
+                self.name = gr.Textbox(
+                    "", label="Name", placeholder="optional, for people", max_lines=1, min_width=180,
+                    elem_classes="lcl-form__name",
+                )  # fmt: skip
                 self.preset = gr.Dropdown(
                     self.presets, value=spec.get("preset"), label="Preset", visible=bool(self.presets), min_width=180
                 )
@@ -261,15 +264,16 @@ class SpecForm:
             spec = before = from_json(text)
             names = {listed: self._names(listed) for listed in {*filter(None, map(_listed_resource, self.fields))}}
         except (ApiError, UserError):
-            return [None, *[gr.skip()] * len(self.choices)]
+            return [gr.skip()] * (1 + len(self.choices))
         for field in self.fields:
             spec = put_at(spec, field.path, self._default(field, spec, names))
         changed = [
             field.to_form(value) if (value := get_at(spec, field.path)) != get_at(before, field.path) else None
             for field in self.fields
         ]
-        filled = to_json(spec) if spec != before else text
-        proposal = {"before": [text, *values], "after": [filled, *self._messages(filled), *changed]}
+        filled, verdict = (to_json(spec), self.validate(to_json(spec))) if spec != before else (None, None)
+        after = [filled, verdict, *self._estimates(filled or text), *changed]
+        proposal = {"before": [text, *values], "after": after}
         return [
             proposal,
             *(gr.update(choices=names[listed]) for listed in map(_listed_resource, self.fields) if listed),
@@ -286,9 +290,9 @@ class SpecForm:
         return value
 
     def _names(self, listed: str) -> list[str]:
-        """Names of a resource, encoders best first. Raises: ApiError."""
+        """Names of a resource: datasets newest first, encoders best first. Raises: ApiError."""
         if listed == "datasets":
-            return _item_names(self.client.datasets())
+            return _item_names(sorted(self.client.datasets(), key=lambda each: each["created_at"], reverse=True))
         return list(dict.fromkeys(_item_names([each.encoder for each in rank_encoders(self.client)])))
 
     def send(self, text: str, name: str, values: Sequence[Any]) -> tuple[str, str | None]:

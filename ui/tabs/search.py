@@ -68,10 +68,11 @@ EXAMPLES = ["umbrella", "guitar", "flower", "airplane", "moon", "fruit", "house"
 NO_FILTER = "The filter cannot be read"
 POLL_SECONDS = 3  # between two looks for the first collection
 RESULT_COUNTS = [12, 24, 48, 96]
-# before and after each search (page.js)
-BEGIN_SCRIPT = "(...inputs) => { window.lclSearch.begin(); return inputs; }"
+# before and after each search (page.js); the number of a search says which of two began later
+BEGIN_SCRIPT = "(turn, number, ...query) => [turn, window.lclSearch.begin(), ...query]"
+NUMBER_SCRIPT = "(turn, number, ...query) => [turn, window.lclSearch.number(), ...query]"
 END_SCRIPT = "() => window.lclSearch.end()"
-CANCEL_SCRIPT = "window.addEventListener('lcl-cancel', () => trigger('select', {}));"
+CANCEL_SCRIPT = "window.addEventListener('lcl-cancel', (event) => trigger('select', { number: event.detail }));"
 FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
   document.querySelector('#search-detail h2') ??
   document.querySelector('#search-results [aria-current]') ??
@@ -126,6 +127,7 @@ class SearchTab:
         self.current = gr.State(None)
         self.anchor = gr.State(None)
         self.turn = gr.State(PageSelection(0))  # number of the newest search
+        self.number = gr.Number(visible=False)  # that of a search, which the browser gives it
         with gr.Column(elem_classes="lcl-panel"):
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.mode = gr.Radio(
@@ -182,7 +184,7 @@ class SearchTab:
         navigation.select(self.open_address, opening, opened, **SILENT_EVENT)
         tab.select(self.refresh, known, [*known, self.results], **SILENT_EVENT)
         # of searches under way at one time the newest is drawn: none is dropped while another waits for an encoder
-        asked, several = [self.turn, *query], BUSY_EVENT | {"trigger_mode": "multiple", "js": BEGIN_SCRIPT}
+        asked, several = [self.turn, self.number, *query], BUSY_EVENT | {"trigger_mode": "multiple", "js": BEGIN_SCRIPT}
         search, search_again = newest(self.search), newest(self.search_again)
         uploaded = newest(lambda *query: (*self.search(*query[:-1]), None))  # the image of no collection
         begun = [
@@ -208,7 +210,8 @@ class SearchTab:
             newest(self.change_filter, begins=False), [self.turn, self.where, self.current], self.result_outputs,
             **BUSY_EVENT,
         )  # fmt: skip
-        self.words.change(search_again, asked, self.result_outputs, **BUSY_EVENT | {"trigger_mode": "always_last"})
+        dragged = BUSY_EVENT | {"trigger_mode": "always_last", "js": NUMBER_SCRIPT}
+        self.words.change(search_again, asked, self.result_outputs, **dragged)
         more = newest(self.show_more, begins=False)
         self.more.click(more, [self.turn, self.current], self.result_outputs, **BUSY_EVENT)
         shown = [
@@ -380,9 +383,9 @@ class SearchTab:
         missing = mode == TEXT_TO_IMAGES and result[0] == _empty_state(mode)
         return _result_updates(PageResult(NO_WORDS)) if missing else result
 
-    def cancel(self, turn: PageSelection[int]) -> None:
-        """No search under way changes anything any more."""
-        turn.current += 1
+    def cancel(self, turn: PageSelection[int], event: gr.EventData) -> None:
+        """No search that began before changes anything any more."""
+        turn.current = max(turn.current, int(event.number))
 
     def search_again(self, mode: str, *query: Any) -> tuple[Any, ...]:
         """After a change of an option: search only if there is a query."""

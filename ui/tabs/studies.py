@@ -62,7 +62,9 @@ class StudyForm:
             with gr.Row():
                 names = sorted(presets("study"))
                 self.preset = gr.Dropdown(names, value=FIRST_STUDY, label="Built-in study", min_width=180)
-                self.name = gr.Textbox("", label="Name", placeholder=FIRST_STUDY, max_lines=1, min_width=160)
+                self.name = gr.Textbox(
+                    "", label="Name", placeholder=FIRST_STUDY, max_lines=1, min_width=160, elem_classes="lcl-form__name"
+                )
                 self.seeds = gr.Textbox(_seeds_text(spec), label="Seeds", max_lines=1, min_width=120)
                 self.steps = gr.Number(_common_steps(spec), label="Steps of each", min_width=120)
             self.question = html_pane(_question_line(spec))

@@ -91,7 +91,8 @@ def test_other_kinds_are_not_estimated(service: Any) -> None:
 
 def test_an_empty_encoder_is_the_best_and_a_pinned_one_before_it(service: Any) -> None:
     newest, pinned = ({"id": f"enc_{name}", "name": name, "info": {}} for name in ("newest", "pinned"))
-    client = service(encoders=[newest, {**pinned, "pinned": True}], encoder_figures=[], datasets=[{"name": "sample"}])
+    datasets = [{"name": "early", "created_at": "2026-01-01"}, {"name": "sample", "created_at": "2026-01-02"}]
+    client = service(encoders=[newest, {**pinned, "pinned": True}], encoder_figures=[], datasets=datasets)
     form = SpecForm(client, "evaluate")
     with gr.Blocks():
         form.build(visible=True)

@@ -438,11 +438,26 @@ def test_of_searches_under_way_at_one_time_the_newest_is_drawn(service: Any) -> 
 
     find, turn = newest(SearchTab(service(search=search)).search), PageSelection(0)
     with ThreadPoolExecutor(1) as first:
-        older = first.submit(find, turn, TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)
+        older = first.submit(find, turn, 1, TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)
         assert begun.wait(60)
-        assert "“house”" in find(turn, TEXT_TO_IMAGES, "col_1", "house", None, 50, [], 12)[0]
+        assert "“house”" in find(turn, 2, TEXT_TO_IMAGES, "col_1", "house", None, 50, [], 12)[0]
         release.set()
         assert older.result(60) == (gr.skip(),) * 3
+
+
+def test_a_cancellation_that_arrives_late_ends_the_searches_before_it_alone(service: Any) -> None:
+    """Requests overtake each other on the way: the number that the browser gave each says which was pressed first."""
+    tab = SearchTab(service(search={"hits": [HIT], "took_ms": 1}))
+    find, turn = newest(tab.search), PageSelection(0)
+    event = gr.EventData(None, {"number": 2})
+
+    def search(number: int) -> tuple[Any, ...]:
+        return find(turn, number, TEXT_TO_IMAGES, "col_1", "house", None, 50, [], 12)
+
+    assert "“house”" in search(3)[0]
+    tab.cancel(turn, event)
+    assert "“house”" in search(3)[0], "begun after what was cancelled"
+    assert search(1) == (gr.skip(),) * 3
 
 
 def test_what_continues_the_search_on_show_ends_no_newer_one(service: Any) -> None:
