@@ -112,37 +112,45 @@ class EmbedTab:
         opened = [self.collection, *drawn, self.detail]
         choices = [self.collection, self.label, self.method]
         pickers = [self.collection, self.encoder]
-        tab.select(self.refresh, pickers, [*pickers, self.map], **SILENT_EVENT).then(
-            self.open_address, None, opened, **SILENT_EVENT
-        )
+        # one event, since a second one that draws the map could overtake it
+        tab.select(self.open, pickers, [self.encoder, *opened], **SILENT_EVENT)
         navigation.select(self.open_address, None, opened, **SILENT_EVENT)
         for picker, what in ((self.collection, "collection"), (self.encoder, "encoder")):
             picker.input(None, picker, js=used_script(what))
         self.collection.input(lambda: "", None, self.detail, **SILENT_EVENT)
-        self.collection.change(self.load_map, choices, drawn, **BUSY_EVENT)
-        for choice in (self.label, self.method):
-            choice.input(self.draw_map, choices, self.map, **SILENT_EVENT)
+        self.collection.input(self.load_map, choices, drawn, **BUSY_EVENT | {"trigger_mode": "always_last"})
+        gr.on(
+            [self.label.input, self.method.input],
+            self.draw_map, choices, self.map, trigger_mode="always_last", **SILENT_EVENT,
+        )  # fmt: skip
         for pane in (self.map, self.detail):
             pane.select(self.follow, None, [self.detail, self.tagged], **BUSY_EVENT).then(None, js=FOCUS_SCRIPT)
         inputs = [self.encoder, self.images, self.format]
         self.go.click(self.embed, inputs, [self.vectors, self.download], **BUSY_EVENT)
         self.format.input(self.embed_again, inputs, [self.vectors, self.download], **BUSY_EVENT)
 
-    def refresh(
-        self,
-        collection: str | None,
-        encoder: str | None,
-        request: gr.Request | None = None,
-    ) -> tuple[Any, Any, Any]:
-        """Update collections and encoders; a changed collection draws its map."""
+    def open(self, collection: str | None, encoder: str | None, request: gr.Request) -> tuple[Any, ...]:
+        """The encoders, and the collections with the map of the one of the address, else of the one used last.
+
+        Without an address a map that is shown stays.
+        """
         try:
             collections, encoders = collection_choices(self.client), encoder_choices(self.client)
         except ApiError as error:
-            return gr.skip(), gr.skip(), unreachable_box(error)
-        shown = gr.skip() if collections else NO_COLLECTION
-        wanted = self._addressed(request) or collection or last_used(request, "collection")
-        picker = update_dropdown(collections, collection, wanted)
-        return picker, update_dropdown(encoders, encoder, encoder or last_used(request, "encoder")), shown
+            return *(gr.skip(),) * 5, unreachable_box(error), gr.skip()
+        models = update_dropdown(encoders, encoder, encoder or last_used(request, "encoder"))
+        address = read_address(request, "embed")
+        if address.get("collection"):
+            addressed, *drawn = self.open_address(request)
+            picker = gr.update(choices=collections, interactive=bool(collections))
+            return models, picker | ({} if addressed == gr.skip() else {"value": addressed}), *drawn
+        ids = [id for _, id in collections]
+        used = (id for id in (collection, last_used(request, "collection")) if id in ids)
+        chosen = next(used, first_choice(collections))
+        picker = update_dropdown(collections, collection, chosen)
+        if chosen is not None and chosen == collection:
+            return models, picker, *(gr.skip(),) * 5
+        return models, picker, *self.load_map(chosen, address.get("colour"), address.get("arrange")), gr.skip()
 
     def _addressed(self, request: gr.Request | None) -> str | None:
         """Id of the collection of the address, which may have its name; None where there is none."""
@@ -169,16 +177,11 @@ class EmbedTab:
         collection: str | None,
         label: str | None,
         method: str | None = None,
-        request: gr.Request | None = None,
     ) -> tuple[Any, ...]:
-        """Labels of a collection, links to its vectors, and its map.
-
-        In the colours of ``label``, and arranged by ``method``, or as the address says.
-        """
+        """Labels of a collection, links to its vectors, and its map in the colours of ``label``."""
         method = method if method in COMPUTING else "pca"
         if not collection:
             return update_dropdown([], None), method, "", NO_COLLECTION
-        label = label or read_address(request, "embed").get("colour")
         try:
             found = self.client.collection(collection)
         except ApiError as error:

@@ -25,7 +25,7 @@ def tab(service: Any) -> EmbedTab:
 
 
 def request_of(**parameters: str) -> Any:
-    return SimpleNamespace(query_params=parameters)
+    return SimpleNamespace(query_params=parameters, cookies={})
 
 
 def pick(value: str) -> Any:
@@ -99,7 +99,22 @@ def test_an_address_names_a_collection_an_image_and_a_colour(tab: EmbedTab) -> N
     assert 'data-label="kind"' in drawn
     assert "a fox" in detail
     assert tab.open_address(request_of(tab="embed", collection="drawings"))[-1] == ""
-    assert 'data-label="kind"' in tab.load_map("col_1", None, None, request_of(tab="embed", colour="kind"))[-1]
+
+
+def test_a_first_visit_draws_one_map_and_a_later_one_keeps_it(tab: EmbedTab) -> None:
+    tab.client.answers["collections"] = [{"id": "col_1", "name": "drawings", "images": 2}]
+    tab.client.answers["encoders"] = tab.client.answers["encoder_figures"] = []
+    visit = {"tab": "embed", "colour": "kind", "arrange": "tsne"}
+    _, picker, _, method, _, drawn, _ = tab.open(None, None, request_of(**visit))
+    assert picker["value"] == "col_1"
+    assert method == "tsne"
+    assert 'data-label="kind"' in drawn
+    assert "method=tsne" in drawn
+    _, picker, *unchanged = tab.open("col_1", None, request_of())
+    assert "value" not in picker
+    assert unchanged == [gr.skip()] * 5
+    _, picker, _, method, *_ = tab.open("col_1", None, request_of(**visit, collection="drawings"))
+    assert (picker["value"], method) == ("col_1", "tsne")
 
 
 def test_an_address_of_no_collection_says_so(service: Any) -> None:
