@@ -96,13 +96,6 @@ def _central_box(width: int, height: int) -> Box:
     return left, top, left + crop_width, top + crop_height
 
 
-def train_transform(
-    image: Image.Image, size: int, draw: random.Random, scale: tuple[float, float] = (0.9, 1.0)
-) -> np.ndarray:
-    """Random crop, resize, normalise → [3, size, size] float32."""
-    return normalise(crop_and_resize(image, random_box(draw, *image.size, scale), size))
-
-
 def eval_transform(image: Image.Image, size: int) -> np.ndarray:
     """Shortest side to ``size`` (bicubic), central square, normalise → [3, size, size] float32."""
     resized, (left, top) = _resized_size(image.size, size)
@@ -171,10 +164,7 @@ def augment(
     spec: AugmentationSpec,
     cropper: Cropper = PILLOW_CROPPER,
 ) -> np.ndarray:
-    """``augment_levels``, normalised → [3, size, size] float32.
-
-    With nothing but ``crop_scale`` set it draws and returns exactly what ``train_transform`` does.
-    """
+    """``augment_levels``, normalised → [3, size, size] float32."""
     levels = np.empty((1, 3, size, size), np.uint8)
     return normalise_levels(levels, [augment_levels(image, size, draw, spec, levels[0], cropper)])[0]
 

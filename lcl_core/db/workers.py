@@ -236,12 +236,6 @@ def needed_devices(run: Run, size: int) -> int:
     return run.gpus if run.resource == "gpu" or (run.resource == ANY_DEVICE and size) else 0
 
 
-def free_devices(session: Session, devices: Collection[str]) -> list[str]:
-    """Those that no run has and none is reserved for, in their order."""
-    used = {use.device for use in device_uses(session, devices)}
-    return [device for device in devices if device not in used]
-
-
 def serving_devices(session: Session) -> set[str]:
     """Devices on which an api serves inference."""
     return set(session.scalars(select(DeviceRow.id).where(DeviceRow.serving_until >= now(session))))

@@ -99,11 +99,6 @@ class DocumentBatch:
     left_out: Counter[str] = field(default_factory=Counter)
 
     @property
-    def next_position(self) -> int:
-        """The cursor without those that wait: all there is to it when there is no look-ahead."""
-        return self.cursor.position
-
-    @property
     def tokens(self) -> int:
         return sum(len(sample.token_ids) for sample in self.samples)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.transforms import augment, augment_levels, train_transform
+from lcl_core.data.transforms import augment, augment_levels, crop_and_resize, normalise, random_box
 from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.parsing import parse_spec
 
@@ -28,8 +28,8 @@ def made(image: Image.Image, seed: int = 0, **fields: object) -> np.ndarray:
     return augment(image, 32, random.Random(seed), AugmentationSpec.model_validate(fields))
 
 
-def test_by_default_it_is_the_plain_transform(image: Image.Image) -> None:
-    plain = train_transform(image, 24, random.Random(7))
+def test_by_default_it_is_a_random_crop(image: Image.Image) -> None:
+    plain = normalise(crop_and_resize(image, random_box(random.Random(7), *image.size, (0.9, 1.0)), 24))
     assert np.array_equal(augment(image, 24, random.Random(7), AugmentationSpec()), plain)
 
 

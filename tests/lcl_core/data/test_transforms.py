@@ -21,14 +21,15 @@ from lcl_core.data.transforms import (
     CLIP_STD,
     DIVIDED,
     MULTIPLIED,
+    augment,
     crop_and_resize,
     eval_box,
     eval_transform,
     normalise,
     normalise_levels,
     random_box,
-    train_transform,
 )
+from lcl_core.specs.data import AugmentationSpec
 
 ONE_LEVEL = 1 / 255 / min(CLIP_STD)
 
@@ -63,7 +64,7 @@ def test_levels_are_normalised_by_the_table_of_each_image() -> None:
 def test_any_shape_becomes_a_square(width: int, height: int, size: int) -> None:
     for pixels in (
         eval_transform(noise(width, height), size),
-        train_transform(noise(width, height), size, random.Random(0)),
+        augment(noise(width, height), size, random.Random(0), AugmentationSpec()),
     ):
         assert pixels.shape == (3, size, size)
         assert pixels.dtype == np.float32
@@ -131,7 +132,10 @@ def test_a_image_that_fits_no_ratio_is_cut_in_the_middle() -> None:
 
 
 def test_the_same_draw_gives_the_same_pixels() -> None:
-    first, again, other = (train_transform(noise(64, 64), 32, random.Random(seed)) for seed in (1, 1, 2))
+    def augmented(seed: int) -> np.ndarray:
+        return augment(noise(64, 64), 32, random.Random(seed), AugmentationSpec())
+
+    first, again, other = (augmented(seed) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 

@@ -14,7 +14,7 @@ from lcl_core.db import complete_run, gang, leases, runs
 from lcl_core.db import queue as db_queue
 from lcl_core.db.models import Run, Worker
 from lcl_core.db.session import Database
-from lcl_core.db.workers import WorkerIdentity, capacity, device_uses, free_devices, lease_for_serving, record_heartbeat
+from lcl_core.db.workers import WorkerIdentity, capacity, device_uses, lease_for_serving, record_heartbeat
 from tests.fake_nvidia_smi import MIG_ID, gpu_id
 
 Queue = Callable[..., str]
@@ -60,7 +60,8 @@ def end(database: Database, tmp_path: Path) -> Callable[[leases.Claim], None]:
 def free(database: Database) -> Callable[[tuple[str, ...]], list[str]]:
     def look(devices: tuple[str, ...] = EIGHT) -> list[str]:
         with database.reading() as session:
-            return free_devices(session, devices)
+            used = {use.device for use in device_uses(session, devices)}
+        return [device for device in devices if device not in used]
 
     return look
 

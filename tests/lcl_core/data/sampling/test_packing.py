@@ -49,7 +49,7 @@ def test_budgets_hold_and_order_stays() -> None:
     batches = list(pack_documents(STREAM, 0, BUDGET))
     assert all(batch.tokens <= 100 and batch.images <= 4 for batch in batches)
     names = [int(each.id) for batch in batches for each in batch.samples]
-    assert names == [position for position in range(batches[-1].next_position) if position % 5 != 3]
+    assert names == [position for position in range(batches[-1].cursor.position) if position % 5 != 3]
     for batch, following in itertools.pairwise(batches):
         first = following.samples[0]
         full = batch.tokens + len(first.token_ids) > 100 or batch.images + len(first.levels) > 4
@@ -59,7 +59,7 @@ def test_budgets_hold_and_order_stays() -> None:
 @pytest.mark.parametrize("resume_at", [1, 7, 20])
 def test_batches_depend_only_on_the_position(resume_at: int) -> None:
     batches = list(pack_documents(STREAM, 0, BUDGET))
-    position = batches[resume_at - 1].next_position
+    position = batches[resume_at - 1].cursor.position
     again = list(pack_documents(STREAM[position:], position, BUDGET))
     expected = [[each.id for each in batch.samples] for batch in batches[resume_at:]]
     assert [[each.id for each in batch.samples] for batch in again] == expected
