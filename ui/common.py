@@ -20,6 +20,10 @@ Shown = TypeVar("Shown")
 # gr.Error need the queue.
 SILENT_EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 BUSY_EVENT: dict[str, Any] = SILENT_EVENT | {"show_progress": "minimal"}
+# Gradio drops an event that comes while the previous one of its kind is under way. A choice among values, and an
+# address, waits instead, since the last one counts; a click on one of several things begins at once.
+LAST_COUNTS: dict[str, Any] = {"trigger_mode": "always_last"}
+EACH_COUNTS: dict[str, Any] = {"trigger_mode": "multiple"}
 
 # for an event that has drawn a ``ui.html.question_box``: the focus goes to it, on the button that changes nothing
 FOCUS_QUESTION_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => [...document.querySelectorAll(

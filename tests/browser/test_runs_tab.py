@@ -115,6 +115,17 @@ def test_submit_waits_for_the_last_edit(visitor: Any, page_url: str, world: Any)
     expect(verdict).to_contain_text("Submitted as run_")
 
 
+def test_of_two_quick_choices_the_last_counts(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?tab=runs")
+    page.add_init_script(SLOW_EVENTS)
+    page.reload()
+    page.get_by_role("button", name="New run").click()
+    for kind in ("Evaluate", "Validate"):
+        page.locator("#new-run").get_by_text(kind, exact=True).click()
+    expect(page.locator("#submit-validate")).to_be_visible()
+    expect(page.locator("#submit-evaluate")).to_be_hidden()
+
+
 def test_a_run_is_held_back_and_goes_on_and_one_waits_for_it(visitor: Any, page_url: str, world: Any) -> None:
     first = world.client.submit("pretrain", {"preset": "sample"}, name="held back")["id"]
     world.client.submit("validate", {"dataset": "sample"}, name="after it", after=[first])

@@ -21,6 +21,7 @@ from ui.addresses import read_address
 from ui.common import (
     BUSY_EVENT,
     IMAGE_UNREADABLE,
+    LAST_COUNTS,
     SILENT_EVENT,
     PageSelection,
     api_error_box,
@@ -269,12 +270,12 @@ class CaptionTab:
         for event in (self.go.click, self.image.upload, self.prompt.submit):
             event(self.caption, inputs, outputs, **SILENT_EVENT)
         for event in (self.go.click, self.image.upload, self.look.input):
-            event(self.attend, attended, self.attention, **BUSY_EVENT)
+            event(self.attend, attended, self.attention, **BUSY_EVENT | LAST_COUNTS)
         self.image.clear(self.clear, self.selection, [*outputs, self.attention], **SILENT_EVENT)
         self.clock.tick(self.poll, self.selection, outputs, **SILENT_EVENT)
         picked = self.samples.select(self.use_sample, outputs=[self.image, self.refusal], **BUSY_EVENT)
-        picked.then(self.caption, inputs, outputs, **SILENT_EVENT)
-        picked.then(self.attend, attended, self.attention, **BUSY_EVENT)
+        picked.then(self.caption, inputs, outputs, **SILENT_EVENT | LAST_COUNTS)
+        picked.then(self.attend, attended, self.attention, **BUSY_EVENT | LAST_COUNTS)
 
     def refresh(
         self,

@@ -12,6 +12,7 @@ from api.client import ApiError, Client
 from ui.addresses import mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
+    LAST_COUNTS,
     SILENT_EVENT,
     api_error_box,
     html_pane,
@@ -200,18 +201,18 @@ class CompareTab:
         refreshed = [*known, self.results, self.go]
         opened = [*refreshed, self.mode, self.text, self.frame, self.chips]
         for event in (tab.select, navigation.select):
-            event(self.open_address, known, opened, **SILENT_EVENT).then(
-                self.draw_figures, sides, self.figures, **SILENT_EVENT
+            event(self.open_address, known, opened, **SILENT_EVENT | LAST_COUNTS).then(
+                self.draw_figures, sides, self.figures, **SILENT_EVENT | LAST_COUNTS
             )
         for side in sides:
-            side.input(self.refresh, known, refreshed, **SILENT_EVENT).then(
-                self.search, query, self.results, **BUSY_EVENT
-            ).then(self.draw_figures, sides, self.figures, **SILENT_EVENT)
+            side.input(self.refresh, known, refreshed, **SILENT_EVENT | LAST_COUNTS).then(
+                self.search, query, self.results, **BUSY_EVENT | LAST_COUNTS
+            ).then(self.draw_figures, sides, self.figures, **SILENT_EVENT | LAST_COUNTS)
         for event in (self.go.click, self.text.submit):
             event(self.submit_query, query, self.results, **BUSY_EVENT)
         for event in (self.image.upload, self.dataset.input):
-            event(self.search, query, self.results, **BUSY_EVENT)
-        self.mode.input(self.switch, self.mode, [self.text, self.frame, self.chips], **SILENT_EVENT)
+            event(self.search, query, self.results, **BUSY_EVENT | LAST_COUNTS)
+        self.mode.input(self.switch, self.mode, [self.text, self.frame, self.chips], **SILENT_EVENT | LAST_COUNTS)
         for button, words in zip(self.examples, EXAMPLES, strict=True):
             button.click(lambda words=words: words, outputs=self.text, **SILENT_EVENT).then(
                 self.search, query, self.results, **BUSY_EVENT

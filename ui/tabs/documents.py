@@ -15,6 +15,7 @@ from api.client.models import DocumentPageJson
 from ui.addresses import address, mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
+    LAST_COUNTS,
     SILENT_EVENT,
     draw_tag_form,
     first_choice,
@@ -103,21 +104,21 @@ class DocumentsTab:
         ]  # fmt: skip
         now = [*inputs, self.offset]
         for event in (tab.select, navigation.select):  # a dataset may have been made since
-            event(self.refresh, self.dataset, self.dataset, **SILENT_EVENT).then(
-                self.open_address, now, [self.dataset, self.view, self.words, *outputs], **SILENT_EVENT
+            event(self.refresh, self.dataset, self.dataset, **SILENT_EVENT | LAST_COUNTS).then(
+                self.open_address, now, [self.dataset, self.view, self.words, *outputs], **SILENT_EVENT | LAST_COUNTS
             )
         self.dataset.input(None, self.dataset, js=used_script("dataset"))
         for change in (self.dataset.input, self.view.input):
-            change(self.start, inputs[:2], [self.words, *outputs], **BUSY_EVENT)
+            change(self.start, inputs[:2], [self.words, *outputs], **BUSY_EVENT | LAST_COUNTS)
         for change in (self.split.input, self.source.input, self.tag.input, self.find.click, self.words.submit):
-            change(self.show, inputs, outputs, **BUSY_EVENT)
+            change(self.show, inputs, outputs, **BUSY_EVENT | LAST_COUNTS)
         self.next.click(self.show, [*inputs, self.following], outputs, **BUSY_EVENT)
         self.previous.click(self.go_back, now, outputs, **BUSY_EVENT)
         self.number.submit(self.go_to, [*inputs, self.number], [self.number, *outputs], **BUSY_EVENT)
         self.shown.select(self.change_tags, now, [self.tagged, *outputs], **BUSY_EVENT)
         self.corpus_import.wire()
         for event in (tab.select, navigation.select):
-            event(self.open_drawer, None, self.drawer, **SILENT_EVENT)
+            event(self.open_drawer, None, self.drawer, **SILENT_EVENT | LAST_COUNTS)
         self.check.click(self.validate, self.dataset, self.position, **BUSY_EVENT)
 
     def open_drawer(self, request: gr.Request) -> Any:

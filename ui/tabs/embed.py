@@ -17,6 +17,7 @@ from ui.addresses import mark_view, read_address
 from ui.charts import vector_strip
 from ui.common import (
     BUSY_EVENT,
+    LAST_COUNTS,
     SILENT_EVENT,
     draw_tag_form,
     first_choice,
@@ -114,20 +115,20 @@ class EmbedTab:
         pickers = [self.collection, self.encoder]
         # one event, since a second one that draws the map could overtake it
         tab.select(self.open, pickers, [self.encoder, *opened], **SILENT_EVENT)
-        navigation.select(self.open_address, None, opened, **SILENT_EVENT)
+        navigation.select(self.open_address, None, opened, **SILENT_EVENT | LAST_COUNTS)
         for picker, what in ((self.collection, "collection"), (self.encoder, "encoder")):
             picker.input(None, picker, js=used_script(what))
         self.collection.input(lambda: "", None, self.detail, **SILENT_EVENT)
-        self.collection.input(self.load_map, choices, drawn, **BUSY_EVENT | {"trigger_mode": "always_last"})
+        self.collection.input(self.load_map, choices, drawn, **BUSY_EVENT | LAST_COUNTS)
         gr.on(
             [self.label.input, self.method.input],
-            self.draw_map, choices, self.map, trigger_mode="always_last", **SILENT_EVENT,
+            self.draw_map, choices, self.map, **SILENT_EVENT | LAST_COUNTS,
         )  # fmt: skip
         for pane in (self.map, self.detail):
             pane.select(self.follow, None, [self.detail, self.tagged], **BUSY_EVENT).then(None, js=FOCUS_SCRIPT)
         inputs = [self.encoder, self.images, self.format]
         self.go.click(self.embed, inputs, [self.vectors, self.download], **BUSY_EVENT)
-        self.format.input(self.embed_again, inputs, [self.vectors, self.download], **BUSY_EVENT)
+        self.format.input(self.embed_again, inputs, [self.vectors, self.download], **BUSY_EVENT | LAST_COUNTS)
 
     def open(self, collection: str | None, encoder: str | None, request: gr.Request) -> tuple[Any, ...]:
         """The encoders, and the collections with the map of the one of the address, else of the one used last.

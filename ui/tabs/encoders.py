@@ -12,7 +12,7 @@ import gradio as gr
 from api.client import ApiError, Client
 from api.client.models import CollectionJson, EncoderJson
 from ui.addresses import address, mark_view, read_address
-from ui.common import FOCUS_QUESTION_SCRIPT, SILENT_EVENT, PageSelection, html_pane, unreachable_box
+from ui.common import FOCUS_QUESTION_SCRIPT, LAST_COUNTS, SILENT_EVENT, PageSelection, html_pane, unreachable_box
 from ui.html import PICK_SCRIPT, ago, definition_list, empty_state, error_box, esc, heading, number, question_box, toast
 from ui.ranking import RankedEncoder, is_worse, main_figures, measured_rows, rank_encoders
 from ui.tabs.run_view import draw_metrics
@@ -51,7 +51,7 @@ class EncodersTab:
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         for event in (tab.select, navigation.select):
-            event(self.open_address, self.selection, self.cards, **SILENT_EVENT)
+            event(self.open_address, self.selection, self.cards, **SILENT_EVENT | LAST_COUNTS)
         self.cards.select(self.select, self.selection, self.cards, **SILENT_EVENT).then(None, js=FOCUS_QUESTION_SCRIPT)
 
     def open_address(self, selection: PageSelection[str | None], request: gr.Request) -> Any:

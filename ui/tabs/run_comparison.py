@@ -20,7 +20,12 @@ from ui.charts import (
     overlay_chart,
     overlay_panels,
 )
-from ui.common import SILENT_EVENT, PageSelection, Shown
+from ui.common import (
+    LAST_COUNTS,
+    SILENT_EVENT,
+    PageSelection,
+    Shown,
+)
 from ui.html import ACTIVE_STATES, error_box, status_line
 from ui.tabs.run_table import RunListing, draw_spec_differences
 
@@ -104,7 +109,7 @@ class RunComparison:
         """Metrics and axis are visible once runs are chosen."""
         self.others.input(
             lambda others: [gr.Dropdown(visible=bool(others)), gr.Radio(visible=bool(others))],
-            self.others, [self.metrics, self.axis], **SILENT_EVENT,
+            self.others, [self.metrics, self.axis], **SILENT_EVENT | LAST_COUNTS,
         )  # fmt: skip
 
     def open_linked(self, selection: RunSelection[Any], address: Mapping[str, str]) -> None:

@@ -10,7 +10,12 @@ import gradio as gr
 from api.client import ApiError, Client, UserError
 from api.client.models import EstimateJson, RangeJson
 from api.client.payloads import format_bytes, format_si
-from ui.common import SILENT_EVENT, draft_script, html_pane
+from ui.common import (
+    LAST_COUNTS,
+    SILENT_EVENT,
+    draft_script,
+    html_pane,
+)
 from ui.html import definition_list, duration, esc, run_link, status_line
 from ui.ranking import rank_encoders
 from ui.spec_fields import (
@@ -181,16 +186,14 @@ class SpecForm:
         """Events inside the form; what follows a submission is wired by the tab."""
         edits = [
             self.name.input(None),
-            self.preset.input(self.apply_preset, self.preset, self.outputs, **SILENT_EVENT),
-            self.editor.input(
-                self.read_editor, self.editor, self.outputs[1:], trigger_mode="always_last", **SILENT_EVENT
-            ),
+            self.preset.input(self.apply_preset, self.preset, self.outputs, **SILENT_EVENT | LAST_COUNTS),
+            self.editor.input(self.read_editor, self.editor, self.outputs[1:], **SILENT_EVENT | LAST_COUNTS),
         ]
         # One event for all fields: separate events overtake each other, and the older result could be written last.
         edits.append(gr.on(
             [component.input for component in self.inputs],
             self.write_fields, [self.editor, *self.inputs], [self.editor, self.verdict, *self.estimates],
-            trigger_mode="always_last", **SILENT_EVENT,
+            **SILENT_EVENT | LAST_COUNTS,
         ))  # fmt: skip
         for edit in edits:
             edit.then(None, [self.name, self.editor], js=draft_script(self.kind))

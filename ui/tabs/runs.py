@@ -14,7 +14,9 @@ from lcl_core.specs.parsing import KIND_LABELS
 from ui.addresses import mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
+    EACH_COUNTS,
     FOCUS_QUESTION_SCRIPT,
+    LAST_COUNTS,
     SILENT_EVENT,
     html_pane,
     parse_drafts,
@@ -155,12 +157,12 @@ class RunsTab:
         ]
         everything = [self.listing, self.comparison.others, *detail]
         for event in (tab.select, navigation.select):
-            event(self.open_address, [self.selection, self.only], [self.only, *everything], **SILENT_EVENT).then(
-                self.comparison.show_linked, self.selection, self.comparison.inputs, **SILENT_EVENT
-            )
-        self.only.input(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
+            event(
+                self.open_address, [self.selection, self.only], [self.only, *everything], **SILENT_EVENT | LAST_COUNTS
+            ).then(self.comparison.show_linked, self.selection, self.comparison.inputs, **SILENT_EVENT | LAST_COUNTS)
+        self.only.input(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT | LAST_COUNTS)
         self.clock.tick(self.tick, [self.selection, self.only], everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
-        self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT)
+        self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT | EACH_COUNTS)
         self.save.click(
             self.annotate, [self.selection, self.tags, self.notes], self.annotation_verdict, **BUSY_EVENT
         ).then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
@@ -168,9 +170,12 @@ class RunsTab:
         self.comparison.wire()
         gr.on(
             [component.input for component in self.comparison.inputs],
-            self.compare, [self.selection, self.only, *self.comparison.inputs], everything, **SILENT_EVENT,
+            self.compare, [self.selection, self.only, *self.comparison.inputs], everything,
+            **SILENT_EVENT | LAST_COUNTS,
         )  # fmt: skip
-        self.kind.input(self.show_form, self.kind, [form.column for form in self.forms.values()], **SILENT_EVENT)
+        self.kind.input(
+            self.show_form, self.kind, [form.column for form in self.forms.values()], **SILENT_EVENT | LAST_COUNTS
+        )
         self.listing.select(self.show_question_of_many, self.selection, self.refusal, **SILENT_EVENT).then(
             None, js=FOCUS_QUESTION_SCRIPT
         )

@@ -14,6 +14,8 @@ from api.client import ApiError, Client, UserError
 from ui.addresses import mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
+    EACH_COUNTS,
+    LAST_COUNTS,
     SILENT_EVENT,
     PageSelection,
     first_choice,
@@ -181,10 +183,10 @@ class SearchTab:
         # without a collection the page looks for one until it is there
         self.clock = gr.Timer(POLL_SECONDS)
         self.clock.tick(self.poll, known, [*known, self.results, self.clock], **SILENT_EVENT)
-        navigation.select(self.open_address, opening, opened, **SILENT_EVENT)
+        navigation.select(self.open_address, opening, opened, **SILENT_EVENT | LAST_COUNTS)
         tab.select(self.refresh, known, [*known, self.results], **SILENT_EVENT)
         # of searches under way at one time the newest is drawn: none is dropped while another waits for an encoder
-        asked, several = [self.turn, self.number, *query], BUSY_EVENT | {"trigger_mode": "multiple", "js": BEGIN_SCRIPT}
+        asked, several = [self.turn, self.number, *query], BUSY_EVENT | EACH_COUNTS | {"js": BEGIN_SCRIPT}
         search, search_again = newest(self.search), newest(self.search_again)
         uploaded = newest(lambda *query: (*self.search(*query[:-1]), None))  # the image of no collection
         begun = [
@@ -210,8 +212,7 @@ class SearchTab:
             newest(self.change_filter, begins=False), [self.turn, self.where, self.current], self.result_outputs,
             **BUSY_EVENT,
         )  # fmt: skip
-        dragged = BUSY_EVENT | {"trigger_mode": "always_last", "js": NUMBER_SCRIPT}
-        self.words.change(search_again, asked, self.result_outputs, **dragged)
+        self.words.change(search_again, asked, self.result_outputs, **BUSY_EVENT | LAST_COUNTS, js=NUMBER_SCRIPT)
         more = newest(self.show_more, begins=False)
         self.more.click(more, [self.turn, self.current], self.result_outputs, **BUSY_EVENT)
         shown = [

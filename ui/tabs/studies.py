@@ -17,7 +17,9 @@ from ui.addresses import mark_view, read_address
 from ui.charts import cost_chart, curves_chart
 from ui.common import (
     BUSY_EVENT,
+    EACH_COUNTS,
     FOCUS_QUESTION_SCRIPT,
+    LAST_COUNTS,
     SILENT_EVENT,
     PageSelection,
     draft_script,
@@ -79,16 +81,19 @@ class StudyForm:
     def wire(self, tab: gr.Tab) -> None:
         """Events inside the form; what follows a submission is wired by the tab."""
         shown = [self.editor, self.question, self.seeds, self.steps, self.name, self.verdict]
-        edits = [self.name.input(None), self.preset.input(self.apply_preset, self.preset, shown, **BUSY_EVENT)]
+        edits = [
+            self.name.input(None),
+            self.preset.input(self.apply_preset, self.preset, shown, **BUSY_EVENT | LAST_COUNTS),
+        ]
         # One event for both fields: separate events overtake each other, and the older result could be written last.
         edits.append(gr.on(
             [self.seeds.input, self.steps.input],
             self.write_fields, [self.editor, self.seeds, self.steps], [self.editor, self.verdict],
-            trigger_mode="always_last", **SILENT_EVENT,
+            **SILENT_EVENT | LAST_COUNTS,
         ))  # fmt: skip
         read = [self.question, self.seeds, self.steps, self.verdict]
         edits.append(self.editor.input(
-            self.read_editor, self.editor, read, trigger_mode="always_last", **SILENT_EVENT,
+            self.read_editor, self.editor, read, **SILENT_EVENT | LAST_COUNTS,
         ))  # fmt: skip
         for edit in edits:
             edit.then(None, [self.name, self.editor], js=draft_script("study"))
@@ -272,11 +277,11 @@ class StudiesTab:
             self.metric, self.value, self.charts, self.links, self.cells,
         ]  # fmt: skip
         for event in (tab.select, navigation.select):
-            event(self.open_address, inputs, everything, **SILENT_EVENT)
-        self.metric.input(self.refresh, inputs, everything, **SILENT_EVENT)
-        self.value.input(self.change_value, inputs, everything, **SILENT_EVENT)
+            event(self.open_address, inputs, everything, **SILENT_EVENT | LAST_COUNTS)
+        self.metric.input(self.refresh, inputs, everything, **SILENT_EVENT | LAST_COUNTS)
+        self.value.input(self.change_value, inputs, everything, **SILENT_EVENT | LAST_COUNTS)
         self.clock.tick(self.tick, inputs, everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
-        self.listing.select(self.select, inputs, everything, **SILENT_EVENT)
+        self.listing.select(self.select, inputs, everything, **SILENT_EVENT | EACH_COUNTS)
         self.listing.select(lambda: "", None, self.refusal, **SILENT_EVENT)
         self.resume.click(
             lambda selection: self.act("resume", str(selection.current.id)), self.selection, self.refusal, **BUSY_EVENT

@@ -21,6 +21,7 @@ from api.client.zero_shot import ZeroShotResult, folder_labels, predictions_csv
 from lcl_core.specs.zero_shot import PLAIN_TEMPLATES, plain_class_name
 from ui.addresses import mark_view, read_address
 from ui.common import (
+    LAST_COUNTS,
     SILENT_EVENT,
     PageSelection,
     file_inputs,
@@ -267,23 +268,25 @@ class ZeroShotTab:
         shown = [self.results, self.download, self.clock]
         inputs = [self.run, self.encoder, self.files, self.sample, self.classes, self.templates]
         for event in (tab.select, navigation.select):
-            event(self.open_address, inputs, [*inputs[1:], self.examples, self.view, *shown], **SILENT_EVENT)
+            event(
+                self.open_address, inputs, [*inputs[1:], self.examples, self.view, *shown], **SILENT_EVENT | LAST_COUNTS
+            )
         self.encoder.input(None, self.encoder, js=used_script("encoder"))
         viewed, classified = inputs[1:2] + inputs[3:], [self.view, *shown]
         for event in (self.go.click, self.classes.submit, self.templates.submit):
             event(self.classify, inputs, classified, **SILENT_EVENT).then(None, js=REVEAL_SCRIPT)
         for field in (self.classes, self.templates):
             field.blur(self.mark, viewed, self.view, **SILENT_EVENT)
-        self.encoder.input(self.classify_again, inputs, classified, **SILENT_EVENT)
+        self.encoder.input(self.classify_again, inputs, classified, **SILENT_EVENT | LAST_COUNTS)
         uploads = [self.files, self.sample, self.classes]
         self.files.upload(self.use_files, [self.files, self.classes], uploads, **SILENT_EVENT).then(
-            self.classify, inputs, classified, **SILENT_EVENT
+            self.classify, inputs, classified, **SILENT_EVENT | LAST_COUNTS
         )
         self.folder.upload(self.use_files, [self.folder, self.classes], uploads, **SILENT_EVENT).then(
-            self.classify, inputs, classified, **SILENT_EVENT
+            self.classify, inputs, classified, **SILENT_EVENT | LAST_COUNTS
         )
         self.examples.select(self.use_example, outputs=uploads, **SILENT_EVENT).then(
-            self.classify, inputs, classified, **SILENT_EVENT
+            self.classify, inputs, classified, **SILENT_EVENT | LAST_COUNTS
         ).then(None, js=REVEAL_SCRIPT)
         self.clock.tick(self.poll, self.run, shown, **SILENT_EVENT)
 
