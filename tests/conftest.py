@@ -28,6 +28,8 @@ os.environ["LCL_INFERENCE_PRECISION"] = "fp32"
 os.environ["LCL_TEXTS_APART"] = "false"
 # else a thread would load encoders beside whatever test counts loads or memory
 os.environ["LCL_WARM_ENCODERS"] = "false"
+# else two runs of one training may differ in the last digit; set before torch is loaded
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # what the page sets: a job is forked only where its environment is the fork server's
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
