@@ -124,6 +124,14 @@ def last_used(request: gr.Request | None, what: str) -> str | None:
     return None if request is None else request.cookies.get(f"lcl-{what}")
 
 
+def preferred_collection(
+    choices: Sequence[tuple[str, str]], current: str | None, request: gr.Request | None
+) -> str | None:
+    """Id among ``collection_choices``: the current one, else the last used, else the first; None without any."""
+    ids = [id for _, id in choices]
+    return next((id for id in (current, last_used(request, "collection"), *ids) if id in ids), None)
+
+
 def used_script(what: str) -> str:
     """For an event with the chosen id as input: this browser remembers it."""
     attributes = "; path=/; max-age=31536000; samesite=strict"

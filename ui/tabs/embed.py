@@ -29,7 +29,7 @@ from ui.common import (
 )
 from ui.file_routes import FORMATS
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table
-from ui.ranking import collection_choices, encoder_choices, last_used, used_script
+from ui.ranking import collection_choices, encoder_choices, last_used, preferred_collection, used_script
 from ui.tabs.search_query import MAX_LABEL_VALUES, SearchRunner
 
 NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its images on a plane.")
@@ -145,9 +145,7 @@ class EmbedTab:
             addressed, *drawn = self.open_address(request)
             picker = gr.update(choices=collections, interactive=bool(collections))
             return models, picker | ({} if addressed == gr.skip() else {"value": addressed}), *drawn
-        ids = [id for _, id in collections]
-        used = (id for id in (collection, last_used(request, "collection")) if id in ids)
-        chosen = next(used, first_choice(collections))
+        chosen = preferred_collection(collections, collection, request)
         picker = update_dropdown(collections, collection, chosen)
         if chosen is not None and chosen == collection:
             return models, picker, *(gr.skip(),) * 5

@@ -18,7 +18,6 @@ from ui.common import (
     LAST_COUNTS,
     SILENT_EVENT,
     PageSelection,
-    first_choice,
     html_pane,
     image_input,
     newest,
@@ -28,7 +27,7 @@ from ui.common import (
     update_dropdown,
 )
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box
-from ui.ranking import collection_choices, last_used, used_script
+from ui.ranking import collection_choices, preferred_collection, used_script
 from ui.tabs.search_query import (
     BOTH,
     DEFAULT_COUNT,
@@ -234,8 +233,7 @@ class SearchTab:
             return gr.skip(), bare or not current, gr.skip(), gr.skip() if current else unreachable_box(error)
         if not choices:
             return update_dropdown([], None), True, gr.skip(), self.preparation()
-        used = (id for id in (current, last_used(request, "collection")) if id in dict(choices).values())
-        chosen = next(used, first_choice(choices))
+        chosen = preferred_collection(choices, current, request)
         picker, labels = update_dropdown(choices, current, chosen), self.labels(chosen, where, where)[0]
         return picker, False, labels, INVITATION if bare else gr.skip()
 
