@@ -6,11 +6,11 @@ import io
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from PIL import Image
 
@@ -38,6 +38,8 @@ _JPEG_QUALITY = 92
 _LOOKAHEAD = 16  # records whose images are decoded while earlier ones are written
 THREADS = 4  # of one process that decodes
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PackedImage = tuple[bytes, str]  # the file's bytes, its extension
 _PendingImages = dict[str, "Future[PackedImage | UserError]"]
 
@@ -138,10 +140,11 @@ def write_records(
 ) -> None:
     """Write records, and list what is left out, both in the order of the records.
 
-    Files are read in this thread, one after the other; decoding, which is most of the work, runs in the pool.
+    Files are read in this thread, one after the other; decoding, which is most of the work, runs in ``threads`` of its
+    own. One thread would only take turns with this one, so images are decoded in this one instead.
     """
     pending: deque[tuple[Record | BadItem, _PendingImages]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) if threads > 1 else _CallingThread() as pool:
         try:
             for done, item in enumerate(records, start=1):
                 pending.append((item, {} if isinstance(item, BadItem) else _submit_images(item, pool, max_side)))
@@ -156,7 +159,16 @@ def write_records(
                     future.cancel()
 
 
-def _submit_images(record: Record, pool: ThreadPoolExecutor, max_side: int | None) -> _PendingImages:
+class _CallingThread(Executor):
+    """Calls functions at once, in the thread that submits them. What they raise is raised there."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def _submit_images(record: Record, pool: Executor, max_side: int | None) -> _PendingImages:
     """A future for each image that the record's body names."""
     loaders = {image.name: image.load for image in record.images}
     futures: _PendingImages = {}

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from PIL import Image
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus, open_corpus
 from lcl_core.data.records import BadItem, Record, RecordImage
-from lcl_core.data.shards.convert import convert
+from lcl_core.data.shards.convert import QuarantineLog, convert, pack_image, write_records
+from lcl_core.data.shards.writer import ShardWriter
 from lcl_core.specs.data import DataSpec
 
 
@@ -224,6 +226,25 @@ def test_files_are_read_one_record_after_the_other_and_memory_is_bounded(make: A
     assert held == list(range(200))
     pairs = open_corpus(tmp_path / "t").pairs()
     assert [pair.extra["id"] for pair in pairs] == [str(number) for number in range(200)]
+
+
+@pytest.mark.parametrize(("threads", "own"), [(1, False), (2, True)])
+def test_one_thread_decodes_where_it_reads(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, own: bool
+) -> None:
+    module = sys.modules[convert.__module__]
+    used: set[int] = set()
+
+    def pack(image: RecordImage, max_side: int | None) -> Any:
+        used.add(threading.get_ident())
+        return pack_image(image, max_side)
+
+    monkeypatch.setattr(module, "pack_image", pack)
+    writer = ShardWriter(tmp_path, 1 << 20, lambda name: None)
+    write_records(make.mixed(), writer, QuarantineLog(str), None, lambda done, total: None, threads)
+    writer.close()
+    assert used
+    assert (threading.get_ident() not in used) == own
 
 
 def test_too_many_sources_are_refused(make: Any, tmp_path: Path) -> None:
