@@ -4,9 +4,10 @@
                                                     label text_… (string), of numbers and dates value_… (f64), of sets
                                                     members_… (list of strings), absent values null
 
-LanceDB compares all rows of a table up to ``vector_index.EXACT_ROWS``. Beyond, an IVF index with vectors of one byte a
-number is searched in the partitions nearest to the query, and what it finds is ranked again by the table's own vectors.
-Rows appended since are compared one by one until there are as many again as a tenth of the table. Imports no torch.
+LanceDB compares all rows of a table up to ``vector_index.EXACT_ROWS``. Beyond, an IVF index with vectors of one bit a
+number (RaBitQ, arXiv 2405.12497) is searched in the partitions nearest to the query, and what it finds is ranked again
+by the table's own vectors. Short vectors have one byte a number there. Rows appended since are compared one by one
+until there are as many again as a tenth of the table. Imports no torch.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from lcl_core.vector_indexes import (
 )
 
 FOLDER = "lancedb"  # in a collection's directory
-INDEX_TYPE = "IVF_SQ"
+RABITQ_WIDTH = 128  # of vectors from which one bit a number ranks as well as one byte; below, it loses neighbours
+RABITQ_MULTIPLE = 8  # of which LanceDB needs the width to be
 PROBED_SHARE = 0.02  # of the partitions, those that a search visits
 MIN_PROBED = 20
 REFINE_FACTOR = 4  # so many candidates for each answer are ranked again
@@ -184,9 +186,15 @@ def _link_rows(table: Any) -> None:
         return
     indexed = [index for index in table.list_indices() if index.columns == [_VECTOR]]
     if not indexed or 10 * table.index_stats(indexed[0].name).num_unindexed_rows > rows:
-        table.create_index(
-            metric="cosine", num_partitions=_partitions(table), vector_column_name=_VECTOR, index_type=INDEX_TYPE
-        )
+        width = table.schema.field(_VECTOR).type.list_size
+        table.create_index(_VECTOR, config=_index_config(width, _partitions(table)))
+
+
+def _index_config(width: int, partitions: int) -> Any:
+    from lancedb.index import IvfRq, IvfSq
+
+    one_bit = width >= RABITQ_WIDTH and width % RABITQ_MULTIPLE == 0
+    return (IvfRq if one_bit else IvfSq)(distance_type="cosine", num_partitions=partitions)
 
 
 def _row_filter(rows: Sequence[int], among: bool) -> str | None:
