@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.fork_server import AVAILABLE, ForkServer
+from tests.workers.executors.ray_suite import ray_suite, skip_on_ray  # noqa: F401 - fixtures of all tests
 from workers.executors.local import FORK_SERVER, FORKED, sanitized_env
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -72,13 +72,15 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
     pairs = [] if corpus is None else [pair for pair in select_pairs(corpus, spec) if pair.image not in existing]
     label_types = _label_types(spec, pairs, existing)
     files = run.get("encoder_files", {}).get(spec.encoder)
-    open_engine = partial(EncoderEngine, _registered_path(run, "encoder", spec.encoder), registered=files)
+    encoder = _registered_path(run, "encoder", spec.encoder)
+    open_engine = partial(EncoderEngine, encoder, precision=spec.precision, registered=files)
     # of several processes none is this one, which reads the hash and the width alone
     engine = open_engine() if spec.processes == 1 else open_engine("cpu", warm_up=False)
     encoder_hash, dim, index = engine.hash, engine.dim, _check_encoder(engine, spec, existing)
     dataset_hash = existing.dataset_hash if corpus is None else corpus.content_hash()
     rejected, progress = RejectedItems(run_dir), IndexProgress(run_dir, pairs, existing)
-    parts = EmbeddingParts(run_dir, pairs, spec.batch_size, part_items, encoder=encoder_hash, dataset=dataset_hash)
+    inputs = {"encoder": encoder_hash, "dataset": dataset_hash, "precision": spec.precision}
+    parts = EmbeddingParts(run_dir, pairs, spec.batch_size, part_items, **inputs)
     if spec.processes == 1:
         make = partial(EmbeddingTasks, lambda: engine, lambda: cast(Corpus, corpus), readers=READERS)
     else:

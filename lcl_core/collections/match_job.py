@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
+import torch
 from PIL import Image
 
 from lcl_core.common.errors import UserError, import_optional
 from lcl_core.common.run_dir import RunDir, run_main
+from lcl_core.common.threads import usable_cores
 from lcl_core.data.conversion import write_dataset
 from lcl_core.data.image_decoding import decode_image
 from lcl_core.data.records import (
@@ -25,21 +29,58 @@ from lcl_core.data.records import (
     body_image_names,
     body_texts,
 )
+from lcl_core.data.shards.convert import THREADS
 from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.specs.corpus_jobs import MatchSpec
 from lcl_core.specs.parsing import parse_spec
 
 MAX_SENTENCES = 4096  # of a document that is assigned as a whole; the matrix has images x sentences cells
-ImageFeatures = Callable[[Sequence[Image.Image]], np.ndarray]
-TextFeatures = Callable[[Sequence[str]], np.ndarray]
+# Records that are embedded together, unless their files exceed these bytes. Parts begin at multiples of it, since the
+# last bits of a vector depend on the batch that it is in.
+GROUP_RECORDS, GROUP_BYTES = 256, 64 << 20
+BATCH_IMAGES, BATCH_TEXTS = 64, 512  # of a batch on a processor
 
 
 @dataclass(frozen=True, slots=True)
 class PairEncoder:
-    """[n] images or texts -> [n, d] float32, each row of length 1."""
+    """[n] images or texts -> [n, d] float32, each row of length 1.
 
-    images: ImageFeatures
-    texts: TextFeatures
+    Attributes:
+        prepare: makes of an image what ``images`` takes, which is small; called in several threads.
+    """
+
+    prepare: Callable[[Image.Image], Any]
+    images: Callable[[Sequence[Any]], np.ndarray]
+    texts: Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclass(slots=True)
+class _Document:
+    """A document whose images are to be assigned.
+
+    Attributes:
+        worded: numbers of the sentences that have words.
+        pending: name, bytes and future of the prepared form of each image.
+        files: name, bytes and prepared form of each that can be read, once it is awaited.
+        problems: of the others.
+    """
+
+    record: Record
+    sentences: Sequence[str]
+    worded: Sequence[int]
+    pending: list[tuple[str, bytes, Future[Any]]]
+    files: list[tuple[str, bytes, Any]] = field(default_factory=list)
+    problems: list[BadItem] = field(default_factory=list)
+
+    def await_images(self) -> None:
+        for name, data, future in self.pending:
+            try:
+                self.files.append((name, data, future.result()))
+            except UserError as error:
+                self.problems.append(BadItem(self.record.id, 0, error.code, str(error)))
+
+
+_Item = Record | BadItem | _Document
 
 
 def max_similarity_assignment(similarities: np.ndarray) -> list[tuple[int, int]]:
@@ -59,43 +100,104 @@ def match_records(records: Iterable[Record | BadItem], encoder: PairEncoder) -> 
     """Documents become matched records with the encoder's similarities; captioned images pass unchanged.
 
     The texts of a sequence are its sentences. An image that cannot be read is listed as a BadItem before its record,
-    which continues without it; a document without words or readable images is listed and left out.
+    which continues without it; a document without words or readable images is listed and left out. Images and sentences
+    of ``GROUP_RECORDS`` items are embedded together, while the images of the next ones are decoded.
     """
-    for record in records:
-        if isinstance(record, BadItem) or isinstance(record.body, CaptionedImage):
-            yield record
+    waiting: list[tuple[list[_Item], Future[list[np.ndarray]]]] = []
+    with ThreadPoolExecutor(min(THREADS, usable_cores())) as decoding, ThreadPoolExecutor(1) as embedding:
+        for group in _read_groups(records, encoder, decoding):
+            waiting.append((group, embedding.submit(_embed_group, group, encoder)))
+            if len(waiting) > 1:
+                before, similarities = waiting.pop(0)
+                yield from _assign_group(before, similarities.result())
+        for before, similarities in waiting:
+            yield from _assign_group(before, similarities.result())
+
+
+def _read_groups(
+    records: Iterable[Record | BadItem], encoder: PairEncoder, pool: ThreadPoolExecutor
+) -> Iterator[list[_Item]]:
+    group: list[_Item] = []
+    size = 0
+    for number, record in enumerate(records, start=1):
+        group.append(item := _read_document(record, encoder, pool))
+        size += sum(len(data) for _, data, _ in item.pending) if isinstance(item, _Document) else 0
+        if number % GROUP_RECORDS == 0 or size >= GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    yield group
+
+
+def _embed_group(group: Sequence[_Item], encoder: PairEncoder) -> list[np.ndarray]:
+    """Similarities [images, sentences] of each document with images that can be read."""
+    documents = [item for item in group if isinstance(item, _Document)]
+    for document in documents:
+        document.await_images()
+    documents = [document for document in documents if document.files]
+    if not documents:
+        return []
+    images = encoder.images([prepared for document in documents for _, _, prepared in document.files])
+    texts = [document.sentences[number] for document in documents for number in document.worded]
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # pages repeat sentences
+    vectors = encoder.texts([*rows])[[rows[text] for text in texts]]
+    of_images = np.split(images, np.cumsum([len(document.files) for document in documents])[:-1])
+    of_texts = np.split(vectors, np.cumsum([len(document.worded) for document in documents])[:-1])
+    return [ours @ theirs.T for ours, theirs in zip(of_images, of_texts, strict=True)]
+
+
+def _assign_group(group: Sequence[_Item], similarities: Iterable[np.ndarray]) -> Iterator[Record | BadItem]:
+    found = iter(similarities)
+    for item in group:
+        if not isinstance(item, _Document):
+            yield item
+            continue
+        yield from item.problems
+        if item.files:
+            yield _assign_images(item, next(found))
         else:
-            yield from _assign_images(record, encoder)
+            yield BadItem(item.record.id, 0, "no usable image", "none of the document's images can be read")
 
 
-def _assign_images(record: Record, encoder: PairEncoder) -> Iterator[Record | BadItem]:
+def _read_document(record: Record | BadItem, encoder: PairEncoder, pool: ThreadPoolExecutor) -> _Item:
+    """Files are read in this thread, one after the other; the pool decodes them. What is not to be matched stays."""
+    if isinstance(record, BadItem) or isinstance(record.body, CaptionedImage):
+        return record
     sentences, names = body_texts(record.body), body_image_names(record.body)
     worded = [number for number, text in enumerate(sentences) if text.strip()][:MAX_SENTENCES]
     if not worded or not names:
-        yield BadItem(record.id, 0, "nothing to match", "the document has no words" if names else "it has no images")
-        return
-    images, files = [], []
-    for name in names:
-        try:
-            data = _find_image(record, name).load()
-            images.append(decode_image(data, name))
-            files.append((name, data))
-        except UserError as error:
-            yield BadItem(record.id, 0, error.code, str(error))
-    if not images:
-        yield BadItem(record.id, 0, "no usable image", "none of the document's images can be read")
-        return
-    similarities = encoder.images(images) @ encoder.texts([sentences[number] for number in worded]).T
+        return BadItem(record.id, 0, "nothing to match", "the document has no words" if names else "it has no images")
+    pending = [(name, *_prepare_image(record, name, encoder, pool)) for name in names]
+    return _Document(record, sentences, worded, pending)
+
+
+def _prepare_image(
+    record: Record, name: str, encoder: PairEncoder, pool: ThreadPoolExecutor
+) -> tuple[bytes, Future[Any]]:
+    """The file's bytes, and the future of what is made of them."""
+    try:
+        data = _find_image(record, name).load()
+    except UserError as error:
+        failed: Future[Any] = Future()
+        failed.set_exception(error)
+        return b"", failed
+    return data, pool.submit(lambda: encoder.prepare(decode_image(data, name)))
+
+
+def _assign_images(document: _Document, similarities: np.ndarray) -> Record:
+    """The matched record, of the similarities [images, sentences with words]."""
     matches = tuple(
-        ImageMatch(files[image][0], worded[sentence], round(float(similarities[image, sentence]), 6))
+        ImageMatch(document.files[image][0], document.worded[sentence], round(float(similarities[image, sentence]), 6))
         for image, sentence in max_similarity_assignment(similarities)
     )
-    # the bytes are in memory: they are not loaded a second time
     kept = {match.image for match in matches}
-    loaded = tuple(RecordImage(name, partial(bytes, data)) for name, data in files if name in kept)
+    # neither loaded nor decoded a second time
+    loaded = tuple(
+        RecordImage(name, partial(bytes, data), decodes=True) for name, data, _ in document.files if name in kept
+    )
     # fields of the images are in the order of the earlier matches
-    extra = {key: value for key, value in record.extra.items() if key != "image_info"}
-    yield replace(record, body=MatchedDocument(tuple(sentences), matches), images=loaded, extra=extra)
+    extra = {key: value for key, value in document.record.extra.items() if key != "image_info"}
+    body = MatchedDocument(tuple(document.sentences), matches)
+    return replace(document.record, body=body, images=loaded, extra=extra)
 
 
 def _find_image(record: Record, name: str) -> RecordImage:
@@ -119,11 +221,53 @@ def run_match_job(run_dir: RunDir) -> dict[str, Any]:
     if spec.encoder not in paths:
         message = f"encoder {spec.encoder!r} is not registered; the list of encoders has the names"
         raise UserError(message, code="unknown_encoder", field="encoder")
-    session = EncoderEngine(paths[spec.encoder], registered=run.get("encoder_files", {}).get(spec.encoder))
-    encoder = PairEncoder(session.embed_images, session.embed_texts)
-    change = partial(match_records, encoder=encoder)
-    result = write_dataset(run_dir, spec, "matching", change, encoder_hash=session.hash)
-    return result | {"encoder": spec.encoder, "encoder_hash": session.hash}
+    files = run.get("encoder_files", {}).get(spec.encoder)
+    engine = EncoderEngine(paths[spec.encoder], precision=spec.precision, registered=files)
+    with _open_pair_encoder(engine, run_dir.raise_if_stopped) as encoder:
+        change = partial(match_records, encoder=encoder)
+        result = write_dataset(run_dir, spec, "matching", change, encoder_hash=engine.hash)
+    return result | {"encoder": spec.encoder, "encoder_hash": engine.hash}
+
+
+@contextmanager
+def _open_pair_encoder(engine: EncoderEngine, check: Callable[[], None]) -> Iterator[PairEncoder]:
+    """On a processor batches are embedded side by side in one thread each; several threads a batch gain less.
+
+    Args:
+        check: called before each batch; what it raises ends the work.
+    """
+
+    def prepare(image: Image.Image) -> Any:
+        return engine.preprocess([image])[0]
+
+    if engine.device.type != "cpu":
+        yield PairEncoder(prepare, engine.embed_prepared, engine.embed_texts)
+        return
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            images = partial(_embed, engine.embed_prepared, pool, BATCH_IMAGES, check)
+            yield PairEncoder(prepare, images, partial(_embed, engine.embed_texts, pool, BATCH_TEXTS, check))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _embed(
+    embed: Callable[[Sequence[Any]], np.ndarray],
+    pool: ThreadPoolExecutor,
+    size: int,
+    check: Callable[[], None],
+    items: Sequence[Any],
+) -> np.ndarray:
+    """Embed items in batches of ``size``. Texts of similar length share a batch, which costs a third less."""
+
+    def embed_batch(numbers: Sequence[int]) -> np.ndarray:
+        check()
+        return embed([items[number] for number in numbers])
+
+    order = sorted(range(len(items)), key=lambda number: len(items[number]))
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    return np.concatenate(list(pool.map(embed_batch, batches)))[np.argsort(order)]
 
 
 if __name__ == "__main__":

@@ -126,10 +126,12 @@ class RecordImage:
     Attributes:
         name: unique within its record.
         load: returns the file's bytes, bounded. Raises: UserError when they are not available.
+        decodes: whether these bytes have been decoded, so that who stores them need not try.
     """
 
     name: str
     load: Callable[[], bytes]
+    decodes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

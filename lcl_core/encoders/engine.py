@@ -131,6 +131,10 @@ class EncoderEngine:
         """f32 [n, E], L2-normalised."""
         return self._concatenated([self.embed_pixels(self.preprocess(batch)) for batch in _batches(images)])
 
+    def embed_prepared(self, images: Sequence[Tensor]) -> np.ndarray:
+        """Images as :meth:`preprocess` makes them, [3, S, S] each → f32 [n, E], L2-normalised."""
+        return self._concatenated([self.embed_pixels(torch.stack(list(batch))) for batch in _batches(images)])
+
     @torch.inference_mode()
     def embed_pixels(self, pixels: Tensor) -> np.ndarray:
         """[n, 3, S, S] → f32 [n, E], L2-normalised."""

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from lcl_core.model.configuration_lcl import LCLConfig, Numerics
-from lcl_core.model.packed_batch import PackedBatch, PackedTokens, as_context_row
+from lcl_core.model.packed_batch import PackedBatch, PackedTokens
 from lcl_core.model.transformer import Attention, Transformer
 from lcl_core.model.vision_towers import MaskedPatches, VisionTower, build_vision_tower
 from lcl_core.ops.attention import VarlenLayout
@@ -315,9 +315,8 @@ class LCLModel(PreTrainedModel):
         Returns:
             [n, E] fp32, one row a text.
         """
-        rows = [as_context_row(row[:context_length].cpu(), self.config) for row in input_ids]
-        packed = PackedTokens.pack(rows, self.config)
-        ends = torch.tensor([len(row) for row in rows]).cumsum(0) - 1
+        packed = PackedTokens.pack_contexts(input_ids[:, :context_length].cpu(), self.config)
+        ends = packed.document.bincount().cumsum(0) - 1
         embeddings = self.text.token_embedding(packed.ids.to(self.device))
         hidden = self.text(embeddings, packed.positions.to(self.device), packed.layout.to(self.device))
         features = self.text.contrastive_features(hidden.index_select(0, ends.to(self.device))).float()

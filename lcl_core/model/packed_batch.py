@@ -31,6 +31,28 @@ class PackedTokens(NamedTuple):
     layout: VarlenLayout
 
     @classmethod
+    def pack_contexts(cls, rows: Tensor, config: LCLConfig) -> PackedTokens:
+        """Each row of [n, L] as :func:`as_context_row` makes it, on the host; attention as the text tower was trained.
+
+        Raises: UserError as :meth:`pack`.
+        """
+        if not rows.numel():
+            _check_lengths([0] * len(rows), config.context_length)
+        ends = rows == config.eot_token_id
+        last = torch.where(ends.any(dim=1), ends.to(torch.uint8).argmax(dim=1), rows.shape[1] - 1)
+        lengths = (last + 1).tolist()
+        _check_lengths(lengths, config.context_length)
+        contexts = rows.scatter(1, last[:, None], config.soi_token_id)
+        positions = torch.arange(rows.shape[1]).expand_as(rows)
+        kept = positions <= last[:, None]
+        return cls(
+            ids=contexts[kept],
+            positions=positions[kept],
+            document=torch.repeat_interleave(torch.arange(len(rows)), last + 1),
+            layout=LAYOUTS[config.text_attention].from_lengths(lengths),
+        )
+
+    @classmethod
     def pack(cls, rows: Sequence[Tensor], config: LCLConfig) -> PackedTokens:
         """Pack long token rows, each at its own length, on the host; attention as the text tower was trained.
 

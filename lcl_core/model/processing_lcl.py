@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, ProcessorMixin
 
 from lcl_core.common.files import write_json_atomically
@@ -52,8 +51,11 @@ class LCLProcessor(ProcessorMixin):
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts → [n, L] long, ``sot text eot``, zero-padded on the right."""
         specials = self.tokenizer.specials
-        rows = [torch.tensor([specials.sot, *self.tokenizer.encode(text), specials.eot]) for text in texts]
-        return pad_sequence(rows, batch_first=True) if rows else torch.empty(0, 0, dtype=torch.long)
+        rows = [[specials.sot, *self.tokenizer.encode(text), specials.eot] for text in texts]
+        padded = np.zeros((len(rows), max(map(len, rows), default=0)), np.int64)
+        for number, row in enumerate(rows):
+            padded[number, : len(row)] = row
+        return torch.from_numpy(padded)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids → text, up to the first end, special tokens left out."""

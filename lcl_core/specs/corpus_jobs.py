@@ -10,6 +10,7 @@ from lcl_core.common.paths import is_url
 from lcl_core.specs.base import EncoderReference, Name, Spec, Tag
 
 LabelType = Literal["text", "number", "date", "set"]
+Precision = Literal["auto", "fp32", "bf16"]
 RESERVED_LABELS = ("split", "source")  # fields of an image that a filter asks for as it asks for labels
 REMOTE_FORMATS = ("mmc4", "obelics", "webdataset", "table")  # whose files can be read at a URL, one by one
 
@@ -105,6 +106,7 @@ class MatchSpec(WriteSpec):
     """Assign each image of a document to a sentence by an encoder, and register the result as a dataset."""
 
     encoder: EncoderReference = Field(..., description="id or name of a registered encoder")
+    precision: Precision = Field("auto", description="of the encoder; auto: bf16 where the hardware has it")
 
 
 class IndexSpec(Spec):
@@ -138,6 +140,7 @@ class IndexSpec(Spec):
         "list of texts) where all their values are, else text; mode add keeps those that were given before",
     )
     batch_size: int = Field(256, ge=1, le=4096, description="images encoded at once")
+    precision: Precision = Field("auto", description="of the encoder; auto: bf16 where the hardware has it")
     processes: int = Field(
         1,
         ge=1,

@@ -178,7 +178,7 @@ class ServiceUnderTest:
         broker = Broker(self.home)
         self._add("broker", broker)
         shared = {**FAST_SETTINGS, "LCL_HOME": str(self.home), "LCL_DATABASE_URL": self.database_url}
-        shared |= {"LCL_BROKER_URL": broker.url, "CHAOS_STEP_SECONDS": str(self._step_seconds)}
+        shared |= {"LCL_BROKER_URL": broker.url, "LCL_CHAOS_STEP_SECONDS": str(self._step_seconds)}
         api = {**shared, "LCL_API_HOST": LOOPBACK, "LCL_API_PORT": self.api_url.rpartition(":")[2]}
         self._add("api", Launched(Service("api", ("python", "-m", "api"), api, grace=10), self.home / "logs"))
         self._await(lambda: responds(f"{self.api_url}/healthz"), "the api")

@@ -18,7 +18,7 @@ from tests.chaos import toy_training
 from tests.chaos.activity_log import record_activity
 
 TOY_SEEDS = 1_000_000
-STEP_SECONDS = float(os.environ.get("CHAOS_STEP_SECONDS", "0.05"))
+STEP_SECONDS = float(os.environ.get("LCL_CHAOS_STEP_SECONDS", "0.05"))
 ACTIVITY_LOG = "watchbook.jsonl"
 
 

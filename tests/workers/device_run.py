@@ -26,7 +26,7 @@ def work(run_dir: RunDir) -> dict[str, Any]:
         if len(devices) != processes:
             raise RuntimeError(f"{processes} processes and {len(devices)} devices")
         run_dir.append_metrics(step=1, total_steps=1)
-        time.sleep(float(os.environ.get("TOY_SECONDS", "0.01")))
+        time.sleep(float(os.environ.get("LCL_TOY_SECONDS", "0.01")))
         return {"encoder": write_encoder(run_dir), "final": {"devices": devices}}
 
 

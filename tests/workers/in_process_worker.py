@@ -8,13 +8,17 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.db import leases, queue
 from lcl_core.db.gang import MemberLease
 from lcl_core.db.session import Database
-from workers.executors.base import Executor
+from workers.executors.base import Executor, create_executor
 from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
 
 
 class InProcessWorker:
-    """Supervises claimed runs, here or in a thread."""
+    """Supervises claimed runs, here or in a thread.
+
+    Args:
+        executor: None: that of the settings.
+    """
 
     def __init__(
         self,
@@ -26,8 +30,8 @@ class InProcessWorker:
         self.database = database
         self.settings = settings
         self.stopping = threading.Event()
-        self._supervisor = Supervisor(database, settings, modules, executor)
-        self._executor = executor
+        self._executor = executor or create_executor(settings)
+        self._supervisor = Supervisor(database, settings, modules, self._executor)
         self._thread: threading.Thread | None = None
 
     def claim(self) -> leases.Claim:
@@ -37,7 +41,7 @@ class InProcessWorker:
 
     def try_claim(self) -> leases.Claim | None:
         seconds = self.settings.lease_seconds
-        capacity = None if self._executor is None else self._executor.capacity()
+        capacity = self._executor.capacity() if self._executor.places_nodes else None
         with self.database.session() as session:
             if capacity is not None:
                 return queue.claim_for_engine(session, "in-process", seconds, ("cpu", "gpu"), capacity)

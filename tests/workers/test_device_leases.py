@@ -28,6 +28,8 @@ from tests.fake_nvidia_smi import MIG_ID, gpu_id, install, listing
 from tests.workers.worker_processes import WorkerProcesses
 from workers.claim_loop import ClaimLoop
 
+pytestmark = pytest.mark.local_executor
+
 RunOf = Callable[[str], Any]
 Eventually = Callable[..., None]
 
@@ -170,7 +172,7 @@ def test_devices_of_a_killed_worker_go_to_the_next_when_the_lease_has_expired(
     eventually: Eventually,
 ) -> None:
     first = submit(2)
-    worker = start(listing(2), TOY_SECONDS="600", LCL_LEASE_SECONDS="5")
+    worker = start(listing(2), LCL_TOY_SECONDS="600", LCL_LEASE_SECONDS="5")
     eventually(lambda: run_of(first).progress is not None)
     worker.kill()
     worker.wait()

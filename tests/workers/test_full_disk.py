@@ -43,7 +43,7 @@ def test_a_disk_that_fills_up_in_the_middle(
     eventually: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TOY_SECONDS", "0.05")
+    monkeypatch.setenv("LCL_TOY_SECONDS", "0.05")
     run_id = queue(steps=60)
     in_process_worker.start()
     eventually(lambda: len(steps_of(run_id)) > 6, "the first checkpoint")

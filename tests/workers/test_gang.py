@@ -38,6 +38,8 @@ from workers.gang import (
 from workers.lease_keeper import LeaseKeeper
 from workers.settings import WorkerSettings
 
+pytestmark = pytest.mark.local_executor
+
 Queue = Callable[..., str]
 RunOf = Callable[[str], Any]
 Steps = Callable[[str], list[int]]
@@ -241,7 +243,7 @@ def test_a_member_that_cannot_renew_its_lease_ends_its_process_and_costs_no_atte
     def away(*_: object) -> None:
         raise OperationalError("renewal", None, ConnectionError("away"))
 
-    monkeypatch.setenv("TOY_SECONDS", "600")
+    monkeypatch.setenv("LCL_TOY_SECONDS", "600")
     settings.lease_seconds = 6.0
     with database.session() as session:
         claim = db_queue.claim_next(session, "w-2", 600.0)

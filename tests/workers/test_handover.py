@@ -21,6 +21,7 @@ from workers.executors.local import JobProcess
 from workers.settings import WorkerSettings
 
 
+@pytest.mark.local_executor
 def test_the_directory_and_what_has_changed_since(
     database: Database,
     settings: WorkerSettings,

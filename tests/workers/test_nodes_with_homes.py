@@ -25,6 +25,8 @@ from tests.workers.worker_processes import WorkerProcesses
 from workers.remote_checkpoints import written_checkpoints
 from workers.settings import WorkerSettings
 
+pytestmark = pytest.mark.local_executor
+
 KILLS = int(os.environ.get("NODE_KILLS", "3"))
 SPEC = {
     **TINY,

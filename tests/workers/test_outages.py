@@ -52,7 +52,9 @@ def test_an_outage_shorter_than_half_a_lease_stops_no_run(
     }
     with TcpProxy(database.url) as proxy:
         for _ in range(2):
-            worker_processes.start(LCL_DATABASE_URL=proxy.url, TOY_ACTIVITY=str(activity), TOY_SECONDS="0.05", **lease)
+            worker_processes.start(
+                LCL_DATABASE_URL=proxy.url, LCL_TOY_ACTIVITY=str(activity), LCL_TOY_SECONDS="0.05", **lease
+            )
         eventually(lambda: steps_of(run_id), "the first steps")
         proxy.refuse()
         time.sleep(OUTAGE_SECONDS)
@@ -80,8 +82,8 @@ def test_after_an_outage_longer_than_a_lease_the_run_goes_on_from_its_last_step_
         for _ in range(2):
             worker_processes.start(
                 LCL_DATABASE_URL=proxy.url,
-                TOY_ACTIVITY=str(activity),
-                TOY_SECONDS="0.1",
+                LCL_TOY_ACTIVITY=str(activity),
+                LCL_TOY_SECONDS="0.1",
                 LCL_LEASE_SECONDS=f"{lease:g}",
                 LCL_HEARTBEAT_SECONDS="0.5",
             )
@@ -109,8 +111,8 @@ def test_a_suspended_machine_does_not_take_its_own_run_away(
 ) -> None:
     run_id = queue(steps=120, max_attempts=1)
     worker = worker_processes.start(
-        TOY_ACTIVITY=str(activity),
-        TOY_SECONDS="0.1",
+        LCL_TOY_ACTIVITY=str(activity),
+        LCL_TOY_SECONDS="0.1",
         LCL_LEASE_SECONDS="3",
         LCL_HEARTBEAT_SECONDS="0.7",
         LCL_WATCH_SECONDS="2",  # so that the check for expired leases comes before the job's monitor
@@ -136,6 +138,7 @@ def test_a_suspended_machine_does_not_take_its_own_run_away(
     assert steps_of(run_id) == list(range(1, 121))
 
 
+@pytest.mark.local_executor
 def test_any_number_of_lost_workers_leaves_no_mark_on_a_run_that_gets_on(
     worker_processes: WorkerProcesses,
     database: Database,
@@ -147,7 +150,7 @@ def test_any_number_of_lost_workers_leaves_no_mark_on_a_run_that_gets_on(
     run_id = queue(steps=steps, checkpoint_every=5, max_attempts=2, spec={"seed": seed})
 
     def start() -> Any:
-        return worker_processes.start(TOY_MODULE="tests.chaos.toy_job", CHAOS_STEP_SECONDS="0.1")
+        return worker_processes.start(TOY_MODULE="tests.chaos.toy_job", LCL_CHAOS_STEP_SECONDS="0.1")
 
     worker = start()
     for number in range(1, KILLS + 1):

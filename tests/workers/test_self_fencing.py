@@ -46,7 +46,7 @@ def long_run(database: Database) -> Callable[[], str]:
 def start(worker_processes: WorkerProcesses, activity: Path, **environment: str) -> int:
     """Returns: the worker's pid."""
     lease = {"LCL_LEASE_SECONDS": f"{LEASE_SECONDS:g}", "LCL_HEARTBEAT_SECONDS": "0.5"}
-    return worker_processes.start(**lease, TOY_ACTIVITY=str(activity), **environment).pid
+    return worker_processes.start(**lease, LCL_TOY_ACTIVITY=str(activity), **environment).pid
 
 
 @contextmanager

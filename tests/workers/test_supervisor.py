@@ -69,7 +69,7 @@ def test_a_failure_says_why_and_is_not_tried_again(
     code: str,
     words: str,
 ) -> None:
-    monkeypatch.setenv("TOY", toy)
+    monkeypatch.setenv("LCL_TOY", toy)
     run_id = queue()
     in_process_worker.work()
     run = run_of(run_id)
@@ -144,12 +144,12 @@ def test_a_damaged_checkpoint_is_told_in_the_row(
     in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(steps=9, checkpoint_every=5)
-    monkeypatch.setenv("TOY", "killed@6")
+    monkeypatch.setenv("LCL_TOY", "killed@6")
     in_process_worker.work()
     first = run_of(run_id).interruption["message"]
     assert "ended from outside by SIGKILL" in first
     (in_process_worker.run_dir(run_id).checkpoints / "state.json").write_text("torn")
-    monkeypatch.delenv("TOY")
+    monkeypatch.delenv("LCL_TOY")
     in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.result["final"]["start"], steps_of(run_id)) == ("succeeded", 0, list(range(1, 10)))
@@ -165,8 +165,8 @@ def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TOY", "helper@999")
-    monkeypatch.setenv("TOY_SECONDS", "0.05")  # long enough for a busy machine to ask before the end
+    monkeypatch.setenv("LCL_TOY", "helper@999")
+    monkeypatch.setenv("LCL_TOY_SECONDS", "0.05")  # long enough for a busy machine to ask before the end
     run_id = queue(steps=400, checkpoint_every=1000, max_attempts=1)
     in_process_worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3)
@@ -179,7 +179,7 @@ def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
     assert done < 400
     with in_process_worker.database.session() as session:
         runs.unpause_run(session, run_id)
-    monkeypatch.setenv("TOY_SECONDS", "0")
+    monkeypatch.setenv("LCL_TOY_SECONDS", "0")
     in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.result["final"]["start"]) == ("succeeded", 1, done)
@@ -205,8 +205,8 @@ def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TOY", "helper@999")
-    monkeypatch.setenv("TOY_SECONDS", "0.05")  # long enough for a busy machine to ask before the end
+    monkeypatch.setenv("LCL_TOY", "helper@999")
+    monkeypatch.setenv("LCL_TOY_SECONDS", "0.05")  # long enough for a busy machine to ask before the end
     run_id = queue(steps=400, checkpoint_every=1000)
     in_process_worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3)
@@ -218,7 +218,7 @@ def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
     assert done < 400
     with in_process_worker.database.session() as session:
         runs.resume_run(session, run_id)
-    monkeypatch.setenv("TOY_SECONDS", "0")
+    monkeypatch.setenv("LCL_TOY_SECONDS", "0")
     in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.result["final"]["start"]) == ("succeeded", done)
@@ -228,11 +228,11 @@ def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
 def test_retry_starts_over(
     in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOY", "crash@6")
+    monkeypatch.setenv("LCL_TOY", "crash@6")
     run_id = queue(steps=8)
     in_process_worker.work()
     assert (run_of(run_id).state, steps_of(run_id)) == ("failed", [1, 2, 3, 4, 5, 6])
-    monkeypatch.delenv("TOY")
+    monkeypatch.delenv("LCL_TOY")
     with in_process_worker.database.session() as session:
         runs.retry_run(session, run_id)
     in_process_worker.work()
@@ -244,11 +244,11 @@ def test_retry_starts_over(
 def test_resume_makes_the_steps_after_the_checkpoint_again_without_doubling_them(
     in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOY", "crash@7")
+    monkeypatch.setenv("LCL_TOY", "crash@7")
     run_id = queue(steps=9)
     in_process_worker.work()
     assert steps_of(run_id) == [1, 2, 3, 4, 5, 6, 7]
-    monkeypatch.delenv("TOY")
+    monkeypatch.delenv("LCL_TOY")
     with in_process_worker.database.session() as session:
         runs.resume_run(session, run_id)
     in_process_worker.work()
@@ -267,7 +267,7 @@ def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TOY", "stubborn@2")
+    monkeypatch.setenv("LCL_TOY", "stubborn@2")
     in_process_worker.settings.cancel_grace_seconds = 0.2
     run_id = queue()
     in_process_worker.start()
@@ -281,7 +281,7 @@ def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
 def test_a_run_that_takes_too_long_fails(
     in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOY_SECONDS", "0.1")
+    monkeypatch.setenv("LCL_TOY_SECONDS", "0.1")
     run_id = queue(steps=10_000, spec={"timeout_seconds": 0.5})
     in_process_worker.work()
     run = run_of(run_id)
@@ -309,7 +309,7 @@ def test_a_leaving_worker_hands_the_run_back_without_using_an_attempt(
 def test_a_process_killed_from_outside_is_resumed_while_attempts_last(
     in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOY", "killed@6")
+    monkeypatch.setenv("LCL_TOY", "killed@6")
     run_id = queue(steps=8, max_attempts=2)
     in_process_worker.work()
     assert (run_of(run_id).state, run_of(run_id).attempt) == ("queued", 1)
@@ -346,7 +346,7 @@ def test_helpers_of_the_process_leave_with_it(
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TOY", "helper@99")
+    monkeypatch.setenv("LCL_TOY", "helper@99")
     run_id = queue()
     in_process_worker.work()
     assert run_of(run_id).state == "succeeded"
@@ -415,7 +415,7 @@ def next_claim(session: Any) -> Any:
 def test_a_fault_of_the_network_is_tried_again_later_and_not_counted(
     in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOY", "nccl@6")
+    monkeypatch.setenv("LCL_TOY", "nccl@6")
     run_id = queue(steps=8, max_attempts=1)
     in_process_worker.work()
     run = run_of(run_id)
@@ -423,7 +423,7 @@ def test_a_fault_of_the_network_is_tried_again_later_and_not_counted(
     assert "NCCL error" in run.interruption["message"]
     assert "starts in 10 s" in run.interruption["message"]
     make_due(in_process_worker.database, run_id)
-    monkeypatch.delenv("TOY")
+    monkeypatch.delenv("LCL_TOY")
     in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.result["final"]["start"]) == ("succeeded", 1, 5)
@@ -433,7 +433,7 @@ def test_a_fault_of_the_network_is_tried_again_later_and_not_counted(
 def test_a_fault_of_the_network_that_stays_fails_the_run(
     in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOY", "nccl")
+    monkeypatch.setenv("LCL_TOY", "nccl")
     run_id = queue()
     with in_process_worker.database.session() as session:
         runs.get_run(session, run_id).setbacks = {"nccl": INFRASTRUCTURE_RETRIES}
@@ -446,7 +446,7 @@ def test_a_fault_of_the_network_that_stays_fails_the_run(
 def test_a_job_that_hangs_is_ended_with_its_stacks_and_tried_again_once(
     in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOY", "hang@3")
+    monkeypatch.setenv("LCL_TOY", "hang@3")
     in_process_worker.settings.hung_seconds = 1.0
     run_id = queue(steps=8, checkpoint_every=100)
     in_process_worker.work()
@@ -465,7 +465,7 @@ def test_a_job_that_hangs_is_ended_with_its_stacks_and_tried_again_once(
 def test_a_job_that_gets_on_slowly_is_not_taken_for_hung(
     in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOY_SECONDS", "0.4")
+    monkeypatch.setenv("LCL_TOY_SECONDS", "0.4")
     in_process_worker.settings.hung_seconds = 1.0
     run_id = queue(steps=6, checkpoint_every=1)
     in_process_worker.work()
@@ -477,7 +477,7 @@ def test_a_new_checkpoint_gives_all_attempts_back(
 ) -> None:
     run_id = queue(steps=40, checkpoint_every=5, max_attempts=2)
     for step in range(6, 40, 6):
-        monkeypatch.setenv("TOY", f"killed@{step}")
+        monkeypatch.setenv("LCL_TOY", f"killed@{step}")
         in_process_worker.work()
         assert (run_of(run_id).state, run_of(run_id).setbacks[leases.COUNTED]) == ("queued", 1)
     in_process_worker.work()  # killed without a new checkpoint

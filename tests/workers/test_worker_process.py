@@ -124,6 +124,7 @@ def test_a_consumer_that_fails_ends_no_run(
     assert run_of(run_id).state == "queued"
 
 
+@pytest.mark.local_executor
 @pytest.mark.parametrize("settings", ["sqlite", "postgresql"], indirect=True)
 def test_a_worker_killed_in_the_middle_loses_nothing(
     worker_processes: WorkerProcesses,
@@ -134,7 +135,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     eventually: Eventually,
     alive: Callable[[int], bool],
 ) -> None:
-    worker_processes.start(TOY_SECONDS="0.2")
+    worker_processes.start(LCL_TOY_SECONDS="0.2")
     run_id = queue(steps=60)
     wakeup_producer.wake(run_id)
     eventually(lambda: len(steps_of(run_id)) >= 6)
@@ -178,7 +179,7 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
     eventually: Eventually,
     consuming: Callable[[int], None],
 ) -> None:
-    first = worker_processes.start(TOY_SECONDS="1")
+    first = worker_processes.start(LCL_TOY_SECONDS="1")
     run_id = queue(steps=100, max_attempts=1)
     wakeup_producer.wake(run_id)
     eventually(lambda: steps_of(run_id))

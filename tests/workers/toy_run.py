@@ -1,7 +1,8 @@
 """A small real process that keeps the contract of a run's process: metrics, checkpoints, SIGTERM, result.
 
-``spec.steps`` steps of TOY_SECONDS each (default 0.01), a checkpoint every ``spec.checkpoint_every``. TOY says how
-it misbehaves, and from which step on: ``KIND`` or ``KIND@STEP``. With TOY_ACTIVITY it logs its activity to that file.
+``spec.steps`` steps of LCL_TOY_SECONDS each (default 0.01), a checkpoint every ``spec.checkpoint_every``. LCL_TOY says
+how it misbehaves, and from which step on: ``KIND`` or ``KIND@STEP``. With LCL_TOY_ACTIVITY it logs its activity to that
+file. Every executor passes variables of this prefix on.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def write_encoder(run_dir: RunDir) -> dict[str, Any]:
 
 
 def work(run_dir: RunDir) -> dict[str, Any]:
-    log = os.environ.get("TOY_ACTIVITY")
+    log = os.environ.get("LCL_TOY_ACTIVITY")
     with record_activity(Path(log), run_dir.read_run()["run_id"]) if log else nullcontext():
         return train(run_dir)
 
@@ -88,7 +89,7 @@ def work(run_dir: RunDir) -> dict[str, Any]:
 def train(run_dir: RunDir) -> dict[str, Any]:
     run = run_dir.read_run()
     steps, every = run["spec"].get("steps", 3), run["spec"].get("checkpoint_every", 100)
-    kind, _, since = os.environ.get("TOY", "").partition("@")
+    kind, _, since = os.environ.get("LCL_TOY", "").partition("@")
     start = resume_step(run_dir)
     sys.stdout.write(f"toy starts at {start}\n")
     helper = None
@@ -97,7 +98,7 @@ def train(run_dir: RunDir) -> dict[str, Any]:
     for step in range(start + 1, steps + 1):
         if step > int(since or 0):
             misbehave(kind)
-        time.sleep(float(os.environ.get("TOY_SECONDS", "0.01")))
+        time.sleep(float(os.environ.get("LCL_TOY_SECONDS", "0.01")))
         if helper is not None and helper.poll() is not None:
             raise RuntimeError("the helper is gone")
         run_dir.append_metrics(step=step, total_steps=steps, attempt=run["attempt"], pid=os.getpid())

@@ -7,7 +7,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -36,7 +36,7 @@ _EXTENSIONS = {
 }  # fmt: skip
 _JPEG_QUALITY = 92
 _LOOKAHEAD = 16  # records whose images are decoded while earlier ones are written
-THREADS = 4  # of one process that decodes
+THREADS = 4
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -170,19 +170,19 @@ class _CallingThread(Executor):
 
 def _submit_images(record: Record, pool: Executor, max_side: int | None) -> _PendingImages:
     """A future for each image that the record's body names."""
-    loaders = {image.name: image.load for image in record.images}
+    images = {image.name: image for image in record.images}
     futures: _PendingImages = {}
     for name in body_image_names(record.body):
         try:
-            if name not in loaders:
+            if name not in images:
                 message = "the record names an image that it does not have"
                 raise UserError(message, code="file_missing", file=name)
-            data = loaders[name]()
+            data = images[name].load()
         except UserError as error:
             futures[name] = Future()
             futures[name].set_result(error)
         else:
-            futures[name] = pool.submit(_pack_or_error, RecordImage(name, partial(bytes, data)), max_side)
+            futures[name] = pool.submit(_pack_or_error, replace(images[name], load=partial(bytes, data)), max_side)
     return futures
 
 
@@ -202,10 +202,10 @@ def pack_image(image: RecordImage, max_side: int | None) -> PackedImage:
     if len(data) > MAX_IMAGE_BYTES:
         message = f"the file is larger than {MAX_IMAGE_BYTES:,} bytes"
         raise UserError(message, code="file_too_large", file=image.name)
-    decoded = decode_image(data, image.name)
+    decoded = None if image.decodes and max_side is None else decode_image(data, image.name)
     with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
         kind = opened.format or ""
-    if max_side is None or max(decoded.size) <= max_side:
+    if decoded is None or max_side is None or max(decoded.size) <= max_side:
         return data, _EXTENSIONS[kind]
     decoded.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     packed = io.BytesIO()

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lcl_core.collections import match_job
 from lcl_core.collections.match_job import PairEncoder, match_records, max_similarity_assignment, run_match_job
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import RunDir
+from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data import open_corpus
 from lcl_core.data.records import (
     BadItem,
@@ -91,7 +92,7 @@ def embed_texts(texts: Sequence[str]) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-ENCODER = PairEncoder(embed_images, embed_texts)
+ENCODER = PairEncoder(lambda image: image, embed_images, embed_texts)
 
 
 def laid(kit: Any, *parts: str, broken: tuple[str, ...] = ()) -> Record:
@@ -186,6 +187,39 @@ def test_what_cannot_be_matched_is_listed_and_the_rest_goes_on(kit: Any) -> None
         "file_missing",
     ]
     assert pairs_of(got[-1]) == {"red": 0}
+
+
+@pytest.mark.parametrize("limit", ["records", "bytes"])
+def test_documents_are_embedded_together_and_none_is_mixed_up(
+    kit: Any, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """Groups begin at the same records whatever part they are in, so that vectors have the same bits."""
+    monkeypatch.setattr(match_job, "GROUP_RECORDS", 4)
+    if limit == "bytes":
+        monkeypatch.setattr(match_job, "GROUP_BYTES", 1)
+    embedded: list[list[str]] = []
+
+    def texts(items: Sequence[str]) -> np.ndarray:
+        embedded.append(list(items))
+        return embed_texts(items)
+
+    names = list(COLOURS)
+    given = [laid(kit, names[number % 3], "nothing", f"{names[number % 3]} {number}") for number in range(9)]
+    got = list(match_records([*given[:4], BadItem("f", 1, "bad"), *given[4:]], replace(ENCODER, texts=texts)))
+    assert [isinstance(item, BadItem) for item in got] == [number == 4 for number in range(10)]
+    kept = [item for item in got if isinstance(item, Record)]
+    assert [pairs_of(record) for record in kept] == [{names[number % 3]: 1} for number in range(9)]
+    if limit == "bytes":
+        assert len(embedded) == 9
+    else:
+        assert [len(batch) for batch in embedded] == [5, 4, 3], "a sentence that is repeated is embedded once"
+
+
+def test_a_stopped_run_embeds_no_further_batch(tmp_path: Path, encoder: Path) -> None:
+    run_dir = ask(tmp_path, tiny=str(encoder))
+    run_dir._stop.set()
+    with pytest.raises(JobCancelled):
+        run_match_job(run_dir)
 
 
 def test_without_scipy_the_way_out_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

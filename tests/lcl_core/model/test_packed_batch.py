@@ -7,7 +7,7 @@ import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.model.packed_batch import row_lengths
+from lcl_core.model.packed_batch import PackedTokens, as_context_row, row_lengths
 from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.attention import CausalLayout
 from lcl_core.specs.pretrain import ObjectiveSpec
@@ -45,6 +45,20 @@ def test_token_zero_is_a_label_unless_official(small_config: LCLConfig) -> None:
     assert PackedBatch.from_padded(rows, nothing, small_config).labels.tolist() == [0, 6]
     small_config.numerics = "official"
     assert PackedBatch.from_padded(rows, nothing, small_config).labels.tolist() == [6]
+
+
+def test_padded_texts_are_packed_as_single_contexts_are(small_config: LCLConfig) -> None:
+    """Rows that end before the padding, at the last position, and that were cut before their end."""
+    end = small_config.eot_token_id
+    rows = torch.tensor([[3, 5, end, 0, 0], [3, 5, 6, 7, end], [3, 5, 6, 7, 8], [3, end, end, 0, 0], [3, 0, end, 9, 0]])
+    single = PackedTokens.pack([as_context_row(row, small_config) for row in rows], small_config)
+    packed = PackedTokens.pack_contexts(rows, small_config)
+    for name in ("ids", "positions", "document"):
+        assert torch.equal(getattr(packed, name), getattr(single, name)), name
+    assert packed.ids[packed.document.bincount().cumsum(0) - 1].tolist() == [small_config.soi_token_id] * 5
+    for nothing in (torch.empty(0, 0, dtype=torch.long), torch.empty(2, 0, dtype=torch.long)):
+        with pytest.raises(UserError, match="no document may be empty"):
+            PackedTokens.pack_contexts(nothing, small_config)
 
 
 def test_placeholders_are_counted_per_document(small_config: LCLConfig, image_tokens: list[int]) -> None:

@@ -23,14 +23,15 @@ _STARTS = 3  # Ray gives up after 30 s, which a node may need on a busy machine
 
 
 class RayCluster:
-    """Nodes of one processor each.
+    """Nodes of a few processors each.
 
     Args:
         environment: of the raylets, and of the processes below them.
+        cpus: of each node.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+    def __init__(self, environment: Mapping[str, str], cpus: int = 1) -> None:
+        self._environment, self._cpus = environment, cpus
         head: dict[str, Any] = {"num_cpus": 0, "object_store_memory": _STORE_BYTES, "_system_config": _SYSTEM}
         self._cluster = Cluster()
         self._start(**head)
@@ -44,7 +45,7 @@ class RayCluster:
     def grow(self, count: int) -> None:
         """Add nodes until there are so many."""
         while len(self._cluster.worker_nodes) < count:
-            self._start(num_cpus=1, object_store_memory=_STORE_BYTES)
+            self._start(num_cpus=self._cpus, object_store_memory=_STORE_BYTES)
 
     def kill_raylet(self, node_id: str) -> None:
         """SIGKILL, as when the machine is switched off."""

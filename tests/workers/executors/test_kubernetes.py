@@ -46,7 +46,7 @@ KillWorker = Callable[[dict[str, str]], tuple[str, int]]
 def cluster(tmp_path: Path) -> Iterator[ProcessCluster]:
     path = f"{HERE}:{HERE.parents[1]}:{tmp_path}"
     cluster = ProcessCluster(
-        {"PATH": os.environ["PATH"], "PYTHONPATH": path, "TOY_SECONDS": "0.05", "GOMP_SPINCOUNT": "100"}, tmp_path
+        {"PATH": os.environ["PATH"], "PYTHONPATH": path, "LCL_TOY_SECONDS": "0.05", "GOMP_SPINCOUNT": "100"}, tmp_path
     )
     yield cluster
     cluster.close()
@@ -137,7 +137,7 @@ def test_a_cancelled_run_saves_its_state_first(
 
 
 def test_a_crash_is_the_runs_own(worker: InProcessWorker, cluster: ProcessCluster, queue: Queue, run_of: RunOf) -> None:
-    cluster._environment["TOY"] = "crash@2"
+    cluster._environment["LCL_TOY"] = "crash@2"
     run_id = queue(steps=5)
     worker.work()
     run = run_of(run_id)
@@ -411,7 +411,7 @@ def test_without_a_worker_a_job_saves_its_state_and_ends(
 def test_a_hung_job_leaves_its_stacks(
     executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path, eventually: Eventually
 ) -> None:
-    cluster._environment["TOY"] = "hang@2"
+    cluster._environment["LCL_TOY"] = "hang@2"
     run_dir = prepared(tmp_path / "run")
     with executor.start(JobRequest("toy_run", run_dir, "title", name="hung"), lambda handle: None) as job:
         eventually(lambda: run_dir.metrics_file.exists() and run_dir.metrics_file.read_text().count("\n") == 2, "steps")

@@ -43,7 +43,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(quick: Path) -> Iterator[RayCluster]:
     path = f"{quick}:{HERE}:{HERE.parents[1]}"
-    toys = {"PYTHONPATH": path, "TOY_SECONDS": "0.05", "RAY_USAGE_STATS_ENABLED": "0"}
+    toys = {"PYTHONPATH": path, "LCL_TOY_SECONDS": "0.05", "RAY_USAGE_STATS_ENABLED": "0"}
     cluster = RayCluster({**toys, "OMP_NUM_THREADS": "1"})
     cluster.grow(NODES)
     yield cluster

@@ -46,7 +46,7 @@ def executor(
 ) -> Iterator[SlurmExecutor]:
     """With three free nodes, which are free again after the test."""
     monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
-    monkeypatch.setenv("TOY_SECONDS", "0.05")
+    monkeypatch.setenv("LCL_TOY_SECONDS", "0.05")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     executor = SlurmExecutor(settings)
     executor._query_seconds = 0.3
@@ -128,7 +128,7 @@ def test_slurm_chooses_the_gpus_of_a_run(
 def test_a_failure_is_that_of_the_process(
     worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOY", "crash")
+    monkeypatch.setenv("LCL_TOY", "crash")
     run_id = queue()
     worker.work()
     run = run_of(run_id)
@@ -294,7 +294,7 @@ def test_a_worker_that_is_killed_loses_no_attempt(
     executor: SlurmExecutor,
     kill_worker_of_run: KillWorker,
 ) -> None:
-    chosen = {"LCL_EXECUTOR": "slurm", "SLURM_CONF": str(cluster.configuration), "TOY_SECONDS": "0.05"}
+    chosen = {"LCL_EXECUTOR": "slurm", "SLURM_CONF": str(cluster.configuration), "LCL_TOY_SECONDS": "0.05"}
     chosen |= {"LCL_LEASE_SECONDS": "16", "LCL_HEARTBEAT_SECONDS": "1"}  # which a busy machine keeps
     kill_worker_of_run(chosen)
 
