@@ -1,8 +1,8 @@
 """``LCL_EXECUTOR=ray pytest -n 0 tests/workers/test_*.py tests/chaos``: the local executor's suites on a Ray cluster.
 
-The cluster has four raylets and lives as long as the tests. Tests marked ``local_executor`` are left out. They are about
-what Ray does itself (leases of devices, gangs of workers), or about processes that end with their worker: on Ray they go
-on, and another worker attaches to them (``tests/workers/executors/test_ray.py``).
+The cluster has four raylets and lives as long as the tests. Tests marked ``local_executor`` are left out. They are
+about what Ray does itself (leases of devices, gangs of workers), or about processes that end with their worker: on Ray
+they go on, and another worker attaches to them (``tests/workers/executors/test_ray.py``).
 """
 
 from __future__ import annotations
