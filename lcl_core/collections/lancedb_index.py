@@ -44,7 +44,7 @@ RABITQ_WIDTH = 128  # of vectors from which one bit a number ranks as well as on
 RABITQ_MULTIPLE = 8  # of which LanceDB needs the width to be
 PROBED_SHARE = 0.02  # of the partitions, those that a search visits
 MIN_PROBED = 20
-REFINE_FACTOR = 4  # so many candidates for each answer are ranked again
+REFINE_FACTOR = 10  # so many candidates for each answer are ranked again
 # of a process, whatever the number of its tables: LanceDB would keep up to 6 GiB of partitions and 1 GiB of metadata.
 # A partition that is not kept is read again, as a rule from the system's page cache.
 INDEX_CACHE_BYTES, METADATA_CACHE_BYTES = 128 << 20, 64 << 20
