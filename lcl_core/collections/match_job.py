@@ -35,9 +35,9 @@ from lcl_core.specs.corpus_jobs import MatchSpec
 from lcl_core.specs.parsing import parse_spec
 
 MAX_SENTENCES = 4096  # of a document that is assigned as a whole; the matrix has images x sentences cells
-# Records that are embedded together, unless their files exceed these bytes. Parts begin at multiples of it, since the
-# last bits of a vector depend on the batch that it is in.
-GROUP_RECORDS, GROUP_BYTES = 256, 64 << 20
+# Records that are embedded together, unless their images exceed these bytes; three groups are in memory. Parts begin at
+# multiples of it, since the last bits of a vector depend on the batch that it is in.
+GROUP_RECORDS, GROUP_BYTES = 256, 128 << 20
 BATCH_IMAGES, BATCH_TEXTS = 64, 512  # of a batch on a processor
 
 
@@ -46,10 +46,12 @@ class PairEncoder:
     """[n] images or texts -> [n, d] float32, each row of length 1.
 
     Attributes:
-        prepare: makes of an image what ``images`` takes, which is small; called in several threads.
+        prepare: makes of an image what ``images`` takes; called in several threads.
+        prepared_bytes: of what it makes.
     """
 
     prepare: Callable[[Image.Image], Any]
+    prepared_bytes: int
     images: Callable[[Sequence[Any]], np.ndarray]
     texts: Callable[[Sequence[str]], np.ndarray]
 
@@ -121,7 +123,8 @@ def _read_groups(
     size = 0
     for number, record in enumerate(records, start=1):
         group.append(item := _read_document(record, encoder, pool))
-        size += sum(len(data) for _, data, _ in item.pending) if isinstance(item, _Document) else 0
+        if isinstance(item, _Document):
+            size += sum(len(data) + encoder.prepared_bytes for _, data, _ in item.pending)
         if number % GROUP_RECORDS == 0 or size >= GROUP_BYTES:
             yield group
             group, size = [], 0
@@ -240,14 +243,16 @@ def _open_pair_encoder(engine: EncoderEngine, check: Callable[[], None]) -> Iter
     def prepare(image: Image.Image) -> Any:
         return engine.preprocess([image])[0]
 
+    prepared_bytes = prepare(Image.new("RGB", (1, 1))).nbytes
     if engine.device.type != "cpu":
-        yield PairEncoder(prepare, engine.embed_prepared, engine.embed_texts)
+        yield PairEncoder(prepare, prepared_bytes, engine.embed_prepared, engine.embed_texts)
         return
     before = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             images = partial(_embed, engine.embed_prepared, pool, BATCH_IMAGES, check)
-            yield PairEncoder(prepare, images, partial(_embed, engine.embed_texts, pool, BATCH_TEXTS, check))
+            texts = partial(_embed, engine.embed_texts, pool, BATCH_TEXTS, check)
+            yield PairEncoder(prepare, prepared_bytes, images, texts)
     finally:
         torch.set_num_threads(before)
 

@@ -230,6 +230,7 @@ def test_two_workers_run_a_halving_to_its_end(
     assert len(runs) == 7, "three pre-trainings, three validations and one evaluation"
 
 
+@pytest.mark.local_executor
 def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
     worker_processes: WorkerProcesses,
     database: Database,

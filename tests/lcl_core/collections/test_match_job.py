@@ -92,7 +92,7 @@ def embed_texts(texts: Sequence[str]) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-ENCODER = PairEncoder(lambda image: image, embed_images, embed_texts)
+ENCODER = PairEncoder(lambda image: image, 0, embed_images, embed_texts)
 
 
 def laid(kit: Any, *parts: str, broken: tuple[str, ...] = ()) -> Record:
