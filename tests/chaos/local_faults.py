@@ -27,6 +27,7 @@ from tests.chaos.toy_job import ACTIVITY_LOG
 NAMES = re.compile(r" to |[/'<.]")  # with which what is particular begins in other people's lines
 LOCK_SECONDS = 1.0  # for the lock of a process that was killed
 OWN = re.compile(r"-m tests\.chaos\.toy_job \S+$")
+BUSY = "SELECT worker.pid FROM run JOIN worker ON worker.id = run.lease_owner WHERE run.lease_token IS NOT NULL"
 CUT = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE pid <> pg_backend_pid() AND datname = current_database()"""
 
@@ -85,12 +86,19 @@ class LocalTarget:
 
     def _freeze(self, fault: Fault) -> bool:
         """A worker that is at work on a run, which somebody else takes over meanwhile."""
-        busy = set(self._trainers().values())
+        busy = self._busy_workers()
         names = [name for name in self._estate.worker_names() if self._estate.parts[name].part.pid in busy]
         found = self._estate.draw(names, fault.draw)
         if found is not None:
             found.freeze(fault.away * LEASE_SECONDS)
         return found is not None
+
+    def _busy_workers(self) -> set[int]:
+        """Process ids. Whatever executor has the processes of their runs."""
+        try:
+            return {row["pid"] for row in self.rows(BUSY)}
+        except OperationalError:
+            return set()  # the server is down, or starting
 
     def _suspend(self, fault: Fault) -> bool:
         """A worker with all its jobs, as the machine that they are on."""
