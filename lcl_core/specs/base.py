@@ -9,7 +9,7 @@ import re
 import unicodedata
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -38,6 +38,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$"
 Tag = Annotated[str, Field(pattern=TAG_PATTERN)]
+Precision = Literal["auto", "fp32", "bf16"]  # of matrix products; auto: bf16 where the hardware has it
 RUN_ID_PATTERN = r"^run_[0-9a-z]+$"
 # No control characters: the database refuses NUL, names have one line, and bidirectional marks make one name look like
 # another.

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lcl_core.common.paths import is_url
-from lcl_core.specs.base import EncoderReference, Name, Spec, Tag
+from lcl_core.specs.base import EncoderReference, Name, Precision, Spec, Tag
 
 LabelType = Literal["text", "number", "date", "set"]
-Precision = Literal["auto", "fp32", "bf16"]
 RESERVED_LABELS = ("split", "source")  # fields of an image that a filter asks for as it asks for labels
 REMOTE_FORMATS = ("mmc4", "obelics", "webdataset", "table")  # whose files can be read at a URL, one by one
 

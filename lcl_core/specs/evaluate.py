@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lcl_core.specs.base import EncoderReference, Fraction, Name, Spec, apply_preset
+from lcl_core.specs.base import EncoderReference, Fraction, Name, Precision, Spec, apply_preset
 from lcl_core.specs.data import AugmentationSpec
 
 Searched = Literal["epochs", "lr", "encoder_lr", "layer_decay", "weight_decay", "label_smoothing", "batch_size"]
@@ -42,7 +42,7 @@ class TuningSpec(Spec):
     augmentation: AugmentationSpec = Field(
         AugmentationSpec(), description="full transfer: augmentation of training images"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
+    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
     search: dict[Searched, tuple[float, ...]] = Field(
         {}, description="values to try of some fields; the best on images held out of training are used"
     )

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import is_url
-from lcl_core.specs.base import RUN_ID_PATTERN, EncoderReference, Fraction, Name, Spec, apply_preset
+from lcl_core.specs.base import RUN_ID_PATTERN, EncoderReference, Fraction, Name, Precision, Spec, apply_preset
 from lcl_core.specs.data import VIEW_ITEMS, DataSpec, ItemKind, View
 from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, VISION_TOWERS, TowerSizes, tower_kind
 
@@ -424,7 +424,7 @@ class PretrainSpec(Spec):
         "fixed", description="official: the authors' behaviour, including faults"
     )
     patch_drop: float = Field(0.0, ge=0, le=0.9, description="share of an image's patches left out in training")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
+    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     checkpoint_minutes: float | None = Field(

@@ -36,7 +36,7 @@ _EXTENSIONS = {
 }  # fmt: skip
 _JPEG_QUALITY = 92
 _LOOKAHEAD = 16  # records whose images are decoded while earlier ones are written
-THREADS = 4
+THREADS = 4  # of one process that decodes
 
 P = ParamSpec("P")
 T = TypeVar("T")
