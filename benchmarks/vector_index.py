@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.collection import peak_gib, vectors
-from lcl_core.collections.vector_index import ExternalIndex, nearest
+from lcl_core.collections.vector_index import ExternalIndex, map_single_rows, nearest
 from lcl_core.common.errors import UserError
 from lcl_core.vector_indexes import INDEXES, IndexLocation, VectorBatch, VectorIndex
 
@@ -82,7 +82,7 @@ def search(folder: str, options: str, rows: str) -> None:
     total, before = int(rows), peak_gib()
     known = _mapped(Path(folder), asked_for)[:total]
     index = _index(Path(folder), asked_for)
-    product = ExternalIndex(index, "images", known)
+    product = ExternalIndex(index, "images", known, map_single_rows(Path(folder) / _VECTORS, known))
     queries = np.concatenate(list(vectors(asked_for.queries, asked_for.width, asked_for.intrinsic, asked_for.seed, 1)))
     product.nearest(queries[0], asked_for.k)
     ask = partial(product.nearest, k=asked_for.k)

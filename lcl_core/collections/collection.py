@@ -21,7 +21,7 @@ from lcl_core.collections.full_text import FullTextIndex, LazyFullTextIndex, fus
 from lcl_core.collections.labels import LabelChange, LabelIndex, LabelTypes, Where, check_value, parse_where
 from lcl_core.collections.query import unit_vector
 from lcl_core.collections.records import caption_texts
-from lcl_core.collections.vector_index import ExternalIndex, HnswIndex, LabelSelection, nearest
+from lcl_core.collections.vector_index import ExternalIndex, HnswIndex, LabelSelection, map_single_rows, nearest
 from lcl_core.common.errors import UserError
 from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import SearchFn
@@ -92,7 +92,7 @@ class Collection:
         self._searched: dict[Target, HnswIndex | ExternalIndex] = {}
         self._open_graphs()
         if ask is not None:
-            self._searched = {name: ExternalIndex(ask, name, self._sides[name].vectors) for name in file_format.TARGETS}
+            self._searched = {name: self._external_index(ask, name) for name in file_format.TARGETS}
         self._image_blobs = BlobFile(directory / file_format.IMAGES, self._array(file_format.IMAGE_OFFSETS))
         self._starts = self._array(file_format.TEXT_ITEM_STARTS)
         self._carriers = self._array(file_format.TEXT_ITEM_ROWS)
@@ -468,6 +468,11 @@ class Collection:
         if rows == 0:  # an empty file cannot be mapped
             return np.empty((0, self.dim), dtype)
         return np.memmap(self.directory / name, dtype, mode="r", shape=(rows, self.dim))
+
+    def _external_index(self, ask: SearchFn, target: Target) -> ExternalIndex:
+        vectors = self._sides[target].vectors
+        path = self.directory / file_format.SIDES[target][3]
+        return ExternalIndex(ask, target, vectors, map_single_rows(path, vectors))
 
     def _array(self, name: str) -> np.ndarray:
         return np.load(self.directory / name, allow_pickle=False)

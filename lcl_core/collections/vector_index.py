@@ -7,6 +7,7 @@ search reads no other file. Imports no torch.
 from __future__ import annotations
 
 import logging
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,24 @@ def _largest(scores: np.ndarray, k: int) -> np.ndarray:
     return np.sort(np.concatenate((above, level)))
 
 
+def map_single_rows(path: Path, vectors: np.ndarray) -> np.ndarray:
+    """The rows of ``vectors`` [n, E], which are those of a file, mapped once more for who reads few of them.
+
+    For a row that is not in memory the system reads as much around it as its read-ahead, which is megabytes on some
+    machines. From this mapping it reads the row alone.
+    """
+    if not vectors.size:
+        return vectors
+    with path.open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    mapping.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapping, vectors.dtype, vectors.size).reshape(vectors.shape)
+
+
 SHORT_LIST = 500  # of so few rows a list costs an index less than a filter by labels
+
+
+SPARSE = 64  # of more rows than one in so many the whole file is read sooner than each for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +98,19 @@ class ExternalIndex:
 
     Rows found are ranked again by the collection's own vectors, so that scores are exact. All vectors are compared
     where too few are found, and, with one warning, where the index cannot be used.
+
+    Args:
+        vectors: [n, E], for passes over all of them.
+        single_rows: the same, for reading some of them; none: ``vectors``.
     """
 
-    def __init__(self, search: SearchFn, target: Target, vectors: np.ndarray) -> None:
+    def __init__(
+        self, search: SearchFn, target: Target, vectors: np.ndarray, single_rows: np.ndarray | None = None
+    ) -> None:
         self._search = search
         self._target = target
         self._vectors = vectors
+        self._single_rows = vectors if single_rows is None else single_rows
         self._warned = False
 
     def nearest(
@@ -100,8 +125,9 @@ class ExternalIndex:
         count = min(k, len(self._vectors) if rows is None else len(rows))
         found = self._proposed(query, count, rows, labels) if count else np.empty(0, np.int64)
         if len(found) < count:
-            return nearest(self._vectors, query, k, rows)
-        return nearest(self._vectors, query, k, found)
+            sparse = rows is not None and SPARSE * len(rows) <= len(self._vectors)
+            return nearest(self._single_rows if sparse else self._vectors, query, k, rows)
+        return nearest(self._single_rows, query, k, found)
 
     def _proposed(
         self, query: np.ndarray, count: int, rows: np.ndarray | None, labels: LabelSelection | None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from lcl_core.collections import vector_index as module
 from lcl_core.collections.vector_index import nearest
+from lcl_core.vector_indexes import Target
 
 
 def plain(vectors: np.ndarray, query: np.ndarray, k: int) -> list[int]:
@@ -45,3 +50,55 @@ def test_only_the_given_rows_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> N
 def test_nothing_to_look_at_gives_nothing() -> None:
     rows, scores = nearest(np.ones((4, 2), np.float32), np.ones(2, np.float32), 3, np.empty(0, np.int64))
     assert len(rows) == len(scores) == 0
+
+
+class ProposedRows:
+    """A search function with a fixed answer."""
+
+    def __init__(self, *rows: int) -> None:
+        self._rows = rows
+
+    def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
+        return self._rows
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "vectors.bin"
+    np.random.default_rng(0).normal(size=(400, 8)).astype(np.float16).tofile(path)
+    return path
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says how a file is mapped")
+def test_single_rows_are_read_without_what_lies_around_them(file: Path) -> None:
+    vectors = np.memmap(file, np.float16, "r").reshape(-1, 8)
+    rows = module.map_single_rows(file, vectors)
+    assert np.array_equal(rows, vectors)
+    mappings = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+    flags = [mapping.rpartition("VmFlags:")[2].split() for mapping in mappings if str(file) in mapping]
+    assert sorted("rr" in each for each in flags) == [False, True], "the other mapping is for passes over all rows"
+
+
+def test_no_rows_are_not_mapped(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert module.map_single_rows(tmp_path / "empty", np.empty((0, 8), np.float16)).shape == (0, 8)
+
+
+@pytest.mark.parametrize(("rows", "single"), [(None, False), ([3, 300, 399], True), (range(0, 400, 2), False)])
+def test_few_rows_that_an_index_misses_are_read_singly(file: Path, rows: Sequence[int] | None, single: bool) -> None:
+    vectors, query = np.memmap(file, np.float16, "r").reshape(-1, 8), np.ones(8, np.float32)
+    without = np.zeros_like(vectors)  # whose scores show from which array rows were read
+    chosen = None if rows is None else np.array(rows)
+    expected = nearest(vectors, query, 3, chosen)
+    for single_rows, others in ((without, vectors), (vectors, without)):
+        index = module.ExternalIndex(ProposedRows(), "images", others, single_rows)
+        found = index.nearest(query, 3, chosen)
+        assert np.array_equal(found[1], expected[1]) == (single == (single_rows is vectors))
+
+
+def test_proposed_rows_are_ranked_by_single_rows(file: Path) -> None:
+    vectors = np.memmap(file, np.float16, "r").reshape(-1, 8)
+    index = module.ExternalIndex(ProposedRows(7, 390), "images", np.zeros_like(vectors), vectors)
+    rows, scores = index.nearest(np.ones(8, np.float32), 2)
+    assert sorted(rows.tolist()) == [7, 390]
+    assert np.allclose(scores, np.sort(vectors[[7, 390]].astype(np.float32).sum(1))[::-1])
