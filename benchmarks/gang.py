@@ -31,11 +31,15 @@ from workers.supervisor import Supervisor
 STORE_BYTES = 80 << 20  # of a raylet
 SPEC: dict[str, Any] = {"preset": "sample", "steps": 2, "log_every": 1, "checkpoint_every": 2}
 _POLL_SECONDS = 0.01
+_FREE_SECONDS = 30.0  # in which a cluster reports the place of a run that has ended
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--spec", type=json.loads, default=SPEC, help="of the runs, as JSON; default: the preset sample"
+    )
 
 
 def main(options: argparse.Namespace) -> None:
@@ -44,9 +48,9 @@ def main(options: argparse.Namespace) -> None:
     with TemporaryDirectory(prefix="lcl-bench-") as folder, ray_cluster(options.nodes) as address:
         home = Path(folder)
         figures = {
-            "one_process_local": _measure(home / "local", options.rounds, 1, executor="local"),
+            "one_process_local": _measure(home / "local", options.spec, options.rounds, 1, executor="local"),
             f"{options.nodes}_nodes_ray": _measure(
-                home / "ray", options.rounds, options.nodes, executor="ray", ray_address=address
+                home / "ray", options.spec, options.rounds, options.nodes, executor="ray", ray_address=address
             ),
         }
     print(json.dumps(figures, indent=1))
@@ -68,7 +72,7 @@ def ray_cluster(nodes: int) -> Iterator[str]:
         cluster.shutdown()
 
 
-def _measure(home: Path, rounds: int, nodes: int, **chosen: Any) -> dict[str, list[float]]:
+def _measure(home: Path, spec: dict[str, Any], rounds: int, nodes: int, **chosen: Any) -> dict[str, list[float]]:
     """Seconds of each round until processes run on all nodes, and until the first step is logged."""
     home.mkdir()
     settings = WorkerSettings(home=home, database_url=f"sqlite:///{home / 'lcl.db'}", **chosen)
@@ -80,7 +84,7 @@ def _measure(home: Path, rounds: int, nodes: int, **chosen: Any) -> dict[str, li
     seconds: dict[str, list[float]] = {"processes": [], "first_step": []}
     with executor.serving([]):
         for _ in range(rounds):
-            started, stepped = _run(database, settings, executor, {**SPEC, "engine": {"nodes": nodes}})
+            started, stepped = _run(database, settings, executor, {**spec, "engine": {"nodes": nodes}})
             seconds["processes"].append(round(started, 2))
             seconds["first_step"].append(round(stepped, 2))
     database.dispose()
@@ -98,7 +102,7 @@ def _run(database: Database, settings: WorkerSettings, executor: Executor, spec:
     begun = time.perf_counter()
     thread.start()
     metrics = RunDir(settings.runs_dir / run_id).metrics_file
-    while thread.is_alive() and not (metrics.exists() and metrics.stat().st_size):
+    while thread.is_alive() and not _has_step(metrics):
         time.sleep(_POLL_SECONDS)
     stepped = time.perf_counter()
     thread.join()
@@ -109,17 +113,27 @@ def _run(database: Database, settings: WorkerSettings, executor: Executor, spec:
     return timed.started - begun, stepped - begun
 
 
+def _has_step(metrics: Path) -> bool:
+    """Whether a step is among the metric lines, whose first ones tell of phases before it."""
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    return any('"images_per_s"' in line and '"phase"' not in line for line in lines)
+
+
 def _claim(database: Database, settings: WorkerSettings, executor: Executor) -> Claim:
-    """The queued run, which fits: nothing else runs."""
-    capacity = executor.capacity() if executor.places_nodes else None
-    claim: object
-    with database.session() as session:
-        if capacity is None:
-            claim = queue.claim_next(session, "benchmark", settings.lease_seconds)
-        else:
-            claim = queue.claim_for_engine(session, "benchmark", settings.lease_seconds, ("cpu",), capacity)
-    assert isinstance(claim, Claim), "all nodes are free"
-    return claim
+    """The queued run, as soon as the cluster reports that it fits. Raises: RuntimeError."""
+    deadline = time.monotonic() + _FREE_SECONDS
+    while time.monotonic() < deadline:
+        capacity = executor.capacity() if executor.places_nodes else None
+        claim: object
+        with database.session() as session:
+            if capacity is None:
+                claim = queue.claim_next(session, "benchmark", settings.lease_seconds)
+            else:
+                claim = queue.claim_for_engine(session, "benchmark", settings.lease_seconds, ("cpu",), capacity)
+        if isinstance(claim, Claim):
+            return claim
+        time.sleep(_POLL_SECONDS)
+    raise RuntimeError(f"the cluster has had no place for the run for {_FREE_SECONDS:g} s")
 
 
 class _TimedStart:

@@ -60,6 +60,20 @@ def paired_test(left: Sequence[float], right: Sequence[float]) -> PairedTest:
     return PairedTest(len(differences), difference, interval, t, two_sided_p(t, len(differences) - 1))
 
 
+def equivalence_p(left: Sequence[float], right: Sequence[float], margin: float) -> float | None:
+    """p of a mean difference of ``margin`` or more, in either direction (Schuirmann 1987: two one-sided tests).
+
+    A small p says that the two are equivalent within the margin. None where ``paired_test`` has no t.
+
+    Raises: ValueError without any pair.
+    """
+    differences = [after - before for before, after in zip(left, right, strict=True)]
+    if paired_test(left, right).t is None:
+        return None
+    error = stdev(differences) / math.sqrt(len(differences))
+    return one_sided_p((margin - abs(fmean(differences))) / error, len(differences) - 1)
+
+
 def holm_adjust(values: Sequence[float | None]) -> list[float | None]:
     """p-values adjusted by Holm's step-down method; None stays None."""
     ranked = sorted((p, index) for index, p in enumerate(values) if p is not None)
@@ -83,6 +97,13 @@ def two_sided_p(t: float, freedom: int) -> float:
     from scipy.special import stdtr
 
     return float(2 * stdtr(freedom, -abs(t)))
+
+
+def one_sided_p(t: float, freedom: int) -> float:
+    """Probability of Student's t or more."""
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -t))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,14 @@ import random
 import pytest
 from scipy import stats
 
-from lcl_core.studies.statistics import holm_adjust, mean, paired_test, sample_deviation, t_interval
+from lcl_core.studies.statistics import (
+    equivalence_p,
+    holm_adjust,
+    mean,
+    paired_test,
+    sample_deviation,
+    t_interval,
+)
 
 
 def test_mean_and_deviation() -> None:
@@ -50,6 +57,23 @@ def test_a_paired_test_agrees_with_scipys() -> None:
     theirs = stats.ttest_rel(right, left)
     ours = paired_test(left, right)
     assert (ours.t, ours.p) == (pytest.approx(theirs.statistic), pytest.approx(theirs.pvalue))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, -0.3, 0.8])
+def test_equivalence_agrees_with_scipys_one_sided_tests(shift: float) -> None:
+    rng, margin = random.Random(2), 0.5
+    left = [rng.random() for _ in range(6)]
+    right = [value + shift + rng.gauss(0, 0.1) for value in left]
+    differences = [after - before for before, after in zip(left, right, strict=True)]
+    above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
+    assert equivalence_p(left, right, margin) == pytest.approx(max(above, below))
+    assert (max(above, below) < 0.05) == (abs(shift) < margin)
+
+
+def test_one_pair_or_equal_differences_show_no_equivalence() -> None:
+    assert equivalence_p([1.0], [1.0], 0.5) is None
+    assert equivalence_p([1.0, 2.0], [1.1, 2.1], 0.5) is None
 
 
 def test_pairing_sees_what_a_common_seed_hides() -> None:
