@@ -138,9 +138,8 @@ class LocalStack:
         return url_with_token(self.page_url, self._page_token)
 
     def client(self, timeout: float = 120.0, attempts: int = 4) -> Client:
-        """Client with the key of the settings, else the one that the api made at its first start."""
-        configured = ApiSettings(home=self.home).admin_key.get_secret_value()
-        key = configured or self.key_file.read_text(encoding="ascii").strip()
+        """Client with the admin's key."""
+        key = ApiSettings(home=self.home).read_admin_key()
         return Client(self.api_url, key, timeout=timeout, attempts=attempts)
 
     def pids(self) -> dict[str, int | None]:
@@ -183,12 +182,13 @@ class LocalStack:
         grace = settings.cancel_grace_seconds + 10
         worker = shared | self._start_ray()
         self.stack.start(Service("worker", ("python", "-m", "workers"), worker, grace=grace))
-        self._wait(f"{self.api_url}/healthz", "the api")
+        settings.read_admin_key()  # made now, since the page reads it when it starts, which may be before the api has
         page = {**UI_ENV, "LCL_HOME": str(self.home), "LCL_API_URL": self.api_url}
         self._page_token = ui_token(self.home)
         page |= {"LCL_UI_HOST": LOOPBACK, "LCL_UI_PORT": str(_port(page_socket)), "LCL_UI_TOKEN": self._page_token}
         sockets = {"LCL_UI_SOCKET": page_socket}
         self.stack.start(Service("ui", ("python", "-m", "ui"), page, grace=5, sockets=sockets))
+        self._wait(f"{self.api_url}/healthz", "the api")
         self._wait(f"{self.page_url}/healthz", "the page")
         self._wait(f"{self.api_url}/readyz", "the worker")
         self._await_encoders()

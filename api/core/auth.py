@@ -26,7 +26,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
-from api.core.settings import ApiSettings, secret_weakness
+from api.core.settings import KEY_MARK, ApiSettings
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import load_or_create_secret
 from lcl_core.db.audit import record_action
@@ -35,7 +35,6 @@ from lcl_core.db.session import Database
 
 log = structlog.get_logger(__name__)
 ROLES = ("viewer", "submitter", "admin")  # each may do what those before it may
-KEY_MARK = "lcl_"
 CONFIGURED_PREFIX = "configured"  # of a configured key without a prefix of its own
 LAST_USED_INTERVAL = timedelta(minutes=5)
 CACHE_SECONDS = 1.0
@@ -156,7 +155,7 @@ def ensure_configured_key(settings: ApiSettings, database: Database) -> Configur
     Several processes may do so at once. Raises: UserError ``insecure_secret``.
     """
     settings.check_secrets()
-    configured = ConfiguredKey(_read_configured_key(settings), _read_pepper(settings))
+    configured = ConfiguredKey(settings.read_admin_key(), _read_pepper(settings))
     for last in (False, True):
         try:
             with database.session() as session:
@@ -186,19 +185,6 @@ def _revoke_other_configured_keys(session: Session, prefix: str) -> None:
     for revoked in session.scalars(others).all():
         record_action(session, "admin", prefix, "keys.revoke", revoked)
         log.info("a key that is no longer configured was revoked", prefix=revoked)
-
-
-def _read_configured_key(settings: ApiSettings) -> str:
-    key = settings.admin_key.get_secret_value() or load_or_create_secret(settings.key_file, _generate_admin_key)
-    if secret_weakness(key):
-        message = f"{settings.key_file} holds no usable key; remove it, and the next start makes a new one"
-        raise UserError(message, code="insecure_secret")
-    return key
-
-
-def _generate_admin_key() -> str:
-    log.info("making the first API key")
-    return f"{KEY_MARK}{secrets.token_hex(6)}.{secrets.token_urlsafe(32)}"
 
 
 def _read_pepper(settings: ApiSettings) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,9 +10,11 @@ from pydantic import Field, SecretStr, model_validator
 from sqlalchemy.engine import make_url
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.paths import load_or_create_secret
 from lcl_core.common.settings import Settings
 
 BUILT_DOCS = Path(__file__).parents[2] / "build" / "site"  # of a checkout
+KEY_MARK = "lcl_"  # begins every API key that the service makes
 MIN_SECRET_LENGTH = 24
 WELL_KNOWN_SECRETS = (
     *("admin", "changeme", "change-me", "change_me", "default", "example"),
@@ -126,6 +129,21 @@ class ApiSettings(Settings):
             raise UserError(
                 "the password in LCL_DATABASE_URL is a well-known one; choose another", code="insecure_secret"
             )
+
+    def read_admin_key(self) -> str:
+        """``LCL_ADMIN_KEY``, else the key in the home folder's file, which the first process that reads it makes.
+
+        Raises: UserError ``insecure_secret`` for a file without a usable key.
+        """
+        key = self.admin_key.get_secret_value() or load_or_create_secret(self.key_file, _new_admin_key)
+        if secret_weakness(key):
+            message = f"{self.key_file} holds no usable key; remove it, and the next start makes a new one"
+            raise UserError(message, code="insecure_secret")
+        return key
+
+
+def _new_admin_key() -> str:
+    return f"{KEY_MARK}{secrets.token_hex(6)}.{secrets.token_urlsafe(32)}"
 
 
 def secret_weakness(secret: str) -> str | None:
