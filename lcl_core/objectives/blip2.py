@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -146,21 +146,49 @@ class Blip2(Coca):
         candidates: NegativeCandidates,
         negatives: HardNegatives,
     ) -> Tensor:
-        """[m, 2] of each image before its negative text. The host does not know that text's length: rows are padded."""
+        """[m, 2] of each image before its negative text."""
         texts = candidates.texts.index_select(0, negatives.texts)
         pairs, patches = tokens.shape[:2]
         block = batch.token_ids[: patches + 2].expand(pairs, -1)
-        ids = torch.cat((block, texts), dim=1)
-        length = ids.shape[1]
-        positions = torch.arange(pairs * length, device=ids.device).view(pairs, length)
-        slots = positions[:, 1 : patches + 1].flatten()
         lengths = candidates.lengths.index_select(0, negatives.texts) + block.shape[1]
-        embeddings = model.embed_tokens(ids.flatten(), slots, tokens)
-        layout = BidirectionalLayout.from_padded(length, lengths)
-        hidden = model.text(embeddings, positions.flatten() % length, layout)
+        rows = _lay_out_rows(torch.cat((block, texts), dim=1), lengths, packed=texts.device.type == "cpu")
+        slots = (rows.starts[:, None] + torch.arange(1, patches + 1, device=texts.device)).flatten()
+        embeddings = model.embed_tokens(rows.ids, slots, tokens)
+        hidden = model.text(embeddings, rows.positions, rows.layout)
         return self._match_logits(hidden.index_select(0, slots), pairs)
 
     def _match_logits(self, outputs: Tensor, rows: int) -> Tensor:
         """Outputs of image tokens [rows * N, D] → logits [rows, 2] of not belonging and belonging together."""
         logits: Tensor = self.matcher(outputs)
         return logits.view(rows, -1, 2).mean(dim=1)
+
+
+class _TokenRows(NamedTuple):
+    """Rows of tokens end to end.
+
+    Attributes:
+        ids, positions: [T] of the tokens, and each one's place in its row.
+        starts: [m] index of the first token of each row.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    starts: Tensor
+    layout: BidirectionalLayout
+
+
+def _lay_out_rows(ids: Tensor, lengths: Tensor, *, packed: bool) -> _TokenRows:
+    """Rows ``ids`` [m, L], of which the first ``lengths`` [m] tokens are real.
+
+    Args:
+        packed: leave the padding out, which takes the lengths on the host: on a GPU that would wait for the device.
+    """
+    count, length = ids.shape
+    positions = torch.arange(length, device=ids.device).expand(count, length)
+    if packed:
+        real = positions < lengths[:, None]
+        layout = BidirectionalLayout.from_lengths(lengths.tolist())
+        return _TokenRows(ids[real], positions[real], lengths.cumsum(0) - lengths, layout)
+    starts = torch.arange(count, device=ids.device) * length
+    layout = BidirectionalLayout.from_padded(length, lengths)
+    return _TokenRows(ids.flatten(), positions.flatten(), starts, layout)

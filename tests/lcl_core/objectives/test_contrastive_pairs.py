@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
+from lcl_core.objectives import blip2 as module
 from lcl_core.objectives.base import INITIAL_LOGIT_BIAS, GlobalBatch, Objective
 from lcl_core.objectives.hard_negatives import sample_hard_negatives
 from lcl_core.objectives.registry import build_objective
@@ -112,6 +116,30 @@ def test_blip2_draws_no_negative_with_an_equal_caption(small_model: LCLModel, co
     candidates = objective.encode(small_model, batch).candidates
     assert candidates is not None
     assert torch.equal(candidates.groups, batch.pair_groups)
+
+
+@pytest.mark.parametrize("longest", [0, 9])
+def test_blip2_scores_negative_texts_alike_with_their_padding_and_without(
+    small_model: LCLModel, collated: Collated, monkeypatch: pytest.MonkeyPatch, longest: int
+) -> None:
+    """With padding as on a GPU, where no length is known to the host; ``longest``: further padding of all texts."""
+    objective, batch = collated("blip2")
+    batch = replace(batch, texts=F.pad(batch.texts, (0, longest)))
+    packed = gradient_of_images(small_model, objective, batch, "matching")
+    lay_out = module._lay_out_rows
+    laid_out = []
+
+    def padded(ids: Tensor, lengths: Tensor, **_: bool) -> Any:
+        laid_out.append((lay_out(ids, lengths, packed=False), lay_out(ids, lengths, packed=True)))
+        return laid_out[-1][0]
+
+    monkeypatch.setattr(module, "_lay_out_rows", padded)
+    torch.testing.assert_close(gradient_of_images(small_model, objective, batch, "matching"), packed)
+    ((with_padding, without),) = laid_out
+    assert packed.abs().sum() > 0
+    assert len(without.ids) < len(with_padding.ids)
+    assert without.ids[without.starts].tolist() == with_padding.ids[with_padding.starts].tolist()
+    assert without.positions[without.starts].tolist() == [0] * len(batch.texts)
 
 
 def gradient_of_images(model: LCLModel, objective: Objective, batch: PackedBatch, name: str) -> Tensor:
