@@ -1,0 +1,73 @@
+"""``python -m scripts.held_out_documents CORPUS OUT``: captioned images out of the held-out documents of a corpus.
+
+CORPUS is a folder of our own format (docs/data.md), as ``lcl data build`` makes it. OUT becomes another one, with pairs
+alone: each image of ``interleaved/val.jsonl`` with the sentence that it is matched to (split ``val``), and, for a head
+to learn from, those of the training documents of the same sources (split ``train``). An image that several documents
+show has the sentence of the first, held-out ones first. Images are hard links, so OUT is on CORPUS's file system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lcl_core.common.files import write_atomically
+
+Json = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.held_out_documents", description=__doc__)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    sys.stdout.write(f"{json.dumps(make(options.corpus, options.out))}\n")
+
+
+def make(corpus: Path, out: Path) -> dict[str, int]:
+    """Returns: the number of images of each split."""
+    held_out = _read(corpus / "interleaved" / "val.jsonl")
+    sources = {document["source"] for document in held_out}
+    trained = [each for each in _read(corpus / "interleaved" / "train.jsonl") if each["source"] in sources]
+    counts = {"val": 0, "train": 0}
+    pairs: dict[str, Json] = {}
+    for split, documents in (("val", held_out), ("train", trained)):
+        for pair in _pairs(documents, split):
+            if pairs.setdefault(pair["image"], pair) is pair:
+                counts[split] += 1
+    for name in pairs:
+        image = out / "images" / name
+        image.parent.mkdir(parents=True, exist_ok=True)
+        if not image.exists():
+            os.link(corpus / "images" / name, image)
+    (out / "pairs").mkdir(exist_ok=True)
+    lines = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs.values())
+    write_atomically(out / "pairs" / "documents.jsonl", lines)
+    return counts
+
+
+def _pairs(documents: Iterable[Json], split: str) -> Iterator[Json]:
+    for document in documents:
+        for image in document["image_info"]:
+            yield {
+                "image": image["image_name"],
+                "captions": [document["text_list"][image["matched_text_index"]]],
+                "labels": {"manual": document["source"]},
+                "split": split,
+                "source": "documents",
+                "licence": document["licence"],
+            }
+
+
+def _read(path: Path) -> list[Json]:
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+if __name__ == "__main__":
+    main()
