@@ -141,11 +141,6 @@ class Benchmark(ABC):
         return []
 
 
-def pair_answers(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> list[AnsweredQuestion]:
-    """Questions with their answers by id, None where there is none."""
-    return [AnsweredQuestion(question, answers.get(question.id)) for question in questions]
-
-
 def missing_answers(records: Iterable[AnsweredQuestion]) -> list[str]:
     return [record.question.id for record in records if record.answer is None]
 

@@ -9,7 +9,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks import BENCHMARKS
-from lcl_core.evaluation.benchmarks.base import pair_answers
+from tests.lcl_core.evaluation.benchmarks.paired import pair_answers
 
 QUESTIONS = {
     "201": {

@@ -10,8 +10,8 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks import BENCHMARKS
-from lcl_core.evaluation.benchmarks.base import pair_answers
 from lcl_core.evaluation.benchmarks.multiple_choice import parse_option_letter
+from tests.lcl_core.evaluation.benchmarks.paired import pair_answers
 
 OPTIONS = {"A": "a red bus", "B": "a dog", "C": "a cat on a mat", "D": ""}
 

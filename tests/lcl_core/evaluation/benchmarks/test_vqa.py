@@ -10,8 +10,8 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks import BENCHMARKS
-from lcl_core.evaluation.benchmarks.base import pair_answers
 from lcl_core.evaluation.benchmarks.vqa import consensus_accuracy, normalize_answer
+from tests.lcl_core.evaluation.benchmarks.paired import pair_answers
 
 
 @pytest.mark.parametrize(

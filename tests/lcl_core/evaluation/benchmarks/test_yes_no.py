@@ -9,8 +9,8 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks import BENCHMARKS
-from lcl_core.evaluation.benchmarks.base import pair_answers
 from lcl_core.evaluation.benchmarks.yes_no import parse_mme_answer, parse_pope_answer
+from tests.lcl_core.evaluation.benchmarks.paired import pair_answers
 
 LABELS = ["yes", "yes", "yes", "no", "no"]
 
