@@ -53,6 +53,7 @@ NAVIGATION = {
     "Operation": ["operations", "scale", "security", "load", "performance", "report_a_vulnerability"],
     "Research notes": [
         "results",
+        "results/comparison/README",
         "results/sample_families/table",
         "log",
         "hostile_inputs",

@@ -151,7 +151,7 @@ class Blip2(Coca):
         pairs, patches = tokens.shape[:2]
         block = batch.token_ids[: patches + 2].expand(pairs, -1)
         lengths = candidates.lengths.index_select(0, negatives.texts) + block.shape[1]
-        rows = _lay_out_rows(torch.cat((block, texts), dim=1), lengths, packed=texts.device.type == "cpu")
+        rows = _concatenate_rows(torch.cat((block, texts), dim=1), lengths, packed=texts.device.type == "cpu")
         slots = (rows.starts[:, None] + torch.arange(1, patches + 1, device=texts.device)).flatten()
         embeddings = model.embed_tokens(rows.ids, slots, tokens)
         hidden = model.text(embeddings, rows.positions, rows.layout)
@@ -177,7 +177,7 @@ class _TokenRows(NamedTuple):
     layout: BidirectionalLayout
 
 
-def _lay_out_rows(ids: Tensor, lengths: Tensor, *, packed: bool) -> _TokenRows:
+def _concatenate_rows(ids: Tensor, lengths: Tensor, *, packed: bool) -> _TokenRows:
     """Rows ``ids`` [m, L], of which the first ``lengths`` [m] tokens are real.
 
     Args:

@@ -126,14 +126,14 @@ def test_blip2_scores_negative_texts_alike_with_their_padding_and_without(
     objective, batch = collated("blip2")
     batch = replace(batch, texts=F.pad(batch.texts, (0, longest)))
     packed = gradient_of_images(small_model, objective, batch, "matching")
-    lay_out = module._lay_out_rows
+    concatenate = module._concatenate_rows
     laid_out = []
 
     def padded(ids: Tensor, lengths: Tensor, **_: bool) -> Any:
-        laid_out.append((lay_out(ids, lengths, packed=False), lay_out(ids, lengths, packed=True)))
+        laid_out.append((concatenate(ids, lengths, packed=False), concatenate(ids, lengths, packed=True)))
         return laid_out[-1][0]
 
-    monkeypatch.setattr(module, "_lay_out_rows", padded)
+    monkeypatch.setattr(module, "_concatenate_rows", padded)
     torch.testing.assert_close(gradient_of_images(small_model, objective, batch, "matching"), packed)
     ((with_padding, without),) = laid_out
     assert packed.abs().sum() > 0
