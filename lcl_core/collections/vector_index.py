@@ -80,8 +80,6 @@ def map_single_rows(path: Path, vectors: np.ndarray) -> np.ndarray:
 
 
 SHORT_LIST = 500  # of so few rows a list costs an index less than a filter by labels
-
-
 SPARSE = 64  # of more rows than one in so many the whole file is read sooner than each for itself
 
 

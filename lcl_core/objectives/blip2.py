@@ -169,6 +169,7 @@ class _TokenRows(NamedTuple):
     Attributes:
         ids, positions: [T] of the tokens, and each one's place in its row.
         starts: [m] index of the first token of each row.
+        layout: of the rows, each of which sees itself alone.
     """
 
     ids: Tensor
