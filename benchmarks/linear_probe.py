@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression on frozen features, beside the same network untrained and raw pixels.
+"""Linear probe: logistic regression on frozen features of encoders, beside the first one untrained and raw pixels.
 
 Features are pooled latents, or means of patch tokens over each cell of a grid (``--cells``): what a latent for contrast
 leaves out is still in the patches.
@@ -35,7 +35,7 @@ Features = Callable[[Sequence[Image.Image]], Tensor]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder", type=Path, required=True, help="directory of an encoder")
+    parser.add_argument("--encoder", type=Path, required=True, nargs="+", help="directories of encoders")
     parser.add_argument("--corpus", type=Path, required=True, help="captioned images with a label")
     parser.add_argument("--label", default="class")
     parser.add_argument("--train-split", default="train")
@@ -49,13 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
-    start, encoder, corpus = time.perf_counter(), load_image_encoder(options.encoder), open_corpus(options.corpus)
+    start, corpus = time.perf_counter(), open_corpus(options.corpus)
     train, test = (
         labelled(corpus, split, options.label, options.limit) for split in (options.train_split, options.test_split)
     )
-    kinds: dict[str, Features] = {
-        "encoder": features_of(encoder, options.cells),
-        "untrained": features_of(encoder.random_init(), options.cells),
+    encoders = {path.resolve().name: load_image_encoder(path) for path in options.encoder}
+    first = next(iter(encoders.values()))
+    kinds = {name: features_of(encoder, options.cells) for name, encoder in encoders.items()} | {
+        "untrained": features_of(first.random_init(), options.cells),
         "pixels": lambda images: raw_pixels(images, options.pixels),
     }
     rows = {name: measure(corpus, train, test, options.label, features) for name, features in kinds.items()}

@@ -16,11 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.files import write_atomically
-from lcl_core.studies.statistics import PairedTest, holm_adjust, mean, paired_test, sample_deviation
+from lcl_core.studies.statistics import (
+    PairedTest,
+    equivalence_p,
+    holm_adjust,
+    mean,
+    paired_test,
+    sample_deviation,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 RESULTS = PAGE.with_suffix("")
-HEADS = {"acc@1": "acc@1", "IR@5": "IR@5, tuned", "TR@5": "TR@5, tuned", "zero-shot IR@5": "IR@5, zero-shot"}
+HEADS = {
+    "acc@1": "acc@1",
+    "R@5": "R@5, both ways",
+    "IR@5": "IR@5, tuned",
+    "TR@5": "TR@5, tuned",
+    "zero-shot IR@5": "IR@5, zero-shot",
+}
+BOTH_DIRECTIONS = "R@5"  # mean of IR@5 and TR@5, seed by seed
 UNTRAINED = {  # column: task, variant and metric in untrained.csv
     "acc@1": ("classification", "subgroup", "acc@1"),
     "IR@5": ("tuned_retrieval", "captions[0]", "IR@5"),
@@ -42,6 +56,9 @@ class PublishedTable:
         reads: {value: further cell}.
         tokens: whether the tokens seen are the last column.
         below: further rows: ``untrained`` and ``chance``.
+        values: file of the values by seed, without its suffix, below ``docs/results``; none: ``NAME/table``.
+        margins: {value: margin of equivalence, or None for a test of a difference} of the tests that were planned; p
+            is corrected for these alone, and other rows have none. None: each row is tested for a difference.
     """
 
     axis: str
@@ -53,14 +70,42 @@ class PublishedTable:
     reads: Mapping[str, str] = field(default_factory=dict)
     tokens: bool = False
     below: Sequence[str] = ()
+    values: str = ""
+    margins: Mapping[str, float | None] | None = None
+
+    def planned(self) -> Mapping[str, float | None]:
+        """Tests that the table makes, as ``margins``."""
+        return dict.fromkeys(self.others()) if self.margins is None else self.margins
+
+    def others(self) -> list[str]:
+        """Values that are compared with the baseline."""
+        return [value for value in self.rows if value != self.baseline]
 
 
 _PAIRS, _DOCUMENTS = dict.fromkeys(("clip", "coca", "blip2"), "pairs"), ("beit3", "flamingo", "emu", "lcl")
-_METHODS = (*_PAIRS, *_DOCUMENTS)
+_TITLES = {name: f"`{name}`" for name in (*_PAIRS, *_DOCUMENTS)}
+_WITH_UNTRAINED = {**_TITLES, "untrained": "*untrained*"}
+_READS = {**_PAIRS, **dict.fromkeys(_DOCUMENTS, "documents")}
+_PLANNED = {"flamingo": None, "emu": None, "clip": 0.02, "coca": 0.02}  # tests that the protocol names
 TABLES = {
+    "comparison": PublishedTable(
+        *("method", "method", _WITH_UNTRAINED, "lcl", "`lcl`"),
+        columns=("acc@1", "IR@5", "TR@5"),
+        reads={**_READS, "untrained": ""},
+        below=("chance",),
+        margins=_PLANNED,
+    ),
+    "comparison_documents": PublishedTable(
+        *("method", "method", _WITH_UNTRAINED, "lcl", "`lcl`"),
+        columns=(BOTH_DIRECTIONS, "IR@5", "TR@5"),
+        reads={**_READS, "untrained": ""},
+        below=("chance",),
+        values="comparison/table_documents",
+        margins=_PLANNED,
+    ),
     "table1": PublishedTable(
-        *("method", "method", {name: f"`{name}`" for name in _METHODS}, "lcl", "`lcl`"),
-        reads={**_PAIRS, **dict.fromkeys(_DOCUMENTS, "documents")},
+        *("method", "method", _TITLES, "lcl", "`lcl`"),
+        reads=_READS,
         below=("untrained", "chance"),
     ),
     "loss_ablation": PublishedTable(
@@ -97,9 +142,9 @@ def main(options: argparse.Namespace) -> None:
 
 
 def build(name: str) -> list[str]:
-    """Lines of a table in Markdown, from ``table.json`` and ``untrained.csv`` of the study's folder."""
+    """Lines of a table in Markdown, from the values by seed and ``untrained.csv`` of the study's folder."""
     published = TABLES[name]
-    found = json.loads((RESULTS / name / "table.json").read_text(encoding="utf-8"))
+    found = json.loads(values_path(name, ".json").read_text(encoding="utf-8"))
     rows = {row["labels"][published.axis]: row for row in found["rows"]}
     main_column, *others = published.columns
     heads = [published.head, *(["reads"] if published.reads else []), HEADS[main_column]]
@@ -120,29 +165,42 @@ def build(name: str) -> list[str]:
     return [divider if line[0] == "---" else "| " + " | ".join(line).replace("|  |", "| |") + " |" for line in lines]
 
 
+def values_path(name: str, suffix: str) -> Path:
+    """File of the values behind a table, ``.json`` or ``.csv``."""
+    return RESULTS / f"{TABLES[name].values or f'{name}/table'}{suffix}"
+
+
 def _values(row: Json, column: str) -> list[float]:
     """In the order of the seeds."""
+    if column == BOTH_DIRECTIONS:
+        return [
+            (to_image + to_text) / 2
+            for to_image, to_text in zip(_values(row, "IR@5"), _values(row, "TR@5"), strict=True)
+        ]
     values = row["figures"][column]["values"]
     return [values[seed] for seed in sorted(values)]
 
 
 def _compare(rows: Mapping[str, Json], published: PublishedTable, column: str) -> dict[str, str]:
     """{value: difference, interval and p} of all rows but the baseline, over the same seeds."""
-    base = _values(rows[published.baseline], column)
-    tests: dict[str, PairedTest] = {
-        value: paired_test(base, _values(rows[value], column))
-        for value in published.rows
-        if value != published.baseline
-    }
-    adjusted = holm_adjust([test.p for test in tests.values()])
-    return {value: _difference(test, p) for (value, test), p in zip(tests.items(), adjusted, strict=True)}
+    base, planned = _values(rows[published.baseline], column), published.planned()
+    tests = {value: paired_test(base, _values(rows[value], column)) for value in published.others()}
+    p_values = [
+        tests[value].p if margin is None else equivalence_p(base, _values(rows[value], column), margin)
+        for value, margin in planned.items()
+    ]
+    adjusted = dict(zip(planned, holm_adjust(p_values), strict=True))
+    words = {value: _difference(test) for value, test in tests.items()}
+    for value, p in adjusted.items():
+        assert p is not None
+        words[value] += f", {_p_value(p)}" if planned[value] is None else f", equivalence {_p_value(p)}"
+    return words
 
 
-def _difference(test: PairedTest, p: float | None) -> str:
+def _difference(test: PairedTest) -> str:
     assert test.interval is not None
-    assert p is not None
     low, high = map(_short, test.interval)
-    return f"{_short(test.difference)} ({low} – {high}), {_p_value(p)}"
+    return f"{_short(test.difference)} ({low} – {high})"
 
 
 def _untrained(name: str, columns: Sequence[str], _: Mapping[str, Json]) -> tuple[str, list[str]]:
@@ -154,11 +212,13 @@ def _untrained(name: str, columns: Sequence[str], _: Mapping[str, Json]) -> tupl
 
 
 def _chance(name: str, columns: Sequence[str], rows: Mapping[str, Json]) -> tuple[str, list[str]]:
-    """Chance, and of the first column the share of the largest class."""
+    """Chance, and of the first column the share of the largest class where ``untrained.csv`` has it."""
+    first = next(iter(rows.values()))["figures"]
+    figures = [_short(first["IR@5" if column == BOTH_DIRECTIONS else column]["chance"]) for column in columns]
+    if not (RESULTS / name / "untrained.csv").exists():
+        return "*chance*", figures
     with (RESULTS / name / "untrained.csv").open(encoding="utf-8", newline="") as file:
         majority = next(float(row["majority"]) for row in csv.DictReader(file) if row["metric"] == "acc@1")
-    first = next(iter(rows.values()))["figures"]
-    figures = [_short(first[column]["chance"]) for column in columns]
     return "*chance; majority*", [f"{figures[0]}; {_short(majority)}", *figures[1:]]
 
 

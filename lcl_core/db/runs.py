@@ -260,7 +260,8 @@ def _unclaimed_state(session: Session, run: Run) -> State:
 def _requeue(session: Session, run_id: str, from_scratch: bool) -> Run:
     run, moment = _lock_run(session, run_id), now(session)
     if run.state not in FINISHED:  # the state machine allows running to queued, for leases
-        raise ForbiddenTransition(run_id, run.state, "queued again before it is cancelled or has failed")
+        way_out = "; unpause lets it go on" if run.state == State.PAUSED else ""
+        raise ForbiddenTransition(run_id, run.state, f"queued again before it is cancelled or has failed{way_out}")
     return transition(
         run,
         _unclaimed_state(session, run),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.tables import PAGE, RESULTS, TABLES, build, replace_table
+from benchmarks.tables import PAGE, TABLES, build, replace_table, values_path
 
 TEXT = PAGE.read_text(encoding="utf-8")
 DECIMAL = re.compile(r"(?<![\d.])\.\d+")
@@ -41,7 +41,7 @@ def test_sentences_quote_only_numbers_of_the_tables() -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_cell_behind_a_table_has_ended(name: str) -> None:
     """A table that was saved while runs were under way is not the one of the finished study."""
-    table: dict[str, Any] = json.loads((RESULTS / name / "table.json").read_text(encoding="utf-8"))
+    table: dict[str, Any] = json.loads(values_path(name, ".json").read_text(encoding="utf-8"))
     for row in table["rows"]:
         assert row["states"] == {"succeeded": len(row["seeds"])}, row["labels"]
         for figure in row["figures"].values():
@@ -51,8 +51,8 @@ def test_every_cell_behind_a_table_has_ended(name: str) -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_csv_is_the_same_table(name: str) -> None:
-    table = json.loads((RESULTS / name / "table.json").read_text(encoding="utf-8"))
-    with (RESULTS / name / "table.csv").open(encoding="utf-8", newline="") as file:
+    table = json.loads(values_path(name, ".json").read_text(encoding="utf-8"))
+    with values_path(name, ".csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     axis = TABLES[name].axis
     figures = {
