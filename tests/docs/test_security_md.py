@@ -17,8 +17,8 @@ def test_a_test_that_is_named_is_there(name: str) -> None:
     assert re.search(r"^(?:async )?def test_", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def test_whoever_may_be_against_us_is_kept_out_by_some_test() -> None:
-    section = GUIDE.partition("## Who may be against us")[2].partition("\n## ")[0]
+def test_each_attacker_is_kept_out_by_some_test() -> None:
+    section = GUIDE.partition("## Attackers")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| who ")]
     assert len(rows) >= 8
     for row in rows:

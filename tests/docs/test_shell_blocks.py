@@ -167,6 +167,7 @@ def lay_folder(folder: Path, service: ServiceFixture) -> None:
     (folder / "photos" / "dog").mkdir(parents=True)
     shutil.copy(folder / "dog.png", folder / "photos" / "dog" / "1.png")
     shutil.copytree(ROOT / "examples", folder / "notes")
+    (folder / "examples").symlink_to(ROOT / "examples")
 
 
 @pytest.mark.parametrize("page", PAGES)
