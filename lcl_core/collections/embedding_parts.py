@@ -30,7 +30,7 @@ from torch import Tensor
 
 from lcl_core.collections.thumbnail import thumbnail
 from lcl_core.collections.writer import CollectionItem
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.data import CaptionPair, Corpus
 from lcl_core.data.image_decoding import decode_image
 from lcl_core.encoders.engine import EncoderEngine
@@ -117,6 +117,8 @@ class EmbeddingTasks:
             for pair, future in batch:
                 try:
                     images.append(future.result())
+                except StoreError:
+                    raise
                 except UserError as error:
                     writer.reject(pair.image, error)
             if images:

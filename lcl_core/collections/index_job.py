@@ -14,7 +14,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from textwrap import shorten
@@ -36,7 +35,7 @@ from lcl_core.collections.embedding_parts import (
 from lcl_core.collections.file_format import Dtype
 from lcl_core.collections.labels import choose_types
 from lcl_core.collections.writer import EMPTY_SOURCE, AppendSource, CollectionWriter, open_append_source
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import UserError, item_errors_suppressed
 from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.common.threads import usable_cores
 from lcl_core.data import CaptionPair, Corpus, open_corpus
@@ -174,7 +173,7 @@ def _illustrations(corpus: Corpus) -> list[CaptionPair]:
     """The images of documents; documents that cannot be read are left out, as in training."""
     captions: dict[str, dict[str, None]] = {}  # of each image, in order and each once
     for index in range(len(corpus.documents)):
-        with suppress(UserError):
+        with item_errors_suppressed():
             for image, text in illustrated_texts(corpus.documents[index]):
                 found = captions.setdefault(image, {})
                 if text.strip():

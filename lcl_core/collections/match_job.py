@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lcl_core.common.errors import UserError, import_optional
+from lcl_core.common.errors import StoreError, UserError, import_optional
 from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.common.threads import usable_cores
 from lcl_core.data.conversion import write_dataset
@@ -179,6 +179,8 @@ def _prepare_image(
     """The file's bytes, and the future of what is made of them."""
     try:
         data = _find_image(record, name).load()
+    except StoreError:
+        raise
     except UserError as error:
         failed: Future[Any] = Future()
         failed.set_exception(error)

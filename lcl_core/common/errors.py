@@ -3,8 +3,9 @@ names that were meant."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,24 @@ class UserError(Exception):
         """JSON form in run rows, ``error.json`` and REST responses; empty fields are left out."""
         fields = {"code": self.code, "message": str(self), "field": self.field, "file": self.file, "line": self.line}
         return {key: value for key, value in fields.items() if value is not None}
+
+
+class StoreError(UserError):
+    """A store that does not answer or does not permit the access: it says nothing about the item that was wanted.
+
+    Code that leaves out items that cannot be read lets it pass. Else an outage would leave out all items after it.
+    """
+
+
+@contextlib.contextmanager
+def item_errors_suppressed() -> Iterator[None]:
+    """Suppress a UserError about an item; a StoreError passes."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except UserError:
+        pass
 
 
 def import_optional(module: str, purpose: str, extra: str = "data", field: str | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -9,13 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lcl_core.common.errors import UserError, import_optional
+from lcl_core.common.errors import StoreError, UserError, import_optional
 
 _ATTEMPTS = 5
 _FIRST_WAIT_SECONDS = 0.1
 # user names and queries of URLs, which may be credentials
 _SECRETS = ((re.compile(r"://[^/@\s'\"]*@"), "://…@"), (re.compile(r"\?[^\s'\"]+"), "?…"))
-_CODES = {"read": "file_unreadable", "written": "file_unwritable"}
+# botocore's; other protocols raise PermissionError, also for credentials that have expired
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")
+_LOCAL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 T = TypeVar("T")
 
 
@@ -51,18 +54,24 @@ class Storage:
         return self._opened[1], self._opened[2]
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        """A file, or a range of it. Raises: UserError ``file_missing`` or ``file_unreadable``."""
+        """A file, or a range of it. Raises: UserError ``file_missing``; StoreError."""
         return bytes(self.with_retries(name, "read", lambda files, path: files.cat_file(path, start=start, end=end)))
 
     def download(self, name: str, target: Path) -> None:
-        """Write a file to ``target``, piece by piece. Raises: UserError as :meth:`read`; OSError of ``target``."""
+        """Write a file to ``target``, piece by piece. Raises: as :meth:`read`; OSError of ``target``."""
         target.touch()  # an error of the local disk is not one of the storage
-        self.with_retries(name, "read", lambda files, path: files.get_file(path, str(target)))
+        try:
+            self.with_retries(name, "read", lambda files, path: files.get_file(path, str(target)))
+        except StoreError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _LOCAL_DISK:
+                raise error.__cause__ from None
+            raise
 
     def with_retries(self, name: str, verb: str, act: Callable[[Any, str], T]) -> T:
         """Result of ``act(file system, path of the file)``, retried on failure. ``verb``: read or written.
 
-        Raises: FileExistsError; UserError ``file_missing``, ``file_unreadable`` or ``file_unwritable``.
+        Raises: FileExistsError; UserError ``file_missing``; StoreError ``store_unreachable``, or ``store_forbidden``
+            where credentials are missing, have expired or do not suffice.
         """
         files, path = self.files()
         wait = self._first_wait
@@ -74,19 +83,24 @@ class Storage:
             except FileExistsError:
                 raise
             except Exception as error:  # each protocol has its own exceptions
-                if attempt == self._attempts or isinstance(error, PermissionError):
-                    raise self._failed(name, verb, attempt, error) from error
+                if attempt == self._attempts or _is_forbidden(error):
+                    raise self._store_error(name, verb, attempt, error) from error
                 time.sleep(wait)
                 wait *= 2
         raise AssertionError("the last attempt returns or raises")
 
-    def _failed(self, name: str, verb: str, attempts: int, error: Exception) -> UserError:
+    def _store_error(self, name: str, verb: str, attempts: int, error: Exception) -> StoreError:
         message = (
             f"{f'the file in {self.url}' if name else self.url} cannot be {verb} after {attempts} attempts "
             f"({type(error).__name__}: {redact_credentials(str(error))}); check the network, and the credentials in "
             "the environment of the process"
         )
-        return UserError(message, code=_CODES[verb], file=name or None)
+        code = "store_forbidden" if _is_forbidden(error) else "store_unreachable"
+        return StoreError(message, code=code, file=name or None)
+
+
+def _is_forbidden(error: Exception) -> bool:
+    return isinstance(error, PermissionError) or type(error).__name__ in _NO_CREDENTIALS
 
 
 def redact_credentials(text: str) -> str:

@@ -84,6 +84,15 @@ def test_a_busy_directory_is_no_fault_of_the_run(run_dir: RunDir) -> None:
     assert isinstance(verdict(run_dir, ExitCode.USER_ERROR), Requeue)
 
 
+def test_a_store_that_did_not_answer_costs_no_attempt_and_one_that_refused_fails_the_run(run_dir: RunDir) -> None:
+    write_json_atomically(run_dir.error_file, {"code": "store_unreachable", "message": "m"})
+    found = verdict(run_dir, ExitCode.USER_ERROR)
+    assert isinstance(found, Requeue)
+    assert (found.rule.cause, found.uses_attempt) == ("store_unreachable", False)
+    write_json_atomically(run_dir.error_file, {"code": "store_forbidden", "message": "m"})
+    assert verdict(run_dir, ExitCode.USER_ERROR) == RunFailed({"code": "store_forbidden", "message": "m"})
+
+
 def test_out_of_memory_names_the_field_to_lower(run_dir: RunDir) -> None:
     found = verdict(run_dir, ExitCode.OUT_OF_MEMORY)
     assert isinstance(found, RunFailed)

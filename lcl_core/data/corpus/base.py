@@ -9,7 +9,7 @@ from typing import Any, Protocol, overload
 
 from PIL import Image
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.data.image_decoding import CropNeed, decode_image
 from lcl_core.data.records import CaptionPair
 from lcl_core.data.sampling.document_plan import ChunkIndex, DocumentChunks, count_usable_images
@@ -63,6 +63,8 @@ def usable_image_counts(documents: Documents, data: DataSpec) -> Iterator[int]:
     for index in range(len(documents)):
         try:
             yield count_usable_images(documents.describe(index), data)
+        except StoreError:
+            raise
         except UserError:
             yield 0
 

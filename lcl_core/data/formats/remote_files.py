@@ -49,7 +49,7 @@ class RemoteFiles:
         return type(self), (self.url, self.format, self.options)
 
     def records(self) -> Iterator[Record | BadItem]:
-        """All items in order. Raises: UserError ``corpus_missing`` or ``file_unreadable``."""
+        """All items in order. Raises: UserError ``corpus_missing`` or ``file_unreadable``; StoreError."""
         for section in self.sections():
             yield from self.read_section(section.key)
 
@@ -58,7 +58,7 @@ class RemoteFiles:
         return [Section(WHOLE), *(Section(name, self._stamps[name]) for name in self._names)]
 
     def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
-        """Items of a file from number ``start`` on. Raises: UserError ``file_missing`` or ``file_unreadable``."""
+        """Items of a file from ``start`` on. Raises: UserError ``file_missing`` or ``file_unreadable``; StoreError."""
         if key == WHOLE:  # problems of what the options name
             with tempfile.TemporaryDirectory() as empty:
                 yield from self._reader(Path(empty)).read_section(WHOLE, start)

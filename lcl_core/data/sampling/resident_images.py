@@ -27,7 +27,7 @@ import PIL
 from PIL import Image
 
 from lcl_core.common.disk_cache import DiskCache, no_progress
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError, item_errors_suppressed
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.threads import usable_cores
 from lcl_core.data.corpus.base import Corpus
@@ -114,7 +114,7 @@ class ResidentSource:
         documents = self.corpus.documents
         for index in range(len(documents)):
             names: list[str] = []
-            with contextlib.suppress(UserError):
+            with item_errors_suppressed():
                 document = documents.describe(index)
                 if "segments" in document:
                     names = [part.name for part in parse_segments(document) if isinstance(part, ImageSegment)]
@@ -138,7 +138,7 @@ def _pair_images(corpus: Corpus, source: SourceSpec) -> Iterator[list[str]]:
     pairs = corpus.pairs(source.split)
     for index in range(len(pairs)):
         names: list[str] = []
-        with contextlib.suppress(UserError):
+        with item_errors_suppressed():
             names = [pairs.describe(index).image]
         yield names
 
@@ -183,6 +183,8 @@ def _read_item(source: ResidentSource, names: Sequence[str]) -> list[tuple[str, 
     for name in names:
         try:
             found.append((name, source.read(name)))
+        except StoreError:
+            raise
         except UserError as error:
             found.append((name, error))
     return found

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.image_decoding import CropNeed
 from lcl_core.data.records import CaptionPair, ImageSubject, parse_segments
@@ -157,6 +157,8 @@ class StreamContext:
         for name in names:
             try:
                 images[name] = read(name)
+            except StoreError:
+                raise
             except UserError as error:
                 problems.append(error)
         return images, problems
@@ -255,6 +257,8 @@ class DocumentSource(SampleSource):
         name = f"{self._dataset}:{self._corpus.documents.location(index)}{suffix}"
         try:
             plan = self._plan_chunk(index, chunk, epoch)
+        except StoreError:
+            raise
         except UserError as error:
             return SkippedSample(name, "unreadable line", str(error))
         if plan is None:
@@ -275,6 +279,8 @@ class DocumentSource(SampleSource):
         index, chunk = self._locate(item)
         try:
             plan = self._plan_chunk(index, chunk, 0)
+        except StoreError:
+            raise
         except UserError:
             return None
         encoded = None if plan is None else self._encode(plan, plan.images, self._draw(0, index), chunk)
@@ -326,6 +332,8 @@ class PairSource(SampleSource):
         name = f"{self._dataset}:{self._pairs.location(item)}"
         try:
             pair = self._pairs[item]
+        except StoreError:
+            raise
         except UserError as error:
             return SkippedSample(name, "unreadable line", str(error))
         texts = self._texts(pair, item, epoch)
@@ -336,6 +344,8 @@ class PairSource(SampleSource):
     def measure(self, item: int) -> SampleSize | None:
         try:
             texts = self._texts(self._pairs[item], item, 0)
+        except StoreError:
+            raise
         except UserError:
             return None
         return (1, len(self._context.encode_pair(texts, self._draw(0, item))[1])) if texts else None
@@ -369,6 +379,8 @@ class MatchedPairSource(SampleSource):
         name = f"{self._dataset}:{self._corpus.documents.location(index)}#{number + 1}"
         try:
             pair = self._pair(index, number, epoch)
+        except StoreError:
+            raise
         except UserError as error:
             return SkippedSample(name, "unreadable line", str(error))
         if pair is None:
@@ -381,6 +393,8 @@ class MatchedPairSource(SampleSource):
         index, number = self._items[item]
         try:
             pair = self._pair(index, number, 0)
+        except StoreError:
+            raise
         except UserError:
             return None
         if pair is None:

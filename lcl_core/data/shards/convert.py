@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from PIL import Image
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.data.image_decoding import FORMATS, MAX_IMAGE_BYTES, decode_image
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage, body_image_names, body_texts
 from lcl_core.data.shards.format import (
@@ -178,6 +178,8 @@ def _submit_images(record: Record, pool: Executor, max_side: int | None) -> _Pen
                 message = "the record names an image that it does not have"
                 raise UserError(message, code="file_missing", file=name)
             data = images[name].load()
+        except StoreError:
+            raise
         except UserError as error:
             futures[name] = Future()
             futures[name].set_result(error)

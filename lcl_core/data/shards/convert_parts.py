@@ -30,7 +30,8 @@ from lcl_core.parts.completion_log import CompletionLog
 from lcl_core.parts.execute import StartRunner, execute, start_runner, task_threads
 from lcl_core.parts.plan import PART_ITEMS, PartSource, fingerprint
 
-_CONTINUABLE = frozenset(("part_failed", "file_unreadable", "file_unwritable"))  # codes of what a retry may mend
+# codes of what a retry may mend
+_CONTINUABLE = frozenset(("part_failed", "file_unreadable", "store_unreachable", "store_forbidden"))
 
 
 @dataclass(frozen=True)

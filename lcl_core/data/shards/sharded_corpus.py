@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
 from lcl_core.data.records import (
@@ -262,6 +262,8 @@ def read_shard_records(corpus: ShardedCorpus, start: int = 0) -> Iterator[Record
     for number in range(start, len(corpus.index)):
         try:
             value = corpus.description(number)
+        except StoreError:
+            raise
         except UserError as error:
             yield BadItem(error.file or "", 0, "damaged record", error.message)
             continue

@@ -56,12 +56,12 @@ class ShardStorage(Protocol):
     concurrent_reads: int
 
     def read(self, name: str) -> bytes:
-        """The whole file. Raises: UserError ``file_missing`` or ``file_unreadable``."""
+        """The whole file. Raises: UserError ``file_missing`` or ``file_unreadable``; StoreError."""
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
         """Exactly these bytes. ``digest``: sha256 of the file in the index.
 
-        Raises: UserError ``file_missing``, ``file_unreadable`` or ``shard_damaged``.
+        Raises: UserError ``file_missing``, ``file_unreadable`` or ``shard_damaged``; StoreError.
         """
 
     def local_file(self, name: str, digest: str) -> Path:

@@ -153,7 +153,7 @@ class Uploader:
         self._in_flight: Future[None] | None = None
 
     def send(self, name: str) -> None:
-        """Raises: UserError ``file_unwritable`` of the file before."""
+        """Raises: StoreError of the file before."""
         self._wait()
         self._in_flight = self._pool.submit(self._send, name)
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.data.image_decoding import FORMATS, ORIENTATION, decode_image
 from lcl_core.data.records import (
     DEFAULT_SPLIT,
@@ -128,6 +128,8 @@ def _record_items(records: Iterable[Record | BadItem]) -> Iterator[RecordItem | 
 def _load_image(load: Any) -> bytes | LoadError:
     try:
         return load()
+    except StoreError:
+        raise
     except UserError as error:
         return LoadError(error.code, str(error))
     except OSError as error:
@@ -204,6 +206,8 @@ def _shard_item(corpus: ShardedCorpus, number: int) -> RecordItem | BadItem:
     try:
         value = corpus.description(number, with_images=False)
         return RecordItem(value["id"], value["split"], value["source"], decode_body(value, number))
+    except StoreError:
+        raise
     except UserError as error:
         return BadItem(error.file or "", 0, "damaged record", error.message)
 
@@ -277,6 +281,8 @@ class Validator:
         try:
             data = self._image_bytes(item, name)
             image = decode_image(data, name, max_pixels=self._limits.max_image_pixels)
+        except StoreError:
+            raise
         except UserError as error:
             self._add_issue(item, image_issue_reason(error), result, name, str(error))
             return None

@@ -16,8 +16,10 @@ from lcl_core.collections import index_job
 from lcl_core.collections.embedding_parts import part_ranges
 from lcl_core.collections.file_format import MANIFEST
 from lcl_core.collections.index_job import IndexProgress, run_index_job
+from lcl_core.common.errors import StoreError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data import Corpus
+from lcl_core.data.corpus.file_corpus import FileCorpus
 from lcl_core.encoders.engine import EncoderEngine
 from tests.lcl_core.collections.observed_index import PART_ITEMS
 from tests.lcl_core.collections.test_index_job import metrics, prepare
@@ -125,6 +127,23 @@ def test_an_interrupted_run_embeds_what_is_missing(
     assert embedded["texts"] <= result["collection"]["texts"] + 16
     last = metrics(run_dir)[-1]
     assert (last["step"], last["seconds_left"]) == (last["total_steps"], 0)
+
+
+def test_an_outage_leaves_no_image_out_and_the_next_attempt_continues(
+    run: Callable[..., RunDir], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any, name: str) -> bytes:
+        if name == "70.webp":
+            raise StoreError("it does not answer", code="store_unreachable")
+        return image_bytes(self, name)
+
+    run_dir, image_bytes = run("parts"), FileCorpus.image_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(FileCorpus, "image_bytes", refuse)
+        with pytest.raises(StoreError):
+            run_index_job(run_dir, part_items=16)
+    run_index_job(run_dir, part_items=16)
+    assert contents(run_dir) == expected
 
 
 def test_another_encoder_or_other_images_begin_anew(

@@ -15,7 +15,7 @@ import pytest
 from lcl_core.collections import index_job, vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.index_job import IndexProgress, dtype_for, run_index_job
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data import Corpus
 from lcl_core.data.records import CaptionPair
@@ -217,6 +217,20 @@ def test_images_of_documents_have_the_text_that_they_belong_to(tmp_path: Path, s
     (cut,) = captions["3.webp"]
     assert cut.startswith("after after")
     assert 150 < len(cut) <= 200
+
+
+def test_a_document_of_a_store_that_does_not_answer_is_not_left_out(
+    tmp_path: Path, sample: Corpus, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(document: Any) -> Any:
+        raise StoreError("it does not answer", code="store_unreachable")
+
+    corpus = write_corpus(tmp_path / "corpus", sample, {})
+    (corpus / "pairs.jsonl").unlink()
+    (corpus / "interleaved.jsonl").write_text(json.dumps({"text_list": ["A."], "image_info": []}) + "\n")
+    monkeypatch.setattr(index_job, "illustrated_texts", refuse)
+    with pytest.raises(StoreError):
+        run_index_job(prepare(tmp_path / "run", corpus, encoder))
 
 
 def test_a_stop_between_batches_leaves_nothing_half_written(tmp_path: Path, sample_zip: Path, encoder: Path) -> None:

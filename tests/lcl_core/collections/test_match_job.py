@@ -15,7 +15,7 @@ from PIL import Image
 
 from lcl_core.collections import match_job
 from lcl_core.collections.match_job import PairEncoder, match_records, max_similarity_assignment, run_match_job
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data import open_corpus
 from lcl_core.data.records import (
@@ -187,6 +187,15 @@ def test_what_cannot_be_matched_is_listed_and_the_rest_goes_on(kit: Any) -> None
         "file_missing",
     ]
     assert pairs_of(got[-1]) == {"red": 0}
+
+
+def test_an_image_of_a_store_that_does_not_answer_is_no_unreadable_one() -> None:
+    def refuse() -> bytes:
+        raise StoreError("it does not answer", code="store_unreachable")
+
+    record = Record("a:1", MatchedDocument(("red",), (ImageMatch("red", 0, 0.0),)), (RecordImage("red", refuse),))
+    with pytest.raises(StoreError):
+        list(match_records([record], ENCODER))
 
 
 @pytest.mark.parametrize("limit", ["records", "bytes"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.storage import Storage, redact_credentials
 from lcl_core.data.shards.storage import RangeCache, RemoteShardStorage
 
@@ -40,19 +41,29 @@ def test_a_failed_read_is_tried_again(error: Exception) -> None:
     flaky = Flaky(2, error)
     assert behind(flaky).read("a", 10, 15) == bytes(range(10, 15))
     assert flaky.requested == 3
-    with pytest.raises(UserError, match=f"3 attempts.*{type(error).__name__}") as caught:
+    with pytest.raises(StoreError, match=f"3 attempts.*{type(error).__name__}") as caught:
         behind(Flaky(3, error)).read("a", 10, 15)
-    assert (caught.value.code, caught.value.file) == ("file_unreadable", "a")
+    assert (caught.value.code, caught.value.file) == ("store_unreachable", "a")
+
+
+class NoCredentialsError(Exception):
+    """As botocore has it."""
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(FileNotFoundError("x"), "file_missing"), (PermissionError("x"), "file_unreadable")]
+    ("error", "code"),
+    [
+        (FileNotFoundError("x"), "file_missing"),
+        (PermissionError("ExpiredToken"), "store_forbidden"),
+        (NoCredentialsError("Unable to locate credentials"), "store_forbidden"),
+    ],
 )
 def test_what_will_not_get_better_is_not_tried_again(error: Exception, code: str) -> None:
     flaky = Flaky(9, error)
     with pytest.raises(UserError) as caught:
         behind(flaky).read("a")
     assert (caught.value.code, flaky.requested) == (code, 1)
+    assert isinstance(caught.value, StoreError) == (code == "store_forbidden")
 
 
 def test_a_download_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +78,18 @@ def test_a_download_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest
     finally:
         files.rm("/downloaded", recursive=True)
     assert (tmp_path / "a").read_bytes() == data
+
+
+def test_a_full_local_disk_is_no_error_of_the_store(tmp_path: Path) -> None:
+    class Full:
+        def get_file(self, path: str, target: str) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+
+    storage = Storage("memory://x", attempts=2, first_wait=0.0)
+    storage._opened = (os.getpid(), Full(), "x")
+    with pytest.raises(OSError, match="No space left") as caught:
+        storage.download("a", tmp_path / "a")
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_short_answer_is_not_taken_for_the_document(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import JobCancelled
 from lcl_core.data import open_corpus
-from lcl_core.data.records import BadItem, Record
+from lcl_core.data.records import BadItem, Record, RecordImage
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.convert_parts import PartsReport, convert_parts
 from lcl_core.data.shards.sharded_corpus import ShardedRecords
@@ -200,6 +200,34 @@ def test_nothing_converted_and_too_many_sources_leave_nothing(tmp_path: Path) ->
             in_parts(source, tmp_path, 100)
         assert caught.value.code == code
         assert list(tmp_path.iterdir()) == []
+
+
+class StoreAway(NumberedSource):
+    """A source whose store answers until an image of its section ``c`` is read."""
+
+    code = "store_unreachable"
+
+    def _item(self, key: str, number: int) -> Record | BadItem:
+        item = super()._item(key, number)
+        if key != "c" or number < 20 or isinstance(item, BadItem):
+            return item
+        return Record(item.id, item.body, (RecordImage(item.images[0].name, self._refuse),))
+
+    def _refuse(self) -> bytes:
+        raise StoreError("it does not answer", code=self.code)
+
+
+@pytest.mark.parametrize("code", ["store_unreachable", "store_forbidden"])
+def test_an_outage_leaves_out_no_record_and_the_next_attempt_continues(
+    tmp_path: Path, expected: dict[str, bytes], code: str
+) -> None:
+    source = StoreAway(LENGTHS)
+    source.code = code
+    with pytest.raises(UserError) as caught:
+        in_parts(source, tmp_path, 20)
+    assert caught.value.code == code
+    assert in_parts(NumberedSource(LENGTHS), tmp_path, 20).resumed >= 100
+    assert contents(tmp_path / "made") == expected
 
 
 def test_what_a_killed_process_has_left_of_a_shard_is_removed(tmp_path: Path, expected: dict[str, bytes]) -> None:

@@ -13,14 +13,19 @@ from typing import Any
 import fsspec
 import pytest
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.storage import Storage
 from lcl_core.data import Corpus, open_corpus
+from lcl_core.data.corpus.base import usable_image_counts
 from lcl_core.data.sampling.loader import load_batches
+from lcl_core.data.sampling.resident_images import resident_sources, write_resident_images
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.data.shards.convert import convert
+from lcl_core.data.shards.sharded_corpus import ShardedCorpus, read_shard_records
 from lcl_core.data.shards.storage import RemoteShardStorage
 from lcl_core.data.tokenizer import Tokenizer
+from lcl_core.data.validation.check import CorpusItems
+from lcl_core.data.validation.validate import validate
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import BatchSpec
 
@@ -194,3 +199,62 @@ def test_processes_of_one_pid_on_a_shared_folder_fetch_an_index_once(
     assert len(fetched) == len(set(fetched)) > 0
     left = [path.name for path in (tmp_path / "cache" / "index").iterdir() if path.name.startswith(".")]
     assert left == []
+
+
+@pytest.fixture
+def outage(memory: str, monkeypatch: pytest.MonkeyPatch) -> ShardedCorpus:
+    """An open corpus whose store refuses every range from now on, as with a token that has expired."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def refuse(self: Any, path: str, *given: Any, **more: Any) -> bytes:
+        raise PermissionError("ExpiredToken")
+
+    monkeypatch.setenv("LCL_DATA_CACHE_BYTES", "0")
+    corpus = open_corpus(memory)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
+    assert isinstance(corpus, ShardedCorpus)
+    return corpus
+
+
+def test_an_outage_makes_no_record_a_damaged_one(outage: ShardedCorpus, tmp_path: Path) -> None:
+    for read in (
+        lambda: list(read_shard_records(outage)),
+        lambda: list(CorpusItems(outage).read_section("records")),
+        lambda: validate(outage),
+        lambda: list(usable_image_counts(outage.documents, DataSpec())),
+        lambda: convert(read_shard_records(outage), tmp_path / "copy"),
+    ):
+        with pytest.raises(StoreError) as caught:
+            read()
+        assert caught.value.code == "store_forbidden"
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("view", ["interleaved", "pairs", "matched_pairs"])
+def test_an_outage_leaves_no_sample_out(outage: ShardedCorpus, tokenizer: Tokenizer, tmp_path: Path, view: str) -> None:
+    data = DataSpec(sources=({"dataset": "d", "view": view},))
+    stream = SampleStream(data, {"d": outage}, tokenizer, 4, 16, 120, seed=0)
+    resident = resident_sources(data, 16, {"d": outage}, {"d": "0" * 64})["d"]
+    for read in (
+        lambda: stream[0],
+        lambda: stream.measure(0),
+        lambda: write_resident_images(resident, tmp_path, 1 << 20),
+    ):
+        with pytest.raises(StoreError):
+            read()
+
+
+def test_an_outage_between_a_record_and_its_images_leaves_none_out(
+    memory: str, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = open_corpus(memory)
+
+    def refuse(name: str) -> bytes:
+        raise StoreError("it does not answer", code="store_unreachable")
+
+    monkeypatch.setattr(corpus, "image_bytes", refuse)
+    stream = SampleStream(DataSpec(sources=({"dataset": "d"},)), {"d": corpus}, tokenizer, 4, 16, 120, seed=0)
+    with pytest.raises(StoreError):
+        stream[0]
+    with pytest.raises(StoreError):
+        validate(corpus)
