@@ -123,7 +123,7 @@ def _finished(log: CompletionLog, output: _Output) -> PartsReport | None:
 
 
 def _restore(schedule: PartSchedule, log: CompletionLog, output: _Output) -> bool:
-    """Continue with what is complete. False: some of it is not there any more."""
+    """Continue with what is complete. False: some of it is not there any more. Raises: StoreError."""
     try:
         schedule.restore(log)
         return output.holds(schedule.shards)
@@ -150,7 +150,7 @@ class _Output:
         return any((place / HEADER).is_file() for place in places)
 
     def holds(self, shards: Sequence[ShardFile]) -> bool:
-        """Whether these shards are there."""
+        """Whether these shards are there. Raises: StoreError."""
         if self._lock is not None:
             return not shards or self._lock.holds([shard.name for shard in shards])
         return all((self._folder / shard.name).stat().st_size == shard.bytes for shard in shards)

@@ -79,7 +79,10 @@ class UploadLock:
         return False
 
     def holds(self, names: Collection[str]) -> bool:
-        """Whether an earlier attempt of the same owner holds the lock and all these files are there."""
+        """Whether an earlier attempt of the same owner holds the lock and all these files are there.
+
+        Raises: StoreError.
+        """
         return self._holder().get("owner") == self._owner and set(names) <= self._list(deep=True)
 
     def commit(self, folder: Path) -> None:
@@ -98,10 +101,14 @@ class UploadLock:
             return
 
     def _holder(self) -> dict[str, Any]:
-        """Content of the lock file; {} where it is missing or foreign."""
+        """Content of the lock file; {} where it is missing or foreign. Raises: StoreError."""
         try:
             content = json.loads(self.storage.read(LOCK_FILE))
-        except (UserError, ValueError):
+        except ValueError:
+            return {}
+        except UserError as error:
+            if error.code != "file_missing":
+                raise
             return {}
         return content if isinstance(content, dict) else {}
 

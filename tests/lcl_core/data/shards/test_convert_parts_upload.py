@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import JobCancelled
+from lcl_core.common.storage import Storage
 from lcl_core.data import open_corpus
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.convert_parts import PartsReport, convert_parts
-from lcl_core.data.shards.writer import LOCK_FILE
+from lcl_core.data.shards.writer import LOCK_FILE, UploadLock
 from tests.lcl_core.data.shards.part_sources import LENGTHS, SHARD_BYTES, NumberedSource, ShuffledRunner, contents
 
 
@@ -67,6 +68,22 @@ def test_without_its_shards_an_attempt_begins_anew(url: str, tmp_path: Path) -> 
     assert in_parts(NumberedSource(LENGTHS), url, tmp_path).resumed == 0
     convert(NumberedSource(LENGTHS).records(), tmp_path / "whole", SHARD_BYTES)
     assert contents(tmp_path / "far" / "made") == contents(tmp_path / "whole")
+
+
+def test_while_the_store_is_away_nothing_that_is_complete_is_given_up(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Storage, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        raise StoreError("it does not answer", code="store_unreachable")
+
+    interrupt(url, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "read", refuse)
+        with pytest.raises(StoreError):
+            in_parts(NumberedSource(LENGTHS), url, tmp_path)
+        with pytest.raises(StoreError):
+            UploadLock(Storage(url), "run_1").acquire()
+    assert in_parts(NumberedSource(LENGTHS), url, tmp_path).resumed > 100
 
 
 def test_the_place_of_another_is_left_alone(url: str, tmp_path: Path) -> None:
