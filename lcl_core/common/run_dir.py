@@ -238,7 +238,10 @@ EVERY_SECONDS = 0.5
 
 
 class JobProgress:
-    """Called with (records done, records in all or None); writes a line now and then and honours a stop request."""
+    """Called with (records done, records in all or None); writes a line now and then and honours a stop request.
+
+    No line repeats the last one: a supervisor takes each line for progress, and a run that hangs would never end.
+    """
 
     def __init__(self, run_dir: RunDir, phase: str, every: float = EVERY_SECONDS) -> None:
         self._run_dir = run_dir
@@ -246,12 +249,13 @@ class JobProgress:
         self._every = every
         self._started = time.monotonic()
         self._last_written = self._started - every
+        self._last_line: tuple[int, int | None] | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
         """Raises: Cancelled."""
         now = time.monotonic()
-        if now - self._last_written >= self._every or done == total:
-            self._last_written = now
+        if (done, total) != self._last_line and (now - self._last_written >= self._every or done == total):
+            self._last_written, self._last_line = now, (done, total)
             self._write_metrics(done, total, now - self._started)
         self._run_dir.raise_if_stopped()
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir, run_main
+from lcl_core.common.run_dir import ExitCode, JobCancelled, JobProgress, RunDir, run_main
 
 
 @pytest.fixture
@@ -87,6 +87,18 @@ def test_truncating_metrics_drops_later_and_torn_lines(run_dir: RunDir) -> None:
         file.write('{"step": 2, "lo')
     run_dir.truncate_metrics(2)
     assert [json.loads(line)["step"] for line in run_dir.metrics_file.read_text().splitlines()] == [1, 2]
+
+
+def test_a_job_that_does_not_advance_writes_no_further_line(run_dir: RunDir) -> None:
+    """Each line counts as progress."""
+    progress = JobProgress(run_dir, "converting", every=0.0)
+    for done, total in [(3, 10), (3, 10), (4, 10), (4, 12), (4, 12), (12, 12), (12, 12)]:
+        progress(done, total)
+    lines = [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
+    assert [(line["step"], line["total_steps"]) for line in lines] == [(3, 10), (4, 10), (4, 12), (12, 12)]
+    run_dir._stop.set()
+    with pytest.raises(JobCancelled):
+        progress(12, 12)
 
 
 def test_sigterm_becomes_a_request(run_dir: RunDir) -> None:
