@@ -410,6 +410,8 @@ class MatchedPairSource(SampleSource):
         plan = self._plan(index, epoch)
         if not isinstance(plan, MatchedPlan):
             return None
+        if number >= len(plan.placements):  # an index of shards rounds similarities up: it may count an image too many
+            return None
         placement = plan.placements[number]
         return placement.name, plan.sentences[placement.sentence], plan.concepts.get(placement.name, "")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from lcl_core.data import SampleStream, Tokenizer, open_corpus
 from lcl_core.data.corpus.base import usable_image_counts
 from lcl_core.data.sampling.document_plan import (
     ChunkIndex,
@@ -16,7 +19,9 @@ from lcl_core.data.sampling.document_plan import (
     sample_images_per_chunk,
 )
 from lcl_core.data.sampling.interleave import Placement
+from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec
+from tests.lcl_core.data.shards.conftest import Make
 
 
 @pytest.mark.parametrize("images", range(8))
@@ -76,3 +81,19 @@ def test_usable_images_are_counted_as_they_are_chosen(kit: Any) -> None:
     odd = {**of(3), "segments": [{"picture": 1}]}
     corpus = kit.corpus([of(0), of(4), {"broken": True}, of(8), two_on_one, sequence, odd])
     assert list(usable_image_counts(corpus.documents, DataSpec())) == [0, 4, 0, 6, 1, 2, 0]
+
+
+@pytest.mark.parametrize("view", ["matched_pairs", "interleaved"])
+def test_an_image_that_an_index_of_shards_counts_by_rounding_gives_no_sample(
+    tmp_path: Path, tokenizer: Tokenizer, view: str
+) -> None:
+    rounded = float(np.float32(0.24))
+    assert rounded < 0.24
+    record = Make.matched("d0", ["red", "green"], ("red.png", 0, 0.5), ("green.png", 1, rounded))
+    convert([record], tmp_path / "shards")
+    data = DataSpec(sources=({"dataset": "d", "view": view},), similarity_threshold=0.24, piece_images=1)
+    stream = SampleStream(data, {"d": open_corpus(tmp_path / "shards")}, tokenizer, 4, 16, 120, seed=0)
+    assert stream.documents_per_epoch == 2
+    samples = [stream[position] for position in range(2)]
+    assert sorted(type(sample).__name__ for sample in samples) == ["Sample", "SkippedSample"]
+    assert [stream.measure(position) is None for position in range(2)].count(True) == 1
