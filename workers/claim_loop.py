@@ -69,7 +69,8 @@ class ClaimLoop:
     def _serve(self) -> None:
         claim: Claim | MemberLease | None = None
         try:
-            while not self.stopping.is_set():
+            # a run claimed in place of a seat is supervised also when the worker stops: that requeues it at once
+            while claim is not None or not self.stopping.is_set():
                 with self._lock:
                     seen = self._notifications
                 claim = claim or self._claim()
