@@ -243,7 +243,7 @@ def choose_samples(samples: list[Sample], budget: BatchSpec) -> list[int]:
             tokens, images = tokens - length, images - image_count
         else:
             rest.append(number)
-    sizes = [(len(samples[number].token_ids), len(samples[number].pixels)) for number in rest]
+    sizes = [(len(samples[number].token_ids), len(samples[number].levels)) for number in rest]
     return sorted([*chosen, *(rest[index] for index in best_fit_subset(sizes, tokens, images))])
 
 

@@ -96,6 +96,14 @@ def test_a_look_ahead_keeps_budgets_and_loses_and_doubles_nothing(lookahead: int
     assert all(list(batch.samples) == sorted(batch.samples, key=lambda each: int(each.id)) for batch in batches)
 
 
+def test_no_image_is_normalised_to_choose_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Sample) -> np.ndarray:
+        raise AssertionError("the images were normalised")
+
+    monkeypatch.setattr(Sample, "pixels", property(refuse))
+    assert choose_samples([sample(0, 60, 1), sample(1, 50, 1), sample(2, 30, 4), sample(3, 35, 2)], BUDGET) == [0, 3]
+
+
 @pytest.mark.parametrize("resume_at", [1, 7, 20])
 @pytest.mark.parametrize("lookahead", [1, 4, 16])
 def test_a_run_goes_on_from_its_cursor_as_if_nothing_had_been(lookahead: int, resume_at: int) -> None:
