@@ -137,11 +137,16 @@ def write_records(
     max_side: int | None,
     on_progress: Callable[[int, int | None], None],
     threads: int = THREADS,
+    on_written: Callable[[Record], None] = lambda record: None,
 ) -> None:
     """Write records, and list what is left out, both in the order of the records.
 
     Files are read in this thread, one after the other; decoding, which is most of the work, runs in ``threads`` of its
     own. One thread would only take turns with this one, so images are decoded in this one instead.
+
+    Args:
+        on_progress: called with (items read, None) after each.
+        on_written: called with each record that is written.
     """
     pending: deque[tuple[Record | BadItem, _PendingImages]] = deque()
     with ThreadPoolExecutor(threads) if threads > 1 else _CallingThread() as pool:
@@ -149,10 +154,10 @@ def write_records(
             for done, item in enumerate(records, start=1):
                 pending.append((item, {} if isinstance(item, BadItem) else _submit_images(item, pool, max_side)))
                 if len(pending) > _LOOKAHEAD:
-                    _write(*pending.popleft(), writer, quarantine)
+                    _write(*pending.popleft(), writer, quarantine, on_written)
                 on_progress(done, None)
             while pending:
-                _write(*pending.popleft(), writer, quarantine)
+                _write(*pending.popleft(), writer, quarantine, on_written)
         finally:
             for _, futures in pending:
                 for future in futures.values():
@@ -218,7 +223,13 @@ def pack_image(image: RecordImage, max_side: int | None) -> PackedImage:
     return packed.getvalue(), "jpg"
 
 
-def _write(record: Record | BadItem, futures: _PendingImages, writer: ShardWriter, quarantine: QuarantineLog) -> None:
+def _write(
+    record: Record | BadItem,
+    futures: _PendingImages,
+    writer: ShardWriter,
+    quarantine: QuarantineLog,
+    on_written: Callable[[Record], None],
+) -> None:
     """Write a record with its available images. A captioned image without its image goes to the quarantine."""
     if isinstance(record, BadItem):
         quarantine.add(record.file, record.line, "", record.reason, record.detail)
@@ -242,3 +253,4 @@ def _write(record: Record | BadItem, futures: _PendingImages, writer: ShardWrite
     group = RecordGroup(body_kind(record.body), record.split, record.source)
     text_bytes = sum(len(text.encode("utf-8", "replace")) for text in body_texts(record.body))
     writer.add(group, description, list(images.values()), text_bytes, similarities)
+    on_written(record)

@@ -87,12 +87,12 @@ class ConversionTasks:
     def _write_part(self, folder: Path, arguments: Json, report: Report) -> Json:
         statistics = ConversionStatistics()
         items = self._cursor.read(arguments["section"], arguments["start"], arguments["limit"])
-        records = statistics.counted(self._change(items))
+        records = self._change(items)
         writer = ShardWriter(folder, _UNBOUNDED, lambda name: None)
         with (folder / QUARANTINE).open("w", encoding="utf-8") as file:
             quarantine = QuarantineLog(file.write)
             done = partial(_report_items, report, self._cursor)
-            write_records(records, writer, quarantine, None, done, self._threads)
+            write_records(records, writer, quarantine, None, done, self._threads, statistics.add)
             if quarantine.counts:
                 file.flush()
                 os.fsync(file.fileno())

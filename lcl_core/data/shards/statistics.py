@@ -6,17 +6,16 @@ Counts of the parts of a corpus, merged in order, are those of the whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from typing import Any
 
-from lcl_core.data.records import BadItem, CaptionedImage, MatchedDocument, Record, TextSegment
+from lcl_core.data.records import CaptionedImage, MatchedDocument, Record, TextSegment, body_image_names
 
 TOP_VALUES = 20
 MAX_DISTINCT_VALUES = 100_000  # different values of a label that are counted separately
 
 
 class ConversionStatistics:
-    """Counts of records that pass through ``counted``, in the form of a dataset's statistics."""
+    """Counts of the records of a corpus, in the form of a dataset's statistics."""
 
     def __init__(self) -> None:
         self._counts = Counter(documents=0, sentences=0, pairs=0, captions=0, images=0)
@@ -24,11 +23,20 @@ class ConversionStatistics:
         self._sources: Counter[str] = Counter()
         self._labels: dict[str, Counter[str]] = {}
 
-    def counted(self, records: Iterable[Record | BadItem]) -> Iterator[Record | BadItem]:
-        for record in records:
-            if isinstance(record, Record):
-                self._count(record)
-            yield record
+    def add(self, record: Record) -> None:
+        """Count a record that has been written. Its images without bytes count too, as in the index of the shards."""
+        body = record.body
+        self._counts["images"] += len(body_image_names(body))
+        if isinstance(body, CaptionedImage):
+            self._counts["pairs"] += 1
+            self._counts["captions"] += len(body.captions)
+            self._splits[record.split] += 1
+            _add(self._sources, record.source, 1)
+            self._count_labels(body)
+            return
+        self._counts["documents"] += 1
+        texts = body.sentences if isinstance(body, MatchedDocument) else body.segments
+        self._counts["sentences"] += sum(isinstance(text, str | TextSegment) for text in texts)
 
     def to_json(self) -> dict[str, Any]:
         labels = {
@@ -60,20 +68,6 @@ class ConversionStatistics:
     def _largest_sources(self) -> dict[str, int]:
         """The largest sources: there may be one a web site."""
         return dict(self._sources.most_common(TOP_VALUES))
-
-    def _count(self, record: Record) -> None:
-        body = record.body
-        self._counts["images"] += len(record.images)
-        if isinstance(body, CaptionedImage):
-            self._counts["pairs"] += 1
-            self._counts["captions"] += len(body.captions)
-            self._splits[record.split] += 1
-            _add(self._sources, record.source, 1)
-            self._count_labels(body)
-            return
-        self._counts["documents"] += 1
-        texts = body.sentences if isinstance(body, MatchedDocument) else body.segments
-        self._counts["sentences"] += sum(isinstance(text, str | TextSegment) for text in texts)
 
     def _count_labels(self, pair: CaptionedImage) -> None:
         for name, value in pair.labels.items():

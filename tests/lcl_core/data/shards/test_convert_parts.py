@@ -21,10 +21,11 @@ from lcl_core.data import open_corpus
 from lcl_core.data.records import BadItem, Record, RecordImage
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.convert_parts import PartsReport, convert_parts
-from lcl_core.data.shards.sharded_corpus import ShardedRecords
+from lcl_core.data.shards.sharded_corpus import ShardedCorpus, ShardedRecords, read_shard_records
 from lcl_core.data.shards.statistics import ConversionStatistics
 from lcl_core.parts.completion_log import LOG_FILE
 from lcl_core.parts.runner import Handler
+from tests.lcl_core.data.shards.conftest import Make
 from tests.lcl_core.data.shards.part_sources import (
     LENGTHS,
     PART_ITEMS,
@@ -65,9 +66,39 @@ def test_the_bytes_do_not_depend_on_parts(
     assert contents(tmp_path / "made") == expected
     assert report.report.content_hash == open_corpus(tmp_path / "made").content_hash()
     assert (done[-1], report.resumed) == (ITEMS, 0)
-    statistics = ConversionStatistics()
-    assert len(list(statistics.counted(NumberedSource(LENGTHS).records()))) == ITEMS
-    assert report.statistics == statistics.to_json()
+    check_statistics(report, tmp_path / "made")
+
+
+def check_statistics(report: PartsReport, folder: Path) -> None:
+    """They are those of the records in the shards, and the counts agree with the index."""
+    corpus = open_corpus(folder)
+    assert isinstance(corpus, ShardedCorpus)
+    expected = ConversionStatistics()
+    for record in read_shard_records(corpus):
+        assert isinstance(record, Record)
+        expected.add(record)
+    found = report.statistics
+    assert found == expected.to_json()
+    assert found["pairs"] + found["documents"] == report.report.records
+    assert (found["images"], found["splits"]) == (report.report.pictures, corpus.splits())
+
+
+def test_statistics_count_no_record_that_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Documents(NumberedSource):
+        """Documents of one to four images, of which the one of every third cannot be read; and captioned images."""
+
+        def _item(self, key: str, number: int) -> Record | BadItem:
+            if key == "pairs":
+                return super()._item(key, number)
+            name = "gone.png" if number % 3 == 0 else "red.png"
+            images = [name, *(f"blue-{each}.png" for each in range(number % 4))]
+            return Make.sequence(f"{key}:{number}", "before", *images)
+
+    monkeypatch.setattr("lcl_core.data.shards.convert.MAX_RECORD_IMAGES", 3)
+    report = in_parts(Documents({"documents": 40, "pairs": 40}), tmp_path, 16)
+    assert report.report.quarantined == {"bad line": 3, "file_missing": 16, "record_too_large": 10}
+    assert (report.statistics["documents"], report.statistics["pairs"]) == (30, 35)
+    check_statistics(report, tmp_path / "made")
 
 
 @pytest.mark.parametrize("seed", range(3))
