@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lcl_core.common.errors import UserError
 from lcl_core.parts.plan import PART_ITEMS, Part, Section
 from lcl_core.parts.runner import Json, PartTask
 
@@ -65,11 +66,14 @@ class SectionSchedule:
         return self._count_task() if part is None and self._processes > 1 else None
 
     def complete(self, arguments: Json, result: Json) -> None:
-        """A task is complete. Raises: what ``merge`` raises."""
+        """A task is complete. Raises: UserError ``corpus_changed``; what ``merge`` raises."""
         if arguments["kind"] == "count":
             self._counting.discard(arguments["number"])
         else:
-            self._started.pop(Part(arguments["number"], arguments["start"]), None)
+            part = Part(arguments["number"], arguments["start"])
+            self._started.pop(part, None)
+            if not result["ended"]:
+                self._check_length(part, result["items"])
         self.restore(arguments, result)
 
     def restore(self, arguments: Json, result: Json) -> None:
@@ -85,6 +89,20 @@ class SectionSchedule:
         while (found := self._results.pop(self._merge, None)) is not None:
             self._merge = self._merge.next(found["items"], found["ended"])
             self._merge_result(found)
+
+    def _check_length(self, part: Part, items: int) -> None:
+        """Raises: UserError ``corpus_changed`` where a section has items beyond those that were counted.
+
+        No part of them would be started, and the sections after it would wait for it for ever.
+        """
+        length = self._lengths.get(part.section)
+        if length is not None and part.start + items >= length:
+            key = self._sections[part.section].key
+            message = (
+                f"{length:,} items were counted, and now there are more: something writes to it; start again when it "
+                "does not change any more"
+            )
+            raise UserError(message, code="corpus_changed", file=key or None)
 
     def _next_part(self) -> Part | None:
         """The next part that is neither complete nor in progress; None: there is none, or it is not known yet."""

@@ -102,7 +102,7 @@ class PartSchedule:
         return self._parts.next_task()
 
     def complete(self, arguments: Json, result: Json) -> None:
-        """A task is complete. Raises: UserError ``corpus_too_large`` or ``too_many_sources``."""
+        """A task is complete. Raises: UserError ``corpus_changed``, ``corpus_too_large`` or ``too_many_sources``."""
         if arguments["kind"] == "shard":
             self._add_shard(arguments, result)
         else:

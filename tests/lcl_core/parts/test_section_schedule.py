@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from lcl_core.common.errors import UserError
 from lcl_core.parts.plan import Section
 from lcl_core.parts.runner import Json
 from lcl_core.parts.section_schedule import SectionSchedule
@@ -90,3 +91,19 @@ def test_an_attempt_continues_with_whatever_another_number_of_processes_left(see
     last = Attempt(lengths, order.randint(1, 4), log)
     last.run(order=order)
     check_all_in_order(last.merged, lengths)
+
+
+class GrownInput(Attempt):
+    """The first section has more items than when they were counted."""
+
+    def result(self, arguments: Json) -> Json:
+        if (arguments["kind"], arguments["number"]) == ("count", 0):
+            return {"items": 1500}
+        return super().result(arguments)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_section_that_grows_after_it_was_counted_is_named(processes: int) -> None:
+    with pytest.raises(UserError, match="1,500 items were counted") as caught:
+        GrownInput([3000, 5000], processes, []).run()
+    assert (caught.value.code, caught.value.file) == ("corpus_changed", "0")
