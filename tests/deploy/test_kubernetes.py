@@ -14,6 +14,7 @@ import yaml
 
 from api.core.settings import ApiSettings
 from lcl_core.common.settings import Settings
+from lcl_core.data.shards.storage import DEFAULT_CACHE_BYTES
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 
@@ -116,6 +117,13 @@ def test_a_pod_cannot_fill_its_node(name: str) -> None:
     in_memory = sum(gibibytes(folder["sizeLimit"]) for folder in folders if folder.get("medium") == "Memory")
     assert on_disk < gibibytes(limits["ephemeral-storage"])
     assert in_memory < gibibytes(limits["memory"])
+
+
+def test_the_cache_volume_of_a_worker_holds_what_its_bounds_allow() -> None:
+    """Ranges, files of corpora behind URLs, and half of that again for indexes and files in use."""
+    (cache,) = [each["emptyDir"] for each in PODS["worker"]["spec"]["volumes"] if each["name"] == "cache"]
+    assert "LCL_DATA_CACHE_BYTES" not in environment("worker")
+    assert gibibytes(cache["sizeLimit"]) * 2**30 >= 3 * DEFAULT_CACHE_BYTES
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "ui"])

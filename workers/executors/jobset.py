@@ -42,6 +42,9 @@ _GROUP = "node"  # name of the replicated job, and part of the names of pods
 _PORT = 29_500  # where the ranks meet: a pod has its ports for itself
 _USER = 10_001  # of the image
 _KEPT_SECONDS = 86_400  # for which a finished JobSet waits for a worker that reads its end
+# ranges and files of corpora behind URLs, LCL_DATA_CACHE_BYTES (10 GiB) each; indexes and files in use beyond that
+_CACHE_SIZE = "30Gi"
+_DISK_SIZE = "36Gi"  # with /tmp and logs
 _UNREACHABLE_SECONDS = 60  # after which the pods of a node that is cut off are given up
 # between SIGTERM and SIGKILL of a pod, beyond what its job has for a checkpoint
 MARGIN_SECONDS = 15
@@ -254,7 +257,7 @@ def _pod_spec(settings: WorkerSettings, request: JobRequest, name: str) -> dict[
                 for number, claim in enumerate(settings.kubernetes_data_claims)
             ),
             {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
-            {"name": "cache", "emptyDir": {"sizeLimit": "20Gi"}},
+            {"name": "cache", "emptyDir": {"sizeLimit": _CACHE_SIZE}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": settings.kubernetes_shm}},
         ],
     }
@@ -293,7 +296,7 @@ def _container(settings: WorkerSettings, request: JobRequest, name: str) -> dict
                 "memory": settings.kubernetes_memory,
                 "ephemeral-storage": "1Gi",
             },
-            "limits": {"memory": settings.kubernetes_memory, "ephemeral-storage": "26Gi", **gpus},
+            "limits": {"memory": settings.kubernetes_memory, "ephemeral-storage": _DISK_SIZE, **gpus},
         },
         "volumeMounts": [
             {"name": "home", "mountPath": str(settings.home)},

@@ -100,8 +100,12 @@ def test_its_pods_are_as_unprivileged_as_the_workers() -> None:
         volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume
     }
     assert claims == {"home"}
-    shm = next(volume for volume in pod["volumes"] if volume["name"] == "shm")
-    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+    own, workers = ({each["name"]: each.get("emptyDir") for each in spec["volumes"]} for spec in (pod, wanted))
+    assert {name: own[name] for name in ("tmp", "cache", "shm")} == {
+        name: workers[name] for name in ("tmp", "cache", "shm")
+    }
+    disk = [spec["containers"][0]["resources"]["limits"]["ephemeral-storage"] for spec in (pod, wanted)]
+    assert disk[0] == disk[1]
 
 
 def test_a_failure_is_final_and_a_disruption_is_told_from_it() -> None:
