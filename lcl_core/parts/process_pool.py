@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Self
 
+from lcl_core.common.parent_process import exit_with_parent
 from lcl_core.parts.runner import Handler, Json, PartTask, Report, decode_error, encode_error, task_failed_error
 
 MAX_ATTEMPTS = 5  # of a task whose process ends
@@ -146,7 +145,7 @@ def _serve(connection: Connection, make: Callable[[], Handler]) -> None:
     # the parent is asked to stop and ends its processes; a process group or a Slurm job gets the signal as a whole
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
     handler: Handler | None = None
     progress = _ThrottledReport(connection)
     while True:
@@ -176,10 +175,3 @@ class _ThrottledReport:
         if now - self._last >= _REPORT_SECONDS:
             self._last = now
             self._connection.send_bytes(json.dumps({"items": items}).encode())
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

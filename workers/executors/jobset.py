@@ -28,7 +28,7 @@ from lcl_core.common.process_env import without_secrets
 from lcl_core.common.rendezvous import NodeInfo
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.leases import REATTACH_SECONDS
-from workers.executors.base import JobRequest
+from workers.executors.base import JobRequest, node_log_name, node_stacks_name
 from workers.executors.local import FORK_SERVER, JobProcess
 from workers.settings import WorkerSettings
 
@@ -114,7 +114,7 @@ class PodProcess:
     def __init__(self, task: PodTask, node: int) -> None:
         self._task, self._node = task, node
         self._run_dir = RunDir(task.run_dir)
-        self._run_dir.log_file = self._run_dir.path / log_name(node)
+        self._run_dir.log_file = self._run_dir.path / node_log_name(node)
         self._terminate = False
         self._message: dict[str, Any] = {}
         self._answered = ""
@@ -171,17 +171,8 @@ class PodProcess:
         request = self._message.get("stacks", "")
         if request and request != self._answered:
             self._answered = request
-            answer = {"stacks": request, "message": process.dump_stacks(stacks_name(self._node))}
+            answer = {"stacks": request, "message": process.dump_stacks(node_stacks_name(self._node))}
             write_json_atomically(self._run_dir.path / f"node-{self._node}.json", answer)
-
-
-def log_name(node: int) -> str:
-    """The run's own log is node 0's."""
-    return f"artifacts/log-{node}.txt" if node else "log.txt"
-
-
-def stacks_name(node: int) -> str:
-    return f"stacks-{node}.txt" if node else "stacks.txt"
 
 
 def build_jobset(

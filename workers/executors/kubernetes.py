@@ -18,8 +18,8 @@ import structlog
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.queue import EngineCapacity
-from workers.executors.base import Handle, JobRequest, MachineLost, NoCapacity
-from workers.executors.jobset import API_VERSION, JOB_LABEL, MANAGER_LABELS, OWNER_ANNOTATION, build_jobset, log_name
+from workers.executors.base import Handle, JobRequest, MachineLost, NoCapacity, node_log_name
+from workers.executors.jobset import API_VERSION, JOB_LABEL, MANAGER_LABELS, OWNER_ANNOTATION, build_jobset
 from workers.executors.kubernetes_client import (
     ACCOUNT,
     CONFLICT,
@@ -94,7 +94,7 @@ class KubernetesExecutor:
             request.title,
             *(f"{request.title}, node {node} of {request.nodes}" for node in range(1, request.nodes)),
         ]
-        starts = [begin_log(folder / log_name(node), title) for node, title in enumerate(titles)]
+        starts = [begin_log(folder / node_log_name(node), title) for node, title in enumerate(titles)]
         handle: Handle = {"executor": "kubernetes", "namespace": self._namespace, "name": name, "uid": ""}
         handle["log_starts"] = starts
         job = KubernetesJob(self._client, self._settings, handle, owner, request.run_dir)

@@ -19,8 +19,8 @@ import structlog
 
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.train.launch import combined_status
-from workers.executors.base import Handle, MachineLost
-from workers.executors.jobset import API_VERSION, JOB_LABEL, MARGIN_SECONDS, OWNER_ANNOTATION, WorkerFile, log_name
+from workers.executors.base import Handle, MachineLost, node_log_name
+from workers.executors.jobset import API_VERSION, JOB_LABEL, MARGIN_SECONDS, OWNER_ANNOTATION, WorkerFile
 from workers.executors.kubernetes_client import (
     CONFLICT,
     NOT_FOUND,
@@ -82,7 +82,7 @@ class KubernetesJob:
 
     @property
     def log_file(self) -> Path:
-        return self._run_dir.path / log_name(self._decisive)
+        return self._run_dir.path / node_log_name(self._decisive)
 
     @property
     def log_start(self) -> int:

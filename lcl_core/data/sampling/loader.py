@@ -27,6 +27,7 @@ from typing import Any, Self
 
 import torch
 
+from lcl_core.common.parent_process import exit_with_parent
 from lcl_core.common.threads import usable_cores
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch, pack_documents
@@ -225,7 +226,7 @@ def _serve(corpora: dict[str, Corpus], requests: Connection, reads: int) -> None
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
     with suppress(EOFError, ConnectionError):
         try:
             options, share = requests.recv()
@@ -269,11 +270,3 @@ def _send_in_order(made: queue.SimpleQueue[Future[Samples]], requests: Connectio
 
 def _read_samples(stream: SampleStream, positions: Sequence[int]) -> Samples:
     return [stream[position] for position in positions]
-
-
-def _exit_with_parent() -> None:
-    """A process whose full pipe nobody reads any more would wait for ever, and hold the run directory's lock."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

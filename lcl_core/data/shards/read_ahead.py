@@ -93,7 +93,7 @@ class ReadAhead:
         self._wanted, self._max_bytes, self._horizon = wanted, max_bytes, horizon
         self._corpora = {id(corpus): corpus for corpus in corpora}
         self._changed = threading.Condition()
-        self._bytes = 0
+        self._bytes = 0  # of records that wait, and of requests under way
         self._records: dict[_Key, _Record] = {}
         self._keys: dict[int, list[_Key]] = {}  # by position
         self._reader = _Reader(horizon)
@@ -118,11 +118,6 @@ class ReadAhead:
             self._records.clear()
             self._changed.notify_all()
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of records that wait, and of requests under way."""
-        return self._bytes
 
     @contextmanager
     def reading(self, position: int) -> Iterator[None]:

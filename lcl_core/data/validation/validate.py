@@ -12,24 +12,22 @@ from __future__ import annotations
 import gzip
 import json
 import multiprocessing
-import os
 import secrets
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
+from lcl_core.common.parent_process import exit_with_parent
 from lcl_core.data.conversion import part_source
 from lcl_core.data.records import BadItem, Record
 from lcl_core.data.tokenizer import Tokenizer
@@ -302,14 +300,7 @@ def _init_worker(make: Callable[[], Validator]) -> None:
     global _validator
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it to all processes of a job
     _validator = make()
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    exit_with_parent()
 
 
 def _check_chunk(chunk: Chunk) -> ChunkResult:

@@ -93,7 +93,7 @@ def record_bytes(corpus: ShardedCorpus) -> int:
 def test_a_request_fetches_a_block_and_nothing_twice(corpus: ShardedCorpus, requests: Requests) -> None:
     with ReadAhead(blocks_of(corpus), [corpus], 1 << 30, horizon=3 * BLOCK) as ahead:
         assert read_all(corpus, ahead) == EXPECTED
-        assert ahead.held_bytes == 0, "what has been read is dropped"
+        assert ahead._bytes == 0, "what has been read is dropped"
     shards = len(corpus.index.header.shards)
     assert shards > 1
     assert RECORDS // BLOCK <= len(requests.made) <= RECORDS // BLOCK + shards - 1, "a block may lie in two shards"
@@ -118,7 +118,7 @@ def test_several_requests_are_under_way_at_once(corpus: ShardedCorpus, requests:
 def test_memory_is_bounded(corpus: ShardedCorpus, requests: Requests, blocks: float) -> None:
     bound, seen = int(record_bytes(corpus) / RECORDS * BLOCK * blocks), []
     ahead = ReadAhead(blocks_of(corpus), [corpus], bound, horizon=RECORDS)
-    requests.before = lambda *_: seen.append(ahead.held_bytes)
+    requests.before = lambda *_: seen.append(ahead._bytes)
     with ahead:
         assert read_all(corpus, ahead) == EXPECTED
     assert 0 < max(seen) <= bound
@@ -133,13 +133,13 @@ def test_what_memory_has_no_room_for_is_read_by_itself(corpus: ShardedCorpus, re
     ]
     seen: list[int] = []
     ahead = ReadAhead(iter(wanted), [corpus], 4 * BLOCK * size + 100, horizon=RECORDS)
-    requests.before = lambda *_: seen.append(ahead.held_bytes)
+    requests.before = lambda *_: seen.append(ahead._bytes)
     with ahead:
         for position in range(RECORDS):
             with ahead.reading(position):
                 record = position % count * BLOCK + position // count
                 assert corpus.description(record)["id"] == f"d{record}"
-        assert ahead.held_bytes == 0
+        assert ahead._bytes == 0
     assert max(seen) <= 4 * BLOCK * size + 100
     assert RECORDS // 4 < len(requests.made) < RECORDS, "a third of the blocks, and the records of the others"
 
@@ -227,7 +227,7 @@ def test_a_record_that_two_positions_need_is_fetched_once_and_kept_for_both(
             with ahead.reading(position):
                 assert corpus.description(record)["id"] == f"d{record}"
             corpus._last = threading.local()  # so that nothing is read from there
-        assert ahead.held_bytes == 0
+        assert ahead._bytes == 0
     assert len(requests.made) == 2
 
 
