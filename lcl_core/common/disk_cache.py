@@ -11,6 +11,7 @@ The least recently used entry is evicted first, and never a folder entry that is
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -161,10 +162,26 @@ class DiskCache:
             shutil.rmtree(path, ignore_errors=True)  # readers have the lock
             return not path.exists()
 
+    def hold(self, name: str) -> IO[str]:
+        """Lock the folder entry ``name`` against eviction until the returned file is closed, or this process has ended.
+
+        Waits while the entry is made or removed. Raises: FileNotFoundError where it is not there; OSError.
+        """
+        entry = self.path(name)
+        lock = _open_lock(entry)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if not entry.is_dir():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(entry))
+        except BaseException:
+            lock.close()
+            raise
+        return lock
+
     @contextlib.contextmanager
     def _lock_file(self, entry: Path) -> Iterator[IO[str]]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _lock_path(entry).open("a") as lock:
+        with _open_lock(entry) as lock:
             try:
                 yield lock
             finally:
@@ -207,6 +224,11 @@ def _try_lock(lock: IO[str], kind: int) -> bool:
         fcntl.flock(lock, fcntl.LOCK_UN)
         return False
     return True
+
+
+def _open_lock(entry: Path) -> IO[str]:
+    """Open to be read too: NFS refuses a shared lock of a file that can only be written."""
+    return _lock_path(entry).open("a+")
 
 
 def _lock_path(entry: Path) -> Path:

@@ -49,6 +49,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import IO, Any
 
+from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically, write_json_atomically
 from lcl_core.common.system_errors import failure_code
@@ -98,6 +99,7 @@ class RunDir:
         self.error_file = self.path / "error.json"
         self._stop = threading.Event()
         self._lock: IO[str] | None = None
+        self._held_inputs: list[IO[str]] = []
         self._stack_file: IO[str] | None = None
 
     def prepare(self, run: dict[str, Any]) -> None:
@@ -169,6 +171,24 @@ class RunDir:
             self._lock.close()
             self._lock = None
 
+    def hold_inputs(self) -> None:
+        """Lock the inputs that were fetched into the cache of artifacts, until the end of this process.
+
+        The worker has locked them too, but this process may go on without it, on another machine.
+
+        Raises: UserError ``input_evicted`` where one is not there any more; OSError.
+        """
+        run = self.read_run()
+        folder = Path(run.get("cache", "")) / "artifacts"
+        collections = [entry["path"] for entry in run.get("collections", {}).values()]
+        paths = map(Path, {*run.get("datasets", {}).values(), *run.get("encoders", {}).values(), *collections})
+        for name in sorted({path.relative_to(folder).parts[0] for path in paths if folder in path.parents}):
+            try:
+                self._held_inputs.append(DiskCache(folder, None).hold(name))
+            except FileNotFoundError as error:
+                message = "the input was removed from the cache before the run began; resume the run to fetch it again"
+                raise UserError(message, code="input_evicted", file=folder / name) from error
+
     def watch_signals(self) -> None:
         """Turn SIGTERM and the supervisor's death into ``stop_requested``, and STACK_SIGNAL into stacks."""
         self.stacks.mkdir(exist_ok=True)
@@ -206,6 +226,7 @@ def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = 
     try:
         if main:
             run_dir.lock()
+            run_dir.hold_inputs()
         run_dir.watch_signals()
         result = work(run_dir)
         if main:

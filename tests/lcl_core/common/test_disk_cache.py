@@ -171,3 +171,15 @@ def test_a_disk_that_cannot_be_written_is_no_error_for_file_entries(tmp_path: Pa
     cache = files_of(tmp_path / "file")
     cache.write("aa/a.bin", b"x")
     assert cache.read("aa/a.bin") is None
+
+
+def test_an_entry_that_is_held_is_not_evicted_until_its_file_is_closed(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, 150)
+    opened(cache, "a")
+    with DiskCache(tmp_path, None).hold("a"), cache.hold("a"):
+        opened(cache, "b")
+        assert folders(cache) == {"a", "b"}
+    opened(cache, "c")
+    assert folders(cache) == {"c"}
+    with pytest.raises(FileNotFoundError):
+        cache.hold("a")
