@@ -275,12 +275,15 @@ class RunsTab:
         return ""
 
     def annotate(self, selection: SelectedRun, tags: str, notes: str) -> str:
-        """Replace tags and notes of the selected run. The fields keep what was typed: more may have been typed since.
+        """Replace tags and notes of the run whose tags and notes the fields hold.
+
+        Another run may be selected already while its own tags and notes are still being fetched. The fields keep what
+        was typed: more may have been typed since.
 
         Returns: verdict.
         """
         try:
-            self.client.annotate(str(selection.current.id), tags=parse_tags(tags), notes=notes.strip())
+            self.client.annotate(str(selection.annotated), tags=parse_tags(tags), notes=notes.strip())
         except ApiError as error:
             return invalid_message(error.field, error.message)
         return valid_message("Saved.")
@@ -407,11 +410,14 @@ class RunsTab:
             selection.current = WatchedRun(linked or (runs[0]["id"] if runs else None))
         watched = selection.current
         if watched.id is None:
+            selection.annotated = None
             return _draw_list(page, None, only, listing), gr.skip(), NOTHING_SELECTED, *_empty_detail()
         choices = self.comparison.update_choices(selection, runs)
         try:
             watched, detail = self.detail(watched, selection, runs)
         except ApiError as error:
+            if selection.current.id == watched.id:
+                selection.annotated = None  # the fields are emptied
             detail = error_box(error.message, "This run cannot be shown"), *_empty_detail()
         if selection.current.id != watched.id:  # another run was selected since
             return _unchanged()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -10,6 +11,7 @@ from ui.charts import METRIC_LABELS
 from ui.tabs.runs import ComparisonChoice, RunsTab, SelectedRun, WatchedRun
 
 DRAWN_CURVES = -3  # of what a refresh draws
+ANNOTATION = slice(-7, -4)  # the panel, tags and notes
 
 
 def line(step: int, loss: float = 5.0) -> dict[str, Any]:
@@ -175,3 +177,35 @@ def test_beside_a_run_of_another_kind_only_pre_trainings_are_drawn(service: Any,
     tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_3"), comparison=ComparisonChoice(("run_1",)))
     drawn = tab.refresh(selection)[DRAWN_CURVES]
     assert drawn.count("<li>") == 1
+
+
+def test_notes_are_saved_to_the_run_whose_fields_they_stand_in(service: Any, run: dict[str, Any]) -> None:
+    other = {**run, "id": "run_2"}
+    client = page_service(service, run, other, stored={"run_1": [], "run_2": []})
+    client.answers["annotate"] = lambda run_id, tags, notes: {**run, "id": run_id}
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    tab.refresh(selection)
+
+    def press_save(_: str, after: int) -> list[Any]:
+        """While the second run is fetched; its tags and notes are not in the fields yet."""
+        tab.annotate(selection, "first", "of the first run")
+        return []
+
+    client.answers["metrics"] = press_save
+    drawn = tab.select(selection, "all", SimpleNamespace(pick="run_2"))  # type: ignore[arg-type]
+    assert drawn[ANNOTATION][1:] == ("", "")
+    tab.annotate(selection, "second", "")
+    assert [args for name, args, _ in client.calls if name == "annotate"] == [("run_1",), ("run_2",)]
+
+
+def test_tags_and_notes_come_back_after_a_run_that_could_not_be_shown(
+    service: Any, run: dict[str, Any], away: Exception
+) -> None:
+    client = page_service(service, {**run, "notes": "kept"}, stored={"run_1": []})
+    tab, selection, own = RunsTab(client), SelectedRun(WatchedRun("run_1")), client.answers["run"]
+    tab.refresh(selection)
+    client.answers["run"] = away
+    assert not tab.refresh(selection)[ANNOTATION][0].visible
+    client.answers["run"] = own
+    panel, _, notes = tab.refresh(selection)[ANNOTATION]
+    assert (panel.visible, notes) == (True, "kept")
