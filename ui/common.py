@@ -25,6 +25,8 @@ BUSY_EVENT: dict[str, Any] = SILENT_EVENT | {"show_progress": "minimal"}
 LAST_COUNTS: dict[str, Any] = {"trigger_mode": "always_last"}
 EACH_COUNTS: dict[str, Any] = {"trigger_mode": "multiple"}
 
+# for an event without a part in Python: its output, a text field, is empty at once
+CLEAR_SCRIPT = "() => ''"
 # for an event that has drawn a ``ui.html.question_box``: the focus goes to it, on the button that changes nothing
 FOCUS_QUESTION_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => [...document.querySelectorAll(
   '[role=alertdialog] button:last-child')].find((button) => button.checkVisibility())?.focus(), 30))"""

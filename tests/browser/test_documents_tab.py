@@ -110,6 +110,22 @@ def test_words_of_a_corpus_stay_words(visitor: Any, page_url: str, odd: str) -> 
     expect(page.locator("#documents")).to_contain_text("No captioned images")
 
 
+def test_what_is_typed_while_a_dataset_is_opened_stays(visitor: Any, page_url: str, odd: str) -> None:
+    page = opened(visitor, page_url)
+    words, held = page.get_by_placeholder("Find those with these words"), []
+    words.fill("left over")
+    page.route("**/run/predict*", held.append)
+    with page.expect_request(lambda request: f'"{odd}"' in (request.post_data or "")):
+        choose(page, "Dataset", odd)
+    expect(words).to_have_value("")  # those of the dataset before
+    words.fill("Second")
+    page.unroute("**/run/predict*")
+    for route in held:
+        route.continue_()
+    expect(page.locator("#documents-place")).to_contain_text("Documents 1–2 of 2")
+    expect(words).to_have_value("Second")
+
+
 @pytest.fixture
 def pages(world: Any) -> str:
     """A dataset of eight documents of a sentence each."""

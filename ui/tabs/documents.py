@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import gradio as gr
@@ -15,8 +15,11 @@ from api.client.models import DocumentPageJson
 from ui.addresses import address, mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
+    CLEAR_SCRIPT,
+    EACH_COUNTS,
     LAST_COUNTS,
     SILENT_EVENT,
+    PageSelection,
     draw_tag_form,
     first_choice,
     html_pane,
@@ -54,6 +57,28 @@ _TEAM_GROUPED_ID = re.compile(
     r"""(?P<source>\w+):\((?P<a>['"])(?P<team>.*?)(?P=a), (?P<b>['"])(?P<topic>.*)(?P=b)\)/(?P<start>\d+)"""
 )
 LOADING = '<div class="lcl-empty" role="status"><strong>Opening the dataset …</strong></div>'
+# the number goes to a hidden field, and that of the reader is empty at once: another may be typed meanwhile
+TAKE_NUMBER_SCRIPT = "(number) => [number, '']"
+
+
+class DocumentQuery(NamedTuple):
+    """What is shown of which dataset: values of the first inputs of each event, in their order.
+
+    Attributes:
+        turn: number of the newest page that was asked for.
+    """
+
+    turn: PageSelection[int]
+    dataset: str | None
+    view: str
+    split: str = ALL
+    source: str = ALL
+    words: str = ""
+    tag: str = ALL
+
+
+QUERY_SIZE = len(DocumentQuery._fields)
+UNCHANGED = (gr.skip(),) * 9  # of DocumentsTab.show
 
 
 class DocumentsTab:
@@ -64,8 +89,10 @@ class DocumentsTab:
         self.corpus_import = CorpusImport(client)
 
     def build(self) -> None:
+        self.turn = gr.State(PageSelection(0))
         self.offset = gr.State(0)
         self.following = gr.State(None)  # offset of the next page
+        self.wanted = gr.Textbox(visible=False)  # the number that was submitted
         with gr.Accordion("Use my corpus", open=False, elem_classes="lcl-panel", elem_id="corpus-panel") as self.drawer:
             self.corpus_import.build()
         with gr.Column(elem_classes="lcl-panel"):
@@ -97,7 +124,7 @@ class DocumentsTab:
         self.shown = html_pane(LOADING, js_on_load=PICK_SCRIPT, elem_id="documents")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
-        inputs = [self.dataset, self.view, self.split, self.source, self.words, self.tag]
+        inputs = [self.turn, self.dataset, self.view, self.split, self.source, self.words, self.tag]
         outputs = [
             self.offset, self.split, self.source, self.tag, self.position, self.previous, self.next, self.following,
             self.shown,
@@ -109,13 +136,16 @@ class DocumentsTab:
             )
         self.dataset.input(None, self.dataset, js=used_script("dataset"))
         for change in (self.dataset.input, self.view.input):
-            change(self.start, inputs[:2], [self.words, *outputs], **BUSY_EVENT | LAST_COUNTS)
+            change(None, None, self.words, js=CLEAR_SCRIPT)
+            change(self.start, inputs[:3], outputs, **BUSY_EVENT | LAST_COUNTS)
         for change in (self.split.input, self.source.input, self.tag.input, self.find.click, self.words.submit):
-            change(self.show, inputs, outputs, **BUSY_EVENT | LAST_COUNTS)
-        self.next.click(self.show, [*inputs, self.following], outputs, **BUSY_EVENT)
+            change(self.show_inputs, inputs, outputs, **BUSY_EVENT | LAST_COUNTS)
+        self.next.click(self.show_inputs, [*inputs, self.following], outputs, **BUSY_EVENT)
         self.previous.click(self.go_back, now, outputs, **BUSY_EVENT)
-        self.number.submit(self.go_to, [*inputs, self.number], [self.number, *outputs], **BUSY_EVENT)
-        self.shown.select(self.change_tags, now, [self.tagged, *outputs], **BUSY_EVENT)
+        self.number.submit(None, self.number, [self.wanted, self.number], js=TAKE_NUMBER_SCRIPT).then(
+            self.go_to, [*inputs, self.wanted], outputs, **BUSY_EVENT | LAST_COUNTS
+        )
+        self.shown.select(self.change_tags, now, [self.tagged, *outputs], **BUSY_EVENT | EACH_COUNTS)
         self.corpus_import.wire()
         for event in (tab.select, navigation.select):
             event(self.open_drawer, None, self.drawer, **SILENT_EVENT | LAST_COUNTS)
@@ -136,83 +166,74 @@ class DocumentsTab:
         except ApiError:
             return gr.skip()  # show reports the error
 
-    def open_address(
-        self,
-        dataset: str | None,
-        view: str,
-        split: str,
-        source: str,
-        words: str,
-        tag: str,
-        offset: int,
-        request: gr.Request,
-    ) -> tuple[Any, ...]:
-        """The page of the address; on that of another tab the one that was shown."""
+    def open_address(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        """The page of the address; on that of another tab the one that was shown.
+
+        Args:
+            values: a DocumentQuery, and the offset.
+        """
+        query, offset = DocumentQuery(*values[:QUERY_SIZE]), values[-1]
         if not (linked := read_address(request, "documents")).get("dataset"):
-            return *(gr.skip(),) * 3, *self.show(dataset, view, split, source, words, tag, offset)
-        dataset, view = linked["dataset"], "pairs" if linked.get("show") == "pairs" else "interleaved"
+            return *(gr.skip(),) * 3, *self.show(query, offset)
         first = linked.get("start", "1")  # "page" and "view" are parameters of Gradio
-        offset = int(first) - 1 if first.isdecimal() else 0
-        words = linked.get("q", "")
         split, source, tag = (linked.get(name, ALL) for name in ("split", "source", "tag"))
-        return dataset, view, words, *self.show(dataset, view, split, source, words, tag, offset)
+        view = "pairs" if linked.get("show") == "pairs" else "interleaved"
+        opened = DocumentQuery(query.turn, linked["dataset"], view, split, source, linked.get("q", ""), tag)
+        drawn = self.show(opened, int(first) - 1 if first.isdecimal() else 0)
+        # what stays is left out: another may be chosen, or typed, before the update arrives
+        pairs = ((opened.dataset, query.dataset), (opened.view, query.view), (opened.words, query.words))
+        return *(gr.skip() if drawn is UNCHANGED or new == old else new for new, old in pairs), *drawn
 
-    def start(self, dataset: str | None, view: str) -> tuple[Any, ...]:
+    def start(self, turn: PageSelection[int], dataset: str | None, view: str) -> tuple[Any, ...]:
         """Another dataset or view: the first page without words and filters."""
-        return "", *self.show(dataset, view, ALL, ALL)
+        return self.show(DocumentQuery(turn, dataset, view))
 
-    def go_back(
-        self, dataset: str | None, view: str, split: str, source: str, words: str, tag: str, offset: int
-    ) -> tuple[Any, ...]:
-        """The page before; with words or a tag the first one."""
-        before = 0 if words.strip() or tag else offset - PER_PAGE
-        return self.show(dataset, view, split, source, words, tag, before)
+    def show_inputs(self, *values: Any) -> tuple[Any, ...]:
+        """The page that the inputs ask for. ``values``: a DocumentQuery, and perhaps an offset."""
+        return self.show(DocumentQuery(*values[:QUERY_SIZE]), *values[QUERY_SIZE:])
 
-    def go_to(
-        self, dataset: str | None, view: str, split: str, source: str, words: str, tag: str, number: str
-    ) -> tuple[Any, ...]:
-        """The page that begins with a number, counted from 1. Another text changes nothing."""
-        digits = number.strip().replace(",", "")
-        if not digits.isdecimal():
-            return "", *(gr.skip(),) * 9
-        return "", *self.show(dataset, view, split, source, words, tag, int(digits) - 1)
+    def go_back(self, *values: Any) -> tuple[Any, ...]:
+        """The page before; with words or a tag the first one. ``values``: a DocumentQuery, and the offset."""
+        query, offset = DocumentQuery(*values[:QUERY_SIZE]), values[-1]
+        return self.show(query, 0 if query.words.strip() or query.tag else offset - PER_PAGE)
 
-    def change_tags(
-        self,
-        dataset: str | None,
-        view: str,
-        split: str,
-        source: str,
-        words: str,
-        tag: str,
-        offset: int,
-        event: gr.EventData,
-    ) -> tuple[Any, ...]:
-        """A tag of documents, and the same page again. An event: ``tag:DATASET:CHANGE`` of a tag form."""
+    def go_to(self, *values: Any) -> tuple[Any, ...]:
+        """The page that begins with a number, counted from 1. Another text changes nothing.
+
+        Args:
+            values: a DocumentQuery, and the number.
+        """
+        digits = values[-1].strip().replace(",", "")
+        return self.show_inputs(*values[:-1], int(digits) - 1) if digits.isdecimal() else UNCHANGED
+
+    def change_tags(self, event: gr.EventData, *values: Any) -> tuple[Any, ...]:
+        """A tag of documents, and the same page again. An event: ``tag:DATASET:CHANGE`` of a tag form.
+
+        Args:
+            values: a DocumentQuery, and the offset.
+        """
         _, owner, value = str(event.pick).split(":", 2)
         change = parse_tag_change(value)
         verb = "remove" if change.remove else "add"
         try:
             changed = self.client.tag_documents(owner, change.items, **{verb: [change.tag]})
         except ApiError as error:
-            return toast(error.message, "The tags were not changed"), *(gr.skip(),) * 9
-        noun = "captioned image" if view == "pairs" else "document"
-        return notice(change.describe(changed, noun), "Tags"), *self.show(
-            dataset, view, split, source, words, tag, offset
-        )
+            return toast(error.message, "The tags were not changed"), *UNCHANGED
+        noun = "captioned image" if DocumentQuery(*values[:QUERY_SIZE]).view == "pairs" else "document"
+        return notice(change.describe(changed, noun), "Tags"), *self.show_inputs(*values)
 
-    def show(
-        self,
-        dataset: str | None,
-        view: str,
-        split: str,
-        source: str,
-        words: str = "",
-        tag: str = ALL,
-        offset: int | None = 0,
-    ) -> tuple[Any, ...]:
-        """One page: offset, filters, position, buttons, offset of the next one, documents."""
-        offset, pairs, words = max(0, int(offset or 0)), view == "pairs", words.strip()
+    def show(self, query: DocumentQuery, offset: int | None = 0) -> tuple[Any, ...]:
+        """One page: offset, filters, position, buttons, offset of the next one, documents.
+
+        Returns: ``UNCHANGED`` if a newer page was asked for meanwhile.
+        """
+        query.turn.current = mine = query.turn.current + 1
+        drawn = self._draw_page(query._replace(words=query.words.strip()), max(0, int(offset or 0)))
+        return drawn if query.turn.current == mine else UNCHANGED
+
+    def _draw_page(self, query: DocumentQuery, offset: int) -> tuple[Any, ...]:
+        _, dataset, view, split, source, words, tag = query
+        pairs = view == "pairs"
         filters = {"split": split or None, "source": source or None} if pairs else {}
         try:
             dataset = dataset or first_choice(dataset_choices(self.client))

@@ -11,12 +11,18 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from ui.common import PageSelection
 from ui.html import esc
-from ui.tabs.documents import DocumentsTab, document_title, draw_documents
+from ui.tabs.documents import UNCHANGED, DocumentQuery, DocumentsTab, document_title, draw_documents
 
 TEXT = {"text": "a <b>bold</b> word", "tokens": 6}
 IMAGE = {"image": 'x"y/ü.png', "image_url": "ignored", "tokens": 51, "similarity": 0.314}
 ITEM = {"id": "doc <1>", "item": "interleaved.jsonl:1", "tags": [], "segments": [TEXT, IMAGE]}
+
+
+def query(*values: Any) -> DocumentQuery:
+    """What a page asks for that has asked for nothing before."""
+    return DocumentQuery(PageSelection(0), *values)
 
 
 def answer(*items: Any, total: int = 20, offset: int = 0) -> dict[str, Any]:
@@ -89,7 +95,7 @@ def test_labels_and_problems_are_reported() -> None:
 
 def test_a_page_is_asked_for_with_its_filters(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM, offset=6), dataset_statistics={}, dataset_tags={})
-    shown = DocumentsTab(client).show("d", "pairs", "val", "", "", "", 6)
+    shown = DocumentsTab(client).show(query("d", "pairs", "val"), 6)
     assert client.arguments_of("dataset_documents") == [
         {"tokens": True, "q": "", "tag": None, "split": "val", "source": None}
     ]
@@ -107,26 +113,26 @@ def test_a_page_is_asked_for_with_its_filters(service: Any) -> None:
 
 def test_documents_are_asked_for_without_filters(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM, total=1), dataset_tags={})
-    shown = DocumentsTab(client).show("d", "interleaved", "val", "web", "", "", -6)
+    shown = DocumentsTab(client).show(query("d", "interleaved", "val", "web"), -6)
     assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": "", "tag": None}]
     assert shown[0] == 0
     assert [button.interactive for button in shown[5:7]] == [False, False]
 
 
 def test_without_a_dataset_or_a_service_that_is_said(service: Any, away: Exception) -> None:
-    assert "No dataset yet" in DocumentsTab(service(datasets=[])).show(None, "interleaved", "", "")[-1]
-    assert "no answer from" in DocumentsTab(service(datasets=away)).show(None, "interleaved", "", "")[-1]
+    assert "No dataset yet" in DocumentsTab(service(datasets=[])).show(query(None, "interleaved"))[-1]
+    assert "no answer from" in DocumentsTab(service(datasets=away)).show(query(None, "interleaved"))[-1]
     empty = service(dataset_documents=answer(total=0), dataset_statistics={}, dataset_tags={})
-    assert "documents only" in DocumentsTab(empty).show("d", "pairs", "", "")[-1], "there is nothing to choose"
-    assert "split and source" in DocumentsTab(empty).show("d", "pairs", "val", "")[-1]
-    assert "No documents" in DocumentsTab(empty).show("d", "interleaved", "", "")[-1]
-    assert "No captioned images" in DocumentsTab(empty).show("d", "pairs", "", "")[-1]
+    assert "documents only" in DocumentsTab(empty).show(query("d", "pairs"))[-1], "there is nothing to choose"
+    assert "split and source" in DocumentsTab(empty).show(query("d", "pairs", "val"))[-1]
+    assert "No documents" in DocumentsTab(empty).show(query("d", "interleaved"))[-1]
+    assert "No captioned images" in DocumentsTab(empty).show(query("d", "pairs"))[-1]
 
 
 def test_the_first_dataset_is_shown_to_who_chose_none(service: Any) -> None:
     client = service(datasets=[{"name": "first"}, {"name": "second"}], dataset_documents=answer(ITEM), dataset_tags={})
     assert DocumentsTab(client).refresh(None)["value"] == "first"
-    DocumentsTab(client).show(None, "interleaved", "", "")
+    DocumentsTab(client).show(query(None, "interleaved"))
     assert client.calls[-1][1][0] == "first"
 
 
@@ -141,16 +147,16 @@ def test_words_are_searched_and_the_search_goes_on(service: Any) -> None:
     client = service(dataset_documents=found, dataset_tags={})
     tab = DocumentsTab(client)
     offset, *_, place, previous, following, next_offset, drawn = tab.show(
-        "d", "interleaved", "", "", " red <fox> ", "", 400
+        query("d", "interleaved", "", "", " red <fox> "), 400
     )
     assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": "red <fox>", "tag": None}]
     assert (offset, next_offset, previous.interactive, following.interactive) == (400, 2400, True, True)
     assert "1 with “red &lt;fox&gt;”</b> among 401–2,400 of 5,000" in place
     assert "&quot;q&quot;: &quot;red" in drawn, "the address has the words"
-    tab.go_back("d", "interleaved", "", "", "red", "", 400)
+    tab.go_back(*query("d", "interleaved", "", "", "red"), 400)
     assert _offsets(client)[-1] == 0, "to the beginning of the search"
     empty = service(dataset_documents=answer(total=9) | {"next": 4}, dataset_tags={})
-    nothing = DocumentsTab(empty).show("d", "interleaved", "", "", "x")
+    nothing = DocumentsTab(empty).show(query("d", "interleaved", "", "", "x"))
     assert "Nothing found" in nothing[-1]
     assert nothing[6].interactive, "the search ended by time, there may be more"
 
@@ -158,9 +164,9 @@ def test_words_are_searched_and_the_search_goes_on(service: Any) -> None:
 def test_a_number_leads_to_its_document(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM, total=5000), dataset_tags={})
     tab = DocumentsTab(client)
-    assert tab.go_to("d", "interleaved", "", "", "", "", "1,200")[1] == 1199
+    assert tab.go_to(*query("d", "interleaved"), "1,200")[0] == 1199
     assert _offsets(client)[-1] == 1199
-    assert tab.go_to("d", "interleaved", "", "", "", "", "soon")[1:] == (gr.skip(),) * 9
+    assert tab.go_to(*query("d", "interleaved"), "soon") == UNCHANGED
 
 
 def test_tags_are_shown_chosen_and_removed(service: Any) -> None:
@@ -169,7 +175,7 @@ def test_tags_are_shown_chosen_and_removed(service: Any) -> None:
         dataset_documents=answer(tagged, total=5000), dataset_tags={"blurred": 1200, "team:a": 1}, tag_documents=3
     )
     tab = DocumentsTab(client)
-    *_, menu, place, _, _, _, drawn = tab.show("my set", "interleaved", "", "", "", "blurred")
+    *_, menu, place, _, _, _, drawn = tab.show(query("my set", "interleaved", "", "", "", "blurred"))
     assert client.arguments_of("dataset_documents")[-1]["tag"] == "blurred"
     assert (menu.value, menu.visible) == ("blurred", True)
     assert menu.choices[1] == ("blurred (1,200)", "blurred")
@@ -179,14 +185,9 @@ def test_tags_are_shown_chosen_and_removed(service: Any) -> None:
     assert "&quot;tag&quot;: &quot;blurred" in drawn, "the address has the tag"
     pick = unescape(re.findall(r'data-pick="(tag:[^"]+)"', drawn)[1])
     said, *again = tab.change_tags(
-        "my set",
-        "interleaved",
-        "",
-        "",
-        "",
-        "blurred",
-        0,
         SimpleNamespace(pick=pick),  # type: ignore[arg-type]
+        *query("my set", "interleaved", "", "", "", "blurred"),
+        0,
     )
     assert client.arguments_of("tag_documents") == [{"remove": ["team:a"]}]
     assert client.calls[-3][1] == ("my set", ["interleaved.jsonl:1"])
@@ -197,16 +198,73 @@ def test_tags_are_shown_chosen_and_removed(service: Any) -> None:
 def test_a_tag_that_the_service_refuses_changes_nothing_on_the_page(service: Any, away: Exception) -> None:
     change = json.dumps({"tag": "x", "items": ["interleaved.jsonl:1"], "remove": False})
     event: Any = SimpleNamespace(pick=f"tag:d:{change}")
-    said, *rest = DocumentsTab(service(tag_documents=away)).change_tags("d", "pairs", "", "", "", "", 0, event)
+    said, *rest = DocumentsTab(service(tag_documents=away)).change_tags(event, *query("d", "pairs"), 0)
     assert "The tags were not changed" in said
     assert rest == [gr.skip()] * 9
 
 
 def test_a_tag_of_another_dataset_is_no_filter(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM), dataset_tags={"other": 1})
-    menu = DocumentsTab(client).show("d", "interleaved", "", "", "", "blurred")[3]
+    menu = DocumentsTab(client).show(query("d", "interleaved", "", "", "", "blurred"))[3]
     assert client.arguments_of("dataset_documents")[-1]["tag"] is None
     assert menu.value == ""
+
+
+def request(**parameters: str) -> Any:
+    return SimpleNamespace(query_params=parameters, cookies={})
+
+
+def test_a_page_that_was_asked_for_before_another_is_not_drawn(service: Any) -> None:
+    """A search by words takes two seconds; another dataset is chosen meanwhile."""
+    turn, drawn = PageSelection(0), []
+
+    def documents(dataset: str, *_: Any, q: str, **__: Any) -> dict[str, Any]:
+        if q:
+            drawn.append(tab.start(turn, "second", "interleaved"))
+        return answer(ITEM)
+
+    tab = DocumentsTab(service(dataset_documents=documents, dataset_tags={}))
+    assert tab.show_inputs(turn, "first", "interleaved", "", "", "owl", "") == UNCHANGED
+    assert "&quot;second&quot;" in drawn[0][-1]
+    assert "&quot;first&quot;" in tab.show_inputs(turn, "first", "interleaved", "", "", "", "", 6)[-1]
+
+
+def test_a_tag_is_changed_even_if_another_page_is_asked_for_meanwhile(service: Any) -> None:
+    turn = PageSelection(0)
+
+    def documents(*_: Any, **__: Any) -> dict[str, Any]:
+        turn.current += 1
+        return answer(ITEM)
+
+    tab = DocumentsTab(service(dataset_documents=documents, dataset_tags={}, tag_documents=1))
+    event: Any = SimpleNamespace(pick=f"tag:d:{json.dumps({'tag': 'x', 'items': ['a'], 'remove': False})}")
+    said, *rest = tab.change_tags(event, turn, "d", "interleaved", "", "", "", "", 0)
+    assert "1 document gained the tag x." in said
+    assert tuple(rest) == UNCHANGED
+
+
+def test_an_address_leaves_the_fields_alone_that_it_does_not_change(service: Any) -> None:
+    client = service(dataset_documents=answer(ITEM), dataset_tags={"dull": 1}, dataset_statistics={})
+    tab, values = DocumentsTab(client), (*query("d", "interleaved"), 0)
+    *fields, offset, _, _, _, _, _, _, _, drawn = tab.open_address(request(dataset="d", start="7"), *values)
+    assert fields == [gr.skip()] * 3, "words that are typed while the dataset is opened stay"
+    assert (offset, "&quot;start&quot;: &quot;7&quot;" in drawn) == (6, True)
+    linked = request(dataset="other", show="pairs", q="owl", split="val", tag="dull")
+    assert tab.open_address(linked, *values)[:3] == ("other", "pairs", "owl")
+    assert client.arguments_of("dataset_documents")[-1] == {
+        "tokens": True, "q": "owl", "tag": "dull", "split": "val", "source": None
+    }  # fmt: skip
+    assert tab.open_address(request(tab="runs"), *values)[:3] == (gr.skip(),) * 3
+
+
+def test_fields_are_emptied_in_the_browser_and_not_by_a_late_answer(service: Any) -> None:
+    tab = DocumentsTab(service())
+    with gr.Blocks() as page:
+        tab.build()
+        tab.wire(page, gr.Tab(), gr.HTML())
+    for field in (tab.words, tab.number):
+        writing = [event for event in page.fns.values() if field in event.outputs and event.fn is not None]
+        assert [event.name for event in writing] == (["open_address"] * 2 if field is tab.words else [])
 
 
 def _offsets(client: Any) -> list[int]:
