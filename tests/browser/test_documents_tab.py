@@ -114,7 +114,7 @@ def test_what_is_typed_while_a_dataset_is_opened_stays(visitor: Any, page_url: s
     page = opened(visitor, page_url)
     words, held = page.get_by_placeholder("Find those with these words"), []
     words.fill("left over")
-    page.route("**/run/predict*", held.append)
+    page.route("**/run/predict*", lambda route: held.append(route))
     with page.expect_request(lambda request: f'"{odd}"' in (request.post_data or "")):
         choose(page, "Dataset", odd)
     expect(words).to_have_value("")  # those of the dataset before

@@ -77,7 +77,7 @@ class CorpusImport:
             return gr.skip(), gr.skip(), ""
         size = sum(Path(file).stat().st_size for file in files)
         what = f"{len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}"
-        return files, name or suggest_name(files), status_line(f"{what} chosen.")
+        return files, gr.skip() if name else suggest_name(files), status_line(f"{what} chosen.")
 
     def start(
         self, imported: PageSelection[ImportedCorpus | None], files: list[str] | None, name: str

@@ -97,17 +97,18 @@ class StudyForm:
         ))  # fmt: skip
         for edit in edits:
             edit.then(None, [self.name, self.editor], js=draft_script("study"))
+        # the count comes after the fields: it waits for the service, and they may be edited meanwhile
         tab.select(
-            self.restore_draft, self.editor, [self.drawer, self.name, self.editor],
+            self.restore_draft, self.editor, [self.drawer, self.name, self.editor, *read[:-1]],
             js=restore_script("studies"), **SILENT_EVENT,
-        ).then(self.read_editor, self.editor, read, **SILENT_EVENT)  # fmt: skip
+        ).then(self.validate, self.editor, self.verdict, **SILENT_EVENT)  # fmt: skip
 
     def restore_draft(self, drafts: str) -> tuple[Any, ...]:
-        """The form as it was before the page was loaded again."""
+        """The form as it was before the page was loaded again: drawer, name, editor, question, seeds, steps."""
         if (saved := parse_drafts(drafts).get("study")) is None:
-            return (gr.skip(),) * 3
+            return (gr.skip(),) * 6
         text, name = saved
-        return gr.Accordion(open=True), name, text
+        return gr.Accordion(open=True), name, text, *self._field_values(text)
 
     def apply_preset(self, preset: str) -> tuple[Any, ...]:
         spec = preset_study(preset)
@@ -125,11 +126,15 @@ class StudyForm:
 
     def read_editor(self, text: str) -> tuple[Any, ...]:
         """Update the fields; unchanged while the editor has no valid JSON."""
+        return *self._field_values(text), self.validate(text)
+
+    def _field_values(self, text: str) -> tuple[Any, ...]:
+        """Question, seeds and steps of the editor's text."""
         try:
             spec = from_json(text)
         except UserError:
-            return *[gr.skip()] * 3, self.validate(text)
-        return _question_line(spec), _seeds_text(spec), _steps_field(spec), self.validate(text)
+            return (gr.skip(),) * 3
+        return _question_line(spec), _seeds_text(spec), _steps_field(spec)
 
     def validate(self, text: str) -> str:
         """Number of runs of the study, or the error."""

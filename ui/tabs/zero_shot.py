@@ -48,6 +48,7 @@ from ui.tabs.zero_shot_view import (
 DEFAULT_TEMPLATES = "\n".join(PLAIN_TEMPLATES)
 MAX_PROMPTS = 5000  # classes times templates
 MAX_NAME = 200  # characters of a class or template
+FIELD_PARAMETERS = {"sample", "classes", "templates"}  # of an address
 MAX_ADDRESS = 3000  # characters of the classes or templates in an address
 POLL_SECONDS = 0.3
 EXAMPLE_LABELS = ("group", "category", "subgroup")  # labels with few values, first
@@ -267,10 +268,8 @@ class ZeroShotTab:
         self.clock = gr.Timer(POLL_SECONDS, active=False)
         shown = [self.results, self.download, self.clock]
         inputs = [self.run, self.encoder, self.files, self.sample, self.classes, self.templates]
-        for event in (tab.select, navigation.select):
-            event(
-                self.open_address, inputs, [*inputs[1:], self.examples, self.view, *shown], **SILENT_EVENT | LAST_COUNTS
-            )
+        for event, handle in ((tab.select, self.open_link), (navigation.select, self.open_address)):
+            event(handle, inputs, [*inputs[1:], self.examples, self.view, *shown], **SILENT_EVENT | LAST_COUNTS)
         self.encoder.input(None, self.encoder, js=used_script("encoder"))
         viewed, classified = inputs[1:2] + inputs[3:], [self.view, *shown]
         for event in (self.go.click, self.classes.submit, self.templates.submit):
@@ -290,17 +289,31 @@ class ZeroShotTab:
         ).then(None, js=REVEAL_SCRIPT)
         self.clock.tick(self.poll, self.run, shown, **SILENT_EVENT)
 
-    def open_address(
+    def open_link(self, request: gr.Request, *values: Any) -> OpenedForm:
+        """As ``open_address``, when the tab is opened: the fields stay unless the address has a value of one.
+
+        What was typed and what runs by the time of the answer is not lost so. ``values``: the inputs.
+        """
+        writes = not FIELD_PARAMETERS.isdisjoint(read_address(request, "zero-shot"))
+        return self._open(request, writes, *values)
+
+    def open_address(self, request: gr.Request, *values: Any) -> OpenedForm:
+        """Encoders and examples, and what the address says; on that of another tab, what was shown."""
+        return self._open(request, True, *values)
+
+    def _open(
         self,
+        request: gr.Request,
+        writes: bool,
         run: PageSelection[ZeroShotRun | None],
         encoder: str | None,
         files: list[str] | None,
         sample: str,
         classes: str,
         templates: str,
-        request: gr.Request,
     ) -> OpenedForm:
-        """Encoders and examples, and what the address says; on that of another tab, what was shown."""
+        """``writes``: what the address says of the fields, too, unless a run has begun meanwhile."""
+        began = run.current
         address = read_address(request, "zero-shot")
         try:
             choices, examples = encoder_choices(self.client), draw_examples(find_examples(self.client))
@@ -321,7 +334,8 @@ class ZeroShotTab:
             fields[0],
             *map(_lines, fields[1:]),
         )
-        if not address or _is_too_long(address, classes, templates) or (run.current and is_shown):
+        writes = writes and bool(address) and run.current is began
+        if not writes or _is_too_long(address, classes, templates) or (run.current and is_shown):
             return form if run.current else form._replace(results=INVITATION)
         drawn = self.classify(run, chosen, files, *fields) if fields[1] else self._idle(run)
         return OpenedForm(form.encoder, gr.skip(), *fields, examples, *drawn)

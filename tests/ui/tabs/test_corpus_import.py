@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from api.client import ApiError, UserError
@@ -83,7 +84,7 @@ def test_the_name_of_a_zip_is_suggested() -> None:
 def test_a_typed_name_stays(uploads: Any) -> None:
     panel = CorpusImport(None)  # type: ignore[arg-type]
     files, name, status = panel.use_files(uploads(a_md="A"), "mine")
-    assert (len(files), name) == (1, "mine")
+    assert (len(files), name) == (1, gr.skip()), "more of it may have been typed since"
     assert "1 file, " in status
 
 

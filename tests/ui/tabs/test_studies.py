@@ -189,6 +189,30 @@ def test_broken_json_is_left_to_be_mended(client: Any, service: Any, away: Excep
     assert "no answer from" in StudyForm(service(plan_study=away)).validate("{}")
 
 
+def test_a_draft_fills_the_fields_without_a_call_and_without_one_they_stay(service: Any) -> None:
+    form = StudyForm(service())
+    draft = {"study": {"name": "mine", "text": '{"seeds": [7], "pretrain": {"steps": 9}}'}}
+    drawer, name, text, _, seeds, steps = form.restore_draft(json.dumps(draft))
+    assert (drawer.open, name, text, seeds, steps.value) == (True, "mine", draft["study"]["text"], "7", 9)
+    draft["study"]["text"] = "{"
+    assert form.restore_draft(json.dumps(draft))[2:] == ("{", *(gr.skip(),) * 3)
+    assert form.restore_draft("{}") == (gr.skip(),) * 6
+
+
+def test_an_opening_of_the_tab_writes_no_field_after_a_call_of_the_service(service: Any) -> None:
+    tab = StudiesTab(service())
+    with gr.Blocks() as page:
+        opened = gr.Tab()
+        tab.build()
+        tab.wire(page, opened, gr.HTML())
+    form = tab.form
+    assert {event.name for event in page.fns.values() if form.seeds in event.outputs} == {
+        "apply_preset", "read_editor", "restore_draft"
+    }  # fmt: skip
+    followers = [event for event in page.fns.values() if event.trigger_after is not None and event.fn == form.validate]
+    assert [event.outputs for event in followers] == [[form.verdict]]
+
+
 def test_the_count_is_honest() -> None:
     assert plan_summary({**PLAN, "reused": 2}) == (
         "3 rows × 2 seeds = 6 pre-trainings and 6 evaluations; 2 of the pre-trainings are there already and are not "

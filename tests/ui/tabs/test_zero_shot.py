@@ -70,9 +70,12 @@ def parameters(view: str) -> dict[str, str]:
     return json.loads(unescape(re.findall('data-view="([^"]*)"', view)[0]))
 
 
+def request_of(**address: str) -> Any:
+    return type("Request", (), {"query_params": address, "cookies": {}})()
+
+
 def opened(tab: ZeroShotTab, run: Any, /, *current: Any, **address: str) -> tuple[Any, ...]:
-    request: Any = type("Request", (), {"query_params": address, "cookies": {}})()
-    return tab.open_address(run, *(current or (None, None, "", "", DEFAULT_TEMPLATES)), request)
+    return tab.open_address(request_of(**address), run, *(current or (None, None, "", "", DEFAULT_TEMPLATES)))
 
 
 def test_folders_with_names_of_classes_give_accuracy_beside_chance(
@@ -204,6 +207,27 @@ def test_an_address_is_opened_and_not_twice(service: Any, answers: dict[str, Any
     assert (parameters(back[6]), back[7], run.current) == ({}, INVITATION, None)
     lost = opened(tab, run, encoder="enc_gone", classes="a\nb")
     assert "There is no encoder &#x27;enc_gone&#x27;" in lost[7]
+
+
+def test_an_opening_of_the_tab_alone_changes_no_field_and_ends_no_run(
+    service: Any, answers: dict[str, Any], files: list[str]
+) -> None:
+    tab, run = ZeroShotTab(service(**answers)), selection()
+    inputs = (run, "enc_1", files, "", "", DEFAULT_TEMPLATES)
+
+    def classify_meanwhile() -> list[dict[str, Any]]:
+        tab.classify(*inputs[:4], "fox\ncat", DEFAULT_TEMPLATES)
+        return ENCODERS
+
+    tab.client.answers["encoders"] = classify_meanwhile
+    for address in ({"tab": "zero-shot"}, {"classes": "a / b\nc", "sample": "group"}):
+        form = tab.open_link(request_of(**address), *inputs)
+        assert form[1:5] == (gr.skip(),) * 4
+        assert (form.view, form.results, form.clock) == (gr.skip(),) * 3
+        assert "fox taken for fox" in finished(tab, run)[0]
+    tab.client.answers["encoders"] = ENCODERS
+    assert tab.open_link(request_of(classes="a / b\nc", sample="group"), *inputs).classes == "a / b\nc"
+    finished(tab, run)
 
 
 def test_lists_that_are_too_long_for_an_address_stay_in_the_form(service: Any, answers: dict[str, Any]) -> None:
