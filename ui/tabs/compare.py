@@ -12,8 +12,10 @@ from api.client import ApiError, Client
 from ui.addresses import mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
+    EACH_COUNTS,
     LAST_COUNTS,
     SILENT_EVENT,
+    PageSelection,
     api_error_box,
     html_pane,
     image_input,
@@ -37,6 +39,7 @@ NO_QUERY = empty_state("Type a few words first", "Or pick an example, or choose 
 WORDS, IMAGE = "Words", "Image"
 EXAMPLES = ["dog", "red apple", "airplane", "tree", "musical instrument"]
 HITS_PER_SIDE = 12
+SIDES = ("left", "right")  # parameters of an address
 Sides = tuple[Json, Json]
 
 
@@ -170,6 +173,7 @@ class CompareTab:
 
     def build(self) -> None:
         self.bare = gr.State(False)  # does the pane show a placeholder?
+        self.turn, self.figures_turn = gr.State(PageSelection(0)), gr.State(PageSelection(0))  # of the newest drawing
         with gr.Column(elem_classes="lcl-panel"):
             title = heading("Compare two encoders", "The same query to both, in collections of the same dataset.")
             html_pane(title)
@@ -196,28 +200,29 @@ class CompareTab:
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         sides = [self.left, self.right]
         pickers = [*sides, self.dataset]
-        query = [*pickers, self.mode, self.text, self.image]
+        query = [self.turn, *pickers, self.mode, self.text, self.image]
         known = [*pickers, self.bare]
         refreshed = [*known, self.results, self.go]
         opened = [*refreshed, self.mode, self.text, self.frame, self.chips]
-        for event in (tab.select, navigation.select):
-            event(self.open_address, known, opened, **SILENT_EVENT | LAST_COUNTS).then(
-                self.draw_figures, sides, self.figures, **SILENT_EVENT | LAST_COUNTS
+        figures: list[Any] = [self.draw_figures, [self.figures_turn, *sides], self.figures]
+        for event, handle in ((tab.select, self.open_link), (navigation.select, self.open_address)):
+            event(handle, [self.turn, *known], opened, **SILENT_EVENT | LAST_COUNTS).then(
+                *figures, **SILENT_EVENT | LAST_COUNTS
             )
         for side in sides:
             side.input(self.refresh, known, refreshed, **SILENT_EVENT | LAST_COUNTS).then(
                 self.search, query, self.results, **BUSY_EVENT | LAST_COUNTS
-            ).then(self.draw_figures, sides, self.figures, **SILENT_EVENT | LAST_COUNTS)
+            ).then(*figures, **SILENT_EVENT | LAST_COUNTS)
         for event in (self.go.click, self.text.submit):
-            event(self.submit_query, query, self.results, **BUSY_EVENT)
+            event(self.submit_query, query, self.results, **BUSY_EVENT | EACH_COUNTS)
         for event in (self.image.upload, self.dataset.input):
             event(self.search, query, self.results, **BUSY_EVENT | LAST_COUNTS)
         self.mode.input(self.switch, self.mode, [self.text, self.frame, self.chips], **SILENT_EVENT | LAST_COUNTS)
         for button, words in zip(self.examples, EXAMPLES, strict=True):
             button.click(lambda words=words: words, outputs=self.text, **SILENT_EVENT).then(
-                self.search, query, self.results, **BUSY_EVENT
+                self.search, query, self.results, **BUSY_EVENT | EACH_COUNTS
             )
-        self.results.select(self.follow, pickers, self.results, **BUSY_EVENT)
+        self.results.select(self.follow, [self.turn, *pickers], self.results, **BUSY_EVENT | EACH_COUNTS)
 
     def refresh(
         self,
@@ -262,26 +267,50 @@ class CompareTab:
             bare, results = True, missing.html
         else:
             bare = False
+        go = gr.Button(interactive=not bare)
+        known = {each.id for each in ranked}
+        if lost := next((id for side in SIDES if (id := (address or {}).get(side)) and id not in known), None):
+            bare, results = True, error_box(f"There is no encoder {lost!r}.", "Not found")
         datasets = update_dropdown([(name, name) for name in names], pickers[2], picked)
-        return *updates, datasets, bare, results, gr.Button(interactive=not bare)
+        return *updates, datasets, bare, results, go
 
-    def open_address(
+    def open_link(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        """As ``open_address``, when the tab is opened: query and results stay unless the address has a query.
+
+        What was typed and asked by the time of the answer is not lost so. ``values``: the inputs.
+        """
+        address = read_address(request, "compare")
+        return self._open(address, not address.keys().isdisjoint(("q", "item")), *values)
+
+    def open_address(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        """Encoders and query of the address; on that of another tab what was shown. ``values``: the inputs."""
+        address = read_address(request, "compare")
+        return self._open(address, bool(address), *values)
+
+    def _open(
         self,
+        address: Mapping[str, str],
+        asks: bool,
+        turn: PageSelection[int],
         left: str | None,
         right: str | None,
         dataset: str | None,
         bare: bool,
-        request: gr.Request,
     ) -> tuple[Any, ...]:
-        """Encoders and query of the address; on that of another tab what was shown."""
-        address = read_address(request, "compare")
-        *pickers, bare, results, go = self.refresh(left, right, dataset, bare or bool(address), address)
+        """``asks``: query and results become those of the address, unless something else was asked meanwhile."""
+        began = turn.current
+        *pickers, bare, results, go = self.refresh(left, right, dataset, bare or asks, address)
+        kept = (gr.skip(),) * 4
+        if turn.current != began:
+            return *pickers, bare, gr.skip(), go, *kept
+        if not asks or bare:
+            return *pickers, bare, results, go, *kept
         left, right, dataset = _addressed(address, left, right, dataset)
-        if not address or bare:
-            return *pickers, bare, results, go, *(gr.skip(),) * 4
         asked = address.get("q", "")
         query = {"text": asked} if asked else {"item": address["item"]} if address.get("item") else {}
-        results = self.compare(left, right, dataset, f"“{asked}”" if asked else "this image", **query)
+        results = self.compare(turn, left, right, dataset, f"“{asked}”" if asked else "this image", **query)
+        if results == gr.skip():
+            return *pickers, bare, results, go, *kept
         return *pickers, bare, results, go, WORDS, gr.Textbox(asked, visible=True), *self.switch(WORDS)[1:]
 
     def switch(self, mode: str) -> tuple[Any, Any, Any]:
@@ -289,24 +318,53 @@ class CompareTab:
         return gr.Textbox(visible=words), gr.Column(visible=not words), gr.Row(visible=words)
 
     def search(
-        self, left: str | None, right: str | None, dataset: str | None, mode: str, text: str, image: str | None
-    ) -> str:
+        self,
+        turn: PageSelection[int],
+        left: str | None,
+        right: str | None,
+        dataset: str | None,
+        mode: str,
+        text: str,
+        image: str | None,
+    ) -> Any:
         """Hits of both encoders for the text or the image, or an error."""
+        pickers = left, right, dataset
         if mode == WORDS:
             query = text.strip()
-            return self.compare(left, right, dataset, f"“{query}”", **({"text": query} if query else {}))
-        return self.compare(left, right, dataset, "your image", **({"image": read_upload(image)} if image else {}))
+            return self.compare(turn, *pickers, f"“{query}”", **({"text": query} if query else {}))
+        return self.compare(turn, *pickers, "your image", **({"image": read_upload(image)} if image else {}))
 
-    def submit_query(self, *query: Any) -> str:
+    def submit_query(self, *query: Any) -> Any:
         """As ``search``; without a query, what is missing."""
         drawn = self.search(*query)
         return NO_QUERY if drawn == INVITATION else drawn
 
-    def follow(self, left: str | None, right: str | None, dataset: str | None, event: gr.EventData) -> str:
+    def follow(
+        self, turn: PageSelection[int], left: str | None, right: str | None, dataset: str | None, event: gr.EventData
+    ) -> Any:
         """Search both sides with an image of one side; it has the same id in both collections."""
-        return self.compare(left, right, dataset, "this image", item=str(event.pick).removeprefix("item:"))
+        return self.compare(turn, left, right, dataset, "this image", item=str(event.pick).removeprefix("item:"))
 
-    def compare(self, left: str | None, right: str | None, dataset: str | None, about: str, **query: Any) -> str:
+    def compare(
+        self,
+        turn: PageSelection[int],
+        left: str | None,
+        right: str | None,
+        dataset: str | None,
+        about: str,
+        **query: Any,
+    ) -> Any:
+        """Hits of both, or what is missing; no change if something newer was asked meanwhile.
+
+        Args:
+            turn: number of the newest query.
+            about: the query in words.
+        """
+        turn.current = mine = turn.current + 1
+        drawn = self._ask_both(left, right, dataset, about, **query)
+        return drawn if turn.current == mine else gr.skip()
+
+    def _ask_both(self, left: str | None, right: str | None, dataset: str | None, about: str, **query: Any) -> str:
         try:
             encoders, collections = self._pair(left, right, dataset)
         except _MissingInput as missing:
@@ -329,8 +387,13 @@ class CompareTab:
             dataset=dataset,
         )
 
-    def draw_figures(self, left: str | None, right: str | None) -> str:
-        """Metrics that both have."""
+    def draw_figures(self, turn: PageSelection[int], left: str | None, right: str | None) -> Any:
+        """Metrics that both have; no change if those of others were asked for meanwhile."""
+        turn.current = mine = turn.current + 1
+        drawn = self._draw_figures(left, right)
+        return drawn if turn.current == mine else gr.skip()
+
+    def _draw_figures(self, left: str | None, right: str | None) -> str:
         if not left or not right or left == right:
             return ""
         try:
@@ -382,7 +445,7 @@ def _datasets(left: Json, right: Json, collections: Sequence[Json]) -> list[str]
 
 def _addressed(address: Mapping[str, str], *pickers: str | None) -> Iterator[str | None]:
     """Left and right encoder and dataset: of the address, else of the pickers."""
-    return (address.get(name, value) for name, value in zip(("left", "right", "dataset"), pickers, strict=True))
+    return (address.get(name, value) for name, value in zip((*SIDES, "dataset"), pickers, strict=True))
 
 
 def _sides(left: str | None, right: str | None, encoders: Sequence[Json]) -> Sides | None:

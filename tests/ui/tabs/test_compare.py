@@ -9,6 +9,7 @@ import gradio as gr
 import pytest
 
 from api.client import ApiError
+from ui.common import PageSelection
 from ui.tabs.compare import IMAGE, INVITATION, WORDS, CompareTab, draw_figures
 
 OLD, NEW = ({"id": f"enc_{name}", "name": name, "hash": name[0] * 64} for name in ("old", "new"))
@@ -17,6 +18,15 @@ COLLECTIONS = [
     for each in (NEW, OLD)
 ]
 QUESTION = {"task": "retrieval", "split": "val", "variant": "v", "transfer": "zero_shot"}
+
+
+def turn() -> PageSelection[int]:
+    """Of a page that has asked for nothing before."""
+    return PageSelection(0)
+
+
+def request_of(**parameters: str) -> Any:
+    return SimpleNamespace(query_params={"tab": "compare", **parameters}, cookies={})
 
 
 def hits(*names: str) -> dict[str, Any]:
@@ -32,7 +42,7 @@ def answers() -> dict[str, Any]:
 
 def test_what_both_find_is_marked_with_its_place_on_the_other_side(service: Any, answers: dict[str, Any]) -> None:
     client = service(**answers)
-    drawn = CompareTab(client).search("enc_old", "enc_new", "sample", WORDS, " ant ", None)
+    drawn = CompareTab(client).search(turn(), "enc_old", "enc_new", "sample", WORDS, " ant ", None)
     assert client.arguments_of("search") == [{"k": 12, "text": "ant"}] * 2
     assert "<b>2 of 3</b> found by both for “ant”" in drawn
     assert drawn.count("lcl-card--both") == 4
@@ -48,7 +58,9 @@ def test_one_side_that_is_refused_does_not_take_the_other_along(service: Any, an
             raise ApiError(409, "encoder_gone", "the encoder is gone")
         return hits("d")
 
-    drawn = CompareTab(service(**{**answers, "search": search})).search("enc_old", "enc_new", None, WORDS, "x", None)
+    drawn = CompareTab(service(**{**answers, "search": search})).search(
+        turn(), "enc_old", "enc_new", None, WORDS, "x", None
+    )
     assert "the encoder is gone" in drawn
     assert "1. d" in drawn
     assert "0 of 1" in drawn
@@ -69,14 +81,82 @@ def test_at_first_the_two_newest_are_taken_and_choices_stay(service: Any, answer
 
 
 def test_an_address_sets_the_pickers(service: Any, answers: dict[str, Any]) -> None:
-    request = SimpleNamespace(query_params={"tab": "compare", "left": "enc_new", "right": "enc_old", "q": "ant"})
-    left, right, dataset, _, shown, *_ = CompareTab(service(**answers)).open_address(None, None, None, True, request)
-    assert (left["value"], right["value"], dataset["value"]) == ("enc_new", "enc_old", "sample")
-    assert "“ant”" in shown
+    request, fresh = request_of(left="enc_new", right="enc_old", q="ant"), (None, None, None, True)
+    tab = CompareTab(service(**answers))
+    for handle in (tab.open_link, tab.open_address):
+        left, right, dataset, _, shown, _, mode, text, *_ = handle(request, turn(), *fresh)
+        assert (left["value"], right["value"], dataset["value"]) == ("enc_new", "enc_old", "sample")
+        assert "“ant”" in shown
+        assert (mode, text.value) == (WORDS, "ant")
+
+
+def test_an_opening_of_the_tab_without_a_query_leaves_query_and_results(service: Any, answers: dict[str, Any]) -> None:
+    client = service(**answers)
+    tab, shown = CompareTab(client), ("enc_old", "enc_new", "sample", False)
+    for parameters in ({}, {"left": "enc_new", "right": "enc_old"}):
+        left, *_, results, _, mode, text, frame, chips = tab.open_link(request_of(**parameters), turn(), *shown)
+        assert left.get("value") == parameters.get("left")
+        assert (results, mode, text, frame, chips) == (gr.skip(),) * 5
+    assert client.arguments_of("search") == []
+    *_, results, _, mode, text, _, _ = tab.open_address(request_of(), turn(), *shown)
+    assert (results, mode, text.value) == (INVITATION, WORDS, ""), "Back leads to the page without a query"
+
+
+def test_what_was_asked_while_an_address_was_opened_stays(service: Any, answers: dict[str, Any]) -> None:
+    tab, newest = CompareTab(service(**answers)), turn()
+
+    def ask_meanwhile() -> list[Any]:
+        newest.current += 1
+        return [NEW, OLD]
+
+    tab.client.answers["encoders"] = ask_meanwhile
+    *_, shown, _, mode, text, frame, chips = tab.open_address(request_of(q="ant"), newest, None, None, None, True)
+    assert (shown, mode, text, frame, chips) == (gr.skip(),) * 5
+
+
+def test_the_newest_of_several_queries_is_drawn(service: Any, answers: dict[str, Any]) -> None:
+    """A hit is asked for while a search by words waits for an encoder."""
+    newest, drawn = turn(), []
+
+    def search(collection: str, **query: Any) -> Any:
+        if "text" in query and not drawn:
+            event: Any = SimpleNamespace(pick="item:b")
+            drawn.append(tab.follow(newest, "enc_old", "enc_new", "sample", event))
+        return hits("a")
+
+    tab = CompareTab(service(**{**answers, "search": search}))
+    assert tab.submit_query(newest, "enc_old", "enc_new", "sample", WORDS, "ant", None) == gr.skip()
+    assert "for this image" in drawn[0]
+
+
+def test_figures_of_the_newest_pair_are_drawn(service: Any) -> None:
+    newest = turn()
+
+    def compare(left: str, right: str) -> dict[str, Any]:
+        if right == "enc_new":
+            tab.draw_figures(newest, left, "enc_other")
+        return {"left": OLD, "right": NEW, "rows": []}
+
+    tab = CompareTab(service(compare_encoders=compare, encoder_figures=[]))
+    assert tab.draw_figures(newest, "enc_old", "enc_new") == gr.skip()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_address_with_an_encoder_that_is_gone_says_so(service: Any, answers: dict[str, Any], side: str) -> None:
+    client = service(**answers)
+    tab = CompareTab(client)
+    for handle in (tab.open_link, tab.open_address):
+        *_, bare, shown, go, mode, text, _, _ = handle(
+            request_of(**{side: "enc_gone", "q": "ant"}), turn(), None, None, None, True
+        )
+        assert "There is no encoder &#x27;enc_gone&#x27;." in shown
+        assert (bare, go.interactive) == (True, True), "the others can be asked"
+        assert (mode, text) == (gr.skip(),) * 2
+    assert client.arguments_of("search") == []
 
 
 def test_who_is_quicker_than_the_pickers_is_answered(service: Any, answers: dict[str, Any]) -> None:
-    assert "2 of 3" in CompareTab(service(**answers)).search(None, None, None, WORDS, "ant", None)
+    assert "2 of 3" in CompareTab(service(**answers)).search(turn(), None, None, None, WORDS, "ant", None)
 
 
 def test_what_is_missing_is_said_with_the_way_to_it(service: Any, answers: dict[str, Any], away: Exception) -> None:
@@ -84,18 +164,21 @@ def test_what_is_missing_is_said_with_the_way_to_it(service: Any, answers: dict[
     *_, shown, go = lonely.refresh(None, None, None)
     assert "Two encoders are needed" in shown
     assert not go.interactive, "it could not work"
-    assert "Two encoders are needed" in lonely.search("enc_new", None, None, WORDS, "x", None)
+    assert "Two encoders are needed" in lonely.search(turn(), "enc_new", None, None, WORDS, "x", None)
     without = CompareTab(service(**{**answers, "collections": COLLECTIONS[:1]}))
-    for drawn in (without.refresh(None, None, None)[4], without.search("enc_old", "enc_new", None, WORDS, "x", None)):
+    for drawn in (
+        without.refresh(None, None, None)[4],
+        without.search(turn(), "enc_old", "enc_new", None, WORDS, "x", None),
+    ):
         assert "lcl submit index --set encoder=enc_old --set dataset=sample --set collection=sample-old" in drawn
         assert "encoder=enc_new" not in drawn
     assert not without.refresh(None, None, None)[-1].interactive
     tab = CompareTab(service(**answers))
-    assert "Type a few words first" in tab.submit_query("enc_old", "enc_new", None, WORDS, " ", None)
-    assert tab.search("enc_old", "enc_new", None, WORDS, " ", None) == INVITATION, "nobody asked to search"
+    assert "Type a few words first" in tab.submit_query(turn(), "enc_old", "enc_new", None, WORDS, " ", None)
+    assert tab.search(turn(), "enc_old", "enc_new", None, WORDS, " ", None) == INVITATION, "nobody asked to search"
     assert "no answer from" in CompareTab(service(encoders=away)).refresh(None, None, None)[4]
     nothing = CompareTab(service(**answers))
-    assert "Ask both" in nothing.search("enc_old", "enc_new", None, IMAGE, "words are not asked", None)
+    assert "Ask both" in nothing.search(turn(), "enc_old", "enc_new", None, IMAGE, "words are not asked", None)
 
 
 def test_names_that_several_encoders_have_are_reported_apart(service: Any, answers: dict[str, Any]) -> None:
@@ -130,6 +213,6 @@ def test_figures_come_with_their_intervals_and_the_better_one_is_bold_where_that
 
 def test_figures_are_fetched_for_two_that_differ(service: Any, away: Exception) -> None:
     client = service(compare_encoders={"left": OLD, "right": NEW, "rows": []}, encoder_figures=[])
-    assert "Figures of both" in CompareTab(client).draw_figures("enc_old", "enc_new")
-    assert CompareTab(client).draw_figures("enc_old", "enc_old") == ""
-    assert "no answer from" in CompareTab(service(compare_encoders=away)).draw_figures("enc_old", "enc_new")
+    assert "Figures of both" in CompareTab(client).draw_figures(turn(), "enc_old", "enc_new")
+    assert CompareTab(client).draw_figures(turn(), "enc_old", "enc_old") == ""
+    assert "no answer from" in CompareTab(service(compare_encoders=away)).draw_figures(turn(), "enc_old", "enc_new")
