@@ -80,6 +80,8 @@ FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
   document.querySelector('#search-results .lcl-results__head') ??
   document.querySelector('.lcl-query textarea, .lcl-query input'))?.focus(), 30))"""
 
+# what a pick begins: a search, or a change of the details; a tag begins neither
+SEARCHES, DETAILS = ("text", "near", "texts", "mix"), ("image", "label", "close")
 
 SearchContext = tuple[list[str], int, PageQuery | None]  # labels, page size, current search
 Anchor = tuple[str, str] | None  # collection and item of an image input that was taken from a collection
@@ -128,6 +130,7 @@ class SearchTab:
         self.current = gr.State(None)
         self.anchor = gr.State(None)
         self.turn = gr.State(PageSelection(0))  # number of the newest search
+        self.opened = gr.State(PageSelection(0))  # number of the newest details
         self.number = gr.Number(visible=False)  # that of a search, which the browser gives it
         with gr.Column(elem_classes="lcl-panel"):
             with gr.Row(elem_classes="lcl-toolbar"):
@@ -178,11 +181,13 @@ class SearchTab:
             self.where, self.k, *self.result_outputs, self.detail,
         ]  # fmt: skip
         opens = page.load(self.refresh, known, [*known, self.results], **SILENT_EVENT)
-        opens.then(self.open_link, opening, opened, **SILENT_EVENT).then(None, js=OPENED_SCRIPT)
+        opens.then(self.open_link, [self.turn, *opening], opened, **SILENT_EVENT).then(None, js=OPENED_SCRIPT)
         # without a collection the page looks for one until it is there
         self.clock = gr.Timer(POLL_SECONDS)
         self.clock.tick(self.poll, known, [*known, self.results, self.clock], **SILENT_EVENT)
-        navigation.select(self.open_address, opening, opened, **SILENT_EVENT | LAST_COUNTS)
+        navigation.select(
+            self.navigate, [self.turn, self.number, *opening], opened, js=NUMBER_SCRIPT, **SILENT_EVENT | LAST_COUNTS
+        )
         tab.select(self.refresh, known, [*known, self.results], **SILENT_EVENT)
         # of searches under way at one time the newest is drawn: none is dropped while another waits for an encoder
         asked, several = [self.turn, self.number, *query], BUSY_EVENT | EACH_COUNTS | {"js": BEGIN_SCRIPT}
@@ -218,8 +223,9 @@ class SearchTab:
             self.mode, *self.query_inputs, self.image, self.anchor, self.where, *self.result_outputs, self.detail,
             self.tagged,
         ]  # fmt: skip
+        picked = [self.turn, self.number, self.opened, self.where, self.k, self.current]
         for pane in (self.results, self.detail):
-            pane.select(self.follow, [self.where, self.k, self.current], shown, **BUSY_EVENT).then(
+            pane.select(self.follow, picked, shown, js=NUMBER_SCRIPT, **BUSY_EVENT | EACH_COUNTS).then(
                 None, js=FOCUS_SCRIPT
             )
 
@@ -284,10 +290,23 @@ class SearchTab:
             kept,
         )
 
-    def open_link(self, image: str | None, anchor: Anchor, request: gr.Request) -> OpenedSearch:
-        """What the address of a new page says: ``?collection=NAME&q=words``, ``?collection=NAME&item=ID``."""
-        given = read_address(request, "search").keys() - {"tab"}  # none: a search that came first stays
-        return self.open_address(image, anchor, request) if given else OpenedSearch()
+    def open_link(
+        self, turn: PageSelection[int], image: str | None, anchor: Anchor, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """What the address of a new page says: ``?collection=NAME&q=words``, ``?collection=NAME&item=ID``.
+
+        A search that came first, or that begins meanwhile, stays.
+        """
+        given = read_address(request, "search").keys() - {"tab"}
+        if not given or turn.current:
+            return OpenedSearch()
+        return newest(self.open_address, begins=False)(turn, image, anchor, request)
+
+    def navigate(
+        self, turn: PageSelection[int], number: float, image: str | None, anchor: Anchor, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """``open_address`` as a search with a number."""
+        return newest(self.open_address)(turn, number, image, anchor, request)
 
     def open_address(self, image: str | None, anchor: Anchor, request: gr.Request) -> OpenedSearch:
         """The search and the image of the address; without a search, the empty page.
@@ -418,13 +437,41 @@ class SearchTab:
     def show_more(self, current: PageQuery | None) -> tuple[Any, ...]:
         return _result_updates(self.runner.next_page(current)) if current else (gr.skip(),) * 3
 
-    def follow(self, where: list[str], k: int, current: PageQuery | None, event: gr.EventData) -> dict[Any, Any]:
-        """Action of a button in the results or in the details."""
+    def follow(
+        self,
+        turn: PageSelection[int],
+        number: float,
+        opened: PageSelection[int],
+        where: list[str],
+        k: int,
+        current: PageQuery | None,
+        event: gr.EventData,
+    ) -> dict[Any, Any]:
+        """Action of a button in the results or in the details.
+
+        What something newer draws is left out: other details, or the results of another search.
+
+        Args:
+            number: of the press, which the browser gives it.
+        """
         kind, collection, value = (*str(event.pick).split(":", 2), "", "")[:3]
+        search, details = turn.current, opened.current
+        if kind in SEARCHES:
+            search = int(number)
+            turn.current = max(turn.current, search)
+        if kind in (*SEARCHES, *DETAILS):
+            details = int(number)
+            opened.current = max(opened.current, details)
         try:
-            return self.actions[kind](collection, value, (where, k, current))
+            changes = self.actions[kind](collection, value, (where, k, current))
         except (ApiError, UserError) as error:
-            return {self.results: error_box(error.message)}
+            changes = {self.results: error_box(error.message)}
+        if turn.current != search:
+            kept = (self.where, self.tagged, self.detail)  # all else belongs to the search
+            changes = {output: change for output, change in changes.items() if output in kept}
+        if opened.current != details:
+            changes.pop(self.detail, None)
+        return changes or {self.tagged: gr.skip()}
 
     def _show_details(self, collection: str, item: str, _: SearchContext) -> dict[Any, Any]:
         return {self.detail: self.runner.details(collection, item)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from api.client import ApiError
 from ui.common import PageSelection, newest
@@ -306,15 +308,18 @@ def test_an_address_opens_a_search_or_an_image(service: Any) -> None:
         search={"hits": [{**HIT, "text": "words"}], "took_ms": 1},
     )  # fmt: skip
     tab = SearchTab(client)
-    opened = tab.open_link(None, None, Request(collection="drawings", q="an ant"))
+    opened = tab.open_link(PageSelection(0), None, None, Request(collection="drawings", q="an ant"))
     assert (opened.collection, opened.text.value, opened.detail) == ("col_1", "an ant", "")
     assert "closest to “an ant”" in opened.results
-    opened = tab.open_link(None, None, Request(collection="drawings", item="i1"))
+    opened = tab.open_link(PageSelection(0), None, None, Request(collection="drawings", item="i1"))
     assert "Chosen image" in opened.detail
     assert "What are you looking for" in opened.results, "there is no search to show"
-    assert "no collection &#x27;gone&#x27;" in tab.open_link(None, None, Request(collection="gone", q="ant")).results
+    assert (
+        "no collection &#x27;gone&#x27;"
+        in tab.open_link(PageSelection(0), None, None, Request(collection="gone", q="ant")).results
+    )
     for elsewhere in (Request(), Request(tab="caption", q="ant"), Request(tab="search")):
-        assert tab.open_link(None, None, elsewhere) == OpenedSearch()
+        assert tab.open_link(PageSelection(0), None, None, elsewhere) == OpenedSearch()
 
 
 def test_an_address_has_all_of_a_search(service: Any) -> None:
@@ -402,14 +407,16 @@ def test_tags_of_results_and_of_one_image_are_changed_and_can_be_filtered_by(ser
     tab = SearchTab(client)
     with gr.Blocks():
         tab.build()
-    found = tab.follow([], 24, None, tag_event("col_1", " a: b ", "i1", "i2"))
+    found = tab.follow(PageSelection(0), 1, PageSelection(0), [], 24, None, tag_event("col_1", " a: b ", "i1", "i2"))
     assert client.arguments_of("change_labels") == [{"add": {"tags": ["a: b"]}}]
     assert "2 images gained the tag a: b." in found[tab.tagged]
     assert [value for _, value in found[tab.where]["choices"]] == [label_choice("tags", "a: b")], (
         "one member is a choice"
     )
     assert tab.detail not in found
-    found = tab.follow([], 24, None, tag_event("col_1", "<b>", "i1", remove=True))
+    found = tab.follow(
+        PageSelection(0), 1, PageSelection(0), [], 24, None, tag_event("col_1", "<b>", "i1", remove=True)
+    )
     assert client.arguments_of("change_labels")[1] == {"remove": {"tags": ["<b>"]}}
     assert "lost the tag &lt;b&gt;" in found[tab.tagged]
     assert "lcl-detail" in found[tab.detail]
@@ -421,7 +428,7 @@ def test_tags_that_the_service_refuses_leave_the_results(service: Any) -> None:
     tab = SearchTab(client)
     with gr.Blocks():
         tab.build()
-    found = tab.follow([], 24, None, tag_event("col_1", "x", "i1", "i2"))
+    found = tab.follow(PageSelection(0), 1, PageSelection(0), [], 24, None, tag_event("col_1", "x", "i1", "i2"))
     assert "needs the role submitter" in found[tab.tagged]
     assert tab.results not in found
 
@@ -470,6 +477,83 @@ def test_what_continues_the_search_on_show_ends_no_newer_one(service: Any) -> No
         return ("late",)
 
     assert newest(overtaken, begins=False)(turn) == (gr.skip(),)
+
+
+@pytest.fixture
+def overtaken(service: Any) -> Any:
+    """Makes a tab, and a pick in it during which another is made. Returns: the tab, and what each pick changes."""
+
+    def pick(older: str, newer: str) -> tuple[SearchTab, dict[Any, Any], dict[Any, Any]]:
+        changed: dict[Any, Any] = {}
+        begun: list[bool] = []
+
+        def follow(number: int, value: str) -> dict[Any, Any]:
+            event: Any = SimpleNamespace(pick=value)
+            return tab.follow(turn, number, opened, [], 24, None, event)
+
+        def slow(result: Any) -> Any:
+            def call(*_: Any, **__: Any) -> Any:
+                if not begun:
+                    begun.append(True)
+                    changed.update(follow(2, newer))
+                return result
+
+            return call
+
+        out = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(out, "PNG")
+        turn, opened = PageSelection(0), PageSelection(0)
+        hits = {"hits": [{**HIT, "text": "words"}], "took_ms": 1}
+        tab = SearchTab(service(
+            search=slow(hits), item=slow({"id": "i1", "labels": {}}), collection=COLLECTION,
+            item_image=out.getvalue(), change_labels=slow(2),
+        ))  # fmt: skip
+        with gr.Blocks() as page:
+            tab.build()
+            tab.wire(page, gr.Tab(), gr.HTML())
+        return tab, follow(1, older), changed
+
+    return pick
+
+
+def test_of_two_cards_the_one_pressed_last_is_shown(overtaken: Any) -> None:
+    tab, older, newer = overtaken("image:col_1:i1", "image:col_1:i2")
+    assert tab.detail not in older
+    assert "lcl-detail" in newer[tab.detail]
+
+
+def test_a_search_from_a_card_is_dropped_for_a_newer_one_and_not_for_details(overtaken: Any) -> None:
+    tab, older, newer = overtaken("near:col_1:i1", "text:col_1:house")
+    assert not {tab.results, tab.current, tab.mode, tab.text, tab.image} & older.keys()
+    assert "“house”" in newer[tab.results]
+    tab, older, _ = overtaken("near:col_1:i1", "image:col_1:i2")
+    assert "closest to this image" in older[tab.results]
+    assert tab.detail not in older, "others were opened later"
+
+
+def test_a_tag_is_reported_whatever_is_opened_meanwhile(overtaken: Any) -> None:
+    change = json.dumps({"tag": "x", "items": ["i1"], "remove": False})
+    tab, older, newer = overtaken(f"tag:col_1:{change}", "image:col_1:i2")
+    assert "gained the tag x" in older[tab.tagged]
+    assert tab.detail not in older
+    assert "lcl-detail" in newer[tab.detail]
+
+
+def test_an_address_that_is_opened_late_ends_no_search(service: Any) -> None:
+    turn = PageSelection(0)
+
+    def search(*_: Any, **__: Any) -> dict[str, Any]:
+        turn.current += 1
+        return {"hits": [HIT], "took_ms": 1}
+
+    tab = SearchTab(service(collections=[COLLECTION], collection=COLLECTION, search=search))
+    request = Request(collection="col_1", q="ant")
+    assert tuple(tab.open_link(turn, None, None, request)) == tuple(OpenedSearch())
+    assert tuple(tab.open_link(turn, None, None, request)) == tuple(OpenedSearch()), "a search came first"
+    assert tuple(tab.navigate(turn, 2, None, None, request)) == tuple(OpenedSearch())
+    tab.client.answers["search"] = {"hits": [HIT], "took_ms": 1}
+    assert "“ant”" in OpenedSearch(*tab.navigate(turn, 9, None, None, request)).results
+    assert turn.current == 9
 
 
 def test_another_mode_searches_with_what_is_there(service: Any, image: str) -> None:
