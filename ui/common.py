@@ -25,6 +25,9 @@ BUSY_EVENT: dict[str, Any] = SILENT_EVENT | {"show_progress": "minimal"}
 LAST_COUNTS: dict[str, Any] = {"trigger_mode": "always_last"}
 EACH_COUNTS: dict[str, Any] = {"trigger_mode": "multiple"}
 
+# for an event whose first inputs are a turn and a number, which the browser gives it: of two presses the later has the
+# higher one, in whatever order the requests arrive (page.js)
+NUMBER_SCRIPT = "(turn, number, ...values) => [turn, window.lclSearch.number(), ...values]"
 # for an event without a part in Python: its output, a text field, is empty at once
 CLEAR_SCRIPT = "() => ''"
 # for an event that has drawn a ``ui.html.question_box``: the focus goes to it, on the button that changes nothing

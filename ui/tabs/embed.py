@@ -17,8 +17,11 @@ from ui.addresses import mark_view, read_address
 from ui.charts import vector_strip
 from ui.common import (
     BUSY_EVENT,
+    EACH_COUNTS,
     LAST_COUNTS,
+    NUMBER_SCRIPT,
     SILENT_EVENT,
+    PageSelection,
     draw_tag_form,
     first_choice,
     html_pane,
@@ -73,6 +76,8 @@ class EmbedTab:
         self.runner = SearchRunner(client)
 
     def build(self) -> None:
+        self.opened = gr.State(PageSelection(0))  # number of the newest details
+        self.number = gr.Number(visible=False)  # that of a press, which the browser gives it
         with gr.Column(elem_classes="lcl-panel"):
             html_pane(
                 heading(
@@ -118,14 +123,17 @@ class EmbedTab:
         navigation.select(self.open_address, None, opened, **SILENT_EVENT | LAST_COUNTS)
         for picker, what in ((self.collection, "collection"), (self.encoder, "encoder")):
             picker.input(None, picker, js=used_script(what))
-        self.collection.input(lambda: "", None, self.detail, **SILENT_EVENT)
+        press: dict[str, Any] = {"inputs": [self.opened, self.number], "js": NUMBER_SCRIPT}
+        self.collection.input(self.close, outputs=self.detail, **press, **SILENT_EVENT)
         self.collection.input(self.load_map, choices, drawn, **BUSY_EVENT | LAST_COUNTS)
         gr.on(
             [self.label.input, self.method.input],
             self.draw_map, choices, self.map, **SILENT_EVENT | LAST_COUNTS,
         )  # fmt: skip
         for pane in (self.map, self.detail):
-            pane.select(self.follow, None, [self.detail, self.tagged], **BUSY_EVENT).then(None, js=FOCUS_SCRIPT)
+            pane.select(self.follow, outputs=[self.detail, self.tagged], **press, **BUSY_EVENT | EACH_COUNTS).then(
+                None, js=FOCUS_SCRIPT
+            )
         inputs = [self.encoder, self.images, self.format]
         self.go.click(self.embed, inputs, [self.vectors, self.download], **BUSY_EVENT)
         self.format.input(self.embed_again, inputs, [self.vectors, self.download], **BUSY_EVENT | LAST_COUNTS)
@@ -195,18 +203,32 @@ class EmbedTab:
         """The map in the colours of another label, or arranged by another method."""
         return str(self.load_map(collection, label, method)[-1])
 
-    def follow(self, event: gr.EventData) -> tuple[Any, Any]:
+    def close(self, opened: PageSelection[int], number: float) -> str:
+        """No details of an image of another collection."""
+        opened.current = max(opened.current, int(number))
+        return ""
+
+    def follow(self, opened: PageSelection[int], number: float, event: gr.EventData) -> tuple[Any, Any]:
         """Details of an image of the map, or none; a change of tags, after which details of one image are drawn again.
 
-        The map stays as it is: labels of another version of the collection come with another choice or a reload.
+        Details that were opened before others are not drawn. The map stays as it is: labels of another version of the
+        collection come with another choice or a reload.
+
+        Args:
+            number: of the press, which the browser gives it.
         """
         kind, collection, value = (*str(event.pick).split(":", 2), "", "")[:3]
         if kind != "tag":
-            return self.runner.details(collection, value, searches=False) if kind == "image" else "", ""
+            mine = int(number)
+            opened.current = max(opened.current, mine)
+            drawn = self.runner.details(collection, value, searches=False) if kind == "image" else ""
+            return (drawn, "") if opened.current == mine else (gr.skip(), gr.skip())
+        shown = opened.current
         change = parse_tag_change(value)
         said = self.runner.change_tags(collection, change)
         one = len(change.items) == 1
-        return self.runner.details(collection, change.items[0], searches=False) if one else gr.skip(), said
+        detail = self.runner.details(collection, change.items[0], searches=False) if one else gr.skip()
+        return detail if opened.current == shown else gr.skip(), said
 
     def embed_again(self, encoder: str | None, paths: list[str] | None, kind: str) -> tuple[Any, Any]:
         """Another format, if there are files."""

@@ -16,6 +16,7 @@ from ui.common import (
     BUSY_EVENT,
     EACH_COUNTS,
     LAST_COUNTS,
+    NUMBER_SCRIPT,
     SILENT_EVENT,
     PageSelection,
     html_pane,
@@ -69,9 +70,8 @@ EXAMPLES = ["umbrella", "guitar", "flower", "airplane", "moon", "fruit", "house"
 NO_FILTER = "The filter cannot be read"
 POLL_SECONDS = 3  # between two looks for the first collection
 RESULT_COUNTS = [12, 24, 48, 96]
-# before and after each search (page.js); the number of a search says which of two began later
+# before and after each search (page.js)
 BEGIN_SCRIPT = "(turn, number, ...query) => [turn, window.lclSearch.begin(), ...query]"
-NUMBER_SCRIPT = "(turn, number, ...query) => [turn, window.lclSearch.number(), ...query]"
 END_SCRIPT = "() => window.lclSearch.end()"
 CANCEL_SCRIPT = "window.addEventListener('lcl-cancel', (event) => trigger('select', { number: event.detail }));"
 FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (

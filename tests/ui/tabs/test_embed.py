@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 
 from api.client import ApiError
+from ui.common import PageSelection
 from ui.tabs.embed import EmbedTab, draw_map
 from ui.tabs.search_query import MAX_LABEL_VALUES
 
@@ -74,21 +75,50 @@ def test_names_are_escaped() -> None:
 
 
 def test_details_lead_to_searches_by_links(tab: EmbedTab) -> None:
-    drawn = tab.follow(pick("image:col_1:img_1"))[0]
+    drawn = tab.follow(PageSelection(0), 1, pick("image:col_1:img_1"))[0]
     assert 'href="?collection=col_1&amp;like=img_1&amp;mode=both"' in drawn
     assert 'href="?collection=col_1&amp;q=a%20%22small%22%20cat"' in drawn
     assert 'data-pick="image:col_1:img_2"' in drawn
     assert 'data-pick="near:' not in drawn
     assert 'data-pick="label:' not in drawn
-    assert tab.follow(pick("close:")) == ("", "")
+    assert tab.follow(PageSelection(0), 1, pick("close:")) == ("", "")
 
 
 def test_tags_of_selected_images_leave_map_and_details(tab: EmbedTab) -> None:
     tab.client.answers["change_labels"] = 2
     change = json.dumps({"tag": "kept", "remove": False, "items": ["img_1", "img_2"]})
-    detail, said = tab.follow(pick(f"tag:col_1:{change}"))
+    detail, said = tab.follow(PageSelection(0), 1, pick(f"tag:col_1:{change}"))
     assert detail == gr.skip()
     assert "2 images gained the tag kept." in said
+
+
+def test_details_that_were_opened_last_are_shown(tab: EmbedTab) -> None:
+    opened, newer = PageSelection(0), []
+
+    def item(_: str, name: str) -> dict[str, Any]:
+        if name == "img_1" and not newer:
+            newer.append(tab.follow(opened, 2, pick("image:col_1:img_2")))
+        return ITEM | {"id": name, "captions": [name]}
+
+    tab.client.answers["item"] = item
+    assert tab.follow(opened, 1, pick("image:col_1:img_1")) == (gr.skip(), gr.skip())
+    assert '<h2 tabindex="-1">img_2' in newer[0][0]
+    assert tab.follow(opened, 1, pick("image:col_1:img_1"))[0] == gr.skip(), "it was pressed first and arrived late"
+    assert tab.close(opened, 3) == ""
+    assert tab.follow(opened, 2, pick("image:col_1:img_2"))[0] == gr.skip(), "another collection was chosen"
+
+
+def test_a_tag_is_reported_while_other_details_are_opened(tab: EmbedTab) -> None:
+    opened = PageSelection(0)
+
+    def change_labels(*_: Any, **__: Any) -> int:
+        opened.current = 2
+        return 1
+
+    tab.client.answers["change_labels"] = change_labels
+    change = json.dumps({"tag": "kept", "remove": False, "items": ["img_1"]})
+    detail, said = tab.follow(opened, 1, pick(f"tag:col_1:{change}"))
+    assert (detail, "gained the tag kept" in said) == (gr.skip(), True)
 
 
 def test_an_address_names_a_collection_an_image_and_a_colour(tab: EmbedTab) -> None:
