@@ -72,6 +72,22 @@ def test_a_hit_is_looked_at_and_leads_to_its_neighbours_by_keyboard(visitor: Any
     expect(page.get_by_role("radio", name="Image → images")).to_be_checked()
 
 
+def test_a_card_that_is_pressed_while_another_is_opened_counts(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?collection=drawings&q=dog")
+    cards, held = results(page).locator(".lcl-card"), []
+    expect(cards).to_have_count(24)
+    page.route("**/run/predict*", lambda route: held.append(route))
+    for place in (0, 1):
+        with page.expect_request(lambda request: '"pick":"image:' in (request.post_data or "")):
+            cards.nth(place).click()
+    expect(cards.nth(1)).to_have_attribute("aria-current", "true")
+    page.unroute("**/run/predict*")
+    for route in reversed(held):
+        route.continue_()
+    words = cards.nth(1).locator(".lcl-card__words").inner_text()
+    expect(detail(page).get_by_role("heading", level=2)).to_have_text(words)
+
+
 def test_a_label_of_an_image_narrows_the_search_and_the_picker_widens_it(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=house")
     expect(page.get_by_placeholder("Describe an image")).to_have_value("house")

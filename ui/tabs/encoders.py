@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +13,15 @@ import gradio as gr
 from api.client import ApiError, Client
 from api.client.models import CollectionJson, EncoderJson
 from ui.addresses import address, mark_view, read_address
-from ui.common import FOCUS_QUESTION_SCRIPT, LAST_COUNTS, SILENT_EVENT, PageSelection, html_pane, unreachable_box
+from ui.common import (
+    EACH_COUNTS,
+    FOCUS_QUESTION_SCRIPT,
+    LAST_COUNTS,
+    SILENT_EVENT,
+    PageSelection,
+    html_pane,
+    unreachable_box,
+)
 from ui.html import PICK_SCRIPT, ago, definition_list, empty_state, error_box, esc, heading, number, question_box, toast
 from ui.ranking import RankedEncoder, is_worse, main_figures, measured_rows, rank_encoders
 from ui.tabs.run_view import draw_metrics
@@ -38,6 +47,13 @@ BACK = '<p class="lcl-back"><button type="button" data-pick="all:">‹ All encod
 EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder is listed here.")
 
 
+@dataclass
+class EncoderSelection(PageSelection[str | None]):
+    """The encoder that is shown alone, None: all are. ``turn``: number of the newest drawing."""
+
+    turn: int = 0
+
+
 class EncodersTab:
     title = "Encoders"
 
@@ -45,40 +61,45 @@ class EncodersTab:
         self.client = client
 
     def build(self) -> None:
-        self.selection = gr.State(PageSelection[str | None](None))
+        self.selection = gr.State(EncoderSelection(None))
         html_pane(heading("Encoders", "Every encoder that a run made or that was imported."))
         self.cards = html_pane(js_on_load=FORM_SCRIPT, elem_id="encoders")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         for event in (tab.select, navigation.select):
             event(self.open_address, self.selection, self.cards, **SILENT_EVENT | LAST_COUNTS)
-        self.cards.select(self.select, self.selection, self.cards, **SILENT_EVENT).then(None, js=FOCUS_QUESTION_SCRIPT)
+        self.cards.select(self.select, self.selection, self.cards, **SILENT_EVENT | EACH_COUNTS).then(
+            None, js=FOCUS_QUESTION_SCRIPT
+        )
 
-    def open_address(self, selection: PageSelection[str | None], request: gr.Request) -> Any:
+    def open_address(self, selection: EncoderSelection, request: gr.Request) -> Any:
         """The encoder of ``?encoder=ID``, else all; on an address of another tab what was shown."""
         if address := read_address(request, "encoders"):
             selection.current = address.get("encoder")
         return self._draw(selection)
 
-    def select(self, selection: PageSelection[str | None], event: gr.EventData) -> str:
+    def select(self, selection: EncoderSelection, event: gr.EventData) -> Any:
         """A card was opened, the one encoder was closed, or is to be pinned, renamed or deleted."""
-        action, _, encoder = str(event.pick).partition(":")
-        encoder, _, name = encoder.partition(":")
+        action, _, value = str(event.pick).partition(":")
+        encoder, _, name = value.partition(":")
         if action in CHANGES:
             try:
                 self._change(action, encoder, name)
             except ApiError as error:
-                return self.refresh(selection.current) + toast(error.message)
-            encoder = {"deletion": "", "renaming": encoder}.get(action, selection.current or "")
+                return self._draw(selection, below=toast(error.message))
+            if action == "deletion" and selection.current == encoder:
+                selection.current = None
+            return self._draw(selection)
         selection.current = encoder or None
         question = {"delete": draw_deletion, "rename": draw_renaming}.get(action, lambda _: "")(encoder)
-        return question + self.refresh(selection.current)
+        return self._draw(selection, above=question)
 
-    def _draw(self, selection: PageSelection[str | None]) -> Any:
-        """What is selected; nothing if another event selected something else meanwhile."""
-        chosen = selection.current
-        drawn = self.refresh(chosen)
-        return drawn if selection.current == chosen else gr.skip()
+    def _draw(self, selection: EncoderSelection, above: str = "", below: str = "") -> Any:
+        """What is selected; no change if a newer event draws already, or has selected something else."""
+        chosen, mine = selection.current, selection.turn + 1
+        selection.turn = mine
+        drawn = above + self.refresh(chosen) + below
+        return drawn if (selection.current, selection.turn) == (chosen, mine) else gr.skip()
 
     def _change(self, action: str, encoder: str, name: str) -> None:
         """One of ``CHANGES``. Raises: ApiError."""

@@ -9,10 +9,9 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from ui.common import PageSelection
 from ui.spec_fields import from_json, get_at, starting_spec, to_json
 from ui.tabs.embed import EmbedTab
-from ui.tabs.encoders import EncodersTab, draw_encoder, draw_exports, main_figures
+from ui.tabs.encoders import EncoderSelection, EncodersTab, draw_encoder, draw_exports, main_figures
 from ui.tabs.run_form import SpecForm
 from ui.tabs.run_view import RUN_ACTIONS
 from ui.tabs.runs import RunsTab, SelectedRun, WatchedRun
@@ -99,7 +98,7 @@ def test_a_card_shows_the_figures_of_the_model_card_until_the_encoder_is_evaluat
 def test_an_encoder_is_deleted_after_a_question(service: Any) -> None:
     encoder = {"id": "enc_1", "name": "mine", "info": {}}
     client = service(encoders=[encoder], encoder_figures=[], collections=[], delete_encoder=None)
-    tab, selection = EncodersTab(client), PageSelection[str | None]("enc_1")
+    tab, selection = EncodersTab(client), EncoderSelection("enc_1")
     asked = tab.select(selection, picked("delete:enc_1"))
     assert "Delete this encoder?" in asked
     assert client.arguments_of("delete_encoder") == []
@@ -109,7 +108,7 @@ def test_an_encoder_is_deleted_after_a_question(service: Any) -> None:
 
 
 def test_an_event_that_was_overtaken_draws_nothing(service: Any) -> None:
-    selection = PageSelection[str | None]("enc_1")
+    selection = EncoderSelection("enc_1")
 
     def encoders() -> list[dict[str, Any]]:
         selection.current = None  # Back was pressed while this event waits for the service
@@ -120,10 +119,33 @@ def test_an_event_that_was_overtaken_draws_nothing(service: Any) -> None:
     assert tab.open_address(selection, request) == gr.skip()
 
 
+def test_a_second_pin_counts_and_the_cards_show_both(service: Any) -> None:
+    """The cards of the first press were fetched before the second pin."""
+    encoders = {name: {"id": name, "name": name, "info": {}, "pinned": False} for name in ("enc_1", "enc_2")}
+    drawn: list[str] = []
+
+    def pin(encoder: str, pinned: bool) -> None:
+        encoders[encoder]["pinned"] = pinned
+
+    def collections() -> list[Any]:
+        if not drawn:
+            drawn.append("")
+            drawn[0] = tab.select(selection, picked("pin:enc_2"))
+        return []
+
+    client = service(
+        encoders=lambda: [dict(each) for each in encoders.values()],
+        encoder_figures=[], collections=collections, change_encoder=pin,
+    )  # fmt: skip
+    tab, selection = EncodersTab(client), EncoderSelection(None)
+    assert tab.select(selection, picked("pin:enc_1")) == gr.skip()
+    assert drawn[0].count("Unpin") == 2
+
+
 def test_an_encoder_is_pinned_and_renamed(service: Any) -> None:
     encoder = {"id": "enc_1", "name": "mine", "info": {}, "pinned": True}
     client = service(encoders=[encoder], encoder_figures=[], collections=[], change_encoder={})
-    tab, selection = EncodersTab(client), PageSelection[str | None](None)
+    tab, selection = EncodersTab(client), EncoderSelection(None)
     assert "Pinned" in tab.refresh()
     tab.select(selection, picked("unpin:enc_1"))
     assert selection.current is None, "the list stays"
