@@ -24,6 +24,24 @@ def test_a_sample_image_is_captioned_in_three_ways(visitor: Any, page_url: str) 
         expect(card).to_contain_text("ms")
 
 
+def test_the_address_has_the_encoder(visitor: Any, page_url: str, world: Any) -> None:
+    plain, tiny = (world.client.encoder(name)["id"] for name in ("plain", "tiny"))
+    page = visitor.open(f"{page_url}/?tab=caption&on={plain}")
+    encoder = page.locator("#tab-caption").get_by_label("Encoder").first
+    expect(encoder).to_have_value("plain")
+    encoder.click()
+    page.get_by_role("option", name="tiny").click()
+    page.wait_for_url(f"**on={tiny}")
+    page.go_back()
+    expect(encoder).to_have_value("plain")
+    page.go_forward()
+    expect(encoder).to_have_value("tiny")
+    page.reload()
+    expect(encoder).to_have_value("tiny")
+    page = visitor.open(f"{page_url}/?tab=caption&on=enc_gone")
+    expect(page.locator("#captions").get_by_role("alert")).to_contain_text("There is no encoder 'enc_gone'.")
+
+
 def test_an_uploaded_image_is_captioned_in_the_ways_that_were_chosen(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(f"{page_url}/?tab=caption")
     page.get_by_label("Greedy").uncheck()

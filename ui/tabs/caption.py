@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from api.client import ApiError, Client
-from ui.addresses import read_address
+from ui.addresses import mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
     IMAGE_UNREADABLE,
@@ -226,6 +226,8 @@ class CaptionTab:
     def build(self) -> None:
         self.sampled = gr.State(False)
         self.selection = gr.State(PageSelection[CaptionStream | None](None))
+        self.attended = gr.State(PageSelection(0))  # number of the newest attention map
+        self.view = html_pane(elem_id="caption-view")
         with gr.Row(equal_height=False, elem_classes="lcl-columns"):
             with gr.Column(scale=4, min_width=300, elem_classes="lcl-panel"):
                 self.encoder = gr.Dropdown(label="Encoder")
@@ -261,17 +263,19 @@ class CaptionTab:
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         state = [self.encoder, self.sampled]
-        tab.select(self.refresh, state, [*state, self.samples, self.results], **SILENT_EVENT)
+        for event in (tab.select, navigation.select):
+            event(self.refresh, state, [*state, self.samples, self.results, self.view], **SILENT_EVENT | LAST_COUNTS)
         self.encoder.input(None, self.encoder, js=used_script("encoder"))
+        self.encoder.change(self.mark, self.encoder, self.view, **SILENT_EVENT)
         self.clock = gr.Timer(POLL_SECONDS, active=False)
         choices = [self.prompt, self.length, self.beams, self.top_p, self.temperature, self.seed]
         inputs = [self.selection, self.encoder, self.image, self.decodings, self.context, *choices]
-        outputs, attended = [self.results, self.clock], [self.encoder, self.image, self.look]
+        outputs, attended = [self.results, self.clock], [self.attended, self.encoder, self.image, self.look]
         for event in (self.go.click, self.image.upload, self.prompt.submit):
             event(self.caption, inputs, outputs, **SILENT_EVENT)
         for event in (self.go.click, self.image.upload, self.look.input):
             event(self.attend, attended, self.attention, **BUSY_EVENT | LAST_COUNTS)
-        self.image.clear(self.clear, self.selection, [*outputs, self.attention], **SILENT_EVENT)
+        self.image.clear(self.clear, [self.selection, self.attended], [*outputs, self.attention], **SILENT_EVENT)
         self.clock.tick(self.poll, self.selection, outputs, **SILENT_EVENT)
         picked = self.samples.select(self.use_sample, outputs=[self.image, self.refusal], **BUSY_EVENT)
         picked.then(self.caption, inputs, outputs, **SILENT_EVENT | LAST_COUNTS)
@@ -283,15 +287,24 @@ class CaptionTab:
         sampled: bool,
         request: gr.Request | None = None,
     ) -> tuple[Any, ...]:
-        """New encoders; sample images once there is a collection."""
+        """New encoders, with the one of the address; sample images once there is a collection."""
         try:
             choices = encoder_choices(self.client)
             samples = gr.skip() if sampled else self.sample_images()
         except ApiError as error:
-            return gr.skip(), sampled, gr.skip(), unreachable_box(error)
+            return gr.skip(), sampled, gr.skip(), unreachable_box(error), gr.skip()
+        linked = _linked_encoder(request)
         message = NO_ENCODER if not choices else gr.skip() if current else WAITING
-        chosen = update_dropdown(choices, current, _linked_encoder(request) or current or last_used(request, "encoder"))
-        return chosen, sampled or bool(samples), samples, message
+        if choices and linked and linked not in (value for _, value in choices):
+            message = error_box(f"There is no encoder {linked!r}.", "Not found")
+        chosen = update_dropdown(choices, current, linked or current or last_used(request, "encoder"))
+        # a dropdown that is not drawn yet does not report its change
+        view = self.mark(chosen["value"]) if "value" in chosen else gr.skip()
+        return chosen, sampled or bool(samples), samples, message, view
+
+    def mark(self, encoder: str | None) -> str:
+        """The address of the tab with this encoder."""
+        return mark_view("", on=encoder)
 
     def sample_images(self) -> str:
         """Some images of the first collection. Raises: ApiError."""
@@ -300,7 +313,7 @@ class CaptionTab:
             return ""
         items = "".join(
             f'<li><button type="button" data-pick="{esc(collection)}:{esc(item["id"])}" '
-            f'aria-label="Use the image {esc(item["caption"])}">'
+            f'aria-label="Use the image {esc(item["caption"] or item["id"])}">'
             f'<img src="{esc(item_url(collection, item["id"]))}" alt="" loading="lazy"></button></li>'
             for item in self.client.collection_map(collection, limit=SAMPLE_IMAGES)["points"]
         )
@@ -360,8 +373,13 @@ class CaptionTab:
             return gr.skip(), gr.skip()
         return drawn, gr.Timer(active=False) if is_done else gr.skip()
 
-    def attend(self, encoder: str | None, image: str | None, enabled: bool) -> str:
-        """The attention map, if enabled."""
+    def attend(self, turn: PageSelection[int], encoder: str | None, image: str | None, enabled: bool) -> Any:
+        """The attention map, if enabled; no change if that of another image was asked for meanwhile."""
+        turn.current = mine = turn.current + 1
+        drawn = self._draw_attention(encoder, image, enabled)
+        return drawn if turn.current == mine else gr.skip()
+
+    def _draw_attention(self, encoder: str | None, image: str | None, enabled: bool) -> str:
         if not enabled or not image:
             return ""
         data = read_upload(image)
@@ -372,9 +390,12 @@ class CaptionTab:
             # the captions already report an unreadable image
             return "" if error.code == IMAGE_UNREADABLE else api_error_box(error, "Where it looks cannot be shown")
 
-    def clear(self, selection: PageSelection[CaptionStream | None]) -> tuple[str, gr.Timer, str]:
+    def clear(
+        self, selection: PageSelection[CaptionStream | None], turn: PageSelection[int]
+    ) -> tuple[str, gr.Timer, str]:
         """The image was removed."""
         self._cancel(selection)
+        turn.current += 1
         return WAITING, gr.Timer(active=False), ""
 
     def _cancel(self, selection: PageSelection[CaptionStream | None]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -80,7 +83,7 @@ def test_words_are_shown_while_they_are_written_and_another_image_ends_that(serv
     assert "writing" in drawn
     assert clock == gr.skip()
     sheet = selection.current
-    assert "Captions appear here" in tab.clear(selection)[0]
+    assert "Captions appear here" in tab.clear(selection, PageSelection(0))[0]
     on.set()
     assert closed.wait(SECONDS)
     sheet.wait(SECONDS)
@@ -104,15 +107,15 @@ def test_what_is_no_image_is_said_once(service: Any, sample_image: str) -> None:
     unreadable = ApiError(422, "image_unreadable", "images.0: the image cannot be decoded", "images.0")
     tab = CaptionTab(service(stream_captions=unreadable, attention=unreadable))
     assert written(tab, PageSelection(None), "enc", sample_image, BOTH, "", "", *CHOICES).count("not an image") == 1
-    assert tab.attend("enc", sample_image, True) == ""
+    assert tab.attend(PageSelection(0), "enc", sample_image, True) == ""
 
 
 def test_where_the_encoder_looks_is_shown_when_that_is_wanted(service: Any, sample_image: str) -> None:
     client = service(attention=[{**LOOK, "heads": [LOOK["mean"], LOOK["mean"]]}])
     tab = CaptionTab(client)
-    assert tab.attend("enc", sample_image, False) == ""
+    assert tab.attend(PageSelection(0), "enc", sample_image, False) == ""
     assert client.calls == []
-    drawn = tab.attend("enc", sample_image, True)
+    drawn = tab.attend(PageSelection(0), "enc", sample_image, True)
     assert "Half of the weight lies on 1 of 6 patches" in drawn
     assert re.findall(r'aria-label="(.*?)"', drawn) == [
         "Mean of the heads: most weight at the upper right",
@@ -121,7 +124,49 @@ def test_where_the_encoder_looks_is_shown_when_that_is_wanted(service: Any, samp
         "Head 2: most weight at the upper right",
     ]
     foreign = service(attention=ApiError(422, "no_attention", "this encoder pools patches in its own way", "model"))
-    assert "pools patches in its own way" in CaptionTab(foreign).attend("enc", sample_image, True)
+    assert "pools patches in its own way" in CaptionTab(foreign).attend(PageSelection(0), "enc", sample_image, True)
+
+
+def test_the_newest_attention_map_is_drawn(service: Any, sample_image: str) -> None:
+    tab, turn, newer = CaptionTab(service()), PageSelection(0), []
+
+    def attention(encoder: str, _: Any) -> list[Any]:
+        if encoder == "slow" and not newer:
+            newer.append(tab.attend(turn, "quick", sample_image, True))
+        return [LOOK]
+
+    tab.client.answers["attention"] = attention
+    assert tab.attend(turn, "slow", sample_image, True) == gr.skip()
+    assert "Mean of the heads" in newer[0]
+    tab.client.answers["attention"] = lambda *_: tab.clear(PageSelection(None), turn) and [LOOK]
+    assert tab.attend(turn, "enc", sample_image, True) == gr.skip(), "the image was removed meanwhile"
+
+
+def test_the_address_has_the_encoder_and_one_that_is_gone_is_said(service: Any) -> None:
+    encoders = [{"id": f"enc_{name}", "name": name, "info": {}} for name in ("best", "other")]
+    client = service(encoders=encoders, encoder_figures=[], collections=[])
+    tab = CaptionTab(client)
+
+    def opened(current: str | None, **parameters: str) -> Any:
+        request: Any = SimpleNamespace(query_params={"tab": "caption", **parameters}, cookies={})
+        encoder, *_, message, view = tab.refresh(current, True, request)
+        return encoder, message, view
+
+    encoder, message, view = opened("enc_best", on="enc_other")
+    assert (encoder["value"], message) == ("enc_other", gr.skip())
+    assert json.loads(unescape(re.findall('data-view="(.*?)"', view)[0])) == {"on": "enc_other"}
+    assert view == tab.mark("enc_other"), "a choice of the reader is marked in the same way"
+    encoder, message, view = opened("enc_other", on="enc_gone")
+    assert "value" not in encoder, "another may have been chosen meanwhile"
+    assert view == gr.skip()
+    assert "There is no encoder &#x27;enc_gone&#x27;." in message
+
+
+def test_a_sample_without_a_caption_is_named_by_its_id(service: Any) -> None:
+    points = {"points": [{"id": "i1", "caption": "a fox"}, {"id": "i2", "caption": ""}]}
+    client = service(collections=[{"id": "col_1", "name": "mine"}], collection_map=points)
+    names = re.findall('aria-label="(.*?)"', CaptionTab(client).sample_images())
+    assert names == ["Use the image a fox", "Use the image i2"]
 
 
 def test_the_part_that_is_seen_is_drawn() -> None:
