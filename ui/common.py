@@ -30,9 +30,10 @@ EACH_COUNTS: dict[str, Any] = {"trigger_mode": "multiple"}
 NUMBER_SCRIPT = "(turn, number, ...values) => [turn, window.lclSearch.number(), ...values]"
 # for an event without a part in Python: its output, a text field, is empty at once
 CLEAR_SCRIPT = "() => ''"
-# for an event that has drawn a ``ui.html.question_box``: the focus goes to it, on the button that changes nothing
+# for an event that has drawn a ``ui.html.question_box``, or a field for a new name: the focus goes to it, on the button
+# that changes nothing, or on the field
 FOCUS_QUESTION_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => [...document.querySelectorAll(
-  '[role=alertdialog] button:last-child')].find((button) => button.checkVisibility())?.focus(), 30))"""
+  '[role=alertdialog] button:last-child, .lcl-rename input')].find((each) => each.checkVisibility())?.focus(), 30))"""
 
 IMAGE_UNREADABLE = "image_unreadable"  # error code of the service
 

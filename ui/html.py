@@ -75,7 +75,7 @@ def question_box(title: str, consequence: str, yes: tuple[str, str], no: tuple[s
         f'<button type="button" data-pick="{esc(pick)}">{esc(words)}</button>' for pick, words in (yes, no)
     )
     return (
-        f'<div class="lcl-problem lcl-question-box" role="alertdialog" aria-label="{esc(title)}">'
+        f'<div class="lcl-problem lcl-question-box" role="alertdialog" aria-label="{esc(f"{title} {consequence}")}">'
         f"<strong>{esc(title)}</strong><p>{esc(consequence)}</p><p>{buttons}</p></div>"
     )
 

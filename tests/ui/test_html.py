@@ -18,6 +18,7 @@ from ui.html import (
     number,
     parse_time,
     progress_bar,
+    question_box,
 )
 
 NASTY = "<img src=x onerror='alert(1)'>\"&"
@@ -30,6 +31,11 @@ NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 def test_text_never_becomes_markup(draw: Any) -> None:
     assert "<img" not in draw(NASTY)
     assert "&lt;img" in draw(NASTY)
+
+
+def test_a_question_is_announced_with_what_it_costs() -> None:
+    drawn = question_box("Delete <it>?", "Its files are removed.", ("delete:1", "Delete"), ("keep:", "Keep it"))
+    assert 'role="alertdialog" aria-label="Delete &lt;it&gt;? Its files are removed."' in drawn
 
 
 def test_an_address_keeps_to_its_place() -> None:

@@ -86,7 +86,8 @@ class EncodersTab:
             try:
                 self._change(action, encoder, name)
             except ApiError as error:
-                return self._draw(selection, below=toast(error.message))
+                again = draw_renaming(encoder, name) if action == "renaming" else ""
+                return self._draw(selection, above=again, below=toast(error.message))
             if action == "deletion" and selection.current == encoder:
                 selection.current = None
             return self._draw(selection)
@@ -136,11 +137,11 @@ def draw_deletion(encoder: str) -> str:
     return question_box("Delete this encoder?", lost, (f"deletion:{encoder}", "Delete"), (f"encoder:{encoder}", "Keep"))
 
 
-def draw_renaming(encoder: str) -> str:
-    """The question for the new name of an encoder."""
+def draw_renaming(encoder: str, name: str = "") -> str:
+    """The question for the new name of an encoder. ``name``: one that was typed before and refused."""
     return (
         f'<form class="lcl-question-box lcl-rename" data-submit="renaming:{esc(encoder)}">'
-        '<label>New name <input name="name" required maxlength="100" autocomplete="off" '
+        f'<label>New name <input name="name" value="{esc(name)}" required maxlength="100" autocomplete="off" '
         'placeholder="letters, digits, . _ -"></label> <button type="submit">Rename</button> '
         f'<button type="button" data-pick="encoder:{esc(encoder)}">Keep</button></form>'
     )

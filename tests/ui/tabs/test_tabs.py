@@ -155,6 +155,20 @@ def test_an_encoder_is_pinned_and_renamed(service: Any) -> None:
     assert client.arguments_of("change_encoder") == [{"pinned": False}, {"name": "yours"}]
 
 
+def test_a_name_that_is_refused_stays_in_the_field(service: Any) -> None:
+    from api.client import ApiError
+
+    taken = ApiError(409, "name_taken", "another encoder is named 'a<b'")
+    client = service(
+        encoders=[{"id": "enc_1", "name": "mine", "info": {}}], encoder_figures=[], collections=[], change_encoder=taken
+    )
+    drawn = EncodersTab(client).select(EncoderSelection("enc_1"), picked("renaming:enc_1:a<b"))
+    assert 'value="a&lt;b"' in drawn
+    assert "another encoder is named" in drawn
+    client.answers["change_encoder"] = {}
+    assert "lcl-rename" not in EncodersTab(client).select(EncoderSelection("enc_1"), picked("renaming:enc_1:b"))
+
+
 def picked(value: str) -> Any:
     """What Gradio gives of a click on an element with ``data-pick``."""
     return type("Event", (), {"pick": value})()
