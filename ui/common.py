@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
 from ui.html import error_box, esc
@@ -51,6 +53,17 @@ def submitted_script(form: str) -> str:
 def restore_script(group: str) -> str:
     """For an event with one text as input: all drafts as JSON, or none if the group had them already."""
     return f"() => window.lclDraft.restore('{group}')"
+
+
+def seen_script(tab: str) -> str:
+    """For an event of a clock: its last input is None while the tab is not looked at.
+
+    The browser decides at each tick, since the events of tabs may overtake each other.
+    """
+    return f"""(...values) => {{
+  const seen = !document.hidden && document.querySelector('#tab-{tab}-button[aria-selected="true"]');
+  return [...values.slice(0, -1), seen ? values.at(-1) : null];
+}}"""
 
 
 def parse_drafts(drafts: str) -> dict[str, tuple[str, str]]:
@@ -168,6 +181,17 @@ def file_inputs(label: str, name: str) -> tuple[gr.File, gr.UploadButton]:
 def read_upload(path: str) -> bytes:
     """Bytes of an uploaded file."""
     return Path(path).read_bytes()
+
+
+def session_file(name: str, data: bytes) -> str:
+    """Path of a new file for a download, which is deleted with the session.
+
+    It is in Gradio's folder, so that Gradio makes no copy.
+    """
+    file = Path(get_upload_folder()) / secrets.token_hex(16) / name
+    file.parent.mkdir(mode=0o700, parents=True)
+    file.write_bytes(data)
+    return str(file)
 
 
 def unreachable_box(error: ApiError) -> str:

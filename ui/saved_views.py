@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 import gradio as gr
 
 from api.client import ApiError, Client
+from api.client.payloads import may
 from ui.addresses import linked_tab
 from ui.common import BUSY_EVENT, FOCUS_QUESTION_SCRIPT, html_pane
 from ui.html import PICK_SCRIPT, ago, error_box, esc, question_box, status_line
@@ -17,8 +18,6 @@ from ui.html import PICK_SCRIPT, ago, error_box, esc, question_box, status_line
 # page.js shows and hides the panel, and fills in the address when the form is submitted
 BUTTON = """<button type="button" class="lcl-guide" data-lcl-views aria-expanded="false" aria-controls="views-panel">
 Views</button>"""
-READER = "viewer"  # role that saves none
-ADMIN = "admin"
 
 
 class SavedViewsMenu:
@@ -69,7 +68,7 @@ class SavedViewsMenu:
         except ApiError as error:
             return _refresh_button() + error_box(error.message, "Saved views cannot be shown")
         listed = f"<ul>{items}</ul>" if items else '<p class="lcl-note">No view is saved yet.</p>'
-        form = "" if key["role"] == READER else _form(name)
+        form = _form(name) if may(key["role"], "submitter") else ""
         return f"{_refresh_button()}<strong>Saved views</strong>{message}{listed}{form}"
 
     def _item(self, view: Mapping[str, Any], key: Mapping[str, Any]) -> str:
@@ -77,7 +76,7 @@ class SavedViewsMenu:
         tab = self._titles.get(linked_tab(dict(parse_qsl(view["address"][1:]))), "")
         name = esc(view["name"])
         delete = ""
-        if key["role"] == ADMIN or (key["role"] != READER and key["owner"] == view["owner"]):
+        if may(key["role"], "submitter" if key["owner"] == view["owner"] else "admin"):
             pick = esc(f"ask:{view['id']}:{view['name']}")
             delete = f'<button type="button" data-pick="{pick}" aria-label="Delete view {name}">×</button>'
         details = " · ".join(esc(part) for part in (tab, view["owner"]) if part)

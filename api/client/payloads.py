@@ -25,6 +25,7 @@ RUN_STATES = (
     *("waiting", "queued", "running", "pausing", "paused", "cancelling"),
     *("succeeded", "failed", "cancelled"),
 )
+ROLES = ("viewer", "submitter", "admin")  # of keys; each may do what those before it may
 FINAL_STATES = ("succeeded", "failed", "cancelled")  # of runs and studies
 IMAGE_SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
@@ -43,6 +44,11 @@ class FilterOptions(TypedDict, total=False):
 
 
 Where = Mapping[str, str | float | Sequence[str] | FilterOptions]  # {label: filter}
+
+
+def may(role: str, least: str) -> bool:
+    """Whether a key of ``role`` may do what needs the role ``least``; an unknown role may do nothing."""
+    return role in ROLES and ROLES.index(role) >= ROLES.index(least)
 
 
 _FILTER = re.compile(r"(.+?)(>=|<=|>|<|\+=|=)(.*)", re.DOTALL)

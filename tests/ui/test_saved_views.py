@@ -32,7 +32,8 @@ def test_views_are_links_with_their_tab_and_owner(service: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "deletable", "saves"), [("viewer", 0, False), ("submitter", 1, True), ("admin", 2, True)]
+    ("role", "deletable", "saves"),
+    [("viewer", 0, False), ("submitter", 1, True), ("admin", 2, True), ("of a later version", 0, False)],
 )
 def test_each_role_sees_what_it_may_do(service: Any, role: str, deletable: int, saves: bool) -> None:
     drawn = menu(service, role).draw()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from urllib.parse import quote
 
 import gradio as gr
 import numpy as np
-from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
 from ui.addresses import mark_view, read_address
@@ -27,6 +25,7 @@ from ui.common import (
     html_pane,
     parse_tag_change,
     read_upload,
+    session_file,
     unreachable_box,
     update_dropdown,
 )
@@ -250,11 +249,9 @@ class EmbedTab:
             return error_box(error.message, "The images were refused"), hidden
         names = [Path(path).name for path in paths]
         write, _ = FORMATS[kind]
-        # in Gradio's folder, so that it makes no copy; deleted with the session
-        file = Path(get_upload_folder()) / secrets.token_hex(16) / f"vectors.{kind}"
-        file.parent.mkdir(mode=0o700, parents=True)
-        file.write_bytes(write(names, vectors))
-        return draw_vectors(names, vectors), gr.DownloadButton(f"Download {file.name}", value=str(file), visible=True)
+        name = f"vectors.{kind}"
+        file = session_file(name, write(names, vectors))
+        return draw_vectors(names, vectors), gr.DownloadButton(f"Download {name}", value=file, visible=True)
 
     def _vectors(self, encoder: str, paths: Sequence[str]) -> list[list[float]]:
         """Embed in batches. Raises: ApiError that names the file."""

@@ -37,6 +37,7 @@ NO_SYSTEM = empty_state(
     "Nothing was measured", "A pre-training measures its speed, processor and memory with each line of metrics."
 )
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
+NO_WORKERS = empty_state("No worker is alive", "Start one, and queued runs begin by themselves.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
 PAUSED_TEXT = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
 
@@ -287,7 +288,7 @@ def draw_log(text: str) -> str:
 def draw_workers(workers: Sequence[WorkerJson]) -> str:
     """A row for each GPU of each worker, with the run that has it; one row for a worker without GPUs."""
     if not workers:
-        return empty_state("No worker is alive", "Start one, and queued runs begin by themselves.")
+        return NO_WORKERS
     rows = [row for worker in workers for row in _worker_rows(worker)]
     columns = ("Worker", "Device", "Use", "Memory", "Seen")
     return html_table("Workers and their devices", columns, "".join(rows))

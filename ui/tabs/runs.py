@@ -21,6 +21,7 @@ from ui.common import (
     html_pane,
     parse_drafts,
     restore_script,
+    seen_script,
     submitted_script,
 )
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
@@ -60,11 +61,6 @@ SAME_TAB_SCRIPT = "(text, ...values) => [window.lclAddress.changedTab ? '' : tex
 SCROLL_TO_FORM_SCRIPT = "() => document.querySelector('#new-run').scrollIntoView({behavior: 'smooth'})"
 # to a form that an address has filled in
 OPEN_FORM_SCRIPT = f"() => new URLSearchParams(location.search).has('new') && ({SCROLL_TO_FORM_SCRIPT})()"
-# Evaluated in the browser at each tick, since the events of tabs may overtake each other.
-VISIBLE_ONLY_SCRIPT = """(selection, only) => {
-  const seen = !document.hidden && document.querySelector('#tab-runs-button[aria-selected="true"]');
-  return [selection, seen ? only : null];
-}"""
 
 
 def visible_buttons(state: str | None) -> list[gr.Button]:
@@ -161,7 +157,7 @@ class RunsTab:
                 self.open_address, [self.selection, self.only], [self.only, *everything], **SILENT_EVENT | LAST_COUNTS
             ).then(self.comparison.show_linked, self.selection, self.comparison.inputs, **SILENT_EVENT | LAST_COUNTS)
         self.only.input(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT | LAST_COUNTS)
-        self.clock.tick(self.tick, [self.selection, self.only], everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
+        self.clock.tick(self.tick, [self.selection, self.only], everything, js=seen_script("runs"), **SILENT_EVENT)
         self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT | EACH_COUNTS)
         self.save.click(
             self.annotate, [self.selection, self.tags, self.notes], self.annotation_verdict, **BUSY_EVENT

@@ -8,8 +8,9 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client
+from api.client.payloads import ROLES, may
 from ui.addresses import mark_view
-from ui.common import BUSY_EVENT, FOCUS_QUESTION_SCRIPT, SILENT_EVENT, PageSelection, html_pane
+from ui.common import BUSY_EVENT, FOCUS_QUESTION_SCRIPT, SILENT_EVENT, PageSelection, html_pane, seen_script
 from ui.html import PICK_SCRIPT, error_box, heading, question_box, toast
 from ui.tabs.run_form import invalid_message
 from ui.tabs.run_view import draw_question
@@ -27,8 +28,6 @@ from ui.tabs.service_view import (
 
 REFRESH_SECONDS = 5
 QUEUE_PER_STATE, AUDIT_PAGE, MAX_AUDIT = 50, 50, 1000
-ROLES = ["viewer", "submitter", "admin"]
-ADMIN = "admin"
 QUESTIONS = {
     "rotate": (
         "Rotate this key?",
@@ -42,8 +41,6 @@ QUESTIONS = {
         "Remove",
     ),
 }
-VISIBLE_ONLY_SCRIPT = """() => Boolean(
-  !document.hidden && document.querySelector('#tab-service-button[aria-selected="true"]'))"""
 
 
 class ServiceTab:
@@ -54,7 +51,7 @@ class ServiceTab:
 
     def build(self) -> None:
         self.audited = gr.State(PageSelection(AUDIT_PAGE))  # entries of the audit log on show
-        self.seen = gr.Checkbox(visible=False)  # whether the tab is looked at
+        self.seen = gr.Checkbox(True, visible=False)  # whether the tab is looked at (seen_script)
         with gr.Column(elem_classes="lcl-panel"):
             html_pane(heading("Service", "What runs, what waits, and who may use it."))
             self.overview = html_pane(elem_id="service-overview")
@@ -70,7 +67,7 @@ class ServiceTab:
             self.keys = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-keys")
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.owner = gr.Textbox(label="Owner of a new key", max_lines=1, min_width=180, elem_id="key-owner")
-                self.role = gr.Dropdown(ROLES, value="submitter", label="Role", min_width=140, elem_id="key-role")
+                self.role = gr.Dropdown(list(ROLES), value="submitter", label="Role", min_width=140, elem_id="key-role")
                 self.expires = gr.Textbox(
                     label="Expires",
                     placeholder="never, or 2030-01-31",
@@ -92,7 +89,7 @@ class ServiceTab:
         for event in (tab.select, navigation.select):
             event(self.refresh, self.audited, everything, **SILENT_EVENT)
         self.clock = gr.Timer(REFRESH_SECONDS)
-        self.clock.tick(self.tick, self.seen, moving, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
+        self.clock.tick(self.tick, self.seen, moving, js=seen_script("service"), **SILENT_EVENT)
         of_runs = [self.run_question, *moving]
         self.queue.select(self.pick_run_action, None, of_runs, **BUSY_EVENT).then(None, js=FOCUS_QUESTION_SCRIPT)
         self.run_question.select(self.answer_of_run, None, of_runs, **BUSY_EVENT)
@@ -104,7 +101,7 @@ class ServiceTab:
             self.create_key, [self.owner, self.role, self.expires], [self.verdict, self.owner], **BUSY_EVENT
         ).then(self.refresh, self.audited, everything, **SILENT_EVENT)
 
-    def tick(self, seen: bool) -> tuple[Any, ...]:
+    def tick(self, seen: bool | None) -> tuple[Any, ...]:
         """Fetches nothing while another tab is looked at."""
         return self.refresh_moving() if seen else (gr.skip(),) * 3
 
@@ -220,6 +217,6 @@ class ServiceTab:
 def is_admin(client: Client) -> bool:
     """Whether the key of this visitor is an admin's."""
     try:
-        return bool(client.own_key()["role"] == ADMIN)
+        return may(client.own_key()["role"], "admin")
     except ApiError:
         return False

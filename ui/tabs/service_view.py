@@ -8,7 +8,7 @@ from typing import Any
 from api.client.payloads import format_bytes
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.html import STATE_LABELS, ago, badge, definition_list, empty_state, esc, html_table, number, run_link
-from ui.tabs.run_view import RUN_ACTIONS
+from ui.tabs.run_view import NO_WORKERS, RUN_ACTIONS
 
 Json = Mapping[str, Any]
 QUEUE_STATES = ("running", "pausing", "cancelling", "queued", "waiting", "paused")
@@ -37,7 +37,7 @@ def draw_overview(status: Json) -> str:
 def draw_worker_table(workers: Sequence[Json]) -> str:
     """State, slots, devices and current run of each worker."""
     if not workers:
-        return empty_state("No worker is alive", "Start one, and queued runs begin by themselves.")
+        return NO_WORKERS
     rows = "".join(
         f'<tr><th scope="row">{esc(worker["id"])}</th><td>{esc(worker["host"])}</td><td>{_worker_state(worker)}</td>'
         f"<td>{esc(worker['slots'])}</td><td>{_devices(worker)}</td><td>{ago(worker['started_at'])}</td>"

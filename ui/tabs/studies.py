@@ -26,6 +26,7 @@ from ui.common import (
     html_pane,
     parse_drafts,
     restore_script,
+    seen_script,
     submitted_script,
     update_dropdown,
 )
@@ -45,10 +46,6 @@ from ui.tabs.study_view import (
 
 FIRST_STUDY = "loss_ablation"
 REFRESH_SECONDS = 3
-VISIBLE_ONLY_SCRIPT = """(selection, metric, value) => {
-  const seen = !document.hidden && document.querySelector('#tab-studies-button[aria-selected="true"]');
-  return [selection, metric, seen ? value : null];
-}"""
 
 
 class StudyForm:
@@ -285,7 +282,7 @@ class StudiesTab:
             event(self.open_address, inputs, everything, **SILENT_EVENT | LAST_COUNTS)
         self.metric.input(self.refresh, inputs, everything, **SILENT_EVENT | LAST_COUNTS)
         self.value.input(self.change_value, inputs, everything, **SILENT_EVENT | LAST_COUNTS)
-        self.clock.tick(self.tick, inputs, everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
+        self.clock.tick(self.tick, inputs, everything, js=seen_script("studies"), **SILENT_EVENT)
         self.listing.select(self.select, inputs, everything, **SILENT_EVENT | EACH_COUNTS)
         self.listing.select(lambda: "", None, self.refusal, **SILENT_EVENT)
         self.resume.click(

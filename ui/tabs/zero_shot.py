@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections import Counter, defaultdict
@@ -27,6 +26,7 @@ from ui.common import (
     file_inputs,
     first_choice,
     html_pane,
+    session_file,
     unreachable_box,
     update_dropdown,
 )
@@ -469,8 +469,5 @@ def _download(result: ZeroShotResult | None) -> gr.DownloadButton:
     """The predictions as a file; hidden without any."""
     if result is None or not result.names:
         return gr.DownloadButton(visible=False)
-    # in Gradio's folder, so that it makes no copy; deleted with the session
-    file = Path(get_upload_folder()) / secrets.token_hex(16) / "predictions.csv"
-    file.parent.mkdir(mode=0o700, parents=True)
-    file.write_text(predictions_csv(result), encoding="utf-8")
-    return gr.DownloadButton(value=str(file), visible=True)
+    file = session_file("predictions.csv", predictions_csv(result).encode())
+    return gr.DownloadButton(value=file, visible=True)
