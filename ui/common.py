@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
-from ui.html import error_box, esc
+from ui.html import error_box, pick_form
 
 Shown = TypeVar("Shown")
 
@@ -219,20 +219,25 @@ class TagChange(NamedTuple):
 
 
 def parse_tag_change(value: str) -> TagChange:
-    """From the event of a tag form (page.js). Raises: ValueError."""
+    """From the event of a tag form. Raises: ValueError."""
     change = json.loads(value)
-    return TagChange(str(change["tag"]).strip(), [str(item) for item in change["items"]], bool(change["remove"]))
+    items = [str(item) for item in change["items"]]
+    return TagChange(str(change["text"]).strip(), items, remove=change["button"] == "remove")
+
+
+def removal_of(tag: str, item: str) -> str:
+    """As the event of a tag form: this item loses the tag."""
+    return json.dumps({"text": tag, "items": [item], "button": "remove"})
 
 
 def draw_tag_form(owner: str, items: Sequence[str], *, hint: str = "Tag …") -> str:
-    """A field for a tag that these items gain or lose: an event ``tag`` of the pane (page.js).
+    """A field for a tag that these items gain or lose: an event ``tag:OWNER:CHANGE`` of the pane (PICK_SCRIPT).
 
     Args:
         owner: name of their collection or dataset.
     """
-    return (
-        f'<form class="lcl-tag" data-collection="{esc(owner)}" data-items="{esc(json.dumps(list(items)))}">'
+    inside = (
         f'<input name="tag" maxlength="100" required autocomplete="off" placeholder="{hint}" aria-label="Tag">'
         '<button type="submit" value="add">Add</button><button type="submit" value="remove">Remove</button>'
-        '<button type="button" data-pick="" hidden></button></form>'
     )
+    return pick_form(f"tag:{owner}", "lcl-tag", inside, items=list(items))

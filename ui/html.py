@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,11 +15,21 @@ LOGO_SVG = """<svg class="lcl-mark" viewBox="0 0 40 40" aria-hidden="true">
 <path d="M3 26h11M3 33h16"/><circle cx="30" cy="29" r="7"/></svg>"""
 TAGLINE = "Vision encoders learned from documents of images and text: search, caption, embed, train."
 
-# For gr.HTML(js_on_load=...): a click on an element with data-pick triggers a select event with its value.
+# For gr.HTML(js_on_load=...): a click on an element with data-pick triggers a select event with its value, and so does
+# the submission of a ``pick_form``.
 PICK_SCRIPT = """
 element.addEventListener('click', (event) => {
   const chosen = event.target.closest('[data-pick]');
   if (chosen && element.contains(chosen)) trigger('select', {pick: chosen.dataset.pick});
+});
+element.addEventListener('submit', (event) => {
+  const form = event.target.closest('form[data-submit]');
+  if (!form) return;
+  event.preventDefault();
+  const text = form.querySelector('input').value.trim();
+  const button = event.submitter?.value ?? '', address = location.search || '?';
+  const values = {...JSON.parse(form.dataset.values), text, button, address};
+  if (text) trigger('select', {pick: `${form.dataset.submit}:${JSON.stringify(values)}`});
 });
 """
 
@@ -78,6 +89,15 @@ def question_box(title: str, consequence: str, yes: tuple[str, str], no: tuple[s
         f'<div class="lcl-problem lcl-question-box" role="alertdialog" aria-label="{esc(f"{title} {consequence}")}">'
         f"<strong>{esc(title)}</strong><p>{esc(consequence)}</p><p>{buttons}</p></div>"
     )
+
+
+def pick_form(verb: str, style: str, inside: str, **values: Any) -> str:
+    """A form with one text field, whose submission is a select event ``VERB:JSON`` (PICK_SCRIPT).
+
+    The JSON has the field's ``text``, unless it is blank, the value of the ``button`` that was pressed, the ``address``
+    of the page, and ``values``.
+    """
+    return f'<form class="{style}" data-submit="{esc(verb)}" data-values="{esc(json.dumps(values))}">{inside}</form>'
 
 
 def status_line(message: str) -> str:

@@ -405,7 +405,7 @@
       words.setAttribute('role', 'status');
       const head = make('div', { className: 'lcl-map__head' }, words, act('Download ids', () => this.download()), act('Clear', () => { this.choose(new Set()); this.canvas.focus(); }));
       const list = make('ul', { className: 'lcl-samples' }, ...[...chosen].slice(0, shown).map((index) => make('li', {}, this.thumbnail(index))));
-      this.tags.dataset.items = JSON.stringify([...chosen].map((index) => this.data.id(index)));
+      this.tags.dataset.values = JSON.stringify({ items: [...chosen].map((index) => this.data.id(index)) });
       this.chosen.replaceChildren(head, this.tags, list);
       if (chosen.size > shown) this.chosen.append(act(`Show ${Math.min(SHOWN, chosen.size - shown)} more`, () => { this.more = (this.more ?? 0) + 1; this.drawChosen(); }));
     }

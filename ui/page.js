@@ -250,27 +250,6 @@
       showViews(false);
     }
   });
-  document.addEventListener('submit', (event) => {
-    const form = event.target.closest('.lcl-save-view');
-    if (!form) return;
-    event.preventDefault();
-    const [name, pick] = [form.querySelector('input').value.trim(), form.querySelector('[data-pick]')];
-    if (!name) return;
-    pick.dataset.pick = `save:${JSON.stringify({ name, address: location.search || '?' })}`;
-    pick.click();
-  });
-
-  // A tag form: its tag and images as an event of the pane that it stands in.
-  document.addEventListener('submit', (event) => {
-    const form = event.target.closest('.lcl-tag');
-    if (!form) return;
-    event.preventDefault();
-    const [tag, pick] = [form.querySelector('input').value.trim(), form.querySelector('[data-pick]')];
-    if (!tag) return;
-    const change = { tag, remove: event.submitter?.value === 'remove', items: JSON.parse(form.dataset.items) };
-    pick.dataset.pick = `tag:${form.dataset.collection}:${JSON.stringify(change)}`;
-    pick.click();
-  });
 
   // Curves: the value nearest to the cursor.
   document.addEventListener('pointermove', (event) => {

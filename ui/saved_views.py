@@ -13,9 +13,9 @@ from api.client import ApiError, Client
 from api.client.payloads import may
 from ui.addresses import linked_tab
 from ui.common import BUSY_EVENT, FOCUS_QUESTION_SCRIPT, html_pane
-from ui.html import PICK_SCRIPT, ago, error_box, esc, question_box, status_line
+from ui.html import PICK_SCRIPT, ago, error_box, esc, pick_form, question_box, status_line
 
-# page.js shows and hides the panel, and fills in the address when the form is submitted
+# page.js shows and hides the panel
 BUTTON = """<button type="button" class="lcl-guide" data-lcl-views aria-expanded="false" aria-controls="views-panel">
 Views</button>"""
 
@@ -85,12 +85,13 @@ class SavedViewsMenu:
 
 
 def _form(name: str) -> str:
-    """The form that saves the address; the hidden button carries name and address to the service."""
-    return (
-        '<form class="lcl-save-view"><label>Save what is shown as'
+    """The form that saves the address."""
+    inside = (
+        "<label>Save what is shown as"
         f'<input type="text" maxlength="100" required autocomplete="off" value="{esc(name)}"></label>'
-        '<button>Save</button><button type="button" hidden data-pick></button></form>'
+        "<button>Save</button>"
     )
+    return pick_form("save", "lcl-save-view", inside)
 
 
 def _refresh_button() -> str:
@@ -102,7 +103,7 @@ def _parse_view(value: str) -> dict[str, str]:
     """Name and address of the form. What is no view is refused by the service."""
     try:
         view = json.loads(value)
-        return {"name": str(view["name"]), "address": str(view["address"])}
+        return {"name": str(view["text"]), "address": str(view["address"])}
     except (ValueError, TypeError, KeyError):
         return {"name": "", "address": ""}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime
+from html import unescape
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from ui.html import (
     item_url,
     number,
     parse_time,
+    pick_form,
     progress_bar,
     question_box,
 )
@@ -36,6 +40,13 @@ def test_text_never_becomes_markup(draw: Any) -> None:
 def test_a_question_is_announced_with_what_it_costs() -> None:
     drawn = question_box("Delete <it>?", "Its files are removed.", ("delete:1", "Delete"), ("keep:", "Keep it"))
     assert 'role="alertdialog" aria-label="Delete &lt;it&gt;? Its files are removed."' in drawn
+
+
+def test_a_form_carries_its_verb_and_values() -> None:
+    drawn = pick_form('tag:"x"', "lcl-tag", "<input>", items=["<a>", 'b"'])
+    verb, values = (unescape(part) for part in re.findall('data-(?:submit|values)="(.*?)"', drawn))
+    assert (verb, json.loads(values)) == ('tag:"x"', {"items": ["<a>", 'b"']})
+    assert "<a>" not in drawn
 
 
 def test_an_address_keeps_to_its_place() -> None:

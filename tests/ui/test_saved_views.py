@@ -43,7 +43,9 @@ def test_each_role_sees_what_it_may_do(service: Any, role: str, deletable: int, 
 
 def test_a_form_saves_the_address(service: Any) -> None:
     client = service(own_key={"owner": "ada", "role": "submitter"}, views=[], save_view=VIEW)
-    drawn = SavedViewsMenu(client, TITLES).change(picked('save:{"name": "red: <1>", "address": "?q=red"}'))
+    drawn = SavedViewsMenu(client, TITLES).change(
+        picked('save:{"text": "red: <1>", "button": "", "address": "?q=red"}')
+    )
     assert ("save_view", ("red: <1>", "?q=red"), {"replace": False}) in client.calls
     assert "Saved as red: &lt;1&gt;." in drawn
 
@@ -52,7 +54,7 @@ def test_a_name_that_is_taken_asks_before_it_is_replaced(service: Any) -> None:
     taken = ApiError(409, "view_exists", "ada has saved a view 'red'")
     client = service(own_key={"owner": "ada", "role": "submitter"}, views=[VIEW], save_view=taken)
     drawn = SavedViewsMenu(client, TITLES)
-    value = json.dumps({"name": "red", "address": "?q=red"})
+    value = json.dumps({"text": "red", "address": "?q=red"})
     asked = drawn.change(picked(f"save:{value}"))
     assert "Replace red?" in asked
     assert 'value="red"' in asked, "the name is still in the form"
@@ -76,7 +78,7 @@ def test_a_refusal_and_a_service_that_is_away_are_said(service: Any, away: Excep
     assert "cannot be shown" in menu(service, views=away).draw()
 
 
-@pytest.mark.parametrize("pick", ["", "save:", "save:[]", "save:{}", 'save:{"name": 1}', "ask:", "nonsense:x"])
+@pytest.mark.parametrize("pick", ["", "save:", "save:[]", "save:{}", 'save:{"text": 1}', "ask:", "nonsense:x"])
 def test_what_no_page_sends_is_answered(service: Any, pick: str) -> None:
     refused = ApiError(422, "bad_request", "name: at least one character", field="name")
     assert "Saved views" in menu(service, save_view=refused).change(picked(pick))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from ui.common import (
     first_choice,
     html_pane,
     parse_tag_change,
+    removal_of,
     update_dropdown,
 )
 from ui.html import (
@@ -342,7 +342,7 @@ def _tags(dataset: str, item: dict[str, Any], title: str) -> str:
     """Tags of a document, each with a button that removes it, and a field for another one."""
     chips = ""
     for tag in item["tags"]:
-        change = json.dumps({"tag": tag, "items": [item["item"]], "remove": True})
+        change = removal_of(tag, item["item"])
         name = f"Remove the tag {tag} of {title}"
         chips += (
             f'<span class="lcl-doc__tag">{esc(tag)}<button type="button" data-pick="{esc(f"tag:{dataset}:{change}")}" '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,22 +23,23 @@ from ui.common import (
     html_pane,
     unreachable_box,
 )
-from ui.html import PICK_SCRIPT, ago, definition_list, empty_state, error_box, esc, heading, number, question_box, toast
+from ui.html import (
+    PICK_SCRIPT,
+    ago,
+    definition_list,
+    empty_state,
+    error_box,
+    esc,
+    heading,
+    number,
+    pick_form,
+    question_box,
+    toast,
+)
 from ui.ranking import RankedEncoder, is_worse, main_figures, measured_rows, rank_encoders
 from ui.tabs.run_view import draw_metrics
 
 SHOWN = 4
-# PICK_SCRIPT, and a form with data-pick triggers it with the text of its field when it is submitted
-FORM_SCRIPT = (
-    PICK_SCRIPT
-    + """
-element.addEventListener('submit', (event) => {
-  event.preventDefault();
-  const form = event.target.closest('form[data-submit]');
-  if (form) trigger('select', {pick: `${form.dataset.submit}:${form.elements.name.value.trim()}`});
-});
-"""
-)
 WORSE = ' class="lcl-worse"'
 # export formats of LCL encoders -> labels; other encoders are exported as they are
 EXPORTS = {"lcl": "lcl", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
@@ -63,7 +65,7 @@ class EncodersTab:
     def build(self) -> None:
         self.selection = gr.State(EncoderSelection(None))
         html_pane(heading("Encoders", "Every encoder that a run made or that was imported."))
-        self.cards = html_pane(js_on_load=FORM_SCRIPT, elem_id="encoders")
+        self.cards = html_pane(js_on_load=PICK_SCRIPT, elem_id="encoders")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         for event in (tab.select, navigation.select):
@@ -81,7 +83,8 @@ class EncodersTab:
     def select(self, selection: EncoderSelection, event: gr.EventData) -> Any:
         """A card was opened, the one encoder was closed, or is to be pinned, renamed or deleted."""
         action, _, value = str(event.pick).partition(":")
-        encoder, _, name = value.partition(":")
+        encoder, _, form = value.partition(":")
+        name = str(json.loads(form)["text"]) if action == "renaming" else ""
         if action in CHANGES:
             try:
                 self._change(action, encoder, name)
@@ -139,12 +142,12 @@ def draw_deletion(encoder: str) -> str:
 
 def draw_renaming(encoder: str, name: str = "") -> str:
     """The question for the new name of an encoder. ``name``: one that was typed before and refused."""
-    return (
-        f'<form class="lcl-question-box lcl-rename" data-submit="renaming:{esc(encoder)}">'
+    inside = (
         f'<label>New name <input name="name" value="{esc(name)}" required maxlength="100" autocomplete="off" '
         'placeholder="letters, digits, . _ -"></label> <button type="submit">Rename</button> '
-        f'<button type="button" data-pick="encoder:{esc(encoder)}">Keep</button></form>'
+        f'<button type="button" data-pick="encoder:{esc(encoder)}">Keep</button>'
     )
+    return pick_form(f"renaming:{encoder}", "lcl-question-box lcl-rename", inside)
 
 
 def draw_encoder(

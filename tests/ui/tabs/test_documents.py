@@ -196,7 +196,7 @@ def test_tags_are_shown_chosen_and_removed(service: Any) -> None:
 
 
 def test_a_tag_that_the_service_refuses_changes_nothing_on_the_page(service: Any, away: Exception) -> None:
-    change = json.dumps({"tag": "x", "items": ["interleaved.jsonl:1"], "remove": False})
+    change = json.dumps({"text": "x", "items": ["interleaved.jsonl:1"], "button": "add"})
     event: Any = SimpleNamespace(pick=f"tag:d:{change}")
     said, *rest = DocumentsTab(service(tag_documents=away)).change_tags(event, *query("d", "pairs"), 0)
     assert "The tags were not changed" in said
@@ -237,7 +237,7 @@ def test_a_tag_is_changed_even_if_another_page_is_asked_for_meanwhile(service: A
         return answer(ITEM)
 
     tab = DocumentsTab(service(dataset_documents=documents, dataset_tags={}, tag_documents=1))
-    event: Any = SimpleNamespace(pick=f"tag:d:{json.dumps({'tag': 'x', 'items': ['a'], 'remove': False})}")
+    event: Any = SimpleNamespace(pick=f"tag:d:{json.dumps({'text': 'x', 'items': ['a'], 'button': 'add'})}")
     said, *rest = tab.change_tags(event, turn, "d", "interleaved", "", "", "", "", 0)
     assert "1 document gained the tag x." in said
     assert tuple(rest) == UNCHANGED

@@ -86,7 +86,7 @@ def test_details_lead_to_searches_by_links(tab: EmbedTab) -> None:
 
 def test_tags_of_selected_images_leave_map_and_details(tab: EmbedTab) -> None:
     tab.client.answers["change_labels"] = 2
-    change = json.dumps({"tag": "kept", "remove": False, "items": ["img_1", "img_2"]})
+    change = json.dumps({"text": "kept", "button": "add", "items": ["img_1", "img_2"]})
     detail, said = tab.follow(PageSelection(0), 1, pick(f"tag:col_1:{change}"))
     assert detail == gr.skip()
     assert "2 images gained the tag kept." in said
@@ -116,7 +116,7 @@ def test_a_tag_is_reported_while_other_details_are_opened(tab: EmbedTab) -> None
         return 1
 
     tab.client.answers["change_labels"] = change_labels
-    change = json.dumps({"tag": "kept", "remove": False, "items": ["img_1"]})
+    change = json.dumps({"text": "kept", "button": "add", "items": ["img_1"]})
     detail, said = tab.follow(opened, 1, pick(f"tag:col_1:{change}"))
     assert (detail, "gained the tag kept" in said) == (gr.skip(), True)
 

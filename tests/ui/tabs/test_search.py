@@ -396,7 +396,7 @@ def test_the_members_of_a_set_are_filters_each(written: str) -> None:
 
 
 def tag_event(collection: str, tag: str, *items: str, remove: bool = False) -> SimpleNamespace:
-    change = json.dumps({"tag": tag, "remove": remove, "items": items})
+    change = json.dumps({"text": tag, "button": "remove" if remove else "add", "items": items})
     return SimpleNamespace(pick=f"tag:{collection}:{change}")
 
 
@@ -532,7 +532,7 @@ def test_a_search_from_a_card_is_dropped_for_a_newer_one_and_not_for_details(ove
 
 
 def test_a_tag_is_reported_whatever_is_opened_meanwhile(overtaken: Any) -> None:
-    change = json.dumps({"tag": "x", "items": ["i1"], "remove": False})
+    change = json.dumps({"text": "x", "items": ["i1"], "button": "add"})
     tab, older, newer = overtaken(f"tag:col_1:{change}", "image:col_1:i2")
     assert "gained the tag x" in older[tab.tagged]
     assert tab.detail not in older

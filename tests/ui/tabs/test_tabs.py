@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def test_an_encoder_is_pinned_and_renamed(service: Any) -> None:
     tab.select(selection, picked("unpin:enc_1"))
     assert selection.current is None, "the list stays"
     assert "New name" in tab.select(selection, picked("rename:enc_1"))
-    tab.select(selection, picked("renaming:enc_1:yours"))
+    tab.select(selection, renamed("yours"))
     assert selection.current == "enc_1"
     assert client.arguments_of("change_encoder") == [{"pinned": False}, {"name": "yours"}]
 
@@ -162,11 +163,16 @@ def test_a_name_that_is_refused_stays_in_the_field(service: Any) -> None:
     client = service(
         encoders=[{"id": "enc_1", "name": "mine", "info": {}}], encoder_figures=[], collections=[], change_encoder=taken
     )
-    drawn = EncodersTab(client).select(EncoderSelection("enc_1"), picked("renaming:enc_1:a<b"))
+    drawn = EncodersTab(client).select(EncoderSelection("enc_1"), renamed("a<b"))
     assert 'value="a&lt;b"' in drawn
     assert "another encoder is named" in drawn
     client.answers["change_encoder"] = {}
-    assert "lcl-rename" not in EncodersTab(client).select(EncoderSelection("enc_1"), picked("renaming:enc_1:b"))
+    assert "lcl-rename" not in EncodersTab(client).select(EncoderSelection("enc_1"), renamed("b"))
+
+
+def renamed(name: str) -> Any:
+    """What the form of a new name for ``enc_1`` sends."""
+    return picked(f"renaming:enc_1:{json.dumps({'text': name, 'button': '', 'address': '?encoder=enc_1'})}")
 
 
 def picked(value: str) -> Any:
