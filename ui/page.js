@@ -77,8 +77,10 @@
   }, { capture: true });
   // What may begin a call, by id of its component: a part of a form, or a clock; anything else is not listed.
   const origins = new Map();
+  const chained = new Set();  // numbers of events that follow others: their calls send no edit
   function listOrigins() {
-    const { components, layout } = window.gradio_config;
+    const { components, dependencies, layout } = window.gradio_config;
+    dependencies.filter((event) => event.trigger_after != null).forEach(({ id }) => chained.add(id));
     const known = new Map(components.map((component) => [component.id, component]));
     const walk = ({ id, children }, inside) => {
       const form = inside || Boolean(known.get(id)?.props.elem_classes?.includes('lcl-form'));
@@ -88,9 +90,10 @@
     walk(layout, false);
     components.filter(({ type }) => type === 'timer').forEach(({ id }) => origins.set(id, 'clock'));
   }
-  function origin(body) {
+  function describeCall(body) {
     if (!origins.size) listOrigins();
-    return origins.get(JSON.parse(body ?? '{}').trigger_id) ?? 'other';
+    const { trigger_id, fn_index } = JSON.parse(body ?? '{}');
+    return { origin: origins.get(trigger_id) ?? 'other', follows: chained.has(fn_index) };
   }
   function watch() {
     const slow = [...calls].some((call) => performance.now() - call.begun > SLOW_MS);
@@ -104,9 +107,9 @@
   const ask = window.fetch;
   window.fetch = async (...question) => {
     const asks = String(question[0]?.url ?? question[0]).includes('/run/predict');
-    const call = asks ? { begun: performance.now(), origin: origin(question[1]?.body) } : null;
+    const call = asks ? { begun: performance.now(), ...describeCall(question[1]?.body) } : null;
     if (call) calls.add(call);
-    if (call?.origin === 'form') sent = call.begun;
+    if (call?.origin === 'form' && !call.follows) sent = call.begun;
     try {
       const answer = await ask(...question);
       if (answer.status === 401 && answer.headers.has('x-lcl-sign-in')) location.reload();

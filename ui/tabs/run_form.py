@@ -13,6 +13,7 @@ from api.client.payloads import format_bytes, format_si
 from ui.common import (
     LAST_COUNTS,
     SILENT_EVENT,
+    PageSelection,
     draft_script,
     html_pane,
 )
@@ -155,6 +156,7 @@ class SpecForm:
                 self.verdict = html_pane(verdict, elem_id=f"verdict-{self.kind}")
                 self.submit = gr.Button("Submit run", variant="primary", elem_id=f"submit-{self.kind}")
             self.proposal = gr.JSON(visible=False)
+        self.turn = gr.State(PageSelection(0))  # number of the newest estimate
 
     @property
     def parts(self) -> list[Any]:
@@ -185,7 +187,6 @@ class SpecForm:
     def wire(self) -> None:
         """Events inside the form; what follows a submission is wired by the tab."""
         edits = [
-            self.name.input(None),
             self.preset.input(self.apply_preset, self.preset, self.outputs, **SILENT_EVENT | LAST_COUNTS),
             self.editor.input(self.read_editor, self.editor, self.outputs[1:], **SILENT_EVENT | LAST_COUNTS),
         ]
@@ -196,7 +197,14 @@ class SpecForm:
             **SILENT_EVENT | LAST_COUNTS,
         ))  # fmt: skip
         for edit in edits:
+            self.wire_estimate(edit)
+        for edit in (self.name.input(None), *edits):
             edit.then(None, [self.name, self.editor], js=draft_script(self.kind))
+
+    def wire_estimate(self, event: Any) -> None:
+        """After ``event``: the estimate of the service. The form does not wait for it: more may be edited meanwhile."""
+        for pane in self.estimates:
+            event.then(self.update_estimate, [self.turn, self.editor], pane, **SILENT_EVENT | LAST_COUNTS)
 
     def apply_preset(self, preset: str) -> tuple[Any, ...]:
         spec = starting_spec(self.kind, preset)
@@ -254,6 +262,12 @@ class SpecForm:
             return WHEN_VALID
         except ApiError as error:
             return status_line(f"No estimate: {error.message}")
+
+    def update_estimate(self, turn: PageSelection[int], text: str) -> Any:
+        """The estimate of the editor's text; no change if that of a newer one was asked for meanwhile."""
+        turn.current = mine = turn.current + 1
+        drawn = self.estimate(text)
+        return drawn if turn.current == mine else gr.skip()
 
     def propose(self, text: str, *values: Any) -> list[Any]:
         """Choices of the dropdowns; an empty name gets the best encoder, the newest dataset.
@@ -315,9 +329,17 @@ class SpecForm:
         text = to_json(spec)
         return text, *self._messages(text), *self._field_values(spec)
 
-    def _messages(self, text: str) -> list[str]:
-        """Validation message and estimate."""
-        return [self.validate(text), *self._estimates(text)]
+    def _messages(self, text: str) -> list[Any]:
+        """Validation message, and in place of an estimate that there is none while the text is wrong.
+
+        No call of the service.
+        """
+        try:
+            check(self.kind, text)
+            estimate: Any = gr.skip()
+        except UserError:
+            estimate = WHEN_VALID
+        return [self.validate(text), *([estimate] if self.kind in ESTIMATED_KINDS else [])]
 
     def _estimates(self, text: str) -> list[str]:
         return [self.estimate(text)] if self.kind in ESTIMATED_KINDS else []

@@ -187,7 +187,8 @@ class RunsTab:
             else:
                 done.then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
         filled = [self.drawer, self.kind, *(part for form in self.forms.values() for part in form.parts), self.refusal]
-        self.clone_button.click(self.clone, self.selection, filled, **BUSY_EVENT).then(None, js=SCROLL_TO_FORM_SCRIPT)
+        cloned = self.clone_button.click(self.clone, self.selection, filled, **BUSY_EVENT)
+        cloned.then(None, js=SCROLL_TO_FORM_SCRIPT)
         carrier = self.forms["pretrain"].editor  # of the drafts
         opened = tab.select(self.restore_drafts, carrier, filled, js=restore_script("runs"), **SILENT_EVENT)
         prepared = opened.then(self.prepare_form, None, filled, **SILENT_EVENT)
@@ -196,10 +197,11 @@ class RunsTab:
         for event in (prepared, followed):
             event.then(None, js=OPEN_FORM_SCRIPT)
         for form in self.forms.values():
-            self._wire_form(form, prepared, followed, everything)
+            self._wire_form(form, cloned, prepared, followed, everything)
 
-    def _wire_form(self, form: SpecForm, prepared: Any, followed: Any, everything: list[Any]) -> None:
+    def _wire_form(self, form: SpecForm, cloned: Any, prepared: Any, followed: Any, everything: list[Any]) -> None:
         form.wire()
+        form.wire_estimate(cloned)  # that of the other events comes with their proposals
         form.wire_proposal(prepared, None)
         form.wire_proposal(followed, SAME_TAB_SCRIPT)
         form.submit.click(

@@ -8,7 +8,8 @@ import gradio as gr
 import pytest
 
 from api.client.payloads import format_bytes, format_si
-from ui.spec_fields import get_at, starting_spec, to_json
+from ui.common import PageSelection
+from ui.spec_fields import from_json, get_at, starting_spec, to_json
 from ui.tabs.run_form import SpecForm, draw_estimate
 
 
@@ -44,32 +45,49 @@ def test_counts_have_prefixes() -> None:
     assert [format_si(value) for value in (3.84e13, 6_411_265, 900, 2e18)] == ["38.4 T", "6.41 M", "900 ", "2 E"]
 
 
-def test_the_form_asks_anew_whenever_its_spec_changes(service: Any, estimate: dict[str, Any]) -> None:
-    requests: list[dict[str, Any]] = []
-
-    def answer(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
-        assert kind == "pretrain"
-        requests.append(spec)
-        return estimate
-
-    form = SpecForm(service(estimate=answer, encoders=[], datasets=[]), "pretrain")
+def test_the_form_is_changed_before_the_estimate_is_asked_for(service: Any) -> None:
+    form = SpecForm(service(), "pretrain")  # a call of the service fails
     spec = starting_spec("pretrain", "sample")
     values = [field.to_form(get_at(spec, field.path)) for field in form.fields]
-    steps = [field.path for field in form.fields].index("steps")
-    values[steps] = 77
-    assert "Estimated cost" in form.write_fields(to_json(spec), *values)[2]
-    assert "Estimated cost" in form.read_editor('{"preset": "sample", "steps": 78}')[1]
-    assert "Estimated cost" in form.apply_preset("sample_pairs")[2]
-    with gr.Blocks():
+    values[[field.path for field in form.fields].index("steps")] = 77
+    text, verdict, estimate = form.write_fields(to_json(spec), *values)
+    assert (from_json(text)["steps"], "The spec is valid" in verdict, estimate) == (77, True, gr.skip())
+    assert form.read_editor('{"preset": "sample", "steps": 78}')[1] == gr.skip()
+    text, _, estimate, *_ = form.apply_preset("sample_pairs")
+    assert (from_json(text)["preset"], estimate) == ("sample_pairs", gr.skip())
+    assert form.fill(spec, None)[5] == gr.skip()
+
+
+def test_an_estimate_follows_each_edit_and_a_proposal_has_its_own(service: Any, estimate: dict[str, Any]) -> None:
+    form = SpecForm(service(estimate=estimate, encoders=[], datasets=[]), "pretrain")
+    with gr.Blocks() as page:
         form.build(visible=True)
-    assert "Estimated cost" in form.propose(to_json(spec))[0]["after"][2]
-    assert [each["steps"] for each in requests[:2]] == [77, 78]
-    assert requests[2]["preset"] == "sample_pairs"
-    assert len(requests) == 4
+        form.wire()
+    edits = {event._id for event in page.fns.values() if event.name in ("apply_preset", "read_editor", "write_fields")}
+    estimates = [event for event in page.fns.values() if event.name == "update_estimate"]
+    assert {event.trigger_after for event in estimates} == edits
+    assert all((event.inputs, event.outputs) == ([form.turn, form.editor], form.estimates) for event in estimates)
+    assert "Estimated cost" in form.update_estimate(PageSelection(0), '{"preset": "sample"}')
+    text = to_json(starting_spec("pretrain", "sample"))
+    assert "Estimated cost" in form.propose(text)[0]["after"][2]
+
+
+def test_the_estimate_of_the_newest_spec_is_shown(service: Any, estimate: dict[str, Any]) -> None:
+    turn, newer = PageSelection(0), []
+
+    def answer(_: str, spec: dict[str, Any]) -> dict[str, Any]:
+        if spec["steps"] == 77:
+            newer.append(form.update_estimate(turn, '{"steps": 78}'))
+        return estimate
+
+    form = SpecForm(service(estimate=answer), "pretrain")
+    assert form.update_estimate(turn, '{"steps": 77}') == gr.skip()
+    assert "Estimated cost" in newer[0]
 
 
 def test_a_wrong_spec_is_not_asked_about(service: Any) -> None:
     form = SpecForm(service(), "pretrain")
+    assert "once the spec is valid" in form.update_estimate(PageSelection(0), "{")
     assert "once the spec is valid" in form.read_editor('{"steps": 0}')[1]
     assert "once the spec is valid" in form.read_editor("{")[1]
 

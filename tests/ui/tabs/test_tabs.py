@@ -421,8 +421,18 @@ def test_a_clone_fills_the_form_of_its_kind_and_leaves_the_others(
     column, name, preset, text, verdict, estimated, *values = filled[: 6 + len(form.fields)]
     assert (column.visible, from_json(text), name, preset) == (True, spec, "first", "sample")
     assert "The spec is valid" in verdict
-    assert "Estimated cost" in estimated
+    assert estimated == gr.skip(), "the form does not wait for the estimate"
     assert dict(zip((field.path for field in form.fields), values, strict=True))["steps"] == 77
     others = filled[6 + len(form.fields) :]
     assert {type(part) for part in others if part != gr.skip()} == {gr.Column}
     assert not any(part.visible for part in others if part != gr.skip())
+
+
+def test_the_estimate_of_a_clone_follows_it(service: Any) -> None:
+    tab = RunsTab(service())
+    with gr.Blocks() as page:
+        tab.build()
+        tab.wire(page, gr.Tab(), gr.HTML())
+    [clone] = [event for event in page.fns.values() if event.name == "clone"]
+    following = {event.name for event in page.fns.values() if event.trigger_after == clone._id}
+    assert "update_estimate" in following
