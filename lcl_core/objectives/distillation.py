@@ -54,6 +54,10 @@ class Distillation(Objective):
         # the pooler's query is used now, whatever the method does with it
         self.unused_parameters = tuple(name for name in method.unused_parameters if name not in POOLER_QUERY_PARAMETERS)
 
+    @property
+    def reads_terms(self) -> bool:
+        return self.method.reads_terms
+
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         return {**self.method.counts(batch), LOSS: len(batch.pixel_values)}
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lcl_core.data.sampling.packing import DocumentBatch
+from lcl_core.data.sampling.sources import Sample
 from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.objectives.base import GlobalBatch
 from lcl_core.objectives.distillation import Distillation
@@ -16,6 +19,7 @@ from lcl_core.train import build_optimizer
 from lcl_core.train.checkpoint.state import TrainingProgress
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
+from lcl_core.train.input_pipeline import Collator
 from lcl_core.train.loss_balance import LossBalance
 from lcl_core.train.monitor import WeightsCopy
 from lcl_core.train.train_step import TrainingModule, TrainingStep
@@ -27,8 +31,8 @@ def teacher(pixels: Tensor) -> Tensor:
     return torch.cat((pixels[:, :, :8].mean((2, 3)), pixels[:, :, 8:].mean((2, 3))), dim=1)
 
 
-def distilled(config: LCLConfig, name: str = "lcl", weight: float = 3.0) -> Distillation:
-    method = build_objective(ObjectiveSpec.model_validate({"name": name}), config)
+def distilled(config: LCLConfig, name: str = "lcl", weight: float = 3.0, **spec: str) -> Distillation:
+    method = build_objective(ObjectiveSpec.model_validate({"name": name, **spec}), config)
     return Distillation(method, teacher, config.text_width, 6, weight, seed=0)
 
 
@@ -61,6 +65,26 @@ def test_micro_batches_are_the_one_big_batch(small_config: LCLConfig, documents:
     for name, gradient in found[0].items():
         assert gradient is not None, name
         torch.testing.assert_close(found[1][name], gradient, atol=2e-6 * float(gradient.abs().max()) + 3e-7, rtol=0)
+
+
+def test_keywords_make_positives_with_a_teacher_as_without(
+    small_model: LCLModel, small_config: LCLConfig, pairs: list[Tensor], pixels: Tensor
+) -> None:
+    """The first caption's only term is true of every image."""
+    levels = (pixels[:, None] * 40 + 128).clamp(0, 255).byte().numpy()
+    samples = [
+        Sample(f"{row}", 0, ids.numpy().astype(np.int32), levels[row], (0,), position=row, terms=((1, 2 + row), terms))
+        for row, (ids, terms) in enumerate(zip(pairs, [(1,), (3,), (4,), (5,), (6,)], strict=True))
+    ]
+    losses = []
+    with_teacher = distilled(small_config, "clip", positives="shared_keywords")
+    for objective in (with_teacher, with_teacher.method):
+        collator = Collator(objective, small_config, small_config.num_image_tokens, seed=0)
+        found = objective.encode(small_model, collator(DocumentBatch(samples)).packed).pairs
+        assert found is not None
+        assert found.terms is not None, "the terms are compared"
+        losses.append(found.loss(small_model.logit_scale, [len(samples)]).loss)
+    assert torch.equal(*losses)
 
 
 def test_the_poolers_query_is_trained_whatever_the_method(
