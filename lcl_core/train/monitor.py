@@ -302,11 +302,11 @@ class HeldOutMonitor:
 
     def _neighbour_accuracy(self, latents: Tensor) -> float | None:
         """Of the images with a label that another image has too; None: there are none."""
-        often = {label for label, count in Counter(self._labels).items() if label is not None and count > 1}
+        often = {label for label, count in Counter(self._labels).items() if label and count > 1}
         rows = [row for row, label in enumerate(self._labels) if label in often]
         if not rows:
             return None
-        numbers = {label: number for number, label in enumerate(sorted(filter(None, often)))}
+        numbers = {label: number for number, label in enumerate(sorted(often))}
         labels = torch.tensor([numbers[str(self._labels[row])] for row in rows], device=latents.device)
         return neighbour_accuracy(latents[rows], labels)
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
+from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.evaluation.metrics.ranks import rank_bidirectional
 from lcl_core.model import LCLModel
 from lcl_core.train.monitor import HeldOutMonitor, neighbour_accuracy, retrieval_recalls
@@ -134,6 +135,19 @@ def test_nearest_neighbours_vote_without_the_image_itself() -> None:
     apart = torch.eye(2).repeat_interleave(2, 0)
     assert neighbour_accuracy(apart, torch.tensor([0, 0, 1, 1])) == 1
     assert neighbour_accuracy(apart, torch.tensor([0, 1, 0, 1])) == 0
+
+
+@pytest.mark.parametrize(("values", "accuracy"), [(("", "red"), 1.0), (("", ""), None)])
+def test_an_empty_label_is_none(
+    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch, values: tuple[str, str], accuracy: float | None
+) -> None:
+    """All images that count have one label; as a label of its own the empty one would win votes."""
+    monkeypatch.setattr(SampleStream, "labels", lambda self, position: {"concept": values[position % 2]})
+    run = trainer(monitored(tmp_path, sample_zip, steps=4))
+    assert run.monitor is not None
+    numbers = run.monitor.evaluate(run.step.trained, None, 4)
+    assert numbers is not None
+    assert numbers.get("held_out.knn_accuracy") == accuracy
 
 
 def test_the_best_weights_are_kept_and_exported(tmp_path: Path, sample_zip: Path) -> None:
