@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from lcl_core.ops.contrastive_loss import share_group
+from lcl_core.ops.contrastive_loss import share_group, similarities
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def sample_hard_negatives(
     """Sample for the pairs ``own`` [m] among ``candidates`` [M]. A pair of the same group is no negative."""
     same = share_group(own.groups, candidates.groups)
     scale = logit_scale.exp()
-    by_image = scale * own.image_features.float() @ candidates.text_features.float().T
-    by_text = scale * own.text_features.float() @ candidates.image_features.float().T
+    by_image = similarities(scale * own.image_features.float(), candidates.text_features)
+    by_text = similarities(scale * own.text_features.float(), candidates.image_features)
     texts, images = (
         (logits + gumbel_noise(own.keys, candidates.keys, salt)).masked_fill(same, float("-inf")).argmax(dim=1)
         for salt, logits in enumerate((by_image, by_text))

@@ -59,8 +59,8 @@ def contrastive_loss(
     """
     joint = _gather_pairs(image_features, text_features, groups, terms, counts)
     scale = logit_scale.exp()
-    by_image = joint.mask(scale * joint.image @ joint.texts.T, float("-inf"))
-    by_text = joint.mask(scale * joint.text @ joint.images.T, float("-inf"))
+    by_image = joint.mask(similarities(scale * joint.image, joint.texts), float("-inf"))
+    by_text = joint.mask(similarities(scale * joint.text, joint.images), float("-inf"))
     target = torch.arange(joint.first, joint.first + len(by_image), device=by_image.device)
     if groups is None:
         loss = F.cross_entropy(by_image, target, reduction="sum") + F.cross_entropy(by_text, target, reduction="sum")
@@ -89,12 +89,18 @@ def sigmoid_contrastive_loss(
         image_features, text_features, logit_scale, counts, groups, terms: as in :func:`contrastive_loss`.
     """
     joint = _gather_pairs(image_features, text_features, groups, terms, counts)
-    logits = logit_scale.exp() * joint.image @ joint.texts.T + logit_bias
+    logits = similarities(logit_scale.exp() * joint.image, joint.texts) + logit_bias
     target = torch.arange(joint.first, joint.first + len(logits), device=logits.device)
     columns = torch.arange(logits.shape[1], device=logits.device)
     positives = joint.positives if groups is not None else target[:, None] == columns
     loss = joint.mask(F.softplus(torch.where(positives, -logits, logits)), 0.0).sum()
     return ContrastiveSums(loss, _count_correct(joint.mask(logits, float("-inf")), target, positives))
+
+
+def similarities(rows: Tensor, columns: Tensor) -> Tensor:
+    """Products [n, m] of rows [n, E] and [m, E] in fp32, also under autocast: rounded to bf16, many would be ties."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.float() @ columns.float().T
 
 
 class _JointPairs(NamedTuple):

@@ -36,6 +36,7 @@ from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch
 from lcl_core.objectives.distillation import undistilled
 from lcl_core.objectives.hard_negatives import NegativeCandidates
 from lcl_core.objectives.registry import build_objective
+from lcl_core.ops.contrastive_loss import similarities
 from lcl_core.specs.data import VIEW_ITEMS, AugmentationSpec, SourceSpec
 from lcl_core.specs.pretrain import HELD_OUT, BatchSpec, PretrainSpec
 from lcl_core.train.distributed import RankGroup
@@ -343,12 +344,6 @@ def write_encoder(
     partial.rename(target)
 
 
-def _similarities(rows: Tensor, columns: Tensor) -> Tensor:
-    """[n, E], [m, E] → [n, m] in fp32 whatever the training computes in: rounded to bf16, many would be ties."""
-    with torch.autocast(rows.device.type, enabled=False):
-        return rows.float() @ columns.float().T
-
-
 def retrieval_recalls(images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:
     """Recall at 1 and 5 in both directions, and their means. A tie counts against the query.
 
@@ -358,12 +353,12 @@ def retrieval_recalls(images: Tensor, texts: Tensor, owners: Tensor) -> dict[str
     """
     by_text, by_image = [], []
     for start in range(0, len(texts), _BLOCK):
-        scores = _similarities(texts[start : start + _BLOCK], images)
+        scores = similarities(texts[start : start + _BLOCK], images)
         right = owners == torch.arange(start, start + len(scores), device=owners.device)[:, None]
         best = scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True)
         by_text.append(((scores >= best) & ~right).sum(1) + 1)
     for start in range(0, len(images), _BLOCK):
-        scores = _similarities(images[start : start + _BLOCK], texts)
+        scores = similarities(images[start : start + _BLOCK], texts)
         own = owners[start : start + _BLOCK, None]
         by_image.append((scores >= scores.gather(1, own)).sum(1))
     ranks = {"text_to_image": torch.cat(by_text), "image_to_text": torch.cat(by_image)}
@@ -382,7 +377,7 @@ def neighbour_accuracy(features: Tensor, labels: Tensor) -> float:
     right = 0
     classes = int(labels.max()) + 1
     for start in range(0, len(features), _BLOCK):
-        scores = _similarities(features[start : start + _BLOCK], features)
+        scores = similarities(features[start : start + _BLOCK], features)
         scores.diagonal(start).fill_(float("-inf"))  # an image is no neighbour of itself
         nearest, rows = scores.topk(min(NEIGHBOURS, len(features) - 1))
         votes = torch.zeros(len(scores), classes, device=features.device)

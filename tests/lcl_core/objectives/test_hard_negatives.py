@@ -59,6 +59,16 @@ def test_draws_do_not_depend_on_how_pairs_are_dealt_out() -> None:
         assert [order[number] for number in mine] == theirs[order[4:]].tolist()
 
 
+def test_draws_are_the_same_under_autocast() -> None:
+    """At a scale of 100, as trainings end with, bf16 would round each logit by up to .25."""
+    made = offer(400, torch.arange(400) * 7919)
+    log_scale = torch.tensor(100.0).log()
+    expected = sample_hard_negatives(made, made, log_scale)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sample_hard_negatives(made, made, log_scale)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_a_pair_with_the_same_text_is_no_negative() -> None:
     texts = torch.tensor([1, 1, 1, 2])
     for number in range(50):

@@ -111,6 +111,25 @@ def test_the_sigmoid_loss_is_a_sum_of_two_class_problems(features: Features, gro
     gradients_agree(ours.loss, plain, *features, bias)
 
 
+@pytest.mark.parametrize("form", ["infonce", "sigmoid"])
+def test_the_loss_is_in_fp32_under_autocast(form: str) -> None:
+    """Logits of up to 100 differ in digits that bf16 does not have."""
+    draw = torch.Generator().manual_seed(0)
+    image = F.normalize(torch.ones(64, 16) + 0.02 * torch.randn(64, 16, generator=draw), dim=1).requires_grad_()
+    text = F.normalize(image.detach() + 0.001 * torch.randn(64, 16, generator=draw), dim=1).requires_grad_()
+    log_scale = torch.tensor(100.0).log().requires_grad_()
+
+    results = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            if form == "infonce":
+                sums = contrastive_loss(image, text, log_scale)
+            else:
+                sums = sigmoid_contrastive_loss(image, text, log_scale, torch.tensor(-10.0))
+        results.append([*sums, *torch.autograd.grad(sums.loss, (image, text, log_scale))])
+    assert all(map(torch.equal, *results))
+
+
 def test_no_pairs_are_no_loss() -> None:
     nothing, scale = torch.zeros(0, 4, requires_grad=True), torch.tensor(1.0)
     none = torch.zeros(0, dtype=torch.int64)
