@@ -66,18 +66,21 @@ class LossBalance:
         return {name: MeanMetric(torch.tensor(value), torch.tensor(1.0)) for name, value in found.items()}
 
     def _measure(self, copy: WeightsCopy, batch: PackedBatch) -> float | None:
-        """The ratio over the first micro-batches of all ranks; None where it is not defined."""
+        """The ratio over the ranks whose first micro-batch contrasts something; None where it is not defined."""
         copy.load(self._trained)
-        squares = self._ranks.all_gather_object(gradient_squares(copy, batch))
+        squares = [found for found in self._ranks.all_gather_object(gradient_squares(copy, batch)) if found is not None]
+        if not squares:
+            return None
         contrastive, generation = (math.sqrt(sum(column)) for column in zip(*squares, strict=True))
         ratio = contrastive / generation if generation else math.nan
         return ratio if math.isfinite(ratio) else None
 
 
-def gradient_squares(copy: WeightsCopy, batch: PackedBatch) -> tuple[float, float]:
+def gradient_squares(copy: WeightsCopy, batch: PackedBatch) -> tuple[float, float] | None:
     """Squared norms of the vision tower's gradient of the weighted contrastive loss and of generation.
 
-    Both are means over the batch; the contrastive loss is over its pairs alone.
+    Both are means over the batch; the contrastive loss is over its pairs alone. None for a batch with too few pairs for
+    a contrastive gradient: InfoNCE over one pair is 0 whatever the weights, so its ratio says nothing about λ.
     """
     model, objective = copy.model, copy.module.objective
     parameters = list(model.visual.parameters())
@@ -88,6 +91,8 @@ def gradient_squares(copy: WeightsCopy, batch: PackedBatch) -> tuple[float, floa
             terms: LossTerms = copy.module(batch, GlobalBatch())
             pairs, generation = terms.encoded.pairs, terms.losses.sums[GENERATION]
             assert pairs is not None
+            if len(pairs.image_features) < (2 if pairs.logit_bias is None else 1):
+                return None
             contrastive = pairs.loss(model.logit_scale, [len(pairs.image_features)]).loss
         losses = [
             contrastive * (pairs.weight / max(counts[CONTRASTIVE], 1)),

@@ -11,13 +11,16 @@ import torch
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
 from lcl_core.objectives.lcl import Lcl
+from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec, PretrainSpec
+from lcl_core.train.checkpoint.state import TrainingProgress
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
-from lcl_core.train.loss_balance import adjusted_weight, gradient_squares, scheduled_weight
+from lcl_core.train.loss_balance import LossBalance, adjusted_weight, gradient_squares, scheduled_weight
 from lcl_core.train.monitor import WeightsCopy
-from lcl_core.train.train_step import TrainingStep
+from lcl_core.train.train_step import TrainingModule, TrainingStep
 from lcl_core.train.trainer import Trainer
+from tests.lcl_core.batch_partitions import partition_batches
 from tests.lcl_core.train.small_runs import curve, finished, prepared, trainer, weights
 
 PAIRS = {"sources": [{"view": "pairs"}]}
@@ -38,6 +41,7 @@ def test_the_norms_are_those_of_two_backward_passes(
     copy.load(step.trained)
     batch: PackedBatch = objective.collate(documents, pixels, config)
     found = gradient_squares(copy, batch)
+    assert found is not None
     ids = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True)
     for name, square in zip(("contrastive_loss", "generation_loss"), found, strict=True):
         model.zero_grad()
@@ -45,6 +49,33 @@ def test_the_norms_are_those_of_two_backward_passes(
         expected = sum(float(p.grad.square().sum()) for p in model.visual.parameters() if p.grad is not None)
         assert square == pytest.approx(expected, rel=1e-4)
     assert not any(p.requires_grad or p.grad is not None for p in copy.module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("form", "rows", "defined"),
+    [("infonce", [2], False), ("infonce", [0], False), ("infonce", [0, 2], False), ("infonce", [0, 1], True),
+     ("sigmoid", [2], False), ("sigmoid", [0], True)],
+)  # fmt: skip
+def test_too_few_pairs_have_no_ratio_and_leave_the_weight(
+    small_config: LCLConfig,
+    documents: list[torch.Tensor],
+    pixels: torch.Tensor,
+    form: str,
+    rows: list[int],
+    defined: bool,
+) -> None:
+    """The first document has one pair, the second one two, and the third one none: its image is at the start."""
+    fields = {"objective": {"hold_gradient_ratio": 0.5, "contrastive_loss": form}, "precision": "fp32"}
+    spec = PretrainSpec.model_validate(fields)
+    model, objective = build_model(small_config, seed=7), build_objective(spec.objective, small_config)
+    copy = WeightsCopy(spec, small_config, torch.device("cpu"))
+    balance = LossBalance(spec.objective, TrainingModule(model, objective), copy, RankGroup())
+    (batch,) = partition_batches(objective, documents, pixels, small_config, [rows])
+    progress = TrainingProgress()
+    found = balance.metrics(batch, progress, measure=True)
+    assert ("gradient_ratio" in found) == defined
+    assert (progress.contrastive_weight is not None) == defined
+    assert not any(parameter.requires_grad for parameter in copy.module.parameters())
 
 
 @pytest.mark.parametrize("name", ["lcl", "coca", "blip2"])
