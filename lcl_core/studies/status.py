@@ -41,13 +41,19 @@ def promoted_cells(study: StudySpec, cells: Sequence[CellRecord]) -> list[Planne
 
 
 def can_continue(study: StudySpec, cell: PlannedCell) -> bool:
-    """Whether a promoted trial may continue from its checkpoint and equal a run of that many steps.
+    """Whether a promoted trial may continue from its checkpoint and export what a run of that many steps does.
 
-    True with a constant learning rate; every other schedule depends on the number of steps from the start.
+    That takes a constant learning rate, since every other schedule depends on the number of steps from the start. Where
+    the best weights by held-out data are exported, it also takes a lower rung whose last step the longer run measures:
+    a run measures its last step, whatever ``monitor.every``.
     """
-    search = study.search
-    promoted = isinstance(search, HalvingSearch) and 0 < cell.rung < len(search.rungs)
-    return promoted and cell.spec.optimizer.schedule == "constant"
+    search, spec = study.search, cell.spec
+    if not isinstance(search, HalvingSearch) or not 0 < cell.rung < len(search.rungs):
+        return False
+    monitor = spec.monitor
+    if monitor is not None and monitor.export == "best" and search.rungs[cell.rung - 1] % monitor.every:
+        return False
+    return spec.optimizer.schedule == "constant"
 
 
 def _best_rows(search: HalvingSearch, rows: list[list[CellRecord]], rung: int) -> list[list[CellRecord]]:

@@ -94,8 +94,9 @@ def _promotion_note(study: StudySpec, cells: Sequence[CellRecord]) -> str:
     if all(cell.run.continues for cell in trained):
         return "Promoted trials go on from their checkpoints; their figures are those of the whole training."
     return (
-        "Promoted trials begin anew with more steps: under their learning-rate schedule a longer training differs from "
-        "the first step on. With optimizer.schedule constant they go on from their checkpoints."
+        "Promoted trials begin anew with more steps: a longer training differs from theirs. With optimizer.schedule "
+        "constant they go on from their checkpoints; with monitor.export best this also takes rungs that monitor.every "
+        "divides."
     )
 
 

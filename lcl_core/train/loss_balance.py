@@ -49,19 +49,23 @@ class LossBalance:
             held = progress.contrastive_weight
             self._method.weights[CONTRASTIVE] = scheduled_weight(self.spec, progress.step, held)
 
-    def metrics(self, batch: PackedBatch, progress: TrainingProgress, *, measure: bool) -> dict[str, MeanMetric]:
-        """Numbers of a step before it is done; a measured ratio that is to be held changes the weight of the next.
+    def metrics(
+        self, batch: PackedBatch, progress: TrainingProgress, *, measure: bool, adjust: bool
+    ) -> dict[str, MeanMetric]:
+        """Numbers of a step before it is done.
 
         Args:
             batch: this rank's first micro-batch.
             measure: whether to measure the ratio.
+            adjust: whether a measured ratio that is to be held changes the weight of the next step. Which steps do so
+                must depend on neither the monitor nor the number of steps, or the weights of the model would.
         """
         weight, found = self._method.weights.get(CONTRASTIVE, 0.0), {}
         if self.spec.varies_contrastive_weight:
             found["contrastive_weight"] = weight
         if measure and self._copy is not None and (ratio := self._measure(self._copy, batch)) is not None:
             found["gradient_ratio"] = ratio
-            if self.spec.hold_gradient_ratio is not None:
+            if adjust and self.spec.hold_gradient_ratio is not None:
                 progress.contrastive_weight = adjusted_weight(weight, ratio, self.spec.hold_gradient_ratio)
         return {name: MeanMetric(torch.tensor(value), torch.tensor(1.0)) for name, value in found.items()}
 

@@ -297,7 +297,8 @@ class Trainer:
         on_device = [each.to(self.device) for each in batch.batches]
         logs = self._logs(step + 1)
         self.balance.set_weight(self.progress)
-        balance = self.balance.metrics(on_device[0], self.progress, measure=logs)
+        adjust = (step + 1) % self.spec.log_every == 0
+        balance = self.balance.metrics(on_device[0], self.progress, measure=logs, adjust=adjust)
         report = self.step(self.optimizer, on_device, logs, counts)
         report = replace(report, metrics={**report.metrics, **balance})
         self.objective.after_step(self.model)

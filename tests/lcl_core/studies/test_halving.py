@@ -111,6 +111,17 @@ def test_only_under_a_constant_rate_is_a_longer_training_a_continued_one(halving
     assert not can_continue(constant, finalist[0])
 
 
+@pytest.mark.parametrize(("export", "every", "expected"), [("best", 5, True), ("best", 4, False), ("last", 4, True)])
+def test_exported_best_weights_are_those_of_measurements_that_a_longer_run_makes_too(
+    halving_of: HalvingOf, export: str, every: int, expected: bool
+) -> None:
+    """The lowest rung ends after 10 steps, which are measured as its last."""
+    monitor = {"dataset": "sample", "split": "val", "every": every, "export": export}
+    study = halving_of().model_copy(update={"pretrain": {"optimizer": {"schedule": "constant"}, "monitor": monitor}})
+    first = judged(expand_study(study), {"t01": 0.1, "t02": 0.4, "t03": 0.2, "t04": 0.3})
+    assert [can_continue(study, cell) for cell in promoted_cells(study, first)] == [expected] * 2
+
+
 def test_it_says_whether_promoted_trials_go_on_or_begin_anew(halving_of: HalvingOf) -> None:
     study = halving_of()
     scores: Scores = {"t01": 0.1, "t02": 0.4, "t03": 0.2, "t04": 0.3}

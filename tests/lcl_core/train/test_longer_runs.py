@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lcl_core.common.run_dir import RunDir
 from tests.lcl_core.train.small_runs import curve, prepared, trainer, weights
 from workers.prepare_run import copy_milestone
@@ -13,8 +15,8 @@ from workers.prepare_run import copy_milestone
 RATES = {"lr": 2e-3, "warmup_steps": 2, "schedule": "constant"}
 
 
-def trained(path: Path, sample_zip: Path, steps: int, parent: RunDir | None = None) -> RunDir:
-    run_dir = prepared(path, sample_zip, steps=steps, optimizer=RATES)
+def trained(path: Path, sample_zip: Path, steps: int, parent: RunDir | None = None, **changes: Any) -> RunDir:
+    run_dir = prepared(path, sample_zip, steps=steps, optimizer=RATES, **changes)
     if parent is not None:
         shutil.copytree(parent.checkpoints, run_dir.checkpoints, dirs_exist_ok=True)
         shutil.copyfile(parent.metrics_file, run_dir.metrics_file)
@@ -22,11 +24,18 @@ def trained(path: Path, sample_zip: Path, steps: int, parent: RunDir | None = No
     return run_dir
 
 
-def test_going_on_is_the_same_to_the_last_bit(tmp_path: Path, sample_zip: Path) -> None:
-    short = trained(tmp_path / "short", sample_zip, 4)
-    heir = trained(tmp_path / "heir", sample_zip, 8, parent=short)
-    assert [line["step"] for line in curve(heir)] == [4, 8]
-    assert weights(heir) == weights(trained(tmp_path / "whole", sample_zip, 8)) != weights(short)
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [({}, [4, 8]), ({"log_every": 3, "objective": {"hold_gradient_ratio": 0.5}}, [3, 4, 6, 8])],
+    ids=["plain", "held ratio"],
+)
+def test_going_on_is_the_same_to_the_last_bit(
+    tmp_path: Path, sample_zip: Path, changes: dict[str, Any], lines: list[int]
+) -> None:
+    short = trained(tmp_path / "short", sample_zip, 4, **changes)
+    heir = trained(tmp_path / "heir", sample_zip, 8, parent=short, **changes)
+    assert [line["step"] for line in curve(heir)] == lines
+    assert weights(heir) == weights(trained(tmp_path / "whole", sample_zip, 8, **changes)) != weights(short)
 
 
 def test_a_branch_of_a_milestone_is_the_same_to_the_last_bit(tmp_path: Path, sample_zip: Path) -> None:

@@ -72,7 +72,7 @@ def test_too_few_pairs_have_no_ratio_and_leave_the_weight(
     balance = LossBalance(spec.objective, TrainingModule(model, objective), copy, RankGroup())
     (batch,) = partition_batches(objective, documents, pixels, small_config, [rows])
     progress = TrainingProgress()
-    found = balance.metrics(batch, progress, measure=True)
+    found = balance.metrics(batch, progress, measure=True, adjust=True)
     assert ("gradient_ratio" in found) == defined
     assert (progress.contrastive_weight is not None) == defined
     assert not any(parameter.requires_grad for parameter in copy.module.parameters())
@@ -154,6 +154,19 @@ def test_a_held_ratio_resumes_exactly(
     trainer(run_dir).run()
     assert curve(run_dir) == curve(held)
     assert weights(run_dir) == weights(held)
+
+
+def test_a_held_ratio_does_not_depend_on_a_monitor(tmp_path: Path, sample_zip: Path) -> None:
+    """The monitor's step between two that ``log_every`` divides has a metric line, and changes no weight."""
+    changes = {**HELD, "steps": 6, "log_every": 3}
+    monitor = {"dataset": "sample", "split": "val", "every": 4, "images": 8, "choose": "held_out.retrieval_r5"}
+    alone = prepared(tmp_path / "alone", sample_zip, **changes)
+    beside = prepared(tmp_path / "beside", sample_zip, **changes, monitor=monitor)
+    for run_dir in (alone, beside):
+        trainer(run_dir).run()
+    assert [line["step"] for line in curve(beside)] == [3, 4, 6]
+    assert len(column(beside, "gradient_ratio")) == 3
+    assert weights(beside) == weights(alone)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
