@@ -189,6 +189,8 @@ class MetricsAggregator:
         total_steps: of the run.
         peak: FLOP/s of this rank's device, for the utilisation.
         device: of this rank, whose memory is reported; none: as ``pick_device``.
+        _started, _counted: clock where the interval of the next line begins, and up to where the training time is in
+            the progress; a checkpoint moves the second one alone.
     """
 
     total_steps: int
@@ -196,6 +198,7 @@ class MetricsAggregator:
     peak: float
     device: torch.device | None = None
     _started: float = field(default_factory=time.monotonic)
+    _counted: float = field(init=False)
     _cpu: CpuClock = field(default_factory=CpuClock)
     _pending: list[_PendingStep] = field(default_factory=list)
     _steps: int = 0
@@ -203,6 +206,9 @@ class MetricsAggregator:
     _data_seconds: float = 0.0
     _images: int = 0
     _tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self._counted = self._started
 
     def add(self, step: int, report: StepReport, batches: Sequence[DocumentBatch], flops: float, waited: float) -> None:
         """Record a step: its batches, its floating-point operations, the seconds it waited for data."""
@@ -236,9 +242,16 @@ class MetricsAggregator:
             numbers = {f"{name}_loss": loss for name, loss in losses.items()}
             progress.pending.append({**numbers, **metrics, "grad_norm": norm})
 
+    def add_seconds(self, progress: TrainingProgress) -> None:
+        """Add the training time since the last call to ``progress``, so that a checkpoint holds it."""
+        now = time.monotonic()
+        progress.seconds += now - self._counted
+        self._counted = now
+
     def exclude(self, seconds: float) -> None:
-        """Leave out of the rates what took ``seconds`` and was no training."""
+        """Leave out of the rates and of the training time what took ``seconds`` and was no training."""
         self._started += seconds
+        self._counted += seconds
 
     def line(self, progress: TrainingProgress, **more: float) -> dict[str, Any]:
         """The metric line of ``progress.step``; starts the next interval. Raises: as ``flush``."""
@@ -264,9 +277,9 @@ class MetricsAggregator:
             "skipped": sum(progress.skipped.values()),
             **more,
         }
-        progress.seconds += seconds
+        self.add_seconds(progress)
         progress.pending = []
-        self._started, self._steps, self._flops, self._data_seconds = time.monotonic(), 0, 0.0, 0.0
+        self._started, self._steps, self._flops, self._data_seconds = self._counted, 0, 0.0, 0.0
         self._images = self._tokens = 0
         return {key: round(value, 6) if isinstance(value, float) else value for key, value in line.items()}
 

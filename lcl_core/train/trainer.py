@@ -377,6 +377,7 @@ class Trainer:
             self._report(error)
             raise
         self._add_data_counts()
+        metrics.add_seconds(self.progress)
         self.progress.cursors = self.ranks.all_gather_object(self.cursor.to_json())
         checkpoints.save(
             self.progress.step,

@@ -159,6 +159,24 @@ def test_what_was_no_training_is_left_out_of_the_rates(monkeypatch: pytest.Monke
     assert (progress.seconds, line["seconds_left"]) == (4.0, 36.0)
 
 
+def test_a_checkpoint_holds_the_training_time_and_the_next_line_its_whole_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [10.0]
+    monkeypatch.setattr("lcl_core.train.metrics.time.monotonic", lambda: now[-1])
+    meter = MetricsAggregator(10, RankGroup(), peak=1e9, _started=10.0)
+    progress = TrainingProgress(step=1, seconds=100.0)
+    add(meter, [report(2.0, 4.0)])
+    now.append(13.0)
+    meter.exclude(1.0)
+    meter.add_seconds(progress)
+    assert progress.seconds == 102.0
+    now.append(15.0)
+    line = meter.line(progress)
+    assert progress.seconds == 104.0
+    assert line["images_per_s"] == 2 / 4.0
+
+
 def test_the_log_has_a_line_of_losses_and_speed() -> None:
     line = {"step": 20, "total_steps": 500, "loss": 5.0, "contrastive_loss": 1.5, "held_out.contrastive_loss": 9.0}
     assert log_line({**line, "lr": 3e-4, "images_per_s": 31.26, "mfu": 0.3}) == (

@@ -83,14 +83,17 @@ class _StopAt(RunDir):
 def test_cancelled_twice_and_resumed_is_bitwise_the_same(
     undisturbed: RunDir, tmp_path: Path, sample_zip: Path, workers: int
 ) -> None:
-    run_dir = prepared(tmp_path, sample_zip)
+    run_dir, seconds = prepared(tmp_path, sample_zip), [0.0]
     for stop in (3, 6):
         stopping = _StopAt(run_dir.path)
         stopping.step = stop
         stopping.trainer = trainer(stopping, workers)
         with pytest.raises(JobCancelled):
             stopping.trainer.run()
-    trainer(run_dir).run()
+        state = json.loads((run_dir.checkpoints / f"step_{stop:08d}" / "state.json").read_text())
+        assert state["seconds"] > seconds[-1], "the time of steps after the last metric line, too"
+        seconds.append(state["seconds"])
+    assert trainer(run_dir).run()["encoder"]["seconds"] >= round(seconds[-1], 2)
     assert curve(run_dir) == curve(undisturbed)
     assert weights(run_dir) == weights(undisturbed)
 
