@@ -120,21 +120,23 @@ Json = dict[str, Any]
 def build_table(study: StudySpec, cells: Sequence[CellRecord], *, cancelled: bool = False) -> Json:
     """The table of the cells so far, as JSON.
 
-    Returns: ``axes``, ``parameters`` and ``metrics`` (the columns), ``rows``, and by the head of each metric
-        ``comparisons`` with the row of number ``baseline``, the ``pareto`` front as numbers of rows, and the power law
-        of the figure over ``compute`` as ``fits``.
+    Returns: ``axes``, ``parameters`` and ``metrics`` (the columns), ``rows``, the number of the first row that is the
+        study's ``baseline``, and by the head of each metric ``comparisons`` with the row whose number ``baselines``
+        has, the ``pareto`` front as numbers of rows, and the power law of the figure over ``compute`` as ``fits``.
     """
     columns, lines = table_columns(study), group_by_row(cells)
     rows = [_build_row(study, columns, line, cancelled) for line in lines]
-    baseline = _baseline(study, rows)
+    candidates = _baseline_rows(study, rows)
+    baselines = {column.head: _baseline(column, rows, candidates) for column in columns}
     return {
         "axes": [axis.name for axis in study.axes] + ([TRIAL] if _has_trials(study) else []),
         "parameters": sorted({name for row in rows for name in row["parameters"]}),
         "metrics": [{**column.metric.model_dump(mode="json"), "name": column.head} for column in columns],
         "compute": study.compute,
         "rows": rows,
-        "baseline": baseline,
-        "comparisons": {column.head: _comparisons(column, rows, baseline) for column in columns},
+        "baseline": candidates[0] if candidates else None,
+        "baselines": baselines,
+        "comparisons": {column.head: _comparisons(column, rows, baselines[column.head]) for column in columns},
         "pareto": {column.head: _pareto_rows(study, column, rows) for column in columns},
         "fits": {column.head: _fit_law(study, column, rows) for column in columns},
         "provenance": _provenance(cells),
@@ -189,22 +191,35 @@ def _summarize(found: dict[int, MetricValue | None]) -> Json | None:
     }
 
 
-def _baseline(study: StudySpec, rows: Sequence[Json]) -> int | None:
-    """Number of the row with which the others are compared."""
-    for number, row in enumerate(rows):
-        if study.baseline is None or study.baseline.items() <= row["labels"].items():
-            return number
-    return None
+def _baseline_rows(study: StudySpec, rows: Sequence[Json]) -> list[int]:
+    """Numbers of the rows with the variants of the study's baseline; all where it names none."""
+    return [
+        number
+        for number, row in enumerate(rows)
+        if study.baseline is None or study.baseline.items() <= row["labels"].items()
+    ]
+
+
+def _baseline(column: Column, rows: Sequence[Json], candidates: Sequence[int]) -> int | None:
+    """Number of the row with which a column's figures are compared: the first with a figure, else the first.
+
+    With halving it is of the finalists, or by the validation of the lowest rung, which has all trials.
+    """
+    rung = None if column.rungs is None else column.rungs[0]
+    own = [number for number in candidates if rows[number]["rung"] == rung]
+    known = [number for number in own if column.head in rows[number]["figures"]]
+    return next(iter([*known, *own]), None)
 
 
 def _comparisons(column: Column, rows: Sequence[Json], baseline: int | None) -> list[Json]:
-    """Each other row minus the baseline over the seeds of both, with Holm-adjusted p-values."""
+    """Each other row of its rung minus the baseline over the seeds of both, with Holm-adjusted p-values."""
     if baseline is None:
         return []
+    others = [number for number, row in enumerate(rows) if number != baseline and row["rung"] == rows[baseline]["rung"]]
     found = [
         {"row": number, **compared}
-        for number, row in enumerate(rows)
-        if number != baseline and (compared := compare_rows(column.head, rows[baseline], row))
+        for number in others
+        if (compared := compare_rows(column.head, rows[baseline], rows[number]))
     ]
     for comparison, p in zip(found, holm_adjust([comparison["p"] for comparison in found]), strict=True):
         comparison["p_holm"] = p
@@ -342,7 +357,7 @@ def _comparison_lines(table: Json, head: str, comparisons: Sequence[Json]) -> li
         ]
         for comparison in comparisons
     ]
-    name = row_name(table, table["rows"][table["baseline"]])
+    name = row_name(table, table["rows"][table["baselines"][head]])
     heads = ["row", "difference", "95 %", "p", "p (Holm)", "pairs"]
     return [f"{head} against {name}, paired over seeds:", "", *_markdown_table(heads, rows), ""]
 

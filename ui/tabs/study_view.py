@@ -64,20 +64,20 @@ def draw_table(study: Json, head: str) -> str:
     """The table so far: every metric with mean, deviation and interval, and ``head`` compared with the baseline."""
     table = study["table"]
     rungs = any(row["rung"] is not None for row in table["rows"])
-    baseline = None if table["baseline"] is None else table["rows"][table["baseline"]]
+    baseline = table["baselines"].get(head)
+    compared = {each["row"]: each for each in table["comparisons"].get(head, ())}
     axes = [*table["axes"], *table["parameters"], *(["rung"] if rungs else [])]
     heads = [metric["name"] for metric in table["metrics"]]
-    against = [] if baseline is None or len(table["rows"]) < 2 else [f"{head} against {row_label(baseline)}"]
+    against = _comparison_heads(table, head, baseline)
     names = [*(axes or ["row"]), "cells", "images", *heads, *against]
     best = {metric["name"]: _best(table, metric) for metric in table["metrics"]}
-    compared = {each["row"]: each for each in table["comparisons"].get(head, ())}
     body = "".join(
         _row(
             study,
             index,
             rungs,
             best,
-            [_comparison_cell(compared.get(index), index == table["baseline"])] if against else [],
+            [_comparison_cell(compared.get(index), index == baseline)] if against else [],
         )
         for index in range(len(table["rows"]))
     )
@@ -178,6 +178,15 @@ def _figure(figure: Json | None, best: bool) -> str:
         f'<td class="lcl-figure">{shown} <em>± {_fixed(figure["sd"])}</em>'
         f"<small>{_fixed(low)} to {_fixed(high)}</small></td>"
     )
+
+
+def _comparison_heads(table: Json, head: str, baseline: int | None) -> list[str]:
+    """Head of the column of comparisons; none where the baseline's rung has no other row."""
+    if baseline is None:
+        return []
+    row = table["rows"][baseline]
+    alone = sum(each["rung"] == row["rung"] for each in table["rows"]) < 2
+    return [] if alone else [f"{head} against {row_label(row)}"]
 
 
 def _comparison_cell(comparison: Json | None, is_baseline: bool) -> str:

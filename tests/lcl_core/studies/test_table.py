@@ -118,6 +118,31 @@ def test_a_halving_reports_its_finalists_and_how_trials_were_ranked(
     assert "| t02 | 0.2 | 2 | 1 | 100 | 0.4 |  |" in as_markdown(table, "a halving")
 
 
+def test_finalists_are_compared_with_the_best_of_them_and_trials_within_the_first_rung(
+    halving_of: Callable[..., StudySpec], cell_of: Any
+) -> None:
+    study = halving_of(finalists=2).model_copy(update={"seeds": (0, 1)})
+    ended = [(1, 0, None), (2, 0, 0.2), (3, 0, 0.3), (2, 1, 0.4), (3, 1, 0.5), (3, 2, 0.6), (2, 2, 0.5)]
+    cells = [
+        cell_of(2 * place + seed, None if value is None else value + 0.01 * seed * trial, seed=seed, rung=rung,
+                labels={"trial": f"t0{trial}"}, state="failed" if value is None else "succeeded")
+        for place, (trial, rung, value) in enumerate(ended)
+        for seed in study.seeds
+    ]  # fmt: skip
+    table = build_table(study, cells)
+    assert [(row["labels"]["trial"], row["rung"]) for row in table["rows"]][5:] == [("t03", 2), ("t02", 2)]
+    assert table["baselines"] == {"IR@5": 5, "validation IR@5": 1}, "the first trial failed"
+    found = {
+        head: [(each["row"], each["count"]) for each in each_row] for head, each_row in table["comparisons"].items()
+    }
+    assert found == {"IR@5": [(6, 2)], "validation IR@5": [(2, 2)]}
+    (finalist,) = table["comparisons"]["IR@5"]
+    assert finalist["difference"] == pytest.approx(-0.105)
+    assert finalist["p_holm"] == finalist["p"], "it is the only row that is compared"
+    assert "IR@5 against t03 rung 2, paired over seeds:" in as_markdown(table, "a halving")
+    assert build_table(study, cells[:10])["baselines"] == {"IR@5": None, "validation IR@5": 1}
+
+
 def test_the_three_formats_say_the_same(study: StudySpec, cells: list[CellRecord]) -> None:
     table = build_table(study, cells)
     assert json.loads(as_json(table, "what?"))["rows"] == json.loads(json.dumps(table["rows"]))

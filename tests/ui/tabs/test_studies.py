@@ -24,7 +24,7 @@ def study(study_id: str = "study_1", state: str = "running") -> Json:
     heads = ("IR@5", "TR@5")
     table = {
         "axes": [], "parameters": [], "metrics": [{"name": head, "better": "higher"} for head in heads],
-        "rows": [row], "baseline": 0, "comparisons": {head: [] for head in heads},
+        "rows": [row], "baseline": 0, "baselines": dict.fromkeys(heads, 0), "comparisons": {head: [] for head in heads},
         "pareto": {head: [] for head in heads}, "fits": dict.fromkeys(heads), "compute": "seconds",
     }  # fmt: skip
     return {"id": study_id, "name": "mine", "owner": "ada", "state": state, "question": "", "counts": {"running": 1},

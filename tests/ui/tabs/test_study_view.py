@@ -51,7 +51,7 @@ def study() -> Json:
         "notes": ["Of 5 settings drawn 4 differ."],
         "table": {
             "axes": ["loss"], "parameters": [], "metrics": [{"name": "IR@5", "better": "higher"}], "rows": rows,
-            "baseline": 0, "comparisons": {"IR@5": [comparison]},
+            "baseline": 0, "baselines": {"IR@5": 0}, "comparisons": {"IR@5": [comparison]},
         },
     }  # fmt: skip
 
@@ -109,6 +109,7 @@ def test_a_halving_shows_trials_settings_and_rungs(study: Json) -> None:
     for place, row in enumerate(table["rows"]):
         row.update(labels={"trial": f"t0{place}"}, parameters={"optimizer.lr": 0.00123}, rung=place)
     text = words(draw_table(study, "IR@5"))
+    assert "against" not in text, "no other trial has reached the rung of the baseline"
     assert text.startswith("trial optimizer.lr rung cells")
     assert "t01 0.00123 1 64,000" in text
 
