@@ -14,7 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import is_url
-from lcl_core.specs.base import RUN_ID_PATTERN, EncoderReference, Fraction, Name, Precision, Spec, apply_preset
+from lcl_core.specs.base import RUN_ID_PATTERN, EncoderReference, Name, Precision, Spec, apply_preset
 from lcl_core.specs.data import VIEW_ITEMS, DataSpec, ItemKind, View
 from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, VISION_TOWERS, TowerSizes, tower_kind
 
@@ -344,12 +344,15 @@ class BatchSpec(Spec):
     images: int = Field(64, ge=1, le=65_536, description="of one process; those of all are each other's negatives")
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average; at 1 it would never move
+
+
 class OptimizerSpec(Spec):
     """AdamW with the authors' decay groups; linear warm-up, then the schedule."""
 
     lr: float = Field(5e-4, gt=0, le=1, description="learning rate at the end of the warm-up")
     weight_decay: float = Field(0.2, ge=0, le=10, description="of tensors with two dimensions or more")
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.98), description="decay of AdamW's two moving averages")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.98), description="decay of AdamW's two moving averages")
     eps: float = Field(1e-6, gt=0, le=1, description="added to the denominator of AdamW's step")
     warmup_steps: int = Field(100, ge=0, description="first steps, in which the rate rises in a line")
     schedule: Literal["cosine", "constant", "constant_with_decay"] = Field(

@@ -60,6 +60,7 @@ def test_a_parsed_spec_parses_to_itself(kind: str) -> None:
     [
         ("pretrain", {"optimizer": {"lr": -1}}, "optimizer.lr", "greater than 0"),
         ("pretrain", {"optimizer": {"lr": float("nan")}}, "optimizer.lr", "finite"),
+        ("pretrain", {"optimizer": {"betas": [0.9, 1.0]}}, "optimizer.betas.1", "less than 1"),
         ("pretrain", {"model": {"patch_size": 7}}, "model", "multiple of patch_size"),
         ("pretrain", {"model": {"image_size": 512, "patch_size": 4}}, "model", "context_length"),
         ("pretrain", {"preset": "nothing"}, None, "choose from"),
