@@ -223,21 +223,23 @@ class DatasetResolver:
         return self.images(train_corpus, split, spec.source if same else None, field=f"{field}.train_split")
 
     def validation_images(
-        self, spec: EvaluateSpec, split: str, train_split: str, corpus: Corpus, *, field: str
+        self, spec: EvaluateSpec, split: str, train_split: str, corpus: Corpus, train_corpus: Corpus, *, field: str
     ) -> list[EvalImage]:
-        """The images of a validation split, on which hyper-parameters are chosen.
+        """The images of a validation split of the corpus to train on, on which hyper-parameters are chosen.
 
         Raises:
             UserError: ``validation_split_used``, or the split is empty.
         """
-        if split in spec.splits or split == train_split:
-            use = "examined" if split in spec.splits else "learnt from"
+        same = train_corpus.path == corpus.path
+        tested = same and split in spec.splits
+        if tested or split == train_split:
+            use = "examined" if tested else "learnt from"
             raise UserError(
                 f"split {split!r} is {use}, so nothing may be chosen on it; name another in {field}.validation_split, "
                 "or none for a tenth of the training images",
                 code="validation_split_used", field=f"{field}.validation_split",
             )  # fmt: skip
-        return self.images(corpus, split, spec.source, field=f"{field}.validation_split")
+        return self.images(train_corpus, split, spec.source if same else None, field=f"{field}.validation_split")
 
     def _excluded(self, image: EvalImage) -> bool:
         return any(image.labels.get(label) in values for label, values in self.exclude.items())

@@ -147,7 +147,7 @@ def _plan_holdout(
     if split is None:
         test, rest = split_validation(len(key.train), spec.seed)
         return Holdout(own.train_split, train, key.train.choose(test), key.train.choose(rest))
-    images = resolver.validation_images(spec, split, own.train_split, corpus, field=field)
+    images = resolver.validation_images(spec, split, own.train_split, corpus, corpus, field=field)
     labeled = select_labeled(images, key.label, key.classes)
     if not len(labeled):
         raise UserError(

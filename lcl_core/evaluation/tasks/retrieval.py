@@ -382,7 +382,7 @@ def _plan_holdout(
     if split is None:
         test, rest = split_validation(len(train_rows), spec.seed, minimum=2)
         return Holdout(own.train_split, train, train_rows[test], train_rows[rest])
-    images = resolver.validation_images(spec, split, own.train_split, corpus, field=FIELD)
+    images = resolver.validation_images(spec, split, own.train_split, corpus, corpus, field=FIELD)
     return Holdout(split, images, _rows_with_captions(images, split, "validation_split"), train_rows)
 
 

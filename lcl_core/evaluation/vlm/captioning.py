@@ -66,7 +66,7 @@ def plan_caption_training(
         captioned = _captioned_rows(train)
         test = captioned[split_validation(len(captioned), spec.seed)[0]]
         return train, Holdout(own.train_split, train, test, np.setdiff1d(all_rows, test))
-    images = resolver.validation_images(spec, split, own.train_split, train_corpus, field=FIELD)
+    images = resolver.validation_images(spec, split, own.train_split, corpus, train_corpus, field=FIELD)
     rows = _captioned_rows(images)
     if not len(rows):
         raise UserError(

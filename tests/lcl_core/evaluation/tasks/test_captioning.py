@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from safetensors.torch import load_file
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import JobCancelled, RunDir
+from lcl_core.data import open_corpus
 from lcl_core.evaluation.evaluate import evaluate
+from lcl_core.evaluation.tasks.base import DatasetResolver
 from lcl_core.evaluation.vlm import model as vlm_model
+from lcl_core.evaluation.vlm.captioning import FIELD, plan_caption_training
 from lcl_core.evaluation.vlm.chat_format import IMAGE_PLACEHOLDER, caption_sequence
 from lcl_core.evaluation.vlm.model import VisionLanguageModel
-from lcl_core.specs.evaluate import CaptioningSpec
+from lcl_core.specs.evaluate import CaptioningSpec, EvaluateSpec
 from lcl_core.specs.parsing import parse_spec
 
 NewRun = Callable[..., RunDir]
@@ -160,6 +164,38 @@ def test_a_stop_is_honoured_within_learning_and_a_second_attempt_finishes(
             evaluate(run_dir)
     run_dir._stop.clear()
     assert evaluate(run_dir) == evaluate(caption_run("other"))
+
+
+def captions_elsewhere(folder: Path, squares: Path) -> Path:
+    """The squares as another corpus, all of a source that the evaluated one lacks."""
+    shutil.copytree(squares, folder)
+    lines = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps({**line, "source": "elsewhere"}) + "\n" for line in lines))
+    return folder
+
+
+@pytest.mark.parametrize(("dataset", "images"), [("elsewhere", 12), ("squares", None)])
+def test_the_validation_split_is_one_of_the_corpus_to_train_on(
+    tmp_path: Path, squares: Path, dataset: str, images: int | None
+) -> None:
+    """A split of that name of the evaluated corpus, and its sources, are others."""
+    own = {"train_dataset": dataset, "validation_split": "test", "search": {"lr": [1e-3, 1e-4]}}
+    fields = {"encoder": "tiny", "dataset": "squares", "splits": ["test"], "source": "even", "captioning": own}
+    spec = parse_spec("evaluate", fields)
+    assert isinstance(spec, EvaluateSpec)
+    elsewhere = captions_elsewhere(tmp_path / "elsewhere", squares)
+    resolver = DatasetResolver({"squares": str(squares), "elsewhere": str(elsewhere)}, {})
+    corpus = open_corpus(str(squares))
+    train_corpus = resolver.train_corpus(spec, spec.captioning, corpus, FIELD)
+    if images is None:
+        with pytest.raises(UserError, match="'test' is examined") as caught:
+            plan_caption_training(spec, corpus, train_corpus, resolver)
+        assert (caught.value.code, caught.value.field) == ("validation_split_used", "captioning.validation_split")
+        return
+    train, holdout = plan_caption_training(spec, corpus, train_corpus, resolver)
+    assert holdout is not None
+    assert (len(train), len(holdout.images)) == (40, images)
+    assert {image.source for image in [*train, *holdout.images]} == {"elsewhere"}
 
 
 @pytest.mark.parametrize(
