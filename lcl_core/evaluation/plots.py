@@ -49,16 +49,20 @@ def make_figures(
     Returns: the reason why some figures are left out (matplotlib is not installed), else None.
     """
     folder.mkdir(exist_ok=True)
-    stored = [(file, samples) for file, samples in PredictionStore(records).read() if file.encoder == "trained"]
-    for file, samples in stored:
+    stored = [
+        (Path(name).stem, file, samples)
+        for name, file, samples in PredictionStore(records).read()
+        if file.encoder == "trained"
+    ]
+    for stem, file, samples in stored:
         if file.kind in CELLS_BY_KIND:
             source = image_sources.get(file.facts.get("album", ""), corpus)
             cells = CELLS_BY_KIND[file.kind](file, samples)
-            draw_samples(cells, source.read_image, _title(file), folder / f"examples-{_stem(file)}.png", seed=seed)
+            draw_samples(cells, source.read_image, _title(file), folder / f"examples-{stem}.png", seed=seed)
     try:
-        for file, samples in stored:
+        for stem, file, samples in stored:
             if file.kind == "ranks" and file.part == IMAGE_TO_CLASS:
-                draw_confusion(samples, _title(file), folder / f"confusion-{_stem(file)}.png")
+                draw_confusion(samples, _title(file), folder / f"confusion-{stem}.png")
         if curves:
             draw_curves(curves, folder / "curves.png")
     except UserError as error:
@@ -66,10 +70,6 @@ def make_figures(
             raise
         return error.message
     return None
-
-
-def _stem(file: PredictionFile) -> str:
-    return Path(file.file).stem
 
 
 def _title(file: PredictionFile) -> str:

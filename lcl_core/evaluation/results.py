@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,6 +79,19 @@ class PredictionFile:
         return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("_") for word in words if word) + ".jsonl"
 
 
+class StoredPredictions(NamedTuple):
+    """A prediction file as a store has it.
+
+    Attributes:
+        name: in the store's folder. It differs from ``file.file`` where that was taken, so files derived from it differ
+            too.
+    """
+
+    name: str
+    file: PredictionFile
+    samples: list[dict[str, Any]]
+
+
 class PredictionStore:
     """The prediction files of one evaluation, in a folder."""
 
@@ -101,8 +114,8 @@ class PredictionStore:
         self._index.append({"file": name, **asdict(file)})
         write_json_atomically(self.folder / "index.json", self._index)
 
-    def read(self) -> list[tuple[PredictionFile, list[dict[str, Any]]]]:
-        """Every file with its samples, in the order they were written.
+    def read(self) -> list[StoredPredictions]:
+        """Every file with its name in the folder and its samples, in the order they were written.
 
         Raises:
             UserError: ``records_unreadable``, naming the file and line.
@@ -112,7 +125,7 @@ class PredictionStore:
             raise UserError("there are no evaluation records here", code="records_unreadable", file=self.folder)
         entries = json.loads(index.read_text(encoding="utf-8"))
         named = [(entry.pop("file"), PredictionFile(**entry)) for entry in entries]
-        return [(file, self._samples(name)) for name, file in named]
+        return [StoredPredictions(name, file, self._samples(name)) for name, file in named]
 
     def _samples(self, name: str) -> list[dict[str, Any]]:
         samples = []
@@ -273,7 +286,7 @@ class MetricRow:
 
 def score_predictions(folder: Path, *, seed: int) -> list[MetricRow]:
     """Score the prediction files in ``folder``, trained next to untrained; ``seed`` drives the bootstrap."""
-    scored = [(file, metrics_of_file(file, samples)) for file, samples in PredictionStore(folder).read()]
+    scored = [(file, metrics_of_file(file, samples)) for _, file, samples in PredictionStore(folder).read()]
     baselines = {
         (*file.question, metric.metric): metric
         for file, metrics in scored
@@ -400,11 +413,11 @@ def class_rows(samples: Samples) -> list[ClassRow]:
 
 def write_class_tables(records: Path, folder: Path) -> None:
     """``FOLDER/NAME.csv`` for every class-rank file of the trained encoder."""
-    for predictions, samples in PredictionStore(records).read():
+    for name, predictions, samples in PredictionStore(records).read():
         if predictions.kind != "ranks" or predictions.part != IMAGE_TO_CLASS or predictions.encoder != "trained":
             continue
         folder.mkdir(exist_ok=True)
-        with (folder / predictions.file).with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+        with (folder / name).with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, [column.name for column in fields(ClassRow)])
             writer.writeheader()
             writer.writerows(asdict(row) for row in class_rows(samples))

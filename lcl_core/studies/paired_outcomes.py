@@ -24,8 +24,11 @@ def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outc
 
     Raises: UserError ``records_unreadable``.
     """
-    answered = [(sheet, samples) for sheet, samples in PredictionStore(records).read() if sheet.encoder == "trained"]
-    measured = [(sheet, metrics_of_file(sheet, samples)) for sheet, samples in answered]
+    measured = [
+        (sheet, metrics_of_file(sheet, samples))
+        for _, sheet, samples in PredictionStore(records).read()
+        if sheet.encoder == "trained"
+    ]
     return [_outcomes(metric, measured) for metric in metrics]
 
 

@@ -33,3 +33,15 @@ def test_tables_are_written_of_the_trained_encoder_s_classes(tmp_path: Path) -> 
     (file,) = (tmp_path / "classes").iterdir()
     with file.open(newline="") as lines:
         assert [row["label"] for row in csv.DictReader(lines)] == ["ant", "bee"]
+
+
+def test_labels_that_give_one_name_have_a_table_each(tmp_path: Path) -> None:
+    """``a-b`` and ``a_b``."""
+    records = PredictionStore(tmp_path / "records")
+    records.start()
+    for label, samples in (("a-b", SAMPLES), ("a_b", [sample("cow", "cow", 1)])):
+        records.add(PredictionFile("c", "t", label, "frozen", "ranks", "trained", part="image_to_class"), samples)
+    write_class_tables(records.folder, tmp_path / "classes")
+    tables = {file.stem: file.read_text().splitlines()[1:] for file in (tmp_path / "classes").iterdir()}
+    assert tables.keys() == {file.stem for file in records.folder.glob("*.jsonl")}
+    assert sorted(line.split(",")[0] for lines in tables.values() for line in lines) == ["ant", "bee", "cow"]

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.run_dir import RunDir
+from lcl_core.data import open_corpus
 from lcl_core.evaluation.evaluate import evaluate
+from lcl_core.evaluation.plots import make_figures
+from lcl_core.evaluation.results import PredictionFile, PredictionStore
 
 FIELDS = {"figures": True, "untrained_baseline": False}
 
@@ -26,6 +29,24 @@ def test_every_sheet_has_its_figures(new_run: Callable[..., RunDir]) -> None:
     assert "confusion-classification-test-colour-image_to_class-frozen-trained.png" in found
     assert "curves.png" in found
     assert sum(name.startswith("examples-") for name in found) == 1 + 2 * 3
+
+
+def test_labels_that_give_one_name_have_figures_each(tmp_path: Path, squares: Path) -> None:
+    store = PredictionStore(tmp_path / "records")
+    store.start()
+    samples = [
+        {"query": f"{number}.png", "label": label, "rank": 1, "right": 1, "top": [label], "probability": 0.5}
+        for number, label in enumerate(("red", "green"))
+    ]
+    for label in ("a-b", "a_b"):
+        store.add(PredictionFile("c", "test", label, "frozen", "ranks", "trained", part="image_to_class"), samples)
+    folder = tmp_path / "figures"
+    assert make_figures(store.folder, [], open_corpus(str(squares)), folder, seed=0) is None
+    stems = {file.stem for file in store.folder.glob("*.jsonl")}
+    assert len(stems) == 2
+    assert {file.stem for file in folder.iterdir()} == {
+        f"{kind}-{stem}" for kind in ("examples", "confusion") for stem in stems
+    }
 
 
 def test_without_matplotlib_the_rest_is_drawn_and_the_result_says_so(
