@@ -50,7 +50,7 @@ def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]
     return corpora
 
 
-_SECONDS_BETWEEN_LINES = 10.0  # a supervisor takes a silent job for a hung one
+SECONDS_BETWEEN_LINES = 10.0  # a supervisor takes a silent job for a hung one
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def open_resident(spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: Ru
     def progress() -> None:
         nonlocal spoke
         run_dir.raise_if_stopped()
-        if ranks.rank == 0 and time.monotonic() - spoke >= _SECONDS_BETWEEN_LINES:
+        if ranks.rank == 0 and time.monotonic() - spoke >= SECONDS_BETWEEN_LINES:
             spoke = time.monotonic()
             run_dir.append_metrics(step=0, total_steps=spec.steps, phase="decoding images")
 

@@ -41,14 +41,13 @@ from lcl_core.specs.data import VIEW_ITEMS, AugmentationSpec, SourceSpec
 from lcl_core.specs.pretrain import HELD_OUT, BatchSpec, PretrainSpec
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.ema import Ema
-from lcl_core.train.factory import build_model
+from lcl_core.train.factory import SECONDS_BETWEEN_LINES, build_model
 from lcl_core.train.input_pipeline import Collator
 from lcl_core.train.train_step import ACCURACY, CONTRASTIVE, TrainingModule
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the weighted vote (arXiv 1805.01978, section 3.4)
 _SEED = 0  # of the sample and its layout: the same in every run
 _LABELS = ("concept", "class")  # kinds of labels that are tried, the best first
-_SECONDS_BETWEEN_LINES = 10.0  # a supervisor takes a silent job for a hung one
 _BLOCK = 1024  # rows of similarities at once
 
 
@@ -205,7 +204,7 @@ class HeldOutMonitor:
         """Between two batches. Raises: _Stopped."""
         if self.run_dir.stop_requested:
             raise _Stopped
-        if time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES:
+        if time.monotonic() - self._spoke > SECONDS_BETWEEN_LINES:
             self._spoke = time.monotonic()
             self.run_dir.append_metrics(step=step, total_steps=self.spec.steps, phase="measuring held-out data")
 

@@ -23,6 +23,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.training import (
     FEATURE_SOURCES,
+    STEP_COST,
     FeatureSource,
     ImageBatchSource,
     count_examples,
@@ -37,7 +38,6 @@ from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, Holdout, Labe
 from lcl_core.specs.evaluate import Transfer, TuningSpec
 
 TOP_K = 5
-STEP_COST = {"frozen": 0.05, "full": 3.0}  # rough cost of a training example, in embedded images
 _HEAD_WIDTH = 64
 
 

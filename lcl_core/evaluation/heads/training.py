@@ -36,6 +36,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S", bound=TuningSpec)
 
+STEP_COST = {"frozen": 0.05, "full": 3.0}  # rough cost of training a head on an image once, in embedded images
 _HALF_BYTES = 2
 _MAX_CACHE_SHARE = 0.5  # of the feature cache that one split may fill
 

@@ -31,6 +31,7 @@ from lcl_core.evaluation.heads.contrastive_head import (
 )
 from lcl_core.evaluation.heads.training import (
     FEATURE_SOURCES,
+    STEP_COST,
     FeatureSource,
     ImageBatchSource,
     count_examples,
@@ -206,8 +207,7 @@ class Retrieval(Task):
 
 
 FIELD = "tuned_retrieval"
-_STEP_COST = {"frozen": 0.05, "full": 3.0}  # of a training image, in embedded images
-_TEXT_STEP_COST = 1.5  # of a training text
+_TEXT_STEP_COST = 1.5  # rough cost of training on a text once, in embedded images
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,7 @@ class TunedRetrieval(Task):
         return tested + [caption for image in (*self.train, *held_out) for caption in nonempty_captions(image)]
 
     def _step_cost(self, transfer: Transfer) -> float:
-        return _STEP_COST[transfer] + (_TEXT_STEP_COST if self.spec.text_lr > 0 else 0.0)
+        return STEP_COST[transfer] + (_TEXT_STEP_COST if self.spec.text_lr > 0 else 0.0)
 
 
 def _find_text_encoder(spec: EvaluateSpec, resolver: DatasetResolver) -> Path | None:

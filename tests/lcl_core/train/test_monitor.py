@@ -228,7 +228,7 @@ def test_several_ranks_measure_what_one_does(tmp_path: Path, sample_zip: Path, s
 def test_a_long_measurement_says_that_it_goes_on(
     tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lcl_core.train.monitor._SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr("lcl_core.train.monitor.SECONDS_BETWEEN_LINES", -1.0)
     run_dir = monitored(tmp_path, sample_zip, steps=4)
     trainer(run_dir).run()
     phases = [json.loads(line).get("phase") for line in run_dir.metrics_file.read_text().splitlines()]
