@@ -124,6 +124,7 @@ STATUS_OF_CODE = {
     "pool_closed": 503,
     "device_busy": 503,
     "map_failed": 503,
+    "store_forbidden": 503,
     "store_unreachable": 503,
 }
 CODE_OF_STATUS = {

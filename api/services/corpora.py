@@ -12,7 +12,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from api.core.errors import Problem
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.paths import Root
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.open import open_corpus
@@ -288,6 +288,8 @@ def _sample_images(corpus: Corpus, names: Sequence[str]) -> dict[str, Any]:
     for name in sampled:
         try:
             corpus.read_image(name)
+        except StoreError:
+            raise
         except UserError as error:
             errors.append(str(error))
     return {"tried": len(sampled), "unreadable": len(errors), "first": errors[:MAX_LISTED]}

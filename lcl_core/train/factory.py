@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lcl_core.common.disk_cache import DiskCache
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.files import sha256_file, write_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
@@ -160,6 +160,8 @@ def _sample_texts(source: SourceSpec, corpus: Corpus, quota: int | None) -> list
     def read(index: int) -> list[str]:
         try:
             item = items.describe(index)
+        except StoreError:
+            raise
         except UserError:  # training leaves it out too, and counts it
             return []
         if source.captions != "as_written":

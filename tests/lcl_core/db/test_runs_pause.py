@@ -32,7 +32,9 @@ def test_a_held_run_is_passed_over_and_keeps_its_place(database: Database, queue
 def test_a_paused_run_is_not_resumed_and_the_error_says_what_does(database: Database, queue: Submit) -> None:
     run_id = queue()
     do(database, runs.pause_run, run_id)
-    with pytest.raises(states.ForbiddenTransition, match="is paused and cannot be queued again .*; unpause lets it go on"):
+    with pytest.raises(
+        states.ForbiddenTransition, match=r"is paused and cannot be queued again .*; unpause lets it go on"
+    ):
         do(database, runs.resume_run, run_id)
 
 
