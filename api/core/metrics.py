@@ -24,6 +24,8 @@ from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+OTHER_METHOD = "other"  # label of every method that is not in METHODS: clients may send any token, series are kept
 
 
 class ProcessMetrics:
@@ -56,7 +58,8 @@ class ProcessMetrics:
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request. ``status`` 0: the client disconnected before the response began."""
-        self._seconds.labels(method, route, str(status)).observe(seconds)
+        label = method if method in METHODS else OTHER_METHOD
+        self._seconds.labels(label, route, str(status)).observe(seconds)
 
     def observe_batch(self, what: str, waited: list[float]) -> None:
         """Count one batch of an encoder. ``waited``: seconds from arrival to result of each item."""

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from sqlalchemy import delete
 
-from api.core.metrics import DatabaseCollector, ProcessMetrics
+from api.core.metrics import METHODS, DatabaseCollector, ProcessMetrics
 from lcl_core.db import complete_run, leases
 from lcl_core.db.models import ArtifactUpload, Worker
 from lcl_core.db.outbox import enqueue_upload
@@ -45,6 +45,14 @@ def test_runs_and_requests_are_counted(live_service: Any, http: httpx.Client) ->
     assert one(found["lcl_request_seconds"], counted, route="/v1/runs/{run_id}", status="200") >= 1
     assert one(found["lcl_request_seconds"], counted, route="unmatched", status="404") >= 1
     assert run_id not in http.get("/metrics").text, "ids are no labels"
+
+
+def test_unknown_methods_share_one_series(live_service: Any, http: httpx.Client) -> None:
+    for method in ("AAAA1", "AAAA2", "AAAA3"):
+        assert http.request(method, "/v1/runs", headers={"authorization": ""}).is_client_error
+    found = scrape(http)["lcl_request_seconds"]
+    assert {each.labels["method"] for each in found} <= METHODS | {"other"}
+    assert one(found, "lcl_request_seconds_count", method="other") == 3
 
 
 def test_the_queue_is_reported_for_every_kind(live_service: Any, http: httpx.Client) -> None:
