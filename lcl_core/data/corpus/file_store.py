@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from lcl_core.common.archive import DIRECTORY_ERRORS
+from lcl_core.common.archive import DIRECTORY_ERRORS, open_zip
 from lcl_core.common.errors import UserError
 
 MAX_TEXT_BYTES = 4 << 30
@@ -131,7 +131,7 @@ class ZipStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with zipfile.ZipFile(path) as archive:
+            with open_zip(path) as archive:
                 entries = {info.filename: info for info in archive.infolist() if not info.is_dir()}
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except (*DIRECTORY_ERRORS, OSError) as error:

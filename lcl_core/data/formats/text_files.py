@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from lcl_core.common.archive import open_zip
 from lcl_core.data.formats.base import BadValue, corpus_files, display_name, to_json_safe
 from lcl_core.data.jsonl import MAX_LINE_BYTES
 from lcl_core.data.records import BadItem
@@ -73,7 +74,7 @@ def _allowance(path: Path) -> int:
 
 
 def _zip_lines(file: BinaryIO, name: str, allowance: int) -> Iterator[TextLine | BadItem]:
-    with zipfile.ZipFile(file) as archive:
+    with open_zip(file) as archive:
         found = sorted((info for info in archive.infolist() if _is_jsonl_member(info)), key=lambda info: info.filename)
         if not found:
             yield BadItem(name, 0, "unreadable file", "the zip has no .jsonl file")

@@ -232,6 +232,35 @@ def test_a_zip_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(path))
 
 
+def test_a_list_of_members_that_is_too_long_is_not_parsed(tmp_path: Path) -> None:
+    path, size = tmp_path / "many.zip", 33 << 20
+    zip64_record = b"PK\6\6" + struct.pack("<Q2H2L4Q", 44, 45, 45, 0, 0, 1, 1, size, 0)
+    locator = b"PK\6\7" + struct.pack("<LQL", 0, size, 1)
+    with path.open("wb") as file:
+        file.truncate(size)  # the list, not written
+        file.seek(size)
+        file.write(zip64_record + locator + end(b"", size=50))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="unpack it into a folder") as caught:
+            open_store(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(path))
+
+
+def test_a_zip_of_more_members_than_a_16_bit_number_counts(tmp_path: Path) -> None:
+    path, members = tmp_path / "many.zip", 0x10001
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(members):
+            archive.writestr(zipfile.ZipInfo(f"{number}.txt"), b"")
+    assert b"PK\6\7" in path.read_bytes()[-100:], "it has a Zip64 record"
+    store = open_store(path)
+    assert sum(1 for _ in store.names()) == members
+    assert store.read("65536.txt", 10) == b""
+
+
 DAMAGED_ENTRIES = {
     "an offset past the end": bare(directory(offset=5000)),
     "an offset before the start": bare(directory(), offset=1 << 20),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lcl_core.common import archive
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats import open_reader, text_files
 from lcl_core.data.jsonl import MAX_LINE_BYTES
@@ -216,6 +217,16 @@ def test_a_malformed_archive(make: Any, walk: Any, name: str) -> None:
     assert all(record.body.sentences[0] in NOISE.decode() for record in records[:-1])
     assert [item.reason for item in bad] == ([reason] if reason else [])
     assert not bad or bad[0].line == 0 or bad[0].line == len(records), "the line after the last that was read"
+
+
+def test_a_zip_with_too_long_a_list_of_members(make: Any, walk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_DIRECTORY_BYTES", 40)
+    make.file("docs_shard_0_v2.jsonl.zip", zipped(GOOD))
+    make.file("docs_shard_1_v2.jsonl", GOOD)
+    records, bad = walk(open_reader(make.root))
+    assert len(records) == 1
+    assert [item.reason for item in bad] == ["unreadable file"]
+    assert "unpack it into a folder" in bad[0].detail
 
 
 @pytest.mark.parametrize("packing", ["gz", "zip"])
