@@ -138,8 +138,8 @@ def change_labels(
         ref = collections.CollectionRef(row.id, row.path, collection.in_base)
         try:
             new = (addition for addition in changed if not collection.is_added(addition.change.item))
-            state.quotas.charge_addition(writer, owner, ref.id, sum(map(_stored_bytes, new)))
-            collections.replace_records(writer, ref, changed, collection.last_change)
+            charge = partial(state.quotas.charge_addition, writer, owner, ref.id, sum(map(_stored_bytes, new)))
+            collections.replace_records(writer, ref, changed, collection.last_change, charge=charge)
             return len(changed)
         except collections.CollectionReplaced:
             writer.rollback()
@@ -180,11 +180,11 @@ def _write_items(
 ) -> tuple[list[str], CollectionRow]:
     """Write vectors computed for an older directory: they stay valid after a compaction, names are compared again."""
     ref = collections.CollectionRef(opened.id, opened.path, opened.collection.in_base)
+    charge = partial(state.quotas.charge_addition, writer, owner, opened.id, sum(map(_stored_bytes, additions)))
     for _ in range(MAX_ATTEMPTS):
         try:
-            if collections.find_repeated_addition(writer, options["request"]) is None:
-                state.quotas.charge_addition(writer, owner, ref.id, sum(map(_stored_bytes, additions)))
-            return collections.add_items(writer, ref, additions, opened.collection.encoder_hash, **options)
+            encoder_hash = opened.collection.encoder_hash
+            return collections.add_items(writer, ref, additions, encoder_hash, charge=charge, **options)
         except collections.CollectionReplaced:
             writer.rollback()
         row, collection = open_collection(state, reader, opened.id)

@@ -2,8 +2,10 @@
 
 The row of a collection counts its changes; each changed item has one row with the number of its last change. Writers
 lock the collection's row, so numbers are committed in order: a reader that knows everything up to some number asks for
-what is above it. An index run that adds to the collection compacts the changes into a new directory, and their rows are
-deleted in the transaction that names that directory.
+what is above it. Every transaction locks that row before it writes what belongs to the collection, such as the bytes
+that it charges to an owner: with two orders of locks, two transactions could wait for each other. An index run that
+adds to the collection compacts the changes into a new directory, and their rows are deleted in the transaction that
+names that directory.
 
 The database does not know what a directory holds: the caller passes a ``CollectionRef`` for the directory it has open,
 and ``CollectionReplaced`` is raised when the collection has another directory by now.
@@ -34,6 +36,7 @@ from lcl_core.vector_indexes import index_name
 
 MAX_CHANGES = 10_000  # changed items of one collection since its last index run
 IDEMPOTENCY_WINDOW = timedelta(days=1)
+Charge = Callable[[], None]  # charges bytes in the same transaction
 _Change = CollectionChange
 _NO_FETCHED: Mapping[str, Path] = {}
 _NO_VALUES: dict[str, Any] = dict.fromkeys(("record", "picture", "vector", "text_vectors"))
@@ -78,6 +81,7 @@ def add_items(
     *,
     replace: bool = False,
     request: IdempotentRequest | None = None,
+    charge: Charge | None = None,
 ) -> tuple[list[str], CollectionRow]:
     """Add all items or none.
 
@@ -85,17 +89,20 @@ def add_items(
         items: no item twice.
         encoder_hash: hash of the encoder that computed the vectors.
         replace: an item replaces an existing one of the same name.
+        charge: charges the items to their owner, unless the request repeats another one.
 
     Returns: ids of the items (of the first request, if this one repeats it), and the collection.
 
     Raises:
         CollectionReplaced.
         UserError: ``unknown_collection``, ``encoder_mismatch``, ``item_exists`` with the field ``items.INDEX.name``,
-            ``collection_full``, ``idempotency_conflict``.
+            ``collection_full``, ``idempotency_conflict``; what ``charge`` raises.
     """
     row = _lock_collection(session, opened)
     if (ids := find_repeated_addition(session, request)) is not None:
         return ids, row
+    if charge is not None:
+        charge()
     if row.encoder_hash != encoder_hash:
         message = f"collection {row.name!r} is of encoder {row.encoder_hash[:12]}, the vectors are of another"
         raise UserError(message, code="encoder_mismatch", field="encoder")
@@ -114,17 +121,27 @@ def add_items(
     return ids, row
 
 
-def replace_records(session: Session, opened: CollectionRef, items: Sequence[ItemAddition], last_change: int) -> None:
+def replace_records(
+    session: Session,
+    opened: CollectionRef,
+    items: Sequence[ItemAddition],
+    last_change: int,
+    *,
+    charge: Charge | None = None,
+) -> None:
     """Replace the records of items that the collection has: all of them, or none.
 
     Args:
         items: no item twice, with the vectors and thumbnails that they have.
         last_change: number of the last change that the caller has read the items with.
+        charge: charges the items to their owner.
 
     Raises: CollectionReplaced, also if one of the items has changed since; UserError ``unknown_collection``,
-        ``collection_full``.
+        ``collection_full``; what ``charge`` raises.
     """
     row = _lock_collection(session, opened)
+    if charge is not None:
+        charge()
     ids = [item.change.item for item in items]
     later = select(_Change.item).where(
         _Change.collection_id == opened.id, _Change.item.in_(ids), _Change.number > last_change
@@ -205,7 +222,14 @@ def delete_compacted_changes(session: Session, row: CollectionRow, through: int)
 
 
 def delete_collection(session: Session, row: CollectionRow) -> None:
-    """Delete a collection with its changes. The caller removes its folder and index after the commit."""
+    """Delete a collection with its changes. The caller removes its folder and index after the commit.
+
+    Args:
+        row: has the present folder and index afterwards, which another transaction may have replaced.
+
+    Raises: UserError ``unknown_collection`` if another transaction has deleted it.
+    """
+    _lock_row(session, row.id)
     delete_stored_folder(session, row.path)
     delete_collection_bytes(session, row.id)
     session.delete(row)
@@ -213,12 +237,18 @@ def delete_collection(session: Session, row: CollectionRow) -> None:
 
 
 def _lock_collection(session: Session, opened: CollectionRef) -> CollectionRow:
-    query = select(CollectionRow).where(CollectionRow.id == opened.id).with_for_update()
-    row = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
-    if row is None:
-        raise unknown_collection(opened.id)
+    row = _lock_row(session, opened.id)
     if row.path != opened.path:
         raise CollectionReplaced
+    return row
+
+
+def _lock_row(session: Session, collection_id: str) -> CollectionRow:
+    """The row as it is now, locked. Raises: UserError ``unknown_collection``."""
+    query = select(CollectionRow).where(CollectionRow.id == collection_id).with_for_update()
+    row = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
+    if row is None:
+        raise unknown_collection(collection_id)
     return row
 
 

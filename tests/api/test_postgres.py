@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from api.client import Client
 from api.core.settings import ApiSettings
 from api.services.state import AppState
-from lcl_core.db import complete_run
+from lcl_core.db import collections, complete_run
+from lcl_core.db.models import CollectionRow
 from tests.api.sample_assets import images_by_colour, make_collection, png, save_encoder
 
 ADMIN_KEY = "4f0c9a7be1d2835c6a8e7f10"
@@ -118,3 +120,38 @@ def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any, eventu
     team.admin.delete_collection(row["id"])
     assert team.admin.collections() == []
     eventually(lambda: not tables(team), "the removal of the tables, which comes after the answer")
+
+
+@pytest.mark.parametrize("change", ["addition", "labels", "deletion"])
+def test_a_collection_changes_while_an_index_run_of_it_ends(
+    team: Any, tmp_path: Path, eventually: Callable[..., None], change: str
+) -> None:
+    """A transaction as that of the run's end has the collection locked; the change waits, and nothing waits for it."""
+    encoder_dir = save_encoder(tmp_path / "encoders" / "tiny")
+    encoder = team.admin.import_encoder("tiny", str(encoder_dir))
+    row = make_collection(team, encoder, encoder_dir, images_by_colour())
+    (black,) = team.admin.add_items("squares", [{"image": png("black")}])["ids"]  # the owner has a row of bytes
+    calls: dict[str, Callable[[], Any]] = {
+        "addition": lambda: team.admin.add_items("squares", [{"image": png("pink")}]),
+        "labels": lambda: team.admin.change_labels("squares", [black], labels={"hue": "k"}),
+        "deletion": lambda: team.admin.delete_collection("squares"),
+    }
+    database = team.context.database
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+    def somebody_waits() -> bool:
+        with database.reading() as session:
+            return bool(session.execute(waiting).scalar_one())
+
+    with ThreadPoolExecutor(1) as other:
+        with database.session() as ending:
+            query = select(CollectionRow).where(CollectionRow.id == row["id"]).with_for_update()
+            locked = ending.scalars(query).one()
+            changing = other.submit(calls[change])
+            eventually(lambda: somebody_waits() or changing.done(), "the wait of the change")
+            collections.delete_compacted_changes(ending, locked, 0)
+        changing.result(180)
+    if change == "deletion":
+        assert team.admin.collections() == []
+    else:
+        assert team.admin.collection("squares")["images"] == 5 + (change == "addition")
