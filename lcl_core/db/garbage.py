@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import delete, select, union
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Text, cast, delete, select, union
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.files import remove_tree
@@ -41,11 +41,13 @@ from lcl_core.db.models import (
     EncoderRow,
     Garbage,
     Run,
+    Study,
 )
 from lcl_core.db.outbox import referenced_keys
 from lcl_core.db.pgvector import drop_vectors, orphaned_tables
 from lcl_core.db.session import Database, dialect_insert, now
 from lcl_core.db.states import FINISHED, LEASED, State
+from lcl_core.db.studies import ENDED_STATES, study_statuses
 
 _FOLDERS = {"runs": "run", **OUTPUT_FOLDERS, UPLOADS_FOLDER: UPLOAD_PREFIX}
 _DIGITS = "[0-9a-hjkmnp-tv-z]{18}"
@@ -53,7 +55,6 @@ _FOLDER_NAME = r"(?P<hidden>\.(?:import-)?)?(?P<prefix>{prefix})_(?P<digits>{dig
 _REMOVED = re.compile(r"\.removed-[0-9a-f]{16}")
 _STORE, _TABLES = "store/", "tables/"  # prefixes of the paths of orphans
 _ANY_ID = re.compile(f"_({_DIGITS})")
-_PATH_KINDS = ("validate", "convert", "match")  # whose spec may name a corpus by its path
 _ANY_UPLOAD = re.compile(rf"{UPLOAD_PREFIX}_{_DIGITS}")
 _BATCH = 500  # folders or keys that are compared with the rows in one transaction
 StoredKeys = Iterable[tuple[str, int]] | None  # (key of the artifact store, bytes), as listed; None: not listed
@@ -237,13 +238,24 @@ def _unreferenced(session: Session, candidates: list[str]) -> list[str]:
 
 
 def _used_uploads(session: Session) -> frozenset[str]:
-    """Ids of the uploads that a dataset or the spec of an unfinished run names by a path inside."""
+    """Ids of the uploads that a dataset, or any field of an unfinished run's or study's spec, names by a path inside.
+
+    Ids are searched in the text of the specs: a spec of another version, which cannot be parsed, is searched as well.
+    """
     paths = union(
         *(select(model.path).where(model.path.contains(UPLOADS_FOLDER)) for model in (Dataset, DatasetVersion))
     )
-    unfinished = select(Run.spec).where(Run.state.not_in(FINISHED), Run.kind.in_(_PATH_KINDS))
-    named = [*session.scalars(paths), *(str(spec.get("path")) for spec in session.scalars(unfinished))]
-    return frozenset(upload[0] for text in named if (upload := _ANY_UPLOAD.search(text)))
+    runs = select(cast(Run.spec, Text)).where(Run.state.not_in(FINISHED), _names_upload(Run.spec))
+    # the evaluations of a study are submitted after its pre-trainings
+    studies = session.scalars(select(Study).where(Study.cancelled_at.is_(None), _names_upload(Study.spec))).all()
+    statuses = study_statuses(session, studies) if studies else {}
+    active = [str(study.spec) for study in studies if statuses[study.id].state not in ENDED_STATES]
+    texts = [*session.scalars(paths), *session.scalars(runs), *active]
+    return frozenset(upload for text in texts for upload in _ANY_UPLOAD.findall(text))
+
+
+def _names_upload(spec: InstrumentedAttribute[dict[str, Any]]) -> ColumnElement[bool]:
+    return cast(spec, Text).contains(f"{UPLOAD_PREFIX}_", autoescape=True)
 
 
 def _may_be_referenced(path: str, states: dict[str, str]) -> bool:

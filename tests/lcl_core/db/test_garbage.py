@@ -14,10 +14,12 @@ import pytest
 from sqlalchemy import text
 
 from lcl_core.common.files import stage
-from lcl_core.db import garbage, runs
+from lcl_core.db import garbage, runs, studies
 from lcl_core.db.artifacts import home_id
 from lcl_core.db.models import CollectionRow, Dataset, DatasetVersion, EncoderRow, Garbage, new_id, output_id
 from lcl_core.db.session import Database, now
+from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.study import StudySpec
 
 GRACE = 3600.0
 ENCODERS = "encoders"
@@ -109,6 +111,57 @@ def test_what_a_run_may_still_make_again_is_kept(
     encoder = output_id("enc", run_id)
     left = {put(home, f"{ENCODERS}/{encoder}"), put(home, f"{ENCODERS}/.{encoder}.0badcafe")}
     assert collected(database, home) == (set() if wanted else left)
+
+
+# kind and spec of a run that reads a path
+READERS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
+    "corpus": ("validate", lambda path: {"path": path}),
+    "images": ("convert", lambda path: {"path": "/data/mmc4", "name": "far", "options": {"images": path}}),
+    "tokenizer": ("pretrain", lambda path: {"tokenizer": {"path": path}}),
+    "instructions": (
+        "evaluate",
+        lambda path: {
+            "encoder": "e",
+            "dataset": "sample",
+            "tasks": ["dialogue"],
+            "dialogue": {"instructions": [{"path": path, "images": "/data/images"}]},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_an_upload_stays_until_every_run_that_reads_it_has_ended(
+    database: Database, home: Path, queue: Callable[..., str], reader: str
+) -> None:
+    kind, spec = READERS[reader]
+    read, other = (put(home, f"data/uploads/{new_id('upl')}") for _ in range(2))
+    run_id = queue(kind, spec(f"{home}/{read}/inner"))
+    assert collected(database, home) == {other}
+    with database.session() as session:
+        runs.get_run(session, run_id).state = "failed"
+    assert collected(database, home) == {read}
+
+
+def test_an_upload_stays_until_every_study_that_reads_it_has_ended(database: Database, home: Path) -> None:
+    """Its evaluations, which read it, are submitted after its pre-trainings."""
+    read = put(home, f"data/uploads/{new_id('upl')}")
+    captioning = {"language_model": {"path": f"{home}/{read}/inner"}}
+    spec = parse_as(
+        StudySpec,
+        {
+            "axes": [{"name": "loss", "variants": [{"name": "both"}]}],
+            "metrics": [{"name": "IR@5", "metric": "IR@5"}],
+            "pretrain": {"steps": 10},
+            "evaluate": {"tasks": ["retrieval", "captioning"], "captioning": captioning},
+        },
+    )
+    with database.session() as session:
+        study_id = studies.create_study(session, spec).id
+    assert collected(database, home) == set()
+    with database.session() as session:
+        studies.cancel_study(session, studies.get_study(session, study_id))
+    assert collected(database, home) == {read}
 
 
 def test_broken_off_work_is_found(database: Database, home: Path) -> None:
