@@ -6,15 +6,15 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, field_validator
 from pydantic.config import JsonDict
 
-from lcl_core.specs.base import PRINTABLE
+from lcl_core.specs.base import PRINTABLE, check_texts
 
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 Line = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=PRINTABLE)]
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=PRINTABLE)]
-Reference = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Reference = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 Role = Literal["viewer", "submitter", "admin"]
 
 
@@ -34,9 +34,17 @@ def request_example(**fields: Any) -> JsonDict:
 
 
 class RequestModel(BaseModel):
-    """A request body. Unknown fields are errors, and no type is converted: neither "yes" or 1 to true nor "1" to 1."""
+    """A request body. Unknown fields are errors, and no type is converted: neither "yes" or 1 to true nor "1" to 1.
+
+    Texts that a database cannot store are errors as well; those inside of a spec are errors of the spec.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @field_validator("*")
+    @classmethod
+    def _texts_can_be_stored(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else check_texts(value)
 
 
 class RowView(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, model_validator
 
-from api.schemas.base import PRINTABLE, Line, RequestModel, RowView, request_example
+from api.schemas.base import PRINTABLE, Line, Reference, RequestModel, RowView, request_example
 from api.schemas.inference import EXAMPLE_IMAGE, Content
 from lcl_core.specs.corpus_jobs import RESERVED_LABELS, LabelType
 
@@ -75,9 +75,7 @@ class SearchQuery(BaseModel):
     vector: list[float] | None = Field(
         None, max_length=16_384, description="a vector of the collection's encoder to search by"
     )
-    item: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
-        None, description="id of an image or text of the collection"
-    )
+    item: Reference | None = Field(None, description="id of an image or text of the collection")
     weights: QueryWeights = QueryWeights()
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 
 def _check_storable(value: Any) -> Any:
@@ -27,6 +27,28 @@ def _check_storable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         for item in value:
             _check_storable(item)
+    return value
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def check_texts(value: Any) -> Any:
+    """The value, if all databases can store its texts and the names in it, whatever else they hold.
+
+    PostgreSQL stores no NUL character, and no database half of a surrogate pair, which JSON can write as escapes.
+
+    Raises: ValueError.
+    """
+    if isinstance(value, str) and _UNSTORABLE.search(value):
+        raise ValueError(f"{value[:40]!r} holds a NUL character, or half of a surrogate pair; leave it out")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_texts(key)
+            check_texts(item)
+    if isinstance(value, list | tuple):
+        for item in value:
+            check_texts(item)
     return value
 
 
@@ -57,9 +79,14 @@ def slug(text: str) -> str:
 
 
 class Spec(BaseModel):
-    """Unknown fields are refused, and so are infinities and NaN."""
+    """Unknown fields are refused, and so are infinities, NaN, and texts that a database cannot store."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _texts_can_be_stored(cls, value: Any) -> Any:
+        return check_texts(value)
 
 
 def presets(kind: str) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import errno
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,30 @@ def test_what_is_not_there_and_not_allowed(http: httpx.Client, refused: Any) -> 
 def test_a_hostile_body_is_refused(http: httpx.Client, refused: Any, content: bytes, status: int, code: str) -> None:
     answer = http.post("/v1/runs", content=content, headers={"content-type": "application/json"})
     refused(answer, status, code)
+
+
+@pytest.mark.parametrize("text", ["\0", "\ud800"])
+@pytest.mark.parametrize(
+    ("call", "body", "field"),
+    [
+        ("PATCH /v1/runs/{run}", lambda text: {"notes": f"a{text}b"}, "notes"),
+        ("POST /v1/runs", lambda text: {"kind": "pretrain", "spec": {}, "after": ["x", text]}, "after"),
+        ("POST /v1/runs", lambda text: {"kind": "evaluate", "spec": {"encoder": "e", "dataset": text}}, "dataset"),
+        ("POST /v1/datasets/validate", lambda text: {"path": "/x", "options": {"a": text}}, "options"),
+        ("PATCH /v1/datasets/sample/tags", lambda text: {"items": [f"a{text}"], "add": ["b"]}, "items"),
+        ("POST /v1/embeddings", lambda text: {"model": text, "input": "a"}, "model"),
+        ("POST /v1/collections/absent/search", lambda text: {"item": text}, "item"),
+    ],
+)
+def test_a_text_that_no_database_stores_names_its_field(
+    live_service: Any, http: httpx.Client, refused: Any, call: str, body: Callable[[str], Any], field: str, text: str
+) -> None:
+    """JSON can write it as an escape."""
+    method, path = call.format(run=live_service.submit()).split()
+    answer = http.request(
+        method, path, content=json.dumps(body(text)).encode(), headers={"content-type": "application/json"}
+    )
+    assert refused(answer, 422)["field"].startswith(field)
 
 
 def test_a_body_without_a_length_is_bounded_too(http: httpx.Client, refused: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -128,6 +129,31 @@ def test_bad_specs_name_the_field(kind: str, spec: object, field: str | None, wo
     with pytest.raises(UserError, match=word) as caught:
         parse_spec(kind, spec)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b", "\ude00"])
+@pytest.mark.parametrize(
+    ("kind", "spec", "field"),
+    [
+        ("validate", lambda text: {"path": "/x", "options": {"a": ["b", text]}}, "options"),
+        ("validate", lambda text: {"path": "/x", "options": {text: 1}}, "options"),
+        ("validate", lambda text: {"path": f"/{text}"}, "path"),
+        ("evaluate", lambda text: {"encoder": "e", "captioning": {"prompt": text}}, "captioning.prompt"),
+        (
+            "evaluate",
+            lambda text: {"encoder": "e", "zero_shot_classification": {"class_names": {"a": text}}},
+            "zero_shot_classification.class_names",
+        ),
+        ("pretrain", lambda text: {"model": {"text_init": f"/{text}"}}, "model.text_init"),
+    ],
+)
+def test_a_text_that_no_database_stores_is_refused(
+    kind: str, spec: Callable[[str], dict[str, Any]], field: str, text: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_spec(kind, spec(text))
+    assert (caught.value.code, caught.value.field) == ("bad_spec", field)
+    parse_spec(kind, spec("a\U0001f600b"))
 
 
 @pytest.mark.parametrize("name", METHODS)
