@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -180,14 +180,15 @@ def _document_view(name: str, index: int, document: dict[str, Any]) -> dict[str,
             for segment in document["segments"]
         ]
     else:
-        texts, images = document["text_list"], document["image_info"]
+        texts = document["text_list"]
+        matched: dict[int, list[dict[str, Any]]] = defaultdict(list)  # images by sentence; others are at the end
+        for image in document["image_info"]:
+            number = image["matched_text_index"]
+            matched[number if 0 <= number < len(texts) else len(texts)].append(_matched_image(name, image))
         segments = []
         for number, text in enumerate(texts):
-            segments += [_matched_image(name, image) for image in images if image["matched_text_index"] == number]
-            segments.append(_text_segment(text))
-        segments += [
-            _matched_image(name, image) for image in images if not 0 <= image["matched_text_index"] < len(texts)
-        ]
+            segments += [*matched[number], _text_segment(text)]
+        segments += matched[len(texts)]
     return {"id": str(document.get("id") or document.get("url") or index), "segments": segments}
 
 

@@ -111,6 +111,30 @@ def test_documents_have_their_images_in_place(live_service: Any, squares: str, h
     assert live_service.admin.dataset_image("squares", "one image.png") == sample_image()
 
 
+class _CountedImage(dict[str, Any]):
+    """An image of a document, which counts how often its sentence is read."""
+
+    reads = 0
+
+    def __getitem__(self, key: str) -> Any:
+        self.reads += key == "matched_text_index"
+        return super().__getitem__(key)
+
+
+def test_a_long_document_reads_the_sentence_of_each_image_once() -> None:
+    places = [2, 0, 2, 7, -1, 1]
+    images = [
+        _CountedImage(image_name=f"{number}.png", matched_text_index=place, matched_sim=0.5)
+        for number, place in enumerate(places)
+    ]
+    document = {"text_list": ["a", "b", "c"], "image_info": images}
+    assert find_rows([document], "b", 0, 1) == ([0], None)  # a search makes the view of each document
+    assert [image.reads for image in images] == [1] * len(places)
+    segments = corpora._document_view("d", 0, document)["segments"]
+    order = [segment.get("text") or segment["image"] for segment in segments]
+    assert order == ["1.png", "a", "5.png", "b", "0.png", "2.png", "c", "3.png", "4.png"]
+
+
 def test_documents_are_found_by_their_words(live_service: Any, squares: str) -> None:
     documents = live_service.admin.dataset_documents
     found = documents("squares", q="SECOND first")
