@@ -18,6 +18,7 @@ from api.cli.output import (
     ago,
     confirm,
     global_options,
+    print_note,
     print_table,
     progress_bar,
     read_lines,
@@ -27,6 +28,7 @@ from api.cli.runs import download_artifacts, watch_run
 from api.client import ApiError, Client, UserError
 from api.client.models import DatasetJson, RunJson
 from api.client.payloads import Json
+from lcl_core.common.names import check_name
 from lcl_core.dataset_builder.packages import DEFAULT_CACHE, PackageCache
 
 UNPACKING_SECONDS = 0.5  # between two looks at an upload
@@ -34,6 +36,15 @@ group = typer.Typer(help="Validate, convert, register and look at datasets.", no
 # duplicates, and images that readers of web pages leave out
 HARMLESS_PROBLEMS = ("duplicate image", "duplicate document", "small image", "long image", "repeated image")
 RECORD_KINDS = {"matched": ("matched", "matched"), "sequence": ("sequence", "sequences"), "pair": ("pair", "pairs")}
+
+
+def _new_name(text: str) -> str:
+    """Raises: CommandError for what no dataset can be called, before anything is sent or built."""
+    try:
+        check_name(text)
+    except UserError as error:
+        raise CommandError(str(error)) from error
+    return text
 
 
 def _dataset_name(text: str) -> str:
@@ -46,7 +57,9 @@ def _dataset_name(text: str) -> str:
 Name = Annotated[
     str, typer.Argument(help="name of the dataset", callback=_dataset_name, autocompletion=complete_dataset)
 ]
-NewName = Annotated[str, typer.Option(help="of the dataset to make; one that exists gets a new version")]
+NewName = Annotated[
+    str, typer.Option(help="of the dataset to make; one that exists gets a new version", callback=_new_name)
+]
 ServerPath = Annotated[
     str, typer.Argument(help="folder or zip on the server, or a URL of shards, inside its data roots")
 ]
@@ -58,6 +71,7 @@ Target = Annotated[
 ]
 Format = Annotated[str, typer.Option(help="format of the path; auto: detected")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="name=value for the format's reader; repeatable")]
+ShardMegabytes = Annotated[int, typer.Option(min=1, max=16_384, help="bound on a shard")]
 To = Annotated[str | None, typer.Option(help="URL for the shards; default: the service's own disk")]
 
 
@@ -120,7 +134,7 @@ def convert(
     name: NewName,
     format: Format = "auto",
     option: Options = None,
-    shard_megabytes: Annotated[int, typer.Option(min=1, help="bound on a shard")] = 256,
+    shard_megabytes: ShardMegabytes = 256,
     to: To = None,
     processes: Annotated[int, typer.Option(min=1, max=256, help="that read and decode")] = 1,
     only_tag: Annotated[list[str] | None, typer.Option(help="only what has this tag; repeatable: any of them")] = None,
@@ -140,7 +154,7 @@ def import_(
     name: NewName,
     format: Format = "auto",
     option: Options = None,
-    shard_megabytes: Annotated[int, typer.Option(min=1, help="bound on a shard")] = 256,
+    shard_megabytes: ShardMegabytes = 256,
 ) -> None:
     """Send a corpus to the service, convert it to shards, and register them as a dataset.
 
@@ -150,6 +164,7 @@ def import_(
     reader = {"format": format, "options": set_fields({}, option or [])}
     try:
         with options.client() as client, ExitStack() as stack:
+            _check_owner(client, name)
             on_progress = stack.enter_context(progress_bar(source.name, unit="bytes"))
 
             def on_sent(upload: Json) -> None:
@@ -159,10 +174,25 @@ def import_(
             upload = client.upload_corpus(source, on_progress, on_sent)
     except UserError as error:
         raise CommandError(str(error)) from error
-    _run_and_report(
-        context, "convert", {"path": upload["path"], **reader, "name": name, "shard_megabytes": shard_megabytes}
-    )
+    try:
+        _run_and_report(
+            context, "convert", {"path": upload["path"], **reader, "name": name, "shard_megabytes": shard_megabytes}
+        )
+    except BaseException:  # also Ctrl-C
+        again = f"lcl data convert {upload['path']} --name {name}"
+        print_note(f"the files stay on the service until it collects garbage; without sending them again: {again}")
+        raise
     options.call(lambda client: client.delete_upload(upload["id"]))  # after an error a resumed run may still need it
+
+
+def _check_owner(client: Client, name: str) -> None:
+    """Raises: CommandError for a dataset of another owner, which gets no new version from this key."""
+    row = next((row for row in client.datasets() if row["name"] == name), None)
+    if row is None:
+        return
+    key = client.own_key()
+    if key["role"] != "admin" and key["owner"] != row["owner"]:
+        raise CommandError(f"dataset {name!r} belongs to {row['owner']}; choose another name")
 
 
 @contextmanager
@@ -218,7 +248,7 @@ def register(
 @group.command()
 def build(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="name of the dataset to make")],
+    name: Annotated[str, typer.Argument(help="name of the dataset to make", callback=_new_name)],
     out: Annotated[Path, typer.Option(help="folder to make, inside the service's data roots")],
     only: Annotated[list[str] | None, typer.Option(help="a source; repeatable; default: all")] = None,
     licence: Annotated[str, typer.Option(help="any or permissive: licences of the works")] = "any",

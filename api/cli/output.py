@@ -83,6 +83,11 @@ def print_error(message: str) -> None:
     typer.secho(f"error: {message}", fg="red", err=True)
 
 
+def print_note(message: str) -> None:
+    """A line beside the output of a command."""
+    typer.echo(message, err=True)
+
+
 def print_json(value: Any) -> None:
     """JSON; a list as ``{"items": […]}``, which is the shape of every list of the service."""
     value = {"items": value} if isinstance(value, list) else value

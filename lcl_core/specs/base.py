@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from lcl_core.common.names import NAME_PATTERN
+
 
 def _check_storable(value: Any) -> Any:
     """The value, if JSON and every database can hold it. Raises: ValueError."""
@@ -56,7 +58,6 @@ JsonValue = Annotated[Any, AfterValidator(_check_storable)]
 PartialSpec = Annotated[dict[str, Any], AfterValidator(_check_storable)]
 
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$"
 Tag = Annotated[str, Field(pattern=TAG_PATTERN)]

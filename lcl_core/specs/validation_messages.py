@@ -10,7 +10,8 @@ from typing import Annotated, Any, Union
 from pydantic import BaseModel
 
 from lcl_core.common.errors import suggestion
-from lcl_core.specs.base import NAME_PATTERN, PRINTABLE, RUN_ID_PATTERN, TAG_PATTERN
+from lcl_core.common.names import NAME_PATTERN, NAME_RULE
+from lcl_core.specs.base import PRINTABLE, RUN_ID_PATTERN, TAG_PATTERN
 from lcl_core.specs.vision import TOWER_PATTERN
 
 MAX_LISTED_FIELDS = 30  # names of fields that a message shows at most
@@ -18,9 +19,7 @@ IN_ONE_LINE = "it may hold no control characters, line breaks or characters that
 CONTROL = "it may hold no control characters"
 # Meaning of the fields' patterns; others are shown as they are.
 PATTERNS = {
-    NAME_PATTERN: (
-        "a name starts with a letter or digit and holds letters, digits, . _ and - only, 100 characters at most"
-    ),
+    NAME_PATTERN: NAME_RULE,
     TAG_PATTERN: (
         "a tag starts with a letter or digit and holds letters, digits and . _ : / = - only, 100 characters at most"
     ),

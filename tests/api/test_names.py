@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lcl_core.common.names import NAME_PATTERN
 from lcl_core.db.models import EncoderRow
-from lcl_core.specs.base import NAME_PATTERN, slug
+from lcl_core.specs.base import slug
 
 Json = dict[str, Any]
 NAMES_OF_OLDER_VERSIONS = ("ux short", "größe 1 (alt)", "-x", "x.y_z-1", "a" * 100)

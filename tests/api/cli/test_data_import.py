@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from api.cli import data
-from api.client import ApiError
+from api.client import ApiError, Client
 from tests.api.routes.test_datasets import sample_image
 
 
@@ -40,8 +41,46 @@ def test_a_folder_is_sent_converted_and_its_upload_removed(
     worker.join()
     assert (status, err) == (0, "")
     assert "registered animals: 2 records, 2 images" in out
-    assert list((live_service.home / "data" / "uploads").iterdir()) == []
+    assert uploads(live_service) == []
     assert live_service.admin.dataset_documents("animals", view="pairs")["total"] == 2
+
+
+def uploads(live_service: Any) -> list[Path]:
+    folder = live_service.home / "data" / "uploads"
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("two words", "a name starts with"), ("sample", "belongs to"), ("a\n", "a name starts with")]
+)
+def test_a_name_that_is_refused_costs_no_upload(
+    live_service: Any, lcl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    monkeypatch.setenv("LCL_API_KEY", live_service.keys["submitter"])
+    monkeypatch.setattr(Client, "upload_corpus", lambda *_: pytest.fail("something was sent"))
+    status, out, err = lcl("data", "import", str(write_classes(tmp_path / "animals")), "--name", name)
+    assert (status, out) == (1, "")
+    assert words in err
+
+
+def test_after_a_failure_the_files_are_named(live_service: Any, lcl: Any, tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "animals")
+    status, out, err = lcl("data", "import", str(folder), "--name", "beasts", "--format", "f" * 41)
+    assert (status, out) == (1, "")
+    (upload,) = uploads(live_service)
+    assert "format" in err
+    found = re.search(r"lcl data convert (\S+) --name beasts", err)
+    assert found is not None
+    assert Path(found[1]).is_relative_to(upload)
+    assert (Path(found[1]) / "fox" / "1.png").is_file()
+    live_service.admin.delete_upload(upload.name)
+
+
+def test_a_name_that_is_refused_costs_no_build(lcl: Any, tmp_path: Path) -> None:
+    status, out, err = lcl("data", "build", "two words", "--out", str(tmp_path / "built"))
+    assert (status, out) == (1, "")
+    assert "a name starts with" in err
+    assert not (tmp_path / "built").exists()
 
 
 def test_how_far_it_is_unpacked_is_shown(monkeypatch: pytest.MonkeyPatch, eventually: Any) -> None:

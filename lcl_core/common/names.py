@@ -1,0 +1,16 @@
+"""Names of datasets, encoders and other objects. Without pydantic, whose import would delay the command line."""
+
+from __future__ import annotations
+
+import re
+
+from lcl_core.common.errors import UserError
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+NAME_RULE = "a name starts with a letter or digit and holds letters, digits, . _ and - only, 100 characters at most"
+
+
+def check_name(name: str) -> None:
+    """Raises: UserError ``bad_name``."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UserError(f"{name[:120]!r}: {NAME_RULE}", code="bad_name", field="name")
