@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,15 +20,18 @@ from api.cli.output import (
     global_options,
     group_pairs,
     parse_pairs,
+    print_json,
+    print_note,
     print_table,
     read_file,
     read_lines,
 )
-from api.client import NewItem
+from api.client import ApiError, Client, NewItem
 
 group = typer.Typer(help="List, show, fill, export and delete collections.", no_args_is_help=True)
 Collection = Annotated[str, typer.Argument(help="id or name of the collection", autocompletion=complete_collection)]
 ITEMS_PER_REQUEST, BYTES_PER_REQUEST = 64, 24 << 20  # of one request
+ITEM_FIELD = re.compile(r"items\.(\d+)(\.|$)")  # of an error about one of them
 
 
 @group.command("list")
@@ -85,7 +90,7 @@ def add(
     source: Annotated[str, typer.Option(help="of every file")] = "",
     replace: Annotated[bool, typer.Option("--replace", help="replace items of the same name")] = False,
 ) -> None:
-    """Add images; the next search finds them. Prints their ids.
+    """Add images; the next search finds them. Prints their ids, also those that were added before an error.
 
     Example: lcl collections add sample bird.png --caption "a red bird" --label group=animals
     """
@@ -97,14 +102,42 @@ def add(
     }
     metadata |= {"split": split, "source": source}
     _check_names(files)
-    ids: list[str] = []
-    with options.client() as client:
-        for batch in _batches(files):
-            items: list[NewItem] = [{**metadata, "image": data, "name": file.name} for file, data in batch]
-            ids += client.add_items(collection, items, replace=replace)["ids"]
-    added = list(zip(map(str, files), ids, strict=True))
-    answer = [{"file": file, "id": item_id} for file, item_id in added]
-    options.print(answer, "\n".join(f"{file}\t{item_id}" for file, item_id in added))
+    added: list[tuple[Path, str]] = []
+    try:
+        with options.client() as client:
+            for batch in _batches(files):
+                for file, item_id in _add_batch(client, collection, batch, metadata, replace):
+                    added.append((file, item_id))
+                    if not options.as_json:
+                        typer.echo(f"{file}\t{item_id}")
+    finally:  # what an error or Ctrl-C leaves behind is printed as well
+        if options.as_json and (added or sys.exception() is None):
+            print_json([{"file": str(file), "id": item_id} for file, item_id in added])
+        if 0 < len(added) < len(files):
+            print_note(f"{len(added)} of {len(files)} images are added; leave those out next time, or say --replace")
+
+
+def _add_batch(
+    client: Client, collection: str, batch: Sequence[tuple[Path, bytes]], metadata: NewItem, replace: bool
+) -> Iterator[tuple[Path, str]]:
+    """Add the images in one request, or in several smaller ones if they are too large together.
+
+    Yields: the files with the ids of their items, after each request. Raises: CommandError naming the file; ApiError.
+    """
+    items: list[NewItem] = [{**metadata, "image": data, "name": file.name} for file, data in batch]
+    try:
+        ids = client.add_items(collection, items, replace=replace)["ids"]
+    except ApiError as error:
+        if len(batch) > 1 and (error.code == "too_many_pixels" or error.status == 413):
+            half = len(batch) // 2
+            yield from _add_batch(client, collection, batch[:half], metadata, replace)
+            yield from _add_batch(client, collection, batch[half:], metadata, replace)
+            return
+        item = ITEM_FIELD.match(error.field or "")
+        if item is None or int(item[1]) >= len(batch):
+            raise
+        raise CommandError(f"{batch[int(item[1])][0]}: {error.message.removeprefix(f'{error.field}: ')}") from error
+    yield from zip((file for file, _ in batch), ids, strict=True)
 
 
 @group.command()

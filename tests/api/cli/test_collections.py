@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api.cli import collections
+from api.client import ApiError, Client
 from lcl_core.collections import vector_index
 from lcl_core.db import registry
 from tests.api.sample_assets import make_collection, png
@@ -66,6 +68,53 @@ def test_images_come_and_go(
     assert [line["image"] for line in lines][4:] == ["pink.png"]
     assert lcl("search", "squares", "a red square", "-k", "1", "--offset", "4")[1].count("img_") == 1
     assert "a blue square" in lcl("search", "squares", "blue", "-k", "1", "--hybrid")[1]
+
+
+def copies(files: list[Path], folder: Path, prefix: str) -> list[Path]:
+    """The images under names that the collection does not have."""
+    return [Path(shutil.copy(file, folder / f"{prefix}-{file.name}")) for file in files]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_was_added_before_an_error_is_printed(
+    lcl: Any,
+    collection: Any,
+    files: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    as_json: bool,
+) -> None:
+    monkeypatch.setattr(collections, "ITEMS_PER_REQUEST", 2)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    given = [str(file) for file in (*copies(files, tmp_path, f"json-{as_json}"), broken)]
+    status, out, err = lcl(*["--json"] * as_json, "collections", "add", "squares", *given)
+    assert status == 1
+    found = json.loads(out)["items"] if as_json else [{"file": line.split("\t")[0]} for line in out.splitlines()]
+    assert [item["file"] for item in found] == given[:2], "the first request; nothing of the second is kept"
+    assert f"error: {broken}: " in err
+    assert "items." not in err
+    assert "2 of 4 images are added" in err
+
+
+def test_images_of_too_many_pixels_together_are_added_in_parts(
+    lcl: Any, collection: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [str(file) for file in copies(files, tmp_path, "large")]
+    sent: list[int] = []
+    add_items = Client.add_items
+
+    def limited(self: Client, collection: str, items: list[Any], **how: Any) -> Any:
+        sent.append(len(items))
+        if len(items) > 1:
+            raise ApiError(422, "too_many_pixels", "items.1.image: too many", "items.1.image")
+        return add_items(self, collection, items, **how)
+
+    monkeypatch.setattr(Client, "add_items", limited)
+    status, out, err = lcl("collections", "add", "squares", *given)
+    assert (status, err) == (0, "")
+    assert [line.split("\t")[0] for line in out.splitlines()] == given
+    assert sent == [3, 1, 2, 1, 1]
 
 
 def test_images_are_labelled_by_ids_of_a_file(
