@@ -27,7 +27,11 @@ class ApiError(Exception):
 
     @classmethod
     def from_response(cls, response: httpx.Response) -> ApiError:
-        """From a response >= 400. The body of a gateway's error is not the service's: its status is reported."""
+        """From a response >= 300. The body of a gateway's error is not the service's: its status is reported."""
+        if response.has_redirect_location:
+            target = response.request.url.join(response.headers["location"])
+            message = f"{response.request.url} redirects to {target}, and redirects are not followed; "
+            return cls(response.status_code, "http_error", message + "set LCL_API_URL to the service's address there")
         try:
             return cls.from_body(response.status_code, json.loads(response.content))
         except (ValueError, KeyError, TypeError):
@@ -39,3 +43,15 @@ class ApiError(Exception):
         """From ``{"error": {"code", "message", "field"?}}``. Raises: KeyError, TypeError for another shape."""
         error = body["error"]
         return cls(status, error["code"], error["message"], error.get("field"))
+
+
+def read_json(response: httpx.Response) -> Any:
+    """The parsed body. Raises: ApiError for another body, such as the page of a proxy that asks for a login."""
+    try:
+        return response.json()
+    except ValueError as error:
+        kind = response.headers.get("content-type", "no Content-Type")[:100]
+        message = f"{response.request.url} answered {response.status_code} with something else than JSON ({kind})"
+        raise ApiError(
+            response.status_code, "http_error", f"{message}; LCL_API_URL may name another server than the service"
+        ) from error

@@ -16,6 +16,7 @@ from api.client._async.inference import AsyncEncoderCalls
 from api.client._async.runs import AsyncRunCalls, AsyncStudyCalls
 from api.client._async.transport import AsyncTransport
 from api.client._io import async_call
+from api.client.errors import read_json
 from api.client.models import (
     AddedItemsJson,
     AuditJson,
@@ -174,7 +175,7 @@ class AsyncDatasetCalls(AsyncTransport):
         for start in range(0, len(items), ITEMS_PER_CHANGE):
             part = list(items[start : start + ITEMS_PER_CHANGE])
             body = {"items": part, "add": list(add), "remove": list(remove)}
-            changed += (await self.send("PATCH", path, json=body, repeatable=True)).json()["changed"]
+            changed += read_json(await self.send("PATCH", path, json=body, repeatable=True))["changed"]
         return changed
 
     async def dataset_image(self, name: str, image: str) -> bytes:
@@ -249,7 +250,7 @@ class AsyncCollectionCalls(AsyncTransport):
         body = {"items": [{**item, "image": data_url(item["image"])} for item in items], "replace": replace}
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         path = f"{_collection_path(collection)}/items"
-        return (await self.send("POST", path, json=body, headers=headers, repeatable=True)).json()
+        return read_json(await self.send("POST", path, json=body, headers=headers, repeatable=True))
 
     async def change_labels(
         self,
@@ -275,7 +276,7 @@ class AsyncCollectionCalls(AsyncTransport):
         for start in range(0, len(item_ids), ITEMS_PER_CHANGE):
             ids = list(item_ids[start : start + ITEMS_PER_CHANGE])
             response = await self.send("PATCH", path, json={"ids": ids, **change}, repeatable=True)
-            changed += response.json()["changed"]
+            changed += read_json(response)["changed"]
             if on_progress is not None:
                 on_progress(start + len(ids), len(item_ids))
         return changed
@@ -324,7 +325,7 @@ class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncode
         """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}, "loading": int}, also when
         not ready. ``loading``: calls that wait for an encoder to be loaded.
         """
-        return (await self.send("GET", "/readyz", expected=(503,))).json()
+        return read_json(await self.send("GET", "/readyz", expected=(503,)))
 
     async def guide_file(self, path: str = "") -> httpx.Response:
         """A file of the documentation site, by default its first page. Raises: ApiError 404 where none is built."""

@@ -13,7 +13,7 @@ import httpx
 
 from api.client._async.transport import RETRY_STATUSES, AsyncTransport, backoff, parse_events
 from api.client._io import async_sleep
-from api.client.errors import ApiError
+from api.client.errors import ApiError, read_json
 from api.client.models import (
     ArtifactJson,
     CurvesJson,
@@ -70,7 +70,7 @@ class AsyncRunCalls(AsyncTransport):
         options |= {"resource": resource, "gpus": gpus}
         body |= {field: value for field, value in options.items() if value}
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
-        return (await self.send("POST", "/v1/runs", json=body, headers=headers, repeatable=True)).json()
+        return read_json(await self.send("POST", "/v1/runs", json=body, headers=headers, repeatable=True))
 
     async def run(self, run_id: str) -> RunJson:
         return await self.get(_run_path(run_id))
@@ -186,7 +186,7 @@ class AsyncStudyCalls(AsyncTransport):
         """Queue the runs of a study. The default ``idempotency_key`` is random: a repeated request never makes two."""
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         body = {"spec": dict(spec), "name": name}
-        return (await self.send("POST", "/v1/studies", json=body, headers=headers, repeatable=True)).json()
+        return read_json(await self.send("POST", "/v1/studies", json=body, headers=headers, repeatable=True))
 
     async def plan_study(self, spec: Mapping[str, Any]) -> StudyPlanJson:
         """{"rows", "seeds", "cells", "reused"}: what a submission would run; nothing is queued."""

@@ -17,6 +17,7 @@ from api.client._io import call
 from api.client._sync.inference import EncoderCalls
 from api.client._sync.runs import RunCalls, StudyCalls
 from api.client._sync.transport import Transport
+from api.client.errors import read_json
 from api.client.models import (
     AddedItemsJson,
     AuditJson,
@@ -175,7 +176,7 @@ class DatasetCalls(Transport):
         for start in range(0, len(items), ITEMS_PER_CHANGE):
             part = list(items[start : start + ITEMS_PER_CHANGE])
             body = {"items": part, "add": list(add), "remove": list(remove)}
-            changed += (self.send("PATCH", path, json=body, repeatable=True)).json()["changed"]
+            changed += read_json(self.send("PATCH", path, json=body, repeatable=True))["changed"]
         return changed
 
     def dataset_image(self, name: str, image: str) -> bytes:
@@ -250,7 +251,7 @@ class CollectionCalls(Transport):
         body = {"items": [{**item, "image": data_url(item["image"])} for item in items], "replace": replace}
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         path = f"{_collection_path(collection)}/items"
-        return (self.send("POST", path, json=body, headers=headers, repeatable=True)).json()
+        return read_json(self.send("POST", path, json=body, headers=headers, repeatable=True))
 
     def change_labels(
         self,
@@ -276,7 +277,7 @@ class CollectionCalls(Transport):
         for start in range(0, len(item_ids), ITEMS_PER_CHANGE):
             ids = list(item_ids[start : start + ITEMS_PER_CHANGE])
             response = self.send("PATCH", path, json={"ids": ids, **change}, repeatable=True)
-            changed += response.json()["changed"]
+            changed += read_json(response)["changed"]
             if on_progress is not None:
                 on_progress(start + len(ids), len(item_ids))
         return changed
@@ -325,7 +326,7 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
         """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}, "loading": int}, also when
         not ready. ``loading``: calls that wait for an encoder to be loaded.
         """
-        return (self.send("GET", "/readyz", expected=(503,))).json()
+        return read_json(self.send("GET", "/readyz", expected=(503,)))
 
     def guide_file(self, path: str = "") -> httpx.Response:
         """A file of the documentation site, by default its first page. Raises: ApiError 404 where none is built."""

@@ -14,7 +14,7 @@ import httpx
 
 from api.client._io import sleep
 from api.client._sync.transport import RETRY_STATUSES, Transport, backoff, parse_events
-from api.client.errors import ApiError
+from api.client.errors import ApiError, read_json
 from api.client.models import (
     ArtifactJson,
     CurvesJson,
@@ -71,7 +71,7 @@ class RunCalls(Transport):
         options |= {"resource": resource, "gpus": gpus}
         body |= {field: value for field, value in options.items() if value}
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
-        return (self.send("POST", "/v1/runs", json=body, headers=headers, repeatable=True)).json()
+        return read_json(self.send("POST", "/v1/runs", json=body, headers=headers, repeatable=True))
 
     def run(self, run_id: str) -> RunJson:
         return self.get(_run_path(run_id))
@@ -187,7 +187,7 @@ class StudyCalls(Transport):
         """Queue the runs of a study. The default ``idempotency_key`` is random: a repeated request never makes two."""
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         body = {"spec": dict(spec), "name": name}
-        return (self.send("POST", "/v1/studies", json=body, headers=headers, repeatable=True)).json()
+        return read_json(self.send("POST", "/v1/studies", json=body, headers=headers, repeatable=True))
 
     def plan_study(self, spec: Mapping[str, Any]) -> StudyPlanJson:
         """{"rows", "seeds", "cells", "reused"}: what a submission would run; nothing is queued."""

@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 import httpx
 
 from api.client._io import sleep, write
-from api.client.errors import ApiError
+from api.client.errors import ApiError, read_json
 from api.client.payloads import Json, Progress, without_none
 
 DEFAULT_URL = "http://127.0.0.1:8765"
@@ -82,7 +82,8 @@ class Transport:
     ) -> httpx.Response:
         """One call. A refused connection is always retried, a broken one only if ``repeatable`` (default: GET).
 
-        Raises: ApiError for a status >= 400 that is not in ``expected``.
+        Raises: ApiError for a status >= 300 that is not in ``expected``: redirects are not followed, which could take
+            the key to another host.
         """
         repeatable = method == "GET" if repeatable is None else repeatable
         for attempt in range(1, self.attempts + 1):
@@ -102,29 +103,29 @@ class Transport:
             if response.status_code in RETRY_STATUSES and repeatable and not last:
                 backoff(attempt, response.headers.get("retry-after"))
                 continue
-            if response.is_error:
+            if not response.is_success:
                 raise ApiError.from_response(response)
             return response
         raise AssertionError("the last attempt returns or raises")
 
     def get(self, path: str, **query: Any) -> Any:
         """Parsed response of a GET. Query parameters that are None are left out."""
-        return (self.send("GET", path, params=without_none(**query))).json()
+        return read_json(self.send("GET", path, params=without_none(**query)))
 
     def post(self, path: str, body: Any = None, *, repeatable: bool = False) -> Any:
         """Parsed response of a POST."""
-        return (self.send("POST", path, json=body, repeatable=repeatable)).json()
+        return read_json(self.send("POST", path, json=body, repeatable=repeatable))
 
     def patch(self, path: str, body: Any) -> Any:
         """Parsed response of a PATCH, which may be sent twice: it replaces values."""
-        return (self.send("PATCH", path, json=body, repeatable=True)).json()
+        return read_json(self.send("PATCH", path, json=body, repeatable=True))
 
     @contextmanager
     def stream(self, path: str, method: str = "GET", **options: Any) -> Generator[httpx.Response]:
         """A call whose body is read as it arrives. Raises: ApiError."""
         try:
             with self._http.stream(method, path, **options) as response:
-                if response.is_error:
+                if not response.is_success:
                     response.read()
                     raise ApiError.from_response(response)
                 yield response
@@ -177,7 +178,10 @@ def backoff(attempt: int, retry_after: str | None = None) -> None:
 
 
 def parse_events(lines: Iterator[str]) -> Generator[Json]:
-    """Server-sent events as {"id", "event", "data"} with data parsed as JSON. Comments (pings) are skipped."""
+    """Server-sent events as {"id", "event", "data"} with data parsed as JSON. Comments (pings) are skipped.
+
+    Raises: ApiError for lines that are no events.
+    """
     fields: dict[str, str] = {}
     for line in lines:
         if line.startswith(":"):
@@ -186,6 +190,10 @@ def parse_events(lines: Iterator[str]) -> Generator[Json]:
             key, _, value = line.partition(": ")
             fields[key] = value
         elif fields:
-            event, data = fields.get("event", "message"), json.loads(fields["data"])
-            yield {"id": fields.get("id", ""), "event": event, "data": data}
+            try:
+                data = json.loads(fields["data"])
+            except (KeyError, ValueError) as error:
+                message = "the answer is no stream of events; LCL_API_URL may name another server than the service"
+                raise ApiError(0, "http_error", message) from error
+            yield {"id": fields.get("id", ""), "event": fields.get("event", "message"), "data": data}
             fields = {}

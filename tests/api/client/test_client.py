@@ -95,6 +95,32 @@ def test_a_gateways_own_error_page_is_reported_by_its_status() -> None:
         assert caught.value.code == "http_error"
 
 
+CALLS: list[Callable[[Client], Any]] = [
+    lambda client: client.datasets(),
+    lambda client: client.submit("pretrain", {}),
+    lambda client: client.delete_dataset("a"),
+    lambda client: list(client.events("run_1")),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_redirect_is_reported_with_its_target(call: Callable[[Client], Any]) -> None:
+    moved = (301, {"location": "https://there.example/v1/x"}, b"")
+    with scripted_server(moved) as server, Client(server.url, "k") as client:
+        with pytest.raises(ApiError, match=r"redirects to https://there\.example/v1/x.*set LCL_API_URL") as caught:
+            call(client)
+        assert (caught.value.status, caught.value.code, len(server.requests)) == (301, "http_error", 1)
+
+
+@pytest.mark.parametrize("call", [CALLS[0], CALLS[1], CALLS[3], lambda client: client.health()])
+def test_a_page_instead_of_an_answer_is_reported(call: Callable[[Client], Any]) -> None:
+    page = (200, {"content-type": "text/html"}, b"<html>\n\n<body>Log in</body></html>\n\n")
+    with scripted_server(page) as server, Client(server.url, "k") as client:
+        with pytest.raises(ApiError, match="LCL_API_URL may name another server") as caught:
+            call(client)
+        assert caught.value.code == "http_error"
+
+
 def test_what_cannot_be_sent_is_reported_in_words() -> None:
     with scripted_server(FINE) as server, Client(server.url, "k") as client:
         for call in (lambda: client.embed_texts("e", ["\ud800"]), lambda: client.search("c", vector=[float("nan")])):
