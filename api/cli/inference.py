@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ import typer
 from api.cli.completion import complete_collection, complete_encoder
 from api.cli.output import (
     CommandError,
+    check_writable,
     global_options,
     parse_filters,
     parse_pairs,
@@ -22,12 +23,13 @@ from api.cli.output import (
     write_file,
 )
 from api.client import Client, Skipped, TextDelta, UserError
-from api.client.payloads import list_images
+from api.client.payloads import Progress, list_images
 
 if TYPE_CHECKING:
     from api.client.zero_shot import LabeledAccuracy, ZeroShotResult
 
-IMAGES_PER_REQUEST = 64
+OnSkip = Callable[[Skipped], None]
+Vectors = Callable[[Client, OnSkip, Progress], Iterable[tuple[str | Path, list[float]]]]
 CLASSES_SHOWN = 3  # of an image, in a table
 EMPTY_REASON = (
     "the encoder's most likely next token ends the document; draw from others with --top-p 0.9, give it more text to "
@@ -111,23 +113,20 @@ def embed(
     text: Annotated[list[str] | None, typer.Option(help="a text to embed; repeatable")] = None,
     out: Out = None,
 ) -> None:
-    """Vectors of images and texts, one JSON object a line: {"input", "embedding"}."""
+    """Vectors of images and texts, one JSON object a line: {"input", "embedding"}.
+
+    Unreadable files are skipped and listed with the reason; the exit status is then 1.
+    """
     if not images and not text:
         raise CommandError("give image files, or texts with --text")
-    names = [str(image) for image in images or []] + list(text or [])
-    data = [read_file(image) for image in images or []]
-    vectors: list[list[float]] = []
-    with global_options(context).client() as client:
-        for start in range(0, len(data), IMAGES_PER_REQUEST):
-            vectors += client.embed_images(encoder, data[start : start + IMAGES_PER_REQUEST])
+
+    def vectors(client: Client, on_skip: OnSkip, on_progress: Progress) -> Iterator[tuple[str | Path, list[float]]]:
+        yield from client.embed_files(encoder, images or [], on_skip=on_skip, on_progress=on_progress)
         if text:
-            vectors += client.embed_texts(encoder, text)
-    lines = "".join(f"{_vector_line(name, vector)}\n" for name, vector in zip(names, vectors, strict=True))
-    if out is None:
-        typer.echo(lines, nl=False)
-    else:
-        write_file(out, lines.encode())
-        typer.echo(f"{len(vectors)} vectors in {out}")
+            yield from zip(text, client.embed_texts(encoder, text), strict=True)
+
+    if _write_vectors(context, "images", out, vectors):
+        raise typer.Exit(1)
 
 
 def embed_folder(
@@ -142,18 +141,29 @@ def embed_folder(
 
     Unreadable files are skipped and listed with the reason.
     """
+
+    def vectors(client: Client, on_skip: OnSkip, on_progress: Progress) -> Iterator[tuple[str | Path, list[float]]]:
+        yield from client.embed_folder(
+            encoder, folder, batch=batch, at_once=at_once, on_skip=on_skip, on_progress=on_progress
+        )
+
+    _write_vectors(context, folder.name, out, vectors)
+
+
+def _write_vectors(context: typer.Context, title: str, out: Path | None, vectors: Vectors) -> list[Skipped]:
+    """Write each vector as it arrives, into a file that is opened before the first request.
+
+    Returns: the skipped images, which are listed. Raises: CommandError; ApiError.
+    """
     skipped: list[Skipped] = []
     count = 0
     try:
         with ExitStack() as stack:
             target = stack.enter_context(out.open("w", encoding="utf-8")) if out else None
             client = stack.enter_context(global_options(context).client())
-            on_progress = stack.enter_context(progress_bar(folder.name, unit="images"))
-            vectors = client.embed_folder(
-                encoder, folder, batch=batch, at_once=at_once, on_skip=skipped.append, on_progress=on_progress
-            )
-            for path, vector in vectors:
-                typer.echo(_vector_line(str(path), vector), file=target)
+            on_progress = stack.enter_context(progress_bar(title, unit="images"))
+            for name, vector in vectors(client, skipped.append, on_progress):
+                typer.echo(_vector_line(str(name), vector), file=target)
                 count += 1
     except OSError as error:
         raise CommandError(f"{error.filename or out}: {error.strerror}") from error
@@ -161,6 +171,7 @@ def embed_folder(
         typer.echo(f"skipped {path}: {reason}", err=True)
     if out:
         typer.echo(f"{count} vectors in {out}")
+    return skipped
 
 
 def zero_shot(
@@ -186,6 +197,8 @@ def zero_shot(
 
     names = [*_read_lines(classes), *(class_ or ())]
     options, files, unreadable = global_options(context), _image_files(images), list[Skipped]()
+    if out is not None:
+        check_writable(out)  # before the work
     try:
         with options.client() as client, progress_bar("zero-shot", unit="images") as on_progress:
             result = client.zero_shot(

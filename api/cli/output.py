@@ -130,6 +130,17 @@ def write_file(path: Path, data: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
+def check_writable(path: Path) -> None:
+    """Check that ``write_file`` can write the file; a present one keeps its content. Raises: CommandError."""
+    try:
+        new = not path.exists()
+        path.open("ab").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def cannot_write(path: Path, error: OSError) -> CommandError:
     return CommandError(f"{path} cannot be written: {error.strerror}")
 

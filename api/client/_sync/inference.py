@@ -117,8 +117,25 @@ class EncoderCalls(Transport):
 
         Raises: ApiError if the service refuses for a reason other than an image; NotADirectoryError.
         """
-        paths = list_images(Path(folder))
-        batches = [paths[start : start + batch] for start in range(0, len(paths), batch)]
+        files = self.embed_files(
+            encoder, list_images(Path(folder)), batch=batch, at_once=at_once, on_skip=on_skip, on_progress=on_progress
+        )
+        with closing(files) as rows:
+            for row in rows:
+                yield row
+
+    def embed_files(
+        self,
+        encoder: str,
+        files: Sequence[Path],
+        *,
+        batch: int = 32,
+        at_once: int = 4,
+        on_skip: Callable[[Skipped], None] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Generator[tuple[Path, list[float]]]:
+        """Every image file with its vector, in the order of ``files``; otherwise as ``embed_folder``."""
+        batches = [files[start : start + batch] for start in range(0, len(files), batch)]
         done = 0
         with closing(parallel_map(partial(self._embed_files, encoder), batches, at_once)) as results:
             for result in results:
@@ -127,7 +144,7 @@ class EncoderCalls(Transport):
                     for skipped in result.skipped:
                         on_skip(skipped)
                 if on_progress is not None:
-                    on_progress(done, len(paths))
+                    on_progress(done, len(files))
                 for row in result.rows:
                     yield row
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from api.cli.output import progress_bar
+from api.client import ApiError, Client
 
 
 def test_a_folder_becomes_lines_and_what_is_skipped_is_named(
@@ -35,6 +36,63 @@ def test_what_cannot_be_read_or_written_is_reported_in_a_sentence(lcl: Any, enco
     assert (status, "absent: there is no such folder" in err) == (1, True)
     status, _, err = lcl("embed-folder", "tiny", str(tmp_path), "--out", "/absent/file")
     assert (status, "/absent/file: No such file" in err) == (1, True)
+
+
+def test_vectors_are_kept_whatever_follows_them(
+    lcl: Any, encoder: Any, sample_images: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+    for name, data in (*sample_images.items(), ("broken", b"no image")):
+        files.append(tmp_path / f"{name}.png")
+        files[-1].write_bytes(data)
+    out = tmp_path / "vectors.jsonl"
+    given = [*map(str, files), str(tmp_path / "absent.png"), "--out", str(out)]
+
+    def written() -> list[str]:
+        return [json.loads(line)["input"] for line in out.read_text(encoding="utf-8").splitlines()]
+
+    status, printed, err = lcl("embed", "tiny", *given, "--text", "a red square")
+    assert (status, printed) == (1, f"{len(sample_images) + 1} vectors in {out}\n")
+    assert written() == [*map(str, files[:-1]), "a red square"]
+    assert [line.partition(":")[0] for line in err.splitlines()] == [
+        f"skipped {tmp_path / 'absent.png'}",
+        f"skipped {files[-1]}",
+    ]
+
+    def fail(*_: Any) -> Any:
+        raise ApiError(503, "overloaded", "it is busy")
+
+    monkeypatch.setattr(Client, "embed_texts", fail)
+    status, _, err = lcl("embed", "tiny", *given, "--text", "a red square")
+    assert (status, "it is busy" in err) == (1, True)
+    assert written() == [*map(str, files[:-1])]
+
+
+def test_a_file_that_cannot_be_written_is_found_before_the_work(
+    lcl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for call in ("embed_files", "zero_shot"):
+        monkeypatch.setattr(Client, call, lambda *_, **__: pytest.fail("a request was sent"))
+    (tmp_path / "a.png").write_bytes(b"no image")
+    classes = ("--class", "a", "--class", "b")
+    for command in (("embed", "tiny", str(tmp_path / "a.png")), ("zero-shot", "tiny", str(tmp_path), *classes)):
+        for out in (tmp_path / "absent" / "file", tmp_path):
+            status, printed, err = lcl(*command, "--out", str(out))
+            assert (status, printed) == (1, "")
+            assert str(out) in err
+            assert len(err.splitlines()) == 1
+
+
+def test_a_present_file_is_kept_until_there_are_predictions(
+    lcl: Any, encoder: Any, sample_images: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(sample_images["red"])
+    out = tmp_path / "predictions.csv"
+    for content in (None, "before"):
+        if content is not None:
+            out.write_text(content)
+        assert lcl("zero-shot", "absent", str(tmp_path), "--class", "a", "--class", "b", "--out", str(out))[0] == 1
+        assert (out.read_text() if out.exists() else None) == content
 
 
 @pytest.mark.parametrize("watched", [True, False])
