@@ -55,8 +55,9 @@ def encoder_files(directory: Path) -> list[Path]:
 
 
 def import_bytes(directory: Path) -> int:
-    """Bytes that an import of ``directory`` copies."""
-    return sum(path.stat().st_size for path in data_files(directory))
+    """Bytes that an import of ``directory`` copies. Raises: Problem 422 ``bad_encoder``."""
+    with _reading(directory):
+        return sum(path.stat().st_size for path in data_files(directory))
 
 
 def tar_size(files: list[Path]) -> int:
@@ -152,15 +153,13 @@ def stage_import(source: Path, encoders_dir: Path) -> StagedEncoder:
     Needs no database. The caller registers and publishes the copy, or discards it. After a crash the garbage collector
     removes it.
 
-    Raises: Problem 422 ``bad_encoder``; SandboxBusy; OSError.
+    Raises: Problem 422 ``bad_encoder``, also for what cannot be read; SandboxBusy; OSError of the home's disk.
     """
-    try:
+    with _reading(source):
         paths = data_files(source)
         detect_encoder(source)
-    except UserError as error:
-        raise _bad_encoder(str(error)) from error
-    except OSError as error:
-        raise _bad_encoder(f"{source}: the directory cannot be listed ({error.strerror})") from error
+        for path in paths:
+            path.open("rb").close()
     encoder_id = new_id("enc")
     hidden = encoders_dir / f".import-{encoder_id}"
     hidden.mkdir(parents=True)
@@ -175,6 +174,17 @@ def stage_import(source: Path, encoders_dir: Path) -> StagedEncoder:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
     return StagedEncoder(encoder_id, Staged(hidden, encoders_dir / encoder_id), encoder_format, info, files)
+
+
+@contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    """Around code that only reads ``source``. Raises: Problem 422 ``bad_encoder``, naming the file at fault."""
+    try:
+        yield
+    except UserError as error:
+        raise _bad_encoder(str(error)) from error
+    except OSError as error:
+        raise _bad_encoder(f"{error.filename or source}: it cannot be read ({error.strerror})") from error
 
 
 def discard_staged(encoder: StagedEncoder, database: Database) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -219,6 +222,39 @@ def test_a_damaged_directory_is_not_imported(
     refused(answer, 422, "bad_encoder", "path")
     assert sorted((live_service.home / "encoders").iterdir()) == before
     refused(http.get("/v1/encoders/damaged"), 404, "unknown_encoder")
+
+
+@pytest.mark.parametrize("name", ["", "config.json", "model.safetensors"])
+def test_a_directory_or_file_without_permission_is_named(
+    live_service: Any,
+    http: httpx.Client,
+    refused: Any,
+    encoder: Any,
+    encoder_dir: Path,
+    data_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    source = data_root / f"locked-{name or 'directory'}"
+    shutil.copytree(encoder_dir, source)
+    locked = source / name
+
+    def refusing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(path: Any, *given: Any, **how: Any) -> Any:
+            if isinstance(path, str | Path) and Path(path) == locked:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return call(path, *given, **how)
+
+        return checked
+
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
+    before = sorted((live_service.home / "encoders").iterdir())
+    answer = http.post("/v1/encoders", json={"name": "locked", "path": str(source)})
+    message = refused(answer, 422, "bad_encoder", "path")["message"]
+    assert str(locked) in message
+    assert "Permission denied" in message
+    assert sorted((live_service.home / "encoders").iterdir()) == before
 
 
 @pytest.mark.parametrize(
