@@ -8,10 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.schemas.base import RequestModel, Role, RowView, Timestamp, request_example
+from lcl_core.db.outbox import RunEvent
 from lcl_core.specs.base import Name
-
-RunEvent = Literal["run.succeeded", "run.failed", "run.cancelled", "run.paused"]
-
 
 WebhookUrl = Annotated[str, StringConstraints(min_length=8, max_length=2000, pattern=r"^[\x21-\x7e]+$")]
 

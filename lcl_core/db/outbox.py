@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from sqlalchemy import ColumnElement, and_, delete, func, select
 from sqlalchemy.orm import Session
@@ -21,8 +21,8 @@ from lcl_core.db.quotas import delete_bytes
 from lcl_core.db.session import now
 from lcl_core.db.states import State
 
-NOTIFIED_STATES = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.PAUSED)
-WEBHOOK_EVENTS = tuple(f"run.{state.value}" for state in NOTIFIED_STATES)
+RunEvent = Literal["run.succeeded", "run.failed", "run.cancelled", "run.paused"]  # of which webhooks are notified
+NOTIFIED_STATES = tuple(State(event.removeprefix("run.")) for event in get_args(RunEvent))
 DELIVERY_ATTEMPTS = 15  # with the delays of DELIVERY_OUTBOX: about eight hours
 _DELIVERIES_KEPT = timedelta(days=7)  # delivered or given up
 
