@@ -18,7 +18,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
-from lcl_core.db.models import Dataset, Metric, Run, Study, StudyCell, new_id
+from lcl_core.db.models import Dataset, EncoderRow, Metric, Run, Study, StudyCell, new_id
 from lcl_core.db.registry import copy_encoder_ids, pin_encoders
 from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
 from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, to_json_safe
@@ -34,7 +34,10 @@ from lcl_core.studies.trials import PlannedCell, apply_addition, evaluate_spec, 
 MAX_ESTIMATED = 64  # different pre-trainings of a study whose time is estimated
 CERTAINTIES = ("measured", "scaled", "assumed")  # best first
 STUDY_PRIORITY = -1  # of pre-trainings: runs that users submit do not wait for a whole study
-REUSABLE_STATES = (State.SUCCEEDED.value, State.RUNNING.value, State.QUEUED.value)  # best first
+# best first; a run that a person paused is not trained a second time, the study waits for it
+REUSABLE_STATES = tuple(
+    state.value for state in (State.SUCCEEDED, State.RUNNING, State.QUEUED, State.WAITING, State.PAUSING, State.PAUSED)
+)
 ENDED_STATES = ("succeeded", "failed", "cancelled")
 _STUDIES_LOCK = 0x6C636C73747564  # any constant: key of the advisory lock on PostgreSQL
 
@@ -348,12 +351,16 @@ def find_or_submit_runs(session: Session, study: Study, kind: str, requests: Seq
 def find_reusable_runs(session: Session, kind: str, specs: Iterable[AnySpec], owner: str) -> dict[str, Run]:
     """{spec hash: a run of that spec on the same data that has succeeded or may succeed}.
 
-    Only runs of ``owner``: a guessed spec must not reveal the results of another owner.
+    Only runs of ``owner``: a guessed spec must not reveal the results of another owner. A pre-training whose encoder
+    has been deleted leaves nothing to evaluate, so it is run again.
     """
     by_hash = {spec_hash(kind, spec): spec for spec in specs}
     query = select(Run).where(
         Run.kind == kind, Run.spec_hash.in_(by_hash), Run.state.in_(REUSABLE_STATES), Run.owner == owner
     )
+    if kind == "pretrain":
+        has_encoder = select(EncoderRow.id).where(EncoderRow.id == Run.encoder_id).exists()
+        query = query.where(or_(Run.state != State.SUCCEEDED.value, has_encoder))
     content_hashes = dict(session.execute(select(Dataset.name, Dataset.content_hash)).tuples().all())
     runs: dict[str, Run] = {}
     for run in sorted(session.scalars(query.order_by(Run.id)), key=lambda run: REUSABLE_STATES.index(run.state)):

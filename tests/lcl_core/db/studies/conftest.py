@@ -10,8 +10,8 @@ from sqlalchemy import select
 
 from lcl_core.db import runs
 from lcl_core.db import studies as db_studies
-from lcl_core.db.models import Run, StudyCell
-from lcl_core.db.session import Database
+from lcl_core.db.models import EncoderRow, Run, StudyCell
+from lcl_core.db.session import Database, now
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.status import study_status
@@ -67,6 +67,9 @@ class Studies:
             if run.kind == "pretrain":
                 run.encoder_id = run_id.replace("run_", "enc_")
                 run.result = {"encoder": {"seconds": 1.0}}
+                facts = {"path": f"encoders/{run.encoder_id}", "hash": "h", "owner": run.owner, "info": {}}
+                moment = now(session)
+                session.merge(EncoderRow(id=run.encoder_id, name=run.encoder_id, created_at=moment, **facts))
             else:
                 run.result = {"rows": [{"metric": "IR@5", "value": value}]}
 

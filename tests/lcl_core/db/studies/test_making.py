@@ -14,6 +14,7 @@ from lcl_core.db import datasets
 from lcl_core.db import runs as db_runs
 from lcl_core.db import studies as db_studies
 from lcl_core.db import submit as db_submit
+from lcl_core.db.models import EncoderRow
 from lcl_core.db.states import ForbiddenTransition
 from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
 from lcl_core.specs.study import AdditionSpec, StudySpec
@@ -68,13 +69,39 @@ def test_what_came_of_a_spec_for_somebody_else_is_not_shown(studies: Any, databa
     assert shown.isdisjoint(cell.run_id for cell in studies.cells(theirs))
 
 
-@pytest.mark.parametrize(("state", "again"), [("failed", True), ("cancelled", True), ("running", False)])
+@pytest.mark.parametrize(
+    ("state", "again"),
+    [
+        ("failed", True),
+        ("cancelled", True),
+        ("cancelling", True),
+        ("running", False),
+        ("waiting", False),
+        ("pausing", False),
+        ("paused", False),
+    ],
+)
 def test_what_failed_is_run_again(studies: Any, state: str, again: bool) -> None:
     first = studies.make()
     studies.end(studies.cells(first)[0].run_id, state)
     second = studies.make()
     assert (studies.cells(second)[0].run_id != studies.cells(first)[0].run_id) is again
     assert studies.cells(second)[1].run_id == studies.cells(first)[1].run_id
+
+
+def test_a_run_whose_encoder_was_deleted_is_run_again(studies: Any, database: Any) -> None:
+    first = studies.make()
+    studies.finish(first)
+    with database.session() as session:
+        gone = db_runs.get_run(session, studies.cells(first)[0].run_id)
+        session.delete(session.get_one(EncoderRow, gone.encoder_id))
+    with database.reading() as session:
+        assert db_studies.plan_study(session, studies.spec())["reused"] == 3
+    second = studies.make()
+    kept = [a.run_id == b.run_id for a, b in zip(studies.cells(first), studies.cells(second), strict=True)]
+    assert kept == [False, True, True, True]
+    studies.finish(second)
+    assert studies.state(second) == "succeeded"
 
 
 def test_other_data_under_the_same_name_is_other_work(studies: Any, database: Any) -> None:
