@@ -328,11 +328,13 @@ class CompareTab:
         image: str | None,
     ) -> Any:
         """Hits of both encoders for the text or the image, or an error."""
-        pickers = left, right, dataset
+        words, query = text.strip(), dict[str, Any]()
         if mode == WORDS:
-            query = text.strip()
-            return self.compare(turn, *pickers, f"“{query}”", **({"text": query} if query else {}))
-        return self.compare(turn, *pickers, "your image", **({"image": read_upload(image)} if image else {}))
+            query |= {"text": words} if words else {}
+        elif image:
+            query["image"] = read_upload(image)
+        about = f"“{words}”" if mode == WORDS else "your image"
+        return self.compare(turn, left, right, dataset, about, **query)
 
     def submit_query(self, *query: Any) -> Any:
         """As ``search``; without a query, what is missing."""
@@ -361,10 +363,10 @@ class CompareTab:
             about: the query in words.
         """
         turn.current = mine = turn.current + 1
-        drawn = self._ask_both(left, right, dataset, about, **query)
+        drawn = self._search_both(left, right, dataset, about, **query)
         return drawn if turn.current == mine else gr.skip()
 
-    def _ask_both(self, left: str | None, right: str | None, dataset: str | None, about: str, **query: Any) -> str:
+    def _search_both(self, left: str | None, right: str | None, dataset: str | None, about: str, **query: Any) -> str:
         try:
             encoders, collections = self._pair(left, right, dataset)
         except _MissingInput as missing:

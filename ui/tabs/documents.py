@@ -61,7 +61,7 @@ LOADING = '<div class="lcl-empty" role="status"><strong>Opening the dataset …<
 TAKE_NUMBER_SCRIPT = "(number) => [number, '']"
 
 
-class DocumentQuery(NamedTuple):
+class DocumentsInput(NamedTuple):
     """What is shown of which dataset: values of the first inputs of each event, in their order.
 
     Attributes:
@@ -77,7 +77,7 @@ class DocumentQuery(NamedTuple):
     tag: str = ALL
 
 
-QUERY_SIZE = len(DocumentQuery._fields)
+QUERY_SIZE = len(DocumentsInput._fields)
 UNCHANGED = (gr.skip(),) * 9  # of DocumentsTab.show
 
 
@@ -170,15 +170,15 @@ class DocumentsTab:
         """The page of the address; on that of another tab the one that was shown.
 
         Args:
-            values: a DocumentQuery, and the offset.
+            values: a DocumentsInput, and the offset.
         """
-        query, offset = DocumentQuery(*values[:QUERY_SIZE]), values[-1]
+        query, offset = DocumentsInput(*values[:QUERY_SIZE]), values[-1]
         if not (linked := read_address(request, "documents")).get("dataset"):
             return *(gr.skip(),) * 3, *self.show(query, offset)
         first = linked.get("start", "1")  # "page" and "view" are parameters of Gradio
         split, source, tag = (linked.get(name, ALL) for name in ("split", "source", "tag"))
         view = "pairs" if linked.get("show") == "pairs" else "interleaved"
-        opened = DocumentQuery(query.turn, linked["dataset"], view, split, source, linked.get("q", ""), tag)
+        opened = DocumentsInput(query.turn, linked["dataset"], view, split, source, linked.get("q", ""), tag)
         drawn = self.show(opened, int(first) - 1 if first.isdecimal() else 0)
         # what stays is left out: another may be chosen, or typed, before the update arrives
         pairs = ((opened.dataset, query.dataset), (opened.view, query.view), (opened.words, query.words))
@@ -186,22 +186,22 @@ class DocumentsTab:
 
     def start(self, turn: PageSelection[int], dataset: str | None, view: str) -> tuple[Any, ...]:
         """Another dataset or view: the first page without words and filters."""
-        return self.show(DocumentQuery(turn, dataset, view))
+        return self.show(DocumentsInput(turn, dataset, view))
 
     def show_inputs(self, *values: Any) -> tuple[Any, ...]:
-        """The page that the inputs ask for. ``values``: a DocumentQuery, and perhaps an offset."""
-        return self.show(DocumentQuery(*values[:QUERY_SIZE]), *values[QUERY_SIZE:])
+        """The page that the inputs ask for. ``values``: a DocumentsInput, and perhaps an offset."""
+        return self.show(DocumentsInput(*values[:QUERY_SIZE]), *values[QUERY_SIZE:])
 
     def go_back(self, *values: Any) -> tuple[Any, ...]:
-        """The page before; with words or a tag the first one. ``values``: a DocumentQuery, and the offset."""
-        query, offset = DocumentQuery(*values[:QUERY_SIZE]), values[-1]
+        """The page before; with words or a tag the first one. ``values``: a DocumentsInput, and the offset."""
+        query, offset = DocumentsInput(*values[:QUERY_SIZE]), values[-1]
         return self.show(query, 0 if query.words.strip() or query.tag else offset - PER_PAGE)
 
     def go_to(self, *values: Any) -> tuple[Any, ...]:
         """The page that begins with a number, counted from 1. Another text changes nothing.
 
         Args:
-            values: a DocumentQuery, and the number.
+            values: a DocumentsInput, and the number.
         """
         digits = values[-1].strip().replace(",", "")
         return self.show_inputs(*values[:-1], int(digits) - 1) if digits.isdecimal() else UNCHANGED
@@ -210,7 +210,7 @@ class DocumentsTab:
         """A tag of documents, and the same page again. An event: ``tag:DATASET:CHANGE`` of a tag form.
 
         Args:
-            values: a DocumentQuery, and the offset.
+            values: a DocumentsInput, and the offset.
         """
         _, owner, value = str(event.pick).split(":", 2)
         change = parse_tag_change(value)
@@ -219,10 +219,10 @@ class DocumentsTab:
             changed = self.client.tag_documents(owner, change.items, **{verb: [change.tag]})
         except ApiError as error:
             return toast(error.message, "The tags were not changed"), *UNCHANGED
-        noun = "captioned image" if DocumentQuery(*values[:QUERY_SIZE]).view == "pairs" else "document"
+        noun = "captioned image" if DocumentsInput(*values[:QUERY_SIZE]).view == "pairs" else "document"
         return notice(change.describe(changed, noun), "Tags"), *self.show_inputs(*values)
 
-    def show(self, query: DocumentQuery, offset: int | None = 0) -> tuple[Any, ...]:
+    def show(self, query: DocumentsInput, offset: int | None = 0) -> tuple[Any, ...]:
         """One page: offset, filters, position, buttons, offset of the next one, documents.
 
         Returns: ``UNCHANGED`` if a newer page was asked for meanwhile.
@@ -231,7 +231,7 @@ class DocumentsTab:
         drawn = self._draw_page(query._replace(words=query.words.strip()), max(0, int(offset or 0)))
         return drawn if query.turn.current == mine else UNCHANGED
 
-    def _draw_page(self, query: DocumentQuery, offset: int) -> tuple[Any, ...]:
+    def _draw_page(self, query: DocumentsInput, offset: int) -> tuple[Any, ...]:
         _, dataset, view, split, source, words, tag = query
         pairs = view == "pairs"
         filters = {"split": split or None, "source": source or None} if pairs else {}

@@ -13,16 +13,16 @@ import pytest
 
 from ui.common import PageSelection
 from ui.html import esc
-from ui.tabs.documents import UNCHANGED, DocumentQuery, DocumentsTab, document_title, draw_documents
+from ui.tabs.documents import UNCHANGED, DocumentsInput, DocumentsTab, document_title, draw_documents
 
 TEXT = {"text": "a <b>bold</b> word", "tokens": 6}
 IMAGE = {"image": 'x"y/ü.png', "image_url": "ignored", "tokens": 51, "similarity": 0.314}
 ITEM = {"id": "doc <1>", "item": "interleaved.jsonl:1", "tags": [], "segments": [TEXT, IMAGE]}
 
 
-def query(*values: Any) -> DocumentQuery:
+def query(*values: Any) -> DocumentsInput:
     """What a page asks for that has asked for nothing before."""
-    return DocumentQuery(PageSelection(0), *values)
+    return DocumentsInput(PageSelection(0), *values)
 
 
 def answer(*items: Any, total: int = 20, offset: int = 0) -> dict[str, Any]:
