@@ -162,7 +162,7 @@ class DiskCache:
             shutil.rmtree(path, ignore_errors=True)  # readers have the lock
             return not path.exists()
 
-    def hold(self, name: str) -> IO[str]:
+    def lock_entry(self, name: str) -> IO[str]:
         """Lock the folder entry ``name`` against eviction until the returned file is closed, or this process has ended.
 
         Waits while the entry is made or removed. Raises: FileNotFoundError where it is not there; OSError.

@@ -99,7 +99,7 @@ class RunDir:
         self.error_file = self.path / "error.json"
         self._stop = threading.Event()
         self._lock: IO[str] | None = None
-        self._held_inputs: list[IO[str]] = []
+        self._input_locks: list[IO[str]] = []
         self._stack_file: IO[str] | None = None
 
     def prepare(self, run: dict[str, Any]) -> None:
@@ -171,7 +171,7 @@ class RunDir:
             self._lock.close()
             self._lock = None
 
-    def hold_inputs(self) -> None:
+    def lock_inputs(self) -> None:
         """Lock the inputs that were fetched into the cache of artifacts, until the end of this process.
 
         The worker has locked them too, but this process may go on without it, on another machine.
@@ -184,7 +184,7 @@ class RunDir:
         paths = map(Path, {*run.get("datasets", {}).values(), *run.get("encoders", {}).values(), *collections})
         for name in sorted({path.relative_to(folder).parts[0] for path in paths if folder in path.parents}):
             try:
-                self._held_inputs.append(DiskCache(folder, None).hold(name))
+                self._input_locks.append(DiskCache(folder, None).lock_entry(name))
             except FileNotFoundError as error:
                 message = "the input was removed from the cache before the run began; resume the run to fetch it again"
                 raise UserError(message, code="input_evicted", file=folder / name) from error
@@ -226,7 +226,7 @@ def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = 
     try:
         if main:
             run_dir.lock()
-            run_dir.hold_inputs()
+            run_dir.lock_inputs()
         run_dir.watch_signals()
         result = work(run_dir)
         if main:

@@ -173,13 +173,13 @@ def test_a_disk_that_cannot_be_written_is_no_error_for_file_entries(tmp_path: Pa
     assert cache.read("aa/a.bin") is None
 
 
-def test_an_entry_that_is_held_is_not_evicted_until_its_file_is_closed(tmp_path: Path) -> None:
+def test_an_entry_that_is_locked_is_not_evicted_until_its_file_is_closed(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path, 150)
     opened(cache, "a")
-    with DiskCache(tmp_path, None).hold("a"), cache.hold("a"):
+    with DiskCache(tmp_path, None).lock_entry("a"), cache.lock_entry("a"):
         opened(cache, "b")
         assert folders(cache) == {"a", "b"}
     opened(cache, "c")
     assert folders(cache) == {"c"}
     with pytest.raises(FileNotFoundError):
-        cache.hold("a")
+        cache.lock_entry("a")
