@@ -43,9 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    configure_logging("auto")  # to standard error
-    os.environ["OMP_NUM_THREADS"] = "1"  # the nodes share this machine
     with TemporaryDirectory(prefix="lcl-bench-") as folder, ray_cluster(options.nodes) as address:
+        configure_logging("auto")  # to standard error
         home = Path(folder)
         figures = {
             "one_process_local": _measure(home / "local", options.spec, options.rounds, 1, executor="local"),
@@ -59,8 +58,8 @@ def main(options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def ray_cluster(nodes: int) -> Iterator[str]:
     """Address of a cluster of ``nodes`` raylets of one processor each, and a head without. Raises: UserError."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import_optional("ray", "the benchmark gang", "ray", "benchmark")
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}  # the nodes share this machine
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()

@@ -58,7 +58,7 @@ def test_it_reports_encoder_untrained_and_pixels(
     assert main(["linear-probe", *words]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["train"], report["test"], report["cells"]) == (120, 120, cells)
-    assert report["rows"].keys() == {"encoder", "untrained", "pixels"}
+    assert report["rows"].keys() == {encoder.name, "untrained", "pixels"}
     for row in report["rows"].values():
         assert 0 <= row["accuracy"] <= 1
         assert row["penalty"] in linear_probe.PENALTIES

@@ -119,9 +119,9 @@ def test_what_is_typed_while_a_dataset_is_opened_stays(visitor: Any, page_url: s
         choose(page, "Dataset", odd)
     expect(words).to_have_value("")  # those of the dataset before
     words.fill("Second")
-    page.unroute("**/run/predict*")
     for route in held:
         route.continue_()
+    page.unroute("**/run/predict*")
     expect(page.locator("#documents-place")).to_contain_text("Documents 1–2 of 2")
     expect(words).to_have_value("Second")
 

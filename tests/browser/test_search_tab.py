@@ -81,9 +81,9 @@ def test_a_card_that_is_pressed_while_another_is_opened_counts(visitor: Any, pag
         with page.expect_request(lambda request: '"pick":"image:' in (request.post_data or "")):
             cards.nth(place).click()
     expect(cards.nth(1)).to_have_attribute("aria-current", "true")
-    page.unroute("**/run/predict*")
     for route in reversed(held):
         route.continue_()
+    page.unroute("**/run/predict*")
     words = cards.nth(1).locator(".lcl-card__words").inner_text()
     expect(detail(page).get_by_role("heading", level=2)).to_have_text(words)
 
