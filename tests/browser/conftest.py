@@ -148,13 +148,16 @@ class World:
     def end_cell(self, study_id: str, number: int, value: float) -> None:
         """End both runs of a cell as workers do: the training fell to 3, and the evaluation found ``value``."""
         from lcl_core.db import runs, studies
-        from lcl_core.db.models import Metric
+        from lcl_core.db.models import EncoderRow, Metric
+        from lcl_core.db.session import now
 
         counts = {"images_seen": 64_000, "tokens_seen": 1_900_000, "documents_seen": 22_000}
         with self.context.database.session() as session:
             run = runs.get_run(session, studies.study_cells(session, study_id)[number].run.id)
             run.state, run.encoder_id = "succeeded", run.id.replace("run_", "enc_")
             run.result = {"encoder": {"seconds": 180.0 + number, **counts}, "final": {"loss": 3.0}}
+            files = {"path": f"encoders/{run.encoder_id}", "hash": "h", "owner": run.owner, "info": {}}
+            session.add(EncoderRow(id=run.encoder_id, name=run.encoder_id, created_at=now(session), **files))
             lines = [{"step": step, "loss": 3 + 50 / step, "lr": 3e-4} for step in range(10, 501, 10)]
             session.add_all([Metric(run_id=run.id, phase="", step=line["step"], values=line) for line in lines])
         with self.context.database.session() as session:
