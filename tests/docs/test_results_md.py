@@ -26,7 +26,9 @@ def test_each_table_is_what_the_values_by_seed_come_to(name: str) -> None:
 def test_there_is_no_other_table_of_figures() -> None:
     heads = [lines.splitlines()[0] for lines in re.findall(r"(?:^\|.*\n)+", TEXT, re.MULTILINE)]
     made = [build(name)[0] for name in TABLES]
-    assert [head for head in heads if head not in made] == ["| claim of the paper | after 20,000 images | after 205,000, from the same documents |"]
+    assert [head for head in heads if head not in made] == [
+        "| claim of the paper | after 20,000 images | after 205,000, from the same documents |"
+    ]
 
 
 def test_sentences_quote_only_numbers_of_the_tables() -> None:
