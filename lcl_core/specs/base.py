@@ -7,6 +7,7 @@ import json
 import math
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any, Literal, cast
@@ -16,19 +17,26 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from lcl_core.common.names import NAME_PATTERN
 
 
-def _check_storable(value: Any) -> Any:
-    """The value, if JSON and every database can hold it. Raises: ValueError."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is not a finite number")
-    if isinstance(value, str) and not value.isprintable():
-        raise ValueError(f"{value[:40]!r} holds characters that cannot be printed")
+def _json_leaves(value: Any) -> Iterator[Any]:
+    """Numbers, texts and constants of a JSON value, and the names in it."""
     if isinstance(value, dict):
         for key, item in value.items():
-            _check_storable(key)
-            _check_storable(item)
-    if isinstance(value, list | tuple):
+            yield key
+            yield from _json_leaves(item)
+    elif isinstance(value, list | tuple):
         for item in value:
-            _check_storable(item)
+            yield from _json_leaves(item)
+    else:
+        yield value
+
+
+def _check_storable(value: Any) -> Any:
+    """The value, if JSON and every database can hold it. Raises: ValueError."""
+    for leaf in _json_leaves(value):
+        if isinstance(leaf, float) and not math.isfinite(leaf):
+            raise ValueError(f"{leaf} is not a finite number")
+        if isinstance(leaf, str) and not leaf.isprintable():
+            raise ValueError(f"{leaf[:40]!r} holds characters that cannot be printed")
     return value
 
 
@@ -42,15 +50,9 @@ def check_texts(value: Any) -> Any:
 
     Raises: ValueError.
     """
-    if isinstance(value, str) and _UNSTORABLE.search(value):
-        raise ValueError(f"{value[:40]!r} holds a NUL character, or half of a surrogate pair; leave it out")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            check_texts(key)
-            check_texts(item)
-    if isinstance(value, list | tuple):
-        for item in value:
-            check_texts(item)
+    for leaf in _json_leaves(value):
+        if isinstance(leaf, str) and _UNSTORABLE.search(leaf):
+            raise ValueError(f"{leaf[:40]!r} holds a NUL character, or half of a surrogate pair; leave it out")
     return value
 
 
