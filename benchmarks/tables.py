@@ -84,11 +84,7 @@ class PublishedTable:
 
 _PAIRS, _DOCUMENTS = dict.fromkeys(("clip", "coca", "blip2"), "pairs"), ("beit3", "flamingo", "emu", "lcl")
 _TITLES = {name: f"`{name}`" for name in (*_PAIRS, *_DOCUMENTS)}
-# those of which all seeds have ended
-_FROM_SAME_DOCUMENTS = {
-    **{name: title for name, title in _TITLES.items() if name not in ("blip2", "beit3")},
-    "untrained": "*untrained*",
-}
+_FROM_SAME_DOCUMENTS = {**_TITLES, "untrained": "*untrained*"}
 _READS = {**_PAIRS, **dict.fromkeys(_DOCUMENTS, "documents")}
 _PLANNED = {"flamingo": None, "emu": None, "clip": 0.02, "coca": 0.02}  # tests that the protocol names
 TABLES = {
@@ -236,7 +232,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def _short(value: float) -> str:
     """Three decimals without a zero before the point: ``.173``, ``−.041``."""
-    return f"{value:.3f}".replace("-", "−").replace("0.", ".", 1)
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "−").replace("0.", ".", 1)  # + 0: no −.000
 
 
 def _p_value(p: float) -> str:
