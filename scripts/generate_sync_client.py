@@ -21,7 +21,7 @@ REPLACEMENTS = {
     "aclose": "close",
     "aclosing": "closing",
     "aiter_bytes": "iter_bytes",
-    "aiter_lines": "iter_lines",
+    "aiter_text": "iter_text",
     "aread": "read",
     "AsyncClient": "Client",  # of httpx, and ours
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -179,7 +180,9 @@ def import_(
             context, "convert", {"path": upload["path"], **reader, "name": name, "shard_megabytes": shard_megabytes}
         )
     except BaseException:  # also Ctrl-C
-        again = f"lcl data convert {upload['path']} --name {name}"
+        given = [word for text in option or () for word in ("--option", text)]
+        command = ["lcl", "data", "convert", str(upload["path"]), "--name", name, "--format", format, *given]
+        again = shlex.join([*command, "--shard-megabytes", str(shard_megabytes)])
         print_note(f"the files stay on the service until it collects garbage; without sending them again: {again}")
         raise
     options.call(lambda client: client.delete_upload(upload["id"]))  # after an error a resumed run may still need it

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -18,6 +18,7 @@ from api.cli.output import (
     parse_filters,
     parse_pairs,
     print_json,
+    print_note,
     progress_bar,
     read_file,
     write_file,
@@ -159,7 +160,7 @@ def _write_vectors(context: typer.Context, title: str, out: Path | None, vectors
     count = 0
     try:
         with ExitStack() as stack:
-            target = stack.enter_context(out.open("w", encoding="utf-8")) if out else None
+            target = stack.enter_context(_replacing(out)) if out else None
             client = stack.enter_context(global_options(context).client())
             on_progress = stack.enter_context(progress_bar(title, unit="images"))
             for name, vector in vectors(client, skipped.append, on_progress):
@@ -172,6 +173,32 @@ def _write_vectors(context: typer.Context, title: str, out: Path | None, vectors
     if out:
         typer.echo(f"{count} vectors in {out}")
     return skipped
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A file that takes the place of ``path`` at the end. After an error ``path`` is as before, and what was written is
+    kept beside it, as ``NAME.part``.
+    """
+    if path.exists() and not path.is_file():  # a pipe or a device, which has no content to keep; of a folder an error
+        with path.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        file = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    try:
+        with file:
+            yield file
+    except BaseException:  # also Ctrl-C
+        if partial.exists() and partial.stat().st_size:
+            print_note(f"the vectors until then are in {partial}")
+        else:
+            partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
 
 
 def zero_shot(

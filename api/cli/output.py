@@ -99,13 +99,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not rows:
         typer.echo(empty)
         return
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # a text in brackets is no markup
     Console(width=None if sys.stdout.isatty() else 240).print(table)  # no line is cut in a pipe
 
 
@@ -248,7 +249,7 @@ def progress_bar(title: str, unit: Literal["bytes", "files", "images"]) -> Itera
     from rich.progress import Progress as Bar
 
     count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

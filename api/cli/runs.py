@@ -322,7 +322,8 @@ def _follow(client: Client, run_id: str) -> None:
 def _follow_with_bar(client: Client, run_id: str) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
+    facts = TextColumn("{task.fields[facts]}", markup=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), facts)
     with Progress(*columns) as progress:
         task = progress.add_task("queued", total=None, facts="")
         for event in client.events(run_id):

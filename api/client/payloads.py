@@ -29,6 +29,7 @@ ROLES = ("viewer", "submitter", "admin")  # of keys; each may do what those befo
 FINAL_STATES = ("succeeded", "failed", "cancelled")  # of runs and studies
 IMAGE_SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+_PACKED_FOLDER = "corpus"
 _INPUT_FIELD = re.compile(r"input\.(\d+)")
 
 
@@ -176,7 +177,8 @@ def list_images(folder: Path) -> list[Path]:
 def open_corpus_archive(source: Path) -> IO[bytes]:
     """A zip as it is, or a temporary one of the files of a folder, which is gone when it is closed.
 
-    Hidden files, those of the system and links are left out.
+    Hidden files, those of the system and links are left out. The files stand below one folder in the zip: the service
+    takes a single folder off, which would be one of the corpus otherwise, such as ``val``.
 
     Raises: UserError ``corpus_missing`` or ``corpus_unreadable``.
     """
@@ -190,7 +192,7 @@ def open_corpus_archive(source: Path) -> IO[bytes]:
         with zipfile.ZipFile(packed, "w", strict_timestamps=False) as archive:
             for name, _ in regular_files(source):
                 if not any(map(is_system_file, name.split("/"))):
-                    archive.write(source / name, name)
+                    archive.write(source / name, f"{_PACKED_FOLDER}/{name}")
         return packed
     except OSError as error:
         message = f"it cannot be read or packed: {error.strerror}"

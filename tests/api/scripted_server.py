@@ -39,7 +39,7 @@ def scripted_server(*script: Answer | None) -> Iterator[Server]:
                 return
             status, headers, content = given
             self.send_response(status)
-            for name, value in {**headers, "content-length": str(len(content))}.items():
+            for name, value in {"content-length": str(len(content)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)

@@ -15,8 +15,8 @@ import httpx
 from api.client._async.inference import AsyncEncoderCalls
 from api.client._async.runs import AsyncRunCalls, AsyncStudyCalls
 from api.client._async.transport import AsyncTransport
-from api.client._io import async_call
-from api.client.errors import read_json
+from api.client._io import async_call, async_sleep
+from api.client.errors import ApiError, read_json
 from api.client.models import (
     AddedItemsJson,
     AuditJson,
@@ -47,6 +47,8 @@ from api.client.models import (
 from api.client.payloads import Json, NewItem, Progress, Where, data_url, open_corpus_archive, without_none
 
 VECTORS_PER_PAGE = 1000
+UNPACK_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
+UNPACK_POLL_SECONDS = 2.0
 ITEMS_PER_CHANGE = 256  # of one request that changes labels of images or tags of documents
 
 
@@ -115,7 +117,19 @@ class AsyncDatasetCalls(AsyncTransport):
                     on_progress(upload["received"], size)
         if on_sent is not None:
             on_sent(upload)
-        return await self.post(f"{path}/unpack", repeatable=True)
+        return await self._unpack(path)
+
+    async def _unpack(self, path: str) -> UploadJson:
+        """Unpack an upload. A repeated request finds the first one at work and waits for it."""
+        while True:
+            try:
+                response = await self.send("POST", f"{path}/unpack", repeatable=True, timeout=UNPACK_TIMEOUT)
+            except ApiError as error:
+                if error.code != "upload_busy":
+                    raise
+                await async_sleep(UNPACK_POLL_SECONDS)
+            else:
+                return read_json(response)
 
     async def upload(self, upload_id: str) -> UploadJson:
         """Bytes ``received``; while it is unpacked ``unpacked`` of its ``members``; after that its ``path``."""

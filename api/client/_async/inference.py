@@ -261,7 +261,7 @@ class AsyncEncoderCalls(AsyncTransport):
     async def _text_deltas(self, path: str, body: Json, texts: int) -> AsyncGenerator[TextDelta]:
         missing = texts
         async with self.stream(path, "POST", json={**body, "stream": True}, timeout=STREAM_TIMEOUT) as response:
-            async with aclosing(parse_events(response.aiter_lines())) as events:
+            async with aclosing(parse_events(response.aiter_text())) as events:
                 async for event in events:
                     delta = TextDelta.from_event(event, response.status_code)
                     missing -= delta.whole

@@ -174,7 +174,7 @@ class AsyncRunCalls(AsyncTransport):
     async def _events_after(self, run_id: str, last_id: str) -> AsyncGenerator[Json]:
         headers = {"accept": "text/event-stream", **({"last-event-id": last_id} if last_id else {})}
         async with self.stream(f"{_run_path(run_id)}/events", headers=headers, timeout=EVENT_TIMEOUT) as response:
-            async with aclosing(parse_events(response.aiter_lines())) as events:
+            async with aclosing(parse_events(response.aiter_text())) as events:
                 async for event in events:
                     yield event
 

@@ -13,11 +13,11 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from api.client._io import call
+from api.client._io import call, sleep
 from api.client._sync.inference import EncoderCalls
 from api.client._sync.runs import RunCalls, StudyCalls
 from api.client._sync.transport import Transport
-from api.client.errors import read_json
+from api.client.errors import ApiError, read_json
 from api.client.models import (
     AddedItemsJson,
     AuditJson,
@@ -48,6 +48,8 @@ from api.client.models import (
 from api.client.payloads import Json, NewItem, Progress, Where, data_url, open_corpus_archive, without_none
 
 VECTORS_PER_PAGE = 1000
+UNPACK_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
+UNPACK_POLL_SECONDS = 2.0
 ITEMS_PER_CHANGE = 256  # of one request that changes labels of images or tags of documents
 
 
@@ -116,7 +118,19 @@ class DatasetCalls(Transport):
                     on_progress(upload["received"], size)
         if on_sent is not None:
             on_sent(upload)
-        return self.post(f"{path}/unpack", repeatable=True)
+        return self._unpack(path)
+
+    def _unpack(self, path: str) -> UploadJson:
+        """Unpack an upload. A repeated request finds the first one at work and waits for it."""
+        while True:
+            try:
+                response = self.send("POST", f"{path}/unpack", repeatable=True, timeout=UNPACK_TIMEOUT)
+            except ApiError as error:
+                if error.code != "upload_busy":
+                    raise
+                sleep(UNPACK_POLL_SECONDS)
+            else:
+                return read_json(response)
 
     def upload(self, upload_id: str) -> UploadJson:
         """Bytes ``received``; while it is unpacked ``unpacked`` of its ``members``; after that its ``path``."""

@@ -260,7 +260,7 @@ class EncoderCalls(Transport):
     def _text_deltas(self, path: str, body: Json, texts: int) -> Generator[TextDelta]:
         missing = texts
         with self.stream(path, "POST", json={**body, "stream": True}, timeout=STREAM_TIMEOUT) as response:
-            with closing(parse_events(response.iter_lines())) as events:
+            with closing(parse_events(response.iter_text())) as events:
                 for event in events:
                     delta = TextDelta.from_event(event, response.status_code)
                     missing -= delta.whole

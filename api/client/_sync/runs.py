@@ -175,7 +175,7 @@ class RunCalls(Transport):
     def _events_after(self, run_id: str, last_id: str) -> Generator[Json]:
         headers = {"accept": "text/event-stream", **({"last-event-id": last_id} if last_id else {})}
         with self.stream(f"{_run_path(run_id)}/events", headers=headers, timeout=EVENT_TIMEOUT) as response:
-            with closing(parse_events(response.iter_lines())) as events:
+            with closing(parse_events(response.iter_text())) as events:
                 for event in events:
                     yield event
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,9 @@ DEFAULT_URL = "http://127.0.0.1:8765"
 KEEPALIVE_SECONDS = 2.0  # less than the 5 after which servers close an idle connection, which breaks a call on it
 RETRY_STATUSES = (429, 502, 503, 504)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# of an event stream (HTML standard, 9.2.6); str.splitlines also splits at U+2028 and others, which texts may contain.
+# A carriage return that ends the text may be half of a line's end.
+_LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
 
 
 class Transport:
@@ -78,9 +82,13 @@ class Transport:
         *,
         repeatable: bool | None = None,
         expected: tuple[int, ...] = (),
+        streamed: bool = False,
         **options: Any,
     ) -> httpx.Response:
         """One call. A refused connection is always retried, a broken one only if ``repeatable`` (default: GET).
+
+        Args:
+            streamed: return once the headers of a success are there; the caller reads the body and closes it.
 
         Raises: ApiError for a status >= 300 that is not in ``expected``: redirects are not followed, which could take
             the key to another host.
@@ -89,7 +97,9 @@ class Transport:
         for attempt in range(1, self.attempts + 1):
             last = attempt == self.attempts
             try:
-                response = self._http.request(method, path, **options)
+                response = self._http.send(self._http.build_request(method, path, **options), stream=streamed)
+                if streamed and not response.is_success:
+                    response.read()
             except httpx.TransportError as error:
                 unsent = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
                 if last or not (repeatable or unsent):
@@ -122,18 +132,17 @@ class Transport:
 
     @contextmanager
     def stream(self, path: str, method: str = "GET", **options: Any) -> Generator[httpx.Response]:
-        """A call whose body is read as it arrives. Raises: ApiError."""
+        """A call whose body is read as it arrives; it is retried until the body begins. Raises: ApiError."""
+        response = self.send(method, path, streamed=True, **options)
         try:
-            with self._http.stream(method, path, **options) as response:
-                if not response.is_success:
-                    response.read()
-                    raise ApiError.from_response(response)
-                yield response
+            yield response
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
+        finally:
+            response.close()
 
     def download(self, path: str, file: str | Path, on_progress: Progress | None = None, **options: Any) -> Path:
-        """GET into ``file``, which is created only when the body is complete.
+        """GET into ``file``, which is created only when the body is complete. A body that breaks off is asked for anew.
 
         Args:
             on_progress: receives the bytes so far and the expected total (None: unknown), repeatedly.
@@ -141,21 +150,31 @@ class Transport:
         target = Path(file)
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            with partial.open("wb") as out:
-                self._copy_body(path, out, on_progress, options)
+            for attempt in range(1, self.attempts + 1):
+                with partial.open("wb") as out:
+                    if self._copy_body(path, out, on_progress, options, last=attempt == self.attempts):
+                        break
+                backoff(attempt)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
         return target
 
-    def _copy_body(self, path: str, out: IO[bytes], on_progress: Progress | None, options: Json) -> None:
+    def _copy_body(self, path: str, out: IO[bytes], on_progress: Progress | None, options: Json, *, last: bool) -> bool:
+        """Whether the body was complete. Raises: ApiError; also for a body that breaks off, at the ``last`` attempt."""
         with self.stream(path, **options) as response:
             length = response.headers.get("content-length", "")
             total = int(length) if length.isdigit() else None
-            for chunk in response.iter_bytes(1 << 20):
-                write(out, chunk)
-                if on_progress is not None:
-                    on_progress(out.tell(), total)
+            try:
+                for chunk in response.iter_bytes(1 << 20):
+                    write(out, chunk)
+                    if on_progress is not None:
+                        on_progress(out.tell(), total)
+            except httpx.TransportError:
+                if last:
+                    raise
+                return False
+        return True
 
     def _unreachable(self, error: httpx.TransportError) -> ApiError:
         reason = str(error) or type(error).__name__
@@ -177,13 +196,16 @@ def backoff(attempt: int, retry_after: str | None = None) -> None:
     sleep(min(seconds, 5.0) * random.uniform(0.8, 1.2))  # noqa: S311
 
 
-def parse_events(lines: Iterator[str]) -> Generator[Json]:
+def parse_events(chunks: Iterator[str]) -> Generator[Json]:
     """Server-sent events as {"id", "event", "data"} with data parsed as JSON. Comments (pings) are skipped.
+
+    Args:
+        chunks: text of the stream, cut anywhere.
 
     Raises: ApiError for lines that are no events.
     """
     fields: dict[str, str] = {}
-    for line in lines:
+    for line in _event_lines(chunks):
         if line.startswith(":"):
             continue
         if line:
@@ -197,3 +219,14 @@ def parse_events(lines: Iterator[str]) -> Generator[Json]:
                 raise ApiError(0, "http_error", message) from error
             yield {"id": fields.get("id", ""), "event": fields.get("event", "message"), "data": data}
             fields = {}
+
+
+def _event_lines(chunks: Iterator[str]) -> Generator[str]:
+    """Lines without their ends; what no end follows is left out, as the standard has it."""
+    rest = ""
+    for chunk in chunks:
+        *lines, rest = _LINE_END.split(rest + chunk)
+        for line in lines:
+            yield line
+    if rest.endswith("\r"):
+        yield rest.removesuffix("\r")

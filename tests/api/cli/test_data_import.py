@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,16 @@ def test_a_folder_is_sent_converted_and_its_upload_removed(
     assert live_service.admin.dataset_documents("animals", view="pairs")["total"] == 2
 
 
+def test_a_folder_with_a_single_folder_keeps_it(live_service: Any, tmp_path: Path) -> None:
+    """Without its name the classes below ``val`` would be of the training split."""
+    write_classes(tmp_path / "animals" / "val")
+    upload = live_service.admin.upload_corpus(tmp_path / "animals")
+    try:
+        assert (Path(upload["path"]) / "val" / "fox" / "1.png").is_file()
+    finally:
+        live_service.admin.delete_upload(upload["id"])
+
+
 def uploads(live_service: Any) -> list[Path]:
     folder = live_service.home / "data" / "uploads"
     return list(folder.iterdir()) if folder.exists() else []
@@ -65,12 +76,14 @@ def test_a_name_that_is_refused_costs_no_upload(
 
 def test_after_a_failure_the_files_are_named(live_service: Any, lcl: Any, tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "animals")
-    status, out, err = lcl("data", "import", str(folder), "--name", "beasts", "--format", "f" * 41)
+    reader = ("--format", "f" * 41, "--option", "image=the image", "--shard-megabytes", "64")
+    status, out, err = lcl("data", "import", str(folder), "--name", "beasts", *reader)
     assert (status, out) == (1, "")
     (upload,) = uploads(live_service)
     assert "format" in err
-    found = re.search(r"lcl data convert (\S+) --name beasts", err)
+    found = re.search(r"lcl data convert (\S+) --name beasts (.*)", err)
     assert found is not None
+    assert tuple(shlex.split(found[2])) == reader
     assert Path(found[1]).is_relative_to(upload)
     assert (Path(found[1]) / "fox" / "1.png").is_file()
     live_service.admin.delete_upload(upload.name)

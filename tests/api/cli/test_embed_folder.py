@@ -64,8 +64,21 @@ def test_vectors_are_kept_whatever_follows_them(
 
     monkeypatch.setattr(Client, "embed_texts", fail)
     status, _, err = lcl("embed", "tiny", *given, "--text", "a red square")
-    assert (status, "it is busy" in err) == (1, True)
-    assert written() == [*map(str, files[:-1])]
+    partial = tmp_path / "vectors.jsonl.part"
+    assert (status, "it is busy" in err, f"the vectors until then are in {partial}" in err) == (1, True, True)
+    assert written() == [*map(str, files[:-1]), "a red square"]  # those of the run before
+    assert [json.loads(line)["input"] for line in partial.read_text(encoding="utf-8").splitlines()] == [
+        *map(str, files[:-1])
+    ]
+
+
+def test_a_present_file_is_kept_where_no_vector_comes(lcl: Any, encoder: Any, tmp_path: Path) -> None:
+    out = tmp_path / "vectors.jsonl"
+    out.write_text("of an earlier run\n", encoding="utf-8")
+    status, _, err = lcl("embed", "no-such-encoder", "--text", "a red square", "--out", str(out))
+    assert (status, "no-such-encoder" in err) == (1, True)
+    assert out.read_text(encoding="utf-8") == "of an earlier run\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["vectors.jsonl"]
 
 
 def test_a_file_that_cannot_be_written_is_found_before_the_work(

@@ -63,7 +63,7 @@ def test_events_are_named_and_not_kept(
     with http.stream("POST", "/v1/captions", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
-        *pieces, last = parse_events(response.iter_lines())
+        *pieces, last = parse_events(response.iter_text())
     assert {event["event"] for event in pieces} == {"piece"}
     assert {tuple(event["data"]) for event in pieces} == {("index", "piece")}
     (caption,) = session.caption([opened(sample_images["red"])], max_new_tokens=6)

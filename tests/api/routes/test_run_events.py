@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
 import httpx
+import pytest
 
 from api.client._sync.transport import parse_events
 from lcl_core.db import complete_run, runs
@@ -65,9 +67,9 @@ def test_last_event_id_resumes_without_repeating(live_service: Any, http: httpx.
     url = f"/v1/runs/{run_id}/events"
     with http.stream("GET", url) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        first = list(parse_events(response.iter_lines()))
+        first = list(parse_events(response.iter_text()))
     with http.stream("GET", url, headers={"last-event-id": first[1]["id"]}) as response:
-        rest = list(parse_events(response.iter_lines()))
+        rest = list(parse_events(response.iter_text()))
     assert [event["data"].get("step") for event in rest] == [30, None]
 
 
@@ -79,7 +81,7 @@ def test_a_bad_last_event_id_is_refused(live_service: Any, http: httpx.Client, r
 def test_a_deleted_run_ends_the_stream(live_service: Any, http: httpx.Client) -> None:
     run_id = live_service.submit()
     with http.stream("GET", f"/v1/runs/{run_id}/events") as response:
-        events = parse_events(response.iter_lines())
+        events = parse_events(response.iter_text())
         assert next(events)["data"]["state"] == "queued"
         with live_service.context.database.session() as session:
             runs.cancel_run(session, run_id)
@@ -88,5 +90,16 @@ def test_a_deleted_run_ends_the_stream(live_service: Any, http: httpx.Client) ->
 
 
 def test_a_comment_is_no_event() -> None:
-    lines = [": ping", "id: 4", "event: metrics", 'data: {"a": "x: y"}', "", ": ping", ""]
-    assert list(parse_events(iter(lines))) == [{"id": "4", "event": "metrics", "data": {"a": "x: y"}}]
+    text = ': ping\nid: 4\nevent: metrics\ndata: {"a": "x: y"}\n\n: ping\n\n'
+    assert list(parse_events(iter([text]))) == [{"id": "4", "event": "metrics", "data": {"a": "x: y"}}]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_events_may_contain_characters_at_which_python_splits_lines(end: str) -> None:
+    data = {"notes": "one\u2028two\u2029three\x85four\x0bfive\x1csix"}
+    lines = ["id: 1", "event: state", f"data: {json.dumps(data, ensure_ascii=False)}", "", "id: 2", "data: 2", "", ""]
+    text = end.join(lines)
+    expected = [{"id": "1", "event": "state", "data": data}, {"id": "2", "event": "message", "data": 2}]
+    for size in (1, 2, 3, 7, len(text)):
+        chunks = [text[start : start + size] for start in range(0, len(text), size)]
+        assert list(parse_events(iter(chunks))) == expected
