@@ -12,12 +12,12 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
 from lcl_core.encoders.file_hashes import combined_weights_hash
 from lcl_core.encoders.schemas.base import read_json_object
+from lcl_core.encoders.schemas.huggingface import IMAGES, MODEL_TYPES, TEXTS
 
 CONFIG, OPENCLIP_CONFIG = "config.json", "open_clip_config.json"
 WEIGHTS = "model.safetensors"
 _SHARDS = "model.safetensors.index.json"
 _OPENCLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", WEIGHTS)
-IMAGES, TEXTS = "images", "texts"
 
 Json = dict[str, Any]
 
@@ -107,16 +107,18 @@ def _efficientnet(directory: Path, config: Json) -> EncoderFormat:
 
 
 def _huggingface(directory: Path, config: Json) -> EncoderFormat:
-    sees = "vision_config" in config or bool({"image_size", "num_channels"} & config.keys())
-    reads = "text_config" in config or "vocab_size" in config
-    sides = tuple(side for side, has in ((IMAGES, sees), (TEXTS, reads)) if has)
-    if not sides:
+    if config["model_type"] not in MODEL_TYPES:
         raise UserError(
-            f"a model of type {config['model_type'][:80]!r} encodes neither images nor texts",
+            f"a model of type {config['model_type'][:80]!r} encodes neither images nor texts in a way that is known "
+            f"here; of Hugging Face's models {', '.join(MODEL_TYPES)} are read",
             code="bad_encoder", file=directory / CONFIG,
         )  # fmt: skip
-    weights = _shards(directory) if _is_regular_file(directory / _SHARDS) else _single(directory)
-    return EncoderFormat("huggingface", config["model_type"], weights, sides)
+    sharded = _is_regular_file(directory / _SHARDS)
+    if sharded and (directory / WEIGHTS).exists():  # the library would load the one, and its index names the others
+        message = f"{WEIGHTS} and {_SHARDS} are two sets of weights; leave one in the directory"
+        raise UserError(message, code="bad_encoder", file=directory)
+    weights = _shards(directory) if sharded else _single(directory)
+    return EncoderFormat("huggingface", config["model_type"], weights, MODEL_TYPES[config["model_type"]])
 
 
 # Whose configuration it is, the most particular first.

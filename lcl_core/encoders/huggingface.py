@@ -118,13 +118,13 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
     """A text encoder with its tokenizer.
 
     Args:
-        padding: as the tokenizer takes it.
         limit: tokens that are read of a text.
+        reads_padding: each text is padded to ``limit`` tokens, and the network attends to the padding too.
     """
 
-    def __init__(self, network: nn.Module, tokenizer: Any, padding: bool | str, limit: int) -> None:
+    def __init__(self, network: nn.Module, tokenizer: Any, limit: int, reads_padding: bool = False) -> None:
         super().__init__(network)
-        self._tokenizer, self._padding, self._limit = tokenizer, padding, limit
+        self._tokenizer, self._limit, self._reads_padding = tokenizer, limit, reads_padding
 
     @classmethod
     def load(cls, directory: Path) -> HuggingFaceTextEncoder:
@@ -132,14 +132,17 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
         with wrap_load_errors(directory):
             origin = check_loadable(directory)
             model = _model(directory, origin, trained=True)
-            side = cls(_MeanPooling(model), _tokenizer(directory, model), True, _limit(directory, model.config))
+            side = cls(_MeanPooling(model), _tokenizer(directory, model), _limit(directory, model.config))
             freeze(side.network)
             digest = hash_weights(directory, origin.weights)
             side.identity = {"weights": digest, **settings_identity(directory, _LIBRARY)}
             return side
 
     def features(self, texts: Sequence[str]) -> Tensor:
-        return self.network(**self._tokens(texts).to(self.device))
+        tokens = self._tokens(texts)
+        if self._reads_padding:
+            del tokens["attention_mask"]
+        return self.network(**tokens.to(self.device))
 
     @property
     def vocabulary(self) -> dict[str, int]:
@@ -150,8 +153,8 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
 
     def _tokens(self, texts: Sequence[str]) -> Any:
         return self._tokenizer(
-            list(texts), padding=self._padding, truncation=True, max_length=self._limit, return_tensors="pt",
-            return_attention_mask=True,
+            list(texts), padding="max_length" if self._reads_padding else True, truncation=True,
+            max_length=self._limit, return_tensors="pt", return_attention_mask=True,
         )  # fmt: skip
 
 
@@ -193,10 +196,10 @@ def _attention(config: Any) -> str:
 def _paired_texts(directory: Path, model: Any) -> HuggingFaceTextEncoder:
     if not hasattr(model, "text_model"):
         raise unreadable(directory, f"a text side like that of {type(model).__name__} is not known")
-    # SigLIP learnt on texts padded to its full length
-    padding = "max_length" if "siglip" in model.config.model_type else True
-    limit = _limit(directory, model.config.text_config)
-    return HuggingFaceTextEncoder(_TextModule(model), _tokenizer(directory, model.text_model), padding, limit)
+    tokenizer, limit = _tokenizer(directory, model.text_model), _limit(directory, model.config.text_config)
+    # SigLIP learnt on texts padded to its full length, without a mask, and pools at the last position
+    reads_padding = "siglip" in model.config.model_type
+    return HuggingFaceTextEncoder(_TextModule(model), tokenizer, limit, reads_padding)
 
 
 def _tokenizer(directory: Path, reader: Any) -> Any:

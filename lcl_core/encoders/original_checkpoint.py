@@ -15,15 +15,8 @@ from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import clip_tokenizer
+from lcl_core.encoders.schemas.lcl import SPECIAL_TOKENS
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
-
-_SPECIALS = {
-    "sot_token_id": "<start_of_text>",
-    "eot_token_id": "<end_of_text>",
-    "img_token_id": "<img_placehold>",
-    "soi_token_id": "<start_of_img>",
-    "eoi_token_id": "<end_of_img>",
-}
 
 
 def config_from_official(official: dict[str, Any]) -> LCLConfig:
@@ -35,7 +28,7 @@ def config_from_official(official: dict[str, Any]) -> LCLConfig:
     if not official["embed_dim"] == text["width"] == pool["output_dim"]:
         raise ValueError("embed_dim, text_cfg.width and pool_project_cfg.output_dim must be equal")
     quick = official.get("quick_gelu", False)
-    specials = {ours: official["special_token_ids"][theirs] for ours, theirs in _SPECIALS.items()}
+    specials = {ours: official["special_token_ids"][theirs] for ours, theirs in SPECIAL_TOKENS.items()}
     return LCLConfig(
         image_size=vision["image_size"],
         patch_size=vision["patch_size"],
@@ -79,7 +72,7 @@ def config_to_official(config: LCLConfig) -> dict[str, Any]:
             "output_dim": config.text_width,
             "attn_num_heads": config.pool_heads,
         },
-        "special_token_ids": {theirs: getattr(config, ours) for ours, theirs in _SPECIALS.items()},
+        "special_token_ids": {theirs: getattr(config, ours) for ours, theirs in SPECIAL_TOKENS.items()},
     }
     if config.activation == "quick_gelu":
         official["quick_gelu"] = True
@@ -119,11 +112,17 @@ def import_original(config_json: str | Path, weights: str | Path, directory: str
     """Write the authors' checkpoint as an encoder of ours, which everything can use: the weights are the same.
 
     Raises:
-        UserError: as :func:`load_official`.
+        UserError: as :func:`load_official`; ``bad_model_json`` for other special tokens than those of CLIP's tokenizer,
+            which the encoder gets: its texts would be read wrongly.
     """
-    model = load_official(config_json, weights)
+    model, tokenizer = load_official(config_json, weights), clip_tokenizer()
+    for field in SPECIAL_TOKENS:
+        said, own = getattr(model.config, field), getattr(tokenizer.specials, field.removesuffix("_token_id"))
+        if said != own:
+            message = f"special_token_ids: {SPECIAL_TOKENS[field]} is {said}, and {own} in CLIP's tokenizer"
+            raise UserError(message, code="bad_model_json", file=config_json)
     model.save_pretrained(directory)
-    LCLProcessor(clip_tokenizer(), model.config.image_size).save_pretrained(directory)
+    LCLProcessor(tokenizer, model.config.image_size).save_pretrained(directory)
 
 
 def read_official_config(config_json: str | Path | dict[str, Any]) -> LCLConfig:

@@ -7,6 +7,7 @@ projections of q, k and v, layer scale, a bias of the patch embedding, and anoth
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -167,7 +168,7 @@ def _fold_stem(tensors: dict[str, Tensor], encoder: ExternalImageEncoder) -> dic
     if positions is None or positions.shape[-2] < patches:
         return left_out | {"visual.positional_embedding": "the table has fewer rows than there are patches"}
     positions = positions.reshape(-1, positions.shape[-1])
-    before = len(positions) - patches  # class token and registers
+    before = _rows_before_patches(len(positions), patches)
     rows = [positions[before:] + bias]
     if "visual.class_embedding" in tensors:
         rows.insert(0, positions[:1] if before else torch.zeros(1, positions.shape[1]))
@@ -175,6 +176,16 @@ def _fold_stem(tensors: dict[str, Tensor], encoder: ExternalImageEncoder) -> dic
         left_out["visual.positional_embedding, rows of registers"] = _NOT_HERE
     tensors["visual.positional_embedding"] = torch.cat(rows)
     return left_out
+
+
+def _rows_before_patches(rows: int, patches: int) -> int:
+    """Rows of a position table that belong to a class token and registers.
+
+    A table may have another grid than the images: DINOv2's is of 37 x 37 patches, its images are cropped to 16 x 16,
+    and the library interpolates.
+    """
+    own = math.isqrt(rows) ** 2
+    return rows - own if rows - patches > 1 >= rows - own else rows - patches
 
 
 def _channels(values: Sequence[float], deviation: Sequence[float], mean: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:

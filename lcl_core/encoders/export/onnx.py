@@ -14,6 +14,7 @@ import numpy as np
 from lcl_core.common.errors import UserError, import_optional
 from lcl_core.encoders.detect import WEIGHTS
 from lcl_core.encoders.export.files import read_config, read_weights, write_inputs, write_model_card
+from lcl_core.encoders.safetensors_header import read_header
 from lcl_core.model import LCLConfig
 from lcl_core.specs.vision import KERNEL, RESNET_STEM, convnext_stages, resnet_stages, stem_widths
 
@@ -116,6 +117,7 @@ class OnnxBuilder:
 
 
 IMAGE, TEXT = "image.onnx", "text.onnx"
+_TOWERS = {IMAGE: ("visual.", "pool_project."), TEXT: ("text.",)}  # prefixes of the weights in each graph
 MAX_BYTES = (2 << 30) - (64 << 20)  # of weights: a file of this form ends at 2 GiB
 QUERY_TOKENS = 77  # that are read of a text
 _WORDS = f"""
@@ -132,19 +134,28 @@ _RECIPE = """
 import json
 import numpy as np
 from onnxruntime import InferenceSession
-from PIL import Image
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
 settings = json.load(open("DIR/preprocessor_config.json"))
 tokenizer = Tokenizer.from_file("DIR/tokenizer.json")
 image_encoder, text_encoder = InferenceSession("DIR/image.onnx"), InferenceSession("DIR/text.onnx")
 
+def upright_rgb(image):
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # grey of 16 bits
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
 def pixels(image):
-    side = settings["size"]["shortest_edge"]
-    scale = side / min(image.size)
-    width, height = (max(side, int(each * scale)) for each in image.size)
+    image, side = upright_rgb(image), settings["size"]["shortest_edge"]
+    longest = max(side, int(side * max(image.size) / min(image.size)))
+    width, height = (side, longest) if image.width <= image.height else (longest, side)
     left, top = round((width - side) / 2), round((height - side) / 2)
-    square = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    square = image.resize((width, height), Image.Resampling.BICUBIC)
     levels = np.asarray(square.crop((left, top, left + side, top + side)), np.float32) / 255
     return ((levels - settings["image_mean"]) / settings["image_std"]).transpose(2, 0, 1).astype(np.float32)
 
@@ -159,6 +170,11 @@ likeness = images @ texts.T
 """
 
 
+def _graph_bytes(weights: Path, towers: tuple[str, ...]) -> int:
+    """Of a graph's weights, which are float32 whatever the file holds."""
+    return sum(4 * tensor.numbers for name, tensor in read_header(weights).items() if name.startswith(towers))
+
+
 def write(directory: Path, target: Path) -> None:
     """Both graphs, tokenizer, processor and a README.
 
@@ -166,10 +182,12 @@ def write(directory: Path, target: Path) -> None:
         UserError: ``encoder_unreadable``, ``missing_extra``; ``not_expressible`` for more weights than a file can hold.
     """
     onnx: Any = import_optional("onnx", "an ONNX graph", "export")
-    size = (directory / WEIGHTS).stat().st_size
-    if size > MAX_BYTES:
-        message = f"{size / (1 << 30):.1f} GiB of weights do not fit into ONNX files, which end at 2 GiB"
-        raise UserError(f"{message}; take format=huggingface", code="not_expressible", field="format")
+    for file, towers in _TOWERS.items():
+        if (size := _graph_bytes(directory / WEIGHTS, towers)) > MAX_BYTES:
+            message = (
+                f"{size / (1 << 30):.1f} GiB of weights in float32 do not fit into {file}: such files end at 2 GiB"
+            )
+            raise UserError(f"{message}; take format=huggingface", code="not_expressible", field="format")
     config = read_config(directory)
     weights = {name: tensor.numpy() for name, tensor in read_weights(directory, config).items()}
     write_inputs(directory, target)
@@ -267,8 +285,11 @@ def text_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
     ids = graph.node("Where", graph.node("Equal", places, ends), graph.constant(config.soi_token_id), ids)
     x = graph.node("Gather", graph.weight("text.token_embedding.weight"), ids)
     x = graph.node("Add", x, graph.node("Gather", graph.weight("text.positional_embedding"), places))
-    later = graph.node("Less", graph.node("Unsqueeze", places, one), places)  # [L, L]: key right of query
-    mask = graph.node("Where", later, graph.constant(-np.inf, np.float32), graph.constant(0, np.float32))
+    if config.text_attention == "causal":
+        hidden = graph.node("Less", graph.node("Unsqueeze", places, one), places)  # [L, L]: key right of query
+    else:  # [n, 1, 1, L]: key right of the text
+        hidden = graph.node("Unsqueeze", graph.node("Less", ends, places), graph.constant([1, 2]))
+    mask = graph.node("Where", hidden, graph.constant(-np.inf, np.float32), graph.constant(0, np.float32))
     for layer in range(config.text_layers):
         x = graph.block(x, f"text.transformer.resblocks.{layer}", config.text_heads, config.activation, mask)
     read = graph.norm(graph.node("GatherND", x, ends, batch_dims=1), "text.ln_final")

@@ -12,6 +12,13 @@ from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, TowerSizes, towe
 
 CONFIG, PROCESSOR = "config.json", "processor_config.json"
 
+SPECIAL_TOKENS = {  # field of config.json: token of the tokenizer whose id it is
+    "sot_token_id": "<start_of_text>",
+    "eot_token_id": "<end_of_text>",
+    "img_token_id": "<img_placehold>",
+    "soi_token_id": "<start_of_img>",
+    "eoi_token_id": "<end_of_img>",
+}
 Width = Annotated[int, Field(ge=1, le=8192)]
 Layers = Annotated[int, Field(ge=0, le=128)]
 Heads = Annotated[int, Field(ge=1, le=512)]
@@ -73,10 +80,15 @@ class LCLSettings(BaseModel):
                 raise ValueError(f"{large} must be a multiple of {small}")
         if misfit := tower_kind(self.vision).misfit(self.tower_sizes):
             raise ValueError(": ".join(misfit))
-        specials = [getattr(self, f"{name}_token_id") for name in ("sot", "eot", "img", "soi", "eoi")]
+        specials = self.special_ids.values()
         if max(specials) >= self.vocab_size or len(set(specials)) < len(specials):
             raise ValueError("the five special token ids must differ and lie below vocab_size")
         return self
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """{token of the tokenizer: its id}."""
+        return {token: getattr(self, field) for field, token in SPECIAL_TOKENS.items()}
 
     @property
     def tower_sizes(self) -> TowerSizes:

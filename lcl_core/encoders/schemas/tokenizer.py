@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -329,8 +330,11 @@ LCL_TOKENIZERS = (
 )
 
 
-def check_lcl_tokenizer(path: Path, rows: int) -> None:
-    """A tokenizer of ours: one of two forms, whatever its words. Raises: UserError ``encoder_unreadable``."""
+def check_lcl_tokenizer(path: Path, rows: int, specials: Mapping[str, int]) -> None:
+    """A tokenizer of ours: one of two forms, whatever its words, with the ids of ``specials`` {name: id}.
+
+    Raises: UserError ``encoder_unreadable``.
+    """
     found = read_json_object(path, MAX_VOCABULARY)
     model, added = found.pop("model", None), found.pop("added_tokens", [])
     if found not in LCL_TOKENIZERS or added:
@@ -339,4 +343,8 @@ def check_lcl_tokenizer(path: Path, rows: int) -> None:
         what = (differing or ["added_tokens"])[0]
         reason = f"{what} is not what a tokenizer of ours has; take the file that was saved with the weights"
         raise schema_error(path, reason)
-    check_vocabulary(path, model, rows)
+    words = check_vocabulary(path, model, rows)
+    for name, number in specials.items():
+        if (own := words.get(name)) != number:
+            reason = f"the id of {name} is {own} here and {number} in config.json; take the files that belong together"
+            raise schema_error(path, reason)

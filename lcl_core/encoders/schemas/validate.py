@@ -83,7 +83,7 @@ def _check_lcl(directory: Path, origin: EncoderFormat, header: Header) -> None:
     if settings.vision.startswith("timm:"):  # the loader compares them, with timm
         found = {name: shape for name, shape in found.items() if not name.startswith("visual.")}
     check_shapes(directory / origin.weights[0], wanted, found)
-    check_lcl_tokenizer(directory / TOKENIZER, settings.vocab_size)
+    check_lcl_tokenizer(directory / TOKENIZER, settings.vocab_size, settings.special_ids)
 
 
 def check_shapes(weights: Path, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:

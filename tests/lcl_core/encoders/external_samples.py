@@ -105,6 +105,8 @@ def save_huggingface(folder: Path, kind: str) -> Path:
         "vit": lambda: hf.ViTModel(hf.ViTConfig(**sight)),
         "vit-without-pooler": lambda: hf.ViTForImageClassification(hf.ViTConfig(**sight, num_labels=3)),
         "dinov2": lambda: hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(**sight, num_register_tokens=3)),
+        "beit": lambda: hf.BeitModel(hf.BeitConfig(**sight)),
+        "dinov2-larger-table": lambda: hf.Dinov2Model(hf.Dinov2Config(**{**sight, "image_size": 64})),
         "resnet": lambda: hf.ResNetModel(
             hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_channels=3)
         ),

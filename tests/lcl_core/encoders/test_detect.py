@@ -34,6 +34,7 @@ BOTH = ("images", "texts")
         ({"model_type": "vit", "image_size": 224}, "huggingface", "vit", ("images",)),
         ({"model_type": "resnet", "num_channels": 3}, "huggingface", "resnet", ("images",)),
         ({"model_type": "bert", "vocab_size": 30522}, "huggingface", "bert", ("texts",)),
+        ({"model_type": "beit", "image_size": 224, "vocab_size": 8192}, "huggingface", "beit", ("images",)),
         ({"architecture": "resnet18", "num_classes": 10}, "timm", "resnet18", ("images",)),
         ({"architecture": "efficientnet-lite0"}, "efficientnet-lite", "efficientnet-lite0", ("images",)),
     ],
@@ -64,6 +65,16 @@ def test_shards_are_named_by_their_index(tmp_path: Path) -> None:
     assert list(found.weights) == shards
     lines = [f"{name}\0{hashlib.sha256(name.encode()).hexdigest()}\n" for name in shards]
     assert hash_weights(tmp_path, found.weights) == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_two_sets_of_weights_are_refused(tmp_path: Path) -> None:
+    """The library would load the single file, and the hash would be that of the shards."""
+    lay(tmp_path, CLIP, "model.safetensors", "model-00001-of-00001.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    lay(tmp_path, index, name="model.safetensors.index.json")
+    with pytest.raises(UserError, match="two sets of weights") as caught:
+        detect_encoder(tmp_path)
+    assert caught.value.code == "bad_encoder"
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "absent.safetensors", 7])

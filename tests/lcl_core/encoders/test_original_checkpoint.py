@@ -11,7 +11,14 @@ from safetensors.torch import save_file
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders import export_official, load_official
-from lcl_core.model import LCLModel
+from lcl_core.encoders.original_checkpoint import import_original
+from lcl_core.encoders.schemas.validate import check_encoder
+from lcl_core.model import LCLConfig, LCLModel
+
+SMALL = {
+    "image_size": 16, "patch_size": 8, "vision_width": 8, "vision_layers": 1, "vision_head_width": 8,
+    "text_width": 8, "text_layers": 1, "text_heads": 1, "pool_heads": 1, "context_length": 12,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -58,3 +65,18 @@ def test_bad_files_are_named(small_model: LCLModel, exported: Path) -> None:
     config["text_cfg"]["vocab_size"] = 101
     with pytest.raises(UserError, match="has shape"):
         load_official(config, weights)
+
+
+def test_special_tokens_in_another_order_than_the_tokenizers_are_refused(tmp_path: Path) -> None:
+    config = LCLConfig(**SMALL, vocab_size=49_411)
+    export_official(LCLModel(config), tmp_path)
+    import_original(tmp_path / "config.json", tmp_path / "weights.safetensors", tmp_path / "ours")
+    assert check_encoder(tmp_path / "ours").kind == "lcl"
+    official = json.loads((tmp_path / "config.json").read_text())
+    ids = official["special_token_ids"]
+    ids["<end_of_text>"], ids["<img_placehold>"] = ids["<img_placehold>"], ids["<end_of_text>"]
+    (tmp_path / "config.json").write_text(json.dumps(official))
+    with pytest.raises(UserError, match="<end_of_text> is") as caught:
+        import_original(tmp_path / "config.json", tmp_path / "weights.safetensors", tmp_path / "other")
+    assert caught.value.code == "bad_model_json"
+    assert not (tmp_path / "other").exists()

@@ -127,6 +127,20 @@ def test_registers_and_a_missing_class_token(tmp_path: Path) -> None:
     assert without.settings["vision activation"] == "gelu_tanh"
 
 
+@torch.no_grad()
+def test_a_position_table_of_another_grid_than_the_images_is_taken_whole(tmp_path: Path) -> None:
+    """As DINOv2's, whose images are cropped; the library interpolates the table."""
+    encoder = load(lambda path: save_huggingface(path, "dinov2-larger-table"), tmp_path, "dinov2")
+    weights = tower_weights(encoder)
+    table = weights.tensors["visual.positional_embedding"]
+    assert table.shape == (1 + 64, 32)
+    assert not any("registers" in name for name in weights.left_out)
+    embeddings = cast(Any, encoder.network).embeddings
+    stem = embeddings.position_embeddings[0, 1:]
+    constant = (table[1:] - stem)[0]  # what the fold adds to the position of each patch
+    torch.testing.assert_close(table[1:], stem + constant)
+
+
 def test_a_network_without_such_blocks_has_nothing_to_take(tmp_path: Path) -> None:
     weights = tower_weights(load(lambda path: save_huggingface(path, "resnet"), tmp_path, "resnet"))
     assert not weights.tensors

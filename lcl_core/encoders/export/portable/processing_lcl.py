@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 from transformers import BatchFeature, ProcessorMixin
 
@@ -59,13 +59,25 @@ class PortableProcessor(ProcessorMixin):
 
 
 def pixels(image: Image.Image, size: int) -> np.ndarray:
-    """Shortest side to ``size`` (bicubic), central square, normalise → [3, size, size] float32."""
+    """Upright RGB, shortest side to ``size`` (bicubic), central square, normalise → [3, size, size] float32."""
+    image = upright_rgb(image)
     long = max(size, int(size * max(image.size) / min(image.size)))
     width, height = (size, long) if image.width <= image.height else (long, size)
     left, top = round((width - size) / 2), round((height - size) / 2)
     square = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
-    levels = np.asarray(square.convert("RGB"), np.float32) / np.float32(255)
+    levels = np.asarray(square, np.float32) / np.float32(255)
     return ((levels - MEAN) / STD).transpose(2, 0, 1)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any image as it was trained on: turned as its EXIF says, transparency over white, the high byte of 16."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def clean(text: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -37,9 +39,35 @@ class Sample:
     sentences: Tensor
 
 
-@pytest.fixture(scope="session", params=["gelu", "quick_gelu"])
+@pytest.fixture(
+    scope="session",
+    params=[{"activation": "gelu"}, {"activation": "quick_gelu"}, {"text_attention": "bidirectional"}],
+    ids=["gelu", "quick_gelu", "bidirectional"],
+)
 def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    return save_sample(tmp_path_factory.mktemp("encoder"), activation=request.param)
+    return save_sample(tmp_path_factory.mktemp("encoder"), **request.param)
+
+
+def encode_uncommon_images() -> dict[str, bytes]:
+    """Files whose pixels are not plain upright RGB, by what is uncommon."""
+    rng = np.random.default_rng(5)
+    colours = Image.fromarray(rng.integers(0, 256, (50, 80, 4), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turned by 90 degrees
+    palette = colours.convert("RGB").quantize(16)
+    grey = Image.fromarray(rng.integers(0, 65536, (50, 80), dtype=np.uint16))
+    made: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+        "alpha": (colours, "PNG", {}),
+        "transparent palette": (palette, "PNG", {"transparency": 3}),
+        "turned": (colours.convert("RGB"), "JPEG", {"exif": exif, "quality": 95}),
+        "16 bits": (grey, "PNG", {}),
+    }
+    files = {}
+    for name, (image, form, options) in made.items():
+        buffer = io.BytesIO()
+        image.save(buffer, form, **options)
+        files[name] = buffer.getvalue()
+    return files
 
 
 def save_sample(directory: Path, **changes: Any) -> Sample:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ast
 import copy
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 
+from lcl_core.data.image_decoding import decode_image
 from lcl_core.encoders.export import export
 from lcl_core.model import LCLModel, LCLProcessor
-from tests.lcl_core.encoders.export.conftest import Sample
+from tests.lcl_core.encoders.export.conftest import Sample, encode_uncommon_images
 
 
 @torch.inference_mode()
@@ -69,6 +72,17 @@ def test_an_image_processor_of_theirs_prepares_images_alike(sample: Sample, tmp_
     squares = [image.resize((side, side)) for image, side in zip(sample.sample_images, (32, 50, 77, 200), strict=False)]
     found = theirs(images=squares, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(found, sample.processor.preprocess(squares), atol=1e-5, rtol=0)
+
+
+def test_uncommon_images_are_read_as_the_service_reads_them(
+    sample: Sample, tmp_path: Path, anonymous_users: None
+) -> None:
+    export("huggingface", sample.directory, tmp_path / "out")
+    processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    for name, data in encode_uncommon_images().items():
+        found = processor(images=Image.open(io.BytesIO(data)))["pixel_values"]
+        expected = sample.processor.preprocess([decode_image(data, name)])
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0, msg=name)
 
 
 def test_the_code_beside_the_weights_stands_alone(sample: Sample, tmp_path: Path) -> None:

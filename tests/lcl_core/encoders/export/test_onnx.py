@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.image_decoding import decode_image
 from lcl_core.encoders.export import export, onnx
-from tests.lcl_core.encoders.export.conftest import Sample
+from tests.lcl_core.encoders.export.conftest import Sample, encode_uncommon_images
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -57,6 +62,12 @@ def test_the_readme_runs_without_torch(sample: Sample, folder: Path) -> None:
     np.testing.assert_allclose(names["images"], sample.images[:1], atol=1e-5)
     texts = sample.processor.encode_texts(["a red bus", "a blue circle"])
     np.testing.assert_allclose(names["texts"], sample.model.get_text_features(texts).detach(), atol=1e-5)
+    uncommon = {name: (Image.open(io.BytesIO(data)), data) for name, data in encode_uncommon_images().items()}
+    for name, (image, data) in uncommon.items():
+        expected = sample.processor.preprocess([decode_image(data, name)])[0]
+        np.testing.assert_allclose(names["pixels"](image), expected, atol=1e-6, err_msg=name)
+    wide = Image.new("RGB", (1012, 506))  # a float that rounds below the whole number
+    assert names["pixels"](wide).shape == (3, 32, 32)
 
 
 def test_more_than_a_file_can_hold_is_refused(sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +75,21 @@ def test_more_than_a_file_can_hold_is_refused(sample: Sample, tmp_path: Path, mo
     with pytest.raises(UserError, match="2 GiB") as caught:
         export("onnx", sample.directory, tmp_path / "out")
     assert (caught.value.code, caught.value.field) == ("not_expressible", "format")
+
+
+def test_each_file_is_measured_in_float32(sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = sample.model.state_dict()
+    sizes = [
+        sum(4 * tensor.numel() for name, tensor in state.items() if name.startswith(towers))
+        for towers in onnx._TOWERS.values()
+    ]
+    stored = (sample.directory / "model.safetensors").stat().st_size
+    assert max(sizes) < stored  # the head is in neither file
+    monkeypatch.setattr(onnx, "MAX_BYTES", max(sizes))
+    export("onnx", sample.directory, tmp_path / "fits")
+    half = tmp_path / "half"
+    copy.deepcopy(sample.model).to(torch.bfloat16).save_pretrained(half)
+    sample.processor.save_pretrained(half)
+    monkeypatch.setattr(onnx, "MAX_BYTES", max(sizes) - 1)
+    with pytest.raises(UserError, match="2 GiB"):
+        export("onnx", half, tmp_path / "too-large")

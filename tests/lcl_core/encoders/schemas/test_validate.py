@@ -143,3 +143,13 @@ def test_an_export_for_transformers_is_still_ours(ours: Path, tmp_path: Path) ->
     assert "auto_map" in json.loads((tmp_path / "copy" / "config.json").read_text())
     assert check_encoder(tmp_path / "copy").kind == "lcl"
     shutil.rmtree(tmp_path / "copy")
+
+
+def test_special_tokens_have_the_ids_that_the_configuration_says(ours: Path, tmp_path: Path) -> None:
+    shutil.copytree(ours, tmp_path / "other")
+    config = json.loads((ours / "config.json").read_text())
+    config |= {"img_token_id": config["soi_token_id"], "soi_token_id": config["img_token_id"]}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="the id of <img_placehold> is") as caught:
+        check_encoder(tmp_path / "other")
+    assert caught.value.file == str(tmp_path / "other" / "tokenizer.json")
