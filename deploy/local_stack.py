@@ -133,6 +133,11 @@ class LocalStack:
         return self.home / "key"
 
     @property
+    def key_source(self) -> str:
+        """Where the admin's key is given: ``LCL_ADMIN_KEY``, which revokes the one in the home's file, or that file."""
+        return "LCL_ADMIN_KEY" if ApiSettings(home=self.home).admin_key.get_secret_value() else str(self.key_file)
+
+    @property
     def page_address(self) -> str:
         """URL of the page, on one machine with its token."""
         return url_with_token(self.page_url, self._page_token)
@@ -182,8 +187,9 @@ class LocalStack:
         grace = settings.cancel_grace_seconds + 10
         worker = shared | self._start_ray()
         self.stack.start(Service("worker", ("python", "-m", "workers"), worker, grace=grace))
-        settings.read_admin_key()  # made now, since the page reads it when it starts, which may be before the api has
         page = {**UI_ENV, "LCL_HOME": str(self.home), "LCL_API_URL": self.api_url}
+        if not settings.team:  # LCL_API_KEY of the launcher's environment may be the key of another service
+            page["LCL_API_KEY"] = settings.read_admin_key()
         self._page_token = ui_token(self.home)
         page |= {"LCL_UI_HOST": LOOPBACK, "LCL_UI_PORT": str(_port(page_socket)), "LCL_UI_TOKEN": self._page_token}
         sockets = {"LCL_UI_SOCKET": page_socket}

@@ -10,16 +10,20 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from api.core.settings import ApiSettings
 from deploy import local_stack as module
 from deploy.local_stack import LocalStack, ui_token
 from deploy.process import Service
 from ui.settings import TOKEN_FILE
 
 STAND_IN = """
-import http.server, os, signal, socket
+import http.server, os, pathlib, signal, socket
 class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if "authorization" in self.headers:
+            pathlib.Path(os.environ["LCL_HOME"], "authorization").write_text(self.headers["authorization"])
         self.send_response(200)
         self.end_headers()
 server = http.server.HTTPServer(("127.0.0.1", 0), Answers, bind_and_activate=False)
@@ -32,7 +36,7 @@ signal.pause()
 
 @contextmanager
 def launched(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStack]:
-    """The real page, before an api and a worker that merely answer."""
+    """The real page, before an api and a worker that merely answer. The api keeps the last key in ``authorization``."""
 
     def service(name: str, command: Any, *rest: Any, **more: Any) -> Service:
         return Service(name, command if name == "ui" else ("python", "-c", STAND_IN), *rest, **more)
@@ -89,6 +93,23 @@ def test_the_printed_address_opens_the_page_of_one_machine(tmp_path: Path, monke
         assert browser.get(stack.page_address, headers=evil).status_code == 403
         logs = "".join(file.read_text() for file in (home / "logs").iterdir())
         assert token not in logs
+
+
+@pytest.mark.parametrize("admin_key", ["9f8e7d6c5b4a39281706f5e4d3c2b1a0", ""])
+def test_the_page_of_one_machine_has_the_key_of_its_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, admin_key: str
+) -> None:
+    """Neither the key of another service, which the shell has, nor one of the home that ``LCL_ADMIN_KEY`` replaces."""
+    monkeypatch.delenv("LCL_TEAM", raising=False)
+    monkeypatch.setenv("LCL_API_KEY", "lcl_of.another-service")
+    monkeypatch.setenv("LCL_ADMIN_KEY", admin_key)
+    home = tmp_path / "home"
+    stored = ApiSettings(home=home, admin_key=SecretStr("")).read_admin_key()
+    with launched(home, monkeypatch) as stack, httpx.Client(trust_env=False, follow_redirects=True) as browser:
+        browser.get(stack.page_address)
+        assert browser.get(f"{stack.page_url}/loading").status_code == 200
+        assert (home / "authorization").read_text() == f"Bearer {admin_key or stored}"
+        assert stack.key_source == ("LCL_ADMIN_KEY" if admin_key else str(home / "key"))
 
 
 @pytest.mark.parametrize(
