@@ -49,14 +49,33 @@ def test_no_start_without_secrets(secret: str) -> None:
     assert not re.search(rf"\$\{{{secret}:?-[^}}]", text)
 
 
-def test_the_example_names_every_secret_and_fills_none() -> None:
+def example() -> dict[str, str]:
+    """What ``.env.example`` gives, comments left out."""
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    assert {name: given.get(name) for name in EMPTY} == dict.fromkeys(EMPTY, "")
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def compose_files() -> str:
+    """The text of all compose files."""
     names = ("docker-compose.yml", *(f"docker-compose.{overlay}.yml" for overlay in OVERLAYS))
-    files = [(ROOT / name).read_text(encoding="utf-8") for name in names]
-    used = set(re.findall(r"\$\{(\w+)", "".join(files)))
+    return "".join((ROOT / name).read_text(encoding="utf-8") for name in names)
+
+
+def test_the_example_names_every_secret_and_fills_none() -> None:
+    given = example()
+    assert {name: given.get(name) for name in EMPTY} == dict.fromkeys(EMPTY, "")
+    used = set(re.findall(r"\$\{(\w+)", compose_files()))
     assert set(given) == used - {"LCL_IMAGE"}
+
+
+def test_the_example_replaces_no_default_of_an_override() -> None:
+    """A value in it would hold in every file, so the override's own default would never apply."""
+    defaults: dict[str, set[str]] = {}
+    for name, default in re.findall(r"\$\{(\w+):-([^}]*)\}", compose_files()):
+        defaults.setdefault(name, set()).add(default)
+    given = example()
+    assert len(defaults["LCL_SHM_SIZE"]) == 2
+    assert [name for name, several in defaults.items() if len(several) > 1 and given.get(name)] == []
 
 
 def variables_of(name: str) -> set[str]:
