@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from api.core.settings import ApiSettings
+from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.common.settings import Settings
+from lcl_core.common.threads import WAIT_VARIABLES
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 
@@ -23,6 +25,8 @@ IMAGE = {"LCL_HOME", "LCL_DOCS_DIR", "LCL_TEAM", "LCL_API_HOST", "LCL_API_PORT",
 ONE_MACHINE = {"LCL_UI_TOKEN"}  # a team signs in
 LAUNCHER = {"LCL_API_SOCKET", "LCL_UI_SOCKET"}  # it sets them for its children alone
 READ_ELSEWHERE = {"LCL_DATA_CACHE", "LCL_DATA_CACHE_BYTES"}
+# Libraries read these. What docs/operations.md says of them is about the worker.
+LIBRARIES = {"OMP_NUM_THREADS", *WAIT_VARIABLES, VISIBLE_DEVICES}
 SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "ui": UiSettings}
 OVERLAYS = ("gpu", "s3", "monitoring", "webhooks")
 OWN = ("api", "worker", "ui")
@@ -65,7 +69,7 @@ def test_the_example_names_every_secret_and_fills_none() -> None:
     given = example()
     assert {name: given.get(name) for name in EMPTY} == dict.fromkeys(EMPTY, "")
     used = set(re.findall(r"\$\{(\w+)", compose_files()))
-    assert set(given) == used - {"LCL_IMAGE"}
+    assert set(given) == used
 
 
 def test_the_example_replaces_no_default_of_an_override() -> None:
@@ -89,14 +93,17 @@ def variables_of(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", OWN)
 def test_every_setting_reaches_its_process_and_nothing_else_does(name: str) -> None:
-    assert set(SERVICES[name]["environment"]) == variables_of(name) - IMAGE - ONE_MACHINE - {"LCL_WEBHOOK_HOSTS"}
+    libraries = LIBRARIES if name == "worker" else set()
+    own = variables_of(name) - IMAGE - ONE_MACHINE - {"LCL_WEBHOOK_HOSTS"}
+    assert set(SERVICES[name]["environment"]) == own | libraries
 
 
 def test_every_setting_that_env_may_give_stands_in_the_example_with_its_default() -> None:
     passed_on = {variable for name in OWN for variable, value in SERVICES[name]["environment"].items() if value is None}
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     shown = dict(line[2:].split("=", 1) for line in lines if re.match(r"# LCL_\w+=", line))
-    assert set(shown) == passed_on
+    assert set(shown) == passed_on - LIBRARIES
+    assert all(f"# {variable}=" in lines for variable in LIBRARIES), "an empty CUDA_VISIBLE_DEVICES would hide all GPUs"
     for name in OWN:
         prefix = str(SETTINGS[name].model_config["env_prefix"])
         own = {variable.removeprefix(prefix).lower(): given for variable, given in shown.items()}
