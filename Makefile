@@ -58,6 +58,7 @@ client: .venv/.service
 AUDIT := .venv/bin/python -m pip_audit --strict --disable-pip --progress-spinner off
 audit: .venv/.test
 	@$(AUDIT) --require-hashes --requirement requirements/test.lock
+	@$(AUDIT) --require-hashes --requirement requirements/extras.lock
 	@.venv/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch").partition("+")[0])' \
 	  | $(AUDIT) --no-deps --requirement /dev/stdin
 
@@ -68,10 +69,13 @@ sbom: .venv/.test
 	  --output-reproducible --of JSON --output-file build/sbom.cdx.json
 	@echo build/sbom.cdx.json
 
+# What LCL_EXTRAS may add to the image.
+IMAGE_EXTRAS := interop lancedb qdrant ray tensorboard
 # Versions stay as they are wherever pyproject.toml still admits them; UPGRADE=1 takes the newest.
 lock: .venv/.test
 	@$(COMPILE) --extra service --extra test --group supply-chain --output-file requirements/test.lock
 	@$(COMPILE) --extra service --constraint requirements/test.lock --output-file requirements/service.lock
+	@$(COMPILE) --extra service $(IMAGE_EXTRAS:%=--extra %) --constraint requirements/test.lock --output-file requirements/extras.lock
 	@$(COMPILE) --extra service --extra docs --constraint requirements/test.lock --output-file requirements/docs.lock
 
 # Needs Docker with buildx, and an image registry.

@@ -102,7 +102,7 @@ def test_every_setting_that_env_may_give_stands_in_the_example_with_its_default(
     passed_on = {variable for name in OWN for variable, value in SERVICES[name]["environment"].items() if value is None}
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     shown = dict(line[2:].split("=", 1) for line in lines if re.match(r"# LCL_\w+=", line))
-    assert set(shown) == passed_on - LIBRARIES
+    assert set(shown) - set(SERVICES["api"]["build"]["args"]) == passed_on - LIBRARIES
     assert all(f"# {variable}=" in lines for variable in LIBRARIES), "an empty CUDA_VISIBLE_DEVICES would hide all GPUs"
     for name in OWN:
         prefix = str(SETTINGS[name].model_config["env_prefix"])
@@ -256,11 +256,14 @@ def test_the_image_has_no_root_and_installs_from_the_lock() -> None:
     assert any("requirements/docs.lock" in line and "--require-hashes" in line for line in lines)
     locked = next(i for i, line in enumerate(lines) if "--requirement /build/requirements/service.lock" in line)
     assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(lines[locked].split())
-    project = next(i for i, line in enumerate(lines) if "'/build[service]'" in line)
+    extras = next(i for i, line in enumerate(lines) if "--requirement requirements/chosen.lock" in line)
+    assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(lines[extras].split())
+    assert 'scripts.locked_extras "$LCL_EXTRAS" > requirements/chosen.lock' in lines[extras - 1]
+    project = next(i for i, line in enumerate(lines) if '"/build[service${LCL_EXTRAS:+,$LCL_EXTRAS}]"' in line)
     source = next(i for i, line in enumerate(lines) if "target=/source" in line and "pip install" in line)
-    assert locked < project < source, "the libraries' layers do not depend on the source"
+    assert locked < extras < project < source, "the libraries' layers do not depend on the source"
     installing = [line for line in lines if "pip install" in line]
-    assert len(installing) == 4, "the documentation's tools, the libraries, the project without and with its source"
+    assert len(installing) == 5, "the documentation's tools, libraries, extras, the project without and with its source"
     assert all("--require-hashes" in line or "--no-build-isolation" in line for line in installing), "setuptools too"
     assert any("pip check" in line for line in lines)
 
@@ -278,7 +281,7 @@ def test_the_builder_sees_only_what_the_image_needs() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in lines
     assert {line[1:] for line in lines if line.startswith("!")} == {
-        "pyproject.toml", "requirements/service.lock", "README.md", "LICENSE", "NOTICE",
+        "pyproject.toml", "requirements/service.lock", "requirements/extras.lock", "README.md", "LICENSE", "NOTICE",
         "api", "workers", "lcl_core", "ui",
         # what the documentation site is built from
         "requirements/docs.lock", "docs", "scripts",
