@@ -1,10 +1,10 @@
-# make setup | up [EXECUTOR=ray] | demo [ONCE=1] | test [ARGS="tests/api -k name"] | check | lint | docs | client | audit | sbom | lock [UPGRADE=1] | pin-images | clean
+# make setup | up [EXECUTOR=ray] | demo [ONCE=1] | test [ARGS="tests/api -k name"] | check | lint | docs | client | audit | sbom | lock [UPGRADE=1] | pin-images | check-env | clean
 #
 # Everything lives in .venv and (at run time) .lcl, both inside this folder. PYTHON=/path/to/python chooses
 # the interpreter; otherwise the first one below that is new enough and can make virtual environments. TORCH_INDEX=URL
 # is the package index that torch comes from, such as https://download.pytorch.org/whl/cpu; without it, pip's own.
 .DELETE_ON_ERROR:
-.PHONY: setup up demo test check lint docs client audit sbom lock pin-images clean help
+.PHONY: setup up demo test check lint docs client audit sbom lock pin-images check-env clean help
 
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
@@ -58,6 +58,7 @@ client: .venv/.service
 AUDIT := .venv/bin/python -m pip_audit --strict --disable-pip --progress-spinner off
 audit: .venv/.test
 	@$(AUDIT) --require-hashes --requirement requirements/test.lock
+	@$(AUDIT) --require-hashes --requirement requirements/extras.lock
 	@.venv/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch").partition("+")[0])' \
 	  | $(AUDIT) --no-deps --requirement /dev/stdin
 
@@ -68,15 +69,28 @@ sbom: .venv/.test
 	  --output-reproducible --of JSON --output-file build/sbom.cdx.json
 	@echo build/sbom.cdx.json
 
+# What LCL_EXTRAS may add to the image.
+IMAGE_EXTRAS := interop lancedb qdrant ray tensorboard
 # Versions stay as they are wherever pyproject.toml still admits them; UPGRADE=1 takes the newest.
 lock: .venv/.test
 	@$(COMPILE) --extra service --extra test --group supply-chain --output-file requirements/test.lock
 	@$(COMPILE) --extra service --constraint requirements/test.lock --output-file requirements/service.lock
+	@$(COMPILE) --extra service $(IMAGE_EXTRAS:%=--extra %) --constraint requirements/test.lock --output-file requirements/extras.lock
 	@$(COMPILE) --extra service --extra docs --constraint requirements/test.lock --output-file requirements/docs.lock
 
 # Needs Docker with buildx, and an image registry.
 pin-images: .venv/.made
 	@.venv/bin/python -m scripts.pin_images
+
+# The names in .env that the compose files do not read, such as misspelt ones: compose itself ignores them.
+check-env:
+	@awk '{ sub(/^[ \t]*(export[ \t]+)?/, "") } \
+	  FNR == NR { sub(/^# /, "") } \
+	  !/^[A-Za-z_][A-Za-z0-9_]*[ \t]*=/ { next } \
+	  { sub(/[ \t]*=.*/, "") } \
+	  FNR == NR { known[$$0]; next } \
+	  !($$0 in known || /^COMPOSE_/) { print FILENAME ":" FNR ": " $$0 " has no effect; .env.example has the names"; found = 1 } \
+	  END { exit found }' .env.example .env
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -141,8 +141,7 @@ def parser() -> argparse.ArgumentParser:
 
 def serve(stack: LocalStack, console: Console, arguments: argparse.Namespace) -> int:
     """Raises: ShutdownRequested while the demonstration runs, UserError when a part or a step of it fails."""
-    key = f"key in {stack.key_file}" if stack.key_file.exists() else "key: LCL_ADMIN_KEY"
-    print_line(console, f"page  {stack.page_address}\napi   {stack.api_url}/docs   {key}")
+    print_line(console, f"page  {stack.page_address}\napi   {stack.api_url}/docs   key in {stack.key_source}")
     if arguments.command == "demo":
         run_and_report(stack, console)
         if arguments.once:

@@ -38,28 +38,28 @@ from ui.settings import UiSettings, format_validation_error, load_or_create_toke
 from workers.settings import WorkerSettings
 
 
-def check_settings(home: Path) -> list[str]:
-    """Check what api, worker and page would read from this environment.
+def read_settings(home: Path) -> tuple[ApiSettings, UiSettings, list[str]]:
+    """Read what api, worker and page would read from this environment.
 
-    Returns: warnings, one line each, about variables that no setting has.
+    Returns: settings of api and page, and warnings, one line each, about variables that no setting has.
     Raises: UserError ``bad_setting`` or ``insecure_secret`` naming the variable, in one line.
     """
     warnings = check_setting_names(os.environ)
     try:
-        ApiSettings(home=home).check_secrets()
+        api = ApiSettings(home=home)
+        api.check_secrets()
         WorkerSettings(home=home)
     except ValidationError as error:
         raise UserError(settings_error_message(error), code="bad_setting") from error
     except SettingsError as error:
         raise UserError(str(error).splitlines()[0], code="bad_setting") from error
     try:
-        UiSettings()
+        page = UiSettings()
     except ValidationError as error:
         raise UserError(format_validation_error(error), code="bad_setting") from error
-    return warnings
+    return api, page, warnings
 
 
-API_PORT, UI_PORT = 8765, 7865
 START_SECONDS = 120.0
 ENCODER_SECONDS = 10.0
 RESPONSE_SECONDS = 2.0  # the sockets listen before a process accepts, so a request may wait
@@ -84,7 +84,7 @@ class LocalStack:
         home: ``LCL_HOME``; created if missing. One launcher at a time may use it.
         log: receives one line an event.
         hurry: polled while stopping; True skips the grace period.
-        ports: preferred for api and page; others are taken when these are in use, or 0.
+        ports: preferred for api and page; others are taken when these are in use, or 0. None: those of the settings.
 
     After entry, ``check`` restarts what has died; before, a death ends the start.
 
@@ -98,7 +98,7 @@ class LocalStack:
         home: Path,
         log: Callable[[str], None],
         hurry: Callable[[], bool] = never,
-        ports: tuple[int, int] = (API_PORT, UI_PORT),
+        ports: tuple[int, int] | None = None,
     ) -> None:
         self.home = home.resolve()
         self.stack = ProcessStack(self.home / "logs", hurry)
@@ -113,13 +113,13 @@ class LocalStack:
         self.api_url = self.page_url = self._page_token = ""
 
     def __enter__(self) -> Self:
-        for warning in check_settings(self.home):
+        settings, page_settings, warnings = read_settings(self.home)
+        for warning in warnings:
             self._log(f"warning: {warning}")
-        settings = ApiSettings(home=self.home)
         prepare_home(self.home)
         self._lock_home()
         try:
-            self._start(settings)
+            self._start(settings, page_settings)
         except BaseException:
             self._stop()
             raise
@@ -131,6 +131,11 @@ class LocalStack:
     @property
     def key_file(self) -> Path:
         return self.home / "key"
+
+    @property
+    def key_source(self) -> str:
+        """Where the admin's key is given: ``LCL_ADMIN_KEY``, which revokes the one in the home's file, or that file."""
+        return "LCL_ADMIN_KEY" if ApiSettings(home=self.home).admin_key.get_secret_value() else str(self.key_file)
 
     @property
     def page_address(self) -> str:
@@ -167,25 +172,28 @@ class LocalStack:
                 code="home_busy",
             ) from None
 
-    def _start(self, settings: ApiSettings) -> None:
-        api_socket, page_socket = (self._listen(port) for port in self._ports)
-        self.api_url, self.page_url = (f"http://{LOOPBACK}:{_port(each)}" for each in (api_socket, page_socket))
+    def _start(self, settings: ApiSettings, page_settings: UiSettings) -> None:
+        api_port, page_port = self._ports or (settings.api_port, page_settings.port)
+        api_socket = self._listen("LCL_API_HOST", settings.api_host, api_port)
+        page_socket = self._listen("LCL_UI_HOST", page_settings.host, page_port)
+        self.api_url, self.page_url = _local_url(api_socket), _local_url(page_socket)
         shared = {
             "LCL_HOME": str(self.home),
             "LCL_DATABASE_URL": settings.resolved_database_url,
             "LCL_BROKER_URL": settings.broker_url or self._start_broker(),
         }
-        api = {**shared, "LCL_API_HOST": LOOPBACK, "LCL_API_PORT": str(_port(api_socket))}
+        api = {**shared, "LCL_API_PORT": str(_port(api_socket))}
         sockets = {"LCL_API_SOCKET": api_socket}
         self.stack.start(Service("api", ("python", "-m", "api"), api, grace=10, sockets=sockets))
         # longer than the worker waits for its job processes, so that the worker ends them
         grace = settings.cancel_grace_seconds + 10
         worker = shared | self._start_ray()
         self.stack.start(Service("worker", ("python", "-m", "workers"), worker, grace=grace))
-        settings.read_admin_key()  # made now, since the page reads it when it starts, which may be before the api has
         page = {**UI_ENV, "LCL_HOME": str(self.home), "LCL_API_URL": self.api_url}
+        if not settings.team:  # LCL_API_KEY of the launcher's environment may be the key of another service
+            page["LCL_API_KEY"] = settings.read_admin_key()
         self._page_token = ui_token(self.home)
-        page |= {"LCL_UI_HOST": LOOPBACK, "LCL_UI_PORT": str(_port(page_socket)), "LCL_UI_TOKEN": self._page_token}
+        page |= {"LCL_UI_PORT": str(_port(page_socket)), "LCL_UI_TOKEN": self._page_token}
         sockets = {"LCL_UI_SOCKET": page_socket}
         self.stack.start(Service("ui", ("python", "-m", "ui"), page, grace=5, sockets=sockets))
         self._wait(f"{self.api_url}/healthz", "the api")
@@ -220,11 +228,16 @@ class LocalStack:
         self.stack.start(Service("ray", command, {"RAY_USAGE_STATS_ENABLED": "0"}, grace=15))
         return {"LCL_RAY_ADDRESS": address, "LCL_RAY_DETACH": "false"}
 
-    def _listen(self, port: int) -> socket.socket:
-        listener = listening_socket(port)
+    def _listen(self, setting: str, host: str, port: int) -> socket.socket:
+        """Raises: UserError ``bad_setting``, which names ``setting``, for a host that this machine cannot listen on."""
+        try:
+            listener = listening_socket(port, host)
+        except (OSError, UnicodeError) as error:  # UnicodeError: text that cannot be a host name
+            message = f"{setting}: this machine cannot listen on {host!r}; name an address that it has, or 0.0.0.0"
+            raise UserError(message, code="bad_setting") from error
         self._sockets.append(listener)
         if port and _port(listener) != port:
-            self._log(f"port {port} is in use; taking {_port(listener)}")
+            self._log(f"port {port} is not available; taking {_port(listener)}")
         return listener
 
     def _wait(self, url: str, what: str) -> None:
@@ -260,6 +273,13 @@ def _loads_encoders(ready_url: str) -> bool:
         return httpx.get(ready_url, timeout=RESPONSE_SECONDS, trust_env=False).json().get("loading", 0) > 0
     except (httpx.HTTPError, ValueError):  # whether the api responds is not the question here
         return False
+
+
+def _local_url(listener: socket.socket) -> str:
+    """Address at which this machine reaches the socket; loopback for one that listens on all interfaces."""
+    host = str(listener.getsockname()[0])
+    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{_port(listener)}"
 
 
 def _port(listener: socket.socket) -> int:

@@ -23,19 +23,20 @@ LOOPBACK = "127.0.0.1"
 BACKLOG = 1024  # connections that wait while the process behind the socket starts
 
 
-def listening_socket(preferred: int) -> socket.socket:
+def listening_socket(preferred: int, host: str = LOOPBACK) -> socket.socket:
     """Socket that listens on ``preferred``, or on a port chosen by the system when that one is in use or 0.
 
     The port stays reserved: the socket is passed to the serving process and to its successors. Binding is not enough,
     since Linux lets two sockets with SO_REUSEADDR bind one port as long as neither listens.
 
-    Raises: OSError when no port is available.
+    Raises: OSError when no port is available, or ``host`` is no address of this machine.
     """
+    family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
     for port in dict.fromkeys((preferred, 0)):
-        listener = socket.socket()
+        listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((LOOPBACK, port))
+            listener.bind((host, port))
             listener.listen(BACKLOG)
         except OSError:
             listener.close()

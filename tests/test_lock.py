@@ -16,13 +16,20 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from scripts.locked_extras import LOCK, available_extras
 from tests.test_dependencies import FIXED
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 UNLOCKED = set(PROJECT["tool"]["uv"]["pip"]["no-emit-package"])
 BY_THE_BUILD = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
-SETS = {"service": {"service"}, "test": {"service", "test"}, "docs": {"service", "docs"}}
+IMAGE_EXTRAS = available_extras(LOCK.read_text(encoding="utf-8"))
+SETS = {
+    "service": {"service"},
+    "test": {"service", "test"},
+    "docs": {"service", "docs"},
+    "extras": {"service", *IMAGE_EXTRAS},
+}
 PYTHONS = ("3.11", "3.12", "3.13")
 
 
@@ -124,9 +131,19 @@ def test_the_service_and_its_documentation_run_what_was_tested(name: str) -> Non
         assert {entry.version: entry.hashes for entry in entries} == tested, library
 
 
-def test_nothing_known_to_be_dangerous_is_locked() -> None:
+def test_an_extra_of_the_image_changes_no_library_of_the_service() -> None:
+    """And is what was tested, but for Ray, which the test tools do not have."""
+    extras = {name: {entry.version: entry.hashes for entry in entries} for name, entries in LOCKS["extras"].items()}
+    for library, entries in LOCKS["service"].items():
+        assert {entry.version: entry.hashes for entry in entries} == extras[library], library
+    tested = {name: {entry.version: entry.hashes for entry in entries} for name, entries in LOCKS["test"].items()}
+    assert {name for name, versions in extras.items() if versions != tested.get(name)} == {"ray"}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_nothing_known_to_be_dangerous_is_locked(name: str) -> None:
     for library, (first, why) in FIXED.items():
-        for entry in LOCKS["test"].get(library, ()):
+        for entry in LOCKS[name].get(library, ()):
             assert entry.version >= Version(first), f"{library}: {why}; run make lock UPGRADE=1"
 
 

@@ -22,11 +22,14 @@ WAIT_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # a choice of the user's
 
 
 def thread_env(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables to add to ``environment``: of ``OMP_NUM_THREADS`` and ``GOMP_SPINCOUNT`` those that it leaves open."""
+    """Variables to add to ``environment``: of ``OMP_NUM_THREADS`` and ``GOMP_SPINCOUNT`` those that it leaves open.
+
+    An empty value counts as none, as in a line of ``.env`` that nobody filled in.
+    """
     added = {}
-    if "OMP_NUM_THREADS" not in environment:
+    if not environment.get("OMP_NUM_THREADS"):
         added["OMP_NUM_THREADS"] = str(usable_cores())
-    if not any(name in environment for name in WAIT_VARIABLES):
+    if not any(environment.get(name) for name in WAIT_VARIABLES):
         added["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
     return added
 

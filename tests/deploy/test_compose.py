@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from api.core.settings import ApiSettings
+from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.common.settings import Settings
+from lcl_core.common.threads import WAIT_VARIABLES
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 
@@ -23,6 +25,8 @@ IMAGE = {"LCL_HOME", "LCL_DOCS_DIR", "LCL_TEAM", "LCL_API_HOST", "LCL_API_PORT",
 ONE_MACHINE = {"LCL_UI_TOKEN"}  # a team signs in
 LAUNCHER = {"LCL_API_SOCKET", "LCL_UI_SOCKET"}  # it sets them for its children alone
 READ_ELSEWHERE = {"LCL_DATA_CACHE", "LCL_DATA_CACHE_BYTES"}
+# Libraries read these. What docs/operations.md says of them is about the worker.
+LIBRARIES = {"OMP_NUM_THREADS", *WAIT_VARIABLES, VISIBLE_DEVICES}
 SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "ui": UiSettings}
 OVERLAYS = ("gpu", "s3", "monitoring", "webhooks")
 OWN = ("api", "worker", "ui")
@@ -49,14 +53,33 @@ def test_no_start_without_secrets(secret: str) -> None:
     assert not re.search(rf"\$\{{{secret}:?-[^}}]", text)
 
 
-def test_the_example_names_every_secret_and_fills_none() -> None:
+def example() -> dict[str, str]:
+    """What ``.env.example`` gives, comments left out."""
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    assert {name: given.get(name) for name in EMPTY} == dict.fromkeys(EMPTY, "")
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def compose_files() -> str:
+    """The text of all compose files."""
     names = ("docker-compose.yml", *(f"docker-compose.{overlay}.yml" for overlay in OVERLAYS))
-    files = [(ROOT / name).read_text(encoding="utf-8") for name in names]
-    used = set(re.findall(r"\$\{(\w+)", "".join(files)))
-    assert set(given) == used - {"LCL_IMAGE"}
+    return "".join((ROOT / name).read_text(encoding="utf-8") for name in names)
+
+
+def test_the_example_names_every_secret_and_fills_none() -> None:
+    given = example()
+    assert {name: given.get(name) for name in EMPTY} == dict.fromkeys(EMPTY, "")
+    used = set(re.findall(r"\$\{(\w+)", compose_files()))
+    assert set(given) == used
+
+
+def test_the_example_replaces_no_default_of_an_override() -> None:
+    """A value in it would hold in every file, so the override's own default would never apply."""
+    defaults: dict[str, set[str]] = {}
+    for name, default in re.findall(r"\$\{(\w+):-([^}]*)\}", compose_files()):
+        defaults.setdefault(name, set()).add(default)
+    given = example()
+    assert len(defaults["LCL_SHM_SIZE"]) == 2
+    assert [name for name, several in defaults.items() if len(several) > 1 and given.get(name)] == []
 
 
 def variables_of(name: str) -> set[str]:
@@ -70,14 +93,17 @@ def variables_of(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", OWN)
 def test_every_setting_reaches_its_process_and_nothing_else_does(name: str) -> None:
-    assert set(SERVICES[name]["environment"]) == variables_of(name) - IMAGE - ONE_MACHINE - {"LCL_WEBHOOK_HOSTS"}
+    libraries = LIBRARIES if name == "worker" else set()
+    own = variables_of(name) - IMAGE - ONE_MACHINE - {"LCL_WEBHOOK_HOSTS"}
+    assert set(SERVICES[name]["environment"]) == own | libraries
 
 
 def test_every_setting_that_env_may_give_stands_in_the_example_with_its_default() -> None:
     passed_on = {variable for name in OWN for variable, value in SERVICES[name]["environment"].items() if value is None}
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     shown = dict(line[2:].split("=", 1) for line in lines if re.match(r"# LCL_\w+=", line))
-    assert set(shown) == passed_on
+    assert set(shown) - set(SERVICES["api"]["build"]["args"]) == passed_on - LIBRARIES
+    assert all(f"# {variable}=" in lines for variable in LIBRARIES), "an empty CUDA_VISIBLE_DEVICES would hide all GPUs"
     for name in OWN:
         prefix = str(SETTINGS[name].model_config["env_prefix"])
         own = {variable.removeprefix(prefix).lower(): given for variable, given in shown.items()}
@@ -230,11 +256,14 @@ def test_the_image_has_no_root_and_installs_from_the_lock() -> None:
     assert any("requirements/docs.lock" in line and "--require-hashes" in line for line in lines)
     locked = next(i for i, line in enumerate(lines) if "--requirement /build/requirements/service.lock" in line)
     assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(lines[locked].split())
-    project = next(i for i, line in enumerate(lines) if "'/build[service]'" in line)
+    extras = next(i for i, line in enumerate(lines) if "--requirement requirements/chosen.lock" in line)
+    assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(lines[extras].split())
+    assert 'scripts.locked_extras "$LCL_EXTRAS" > requirements/chosen.lock' in lines[extras - 1]
+    project = next(i for i, line in enumerate(lines) if '"/build[service${LCL_EXTRAS:+,$LCL_EXTRAS}]"' in line)
     source = next(i for i, line in enumerate(lines) if "target=/source" in line and "pip install" in line)
-    assert locked < project < source, "the libraries' layers do not depend on the source"
+    assert locked < extras < project < source, "the libraries' layers do not depend on the source"
     installing = [line for line in lines if "pip install" in line]
-    assert len(installing) == 4, "the documentation's tools, the libraries, the project without and with its source"
+    assert len(installing) == 5, "the documentation's tools, libraries, extras, the project without and with its source"
     assert all("--require-hashes" in line or "--no-build-isolation" in line for line in installing), "setuptools too"
     assert any("pip check" in line for line in lines)
 
@@ -252,7 +281,7 @@ def test_the_builder_sees_only_what_the_image_needs() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in lines
     assert {line[1:] for line in lines if line.startswith("!")} == {
-        "pyproject.toml", "requirements/service.lock", "README.md", "LICENSE", "NOTICE",
+        "pyproject.toml", "requirements/service.lock", "requirements/extras.lock", "README.md", "LICENSE", "NOTICE",
         "api", "workers", "lcl_core", "ui",
         # what the documentation site is built from
         "requirements/docs.lock", "docs", "scripts",

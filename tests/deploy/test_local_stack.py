@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +11,21 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from api.core.settings import ApiSettings
 from deploy import local_stack as module
 from deploy.local_stack import LocalStack, ui_token
-from deploy.process import Service
+from deploy.process import Service, listening_socket
+from lcl_core.common.errors import UserError
 from ui.settings import TOKEN_FILE
 
 STAND_IN = """
-import http.server, os, signal, socket
+import http.server, os, pathlib, signal, socket
 class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if "authorization" in self.headers:
+            pathlib.Path(os.environ["LCL_HOME"], "authorization").write_text(self.headers["authorization"])
         self.send_response(200)
         self.end_headers()
 server = http.server.HTTPServer(("127.0.0.1", 0), Answers, bind_and_activate=False)
@@ -31,15 +37,17 @@ signal.pause()
 
 
 @contextmanager
-def launched(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStack]:
-    """The real page, before an api and a worker that merely answer."""
+def launched(
+    home: Path, monkeypatch: pytest.MonkeyPatch, ports: tuple[int, int] | None = (0, 0)
+) -> Iterator[LocalStack]:
+    """The real page, before an api and a worker that merely answer. The api keeps the last key in ``authorization``."""
 
     def service(name: str, command: Any, *rest: Any, **more: Any) -> Service:
         return Service(name, command if name == "ui" else ("python", "-c", STAND_IN), *rest, **more)
 
     monkeypatch.setattr(module, "Service", service)
     monkeypatch.setenv("LCL_BROKER_URL", "redis://127.0.0.1:9/0")
-    with LocalStack(home, log=print, ports=(0, 0)) as stack:
+    with LocalStack(home, log=print, ports=ports) as stack:
         yield stack
 
 
@@ -89,6 +97,48 @@ def test_the_printed_address_opens_the_page_of_one_machine(tmp_path: Path, monke
         assert browser.get(stack.page_address, headers=evil).status_code == 403
         logs = "".join(file.read_text() for file in (home / "logs").iterdir())
         assert token not in logs
+
+
+def test_api_and_page_listen_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LCL_TEAM", raising=False)
+    with listening_socket(0) as one, listening_socket(0, "127.0.0.2") as other:
+        port, api_port = (probe.getsockname()[1] for probe in (one, other))
+    settings = {"UI_HOST": "0.0.0.0", "UI_PORT": port, "UI_HOSTS": "127.0.0.3"}
+    for name, value in {**settings, "API_HOST": "127.0.0.2", "API_PORT": api_port}.items():
+        monkeypatch.setenv(f"LCL_{name}", str(value))
+    with launched(tmp_path / "home", monkeypatch, ports=None) as stack:
+        assert (stack.api_url, stack.page_url) == (f"http://127.0.0.2:{api_port}", f"http://127.0.0.1:{port}")
+        elsewhere = stack.page_address.replace("127.0.0.1", "127.0.0.3")
+        assert httpx.get(elsewhere, trust_env=False, follow_redirects=True).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "10..0.5"])
+@pytest.mark.parametrize("setting", ["LCL_API_HOST", "LCL_UI_HOST"])
+def test_an_address_that_is_not_of_this_machine_is_refused_with_its_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, host: str
+) -> None:
+    monkeypatch.delenv("LCL_TEAM", raising=False)
+    monkeypatch.setenv(setting, host)
+    refused = pytest.raises(UserError, match=f"^{setting}: this machine cannot listen on '{re.escape(host)}'; name")
+    with refused, LocalStack(tmp_path / "home", log=print, ports=(0, 0)):
+        pytest.fail("it was started")
+
+
+@pytest.mark.parametrize("admin_key", ["9f8e7d6c5b4a39281706f5e4d3c2b1a0", ""])
+def test_the_page_of_one_machine_has_the_key_of_its_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, admin_key: str
+) -> None:
+    """Neither the key of another service, which the shell has, nor one of the home that ``LCL_ADMIN_KEY`` replaces."""
+    monkeypatch.delenv("LCL_TEAM", raising=False)
+    monkeypatch.setenv("LCL_API_KEY", "lcl_of.another-service")
+    monkeypatch.setenv("LCL_ADMIN_KEY", admin_key)
+    home = tmp_path / "home"
+    stored = ApiSettings(home=home, admin_key=SecretStr("")).read_admin_key()
+    with launched(home, monkeypatch) as stack, httpx.Client(trust_env=False, follow_redirects=True) as browser:
+        browser.get(stack.page_address)
+        assert browser.get(f"{stack.page_url}/loading").status_code == 200
+        assert (home / "authorization").read_text() == f"Bearer {admin_key or stored}"
+        assert stack.key_source == ("LCL_ADMIN_KEY" if admin_key else str(home / "key"))
 
 
 @pytest.mark.parametrize(

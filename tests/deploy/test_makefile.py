@@ -86,6 +86,23 @@ def test_once_is_a_switch(clone: Path, once: str, given: bool) -> None:
     assert ("--once" in plan) is given
 
 
+def test_names_in_env_that_compose_ignores_are_printed(clone: Path) -> None:
+    shutil.copy(ROOT / ".env.example", clone)
+    given = (ROOT / ".env.example").read_text(encoding="utf-8")
+    given += "LCL_LEASE_SECONDS=600\n  export OMP_NUM_THREADS = 4\nCOMPOSE_PROJECT_NAME=ours\n# LCL_NOTE=a comment\n"
+    (clone / ".env").write_text(given, encoding="utf-8")
+    done = make(clone, "check-env")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    before = len(given.splitlines())
+    (clone / ".env").write_text(given + "LCL_LEASE_SECOND=600\nLCL_UI_TOKEN=x=y\n", encoding="utf-8")
+    done = make(clone, "check-env")
+    assert done.returncode != 0
+    assert done.stdout.splitlines() == [
+        f".env:{before + 1}: LCL_LEASE_SECOND has no effect; .env.example has the names",
+        f".env:{before + 2}: LCL_UI_TOKEN has no effect; .env.example has the names",
+    ]
+
+
 def test_continuous_integration_runs_the_same_command() -> None:
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert lines[-1] == "exec make test"
