@@ -7,20 +7,19 @@ number of processes, and again after a crash: one transaction submits a run and 
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import BigInteger, cast, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import Dataset, EncoderRow, Metric, Run, Study, StudyCell, new_id
 from lcl_core.db.registry import copy_encoder_ids, pin_encoders
-from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
+from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, measures_held_out, resume_run
 from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, to_json_safe
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
 from lcl_core.db.submit import find_by_idempotency_key, hash_body, submit
@@ -197,15 +196,25 @@ def study_cells(session: Session, study_id: str) -> list[CellRecord]:
 
 
 def study_metrics(session: Session, run_ids: Sequence[str], most: int = 200) -> dict[str, list[dict[str, Any]]]:
-    """{run id: metric lines in order}, every n-th line, with one n such that no run has many more than ``most``."""
-    counts = select(func.count()).where(Metric.run_id.in_(run_ids)).group_by(Metric.run_id)
-    stride = max(1, math.ceil(max(session.scalars(counts), default=0) / most))
-    number = func.row_number().over(partition_by=Metric.run_id, order_by=(Metric.step, Metric.id))
-    numbered = select(Metric.run_id, Metric.values, number.label("number")).where(Metric.run_id.in_(run_ids)).subquery()
+    """{run id: metric lines of its steps, in order}, thinned alike, so that the seeds of a row have the same steps.
+
+    Of each of ``most`` equal intervals of steps the first line and the first with numbers of held-out data remain,
+    further the line of the last step of a training that has come to it.
+    """
+    of_steps = Metric.run_id.in_(run_ids), Metric.phase == ""
+    steps = 1 + (session.scalar(select(func.max(Metric.step)).where(*of_steps)) or 0)
+    interval = cast(Metric.step, BigInteger) * most // steps
+    number = func.row_number().over(
+        partition_by=(Metric.run_id, measures_held_out(), interval), order_by=(Metric.step, Metric.id)
+    )
+    columns = Metric.run_id, Metric.id, Metric.step, Metric.values, number.label("number")
+    numbered = select(*columns).where(*of_steps).subquery()
+    is_last = numbered.c.step == Run.spec["steps"].as_integer()
     query = (
         select(numbered.c.run_id, numbered.c["values"])
-        .where(numbered.c.number % stride == 0)
-        .order_by(numbered.c.run_id, numbered.c.number)
+        .join(Run, Run.id == numbered.c.run_id)
+        .where(or_(numbered.c.number == 1, is_last))
+        .order_by(numbered.c.run_id, numbered.c.step, numbered.c.id)
     )
     lines: dict[str, list[dict[str, Any]]] = {}
     for run_id, line in session.execute(query).tuples():

@@ -221,9 +221,8 @@ def training_curves(
 
 
 def curve_metrics(lines: Mapping[str, Sequence[Line]]) -> list[str]:
-    """Keys of the numbers in the runs' last lines, ``loss`` first."""
-    last = [run[-1] for run in lines.values() if run]
-    keys = {key for line in last for key in line if is_number(line[key])}.difference(NO_CURVES)
+    """Keys of the numbers in the runs' lines, ``loss`` first."""
+    keys = {key for run in lines.values() for line in run for key in line if is_number(line[key])}.difference(NO_CURVES)
     return sorted(keys, key=lambda key: (key != "loss", key))
 
 
