@@ -70,7 +70,7 @@ def count_states(states: Iterable[str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run of a study: the fields of its database row that the table needs."""
+    """A run of a study: the fields of its database row that the study needs."""
 
     id: str
     state: str
@@ -79,6 +79,7 @@ class RunRecord:
     reason: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
     continues: str | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
