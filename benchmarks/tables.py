@@ -191,21 +191,21 @@ def _pair_by_seed(left: Mapping[str, float], right: Mapping[str, float]) -> dict
 def _compare(rows: Mapping[str, Json], published: PublishedTable, column: str) -> dict[str, str]:
     """{value: difference, interval and p} of the rows that share a seed with the baseline, over the shared seeds."""
     base, planned = _values(rows[published.baseline], column), published.planned()
-    others = {value: _values(rows[value], column) for value in published.others()}
-    shared = {value: pairs for value, other in others.items() if (pairs := _pair_by_seed(base, other))}
-    sides = {value: tuple(zip(*pairs.values(), strict=True)) for value, pairs in shared.items()}
-    tests = {value: paired_test(left, right) for value, (left, right) in sides.items()}
-    tested = [value for value in planned if value in tests]
-    p_values = [
-        tests[value].p if (margin := planned[value]) is None else equivalence_p(*sides[value], margin)
-        for value in tested
-    ]
-    words = {}
-    for value, test in tests.items():
+    words: dict[str, str] = {}
+    p_values: dict[str, float | None] = {}
+    for value in published.others():
+        other = _values(rows[value], column)
+        if not (pairs := _pair_by_seed(base, other)):
+            continue
+        left, right = zip(*pairs.values(), strict=True)
+        test = paired_test(left, right)
         words[value] = _difference(test)
-        if test.count < max(len(base), len(others[value])):
+        if test.count < max(len(base), len(other)):
             words[value] += f", {test.count} shared seed{'s' if test.count > 1 else ''}"
-    for value, p in zip(tested, holm_adjust(p_values), strict=True):
+        if value in planned:
+            margin = planned[value]
+            p_values[value] = test.p if margin is None else equivalence_p(left, right, margin)
+    for value, p in zip(p_values, holm_adjust(list(p_values.values())), strict=True):
         if p is not None:
             words[value] += f", {_p_value(p)}" if planned[value] is None else f", equivalence {_p_value(p)}"
     return words
