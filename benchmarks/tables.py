@@ -154,7 +154,7 @@ def build(name: str) -> list[str]:
     lines = [heads, ["---"] * len(heads)]
     for value, title in published.rows.items():
         reads = [published.reads[value]] if published.reads else []
-        figures = [_spread(_values(rows[value], column)) for column in published.columns]
+        figures = [_spread(list(_values(rows[value], column).values())) for column in published.columns]
         tokens = [_millions(rows[value]["compute"]["tokens_seen"])] if published.tokens else []
         lines.append([title, *reads, figures[0], compared.get(value, ""), *figures[1:], *tokens])
     below = {"untrained": _untrained, "chance": _chance}
@@ -170,37 +170,46 @@ def values_path(name: str, suffix: str) -> Path:
     return RESULTS / f"{TABLES[name].values or f'{name}/table'}{suffix}"
 
 
-def _values(row: Json, column: str) -> list[float]:
-    """In the order of the seeds."""
+def _values(row: Json, column: str) -> dict[str, float]:
+    """{seed: value}, in the order of the seeds."""
     if column == BOTH_DIRECTIONS:
-        return [
-            (to_image + to_text) / 2
-            for to_image, to_text in zip(_values(row, "IR@5"), _values(row, "TR@5"), strict=True)
-        ]
+        pairs = _pair_by_seed(_values(row, "IR@5"), _values(row, "TR@5"))
+        return {seed: (to_image + to_text) / 2 for seed, (to_image, to_text) in pairs.items()}
     values = row["figures"][column]["values"]
-    return [values[seed] for seed in sorted(values)]
+    return {seed: values[seed] for seed in sorted(values, key=int)}
+
+
+def _pair_by_seed(left: Mapping[str, float], right: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """{seed: both values}, of the seeds that have both."""
+    return {seed: (left[seed], right[seed]) for seed in left if seed in right}
 
 
 def _compare(rows: Mapping[str, Json], published: PublishedTable, column: str) -> dict[str, str]:
-    """{value: difference, interval and p} of all rows but the baseline, over the same seeds."""
+    """{value: difference, interval and p} of the rows that share a seed with the baseline, over the shared seeds."""
     base, planned = _values(rows[published.baseline], column), published.planned()
-    tests = {value: paired_test(base, _values(rows[value], column)) for value in published.others()}
-    p_values = [
-        tests[value].p if margin is None else equivalence_p(base, _values(rows[value], column), margin)
-        for value, margin in planned.items()
-    ]
-    adjusted = dict(zip(planned, holm_adjust(p_values), strict=True))
-    words = {value: _difference(test) for value, test in tests.items()}
-    for value, p in adjusted.items():
-        assert p is not None
-        words[value] += f", {_p_value(p)}" if planned[value] is None else f", equivalence {_p_value(p)}"
+    words: dict[str, str] = {}
+    p_values: dict[str, float | None] = {}
+    for value in published.others():
+        other = _values(rows[value], column)
+        if not (pairs := _pair_by_seed(base, other)):
+            continue
+        left, right = zip(*pairs.values(), strict=True)
+        test = paired_test(left, right)
+        words[value] = _difference(test)
+        if test.count < max(len(base), len(other)):
+            words[value] += f", {test.count} shared seed{'s' if test.count > 1 else ''}"
+        if value in planned:
+            margin = planned[value]
+            p_values[value] = test.p if margin is None else equivalence_p(left, right, margin)
+    for value, p in zip(p_values, holm_adjust(list(p_values.values())), strict=True):
+        if p is not None:
+            words[value] += f", {_p_value(p)}" if planned[value] is None else f", equivalence {_p_value(p)}"
     return words
 
 
 def _difference(test: PairedTest) -> str:
-    assert test.interval is not None
-    low, high = map(_short, test.interval)
-    return f"{_short(test.difference)} ({low} – {high})"
+    """The difference, and its interval where there are two pairs."""
+    return _short(test.difference) + (f" ({' – '.join(map(_short, test.interval))})" if test.interval else "")
 
 
 def _untrained(name: str, columns: Sequence[str], _: Mapping[str, Json]) -> tuple[str, list[str]]:
@@ -223,11 +232,10 @@ def _chance(name: str, columns: Sequence[str], rows: Mapping[str, Json]) -> tupl
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation."""
+    """Mean ± standard deviation; of one value the value."""
     average, spread = mean(values), sample_deviation(values)
     assert average is not None
-    assert spread is not None
-    return f"{_short(average)} ± {_short(spread)}"
+    return _short(average) + ("" if spread is None else f" ± {_short(spread)}")
 
 
 def _short(value: float) -> str:

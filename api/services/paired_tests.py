@@ -9,8 +9,9 @@ from typing import Any
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.significance import compare_runs
-from lcl_core.specs.study import MetricSpec
-from lcl_core.studies.paired_outcomes import compare_outcomes, question_outcomes
+from lcl_core.studies.paired_outcomes import Outcomes, compare_outcomes, question_outcomes
+from lcl_core.studies.results import CellRecord
+from lcl_core.studies.table import Column
 
 RESAMPLES = 2000  # fast enough for a request on large splits
 Json = dict[str, Any]
@@ -37,13 +38,23 @@ def encoder_tests(
     }
 
 
-def sample_tests(metrics: Sequence[MetricSpec], sides: Sequence[Sequence[Path]]) -> list[Json | None]:
-    """Tests over samples by metric, of two sides with the prediction folders of their seeds."""
-    outcomes = [[question_outcomes(metrics, folder) for folder in side if _has_predictions(folder)] for side in sides]
-    tests = [
-        compare_outcomes(*([seed[column] for seed in side] for side in outcomes)) for column, _ in enumerate(metrics)
-    ]
-    return [None if test is None else asdict(test) for test in tests]
+def sample_tests(
+    columns: Sequence[Column], sides: Sequence[Sequence[tuple[CellRecord, Path]]]
+) -> dict[str, Json | None]:
+    """Tests over samples by the column's head, of two sides with the cells of their seeds and their predictions."""
+    outcomes = [[_cell_outcomes(columns, *each) for each in side if _has_predictions(each[1])] for side in sides]
+    tests = {
+        column.head: compare_outcomes(*([cell.get(column.head, {}) for cell in side] for side in outcomes))
+        for column in columns
+    }
+    return {head: None if test is None else asdict(test) for head, test in tests.items()}
+
+
+def _cell_outcomes(columns: Sequence[Column], cell: CellRecord, records: Path) -> dict[str, Outcomes]:
+    """Outcomes by head of the columns that have a value of this cell."""
+    covering = [column for column in columns if column.covers(cell)]
+    found = question_outcomes([column.metric for column in covering], records)
+    return {column.head: outcomes for column, outcomes in zip(covering, found, strict=True)}
 
 
 def _has_predictions(folder: Path) -> bool:

@@ -105,19 +105,18 @@ def compare_study_rows(
     by_number = {trial.number: trial for trial in trials}
     sides = [[by_number[number] for number in rows[row]["cells"]] for row in (left, right)]
     columns = table_columns(spec)
-    folders = [[records_of(run_id) for run_id in _succeeded_evaluations(side)] for side in sides]
-    samples = sample_tests([column.metric for column in columns], folders)
+    evaluated = [[(cell, records_of(run.id)) for cell, run in _succeeded_evaluations(side)] for side in sides]
     return {
         "left": rows[left]["labels"],
         "right": rows[right]["labels"],
         "seeds": {column.head: compare_rows(column.head, rows[left], rows[right]) for column in columns},
-        "samples": {column.head: test for column, test in zip(columns, samples, strict=True)},
+        "samples": sample_tests(columns, evaluated),
     }
 
 
-def _succeeded_evaluations(trials: Sequence[CellRecord]) -> list[str]:
-    evaluations = (trial.evaluation for trial in trials)
-    return [run.id for run in evaluations if run and run.state == SUCCEEDED]
+def _succeeded_evaluations(trials: Sequence[CellRecord]) -> list[tuple[CellRecord, RunRecord]]:
+    """The trials whose evaluation has succeeded, each with it."""
+    return [(trial, trial.evaluation) for trial in trials if trial.evaluation and trial.evaluation.state == SUCCEEDED]
 
 
 def _trial_view(trial: CellRecord, cancelled: bool) -> TrialView:

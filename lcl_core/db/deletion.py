@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import Text, cast, delete, func, or_, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
@@ -22,11 +22,11 @@ from lcl_core.db.datasets import PRODUCT_OWNER, SAMPLE_DATASET, list_versions
 from lcl_core.db.models import CollectionRow, Dataset, DatasetVersion, EncoderRow, Metric, Run, Study, StudyCell
 from lcl_core.db.outbox import delete_stored_folder
 from lcl_core.db.registry import absolute_path
+from lcl_core.db.runs import measures_held_out
 from lcl_core.db.session import Database, now
 from lcl_core.db.states import FINISHED, State
 from lcl_core.db.studies import study_spec
 from lcl_core.specs.parsing import AnySpec, dataset_fields, datasets_of, encoders_of, parse_spec
-from lcl_core.specs.pretrain import HELD_OUT
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.trials import evaluate_specs, expand_study
 
@@ -240,8 +240,8 @@ def _surplus(session: Session, run_id: str) -> Sequence[int]:
     for phase, last_step, last_id in totals:
         last_steps[phase], newest = last_step, max(newest, last_id)
     intervals = max(1, POINTS // max(len(last_steps), 1) - 1)
-    held_out = cast(Metric.values, Text).contains(f'"{HELD_OUT}', autoescape=True)
-    query = select(Metric.id, Metric.phase, Metric.step, held_out).where(of_run).order_by(Metric.phase, Metric.step)
+    columns = Metric.id, Metric.phase, Metric.step, measures_held_out()
+    query = select(*columns).where(of_run).order_by(Metric.phase, Metric.step)
     surplus: list[int] = []
     filled: tuple[str, int] | None = None
     for id_, phase, step, measures in session.execute(query.execution_options(yield_per=10_000)).tuples():

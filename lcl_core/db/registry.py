@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session
@@ -33,14 +33,15 @@ from lcl_core.encoders.file_hashes import Hashes, changed_files, hash_files, ide
 from lcl_core.pretrained import pretrained_encoders
 from lcl_core.specs.base import slug
 from lcl_core.specs.corpus_jobs import ConvertSpec, IndexSpec, MatchSpec
+from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.parsing import (
+    AnyModel,
     AnySpec,
     collections_of,
     data_paths,
     datasets_of,
     encoder_fields,
     encoders_of,
-    parse_spec,
 )
 from lcl_core.specs.pretrain import PretrainSpec
 
@@ -56,6 +57,7 @@ _NAMED_TABLES: dict[str, type[EncoderRow | Dataset | CollectionRow]] = {
 # a reference is an id or a name; datasets have names alone
 _ID_PREFIXES = {"encoder": "enc_", "collection": "col_"}
 _NO_FETCHED: Mapping[str, Path] = {}
+NamingSpec = TypeVar("NamingSpec", PretrainSpec, EvaluateSpec)
 
 # run with every search or submission, and more expensive to build than to run
 _SELECT_ENCODER = select(EncoderRow).where(EncoderRow.id == bindparam("id"))
@@ -112,20 +114,35 @@ def pin_encoders(session: Session, spec: AnySpec) -> AnySpec:
     return _name_encoders(spec, {name: row.id for name, row in rows.items()})
 
 
-def copy_encoder_ids(spec: PretrainSpec, pinned: Mapping[str, Any]) -> PretrainSpec:
-    """``spec`` with the encoders of the JSON spec of a run of the same trial, which has ids in place of names."""
-    other = encoder_fields(parse_spec("pretrain", dict(pinned)))
-    return _name_encoders(spec, {name: other.get(field, name) for field, name in encoder_fields(spec).items()})
+def pin_reference(session: Session, reference: str) -> str:
+    """Id of the encoder that an id or name stands for; an unknown reference as it is."""
+    try:
+        return get_encoder(session, reference).id
+    except UserError:
+        return reference
 
 
-def _name_encoders(spec: PretrainSpec, ids: Mapping[str, str]) -> PretrainSpec:
-    model, objective = spec.model, spec.objective
-    if model.init is not None:
-        model = model.model_copy(update={"init": ids[model.init]})
-    if objective.distill is not None:
-        teacher = objective.distill.model_copy(update={"encoder": ids[objective.distill.encoder]})
-        objective = objective.model_copy(update={"distill": teacher})
-    return spec.model_copy(update={"model": model, "objective": objective})
+def evaluation_by_names(session: Session, spec: EvaluateSpec) -> EvaluateSpec | None:
+    """The spec with names in place of the ids of further encoders, as runs have it that were submitted by name.
+
+    None where it has no further encoders, or one that is not registered.
+    """
+    rows = [session.get(EncoderRow, reference) for reference in spec.further_encoders().values()]
+    names = {row.id: row.name for row in rows if row is not None}
+    return _name_encoders(spec, names) if rows and None not in rows else None
+
+
+def _name_encoders(spec: NamingSpec, references: Mapping[str, str]) -> NamingSpec:
+    """``spec`` with other references to encoders; those of an evaluation's further encoders alone."""
+    named = encoder_fields(spec) if isinstance(spec, PretrainSpec) else spec.further_encoders()
+    for field, reference in named.items():
+        spec = _set_field(spec, field.split("."), references[reference])
+    return spec
+
+
+def _set_field(spec: AnyModel, path: Sequence[str], value: str) -> AnyModel:
+    head, *rest = path
+    return spec.model_copy(update={head: _set_field(getattr(spec, head), rest, value) if rest else value})
 
 
 def encoders_by_weights_hash(session: Session, weights_hash: str) -> Sequence[EncoderRow]:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from sqlalchemy import ColumnElement, Text, cast, func, or_, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
@@ -27,7 +27,7 @@ from lcl_core.estimate.history import MeasuredRun, measured_run
 from lcl_core.estimate.report import RunEstimate, estimate_pretraining
 from lcl_core.jobs import ANY_DEVICE
 from lcl_core.specs.parsing import AnySpec, parse_spec
-from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.specs.pretrain import HELD_OUT, PretrainSpec
 
 MAX_LISTED_IDS = 3  # of runs or studies that have one name
 ESTIMATE_FROM_RUNS = 200  # newest pre-trainings
@@ -122,6 +122,11 @@ def metrics_after(
     if step is not None:
         query = query.where(Metric.step > step)
     return session.scalars(query.limit(limit)).all()
+
+
+def measures_held_out() -> ColumnElement[bool]:
+    """Whether a metric line has numbers of held-out data."""
+    return cast(Metric.values, Text).contains(f'"{HELD_OUT}', autoescape=True)
 
 
 def list_evaluations(session: Session, encoder_id: str) -> list[tuple[Run, list[dict[str, Any]]]]:

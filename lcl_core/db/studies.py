@@ -7,26 +7,34 @@ number of processes, and again after a crash: one transaction submits a run and 
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import BigInteger, cast, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import Dataset, EncoderRow, Metric, Run, Study, StudyCell, new_id
-from lcl_core.db.registry import copy_encoder_ids, pin_encoders
-from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
+from lcl_core.db.registry import evaluation_by_names, pin_reference
+from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, measures_held_out, resume_run
 from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, to_json_safe
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
 from lcl_core.db.submit import find_by_idempotency_key, hash_body, submit
 from lcl_core.estimate.report import Range
-from lcl_core.specs.parsing import AnySpec, datasets_of, parse_as, spec_hash
+from lcl_core.specs.evaluate import EvaluateSpec
+from lcl_core.specs.parsing import AnySpec, datasets_of, encoders_of, parse_as, spec_hash
 from lcl_core.specs.study import AdditionSpec, StudySpec
+from lcl_core.studies.encoder_references import (
+    encoder_references,
+    encoders_of_runs,
+    replace_encoders,
+    replace_in_axes,
+)
 from lcl_core.studies.results import CellRecord, RunRecord, cell_state, study_state
 from lcl_core.studies.status import StudyStatus, can_continue, promoted_cells, study_status
 from lcl_core.studies.trials import PlannedCell, apply_addition, evaluate_spec, expand_study, resolve_presets
@@ -51,21 +59,22 @@ def create_study(
 ) -> Study:
     """Insert a study and queue a run for every cell without a reusable run; a repeated key returns its study.
 
-    The caller commits, then publishes the wake-up message.
+    The study keeps the encoders that its names stand for now. The caller commits, then publishes the wake-up message.
 
     Raises: UserError ``bad_spec``, ``too_many_cells``, ``same_cell``, ``idempotency_conflict``.
     """
     spec = resolve_presets(spec)
-    cells = expand_study(spec)
-    full = to_json_safe(spec.model_dump(mode="json"))
-    body_hash = hash_body({"spec": full, "name": name})
+    # before names are pinned: a repeated request finds its study whatever they stand for now
+    body_hash = hash_body({"spec": to_json_safe(spec.model_dump(mode="json")), "name": name})
     lock_studies(session)
     if repeated := find_by_idempotency_key(session, Study, owner, idempotency_key, body_hash):
         return repeated
+    spec = _pin_encoders(session, spec)
+    cells = expand_study(spec)
     study = Study(
         id=new_id("study"),
         name=name,
-        spec=full,
+        spec=to_json_safe(spec.model_dump(mode="json")),
         owner=owner,
         idempotency_key=idempotency_key,
         body_hash=body_hash,
@@ -82,7 +91,7 @@ def plan_study(session: Session, spec: StudySpec, owner: str = "local") -> dict[
 
     Raises: as ``create_study``.
     """
-    cells = expand_study(spec)
+    cells = _planned_cells(session, spec)
     reusable = find_reusable_runs(session, "pretrain", [cell.spec for cell in cells], owner)
     return {
         "rows": len({frozenset(cell.labels.items()) for cell in cells}),
@@ -112,7 +121,7 @@ def estimate_training(
     Args:
         visible_to: owner of the runs that the estimate may use; None: all owners.
     """
-    cells = expand_study(spec)
+    cells = _planned_cells(session, spec)
     reusable = find_reusable_runs(session, "pretrain", [cell.spec for cell in cells], owner)
     specs = [cell.spec for cell in cells if spec_hash("pretrain", cell.spec) not in reusable]
     without_seed = [each.model_copy(update={"seed": 0}) for each in specs]
@@ -130,6 +139,11 @@ def estimate_training(
     return TrainingTime(Range(expected, low, high), certainty)
 
 
+def _planned_cells(session: Session, spec: StudySpec) -> list[PlannedCell]:
+    """The cells that ``create_study`` would insert. Raises: as it."""
+    return expand_study(_pin_encoders(session, resolve_presets(spec)))
+
+
 def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list[Run]:
     """Add seeds, variants or trials; existing cells stay. Returns: the runs of the new cells.
 
@@ -139,7 +153,9 @@ def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list
     session.refresh(study)
     if study.cancelled_at is not None:
         raise ForbiddenTransition(study.id, "cancelled", "extended; resume it first", noun="study")
-    spec = apply_addition(study_spec(study), addition)
+    kept = _pinned_spec(session, study)
+    added = replace_in_axes(addition.axes, partial(pin_reference, session))
+    spec = apply_addition(kept, addition.model_copy(update={"axes": added}))
     known = {cell.key for cell in study_cells(session, study.id)}
     study.spec = to_json_safe(spec.model_dump(mode="json"))
     return add_cells(session, study, [cell for cell in expand_study(spec) if cell.key not in known])
@@ -197,15 +213,25 @@ def study_cells(session: Session, study_id: str) -> list[CellRecord]:
 
 
 def study_metrics(session: Session, run_ids: Sequence[str], most: int = 200) -> dict[str, list[dict[str, Any]]]:
-    """{run id: metric lines in order}, every n-th line, with one n such that no run has many more than ``most``."""
-    counts = select(func.count()).where(Metric.run_id.in_(run_ids)).group_by(Metric.run_id)
-    stride = max(1, math.ceil(max(session.scalars(counts), default=0) / most))
-    number = func.row_number().over(partition_by=Metric.run_id, order_by=(Metric.step, Metric.id))
-    numbered = select(Metric.run_id, Metric.values, number.label("number")).where(Metric.run_id.in_(run_ids)).subquery()
+    """{run id: metric lines of its steps, in order}, thinned alike, so that the seeds of a row have the same steps.
+
+    Of each of ``most`` equal intervals of steps the first line and the first with numbers of held-out data remain,
+    further the line of the last step of a training that has come to it.
+    """
+    of_steps = Metric.run_id.in_(run_ids), Metric.phase == ""
+    steps = 1 + (session.scalar(select(func.max(Metric.step)).where(*of_steps)) or 0)
+    interval = cast(Metric.step, BigInteger) * most // steps
+    number = func.row_number().over(
+        partition_by=(Metric.run_id, measures_held_out(), interval), order_by=(Metric.step, Metric.id)
+    )
+    columns = Metric.run_id, Metric.id, Metric.step, Metric.values, number.label("number")
+    numbered = select(*columns).where(*of_steps).subquery()
+    is_last = numbered.c.step == Run.spec["steps"].as_integer()
     query = (
         select(numbered.c.run_id, numbered.c["values"])
-        .where(numbered.c.number % stride == 0)
-        .order_by(numbered.c.run_id, numbered.c.number)
+        .join(Run, Run.id == numbered.c.run_id)
+        .where(or_(numbered.c.number == 1, is_last))
+        .order_by(numbered.c.run_id, numbered.c.step, numbered.c.id)
     )
     lines: dict[str, list[dict[str, Any]]] = {}
     for run_id, line in session.execute(query).tuples():
@@ -280,10 +306,10 @@ def advance_study(session: Session, study_id: str) -> list[str]:
     study = session.get(Study, study_id, populate_existing=True)
     if study is None or study.cancelled_at is not None:
         return []
-    spec = study_spec(study)
+    spec = _pinned_spec(session, study)
     runs = _submit_evaluations(session, study, spec)
     cells = study_cells(session, study_id)
-    promoted = [_with_same_encoders(session, cells, cell) for cell in promoted_cells(spec, cells)]
+    promoted = promoted_cells(spec, cells)
     runs += add_cells(session, study, promoted, [_parent_run(spec, cells, cell) for cell in promoted])
     return [run.id for run in runs if run.state == State.QUEUED.value]
 
@@ -339,7 +365,6 @@ def add_cells(
 
 def find_or_submit_runs(session: Session, study: Study, kind: str, requests: Sequence[RunRequest]) -> list[Run]:
     """For each request a reusable run of the study's owner, or a new run. The caller holds ``lock_studies``."""
-    requests = [replace(request, spec=pin_encoders(session, request.spec)) for request in requests]
     runs = find_reusable_runs(session, kind, [request.spec for request in requests], study.owner)
     for request in requests:
         key = spec_hash(kind, request.spec)
@@ -354,9 +379,10 @@ def find_reusable_runs(session: Session, kind: str, specs: Iterable[AnySpec], ow
     Only runs of ``owner``: a guessed spec must not reveal the results of another owner. A pre-training whose encoder
     has been deleted leaves nothing to evaluate, so it is run again.
     """
-    by_hash = {spec_hash(kind, spec): spec for spec in specs}
+    wanted = {spec_hash(kind, spec): spec for spec in specs}
+    keys = _hashes_by_names(session, wanted) | {key: key for key in wanted}
     query = select(Run).where(
-        Run.kind == kind, Run.spec_hash.in_(by_hash), Run.state.in_(REUSABLE_STATES), Run.owner == owner
+        Run.kind == kind, Run.spec_hash.in_(keys), Run.state.in_(REUSABLE_STATES), Run.owner == owner
     )
     if kind == "pretrain":
         has_encoder = select(EncoderRow.id).where(EncoderRow.id == Run.encoder_id).exists()
@@ -364,9 +390,17 @@ def find_reusable_runs(session: Session, kind: str, specs: Iterable[AnySpec], ow
     content_hashes = dict(session.execute(select(Dataset.name, Dataset.content_hash)).tuples().all())
     runs: dict[str, Run] = {}
     for run in sorted(session.scalars(query.order_by(Run.id)), key=lambda run: REUSABLE_STATES.index(run.state)):
-        if run.spec_hash is not None and _has_same_inputs(run, by_hash[run.spec_hash], content_hashes):
-            runs.setdefault(run.spec_hash, run)
+        key = keys.get(run.spec_hash or "")
+        if key is not None and _has_same_inputs(run, wanted[key], content_hashes, by_names=run.spec_hash != key):
+            runs.setdefault(key, run)
     return runs
+
+
+def _hashes_by_names(session: Session, wanted: Mapping[str, AnySpec]) -> dict[str, str]:
+    """{hash of an evaluation with the names of its further encoders: hash of that with their ids}."""
+    evaluations = {key: spec for key, spec in wanted.items() if isinstance(spec, EvaluateSpec)}
+    named = {key: evaluation_by_names(session, spec) for key, spec in evaluations.items()}
+    return {spec_hash("evaluate", spec): key for key, spec in named.items() if spec is not None}
 
 
 def run_name(study: Study, labels: dict[str, str], seed: int) -> str:
@@ -391,9 +425,16 @@ def _submit_for_study(session: Session, study: Study, kind: str, request: RunReq
     )
 
 
-def _has_same_inputs(run: Run, spec: AnySpec, content_hashes: dict[str, str | None]) -> bool:
-    """Whether the datasets have the contents that they had at the start of the run, as far as both are known."""
-    read = (run.inputs or {}).get("datasets", {})
+def _has_same_inputs(run: Run, spec: AnySpec, content_hashes: dict[str, str | None], *, by_names: bool) -> bool:
+    """Whether the datasets have the contents that they had at the start of the run, as far as both are known.
+
+    Args:
+        by_names: the run has names where ``spec`` has ids; it must have started with the encoders of these.
+    """
+    inputs = run.inputs or {}
+    if by_names and not inputs.get("encoders", {}).keys() >= set(encoders_of(spec)):
+        return False
+    read = inputs.get("datasets", {})
     pairs = [(read.get(name), content_hashes.get(name)) for name in datasets_of(spec)]
     return all(before is None or now is None or before == now for before, now in pairs)
 
@@ -431,6 +472,7 @@ def _run_record(run: Run) -> RunRecord:
         reason=run.reason,
         progress=run.progress,
         continues=run.continues,
+        inputs=run.inputs or {},
     )
 
 
@@ -518,11 +560,25 @@ def _lower_run(cells: list[CellRecord], cell: PlannedCell) -> str | None:
     return next((each.run.id for each in cells if each.key == lower), None)
 
 
-def _with_same_encoders(session: Session, cells: list[CellRecord], cell: PlannedCell) -> PlannedCell:
-    """A promoted cell whose spec names the encoders that its run one rung below began with.
+def _pin_encoders(session: Session, spec: StudySpec, known: Mapping[str, str] = MappingProxyType({})) -> StudySpec:
+    """``spec`` with ids in place of the names of encoders, which newer encoders may get.
 
-    The study's spec has names, which newer encoders may have got since its first rung was submitted.
+    Args:
+        known: {name: id} of names that stood for other encoders.
     """
-    run_id = _lower_run(cells, cell)
-    run = None if run_id is None else session.get(Run, run_id)
-    return cell if run is None else replace(cell, spec=copy_encoder_ids(cell.spec, run.spec))
+    ids = {name: known.get(name) or pin_reference(session, name) for name in encoder_references(spec)}
+    return replace_encoders(spec, ids.__getitem__) if ids else spec
+
+
+def _pinned_spec(session: Session, study: Study) -> StudySpec:
+    """The study's spec. That of an older version has names: they are pinned to the encoders of the runs that there are.
+
+    The caller holds ``lock_studies``. Raises: UserError as ``study_spec``.
+    """
+    spec = study_spec(study)
+    references = encoder_references(spec)
+    if set(references) <= set(session.scalars(select(EncoderRow.id).where(EncoderRow.id.in_(references)))):
+        return spec
+    pinned = _pin_encoders(session, spec, encoders_of_runs(spec, study_cells(session, study.id)))
+    study.spec = to_json_safe(pinned.model_dump(mode="json"))
+    return pinned

@@ -1,17 +1,31 @@
-"""Paired comparison of two rows of a study, question by question, from the stored predictions of their evaluations."""
+"""Paired comparison of two rows of a study, sample by sample, from the stored predictions of their evaluations."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from lcl_core.evaluation.metrics.core import BootstrapMetric, mean_of
 from lcl_core.evaluation.results import PredictionFile, PredictionStore, metrics_of_file
 from lcl_core.specs.study import MetricSpec
 from lcl_core.studies.statistics import PairedTest, paired_test
 
-Question = tuple[str, ...]  # question of the prediction file, and the unit: a query, an image
+
+class Question(NamedTuple):
+    """What a prediction file asks about one sample.
+
+    Attributes:
+        file: question of the prediction file.
+        unit: the sample: a query, an image. Files that ask about the same sample have the same unit.
+    """
+
+    file: tuple[str, ...]
+    unit: tuple[str, ...]
+
+
 Outcomes = Mapping[Question, float]
 Measures = Sequence[tuple[PredictionFile, Sequence[BootstrapMetric]]]
 
@@ -35,26 +49,52 @@ def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outc
 def _outcomes(metric: MetricSpec, measured: Measures) -> Outcomes:
     if metric.of != "evaluation":
         return {}
-    return {
-        (*sheet.question, unit): float(value)
+    selected = [
+        (sheet, measure)
         for sheet, measures in measured
         if _matches(metric, sheet)
         for measure in measures
-        if measure.metric == metric.metric and measure.statistic is mean_of
+        if measure.metric == metric.metric
+    ]
+    if any(measure.statistic is not mean_of for _, measure in selected):
+        return {}
+    return {
+        Question(sheet.question, (*_sample_set(sheet), unit)): float(value)
+        for sheet, measure in selected
         for unit, value in zip(measure.units, measure.values, strict=True)
     }
 
 
-def compare_outcomes(left: Sequence[Outcomes], right: Sequence[Outcomes]) -> PairedTest | None:
-    """Right minus left over the questions that all have, each question's outcomes averaged over the seeds first.
+def _sample_set(sheet: PredictionFile) -> tuple[str, ...]:
+    """Equal for the files whose units of one name are the same sample; benchmarks number questions of their own."""
+    return sheet.split, sheet.part, str(sheet.facts.get("benchmark", ""))
 
-    None when they have no question in common.
+
+def compare_outcomes(left: Sequence[Outcomes], right: Sequence[Outcomes]) -> PairedTest | None:
+    """Right minus left over the samples of the questions that all have, outcomes averaged over the seeds first.
+
+    A sample is one pair, however many files ask about it; the difference is that of the means of the files' means, as
+    in the table. None when they have no question in common.
     """
     everyone = [*left, *right]
     shared = [question for question in everyone[0] if all(question in other for other in everyone)] if everyone else []
     if not shared or not left or not right:
         return None
-    return paired_test(*([fmean(seed[question] for seed in side) for question in shared] for side in (left, right)))
+    return paired_test(
+        *(
+            _unit_values({question: fmean(seed[question] for seed in side) for question in shared})
+            for side in (left, right)
+        )
+    )
+
+
+def _unit_values(outcomes: Outcomes) -> list[float]:
+    """A value for each unit, its outcomes weighted so that the mean of the values is the mean of the files' means."""
+    files = Counter(question.file for question in outcomes)
+    values = {question.unit: 0.0 for question in outcomes}
+    for question, outcome in outcomes.items():
+        values[question.unit] += outcome * len(values) / (len(files) * files[question.file])
+    return list(values.values())
 
 
 def _matches(metric: MetricSpec, sheet: PredictionFile) -> bool:

@@ -70,7 +70,7 @@ def count_states(states: Iterable[str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run of a study: the fields of its database row that the table needs."""
+    """A run of a study: the fields of its database row that the study needs."""
 
     id: str
     state: str
@@ -79,6 +79,7 @@ class RunRecord:
     reason: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
     continues: str | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -221,9 +222,8 @@ def training_curves(
 
 
 def curve_metrics(lines: Mapping[str, Sequence[Line]]) -> list[str]:
-    """Keys of the numbers in the runs' last lines, ``loss`` first."""
-    last = [run[-1] for run in lines.values() if run]
-    keys = {key for line in last for key in line if is_number(line[key])}.difference(NO_CURVES)
+    """Keys of the numbers in the runs' lines, ``loss`` first."""
+    keys = {key for run in lines.values() for line in run for key in line if is_number(line[key])}.difference(NO_CURVES)
     return sorted(keys, key=lambda key: (key != "loss", key))
 
 

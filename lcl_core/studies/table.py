@@ -48,7 +48,7 @@ class Column:
 
     def covers(self, cell: CellRecord) -> bool:
         """Whether a cell has, or will have, this value."""
-        return self.rungs is None or self.metric.of == "training" or cell.rung in self.rungs
+        return self.rungs is None or cell.rung in self.rungs
 
     def figure(self, cell: CellRecord) -> MetricValue | None:
         """Value of one cell; None while it has none."""
@@ -56,13 +56,17 @@ class Column:
 
 
 def table_columns(study: StudySpec) -> list[Column]:
-    """The study's metrics; with halving those of its finalists, and the ranking metric of every trial."""
+    """The study's metrics; with halving those of its finalists, and the ranking metric of every trial.
+
+    Metrics of the training are of the rungs that train: finalists have the runs of the last of them.
+    """
     search = study.search
     if not isinstance(search, HalvingSearch):
         return [Column(metric.name, metric) for metric in study.metrics]
-    last = len(search.rungs)
-    reported = [Column(metric.name, metric, range(last, last + 1)) for metric in study.metrics]
-    return [*reported, Column(f"validation {search.metric.name}", search.metric, range(last))]
+    trained = range(len(search.rungs))
+    rungs = {"training": trained, "evaluation": range(trained.stop, trained.stop + 1)}
+    reported = [Column(metric.name, metric, rungs[metric.of]) for metric in study.metrics]
+    return [*reported, Column(f"validation {search.metric.name}", search.metric, trained)]
 
 
 MAX_LISTED = 6
@@ -203,7 +207,7 @@ def _baseline_rows(study: StudySpec, rows: Sequence[Json]) -> list[int]:
 def _baseline(column: Column, rows: Sequence[Json], candidates: Sequence[int]) -> int | None:
     """Number of the row with which a column's figures are compared: the first with a figure, else the first.
 
-    With halving it is of the finalists, or by the validation of the lowest rung, which has all trials.
+    With halving it is of the finalists, or by the validation and the training of the lowest rung, which has all trials.
     """
     rung = None if column.rungs is None else column.rungs[0]
     own = [number for number in candidates if rows[number]["rung"] == rung]

@@ -126,9 +126,10 @@ def study_rows(study: StudySpec) -> list[StudyRow]:
 
     Raises: UserError ``too_many_cells``, or ``bad_spec`` for fields that the study sets itself.
     """
-    check_size(study, math.prod(len(axis.variants) for axis in study.axes) * len(study.seeds))
+    settings = sample_settings(study.search)
+    _check_size(study, math.prod(len(axis.variants) for axis in study.axes) * len(settings) * len(study.seeds))
     _check_fields(study)
-    return list(_combinations(study))
+    return list(_combinations(study, settings))
 
 
 def format_labels(labels: Labels) -> str:
@@ -136,7 +137,7 @@ def format_labels(labels: Labels) -> str:
     return " ".join(f"{axis}={name}" for axis, name in labels.items())
 
 
-def check_size(study: StudySpec, count: int) -> None:
+def _check_size(study: StudySpec, count: int) -> None:
     """Raises: UserError ``too_many_cells``."""
     if count > study.max_cells:
         raise UserError(
@@ -147,8 +148,7 @@ def check_size(study: StudySpec, count: int) -> None:
         )
 
 
-def _combinations(study: StudySpec) -> Iterator[StudyRow]:
-    settings = sample_settings(study.search)
+def _combinations(study: StudySpec, settings: Sequence[Setting]) -> Iterator[StudyRow]:
     for variants in itertools.product(*(axis.variants for axis in study.axes)):
         labels = {axis.name: variant.name for axis, variant in zip(study.axes, variants, strict=True)}
         overlays = tuple(variant.spec for variant in variants)
@@ -313,7 +313,6 @@ def expand_study(study: StudySpec) -> list[PlannedCell]:
     """
     evaluate_specs(study)  # raises for an invalid one
     rows = study_rows(study)
-    check_size(study, len(rows) * len(study.seeds))
     cells = [build_cell(study, row, seed) for seed in study.seeds for row in rows]
     _check_distinct(cells)
     return cells

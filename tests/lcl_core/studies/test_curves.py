@@ -34,3 +34,5 @@ def test_what_can_be_drawn() -> None:
     lines = {"a": [{"step": 0, "phase": "p"}, {"step": 1, "time": 2, "id": 3, "lr": 0.1, "loss": 1.0, "name": "x"}]}
     assert curve_metrics(lines) == ["loss", "lr"]
     assert curve_metrics({"a": []}) == []
+    measured = [{"step": 1, "loss": 2.0, "held_out.loss": 3.0}, {"step": 2, "loss": 1.0}]
+    assert curve_metrics({"a": measured}) == ["loss", "held_out.loss"], "not every line has all numbers"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
 from lcl_core.specs.study import MetricSpec
-from lcl_core.studies.paired_outcomes import compare_outcomes, question_outcomes
-from lcl_core.studies.statistics import paired_test
+from lcl_core.studies.paired_outcomes import Question, compare_outcomes, question_outcomes
+from lcl_core.studies.statistics import PairedTest, paired_test
 
 
 def metric(**wanted: Any) -> MetricSpec:
@@ -48,14 +50,15 @@ def test_each_question_is_found_or_not(records: Path) -> None:
     )
     assert list(at_1.values()) == [1.0, 0.0, 0.0]
     assert list(at_5.values()) == [1.0, 1.0, 0.0]
-    assert at_5[("retrieval", "test", "captions[0]", "zero_shot", "text_to_image", "q1")] == 1.0
+    asked = ("retrieval", "test", "captions[0]", "zero_shot", "text_to_image")
+    assert at_5[Question(asked, ("test", "text_to_image", "", "q1"))] == 1.0
     assert list(text.values()) == [0.0, 1.0, 1.0]
     assert rank == elsewhere == learnt == training == {}
 
 
 def test_seeds_are_averaged_before_questions_are_paired() -> None:
-    def answers(*found: float) -> dict[tuple[str, ...], float]:
-        return {("t", "s", "v", f"q{n}"): value for n, value in enumerate(found)}
+    def answers(*found: float) -> dict[Question, float]:
+        return {Question(("t", "s", "v"), ("s", f"q{n}")): value for n, value in enumerate(found)}
 
     left = [answers(1, 0, 0, 1), answers(0, 0, 0, 1)]
     right = [answers(1, 1, 0, 1), answers(1, 1, 1)]
@@ -64,7 +67,57 @@ def test_seeds_are_averaged_before_questions_are_paired() -> None:
 
 
 def test_without_a_common_question_there_is_no_comparison() -> None:
-    one = {("t", "s", "v", "a"): 1.0}
-    assert compare_outcomes([one], [{("t", "s", "v", "b"): 1.0}]) is None
+    one = {Question(("t", "s", "v"), ("s", "a")): 1.0}
+    assert compare_outcomes([one], [{Question(("t", "s", "v"), ("s", "b")): 1.0}]) is None
     assert compare_outcomes([one], []) is None
     assert compare_outcomes([], []) is None
+
+
+def stored(folder: Path, ranks: Mapping[str, Sequence[int]]) -> Path:
+    """Stored predictions about images q0, q1, …, by the variant of their labels."""
+    store = PredictionStore(folder)
+    store.start()
+    for variant, own in ranks.items():
+        about = ("classification", "test", variant, "frozen", "ranks", "trained")
+        sheet = PredictionFile(*about, part="image_to_class", facts={"candidates": 20})
+        samples = [{"query": f"q{n}", "rank": rank, "right": 1, "label": "a", "top": []} for n, rank in enumerate(own)]
+        store.add(sheet, samples)
+    return folder
+
+
+def compared(folder: Path, left: Mapping[str, Sequence[int]], right: Mapping[str, Sequence[int]]) -> PairedTest | None:
+    sides = [stored(folder / name, ranks) for name, ranks in (("left", left), ("right", right))]
+    return compare_outcomes(*(question_outcomes([metric(metric="acc@1")], side) for side in sides))
+
+
+def test_a_sample_that_several_files_ask_about_is_one_pair(tmp_path: Path) -> None:
+    left, right = [1, 2, 2, 2, 1], [1, 1, 1, 2, 2]
+    once = compared(tmp_path / "once", {"shape": left}, {"shape": right})
+    twice = compared(tmp_path / "twice", {"shape": left, "colour": left}, {"shape": right, "colour": right})
+    assert once is not None
+    assert once.count == 5
+    assert twice == once
+
+
+def test_the_difference_is_that_of_the_means_of_the_rows(tmp_path: Path) -> None:
+    """The second label is that of two images alone, and its row of the evaluation counts as much as the first."""
+    left = {"shape": [1, 2, 2, 2], "colour": [2, 2]}
+    right = {"shape": [1, 1, 2, 2], "colour": [1, 2]}
+    found = compared(tmp_path, left, right)
+    figures = [fmean(fmean(rank == 1 for rank in ranks) for ranks in side.values()) for side in (left, right)]
+    assert found is not None
+    assert (found.count, found.difference) == (4, pytest.approx(figures[1] - figures[0]))
+
+
+def test_questions_of_different_benchmarks_are_different_samples(tmp_path: Path) -> None:
+    store = PredictionStore(tmp_path)
+    store.start()
+    for benchmark in ("pope", "vqa"):
+        about = ("dialogue", "test", benchmark, "frozen", "ranks", "trained")
+        facts = {"candidates": 2, "benchmark": benchmark}
+        sheet = PredictionFile(*about, part="image_to_class", facts=facts)
+        store.add(sheet, [{"query": "1", "rank": 1, "right": 1, "label": "yes", "top": []}])
+    (outcomes,) = question_outcomes([metric(metric="acc@1")], tmp_path)
+    found = compare_outcomes([outcomes], [outcomes])
+    assert found is not None
+    assert found.count == 2

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.results import CellRecord
 from lcl_core.studies.table import FORMATS, as_csv, as_json, as_markdown, build_table
@@ -141,6 +142,26 @@ def test_finalists_are_compared_with_the_best_of_them_and_trials_within_the_firs
     assert finalist["p_holm"] == finalist["p"], "it is the only row that is compared"
     assert "IR@5 against t03 rung 2, paired over seeds:" in as_markdown(table, "a halving")
     assert build_table(study, cells[:10])["baselines"] == {"IR@5": None, "validation IR@5": 1}
+
+
+def test_a_metric_of_the_training_counts_each_training_of_a_halving_once(
+    halving_of: Callable[..., StudySpec], cell_of: Any
+) -> None:
+    """The finalist has the run of the last rung."""
+    loss = {"name": "loss", "of": "training", "metric": "generation_loss", "better": "lower"}
+    study = parse_as(StudySpec, {**halving_of().model_dump(mode="json"), "metrics": [loss]})
+    trained = [(1, 0, 10.0, 4.0), (2, 0, 10.0, 3.0), (2, 1, 30.0, 2.0)]
+    cells = [
+        cell_of(n, 0.1, rung=rung, labels={"trial": f"t0{trial}"}, encoder={"seconds": seconds},
+                final={"generation_loss": value})
+        for n, (trial, rung, seconds, value) in enumerate([*trained, (2, 2, 30.0, 2.0)])
+    ]  # fmt: skip
+    table = build_table(study, cells)
+    assert table["fits"]["loss"]["count"] == len(trained)
+    assert ["loss" in row["figures"] for row in table["rows"]] == [True, True, True, False]
+    assert table["pareto"]["loss"] == [1, 2]
+    (compared,) = table["comparisons"]["loss"]
+    assert (table["baselines"]["loss"], compared["row"], compared["difference"]) == (0, 1, -1.0)
 
 
 def test_the_three_formats_say_the_same(study: StudySpec, cells: list[CellRecord]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -11,7 +11,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
 from lcl_core.specs.study import StudySpec
-from lcl_core.studies.trials import evaluate_spec, expand_study, resolve_presets
+from lcl_core.studies.trials import evaluate_spec, expand_study, resolve_presets, study_rows
 
 StudyOf = Callable[..., StudySpec]
 LENGTHS = {
@@ -96,6 +96,24 @@ def test_a_halving_begins_with_the_steps_of_its_first_rung(halving_of: StudyOf) 
     assert evaluate_spec(study, 1, "enc").splits == ("val",)
     assert evaluate_spec(study, 2, "enc").splits == ("test",)
     assert evaluate_spec(study, 2, "enc").encoder == "enc"
+
+
+def test_a_study_of_too_many_cells_is_refused_before_any_row_is_made(
+    study_of: StudyOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trials of a search count too; equal ones are one."""
+    rates = {"optimizer.lr": {"kind": "choice", "values": [0.1, 0.2, 0.3]}}
+    search = {"kind": "random", "trials": 1000, "parameters": rates}
+    fits = study_of(axes=[LENGTHS], search=search, seeds=[0, 1], max_cells=12)
+    assert len(study_rows(fits)) * 2 == 12
+
+    def made(*_: Any) -> NoReturn:
+        raise AssertionError("a row was made")
+
+    monkeypatch.setattr("lcl_core.studies.trials.StudyRow", made)
+    with pytest.raises(UserError, match="12 pre-trainings, more than max_cells 11") as caught:
+        study_rows(fits.model_copy(update={"max_cells": 11}))
+    assert (caught.value.code, caught.value.field) == ("too_many_cells", "max_cells")
 
 
 @pytest.mark.parametrize(

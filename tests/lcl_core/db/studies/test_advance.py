@@ -131,11 +131,17 @@ def test_under_a_constant_rate_a_promoted_trial_goes_on_from_its_run(studies: An
     assert [runs[cell.run_id].continues for cell in second] == [first[2].run_id, first[0].run_id]
 
 
-def test_promoted_trials_start_from_the_encoder_that_the_first_rung_had(studies: Any) -> None:
+@pytest.mark.parametrize("stored_by_name", [False, True], ids=["pinned", "of an older version"])
+def test_promoted_trials_start_from_the_encoder_that_the_first_rung_had(studies: Any, stored_by_name: bool) -> None:
     """Also where a newer encoder has got its name since."""
     register(studies.database, "enc_1")
     spec = studies.halving()
-    study_id = studies.make(spec.model_copy(update={"pretrain": {**spec.pretrain, "model": {"init": "start"}}}))
+    named = {**spec.pretrain, "model": {"init": "start"}}
+    study_id = studies.make(spec.model_copy(update={"pretrain": named}))
+    if stored_by_name:
+        with studies.database.session() as session:
+            study = session.get_one(Study, study_id)
+            study.spec = {**study.spec, "pretrain": named}
     register(studies.database, "enc_2")
     second = climb(studies, study_id, best=2)
     runs = {run.id: run for run in studies.runs()}

@@ -10,6 +10,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.db import studies as db_studies
 from lcl_core.db.models import Metric
 from lcl_core.db.session import Database
+from lcl_core.studies.results import curve_metrics, training_curves
 
 
 def test_pages_go_on_where_they_ended_and_are_somebodys(studies: Any, database: Database) -> None:
@@ -83,16 +84,34 @@ def test_standings_of_many_are_counted_together(studies: Any, database: Database
 
 
 def test_metric_lines_are_thinned_alike(studies: Any, database: Database) -> None:
-    first, second, *_ = (cell.run_id for cell in studies.cells(studies.make()))
+    first, second, *_ = (cell.run_id for cell in studies.cells(studies.make(studies.spec(pretrain={"steps": 300}))))
     with database.session() as session:
         for run_id, count in ((first, 30), (second, 17)):
             lines = [Metric(run_id=run_id, phase="", step=10 * n, values={"step": 10 * n}) for n in range(1, count + 1)]
-            session.add_all(lines)
+            session.add_all([*lines, Metric(run_id=run_id, phase="preparing", step=0, values={"step": 0})])
     with database.reading() as session:
         whole = db_studies.study_metrics(session, [first, second])
         thin = db_studies.study_metrics(session, [first, second], most=10)
         none = db_studies.study_metrics(session, [])
     assert [line["step"] for line in whole[second]] == list(range(10, 171, 10))
-    assert [line["step"] for line in thin[first]] == list(range(30, 301, 30))
-    assert [line["step"] for line in thin[second]] == [30, 60, 90, 120, 150]
+    assert [line["step"] for line in thin[first]] == [*range(10, 300, 30), 300]
+    assert [line["step"] for line in thin[second]] == [10, 40, 70, 100, 130, 160]
     assert none == {}
+
+
+def test_thinned_lines_have_the_measurements_of_held_out_data_and_the_end(studies: Any, database: Database) -> None:
+    run_id = studies.cells(studies.make(studies.spec(pretrain={"steps": 5000})))[0].run_id
+    measured = range(500, 5001, 500)
+    with database.session() as session:
+        for step in range(10, 5001, 10):
+            values = {"step": step, "loss": 1.0, **({"held_out.loss": 2.0} if step in measured else {})}
+            session.add(Metric(run_id=run_id, phase="", step=step, values=values))
+    with database.reading() as session:
+        lines = db_studies.study_metrics(session, [run_id])
+        cells = db_studies.study_cells(session, db_studies.list_studies(session).items[0].id)
+    assert len(lines[run_id]) <= 2 * 200 + 1
+    assert curve_metrics(lines) == ["loss", "held_out.loss"]
+    curve, *_ = training_curves(cells, lines, "held_out.loss")
+    assert [step for step, *_ in curve["points"]] == list(measured)
+    loss, *_ = training_curves(cells, lines, "loss")
+    assert (loss["points"][0][0], loss["points"][-1][0]) == (10, 5000)

@@ -1,0 +1,125 @@
+"""Encoders that a study's spec refers to, by id or name, and the spec with other references in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from lcl_core.common.errors import UserError
+from lcl_core.specs.evaluate import EvaluateSpec
+from lcl_core.specs.parsing import encoder_fields, encoders_of, parse_spec
+from lcl_core.specs.study import AxisSpec, ChoiceSpec, GridSearch, HalvingSearch, StudySpec
+from lcl_core.studies.results import CellRecord, RunRecord
+from lcl_core.studies.trials import Setting, apply_overlay, evaluate_specs, pretrain_spec, study_rows
+
+TRAINING_FIELDS = ("model.init", "objective.distill.encoder")
+Replacement = Callable[[str], str]
+
+
+def encoder_references(study: StudySpec) -> list[str]:
+    """Ids and names of the encoders, each once; also of those that no cell uses, as variants override them.
+
+    Raises: UserError ``bad_spec`` for an invalid evaluation.
+    """
+    found: dict[str, None] = {}
+
+    def record(reference: str) -> str:
+        found[reference] = None
+        return reference
+
+    replace_encoders(study, record)
+    return list(found)
+
+
+def replace_encoders(study: StudySpec, replacement: Replacement) -> StudySpec:
+    """The study with ``replacement`` of each reference in the base, the variants, the search and the evaluations.
+
+    Raises: UserError ``bad_spec`` for an invalid evaluation.
+    """
+    evaluations = evaluate_specs(study)
+    changes: dict[str, Any] = {
+        "pretrain": _replace_fields(study.pretrain, replacement),
+        "axes": replace_in_axes(study.axes, replacement),
+        "evaluate": _replace_in_evaluation(study.evaluate, evaluations["evaluate"], replacement),
+    }
+    search = study.search
+    if not isinstance(search, GridSearch):
+        parameters = {
+            field: _replace_choices(field, parameter, replacement) if isinstance(parameter, ChoiceSpec) else parameter
+            for field, parameter in search.parameters.items()
+        }
+        search = search.model_copy(update={"parameters": parameters})
+    if isinstance(search, HalvingSearch):
+        validation = _replace_in_evaluation(search.validation, evaluations["search.validation"], replacement)
+        search = search.model_copy(update={"validation": validation})
+    return study.model_copy(update={**changes, "search": search})
+
+
+def encoders_of_runs(study: StudySpec, cells: Iterable[CellRecord]) -> dict[str, str]:
+    """{name in the study's spec: id of the encoder with which the first run that refers to it began}.
+
+    Pre-trainings have ids in their specs. An evaluation may have the name, and records its encoders when it starts.
+    """
+    found: dict[str, str] = {}
+    rows = {frozenset(row.labels.items()): row for row in study_rows(study)}
+    for cell in cells:
+        with suppress(UserError):  # a spec of an older version
+            if row := rows.pop(frozenset(cell.labels.items()), None):
+                ids = encoder_fields(parse_spec("pretrain", cell.run.spec))
+                named = encoder_fields(pretrain_spec(study, row, cell.seed, cell.rung))
+                found = {name: ids[field] for field, name in named.items() if field in ids} | found
+            if cell.evaluation is not None:
+                found = _encoders_of_evaluation(cell.evaluation) | found
+    return {name: encoder for name, encoder in found.items() if name != encoder}
+
+
+def _encoders_of_evaluation(run: RunRecord) -> dict[str, str]:
+    """As ``encoders_of_runs``, of the encoder that it uses beside its subject."""
+    subject = run.spec["encoder"]
+    names = [name for name in encoders_of(parse_spec("evaluate", run.spec)) if name != subject]
+    used = [encoder for encoder in run.inputs.get("encoders", {}) if encoder != subject]
+    return {names[0]: used[0]} if len(names) == len(used) == 1 else {}
+
+
+def replace_in_axes(axes: Iterable[AxisSpec], replacement: Replacement) -> tuple[AxisSpec, ...]:
+    """The axes with ``replacement`` of each reference in their variants."""
+    return tuple(
+        axis.model_copy(
+            update={
+                "variants": tuple(
+                    variant.model_copy(update={"spec": _replace_fields(variant.spec, replacement)})
+                    for variant in axis.variants
+                )
+            }
+        )
+        for axis in axes
+    )
+
+
+def _replace_fields(given: Setting, replacement: Replacement, at: tuple[str, ...] = ()) -> Setting:
+    """A partial pretrain spec, whose keys may be dotted at every level."""
+    result: Setting = {}
+    for key, value in given.items():
+        path = (*at, *key.split("."))
+        if isinstance(value, dict):
+            result[key] = _replace_fields(value, replacement, path)
+        else:
+            refers = isinstance(value, str) and ".".join(path) in TRAINING_FIELDS
+            result[key] = replacement(value) if refers else value
+    return result
+
+
+def _replace_choices(field: str, parameter: ChoiceSpec, replacement: Replacement) -> ChoiceSpec:
+    values = tuple(_replace_fields({field: value}, replacement)[field] for value in parameter.values)
+    return parameter.model_copy(update={"values": values})
+
+
+def _replace_in_evaluation(given: Setting, spec: EvaluateSpec, replacement: Replacement) -> Setting:
+    """A partial evaluate spec. ``spec``: the complete one, with the fields of its preset."""
+    changed = {
+        field: new
+        for field, reference in spec.further_encoders().items()
+        if (new := replacement(reference)) != reference
+    }
+    return apply_overlay(apply_overlay({}, given), changed) if changed else given

@@ -1,0 +1,69 @@
+"""Published tables: what is compared with the baseline, and over which seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import tables
+from benchmarks.tables import BOTH_DIRECTIONS, PublishedTable, build
+from lcl_core.studies.statistics import equivalence_p, paired_test
+
+BASE = {0: 0.9, 1: 0.12, 2: 0.15}
+
+
+def study_row(name: str, **columns: dict[int, float]) -> dict[str, Any]:
+    figures = {column: {"values": {str(seed): value for seed, value in own.items()}} for column, own in columns.items()}
+    return {"labels": {"method": name}, "figures": figures}
+
+
+@pytest.fixture
+def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The words about the difference of a row from the baseline, whose rows are these."""
+
+    def build_words(base: Any, other: Any, margin: float | None = None, column: str = "acc@1") -> str:
+        rows = [study_row("lcl", **base), study_row("clip", **other)]
+        folder = tmp_path / "methods"
+        folder.mkdir(exist_ok=True)
+        (folder / "table.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+        names = {"clip": "`clip`", "lcl": "`lcl`"}
+        table = PublishedTable("method", "method", names, "lcl", "`lcl`", columns=(column,), margins={"clip": margin})
+        monkeypatch.setattr(tables, "RESULTS", tmp_path)
+        monkeypatch.setitem(tables.TABLES, "methods", table)
+        line = next(line for line in build("methods") if line.startswith("| `clip` |"))
+        return line.split(" | ")[2].removesuffix(" |")
+
+    return build_words
+
+
+def test_values_are_paired_by_their_seeds(compared: Any) -> None:
+    words = compared({"acc@1": BASE}, {"acc@1": {1: 0.22, 2: 0.26, 3: 0.9}})
+    expected = paired_test([0.12, 0.15], [0.22, 0.26])
+    assert expected.p is not None
+    assert words.startswith(".105 (")
+    assert words.endswith(f", 2 shared seeds, {expected.p:.2g}".replace("0.", "."))
+
+
+def test_an_equivalence_is_over_the_shared_seeds_too(compared: Any) -> None:
+    words = compared({"acc@1": BASE}, {"acc@1": {1: 0.122, 2: 0.151, 3: 0.9}}, margin=0.02)
+    p = equivalence_p([0.12, 0.15], [0.122, 0.151], 0.02)
+    assert p is not None
+    assert words.endswith(f", 2 shared seeds, equivalence {p:.2g}".replace("0.", "."))
+
+
+def test_both_directions_are_averaged_seed_by_seed(compared: Any) -> None:
+    base = {"IR@5": {0: 0.1, 1: 0.2, 2: 0.3}, "TR@5": {0: 0.1, 1: 0.2, 2: 0.3}}
+    other = {"IR@5": {0: 0.2, 1: 0.4, 2: 0.5}, "TR@5": {1: 0.4, 2: 0.5, 3: 0.9}}
+    assert compared(base, other, column=BOTH_DIRECTIONS) == ".200 (.200 – .200), 2 shared seeds"
+
+
+@pytest.mark.parametrize(("other", "expected"), [({2: 0.25, 4: 0.9}, ".100, 1 shared seed"), ({3: 0.5, 4: 0.6}, "")])
+def test_too_few_shared_seeds_give_no_test(compared: Any, other: dict[int, float], expected: str) -> None:
+    assert compared({"acc@1": BASE}, {"acc@1": other}).strip("| ") == expected
+
+
+def test_rows_with_the_same_seeds_say_nothing_of_them(compared: Any) -> None:
+    assert "seed" not in compared({"acc@1": BASE}, {"acc@1": {2: 0.16, 1: 0.13, 0: 0.95}})
