@@ -231,6 +231,7 @@ def build_app(client: Client, settings: UiSettings | None = None, team: SessionS
         sessions=sessions,
         events={number for number, event in page.fns.items() if event.fn is not None},
         drop_state=lambda name: _drop_page_state(page, name),
+        keep_state=lambda name: _keep_page_state(page, name),
     )
     app.add_middleware(RouteAllowlistMiddleware, login=team is not None)
     app.add_middleware(AuthMiddleware, sessions=sessions, sign_in=sign_in)
@@ -287,6 +288,13 @@ def _drop_page_state(page: gr.Blocks, name: str) -> None:
     with holder.lock:
         holder.session_data.pop(name, None)
         holder.time_last_used.pop(name, None)
+
+
+def _keep_page_state(page: gr.Blocks, name: str) -> None:
+    """Gradio takes a page whose heartbeat has broken once for closed for good, and deletes its states after an hour."""
+    state = page.state_holder.session_data.get(name)
+    if state is not None:
+        state.is_closed = False
 
 
 def _build_tab(name: str, tab: PageTab) -> gr.Tab:

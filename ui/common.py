@@ -13,6 +13,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
+from ui.file_routes import image_media_type
 from ui.html import error_box, pick_form
 
 Shown = TypeVar("Shown")
@@ -192,6 +193,11 @@ def session_file(name: str, data: bytes) -> str:
     file.parent.mkdir(mode=0o700, parents=True)
     file.write_bytes(data)
     return str(file)
+
+
+def sample_file(image: bytes) -> str:
+    """Path of an image of the service for an input, which gets its bytes as they are."""
+    return session_file(f"sample.{image_media_type(image).partition('/')[2]}", image)
 
 
 def unreachable_box(error: ApiError) -> str:

@@ -64,6 +64,7 @@ class EventFileMiddleware:
     Args:
         events: numbers of the page's events.
         drop_state: called with the name of a page state that Gradio can drop.
+        keep_state: called with the name of the page state of each event, which Gradio is to keep.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class EventFileMiddleware:
         sessions: SessionStore,
         events: Collection[int],
         drop_state: Callable[[str], None],
+        keep_state: Callable[[str], None],
     ) -> None:
         self.app = app
         self.files = files
         self.sessions = sessions
         self.events = events
         self.drop_state = drop_state
+        self.keep_state = keep_state
         self._running: Counter[str] = Counter()
         self._pages: dict[str, OrderedDict[str, str]] = {}  # key -> name of an open page -> session
         sessions.on_end.append(self._close_session)
@@ -161,6 +164,7 @@ class EventFileMiddleware:
         pages.move_to_end(page)
         if len(pages) > MAX_OPEN_PAGES:
             self.drop_state(pages.popitem(last=False)[0])
+        self.keep_state(page)
         return page
 
     def _register_files(self, session: str, response: Response) -> Response:

@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from itertools import chain
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
 import httpx
-import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.client import ApiError, Client
 from ui.sessions import SESSION_SCOPE_KEY, SessionStore, use_key
+from ui.vector_files import FORMATS
 
-Vectors = Sequence[Sequence[float]]
-
-
-def as_npy(names: Sequence[str], vectors: Vectors) -> bytes:
-    """float32 [images, dim] for ``numpy.load``, without the names."""
-    out = io.BytesIO()
-    np.save(out, np.asarray(vectors, dtype=np.float32), allow_pickle=False)
-    return out.getvalue()
-
-
-def as_csv(names: Sequence[str], vectors: Vectors) -> bytes:
-    """``name,v0,v1,…``, one line an image."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(["name", *(f"v{i}" for i in range(len(vectors[0]) if len(vectors) else 0))])
-    writer.writerows([name, *(f"{value:.7g}" for value in row)] for name, row in zip(names, vectors, strict=True))
-    return out.getvalue().encode()
-
-
-def as_json(names: Sequence[str], vectors: Vectors) -> bytes:
-    """``[{"name", "vector"}]``."""
-    rows = [{"name": name, "vector": list(row)} for name, row in zip(names, vectors, strict=True)]
-    return json.dumps(rows, ensure_ascii=False).encode()
-
-
-FORMATS: dict[str, tuple[Callable[[Sequence[str], Vectors], bytes], str]] = {
-    "npy": (as_npy, "application/octet-stream"),
-    "csv": (as_csv, "text/csv; charset=utf-8"),
-    "json": (as_json, "application/json"),
-}
 IMAGE_SIGNATURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
 AVIF_BRANDS = (b"ftypavif", b"ftypavis")  # after four bytes of length
 UNREADABLE_IMAGE_SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="150" height="104" viewBox="0 0 150 104">
@@ -80,7 +48,7 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
     router = APIRouter(include_in_schema=False, dependencies=[Depends(use_session_key)])
 
     @router.get("/healthz")
-    def healthz() -> dict[str, str]:
+    async def healthz() -> dict[str, str]:  # waits for no thread: others may wait for the service in all of them
         return {"status": "ok"}
 
     @router.get("/loading")
@@ -181,12 +149,14 @@ def _vectors_file(client: Client, collection: str, kind: str) -> Response:
     if kind not in FORMATS:
         return PlainTextResponse(f"format {kind!r} is not known; choose from {', '.join(FORMATS)}", status_code=404)
     try:
-        ids, rows = client.vectors(collection)
+        pages = client.vector_pages(collection)
+        first = next(pages)
     except ApiError as error:
         return _error(error)
     write, media_type = FORMATS[kind]
     headers = {"content-disposition": f'attachment; filename="vectors.{kind}"'}
-    return Response(write(ids, rows), media_type=media_type, headers=headers)
+    rows = ((page["ids"], page["vectors"]) for page in chain([first], pages))
+    return StreamingResponse(write(first["total"], rows), media_type=media_type, headers=headers)
 
 
 def _error(error: ApiError) -> Response:

@@ -33,6 +33,7 @@ element.addEventListener('submit', (event) => {
 });
 """
 
+SHOWN_SKIPPED = 20  # files of a list of those that were left out
 ACTIVE_STATES = ("waiting", "queued", "running", "pausing", "cancelling")
 STATE_LABELS = {
     "waiting": "Waiting",
@@ -68,8 +69,21 @@ def error_box(message: str, title: str = "That did not work") -> str:
     return f'<div class="lcl-problem" role="alert"><strong>{esc(title)}</strong><p>{esc(message)}</p></div>'
 
 
+def skipped_box(skipped: Sequence[tuple[Any, str]]) -> str:
+    """Files that were left out, by name, and why; empty without one."""
+    if not skipped:
+        return ""
+    rows = "".join(
+        f"<li><b>{esc(name)}</b> {esc(reason.partition(': ')[2] if reason.startswith('input.') else reason)}</li>"
+        for name, reason in skipped[:SHOWN_SKIPPED]
+    )
+    more = f"<li>and {len(skipped) - SHOWN_SKIPPED} more</li>" if len(skipped) > SHOWN_SKIPPED else ""
+    title = f"{len(skipped)} file{'s' * (len(skipped) != 1)} left out"
+    return f'<div class="lcl-problem" role="alert"><strong>{title}</strong><ul>{rows}{more}</ul></div>'
+
+
 def toast(message: str, title: str = "Not possible") -> str:
-    """An error message over the page for some seconds. The time stamp makes a repeated message appear again."""
+    """An error message over the page for some seconds. By the time stamp a repeated message appears again (page.js)."""
     words = f"<strong>{esc(title)}</strong><p>{esc(message)}</p>"
     return f'<div class="lcl-problem lcl-toast" role="alert" data-at="{time.monotonic_ns()}">{words}</div>'
 

@@ -139,9 +139,7 @@
 
   class CollectionMap {
     constructor(root, data) {
-      this.root = root;
-      this.data = data;
-      this.collection = root.dataset.collection;
+      Object.assign(this, { root, data, collection: root.dataset.collection });
       for (const part of ['facts', 'said', 'chosen', 'at', 'pick', 'lasso']) this[part] = root.querySelector(`.lcl-map__${part}`);
       [this.stage, this.canvas, this.tip, this.legend, this.tags] = ['.lcl-map__stage', 'canvas', '.lcl-tip', '.lcl-legend', '.lcl-tag'].map((name) => root.querySelector(name));
       this.context = this.canvas.getContext('2d');
@@ -151,8 +149,7 @@
       this.bounds = this.extent();
       this.state.view ??= this.addressed() ?? this.whole();
       this.label = colouring(data, root.dataset.label);
-      this.only = null;          // the colour that is brought out
-      this.hovered = -1;
+      [this.only, this.hovered] = [null, -1];  // the colour that is brought out, the image under the pointer
       this.pointers = new Map();
       this.describe();
       this.drawLegend();
@@ -161,6 +158,7 @@
       this.listen();
       new ResizeObserver(() => this.resize()).observe(this.stage);
       this.resize();
+      this.note();
     }
 
     extent() {
@@ -556,8 +554,11 @@
     }
   }
 
-  const maps = new Set();
-  async function mount(root) {
+  const maps = new Set(), mounted = new WeakSet();
+  async function mount(drawn) {
+    const root = mounted.has(drawn) ? drawn.cloneNode(true) : drawn;  // nothing listens to the canvas of the new one yet
+    if (root !== drawn) drawn.replaceWith(root);
+    mounted.add(root);
     root.dataset.mounted = 'yes';
     try {
       const data = await load(root.dataset.source);

@@ -39,6 +39,15 @@
     }
   });
 
+  // Gradio changes the elements that are there in place of replacing them. A new message, and another thing where there was
+  // one, get an element of their own: its animation begins anew, and no image, scroll position or typed text is left over.
+  new MutationObserver((changes) => {
+    for (const { target, attributeName: name, oldValue } of changes) {
+      const other = target.hasAttribute(name) && target.getAttribute(name) !== oldValue;
+      if (other && target.isConnected) target.replaceWith(target.cloneNode(true));
+    }
+  }).observe(document.documentElement, { subtree: true, attributeFilter: ['data-at', 'data-key'], attributeOldValue: true });
+
   // The code beside a button into the clipboard; where the browser forbids that (no TLS), it is selected.
   async function copyCode(button) {
     const code = button.parentElement.querySelector('code');
@@ -164,13 +173,15 @@
     try { return (await (await fetch('loading')).json()).encoders > 0; } catch { return false; }
   };
   async function explain(mine) {
-    let loading = false;
+    let loading = false, asking = false;
     const begun = performance.now();
     for (await sleep(150); searches > 0 && mine === turn; await sleep(500)) {
       const late = performance.now() - begun > LATE_MS;
       show(late ? 'late' : 'busy');
       say(late ? '' : loading ? 'Loading the encoder …' : 'Searching …');
-      if (!late) loadsEncoder().then((answer) => { loading = answer; });
+      if (late || asking) continue;
+      asking = true;
+      loadsEncoder().then((answer) => { [loading, asking] = [answer, false]; });
     }
   }
   // What is under way counts no more: the newest answer is there, or nobody waits for it.

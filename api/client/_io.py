@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -68,12 +69,12 @@ async def async_parallel_map(
 
 
 def parallel_map(call: Callable[[Input], Output], items: Iterable[Input], limit: int) -> Generator[Output]:
-    """``async_parallel_map`` with threads."""
+    """``async_parallel_map`` with threads, each in the context of the caller: an ``httpx.Auth`` may read it."""
     pending: deque[Future[Output]] = deque()
     pool = ThreadPoolExecutor(limit)
     try:
         for item in items:
-            pending.append(pool.submit(call, item))
+            pending.append(pool.submit(copy_context().run, call, item))
             if len(pending) >= limit:
                 yield pending.popleft().result()
         while pending:

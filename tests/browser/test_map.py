@@ -221,6 +221,28 @@ def test_keys_alone_walk_select_open_and_close(open_map: Callable[..., Any], poi
     expect(canvas).to_be_focused()
 
 
+def test_another_colour_leaves_one_map_at_the_same_part(open_map: Callable[..., Any]) -> None:
+    """Gradio keeps the canvas of the map before, to which a second map would listen as well."""
+    page = open_map()
+    canvas, legend = page.locator("#map canvas"), page.locator("#map .lcl-legend")
+    canvas.focus()
+    page.keyboard.press("+")
+    page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',1.6')")
+    before = legend.inner_text()
+    page.get_by_label("Colour by").click()
+    labels = page.get_by_role("option").all_inner_texts()
+    chosen = next(label for label in labels if label not in ("", page.get_by_label("Colour by").input_value()))
+    page.get_by_role("option", name=chosen, exact=True).click()
+    expect(legend).not_to_have_text(before)
+    page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',1.6')")
+    canvas.focus()
+    page.keyboard.press("PageDown")
+    page.keyboard.press("Space")
+    expect(page.locator("#map .lcl-map__chosen").get_by_role("status")).to_have_text("1 of 40 selected")
+    page.keyboard.press("+")
+    page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',2.56')")
+
+
 def test_the_wheel_zooms_to_the_pointer_and_leaves_the_page_its_own(
     open_map: Callable[..., Any], points: list[dict[str, Any]]
 ) -> None:

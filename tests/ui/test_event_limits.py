@@ -92,6 +92,21 @@ def test_the_state_of_so_many_pages_is_kept(walk: HostilePage, monkeypatch: pyte
     asyncio.run(scenario())
 
 
+def test_the_state_of_a_page_in_use_is_kept_after_a_broken_heartbeat(walk: HostilePage) -> None:
+    """Gradio marks such a page as closed and deletes its states after an hour, while it is in use."""
+
+    async def scenario() -> None:
+        bob = await walk.browser("key-bob")
+        number = next(iter(walk.events))
+        await bob.run(number, walk.events[number], session_hash="lid")
+        [state] = [state for name, state in walk.page.state_holder.session_data.items() if name.endswith("-lid")]
+        state.is_closed = True
+        await bob.run(number, walk.events[number], session_hash="lid")
+        assert not state.is_closed
+
+    asyncio.run(scenario())
+
+
 def test_the_state_of_a_session_goes_with_it(tmp_path: Path) -> None:
     """What Gradio keeps for a page that nobody can reach any more."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,7 @@ from fastapi.testclient import TestClient
 
 from api.client import ApiError
 from ui.file_routes import build_file_routes
+from ui.vector_files import FORMATS, as_npy
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 
@@ -48,7 +51,7 @@ def test_refusals_are_passed_on(http: Callable[..., TestClient], away: Exception
     gone = http(item_image=ApiError(404, "item_not_found", "no such item")).get("/media/c/i")
     assert (gone.status_code, gone.text) == (404, "no such item")
     assert http(item_image=away).get("/media/c/i").status_code == 502
-    assert http(vectors=away).get("/vectors/c.npy").status_code == 502
+    assert http(vector_pages=away).get("/vectors/c.npy").status_code == 502
 
 
 def test_a_map_and_captions_are_passed_on(http: Callable[..., TestClient], away: Exception) -> None:
@@ -77,7 +80,11 @@ def test_the_guide_is_passed_on_under_its_own_policy(http: Callable[..., TestCli
 
 
 def test_vectors_come_in_three_formats(http: Callable[..., TestClient]) -> None:
-    client = http(vectors=(["a", "b,c"], [[0.1, -0.2], [0.3, 0.4]]))
+    pages = [
+        {"ids": ["a"], "vectors": [[0.1, -0.2]], "total": 2},
+        {"ids": ["b,c"], "vectors": [[0.3, 0.4]], "total": 2},
+    ]
+    client = http(vector_pages=lambda _: iter(pages))
     matrix = np.load(io.BytesIO(client.get("/vectors/col.npy").content), allow_pickle=False)
     np.testing.assert_allclose(matrix, [[0.1, -0.2], [0.3, 0.4]], rtol=1e-6)
     rows = list(csv.reader(io.StringIO(client.get("/vectors/col.csv").text)))
@@ -93,7 +100,7 @@ def test_another_format_is_refused(http: Callable[..., TestClient]) -> None:
 
 
 def test_a_collection_of_nothing_gives_empty_files(http: Callable[..., TestClient]) -> None:
-    client = http(vectors=([], []))
+    client = http(vector_pages=lambda _: iter([{"ids": [], "vectors": [], "total": 0}]))
     assert client.get("/vectors/col.csv").text.strip() == "name"
     assert client.get("/vectors/col.json").json() == []
 
@@ -170,3 +177,39 @@ def test_whether_an_encoder_is_loaded_is_asked_of_the_service(http: Callable[...
     assert http(health={"ready": False, "checks": {}, "loading": 2}).get("/loading").json() == {"encoders": 2}
     assert http(health={"ready": True, "checks": {}}).get("/loading").json() == {"encoders": 0}, "an older service"
     assert http(health=away).get("/loading").json() == {"encoders": 0}
+
+
+def test_vectors_are_written_as_they_come(service: Any) -> None:
+    """A collection may be larger than the page's memory."""
+    written: list[bytes] = []
+
+    def pages() -> Iterator[tuple[list[str], list[list[float]]]]:
+        for number in range(3):
+            assert len(written) >= number
+            yield [f"i{number}"], [[float(number), 1.0]]
+
+    for write, _ in FORMATS.values():
+        written.clear()
+        for part in write(3, pages()):
+            written.append(part)
+    with pytest.raises(ValueError, match="3 vectors came and 4 were announced"):
+        list(as_npy(4, pages()))
+
+
+def test_the_page_is_alive_while_all_its_threads_wait_for_the_service(service: Any) -> None:
+    answered = threading.Event()
+    app = FastAPI()
+    app.include_router(build_file_routes(service(health=lambda: answered.wait(30) and {})))
+
+    async def ask() -> int:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+            waiting = [asyncio.create_task(client.get("/loading")) for _ in range(50)]
+            await asyncio.sleep(0)  # they begin
+            alive = await asyncio.wait_for(client.get("/healthz"), 20)
+            assert not any(task.done() for task in waiting)
+            answered.set()
+            await asyncio.gather(*waiting)
+            return alive.status_code
+
+    assert asyncio.run(ask()) == 200

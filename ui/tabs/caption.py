@@ -29,6 +29,7 @@ from ui.common import (
     html_pane,
     image_input,
     read_upload,
+    sample_file,
     unreachable_box,
     update_dropdown,
 )
@@ -37,6 +38,7 @@ from ui.ranking import collection_choices, encoder_choices, last_used, used_scri
 
 IMAGE_SIDE = 280  # pixels
 PIXELS_PER_PATCH = 8  # of the heat layer
+MOST_PIXELS = 1024  # of a side of the image that is shown beneath
 HEAT_COLOUR, MAX_HEAT_ALPHA = (234, 88, 12), 0.8  # orange, visible on dark and on bright images
 AttentionWeights = Sequence[Sequence[float]]
 Decodings = Mapping[str, dict[str, Any]]
@@ -98,6 +100,8 @@ def _concentration(weights: AttentionWeights) -> str:
 def _visible_region(image: bytes, box: Sequence[float]) -> str:
     """The region of the image in ``box`` (relative), grey, over white, as a data URL."""
     with Image.open(io.BytesIO(image)) as opened:
+        opened.draft("RGB", (MOST_PIXELS, MOST_PIXELS))
+        opened.thumbnail((MOST_PIXELS, MOST_PIXELS))  # before it is turned and converted, which makes copies
         rgba = ImageOps.exif_transpose(opened).convert("RGBA")
     left, top, right, bottom = box
     width, height = rgba.size
@@ -323,7 +327,7 @@ class CaptionTab:
         """The sample as image input, and no message; or no change and an error."""
         collection, _, item = str(event.pick).partition(":")
         try:
-            return Image.open(io.BytesIO(self.client.item_image(collection, item))), ""
+            return sample_file(self.client.item_image(collection, item)), ""
         except ApiError as error:
             return gr.skip(), toast(error.message, "The image cannot be fetched")
 

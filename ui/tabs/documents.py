@@ -215,12 +215,16 @@ class DocumentsTab:
         _, owner, value = str(event.pick).split(":", 2)
         change = parse_tag_change(value)
         verb = "remove" if change.remove else "add"
+        query = DocumentsInput(*values[:QUERY_SIZE])
+        shown = query.turn.current
         try:
             changed = self.client.tag_documents(owner, change.items, **{verb: [change.tag]})
         except ApiError as error:
             return toast(error.message, "The tags were not changed"), *UNCHANGED
-        noun = "captioned image" if DocumentsInput(*values[:QUERY_SIZE]).view == "pairs" else "document"
-        return notice(change.describe(changed, noun), "Tags"), *self.show_inputs(*values)
+        said = notice(change.describe(changed, "captioned image" if query.view == "pairs" else "document"), "Tags")
+        if query.turn.current != shown:  # other documents were asked for meanwhile
+            return said, *UNCHANGED
+        return said, *self.show_inputs(*values)
 
     def show(self, query: DocumentsInput, offset: int | None = 0) -> tuple[Any, ...]:
         """One page: offset, filters, position, buttons, offset of the next one, documents.
@@ -327,11 +331,11 @@ def _document(dataset: str, item: dict[str, Any], row: int) -> str:
         body = error_box(item["problem"], "This document cannot be read")
     else:
         body = "".join(_segment(dataset, segment) for segment in segments) or status_line("It is empty.")
-    title = document_title(item)
+    title, key = document_title(item), esc(f"{dataset}:{item['item']}")
     facts = [item.get("split"), item.get("source"), *(item.get("labels") or {}).values()]
     marks = "".join(f"<span>{esc(fact)}</span>" for fact in facts if fact)
     return (
-        f'<article class="lcl-doc"><header><h3 title="{esc(item["id"])}">{esc(title)}</h3>'
+        f'<article class="lcl-doc" data-key="{key}"><header><h3 title="{esc(item["id"])}">{esc(title)}</h3>'
         f"<span>{number(tokens)} tokens</span></header>{_row(segments, tokens, row)}"
         f'<div class="lcl-doc__body" tabindex="0" role="group" aria-label="{esc(title)}">{body}</div>'
         f"<footer>{marks}{_tags(dataset, item, title)}</footer></article>"

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import gradio as gr
 import numpy as np
 
-from api.client import ApiError, Client
+from api.client import ApiError, Client, Skipped
 from ui.addresses import mark_view, read_address
 from ui.charts import vector_strip
 from ui.common import (
@@ -24,15 +24,14 @@ from ui.common import (
     first_choice,
     html_pane,
     parse_tag_change,
-    read_upload,
     session_file,
     unreachable_box,
     update_dropdown,
 )
-from ui.file_routes import FORMATS
-from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table
+from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table, skipped_box
 from ui.ranking import collection_choices, encoder_choices, last_used, preferred_collection, used_script
 from ui.tabs.search_query import MAX_LABEL_VALUES, SearchRunner
+from ui.vector_files import FORMATS
 
 NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its images on a plane.")
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder embeds here.")
@@ -244,34 +243,20 @@ class EmbedTab:
             encoder = encoder or first_choice(encoder_choices(self.client))
             if encoder is None:
                 return NO_ENCODER, hidden
-            vectors = self._vectors(encoder, paths)
+            skipped: list[Skipped] = []
+            files = [Path(path) for path in paths]
+            embedded = list(self.client.embed_files(encoder, files, batch=BATCH, on_skip=skipped.append))
         except ApiError as error:
             return error_box(error.message, "The images were refused"), hidden
-        names = [Path(path).name for path in paths]
+        left_out = skipped_box([(path.name, reason) for path, reason in skipped])
+        if not embedded:
+            return left_out, hidden
+        names, vectors = [path.name for path, _ in embedded], [vector for _, vector in embedded]
         write, _ = FORMATS[kind]
         name = f"vectors.{kind}"
-        file = session_file(name, write(names, vectors))
-        return draw_vectors(names, vectors), gr.DownloadButton(f"Download {name}", value=file, visible=True)
-
-    def _vectors(self, encoder: str, paths: Sequence[str]) -> list[list[float]]:
-        """Embed in batches. Raises: ApiError that names the file."""
-        rows: list[list[float]] = []
-        for start in range(0, len(paths), BATCH):
-            batch = paths[start : start + BATCH]
-            try:
-                rows += self.client.embed_images(encoder, [read_upload(path) for path in batch])
-            except ApiError as error:
-                raise _naming_file(error, batch) from error
-        return rows
-
-
-def _naming_file(error: ApiError, paths: Sequence[str]) -> ApiError:
-    """Reindexs ``input.3`` in the error by the name of the file."""
-    index = (error.field or "").removeprefix("input.")
-    if not index.isdigit() or int(index) >= len(paths):
-        return error
-    words = error.message.removeprefix(f"{error.field}: ")
-    return ApiError(error.status, error.code, f"{Path(paths[int(index)]).name}: {words}", error.field)
+        file = session_file(name, b"".join(write(len(names), [(names, vectors)])))
+        button = gr.DownloadButton(f"Download {name}", value=file, visible=True)
+        return left_out + draw_vectors(names, vectors), button
 
 
 def draw_map(collection: str, label: str | None, found: Mapping[str, Any], method: str = "pca") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -63,14 +63,22 @@ class ComparisonChoice:
         }
 
 
+class Annotation(NamedTuple):
+    """Tags and notes of a run, as the service had them when they came into their fields."""
+
+    run: str
+    tags: Sequence[str]
+    notes: str
+
+
 @dataclass
 class RunSelection(PageSelection[Shown]):
     """The selected run, how the runs are listed, the chosen comparison, curves of the other runs by id, the choices
-    (label, id), the run whose tags and notes stand in the fields, whether an address has changed the comparison, and
+    (label, id), what the fields of tags and notes were filled with, whether an address has changed the comparison, and
     runs of that address that cannot be compared."""
 
     listing: RunListing = field(default_factory=RunListing)
-    annotated: str | None = None
+    annotated: Annotation | None = None
     comparison: ComparisonChoice = ComparisonChoice()
     curves: dict[str, RunCurve] = field(default_factory=dict)
     choices: list[tuple[str, str]] = field(default_factory=list)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -63,6 +63,10 @@ class RunListing:
             return replace(self, checked=self.checked ^ {value} if value else frozenset())
         other = value.removeprefix("-") if value.startswith("-") else f"-{value}"
         return replace(self, sort=other if self.sort == value else value)
+
+    def listed(self, runs: Iterable[RunJson]) -> RunListing:
+        """The listing of ``runs``: what is not on show is not chosen either."""
+        return replace(self, checked=self.checked & {run["id"] for run in runs})
 
     @property
     def limit(self) -> int:

@@ -130,6 +130,9 @@ def draw_question_of_many(verb: str, runs: Sequence[RunJson]) -> str:
         "cancel": (f"Cancel {_runs(len(able))}?", LOST_BY_CANCELS, "Cancel them", "Let them go on"),
         "delete": (f"Delete {_runs(len(able))}?", LOST_BY_DELETIONS, "Delete them", "Keep them"),
     }[verb]
+    names = [run.get("name") or run["id"] for run in able[:NAMED_RUNS]]
+    named = ", ".join(names) + (f" and {_runs(len(able) - len(names))} more" if len(able) > len(names) else "")
+    lost = f"{named}. {lost}"
     return question_box(title, lost + others, (f"{verb}:{','.join(run['id'] for run in able)}", words), ("keep:", keep))
 
 
@@ -137,6 +140,7 @@ def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
 
+NAMED_RUNS = 5  # in a question
 _STATES_OF = {action.verb: action.states for action in RUN_ACTIONS}
 LOST_BY_CANCELS = "Those that run lose what they have done since their last checkpoint. Resume queues each again."
 LOST_BY_DELETIONS = (

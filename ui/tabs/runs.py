@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any
 
 import gradio as gr
@@ -27,7 +28,15 @@ from ui.common import (
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
 from ui.ranking import SAMPLE_DATASET
 from ui.spec_fields import FIRST_PRESET, preset_names, put_at, starting_spec
-from ui.tabs.run_comparison import ComparisonChoice, Lines, RunComparison, RunSelection, last_step, loss_lines
+from ui.tabs.run_comparison import (
+    Annotation,
+    ComparisonChoice,
+    Lines,
+    RunComparison,
+    RunSelection,
+    last_step,
+    loss_lines,
+)
 from ui.tabs.run_form import SpecForm, invalid_message, valid_message
 from ui.tabs.run_table import (
     TABLE,
@@ -241,10 +250,14 @@ class RunsTab:
         action, _, verb = str(event.pick).partition(":")
         if action != "all":
             return ""
-        try:
-            return draw_question_of_many(verb, [self.client.run(run) for run in sorted(selection.listing.checked)])
-        except ApiError as error:
-            return toast(error.message)
+        runs = []
+        for run_id in sorted(selection.listing.checked):
+            try:
+                runs.append(self.client.run(run_id))
+            except ApiError as error:
+                if error.status != HTTPStatus.NOT_FOUND:  # somebody else has deleted it
+                    return toast(error.message)
+        return draw_question_of_many(verb, runs)
 
     def answer(self, selection: SelectedRun, only: str, event: gr.EventData) -> tuple[Any, ...]:
         """The question was answered; it names the runs, since another may be selected by now.
@@ -273,17 +286,25 @@ class RunsTab:
         return ""
 
     def annotate(self, selection: SelectedRun, tags: str, notes: str) -> str:
-        """Replace tags and notes of the run whose tags and notes the fields hold.
+        """Replace what was edited of tags and notes of the run whose tags and notes the fields hold.
 
         Another run may be selected already while its own tags and notes are still being fetched. The fields keep what
-        was typed: more may have been typed since.
+        was typed: more may have been typed since. What was not edited here may have been edited elsewhere since, and is
+        not sent.
 
         Returns: verdict.
         """
+        if (filled := selection.annotated) is None:
+            return invalid_message(None, "no run is selected")
+        edited = Annotation(filled.run, parse_tags(tags), notes.strip())
+        changes: dict[str, Any] = {} if edited.tags == filled.tags else {"tags": edited.tags}
+        changes |= {} if edited.notes == filled.notes.strip() else {"notes": edited.notes}
         try:
-            self.client.annotate(str(selection.annotated), tags=parse_tags(tags), notes=notes.strip())
+            if changes:
+                self.client.annotate(filled.run, **changes)
         except ApiError as error:
             return invalid_message(error.field, error.message)
+        selection.annotated = edited
         return valid_message("Saved.")
 
     def clone(self, selection: SelectedRun) -> list[Any]:
@@ -401,6 +422,7 @@ class RunsTab:
             listing = selection.listing
             page = self.client.runs(kind=None if only == ALL else only, tag=listing.tag or None, limit=listing.limit)
             runs = page["items"]
+            selection.listing = listing = selection.listing.listed(runs)
         except ApiError as error:
             return error_box(error.message, "The runs cannot be shown"), *_unchanged()[1:]
         if selection.current.id is None:
@@ -452,10 +474,11 @@ class RunsTab:
 
     def _annotation(self, selection: SelectedRun, run: RunJson) -> list[Any]:
         """Tags and notes of a run in their fields, once: a refresh does not overwrite what is being typed."""
-        if selection.annotated == run["id"] or selection.current.id != run["id"]:
+        filled = selection.annotated
+        if (filled and filled.run == run["id"]) or selection.current.id != run["id"]:
             return [gr.skip()] * 3
-        selection.annotated = str(run["id"])
-        return [gr.Accordion(visible=True), " ".join(run.get("tags") or ()), run.get("notes") or ""]
+        selection.annotated = Annotation(str(run["id"]), list(run.get("tags") or ()), run.get("notes") or "")
+        return [gr.Accordion(visible=True), " ".join(selection.annotated.tags), selection.annotated.notes]
 
     def _artifacts(self, run_id: str) -> tuple[ArtifactJson, ...] | None:
         """None: they cannot be listed yet, as while they are on their way to the store; the header says so."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import gradio as gr
-from PIL import Image
 
 from api.client import ApiError, Client, UserError
 from ui.addresses import mark_view, read_address
@@ -24,6 +22,7 @@ from ui.common import (
     newest,
     parse_tag_change,
     read_upload,
+    sample_file,
     unreachable_box,
     update_dropdown,
 )
@@ -127,6 +126,7 @@ class SearchTab:
 
     def build(self) -> None:
         self.bare = gr.State(None)  # does the pane wait for a first collection? None: not known yet
+        self.found = gr.State(False)  # has the last tick found the first collection?
         self.current = gr.State(None)
         self.anchor = gr.State(None)
         self.turn = gr.State(PageSelection(0))  # number of the newest search
@@ -184,7 +184,9 @@ class SearchTab:
         opens.then(self.open_link, [self.turn, *opening], opened, **SILENT_EVENT).then(None, js=OPENED_SCRIPT)
         # without a collection the page looks for one until it is there
         self.clock = gr.Timer(POLL_SECONDS)
-        self.clock.tick(self.poll, known, [*known, self.results, self.clock], **SILENT_EVENT)
+        self.clock.tick(self.poll, known, [*known, self.results, self.clock, self.found], **SILENT_EVENT).then(
+            self.open_late_link, [self.found, self.turn, *opening], opened, **SILENT_EVENT
+        )
         navigation.select(
             self.navigate, [self.turn, self.number, *opening], opened, js=NUMBER_SCRIPT, **SILENT_EVENT | LAST_COUNTS
         )
@@ -198,6 +200,7 @@ class SearchTab:
             gr.on([self.go.click, self.text.submit], newest(self.submit_query), asked, self.result_outputs, **several),
             self.image.upload(uploaded, asked, [*self.result_outputs, self.anchor], **several),
             gr.on([self.k.input, self.hybrid.input], search_again, asked, self.result_outputs, **several),
+            self.where.input(newest(self.filter_again), asked, self.result_outputs, **several),
             self.collection.input(newest(self.change_collection), asked, [self.where, *self.result_outputs], **several),
         ]
         for button, words in zip(self.examples, EXAMPLES, strict=True):
@@ -212,10 +215,6 @@ class SearchTab:
         self.collection.input(None, self.collection, js=used_script("collection"))
         self.image.clear(lambda: None, None, self.anchor, **SILENT_EVENT)
         self.cancelled.select(self.cancel, self.turn, None, **SILENT_EVENT)
-        self.where.change(
-            newest(self.change_filter, begins=False), [self.turn, self.where, self.current], self.result_outputs,
-            **BUSY_EVENT,
-        )  # fmt: skip
         self.words.change(search_again, asked, self.result_outputs, **BUSY_EVENT | LAST_COUNTS, js=NUMBER_SCRIPT)
         more = newest(self.show_more, begins=False)
         self.more.click(more, [self.turn, self.current], self.result_outputs, **BUSY_EVENT)
@@ -246,10 +245,11 @@ class SearchTab:
     def poll(
         self, current: str | None, bare: bool | None, where: Where, request: gr.Request | None = None
     ) -> tuple[Any, ...]:
-        """Update the collections until there is one."""
+        """Update the collections until there is one. The last output: was it found now?"""
         if bare:
-            return *self.refresh(current, bare, where, request), gr.skip()
-        return *(gr.skip(),) * 4, gr.skip() if bare is None else gr.Timer(active=False)
+            updates = self.refresh(current, bare, where, request)
+            return *updates, gr.skip(), updates[1] is False
+        return *(gr.skip(),) * 4, gr.skip() if bare is None else gr.Timer(active=False), False
 
     def preparation(self) -> Any:
         """Without a collection: the progress of the run that makes the first one, or how to make one.
@@ -301,6 +301,12 @@ class SearchTab:
         if not given or turn.current:
             return OpenedSearch()
         return newest(self.open_address, begins=False)(turn, image, anchor, request)
+
+    def open_late_link(
+        self, found: bool, turn: PageSelection[int], image: str | None, anchor: Anchor, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """``open_link`` for a page that was opened before the service answered."""
+        return self.open_link(turn, image, anchor, request) if found else OpenedSearch()
 
     def navigate(
         self, turn: PageSelection[int], number: float, image: str | None, anchor: Anchor, request: gr.Request
@@ -409,6 +415,23 @@ class SearchTab:
         """After a change of an option: search only if there is a query."""
         result = self.search(mode, *query)
         return result if result[0] != _empty_state(mode) else (gr.skip(),) * 3
+
+    def filter_again(
+        self,
+        mode: str,
+        collection: str | None,
+        text: str,
+        image: str | None,
+        words: float,
+        where: list[str],
+        *more: Any,
+    ) -> tuple[Any, ...]:
+        """As ``search_again``; a filter that cannot be read is reported without a query, too."""
+        try:
+            parse_label_filter(where)
+        except UserError as error:
+            return _result_updates(PageResult(error_box(error.message, NO_FILTER)))
+        return self.search_again(mode, collection, text, image, words, where, *more)
 
     def change_collection(
         self,
@@ -520,9 +543,9 @@ class SearchTab:
         """An image of a collection as query. Raises: ApiError."""
         return {self.image: self._fetch_image(collection, item), self.anchor: (collection, item)}
 
-    def _fetch_image(self, collection: str, item: str) -> Image.Image:
+    def _fetch_image(self, collection: str, item: str) -> str:
         """Raises: ApiError."""
-        return Image.open(io.BytesIO(self.client.item_image(collection, item)))
+        return sample_file(self.client.item_image(collection, item))
 
 
 def _query_visibility(mode: str) -> tuple[Any, Any, Any, Any, Any]:

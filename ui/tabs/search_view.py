@@ -161,7 +161,8 @@ def draw_detail(
     )
     around = "".join(_thumbnail(collection, hit) for hit in near)
     return (
-        f'<section class="lcl-detail" aria-label="Chosen image"><header><h2 tabindex="-1">{esc(title)}</h2>'
+        f'<section class="lcl-detail" data-key="{esc(pick)}" aria-label="Chosen image">'
+        f'<header><h2 tabindex="-1">{esc(title)}</h2>'
         '<button type="button" data-pick="close:" aria-label="Close" title="Close (Escape)">✕</button></header>'
         f'<img class="lcl-detail__image" src="{esc(item_url(collection, item["id"]))}" alt="{esc(title)}">'
         f'<p class="lcl-detail__ways">{buttons}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
@@ -195,9 +196,9 @@ def _text_row(collection: str, words: str, score: float, searches: bool) -> str:
 
 def _image_card(collection: str, hit: Json) -> str:
     words = hit.get("caption") or hit["id"]
-    source = esc(item_url(collection, hit["id"]))
+    source, key = esc(item_url(collection, hit["id"])), esc(f"{collection}:{hit['id']}")
     return (
-        f'<li><button type="button" class="lcl-card" data-pick="image:{esc(collection)}:{esc(hit["id"])}" '
+        f'<li><button type="button" class="lcl-card" data-pick="image:{key}" data-key="{key}" '
         f'title="Look at it" aria-label="{esc(words)}, score {hit["score"]:.2f}. Look at it">'
         f'<img src="{source}" alt="" loading="lazy" decoding="async">'
         f'<span class="lcl-card__words">{esc(words)}</span>{_score(hit["score"])}</button></li>'
@@ -205,9 +206,9 @@ def _image_card(collection: str, hit: Json) -> str:
 
 
 def _thumbnail(collection: str, hit: Json) -> str:
-    words = hit.get("caption") or hit["id"]
+    words, key = hit.get("caption") or hit["id"], esc(f"{collection}:{hit['id']}")
     return (
-        f'<li><button type="button" data-pick="image:{esc(collection)}:{esc(hit["id"])}" title="{esc(words)}" '
+        f'<li><button type="button" data-pick="image:{key}" data-key="{key}" title="{esc(words)}" '
         f'aria-label="{esc(words)}, score {hit["score"]:.2f}. Look at it">'
         f'<img src="{esc(item_url(collection, hit["id"]))}" alt="" loading="lazy"></button></li>'
     )

@@ -389,16 +389,20 @@ class StudiesTab:
         return draw_studies(studies, watched.id), *detail
 
     def detail(self, watched: WatchedStudy, metric: str | None, value: str) -> tuple[WatchedStudy, tuple[Any, ...]]:
-        """Fetch the selected study and draw it. Raises: ApiError."""
+        """Fetch the selected study and draw it; the curves of ``value`` if it recorded that. Raises: ApiError."""
+        asked = value
         study = self.client.study(str(watched.id))
         moving = study["state"] in ACTIVE_STATES
-        if moving or not watched.complete or watched.curves is None:
+        curves = watched.curves
+        if moving or not watched.complete or curves is None or curves["value"] != value:
             curves = self.client.study_curves(str(watched.id), value)
+            if curves["values"] and value not in curves["values"]:  # chosen for a study with other losses
+                value = curves["values"][0]
+                curves = self.client.study_curves(str(watched.id), value)
             watched = replace(watched, curves=curves, complete=not moving)
         heads = [column["name"] for column in study["table"]["metrics"]]
         head = heads[0] if metric not in heads else str(metric)
-        drawn = watched.curves or CurvesJson(value=value, values=[], rows=[])
-        charts = cost_chart(study["table"], head) + curves_chart(drawn, value.replace("_", " "))
+        charts = cost_chart(study["table"], head) + curves_chart(curves, value.replace("_", " "))
         return watched, (
             mark_view(draw_study_head(study), str(study.get("name") or ""), study=study["id"]),
             gr.Button(visible=study["state"] in ("queued", "running")),
@@ -408,7 +412,7 @@ class StudiesTab:
             draw_table(study, head),
             gr.Row(visible=True),
             update_dropdown([(name, name) for name in heads], metric, head),
-            update_dropdown([(name, name) for name in drawn["values"] or [value]], value),
+            update_dropdown([(name, name) for name in curves["values"] or [value]], asked, value),
             f'<div class="lcl-charts">{charts}</div>',
             draw_links(study),
             draw_cells(study),

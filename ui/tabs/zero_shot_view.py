@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.client.payloads import Skipped
 from api.client.zero_shot import LabeledAccuracy, ZeroShotResult, folder_labels, label_accuracy, match_labels
-from ui.html import empty_state, esc, heading, html_table, progress_bar
+from ui.html import empty_state, esc, heading, html_table, progress_bar, skipped_box
 
 INVITATION = empty_state(
     "Classes by their names alone",
@@ -20,7 +19,6 @@ NO_IMAGES = empty_state("Choose images first", "Drop images or a zip into the fi
 NO_CLASSES = empty_state("Name the classes first", "At least two, one a line: for example “dog” and “cat”.")
 SHOWN_CLASSES = 3  # of an image
 SHOWN_IMAGES = 200  # in the table; the file has all
-SHOWN_SKIPPED = 20
 LARGEST_CONFUSION = 30  # classes
 EXAMPLE_CLASSES = 4  # of a list, in words
 
@@ -85,7 +83,7 @@ def draw_result(
     return (
         f'<section class="lcl-zero" aria-label="Predictions" aria-busy="false">{head}'
         f"{_draw_accuracy(accuracy) if accuracy else ''}{notes_list}"
-        f"{_draw_skipped(result.skipped)}{_draw_predictions(result, labels, thumbnails)}"
+        f"{skipped_box(result.skipped)}{_draw_predictions(result, labels, thumbnails)}"
         f"{_draw_confusion(result.classes, accuracy) if accuracy else ''}</section>"
     )
 
@@ -116,18 +114,6 @@ def _label_notes(result: ZeroShotResult, labels: Sequence[str], accuracy: Labele
     names = ", ".join(others[:8]) + (" …" if len(others) > 8 else "")
     effect = f"{accuracy.left_out} images are left out of the accuracy" if accuracy else "so there is no accuracy"
     return [f"Folders that are none of the classes: {names}; {effect}."]
-
-
-def _draw_skipped(skipped: Sequence[Skipped]) -> str:
-    if not skipped:
-        return ""
-    rows = "".join(
-        f"<li><b>{esc(path)}</b> {esc(reason.partition(': ')[2] if reason.startswith('input.') else reason)}</li>"
-        for path, reason in skipped[:SHOWN_SKIPPED]
-    )
-    more = f"<li>and {len(skipped) - SHOWN_SKIPPED} more</li>" if len(skipped) > SHOWN_SKIPPED else ""
-    title = f"{_count(skipped, 'file')} left out"
-    return f'<div class="lcl-problem" role="alert"><strong>{title}</strong><ul>{rows}{more}</ul></div>'
 
 
 def _draw_predictions(result: ZeroShotResult, labels: Sequence[str], thumbnails: Mapping[int, str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -323,13 +323,20 @@ class AsyncCollectionCalls(AsyncTransport):
         """All ids and their vectors, fetched page by page."""
         ids: list[str] = []
         rows: list[list[float]] = []
-        path = f"{_collection_path(collection)}/vectors"
-        while True:
-            page = await self.get(path, target=target, offset=len(ids), limit=VECTORS_PER_PAGE)
+        async for page in self.vector_pages(collection, target):
             ids += page["ids"]
             rows += page["vectors"]
-            if not page["ids"] or len(ids) >= page["total"]:
-                return ids, rows
+        return ids, rows
+
+    async def vector_pages(self, collection: str, target: str = "images") -> AsyncGenerator[Json]:
+        """{"ids", "vectors", "total"} of one page after the other, at least one."""
+        path, offset = f"{_collection_path(collection)}/vectors", 0
+        while True:
+            page = await self.get(path, target=target, offset=offset, limit=VECTORS_PER_PAGE)
+            yield page
+            offset += len(page["ids"])
+            if not page["ids"] or offset >= page["total"]:
+                return
 
 
 class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncoderCalls, AsyncCollectionCalls):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -324,13 +324,20 @@ class CollectionCalls(Transport):
         """All ids and their vectors, fetched page by page."""
         ids: list[str] = []
         rows: list[list[float]] = []
-        path = f"{_collection_path(collection)}/vectors"
-        while True:
-            page = self.get(path, target=target, offset=len(ids), limit=VECTORS_PER_PAGE)
+        for page in self.vector_pages(collection, target):
             ids += page["ids"]
             rows += page["vectors"]
-            if not page["ids"] or len(ids) >= page["total"]:
-                return ids, rows
+        return ids, rows
+
+    def vector_pages(self, collection: str, target: str = "images") -> Generator[Json]:
+        """{"ids", "vectors", "total"} of one page after the other, at least one."""
+        path, offset = f"{_collection_path(collection)}/vectors", 0
+        while True:
+            page = self.get(path, target=target, offset=offset, limit=VECTORS_PER_PAGE)
+            yield page
+            offset += len(page["ids"])
+            if not page["ids"] or offset >= page["total"]:
+                return
 
 
 class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):

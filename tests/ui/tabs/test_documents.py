@@ -203,6 +203,21 @@ def test_a_tag_that_the_service_refuses_changes_nothing_on_the_page(service: Any
     assert rest == [gr.skip()] * 9
 
 
+def test_a_tag_whose_answer_comes_late_does_not_bring_its_dataset_back(service: Any) -> None:
+    turn = PageSelection(0)
+
+    def tag(*_: Any, **__: Any) -> int:
+        tab.start(turn, "second", "interleaved")
+        return 1
+
+    tab = DocumentsTab(service(dataset_documents=answer(ITEM), dataset_tags={}, tag_documents=tag))
+    change = json.dumps({"text": "x", "items": ["interleaved.jsonl:1"], "button": "add"})
+    event: Any = SimpleNamespace(pick=f"tag:first:{change}")
+    said, *rest = tab.change_tags(event, turn, "first", "interleaved", "", "", "", "", 0)
+    assert "1 document gained the tag x" in said
+    assert tuple(rest) == UNCHANGED
+
+
 def test_a_tag_of_another_dataset_is_no_filter(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM), dataset_tags={"other": 1})
     menu = DocumentsTab(client).show(query("d", "interleaved", "", "", "", "blurred"))[3]

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from api.client import ApiError
 from ui.charts import METRIC_LABELS
 from ui.tabs.runs import ComparisonChoice, RunsTab, SelectedRun, WatchedRun
 
@@ -182,7 +183,7 @@ def test_beside_a_run_of_another_kind_only_pre_trainings_are_drawn(service: Any,
 def test_notes_are_saved_to_the_run_whose_fields_they_stand_in(service: Any, run: dict[str, Any]) -> None:
     other = {**run, "id": "run_2"}
     client = page_service(service, run, other, stored={"run_1": [], "run_2": []})
-    client.answers["annotate"] = lambda run_id, tags, notes: {**run, "id": run_id}
+    client.answers["annotate"] = lambda run_id, **_: {**run, "id": run_id}
     tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
     tab.refresh(selection)
 
@@ -209,3 +210,34 @@ def test_tags_and_notes_come_back_after_a_run_that_could_not_be_shown(
     client.answers["run"] = own
     panel, _, notes = tab.refresh(selection)[ANNOTATION]
     assert (panel.visible, notes) == (True, "kept")
+
+
+def test_notes_that_were_written_elsewhere_since_are_not_replaced(service: Any, run: dict[str, Any]) -> None:
+    client = page_service(service, run, stored={"run_1": []})
+    client.answers["annotate"] = lambda run_id, **_: {**run, "id": run_id}
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    tab.refresh(selection)
+    client.answers["run"] = {**run, "notes": "of another page"}
+    tab.refresh(selection)
+    assert "Saved" in tab.annotate(selection, "mine", "")
+    assert client.arguments_of("annotate") == [{"tags": ["mine"]}]
+    assert "Saved" in tab.annotate(selection, "mine", "")
+    assert len(client.arguments_of("annotate")) == 1, "nothing was edited since"
+    tab.annotate(selection, "mine", "why")
+    assert client.arguments_of("annotate")[1] == {"notes": "why"}
+
+
+def test_what_is_no_longer_listed_is_not_chosen_any_more(service: Any, run: dict[str, Any]) -> None:
+    other = {**run, "id": "run_2", "name": "second", "state": "failed"}
+    client = page_service(service, run, other, stored={"run_1": [], "run_2": []})
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    tab.select(selection, "all", SimpleNamespace(pick="layout:table"))  # type: ignore[arg-type]
+    for run_id in ("run_1", "run_2"):
+        tab.select(selection, "all", SimpleNamespace(pick=f"check:{run_id}"))  # type: ignore[arg-type]
+    client.answers["runs"] = {"items": [other], "next_cursor": None}
+    assert "1 run chosen" in tab.refresh(selection)[0]
+    asked = tab.show_question_of_many(selection, SimpleNamespace(pick="all:delete"))  # type: ignore[arg-type]
+    assert ('data-pick="delete:run_2"' in asked, "second" in asked, "Delete 1 run?" in asked) == (True, True, True)
+    client.answers["run"] = ApiError(404, "unknown_run", "no such run")
+    asked = tab.show_question_of_many(selection, SimpleNamespace(pick="all:delete"))  # type: ignore[arg-type]
+    assert "No chosen run can be" in asked

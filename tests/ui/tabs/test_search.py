@@ -46,6 +46,7 @@ class Request:
 
     def __init__(self, **query: str) -> None:
         self.query_params = query
+        self.cookies: dict[str, str] = {}
 
 
 def test_it_asks_for_what_was_typed_and_draws_the_hits(service: Any) -> None:
@@ -276,8 +277,8 @@ def test_the_empty_page_shows_how_far_the_first_collection_is(service: Any) -> N
     }  # fmt: skip
     client = service(collections=[], runs={"items": [run]})
     tab = SearchTab(client)
-    _, bare, _, drawn, clock = tab.poll(None, True, None)
-    assert bare is True
+    _, bare, _, drawn, clock, found = tab.poll(None, True, None)
+    assert (bare, found) == (True, False)
     assert clock == gr.skip()
     for part in ("Preparing sample-drawings", "2,560 of 6,123 images · 20 s left", 'aria-valuenow="42"'):
         assert part in drawn
@@ -285,20 +286,44 @@ def test_the_empty_page_shows_how_far_the_first_collection_is(service: Any) -> N
     client.answers["runs"] = {"items": [{**run, "state": "failed"}]}
     assert "No collection yet" in tab.poll(None, True, None)[3]
     client.answers |= {"collections": [COLLECTION], "collection": COLLECTION}
-    assert "What are you looking for" in tab.poll(None, True, None)[3]
+    assert ("What are you looking for" in tab.poll(None, True, None)[3], tab.poll(None, True, None)[-1]) == (True, True)
     assert tab.poll("col_1", False, None)[:4] == (gr.skip(),) * 4
+
+
+def test_a_link_that_was_opened_before_the_service_answered_leads_to_its_search(service: Any, away: Exception) -> None:
+    client = service(collections=away)
+    tab, link = SearchTab(client), Request(collection="col_1", q="ant")
+    assert tab.refresh(None, None, None, link)[1] is True
+    *_, found = tab.poll(None, True, None, link)
+    assert tab.open_late_link(found, PageSelection(0), None, None, link) == OpenedSearch()
+    hits = {"hits": [HIT], "took_ms": 1}
+    client.answers |= {"collections": [COLLECTION], "collection": COLLECTION, "search": hits}
+    *_, found = tab.poll(None, True, None, link)
+    assert "“ant”" in tab.open_late_link(found, PageSelection(0), None, None, link).results
+    *_, found = tab.poll("col_1", False, None, link)
+    assert tab.open_late_link(found, PageSelection(0), None, None, link) == OpenedSearch(), "once"
+
+
+def test_a_filter_that_is_chosen_during_a_search_is_one_of_the_next(service: Any) -> None:
+    client = service(search={"hits": [HIT], "took_ms": 1})
+    tab = SearchTab(client)
+    drawn, query, _ = tab.filter_again(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], 12)
+    assert "“ant”" in drawn
+    assert query.where == {"hue": ["red"]}
+    assert tab.filter_again(TEXT_TO_IMAGES, "col_1", "", None, 50, [RED], 12) == (gr.skip(),) * 3
+    assert "write label=value" in tab.filter_again(TEXT_TO_IMAGES, "col_1", "", None, 50, ["ab"], 12)[0]
 
 
 def test_before_the_service_has_answered_the_page_neither_invites_nor_stops_asking(
     service: Any, away: Exception
 ) -> None:
     tab = SearchTab(service(collections=[COLLECTION], collection=COLLECTION))
-    assert tab.poll(None, None, None) == (gr.skip(),) * 5
+    assert tab.poll(None, None, None) == (*(gr.skip(),) * 5, False)
     _, bare, _, shown = tab.refresh(None, None)
     assert (bare, shown) == (False, gr.skip()), "a search may be on show"
     assert OPENING.index("asks the service") < OPENING.index('<div class="lcl-opened">')
     silent = SearchTab(service(collections=[], runs=away))
-    _, bare, _, shown, clock = silent.poll(None, True, None)
+    _, bare, _, shown, clock, _ = silent.poll(None, True, None)
     assert (bare, shown, clock) == (True, gr.skip(), gr.skip()), "what is shown stays"
 
 

@@ -103,6 +103,23 @@ def test_the_curves_of_an_ended_study_are_read_once(client: Any) -> None:
     assert [args[1] for name, args, _ in client.calls if name == "study_curves"] == ["loss", "lr"]
 
 
+def test_a_curve_that_the_study_has_not_recorded_gives_way_to_one_that_it_has(client: Any) -> None:
+    """The menu keeps the choice of the study before, and fires no event when the page changes it."""
+    points = [[10, 2.5, 2.0, 3.0], [20, 1.5, 1.0, 2.0]]
+
+    def curves(study_id: str, value: str) -> Json:
+        rows = [{"labels": {}, "rung": 0, "points": points if value == "loss" else []}]
+        return {"value": value, "values": ["loss"], "rows": rows}
+
+    client.answers |= {"study": study(state="succeeded"), "study_curves": curves}
+    tab, selection = StudiesTab(client), at("study_1")
+    drawn = tab.refresh(selection, "TR@5", "contrastive_loss")
+    assert drawn[9]["value"] == "loss"
+    assert "Waiting for the first" not in drawn[10].split("<figure")[-1], "the curves"
+    assert tab.refresh(selection, "TR@5", "loss")[10] == drawn[10]
+    assert [args[1] for name, args, _ in client.calls if name == "study_curves"] == ["contrastive_loss", "loss"]
+
+
 def test_the_figure_that_is_asked_for_is_drawn(client: Any) -> None:
     shown = StudiesTab(client).refresh(at("study_1"), "TR@5", "lr")
     metric, value, charts = shown[8:11]

@@ -30,18 +30,25 @@ def line(step: int) -> dict[str, Any]:
 
 
 def test_embedding_writes_the_file_in_the_format_chosen(service: Any, image: str) -> None:
-    drawn, button = EmbedTab(service(embed_images=[[0.6, 0.8]])).embed("enc", [image], "csv")
+    client = service(embed_files=lambda encoder, files, **_: [(files[0], [0.6, 0.8])])
+    drawn, button = EmbedTab(client).embed("enc", [image], "csv")
     assert "1 × 2 numbers" in drawn
     file = button.value["path"] if isinstance(button.value, dict) else button.value.path
     assert Path(file).read_bytes() == b"name,v0,v1\r\nmine.png,0.6,0.8\r\n"
 
 
 def test_embedding_names_the_file_that_was_refused(service: Any, image: str) -> None:
-    from api.client import ApiError
+    from api.client import Skipped
 
-    refused = ApiError(422, "bad_image", "input.0: not an image", "input.0")
-    drawn, _ = EmbedTab(service(embed_images=refused)).embed("enc", [image], "npy")
-    assert "mine.png: not an image" in drawn
+    def embed(encoder: str, files: list[Path], *, on_skip: Any, **_: Any) -> list[tuple[Path, list[float]]]:
+        on_skip(Skipped(files[-1], "input.0: not an image"))
+        return [(file, [0.6, 0.8]) for file in files[:-1]]
+
+    tab = EmbedTab(service(embed_files=embed))
+    drawn, button = tab.embed("enc", [image], "npy")
+    assert ("<b>mine.png</b> not an image" in drawn, button.visible) == (True, False)
+    drawn, button = tab.embed("enc", [image, image], "npy")
+    assert ("1 file left out" in drawn, "1 × 2 numbers" in drawn, button.visible) == (True, True, True)
 
 
 def test_of_several_variants_the_first_is_shown_and_not_the_best() -> None:
