@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,20 @@ from workers.settings import WorkerSettings
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSIONS = ("1.30", "1.34", "1.37")
-KUSTOMIZE = yaml.safe_load((FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))
-OBJECTS: list[dict[str, Any]] = [
-    found
-    for name in KUSTOMIZE["resources"]
-    for found in yaml.safe_load_all((FOLDER / name).read_text(encoding="utf-8"))
-]
+COMPONENTS = ("gpu", "jobs", "managed")
+
+
+def kustomization(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def documents(file: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+
+
+KUSTOMIZE, BASE = kustomization(FOLDER), kustomization(FOLDER / "base")
+OBJECTS: list[dict[str, Any]] = [found for name in BASE["resources"] for found in documents(FOLDER / "base" / name)]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 AUTHORITY = "/etc/lcl/ca"  # whose certificates the database's and the broker's are checked by
 NODE_CACHE = "/var/lib/lcl/cache/ranges"  # in the home of compose; a disk of its own where homes are on a network
@@ -62,7 +72,9 @@ def test_a_wrong_field_would_be_seen() -> None:
 
 
 def test_every_file_is_applied_and_nothing_twice() -> None:
-    assert {file.name for file in FOLDER.glob("*.yaml")} == {*KUSTOMIZE["resources"], "kustomization.yaml"}
+    assert {file.name for file in (FOLDER / "base").iterdir()} == {*BASE["resources"], "kustomization.yaml"}
+    assert (KUSTOMIZE["resources"], KUSTOMIZE["components"]) == (["base"], []), "each cluster chooses its components"
+    assert {file.parent.name for file in FOLDER.glob("*/kustomization.yaml")} == {"base", *COMPONENTS}
     names = [(found["kind"], found["metadata"]["name"]) for found in OBJECTS]
     assert len(set(names)) == len(names)
     assert set(PODS) == {"api", "worker", "ui", "migrate"}
@@ -268,15 +280,10 @@ def test_who_leaves_goes_to_named_pods() -> None:
             assert peer["podSelector"]["matchLabels"], f"{name} lets into every pod of a namespace"
 
 
-def test_servers_outside_the_cluster_are_an_overlay_of_addresses() -> None:
-    overlay = yaml.safe_load((FOLDER / "managed" / "kustomization.yaml").read_text(encoding="utf-8"))
-    assert overlay["resources"] == [".."]
-    (patch,) = overlay["patches"]
-    patches = list(yaml.safe_load_all((FOLDER / "managed" / patch["path"]).read_text(encoding="utf-8")))
+def test_servers_outside_the_cluster_are_a_component_of_addresses() -> None:
     ports = {}
-    for found in patches:
-        name = found["metadata"]["name"]
-        assert (found["kind"], found["metadata"]["namespace"]) == ("NetworkPolicy", KUSTOMIZE["namespace"])
+    for (kind, name), found in objects_of("managed").items():
+        assert kind == "NetworkPolicy"
         (rule,) = found["spec"]["egress"]
         ((_, address),) = [*rule["to"][0].items()]
         assert ip_network(address["cidr"]).num_addresses == 1, "one server, not a network"
@@ -305,26 +312,54 @@ def test_who_scales_the_api_alone_says_how_many() -> None:
     assert of_kind("PodDisruptionBudget")["api"]["selector"] == of_kind("Deployment")["api"]["selector"]
 
 
-def test_gpus_are_an_overlay_of_the_worker() -> None:
-    overlay = yaml.safe_load((FOLDER / "gpu" / "kustomization.yaml").read_text(encoding="utf-8"))
-    assert overlay["resources"] == [".."]
-    (patch,) = overlay["patches"]
-    found = yaml.safe_load((FOLDER / "gpu" / patch["path"]).read_text(encoding="utf-8"))
-    assert (found["kind"], found["metadata"]) == ("Deployment", {"name": "worker", "namespace": KUSTOMIZE["namespace"]})
+@pytest.mark.parametrize("file", sorted(FOLDER.rglob("kustomization.yaml")), ids=lambda file: file.parent.name)
+def test_kustomize_accepts_a_folder(file: Path) -> None:
+    """It refuses a folder that names one above itself, and before version 5.2 a patch of several objects."""
+    found = kustomization(file.parent)
+    for name in (*found.get("resources", ()), *found.get("components", ())):
+        assert not file.parent.is_relative_to((file.parent / name).resolve()), f"{name} contains this folder"
+    for patch in found.get("patches", ()):
+        assert len(documents(file.parent / patch["path"])) == 1, patch["path"]
+
+
+@pytest.mark.skipif(shutil.which("kustomize") is None, reason="kustomize is not installed")
+@pytest.mark.parametrize("chosen", [(), *((name,) for name in COMPONENTS), COMPONENTS], ids="-".join)
+def test_kustomize_builds_any_combination(chosen: tuple[str, ...], tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    together = {**KUSTOMIZE, "components": list(chosen)}
+    (tmp_path / "kubernetes" / "kustomization.yaml").write_text(yaml.safe_dump(together), encoding="utf-8")
+    command = ["kustomize", "build", tmp_path / "kubernetes"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    built = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(result.stdout)}
+    added = {key for name in chosen for key in objects_of(name)}
+    assert set(built) == {(each["kind"], each["metadata"]["name"]) for each in OBJECTS} | added
+    for found in built.values():
+        kubernetes_validate.validate(found, VERSIONS[-1], strict=True)
+    pod = built["Deployment", "worker"]["spec"]["template"]["spec"]
+    assert ("nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]) is ("gpu" in chosen)
+    assert pod["serviceAccountName"] == ("lcl-worker" if "jobs" in chosen else "lcl")
+    database = built["NetworkPolicy", "to-database"]["spec"]["egress"]
+    assert ("ipBlock" in database[0]["to"][0]) is ("managed" in chosen)
+
+
+def test_gpus_are_a_component_of_the_worker() -> None:
+    (found,) = objects_of("gpu").values()
+    assert (found["kind"], found["metadata"]) == ("Deployment", {"name": "worker", "namespace": BASE["namespace"]})
     pod = found["spec"]["template"]["spec"]
     assert pod["containers"][0]["name"] == "worker"
     assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 1}
     assert {volume["name"] for volume in pod["volumes"]} <= {v["name"] for v in PODS["worker"]["spec"]["volumes"]}
 
 
-def objects_of(folder: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Those that an overlay adds, and its patches."""
-    overlay = yaml.safe_load((FOLDER / folder / "kustomization.yaml").read_text(encoding="utf-8"))
-    assert overlay["resources"][0] == ".."
-    files = [*overlay["resources"][1:], *(patch["path"] for patch in overlay["patches"])]
-    assert {*files, "kustomization.yaml"} == {file.name for file in (FOLDER / folder).iterdir()}
-    found = [each for name in files for each in yaml.safe_load_all((FOLDER / folder / name).read_text("utf-8"))]
-    assert all(each["metadata"]["namespace"] == KUSTOMIZE["namespace"] for each in found)
+def objects_of(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Those that a component adds, and its patches."""
+    component = kustomization(FOLDER / name)
+    assert component["kind"] == "Component"
+    files = [*component.get("resources", ()), *(patch["path"] for patch in component["patches"])]
+    assert {*files, "kustomization.yaml"} == {file.name for file in (FOLDER / name).iterdir()}
+    found = [each for file in files for each in documents(FOLDER / name / file)]
+    assert all(each["metadata"]["namespace"] == BASE["namespace"] for each in found)
     return {(each["kind"], each["metadata"]["name"]): each for each in found}
 
 
@@ -341,7 +376,7 @@ def test_only_a_worker_that_creates_jobsets_may_do_so() -> None:
     assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("lcl-worker", True)
     assert found["ServiceAccount", "lcl-worker"]["automountServiceAccountToken"] is False, "the pod asks for its token"
     bound = found["RoleBinding", "lcl-worker"]
-    assert bound["subjects"] == [{"kind": "ServiceAccount", "name": "lcl-worker", "namespace": KUSTOMIZE["namespace"]}]
+    assert bound["subjects"] == [{"kind": "ServiceAccount", "name": "lcl-worker", "namespace": BASE["namespace"]}]
     assert bound["roleRef"]["kind"] == "Role", "in its namespace alone"
     rules = found["Role", "lcl-worker"]["rules"]
     assert {resource for rule in rules for resource in rule["resources"]} == {"jobsets", "jobs", "pods"}
@@ -375,7 +410,7 @@ def test_the_pods_of_runs_reach_each_other_alone() -> None:
 
 def test_the_namespace_refuses_privileges() -> None:
     (namespace,) = [found for found in OBJECTS if found["kind"] == "Namespace"]
-    assert namespace["metadata"]["name"] == KUSTOMIZE["namespace"]
+    assert namespace["metadata"]["name"] == BASE["namespace"]
     labels = namespace["metadata"]["labels"]
     for mode in ("enforce", "audit", "warn"):
         assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
