@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import kubernetes_validate
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from api.core.settings import ApiSettings
 from lcl_core.common.settings import Settings
@@ -55,8 +56,20 @@ def container(name: str) -> dict[str, Any]:
     return only
 
 
-def environment(name: str) -> dict[str, Any]:
-    return {each["name"]: each for each in container(name)["env"]}
+def secrets_of(name: str) -> dict[str, dict[str, Any]]:
+    """Variables of a pod that come from a key of a secret, with the reference."""
+    return {each["name"]: each["valueFrom"]["secretKeyRef"] for each in container(name)["env"] if "valueFrom" in each}
+
+
+def maps_of(name: str) -> list[dict[str, Any]]:
+    return [each["configMapRef"] for each in container(name)["envFrom"] if "configMapRef" in each]
+
+
+def values_of(name: str) -> dict[str, str]:
+    """Variables of a pod whose values are in the manifests."""
+    maps = {found["metadata"]["name"]: found["data"] for found in OBJECTS if found["kind"] == "ConfigMap"}
+    given = {key: value for each in maps_of(name) for key, value in maps.get(each["name"], {}).items()}
+    return given | {each["name"]: each["value"] for each in container(name)["env"] if "value" in each}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -134,7 +147,7 @@ def test_a_pod_cannot_fill_its_node(name: str) -> None:
 def test_the_cache_volume_of_a_worker_holds_what_its_bounds_allow() -> None:
     """Ranges, files of corpora behind URLs, and half of that again for indexes and files in use."""
     (cache,) = [each["emptyDir"] for each in PODS["worker"]["spec"]["volumes"] if each["name"] == "cache"]
-    assert "LCL_DATA_CACHE_BYTES" not in environment("worker")
+    assert "LCL_DATA_CACHE_BYTES" not in values_of("worker")
     assert gibibytes(cache["sizeLimit"]) * 2**30 >= 3 * DEFAULT_CACHE_BYTES
 
 
@@ -143,9 +156,8 @@ def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
     service = COMPOSE[name]
     assert container(name)["command"] == service["command"]
     fixed = {variable for variable, value in service["environment"].items() if value is not None}
-    assert set(environment(name)) == fixed
-    settings = {"name": "lcl-settings", "optional": True}
-    assert container(name)["envFrom"] == [{"configMapRef": settings}], "what .env may give to compose"
+    required = {variable for variable, key in secrets_of(name).items() if not key.get("optional")}
+    assert required | set(values_of(name)) == fixed
     seconds = int(service.get("stop_grace_period", "10s").rstrip("s"))
     assert PODS[name]["spec"].get("terminationGracePeriodSeconds", 30) >= seconds
     inside = {volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in service.get("volumes", ())}
@@ -157,20 +169,48 @@ def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
 
 @pytest.mark.parametrize("name", PODS)
 def test_a_variable_is_one_that_the_process_reads(name: str) -> None:
-    for variable in environment(name):
-        if name == "ui":
-            known = {f"LCL_UI_{field.upper()}" for field in UiSettings.model_fields} | {"LCL_API_URL"}
-        else:
-            known = {f"LCL_{field.upper()}" for field in SETTINGS[name].model_fields}
-        assert variable in known
-    for variable, given in environment(name).items():
-        secret = re.search("KEY|DATABASE|BROKER", variable) is not None
-        assert ("valueFrom" in given) is secret, f"{variable} is a secret, or is none"
+    page = {f"LCL_UI_{field.upper()}" for field in UiSettings.model_fields} | {"LCL_API_URL"}
+    known = page if name == "ui" else {f"LCL_{field.upper()}" for field in SETTINGS[name].model_fields}
+    assert {*values_of(name), *secrets_of(name)} <= known
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_setting_of_ones_own_replaces_every_default(name: str) -> None:
+    """``env`` counts before ``envFrom``, in which the later map counts."""
+    fixed = {each["name"] for each in container(name)["env"] if "value" in each}
+    assert fixed == ({"LCL_API_URL"} if name == "ui" else set()), "addresses alone"
+    kind = "lcl-page" if name == "ui" else "lcl"
+    own = {"name": f"{kind}-settings", "optional": True}
+    assert maps_of(name) == [{"name": f"{kind}-defaults"}, own], "what .env may give to compose"
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_secret_that_a_process_reads_has_a_place_in_the_secret(name: str) -> None:
+    read = {field for field, facts in SETTINGS[name].model_fields.items() if facts.annotation is SecretStr}
+    addresses = {"database_url", "broker_url"}
+    wanted = {"database_url"} if name == "migrate" else read | addresses
+    references = secrets_of(name)
+    assert set(references) == {f"LCL_{field.upper()}" for field in wanted}
+    needed = {f"LCL_{field.upper()}" for field in {*addresses, "admin_key"}}
+    for variable, reference in references.items():
+        expected = {"name": "lcl-secrets", "key": variable} | ({} if variable in needed else {"optional": True})
+        assert reference == expected
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_who_reads_corpora_may_be_given_the_credentials_of_object_storage(name: str) -> None:
+    found = [each["secretRef"] for each in container(name)["envFrom"] if "secretRef" in each]
+    assert found == ([{"name": "lcl-storage", "optional": True}] if name in ("api", "worker") else [])
+
+
+def test_the_page_gets_nothing_that_the_api_gets() -> None:
+    assert not secrets_of("ui")
+    assert not [each for each in container("ui")["envFrom"] if each in container("api")["envFrom"]]
 
 
 def test_roots_mean_what_they_mean_with_compose() -> None:
     for name in ("api", "worker"):
-        given = environment(name)["LCL_DATA_ROOTS"]["value"]
+        given = values_of(name)["LCL_DATA_ROOTS"]
         assert given == COMPOSE[name]["environment"]["LCL_DATA_ROOTS"]
         assert Settings(data_roots=given).data_roots == [Path("/data")]  # type: ignore[arg-type]
 
@@ -178,13 +218,9 @@ def test_roots_mean_what_they_mean_with_compose() -> None:
 def test_the_example_of_secrets_names_what_is_referred_to_and_fills_none() -> None:
     lines = (FOLDER / "secrets.example.env").read_text(encoding="utf-8").splitlines()
     given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    referred = {
-        (each["valueFrom"]["secretKeyRef"]["name"], each["valueFrom"]["secretKeyRef"]["key"])
-        for name in PODS
-        for each in environment(name).values()
-        if "valueFrom" in each
-    }
-    assert referred == {("lcl-secrets", key) for key in given}
+    shown = {line.removeprefix("# ").removesuffix("=") for line in lines if re.fullmatch(r"# LCL_\w+=", line)}
+    keys = {(key["key"], bool(key.get("optional"))) for name in PODS for key in secrets_of(name).values()}
+    assert keys == {(key, False) for key in given} | {(key, True) for key in shown}
     assert all(value == "" or ":PASSWORD@" in value for value in given.values())
     database, broker = urlsplit(given["LCL_DATABASE_URL"]), urlsplit(given["LCL_BROKER_URL"])
     assert parse_qs(database.query) == {"sslmode": ["verify-full"], "sslrootcert": [f"{AUTHORITY}/ca.crt"]}
@@ -211,7 +247,7 @@ def test_services_lead_to_their_pods() -> None:
         assert port["port"] == listens["containerPort"]
     assert of_kind("Service")["api"]["ports"][0]["port"] == ApiSettings.model_fields["api_port"].default
     assert of_kind("Service")["ui"]["ports"][0]["port"] == UiSettings.model_fields["port"].default
-    assert environment("ui")["LCL_API_URL"]["value"] == COMPOSE["ui"]["environment"]["LCL_API_URL"]
+    assert values_of("ui")["LCL_API_URL"] == COMPOSE["ui"]["environment"]["LCL_API_URL"]
 
 
 def doors() -> dict[str, tuple[str, str]]:
@@ -385,9 +421,11 @@ def test_only_a_worker_that_creates_jobsets_may_do_so() -> None:
 
 
 def test_a_worker_of_jobsets_has_settings_that_it_reads() -> None:
-    (only,) = objects_of("jobs")["Deployment", "worker"]["spec"]["template"]["spec"]["containers"]
-    given = {each["name"]: each["value"] for each in only["env"]}
+    defaults = objects_of("jobs")["ConfigMap", "lcl-defaults"]
+    assert "containers" not in objects_of("jobs")["Deployment", "worker"]["spec"]["template"]["spec"]
+    given = defaults["data"]
     assert given.keys() <= {f"LCL_{field.upper()}" for field in WorkerSettings.model_fields}
+    assert maps_of("worker")[0]["name"] == defaults["metadata"]["name"]
     image = KUSTOMIZE["images"][0]
     assert given["LCL_KUBERNETES_IMAGE"] == f"{image['newName']}:{image['newTag']}"
     claim, _, path = given["LCL_KUBERNETES_DATA_CLAIMS"].partition(":")
