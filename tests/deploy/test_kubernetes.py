@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from ipaddress import ip_network
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,8 +16,8 @@ import yaml
 from pydantic import SecretStr
 
 from api.core.settings import ApiSettings
+from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES
 from lcl_core.common.settings import Settings
-from lcl_core.data.shards.storage import DEFAULT_CACHE_BYTES
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 
@@ -40,7 +40,7 @@ KUSTOMIZE, BASE = kustomization(FOLDER), kustomization(FOLDER / "base")
 OBJECTS: list[dict[str, Any]] = [found for name in BASE["resources"] for found in documents(FOLDER / "base" / name)]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 AUTHORITY = "/etc/lcl/ca"  # whose certificates the database's and the broker's are checked by
-NODE_CACHE = "/var/lib/lcl/cache/ranges"  # in the home of compose; a disk of its own where homes are on a network
+NODE_CACHE = "/var/cache/lcl"  # in the home of compose; a disk of its own where homes are on a network
 SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "migrate": Settings}
 PODS = {
     found["metadata"]["name"]: found["spec"]["template"] for found in OBJECTS if found["kind"] in ("Deployment", "Job")
@@ -144,11 +144,22 @@ def test_a_pod_cannot_fill_its_node(name: str) -> None:
     assert in_memory < gibibytes(limits["memory"])
 
 
-def test_the_cache_volume_of_a_worker_holds_what_its_bounds_allow() -> None:
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_data_from_urls_is_cached_in_a_volume_that_holds_what_its_bounds_allow(name: str) -> None:
     """Ranges, files of corpora behind URLs, and half of that again for indexes and files in use."""
-    (cache,) = [each["emptyDir"] for each in PODS["worker"]["spec"]["volumes"] if each["name"] == "cache"]
-    assert "LCL_DATA_CACHE_BYTES" not in values_of("worker")
-    assert gibibytes(cache["sizeLimit"]) * 2**30 >= 3 * DEFAULT_CACHE_BYTES
+    (mount,) = [each for each in container(name)["volumeMounts"] if each["mountPath"] == NODE_CACHE]
+    assert values_of(name)["LCL_DATA_CACHE"] == mount["mountPath"]
+    (cache,) = [each["emptyDir"] for each in PODS[name]["spec"]["volumes"] if each["name"] == mount["name"]]
+    assert "LCL_DATA_CACHE_BYTES" not in values_of(name)
+    assert gibibytes(cache["sizeLimit"]) * 2**30 >= 3 * DEFAULT_DATA_CACHE_BYTES
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_nothing_is_mounted_inside_a_claim(name: str) -> None:
+    """The runtime would make the folder in the claim, as root, and its siblings could not be made by the process."""
+    claims = {each["name"] for each in PODS[name]["spec"]["volumes"] if "persistentVolumeClaim" in each}
+    paths = {PurePosixPath(each["mountPath"]): each["name"] for each in container(name)["volumeMounts"]}
+    assert not [path for path in paths if any(paths.get(parent) in claims for parent in path.parents)]
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "ui"])
@@ -157,7 +168,7 @@ def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
     assert container(name)["command"] == service["command"]
     fixed = {variable for variable, value in service["environment"].items() if value is not None}
     required = {variable for variable, key in secrets_of(name).items() if not key.get("optional")}
-    assert required | set(values_of(name)) == fixed
+    assert required | set(values_of(name)) - {"LCL_DATA_CACHE"} == fixed
     seconds = int(service.get("stop_grace_period", "10s").rstrip("s"))
     assert PODS[name]["spec"].get("terminationGracePeriodSeconds", 30) >= seconds
     inside = {volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in service.get("volumes", ())}
@@ -171,7 +182,9 @@ def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
 def test_a_variable_is_one_that_the_process_reads(name: str) -> None:
     page = {f"LCL_UI_{field.upper()}" for field in UiSettings.model_fields} | {"LCL_API_URL"}
     known = page if name == "ui" else {f"LCL_{field.upper()}" for field in SETTINGS[name].model_fields}
-    assert {*values_of(name), *secrets_of(name)} <= known
+    assert {*values_of(name), *secrets_of(name)} - {"LCL_DATA_CACHE"} <= known, (
+        "LCL_DATA_CACHE is read where a URL is opened"
+    )
 
 
 @pytest.mark.parametrize("name", PODS)
