@@ -169,6 +169,7 @@ def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
     fixed = {variable for variable, value in service["environment"].items() if value is not None}
     required = {variable for variable, key in secrets_of(name).items() if not key.get("optional")}
     assert required | set(values_of(name)) - {"LCL_DATA_CACHE"} == fixed
+    assert PODS[name]["spec"].get("shareProcessNamespace", False) is service["init"], "a process 1 that reaps"
     seconds = int(service.get("stop_grace_period", "10s").rstrip("s"))
     assert PODS[name]["spec"].get("terminationGracePeriodSeconds", 30) >= seconds
     inside = {volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in service.get("volumes", ())}

@@ -231,6 +231,7 @@ def _pod_spec(settings: WorkerSettings, request: JobRequest, name: str) -> dict[
         "serviceAccountName": settings.kubernetes_service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        "shareProcessNamespace": True,  # process 1 is the pod's own then, which reaps what killed ones leave
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": _USER,

@@ -95,6 +95,7 @@ def test_its_pods_are_as_unprivileged_as_the_workers() -> None:
     assert container_of(built())["securityContext"] == wanted["containers"][0]["securityContext"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False
+    assert pod["shareProcessNamespace"] is wanted["shareProcessNamespace"] is True, "a process 1 that reaps"
     assert pod["serviceAccountName"] == wanted["serviceAccountName"]
     claims = {
         volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume
