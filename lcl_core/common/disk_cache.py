@@ -22,12 +22,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
 
+DEFAULT_DATA_CACHE_BYTES = 10 << 30
 _POLL_SECONDS = 0.1
 _TOTAL_FILE = "total"
 _LOCK_SUFFIX = ".lock"
 _PARTIAL_PREFIX = "."
+
+
+def data_cache_folder() -> Path:
+    """Folder of data fetched from URLs: ``LCL_DATA_CACHE``, or else below the service's home, or else the user's."""
+    chosen, home = os.environ.get("LCL_DATA_CACHE"), os.environ.get("LCL_HOME")
+    if chosen:
+        return Path(chosen)
+    return Path(home) / "cache" / "ranges" if home else Path.home() / ".cache" / "lcl" / "ranges"
+
+
+def data_cache_bytes() -> int:
+    """Bound on its ranges, and on its files: ``LCL_DATA_CACHE_BYTES``. Raises: UserError ``bad_setting``."""
+    given = os.environ.get("LCL_DATA_CACHE_BYTES") or str(DEFAULT_DATA_CACHE_BYTES)
+    if not given.isdecimal():
+        message = f"LCL_DATA_CACHE_BYTES is {given!r}; give a number of bytes, 0 for no cache"
+        raise UserError(message, code="bad_setting")
+    return int(given)
 
 
 def no_progress() -> None:

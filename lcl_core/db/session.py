@@ -101,7 +101,7 @@ def allow_long_statements(session: Session | Connection) -> None:
 
 
 class Database:
-    """Sessions on one URL, for many threads.
+    """Sessions on one URL, for many threads. The constructor opens nothing; ``migrate`` makes the folder of a file.
 
     Args:
         clock: time of all leases, of one process that alone uses the database; None: the database's own clock.
@@ -165,6 +165,7 @@ class Database:
         if not path or path == ":memory:":
             yield
             return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with Path(f"{path}.migrate.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -202,8 +203,6 @@ def create_engines(url: str, *, pooled: bool = False) -> tuple[Engine, Engine]:
         limits = {"statement_timeout": STATEMENT_SECONDS}
         writing = {**limits, "idle_in_transaction_session_timeout": IDLE_SECONDS}
         return _create_postgres_engine(parsed, limits, pooled), _create_postgres_engine(parsed, writing, pooled)
-    if parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **_POOL)
     event.listen(engine, "connect", _configure_sqlite)
     if parsed.database:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lcl_core.common.disk_cache import DiskCache
+from lcl_core.common.disk_cache import DiskCache, data_cache_bytes
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.files import sha256_file, write_atomically
 from lcl_core.common.run_dir import RunDir
@@ -21,7 +21,6 @@ from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.records import CaptionPair, ImageSubject, TextSegment, parse_segments
 from lcl_core.data.sampling.resident_images import open_resident_images, resident_sources
 from lcl_core.data.sampling.shuffle import FeistelPermutation
-from lcl_core.data.shards.storage import data_cache_bytes
 from lcl_core.data.tokenizer import (
     Tokenizer,
     check_known_form,

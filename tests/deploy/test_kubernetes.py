@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from ipaddress import ip_network
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from api.core.settings import ApiSettings
+from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES
 from lcl_core.common.settings import Settings
-from lcl_core.data.shards.storage import DEFAULT_CACHE_BYTES
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSIONS = ("1.30", "1.34", "1.37")
-KUSTOMIZE = yaml.safe_load((FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))
-OBJECTS: list[dict[str, Any]] = [
-    found
-    for name in KUSTOMIZE["resources"]
-    for found in yaml.safe_load_all((FOLDER / name).read_text(encoding="utf-8"))
-]
+COMPONENTS = ("gpu", "jobs", "managed")
+
+
+def kustomization(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def documents(file: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+
+
+KUSTOMIZE, BASE = kustomization(FOLDER), kustomization(FOLDER / "base")
+OBJECTS: list[dict[str, Any]] = [found for name in BASE["resources"] for found in documents(FOLDER / "base" / name)]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 AUTHORITY = "/etc/lcl/ca"  # whose certificates the database's and the broker's are checked by
-NODE_CACHE = "/var/lib/lcl/cache/ranges"  # in the home of compose; a disk of its own where homes are on a network
+NODE_CACHE = "/var/cache/lcl"  # in the home of compose; a disk of its own where homes are on a network
 SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "migrate": Settings}
 PODS = {
     found["metadata"]["name"]: found["spec"]["template"] for found in OBJECTS if found["kind"] in ("Deployment", "Job")
@@ -45,8 +56,20 @@ def container(name: str) -> dict[str, Any]:
     return only
 
 
-def environment(name: str) -> dict[str, Any]:
-    return {each["name"]: each for each in container(name)["env"]}
+def secrets_of(name: str) -> dict[str, dict[str, Any]]:
+    """Variables of a pod that come from a key of a secret, with the reference."""
+    return {each["name"]: each["valueFrom"]["secretKeyRef"] for each in container(name)["env"] if "valueFrom" in each}
+
+
+def maps_of(name: str) -> list[dict[str, Any]]:
+    return [each["configMapRef"] for each in container(name)["envFrom"] if "configMapRef" in each]
+
+
+def values_of(name: str) -> dict[str, str]:
+    """Variables of a pod whose values are in the manifests."""
+    maps = {found["metadata"]["name"]: found["data"] for found in OBJECTS if found["kind"] == "ConfigMap"}
+    given = {key: value for each in maps_of(name) for key, value in maps.get(each["name"], {}).items()}
+    return given | {each["name"]: each["value"] for each in container(name)["env"] if "value" in each}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -62,7 +85,9 @@ def test_a_wrong_field_would_be_seen() -> None:
 
 
 def test_every_file_is_applied_and_nothing_twice() -> None:
-    assert {file.name for file in FOLDER.glob("*.yaml")} == {*KUSTOMIZE["resources"], "kustomization.yaml"}
+    assert {file.name for file in (FOLDER / "base").iterdir()} == {*BASE["resources"], "kustomization.yaml"}
+    assert (KUSTOMIZE["resources"], KUSTOMIZE["components"]) == (["base"], []), "each cluster chooses its components"
+    assert {file.parent.name for file in FOLDER.glob("*/kustomization.yaml")} == {"base", *COMPONENTS}
     names = [(found["kind"], found["metadata"]["name"]) for found in OBJECTS]
     assert len(set(names)) == len(names)
     assert set(PODS) == {"api", "worker", "ui", "migrate"}
@@ -119,11 +144,22 @@ def test_a_pod_cannot_fill_its_node(name: str) -> None:
     assert in_memory < gibibytes(limits["memory"])
 
 
-def test_the_cache_volume_of_a_worker_holds_what_its_bounds_allow() -> None:
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_data_from_urls_is_cached_in_a_volume_that_holds_what_its_bounds_allow(name: str) -> None:
     """Ranges, files of corpora behind URLs, and half of that again for indexes and files in use."""
-    (cache,) = [each["emptyDir"] for each in PODS["worker"]["spec"]["volumes"] if each["name"] == "cache"]
-    assert "LCL_DATA_CACHE_BYTES" not in environment("worker")
-    assert gibibytes(cache["sizeLimit"]) * 2**30 >= 3 * DEFAULT_CACHE_BYTES
+    (mount,) = [each for each in container(name)["volumeMounts"] if each["mountPath"] == NODE_CACHE]
+    assert values_of(name)["LCL_DATA_CACHE"] == mount["mountPath"]
+    (cache,) = [each["emptyDir"] for each in PODS[name]["spec"]["volumes"] if each["name"] == mount["name"]]
+    assert "LCL_DATA_CACHE_BYTES" not in values_of(name)
+    assert gibibytes(cache["sizeLimit"]) * 2**30 >= 3 * DEFAULT_DATA_CACHE_BYTES
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_nothing_is_mounted_inside_a_claim(name: str) -> None:
+    """The runtime would make the folder in the claim, as root, and its siblings could not be made by the process."""
+    claims = {each["name"] for each in PODS[name]["spec"]["volumes"] if "persistentVolumeClaim" in each}
+    paths = {PurePosixPath(each["mountPath"]): each["name"] for each in container(name)["volumeMounts"]}
+    assert not [path for path in paths if any(paths.get(parent) in claims for parent in path.parents)]
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "ui"])
@@ -131,9 +167,9 @@ def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
     service = COMPOSE[name]
     assert container(name)["command"] == service["command"]
     fixed = {variable for variable, value in service["environment"].items() if value is not None}
-    assert set(environment(name)) == fixed
-    settings = {"name": "lcl-settings", "optional": True}
-    assert container(name)["envFrom"] == [{"configMapRef": settings}], "what .env may give to compose"
+    required = {variable for variable, key in secrets_of(name).items() if not key.get("optional")}
+    assert required | set(values_of(name)) - {"LCL_DATA_CACHE"} == fixed
+    assert PODS[name]["spec"].get("shareProcessNamespace", False) is service["init"], "a process 1 that reaps"
     seconds = int(service.get("stop_grace_period", "10s").rstrip("s"))
     assert PODS[name]["spec"].get("terminationGracePeriodSeconds", 30) >= seconds
     inside = {volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in service.get("volumes", ())}
@@ -145,20 +181,50 @@ def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
 
 @pytest.mark.parametrize("name", PODS)
 def test_a_variable_is_one_that_the_process_reads(name: str) -> None:
-    for variable in environment(name):
-        if name == "ui":
-            known = {f"LCL_UI_{field.upper()}" for field in UiSettings.model_fields} | {"LCL_API_URL"}
-        else:
-            known = {f"LCL_{field.upper()}" for field in SETTINGS[name].model_fields}
-        assert variable in known
-    for variable, given in environment(name).items():
-        secret = re.search("KEY|DATABASE|BROKER", variable) is not None
-        assert ("valueFrom" in given) is secret, f"{variable} is a secret, or is none"
+    page = {f"LCL_UI_{field.upper()}" for field in UiSettings.model_fields} | {"LCL_API_URL"}
+    known = page if name == "ui" else {f"LCL_{field.upper()}" for field in SETTINGS[name].model_fields}
+    assert {*values_of(name), *secrets_of(name)} - {"LCL_DATA_CACHE"} <= known, (
+        "LCL_DATA_CACHE is read where a URL is opened"
+    )
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_setting_of_ones_own_replaces_every_default(name: str) -> None:
+    """``env`` counts before ``envFrom``, in which the later map counts."""
+    fixed = {each["name"] for each in container(name)["env"] if "value" in each}
+    assert fixed == ({"LCL_API_URL"} if name == "ui" else set()), "addresses alone"
+    kind = "lcl-page" if name == "ui" else "lcl"
+    own = {"name": f"{kind}-settings", "optional": True}
+    assert maps_of(name) == [{"name": f"{kind}-defaults"}, own], "what .env may give to compose"
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_secret_that_a_process_reads_has_a_place_in_the_secret(name: str) -> None:
+    read = {field for field, facts in SETTINGS[name].model_fields.items() if facts.annotation is SecretStr}
+    addresses = {"database_url", "broker_url"}
+    wanted = {"database_url"} if name == "migrate" else read | addresses
+    references = secrets_of(name)
+    assert set(references) == {f"LCL_{field.upper()}" for field in wanted}
+    needed = {f"LCL_{field.upper()}" for field in {*addresses, "admin_key"}}
+    for variable, reference in references.items():
+        expected = {"name": "lcl-secrets", "key": variable} | ({} if variable in needed else {"optional": True})
+        assert reference == expected
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_who_reads_corpora_may_be_given_the_credentials_of_object_storage(name: str) -> None:
+    found = [each["secretRef"] for each in container(name)["envFrom"] if "secretRef" in each]
+    assert found == ([{"name": "lcl-storage", "optional": True}] if name in ("api", "worker") else [])
+
+
+def test_the_page_gets_nothing_that_the_api_gets() -> None:
+    assert not secrets_of("ui")
+    assert not [each for each in container("ui")["envFrom"] if each in container("api")["envFrom"]]
 
 
 def test_roots_mean_what_they_mean_with_compose() -> None:
     for name in ("api", "worker"):
-        given = environment(name)["LCL_DATA_ROOTS"]["value"]
+        given = values_of(name)["LCL_DATA_ROOTS"]
         assert given == COMPOSE[name]["environment"]["LCL_DATA_ROOTS"]
         assert Settings(data_roots=given).data_roots == [Path("/data")]  # type: ignore[arg-type]
 
@@ -166,13 +232,9 @@ def test_roots_mean_what_they_mean_with_compose() -> None:
 def test_the_example_of_secrets_names_what_is_referred_to_and_fills_none() -> None:
     lines = (FOLDER / "secrets.example.env").read_text(encoding="utf-8").splitlines()
     given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    referred = {
-        (each["valueFrom"]["secretKeyRef"]["name"], each["valueFrom"]["secretKeyRef"]["key"])
-        for name in PODS
-        for each in environment(name).values()
-        if "valueFrom" in each
-    }
-    assert referred == {("lcl-secrets", key) for key in given}
+    shown = {line.removeprefix("# ").removesuffix("=") for line in lines if re.fullmatch(r"# LCL_\w+=", line)}
+    keys = {(key["key"], bool(key.get("optional"))) for name in PODS for key in secrets_of(name).values()}
+    assert keys == {(key, False) for key in given} | {(key, True) for key in shown}
     assert all(value == "" or ":PASSWORD@" in value for value in given.values())
     database, broker = urlsplit(given["LCL_DATABASE_URL"]), urlsplit(given["LCL_BROKER_URL"])
     assert parse_qs(database.query) == {"sslmode": ["verify-full"], "sslrootcert": [f"{AUTHORITY}/ca.crt"]}
@@ -199,7 +261,7 @@ def test_services_lead_to_their_pods() -> None:
         assert port["port"] == listens["containerPort"]
     assert of_kind("Service")["api"]["ports"][0]["port"] == ApiSettings.model_fields["api_port"].default
     assert of_kind("Service")["ui"]["ports"][0]["port"] == UiSettings.model_fields["port"].default
-    assert environment("ui")["LCL_API_URL"]["value"] == COMPOSE["ui"]["environment"]["LCL_API_URL"]
+    assert values_of("ui")["LCL_API_URL"] == COMPOSE["ui"]["environment"]["LCL_API_URL"]
 
 
 def doors() -> dict[str, tuple[str, str]]:
@@ -268,15 +330,10 @@ def test_who_leaves_goes_to_named_pods() -> None:
             assert peer["podSelector"]["matchLabels"], f"{name} lets into every pod of a namespace"
 
 
-def test_servers_outside_the_cluster_are_an_overlay_of_addresses() -> None:
-    overlay = yaml.safe_load((FOLDER / "managed" / "kustomization.yaml").read_text(encoding="utf-8"))
-    assert overlay["resources"] == [".."]
-    (patch,) = overlay["patches"]
-    patches = list(yaml.safe_load_all((FOLDER / "managed" / patch["path"]).read_text(encoding="utf-8")))
+def test_servers_outside_the_cluster_are_a_component_of_addresses() -> None:
     ports = {}
-    for found in patches:
-        name = found["metadata"]["name"]
-        assert (found["kind"], found["metadata"]["namespace"]) == ("NetworkPolicy", KUSTOMIZE["namespace"])
+    for (kind, name), found in objects_of("managed").items():
+        assert kind == "NetworkPolicy"
         (rule,) = found["spec"]["egress"]
         ((_, address),) = [*rule["to"][0].items()]
         assert ip_network(address["cidr"]).num_addresses == 1, "one server, not a network"
@@ -305,26 +362,54 @@ def test_who_scales_the_api_alone_says_how_many() -> None:
     assert of_kind("PodDisruptionBudget")["api"]["selector"] == of_kind("Deployment")["api"]["selector"]
 
 
-def test_gpus_are_an_overlay_of_the_worker() -> None:
-    overlay = yaml.safe_load((FOLDER / "gpu" / "kustomization.yaml").read_text(encoding="utf-8"))
-    assert overlay["resources"] == [".."]
-    (patch,) = overlay["patches"]
-    found = yaml.safe_load((FOLDER / "gpu" / patch["path"]).read_text(encoding="utf-8"))
-    assert (found["kind"], found["metadata"]) == ("Deployment", {"name": "worker", "namespace": KUSTOMIZE["namespace"]})
+@pytest.mark.parametrize("file", sorted(FOLDER.rglob("kustomization.yaml")), ids=lambda file: file.parent.name)
+def test_kustomize_accepts_a_folder(file: Path) -> None:
+    """It refuses a folder that names one above itself, and before version 5.2 a patch of several objects."""
+    found = kustomization(file.parent)
+    for name in (*found.get("resources", ()), *found.get("components", ())):
+        assert not file.parent.is_relative_to((file.parent / name).resolve()), f"{name} contains this folder"
+    for patch in found.get("patches", ()):
+        assert len(documents(file.parent / patch["path"])) == 1, patch["path"]
+
+
+@pytest.mark.skipif(shutil.which("kustomize") is None, reason="kustomize is not installed")
+@pytest.mark.parametrize("chosen", [(), *((name,) for name in COMPONENTS), COMPONENTS], ids="-".join)
+def test_kustomize_builds_any_combination(chosen: tuple[str, ...], tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    together = {**KUSTOMIZE, "components": list(chosen)}
+    (tmp_path / "kubernetes" / "kustomization.yaml").write_text(yaml.safe_dump(together), encoding="utf-8")
+    command = ["kustomize", "build", tmp_path / "kubernetes"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    built = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(result.stdout)}
+    added = {key for name in chosen for key in objects_of(name)}
+    assert set(built) == {(each["kind"], each["metadata"]["name"]) for each in OBJECTS} | added
+    for found in built.values():
+        kubernetes_validate.validate(found, VERSIONS[-1], strict=True)
+    pod = built["Deployment", "worker"]["spec"]["template"]["spec"]
+    assert ("nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]) is ("gpu" in chosen)
+    assert pod["serviceAccountName"] == ("lcl-worker" if "jobs" in chosen else "lcl")
+    database = built["NetworkPolicy", "to-database"]["spec"]["egress"]
+    assert ("ipBlock" in database[0]["to"][0]) is ("managed" in chosen)
+
+
+def test_gpus_are_a_component_of_the_worker() -> None:
+    (found,) = objects_of("gpu").values()
+    assert (found["kind"], found["metadata"]) == ("Deployment", {"name": "worker", "namespace": BASE["namespace"]})
     pod = found["spec"]["template"]["spec"]
     assert pod["containers"][0]["name"] == "worker"
     assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 1}
     assert {volume["name"] for volume in pod["volumes"]} <= {v["name"] for v in PODS["worker"]["spec"]["volumes"]}
 
 
-def objects_of(folder: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Those that an overlay adds, and its patches."""
-    overlay = yaml.safe_load((FOLDER / folder / "kustomization.yaml").read_text(encoding="utf-8"))
-    assert overlay["resources"][0] == ".."
-    files = [*overlay["resources"][1:], *(patch["path"] for patch in overlay["patches"])]
-    assert {*files, "kustomization.yaml"} == {file.name for file in (FOLDER / folder).iterdir()}
-    found = [each for name in files for each in yaml.safe_load_all((FOLDER / folder / name).read_text("utf-8"))]
-    assert all(each["metadata"]["namespace"] == KUSTOMIZE["namespace"] for each in found)
+def objects_of(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Those that a component adds, and its patches."""
+    component = kustomization(FOLDER / name)
+    assert component["kind"] == "Component"
+    files = [*component.get("resources", ()), *(patch["path"] for patch in component["patches"])]
+    assert {*files, "kustomization.yaml"} == {file.name for file in (FOLDER / name).iterdir()}
+    found = [each for file in files for each in documents(FOLDER / name / file)]
+    assert all(each["metadata"]["namespace"] == BASE["namespace"] for each in found)
     return {(each["kind"], each["metadata"]["name"]): each for each in found}
 
 
@@ -341,7 +426,7 @@ def test_only_a_worker_that_creates_jobsets_may_do_so() -> None:
     assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("lcl-worker", True)
     assert found["ServiceAccount", "lcl-worker"]["automountServiceAccountToken"] is False, "the pod asks for its token"
     bound = found["RoleBinding", "lcl-worker"]
-    assert bound["subjects"] == [{"kind": "ServiceAccount", "name": "lcl-worker", "namespace": KUSTOMIZE["namespace"]}]
+    assert bound["subjects"] == [{"kind": "ServiceAccount", "name": "lcl-worker", "namespace": BASE["namespace"]}]
     assert bound["roleRef"]["kind"] == "Role", "in its namespace alone"
     rules = found["Role", "lcl-worker"]["rules"]
     assert {resource for rule in rules for resource in rule["resources"]} == {"jobsets", "jobs", "pods"}
@@ -350,9 +435,11 @@ def test_only_a_worker_that_creates_jobsets_may_do_so() -> None:
 
 
 def test_a_worker_of_jobsets_has_settings_that_it_reads() -> None:
-    (only,) = objects_of("jobs")["Deployment", "worker"]["spec"]["template"]["spec"]["containers"]
-    given = {each["name"]: each["value"] for each in only["env"]}
+    defaults = objects_of("jobs")["ConfigMap", "lcl-defaults"]
+    assert "containers" not in objects_of("jobs")["Deployment", "worker"]["spec"]["template"]["spec"]
+    given = defaults["data"]
     assert given.keys() <= {f"LCL_{field.upper()}" for field in WorkerSettings.model_fields}
+    assert maps_of("worker")[0]["name"] == defaults["metadata"]["name"]
     image = KUSTOMIZE["images"][0]
     assert given["LCL_KUBERNETES_IMAGE"] == f"{image['newName']}:{image['newTag']}"
     claim, _, path = given["LCL_KUBERNETES_DATA_CLAIMS"].partition(":")
@@ -375,7 +462,7 @@ def test_the_pods_of_runs_reach_each_other_alone() -> None:
 
 def test_the_namespace_refuses_privileges() -> None:
     (namespace,) = [found for found in OBJECTS if found["kind"] == "Namespace"]
-    assert namespace["metadata"]["name"] == KUSTOMIZE["namespace"]
+    assert namespace["metadata"]["name"] == BASE["namespace"]
     labels = namespace["metadata"]["labels"]
     for mode in ("enforce", "audit", "warn"):
         assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,13 @@ SCHEMAS = {kind: model.model_json_schema() for kind, model in (*SPECS.items(), (
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
     return reference.reference_pages()
+
+
+def test_the_description_of_the_api_touches_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image builds the documentation from a source tree that it may only read."""
+    monkeypatch.setattr(reference, "ROOT", tmp_path / "source")
+    assert "/v1/runs" in reference.describe_api()["paths"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def row(page: str, first: str) -> list[str]:

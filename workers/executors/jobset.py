@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES, data_cache_bytes
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.process_env import without_secrets
@@ -42,9 +43,9 @@ _GROUP = "node"  # name of the replicated job, and part of the names of pods
 _PORT = 29_500  # where the ranks meet: a pod has its ports for itself
 _USER = 10_001  # of the image
 _KEPT_SECONDS = 86_400  # for which a finished JobSet waits for a worker that reads its end
-# ranges and files of corpora behind URLs, LCL_DATA_CACHE_BYTES (10 GiB) each; indexes and files in use beyond that
-_CACHE_SIZE = "30Gi"
-_DISK_SIZE = "36Gi"  # with /tmp and logs
+# of data fetched from URLs. Not inside the home: there the runtime would make its folder, and would do so as root.
+CACHE_FOLDER = "/var/cache/lcl"
+_OTHER_DISK_GIBIBYTES = 6  # /tmp and logs
 _UNREACHABLE_SECONDS = 60  # after which the pods of a node that is cut off are given up
 # between SIGTERM and SIGKILL of a pod, beyond what its job has for a checkpoint
 MARGIN_SECONDS = 15
@@ -181,6 +182,8 @@ def build_jobset(
     """The object that runs ``request``. It has no secrets: the credentials of storage are those of a Secret.
 
     Suspended where there is a queue, as Kueue expects, which starts it when there is quota for all of its pods.
+
+    Raises: UserError ``bad_setting`` for the bound of the cache of data from URLs.
     """
     labels = {**MANAGER_LABELS, "app.kubernetes.io/part-of": "lcl", JOB_LABEL: name}
     queue = {QUEUE_LABEL: settings.kubernetes_queue} if settings.kubernetes_queue else {}
@@ -228,6 +231,7 @@ def _pod_spec(settings: WorkerSettings, request: JobRequest, name: str) -> dict[
         "serviceAccountName": settings.kubernetes_service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        "shareProcessNamespace": True,  # process 1 is the pod's own then, which reaps what killed ones leave
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": _USER,
@@ -248,7 +252,7 @@ def _pod_spec(settings: WorkerSettings, request: JobRequest, name: str) -> dict[
                 for number, claim in enumerate(settings.kubernetes_data_claims)
             ),
             {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
-            {"name": "cache", "emptyDir": {"sizeLimit": _CACHE_SIZE}},
+            {"name": "cache", "emptyDir": {"sizeLimit": f"{_cache_gibibytes()}Gi"}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": settings.kubernetes_shm}},
         ],
     }
@@ -287,7 +291,11 @@ def _container(settings: WorkerSettings, request: JobRequest, name: str) -> dict
                 "memory": settings.kubernetes_memory,
                 "ephemeral-storage": "1Gi",
             },
-            "limits": {"memory": settings.kubernetes_memory, "ephemeral-storage": _DISK_SIZE, **gpus},
+            "limits": {
+                "memory": settings.kubernetes_memory,
+                "ephemeral-storage": f"{_cache_gibibytes() + _OTHER_DISK_GIBIBYTES}Gi",
+                **gpus,
+            },
         },
         "volumeMounts": [
             {"name": "home", "mountPath": str(settings.home)},
@@ -296,7 +304,7 @@ def _container(settings: WorkerSettings, request: JobRequest, name: str) -> dict
                 for number, path in enumerate(settings.kubernetes_data_claims.values())
             ),
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-            {"name": "cache", "mountPath": str(settings.home / "cache" / "ranges")},
+            {"name": "cache", "mountPath": CACHE_FOLDER},
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
         ],
     }
@@ -312,7 +320,17 @@ def _environment(settings: WorkerSettings, request: JobRequest, *, has_gpus: boo
     kept = {name: value for name, value in shared.items() if not name.startswith(own)}
     hidden = {} if has_gpus else visible_devices_env(())
     threads = {"OMP_NUM_THREADS": str(math.ceil(settings.kubernetes_cpus))}
-    return threads | kept | {"LCL_HOME": str(settings.home), FORK_SERVER: "off"} | hidden | dict(request.env)
+    fixed = {"LCL_HOME": str(settings.home), "LCL_DATA_CACHE": CACHE_FOLDER, FORK_SERVER: "off"}
+    return threads | kept | fixed | hidden | dict(request.env)
+
+
+def _cache_gibibytes() -> int:
+    """Size of the volume at CACHE_FOLDER, which LCL_DATA_CACHE_BYTES bounds twice: ranges, and files.
+
+    The rest is for indexes and for files in use beyond the bound. Raises: UserError ``bad_setting``.
+    """
+    bound = data_cache_bytes()
+    return math.ceil((2 * bound + max(bound, DEFAULT_DATA_CACHE_BYTES)) / (1 << 30))
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import structlog
 
+from lcl_core.common.disk_cache import data_cache_bytes
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.queue import EngineCapacity
@@ -57,7 +58,8 @@ class KubernetesExecutor:
 
     @contextlib.contextmanager
     def serving(self, modules: Collection[str]) -> Iterator[None]:
-        """Raises (on entry): UserError ``executor_unreachable``."""
+        """Raises (on entry): UserError ``executor_unreachable``, and ``bad_setting`` for what every pod needs."""
+        data_cache_bytes()
         self._check_access()
         selector = ",".join(f"{name}={value}" for name, value in MANAGER_LABELS.items())
         pods = collection_path("v1", self._namespace, "pods")

@@ -16,14 +16,13 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lcl_core.common.disk_cache import DiskCache
+from lcl_core.common.disk_cache import DiskCache, data_cache_bytes, data_cache_folder
 from lcl_core.common.errors import UserError
 from lcl_core.common.storage import Storage
 from lcl_core.data.corpus.file_store import safe_name
 from lcl_core.data.formats import reader_class
 from lcl_core.data.formats.base import WHOLE, FilesReader, FormatReader, ReaderOptions, parse_options
 from lcl_core.data.records import BadItem, Record
-from lcl_core.data.shards.storage import data_cache_bytes, data_cache_folder
 from lcl_core.parts.plan import Section
 from lcl_core.specs.corpus_jobs import REMOTE_FORMATS
 

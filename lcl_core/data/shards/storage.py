@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from lcl_core.common.disk_cache import DiskCache
+from lcl_core.common.disk_cache import DiskCache, data_cache_bytes, data_cache_folder
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
 from lcl_core.common.storage import Storage
@@ -41,7 +41,6 @@ def range_name(key: str) -> str:
     return f"{digest[:2]}/{digest}.range"
 
 
-DEFAULT_CACHE_BYTES = 10 << 30
 T = TypeVar("T")
 
 
@@ -79,23 +78,6 @@ def open_shard_storage(path: str | Path) -> ShardStorage:
     if scheme == "file":
         return LocalShardStorage(Path(rest))
     return RemoteShardStorage(Storage(str(path)), RangeCache(data_cache_folder(), data_cache_bytes()))
-
-
-def data_cache_folder() -> Path:
-    """``LCL_DATA_CACHE``, or else below the service's home, or else below the user's."""
-    chosen, home = os.environ.get("LCL_DATA_CACHE"), os.environ.get("LCL_HOME")
-    if chosen:
-        return Path(chosen)
-    return Path(home) / "cache" / "ranges" if home else Path.home() / ".cache" / "lcl" / "ranges"
-
-
-def data_cache_bytes() -> int:
-    """``LCL_DATA_CACHE_BYTES``. Raises: UserError ``bad_setting``."""
-    given = os.environ.get("LCL_DATA_CACHE_BYTES") or str(DEFAULT_CACHE_BYTES)
-    if not given.isdecimal():
-        message = f"LCL_DATA_CACHE_BYTES is {given!r}; give a number of bytes, 0 for no cache"
-        raise UserError(message, code="bad_setting")
-    return int(given)
 
 
 def damaged_shard_error(name: str, what: str) -> UserError:

@@ -69,6 +69,14 @@ def test_processes_that_start_together_migrate_once(database_url: str) -> None:
     database.dispose()
 
 
+def test_a_database_touches_no_disk_until_it_is_migrated(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'a' / 'b' / 'lcl.db'}")
+    assert list(tmp_path.iterdir()) == []
+    database.migrate()
+    assert table_names(database) > set(Base.metadata.tables)
+    database.dispose()
+
+
 def test_a_failed_transaction_leaves_nothing(database: Database, queue: Callable[..., str]) -> None:
     def submit_and_fail() -> None:
         with database.session() as session:

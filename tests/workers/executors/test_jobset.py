@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import kubernetes_validate
@@ -18,7 +18,7 @@ from workers.executors.jobset import build_jobset
 from workers.settings import WorkerSettings
 
 VERSIONS = ("1.30", "1.34", "1.37")
-MANIFESTS = Path(__file__).parents[3] / "deploy" / "kubernetes"
+MANIFESTS = Path(__file__).parents[3] / "deploy" / "kubernetes" / "base"
 NAME = "lcl-run-cr9vavs83kmzn8w35h-9134ea28"  # as long as any
 LONGEST_NAME = 63  # of a pod
 
@@ -95,6 +95,7 @@ def test_its_pods_are_as_unprivileged_as_the_workers() -> None:
     assert container_of(built())["securityContext"] == wanted["containers"][0]["securityContext"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False
+    assert pod["shareProcessNamespace"] is wanted["shareProcessNamespace"] is True, "a process 1 that reaps"
     assert pod["serviceAccountName"] == wanted["serviceAccountName"]
     claims = {
         volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume
@@ -106,6 +107,35 @@ def test_its_pods_are_as_unprivileged_as_the_workers() -> None:
     }
     disk = [spec["containers"][0]["resources"]["limits"]["ephemeral-storage"] for spec in (pod, wanted)]
     assert disk[0] == disk[1]
+
+
+def cache_of(jobset: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Folder for data from URLs, where its volume is mounted, the size of the volume, and that of the pod's disk."""
+    container = container_of(jobset)
+    (volume,) = [each["emptyDir"] for each in pod_of(jobset)["spec"]["volumes"] if each["name"] == "cache"]
+    (mount,) = [each["mountPath"] for each in container["volumeMounts"] if each["name"] == "cache"]
+    (folder,) = [each["value"] for each in container["env"] if each["name"] == "LCL_DATA_CACHE"]
+    return folder, mount, volume["sizeLimit"], container["resources"]["limits"]["ephemeral-storage"]
+
+
+@pytest.mark.parametrize(
+    ("bound", "volume", "disk"),
+    [("", "30Gi", "36Gi"), (str(100 << 30), "300Gi", "306Gi"), (str(1 << 30), "12Gi", "18Gi"), ("0", "10Gi", "16Gi")],
+)
+def test_the_volume_for_data_from_urls_has_room_for_its_bounds(
+    bound: str, volume: str, disk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranges and files take the bound each; indexes and files in use take as much again, or 10 GiB."""
+    monkeypatch.setenv("LCL_DATA_CACHE_BYTES", bound)
+    monkeypatch.setenv("LCL_DATA_CACHE", "/scratch/of/the/worker")
+    assert cache_of(built()) == ("/var/cache/lcl", "/var/cache/lcl", volume, disk)
+
+
+def test_nothing_is_mounted_inside_a_claim() -> None:
+    jobset = built(kubernetes_data_claims={"corpora": "/data"})
+    claims = {each["name"] for each in pod_of(jobset)["spec"]["volumes"] if "persistentVolumeClaim" in each}
+    paths = {PurePosixPath(each["mountPath"]): each["name"] for each in container_of(jobset)["volumeMounts"]}
+    assert not [path for path in paths if any(paths.get(parent) in claims for parent in path.parents)]
 
 
 def test_a_failure_is_final_and_a_disruption_is_told_from_it() -> None:
@@ -160,6 +190,7 @@ def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch: pytest.Mon
     assert environment == {
         "LCL_HOME": "/var/lib/lcl",
         "LCL_DATA_ROOTS": "/data",
+        "LCL_DATA_CACHE": "/var/cache/lcl",
         "LCL_FORK_SERVER": "off",
         "CUDA_VISIBLE_DEVICES": "",
     }

@@ -456,6 +456,10 @@ def test_settings_that_do_not_fit_say_what_is_missing(
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(UserError, match="LCL_KUBERNETES_URL"):
         KubernetesExecutor(WorkerSettings())
+    monkeypatch.setenv("LCL_DATA_CACHE_BYTES", "10GB")
+    with pytest.raises(UserError, match="LCL_DATA_CACHE_BYTES is '10GB'"), refused(kubernetes_settings):
+        pass
+    monkeypatch.delenv("LCL_DATA_CACHE_BYTES")
     kubernetes_settings.kubernetes_token_file = tmp_path / "other"
     (tmp_path / "other").write_text("of somebody else")
     with pytest.raises(UserError, match=r"401.*role of deploy/kubernetes/jobs"), refused(kubernetes_settings):
