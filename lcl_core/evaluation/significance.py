@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcl_core.evaluation.metrics.core import BootstrapMetric, Ints, Numbers, Statistic, chunked_draws
+from lcl_core.evaluation.metrics.core import (
+    MAX_DRAWN_NUMBERS,
+    BootstrapMetric,
+    Ints,
+    Numbers,
+    Statistic,
+    chunked_draws,
+)
 from lcl_core.evaluation.results import PredictionStore, metrics_of_file
 
 DRAWS = 10_000
@@ -145,10 +152,15 @@ class PairedOutcomes:
     def _all_flips(self, differ: NDArray[np.bool_], units: int) -> Numbers:
         """[2^units] differences, every combination of units once."""
         pair_of_unit = np.repeat(np.flatnonzero(differ), self.counts[differ])
-        bits = (np.arange(2**units)[:, None] >> np.arange(units)) & 1
-        flips = np.zeros((len(bits), len(self.counts)), np.int64)
-        np.add.at(flips.T, pair_of_unit, bits.T)
-        return self._flipped(flips)
+        chunk = max(1, MAX_DRAWN_NUMBERS // (2 * len(self.counts)))
+        differences = []
+        for start in range(0, 2**units, chunk):
+            numbers = np.arange(start, min(start + chunk, 2**units))
+            bits = (numbers[:, None] >> np.arange(units)) & 1
+            flips = np.zeros((len(bits), len(self.counts)), np.int64)
+            np.add.at(flips.T, pair_of_unit, bits.T)
+            differences.append(self._flipped(flips))
+        return np.concatenate(differences)
 
     def _of(self, values: Numbers, counts: Ints) -> Numbers:
         """[D] statistics; values [J] are passed in ascending order."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lcl_core.evaluation import significance
 from lcl_core.evaluation.metrics import core
 from lcl_core.evaluation.metrics.core import BootstrapMetric
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
@@ -45,6 +46,14 @@ def test_few_units_are_tossed_in_every_way(statistic: core.Statistic, plain: obj
 def test_a_sign_test_by_hand() -> None:
     """Right wins four units and loses none: of 16 tosses, two are as extreme."""
     assert pairs(np.zeros(9), np.array([1.0] * 4 + [0.0] * 5)).p_value(0, 10_000) == 2 / 16
+
+
+def test_all_permutations_of_few_differing_units_among_many_are_computed_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = pairs(LEFT, RIGHT).p_value(0, 10_000)
+    monkeypatch.setattr(significance, "MAX_DRAWN_NUMBERS", 3 * 2 * len(LEFT))  # three permutations a part
+    assert pairs(LEFT, RIGHT).p_value(0, 10_000) == expected
 
 
 def test_many_units_are_simulated_and_agree_with_plain_simulation() -> None:
