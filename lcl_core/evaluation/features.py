@@ -101,7 +101,7 @@ class FeatureCache:
             write_json_atomically(folder / "facts.json", text)
 
         name = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
-        with self._cache.open(name, write) as entry:
+        with self._cache.open(name, write, durable=True) as entry:
             files = sorted(entry.glob("*.npy"))
             return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
 
