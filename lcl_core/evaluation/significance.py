@@ -176,8 +176,7 @@ Key = tuple[tuple[str, ...], str]
 def _metrics_by_question(folder: Path) -> dict[Key, BootstrapMetric]:
     return {
         (file.question, each.metric): each
-        for _, file, samples in PredictionStore(folder).read()
-        if file.encoder == "trained"
+        for _, file, samples in PredictionStore(folder).read(lambda file: file.encoder == "trained")
         for each in metrics_of_file(file, samples)
     }
 
