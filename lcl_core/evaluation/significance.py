@@ -57,6 +57,8 @@ class MetricComparison:
 def compare_runs(left: Path, right: Path, *, seed: int = 0, draws: int = DRAWS) -> list[MetricComparison]:
     """Compare the trained encoders' records in two folders, metric by metric, where both have the question.
 
+    Ranks among different numbers of candidates are not compared. Other settings of the two runs should be equal, too.
+
     Args:
         draws: of the bootstrap and of the permutations; where there are fewer permutations, all of them are used.
 
@@ -66,7 +68,7 @@ def compare_runs(left: Path, right: Path, *, seed: int = 0, draws: int = DRAWS) 
     metrics, others = _metrics_by_question(left), _metrics_by_question(right)
     comparisons = []
     for key in (key for key in metrics if key in others):
-        (task, split, variant, transfer, _), metric = key
+        (task, split, variant, transfer, _), _, metric = key
         pairs = PairedOutcomes.of(metrics[key], others[key])
         if pairs is None:
             continue
@@ -170,12 +172,12 @@ class PairedOutcomes:
         return self.statistic(values[order], counts[:, order])
 
 
-Key = tuple[tuple[str, ...], str]
+Key = tuple[tuple[str, ...], int | None, str]  # question, number of candidates, metric
 
 
 def _metrics_by_question(folder: Path) -> dict[Key, BootstrapMetric]:
     return {
-        (file.question, each.metric): each
+        (file.question, file.facts.get("candidates"), each.metric): each
         for _, file, samples in PredictionStore(folder).read(lambda file: file.encoder == "trained")
         for each in metrics_of_file(file, samples)
     }

@@ -85,6 +85,19 @@ def test_values_of_several_columns_are_kept_together() -> None:
     assert found.p_value(0, 100) == 1  # one unit differs; either way it is as large
 
 
+def test_ranks_among_different_numbers_of_candidates_are_not_compared(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("left", "same", "larger")]
+    for folder, candidates in zip(folders, (9, 9, 900), strict=True):
+        store = PredictionStore(folder)
+        store.start()
+        about = ("retrieval", "test", "captions[0]", "zero_shot", "ranks", "trained")
+        file = PredictionFile(*about, part="text_to_image", facts={"candidates": candidates})
+        store.add(file, [{"query": f"q{n}", "rank": n + 1, "right": 1, "top": []} for n in range(4)])
+    left, same, larger = folders
+    assert {found.metric for found in compare_runs(left, same)} == {"IR@1", "IR@5", "IR@10", "IR median rank"}
+    assert compare_runs(left, larger) == []
+
+
 def test_only_units_that_both_have_are_compared() -> None:
     found = PairedOutcomes.of(measure(LEFT), measure(RIGHT, first=3))
     assert found is not None
