@@ -27,14 +27,14 @@ def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outc
     Raises: UserError ``records_unreadable``.
     """
 
-    def wanted(sheet: PredictionFile) -> set[str]:
+    def metric_names(sheet: PredictionFile) -> set[str]:
         if sheet.encoder != "trained":
             return set()
         return {metric.metric for metric in metrics if metric.of == "evaluation" and _matches(metric, sheet)}
 
     measured = [
-        (sheet, metrics_of_file(sheet, samples, wanted(sheet)))
-        for _, sheet, samples in PredictionStore(records).read(wanted)
+        (sheet, metrics_of_file(sheet, samples, metric_names(sheet)))
+        for _, sheet, samples in PredictionStore(records).read(metric_names)
     ]
     return [_outcomes(metric, measured) for metric in metrics]
 
