@@ -58,12 +58,16 @@ def show(context: typer.Context, encoder: Encoder) -> None:
 def compare(context: typer.Context, left: Encoder, right: Encoder) -> None:
     """Two encoders on the same tasks and data; with paired tests if the predictions of both are stored.
 
+    Figures of evaluations with different settings have no difference; the last column names the settings.
     Exit status 1 if they have no evaluation in common.
     """
     options = global_options(context)
     comparison = options.call(lambda client: client.compare_encoders(left, right))
-    columns = ("task", "split", "variant", "transfer", "metric", "left", "right", "difference", "95 %", "p")
-    rows = ([*(_format_number(row.get(name)) for name in columns[:8]), *_test(row)] for row in comparison["rows"])
+    columns = ("task", "split", "variant", "transfer", "metric", "left", "right", "difference", "95 %", "p", "note")
+    rows = (
+        [*(_format_number(row.get(name)) for name in columns[:8]), *_test(row), row.get("reason") or ""]
+        for row in comparison["rows"]
+    )
     options.print_table(comparison, columns, rows, "they were not evaluated on the same task and data yet")
     if not comparison["rows"]:
         raise typer.Exit(1)

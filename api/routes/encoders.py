@@ -34,7 +34,8 @@ from api.services.encoder_archive import (
     stream_tar,
     tar_size,
 )
-from api.services.encoders import compare_encoders, damage_as_problem, with_significance
+from api.services.encoder_comparisons import compare_figures, evaluated_figures, with_significance
+from api.services.encoders import damage_as_problem
 from api.services.runs import card_figures, evaluation_figures
 from api.services.state import AppState
 from lcl_core.common.files import remove_tree
@@ -112,14 +113,17 @@ def compare(
 ) -> EncoderComparisonView:
     """Metrics of two encoders on the same task, split and dataset, side by side.
 
-    Where the predictions of both evaluations are still stored, each row has an ``interval`` of the difference (95 %,
-    paired bootstrap), ``p`` (sign-flip permutation, two-sided, of this row alone) and the number of common ``units``.
+    Each row is of the newest two evaluations with equal settings. Where there are none, it has no ``difference`` but a
+    ``reason``, which names the settings that differ. Where the predictions of both evaluations are still stored, a row
+    with a difference has its ``interval`` (95 %, paired bootstrap), ``p`` (sign-flip permutation, two-sided, of this
+    row alone) and the number of common ``units``.
     """
     first, second = registry.get_encoder(session, left), registry.get_encoder(session, right)
-    rows = compare_encoders(evaluation_figures(session, first.id), evaluation_figures(session, second.id))
+    views: list[Any] = [EncoderView.model_validate(row) for row in (first, second)]
+    rows = compare_figures(evaluated_figures(session, first.id), evaluated_figures(session, second.id))
+    session.close()  # no connection is held while predictions are read
     if paired:
         rows = with_significance(rows, state.evaluation_records)
-    views: list[Any] = [EncoderView.model_validate(row) for row in (first, second)]
     return EncoderComparisonView(left=views[0], right=views[1], rows=rows)
 
 

@@ -30,6 +30,7 @@ from api.schemas.studies import (
     StudySubmission,
     StudyView,
 )
+from api.services.state import AppState
 from api.services.studies import compare_study_rows, study_detail, study_table, study_title, study_view, validate_study
 from lcl_core.db import studies
 from lcl_core.db.models import Study
@@ -192,10 +193,15 @@ def curves(study_id: StudyId, _: Viewer, session: ReadSessionDep, value: MetricN
 
 
 @router.get("/{study_id}/compare", summary="Compare rows of study")
-def compare(
-    study_id: StudyId, _: Viewer, state: StateDep, session: ReadSessionDep, left: RowNumber, right: RowNumber
+async def compare(
+    study_id: StudyId, principal: Viewer, state: StateDep, left: RowNumber, right: RowNumber
 ) -> RowComparisonView:
     """Two rows of the table by their numbers, counted from 0: paired tests over seeds and over samples."""
-    study = studies.get_study(session, study_id)
-    found = compare_study_rows(session, study, left, right, state.evaluation_records)
+    return await state.long_reads.run(principal.owner, _compare, state, study_id, left, right)
+
+
+def _compare(state: AppState, study_id: str, left: int, right: int) -> RowComparisonView:
+    with state.database.reading() as session:
+        study = studies.get_study(session, study_id)
+        found = compare_study_rows(session, study, left, right, state.evaluation_records)
     return RowComparisonView.model_validate(found)

@@ -168,5 +168,5 @@ class EncoderComparisonView(BaseModel):
     left: EncoderView
     right: EncoderView
     rows: list[dict[str, Any]] = Field(
-        description="one per metric of both: task, split, metric, left, right, difference"
+        description="one per metric of both: task, split, metric, left, right, difference or the reason for none"
     )

@@ -1,15 +1,15 @@
-"""Registered encoders: loading with an integrity check, and comparison of two encoders' evaluations.
+"""Registered encoders: loading with an integrity check, and their views as models.
 
 Damage on the server is not a fault of the request: the response names the encoder and who can restore it, the log names
-the path. Differences are tested pairwise where both evaluations' predictions are still stored.
+the path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy.orm import Session
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 CHANGED, DAMAGED = "encoder_changed", "encoder_damaged"
 _UNREADABLE = ("bad_encoder", "encoder_unhealthy", "encoder_unreadable")
-# Metrics are comparable when they have these in common.
-COMPARISON_KEYS = ("task", "split", "variant", "transfer", "metric", "dataset", "dataset_hash")
-TEST_KEYS = COMPARISON_KEYS[:5]
-
-Json = dict[str, Any]
 
 
 def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEngine:
@@ -97,39 +92,3 @@ def model_view(row: EncoderRow, reference: str) -> ModelView:
     """The encoder as OpenAI's API describes a model. ``reference``: the id or name by which it is asked for."""
     created = int(row.created_at.timestamp())
     return ModelView(id=reference, created=created, owned_by=row.owner, encoder_id=row.id)
-
-
-def compare_encoders(left: Sequence[Json], right: Sequence[Json]) -> list[Json]:
-    """One row per metric of both, each from its newest evaluation; ``difference`` is right minus left."""
-    first, second = _newest(left), _newest(right)
-    rows = []
-    for key, row in first.items():
-        if key in second:
-            before, after = row["value"], second[key]["value"]
-            difference = None if before is None or after is None else after - before
-            values = {"left": before, "right": after, "difference": difference}
-            runs = {"left_run": row.get("run_id"), "right_run": second[key].get("run_id")}
-            rows.append({**dict(zip(COMPARISON_KEYS, key, strict=True)), **values, "chance": row.get("chance"), **runs})
-    return rows
-
-
-def with_significance(rows: Sequence[Json], records_of: Callable[[str], Path]) -> list[Json]:
-    """The rows with ``interval`` (95 %, of the difference), ``p`` and ``units`` where both runs' predictions exist.
-
-    Args:
-        records_of: the folder of a run's predictions; raises UserError when they cannot be fetched.
-
-    The tests cover the units in common, so that values may differ from the row's where one run has more units.
-    """
-    from api.services.paired_tests import encoder_tests  # numpy
-
-    pairs = dict.fromkeys((row["left_run"], row["right_run"]) for row in rows)
-    tests = {key: test for runs in pairs for key, test in encoder_tests(runs, records_of, TEST_KEYS).items()}
-    return [{**row, **tests.get((row["left_run"], row["right_run"], *map(row.get, TEST_KEYS)), {})} for row in rows]
-
-
-def _newest(rows: Sequence[Json]) -> dict[tuple[Any, ...], Json]:
-    newest: dict[tuple[Any, ...], Json] = {}
-    for row in rows:  # newest first
-        newest.setdefault(tuple(row.get(key) for key in COMPARISON_KEYS), row)
-    return newest

@@ -94,10 +94,14 @@ def study_title(study: Study) -> str:
 def compare_study_rows(
     session: Session, study: Study, left: int, right: int, records_of: Callable[[str], Path]
 ) -> Json:
-    """Two rows of the table, compared over seeds and over samples. Raises: Problem 404 for an unknown row."""
+    """Two rows of the table, compared over seeds and over samples. Closes the session: predictions are read for long.
+
+    Raises: Problem 404 for an unknown row.
+    """
     from api.services.paired_tests import sample_tests  # numpy
 
     spec, trials = studies.study_spec(study), studies.study_cells(session, study.id)
+    session.close()
     rows = build_table(spec, trials)["rows"]
     for number in (left, right):
         if number >= len(rows):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import write_atomically
+from lcl_core.common.files import fsync_tree, write_atomically
 
 DEFAULT_DATA_CACHE_BYTES = 10 << 30
 _POLL_SECONDS = 0.1
@@ -102,7 +102,13 @@ class DiskCache:
 
     @contextlib.contextmanager
     def open(
-        self, name: str, make: Callable[[Path], None], size: int = 0, progress: Callable[[], None] = no_progress
+        self,
+        name: str,
+        make: Callable[[Path], None],
+        size: int = 0,
+        progress: Callable[[], None] = no_progress,
+        *,
+        durable: bool = False,
     ) -> Iterator[Path]:
         """The folder entry ``name``, made if it does not exist; it is not evicted before the end of the block.
 
@@ -112,6 +118,8 @@ class DiskCache:
             make: writes the content into the empty folder that it gets; what it raises leaves no entry.
             size: bytes that ``make`` is going to write, if known: room is made before.
             progress: called repeatedly while another caller makes the entry; what it raises ends the wait.
+            durable: flush the content to disk before the entry appears, so that a crash of the machine leaves it whole
+                or not at all; for content that no reader checks.
 
         Raises (on entry): OSError, and what ``make`` and ``progress`` raise.
         """
@@ -120,14 +128,14 @@ class DiskCache:
             while not (_try_lock(lock, fcntl.LOCK_SH) and entry.is_dir()):
                 if _try_lock(lock, fcntl.LOCK_EX):
                     if not entry.is_dir():
-                        self._make(entry, make, size)
+                        self._make(entry, make, size, durable)
                 else:
                     progress()
                     time.sleep(_POLL_SECONDS)
             os.utime(lock.name)  # the lock's time of use, so that the entry keeps the times of its making
             yield entry
 
-    def _make(self, entry: Path, make: Callable[[Path], None], size: int) -> None:
+    def _make(self, entry: Path, make: Callable[[Path], None], size: int, durable: bool) -> None:
         self._remove_partial()
         if size:
             with self._locked_total() as total:
@@ -136,6 +144,8 @@ class DiskCache:
         try:
             partial.mkdir()
             make(partial)
+            if durable:
+                fsync_tree(partial)
             made = _size_of(partial)
             with self._locked_total() as total:
                 self._make_room(total, made)

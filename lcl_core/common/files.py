@@ -105,9 +105,7 @@ def stage(source: Path, target: Path, *, link: bool = False) -> Staged:
     hidden = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     try:
         shutil.copytree(source, hidden, copy_function=_link_or_copy if link else shutil.copy2)
-        for path in hidden.rglob("*"):
-            fsync_path(path)
-        fsync_path(hidden)
+        fsync_tree(hidden)
     except BaseException:
         remove_tree(hidden)
         raise
@@ -149,6 +147,13 @@ def fsync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Flush a folder and everything below it to disk."""
+    for path in folder.rglob("*"):
+        fsync_path(path)
+    fsync_path(folder)
 
 
 MAX_DIGITS = 20  # of a whole number: more than 64 bits

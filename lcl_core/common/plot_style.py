@@ -56,4 +56,8 @@ def style_axes(
 
 
 def save_figure(figure: Any, file: Path) -> None:
+    """Write the figure as PNG. Text is drawn as it is: ``$`` in a label of a corpus does not start a formula."""
+    text_class = import_optional("matplotlib.text", "drawing figures").Text
+    for text in figure.findobj(text_class):
+        text.set_parse_math(False)
     figure.savefig(file, metadata={"Software": None})

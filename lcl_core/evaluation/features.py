@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ Arrays = Mapping[str, NDArray[np.floating]]
 OnProgress = Callable[[int], None]
 
 _CACHE_VERSION = 2  # of an entry's layout and of the meaning of its numbers
+_MAX_SHARE = 0.5  # of the cache that the patch features of one split may fill
 _IMAGE_BATCH = 64
 _TEXT_BATCH = 256
 
@@ -87,12 +89,15 @@ class FeatureCache:
         self.root, self.max_bytes = root, max_bytes
         self._cache = DiskCache(root, max_bytes)
 
-    def get_or_make(self, key: Mapping[str, Any], make: Callable[[Path], None]) -> Arrays:
+    def get_or_make(self, key: Mapping[str, Any], make: Callable[[Path], None], size: int = 0) -> Arrays:
         """The arrays of an entry, memory-mapped and read-only.
 
         Args:
             key: JSON values that the numbers depend on.
             make: writes ``NAME.npy`` files into a folder; called on a miss only.
+            size: bytes that ``make`` is going to write, if known: room is made before.
+
+        Raises: OSError, and what ``make`` raises.
         """
         text = {"layout": _CACHE_VERSION, **key}
 
@@ -101,7 +106,7 @@ class FeatureCache:
             write_json_atomically(folder / "facts.json", text)
 
         name = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
-        with self._cache.open(name, write) as entry:
+        with self._cache.open(name, write, size, durable=True) as entry:
             files = sorted(entry.glob("*.npy"))
             return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
 
@@ -117,6 +122,15 @@ class ImageFeatures:
 
     pooled: NDArray[np.float32] | None
     patches: NDArray[np.float16] | None
+
+
+def patch_features_fit(encoder: EvaluatedEncoder, count: int, cache: FeatureCache) -> bool:
+    """Whether the patch features of ``count`` images leave room for others in the cache."""
+    return _patches_size(encoder.model, count) <= cache.max_bytes * _MAX_SHARE
+
+
+def _patches_size(model: ImageEncoder, count: int) -> int:
+    return count * model.tokens * model.width * np.dtype(np.float16).itemsize
 
 
 def image_features(
@@ -139,8 +153,11 @@ def image_features(
 
     Raises:
         UserError: an image cannot be read (names it), or features are infinite or NaN.
+        OSError: the disk is full; nothing is computed then.
     """
     model = encoder.model
+    size = len(names) * (model.embed_dim or 0) * np.dtype(np.float32).itemsize
+    size += _patches_size(model, len(names)) if patches else 0
     key = {
         "kind": "images", "patches": patches, "encoder": model.identity, "transform": model.transform,
         "corpus": corpus.content_hash(), "images": _digest(names),
@@ -163,7 +180,7 @@ def image_features(
                 tokens[rows] = check_finite(grid.half().numpy())
             counter.add(len(batch))
 
-    arrays = cache.get_or_make(key, make)
+    arrays = cache.get_or_make(key, make, size)
     counter.finish(len(names))
     return ImageFeatures(arrays.get("pooled"), arrays.get("patches"))
 
@@ -217,7 +234,14 @@ class _ProgressCounter:
 
 
 def _create_npy(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    """A new memory-mapped file whose blocks are reserved: on a full disk, writing to others ends the process by SIGBUS.
+
+    Raises: OSError on a full disk.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def check_finite(values: NDArray[np.floating]) -> NDArray[np.floating]:

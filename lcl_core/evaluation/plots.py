@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,12 +19,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.plot_style import COLOURS, INK, MUTED, new_figure, save_figure, style_axes
+from lcl_core.common.system_errors import failure_code
 from lcl_core.data import Corpus
 from lcl_core.evaluation.benchmarks import get_benchmark
 from lcl_core.evaluation.benchmarks.base import AnsweredQuestion
 from lcl_core.evaluation.metrics.caption_metrics import score_captions
 from lcl_core.evaluation.results import IMAGE_TO_CLASS, IMAGE_TO_TEXT, PredictionFile, PredictionStore, Samples
 
+log = logging.getLogger(__name__)
 ROWS = 6
 MAX_CLASSES = 40  # in a confusion matrix; of more, those in the most mistakes
 _CELL, _IMAGE, _GAP, _LINE, _CHARACTERS = 360, 66, 6, 16, 50
@@ -40,36 +44,55 @@ def make_figures(
     image_sources: Mapping[str, Corpus] = MappingProxyType({}),
     seed: int,
 ) -> str | None:
-    """Draw the trained encoder's predictions and the loss curves.
+    """Draw the trained encoder's predictions and the loss curves; a figure that cannot be drawn is left out.
 
     Args:
         records: folder of the prediction files.
         image_sources: corpora of images outside ``corpus``, by ``album`` in the facts of a prediction file.
 
-    Returns: the reason why some figures are left out (matplotlib is not installed), else None.
+    Returns: the names of the figures that are left out with the reasons, else None.
+
+    Raises: errors of the machine, such as a full disk.
     """
     folder.mkdir(exist_ok=True)
-    stored = [
-        (Path(name).stem, file, samples)
-        for name, file, samples in PredictionStore(records).read()
-        if file.encoder == "trained"
-    ]
-    for stem, file, samples in stored:
+    left_out: dict[str, list[str]] = {}
+    for name, draw in _figures(records, curves, corpus, image_sources, seed):
+        try:
+            draw(folder / name)
+        except Exception as error:  # predictions and tables are complete: no figure is worth the run
+            if failure_code(error, folder):
+                raise
+            (folder / name).unlink(missing_ok=True)
+            left_out.setdefault(_reason(error, name), []).append(name)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in left_out.items()) or None
+
+
+def _figures(
+    records: Path, curves: Sequence[dict[str, Any]], corpus: Corpus, image_sources: Mapping[str, Corpus], seed: int
+) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """The name of each figure with the function that draws it into a file."""
+    for name, file, samples in PredictionStore(records).read():
+        if file.encoder != "trained":
+            continue
+        stem = Path(name).stem
         if file.kind in CELLS_BY_KIND:
             source = image_sources.get(file.facts.get("album", ""), corpus)
-            cells = CELLS_BY_KIND[file.kind](file, samples)
-            draw_samples(cells, source.read_image, _title(file), folder / f"examples-{stem}.png", seed=seed)
-    try:
-        for stem, file, samples in stored:
-            if file.kind == "ranks" and file.part == IMAGE_TO_CLASS:
-                draw_confusion(samples, _title(file), folder / f"confusion-{stem}.png")
-        if curves:
-            draw_curves(curves, folder / "curves.png")
-    except UserError as error:
-        if error.code != "missing_extra":
-            raise
-        return error.message
-    return None
+            yield f"examples-{stem}.png", partial(_draw_examples, file, samples, source, seed)
+        if file.kind == "ranks" and file.part == IMAGE_TO_CLASS:
+            yield f"confusion-{stem}.png", partial(draw_confusion, samples, _title(file))
+    if curves:
+        yield "curves.png", partial(draw_curves, curves)
+
+
+def _draw_examples(file: PredictionFile, samples: Samples, source: Corpus, seed: int, path: Path) -> None:
+    draw_samples(CELLS_BY_KIND[file.kind](file, samples), source.read_image, _title(file), path, seed=seed)
+
+
+def _reason(error: Exception, name: str) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    log.warning("figure %s cannot be drawn", name, exc_info=error)
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
 
 
 def _title(file: PredictionFile) -> str:

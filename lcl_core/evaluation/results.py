@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,8 +114,8 @@ class PredictionStore:
         self._index.append({"file": name, **asdict(file)})
         write_json_atomically(self.folder / "index.json", self._index)
 
-    def read(self) -> list[StoredPredictions]:
-        """Every file with its name in the folder and its samples, in the order they were written.
+    def read(self, wanted: Callable[[PredictionFile], object] = lambda file: True) -> list[StoredPredictions]:
+        """The ``wanted`` files with their names in the folder and samples, in the order they were written.
 
         Raises:
             UserError: ``records_unreadable``, naming the file and line.
@@ -125,7 +125,7 @@ class PredictionStore:
             raise UserError("there are no evaluation records here", code="records_unreadable", file=self.folder)
         entries = json.loads(index.read_text(encoding="utf-8"))
         named = [(entry.pop("file"), PredictionFile(**entry)) for entry in entries]
-        return [StoredPredictions(name, file, self._samples(name)) for name, file in named]
+        return [StoredPredictions(name, file, self._samples(name)) for name, file in named if wanted(file)]
 
     def _samples(self, name: str) -> list[dict[str, Any]]:
         samples = []
@@ -223,16 +223,22 @@ def few_shot_metrics(file: PredictionFile, samples: Samples) -> list[BootstrapMe
     return metrics
 
 
-METRICS_BY_KIND: dict[str, Callable[[PredictionFile, Samples], list[BootstrapMetric]]] = {
-    "ranks": rank_metrics,
-    "draws": few_shot_metrics,
-    "captions": lambda file, samples: caption_metrics(file.facts, samples),
-    "answers": lambda file, samples: benchmark_metrics(file.facts, samples),
+METRICS_BY_KIND: dict[str, Callable[[PredictionFile, Samples, Collection[str] | None], list[BootstrapMetric]]] = {
+    "ranks": lambda file, samples, only: rank_metrics(file, samples),
+    "draws": lambda file, samples, only: few_shot_metrics(file, samples),
+    "captions": lambda file, samples, only: caption_metrics(file.facts, samples, only),
+    "answers": lambda file, samples, only: benchmark_metrics(file.facts, samples, only),
 }
 
 
-def metrics_of_file(file: PredictionFile, samples: Samples) -> list[BootstrapMetric]:
+def metrics_of_file(
+    file: PredictionFile, samples: Samples, only: Collection[str] | None = None
+) -> list[BootstrapMetric]:
     """The metrics of a prediction file.
+
+    Args:
+        only: names of metrics; others, and baselines that take another scoring, are not computed. METEOR, which takes
+            another program, is never computed then.
 
     Raises:
         UserError: ``records_unreadable`` for an unknown kind.
@@ -242,7 +248,8 @@ def metrics_of_file(file: PredictionFile, samples: Samples) -> list[BootstrapMet
             f"records of kind {file.kind!r} are not known; there are {', '.join(METRICS_BY_KIND)}; evaluate again",
             code="records_unreadable",
         )  # fmt: skip
-    return METRICS_BY_KIND[file.kind](file, samples)
+    metrics = METRICS_BY_KIND[file.kind](file, samples, only)
+    return [metric for metric in metrics if only is None or metric.metric in only]
 
 
 # ---- rows of the table

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcl_core.evaluation.metrics.core import BootstrapMetric, Ints, Numbers, Statistic, chunked_draws
+from lcl_core.evaluation.metrics.core import (
+    MAX_DRAWN_NUMBERS,
+    BootstrapMetric,
+    Ints,
+    Numbers,
+    Statistic,
+    chunked_draws,
+)
 from lcl_core.evaluation.results import PredictionStore, metrics_of_file
 
 DRAWS = 10_000
@@ -50,6 +57,8 @@ class MetricComparison:
 def compare_runs(left: Path, right: Path, *, seed: int = 0, draws: int = DRAWS) -> list[MetricComparison]:
     """Compare the trained encoders' records in two folders, metric by metric, where both have the question.
 
+    Ranks among different numbers of candidates are not compared. Other settings of the two runs should be equal, too.
+
     Args:
         draws: of the bootstrap and of the permutations; where there are fewer permutations, all of them are used.
 
@@ -59,7 +68,7 @@ def compare_runs(left: Path, right: Path, *, seed: int = 0, draws: int = DRAWS) 
     metrics, others = _metrics_by_question(left), _metrics_by_question(right)
     comparisons = []
     for key in (key for key in metrics if key in others):
-        (task, split, variant, transfer, _), metric = key
+        (task, split, variant, transfer, _), _, metric = key
         pairs = PairedOutcomes.of(metrics[key], others[key])
         if pairs is None:
             continue
@@ -145,10 +154,15 @@ class PairedOutcomes:
     def _all_flips(self, differ: NDArray[np.bool_], units: int) -> Numbers:
         """[2^units] differences, every combination of units once."""
         pair_of_unit = np.repeat(np.flatnonzero(differ), self.counts[differ])
-        bits = (np.arange(2**units)[:, None] >> np.arange(units)) & 1
-        flips = np.zeros((len(bits), len(self.counts)), np.int64)
-        np.add.at(flips.T, pair_of_unit, bits.T)
-        return self._flipped(flips)
+        chunk = max(1, MAX_DRAWN_NUMBERS // (2 * len(self.counts)))
+        differences = []
+        for start in range(0, 2**units, chunk):
+            numbers = np.arange(start, min(start + chunk, 2**units))
+            bits = (numbers[:, None] >> np.arange(units)) & 1
+            flips = np.zeros((len(bits), len(self.counts)), np.int64)
+            np.add.at(flips.T, pair_of_unit, bits.T)
+            differences.append(self._flipped(flips))
+        return np.concatenate(differences)
 
     def _of(self, values: Numbers, counts: Ints) -> Numbers:
         """[D] statistics; values [J] are passed in ascending order."""
@@ -158,14 +172,13 @@ class PairedOutcomes:
         return self.statistic(values[order], counts[:, order])
 
 
-Key = tuple[tuple[str, ...], str]
+Key = tuple[tuple[str, ...], int | None, str]  # question, number of candidates, metric
 
 
 def _metrics_by_question(folder: Path) -> dict[Key, BootstrapMetric]:
     return {
-        (file.question, each.metric): each
-        for _, file, samples in PredictionStore(folder).read()
-        if file.encoder == "trained"
+        (file.question, file.facts.get("candidates"), each.metric): each
+        for _, file, samples in PredictionStore(folder).read(lambda file: file.encoder == "trained")
         for each in metrics_of_file(file, samples)
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -13,6 +14,10 @@ Searched = Literal["epochs", "lr", "encoder_lr", "layer_decay", "weight_decay", 
 
 Transfer = Literal["frozen", "full"]
 _ENCODER_FIELDS = ("encoder_lr", "layer_decay")
+# Fields of a task that do not change one of its figures: its other protocols, labels and numbers of shots.
+_SIBLING_FIELDS = ("transfer", "labels", "shots")
+_FULL_TRANSFER_FIELDS = (*_ENCODER_FIELDS, "full_epochs", "augmentation")
+_UNSEEDED_TASKS = ("retrieval", "zero_shot_classification")
 
 
 class TuningSpec(Spec):
@@ -395,3 +400,21 @@ class EvaluateSpec(Spec):
     @classmethod
     def _apply_preset(cls, fields: Any) -> Any:
         return apply_preset("evaluate", fields)
+
+
+def task_settings(fields: Mapping[str, Any], task: str, transfer: str | None) -> dict[str, Any]:
+    """The fields of an evaluation's spec that a figure of a task depends on beside encoder, dataset and split.
+
+    Args:
+        fields: of an EvaluateSpec, as JSON values.
+        transfer: protocol of the figure; None and ``zero_shot``: nothing is trained.
+    """
+    settings = {name: fields.get(name) for name in ("source", "exclude")}
+    if task not in _UNSEEDED_TASKS:
+        settings["seed"] = fields.get("seed")
+    own = {name: value for name, value in fields.get(task, {}).items() if name not in _SIBLING_FIELDS}
+    if transfer == "frozen":
+        own = {name: value for name, value in own.items() if name not in _FULL_TRANSFER_FIELDS}
+        if "search" in own:
+            own["search"] = {name: values for name, values in own["search"].items() if name not in _ENCODER_FIELDS}
+    return settings | {f"{task}.{name}": value for name, value in own.items()}

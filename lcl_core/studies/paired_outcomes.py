@@ -33,15 +33,22 @@ Measures = Sequence[tuple[PredictionFile, Sequence[BootstrapMetric]]]
 def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outcomes]:
     """For each metric the contribution of every unit of which it is the mean; nothing for a metric that is no mean.
 
+    Only the prediction files that a metric asks for are read and scored, with its name alone, and never by METEOR.
+
     Args:
         records: folder of the evaluation's stored predictions.
 
     Raises: UserError ``records_unreadable``.
     """
+
+    def metric_names(sheet: PredictionFile) -> set[str]:
+        if sheet.encoder != "trained":
+            return set()
+        return {metric.metric for metric in metrics if metric.of == "evaluation" and _matches(metric, sheet)}
+
     measured = [
-        (sheet, metrics_of_file(sheet, samples))
-        for _, sheet, samples in PredictionStore(records).read()
-        if sheet.encoder == "trained"
+        (sheet, metrics_of_file(sheet, samples, metric_names(sheet)))
+        for _, sheet, samples in PredictionStore(records).read(metric_names)
     ]
     return [_outcomes(metric, measured) for metric in metrics]
 

@@ -110,9 +110,10 @@ class ServiceFixture:
         run_dir.prepare({"run_id": run_id})
         return run_dir
 
-    def evaluated(self, encoder_id: str, rows: list[Json], dataset_hash: str = "d" * 64) -> str:
-        """A finished evaluation with these rows."""
-        spec = parse_spec("evaluate", {"encoder": encoder_id})
+    def evaluated(self, encoder: str, rows: list[Json], dataset_hash: str = "d" * 64, **fields: Any) -> str:
+        """A finished evaluation with these rows; ``fields``: of its spec."""
+        encoder_id = self.admin.encoder(encoder)["id"]
+        spec = parse_spec("evaluate", {"encoder": encoder_id, **fields})
         with self.context.database.session() as session:
             run_id = submit.submit(session, "evaluate", spec).id
         claim = self.claim(run_id)

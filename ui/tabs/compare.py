@@ -145,9 +145,13 @@ def _figure_row(row: Json, known: Sequence[Mapping[Any, Json]]) -> str:
     return (
         f'<tr><th scope="row">{esc(row["metric"])}</th><td>{words}<small>{esc(row.get("variant") or "")} · '
         f"{esc(row.get('split') or '')}</small></td>{''.join(cells)}"
-        f"<td>{_format_difference(row.get('difference'))}{_interval(bounds)}</td>"
+        f"<td>{_format_difference(row.get('difference'))}{_interval(bounds)}{_reason(row)}</td>"
         f"<td>{p_text}</td><td>{_format_value(row.get('chance'))}</td></tr>"
     )
+
+
+def _reason(row: Json) -> str:
+    return f"<small>{esc(row['reason'])}</small>" if row.get("reason") else ""
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
@@ -403,7 +407,9 @@ class CompareTab:
             figures = [self.client.encoder_figures(each) for each in (left, right)]
         except ApiError as error:
             return error_box(error.message, "The figures cannot be shown")
-        title = heading("Figures of both", "What both were examined on, from the newest evaluation of each.")
+        title = heading(
+            "Figures of both", "What both were examined on, from their newest two evaluations with equal settings."
+        )
         sides = [comparison["left"], comparison["right"]]
         names = " and ".join(str(side["name"]) for side in sides)
         return mark_view(title + draw_figures(sides, comparison["rows"], figures), names, left=left, right=right)

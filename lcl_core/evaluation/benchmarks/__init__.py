@@ -6,7 +6,7 @@ Each module reads the official files and scores stored answers by the published 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,9 @@ def get_benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def benchmark_metrics(facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> list[BootstrapMetric]:
+def benchmark_metrics(
+    facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], only: Collection[str] | None = None
+) -> list[BootstrapMetric]:
     """The published scores with bootstrap units, chance and majority.
 
     The majority is the score of one constant answer: the one that is correct most often.
@@ -42,13 +44,12 @@ def benchmark_metrics(facts: Mapping[str, Any], samples: Sequence[Mapping[str, A
     Args:
         facts: of the prediction file; ``benchmark`` is the name.
         samples: stored :class:`AnsweredQuestion` objects.
+        only: names of the wanted metrics; chance and majority are not computed then.
     """
     benchmark = get_benchmark(facts["benchmark"])
     records = [AnsweredQuestion.from_dict(sample) for sample in samples]
     scores = benchmark.score(records)
-    common, _ = Counter(truth for record in records for truth in record.question.truth).most_common(1)[0]
-    majority = benchmark.score([AnsweredQuestion(record.question, common) for record in records]).metrics
-    chance = benchmark.chance(records)
+    chance, majority = ({}, {}) if only is not None else (benchmark.chance(records), _majority(benchmark, records))
     contributions = benchmark.contributions(records, scores)
     special = {each.metric for each in contributions}
     contributions += [
@@ -57,3 +58,8 @@ def benchmark_metrics(facts: Mapping[str, Any], samples: Sequence[Mapping[str, A
         if metric not in special
     ]
     return [BootstrapMetric(*each, chance.get(each.metric), majority.get(each.metric)) for each in contributions]
+
+
+def _majority(benchmark: Benchmark, records: Sequence[AnsweredQuestion]) -> dict[str, float]:
+    common, _ = Counter(truth for record in records for truth in record.question.truth).most_common(1)[0]
+    return benchmark.score([AnsweredQuestion(record.question, common) for record in records]).metrics

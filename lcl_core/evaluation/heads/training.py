@@ -37,8 +37,6 @@ R = TypeVar("R")
 S = TypeVar("S", bound=TuningSpec)
 
 STEP_COST = {"frozen": 0.05, "full": 3.0}  # rough cost of training a head on an image once, in embedded images
-_HALF_BYTES = 2
-_MAX_CACHE_SHARE = 0.5  # of the feature cache that one split may fill
 
 
 # ---- feature sources
@@ -103,13 +101,11 @@ class FrozenFeatures(FeatureSource):
         self._context, self._encoder = context, encoder
 
     def batches(self, split: str, images: list[EvalImage], corpus: Corpus | None = None) -> ImageBatchSource:
-        model = self._encoder.model
-        size = len(images) * model.tokens * model.width * _HALF_BYTES
-        if size > self._context.cache.max_bytes * _MAX_CACHE_SHARE:
-            return FrozenImageBatches(model, corpus or self._context.corpus, [image.name for image in images])
-        patches = self._context.get_image_features(self._encoder, split, images, corpus).patches
-        assert patches is not None, "a task on frozen features sets needs_patch_features"
-        return CachedFeatureBatches(patches, self.device)
+        patches = self._context.get_patch_features(self._encoder, split, images, corpus)
+        if patches is not None:
+            return CachedFeatureBatches(patches, self.device)
+        names = [image.name for image in images]
+        return FrozenImageBatches(self._encoder.model, corpus or self._context.corpus, names)
 
 
 class FinetunedEncoder(FeatureSource):

@@ -12,7 +12,7 @@ import math
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -31,6 +31,7 @@ MAX_NGRAM = 4
 CIDER_SIGMA = 6.0
 ROUGE_BETA = 1.2  # recall weighs more than precision, as in the COCO evaluation
 
+_WITHOUT_JAVA = {"CIDEr", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"}
 _CIDER_SCALE = 10.0
 _METEOR_SEPARATOR = "|||"
 # The reference's guards against a division by zero. A caption without any hit scores almost, not quite, zero.
@@ -296,7 +297,9 @@ def score_captions(
     return CaptionScores(images, values, per_image, counts, missing, left_out)
 
 
-def caption_metrics(facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> list[BootstrapMetric]:
+def caption_metrics(
+    facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], only: Collection[str] | None = None
+) -> list[BootstrapMetric]:
     """Metrics of a prediction file of captions.
 
     Chance is a caption of another image. The majority is the most frequent caption of training for every image.
@@ -304,14 +307,14 @@ def caption_metrics(facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any
     Args:
         facts: ``seed`` and, where a model was trained, ``common``: the most frequent training caption.
         samples: ``query`` (the image), ``caption`` and ``references``.
+        only: names of the wanted metrics; baselines and METEOR are not computed then.
     """
+    if only is not None and _WITHOUT_JAVA.isdisjoint(only):
+        return []
     references = {sample["query"]: sample["references"] for sample in samples}
-    own = score_captions({sample["query"]: sample["caption"] for sample in samples}, references)
-    baselines = [mismatched_captions(references, facts["seed"])]
-    if facts.get("common") is not None:
-        baselines.append(dict.fromkeys(references, facts["common"]))
-    scores = [score_captions(captions, references, with_meteor=False).values for captions in baselines]
-    chance, majority = (*scores, {})[:2]
+    captions = {sample["query"]: sample["caption"] for sample in samples}
+    own = score_captions(captions, references, with_meteor=only is None)
+    chance, majority = _baselines(facts, references) if only is None else ({}, {})
 
     def metric(name: str, values: NDArray, statistic: Statistic) -> BootstrapMetric:
         return BootstrapMetric(name, own.images, values, statistic, chance.get(name), majority.get(name))
@@ -322,6 +325,18 @@ def caption_metrics(facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any
         each = own.per_image["METEOR"]
         metrics.append(metric("METEOR", each + (own.values["METEOR"] - each.mean()), mean_of))
     return metrics
+
+
+def _baselines(
+    facts: Mapping[str, Any], references: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The metrics of chance and of the majority."""
+    baselines = [mismatched_captions(references, facts["seed"])]
+    if facts.get("common") is not None:
+        baselines.append(dict.fromkeys(references, facts["common"]))
+    scores = [score_captions(captions, references, with_meteor=False).values for captions in baselines]
+    chance, majority = (*scores, {})[:2]
+    return chance, majority
 
 
 def mismatched_captions(references: Mapping[str, Sequence[str]], seed: int) -> dict[str, str]:

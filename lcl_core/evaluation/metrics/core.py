@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers, Ints], Numbers]
 
-_MAX_DRAWN_NUMBERS = 4_000_000
+MAX_DRAWN_NUMBERS = 4_000_000  # held at a time
 
 
 def recall_at(rank: Ints, k: int) -> float:
@@ -144,7 +144,7 @@ def bootstrap_interval(
 
 def chunked_draws(draw: Callable[[int], Numbers], draws: int, width: int) -> Numbers:
     """[draws] numbers from ``draw(size)``, called for as many rows of ``width`` numbers as fit the memory."""
-    chunk = max(1, _MAX_DRAWN_NUMBERS // width)
+    chunk = max(1, MAX_DRAWN_NUMBERS // width)
     return np.concatenate([draw(min(chunk, draws - start)) for start in range(0, draws, chunk)])
 
 
@@ -167,9 +167,10 @@ def class_mean(rows: Numbers, counts: Ints) -> Numbers:
 
     A class without a draw is left out.
     """
-    _, column = np.unique(rows[:, 0], return_inverse=True)
-    member = np.eye(int(column.max()) + 1)[column]
-    drawn, total = counts @ member, counts @ (member * rows[:, 1:])
+    order = np.argsort(rows[:, 0], kind="stable")
+    values, counts = rows[order, 1], counts[:, order]
+    _, first = np.unique(rows[order, 0], return_index=True)  # the row at which each class begins
+    drawn, total = np.add.reduceat(counts, first, axis=1), np.add.reduceat(counts * values, first, axis=1)
     present = drawn > 0
     return np.where(present, total / np.maximum(drawn, 1), 0.0).sum(axis=1) / present.sum(axis=1)
 

@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import CaptionPair, Corpus, open_corpus
-from lcl_core.evaluation.features import EvaluatedEncoder, FeatureCache, ImageFeatures, image_features
+from lcl_core.evaluation.features import (
+    EvaluatedEncoder,
+    FeatureCache,
+    ImageFeatures,
+    image_features,
+    patch_features_fit,
+)
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.results import JsonLog, PredictionStore
 from lcl_core.specs.evaluate import CaptioningSpec, DialogueSpec, EvaluateSpec
@@ -301,7 +308,8 @@ class EvalContext:
         artifacts: folder for files besides predictions.
         choices: log of hyper-parameter searches.
         curves: log of training losses.
-        needs_patch_features: some task of the run uses patch features, so they are computed with the pooled latents.
+        needs_patch_features: some task of the run uses patch features. Those that fit the cache are then computed with
+            the pooled latents, in one pass over the images.
         image_sources: corpora of images outside the evaluated corpus, by ``album`` in the facts of prediction files.
     """
 
@@ -315,19 +323,38 @@ class EvalContext:
     curves: JsonLog
     needs_patch_features: bool
     image_sources: dict[str, Corpus] = field(default_factory=dict)
-    _features: dict[tuple[str, Path, tuple[str, ...]], ImageFeatures] = field(default_factory=dict)
+    _features: dict[tuple[str, Path, tuple[str, ...], bool], ImageFeatures] = field(default_factory=dict)
 
-    def get_image_features(
+    def get_pooled_latents(
+        self, encoder: EvaluatedEncoder, split: str, images: list[EvalImage]
+    ) -> NDArray[np.float32] | None:
+        """Pooled latents of a split's images, computed once; None where the encoder has none."""
+        if encoder.model.embed_dim is None:
+            return None
+        patches = self.needs_patch_features and patch_features_fit(encoder, len(images), self.cache)
+        return self._get_features(encoder, split, images, self.corpus, patches=patches).pooled
+
+    def get_patch_features(
         self, encoder: EvaluatedEncoder, split: str, images: list[EvalImage], corpus: Corpus | None = None
+    ) -> NDArray[np.float16] | None:
+        """Frozen patch features of a split's images, computed once; None where they are too large for the cache.
+
+        Args:
+            corpus: None for the evaluated one.
+        """
+        if not patch_features_fit(encoder, len(images), self.cache):
+            return None
+        return self._get_features(encoder, split, images, corpus or self.corpus, patches=True).patches
+
+    def _get_features(
+        self, encoder: EvaluatedEncoder, split: str, images: list[EvalImage], corpus: Corpus, *, patches: bool
     ) -> ImageFeatures:
-        """Frozen features of a split's images, computed once; ``corpus``: None for the evaluated one."""
-        corpus = corpus or self.corpus
         names = tuple(image.name for image in images)
-        key = (encoder.weights_hash, corpus.path, names)
+        key = (encoder.weights_hash, corpus.path, names, patches)
         if key not in self._features:
             self.progress.enter(f"{encoder.role} encoder: images of {split}")
             self._features[key] = image_features(
-                encoder, corpus, names, self.cache, patches=self.needs_patch_features, advance=self.progress.add
+                encoder, corpus, names, self.cache, patches=patches, advance=self.progress.add
             )
         return self._features[key]
 

@@ -191,7 +191,7 @@ class Retrieval(Task):
 
     def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
         for split, images in self.images.items():
-            pooled = context.get_image_features(encoder, split, images).pooled
+            pooled = context.get_pooled_latents(encoder, split, images)
             if pooled is None:
                 raise UserError("this encoder has no pooled latents to retrieve by", code="no_latents", field="tasks")
             context.progress.enter(f"{encoder.role} encoder: retrieval on {split}")

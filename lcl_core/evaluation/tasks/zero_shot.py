@@ -162,7 +162,7 @@ class ZeroShotClassification(Task):
     def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
         for key in self.keys:
             images = self.images[key.split]
-            pooled = context.get_image_features(encoder, key.split, images).pooled
+            pooled = context.get_pooled_latents(encoder, key.split, images)
             if pooled is None:
                 raise UserError("this encoder has no pooled latents to classify by", code="no_latents", field="tasks")
             context.progress.enter(f"{encoder.role} encoder: descriptions of {key.label} on {key.split}")

@@ -369,6 +369,9 @@ def test_encoders_travel(lcl: Any, encoder: Any, encoder_dir: Path, live_service
     compared = lcl("encoders", "compare", "tiny", "second")[1]
     assert "IR@5" in compared
     assert "0.5000" in compared
+    live_service.evaluated(made, [{**row, "metric": "IR@1", "value": 0.1, "chance": 0.01}], source="emoji")
+    live_service.evaluated(encoder["id"], [{**row, "metric": "IR@1", "value": 0.1, "chance": 0.01}])
+    assert "evaluated with different settings: source" in lcl("encoders", "compare", "tiny", "second")[1]
     file = tmp_path / "out.tar"
     assert lcl("encoders", "export", "tiny", str(file))[1] == f"{file}\n"
     assert tarfile.is_tarfile(file)

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from api.core.errors import Problem
 from api.services.encoder_archive import EncoderExporter
 from lcl_core.common.errors import UserError
-from lcl_core.db.models import EncoderRow
+from lcl_core.db.models import EncoderRow, Run
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
 from tests.api.sample_assets import save_encoder
 from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip, save_timm
@@ -334,6 +334,64 @@ def test_two_encoders_are_compared_on_equal_terms(live_service: Any, encoder: An
     found = live_service.admin.compare_encoders("left", right["id"])
     assert (found["left"]["name"], found["right"]["name"]) == ("left", "right")
     assert [(r["metric"], r["left"], r["right"], r["difference"]) for r in found["rows"]] == [("IR@1", 0.25, 0.75, 0.5)]
+
+
+def test_evaluations_with_other_settings_are_not_compared(live_service: Any, encoder_dir: Path) -> None:
+    service, (left, right) = live_service, ("settings-left", "settings-right")
+    for name in (left, right):
+        service.admin.import_encoder(name, str(encoder_dir))
+    retrieval = row("IR@1", 0.25, transfer="zero_shot", candidates=590)
+    probe = row("acc@1", 0.5, task="classification", variant="subgroup", transfer="frozen", candidates=48)
+    runs = {"left": service.evaluated(left, [retrieval, probe], source="emoji", seed=1)}
+    other = [{**retrieval, "value": 0.05}, {**probe, "value": 0.6}]
+    runs["right"] = service.evaluated(right, other, seed=1, classification={"epochs": 50, "encoder_lr": 0.5})
+    for run_id in runs.values():
+        answers(service, run_id, [1, 9, 9, 9, 9])
+    first, second = service.admin.compare_encoders(left, right)["rows"]
+    assert [(each["left"], each["right"], each["difference"]) for each in (first, second)] == [
+        (0.25, 0.05, None), (0.5, 0.6, None),
+    ]  # fmt: skip
+    assert first["reason"] == "evaluated with different settings: source"
+    assert second["reason"] == "evaluated with different settings: source, classification.epochs"
+    assert not {"p", "interval", "units"} & {*first, *second}
+
+    equal = service.evaluated(right, [{**retrieval, "value": 0.75}], source="emoji", seed=2)  # its seed has no effect
+    answers(service, equal, [1, 1, 1, 1, 1])
+    service.evaluated(left, [{**retrieval, "value": 0.9}], exclude={"group": ["Flags"]})  # newer, without a partner
+    service.evaluated(right, [{**retrieval, "value": 0.8, "candidates": 591}], source="emoji")
+    found = next(each for each in service.admin.compare_encoders(left, right)["rows"] if each["metric"] == "IR@1")
+    assert (found["left_run"], found["right_run"], found["difference"]) == (runs["left"], equal, 0.5)
+    assert (found["reason"], found["p"]) == (None, 2 / 16)
+
+
+def test_settings_that_cannot_change_a_figure_do_not_count(live_service: Any, encoder_dir: Path) -> None:
+    service, (left, right) = live_service, ("alike-left", "alike-right")
+    probe = row("acc@1", 0.5, task="classification", variant="subgroup", transfer="frozen")
+    for name in (left, right):
+        service.admin.import_encoder(name, str(encoder_dir))
+    service.evaluated(left, [probe], tasks=["classification"], classification={"labels": ["subgroup", "group"]})
+    service.evaluated(
+        right, [probe], figures=False, splits=["test", "val"], transfer=["full", "frozen"], timeout_seconds=9,
+        classification={"encoder_lr": 0.5, "layer_decay": 0.5}, few_shot={"draws": 9},
+    )  # fmt: skip
+    (found,) = service.admin.compare_encoders(left, right)["rows"]
+    assert (found["difference"], found["reason"]) == (0, None)
+
+
+def test_stored_evaluations_of_older_versions_are_compared_by_today_s_defaults(
+    live_service: Any, encoder_dir: Path
+) -> None:
+    service, (left, right) = live_service, ("old-left", "old-right")
+    probe = row("acc@1", 0.5, task="classification", variant="subgroup", transfer="frozen")
+    for name in (left, right):
+        service.admin.import_encoder(name, str(encoder_dir))
+    old, new = service.evaluated(left, [probe]), service.evaluated(right, [probe])
+    with service.context.database.session() as session:
+        run = session.get(Run, old)
+        own = {name: value for name, value in run.spec["classification"].items() if name != "label_smoothing"}
+        run.spec = {**run.spec, "classification": own}
+    (found,) = service.admin.compare_encoders(left, right)["rows"]
+    assert (found["left_run"], found["right_run"], found["difference"]) == (old, new, 0)
 
 
 def answers(live_service: Any, run_id: str, ranks: list[int]) -> None:

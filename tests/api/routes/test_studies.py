@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.orm import Session
 
+from api.core.limits import LongReadQueue
+from api.routes import studies as routes
 from lcl_core.db.models import Metric
 
 Json = dict[str, Any]
@@ -200,6 +204,35 @@ def test_two_rows_over_seeds_and_over_samples(
     assert (over["count"], over["difference"]) == (4, -0.5)
     refused(http.get(path, params={"left": 0, "right": 2}), 404, "unknown_row")
     refused(http.get(path, params={"left": -1, "right": 0}), 422, field="left")
+
+
+def test_predictions_of_two_rows_are_a_long_read_without_a_connection(
+    http: httpx.Client, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = finished({**VALUES, ("both", 905): 0.3, ("contrastive", 905): 0.1})
+    owners: list[str] = []
+    in_transaction: list[bool] = []
+    run, compare_study_rows = LongReadQueue.run, routes.compare_study_rows
+
+    async def recorded_run(queue: LongReadQueue, owner: str, *arguments: Any) -> Any:
+        owners.append(owner)
+        return await run(queue, owner, *arguments)
+
+    def recorded_comparison(session: Session, *arguments: Any) -> Json:
+        *others, records_of = arguments
+
+        def recorded_records(run_id: str) -> Path:
+            in_transaction.append(session.in_transaction())
+            return records_of(run_id)
+
+        return compare_study_rows(session, *others, recorded_records)
+
+    monkeypatch.setattr(LongReadQueue, "run", recorded_run)
+    monkeypatch.setattr(routes, "compare_study_rows", recorded_comparison)
+    path = f"/v1/studies/{study['id']}/compare"
+    assert http.get(path, params={"left": 0, "right": 1}).json()["seeds"]["IR@5"]["count"] == 3
+    assert owners == ["someone"]
+    assert in_transaction == [False] * 6
 
 
 def test_extending_adds_and_repeats_nothing(http: httpx.Client, refused: Any) -> None:

@@ -46,6 +46,31 @@ def test_an_entry_is_made_once(tmp_path: Path) -> None:
     assert cache.total_bytes() == 100
 
 
+def test_a_durable_entry_is_on_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def recorded_fsync(handle: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name.partition(".a.")[0])
+        fsync(handle)
+
+    def recorded_rename(path: Path, target: Path) -> Path:
+        events.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "rename", recorded_rename)
+    cache = DiskCache(tmp_path, 1000)
+    with cache.open("a", writer(), durable=True):
+        pass
+    assert sorted(events[:-1]) == ["", "file", "inner"]  # the entry's folder, which has a temporary name, is ""
+    assert events[-1] == "rename"
+    events.clear()
+    with cache.open("b", writer()):
+        pass
+    assert events == ["rename"]
+
+
 def test_a_maker_that_fails_leaves_no_entry(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path, 1000)
 

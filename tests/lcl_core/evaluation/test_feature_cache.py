@@ -83,3 +83,18 @@ def test_the_longest_unused_entries_go_first_and_mapped_arrays_stay_readable(tmp
 def test_an_entry_larger_than_the_bound_is_still_usable(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, max_bytes=10)
     assert cache.get_or_make({"n": 0}, maker(4, [], size=1000))["pooled"][0] == 4
+
+
+def test_arrays_are_on_disk_before_the_entry_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory-mapped file that a crash of the machine cuts off has its full size and reads as zeros."""
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def recorded(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        synced.append((path.name, path.parent.name.startswith(".")))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    FeatureCache(tmp_path).get_or_make({"a": 1}, maker(7, []))
+    assert ("pooled.npy", True) in synced  # in the folder that is renamed to the entry

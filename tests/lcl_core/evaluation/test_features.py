@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,6 +53,46 @@ def test_they_are_the_model_s_own(encoder: EvaluatedEncoder, squares: Path, tmp_
     assert got.patches is not None
     np.testing.assert_allclose(got.patches, patches.numpy(), atol=2e-3)
     assert look(encoder, squares, tmp_path, patches=False).patches is None
+
+
+def test_a_full_disk_is_an_error_before_anything_is_computed(
+    encoder: EvaluatedEncoder, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the first write to a block that the disk lacks would end the process by a signal."""
+    reserved: dict[str, int] = {}
+
+    def reserve(handle: int, start: int, size: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
+        reserved[name] = size
+        if name == "patches.npy":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", reserve)
+    monkeypatch.setattr(EvaluatedEncoder, "embed_images", None)
+    with pytest.raises(OSError, match="No space left"):
+        look(encoder, squares, tmp_path)
+    model = encoder.model
+    assert model.embed_dim is not None
+    assert reserved["pooled.npy"] >= len(NAMES) * model.embed_dim * 4
+    assert reserved["patches.npy"] >= len(NAMES) * model.tokens * model.width * 2
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_room_for_features_is_made_before_they_are_computed(
+    encoder: EvaluatedEncoder, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FeatureCache(tmp_path, max_bytes=5_000)
+    cache.get_or_make({"old": 1}, lambda folder: np.save(folder / "old.npy", np.zeros(500)))
+    left: list[list[Path]] = []
+    embed = EvaluatedEncoder.embed_images
+
+    def recorded(self: EvaluatedEncoder, images: list[Image.Image]) -> object:
+        left.append(list(tmp_path.glob("*/old.npy")))
+        return embed(self, images)
+
+    monkeypatch.setattr(EvaluatedEncoder, "embed_images", recorded)
+    image_features(encoder, open_corpus(squares), NAMES, cache, patches=True, advance=lambda _: None)
+    assert left == [[]]
 
 
 def test_a_changed_image_is_looked_at_again(encoder: EvaluatedEncoder, squares: Path, tmp_path: Path) -> None:

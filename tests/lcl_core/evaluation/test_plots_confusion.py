@@ -30,3 +30,10 @@ def test_an_image_is_drawn(tmp_path: Path) -> None:
     draw_confusion(SAMPLES, "title", tmp_path / "c.png")
     with Image.open(tmp_path / "c.png") as image:
         assert min(image.size) > 200
+
+
+def test_labels_with_dollar_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
+    """``a $x^$ b`` is no formula that matplotlib can read."""
+    draw_confusion([sample("a $x^$ b", "{$}$"), sample("{$}$", "{$}$")], "on $test$", tmp_path / "c.png")
+    with Image.open(tmp_path / "c.png") as image:
+        assert min(image.size) > 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
+from lcl_core.evaluation import plots
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.plots import make_figures
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
@@ -56,3 +59,42 @@ def test_without_matplotlib_the_rest_is_drawn_and_the_result_says_so(
     run_dir = new_run(**FIELDS)
     assert "matplotlib" in evaluate(run_dir)["figures_left_out"]
     assert all(name.startswith("examples-") for name in names(run_dir))
+
+
+def test_a_figure_that_cannot_be_drawn_is_left_out_and_the_evaluation_succeeds(
+    new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(samples: object, title: str, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise ValueError("unknown symbol\nin a label")
+
+    monkeypatch.setattr(plots, "draw_confusion", fail)
+    run_dir = new_run(**FIELDS)
+    failed = "confusion-classification-test-colour-image_to_class-frozen-trained.png"
+    assert evaluate(run_dir)["figures_left_out"] == f"{failed}: ValueError: unknown symbol"
+    assert failed not in names(run_dir)
+    assert "curves.png" in names(run_dir)
+
+
+def test_a_full_disk_is_an_error_of_the_run(tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PredictionStore(tmp_path / "records")
+    store.start()
+
+    def fail(curves: object, file: Path) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(plots, "draw_curves", fail)
+    store.add(PredictionFile("c", "test", "a", "frozen", "other", "trained"), [])
+    with pytest.raises(OSError, match="no space"):
+        make_figures(store.folder, [{}], open_corpus(str(squares)), tmp_path / "figures", seed=0)
+
+
+def test_class_labels_with_formulas_do_not_fail_an_evaluation(
+    new_run: Callable[..., RunDir], tmp_path: Path, squares: Path
+) -> None:
+    corpus = tmp_path / "symbols"
+    shutil.copytree(squares, corpus)
+    lines = (corpus / "pairs.jsonl").read_text().replace('"colour": "red"', '"colour": "red $x^$"')
+    (corpus / "pairs.jsonl").write_text(lines)
+    run_dir = new_run(corpus=corpus, tasks=["classification"], **FIELDS)
+    assert "figures_left_out" not in evaluate(run_dir)

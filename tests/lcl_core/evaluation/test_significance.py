@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lcl_core.evaluation import significance
 from lcl_core.evaluation.metrics import core
 from lcl_core.evaluation.metrics.core import BootstrapMetric
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
@@ -47,6 +48,14 @@ def test_a_sign_test_by_hand() -> None:
     assert pairs(np.zeros(9), np.array([1.0] * 4 + [0.0] * 5)).p_value(0, 10_000) == 2 / 16
 
 
+def test_all_permutations_of_few_differing_units_among_many_are_computed_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = pairs(LEFT, RIGHT).p_value(0, 10_000)
+    monkeypatch.setattr(significance, "MAX_DRAWN_NUMBERS", 3 * 2 * len(LEFT))  # three permutations a part
+    assert pairs(LEFT, RIGHT).p_value(0, 10_000) == expected
+
+
 def test_many_units_are_simulated_and_agree_with_plain_simulation() -> None:
     rng = np.random.default_rng(3)
     left, right = rng.random(60) < 0.5, rng.random(60) < 0.68
@@ -74,6 +83,19 @@ def test_values_of_several_columns_are_kept_together() -> None:
     found = pairs(left, right, ratio)
     assert found.values() == (4 / 6, 5 / 6)
     assert found.p_value(0, 100) == 1  # one unit differs; either way it is as large
+
+
+def test_ranks_among_different_numbers_of_candidates_are_not_compared(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("left", "same", "larger")]
+    for folder, candidates in zip(folders, (9, 9, 900), strict=True):
+        store = PredictionStore(folder)
+        store.start()
+        about = ("retrieval", "test", "captions[0]", "zero_shot", "ranks", "trained")
+        file = PredictionFile(*about, part="text_to_image", facts={"candidates": candidates})
+        store.add(file, [{"query": f"q{n}", "rank": n + 1, "right": 1, "top": []} for n in range(4)])
+    left, same, larger = folders
+    assert {found.metric for found in compare_runs(left, same)} == {"IR@1", "IR@5", "IR@10", "IR median rank"}
+    assert compare_runs(left, larger) == []
 
 
 def test_only_units_that_both_have_are_compared() -> None:

@@ -211,6 +211,15 @@ def test_figures_come_with_their_intervals_and_the_better_one_is_bold_where_that
     assert "No figures in common" in draw_figures([OLD, NEW], [], own)
 
 
+def test_a_figure_without_a_difference_has_the_reason() -> None:
+    facts = {"left": 0.2, "right": 0.3, "difference": None, "reason": "evaluated with different settings: <source>"}
+    drawn = draw_figures(
+        [OLD, NEW], [{**QUESTION, "metric": "IR@5", "left_run": "r1", "right_run": "r2", **facts}], [[], []]
+    )
+    assert "<td><small>evaluated with different settings: &lt;source&gt;</small></td>" in drawn
+    assert "<b>" not in drawn
+
+
 def test_figures_are_fetched_for_two_that_differ(service: Any, away: Exception) -> None:
     client = service(compare_encoders={"left": OLD, "right": NEW, "rows": []}, encoder_figures=[])
     assert "Figures of both" in CompareTab(client).draw_figures(turn(), "enc_old", "enc_new")

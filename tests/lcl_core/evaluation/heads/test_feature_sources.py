@@ -16,7 +16,15 @@ from lcl_core.evaluation.features import EvaluatedEncoder, FeatureCache, load_ev
 from lcl_core.evaluation.heads.linear_probe import fit_probe
 from lcl_core.evaluation.heads.training import FEATURE_SOURCES, CachedFeatureBatches, FrozenImageBatches
 from lcl_core.evaluation.results import JsonLog, PredictionStore
-from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, EvalProgress, group_captions_by_image, select_labeled
+from lcl_core.evaluation.tasks.base import (
+    DatasetResolver,
+    EvalContext,
+    EvalImage,
+    EvalProgress,
+    group_captions_by_image,
+    select_labeled,
+)
+from lcl_core.evaluation.tasks.retrieval import Retrieval
 from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.evaluate import ClassificationSpec, EvaluateSpec
 
@@ -81,6 +89,31 @@ def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_sam
         fresh.patches(fresh.load(rows, draw)), cached.patches(cached.load(rows, draw)), atol=2e-3, rtol=0
     )
     assert not fresh.patches(fresh.load(rows)).requires_grad
+
+
+def cached_arrays(context: EvalContext) -> list[set[str]]:
+    return [{file.name for file in entry.glob("*.npy")} for entry in context.cache.root.iterdir() if entry.is_dir()]
+
+
+def test_pooled_latents_come_without_patch_features_that_are_too_large_for_the_cache(
+    context: EvalContext, encoder: EvaluatedEncoder
+) -> None:
+    small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=6_000))
+    small.predictions.start()
+    Retrieval.plan(small.spec.model_copy(update={"splits": ["test"]}), small.corpus, DatasetResolver({}, {})).run(
+        small, encoder
+    )
+    assert small.predictions.read()
+    assert {"pooled.npy"} in cached_arrays(small)
+    assert not any("patches.npy" in names for names in cached_arrays(small))
+
+
+def test_pooled_latents_and_patch_features_that_fit_are_one_entry(
+    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
+) -> None:
+    assert context.get_pooled_latents(encoder, "train", images) is not None
+    assert context.get_patch_features(encoder, "train", images) is not None
+    assert cached_arrays(context) == [{"pooled.npy", "patches.npy"}]
 
 
 def test_images_are_augmented_while_learning_alone(

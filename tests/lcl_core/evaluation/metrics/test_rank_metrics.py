@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -29,3 +31,29 @@ def test_a_class_that_is_not_drawn_does_not_count() -> None:
     rows = np.array([[7.0, 1.0], [7.0, 0.0], [9.0, 1.0]])
     counts = np.array([[1, 3, 2], [2, 2, 0], [0, 0, 5]])
     assert class_mean(rows, counts).tolist() == pytest.approx([(1 / 4 + 1) / 2, 1 / 2, 1])
+
+
+def test_rows_of_a_class_need_not_be_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.integers(0, 5, 40), rng.integers(0, 2, 40)], axis=1).astype(float)
+    counts = rng.integers(0, 3, (20, 40))
+    shares = [
+        [
+            np.average(rows[own, 1], weights=draw[own])
+            for own in (rows[:, 0] == number for number in range(5))
+            if draw[own].any()
+        ]
+        for draw in counts
+    ]
+    assert class_mean(rows, counts).tolist() == pytest.approx([np.mean(each) for each in shares])
+
+
+def test_memory_grows_with_the_classes_not_with_their_square() -> None:
+    classes = 20_000
+    rows = np.stack([np.repeat(np.arange(classes), 2), np.tile([0, 1], classes)], axis=1).astype(float)
+    counts = np.ones((10, 2 * classes), np.int64)
+    tracemalloc.start()
+    assert class_mean(rows, counts).tolist() == [0.5] * 10
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * counts.nbytes

@@ -1,0 +1,46 @@
+"""Which evaluations of two encoders are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from api.services.encoder_comparisons import COMPARISON_KEYS, EvaluatedFigure, compare_figures, evaluated_figures
+from lcl_core.db import runs
+from lcl_core.db.models import Run
+
+
+def figure(run_id: str, value: float, settings: str = "a", metric: str = "IR@5") -> EvaluatedFigure:
+    key = tuple(metric if name == "metric" else name for name in COMPARISON_KEYS)
+    return EvaluatedFigure(key, value, 0.1, run_id, {"source": settings, "seed": "0"})
+
+
+def test_the_newest_two_with_equal_settings_are_compared() -> None:
+    left = [figure("run_7", 0.7, "c"), figure("run_5", 0.5, "b"), figure("run_1", 0.1, "a"), figure("run_0", 0.0, "a")]
+    right = [figure("run_6", 0.6, "a"), figure("run_4", 0.4, "b"), figure("run_2", 0.2, "d")]
+    (row,) = compare_figures(left, right)
+    assert (row["left_run"], row["right_run"], row["difference"], row["reason"]) == ("run_1", "run_6", 0.5, None)
+
+
+def test_figures_of_one_encoder_alone_have_no_row() -> None:
+    assert compare_figures([figure("run_1", 0.1, metric="IR@1")], [figure("run_2", 0.1)]) == []
+
+
+@pytest.mark.parametrize(("other", "same"), [("t2", False), ("t1", True)])
+def test_another_text_encoder_counts_by_its_weights(monkeypatch: pytest.MonkeyPatch, other: str, same: bool) -> None:
+    """Its name may mean another encoder later; evaluations without recorded inputs are compared by the name."""
+
+    def evaluation(run_id: str, encoder: str, hashes: dict[str, str]) -> Run:
+        spec: dict[str, Any] = {"encoder": encoder, "dataset": "sample", "tuned_retrieval": {"text_encoder": "minilm"}}
+        return Run(id=run_id, spec=spec, encoder_id=encoder, inputs={"datasets": {}, "encoders": hashes}, result={})
+
+    row = {"task": "tuned_retrieval", "metric": "IR@5", "transfer": "frozen", "value": 0.5}
+    found = {
+        "l": [(evaluation("run_1", "l", {"l": "h1", "enc_a": "t1"}), [row])],
+        "r": [(evaluation("run_2", "r", {"r": "h2", "enc_b": other}), [row])],
+    }
+    monkeypatch.setattr(runs, "list_evaluations", lambda session, encoder: found[encoder])
+    (compared,) = compare_figures(*(evaluated_figures(None, side) for side in found))  # type: ignore[arg-type]
+    reason = "evaluated with different settings: tuned_retrieval.text_encoder"
+    assert compared["reason"] == (None if same else reason)
