@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from sqlalchemy.orm import Session
 from api.core.errors import Problem
 from api.schemas.collections import SearchRequest, SearchResponse, Target
 from api.services.encoders import CHANGED, DAMAGED, load_encoder
-from api.services.media import check_text, read_images
+from api.services.media import Submitted, check_text, read_images
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, registry
@@ -149,12 +148,10 @@ async def search(state: AppState, name: str, body: SearchRequest, owner: str) ->
         assert opened.encoder is not None, "an image needs it"
         return opened.encoder, opened
 
-    def read(
-        encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages
-    ) -> tuple[OpenedCollection, list[Future[Any]]]:
-        return opened, encoder.submit_images([encoder.prepare(images.read("image"))])
+    def read(encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages) -> Submitted[OpenedCollection]:
+        return encoder.submit_images([encoder.prepare(images.read("image"))]), opened
 
-    opened, submitted = await read_images(state, owner, {"image": body.image}, begin, read)
+    submitted, opened = await read_images(state, owner, {"image": body.image}, begin, read)
     (vector,) = await gather_results(submitted)
     embedded = {"image": vector}
     return await to_thread.run_sync(_find, state, body, opened, embedded, started, limiter=state.searching)

@@ -150,7 +150,7 @@ VALIDATION_BYTES = 2 << 30  # of address space, to parse small files
 WORKING_BYTES = 3 << 29  # of address space beside the weights: libraries' own tables, one forward pass
 FP32_COPIES = 3
 SERVING_BATCH = 64  # images that a service computes at once
-MAX_OUTPUT_BYTES = 4 << 30  # of one layer's output for such a batch
+MAX_TENSOR_BYTES = 4 << 30  # of one layer's input or output for such a batch
 # texts of many forms: long, repeated, of many planes of Unicode, with controls
 PROBE_TEXTS = (
     "an image of a red bus", "", " ", "a" * 2000, "aa " * 500, "!" * 500, "\t\n\r\0\x1b", "0123456789" * 50,
@@ -266,20 +266,23 @@ def _probe_texts(directory: Path, embed: Any) -> None:
 
 
 def _check_outputs(directory: Path, network: nn.Module, embed: Any) -> None:
-    """Encode one image; bound the memory that the largest output of a layer would take for a whole batch."""
+    """Encode one image; bound the memory that the largest tensor of a layer would take for a whole batch.
+
+    Inputs count too: the prepared image is one, and large where ``image_size`` is.
+    """
     largest = 0
 
     def measure(module: Any, inputs: Any, output: Any) -> None:
         nonlocal largest
-        largest = max(largest, getattr(output, "nbytes", 0))
+        largest = max([largest, *(getattr(tensor, "nbytes", 0) for tensor in (*inputs, output))])
 
     hooks = [module.register_forward_hook(measure) for module in network.modules()]
     _check_finite(directory, embed(), 1)
     for hook in hooks:
         hook.remove()
-    if largest * SERVING_BATCH > MAX_OUTPUT_BYTES:
+    if largest * SERVING_BATCH > MAX_TENSOR_BYTES:
         size = largest * SERVING_BATCH
-        message = f"{SERVING_BATCH} images would take {size:,} bytes in one layer; {MAX_OUTPUT_BYTES:,} are allowed"
+        message = f"{SERVING_BATCH} images would take {size:,} bytes in one layer; {MAX_TENSOR_BYTES:,} are allowed"
         raise UserError(f"{message}: lower image_size", code="encoder_unreadable", file=directory)
 
 

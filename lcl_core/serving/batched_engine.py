@@ -61,6 +61,7 @@ def steps_within_memory(steps: Iterable[Any]) -> Iterator[Any]:
         yield step
 
 
+MAX_QUEUE_BYTES = 512 << 20  # of prepared images that wait for one encoder
 _GENERATION = ("captions", "continuations")
 
 
@@ -100,6 +101,7 @@ class BatchedEngine:
         self.hash, self.dim = engine.hash, engine.dim
         self.image_tokens = engine.encoder.tokens  # patch tokens of an image
         self.preparing_bytes = engine.encoder.preprocessing_bytes  # memory of ``prepare`` a pixel, beside the image
+        self.prepared_bytes = engine.encoder.prepared_bytes  # memory of a prepared image
         self._engine = engine
         self._batcher = DynamicBatcher(
             _runner(engine, texts_apart),
@@ -108,6 +110,8 @@ class BatchedEngine:
             max_batch=max_batch,
             max_wait=max_wait,
             max_queue=max_queue,
+            size=_pixel_bytes,
+            max_queue_bytes=MAX_QUEUE_BYTES,
             observe=None if observe is None else lambda key, waited: observe(key.kind, waited),
         )
         weakref.finalize(self, self._batcher.close, wait=False)
@@ -127,7 +131,7 @@ class BatchedEngine:
 
     def check_room(self, count: int) -> None:
         """Check the queue before images are decoded. Raises: as ``submit_images`` of so many images."""
-        self._batcher.check_room(count)
+        self._batcher.check_room(count, count * self.prepared_bytes)
 
     def prepare(self, image: Image) -> PreparedImage:
         """Preprocess an image. Raises: MemoryError; any other failure is kept in the result."""
@@ -205,7 +209,7 @@ class BatchedEngine:
         self, key: _BatchKey, images: Sequence[Image | PreparedImage], extras: Sequence[Any] | None = None
     ) -> list[Future[Any]]:
         """``extras``: further fields of each item."""
-        self._batcher.check_room(len(images))
+        self.check_room(len(images))
         prepared: dict[int, Any] = {}
         futures: dict[int, Future[Any]] = {}
         for at, image in enumerate(images):
@@ -219,6 +223,12 @@ class BatchedEngine:
 
     def _stack(self, vectors: list[np.ndarray]) -> np.ndarray:
         return np.stack(vectors) if vectors else np.empty((0, self.dim), np.float32)
+
+
+def _pixel_bytes(item: Any) -> int:
+    """Bytes of an item's prepared images; the rest of it is small."""
+    first = item[0] if isinstance(item, tuple) else item
+    return getattr(getattr(first, "pixels", first), "nbytes", 0)
 
 
 def _runner(engine: EncoderEngine, texts_apart: bool) -> Callable[[_BatchKey, list[Any]], Iterable[Any]]:

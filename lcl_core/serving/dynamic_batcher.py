@@ -57,6 +57,7 @@ class QueuedItem:
     """One item, and where its result goes."""
 
     item: Any
+    bytes: int = 0
     future: Future[Any] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
 
@@ -98,7 +99,7 @@ class StepwiseScheduler:
         return sum(len(work.batch) for work in self._batches)
 
     def begin(self, key: Hashable, batch: Sequence[QueuedItem]) -> None:
-        self._batches.append(_SteppedBatch(key, list(batch), self._steps(key, [request.item for request in batch])))
+        self._batches.append(_SteppedBatch(key, list(batch), self._steps(key, batch)))
 
     def advance(self) -> None:
         """One step of each batch."""
@@ -110,14 +111,18 @@ class StepwiseScheduler:
         for work in list(self._batches):
             self._end(work, error)
 
-    def _steps(self, key: Hashable, items: list[Any]) -> Steps:
-        yield from self._run(key, items)  # here, so that an error of ``run`` itself is raised by the first step
+    def _steps(self, key: Hashable, batch: Sequence[QueuedItem]) -> Steps:
+        # here, so that an error of ``run`` itself is raised by the first step
+        yield from self._run(key, [request.item for request in batch])
 
     def _step(self, work: _SteppedBatch) -> None:
         try:
             for place, result in next(work.steps):
                 work.batch[place].future.set_result(result)
-            work.has_stepped = True
+            if not work.has_stepped:
+                work.has_stepped = True
+                for request in work.batch:
+                    request.item = None  # its pixels, which nothing reads again
         except StopIteration:
             self._end(work, RuntimeError(f"{len(work.unsettled)} items were left without a result"))
         except BaseException as caught:  # a panic in Rust is no Exception, and the thread must outlive it
@@ -176,6 +181,8 @@ class DynamicBatcher:
         max_batch: items a call of ``run``, and items of all stepwise batches together.
         max_wait: seconds that the oldest request waits for a full batch.
         max_queue: requests that may wait.
+        size: bytes of an item.
+        max_queue_bytes: of the items that may wait together; a larger request is accepted by an empty queue.
         observe: called after each batch with its key and the seconds from arrival to answer of each request.
     """
 
@@ -188,15 +195,19 @@ class DynamicBatcher:
         max_batch: int = 64,
         max_wait: float = 0.005,
         max_queue: int = 512,
+        size: Callable[[Any], int] = lambda item: 0,
+        max_queue_bytes: int = 1 << 62,
         observe: BatchObserver | None = None,
     ) -> None:
         self._run = run
+        self._size = size
         self._in_steps = in_steps
         self._observe = observe
-        self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
+        self.max_batch, self.max_wait = max_batch, max_wait
+        self.max_queue, self.max_queue_bytes = max_queue, max_queue_bytes
         self._queues: dict[Hashable, deque[QueuedItem]] = {}
         self._changed = threading.Condition()
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         self._stepwise = StepwiseScheduler(run, self._record)  # used by the owner thread alone
         self._closing = self._dropping = False
         self._seconds_per_item = 0.0
@@ -208,28 +219,30 @@ class DynamicBatcher:
         """Requests in the queue now."""
         return self._waiting
 
-    def check_room(self, count: int = 1) -> None:
+    def check_room(self, count: int = 1, size: int = 0) -> None:
         """Raise what ``submit`` would raise, before costly preparation.
 
         Raises:
             EncoderUnloaded: after ``close``.
-            Overloaded: the queue has no room for ``count`` more.
+            Overloaded: the queue has no room for ``count`` more, or for ``size`` bytes more.
             UserError: ``too_many_items``: it never will have.
         """
         with self._changed:
-            self._check_room(count)
+            self._check_room(count, size)
 
     def submit(self, key: Hashable, items: Sequence[Any]) -> list[Future[Any]]:
         """Queue all items or none; one future each. Cancelling a future takes its item out of the queue.
 
         Raises: as ``check_room``.
         """
-        requests = [QueuedItem(item) for item in items]
+        requests = [QueuedItem(item, self._size(item)) for item in items]
+        size = sum(request.bytes for request in requests)
         with self._changed:
-            self._check_room(len(requests))
+            self._check_room(len(requests), size)
             if requests:
                 self._queues.setdefault(key, deque()).extend(requests)
                 self._waiting += len(requests)
+                self._waiting_bytes += size
                 self._changed.notify()
         return [request.future for request in requests]
 
@@ -247,21 +260,26 @@ class DynamicBatcher:
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _check_room(self, count: int) -> None:
+    def _check_room(self, count: int, size: int) -> None:
         if self._closing:
             raise EncoderUnloaded
         if count > self.max_queue:
             message = f"{count} items in one request; at most {self.max_queue} fit, send them in parts"
             raise UserError(message, code="too_many_items")
-        if self._waiting + count > self.max_queue:
+        if not self._fits(count, size):
             self._drop_cancelled()
-        if self._waiting + count > self.max_queue:
+        if not self._fits(count, size):
             raise Overloaded(self._waiting, max(1.0, math.ceil(self._waiting * self._seconds_per_item)))
+
+    def _fits(self, count: int, size: int) -> bool:
+        in_bytes = not self._waiting or self._waiting_bytes + size <= self.max_queue_bytes
+        return in_bytes and self._waiting + count <= self.max_queue
 
     def _drop_cancelled(self) -> None:
         for key, queue in list(self._queues.items()):
             kept = deque(request for request in queue if not request.future.cancelled())
             self._waiting -= len(queue) - len(kept)
+            self._waiting_bytes -= sum(request.bytes for request in queue) - sum(request.bytes for request in kept)
             self._replace(key, kept)
 
     def _replace(self, key: Hashable, queue: deque[QueuedItem]) -> None:
@@ -273,7 +291,7 @@ class DynamicBatcher:
     def _pop_all(self) -> list[QueuedItem]:
         requests = [request for queue in self._queues.values() for request in queue]
         self._queues.clear()
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         return requests
 
     def _own(self) -> None:
@@ -317,6 +335,7 @@ class DynamicBatcher:
         while queue and len(batch) < most:
             request = queue.popleft()
             self._waiting -= 1
+            self._waiting_bytes -= request.bytes
             if request.future.set_running_or_notify_cancel():
                 batch.append(request)
         self._replace(key, queue)
