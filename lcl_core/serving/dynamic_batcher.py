@@ -57,7 +57,8 @@ class QueuedItem:
     """One item, and where its result goes."""
 
     item: Any
-    bytes: int = 0
+    bytes: int = 0  # while it waits
+    cost: int = 0  # bytes while it is worked on in steps
     future: Future[Any] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
 
@@ -97,6 +98,11 @@ class StepwiseScheduler:
     def __len__(self) -> int:
         """Items of all batches."""
         return sum(len(work.batch) for work in self._batches)
+
+    @property
+    def cost(self) -> int:
+        """Of the items of all batches."""
+        return sum(request.cost for work in self._batches for request in work.batch)
 
     def begin(self, key: Hashable, batch: Sequence[QueuedItem]) -> None:
         self._batches.append(_SteppedBatch(key, list(batch), self._steps(key, batch)))
@@ -179,6 +185,7 @@ class DynamicBatcher:
         in_steps: keys for which ``run`` returns an iterator instead, as of StepwiseScheduler.
         name: shown in the thread's name.
         max_batch: items a call of ``run``, and items of all stepwise batches together.
+        max_cost: of the items of all stepwise batches together; one that costs more is worked on alone.
         max_wait: seconds that the oldest request waits for a full batch.
         max_queue: requests that may wait.
         size: bytes of an item.
@@ -193,6 +200,7 @@ class DynamicBatcher:
         in_steps: Callable[[Any], bool] = lambda key: False,
         name: str = "encoder",
         max_batch: int = 64,
+        max_cost: int = 1 << 62,
         max_wait: float = 0.005,
         max_queue: int = 512,
         size: Callable[[Any], int] = lambda item: 0,
@@ -203,7 +211,7 @@ class DynamicBatcher:
         self._size = size
         self._in_steps = in_steps
         self._observe = observe
-        self.max_batch, self.max_wait = max_batch, max_wait
+        self.max_batch, self.max_cost, self.max_wait = max_batch, max_cost, max_wait
         self.max_queue, self.max_queue_bytes = max_queue, max_queue_bytes
         self._queues: dict[Hashable, deque[QueuedItem]] = {}
         self._changed = threading.Condition()
@@ -230,12 +238,15 @@ class DynamicBatcher:
         with self._changed:
             self._check_room(count, size)
 
-    def submit(self, key: Hashable, items: Sequence[Any]) -> list[Future[Any]]:
+    def submit(self, key: Hashable, items: Sequence[Any], cost: int = 0) -> list[Future[Any]]:
         """Queue all items or none; one future each. Cancelling a future takes its item out of the queue.
+
+        Args:
+            cost: bytes that each takes while it is worked on in steps.
 
         Raises: as ``check_room``.
         """
-        requests = [QueuedItem(item, self._size(item)) for item in items]
+        requests = [QueuedItem(item, self._size(item), cost) for item in items]
         size = sum(request.bytes for request in requests)
         with self._changed:
             self._check_room(len(requests), size)
@@ -314,8 +325,7 @@ class DynamicBatcher:
         """Wait for the next batch, unless stepwise batches are active; None: there is none, or closed and empty."""
         with self._changed:
             while True:
-                room = self.max_batch - len(self._stepwise)
-                ready = [key for key in self._queues if room > 0 or not self._in_steps(key)]
+                ready = self._ready_keys()
                 if not ready:
                     if self._closing or self._stepwise:
                         return None
@@ -325,14 +335,32 @@ class DynamicBatcher:
                 queue = self._queues[key]
                 remaining = queue[0].arrived + self.max_wait - time.monotonic()
                 if len(queue) >= self.max_batch or remaining <= 0 or self._closing:
-                    return key, self._pop(key, queue, room if self._in_steps(key) else self.max_batch)
+                    return key, self._pop(key, queue)
                 if self._stepwise:
                     return None
                 self._changed.wait(remaining)
 
-    def _pop(self, key: Hashable, queue: deque[QueuedItem], most: int) -> list[QueuedItem]:
+    def _ready_keys(self) -> list[Hashable]:
+        """Keys of which a batch may start. Of stepwise ones the oldest alone, else costly items might starve."""
+        ready = [key for key in self._queues if not self._in_steps(key)]
+        stepwise = [key for key in self._queues if self._in_steps(key)]
+        if stepwise:
+            oldest = min(stepwise, key=lambda key: self._queues[key][0].arrived)
+            if self._may_begin(self._queues[oldest][0], len(self._stepwise), self._stepwise.cost):
+                ready.append(oldest)
+        return ready
+
+    def _may_begin(self, request: QueuedItem, others: int, cost: int) -> bool:
+        """Whether a stepwise item may begin beside so many others of that cost."""
+        return not others or (others < self.max_batch and cost + request.cost <= self.max_cost)
+
+    def _pop(self, key: Hashable, queue: deque[QueuedItem]) -> list[QueuedItem]:
         batch: list[QueuedItem] = []
-        while queue and len(batch) < most:
+        others, cost = (len(self._stepwise), self._stepwise.cost) if self._in_steps(key) else (0, 0)
+        while queue and len(batch) < self.max_batch:
+            spent = cost + sum(request.cost for request in batch)
+            if self._in_steps(key) and not self._may_begin(queue[0], others + len(batch), spent):
+                break
             request = queue.popleft()
             self._waiting -= 1
             self._waiting_bytes -= request.bytes
