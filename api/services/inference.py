@@ -73,7 +73,7 @@ async def embed(state: AppState, session: Session, body: EmbeddingRequest, owner
         return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
 
     submitted, tokens = await read_images(state, owner, urls, begin, read)
-    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)
+    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.responding)
 
 
 def submit_embeddings(
@@ -141,7 +141,7 @@ async def attend(state: AppState, session: Session, body: AttentionRequest, owne
         return JSONResponse({"object": "list", "data": data, "model": body.model})
 
     submitted, boxes = await read_images(state, owner, _image_fields(body.images), begin, read)
-    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)
+    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.responding)
 
 
 async def caption(

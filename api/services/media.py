@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import to_thread
 
 from api.core.errors import Problem
 from api.core.settings import ApiSettings
+from api.services.encoders import when_loaded
 from api.services.state import AppState
 
 if TYPE_CHECKING:
@@ -48,9 +50,10 @@ async def read_images(
 ) -> Submitted[Result]:
     """Call ``begin``, check the headers of all images, and return what ``read`` returns. Both run in threads.
 
-    A few small images are decoded in the same thread. A request with a large image, or with many, releases the thread
-    and waits for memory. That for decoding it keeps until its images are prepared, that of prepared images until the
-    returned futures are done.
+    While the encoder is loaded the request waits without a thread, then ``begin`` is called once more. A few small
+    images are decoded in the same thread. A request with a large image, or with many, releases the thread and waits for
+    memory. That for decoding it keeps until its images are prepared, that of prepared images until the returned futures
+    are done.
 
     Args:
         urls: data URLs of the images by their field in the request.
@@ -74,7 +77,8 @@ async def read_images(
 
         return decode, need, decode() if small else None
 
-    decode, need, submitted = await to_thread.run_sync(first, limiter=state.inferring)
+    begun = partial(to_thread.run_sync, first, limiter=state.inferring)
+    decode, need, submitted = await when_loaded(state, begun)
     if submitted is not None:
         return submitted
     async with state.pixel_budget.reserve(owner, sum(need)) as reservation:
