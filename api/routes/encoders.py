@@ -201,6 +201,9 @@ def export(
             encoder_files(directory)
             check_unchanged(registry.registered_files(row), hash_files(directory))
             files = stack.enter_context(state.exporter.files(directory, format))
-        headers = {"content-disposition": f'attachment; filename="{name}.tar"', "content-length": str(tar_size(files))}
+        headers = {
+            "content-disposition": f'attachment; filename="{name}.tar"',
+            "content-length": str(tar_size(files, name)),
+        }
         chunks = stream_in_threads(state.exporting, stream_tar(files, name))
         return CleanupResponse(chunks, stack.pop_all(), media_type="application/x-tar", headers=headers)

@@ -7,7 +7,9 @@ Conversions run in a confined process each, so its memory and its crashes stay t
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -41,7 +43,7 @@ ExportFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
 AS_STORED: ExportFormat = "lcl"
 FORMAT_DESCRIPTION = f"`lcl`: as stored; {'; '.join(f'`{name}`: {each.carries}' for name, each in FORMATS.items())}"
 EXAMINATIONS_FOLDER = "examined"  # in the home: results of examinations
-TAR_CHUNK_BYTES = 1 << 20
+TAR_CHUNK_BYTES = COPY_CHUNK_BYTES = 1 << 20
 EXPORT_BASE_BYTES, EXPORT_SIZE_FACTOR = 64 << 20, 4  # largest converted file: bf16 becomes fp32
 MAX_EXPORTS = 4  # converted copies on the disk, until they are sent
 
@@ -60,25 +62,31 @@ def import_bytes(directory: Path) -> int:
         return sum(path.stat().st_size for path in data_files(directory))
 
 
-def tar_size(files: list[Path]) -> int:
+def tar_size(files: list[Path], folder: str) -> int:
     """Bytes of ``stream_tar``: header and padded content of each file, then padding to whole records."""
-    blocks = sum(tarfile.BLOCKSIZE + _padded(path.stat().st_size) for path in files) + 2 * tarfile.BLOCKSIZE
-    return -(-blocks // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    blocks = sum(len(_tar_header(path, folder)) + _padded(path.stat().st_size) for path in files)
+    return -(-(blocks + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def stream_tar(files: list[Path], folder: str) -> Iterator[bytes]:
     """The files as a tar: no copy on disk, one chunk in memory."""
     sent = 0
     for path in files:
-        info = tarfile.TarInfo(f"{folder}/{path.name}")
-        info.size = path.stat().st_size
-        yield info.tobuf(tarfile.GNU_FORMAT)
+        header, size = _tar_header(path, folder), path.stat().st_size
+        yield header
         with path.open("rb") as file:
             while chunk := file.read(TAR_CHUNK_BYTES):
                 yield chunk
-        yield b"\0" * (_padded(info.size) - info.size)
-        sent += tarfile.BLOCKSIZE + _padded(info.size)
-    yield b"\0" * (tar_size(files) - sent)
+        yield b"\0" * (_padded(size) - size)
+        sent += len(header) + _padded(size)
+    yield b"\0" * (tar_size(files, folder) - sent)
+
+
+def _tar_header(path: Path, folder: str) -> bytes:
+    """Of a file in ``folder``; three blocks where both names are long."""
+    info = tarfile.TarInfo(f"{folder}/{path.name}")
+    info.size = path.stat().st_size
+    return info.tobuf(tarfile.GNU_FORMAT)
 
 
 @dataclass(frozen=True)
@@ -165,8 +173,7 @@ def stage_import(source: Path, encoders_dir: Path) -> StagedEncoder:
     hidden.mkdir(parents=True)
     try:
         for path in paths:
-            shutil.copyfile(path, hidden / path.name, follow_symlinks=False)
-            fsync_path(hidden / path.name)
+            _copy_file(path, hidden / path.name)
         fsync_path(hidden)
         files = hash_files(hidden)
         encoder_format, info = inspect_staged(hidden, source, files)
@@ -174,6 +181,28 @@ def stage_import(source: Path, encoders_dir: Path) -> StagedEncoder:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
     return StagedEncoder(encoder_id, Staged(hidden, encoders_dir / encoder_id), encoder_format, info, files)
+
+
+def _copy_file(path: Path, target: Path) -> None:
+    """Copy as many bytes of a regular file as it has now, and no link: whoever owns the directory may change it.
+
+    Raises: Problem 422 ``bad_encoder``; OSError of the target's disk.
+    """
+    with _reading(path):
+        file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")  # noqa: SIM115 - closed below
+    with file, target.open("xb") as copy:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise _bad_encoder(f"{path}: it is no regular file any more; import the directory when nobody changes it")
+        missing = status.st_size
+        while missing and (chunk := file.read(min(missing, COPY_CHUNK_BYTES))):
+            copy.write(chunk)
+            missing -= len(chunk)
+    if missing:
+        raise _bad_encoder(
+            f"{path}: it became shorter while it was copied; import the directory when nobody changes it"
+        )
+    fsync_path(target)
 
 
 @contextmanager

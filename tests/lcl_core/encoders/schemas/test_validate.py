@@ -108,6 +108,19 @@ def test_a_vision_tower_from_elsewhere_is_refused(ours: Path, tmp_path: Path, vi
     assert (caught.value.code, caught.value.field) == ("encoder_unreadable", "encoder")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json", "vocab.json"])
+def test_a_link_in_place_of_a_file_is_refused(foreign: Path, tmp_path: Path, name: str) -> None:
+    """It is in no hash, and its target may change."""
+    directory = shutil.copytree(foreign, tmp_path / "encoder")
+    elsewhere = tmp_path / name
+    elsewhere.write_text("{}")
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match="it is a link") as refused:
+        check_encoder(directory)
+    assert refused.value.file == str(directory / name)
+
+
 def test_a_header_of_long_numbers_takes_no_time(ours: Path, foreign: Path, tmp_path: Path) -> None:
     """Numbers of 4000 digits were multiplied, which takes time with the square of their length."""
     directory = encoders.make("sides of 4000 digits", tmp_path / "encoder", ours, foreign)
