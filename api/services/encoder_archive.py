@@ -45,7 +45,8 @@ FORMAT_DESCRIPTION = f"`lcl`: as stored; {'; '.join(f'`{name}`: {each.carries}' 
 EXAMINATIONS_FOLDER = "examined"  # in the home: results of examinations
 TAR_CHUNK_BYTES = COPY_CHUNK_BYTES = 1 << 20
 EXPORT_BASE_BYTES, EXPORT_SIZE_FACTOR = 64 << 20, 4  # largest converted file: bf16 becomes fp32
-MAX_EXPORTS = 4  # converted copies on the disk, until they are sent
+MAX_EXPORTS = 4  # converted copies on the disk, until they are sent; of an owner one
+SEND_BASE_SECONDS, SEND_BYTES_PER_SECOND = 60.0, 128 << 10  # for which an archive may be sent: a slow line's megabit
 
 
 def encoder_files(directory: Path) -> list[Path]:
@@ -66,6 +67,11 @@ def tar_size(files: list[Path], folder: str) -> int:
     """Bytes of ``stream_tar``: header and padded content of each file, then padding to whole records."""
     blocks = sum(len(_tar_header(path, folder)) + _padded(path.stat().st_size) for path in files)
     return -(-(blocks + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
+def sending_seconds(size: int) -> float:
+    """Time in which a client has to read an archive of so many bytes: until then its copy stays on the disk."""
+    return SEND_BASE_SECONDS + size / SEND_BYTES_PER_SECOND
 
 
 def stream_tar(files: list[Path], folder: str) -> Iterator[bytes]:
@@ -155,11 +161,11 @@ class StagedEncoder:
         raise Problem(409, "encoder_twin", message, field="path")
 
 
-def stage_import(source: Path, encoders_dir: Path) -> StagedEncoder:
+def stage_import(source: Path, encoders_dir: Path, owner: str) -> StagedEncoder:
     """Copy the data files of ``source`` into a hidden folder of the home, and examine the copy.
 
     Needs no database. The caller registers and publishes the copy, or discards it. After a crash the garbage collector
-    removes it.
+    removes it. Copies of one owner are examined one after another.
 
     Raises: Problem 422 ``bad_encoder``, also for what cannot be read; SandboxBusy; OSError of the home's disk.
     """
@@ -176,7 +182,7 @@ def stage_import(source: Path, encoders_dir: Path) -> StagedEncoder:
             _copy_file(path, hidden / path.name)
         fsync_path(hidden)
         files = hash_files(hidden)
-        encoder_format, info = inspect_staged(hidden, source, files)
+        encoder_format, info = inspect_staged(hidden, source, files, owner)
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
@@ -233,7 +239,7 @@ def discard_staged(encoder: StagedEncoder, database: Database) -> None:
         remove_tree(encoder.staged.target)
 
 
-def inspect_staged(directory: Path, source: Path, hashes: Hashes) -> tuple[EncoderFormat, dict[str, Any]]:
+def inspect_staged(directory: Path, source: Path, hashes: Hashes, owner: str) -> tuple[EncoderFormat, dict[str, Any]]:
     """Format and metadata of an encoder, read by a sandboxed process.
 
     Args:
@@ -243,7 +249,8 @@ def inspect_staged(directory: Path, source: Path, hashes: Hashes) -> tuple[Encod
     Raises: Problem 422 ``bad_encoder``; SandboxBusy.
     """
     try:
-        report = inspect_encoder(directory, memory=directory.parent.parent / EXAMINATIONS_FOLDER, hashes=hashes)
+        memory = directory.parent.parent / EXAMINATIONS_FOLDER
+        report = inspect_encoder(directory, memory=memory, hashes=hashes, importer=owner)
     except SandboxBusy:
         raise
     except UserError as error:
@@ -262,15 +269,19 @@ def _bad_encoder(message: str) -> Problem:
 
 
 class EncoderExporter:
-    """Converts encoders into temporary copies. Thread-safe."""
+    """Converts encoders into temporary copies, one of each owner at a time. Thread-safe."""
 
     def __init__(self, settings: ApiSettings) -> None:
         self._settings = settings
-        self._slots = threading.BoundedSemaphore(MAX_EXPORTS)
+        self._owners: set[str] = set()  # of the copies
+        self._lock = threading.Lock()
 
     @contextmanager
-    def files(self, directory: Path, name: ExportFormat) -> Iterator[list[Path]]:
+    def files(self, directory: Path, name: ExportFormat, owner: str) -> Iterator[list[Path]]:
         """The encoder's files in a format, until the end of the block.
+
+        Args:
+            owner: who asks for them.
 
         Raises: Problem 410 (files are gone), 422 ``not_expressible`` with the reason, 503 (too many at once).
         """
@@ -283,14 +294,27 @@ class EncoderExporter:
         if size > self._settings.max_export_bytes:
             message = f"its {size} bytes are more than the service rewrites (LCL_MAX_EXPORT_BYTES); take format=lcl"
             raise Problem(422, "too_large", message, field="format")
-        with self._copy(directory, name) as copy:
+        with self._slot(owner), self._copy(directory, name) as copy:
             yield sorted(path for path in copy.iterdir() if path.is_file())
 
     @contextmanager
+    def _slot(self, owner: str) -> Iterator[None]:
+        with self._lock:
+            if owner in self._owners:
+                message = f"another encoder is being rewritten or sent for {owner}; try again when that is done"
+                raise Problem(503, "busy", message, headers={"retry-after": "5"})
+            if len(self._owners) >= MAX_EXPORTS:
+                message = "other encoders are being rewritten; try again in a few seconds"
+                raise Problem(503, "busy", message, headers={"retry-after": "5"})
+            self._owners.add(owner)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._owners.remove(owner)
+
+    @contextmanager
     def _copy(self, directory: Path, name: str) -> Iterator[Path]:
-        if not self._slots.acquire(blocking=False):
-            message = "other encoders are being rewritten; try again in a few seconds"
-            raise Problem(503, "busy", message, headers={"retry-after": "5"})
         # a name that the garbage collector removes if this process dies
         target = self._settings.encoders_dir / f".{new_id('enc')}"
         try:
@@ -299,7 +323,6 @@ class EncoderExporter:
             yield target
         finally:
             shutil.rmtree(target, ignore_errors=True)
-            self._slots.release()
 
     def _convert(self, name: str, directory: Path, target: Path) -> None:
         seconds = self._settings.export_seconds

@@ -42,7 +42,7 @@ def test_a_file_that_is_replaced_during_the_copy_is_refused(
 
     monkeypatch.setattr(encoder_archive, "fsync_path", replace)
     with pytest.raises(Problem, match=words) as refused:
-        stage_import(source, tmp_path / "encoders")
+        stage_import(source, tmp_path / "encoders", "ada")
     assert (refused.value.status, refused.value.code) == (422, "bad_encoder")
     assert str(source / "tokenizer.json") in refused.value.message
     assert list((tmp_path / "encoders").iterdir()) == []
