@@ -1,8 +1,8 @@
 """Bounds on what requests hold at one time, and on what an owner stores.
 
 ``BodyBudget`` bounds the bytes of request bodies per process and per key. ``PixelBudget`` lends the memory in which
-large images are decoded; owners are served in turn. ``LongReadQueue`` runs reads of whole corpora and encoders, few at
-a time per owner. All three belong to one event loop and need no lock.
+large images are decoded, and prepared images wait for the model; owners are served in turn. ``LongReadQueue`` runs
+reads of whole corpora and encoders, few at a time per owner. All three belong to one event loop and need no lock.
 
 ``RateLimiter`` bounds requests per minute and at once of one key, and event streams of one owner. A slot is kept
 from a request's authentication, before its body is read, to the end of its answer, by a stream while it is open.
@@ -22,11 +22,12 @@ import math
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import anyio
 from anyio import CapacityLimiter, to_thread
@@ -130,9 +131,10 @@ class _Waiter:
 
 
 class PixelBudget:
-    """Memory for decoding large images. Owners are served in turn, so that one owner's requests wait for each other.
+    """Memory for decoding large images and for many prepared ones. Owners are served in turn, so that one owner's
+    requests wait for each other.
 
-    A request with small images only does not use it, and never waits. A waiting request keeps no thread.
+    A request with few small images only does not use it, and never waits. A waiting request keeps no thread.
 
     Args:
         total: bytes; a larger amount is granted as all of it.
@@ -157,15 +159,15 @@ class PixelBudget:
         return sum(map(len, self._waiting.values()))
 
     @asynccontextmanager
-    async def reserve(self, owner: str, amount: int) -> AsyncIterator[None]:
+    async def reserve(self, owner: str, amount: int) -> AsyncIterator[PixelReservation]:
         """Wait for ``amount`` bytes and reserve them for the block. Raises: Problem 503 ``overloaded``."""
         amount = min(amount, self.total)
         await self._acquire(owner, amount)
+        reservation = PixelReservation(self, amount)
         try:
-            yield
+            yield reservation
         finally:
-            self._free += amount
-            self._grant()
+            self._release(reservation.amount)
 
     async def _acquire(self, owner: str, amount: int) -> None:
         if self.waiting >= self._most_waiting:
@@ -181,6 +183,10 @@ class PixelBudget:
             if isinstance(error, TimeoutError):
                 raise self._overloaded(f"no memory for large images was free for {self._seconds:g} s") from error
             raise
+
+    def _release(self, amount: int) -> None:
+        self._free += amount
+        self._grant()
 
     def _grant(self) -> None:
         """Grant to one owner after another. An amount that does not fit yet is not overtaken, else it might starve."""
@@ -210,6 +216,35 @@ class PixelBudget:
         wait = max(1, math.ceil(min(self._seconds, 10)))
         message = f"{what}; send this one again in {wait} s, or send smaller images"
         return Problem(503, "overloaded", message, headers={"retry-after": str(wait)})
+
+
+@dataclass(eq=False, slots=True)
+class PixelReservation:
+    """One request's part of the budget. ``amount``: bytes that are released at the end of the block."""
+
+    _budget: PixelBudget
+    amount: int
+
+    def keep(self, amount: int, futures: Sequence[Future[Any]]) -> None:
+        """Release ``amount`` bytes not at the end of the block, but once all futures are done."""
+        amount = min(amount, self.amount)
+        loop, lock, missing = asyncio.get_running_loop(), threading.Lock(), len(futures)
+        if not missing:
+            return
+        self.amount -= amount
+
+        def count(_: Future[Any]) -> None:
+            """In the thread that ends a future."""
+            nonlocal missing
+            with lock:
+                missing -= 1
+                if missing:
+                    return
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._budget._release, amount)
+
+        for future in futures:
+            future.add_done_callback(count)
 
 
 @dataclass

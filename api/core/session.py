@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import Any, ParamSpec, TypeVar
 
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope, CapacityLimiter, move_on_after, to_thread
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
@@ -136,20 +136,28 @@ async def stream_in_threads(threads: CapacityLimiter, chunks: Iterator[bytes]) -
 
 
 class CleanupResponse(StreamingResponse):
-    """Closes ``resources`` after the last byte, or when the client has disconnected.
+    """Closes ``resources`` after the last byte, when the client has disconnected, or when it has not read everything
+    within ``seconds``; then the connection is closed as well.
 
     A generator's ``finally`` is not enough: after a disconnect the framework leaves it to the garbage collector.
     """
 
     def __init__(
-        self, chunks: AsyncIterator[bytes], resources: ExitStack, *, media_type: str, headers: Mapping[str, str]
+        self,
+        chunks: AsyncIterator[bytes],
+        resources: ExitStack,
+        seconds: float,
+        *,
+        media_type: str,
+        headers: Mapping[str, str],
     ) -> None:
         super().__init__(chunks, media_type=media_type, headers=headers)
-        self._resources = resources
+        self._resources, self._seconds = resources, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with move_on_after(self._seconds):
+                await super().__call__(scope, receive, send)
         finally:
             with CancelScope(shield=True):
                 await to_thread.run_sync(self._resources.close, limiter=CapacityLimiter(1))

@@ -30,6 +30,7 @@ from api.services.encoder_archive import (
     discard_staged,
     encoder_files,
     import_bytes,
+    sending_seconds,
     stage_import,
     stream_tar,
     tar_size,
@@ -86,7 +87,7 @@ def _stage(state: AppState, path: str, owner: str) -> StagedEncoder:
     source = Path(resolve_allowed(path, state.settings.folders))
     with state.database.reading() as session:
         state.quotas.check_bytes(session, owner, import_bytes(source))  # before anything is copied
-    return stage_import(source, state.settings.encoders_dir)
+    return stage_import(source, state.settings.encoders_dir, owner)
 
 
 def _register(
@@ -187,7 +188,7 @@ def figures_(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> I
 @in_thread_pool("exporting")
 def export(
     encoder: EncoderReference,
-    _: Viewer,
+    principal: Viewer,
     state: StateDep,
     session: ReadSessionDep,
     format: Annotated[ExportFormat, Query(description=FORMAT_DESCRIPTION)] = AS_STORED,
@@ -195,7 +196,8 @@ def export(
     """The directory as a tar: as stored, ready for ``from_pretrained``, or converted to another library's format.
 
     What a format cannot express is refused with the reason (422 ``not_expressible``). Encoders of other libraries are
-    exported as stored. Files that changed since their registration are refused (409 ``encoder_changed``).
+    exported as stored. Files that changed since their registration are refused (409 ``encoder_changed``). Converted is
+    one encoder of an owner at a time (503 ``busy``), until it is sent.
     """
     row = registry.get_encoder(session, encoder)
     name = row.id if format == AS_STORED else f"{row.id}-{format}"
@@ -204,7 +206,13 @@ def export(
         with damage_as_problem(row, directory):
             encoder_files(directory)
             check_unchanged(registry.registered_files(row), hash_files(directory))
-            files = stack.enter_context(state.exporter.files(directory, format))
-        headers = {"content-disposition": f'attachment; filename="{name}.tar"', "content-length": str(tar_size(files))}
+            files = stack.enter_context(state.exporter.files(directory, format, principal.owner))
+        size = tar_size(files, name)
+        headers = {
+            "content-disposition": f'attachment; filename="{name}.tar"',
+            "content-length": str(size),
+        }
         chunks = stream_in_threads(state.exporting, stream_tar(files, name))
-        return CleanupResponse(chunks, stack.pop_all(), media_type="application/x-tar", headers=headers)
+        return CleanupResponse(
+            chunks, stack.pop_all(), sending_seconds(size), media_type="application/x-tar", headers=headers
+        )

@@ -16,7 +16,7 @@ from api.core.errors import Problem
 from api.core.session import WriteTransaction
 from api.core.settings import ApiSettings
 from api.schemas.collections import AddItemsRequest, ChangeLabelsRequest, NewItemRequest
-from api.services.media import check_count, check_text, read_images
+from api.services.media import Submitted, check_count, check_text, read_images
 from api.services.search import MAX_ATTEMPTS, OpenedCollection, collection_busy, open_collection, open_for_search
 from api.services.state import AppState
 from lcl_core.collections.records import ChangeRecord, caption_texts, write_value
@@ -76,13 +76,14 @@ async def add_items(
 
     def read(
         encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages
-    ) -> tuple[BatchedEngine, OpenedCollection, list[_SubmittedImage]]:
+    ) -> Submitted[tuple[BatchedEngine, OpenedCollection, list[_SubmittedImage]]]:
         for index, item in enumerate(body.items):
             opened.collection.check_item_labels(item.labels, f"items.{index}")
-        return encoder, opened, _submit_images(body.items, images, encoder, state.settings)
+        submitted = _submit_images(body.items, images, encoder, state.settings)
+        return [image.vector for image in submitted], (encoder, opened, submitted)
 
-    encoder, opened, submitted = await read_images(state, owner, urls, begin, read)
-    vectors = await gather_results([image.vector for image in submitted])
+    futures, (encoder, opened, submitted) = await read_images(state, owner, urls, begin, read)
+    vectors = await gather_results(futures)
     texts = await _text_vectors(encoder, [image.record for image in submitted])
     additions = [_addition(image, vector, texts) for image, vector in zip(submitted, vectors, strict=True)]
 

@@ -7,7 +7,9 @@ Conversions run in a confined process each, so its memory and its crashes stay t
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -41,9 +43,10 @@ ExportFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
 AS_STORED: ExportFormat = "lcl"
 FORMAT_DESCRIPTION = f"`lcl`: as stored; {'; '.join(f'`{name}`: {each.carries}' for name, each in FORMATS.items())}"
 EXAMINATIONS_FOLDER = "examined"  # in the home: results of examinations
-TAR_CHUNK_BYTES = 1 << 20
+TAR_CHUNK_BYTES = COPY_CHUNK_BYTES = 1 << 20
 EXPORT_BASE_BYTES, EXPORT_SIZE_FACTOR = 64 << 20, 4  # largest converted file: bf16 becomes fp32
-MAX_EXPORTS = 4  # converted copies on the disk, until they are sent
+MAX_EXPORTS = 4  # converted copies on the disk, until they are sent; of an owner one
+SEND_BASE_SECONDS, SEND_BYTES_PER_SECOND = 60.0, 128 << 10  # for which an archive may be sent: a slow line's megabit
 
 
 def encoder_files(directory: Path) -> list[Path]:
@@ -60,25 +63,36 @@ def import_bytes(directory: Path) -> int:
         return sum(path.stat().st_size for path in data_files(directory))
 
 
-def tar_size(files: list[Path]) -> int:
+def tar_size(files: list[Path], folder: str) -> int:
     """Bytes of ``stream_tar``: header and padded content of each file, then padding to whole records."""
-    blocks = sum(tarfile.BLOCKSIZE + _padded(path.stat().st_size) for path in files) + 2 * tarfile.BLOCKSIZE
-    return -(-blocks // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    blocks = sum(len(_tar_header(path, folder)) + _padded(path.stat().st_size) for path in files)
+    return -(-(blocks + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
+def sending_seconds(size: int) -> float:
+    """Time in which a client has to read an archive of so many bytes: until then its copy stays on the disk."""
+    return SEND_BASE_SECONDS + size / SEND_BYTES_PER_SECOND
 
 
 def stream_tar(files: list[Path], folder: str) -> Iterator[bytes]:
     """The files as a tar: no copy on disk, one chunk in memory."""
     sent = 0
     for path in files:
-        info = tarfile.TarInfo(f"{folder}/{path.name}")
-        info.size = path.stat().st_size
-        yield info.tobuf(tarfile.GNU_FORMAT)
+        header, size = _tar_header(path, folder), path.stat().st_size
+        yield header
         with path.open("rb") as file:
             while chunk := file.read(TAR_CHUNK_BYTES):
                 yield chunk
-        yield b"\0" * (_padded(info.size) - info.size)
-        sent += tarfile.BLOCKSIZE + _padded(info.size)
-    yield b"\0" * (tar_size(files) - sent)
+        yield b"\0" * (_padded(size) - size)
+        sent += len(header) + _padded(size)
+    yield b"\0" * (tar_size(files, folder) - sent)
+
+
+def _tar_header(path: Path, folder: str) -> bytes:
+    """Of a file in ``folder``; three blocks where both names are long."""
+    info = tarfile.TarInfo(f"{folder}/{path.name}")
+    info.size = path.stat().st_size
+    return info.tobuf(tarfile.GNU_FORMAT)
 
 
 @dataclass(frozen=True)
@@ -147,11 +161,11 @@ class StagedEncoder:
         raise Problem(409, "encoder_twin", message, field="path")
 
 
-def stage_import(source: Path, encoders_dir: Path) -> StagedEncoder:
+def stage_import(source: Path, encoders_dir: Path, owner: str) -> StagedEncoder:
     """Copy the data files of ``source`` into a hidden folder of the home, and examine the copy.
 
     Needs no database. The caller registers and publishes the copy, or discards it. After a crash the garbage collector
-    removes it.
+    removes it. Copies of one owner are examined one after another.
 
     Raises: Problem 422 ``bad_encoder``, also for what cannot be read; SandboxBusy; OSError of the home's disk.
     """
@@ -165,15 +179,36 @@ def stage_import(source: Path, encoders_dir: Path) -> StagedEncoder:
     hidden.mkdir(parents=True)
     try:
         for path in paths:
-            shutil.copyfile(path, hidden / path.name, follow_symlinks=False)
-            fsync_path(hidden / path.name)
+            _copy_file(path, hidden / path.name)
         fsync_path(hidden)
         files = hash_files(hidden)
-        encoder_format, info = inspect_staged(hidden, source, files)
+        encoder_format, info = inspect_staged(hidden, source, files, owner)
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
     return StagedEncoder(encoder_id, Staged(hidden, encoders_dir / encoder_id), encoder_format, info, files)
+
+
+def _copy_file(path: Path, target: Path) -> None:
+    """Copy as many bytes of a regular file as it has now, and no link: whoever owns the directory may change it.
+
+    Raises: Problem 422 ``bad_encoder``; OSError of the target's disk.
+    """
+    with _reading(path):
+        file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")  # noqa: SIM115 - closed below
+    with file, target.open("xb") as copy:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise _bad_encoder(f"{path}: it is no regular file any more; import the directory when nobody changes it")
+        missing = status.st_size
+        while missing and (chunk := file.read(min(missing, COPY_CHUNK_BYTES))):
+            copy.write(chunk)
+            missing -= len(chunk)
+    if missing:
+        raise _bad_encoder(
+            f"{path}: it became shorter while it was copied; import the directory when nobody changes it"
+        )
+    fsync_path(target)
 
 
 @contextmanager
@@ -204,7 +239,7 @@ def discard_staged(encoder: StagedEncoder, database: Database) -> None:
         remove_tree(encoder.staged.target)
 
 
-def inspect_staged(directory: Path, source: Path, hashes: Hashes) -> tuple[EncoderFormat, dict[str, Any]]:
+def inspect_staged(directory: Path, source: Path, hashes: Hashes, owner: str) -> tuple[EncoderFormat, dict[str, Any]]:
     """Format and metadata of an encoder, read by a sandboxed process.
 
     Args:
@@ -214,7 +249,8 @@ def inspect_staged(directory: Path, source: Path, hashes: Hashes) -> tuple[Encod
     Raises: Problem 422 ``bad_encoder``; SandboxBusy.
     """
     try:
-        report = inspect_encoder(directory, memory=directory.parent.parent / EXAMINATIONS_FOLDER, hashes=hashes)
+        memory = directory.parent.parent / EXAMINATIONS_FOLDER
+        report = inspect_encoder(directory, memory=memory, hashes=hashes, importer=owner)
     except SandboxBusy:
         raise
     except UserError as error:
@@ -233,15 +269,19 @@ def _bad_encoder(message: str) -> Problem:
 
 
 class EncoderExporter:
-    """Converts encoders into temporary copies. Thread-safe."""
+    """Converts encoders into temporary copies, one of each owner at a time. Thread-safe."""
 
     def __init__(self, settings: ApiSettings) -> None:
         self._settings = settings
-        self._slots = threading.BoundedSemaphore(MAX_EXPORTS)
+        self._owners: set[str] = set()  # of the copies
+        self._lock = threading.Lock()
 
     @contextmanager
-    def files(self, directory: Path, name: ExportFormat) -> Iterator[list[Path]]:
+    def files(self, directory: Path, name: ExportFormat, owner: str) -> Iterator[list[Path]]:
         """The encoder's files in a format, until the end of the block.
+
+        Args:
+            owner: who asks for them.
 
         Raises: Problem 410 (files are gone), 422 ``not_expressible`` with the reason, 503 (too many at once).
         """
@@ -254,14 +294,27 @@ class EncoderExporter:
         if size > self._settings.max_export_bytes:
             message = f"its {size} bytes are more than the service rewrites (LCL_MAX_EXPORT_BYTES); take format=lcl"
             raise Problem(422, "too_large", message, field="format")
-        with self._copy(directory, name) as copy:
+        with self._slot(owner), self._copy(directory, name) as copy:
             yield sorted(path for path in copy.iterdir() if path.is_file())
 
     @contextmanager
+    def _slot(self, owner: str) -> Iterator[None]:
+        with self._lock:
+            if owner in self._owners:
+                message = f"another encoder is being rewritten or sent for {owner}; try again when that is done"
+                raise Problem(503, "busy", message, headers={"retry-after": "5"})
+            if len(self._owners) >= MAX_EXPORTS:
+                message = "other encoders are being rewritten; try again in a few seconds"
+                raise Problem(503, "busy", message, headers={"retry-after": "5"})
+            self._owners.add(owner)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._owners.remove(owner)
+
+    @contextmanager
     def _copy(self, directory: Path, name: str) -> Iterator[Path]:
-        if not self._slots.acquire(blocking=False):
-            message = "other encoders are being rewritten; try again in a few seconds"
-            raise Problem(503, "busy", message, headers={"retry-after": "5"})
         # a name that the garbage collector removes if this process dies
         target = self._settings.encoders_dir / f".{new_id('enc')}"
         try:
@@ -270,7 +323,6 @@ class EncoderExporter:
             yield target
         finally:
             shutil.rmtree(target, ignore_errors=True)
-            self._slots.release()
 
     def _convert(self, name: str, directory: Path, target: Path) -> None:
         seconds = self._settings.export_seconds

@@ -6,10 +6,12 @@ the path.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from sqlalchemy.orm import Session
@@ -27,26 +29,67 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 CHANGED, DAMAGED = "encoder_changed", "encoder_damaged"
 _UNREADABLE = ("bad_encoder", "encoder_unhealthy", "encoder_unreadable")
+Json = dict[str, Any]
+Result = TypeVar("Result")
+
+
+class EncoderLoading(Exception):
+    """The encoder is not in memory yet. ``future`` is done when it is, or when it cannot be loaded."""
+
+    def __init__(self, future: Future[BatchedEngine]) -> None:
+        super().__init__("the encoder is being loaded")
+        self.future = future
+
+
+async def when_loaded(state: AppState, call: Callable[[], Awaitable[Result]]) -> Result:
+    """``await call()``, again each time that an encoder which it needs has been loaded, or cannot be.
+
+    Loading takes seconds, the examination of an imported encoder minutes: no thread waits for it, so that requests for
+    other encoders are served meanwhile. ``call`` raises EncoderLoading before it has changed anything.
+    """
+    while True:
+        try:
+            return await call()
+        except EncoderLoading as loading:
+            future = loading.future
+        with state.inference().counted_wait(), suppress(Exception):  # which the next call reports
+            await asyncio.wrap_future(future)
 
 
 def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEngine:
-    """The loaded encoder of an id or name. Closes the session. Raises: UserError; Problem as ``load_encoder``."""
+    """The loaded encoder of an id or name. Closes the session.
+
+    Raises: EncoderLoading; UserError; Problem as ``load_encoder``.
+    """
     return load_encoder(state, session, registry.get_encoder(session, reference))
 
 
-def load_encoder(state: AppState, session: Session, row: EncoderRow, *, evict: bool = True) -> BatchedEngine:
+def load_encoder(
+    state: AppState, session: Session, row: EncoderRow, *, evict: bool = True, wait: bool = False
+) -> BatchedEngine:
     """The loaded encoder of a row. Closes the session: no connection is held while it loads.
 
-    A sandboxed process examines an imported encoder once before it is loaded. ``evict``: as ModelPool.get's.
+    A sandboxed process examines an imported encoder once before it is loaded.
 
-    Raises: Problem 409 ``encoder_changed`` or ``encoder_damaged``; UserError.
+    Args:
+        evict: as ModelPool.get's.
+        wait: block while it is loaded.
+
+    Raises: EncoderLoading without ``wait``; Problem 409 ``encoder_changed`` or ``encoder_damaged``; UserError.
     """
     directory = state.artifacts.folder(session, row.path)
     session.close()
     with damage_as_problem(row, directory):
         imported = "imported_from" in row.info  # rather than trained here or bundled
         files = registry.registered_files(row)
-        encoder = state.inference().encoder(directory, files, imported=imported, evict=evict)
+        inference = state.inference()
+        if wait:
+            encoder = inference.encoder(directory, files, imported=imported, evict=evict)
+        else:
+            future = inference.start_loading(directory, files, imported=imported, evict=evict)
+            if not future.done():
+                raise EncoderLoading(future)
+            encoder = future.result()
         if encoder.hash != row.hash:  # of a row without file hashes
             raise UserError("the weights changed since it was registered (sha256 differs)", code=CHANGED)
         return encoder

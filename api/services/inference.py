@@ -33,7 +33,7 @@ from api.schemas.inference import (
     TextPart,
 )
 from api.services.encoders import open_encoder
-from api.services.media import check_count, check_text, read_images
+from api.services.media import Submitted, check_count, check_text, read_images
 from api.services.state import AppState
 from lcl_core.encoders.captioning import GenerationConfig, StreamListener
 from lcl_core.serving.dynamic_batcher import gather_results
@@ -61,7 +61,7 @@ async def embed(state: AppState, session: Session, body: EmbeddingRequest, owner
         encoder.check_room(len(urls))
         return encoder, None
 
-    def read(encoder: BatchedEngine, _: None, images: RequestImages) -> tuple[list[Future[Any]], int]:
+    def read(encoder: BatchedEngine, _: None, images: RequestImages) -> Submitted[int]:
         return submit_embeddings(encoder, items, images, state.settings)
 
     def respond(vectors: list[Any]) -> JSONResponse:
@@ -73,12 +73,12 @@ async def embed(state: AppState, session: Session, body: EmbeddingRequest, owner
         return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
 
     submitted, tokens = await read_images(state, owner, urls, begin, read)
-    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)
+    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.responding)
 
 
 def submit_embeddings(
     encoder: BatchedEngine, items: Sequence[EmbeddingInput], images: RequestImages, settings: ApiSettings
-) -> tuple[list[Future[Any]], int]:
+) -> Submitted[int]:
     """Queue the items: a future f32 [E] of each, in order, and the number of tokens that the model reads.
 
     Raises: Problem 422 naming the item at fault, before anything is queued.
@@ -122,14 +122,14 @@ async def attend(state: AppState, session: Session, body: AttentionRequest, owne
         encoder.check_room(len(body.images))
         return encoder, None
 
-    def read(encoder: BatchedEngine, _: None, images: RequestImages) -> tuple[list[list[float]], list[Future[Any]]]:
+    def read(encoder: BatchedEngine, _: None, images: RequestImages) -> Submitted[list[list[float]]]:
         boxes, prepared = [], []
         for field in images:
             image = images.read(field)
             boxes.append(list(encoder.crop_box(image)))
             prepared.append(encoder.prepare(image))
             del image  # before the next one is decoded
-        return boxes, encoder.submit_attention(prepared)
+        return encoder.submit_attention(prepared), boxes
 
     def respond(weights: list[Any]) -> JSONResponse:
         data: list[dict[str, Any]] = []
@@ -140,8 +140,8 @@ async def attend(state: AppState, session: Session, body: AttentionRequest, owne
             data.append(row | ({"heads": heads.round(ATTENTION_DIGITS).tolist()} if body.heads else {}))
         return JSONResponse({"object": "list", "data": data, "model": body.model})
 
-    boxes, submitted = await read_images(state, owner, _image_fields(body.images), begin, read)
-    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)
+    submitted, boxes = await read_images(state, owner, _image_fields(body.images), begin, read)
+    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.responding)
 
 
 async def caption(
@@ -159,11 +159,11 @@ async def caption(
         encoder.check_room(len(body.images))
         return encoder, options
 
-    def read(encoder: BatchedEngine, options: GenerationConfig, images: RequestImages) -> list[Future[Any]]:
+    def read(encoder: BatchedEngine, options: GenerationConfig, images: RequestImages) -> Submitted[None]:
         prepared = [encoder.prepare(images.read(field)) for field in images]
-        return encoder.submit_captions(prepared, options, consumers.listeners)
+        return encoder.submit_captions(prepared, options, consumers.listeners), None
 
-    texts = await read_images(state, owner, _image_fields(body.images), begin, read)
+    texts, _ = await read_images(state, owner, _image_fields(body.images), begin, read)
     return texts, consumers
 
 
@@ -185,14 +185,14 @@ async def continue_document(
         encoder.check_room(1)
         return encoder, options
 
-    def read(encoder: BatchedEngine, options: GenerationConfig, images: RequestImages) -> Future[Any]:
+    def read(encoder: BatchedEngine, options: GenerationConfig, images: RequestImages) -> Submitted[None]:
         document = [
             part if isinstance(part, str) else encoder.prepare(images.read(f"document.{index}.image"))
             for index, part in parts
         ]
-        return encoder.submit_continuation(document, options, consumers.listeners[0])
+        return [encoder.submit_continuation(document, options, consumers.listeners[0])], None
 
-    text = await read_images(state, owner, urls, begin, read)
+    (text,), _ = await read_images(state, owner, urls, begin, read)
     return text, consumers
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from api.core.settings import ApiSettings
 from api.services.collection_views import DuplicateCache, MapCache
@@ -43,7 +46,8 @@ class InferenceBackend:
         self._home = settings.home
         self._imported: set[Path] = set()
         self._collections: OrderedDict[Path, _OpenCollection] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the dictionaries: nobody reads files while holding it
+        self._opening: WeakValueDictionary[Path, threading.Lock] = WeakValueDictionary()
         self.maps, self.duplicates = MapCache(), DuplicateCache()
 
     @property
@@ -68,10 +72,24 @@ class InferenceBackend:
 
         Raises: UserError, ``device_busy`` while a run has the service's GPU.
         """
+        self._check_use(directory, imported)
+        return self._pool.get(directory, registered, evict=evict)
+
+    def start_loading(
+        self, directory: Path, registered: Hashes | None = None, *, imported: bool = False, evict: bool = True
+    ) -> Future[BatchedEngine]:
+        """As ``encoder``, without waiting: the future of one in memory is done."""
+        self._check_use(directory, imported)
+        return self._pool.start_loading(directory, registered, evict=evict)
+
+    def counted_wait(self) -> AbstractContextManager[None]:
+        """As ModelPool's."""
+        return self._pool.counted_wait()
+
+    def _check_use(self, directory: Path, imported: bool) -> None:
         self._device.check()
         if imported and directory not in self._imported:
             self._imported |= {directory, directory.resolve()}  # the pool resolves the directory
-        return self._pool.get(directory, registered, evict=evict)
 
     def unload(self, directory: Path) -> None:
         """Unload a deleted encoder."""
@@ -95,18 +113,34 @@ class InferenceBackend:
 
         Raises: UserError, ``collection_changed`` once a file was replaced; errors of ``load``.
         """
+        opened = self._opened(directory)
+        if opened is None:
+            with self._lock:
+                opening = self._opening.setdefault(directory, threading.Lock())
+            with opening:  # of this directory alone: other collections are searched meanwhile
+                opened = self._opened(directory) or self._keep(directory, Collection.open(directory, ask=search))
+        opened.checksums.check()
+        return opened.with_changes(changes, load)
+
+    def _opened(self, directory: Path) -> _OpenCollection | None:
         with self._lock:
             cached = self._collections.get(directory)
             if cached is None or cached.checksums.is_outdated:
-                self._collections[directory] = _OpenCollection(Collection.open(directory, ask=search))
-                for removed in [other for other in self._collections if not other.is_dir()]:
-                    del self._collections[removed]  # its mapped files still fill the disk
-                while len(self._collections) > MAX_OPEN_COLLECTIONS:
-                    self._collections.popitem(last=False)
+                return None
             self._collections.move_to_end(directory)
-            opened = self._collections[directory]
-        opened.checksums.check()
-        return opened.with_changes(changes, load)
+            return cached
+
+    def _keep(self, directory: Path, collection: Collection) -> _OpenCollection:
+        """Keep an open collection, and give up others."""
+        opened = _OpenCollection(collection)
+        with self._lock:
+            self._collections[directory] = opened
+            self._collections.move_to_end(directory)
+            for removed in [other for other in self._collections if not other.is_dir()]:
+                del self._collections[removed]  # its mapped files still fill the disk
+            while len(self._collections) > MAX_OPEN_COLLECTIONS:
+                self._collections.popitem(last=False)
+        return opened
 
     def close(self) -> None:
         self._pool.close()

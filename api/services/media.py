@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import to_thread
 
 from api.core.errors import Problem
 from api.core.settings import ApiSettings
+from api.services.encoders import when_loaded
 from api.services.state import AppState
 
 if TYPE_CHECKING:
-    from api.services.request_images import RequestImages
+    from api.services.request_images import MemoryNeed, RequestImages
     from lcl_core.serving.batched_engine import BatchedEngine
 
-SMALL_IMAGE_BYTES = 8 << 20  # of decoding memory: two million pixels of an ordinary PNG or JPEG
+# of memory for decoding, which is two million pixels of an ordinary PNG or JPEG, or of prepared images, which are
+# thirteen of 224 x 224 pixels
+SMALL_IMAGE_BYTES = 8 << 20
 Opened = TypeVar("Opened")
 Result = TypeVar("Result")
+Submitted = tuple[list[Future[Any]], Result]  # the items' results to come, and whatever else the caller needs
 
 
 def check_count(items: Sequence[object], settings: ApiSettings, field: str) -> None:
@@ -40,36 +46,42 @@ async def read_images(
     owner: str,
     urls: Mapping[str, str],
     begin: Callable[[], tuple[BatchedEngine, Opened]],
-    read: Callable[[BatchedEngine, Opened, RequestImages], Result],
-) -> Result:
+    read: Callable[[BatchedEngine, Opened, RequestImages], Submitted[Result]],
+) -> Submitted[Result]:
     """Call ``begin``, check the headers of all images, and return what ``read`` returns. Both run in threads.
 
-    Small images are decoded in the same thread. A request with a large image releases the thread and waits for
-    decoding memory.
+    While the encoder is loaded the request waits without a thread, then ``begin`` is called once more. A few small
+    images are decoded in the same thread. A request with a large image, or with many, releases the thread and waits for
+    memory. That for decoding it keeps until its images are prepared, that of prepared images until the returned futures
+    are done.
 
     Args:
         urls: data URLs of the images by their field in the request.
         begin: opens the encoder and checks the request as far as no image is needed.
-        read: decodes and prepares one image after another.
+        read: decodes and prepares one image after another, and submits them.
 
-    Raises: their errors; Problem 422 naming an image that is too large, 503 ``overloaded``; UserError
+    Raises: their errors; Problem 422 naming an image that is too large, or one too many; 503 ``overloaded``; UserError
         ``out_of_memory``.
     """
 
-    def first() -> tuple[Callable[[], Result], int, Result | None]:
+    def first() -> tuple[Callable[[], Submitted[Result]], MemoryNeed, Submitted[Result] | None]:
         encoder, opened = begin()
         from api.services.request_images import RequestImages  # Pillow and torch, which ``begin`` has imported
 
         images = RequestImages(urls, state.settings)
         need = images.memory_needed(encoder)
+        small = max(need) <= SMALL_IMAGE_BYTES
 
-        def decode() -> Result:
-            return images.call(lambda: read(encoder, opened, images), release=need > SMALL_IMAGE_BYTES)
+        def decode() -> Submitted[Result]:
+            return images.call(lambda: read(encoder, opened, images), release=not small)
 
-        return decode, need, decode() if need <= SMALL_IMAGE_BYTES else None
+        return decode, need, decode() if small else None
 
-    decode, need, result = await to_thread.run_sync(first, limiter=state.inferring)
-    if need <= SMALL_IMAGE_BYTES:
-        return result  # type: ignore[return-value]  # None only where ``read`` returned it
-    async with state.pixel_budget.reserve(owner, need):
-        return await to_thread.run_sync(decode, limiter=state.decoding)
+    begun = partial(to_thread.run_sync, first, limiter=state.inferring)
+    decode, need, submitted = await when_loaded(state, begun)
+    if submitted is not None:
+        return submitted
+    async with state.pixel_budget.reserve(owner, sum(need)) as reservation:
+        submitted = await to_thread.run_sync(decode, limiter=state.decoding)
+        reservation.keep(need.prepared, submitted[0])
+        return submitted

@@ -1,4 +1,4 @@
-"""Images of one request: data URLs, headers, decoding. Imports Pillow and torch."""
+"""Images of one request: data URLs, headers, the memory that they take, decoding. Imports Pillow and torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from PIL.Image import Image
 
@@ -20,6 +20,13 @@ from lcl_core.serving.batched_engine import BatchedEngine, within_memory
 
 MAX_CACHED_BYTES = 8 << 20  # of a request's image files, between the check of their headers and decoding
 Result = TypeVar("Result")
+
+
+class MemoryNeed(NamedTuple):
+    """Bytes of memory that the images of a request take."""
+
+    decoding: int  # to decode and prepare the largest one
+    prepared: int  # of all prepared ones, until the model has read them
 
 
 class RequestImages:
@@ -61,13 +68,13 @@ class RequestImages:
             if release:
                 release_freed_memory()
 
-    def memory_needed(self, encoder: BatchedEngine) -> int:
-        """Bytes of memory for decoding and preparing the largest image; only headers are read.
+    def memory_needed(self, encoder: BatchedEngine) -> MemoryNeed:
+        """The memory for decoding the images one after another and keeping what is prepared; only headers are read.
 
         Raises: Problem 422 naming the image that exceeds a limit.
         """
         settings = self._settings
-        pixels = largest = cached = 0
+        pixels = largest = cached = prepared = 0
         for field, url in self._urls.items():
             data = decode_data_url(url, settings, field)
             with _naming_field(field):
@@ -86,11 +93,18 @@ class RequestImages:
                     f"{settings.image_memory_bytes:,} (LCL_IMAGE_MEMORY_BYTES); make it smaller, or send a PNG or JPEG"
                 )
                 raise Problem(422, "image_too_large", message, field=field)
-            largest = max(largest, need)
+            largest, prepared = max(largest, need), prepared + encoder.prepared_bytes
+            if largest + prepared > settings.image_memory_bytes:
+                message = (
+                    f"{field}: the images up to this one take {largest + prepared:,} bytes of memory as this encoder "
+                    f"reads them, and those of one request may take {settings.image_memory_bytes:,} "
+                    "(LCL_IMAGE_MEMORY_BYTES); send several requests"
+                )
+                raise Problem(422, "too_many_pixels", message, field=field)
             if cached + len(data) <= MAX_CACHED_BYTES:  # decoding base64 twice costs as much as a small PNG's pixels
                 cached += len(data)
                 self._cached[field] = data
-        return largest
+        return MemoryNeed(largest, prepared)
 
 
 @contextmanager

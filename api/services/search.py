@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
 from api.schemas.collections import SearchRequest, SearchResponse, Target
-from api.services.encoders import CHANGED, DAMAGED, load_encoder
-from api.services.media import check_text, read_images
+from api.services.encoders import CHANGED, DAMAGED, load_encoder, when_loaded
+from api.services.media import Submitted, check_text, read_images
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, registry
@@ -77,17 +76,18 @@ def open_collection(state: AppState, session: Session, name: str) -> tuple[Colle
 
 
 def open_for_search(
-    state: AppState, session: Session, name: str, needs_encoder: bool, *, evict: bool = True
+    state: AppState, session: Session, name: str, needs_encoder: bool, *, evict: bool = True, wait: bool = False
 ) -> OpenedCollection:
     """The collection, with its encoder if needed. Closes the session: no connection is held while encoders load or run.
 
     Args:
         evict: other encoders may leave the memory for it.
+        wait: block while its encoder is loaded.
 
-    Raises: Problem 409 when the encoder is gone, damaged or changed; UserError.
+    Raises: EncoderLoading without ``wait``; Problem 409 when the encoder is gone, damaged or changed; UserError.
     """
     row, collection = open_collection(state, session, name)
-    encoder = _collection_encoder(state, session, row, evict) if needs_encoder else None
+    encoder = _collection_encoder(state, session, row, evict=evict, wait=wait) if needs_encoder else None
     session.close()
     return OpenedCollection(row.id, row.path, collection, encoder)
 
@@ -141,7 +141,8 @@ async def search(state: AppState, name: str, body: SearchRequest, owner: str) ->
     """The nearest items by cosine among those that ``where`` allows."""
     # A text search is one call in one thread: each further hop costs the event loop more than its own work.
     if body.image is None:
-        return await to_thread.run_sync(_search_by_text, state, name, body, limiter=state.searching)
+        by_text = partial(to_thread.run_sync, _search_by_text, state, name, body, limiter=state.searching)
+        return await when_loaded(state, by_text)
     started = time.perf_counter()
 
     def begin() -> tuple[BatchedEngine, OpenedCollection]:
@@ -149,12 +150,10 @@ async def search(state: AppState, name: str, body: SearchRequest, owner: str) ->
         assert opened.encoder is not None, "an image needs it"
         return opened.encoder, opened
 
-    def read(
-        encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages
-    ) -> tuple[OpenedCollection, list[Future[Any]]]:
-        return opened, encoder.submit_images([encoder.prepare(images.read("image"))])
+    def read(encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages) -> Submitted[OpenedCollection]:
+        return encoder.submit_images([encoder.prepare(images.read("image"))]), opened
 
-    opened, submitted = await read_images(state, owner, {"image": body.image}, begin, read)
+    submitted, opened = await read_images(state, owner, {"image": body.image}, begin, read)
     (vector,) = await gather_results(submitted)
     embedded = {"image": vector}
     return await to_thread.run_sync(_find, state, body, opened, embedded, started, limiter=state.searching)
@@ -199,20 +198,24 @@ def _find(
     return SearchResponse(hits=views, took_ms=took_ms, text_limit=text_limit)
 
 
-def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, evict: bool) -> BatchedEngine:
-    """The collection's own encoder or, where that cannot be used, one with identical files."""
+def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, **options: bool) -> BatchedEngine:
+    """The collection's own encoder or, where that cannot be used, one with identical files.
+
+    Args:
+        options: as ``load_encoder``'s.
+    """
     own = registry.collection_encoder(session, collection)
     problem = None
     if own is not None:
         try:
-            return load_encoder(state, session, own, evict=evict)
+            return load_encoder(state, session, own, **options)
         except Problem as error:
             if error.code not in (CHANGED, DAMAGED):
                 raise
             problem = error
     for other in registry.identical_encoders(session, collection):
         try:
-            return load_encoder(state, session, other, evict=evict)
+            return load_encoder(state, session, other, **options)
         except UserError:
             log.warning("encoder_cannot_stand_in", encoder=other.id, collection=collection.id)
     session.close()

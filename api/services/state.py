@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 # Requests that write at one time. Each keeps a thread while it waits for another transaction, which itself needs a
 # thread to finish: writers must not use up the framework's 40 threads.
 MAX_WRITERS = 16
-MAX_INFERRING = 8  # threads that read inference requests; models run in threads of their own
+MAX_INFERRING = 8  # threads that read inference requests; models run, and are loaded, in threads of their own
+MAX_RESPONDING = 8  # threads that write what models have computed
 MAX_DECODING = 8  # threads that decode large images within the pixel budget
 MAX_SEARCHING = 64  # nearly all wait for a text's vector, and texts that wait share a batch
 # Threads of slow endpoints, by kind, so that none of them uses the threads of all other requests.
@@ -64,6 +65,7 @@ class AppState:
         self.writers = CapacityLimiter(MAX_WRITERS)
         self.writing, self.reading = CapacityLimiter(MAX_SHORT_REQUESTS), CapacityLimiter(MAX_SHORT_REQUESTS)
         self.inferring, self.decoding = CapacityLimiter(MAX_INFERRING), CapacityLimiter(MAX_DECODING)
+        self.responding = CapacityLimiter(MAX_RESPONDING)
         self.searching, self.drawing = CapacityLimiter(MAX_SEARCHING), CapacityLimiter(MAX_DRAWING)
         self.exporting, self.reading_corpora = CapacityLimiter(MAX_EXPORTING), CapacityLimiter(MAX_READING_CORPORA)
         self.following, self.probing = CapacityLimiter(MAX_FOLLOWING), CapacityLimiter(MAX_PROBING)

@@ -72,7 +72,7 @@ class EncoderWarmup:
         started = time.perf_counter()
         try:
             with self._state.database.reading() as session:
-                opened = open_for_search(self._state, session, collection, needs_encoder=True, evict=False)
+                opened = open_for_search(self._state, session, collection, needs_encoder=True, evict=False, wait=True)
             assert opened.encoder is not None
             opened.encoder.embed_texts([_TEXT])
         except Exception as error:  # a search reports it to its user

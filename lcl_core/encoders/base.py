@@ -107,6 +107,11 @@ class ImageEncoder(ABC):
         """S, pixels."""
 
     @property
+    def prepared_bytes(self) -> int:
+        """Of one image as ``preprocess`` returns it: f32 [3, S, S]."""
+        return 4 * 3 * self.image_size**2
+
+    @property
     @abstractmethod
     def embed_dim(self) -> int | None:
         """E; none where there are no pooled latents."""

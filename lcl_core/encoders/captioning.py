@@ -121,6 +121,12 @@ class Captioner(Protocol):
         """Texts and images as training interleaves them. Raises: UserError ``document_too_long``,
         ``image_unreadable`` naming the part."""
 
+    def generation_bytes(self, config: GenerationConfig, prompt: DocumentPrompt | None = None) -> int:
+        """Memory that one caption, or the continuation of ``prompt``, takes while it is generated.
+
+        Raises: UserError ``prompt_too_long``.
+        """
+
     def generate_captions(
         self, pixels: Tensor, config: GenerationConfig, seeds: Sequence[int], listeners: Sequence[StreamListener]
     ) -> Iterator[FinishedTexts]:

@@ -37,11 +37,13 @@ from lcl_core.model.generation import (
     IncrementalDetokenizer,
     beam_search,
     caption_prefix,
+    caption_prompt_ids,
     check_context_length,
     document_prefix,
     document_prompt_ids,
     generate_captions,
     generate_tokens,
+    generation_bytes,
 )
 from lcl_core.specs.evaluate import DecodingSpec
 
@@ -202,6 +204,15 @@ class LCLEncoder(ImageEncoder):
         images = [self._image_pixels(part, at) for at, part in enumerate(parts) if not isinstance(part, str)]
         return DocumentPrompt(ids, torch.cat([self.processor.preprocess([]), *images]))
 
+    def generation_bytes(self, config: GenerationConfig, prompt: DocumentPrompt | None = None) -> int:
+        settings = self.model.config
+        ids = (
+            caption_prompt_ids(settings, self.processor, config.prompt, config.context)
+            if prompt is None
+            else prompt.ids
+        )
+        return generation_bytes(settings, len(ids), config.max_new_tokens, config.num_beams)
+
     def generate_captions(
         self, pixels: Tensor, config: GenerationConfig, seeds: Sequence[int], listeners: Sequence[StreamListener]
     ) -> Iterator[FinishedTexts]:
@@ -262,9 +273,10 @@ class LCLEncoder(ImageEncoder):
         open_rows = {row: IncrementalDetokenizer(self.processor) for row in range(len(listeners))}
         steps = generate_tokens(self.model, prefix, config.max_new_tokens, config.top_p, config.temperature, seeds)
         for ids in steps:
-            tokens = ids.tolist()
-            for row, text in open_rows.items():
-                listeners[row].notify(text.add(tokens[row]))
+            if ids is not None:
+                tokens = ids.tolist()
+                for row, text in open_rows.items():
+                    listeners[row].notify(text.add(tokens[row]))
             ended = [row for row, text in open_rows.items() if text.ended or listeners[row].cancelled]
             yield _finish_rows(open_rows, listeners, ended)
             if not open_rows:

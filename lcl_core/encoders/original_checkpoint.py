@@ -10,41 +10,55 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import clip_tokenizer
-from lcl_core.encoders.schemas.lcl import SPECIAL_TOKENS
+from lcl_core.encoders.schemas.lcl import SPECIAL_TOKENS, LCLSettings
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 
 
 def config_from_official(official: dict[str, Any]) -> LCLConfig:
     """The authors' ``{embed_dim, vision_cfg, text_cfg, pool_project_cfg, special_token_ids}`` as our configuration.
 
-    Raises: KeyError for a missing field; ValueError when embed_dim, text width and pooler output differ.
+    Raises: KeyError for a missing field; ValueError for numbers out of bounds, and when embed_dim, text width and
+        pooler output differ.
     """
     vision, text, pool = official["vision_cfg"], official["text_cfg"], official["pool_project_cfg"]
     if not official["embed_dim"] == text["width"] == pool["output_dim"]:
         raise ValueError("embed_dim, text_cfg.width and pool_project_cfg.output_dim must be equal")
     quick = official.get("quick_gelu", False)
     specials = {ours: official["special_token_ids"][theirs] for ours, theirs in SPECIAL_TOKENS.items()}
-    return LCLConfig(
-        image_size=vision["image_size"],
-        patch_size=vision["patch_size"],
-        vision_width=vision["width"],
-        vision_layers=vision["layers"],
-        vision_head_width=vision.get("head_width", 64),
-        text_width=text["width"],
-        text_layers=text["layers"],
-        text_heads=text["heads"],
-        pool_heads=pool["attn_num_heads"],
-        context_length=text["context_length"],
-        vocab_size=text["vocab_size"],
-        mlp_ratio=vision.get("mlp_ratio", 4.0),
-        activation="quick_gelu" if quick else "gelu",
+    settings = {
+        "image_size": vision["image_size"],
+        "patch_size": vision["patch_size"],
+        "vision_width": vision["width"],
+        "vision_layers": vision["layers"],
+        "vision_head_width": vision.get("head_width", 64),
+        "text_width": text["width"],
+        "text_layers": text["layers"],
+        "text_heads": text["heads"],
+        "pool_heads": pool["attn_num_heads"],
+        "context_length": text["context_length"],
+        "vocab_size": text["vocab_size"],
+        "mlp_ratio": vision.get("mlp_ratio", 4.0),
+        "activation": "quick_gelu" if quick else "gelu",
         **specials,
-    )
+    }
+    _check_settings(settings)
+    return LCLConfig(**settings)
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Raises: ValueError naming the first one that no encoder of ours has."""
+    try:
+        LCLSettings.model_validate({"model_type": "lcl", **settings})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{name}: {first['msg']}" if name else first["msg"]) from error
 
 
 def config_to_official(config: LCLConfig) -> dict[str, Any]:
@@ -150,7 +164,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each library raises its own; the reader needs one sentence
         raise UserError(f"cannot read weights: {error}", code="unreadable", file=path) from error
-    state = loaded.get("state_dict", loaded)
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict):
+        message = f"cannot read weights: a state_dict has tensors by name, and this is of type {type(state).__name__}"
+        raise UserError(message, code="unreadable", file=path)
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            message = f"cannot read weights: {str(name)[:80]!r} is of type {type(tensor).__name__}, not a tensor"
+            raise UserError(message, code="unreadable", file=path)
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 

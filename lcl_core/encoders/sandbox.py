@@ -15,7 +15,9 @@ import os
 import resource
 import sys
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +43,13 @@ QUEUE_SECONDS = 60.0  # that a caller waits for others' examinations
 SECONDS = 120.0  # of one; more for many weights
 BYTES_A_SECOND = 20 << 20
 CACHED_RESULTS = 256
+REFUSAL_SECONDS = 600.0  # for which the same files are refused again without another examination
 
 EncoderInfo = dict[str, Any]
 
 _cache: OrderedDict[str, EncoderInfo] = OrderedDict()
+_refusals: OrderedDict[str, tuple[float, Path, UserError]] = OrderedDict()  # until when, and in which directory
 _cache_lock = threading.Lock()
-_processes = threading.BoundedSemaphore(MAX_PROCESSES)
 
 
 class SandboxBusy(UserError):
@@ -58,8 +61,53 @@ class SandboxBusy(UserError):
         super().__init__("other encoders are being examined; try again in a few seconds", code="examination_busy")
 
 
+class ExaminationSlots:
+    """Examinations that run at one time, at most one of each owner. Who waits is served in order of arrival.
+
+    Args:
+        most: of all owners.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._running: set[str] = set()
+        self._waiting: list[tuple[str, object]] = []
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def acquire(self, owner: str, seconds: float) -> Iterator[None]:
+        """Wait for a slot, and keep it for the block. Raises: SandboxBusy after so many seconds."""
+        ticket = (owner, object())
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                if not self._changed.wait_for(lambda: self._is_next(ticket), seconds):
+                    raise SandboxBusy
+                self._running.add(owner)
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running.remove(owner)
+                self._changed.notify_all()
+
+    def _is_next(self, ticket: tuple[str, object]) -> bool:
+        ready = (each for each in self._waiting if each[0] not in self._running)
+        return len(self._running) < self._most and next(ready, None) is ticket
+
+
+_slots = ExaminationSlots(MAX_PROCESSES)
+
+
 def inspect_encoder(
-    directory: Path, memory: Path | None = None, seconds: float = SECONDS, hashes: Hashes | None = None
+    directory: Path,
+    memory: Path | None = None,
+    seconds: float = SECONDS,
+    hashes: Hashes | None = None,
+    importer: str | None = None,
 ) -> EncoderInfo:
     """Read an encoder in a process of its own, unless these very files were read before. Thread-safe; blocks.
 
@@ -67,28 +115,53 @@ def inspect_encoder(
         memory: a folder that keeps what was found beyond this process.
         seconds: of wall clock; more for many weights.
         hashes: sha256 of the files by name, where they are known; whoever loads them then compares them.
+        importer: owner of the files, whose encoders are examined one after another, and of which ``hashes`` were just
+            computed: a refusal is remembered. None: registered files, which are examined to be loaded.
 
     Returns:
         ``kind``, ``model``, ``reads``, ``weights`` and ``parameters``; ``loaded``: whether it could be tried out, which
         needs its library.
 
     Raises:
-        UserError: ``bad_encoder`` or ``encoder_unreadable``, with what is wrong; ExaminationBusy.
+        UserError: ``bad_encoder`` or ``encoder_unreadable``, with what is wrong; SandboxBusy.
     """
     digest = files_digest(hashes or _hash_encoder(directory))
     if (found := _read_cache(digest, memory)) is not None:
         return found
-    if not _processes.acquire(timeout=QUEUE_SECONDS):
-        raise SandboxBusy
-    try:
+    if importer is not None:
+        _check_refusals(digest, directory)
+    with _slots.acquire(f"file {directory}" if importer is None else f"owner {importer}", QUEUE_SECONDS):
         if (found := _read_cache(digest, memory)) is not None:
             return found
-        found = _run_process(directory, seconds)
-    finally:
-        _processes.release()
+        try:
+            found = _run_process(directory, seconds)
+        except UserError as error:
+            if importer is not None:
+                _remember_refusal(digest, directory, error)
+            raise
     if found["loaded"]:
         _write_cache(digest, found, memory)
     return found
+
+
+def _check_refusals(digest: str, directory: Path) -> None:
+    """Raises: UserError of the last examination of these files, with the names of this directory."""
+    with _cache_lock:
+        until, examined, error = _refusals.get(digest, (0.0, directory, None))
+    if error is None or time.monotonic() >= until:
+        return
+    before, here = str(examined.resolve()), str(directory.resolve())
+    file = None if error.file is None else error.file.replace(before, here).replace(str(examined), str(directory))
+    message = error.message.replace(before, here)
+    raise UserError(message, code=error.code, field=error.field, file=file)
+
+
+def _remember_refusal(digest: str, directory: Path, error: UserError) -> None:
+    kept = UserError(error.message, code=error.code, field=error.field, file=error.file)  # without its frames
+    with _cache_lock:
+        _refusals[digest] = (time.monotonic() + REFUSAL_SECONDS, directory, kept)
+        while len(_refusals) > CACHED_RESULTS:
+            _refusals.popitem(last=False)
 
 
 def files_digest(hashes: Hashes) -> str:
@@ -150,7 +223,7 @@ VALIDATION_BYTES = 2 << 30  # of address space, to parse small files
 WORKING_BYTES = 3 << 29  # of address space beside the weights: libraries' own tables, one forward pass
 FP32_COPIES = 3
 SERVING_BATCH = 64  # images that a service computes at once
-MAX_OUTPUT_BYTES = 4 << 30  # of one layer's output for such a batch
+MAX_TENSOR_BYTES = 4 << 30  # of one layer's input or output for such a batch
 # texts of many forms: long, repeated, of many planes of Unicode, with controls
 PROBE_TEXTS = (
     "an image of a red bus", "", " ", "a" * 2000, "aa " * 500, "!" * 500, "\t\n\r\0\x1b", "0123456789" * 50,
@@ -266,20 +339,23 @@ def _probe_texts(directory: Path, embed: Any) -> None:
 
 
 def _check_outputs(directory: Path, network: nn.Module, embed: Any) -> None:
-    """Encode one image; bound the memory that the largest output of a layer would take for a whole batch."""
+    """Encode one image; bound the memory that the largest tensor of a layer would take for a whole batch.
+
+    Inputs count too: the prepared image is one, and large where ``image_size`` is.
+    """
     largest = 0
 
     def measure(module: Any, inputs: Any, output: Any) -> None:
         nonlocal largest
-        largest = max(largest, getattr(output, "nbytes", 0))
+        largest = max([largest, *(getattr(tensor, "nbytes", 0) for tensor in (*inputs, output))])
 
     hooks = [module.register_forward_hook(measure) for module in network.modules()]
     _check_finite(directory, embed(), 1)
     for hook in hooks:
         hook.remove()
-    if largest * SERVING_BATCH > MAX_OUTPUT_BYTES:
+    if largest * SERVING_BATCH > MAX_TENSOR_BYTES:
         size = largest * SERVING_BATCH
-        message = f"{SERVING_BATCH} images would take {size:,} bytes in one layer; {MAX_OUTPUT_BYTES:,} are allowed"
+        message = f"{SERVING_BATCH} images would take {size:,} bytes in one layer; {MAX_TENSOR_BYTES:,} are allowed"
         raise UserError(f"{message}: lower image_size", code="encoder_unreadable", file=directory)
 
 

@@ -78,7 +78,7 @@ def read_token_embeddings(place: str) -> TokenEmbeddings:
         if len(files) != 1:
             raise _unreadable(f"{path}: expected config.json and *.safetensors, or one GGUF file; found {len(files)}")
         return _from_gguf(files[0])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (AttributeError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _unreadable(f"{path}: {type(error).__name__}: {error}") from error
 
 
@@ -111,8 +111,14 @@ def _from_safetensors(folder: Path) -> TokenEmbeddings:
     if table is None:
         raise _unreadable(f"{folder}: its safetensors hold none of {', '.join(EMBEDDING_NAMES)}")
     stored = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary = {str(token): int(row) for token, row in stored["model"]["vocab"].items()}
-    return TokenEmbeddings(table, vocabulary, tuple(others), digest)
+    return TokenEmbeddings(table, _vocabulary(stored["model"]["vocab"]), tuple(others), digest)
+
+
+def _vocabulary(stored: Any) -> dict[str, int]:
+    """{token: row} of a tokenizer's words: rows by word or, of a Unigram tokenizer, pairs of word and score by row."""
+    if isinstance(stored, list):
+        return {str(token): row for row, (token, _) in enumerate(stored)}
+    return {str(token): int(row) for token, row in stored.items()}
 
 
 def _from_gguf(file: Path) -> TokenEmbeddings:

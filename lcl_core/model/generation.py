@@ -31,6 +31,8 @@ _INCOMPLETE_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # decoded from the first by
 _WORD_END = "</w>"  # becomes a space once it is complete
 _MIN_HEADROOM = 64  # tokens; transformers' own layers copy everything they hold for each token
 _EXCLUDED_SCORE = -1e9
+_SCORE_COPIES = 4  # of a step's scores: logits, probabilities, sums, sorting
+PROMPT_TOKENS = 8192  # over all rows, that one step reads of a long prompt
 FinishedRows = list[tuple[int, list[int]]]
 
 
@@ -69,6 +71,8 @@ def generate_captions(
     generated: list[Tensor] = []
     ended = torch.zeros(len(prefix), dtype=torch.bool, device=prefix.device)
     for ids in generate_tokens(model, prefix, max_new_tokens, top_p, temperature, seeds):
+        if ids is None:
+            continue
         generated.append(ids)
         ended |= torch.isin(ids, ends)
         if ended.all():
@@ -84,20 +88,28 @@ def generate_tokens(
     top_p: float | None = None,
     temperature: float = 1.0,
     seeds: Sequence[int] = (),
-) -> Iterator[Tensor]:
+) -> Iterator[Tensor | None]:
     """Continue embeddings [n, L, D] by tokens [n], one step at a time, for at most ``max_new_tokens`` steps.
 
     Greedy, or with ``top_p`` sampled, each row by its own one of ``seeds``. Ends the context at ``context_length``. End
-    tokens are yielded like others: the caller stops.
+    tokens are yielded like others: the caller stops. None: the step has read a part of a long prompt.
     """
     decoder, cache = TextDecoder(model), PreallocatedCache()
     generators = [torch.Generator(prefix.device).manual_seed(seed) for seed in seeds]
-    new = prefix
+    *parts, new = _prompt_parts(prefix)
+    for part in parts:
+        decoder(inputs_embeds=part, cache=cache)
+        yield None
     for _ in range(remaining_context(model, prefix, max_new_tokens)):
         scores = decoder(inputs_embeds=new, cache=cache).logits[:, -1]
         ids = scores.argmax(dim=-1) if top_p is None else _sample_top_p(scores / temperature, top_p, generators)
         yield ids
         new = model.text.token_embedding(ids)[:, None]
+
+
+def _prompt_parts(prefix: Tensor) -> Sequence[Tensor]:
+    """Embeddings [n, L, D] in parts of at most ``PROMPT_TOKENS`` tokens over all rows."""
+    return prefix.split(max(1, PROMPT_TOKENS // max(1, len(prefix))), dim=1)
 
 
 def _sample_top_p(scores: Tensor, top_p: float, generators: Sequence[torch.Generator]) -> Tensor:
@@ -134,7 +146,8 @@ class _BeamRow:
 def beam_search(model: LCLModel, prefix: Tensor, max_new_tokens: int, num_beams: int) -> Iterator[FinishedRows]:
     """Embeddings [n, L, D] → after each step the rows that are decided, as (row, ids with the end).
 
-    Each row keeps ``num_beams`` beams; a text's score is the mean log-probability of its tokens.
+    Each row keeps ``num_beams`` beams; a text's score is the mean log-probability of its tokens. The prompt is read
+    once a row, in the parts of ``_prompt_parts``; its cache is repeated for the beams.
     """
     decoder, cache = TextDecoder(model), PreallocatedCache()
     ends = torch.tensor([model.config.eot_token_id, model.config.soi_token_id], device=prefix.device)
@@ -142,9 +155,16 @@ def beam_search(model: LCLModel, prefix: Tensor, max_new_tokens: int, num_beams:
     scores = prefix.new_full((len(prefix), num_beams), _EXCLUDED_SCORE, dtype=torch.float)
     scores[:, 0] = 0  # all beams are the same at first
     offsets = torch.arange(len(prefix), device=prefix.device)[:, None] * num_beams
-    new, last = prefix.repeat_interleave(num_beams, dim=0), remaining_context(model, prefix, max_new_tokens)
+    last = remaining_context(model, prefix, max_new_tokens)
+    *parts, new = _prompt_parts(prefix)
+    for part in parts:
+        decoder(inputs_embeds=part, cache=cache)
+        yield []
     for length in range(1, last + 1):
         following = decoder(inputs_embeds=new, cache=cache).logits[:, -1].log_softmax(-1)
+        if length == 1:
+            following = following.repeat_interleave(num_beams, dim=0)
+            cache.batch_repeat_interleave(num_beams)
         summed = (following.view(*scores.shape, -1) + scores[:, :, None]).flatten(1)
         # so many that enough of them continue, should the likeliest all end
         top, flat = summed.topk((1 + len(ends)) * num_beams)
@@ -225,6 +245,14 @@ def remaining_context(model: LCLModel, prefix: Tensor, max_new_tokens: int) -> i
     return min(max_new_tokens, model.config.context_length - prefix.shape[1])
 
 
+def generation_bytes(config: LCLConfig, prompt_tokens: int, max_new_tokens: int, num_beams: int) -> int:
+    """Memory that one text takes while it is generated: fp32 keys, values and scores of all of its beams."""
+    tokens = min(prompt_tokens + max_new_tokens, config.context_length)
+    capacity = tokens + max(_MIN_HEADROOM, tokens // 2)
+    cached = 2 * config.text_layers * config.text_width * capacity
+    return 4 * num_beams * (cached + _SCORE_COPIES * config.vocab_size)
+
+
 def _embed_prompt(model: LCLModel, ids: Sequence[int], patch_tokens: Tensor) -> Tensor:
     token_ids = torch.tensor(ids, device=model.device)
     slots = torch.nonzero(token_ids == model.config.img_token_id).flatten()
@@ -277,8 +305,11 @@ def _cached_block(block: Block, x: Tensor, cache: Cache, layer: int) -> Tensor:
     qkv = norm_linear(x, block.ln_1, attention.in_proj_weight, attention.in_proj_bias)
     q, k, v = qkv.unflatten(2, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
     k, v = cache.update(k, v, layer)
-    # A single new token sees all earlier ones; a prompt sees itself causally.
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
+    new, known = q.shape[2], k.shape[2]
+    # A single new token sees all earlier ones; a prompt sees itself causally, and its later parts the earlier ones too.
+    is_causal = new == known > 1
+    mask = None if is_causal or new == 1 else q.new_ones(new, known, dtype=torch.bool).tril(known - new)
+    mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
     x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
     return x + block.mlp(x, block.ln_2)
 

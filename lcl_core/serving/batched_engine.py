@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders.captioning import GenerationConfig, PreparedImage, StreamListener
+from lcl_core.common.system_errors import tokenizer_errors
+from lcl_core.encoders.captioning import DocumentPrompt, GenerationConfig, PreparedImage, StreamListener
 from lcl_core.serving.dynamic_batcher import BatchObserver, DynamicBatcher, failed_future, wait_all
 from lcl_core.serving.text_process import TextEncoderProcess
 
@@ -61,6 +62,8 @@ def steps_within_memory(steps: Iterable[Any]) -> Iterator[Any]:
         yield step
 
 
+MAX_QUEUE_BYTES = 512 << 20  # of prepared images that wait for one encoder
+GENERATION_BYTES = 1 << 30  # of keys, values and scores of all texts that one encoder generates at a time
 _GENERATION = ("captions", "continuations")
 
 
@@ -83,6 +86,7 @@ class BatchedEngine:
     the thread finishes what waits and ends.
 
     Args:
+        generation_bytes: memory of all texts that are generated at a time; a text that alone needs more is refused.
         texts_apart: read texts in a process of their own while many are requested; on the CPU alone.
     """
 
@@ -93,6 +97,7 @@ class BatchedEngine:
         max_batch: int = 64,
         max_wait: float = 0.005,
         max_queue: int = 512,
+        generation_bytes: int = GENERATION_BYTES,
         observe: BatchObserver | None = None,
         texts_apart: bool = False,
     ) -> None:
@@ -100,14 +105,19 @@ class BatchedEngine:
         self.hash, self.dim = engine.hash, engine.dim
         self.image_tokens = engine.encoder.tokens  # patch tokens of an image
         self.preparing_bytes = engine.encoder.preprocessing_bytes  # memory of ``prepare`` a pixel, beside the image
+        self.prepared_bytes = engine.encoder.prepared_bytes  # memory of a prepared image
         self._engine = engine
+        self._generation_bytes = generation_bytes
         self._batcher = DynamicBatcher(
             _runner(engine, texts_apart),
             in_steps=lambda key: key.kind in _GENERATION,
             name=engine.directory.name,
             max_batch=max_batch,
+            max_cost=generation_bytes,
             max_wait=max_wait,
             max_queue=max_queue,
+            size=_pixel_bytes,
+            max_queue_bytes=MAX_QUEUE_BYTES,
             observe=None if observe is None else lambda key, waited: observe(key.kind, waited),
         )
         weakref.finalize(self, self._batcher.close, wait=False)
@@ -127,7 +137,7 @@ class BatchedEngine:
 
     def check_room(self, count: int) -> None:
         """Check the queue before images are decoded. Raises: as ``submit_images`` of so many images."""
-        self._batcher.check_room(count)
+        self._batcher.check_room(count, count * self.prepared_bytes)
 
     def prepare(self, image: Image) -> PreparedImage:
         """Preprocess an image. Raises: MemoryError; any other failure is kept in the result."""
@@ -152,11 +162,16 @@ class BatchedEngine:
         config: GenerationConfig,
         listeners: Sequence[StreamListener] | None = None,
     ) -> list[Future[Any]]:
-        """Futures of str. ``listeners``: one an image, for the pieces of its caption. Raises: as ``submit_images``."""
+        """Futures of str. ``listeners``: one an image, for the pieces of its caption.
+
+        Raises: as ``submit_images``; UserError ``prompt_too_long``, ``generation_too_large``, ``no_captions``.
+        """
+        self.check_room(len(images))
+        cost = self._generation_cost(config, "context" if config.context else "prompt")
         key = _BatchKey("captions", replace(config, seed=0))  # each item has its own seed
         listeners = listeners or [StreamListener() for _ in images]
         extras = [(config.seed + number, listener) for number, listener in enumerate(listeners)]
-        return self._submit_pixels(key, images, extras)
+        return self._submit_pixels(key, images, extras, cost)
 
     def submit_continuation(
         self,
@@ -166,12 +181,14 @@ class BatchedEngine:
     ) -> Future[Any]:
         """A future of the str that continues texts and images.
 
-        Raises: as ``submit_images``; UserError ``document_too_long``, ``image_unreadable``, ``no_captions``.
+        Raises: as ``submit_images``; UserError ``document_too_long``, ``generation_too_large``, ``image_unreadable``,
+            ``no_captions``.
         """
         self._batcher.check_room()
         prompt = self._engine.captioner.encode_document(parts)
+        cost = self._generation_cost(config, "document", prompt)
         key = _BatchKey("continuations", config, object())
-        return self._batcher.submit(key, [(prompt, listener or StreamListener())])[0]
+        return self._batcher.submit(key, [(prompt, listener or StreamListener())], cost)[0]
 
     def crop_box(self, image: Image) -> tuple[float, float, float, float]:
         """As ``AttentionMaps.crop_box``. Raises: UserError ``no_attention``."""
@@ -202,10 +219,14 @@ class BatchedEngine:
         self._batcher.close(drain=drain)
 
     def _submit_pixels(
-        self, key: _BatchKey, images: Sequence[Image | PreparedImage], extras: Sequence[Any] | None = None
+        self,
+        key: _BatchKey,
+        images: Sequence[Image | PreparedImage],
+        extras: Sequence[Any] | None = None,
+        cost: int = 0,
     ) -> list[Future[Any]]:
-        """``extras``: further fields of each item."""
-        self._batcher.check_room(len(images))
+        """``extras``: further fields of each item. ``cost``: as ``DynamicBatcher.submit``'s."""
+        self.check_room(len(images))
         prepared: dict[int, Any] = {}
         futures: dict[int, Future[Any]] = {}
         for at, image in enumerate(images):
@@ -214,11 +235,36 @@ class BatchedEngine:
                 futures[at] = failed_future(ready.error)
             else:
                 prepared[at] = ready.pixels if extras is None else (ready.pixels, *extras[at])
-        futures |= dict(zip(prepared, self._batcher.submit(key, list(prepared.values())), strict=True))
+        futures |= dict(zip(prepared, self._batcher.submit(key, list(prepared.values()), cost), strict=True))
         return [futures[at] for at in range(len(images))]
+
+    def _generation_cost(self, config: GenerationConfig, field: str, prompt: DocumentPrompt | None = None) -> int:
+        """Bytes that one text takes while it is generated.
+
+        Args:
+            field: of the request, that says how long the text's prompt is.
+
+        Raises: UserError ``prompt_too_long``, ``generation_too_large``.
+        """
+        with tokenizer_errors():
+            cost = self._engine.captioner.generation_bytes(config, prompt)
+        if cost > self._generation_bytes:
+            beams = config.num_beams > 1
+            message = (
+                f"this text would take {cost:,} bytes of memory while it is written, and {self._generation_bytes:,} "
+                f"are allowed; {'take fewer beams' if beams else 'shorten what it continues'}"
+            )
+            raise UserError(message, code="generation_too_large", field="num_beams" if beams else field)
+        return cost
 
     def _stack(self, vectors: list[np.ndarray]) -> np.ndarray:
         return np.stack(vectors) if vectors else np.empty((0, self.dim), np.float32)
+
+
+def _pixel_bytes(item: Any) -> int:
+    """Bytes of an item's prepared images; the rest of it is small."""
+    first = item[0] if isinstance(item, tuple) else item
+    return getattr(getattr(first, "pixels", first), "nbytes", 0)
 
 
 def _runner(engine: EncoderEngine, texts_apart: bool) -> Callable[[_BatchKey, list[Any]], Iterable[Any]]:

@@ -57,6 +57,8 @@ class QueuedItem:
     """One item, and where its result goes."""
 
     item: Any
+    bytes: int = 0  # while it waits
+    cost: int = 0  # bytes while it is worked on in steps
     future: Future[Any] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
 
@@ -97,8 +99,13 @@ class StepwiseScheduler:
         """Items of all batches."""
         return sum(len(work.batch) for work in self._batches)
 
+    @property
+    def cost(self) -> int:
+        """Of the items of all batches."""
+        return sum(request.cost for work in self._batches for request in work.batch)
+
     def begin(self, key: Hashable, batch: Sequence[QueuedItem]) -> None:
-        self._batches.append(_SteppedBatch(key, list(batch), self._steps(key, [request.item for request in batch])))
+        self._batches.append(_SteppedBatch(key, list(batch), self._steps(key, batch)))
 
     def advance(self) -> None:
         """One step of each batch."""
@@ -110,14 +117,18 @@ class StepwiseScheduler:
         for work in list(self._batches):
             self._end(work, error)
 
-    def _steps(self, key: Hashable, items: list[Any]) -> Steps:
-        yield from self._run(key, items)  # here, so that an error of ``run`` itself is raised by the first step
+    def _steps(self, key: Hashable, batch: Sequence[QueuedItem]) -> Steps:
+        # here, so that an error of ``run`` itself is raised by the first step
+        yield from self._run(key, [request.item for request in batch])
 
     def _step(self, work: _SteppedBatch) -> None:
         try:
             for place, result in next(work.steps):
                 work.batch[place].future.set_result(result)
-            work.has_stepped = True
+            if not work.has_stepped:
+                work.has_stepped = True
+                for request in work.batch:
+                    request.item = None  # its pixels, which nothing reads again
         except StopIteration:
             self._end(work, RuntimeError(f"{len(work.unsettled)} items were left without a result"))
         except BaseException as caught:  # a panic in Rust is no Exception, and the thread must outlive it
@@ -174,8 +185,11 @@ class DynamicBatcher:
         in_steps: keys for which ``run`` returns an iterator instead, as of StepwiseScheduler.
         name: shown in the thread's name.
         max_batch: items a call of ``run``, and items of all stepwise batches together.
+        max_cost: of the items of all stepwise batches together; one that costs more is worked on alone.
         max_wait: seconds that the oldest request waits for a full batch.
         max_queue: requests that may wait.
+        size: bytes of an item.
+        max_queue_bytes: of the items that may wait together; a larger request is accepted by an empty queue.
         observe: called after each batch with its key and the seconds from arrival to answer of each request.
     """
 
@@ -186,17 +200,22 @@ class DynamicBatcher:
         in_steps: Callable[[Any], bool] = lambda key: False,
         name: str = "encoder",
         max_batch: int = 64,
+        max_cost: int = 1 << 62,
         max_wait: float = 0.005,
         max_queue: int = 512,
+        size: Callable[[Any], int] = lambda item: 0,
+        max_queue_bytes: int = 1 << 62,
         observe: BatchObserver | None = None,
     ) -> None:
         self._run = run
+        self._size = size
         self._in_steps = in_steps
         self._observe = observe
-        self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
+        self.max_batch, self.max_cost, self.max_wait = max_batch, max_cost, max_wait
+        self.max_queue, self.max_queue_bytes = max_queue, max_queue_bytes
         self._queues: dict[Hashable, deque[QueuedItem]] = {}
         self._changed = threading.Condition()
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         self._stepwise = StepwiseScheduler(run, self._record)  # used by the owner thread alone
         self._closing = self._dropping = False
         self._seconds_per_item = 0.0
@@ -208,28 +227,33 @@ class DynamicBatcher:
         """Requests in the queue now."""
         return self._waiting
 
-    def check_room(self, count: int = 1) -> None:
+    def check_room(self, count: int = 1, size: int = 0) -> None:
         """Raise what ``submit`` would raise, before costly preparation.
 
         Raises:
             EncoderUnloaded: after ``close``.
-            Overloaded: the queue has no room for ``count`` more.
+            Overloaded: the queue has no room for ``count`` more, or for ``size`` bytes more.
             UserError: ``too_many_items``: it never will have.
         """
         with self._changed:
-            self._check_room(count)
+            self._check_room(count, size)
 
-    def submit(self, key: Hashable, items: Sequence[Any]) -> list[Future[Any]]:
+    def submit(self, key: Hashable, items: Sequence[Any], cost: int = 0) -> list[Future[Any]]:
         """Queue all items or none; one future each. Cancelling a future takes its item out of the queue.
+
+        Args:
+            cost: bytes that each takes while it is worked on in steps.
 
         Raises: as ``check_room``.
         """
-        requests = [QueuedItem(item) for item in items]
+        requests = [QueuedItem(item, self._size(item), cost) for item in items]
+        size = sum(request.bytes for request in requests)
         with self._changed:
-            self._check_room(len(requests))
+            self._check_room(len(requests), size)
             if requests:
                 self._queues.setdefault(key, deque()).extend(requests)
                 self._waiting += len(requests)
+                self._waiting_bytes += size
                 self._changed.notify()
         return [request.future for request in requests]
 
@@ -247,21 +271,26 @@ class DynamicBatcher:
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _check_room(self, count: int) -> None:
+    def _check_room(self, count: int, size: int) -> None:
         if self._closing:
             raise EncoderUnloaded
         if count > self.max_queue:
             message = f"{count} items in one request; at most {self.max_queue} fit, send them in parts"
             raise UserError(message, code="too_many_items")
-        if self._waiting + count > self.max_queue:
+        if not self._fits(count, size):
             self._drop_cancelled()
-        if self._waiting + count > self.max_queue:
+        if not self._fits(count, size):
             raise Overloaded(self._waiting, max(1.0, math.ceil(self._waiting * self._seconds_per_item)))
+
+    def _fits(self, count: int, size: int) -> bool:
+        in_bytes = not self._waiting or self._waiting_bytes + size <= self.max_queue_bytes
+        return in_bytes and self._waiting + count <= self.max_queue
 
     def _drop_cancelled(self) -> None:
         for key, queue in list(self._queues.items()):
             kept = deque(request for request in queue if not request.future.cancelled())
             self._waiting -= len(queue) - len(kept)
+            self._waiting_bytes -= sum(request.bytes for request in queue) - sum(request.bytes for request in kept)
             self._replace(key, kept)
 
     def _replace(self, key: Hashable, queue: deque[QueuedItem]) -> None:
@@ -273,7 +302,7 @@ class DynamicBatcher:
     def _pop_all(self) -> list[QueuedItem]:
         requests = [request for queue in self._queues.values() for request in queue]
         self._queues.clear()
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         return requests
 
     def _own(self) -> None:
@@ -296,8 +325,7 @@ class DynamicBatcher:
         """Wait for the next batch, unless stepwise batches are active; None: there is none, or closed and empty."""
         with self._changed:
             while True:
-                room = self.max_batch - len(self._stepwise)
-                ready = [key for key in self._queues if room > 0 or not self._in_steps(key)]
+                ready = self._ready_keys()
                 if not ready:
                     if self._closing or self._stepwise:
                         return None
@@ -307,16 +335,35 @@ class DynamicBatcher:
                 queue = self._queues[key]
                 remaining = queue[0].arrived + self.max_wait - time.monotonic()
                 if len(queue) >= self.max_batch or remaining <= 0 or self._closing:
-                    return key, self._pop(key, queue, room if self._in_steps(key) else self.max_batch)
+                    return key, self._pop(key, queue)
                 if self._stepwise:
                     return None
                 self._changed.wait(remaining)
 
-    def _pop(self, key: Hashable, queue: deque[QueuedItem], most: int) -> list[QueuedItem]:
+    def _ready_keys(self) -> list[Hashable]:
+        """Keys of which a batch may start. Of stepwise ones the oldest alone, else costly items might starve."""
+        ready = [key for key in self._queues if not self._in_steps(key)]
+        stepwise = [key for key in self._queues if self._in_steps(key)]
+        if stepwise:
+            oldest = min(stepwise, key=lambda key: self._queues[key][0].arrived)
+            if self._may_begin(self._queues[oldest][0], len(self._stepwise), self._stepwise.cost):
+                ready.append(oldest)
+        return ready
+
+    def _may_begin(self, request: QueuedItem, others: int, cost: int) -> bool:
+        """Whether a stepwise item may begin beside so many others of that cost."""
+        return not others or (others < self.max_batch and cost + request.cost <= self.max_cost)
+
+    def _pop(self, key: Hashable, queue: deque[QueuedItem]) -> list[QueuedItem]:
         batch: list[QueuedItem] = []
-        while queue and len(batch) < most:
+        others, cost = (len(self._stepwise), self._stepwise.cost) if self._in_steps(key) else (0, 0)
+        while queue and len(batch) < self.max_batch:
+            spent = cost + sum(request.cost for request in batch)
+            if self._in_steps(key) and not self._may_begin(queue[0], others + len(batch), spent):
+                break
             request = queue.popleft()
             self._waiting -= 1
+            self._waiting_bytes -= request.bytes
             if request.future.set_running_or_notify_cancel():
                 batch.append(request)
         self._replace(key, queue)

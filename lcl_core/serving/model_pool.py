@@ -5,18 +5,23 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
+import traceback
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from lcl_core import encoders
 from lcl_core.common.errors import UserError
+from lcl_core.common.system_errors import as_exception
 from lcl_core.encoders.file_hashes import RELEVANT_SUFFIXES, Hashes
 from lcl_core.serving.batched_engine import BatchedEngine
-from lcl_core.serving.dynamic_batcher import BatchObserver
+from lcl_core.serving.dynamic_batcher import BatchObserver, failed_future
 
 if TYPE_CHECKING:
     from lcl_core.common.device import Precision
@@ -25,14 +30,18 @@ Load = Callable[[Path, Hashes | None], BatchedEngine]
 Measure = Callable[[Path], int]
 Admit = Callable[[Path, Hashes | None], None]
 FilesStamp = tuple[Path, tuple[tuple[str, int, int], ...]]
+_LoadKey = tuple[FilesStamp, bool]  # whether others may leave for it
 DEFAULT_BYTES = 4 << 30
 MAX_CHANGED = 64  # directories with files of another content whose refusal is kept
+FAILURE_SECONDS = 10.0  # for which a failed load is reported again without another attempt
+MAX_LOADS = 4  # encoders that are read at one time
 
 
 class ModelPool:
     """Keeps encoders of at most ``max_bytes`` together; a removed one lives until its last reference goes. Thread-safe.
 
-    Encoders are removed before another is loaded. One with a file replaced on disk is loaded anew at the next ``get``.
+    Each is loaded in a thread of its own, so that callers need not wait in theirs (``start_loading``). Encoders are
+    removed before another is loaded. One with a file replaced on disk is loaded anew at the next ``get``.
 
     Args:
         max_bytes: of their weights; an encoder that alone takes more is refused.
@@ -63,7 +72,10 @@ class ModelPool:
         self._slots: OrderedDict[FilesStamp, _Slot] = OrderedDict()
         self._changed: OrderedDict[FilesStamp, str] = OrderedDict()
         self._alive: WeakKeyDictionary[BatchedEngine, int] = WeakKeyDictionary()
-        self._lock = threading.Lock()
+        # Under way, and successful ones while anybody holds them: who waited gets the encoder even if it had to leave.
+        self._loads: WeakValueDictionary[_LoadKey, Future[BatchedEngine]] = WeakValueDictionary()
+        self._failures: dict[_LoadKey, tuple[float, Exception]] = {}  # until when they are reported again
+        self._lock, self._reading = threading.Lock(), threading.BoundedSemaphore(MAX_LOADS)
         self._waiting = 0
         self._closed = False
 
@@ -81,7 +93,7 @@ class ModelPool:
 
     @property
     def waiting(self) -> int:
-        """Calls of ``get`` that wait for an encoder to be examined and loaded."""
+        """Calls that wait for an encoder to be examined and loaded."""
         with self._lock:
             return self._waiting
 
@@ -93,26 +105,91 @@ class ModelPool:
             evict: others may leave for it.
 
         Raises:
-            UserError: as EncoderEngine; a later ``get`` tries again. ``encoder_too_large`` for one that is larger than
-                the budget, ``encoder_changed`` until the files are others, ``pool_full`` where it fits only in place of
-                others and may not evict them, ``pool_closed`` after ``close``.
+            UserError: as EncoderEngine; a ``get`` after ``FAILURE_SECONDS``, or of other files, tries again.
+                ``encoder_too_large`` for one that is larger than the budget, ``encoder_changed`` until the files are
+                others, ``pool_full`` where it fits only in place of others and may not evict them, ``pool_closed``
+                after ``close``.
+        """
+        future = self.start_loading(directory, registered, evict=evict)
+        if future.done():
+            return future.result()
+        with self.counted_wait():
+            return future.result()
+
+    def start_loading(
+        self, directory: str | Path, registered: Hashes | None = None, *, evict: bool = True
+    ) -> Future[BatchedEngine]:
+        """The encoder to come; of one in memory, and of one that could not be loaded just now, the future is done.
+
+        Args: as ``get``.
+
+        Raises: UserError for files that cannot be listed, ``encoder_changed``, ``pool_closed``.
         """
         stamp = _files_stamp(Path(directory))
+        key = (stamp, evict)
         with self._lock:
             slot = self._known(stamp)
             if slot is not None and slot.session is not None:
-                return slot.session
+                future: Future[BatchedEngine] = Future()
+                future.set_result(slot.session)
+                return future
+            if (failure := self._recent_failure(key)) is not None:
+                return failed_future(failure)
+            if (known := self._loads.get(key)) is not None:
+                return known
+            future = self._loads[key] = Future()
+            future.set_running_or_notify_cancel()  # who waits no longer does not end the load for others
+        thread = threading.Thread(
+            target=self._load_in_thread, args=(key, registered, future), name=f"lcl-load-{stamp[0].name}", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # no process may start another thread
+            self._end_load(key, future, error)
+        return future
+
+    @contextmanager
+    def counted_wait(self) -> Iterator[None]:
+        """Around waiting for a future of ``start_loading``."""
+        with self._lock:
             self._waiting += 1
         try:
-            return self._loaded(stamp, registered, evict)
+            yield
         finally:
             with self._lock:
                 self._waiting -= 1
 
+    def _load_in_thread(self, key: _LoadKey, registered: Hashes | None, future: Future[BatchedEngine]) -> None:
+        stamp, evict = key
+        try:
+            session = self._loaded(stamp, registered, evict)
+        except BaseException as caught:  # a panic in Rust is no Exception, and somebody waits
+            self._end_load(key, future, as_exception(caught))
+        else:
+            future.set_result(session)
+
+    def _end_load(self, key: _LoadKey, future: Future[BatchedEngine], error: Exception) -> None:
+        """Report a failure, and remember it without what its frames hold."""
+        cause: BaseException | None = error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        with self._lock:
+            self._loads.pop(key, None)
+            self._failures[key] = (time.monotonic() + FAILURE_SECONDS, _fresh(error))
+        future.set_exception(error)
+
+    def _recent_failure(self, key: _LoadKey) -> Exception | None:
+        now = time.monotonic()
+        for old in [each for each, (until, _) in self._failures.items() if until <= now]:
+            del self._failures[old]
+        return _fresh(self._failures[key][1]) if key in self._failures else None
+
     def _loaded(self, stamp: FilesStamp, registered: Hashes | None, evict: bool) -> BatchedEngine:
         slot = self._slot(stamp, registered, evict)
         try:
-            session = slot.load(self._load, stamp[0], registered)
+            with self._reading:
+                session = slot.load(self._load, stamp[0], registered)
             with self._lock:
                 self._alive[session] = slot.bytes
             return session
@@ -130,6 +207,8 @@ class ModelPool:
         with self._lock:
             for stamp in [stamp for stamp in self._slots if stamp[0] == path]:
                 del self._slots[stamp]
+            for key in [key for key in self._loads if key[0][0] == path]:
+                del self._loads[key]
 
     def close(self) -> None:
         """Finish what waits, stop every owner thread and load nothing more."""
@@ -184,6 +263,13 @@ class ModelPool:
             )
             raise UserError(message, code="encoder_too_large", file=directory)
         return size
+
+
+def _fresh(error: Exception) -> Exception:
+    """An equal error without traceback and causes: each time that one is raised it keeps the frames it passes."""
+    fresh = type(error).__new__(type(error), *error.args)
+    fresh.__dict__.update(error.__dict__)
+    return fresh
 
 
 class _Slot:

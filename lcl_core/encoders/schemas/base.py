@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from json import JSONDecodeError
 from pathlib import Path
@@ -16,6 +17,8 @@ from lcl_core.common.files import parse_strict_json
 SUFFIXES = (".json", ".safetensors", ".txt", ".md")  # of what an encoder is made of: neither pickles nor code
 MAX_ENTRIES = 1000  # of a directory, whatever they are
 MAX_FILES = 128  # with one of the suffixes
+# printable ASCII: every archive, database and log can hold such a name as it is
+_FILE_NAME = re.compile(r"[ -~]{1,64}")
 MAX_CONFIG = 2 << 20  # bytes
 MAX_VOCABULARY = 32 << 20  # bytes
 MAX_DIGITS = 40  # transformers writes 10^30 for "no limit" in tokenizer_config.json
@@ -28,8 +31,8 @@ def data_files(directory: Path) -> list[Path]:
 
     None where there is no directory.
 
-    Raises: UserError ``encoder_unreadable`` for a directory of too many files, or small files that are too large;
-        OSError when the directory cannot be listed.
+    Raises: UserError ``encoder_unreadable`` for a directory of too many files, long names or names outside ASCII, or
+        small files that are too large; OSError when the directory cannot be listed.
     """
     found: list[Path] = []
     if not directory.is_dir():
@@ -41,6 +44,11 @@ def data_files(directory: Path) -> list[Path]:
                     directory, f"it holds more than {MAX_ENTRIES} files; give an encoder's own directory"
                 )
             if entry.name.endswith(SUFFIXES) and entry.is_file(follow_symlinks=False):
+                if not _FILE_NAME.fullmatch(entry.name):
+                    shown = ascii(entry.name)[1:-1][:80]
+                    raise schema_error(
+                        directory, f"rename the file {shown!r}: names have 1 to 64 printable ASCII characters"
+                    )
                 found.append(Path(directory, entry.name))
     if len(found) > MAX_FILES:
         raise schema_error(directory, f"it holds {len(found)} data files, and an encoder has at most {MAX_FILES}")

@@ -2,12 +2,14 @@
 
 A tokenizer is a program: its expressions may take exponential time, its replacements may turn a letter into a gigabyte.
 So every step is known by name with all of its settings, an expression is one of a list or a single character class,
-and what a replacement puts in is no longer than what it takes out. Knows no ``tokenizers``.
+what a replacement puts in is no longer than what it takes out, and all steps together lengthen a text by a bounded
+factor: a text is normalised and split before it is cut to the encoder's context. Knows no ``tokenizers``.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -23,6 +25,9 @@ TOKENIZER = "tokenizer.json"
 MAX_STEPS = 16
 MAX_TEXT = 16  # characters that a step may put in or take out
 MAX_EXPANSION = 64  # bytes that a compiled normalisation map may make of a character: NFKC needs 33
+MAX_GROWTH = 256  # characters that all steps together may make of one: a map of SentencePiece in small letters, and "▁"
+# characters that Unicode's own steps make of one at most
+_UNICODE_GROWTH = {"Lowercase": 2, "NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18}
 # what lcl_core.data.tokenizer cuts texts by
 CLIP_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 # as CLIP's, but a word keeps the space before it, so that decoding gives the spacing back
@@ -49,6 +54,11 @@ _Piece = Annotated[list[_Token | _Id], Field(min_length=2, max_length=2)]
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    @property
+    def growth(self) -> int:
+        """As a step: the number of characters that it makes of one at most."""
+        return 1
+
 
 class _Regex(_Closed):
     Regex: str
@@ -73,10 +83,18 @@ class Plain(_Closed):
         "UnicodeScripts", "Whitespace", "WhitespaceSplit",
     ]  # fmt: skip
 
+    @property
+    def growth(self) -> int:
+        return _UNICODE_GROWTH.get(self.type, 1)
+
 
 class Prepend(_Closed):
     type: Literal["Prepend"]
     prepend: _Text
+
+    @property
+    def growth(self) -> int:
+        return 1 + len(self.prepend)  # the text between two added tokens may be one character
 
 
 class Replace(_Closed):
@@ -108,6 +126,12 @@ class BertNormalizer(_Closed):
     strip_accents: bool | None
     lowercase: bool
 
+    @property
+    def growth(self) -> int:
+        return (
+            3 * _UNICODE_GROWTH["NFD"]
+        )  # spaces around Chinese signs; accents are taken apart before they are removed
+
 
 class Precompiled(_Closed):
     """The map of characters that SentencePiece compiles: a table, then the texts that it points into."""
@@ -125,12 +149,20 @@ class Precompiled(_Closed):
             raise ValueError(f"the map makes more than {MAX_EXPANSION} bytes of a character")
         return value
 
+    @property
+    def growth(self) -> int:
+        return MAX_EXPANSION
+
 
 class ByteLevel(_Closed):
     type: Literal["ByteLevel"]
     add_prefix_space: bool = True
     trim_offsets: bool = True
     use_regex: bool = True
+
+    @property
+    def growth(self) -> int:
+        return 4 * (1 + self.add_prefix_space)  # a character for each byte
 
 
 class Metaspace(_Closed):
@@ -140,6 +172,10 @@ class Metaspace(_Closed):
     add_prefix_space: bool | None = None
     prepend_scheme: Literal["always", "first", "never"] | None = None
     split: bool | None = None
+
+    @property
+    def growth(self) -> int:
+        return 2  # a word may be one character
 
 
 class Split(_Closed):
@@ -278,6 +314,30 @@ class TokenizerFile(_Closed):
     pre_tokenizer: Annotated[_PreTokenizers | _PreTokenizer, Field(discriminator="type")] | None = None
     post_processor: Annotated[_PostProcessors | _PostProcessor, Field(discriminator="type")] | None = None
     decoder: Annotated[_Decoders | _Decoder, Field(discriminator="type")] | None = None
+
+    @model_validator(mode="after")
+    def _bounded_growth(self) -> TokenizerFile:
+        """What the steps before the vocabulary make of a text: their factors multiply."""
+        steps = [*_steps(self.normalizer), *_steps(self.pre_tokenizer)]
+        for kind in (Precompiled, ByteLevel):
+            if sum(isinstance(step, kind) for step in steps) > 1:
+                raise ValueError(
+                    f"{kind.__name__} stands twice in normalizer and pre_tokenizer; it may stand there once"
+                )
+        growth = math.prod(step.growth for step in steps)
+        if growth > MAX_GROWTH:
+            what = "the steps of normalizer and pre_tokenizer together"
+            raise ValueError(f"{what} may make {growth:,} characters of one; {MAX_GROWTH} are allowed")
+        return self
+
+
+def _steps(found: _Closed | None) -> list[_Closed]:
+    """A normaliser or pre-tokenizer as the steps that it consists of."""
+    if isinstance(found, _Normalizers):
+        return list(found.normalizers)
+    if isinstance(found, _PreTokenizers):
+        return list(found.pretokenizers)
+    return [] if found is None else [found]
 
 
 def check_tokenizer(path: Path, rows: int) -> int:

@@ -15,7 +15,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.encoders.detect import TEXTS, EncoderFormat, detect_encoder, is_kind
 from lcl_core.encoders.safetensors_header import TensorHeader, read_header
 from lcl_core.encoders.schemas import lcl
-from lcl_core.encoders.schemas.base import data_files, schema_error
+from lcl_core.encoders.schemas.base import VOCABULARIES, data_files, schema_error
 from lcl_core.encoders.schemas.huggingface import check_huggingface
 from lcl_core.encoders.schemas.openclip import check_openclip
 from lcl_core.encoders.schemas.timm import check_efficientnet, check_timm
@@ -55,6 +55,9 @@ def check_encoder(directory: Path) -> EncoderFormat:
     for path in files:
         if path.suffix == ".json" and path.name not in KNOWN_FILES[origin.kind] | IGNORED_FILES:
             raise schema_error(path, f"no encoder of kind {origin.kind} has such a file; take it out of the directory")
+    for name in sorted({*KNOWN_FILES[origin.kind], *VOCABULARIES, *origin.weights}):
+        if (directory / name).is_symlink():  # which no hash covers
+            raise schema_error(directory / name, "it is a link; put the file itself in its place")
     header: Header = {}
     for name in origin.weights:
         header |= read_header(directory / name)

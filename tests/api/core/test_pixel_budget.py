@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 
 import pytest
 
@@ -60,6 +61,30 @@ def test_no_more_is_lent_than_there_is() -> None:
         decoding.end("b", "c")
         await asyncio.gather(*tasks)
         assert budget.in_use == budget.waiting == 0
+
+    run(scene())
+
+
+def test_what_is_kept_is_lent_until_every_future_is_done() -> None:
+    async def scene() -> None:
+        budget = PixelBudget(100, 30)
+        computed, cancelled = Future[int](), Future[int]()
+        async with budget.reserve("ada", 90) as reservation:
+            reservation.keep(60, [computed, cancelled])
+        assert budget.in_use == 60, "the block's own part is free again"
+        waiting = Decoding(budget).begin("b", "bob", 50)
+        await until(lambda: budget.waiting == 1)
+        await asyncio.to_thread(computed.set_result, 1)
+        await asyncio.sleep(0)
+        assert (budget.in_use, budget.waiting) == (60, 1)
+        cancelled.cancel()
+        await until(lambda: budget.waiting == 0)
+        assert budget.in_use == 50
+        waiting.cancel()
+        async with budget.reserve("ada", 10) as reservation:
+            reservation.keep(10, [])
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert budget.in_use == 0
 
     run(scene())
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
@@ -11,8 +12,9 @@ import pytest
 from anyio import CapacityLimiter
 from sqlalchemy import text
 from sqlalchemy.orm import Session
+from starlette.types import Message
 
-from api.core.session import RequestSession, finish, single_thread_endpoint
+from api.core.session import CleanupResponse, RequestSession, finish, single_thread_endpoint
 from lcl_core.db.session import Database
 
 ENTRIES = text("SELECT count(*) FROM entry")
@@ -25,6 +27,35 @@ def database(tmp_path: Path) -> Iterator[Database]:
         session.execute(text("CREATE TABLE entry (word TEXT)"))
     yield database
     database.dispose()
+
+
+def test_a_response_that_nobody_reads_is_given_up() -> None:
+    """What it holds is closed, although the client has neither read on nor disconnected."""
+    closed, sent = threading.Event(), list[Message]()
+    resources = ExitStack()
+    resources.callback(closed.set)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        while True:
+            yield b"chunk"
+
+    async def receive() -> Message:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body":
+            await anyio.sleep_forever()
+
+    async def main() -> None:
+        response = CleanupResponse(chunks(), resources, 0.01, media_type="application/x-tar", headers={})
+        with anyio.fail_after(60):
+            await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+
+    anyio.run(main)
+    assert closed.is_set()
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
 
 
 def write(session: Session, word: str = "change") -> None:

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import tarfile
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from api.core.errors import Problem
+from api.services import encoder_archive
 from api.services.encoder_archive import EncoderExporter
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import EncoderRow, Run
@@ -134,19 +134,26 @@ def test_a_format_that_needs_the_weights_says_what_is_wrong_with_them(
 
 def test_copies_are_counted_and_taken_away(live_service: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     exporter = EncoderExporter(live_service.context.settings)
-    monkeypatch.setattr(exporter, "_slots", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(encoder_archive, "MAX_EXPORTS", 2)
     own = live_service.home / "encoders" / encoder["id"]
-    with exporter.files(own, "huggingface") as files:
-        assert left_over(live_service) == [files[0].parent.name]
-        with pytest.raises(Problem) as caught, exporter.files(own, "timm"):
+
+    def refuse(owner: str, words: str) -> None:
+        with pytest.raises(Problem, match=words) as caught, exporter.files(own, "timm", owner):
             pytest.fail("only so many copies may lie on the disk")
         assert (caught.value.status, caught.value.code, caught.value.headers) == (503, "busy", {"retry-after": "5"})
-        with exporter.files(own, "lcl") as plain:
+
+    with exporter.files(own, "huggingface", "ada") as files:
+        assert left_over(live_service) == [files[0].parent.name]
+        refuse("ada", "sent for ada")
+        with exporter.files(own, "lcl", "ada") as plain:
             assert plain[0].parent == own, "as it is, it needs no copy"
+        with exporter.files(own, "huggingface", "bob"):
+            assert len(left_over(live_service)) == 2, "another owner's begins meanwhile"
+            refuse("cleo", "other encoders")
     assert left_over(live_service) == []
-    with pytest.raises(UserError, match="class token"), exporter.files(own, "openclip"):
+    with pytest.raises(UserError, match="class token"), exporter.files(own, "openclip", "ada"):
         pytest.fail("this cannot be made")
-    assert exporter._slots.acquire(blocking=False), "the place is free again"
+    assert exporter._owners == set(), "the place is free again"
 
 
 def test_a_reader_who_goes_leaves_nothing_behind(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from structlog.testing import capture_logs
 
 from api.app import create_app
 from api.core.settings import ApiSettings
-from api.services.state import AppState
+from api.services.state import MAX_INFERRING, AppState
 from api.services.warmup import EncoderWarmup
 from lcl_core.collections.full_text import FullTextIndex
 from lcl_core.encoders.engine import estimate_memory
@@ -164,6 +165,34 @@ def test_a_slow_load_delays_no_other_request_and_is_reported(
         assert during["loading"] == 1
         assert during["checks"].keys() == client.get("/readyz").json()["checks"].keys()
         assert all("encoder" not in name for name in during["checks"])
+
+
+def test_an_encoder_that_is_being_loaded_stops_no_request_for_another(
+    live_service: ServiceFixture, encoders: list[str], loads: Loads, eventually: Callable[..., None]
+) -> None:
+    """Neither embeddings nor searches, however many requests wait for it."""
+    with restarted(live_service, warm_encoders=False) as client, ThreadPoolExecutor(2 * MAX_INFERRING) as clients:
+
+        def embed(encoder: str) -> int:
+            return client.post("/v1/embeddings", json={"model": encoder, "input": "a red square"}).status_code
+
+        def search(collection: str) -> int:
+            return client.post(f"/v1/collections/{collection}/search", json={"text": "red", "k": 1}).status_code
+
+        older, newer = encoders
+        assert embed(newer) == 200
+        loads.gate.clear()
+        try:
+            waiting = [clients.submit(embed, older) for _ in range(MAX_INFERRING)]
+            waiting += [clients.submit(search, "older") for _ in range(2)]
+            eventually(lambda: client.get("/readyz").json()["loading"] == MAX_INFERRING + 2, "all to wait")
+            others = [clients.submit(embed, newer), clients.submit(search, "newer")]
+            assert [each.result(60) for each in others] == [200, 200]
+            assert not any(each.done() for each in waiting)
+        finally:
+            loads.gate.set()
+        assert {each.result(60) for each in waiting} == {200}
+        assert [path.name for path in loads.directories] == [newer, older], "one load for all"
 
 
 def test_it_can_be_switched_off(live_service: ServiceFixture, encoders: list[str], loads: Loads) -> None:

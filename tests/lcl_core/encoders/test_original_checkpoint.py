@@ -50,6 +50,45 @@ def test_no_code_runs_from_a_checkpoint(exported: Path) -> None:
         load_official(exported / "config.json", exported / "trap.pt")
 
 
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        (torch.zeros(2), "this is of type Tensor"),
+        ([torch.zeros(2)], "this is of type list"),
+        ({"state_dict": [1]}, "this is of type list"),
+        ({"state_dict": {"logit_scale": 1.0}}, "'logit_scale' is of type float"),
+        ({"epoch": 3}, "'epoch' is of type int"),
+    ],
+)
+def test_a_file_without_weights_is_refused(exported: Path, stored: object, words: str) -> None:
+    path = exported / "epoch.pt"
+    torch.save(stored, path)
+    with pytest.raises(UserError, match=f"cannot read weights: .*{words}") as refused:
+        load_official(exported / "config.json", path)
+    assert (refused.value.code, refused.value.file) == ("unreadable", str(path))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "words"),
+    [
+        ("vision_cfg", "head_width", 0, "vision_head_width: .*greater than or equal to 1"),
+        ("vision_cfg", "patch_size", 0, "patch_size"),
+        ("vision_cfg", "layers", "12", "vision_layers"),
+        ("text_cfg", "heads", 7, "text_width must be a multiple of text_heads"),
+    ],
+)
+def test_a_number_that_no_encoder_has_is_refused(
+    exported: Path, part: str, name: str, value: object, words: str
+) -> None:
+    path = exported / "config.json"
+    config = json.loads(path.read_text())
+    config[part][name] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"not a model JSON of the authors' form: .*{words}") as refused:
+        load_official(path, exported / "weights.safetensors")
+    assert (refused.value.code, refused.value.file) == ("bad_model_json", str(path))
+
+
 def test_bad_files_are_named(small_model: LCLModel, exported: Path) -> None:
     weights = exported / "weights.safetensors"
     with pytest.raises(UserError, match="cannot read the model JSON"):

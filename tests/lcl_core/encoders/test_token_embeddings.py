@@ -42,6 +42,21 @@ def test_a_folder_of_safetensors(folder: Path, table: Tensor) -> None:
     assert len(read.weights_hash) == 64
 
 
+def test_the_words_of_a_unigram_tokenizer(folder: Path) -> None:
+    """As of XGLM: pairs of a word and its score, in the order of the rows."""
+    pairs = [[token, -float(row)] for row, token in enumerate(TOKENS)]
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "vocab": pairs}}))
+    assert read_token_embeddings(str(folder)).vocabulary == {token: row for row, token in enumerate(TOKENS)}
+
+
+@pytest.mark.parametrize("vocabulary", ["words", [1, 2], [["a"]], {"a": "b"}, None])
+def test_a_vocabulary_of_no_known_form_is_refused(folder: Path, vocabulary: object) -> None:
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    with pytest.raises(UserError) as refused:
+        read_token_embeddings(str(folder))
+    assert (refused.value.code, refused.value.field) == ("language_model_unreadable", "model.text_init")
+
+
 def test_a_gguf_file(tmp_path: Path, table: Tensor) -> None:
     gguf = pytest.importorskip("gguf")
     writer = gguf.GGUFWriter(tmp_path / "small.gguf", "llama")

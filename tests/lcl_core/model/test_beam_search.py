@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import GenerationConfig
 
-from lcl_core.model import LCLModel
+from lcl_core.model import LCLModel, generation
 from lcl_core.model.generation import PreallocatedCache, TextDecoder, beam_search
 
 
@@ -32,6 +34,29 @@ def cut(ids: list[int], ends: list[int]) -> list[int]:
     """Up to the first end; what follows it is padding."""
     first = next((place for place, token in enumerate(ids) if token in ends), len(ids))
     return ids[: first + 1]
+
+
+@pytest.mark.parametrize("prompt_tokens", [8192, 12])
+def test_the_prompt_is_read_once_a_row(
+    small_model: LCLModel, monkeypatch: pytest.MonkeyPatch, prompt_tokens: int
+) -> None:
+    """Also where it is read in several steps, which give the tokens that one gives."""
+    read: list[tuple[int, ...]] = []
+    original = TextDecoder.forward
+
+    def forward(decoder: TextDecoder, *given: Any, **named: Any) -> Any:
+        read.append(tuple(named["inputs_embeds"].shape[:2]))
+        return original(decoder, *given, **named)
+
+    prefix = torch.randn(6, 7, small_model.config.text_width, generator=torch.Generator().manual_seed(1))
+    expected = theirs(small_model.eval(), prefix, 3, 4)
+    monkeypatch.setattr(TextDecoder, "forward", forward)
+    monkeypatch.setattr(generation, "PROMPT_TOKENS", prompt_tokens)
+    steps = list(beam_search(small_model, prefix, 3, 4))
+    assert dict(row for rows in steps for row in rows) == dict(enumerate(expected))
+    parts = [(6, 7)] if prompt_tokens > 42 else [(6, 2), (6, 2), (6, 2), (6, 1)]
+    assert read == [*parts, (24, 1), (24, 1)]
+    assert steps[: len(parts)] == [[]] * len(parts), "a step is over after each part"
 
 
 @pytest.mark.parametrize("beams", [2, 5, 16])

@@ -10,8 +10,16 @@ from transformers import GenerationConfig
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import train_bpe
-from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch
-from lcl_core.model.generation import TextDecoder, caption_prefix, generate_captions, generate_tokens
+from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch, generation
+from lcl_core.model.generation import (
+    PreallocatedCache,
+    TextDecoder,
+    beam_search,
+    caption_prefix,
+    generate_captions,
+    generate_tokens,
+    generation_bytes,
+)
 from lcl_core.train.factory import build_model
 
 
@@ -103,7 +111,8 @@ def test_one_draws_as_transformers_do(model: LCLModel, processor: LCLProcessor, 
         max_new_tokens=9, do_sample=True, top_p=0.8, top_k=0, temperature=1.5, bos_token_id=0, pad_token_id=0
     )
     theirs = TextDecoder(model).generate(inputs_embeds=prefix, generation_config=config)[0].tolist()
-    assert [int(ids) for ids in generate_tokens(model, prefix, 9, 0.8, 1.5, [5])] == theirs
+    ours = generate_tokens(model, prefix, 9, 0.8, 1.5, [5])
+    assert [int(ids) for ids in ours if ids is not None] == theirs
 
 
 def test_a_drawn_caption_does_not_depend_on_its_company(
@@ -125,6 +134,39 @@ def test_no_more_is_written_than_there_is_room_for(
     room = model.config.context_length - prefix.shape[1]
     assert len(list(generate_tokens(model, prefix, 10_000))) == room
     assert len(list(islice(generate_tokens(model, prefix, 10_000), 3))) == 3
+
+
+def test_a_long_prompt_is_read_in_steps(
+    model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = caption_prefix(model, processor, pixels[:2], "a red fox")
+    expected = [ids.tolist() for ids in generate_tokens(model, prefix, 4) if ids is not None]
+    monkeypatch.setattr(generation, "PROMPT_TOKENS", 8)
+    steps = list(generate_tokens(model, prefix, 4))
+    parts = -(-prefix.shape[1] // 4) - 1  # of four tokens of two rows; the last one gives a token
+    assert parts > 1
+    assert steps[:parts] == [None] * parts
+    assert [ids.tolist() for ids in steps[parts:] if ids is not None] == expected
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_what_a_text_takes_is_foreseen(
+    model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor, beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[PreallocatedCache] = []
+
+    class KeptCache(PreallocatedCache):
+        def __init__(self) -> None:
+            super().__init__()
+            caches.append(self)
+
+    monkeypatch.setattr(generation, "PreallocatedCache", KeptCache)
+    prefix = caption_prefix(model, processor, pixels[:1])
+    (list(beam_search(model, prefix, 6, beams)) if beams > 1 else list(generate_tokens(model, prefix, 6)))
+    held = [tensor.untyped_storage().nbytes() for layer in caches[0].layers for tensor in (layer.keys, layer.values)]
+    scores = 4 * beams * 4 * model.config.vocab_size
+    foreseen = generation_bytes(model.config, prefix.shape[1], 6, beams) - scores
+    assert foreseen / 2 < sum(held) <= foreseen
 
 
 def test_a_prompt_is_continued_and_a_long_one_refused(

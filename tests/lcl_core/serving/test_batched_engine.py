@@ -164,6 +164,33 @@ def test_a_prompt_without_room_fails_alone(shared: BatchedEngine, drawings: list
     assert len(shared.caption(drawings[:1], max_new_tokens=3)) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (GenerationConfig(num_beams=16), "num_beams"),
+        (GenerationConfig(prompt="an ant"), "prompt"),
+        (GenerationConfig(context="an ant"), "context"),
+    ],
+)
+def test_a_text_that_takes_too_much_memory_is_refused(
+    alone: EncoderEngine, drawings: list[Image.Image], options: GenerationConfig, field: str
+) -> None:
+    needed = alone.captioner.generation_bytes(options)
+    session = BatchedEngine(alone, generation_bytes=needed - 1)
+    with pytest.raises(UserError, match=f"{needed:,} bytes") as caught:
+        session.submit_captions(drawings[:1], options)
+    assert (caught.value.code, caught.value.field) == ("generation_too_large", field)
+    session.close()
+
+
+def test_a_document_that_takes_too_much_memory_is_refused(alone: EncoderEngine) -> None:
+    session = BatchedEngine(alone, generation_bytes=1)
+    with pytest.raises(UserError) as caught:
+        session.submit_continuation(["an ant"], GenerationConfig())
+    assert (caught.value.code, caught.value.field) == ("generation_too_large", "document")
+    session.close()
+
+
 def test_too_much_at_once_is_refused_before_any_work(alone: EncoderEngine, drawings: list[Image.Image]) -> None:
     session = BatchedEngine(alone, max_queue=4, max_wait=30, max_batch=64)
     with pytest.raises(UserError) as caught:

@@ -17,6 +17,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.encoders import detect, engine, file_hashes
 from lcl_core.encoders.engine import EncoderEngine, estimate_memory
 from lcl_core.encoders.file_hashes import Hashes, hash_files
+from lcl_core.serving import model_pool
 from lcl_core.serving.batched_engine import BatchedEngine
 from lcl_core.serving.model_pool import ModelPool
 
@@ -144,6 +145,55 @@ def test_a_failed_load_is_reported_and_tried_again(
     with pytest.raises(UserError) as caught:
         pool.get(tmp_path / "nowhere")
     assert caught.value.code == "encoder_unreadable"
+
+
+def test_a_failed_load_of_the_same_files_is_not_tried_again_at_once(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[Path] = []
+
+    def fail(directory: Path, registered: Hashes | None) -> BatchedEngine:
+        attempts.append(directory)
+        raise UserError("its weights are damaged", code="encoder_unhealthy", file=directory)
+
+    pool = ModelPool(device="cpu", load=fail)
+    caught = []
+    for _ in range(3):
+        with pytest.raises(UserError, match="are damaged") as failure:
+            pool.get(encoder)
+        caught.append(failure.value)
+    assert len(attempts) == 1
+    assert {(each.code, each.file) for each in caught} == {("encoder_unhealthy", str(encoder.resolve()))}
+    assert len(set(map(id, caught))) == 3, "an error that is raised again and again would keep every caller's frames"
+    with pytest.raises(UserError):
+        pool.get(encoder, evict=False)
+    assert len(attempts) == 2, "what the one may not evict may fit for the other"
+    monkeypatch.setattr(model_pool, "FAILURE_SECONDS", 0.0)
+    pool._failures.clear()
+    for _ in range(2):
+        with pytest.raises(UserError):
+            pool.get(encoder)
+    assert len(attempts) == 4
+    pool.close()
+
+
+def test_a_load_needs_no_thread_of_its_callers(
+    pool: ModelPool, loader: CountingLoader, encoders: list[Path], eventually: Callable[..., None]
+) -> None:
+    first, second, third = encoders
+    loader.release.clear()
+    waited_for = pool.start_loading(first)
+    assert pool.start_loading(first) is waited_for
+    assert not waited_for.done()
+    assert not waited_for.cancel(), "others wait for it"
+    loader.release.set()
+    session = waited_for.result(180)
+    assert pool.start_loading(first).result(0) is session
+    pool.get(second)
+    pool.get(third)
+    assert first.resolve() not in pool.loaded
+    assert pool.start_loading(first).result(0) is session, "who waited gets it even if it had to leave at once"
+    assert len(loader.loads) == 3
 
 
 def test_replaced_weights_are_loaded_anew(

@@ -96,6 +96,27 @@ def test_no_more_is_begun_than_a_batch_holds() -> None:
     batcher.close()
 
 
+def test_no_more_is_begun_than_its_memory_allows() -> None:
+    """The oldest waits until it fits, and is not overtaken by another long work; short work goes on."""
+    counter = Counter(free=False)
+    batcher = counter.batcher(max_cost=10)
+    futures = batcher.submit("long", [1, 1, 1], 5)
+    assert counter.leave.acquire(blocking=False) is False
+    later = batcher.submit("long later", [1], 1)
+    counter.leave.release()
+    assert futures[1].result(SECONDS) == "1 done"
+    (short,) = batcher.submit("short", [7])
+    counter.leave.release()
+    counter.leave.release()
+    assert short.result(SECONDS) == 7
+    assert (futures[2].result(SECONDS), later[0].result(SECONDS)) == ("1 done", "1 done")
+    assert counter.batches == [[1, 1], [1], [1]]
+    assert counter.order.index("long later") > 1
+    counter.leave.release()
+    assert batcher.submit("long", [1], 11)[0].result(SECONDS) == "1 done", "alone, whatever it costs"
+    batcher.close()
+
+
 def test_what_fails_at_the_start_fails_alone_and_later_together() -> None:
     counter = Counter()
     batcher = counter.batcher()

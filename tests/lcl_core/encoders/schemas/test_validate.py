@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -106,6 +108,19 @@ def test_a_vision_tower_from_elsewhere_is_refused(ours: Path, tmp_path: Path, vi
     assert (caught.value.code, caught.value.field) == ("encoder_unreadable", "encoder")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json", "vocab.json"])
+def test_a_link_in_place_of_a_file_is_refused(foreign: Path, tmp_path: Path, name: str) -> None:
+    """It is in no hash, and its target may change."""
+    directory = shutil.copytree(foreign, tmp_path / "encoder")
+    elsewhere = tmp_path / name
+    elsewhere.write_text("{}")
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match="it is a link") as refused:
+        check_encoder(directory)
+    assert refused.value.file == str(directory / name)
+
+
 def test_a_header_of_long_numbers_takes_no_time(ours: Path, foreign: Path, tmp_path: Path) -> None:
     """Numbers of 4000 digits were multiplied, which takes time with the square of their length."""
     directory = encoders.make("sides of 4000 digits", tmp_path / "encoder", ours, foreign)
@@ -127,6 +142,56 @@ def test_tokenizers_of_transformers_pass(tmp_path: Path, kind: str) -> None:
 
     getattr(transformers, f"{kind}Tokenizer")().save_pretrained(tmp_path)
     assert check_tokenizer(tmp_path / "tokenizer.json", 100) >= 2
+
+
+def write_steps(path: Path, normalizers: list[dict[str, Any]], pretokenizers: list[dict[str, Any]]) -> Path:
+    """A ``tokenizer.json`` of these steps, with two words."""
+    stored = {
+        "version": "1.0",
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pretokenizers},
+        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"},
+        "added_tokens": [],
+    }
+    path.write_text(json.dumps(stored))
+    return path
+
+
+# a map without entries: its table, and behind that the text "ZZ"
+ZZ_MAP = {
+    "type": "Precompiled",
+    "precompiled_charsmap": base64.b64encode(struct.pack("<II", 4, 0) + b"ZZ\0").decode(),
+}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+METASPACE = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+
+
+@pytest.mark.parametrize(
+    ("normalizers", "pretokenizers", "words"),
+    [
+        ([ZZ_MAP, ZZ_MAP], [], "Precompiled stands twice"),
+        ([BYTES, BYTES], [], "ByteLevel stands twice"),
+        ([BYTES], [BYTES], "ByteLevel stands twice"),
+        ([ZZ_MAP, {"type": "NFKD"}], [], "1,152 characters of one; 256 are allowed"),
+        ([{"type": "Prepend", "prepend": "a" * 16}] * 2, [], "289 characters of one"),
+        ([], [METASPACE] * 9, "512 characters of one"),
+    ],
+)
+def test_steps_whose_growth_multiplies_are_refused(
+    tmp_path: Path, normalizers: list[dict[str, Any]], pretokenizers: list[dict[str, Any]], words: str
+) -> None:
+    path = write_steps(tmp_path / "tokenizer.json", normalizers, pretokenizers)
+    with pytest.raises(UserError, match=words) as caught:
+        check_tokenizer(path, 2)
+    assert (caught.value.code, caught.value.file) == ("encoder_unreadable", str(path))
+
+
+def test_a_step_of_each_kind_passes(tmp_path: Path) -> None:
+    """Of XLM-R and SigLIP, of CLIP, of RoBERTa."""
+    lower, whitespace = {"type": "Lowercase"}, {"type": "WhitespaceSplit"}
+    check_tokenizer(write_steps(tmp_path / "tokenizer.json", [lower, ZZ_MAP], [whitespace, METASPACE]), 2)
+    check_tokenizer(write_steps(tmp_path / "tokenizer.json", [{"type": "NFC"}, lower], [BYTES]), 2)
+    check_tokenizer(write_steps(tmp_path / "tokenizer.json", [], [{**BYTES, "add_prefix_space": True}]), 2)
 
 
 def test_the_schema_needs_no_torch(ours: Path) -> None:
