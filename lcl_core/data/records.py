@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 from lcl_core.common.errors import UserError
 
 DEFAULT_SPLIT = "train"
+_HELD_OUT = ("val", "test")
 PAIR_FIELDS = frozenset(("image", "captions", "labels", "split", "source"))
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _FUNCTION_WORDS = frozenset(("and", "for", "from", "not", "the", "with", "without"))
@@ -328,6 +329,20 @@ def parse_segments(document: dict[str, Any]) -> tuple[Segment, ...]:
         else:
             raise UserError("segments must be a list of {text} and {image} objects", code="bad_document")
     return tuple(segments)
+
+
+def is_held_out(split: str) -> bool:
+    """Whether documents of a split are left out of training: its name begins with ``val`` or ``test``."""
+    return split.startswith(_HELD_OUT)
+
+
+def document_split(file: str) -> str:
+    """Split of the documents of a file ``interleaved.jsonl``, ``interleaved/NAME.jsonl`` or ``interleaved/NAME/…``.
+
+    That is NAME if it is the name of a held-out split, or else "train".
+    """
+    name = file.removeprefix("interleaved/").partition("/")[0].removesuffix(".jsonl")
+    return name if is_held_out(name) else DEFAULT_SPLIT
 
 
 def check_document(document: dict[str, Any]) -> str | None:

@@ -25,6 +25,7 @@ from lcl_core.data.records import (
     Segment,
     SequenceDocument,
     check_pair,
+    document_split,
     parse_segments,
 )
 from lcl_core.parts.plan import Section
@@ -39,8 +40,7 @@ class NativeReader(FormatReader[ReaderOptions]):
 
     Images of matched records that are captioned images too have their ``subject`` in ``extra["image_info"]``.
 
-    Of several files ``interleaved/NAME.jsonl``, the split of a document is NAME if that is ``val`` or begins with
-    ``test``, or else ``train``.
+    The split of a document is that of its file (``records.document_split``).
     """
 
     format = "native"
@@ -96,9 +96,7 @@ def _read_document(store: FileStore, name: str, number: int, line: dict[str, Any
     def find(image: dict[str, Any]) -> RecordImage:
         return _image(store, image["image_name"])
 
-    part = name.removeprefix("interleaved/").removesuffix(".jsonl")
-    split = part if "/" not in part and (part == "val" or part.startswith("test")) else DEFAULT_SPLIT
-    location = LineLocation(name, number, f"{name}:{number}", split)
+    location = LineLocation(name, number, f"{name}:{number}", document_split(name))
     yield from (read_sequence if "segments" in line else read_mmc4_document)(line, location, find)
 
 
