@@ -85,7 +85,8 @@ class FileCorpus(Corpus):
         self.path = store.path
         self._store = store
         names = jsonl_files(store, "interleaved")
-        self._document_files = tuple(name for name in names if not is_held_out(document_split(name)))
+        self._held_out_files = tuple(name for name in names if is_held_out(document_split(name)))
+        self._document_files = tuple(name for name in names if name not in self._held_out_files)
         self._pair_files = jsonl_files(store, "pairs")
         if not self._document_files and not self._pair_files:
             raise UserError(
@@ -105,6 +106,11 @@ class FileCorpus(Corpus):
     def documents(self) -> ConcatenatedLines:
         """Indexing raises UserError ``bad_line``."""
         return self._lines(self._document_files, check_document)
+
+    @cached_property
+    def held_out_documents(self) -> ConcatenatedLines:
+        """Likewise, of the held-out splits."""
+        return self._lines(self._held_out_files, check_document)
 
     @cached_property
     def all_pairs(self) -> PairList:
@@ -157,7 +163,10 @@ class FileCorpus(Corpus):
         return f"images/{name}"
 
     def content_hash(self) -> str:
-        """sha256 (hex) over names and contents; a folder and a zip of it give the same."""
+        """sha256 (hex) over names and contents; a folder and a zip of it give the same.
+
+        Files of held-out documents, which no training reads, are left out: hashes that are recorded stay as they are.
+        """
         return self._content_hash
 
     @cached_property
