@@ -17,6 +17,7 @@ from lcl_core.common.errors import UserError
 
 DEFAULT_SPLIT = "train"
 _HELD_OUT = ("val", "test")
+_LARGEST_SIMILARITY = 1_000_000  # cosines are at most 1; scores on another scale pass
 PAIR_FIELDS = frozenset(("image", "captions", "labels", "split", "source"))
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _FUNCTION_WORDS = frozenset(("and", "for", "from", "not", "the", "with", "without"))
@@ -363,8 +364,9 @@ def _check(image: Any) -> str | None:
         return ".image_name must be a file name"
     if not is_number(image.get("matched_text_index"), int):
         return ".matched_text_index must be an integer"
-    if not is_number(image.get("matched_sim"), (int, float)):
-        return ".matched_sim must be a number"
+    similarity = image.get("matched_sim")
+    if not is_number(similarity, (int, float)) or abs(similarity) > _LARGEST_SIMILARITY:
+        return f".matched_sim must be a number of at most {_LARGEST_SIMILARITY:,}"
     subject = image.get("subject", {})
     problem = check_subject(subject) if isinstance(subject, dict) else "must be an object"
     return None if problem is None else f".subject {problem}"

@@ -1,13 +1,11 @@
-"""What every format reader shares: its interface, its options, the files of a corpus, and JSON-safe values.
+"""What every format reader shares: its interface, its options, and the files of a corpus.
 
 A reader walks a foreign format once, in order, and yields records and bad items. Options are a strict model each, and
-their errors name the option. Values of foreign files are bounded and become JSON that any program reads.
+their errors name the option.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -22,66 +20,6 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.records import BadItem, Record
 from lcl_core.parts.plan import Section
 from lcl_core.specs.base import Spec
-
-MAX_JSON_DEPTH = 64
-
-
-class BadValue(Exception):
-    """A line or member is malformed; the text names the problem."""
-
-
-def decode_utf8(data: bytes) -> str:
-    """UTF-8, with or without a byte order mark. Raises: BadValue."""
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise BadValue(f"not UTF-8 at byte {error.start}") from error
-
-
-def parse_json(data: bytes | str) -> Any:
-    """A JSON value. NaN and infinities, which JSON lacks, become null; half surrogates become U+FFFD.
-
-    Raises: BadValue.
-    """
-    text = decode_utf8(data) if isinstance(data, bytes) else data
-    try:
-        value = json.loads(text, parse_constant=lambda _: None)
-    except (ValueError, RecursionError) as error:
-        raise BadValue(f"not JSON ({error})") from error
-    # only such escapes make strings that cannot be written as UTF-8
-    return to_json_safe(value) if "\\ud" in text or "\\uD" in text else value
-
-
-def parse_json_object(data: bytes | str) -> dict[str, Any]:
-    """A JSON object, likewise."""
-    value = parse_json(data)
-    if not isinstance(value, dict):
-        raise BadValue("not a JSON object")
-    return value
-
-
-def to_json_safe(value: Any, depth: int = 0) -> Any:
-    """``value`` as JSON can hold it: NaN and infinities become null, other types their text, bytes are left out.
-
-    Raises: BadValue for what is nested deeper than ``MAX_DEPTH``.
-    """
-    if depth > MAX_JSON_DEPTH:
-        raise BadValue(f"nested deeper than {MAX_JSON_DEPTH} levels")
-    if isinstance(value, str):
-        return replace_surrogates(value)
-    if isinstance(value, dict):
-        kept = {replace_surrogates(str(key)): item for key, item in value.items() if not isinstance(item, bytes)}
-        return {key: to_json_safe(item, depth + 1) for key, item in kept.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json_safe(item, depth + 1) for item in value if not isinstance(item, bytes)]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int)) else str(value)
-
-
-def replace_surrogates(text: str) -> str:
-    """``text`` with U+FFFD for surrogates that have lost their other half."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def to_printable(name: str) -> str:

@@ -16,18 +16,16 @@ from typing import Any
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import safe_name
 from lcl_core.data.formats.base import (
-    BadValue,
     FilesReader,
     ReaderOptions,
     check_corpus_file,
     contains_files,
     corpus_paths,
     display_name,
-    parse_json_object,
-    to_json_safe,
 )
 from lcl_core.data.formats.image_lookup import ImageFinder, find_images
 from lcl_core.data.formats.text_files import TextLine, read_lines
+from lcl_core.data.json_values import BadValue, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, ImageMatch, MatchedDocument, Record, RecordImage
 
 # The matrix is by far the largest part of a line and nothing of ours uses it: the match of each image is all.

@@ -10,9 +10,10 @@ from typing import Any
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_corpus import FileCorpus, jsonl_files
 from lcl_core.data.corpus.file_store import FileStore, open_store
-from lcl_core.data.formats.base import BadValue, FormatReader, ReaderOptions, file_stamp, to_json_safe
+from lcl_core.data.formats.base import FormatReader, ReaderOptions, file_stamp
 from lcl_core.data.formats.image_lookup import read_stored_image
 from lcl_core.data.formats.mmc4 import LineLocation, check_image_name, read_mmc4_document
+from lcl_core.data.json_values import BadValue, to_json_safe
 from lcl_core.data.jsonl import JsonLines
 from lcl_core.data.records import (
     DEFAULT_SPLIT,

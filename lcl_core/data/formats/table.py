@@ -24,7 +24,6 @@ from pydantic import Field
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats.base import (
-    BadValue,
     FilesReader,
     ReaderOptions,
     check_corpus_file,
@@ -32,12 +31,11 @@ from lcl_core.data.formats.base import (
     corpus_files,
     corpus_paths,
     display_name,
-    parse_json_object,
-    to_json_safe,
 )
 from lcl_core.data.formats.image_lookup import NamedImages, find_images
 from lcl_core.data.formats.mmc4 import check_image_name
 from lcl_core.data.formats.text_files import TextLine, read_lines
+from lcl_core.data.json_values import BadValue, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
 # compared in lower case, with spaces and dashes as underscores; earlier names win
