@@ -364,7 +364,7 @@ def _check(image: Any) -> str | None:
         return ".image_name must be a file name"
     if not is_number(image.get("matched_text_index"), int):
         return ".matched_text_index must be an integer"
-    similarity = image.get("matched_sim")
+    similarity: Any = image.get("matched_sim")
     if not is_number(similarity, (int, float)) or abs(similarity) > _LARGEST_SIMILARITY:
         return f".matched_sim must be a number of at most {_LARGEST_SIMILARITY:,}"
     subject = image.get("subject", {})

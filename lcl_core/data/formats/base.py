@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -169,7 +170,12 @@ class FilesReader(FormatReader[Options]):
     """A corpus of files that are read one after the other; each is a section.
 
     What precedes the files, such as problems of side files, is a section too.
+
+    Attributes:
+        listed: names of all files of the corpus, where the folder holds but some of them; None: those in the folder.
     """
+
+    listed: Sequence[str] | None = None
 
     @abstractmethod
     def paths(self) -> list[Path]:
@@ -183,13 +189,21 @@ class FilesReader(FormatReader[Options]):
         """What cannot be read apart from the files."""
         return iter(())
 
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the corpus's files that can be read, in order; what depends on other files is decided by them."""
+        if self.listed is not None:
+            return list(self.listed)
+        checked = (check_corpus_file(path, self.path) for path in self.paths())
+        return [self.key(file) for file in checked if not isinstance(file, BadItem)]
+
     def records(self) -> Iterator[Record | BadItem]:
         yield from self.problems()
         for path in self.paths():
             yield from self._checked(path)
 
     def sections(self) -> list[Section]:
-        return [Section(WHOLE), *(Section(self._key(path), file_stamp(path)) for path in self.paths())]
+        return [Section(WHOLE), *(Section(self.key(path), file_stamp(path)) for path in self.paths())]
 
     def _section(self, key: str) -> Iterator[Record | BadItem]:
         if key == WHOLE:
@@ -200,7 +214,8 @@ class FilesReader(FormatReader[Options]):
         file = check_corpus_file(path, self.path)
         return iter((file,)) if isinstance(file, BadItem) else self.read_file(file)
 
-    def _key(self, path: Path) -> str:
+    def key(self, path: Path) -> str:
+        """Name of a file: its path below the corpus."""
         return path.name if path == self.path else os.path.relpath(path, self.path)
 
 

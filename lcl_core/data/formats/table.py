@@ -374,7 +374,7 @@ class TableReader(FilesReader[TableOptions]):
             yield from self._table(file)
         except UserError as error:
             yield BadItem(display_name(file, self.path), 0, "bad header", error.message)
-            if len(self.paths()) == 1:
+            if len(self.names) == 1:
                 raise
 
     @property
