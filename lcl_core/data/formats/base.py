@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.records import BadItem, Record
+from lcl_core.data.records import BadItem, Record, is_number
 from lcl_core.parts.plan import Section
 from lcl_core.specs.base import Spec
 
@@ -29,7 +29,31 @@ def to_printable(name: str) -> str:
 
 
 class ReaderOptions(Spec):
-    """Options of a reader; unknown ones are refused. Most readers derive their own."""
+    """Options of a reader; unknown ones are refused. Most readers derive their own.
+
+    A command line makes a number of ``0`` and one value of one column: a whole number is taken for a text where the
+    option is one, and one value for several.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_types(cls, options: Any) -> Any:
+        if not isinstance(options, dict):
+            return options
+        fields = cls.model_fields
+        return {
+            name: _fit(value, fields[name].annotation) if name in fields else value for name, value in options.items()
+        }
+
+
+def _fit(value: Any, annotation: Any) -> Any:
+    """``value`` as a text, or as several values, where an option takes these."""
+    kinds = get_args(annotation) or (annotation,)
+    several = next((kind for kind in kinds if get_origin(kind) is tuple), None)
+    if several is not None and value is not None:
+        items = value if isinstance(value, (list, tuple)) else (value,)
+        return tuple(_fit(item, get_args(several)[0]) for item in items)
+    return str(value) if str in kinds and is_number(value, int) else value
 
 
 OptionsModel = TypeVar("OptionsModel", bound=ReaderOptions)

@@ -201,7 +201,7 @@ def test_names_that_lead_out_are_left_out(tmp_path: Path, cache: Path, s3_bucket
 def test_errors_name_the_field_and_the_way_out(tmp_path: Path) -> None:
     url = f"memory://{tmp_path.name}/nothing"
     with pytest.raises(UserError) as caught:
-        open_source(ConvertSpec(path=url, format="table", options={"image": 5}, name="made"), {})
+        open_source(ConvertSpec(path=url, format="table", options={"image": ["a"]}, name="made"), {})
     assert caught.value.field == "options.image"
     with pytest.raises(UserError) as caught:
         open_remote_files(url, "coco", {})

@@ -108,6 +108,18 @@ def test_a_table_without_header(make: Any, walk: Any, sample: Any) -> None:
     assert {record.split for record in records} == {"train"}
 
 
+def test_columns_by_number_and_one_of_several(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    make.file("t.csv", "a.webp,An ant.,insect\n")
+    reader = open_reader(make.root, "table", header=False, image=0, captions=1, labels=[2])
+    records, bad = walk(reader)
+    assert bad == []
+    assert records[0].body == CaptionedImage("a.webp", ("An ant.",), {"2": "insect"})
+    with pytest.raises(UserError, match="captions"):
+        open_reader(make.root, "table", captions=True)
+    with pytest.raises(UserError, match="header"):
+        open_reader(make.root, "table", header="x")
+
+
 def test_labels_of_every_kind(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     rows = [
         {"image": "a.webp", "label": 7, "class": True, "category": 0.5, "species": None},
