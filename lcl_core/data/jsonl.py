@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
@@ -10,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.json_values import BadValue, parse_json
 
 MAX_LINE_BYTES = 16 << 20
 _SCAN_BYTES = 64 << 20
@@ -62,11 +62,9 @@ class JsonLines(Sequence[dict[str, Any]]):
         if end - start > MAX_LINE_BYTES:
             raise self._bad(index, f"the line is longer than {MAX_LINE_BYTES:,} bytes")
         try:
-            value = json.loads(self._buffer[start:end].decode("utf-8").removeprefix("\ufeff"))
-        except UnicodeDecodeError as error:
-            raise self._bad(index, "the line is not UTF-8") from error
-        except (ValueError, RecursionError) as error:
-            raise self._bad(index, f"the line is not JSON ({error})") from error
+            value = parse_json(self._buffer[start:end], keep_nan=True)  # a similarity of NaN leaves out its image alone
+        except BadValue as error:
+            raise self._bad(index, f"the line is {error}") from error
         problem = self._check(value) if isinstance(value, dict) else "the line is not a JSON object"
         if problem is not None:
             raise self._bad(index, problem)

@@ -16,6 +16,8 @@ from typing import Any, TypeGuard
 from lcl_core.common.errors import UserError
 
 DEFAULT_SPLIT = "train"
+_HELD_OUT = ("val", "test")
+_LARGEST_SIMILARITY = 1_000_000  # cosines are at most 1; scores on another scale pass
 PAIR_FIELDS = frozenset(("image", "captions", "labels", "split", "source"))
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _FUNCTION_WORDS = frozenset(("and", "for", "from", "not", "the", "with", "without"))
@@ -330,6 +332,20 @@ def parse_segments(document: dict[str, Any]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
+def is_held_out(split: str) -> bool:
+    """Whether documents of a split are left out of training: its name begins with ``val`` or ``test``."""
+    return split.startswith(_HELD_OUT)
+
+
+def document_split(file: str) -> str:
+    """Split of the documents of a file ``interleaved.jsonl``, ``interleaved/NAME.jsonl`` or ``interleaved/NAME/…``.
+
+    That is NAME if it is the name of a held-out split, or else "train".
+    """
+    name = file.removeprefix("interleaved/").partition("/")[0].removesuffix(".jsonl")
+    return name if is_held_out(name) else DEFAULT_SPLIT
+
+
 def check_document(document: dict[str, Any]) -> str | None:
     """An MMC4 document: ``text_list`` and ``image_info`` with name, sentence and similarity of each image."""
     texts, images = document.get("text_list"), document.get("image_info")
@@ -348,8 +364,9 @@ def _check(image: Any) -> str | None:
         return ".image_name must be a file name"
     if not is_number(image.get("matched_text_index"), int):
         return ".matched_text_index must be an integer"
-    if not is_number(image.get("matched_sim"), (int, float)):
-        return ".matched_sim must be a number"
+    similarity: Any = image.get("matched_sim")
+    if not is_number(similarity, (int, float)) or abs(similarity) > _LARGEST_SIMILARITY:
+        return f".matched_sim must be a number of at most {_LARGEST_SIMILARITY:,}"
     subject = image.get("subject", {})
     problem = check_subject(subject) if isinstance(subject, dict) else "must be an object"
     return None if problem is None else f".subject {problem}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lcl_core.common.errors import UserError
-from lcl_core.dataset_builder.build import SIDE, BuildPlan, build, build_tiny
+from lcl_core.dataset_builder.build import MIN_SIDE, SIDE, BuildPlan, build, build_tiny
 from lcl_core.dataset_builder.packages import DEFAULT_CACHE, PackageCache
 from lcl_core.dataset_builder.sources import SOURCES, select_sources
 
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     building.add_argument("--fetch", action="store_true", help="download what the cache lacks, with npm and apt-get")
     building.add_argument("--only", nargs="+", metavar="SOURCE", help=f"of {', '.join(SOURCES)}")
     building.add_argument("--licence", choices=("any", "permissive"), default="any", help="which works are taken")
-    building.add_argument("--side", type=int, default=SIDE, help="longest side of an image, pixels")
+    building.add_argument("--side", type=int, default=SIDE, help=f"longest side of an image, {MIN_SIDE} pixels or more")
     building.add_argument("--tiny", action="store_true", help="the sample that ships with the project")
     return top
 

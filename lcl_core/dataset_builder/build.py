@@ -7,6 +7,7 @@ that ships with the project: a few thousand small images, permissive licences on
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -16,6 +17,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,29 @@ class BuildDir:
         return self.folder / _STEPS / source
 
 
+_AGAIN = "run it again: it goes on after the sources that are finished"
+
+
+@contextlib.contextmanager
+def report_system_errors(target: Path) -> Iterator[None]:
+    """Errors of disks and processes as errors for the user.
+
+    Raises: UserError ``disk_full``, ``file_inaccessible`` or ``build_died``.
+    """
+    try:
+        yield
+    except BrokenExecutor as error:
+        message = f"a process of the build ended, perhaps for lack of memory; free some and {_AGAIN}"
+        raise UserError(message, code="build_died", file=target) from error
+    except OSError as error:
+        file = error.filename or target
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"the disk is full; free some space and {_AGAIN}"
+            raise UserError(message, code="disk_full", file=file) from error
+        message = f"it cannot be read or written ({error.strerror or error}); choose another place, or mend that and "
+        raise UserError(message + _AGAIN, code="file_inaccessible", file=file) from error
+
+
 @contextlib.contextmanager
 def open_build_dir(target: Path) -> Iterator[BuildDir]:
     """The build directory of ``target``; an unpublished one is kept for the next attempt.
@@ -212,6 +237,7 @@ def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 SIDE = 128  # pixels of the longest side, unless a source has its own
+MIN_SIDE = 16
 _FORM = 3  # raised when the same inputs give another result
 
 
@@ -228,15 +254,22 @@ class BuildPlan:
     side: int = SIDE
     licences: LicenceChoice = "any"
 
+    def __post_init__(self) -> None:
+        """Raises: UserError ``bad_side``."""
+        if self.side < MIN_SIDE:
+            message = f"the longest side of an image must have at least {MIN_SIDE} pixels, not {self.side}"
+            raise UserError(message, code="bad_side", field="side")
+
 
 def build(plan: BuildPlan, cache: PackageCache, target: Path, say: Log) -> dict[str, Any]:
     """Make the corpus at ``target``, a folder that appears only when all is done; returns its figures.
 
     An interrupted build goes on after the sources that it had finished. The same packages give the same corpus.
 
-    Raises: UserError ``target_exists``, ``build_running``, ``nothing_chosen``, ``packages_missing``, ``missing_extra``…
+    Raises: UserError ``target_exists``, ``build_running``, ``nothing_chosen``, ``packages_missing``, ``missing_extra``,
+        ``disk_full``…
     """
-    with open_build_dir(target) as build_dir:
+    with report_system_errors(target), open_build_dir(target) as build_dir:
         figures = build_in(build_dir, plan, cache, say)
         build_dir.publish(target)
     return figures
@@ -309,7 +342,7 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # so that the same contents are the same byte
 
 def build_tiny(cache: PackageCache, target: Path, say: Log) -> dict[str, Any]:
     """Make the zip at ``target``; its figures. Raises: as ``build`` does."""
-    with open_build_dir(target) as build_dir:
+    with report_system_errors(target), open_build_dir(target) as build_dir:
         build_in(build_dir, BuildPlan((SOURCES["emoji"], SOURCES["openclipart"]), SIDE, "permissive"), cache, say)
         emoji, clipart = (
             select_emoji(_read_pairs(build_dir, "emoji")),

@@ -90,7 +90,7 @@ def unpack_archive(
 
     Links are made where they lead to another place inside it, and left out otherwise; so is what is no file.
 
-    Raises: UserError ``archive_damaged``, ``archive_unsafe`` or ``archive_too_large``.
+    Raises: UserError ``archive_damaged``, ``archive_unsafe`` or ``archive_too_large``; OSError of the disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
     links: list[tuple[str, str]] = []
@@ -107,6 +107,8 @@ def unpack_archive(
                 elif member.issym():
                     links.append((name, member.linkname))
     except _ARCHIVE_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the archive
+            raise
         raise UserError(f"the archive cannot be unpacked ({error})", code="archive_damaged", file=archive) from error
     for name, target in links:  # after all files, so that none is written through a link
         _make_link(folder, name, target)

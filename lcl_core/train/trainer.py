@@ -250,6 +250,7 @@ class Trainer:
             raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
         self.progress.tokenizer = tokenizer
         undistilled(self.objective).cuts_documents = self.progress.cuts_documents
+        self.stream.set_shares(self.progress.closest_shares)
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 

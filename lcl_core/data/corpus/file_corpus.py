@@ -7,8 +7,9 @@
                         "name", "keywords": [...]}
     images/NAME         the image files that both name
 
-Instead of one file there may be several, ``interleaved/NAME.jsonl`` (all but ``val`` and ``test*``) and
-``pairs/NAME.jsonl``. The other form, for corpora of any size, is ``lcl_core.data.shards``.
+Instead of one file there may be several, ``interleaved/NAME.jsonl`` and ``pairs/NAME.jsonl``, also in folders. Those
+whose name or first folder below ``interleaved`` begins with ``val`` or ``test`` are held out.
+The other form, for corpora of any size, is ``lcl_core.data.shards``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.file_store import FileStore, open_store
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
 from lcl_core.data.jsonl import ConcatenatedLines, JsonLines
-from lcl_core.data.records import DEFAULT_SPLIT, PAIR_FIELDS, CaptionPair, add_subjects, check_document, check_pair
+from lcl_core.data.records import (
+    DEFAULT_SPLIT,
+    PAIR_FIELDS,
+    CaptionPair,
+    add_subjects,
+    check_document,
+    check_pair,
+    document_split,
+    is_held_out,
+)
 
 
 class PairList(Sequence[CaptionPair]):
@@ -75,9 +85,8 @@ class FileCorpus(Corpus):
         self.path = store.path
         self._store = store
         names = jsonl_files(store, "interleaved")
-        self._document_files = tuple(
-            name for name in names if not name.startswith(("interleaved/val", "interleaved/test"))
-        )
+        self._held_out_files = tuple(name for name in names if is_held_out(document_split(name)))
+        self._document_files = tuple(name for name in names if name not in self._held_out_files)
         self._pair_files = jsonl_files(store, "pairs")
         if not self._document_files and not self._pair_files:
             raise UserError(
@@ -97,6 +106,11 @@ class FileCorpus(Corpus):
     def documents(self) -> ConcatenatedLines:
         """Indexing raises UserError ``bad_line``."""
         return self._lines(self._document_files, check_document)
+
+    @cached_property
+    def held_out_documents(self) -> ConcatenatedLines:
+        """Likewise, of the held-out splits."""
+        return self._lines(self._held_out_files, check_document)
 
     @cached_property
     def all_pairs(self) -> PairList:
@@ -149,7 +163,10 @@ class FileCorpus(Corpus):
         return f"images/{name}"
 
     def content_hash(self) -> str:
-        """sha256 (hex) over names and contents; a folder and a zip of it give the same."""
+        """sha256 (hex) over names and contents; a folder and a zip of it give the same.
+
+        Files of held-out documents, which no training reads, are left out: hashes that are recorded stay as they are.
+        """
         return self._content_hash
 
     @cached_property

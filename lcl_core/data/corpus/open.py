@@ -12,6 +12,7 @@ from lcl_core.common.paths import is_url, resolve_allowed
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.file_corpus import FileCorpus
 from lcl_core.data.formats import open_reader
+from lcl_core.data.formats.base import ReaderOptions, parse_options
 from lcl_core.data.formats.remote_files import open_remote_files
 from lcl_core.data.shards.format import HEADER
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
@@ -26,6 +27,17 @@ def open_corpus(path: str | Path) -> Corpus:
     if is_url(str(path)) or os.path.isfile(Path(path) / HEADER):
         return ShardedCorpus.open(path)
     return FileCorpus.open(Path(path))
+
+
+def _open_own_form(path: str) -> Corpus | None:
+    """The corpus at a path of a spec; None: files of another form. Raises: UserError whose field is the path."""
+    try:
+        return open_corpus(path)
+    except UserError as error:
+        if error.code != "corpus_unreadable" or is_url(path):
+            error.field = "path"
+            raise
+        return None
 
 
 def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[str] | None = None) -> Any:
@@ -43,14 +55,12 @@ def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[s
             raise UserError(message, code="unknown_dataset", field="dataset")
         return open_corpus(datasets[spec.dataset])
     assert spec.path is not None, "a spec names one of the two"
-    if spec.format == "auto":
-        try:
-            return open_corpus(spec.path)
-        except UserError as error:
-            if error.code != "corpus_unreadable" or is_url(spec.path):
-                error.field = "path"
-                raise
+    corpus = _open_own_form(spec.path) if spec.format == "auto" else None
     try:
+        if corpus is not None:
+            form = "shards" if isinstance(corpus, ShardedCorpus) else "native"
+            parse_options(ReaderOptions, spec.options, form)  # there is none
+            return corpus
         if is_url(spec.path):
             reader: Any = open_remote_files(spec.path, spec.format, spec.options)
         else:

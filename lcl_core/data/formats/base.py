@@ -1,87 +1,26 @@
-"""What every format reader shares: its interface, its options, the files of a corpus, and JSON-safe values.
+"""What every format reader shares: its interface, its options, and the files of a corpus.
 
 A reader walks a foreign format once, in order, and yields records and bad items. Options are a strict model each, and
-their errors name the option. Values of foreign files are bounded and become JSON that any program reads.
+their errors name the option.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.records import BadItem, Record
+from lcl_core.data.records import BadItem, Record, is_number
 from lcl_core.parts.plan import Section
 from lcl_core.specs.base import Spec
-
-MAX_JSON_DEPTH = 64
-
-
-class BadValue(Exception):
-    """A line or member is malformed; the text names the problem."""
-
-
-def decode_utf8(data: bytes) -> str:
-    """UTF-8, with or without a byte order mark. Raises: BadValue."""
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise BadValue(f"not UTF-8 at byte {error.start}") from error
-
-
-def parse_json(data: bytes | str) -> Any:
-    """A JSON value. NaN and infinities, which JSON lacks, become null; half surrogates become U+FFFD.
-
-    Raises: BadValue.
-    """
-    text = decode_utf8(data) if isinstance(data, bytes) else data
-    try:
-        value = json.loads(text, parse_constant=lambda _: None)
-    except (ValueError, RecursionError) as error:
-        raise BadValue(f"not JSON ({error})") from error
-    # only such escapes make strings that cannot be written as UTF-8
-    return to_json_safe(value) if "\\ud" in text or "\\uD" in text else value
-
-
-def parse_json_object(data: bytes | str) -> dict[str, Any]:
-    """A JSON object, likewise."""
-    value = parse_json(data)
-    if not isinstance(value, dict):
-        raise BadValue("not a JSON object")
-    return value
-
-
-def to_json_safe(value: Any, depth: int = 0) -> Any:
-    """``value`` as JSON can hold it: NaN and infinities become null, other types their text, bytes are left out.
-
-    Raises: BadValue for what is nested deeper than ``MAX_DEPTH``.
-    """
-    if depth > MAX_JSON_DEPTH:
-        raise BadValue(f"nested deeper than {MAX_JSON_DEPTH} levels")
-    if isinstance(value, str):
-        return replace_surrogates(value)
-    if isinstance(value, dict):
-        kept = {replace_surrogates(str(key)): item for key, item in value.items() if not isinstance(item, bytes)}
-        return {key: to_json_safe(item, depth + 1) for key, item in kept.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json_safe(item, depth + 1) for item in value if not isinstance(item, bytes)]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int)) else str(value)
-
-
-def replace_surrogates(text: str) -> str:
-    """``text`` with U+FFFD for surrogates that have lost their other half."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def to_printable(name: str) -> str:
@@ -90,7 +29,31 @@ def to_printable(name: str) -> str:
 
 
 class ReaderOptions(Spec):
-    """Options of a reader; unknown ones are refused. Most readers derive their own."""
+    """Options of a reader; unknown ones are refused. Most readers derive their own.
+
+    A command line makes a number of ``0`` and one value of one column: a whole number is taken for a text where the
+    option is one, and one value for several.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_types(cls, options: Any) -> Any:
+        if not isinstance(options, dict):
+            return options
+        fields = cls.model_fields
+        return {
+            name: _fit(value, fields[name].annotation) if name in fields else value for name, value in options.items()
+        }
+
+
+def _fit(value: Any, annotation: Any) -> Any:
+    """``value`` as a text, or as several values, where an option takes these."""
+    kinds = get_args(annotation) or (annotation,)
+    several = next((kind for kind in kinds if get_origin(kind) is tuple), None)
+    if several is not None and value is not None:
+        items = value if isinstance(value, (list, tuple)) else (value,)
+        return tuple(_fit(item, get_args(several)[0]) for item in items)
+    return str(value) if str in kinds and is_number(value, int) else value
 
 
 OptionsModel = TypeVar("OptionsModel", bound=ReaderOptions)
@@ -231,7 +194,12 @@ class FilesReader(FormatReader[Options]):
     """A corpus of files that are read one after the other; each is a section.
 
     What precedes the files, such as problems of side files, is a section too.
+
+    Attributes:
+        listed: names of all files of the corpus, where the folder holds but some of them; None: those in the folder.
     """
+
+    listed: Sequence[str] | None = None
 
     @abstractmethod
     def paths(self) -> list[Path]:
@@ -245,13 +213,21 @@ class FilesReader(FormatReader[Options]):
         """What cannot be read apart from the files."""
         return iter(())
 
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the corpus's files that can be read, in order; what depends on other files is decided by them."""
+        if self.listed is not None:
+            return list(self.listed)
+        checked = (check_corpus_file(path, self.path) for path in self.paths())
+        return [self.key(file) for file in checked if not isinstance(file, BadItem)]
+
     def records(self) -> Iterator[Record | BadItem]:
         yield from self.problems()
         for path in self.paths():
             yield from self._checked(path)
 
     def sections(self) -> list[Section]:
-        return [Section(WHOLE), *(Section(self._key(path), file_stamp(path)) for path in self.paths())]
+        return [Section(WHOLE), *(Section(self.key(path), file_stamp(path)) for path in self.paths())]
 
     def _section(self, key: str) -> Iterator[Record | BadItem]:
         if key == WHOLE:
@@ -262,7 +238,8 @@ class FilesReader(FormatReader[Options]):
         file = check_corpus_file(path, self.path)
         return iter((file,)) if isinstance(file, BadItem) else self.read_file(file)
 
-    def _key(self, path: Path) -> str:
+    def key(self, path: Path) -> str:
+        """Name of a file: its path below the corpus."""
         return path.name if path == self.path else os.path.relpath(path, self.path)
 
 

@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeGuard
 
-from lcl_core.data.formats.base import BadValue, FormatReader, ReaderOptions, contains_files
+from lcl_core.data.formats.base import FormatReader, ReaderOptions, contains_files
 from lcl_core.data.formats.image_lookup import NamedImages
 from lcl_core.data.formats.mmc4 import check_image_name
 from lcl_core.data.formats.text_files import JsonArrays, JsonElement, read_json_files
+from lcl_core.data.json_values import BadValue
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
 Id = int | str

@@ -22,10 +22,11 @@ import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import FileStore, FolderStore, has_file
-from lcl_core.data.formats.base import BadValue, corpus_files, display_name, parse_json_object
+from lcl_core.data.formats.base import corpus_files, display_name
 from lcl_core.data.formats.parquet import read_batches, read_schema
 from lcl_core.data.formats.tar_index import TarMember, split_member_name, walk_tar
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
+from lcl_core.data.json_values import BadValue, parse_json_object
 from lcl_core.data.records import BadItem, RecordImage
 
 

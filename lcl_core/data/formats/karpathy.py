@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lcl_core.data.formats.base import BadValue, FormatReader, ReaderOptions, contains_files
+from lcl_core.data.formats.base import FormatReader, ReaderOptions, contains_files
 from lcl_core.data.formats.coco import images_folder
 from lcl_core.data.formats.image_lookup import NamedImages
 from lcl_core.data.formats.mmc4 import check_image_name
 from lcl_core.data.formats.text_files import JsonArrays, read_json_files
+from lcl_core.data.json_values import BadValue
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
 _FILES = re.compile(r"dataset_(coco|flickr\w+)\.json", re.I)

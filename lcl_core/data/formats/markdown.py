@@ -9,9 +9,9 @@ import re
 from typing import Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.base import BadValue
 from lcl_core.data.formats.html.parser import LINE_ATTRIBUTE, HtmlPage, decode_page, parse_page
 from lcl_core.data.formats.html.site import SiteReader
+from lcl_core.data.json_values import BadValue
 
 MAX_NESTING = 100
 # the parser tries each bracket of a paragraph against all others; 4e8 such trials take about four seconds

@@ -16,18 +16,15 @@ from typing import Any
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import safe_name
 from lcl_core.data.formats.base import (
-    BadValue,
     FilesReader,
     ReaderOptions,
-    check_corpus_file,
     contains_files,
     corpus_paths,
     display_name,
-    parse_json_object,
-    to_json_safe,
 )
 from lcl_core.data.formats.image_lookup import ImageFinder, find_images
 from lcl_core.data.formats.text_files import TextLine, read_lines
+from lcl_core.data.json_values import BadValue, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, ImageMatch, MatchedDocument, Record, RecordImage
 
 # The matrix is by far the largest part of a line and nothing of ours uses it: the match of each image is all.
@@ -167,9 +164,9 @@ class MMC4Reader(FilesReader[MMC4Options]):
         return iter(self._finder.problems)
 
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
-        name = display_name(file, self.path)
+        name, key = display_name(file, self.path), self.key(file)
         shard = _shard_of(name)
-        if self._files[shard] == file:
+        if self._first_names[_shard_of(key)] == key:
             yield from self._shard(file, name, shard)
         else:
             yield BadItem(name, 0, "repeated shard", f"{shard} is there unpacked or packed, too")
@@ -179,13 +176,9 @@ class MMC4Reader(FilesReader[MMC4Options]):
         return ImageFinder(find_images(self.options.images, self.path))
 
     @cached_property
-    def _files(self) -> dict[str, Path]:
-        """The first file of each shard that can be read."""
-        files: dict[str, Path] = {}
-        for path in self.paths():
-            if not isinstance(check_corpus_file(path, self.path), BadItem):
-                files.setdefault(_shard_of(display_name(path, self.path)), path)
-        return files
+    def _first_names(self) -> dict[str, str]:
+        """The first file of each shard."""
+        return {_shard_of(name): name for name in reversed(self.names)}
 
     def _shard(self, file: Path, name: str, shard: str) -> Iterator[Record | BadItem]:
         def find(image: dict[str, Any]) -> RecordImage:

@@ -10,9 +10,10 @@ from typing import Any
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_corpus import FileCorpus, jsonl_files
 from lcl_core.data.corpus.file_store import FileStore, open_store
-from lcl_core.data.formats.base import BadValue, FormatReader, ReaderOptions, file_stamp, to_json_safe
+from lcl_core.data.formats.base import FormatReader, ReaderOptions, file_stamp
 from lcl_core.data.formats.image_lookup import read_stored_image
 from lcl_core.data.formats.mmc4 import LineLocation, check_image_name, read_mmc4_document
+from lcl_core.data.json_values import BadValue, to_json_safe
 from lcl_core.data.jsonl import JsonLines
 from lcl_core.data.records import (
     DEFAULT_SPLIT,
@@ -25,6 +26,7 @@ from lcl_core.data.records import (
     Segment,
     SequenceDocument,
     check_pair,
+    document_split,
     parse_segments,
 )
 from lcl_core.parts.plan import Section
@@ -39,8 +41,7 @@ class NativeReader(FormatReader[ReaderOptions]):
 
     Images of matched records that are captioned images too have their ``subject`` in ``extra["image_info"]``.
 
-    Of several files ``interleaved/NAME.jsonl``, the split of a document is NAME if that is ``val`` or begins with
-    ``test``, or else ``train``.
+    The split of a document is that of its file (``records.document_split``).
     """
 
     format = "native"
@@ -96,9 +97,7 @@ def _read_document(store: FileStore, name: str, number: int, line: dict[str, Any
     def find(image: dict[str, Any]) -> RecordImage:
         return _image(store, image["image_name"])
 
-    part = name.removeprefix("interleaved/").removesuffix(".jsonl")
-    split = part if "/" not in part and (part == "val" or part.startswith("test")) else DEFAULT_SPLIT
-    location = LineLocation(name, number, f"{name}:{number}", split)
+    location = LineLocation(name, number, f"{name}:{number}", document_split(name))
     yield from (read_sequence if "segments" in line else read_mmc4_document)(line, location, find)
 
 

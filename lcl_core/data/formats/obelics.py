@@ -18,18 +18,16 @@ import pyarrow as pa
 from pydantic import Field
 
 from lcl_core.data.formats.base import (
-    BadValue,
     FilesReader,
     ReaderOptions,
     contains_files,
     corpus_files,
     corpus_paths,
     display_name,
-    parse_json,
-    to_json_safe,
 )
 from lcl_core.data.formats.image_lookup import ImageFinder, find_images, inline_image
 from lcl_core.data.formats.parquet import is_arrow_file, read_batches, read_schema
+from lcl_core.data.json_values import BadValue, parse_json, to_json_safe
 from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, Segment, SequenceDocument, TextSegment
 
 

@@ -21,7 +21,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.storage import Storage
 from lcl_core.data.corpus.file_store import safe_name
 from lcl_core.data.formats import reader_class
-from lcl_core.data.formats.base import WHOLE, FilesReader, FormatReader, ReaderOptions, parse_options
+from lcl_core.data.formats.base import WHOLE, FilesReader, ReaderOptions, parse_options
 from lcl_core.data.records import BadItem, Record
 from lcl_core.parts.plan import Section
 from lcl_core.specs.corpus_jobs import REMOTE_FORMATS
@@ -67,14 +67,18 @@ class RemoteFiles:
         entry = hashlib.sha256("\n".join([self.url, *names, *stamps]).encode()).hexdigest()
         size = sum(self._sizes[name] or 0 for name in names)
         with self._cache.open(entry, lambda folder: self._download(names, folder), size) as folder:
-            yield from self._reader(folder).read_section(key, start)
+            yield from self._reader(folder, self._names).read_section(key, start)
 
     def count_section(self, key: str) -> int:
         """How many items a file has."""
         return sum(1 for _ in self.read_section(key))
 
-    def _reader(self, folder: Path) -> FormatReader[Any]:
-        return reader_class(self.format)(folder, self.options)
+    def _reader(self, folder: Path, names: Sequence[str] | None = None) -> FilesReader[Any]:
+        """Of the files in a folder, which are all of the corpus, or else some of ``names``."""
+        reader = reader_class(self.format)(folder, self.options)
+        assert isinstance(reader, FilesReader)
+        reader.listed = names
+        return reader
 
     def _download(self, names: Sequence[str], folder: Path) -> None:
         is_file, _ = self._files_of_url
@@ -121,9 +125,7 @@ class RemoteFiles:
                 target = Path(folder, name)
                 target.parent.mkdir(exist_ok=True)
                 target.touch()
-            reader = self._reader(Path(folder))
-            assert isinstance(reader, FilesReader)
-            names = [path.relative_to(folder).as_posix() for path in reader.paths()]
+            names = [path.relative_to(folder).as_posix() for path in self._reader(Path(folder)).paths()]
         if not names:
             message = f"no file of format {self.format} lies there, nor one folder down; check the URL and the format"
             raise UserError(message, code="corpus_missing", file=self.url)

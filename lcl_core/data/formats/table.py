@@ -3,8 +3,8 @@
     TABLE.csv, .tsv, .jsonl (also .gz)    image,caption,label,split … ; in JSON lines captions may be a list
     FOLDER/*.csv …                        several tables, with images beside them, in ``images`` or as URLs
 
-Columns are recognised by their usual names or set by options. The split comes from a column, else from the name of
-the table (``val.csv``) or of its folder (``val/metadata.jsonl``).
+Columns are recognised by their usual names or set by options; rows of JSON lines may lack some. The split comes from a
+column, else from the name of the table (``val.csv``) or of its folder (``val/metadata.jsonl``).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import codecs
 import csv
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,6 @@ from pydantic import Field
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats.base import (
-    BadValue,
     FilesReader,
     ReaderOptions,
     check_corpus_file,
@@ -31,12 +31,11 @@ from lcl_core.data.formats.base import (
     corpus_files,
     corpus_paths,
     display_name,
-    parse_json_object,
-    to_json_safe,
 )
 from lcl_core.data.formats.image_lookup import NamedImages, find_images
 from lcl_core.data.formats.mmc4 import check_image_name
 from lcl_core.data.formats.text_files import TextLine, read_lines
+from lcl_core.data.json_values import BadValue, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
 # compared in lower case, with spaces and dashes as underscores; earlier names win
@@ -83,7 +82,7 @@ class TableOptions(ReaderOptions):
 
 @dataclass(frozen=True, slots=True)
 class ColumnRoles:
-    """Names of columns; those not listed are kept as ``extra``."""
+    """Names of columns; those not listed are kept as ``extra``. ``image`` is empty until it is recognised."""
 
     image: str
     captions: tuple[str, ...]
@@ -95,30 +94,47 @@ class ColumnRoles:
     def used(self) -> frozenset[str]:
         return frozenset((self.image, *self.captions, *self.labels, self.split or "", self.source or ""))
 
+    def extend(self, names: Iterable[str], options: TableOptions) -> ColumnRoles:
+        """With the columns among further ``names`` that are recognised. Image and split stay where they are found."""
+        rest = [name for name in names if name not in self.used]
+        captions = [] if options.captions is not None else _all_known(rest, _CAPTION_COLUMNS)
+        labels = [] if options.labels is not None else _all_known(rest, _LABEL_COLUMNS)
+        return replace(
+            self,
+            image=self.image or _first_known(rest, _IMAGE_COLUMNS) or "",
+            captions=(*self.captions, *captions),
+            labels=(*self.labels, *labels),
+            split=self.split or _first_known(rest, _SPLIT_COLUMNS),
+        )
 
-def choose_columns(names: Sequence[str], options: TableOptions, file: str) -> ColumnRoles:
-    """Take what the options name, and recognise the rest.
+
+def choose_columns(rows: Iterable[Iterable[str]], options: TableOptions, file: str) -> ColumnRoles:
+    """Take what the options name, and recognise the rest among the columns of the first rows.
 
     Raises: UserError ``bad_option`` naming the option whose column is not there or is not recognised.
     """
-    if len(names) > _MAX_COLUMNS:
-        raise UserError(f"it has more than {_MAX_COLUMNS:,} columns", code="bad_option", field="delimiter", file=file)
+    roles = ColumnRoles(
+        options.image or "", options.captions or (), options.labels or (), options.split, options.source
+    )
+    known: dict[str, None] = {}
+    for row in rows:
+        names = [name for name in row if name not in known]
+        roles = roles.extend(names, options)
+        known |= dict.fromkeys(names)
+        if len(known) > _MAX_COLUMNS:
+            message = f"it has more than {_MAX_COLUMNS:,} columns"
+            raise UserError(message, code="bad_option", field="delimiter", file=file)
+    names = list(known)
     for option in ("image", "captions", "labels", "split", "source"):
         _check_columns(option, getattr(options, option), names, file)
-    image = options.image or _first_known(names, _IMAGE_COLUMNS)
-    if image is None:
+    if not roles.image:
         raise _unknown_column_error("image", names, file)
-    given = {image, *(options.captions or ()), *(options.labels or ()), options.split, options.source}
-    rest = [name for name in names if name not in given]
-    split = options.split or _first_known(rest, _SPLIT_COLUMNS)
-    captions = options.captions if options.captions is not None else tuple(_all_known(rest, _CAPTION_COLUMNS))
-    labels = options.labels if options.labels is not None else tuple(_all_known(rest, _LABEL_COLUMNS))
-    if not captions and not labels:
+    if not roles.captions and not roles.labels:
         raise _unknown_column_error("captions", names, file)
-    return ColumnRoles(image, captions, labels, split, options.source)
+    return roles
 
 
-def has_columns(names: Sequence[str]) -> bool:
+def has_columns(names: Collection[str]) -> bool:
     """Would a table with these columns be recognised?"""
     return _first_known(names, _IMAGE_COLUMNS) is not None and any(
         _all_known(names, (*_CAPTION_COLUMNS, *_LABEL_COLUMNS))
@@ -156,6 +172,7 @@ def _list_names(names: Sequence[str]) -> str:
 
 
 _DELIMITERS = ("\t", ",", ";", "|")
+_JSON_ENDINGS = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +189,22 @@ class ParsedRow:
 
 
 def is_table(name: str) -> bool:
-    return name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl", ".ndjson"))
+    return name.lower().removesuffix(".gz").endswith((".csv", ".tsv", *_JSON_ENDINGS))
 
 
 def read_table_rows(path: Path, name: str, options: TableOptions) -> Iterator[ParsedRow | BadItem]:
     """All rows of a table in their order, whatever its kind, and what is wrong with the others."""
     ending = name.lower().removesuffix(".gz")
-    if ending.endswith((".jsonl", ".ndjson")):
+    if ending.endswith(_JSON_ENDINGS):
         return _json_rows(path, name)
     return _CsvReader(path, name, options, tabs=ending.endswith(".tsv")).rows()
+
+
+def read_first_columns(path: Path, name: str, options: TableOptions, most: int) -> Iterator[list[str]]:
+    """Columns of the first ``most`` rows of JSON lines, as these differ; those of the first row of any other table."""
+    rows = (row for row in read_table_rows(path, name, options) if isinstance(row, ParsedRow))
+    differ = name.lower().removesuffix(".gz").endswith(_JSON_ENDINGS)
+    return (list(row.cells) for row in islice(rows, most if differ else 1))
 
 
 def _json_rows(path: Path, name: str) -> Iterator[ParsedRow | BadItem]:
@@ -300,6 +324,7 @@ MAX_CAPTIONS = 1000  # of one record
 _URL = re.compile(r"https?://", re.I)
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SNIFFED = 20  # rows examined
+_COLUMN_ROWS = 1000  # whose columns are known before the first record is read
 
 
 class TableReader(FilesReader[TableOptions]):
@@ -314,12 +339,10 @@ class TableReader(FilesReader[TableOptions]):
             return False
         for file in corpus_files(path, is_table):
             if isinstance(file, Path):
-                rows = read_table_rows(file, file.name, TableOptions())
-                first = next(
-                    (row for row, _ in zip(rows, range(_SNIFFED), strict=False) if isinstance(row, ParsedRow)), None
-                )
-                if first is not None:
-                    return has_columns(list(first.cells))
+                rows = islice(read_table_rows(file, file.name, TableOptions()), _SNIFFED)
+                names = dict.fromkeys(name for row in rows if isinstance(row, ParsedRow) for name in row.cells)
+                if names:
+                    return has_columns(names)
         return False
 
     def paths(self) -> list[Path]:
@@ -351,7 +374,7 @@ class TableReader(FilesReader[TableOptions]):
             yield from self._table(file)
         except UserError as error:
             yield BadItem(display_name(file, self.path), 0, "bad header", error.message)
-            if len(self.paths()) == 1:
+            if len(self.names) == 1:
                 raise
 
     @property
@@ -377,8 +400,8 @@ class TableReader(FilesReader[TableOptions]):
                 yield row
                 continue
             if table is None:
-                columns = choose_columns(list(row.cells), self.options, name)
-                table = _TableParser(name, columns, split_from_name(name), places)
+                columns = choose_columns(read_first_columns(file, name, self.options, _COLUMN_ROWS), self.options, name)
+                table = _TableParser(name, columns, self.options, places)
             try:
                 record = table.record(row)
             except BadValue as error:
@@ -419,15 +442,17 @@ class _TableImages:
 class _TableParser:
     """Makes records of the rows of one table."""
 
-    def __init__(self, name: str, columns: ColumnRoles, split: str, places: _TableImages) -> None:
+    def __init__(self, name: str, columns: ColumnRoles, options: TableOptions, places: _TableImages) -> None:
         self._name = name
         self._columns = columns
-        self._split = split
+        self._options = options
+        self._split = split_from_name(name)
         self._places = places
+        self._known: set[str] = set()
 
     def record(self, row: ParsedRow) -> Record:
         """Raises: BadValue."""
-        cells, columns = row.cells, self._columns
+        cells, columns = row.cells, self._columns_of(row)
         image = cells.get(columns.image)
         if not isinstance(image, str) or not image.strip():
             raise BadValue(f"there is no image in {columns.image!r}")
@@ -444,6 +469,14 @@ class _TableParser:
             source=_text(cells, columns.source),
             extra={key: to_json_safe(value) for key, value in cells.items() if key not in columns.used},
         )
+
+    def _columns_of(self, row: ParsedRow) -> ColumnRoles:
+        """Those of the table, to which a row of JSON lines may add some."""
+        if not row.cells.keys() <= self._known:
+            self._columns = self._columns.extend(row.cells, self._options)
+            if len(self._known) < _MAX_COLUMNS:  # of names that are made up anew in each row, few are remembered
+                self._known |= row.cells.keys()
+        return self._columns
 
 
 def split_from_name(name: str) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from lcl_core.common.archive import open_zip
-from lcl_core.data.formats.base import BadValue, corpus_files, display_name, to_json_safe
+from lcl_core.data.formats.base import corpus_files, display_name
+from lcl_core.data.json_values import BadValue, to_json_safe
 from lcl_core.data.jsonl import MAX_LINE_BYTES
 from lcl_core.data.records import BadItem
 

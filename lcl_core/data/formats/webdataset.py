@@ -19,21 +19,18 @@ from pydantic import Field
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats.base import (
-    BadValue,
     FilesReader,
     ReaderOptions,
     contains_files,
     corpus_files,
     corpus_paths,
-    decode_utf8,
     display_name,
-    parse_json_object,
-    to_json_safe,
     to_printable,
 )
 from lcl_core.data.formats.image_lookup import IMAGE_EXTENSIONS, MAX_META_BYTES, is_tar, read_range
 from lcl_core.data.formats.parquet import RowBatch, read_batches
 from lcl_core.data.formats.tar_index import IrregularMember, TarMember, split_member_name, walk_tar
+from lcl_core.data.json_values import BadValue, decode_utf8, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
 # img2dataset writes 10,000 samples a shard

@@ -10,13 +10,14 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import gcd, lcm
+from math import gcd, inf, lcm
 
 from lcl_core.common.errors import UserError
 
 _ROUNDS = 6  # with 4, orders of a dozen items are visibly uneven
 _MASK64 = (1 << 64) - 1
 _MAX_CYCLE = 4096
+_TOLERANCE = 0.01  # of a source's share, relative to it
 
 
 def mix64(*words: int) -> int:
@@ -199,7 +200,7 @@ class Mixture:
     """Sources interleaved by weight: position → item in constant time.
 
     A cycle of at most 4,096 positions holds each source in proportion to its weight, spread evenly, and
-    repeats; so shares are exact over every cycle, and a small source simply starts its next epoch earlier.
+    repeats; so shares are the same over every cycle, and a small source simply starts its next epoch earlier.
 
     Args:
         sizes: items in one epoch of each source.
@@ -207,13 +208,22 @@ class Mixture:
         seed: of the order within each epoch.
         blocks: read in block order. The sources share the window: the cycle divides it, and a run of as many positions
             has an item of each block of the window.
+        closest_shares: round the weights by ``mixture_quotas``; false: by ``coarse_quotas``, as older versions did.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int, blocks: Blocks | None = None) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        seed: int,
+        blocks: Blocks | None = None,
+        closest_shares: bool = True,
+    ) -> None:
         if not sizes or min(sizes) < 1:
             raise UserError("a source has no items; remove it or choose another split", code="empty_source")
         self._sizes, self._seed, self._blocks = tuple(sizes), seed, blocks
-        self._shares = mixture_quotas(weights) if blocks is None else divisor_quotas(weights, blocks.window)
+        counts = mixture_quotas(weights) if closest_shares else coarse_quotas(weights)
+        self._shares = counts if blocks is None else divisor_quotas(weights, blocks.window, counts)
         self._cycle = interleave_evenly(self._shares)
         self._source_blocks = {} if blocks is None else dict(enumerate(self._share_window(blocks)))
         self._slots = [[slot for slot, (each, _) in enumerate(self._cycle) if each == s] for s in range(len(sizes))]
@@ -297,7 +307,19 @@ class Mixture:
 
 
 def mixture_quotas(weights: Sequence[float]) -> list[int]:
-    """Weights as counts in a cycle: exact where the cycle stays short, else by largest remainder (at least one)."""
+    """Weights as counts in a cycle, at least one each: exact where the cycle stays short, else as close as it can be.
+
+    Counts of :func:`coarse_quotas` that are within 1 % of every share stay, so that their runs can be repeated.
+    """
+    counts = coarse_quotas(weights)
+    return counts if _largest_error(counts, weights) <= _TOLERANCE else _closest_quotas(weights)
+
+
+def coarse_quotas(weights: Sequence[float]) -> list[int]:
+    """Weights as counts, each rounded to a fraction whose denominator is at most 1,000, so that small ones are far off.
+
+    Runs that were begun with these counts go on with them.
+    """
     fractions = [Fraction(weight).limit_denominator(1000) for weight in weights]
     if all(fractions):
         scale = lcm(*(fraction.denominator for fraction in fractions))
@@ -308,17 +330,37 @@ def mixture_quotas(weights: Sequence[float]) -> list[int]:
     return _largest_remainders(weights, _MAX_CYCLE)
 
 
-def divisor_quotas(weights: Sequence[float], total: int) -> list[int]:
-    """Weights as counts in a cycle whose length divides ``total``, at least one each: exact, else rounded.
+def _closest_quotas(weights: Sequence[float]) -> list[int]:
+    """Counts of the cycle with the smallest error, the shortest of several."""
+    total = sum(weights)
+    best, least = _largest_remainders(weights, _MAX_CYCLE), inf
+    for length in range(len(weights), _MAX_CYCLE + 1):
+        counts = [max(1, round(weight / total * length)) for weight in weights]
+        error = _largest_error(counts, weights)
+        if sum(counts) <= _MAX_CYCLE and error < least - 1e-9:  # equal errors may differ in their last bits
+            best, least = counts, error
+    return best
+
+
+def _largest_error(counts: Sequence[int], weights: Sequence[float]) -> float:
+    """Largest deviation of a share from the one that is asked for, relative to it."""
+    scale = sum(weights) / sum(counts)
+    return max(abs(count * scale / weight - 1) for count, weight in zip(counts, weights, strict=True))
+
+
+def divisor_quotas(weights: Sequence[float], total: int, counts: Sequence[int]) -> list[int]:
+    """Weights as counts in a cycle whose length divides ``total``, at least one each: ``counts``, else rounded.
+
+    Args:
+        counts: of a cycle of any length.
 
     Raises: UserError where there are more weights than ``total``.
     """
     if len(weights) > total:
         message = f"a window of {total} blocks is too small for {len(weights)} sources; give it as many blocks at least"
         raise UserError(message, code="window_too_small", field="data.window_blocks")
-    counts = mixture_quotas(weights)
     if total % sum(counts) == 0:
-        return counts
+        return list(counts)
     counts = _largest_remainders(weights, total)
     while sum(counts) > total:  # of many tiny weights, each has got one
         counts[counts.index(max(counts))] -= 1

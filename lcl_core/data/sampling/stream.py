@@ -83,6 +83,7 @@ class SampleStream:
         cache_bytes: bound on decoded images kept in memory, in each process that reads the stream; of a large
             corpus none are kept.
         document_weights: weights of the sources by documents, where they have been measured before.
+        closest_shares: how weights become shares, see :class:`Mixture`.
         concepts: whether samples of documents have concepts. Of a folder or zip each process then reads all pairs.
         resident: folders of decoded images by dataset (``resident_images``), which are read instead of the corpora's.
 
@@ -107,6 +108,7 @@ class SampleStream:
         document_weights: Sequence[float] | None = None,
         concepts: bool = False,
         resident: Mapping[str, Path] | None = None,
+        closest_shares: bool = True,
     ) -> None:
         self.corpora = corpora
         self._data = data
@@ -128,13 +130,20 @@ class SampleStream:
         if document_weights is None:
             weights = [spec.weight for spec in data.sources]
             document_weights = weights_by_documents(self._sources, weights, data.weight_by)
-        blocks = Blocks(data.block_records, data.window_blocks) if data.order == "blocks" else None
-        self._mixture = Mixture([len(source) for source in self._sources], document_weights, seed, blocks)
         self.options: dict[str, Any] = {
             "data": data, "tokenizer": tokenizer, "num_image_tokens": num_image_tokens, "image_size": image_size,
             "context_length": context_length, "seed": seed, "numerics": numerics, "cache_bytes": cache_bytes,
             "document_weights": document_weights, "concepts": concepts, "resident": resident,
         }  # fmt: skip
+        self.set_shares(closest_shares)
+
+    def set_shares(self, closest: bool) -> None:
+        """Change how weights become shares, of this stream and of those that its options make."""
+        data = self._data
+        blocks = Blocks(data.block_records, data.window_blocks) if data.order == "blocks" else None
+        sizes = [len(source) for source in self._sources]
+        self._mixture = Mixture(sizes, self.options["document_weights"], self.options["seed"], blocks, closest)
+        self.options["closest_shares"] = closest
 
     def __reduce__(self) -> tuple[Callable[[], SampleStream], tuple[()]]:
         """Another process opens the corpora again."""

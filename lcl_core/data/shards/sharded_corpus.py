@@ -26,6 +26,7 @@ from lcl_core.data.records import (
     RecordImage,
     SequenceDocument,
     TextSegment,
+    is_held_out,
 )
 from lcl_core.data.shards.format import (
     LEFT_OUT,
@@ -45,7 +46,6 @@ from lcl_core.parts.plan import Section
 from lcl_core.specs.data import DataSpec
 
 T = TypeVar("T")
-_HELD_OUT = ("val", "test")
 _MAX_GAP_BYTES = 1 << 20  # between records of one range: to fetch them takes about as long as another request
 
 
@@ -137,7 +137,15 @@ class ShardedCorpus(Corpus):
     @cached_property
     def documents(self) -> SelectedRecords[Json]:
         """Matched records and sequences of all splits but the held out. Indexing raises UserError ``shard_damaged``."""
-        splits = [group.split for group, _ in self.index.header.groups if not group.split.startswith(_HELD_OUT)]
+        return self._documents(held_out=False)
+
+    @cached_property
+    def held_out_documents(self) -> SelectedRecords[Json]:
+        """Likewise, of the held-out splits."""
+        return self._documents(held_out=True)
+
+    def _documents(self, held_out: bool) -> SelectedRecords[Json]:
+        splits = [group.split for group, _ in self.index.header.groups if is_held_out(group.split) == held_out]
         return SelectedRecords(self, self.index.select((MATCHED, SEQUENCE), splits), decode_document)
 
     def chunks(self, data: DataSpec, piece_images: int) -> ShardChunkIndex:

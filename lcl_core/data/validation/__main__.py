@@ -12,6 +12,7 @@ from lcl_core.common.plot_style import COLOURS, INK, LINE, MUTED, new_figure, st
 from lcl_core.common.run_dir import JobProgress, RunDir, run_main
 from lcl_core.common.threads import usable_cores
 from lcl_core.data.corpus.open import open_source
+from lcl_core.data.json_values import to_json_safe
 from lcl_core.data.tokenizer import clip_tokenizer
 from lcl_core.data.validation.check import count_items
 from lcl_core.data.validation.report import Histogram, Report, ValidationLimits
@@ -140,7 +141,7 @@ def validate_run(run_dir: RunDir) -> dict[str, Any]:
         tokenizer=clip_tokenizer() if spec.tokens else None,
         quarantine=run_dir.artifacts / "quarantine.jsonl",
     )
-    values = report.model_dump(mode="json")
+    values = to_json_safe(report.model_dump(mode="json"))  # names of files may have bytes that are no text
     write_json_atomically(run_dir.artifacts / "report.json", values)
     result = {"report": values, "pictures": _save_plots(report, run_dir)}
     return result | ({"dataset_hash": source.content_hash()} if spec.dataset is not None else {})

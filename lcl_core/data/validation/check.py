@@ -17,7 +17,6 @@ from PIL import Image
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.data.image_decoding import FORMATS, ORIENTATION, decode_image
 from lcl_core.data.records import (
-    DEFAULT_SPLIT,
     BadItem,
     Body,
     CaptionedImage,
@@ -27,6 +26,7 @@ from lcl_core.data.records import (
     SequenceDocument,
     body_image_names,
     body_texts,
+    document_split,
     parse_segments,
 )
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus, decode_body
@@ -76,6 +76,7 @@ class ReadableCorpus(Protocol):
 
     path: Path
     documents: Any
+    held_out_documents: Any
 
     @property
     def all_pairs(self) -> Any: ...
@@ -92,7 +93,9 @@ def count_items(source: Any) -> int | None:
     """Number of records of a corpus; None for a reader, which would have to walk through it."""
     if isinstance(source, ShardedCorpus):
         return len(source.index)
-    return len(source.documents) + len(source.all_pairs) if isinstance(source, ReadableCorpus) else None
+    if not isinstance(source, ReadableCorpus):
+        return None
+    return sum(len(rows) for rows in (source.documents, source.all_pairs, source.held_out_documents))
 
 
 def chunk_items(items: Iterable[RecordItem | BadItem]) -> Iterator[Chunk]:
@@ -137,7 +140,7 @@ def _load_image(load: Any) -> bytes | LoadError:
 
 
 class CorpusItems:
-    """The items of an open corpus: of shards, or documents and then captioned images.
+    """The items of an open corpus: of shards, or documents, then captioned images, then held-out documents.
 
     Captioned images are read line by line: ``corpus.pairs()`` raises if any line is malformed.
     """
@@ -147,7 +150,9 @@ class CorpusItems:
 
     def sections(self) -> Sequence[Section]:
         """Without stamps: an open corpus does not change."""
-        names = ("records",) if isinstance(self._corpus, ShardedCorpus) else ("documents", "pairs")
+        names = (
+            ("records",) if isinstance(self._corpus, ShardedCorpus) else ("documents", "pairs", "held_out_documents")
+        )
         return [Section(name) for name in names]
 
     def read_section(self, key: str, start: int = 0) -> Iterator[RecordItem | BadItem]:
@@ -157,7 +162,9 @@ class CorpusItems:
         return len(self._corpus.index if isinstance(self._corpus, ShardedCorpus) else self._rows(key))
 
     def _rows(self, key: str) -> Any:
-        return self._corpus.documents if key == "documents" else self._corpus.all_pairs
+        if key == "pairs":
+            return self._corpus.all_pairs
+        return self._corpus.documents if key == "documents" else self._corpus.held_out_documents
 
     def _item(self, key: str, index: int) -> RecordItem | BadItem:
         if isinstance(self._corpus, ShardedCorpus):
@@ -165,7 +172,7 @@ class CorpusItems:
         rows = self._rows(key)
         id = rows.location(index)
         try:
-            return _document_item(rows[index], id) if key == "documents" else _pair_item(rows[index], id)
+            return _pair_item(rows[index], id) if key == "pairs" else _document_item(rows[index], id)
         except UserError as error:
             return BadItem(*split_record_id(id), "bad line", error.message)
 
@@ -188,13 +195,14 @@ class ReaderItems:
 
 def _document_item(document: dict[str, Any], id: str) -> RecordItem:
     """Raises: UserError for malformed segments."""
+    split = document_split(split_record_id(id)[0])
     if "segments" in document:
-        return RecordItem(id, DEFAULT_SPLIT, "", SequenceDocument(parse_segments(document)))
+        return RecordItem(id, split, "", SequenceDocument(parse_segments(document)))
     matches = tuple(
         ImageMatch(image["image_name"], image["matched_text_index"], float(image["matched_sim"]))
         for image in document["image_info"]
     )
-    return RecordItem(id, DEFAULT_SPLIT, "", MatchedDocument(tuple(document["text_list"]), matches))
+    return RecordItem(id, split, "", MatchedDocument(tuple(document["text_list"]), matches))
 
 
 def _pair_item(pair: Any, id: str) -> RecordItem:

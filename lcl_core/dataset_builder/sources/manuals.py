@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lcl_core.data.formats.base import BadValue
 from lcl_core.data.formats.html.parser import ImageItem, PageItem, TextItem, parse_page
+from lcl_core.data.json_values import BadValue
 from lcl_core.dataset_builder.documents import DocumentRow, SourceRows, build_documents, hash_fraction
 from lcl_core.dataset_builder.images import ImageOptions, safe_image_name
 from lcl_core.dataset_builder.packages import Package, apt

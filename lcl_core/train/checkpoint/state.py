@@ -31,6 +31,8 @@ class TrainingProgress:
         seconds: training time of all attempts.
         cuts_documents: whether documents end with what a loss reads (``Objective.cuts_documents``); false in runs that
             an older version began, which go on to the same bits.
+        closest_shares: whether the sources have the shares of ``mixture_quotas``; false in runs that an older version
+            began, which go on with those of ``coarse_quotas``.
         contrastive_weight: of the next step, where the ratio of the gradients is held and has been measured.
         pending: losses and metrics, by name, of each step since the last metric line.
     """
@@ -48,6 +50,7 @@ class TrainingProgress:
     pending: list[dict[str, float]] = field(default_factory=list)
     contrastive_weight: float | None = None
     cuts_documents: bool = True
+    closest_shares: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Without what does not apply, so that versions that do not know it read it too."""
@@ -57,7 +60,7 @@ class TrainingProgress:
     def from_json(cls, state: Mapping[str, Any]) -> TrainingProgress:
         """Older states have ``position``, of the rank that has read furthest, in place of ``cursors``."""
         known = {name: value for name, value in state.items() if name != "position"}
-        return cls(**{"cuts_documents": False, **known})
+        return cls(**{"cuts_documents": False, "closest_shares": False, **known})
 
 
 def restored_cursors(loaded: LoadedCheckpoint, ranks: int) -> list[Cursor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from lcl_core.common.errors import UserError
@@ -27,6 +29,12 @@ def test_line_ends_and_blank_lines(data: bytes) -> None:
     assert [row["n"] for row in lines(data)] == [0, 1]
     assert lines(data)[-1] == {"n": 1}
     assert lines(data)[0:2] == [{"n": 0}, {"n": 1}]
+
+
+def test_half_a_surrogate_pair_is_replaced_and_nan_is_kept() -> None:
+    first, second = lines(b'{"a\\ud800": ["x\\udfff", "\\ud83d\\ude00"]}\n{"n": NaN}\n')
+    assert first == {"a\ufffd": ["x\ufffd", "\U0001f600"]}
+    assert math.isnan(second["n"])
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\r\n\n"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,33 @@ def test_another_choice_is_not_taken_from_what_was_finished(kit: Any, sources: A
     assert "stamps" not in notice
     assert "openmoji" not in notice
     assert "CC-BY-SA" not in notice
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
+        (PermissionError(errno.EACCES, "Permission denied"), "file_inaccessible"),
+        (BrokenProcessPool("a process ended"), "build_died"),
+    ],
+)
+def test_a_build_that_the_system_ends_goes_on_the_next_time(
+    kit: Any, sources: Any, said: Any, tmp_path: Path, error: Exception, code: str
+) -> None:
+    emoji, stamps = sources
+
+    def fail(_: Any) -> Any:
+        raise error
+
+    def refuse(_: Any) -> Any:
+        raise AssertionError("it was finished")
+
+    cache = PackageCache(kit.cache, False, said[1])
+    with pytest.raises(UserError, match="run it again") as caught:
+        build(BuildPlan((emoji, replace(stamps, build=fail))), cache, tmp_path / "out", said[1])
+    assert caught.value.code == code
+    build(BuildPlan((replace(emoji, build=refuse), stamps)), cache, tmp_path / "out", said[1])
+    assert open_corpus(tmp_path / "out").splits()
 
 
 @pytest.mark.parametrize(

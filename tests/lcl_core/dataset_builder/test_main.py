@@ -30,6 +30,7 @@ def test_the_list_names_every_source_its_licences_and_packages(capsys: pytest.Ca
         (("--only", "gimp"), "gimp-help-en_3.0.0-4_all.deb"),
         (("--only", "gimp", "--licence", "permissive"), "permissive"),
         (("--tiny",), "--fetch"),
+        (("--side", "0"), "at least 16 pixels"),
     ],
 )
 def test_what_is_wrong_is_reported_in_one_line(
@@ -42,6 +43,18 @@ def test_what_is_wrong_is_reported_in_one_line(
     assert words in reported
     assert reported.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--tiny",)])
+def test_a_place_that_cannot_be_written_is_reported_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["build", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "file" / "out"), *arguments]) == 1
+    reported = capsys.readouterr().err
+    assert reported.startswith("error: ")
+    assert "cannot be read or written" in reported
+    assert reported.count("\n") == 1
 
 
 def test_it_starts_without_what_only_training_or_the_service_needs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,18 @@ def test_a_damaged_archive_is_named(kit: Any, tmp_path: Path, cut: int) -> None:
     with pytest.raises(UserError) as caught:
         unpack_archive(archive, tmp_path / "out", everything)
     assert (caught.value.code, caught.value.file) == ("archive_damaged", str(archive))
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_archive(
+    kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = saved(tmp_path, "x-1.tgz", kit.tgz_of({"a": "a"}))
+    monkeypatch.setattr("lcl_core.dataset_builder.packages.shutil.copyfileobj", fail)
+    with pytest.raises(OSError, match="No space"):
+        unpack_archive(archive, tmp_path / "out", everything)
 
 
 def test_a_compression_that_is_not_known_is_said(kit: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import sha256_file
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data.tokenizer import load_tokenizer, train_bpe
 from lcl_core.estimate.flops import training_flops
@@ -96,6 +97,33 @@ def test_cancelled_twice_and_resumed_is_bitwise_the_same(
     assert trainer(run_dir).run()["encoder"]["seconds"] >= round(seconds[-1], 2)
     assert curve(run_dir) == curve(undisturbed)
     assert weights(run_dir) == weights(undisturbed)
+
+
+def test_a_run_of_an_older_version_goes_on_with_its_shares(tmp_path: Path, sample_zip: Path) -> None:
+    weights = (1 / 1500, 1 / 1000)  # older versions round both to 1/1000
+    sources = [{"view": view, "weight": weight} for view, weight in zip(("interleaved", "pairs"), weights, strict=True)]
+    run_dir = prepared(tmp_path, sample_zip, data={"sources": sources}, steps=100)
+    for step, equal in ((2, False), (4, True)):
+        stopping = _StopAt(run_dir.path)
+        stopping.step = step
+        stopping.trainer = trainer(stopping)
+        with pytest.raises(JobCancelled):
+            stopping.trainer.run()
+        found = [stopping.trainer.stream[position].source for position in range(20)]
+        assert found.count(0) == (10 if equal else 8)
+        if not equal:
+            remove_from_state(run_dir.checkpoints / f"step_{step:08d}", "closest_shares")
+    assert json.loads((run_dir.checkpoints / "step_00000004" / "state.json").read_text())["closest_shares"] is False
+
+
+def remove_from_state(checkpoint: Path, field: str) -> None:
+    """Rewrite the state as a version wrote it that did not know a field."""
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state[field]
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["files"]["state.json"] = sha256_file(checkpoint / "state.json")
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_killed_and_resumed_is_bitwise_the_same(

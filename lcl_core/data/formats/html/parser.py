@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.base import BadValue
+from lcl_core.data.json_values import BadValue
 
 _HEAD_BYTES = 4096
 _DECLARED = re.compile(

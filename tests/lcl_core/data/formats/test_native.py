@@ -11,6 +11,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import open_corpus
 from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage, MatchedDocument
+from lcl_core.data.shards.convert import convert
 
 
 def test_the_sample_corpus_is_read_whole(sample_zip: Path) -> None:
@@ -51,6 +52,19 @@ def test_several_files_in_a_folder(make: Any, walk: Any) -> None:
         ("interleaved/val.jsonl:1", "val"),
         ("pairs/b.jsonl:1", "val"),
     ]
+
+
+@pytest.mark.parametrize("held_out", ["val-00000", "validation", "val/a", "test/a", "test/val/a", "test_vendor/train"])
+def test_documents_to_train_on_are_the_same_after_conversion(make: Any, tmp_path: Path, held_out: str) -> None:
+    for name in ("train", "vendor/val", held_out):
+        make.jsonl(f"interleaved/{name}.jsonl", [{"text_list": [name], "image_info": []}])
+    convert(open_reader(make.root).records(), tmp_path / "shards")
+    trained = [
+        [row["text_list"][0] for row in open_corpus(path).documents] for path in (make.root, tmp_path / "shards")
+    ]
+    assert trained == [["train", "vendor/val"]] * 2
+    splits = {record.split for record in open_reader(make.root).records()}
+    assert splits == {"train", held_out.partition("/")[0]}
 
 
 def test_a_folder_without_the_files(make: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,32 @@ def test_they_give_the_records_and_shards_of_the_files_on_disk(
     convert(reader.records(), tmp_path / "near", 20_000)
     convert_parts(far, tmp_path / "far", tmp_path / "work", 20_000, part_items=2)
     assert contents(tmp_path / "far") == contents(tmp_path / "near")
+
+
+OTHER_FILES: dict[str, tuple[str, dict[str, bytes]]] = {
+    "a table about something else": ("table", {"one.csv": TABLE.encode(), "classes.csv": b"id,size\n1,2\n"}),
+    "a shard packed and unpacked": (
+        "mmc4",
+        {
+            "docs_shard_1_v2.jsonl": b'{"text_list": ["a"], "image_info": []}\n',
+            "docs_shard_1_v2.jsonl.gz": gzip.compress(b'{"text_list": ["a"], "image_info": []}\n'),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_what_depends_on_other_files_is_as_on_disk(make: Maker, name: str, tmp_path: Path) -> None:
+    format, files = OTHER_FILES[name]
+    make.files(".", {**files, "x.png": b"an image"})
+    url = f"memory://{tmp_path.name}/corpus"
+    reader = open_reader(make.root, format, images=make.root)
+    upload_corpus(reader, make.root, url)
+    items = [_content(item) for item in open_remote_files(url, format, {"images": make.root}).records()]
+    assert items == [_content(item) for section in reader.sections() for item in reader.read_section(section.key)]
+    assert [item.reason for item in items if isinstance(item, BadItem)] == [
+        "bad header" if format == "table" else "repeated shard"
+    ]
 
 
 def test_every_storage_is_read(make: Maker, sample: Sample, url: str, tmp_path: Path) -> None:
@@ -174,7 +201,7 @@ def test_names_that_lead_out_are_left_out(tmp_path: Path, cache: Path, s3_bucket
 def test_errors_name_the_field_and_the_way_out(tmp_path: Path) -> None:
     url = f"memory://{tmp_path.name}/nothing"
     with pytest.raises(UserError) as caught:
-        open_source(ConvertSpec(path=url, format="table", options={"image": 5}, name="made"), {})
+        open_source(ConvertSpec(path=url, format="table", options={"image": ["a"]}, name="made"), {})
     assert caught.value.field == "options.image"
     with pytest.raises(UserError) as caught:
         open_remote_files(url, "coco", {})

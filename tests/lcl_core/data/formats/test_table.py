@@ -108,6 +108,18 @@ def test_a_table_without_header(make: Any, walk: Any, sample: Any) -> None:
     assert {record.split for record in records} == {"train"}
 
 
+def test_columns_by_number_and_one_of_several(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    make.file("t.csv", "a.webp,An ant.,insect\n")
+    reader = open_reader(make.root, "table", header=False, image=0, captions=1, labels=[2])
+    records, bad = walk(reader)
+    assert bad == []
+    assert records[0].body == CaptionedImage("a.webp", ("An ant.",), {"2": "insect"})
+    with pytest.raises(UserError, match="captions"):
+        open_reader(make.root, "table", captions=True)
+    with pytest.raises(UserError, match="header"):
+        open_reader(make.root, "table", header="x")
+
+
 def test_labels_of_every_kind(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     rows = [
         {"image": "a.webp", "label": 7, "class": True, "category": 0.5, "species": None},
@@ -115,10 +127,11 @@ def test_labels_of_every_kind(make: Any, walk: Any, sample_images: list[bytes]) 
     ]
     make.jsonl("t.jsonl", rows)
     options = {"labels": ["label", "class", "category", "species", "labels"]}
-    with pytest.raises(UserError, match="labels"):
-        list(open_reader(make.root, **options).records())
-    rows[0]["labels"] = {}
-    make.jsonl("t.jsonl", rows)
+    with pytest.raises(UserError, match="genus"):
+        list(open_reader(make.root, labels=[*options["labels"], "genus"]).records())
+    records, bad = walk(open_reader(make.root, **options))
+    assert bad == []
+    assert dict(records[1].body.labels) == {"label": "x", "order": "ants", "family": "3"}
     records, bad = walk(open_reader(make.root))
     assert bad == []
     assert [dict(record.body.labels) for record in records] == [
@@ -139,6 +152,38 @@ def test_splits_by_column_name_and_folder(make: Any, walk: Any, sample_images: l
     splits = {name: [record.split for record in records] for name, (records, _) in found.items()}
     assert splits == {"one": ["val", "train"], "two": ["val"], "three": ["test"], "four": ["train", "val"]}
     assert [record.images[0].load() for record in found["four"][0]] == sample_images[:2]
+
+
+SPLIT_ROWS = [
+    {"image": "a.webp", "caption": "x"},
+    {"image": "a.webp", "caption": "y", "split": "val"},
+    {"image": "a.webp", "caption": "z", "split": "test"},
+]
+
+
+@pytest.mark.parametrize("before", [0, 1500], ids=["at the start", "after many rows"])
+def test_rows_of_json_lines_may_lack_the_split(make: Any, walk: Any, sample_images: list[bytes], before: int) -> None:
+    make.jsonl("train.jsonl", [{"image": "b.webp", "caption": str(number)} for number in range(before)] + SPLIT_ROWS)
+    records, bad = walk(open_reader(make.root))
+    assert bad == []
+    found = [(record.split, record.body.captions, record.extra) for record in records[-3:]]
+    assert found == [("train", ("x",), {}), ("val", ("y",), {}), ("test", ("z",), {})]
+
+
+def test_rows_of_json_lines_may_lack_captions_or_labels(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    rows = [{"image": "a.webp"}, {"image": "a.webp", "label": "ant"}, {"image": "b.webp", "text": "A bird."}]
+    make.jsonl("t.jsonl", [*rows, {"image": "c.webp", "url": "https://x.org/c", "note": 1, "caption": "A cat."}])
+    records, bad = walk(open_reader(make.root))
+    assert [(item.line, item.reason, item.detail) for item in bad] == [
+        (1, "bad row", "there is neither caption nor label")
+    ]
+    assert [(record.body, record.extra) for record in records] == [
+        (CaptionedImage("a.webp", (), {"label": "ant"}), {}),
+        (CaptionedImage("b.webp", ("A bird.",), {}), {}),
+        (CaptionedImage("c.webp", ("A cat.",), {}), {"url": "https://x.org/c", "note": 1}),
+    ]
+    records, _ = walk(open_reader(make.root, captions=["caption"], labels=["note"]))
+    assert [record.body for record in records] == [CaptionedImage("c.webp", ("A cat.",), {"note": "1"})]
 
 
 def test_images_beside_the_table_or_elsewhere(make: Any, walk: Any, sample_images: list[bytes]) -> None:

@@ -152,11 +152,17 @@ def test_readers_of_all_ranks_share_no_block_of_a_whole_window(weights: list[flo
 
 
 def test_a_window_that_the_sources_do_not_fit_into_is_refused() -> None:
-    assert divisor_quotas([1.0, 1.0], 2) == [1, 1]
-    assert sum(divisor_quotas([1000.0, 1e-3, 1e-3], 7)) == 7
+    assert divisor_quotas([1.0, 1.0], 2, [1, 1]) == [1, 1]
+    assert sum(divisor_quotas([1000.0, 1e-3, 1e-3], 7, [4094, 1, 1])) == 7
     with pytest.raises(UserError, match="3 sources") as caught:
-        divisor_quotas([1.0, 1.0, 1.0], 2)
+        divisor_quotas([1.0, 1.0, 1.0], 2, [1, 1, 1])
     assert caught.value.field == "data.window_blocks"
+
+
+def test_small_weights_have_their_shares_of_a_window() -> None:
+    mixture = Mixture([1000, 1000], [1 / 1500, 1 / 1000], 0, Blocks(10, 384))
+    assert mixture.shares == (154, 230)
+    assert Mixture([1000, 1000], [1 / 1500, 1 / 1000], 0, Blocks(10, 384), closest_shares=False).shares == (1, 1)
 
 
 BUDGET = BatchSpec(tokens=128, images=8)

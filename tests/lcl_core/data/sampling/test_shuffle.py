@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from random import Random
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.sampling.shuffle import FeistelPermutation, Mixture, interleave_evenly, mix64, mixture_quotas
+from lcl_core.data.sampling.shuffle import (
+    FeistelPermutation,
+    Mixture,
+    coarse_quotas,
+    interleave_evenly,
+    mix64,
+    mixture_quotas,
+)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 1000, 4097])
@@ -69,6 +77,9 @@ def test_the_hash_is_fixed_for_ever() -> None:
         ([0.7, 0.3], [7, 3]),
         ([1 / 3, 2 / 3], [1, 2]),
         ([1000.0, 1.0], [1000, 1]),
+        ([1 / 1500, 1 / 70], [7, 150]),
+        ([1 / 1800, 1 / 900], [1, 2]),
+        ([1 / 1500, 1 / 1000], [2, 3]),
     ],
 )
 def test_simple_weights_are_exact(weights: list[float], shares: list[int]) -> None:
@@ -84,6 +95,26 @@ def test_other_weights_are_close_and_none_vanishes(weights: list[float]) -> None
     assert sum(shares) <= 4096 + len(weights)
     for weight, share in zip(weights, shares, strict=True):
         assert abs(share / sum(shares) - weight / sum(weights)) < 2 / 1000
+
+
+def test_weights_by_mean_size_give_equal_shares() -> None:
+    random = Random(0)
+    for _ in range(30):
+        sizes = [random.uniform(1, 2048), random.uniform(1, 2048)]
+        amounts = [
+            count * size for count, size in zip(mixture_quotas([1 / size for size in sizes]), sizes, strict=True)
+        ]
+        assert amounts[0] / sum(amounts) == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2.0], [0.7, 0.3], [0.313, 0.287, 0.41], [3.17, 1.44, 2.06], [1e-7, 1e-7]])
+def test_weights_that_were_close_enough_keep_their_counts(weights: list[float]) -> None:
+    assert mixture_quotas(weights) == coarse_quotas(weights)
+
+
+def test_a_run_with_coarse_shares_goes_on_with_them() -> None:
+    mixture = Mixture([1000, 1000], [1 / 1500, 1 / 70], seed=0, closest_shares=False)
+    assert mixture.shares == (7, 100)
 
 
 def test_a_cycle_is_spread_evenly() -> None:

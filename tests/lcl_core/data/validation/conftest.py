@@ -19,6 +19,7 @@ class Deadly:
     def __init__(self, path):
         self.inner = open_corpus(path)
         self.path, self.documents, self.all_pairs = self.inner.path, self.inner.documents, self.inner.all_pairs
+        self.held_out_documents = self.inner.held_out_documents
 
     def __reduce__(self):
         return Deadly, (self.inner.path,)

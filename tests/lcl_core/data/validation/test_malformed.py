@@ -167,7 +167,7 @@ PATHS: dict[str, str] = {
     "a//rgb.png": FORBIDDEN,
     "folder\\rgb.png": FORBIDDEN,
     "nul\0.png": FORBIDDEN,
-    "half a \ud83d sign.png": UNREADABLE,
+    "half a \ud83d sign.png": MISSING,
     ".": FORBIDDEN,
     "rgb.png/": FORBIDDEN,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -50,6 +51,25 @@ def test_a_corpus_at_a_path_needs_no_name(kit: Any, run_dir: RunDir) -> None:
     result = validate_run(run_dir)
     assert result["report"]["documents"] == 1
     assert "dataset_hash" not in result
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"text_list": ["a"], "image_info": [{"image_name": "gone\\ud800.png", "matched_text_index": 0, '
+         '"matched_sim": 1}]}', "missing image"),
+        ('{"text_list": ["a"], "image_info": [{"image_name": "red.png", "matched_text_index": 0, '
+         f'"matched_sim": 1{"0" * 400}}}]}}', "bad line"),
+    ],
+    ids=["half a surrogate pair", "a similarity of 401 digits"],
+)  # fmt: skip
+@pytest.mark.parametrize("file", ["a", os.fsdecode(b"\xff")], ids=["plain", "stray bytes"])
+def test_odd_values_are_issues(kit: Any, run_dir: RunDir, line: str, reason: str, file: str) -> None:
+    kit.write(f"interleaved/{file}.jsonl", line + "\n")
+    ask(run_dir, {"path": str(kit.corpus(pairs=[kit.pair("red.png", "x")]).path), "workers": 0, "tokens": False})
+    report = validate_run(run_dir)["report"]
+    assert report["first"][0]["reason"] == reason
+    assert json.loads((run_dir.artifacts / "report.json").read_text()) == report
 
 
 @pytest.mark.parametrize(

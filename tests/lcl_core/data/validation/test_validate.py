@@ -23,6 +23,7 @@ from lcl_core.data.records import (
     SequenceDocument,
     TextSegment,
 )
+from lcl_core.data.validation.check import count_items
 from lcl_core.data.validation.report import Report, ValidationLimits
 from lcl_core.data.validation.validate import validate
 from lcl_core.parts.plan import Section
@@ -128,6 +129,23 @@ def test_every_problem_is_listed_with_file_line_and_reason(kit: Any, tmp_path: P
     assert sum(report.reasons.values()) == report.quarantined == 10
     assert report.first[0].id == "interleaved.jsonl:1#absent.png"
     assert "20 x 3 pixels" in listed(tmp_path / "q.jsonl")[6]["detail"]
+
+
+def test_held_out_documents_are_examined(kit: Any, tmp_path: Path) -> None:
+    for name in ("train", "val", "test_vendor"):
+        kit.write(f"interleaved/{name}.jsonl", [kit.document([name], kit.image("red.png", 0))])
+    with kit.write("interleaved/val/other.jsonl", "{\n").open("a") as file:
+        file.write(json.dumps(kit.document(["x"], kit.image("absent.png", 0))) + "\n")
+    corpus = kit.corpus(pairs=[kit.pair("blue.png", "a")])
+    report = validate(corpus, quarantine=tmp_path / "q.jsonl")
+    assert (report.documents, count_items(corpus)) == (5, 6)
+    assert [(row["file"], row["line"], row["reason"]) for row in listed(tmp_path / "q.jsonl")] == [
+        ("interleaved/val/other.jsonl", 1, "bad line"),
+        ("interleaved/val/other.jsonl", 2, "missing image"),
+        ("interleaved/val/other.jsonl", 2, "no usable image"),
+    ]
+    splits = {group.split: group.documents for group in report.groups if group.documents}
+    assert splits == {"train": 2, "val": 2, "test_vendor": 1}
 
 
 def test_every_bad_line_of_captioned_images_is_listed(kit: Any, tmp_path: Path) -> None:

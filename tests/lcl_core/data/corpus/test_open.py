@@ -1,0 +1,31 @@
+"""What a spec names, opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.corpus.file_corpus import FileCorpus
+from lcl_core.data.corpus.open import open_source
+from lcl_core.data.formats import open_reader
+from lcl_core.data.shards.convert import convert
+from lcl_core.specs.corpus_jobs import ConvertSpec
+
+
+@pytest.mark.parametrize("form", ["native", "shards"])
+def test_options_are_refused_for_our_own_forms(kit: Any, tmp_path: Path, form: str) -> None:
+    path = kit.corpus(pairs=[kit.pair("red.png", "x")]).path
+    if form == "shards":
+        convert(open_reader(path).records(), tmp_path / "shards")
+        path = tmp_path / "shards"
+    with pytest.raises(UserError, match=f"the {form} reader has no option 'imags'") as caught:
+        open_source(ConvertSpec(path=str(path), options={"imags": "/x"}, name="made"), {})
+    assert (caught.value.code, caught.value.field) == ("bad_option", "options.imags")
+
+
+def test_a_path_without_options_is_opened_as_it_is(kit: Any) -> None:
+    path = kit.corpus(pairs=[kit.pair("red.png", "x")]).path
+    assert isinstance(open_source(ConvertSpec(path=str(path), name="made"), {}), FileCorpus)
