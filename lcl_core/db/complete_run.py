@@ -6,7 +6,8 @@ step before the commit. An output whose registration fails is discarded, and the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from lcl_core.common.files import Staged, remove_tree, stage
 from lcl_core.common.settings import Settings
 from lcl_core.db.collections import collection_changed_error, delete_compacted_changes
 from lcl_core.db.datasets import record_version, upsert_dataset
-from lcl_core.db.leases import NO_LEASE, Claim, check_lease, end_increments, lock_with_lease, transition
+from lcl_core.db.leases import NO_LEASE, Claim, StaleLease, check_lease, end_increments, lock_with_lease, transition
 from lcl_core.db.metrics import QUARANTINED, Increment, record_increments
 from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id
 from lcl_core.db.outbox import delete_stored_folder, enqueue_upload
@@ -40,6 +41,7 @@ from lcl_core.vector_indexes import (
     check_index,
     directory_batches,
     drop_index,
+    index_name,
 )
 
 OpenDirectory = Callable[[Path], CollectionDirectory]
@@ -76,8 +78,8 @@ def complete_run(
 ) -> State:
     """Write the final state under the claim's token, and register the output of a succeeded run.
 
-    The index of a collection in a database or server is written before it is registered, that of pgvector in the same
-    transaction; the caller keeps the lease meanwhile.
+    The index of a collection on a server is written before it is registered, that of pgvector in the same transaction;
+    the caller keeps the lease meanwhile.
 
     Args:
         holder: id of the home, if its folders are to be uploaded to an artifact store.
@@ -95,10 +97,12 @@ def complete_run(
             outcome = RunFailed(error.to_dict())
     end = _Completion(outcome, output, run_dir, home, ran_seconds, holder, settings)
     try:
-        return _commit(database, claim, end)
-    except IntegrityError:
-        # another run has just inserted a collection of this name: now it exists, and is replaced
-        return _commit(database, claim, end)
+        with _index_on_server(database, claim, end):
+            try:
+                return _commit(database, claim, end)
+            except IntegrityError:
+                # another run has just inserted a collection of this name: now it exists, and is replaced
+                return _commit(database, claim, end)
     except UserError as error:  # the output cannot be registered
         return _commit(database, claim, replace(end, outcome=RunFailed(error.to_dict()), output=None))
     finally:
@@ -121,6 +125,11 @@ class _StagedOutput:
     @property
     def id(self) -> str:
         return self.path.rpartition("/")[2]
+
+    @property
+    def index_writer(self) -> str | None:
+        """Who writes its index (``IndexKind``); None: it has none."""
+        return None if self.vectors is None else INDEXES[index_name(self.vectors)].writer
 
     def directory(self) -> CollectionDirectory:
         """The staged collection, opened."""
@@ -163,9 +172,11 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
     output_bytes = folder_bytes(staged.hidden) if staged is not None else 0
     run_dir_bytes = folder_bytes(end.run_dir, shared=False)
     with database.session() as session:
-        if output is not None and output.noun == "collection":
-            # takes long, so it comes before the lock on the run's row
-            output = replace(output, vectors=_write_index(session, claim, output, end.settings))
+        if output is not None and output.index_writer == "transaction":
+            check_lease(session, claim)
+            location = IndexLocation(session=session, settings=end.settings)
+            check_index(index_name(output.vectors), location)
+            _write_index(output, location)  # takes long, so it comes before the lock on the run's row
         run = lock_with_lease(session, claim)
         _finish(session, run, end.outcome, end.ran_seconds)
         if output is not None:
@@ -188,31 +199,61 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
     return state
 
 
-def _write_index(session: Session, claim: Claim, output: _StagedOutput, settings: Settings | None) -> str | None:
-    """Write the index of a collection, where the run's process has not.
+@contextmanager
+def _index_on_server(database: Database, claim: Claim, end: _Completion) -> Iterator[None]:
+    """Write the index of a collection on a server; it is removed where the block does not register the collection.
 
-    Returns: its name, for the row. Raises: StaleLease; UserError of the index; UNREACHABLE.
+    No transaction is open while the vectors are sent: PostgreSQL would end it, and SQLite has one writer.
+
+    Raises: StaleLease; UserError of the index.
     """
-    chosen = str(output.metadata.get("index", FILES))
-    kind = INDEXES.get(chosen)
+    output, location = end.output, IndexLocation(database=database, settings=end.settings)
+    if output is None or output.index_writer != "worker":
+        yield
+        return
+    with database.reading() as session:
+        check_lease(session, claim)
+    check_index(index_name(output.vectors), location)
+    try:
+        _write_index(output, location)
+        yield
+    except UserError:
+        drop_index(output.vectors, location)
+        raise
+    except StaleLease:
+        # the index of the run's next attempt has the same name
+        if _has_no_next_attempt(database, claim):
+            drop_index(output.vectors, location)
+        raise
+
+
+def _has_no_next_attempt(database: Database, claim: Claim) -> bool:
+    """Whether a run whose lease was lost has ended without an output, or was deleted."""
+    with database.reading() as session:
+        run = session.get(Run, claim.run_id)
+        return run is None or run.state in (State.FAILED, State.CANCELLED)
+
+
+def _write_index(output: _StagedOutput, location: IndexLocation) -> None:
+    """Write the index of a collection. Raises: UserError of the index; UNREACHABLE."""
+    assert output.vectors is not None, "it has an index"
+    directory = output.directory()
+    location = replace(location, name=output.vectors, dim=directory.dim)
+    index = INDEXES[index_name(output.vectors)].index_class().at(location)
+    for target in TARGETS:
+        labels = directory.label_index if target == "images" else None
+        index.build(target, directory_batches(directory, target), labels)
+
+
+def _index_of(noun: str, metadata: dict[str, Any], collection_id: str) -> str | None:
+    """Name of the index that the row of a collection gets; None: it has none but its files.
+
+    It is derived from the run's id: another attempt replaces the index that an interrupted one has left on a server.
+    """
+    kind = INDEXES.get(str(metadata.get("index", FILES))) if noun == "collection" else None
     if kind is None:
         return None
-    if kind.writer == "job":
-        return kind.prefix
-    check_lease(session, claim)
-    # named by the run, so that another attempt replaces what this one leaves when it is interrupted
-    name, directory = f"{kind.prefix}_{output.id.rpartition('_')[2]}", output.directory()
-    location = IndexLocation(name=name, dim=directory.dim, session=session, settings=settings)
-    check_index(chosen, location)
-    index = kind.index_class().at(location)
-    try:
-        for target in TARGETS:
-            labels = directory.label_index if target == "images" else None
-            index.build(target, directory_batches(directory, target), labels)
-    except UserError:
-        drop_index(name, location)
-        raise
-    return name
+    return kind.prefix if kind.writer == "job" else f"{kind.prefix}_{collection_id.rpartition('_')[2]}"
 
 
 def _finish(session: Session, run: Run, outcome: RunOutcome, ran_seconds: float) -> None:
@@ -267,7 +308,8 @@ def _stage_output(
             "model.safetensors is not what the run wrote (its hash differs); resume the run to make it again",
             code="artifact_corrupt",
         )
-    return _StagedOutput(noun, f"{folder}/{target.name}", metadata, staged, files=files, open_directory=open_directory)
+    vectors = _index_of(noun, metadata, target.name)
+    return _StagedOutput(noun, f"{folder}/{target.name}", metadata, staged, vectors, files, open_directory)
 
 
 def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> None:
