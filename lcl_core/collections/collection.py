@@ -18,7 +18,15 @@ import numpy as np
 from lcl_core.collections import file_format, near_duplicates
 from lcl_core.collections.file_format import BlobFile, CollectionManifest, Target, verify_checksums
 from lcl_core.collections.full_text import FullTextIndex, LazyFullTextIndex, fuse_ranks
-from lcl_core.collections.labels import LabelChange, LabelIndex, LabelTypes, Where, check_value, parse_where
+from lcl_core.collections.labels import (
+    LabelChange,
+    LabelIndex,
+    LabelTypes,
+    Where,
+    check_value,
+    parse_where,
+    stored_value,
+)
 from lcl_core.collections.query import unit_vector
 from lcl_core.collections.records import caption_texts
 from lcl_core.collections.vector_index import ExternalIndex, HnswIndex, LabelSelection, map_single_rows, nearest
@@ -323,15 +331,19 @@ class Collection:
         """Of the labels whose type is not inferred."""
         return self._label_types.stated_types()
 
-    def check_item_labels(self, labels: Mapping[str, str | Sequence[str]], field: str) -> None:
-        """Raises: UserError ``bad_label``, naming ``FIELD.labels.LABEL``, for a value of another type than its label's.
+    def stored_labels(self, labels: Mapping[str, str | Sequence[str]], field: str) -> dict[str, str]:
+        """The labels of an image to add, as its record has them.
 
-        A label that the directory lacks may have any value, and a list of texts.
+        A label that the directory lacks may have any value, and a list of texts unless images with the label were
+        added before and it is no set.
+
+        Raises: UserError ``bad_label``, naming ``FIELD.labels.LABEL``, for a value of another type than its label's.
         """
+        types = self.label_types()
         for label, value in labels.items():
-            kind = self._labels.types.get(label)
-            if kind is not None:
-                check_value(label, value, kind, f"{field}.labels.{label}")
+            if label in self._labels.types or (label in types and not isinstance(value, str)):
+                check_value(label, value, types[label], f"{field}.labels.{label}")
+        return {label: stored_value(value, types.get(label)) for label, value in labels.items()}
 
     def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[tuple[str, float, int]]:
         """Id, score and number for ``_record`` of each hit of a validated search; ``query`` f32 [E] of length 1."""

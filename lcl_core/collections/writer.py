@@ -20,7 +20,7 @@ from lcl_core.collections import file_format, vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import BlobWriter, CollectionManifest, Dtype, Target
-from lcl_core.collections.labels import LabelIndex, LabelIndexBuilder, choose_types
+from lcl_core.collections.labels import LabelIndex, LabelIndexBuilder, choose_types, stored_value
 from lcl_core.collections.records import DeltaSnapshot
 from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
 from lcl_core.common.errors import UserError
@@ -370,6 +370,7 @@ class CollectionAppendSource(AppendSource):
     ) -> None:
         self._collection = collection
         self._snapshot = snapshot
+        self._types = collection.label_types()
         self.name, self.dataset_hash = collection.name, collection.manifest.dataset_hash
         self.texts = collection.count("texts")
         self.metadata, self.index = metadata, index
@@ -403,7 +404,7 @@ class CollectionAppendSource(AppendSource):
         for start in range(0, total, _COPY_ROWS):
             places = range(start, min(start + _COPY_ROWS, total))
             ids, vectors = self._collection.at("images", places)
-            records = [self._collection.record("images", place) for place in places]
+            records = [self._record(place) for place in places]
             items = [
                 _collection_item(record, data) for record, data in zip(records, self._image_bytes(ids), strict=True)
             ]
@@ -420,6 +421,14 @@ class CollectionAppendSource(AppendSource):
             except UserError:
                 missing.append(at)
         return vectors, missing
+
+    def _record(self, place: int) -> dict[str, Any]:
+        """Of an added image with values of sets as lists: an earlier version stored them as they were given."""
+        record = self._collection.record("images", place)
+        if not self._collection.is_added(record["id"]):
+            return record
+        labels = {label: stored_value(value, self._types.get(label)) for label, value in record["labels"].items()}
+        return {**record, "labels": labels}
 
     def _image_bytes(self, ids: Sequence[str]) -> list[bytes]:
         added = [item for item in ids if self._collection.is_added(item)]

@@ -198,3 +198,15 @@ def test_stated_types_of_labels_are_kept_and_others_inferred_anew(index_runs: In
     index_runs.changes = [(ChangeRecord(3, identity("a.webp")), b"")]
     gone, _ = index_runs.run("gone", None, stated)
     assert "by" not in Collection.open(gone).label_types()
+
+
+def test_a_set_stays_a_set_when_an_image_has_a_plain_value_for_it(index_runs: IndexRuns) -> None:
+    base, _ = index_runs.run("base", range(2))
+    index_runs.changes = [index_runs.added(1, "a.webp", '["left", "right"]')]
+    sets, _ = index_runs.run("sets", None, base)
+    assert Collection.open(sets).label_types()["by"] == "set"
+    index_runs.changes = [index_runs.added(2, "b.webp", "left; up")]  # as earlier versions stored it
+    folded, _ = index_runs.run("folded", None, sets)
+    collection = Collection.open(folded)
+    assert collection.label_types()["by"] == "set"
+    assert collection.label_values()["by"] == ["left", "right", "up"]
