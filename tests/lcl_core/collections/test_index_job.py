@@ -14,7 +14,7 @@ import pytest
 
 from lcl_core.collections import index_job, vector_index
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.index_job import IndexProgress, dtype_for, run_index_job
+from lcl_core.collections.index_job import MAX_CAPTION, IndexProgress, dtype_for, run_index_job, shorten
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data import Corpus
@@ -217,6 +217,23 @@ def test_images_of_documents_have_the_text_that_they_belong_to(tmp_path: Path, s
     (cut,) = captions["3.webp"]
     assert cut.startswith("after after")
     assert 150 < len(cut) <= 200
+
+
+@pytest.mark.parametrize(
+    ("text", "caption"),
+    [
+        ("a  bird\n in a tree ", "a bird in a tree"),
+        ("x" * MAX_CAPTION, "x" * MAX_CAPTION),
+        ("这是一只红色的鸟。" * 40, ("这是一只红色的鸟。" * 40)[: MAX_CAPTION - 1] + "…"),
+        ("https://example.org/" + "x" * 300, "https://example.org/" + "x" * (MAX_CAPTION - 21) + "…"),
+        ("a bird " + "x" * 300, "a bird " + "x" * (MAX_CAPTION - 8) + "…"),
+        ("word " * 60, "word " * 39 + "word…"),
+        ("x" * (MAX_CAPTION - 1) + " more", "x" * (MAX_CAPTION - 1) + "…"),
+    ],
+)
+def test_a_long_text_is_cut_at_the_limit_also_without_blanks(text: str, caption: str) -> None:
+    assert shorten(text) == caption
+    assert len(caption) <= MAX_CAPTION
 
 
 def test_a_document_of_a_store_that_does_not_answer_is_not_left_out(
