@@ -214,13 +214,10 @@ class Collection:
 
         Compares every pair, or with a graph each image with its nearest. Raises: as ``near_duplicate_groups``.
         """
-        ids, vectors = self.vectors("images")
-        graph = self._graphs.get("images")
-        linked = graph is not None and vectors is self._sides["images"].vectors  # the rows that the graph links
         found = near_duplicates.near_duplicate_groups(
-            vectors, threshold, graph.neighbours if graph and linked else None, seconds
+            self._rows_of("images"), threshold, self._duplicates_graph(), seconds
         )
-        return [[ids[row] for row in group.tolist()] for group in found]
+        return [self._ids("images", rows) for rows in found]
 
     def group(self, ids: Sequence[str]) -> list[Hit]:
         """These images; ``score``: cosine to the first of them. Raises: ``item_not_found``."""
@@ -303,8 +300,9 @@ class Collection:
 
     def at(self, target: Target, positions: Sequence[int]) -> tuple[list[str], np.ndarray]:
         """Ids and vectors [m, E] at these positions, 0 to ``count(target)`` - 1, in the order of addition."""
-        side = self._target(target)
-        return [side.id(position) for position in positions], side.vectors[np.asarray(positions, dtype=np.int64)]
+        self._target(target)
+        wanted = np.asarray(positions, dtype=np.int64)
+        return self._ids(target, wanted), self._rows_of(target)[wanted]
 
     def record(self, target: Target, position: int) -> dict[str, Any]:
         """The record at a position, as a hit's ``metadata``."""
@@ -344,6 +342,19 @@ class Collection:
             if label in self._labels.types or (label in types and not isinstance(value, str)):
                 check_value(label, value, types[label], f"{field}.labels.{label}")
         return {label: stored_value(value, types.get(label)) for label, value in labels.items()}
+
+    def _ids(self, target: Target, positions: np.ndarray) -> list[str]:
+        side = self._sides[target]
+        return [side.id(position) for position in positions.tolist()]
+
+    def _rows_of(self, target: Target) -> near_duplicates.RowVectors:
+        """Vectors by position."""
+        return self._sides[target].vectors
+
+    def _duplicates_graph(self) -> near_duplicates.RowGraph | None:
+        """The graph of the images, which finds positions; None: there is none."""
+        graph = self._graphs.get("images")
+        return None if graph is None else near_duplicates.RowGraph(graph.neighbours, len(self))
 
     def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[tuple[str, float, int]]:
         """Id, score and number for ``_record`` of each hit of a validated search; ``query`` f32 [E] of length 1."""
