@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import BlobWriter, CollectionManifest, Dtype, Target
 from lcl_core.collections.labels import LabelIndex, LabelIndexBuilder, choose_types, stored_value
-from lcl_core.collections.records import DeltaSnapshot
+from lcl_core.collections.records import DeltaSnapshot, storable_text
 from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
@@ -40,6 +40,17 @@ class CollectionItem:
     labels: Mapping[str, str] = field(default_factory=dict)
     split: str = ""
     source: str = ""
+
+    def storable(self) -> CollectionItem:
+        """The image with texts that every file, database and response can have (``records.storable_text``)."""
+        return replace(
+            self,
+            image=storable_text(self.image),
+            captions=tuple(map(storable_text, self.captions)),
+            labels={storable_text(label): storable_text(value) for label, value in self.labels.items()},
+            split=storable_text(self.split),
+            source=storable_text(self.source),
+        )
 
 
 class CollectionWriter:
@@ -110,7 +121,7 @@ class CollectionWriter:
         """
         rows = self._checked(vectors, len(items), unit)
         for item, row in zip(items, rows, strict=True):
-            self._add(item)
+            self._add(item.storable())
             self._image_vectors.append(row.tobytes())
 
     def add_text_vectors(self, vectors: np.ndarray, *, unit: bool = False) -> None:
@@ -295,6 +306,7 @@ def build_collection(
         label_types=label_types,
     ) as writer:
         writer.add_items(items, image_vectors)
+        text_vectors = {storable_text(text): vector for text, vector in text_vectors.items()}
         missing = [text for text in writer.texts if text not in text_vectors]
         if missing:
             raise UserError(f"caption {missing[0]!r} has no vector", code="bad_vector")

@@ -1,4 +1,7 @@
-"""A JSON-lines file as a sequence: line offsets are in memory, a line is parsed on access."""
+"""A JSON-lines file as a sequence: line offsets are in memory, a line is parsed on access.
+
+Halves of surrogate pairs, which JSON can write as escapes, become U+FFFD: no file, database or response can have them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.formats.base import replace_surrogates
 
 MAX_LINE_BYTES = 16 << 20
 _SCAN_BYTES = 64 << 20
@@ -62,7 +66,7 @@ class JsonLines(Sequence[dict[str, Any]]):
         if end - start > MAX_LINE_BYTES:
             raise self._bad(index, f"the line is longer than {MAX_LINE_BYTES:,} bytes")
         try:
-            value = json.loads(self._buffer[start:end].decode("utf-8").removeprefix("\ufeff"))
+            value = _parse(self._buffer[start:end].decode("utf-8").removeprefix("\ufeff"))
         except UnicodeDecodeError as error:
             raise self._bad(index, "the line is not UTF-8") from error
         except (ValueError, RecursionError) as error:
@@ -132,6 +136,14 @@ class ConcatenatedLines(Sequence[dict[str, Any]]):
                 return part, offset
             offset -= len(part)
         raise IndexError(index)
+
+
+def _parse(line: str) -> Any:
+    """Raises: ValueError, RecursionError."""
+    value = json.loads(line)
+    if "\\ud" in line or "\\uD" in line:  # only such escapes make a half; a whole pair is one character by now
+        return json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
+    return value
 
 
 def _line_bounds(buffer: bytes | mmap.mmap) -> tuple[np.ndarray, np.ndarray]:

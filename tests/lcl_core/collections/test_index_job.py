@@ -295,6 +295,27 @@ def test_who_is_searched_elsewhere_needs_no_graph(
     assert (run_dir.artifacts / "collection" / "lancedb").is_dir() is (searched_by == "lancedb")
 
 
+def test_texts_that_nothing_can_store_are_replaced(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", sample, {})
+    line = {
+        "image": "1.webp",
+        "captions": ["half \ud83d", "a\0b"],
+        "labels": {"k\udc00": "\ud800", "n": "\0"},
+        "split": "\ud800",
+    }
+    (corpus / "pairs.jsonl").write_text(json.dumps(line) + "\n")
+    run_dir = prepare(tmp_path / "run", corpus, encoder)
+    assert run_index_job(run_dir)["collection"]["texts"] == 2
+    collection = Collection.open(run_dir.artifacts / "collection", verify=True)
+    (item,) = collection.items()
+    assert item["captions"] == ["half \ufffd", "a\ufffdb"]
+    assert (item["labels"], item["split"]) == ({"k\ufffd": "\ufffd", "n": "\ufffd"}, "\ufffd")
+    assert {hit.metadata["text"] for hit in collection.search(collection.vector(item["id"]), target="texts")} == set(
+        item["captions"]
+    )
+    assert collection.label_values()["k\ufffd"] == ["\ufffd"]
+
+
 def test_many_vectors_are_kept_in_half_the_bytes() -> None:
     assert dtype_for(100_000, 512) == "f32"
     assert dtype_for(1_000_000, 512) == "f16"

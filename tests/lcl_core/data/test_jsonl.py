@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lcl_core.common.errors import UserError
@@ -27,6 +29,22 @@ def test_line_ends_and_blank_lines(data: bytes) -> None:
     assert [row["n"] for row in lines(data)] == [0, 1]
     assert lines(data)[-1] == {"n": 1}
     assert lines(data)[0:2] == [{"n": 0}, {"n": 1}]
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        (
+            rb'{"t": "half \ud83d", "\uDE00 k": ["\ud83d", 1.5]}',
+            {"t": "half \ufffd", "\ufffd k": ["\ufffd", 1.5]},
+        ),
+        (rb'{"t": "\ud83d\ude00"}', {"t": "\U0001f600"}),
+        (rb'{"t": "\\ud83d"}', {"t": "\\ud83d"}),
+        (rb'{"t": "\ud83d\ud83d\ude00"}', {"t": "\ufffd\U0001f600"}),
+    ],
+)
+def test_half_a_surrogate_pair_is_replaced(line: bytes, value: Any) -> None:
+    assert lines(line)[0] == value
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\r\n\n"])
