@@ -136,9 +136,8 @@ def change_labels(
             return 0
         ref = collections.CollectionRef(row.id, row.path, collection.in_base)
         try:
-            new = (addition for addition in changed if not collection.is_added(addition.change.item))
-            charge = partial(state.quotas.charge_addition, writer, owner, ref.id, sum(map(_stored_bytes, new)))
-            collections.replace_records(writer, ref, changed, collection.last_change, charge=charge)
+            check = partial(state.quotas.check_addition, writer, owner)
+            collections.replace_records(writer, ref, changed, collection.last_change, owner=owner, check_quota=check)
             return len(changed)
         except collections.CollectionReplaced:
             writer.rollback()
@@ -179,7 +178,7 @@ def _write_items(
     **options: Any,
 ) -> tuple[list[str], CollectionRow]:
     """Write vectors computed for an older state: they stay valid, names and types of labels are those of now."""
-    charge = partial(state.quotas.charge_addition, writer, owner, opened.id, sum(map(_stored_bytes, additions)))
+    options |= {"owner": owner, "check_quota": partial(state.quotas.check_addition, writer, owner)}
     for _ in range(MAX_ATTEMPTS):
         row, collection = open_collection(state, reader, opened.id)
         reader.close()
@@ -188,7 +187,7 @@ def _write_items(
         labelled = [_with_labels(addition, each) for addition, each in zip(additions, labels, strict=True)]
         try:
             encoder_hash = opened.collection.encoder_hash
-            return collections.add_items(writer, ref, labelled, encoder_hash, charge=charge, **options)
+            return collections.add_items(writer, ref, labelled, encoder_hash, **options)
         except collections.CollectionReplaced:
             writer.rollback()
     raise collection_busy(opened.id)
@@ -253,11 +252,6 @@ def _addition(image: _SubmittedImage, vector: Any, texts: dict[str, Any]) -> col
     text_vectors = b"".join(_float32_bytes(texts[text]) for text in caption_texts(image.record))
     change = ChangeRecord(0, image.record["id"], image.record, _float32_bytes(vector), text_vectors)
     return collections.ItemAddition(change, image.data)
-
-
-def _stored_bytes(addition: collections.ItemAddition) -> int:
-    """Bytes in the database, without the record."""
-    return len(addition.data) + len(addition.change.vector) + len(addition.change.text_vectors)
 
 
 def _float32_bytes(vector: Any) -> bytes:

@@ -153,6 +153,13 @@ class _SupersededOutput(NamedTuple):
     vectors: str | None
 
 
+class _Registered(NamedTuple):
+    """``owner``: of the row that names the output's folder: who may delete it is charged for its bytes."""
+
+    owner: str
+    superseded: _SupersededOutput | None = None
+
+
 @dataclass(frozen=True)
 class _Completion:
     outcome: RunOutcome
@@ -165,7 +172,7 @@ class _Completion:
 
 
 def _commit(database: Database, claim: Claim, end: _Completion) -> State:
-    superseded: _SupersededOutput | None = None
+    registered: _Registered | None = None
     output = end.output
     staged = output.staged if output is not None else None
     # read from the disk before a row is locked
@@ -180,9 +187,9 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
         run = lock_with_lease(session, claim)
         _finish(session, run, end.outcome, end.ran_seconds)
         if output is not None:
-            superseded = _REGISTER[output.noun](session, run, output)
+            registered = _REGISTER[output.noun](session, run, output)
             if staged is not None:
-                record_bytes(session, output.path, run.owner, output_bytes)
+                record_bytes(session, output.path, registered.owner, output_bytes)
                 if end.holder is not None:
                     enqueue_upload(session, output.path, run.attempt, end.holder)
         record_bytes(session, f"runs/{run.id}", run.owner, run_dir_bytes)
@@ -193,9 +200,9 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
         if output is not None:
             output.publish()  # last step before the commit: everything that can fail has been done
         state = State(run.state)
-    if superseded is not None:
-        remove_tree(absolute_path(end.home, superseded.path))
-        drop_index(superseded.vectors, IndexLocation(database=database, settings=end.settings))
+    if registered is not None and registered.superseded is not None:
+        remove_tree(absolute_path(end.home, registered.superseded.path))
+        drop_index(registered.superseded.vectors, IndexLocation(database=database, settings=end.settings))
     return state
 
 
@@ -312,7 +319,7 @@ def _stage_output(
     return _StagedOutput(noun, f"{folder}/{target.name}", metadata, staged, vectors, files, open_directory)
 
 
-def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> None:
+def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> _Registered:
     info = {key: value for key, value in output.metadata.items() if key not in ("path", "hash")}
     info |= {"display_name": run.name} if run.name and run.name != slug(run.name) else {}
     row = EncoderRow(
@@ -328,6 +335,7 @@ def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> None
     set_encoder_files(row, output.files)
     session.add(row)
     run.encoder_id = output.id
+    return _Registered(row.owner)
 
 
 def _output_name(session: Session, run: Run, noun: str, requested: str) -> str:
@@ -338,8 +346,8 @@ def _output_name(session: Session, run: Run, noun: str, requested: str) -> str:
     return name
 
 
-def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _SupersededOutput | None:
-    """Returns: folder and tables of the collection of that name that this one replaces."""
+def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _Registered:
+    """A new collection, in place of an older one of that name."""
     metadata = output.metadata
     if run.spec.get("mode") == "add":
         return _replace_directory(session, run, output)
@@ -370,13 +378,13 @@ def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _
         )
     )
     run.collection_id = output.id
-    return None if previous is None else _SupersededOutput(previous.path, previous.vectors)
+    return _Registered(run.owner, None if previous is None else _SupersededOutput(previous.path, previous.vectors))
 
 
-def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> _SupersededOutput:
+def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> _Registered:
     """Give the collection its new directory and delete the changes that it contains; later changes stay.
 
-    Returns: the previous directory. Raises: UserError ``collection_changed``.
+    Raises: UserError ``collection_changed``.
     """
     metadata = output.metadata
     query = select(CollectionRow).where(CollectionRow.id == metadata.get("id")).with_for_update()
@@ -392,7 +400,7 @@ def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> _Su
     # the encoder of the run is identical to the collection's, and may belong to another owner
     row.encoder_id, row.run_id = row.encoder_id or run.encoder_id, run.id
     run.collection_id = row.id
-    return previous
+    return _Registered(row.owner, previous)
 
 
 def _image_count_change(changes: list[tuple[str, bool]], output: _StagedOutput) -> int:
@@ -403,7 +411,7 @@ def _image_count_change(changes: list[tuple[str, bool]], output: _StagedOutput) 
     return sum(present - directory.in_base(item) for item, present in changes)
 
 
-def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> None:
+def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> _Registered:
     """A new dataset, or a new version of an existing one; the previous versions stay on disk."""
     metadata = output.metadata
     name = _output_name(session, run, "dataset", run.spec["name"])
@@ -412,10 +420,11 @@ def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> None
     record_version(
         session, dataset, str(metadata["content_hash"]), to_json_safe(statistics), owner=run.owner, run_id=run.id
     )
+    return _Registered(dataset.owner)
 
 
 # by the noun of the kind's output
-_REGISTER: dict[str, Callable[[Session, Run, _StagedOutput], _SupersededOutput | None]] = {
+_REGISTER: dict[str, Callable[[Session, Run, _StagedOutput], _Registered]] = {
     "encoder": _register_encoder,
     "collection": _register_collection,
     "dataset": _register_dataset,
