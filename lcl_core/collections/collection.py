@@ -35,6 +35,7 @@ from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import SearchFn
 
 MAX_HITS = 10_000
+MAX_TEXT_ITEMS = 100  # images that the record of a text lists: in crawled pages many thousands have one alt text
 FUSED_HITS = 1000  # of a hybrid search: the best by vector and the best by words that are fused
 log = logging.getLogger(__name__)
 
@@ -305,7 +306,11 @@ class Collection:
         return self._ids(target, wanted), self._rows_of(target)[wanted]
 
     def record(self, target: Target, position: int) -> dict[str, Any]:
-        """The record at a position, as a hit's ``metadata``."""
+        """The record at a position, as a hit's ``metadata``.
+
+        That of a text: id, text, ``item_count`` and ``items``: number and ids of the images that carry it, the ids of
+        ``MAX_TEXT_ITEMS`` at most.
+        """
         return self._record(target, position)
 
     def in_base(self, item_id: str) -> bool:
@@ -466,9 +471,15 @@ class Collection:
         side = self._sides[target]
         record = side.records.record(row)
         if target == "texts":
-            images = self._sides["images"]
-            record["items"] = [images.id(carrier) for carrier in self._row_carriers(row).tolist()]
+            carriers = self._row_carriers(row)
+            record["items"] = self._ids_of_rows(carriers[:MAX_TEXT_ITEMS])
+            record["item_count"] = len(carriers)
         return record
+
+    def _ids_of_rows(self, rows: np.ndarray) -> list[str]:
+        """Of images of the directory."""
+        images = self._sides["images"]
+        return [images.id(row) for row in rows.tolist()]
 
     def _target(self, target: str) -> _Side:
         if target not in self._sides:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lcl_core.collections import file_format, near_duplicates
-from lcl_core.collections.collection import Collection, not_found, row_mask
+from lcl_core.collections.collection import MAX_TEXT_ITEMS, Collection, not_found, row_mask
 from lcl_core.collections.file_format import Target
 from lcl_core.collections.full_text import FullTextIndex
 from lcl_core.collections.labels import LabelIndex, Where, parse_where
@@ -246,19 +246,23 @@ class CollectionWithDelta(Collection):
             return self._added_record(target, -1 - row)
         record = super()._record(target, row)
         if target == "texts":
-            images = self._sides["images"]
             carriers = self._row_carriers(row)
-            kept = carriers[self._segments["images"].visible[carriers]].tolist()
-            more = self._links.row_carriers[self._links.rows == row].tolist()
-            record["items"] = [images.id(carrier) for carrier in kept] + [self._added[at].record["id"] for at in more]
+            kept = carriers[self._segments["images"].visible[carriers]]
+            record |= self._carrier_fields(kept, self._links.row_carriers[self._links.rows == row])
         return record
+
+    def _carrier_fields(self, rows: np.ndarray, added: np.ndarray) -> dict[str, Any]:
+        """Of the record of a text that these rows of the directory and added images carry."""
+        more = added[: max(0, MAX_TEXT_ITEMS - len(rows))].tolist()
+        items = self._ids_of_rows(rows[:MAX_TEXT_ITEMS]) + [self._added[at].record["id"] for at in more]
+        return {"items": items, "item_count": len(rows) + len(added)}
 
     def _added_record(self, target: str, position: int) -> dict[str, Any]:
         if target == "images":
             return dict(self._added[position].record)
-        carriers = self._links.new_carriers[self._links.new == position].tolist()
-        items = [self._added[at].record["id"] for at in carriers]
-        return {"id": self._segments["texts"].ids[position], "text": self._links.texts[position], "items": items}
+        record = {"id": self._segments["texts"].ids[position], "text": self._links.texts[position]}
+        added = self._links.new_carriers[self._links.new == position]
+        return record | self._carrier_fields(np.empty(0, np.int64), added)
 
     def _ids(self, target: Target, positions: np.ndarray) -> list[str]:
         side, segment = self._sides[target], self._segments[target]
