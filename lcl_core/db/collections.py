@@ -322,7 +322,7 @@ def _charges(session: Session, collection_id: str, items: Sequence[str] | None =
 
 def _change_values(addition: ItemAddition, owner: str | None) -> dict[str, Any]:
     change = addition.change
-    columns = {"item": change.item, "record": change.record, "picture": addition.data}
+    columns: dict[str, Any] = {"item": change.item, "record": change.record, "picture": addition.data}
     columns |= {"owner": owner, "bytes": 0 if owner is None else addition.bytes}
     return columns | {"vector": change.vector, "text_vectors": change.text_vectors}
 
