@@ -65,7 +65,7 @@ class ItemAddition:
     data: bytes
 
     @property
-    def bytes(self) -> int:
+    def stored_bytes(self) -> int:
         """Bytes in the database, without the record."""
         return len(self.data) + len(self.change.vector) + len(self.change.text_vectors)
 
@@ -167,7 +167,7 @@ def remove_item(session: Session, opened: CollectionRef, item: str) -> Collectio
     row = _lock_collection(session, opened)
     if item not in _present_items(session, opened, [item]):
         raise UserError(f"the collection holds no item {item!r}", code="item_not_found")
-    _insert_changes(session, row, [{"item": item, "owner": None, "bytes": 0}])
+    _insert_changes(session, row, [{"item": item, "owner": None, "charged_bytes": 0}])
     row.images -= 1
     session.flush()
     return row
@@ -290,7 +290,7 @@ def _insert_changes(
     more = Counter[str]()
     for value in values:
         if value["owner"] is not None:
-            more[value["owner"]] += value["bytes"]
+            more[value["owner"]] += value["charged_bytes"]
     more.subtract(_charges(session, row.id, ids))
     session.execute(delete(_Change).where(_Change.collection_id == row.id, _Change.item.in_(ids)))
     count = session.scalars(select(func.count()).where(_Change.collection_id == row.id)).one() + len(values)
@@ -312,7 +312,7 @@ def _insert_changes(
 
 def _charges(session: Session, collection_id: str, items: Sequence[str] | None = None) -> dict[str, int]:
     """{owner: bytes} of the changes of these items; None: of all."""
-    query = select(_Change.owner, func.sum(_Change.bytes)).where(
+    query = select(_Change.owner, func.sum(_Change.charged_bytes)).where(
         _Change.collection_id == collection_id, _Change.owner.is_not(None)
     )
     if items is not None:
@@ -323,7 +323,7 @@ def _charges(session: Session, collection_id: str, items: Sequence[str] | None =
 def _change_values(addition: ItemAddition, owner: str | None) -> dict[str, Any]:
     change = addition.change
     columns: dict[str, Any] = {"item": change.item, "record": change.record, "picture": addition.data}
-    columns |= {"owner": owner, "bytes": 0 if owner is None else addition.bytes}
+    columns |= {"owner": owner, "charged_bytes": 0 if owner is None else addition.stored_bytes}
     return columns | {"vector": change.vector, "text_vectors": change.text_vectors}
 
 

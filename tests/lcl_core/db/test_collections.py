@@ -185,19 +185,22 @@ def charged(database: Database, *owners: str) -> list[int]:
 
 def test_who_added_an_image_is_charged_while_it_is_there(made: Database) -> None:
     one = picture("c.png", "a cat")
-    assert one.bytes == len(b"c.png") + 2 * len(vector("c.png"))
+    assert one.stored_bytes == len(b"c.png") + 2 * len(vector("c.png"))
     for _ in range(2):
         add(made, one, replace=True, owner="ada")
-        assert charged(made, "ada", "ben") == [one.bytes, 0]
+        assert charged(made, "ada", "ben") == [one.stored_bytes, 0]
     add(made, one, picture("d.png"), replace=True, owner="ben")
-    assert charged(made, "ada", "ben") == [0, one.bytes + picture("d.png").bytes]
+    assert charged(made, "ada", "ben") == [0, one.stored_bytes + picture("d.png").stored_bytes]
     changed = [picture("c.png", "a cat"), picture("a.png")]
     with made.session() as session:
         db_collections.replace_records(session, OPENED, changed, row_of(made).changes, owner="ada")
-    assert charged(made, "ada", "ben") == [picture("a.png").bytes, one.bytes + picture("d.png").bytes]
+    assert charged(made, "ada", "ben") == [
+        picture("a.png").stored_bytes,
+        one.stored_bytes + picture("d.png").stored_bytes,
+    ]
     for name in ("c.png", "d.png"):
         remove(made, name)
-    assert charged(made, "ada", "ben") == [picture("a.png").bytes, 0]
+    assert charged(made, "ada", "ben") == [picture("a.png").stored_bytes, 0]
     with made.reading() as session:
         assert list(quotas.usage_by_owner(session)) == ["ada"]
 
@@ -207,11 +210,11 @@ def test_the_quota_is_asked_for_what_is_more(made: Database) -> None:
     small, large = picture("c.png"), picture("c.png", "a cat")
     for item in (small, small, large, small):
         add(made, item, replace=True, owner="ada", check_quota=asked.append)
-    assert asked == [small.bytes, large.bytes - small.bytes]
+    assert asked == [small.stored_bytes, large.stored_bytes - small.stored_bytes]
     request = IdempotentRequest("ada", "once", "hash")
     for _ in range(2):
         add(made, picture("d.png"), request=request, owner="ada", check_quota=asked.append)
-    assert asked[2:] == [picture("d.png").bytes]
+    assert asked[2:] == [picture("d.png").stored_bytes]
 
 
 class Fold:
@@ -278,7 +281,7 @@ def test_a_fold_is_charged_to_the_collections_owner(made: Database, home: Path, 
     assert run.owner not in ("ada", "ben")
     directory = quotas.folder_bytes(home / row_of(made).path)
     run_dir = quotas.folder_bytes(fold.run_dir, shared=False)
-    assert charged(made, "ada", "ben", run.owner) == [directory, picture("d.png").bytes, run_dir]
+    assert charged(made, "ada", "ben", run.owner) == [directory, picture("d.png").stored_bytes, run_dir]
     with made.session() as session:
         db_collections.delete_collection(session, session.get_one(CollectionRow, "col_1"))
     assert charged(made, "ada", "ben") == [0, 0]

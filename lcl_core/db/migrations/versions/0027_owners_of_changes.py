@@ -15,10 +15,10 @@ def upgrade() -> None:
     with op.batch_alter_table("collection_change") as batch:
         batch.add_column(sa.Column("owner", sa.String(100), nullable=True))
         # the default also fills in rows that an older version of the service inserts
-        batch.add_column(sa.Column("bytes", sa.Integer(), nullable=False, server_default="0"))
+        batch.add_column(sa.Column("charged_bytes", sa.Integer(), nullable=False, server_default="0"))
 
 
 def downgrade() -> None:
     with op.batch_alter_table("collection_change") as batch:
-        batch.drop_column("bytes")
+        batch.drop_column("charged_bytes")
         batch.drop_column("owner")

@@ -13,7 +13,7 @@ def columns(database: Database) -> set[str]:
 
 def test_it_comes_and_goes(database: Database) -> None:
     database.downgrade("0026")
-    assert not {"owner", "bytes"} & columns(database)
+    assert not {"owner", "charged_bytes"} & columns(database)
     with database.writer.connect() as connection, connection.begin():
         connection.execute(
             text(
@@ -26,4 +26,4 @@ def test_it_comes_and_goes(database: Database) -> None:
         )
     database.migrate()
     with database.reading() as session:
-        assert session.execute(text("SELECT owner, bytes FROM collection_change")).tuples().all() == [(None, 0)]
+        assert session.execute(text("SELECT owner, charged_bytes FROM collection_change")).tuples().all() == [(None, 0)]
