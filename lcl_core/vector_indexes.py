@@ -165,14 +165,15 @@ class IndexKind:
     Attributes:
         index: ``MODULE:CLASS``, a VectorIndex.
         prefix: of names in the rows of collections.
-        writer: ``job``: written into the directory by the index run's process; ``worker``: written by the worker when
-            it registers the collection, because the process has no credentials of a database or server.
+        writer: ``job``: written into the directory by the index run's process. The others are written by the worker,
+            because that process has no credentials of a database or server. ``transaction``: in the one that registers
+            the collection; ``worker``: before it, since no transaction may be open while a server takes the vectors.
         package, extra: library to import, and the extra of ``lcl`` that brings it.
     """
 
     index: str
     prefix: str
-    writer: Literal["job", "worker"]
+    writer: Literal["job", "worker", "transaction"]
     package: str = ""
     extra: str = ""
 
@@ -183,7 +184,7 @@ class IndexKind:
 
 
 INDEXES: dict[str, IndexKind] = {
-    "pgvector": IndexKind("lcl_core.db.pgvector:PgVectorIndex", prefix="vec", writer="worker"),
+    "pgvector": IndexKind("lcl_core.db.pgvector:PgVectorIndex", prefix="vec", writer="transaction"),
     "lancedb": IndexKind(
         "lcl_core.collections.lancedb_index:LanceIndex",
         prefix="lancedb",

@@ -71,7 +71,7 @@ def show(context: typer.Context, collection: Collection) -> None:
     options.print(row, "\n".join(lines))
     if not options.as_json:
         labels = [
-            (label, row["label_types"][label], len(values), ", ".join(values[:8]))
+            (label, row["label_types"][label], row["label_counts"][label], ", ".join(values[:8]))
             for label, values in row["labels"].items()
         ]
         print_table(("label", "type", "values", "such as"), labels, "its images have no labels")

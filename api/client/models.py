@@ -61,6 +61,7 @@ class CollectionDetailJson(TypedDict):
     vectors: str | None
     created_at: str
     labels: dict[str, list[str]]
+    label_counts: dict[str, int]
     label_types: dict[str, Literal["text", "number", "date", "set"]]
     index_problem: str | None
 

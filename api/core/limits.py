@@ -511,11 +511,13 @@ class Quotas:
         self.check_bytes(session, owner, size)
         quotas.record_bytes(session, path, owner, size)
 
-    def charge_addition(self, session: Session, owner: str, collection_id: str, size: int) -> None:
-        """Charge items added to a collection. Raises: Problem 403 ``quota_exceeded``."""
+    def check_addition(self, session: Session, owner: str, size: int) -> None:
+        """Whether ``owner`` may add so many bytes to a collection, in this transaction.
+
+        Raises: Problem 403 ``quota_exceeded``.
+        """
         _lock_owner(session, owner)
         self.check_bytes(session, owner, size)
-        quotas.add_collection_bytes(session, collection_id, owner, size)
 
     def _recently_below(self, owner: str) -> bool:
         with self._lock:

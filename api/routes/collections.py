@@ -56,6 +56,7 @@ from lcl_core.db import collections, registry
 from lcl_core.vector_indexes import IndexLocation, drop_index
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=ERROR_RESPONSES)
+MAX_LABEL_VALUES = 1000  # listed of a label: a file name, an address or an id has another value for each image
 JSON_LINES, BYTES = "application/x-ndjson", "application/octet-stream"
 VectorTarget = Annotated[Target, Query(description="vectors of the images, or of the texts (captions)")]
 
@@ -69,15 +70,20 @@ def page(_: Viewer, session: ReadSessionDep) -> ListOf[CollectionView]:
     )
 
 
-@router.get("/{name}", summary="Get collection")
-def one(name: CollectionReference, _: Viewer, state: StateDep, session: ReadSessionDep) -> CollectionDetail:
+@router.get("/{name}", summary="Get collection", response_model=CollectionDetail)
+def one(name: CollectionReference, _: Viewer, state: StateDep, session: ReadSessionDep) -> Response:
     """By id or name, with the labels that a filter can ask for."""
     row, collection = open_collection(state, session, name)
     columns = CollectionView.model_validate(row).model_dump()
     columns |= {"images": collection.count("images"), "texts": collection.count("texts")}
-    facets = {"labels": collection.label_values(), "label_types": collection.label_types()}
+    values = collection.label_values()
+    facets = {
+        "labels": {label: listed[:MAX_LABEL_VALUES] for label, listed in values.items()},
+        "label_counts": {label: len(listed) for label, listed in values.items()},
+        "label_types": collection.label_types(),
+    }
     problem = "; ".join(collection.damaged_graphs.values()) or None
-    return CollectionDetail(**columns, **facets, index_problem=problem)
+    return json_response(CollectionDetail(**columns, **facets, index_problem=problem))
 
 
 @router.post("/{name}/search", summary="Search collection")

@@ -42,7 +42,8 @@ class CollectionView(RowView):
 
 
 class CollectionDetail(CollectionView):
-    labels: dict[str, list[str]] = Field(description="what a filter can ask for")
+    labels: dict[str, list[str]] = Field(description="what a filter can ask for: 1,000 values of each label at most")
+    label_counts: dict[str, int] = Field(description="number of all values of each label, of a set of its members")
     label_types: dict[str, LabelType] = Field(
         description="of each label, which say what forms its filter has: text, number, date or set"
     )
@@ -132,7 +133,10 @@ class SearchRequest(SearchQuery):
 
 
 class SearchResponse(BaseModel):
-    hits: list[dict[str, Any]] = Field(description="best first: id, score (cosine), and the item or text")
+    hits: list[dict[str, Any]] = Field(
+        description="best first: id, score (cosine), and the item or text; a text with the number of its images "
+        "(item_count) and the ids and addresses of 100 at most (items, image_urls)"
+    )
     took_ms: float = Field(description="milliseconds in the service")
     text_limit: int | None = Field(
         None, description="tokens that the encoder reads of a text, where this one fills them: the rest is not read"

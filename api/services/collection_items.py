@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from api.schemas.collections import AddItemsRequest, ChangeLabelsRequest, NewIte
 from api.services.media import Submitted, check_count, check_text, read_images
 from api.services.search import MAX_ATTEMPTS, OpenedCollection, collection_busy, open_collection, open_for_search
 from api.services.state import AppState
-from lcl_core.collections.records import ChangeRecord, caption_texts, write_value
+from lcl_core.collections.records import ChangeRecord, caption_texts
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, registry, submit
 from lcl_core.db.models import CollectionRow
@@ -77,8 +77,7 @@ async def add_items(
     def read(
         encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages
     ) -> Submitted[tuple[BatchedEngine, OpenedCollection, list[_SubmittedImage]]]:
-        for index, item in enumerate(body.items):
-            opened.collection.check_item_labels(item.labels, f"items.{index}")
+        _stored_labels(opened.collection, body.items)  # a bad one is refused before anything is embedded
         submitted = _submit_images(body.items, images, encoder, state.settings)
         return [image.vector for image in submitted], (encoder, opened, submitted)
 
@@ -88,10 +87,10 @@ async def add_items(
     additions = [_addition(image, vector, texts) for image, vector in zip(submitted, vectors, strict=True)]
 
     async with transaction() as writer:
-        write = partial(
-            _write_items, state, reader, writer, opened, additions, owner, replace=body.replace, request=request
+        options = {"replace": body.replace, "request": request}
+        return await to_thread.run_sync(
+            partial(_write_items, state, reader, writer, opened, body.items, additions, owner, **options)
         )
-        return await to_thread.run_sync(write)
 
 
 def _find_repetition(
@@ -138,9 +137,8 @@ def change_labels(
             return 0
         ref = collections.CollectionRef(row.id, row.path, collection.in_base)
         try:
-            new = (addition for addition in changed if not collection.is_added(addition.change.item))
-            charge = partial(state.quotas.charge_addition, writer, owner, ref.id, sum(map(_stored_bytes, new)))
-            collections.replace_records(writer, ref, changed, collection.last_change, charge=charge)
+            check = partial(state.quotas.check_addition, writer, owner)
+            collections.replace_records(writer, ref, changed, collection.last_change, owner=owner, check_quota=check)
             return len(changed)
         except collections.CollectionReplaced:
             writer.rollback()
@@ -175,23 +173,35 @@ def _write_items(
     reader: Session,
     writer: Session,
     opened: OpenedCollection,
+    items: Sequence[NewItemRequest],
     additions: Sequence[collections.ItemAddition],
     owner: str,
     **options: Any,
 ) -> tuple[list[str], CollectionRow]:
-    """Write vectors computed for an older directory: they stay valid after a compaction, names are compared again."""
-    ref = collections.CollectionRef(opened.id, opened.path, opened.collection.in_base)
-    charge = partial(state.quotas.charge_addition, writer, owner, opened.id, sum(map(_stored_bytes, additions)))
+    """Write vectors computed for an older state: they stay valid, names and types of labels are those of now."""
+    options |= {"owner": owner, "check_quota": partial(state.quotas.check_addition, writer, owner)}
     for _ in range(MAX_ATTEMPTS):
-        try:
-            encoder_hash = opened.collection.encoder_hash
-            return collections.add_items(writer, ref, additions, encoder_hash, charge=charge, **options)
-        except collections.CollectionReplaced:
-            writer.rollback()
         row, collection = open_collection(state, reader, opened.id)
         reader.close()
         ref = collections.CollectionRef(row.id, row.path, collection.in_base)
+        labels = _stored_labels(collection, items)
+        labelled = [_with_labels(addition, each) for addition, each in zip(additions, labels, strict=True)]
+        try:
+            encoder_hash = opened.collection.encoder_hash
+            return collections.add_items(writer, ref, labelled, encoder_hash, **options)
+        except collections.CollectionReplaced:
+            writer.rollback()
     raise collection_busy(opened.id)
+
+
+def _stored_labels(collection: Collection, items: Sequence[NewItemRequest]) -> list[dict[str, str]]:
+    """Of each item, as the collection stores them. Raises: UserError ``bad_label`` that names the item's label."""
+    return [collection.stored_labels(item.labels, f"items.{index}") for index, item in enumerate(items)]
+
+
+def _with_labels(addition: collections.ItemAddition, labels: dict[str, str]) -> collections.ItemAddition:
+    assert addition.change.record is not None, "it is not a removal"
+    return replace(addition, change=replace(addition.change, record={**addition.change.record, "labels": labels}))
 
 
 def _submit_images(
@@ -220,7 +230,7 @@ def _submit_images(
             "id": item_id(name),
             "image": name,
             "captions": list(dict.fromkeys(item.captions)),
-            "labels": {label: write_value(value) for label, value in item.labels.items()},
+            "labels": {},  # of the types that the collection has when the image is written
             "split": item.split,
             "source": item.source,
             "media_type": media_type,
@@ -243,11 +253,6 @@ def _addition(image: _SubmittedImage, vector: Any, texts: dict[str, Any]) -> col
     text_vectors = b"".join(_float32_bytes(texts[text]) for text in caption_texts(image.record))
     change = ChangeRecord(0, image.record["id"], image.record, _float32_bytes(vector), text_vectors)
     return collections.ItemAddition(change, image.data)
-
-
-def _stored_bytes(addition: collections.ItemAddition) -> int:
-    """Bytes in the database, without the record."""
-    return len(addition.data) + len(addition.change.vector) + len(addition.change.text_vectors)
 
 
 def _float32_bytes(vector: Any) -> bytes:

@@ -18,7 +18,15 @@ import numpy as np
 from lcl_core.collections import file_format, near_duplicates
 from lcl_core.collections.file_format import BlobFile, CollectionManifest, Target, verify_checksums
 from lcl_core.collections.full_text import FullTextIndex, LazyFullTextIndex, fuse_ranks
-from lcl_core.collections.labels import LabelChange, LabelIndex, LabelTypes, Where, check_value, parse_where
+from lcl_core.collections.labels import (
+    LabelChange,
+    LabelIndex,
+    LabelTypes,
+    Where,
+    check_value,
+    parse_where,
+    stored_value,
+)
 from lcl_core.collections.query import unit_vector
 from lcl_core.collections.records import caption_texts
 from lcl_core.collections.vector_index import ExternalIndex, HnswIndex, LabelSelection, map_single_rows, nearest
@@ -27,6 +35,7 @@ from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import SearchFn
 
 MAX_HITS = 10_000
+MAX_TEXT_ITEMS = 100  # images that the record of a text lists: in crawled pages many thousands have one alt text
 FUSED_HITS = 1000  # of a hybrid search: the best by vector and the best by words that are fused
 log = logging.getLogger(__name__)
 
@@ -206,13 +215,10 @@ class Collection:
 
         Compares every pair, or with a graph each image with its nearest. Raises: as ``near_duplicate_groups``.
         """
-        ids, vectors = self.vectors("images")
-        graph = self._graphs.get("images")
-        linked = graph is not None and vectors is self._sides["images"].vectors  # the rows that the graph links
         found = near_duplicates.near_duplicate_groups(
-            vectors, threshold, graph.neighbours if graph and linked else None, seconds
+            self._rows_of("images"), threshold, self._duplicates_graph(), seconds
         )
-        return [[ids[row] for row in group.tolist()] for group in found]
+        return [self._ids("images", rows) for rows in found]
 
     def group(self, ids: Sequence[str]) -> list[Hit]:
         """These images; ``score``: cosine to the first of them. Raises: ``item_not_found``."""
@@ -295,11 +301,16 @@ class Collection:
 
     def at(self, target: Target, positions: Sequence[int]) -> tuple[list[str], np.ndarray]:
         """Ids and vectors [m, E] at these positions, 0 to ``count(target)`` - 1, in the order of addition."""
-        side = self._target(target)
-        return [side.id(position) for position in positions], side.vectors[np.asarray(positions, dtype=np.int64)]
+        self._target(target)
+        wanted = np.asarray(positions, dtype=np.int64)
+        return self._ids(target, wanted), self._rows_of(target)[wanted]
 
     def record(self, target: Target, position: int) -> dict[str, Any]:
-        """The record at a position, as a hit's ``metadata``."""
+        """The record at a position, as a hit's ``metadata``.
+
+        That of a text: id, text, ``item_count`` and ``items``: number and ids of the images that carry it, the ids of
+        ``MAX_TEXT_ITEMS`` at most.
+        """
         return self._record(target, position)
 
     def in_base(self, item_id: str) -> bool:
@@ -323,15 +334,32 @@ class Collection:
         """Of the labels whose type is not inferred."""
         return self._label_types.stated_types()
 
-    def check_item_labels(self, labels: Mapping[str, str | Sequence[str]], field: str) -> None:
-        """Raises: UserError ``bad_label``, naming ``FIELD.labels.LABEL``, for a value of another type than its label's.
+    def stored_labels(self, labels: Mapping[str, str | Sequence[str]], field: str) -> dict[str, str]:
+        """The labels of an image to add, as its record has them.
 
-        A label that the directory lacks may have any value, and a list of texts.
+        A label that the directory lacks may have any value, and a list of texts unless images with the label were
+        added before and it is no set.
+
+        Raises: UserError ``bad_label``, naming ``FIELD.labels.LABEL``, for a value of another type than its label's.
         """
+        types = self.label_types()
         for label, value in labels.items():
-            kind = self._labels.types.get(label)
-            if kind is not None:
-                check_value(label, value, kind, f"{field}.labels.{label}")
+            if label in self._labels.types or (label in types and not isinstance(value, str)):
+                check_value(label, value, types[label], f"{field}.labels.{label}")
+        return {label: stored_value(value, types.get(label)) for label, value in labels.items()}
+
+    def _ids(self, target: Target, positions: np.ndarray) -> list[str]:
+        side = self._sides[target]
+        return [side.id(position) for position in positions.tolist()]
+
+    def _rows_of(self, target: Target) -> near_duplicates.RowVectors:
+        """Vectors by position."""
+        return self._sides[target].vectors
+
+    def _duplicates_graph(self) -> near_duplicates.RowGraph | None:
+        """The graph of the images, which finds positions; None: there is none."""
+        graph = self._graphs.get("images")
+        return None if graph is None else near_duplicates.RowGraph(graph.neighbours, len(self))
 
     def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[tuple[str, float, int]]:
         """Id, score and number for ``_record`` of each hit of a validated search; ``query`` f32 [E] of length 1."""
@@ -443,9 +471,15 @@ class Collection:
         side = self._sides[target]
         record = side.records.record(row)
         if target == "texts":
-            images = self._sides["images"]
-            record["items"] = [images.id(carrier) for carrier in self._row_carriers(row).tolist()]
+            carriers = self._row_carriers(row)
+            record["items"] = self._ids_of_rows(carriers[:MAX_TEXT_ITEMS])
+            record["item_count"] = len(carriers)
         return record
+
+    def _ids_of_rows(self, rows: np.ndarray) -> list[str]:
+        """Of images of the directory."""
+        images = self._sides["images"]
+        return [images.id(row) for row in rows.tolist()]
 
     def _target(self, target: str) -> _Side:
         if target not in self._sides:

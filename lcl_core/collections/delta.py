@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lcl_core.collections import file_format
-from lcl_core.collections.collection import Collection, not_found, row_mask
+from lcl_core.collections import file_format, near_duplicates
+from lcl_core.collections.collection import MAX_TEXT_ITEMS, Collection, not_found, row_mask
 from lcl_core.collections.file_format import Target
 from lcl_core.collections.full_text import FullTextIndex
 from lcl_core.collections.labels import LabelIndex, Where, parse_where
@@ -95,6 +95,34 @@ class _Segment:
         """Number of visible rows of the directory."""
         return len(self.visible) if self.rows is None else len(self.rows)
 
+    def split(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in the whole as rows of the directory, and positions among the added ones."""
+        rows, more = positions[positions < self.kept], positions[positions >= self.kept] - self.kept
+        return (rows if self.rows is None else self.rows[rows]), more
+
+
+@dataclass(frozen=True, slots=True)
+class _JoinedVectors:
+    """Vectors of visible rows and added items by position, read where they are: a copy of all may take gigabytes."""
+
+    directory: np.ndarray  # [n, E], memory-mapped
+    segment: _Segment
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self.directory.shape[1]
+
+    def __len__(self) -> int:
+        return self.segment.kept + len(self.segment.ids)
+
+    def __getitem__(self, chosen: slice | np.ndarray, /) -> np.ndarray:
+        positions = np.arange(*chosen.indices(len(self))) if isinstance(chosen, slice) else chosen
+        is_added = positions >= self.segment.kept
+        rows, more = self.segment.split(positions)
+        vectors = np.empty((len(positions), self.directory.shape[1]), self.directory.dtype)
+        vectors[~is_added], vectors[is_added] = self.directory[rows], self.segment.vectors[more]
+        return vectors
+
 
 class CollectionWithDelta(Collection):
     """``Collection`` with a delta. Bytes of added images are in the store of the changes."""
@@ -137,17 +165,8 @@ class CollectionWithDelta(Collection):
         segment = self._segments[target]
         return segment.kept + len(segment.ids)
 
-    def at(self, target: Target, positions: Sequence[int]) -> tuple[list[str], np.ndarray]:
-        side, segment = self._target(target), self._segments[target]
-        rows, more = self._split_positions(target, positions)
-        ids = [side.id(row) for row in rows.tolist()] + [segment.ids[position] for position in more.tolist()]
-        vectors = np.concatenate((side.vectors[rows], segment.vectors[more].astype(side.vectors.dtype)))
-        order = np.argsort(np.asarray(positions) >= segment.kept, kind="stable")  # rows of the directory first
-        back = np.argsort(order, kind="stable")
-        return [ids[position] for position in back.tolist()], vectors[back]
-
     def record(self, target: Target, position: int) -> dict[str, Any]:
-        rows, more = self._split_positions(target, [position])
+        rows, more = self._segments[target].split(np.array([position]))
         return self._record(target, int(rows[0])) if len(rows) else self._added_record(target, int(more[0]))
 
     def label_values(self) -> dict[str, list[str]]:
@@ -227,25 +246,47 @@ class CollectionWithDelta(Collection):
             return self._added_record(target, -1 - row)
         record = super()._record(target, row)
         if target == "texts":
-            images = self._sides["images"]
             carriers = self._row_carriers(row)
-            kept = carriers[self._segments["images"].visible[carriers]].tolist()
-            more = self._links.row_carriers[self._links.rows == row].tolist()
-            record["items"] = [images.id(carrier) for carrier in kept] + [self._added[at].record["id"] for at in more]
+            kept = carriers[self._segments["images"].visible[carriers]]
+            record |= self._carrier_fields(kept, self._links.row_carriers[self._links.rows == row])
         return record
+
+    def _carrier_fields(self, rows: np.ndarray, added: np.ndarray) -> dict[str, Any]:
+        """Of the record of a text that these rows of the directory and added images carry."""
+        more = added[: max(0, MAX_TEXT_ITEMS - len(rows))].tolist()
+        items = self._ids_of_rows(rows[:MAX_TEXT_ITEMS]) + [self._added[at].record["id"] for at in more]
+        return {"items": items, "item_count": len(rows) + len(added)}
 
     def _added_record(self, target: str, position: int) -> dict[str, Any]:
         if target == "images":
             return dict(self._added[position].record)
-        carriers = self._links.new_carriers[self._links.new == position].tolist()
-        items = [self._added[at].record["id"] for at in carriers]
-        return {"id": self._segments["texts"].ids[position], "text": self._links.texts[position], "items": items}
+        record = {"id": self._segments["texts"].ids[position], "text": self._links.texts[position]}
+        added = self._links.new_carriers[self._links.new == position]
+        return record | self._carrier_fields(np.empty(0, np.int64), added)
 
-    def _split_positions(self, target: str, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Positions in the whole as rows of the directory, and positions among the added ones."""
-        segment, wanted = self._segments[target], np.asarray(positions, dtype=np.int64)
-        rows, more = wanted[wanted < segment.kept], wanted[wanted >= segment.kept] - segment.kept
-        return (rows if segment.rows is None else segment.rows[rows]), more
+    def _ids(self, target: Target, positions: np.ndarray) -> list[str]:
+        side, segment = self._sides[target], self._segments[target]
+        return [
+            segment.ids[position - segment.kept]
+            if position >= segment.kept
+            else side.id(position if segment.rows is None else int(segment.rows[position]))
+            for position in positions.tolist()
+        ]
+
+    def _rows_of(self, target: Target) -> _JoinedVectors:
+        return _JoinedVectors(self._sides[target].vectors, self._segments[target])
+
+    def _duplicates_graph(self) -> near_duplicates.RowGraph | None:
+        graph, segment = self._graphs.get("images"), self._segments["images"]
+        if graph is None:
+            return None
+        # of each row of the directory, the last for none: -1 where the image was removed, that of the added image
+        # where it was replaced, by one with the same vector if labels alone have changed
+        positions = np.full(len(segment.visible) + 1, -1, dtype=np.int64)
+        positions[:-1][segment.visible] = np.arange(segment.kept)
+        rows = self._sides["images"].rows(np.array([added.key for added in self._added], dtype=np.uint64))
+        positions[rows[rows >= 0]] = segment.kept + np.flatnonzero(rows >= 0)
+        return near_duplicates.RowGraph(lambda queries, k: positions[graph.neighbours(queries, k)], segment.kept)
 
     def _images(self) -> _Segment:
         side = self._sides["images"]

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from textwrap import shorten
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -177,8 +176,20 @@ def _illustrations(corpus: Corpus) -> list[CaptionPair]:
             for image, text in illustrated_texts(corpus.documents[index]):
                 found = captions.setdefault(image, {})
                 if text.strip():
-                    found[shorten(text, MAX_CAPTION)] = None
+                    found[shorten(text)] = None
     return [CaptionPair(image, tuple(texts), {}, "", "", {}) for image, texts in captions.items()]
+
+
+def shorten(text: str) -> str:
+    """``text`` on one line, of at most ``MAX_CAPTION`` characters.
+
+    It is cut between words where a word ends near the limit: Chinese, Japanese and long addresses have no blanks.
+    """
+    line = " ".join(text.split())
+    if len(line) <= MAX_CAPTION:
+        return line
+    end = line.rfind(" ", 2 * MAX_CAPTION // 3, MAX_CAPTION)
+    return line[: end if end >= 0 else MAX_CAPTION - 1] + "…"
 
 
 def _label_types(spec: IndexSpec, pairs: Sequence[CaptionPair], existing: AppendSource) -> dict[str, LabelType]:

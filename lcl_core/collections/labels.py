@@ -123,6 +123,11 @@ def check_value(label: str, value: str | Sequence[str], kind: LabelType, field: 
     raise UserError(message + "label_types of an index run", code="bad_label", field=field)
 
 
+def stored_value(value: str | Sequence[str], kind: LabelType | None) -> str:
+    """A value as it is in a record. Of a set it is a JSON list, however it was given: else the label would be text."""
+    return write_value(read_set(value) if isinstance(value, str) and kind == "set" else value)
+
+
 @dataclass(frozen=True, slots=True)
 class LabelChange:
     """A change of the labels of images.
@@ -155,13 +160,12 @@ class LabelChange:
                     raise UserError(message, code="bad_label", field=f"{field}.{label}")
 
     def apply(self, labels: Mapping[str, str], types: Mapping[str, LabelType]) -> dict[str, str]:
-        """The labels of one image after the change. Values of sets are JSON lists, so that the label stays a set."""
+        """The labels of one image after the change."""
         found = dict(labels)
         for label, value in self.values.items():
             found.pop(label, None)
             if value is not None:
-                is_member = isinstance(value, str) and types.get(label) == "set"
-                found[label] = write_value(read_set(str(value)) if is_member else value)
+                found[label] = stored_value(value, types.get(label))
         for label in dict.fromkeys((*self.add, *self.remove)):
             removed = set(self.remove.get(label, ()))
             members = [*read_set(found.pop(label, "")), *self.add.get(label, ())]

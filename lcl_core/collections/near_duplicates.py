@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -23,15 +25,35 @@ Pairs = tuple[np.ndarray, np.ndarray]
 Neighbours = Callable[[np.ndarray, int], np.ndarray]  # f32 [b, E], k -> rows int64 [b, k], -1 where there are fewer
 
 
+class RowVectors(Protocol):
+    """An array [n, E], f32 or f16, in memory or not, of which blocks and single rows are read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: slice | np.ndarray, /) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RowGraph:
+    """``neighbours`` finds rows near to any row; rows from ``linked`` on may be missing among those that it finds."""
+
+    neighbours: Neighbours
+    linked: int
+
+
 def near_duplicate_groups(
-    vectors: np.ndarray, threshold: float, neighbours: Neighbours | None = None, seconds: float = float("inf")
+    vectors: RowVectors, threshold: float, graph: RowGraph | None = None, seconds: float = float("inf")
 ) -> list[np.ndarray]:
     """Rows (int64, ascending) of every group of two or more; the largest group first, of equal ones the first row's.
 
-    Compares every pair; with ``neighbours`` only the pairs that it finds, so that a link may be missed.
+    Compares every pair; with ``graph`` only the pairs that it finds, so that a link may be missed, and every pair of
+    the rows that it does not link.
 
     Args:
-        vectors: [n, E], f32 or f16, memory-mapped or not; compared by direction alone.
+        vectors: compared by direction alone.
         threshold: the cosine from which on two rows are linked.
         seconds: time limit.
 
@@ -41,18 +63,14 @@ def near_duplicate_groups(
     # One thread makes all products. Several would wait for each other at each of thousands of blocks: that took twice
     # the processors' time, and six times as long where others used them too.
     with threadpool_limits(1, user_api="blas"):
-        return _linked_groups(vectors, threshold, neighbours, seconds)
+        return _linked_groups(vectors, threshold, graph, seconds)
 
 
-def _linked_groups(
-    vectors: np.ndarray, threshold: float, neighbours: Neighbours | None, seconds: float
-) -> list[np.ndarray]:
+def _linked_groups(vectors: RowVectors, threshold: float, graph: RowGraph | None, seconds: float) -> list[np.ndarray]:
     deadline = time.monotonic() + seconds
     rows, sets = _Rows(vectors), UnionFind(len(vectors))
     size = max(1, _NUMBERS // vectors.shape[1])
-    for left, right in (
-        _neighbour_pairs(rows, neighbours) if neighbours else _candidate_pairs(rows, threshold - _SCREENED, sets)
-    ):
+    for left, right in _pairs(rows, threshold - _SCREENED, sets, graph):
         if time.monotonic() > deadline:
             message = f"the near-duplicates among {len(vectors):,} images were not found within {seconds:g} seconds"
             raise UserError(f"{message}; LCL_DUPLICATES_SECONDS gives more time", code="too_large")
@@ -101,7 +119,7 @@ class UnionFind:
 class _Rows:
     """Vectors of any length by their directions: half precision leaves those of length 1 a little longer or shorter."""
 
-    def __init__(self, vectors: np.ndarray) -> None:
+    def __init__(self, vectors: RowVectors) -> None:
         self._vectors = vectors
         self._lengths = np.ones(len(vectors), np.float32)
         for block in self.blocks():
@@ -113,6 +131,10 @@ class _Rows:
 
     def blocks(self, first: int = 0) -> Iterator[slice]:
         return (slice(start, min(start + BLOCK_ROWS, len(self))) for start in range(first, len(self), BLOCK_ROWS))
+
+    def rest(self, first: int) -> _Rows:
+        """The rows from ``first`` on."""
+        return _Rows(self._vectors[first:])
 
     def directions(self, chosen: slice | np.ndarray) -> np.ndarray:
         """f32 [m, E] of length 1."""
@@ -159,10 +181,24 @@ def _pair_costs(sample: np.ndarray, axes: np.ndarray, limit: float) -> dict[int,
     return costs
 
 
-def _candidate_pairs(rows: _Rows, limit: float, sets: UnionFind) -> Iterator[Pairs]:
-    """Of each two blocks the pairs that may be linked and are not known to belong together."""
+def _pairs(rows: _Rows, limit: float, sets: UnionFind, graph: RowGraph | None) -> Iterator[Pairs]:
+    """The pairs to compare."""
+    if graph is None:
+        yield from _candidate_pairs(rows, limit, sets)
+        return
+    yield from _neighbour_pairs(rows, graph.neighbours)
+    if graph.linked < len(rows):
+        yield from _candidate_pairs(rows.rest(graph.linked), limit, sets, graph.linked)
+
+
+def _candidate_pairs(rows: _Rows, limit: float, sets: UnionFind, first: int = 0) -> Iterator[Pairs]:
+    """Of each two blocks the pairs that may be linked and are not known to belong together.
+
+    Args:
+        first: number of the first of ``rows`` in ``sets``, and in the pairs.
+    """
     sketches = rows.sketches(limit)
-    numbers = np.arange(len(rows))
+    numbers = np.arange(first, first + len(rows))
     bounds = np.empty((min(BLOCK_ROWS, len(rows)),) * 2, np.float32)  # once: new memory costs as much as the product
     for ours in rows.blocks():
         for theirs in rows.blocks(ours.start):
@@ -176,7 +212,7 @@ def _candidate_pairs(rows: _Rows, limit: float, sets: UnionFind) -> Iterator[Pai
                 if np.count_nonzero(reach) > many:
                     reach &= np.matmul(rows.directions(ours), rows.directions(theirs).T, out=room) >= limit
             left, right = np.divmod(np.flatnonzero(reach), reach.shape[1])  # a fifth of the time of np.nonzero
-            yield left + ours.start, right + theirs.start
+            yield left + first + ours.start, right + first + theirs.start
 
 
 def _neighbour_pairs(rows: _Rows, neighbours: Neighbours) -> Iterator[Pairs]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +20,8 @@ from lcl_core.collections import file_format, vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import BlobWriter, CollectionManifest, Dtype, Target
-from lcl_core.collections.labels import LabelIndex, LabelIndexBuilder, choose_types
-from lcl_core.collections.records import DeltaSnapshot
+from lcl_core.collections.labels import LabelIndex, LabelIndexBuilder, choose_types, stored_value
+from lcl_core.collections.records import DeltaSnapshot, storable_text
 from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
@@ -40,6 +40,17 @@ class CollectionItem:
     labels: Mapping[str, str] = field(default_factory=dict)
     split: str = ""
     source: str = ""
+
+    def storable(self) -> CollectionItem:
+        """The image with texts that every file, database and response can have (``records.storable_text``)."""
+        return replace(
+            self,
+            image=storable_text(self.image),
+            captions=tuple(map(storable_text, self.captions)),
+            labels={storable_text(label): storable_text(value) for label, value in self.labels.items()},
+            split=storable_text(self.split),
+            source=storable_text(self.source),
+        )
 
 
 class CollectionWriter:
@@ -110,7 +121,7 @@ class CollectionWriter:
         """
         rows = self._checked(vectors, len(items), unit)
         for item, row in zip(items, rows, strict=True):
-            self._add(item)
+            self._add(item.storable())
             self._image_vectors.append(row.tobytes())
 
     def add_text_vectors(self, vectors: np.ndarray, *, unit: bool = False) -> None:
@@ -295,6 +306,7 @@ def build_collection(
         label_types=label_types,
     ) as writer:
         writer.add_items(items, image_vectors)
+        text_vectors = {storable_text(text): vector for text, vector in text_vectors.items()}
         missing = [text for text in writer.texts if text not in text_vectors]
         if missing:
             raise UserError(f"caption {missing[0]!r} has no vector", code="bad_vector")
@@ -370,6 +382,7 @@ class CollectionAppendSource(AppendSource):
     ) -> None:
         self._collection = collection
         self._snapshot = snapshot
+        self._types = collection.label_types()
         self.name, self.dataset_hash = collection.name, collection.manifest.dataset_hash
         self.texts = collection.count("texts")
         self.metadata, self.index = metadata, index
@@ -403,7 +416,7 @@ class CollectionAppendSource(AppendSource):
         for start in range(0, total, _COPY_ROWS):
             places = range(start, min(start + _COPY_ROWS, total))
             ids, vectors = self._collection.at("images", places)
-            records = [self._collection.record("images", place) for place in places]
+            records = [self._record(place) for place in places]
             items = [
                 _collection_item(record, data) for record, data in zip(records, self._image_bytes(ids), strict=True)
             ]
@@ -420,6 +433,14 @@ class CollectionAppendSource(AppendSource):
             except UserError:
                 missing.append(at)
         return vectors, missing
+
+    def _record(self, place: int) -> dict[str, Any]:
+        """Of an added image with values of sets as lists: an earlier version stored them as they were given."""
+        record = self._collection.record("images", place)
+        if not self._collection.is_added(record["id"]):
+            return record
+        labels = {label: stored_value(value, self._types.get(label)) for label, value in record["labels"].items()}
+        return {**record, "labels": labels}
 
     def _image_bytes(self, ids: Sequence[str]) -> list[bytes]:
         added = [item for item in ids if self._collection.is_added(item)]

@@ -1,4 +1,7 @@
-"""A JSON-lines file as a sequence: line offsets are in memory, a line is parsed on access."""
+"""A JSON-lines file as a sequence: line offsets are in memory, a line is parsed on access.
+
+Halves of surrogate pairs, which JSON can write as escapes, become U+FFFD: no file, database or response can have them.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ and ``CollectionReplaced`` is raised when the collection has another directory b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,7 +28,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import remove_tree
 from lcl_core.db.models import CollectionAddition, CollectionChange, CollectionRow, new_id
 from lcl_core.db.outbox import delete_stored_folder
-from lcl_core.db.quotas import delete_collection_bytes
+from lcl_core.db.quotas import add_collection_bytes, delete_collection_bytes
 from lcl_core.db.registry import absolute_path, get_collection, unknown_collection
 from lcl_core.db.session import Database, now
 from lcl_core.db.submit import find_by_idempotency_key
@@ -36,7 +37,7 @@ from lcl_core.vector_indexes import index_name
 
 MAX_CHANGES = 10_000  # changed items of one collection since its last index run
 IDEMPOTENCY_WINDOW = timedelta(days=1)
-Charge = Callable[[], None]  # charges bytes in the same transaction
+CheckQuota = Callable[[int], None]  # raises unless the owner may store so many more bytes
 _Change = CollectionChange
 _NO_FETCHED: Mapping[str, Path] = {}
 _NO_VALUES: dict[str, Any] = dict.fromkeys(("record", "picture", "vector", "text_vectors"))
@@ -63,6 +64,11 @@ class ItemAddition:
     change: ChangeRecord
     data: bytes
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes in the database, without the record."""
+        return len(self.data) + len(self.change.vector) + len(self.change.text_vectors)
+
 
 @dataclass(frozen=True)
 class IdempotentRequest:
@@ -81,7 +87,8 @@ def add_items(
     *,
     replace: bool = False,
     request: IdempotentRequest | None = None,
-    charge: Charge | None = None,
+    owner: str | None = None,
+    check_quota: CheckQuota | None = None,
 ) -> tuple[list[str], CollectionRow]:
     """Add all items or none.
 
@@ -89,20 +96,20 @@ def add_items(
         items: no item twice.
         encoder_hash: hash of the encoder that computed the vectors.
         replace: an item replaces an existing one of the same name.
-        charge: charges the items to their owner, unless the request repeats another one.
+        owner: who is charged for the items; None: nobody.
+        check_quota: of the owner, unless the request repeats another one, or they store no more than before.
 
     Returns: ids of the items (of the first request, if this one repeats it), and the collection.
 
     Raises:
         CollectionReplaced.
         UserError: ``unknown_collection``, ``encoder_mismatch``, ``item_exists`` with the field ``items.INDEX.name``,
-            ``collection_full``, ``idempotency_conflict``; what ``charge`` raises.
+            ``collection_full``, ``idempotency_conflict``; what ``check_quota``
+            raises.
     """
     row = _lock_collection(session, opened)
     if (ids := find_repeated_addition(session, request)) is not None:
         return ids, row
-    if charge is not None:
-        charge()
     if row.encoder_hash != encoder_hash:
         message = f"collection {row.name!r} is of encoder {row.encoder_hash[:12]}, the vectors are of another"
         raise UserError(message, code="encoder_mismatch", field="encoder")
@@ -113,7 +120,7 @@ def add_items(
             name = (item.change.record or {}).get("image")
             message = f"an image {name!r} is there already; give it another name, or say replace"
             raise UserError(message, code="item_exists", field=f"items.{index}.name")
-    _insert_changes(session, row, [_change_values(item) for item in items])
+    _insert_changes(session, row, [_change_values(item, owner) for item in items], owner, check_quota)
     row.images += len(set(ids) - present)
     if request is not None:
         _record_addition(session, row, request, ids)
@@ -127,28 +134,31 @@ def replace_records(
     items: Sequence[ItemAddition],
     last_change: int,
     *,
-    charge: Charge | None = None,
+    owner: str | None = None,
+    check_quota: CheckQuota | None = None,
 ) -> None:
     """Replace the records of items that the collection has: all of them, or none.
 
     Args:
         items: no item twice, with the vectors and thumbnails that they have.
         last_change: number of the last change that the caller has read the items with.
-        charge: charges the items to their owner.
+        owner: who is charged for those that were not changed before; who added the others stays charged for them.
+        check_quota: of the owner.
 
     Raises: CollectionReplaced, also if one of the items has changed since; UserError ``unknown_collection``,
-        ``collection_full``; what ``charge`` raises.
+        ``collection_full``; what ``check_quota`` raises.
     """
     row = _lock_collection(session, opened)
-    if charge is not None:
-        charge()
     ids = [item.change.item for item in items]
     later = select(_Change.item).where(
         _Change.collection_id == opened.id, _Change.item.in_(ids), _Change.number > last_change
     )
     if session.scalars(later.limit(1)).first() is not None:
         raise CollectionReplaced
-    _insert_changes(session, row, [_change_values(item) for item in items])
+    query = select(_Change.item, _Change.owner).where(_Change.collection_id == opened.id, _Change.item.in_(ids))
+    owners = dict(session.execute(query).tuples().all())
+    values = [_change_values(item, owners.get(item.change.item, owner)) for item in items]
+    _insert_changes(session, row, values, owner, check_quota)
     session.flush()
 
 
@@ -157,7 +167,7 @@ def remove_item(session: Session, opened: CollectionRef, item: str) -> Collectio
     row = _lock_collection(session, opened)
     if item not in _present_items(session, opened, [item]):
         raise UserError(f"the collection holds no item {item!r}", code="item_not_found")
-    _insert_changes(session, row, [{"item": item}])
+    _insert_changes(session, row, [{"item": item, "owner": None, "charged_bytes": 0}])
     row.images -= 1
     session.flush()
     return row
@@ -211,10 +221,14 @@ def snapshot_changes(session: Session, row: CollectionRow, directory: Path) -> i
 def delete_compacted_changes(session: Session, row: CollectionRow, through: int) -> list[tuple[str, bool]]:
     """Delete the changes up to the number ``through``, and requests older than IDEMPOTENCY_WINDOW.
 
+    The changes that stay are charged to their owners as before; the collection's directory contains the others.
+
     Returns: (item, whether the collection has it) of the changes that stay.
     """
     session.execute(delete(_Change).where(_Change.collection_id == row.id, _Change.number <= through))
     delete_collection_bytes(session, row.id)
+    for owner, size in _charges(session, row.id).items():
+        add_collection_bytes(session, row.id, owner, size)
     old = CollectionAddition.created_at < now(session) - IDEMPOTENCY_WINDOW
     session.execute(delete(CollectionAddition).where(CollectionAddition.collection_id == row.id, old))
     later = select(_Change.item, _Change.vector.is_not(None)).where(_Change.collection_id == row.id)
@@ -261,8 +275,23 @@ def _present_items(session: Session, opened: CollectionRef, ids: Sequence[str]) 
     return {item for item in ids if (changed[item] if item in changed else opened.holds(item))}
 
 
-def _insert_changes(session: Session, row: CollectionRow, values: list[dict[str, Any]]) -> None:
+def _insert_changes(
+    session: Session,
+    row: CollectionRow,
+    values: list[dict[str, Any]],
+    owner: str | None = None,
+    check_quota: CheckQuota | None = None,
+) -> None:
+    """Insert the changes in place of earlier ones of their items, and charge the difference to their owners.
+
+    Raises: UserError ``collection_full``; what ``check_quota`` raises where ``owner`` stores more than before.
+    """
     ids = [value["item"] for value in values]
+    more = Counter[str]()
+    for value in values:
+        if value["owner"] is not None:
+            more[value["owner"]] += value["charged_bytes"]
+    more.subtract(_charges(session, row.id, ids))
     session.execute(delete(_Change).where(_Change.collection_id == row.id, _Change.item.in_(ids)))
     count = session.scalars(select(func.count()).where(_Change.collection_id == row.id)).one() + len(values)
     if count > MAX_CHANGES:
@@ -274,11 +303,27 @@ def _insert_changes(session: Session, row: CollectionRow, values: list[dict[str,
     rows = [{**_NO_VALUES, **value, "number": number} for number, value in enumerate(values, row.changes + 1)]
     session.execute(insert(_Change), [{**each, "collection_id": row.id} for each in rows])
     row.changes += len(rows)
+    if check_quota is not None and owner is not None and more[owner] > 0:
+        check_quota(more[owner])
+    for charged, size in more.items():
+        if size:
+            add_collection_bytes(session, row.id, charged, size)
 
 
-def _change_values(addition: ItemAddition) -> dict[str, Any]:
+def _charges(session: Session, collection_id: str, items: Sequence[str] | None = None) -> dict[str, int]:
+    """{owner: bytes} of the changes of these items; None: of all."""
+    query = select(_Change.owner, func.sum(_Change.charged_bytes)).where(
+        _Change.collection_id == collection_id, _Change.owner.is_not(None)
+    )
+    if items is not None:
+        query = query.where(_Change.item.in_(items))
+    return {str(owner): int(size) for owner, size in session.execute(query.group_by(_Change.owner)).tuples()}
+
+
+def _change_values(addition: ItemAddition, owner: str | None) -> dict[str, Any]:
     change = addition.change
-    columns = {"item": change.item, "record": change.record, "picture": addition.data}
+    columns: dict[str, Any] = {"item": change.item, "record": change.record, "picture": addition.data}
+    columns |= {"owner": owner, "charged_bytes": 0 if owner is None else addition.stored_bytes}
     return columns | {"vector": change.vector, "text_vectors": change.text_vectors}
 
 

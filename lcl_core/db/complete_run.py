@@ -6,7 +6,8 @@ step before the commit. An output whose registration fails is discarded, and the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from lcl_core.common.files import Staged, remove_tree, stage
 from lcl_core.common.settings import Settings
 from lcl_core.db.collections import collection_changed_error, delete_compacted_changes
 from lcl_core.db.datasets import record_version, upsert_dataset
-from lcl_core.db.leases import NO_LEASE, Claim, check_lease, end_increments, lock_with_lease, transition
+from lcl_core.db.leases import NO_LEASE, Claim, StaleLease, check_lease, end_increments, lock_with_lease, transition
 from lcl_core.db.metrics import QUARANTINED, Increment, record_increments
 from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id
 from lcl_core.db.outbox import delete_stored_folder, enqueue_upload
@@ -40,6 +41,7 @@ from lcl_core.vector_indexes import (
     check_index,
     directory_batches,
     drop_index,
+    index_name,
 )
 
 OpenDirectory = Callable[[Path], CollectionDirectory]
@@ -76,8 +78,8 @@ def complete_run(
 ) -> State:
     """Write the final state under the claim's token, and register the output of a succeeded run.
 
-    The index of a collection in a database or server is written before it is registered, that of pgvector in the same
-    transaction; the caller keeps the lease meanwhile.
+    The index of a collection on a server is written before it is registered, that of pgvector in the same transaction;
+    the caller keeps the lease meanwhile.
 
     Args:
         holder: id of the home, if its folders are to be uploaded to an artifact store.
@@ -95,10 +97,12 @@ def complete_run(
             outcome = RunFailed(error.to_dict())
     end = _Completion(outcome, output, run_dir, home, ran_seconds, holder, settings)
     try:
-        return _commit(database, claim, end)
-    except IntegrityError:
-        # another run has just inserted a collection of this name: now it exists, and is replaced
-        return _commit(database, claim, end)
+        with _index_on_server(database, claim, end):
+            try:
+                return _commit(database, claim, end)
+            except IntegrityError:
+                # another run has just inserted a collection of this name: now it exists, and is replaced
+                return _commit(database, claim, end)
     except UserError as error:  # the output cannot be registered
         return _commit(database, claim, replace(end, outcome=RunFailed(error.to_dict()), output=None))
     finally:
@@ -122,6 +126,11 @@ class _StagedOutput:
     def id(self) -> str:
         return self.path.rpartition("/")[2]
 
+    @property
+    def index_writer(self) -> str | None:
+        """Who writes its index (``IndexKind``); None: it has none."""
+        return None if self.vectors is None else INDEXES[index_name(self.vectors)].writer
+
     def directory(self) -> CollectionDirectory:
         """The staged collection, opened."""
         assert self.staged is not None, "a collection is staged from the run directory"
@@ -144,6 +153,13 @@ class _SupersededOutput(NamedTuple):
     vectors: str | None
 
 
+class _Registered(NamedTuple):
+    """``owner``: of the row that names the output's folder: who may delete it is charged for its bytes."""
+
+    owner: str
+    superseded: _SupersededOutput | None = None
+
+
 @dataclass(frozen=True)
 class _Completion:
     outcome: RunOutcome
@@ -156,22 +172,24 @@ class _Completion:
 
 
 def _commit(database: Database, claim: Claim, end: _Completion) -> State:
-    superseded: _SupersededOutput | None = None
+    registered: _Registered | None = None
     output = end.output
     staged = output.staged if output is not None else None
     # read from the disk before a row is locked
     output_bytes = folder_bytes(staged.hidden) if staged is not None else 0
     run_dir_bytes = folder_bytes(end.run_dir, shared=False)
     with database.session() as session:
-        if output is not None and output.noun == "collection":
-            # takes long, so it comes before the lock on the run's row
-            output = replace(output, vectors=_write_index(session, claim, output, end.settings))
+        if output is not None and output.index_writer == "transaction":
+            check_lease(session, claim)
+            location = IndexLocation(session=session, settings=end.settings)
+            check_index(index_name(output.vectors), location)
+            _write_index(output, location)  # takes long, so it comes before the lock on the run's row
         run = lock_with_lease(session, claim)
         _finish(session, run, end.outcome, end.ran_seconds)
         if output is not None:
-            superseded = _REGISTER[output.noun](session, run, output)
+            registered = _REGISTER[output.noun](session, run, output)
             if staged is not None:
-                record_bytes(session, output.path, run.owner, output_bytes)
+                record_bytes(session, output.path, registered.owner, output_bytes)
                 if end.holder is not None:
                     enqueue_upload(session, output.path, run.attempt, end.holder)
         record_bytes(session, f"runs/{run.id}", run.owner, run_dir_bytes)
@@ -182,37 +200,67 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
         if output is not None:
             output.publish()  # last step before the commit: everything that can fail has been done
         state = State(run.state)
-    if superseded is not None:
-        remove_tree(absolute_path(end.home, superseded.path))
-        drop_index(superseded.vectors, IndexLocation(database=database, settings=end.settings))
+    if registered is not None and registered.superseded is not None:
+        remove_tree(absolute_path(end.home, registered.superseded.path))
+        drop_index(registered.superseded.vectors, IndexLocation(database=database, settings=end.settings))
     return state
 
 
-def _write_index(session: Session, claim: Claim, output: _StagedOutput, settings: Settings | None) -> str | None:
-    """Write the index of a collection, where the run's process has not.
+@contextmanager
+def _index_on_server(database: Database, claim: Claim, end: _Completion) -> Iterator[None]:
+    """Write the index of a collection on a server; it is removed where the block does not register the collection.
 
-    Returns: its name, for the row. Raises: StaleLease; UserError of the index; UNREACHABLE.
+    No transaction is open while the vectors are sent: PostgreSQL would end it, and SQLite has one writer.
+
+    Raises: StaleLease; UserError of the index.
     """
-    chosen = str(output.metadata.get("index", FILES))
-    kind = INDEXES.get(chosen)
+    output, location = end.output, IndexLocation(database=database, settings=end.settings)
+    if output is None or output.index_writer != "worker":
+        yield
+        return
+    with database.reading() as session:
+        check_lease(session, claim)
+    check_index(index_name(output.vectors), location)
+    try:
+        _write_index(output, location)
+        yield
+    except UserError:
+        drop_index(output.vectors, location)
+        raise
+    except StaleLease:
+        # the index of the run's next attempt has the same name
+        if _has_no_next_attempt(database, claim):
+            drop_index(output.vectors, location)
+        raise
+
+
+def _has_no_next_attempt(database: Database, claim: Claim) -> bool:
+    """Whether a run whose lease was lost has ended without an output, or was deleted."""
+    with database.reading() as session:
+        run = session.get(Run, claim.run_id)
+        return run is None or run.state in (State.FAILED, State.CANCELLED)
+
+
+def _write_index(output: _StagedOutput, location: IndexLocation) -> None:
+    """Write the index of a collection. Raises: UserError of the index; UNREACHABLE."""
+    assert output.vectors is not None, "it has an index"
+    directory = output.directory()
+    location = replace(location, name=output.vectors, dim=directory.dim)
+    index = INDEXES[index_name(output.vectors)].index_class().at(location)
+    for target in TARGETS:
+        labels = directory.label_index if target == "images" else None
+        index.build(target, directory_batches(directory, target), labels)
+
+
+def _index_of(noun: str, metadata: dict[str, Any], collection_id: str) -> str | None:
+    """Name of the index that the row of a collection gets; None: it has none but its files.
+
+    It is derived from the run's id: another attempt replaces the index that an interrupted one has left on a server.
+    """
+    kind = INDEXES.get(str(metadata.get("index", FILES))) if noun == "collection" else None
     if kind is None:
         return None
-    if kind.writer == "job":
-        return kind.prefix
-    check_lease(session, claim)
-    # named by the run, so that another attempt replaces what this one leaves when it is interrupted
-    name, directory = f"{kind.prefix}_{output.id.rpartition('_')[2]}", output.directory()
-    location = IndexLocation(name=name, dim=directory.dim, session=session, settings=settings)
-    check_index(chosen, location)
-    index = kind.index_class().at(location)
-    try:
-        for target in TARGETS:
-            labels = directory.label_index if target == "images" else None
-            index.build(target, directory_batches(directory, target), labels)
-    except UserError:
-        drop_index(name, location)
-        raise
-    return name
+    return kind.prefix if kind.writer == "job" else f"{kind.prefix}_{collection_id.rpartition('_')[2]}"
 
 
 def _finish(session: Session, run: Run, outcome: RunOutcome, ran_seconds: float) -> None:
@@ -267,10 +315,11 @@ def _stage_output(
             "model.safetensors is not what the run wrote (its hash differs); resume the run to make it again",
             code="artifact_corrupt",
         )
-    return _StagedOutput(noun, f"{folder}/{target.name}", metadata, staged, files=files, open_directory=open_directory)
+    vectors = _index_of(noun, metadata, target.name)
+    return _StagedOutput(noun, f"{folder}/{target.name}", metadata, staged, vectors, files, open_directory)
 
 
-def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> None:
+def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> _Registered:
     info = {key: value for key, value in output.metadata.items() if key not in ("path", "hash")}
     info |= {"display_name": run.name} if run.name and run.name != slug(run.name) else {}
     row = EncoderRow(
@@ -286,6 +335,7 @@ def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> None
     set_encoder_files(row, output.files)
     session.add(row)
     run.encoder_id = output.id
+    return _Registered(row.owner)
 
 
 def _output_name(session: Session, run: Run, noun: str, requested: str) -> str:
@@ -296,8 +346,8 @@ def _output_name(session: Session, run: Run, noun: str, requested: str) -> str:
     return name
 
 
-def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _SupersededOutput | None:
-    """Returns: folder and tables of the collection of that name that this one replaces."""
+def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _Registered:
+    """A new collection, in place of an older one of that name."""
     metadata = output.metadata
     if run.spec.get("mode") == "add":
         return _replace_directory(session, run, output)
@@ -328,13 +378,13 @@ def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _
         )
     )
     run.collection_id = output.id
-    return None if previous is None else _SupersededOutput(previous.path, previous.vectors)
+    return _Registered(run.owner, None if previous is None else _SupersededOutput(previous.path, previous.vectors))
 
 
-def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> _SupersededOutput:
+def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> _Registered:
     """Give the collection its new directory and delete the changes that it contains; later changes stay.
 
-    Returns: the previous directory. Raises: UserError ``collection_changed``.
+    Raises: UserError ``collection_changed``.
     """
     metadata = output.metadata
     query = select(CollectionRow).where(CollectionRow.id == metadata.get("id")).with_for_update()
@@ -350,7 +400,7 @@ def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> _Su
     # the encoder of the run is identical to the collection's, and may belong to another owner
     row.encoder_id, row.run_id = row.encoder_id or run.encoder_id, run.id
     run.collection_id = row.id
-    return previous
+    return _Registered(row.owner, previous)
 
 
 def _image_count_change(changes: list[tuple[str, bool]], output: _StagedOutput) -> int:
@@ -361,7 +411,7 @@ def _image_count_change(changes: list[tuple[str, bool]], output: _StagedOutput) 
     return sum(present - directory.in_base(item) for item, present in changes)
 
 
-def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> None:
+def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> _Registered:
     """A new dataset, or a new version of an existing one; the previous versions stay on disk."""
     metadata = output.metadata
     name = _output_name(session, run, "dataset", run.spec["name"])
@@ -370,10 +420,11 @@ def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> None
     record_version(
         session, dataset, str(metadata["content_hash"]), to_json_safe(statistics), owner=run.owner, run_id=run.id
     )
+    return _Registered(dataset.owner)
 
 
 # by the noun of the kind's output
-_REGISTER: dict[str, Callable[[Session, Run, _StagedOutput], _SupersededOutput | None]] = {
+_REGISTER: dict[str, Callable[[Session, Run, _StagedOutput], _Registered]] = {
     "encoder": _register_encoder,
     "collection": _register_collection,
     "dataset": _register_dataset,

@@ -439,6 +439,8 @@ class CollectionChange(Base):
     picture: Mapped[bytes | None] = mapped_column(LargeBinary)  # thumbnail
     vector: Mapped[bytes | None] = mapped_column(LargeBinary)  # little-endian f32 [E]
     text_vectors: Mapped[bytes | None] = mapped_column(LargeBinary)  # of its captions: f32 [m, E]
+    owner: Mapped[str | None] = mapped_column(String(100))  # who is charged for it; None: nobody
+    charged_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class CollectionAddition(Base):

@@ -1,7 +1,8 @@
 """Usage of each owner, which quotas limit: stored bytes and unfinished runs.
 
-Bytes are recorded where something is stored and deleted where it is removed. The folder of a run counts from the end
-of its attempt, without the files that are hard-linked to the run's output. What a version without quotas stored is not
+Bytes are recorded where something is stored and deleted where it is removed. A folder is charged to the owner of the
+row that names it, and what was added to a collection to who added it. The folder of a run counts from the end of its
+attempt, without the files that are hard-linked to the run's output. What a version without quotas stored is not
 counted.
 """
 
@@ -36,11 +37,12 @@ def record_bytes(session: Session, path: str, owner: str, size: int) -> None:
 
 
 def add_collection_bytes(session: Session, collection_id: str, owner: str, size: int) -> None:
-    """Increase the bytes that ``owner`` has added to a collection."""
+    """Change the bytes that ``owner`` has added to a collection by ``size``, which may be below 0."""
     path = f"{_collection_prefix(collection_id)}{owner}"
     statement = dialect_insert(session, StoredBytes).values(path=path, owner=owner, bytes=size)
     total = {"bytes": StoredBytes.bytes + statement.excluded.bytes}
     session.execute(statement.on_conflict_do_update(index_elements=["path"], set_=total))
+    session.execute(delete(StoredBytes).where(StoredBytes.path == path, StoredBytes.bytes <= 0))
 
 
 def delete_bytes(session: Session, path: str) -> None:
@@ -48,7 +50,7 @@ def delete_bytes(session: Session, path: str) -> None:
 
 
 def delete_collection_bytes(session: Session, collection_id: str) -> None:
-    """Delete the additions of all owners: a new directory of the collection contains them, or it is deleted."""
+    """Delete the additions of all owners to a collection."""
     session.execute(
         delete(StoredBytes).where(StoredBytes.path.startswith(_collection_prefix(collection_id), autoescape=True))
     )

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 BUSY_TEXTS = 32  # texts within a second, from which on the process is worth its memory
 REPLY_SECONDS = 60.0  # without a reply the process hangs
 MAX_FAILURES = 3
+START_PAUSE_SECONDS = 10.0  # after the system refused to start a process: at its limit, or without memory
 FAILED = 2**32 - 1  # instead of a number of rows
 LENGTH, SHAPE = struct.Struct("<I"), struct.Struct("<II")
 READY = b"\n"
@@ -66,6 +67,7 @@ class TextEncoderProcess:
         self._clock = clock
         self._second, self._count = clock(), 0
         self._failures = 0
+        self._start_after = self._second
         self._process: _ChildProcess | None = None
 
     @property
@@ -75,15 +77,14 @@ class TextEncoderProcess:
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """f32 [n, E], L2-normalised. Raises: as the engine's."""
-        if self._process is None and self._is_busy(len(texts)) and self._failures < MAX_FAILURES:
-            self._process = _ChildProcess(self._engine)
         vectors = self._embed_in_process(texts)
         return self._engine.embed_texts(texts) if vectors is None else vectors
 
     def _embed_in_process(self, texts: Sequence[str]) -> np.ndarray | None:
         """None: the engine has to embed them."""
-        if self._process is None:
+        if self._process is None and not self._start(len(texts)):
             return None
+        assert self._process is not None, "it was started"
         try:
             return self._process.embed(texts) if self._process.is_ready() else None
         except (OSError, EOFError) as error:
@@ -92,6 +93,19 @@ class TextEncoderProcess:
             self._process.end()
             self._process = None
             return None
+
+    def _start(self, texts: int) -> bool:
+        """Start the process if so many more texts are worth it. Returns: whether there is one."""
+        if not self._is_busy(texts) or self._failures >= MAX_FAILURES or self._clock() < self._start_after:
+            return False
+        try:
+            self._process = _ChildProcess(self._engine)
+        except OSError as error:
+            self._failures += 1
+            self._start_after = self._clock() + START_PAUSE_SECONDS
+            log.warning("no process can be started to read texts (%s); they are read here", error)
+            return False
+        return True
 
     def _is_busy(self, more: int) -> bool:
         now = self._clock()

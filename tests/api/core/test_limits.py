@@ -316,12 +316,15 @@ def test_additions_fill_the_bytes_until_the_collection_is_deleted(
     add = {"items": [item], "replace": True}
     headers = {"Idempotency-Key": "once"}
     answers = [caller.post("/v1/collections/squares/items", json=add, headers=headers) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [201, 201]
+    answers.append(caller.post("/v1/collections/squares/items", json=add))
+    assert [answer.status_code for answer in answers] == [201, 201, 201]
     with small.context.database.session() as session:
         once = db_quotas.owner_bytes(session, "someone")
-        assert 0 < once < 1000, "a repetition counts once"
+        assert 0 < once < 1000, "a repetition counts once, and so does what replaces it"
         db_quotas.record_bytes(session, "encoders/enc_x", "someone", small.context.settings.bytes_per_owner - once)
-    refused(caller.post("/v1/collections/squares/items", json=add), 403, "quota_exceeded")
+    more = {"items": [{**item, "name": "b"}]}
+    refused(caller.post("/v1/collections/squares/items", json=more), 403, "quota_exceeded")
+    assert caller.post("/v1/collections/squares/items", json=add).status_code == 201, "it needs no more bytes"
     assert small.admin.collection("squares")["images"] == 5
     assert small.http("admin").delete("/v1/collections/squares").status_code == 204
     with small.context.database.session() as session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,31 @@ def test_tags_of_images_are_a_filter_at_once_and_after_a_fold(
     assert {item: live_service.admin.item_image("squares", item) for item in chosen} == data
     assert change(http, [ids["red.png"]], remove={"tags": ["checked", "warm; bright"]}).json() == {"changed": 1}
     assert "tags" not in live_service.admin.item("squares", ids["red.png"])["labels"], "an empty set is none"
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_an_image_with_a_plain_value_for_tags_leaves_them_a_set(
+    live_service: Any, http: httpx.Client, refused: Any, squares: Json, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+) -> None:
+    (red,) = [hit["id"] for hit in live_service.admin.search("squares", text="a red square", k=1)["hits"]]
+    embed = collection_items._text_vectors
+    tag = partial(live_service.admin.change_labels, "squares", [red], add={"tags": ["checked"]})
+
+    async def tag_first(*given: Any) -> Any:
+        await to_thread.run_sync(tag)
+        return await embed(*given)
+
+    if meanwhile:
+        monkeypatch.setattr(collection_items, "_text_vectors", tag_first)
+    else:
+        tag()
+    assert add(http, {"name": "a", "image": url(BLACK), "labels": {"tags": "dark; checked"}}).status_code == 201
+    shown = live_service.admin.collection("squares")
+    assert shown["label_types"]["tags"] == "set"
+    assert sorted(shown["labels"]["tags"]) == ["checked", "dark"]
+    for where in ({"tags": "checked"}, {"tags": {"all": ["checked"]}}):
+        assert sorted(names(live_service.admin.search("squares", text="a square", where=where))) == ["a", "red.png"]
+    assert change(http, [red], add={"tags": ["more"]}).json() == {"changed": 1}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
+from api.routes import collections as collection_routes
 from lcl_core.db.models import EncoderRow
 
 
@@ -24,6 +25,19 @@ def test_a_collection_is_found_by_id_and_name(live_service: Any, encoder: Any, c
     assert collection["encoder_id"] == encoder["id"]
     assert collection["labels"]["hue"] == ["r", "g", "b", "w"]
     assert [row["id"] for row in live_service.admin.collections()] == [collection["id"]]
+
+
+def test_of_a_label_with_many_values_some_are_listed_and_all_counted(
+    live_service: Any, collection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = live_service.admin.collection("squares")
+    monkeypatch.setattr(collection_routes, "MAX_LABEL_VALUES", 2)
+    found = live_service.admin.collection("squares")
+    assert found["labels"]["hue"] == before["labels"]["hue"][:2]
+    assert (
+        found["label_counts"] == before["label_counts"] == {name: len(each) for name, each in before["labels"].items()}
+    )
+    assert found["label_counts"]["hue"] > 2
 
 
 def test_an_image_finds_itself_first(live_service: Any, collection: Any, sample_images: dict[str, bytes]) -> None:

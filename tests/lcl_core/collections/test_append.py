@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.index_job import run_index_job
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshot, DeltaSnapshotWriter
+from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import Corpus
@@ -198,3 +200,35 @@ def test_stated_types_of_labels_are_kept_and_others_inferred_anew(index_runs: In
     index_runs.changes = [(ChangeRecord(3, identity("a.webp")), b"")]
     gone, _ = index_runs.run("gone", None, stated)
     assert "by" not in Collection.open(gone).label_types()
+
+
+def test_a_set_stays_a_set_when_an_image_has_a_plain_value_for_it(index_runs: IndexRuns) -> None:
+    base, _ = index_runs.run("base", range(2))
+    index_runs.changes = [index_runs.added(1, "a.webp", '["left", "right"]')]
+    sets, _ = index_runs.run("sets", None, base)
+    assert Collection.open(sets).label_types()["by"] == "set"
+    index_runs.changes = [index_runs.added(2, "b.webp", "left; up")]  # as earlier versions stored it
+    folded, _ = index_runs.run("folded", None, sets)
+    collection = Collection.open(folded)
+    assert collection.label_types()["by"] == "set"
+    assert collection.label_values()["by"] == ["left", "right", "up"]
+
+
+def test_a_fold_mends_captions_that_nothing_can_store(
+    index_runs: IndexRuns, embedded: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, sample_image = index_runs.added(1, "a.webp")
+    assert change.record is not None
+    record = {**change.record, "captions": ["half \ud83d", change.record["captions"][1]]}
+    index_runs.changes = [(replace(change, record=record), sample_image)]
+    base, _ = index_runs.run("base", range(2))
+    with monkeypatch.context() as earlier:
+        earlier.setattr(CollectionItem, "storable", lambda self: self)
+        base, _ = index_runs.run("older", None, base)
+    assert Collection.open(base).item(identity("a.webp"))["captions"][0] == "half \ud83d"
+    index_runs.changes = []
+    embedded.update(images=0, texts=0)
+    folded = Collection.open(index_runs.run("fold", None, base)[0])
+    assert folded.item(identity("a.webp"))["captions"][0] == "half \ufffd"
+    assert folded.vector(identity("a.webp")).tobytes() == change.vector
+    assert embedded == {"images": 0, "texts": 1}, "the one whose words have changed"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcl_core.collections import vector_index
+from lcl_core.collections import file_format, vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import stable_hash64
@@ -186,3 +186,25 @@ def test_a_vector_of_another_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         collection.search(unit("x"), encoder_hash="f" * 64)
     assert caught.value.code == "encoder_mismatch"
+
+
+def test_the_record_of_a_text_lists_some_of_its_images_and_counts_all(tmp_path: Path) -> None:
+    items = [CollectionItem(f"{row}.png", b"", "image/png", ("logo",)) for row in range(150)]
+    vectors = np.ones((150, 4), np.float32)
+    build_collection(tmp_path / "it", items, vectors, {"logo": vectors[0]}, name="it", encoder_hash="e" * 64)
+    opened = Collection.open(tmp_path / "it")
+    (hit,) = opened.search(vectors[0], target="texts")
+    ids = [stored["id"] for stored in opened.items(0, 150)]
+    assert (hit.metadata["items"], hit.metadata["item_count"]) == (ids[:100], 150)
+    removed = [ChangeRecord(number, item) for number, item in enumerate(ids[:70], 1)]
+    record = {"captions": ["logo", "new"], "labels": {}, "split": "", "source": "", "media_type": "image/png"}
+    one = np.full(4, 0.5, "<f4").tobytes()
+    added = [
+        ChangeRecord(100 + row, item, {**record, "id": item, "image": f"new {row}"}, one, 2 * one)
+        for row, item in ((row, file_format.item_id(f"new {row}")) for row in range(130))
+    ]
+    changed = CollectionWithDelta(opened, Delta().with_changes([*removed, *added]))
+    found = {hit.metadata["text"]: hit.metadata for hit in changed.search(vectors[0], target="texts")}
+    news = [change.item for change in added]
+    assert (found["logo"]["items"], found["logo"]["item_count"]) == ([*ids[70:], *news[:20]], 210)
+    assert (found["new"]["items"], found["new"]["item_count"]) == (news[:100], 130)

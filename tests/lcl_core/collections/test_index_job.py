@@ -14,7 +14,7 @@ import pytest
 
 from lcl_core.collections import index_job, vector_index
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.index_job import IndexProgress, dtype_for, run_index_job
+from lcl_core.collections.index_job import MAX_CAPTION, IndexProgress, dtype_for, run_index_job, shorten
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data import Corpus
@@ -219,6 +219,23 @@ def test_images_of_documents_have_the_text_that_they_belong_to(tmp_path: Path, s
     assert 150 < len(cut) <= 200
 
 
+@pytest.mark.parametrize(
+    ("text", "caption"),
+    [
+        ("a  bird\n in a tree ", "a bird in a tree"),
+        ("x" * MAX_CAPTION, "x" * MAX_CAPTION),
+        ("这是一只红色的鸟。" * 40, ("这是一只红色的鸟。" * 40)[: MAX_CAPTION - 1] + "…"),
+        ("https://example.org/" + "x" * 300, "https://example.org/" + "x" * (MAX_CAPTION - 21) + "…"),
+        ("a bird " + "x" * 300, "a bird " + "x" * (MAX_CAPTION - 8) + "…"),
+        ("word " * 60, "word " * 39 + "word…"),
+        ("x" * (MAX_CAPTION - 1) + " more", "x" * (MAX_CAPTION - 1) + "…"),
+    ],
+)
+def test_a_long_text_is_cut_at_the_limit_also_without_blanks(text: str, caption: str) -> None:
+    assert shorten(text) == caption
+    assert len(caption) <= MAX_CAPTION
+
+
 def test_a_document_of_a_store_that_does_not_answer_is_not_left_out(
     tmp_path: Path, sample: Corpus, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +293,27 @@ def test_who_is_searched_elsewhere_needs_no_graph(
     found = [path.name for path in (run_dir.artifacts / "collection").glob("*.usearch")]
     assert len(found) == (2 if searched_by == "files" else 0)
     assert (run_dir.artifacts / "collection" / "lancedb").is_dir() is (searched_by == "lancedb")
+
+
+def test_texts_that_nothing_can_store_are_replaced(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", sample, {})
+    line = {
+        "image": "1.webp",
+        "captions": ["half \ud83d", "a\0b"],
+        "labels": {"k\udc00": "\ud800", "n": "\0"},
+        "split": "\ud800",
+    }
+    (corpus / "pairs.jsonl").write_text(json.dumps(line) + "\n")
+    run_dir = prepare(tmp_path / "run", corpus, encoder)
+    assert run_index_job(run_dir)["collection"]["texts"] == 2
+    collection = Collection.open(run_dir.artifacts / "collection", verify=True)
+    (item,) = collection.items()
+    assert item["captions"] == ["half \ufffd", "a\ufffdb"]
+    assert (item["labels"], item["split"]) == ({"k\ufffd": "\ufffd", "n": "\ufffd"}, "\ufffd")
+    assert {hit.metadata["text"] for hit in collection.search(collection.vector(item["id"]), target="texts")} == set(
+        item["captions"]
+    )
+    assert collection.label_values()["k\ufffd"] == ["\ufffd"]
 
 
 def test_many_vectors_are_kept_in_half_the_bytes() -> None:

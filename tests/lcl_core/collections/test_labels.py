@@ -262,20 +262,37 @@ def test_types_that_are_missing_or_changed_are_damage(tmp_path: Path) -> None:
     assert caught.value.code == "collection_unreadable"
 
 
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ({"year": "7"}, {"year": "7"}),
+        ({"year": ""}, {"year": ""}),
+        ({"kind": "new"}, {"kind": "new"}),
+        ({"unseen": "x"}, {"unseen": "x"}),
+        ({"unseen": ["x"]}, {"unseen": '["x"]'}),
+        ({"unseen": "[]"}, {"unseen": "[]"}),
+        ({"tags": "red; blue"}, {"tags": '["red", "blue"]'}),
+        ({"tags": ["red"]}, {"tags": '["red"]'}),
+        ({"new": "x; y"}, {"new": '["x", "y"]'}),
+        ({"n": "any"}, {"n": "any"}),
+    ],
+)
+def test_what_is_added_later_is_stored_as_its_type_is(
+    tmp_path: Path, given: dict[str, str | list[str]], stored: dict[str, str]
+) -> None:
+    later = CollectionItem("later.png", b"", "image/png", (), {"new": '["a"]', "n": "1"})
+    collection = CollectionWithDelta(build(tmp_path / "it", images()), Delta().with_changes([addition(1, later)]))
+    assert collection.stored_labels(given, "items.3") == stored
+
+
 def test_what_is_added_later_must_fit_the_type(tmp_path: Path) -> None:
-    collection = build(tmp_path / "it", images())
-    for fits in (
-        {"year": "7"},
-        {"year": ""},
-        {"kind": "new"},
-        {"unseen": "x"},
-        {"tags": "red; blue"},
-        {"unseen": "[]"},
-    ):
-        collection.check_item_labels(fits, "items.3")
-    for label, value in (("year", "soon"), ("day", "1990")):
-        with pytest.raises(UserError, match=f"'{label}' is a {TYPES[label]}") as caught:
-            collection.check_item_labels({label: value}, "items.3")
+    later = CollectionItem("later.png", b"", "image/png", (), {"n": "1"})
+    collection = CollectionWithDelta(build(tmp_path / "it", images()), Delta().with_changes([addition(1, later)]))
+    types = {**TYPES, "n": "number"}
+    bad: list[tuple[str, str | list[str]]] = [("year", "soon"), ("day", "1990"), ("year", ["1"]), ("n", ["1"])]
+    for label, value in bad:
+        with pytest.raises(UserError, match=f"'{label}' is a {types[label]}") as caught:
+            collection.stored_labels({label: value}, "items.3")
         assert (caught.value.code, caught.value.field) == ("bad_label", f"items.3.labels.{label}")
 
 

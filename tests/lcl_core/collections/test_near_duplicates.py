@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lcl_core.collections import file_format, near_duplicates, vector_index
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.near_duplicates import near_duplicate_groups
+from lcl_core.collections.delta import CollectionWithDelta, Delta
+from lcl_core.collections.near_duplicates import RowGraph, near_duplicate_groups
+from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 
@@ -106,7 +109,56 @@ def test_with_a_graph_nearly_the_same_groups_are_found(tmp_path: Path) -> None:
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
     vector_index.write_hnsw_index(tmp_path / "graph", vectors)
     searched = vector_index.HnswIndex.open(tmp_path / "graph", vectors)
-    found = {tuple(group.tolist()) for group in near_duplicate_groups(vectors, 0.95, searched.neighbours)}
+    graph = RowGraph(searched.neighbours, len(vectors))
+    found = {tuple(group.tolist()) for group in near_duplicate_groups(vectors, 0.95, graph)}
     true = {tuple(group) for group in plain(vectors, 0.95)}
     assert len(true) > 300
     assert len(found & true) / len(true) > 0.98
+
+
+def change_of(number: int, name: str, vector: np.ndarray | None) -> ChangeRecord:
+    """An image added, or removed."""
+    item = file_format.item_id(name)
+    if vector is None:
+        return ChangeRecord(number, item)
+    record = {"id": item, "image": name, "captions": [], "labels": {"tags": '["x"]'}, "split": "", "source": ""}
+    return ChangeRecord(number, item, {**record, "media_type": "image/png"}, vector.astype("<f4").tobytes())
+
+
+@pytest.mark.parametrize("rows", [100_000, 10], ids=["exact", "linked"])
+def test_changes_are_compared_without_comparing_every_pair_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", rows)
+    vectors = np.random.default_rng(0).normal(size=(66, 64)).astype(np.float32)
+    for copy, original in ((1, 0), (3, 2), (5, 4), (60, 6), (61, 7), (63, 62)):
+        vectors[copy] = vectors[original]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with CollectionWriter(tmp_path / "it", name="n", encoder_hash="0" * 64, dataset_hash="", dim=64) as writer:
+        writer.add_items([CollectionItem(f"{row}.png", b"", "image/png") for row in range(60)], vectors[:60])
+        writer.link()
+    changes = [(f"{row}.png", vectors[row]) for row in range(60, 66)]  # of directory and each other
+    changes += [("1.png", vectors[1]), ("8.png", vectors[0])]  # other labels alone; another image under its name
+    changes += [("3.png", None), ("64.png", None)]
+    added = [change_of(number, name, vector) for number, (name, vector) in enumerate(changes, 1)]
+    changed = CollectionWithDelta(Collection.open(tmp_path / "it"), Delta().with_changes(added))
+    compared: list[int] = []
+    candidates, neighbours = near_duplicates._candidate_pairs, vector_index.HnswIndex.neighbours
+
+    def count_candidates(found: near_duplicates._Rows, *rest: Any) -> Any:
+        compared.append(len(found))
+        return candidates(found, *rest)
+
+    asked: list[int] = []
+
+    def count_queries(self: vector_index.HnswIndex, queries: np.ndarray, k: int) -> np.ndarray:
+        asked.append(len(queries))
+        return neighbours(self, queries, k)
+
+    monkeypatch.setattr(near_duplicates, "_candidate_pairs", count_candidates)
+    monkeypatch.setattr(vector_index.HnswIndex, "neighbours", count_queries)
+    groups = [{changed.item(item)["image"] for item in ids} for ids in changed.duplicates(0.99)]
+    expected = [{"0.png", "1.png", "8.png"}, {"4.png", "5.png"}, {"6.png", "60.png"}, {"7.png", "61.png"}]
+    assert sorted(map(sorted, groups)) == sorted(map(sorted, [*expected, {"62.png", "63.png"}]))
+    total = len(changed)
+    assert (sum(asked), compared) == ((0, [total]) if rows > total else (total, [7])), "the added ones alone"

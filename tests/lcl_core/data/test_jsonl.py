@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -31,10 +32,24 @@ def test_line_ends_and_blank_lines(data: bytes) -> None:
     assert lines(data)[0:2] == [{"n": 0}, {"n": 1}]
 
 
-def test_half_a_surrogate_pair_is_replaced_and_nan_is_kept() -> None:
-    first, second = lines(b'{"a\\ud800": ["x\\udfff", "\\ud83d\\ude00"]}\n{"n": NaN}\n')
-    assert first == {"a\ufffd": ["x\ufffd", "\U0001f600"]}
-    assert math.isnan(second["n"])
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        (
+            rb'{"t": "half \ud83d", "\uDE00 k": ["\ud83d", 1.5]}',
+            {"t": "half \ufffd", "\ufffd k": ["\ufffd", 1.5]},
+        ),
+        (rb'{"t": "\ud83d\ude00"}', {"t": "\U0001f600"}),
+        (rb'{"t": "\\ud83d"}', {"t": "\\ud83d"}),
+        (rb'{"t": "\ud83d\ud83d\ude00"}', {"t": "\ufffd\U0001f600"}),
+    ],
+)
+def test_half_a_surrogate_pair_is_replaced(line: bytes, value: Any) -> None:
+    assert lines(line)[0] == value
+
+
+def test_nan_is_kept() -> None:
+    assert math.isnan(lines(b'{"n": NaN}\n')[0]["n"])
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\r\n\n"])

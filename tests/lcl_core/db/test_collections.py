@@ -14,7 +14,7 @@ from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshot
 from lcl_core.collections.writer import CollectionItem, build_collection
 from lcl_core.common.errors import UserError
-from lcl_core.db import collections, complete_run, runs
+from lcl_core.db import collections, complete_run, quotas, runs
 from lcl_core.db import collections as db_collections
 from lcl_core.db.collections import CollectionRef, CollectionReplaced, IdempotentRequest, ItemAddition
 from lcl_core.db.models import CollectionAddition, CollectionChange, CollectionRow
@@ -178,6 +178,45 @@ def test_changes_go_with_their_collection(made: Database) -> None:
         ]
 
 
+def charged(database: Database, *owners: str) -> list[int]:
+    with database.reading() as session:
+        return [quotas.owner_bytes(session, owner) for owner in owners]
+
+
+def test_who_added_an_image_is_charged_while_it_is_there(made: Database) -> None:
+    one = picture("c.png", "a cat")
+    assert one.stored_bytes == len(b"c.png") + 2 * len(vector("c.png"))
+    for _ in range(2):
+        add(made, one, replace=True, owner="ada")
+        assert charged(made, "ada", "ben") == [one.stored_bytes, 0]
+    add(made, one, picture("d.png"), replace=True, owner="ben")
+    assert charged(made, "ada", "ben") == [0, one.stored_bytes + picture("d.png").stored_bytes]
+    changed = [picture("c.png", "a cat"), picture("a.png")]
+    with made.session() as session:
+        db_collections.replace_records(session, OPENED, changed, row_of(made).changes, owner="ada")
+    assert charged(made, "ada", "ben") == [
+        picture("a.png").stored_bytes,
+        one.stored_bytes + picture("d.png").stored_bytes,
+    ]
+    for name in ("c.png", "d.png"):
+        remove(made, name)
+    assert charged(made, "ada", "ben") == [picture("a.png").stored_bytes, 0]
+    with made.reading() as session:
+        assert list(quotas.usage_by_owner(session)) == ["ada"]
+
+
+def test_the_quota_is_asked_for_what_is_more(made: Database) -> None:
+    asked: list[int] = []
+    small, large = picture("c.png"), picture("c.png", "a cat")
+    for item in (small, small, large, small):
+        add(made, item, replace=True, owner="ada", check_quota=asked.append)
+    assert asked == [small.stored_bytes, large.stored_bytes - small.stored_bytes]
+    request = IdempotentRequest("ada", "once", "hash")
+    for _ in range(2):
+        add(made, picture("d.png"), request=request, owner="ada", check_quota=asked.append)
+    assert asked[2:] == [picture("d.png").stored_bytes]
+
+
 class Fold:
     """An index run that adds to the collection, from its claim to its end."""
 
@@ -230,6 +269,22 @@ def test_a_fold_keeps_what_came_meanwhile(made: Database, home: Path, begin: Cal
         (6, identity("b.png")),
     ]
     assert (left[1].record or {})["captions"] == ["second"]
+
+
+def test_a_fold_is_charged_to_the_collections_owner(made: Database, home: Path, begin: Callable[[], Fold]) -> None:
+    add(made, picture("c.png"), owner="ben")
+    fold = begin()
+    add(made, picture("d.png"), owner="ben")
+    assert fold.end(("a.png", "b.png", "c.png")) == "succeeded"
+    with made.reading() as session:
+        run = runs.get_run(session, fold.claim.run_id)
+    assert run.owner not in ("ada", "ben")
+    directory = quotas.folder_bytes(home / row_of(made).path)
+    run_dir = quotas.folder_bytes(fold.run_dir, shared=False)
+    assert charged(made, "ada", "ben", run.owner) == [directory, picture("d.png").stored_bytes, run_dir]
+    with made.session() as session:
+        db_collections.delete_collection(session, session.get_one(CollectionRow, "col_1"))
+    assert charged(made, "ada", "ben") == [0, 0]
 
 
 def test_of_two_that_fold_at_once_one_has_to_do_it_again(made: Database, home: Path, begin: Callable[[], Fold]) -> None:

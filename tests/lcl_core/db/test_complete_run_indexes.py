@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from sqlalchemy import text, update
 
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
+from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
 from lcl_core.db import collections, complete_run, leases, registry, runs
+from lcl_core.db.models import Run
 from lcl_core.db.session import Database
+from lcl_core.db.states import State
 from lcl_core.specs.parsing import parse_spec
-from lcl_core.vector_indexes import IndexLocation, drop_index, open_index
+from lcl_core.vector_indexes import INDEXES, IndexLocation, drop_index, open_index
 
 ENCODER, DIM, ROWS = "e" * 64, 16, 40
 Complete = Callable[..., str]
@@ -50,11 +55,12 @@ def complete(
 ) -> Complete:
     """Submit an index run, and complete it."""
 
-    def act(index: str) -> str:
-        run_id = queue("index", {"encoder": "any", "collection": "many", "index": index})
+    def act(index: str, **found: Any) -> str:
+        mode = "add" if "base" in found else "replace"
+        run_id = queue("index", {"encoder": "any", "collection": "many", "index": index, "mode": mode})
         run_dir = tmp_path / "runs" / run_id
         write(run_dir / "artifacts" / "collection", index)
-        found = {"path": "artifacts/collection", "encoder_hash": ENCODER, "images": ROWS, "texts": ROWS, "dim": DIM}
+        found |= {"path": "artifacts/collection", "encoder_hash": ENCODER, "images": ROWS, "texts": ROWS, "dim": DIM}
         outcome = complete_run.RunSucceeded({"collection": {**found, "index": index}})
         arguments = (database, claim(), outcome, run_dir, tmp_path, 1.0, None, Collection.open, settings)
         return complete_run.complete_run(*arguments)
@@ -141,3 +147,110 @@ def test_a_server_that_is_away_fails_the_run_and_spares_the_collection(
     with caplog.at_level(logging.WARNING):
         drop_index("qdrant_1", IndexLocation(settings=settings))
     assert "index qdrant_1 is left behind" in caplog.text
+
+
+class SlowServer:
+    """An index of a server: ``names`` of those that exist. ``during_build`` is called while one is built."""
+
+    names: ClassVar[set[str]] = set()
+    during_build: ClassVar[Callable[[Database], None]]
+
+    def __init__(self, location: IndexLocation) -> None:
+        self.location = location
+
+    @classmethod
+    def at(cls, location: IndexLocation) -> SlowServer:
+        return cls(location)
+
+    @classmethod
+    def check(cls, location: IndexLocation) -> None: ...
+
+    def build(self, target: str, batches: Any, labels: Any = None) -> None:
+        self.names.add(self.location.name)
+        assert sum(len(rows) for rows, *_ in batches) == ROWS
+        type(self).during_build(self.location.database)
+
+    def drop(self) -> None:
+        self.names.discard(self.location.name)
+
+
+@pytest.fixture
+def slow_server(monkeypatch: pytest.MonkeyPatch) -> type[SlowServer]:
+    """In place of Qdrant's server."""
+    kind = replace(INDEXES["qdrant"], index=f"{__name__}:{SlowServer.__name__}", package="")
+    monkeypatch.setitem(INDEXES, "qdrant", kind)
+    monkeypatch.setattr(SlowServer, "names", set())
+    monkeypatch.setattr(SlowServer, "during_build", lambda _: None, raising=False)
+    return SlowServer
+
+
+def test_others_write_while_a_server_takes_the_vectors(
+    database: Database,
+    complete: Complete,
+    queue: Callable[..., str],
+    slow_server: type[SlowServer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submitted: list[str] = []
+    monkeypatch.setattr(slow_server, "during_build", lambda _: submitted.append(queue()))
+    assert complete("qdrant") == "succeeded"
+    assert len(submitted) == 2, "one for each of images and texts"
+    assert slow_server.names == {row_of(database).vectors}
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_no_transaction_is_open_while_a_server_takes_the_vectors(
+    database: Database, complete: Complete, slow_server: type[SlowServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle: list[int] = []
+
+    def count_open_transactions(_: Database) -> None:
+        with database.reading() as session:
+            idle.append(session.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'")))
+
+    monkeypatch.setattr(slow_server, "during_build", count_open_transactions)
+    assert complete("qdrant") == "succeeded"
+    assert idle == [0, 0], "PostgreSQL ends transactions that are idle"
+
+
+def test_an_index_whose_collection_is_refused_is_removed(
+    database: Database, complete: Complete, slow_server: type[SlowServer]
+) -> None:
+    assert complete("qdrant") == "succeeded"
+    row = row_of(database)
+    assert complete("qdrant", id=row.id, base="collections/replaced", through=0) == "failed"
+    with database.reading() as session:
+        failed = runs.list_runs(session).items[0]
+    assert failed.reason is not None
+    assert failed.reason["code"] == "collection_changed"
+    assert slow_server.names == {row.vectors}
+
+
+@pytest.mark.parametrize(("state", "left"), [(State.CANCELLED, 0), (State.QUEUED, 1)])
+def test_an_index_of_a_lost_lease_stays_only_for_the_next_attempt(
+    database: Database,
+    complete: Complete,
+    slow_server: type[SlowServer],
+    monkeypatch: pytest.MonkeyPatch,
+    state: State,
+    left: int,
+) -> None:
+    def take_lease(_: Database) -> None:
+        with database.session() as session:
+            session.execute(update(Run).values(state=state.value, **leases.NO_LEASE))
+
+    monkeypatch.setattr(slow_server, "during_build", take_lease)
+    with pytest.raises(leases.StaleLease):
+        complete("qdrant")
+    assert len(slow_server.names) == left
+
+
+def test_an_index_that_a_server_does_not_take_is_removed(
+    complete: Complete, slow_server: type[SlowServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Database) -> None:
+        raise UserError("the server is full", code="qdrant_failed", field="index")
+
+    monkeypatch.setattr(slow_server, "during_build", fail)
+    assert complete("qdrant") == "failed"
+    assert slow_server.names == set()

@@ -13,7 +13,7 @@ import pytest
 
 from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.serving.batched_engine import BatchedEngine
-from lcl_core.serving.text_process import MAX_FAILURES, TextEncoderProcess
+from lcl_core.serving.text_process import MAX_FAILURES, START_PAUSE_SECONDS, TextEncoderProcess
 
 WORDS = ["ant", "a bus in the rain", "seven moons"]
 
@@ -98,6 +98,25 @@ def test_one_that_cannot_start_is_given_up(alone: EncoderEngine, monkeypatch: py
     until(lambda: reader.embed_texts(WORDS) is not None and reader._failures == MAX_FAILURES)
     reader.embed_texts(WORDS)
     assert reader._process is None
+
+
+def test_texts_are_read_here_while_the_system_starts_no_process(
+    alone: EncoderEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, started = [0.0], [0]
+
+    def refuse(*_: object, **__: object) -> None:
+        started[0] += 1
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("lcl_core.serving.text_process.subprocess.Popen", refuse)
+    reader = TextEncoderProcess(alone, busy=1, clock=lambda: seconds[0])
+    expected = alone.embed_texts(WORDS)
+    for attempt in range(MAX_FAILURES + 2):
+        for _ in range(3):
+            assert reader.embed_texts(WORDS) == pytest.approx(expected, abs=1e-5)
+        assert started[0] == min(attempt + 1, MAX_FAILURES), "once in a while, and then no more"
+        seconds[0] += START_PAUSE_SECONDS
 
 
 def test_it_goes_with_the_session(alone: EncoderEngine) -> None:
