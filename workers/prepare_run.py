@@ -47,6 +47,8 @@ def prepare_run_dir(
         inputs = resolve_inputs(session, spec, settings.home, settings.roots, fetched)
         read: dict[str, object] = {"datasets": inputs.dataset_hashes}
         read |= {"encoders": inputs.encoder_hashes} if inputs.encoder_hashes else {}
+        folders = managed_paths(session, spec)
+        read |= {"folders": folders} if folders else {}
         begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=scratch, inputs=read)
     if scratch:
         run_dir.metrics_file.unlink(missing_ok=True)

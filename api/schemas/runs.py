@@ -82,7 +82,7 @@ class RunView(RowView):
     encoder_id: str | None = Field(None, description="the encoder that it made or evaluated")
     collection_id: str | None = Field(None, description="the collection that it made or added to")
     inputs: dict[str, Any] | None = Field(
-        None, description="content hash of each dataset, and weights hash of each encoder, that it reads"
+        None, description="content hash of each dataset, weights hash of each encoder, and folders, that it reads"
     )
     study_id: str | None = Field(None, description="the study that submitted it")
     artifacts: dict[str, Any] | None = Field(

@@ -9,6 +9,9 @@ The output of a run is garbage only when the run cannot register it any more: th
 Garbage is therefore never named later, and no lock is needed between finding and removing it. Keys of checkpoints are
 garbage only while no worker has their run; each attempt has keys of its own, so a later one never names them. Folders
 and keys are listed outside of transactions: a file system may be slow.
+
+A folder that no row names any more may still be read: a name moves to a new folder while runs are at work. What an
+unfinished run reads is kept.
 """
 
 from __future__ import annotations
@@ -229,12 +232,19 @@ def _unreferenced(session: Session, candidates: list[str]) -> list[str]:
     referenced = set(session.scalars(paths))
     runs = {f"run_{digits[1]}" for path in candidates if (digits := _ANY_ID.search(path))}
     states = dict(session.execute(select(Run.id, Run.state).where(Run.id.in_(runs))).tuples().all())
+    referenced |= _read_folders(session)
     used = _used_uploads(session) if any(path.startswith(UPLOADS_FOLDER) for path in candidates) else frozenset()
     return [
         path
         for path in candidates
         if path not in referenced and path.rpartition("/")[2] not in used and not _may_be_referenced(path, states)
     ]
+
+
+def _read_folders(session: Session) -> set[str]:
+    """Stored paths of the folders that unfinished runs read, as their last attempt recorded them."""
+    inputs = session.scalars(select(Run.inputs).where(Run.state.not_in(FINISHED), Run.inputs.is_not(None)))
+    return {path for read in inputs if read is not None for path in read.get("folders", ())}
 
 
 def _used_uploads(session: Session) -> frozenset[str]:

@@ -167,7 +167,8 @@ class Run(Base):
     result: Mapped[dict[str, Any] | None]
     encoder_id: Mapped[str | None] = mapped_column(String(40))  # its output, or the encoder that it evaluates
     collection_id: Mapped[str | None] = mapped_column(String(40))
-    inputs: Mapped[dict[str, Any] | None]  # {"datasets": {name: content hash}, "encoders": {id: weights hash}}
+    # {"datasets": {name: content hash}, "encoders": {id: weights hash}, "folders": [stored path]}: what it reads
+    inputs: Mapped[dict[str, Any] | None]
     # the study that submitted it; other studies may use the run too
     study_id: Mapped[str | None] = mapped_column(ForeignKey("study.id", ondelete="SET NULL"), index=True)
     continues: Mapped[str | None] = mapped_column(String(40))  # id of the run whose last checkpoint it starts from
