@@ -56,9 +56,28 @@ def prepare_run_dir(
         remove_tree(run_dir.artifacts)
         if claim.from_scratch:
             run_dir.tokenizer_file.unlink(missing_ok=True)
-        _copy_start(spec, None if claim.from_scratch else claim.continues, run_dir)
+        _copy_start(spec, claim.parent, run_dir)
     collections = prepare_collection_snapshots(database, spec, run_dir.changes, settings.home, fetched)
     run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_storage_paths(settings)})
+
+
+def remove_earlier_state(claim: Claim, run_dir: RunDir) -> None:
+    """Empty RUN_DIR, which is locked, of what was computed before the run was last begun anew.
+
+    Each home has a folder of its own, and an attempt may be interrupted before it empties one: ``run.json`` says which
+    state a folder is in.
+
+    Raises: OSError.
+    """
+    try:
+        restarts = int(run_dir.read_run().get("restarts", 0))
+    except (OSError, ValueError):
+        restarts = 0
+    if restarts < claim.restarts:
+        run_dir.metrics_file.unlink(missing_ok=True)
+        run_dir.tokenizer_file.unlink(missing_ok=True)
+        remove_tree(run_dir.checkpoints)
+        remove_tree(run_dir.artifacts)
 
 
 def prepare_node_dir(
@@ -108,6 +127,7 @@ def _run_json(claim: Claim, inputs: ResolvedInputs) -> dict[str, object]:
         "items": inputs.items,
         "attempt": claim.attempt,
         "attempt_id": claim.attempt_id,
+        "restarts": claim.restarts,
     }
 
 

@@ -33,7 +33,7 @@ from workers.logs import log_database_error
 from workers.maintenance import schedule_dependents, schedule_studies
 from workers.monitor import JobMonitor, WorkClock
 from workers.node_checkpoints import copier_class, open_outgoing
-from workers.prepare_run import fetch_inputs, locked_run_dir, prepare_run_dir
+from workers.prepare_run import fetch_inputs, locked_run_dir, prepare_run_dir, remove_earlier_state
 from workers.remote_checkpoints import copied_checkpoints
 from workers.settings import WorkerSettings
 
@@ -89,6 +89,7 @@ class Supervisor:
                 fetch_inputs(self._database, self._settings, self._artifacts, claim, lease) as fetched,
                 locked_run_dir(self._settings, run_dir, lease),
             ):
+                remove_earlier_state(claim, run_dir)
                 fetch_checkpoints(self._database, self._settings, self._artifacts, claim, run_dir, lease)
                 lease.persist(lambda: prepare_run_dir(self._database, self._settings, claim, run_dir, fetched))
                 open_outgoing(self._settings, claim, run_dir)

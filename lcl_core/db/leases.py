@@ -36,6 +36,7 @@ CLAIM_FIELDS = (
     "attempt",
     "max_attempts",
     "from_scratch",
+    "restarts",
     "ran_seconds",
     "continues",
     "resource",
@@ -71,6 +72,7 @@ class Claim:
     devices: tuple[str, ...] = ()  # ids of the GPUs that this node may use; none: the processor
     waited_seconds: float = 0.0  # from when the run could have been claimed
     handle: dict[str, Any] | None = None  # of processes that outlived the worker before
+    restarts: int = 0  # how often a retry began the run anew
     engine: bool = False  # the executor places the processes of all nodes; else each node has a worker of its own
 
     @property
@@ -82,6 +84,11 @@ class Claim:
     def is_gang(self) -> bool:
         """Whether other workers have the other nodes."""
         return self.nodes > 1 and not self.engine
+
+    @property
+    def parent(self) -> str | None:
+        """Id of the run from whose last checkpoint this one starts; None: of none, or it was begun anew since."""
+        return None if self.from_scratch or self.restarts else self.continues
 
     @classmethod
     def of(cls, run: Run | Row[Any], token: str, worker: str, **more: Any) -> Claim:

@@ -186,6 +186,8 @@ class Run(Base):
     setbacks: Mapped[dict[str, Any] | None]  # leases.Setbacks; None: no attempt was lost since the last new checkpoint
     checkpoint: Mapped[str | None] = mapped_column(String(100))  # name of the newest; later ones are greater
     from_scratch: Mapped[bool] = mapped_column(default=False)  # the next attempt ignores the checkpoints
+    # how often a retry began it anew: a home's folder from before its last one is emptied there
+    restarts: Mapped[int] = mapped_column(default=0, server_default="0")
     ran_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts
 
     metrics_thinned: Mapped[bool] = mapped_column(default=False, server_default=false())  # since its last end

@@ -275,6 +275,7 @@ def _requeue(session: Session, run_id: str, from_scratch: bool) -> Run:
         setbacks=None,
         # a retry that never started is still from scratch after a resume
         from_scratch=from_scratch or run.from_scratch,
+        restarts=run.restarts + from_scratch,
     )
 
 

@@ -140,6 +140,34 @@ def test_a_branch_begins_at_its_milestone_also_when_it_is_retried(
     assert (in_process_worker.run_dir(again).checkpoints / "step_00000004").is_dir()
 
 
+def test_a_retry_that_another_home_began_begins_anew_in_the_home_with_the_old_checkpoints(
+    in_process_worker: InProcessWorker,
+    modules: dict[str, str],
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Steps,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database, settings = in_process_worker.database, in_process_worker.settings
+    url, home = settings.resolved_database_url, settings.home.with_name("other")
+    other = InProcessWorker(database, settings.model_copy(update={"home": home, "database_url": url}), modules)
+    parent = queue(steps=6, checkpoint_every=2)
+    in_process_worker.work()
+    run_id = queue(steps=9, checkpoint_every=7, continues=parent)
+    monkeypatch.setenv("LCL_TOY", "crash@8")
+    in_process_worker.work()
+    assert run_of(run_id).state == "failed"
+    with database.session() as session:
+        runs.retry_run(session, run_id)
+    monkeypatch.setenv("LCL_TOY", "killed@1")  # before its first checkpoint
+    other.work()
+    assert (run_of(run_id).state, run_of(run_id).from_scratch) == ("queued", False)
+    monkeypatch.delenv("LCL_TOY")
+    in_process_worker.work()
+    assert (run_of(run_id).state, run_of(run_id).result["final"]["start"]) == ("succeeded", 0)
+    assert steps_of(run_id) == list(range(1, 10))
+
+
 def test_a_damaged_checkpoint_is_told_in_the_row(
     in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
