@@ -366,10 +366,8 @@ def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> None
     metadata = output.metadata
     name = _output_name(session, run, "dataset", run.spec["name"])
     dataset = upsert_dataset(session, name, output.path, run.owner)
-    statistics = metadata.get("statistics")
-    record_version(
-        session, dataset, str(metadata["content_hash"]), to_json_safe(statistics), owner=run.owner, run_id=run.id
-    )
+    digest, statistics = str(metadata["content_hash"]), metadata.get("statistics")
+    record_version(session, dataset, digest, statistics, owner=run.owner, run_id=run.id)
 
 
 # by the noun of the kind's output

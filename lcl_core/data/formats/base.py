@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import ValidationError
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.names import replace_surrogates
 from lcl_core.data.records import BadItem, Record
 from lcl_core.parts.plan import Section
 from lcl_core.specs.base import Spec
@@ -77,11 +78,6 @@ def to_json_safe(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int)) else str(value)
-
-
-def replace_surrogates(text: str) -> str:
-    """``text`` with U+FFFD for surrogates that have lost their other half."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def to_printable(name: str) -> str:

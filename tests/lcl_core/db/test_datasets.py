@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,20 @@ def test_other_contents_are_a_new_version_and_the_same_ones_are_none(database: D
         with pytest.raises(UserError) as caught:
             datasets.list_versions(session, "absent")
     assert caught.value.code == "unknown_dataset"
+
+
+def test_statistics_with_texts_that_no_database_stores_are_recorded(database: Database, root: Path) -> None:
+    statistics = json.loads(
+        '{"splits": {"tr\\u0000ain": 1}, "labels": {"k": {"\\ud800": 1}}, "sources": ["\\ud83d\\ude00"]}'
+    )
+    with database.session() as session:
+        row = datasets.register_dataset(session, "mine", root / "one", [root], "ada")
+        datasets.record_version(session, row, "a" * 64, statistics)
+    with database.reading() as session:
+        [row] = datasets.list_datasets(session)
+        [version] = datasets.list_versions(session, "mine")
+        assert row.statistics == version.statistics
+        assert row.statistics == {"splits": {"train": 1}, "labels": {"k": {"\ufffd": 1}}, "sources": ["\U0001f600"]}
 
 
 def test_a_folder_that_the_same_contents_replace_is_not_charged_any_more(

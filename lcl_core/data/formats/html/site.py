@@ -22,8 +22,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.names import replace_surrogates
 from lcl_core.data.corpus.file_store import FileStore, FolderStore, ZipStore
-from lcl_core.data.formats.base import BadValue, FormatReader, ReaderOptions, replace_surrogates
+from lcl_core.data.formats.base import BadValue, FormatReader, ReaderOptions
 from lcl_core.data.formats.html.chunking import ChunkUnit, chunk_units, image_units, split_sentences, text_units
 from lcl_core.data.formats.html.image_resolver import RejectedImage, ResolvedImage, SiteImages
 from lcl_core.data.formats.html.parser import HtmlPage, ImageItem, PageItem, TextItem, decode_page, parse_page
