@@ -51,6 +51,17 @@ class RunAnnotation(RequestModel):
     )
 
 
+class RunResumption(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(timeout_seconds=90_000))
+
+    timeout_seconds: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="replace the limit on the time of all attempts, null removes it; left out: it stays",
+    )
+
+
 class RunView(RowView):
     id: str = Field(description="id of the run")
     kind: str = Field(description="what it does")

@@ -32,6 +32,7 @@ from lcl_core.specs.pretrain import PretrainSpec
 MAX_LISTED_IDS = 3  # of runs or studies that have one name
 ESTIMATE_FROM_RUNS = 200  # newest pre-trainings
 Device = Literal["cpu", "gpu"]
+_NO_CHANGES: Mapping[str, Any] = {}
 OwnedRow = TypeVar("OwnedRow", Run, Study)
 _REMEDIES = {
     "cpu": "start one that does (LCL_WORKER_OFFERS), or submit the run again without asking for cpu",
@@ -181,9 +182,25 @@ def unpause_run(session: Session, run_id: str) -> Run:
     return transition(run, _unclaimed_state(session, run), ready_at=now(session))
 
 
-def resume_run(session: Session, run_id: str) -> Run:
-    """Queue a failed or cancelled run again, from its last checkpoint. Raises: ForbiddenTransition."""
-    return _requeue(session, run_id, from_scratch=False)
+def resume_run(session: Session, run_id: str, changes: Mapping[str, Any] = _NO_CHANGES) -> Run:
+    """Queue a failed or cancelled run again, from its last checkpoint.
+
+    Args:
+        changes: {"timeout_seconds": valid limit or None}, which says nothing about the result; empty: it stays.
+
+    Raises: ForbiddenTransition; UserError ``timeout_reached`` where the next attempt would fail at once.
+    """
+    run = _requeue(session, run_id, from_scratch=False)
+    if changes:
+        run.spec = {**run.spec, **changes}
+    limit = run.spec.get("timeout_seconds")
+    if limit is not None and run.ran_seconds >= limit:
+        message = (
+            f"run {run_id} has been at work for {run.ran_seconds:,.0f} s, and its timeout_seconds are {limit:,g}; "
+            f"raise them: lcl runs resume {run_id} --timeout SECONDS (0: no limit)"
+        )
+        raise UserError(message, code="timeout_reached", field="timeout_seconds")
+    return run
 
 
 def retry_run(session: Session, run_id: str) -> Run:
