@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
@@ -206,7 +206,7 @@ def resume_run(session: Session, run_id: str, changes: Mapping[str, Any] = _NO_C
 def retry_run(session: Session, run_id: str) -> Run:
     """Queue a failed or cancelled run again, from scratch; its metrics are deleted. Raises: ForbiddenTransition."""
     run = _requeue(session, run_id, from_scratch=True)
-    run.progress = None
+    run.progress = run.checkpoint = None
     run.ran_seconds = 0.0
     session.execute(sql_delete(Metric).where(Metric.run_id == run_id))
     return run
@@ -253,7 +253,10 @@ def _check_in_no_study(session: Session, run_id: str) -> None:
 
 
 def _check_no_dependents(session: Session, run_id: str) -> None:
-    """A dependent that waits or is paused still needs the final state of its predecessor."""
+    """A dependent that waits or is paused still needs the final state of its predecessor.
+
+    An unfinished run that starts from a checkpoint of this one needs it until it has one of its own.
+    """
     query = (
         select(Run.id)
         .join(Predecessor, Predecessor.run_id == Run.id)
@@ -262,6 +265,13 @@ def _check_no_dependents(session: Session, run_id: str) -> None:
     waiting = session.scalars(query.limit(1)).one_or_none()
     if waiting is not None:
         raise UserError(f"run {waiting} comes after {run_id} and still waits; cancel that first", code="run_is_awaited")
+    from_last = and_(Run.continues == run_id, Run.restarts == 0)  # a retry begins without it
+    starts_from_it = or_(from_last, Run.spec[("branch", "run")].as_string() == run_id)
+    unfinished = Run.state.not_in(FINISHED), Run.kind == "pretrain", Run.checkpoint.is_(None)
+    starting = session.scalars(select(Run.id).where(*unfinished, starts_from_it).order_by(Run.id).limit(1)).first()
+    if starting is not None:
+        message = f"run {starting} starts from a checkpoint of {run_id} and has none of its own yet"
+        raise UserError(f"{message}; cancel that first, or wait for its first checkpoint", code="run_is_awaited")
 
 
 def _unclaimed_state(session: Session, run: Run) -> State:

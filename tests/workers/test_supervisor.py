@@ -114,6 +114,10 @@ def test_a_run_that_continues_another_begins_with_its_checkpoint(
     assert steps_of(parent) == list(range(1, 7))
     orphan = queue(steps=4, continues="run_gone")
     in_process_worker.work()
+    assert (run_of(orphan).state, run_of(orphan).reason["code"]) == ("failed", "parent_deleted")
+    with in_process_worker.database.session() as session:
+        runs.retry_run(session, orphan)
+    in_process_worker.work()
     assert (run_of(orphan).state, run_of(orphan).result["final"]["start"]) == ("succeeded", 0)
 
 
