@@ -20,7 +20,7 @@ from lcl_core.common.gpus import Gpu, gpu_usage
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts, home_id, upload_next
 from lcl_core.db.deletion import thin_ended_runs
-from lcl_core.db.garbage import Orphan, StoredKeys, collect_garbage
+from lcl_core.db.garbage import Orphan, StoredKeys, collect_garbage, record_run_folders
 from lcl_core.db.leases import expire_leases, has_expired_leases
 from lcl_core.db.queue import unclaimed_runs, unclaimed_since
 from lcl_core.db.session import UNREACHABLE, Database, now
@@ -294,6 +294,8 @@ def garbage_task(database: Database, settings: WorkerSettings, worker_id: str) -
 def remove_garbage(database: Database, settings: WorkerSettings, artifacts: Artifacts, worker_id: str) -> int:
     """Remove folders of the home and of the store that no row names, unless another worker did so in ``gc_seconds``.
 
+    Folders of the home's runs that no worker has recorded are charged to their owners, and uploaded.
+
     Returns: the number of removed folders. Raises: OSError, UNREACHABLE; UserError of the store.
     """
     tasks = {"home": f"garbage/{home_id(artifacts.home)}"} | ({"store": "garbage/store"} if settings.artifacts else {})
@@ -303,6 +305,8 @@ def remove_garbage(database: Database, settings: WorkerSettings, artifacts: Arti
         return 0
     renew = _TaskRenewal(database, [tasks[what] for what in sorted(mine)], worker_id, settings.gc_seconds)
     try:
+        for run_id in record_run_folders(database, artifacts.home, artifacts.holder, renew):
+            log.info("run_folder_recorded", run=run_id)
         store = artifacts.store if "store" in mine else None
         stored = None if store is None else store.iter_keys()
         removed = _collect(database, settings, artifacts, store, stored, renew)

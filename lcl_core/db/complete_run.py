@@ -23,7 +23,7 @@ from lcl_core.db.datasets import record_version, upsert_dataset
 from lcl_core.db.leases import NO_LEASE, Claim, check_lease, end_increments, lock_with_lease, transition
 from lcl_core.db.metrics import QUARANTINED, Increment, record_increments
 from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id
-from lcl_core.db.outbox import delete_stored_folder, enqueue_upload
+from lcl_core.db.outbox import delete_stored_folder, enqueue_upload, record_run_folder
 from lcl_core.db.quotas import delete_collection_bytes, folder_bytes, record_bytes
 from lcl_core.db.registry import absolute_path, available_name, set_encoder_files
 from lcl_core.db.session import Database, now, to_json_safe
@@ -174,9 +174,7 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
                 record_bytes(session, output.path, run.owner, output_bytes)
                 if end.holder is not None:
                     enqueue_upload(session, output.path, run.attempt, end.holder)
-        record_bytes(session, f"runs/{run.id}", run.owner, run_dir_bytes)
-        if end.holder is not None and end.run_dir.is_dir():
-            enqueue_upload(session, f"runs/{run.id}", run.attempt, end.holder)
+        record_run_folder(session, run, run_dir_bytes, end.holder if end.run_dir.is_dir() else None)
         session.flush()
         record_increments(session, [*end_increments(run), *_quarantine_increments(run)])
         if output is not None:

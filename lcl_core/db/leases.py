@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session, object_session
 
 from lcl_core.db.metrics import ATTEMPTS, CLAIM_LATENCY, LEASE_LOSSES, RUN_DURATION, Increment, record_increments
 from lcl_core.db.models import Metric, Run
-from lcl_core.db.outbox import NOTIFIED_STATES, delete_stored_checkpoints, enqueue_webhooks
+from lcl_core.db.outbox import NOTIFIED_STATES, delete_stored_checkpoints, enqueue_webhooks, record_run_folder
+from lcl_core.db.quotas import delete_bytes
 from lcl_core.db.session import dialect_insert, now, to_json_safe
 from lcl_core.db.states import FINISHED, LEASED, State, check_transition
 from lcl_core.jobs import ANY_DEVICE
@@ -153,6 +154,8 @@ def release_lease(
     code: str = "",
     delay_seconds: float = 0.0,
     keep_handle: bool = False,
+    folder_bytes: int | None = None,
+    holder: str | None = None,
 ) -> State:
     """Release an unfinished run, for another worker to resume; a pausing or cancelling one is paused or cancelled.
 
@@ -161,6 +164,8 @@ def release_lease(
         code: cause that is counted until the next new checkpoint.
         delay_seconds: until the run may be claimed again.
         keep_handle: its processes go on, and the next worker re-attaches to them.
+        folder_bytes: of its folder, which its owner is charged with; None: it has none.
+        holder: id of the home, if its folders are to be uploaded to an artifact store.
 
     Raises: StaleLease.
     """
@@ -176,6 +181,8 @@ def release_lease(
         if code:
             _count_setback(run, code)
         _requeue_or_pause(run, moment + timedelta(seconds=delay_seconds))
+    if folder_bytes is not None:
+        record_run_folder(session, run, folder_bytes, holder)
     record_increments(session, end_increments(run))
     return State(run.state)
 
@@ -210,6 +217,7 @@ def expire_leases(session: Session) -> list[Run]:
         count = (run.setbacks or {}).get(COUNTED, 0) + 1
         of = f"{count} of {run.max_attempts} without a new checkpoint"
         run.interruption = {"code": "worker_lost", "message": f"{message} ({of})"}
+        delete_bytes(session, f"runs/{run.id}")  # it has grown since: its home measures it again
         _handle_lost_worker(run, moment, "worker_lost")
     record_increments(session, [LEASE_LOSSES.increment(kind=run.kind) for run in lost] + end_increments(*lost))
     return lost
