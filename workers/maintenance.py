@@ -15,6 +15,7 @@ from functools import partial
 
 import structlog
 
+from lcl_core.common.clock import boot_time
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import Gpu, gpu_usage
 from lcl_core.db.artifact_store import ArtifactStore
@@ -28,9 +29,15 @@ from lcl_core.db.states import State
 from lcl_core.db.studies import advance_study, due_studies
 from lcl_core.db.submit import has_releasable, release_dependents
 from lcl_core.db.wakeup import WakeupProducer
-from lcl_core.db.workers import WorkerIdentity, claim_task, record_heartbeat, release_task
+from lcl_core.db.workers import (
+    WorkerIdentity,
+    claim_task,
+    expire_serving_leases,
+    has_expired_serving_leases,
+    record_heartbeat,
+    release_task,
+)
 from workers.claim_loop import ClaimLoop
-from workers.lease_keeper import boot_time
 from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
@@ -167,7 +174,8 @@ class QueueMaintenance:
         """One round of the maintainer. Raises: UNREACHABLE."""
         self._continuity.tick()
         with self._database.reading() as session:
-            expired = self._continuity.lasts and has_expired_leases(session)
+            lasts = self._continuity.lasts
+            expired = lasts and (has_expired_leases(session) or has_expired_serving_leases(session))
             before = now(session) - timedelta(seconds=self._settings.reap_seconds)
             unclaimed = unclaimed_since(session, self._announced_until, before)
         if unclaimed is None or self._announce(unclaimed):
@@ -206,6 +214,8 @@ class QueueMaintenance:
         """Ids of the runs that are queued again."""
         with self._database.session() as session:
             expired = expire_leases(session)
+            for device in expire_serving_leases(session):
+                log.warning("device_serves_no_more", device=device)
         for run in expired:
             log.warning("lease_expired", run=run.id, state=run.state, attempt=run.attempt)
         return [run.id for run in expired if run.state == State.QUEUED]

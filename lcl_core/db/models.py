@@ -269,7 +269,8 @@ class DeviceRow(Base):
     worker: Mapped[str | None] = mapped_column(String(100))
     # of the run's lease or of the member lease; None: reserved for the queued run until that has all that it needs
     token: Mapped[str | None] = mapped_column(String(40))
-    serving_until: Mapped[datetime | None]  # until then an api serves inference on it, and no run gets it
+    # an api serves inference on it, and no run gets it; an api that is well extends it. None: no api does
+    serving_until: Mapped[datetime | None]
 
 
 class Worker(Base):
