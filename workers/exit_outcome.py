@@ -118,7 +118,8 @@ def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutc
         return Requeue.by("hung", exited.hang, f"{exited.hang}, as the attempt before; {where}")
     if exited.stop_reason is StopReason.TIMEOUT:
         limit = claim.spec["timeout_seconds"]
-        message = f"the run took longer than its timeout_seconds of {limit:g}; raise it and resume the run"
+        way_out = f"raise it as you resume the run: lcl runs resume {claim.run_id} --timeout SECONDS"
+        message = f"the run took longer than its timeout_seconds of {limit:g}; {way_out}"
         return RunFailed({"code": "timeout", "message": message, "field": "timeout_seconds"})
     return _classify_status(claim, run_dir, exited)
 

@@ -73,8 +73,8 @@ def fetch_checkpoints(
                 remove_tree(path)
         if written_checkpoints(run_dir.checkpoints):
             return
-        if claim.continues not in (None, (claim.spec.get("branch") or {}).get("run")):
-            fetcher.fetch_from(RunDir(run_dir.path.parent / claim.continues))
+        if claim.parent not in (None, (claim.spec.get("branch") or {}).get("run")):
+            fetcher.fetch_from(RunDir(run_dir.path.parent / claim.parent))
     if branch := claim.spec.get("branch"):
         fetcher.fetch_from(RunDir(run_dir.path.parent / branch["run"]), branch["step"])
 

@@ -17,6 +17,7 @@ from typing import Protocol, Self, TypeVar
 import structlog
 from sqlalchemy.orm import Session
 
+from lcl_core.common.clock import boot_time
 from lcl_core.db.leases import StaleLease
 from lcl_core.db.session import UNREACHABLE, Database, answer_within
 from lcl_core.db.states import State
@@ -29,8 +30,6 @@ TERMINATE_SHARE, KILL_SHARE = 0.5, 0.8
 GAP_SHARE = 0.25
 _MAX_ANSWER_SECONDS = 15.0
 _MAX_TICK_SECONDS = 1.0
-# it goes on while the machine sleeps; macOS has no CLOCK_BOOTTIME, its CLOCK_MONOTONIC does the same
-_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 Result = TypeVar("Result")
 log = structlog.get_logger(__name__)
@@ -38,11 +37,6 @@ log = structlog.get_logger(__name__)
 
 class AttemptInterrupted(Exception):
     """The worker or the run was stopped before the run's process was started."""
-
-
-def boot_time() -> float:
-    """Seconds since the boot, those in which the machine slept included."""
-    return time.clock_gettime(_BOOT_CLOCK)
 
 
 class LeasedProcess(Protocol):

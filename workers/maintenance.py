@@ -15,12 +15,13 @@ from functools import partial
 
 import structlog
 
+from lcl_core.common.clock import boot_time
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import Gpu, gpu_usage
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts, home_id, upload_next
 from lcl_core.db.deletion import thin_ended_runs
-from lcl_core.db.garbage import Orphan, StoredKeys, collect_garbage
+from lcl_core.db.garbage import Orphan, StoredKeys, collect_garbage, record_run_folders
 from lcl_core.db.leases import expire_leases, has_expired_leases
 from lcl_core.db.queue import unclaimed_runs, unclaimed_since
 from lcl_core.db.session import UNREACHABLE, Database, now
@@ -28,9 +29,15 @@ from lcl_core.db.states import State
 from lcl_core.db.studies import advance_study, due_studies
 from lcl_core.db.submit import has_releasable, release_dependents
 from lcl_core.db.wakeup import WakeupProducer
-from lcl_core.db.workers import WorkerIdentity, claim_task, record_heartbeat, release_task
+from lcl_core.db.workers import (
+    WorkerIdentity,
+    claim_task,
+    expire_serving_leases,
+    has_expired_serving_leases,
+    record_heartbeat,
+    release_task,
+)
 from workers.claim_loop import ClaimLoop
-from workers.lease_keeper import boot_time
 from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
@@ -167,7 +174,8 @@ class QueueMaintenance:
         """One round of the maintainer. Raises: UNREACHABLE."""
         self._continuity.tick()
         with self._database.reading() as session:
-            expired = self._continuity.lasts and has_expired_leases(session)
+            lasts = self._continuity.lasts
+            expired = lasts and (has_expired_leases(session) or has_expired_serving_leases(session))
             before = now(session) - timedelta(seconds=self._settings.reap_seconds)
             unclaimed = unclaimed_since(session, self._announced_until, before)
         if unclaimed is None or self._announce(unclaimed):
@@ -206,6 +214,8 @@ class QueueMaintenance:
         """Ids of the runs that are queued again."""
         with self._database.session() as session:
             expired = expire_leases(session)
+            for device in expire_serving_leases(session):
+                log.warning("device_serves_no_more", device=device)
         for run in expired:
             log.warning("lease_expired", run=run.id, state=run.state, attempt=run.attempt)
         return [run.id for run in expired if run.state == State.QUEUED]
@@ -294,6 +304,8 @@ def garbage_task(database: Database, settings: WorkerSettings, worker_id: str) -
 def remove_garbage(database: Database, settings: WorkerSettings, artifacts: Artifacts, worker_id: str) -> int:
     """Remove folders of the home and of the store that no row names, unless another worker did so in ``gc_seconds``.
 
+    Folders of the home's runs that no worker has recorded are charged to their owners, and uploaded.
+
     Returns: the number of removed folders. Raises: OSError, UNREACHABLE; UserError of the store.
     """
     tasks = {"home": f"garbage/{home_id(artifacts.home)}"} | ({"store": "garbage/store"} if settings.artifacts else {})
@@ -303,6 +315,8 @@ def remove_garbage(database: Database, settings: WorkerSettings, artifacts: Arti
         return 0
     renew = _TaskRenewal(database, [tasks[what] for what in sorted(mine)], worker_id, settings.gc_seconds)
     try:
+        for run_id in record_run_folders(database, artifacts.home, artifacts.holder, renew):
+            log.info("run_folder_recorded", run=run_id)
         store = artifacts.store if "store" in mine else None
         stored = None if store is None else store.iter_keys()
         removed = _collect(database, settings, artifacts, store, stored, renew)

@@ -17,7 +17,7 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts, home_id
 from lcl_core.db.collections import prepare_collection_snapshots
 from lcl_core.db.leases import Claim, begin_attempt
-from lcl_core.db.models import ArtifactUpload
+from lcl_core.db.models import ArtifactUpload, Run
 from lcl_core.db.registry import ResolvedInputs, managed_paths, resolve_inputs
 from lcl_core.db.session import Database
 from lcl_core.specs.parsing import AnySpec, parse_spec
@@ -39,14 +39,19 @@ def prepare_run_dir(
     Args:
         fetched: of :func:`fetch_inputs`.
 
-    Raises: UserError for unknown names, StaleLease, UNREACHABLE, OSError.
+    Raises: UserError for unknown names and a deleted parent, StaleLease, UNREACHABLE, OSError.
     """
     scratch = claim.from_scratch or not run_dir.checkpoints.is_dir() or not any(run_dir.checkpoints.iterdir())
     with database.session() as session:
         spec = parse_spec(claim.kind, claim.spec)
+        parent = _parent(spec, claim)
+        if scratch and parent is not None and session.get(Run, parent) is None:
+            raise _deleted_parent_error(claim, parent)
         inputs = resolve_inputs(session, spec, settings.home, settings.roots, fetched)
         read: dict[str, object] = {"datasets": inputs.dataset_hashes}
         read |= {"encoders": inputs.encoder_hashes} if inputs.encoder_hashes else {}
+        folders = managed_paths(session, spec)
+        read |= {"folders": folders} if folders else {}
         begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=scratch, inputs=read)
     if scratch:
         run_dir.metrics_file.unlink(missing_ok=True)
@@ -54,9 +59,28 @@ def prepare_run_dir(
         remove_tree(run_dir.artifacts)
         if claim.from_scratch:
             run_dir.tokenizer_file.unlink(missing_ok=True)
-        _copy_start(spec, None if claim.from_scratch else claim.continues, run_dir)
+        _copy_start(spec, parent, run_dir)
     collections = prepare_collection_snapshots(database, spec, run_dir.changes, settings.home, fetched)
     run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_storage_paths(settings)})
+
+
+def remove_earlier_state(claim: Claim, run_dir: RunDir) -> None:
+    """Empty RUN_DIR, which is locked, of what was computed before the run was last begun anew.
+
+    Each home has a folder of its own, and an attempt may be interrupted before it empties one: ``run.json`` says which
+    state a folder is in.
+
+    Raises: OSError.
+    """
+    try:
+        restarts = int(run_dir.read_run().get("restarts", 0))
+    except (OSError, ValueError):
+        restarts = 0
+    if restarts < claim.restarts:
+        run_dir.metrics_file.unlink(missing_ok=True)
+        run_dir.tokenizer_file.unlink(missing_ok=True)
+        remove_tree(run_dir.checkpoints)
+        remove_tree(run_dir.artifacts)
 
 
 def prepare_node_dir(
@@ -106,6 +130,7 @@ def _run_json(claim: Claim, inputs: ResolvedInputs) -> dict[str, object]:
         "items": inputs.items,
         "attempt": claim.attempt,
         "attempt_id": claim.attempt_id,
+        "restarts": claim.restarts,
     }
 
 
@@ -114,11 +139,25 @@ def _storage_paths(settings: WorkerSettings) -> dict[str, object]:
     return {"cache": str(settings.home.resolve() / "cache"), "roots": roots, "home": home_id(settings.home)}
 
 
-def _copy_start(spec: AnySpec, continues: str | None, child: RunDir) -> None:
+def _parent(spec: AnySpec, claim: Claim) -> str | None:
+    """Id of the run from whose last checkpoint this one starts; None: of none, or from a milestone of its trunk."""
+    branch = spec.branch if isinstance(spec, PretrainSpec) else None
+    return claim.parent if branch is None or claim.parent != branch.run else None
+
+
+def _deleted_parent_error(claim: Claim, parent: str) -> UserError:
+    """To begin anew would change the result without a word."""
+    return UserError(
+        f"run {parent}, from whose last checkpoint this one starts, has been deleted; "
+        f"lcl runs retry {claim.run_id} begins from the beginning instead",
+        code="parent_deleted",
+    )
+
+
+def _copy_start(spec: AnySpec, parent: str | None, child: RunDir) -> None:
     """What a run starts from: the last checkpoint of the run that it continues, or else its milestone if it has one."""
     branch, runs = spec.branch if isinstance(spec, PretrainSpec) else None, child.path.parent
-    other = continues if branch is None or continues != branch.run else None
-    if (other is None or not copy_parent_checkpoint(RunDir(runs / other), child)) and branch is not None:
+    if (parent is None or not copy_parent_checkpoint(RunDir(runs / parent), child)) and branch is not None:
         copy_milestone(RunDir(runs / branch.run), child, branch.step)
 
 

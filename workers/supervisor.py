@@ -18,6 +18,7 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
 from lcl_core.db.leases import Claim, StaleLease, check_lease, read_setbacks, record_handle, release_lease, renew_lease
+from lcl_core.db.quotas import folder_bytes
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from lcl_core.jobs import JOB_MODULES
@@ -33,7 +34,7 @@ from workers.logs import log_database_error
 from workers.maintenance import schedule_dependents, schedule_studies
 from workers.monitor import JobMonitor, WorkClock
 from workers.node_checkpoints import copier_class, open_outgoing
-from workers.prepare_run import fetch_inputs, locked_run_dir, prepare_run_dir
+from workers.prepare_run import fetch_inputs, locked_run_dir, prepare_run_dir, remove_earlier_state
 from workers.remote_checkpoints import copied_checkpoints
 from workers.settings import WorkerSettings
 
@@ -89,6 +90,7 @@ class Supervisor:
                 fetch_inputs(self._database, self._settings, self._artifacts, claim, lease) as fetched,
                 locked_run_dir(self._settings, run_dir, lease),
             ):
+                remove_earlier_state(claim, run_dir)
                 fetch_checkpoints(self._database, self._settings, self._artifacts, claim, run_dir, lease)
                 lease.persist(lambda: prepare_run_dir(self._database, self._settings, claim, run_dir, fetched))
                 open_outgoing(self._settings, claim, run_dir)
@@ -191,7 +193,7 @@ class Supervisor:
         """The lease is renewed meanwhile: the output may be large. Raises: StaleLease, UNREACHABLE."""
         if isinstance(outcome, Requeue):
             requeue = outcome
-            if lease.persist(lambda: self._requeue(claim, requeue)) is not None:
+            if lease.persist(lambda: self._requeue(claim, requeue, run_dir)) is not None:
                 log.info("requeued", cause=requeue.cause)
                 return
             outcome = requeue.failure
@@ -217,9 +219,10 @@ class Supervisor:
             )
         )
 
-    def _requeue(self, claim: Claim, outcome: Requeue) -> State | None:
+    def _requeue(self, claim: Claim, outcome: Requeue, run_dir: RunDir) -> State | None:
         """Release the lease as the rule says; None: no attempt is left. Raises: StaleLease, UNREACHABLE."""
         rule = outcome.rule
+        size = folder_bytes(run_dir.path, shared=False) if run_dir.path.is_dir() else None
         with self._database.session() as session:
             setbacks = read_setbacks(session, claim)
             if check_lease(session, claim) is State.RUNNING and rule.exhausted(setbacks, claim.max_attempts):
@@ -232,6 +235,8 @@ class Supervisor:
                 code=rule.cause,
                 delay_seconds=rule.delay_seconds(setbacks),
                 keep_handle=outcome.keeps_processes,
+                folder_bytes=size,
+                holder=self._artifacts.holder,
             )
 
 

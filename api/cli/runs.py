@@ -264,6 +264,20 @@ def delete(context: typer.Context, run_id: RunId, yes: Yes = False) -> None:
     typer.echo(f"{run_id} is deleted")
 
 
+@group.command()
+def resume(
+    context: typer.Context,
+    run_id: RunId,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="new limit on the seconds of all attempts; 0: none")
+    ] = None,
+) -> None:
+    """Queue a failed or cancelled run again, to go on from its last checkpoint."""
+    options = global_options(context)
+    run = options.call(lambda client: client.resume(run_id, timeout_seconds=timeout))
+    options.print(run, f"{run_id} is {run['state']}")
+
+
 def _verb_command(name: str) -> Callable[..., None]:
     def command(context: typer.Context, run_id: RunId) -> None:
         options = global_options(context)
@@ -277,7 +291,6 @@ for _name, _help in (
     ("cancel", "Stop a run; one at work writes a checkpoint first."),
     ("pause", "Pause a run, its position in the queue kept; one at work writes a checkpoint first."),
     ("unpause", "Let a paused run go on from its last checkpoint."),
-    ("resume", "Queue a failed or cancelled run again, to go on from its last checkpoint."),
     ("retry", "Queue a failed or cancelled run again, from the beginning."),
 ):
     group.command(_name, help=_help)(_verb_command(_name))

@@ -115,6 +115,7 @@ STATUS_OF_CODE = {
     "not_extendable": 409,
     "run_in_study": 409,
     "run_is_awaited": 409,
+    "timeout_reached": 409,
     "overloaded": 429,
     "deadline_exceeded": 504,
     "artifacts_pending": 503,

@@ -32,6 +32,7 @@ from api.schemas.runs import (
     EstimateView,
     LogChunk,
     RunAnnotation,
+    RunResumption,
     RunSubmission,
     RunView,
     SpecSummary,
@@ -155,10 +156,21 @@ def unpause(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionD
 
 @router.post("/{run_id}/resume", summary="Resume run")
 @single_thread_endpoint
-def resume(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
-    """Queue a failed or cancelled run again, to continue from its last checkpoint."""
+def resume(
+    run_id: RunId,
+    _: Submitter,
+    state: StateDep,
+    session: WriteSessionDep,
+    after: BackgroundTasks,
+    body: RunResumption | None = None,
+) -> RunView:
+    """Queue a failed or cancelled run again, to continue from its last checkpoint.
+
+    A run that has used up its ``timeout_seconds`` needs a higher limit (409 ``timeout_reached``).
+    """
+    changes = {} if body is None else body.model_dump(exclude_unset=True)
     with state.quotas.admit_runs(session, runs.get_run(session, run_id).owner, 1):
-        run = runs.resume_run(session, run_id)
+        run = runs.resume_run(session, run_id, changes)
     after.add_task(state.wakeups.wake, [run.id])
     return run_view(session, run)
 

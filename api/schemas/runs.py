@@ -51,6 +51,17 @@ class RunAnnotation(RequestModel):
     )
 
 
+class RunResumption(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(timeout_seconds=90_000))
+
+    timeout_seconds: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="replace the limit on the time of all attempts, null removes it; left out: it stays",
+    )
+
+
 class RunView(RowView):
     id: str = Field(description="id of the run")
     kind: str = Field(description="what it does")
@@ -82,7 +93,7 @@ class RunView(RowView):
     encoder_id: str | None = Field(None, description="the encoder that it made or evaluated")
     collection_id: str | None = Field(None, description="the collection that it made or added to")
     inputs: dict[str, Any] | None = Field(
-        None, description="content hash of each dataset, and weights hash of each encoder, that it reads"
+        None, description="content hash of each dataset, weights hash of each encoder, and folders, that it reads"
     )
     study_id: str | None = Field(None, description="the study that submitted it")
     artifacts: dict[str, Any] | None = Field(

@@ -7,12 +7,13 @@ from collections.abc import MutableMapping
 
 import structlog
 
+from lcl_core.common.clock import boot_time
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import find_gpu, visible_devices_env
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.workers import lease_for_serving
 
-LEASE_SECONDS = 60.0
+LEASE_SECONDS = 300.0  # an api that is cut off for longer computes no more, and its GPU may go to a run
 _RENEW_SECONDS = 10.0
 log = structlog.get_logger(__name__)
 
@@ -47,7 +48,7 @@ class InferenceDevice:
         self._database = database
         self._device = device
         self._run: str | None = None  # that had the GPU before, and has not ended
-        self._leased = device is None
+        self._leased_until = float("inf") if device is None else float("-inf")  # boot clock
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -66,7 +67,7 @@ class InferenceDevice:
 
     def check(self) -> None:
         """Raises: UserError ``device_busy`` while a run still has the GPU, or the lease could not be taken."""
-        if self._leased:
+        if boot_time() < self._leased_until:
             return
         holder = f"run {self._run} has it until it ends" if self._run else "its lease could not be renewed"
         message = f"the service computes on {self._device}, and {holder}; send the request again later"
@@ -87,6 +88,7 @@ class InferenceDevice:
 
     def _renew(self) -> None:
         assert self._device is not None, "only a GPU is leased"
+        sent = boot_time()
         with self._database.session() as session:
             self._run = lease_for_serving(session, self._device, LEASE_SECONDS)
-        self._leased = self._run is None
+        self._leased_until = sent + LEASE_SECONDS if self._run is None else float("-inf")

@@ -1,4 +1,4 @@
-"""Names of datasets, encoders and other objects. Without pydantic, whose import would delay the command line."""
+"""Names of objects, and texts that can be stored. Without pydantic, whose import would delay the command line."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def check_name(name: str) -> None:
     """Raises: UserError ``bad_name``."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise UserError(f"{name[:120]!r}: {NAME_RULE}", code="bad_name", field="name")
+
+
+def replace_surrogates(text: str) -> str:
+    """``text`` with U+FFFD for surrogates that have lost their other half: no file and no database can store them."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -6,7 +6,8 @@
                        "items"?: {"only": [locations] or null, "without": [locations]} of the dataset to convert,
                        "collections"?: {name: {"id", "stored", "path", "changes": directory, "through", "index"}},
                        "cache"?: directory that runs share, "roots"?: [allowed data roots],
-                       "home"?: id of the home folder, "attempt_id"?: of the lease}
+                       "home"?: id of the home folder, "attempt_id"?: of the lease,
+                       "restarts"?: how often the run was begun anew}
       changes/         in:  additions to, and removals from, a collection that an index run appends to
       metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
       log.txt          out: stdout and stderr of the process (the supervisor opens it)

@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+from lcl_core.common.names import replace_surrogates
+
 MAX_JSON_DEPTH = 64
 
 
@@ -63,8 +65,3 @@ def to_json_safe(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int)) else str(value)
-
-
-def replace_surrogates(text: str) -> str:
-    """``text`` with U+FFFD for surrogates that have lost their other half."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -24,7 +24,7 @@ from lcl_core.db.datasets import record_version, upsert_dataset
 from lcl_core.db.leases import NO_LEASE, Claim, StaleLease, check_lease, end_increments, lock_with_lease, transition
 from lcl_core.db.metrics import QUARANTINED, Increment, record_increments
 from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id
-from lcl_core.db.outbox import delete_stored_folder, enqueue_upload
+from lcl_core.db.outbox import delete_stored_folder, enqueue_upload, record_run_folder
 from lcl_core.db.quotas import delete_collection_bytes, folder_bytes, record_bytes
 from lcl_core.db.registry import absolute_path, available_name, set_encoder_files
 from lcl_core.db.session import Database, now, to_json_safe
@@ -192,9 +192,7 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
                 record_bytes(session, output.path, registered.owner, output_bytes)
                 if end.holder is not None:
                     enqueue_upload(session, output.path, run.attempt, end.holder)
-        record_bytes(session, f"runs/{run.id}", run.owner, run_dir_bytes)
-        if end.holder is not None and end.run_dir.is_dir():
-            enqueue_upload(session, f"runs/{run.id}", run.attempt, end.holder)
+        record_run_folder(session, run, run_dir_bytes, end.holder if end.run_dir.is_dir() else None)
         session.flush()
         record_increments(session, [*end_increments(run), *_quarantine_increments(run)])
         if output is not None:
@@ -416,10 +414,8 @@ def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> _Reg
     metadata = output.metadata
     name = _output_name(session, run, "dataset", run.spec["name"])
     dataset = upsert_dataset(session, name, output.path, run.owner)
-    statistics = metadata.get("statistics")
-    record_version(
-        session, dataset, str(metadata["content_hash"]), to_json_safe(statistics), owner=run.owner, run_id=run.id
-    )
+    digest, statistics = str(metadata["content_hash"]), metadata.get("statistics")
+    record_version(session, dataset, digest, statistics, owner=run.owner, run_id=run.id)
     return _Registered(dataset.owner)
 
 

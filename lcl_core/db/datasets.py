@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import UserError, suggestion
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db.models import Dataset, DatasetTag, DatasetVersion
-from lcl_core.db.session import now, similar_name
+from lcl_core.db.outbox import delete_stored_folder
+from lcl_core.db.session import now, similar_name, to_json_safe
 from lcl_core.specs.corpus_jobs import ConvertSpec
 
 PRODUCT_OWNER = "lcl"  # owner of bundled encoders and datasets
@@ -88,11 +89,19 @@ def record_version(
     owner: str | None = None,
     run_id: str | None = None,
 ) -> None:
-    """Record the contents of a dataset; contents that differ from the newest version become a new version."""
+    """Record the contents of a dataset; contents that differ from the newest version become a new version.
+
+    Equal contents move the newest version to the dataset's path: a conversion that is repeated replaces damaged files.
+    The folder of before, if the service made it, counts for no owner any more and becomes garbage.
+    """
+    statistics = to_json_safe(statistics)  # splits, sources and labels are texts of the corpus
     dataset.content_hash, dataset.statistics = content_hash, statistics
     versions = list_versions(session, dataset.name)
     if versions and versions[0].content_hash == content_hash:
-        versions[0].path, versions[0].statistics = dataset.path, statistics
+        previous, versions[0].path, versions[0].statistics = versions[0].path, dataset.path, statistics
+        session.flush()
+        if previous not in {dataset.path, *(version.path for version in versions)}:
+            delete_stored_folder(session, previous)
         return
     session.add(
         DatasetVersion(

@@ -26,6 +26,7 @@ from lcl_core.db.runs import measures_held_out
 from lcl_core.db.session import Database, now
 from lcl_core.db.states import FINISHED, State
 from lcl_core.db.studies import study_spec
+from lcl_core.specs.base import slug
 from lcl_core.specs.parsing import AnySpec, dataset_fields, datasets_of, encoders_of, parse_spec
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.trials import evaluate_specs, expand_study
@@ -75,9 +76,13 @@ def check_encoder_name_unused(session: Session, row: EncoderRow, visible_to: str
 
 
 def _encoder_users(session: Session, row: EncoderRow, names: set[str], visible_to: str | None) -> list[str]:
-    """Reasons why the encoder is needed under one of ``names``."""
-    runs = _unfinished_runs_using(session, lambda spec: bool(names.intersection(encoders_of(spec))))
-    studies = _active_studies_using(session, lambda spec: bool(names & _encoders_of_study(spec)), row.run_id)
+    """Reasons why the encoder is needed under one of ``names``, or under the name of a run that becomes one of them."""
+
+    def uses(references: Iterable[str]) -> bool:
+        return any(reference in names or slug(reference) in names for reference in references)
+
+    runs = _unfinished_runs_using(session, lambda spec: uses(encoders_of(spec)))
+    studies = _active_studies_using(session, lambda spec: uses(_encoders_of_study(spec)), row.run_id)
     return _usage_reasons(runs, studies, visible_to)
 
 

@@ -9,6 +9,9 @@ The output of a run is garbage only when the run cannot register it any more: th
 Garbage is therefore never named later, and no lock is needed between finding and removing it. Keys of checkpoints are
 garbage only while no worker has their run; each attempt has keys of its own, so a later one never names them. Folders
 and keys are listed outside of transactions: a file system may be slow.
+
+A folder that no row names any more may still be read: a name moves to a new folder while runs are at work. What an
+unfinished run reads is kept.
 """
 
 from __future__ import annotations
@@ -24,27 +27,31 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Text, cast, delete, select, union
+from sqlalchemy import ColumnElement, Text, cast, delete, literal, select, union
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.files import remove_tree
+from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import home_id
 from lcl_core.db.models import (
     OUTPUT_FOLDERS,
     UPLOAD_PREFIX,
     UPLOADS_FOLDER,
+    ArtifactUpload,
     CollectionRow,
     Dataset,
     DatasetVersion,
     EncoderRow,
     Garbage,
     Run,
+    StoredBytes,
     Study,
 )
-from lcl_core.db.outbox import referenced_keys
+from lcl_core.db.outbox import record_run_folder, referenced_keys
 from lcl_core.db.pgvector import drop_vectors, orphaned_tables
+from lcl_core.db.quotas import folder_bytes
 from lcl_core.db.session import Database, dialect_insert, now
 from lcl_core.db.states import FINISHED, LEASED, State
 from lcl_core.db.studies import ENDED_STATES, study_statuses
@@ -56,6 +63,7 @@ _REMOVED = re.compile(r"\.removed-[0-9a-f]{16}")
 _STORE, _TABLES = "store/", "tables/"  # prefixes of the paths of orphans
 _ANY_ID = re.compile(f"_({_DIGITS})")
 _ANY_UPLOAD = re.compile(rf"{UPLOAD_PREFIX}_{_DIGITS}")
+_RESTING = [state.value for state in (State.FAILED, State.CANCELLED, State.PAUSED)]  # no worker ends them
 _BATCH = 500  # folders or keys that are compared with the rows in one transaction
 StoredKeys = Iterable[tuple[str, int]] | None  # (key of the artifact store, bytes), as listed; None: not listed
 Item = TypeVar("Item")
@@ -138,6 +146,62 @@ def collect_garbage(
         remove_garbage(database, home, [orphan.path], store)
         progress()
     return due
+
+
+def record_run_folders(
+    database: Database, home: Path, holder: str | None, progress: Callable[[], None] = no_progress
+) -> list[str]:
+    """Charge and upload folders of runs whose last attempt no worker ended: it was lost, or cancelled afterwards.
+
+    Args:
+        holder: id of the home, if its folders are to be uploaded to an artifact store.
+
+    Returns: ids of those runs. Raises: OSError, UNREACHABLE.
+    """
+    recorded = []
+    for folders in _batches(path for path in _list_folders(home) if path.startswith("runs/run_")):
+        with database.reading() as session:
+            runs = _unrecorded_runs(session, [path.removeprefix("runs/") for path in folders], holder)
+        for run_id, attempt in runs:
+            run_dir = RunDir(Path(home) / "runs" / run_id)
+            if (last := _attempt_of(run_dir)) < attempt:
+                continue  # another home has the last attempt
+            size = folder_bytes(run_dir.path, shared=False)
+            with database.session() as session:
+                query = select(Run).where(Run.id == run_id, Run.state.in_(_RESTING)).with_for_update(of=Run)
+                run = session.scalars(query).one_or_none()
+                if run is None:
+                    continue
+                if run.state in FINISHED:
+                    run.attempt = last  # the next attempt gets a number, and a key in the store, of its own
+                record_run_folder(session, run, size, holder)
+            recorded.append(run_id)
+            progress()
+    return recorded
+
+
+def _unrecorded_runs(session: Session, run_ids: list[str], holder: str | None) -> list[tuple[str, int]]:
+    """(id, attempt) of those runs that rest after an interruption, and whose folder is not charged or not uploaded."""
+    path = literal("runs/") + Run.id
+    query = (
+        select(Run.id, Run.attempt, Run.state, StoredBytes.path, ArtifactUpload.path)
+        .outerjoin(StoredBytes, StoredBytes.path == path)
+        .outerjoin(ArtifactUpload, ArtifactUpload.path == path)
+        .where(Run.id.in_(run_ids), Run.state.in_(_RESTING), Run.interruption.is_not(None))
+    )
+    return [
+        (run_id, attempt)
+        for run_id, attempt, state, charged, uploaded in session.execute(query).tuples()
+        if charged is None or (holder is not None and state in FINISHED and uploaded is None)
+    ]
+
+
+def _attempt_of(run_dir: RunDir) -> int:
+    """Number of the attempt that prepared the folder last; -1: none did."""
+    try:
+        return int(run_dir.read_run()["attempt"])
+    except (OSError, ValueError, KeyError):
+        return -1
 
 
 def _find_orphans(
@@ -229,12 +293,19 @@ def _unreferenced(session: Session, candidates: list[str]) -> list[str]:
     referenced = set(session.scalars(paths))
     runs = {f"run_{digits[1]}" for path in candidates if (digits := _ANY_ID.search(path))}
     states = dict(session.execute(select(Run.id, Run.state).where(Run.id.in_(runs))).tuples().all())
+    referenced |= _read_folders(session)
     used = _used_uploads(session) if any(path.startswith(UPLOADS_FOLDER) for path in candidates) else frozenset()
     return [
         path
         for path in candidates
         if path not in referenced and path.rpartition("/")[2] not in used and not _may_be_referenced(path, states)
     ]
+
+
+def _read_folders(session: Session) -> set[str]:
+    """Stored paths of the folders that unfinished runs read, as their last attempt recorded them."""
+    inputs = session.scalars(select(Run.inputs).where(Run.state.not_in(FINISHED), Run.inputs.is_not(None)))
+    return {path for read in inputs if read is not None for path in read.get("folders", ())}
 
 
 def _used_uploads(session: Session) -> frozenset[str]:

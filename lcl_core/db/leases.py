@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session, object_session
 
 from lcl_core.db.metrics import ATTEMPTS, CLAIM_LATENCY, LEASE_LOSSES, RUN_DURATION, Increment, record_increments
 from lcl_core.db.models import Metric, Run
-from lcl_core.db.outbox import NOTIFIED_STATES, delete_stored_checkpoints, enqueue_webhooks
+from lcl_core.db.outbox import NOTIFIED_STATES, delete_stored_checkpoints, enqueue_webhooks, record_run_folder
+from lcl_core.db.quotas import delete_bytes
 from lcl_core.db.session import dialect_insert, now, to_json_safe
 from lcl_core.db.states import FINISHED, LEASED, State, check_transition
 from lcl_core.jobs import ANY_DEVICE
@@ -36,6 +37,7 @@ CLAIM_FIELDS = (
     "attempt",
     "max_attempts",
     "from_scratch",
+    "restarts",
     "ran_seconds",
     "continues",
     "resource",
@@ -71,6 +73,7 @@ class Claim:
     devices: tuple[str, ...] = ()  # ids of the GPUs that this node may use; none: the processor
     waited_seconds: float = 0.0  # from when the run could have been claimed
     handle: dict[str, Any] | None = None  # of processes that outlived the worker before
+    restarts: int = 0  # how often a retry began the run anew
     engine: bool = False  # the executor places the processes of all nodes; else each node has a worker of its own
 
     @property
@@ -82,6 +85,11 @@ class Claim:
     def is_gang(self) -> bool:
         """Whether other workers have the other nodes."""
         return self.nodes > 1 and not self.engine
+
+    @property
+    def parent(self) -> str | None:
+        """Id of the run from whose last checkpoint this one starts; None: of none, or it was begun anew since."""
+        return None if self.from_scratch or self.restarts else self.continues
 
     @classmethod
     def of(cls, run: Run | Row[Any], token: str, worker: str, **more: Any) -> Claim:
@@ -146,6 +154,8 @@ def release_lease(
     code: str = "",
     delay_seconds: float = 0.0,
     keep_handle: bool = False,
+    folder_bytes: int | None = None,
+    holder: str | None = None,
 ) -> State:
     """Release an unfinished run, for another worker to resume; a pausing or cancelling one is paused or cancelled.
 
@@ -154,6 +164,8 @@ def release_lease(
         code: cause that is counted until the next new checkpoint.
         delay_seconds: until the run may be claimed again.
         keep_handle: its processes go on, and the next worker re-attaches to them.
+        folder_bytes: of its folder, which its owner is charged with; None: it has none.
+        holder: id of the home, if its folders are to be uploaded to an artifact store.
 
     Raises: StaleLease.
     """
@@ -169,6 +181,8 @@ def release_lease(
         if code:
             _count_setback(run, code)
         _requeue_or_pause(run, moment + timedelta(seconds=delay_seconds))
+    if folder_bytes is not None:
+        record_run_folder(session, run, folder_bytes, holder)
     record_increments(session, end_increments(run))
     return State(run.state)
 
@@ -203,6 +217,7 @@ def expire_leases(session: Session) -> list[Run]:
         count = (run.setbacks or {}).get(COUNTED, 0) + 1
         of = f"{count} of {run.max_attempts} without a new checkpoint"
         run.interruption = {"code": "worker_lost", "message": f"{message} ({of})"}
+        delete_bytes(session, f"runs/{run.id}")  # it has grown since: its home measures it again
         _handle_lost_worker(run, moment, "worker_lost")
     record_increments(session, [LEASE_LOSSES.increment(kind=run.kind) for run in lost] + end_increments(*lost))
     return lost

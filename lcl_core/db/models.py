@@ -167,7 +167,8 @@ class Run(Base):
     result: Mapped[dict[str, Any] | None]
     encoder_id: Mapped[str | None] = mapped_column(String(40))  # its output, or the encoder that it evaluates
     collection_id: Mapped[str | None] = mapped_column(String(40))
-    inputs: Mapped[dict[str, Any] | None]  # {"datasets": {name: content hash}, "encoders": {id: weights hash}}
+    # {"datasets": {name: content hash}, "encoders": {id: weights hash}, "folders": [stored path]}: what it reads
+    inputs: Mapped[dict[str, Any] | None]
     # the study that submitted it; other studies may use the run too
     study_id: Mapped[str | None] = mapped_column(ForeignKey("study.id", ondelete="SET NULL"), index=True)
     continues: Mapped[str | None] = mapped_column(String(40))  # id of the run whose last checkpoint it starts from
@@ -185,6 +186,7 @@ class Run(Base):
     setbacks: Mapped[dict[str, Any] | None]  # leases.Setbacks; None: no attempt was lost since the last new checkpoint
     checkpoint: Mapped[str | None] = mapped_column(String(100))  # name of the newest; later ones are greater
     from_scratch: Mapped[bool] = mapped_column(default=False)  # the next attempt ignores the checkpoints
+    restarts: Mapped[int] = mapped_column(default=0, server_default="0")  # folders from before the last are emptied
     ran_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts
 
     metrics_thinned: Mapped[bool] = mapped_column(default=False, server_default=false())  # since its last end
@@ -266,7 +268,8 @@ class DeviceRow(Base):
     worker: Mapped[str | None] = mapped_column(String(100))
     # of the run's lease or of the member lease; None: reserved for the queued run until that has all that it needs
     token: Mapped[str | None] = mapped_column(String(40))
-    serving_until: Mapped[datetime | None]  # until then an api serves inference on it, and no run gets it
+    # an api serves inference on it, and no run gets it; an api that is well extends it. None: no api does
+    serving_until: Mapped[datetime | None]
 
 
 class Worker(Base):

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import UserError
 from lcl_core.db.metrics import DELIVERIES, record_increments
 from lcl_core.db.models import OUTPUT_FOLDERS, ArtifactUpload, Run, Webhook, WebhookDelivery, new_id, output_id
-from lcl_core.db.quotas import delete_bytes
+from lcl_core.db.quotas import delete_bytes, record_bytes
 from lcl_core.db.session import now
-from lcl_core.db.states import State
+from lcl_core.db.states import FINISHED, State
 
 RunEvent = Literal["run.succeeded", "run.failed", "run.cancelled", "run.paused"]  # of which webhooks are notified
 NOTIFIED_STATES = tuple(State(event.removeprefix("run.")) for event in get_args(RunEvent))
@@ -212,6 +212,19 @@ def enqueue_upload(session: Session, path: str, attempt: int, holder: str) -> No
         session.add(row)
     row.pending, row.holder, row.next_at, row.attempts, row.error = attempt, holder, moment, 0, None
     session.flush()
+
+
+def record_run_folder(session: Session, run: Run, size: int, holder: str | None) -> None:
+    """Charge the folder of a run, of ``size`` bytes, to its owner; of a run that has ended, enqueue its upload.
+
+    An attempt that is handed back may be made again under its number, so its folder is not uploaded.
+
+    Args:
+        holder: home of the folder, whose folders are uploaded; None: there is no folder, or no store.
+    """
+    record_bytes(session, f"runs/{run.id}", run.owner, size)
+    if holder is not None and run.state in FINISHED:
+        enqueue_upload(session, f"runs/{run.id}", run.attempt, holder)
 
 
 def count_pending_uploads(session: Session) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Text, cast, func, or_, select
+from sqlalchemy import ColumnElement, Text, and_, cast, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
@@ -32,6 +32,7 @@ from lcl_core.specs.pretrain import HELD_OUT, PretrainSpec
 MAX_LISTED_IDS = 3  # of runs or studies that have one name
 ESTIMATE_FROM_RUNS = 200  # newest pre-trainings
 Device = Literal["cpu", "gpu"]
+_NO_CHANGES: Mapping[str, Any] = {}
 OwnedRow = TypeVar("OwnedRow", Run, Study)
 _REMEDIES = {
     "cpu": "start one that does (LCL_WORKER_OFFERS), or submit the run again without asking for cpu",
@@ -186,15 +187,31 @@ def unpause_run(session: Session, run_id: str) -> Run:
     return transition(run, _unclaimed_state(session, run), ready_at=now(session))
 
 
-def resume_run(session: Session, run_id: str) -> Run:
-    """Queue a failed or cancelled run again, from its last checkpoint. Raises: ForbiddenTransition."""
-    return _requeue(session, run_id, from_scratch=False)
+def resume_run(session: Session, run_id: str, changes: Mapping[str, Any] = _NO_CHANGES) -> Run:
+    """Queue a failed or cancelled run again, from its last checkpoint.
+
+    Args:
+        changes: {"timeout_seconds": valid limit or None}, which says nothing about the result; empty: it stays.
+
+    Raises: ForbiddenTransition; UserError ``timeout_reached`` where the next attempt would fail at once.
+    """
+    run = _requeue(session, run_id, from_scratch=False)
+    if changes:
+        run.spec = {**run.spec, **changes}
+    limit = run.spec.get("timeout_seconds")
+    if limit is not None and run.ran_seconds >= limit:
+        message = (
+            f"run {run_id} has been at work for {run.ran_seconds:,.0f} s, and its timeout_seconds are {limit:,g}; "
+            f"raise them: lcl runs resume {run_id} --timeout SECONDS (0: no limit)"
+        )
+        raise UserError(message, code="timeout_reached", field="timeout_seconds")
+    return run
 
 
 def retry_run(session: Session, run_id: str) -> Run:
     """Queue a failed or cancelled run again, from scratch; its metrics are deleted. Raises: ForbiddenTransition."""
     run = _requeue(session, run_id, from_scratch=True)
-    run.progress = None
+    run.progress = run.checkpoint = None
     run.ran_seconds = 0.0
     session.execute(sql_delete(Metric).where(Metric.run_id == run_id))
     return run
@@ -241,7 +258,10 @@ def _check_in_no_study(session: Session, run_id: str) -> None:
 
 
 def _check_no_dependents(session: Session, run_id: str) -> None:
-    """A dependent that waits or is paused still needs the final state of its predecessor."""
+    """A dependent that waits or is paused still needs the final state of its predecessor.
+
+    An unfinished run that starts from a checkpoint of this one needs it until it has one of its own.
+    """
     query = (
         select(Run.id)
         .join(Predecessor, Predecessor.run_id == Run.id)
@@ -250,6 +270,13 @@ def _check_no_dependents(session: Session, run_id: str) -> None:
     waiting = session.scalars(query.limit(1)).one_or_none()
     if waiting is not None:
         raise UserError(f"run {waiting} comes after {run_id} and still waits; cancel that first", code="run_is_awaited")
+    from_last = and_(Run.continues == run_id, Run.restarts == 0)  # a retry begins without it
+    starts_from_it = or_(from_last, Run.spec[("branch", "run")].as_string() == run_id)
+    unfinished = Run.state.not_in(FINISHED), Run.kind == "pretrain", Run.checkpoint.is_(None)
+    starting = session.scalars(select(Run.id).where(*unfinished, starts_from_it).order_by(Run.id).limit(1)).first()
+    if starting is not None:
+        message = f"run {starting} starts from a checkpoint of {run_id} and has none of its own yet"
+        raise UserError(f"{message}; cancel that first, or wait for its first checkpoint", code="run_is_awaited")
 
 
 def _unclaimed_state(session: Session, run: Run) -> State:
@@ -280,6 +307,7 @@ def _requeue(session: Session, run_id: str, from_scratch: bool) -> Run:
         setbacks=None,
         # a retry that never started is still from scratch after a resume
         from_scratch=from_scratch or run.from_scratch,
+        restarts=run.restarts + from_scratch,
     )
 
 

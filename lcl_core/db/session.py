@@ -45,6 +45,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
 from lcl_core.common.errors import UserError, suggestion
+from lcl_core.common.names import replace_surrogates
 
 MAX_NAMES = 1000  # among which a similar one is looked for
 # raised while a database is away, restarts or is overrun; a later attempt may succeed
@@ -212,11 +213,15 @@ def create_engines(url: str, *, pooled: bool = False) -> tuple[Engine, Engine]:
 
 
 def to_json_safe(value: Any) -> Any:
-    """``value`` with non-finite numbers as null and without NUL characters, which PostgreSQL's JSON cannot store."""
+    """``value`` as JSON that every database stores.
+
+    Non-finite numbers become null, NUL characters are left out, and half a surrogate pair, which JSON can write as an
+    escape, becomes U+FFFD.
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return value.replace("\x00", "")
+        return replace_surrogates(value.replace("\x00", ""))
     if isinstance(value, dict):
         return {to_json_safe(str(key)): to_json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

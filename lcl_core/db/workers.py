@@ -237,8 +237,24 @@ def needed_devices(run: Run, size: int) -> int:
 
 
 def serving_devices(session: Session) -> set[str]:
-    """Devices on which an api serves inference."""
-    return set(session.scalars(select(DeviceRow.id).where(DeviceRow.serving_until >= now(session))))
+    """Devices on which an api serves inference, also while it cannot renew its lease: see ``expire_serving_leases``."""
+    return set(session.scalars(select(DeviceRow.id).where(DeviceRow.serving_until.is_not(None))))
+
+
+def has_expired_serving_leases(session: Session) -> bool:
+    """Whether ``expire_serving_leases`` would find a device; only reads."""
+    query = select(DeviceRow.id).where(DeviceRow.serving_until < now(session))
+    return session.scalars(query.limit(1)).first() is not None
+
+
+def expire_serving_leases(session: Session) -> list[str]:
+    """Give devices whose api has ended back to runs. Returns: their ids.
+
+    To be called only when the database has answered for a lease without a gap: after an outage of it every api that is
+    well has renewed its lease by then.
+    """
+    ended = update(DeviceRow).where(DeviceRow.serving_until < now(session)).values(serving_until=None)
+    return list(session.scalars(ended.returning(DeviceRow.id)))
 
 
 def lease_for_serving(session: Session, device: str, seconds: float) -> str | None:

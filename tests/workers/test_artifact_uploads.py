@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from lcl_core.db import artifacts, outbox, submit
+from lcl_core.common.run_dir import RunDir
+from lcl_core.db import artifacts, leases, outbox, quotas, runs, submit
 from lcl_core.db import outbox as db_outbox
+from lcl_core.db import queue as db_queue
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.session import Database
 from tests.workers.in_process_worker import InProcessWorker
 from tests.workers.worker_processes import WorkerProcesses
-from workers.maintenance import upload_tasks
+from workers.maintenance import remove_garbage, upload_tasks
 from workers.settings import WorkerSettings
 
 
@@ -60,6 +62,64 @@ def test_it_goes_on_until_the_store_has_everything(
 
 def test_without_a_store_there_is_nothing_to_do(database: Database, settings: WorkerSettings) -> None:
     assert upload_tasks(database, settings) == []
+
+
+def test_a_run_that_is_cancelled_between_attempts_is_charged_and_sent(
+    database: Database,
+    settings: WorkerSettings,
+    modules: dict[str, str],
+    queue: Callable[..., str],
+    run_of: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
+    worker, collector = InProcessWorker(database, settings, modules), artifacts.Artifacts(settings)
+    run_id = queue(owner="ada")
+    monkeypatch.setenv("LCL_TOY", "killed@1")
+    worker.work()
+    assert run_of(run_id).state == "queued"
+    size = quotas.folder_bytes(worker.run_dir(run_id).path)
+    with database.session() as session:
+        assert quotas.owner_bytes(session, "ada") == size > 0
+        assert outbox.count_pending_uploads(session) == 0, "the attempt may be made again under its number"
+        runs.cancel_run(session, run_id)
+    remove_garbage(database, settings, collector, "w-1")
+    with database.session() as session:
+        assert quotas.owner_bytes(session, "ada") == size
+        assert run_id in db_outbox.runs_with_pending_uploads(session, [run_id])
+        runs.delete_run(session, run_id)
+        assert (quotas.owner_bytes(session, "ada"), outbox.count_pending_uploads(session)) == (0, 0)
+
+
+def test_the_folder_of_a_lost_worker_is_charged_and_sent_by_its_home(
+    database: Database,
+    settings: WorkerSettings,
+    queue: Callable[..., str],
+    run_of: Callable[[str], Any],
+    tmp_path: Path,
+) -> None:
+    settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
+    elsewhere = settings.model_copy(update={"home": tmp_path / "other"})
+    run_id = queue(owner="ada", max_attempts=2)
+    for place in (elsewhere, settings):
+        with database.session() as session:
+            claim = db_queue.claim_next(session, "w-1", lease_seconds=-1.0)
+        assert isinstance(claim, leases.Claim)
+        with database.session() as session:
+            leases.expire_leases(session)
+        run_dir = RunDir(place.runs_dir / run_id)
+        run_dir.prepare({"attempt": claim.attempt})
+        run_dir.log_file.write_bytes(b"x" * 3000)
+    assert run_of(run_id).state == "failed"
+
+    def charged_by(place: WorkerSettings) -> tuple[int, bool]:
+        remove_garbage(database, place, artifacts.Artifacts(place), str(place.home))
+        with database.reading() as session:
+            pending = db_outbox.runs_with_pending_uploads(session, [run_id])
+            return quotas.owner_bytes(session, "ada"), run_id in pending
+
+    assert charged_by(elsewhere) == (0, False), "its folder is of an earlier attempt"
+    assert charged_by(settings) == (quotas.folder_bytes(settings.runs_dir / run_id), True)
 
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)

@@ -14,7 +14,7 @@ from lcl_core.db import queue as db_queue
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.session import Database
-from lcl_core.db.workers import WorkerIdentity, release_task
+from lcl_core.db.workers import WorkerIdentity, lease_for_serving, release_task, serving_devices
 from tests.workers.worker_processes import WorkerProcesses
 from workers import maintenance
 from workers.maintenance import MAINTENANCE, QueueMaintenance
@@ -229,3 +229,24 @@ def owner_of(run_of: Callable[[str], Any], run_id: str, pid: int) -> str | None:
     """The worker that has the run, if it is that process."""
     owner = run_of(run_id).lease_owner
     return owner if owner is not None and f"-{pid}-" in owner else None
+
+
+@BOTH
+def test_the_gpu_of_an_api_goes_to_runs_again_when_it_has_ended_and_not_after_an_outage(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team.add("first")
+    team.rounds(25)  # more than a lease of the runs
+    with team.database.session() as session:
+        lease_for_serving(session, "GPU-1", 5.0)
+
+    def is_serving() -> bool:
+        with team.database.reading() as session:
+            return serving_devices(session) == {"GPU-1"}
+
+    team.rounds(4)
+    team.seconds += 3600  # the database, or the whole machine, is away
+    team.rounds(15)
+    assert is_serving(), "the api has had less than a lease's time to renew"
+    team.rounds(10)
+    assert not is_serving()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from lcl_core.common.errors import UserError
 from lcl_core.db import leases, registry, runs
 from lcl_core.db import queue as db_queue
 from lcl_core.db.session import Database, now
@@ -113,6 +114,10 @@ def test_a_run_that_continues_another_begins_with_its_checkpoint(
     assert steps_of(parent) == list(range(1, 7))
     orphan = queue(steps=4, continues="run_gone")
     in_process_worker.work()
+    assert (run_of(orphan).state, run_of(orphan).reason["code"]) == ("failed", "parent_deleted")
+    with in_process_worker.database.session() as session:
+        runs.retry_run(session, orphan)
+    in_process_worker.work()
     assert (run_of(orphan).state, run_of(orphan).result["final"]["start"]) == ("succeeded", 0)
 
 
@@ -138,6 +143,34 @@ def test_a_branch_begins_at_its_milestone_also_when_it_is_retried(
     in_process_worker.work()
     assert run_of(again).state == "succeeded"
     assert (in_process_worker.run_dir(again).checkpoints / "step_00000004").is_dir()
+
+
+def test_a_retry_that_another_home_began_begins_anew_in_the_home_with_the_old_checkpoints(
+    in_process_worker: InProcessWorker,
+    modules: dict[str, str],
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Steps,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database, settings = in_process_worker.database, in_process_worker.settings
+    url, home = settings.resolved_database_url, settings.home.with_name("other")
+    other = InProcessWorker(database, settings.model_copy(update={"home": home, "database_url": url}), modules)
+    parent = queue(steps=6, checkpoint_every=2)
+    in_process_worker.work()
+    run_id = queue(steps=9, checkpoint_every=7, continues=parent)
+    monkeypatch.setenv("LCL_TOY", "crash@8")
+    in_process_worker.work()
+    assert run_of(run_id).state == "failed"
+    with database.session() as session:
+        runs.retry_run(session, run_id)
+    monkeypatch.setenv("LCL_TOY", "killed@1")  # before its first checkpoint
+    other.work()
+    assert (run_of(run_id).state, run_of(run_id).from_scratch) == ("queued", False)
+    monkeypatch.delenv("LCL_TOY")
+    in_process_worker.work()
+    assert (run_of(run_id).state, run_of(run_id).result["final"]["start"]) == ("succeeded", 0)
+    assert steps_of(run_id) == list(range(1, 10))
 
 
 def test_a_damaged_checkpoint_is_told_in_the_row(
@@ -286,6 +319,28 @@ def test_a_run_that_takes_too_long_fails(
     in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.reason["code"], run.reason["field"]) == ("failed", "timeout", "timeout_seconds")
+
+
+def test_a_run_that_took_too_long_goes_on_with_a_higher_limit(
+    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LCL_TOY", "hang")
+    run_id = queue(steps=8, spec={"timeout_seconds": 0.5})
+    in_process_worker.settings.cancel_grace_seconds = 0.2
+    in_process_worker.work()
+    assert run_of(run_id).reason["code"] == "timeout"
+    (in_process_worker.run_dir(run_id).checkpoints / "state.json").write_text('{"step": 5}')
+    for changes in ({}, {"timeout_seconds": 0.1}):
+        with pytest.raises(UserError) as caught, in_process_worker.database.session() as session:
+            runs.resume_run(session, run_id, changes)
+        assert (caught.value.code, caught.value.field) == ("timeout_reached", "timeout_seconds")
+        assert run_of(run_id).state == "failed"
+    with in_process_worker.database.session() as session:
+        runs.resume_run(session, run_id, {"timeout_seconds": 600.0})
+    monkeypatch.delenv("LCL_TOY")
+    in_process_worker.work()
+    run = run_of(run_id)
+    assert (run.state, run.result["final"]["start"], run.spec["timeout_seconds"]) == ("succeeded", 5, 600.0)
 
 
 def test_a_leaving_worker_hands_the_run_back_without_using_an_attempt(

@@ -100,9 +100,14 @@ class AsyncRunCalls(AsyncTransport):
     async def unpause(self, run_id: str) -> RunJson:
         return await self.post(f"{_run_path(run_id)}/unpause")
 
-    async def resume(self, run_id: str) -> RunJson:
-        """Continue a cancelled or failed run from its last checkpoint."""
-        return await self.post(f"{_run_path(run_id)}/resume")
+    async def resume(self, run_id: str, *, timeout_seconds: float | None = None) -> RunJson:
+        """Continue a cancelled or failed run from its last checkpoint.
+
+        Args:
+            timeout_seconds: new limit on the time of all attempts; 0: none; None: as it was.
+        """
+        body = None if timeout_seconds is None else {"timeout_seconds": timeout_seconds or None}
+        return await self.post(f"{_run_path(run_id)}/resume", body)
 
     async def retry(self, run_id: str) -> RunJson:
         """Start a finished run from the beginning."""

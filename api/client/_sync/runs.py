@@ -101,9 +101,14 @@ class RunCalls(Transport):
     def unpause(self, run_id: str) -> RunJson:
         return self.post(f"{_run_path(run_id)}/unpause")
 
-    def resume(self, run_id: str) -> RunJson:
-        """Continue a cancelled or failed run from its last checkpoint."""
-        return self.post(f"{_run_path(run_id)}/resume")
+    def resume(self, run_id: str, *, timeout_seconds: float | None = None) -> RunJson:
+        """Continue a cancelled or failed run from its last checkpoint.
+
+        Args:
+            timeout_seconds: new limit on the time of all attempts; 0: none; None: as it was.
+        """
+        body = None if timeout_seconds is None else {"timeout_seconds": timeout_seconds or None}
+        return self.post(f"{_run_path(run_id)}/resume", body)
 
     def retry(self, run_id: str) -> RunJson:
         """Start a finished run from the beginning."""

@@ -31,9 +31,9 @@ from functools import partial
 from pathlib import Path
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.names import replace_surrogates
 from lcl_core.data.formats.base import FormatReader, ReaderOptions, display_name, resolve_file
 from lcl_core.data.formats.image_lookup import IMAGE_EXTENSIONS, read_folder_image
-from lcl_core.data.json_values import replace_surrogates
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
 SYNSET_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "synset_mapping.txt", "synsets.txt", "meta.mat")

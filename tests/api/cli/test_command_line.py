@@ -173,6 +173,10 @@ def test_verbs_say_what_became_of_the_run(lcl: Any, live_service: Any) -> None:
     assert lcl("runs", "cancel", run_id)[1] == f"{run_id} is cancelled\n"
     assert lcl("runs", "resume", run_id)[1] == f"{run_id} is queued\n"
     assert json.loads(lcl("--json", "runs", "cancel", run_id)[1])["state"] == "cancelled"
+    for given, limit in (("90", 90), ("0", None)):
+        assert lcl("runs", "resume", run_id, "--timeout", given)[0] == 0
+        assert live_service.admin.run(run_id)["spec"]["timeout_seconds"] == limit
+        live_service.admin.cancel(run_id)
     assert lcl("runs", "delete", run_id, "--yes")[1] == f"{run_id} is deleted\n"
     assert lcl("runs", "show", run_id)[0] == 1
 

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from lcl_core.db import complete_run, leases
+from lcl_core.db import runs as db_runs
 from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat
 
 SPEC = {"preset": "sample", "steps": 7}
@@ -104,6 +105,19 @@ def test_pages_filter_and_continue(live_service: Any, http: httpx.Client, refuse
     refused(http.get("/v1/runs", params={"cursor": "nonsense"}), 400, "bad_cursor")
     refused(http.get("/v1/runs", params={"state": "asleep"}), 422, field="state")
     refused(http.get("/v1/runs", params={"limit": 0}), 422, field="limit")
+
+
+def test_a_run_is_resumed_with_another_limit_of_its_time(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    run_id = live_service.admin.submit("pretrain", {"preset": "sample", "timeout_seconds": 60})["id"]
+    for body, limit in (({"timeout_seconds": 90.5}, 90.5), ({}, 90.5), ({"timeout_seconds": None}, None)):
+        http.post(f"/v1/runs/{run_id}/cancel")
+        refused(http.post(f"/v1/runs/{run_id}/resume", json={"timeout_seconds": 0}), 422, field="timeout_seconds")
+        refused(http.post(f"/v1/runs/{run_id}/resume", json={"steps": 1}), 422)
+        assert http.post(f"/v1/runs/{run_id}/resume", json=body).json()["spec"]["timeout_seconds"] == limit
+    with live_service.context.database.session() as session:
+        run = db_runs.get_run(session, run_id)
+        run.state, run.ran_seconds = "failed", 7.0
+    refused(http.post(f"/v1/runs/{run_id}/resume", json={"timeout_seconds": 7}), 409, "timeout_reached")
 
 
 def test_verbs_follow_the_state_machine(live_service: Any, http: httpx.Client, refused: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lcl_core.db import complete_run
 from lcl_core.db.queue import claim_next
-from lcl_core.db.workers import WorkerIdentity, deregister, lease_for_serving, record_heartbeat
+from lcl_core.db.workers import WorkerIdentity, deregister, expire_serving_leases, lease_for_serving, record_heartbeat
 
 DEVICES = ("GPU-a", "GPU-b", "GPU-c")
 OFFERS = ("cpu", "gpu")
@@ -56,4 +56,5 @@ def test_each_device_names_the_run_that_has_it(live_service: Any, http: httpx.Cl
     live_service.settle(claim, complete_run.RunCancelled())
     http.post(f"/v1/runs/{waiting['id']}/cancel")
     with live_service.context.database.session() as session:
-        lease_for_serving(session, "GPU-c", 0.0)
+        lease_for_serving(session, "GPU-c", -1.0)
+        expire_serving_leases(session)

@@ -17,7 +17,7 @@ from lcl_core.db import submit as db_submit
 from lcl_core.db.leases import Claim, release_lease
 from lcl_core.db.queue import claim_next
 from lcl_core.db.session import Database
-from lcl_core.db.workers import lease_for_serving, serving_devices
+from lcl_core.db.workers import expire_serving_leases, lease_for_serving, serving_devices
 from tests.fake_nvidia_smi import gpu_id, install, listing
 
 
@@ -76,9 +76,27 @@ def test_the_gpu_of_the_service_goes_to_no_run_until_it_ends(database: Database)
     assert claim.devices == (gpu_id(1),)
     device.close()
     with database.session() as session:
-        lease_for_serving(session, gpu_id(0), 0.0)  # as if its time had passed
+        lease_for_serving(session, gpu_id(0), -1.0)  # as if its time had passed
         db_submit.submit(session, "pretrain", {}, gpus=1)
+        assert claim_next(session, "w", 30.0, ("gpu",), devices=only) is None, "the api may have been cut off"
+        assert expire_serving_leases(session) == [gpu_id(0)]
         assert claim_next(session, "w", 30.0, ("gpu",), devices=only) is not None
+
+
+def test_an_api_that_cannot_renew_its_lease_computes_no_more(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = InferenceDevice(database, gpu_id(0))
+    ahead, real = {"seconds": 0.0}, inference_device.boot_time
+    monkeypatch.setattr(inference_device, "boot_time", lambda: real() + ahead["seconds"])
+    device.start()
+    ahead["seconds"] = inference_device.LEASE_SECONDS
+    with pytest.raises(UserError, match="its lease could not be renewed") as caught:
+        device.check()
+    assert caught.value.code == "device_busy"
+    device._renew()
+    device.check()
+    device.close()
 
 
 def test_inference_waits_until_a_run_has_left_the_gpu(

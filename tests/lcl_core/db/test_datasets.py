@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from lcl_core.common.errors import UserError
-from lcl_core.db import complete_run, datasets, leases, registry
+from lcl_core.db import complete_run, datasets, deletion, leases, quotas, registry
+from lcl_core.db.models import ArtifactUpload, StoredBytes
 from lcl_core.db.session import Database
 from lcl_core.specs.parsing import parse_spec
 
@@ -37,6 +41,43 @@ def test_other_contents_are_a_new_version_and_the_same_ones_are_none(database: D
         with pytest.raises(UserError) as caught:
             datasets.list_versions(session, "absent")
     assert caught.value.code == "unknown_dataset"
+
+
+def test_statistics_with_texts_that_no_database_stores_are_recorded(database: Database, root: Path) -> None:
+    statistics = json.loads(
+        '{"splits": {"tr\\u0000ain": 1}, "labels": {"k": {"\\ud800": 1}}, "sources": ["\\ud83d\\ude00"]}'
+    )
+    with database.session() as session:
+        row = datasets.register_dataset(session, "mine", root / "one", [root], "ada")
+        datasets.record_version(session, row, "a" * 64, statistics)
+    with database.reading() as session:
+        [row] = datasets.list_datasets(session)
+        [version] = datasets.list_versions(session, "mine")
+        assert row.statistics == version.statistics
+        assert row.statistics == {"splits": {"train": 1}, "labels": {"k": {"\ufffd": 1}}, "sources": ["\U0001f600"]}
+
+
+def test_a_folder_that_the_same_contents_replace_is_not_charged_any_more(
+    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
+) -> None:
+    home, run_dir = tmp_path / "home", tmp_path / "run"
+    for name, size, digest in (("mine", 100, "a"), ("mine", 100, "a"), ("mine", 30, "b")):
+        queue("convert", {"path": "/data", "name": name}, owner="ada")
+        (run_dir / "artifacts/dataset").mkdir(parents=True)
+        (run_dir / "artifacts/dataset/shard").write_bytes(b"x" * size)
+        made = {"path": "artifacts/dataset", "content_hash": digest * 64, "statistics": None}
+        done = complete_run.RunSucceeded({"dataset": made})
+        assert complete_run.complete_run(database, claim(), done, run_dir, home, 1.0, "home_1") == "succeeded"
+        shutil.rmtree(run_dir)
+    with database.session() as session:
+        first, second = (row.path for row in reversed(datasets.list_versions(session, "mine")))
+        folders = set(session.scalars(select(StoredBytes.path).where(StoredBytes.path.startswith("datasets/"))))
+        assert folders == {first, second}
+        uploads = select(ArtifactUpload.path).where(ArtifactUpload.path.startswith("datasets/"))
+        assert set(session.scalars(uploads)) == {first, second}, "the upload of a folder that is gone never ends"
+        assert quotas.owner_bytes(session, "ada") == 130
+        deletion.delete_dataset(session, datasets.get_dataset(session, "mine"), home)
+        assert quotas.owner_bytes(session, "ada") == 0
 
 
 def test_what_a_moved_name_holds_is_not_known_before_it_is_read(database: Database, root: Path) -> None:

@@ -29,7 +29,7 @@ def encoder(database: Database) -> str:
 
 def refusal(database: Database, sight: str | None = None) -> str:
     with database.session() as session, pytest.raises(UserError) as caught:
-        deletion.delete_encoder(session, registry.get_encoder(session, "tiny"), sight)
+        deletion.delete_encoder(session, registry.get_encoder(session, "enc_1"), sight)
     assert caught.value.code == "encoder_in_use"
     return caught.value.message
 
@@ -44,10 +44,14 @@ def test_an_encoder_goes_with_what_is_known_of_its_files(database: Database, enc
             registry.get_encoder(session, encoder)
 
 
-@pytest.mark.parametrize("named", ["tiny", "enc_1"])
+@pytest.mark.parametrize("named", ["tiny", "enc_1", "the tiny"])
 def test_a_run_that_waits_needs_it_by_id_or_name(
     database: Database, queue: Callable[..., str], encoder: str, named: str
 ) -> None:
+    if named == "the tiny":  # name of the run that made it
+        with database.session() as session:
+            registry.get_encoder(session, encoder).name = "the-tiny"
+            assert registry.get_encoder(session, named).id == encoder
     run_id = queue("evaluate", {"encoder": named}, owner="bob")
     queue("evaluate", {"encoder": "another"}, owner="ada")
     assert run_id in refusal(database)
@@ -57,7 +61,7 @@ def test_a_run_that_waits_needs_it_by_id_or_name(
     with database.session() as session:
         runs.cancel_run(session, run_id)
     with database.session() as session:
-        deletion.delete_encoder(session, registry.get_encoder(session, "tiny"))
+        deletion.delete_encoder(session, registry.get_encoder(session, encoder))
 
 
 @pytest.mark.parametrize("named", ["tiny", "enc_1"])

@@ -14,12 +14,15 @@ import pytest
 from sqlalchemy import text
 
 from lcl_core.common.files import stage
-from lcl_core.db import garbage, runs, studies
+from lcl_core.common.run_dir import RunDir
+from lcl_core.db import datasets, garbage, leases, runs, studies
 from lcl_core.db.artifacts import home_id
 from lcl_core.db.models import CollectionRow, Dataset, DatasetVersion, EncoderRow, Garbage, new_id, output_id
 from lcl_core.db.session import Database, now
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import StudySpec
+from workers.prepare_run import prepare_run_dir
+from workers.settings import WorkerSettings
 
 GRACE = 3600.0
 ENCODERS = "encoders"
@@ -111,6 +114,23 @@ def test_what_a_run_may_still_make_again_is_kept(
     encoder = output_id("enc", run_id)
     left = {put(home, f"{ENCODERS}/{encoder}"), put(home, f"{ENCODERS}/.{encoder}.0badcafe")}
     assert collected(database, home) == (set() if wanted else left)
+
+
+def test_a_folder_that_a_dataset_has_left_stays_until_every_run_that_reads_it_has_ended(
+    database: Database, home: Path, queue: Callable[..., str], claim: Callable[..., leases.Claim]
+) -> None:
+    old, new, other = (put(home, f"datasets/{new_id('data')}") for _ in range(3))
+    with database.session() as session:
+        session.add(Dataset(name="d", path=old, owner="ada", created_at=now(session)))
+    run_id = queue("validate", {"dataset": "d"})
+    settings = WorkerSettings(home=home, database_url=str(database.engine.url))
+    prepare_run_dir(database, settings, claim(), RunDir(home / "runs" / run_id), {})
+    with database.session() as session:
+        datasets.upsert_dataset(session, "d", new, "ada")
+    assert collected(database, home) == {other}
+    with database.session() as session:
+        runs.get_run(session, run_id).state = "succeeded"
+    assert collected(database, home) == {old}
 
 
 # kind and spec of a run that reads a path

@@ -129,3 +129,33 @@ def test_a_run_that_is_awaited_is_not_deleted(database: Database, queue: Submit)
         runs.delete_run(session, first)
     with database.reading() as session:
         assert list(runs.get_run(session, second).after) == []
+
+
+@pytest.mark.parametrize("start", ["branch", "continues"])
+def test_a_run_is_not_deleted_before_those_that_start_from_it_have_a_checkpoint(
+    database: Database, queue: Submit, claim: Take, run_of: RunOf, start: str
+) -> None:
+    trunk = queue("pretrain", {"steps": 9})
+    end(database, trunk, "succeeded")
+    spec = {"steps": 9} | ({"branch": {"run": trunk, "step": 3}} if start == "branch" else {})
+    second = queue("pretrain", spec, **({"continues": trunk} if start == "continues" else {}))
+    claimed = claim()
+
+    def refused() -> None:
+        with pytest.raises(UserError, match=second) as caught, database.session() as session:
+            runs.delete_run(session, trunk)
+        assert caught.value.code == "run_is_awaited"
+
+    refused()
+    with database.session() as session:
+        leases.record_checkpoint(session, claimed, "step_00000004")
+        leases.transition(runs.get_run(session, second), leases.State.FAILED, **leases.NO_LEASE)
+    with database.session() as session:
+        runs.retry_run(session, second)
+    if start == "branch":  # a retry of the other begins from the beginning
+        refused()
+    again = claim()
+    with database.session() as session:
+        leases.record_checkpoint(session, again, "step_00000004")
+    with database.session() as session:
+        runs.delete_run(session, trunk)

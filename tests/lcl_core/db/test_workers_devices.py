@@ -14,7 +14,15 @@ from lcl_core.db import complete_run, gang, leases, runs
 from lcl_core.db import queue as db_queue
 from lcl_core.db.models import Run, Worker
 from lcl_core.db.session import Database
-from lcl_core.db.workers import WorkerIdentity, capacity, device_uses, lease_for_serving, record_heartbeat
+from lcl_core.db.workers import (
+    WorkerIdentity,
+    capacity,
+    device_uses,
+    expire_serving_leases,
+    has_expired_serving_leases,
+    lease_for_serving,
+    record_heartbeat,
+)
 from tests.fake_nvidia_smi import MIG_ID, gpu_id
 
 Queue = Callable[..., str]
@@ -447,5 +455,9 @@ def test_a_device_that_serves_inference_goes_to_no_run(
         assert lease_for_serving(session, EIGHT[0], 30.0) is None
     assert claim_on() is None
     with database.session() as session:
-        lease_for_serving(session, EIGHT[0], 0.0)
+        lease_for_serving(session, EIGHT[0], -1.0)
+    assert claim_on() is None, "its api may have been cut off from the database, as the workers were"
+    with database.session() as session:
+        assert expire_serving_leases(session) == [EIGHT[0]]
+        assert not has_expired_serving_leases(session)
     assert claim_on().run_id == waiting

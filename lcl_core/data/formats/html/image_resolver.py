@@ -16,10 +16,10 @@ from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 from PIL import Image
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.names import replace_surrogates
 from lcl_core.data.corpus.file_store import FileStore, has_file
 from lcl_core.data.formats.image_lookup import ImageFinder, inline_image
 from lcl_core.data.image_decoding import FORMATS, MAX_IMAGE_BYTES
-from lcl_core.data.json_values import replace_surrogates
 from lcl_core.data.records import RecordImage
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")

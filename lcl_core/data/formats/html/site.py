@@ -22,13 +22,14 @@ from typing import ClassVar
 from pydantic import Field
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.names import replace_surrogates
 from lcl_core.data.corpus.file_store import FileStore, FolderStore, ZipStore
 from lcl_core.data.formats.base import FormatReader, ReaderOptions
 from lcl_core.data.formats.html.chunking import ChunkUnit, chunk_units, image_units, split_sentences, text_units
 from lcl_core.data.formats.html.image_resolver import RejectedImage, ResolvedImage, SiteImages
 from lcl_core.data.formats.html.parser import HtmlPage, ImageItem, PageItem, TextItem, decode_page, parse_page
 from lcl_core.data.formats.image_lookup import ImageFinder
-from lcl_core.data.json_values import BadValue, replace_surrogates
+from lcl_core.data.json_values import BadValue
 from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, SequenceDocument
 
 _FILE_NAME = re.compile(r"\S+\.(?:png|jpe?g|gif|webp|svg|bmp|tiff?|avif)", re.I)

@@ -12,7 +12,7 @@ def columns(database: Database) -> set[str]:
 
 
 def test_it_comes_and_goes(database: Database) -> None:
-    database.downgrade("0026")
+    database.downgrade("0027")
     assert not {"owner", "charged_bytes"} & columns(database)
     with database.writer.connect() as connection, connection.begin():
         connection.execute(
