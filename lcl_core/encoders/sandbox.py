@@ -61,7 +61,7 @@ class SandboxBusy(UserError):
         super().__init__("other encoders are being examined; try again in a few seconds", code="examination_busy")
 
 
-class ExaminationSlots:
+class SandboxQueue:
     """Examinations that run at one time, at most one of each owner. Who waits is served in order of arrival.
 
     Args:
@@ -99,7 +99,7 @@ class ExaminationSlots:
         return len(self._running) < self._most and next(ready, None) is ticket
 
 
-_slots = ExaminationSlots(MAX_PROCESSES)
+_queue = SandboxQueue(MAX_PROCESSES)
 
 
 def inspect_encoder(
@@ -130,7 +130,7 @@ def inspect_encoder(
         return found
     if importer is not None:
         _check_refusals(digest, directory)
-    with _slots.acquire(f"file {directory}" if importer is None else f"owner {importer}", QUEUE_SECONDS):
+    with _queue.acquire(f"file {directory}" if importer is None else f"owner {importer}", QUEUE_SECONDS):
         if (found := _read_cache(digest, memory)) is not None:
             return found
         try:

@@ -13,7 +13,7 @@ import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders import sandbox
-from lcl_core.encoders.sandbox import ExaminationSlots, SandboxBusy, _check_outputs, inspect_encoder
+from lcl_core.encoders.sandbox import SandboxQueue, SandboxBusy, _check_outputs, inspect_encoder
 
 
 def test_a_batch_of_large_inputs_is_refused_although_its_outputs_are_small() -> None:
@@ -33,7 +33,7 @@ def test_a_batch_of_large_inputs_is_refused_although_its_outputs_are_small() -> 
 
 
 def test_each_owner_has_one_examination_at_a_time(eventually: Callable[..., None]) -> None:
-    slots, order, go_on = ExaminationSlots(2), list[str](), threading.Event()
+    slots, order, go_on = SandboxQueue(2), list[str](), threading.Event()
 
     def examine(name: str, owner: str) -> None:
         with slots.acquire(owner, 60):
