@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -25,6 +27,8 @@ UNREADABLE_IMAGE_SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="150" he
 <path d="M52 68l51-46" stroke="#b42318" stroke-width="2.5"/>
 <text x="75" y="88" font-family="sans-serif" font-size="11.5" text-anchor="middle" fill="#b42318">cannot be read</text>
 </svg>"""
+MAX_DOWNLOADS = 8  # streamed ones of one key at a time: each holds one of the page's connections to the service
+TOO_MANY_DOWNLOADS = "Too many downloads at once. Wait until one of them has ended, then try again."
 GUIDE_HEADERS = ("content-type", "content-security-policy", "cache-control")
 IMAGE_HEADERS = {"cache-control": "private, max-age=3600", "x-content-type-options": "nosniff"}
 
@@ -79,12 +83,18 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
     def dataset_image(dataset: str, image: str) -> Response:
         return _image_response(lambda: client.dataset_image(dataset, image), placeholder=True)
 
-    _add_downloads(router, client)
+    _add_downloads(router, client, team)
     _add_guide_routes(router, client)
     return router
 
 
-def _add_downloads(router: APIRouter, client: Client) -> None:
+def _add_downloads(router: APIRouter, client: Client, team: SessionStore | None) -> None:
+    running = RunningDownloads()
+
+    def user_key(request: Request) -> str:
+        session = team.find(request.scope.get(SESSION_SCOPE_KEY)) if team else None
+        return session.key if session else ""
+
     @router.get("/study/{study}/table.{kind}")
     def study_table(study: str, kind: str) -> Response:
         return _attachment(lambda: client.study_table(study, kind).encode(), f"table.{kind}")
@@ -94,13 +104,16 @@ def _add_downloads(router: APIRouter, client: Client) -> None:
         return _attachment(lambda: client.study_plot(study, name, kind), f"{name}.{kind}")
 
     @router.get("/encoder/{encoder}/{format}.tar")
-    def exported(encoder: str, format: str) -> Response:
+    def exported(encoder: str, format: str, request: Request) -> Response:
         opened = client.encoder_archive(encoder, format)
-        return _streamed_attachment(opened, f"{encoder}-{format}.tar", "application/x-tar")
+        return _streamed_attachment(
+            running.one_more(user_key(request)), opened, f"{encoder}-{format}.tar", "application/x-tar"
+        )
 
     @router.get("/artifacts/{run}/{name:path}")
-    def artifact(run: str, name: str) -> Response:
-        return _streamed_attachment(client.artifact_stream(run, name), PurePosixPath(name).name)
+    def artifact(run: str, name: str, request: Request) -> Response:
+        opened = client.artifact_stream(run, name)
+        return _streamed_attachment(running.one_more(user_key(request)), opened, PurePosixPath(name).name)
 
     @router.get("/vectors/{collection}.{kind}")
     def vectors(collection: str, kind: str) -> Response:
@@ -163,12 +176,38 @@ def _error(error: ApiError) -> Response:
     return PlainTextResponse(error.message, status_code=error.status or 502)
 
 
+class RunningDownloads:
+    """Downloads under way, by key."""
+
+    def __init__(self) -> None:
+        self._running: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one_more(self, key: str) -> Iterator[None]:
+        """Count a download for the block. Raises: ApiError 429 where the key has ``MAX_DOWNLOADS``."""
+        with self._lock:
+            if self._running[key] >= MAX_DOWNLOADS:
+                raise ApiError(429, "too_many_downloads", TOO_MANY_DOWNLOADS)
+            self._running[key] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running[key] -= 1
+                self._running += Counter()  # forgets the keys without downloads
+
+
 def _streamed_attachment(
-    opened: AbstractContextManager[httpx.Response], name: str, media_type: str = "application/octet-stream"
+    counted: AbstractContextManager[None],
+    opened: AbstractContextManager[httpx.Response],
+    name: str,
+    media_type: str = "application/octet-stream",
 ) -> Response:
-    """A file of the service as a download, streamed."""
+    """A file of the service as a download, streamed; ``counted`` until its end."""
     with ExitStack() as stack:
         try:
+            stack.enter_context(counted)
             file = stack.enter_context(opened)
         except ApiError as error:
             return _error(error)

@@ -8,7 +8,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.client import ApiError
-from ui.file_routes import build_file_routes
+from ui.file_routes import MAX_DOWNLOADS, RunningDownloads, build_file_routes
 from ui.vector_files import FORMATS, as_npy
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
@@ -213,3 +213,19 @@ def test_the_page_is_alive_while_all_its_threads_wait_for_the_service(service: A
             return alive.status_code
 
     assert asyncio.run(ask()) == 200
+
+
+def test_so_many_downloads_of_one_key_run_at_one_time() -> None:
+    """Each holds one of the connections that the page has to the service, for all of its users."""
+    running = RunningDownloads()
+    with ExitStack() as stack:
+        for _ in range(MAX_DOWNLOADS):
+            stack.enter_context(running.one_more("ada"))
+        with pytest.raises(ApiError, match="Too many downloads") as caught, running.one_more("ada"):
+            pass
+        assert caught.value.status == 429
+        with running.one_more("bob"):
+            pass
+    with running.one_more("ada"):
+        pass
+    assert not running._running

@@ -13,7 +13,7 @@ import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders import sandbox
-from lcl_core.encoders.sandbox import SandboxQueue, SandboxBusy, _check_outputs, inspect_encoder
+from lcl_core.encoders.sandbox import SandboxBusy, SandboxQueue, _check_outputs, inspect_encoder
 
 
 def test_a_batch_of_large_inputs_is_refused_although_its_outputs_are_small() -> None:
