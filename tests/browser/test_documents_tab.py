@@ -126,7 +126,7 @@ def test_what_is_typed_while_a_dataset_is_opened_stays(visitor: Any, page_url: s
     expect(words).to_have_value("Second")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pages(world: Any) -> str:
     """A dataset of eight documents of a sentence each."""
     folder = world.home / "incoming" / "pages"
