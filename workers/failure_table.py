@@ -139,7 +139,7 @@ _TABLE = (
     FailureRule("out_of_memory", "the process ran out of memory, or the GPU did", Policy.FINAL),
     FailureRule("disk_full", "no space is left; make room, then `lcl runs resume ID`", Policy.FINAL),
     FailureRule("read_only", "the folder is read-only; make it writable, then `lcl runs resume ID`", Policy.FINAL),
-    FailureRule("timeout", "the run took longer than its `timeout_seconds`", Policy.FINAL),
+    FailureRule("timeout", "the run took longer than its `timeout_seconds`; resume it with a higher one", Policy.FINAL),
     FailureRule("crash", "any other exception, signal or exit status", Policy.FINAL),
     FailureRule("no_result", "the process ended in order, without a result", Policy.FINAL),
 )

@@ -102,6 +102,8 @@ class StubService:
 def _bytes_in(value: Any) -> Iterator[bytes]:
     if isinstance(value, bytes):
         yield value
+    elif isinstance(value, Path):  # the client reads the files that it is given
+        yield value.read_bytes()
     elif isinstance(value, dict):
         yield from _bytes_in(list(value.values()))
     elif isinstance(value, list | tuple):

@@ -200,7 +200,8 @@ class SearchTab:
             gr.on([self.go.click, self.text.submit], newest(self.submit_query), asked, self.result_outputs, **several),
             self.image.upload(uploaded, asked, [*self.result_outputs, self.anchor], **several),
             gr.on([self.k.input, self.hybrid.input], search_again, asked, self.result_outputs, **several),
-            self.where.input(newest(self.filter_again), asked, self.result_outputs, **several),
+            # not input: Gradio sends none when a value is typed or removed
+            self.where.change(newest(self.filter_again), [*asked, self.current], self.result_outputs, **several),
             self.collection.input(newest(self.change_collection), asked, [self.where, *self.result_outputs], **several),
         ]
         for button, words in zip(self.examples, EXAMPLES, strict=True):
@@ -424,14 +425,19 @@ class SearchTab:
         image: str | None,
         words: float,
         where: list[str],
-        *more: Any,
+        k: int,
+        hybrid: bool,
+        anchor: Anchor,
+        current: PageQuery | None,
     ) -> tuple[Any, ...]:
-        """As ``search_again``; a filter that cannot be read is reported without a query, too."""
+        """The query with other labels, unless what is on show has these: labels of images and addresses draw it."""
         try:
-            parse_label_filter(where)
+            filters = parse_label_filter(where)
         except UserError as error:
             return _result_updates(PageResult(error_box(error.message, NO_FILTER)))
-        return self.search_again(mode, collection, text, image, words, where, *more)
+        if current is not None and current.where == filters:
+            return (gr.skip(),) * 3
+        return self.search_again(mode, collection, text, image, words, where, k, hybrid, anchor)
 
     def change_collection(
         self,

@@ -307,11 +307,15 @@ def test_a_link_that_was_opened_before_the_service_answered_leads_to_its_search(
 def test_a_filter_that_is_chosen_during_a_search_is_one_of_the_next(service: Any) -> None:
     client = service(search={"hits": [HIT], "took_ms": 1})
     tab = SearchTab(client)
-    drawn, query, _ = tab.filter_again(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], 12)
-    assert "“ant”" in drawn
-    assert query.where == {"hue": ["red"]}
-    assert tab.filter_again(TEXT_TO_IMAGES, "col_1", "", None, 50, [RED], 12) == (gr.skip(),) * 3
-    assert "write label=value" in tab.filter_again(TEXT_TO_IMAGES, "col_1", "", None, 50, ["ab"], 12)[0]
+    shown = tab.search(TEXT_TO_IMAGES, "col_1", "bee", None, 50, [], 12)[1]
+    for on_show in (None, shown):
+        drawn, query, _ = tab.filter_again(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], 12, False, None, on_show)
+        assert "“ant”" in drawn
+        assert query.where == {"hue": ["red"]}
+    rest = (12, False, None)
+    assert tab.filter_again(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], *rest, query) == (gr.skip(),) * 3
+    assert tab.filter_again(TEXT_TO_IMAGES, "col_1", "", None, 50, [RED], *rest, None) == (gr.skip(),) * 3
+    assert "write label=value" in tab.filter_again(TEXT_TO_IMAGES, "col_1", "", None, 50, ["ab"], *rest, None)[0]
 
 
 def test_before_the_service_has_answered_the_page_neither_invites_nor_stops_asking(
