@@ -195,10 +195,14 @@
   // Gradio's own sign of pending events stands beside the container, and a reload of the pane may draw the same again.
   const shownResults = () => document.querySelector('#search-results .html-container')?.innerHTML;
   let before;           // results when the searches under way began
+  let filters = '[]';   // of the search that began last
   const arrival = new MutationObserver(() => searches > 0 && shownResults() !== before && forget(''));
   window.lclSearch = {
     number: () => numbered += 1,
-    begin() {
+    // Gradio says that the filters have changed also where it draws the same again.
+    asks: (chosen) => JSON.stringify(chosen ?? []) === filters,
+    begin(chosen) {
+      filters = JSON.stringify(chosen ?? []);
       const pane = document.querySelector('#search-results');
       if (pane) arrival.observe(pane, { childList: true, subtree: true });
       searches += 1;

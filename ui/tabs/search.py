@@ -69,8 +69,11 @@ EXAMPLES = ["umbrella", "guitar", "flower", "airplane", "moon", "fruit", "house"
 NO_FILTER = "The filter cannot be read"
 POLL_SECONDS = 3  # between two looks for the first collection
 RESULT_COUNTS = [12, 24, 48, 96]
+WHERE = 5  # among the values of a search
 # before and after each search (page.js)
-BEGIN_SCRIPT = "(turn, number, ...query) => [turn, window.lclSearch.begin(), ...query]"
+BEGIN_SCRIPT = f"(turn, number, ...query) => [turn, window.lclSearch.begin(query[{WHERE}]), ...query]"
+# an event of its own, so that a change that is none takes no turn
+REFILTER_SCRIPT = "(where, times) => window.lclSearch.asks(where) ? times : times + 1"
 END_SCRIPT = "() => window.lclSearch.end()"
 CANCEL_SCRIPT = "window.addEventListener('lcl-cancel', (event) => trigger('select', { number: event.detail }));"
 FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
@@ -132,6 +135,7 @@ class SearchTab:
         self.turn = gr.State(PageSelection(0))  # number of the newest search
         self.opened = gr.State(PageSelection(0))  # number of the newest details
         self.number = gr.Number(visible=False)  # that of a search, which the browser gives it
+        self.refiltered = gr.Number(0, visible=False)  # how often other labels were chosen
         with gr.Column(elem_classes="lcl-panel"):
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.mode = gr.Radio(
@@ -200,8 +204,7 @@ class SearchTab:
             gr.on([self.go.click, self.text.submit], newest(self.submit_query), asked, self.result_outputs, **several),
             self.image.upload(uploaded, asked, [*self.result_outputs, self.anchor], **several),
             gr.on([self.k.input, self.hybrid.input], search_again, asked, self.result_outputs, **several),
-            # not input: Gradio sends none when a value is typed or removed
-            self.where.change(newest(self.filter_again), [*asked, self.current], self.result_outputs, **several),
+            self.refiltered.change(self.filter_again, [*asked, self.current], self.result_outputs, **several),
             self.collection.input(newest(self.change_collection), asked, [self.where, *self.result_outputs], **several),
         ]
         for button, words in zip(self.examples, EXAMPLES, strict=True):
@@ -209,6 +212,8 @@ class SearchTab:
             begun.append(typed.then(search, asked, self.result_outputs, **several))
         for event in begun:
             event.then(None, js=END_SCRIPT)
+        # not input: Gradio sends none when a value is typed or removed
+        self.where.change(None, [self.where, self.refiltered], self.refiltered, js=REFILTER_SCRIPT)
         self._wire_results(search_again, asked)
 
     def _wire_results(self, search_again: Callable[..., Any], asked: list[Any]) -> None:
@@ -417,27 +422,21 @@ class SearchTab:
         result = self.search(mode, *query)
         return result if result[0] != _empty_state(mode) else (gr.skip(),) * 3
 
-    def filter_again(
-        self,
-        mode: str,
-        collection: str | None,
-        text: str,
-        image: str | None,
-        words: float,
-        where: list[str],
-        k: int,
-        hybrid: bool,
-        anchor: Anchor,
-        current: PageQuery | None,
-    ) -> tuple[Any, ...]:
-        """The query with other labels, unless what is on show has these: labels of images and addresses draw it."""
+    def filter_again(self, turn: PageSelection[int], number: float, *values: Any) -> tuple[Any, ...]:
+        """The query with other labels, unless what is on show has these: labels of images and addresses draw it.
+
+        Args:
+            values: those of ``search``, and the search on show.
+        """
+        *query, current = values
         try:
-            filters = parse_label_filter(where)
+            filters = parse_label_filter(query[WHERE])
         except UserError as error:
-            return _result_updates(PageResult(error_box(error.message, NO_FILTER)))
+            problem = error_box(error.message, NO_FILTER)
+            return newest(lambda: _result_updates(PageResult(problem)))(turn, number)
         if current is not None and current.where == filters:
             return (gr.skip(),) * 3
-        return self.search_again(mode, collection, text, image, words, where, k, hybrid, anchor)
+        return newest(self.search_again)(turn, number, *query)
 
     def change_collection(
         self,

@@ -21,6 +21,7 @@ from ui.tabs.search_query import (
     BOTH,
     IMAGE_TO_TEXTS,
     TEXT_TO_IMAGES,
+    PageQuery,
     SearchRunner,
     filter_choices,
     filter_labels,
@@ -306,16 +307,23 @@ def test_a_link_that_was_opened_before_the_service_answered_leads_to_its_search(
 
 def test_a_filter_that_is_chosen_during_a_search_is_one_of_the_next(service: Any) -> None:
     client = service(search={"hits": [HIT], "took_ms": 1})
-    tab = SearchTab(client)
+    tab, turn = SearchTab(client), PageSelection(0)
+
+    def refilter(text: str, where: list[str], on_show: PageQuery | None) -> tuple[Any, ...]:
+        return tab.filter_again(
+            turn, turn.current + 1, TEXT_TO_IMAGES, "col_1", text, None, 50, where, 12, False, None, on_show
+        )
+
     shown = tab.search(TEXT_TO_IMAGES, "col_1", "bee", None, 50, [], 12)[1]
     for on_show in (None, shown):
-        drawn, query, _ = tab.filter_again(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], 12, False, None, on_show)
+        drawn, query, _ = refilter("ant", [RED], on_show)
         assert "“ant”" in drawn
         assert query.where == {"hue": ["red"]}
-    rest = (12, False, None)
-    assert tab.filter_again(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], *rest, query) == (gr.skip(),) * 3
-    assert tab.filter_again(TEXT_TO_IMAGES, "col_1", "", None, 50, [RED], *rest, None) == (gr.skip(),) * 3
-    assert "write label=value" in tab.filter_again(TEXT_TO_IMAGES, "col_1", "", None, 50, ["ab"], *rest, None)[0]
+    begun = turn.current
+    assert refilter("ant", [RED], query) == (gr.skip(),) * 3
+    assert turn.current == begun, "a search under way goes on"
+    assert refilter("", [RED], None) == (gr.skip(),) * 3
+    assert "write label=value" in refilter("", ["ab"], None)[0]
 
 
 def test_before_the_service_has_answered_the_page_neither_invites_nor_stops_asking(
