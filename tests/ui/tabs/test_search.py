@@ -294,11 +294,10 @@ def test_the_empty_page_shows_how_far_the_first_collection_is(service: Any) -> N
 def test_a_link_that_was_opened_before_the_service_answered_leads_to_its_search(service: Any, away: Exception) -> None:
     client = service(collections=away)
     tab, link = SearchTab(client), Request(collection="col_1", q="ant")
-    assert tab.refresh(None, None, None, link)[1] is True
     *_, found = tab.poll(None, True, None, link)
     assert tab.open_late_link(found, PageSelection(0), None, None, link) == OpenedSearch()
-    hits = {"hits": [HIT], "took_ms": 1}
-    client.answers |= {"collections": [COLLECTION], "collection": COLLECTION, "search": hits}
+    found = {"hits": [HIT], "took_ms": 1}
+    client.answers |= {"collections": [COLLECTION], "collection": COLLECTION, "search": found}
     *_, found = tab.poll(None, True, None, link)
     assert "“ant”" in tab.open_late_link(found, PageSelection(0), None, None, link).results
     *_, found = tab.poll("col_1", False, None, link)
