@@ -7,7 +7,6 @@ them as two files in a directory of its own.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 from lcl_core.common.errors import UserError
 
 _LINES, _BYTES = "changes.jsonl", "changes.blob"
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +35,6 @@ class ChangeRecord:
     record: dict[str, Any] | None = None
     vector: bytes = b""
     text_vectors: bytes = b""
-
-
-def storable_text(text: str) -> str:
-    """``text`` with U+FFFD for NUL, which PostgreSQL cannot store, and for halves of surrogate pairs."""
-    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def caption_texts(record: Mapping[str, Any]) -> tuple[str, ...]:

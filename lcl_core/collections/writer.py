@@ -21,10 +21,11 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import BlobWriter, CollectionManifest, Dtype, Target
 from lcl_core.collections.labels import LabelIndex, LabelIndexBuilder, choose_types, stored_value
-from lcl_core.collections.records import DeltaSnapshot, storable_text
+from lcl_core.collections.records import DeltaSnapshot
 from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
+from lcl_core.common.names import storable_text
 from lcl_core.specs.corpus_jobs import IndexSpec, LabelType
 from lcl_core.vector_indexes import BATCH_ROWS, FILES, INDEXES, IndexLocation, VectorBatch
 
@@ -42,7 +43,7 @@ class CollectionItem:
     source: str = ""
 
     def storable(self) -> CollectionItem:
-        """The image with texts that every file, database and response can have (``records.storable_text``)."""
+        """The image with texts that every file, database and response can have (``storable_text``)."""
         return replace(
             self,
             image=storable_text(self.image),

@@ -19,3 +19,8 @@ def check_name(name: str) -> None:
 def replace_surrogates(text: str) -> str:
     """``text`` with U+FFFD for surrogates that have lost their other half: no file and no database can store them."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def storable_text(text: str) -> str:
+    """As ``replace_surrogates``, and U+FFFD for NUL, which PostgreSQL cannot store."""
+    return replace_surrogates(text).replace("\0", "\ufffd")

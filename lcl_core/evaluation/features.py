@@ -236,9 +236,11 @@ class _ProgressCounter:
 def _create_npy(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     """A new memory-mapped file whose blocks are reserved: on a full disk, writing to others ends the process by SIGBUS.
 
-    Raises: OSError on a full disk.
+    macOS cannot reserve them. Raises: OSError on a full disk.
     """
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if not hasattr(os, "posix_fallocate"):
+        return array
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array

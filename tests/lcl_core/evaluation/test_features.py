@@ -78,6 +78,14 @@ def test_a_full_disk_is_an_error_before_anything_is_computed(
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
+def test_features_are_computed_where_blocks_cannot_be_reserved(
+    encoder: EvaluatedEncoder, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert len(look(encoder, squares, tmp_path).pooled) == len(NAMES)
+
+
 def test_room_for_features_is_made_before_they_are_computed(
     encoder: EvaluatedEncoder, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
