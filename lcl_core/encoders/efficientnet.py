@@ -38,7 +38,7 @@ class EfficientNetImageEncoder(ExternalImageEncoder):
 
     def build(self, trained: bool) -> None:
         config = check_efficientnet(self.directory)
-        self.side = int(config["image_size"])
+        self.architecture, self.side = str(config["architecture"]), int(config["image_size"])
         self.mean, self.deviation = config["mean"], config["deviation"]
         if trained:
             check_network_size(self.directory, self.origin, lambda: _network(config["architecture"], self.side))

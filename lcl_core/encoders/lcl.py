@@ -333,7 +333,7 @@ def _check_timm_tower(directory: Path) -> None:
     try:
         check_network_size(directory, detect_encoder(directory), lambda: LCLModel(config))
     except UserError as error:
-        if error.code in ("encoder_unreadable", "missing_extra"):
+        if error.code == "encoder_unreadable":
             raise
         message = f"the vision tower cannot be built ({error.message}); give the directory of a saved encoder"
         raise UserError(message, code="encoder_unreadable", field="encoder", file=directory / CONFIG) from error

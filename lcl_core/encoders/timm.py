@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lcl_core.common.errors import UserError, import_optional
+from lcl_core.common.errors import UserError
 from lcl_core.encoders.external import ExternalImageEncoder, check_network_size, feature_map_to_tokens, square_side
 
 
@@ -22,7 +23,7 @@ class TimmImageEncoder(ExternalImageEncoder):
     kind = "timm"
 
     def build(self, trained: bool) -> None:
-        library: Any = import_optional("timm", "a timm encoder", "interop")
+        library: Any = import_module("timm")
         self.library = f"timm {library.__version__}"
         if trained:
             check_network_size(self.directory, self.origin, lambda: library.create_model(f"local-dir:{self.directory}"))
@@ -57,7 +58,7 @@ def import_timm(model: str, weights: Path, target: Path) -> None:
     Raises:
         UserError: ``unknown_model``, ``unreadable`` or ``weights_mismatch``.
     """
-    library: Any = import_optional("timm", "a timm encoder", "interop")
+    library: Any = import_module("timm")
     if not library.is_model(model):
         raise UserError(f"timm knows no model {model[:80]!r}; timm.list_models() names them", code="unknown_model")
     network = library.create_model(model, pretrained=False)

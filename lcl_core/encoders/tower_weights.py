@@ -3,6 +3,9 @@
 A vision transformer in blocks that normalise first is the same network in OpenCLIP, timm, Hugging Face and here; their
 names differ, and where a library keeps apart what LCLModel has in one tensor, the two are multiplied out: separate
 projections of q, k and v, layer scale, a bias of the patch embedding, and another normalisation of pixels.
+
+EfficientNet-Lite is timm's ``tf_efficientnet_lite*``, layer by layer: a tower ``timm:tf_efficientnet_lite0`` takes its
+weights. The classifier's last convolution is left out, since a tower ends with the last feature map.
 """
 
 from __future__ import annotations
@@ -10,13 +13,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
 from lcl_core.encoders.base import ImageEncoder
+from lcl_core.encoders.efficientnet import EfficientNetImageEncoder
 from lcl_core.encoders.external import ExternalImageEncoder, ExternalTextEncoder
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.model import LCLConfig
@@ -41,6 +47,12 @@ class TowerWeights:
     settings: Settings = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
+    def of_vision(self) -> TowerWeights:
+        """Those of the vision tower, without the pooler."""
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name.startswith("visual.")}
+        settings = {what: value for what, value in self.settings.items() if what.startswith("vision")}
+        return replace(self, tensors=tensors, settings=settings)
+
 
 def tower_weights(encoder: ImageEncoder) -> TowerWeights:
     """The weights of a loaded encoder; without any where its networks are no such transformers."""
@@ -48,6 +60,8 @@ def tower_weights(encoder: ImageEncoder) -> TowerWeights:
         words = encoder.processor.tokenizer.vocabulary
         return TowerWeights(_on_cpu(encoder.model), words, model_settings(encoder.model.config))
     assert isinstance(encoder, ExternalImageEncoder)
+    if isinstance(encoder, EfficientNetImageEncoder):
+        return _efficientnet_weights(encoder)
     tensors, left_out = _renamed(_on_cpu(encoder.network), "visual.")
     settings = _settings(encoder.network, "vision")
     if "visual.conv1.weight" in tensors:
@@ -176,6 +190,26 @@ def _fold_stem(tensors: dict[str, Tensor], encoder: ExternalImageEncoder) -> dic
         left_out["visual.positional_embedding, rows of registers"] = _NOT_HERE
     tensors["visual.positional_embedding"] = torch.cat(rows)
     return left_out
+
+
+def _efficientnet_weights(encoder: EfficientNetImageEncoder) -> TowerWeights:
+    """The network's tensors by timm's names: both libraries list the layers in the same order.
+
+    Pixels are normalised otherwise: in the notation of :func:`_fold_stem`, the first convolution becomes W s / s', and
+    the constant W (m - m') / s' is subtracted from the mean that the batch normalisation after it subtracts. The
+    padding of that convolution, zeros, then stands for m in place of m'.
+    """
+    timm: Any = import_module("timm")
+    with torch.device("meta"):
+        names = list(timm.create_model(f"tf_{encoder.architecture.replace('-', '_')}", features_only=True).state_dict())
+    state = list(_on_cpu(encoder.network).items())
+    tensors = {f"visual.network.{name}": tensor for name, (_, tensor) in zip(names, state, strict=False)}
+    left_out = {f"visual.{name}": "a tower ends with the last feature map" for name, _ in state[len(names) :]}
+    stem, mean = tensors["visual.network.conv_stem.weight"], tensors["visual.network.bn1.running_mean"]
+    shift = _channels(CLIP_MEAN, encoder.deviation, encoder.mean)
+    tensors["visual.network.bn1.running_mean"] = mean - (stem * shift).sum((1, 2, 3))
+    tensors["visual.network.conv_stem.weight"] = stem * _channels(CLIP_STD, encoder.deviation)
+    return TowerWeights(tensors, left_out=left_out)
 
 
 def _rows_before_patches(rows: int, patches: int) -> int:

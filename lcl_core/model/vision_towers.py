@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -354,10 +355,21 @@ class ResNetTower(LayeredTower):
         return self.ln_post(x.permute(0, 2, 3, 1).flatten(1, 2))
 
 
+def _depthwise_forward(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``forward`` in fp32 where a CPU's autocast would compute it in bf16; its result is in bf16 as then."""
+    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return forward(x)
+    with torch.autocast("cpu", enabled=False):
+        result = forward(x.float())
+    return result.to(torch.get_autocast_dtype("cpu"))
+
+
 class TimmTower(VisionTower):
     """The last feature map with ``patch_size`` pixels a position of a timm network, and a norm.
 
     Batch normalisation uses the statistics of one process's micro-batch, and their running mean in evaluation.
+    Depthwise convolutions compute in fp32 on a CPU, whose libraries have no fast kernel for them in bf16: with it
+    EfficientNet-Lite0 trains at a third of the speed.
     """
 
     def __init__(self, config: LCLConfig) -> None:
@@ -367,6 +379,8 @@ class TimmTower(VisionTower):
         self.channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
         self.ln_post = nn.LayerNorm(config.vision_width)
         for module in self.network.modules():  # timm has initialised it; tensors outside of the weights are computed
+            if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+                module.forward = partial(_depthwise_forward, module.forward)  # type: ignore[method-assign]
             if not hasattr(module, "init_non_persistent_buffers"):
                 module._is_hf_initialized = True
 

@@ -39,7 +39,9 @@ def pack(source: Path, target: Path, info: dict[str, Any]) -> str:
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"not the directory of an encoder: {error}", code="encoder_unreadable", file=source) from error
     target.mkdir(parents=True)
-    rounded = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+    rounded = {
+        name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for name, tensor in weights.items()
+    }
     save_file(rounded, target / _WEIGHTS, metadata={"format": "pt"})
     write_json_atomically(target / _CONFIG, {**config, "dtype": "bfloat16"})
     for name in _COPIED:

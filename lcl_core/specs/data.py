@@ -36,6 +36,12 @@ class SourceSpec(Spec):
         "keywords (one, or some in any order) and the texts as written, or (keyword) the name or one keyword alone; "
         "images without keywords keep their texts",
     )
+    image_first_probability: Fraction | None = Field(
+        None,
+        exclude_if=lambda probability: probability is None,
+        description="of this source, in place of data.image_first_probability: texts before an image train the "
+        "contrastive loss, texts after it train captions",
+    )
 
 
 class AugmentationSpec(Spec):

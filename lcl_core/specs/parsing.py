@@ -75,8 +75,12 @@ def encoder_fields(spec: AnySpec) -> dict[str, str]:
     """Ids or names of the encoders that a spec uses, by the dotted field that names each."""
     if isinstance(spec, PretrainSpec):
         distill = spec.objective.distill
-        named = {} if spec.model.init is None else {"model.init": spec.model.init}
-        return named if distill is None else named | {"objective.distill.encoder": distill.encoder}
+        references = {
+            "model.init": spec.model.init,
+            "model.vision_init": spec.model.vision_init,
+            "objective.distill.encoder": None if distill is None else distill.encoder,
+        }
+        return {field: encoder for field, encoder in references.items() if encoder is not None}
     named = {"encoder": spec.encoder} if isinstance(spec, EvaluateSpec | IndexSpec | MatchSpec) else {}
     return named | (spec.further_encoders() if isinstance(spec, EvaluateSpec) else {})
 

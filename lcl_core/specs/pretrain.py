@@ -57,6 +57,12 @@ class ModelSpec(Spec):
         description="id or name of a registered encoder whose weights the run starts from, as far as they fit; none: "
         "random weights",
     )
+    vision_init: EncoderReference | None = Field(
+        None,
+        exclude_if=lambda encoder: encoder is None,
+        description="id or name of a registered encoder whose vision tower the run starts from, in place of that of "
+        "init; none: no other",
+    )
     text_init: str | None = Field(
         None,
         pattern=r"^(/.{1,4095}|[A-Za-z_][A-Za-z0-9_]{0,99})$",

@@ -7,12 +7,13 @@ Validation, estimates and the schema of saved encoders need these without torch;
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from lcl_core.common.errors import UserError, import_optional
+from lcl_core.common.errors import UserError
 
 DEFAULT_TOWER = "vit"
 TOWER_PATTERN = r"^(vit|hybrid|convnext|resnet|timm:[A-Za-z0-9_]{1,100}(\.[A-Za-z0-9_-]{1,100})?)$"
@@ -220,10 +221,10 @@ def build_timm_network(vision: str, image_size: int, patch_size: int, width: int
     the same features. Nothing is downloaded.
 
     Raises:
-        UserError: naming the field of the spec: timm is missing or has no such model, or the sizes do not fit it.
+        UserError: naming the field of the spec: timm has no such model, or the sizes do not fit it.
     """
     field, name = "model.vision", vision.partition(":")[2]
-    timm: Any = import_optional("timm", f"model.vision {vision}", "interop", field)
+    timm: Any = import_module("timm")
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         ways = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them"
@@ -240,6 +241,9 @@ def build_timm_network(vision: str, image_size: int, patch_size: int, width: int
         message = f"{vision} has {channels} channels at {patch_size} pixels a position; set vision_width to {channels}"
         raise UserError(f"model.vision_width: {message}", code="bad_spec", field="model.vision_width")
     network = _create_feature_network(timm, name, image_size, out_indices=(last,))
+    stage = re.fullmatch(r"blocks\.(\d+)", maps[last]["module"])
+    if stage and hasattr(network, "blocks"):  # an EfficientNet keeps the stages after its map
+        del network.blocks[int(stage[1]) + 1 :]
     dropout = import_module("torch.nn.modules.dropout")._DropoutNd
     for part in network.modules():
         if isinstance(part, dropout):

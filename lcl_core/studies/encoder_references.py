@@ -13,7 +13,7 @@ from lcl_core.specs.study import AxisSpec, ChoiceSpec, GridSearch, HalvingSearch
 from lcl_core.studies.results import CellRecord, RunRecord
 from lcl_core.studies.trials import Setting, apply_overlay, evaluate_specs, pretrain_spec, study_rows
 
-TRAINING_FIELDS = ("model.init", "objective.distill.encoder")
+TRAINING_FIELDS = ("model.init", "model.vision_init", "objective.distill.encoder")
 Replacement = Callable[[str], str]
 
 

@@ -194,7 +194,7 @@ def build_config(spec: PretrainSpec, tokenizer: Tokenizer) -> LCLConfig:
     """
     specials, weights = tokenizer.specials, spec.objective.weights
     return LCLConfig(
-        **spec.model.model_dump(exclude={"init", "text_init", "freeze", "drop_path"}),
+        **spec.model.model_dump(exclude={"init", "vision_init", "text_init", "freeze", "drop_path"}),
         vocab_size=tokenizer.vocab_size,
         sot_token_id=specials.sot,
         eot_token_id=specials.eot,
@@ -226,5 +226,5 @@ def defers_init(spec: PretrainSpec, ranks: int) -> bool:
     Weights of encoders and language models are fitted to whole tensors, and draws of some towers depend on values.
     """
     tower = TOWERS[spec.model.vision.partition(":")[0]]
-    from_elsewhere = spec.model.init is not None or spec.model.text_init is not None
+    from_elsewhere = (spec.model.init, spec.model.vision_init, spec.model.text_init) != (None, None, None)
     return spec.engine.strategy == "fsdp2" and ranks > 1 and tower.deferrable and not from_elsewhere

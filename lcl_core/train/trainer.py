@@ -78,7 +78,13 @@ from lcl_core.train.optimizer import (
     set_learning_rate,
 )
 from lcl_core.train.train_step import GlobalBatchCounts, TrainingStep
-from lcl_core.train.warm_start import add_teacher, start_from_encoder, start_from_language_model
+from lcl_core.train.warm_start import (
+    INIT,
+    VISION_INIT,
+    add_teacher,
+    start_from_encoder,
+    start_from_language_model,
+)
 
 
 def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict[str, Any]:
@@ -169,8 +175,8 @@ class Trainer:
         else:
             model = build_model(config, spec.seed)
         model.train()
-        if (encoder := spec.model.init) is not None:
-            start_from_encoder(model, self.tokenizer, encoder, self.run_dir, main=self.ranks.rank == 0)
+        for start in (INIT, VISION_INIT):
+            start_from_encoder(model, self.tokenizer, start, spec.model, self.run_dir, main=self.ranks.rank == 0)
         if (folder := spec.model.text_init) is not None:
             start_from_language_model(model, self.tokenizer, folder, self.run_dir, main=self.ranks.rank == 0)
         freeze_parts(model, spec.model.freeze)

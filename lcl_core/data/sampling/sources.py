@@ -179,9 +179,9 @@ class StreamContext:
             for image, out in zip(images, levels, strict=True)
         )
 
-    def encode_pair(self, texts: list[str], draw: random.Random) -> tuple[str, list[int]]:
-        """One of the texts, drawn, and its tokens in the pair wrapper."""
-        text, image_first = draw.choice(texts), draw.random() < self.data.image_first_probability
+    def encode_pair(self, texts: list[str], draw: random.Random, image_first: float) -> tuple[str, list[int]]:
+        """One of the texts, drawn, and its tokens in the pair wrapper. ``image_first``: probability."""
+        text, image_first = draw.choice(texts), draw.random() < image_first
         wrapper = self.tokenizer, self.num_image_tokens, self.context_length, image_first, self.numerics
         return text, render_pair(text, *wrapper)
 
@@ -192,6 +192,8 @@ class SampleSource(ABC):
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
         self._context, self._number, self._dataset, self._corpus = context, number, spec.dataset, corpus
         self._captions = spec.captions
+        own = spec.image_first_probability
+        self._image_first = context.data.image_first_probability if own is None else own
 
     @abstractmethod
     def __len__(self) -> int:
@@ -234,7 +236,7 @@ class SampleSource(ABC):
         images, problems = self._context.read(self._dataset, self._corpus, [image])
         if problems:
             return SkippedSample(name, "unreadable image", *_describe(problems))
-        text, ids = self._context.encode_pair(texts, draw)
+        text, ids = self._context.encode_pair(texts, draw, self._image_first)
         cropped = self._context.crop([images[image]], draw)
         concepts, terms = (hash_term(subject.concept),), term_hashes(subject, text)
         return Sample(name, self._number, np.array(ids, np.int32), *cropped, concepts=concepts, terms=terms)
@@ -306,7 +308,7 @@ class DocumentSource(SampleSource):
     ) -> tuple[list[int], list[str]] | None:
         context = self._context
         return encode_document(
-            plan.to_document(readable, draw, context.data.image_first_probability),
+            plan.to_document(readable, draw, self._image_first),
             context.tokenizer,
             context.num_image_tokens,
             context.context_length,
@@ -348,7 +350,7 @@ class PairSource(SampleSource):
             raise
         except UserError:
             return None
-        return (1, len(self._context.encode_pair(texts, self._draw(0, item))[1])) if texts else None
+        return (1, len(self._context.encode_pair(texts, self._draw(0, item), self._image_first)[1])) if texts else None
 
     def record(self, item: int) -> int | None:
         return _record_number(self._pairs, item)
@@ -399,7 +401,7 @@ class MatchedPairSource(SampleSource):
             return None
         if pair is None:
             return None
-        _, ids = self._context.encode_pair([pair[1]], self._draw(0, index, number + 1))
+        _, ids = self._context.encode_pair([pair[1]], self._draw(0, index, number + 1), self._image_first)
         return 1, len(ids)
 
     def record(self, item: int) -> int | None:

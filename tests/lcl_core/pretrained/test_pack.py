@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import train_bpe
@@ -48,6 +50,14 @@ def test_half_the_bytes_give_nearly_the_same_vectors(encoder: Path, tmp_path: Pa
     np.testing.assert_allclose(small.embed_texts(["a cat"]), whole.embed_texts(["a cat"]), atol=0.02)
     tower = LCLEncoder.load(tmp_path / "small")
     assert {str(weight.dtype) for weight in tower.model.parameters()} == {"torch.float32"}
+
+
+def test_counts_of_batches_are_not_rounded(encoder: Path, tmp_path: Path) -> None:
+    file = encoder / "model.safetensors"
+    save_file({**load_file(file), "visual.bn.num_batches_tracked": torch.tensor(100_001)}, file)
+    pack(encoder, tmp_path / "small", {})
+    count = load_file(tmp_path / "small" / "model.safetensors")["visual.bn.num_batches_tracked"]
+    assert (count.item(), count.dtype) == (100_001, torch.int64)
 
 
 def test_the_command_packs_a_run(

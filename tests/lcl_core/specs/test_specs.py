@@ -212,8 +212,9 @@ def test_what_a_spec_reads() -> None:
     assert list(dataset_fields(spec)) == [f"data.sources.{place}.dataset" for place in range(3)]
     started = parse_spec("pretrain", {"model": {"init": "enc_1"}})
     assert encoder_fields(started) == {"model.init": "enc_1"}
-    taught = parse_spec("pretrain", {"model": {"init": "a"}, "objective": {"distill": {"encoder": "b"}}})
-    assert encoder_fields(taught) == {"model.init": "a", "objective.distill.encoder": "b"}
+    model = {"init": "a", "vision_init": "c"}
+    taught = parse_spec("pretrain", {"model": model, "objective": {"distill": {"encoder": "b"}}})
+    assert encoder_fields(taught) == {"model.init": "a", "model.vision_init": "c", "objective.distill.encoder": "b"}
     assert "distill" not in parse_spec("pretrain", {}).model_dump()["objective"]
     evaluation = EvaluateSpec(encoder="enc_1", dataset="a")
     assert (datasets_of(evaluation), encoders_of(evaluation)) == (("a",), ("enc_1",))

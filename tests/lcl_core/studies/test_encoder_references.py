@@ -58,7 +58,8 @@ def test_an_encoder_that_no_task_of_the_evaluation_uses_is_no_reference(study_of
 
 
 def test_the_fields_are_those_of_a_pretraining() -> None:
-    spec = parse_spec("pretrain", {"model": {"init": "a"}, "objective": {"distill": {"encoder": "b"}}})
+    model = {"init": "a", "vision_init": "c"}
+    spec = parse_spec("pretrain", {"model": model, "objective": {"distill": {"encoder": "b"}}})
     assert tuple(encoder_fields(spec)) == TRAINING_FIELDS
 
 

@@ -128,6 +128,25 @@ def test_as_written_draws_as_before_and_so_do_images_without_keywords(open_strea
     assert SourceSpec(captions="drawn").model_dump()["captions"] == "drawn"
 
 
+@pytest.mark.parametrize("view", ["pairs", "interleaved", "matched_pairs"])
+def test_a_source_has_its_own_share_of_images_before_their_texts(
+    open_stream: Any, tokenizer: Tokenizer, view: str
+) -> None:
+    def firsts(**own: float) -> set[bool]:
+        stream = open_stream({**INTERLEAVED, "view": view, **own}, image_first_probability=0.5, piece_images=1)
+        samples = [stream[position] for position in range(40)]
+        return {image_before_its_text(sample) for sample in samples if isinstance(sample, Sample)}
+
+    def image_before_its_text(sample: Sample) -> bool:
+        after = sample.token_ids[sample.token_ids.tolist().index(tokenizer.specials.eoi) + 1 :]
+        return bool((after < tokenizer.specials.sot).any())
+
+    assert firsts(image_first_probability=0.0) == {False}
+    assert firsts(image_first_probability=1.0) == {True}
+    assert firsts() == {False, True}
+    assert "image_first_probability" not in SourceSpec().model_dump(), "specs of before keep their hash"
+
+
 @pytest.mark.parametrize("view", ["interleaved", "matched_pairs"])
 def test_captions_in_documents_are_drawn_and_prose_stays(open_stream: Any, tokenizer: Tokenizer, view: str) -> None:
     stream = open_stream({**DRAWN, "view": view}, image_first_probability=1.0)
