@@ -32,6 +32,7 @@ from api.cli.output import build_spec
 from api.schemas.collections import SearchRequest
 from api.schemas.inference import AttentionResponse
 from benchmarks.__main__ import CORE, SERVICE
+from lcl_core.specs.data import DataSpec
 from lcl_core.specs.parsing import parse_as, parse_spec
 from lcl_core.specs.study import StudySpec
 from tests.api.conftest import (  # noqa: F401
@@ -307,6 +308,7 @@ class ExportLine(BaseModel, extra="forbid"):
 
 SCHEMAS: dict[str, Callable[[Any], Any]] = {
     "docs/collections.md": ExportLine.model_validate,
+    "docs/data.md": lambda value: parse_as(DataSpec, value),
     "docs/search.md": SearchRequest.model_validate,
     "docs/serving.md": AttentionResponse.model_validate,
     "docs/studies.md": lambda value: parse_as(StudySpec, value),
