@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from api.client import Client
 from deploy.local_stack import LocalStack
@@ -67,17 +68,35 @@ def test_the_half_trained_run_resumes_to_the_same_weights(
     client.resume(expected["half"])
     run = client.wait(expected["half"])
     assert run["state"] == "succeeded", f"{run['reason']}\n{client.logs(run['id'])['text']}"
-    steps = [line["step"] for line in client.metrics(run["id"]) if "loss" in line]
+    lines = [line for line in client.metrics(run["id"]) if "loss" in line]
+    steps = [line["step"] for line in lines]
     assert steps == list(range(1, 25)), "the steps before the resume are kept, and none is repeated"
     path = unpacked / "home" / "runs" / run["id"] / "artifacts" / "encoder" / "model.safetensors"
     reached, before = load_file(path), load_file(unpacked / "resumed.safetensors")
     assert reached.keys() == before.keys()
+    moved = sum(line["lr"] for line in lines if line["step"] > 10)
     for name in before:
-        torch.testing.assert_close(
-            reached[name], before[name], rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
-        )
+        for ours, theirs, atol in _split_by_tolerance(name, reached[name], before[name], moved):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=atol, msg=lambda text, n=name: f"{n}: {text}")
     if torch.backends.cpu.get_cpu_capability() == "AVX512" and _vendor() == "AuthenticAMD":
         assert hashlib.sha256(path.read_bytes()).hexdigest() == expected["sha256"]
+
+
+def _split_by_tolerance(
+    name: str, reached: Tensor, before: Tensor, moved: float
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Parts of a parameter, with the absolute tolerance of each. ``moved``: sum of the learning rates of the steps.
+
+    Softmax does not see a shift of all keys. The gradient of such a shift is round-off, of which AdamW makes steps of
+    up to the learning rate in either direction.
+    """
+    shifts_keys = torch.zeros(len(before) if before.dim() else 1, dtype=torch.bool)
+    if name.endswith((".k_bias", ".norm1_k.bias")):
+        shifts_keys[:] = True
+    elif name.endswith(".attn.in_proj_bias"):  # of queries, keys and values
+        shifts_keys.view(3, -1)[1] = True
+    for chosen, atol in ((shifts_keys, 2 * moved), (~shifts_keys, 1e-4)):
+        yield reached.reshape(len(chosen), -1)[chosen], before.reshape(len(chosen), -1)[chosen], atol
 
 
 def _vendor() -> str:
