@@ -18,8 +18,8 @@ LARGE = tuple(
 SCIENCE = tuple(f"lcl_core/{room}" for room in ROOMS)
 BARE = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "pyarrow", "pydantic"}
 BARE |= {"regex", "ftfy", "fsspec"}
-# of the extras, or of who calls us: imported where they are used, never at start
-OPTIONAL = {"lxml", "markdown_it", "scipy", "matplotlib", "lmms_eval", "gguf"}
+# of the extras, of who calls us, or slow to import: imported where they are used, never at start
+OPTIONAL = {"lxml", "timm", "markdown_it", "scipy", "matplotlib", "lmms_eval", "gguf"}
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from lcl_core.collections.thumbnail import thumbnail
 from lcl_core.collections.writer import CollectionItem
+from lcl_core.common.device import keep_freed_memory
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.data import CaptionPair, Corpus
 from lcl_core.data.image_decoding import decode_image
@@ -81,6 +82,7 @@ class EmbeddingTasks:
         readers: int,
         threads: int | None = None,
     ) -> None:
+        keep_freed_memory()
         if threads is not None:
             torch.set_num_threads(threads)
         self._engine, self._open_corpus = engine(), corpus

@@ -106,9 +106,8 @@ def _supports_bf16(device: torch.device) -> bool:
 
 
 _LIBC = ctypes.CDLL(None)
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 _MAX_THRESHOLD = 2**31 - 1
-_MMAP_BYTES = 32 << 20  # bytes; the few blocks above are the vocabulary's, and leave holes that nothing else fills
 _PRODUCT_SHAPES = 256  # more than a step has
 SERVED_SHAPES = 64  # of requests hardly two are alike
 
@@ -153,12 +152,12 @@ class CpuClock:
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next step.
 
-    It would return large blocks, and the system would clear every page again at the next step: about a twentieth of a
-    step's time on the CPU. No effect without glibc.
+    It would return large blocks, and the system would clear every page again at the next step: a twentieth of a step's
+    time on the CPU, a third with large feature maps. No effect without glibc.
     """
     mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+        mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, _MAX_THRESHOLD)
 
 

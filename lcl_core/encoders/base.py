@@ -147,6 +147,10 @@ class ImageEncoder(ABC):
             self.text_encoder.module.to(device)
         return self
 
+    def fold_norms(self) -> Self:
+        """Compute images faster where the vision network has batch normalisation; it can't be trained afterwards."""
+        return self
+
     def for_dtype(self, dtype: torch.dtype) -> ImageEncoder:
         """The encoder that computes fastest under autocast to ``dtype``; its results are equal to the bit."""
         return self

@@ -74,7 +74,7 @@ class EncoderEngine:
         self.file_hashes = _hash_encoder_files(self.directory)
         if registered:
             check_unchanged(registered, self.file_hashes)
-        self.encoder = load_image_encoder(self.directory, self.file_hashes).to(self.device)
+        self.encoder = load_image_encoder(self.directory, self.file_hashes).fold_norms().to(self.device)
         if self.encoder.embed_dim is None:
             message = "this encoder has no pooled latents of images; it can be evaluated, but not served"
             raise UserError(message, code="no_latents", file=self.directory)

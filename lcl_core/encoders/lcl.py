@@ -172,6 +172,10 @@ class LCLEncoder(ImageEncoder):
         self.model.to(device)  # type: ignore[arg-type]
         return self
 
+    def fold_norms(self) -> Self:
+        self.model.visual.fold_norms()
+        return self
+
     def for_dtype(self, dtype: torch.dtype) -> ImageEncoder:
         if dtype != torch.bfloat16:
             return self

@@ -23,6 +23,7 @@ from lcl_core.model.transformer import Attention, Transformer
 from lcl_core.model.vision_towers import MaskedPatches, VisionTower, build_vision_tower
 from lcl_core.ops.attention import VarlenLayout
 from lcl_core.ops.contrastive_loss import contrastive_loss
+from lcl_core.ops.cpu_kernels import pad_rows
 from lcl_core.ops.linear_cross_entropy import linear_cross_entropy
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
 
@@ -163,7 +164,8 @@ class TextTower(nn.Module):
 
     def contrastive_features(self, hidden: Tensor) -> Tensor:
         """Outputs at ``<soi>`` [M, D] → the contrastive space [M, E], not normalised."""
-        return self.ln_final(hidden) @ self.text_projection.to(hidden.dtype)
+        rows = pad_rows(hidden) if self.training else hidden
+        return (self.ln_final(rows) @ self.text_projection.to(hidden.dtype))[: len(hidden)]
 
 
 class LCLModel(PreTrainedModel):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lcl_core.ops.attention import VarlenLayout, attend
+from lcl_core.ops.cpu_kernels import pad_rows
 from lcl_core.ops.recompute import Activation, linear, norm_linear, norm_mlp
 
 
@@ -111,11 +112,14 @@ class Transformer(nn.Module):
     def forward(
         self, x: Tensor, layout: VarlenLayout | None = None, sequence_length: int = 0, keep: Tensor | None = None
     ) -> Tensor:
-        """``keep``: [blocks, 2, n], of each block as of :class:`Block`."""
+        """[T, D] → [T, D]. ``keep``: [blocks, 2, n], of each block as of :class:`Block`."""
+        rows = len(x)
+        if layout is not None and self.training:
+            x = pad_rows(x)
         for number, block in enumerate(self.blocks):
             factors = () if keep is None else (keep[number],)
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, layout, sequence_length, *factors, use_reentrant=False)
             else:
                 x = block(x, layout, sequence_length, *factors)
-        return x
+        return x[:rows]

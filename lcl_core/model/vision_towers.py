@@ -6,18 +6,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.checkpoint import checkpoint
 
 from lcl_core.common.errors import UserError
 from lcl_core.model.configuration_lcl import LCLConfig
 from lcl_core.model.transformer import Transformer
+from lcl_core.ops.cpu_kernels import cpu_kernels
 from lcl_core.ops.recompute import norm_mlp
 from lcl_core.specs.vision import (
     KERNEL,
@@ -74,6 +77,9 @@ class VisionTower(nn.Module):
     def init_weights(self) -> None:
         """Initial weights, after torch's defaults of linear layers, convolutions and norms."""
 
+    def fold_norms(self) -> None:
+        """For inference alone: fold batch normalisations into convolutions; outputs change by round-off."""
+
     def forward(
         self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
     ) -> Tensor:
@@ -106,7 +112,12 @@ class VitTower(VisionTower):
 
     def _embed(self, pixel_values: Tensor, masked: MaskedPatches | None) -> Tensor:
         """[n, 3, S, S] → [n, N, W]; of ``masked`` patches anything."""
-        return self.conv1(pixel_values.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+        weight, side = self.conv1.weight, self.conv1.kernel_size[0]
+        pixel_values = pixel_values.to(weight.dtype)
+        if pixel_values.device.type != "cpu" or not cpu_kernels().patch_products:
+            return self.conv1(pixel_values).flatten(2).transpose(1, 2)
+        patches = pixel_values.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
+        return F.linear(patches.flatten(3).flatten(1, 2), weight.flatten(1))
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -287,6 +298,7 @@ class ConvNextTower(LayeredTower):
 class BatchNorm(nn.Module):
     """Batch normalisation [n, C, h, w] without a counter of batches, which only the cumulative average reads."""
 
+    eps = 1e-5
     running_mean: Tensor
     running_var: Tensor
 
@@ -297,7 +309,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, eps=self.eps)
 
 
 class ConvNorm(nn.Module):
@@ -306,10 +318,15 @@ class ConvNorm(nn.Module):
     def __init__(self, before: int, after: int, side: int, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(before, after, side, stride, side // 2, bias=False)
-        self.norm = BatchNorm(after)
+        self.norm: nn.Module = BatchNorm(after)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
+
+    def fold(self) -> None:
+        """For inference: the convolution computes the normalisation too."""
+        _fold(self.conv, self.norm)
+        self.norm = nn.Identity()
 
 
 class ResNetBlock(nn.Module):
@@ -344,6 +361,11 @@ class ResNetTower(LayeredTower):
             channels = width
         self.layers = nn.ModuleList(layers)
         self.ln_post = nn.LayerNorm(channels)
+
+    def fold_norms(self) -> None:
+        for module in self.modules():
+            if isinstance(module, ConvNorm):
+                module.fold()
 
     def forward(
         self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
@@ -395,6 +417,9 @@ class TimmTower(VisionTower):
         if compiled:
             self.network.compile()
 
+    def fold_norms(self) -> None:
+        fold_traced_norms(self.network)
+
     def forward(
         self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
     ) -> Tensor:
@@ -408,6 +433,64 @@ class TimmTower(VisionTower):
             message = f"the map of {self.vision} has {found} positions, not {self.side} x {self.side}; choose another"
             raise UserError(f"model.vision: {message}", code="bad_spec", field="model.vision")
         return self.ln_post(features.flatten(1, 2))
+
+
+def fold_traced_norms(network: nn.Module) -> int:
+    """Fold batch normalisations of a timm network into the convolutions whose outputs they alone read, for inference.
+
+    Outputs change by round-off. Pairs are found by tracing the network's calls; one that cannot be traced stays as it
+    is.
+
+    Returns: how many were folded.
+    """
+    from timm.layers import BatchNormAct2d  # importing timm takes a second, which other towers need not wait for
+
+    pairs = _find_pairs(network)
+    for convolution, name in pairs:
+        norm = network.get_submodule(name)
+        _fold(convolution, norm)
+        parent, _, attribute = name.rpartition(".")
+        after = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        setattr(network.get_submodule(parent), attribute, after)
+    return len(pairs)
+
+
+def _fold(convolution: nn.Conv2d, norm: Any) -> None:
+    convolution.weight, convolution.bias = fuse_conv_bn_weights(
+        *(convolution.weight, convolution.bias, norm.running_mean, norm.running_var),
+        *(norm.eps, norm.weight, norm.bias),
+    )
+
+
+def _find_pairs(network: nn.Module) -> list[tuple[nn.Conv2d, str]]:
+    """Convolutions, and the names of the normalisations that alone read their outputs."""
+    from timm.layers import BatchNormAct2d, Conv2dSame
+
+    try:
+        graph = _Tracer().trace(network)
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError):  # its calls depend on values
+        return []
+    modules = dict(network.named_modules())
+    calls = {node: modules[node.target] for node in graph.nodes if node.op == "call_module"}
+    times = Counter(map(id, calls.values()))
+    pairs = []
+    for node, norm in calls.items():
+        before = node.args[0]
+        # subclasses may compute something else with the same tensors
+        if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d) or norm.running_mean is None or before not in calls:
+            continue
+        convolution = calls[before]
+        alone = len(before.users) == times[id(norm)] == times[id(convolution)] == 1
+        if alone and type(convolution) in (nn.Conv2d, Conv2dSame):
+            pairs.append((convolution, node.target))
+    return pairs
+
+
+class _Tracer(fx.Tracer):
+    """Calls of layers are nodes of the graph, whatever library they are of."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.BatchNorm2d | nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 TOWERS: Mapping[str, type[VisionTower]] = {

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lcl_core.ops.cpu_kernels import cpu_kernels
+
 _LONG_DOCUMENT = 256  # tokens
 MAX_BLOCKWISE_LENGTH = 1024  # tokens; beyond, PyTorch's kernel is about as fast
 _BLOCK = 128  # queries
@@ -63,6 +65,7 @@ class VarlenLayout:
         padding: from packed rows to the groups and back; none where the packed rows are the groups already.
         cu_seqlens: int32 [documents + 1] start of each document in the packed sequence, and the end of the last.
         max_seqlen: tokens of the longest document.
+        tokens: of all documents.
         lengths: for each group the real tokens of its documents [documents], where padding has to be masked.
     """
 
@@ -70,6 +73,7 @@ class VarlenLayout:
     padding: PadUnpadIndices | None
     cu_seqlens: Tensor
     max_seqlen: int
+    tokens: int
     lengths: tuple[Tensor | None, ...]
 
     causal: ClassVar[bool]
@@ -78,7 +82,8 @@ class VarlenLayout:
     def from_lengths(cls, lengths: list[int], slack: float = 1.15) -> Self:
         """Layout of documents of these lengths.
 
-        Within a group of short documents the longest is at most ``slack`` x the shortest. A long document fills the
+        Within a group the longest document is at most ``slack`` x the shortest, of short documents (``CpuKernels``)
+        twice: there a further group costs more than its padding. A document of ``_LONG_DOCUMENT`` tokens fills the
         products of attention by itself, and shares a group only with documents of the same length.
         """
         starts = [0]
@@ -87,8 +92,7 @@ class VarlenLayout:
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         groups: list[list[int]] = []
         for i in order:
-            longest = lengths[i] if lengths[i] >= _LONG_DOCUMENT else max(lengths[i] * slack, lengths[i] + 2)
-            if groups and lengths[groups[-1][0]] <= longest:
+            if groups and lengths[groups[-1][0]] <= _longest_beside(lengths[i], slack):
                 groups[-1].append(i)
             else:
                 groups.append([i])
@@ -109,10 +113,11 @@ class VarlenLayout:
         cu_seqlens = torch.tensor([*starts, sum(lengths)], dtype=torch.int32)
         masked = tuple(cls._lengths_to_mask([lengths[i] for i in group]) for group in groups)
         if torch.equal(flat, torch.arange(sum(lengths))):
-            return cls(shapes, None, cu_seqlens, max(lengths), masked)
+            return cls(shapes, None, cu_seqlens, max(lengths), sum(lengths), masked)
         inverse = torch.empty(sum(lengths), dtype=torch.long)
         inverse[flat[kept]] = torch.nonzero(kept).flatten()
-        return cls(shapes, PadUnpadIndices(flat, inverse, kept[:, None].float()), cu_seqlens, max(lengths), masked)
+        padding = PadUnpadIndices(flat, inverse, kept[:, None].float())
+        return cls(shapes, padding, cu_seqlens, max(lengths), sum(lengths), masked)
 
     @classmethod
     def _lengths_to_mask(cls, lengths: list[int]) -> Tensor | None:
@@ -126,6 +131,13 @@ class VarlenLayout:
             cu_seqlens=self.cu_seqlens.to(device, non_blocking=True),
             lengths=tuple(x if x is None else x.to(device, non_blocking=True) for x in self.lengths),
         )
+
+
+def _longest_beside(length: int, slack: float) -> float:
+    """Length of the longest document whose group a document may join."""
+    if length >= _LONG_DOCUMENT:
+        return length
+    return max(length * slack, min(2 * length, cpu_kernels().short_sequence), length + 2)
 
 
 class CausalLayout(VarlenLayout):
@@ -150,16 +162,19 @@ class BidirectionalLayout(VarlenLayout):
         starts = torch.arange(rows, device=lengths.device) * length
         ends = torch.stack((starts, starts + lengths), dim=1).flatten()
         cu_seqlens = torch.cat((ends, ends.new_full((1,), rows * length))).int()
-        return cls(((rows, length),), None, cu_seqlens, length, (lengths,))
+        return cls(((rows, length),), None, cu_seqlens, length, rows * length, (lengths,))
 
 
 def attend(qkv: Tensor, heads: int, layout: VarlenLayout | None, sequence_length: int) -> Tensor:
     """softmax(q k^T / sqrt(d)) v within each sequence, projections [T, 3D] → [T, D].
 
-    Without a layout, rows are sequences of ``sequence_length`` with full attention.
+    Without a layout, rows are sequences of ``sequence_length`` with full attention. Rows behind the layout's tokens
+    belong to no sequence; they are 0 in the result.
     """
     if layout is None:
         return _attend_groups(qkv, heads, ((len(qkv) // sequence_length, sequence_length),), (None,), causal=False)
+    if len(qkv) > layout.tokens:
+        return F.pad(attend(qkv[: layout.tokens], heads, layout, 0), (0, 0, 0, len(qkv) - layout.tokens))
     if varlen_kernel_supports(qkv, heads):
         return varlen_attention(qkv, layout.cu_seqlens, layout.max_seqlen, heads, causal=layout.causal)
     if layout.padding is None:
@@ -384,28 +399,33 @@ def _key_mask(heads: int, length: int, causal: bool, visible: Tensor | None) -> 
 class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, groups: Groups, heads: int, masks: Sequence[_KeyMask]) -> Tensor:
-        out, log_sums = _forward_groups(qkv, groups, heads, masks)
+        ctx.short = cpu_kernels().short_sequence
+        out, kept = _forward_groups(qkv, groups, heads, masks)
         ctx.groups, ctx.heads, ctx.masks = groups, heads, masks
-        ctx.save_for_backward(qkv, out, *log_sums)
+        ctx.save_for_backward(qkv, out, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        qkv, out, *log_sums = ctx.saved_tensors
+        qkv, out, *kept = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv)
         shape = ctx.groups, ctx.heads
-        for parts, targets, (grad_rows,), (rows,), log_sum, mask in zip(
+        for parts, targets, (grad_rows,), (rows,), sums, mask in zip(
             _views(qkv, *shape, 3),
             _views(grad_qkv, *shape, 3),
             _views(grad.to(qkv.dtype), *shape, 1),
             _views(out, *shape, 1),
-            log_sums,
+            kept,
             ctx.masks,
             strict=True,
         ):
-            weighted = _batched((grad_rows * rows).sum(-1, keepdim=True, dtype=torch.float32))
-            q, k, v = map(_batched, parts)
-            gradients = _backward_blocks(q * _scale(q), k, v, _batched(grad_rows), log_sum, weighted, mask)
+            q, k, v, grad_mixed = map(_batched, (*parts, grad_rows))
+            q = q * _scale(q)
+            if q.shape[1] <= ctx.short:
+                gradients = _backward_short(q, k, v, grad_mixed, probabilities=sums)
+            else:
+                weighted = _batched((grad_rows * rows).sum(-1, keepdim=True, dtype=torch.float32))
+                gradients = _backward_blocks(q, k, v, grad_mixed, sums, weighted, mask)
             gradients[0].mul_(_scale(q))
             for target, gradient in zip(targets, gradients, strict=True):
                 target.copy_(gradient.view(target.shape))
@@ -413,16 +433,35 @@ class _Blockwise(torch.autograd.Function):
 
 
 def _forward_groups(qkv: Tensor, groups: Groups, heads: int, masks: Sequence[_KeyMask]) -> tuple[Tensor, list[Tensor]]:
-    """[P, D], and of each group the log sums of exp scores."""
+    """[P, D], and of each group what its backward pass needs: probabilities, or log sums of exp scores."""
     out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
-    log_sums = []
+    kept = []
     for (q, k, v), (rows,), mask in zip(
         _views(qkv, groups, heads, 3), _views(out, groups, heads, 1), masks, strict=True
     ):
-        mixed, log_sum = _forward_blocks(_batched(q) * _scale(q), _batched(k), _batched(v), mask)
+        forward = _forward_short if q.shape[2] <= cpu_kernels().short_sequence else _forward_blocks
+        mixed, sums = forward(_batched(q) * _scale(q), _batched(k), _batched(v), mask)
         rows.copy_(mixed.view(rows.shape))
-        log_sums.append(log_sum)
-    return out, log_sums
+        kept.append(sums)
+    return out, kept
+
+
+def _forward_short(q: Tensor, k: Tensor, v: Tensor, mask: _KeyMask) -> tuple[Tensor, Tensor]:
+    """Scaled queries, keys, values [B, L, d] → attention output [B, L, d], and probabilities [B, L, L]."""
+    scores = torch.bmm(q, k.transpose(1, 2))
+    _hide(scores, mask)
+    probabilities = scores.softmax(-1)  # computed in fp32, whatever the scores are
+    return torch.bmm(probabilities, v), probabilities
+
+
+def _backward_short(
+    q: Tensor, k: Tensor, v: Tensor, grad: Tensor, probabilities: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v [B, L, d]."""
+    grad_v = torch.bmm(probabilities.transpose(1, 2), grad)
+    grad_probabilities = torch.bmm(grad, v.transpose(1, 2))
+    grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, q.dtype)
+    return torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q), grad_v
 
 
 def _forward_blocks(q: Tensor, k: Tensor, v: Tensor, mask: _KeyMask) -> tuple[Tensor, Tensor]:
@@ -471,9 +510,20 @@ def _scores(q: Tensor, k: Tensor, block: _Block, mask: _KeyMask) -> Tensor:
     if mask.hidden is not None:
         scores.masked_fill_(mask.hidden[:, :, block.keys], float("-inf"))
     if mask.causal:
-        square = scores[:, :, block.queries]
-        square.masked_fill_(torch.ones(square.shape[1:], dtype=torch.bool).triu_(1), float("-inf"))
+        _hide_later_keys(scores[:, :, block.queries])
     return scores
+
+
+def _hide(scores: Tensor, mask: _KeyMask) -> None:
+    """-inf at the hidden keys of scores [B, L, L]."""
+    if mask.hidden is not None:
+        scores.masked_fill_(mask.hidden, float("-inf"))
+    if mask.causal:
+        _hide_later_keys(scores)
+
+
+def _hide_later_keys(square: Tensor) -> None:
+    square.masked_fill_(torch.ones(square.shape[1:], dtype=torch.bool).triu_(1), float("-inf"))
 
 
 def _scale(q: Tensor) -> float:

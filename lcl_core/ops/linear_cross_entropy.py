@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lcl_core.ops.cpu_kernels import pad_rows
+
 _LOGIT_BYTES = 32 << 20  # of a chunk's logits in fp32
 _HALF_LOGIT_BYTES = 192 << 20  # in half precision every chunk costs a pass over the weight's fp32 gradient: take few
 _CACHED_ROWS = 16  # rows turned into probabilities at a time on a CPU: their fp32 copies stay in its cache
@@ -65,13 +67,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight = weight.to(x.dtype)
         grad_x = torch.empty_like(x)
         grad_weight = _WeightGradient(weight)
-        buffer = x.new_empty(min(rows, len(x)), len(weight))
+        buffer = x.new_empty(len(pad_rows(x[:rows])), len(weight))
         for inputs, target, grad_inputs in zip(x.split(rows), labels.split(rows), grad_x.split(rows), strict=True):
-            logits = buffer[: len(inputs)]
-            torch.mm(inputs, weight.T, out=logits)
-            loss += _to_gradient(logits, target)
-            torch.mm(logits, weight, out=grad_inputs)
-            grad_weight.add(logits.T, inputs)
+            padded = pad_rows(inputs)
+            logits = buffer[: len(padded)]
+            torch.mm(padded, weight.T, out=logits)
+            loss += _to_gradient(logits[: len(inputs)], target)
+            logits[len(inputs) :] = 0
+            if len(padded) == len(inputs):
+                torch.mm(logits, weight, out=grad_inputs)
+            else:
+                grad_inputs.copy_((logits @ weight)[: len(inputs)])
+            grad_weight.add(logits.T, padded)
         ctx.grads = grad_x, grad_weight.total
         return loss
 

@@ -35,6 +35,7 @@ from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.objectives.distillation import undistilled
 from lcl_core.objectives.registry import build_objective
+from lcl_core.ops.cpu_kernels import use_cpu_kernels
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint.manager import CheckpointManager, LoadedCheckpoint
 from lcl_core.train.checkpoint.state import (
@@ -256,6 +257,7 @@ class Trainer:
             raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
         self.progress.tokenizer = tokenizer
         undistilled(self.objective).cuts_documents = self.progress.cuts_documents
+        use_cpu_kernels(self.progress.cpu_kernels)
         self.stream.set_shares(self.progress.closest_shares)
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)

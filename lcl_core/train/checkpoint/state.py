@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lcl_core.data.sampling.packing import Cursor, first_cursors, redistribute_cursors
+from lcl_core.ops.cpu_kernels import NEWEST
 
 if TYPE_CHECKING:
     from lcl_core.train.checkpoint.manager import LoadedCheckpoint
@@ -33,6 +34,7 @@ class TrainingProgress:
             an older version began, which go on to the same bits.
         closest_shares: whether the sources have the shares of ``mixture_quotas``; false in runs that an older version
             began, which go on with those of ``coarse_quotas``.
+        cpu_kernels: generation of the kernels that the run computes with on a CPU, in ``lcl_core.ops.cpu_kernels``.
         contrastive_weight: of the next step, where the ratio of the gradients is held and has been measured.
         pending: losses and metrics, by name, of each step since the last metric line.
     """
@@ -51,6 +53,7 @@ class TrainingProgress:
     contrastive_weight: float | None = None
     cuts_documents: bool = True
     closest_shares: bool = True
+    cpu_kernels: int = NEWEST
 
     def to_json(self) -> dict[str, Any]:
         """Without what does not apply, so that versions that do not know it read it too."""
@@ -60,7 +63,7 @@ class TrainingProgress:
     def from_json(cls, state: Mapping[str, Any]) -> TrainingProgress:
         """Older states have ``position``, of the rank that has read furthest, in place of ``cursors``."""
         known = {name: value for name, value in state.items() if name != "position"}
-        return cls(**{"cuts_documents": False, "closest_shares": False, **known})
+        return cls(**{"cuts_documents": False, "closest_shares": False, "cpu_kernels": 1, **known})
 
 
 def restored_cursors(loaded: LoadedCheckpoint, ranks: int) -> list[Cursor]:

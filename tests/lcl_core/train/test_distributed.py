@@ -74,7 +74,7 @@ def test_two_ranks_are_one_process_with_the_joint_batch(
     assert {key for key in shared if key.startswith(f"{name}.")} == own.keys()
     for key, tensor in own.items():
         scale = max(float(tensor.abs().max()), 1e-3)
-        # two AdamW steps turn round-off of near-zero gradients into full steps of lr, so weights get more room
+        # AdamW's steps turn round-off of near-zero gradients into full steps of lr, so weights get more room
         room = 2e-5 if ".grad." in key else 2e-4
         torch.testing.assert_close(shared[key], tensor, atol=room * scale + 2e-6, rtol=0, msg=key)
     for mine, theirs in zip(shared_facts[name], alone_facts[name], strict=True):
