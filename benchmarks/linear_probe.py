@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from lcl_core.common.device import keep_freed_memory
 from lcl_core.common.errors import UserError
 from lcl_core.data import open_corpus
 from lcl_core.data.corpus.base import Corpus
@@ -49,14 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     start, corpus = time.perf_counter(), open_corpus(options.corpus)
     train, test = (
         labelled(corpus, split, options.label, options.limit) for split in (options.train_split, options.test_split)
     )
     encoders = {path.resolve().name: load_image_encoder(path) for path in options.encoder}
     first = next(iter(encoders.values()))
-    kinds = {name: features_of(encoder, options.cells) for name, encoder in encoders.items()} | {
-        "untrained": features_of(first.random_init(), options.cells),
+    untrained = first.random_init().fold_norms()
+    kinds = {name: features_of(encoder.fold_norms(), options.cells) for name, encoder in encoders.items()} | {
+        "untrained": features_of(untrained, options.cells),
         "pixels": lambda images: raw_pixels(images, options.pixels),
     }
     rows = {name: measure(corpus, train, test, options.label, features) for name, features in kinds.items()}

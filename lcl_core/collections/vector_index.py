@@ -195,6 +195,7 @@ MAX_NEIGHBOURS = 1_000  # for more, one exact pass is no slower
 LINKS = 16  # of a node on each level, twice that on the lowest
 EXPANSION_ADD, EXPANSION_SEARCH = 128, 64  # candidates kept while a node is linked; while a query walks
 OVERSAMPLING = 4  # int8: so many candidates for each answer
+_FIRST_ROWS = 1_000  # linked by one thread: threads that begin an empty graph together leave nodes unreachable
 _CHUNK_ROWS = 10_000
 
 OnProgress = Callable[[int], None]  # receives the number of rows linked since the last call
@@ -283,9 +284,10 @@ def write_hnsw_index(path: Path, vectors: np.ndarray, progress: OnProgress | Non
     Raises: UserError ``missing_extra`` without usearch; whatever ``progress`` raises.
     """
     index = hnsw_graph(vectors.shape[1], len(vectors))
-    for start in range(0, len(vectors), _CHUNK_ROWS):
-        chunk = np.asarray(vectors[start : start + _CHUNK_ROWS], dtype=np.float32)
-        index.add(np.arange(start, start + len(chunk), dtype=np.uint64), chunk, threads=usable_cores())
+    starts = [0, *range(_FIRST_ROWS, len(vectors), _CHUNK_ROWS)]
+    for start, end in zip(starts, [*starts[1:], len(vectors)], strict=True):
+        chunk = np.asarray(vectors[start:end], dtype=np.float32)
+        index.add(np.arange(start, end, dtype=np.uint64), chunk, threads=usable_cores() if start else 1)
         if progress is not None:
             progress(len(chunk))
     index.save(path)

@@ -219,6 +219,7 @@ class Trainer:
             home=self.run_dir.read_run().get("home", ""), outgoing=self.run_dir.outgoing,
         ) as checkpoints:  # fmt: skip
             self._restore(checkpoints)
+            use_cpu_kernels(self.progress.cpu_kernels)
             if logger:
                 write_log(*setup_lines(spec, self.model, self.device, self.ranks.size, self.progress.step))
                 self.run_dir.truncate_metrics(self.progress.step)
@@ -257,7 +258,6 @@ class Trainer:
             raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
         self.progress.tokenizer = tokenizer
         undistilled(self.objective).cuts_documents = self.progress.cuts_documents
-        use_cpu_kernels(self.progress.cpu_kernels)
         self.stream.set_shares(self.progress.closest_shares)
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)

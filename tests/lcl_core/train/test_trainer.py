@@ -18,6 +18,7 @@ from lcl_core.estimate.flops import training_flops
 from lcl_core.estimate.history import measured_run
 from lcl_core.estimate.report import estimate_pretraining
 from lcl_core.model import LCLModel, LCLProcessor
+from lcl_core.ops.cpu_kernels import GENERATIONS, NEWEST, cpu_kernels
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.trainer import Trainer
@@ -114,6 +115,23 @@ def test_a_run_of_an_older_version_goes_on_with_its_shares(tmp_path: Path, sampl
         if not equal:
             remove_from_state(run_dir.checkpoints / f"step_{step:08d}", "closest_shares")
     assert json.loads((run_dir.checkpoints / "step_00000004" / "state.json").read_text())["closest_shares"] is False
+
+
+def test_a_run_of_an_older_version_goes_on_with_its_kernels(tmp_path: Path, sample_zip: Path) -> None:
+    run_dir = prepared(tmp_path, sample_zip, steps=100)
+    for stop, generation in ((1, NEWEST), (2, 1), (3, 1)):
+        stopping = _StopAt(run_dir.path)
+        stopping.step = stop
+        stopping.trainer = trainer(stopping)
+        with pytest.raises(JobCancelled):
+            stopping.trainer.run()
+        assert cpu_kernels() is GENERATIONS[generation]
+        state = run_dir.checkpoints / f"step_{stop:08d}"
+        assert json.loads((state / "state.json").read_text())["cpu_kernels"] == generation
+        if generation == NEWEST:
+            remove_from_state(state, "cpu_kernels")
+    trainer(prepared(tmp_path / "new", sample_zip, steps=1)).run()
+    assert cpu_kernels() is GENERATIONS[NEWEST]
 
 
 def remove_from_state(checkpoint: Path, field: str) -> None:
