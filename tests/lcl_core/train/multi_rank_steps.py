@@ -74,7 +74,7 @@ def learnt(
     frozen: Sequence[ModelPart],
     shards: int | None,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Gradients of the first step, weights after the second; numbers of both."""
+    """Gradients of the first step (``grad``) and the second (``later_grad``), weights after it; numbers of both."""
     documents, pairs = (_load_rows(folder / f"{kind}.safetensors") for kind in ("documents", "pairs"))
     rows = rows_of_variant(VARIANTS[name], documents, pairs)
     pixels = load_file(folder / "pixels.safetensors")["pixels"][
@@ -88,11 +88,10 @@ def learnt(
     step = TrainingStep(model, objective, meeting, strategy=strategy, max_grad_norm=0.5, shard_processes=shards)
     optimizer = build_optimizer(step.trained, lr=1e-3)
     facts, gradients = [], {}
-    for number in range(2):
+    for kind in ("grad", "later_grad"):
         facts.append(numbers(step(optimizer, partition_batches(objective, rows, pixels, config, hands)), meeting))
-        if number == 0:  # AdamW's first step turns round-off of near-zero gradients into full steps of lr
-            named = step.trained.named_parameters()
-            gradients = {f"grad.{key}": _whole(p.grad) for key, p in named if p.grad is not None}
+        named = step.trained.named_parameters()
+        gradients |= {f"{kind}.{key}": _whole(p.grad) for key, p in named if p.grad is not None}
         objective.after_step(step.model)
     return gradients | {f"weight.{key}": _whole(p) for key, p in step.trained.named_parameters()}, facts
 
