@@ -4,6 +4,7 @@
   the team's (text to image), and whose own name is among the first five names (image to text).
 * By keyword: mean precision of the first eight images, over the terms that the captions of at least eight images list
   after the name (``NAME: a, b``). An image without the term is wrong even where its name has it.
+* By attribute: the same over an attribute and a keyword, such as ``red car``; right are images that have both.
 * Captions: share of greedy captions with a content word of the image's true name, beside the same captions against the
   name of another image.
 
@@ -89,7 +90,13 @@ def measure(encoder: ImageEncoder, options: argparse.Namespace) -> dict[str, Any
         if not options.no_captions and isinstance(encoder, Captioner):
             named[team] |= caption_figures(encoder, encoder, corpus, pairs)
     collection = open_corpus(options.collection)
-    return {"by_name": named, "by_keyword": by_keyword(encoder, collection, list(collection.all_pairs))}
+    pairs = list(collection.all_pairs)
+    pixels = _embedded(encoder, collection, pairs)
+    figures = {"by_keyword": by_term(encoder, pixels, listed_keywords(pairs), "keywords")}
+    described = described_keywords(pairs)
+    if any(described):
+        figures["by_attribute"] = by_term(encoder, pixels, described, "terms")
+    return {"by_name": named, **figures}
 
 
 def by_name(encoder: ImageEncoder, corpus: Corpus, pairs: Sequence[CaptionPair]) -> dict[str, Any]:
@@ -110,24 +117,41 @@ def by_name(encoder: ImageEncoder, corpus: Corpus, pairs: Sequence[CaptionPair])
     }
 
 
-def by_keyword(encoder: ImageEncoder, corpus: Corpus, pairs: Sequence[CaptionPair]) -> dict[str, Any]:
-    """Mean precision of the first ``FIRST_IMAGES`` over terms that ``LEAST_CARRIED`` images list."""
+def listed_keywords(pairs: Sequence[CaptionPair]) -> list[frozenset[str]]:
+    """Terms that captions list after the name (``NAME: a, b``), by image."""
     lists = ([caption.partition(": ")[2] for caption in pair.captions] for pair in pairs)
-    carried = [frozenset(term.strip() for terms in each for term in terms.split(",")) - {""} for each in lists]
+    return [frozenset(term.strip() for terms in each for term in terms.split(",")) - {""} for each in lists]
+
+
+def described_keywords(pairs: Sequence[CaptionPair]) -> list[frozenset[str]]:
+    """Every attribute before every keyword, by image."""
+    subjects = [pair.subject for pair in pairs]
+    return [
+        frozenset(f"{attribute} {word}" for attribute in subject.attributes for word in subject.keywords)
+        for subject in subjects
+    ]
+
+
+def by_term(encoder: ImageEncoder, images: Tensor, carried: Sequence[frozenset[str]], counted: str) -> dict[str, Any]:
+    """Mean precision of the first ``FIRST_IMAGES`` over terms that ``LEAST_CARRIED`` images carry.
+
+    Args:
+        images: [images, D], embedded.
+        counted: name of the number of terms in the figures.
+    """
     counts = Counter(word for words in carried for word in words)
-    keywords = sorted(word for word, count in counts.items() if count >= LEAST_CARRIED)
-    if not keywords:
+    terms = sorted(word for word, count in counts.items() if count >= LEAST_CARRIED)
+    if not terms:
         raise UserError("too few images share a keyword", code="bad_option", field="collection")
-    found = (_texts(encoder, keywords) @ _embedded(encoder, corpus, pairs).T).topk(FIRST_IMAGES).indices
+    found = (_texts(encoder, terms) @ images.T).topk(FIRST_IMAGES).indices
     precisions = [
-        np.mean([word in carried[image] for image in images])
-        for word, images in zip(keywords, found.tolist(), strict=True)
+        np.mean([word in carried[image] for image in first]) for word, first in zip(terms, found.tolist(), strict=True)
     ]
     return {
-        "images": len(pairs),
-        "keywords": len(keywords),
+        "images": len(images),
+        counted: len(terms),
         "precision_at_8": round(float(np.mean(precisions)), 4),
-        "chance": round(float(np.mean([counts[word] / len(pairs) for word in keywords])), 4),
+        "chance": round(float(np.mean([counts[word] / len(images) for word in terms])), 4),
     }
 
 

@@ -77,7 +77,7 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def sample_zip() -> Path:
     """The corpus that ships with the product."""
-    return Path(str(resources.files("lcl_core"))) / "data" / "sample" / "tiny.zip"
+    return Path(str(resources.files("lcl_core"))) / "data" / "sample" / "drawings.zip"
 
 
 @pytest.fixture(scope="session")

@@ -66,26 +66,34 @@ class ImageSubject:
         name: of what it shows; empty: not known.
         keywords: single terms that say what it shows.
         concept: equal for images of the same thing by other artists; empty: not known.
+        attributes: adjectives that are true of this image, such as its colour; a name or keyword may follow one.
     """
 
     name: str = ""
     keywords: tuple[str, ...] = ()
     concept: str = ""
+    attributes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields that are known."""
-        fields = {"name": self.name, "keywords": list(self.keywords), "concept": self.concept}
+        fields = {
+            "name": self.name,
+            "keywords": list(self.keywords),
+            "concept": self.concept,
+            "attributes": list(self.attributes),
+        }
         return {name: value for name, value in fields.items() if value}
 
     @staticmethod
     def from_json(value: Any) -> ImageSubject:
         """Of an object with any of the fields. Fields of another type count as absent: they are of a foreign corpus."""
         fields = value if isinstance(value, Mapping) else {}
-        name, keywords, concept = (fields.get(key) for key in ("name", "keywords", "concept"))
+        name, concept = (fields.get(key) for key in ("name", "concept"))
         return ImageSubject(
             name if isinstance(name, str) else "",
-            tuple(word for word in keywords if word.strip()) if _is_list_of_strings(keywords) else (),
+            _terms(fields.get("keywords")),
             concept if isinstance(concept, str) else "",
+            _terms(fields.get("attributes")),
         )
 
 
@@ -98,7 +106,7 @@ class CaptionPair:
         captions: alternative texts, maybe none.
         labels: classes by kind, such as ``{"subgroup": "bugs"}``.
         source: part of the corpus, maybe empty.
-        extra: the line's other fields, ``name`` and ``keywords`` among them.
+        extra: the line's other fields, ``name``, ``keywords`` and ``attributes`` among them.
     """
 
     image: str
@@ -110,7 +118,7 @@ class CaptionPair:
 
     @property
     def subject(self) -> ImageSubject:
-        """``name`` and ``keywords`` of the line, and its label ``concept``.
+        """``name``, ``keywords`` and ``attributes`` of the line, and its label ``concept``.
 
         Without ``keywords``, they are those of a caption ``NAME: a, b``, where NAME is another caption, and the words
         of the name, which such a list leaves out.
@@ -118,7 +126,7 @@ class CaptionPair:
         given = ImageSubject.from_json(self.extra)
         name, listed = _listed_keywords(self.captions)
         keywords = given.keywords if self.extra.get("keywords") is not None else listed
-        return ImageSubject(given.name or name, keywords, self.labels.get("concept", ""))
+        return ImageSubject(given.name or name, keywords, self.labels.get("concept", ""), given.attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,16 +381,16 @@ def _check(image: Any) -> str | None:
 
 
 def check_subject(fields: dict[str, Any]) -> str | None:
-    """The optional ``name``, ``keywords`` and ``concept`` of an image; null counts as absent."""
+    """The optional ``name``, ``keywords``, ``concept`` and ``attributes`` of an image; null counts as absent."""
     wrong = [key for key in ("name", "concept") if not isinstance(fields.get(key), str | None)]
     if wrong:
         return f"{wrong[0]} must be a string"
-    keywords = fields.get("keywords")
-    return None if keywords is None or _is_list_of_strings(keywords) else "keywords must be a list of strings"
+    lists = [key for key in ("keywords", "attributes") if fields.get(key) is not None]
+    return next((f"{key} must be a list of strings" for key in lists if not _is_list_of_strings(fields[key])), None)
 
 
 def check_pair(pair: dict[str, Any]) -> str | None:
-    """A captioned image: ``image``, ``captions``; maybe ``labels``, ``split``, ``source``, ``name``, ``keywords``."""
+    """A captioned image: ``image``, ``captions``; maybe ``labels``, ``split``, ``source`` and fields of its subject."""
     if not isinstance(pair.get("image"), str) or not pair["image"]:
         return "image must be a file name"
     captions, labels = pair.get("captions"), pair.get("labels", {})
@@ -393,7 +401,11 @@ def check_pair(pair: dict[str, Any]) -> str | None:
     wrong = [key for key in ("split", "source") if not isinstance(pair.get(key, ""), str)]
     if wrong:
         return f"{wrong[0]} must be a string"
-    return check_subject({key: pair.get(key) for key in ("name", "keywords")})
+    return check_subject({key: pair.get(key) for key in ("name", "keywords", "attributes")})
+
+
+def _terms(value: Any) -> tuple[str, ...]:
+    return tuple(term for term in value if term.strip()) if _is_list_of_strings(value) else ()
 
 
 def _is_list_of_strings(value: Any) -> TypeGuard[list[str]]:

@@ -12,13 +12,14 @@ import fcntl
 import hashlib
 import io
 import json
+import re
 import shutil
 import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from PIL import Image
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.dataset_builder.documents import DocumentRow, PairRow, hash_fraction, json_line
-from lcl_core.dataset_builder.images import ImageWriter
+from lcl_core.dataset_builder.images import COLOURS, ImageWriter, main_colour_of_file, map_in_processes
 from lcl_core.dataset_builder.packages import Log, Package, PackageCache
 from lcl_core.dataset_builder.sources import SOURCES, CorpusSource, SourceFiles
 from lcl_core.dataset_builder.sources.base import LicenceChoice, is_licence_allowed
@@ -39,6 +40,8 @@ from lcl_core.dataset_builder.sources.openclipart import clipart_documents
 COMPARED_SIDE = 24  # pixels of the small copies that are compared
 DUPLICATE_DISTANCE = 6.0  # root mean square difference of levels below which two are the same image
 _COMPARED_ROWS = 256
+COLOUR_WORDS = {*COLOURS, "white", "gray", "gold", "golden", "silver", "colour", "color"}
+_WORD = re.compile(r"[a-z]+")
 
 
 def remove_cross_split_duplicates(pairs: Sequence[PairRow], images: Path) -> list[PairRow]:
@@ -92,6 +95,19 @@ def write_notices(folder: Path, sources: list[CorpusSource], files: Mapping[str,
             kept = _copy_notices(folder / NOTICES_FOLDER / _package_folder(package), package, files[package.name])
             parts.append(f"  {package.client} package {package.name} {package.version}: {', '.join(kept)}\n")
     (folder / NOTICE_FILE).write_text("".join(parts), encoding="utf-8")
+
+
+def add_colours(pairs: Sequence[PairRow], images: Path) -> list[PairRow]:
+    """``pairs`` with the main colour of their images as attribute, unless a text of theirs names a colour itself."""
+    nameless = [number for number, pair in enumerate(pairs) if not COLOUR_WORDS & _words(pair)]
+    colours = map_in_processes(main_colour_of_file, [images / pairs[number].image for number in nameless], at_once=64)
+    found = {number: (colour,) for number, colour in zip(nameless, colours, strict=True) if colour}
+    return [replace(pair, attributes=found.get(number)) for number, pair in enumerate(pairs)]
+
+
+def _words(pair: PairRow) -> set[str]:
+    texts = (*pair.captions, *(pair.keywords or ()), pair.name or "")
+    return {word for text in texts for word in _WORD.findall(text.lower())}
 
 
 def _copy_notices(folder: Path, package: Package, files: Path) -> list[str]:
@@ -238,7 +254,7 @@ def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 SIDE = 128  # pixels of the longest side, unless a source has its own
 MIN_SIDE = 16
-_FORM = 3  # raised when the same inputs give another result
+_FORM = 4  # raised when the same inputs give another result
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +315,9 @@ def _build_source(build_dir: BuildDir, source: CorpusSource, plan: BuildPlan, fi
     build_dir.begin(source.name)
     images = ImageWriter(build_dir.images, plan.side)
     built = source.build(SourceFiles(files, images, plan.licences))
-    pairs = built.pairs if source.exam else remove_cross_split_duplicates(built.pairs, build_dir.images)
+    pairs = built.pairs
+    if not source.exam:
+        pairs = add_colours(remove_cross_split_duplicates(pairs, build_dir.images), build_dir.images)
     figures = {"pictures": len(images), "leaks": len(built.pairs) - len(pairs), **_counts(pairs, built.documents)}
     build_dir.finish(source.name, _input_key(source, plan), pairs, built.documents, figures)
     return figures
@@ -336,24 +354,32 @@ TINY_SIDE, TINY_QUALITY = 64, 80
 TINY_VENDORS = ("twemoji", "noto", "noto-v1", "emojione", "fluent-3d")  # the last one tests
 TINY_GROUPS = ("animals & nature", "food & drink", "travel & places", "activities", "objects")
 TINY_CLIPART = 600  # drawings
+EXTRA_VENDORS = ("twemoji", "noto", "noto-v1", "emojione", "fxemoji", "streamline")  # the last one validates
+EXTRA_GROUPS = (*TINY_GROUPS, "smileys & emotion")
+EXTRA_SPLIT = "extra"
 _EXCLUDED_CATEGORIES = ("signs", "shapes", "unsorted", "computer")  # categories of clip art
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # so that the same contents are the same bytes
 
 
 def build_tiny(cache: PackageCache, target: Path, say: Log) -> dict[str, Any]:
-    """Make the zip at ``target``; its figures. Raises: as ``build`` does."""
+    """Make the zip at ``target``; its figures. Raises: as ``build`` does.
+
+    Documents, and the lines of all splits but ``val``, are those of the first sample, so that runs that began with that
+    go on as they would have. What came later has a split of its own.
+    """
     with report_system_errors(target), open_build_dir(target) as build_dir:
         build_in(build_dir, BuildPlan((SOURCES["emoji"], SOURCES["openclipart"]), SIDE, "permissive"), cache, say)
-        emoji, clipart = (
-            select_emoji(_read_pairs(build_dir, "emoji")),
-            select_clipart(_read_pairs(build_dir, "openclipart")),
-        )
+        rows = _read_pairs(build_dir, "emoji")
+        emoji, clipart = select_emoji(rows), select_clipart(_read_pairs(build_dir, "openclipart"))
+        pairs = [replace(pair, name=None, keywords=None, attributes=None) for pair in emoji]
+        pairs += [replace(pair, name=None, attributes=None) for pair in clipart]
+        pairs += select_extra(rows, emoji)
         documents = [*emoji_documents(emoji), *clipart_documents(clipart)]
-        beside = build_dir.folder / "tiny.zip"
-        _write_zip(beside, build_dir, [*emoji, *clipart], documents)
+        beside = build_dir.folder / "sample.zip"
+        _write_zip(beside, build_dir, pairs, documents)
         beside.rename(target)
         build_dir.remove()
-    return {"pictures": len(emoji) + len(clipart), "documents": len(documents), "bytes": target.stat().st_size}
+    return {"pictures": len(pairs), "documents": len(documents), "bytes": target.stat().st_size}
 
 
 def select_emoji(rows: Iterable[PairRow]) -> list[PairRow]:
@@ -365,6 +391,25 @@ def select_emoji(rows: Iterable[PairRow]) -> list[PairRow]:
     concepts = [concept for concept, teams in drawn.items() if len(teams) == len(TINY_VENDORS)]
     concepts.sort(key=lambda concept: hash_fraction(f"tiny:{concept}"))
     return [drawn[concept][team] for concept in concepts for team in TINY_VENDORS]
+
+
+def select_extra(rows: Iterable[PairRow], chosen: Iterable[PairRow]) -> list[PairRow]:
+    """Further drawings that train or validate: faces, and things that not every team drew.
+
+    Args:
+        chosen: what ``select_emoji`` chose of the rows.
+
+    Returns: those that train in the split ``EXTRA_SPLIT``.
+    """
+    images = {pair.image for pair in chosen}
+    splits = {"train": EXTRA_SPLIT, "val": "val"}
+    extra = [
+        replace(pair, split=splits[pair.split])
+        for pair in rows
+        if pair.vendor in EXTRA_VENDORS and pair.labels["group"] in EXTRA_GROUPS
+        if pair.split in splits and pair.image not in images
+    ]
+    return sorted(extra, key=lambda pair: (hash_fraction(f"tiny:{pair.labels['concept']}"), pair.image))
 
 
 def select_clipart(rows: Iterable[PairRow]) -> list[PairRow]:

@@ -26,6 +26,7 @@ class PairRow:
 
     Attributes:
         name, keywords: of what the image shows, where the source has them; captions may be composed of them.
+        attributes: adjectives that are true of the image: its main colour, where it has one.
         long: further text, where the source has it.
         vendor: who drew it, where several drew the same thing.
     """
@@ -40,15 +41,18 @@ class PairRow:
     keywords: tuple[str, ...] | None = None
     long: str | None = None
     name: str | None = None
+    attributes: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        order = ("image", "captions", "name", "keywords", "long", "labels", "vendor", "split", "source", "licence")
+        texts = ("image", "captions", "name", "keywords", "attributes", "long")
+        order = (*texts, "labels", "vendor", "split", "source", "licence")
         values = ((name, getattr(self, name)) for name in order)
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values if v is not None}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> PairRow:
-        lists: dict[str, Any] = {name: tuple(value[name]) for name in ("captions", "keywords") if name in value}
+        names = ("captions", "keywords", "attributes")
+        lists: dict[str, Any] = {name: tuple(value[name]) for name in names if name in value}
         return PairRow(**(value | lists))
 
 

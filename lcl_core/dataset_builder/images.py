@@ -17,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
 from lcl_core.common.errors import UserError
@@ -139,6 +141,54 @@ def trim_border(image: Image.Image, margin: float = 0.04) -> Image.Image:
     wider = (max(0, left - pad), max(0, top - pad), min(image.width, right + pad), min(image.height, bottom + pad))
     with allow_large_images():
         return image.crop(wider)
+
+
+# Names of colours by hue, in degrees, up to the first number; from 345 on it is red again.
+_HUES = ((15.0, "red"), (40.0, "orange"), (68.0, "yellow"), (165.0, "green"), (255.0, "blue"), (300.0, "purple"))
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey")
+_PAPER = 0.94  # lightness from which a pixel without colour is ground, or white
+_SMALLEST_SHARE = 0.03  # of the pixels, that an image's contents have at least
+_COLOURED_SHARE = 0.3  # of the contents, from which an image is called by its colours
+_MAIN_SHARE = 0.6  # of the coloured pixels, or of the contents, from which one colour is the main one
+
+
+def main_colour(image: Image.Image) -> str:
+    """The colour that a drawing on white mostly has, one of ``COLOURS``; empty: none, or several.
+
+    White is no colour here, since it cannot be told from the ground. Outlines in black or grey do not count while a
+    third of the contents is coloured.
+    """
+    colours = _colours_of_pixels(image.convert("RGB"))
+    contents = colours[colours >= 0]
+    if len(contents) < _SMALLEST_SHARE * colours.size:
+        return ""
+    counts = np.bincount(contents, minlength=len(COLOURS))
+    grey = counts[-2:].sum()
+    if counts.sum() - grey >= _COLOURED_SHARE * counts.sum():
+        counts[-2:] = 0
+    main = int(counts.argmax())
+    return COLOURS[main] if counts[main] >= _MAIN_SHARE * counts.sum() else ""
+
+
+def main_colour_of_file(path: Path) -> str:
+    with Image.open(path) as image:
+        return main_colour(image)
+
+
+def _colours_of_pixels(image: Image.Image) -> NDArray[np.int64]:
+    """Numbers of ``COLOURS`` by pixel; -1 for white."""
+    hue, saturation, value = np.moveaxis(np.asarray(image.convert("HSV"), np.float64), -1, 0) / 255
+    numbers = {name: number for number, name in enumerate(COLOURS)}
+    bounds, names = zip(*_HUES, strict=True)
+    by_hue = np.array([numbers[name] for name in (*names, "pink", "red")])
+    found = by_hue[np.searchsorted((*bounds, 345.0), hue * 360, side="right")]
+    found[(found == numbers["red"]) & (saturation < 0.5) & (value > 0.7)] = numbers["pink"]
+    found[(found == numbers["orange"]) & (value < 0.65)] = numbers["brown"]
+    pale = saturation < 0.15
+    found[pale] = numbers["grey"]
+    found[(value < 0.25) | (pale & (value < 0.35))] = numbers["black"]
+    found[pale & (value > _PAPER)] = -1
+    return found
 
 
 def map_in_processes(

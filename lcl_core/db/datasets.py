@@ -24,7 +24,7 @@ from lcl_core.specs.corpus_jobs import ConvertSpec
 
 PRODUCT_OWNER = "lcl"  # owner of bundled encoders and datasets
 SAMPLE_DATASET = "sample"
-SAMPLE_FILE = "lcl_core/data/sample/tiny.zip"
+SAMPLE_FILE = "lcl_core/data/sample/drawings.zip"
 MAX_TAGS = 100_000  # of all items of a dataset's contents
 _MAX_LISTED = 20  # tags that a message names
 
@@ -124,13 +124,18 @@ def sample_path() -> str:
 
 
 def register_sample(session: Session) -> Dataset:
-    """Register the bundled corpus, or update its path after a new installation."""
+    """Register the bundled corpus, or update its path after a new installation.
+
+    A file of another name has other contents: then those of before are forgotten until the next run reads them.
+    """
     path = sample_path()
     dataset = session.get(Dataset, SAMPLE_DATASET)
     if dataset is None:
         dataset = Dataset(name=SAMPLE_DATASET, path=path, owner=PRODUCT_OWNER, created_at=now(session))
         session.add(dataset)
     elif dataset.path != path:
+        if Path(dataset.path).name != Path(path).name:
+            dataset.content_hash = dataset.statistics = None
         dataset.path = path
     session.flush()
     return dataset

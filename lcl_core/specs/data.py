@@ -33,8 +33,8 @@ class SourceSpec(Spec):
         "as_written",
         exclude_if=lambda captions: captions == "as_written",
         description="texts of captioned images: as written, or (drawn) composed anew at every pass of the name, the "
-        "keywords (one, or some in any order) and the texts as written, or (keyword) the name or one keyword alone; "
-        "images without keywords keep their texts",
+        "keywords (one, or some in any order) and the texts as written, or (keyword) the name or one keyword alone, "
+        "half of them after an attribute, or an attribute alone; images without keywords keep their texts",
     )
     image_first_probability: Fraction | None = Field(
         None,

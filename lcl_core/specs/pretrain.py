@@ -228,7 +228,7 @@ class ObjectiveSpec(Spec):
         exclude_if=lambda positives: positives == "own",
         description="contrastive loss: an image's positive is its own context, or every equal one in the batch, or "
         "(same_concept) also every context of an image of the same concept, or (shared_keywords) besides those every "
-        "caption that consists of names and keywords of the image",
+        "caption that consists of names, keywords and attributes of the image",
     )
     regression_target: Literal["live", "detached", "ema"] = Field(
         "live",

@@ -50,8 +50,24 @@ def test_a_term_counts_where_captions_list_it(spaces: dict[str, list[float]]) ->
     ]
     spaces |= {each.image: [1.0, 0.0] if each.image.startswith("cat") else [0.0, 1.0] for each in pairs}
     spaces |= {"pet": [1.0, 0.0], "car": [1.0, 0.0]}
-    found = search_quality.by_keyword(object(), object(), pairs)  # type: ignore[arg-type]
+    images = torch.tensor([spaces[each.image] for each in pairs])
+    found = search_quality.by_term(object(), images, search_quality.listed_keywords(pairs), "keywords")  # type: ignore[arg-type]
     assert found == {"images": 16, "keywords": 2, "precision_at_8": 0.5, "chance": 0.5}
+
+
+def test_an_attribute_and_a_keyword_are_one_search(spaces: dict[str, list[float]]) -> None:
+    """Of eight red cars and eight blue ones a search for red cars is right where it finds the red."""
+    pairs = [
+        CaptionPair(f"{colour} {number}", ("car",), {}, "train", "", {"keywords": ["car"], "attributes": [colour]})
+        for colour in ("red", "blue")
+        for number in range(8)
+    ]
+    described = search_quality.described_keywords(pairs)
+    assert (described[0], described[8]) == ({"red car"}, {"blue car"})
+    images = torch.tensor([[1.0, 0.0] if "red" in each.image else [0.0, 1.0] for each in pairs])
+    spaces |= {"red car": [1.0, 0.0], "blue car": [1.0, 0.1]}
+    found = search_quality.by_term(object(), images, described, "terms")  # type: ignore[arg-type]
+    assert found == {"images": 16, "terms": 2, "precision_at_8": 0.5, "chance": 0.5}
 
 
 def test_content_words_leave_out_colours_and_function_words() -> None:
@@ -66,7 +82,8 @@ def test_it_measures_a_saved_encoder_and_the_same_network_untrained(
     assert main(["search-quality", *words, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     for figures in (report, report["untrained"]):
-        assert figures["by_keyword"]["keywords"] == 329
+        assert figures["by_keyword"]["keywords"] == 548
+        assert 0 < figures["by_attribute"]["chance"] < figures["by_attribute"]["terms"]
         assert figures["by_name"]["fluent-3d"]["images"] == 590
         assert figures["by_name"]["fluent-3d"]["text_to_image_r5"] < 0.1
 

@@ -90,9 +90,9 @@ def test_documents_are_found_by_words_and_by_number(visitor: Any, page_url: str)
 def test_captioned_images_are_filtered_by_split(visitor: Any, page_url: str) -> None:
     page = opened(visitor, page_url)
     page.get_by_text("Captioned images", exact=True).click()
-    expect(page.locator("#documents-place")).to_contain_text("of 3,835")
+    expect(page.locator("#documents-place")).to_contain_text("of 5,397")
     choose(page, "Split", "test_vendor")
-    expect(page.locator("#documents-place")).not_to_contain_text("of 3,835")
+    expect(page.locator("#documents-place")).not_to_contain_text("of 5,397")
     expect(page.locator("#documents article footer").first).to_contain_text("test_vendor")
 
 

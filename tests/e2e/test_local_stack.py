@@ -124,9 +124,9 @@ def test_an_encoder_serves(client: Client, pretrained: Json, sample_zip: Path) -
 def test_a_dataset_is_examined_and_converted(client: Client) -> None:
     examined = succeeded(client, client.validate_dataset("sample", workers=1))
     report = examined["result"]["report"]
-    assert (report["documents"], report["kinds"]) == (4366, {"matched": 531, "pair": 3835})
+    assert (report["documents"], report["kinds"]) == (5928, {"matched": 531, "pair": 5397})
     assert report["quarantined"] == sum(report["reasons"].values())
-    assert client.metrics(examined["id"])[-1]["step"] == 4366
+    assert client.metrics(examined["id"])[-1]["step"] == 5928
     assert "report.json" in {row["name"] for row in client.artifacts(examined["id"])}
 
     made = succeeded(client, client.submit("convert", {"dataset": "sample", "name": "sharded"}))
@@ -134,7 +134,7 @@ def test_a_dataset_is_examined_and_converted(client: Client) -> None:
     assert row["content_hash"] == made["result"]["dataset"]["content_hash"]
     assert made["inputs"]["datasets"] == {"sample": made["result"]["dataset_hash"]}
     assert client.dataset_documents("sharded", limit=1)["total"] == 531
-    assert client.dataset_documents("sharded", limit=1, view="pairs")["total"] == 3835
+    assert client.dataset_documents("sharded", limit=1, view="pairs")["total"] == 5397
 
 
 def test_what_is_tagged_is_left_out_of_a_conversion(client: Client) -> None:

@@ -15,7 +15,7 @@ from lcl_core.data.records import CaptionPair
 from lcl_core.data.sampling.document_plan import ChunkIndex, DocumentChunks, count_usable_images
 from lcl_core.specs.data import DataSpec
 
-SAMPLE_CORPUS = Path(__file__).parents[1] / "sample" / "tiny.zip"
+SAMPLE_CORPUS = Path(__file__).parents[1] / "sample" / "drawings.zip"
 
 
 class Documents(Protocol):

@@ -238,7 +238,7 @@ class SampleSource(ABC):
             return SkippedSample(name, "unreadable image", *_describe(problems))
         text, ids = self._context.encode_pair(texts, draw, self._image_first)
         cropped = self._context.crop([images[image]], draw)
-        concepts, terms = (hash_term(subject.concept),), term_hashes(subject, text)
+        concepts, terms = (hash_term(captioned_concept(subject, text)),), term_hashes(subject, text)
         return Sample(name, self._number, np.array(ids, np.int32), *cropped, concepts=concepts, terms=terms)
 
 
@@ -439,7 +439,8 @@ def draw_caption(
 ) -> str:
     """One of four captions, equally likely: a written one; the name; one keyword; two to six of name and keywords.
 
-    The terms of the last are in any order, with commas. A keyword replaces what the image does not have.
+    The terms of the last are in any order, with commas. A keyword replaces what the image does not have. Half of
+    the names and keywords that stand alone follow an attribute ("red car") or give way to it, if the image has any.
 
     Args:
         written: captions as they are; may be empty.
@@ -447,16 +448,27 @@ def draw_caption(
         form: ``keyword``: the name or one of the keywords, equally likely.
     """
     if form == "keyword":
-        return draw.choice([*filter(None, (subject.name,)), *subject.keywords])
+        return _draw_attribute(draw, subject, draw.choice([*filter(None, (subject.name,)), *subject.keywords]))
     kind = draw.randrange(4)
     if kind == 0 and written:
         return draw.choice(written)
     if kind == 1 and subject.name:
-        return subject.name
+        return _draw_attribute(draw, subject, subject.name)
     terms = list(dict.fromkeys(filter(None, (subject.name, *subject.keywords))))
     if kind < 3 or len(terms) == 1:
-        return draw.choice(subject.keywords)
+        return _draw_attribute(draw, subject, draw.choice(subject.keywords))
     return ", ".join(draw.sample(terms, draw.randint(2, min(len(terms), MAX_CAPTION_TERMS))))
+
+
+def _draw_attribute(draw: random.Random, subject: ImageSubject, term: str) -> str:
+    """The term, or as likely one of the attributes: three in four times before the term, else alone.
+
+    Without attributes nothing is drawn. Alone it is a term of many images at once, which teaches it soonest.
+    """
+    if not subject.attributes or draw.random() < 0.5:
+        return term
+    attribute = draw.choice(subject.attributes)
+    return attribute if draw.random() < 0.25 else f"{attribute} {term}"
 
 
 def draw_sentences(document: dict[str, Any], draw: random.Random, form: CaptionForm = "drawn") -> dict[str, Any]:
@@ -484,8 +496,13 @@ def draw_sentences(document: dict[str, Any], draw: random.Random, form: CaptionF
 
 
 def _concepts_by_image(document: dict[str, Any]) -> dict[str, str]:
-    subjects = ((image["image_name"], ImageSubject.from_json(image.get("subject"))) for image in document["image_info"])
-    return {name: subject.concept for name, subject in subjects}
+    """By the image's name, in view of its sentence."""
+    texts, concepts = document["text_list"], {}
+    for image in document["image_info"]:
+        subject, sentence = ImageSubject.from_json(image.get("subject")), image["matched_text_index"]
+        caption = texts[sentence] if 0 <= sentence < len(texts) else ""
+        concepts[image["image_name"]] = captioned_concept(subject, caption)
+    return concepts
 
 
 def hash_term(term: str) -> int:
@@ -497,18 +514,39 @@ def hash_term(term: str) -> int:
 
 
 def term_hashes(subject: ImageSubject, caption: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Hashes of the image's name and keywords, at most ``MAX_IMAGE_TERMS``, and of the terms of its caption.
+    """Hashes of an image's name, attributes and keywords, at most ``MAX_IMAGE_TERMS``, and of its caption's terms.
 
-    A caption that is not a list of some of the first, with commas, has none.
+    A caption that is not a list of some of the first, with commas, has none. An attribute and the term after it are two
+    terms: a "red car" is every image that is red and a car.
     """
-    known = dict.fromkeys(map(hash_term, (subject.name, *subject.keywords)))
+    known = dict.fromkeys(map(hash_term, (subject.name, *subject.attributes, *subject.keywords)))
     known.pop(0, None)
     image = tuple(known)[:MAX_IMAGE_TERMS]
-    for terms in ([caption], caption.split(",")):
+    attribute, rest = split_attribute(subject, caption)
+    for terms in ([caption], caption.split(","), [attribute, rest]):
         text = tuple(dict.fromkeys(map(hash_term, terms)))
         if len(text) <= MAX_CAPTION_TERMS and set(text) <= set(image):
             return image, text
     return image, ()
+
+
+def split_attribute(subject: ImageSubject, caption: str) -> tuple[str, str]:
+    """An attribute of the image with which the caption begins, and the rest; ("", caption) where there is none."""
+    for attribute in subject.attributes:
+        if caption.startswith(f"{attribute} "):
+            return attribute, caption[len(attribute) + 1 :]
+    return "", caption
+
+
+def captioned_concept(subject: ImageSubject, caption: str) -> str:
+    """The image's concept, after the attribute if its caption names one: a blue car is no "red car".
+
+    Of a caption that is an attribute alone, that attribute.
+    """
+    if caption in subject.attributes:
+        return caption
+    attribute = split_attribute(subject, caption)[0]
+    return f"{attribute} {subject.concept}" if attribute and subject.concept else subject.concept
 
 
 def _describe(problems: list[UserError]) -> tuple[str, tuple[str, ...]]:

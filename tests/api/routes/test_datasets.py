@@ -59,7 +59,7 @@ def squares(live_service: Any, corpus: Path) -> str:
 
 def test_the_sample_is_there_from_the_start(live_service: Any, http: httpx.Client) -> None:
     sample = next(row for row in live_service.admin.datasets() if row["name"] == "sample")
-    assert sample["path"].endswith("tiny.zip")
+    assert sample["path"].endswith("drawings.zip")
     figures = live_service.admin.dataset_statistics("sample")
     assert figures["documents"] == 531
     assert figures["splits"]["test_vendor"] > 0

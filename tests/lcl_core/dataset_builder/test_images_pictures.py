@@ -17,6 +17,7 @@ from lcl_core.dataset_builder.images import (
     fit_to_side,
     flatten_on_white,
     load_rgb,
+    main_colour,
     safe_image_name,
     trim_border,
 )
@@ -95,3 +96,44 @@ def test_only_the_longest_side_counts() -> None:
 def test_webp_is_what_it_says(kit: Any, tmp_path: Path) -> None:
     name = ImageWriter(tmp_path, 32).put(kit.draw_image("red"), "a")
     assert Image.open(io.BytesIO((tmp_path / str(name)).read_bytes())).format == "WEBP"
+
+
+def shape(*colours: str | tuple[int, int, int], ground: str = "white") -> Image.Image:
+    """Stripes of equal width on a ground with a border."""
+    image = Image.new("RGB", (60, 60), ground)
+    for number, colour in enumerate(colours):
+        image.paste(Image.new("RGB", (40 // len(colours), 40), colour), (10 + number * (40 // len(colours)), 10))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("colours", "expected"),
+    [
+        (["#cc1a1a"], "red"),
+        (["#e02020", "#d01010", "#2040c0"], "red"),
+        (["#ff8c1a"], "orange"),
+        (["#ffdd33"], "yellow"),
+        (["#2e9e3a"], "green"),
+        (["#2255cc"], "blue"),
+        (["#1fb5c9"], "blue"),
+        (["#8833cc"], "purple"),
+        (["#e64fa8"], "pink"),
+        (["#ff9db0"], "pink"),
+        (["#7a4a20"], "brown"),
+        (["#141414"], "black"),
+        (["#8a8a8a"], "grey"),
+        (["red", "blue"], ""),
+        (["black", "black", "red", "grey"], ""),
+        (["black", "red", "grey"], "red"),
+        (["white"], ""),
+    ],
+)
+def test_the_main_colour_of_a_drawing(colours: list[str], expected: str) -> None:
+    """White is the ground; outlines do not count where a third is coloured; of two colours neither is the main one."""
+    assert main_colour(shape(*colours)) == expected
+
+
+def test_too_little_to_have_a_colour() -> None:
+    image = Image.new("RGB", (60, 60), "white")
+    image.paste(Image.new("RGB", (9, 9), "red"), (10, 10))
+    assert main_colour(image) == ""

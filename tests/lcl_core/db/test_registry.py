@@ -71,10 +71,25 @@ def test_the_sample_is_registered_at_every_start(database: Database) -> None:
     for _ in range(2):
         with database.session() as session:
             path = datasets.register_sample(session).path
-            assert path.endswith("lcl_core/data/sample/tiny.zip")
+            assert path.endswith("lcl_core/data/sample/drawings.zip")
             session.get_one(datasets.get_dataset(session, "sample").__class__, "sample").path = "/moved"
     with database.session() as session:
         assert datasets.register_sample(session).path == path
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"), [("/moved/sample/drawings.zip", True), ("/here/sample/of-an-older-version.zip", False)]
+)
+def test_contents_of_the_sample_are_read_again_only_where_a_version_brings_others(
+    database: Database, path: str, kept: bool
+) -> None:
+    with database.session() as session:
+        sample = datasets.register_sample(session)
+        sample.path, sample.content_hash, sample.statistics = path, "0" * 64, {"documents": 1}
+    with database.session() as session:
+        sample = datasets.register_sample(session)
+        assert (sample.content_hash is not None, sample.statistics is not None) == (kept, kept)
+        assert sample.path == datasets.sample_path()
 
 
 def test_of_encoders_with_one_name_the_newest_answers(database: Database, tmp_path: Path) -> None:
@@ -130,7 +145,9 @@ def test_a_dataset_that_became_a_link_or_lost_its_root_is_not_read(
 def test_the_sample_is_read_where_this_installation_has_it(database: Database, tmp_path: Path) -> None:
     with database.session() as session:
         here = datasets.register_sample(session).path
-        datasets.get_dataset(session, "sample").path = "/elsewhere/lcl_core/data/sample/tiny.zip"  # as another has it
+        datasets.get_dataset(
+            session, "sample"
+        ).path = "/elsewhere/lcl_core/data/sample/drawings.zip"  # as another has it
         inputs = registry.resolve_inputs(session, parse_spec("validate", {"dataset": "sample"}), tmp_path, [])
     assert inputs.datasets == {"sample": here}
 

@@ -24,7 +24,7 @@ def test_what_is_in_it(sample: Corpus, sample_zip: Path) -> None:
     assert sample_zip == SAMPLE_CORPUS
     assert len(sample.documents) == 531
     assert sample.splits() == {
-        "train": 2865, "test_vendor": 590, "test_concept": 228, "test_both": 57, "test": 60, "val": 35,
+        "train": 2865, "extra": 1253, "val": 344, "test_vendor": 590, "test_concept": 228, "test_both": 57, "test": 60,
     }  # fmt: skip
     pair = sample.pairs("test_vendor", "emoji")[0]
     assert set(pair.labels) == {"concept", "group", "subgroup"}
@@ -33,7 +33,7 @@ def test_what_is_in_it(sample: Corpus, sample_zip: Path) -> None:
 def test_every_line_and_every_image_can_be_read(sample: Corpus) -> None:
     names = {info["image_name"] for document in sample.documents for info in document["image_info"]}
     names |= {pair.image for pair in sample.pairs()}
-    assert len(names) == 3835
+    assert len(names) == 5397
     for name in sorted(names)[::20]:
         assert sample.read_image(name).size <= (64, 64)
 
@@ -56,7 +56,18 @@ def test_each_licence_in_it_is_in_the_notice(sample: Corpus) -> None:
     licences = Counter(pair.extra["licence"] for pair in sample.pairs())
     assert set(licences) == set(words)
     assert all(word in notice for word in words.values())
-    for work in ("Twemoji", "EmojiOne", "EmojiTwo", "Noto", "Fluent", "Open Clip Art", "emojibase", "resized"):
+    for work in (
+        "Twemoji",
+        "EmojiOne",
+        "EmojiTwo",
+        "Noto",
+        "Fluent",
+        "Firefox OS",
+        "Streamline",
+        "Open Clip Art",
+        "emojibase",
+        "resized",
+    ):
         assert work in notice
 
 

@@ -16,7 +16,7 @@ from lcl_core.data.formats import open_reader
 from lcl_core.data.records import ImageSubject, Record
 from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.sampling.packing import DocumentBatch, first_cursors, redistribute_cursors
-from lcl_core.data.sampling.sources import draw_caption, hash_term, term_hashes
+from lcl_core.data.sampling.sources import captioned_concept, draw_caption, hash_term, term_hashes
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec, SourceSpec
 from lcl_core.specs.parsing import parse_spec
@@ -90,6 +90,26 @@ def test_each_form_of_a_caption_is_drawn_as_often() -> None:
     assert all(len(set(terms)) == len(terms) for terms in several)
     assert {("pet", "dog"), ("dog", "pet")} <= {tuple(terms) for terms in several}, "in any order"
     assert {terms[0] for terms in several} == {"dog face", *subject.keywords}
+
+
+def test_half_of_the_single_terms_follow_an_attribute_or_give_way_to_it() -> None:
+    draw, draws = random.Random(0), 8000
+    terms, attributes = ("city bus", "bus", "vehicle"), ("red", "old")
+    bus = ImageSubject("city bus", terms[1:], "city bus", attributes)
+    for form, single in (("keyword", 1.0), ("drawn", 0.5)):
+        counts = Counter(draw_caption(draw, ["a bus."], bus, form) for _ in range(draws))
+        described = [f"{attribute} {term}" for attribute in attributes for term in terms]
+        for captions, share in ((terms, 1 / 2), (described, 3 / 8), (attributes, 1 / 8)):
+            assert sum(counts[caption] for caption in captions) / draws / single == pytest.approx(share, abs=0.02)
+            assert all(counts[caption] > draws / 60 * single for caption in captions)
+
+
+def test_without_attributes_captions_are_drawn_as_they_were() -> None:
+    """A changed number of draws would change the data of runs that are half done."""
+    subject, draw = ImageSubject("dog face", ("dog", "pet", "puppy"), "dog face"), random.Random(0)
+    assert [draw_caption(draw, [WRITTEN], subject) for _ in range(6)] == [
+        "dog face, dog, pet", "puppy, dog, dog face", "dog face", "dog", WRITTEN, "dog face",
+    ]  # fmt: skip
 
 
 def test_what_an_image_does_not_have_is_not_drawn() -> None:
@@ -226,7 +246,7 @@ def test_the_concept_of_an_image_travels_with_its_sample(open_stream: Any) -> No
 
 
 def test_names_and_keywords_of_a_list_in_a_caption(kit: Any) -> None:
-    """Corpora of before the fields were there, the sample among them."""
+    """Corpora of before the fields were there, the first lines of the sample among them."""
     captions = ["cat with wry smile", "cat with wry smile: irony, pet, smile"]
     corpus = kit.corpus(pairs=[
         kit.pair("red.png", *captions),
@@ -250,6 +270,7 @@ def test_names_and_keywords_of_a_list_in_a_caption(kit: Any) -> None:
         ({"image": "a.png", "captions": [], "name": 5}, "name must be a string"),
         ({"image": "a.png", "captions": [], "keywords": "a, b"}, "keywords must be a list of strings"),
         ({"image": "a.png", "captions": [], "keywords": ["a", 5]}, "keywords must be a list of strings"),
+        ({"image": "a.png", "captions": [], "attributes": "red"}, "attributes must be a list of strings"),
     ],
 )
 def test_a_field_of_another_type_is_a_bad_line(kit: Any, line: dict[str, Any], problem: str) -> None:
@@ -309,6 +330,43 @@ def test_captions_that_are_lists_of_terms(caption: str, terms: list[str]) -> Non
     assert len(image) == 32
     assert image[:4] == tuple(map(hash_term, ("woman, man", "dog", "pet", "puppy")))
     assert text == tuple(map(hash_term, terms))
+
+
+@pytest.mark.parametrize(
+    ("caption", "terms", "concept"),
+    [
+        ("red bus", ["red", "bus"], "red city bus"),
+        ("red city bus", ["red", "city bus"], "red city bus"),
+        ("bus", ["bus"], "city bus"),
+        ("blue bus", [], "city bus"),
+        ("red tree", [], "red city bus"),
+        ("red", ["red"], "red"),
+    ],
+)
+def test_an_attribute_is_a_term_of_its_own(caption: str, terms: list[str], concept: str) -> None:
+    """So the caption is a positive of each image that is red and a bus, and no blue bus is of the same concept."""
+    bus = ImageSubject("city bus", ("bus", "vehicle"), "city bus", ("red",))
+    image, text = term_hashes(bus, caption)
+    assert set(image) == set(map(hash_term, ("city bus", "red", "bus", "vehicle")))
+    assert text == tuple(map(hash_term, terms))
+    assert captioned_concept(bus, caption) == concept
+
+
+def test_attributes_reach_captions_concepts_and_shards(kit: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Of captioned images and of documents, from files and from shards."""
+    bus = {"name": "city bus", "keywords": ["bus"], "labels": {"concept": "city bus"}, "attributes": ["red"]}
+    corpus = kit.corpus([kit.document(["a bus."], kit.image("red.png", 0))], [kit.pair("red.png", "a bus.", **bus)])
+    records = [record for record in open_reader(kit.root, "native").records() if isinstance(record, Record)]
+    convert(records, tmp_path / "shards")
+    for each in (corpus, open_corpus(tmp_path / "shards")):
+        for view in ("pairs", "interleaved", "matched_pairs"):
+            source = {"dataset": "here", "view": view, "captions": "keyword"}
+            data = DataSpec(sources=[source], image_first_probability=0)
+            stream = SampleStream(data, {"here": each}, tokenizer, N, SIZE, LENGTH, seed=0, concepts=True)
+            found = {(texts_of(sample, tokenizer)[0], sample.concepts) for sample in (stream[n] for n in range(60))}
+            concepts = {"city bus": "city bus", "bus": "city bus", "red city bus": "red city bus", "red": "red"}
+            concepts["red bus"] = "red city bus"
+            assert found == {(text, (hash_term(concept),)) for text, concept in concepts.items()}, view
 
 
 @pytest.mark.parametrize("view", ["pairs", "interleaved"])
