@@ -34,7 +34,7 @@ RunId = Annotated[str, Path(description="id of the run, or its name where one ru
 StudyId = Annotated[str, Path(description="id of the study, or its name where one study alone has it")]
 DatasetName = Annotated[str, Path(description="name of the dataset", examples=["sample"])]
 EncoderReference = Annotated[
-    str, Path(description="id of the encoder, or the newest of a name", examples=["drawings-v4"])
+    str, Path(description="id of the encoder, or the newest of a name", examples=["drawings-v5"])
 ]
 CollectionReference = Annotated[str, Path(description="id or name of the collection", examples=["sample-drawings"])]
 ItemId = Annotated[str, Path(description="id of the item, as a search returns it")]

@@ -112,11 +112,12 @@ PROGRESS_COLUMNS = (
     ("contrastive_loss", "contrastive {:.3f}"),
     ("generation_loss", "generation {:.3f}"),
     ("images_per_s", "{:,.0f} images/s"),
+    ("held_out.retrieval_r5", "held-out recall at 5 {:.3f}"),
 )
 
 
 def format_progress(run: RunJson) -> str:
-    """Step, both losses, images a second and time left, as far as known."""
+    """Step, both losses, images a second, recall on held-out images and time left, as far as known."""
     progress = run.get("progress") or {}
     if not progress:
         return STATE_LABELS.get(run["state"], str(run["state"]))

@@ -32,7 +32,7 @@ classification also needs numpy: `lcl-client[zero-shot]`.
     from lcl_client import Client
 
     with Client("http://127.0.0.1:8765", "lcl_…") as client:
-        vectors = client.embed_texts("drawings-v4", ["a red bus"])
+        vectors = client.embed_texts("drawings-v5", ["a red bus"])
 
 Without arguments, address and key come from `LCL_API_URL` and `LCL_API_KEY`.
 """

@@ -28,7 +28,7 @@ from api.services.encoders import list_models, model_view
 from api.services.inference import attend, caption, continue_document, embed
 from lcl_core.db import registry
 
-ModelReference = Annotated[str, Path(description="id or name of an encoder", examples=["drawings-v4"])]
+ModelReference = Annotated[str, Path(description="id or name of an encoder", examples=["drawings-v5"])]
 router = APIRouter(prefix="/v1", tags=["inference"], responses=ERROR_RESPONSES)
 STREAM_RESPONSES = documented_responses(
     "application/json",

@@ -52,7 +52,7 @@ def _refuse_tokens(value: Any) -> Any:
 
 class EmbeddingRequest(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra=request_example(model="drawings-v4", input=["a red bird", EXAMPLE_IMAGE])
+        extra="forbid", json_schema_extra=request_example(model="drawings-v5", input=["a red bird", EXAMPLE_IMAGE])
     )
 
     model: Reference = Field(description="id or name of an encoder")
@@ -114,7 +114,7 @@ class GenerationParams(BaseModel):
 class CaptionRequest(GenerationParams):
     """Greedy unless ``num_beams`` or ``top_p`` says otherwise. Image i is drawn with ``seed`` + i."""
 
-    model_config = ConfigDict(json_schema_extra=request_example(model="drawings-v4", images=[EXAMPLE_IMAGE]))
+    model_config = ConfigDict(json_schema_extra=request_example(model="drawings-v5", images=[EXAMPLE_IMAGE]))
 
     images: list[Content] = Field(description="images as data URLs")
     prompt: str = Field("", max_length=10_000, description="text that the caption continues")
@@ -142,7 +142,7 @@ class ContinuationRequest(GenerationParams):
     """Greedy unless ``num_beams`` or ``top_p`` says otherwise."""
 
     model_config = ConfigDict(
-        json_schema_extra=request_example(model="drawings-v4", document=["A page about", {"image": EXAMPLE_IMAGE}])
+        json_schema_extra=request_example(model="drawings-v5", document=["A page about", {"image": EXAMPLE_IMAGE}])
     )
 
     document: list[Content | DocumentImage] = Field(
@@ -158,7 +158,7 @@ class ContinuationResponse(BaseModel):
 
 class AttentionRequest(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra=request_example(model="drawings-v4", images=[EXAMPLE_IMAGE], heads=False)
+        extra="forbid", json_schema_extra=request_example(model="drawings-v5", images=[EXAMPLE_IMAGE], heads=False)
     )
 
     model: Reference = Field(description="id or name of an encoder")

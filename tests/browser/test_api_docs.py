@@ -53,7 +53,7 @@ def test_fields_of_body_and_response_are_described(docs: Any) -> None:
     expect(call.get_by_text("texts, and images as data URLs").first).to_be_visible()
     expect(call.get_by_text("one vector per input, in order")).to_be_visible()
     expect(call.locator("td code", has_text="data[].embedding")).to_be_visible()
-    assert json.loads(call.locator("textarea").input_value())["model"] == "drawings-v4"
+    assert json.loads(call.locator("textarea").input_value())["model"] == "drawings-v5"
     expect(docs.locator("#errors code", has_text="error.param")).to_be_visible()
 
 

@@ -179,6 +179,8 @@ def test_progress_in_words() -> None:
         format_progress(run)
         == "step 1,200 of 3,000 · contrastive 3.210 · generation 4.500 · 1,234 images/s · 3:07 left"
     )
+    measured = {"state": "running", "progress": {"step": 5, "held_out.retrieval_r5": 0.3125}}
+    assert format_progress(measured) == "step 5 · held-out recall at 5 0.312"
     assert format_progress({"state": "queued", "progress": None}) == "waiting for the worker"
     assert format_progress({"state": "running", "progress": {}}) == "starting"
     phase = {"step": 0, "total_steps": 10, "phase": "preparing"}

@@ -63,5 +63,5 @@ def test_the_cells_run(stack: LocalStack, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "succeeded enc_" in done.stdout
-    assert "retrieval of drawings-v4: 0." in done.stdout
+    assert "retrieval of drawings-v5: 0." in done.stdout
     assert "['kept', 'notebook'] first training; last loss" in done.stdout

@@ -60,7 +60,7 @@ SAID = {  # patterns of names, and what they stand for; in this order
     r"(lcl study (?!run)\w+) ID": r"\1 loss_ablation",
 }
 PAGES = sorted({block.page for block in BLOCKS if block.language == "sh" and "quickstart_" not in block.page})
-ENCODERS = ("tiny", "sample", "mine", "drawings-v4", "ours")
+ENCODERS = ("tiny", "sample", "mine", "drawings-v5", "ours")
 
 
 class World(NamedTuple):

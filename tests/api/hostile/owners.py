@@ -16,7 +16,7 @@ NAMES: dict[str, tuple[str, Any, int]] = {
         {"kind": "pretrain", "spec": {"preset": "sample"}, "name": "tiny"},
         409,
     ),
-    "the product's encoder": (IMPORT, {"name": "drawings-v4", "path": COPY}, 409),
+    "the product's encoder": (IMPORT, {"name": "drawings-v5", "path": COPY}, 409),
     "an older encoder of the product": (IMPORT, {"name": "drawings", "path": COPY}, 409),
     "the id of an encoder": (IMPORT, {"name": ENCODER, "path": COPY}, 422),
     "a name in the form of an encoder's id": (IMPORT, {"name": "enc_00c0ffee", "path": COPY}, 422),

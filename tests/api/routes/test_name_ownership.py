@@ -208,7 +208,7 @@ def test_an_encoder_is_renamed_by_its_owner_to_a_free_name(
     address = f"/v1/encoders/{made['id']}"
     refused(clients["mallory"].patch(address, json={"name": "mine"}), 403, "forbidden")
     refused(clients["alice"].patch(address, json={"name": "hers"}), 409, "name_taken", "name")
-    refused(clients["alice"].patch(address, json={"name": "drawings-v4"}), 409, "name_taken", "name")
+    refused(clients["alice"].patch(address, json={"name": "drawings-v5"}), 409, "name_taken", "name")
     refused(clients["alice"].patch(address, json={"name": "enc_1"}), 422, "bad_name", "name")
     spec = {"encoder": "draft", "dataset": "hers"}
     run = clients["alice"].post("/v1/runs", json={"kind": "evaluate", "spec": spec}).json()
