@@ -371,21 +371,28 @@ class Collection:
     def _best_fused(self, query: np.ndarray, k: int, words: str, where: Where | None) -> list[Hit]:
         """The hits of a validated hybrid search; ``score``: cosine, of every hit."""
         near = {item: score for item, score, _ in self._best("images", query, FUSED_HITS, where)}
-        best = fuse_ranks(near, self._matching(words, where))[:k]
+        best = fuse_ranks(near, *self._matching(words, where))[:k]
         scores = {item: near[item] if item in near else float(self.vector(item) @ query) for item in best}
         return [Hit(item, score, self.item(item)) for item, score in scores.items()]
 
-    def _matching(self, words: str, where: Where | None) -> dict[str, float]:
-        """Ids of the images with the best captions for these words, and the BM25 of each one's best, best first."""
-        matches = self._full_text().search(words)
+    def _matching(self, words: str, where: Where | None) -> tuple[dict[str, float], set[str]]:
+        """Ids of the images with the best captions for these words, and the BM25 of each one's best, best first.
+
+        The second: those of them whose best caption lacks some of the words.
+        """
+        index = self._full_text()
+        matches, whole = index.search(words), index.with_all_words(words)
         found: dict[str, float] = {}
+        partial: set[str] = set()
         keys = np.array([key for key, _ in matches], dtype=np.uint64)
-        for (_, score), carriers in zip(matches, self._carriers_of(keys, where), strict=True):
-            for item in carriers:
-                found.setdefault(item, score)
+        for (key, score), carriers in zip(matches, self._carriers_of(keys, where), strict=True):
+            new = [item for item in carriers if item not in found]
+            found.update(dict.fromkeys(new, score))
+            if key not in whole:
+                partial.update(new)
             if len(found) >= FUSED_HITS:
                 break
-        return found
+        return found, partial
 
     def index_captions(self) -> None:
         """Make the index that hybrid searches need, unless it is there: otherwise the first one makes it.

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 from lcl_core.common.errors import UserError
 
 RANK_CONSTANT = 60  # of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009
+PARTIAL_WEIGHT = 0.5  # of a text that lacks some of the query's words: a "police car" is weak evidence of a red car
 MAX_WORDS = 64  # of a query, the first
 MAX_MATCHES = 100_000  # texts that a search finds
 COMMON_SHARE = 0.1  # a word of so many of the texts does not count beside rarer ones
@@ -24,6 +25,7 @@ _CREATE = "CREATE VIRTUAL TABLE captions USING fts5(text, content='', tokenize='
 _INSERT = "INSERT INTO captions (rowid, text) VALUES (?, ?)"
 _COUNT = "SELECT count(*) FROM (SELECT 1 FROM captions WHERE captions MATCH ? LIMIT ?)"
 _SEARCH = "SELECT rowid, -rank FROM captions WHERE captions MATCH ? ORDER BY rank, rowid LIMIT ?"
+_WITH_ALL = "SELECT rowid FROM captions WHERE captions MATCH ? LIMIT ?"
 _KEYS = 1 << 64
 
 Texts = Iterable[tuple[int, str]]  # key, a number of 64 bits without sign, and text
@@ -65,6 +67,16 @@ class FullTextIndex:
             found = self._database.execute(_SEARCH, (_any_of(words), MAX_MATCHES)).fetchall()
         return [(key % _KEYS, score) for key, score in found]
 
+    def with_all_words(self, query: str) -> set[int]:
+        """Keys of the texts with every word of ``query`` that counts in a search and that any text has."""
+        with self._lock:
+            words = self._rare_words(list(dict.fromkeys(_WORD.findall(query)))[:MAX_WORDS])
+            known = [word for word in words if self._database.execute(_COUNT, (_any_of([word]), 1)).fetchone()[0]]
+            if not known:
+                return set()
+            found = self._database.execute(_WITH_ALL, (" AND ".join(map(_quoted, known)), MAX_MATCHES)).fetchall()
+        return {key % _KEYS for (key,) in found}
+
     def _insert(self, texts: Texts) -> None:
         # in order: FTS5 writes a segment whenever a row number is no greater than the one before
         rows = sorted((_signed(key), text.encode("utf-8", "replace").decode()) for key, text in texts)
@@ -102,22 +114,29 @@ class LazyFullTextIndex:
             return self._index
 
 
-def fuse_ranks(*rankings: Mapping[str, float]) -> list[str]:
+def fuse_ranks(
+    near: Mapping[str, float], matching: Mapping[str, float], partial: Container[str] = frozenset()
+) -> list[str]:
     """Reciprocal rank fusion: a ranking adds 1 / (``RANK_CONSTANT`` + rank) to each of its ids.
 
     Args:
-        rankings: {id: score}, best first. Equal scores have the same rank.
+        near, matching: {id: score}, best first: by vectors, and by words. Equal scores have the same rank.
+        partial: ids to which ``matching`` adds ``PARTIAL_WEIGHT`` times as much.
 
-    Returns: the ids of all rankings, best first; equal ones in the order of the rankings.
+    Returns: the ids of both rankings, best first; equal ones in the order of the rankings.
     """
-    fused: dict[str, float] = {}
-    for ranking in rankings:
-        rank, before = 0, None
-        for at, (item, score) in enumerate(ranking.items(), start=1):
-            if score != before:
-                rank, before = at, score
-            fused[item] = fused.get(item, 0.0) + 1 / (RANK_CONSTANT + rank)
+    fused = dict(_reciprocal_ranks(near))
+    for item, share in _reciprocal_ranks(matching):
+        fused[item] = fused.get(item, 0.0) + share * (PARTIAL_WEIGHT if item in partial else 1.0)
     return sorted(fused, key=lambda item: -fused[item])
+
+
+def _reciprocal_ranks(ranking: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    rank, before = 0, None
+    for at, (item, score) in enumerate(ranking.items(), start=1):
+        if score != before:
+            rank, before = at, score
+        yield item, 1 / (RANK_CONSTANT + rank)
 
 
 def _signed(key: int) -> int:
@@ -126,5 +145,9 @@ def _signed(key: int) -> int:
 
 
 def _any_of(words: Sequence[str]) -> str:
-    """A query of FTS5. Words consist of letters, digits and underscores, so that quotes need no escape."""
-    return " OR ".join(f'"{word}"' for word in words)
+    return " OR ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """For a query of FTS5. Words consist of letters, digits and underscores, so that quotes need no escape."""
+    return f'"{word}"'

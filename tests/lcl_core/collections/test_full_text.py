@@ -114,8 +114,46 @@ def test_ranks_are_fused_and_equal_scores_have_the_same_rank() -> None:
     near = {"a": 0.9, "b": 0.8, "c": 0.7}
     # d is as good by words as c, so 1/61 as a, which the first ranking has
     assert fuse_ranks(near, {"c": 5.0, "d": 5.0}) == ["c", "a", "d", "b"]
-    assert fuse_ranks(near) == ["a", "b", "c"]
     assert fuse_ranks(near, {}) == ["a", "b", "c"]
+
+
+def test_an_image_whose_text_lacks_a_word_gets_half_as_much_by_its_words() -> None:
+    near = {**{str(at): -at for at in range(20)}, "police": -30.0, "red": -31.0}
+    matching = {"police": 5.0, "red": 4.0}
+    assert fuse_ranks(near, matching)[:2] == ["police", "red"]
+    assert fuse_ranks(near, matching, {"police"})[:2] == ["red", "police"]
+    assert fuse_ranks(near, matching, {"police", "red"})[:2] == ["police", "red"]
+    assert fuse_ranks({"a": 0.9}, {"b": 5.0}, {"b"}) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("query", "keys"),
+    [
+        ("red car", {1}),
+        ("car", {1, 2}),
+        ("Red CARS!", {1}),
+        ("red zeppelin", {1, 3}),
+        ("zeppelin", set()),
+        ("", set()),
+        ("red sea car", set()),
+    ],
+)
+def test_texts_with_all_words_that_any_text_has(query: str, keys: set[int]) -> None:
+    index = FullTextIndex([(1, "a red car"), (2, "police car"), (3, "red heart"), (4, "the sea")])
+    assert index.with_all_words(query) == keys
+
+
+def test_of_two_images_as_good_the_one_whose_caption_has_both_words_is_first(tmp_path: Path) -> None:
+    """The nearest is second by its words, and the second nearest the first by them."""
+    filler = [image(f"thing {number}", f"a thing of kind {number}") for number in range(30)]
+    items = [image("police", "police car"), image("red", "a red car"), *filler]
+    vectors = np.stack([axis(0), axis(0) + 0.1 * axis(1), *[axis(0) + axis(2)] * 30])
+    texts = {text: axis(3) for item in items for text in item.captions}
+    build_collection(tmp_path / "cars", items, vectors, texts, name="cars", encoder_hash="e" * 64)
+    collection = Collection.open(tmp_path / "cars")
+    assert names(collection.search(axis(0), 2)) == ["police", "red"]
+    assert names(collection.search(axis(0), 2, words="red car")) == ["red", "police"]
+    assert names(collection.search(axis(0), 2, words="car")) == ["police", "red"]
 
 
 def test_words_of_captions_mend_what_the_vectors_miss(collection: Collection) -> None:
