@@ -381,14 +381,15 @@ class Collection:
         The second: those of them whose best caption lacks some of the words.
         """
         index = self._full_text()
-        matches, whole = index.search(words), index.with_all_words(words)
+        matches = index.search(words)
+        lacking = index.lacking_a_word(words, (key for key, _ in matches))
         found: dict[str, float] = {}
         partial: set[str] = set()
         keys = np.array([key for key, _ in matches], dtype=np.uint64)
         for (key, score), carriers in zip(matches, self._carriers_of(keys, where), strict=True):
             new = [item for item in carriers if item not in found]
             found.update(dict.fromkeys(new, score))
-            if key not in whole:
+            if key in lacking:
                 partial.update(new)
             if len(found) >= FUSED_HITS:
                 break

@@ -25,7 +25,6 @@ _CREATE = "CREATE VIRTUAL TABLE captions USING fts5(text, content='', tokenize='
 _INSERT = "INSERT INTO captions (rowid, text) VALUES (?, ?)"
 _COUNT = "SELECT count(*) FROM (SELECT 1 FROM captions WHERE captions MATCH ? LIMIT ?)"
 _SEARCH = "SELECT rowid, -rank FROM captions WHERE captions MATCH ? ORDER BY rank, rowid LIMIT ?"
-_WITH_ALL = "SELECT rowid FROM captions WHERE captions MATCH ? LIMIT ?"
 _KEYS = 1 << 64
 
 Texts = Iterable[tuple[int, str]]  # key, a number of 64 bits without sign, and text
@@ -67,15 +66,20 @@ class FullTextIndex:
             found = self._database.execute(_SEARCH, (_any_of(words), MAX_MATCHES)).fetchall()
         return [(key % _KEYS, score) for key, score in found]
 
-    def with_all_words(self, query: str) -> set[int]:
-        """Keys of the texts with every word of ``query`` that counts in a search and that any text has."""
+    def lacking_a_word(self, query: str, found: Iterable[int]) -> set[int]:
+        """Those of the ``found`` keys, of a search for ``query``, whose text lacks a word that counts there.
+
+        A word that no text has does not count. Of a query of one word no text lacks any.
+        """
         with self._lock:
             words = self._rare_words(list(dict.fromkeys(_WORD.findall(query)))[:MAX_WORDS])
-            known = [word for word in words if self._database.execute(_COUNT, (_any_of([word]), 1)).fetchone()[0]]
-            if not known:
+            if len(words) > 1:
+                words = [word for word in words if self._database.execute(_COUNT, (_any_of([word]), 1)).fetchone()[0]]
+            if len(words) < 2:
                 return set()
-            found = self._database.execute(_WITH_ALL, (" AND ".join(map(_quoted, known)), MAX_MATCHES)).fetchall()
-        return {key % _KEYS for (key,) in found}
+            # in the order of the search, so that the same bound keeps every text with all words that the search found
+            whole = self._database.execute(_SEARCH, (" AND ".join(map(_quoted, words)), MAX_MATCHES)).fetchall()
+        return set(found) - {key % _KEYS for key, _ in whole}
 
     def _insert(self, texts: Texts) -> None:
         # in order: FTS5 writes a segment whenever a row number is no greater than the one before
