@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.objectives.distillation import undistilled
 from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.cpu_kernels import use_cpu_kernels
+from lcl_core.specs.data import SourceSpec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint.manager import CheckpointManager, LoadedCheckpoint
 from lcl_core.train.checkpoint.state import (
@@ -162,7 +163,9 @@ class Trainer:
             self.monitor = HeldOutMonitor(spec, config, corpora, self.tokenizer, copy, run_dir, self.ranks)
         if spec.model.drop_path:  # a stream of each rank's own, which its checkpoints hold
             torch.manual_seed(mix64(spec.seed, 2 + self.ranks.rank))
-        self.progress = TrainingProgress(tokenizer=_sha256(self.tokenizer.to_json()))
+        self.progress = TrainingProgress(
+            tokenizer=_sha256(self.tokenizer.to_json()), source_items=self.stream.source_items
+        )
         self.cursor = first_cursors(self.ranks.size)[self.ranks.rank]
         self.data_counts = DataCounts()
         self.last_line: dict[str, Any] = {}
@@ -257,10 +260,21 @@ class Trainer:
             message = "the tokenizer is not the one of the checkpoint: put the run's own tokenizer.json back"
             raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
         self.progress.tokenizer = tokenizer
+        self._compare_data()
         undistilled(self.objective).cuts_documents = self.progress.cuts_documents
         self.stream.set_shares(self.progress.closest_shares)
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
+
+    def _compare_data(self) -> None:
+        """Leave a notice where sources have another number of items than when the run began; count those from now on.
+
+        The run goes on, in the order that the new numbers give.
+        """
+        before, now = self.progress.source_items, self.stream.source_items
+        if before and before != now and self.ranks.rank == 0:
+            self.run_dir.write_notice("data_changed", _describe_changes(self.spec.data.sources, before, now))
+        self.progress.source_items = now
 
     def _draw_weights(self, initial: InitialWeights) -> None:
         """Set the shards of a model that began without values."""
@@ -425,6 +439,15 @@ def _describe_corruption(passed_over: list[tuple[str, str]], loaded: LoadedCheck
     if loaded is None:
         return f"{damaged}; none was whole, so the run began anew"
     return f"{damaged}; the run went on from that of step {loaded.step}"
+
+
+def _describe_changes(sources: Sequence[SourceSpec], before: Sequence[int], now: Sequence[int]) -> str:
+    changed = [
+        f"data.sources.{number}: dataset {source.dataset!r} has {new:,} items, had {old:,} when the run began"
+        for number, (source, old, new) in enumerate(zip(sources, before, now, strict=True))
+        if old != new
+    ]
+    return f"{'; '.join(changed)}: the run goes on with the new data, in another order"
 
 
 def export_encoder(

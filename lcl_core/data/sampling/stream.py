@@ -141,8 +141,9 @@ class SampleStream:
         """Change how weights become shares, of this stream and of those that its options make."""
         data = self._data
         blocks = Blocks(data.block_records, data.window_blocks) if data.order == "blocks" else None
-        sizes = [len(source) for source in self._sources]
-        self._mixture = Mixture(sizes, self.options["document_weights"], self.options["seed"], blocks, closest)
+        self._mixture = Mixture(
+            self.source_items, self.options["document_weights"], self.options["seed"], blocks, closest
+        )
         self.options["closest_shares"] = closest
 
     def __reduce__(self) -> tuple[Callable[[], SampleStream], tuple[()]]:
@@ -150,9 +151,14 @@ class SampleStream:
         return partial(SampleStream, corpora=self.corpora, **self.options), ()
 
     @property
+    def source_items(self) -> list[int]:
+        """Items in one epoch of each source (chunks where documents are cut)."""
+        return [len(source) for source in self._sources]
+
+    @property
     def documents_per_epoch(self) -> int:
-        """Items in one pass over every source (chunks where documents are cut)."""
-        return sum(len(source) for source in self._sources)
+        """Items in one pass over every source."""
+        return sum(self.source_items)
 
     def __getitem__(self, position: int) -> Sample | SkippedSample:
         """The sample at ``position`` (from 0), or why there is none."""

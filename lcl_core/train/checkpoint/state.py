@@ -29,6 +29,8 @@ class TrainingProgress:
         skipped: documents left out so far, by reason.
         left_out: images left out of documents so far, by error code.
         source_images: images read, by number of the source in the data spec.
+        source_items: items in one epoch of each source; empty in states of older versions. The order of the data
+            depends on them.
         seconds: training time of all attempts.
         cuts_documents: whether documents end with what a loss reads (``Objective.cuts_documents``); false in runs that
             an older version began, which go on to the same bits.
@@ -48,6 +50,7 @@ class TrainingProgress:
     skipped: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     source_images: dict[str, int] = field(default_factory=dict)
+    source_items: list[int] = field(default_factory=list)
     seconds: float = 0.0
     pending: list[dict[str, float]] = field(default_factory=list)
     contrastive_weight: float | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,29 @@ def test_the_clock_does_not_make_it_another_spec() -> None:
     one, other = (parse_spec("pretrain", {"checkpoint_minutes": minutes}) for minutes in (None, 7))
     assert spec_hash("pretrain", one) == spec_hash("pretrain", other)
     assert spec_hash("pretrain", one) != spec_hash("pretrain", parse_spec("pretrain", {"checkpoint_every": 7}))
+
+
+def test_a_run_that_goes_on_with_other_data_says_so(tmp_path: Path, sample_zip: Path) -> None:
+    folder = tmp_path / "sample"
+    with zipfile.ZipFile(sample_zip) as archive:
+        archive.extractall(folder)
+    run_dir = prepared(tmp_path / "run", folder, steps=4, checkpoint_every=2)
+    trainer(run_dir).run()
+    shutil.rmtree(run_dir.checkpoints / "step_00000004")
+    trainer(run_dir).run()
+    assert not run_dir.notice_file.exists(), "the data are the same"
+    shutil.rmtree(run_dir.checkpoints / "step_00000004")
+    lines = (folder / "pairs.jsonl").read_text().splitlines(keepends=True)
+    train = [number for number, line in enumerate(lines) if json.loads(line)["split"] == "train"]
+    (folder / "pairs.jsonl").write_text("".join(lines[: train[-1]] + lines[train[-1] + 1 :]))
+    trainer(run_dir).run()
+    notice = json.loads(run_dir.notice_file.read_text())
+    assert notice["code"] == "data_changed"
+    told = f"data.sources.1: dataset 'sample' has {len(train) - 1:,} items, had {len(train):,} when the run began"
+    assert notice["message"] == f"{told}: the run goes on with the new data, in another order"
+    run_dir.prepare(run_dir.read_run())
+    trainer(run_dir).run()
+    assert not run_dir.notice_file.exists(), "a later attempt finds the data that this one went on with"
 
 
 @pytest.mark.parametrize("all_of_them", [False, True])
