@@ -28,7 +28,6 @@ from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.records import CaptionPair
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
-from lcl_core.objectives.emu import effective_rank
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 HELD_OUT_EVERY = 10
@@ -81,14 +80,10 @@ def labelled(corpus: Corpus, split: str, label: str, limit: int | None) -> list[
 def measure(
     corpus: Corpus, train: Sequence[CaptionPair], test: Sequence[CaptionPair], label: str, features: Features
 ) -> dict[str, float]:
-    """Accuracy on ``test``, its standard error, the accuracy on held-out training images, and the chosen penalty.
-
-    ``effective_rank`` is that of the test images' features, neither standardised nor centred: 1 where all are parallel.
-    """
+    """Accuracy on ``test``, its standard error, the accuracy on held-out training images, and the chosen penalty."""
     classes = sorted({pair.labels[label] for pair in train})
     rows, asked = (_features(corpus, pairs, features) for pairs in (train, test))
     own, others = (torch.tensor([classes.index(pair.labels[label]) for pair in pairs]) for pairs in (train, test))
-    rank = float(effective_rank(asked))
     mean, deviation = rows.mean(0), rows.std(0).clamp_min(1e-6)
     rows, asked = (rows - mean) / deviation, (asked - mean) / deviation
     held_out = torch.arange(len(rows)) % HELD_OUT_EVERY == 0
@@ -99,8 +94,7 @@ def measure(
             chosen, best = penalty, found
     value = accuracy(fit(rows, own, len(classes), chosen), asked, others)
     error = (value * (1 - value) / len(asked)) ** 0.5
-    figures = {"accuracy": value, "error": error, "held_out": best, "effective_rank": rank}
-    return {name: round(figure, 4) for name, figure in figures.items()} | {"penalty": chosen}
+    return {"accuracy": round(value, 4), "error": round(error, 4), "held_out": round(best, 4), "penalty": chosen}
 
 
 @torch.inference_mode(mode=False)
