@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.linear_probe import features_of
+from benchmarks.linear_probe import features_of, read_features
 from lcl_core.common.errors import UserError
 from lcl_core.data import open_corpus
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.objectives.emu import effective_rank
-
-_BATCH = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,26 +36,22 @@ def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     corpus = open_corpus(options.corpus)
     names = image_names(corpus, options.split, options.source, options.limit)
-    rows = {str(path): measure(pooled_latents(path, corpus, names)) for path in options.encoder}
+    with torch.inference_mode():
+        rows = {
+            str(path): measure(read_features(corpus, names, features_of(load_image_encoder(path), cells=0)))
+            for path in options.encoder
+        }
     print(json.dumps({"images": len(names), "rows": rows}, indent=None if options.json else 1))
 
 
 def image_names(corpus: Corpus, split: str, source: str | None, limit: int | None) -> list[str]:
-    """Raises: UserError where the split has fewer than two such images."""
+    """Images of the split, each once. Raises: UserError where there are fewer than two."""
     names = [pair.image for pair in corpus.pairs(split) if source in (None, pair.source)]
     names = list(dict.fromkeys(names))[:limit]
     if len(names) < 2:
         wanted = f"split {split!r}" + (f" of source {source!r}" if source else "")
         raise UserError(f"{wanted} has {len(names)} images, two are needed", code="bad_option", field="split")
     return names
-
-
-@torch.inference_mode()
-def pooled_latents(encoder: Path, corpus: Corpus, names: Sequence[str]) -> Tensor:
-    """[n, D]; means over patches of an encoder without pooling. Raises: UserError naming a damaged file."""
-    features = features_of(load_image_encoder(encoder), cells=0)
-    batches = (names[start : start + _BATCH] for start in range(0, len(names), _BATCH))
-    return torch.cat([features([corpus.read_image(name) for name in batch]) for batch in batches])
 
 
 def measure(latents: Tensor) -> dict[str, float]:

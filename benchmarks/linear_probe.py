@@ -82,7 +82,7 @@ def measure(
 ) -> dict[str, float]:
     """Accuracy on ``test``, its standard error, the accuracy on held-out training images, and the chosen penalty."""
     classes = sorted({pair.labels[label] for pair in train})
-    rows, asked = (_features(corpus, pairs, features) for pairs in (train, test))
+    rows, asked = (read_features(corpus, [pair.image for pair in pairs], features) for pairs in (train, test))
     own, others = (torch.tensor([classes.index(pair.labels[label]) for pair in pairs]) for pairs in (train, test))
     mean, deviation = rows.mean(0), rows.std(0).clamp_min(1e-6)
     rows, asked = (rows - mean) / deviation, (asked - mean) / deviation
@@ -149,6 +149,7 @@ def cell_means(patches: Tensor, cells: int) -> Tensor:
     return F.adaptive_avg_pool2d(grid, cells).flatten(1)
 
 
-def _features(corpus: Corpus, pairs: Sequence[CaptionPair], features: Features) -> Tensor:
-    batches = (pairs[start : start + _BATCH] for start in range(0, len(pairs), _BATCH))
-    return torch.cat([features([corpus.read_image(pair.image) for pair in batch]) for batch in batches])
+def read_features(corpus: Corpus, names: Sequence[str], features: Features) -> Tensor:
+    """[n, D] of the images with these names. Raises: UserError naming a damaged file."""
+    batches = (names[start : start + _BATCH] for start in range(0, len(names), _BATCH))
+    return torch.cat([features([corpus.read_image(name) for name in batch]) for batch in batches])

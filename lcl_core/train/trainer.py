@@ -249,8 +249,7 @@ class Trainer:
 
     def _restore(self, checkpoints: CheckpointManager) -> None:
         loaded = checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer, self.ema))
-        if checkpoints.passed_over and self.ranks.rank == 0:
-            self.run_dir.write_notice("checkpoint_damaged", _describe_corruption(checkpoints.passed_over, loaded))
+        self._leave_notice(checkpoints.passed_over, loaded)
         if loaded is None:
             if self.initial is not None:
                 self._draw_weights(self.initial)
@@ -260,21 +259,25 @@ class Trainer:
             message = "the tokenizer is not the one of the checkpoint: put the run's own tokenizer.json back"
             raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
         self.progress.tokenizer = tokenizer
-        self._compare_data()
+        self.progress.source_items = self.stream.source_items
         undistilled(self.objective).cuts_documents = self.progress.cuts_documents
         self.stream.set_shares(self.progress.closest_shares)
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 
-    def _compare_data(self) -> None:
-        """Leave a notice where sources have another number of items than when the run began; count those from now on.
+    def _leave_notice(self, passed_over: list[tuple[str, str]], loaded: LoadedCheckpoint | None) -> None:
+        """Report damaged checkpoints, and sources that have another number of items than when the run began.
 
-        The run goes on, in the order that the new numbers give.
+        The run goes on with the items that there are, in the order that their number gives.
         """
-        before, now = self.progress.source_items, self.stream.source_items
-        if before and before != now and self.ranks.rank == 0:
-            self.run_dir.write_notice("data_changed", _describe_changes(self.spec.data.sources, before, now))
-        self.progress.source_items = now
+        problems: dict[str, str] = {}
+        if passed_over:
+            problems["checkpoint_damaged"] = _describe_corruption(passed_over, loaded)
+        before, now = loaded.state.get("source_items") if loaded else None, self.stream.source_items
+        if before and before != now:
+            problems["data_changed"] = _describe_changes(self.spec.data.sources, before, now)
+        if problems and self.ranks.rank == 0:
+            self.run_dir.write_notice(next(iter(problems)), "; ".join(problems.values()))
 
     def _draw_weights(self, initial: InitialWeights) -> None:
         """Set the shards of a model that began without values."""
@@ -443,7 +446,7 @@ def _describe_corruption(passed_over: list[tuple[str, str]], loaded: LoadedCheck
 
 def _describe_changes(sources: Sequence[SourceSpec], before: Sequence[int], now: Sequence[int]) -> str:
     changed = [
-        f"data.sources.{number}: dataset {source.dataset!r} has {new:,} items, had {old:,} when the run began"
+        f"data.sources.{number}: dataset {source.dataset!r} has {new:,} items, had {old:,} before"
         for number, (source, old, new) in enumerate(zip(sources, before, now, strict=True))
         if old != new
     ]

@@ -91,11 +91,18 @@ def test_a_run_that_goes_on_with_other_data_says_so(tmp_path: Path, sample_zip: 
     trainer(run_dir).run()
     notice = json.loads(run_dir.notice_file.read_text())
     assert notice["code"] == "data_changed"
-    told = f"data.sources.1: dataset 'sample' has {len(train) - 1:,} items, had {len(train):,} when the run began"
+    told = f"data.sources.1: dataset 'sample' has {len(train) - 1:,} items, had {len(train):,} before"
     assert notice["message"] == f"{told}: the run goes on with the new data, in another order"
     run_dir.prepare(run_dir.read_run())
     trainer(run_dir).run()
     assert not run_dir.notice_file.exists(), "a later attempt finds the data that this one went on with"
+    (run_dir.checkpoints / "step_00000004" / "state.json").write_text("{}")
+    trainer(run_dir).run()
+    notice = json.loads(run_dir.notice_file.read_text())
+    assert notice["code"] == "checkpoint_damaged", "step 2 is of before the change, so both are reported"
+    assert notice["message"].endswith(
+        f"the run went on from that of step 2; {told}: the run goes on with the new data, in another order"
+    )
 
 
 @pytest.mark.parametrize("all_of_them", [False, True])
