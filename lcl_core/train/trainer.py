@@ -249,7 +249,7 @@ class Trainer:
 
     def _restore(self, checkpoints: CheckpointManager) -> None:
         loaded = checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer, self.ema))
-        self._leave_notice(checkpoints.passed_over, loaded)
+        self._report_problems(checkpoints.passed_over, loaded)
         if loaded is None:
             if self.initial is not None:
                 self._draw_weights(self.initial)
@@ -265,7 +265,7 @@ class Trainer:
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 
-    def _leave_notice(self, passed_over: list[tuple[str, str]], loaded: LoadedCheckpoint | None) -> None:
+    def _report_problems(self, passed_over: list[tuple[str, str]], loaded: LoadedCheckpoint | None) -> None:
         """Report damaged checkpoints, and sources that have another number of items than when the run began.
 
         The run goes on with the items that there are, in the order that their number gives.
