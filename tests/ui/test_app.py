@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -75,6 +76,21 @@ def test_no_event_goes_through_the_queue_whose_stream_may_close_before_the_answe
     events = http.get("/config").json()["dependencies"]
     assert events
     assert {event["queue"] for event in events if event["backend_fn"]} == {False}
+
+
+def test_the_page_sleeps_while_nobody_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def recorded_sleep(seconds: float, *more: Any) -> Any:
+        waits.append(seconds)
+        return await sleep(seconds, *more)
+
+    monkeypatch.setattr(asyncio, "sleep", recorded_sleep)
+    with opened():
+        pass
+    assert waits
+    assert min(waits) >= 0.05
 
 
 def test_below_another_path_it_knows_its_root() -> None:
