@@ -32,7 +32,7 @@ demo: setup
 test: .venv/.test
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest $(ARGS)
 
-# What a change should pass before it is pushed, in two minutes: lint, types, laws of the tree, tests without processes.
+# What a change should pass before it is pushed, in two minutes: lint, types, rules of the source tree, tests without processes.
 QUICK := test_layers.py test_architecture.py docs
 QUICK += $(addprefix lcl_core/,specs studies estimate ops data/corpus data/formats data/sampling)
 QUICK += $(addprefix lcl_core/evaluation/,heads metrics)
