@@ -15,7 +15,9 @@ from lcl_core.specs.base import Fraction, Name, Spec
 
 View = Literal["interleaved", "pairs", "matched_pairs"]
 ItemKind = Literal["documents", "pairs"]
+# What a method gets from a view, and the records that the view is made of. Only pairs have splits of a spec.
 VIEW_ITEMS: dict[View, ItemKind] = {"interleaved": "documents", "pairs": "pairs", "matched_pairs": "pairs"}
+VIEW_RECORDS: dict[View, ItemKind] = {"interleaved": "documents", "pairs": "pairs", "matched_pairs": "documents"}
 NARROWEST_RATIO = 3 / 4  # of the sides of a random crop
 
 

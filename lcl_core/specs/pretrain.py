@@ -15,7 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import is_url
 from lcl_core.specs.base import RUN_ID_PATTERN, EncoderReference, Name, Precision, Spec, apply_preset
-from lcl_core.specs.data import VIEW_ITEMS, DataSpec, ItemKind, View
+from lcl_core.specs.data import VIEW_ITEMS, VIEW_RECORDS, DataSpec, ItemKind, View
 from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, VISION_TOWERS, TowerSizes, tower_kind
 
 ModelPart = Literal["vision", "pooler", "text", "head"]  # towers, pooler and language-model head
@@ -547,10 +547,11 @@ class PretrainSpec(Spec):
         if items not in method.reads:
             views = " or ".join(view for view, gives in VIEW_ITEMS.items() if gives in method.reads)
             raise _bad_field("monitor.view", f"objective {self.objective.name} reads {views}, not {monitor.view}")
+        records = VIEW_RECORDS[monitor.view]
         for source in self.data.sources:
-            same_items = source.dataset == monitor.dataset and VIEW_ITEMS[source.view] == items
-            if same_items and (items == "documents" or source.split == monitor.split):
-                raise _bad_field("monitor.dataset", f"the run trains on these {items} of {monitor.dataset!r} itself")
+            same_records = source.dataset == monitor.dataset and VIEW_RECORDS[source.view] == records
+            if same_records and (records == "documents" or source.split == monitor.split):
+                raise _bad_field("monitor.dataset", f"the run trains on these {records} of {monitor.dataset!r} itself")
         if monitor.choose.startswith(f"{HELD_OUT}retrieval") and "contrastive" not in method.weights:
             raise _bad_field("monitor.choose", f"objective {self.objective.name} compares no images with texts")
         if monitor.choose == f"{HELD_OUT}loss" and self.objective.varies_contrastive_weight:

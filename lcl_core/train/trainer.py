@@ -44,6 +44,7 @@ from lcl_core.train.checkpoint.state import (
     restore_rng,
     restored_cursors,
     rng_tensors,
+    source_names,
     training_tensors,
 )
 from lcl_core.train.checkpoint.writer import copy_shard
@@ -164,7 +165,9 @@ class Trainer:
         if spec.model.drop_path:  # a stream of each rank's own, which its checkpoints hold
             torch.manual_seed(mix64(spec.seed, 2 + self.ranks.rank))
         self.progress = TrainingProgress(
-            tokenizer=_sha256(self.tokenizer.to_json()), source_items=self.stream.source_items
+            tokenizer=_sha256(self.tokenizer.to_json()),
+            sources=source_names(spec.data.sources),
+            source_items=self.stream.source_items,
         )
         self.cursor = first_cursors(self.ranks.size)[self.ranks.rank]
         self.data_counts = DataCounts()
@@ -249,23 +252,29 @@ class Trainer:
 
     def _restore(self, checkpoints: CheckpointManager) -> None:
         loaded = checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer, self.ema))
-        self._report_problems(checkpoints.passed_over, loaded)
-        if loaded is None:
+        new, restored = self.progress, TrainingProgress.from_json(loaded.state) if loaded else None
+        changed = restored.renumber_sources(new.sources, new.source_items) if restored else {}
+        self._report_problems(checkpoints.passed_over, loaded, changed)
+        if loaded is None or restored is None:
             if self.initial is not None:
                 self._draw_weights(self.initial)
             return
-        tokenizer, self.progress = self.progress.tokenizer, TrainingProgress.from_json(loaded.state)
-        if self.progress.tokenizer not in ("", tokenizer):
+        if restored.tokenizer not in ("", new.tokenizer):
             message = "the tokenizer is not the one of the checkpoint: put the run's own tokenizer.json back"
             raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
-        self.progress.tokenizer = tokenizer
-        self.progress.source_items = self.stream.source_items
+        restored.tokenizer = new.tokenizer
+        self.progress = restored
         undistilled(self.objective).cuts_documents = self.progress.cuts_documents
         self.stream.set_shares(self.progress.closest_shares)
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 
-    def _report_problems(self, passed_over: list[tuple[str, str]], loaded: LoadedCheckpoint | None) -> None:
+    def _report_problems(
+        self,
+        passed_over: list[tuple[str, str]],
+        loaded: LoadedCheckpoint | None,
+        changed: Mapping[int, tuple[int, int]],
+    ) -> None:
         """Report damaged checkpoints, and sources that have another number of items than when the run began.
 
         The run goes on with the items that there are, in the order that their number gives.
@@ -273,9 +282,8 @@ class Trainer:
         problems: dict[str, str] = {}
         if passed_over:
             problems["checkpoint_damaged"] = _describe_corruption(passed_over, loaded)
-        before, now = loaded.state.get("source_items") if loaded else None, self.stream.source_items
-        if before and before != now:
-            problems["data_changed"] = _describe_changes(self.spec.data.sources, before, now)
+        if changed:
+            problems["data_changed"] = _describe_changes(self.spec.data.sources, changed)
         if problems and self.ranks.rank == 0:
             self.run_dir.write_notice(next(iter(problems)), "; ".join(problems.values()))
 
@@ -444,13 +452,12 @@ def _describe_corruption(passed_over: list[tuple[str, str]], loaded: LoadedCheck
     return f"{damaged}; the run went on from that of step {loaded.step}"
 
 
-def _describe_changes(sources: Sequence[SourceSpec], before: Sequence[int], now: Sequence[int]) -> str:
-    changed = [
-        f"data.sources.{number}: dataset {source.dataset!r} has {new:,} items, had {old:,} before"
-        for number, (source, old, new) in enumerate(zip(sources, before, now, strict=True))
-        if old != new
+def _describe_changes(sources: Sequence[SourceSpec], changed: Mapping[int, tuple[int, int]]) -> str:
+    described = [
+        f"data.sources.{number}: dataset {sources[number].dataset!r} has {now:,} items, had {before:,} before"
+        for number, (before, now) in changed.items()
     ]
-    return f"{'; '.join(changed)}: the run goes on with the new data, in another order"
+    return f"{'; '.join(described)}: the run goes on with the new data, in another order"
 
 
 def export_encoder(

@@ -34,7 +34,7 @@ from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.image_decoding import CropNeed
 from lcl_core.data.records import ImageSegment, parse_segments
 from lcl_core.data.sampling.interleave import images_by_sentence
-from lcl_core.specs.data import DataSpec, SourceSpec
+from lcl_core.specs.data import VIEW_RECORDS, DataSpec, SourceSpec
 
 FIELD = "data.resident"
 _VERSION = 1  # of the files' layout and of how images become levels
@@ -86,7 +86,8 @@ class ResidentSource:
     @property
     def name(self) -> str:
         """Of the cache entry."""
-        views = sorted({(_reads(source), source.split if _reads(source) == "pairs" else "") for source in self.sources})
+        kinds = [(VIEW_RECORDS[source.view], source.split) for source in self.sources]
+        views = sorted({(records, split if records == "pairs" else "") for records, split in kinds})
         documents = any(reads == "documents" for reads, _ in views)
         parts = {
             "version": _VERSION,
@@ -104,7 +105,7 @@ class ResidentSource:
         """Names of the images that each item of the sources may read; items that cannot be read have none."""
         seen: set[str] = set()
         for source in self.sources:
-            names = _pair_images(self.corpus, source) if _reads(source) == "pairs" else self._document_images()
+            names = _pair_images(self.corpus, source) if source.view == "pairs" else self._document_images()
             for each in names:
                 new = [name for name in dict.fromkeys(each) if name not in seen]
                 seen.update(new)
@@ -128,10 +129,6 @@ class ResidentSource:
         image = self.corpus.read_image(name, self.need if self.fast_decode else None)
         size = self.need.smallest_size(*image.size)
         return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
-
-
-def _reads(source: SourceSpec) -> str:
-    return "pairs" if source.view == "pairs" else "documents"
 
 
 def _pair_images(corpus: Corpus, source: SourceSpec) -> Iterator[list[str]]:

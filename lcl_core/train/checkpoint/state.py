@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from lcl_core.data.sampling.packing import Cursor, first_cursors, redistribute_cursors
 from lcl_core.ops.cpu_kernels import NEWEST
+from lcl_core.specs.data import SourceSpec
 
 if TYPE_CHECKING:
     from lcl_core.train.checkpoint.manager import LoadedCheckpoint
@@ -28,7 +30,8 @@ class TrainingProgress:
         images_seen, documents_seen, tokens_seen: read by the steps.
         skipped: documents left out so far, by reason.
         left_out: images left out of documents so far, by error code.
-        source_images: images read, by number of the source in the data spec.
+        sources: a name of each source of the data spec (``source_names``); empty in states of older versions.
+        source_images: images read, by number of the source.
         source_items: items in one epoch of each source; empty in states of older versions. The order of the data
             depends on them.
         seconds: training time of all attempts.
@@ -49,6 +52,7 @@ class TrainingProgress:
     tokens_seen: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    sources: list[str] = field(default_factory=list)
     source_images: dict[str, int] = field(default_factory=dict)
     source_items: list[int] = field(default_factory=list)
     seconds: float = 0.0
@@ -67,6 +71,35 @@ class TrainingProgress:
         """Older states have ``position``, of the rank that has read furthest, in place of ``cursors``."""
         known = {name: value for name, value in state.items() if name != "position"}
         return cls(**{"cuts_documents": False, "closest_shares": False, "cpu_kernels": 1, **known})
+
+    def renumber_sources(self, names: list[str], items: list[int]) -> dict[int, tuple[int, int]]:
+        """Go on with these sources; those of a branch may be others. A source that was there keeps its count.
+
+        Returns: by number, the items that a source had and has, where these differ.
+        """
+        unnamed = names if len(self.source_items) in (0, len(names)) else []
+        before = self.sources or unnamed
+        images = {name: self.source_images.get(str(number), 0) for number, name in enumerate(before)}
+        had = dict(zip(before, self.source_items, strict=False))  # older states have no items
+        changed = {
+            number: (had[name], has)
+            for number, (name, has) in enumerate(zip(names, items, strict=True))
+            if had.get(name, has) != has
+        }
+        self.source_images = {str(number): images[name] for number, name in enumerate(names) if images.get(name)}
+        self.sources, self.source_items = names, items
+        return changed
+
+
+def source_names(sources: Sequence[SourceSpec]) -> list[str]:
+    """A name of each source that no other one has: dataset, view and split, and a number where all three are equal."""
+    counts: Counter[str] = Counter()
+    names = []
+    for source in sources:
+        name = f"{source.dataset} {source.view} {source.split}"
+        counts[name] += 1
+        names.append(name if counts[name] == 1 else f"{name} {counts[name]}")
+    return names
 
 
 def restored_cursors(loaded: LoadedCheckpoint, ranks: int) -> list[Cursor]:

@@ -396,6 +396,8 @@ def test_a_monitor_is_another_spec_and_none_changes_no_hash() -> None:
     [
         ("lcl", {"view": "pairs"}, {"split": "train"}, "monitor.dataset"),
         ("lcl", {"view": "interleaved"}, {"view": "interleaved"}, "monitor.dataset"),
+        ("lcl", {"view": "interleaved"}, {"view": "matched_pairs"}, "monitor.dataset"),
+        ("lcl", {"view": "matched_pairs"}, {"view": "matched_pairs"}, "monitor.dataset"),
         ("clip", {"view": "pairs"}, {"view": "interleaved"}, "monitor.view"),
         ("flamingo", {"view": "pairs"}, {"choose": "held_out.retrieval_r5"}, "monitor.choose"),
     ],
@@ -408,6 +410,11 @@ def test_a_monitor_that_measures_nothing_held_out_is_refused(
     with pytest.raises(UserError) as caught:
         parse_spec("pretrain", {**spec, "monitor": {"dataset": "sample", **monitor}})
     assert (caught.value.code, caught.value.field) == ("bad_spec", field)
+
+
+def test_a_monitor_may_measure_what_the_run_does_not_read() -> None:
+    spec = {"data": {"sources": [{"view": "matched_pairs"}]}, "monitor": {"dataset": "sample", "split": "train"}}
+    assert parse_spec("pretrain", spec), "captioned images are no documents"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,17 @@ from typing import Any
 import pytest
 
 from lcl_core.common.run_dir import RunDir
+from lcl_core.specs.data import SourceSpec
+from lcl_core.train.checkpoint.state import TrainingProgress, source_names
 from tests.lcl_core.train.small_runs import curve, prepared, trainer, weights
 from workers.prepare_run import copy_milestone
 
 RATES = {"lr": 2e-3, "warmup_steps": 2, "schedule": "constant"}
+
+
+def last_line(run_dir: RunDir, step: int) -> dict[str, Any]:
+    lines = [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
+    return next(line for line in reversed(lines) if line["step"] == step and "loss" in line)
 
 
 def trained(path: Path, sample_zip: Path, steps: int, parent: RunDir | None = None, **changes: Any) -> RunDir:
@@ -60,3 +68,37 @@ def test_a_branch_of_a_milestone_is_the_same_to_the_last_bit(tmp_path: Path, sam
     branch, whole = run("branch", 8, cool_down, branch=6), run("whole", 8, cool_down)
     assert (curve(branch), weights(branch)) == (curve(whole), weights(whole))
     assert weights(branch) != weights(trunk)
+
+
+def test_a_branch_may_read_other_sources(tmp_path: Path, sample_zip: Path) -> None:
+    trunk = prepared(tmp_path / "trunk", sample_zip, steps=4, checkpoint_every=2, log_every=2, milestone_every=2)
+    trainer(trunk).run()
+    read = last_line(trunk, 2)["images.1.sample"]
+    branch = prepared(
+        tmp_path / "branch", sample_zip, steps=4, checkpoint_every=2, log_every=2,
+        data={"sources": [{"view": "pairs"}]}, branch={"run": "run_0123456789abcdef01", "step": 2},
+    )  # fmt: skip
+    copy_milestone(trunk, branch, 2)
+    trainer(branch).run()
+    assert not branch.notice_file.exists(), "the spec says that the data are others"
+    line = last_line(branch, 4)
+    assert line["images.0.sample"] == read + 2 * 16, (
+        "those of the same source are counted from the trunk's beginning on"
+    )
+    assert "images.1.sample" not in line
+
+
+def test_states_without_names_of_sources_are_those_of_the_same_spec() -> None:
+    names = ["a interleaved train", "b pairs train"]
+    state = TrainingProgress.from_json({"source_images": {"1": 5}, "source_items": [10, 20]})
+    assert state.renumber_sources(names, [10, 30]) == {1: (20, 30)}
+    assert (state.source_images, state.source_items) == ({"1": 5}, [10, 30])
+    assert state.renumber_sources(names[1:], [30]) == {}
+    assert state.source_images == {"0": 5}
+    other = TrainingProgress.from_json({"source_images": {"1": 5}, "source_items": [10, 20]})
+    assert other.renumber_sources(names[1:], [30]) == {}, "which of the two it was is not known"
+    assert other.source_images == {}
+    same = SourceSpec(dataset="a", view="pairs")
+    assert source_names([same, same, SourceSpec(dataset="a", view="pairs", split="extra")]) == [
+        "a pairs train", "a pairs train 2", "a pairs extra"
+    ]  # fmt: skip
