@@ -21,10 +21,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lcl_core.common.device import use_device
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.common.rendezvous import listen_on_reserved, meeting_seconds
-from lcl_core.common.run_dir import ExitCode, RendezvousFailed
+from lcl_core.common.run_dir import ExitCode, JobCancelled, RendezvousFailed
 from lcl_core.model import LCLModel
 from lcl_core.specs.pretrain import COLLECTIVE_TIMEOUT
 from lcl_core.train.deferred_init import lacks_values
@@ -80,30 +80,46 @@ class RankGroup:
     def run_on_all_ranks(self, action: Callable[[], Any]) -> list[Any]:
         """Run ``action`` on every rank and gather the returned JSON values.
 
-        Raises: this rank's own error; or, where another rank failed, a UserError or RuntimeError with its message.
+        Raises: this rank's own error; or that of the first rank that failed: a UserError with all of its fields,
+            JobCancelled, or a RuntimeError with the message of another error.
         """
         failure: Exception | None = None
         outcome: dict[str, Any] = {}
         try:
             outcome["value"] = action()
-        except UserError as error:
-            failure, outcome = error, {"error": error.message, "code": error.code, "file": error.file}
         except Exception as error:
-            failure, outcome = error, {"error": f"{type(error).__name__}: {error}"}
+            failure, outcome = error, {"error": _error_to_json(error)}
         outcomes = self.all_gather_object(outcome)
         if failure is not None:
             raise failure
         for rank, other in enumerate(outcomes):
-            if "code" in other:
-                raise UserError(other["error"], code=other["code"], file=other["file"])
             if "error" in other:
-                raise RuntimeError(f"rank {rank} failed: {other['error']}")
+                raise _error_of_rank(rank, **other["error"])
         return [other["value"] for other in outcomes]
 
     def close(self) -> None:
         if self._group is not None and dist.is_initialized():
             dist.destroy_process_group(self._group)
         self._group = None
+
+
+def _error_to_json(error: Exception) -> dict[str, Any]:
+    """Arguments of :func:`_error_of_rank`. The kind of error decides how a process exits, so it goes along."""
+    if isinstance(error, UserError):
+        fields = {"code": error.code, "field": error.field, "file": error.file, "line": error.line}
+        kind = StoreError if isinstance(error, StoreError) else UserError
+        return {"kind": kind.__name__, "message": error.message, **fields}
+    if isinstance(error, JobCancelled):
+        return {"kind": JobCancelled.__name__, "message": str(error)}
+    return {"kind": "", "message": f"{type(error).__name__}: {error}"}
+
+
+def _error_of_rank(rank: int, kind: str, message: str, **fields: Any) -> Exception:
+    """The error of another rank, to be raised on this one."""
+    if kind == JobCancelled.__name__:
+        return JobCancelled(message)
+    user_errors = {error.__name__: error for error in (UserError, StoreError)}
+    return user_errors[kind](message, **fields) if kind else RuntimeError(f"rank {rank} failed: {message}")
 
 
 @contextmanager

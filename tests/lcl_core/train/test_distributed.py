@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
+from lcl_core.common.run_dir import JobCancelled
 from lcl_core.model import LCLConfig
-from lcl_core.train.distributed import device_mesh
+from lcl_core.train.distributed import RankGroup, device_mesh
 from tests.lcl_core.batch_partitions import VARIANTS
 from tests.lcl_core.train.rank_processes import run_ranks
 
@@ -123,3 +126,50 @@ def test_two_groups_of_two_ranks_are_one_process_with_the_joint_batch(run: Calla
     for name in options[0]:
         for mine, theirs in zip(shared_facts[name], alone_facts[name], strict=True):
             assert mine == pytest.approx(theirs, rel=1e-5)
+
+
+class ThreadRanks(RankGroup):
+    """Two ranks that are threads of this process; what they send each other is JSON."""
+
+    def __init__(self, rank: int, sent: dict[int, str], meeting: Barrier) -> None:
+        super().__init__()
+        self.rank, self._sent, self._meeting = rank, sent, meeting
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        self._sent[self.rank] = json.dumps(value)
+        self._meeting.wait(60)
+        return [json.loads(self._sent[rank]) for rank in sorted(self._sent)]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (UserError("no such number", code="bad_spec", field="monitor.choose"), UserError),
+        (StoreError("does not answer", code="store_unreachable", file="docs.jsonl", line=3), StoreError),
+        (JobCancelled(), JobCancelled),
+        (ValueError("odd"), RuntimeError),
+    ],
+    ids=["spec", "store", "stop", "bug"],
+)
+def test_an_error_of_one_rank_is_the_same_on_the_others(error: Exception, kind: type[Exception]) -> None:
+    sent: dict[int, str] = {}
+    meeting = Barrier(2)
+
+    def fail() -> None:
+        raise error
+
+    def run(rank: int) -> Exception | None:
+        try:
+            ThreadRanks(rank, sent, meeting).run_on_all_ranks(fail if rank == 1 else lambda: None)
+        except Exception as raised:
+            return raised
+        return None
+
+    with ThreadPoolExecutor(2) as threads:
+        healthy, failed = threads.map(run, range(2))
+    assert failed is error
+    assert type(healthy) is kind
+    if isinstance(healthy, UserError) and isinstance(error, UserError):
+        assert healthy.to_dict() == error.to_dict()
+    if kind is RuntimeError:
+        assert str(healthy) == "rank 1 failed: ValueError: odd"
