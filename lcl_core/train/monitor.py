@@ -57,6 +57,7 @@ class WeightsCopy:
     def __init__(self, spec: PretrainSpec, config: LCLConfig, device: torch.device) -> None:
         model, objective = build_model(config, _SEED), build_objective(spec.objective, config, _SEED)
         objective.before_training(model)
+        model.configure_blocks(checkpointing=spec.engine.activation_checkpointing)
         self.module = TrainingModule(model, objective).eval().requires_grad_(False).to(device)
         self.precision: Precision = spec.precision
 

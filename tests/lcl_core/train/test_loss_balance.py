@@ -51,6 +51,29 @@ def test_the_norms_are_those_of_two_backward_passes(
     assert not any(p.requires_grad or p.grad is not None for p in copy.module.parameters())
 
 
+def test_a_measurement_keeps_few_activations_where_the_training_does(
+    small_config: LCLConfig, documents: list[torch.Tensor], pixels: torch.Tensor
+) -> None:
+    objective = Lcl.from_config(small_config)
+    batch = objective.collate(documents, pixels, small_config)
+    kept: dict[bool, int] = {}
+    found: dict[bool, tuple[float, float] | None] = {}
+    for saves in (False, True):
+        spec = PretrainSpec.model_validate({"precision": "fp32", "engine": {"activation_checkpointing": saves}})
+        copy = WeightsCopy(spec, small_config, torch.device("cpu"))
+        sizes: list[int] = []
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            found[saves] = gradient_squares(copy, batch)
+        kept[saves] = sum(sizes)
+    assert kept[True] < 0.7 * kept[False]
+    assert found[True] == found[False] is not None
+
+
 @pytest.mark.parametrize(
     ("form", "rows", "defined"),
     [("infonce", [2], False), ("infonce", [0], False), ("infonce", [0, 2], False), ("infonce", [0, 1], True),
