@@ -405,6 +405,7 @@ def _open_stream(
             context_length=config.context_length,
             seed=_SEED,
             numerics=spec.numerics,
+            cache_bytes=0,  # each sample is read once
         )
     except UserError as error:
         where = (error.field or "dataset").rpartition(".")[2]

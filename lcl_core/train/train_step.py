@@ -176,12 +176,12 @@ class TrainingStep:
     def _cache_gradients(self, batches: Sequence[PackedBatch], counts: GlobalBatchCounts) -> _CachedGradients:
         if not counts.pairs:
             return _CachedGradients()
-        rng, encoded = [], []
+        rng, pairs, candidates = [], [], []
         for batch in batches:
             rng.append(self._rng_state())
-            encoded.append(self._encode(batch))
-        pairs = [each.pairs for each in encoded if each.pairs is not None]
-        candidates = [each.candidates for each in encoded if each.candidates is not None]
+            own_pairs, own_candidates = self._encode(batch)
+            pairs += [] if own_pairs is None else [own_pairs]
+            candidates += [] if own_candidates is None else [own_candidates]
         joined = ContrastivePairs.concatenate(pairs)
         image, text = joined.image_features.requires_grad_(), joined.text_features.requires_grad_()
         scale = self.model.logit_scale.detach().requires_grad_()
@@ -217,10 +217,11 @@ class TrainingStep:
         yield
         restore_rng(present, self.model.device)
 
-    def _encode(self, batch: PackedBatch) -> EncodedBatch:
+    def _encode(self, batch: PackedBatch) -> tuple[ContrastivePairs | None, NegativeCandidates | None]:
+        """What the joint loss reads of a micro-batch. Its activations are freed: those of all may not fit."""
         with torch.no_grad(), autocast(self.model.device, self._precision):
             encoded: EncodedBatch = self.module(batch)
-        return encoded
+        return encoded.pairs, encoded.candidates
 
     def _forward(self, batch: PackedBatch, global_batch: GlobalBatch) -> LossTerms:
         with autocast(self.model.device, self._precision):

@@ -54,12 +54,17 @@ def default_workers(ranks: int, gpu: bool) -> int:
     return min(max(share - _GPU_CORES_KEPT if gpu else share // _CPU_CORES_A_LOADER, 1), _MAX_WORKERS)
 
 
-def read_ahead(budget: BatchSpec, image_size: int) -> int:
+def read_ahead(budget: BatchSpec, image_size: int, images_per_sample: int = 1) -> int:
     """Samples to make while a step computes: those of a whole batch, as far as their images fit into memory.
 
     With fewer, the trainer waits for the rest of each batch while the loaders idle during the step.
+
+    Args:
+        image_size: side of an image, pixels.
+        images_per_sample: most images that a sample has. It lowers the bound of the memory alone: how many samples
+            fill a batch is not known, and it may be one an image.
     """
-    return max(1, min(budget.images, _AHEAD_BYTES // (3 * image_size**2)))
+    return max(1, min(budget.images, _AHEAD_BYTES // (3 * image_size**2 * images_per_sample)))
 
 
 class LoaderPool:
@@ -191,7 +196,7 @@ def load_batches(
     """
     cursor = Cursor(start) if isinstance(start, int) else start
     positions = itertools.chain(cursor.held, itertools.count(cursor.position, stride))
-    ahead = read_ahead(budget, stream.options["image_size"])
+    ahead = read_ahead(budget, stream.options["image_size"], stream.images_per_sample)
     share = ReaderShare(cursor.position, stride)
     if isinstance(workers, int):
         samples: Iterable[Sample | SkippedSample] = _samples_of_own_pool(stream, positions, workers, ahead, share)

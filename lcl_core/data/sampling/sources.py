@@ -187,7 +187,13 @@ class StreamContext:
 
 
 class SampleSource(ABC):
-    """Numbered items of one entry of the mixture."""
+    """Numbered items of one entry of the mixture.
+
+    Attributes:
+        images_per_sample: most images that a sample has.
+    """
+
+    images_per_sample = 1
 
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
         self._context, self._number, self._dataset, self._corpus = context, number, spec.dataset, corpus
@@ -248,6 +254,7 @@ class DocumentSource(SampleSource):
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
         super().__init__(context, number, spec, corpus)
         self._max_images = context.data.piece_images
+        self.images_per_sample = min(context.data.max_images, self._max_images or context.data.max_images)
         self._chunks = None if self._max_images is None else corpus.chunks(context.data, self._max_images)
 
     def __len__(self) -> int:

@@ -160,6 +160,11 @@ class SampleStream:
         """Items in one pass over every source."""
         return sum(self.source_items)
 
+    @property
+    def images_per_sample(self) -> int:
+        """Most images that a sample of any source has."""
+        return max(source.images_per_sample for source in self._sources)
+
     def __getitem__(self, position: int) -> Sample | SkippedSample:
         """The sample at ``position`` (from 0), or why there is none."""
         index = self._locate(position)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
 from lcl_core.model.vision_towers import VitTower
 from lcl_core.objectives import base
-from lcl_core.objectives.base import Objective
+from lcl_core.objectives.base import EncodedBatch, Objective
 from lcl_core.objectives.lcl import Lcl
 from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.contrastive_loss import ContrastiveSums, contrastive_loss
@@ -141,6 +142,29 @@ def test_the_contrastive_loss_and_its_gradient_may_round_to_tf32(
     monkeypatch.setattr(base, "contrastive_loss", loss)
     step(small_model, parts(small_model.config, documents, pixels, ()))
     assert computed == [["fp32"], ["fp32"]]
+
+
+def test_no_activations_wait_for_the_joint_loss(
+    small_model: LCLModel, documents: list[Tensor], pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs and candidates of all micro-batches are enough."""
+    kept: list[weakref.ref[Tensor]] = []
+    present: list[list[bool]] = []
+    encode = Lcl.encode
+
+    def recorded(self: Lcl, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
+        encoded = encode(self, model, batch)
+        kept.append(weakref.ref(encoded.activations.hidden))
+        return encoded
+
+    def loss(*arguments: Any) -> ContrastiveSums:
+        present.append([tensor() is not None for tensor in kept])
+        return contrastive_loss(*arguments)
+
+    monkeypatch.setattr(Lcl, "encode", recorded)
+    monkeypatch.setattr(base, "contrastive_loss", loss)
+    step(small_model, parts(small_model.config, documents, pixels, (1, 2)))
+    assert present == [[False, False, False]]
 
 
 def test_checkpointed_activations_change_nothing(

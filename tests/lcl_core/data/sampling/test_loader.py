@@ -14,6 +14,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import Sample, SampleStream, Tokenizer
+from lcl_core.data.sampling import loader
 from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches, read_ahead
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch, first_cursors
 from lcl_core.specs.data import DataSpec
@@ -143,6 +144,43 @@ def test_large_images_are_not_made_far_ahead() -> None:
     assert read_ahead(BatchSpec(tokens=4096, images=64), 64) == 64
     assert read_ahead(BatchSpec(tokens=4096, images=65_536), 224) == (256 << 20) // (3 * 224 * 224)
     assert read_ahead(BatchSpec(tokens=4096, images=64), 1 << 14) == 1
+    assert read_ahead(BatchSpec(tokens=4096, images=64), 64, 255) == 64
+    assert read_ahead(BatchSpec(tokens=4096, images=65_536), 224, 6) == (256 << 20) // (6 * 3 * 224 * 224)
+
+
+@pytest.mark.parametrize(
+    ("views", "options", "images"),
+    [
+        (("pairs", "matched_pairs"), {}, 1),
+        (("pairs", "interleaved"), {}, 6),
+        (("interleaved",), {"max_images": 3}, 3),
+        (("interleaved",), {"piece_images": 2}, 2),
+        (("interleaved",), {"max_images": 3, "piece_images": 8}, 3),
+    ],
+)
+def test_what_waits_is_counted_in_images(
+    open_stream: Any,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    views: tuple[str, ...],
+    options: dict[str, int],
+    images: int,
+) -> None:
+    """A document has several."""
+    data = DataSpec.model_validate({"sources": [{"dataset": "d", "view": view} for view in views], **options})
+    stream = SampleStream(data, open_stream().corpora, tokenizer, 4, 16, 120, seed=0)
+    requested: list[int] = []
+
+    def samples(self: LoaderPool, stream: SampleStream, positions: Any, ahead: int, share: Any) -> Any:
+        requested.append(ahead)
+        return (stream[position] for position in positions)
+
+    monkeypatch.setattr(LoaderPool, "samples", samples)
+    monkeypatch.setattr(loader, "_AHEAD_BYTES", 12 * 3 * 16 * 16)
+    with LoaderPool(stream.corpora, 0) as pool:
+        batch = next(load_batches(stream, 0, BatchSpec(tokens=1024, images=64), pool))
+    assert requested == [12 // images]
+    assert max(len(sample.levels) for sample in batch.samples) <= images
 
 
 def test_processes_end_with_the_iterator(open_stream: Any) -> None:
