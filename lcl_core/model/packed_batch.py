@@ -7,6 +7,7 @@ device.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -287,7 +288,7 @@ def _context_hashes(tokens: PackedTokens, starts: Tensor, pairs: Tensor, pixel_v
     for image in pairs.tolist():
         end = offsets[image]
         begin = end - int(tokens.positions[end])
-        seen = [pixel_values[n, :, ::8, ::8] for n in range(image) if offsets[n] >= begin]
+        seen = [pixel_values[n, :, ::8, ::8] for n in range(bisect_left(offsets, begin), image)]
         hashes.append(hash_tensors(tokens.ids[begin:end], *seen))
     return torch.tensor(hashes, dtype=torch.int64)
 

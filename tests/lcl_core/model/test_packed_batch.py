@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.model.packed_batch import PackedTokens, as_context_row, row_lengths
+from lcl_core.model.packed_batch import PackedTokens, as_context_row, hash_tensors, row_lengths
 from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.attention import CausalLayout
 from lcl_core.specs.pretrain import ObjectiveSpec
@@ -23,6 +25,32 @@ def test_fixed_numerics_leave_out_pairs_without_a_context(
     small_config.numerics = "official"
     official = PackedBatch.pack(documents, pixels, small_config)
     assert official.pair_images.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_group_of_a_pair_is_its_document_up_to_its_image(
+    small_config: LCLConfig, image_tokens: list[int], seed: int
+) -> None:
+    """Images of other documents are no part of it. Documents begin with text or an image, and some have none."""
+    draw = random.Random(seed)
+    documents = [
+        [draw.choice(([5], [6, 7], image_tokens)) for _ in range(draw.randint(1, 5))] for _ in range(draw.randint(1, 8))
+    ]
+    images = sum(part is image_tokens for parts in documents for part in parts)
+    levels = torch.randn(images, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    expected, before = [], 0
+    for parts in documents:
+        context: list[int] = []
+        seen: list[torch.Tensor] = []
+        for part in parts:
+            if part is image_tokens:
+                if context:
+                    expected.append(hash_tensors(torch.tensor(context), *seen))
+                seen.append(levels[before, :, ::8, ::8])
+                before += 1
+            context += part
+    rows = [torch.tensor([token for part in parts for token in part]) for parts in documents]
+    assert PackedBatch.pack(rows, levels, small_config).pair_groups.tolist() == expected
 
 
 def test_labels_are_the_text_and_the_image_starts(
