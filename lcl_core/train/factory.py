@@ -21,6 +21,7 @@ from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.records import CaptionPair, ImageSubject, TextSegment, parse_segments
 from lcl_core.data.sampling.resident_images import open_resident_images, resident_sources
 from lcl_core.data.sampling.shuffle import FeistelPermutation
+from lcl_core.data.sampling.sources import composed_terms
 from lcl_core.data.tokenizer import (
     Tokenizer,
     check_known_form,
@@ -172,12 +173,12 @@ def _sample_texts(source: SourceSpec, corpus: Corpus, quota: int | None) -> list
 
 
 def _drawn_texts(item: CaptionPair | dict[str, Any]) -> list[str]:
-    """Texts as written, and the keywords of which captions are composed."""
+    """Texts as written, and the terms of which captions are composed."""
     if isinstance(item, CaptionPair):
-        return [*item.captions, *item.subject.keywords]
+        return [*item.captions, *composed_terms(item.subject)]
     images = item["segments"] if "segments" in item else item.get("image_info", ())
     subjects = [ImageSubject.from_json(image.get("subject")) for image in images]
-    return [*_document_texts(item), *(word for subject in subjects for word in subject.keywords)]
+    return [*_document_texts(item), *(term for subject in subjects for term in composed_terms(subject))]
 
 
 def _document_texts(document: dict[str, Any]) -> list[str]:

@@ -467,6 +467,12 @@ def draw_caption(
     return ", ".join(draw.sample(terms, draw.randint(2, min(len(terms), MAX_CAPTION_TERMS))))
 
 
+def composed_terms(subject: ImageSubject) -> list[str]:
+    """Name, keywords and attributes: what composed captions consist of. Without keywords nothing is composed."""
+    terms = (subject.name, *subject.keywords, *subject.attributes) if subject.keywords else ()
+    return list(dict.fromkeys(filter(None, terms)))
+
+
 def _draw_attribute(draw: random.Random, subject: ImageSubject, term: str) -> str:
     """The term, or as likely one of the attributes: three in four times before the term, else alone.
 

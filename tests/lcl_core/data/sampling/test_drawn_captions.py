@@ -370,7 +370,15 @@ def test_attributes_reach_captions_concepts_and_shards(kit: Any, tokenizer: Toke
 
 
 @pytest.mark.parametrize("view", ["pairs", "interleaved"])
-def test_merges_are_learnt_from_keywords_too(corpus: Corpus, view: str) -> None:
+def test_merges_are_learnt_from_all_terms_of_drawn_captions(kit: Any, view: str) -> None:
+    corpus = kit.corpus(
+        [kit.document([WRITTEN, "plain"], kit.image("red.png", 0), kit.image("blue.png", 1))],
+        [
+            kit.pair("red.png", WRITTEN, name="terrier", keywords=["puppy"], attributes=["shaggy"]),
+            kit.pair("blue.png", "plain", name="unnamed", attributes=["bluish"]),
+        ],
+    )
+
     def words(captions: str) -> str:
         source = {"dataset": "here", "view": view, "captions": captions}
         spec = parse_spec("pretrain", {"tokenizer": {"vocab_size": 400}, "data": {"sources": [source]}})
@@ -378,7 +386,10 @@ def test_merges_are_learnt_from_keywords_too(corpus: Corpus, view: str) -> None:
         return build_tokenizer(spec, {"here": corpus}).to_json()
 
     written, drawn = words("as_written"), words("drawn")
-    assert ("Ġpuppy" in written, "Ġpuppy" in drawn) == (False, True)
+    for term in ("terrier", "puppy", "shaggy"):
+        assert (f"Ġ{term}" in written, f"Ġ{term}" in drawn) == (False, True), term
+    for term in ("unnamed", "bluish"):
+        assert f"Ġ{term}" not in drawn, "without keywords the captions stay"
     assert words("keyword") == drawn
 
 
