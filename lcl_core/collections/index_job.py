@@ -60,7 +60,7 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
     Raises:
         UserError: bad spec, encoder or corpus; ``no_images``; ``no_readable_image``; ``encoder_mismatch``;
             ``encoder_changed``; ``vector_too_wide``; ``part_failed``.
-        Cancelled: between two batches after SIGTERM; the next attempt continues.
+        JobCancelled: between two batches after SIGTERM; the next attempt continues.
     """
     run = run_dir.read_run()
     spec = cast(IndexSpec, parse_spec("index", run["spec"]))
@@ -278,7 +278,7 @@ class IndexProgress:
             self._run_dir.raise_if_stopped()
 
     def advance(self, steps: int) -> None:
-        """Raises: Cancelled."""
+        """Raises: JobCancelled."""
         self._done += steps
         self._phase_done += steps
         now = time.monotonic()

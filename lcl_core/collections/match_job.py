@@ -218,7 +218,7 @@ def run_match_job(run_dir: RunDir) -> dict[str, Any]:
 
     Raises:
         UserError: bad spec, encoder or corpus; ``encoder_changed``; ``nothing_converted``.
-        Cancelled: after SIGTERM.
+        JobCancelled: after SIGTERM.
     """
     run = run_dir.read_run()
     spec = cast(MatchSpec, parse_spec("match", run["spec"]))

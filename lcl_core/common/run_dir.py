@@ -274,7 +274,7 @@ class JobProgress:
         self._last_line: tuple[int, int | None] | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Raises: Cancelled."""
+        """Raises: JobCancelled."""
         now = time.monotonic()
         if (done, total) != self._last_line and (now - self._last_written >= self._every or done == total):
             self._last_written, self._last_line = now, (done, total)

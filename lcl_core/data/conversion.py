@@ -77,7 +77,7 @@ def convert_run(run_dir: RunDir) -> dict[str, Any]:
 
     Raises:
         UserError: bad spec; a corpus that cannot be read at all; ``nothing_converted``; a URL that cannot be written.
-        Cancelled: after SIGTERM; the next attempt continues.
+        JobCancelled: after SIGTERM; the next attempt continues.
     """
     run = run_dir.read_run()
     spec = cast(ConvertSpec, parse_spec("convert", run["spec"]))

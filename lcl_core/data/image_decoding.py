@@ -67,7 +67,7 @@ class ImageHeader:
 
 
 def parse_header(data: bytes) -> ImageHeader:
-    """Read the header alone. Raises: Malformed; whatever Pillow raises for a header that it cannot read."""
+    """Read the header alone. Raises: MalformedImage; whatever Pillow raises for a header that it cannot read."""
     header = precheck_header(data)
     if header is not None:
         return header
@@ -81,7 +81,7 @@ def parse_header(data: bytes) -> ImageHeader:
 def precheck_header(data: bytes) -> ImageHeader | None:
     """The same for PNG and GIF, without Pillow; None for the other formats, of which it checks what is cheap.
 
-    Raises: Malformed.
+    Raises: MalformedImage.
     """
     if data.startswith(_PNG):
         return _png_header(data)
@@ -95,7 +95,7 @@ def precheck_header(data: bytes) -> ImageHeader | None:
 
 
 def check_exif(image: Image.Image) -> None:
-    """Raises: Malformed for EXIF whose values would take several times its own bytes of memory."""
+    """Raises: MalformedImage for EXIF whose values would take several times its own bytes of memory."""
     if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
         raise MalformedImage(f"its EXIF is larger than {MAX_EXIF_BYTES:,} bytes")
 
@@ -184,7 +184,7 @@ def tiff_block_bytes(image: Any) -> int:
 
     0 for an image that it does not decode.
 
-    Raises: Malformed.
+    Raises: MalformedImage.
     """
     if image.format != "TIFF" or not image.tile or image.tile[0][0] != "libtiff":
         return 0

@@ -1,1 +1,1 @@
-"""Pre-training objectives: one small file each, one interface (``objective.py``), one registry."""
+"""Pre-training objectives: one small file each, one interface (``base.py``), one registry."""

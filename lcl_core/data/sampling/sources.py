@@ -66,11 +66,6 @@ class Sample:
         """float32 [k, 3, S, S]: the images normalised."""
         return normalise_levels(self.levels, self.tables)
 
-    @property
-    def unreadable(self) -> int:
-        """Number of images of the document that could not be read."""
-        return len(self.left_out)
-
 
 @dataclass(frozen=True, slots=True)
 class SkippedSample:

@@ -165,7 +165,7 @@ class ShardFile:
 
 
 class IndexRow(NamedTuple):
-    """Where a record lies and what it holds; see ``layout.ROW``."""
+    """Where a record lies and what it holds; see ``format.ROW``."""
 
     offset: int
     length: int

@@ -318,7 +318,7 @@ class ShardWriter:
 
         Args:
             images: (bytes, extension) in order; those without bytes only have their number.
-            similarities: see ``body.similarities_of``.
+            similarities: see ``format.best_similarities``.
 
         Raises: UserError where a corpus has more records or groups than the form can number.
         """

@@ -124,7 +124,7 @@ def validate_run(run_dir: RunDir) -> dict[str, Any]:
 
     Raises:
         UserError: bad spec, or a corpus that cannot be read at all.
-        Cancelled: after SIGTERM; the next attempt continues.
+        JobCancelled: after SIGTERM; the next attempt continues.
     """
     run = run_dir.read_run()
     spec = cast(ValidateSpec, parse_spec("validate", run["spec"]))

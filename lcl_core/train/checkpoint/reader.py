@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.train.checkpoint.manifest import MANIFEST, CheckpointManifest
-from lcl_core.train.checkpoint.writer import DTYPES, local_part
+from lcl_core.train.checkpoint.writer import DTYPES, part_and_offset
 from lcl_core.train.distributed import RankGroup
 
 _DTYPE_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
@@ -244,7 +244,7 @@ class ShardedReader:
         """Of each part of a file that this rank needs: the block of it, and where that goes."""
         for name, part in parts.items():
             if name in targets:
-                target, offset = local_part(targets[name])
+                target, offset = part_and_offset(targets[name])
                 if blocks := part.block.overlap(_Block(offset, tuple(target.shape))):
                     yield name, (blocks[0], target[blocks[1]])
 

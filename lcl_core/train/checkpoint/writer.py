@@ -115,7 +115,7 @@ def rank_file(group: str, rank: int) -> str:
     return f"{group}.rank_{rank:05d}.safetensors"
 
 
-def local_part(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+def part_and_offset(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """Part on this rank, sharing its memory, and its offset in the whole tensor."""
     if not isinstance(tensor, DTensor):
         return tensor.detach(), (0,) * tensor.ndim
@@ -126,7 +126,7 @@ def local_part(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 @torch.no_grad()
 def copy_shard(target: Tensor, whole: Tensor) -> None:
     """Set ``target``, or the part of it on this rank, from the whole tensor."""
-    part, offset = local_part(target)
+    part, offset = part_and_offset(target)
     part.copy_(whole[tuple(slice(at, at + size) for at, size in zip(offset, part.shape, strict=True))])
 
 
@@ -190,7 +190,7 @@ def _shards(tensors: Mapping[str, Tensor], rank: int) -> TensorFile:
     written: dict[int, list[int]] = {}  # by number of equal copies: bytes of each
     for name, tensor in tensors.items():
         if _writes_tensor(tensor, rank, written):
-            file.tensors[name], file.offsets[name] = local_part(tensor)
+            file.tensors[name], file.offsets[name] = part_and_offset(tensor)
     return file
 
 

@@ -17,7 +17,7 @@ from lcl_core.common.device import release_freed_memory
 from lcl_core.model import LCLConfig
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
-from lcl_core.train.checkpoint.writer import local_part
+from lcl_core.train.checkpoint.writer import part_and_offset
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
 from lcl_core.train.train_step import TrainingStep
@@ -58,7 +58,7 @@ def main(how: str) -> None:
         found = {
             "peak": resident("VmHWM") - before,
             "model": sum(tensor.nbytes for tensor in tensors.values()),
-            "shard": sum(local_part(tensor)[0].nbytes for tensor in tensors.values()),
+            "shard": sum(part_and_offset(tensor)[0].nbytes for tensor in tensors.values()),
             "largest": max(tensor.numel() * tensor.itemsize for tensor in tensors.values()),
         }
     sys.stdout.write(json.dumps(found))

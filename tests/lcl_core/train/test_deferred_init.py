@@ -16,7 +16,7 @@ from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.model.vision_towers import TOWERS
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec, PretrainSpec
-from lcl_core.train.checkpoint.writer import copy_shard, local_part
+from lcl_core.train.checkpoint.writer import copy_shard, part_and_offset
 from lcl_core.train.deferred_init import build_deferred
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_deferred_model, build_model, defers_init
@@ -61,7 +61,7 @@ def test_each_rank_has_its_shards_of_them(small_config: LCLConfig, vision: str, 
         with fake_group(rank, ranks):
             model = sharded(config, 4, shards)
             for name, tensor in tensors_of(model).items():
-                part, offset = local_part(tensor)
+                part, offset = part_and_offset(tensor)
                 block = tuple(slice(at, at + size) for at, size in zip(offset, part.shape, strict=True))
                 assert torch.equal(part, whole[name][block]), name
                 assert tensor.ndim == 0 or isinstance(tensor, DTensor) or name.endswith(("mean", "var"))

@@ -87,7 +87,7 @@ def test_a_sample_is_ids_and_pixels(open_stream: Any, tokenizer: Tokenizer) -> N
         assert np.count_nonzero(sample.token_ids == specials.soi) == len(sample.pixels)
         assert np.count_nonzero(sample.token_ids == specials.img) == N * len(sample.pixels)
         assert sample.id in ("here:interleaved.jsonl:1", "here:interleaved.jsonl:2")
-        assert sample.unreadable == 0
+        assert not sample.left_out
 
 
 def test_pixels_belong_to_their_place(open_stream: Any, tokenizer: Tokenizer) -> None:
@@ -264,7 +264,7 @@ def test_what_gives_no_sample_says_why(
 def test_an_unreadable_image_is_counted_and_the_rest_kept(kit: Any, open_stream: Any, tokenizer: Tokenizer) -> None:
     row = kit.document(SENTENCES, kit.image("none.png", 0), kit.image("green.png", 1))
     sample = open_stream(corpus=kit.corpus([row]), image_first_probability=0)[0]
-    assert sample.unreadable == 1
+    assert len(sample.left_out) == 1
     assert len(sample.pixels) == 1
     assert "green" in layout(sample, tokenizer)
 
