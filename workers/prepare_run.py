@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import remove_tree, stage
+from lcl_core.common.files import present_tree, remove_tree, restore_trees, stage
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts, home_id
 from lcl_core.db.collections import prepare_collection_snapshots
@@ -97,7 +97,7 @@ def prepare_node_dir(
 
 @contextmanager
 def locked_run_dir(settings: WorkerSettings, run_dir: RunDir, lease: LeaseKeeper) -> Iterator[None]:
-    """Create RUN_DIR and lock it until ``unlock`` or the end of the block.
+    """Create RUN_DIR and lock it until ``unlock`` or the end of the block; what a killed job was replacing is restored.
 
     A process of an earlier attempt may still have the lock; a file system keeps that of a lost machine for minutes. The
     lease is renewed meanwhile.
@@ -114,6 +114,8 @@ def locked_run_dir(settings: WorkerSettings, run_dir: RunDir, lease: LeaseKeeper
         time.sleep(settings.watch_seconds)
     try:
         lease.check()
+        for folder in (run_dir.checkpoints, run_dir.artifacts):
+            restore_trees(folder)
         yield
     finally:
         run_dir.unlock()
@@ -193,8 +195,8 @@ def copy_parent_checkpoint(parent: RunDir, child: RunDir) -> bool:
         log.warning("parent_has_no_checkpoint", parent=parent.path.name)
         return False
     _copy_history(parent, child)
-    if parent.best_encoder.is_dir():
-        stage(parent.best_encoder, child.best_encoder, link=True).publish()
+    if best := present_tree(parent.best_encoder):
+        stage(best, child.best_encoder, link=True).publish()
     stage(parent.checkpoints, child.checkpoints, link=True).publish()
     return True
 

@@ -31,7 +31,7 @@ from typing import Any
 import structlog
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import regular_files, sha256_file, write_atomically
+from lcl_core.common.files import present_tree, regular_files, sha256_file, write_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import (
     Artifacts,
@@ -309,8 +309,8 @@ class CheckpointCopier:
             write_atomically(folder / METRICS, _metrics_until(self._run_dir.metrics_file, step), durable=False)
         if self._run_dir.tokenizer_file.exists():
             link_or_copy(self._run_dir.tokenizer_file, folder / TOKENIZER)
-        best = self._run_dir.best_encoder
-        if best.is_dir():  # the job replaces the whole folder
+        best = present_tree(self._run_dir.best_encoder)
+        if best is not None:  # the job replaces the whole folder
             before = best.stat().st_ino
             for name, _ in regular_files(best):
                 link_or_copy(best / name, folder / BEST / name)

@@ -1,4 +1,4 @@
-"""Files and folders: SHA-256, atomic writes, staged copies that are renamed into place, removal, flush to disk.
+"""Files and folders: SHA-256, atomic writes, copies that are renamed into place, replacement, removal, flush to disk.
 
 Also a JSON parser that rejects what parsers disagree about: duplicate names, NaN, Infinity, huge integers.
 """
@@ -110,6 +110,59 @@ def stage(source: Path, target: Path, *, link: bool = False) -> Staged:
         remove_tree(hidden)
         raise
     return Staged(hidden, target)
+
+
+_REPLACED = ".replaced"
+
+
+def replace_tree(new: Path, target: Path) -> None:
+    """Rename the folder ``new``, which has been flushed to disk, to ``target``, and remove an older ``target``.
+
+    If this is interrupted, :func:`present_tree` finds the old folder or the new one, and :func:`restore_tree` restores
+    ``target``. One process at a time may replace a target. Raises: OSError.
+    """
+    restore_tree(target)
+    aside = _aside(target)
+    with suppress(FileNotFoundError):
+        target.rename(aside)
+    new.rename(target)
+    fsync_path(target.parent)  # before the old folder is removed
+    _remove_aside(aside)
+
+
+def present_tree(target: Path) -> Path | None:
+    """The folder ``target``, or the older one while :func:`replace_tree` runs or was interrupted; None: neither."""
+    found = (target, _aside(target), target)  # the last one: the replacement ended between the two checks before
+    return next((path for path in found if path.is_dir()), None)
+
+
+def restore_tree(target: Path) -> None:
+    """Undo or finish an interrupted :func:`replace_tree`: ``target`` is there, and nothing else. Raises: OSError."""
+    aside = _aside(target)
+    if not target.exists():
+        with suppress(FileNotFoundError):
+            aside.rename(target)
+    _remove_aside(aside)
+
+
+def restore_trees(folder: Path) -> None:
+    """Call :func:`restore_tree` for each interrupted replacement in ``folder``. Raises: OSError."""
+    for path in list(folder.glob(f".*{_REPLACED}*")):
+        restore_tree(folder / path.name.removeprefix(".").partition(_REPLACED)[0])
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}{_REPLACED}")
+
+
+def _remove_aside(aside: Path) -> None:
+    """Rename first, so that a folder of which a part has been removed is never restored."""
+    away = aside.with_name(f"{aside.name}.tmp")
+    with suppress(FileNotFoundError):  # of a removal that was interrupted
+        shutil.rmtree(away)
+    with suppress(FileNotFoundError):
+        aside.rename(away)
+        shutil.rmtree(away)
 
 
 def discard_run_dir(runs_dir: Path, run_id: str) -> None:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from lcl_core.common.device import Precision, autocast, tf32_matmul
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import sha256_file, write_json_atomically
+from lcl_core.common.files import fsync_tree, replace_tree, restore_tree, sha256_file, write_json_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.packing import DocumentBatch
@@ -171,6 +171,7 @@ class HeldOutMonitor:
     def best(self) -> dict[str, Any] | None:
         """Step, value, numbers and folder of the best weights so far; None: there are none yet."""
         folder = self.run_dir.best_encoder
+        restore_tree(folder)
         try:
             training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -334,14 +335,17 @@ def write_encoder(
     spec: PretrainSpec,
     training: Mapping[str, Any],
 ) -> None:
-    """Write an encoder's folder, complete or not at all; ``training.json`` in it gets the spec and ``training``."""
+    """Write an encoder's folder to disk as :func:`replace_tree` does.
+
+    ``training.json`` in it gets the spec and ``training``.
+    """
     partial = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial, state_dict=dict(tensors))
     processor.save_pretrained(partial)
     write_json_atomically(partial / "training.json", {**spec.model_dump(mode="json"), **training})
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    fsync_tree(partial)
+    replace_tree(partial, target)
 
 
 def retrieval_recalls(images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from lcl_core.common.files import sha256_file, write_atomically, write_json_atomically
+from lcl_core.common.files import (
+    present_tree,
+    replace_tree,
+    restore_tree,
+    restore_trees,
+    sha256_file,
+    write_atomically,
+    write_json_atomically,
+)
+from tests.interruptions import interrupted_everywhere
 
 
 def test_a_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
@@ -49,3 +59,50 @@ def test_a_file_that_is_there_may_be_kept(tmp_path: Path) -> None:
 def test_json_keeps_its_letters(tmp_path: Path) -> None:
     write_json_atomically(tmp_path / "file", {"name": "Ø"})
     assert (tmp_path / "file").read_text(encoding="utf-8") == '{\n "name": "Ø"\n}'
+
+
+def folder(path: Path, content: str) -> Path:
+    path.mkdir()
+    for name in ("one", "two"):
+        (path / name).write_text(content)
+    return path
+
+
+def content(path: Path | None) -> set[str]:
+    assert path is not None
+    return {(path / name).read_text() for name in ("one", "two")}
+
+
+def test_a_folder_is_replaced_or_kept_whenever_its_replacement_is_interrupted(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    folder(target, "0")
+    found = set()
+    for number, interrupted in enumerate(interrupted_everywhere(), start=1):
+        new, before = folder(tmp_path / "new", str(number)), content(target)
+        with interrupted:
+            replace_tree(new, target)
+        left = content(present_tree(target))
+        assert left in (before, {str(number)})
+        found.add(left == before)
+        restore = (lambda: restore_trees(tmp_path)) if number % 2 else (lambda: restore_tree(target))
+        restore()
+        assert content(target) == left
+        assert {path.name for path in tmp_path.iterdir()} <= {"target", "new"}
+        shutil.rmtree(new, ignore_errors=True)
+    assert content(target) == {str(number)}
+    assert found == {True, False}
+    assert present_tree(tmp_path / "other") is None
+
+
+def test_a_folder_of_which_a_part_has_been_removed_is_not_restored(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    for interrupted in interrupted_everywhere():
+        replace_tree(folder(tmp_path / "first", "first"), target)
+        new = folder(tmp_path / "second", "second")
+        with interrupted:
+            replace_tree(new, target)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
+        restore_trees(tmp_path)
+        assert not target.exists() or content(target) == {"first"}
+        assert {path.name for path in tmp_path.iterdir()} <= {"target"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.evaluation.metrics.ranks import rank_bidirectional
 from lcl_core.model import LCLModel
 from lcl_core.train.monitor import HeldOutMonitor, neighbour_accuracy, retrieval_recalls
+from tests.interruptions import interrupted_everywhere
 from tests.lcl_core.train.small_runs import curve, finished, prepared, trainer, weights
 
 MONITOR: dict[str, Any] = {"dataset": "sample", "split": "val", "every": 4, "images": 24}
@@ -180,6 +182,30 @@ def test_the_best_weights_are_kept_and_exported(tmp_path: Path, sample_zip: Path
     trainer(short).run()
     assert sha256_file(best) == weights(short)
     assert json.loads((best.parent / "training.json").read_text())["best"]["step"] == step
+
+
+def test_best_weights_survive_a_kill_at_any_moment_of_their_replacement(
+    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(monitored(tmp_path, sample_zip, {"choose": "held_out.loss"}, steps=4))
+    monitor, folder = run.monitor, run.run_dir.best_encoder
+    assert monitor is not None
+    flushed: set[int] = set()
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (flushed.add(os.fstat(descriptor).st_ino), fsync(descriptor)))
+    monitor._keep_best(1, {"held_out.loss": 1000.0})
+    assert (folder / "model.safetensors").stat().st_ino in flushed
+    for step, interrupted in enumerate(interrupted_everywhere(), start=2):
+        before = monitor.best()
+        assert before is not None
+        with interrupted:
+            monitor._keep_best(step, {"held_out.loss": 1000.0 - step})
+        best = monitor.best()
+        assert best is not None
+        assert best["step"] in (before["step"], step)
+        assert (folder / "model.safetensors").exists()
+    assert best["step"] == step > 10
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_the_last_weights_stay_the_encoder_unless_told_otherwise(tmp_path: Path, sample_zip: Path) -> None:
