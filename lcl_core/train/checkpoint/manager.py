@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from lcl_core.common.files import fsync_path, stage
+from lcl_core.common.files import fsync_path, replace_tree, restore_trees, stage
 from lcl_core.train.checkpoint.manifest import MANIFEST, CheckpointManifest
 from lcl_core.train.checkpoint.reader import CheckpointFiles, OpenCheckpoint, ShardedReader
 from lcl_core.train.checkpoint.writer import (
@@ -69,14 +69,6 @@ def remove_partial(folder: Path) -> None:
         elsewhere = host != socket.gethostname() or not number.isdecimal()
         if elsewhere or int(number) == os.getpid() or not _process_alive(int(number)):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def commit(finished: Path, target: Path, writer: str) -> None:
-    """Rename a finished folder to ``target``, and flush; replaces an older ``target``."""
-    if target.exists():
-        discard(target, writer)
-    finished.rename(target)
-    fsync_path(target.parent)
 
 
 def prune(folder: Path, step: int, keep: int, milestone_every: int | None, writer: str) -> None:
@@ -184,6 +176,7 @@ class CheckpointManager:
         self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
         self._writing: Future[None] | None = None
         if self._first:
+            restore_trees(folder)
             remove_partial(folder)
 
     def save(
@@ -283,7 +276,7 @@ class CheckpointManager:
             fsync_path(folder)
         if leaves and self._outgoing is not None:
             stage(unfinished, self._outgoing / target.name, link=True).publish()
-        commit(unfinished, target, self._writer_name)
+        replace_tree(unfinished, target)
         prune(self.folder, manifest.step, self.keep, self.milestone_every, self._writer_name)
         if self._on_written is not None and self._ranks.rank == 0:
             self._on_written(manifest.step)

@@ -25,6 +25,7 @@ from lcl_core.train.checkpoint import manager
 from lcl_core.train.checkpoint.manager import CheckpointManager, checkpoint_path
 from lcl_core.train.checkpoint.state import TrainingProgress, restore_rng, rng_tensors, training_tensors
 from lcl_core.train.factory import build_model
+from tests.interruptions import interrupted_everywhere
 from tests.module_process import run_module
 
 CPU = torch.device("cpu")
@@ -324,6 +325,23 @@ def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
     assert lines[0]["there"] == 1
     assert lines[-1]["there"] == lines[-1]["wanted"]
     assert all(line["there"] in (1, line["wanted"]) for line in lines)
+
+
+def test_killed_while_the_only_checkpoint_is_saved_again(tmp_path: Path) -> None:
+    save(tmp_path, 1, keep=1)
+    saved = 1
+    for value, interrupted in enumerate(interrupted_everywhere(), start=2):
+        with CheckpointManager(tmp_path, keep=1, asynchronous=False) as made, interrupted:
+            made.save(1, groups(value), {"value": value})
+        with CheckpointManager(tmp_path, keep=1) as found:
+            loaded = found.load_newest()
+        assert loaded is not None
+        assert not found.passed_over
+        now = int(loaded.tensors["model"]["w"][0, 0])
+        assert now in (saved, value)
+        saved = now
+        assert names(tmp_path) == ["step_00000001"]
+    assert saved == value > 8
 
 
 def test_what_dead_processes_left_is_swept(tmp_path: Path) -> None:
