@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import fsync_path, fsync_tree
 from lcl_core.common.paths import is_url
 from lcl_core.common.storage import Storage
 from lcl_core.data.records import BadItem, Record
@@ -163,7 +164,7 @@ class _Output:
             self._removed_leftover = self._lock.acquire({shard.name for shard in shards})
 
     def write_rest(self, schedule: PartSchedule) -> ConvertReport:
-        """Quarantine and index. Raises: UserError ``nothing_converted``."""
+        """Write quarantine and index to disk. Raises: UserError ``nothing_converted``."""
         quarantined = dict(sorted(schedule.quarantined.items()))
         if not schedule.shards:
             raise nothing_converted_error(quarantined)
@@ -176,6 +177,7 @@ class _Output:
         if self._lock is not None:
             with Uploader(self._lock.storage, self._folder) as uploader:
                 uploader.send_rest()
+        fsync_tree(self._folder)
         return make_report(self._target, header, self._removed_leftover)
 
     def _remove_partial(self, shards: Sequence[ShardFile]) -> None:
@@ -192,6 +194,7 @@ class _Output:
         elif self._folder.exists():
             shutil.rmtree(self._target, ignore_errors=True)
             self._folder.rename(self._target)
+            fsync_path(Path(self._target).parent)
 
     def roll_back(self) -> None:
         if self._lock is not None:

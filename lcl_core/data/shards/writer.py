@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import fsync_path, fsync_tree
 from lcl_core.common.paths import is_url
 from lcl_core.common.storage import Storage
 from lcl_core.data.shards.format import (
@@ -229,7 +230,7 @@ def open_target(target: str | Path, owner: str, scratch: Path | None) -> Abstrac
 
 @contextlib.contextmanager
 def _stage_locally(target: Path) -> Iterator[StagingDir]:
-    """A folder beside ``target``, renamed to it at the end."""
+    """A folder beside ``target``, flushed to disk and renamed to it at the end."""
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError("there is something already; choose another name", code="target_exists", file=target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +246,9 @@ def _stage_locally(target: Path) -> Iterator[StagingDir]:
         folder.mkdir()
         try:
             yield StagingDir(folder, lambda name: None, leftover)
+            fsync_tree(folder)
             folder.rename(target)
+            fsync_path(target.parent)
         except BaseException as error:
             add_cleanup_note(error, target)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,25 @@ class Make:
             cls.matched("m1", ["a blue square"], ("blue.png", 0, 0.9), split="val_docs"),
             cls.pair("p2", "blue.png", "blue", source="t"),
         ]
+
+
+@pytest.fixture
+def unflushed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[str]]:
+    """Names of what lies below a folder and has changed since it was flushed to disk, if ever."""
+    flushed: set[tuple[int, ...]] = set()
+    fsync = os.fsync
+
+    def state(status: os.stat_result) -> tuple[int, ...]:
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def recorded(descriptor: int) -> None:
+        fsync(descriptor)
+        flushed.add(state(os.fstat(descriptor)))
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    return lambda folder: sorted(
+        path.name for path in (folder, *folder.rglob("*")) if state(path.stat()) not in flushed
+    )
 
 
 @pytest.fixture

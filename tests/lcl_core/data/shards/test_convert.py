@@ -247,6 +247,21 @@ def test_one_thread_decodes_where_it_reads(
     assert (threading.get_ident() not in used) == own
 
 
+def test_a_folder_is_on_disk_before_it_gets_its_name(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unflushed: Callable[[Path], list[str]]
+) -> None:
+    rename = Path.rename
+    left: list[list[str]] = []
+
+    def observed(path: Path, target: Path) -> Path:
+        left.append(unflushed(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", observed)
+    convert(make.mixed(), tmp_path / "t")
+    assert left == [[]]
+
+
 def test_too_many_sources_are_refused(make: Any, tmp_path: Path) -> None:
     records = (make.pair(str(number), "red.png", "x", source=str(number)) for number in range(1100))
     with pytest.raises(UserError) as caught:

@@ -23,7 +23,7 @@ from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.convert_parts import PartsReport, convert_parts
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus, ShardedRecords, read_shard_records
 from lcl_core.data.shards.statistics import ConversionStatistics
-from lcl_core.parts.completion_log import LOG_FILE
+from lcl_core.parts.completion_log import LOG_FILE, CompletionLog
 from lcl_core.parts.runner import Handler
 from tests.lcl_core.data.shards.conftest import Make
 from tests.lcl_core.data.shards.part_sources import (
@@ -81,6 +81,21 @@ def check_statistics(report: PartsReport, folder: Path) -> None:
     assert found == expected.to_json()
     assert found["pairs"] + found["documents"] == report.report.records
     assert (found["images"], found["splits"]) == (report.report.pictures, corpus.splits())
+
+
+def test_all_is_on_disk_when_the_log_says_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unflushed: Callable[[Path], list[str]]
+) -> None:
+    finish = CompletionLog.finish
+    left: list[list[str]] = []
+
+    def observed(log: CompletionLog, **entry: Any) -> None:
+        left.append(unflushed(tmp_path / "work" / "dataset"))
+        finish(log, **entry)
+
+    monkeypatch.setattr(CompletionLog, "finish", observed)
+    in_parts(NumberedSource(LENGTHS), tmp_path, 29)
+    assert left == [[]]
 
 
 def test_statistics_count_no_record_that_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
