@@ -314,16 +314,16 @@ class Trainer:
                 counts = self.step.count([each.packed for each in batch.batches], self._flags())
                 stop, overdue = (any(flags) for flags in zip(*counts.flags, strict=True))
                 if (stop or overdue) and self.progress.step > self._saved_step:
-                    self._save(metrics, checkpoints, last=stop)
+                    self._save(metrics, checkpoints)
                 if stop:
-                    checkpoints.wait()
+                    checkpoints.send_newest()
                     raise JobCancelled
                 self._step(batch, counts, waited, metrics)
-                done = self.progress.step == spec.steps
                 if self._logs(self.progress.step):
                     self._log(metrics, checkpoints, logger)
-                if done or self.progress.step % spec.checkpoint_every == 0:
-                    self._save(metrics, checkpoints, last=done)
+                if self.progress.step == spec.steps or self.progress.step % spec.checkpoint_every == 0:
+                    self._save(metrics, checkpoints)
+            checkpoints.send_newest()
 
     def _step(self, batch: StepInput, counts: GlobalBatchCounts, waited: float, metrics: MetricsAggregator) -> None:
         step = self.progress.step
@@ -368,8 +368,8 @@ class Trainer:
             metrics.flush(self.progress)
             held_out = self._measure_held_out(metrics)
             if held_out is None:
-                self._save(metrics, checkpoints, last=True)
-                checkpoints.wait()
+                self._save(metrics, checkpoints)
+                checkpoints.send_newest()
                 raise JobCancelled
             line = metrics.line(
                 self.progress,
@@ -404,7 +404,7 @@ class Trainer:
         counts |= {f"skipped.{reason}": count for reason, count in sorted(progress.skipped.items())}
         return counts | {f"left_out.{reason}": count for reason, count in sorted(progress.left_out.items())}
 
-    def _save(self, metrics: MetricsAggregator, checkpoints: CheckpointManager, *, last: bool = False) -> None:
+    def _save(self, metrics: MetricsAggregator, checkpoints: CheckpointManager) -> None:
         try:
             metrics.flush(self.progress)
         except NonFiniteLoss as error:
@@ -419,7 +419,6 @@ class Trainer:
             self.progress.to_json(),
             rank_tensors={"rng": rng_tensors(self.device)},
             only_first={"model": {name for name, _ in self.step.trained.named_buffers()}},
-            last=last,
         )
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
 

@@ -130,7 +130,6 @@ class _Snapshot:
     step: int
     tensors: dict[str, TensorFile]
     texts: dict[str, str] = field(default_factory=dict)
-    last: bool = False
 
 
 class CheckpointManager:
@@ -145,7 +144,8 @@ class CheckpointManager:
         on_written: called on the first rank, from the thread that writes, with the step of each checkpoint on disk.
         home: identifies the disk of ``folder``; ranks with the same one share the folder.
         outgoing: if the first rank has this folder, every folder of ranks gets links there to the same checkpoints, for
-            the worker to copy and remove. While two are waiting, only milestones and the last one are added.
+            the worker to copy and remove. While two are waiting, only milestones are added, and the newest one when
+            ``send_newest`` is called.
 
     Attributes:
         passed_over: (name, reason) of the checkpoints that ``load_newest`` found damaged, newest first.
@@ -175,6 +175,7 @@ class CheckpointManager:
         self._staging = Staging()
         self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
         self._writing: Future[None] | None = None
+        self._unsent: int | None = None  # step of the newest checkpoint of this process, if it was left out
         if self._first:
             restore_trees(folder)
             remove_partial(folder)
@@ -187,7 +188,6 @@ class CheckpointManager:
         *,
         rank_tensors: Groups | None = None,
         only_first: Mapping[str, Collection[str]] = MappingProxyType({}),
-        last: bool = False,
     ) -> None:
         """Save the checkpoint of ``step``, after the previous one has been written.
 
@@ -196,7 +196,6 @@ class CheckpointManager:
             state: JSON, the same on all ranks.
             rank_tensors: of this rank alone.
             only_first: plain tensors, by group and name, of which those of rank 0 count: they differ between ranks.
-            last: no other one follows.
         Raises: UserError when the disk is full and OSError, both also of the previous checkpoint.
         """
         self.wait()
@@ -205,7 +204,7 @@ class CheckpointManager:
         for group, own in (rank_tensors or {}).items():
             files[rank_file(group, rank)] = TensorFile(dict(own))
         texts = {"state.json": json.dumps(state, indent=1)} if rank == 0 else {}
-        snapshot = _Snapshot(step, self._staging.copy(files), texts, last)
+        snapshot = _Snapshot(step, self._staging.copy(files), texts)
         if self._thread is None:
             self._write(snapshot)
         else:
@@ -216,6 +215,17 @@ class CheckpointManager:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+
+    def send_newest(self) -> None:
+        """``wait``, then add the newest saved checkpoint to the outgoing ones unless it was: no other one follows.
+
+        Raises: as ``save``.
+        """
+        self.wait()
+        step = self._unsent
+        if step is not None and self._on_all_ranks(self._has_outgoing)[0]:
+            self._on_first_ranks(lambda: self._link_outgoing(checkpoint_path(self.folder, step)))
+            self._unsent = None
 
     def close(self) -> None:
         """``wait``, then end the thread and the process group. Raises: as ``save``."""
@@ -239,25 +249,34 @@ class CheckpointManager:
         unfinished = partial_path(target, self._writer_name)
 
         def write() -> dict[str, Any]:
-            return {"files": _write_files(unfinished, snapshot), "leaves": self._leaves(snapshot)}
+            return {"files": _write_files(unfinished, snapshot), "sends": self._sends(snapshot.step)}
 
         try:
             self._on_first_ranks(lambda: _make_empty(unfinished))
             parts = self._on_all_ranks(write)
             files = {name: digest for part in parts for name, digest in part["files"].items()}
             manifest = CheckpointManifest(snapshot.step, self._ranks.size, files)
-            self._on_first_ranks(lambda: self._commit(unfinished, target, manifest, leaves=parts[0]["leaves"]))
+            sends = parts[0]["sends"]  # of the first rank, for all
+            self._on_first_ranks(lambda: self._commit(unfinished, target, manifest, sends=sends))
+            self._unsent = None if sends else snapshot.step
         except BaseException:
             if self._first:
                 shutil.rmtree(unfinished, ignore_errors=True)
             raise
 
-    def _leaves(self, snapshot: _Snapshot) -> bool:
-        """Whether the checkpoint is to be among the outgoing ones; what the first rank says counts."""
-        if self._outgoing is None or not self._outgoing.is_dir():
+    def _has_outgoing(self) -> bool:
+        return self._outgoing is not None and self._outgoing.is_dir()
+
+    def _sends(self, step: int) -> bool:
+        """Whether the checkpoint is among the outgoing ones as soon as it is saved."""
+        if self._outgoing is None or not self._has_outgoing():
             return False
-        milestone = self.milestone_every is not None and snapshot.step % self.milestone_every == 0
-        return snapshot.last or milestone or len(newest_first(self._outgoing)) < _WAITING
+        milestone = self.milestone_every is not None and step % self.milestone_every == 0
+        return milestone or len(newest_first(self._outgoing)) < _WAITING
+
+    def _link_outgoing(self, checkpoint: Path) -> None:
+        if self._outgoing is not None:
+            stage(checkpoint, self._outgoing / checkpoint.name, link=True).publish()
 
     def _on_all_ranks(self, action: Callable[[], Any]) -> list[Any]:
         def guarded() -> Any:
@@ -270,13 +289,13 @@ class CheckpointManager:
         """Run ``action`` on the first rank of each folder; the others wait for it."""
         self._on_all_ranks(action if self._first else lambda: None)
 
-    def _commit(self, unfinished: Path, target: Path, manifest: CheckpointManifest, *, leaves: bool) -> None:
+    def _commit(self, unfinished: Path, target: Path, manifest: CheckpointManifest, *, sends: bool) -> None:
         write_text(unfinished / MANIFEST, manifest.to_json())
         for folder in (unfinished, *filter(Path.is_dir, (unfinished / name for name in manifest.folders()))):
             fsync_path(folder)
-        if leaves and self._outgoing is not None:
-            stage(unfinished, self._outgoing / target.name, link=True).publish()
         replace_tree(unfinished, target)
+        if sends:
+            self._link_outgoing(target)
         prune(self.folder, manifest.step, self.keep, self.milestone_every, self._writer_name)
         if self._on_written is not None and self._ranks.rank == 0:
             self._on_written(manifest.step)

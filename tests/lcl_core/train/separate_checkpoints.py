@@ -37,8 +37,8 @@ def save(folder: Path, rank: int, homes: list[str], run: Run) -> None:
         for number in (1, 2, 3, 4):
             run.step(number)
             own: Groups = {"rng": {"cpu": torch.tensor([rank])}}
-            saver.save(number, run.groups(), {"step": number}, rank_tensors=own, last=number == 4)
-        saver.wait()
+            saver.save(number, run.groups(), {"step": number}, rank_tensors=own)
+        saver.send_newest()
         whole = run.whole()
         if rank == 0:
             save_file(whole, folder / "expected.safetensors")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.specs.parsing import parse_spec, spec_hash
 from tests.lcl_core.train.small_runs import curve, finished, killed_after, prepared, trainer, weights
 
@@ -30,6 +30,31 @@ def test_a_checkpoint_is_due_by_the_clock(
     run_dir = prepared(tmp_path, sample_zip, **ALL, checkpoint_minutes=given)
     trainer(run_dir).run()
     assert saved(run_dir) == list(expected)
+
+
+@pytest.mark.parametrize("waiting", [1, 2])
+def test_a_stop_after_a_save_sends_that_checkpoint_to_the_store(
+    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch, waiting: int
+) -> None:
+    """Also if it was left out when it was saved, because two others waited for the worker."""
+    changes = {**ALL, "checkpoint_every": 1, "async_checkpoint": False}
+    run = trainer(run_dir := prepared(tmp_path, sample_zip, **changes))
+    run_dir.outgoing.mkdir()
+    step = run._step
+
+    def watched(*given: Any) -> None:
+        step(*given)
+        if run.progress.step == 4:
+            for path in sorted(run_dir.outgoing.iterdir())[waiting:]:  # the worker has copied it
+                shutil.rmtree(path)
+            run_dir._stop.set()  # as SIGTERM does; the checkpoint of this step is saved before it is noticed
+
+    monkeypatch.setattr(run, "_step", watched)
+    with pytest.raises(JobCancelled):
+        run.run()
+    assert saved(run_dir) == [1, 2, 3, 4]
+    outgoing = sorted(path.name for path in run_dir.outgoing.iterdir())
+    assert outgoing == [f"step_{each:08d}" for each in (*range(1, waiting + 1), 4)]
 
 
 def test_the_clock_begins_anew_with_each_checkpoint(
