@@ -17,10 +17,11 @@ from lcl_core.db import datasets, registry, studies
 from lcl_core.db.models import Study
 from lcl_core.specs.parsing import data_paths, dataset_fields, datasets_of, encoder_fields, parse_as
 from lcl_core.specs.study import StudySpec
+from lcl_core.studies.choices import plan_cells
 from lcl_core.studies.results import SUCCEEDED, CellRecord, RunRecord
 from lcl_core.studies.status import StudyStatus, study_status
 from lcl_core.studies.table import build_table, compare_rows, table_columns, table_notes
-from lcl_core.studies.trials import evaluate_specs, expand_study
+from lcl_core.studies.trials import evaluate_specs
 
 Json = dict[str, Any]
 
@@ -32,7 +33,7 @@ def validate_study(session: Session, value: Json, roots: Sequence[Root]) -> Stud
     """
     try:
         spec = parse_as(StudySpec, value)
-        trials = expand_study(spec)
+        trials = plan_cells(spec)
     except UserError as error:
         raise Problem(422, error.code, error.message, field=error.field) from error
     evaluations = evaluate_specs(spec).items()

@@ -29,6 +29,7 @@ from lcl_core.estimate.report import Range
 from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.parsing import AnySpec, datasets_of, encoders_of, parse_as, spec_hash
 from lcl_core.specs.study import AdditionSpec, StudySpec
+from lcl_core.studies.choices import plan_cells
 from lcl_core.studies.encoder_references import (
     encoder_references,
     encoders_of_runs,
@@ -37,7 +38,7 @@ from lcl_core.studies.encoder_references import (
 )
 from lcl_core.studies.results import CellRecord, RunRecord, cell_state, study_state
 from lcl_core.studies.status import StudyStatus, can_continue, promoted_cells, study_status
-from lcl_core.studies.trials import PlannedCell, apply_addition, evaluate_spec, expand_study, resolve_presets
+from lcl_core.studies.trials import PlannedCell, apply_addition, evaluate_spec, resolve_presets
 
 MAX_ESTIMATED = 64  # different pre-trainings of a study whose time is estimated
 CERTAINTIES = ("measured", "scaled", "assumed")  # best first
@@ -70,7 +71,7 @@ def create_study(
     if repeated := find_by_idempotency_key(session, Study, owner, idempotency_key, body_hash):
         return repeated
     spec = _pin_encoders(session, spec)
-    cells = expand_study(spec)
+    cells = plan_cells(spec)
     study = Study(
         id=new_id("study"),
         name=name,
@@ -141,7 +142,7 @@ def estimate_training(
 
 def _planned_cells(session: Session, spec: StudySpec) -> list[PlannedCell]:
     """The cells that ``create_study`` would insert. Raises: as it."""
-    return expand_study(_pin_encoders(session, resolve_presets(spec)))
+    return plan_cells(_pin_encoders(session, resolve_presets(spec)))
 
 
 def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list[Run]:
@@ -158,7 +159,7 @@ def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list
     spec = apply_addition(kept, addition.model_copy(update={"axes": added}))
     known = {cell.key for cell in study_cells(session, study.id)}
     study.spec = to_json_safe(spec.model_dump(mode="json"))
-    return add_cells(session, study, [cell for cell in expand_study(spec) if cell.key not in known])
+    return add_cells(session, study, [cell for cell in plan_cells(spec) if cell.key not in known])
 
 
 def get_study(session: Session, study_id: str, owner: str | None = None) -> Study:

@@ -204,21 +204,12 @@ def evaluate_spec(study: StudySpec, rung: int, encoder: str) -> EvaluateSpec:
 def evaluate_specs(study: StudySpec) -> dict[str, EvaluateSpec]:
     """{field of the study: template} of its evaluations, with a placeholder for the encoder.
 
-    Raises: UserError ``bad_spec``, also when trials would be chosen on a split that is reported.
+    Raises: UserError ``bad_spec``.
     """
-    examiner = _parse_evaluate("evaluate", study.evaluate, "none")
-    if not isinstance(study.search, HalvingSearch):
-        return {"evaluate": examiner}
-    chooser = _parse_evaluate("search.validation", study.search.validation, "none")
-    shared = set(chooser.splits) & set(examiner.splits)
-    if shared and chooser.dataset == examiner.dataset:
-        raise UserError(
-            f"search.validation.splits: {', '.join(sorted(shared))} is what evaluate reports; choose trials on "
-            "another split, such as val",
-            code="bad_spec",
-            field="search.validation.splits",
-        )
-    return {"evaluate": examiner, "search.validation": chooser}
+    evaluations = {"evaluate": _parse_evaluate("evaluate", study.evaluate, "none")}
+    if isinstance(study.search, HalvingSearch):
+        evaluations["search.validation"] = _parse_evaluate("search.validation", study.search.validation, "none")
+    return evaluations
 
 
 def _base_fields(study: StudySpec) -> Setting:

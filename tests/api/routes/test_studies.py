@@ -96,6 +96,8 @@ def test_the_same_key_and_body_give_the_same_study(http: httpx.Client, refused: 
         ({"pretrain": {"data": {"sources": [{"dataset": "absent"}]}}}, "unknown_dataset", "pretrain.data.sources"),
         ({"evaluate": {"dataset": "absent"}}, "unknown_dataset", "evaluate.dataset"),
         ({"pretrain": {"tokenizer": {"path": "/etc/passwd"}}}, "path_forbidden", "pretrain.tokenizer.path"),
+        ({"pretrain": {"monitor": {"dataset": "sample", "split": "test_vendor", "export": "best"}}}, "bad_spec",
+         "pretrain.monitor.split"),
         ({"max_cells": 1}, "too_many_cells", "max_cells"),
         ({"axes": [{"name": "a", "variants": [{"name": "x"}, {"name": "y"}]}]}, "same_cell", "axes"),
     ],

@@ -158,12 +158,6 @@ def test_what_two_axes_do_together_is_reported_by_the_row(study_of: StudyOf) -> 
     assert caught.value.field == "axes"
 
 
-def test_trials_are_not_chosen_on_what_is_reported(halving_of: StudyOf) -> None:
-    with pytest.raises(UserError, match="val") as caught:
-        expand_study(halving_of(validation={"splits": ["test", "val"]}))
-    assert caught.value.field == "search.validation.splits"
-
-
 def test_a_halving_sets_the_steps_itself(halving_of: StudyOf) -> None:
     with pytest.raises(UserError, match="rungs") as caught:
         expand_study(halving_of(parameters={"steps": {"kind": "choice", "values": [5]}}))
