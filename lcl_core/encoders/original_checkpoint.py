@@ -18,6 +18,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import clip_tokenizer
 from lcl_core.encoders.schemas.lcl import SPECIAL_TOKENS, LCLSettings
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
+from lcl_core.specs.vision import DEFAULT_TOWER
 
 
 def config_from_official(official: dict[str, Any]) -> LCLConfig:
@@ -62,7 +63,14 @@ def _check_settings(settings: dict[str, Any]) -> None:
 
 
 def config_to_official(config: LCLConfig) -> dict[str, Any]:
-    """The inverse of :func:`config_from_official`."""
+    """The inverse of :func:`config_from_official`.
+
+    Raises: UserError ``not_expressible``: the authors have one vision tower and a causal text tower alone.
+    """
+    for field, theirs in {"vision": DEFAULT_TOWER, "text_attention": "causal"}.items():
+        if (own := getattr(config, field)) != theirs:
+            message = f"{field}: the authors' form holds {theirs} alone, and this encoder has {own}"
+            raise UserError(message, code="not_expressible", field=field)
     official: dict[str, Any] = {
         "embed_dim": config.embed_dim,
         "vision_cfg": {
@@ -113,10 +121,13 @@ def load_official(config_json: str | Path | dict[str, Any], weights: str | Path)
 
 
 def export_official(model: LCLModel, directory: str | Path) -> None:
-    """Write ``config.json`` and ``weights.safetensors`` in the authors' form."""
+    """Write ``config.json`` and ``weights.safetensors`` in the authors' form.
+
+    Raises: UserError ``not_expressible``, before anything is written.
+    """
+    official = config_to_official(model.config)
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
-    official = config_to_official(model.config)
     (target / "config.json").write_text(json.dumps(official, indent=1), encoding="utf-8")
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, target / "weights.safetensors")

@@ -119,3 +119,14 @@ def test_special_tokens_in_another_order_than_the_tokenizers_are_refused(tmp_pat
         import_original(tmp_path / "config.json", tmp_path / "weights.safetensors", tmp_path / "other")
     assert caught.value.code == "bad_model_json"
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "field"), [({"text_attention": "bidirectional"}, "text_attention"), ({"vision": "hybrid"}, "vision")]
+)
+def test_what_the_authors_form_cannot_hold_is_not_written(tmp_path: Path, other: dict[str, str], field: str) -> None:
+    model = LCLModel(LCLConfig(**{**SMALL, **other}, vocab_size=49_411))
+    with pytest.raises(UserError, match="the authors' form holds") as caught:
+        export_official(model, tmp_path / "written")
+    assert (caught.value.code, caught.value.field) == ("not_expressible", field)
+    assert not (tmp_path / "written").exists()
