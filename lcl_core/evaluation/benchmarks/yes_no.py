@@ -37,6 +37,7 @@ PERCEPTION = (
 )  # fmt: skip
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 AREAS = {"perception": PERCEPTION, "cognition": COGNITION}
+SUBTASKS = (*PERCEPTION, *COGNITION)
 _MAX_POINTS = 100.0
 _CHANCE = {"acc": 0.5, "acc+": 0.25, "score": 75.0}  # one of two, both of two, 100 (acc + acc+)
 _YES_NO_PROMPT = " Please answer yes or no."
@@ -49,7 +50,7 @@ class MME(Benchmark):
 
     def load(self, path: Path) -> list[BenchmarkQuestion]:
         """From the folder with a ``<subtask>.txt`` each: image, question, yes or no, between tabs."""
-        files = [path / f"{subtask}.txt" for subtask in (*PERCEPTION, *COGNITION)]
+        files = [path / f"{subtask}.txt" for subtask in SUBTASKS]
         files = [file for file in files if file.is_file()]
         if not files:
             raise_format_error("expected text files named after the subtasks here: existence.txt, count.txt …", path)
@@ -58,7 +59,7 @@ class MME(Benchmark):
     def score(self, records: Iterable[AnsweredQuestion]) -> BenchmarkScores:
         records = list(records)
         samples: Samples = {}
-        for subtask in (*PERCEPTION, *COGNITION):
+        for subtask in SUBTASKS:
             own = [record for record in records if record.question.groups["subtask"] == subtask]
             if own:
                 samples |= {f"acc ({subtask})": _correct(own), f"acc+ ({subtask})": _both_correct(own)}
@@ -86,18 +87,21 @@ class MME(Benchmark):
         return each | {area: _CHANCE["score"] * len(subtasks & set(names)) for area, names in AREAS.items()}
 
     def contributions(self, records: Records, scores: BenchmarkScores) -> list[MetricContributions]:
-        """100 (acc + acc+) of each subtask, and their sums over perception and cognition; the units are images."""
+        """100 (acc + acc+) of each subtask, and their sums over perception and cognition; the units are images.
+
+        All subtasks have columns, absent ones zeros, so that the columns of two runs mean the same.
+        """
         subtask_of = {record.question.image: record.question.groups["subtask"] for record in records}
-        subtasks, images = list(dict.fromkeys(subtask_of.values())), list(subtask_of)
+        images = list(subtask_of)
         row_of = {image: row for row, image in enumerate(images)}
-        values = np.zeros((len(images), len(subtasks), 2))  # points and images of each subtask
+        values = np.zeros((len(images), len(SUBTASKS), 2))  # points and images of each subtask
         for record in records:
             name, image = record.question.groups["subtask"], record.question.image
             points = scores.samples[f"acc ({name})"][record.question.id] + scores.samples[f"acc+ ({name})"][image]
-            values[row_of[image], subtasks.index(name)] += (_MAX_POINTS / 2 * points, 0.5)  # two questions an image
+            values[row_of[image], SUBTASKS.index(name)] += (_MAX_POINTS / 2 * points, 0.5)  # two questions an image
         flat = values.reshape(len(images), -1)
-        sums = {area: [subtasks.index(name) for name in names if name in subtasks] for area, names in AREAS.items()}
-        sums |= {f"score ({name})": [column] for column, name in enumerate(subtasks)}
+        sums = {area: [SUBTASKS.index(name) for name in names] for area, names in AREAS.items()}
+        sums |= {f"score ({name})": [SUBTASKS.index(name)] for name in dict.fromkeys(subtask_of.values())}
         return [MetricContributions(metric, images, flat, _total_points(columns)) for metric, columns in sums.items()]
 
 
@@ -105,7 +109,7 @@ def _total_points(subtasks: list[int]) -> Statistic:
     """Sum over ``subtasks`` of the mean points of their images."""
 
     def statistic(distinct: Numbers, counts: Ints) -> Numbers:
-        points, images = np.moveaxis((counts @ distinct).reshape(len(counts), -1, 2), -1, 0)
+        points, images = np.moveaxis((counts @ distinct).reshape(len(counts), len(SUBTASKS), 2), -1, 0)
         return safe_divide(points, images)[:, subtasks].sum(axis=1)
 
     return statistic
@@ -205,17 +209,19 @@ class POPE(Benchmark):
         return overall | {f"{name} ({split})": value for split, rates in each.items() for name, value in rates.items()}
 
     def contributions(self, records: Records, scores: BenchmarkScores) -> list[MetricContributions]:
-        """Precision, recall and F1 are ratios of counts; the overall figures are means over the splits."""
-        splits = list(_by_split(records))
-        values = np.zeros((len(records), len(splits), 4))
+        """Precision, recall and F1 are ratios of counts; the overall figures are means over the splits.
+
+        All splits have columns, absent ones zeros, so that the columns of two runs mean the same.
+        """
+        values = np.zeros((len(records), len(SPLITS), 4))
         for row, record in enumerate(records):
-            values[row, splits.index(record.question.groups["split"])] = _confusion(record)
+            values[row, SPLITS.index(record.question.groups["split"])] = _confusion(record)
         units = [record.question.id for record in records]
         flat = values.reshape(len(units), -1)
-        overall = [MetricContributions(name, units, flat, _mean_rate(name, slice(None))) for name in RATES]
+        overall = [MetricContributions(name, units, flat, _mean_rate(name, SPLITS)) for name in RATES]
         return overall + [
-            MetricContributions(f"{name} ({split})", units, flat, _mean_rate(name, slice(column, column + 1)))
-            for column, split in enumerate(splits)
+            MetricContributions(f"{name} ({split})", units, flat, _mean_rate(name, (split,)))
+            for split in _by_split(records)
             for name in ("precision", "recall", "F1")
         ]
 
@@ -233,11 +239,14 @@ def rate(name: str, counts: Numbers) -> Numbers:
     return safe_divide(above, below)
 
 
-def _mean_rate(name: str, splits: slice) -> Statistic:
-    """Mean over ``splits`` of a rate, from contributions [Q, splits x 4]."""
+def _mean_rate(name: str, splits: Sequence[str]) -> Statistic:
+    """Mean of a rate over those of ``splits`` that have questions, from contributions [Q, SPLITS x 4]; 0 for none."""
+    columns = [SPLITS.index(split) for split in splits]
 
     def statistic(distinct: Numbers, counts: Ints) -> Numbers:
-        return rate(name, (counts @ distinct).reshape(len(counts), -1, 4)[:, splits]).mean(axis=1)
+        present = distinct.reshape(len(distinct), len(SPLITS), 4)[:, columns].any(axis=(0, 2))
+        rates = rate(name, (counts @ distinct).reshape(len(counts), len(SPLITS), 4)[:, columns])
+        return rates[:, present].sum(axis=1) / max(1, np.count_nonzero(present))
 
     return statistic
 

@@ -1,4 +1,4 @@
-"""POPE by hand."""
+"""POPE and MME by hand, also of runs that answered other parts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.benchmarks import BENCHMARKS
+from lcl_core.evaluation.benchmarks import BENCHMARKS, benchmark_metrics
+from lcl_core.evaluation.benchmarks.base import BenchmarkQuestion
 from lcl_core.evaluation.benchmarks.yes_no import parse_mme_answer, parse_pope_answer
+from lcl_core.evaluation.significance import PairedOutcomes
 from tests.lcl_core.evaluation.benchmarks.paired import pair_answers
 
 LABELS = ["yes", "yes", "yes", "no", "no"]
@@ -129,3 +131,40 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str, line: int 
     with pytest.raises(UserError, match=message) as caught:
         BENCHMARKS["mme"].load(tmp_path)
     assert (caught.value.file, caught.value.line) == (str(file), line)
+
+
+def compared(
+    name: str, metric: str, *runs: tuple[list[BenchmarkQuestion], dict[str, str]]
+) -> tuple[tuple[float, float], int]:
+    """A metric of two runs over the questions or images that both have, and their number."""
+    left, right = (
+        next(
+            each
+            for each in benchmark_metrics({"benchmark": name}, [r.to_dict() for r in pair_answers(*run)], {metric})
+            if each.metric == metric
+        )
+        for run in runs
+    )
+    pairs = PairedOutcomes.of(left, right)
+    assert pairs is not None
+    assert 0 <= pairs.p_value(0, 100) <= 1
+    return pairs.values(), int(pairs.counts.sum())
+
+
+def test_mme_of_runs_with_other_subtasks_is_compared_by_subtask(tmp_path: Path) -> None:
+    """The first run lacks the first subtask of the second; code: 50 + 0 points against 100 + 100."""
+    both = BENCHMARKS["mme"].load(mme_files(tmp_path))
+    code = [question for question in both if question.groups["subtask"] == "code_reasoning"]
+    always, right = dict.fromkeys((each.id for each in both), "yes"), {each.id: each.truth[0] for each in both}
+    assert compared("mme", "score (code_reasoning)", (code, always), (both, right)) == ((50, 200), 1)
+    assert compared("mme", "cognition", (both, right), (code, always)) == ((200, 50), 1)
+    assert compared("mme", "perception", (both, right), (both, always)) == ((200, 50), 3)
+
+
+def test_pope_of_runs_with_other_splits_is_compared_by_split(tmp_path: Path) -> None:
+    """Always "yes" has precision 3/5; splits that only one run has do not count."""
+    every = BENCHMARKS["pope"].load(pope_files(tmp_path))
+    popular = [question for question in every if question.groups["split"] == "popular"]
+    always, right = dict.fromkeys((each.id for each in every), "yes"), {each.id: each.truth[0] for each in every}
+    assert compared("pope", "precision (popular)", (popular, always), (every, right)) == ((3 / 5, 1), 5)
+    assert compared("pope", "precision", (every, right), (popular, always)) == ((1, 3 / 5), 5)
