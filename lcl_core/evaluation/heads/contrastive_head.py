@@ -23,7 +23,7 @@ from lcl_core.evaluation.features import FeatureCache, text_features
 from lcl_core.evaluation.heads.linear_probe import AttentiveProbe
 from lcl_core.evaluation.heads.training import FeatureSource, ImageBatchSource, count_steps, prefetch_map, train_head
 from lcl_core.evaluation.metrics.core import Ints
-from lcl_core.evaluation.tasks.base import EvalImage, normalized_text
+from lcl_core.evaluation.tasks.base import EvalImage, nonempty_captions, normalized_text
 from lcl_core.specs.evaluate import TunedRetrievalSpec
 
 _MAX_LOG_SCALE = math.log(100)  # of the inverse temperature, as CLIP's
@@ -81,11 +81,6 @@ class FrozenTextEncoder(CaptionFeatures):
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         return torch.from_numpy(self._features[[self._row_of[text] for text in texts]]).to(self._device)
-
-
-def nonempty_captions(image: EvalImage) -> list[str]:
-    """The image's captions that hold a word."""
-    return [caption for caption in image.captions if normalized_text(caption)]
 
 
 class ContrastiveHead(nn.Module):

@@ -79,6 +79,11 @@ def normalized_text(caption: str) -> str:
     return " ".join(caption.split()).casefold()
 
 
+def nonempty_captions(image: EvalImage) -> list[str]:
+    """The image's captions that hold a word."""
+    return [caption for caption in image.captions if normalized_text(caption)]
+
+
 @dataclass(frozen=True)
 class LabeledImages:
     """The images of a split that have a known class.

@@ -16,7 +16,7 @@ from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.training import count_examples, prefetch_map
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.results import PredictionFile, loss_curve
-from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, EvalImage, Holdout, Task
+from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, EvalImage, Holdout, Task, nonempty_captions
 from lcl_core.evaluation.vlm.captioning import (
     FIELD,
     CaptionExample,
@@ -62,7 +62,7 @@ class Captioning(Task):
     @classmethod
     def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
         own, tested = spec.captioning, resolver.test_images(spec, corpus)
-        images = {split: [image for image in every if image.captions] for split, every in tested.items()}
+        images = {split: [image for image in every if nonempty_captions(image)] for split, every in tested.items()}
         if empty := [split for split, captioned in images.items() if not captioned]:
             raise UserError(f"split {empty[0]!r} has no captions to score by", code="nothing_to_score", field="splits")
         bare = {split: len(every) - len(images[split]) for split, every in tested.items()}
@@ -154,7 +154,7 @@ class Captioning(Task):
         """A prediction file of all images and, where the spec says so, one of each source."""
         images = self.images[split]
         samples = [
-            (image.source, {"query": image.name, "caption": caption, "references": list(image.captions)})
+            (image.source, {"query": image.name, "caption": caption, "references": nonempty_captions(image)})
             for image, caption in zip(images, captions, strict=True)
         ]
         common = most_frequent_caption(self.examples)

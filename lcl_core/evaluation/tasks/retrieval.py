@@ -27,7 +27,6 @@ from lcl_core.evaluation.heads.contrastive_head import (
     FrozenTextEncoder,
     TrainableTextEncoder,
     fit_matcher,
-    nonempty_captions,
 )
 from lcl_core.evaluation.heads.training import (
     FEATURE_SOURCES,
@@ -47,6 +46,7 @@ from lcl_core.evaluation.tasks.base import (
     EvalImage,
     Holdout,
     Task,
+    nonempty_captions,
     normalized_text,
     split_validation,
 )

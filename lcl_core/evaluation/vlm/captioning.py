@@ -15,7 +15,14 @@ from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.training import ImageBatchSource, grid_search
 from lcl_core.evaluation.metrics.caption_metrics import score_captions
 from lcl_core.evaluation.metrics.core import Ints
-from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, EvalImage, Holdout, split_validation
+from lcl_core.evaluation.tasks.base import (
+    DatasetResolver,
+    EvalContext,
+    EvalImage,
+    Holdout,
+    nonempty_captions,
+    split_validation,
+)
 from lcl_core.evaluation.vlm.chat_format import caption_sequence
 from lcl_core.evaluation.vlm.language_model import LanguageModelFiles
 from lcl_core.evaluation.vlm.model import VisionLanguageModel, VLMExample, build_vlm
@@ -76,7 +83,7 @@ def plan_caption_training(
 
 
 def _captioned_rows(images: Sequence[EvalImage]) -> Ints:
-    return np.flatnonzero([bool(image.captions) for image in images])
+    return np.flatnonzero([bool(nonempty_captions(image)) for image in images])
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ class CaptionTraining:
         if holdout is None:
             return spec
         test = [holdout.images[row] for row in holdout.test]
-        references = {image.name: image.captions for image in test}
+        references = {image.name: nonempty_captions(image) for image in test}
         train_rows = set(holdout.train.tolist())
         train = [example for example in examples if example[0] in train_rows]
 

@@ -28,15 +28,16 @@ NewRun = Callable[..., RunDir]
 
 
 @pytest.fixture
-def caption_run(new_run: NewRun, taught_language_model_dir: Path) -> NewRun:
+def caption_run(new_run: NewRun, squares: Path, taught_language_model_dir: Path) -> NewRun:
     """Makes a run that captions; keyword arguments are fields of the captioning spec, or ``spec`` of the run's."""
 
-    def make(name: str = "run", spec: dict[str, Any] | None = None, **fields: Any) -> RunDir:
+    def make(name: str = "run", spec: dict[str, Any] | None = None, corpus: Path = squares, **fields: Any) -> RunDir:
         own = {
             "language_model": {"path": str(taught_language_model_dir)}, "epochs": 4, "batch_size": 16, "lr": 3e-3,
             "decoding": {"max_new_tokens": 12}, "zero_shot": False, **fields,
         }  # fmt: skip
-        return new_run(name, tasks=["captioning"], captioning=own, **{"untrained_baseline": False, **(spec or {})})
+        rest = {"untrained_baseline": False, **(spec or {})}
+        return new_run(name, corpus=corpus, tasks=["captioning"], captioning=own, **rest)
 
     return make
 
@@ -130,6 +131,27 @@ def test_the_text_tower_speaks_untaught(caption_run: NewRun) -> None:
     assert {row["transfer"] for row in rows} == {"zero_shot"}
     assert all(row["value"] == row["untrained"] for row in rows)  # the encoder has its initial weights
     assert len(sheet(run_dir, "captioning-test-all-zero_shot-trained")) == 12
+
+
+def test_blank_captions_are_no_references(caption_run: NewRun, squares: Path, tmp_path: Path) -> None:
+    """Image 40 has only blank captions, image 41 one of two; the search measures on what has words, too."""
+    corpus = shutil.copytree(squares, tmp_path / "blank")
+    lines = [json.loads(line) for line in (corpus / "pairs.jsonl").read_text().splitlines()]
+    lines[40]["captions"], lines[41]["captions"] = ["", " "], [" ", "a square"]
+    for line in lines[:40:2]:
+        line["captions"] = [" "]
+    (corpus / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run_dir = caption_run(corpus=corpus, language_model=None, zero_shot=True)
+    rows = evaluate(run_dir)["rows"]
+    assert {(row["count"], row["left_out"].get("no_caption")) for row in rows} == {(11, 1)}
+    written = {line["query"]: line["references"] for line in sheet(run_dir, "captioning-test-all-zero_shot-trained")}
+    assert written["41.png"] == ["a square"]
+    spec = parse_spec("evaluate", {"encoder": "tiny", "splits": ["test"], "captioning": {"search": {"lr": [1e-3, 1]}}})
+    assert isinstance(spec, EvaluateSpec)
+    data = open_corpus(str(corpus))
+    _, holdout = plan_caption_training(spec, data, data, DatasetResolver({"sample": str(corpus)}, {}))
+    assert holdout is not None
+    assert [row for row in holdout.test if row % 2 == 0] == []
 
 
 def test_sources_are_scored_by_themselves(caption_run: NewRun) -> None:
