@@ -114,9 +114,11 @@ class Captioning(Task):
             return model.preprocess([context.corpus.read_image(image.name) for image in batch])
 
         captions: list[str] = []
-        for number, pixels in enumerate(prefetch_map(load, range(0, len(images), decoding.batch_size))):
+        starts = range(0, len(images), decoding.batch_size)
+        for start, pixels in zip(starts, prefetch_map(load, starts), strict=True):
+            # each image has its own seed, whatever the size of a batch
             texts = (
-                model.captions(pixels, decoding, context.spec.seed + number) if isinstance(model, Captioner) else None
+                model.captions(pixels, decoding, context.spec.seed + start) if isinstance(model, Captioner) else None
             )
             context.progress.add(_ZERO_SHOT_COST * len(pixels))
             if texts is None:

@@ -154,6 +154,16 @@ def test_blank_captions_are_no_references(caption_run: NewRun, squares: Path, tm
     assert [row for row in holdout.test if row % 2 == 0] == []
 
 
+def test_sampled_captions_do_not_depend_on_the_batch_size(caption_run: NewRun) -> None:
+    said = []
+    for size in (2, 5):
+        drawn = {"max_new_tokens": 12, "top_p": 0.9, "batch_size": size}
+        run_dir = caption_run(f"run{size}", language_model=None, zero_shot=True, decoding=drawn)
+        evaluate(run_dir)
+        said.append([line["caption"] for line in sheet(run_dir, "captioning-test-all-zero_shot-trained")])
+    assert said[0] == said[1]
+
+
 def test_sources_are_scored_by_themselves(caption_run: NewRun) -> None:
     rows = numbers(evaluate(caption_run(epochs=1, by_source=True)))
     assert {variant for variant, *_ in rows} == {"all", "even", "odd"}
