@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ def raise_format_error(message: str, file: Path, line: int | None = None) -> NoR
 
 
 def read_text(file: Path) -> str:
+    """The text, lines ending in "\\n" alone. ``str.splitlines`` would also split at characters that stand in fields."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -40,7 +42,7 @@ def read_json(file: Path) -> Any:
 
 def read_json_lines(file: Path) -> Iterator[tuple[int, Any]]:
     """(line number, value) of each line that is not empty."""
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)
@@ -54,7 +56,7 @@ def read_table(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict
     Args:
         columns: those that must be there.
     """
-    reader = csv.DictReader(read_text(file).splitlines(keepends=True), delimiter="\t")
+    reader = csv.DictReader(io.StringIO(read_text(file), newline=""), delimiter="\t")
     with _large_fields():
         try:
             lacking = [column for column in columns if column not in (reader.fieldnames or [])]

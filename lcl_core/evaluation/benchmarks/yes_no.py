@@ -137,7 +137,7 @@ def _both_correct(records: Sequence[AnsweredQuestion]) -> dict[str, float]:
 
 def _read_subtask(file: Path) -> list[BenchmarkQuestion]:
     questions, counts = [], dict[str, int]()
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         fields = line.split("\t")
