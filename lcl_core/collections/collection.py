@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from lcl_core.vector_indexes import SearchFn
 MAX_HITS = 10_000
 MAX_TEXT_ITEMS = 100  # images that the record of a text lists: in crawled pages many thousands have one alt text
 FUSED_HITS = 1000  # of a hybrid search: the best by vector and the best by words that are fused
+CarriersOf = Callable[[Sequence[int]], Iterator[list[str]]]  # keys of texts → ids of images that carry each
 log = logging.getLogger(__name__)
 
 
@@ -380,20 +381,20 @@ class Collection:
 
         The second: those of them whose best caption lacks some of the words.
         """
-        index = self._full_text()
-        matches = index.search(words)
-        lacking = index.lacking_a_word(words, (key for key, _ in matches))
+        index, carriers_of = self._full_text(), self._carriers_of(where)
+        every_carrier = self._carriers_of(None) if where else carriers_of
         found: dict[str, float] = {}
-        partial: set[str] = set()
-        keys = np.array([key for key, _ in matches], dtype=np.uint64)
-        for (key, score), carriers in zip(matches, self._carriers_of(keys, where), strict=True):
-            new = [item for item in carriers if item not in found]
-            found.update(dict.fromkeys(new, score))
-            if key in lacking:
-                partial.update(new)
-            if len(found) >= FUSED_HITS:
-                break
-        return found, partial
+        text_of: dict[str, int] = {}
+        pages = index.search(words)
+        while len(found) < FUSED_HITS and (page := next(pages, [])):
+            for (key, score), carriers in zip(page, carriers_of([key for key, _ in page]), strict=True):
+                new = [item for item in carriers if item not in found]
+                found.update(dict.fromkeys(new, score))
+                text_of.update(dict.fromkeys(new, key))
+                if len(found) >= FUSED_HITS:
+                    break
+        lacking = index.lacking_a_word(words, set(text_of.values()), lambda keys: any(every_carrier(keys)))
+        return found, {item for item, key in text_of.items() if key in lacking}
 
     def index_captions(self) -> None:
         """Make the index that hybrid searches need, unless it is there: otherwise the first one makes it.
@@ -411,14 +412,18 @@ class Collection:
         side = self._sides["texts"]
         return ((int(key), side.records.record(row)["text"]) for row, key in enumerate(side.keys.tolist()))
 
-    def _carriers_of(self, keys: np.ndarray, where: Where | None) -> Iterator[list[str]]:
-        """Of each text, ``keys`` uint64 [m]: ids of the images that carry it and that ``where`` allows."""
+    def _carriers_of(self, where: Where | None) -> CarriersOf:
+        """Function to the ids of the images that carry a text and that ``where`` allows."""
         images = self._sides["images"]
         rows, _ = self._rows("images", where)
         allowed = row_mask(rows, len(images.keys))
-        for row in self._sides["texts"].rows(keys).tolist():
-            carriers = self._row_carriers(row)
-            yield [images.id(carrier) for carrier in carriers[allowed[carriers]].tolist()]
+
+        def carriers_of(keys: Sequence[int]) -> Iterator[list[str]]:
+            for row in self._sides["texts"].rows(np.array(keys, np.uint64)).tolist():
+                carriers = self._row_carriers(row)
+                yield [images.id(carrier) for carrier in carriers[allowed[carriers]].tolist()]
+
+        return carriers_of
 
     def _nearest(
         self, target: Target, query: np.ndarray, k: int, rows: np.ndarray | None, labels: LabelSelection | None = None

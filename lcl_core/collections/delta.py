@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lcl_core.collections import file_format, near_duplicates
-from lcl_core.collections.collection import MAX_TEXT_ITEMS, Collection, not_found, row_mask
+from lcl_core.collections.collection import MAX_TEXT_ITEMS, CarriersOf, Collection, not_found, row_mask
 from lcl_core.collections.file_format import Target
 from lcl_core.collections.full_text import FullTextIndex
 from lcl_core.collections.labels import LabelIndex, Where, parse_where
@@ -205,14 +205,18 @@ class CollectionWithDelta(Collection):
             self._captions_added = True
         return index
 
-    def _carriers_of(self, keys: np.ndarray, where: Where | None) -> Iterator[list[str]]:
+    def _carriers_of(self, where: Where | None) -> CarriersOf:
         images, (rows, chosen, _) = self._sides["images"], self._chosen("images", where)
         allowed, added = row_mask(rows, len(images.keys)), row_mask(chosen, len(self._added))
         more = self._links.carriers_by_key(self._sides["texts"].keys)
-        for key, row in zip(keys.tolist(), self._sides["texts"].rows(keys).tolist(), strict=True):
-            carriers = self._row_carriers(row)
-            found = [images.id(carrier) for carrier in carriers[allowed[carriers]].tolist()]
-            yield found + [self._added[at].record["id"] for at in more.get(key, ()) if added[at]]
+
+        def carriers_of(keys: Sequence[int]) -> Iterator[list[str]]:
+            for key, row in zip(keys, self._sides["texts"].rows(np.array(keys, np.uint64)).tolist(), strict=True):
+                carriers = self._row_carriers(row)
+                found = [images.id(carrier) for carrier in carriers[allowed[carriers]].tolist()]
+                yield found + [self._added[at].record["id"] for at in more.get(key, ()) if added[at]]
+
+        return carriers_of
 
     def _chosen(
         self, target: Target, where: Where | None

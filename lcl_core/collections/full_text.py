@@ -11,22 +11,25 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from lcl_core.common.errors import UserError
 
 RANK_CONSTANT = 60  # of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009
 PARTIAL_WEIGHT = 0.5  # of a text that lacks some of the query's words: a "police car" is weak evidence of a red car
 MAX_WORDS = 64  # of a query, the first
-MAX_MATCHES = 100_000  # texts that a search finds
+PAGE = 1000  # matches that are read at once
 COMMON_SHARE = 0.1  # a word of so many of the texts does not count beside rarer ones
 _MIN_COMMON = 1000  # texts: a word of fewer costs no time
 _WORD = re.compile(r"\w+")
 _CREATE = "CREATE VIRTUAL TABLE captions USING fts5(text, content='', tokenize='porter unicode61 remove_diacritics 2')"
 _INSERT = "INSERT INTO captions (rowid, text) VALUES (?, ?)"
 _COUNT = "SELECT count(*) FROM (SELECT 1 FROM captions WHERE captions MATCH ? LIMIT ?)"
-_SEARCH = "SELECT rowid, -rank FROM captions WHERE captions MATCH ? ORDER BY rank, rowid LIMIT ?"
+_SEARCH = "SELECT rowid, -rank FROM captions WHERE captions MATCH ? ORDER BY rank, rowid"
+_MATCHES = "SELECT rowid FROM captions WHERE captions MATCH ?"
 _KEYS = 1 << 64
 
+Matches = list[tuple[int, float]]  # key and BM25
 Texts = Iterable[tuple[int, str]]  # key, a number of 64 bits without sign, and text
 
 
@@ -40,7 +43,7 @@ class FullTextIndex:
     """
 
     def __init__(self, texts: Texts) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a search that is given up may be closed while this thread has it
         self._count = 0
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         try:
@@ -57,29 +60,53 @@ class FullTextIndex:
             new = {key: text for key, text in texts if not self._database.execute(known, (_signed(key),)).fetchone()}
             self._insert(new.items())
 
-    def search(self, query: str) -> list[tuple[int, float]]:
-        """Keys of the texts with any word of ``query`` and their BM25, best first, at most ``MAX_MATCHES``."""
-        with self._lock:
-            words = self._rare_words(list(dict.fromkeys(_WORD.findall(query)))[:MAX_WORDS])
-            if not words:
-                return []
-            found = self._database.execute(_SEARCH, (_any_of(words), MAX_MATCHES)).fetchall()
-        return [(key % _KEYS, score) for key, score in found]
+    def search(self, query: str) -> Iterator[Matches]:
+        """Keys of the texts with any word of ``query`` and their BM25, best first, ``PAGE`` at a time.
 
-    def lacking_a_word(self, query: str, found: Iterable[int]) -> set[int]:
+        A page is read when it is asked for, so that a caller that has enough reads no more.
+        """
+        if words := self._counting_words(query):
+            yield from ([(key % _KEYS, score) for key, score in page] for page in self._pages(_SEARCH, _any_of(words)))
+
+    def lacking_a_word(self, query: str, found: Iterable[int], any_kept: Callable[[list[int]], bool]) -> set[int]:
         """Those of the ``found`` keys, of a search for ``query``, whose text lacks a word that counts there.
 
-        A word that no text has does not count. Of a query of one word no text lacks any.
+        A word that no kept text has does not count. Of a query of one word no text lacks any.
+
+        Args:
+            any_kept: whether the collection still has the text of any of these keys.
         """
+        words = self._counting_words(query)
+        if len(words) > 1:
+            words = [word for word in words if self._is_kept(word, any_kept)]
+        if len(words) < 2:
+            return set()
+        every = " AND ".join(map(_quoted, words))
         with self._lock:
-            words = self._rare_words(list(dict.fromkeys(_WORD.findall(query)))[:MAX_WORDS])
-            if len(words) > 1:
-                words = [word for word in words if self._database.execute(_COUNT, (_any_of([word]), 1)).fetchone()[0]]
-            if len(words) < 2:
-                return set()
-            # in the order of the search, so that the same bound keeps every text with all words that the search found
-            whole = self._database.execute(_SEARCH, (" AND ".join(map(_quoted, words)), MAX_MATCHES)).fetchall()
-        return set(found) - {key % _KEYS for key, _ in whole}
+            return {
+                key for key in found if not self._execute(f"{_MATCHES} AND rowid = ?", every, _signed(key)).fetchone()
+            }
+
+    def _is_kept(self, word: str, any_kept: Callable[[list[int]], bool]) -> bool:
+        pages = self._pages(_MATCHES, _any_of([word]))
+        return any(any_kept([key % _KEYS for (key,) in page]) for page in pages)
+
+    def _pages(self, query: str, words: str) -> Iterator[list[Any]]:
+        """Rows of a query; the lock is free between the pages."""
+        with self._lock:
+            cursor = self._execute(query, words)
+            page = cursor.fetchmany(PAGE)
+        try:
+            while page:
+                yield page
+                with self._lock:
+                    page = cursor.fetchmany(PAGE)
+        finally:
+            with self._lock:
+                cursor.close()
+
+    def _execute(self, query: str, *values: str | int) -> sqlite3.Cursor:
+        return self._database.execute(query, values)
 
     def _insert(self, texts: Texts) -> None:
         # in order: FTS5 writes a segment whenever a row number is no greater than the one before
@@ -89,12 +116,14 @@ class FullTextIndex:
         self._database.execute("COMMIT")
         self._count += len(rows)
 
-    def _rare_words(self, words: Sequence[str]) -> Sequence[str]:
-        """The words without those that are in many texts; all of them where none is left."""
-        most = max(_MIN_COMMON, int(COMMON_SHARE * self._count))
-        if len(words) < 2 or self._count <= most:
-            return words
-        rare = [word for word in words if self._database.execute(_COUNT, (_any_of([word]), most)).fetchone()[0] < most]
+    def _counting_words(self, query: str) -> list[str]:
+        """The words of a query without those that are in many texts; all of them where none is left."""
+        words = list(dict.fromkeys(_WORD.findall(query)))[:MAX_WORDS]
+        with self._lock:
+            most = max(_MIN_COMMON, int(COMMON_SHARE * self._count))
+            if len(words) < 2 or self._count <= most:
+                return words
+            rare = [word for word in words if self._execute(_COUNT, _any_of([word]), most).fetchone()[0] < most]
         return rare or words
 
 

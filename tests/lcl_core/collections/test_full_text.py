@@ -12,7 +12,7 @@ from lcl_core.collections import full_text
 from lcl_core.collections.collection import FUSED_HITS, Collection, Hit
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import stable_hash64
-from lcl_core.collections.full_text import FullTextIndex, fuse_ranks
+from lcl_core.collections.full_text import FullTextIndex, Matches, fuse_ranks
 from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.writer import CollectionItem, build_collection
 from lcl_core.common.errors import UserError
@@ -51,6 +51,10 @@ def names(hits: list[Hit]) -> list[str]:
     return [hit.metadata["image"] for hit in hits]
 
 
+def search(index: FullTextIndex, query: str) -> Matches:
+    return [match for page in index.search(query) for match in page]
+
+
 def change(number: int, name: str, *captions: str, vector: np.ndarray | None = None) -> ChangeRecord:
     """An image that is added, or without captions removed."""
     item = f"img_{stable_hash64(name):016x}"
@@ -64,16 +68,16 @@ def change(number: int, name: str, *captions: str, vector: np.ndarray | None = N
 
 def test_texts_are_found_by_words_whatever_their_case_accents_and_english_endings() -> None:
     index = FullTextIndex([(7, "Two Dogs at play"), (TOP, "a crème brûlée"), (0, "a cat"), (2**63, "")])
-    assert [key for key, _ in index.search("dog")] == [7]
-    assert [key for key, _ in index.search("PLAYING")] == [7]
-    assert [key for key, _ in index.search("creme")] == [TOP]
-    assert [key for key, _ in index.search("cat, dog!")] == [0, 7]  # the shorter text first
-    assert index.search("horse") == index.search('" OR *') == index.search("") == []
+    assert [key for key, _ in search(index, "dog")] == [7]
+    assert [key for key, _ in search(index, "PLAYING")] == [7]
+    assert [key for key, _ in search(index, "creme")] == [TOP]
+    assert [key for key, _ in search(index, "cat, dog!")] == [0, 7]  # the shorter text first
+    assert search(index, "horse") == search(index, '" OR *') == search(index, "") == []
 
 
 def test_more_and_rarer_words_rank_higher() -> None:
     index = FullTextIndex([(1, "red car"), (2, "red bus"), (3, "red fire truck"), (4, "red red red sky"), (5, "sea")])
-    found = index.search("red fire truck")
+    found = search(index, "red fire truck")
     assert found[0][0] == 3
     assert {key for key, _ in found} == {1, 2, 3, 4}
     assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
@@ -82,20 +86,20 @@ def test_more_and_rarer_words_rank_higher() -> None:
 def test_a_word_of_many_texts_does_not_count_beside_a_rare_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full_text, "_MIN_COMMON", 2)
     index = FullTextIndex([(number, f"a thing of kind {number}") for number in range(40)])
-    assert [key for key, _ in index.search("a thing 7")] == [7]
-    assert len(index.search("a thing")) == 40
+    assert [key for key, _ in search(index, "a thing 7")] == [7]
+    assert len(search(index, "a thing")) == 40
 
 
 def test_half_a_surrogate_pair_and_a_nul_cost_no_other_word() -> None:
     index = FullTextIndex([(1, "a dog \ud83d"), (2, "a\0 dog"), (3, "cat")])
-    assert {key for key, _ in index.search("\udc36 dog\0")} == {1, 2}
+    assert {key for key, _ in search(index, "\udc36 dog\0")} == {1, 2}
 
 
 def test_a_text_is_added_once() -> None:
     index = FullTextIndex([(1, "dog")])
     index.add([(1, "dog"), (2, "a dog")])
     index.add([(2, "a dog")])
-    assert [key for key, _ in index.search("dog")] == [1, 2]
+    assert [key for key, _ in search(index, "dog")] == [1, 2]
 
 
 def test_threads_share_an_index() -> None:
@@ -103,11 +107,11 @@ def test_threads_share_an_index() -> None:
 
     def use(number: int) -> int:
         index.add([(1000 + number, "a new text")])
-        return len(index.search(f"word{number % 10}"))
+        return len(search(index, f"word{number % 10}"))
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(use, range(64))) == [50] * 64
-    assert len(index.search("new")) == 64
+    assert len(search(index, "new")) == 64
 
 
 def test_ranks_are_fused_and_equal_scores_have_the_same_rank() -> None:
@@ -140,18 +144,55 @@ def test_an_image_whose_text_lacks_a_word_gets_half_as_much_by_its_words() -> No
 )
 def test_texts_that_lack_a_word_that_any_text_has(query: str, keys: set[int]) -> None:
     index = FullTextIndex([(1, "a red car"), (2, "police car"), (3, "red heart"), (4, "the sea")])
-    assert index.lacking_a_word(query, [key for key, _ in index.search(query)]) == keys
+    assert index.lacking_a_word(query, [key for key, _ in search(index, query)], any) == keys
 
 
-@pytest.mark.parametrize(("query", "lacking"), [("car", 0), ("red car", 0), ("red car sea", 5)])
-def test_no_more_texts_are_found_than_are_compared(monkeypatch: pytest.MonkeyPatch, query: str, lacking: int) -> None:
-    """The best by BM25 are not those that were added first."""
-    monkeypatch.setattr(full_text, "MAX_MATCHES", 5)
-    long = [(number, "a red car " + "that drives " * (20 - number)) for number in range(20)]
-    index = FullTextIndex([*long, (99, "the blue sea")])
-    found = [key for key, _ in index.search(query)]
-    assert len(found) == 5
-    assert len(index.lacking_a_word(query, found)) == lacking
+def test_a_word_of_texts_that_are_gone_does_not_count() -> None:
+    index = FullTextIndex([(1, "a red car"), (2, "police car"), (3, "a red car with a zeppelin")])
+    found = [1, 2]
+    assert index.lacking_a_word("red car zeppelin", found, any) == {1, 2}
+    assert index.lacking_a_word("red car zeppelin", found, lambda keys: bool({1, 2} & set(keys))) == {2}
+
+
+def test_matches_are_read_page_by_page_while_others_use_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full_text, "PAGE", 3)
+    index = FullTextIndex([(number, "dog" + " a" * number) for number in range(10)])
+    pages = index.search("dog")
+    first = next(pages)
+    index.add([(99, "dog")])
+    assert [key for page in index.search("dog") for key, _ in page][:2] == [0, 99]
+    assert [key for page in (first, *pages) for key, _ in page] == list(range(10))
+
+
+def test_a_narrow_filter_finds_images_behind_very_many_better_matches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full_text, "PAGE", 2)
+    dogs = [image(f"dog {number}", "dog" + " big" * number) for number in range(9)]
+    items = [
+        *dogs,
+        image("rose", "a rose that a dog has found in the garden", kind="plant"),
+        image("oak", kind="plant"),
+    ]
+    vectors = np.stack([axis(1)] * 9 + [axis(2), axis(3)])
+    texts = {text: axis(0) for item in items for text in item.captions}
+    build_collection(tmp_path / "dogs", items, vectors, texts, name="dogs", encoder_hash="e" * 64)
+    collection = Collection.open(tmp_path / "dogs")
+    assert names(collection.search(axis(3), 2)) == ["oak", "dog 0"]
+    assert names(collection.search(axis(3) + axis(2), 2, words="dog", where={"kind": "plant"})) == ["rose", "oak"]
+
+
+def test_a_word_of_a_removed_image_does_not_weaken_the_others(tmp_path: Path) -> None:
+    """The vectors prefer the police car. With the zeppelin no caption has all words, without it the red car's does."""
+    filler = [image(f"thing {number}", f"a thing of kind {number}") for number in range(30)]
+    items = [image("police", "police car"), image("red", "a red car"), image("zeppelin", "a zeppelin"), *filler]
+    vectors = np.stack([axis(0), axis(0) + 0.1 * axis(1), axis(3), *[axis(0) + axis(2)] * 30])
+    texts = {text: axis(3) for item in items for text in item.captions}
+    build_collection(tmp_path / "cars", items, vectors, texts, name="cars", encoder_hash="e" * 64)
+    collection = Collection.open(tmp_path / "cars")
+    without = CollectionWithDelta(collection, Delta().with_changes([change(1, "zeppelin")]))
+    plain = names(without.search(axis(0), 2, words="red car"))
+    assert names(without.search(axis(0), 2, words="red car zeppelin")) == plain == ["red", "police"]
 
 
 def test_of_two_images_as_good_the_one_whose_caption_has_both_words_is_first(tmp_path: Path) -> None:
