@@ -1,4 +1,4 @@
-"""An index in a collection's directory: building, appending, recall, latency at a steady rate and with filters, memory.
+"""An index in a collection's directory: building, recall, latency at a steady rate and with filters, memory.
 
 Vectors are those of ``python -m benchmarks collection``. The figures of searching are those of a process of its own,
 which searches as a collection does: what the index proposes is ranked again by the vectors, memory-mapped.
@@ -25,7 +25,7 @@ from lcl_core.collections.vector_index import ExternalIndex, map_single_rows, ne
 from lcl_core.common.errors import UserError
 from lcl_core.vector_indexes import INDEXES, IndexLocation, VectorBatch, VectorIndex
 
-_VECTORS = "vectors.f16"  # beside the index: all rows, those appended last
+_VECTORS = "vectors.f16"  # beside the index: all rows
 _THREADS = 16  # that wait for answers, so that a slow one holds up none that is due
 _SHARES = (0.01, 0.3)  # of the rows, those that a filter leaves
 
@@ -36,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--intrinsic", type=int, default=32, help="dimensions that the vectors really have")
-    parser.add_argument("--appended", type=int, default=100_000, help="rows that are added to the built index")
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--rate", type=float, default=50.0, help="queries a second")
     parser.add_argument("--k", type=int, default=10)
@@ -54,33 +53,26 @@ def main(options: argparse.Namespace) -> None:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Build the index, search it, append to it, and search it again; or only search the one that is there."""
+    """Build the index and search it; or only search the one that is there."""
     report: dict[str, Any] = {"index": options.index, "rows": options.rows, "width": options.width}
-    made = not folder.exists()
-    if made:
+    if not folder.exists():
         folder.mkdir(parents=True)
         _write_vectors(folder, options)
         start, busy = time.perf_counter(), time.process_time()
-        _index(folder, options).build("images", _batches(folder, options, 0, options.rows))
+        _index(folder, options).build("images", _batches(folder, options))
         report["build_seconds"] = round(time.perf_counter() - start, 1)
         report["build_cpu_seconds"] = round(time.process_time() - busy, 1)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.name != _VECTORS)
     report["gib_on_disk"] = round(size / 2**30, 3)
-    report["built"] = _searched(folder, options, options.rows)
-    if made and options.appended:
-        start, index = time.perf_counter(), _index(folder, options)
-        for batch in _batches(folder, options, options.rows, options.rows + options.appended):
-            index.append("images", batch)
-        report["append_seconds"] = round(time.perf_counter() - start, 1)
-        report["appended"] = _searched(folder, options, options.rows + options.appended)
+    report["built"] = _searched(folder, options)
     return report
 
 
-def search(folder: str, options: str, rows: str) -> None:
-    """Print the figures of searching the first ``rows`` vectors in this process."""
+def search(folder: str, options: str) -> None:
+    """Print the figures of searching all vectors in this process."""
     asked_for = argparse.Namespace(**json.loads(options))
-    total, before = int(rows), peak_gib()
-    known = _mapped(Path(folder), asked_for)[:total]
+    before, known = peak_gib(), _mapped(Path(folder), asked_for)
+    total = len(known)
     index = _index(Path(folder), asked_for)
     product = ExternalIndex(index, "images", known, map_single_rows(Path(folder) / _VECTORS, known))
     queries = np.concatenate(list(vectors(asked_for.queries, asked_for.width, asked_for.intrinsic, asked_for.seed, 1)))
@@ -102,10 +94,10 @@ def search(folder: str, options: str, rows: str) -> None:
     print(json.dumps(figures))
 
 
-def _searched(folder: Path, options: argparse.Namespace, rows: int) -> dict[str, Any]:
+def _searched(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     fields = json.dumps({name: value for name, value in vars(options).items() if name != "out"}, default=str)
     code = "import sys; from benchmarks.vector_index import search; search(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, str(folder), fields, str(rows)]
+    command = [sys.executable, "-c", code, str(folder), fields]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
@@ -157,7 +149,7 @@ def _index(folder: Path, options: argparse.Namespace) -> VectorIndex:
 
 def _write_vectors(folder: Path, options: argparse.Namespace) -> None:
     with (folder / _VECTORS).open("wb") as file:
-        for chunk in vectors(options.rows + options.appended, options.width, options.intrinsic, options.seed):
+        for chunk in vectors(options.rows, options.width, options.intrinsic, options.seed):
             file.write(chunk.astype(np.float16).tobytes())
 
 
@@ -165,8 +157,8 @@ def _mapped(folder: Path, options: argparse.Namespace) -> np.ndarray:
     return np.memmap(folder / _VECTORS, np.float16, "r").reshape(-1, options.width)
 
 
-def _batches(folder: Path, options: argparse.Namespace, first: int, end: int) -> Iterator[VectorBatch]:
+def _batches(folder: Path, options: argparse.Namespace) -> Iterator[VectorBatch]:
     known = _mapped(folder, options)
-    for start in range(first, end, 10_000):
-        rows = range(start, min(start + 10_000, end))
+    for start in range(0, len(known), 10_000):
+        rows = range(start, min(start + 10_000, len(known)))
         yield rows, [f"{row}.png" for row in rows], np.asarray(known[rows.start : rows.stop])

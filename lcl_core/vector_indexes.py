@@ -116,12 +116,6 @@ class VectorIndex(SearchFn, Protocol):
     def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
         """Make the index anew from all its rows. ``labels``: of the images, by row, for a ``LabelSearch``."""
 
-    def append(self, target: Target, batch: VectorBatch, labels: LabelColumns | None = None) -> None:
-        """Add rows that the index lacks; ``labels``: as of ``build``."""
-
-    def delete(self, target: Target, rows: Sequence[int]) -> None:
-        """Remove these rows. Rows keep their numbers."""
-
     def drop(self) -> None:
         """Remove the whole index, if there is one."""
 

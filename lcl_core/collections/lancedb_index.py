@@ -6,8 +6,7 @@
 
 LanceDB compares all rows of a table up to ``vector_index.EXACT_ROWS``. Beyond, an IVF index with vectors of one bit a
 number (RaBitQ, arXiv 2405.12497) is searched in the partitions nearest to the query, and what it finds is ranked again
-by the table's own vectors. Short vectors have one byte a number there. Rows appended since are compared one by one
-until there are as many again as a tenth of the table. Imports no torch.
+by the table's own vectors. Short vectors have one byte a number there. Imports no torch.
 """
 
 from __future__ import annotations
@@ -104,20 +103,9 @@ class LanceIndex:
         database.drop_table(target, ignore_missing=True)  # a table that is overwritten keeps its former versions
         table = database.create_table(target, data=records, schema=schema)
         table.create_scalar_index(_ROW)
-        _link_rows(table)
+        if table.count_rows() > vector_index.EXACT_ROWS:
+            table.create_index(_VECTOR, config=_index_config(self._dim, _partitions(table)))
         self._tables[target] = table
-
-    def append(self, target: Target, batch: VectorBatch, labels: LabelColumns | None = None) -> None:
-        with _unusable_on_error(self.url, target):
-            table = self._latest(target)
-            table.add(_to_arrow(batch, table.schema, labels))
-            _link_rows(table)
-
-    def delete(self, target: Target, rows: Sequence[int]) -> None:
-        with _unusable_on_error(self.url, target):
-            table = self._latest(target)
-            for start in range(0, len(rows), MAX_LISTED):
-                table.delete(_row_filter(rows[start : start + MAX_LISTED], True))
 
     def drop(self) -> None:
         database = self._database()
@@ -144,12 +132,6 @@ class LanceIndex:
             self._tables[target] = table
         return self._tables[target]
 
-    def _latest(self, target: Target) -> Any:
-        """The table as others have left it, to write to it."""
-        table = self._table(target)
-        table.checkout_latest()
-        return table
-
 
 @cache
 def _session() -> Any:
@@ -174,20 +156,6 @@ def _search(table: Any, query: list[float], k: int, where: str | None = None, ex
 
 def _partitions(table: Any) -> int:
     return max(1, round(math.sqrt(table.count_rows())))
-
-
-def _link_rows(table: Any) -> None:
-    """Make the IVF index of a table that has outgrown exact search, anew where it lacks more than a tenth of the rows.
-
-    ``optimize`` would add the rows, but leaves some thirty partitions of a million rows, however many there were.
-    """
-    rows = table.count_rows()
-    if rows <= vector_index.EXACT_ROWS:
-        return
-    indexed = [index for index in table.list_indices() if index.columns == [_VECTOR]]
-    if not indexed or 10 * table.index_stats(indexed[0].name).num_unindexed_rows > rows:
-        width = table.schema.field(_VECTOR).type.list_size
-        table.create_index(_VECTOR, config=_index_config(width, _partitions(table)))
 
 
 def _index_config(width: int, partitions: int) -> Any:
@@ -221,13 +189,13 @@ def _label_filter(each: TextFilter | RangeFilter | SetFilter) -> str:
 
 
 def _to_arrow(batch: VectorBatch, schema: pa.Schema, labels: LabelColumns | None) -> pa.RecordBatch:
-    """A column of ``schema`` that ``labels`` lacks is null."""
+    """The batch in ``schema``, whose label columns are those of ``labels``."""
     rows, items, vectors = batch
     numbers = pa.array(np.ascontiguousarray(vectors, dtype=np.float16).ravel())
     nested = pa.FixedSizeListArray.from_arrays(numbers, schema.field(_VECTOR).type.list_size)
     columns = {} if labels is None else labels.columns(rows)
     arrays = [pa.array(rows, pa.int64()), pa.array(items, pa.string()), nested]
-    arrays += [pa.array(columns.get(field.name, [None] * len(rows)), field.type) for field in list(schema)[3:]]
+    arrays += [pa.array(columns[field.name], field.type) for field in list(schema)[3:]]
     return pa.record_batch(arrays, schema=schema)
 
 

@@ -105,27 +105,7 @@ class QdrantIndex:
                 self._client.create_payload_index(name, column, kind, timeout=WRITE_SECONDS)
         self._columns = None
         for batch in batches:
-            self.append(target, batch, labels)
-
-    def append(self, target: Target, batch: VectorBatch, labels: LabelColumns | None = None) -> None:
-        """Raises: UserError ``qdrant_failed``."""
-        rows, items, vectors = batch
-        payloads = _payloads(rows, items, labels)
-        with self._errors(_failed):
-            for start in range(0, len(rows), POINTS_PER_REQUEST):
-                part = slice(start, start + POINTS_PER_REQUEST)
-                points = self._models.Batch(
-                    ids=[int(row) for row in rows[part]],
-                    vectors=np.asarray(vectors[part], np.float32).tolist(),
-                    payloads=payloads[part],
-                )
-                self._client.upsert(self._collection(target), points, timeout=WRITE_SECONDS)
-
-    def delete(self, target: Target, rows: Sequence[int]) -> None:
-        """Raises: UserError ``qdrant_failed``."""
-        with self._errors(_failed):
-            points = self._models.PointIdsList(points=[int(row) for row in rows])
-            self._client.delete(self._collection(target), points, timeout=WRITE_SECONDS)
+            self._upsert(target, batch, labels)
 
     def drop(self) -> None:
         """Raises: UserError ``qdrant_failed``."""
@@ -145,6 +125,20 @@ class QdrantIndex:
 
     def _collection(self, target: Target) -> str:
         return f"{self._name}_{target}"
+
+    def _upsert(self, target: Target, batch: VectorBatch, labels: LabelColumns | None) -> None:
+        """Raises: UserError ``qdrant_failed``."""
+        rows, items, vectors = batch
+        payloads = _payloads(rows, items, labels)
+        with self._errors(_failed):
+            for start in range(0, len(rows), POINTS_PER_REQUEST):
+                part = slice(start, start + POINTS_PER_REQUEST)
+                points = self._models.Batch(
+                    ids=[int(row) for row in rows[part]],
+                    vectors=np.asarray(vectors[part], np.float32).tolist(),
+                    payloads=payloads[part],
+                )
+                self._client.upsert(self._collection(target), points, timeout=WRITE_SECONDS)
 
     def _search(self, target: Target, query: list[float], k: int, chosen: Any = None) -> np.ndarray:
         """int64 [<= k], best first."""

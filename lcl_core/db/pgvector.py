@@ -34,7 +34,6 @@ from sqlalchemy import (
     and_,
     cast,
     column,
-    delete,
     func,
     or_,
     select,
@@ -182,20 +181,6 @@ class PgVectorIndex:
             for index in (_hnsw_index(table), *_label_indexes(table)):
                 index.create(connection)
             connection.execute(text(f"ANALYZE {table.name}"))  # the name has an id of ours
-
-    def append(self, target: Target, batch: VectorBatch, labels: LabelColumns | None = None) -> None:
-        """Raises: UserError ``pgvector_failed``; UNREACHABLE."""
-        table = _table(self.name, target, self.dim)
-        with self._writing() as connection:
-            if labels is not None:
-                columns = connection.scalars(_SELECT_COLUMNS, {"table": table.name}).all()
-                table = _new_table(self.name, target, self.dim, [name for name in columns if name not in table.c])
-            _copy_vectors(connection, table, [batch], labels)
-
-    def delete(self, target: Target, rows: Sequence[int]) -> None:
-        table = _table(self.name, target, self.dim)
-        with self._writing() as connection:
-            connection.execute(delete(table).where(_row_condition(table, rows, True)))
 
     def drop(self) -> None:
         if self.database is not None:

@@ -1,7 +1,7 @@
 """A collection's own files as two vector indexes: its vectors, compared one by one, and its HNSW graph.
 
 The files are ``image_vectors.bin`` and ``image_graph.usearch``, and those of the texts, as in ``file_format``; the
-product writes them once. A deleted row of the vectors is all zero, which no vector of length 1 is.
+product writes them once.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ class FlatIndex:
         self._dtype = file_format.NUMPY_DTYPES[dtype]
 
     def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
-        vectors = self._open(target, "r")
-        present = np.asarray(vectors).any(axis=1)
+        vectors = self._open(target)
         allowed = np.zeros(len(vectors), dtype=bool) if among else np.ones(len(vectors), dtype=bool)
         allowed[np.asarray(rows, dtype=np.int64)] = among
-        return nearest(vectors, np.asarray(query, np.float32), k, np.flatnonzero(allowed & present))[0].tolist()
+        return nearest(vectors, np.asarray(query, np.float32), k, np.flatnonzero(allowed))[0].tolist()
 
     def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
         path = self._path(target)
@@ -44,15 +43,6 @@ class FlatIndex:
         fsync_path(building)
         building.replace(path)
 
-    def append(self, target: Target, batch: VectorBatch, labels: LabelColumns | None = None) -> None:
-        with self._path(target).open("ab") as file:
-            file.write(np.asarray(batch[2], self._dtype).tobytes())
-
-    def delete(self, target: Target, rows: Sequence[int]) -> None:
-        vectors = self._open(target, "r+")
-        vectors[np.asarray(rows, dtype=np.int64)] = 0
-        vectors.flush()
-
     def drop(self) -> None:
         for target in TARGETS:
             self._path(target).unlink(missing_ok=True)
@@ -60,20 +50,20 @@ class FlatIndex:
     def _path(self, target: Target) -> Path:
         return self._directory / file_format.SIDES[target][3]
 
-    def _open(self, target: Target, mode: Any) -> np.memmap[Any, Any]:
+    def _open(self, target: Target) -> np.memmap[Any, Any]:
         """[n, E]. Raises: UserError ``index_unusable``."""
         path = self._path(target)
         try:
             rows, rest = divmod(path.stat().st_size, self._dim * self._dtype.itemsize)
             if rest or not rows:
                 raise unusable(f"{path.name} does not hold vectors of {self._dim} numbers")
-            return np.memmap(path, self._dtype, mode=mode, shape=(rows, self._dim))
+            return np.memmap(path, self._dtype, mode="r", shape=(rows, self._dim))
         except OSError as error:
             raise unusable(f"{path.name} cannot be read ({error.strerror})") from error
 
 
 class HnswFileIndex:
-    """An HNSW graph in a file. A search maps it; a write loads it whole and replaces the file."""
+    """An HNSW graph in a file. A search maps it; a build replaces the file."""
 
     def __init__(self, directory: Path, dim: int) -> None:
         self._directory = directory
@@ -94,16 +84,6 @@ class HnswFileIndex:
         graph = hnsw_graph(self._dim, 0)
         for batch in batches:
             self._link(graph, batch)
-        self._save(target, graph)
-
-    def append(self, target: Target, batch: VectorBatch, labels: LabelColumns | None = None) -> None:
-        graph = self._load(target, view=False)
-        self._link(graph, batch)
-        self._save(target, graph)
-
-    def delete(self, target: Target, rows: Sequence[int]) -> None:
-        graph = self._load(target, view=False)
-        graph.remove(np.asarray(rows, dtype=np.uint64))
         self._save(target, graph)
 
     def drop(self) -> None:
@@ -129,14 +109,14 @@ class HnswFileIndex:
         stamp = (status.st_ino, status.st_mtime_ns) if status else (0, 0)
         known = self._mapped.get(target)
         if known is None or known[0] != stamp:
-            known = self._mapped[target] = stamp, self._load(target, view=True)
+            known = self._mapped[target] = stamp, self._load(target)
         return known[1]
 
-    def _load(self, target: Target, *, view: bool) -> Any:
+    def _load(self, target: Target) -> Any:
         """Raises: UserError ``index_unusable``, ``missing_extra``."""
         path = self._directory / file_format.GRAPHS[target]
         try:
-            graph = load_hnsw_graph(path, view=view)
+            graph = load_hnsw_graph(path, view=True)
         except (RuntimeError, ValueError) as error:
             raise unusable(f"{path.name} is no graph: {error}") from error
         if graph is None or graph.ndim != self._dim:

@@ -282,8 +282,7 @@ def test_filters_by_labels_leave_what_a_reference_leaves(
 ) -> None:
     monkeypatch.setattr(vector_index, "SHORT_LIST", short)
     index, labels = backend.open(), LabelIndex.of(LABELS, LABEL_TYPES)
-    index.build("images", batches(1800), labels)
-    index.append("images", batch(1800, ROWS), labels)
+    index.build("images", batches(), labels)
     searched, hidden = ExternalIndex(backend.open(), "images", VECTORS), np.arange(0, ROWS, 9)
     for where in WHERE:
         filters = parse_where(where, LABEL_TYPES)
@@ -333,23 +332,6 @@ def test_no_row_is_proposed_from_none(backend: Backend) -> None:
     assert proposed(built(backend, 50), QUERIES[0], 5, [], among=True) == []
 
 
-def test_appended_rows_are_found(backend: Backend) -> None:
-    index = built(backend, 2000)
-    index.append("images", batch(2000, ROWS))
-    assert [proposed(index, VECTORS[row], 1) for row in (5, 2000, ROWS - 1)] == [[5], [2000], [ROWS - 1]]
-    assert recall(index) >= 0.95
-
-
-def test_deleted_rows_are_not(backend: Backend) -> None:
-    index = built(backend)
-    gone = sorted({row for query in QUERIES for row in nearest(VECTORS, query, K)[0].tolist()})
-    index.delete("images", gone)
-    for query in QUERIES:
-        found = proposed(index, query, K)
-        assert len(found) == K
-        assert not set(found) & set(gone)
-
-
 def test_images_and_texts_are_apart(backend: Backend) -> None:
     index = built(backend, 60)
     index.build("texts", [batch(0, 20, -VECTORS)])
@@ -365,7 +347,7 @@ def test_images_and_texts_are_apart(backend: Backend) -> None:
     index.drop()  # there is nothing to remove
 
 
-def test_another_process_sees_what_was_appended(backend: Backend, tmp_path: Path) -> None:
+def test_another_process_sees_what_was_built_anew(backend: Backend, tmp_path: Path) -> None:
     index = built(backend, 200)
     np.save(tmp_path / "all.npy", VECTORS)
     backend.release()
@@ -377,7 +359,7 @@ from lcl_core.vector_indexes import INDEXES, IndexLocation
 vectors = np.load({str(tmp_path / "all.npy")!r})
 {backend.script}
 if sys.argv[1] == "write":
-    index.append("images", (range(200, 240), [f"img_{{row:016x}}" for row in range(200, 240)], vectors[200:240]))
+    index.build("images", [(range(240), [f"img_{{row:016x}}" for row in range(240)], vectors[:240])])
 else:
     print([int(row) for row in index("images", vectors[237].tolist(), 1, (), False)])
 """

@@ -336,26 +336,11 @@ def test_each_column_of_a_label_has_an_index(database: Database, index: db_pgvec
 
 
 @on_postgres
-def test_what_is_appended_fills_the_columns_that_there_are(index: db_pgvector.PgVectorIndex) -> None:
-    index.build("images", [batch(0, 100)], LABELS)
-    index.append("images", batch(100, 150), LABELS)
-    assert rows_of(index, KIND, SIZE, TAGS) == [row for row in range(10, 150) if row % 6 == 0]
-    others = LabelIndex.of([{"kind": "a", "new": "1"}] * ROWS, {})
-    index.append("images", batch(150, 200), others)
-    index.append("images", batch(200, 250))
-    assert rows_of(index, KIND) == [*range(0, 150, 2), *range(150, 200)]
-    assert rows_of(index, RangeFilter("size", "number")) == list(range(150))
-    assert rows_of(index, TextFilter("new", ("1",))) is None
-    assert sorted(index("images", QUERIES[0].tolist(), ROWS, (), False)) == list(range(250))
-
-
-@on_postgres
 def test_a_table_from_before_there_were_columns_is_searched(index: db_pgvector.PgVectorIndex) -> None:
     with pytest.raises(UserError) as caught:
         rows_of(index, KIND)
     assert caught.value.code == "index_unusable", "there is no table yet"
-    index.build("images", [batch(0, 200)])
-    index.append("images", batch(200, ROWS), LABELS)
+    index.build("images", [batch()])
     assert rows_of(index, KIND) is None
     assert sorted(index("images", QUERIES[0].tolist(), ROWS, (), False)) == list(range(ROWS))
 
