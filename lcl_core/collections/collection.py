@@ -1,7 +1,8 @@
 """A collection on disk: images, captions and their vectors. Imports no torch.
 
 Search is exact, except in a large collection with a graph and with an external index (``vector_index``), which may
-miss a neighbour. Everything large is memory-mapped and nothing is written: threads and processes share one copy.
+miss a neighbour. Images, records, vectors and graphs are memory-mapped and nothing is written: threads and processes
+share one copy. Each process reads the numbers of rows (keys, offsets, links of texts, codes of labels) into its memory.
 """
 
 from __future__ import annotations
