@@ -104,11 +104,15 @@ def data_paths(spec: AnySpec) -> dict[str, str]:
     """Paths and URLs that a spec reads or writes, by field; all must lie in the data roots."""
     if isinstance(spec, EvaluateSpec):
         return spec.paths()
+    named: dict[str, str | None] = {}
     if isinstance(spec, PretrainSpec):
-        named = {"tokenizer.path": spec.tokenizer.path, "model.text_init": spec.model.text_init}
-        return {field: path for field, path in named.items() if path is not None and path.startswith("/")}
-    named = {"path": spec.path} if isinstance(spec, CorpusSpec) else {}
-    named |= {"to": spec.to} if isinstance(spec, ConvertSpec) else {}
+        named["tokenizer.path"] = spec.tokenizer.path
+        if spec.model.text_init is not None and spec.model.text_init.startswith("/"):  # else it is a package's name
+            named["model.text_init"] = spec.model.text_init
+    if isinstance(spec, CorpusSpec):
+        named["path"] = spec.path
+    if isinstance(spec, ConvertSpec):
+        named["to"] = spec.to
     return {field: path for field, path in named.items() if path is not None}
 
 

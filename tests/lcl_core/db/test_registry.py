@@ -124,6 +124,8 @@ def test_a_tokenizer_lies_in_the_data_roots(
     database: Database, root: Path, tmp_path: Path, code_of: Callable[..., str]
 ) -> None:
     for name, code in ((root / "link", "path_forbidden"), (tmp_path / "private", "path_forbidden"),
+                       ("../private", "path_forbidden"), ("runs/run_1/tokenizer.json", "path_forbidden"),
+                       ("~/tokenizer.json", "path_forbidden"),
                        (root / "gone.json", "missing_files"), (root / "corpus", "unknown_dataset")):  # fmt: skip
         spec = parse_spec("pretrain", {"tokenizer": {"path": str(name)}})
         with database.session() as session:
