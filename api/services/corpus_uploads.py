@@ -95,8 +95,7 @@ class CorpusUploads:
         Raises:
             Problem: 409 ``upload_offset`` for bytes that do not continue it, ``upload_busy``; 422 ``upload_exceeded``.
         """
-        with self._locked(upload):
-            upload = self._read(upload.folder)
+        with self._locked(upload) as upload:
             if upload.corpus is not None or offset > upload.received:
                 message = f"the upload has {upload.received} bytes; continue from there"
                 raise Problem(409, "upload_offset", message, field="offset")
@@ -113,8 +112,7 @@ class CorpusUploads:
 
         Raises: Problem 409 ``upload_incomplete``, ``upload_busy``; UserError ``bad_archive``, ``archive_too_large``.
         """
-        with self._locked(upload):
-            upload = self._read(upload.folder)
+        with self._locked(upload) as upload:
             if upload.corpus is not None:
                 return upload, None
             if upload.received < upload.bytes:
@@ -143,7 +141,9 @@ class CorpusUploads:
             return self._read(upload.folder), unpacked
 
     def delete(self, upload: CorpusUpload) -> None:
-        remove_tree(upload.folder)
+        """Raises: Problem 404 ``unknown_upload``, 409 ``upload_busy`` while another request writes or unpacks it."""
+        with self._locked(upload):
+            remove_tree(upload.folder)
 
     def _read(self, folder: Path) -> CorpusUpload:
         """Raises: OSError, ValueError, KeyError for a folder that is no upload."""
@@ -168,7 +168,8 @@ class CorpusUploads:
         return count
 
     @contextmanager
-    def _locked(self, upload: CorpusUpload) -> Iterator[None]:
+    def _locked(self, upload: CorpusUpload) -> Iterator[CorpusUpload]:
+        """The upload as it is under its lock. Raises: Problem 404 ``unknown_upload``, 409 ``upload_busy``."""
         try:
             file = (upload.folder / _INFO).open("rb")
         except FileNotFoundError as error:
@@ -179,7 +180,7 @@ class CorpusUploads:
             except BlockingIOError as error:
                 message = "another request writes this upload; ask how far it is and go on from there"
                 raise Problem(409, "upload_busy", message, headers={"retry-after": "1"}) from error
-            yield
+            yield self.find(upload.id, None)  # a deletion may have had the lock since the file was opened
 
 
 class _ProgressFile:

@@ -125,6 +125,28 @@ def test_how_far_an_archive_is_unpacked_is_told_while_it_is(
     client.delete_upload(upload["id"])
 
 
+def test_one_that_is_being_unpacked_is_not_deleted(
+    live_service: Any, http: httpx.Client, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, whole, answers = sent(http, packed({"a.md": b"A"})), corpus_uploads.unpack_zip, []
+
+    def unpack(*paths: Path, on_member: Any, **bounds: int) -> Any:
+        def delete(done: int, total: int) -> None:
+            on_member(done, total)
+            with live_service.http() as other:
+                answers.append(other.delete(where))
+
+        return whole(*paths, on_member=delete, **bounds)
+
+    monkeypatch.setattr(corpus_uploads, "unpack_zip", unpack)
+    corpus = Path(http.post(f"{where}/unpack").json()["path"])
+    refused(answers[0], 409, "upload_busy")
+    assert corpus.is_dir()
+    assert http.delete(where).status_code == 204
+    refused(http.delete(where), 404, "unknown_upload")
+    assert not corpus.parent.exists()
+
+
 def test_a_zip_is_sent_as_it_is_and_its_one_folder_is_the_corpus(live_service: Any, tmp_path: Path) -> None:
     (tmp_path / "c.zip").write_bytes(packed({"wrapped/cat/1.png": sample_image(), "wrapped/dog/1.png": sample_image()}))
     upload = live_service.admin.upload_corpus(tmp_path / "c.zip")
