@@ -9,6 +9,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from api.core.errors import Problem
+from lcl_core.common.errors import UserError
+from lcl_core.common.paths import resolve_allowed
 
 router = APIRouter(include_in_schema=False)
 
@@ -102,12 +104,20 @@ def guide(request: Request, path: str) -> Response:
     root: Path = request.app.state.context.settings.docs_dir.expanduser().resolve()
     if not (root / "index.html").is_file():
         return HTMLResponse(NOT_BUILT, status_code=404, headers={"content-security-policy": POLICY})
-    file = (root / (path or "index.html")).resolve()
-    media_type = GUIDE_TYPES.get(file.suffix)
-    if media_type is None or not file.is_relative_to(root) or not file.is_file():
+    file = _find_guide_file(root, path or "index.html")
+    if file is None:
         raise Problem(404, "not_found", f"the guide has no {path}; its pages are listed at /docs/guide/")
     headers = {"content-security-policy": GUIDE_POLICY, "cache-control": "private, max-age=60"}
-    return Response(file.read_bytes(), media_type=media_type, headers=headers)
+    return Response(file.read_bytes(), media_type=GUIDE_TYPES[file.suffix], headers=headers)
+
+
+def _find_guide_file(root: Path, path: str) -> Path | None:
+    """None: there is no such file, or it is not one that may be served."""
+    try:
+        file = resolve_allowed(root / path, [root])
+    except UserError:  # also for names that no file can have
+        return None
+    return file if isinstance(file, Path) and file.is_file() and file.suffix in GUIDE_TYPES else None
 
 
 def _static(name: str, media_type: str) -> Response:

@@ -23,6 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site / "searchindex.js").write_text("Search.setIndex({})")
     (site / "notes.txt").write_text("no type of the site")
     (site / "link.html").symlink_to(folder / "secret.html")
+    (site / "loop.html").symlink_to("loop.html")
     return site
 
 
@@ -52,6 +53,7 @@ def test_pages_are_served_without_a_key_and_with_a_policy(guide: httpx.Client) -
     [
         *("missing.html", "reference", "reference/", "notes.txt", "link.html"),
         *("..%2fsecret.html", "%2e%2e/secret.html", "reference/..%2f..%2fsecret.html", "%2fetc%2fpasswd", "a%5cb.html"),
+        *(f"{'a' * 300}.html", f"{'a/' * 2500}b.html", "loop.html/a.html"),
     ],
 )
 def test_nothing_else_is_served(guide: httpx.Client, path: str) -> None:
