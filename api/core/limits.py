@@ -12,6 +12,8 @@ the service counts for itself, and with ``api.core.shared_limits`` what the othe
 ``Quotas`` bounds unfinished runs and stored bytes of one owner, inside the transaction that writes. Far below a limit a
 check costs nothing: after counting, a process admits a quarter of the remaining room before it counts again, so that
 several processes together do not overrun the limit.
+
+``SharedCall`` makes one costly call for all who ask within a short time.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import anyio
 from anyio import CapacityLimiter, to_thread
@@ -547,3 +549,26 @@ def _lock_owner(session: Session, owner: str) -> None:
 
 def _quota_error(message: str) -> Problem:
     return Problem(403, "quota_exceeded", message)
+
+
+class SharedCall(Generic[Result]):
+    """Makes one call at a time, whose result all threads get that ask meanwhile or soon after.
+
+    Args:
+        seconds: for which a result is kept, from the end of its call. An exception is not kept.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._lock = threading.Lock()
+        self._results: list[Result] = []  # at most one
+        self._valid_until = 0.0
+
+    def get(self, call: Callable[[], Result]) -> Result:
+        """The kept result, or that of ``call``. Blocks while another thread makes the call. Raises: as ``call``."""
+        with self._lock:
+            if not self._results or self._clock() >= self._valid_until:
+                self._results = [call()]
+                self._valid_until = self._clock() + self._seconds
+            return self._results[0]

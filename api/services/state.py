@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from anyio import CapacityLimiter
 
 from api.core.auth import Authenticator, ensure_configured_key
-from api.core.limits import BodyBudget, LongReadQueue, PixelBudget, Quotas, RateLimiter
+from api.core.limits import BodyBudget, LongReadQueue, PixelBudget, Quotas, RateLimiter, SharedCall
 from api.core.metrics import ProcessMetrics
 from api.core.session import MAX_SHORT_REQUESTS
 from api.core.settings import ApiSettings
@@ -25,6 +25,7 @@ from lcl_core.db.session import Database
 from lcl_core.db.wakeup import WakeupProducer
 
 if TYPE_CHECKING:
+    from api.schemas.admin import CheckView
     from api.services.corpora import CorpusBrowser
     from api.services.inference_backend import InferenceBackend
 
@@ -37,6 +38,9 @@ MAX_DECODING = 8  # threads that decode large images within the pixel budget
 MAX_SEARCHING = 64  # nearly all wait for a text's vector, and texts that wait share a batch
 # Threads of slow endpoints, by kind, so that none of them uses the threads of all other requests.
 MAX_DRAWING, MAX_EXPORTING, MAX_READING_CORPORA, MAX_FOLLOWING, MAX_PROBING = 2, 8, 8, 4, 2
+# Seconds for which the checks of the service's readiness are kept. Anybody may ask for them without a key, and each
+# writes files, publishes a message, and lets a worker write to the database.
+READINESS_SECONDS = 1.0
 
 
 class AppState:
@@ -69,6 +73,7 @@ class AppState:
         self.searching, self.drawing = CapacityLimiter(MAX_SEARCHING), CapacityLimiter(MAX_DRAWING)
         self.exporting, self.reading_corpora = CapacityLimiter(MAX_EXPORTING), CapacityLimiter(MAX_READING_CORPORA)
         self.following, self.probing = CapacityLimiter(MAX_FOLLOWING), CapacityLimiter(MAX_PROBING)
+        self.readiness: SharedCall[dict[str, CheckView]] = SharedCall(READINESS_SECONDS)
         self.exporter = EncoderExporter(settings)
         self.inference_device = InferenceDevice(self.database, resolve_device(settings.inference_device))
         self.feeds = RunFeeds(self.database, settings.event_poll_seconds, self.following)

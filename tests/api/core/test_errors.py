@@ -19,8 +19,11 @@ RUN = {"kind": "pretrain", "spec": {"preset": "sample"}, "name": "x" * 100}
 
 
 @pytest.fixture
-def crowded(small_disk: Any, serve: Any, house_of: Callable[..., Any]) -> Iterator[Any]:
-    """A service whose home lies on a small disk."""
+def crowded(
+    small_disk: Any, serve: Any, house_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """A service whose home lies on a small disk; it keeps no result of its checks."""
+    monkeypatch.setattr("api.services.state.READINESS_SECONDS", 0.0)
     home = small_disk.path / "home"
     settings = ApiSettings(home=home)
     context = AppState(settings)

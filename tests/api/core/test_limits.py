@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ import pytest
 
 from api.core.auth import Principal
 from api.core.errors import Problem
-from api.core.limits import Quotas, RateLimiter
+from api.core.limits import Quotas, RateLimiter, SharedCall
 from api.core.settings import ApiSettings
 from api.services.state import AppState
 from lcl_core.db import complete_run, runs
@@ -107,6 +108,28 @@ def test_streams_of_one_owner_are_bounded_over_all_keys() -> None:
             assert limiter.in_use() == {"request": 1, "stream": 4}
     with slot(limiter, "d", stream=True):
         assert limiter.in_use() == {"request": 0, "stream": 1}
+
+
+def test_a_call_is_shared_by_all_who_ask_until_its_result_expires() -> None:
+    clock, made, asked = Clock(), list[int](), Barrier(2)
+    shared = SharedCall[int](1.0, clock)
+
+    def call() -> int:
+        if not made:
+            asked.wait(60)
+        made.append(len(made))
+        return made[-1]
+
+    with ThreadPoolExecutor(4) as threads:
+        results = [threads.submit(shared.get, call) for _ in range(4)]
+        asked.wait(60)
+        assert {each.result(60) for each in results} == {0}
+    clock.now = 0.9
+    assert shared.get(call) == 0
+    clock.now = 1.0
+    assert shared.get(call) == 1
+    with pytest.raises(ZeroDivisionError):
+        SharedCall[float](1.0, clock).get(lambda: 1 / 0)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from api.core.middleware import RequestContextMiddleware, nesting_depth
 from api.core.settings import ApiSettings
 from deploy.embedded_redis import EmbeddedBroker
 from lcl_core.db.models import Worker
+from lcl_core.db.wakeup import WakeupProducer
 from lcl_core.specs.parsing import SPECS
 from lcl_core.specs.validation_messages import PATTERNS
 from tests.api.hostile.case import Case, send
@@ -51,7 +52,23 @@ def broker(tmp_path: Path) -> Iterator[EmbeddedBroker]:
         yield running
 
 
-def test_readyz_wants_a_worker_that_consumes(serve: Any, broker: EmbeddedBroker, tmp_path: Path) -> None:
+def test_readyz_checks_once_for_all_who_ask_within_a_second(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pings: list[str] = []
+    monkeypatch.setattr("api.services.state.READINESS_SECONDS", 3600.0)
+    monkeypatch.setattr(WakeupProducer, "ping", lambda self, sender: not pings.append(sender))
+    with serve(ApiSettings(home=tmp_path)) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        answers = [client.get("/readyz").json() for _ in range(3)]
+    assert answers[0]["checks"]["broker"]["ok"]
+    assert answers == answers[:1] * 3
+    assert pings == ["api"]
+
+
+def test_readyz_wants_a_worker_that_consumes(
+    serve: Any, broker: EmbeddedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.services.state.READINESS_SECONDS", 0.0)
     settings = ApiSettings(home=tmp_path, broker_url=broker.url)
     with serve(settings) as url, httpx.Client(base_url=url, trust_env=False) as client:
         checks = client.get("/readyz").json()["checks"]
