@@ -148,10 +148,10 @@ def _planned_cells(session: Session, spec: StudySpec) -> list[PlannedCell]:
 def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list[Run]:
     """Add seeds, variants or trials; existing cells stay. Returns: the runs of the new cells.
 
-    Raises: ForbiddenTransition for a cancelled study; UserError as ``apply_addition`` and ``create_study``.
+    Raises: ForbiddenTransition for a cancelled study; UserError as ``apply_addition`` and ``create_study``, or
+        ``unknown_study``, as the other verbs, for one that was deleted meanwhile.
     """
-    lock_studies(session)
-    session.refresh(study)
+    _lock_study(session, study)
     if study.cancelled_at is not None:
         raise ForbiddenTransition(study.id, "cancelled", "extended; resume it first", noun="study")
     kept = _pinned_spec(session, study)
@@ -251,7 +251,7 @@ def cancel_study(session: Session, study: Study) -> Study:
 
     Raises: ForbiddenTransition for an ended study.
     """
-    status = _lock_study(session, study)
+    status = _lock_with_status(session, study)
     if status.state in ENDED_STATES or study.cancelled_at is not None:
         raise ForbiddenTransition(study.id, status.state, "cancelled", noun="study")
     study.cancelled_at = now(session)
@@ -268,7 +268,7 @@ def resume_study(session: Session, study: Study) -> list[str]:
 
     Raises: ForbiddenTransition unless the study is cancelled or failed.
     """
-    status = _lock_study(session, study)
+    status = _lock_with_status(session, study)
     if status.state not in ("failed", "cancelled"):
         raise ForbiddenTransition(study.id, status.state, "resumed", noun="study")
     study.cancelled_at = None
@@ -279,7 +279,7 @@ def resume_study(session: Session, study: Study) -> list[str]:
 
 def delete_study(session: Session, study: Study) -> None:
     """Delete an ended study; its runs and encoders stay. Raises: ForbiddenTransition for an active study."""
-    status = _lock_study(session, study)
+    status = _lock_with_status(session, study)
     if status.state not in ENDED_STATES:
         raise ForbiddenTransition(study.id, status.state, "deleted; cancel it first", noun="study")
     session.delete(study)
@@ -477,9 +477,17 @@ def _run_record(run: Run) -> RunRecord:
     )
 
 
-def _lock_study(session: Session, study: Study) -> StudyStatus:
+def _lock_study(session: Session, study: Study) -> None:
+    """Lock studies, then read this one again. Raises: UserError ``unknown_study``: it was deleted meanwhile."""
+    study_id = study.id
     lock_studies(session)
-    session.refresh(study)
+    session.expire(study)
+    get_study(session, study_id)
+
+
+def _lock_with_status(session: Session, study: Study) -> StudyStatus:
+    """Raises: UserError ``unknown_study``."""
+    _lock_study(session, study)
     return study_statuses(session, [study])[study.id]
 
 
