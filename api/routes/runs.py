@@ -39,10 +39,20 @@ from api.schemas.runs import (
     SpecView,
 )
 from api.services.run_files import OCTET_STREAM, RunFiles
-from api.services.runs import check_priority, metric_line, predecessor_ids, run_view, run_views, validate_submission
+from api.services.runs import (
+    check_priority,
+    check_submission,
+    metric_line,
+    parse_submission,
+    predecessor_ids,
+    run_view,
+    run_views,
+    validate_submission,
+)
 from lcl_core.common import files
 from lcl_core.db import registry, runs
 from lcl_core.db import submit as db_submit
+from lcl_core.db.models import Run
 from lcl_core.db.states import State
 from lcl_core.jobs import Kind
 from lcl_core.specs.base import Tag, presets
@@ -74,26 +84,30 @@ def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> RunView:
     """Queue a run. The same Idempotency-Key and body give the same run."""
-    admin = principal.visible_owner is None
-    check_priority(body.priority, admin, state.settings.max_priority)
-    spec = validate_submission(session, body.kind, body.spec, state.settings)
-    registry.check_run_names(session, body.kind, spec, body.name, principal.owner, admin=admin)
-    with state.quotas.admit_runs(session, principal.owner, 1):
-        run = db_submit.submit(
-            session,
-            body.kind,
-            spec,
-            body.name,
-            body.tags,
-            principal.owner,
-            idempotency_key,
-            priority=body.priority,
-            max_attempts=body.max_attempts,
-            resource=body.resource,
-            gpus=body.gpus,
-            after=predecessor_ids(session, body.after, principal.visible_owner),
-            visible_to=principal.visible_owner,
-        )
+    owner, visible_owner = principal.owner, principal.visible_owner
+    spec = parse_submission(body.kind, body.spec)
+    chosen = body.model_dump(include={"priority", "max_attempts", "resource", "gpus"})
+    # before all checks of what is there now: a repeated request gets its run whatever has changed since
+    body_hash = db_submit.hash_submission(body.kind, spec, body.name, body.tags, body.after, **chosen)
+    run = db_submit.find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash)
+    if run is None:
+        check_priority(body.priority, visible_owner is None, state.settings.max_priority)
+        check_submission(session, spec, state.settings)
+        registry.check_run_names(session, body.kind, spec, body.name, owner, admin=visible_owner is None)
+        with state.quotas.admit_runs(session, owner, 1):
+            run = db_submit.submit(
+                session,
+                body.kind,
+                spec,
+                body.name,
+                body.tags,
+                owner,
+                idempotency_key,
+                **chosen,
+                after=predecessor_ids(session, body.after, visible_owner),
+                visible_to=visible_owner,
+                body_hash=body_hash,
+            )
     response.headers["location"] = f"/v1/runs/{run.id}"
     after.add_task(state.wakeups.wake, [run.id])
     log.info("run_submitted", run=run.id, kind=run.kind, owner=run.owner)

@@ -35,15 +35,26 @@ from lcl_core.vector_indexes import IndexLocation, check_index
 
 
 def validate_submission(session: Session, kind: str, value: dict[str, Any], settings: Settings) -> AnySpec:
-    """Parse a spec, and check that everything it reads is registered or below one of the data roots.
+    """Parse a spec and check it. Raises: as ``parse_submission`` and ``check_submission``."""
+    spec = parse_submission(kind, value)
+    check_submission(session, spec, settings)
+    return spec
+
+
+def parse_submission(kind: str, value: dict[str, Any]) -> AnySpec:
+    """Raises: Problem 422 with the dotted field of the spec."""
+    try:
+        return parse_spec(kind, value)
+    except UserError as error:
+        raise Problem(422, error.code, error.message, field=error.field) from error
+
+
+def check_submission(session: Session, spec: AnySpec, settings: Settings) -> None:
+    """Check that everything a spec reads is registered or below one of the data roots.
 
     Raises: Problem 422 with the dotted field of the spec; UserError ``encoder_mismatch``, ``unknown_tag``, and that of
     an index that this service cannot make.
     """
-    try:
-        spec = parse_spec(kind, value)
-    except UserError as error:
-        raise Problem(422, error.code, error.message, field=error.field) from error
     for field, find, name in _references(spec, settings.roots):
         check_reference(field, find, session, name)
     for name in collections_of(spec):
@@ -52,7 +63,6 @@ def validate_submission(session: Session, kind: str, value: dict[str, Any], sett
     if isinstance(spec, IndexSpec):
         check_index(spec.index, IndexLocation(session=session, settings=settings))
     datasets.check_tags(session, spec)
-    return spec
 
 
 def check_priority(priority: int, admin: bool, highest: int) -> None:

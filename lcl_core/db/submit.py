@@ -47,6 +47,7 @@ def submit(
     continues: str | None = None,
     after: Sequence[str] = (),
     visible_to: str | None = None,
+    body_hash: str | None = None,
 ) -> Run:
     """Queue a run, or return the one that the ``idempotency_key`` created; the caller commits, then wakes workers.
 
@@ -56,16 +57,15 @@ def submit(
         after: ids of runs whose success the run waits for.
         continues: id of a run from whose last checkpoint the new run starts; None: the trunk of the spec, if any.
         visible_to: owner whose runs ``after`` and ``spec.branch`` may name; None: all owners.
+        body_hash: of the request, as ``hash_submission`` has it; None: that of these arguments.
 
-    Raises:
-        UserError: ``unknown_kind``, ``bad_spec``, ``bad_gpus``, ``unknown_encoder``, ``bad_branch``,
-            ``unknown_predecessor``, ``predecessor_failed``, ``idempotency_conflict`` (the key had another body).
+    Raises: UserError ``unknown_kind``, ``bad_spec``, ``bad_gpus``, ``unknown_encoder``, ``bad_branch``,
+        ``unknown_predecessor``, ``predecessor_failed``, ``idempotency_conflict`` (the key had another body).
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     requirements = resolve_requirements(kind, spec, resource, gpus)
+    body_hash = body_hash or hash_submission(kind, spec, name, tags, after, priority, max_attempts, resource, gpus)
     tags, after = sorted(set(tags)), list(dict.fromkeys(after))
-    fields = {"kind": kind, "spec": spec.model_dump(mode="json"), "name": name, "tags": tags, "priority": priority}
-    body_hash = hash_body(fields | _optional_fields(after, max_attempts, resource, gpus))
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated
     spec = pin_encoders(session, spec)  # after the hash: a repeated request finds its run whatever the name is now
@@ -173,6 +173,32 @@ def find_by_idempotency_key(
             code="idempotency_conflict",
         )
     return row
+
+
+def hash_submission(
+    kind: str,
+    spec: AnySpec,
+    name: str | None,
+    tags: Sequence[str],
+    after: Sequence[str],
+    priority: int,
+    max_attempts: int,
+    resource: str | None,
+    gpus: int | None,
+) -> str:
+    """Hash of a request for a run, which does not depend on what is registered.
+
+    Args:
+        after: runs as the request names them. Of ids the hash is that of older versions, which resolved names first.
+    """
+    fields = {
+        "kind": kind,
+        "spec": spec.model_dump(mode="json"),
+        "name": name,
+        "tags": sorted(set(tags)),
+        "priority": priority,
+    }
+    return hash_body(fields | _optional_fields(list(dict.fromkeys(after)), max_attempts, resource, gpus))
 
 
 def hash_body(body: dict[str, Any]) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from lcl_core.db import complete_run, leases
+from lcl_core.db import complete_run, datasets, leases
 from lcl_core.db import runs as db_runs
+from lcl_core.db.models import Dataset
 from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat
 
 SPEC = {"preset": "sample", "steps": 7}
@@ -39,6 +40,23 @@ def test_the_same_key_and_body_give_the_same_run(http: httpx.Client, refused: An
     assert first["id"] == second["id"]
     assert post(http, key="k-2").json()["id"] != first["id"]
     refused(post(http, key="k-1", name="other"), 409, "idempotency_conflict")
+
+
+def test_a_repeat_gets_its_run_whatever_has_changed_since(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    body: dict[str, Any] = {"spec": SPEC | {"data": {"sources": [{"dataset": "brief"}]}}, "after": ["the-first"]}
+    with live_service.context.database.session() as session:
+        dataset = datasets.get_dataset(session, "sample")
+        session.add(Dataset(**{column.name: getattr(dataset, column.name) for column in Dataset.__table__.columns}
+                            | {"name": "brief"}))  # fmt: skip
+    post(http, name="the-first")
+    made = post(http, key="k-brief", **body).json()
+    post(http, name="the-first")
+    with live_service.context.database.session() as session:
+        session.delete(datasets.get_dataset(session, "brief"))
+    refused(post(http, **body), 422, "unknown_dataset")
+    refused(post(http, after=body["after"]), 422, "ambiguous_name", "after.0")
+    assert post(http, key="k-brief", **body).json()["id"] == made["id"]
+    refused(post(http, key="k-brief", **body, name="other"), 409, "idempotency_conflict")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 201, "with blank"])
