@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import threading
 import time
 from bisect import bisect_left
@@ -18,11 +20,15 @@ from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.records import CaptionPair, ImageSegment, parse_segments
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
+from lcl_core.data.shards.statistics import count_label, count_value, largest_groups
+from lcl_core.data.validation.report import HashSet
 
 MAX_OPEN_CORPORA = 8
 REMOTE_CACHE_SECONDS = 60  # after which a corpus behind a URL is opened again
 MAX_SEGMENT_CHARACTERS = 20_000
 MAX_SAMPLED_IMAGES = 200
+MAX_COUNTED_NAMES = 1 << 22  # 8 bytes each
+_PENDING_NAMES = 1 << 14
 MAX_LISTED = 20
 SEARCH_SECONDS = 2.0  # after which a search for words says where to go on
 WATCHED_FILES = ("interleaved.jsonl", "interleaved", "pairs.jsonl", "pairs", "index.json")
@@ -221,7 +227,7 @@ def compute_statistics(corpus: Corpus) -> dict[str, Any]:
     """
     if isinstance(corpus, ShardedCorpus):
         return _shard_statistics(corpus)
-    names, sentences, documents = Counter[str](), 0, 0
+    names, sentences, documents = _ImageNames(), 0, 0
     for documents, document in enumerate(corpus.documents, start=1):
         try:
             texts, images = _count_segments(document)
@@ -229,31 +235,60 @@ def compute_statistics(corpus: Corpus) -> dict[str, Any]:
             error.file = corpus.documents.location(documents - 1)
             raise
         sentences += texts
-        names.update(images)
+        names.add(images)
     pairs = corpus.pairs()
     labels: dict[str, Counter[str]] = {}
     sources = Counter[str]()
     captions = 0
     for pair in pairs:
-        names[pair.image] += 1
+        names.add([pair.image])
         captions += len(pair.captions)
-        sources[pair.source] += 1
+        count_value(sources, pair.source)
         for label, value in pair.labels.items():
-            labels.setdefault(label, Counter())[value] += 1
+            count_label(labels, label, value)
     return {
         "documents": documents,
         "sentences": sentences,
         "pairs": len(pairs),
         "captions": captions,
-        "images": len(names),
-        "splits": corpus.splits(),
-        "sources": dict(sources),
-        "labels": {
-            label: {"values": len(counts), "most_common": dict(counts.most_common(MAX_LISTED))}
-            for label, counts in labels.items()
-        },
-        "image_check": _sample_images(corpus, sorted(names)),
+        "images": names.count(),
+        **largest_groups(corpus.splits(), sources, labels),
+        "image_check": _sample_images(corpus, names.sample()),
     }
+
+
+class _ImageNames:
+    """Number of different names and a sample of them, in bounded memory.
+
+    The count is exact up to ``MAX_COUNTED_NAMES``, an estimate beyond. The sample are the names with the least hashes.
+    """
+
+    def __init__(self) -> None:
+        self._hashes = HashSet(MAX_COUNTED_NAMES)
+        self._sampled: dict[int, str] = {}  # by hash
+        self._pending: dict[int, str] = {}
+
+    def add(self, names: Sequence[str]) -> None:
+        for name in names:
+            digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            self._pending[int.from_bytes(digest)] = name
+            if len(self._pending) >= _PENDING_NAMES:
+                self._merge()
+
+    def count(self) -> int:
+        self._merge()
+        return round(self._hashes.distinct)
+
+    def sample(self) -> list[str]:
+        """At most ``MAX_SAMPLED_IMAGES``, sorted."""
+        self._merge()
+        return sorted(self._sampled.values())
+
+    def _merge(self) -> None:
+        if self._pending:
+            self._hashes.add(list(self._pending))
+            least = heapq.nsmallest(MAX_SAMPLED_IMAGES, (self._sampled | self._pending).items())
+            self._sampled, self._pending = dict(least), {}
 
 
 def _count_segments(document: dict[str, Any]) -> tuple[int, list[str]]:
@@ -275,22 +310,19 @@ def _shard_statistics(corpus: ShardedCorpus) -> dict[str, Any]:
         "documents": header.records - sources.total(),
         "pairs": sources.total(),
         "images": header.images,
-        "splits": corpus.splits(),
-        "sources": dict(sources),
+        **largest_groups(corpus.splits(), sources),
         "left_out": header.quarantined,
     }
 
 
 def _sample_images(corpus: Corpus, names: Sequence[str]) -> dict[str, Any]:
-    """Decode images evenly spread over all."""
-    stride = max(1, len(names) // MAX_SAMPLED_IMAGES)
-    sampled = names[::stride][:MAX_SAMPLED_IMAGES]
+    """Decode these images."""
     errors = []
-    for name in sampled:
+    for name in names:
         try:
             corpus.read_image(name)
         except StoreError:
             raise
         except UserError as error:
             errors.append(str(error))
-    return {"tried": len(sampled), "unreadable": len(errors), "first": errors[:MAX_LISTED]}
+    return {"tried": len(names), "unreadable": len(errors), "first": errors[:MAX_LISTED]}

@@ -6,12 +6,14 @@ Counts of the parts of a corpus, merged in order, are those of the whole.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from lcl_core.data.records import CaptionedImage, MatchedDocument, Record, TextSegment, body_image_names
 
 TOP_VALUES = 20
 MAX_DISTINCT_VALUES = 100_000  # different values of a label that are counted separately
+MAX_LABELS = 1000  # different labels, likewise
 
 
 class ConversionStatistics:
@@ -31,19 +33,16 @@ class ConversionStatistics:
             self._counts["pairs"] += 1
             self._counts["captions"] += len(body.captions)
             self._splits[record.split] += 1
-            _add(self._sources, record.source, 1)
-            self._count_labels(body)
+            count_value(self._sources, record.source)
+            for name, value in body.labels.items():
+                count_label(self._labels, name, value)
             return
         self._counts["documents"] += 1
         texts = body.sentences if isinstance(body, MatchedDocument) else body.segments
         self._counts["sentences"] += sum(isinstance(text, str | TextSegment) for text in texts)
 
     def to_json(self) -> dict[str, Any]:
-        labels = {
-            name: {"values": len(counts), "most_common": dict(counts.most_common(TOP_VALUES))}
-            for name, counts in self._labels.items()
-        }
-        return {**self._counts, "splits": dict(self._splits), "sources": self._largest_sources(), "labels": labels}
+        return {**self._counts, **largest_groups(self._splits, self._sources, self._labels)}
 
     def counts(self) -> dict[str, Any]:
         """All that was counted, values in the order in which they came."""
@@ -59,22 +58,47 @@ class ConversionStatistics:
         self._counts.update(counts["counts"])
         self._splits.update(dict(counts["splits"]))
         for value, number in counts["sources"]:
-            _add(self._sources, value, number)
+            count_value(self._sources, value, number)
         for name, values in counts["labels"].items():
-            own = self._labels.setdefault(name, Counter())
             for value, number in values:
-                _add(own, value, number)
-
-    def _largest_sources(self) -> dict[str, int]:
-        """The largest sources: there may be one a web site."""
-        return dict(self._sources.most_common(TOP_VALUES))
-
-    def _count_labels(self, pair: CaptionedImage) -> None:
-        for name, value in pair.labels.items():
-            _add(self._labels.setdefault(name, Counter()), value, 1)
+                count_label(self._labels, name, value, number)
 
 
-def _add(counts: Counter[str], value: str, number: int) -> None:
+def largest_groups(
+    splits: Mapping[str, int], sources: Mapping[str, int], labels: Mapping[str, Counter[str]] | None = None
+) -> dict[str, Any]:
+    """Splits, sources and labels in the form of a dataset's statistics: of each the ``TOP_VALUES`` with most records.
+
+    There may be as many of each as records. ``values`` is how many there are: of a label always, of splits, sources
+    and labels for those that are cut.
+
+    Args:
+        labels: {label: {value: records}}; None: they are not counted.
+    """
+    named: dict[str, Mapping[str, Any]] = {"splits": splits, "sources": sources}
+    groups: dict[str, Any] = {name: _largest(counts) for name, counts in named.items()}
+    if labels is not None:
+        named["labels"] = labels
+        groups["labels"] = {
+            name: {"values": len(labels[name]), "most_common": _largest(labels[name])}
+            for name in _largest({name: counts.total() for name, counts in labels.items()})
+        }
+    cut = {name: len(counts) for name, counts in named.items() if len(counts) > TOP_VALUES}
+    return groups | ({"values": cut} if cut else {})
+
+
+def _largest(counts: Mapping[str, int]) -> dict[str, int]:
+    """In the order in which they came, unless there are too many."""
+    return dict(counts) if len(counts) <= TOP_VALUES else dict(Counter(counts).most_common(TOP_VALUES))
+
+
+def count_label(labels: dict[str, Counter[str]], name: str, value: str, number: int = 1) -> None:
+    """Count a value of a label, as far as there is room for another label and another value."""
+    if name in labels or len(labels) < MAX_LABELS:
+        count_value(labels.setdefault(name, Counter()), value, number)
+
+
+def count_value(counts: Counter[str], value: str, number: int = 1) -> None:
     """Count a value, if it has been counted before or there is room for another."""
     if value in counts or len(counts) < MAX_DISTINCT_VALUES:
         counts[value] += number

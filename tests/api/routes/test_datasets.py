@@ -79,6 +79,33 @@ def test_a_corpus_is_counted_and_registered(live_service: Any, squares: str, htt
     assert live_service.admin.dataset_statistics("squares") == row["statistics"]
 
 
+def test_statistics_list_the_largest_of_very_many(
+    live_service: Any, data_root: Path, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Splits, sources, labels and values, of which each line may bring another."""
+    monkeypatch.setattr("api.services.corpora._PENDING_NAMES", 8)
+    folder = write_corpus(data_root / "diverse")
+    lines = [
+        {"image": "red.png", "captions": ["red"], "split": f"s{n // 2}", "source": f"o{n // 2}",
+         "labels": {f"l{n // 2}": "x", "all": f"v{n}"}}
+        for n in range(59)
+    ]  # fmt: skip
+    lines += [{"image": f"gone-{n}.png", "captions": ["gone"], "split": "s0", "source": "o0"} for n in range(300)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    live_service.admin.register_dataset("diverse", str(folder))
+    figures = http.get("/v1/datasets/diverse").json()["statistics"]
+    assert figures["values"] == {"splits": 30, "sources": 30, "labels": 31}
+    assert [len(figures[name]) for name in figures["values"]] == [20, 20, 20]
+    assert figures["splits"]["s0"] == figures["sources"]["o0"] == 302
+    assert figures["labels"]["all"]["values"] == 59
+    assert len(figures["labels"]["all"]["most_common"]) == 20
+    assert "l29" not in figures["labels"], "it has one record, the others two"
+    assert figures["images"] == 302
+    assert figures["image_check"]["tried"] == 200
+    assert figures["image_check"]["unreadable"] in (199, 200), "one image of all is there"
+    live_service.admin.delete_dataset("diverse")
+
+
 def test_a_sequence_is_counted_by_its_segments(live_service: Any, data_root: Path) -> None:
     folder = write_corpus(data_root / "sequences")
     (folder / "pairs.jsonl").unlink()
