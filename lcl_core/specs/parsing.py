@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from lcl_core.common.errors import UserError
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import Spec
-from lcl_core.specs.corpus_jobs import ConvertSpec, CorpusSpec, IndexSpec, MatchSpec, ValidateSpec
+from lcl_core.specs.corpus_jobs import ConvertSpec, CorpusSpec, IndexSpec, MatchSpec, ValidateSpec, WriteSpec
 from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.specs.validation_messages import describe_error, main_error
@@ -111,7 +111,7 @@ def data_paths(spec: AnySpec) -> dict[str, str]:
             named["model.text_init"] = spec.model.text_init
     if isinstance(spec, CorpusSpec):
         named["path"] = spec.path
-    if isinstance(spec, ConvertSpec):
+    if isinstance(spec, WriteSpec):
         named["to"] = spec.to
     return {field: path for field, path in named.items() if path is not None}
 

@@ -228,6 +228,13 @@ def test_what_a_spec_reads() -> None:
     assert encoders_of(parse_spec("evaluate", {**tuned, "tasks": ["retrieval"]})) == ("enc_1",)
 
 
+@pytest.mark.parametrize(("kind", "more"), [("convert", {}), ("match", {"encoder": "e"})])
+def test_what_a_job_reads_and_where_it_writes_are_its_paths(kind: str, more: dict[str, str]) -> None:
+    fields = {"name": "n", "path": "/data/x", "to": "s3://bucket/x"}
+    spec = parse_spec(kind, {**fields, **more})
+    assert data_paths(spec) == {"path": "/data/x", "to": "s3://bucket/x"}
+
+
 def test_a_tokenizer_is_a_file_for_merges_of_a_corpus() -> None:
     assert data_paths(parse_spec("pretrain", {})) == {}
     assert data_paths(parse_spec("pretrain", {"tokenizer": {"path": "/data/words"}})) == {
