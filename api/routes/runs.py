@@ -13,7 +13,7 @@ from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Response
 from sse_starlette.sse import EventSourceResponse
 
 from api.core.errors import ERROR_RESPONSES, Problem
-from api.core.session import documented_responses, single_thread_endpoint
+from api.core.session import documented_responses, in_thread_pool, single_thread_endpoint
 from api.deps import (
     Cursor,
     IdempotencyKey,
@@ -42,7 +42,7 @@ from api.services.run_files import OCTET_STREAM, RunFiles
 from api.services.runs import (
     check_priority,
     check_submission,
-    metric_line,
+    metrics_json,
     parse_submission,
     predecessor_ids,
     run_view,
@@ -207,23 +207,25 @@ def delete(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDe
     after.add_task(files.discard_run_dir, state.settings.runs_dir, run_id)
 
 
-@router.get("/{run_id}/metrics", summary="List metrics of run")
+@router.get("/{run_id}/metrics", summary="List metrics of run", response_model=ItemList)
+@in_thread_pool("reading_metrics")
 def metrics(
     run_id: RunId,
     _: Viewer,
+    state: StateDep,
     session: ReadSessionDep,
     after: Step = 0,
     after_id: LineNumber = 0,
     limit: Annotated[int, Query(ge=1, le=100_000, description="greatest number of lines")] = 100_000,
-) -> ItemList:
+) -> Response:
     """Metric lines in the order of their arrival.
 
     For newer lines set ``after_id`` to the last line's ``id``, or ``after`` to the last step (steps restart with each
     phase of an evaluation).
     """
     runs.get_run(session, run_id)
-    rows = runs.metrics_after(session, run_id, after_id, limit, step=after or None)
-    return ItemList(items=[metric_line(row) for row in rows])
+    lines = runs.metric_texts(session, run_id, after_id, limit, step=after or None)
+    return Response(metrics_json(lines), media_type="application/json")
 
 
 @router.get("/{run_id}/logs", summary="Read log of run")

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from pydantic_core import from_json, to_json
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
@@ -149,6 +150,16 @@ def _pending_artifacts(error: str | None) -> dict[str, str]:
 def metric_line(row: Metric) -> dict[str, Any]:
     """The line as the job wrote it, with ``id`` for the parameter ``after_id``."""
     return {**row.values, "id": row.id}
+
+
+def metrics_json(lines: Iterable[tuple[int, str]]) -> bytes:
+    """The body of an ``ItemList`` of metric lines, made one line at a time: a run may have 100,000.
+
+    Args:
+        lines: (id, stored JSON) of each line.
+    """
+    items = (to_json({**from_json(text), "id": line_id}, inf_nan_mode="null") for line_id, text in lines)
+    return b'{"items":[' + b",".join(items) + b"]}"
 
 
 def evaluation_figures(session: Session, encoder_id: str) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ MAX_DECODING = 8  # threads that decode large images within the pixel budget
 MAX_SEARCHING = 64  # nearly all wait for a text's vector, and texts that wait share a batch
 # Threads of slow endpoints, by kind, so that none of them uses the threads of all other requests.
 MAX_DRAWING, MAX_EXPORTING, MAX_READING_CORPORA, MAX_FOLLOWING, MAX_PROBING = 2, 8, 8, 4, 2
+MAX_READING_METRICS = 4  # each holds the metric lines of a run
 # Seconds for which the checks of the service's readiness are kept. Anybody may ask for them without a key, and each
 # writes files, publishes a message, and lets a worker write to the database.
 READINESS_SECONDS = 1.0
@@ -73,6 +74,7 @@ class AppState:
         self.searching, self.drawing = CapacityLimiter(MAX_SEARCHING), CapacityLimiter(MAX_DRAWING)
         self.exporting, self.reading_corpora = CapacityLimiter(MAX_EXPORTING), CapacityLimiter(MAX_READING_CORPORA)
         self.following, self.probing = CapacityLimiter(MAX_FOLLOWING), CapacityLimiter(MAX_PROBING)
+        self.reading_metrics = CapacityLimiter(MAX_READING_METRICS)
         self.readiness: SharedCall[dict[str, CheckView]] = SharedCall(READINESS_SECONDS)
         self.exporter = EncoderExporter(settings)
         self.inference_device = InferenceDevice(self.database, resolve_device(settings.inference_device))

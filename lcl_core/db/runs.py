@@ -6,7 +6,7 @@ Each action locks the row, checks the transition with ``lcl_core.db.states``, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -31,6 +31,7 @@ from lcl_core.specs.pretrain import HELD_OUT, PretrainSpec
 
 MAX_LISTED_IDS = 3  # of runs or studies that have one name
 ESTIMATE_FROM_RUNS = 200  # newest pre-trainings
+_FETCHED_LINES = 5000  # of metrics, at one time
 Device = Literal["cpu", "gpu"]
 _NO_CHANGES: Mapping[str, Any] = {}
 OwnedRow = TypeVar("OwnedRow", Run, Study)
@@ -119,10 +120,21 @@ def metrics_after(
     session: Session, run_id: str, after: int = 0, limit: int | None = None, *, step: int | None = None
 ) -> Sequence[Metric]:
     """Metric rows with an id above ``after`` and a step above ``step``, by id."""
-    query = select(Metric).where(Metric.run_id == run_id, Metric.id > after).order_by(Metric.id)
-    if step is not None:
-        query = query.where(Metric.step > step)
+    query = select(Metric).where(*_newer_lines(run_id, after, step)).order_by(Metric.id)
     return session.scalars(query.limit(limit)).all()
+
+
+def metric_texts(
+    session: Session, run_id: str, after: int = 0, limit: int | None = None, *, step: int | None = None
+) -> Iterator[tuple[int, str]]:
+    """(id, values as JSON text) of the rows of ``metrics_after``, fetched in parts: a run may have 100,000."""
+    query = select(Metric.id, cast(Metric.values, Text)).where(*_newer_lines(run_id, after, step)).order_by(Metric.id)
+    yield from session.execute(query.limit(limit).execution_options(yield_per=_FETCHED_LINES)).tuples()
+
+
+def _newer_lines(run_id: str, after: int, step: int | None) -> list[ColumnElement[bool]]:
+    newer = [Metric.run_id == run_id, Metric.id > after]
+    return newer if step is None else [*newer, Metric.step > step]
 
 
 def measures_held_out() -> ColumnElement[bool]:

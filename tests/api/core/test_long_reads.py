@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 import api.routes.encoders
+import api.routes.runs
 import api.services.collection_views
 import api.services.corpora
 from api.core.errors import Problem
@@ -116,6 +117,18 @@ def test_maps_that_are_drawn_take_nobodys_thread(
     monkeypatch.setattr(api.services.collection_views, "project_points", slow)
     calls = [lambda client: client.get("/v1/collections/squares/map").status_code] * 60
     with under_way(live_service, "viewer", calls, slow, eventually):
+        others_go_on(live_service)
+
+
+def test_metric_lines_that_are_read_take_nobodys_thread(
+    live_service: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    slow = Slow()
+    with live_service.http("submitter") as client:
+        run_id = client.post("/v1/runs", json={"kind": "pretrain", "spec": {"preset": "sample"}}).json()["id"]
+    monkeypatch.setattr(api.routes.runs, "metrics_json", slow)
+    calls = [lambda client: client.get(f"/v1/runs/{run_id}/metrics").status_code] * 60  # more than there are threads
+    with under_way(live_service, "submitter", calls, slow, eventually):
         others_go_on(live_service)
 
 

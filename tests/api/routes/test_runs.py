@@ -9,7 +9,7 @@ import pytest
 
 from lcl_core.db import complete_run, datasets, leases
 from lcl_core.db import runs as db_runs
-from lcl_core.db.models import Dataset
+from lcl_core.db.models import Dataset, Metric
 from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat
 
 SPEC = {"preset": "sample", "steps": 7}
@@ -229,6 +229,31 @@ def test_metrics_come_after_a_step_or_a_number(live_service: Any, http: httpx.Cl
     by_id = http.get(f"/v1/runs/{run_id}/metrics", params={"after_id": lines[1]["id"]}).json()["items"]
     assert [line["step"] for line in by_id] == [30]
     assert http.get(f"/v1/runs/{run_id}").json()["progress"]["step"] == 30
+
+
+def test_a_metric_line_is_answered_as_it_is_stored(live_service: Any, http: httpx.Client) -> None:
+    run_id = live_service.submit()
+    values: list[dict[str, Any]] = [
+        {"step": 1, "loss": 1e-7, "by_view": {"a": [1, 2.5, None, {"b": True}]}, "text": 'é "id": {'},
+        {"id": "of the job", "step": 2, "loss": float("nan"), "worst": [float("inf"), -float("inf")]},
+        {},
+    ]
+    with live_service.context.database.session() as session:
+        rows = [Metric(run_id=run_id, step=step, values=line) for step, line in enumerate(values, start=1)]
+        session.add_all(rows)
+        session.flush()
+        ids = [row.id for row in rows]
+    answer = http.get(f"/v1/runs/{run_id}/metrics")
+    lines = [
+        f'{{"step":1,"loss":1e-7,"by_view":{{"a":[1,2.5,null,{{"b":true}}]}},"text":"é \\"id\\": {{","id":{ids[0]}}}',
+        f'{{"id":{ids[1]},"step":2,"loss":null,"worst":[null,null]}}',
+        f'{{"id":{ids[2]}}}',
+    ]
+    assert answer.text == f'{{"items":[{",".join(lines)}]}}'
+    assert answer.headers["content-type"] == "application/json"
+    some = http.get(f"/v1/runs/{run_id}/metrics", params={"after_id": ids[0], "limit": 1}).text
+    assert some == f'{{"items":[{lines[1]}]}}'
+    assert http.get(f"/v1/runs/{run_id}/metrics", params={"after_id": ids[2]}).text == '{"items":[]}'
 
 
 def test_a_specs_schema_and_presets(http: httpx.Client, refused: Any) -> None:
