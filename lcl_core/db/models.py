@@ -72,8 +72,7 @@ class Base(DeclarativeBase):
 
 
 _ID_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in ASCII order
-_ID_LENGTH = 18
-_ID_RANDOM_BITS = 38
+_ID_LENGTH, _ID_RANDOM_BITS = 18, 38
 
 
 def new_id(prefix: str) -> str:
@@ -142,6 +141,7 @@ class Run(Base):
         Index("ix_run_owner_kind_id", "owner", "kind", "id"),
         Index("ix_run_lease_owner", "lease_owner"),
         Index("ix_run_spec_hash", "spec_hash"),
+        Index("ix_run_name_owner_id", "name", "owner", "id"),
         # nodes: so that SQLite has no other index that is as good for their queries
         Index("ix_run_gangs", "state", "nodes", postgresql_where=text(_IS_GANG), sqlite_where=text(_IS_GANG)),
         # for claims: the first queued run of each owner and need

@@ -14,12 +14,12 @@ from sqlalchemy import ColumnElement, Text, and_, cast, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import UserError, suggestion
 from lcl_core.db.gang import can_serve
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Dataset, EncoderRow, Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_checkpoints, delete_stored_folder
-from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, similar_name, sql_now
+from lcl_core.db.session import MAX_NAMES, CursorPage, bad_cursor, now, read_page, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, needed_devices, serving_devices
 from lcl_core.estimate.flops import encoder_flops
@@ -71,16 +71,18 @@ def find_owned(session: Session, table: type[OwnedRow], reference: str, owner: s
     if row is not None and owner in (None, row.owner):
         return row
     visible = [] if owner is None else [table.owner == owner]
-    query = select(table).where(table.name == reference, *visible).order_by(table.id.desc())
-    rows = session.scalars(query.limit(MAX_LISTED_IDS + 1)).all()
-    if len(rows) > 1:
-        ids = ", ".join(row.id for row in rows[:MAX_LISTED_IDS]) + (", …" if len(rows) > MAX_LISTED_IDS else "")
-        message = f"more than one {noun} is named {reference!r}; name one by its id: {ids}"
+    # ids alone, which the index of names has: without an owner all runs of the name are sorted
+    query = select(table.id).where(table.name == reference, *visible).order_by(table.id.desc())
+    ids = session.scalars(query.limit(MAX_LISTED_IDS + 1)).all()
+    if len(ids) > 1:
+        listed = ", ".join(ids[:MAX_LISTED_IDS]) + (", …" if len(ids) > MAX_LISTED_IDS else "")
+        message = f"more than one {noun} is named {reference!r}; name one by its id: {listed}"
         raise UserError(message, code="ambiguous_name")
-    if not rows:
-        similar = similar_name(session, table.name, reference, *visible)
+    if not ids:
+        newest = select(table.name).where(*visible).order_by(table.id.desc()).limit(MAX_NAMES)
+        similar = suggestion(reference, {name for name in session.scalars(newest) if name is not None})
         raise UserError(f"there is no {noun} {reference!r}{similar}", code=f"unknown_{noun}")
-    return rows[0]
+    return session.get_one(table, ids[0])
 
 
 def unknown_run(run_id: str) -> UserError:
