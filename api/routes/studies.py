@@ -32,7 +32,7 @@ from api.schemas.studies import (
 )
 from api.services.state import AppState
 from api.services.studies import compare_study_rows, study_detail, study_table, study_title, study_view, validate_study
-from lcl_core.db import studies
+from lcl_core.db import runs, studies
 from lcl_core.db.models import Study
 from lcl_core.specs.study import AdditionSpec
 from lcl_core.studies.plots import KINDS, PLOTS, PlotData, draw_plot
@@ -107,8 +107,8 @@ def resume(
     """Queue its failed and cancelled runs again, each to continue from its last checkpoint."""
     study = studies.get_study(session, study_id)
     with state.quotas.admit_runs(session, study.owner):
-        runs = studies.resume_study(session, study)
-    after.add_task(state.wakeups.wake, runs)
+        resumed = studies.resume_study(session, study)
+    after.add_task(state.wakeups.wake, resumed)
     return _view(session, study)
 
 
@@ -124,9 +124,9 @@ def extend(
     """Add seeds, variants of its axes, or trials of a random search. Existing trials are not run again."""
     study = studies.get_study(session, study_id)
     with state.quotas.admit_runs(session, study.owner):
-        runs = studies.extend_study(session, study, body)
+        added = studies.extend_study(session, study, body)
     validate_study(session, study.spec, state.settings.roots)
-    after.add_task(state.wakeups.wake, [run.id for run in runs])
+    after.add_task(state.wakeups.wake, [run.id for run in added])
     return _view(session, study)
 
 
@@ -177,7 +177,7 @@ def plot(
     if metric is not None and metric not in heads:
         raise Problem(404, "unknown_metric", f"there is no metric {metric!r}; choose from {', '.join(heads)}")
     cells = studies.study_cells(session, study.id) if name == "curves" and name in PLOTS else []
-    rows = draw_curves(cells, studies.study_metrics(session, [cell.run.id for cell in cells]), value)
+    rows = draw_curves(cells, runs.thinned_metrics(session, [cell.run.id for cell in cells]), value)
     figure = draw_plot(name, PlotData(study_title(study), found, metric or heads[0], rows, value), kind)
     return Response(figure, media_type=KINDS[kind])
 
@@ -187,7 +187,7 @@ def curves(study_id: StudyId, _: Viewer, session: ReadSessionDep, value: MetricN
     """A training metric over steps, one curve per row of the table."""
     study = studies.get_study(session, study_id)
     cells = studies.study_cells(session, study.id)
-    lines = studies.study_metrics(session, [cell.run.id for cell in cells])
+    lines = runs.thinned_metrics(session, [cell.run.id for cell in cells])
     rows = draw_curves(cells, lines, value)
     return CurvesView.model_validate({"value": value, "values": curve_metrics(lines), "rows": rows})
 

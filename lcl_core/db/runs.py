@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Text, and_, cast, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Text, and_, cast, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
@@ -142,6 +142,33 @@ def _newer_lines(run_id: str, after: int, step: int | None) -> list[ColumnElemen
 def measures_held_out() -> ColumnElement[bool]:
     """Whether a metric line has numbers of held-out data."""
     return cast(Metric.values, Text).contains(f'"{HELD_OUT}', autoescape=True)
+
+
+def thinned_metrics(session: Session, run_ids: Sequence[str], most: int = 200) -> dict[str, list[dict[str, Any]]]:
+    """{run id: metric lines of its steps, in order}, thinned alike, so that the seeds of a row have the same steps.
+
+    Of each of ``most`` equal intervals of steps the first line and the first with numbers of held-out data remain,
+    further the line of the last step of a training that has come to it.
+    """
+    of_steps = Metric.run_id.in_(run_ids), Metric.phase == ""
+    steps = 1 + (session.scalar(select(func.max(Metric.step)).where(*of_steps)) or 0)
+    interval = cast(Metric.step, BigInteger) * most // steps
+    number = func.row_number().over(
+        partition_by=(Metric.run_id, measures_held_out(), interval), order_by=(Metric.step, Metric.id)
+    )
+    columns = Metric.run_id, Metric.id, Metric.step, Metric.values, number.label("number")
+    numbered = select(*columns).where(*of_steps).subquery()
+    is_last = numbered.c.step == Run.spec["steps"].as_integer()
+    query = (
+        select(numbered.c.run_id, numbered.c["values"])
+        .join(Run, Run.id == numbered.c.run_id)
+        .where(or_(numbered.c.number == 1, is_last))
+        .order_by(numbered.c.run_id, numbered.c.step, numbered.c.id)
+    )
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for run_id, line in session.execute(query).tuples():
+        lines.setdefault(run_id, []).append(line)
+    return lines
 
 
 def list_evaluations(session: Session, encoder_id: str) -> list[tuple[Run, list[dict[str, Any]]]]:

@@ -13,15 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
-from sqlalchemy import BigInteger, cast, func, or_, select
+from sqlalchemy import case, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
-from lcl_core.db.models import Dataset, EncoderRow, Metric, Run, Study, StudyCell, new_id
+from lcl_core.db.models import Dataset, EncoderRow, Run, Study, StudyCell, new_id
 from lcl_core.db.registry import evaluation_by_names, pin_reference
-from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, measures_held_out, resume_run
+from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
 from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, to_json_safe
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
 from lcl_core.db.submit import find_by_idempotency_key, hash_body, submit
@@ -37,7 +36,7 @@ from lcl_core.studies.encoder_references import (
     replace_in_axes,
 )
 from lcl_core.studies.results import CellRecord, RunRecord, cell_state, study_state
-from lcl_core.studies.status import StudyStatus, can_continue, promoted_cells, study_status
+from lcl_core.studies.status import StudyStatus, can_continue, promoted_cells, rung_to_promote, study_status
 from lcl_core.studies.trials import PlannedCell, apply_addition, evaluate_spec, resolve_presets
 
 MAX_ESTIMATED = 64  # different pre-trainings of a study whose time is estimated
@@ -189,14 +188,14 @@ def study_spec(study: Study) -> StudySpec:
     return parse_as(StudySpec, study.spec)
 
 
-def study_cells(session: Session, study_id: str) -> list[CellRecord]:
-    """The cells in their order, with their runs."""
+def study_cells(session: Session, study_id: str, rung: int | None = None) -> list[CellRecord]:
+    """The cells in their order, with their runs. ``rung``: those of one rung; None: all."""
     evaluation = aliased(Run)
     query = (
         select(StudyCell, Run, evaluation)
         .join(Run, Run.id == StudyCell.run_id)
         .outerjoin(evaluation, evaluation.id == StudyCell.evaluation_id)
-        .where(StudyCell.study_id == study_id)
+        .where(StudyCell.study_id == study_id, *([] if rung is None else [StudyCell.rung == rung]))
         .order_by(StudyCell.number)
     )
     return [
@@ -213,37 +212,13 @@ def study_cells(session: Session, study_id: str) -> list[CellRecord]:
     ]
 
 
-def study_metrics(session: Session, run_ids: Sequence[str], most: int = 200) -> dict[str, list[dict[str, Any]]]:
-    """{run id: metric lines of its steps, in order}, thinned alike, so that the seeds of a row have the same steps.
-
-    Of each of ``most`` equal intervals of steps the first line and the first with numbers of held-out data remain,
-    further the line of the last step of a training that has come to it.
-    """
-    of_steps = Metric.run_id.in_(run_ids), Metric.phase == ""
-    steps = 1 + (session.scalar(select(func.max(Metric.step)).where(*of_steps)) or 0)
-    interval = cast(Metric.step, BigInteger) * most // steps
-    number = func.row_number().over(
-        partition_by=(Metric.run_id, measures_held_out(), interval), order_by=(Metric.step, Metric.id)
-    )
-    columns = Metric.run_id, Metric.id, Metric.step, Metric.values, number.label("number")
-    numbered = select(*columns).where(*of_steps).subquery()
-    is_last = numbered.c.step == Run.spec["steps"].as_integer()
-    query = (
-        select(numbered.c.run_id, numbered.c["values"])
-        .join(Run, Run.id == numbered.c.run_id)
-        .where(or_(numbered.c.number == 1, is_last))
-        .order_by(numbered.c.run_id, numbered.c.step, numbered.c.id)
-    )
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for run_id, line in session.execute(query).tuples():
-        lines.setdefault(run_id, []).append(line)
-    return lines
-
-
 def study_statuses(session: Session, studies: Sequence[Study]) -> dict[str, StudyStatus]:
-    """{study id: status}, without reading the results of the runs."""
+    """{study id: status}. Results of runs are read where a halving's best trials are about to be promoted."""
     counts = _count_cells(session, studies)
-    return {study.id: _study_status(session, study, counts.get(study.id, {})) for study in studies}
+    searches = {study.id: study.spec["search"] for study in studies}
+    rungs = {study_id: len(search["rungs"]) for study_id, search in searches.items() if search["kind"] == "halving"}
+    cells = _halving_cells(session, rungs)
+    return {study.id: _study_status(study, counts.get(study.id, {}), cells.get(study.id)) for study in studies}
 
 
 def cancel_study(session: Session, study: Study) -> Study:
@@ -294,7 +269,8 @@ def due_studies(session: Session) -> list[str]:
         .where(StudyCell.evaluation_id.is_(None), Run.state == State.SUCCEEDED.value)
     )
     to_evaluate = select(Study.id).where(Study.cancelled_at.is_(None), Study.id.in_(unevaluated))
-    to_promote = [study.id for study in _idle_halvings(session) if _has_promotions(session, study)]
+    idle = _halving_cells(session, _idle_halvings(session))
+    to_promote = [study_id for study_id, cells in idle.items() if _has_promotions(session, study_id, cells)]
     return sorted({*session.scalars(to_evaluate), *to_promote})
 
 
@@ -440,11 +416,39 @@ def _has_same_inputs(run: Run, spec: AnySpec, content_hashes: dict[str, str | No
     return all(before is None or now is None or before == now for before, now in pairs)
 
 
-def _study_status(session: Session, study: Study, counts: dict[str, int]) -> StudyStatus:
+def _study_status(study: Study, counts: dict[str, int], cells: list[CellRecord] | None) -> StudyStatus:
+    """``cells``: of a halving."""
     cancelled = study.cancelled_at is not None
-    if study.spec["search"]["kind"] == "halving":
-        return study_status(study_spec(study), study_cells(session, study.id), cancelled=cancelled)
+    if cells is not None:
+        return study_status(study_spec(study), cells, cancelled=cancelled)
     return StudyStatus(study_state(counts, cancelled=cancelled), counts)
+
+
+def _halving_cells(session: Session, rungs: Mapping[str, int]) -> dict[str, list[CellRecord]]:
+    """{study id: its cells}, with the results of their runs only in a rung of which some trials may be promoted.
+
+    Args:
+        rungs: {id of a halving: number of its rungs}.
+    """
+    if not rungs:
+        return {}
+    evaluation = aliased(Run)
+    columns = StudyCell.study_id, StudyCell.number, StudyCell.labels, StudyCell.seed, StudyCell.rung
+    query = (
+        select(*columns, Run.id, Run.state, evaluation.id, evaluation.state)
+        .join(Run, Run.id == StudyCell.run_id)
+        .outerjoin(evaluation, evaluation.id == StudyCell.evaluation_id)
+        .where(StudyCell.study_id.in_(rungs))
+    )
+    found: dict[str, list[CellRecord]] = {study_id: [] for study_id in rungs}
+    for study_id, number, labels, seed, rung, run_id, state, evaluation_id, evaluated in session.execute(query):
+        examined = None if evaluation_id is None else RunRecord(evaluation_id, evaluated)
+        found[study_id].append(CellRecord(number, labels, {}, seed, rung, RunRecord(run_id, state), examined))
+    for study_id, cells in found.items():
+        if (top := rung_to_promote(rungs[study_id], cells)) is not None:
+            lower = [cell for cell in cells if cell.rung < top]
+            found[study_id] = lower + study_cells(session, study_id, top)
+    return found
 
 
 def _count_cells(session: Session, studies: Sequence[Study]) -> dict[str, dict[str, int]]:
@@ -513,28 +517,33 @@ def _run_ids(rows: Iterable[tuple[str, str | None]]) -> set[str]:
     return {run_id for row in rows for run_id in row if run_id is not None}
 
 
-def _idle_halvings(session: Session) -> list[Study]:
-    """Studies with a halving that is not at its last rung and has no unfinished run."""
-    unfinished = [state.value for state in State if state not in FINISHED]
+def _idle_halvings(session: Session) -> dict[str, int]:
+    """{study id: number of rungs} of the halvings that may go on.
+
+    They have no unfinished run and, in their highest rung, which is not the last one, a cell that has succeeded.
+    """
     is_running = (
         select(StudyCell.number)
         .join(Run, Run.id.in_([StudyCell.run_id, StudyCell.evaluation_id]))
-        .where(StudyCell.study_id == Study.id, Run.state.in_(unfinished))
+        .where(StudyCell.study_id == Study.id, Run.state.in_([state.value for state in State if state not in FINISHED]))
     )
+    has_succeeded = select(Run.id).where(Run.id == StudyCell.evaluation_id, Run.state == State.SUCCEEDED.value).exists()
+    highest, succeeded = func.max(StudyCell.rung), func.max(case((has_succeeded, StudyCell.rung)))
     query = (
-        select(Study, func.max(StudyCell.rung))
+        select(Study.id, Study.spec[("search", "rungs")], highest)
         .join(StudyCell, StudyCell.study_id == Study.id)
         .where(Study.cancelled_at.is_(None), Study.spec["search"]["kind"].as_string() == "halving")
         .where(~is_running.exists())
         .group_by(Study.id)
+        .having(highest == succeeded)
     )
-    return [study for study, rung in session.execute(query).tuples() if rung < len(study.spec["search"]["rungs"])]
+    return {study_id: len(rungs) for study_id, rungs, rung in session.execute(query).tuples() if rung < len(rungs)}
 
 
-def _has_promotions(session: Session, study: Study) -> bool:
+def _has_promotions(session: Session, study_id: str, cells: list[CellRecord]) -> bool:
     """True also for a spec that cannot be parsed: ``advance_study`` raises the error."""
     try:
-        return bool(promoted_cells(study_spec(study), study_cells(session, study.id)))
+        return bool(promoted_cells(study_spec(session.get_one(Study, study_id)), cells))
     except UserError:
         return True
 

@@ -29,15 +29,25 @@ def promoted_cells(study: StudySpec, cells: Sequence[CellRecord]) -> list[Planne
     the finalists, or when no row is left.
     """
     search = study.search
-    if not isinstance(search, HalvingSearch) or not cells:
+    if not isinstance(search, HalvingSearch) or (rung := rung_to_promote(len(search.rungs), cells)) is None:
         return []
-    rung = max(cell.rung for cell in cells)
     latest = [cell for cell in cells if cell.rung == rung]
-    if rung == len(search.rungs) or any(cell.state() in UNFINISHED for cell in latest):
-        return []
     chosen = [frozenset(row[0].labels.items()) for row in _best_rows(search, group_by_row(latest), rung)]
     rows = {frozenset(row.labels.items()): row for row in study_rows(study)}
     return [build_cell(study, rows[labels], seed, rung + 1) for seed in study.seeds for labels in chosen]
+
+
+def rung_to_promote(rungs: int, cells: Sequence[CellRecord]) -> int | None:
+    """The highest rung of a halving with ``rungs`` of them, if its best rows may be promoted to a next one.
+
+    None while one of its cells is unfinished, after the finalists, or when each of its rows has a failed cell. Reads
+    the states of the cells and not their results.
+    """
+    rung = max((cell.rung for cell in cells), default=rungs)
+    latest = [cell for cell in cells if cell.rung == rung]
+    if rung == rungs or any(cell.state() in UNFINISHED for cell in latest):
+        return None
+    return rung if any(_has_succeeded(row) for row in group_by_row(latest)) else None
 
 
 def can_continue(study: StudySpec, cell: PlannedCell) -> bool:
@@ -71,7 +81,11 @@ def _best_rows(search: HalvingSearch, rows: list[list[CellRecord]], rung: int) -
 def _row_score(metric: MetricSpec, row: list[CellRecord]) -> float | None:
     """Mean over the seeds; None when one of them failed or has no such value."""
     values = [found.value for cell in row if (found := metric_value(metric, cell)) is not None]
-    return fmean(values) if len(values) == len(row) and all(cell.state() == SUCCEEDED for cell in row) else None
+    return fmean(values) if len(values) == len(row) and _has_succeeded(row) else None
+
+
+def _has_succeeded(row: list[CellRecord]) -> bool:
+    return all(cell.state() == SUCCEEDED for cell in row)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from lcl_core.common.errors import UserError
+from lcl_core.db import runs
 from lcl_core.db import studies as db_studies
 from lcl_core.db.models import Metric
 from lcl_core.db.session import Database
@@ -83,6 +86,55 @@ def test_standings_of_many_are_counted_together(studies: Any, database: Database
         assert studies.state(study_id) == found[study_id][0]
 
 
+def statements_of(database: Database, call: Callable[[], object]) -> list[str]:
+    """The statements that ``call`` sends."""
+    sent: list[str] = []
+
+    def add(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", add)
+    try:
+        call()
+    finally:
+        event.remove(database.engine, "before_cursor_execute", add)
+    return sent
+
+
+def test_states_of_halvings_are_read_together_without_results(studies: Any, database: Database) -> None:
+    def states() -> dict[str, str]:
+        with database.reading() as session:
+            page = db_studies.list_studies(session).items
+            return {each: status.state for each, status in db_studies.study_statuses(session, page).items()}
+
+    first = studies.make(studies.halving())
+    sent = len(statements_of(database, states))
+    others = [studies.make(studies.halving(seed=seed)) for seed in (1, 2)]
+    again = statements_of(database, states)
+    assert len(again) == sent
+    assert not any("run.result" in statement for statement in again)
+    for study_id in (first, *others):
+        for cell in studies.cells(study_id):
+            studies.end(cell.run_id, "failed")
+    failed = statements_of(database, states)
+    assert len(failed) == sent, "no trial is left to promote"
+    assert states() == dict.fromkeys((first, *others), "failed")
+
+
+def test_a_halving_that_cannot_go_on_is_due_no_more(studies: Any, database: Database) -> None:
+    idle = statements_of(database, studies.due)
+    study_id = studies.make(studies.halving())
+    for cell in studies.cells(study_id):
+        studies.end(cell.run_id)
+    studies.advance(study_id)
+    for cell in studies.cells(study_id):
+        studies.end(cell.evaluation_id, "failed")
+    assert statements_of(database, studies.due) == idle
+    assert (studies.due(), studies.state(study_id)) == ([], "failed")
+    studies.end(studies.cells(study_id)[0].evaluation_id)
+    assert studies.due() == [study_id], "its evaluation was resumed"
+
+
 def test_metric_lines_are_thinned_alike(studies: Any, database: Database) -> None:
     first, second, *_ = (cell.run_id for cell in studies.cells(studies.make(studies.spec(pretrain={"steps": 300}))))
     with database.session() as session:
@@ -90,9 +142,9 @@ def test_metric_lines_are_thinned_alike(studies: Any, database: Database) -> Non
             lines = [Metric(run_id=run_id, phase="", step=10 * n, values={"step": 10 * n}) for n in range(1, count + 1)]
             session.add_all([*lines, Metric(run_id=run_id, phase="preparing", step=0, values={"step": 0})])
     with database.reading() as session:
-        whole = db_studies.study_metrics(session, [first, second])
-        thin = db_studies.study_metrics(session, [first, second], most=10)
-        none = db_studies.study_metrics(session, [])
+        whole = runs.thinned_metrics(session, [first, second])
+        thin = runs.thinned_metrics(session, [first, second], most=10)
+        none = runs.thinned_metrics(session, [])
     assert [line["step"] for line in whole[second]] == list(range(10, 171, 10))
     assert [line["step"] for line in thin[first]] == [*range(10, 300, 30), 300]
     assert [line["step"] for line in thin[second]] == [10, 40, 70, 100, 130, 160]
@@ -107,7 +159,7 @@ def test_thinned_lines_have_the_measurements_of_held_out_data_and_the_end(studie
             values = {"step": step, "loss": 1.0, **({"held_out.loss": 2.0} if step in measured else {})}
             session.add(Metric(run_id=run_id, phase="", step=step, values=values))
     with database.reading() as session:
-        lines = db_studies.study_metrics(session, [run_id])
+        lines = runs.thinned_metrics(session, [run_id])
         cells = db_studies.study_cells(session, db_studies.list_studies(session).items[0].id)
     assert len(lines[run_id]) <= 2 * 200 + 1
     assert curve_metrics(lines) == ["loss", "held_out.loss"]
