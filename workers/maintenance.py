@@ -42,6 +42,7 @@ from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
 MAINTENANCE = "maintenance"  # name of the task
+_STORE_TASK = "garbage/store"
 _THINNING_SECONDS = 60.0
 _WAKEUPS_PER_ROUND = 8  # a woken worker claims its next runs without one
 log = structlog.get_logger(__name__)
@@ -308,16 +309,17 @@ def remove_garbage(database: Database, settings: WorkerSettings, artifacts: Arti
 
     Returns: the number of removed folders. Raises: OSError, UNREACHABLE; UserError of the store.
     """
-    tasks = {"home": f"garbage/{home_id(artifacts.home)}"} | ({"store": "garbage/store"} if settings.artifacts else {})
+    home_task, seconds = f"garbage/{home_id(artifacts.home)}", settings.gc_seconds
     with database.session() as session:
-        mine = {what for what, name in tasks.items() if claim_task(session, name, worker_id, settings.gc_seconds)}
-    if "home" not in mine:  # workers of one home share it and the store
-        return 0
-    renew = _TaskRenewal(database, [tasks[what] for what in sorted(mine)], worker_id, settings.gc_seconds)
+        if not claim_task(session, home_task, worker_id, seconds):
+            return 0
+        # only by who has a home's: another worker would keep it from those who collect
+        lists_store = bool(settings.artifacts) and claim_task(session, _STORE_TASK, worker_id, seconds)
+    renew = _TaskRenewal(database, [home_task, *([_STORE_TASK] if lists_store else [])], worker_id, seconds)
     try:
         for run_id in record_run_folders(database, artifacts.home, artifacts.holder, renew):
             log.info("run_folder_recorded", run=run_id)
-        store = artifacts.store if "store" in mine else None
+        store = artifacts.store if lists_store else None
         stored = None if store is None else store.iter_keys()
         removed = _collect(database, settings, artifacts, store, stored, renew)
     except Exception:

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.artifact_store import ArtifactStore
@@ -95,9 +95,15 @@ def test_one_worker_collects_for_all_of_a_home_and_lists_the_store_once(
     other = settings.model_copy(update={"home": tmp_path / "other", "gc_grace_seconds": 0.0})
     for worker in ("w-1", "w-2", "w-3"):
         remove_garbage(database, settings, Artifacts(settings), worker)
+    assert listed == ["the store"]
+    with database.session() as session:
+        session.execute(
+            delete(TaskLease).where(TaskLease.name == "garbage/store")
+        )  # its time is over before the home's
+    assert remove_garbage(database, settings, Artifacts(settings), "w-2") == 0, "the home is another worker's"
     (other.runs_dir / orphan.name).mkdir(parents=True)
     assert remove_garbage(database, other, Artifacts(other), "w-4") == 1, "each home has its own"
-    assert listed == ["the store"]
+    assert listed == ["the store"] * 2, "who may not collect has not taken the store's turn"
 
 
 def test_a_collection_that_fails_is_left_to_others(
