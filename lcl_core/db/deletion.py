@@ -8,12 +8,13 @@ of runs that ended long ago are thinned.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import ColumnElement, Text, cast, delete, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
@@ -77,12 +78,8 @@ def check_encoder_name_unused(session: Session, row: EncoderRow, visible_to: str
 
 def _encoder_users(session: Session, row: EncoderRow, names: set[str], visible_to: str | None) -> list[str]:
     """Reasons why the encoder is needed under one of ``names``, or under the name of a run that becomes one of them."""
-
-    def uses(references: Iterable[str]) -> bool:
-        return any(reference in names or slug(reference) in names for reference in references)
-
-    runs = _unfinished_runs_using(session, lambda spec: uses(encoders_of(spec)))
-    studies = _active_studies_using(session, lambda spec: uses(_encoders_of_study(spec)), row.run_id)
+    runs = _unfinished_runs_using(session, encoders_of, names)
+    studies = _active_studies_using(session, lambda spec: _is_among(_encoders_of_study(spec), names), row.run_id)
     return _usage_reasons(runs, studies, visible_to)
 
 
@@ -97,7 +94,7 @@ def delete_dataset(session: Session, row: Dataset, home: Path, visible_to: str |
         message = f"dataset {SAMPLE_DATASET!r} comes with the product and is registered at each start; it stays"
         raise UserError(message, code="in_product")
     paths = _managed_only([row.path, *(version.path for version in list_versions(session, row.name))])
-    runs = _unfinished_runs_using(session, lambda spec: row.name in datasets_of(spec))
+    runs = _unfinished_runs_using(session, datasets_of, {row.name})
     studies = _active_studies_using(session, lambda spec: row.name in _datasets_of_study(spec), None)
     reasons = _usage_reasons(runs, studies, visible_to)
     if others := _registered_inside(session, row, [absolute_path(home, path) for path in paths]):
@@ -132,15 +129,37 @@ def _usage_reasons(
     return reasons
 
 
-def _unfinished_runs_using(session: Session, reads: Callable[[AnySpec], bool]) -> list[tuple[str, str]]:
-    """(id, owner) of the unfinished runs whose spec ``reads`` the object."""
+def _is_among(references: Iterable[str], names: set[str]) -> bool:
+    """Whether one of the references is one of the names, or the name of a run that becomes one of them."""
+    return any(reference in names or slug(reference) in names for reference in references)
+
+
+def _unfinished_runs_using(
+    session: Session, references: Callable[[AnySpec], Iterable[str]], names: set[str]
+) -> list[tuple[str, str]]:
+    """(id, owner) of the unfinished runs with one of ``names`` among the ``references`` of their spec."""
     query = select(Run.id, Run.owner, Run.kind, Run.spec).where(Run.state.not_in(_FINISHED)).order_by(Run.id)
     users = []
-    for run_id, owner, kind, spec in session.execute(query).tuples():
+    for run_id, owner, kind, spec in session.execute(query.where(_may_name(session, names))).tuples():
         with suppress(UserError):  # a spec of another version: the run is going to fail
-            if reads(parse_spec(kind, spec)):
+            if _is_among(references(parse_spec(kind, spec)), names):
                 users.append((run_id, owner))
     return users
+
+
+def _may_name(session: Session, names: Iterable[str]) -> ColumnElement[bool]:
+    """Whether the text of a run's spec may have one of the names, or a text of which ``slug`` makes one of them.
+
+    The specs of thousands of queued runs would take seconds to parse, in which nobody else could write. ``slug`` keeps
+    the words of ASCII text; what becomes of other text is found by parsing.
+    """
+    text = cast(Run.spec, Text)
+    has_words = [text.like(f"%{'%'.join(re.findall('[A-Za-z0-9]+', name))}%") for name in names]
+    is_postgres = session.get_bind().dialect.name == "postgresql"
+    not_ascii = (
+        func.octet_length(text) > func.length(text) if is_postgres else text.contains("\\u")
+    )  # as JSON escapes it
+    return or_(*has_words, not_ascii)
 
 
 def _active_studies_using(

@@ -13,7 +13,8 @@ from lcl_core.db import datasets, deletion, outbox, registry, runs, studies
 from lcl_core.db.datasets import upsert_dataset
 from lcl_core.db.models import Dataset, DatasetVersion, EncoderRow, Run, StudyCell
 from lcl_core.db.session import Database, now
-from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.base import slug
+from lcl_core.specs.parsing import parse_as, parse_spec
 from lcl_core.specs.study import StudySpec
 
 HOME = Path("/srv/lcl")
@@ -44,13 +45,13 @@ def test_an_encoder_goes_with_what_is_known_of_its_files(database: Database, enc
             registry.get_encoder(session, encoder)
 
 
-@pytest.mark.parametrize("named", ["tiny", "enc_1", "the tiny"])
+@pytest.mark.parametrize("named", ["tiny", "enc_1", "the tiny", "Thé tïny!"])
 def test_a_run_that_waits_needs_it_by_id_or_name(
     database: Database, queue: Callable[..., str], encoder: str, named: str
 ) -> None:
-    if named == "the tiny":  # name of the run that made it
+    if named not in ("tiny", "enc_1"):  # name of the run that made it
         with database.session() as session:
-            registry.get_encoder(session, encoder).name = "the-tiny"
+            registry.get_encoder(session, encoder).name = slug(named)
             assert registry.get_encoder(session, named).id == encoder
     run_id = queue("evaluate", {"encoder": named}, owner="bob")
     queue("evaluate", {"encoder": "another"}, owner="ada")
@@ -62,6 +63,28 @@ def test_a_run_that_waits_needs_it_by_id_or_name(
         runs.cancel_run(session, run_id)
     with database.session() as session:
         deletion.delete_encoder(session, registry.get_encoder(session, encoder))
+
+
+def test_specs_that_do_not_have_the_name_are_not_parsed(
+    database: Database, queue: Callable[..., str], encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[dict[str, Any]] = []
+
+    def parse(kind: str, spec: dict[str, Any]) -> Any:
+        parsed.append(spec)
+        return parse_spec(kind, spec)
+
+    monkeypatch.setattr(deletion, "parse_spec", parse)
+    queue("evaluate", {"encoder": "another"})
+    queue("pretrain", {"data": {"sources": [{"dataset": "others"}]}})
+    run_id = queue("evaluate", {"encoder": "tiny", "dataset": "mine"})
+    with database.session() as session:
+        upsert_dataset(session, "mine", "/corpora/mine", owner="ada")
+        with pytest.raises(UserError, match=run_id):
+            deletion.check_encoder_name_unused(session, registry.get_encoder(session, encoder))
+        with pytest.raises(UserError, match=run_id):
+            deletion.delete_dataset(session, session.get_one(Dataset, "mine"), HOME)
+    assert [spec["encoder"] for spec in parsed] == ["tiny", "tiny"]
 
 
 @pytest.mark.parametrize("named", ["tiny", "enc_1"])
