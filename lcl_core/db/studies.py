@@ -570,10 +570,8 @@ def _submit_evaluations(session: Session, study: Study, spec: StudySpec) -> list
 
 def _parent_run(spec: StudySpec, cells: list[CellRecord], cell: PlannedCell) -> str | None:
     """Id of the run of the same trial and seed one rung below, if the new run may continue it."""
-    return _lower_run(cells, cell) if can_continue(spec, cell) else None
-
-
-def _lower_run(cells: list[CellRecord], cell: PlannedCell) -> str | None:
+    if not can_continue(spec, cell):
+        return None
     lower = (frozenset(cell.labels.items()), cell.seed, cell.rung - 1)
     return next((each.run.id for each in cells if each.key == lower), None)
 
