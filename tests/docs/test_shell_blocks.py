@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -126,7 +128,13 @@ def lay_data(data: Path) -> None:
         shutil.copy(ROOT / "examples" / "owl.png", data / images / "owl.png")
     image = {"image_name": "owl.png", "matched_text_index": 0, "matched_sim": 0.3}
     document = {"text_list": ["An owl.", "It flies at night."], "image_info": [image]}
-    (data / "mmc4" / "docs_shard_0_v2.jsonl").write_text(json.dumps(document) + "\n")
+    for part in ("mmc4", "mmc4-0"):
+        (data / part).mkdir(exist_ok=True)
+        (data / part / "docs_shard_0_v2.jsonl").write_text(json.dumps(document) + "\n")
+    rows = {"images": [[None, "owl.png"]], "texts": [["An owl.", None]]}
+    rows |= {"metadata": ['[null, {"src": "owl.png"}]'], "general_metadata": ["{}"]}
+    (data / "obelics").mkdir()
+    pq.write_table(pa.table(rows), data / "obelics" / "train-00000-of-00001.parquet")
     pairs = [
         {"image": f"{split}/{name}.png", "captions": [f"a {name}"], "labels": {"group": "animals"}, "split": split}
         for split in ("train", "val")
