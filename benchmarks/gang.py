@@ -132,7 +132,7 @@ def _claim(database: Database, settings: WorkerSettings, executor: Executor) -> 
         if isinstance(claim, Claim):
             return claim
         time.sleep(_POLL_SECONDS)
-    raise RuntimeError(f"the cluster has had no place for the run for {_FREE_SECONDS:g} s")
+    raise RuntimeError(f"the cluster has had no free capacity for the run for {_FREE_SECONDS:g} s")
 
 
 class _TimedStart:

@@ -194,7 +194,7 @@ class RayRunner:
         _cancel(submission)
         self._unplaced = True
         if self._handler is None:
-            print("Ray has no place for a part: this process executes them meanwhile", file=sys.stderr)  # noqa: T201
+            print("Ray has no free capacity for a part: this process executes them meanwhile", file=sys.stderr)  # noqa: T201
             self._handler = self._make()
         return [(submission.task, self._handler(submission.task.arguments, report))]
 

@@ -35,7 +35,7 @@ class MachineLost(Exception):
 
 
 class NoCapacity(Exception):
-    """The engine has no place for all processes of the job at this moment. None has been started."""
+    """The engine has no free capacity for all processes of the job at this moment. None has been started."""
 
 
 @dataclass(frozen=True)

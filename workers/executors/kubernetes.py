@@ -194,7 +194,7 @@ class KubernetesExecutor:
                 placed = placed or time.monotonic()
             elif time.monotonic() > admitted + limit:
                 nodes = "1 node" if request.nodes == 1 else f"{request.nodes} nodes at once"
-                raise NoCapacity(f"Kubernetes has had no place for {nodes} for {limit:g} s: {unplaced}")
+                raise NoCapacity(f"Kubernetes has had no free capacity for {nodes} for {limit:g} s: {unplaced}")
             if placed is not None and time.monotonic() > placed + _START_SECONDS:
                 raise MachineLost(f"a pod has not started for {_START_SECONDS:g} s: {unstarted}")
 

@@ -403,7 +403,7 @@ class RayExecutor:
             request.check()
             if time.monotonic() > deadline:
                 nodes = "1 node" if request.nodes == 1 else f"{request.nodes} nodes at once"
-                raise NoCapacity(f"Ray has had no place for {nodes} for {self._settings.ray_wait_seconds:g} s")
+                raise NoCapacity(f"Ray has had no free capacity for {nodes} for {self._settings.ray_wait_seconds:g} s")
 
     def _start_in(self, group: PlacementGroup, name: str, gpus: int, request: JobRequest) -> RayJob:
         owner, settings = secrets.token_hex(8), self._settings

@@ -398,7 +398,7 @@ class SlurmExecutor:
                 self._commands.cancel(job_id, pending_only=True)  # it may just have been started
                 if self._has_ended(job_id, folder.path.name):
                     nodes = "1 node" if request.nodes == 1 else f"{request.nodes} nodes at once"
-                    raise NoCapacity(f"Slurm has had no place for {nodes} for {wait:g} s ({state.reason})")
+                    raise NoCapacity(f"Slurm has had no free capacity for {nodes} for {wait:g} s ({state.reason})")
             if moment > running_since + _START_SECONDS:
                 raise MachineLost(f"Slurm job {job_id} did not start its processes: {folder.last_output()}")
             request.check()

@@ -215,7 +215,7 @@ def test_without_room_others_get_their_turn(
 ) -> None:
     cluster.has_room = False
     kubernetes_settings.kubernetes_wait_seconds = 0.5
-    with pytest.raises(NoCapacity, match=r"no place for 1 node .* Insufficient cpu"):
+    with pytest.raises(NoCapacity, match=r"no free capacity for 1 node .* Insufficient cpu"):
         executor.start(JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run_1"), lambda handle: None)
     cluster.answers = [403]
     with pytest.raises(MachineLost, match="does not accept the JobSet"):
