@@ -59,6 +59,7 @@ class PublishedTable:
         values: file of the values by seed, without its suffix, below ``docs/results``; none: ``NAME/table``.
         margins: {value: margin of equivalence, or None for a test of a difference} of the tests that were planned; p
             is corrected for these alone, and other rows have none. None: each row is tested for a difference.
+        from_table: {value: (table, its value)} of rows that another table has, since they were not run again.
     """
 
     axis: str
@@ -72,6 +73,7 @@ class PublishedTable:
     below: Sequence[str] = ()
     values: str = ""
     margins: Mapping[str, float | None] | None = None
+    from_table: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def planned(self) -> Mapping[str, float | None]:
         """Tests that the table makes, as ``margins``."""
@@ -82,12 +84,29 @@ class PublishedTable:
         return [value for value in self.rows if value != self.baseline]
 
 
+@dataclass(frozen=True)
+class PublishedTests:
+    """A table with one line for each planned test of a study; p is corrected for all of them.
+
+    Attributes:
+        axis: labels of the study, with commas between; so are their values that name a row.
+        tests: {name on the page: (row, row with which it is compared)}; the difference is the first less the second.
+        column: what is compared.
+        values: as of ``PublishedTable``.
+    """
+
+    axis: str
+    tests: Mapping[str, tuple[str, str]]
+    values: str
+    column: str = "acc@1"
+
+
 _PAIRS, _DOCUMENTS = dict.fromkeys(("clip", "coca", "blip2"), "pairs"), ("beit3", "flamingo", "emu", "lcl")
 _TITLES = {name: f"`{name}`" for name in (*_PAIRS, *_DOCUMENTS)}
 _FROM_SAME_DOCUMENTS = {**_TITLES, "untrained": "*untrained*"}
 _READS = {**_PAIRS, **dict.fromkeys(_DOCUMENTS, "documents")}
 _PLANNED = {"flamingo": None, "emu": None, "clip": 0.02, "coca": 0.02}  # tests that the protocol names
-TABLES = {
+TABLES: dict[str, PublishedTable | PublishedTests] = {
     "comparison": PublishedTable(
         *("method", "method", _FROM_SAME_DOCUMENTS, "lcl", "`lcl`"),
         columns=("acc@1", "IR@5", "TR@5"),
@@ -102,6 +121,19 @@ TABLES = {
         below=("chance",),
         values="comparison/table_documents",
         margins=_PLANNED,
+    ),
+    "comparison_loss": PublishedTable(
+        *("loss", "losses of `lcl`"),
+        {
+            "contrastive": "contrastive alone",
+            "generation": "generation alone: `flamingo`",
+            "weight_0.1": "both, λ = .1",
+            "both": "both, λ = 1",
+        },
+        *("both", "both, λ = 1"),
+        columns=("acc@1", "IR@5", "TR@5"),
+        values="comparison/table_loss",
+        from_table={"both": ("comparison", "lcl"), "generation": ("comparison", "flamingo")},
     ),
     "table1": PublishedTable(
         *("method", "method", _TITLES, "lcl", "`lcl`"),
@@ -144,8 +176,10 @@ def main(options: argparse.Namespace) -> None:
 def build(name: str) -> list[str]:
     """Lines of a table in Markdown, from the values by seed and ``untrained.csv`` of the study's folder."""
     published = TABLES[name]
-    found = json.loads(values_path(name, ".json").read_text(encoding="utf-8"))
-    rows = {row["labels"][published.axis]: row for row in found["rows"]}
+    if isinstance(published, PublishedTests):
+        return _build_tests(name, published)
+    rows = _rows(name)
+    rows |= {value: _rows(table)[its_value] for value, (table, its_value) in published.from_table.items()}
     main_column, *others = published.columns
     heads = [published.head, *(["reads"] if published.reads else []), HEADS[main_column]]
     heads += [f"against {published.against}: difference (95 %), p by Holm", *(HEADS[column] for column in others)]
@@ -168,6 +202,31 @@ def build(name: str) -> list[str]:
 def values_path(name: str, suffix: str) -> Path:
     """File of the values behind a table, ``.json`` or ``.csv``."""
     return RESULTS / f"{TABLES[name].values or f'{name}/table'}{suffix}"
+
+
+def _rows(name: str) -> dict[str, Json]:
+    """{value of the table's axis: row of its file}."""
+    found = json.loads(values_path(name, ".json").read_text(encoding="utf-8"))
+    axes = TABLES[name].axis.split(",")
+    return {",".join(row["labels"][axis] for axis in axes): row for row in found["rows"]}
+
+
+def _build_tests(name: str, published: PublishedTests) -> list[str]:
+    """Lines of a table of tests in Markdown."""
+    rows = _rows(name)
+    tested = [
+        [_values(rows[row], published.column) for row in (first, second)] for first, second in published.tests.values()
+    ]
+    pairs = [list(_pair_by_seed(second, first).values()) for first, second in tested]
+    tests = [paired_test(*map(list, zip(*values, strict=True))) for values in pairs]
+    heads = ["test", f"{HEADS[published.column]}, first", "second", "difference (95 %), p by Holm"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    adjusted = holm_adjust([test.p for test in tests])
+    for title, values, test, p in zip(published.tests, tested, tests, adjusted, strict=True):
+        figures = [_spread(list(each.values())) for each in values]
+        words = _difference(test) + ("" if p is None else f", {_p_value(p)}")
+        lines.append("| " + " | ".join([title, *figures, words]) + " |")
+    return lines
 
 
 def _values(row: Json, column: str) -> dict[str, float]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks import tables
-from benchmarks.tables import BOTH_DIRECTIONS, PublishedTable, build
-from lcl_core.studies.statistics import equivalence_p, paired_test
+from benchmarks.tables import BOTH_DIRECTIONS, PublishedTable, PublishedTests, build
+from lcl_core.studies.statistics import equivalence_p, holm_adjust, paired_test
 
 BASE = {0: 0.9, 1: 0.12, 2: 0.15}
 
@@ -63,6 +63,49 @@ def test_both_directions_are_averaged_seed_by_seed(compared: Any) -> None:
 @pytest.mark.parametrize(("other", "expected"), [({2: 0.25, 4: 0.9}, ".100, 1 shared seed"), ({3: 0.5, 4: 0.6}, "")])
 def test_too_few_shared_seeds_give_no_test(compared: Any, other: dict[int, float], expected: str) -> None:
     assert compared({"acc@1": BASE}, {"acc@1": other}).strip("| ") == expected
+
+
+def test_a_row_may_be_that_of_another_table(compared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared({"acc@1": BASE}, {"acc@1": BASE})
+    (tmp_path / "losses").mkdir()
+    own = {**study_row("x", **{"acc@1": {0: 0.95, 1: 0.2, 2: 0.2}}), "labels": {"loss": "half"}}
+    (tmp_path / "losses" / "table.json").write_text(json.dumps({"rows": [own]}), encoding="utf-8")
+    names = {"half": "half", "whole": "whole"}
+    table = PublishedTable(
+        *("loss", "loss", names, "whole", "whole"), columns=("acc@1",), from_table={"whole": ("methods", "lcl")}
+    )
+    monkeypatch.setitem(tables.TABLES, "losses", table)
+    half, whole = build("losses")[2:]
+    assert half.startswith("| half | .450 ")
+    assert "| .060 (" in half
+    assert whole.startswith("| whole | .390 ")
+
+
+def test_planned_tests_are_between_rows_and_are_corrected_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {
+        ("lcl", "own"): {0: 0.30, 1: 0.33, 2: 0.31},
+        ("lcl", "other"): {0: 0.20, 1: 0.22, 2: 0.23},
+        ("clip", "own"): {0: 0.30, 1: 0.31, 2: 0.33},
+    }
+    rows = [
+        {**study_row("x", **{"acc@1": own}), "labels": {"method": method, "text": text}}
+        for (method, text), own in values.items()
+    ]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "table.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    named = {"text": ("lcl,own", "lcl,other"), "method": ("lcl,own", "clip,own")}
+    monkeypatch.setitem(tables.TABLES, "texts", PublishedTests("method,text", named, "texts/table"))
+    text, method = build("texts")[2:]
+    others = (("lcl", "other"), ("clip", "own"))
+    tests = [paired_test(list(values[other].values()), list(values["lcl", "own"].values())) for other in others]
+    adjusted = [f"{p:.2g}".replace("0.", ".") for p in holm_adjust([test.p for test in tests]) if p is not None]
+    assert text.startswith("| text | .313 ± .015 | .217 ± .015 | .097 (")
+    assert text.endswith(f"), {adjusted[0]} |")
+    assert method.startswith("| method | .313 ± .015 | .313 ± .015 | .000 (")
+    assert method.endswith(f"), {adjusted[1]} |")
 
 
 def test_rows_with_the_same_seeds_say_nothing_of_them(compared: Any) -> None:

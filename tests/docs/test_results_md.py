@@ -56,12 +56,14 @@ def test_the_csv_is_the_same_table(name: str) -> None:
     table = json.loads(values_path(name, ".json").read_text(encoding="utf-8"))
     with values_path(name, ".csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    axis = TABLES[name].axis
+    axes = TABLES[name].axis.split(",")
     figures = {
-        (row["labels"][axis], metric): figure for row in table["rows"] for metric, figure in row["figures"].items()
+        (*(row["labels"][axis] for axis in axes), metric): figure
+        for row in table["rows"]
+        for metric, figure in row["figures"].items()
     }
     assert len(rows) == len(figures)
     for row in rows:
-        figure = figures[row[axis], row["metric"]]
+        figure = figures[*(row[axis] for axis in axes), row["metric"]]
         assert float(row["mean"]) == pytest.approx(figure["mean"], rel=1e-6)
         assert int(row["count"]) == figure["count"]
