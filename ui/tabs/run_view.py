@@ -283,10 +283,13 @@ def draw_artifacts(run_id: str, artifacts: Sequence[ArtifactJson]) -> str:
     return f'<details class="lcl-files"><summary>{count}</summary>{table}</details>'
 
 
-def draw_log(text: str) -> str:
-    """End of the log; focusable, so that the keyboard can scroll it."""
+def draw_log(text: str, error: str = "") -> str:
+    """End of the log; focusable, so that the keyboard can scroll it. ``error``: why what follows cannot be read."""
+    above = status_line(f"The log cannot be read at the moment: {error}") if error else ""
+    if error and not text:
+        return above
     shown = esc(text) if text else "The log is empty so far."
-    return f'<pre class="lcl-log" tabindex="0" role="log" aria-label="Log" aria-live="off">{shown}</pre>'
+    return f'{above}<pre class="lcl-log" tabindex="0" role="log" aria-label="Log" aria-live="off">{shown}</pre>'
 
 
 def draw_workers(workers: Sequence[WorkerJson]) -> str:

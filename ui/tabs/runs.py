@@ -80,12 +80,17 @@ def visible_buttons(state: str | None) -> list[gr.Button]:
 
 @dataclass(frozen=True)
 class WatchedRun:
-    """Metric lines, log and, once it has ended, files of the selected run that were fetched."""
+    """Metric lines, log and, once it has ended, files of the selected run that were fetched.
+
+    Args:
+        log_error: why the log could not be read the last time; empty: it was.
+    """
 
     id: str | None = None
     attempt: int = 0
     lines: Lines = field(default=(), repr=False)
     log: str = field(default="", repr=False)
+    log_error: str = ""
     artifacts: tuple[ArtifactJson, ...] = field(default=(), repr=False)
     offset: int = 0
     complete: bool = False  # the run had ended when they were last fetched
@@ -436,9 +441,10 @@ class RunsTab:
         try:
             watched, detail = self.detail(watched, selection, runs)
         except ApiError as error:
-            if selection.current.id == watched.id:
+            edits = selection.annotated is not None and selection.annotated.run == watched.id
+            if not edits and selection.current.id == watched.id:
                 selection.annotated = None  # the fields are emptied
-            detail = error_box(error.message, "This run cannot be shown"), *_empty_detail()
+            detail = error_box(error.message, "This run cannot be shown"), *_empty_detail(keep_annotation=edits)
         if selection.current.id != watched.id:  # another run was selected since
             return _unchanged()
         selection.current = watched
@@ -454,7 +460,9 @@ class RunsTab:
         moving = run["state"] in ACTIVE_STATES
         if not watched.complete or moving:
             files = () if moving else self._artifacts(str(watched.id))
-            watched = replace(self.fetch(watched), complete=not moving and files is not None, artifacts=files or ())
+            watched = self.fetch(watched)
+            complete = not moving and files is not None and not watched.log_error
+            watched = replace(watched, complete=complete, artifacts=files or ())
         compares = selection.comparison.others
         overlay = self.comparison.draw(selection, run, watched.lines, listed) if compares else ""
         return watched, (
@@ -469,7 +477,7 @@ class RunsTab:
             draw_system(run, watched.lines),
             (overlay or draw_curves(run, watched.lines)) + self.comparison.draw_absent(selection),
             draw_result(run) + draw_artifacts(str(watched.id), watched.artifacts),
-            draw_log(watched.log),
+            draw_log(watched.log, watched.log_error),
         )
 
     def _annotation(self, selection: SelectedRun, run: RunJson) -> list[Any]:
@@ -488,11 +496,18 @@ class RunsTab:
             return None
 
     def fetch(self, watched: WatchedRun) -> WatchedRun:
-        """Append new metric lines and log text. Raises: ApiError."""
+        """Append new metric lines and log text. Raises: ApiError.
+
+        A log that cannot be read, as while it is on its way to the store, leaves the rest of the run on show.
+        """
         new = loss_lines(self.client.metrics(str(watched.id), after=last_step(watched.lines)))
-        log = self.client.logs(str(watched.id), offset=watched.offset)
+        watched = replace(watched, lines=watched.lines + new)
+        try:
+            log = self.client.logs(str(watched.id), offset=watched.offset)
+        except ApiError as error:
+            return replace(watched, log_error=error.message)
         tail = (watched.log + log["text"])[-MAX_LOG_CHARACTERS:]
-        return replace(watched, lines=watched.lines + new, log=tail, offset=log["offset"])
+        return replace(watched, log=tail, log_error="", offset=log["offset"])
 
 
 def _draw_list(page: Mapping[str, Any], selected: str | None, only: str, listing: RunListing) -> str:
@@ -506,8 +521,10 @@ def _draw_list(page: Mapping[str, Any], selected: str | None, only: str, listing
     return mark_view(controls + drawn, kind="" if only == ALL else only, **listing.address)
 
 
-def _empty_detail() -> tuple[Any, ...]:
-    return *visible_buttons(None), gr.Accordion(visible=False), "", "", "", "", "", ""
+def _empty_detail(*, keep_annotation: bool = False) -> tuple[Any, ...]:
+    """``keep_annotation``: the fields of tags and notes stay, with what is being typed there."""
+    annotation = (gr.skip(),) * 3 if keep_annotation else (gr.Accordion(visible=False), "", "")
+    return *visible_buttons(None), *annotation, "", "", "", ""
 
 
 def _unchanged() -> tuple[Any, ...]:

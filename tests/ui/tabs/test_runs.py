@@ -199,17 +199,37 @@ def test_notes_are_saved_to_the_run_whose_fields_they_stand_in(service: Any, run
     assert [args for name, args, _ in client.calls if name == "annotate"] == [("run_1",), ("run_2",)]
 
 
-def test_tags_and_notes_come_back_after_a_run_that_could_not_be_shown(
-    service: Any, run: dict[str, Any], away: Exception
-) -> None:
+def test_what_is_typed_stays_while_its_run_cannot_be_shown(service: Any, run: dict[str, Any], away: Exception) -> None:
     client = page_service(service, {**run, "notes": "kept"}, stored={"run_1": []})
     tab, selection, own = RunsTab(client), SelectedRun(WatchedRun("run_1")), client.answers["run"]
     tab.refresh(selection)
     client.answers["run"] = away
-    assert not tab.refresh(selection)[ANNOTATION][0].visible
+    failed = tab.refresh(selection)
+    assert "cannot be shown" in failed[2]
+    assert failed[ANNOTATION] == (gr.skip(),) * 3
     client.answers["run"] = own
+    assert tab.refresh(selection)[ANNOTATION] == (gr.skip(),) * 3
+    selection.current = WatchedRun("gone")
+    client.answers["run"] = away
+    assert not tab.refresh(selection)[ANNOTATION][0].visible, "these are of another run"
+    selection.current, client.answers["run"] = WatchedRun("run_1"), own
     panel, _, notes = tab.refresh(selection)[ANNOTATION]
     assert (panel.visible, notes) == (True, "kept")
+
+
+def test_a_run_whose_log_cannot_be_read_is_shown(service: Any, run: dict[str, Any]) -> None:
+    ended = {**run, "state": "failed", "reason": {"code": "crash", "message": "it <broke>"}}
+    client = page_service(service, ended, stored={"run_1": [line(10), line(20)]})
+    client.answers |= {"artifacts": [], "logs": ApiError(503, "artifacts_pending", "its files are on their way")}
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    drawn = tab.refresh(selection)
+    assert ("it &lt;broke&gt;" in drawn[2], "on their way" in drawn[-1]) == (True, True)
+    assert "Contrastive loss" in drawn[DRAWN_CURVES]
+    client.answers["logs"] = {"text": "Traceback", "offset": 9, "size": 9}
+    drawn = tab.refresh(selection)
+    assert ("Traceback" in drawn[-1], "on their way" in drawn[-1]) == (True, False), "it is read until it is there"
+    tab.refresh(selection)
+    assert len(client.arguments_of("logs")) == 2
 
 
 def test_notes_that_were_written_elsewhere_since_are_not_replaced(service: Any, run: dict[str, Any]) -> None:
