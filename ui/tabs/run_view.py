@@ -283,9 +283,15 @@ def draw_artifacts(run_id: str, artifacts: Sequence[ArtifactJson]) -> str:
     return f'<details class="lcl-files"><summary>{count}</summary>{table}</details>'
 
 
-def draw_log(text: str, error: str = "") -> str:
-    """End of the log; focusable, so that the keyboard can scroll it. ``error``: why what follows cannot be read."""
-    above = status_line(f"The log cannot be read at the moment: {error}") if error else ""
+def draw_log(text: str, error: str = "", whole: str = "") -> str:
+    """End of the log; focusable, so that the keyboard can scroll it.
+
+    Args:
+        error: why what follows cannot be read.
+        whole: command that prints the whole log, if it has more than ``text``.
+    """
+    above = status_line(f"The end of the log. “{whole}” prints all of it.") if whole else ""
+    above += status_line(f"The log cannot be read at the moment: {error}") if error else ""
     if error and not text:
         return above
     shown = esc(text) if text else "The log is empty so far."

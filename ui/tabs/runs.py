@@ -64,6 +64,7 @@ from ui.tabs.run_view import (
 
 REFRESH_SECONDS = 2
 MAX_LOG_CHARACTERS = 20_000
+MAX_LOG_BYTES = 4 * MAX_LOG_CHARACTERS  # as UTF-8
 ALL = "all"
 # the editor's text, or none where a link has changed the tab
 SAME_TAB_SCRIPT = "(text, ...values) => [window.lclAddress.changedTab ? '' : text, ...values]"
@@ -83,6 +84,8 @@ class WatchedRun:
     """Metric lines, log and, once it has ended, files of the selected run that were fetched.
 
     Args:
+        log: its end, of at most ``MAX_LOG_CHARACTERS``.
+        log_cut: the log has more before that.
         log_error: why the log could not be read the last time; empty: it was.
     """
 
@@ -90,6 +93,7 @@ class WatchedRun:
     attempt: int = 0
     lines: Lines = field(default=(), repr=False)
     log: str = field(default="", repr=False)
+    log_cut: bool = False
     log_error: str = ""
     artifacts: tuple[ArtifactJson, ...] = field(default=(), repr=False)
     offset: int = 0
@@ -477,7 +481,7 @@ class RunsTab:
             draw_system(run, watched.lines),
             (overlay or draw_curves(run, watched.lines)) + self.comparison.draw_absent(selection),
             draw_result(run) + draw_artifacts(str(watched.id), watched.artifacts),
-            draw_log(watched.log, watched.log_error),
+            draw_log(watched.log, watched.log_error, f"lcl runs logs {run['id']}" if watched.log_cut else ""),
         )
 
     def _annotation(self, selection: SelectedRun, run: RunJson) -> list[Any]:
@@ -498,16 +502,21 @@ class RunsTab:
     def fetch(self, watched: WatchedRun) -> WatchedRun:
         """Append new metric lines and log text. Raises: ApiError.
 
-        A log that cannot be read, as while it is on its way to the store, leaves the rest of the run on show.
+        The service sends a long log in chunks: after the first one, what is not shown anyway is skipped. A log that
+        cannot be read, as while it is on its way to the store, leaves the rest of the run on show.
         """
         new = loss_lines(self.client.metrics(str(watched.id), after=last_step(watched.lines)))
         watched = replace(watched, lines=watched.lines + new)
         try:
             log = self.client.logs(str(watched.id), offset=watched.offset)
+            text = watched.log + log["text"]
+            if log["offset"] < log["size"]:
+                log = self.client.logs(str(watched.id), offset=max(log["offset"], log["size"] - MAX_LOG_BYTES))
+                text += log["text"]
         except ApiError as error:
             return replace(watched, log_error=error.message)
-        tail = (watched.log + log["text"])[-MAX_LOG_CHARACTERS:]
-        return replace(watched, log=tail, log_error="", offset=log["offset"])
+        cut = watched.log_cut or len(text) > MAX_LOG_CHARACTERS
+        return replace(watched, log=text[-MAX_LOG_CHARACTERS:], log_cut=cut, log_error="", offset=log["offset"])
 
 
 def _draw_list(page: Mapping[str, Any], selected: str | None, only: str, listing: RunListing) -> str:

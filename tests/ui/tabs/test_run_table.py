@@ -83,7 +83,7 @@ def test_the_service_filters_and_an_edit_is_saved_and_not_overwritten(service: A
         runs=lambda **_: {"items": [run], "next_cursor": None},
         run=lambda _: run,
         metrics=[],
-        logs={"text": "", "offset": 0},
+        logs={"text": "", "offset": 0, "size": 0},
         annotate=lambda run_id, tags, notes: {**run, "tags": tags, "notes": notes},
     )
     tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import pytest
 
 from api.client import ApiError
 from ui.charts import METRIC_LABELS
@@ -26,7 +27,7 @@ def page_service(service: Any, *runs: dict[str, Any], stored: dict[str, list[dic
         runs={"items": list(runs)},
         run=lambda run_id: by_id[run_id],
         metrics=lambda run_id, after: [each for each in stored[run_id] if each["step"] > after],
-        logs={"text": "", "offset": 0},
+        logs={"text": "", "offset": 0, "size": 0},
     )
 
 
@@ -230,6 +231,26 @@ def test_a_run_whose_log_cannot_be_read_is_shown(service: Any, run: dict[str, An
     assert ("Traceback" in drawn[-1], "on their way" in drawn[-1]) == (True, False), "it is read until it is there"
     tab.refresh(selection)
     assert len(client.arguments_of("logs")) == 2
+
+
+def test_of_a_long_log_the_end_is_shown(service: Any, run: dict[str, Any]) -> None:
+    stored, chunk = "x" * 3000 + "é" * 1000 + "Traceback\n", 1000
+
+    def logs(run_id: str, offset: int) -> dict[str, Any]:
+        data = stored.encode()
+        part = data[offset : offset + (chunk if offset == 0 else len(data))]
+        return {"text": part.decode(errors="replace"), "offset": offset + len(part), "size": len(data)}
+
+    client = page_service(service, {**run, "state": "failed"}, stored={"run_1": []})
+    client.answers |= {"artifacts": [], "logs": logs}
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ui.tabs.runs.MAX_LOG_CHARACTERS", 500)
+        patch.setattr("ui.tabs.runs.MAX_LOG_BYTES", 2000)
+        drawn = tab.refresh(selection)[-1]
+    assert selection.current.log == stored[-500:]
+    assert [kwargs["offset"] for kwargs in client.arguments_of("logs")] == [0, len(stored.encode()) - 2000]
+    assert "“lcl runs logs run_1” prints all of it" in drawn
 
 
 def test_notes_that_were_written_elsewhere_since_are_not_replaced(service: Any, run: dict[str, Any]) -> None:

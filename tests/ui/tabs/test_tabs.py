@@ -219,7 +219,7 @@ def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: 
         runs={"items": [run]},
         run=run,
         metrics=lambda _, after: [each for each in stored if each["step"] > after],
-        logs=lambda _, offset: {"text": "abc"[offset:], "offset": 3},
+        logs=lambda _, offset: {"text": "abc"[offset:], "offset": 3, "size": 3},
     )
     tab = RunsTab(client)
     selection = SelectedRun(WatchedRun())
@@ -238,7 +238,7 @@ def test_an_ended_run_is_read_once_more_and_then_left_alone(service: Any, run: d
         runs={"items": [ended]},
         run=ended,
         metrics=[line(10)],
-        logs={"text": "", "offset": 0},
+        logs={"text": "", "offset": 0, "size": 0},
         artifacts=[{"name": "eval.json", "bytes": 5}],
     )
     tab = RunsTab(client)
@@ -255,7 +255,7 @@ def test_a_run_whose_files_cannot_be_listed_is_shown(service: Any, run: dict[str
     ended = {**run, "state": "failed"}
     pending = ApiError(409, "artifacts_pending", "its files are on their way")
     client = service(
-        runs={"items": [ended]}, run=ended, metrics=[], logs={"text": "abc", "offset": 3}, artifacts=pending
+        runs={"items": [ended]}, run=ended, metrics=[], logs={"text": "abc", "offset": 3, "size": 3}, artifacts=pending
     )
     tab, selection = RunsTab(client), SelectedRun(WatchedRun())
     drawn = str(tab.refresh(selection))
@@ -272,7 +272,9 @@ def test_a_run_that_is_chosen_while_another_is_fetched_stays(service: Any, run: 
         selection.current = WatchedRun("run_2")
         return []
 
-    client = service(runs={"items": [run]}, run=run, metrics=chosen_meanwhile, logs={"text": "", "offset": 0})
+    client = service(
+        runs={"items": [run]}, run=run, metrics=chosen_meanwhile, logs={"text": "", "offset": 0, "size": 0}
+    )
     drawn = RunsTab(client).refresh(selection)
     assert selection.current.id == "run_2"
     assert all(each == gr.skip() for each in drawn), "the event of the later choice draws"
@@ -293,7 +295,7 @@ def test_fields_of_a_form_write_into_the_spec_together(service: Any, estimate: d
 
 def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[str, Any]) -> None:
     client = service(
-        runs={"items": [run]}, run={**run, "attempt": 2}, metrics=[line(10)], logs={"text": "", "offset": 0}
+        runs={"items": [run]}, run={**run, "attempt": 2}, metrics=[line(10)], logs={"text": "", "offset": 0, "size": 0}
     )
     old = WatchedRun("run_1", attempt=1, lines=(line(10), line(90)), log="old", offset=3)
     selection = SelectedRun(old)
@@ -318,7 +320,9 @@ def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[st
 )
 def test_buttons_fit_the_state(service: Any, run: dict[str, Any], state: str, fitting: list[str]) -> None:
     now = {**run, "state": state, "after": ["run_0"]}
-    client = service(runs={"items": [now]}, run=now, metrics=[], logs={"text": "", "offset": 0}, artifacts=[])
+    client = service(
+        runs={"items": [now]}, run=now, metrics=[], logs={"text": "", "offset": 0, "size": 0}, artifacts=[]
+    )
     words = [*(action.words for action in RUN_ACTIONS), "Clone"]
     buttons = RunsTab(client).refresh(SelectedRun(WatchedRun()))[3 : 3 + len(words)]
     assert [name for name, button in zip(words, buttons, strict=True) if button.visible] == fitting
@@ -358,7 +362,7 @@ def test_what_is_lost_is_said_before_it_is_done(
     service: Any, run: dict[str, Any], verb: str, changes: dict[str, Any], said: str
 ) -> None:
     now = {**run, **changes}
-    facts = {"runs": {"items": [now]}, "metrics": [], "logs": {"text": "", "offset": 0}, "artifacts": []}
+    facts = {"runs": {"items": [now]}, "metrics": [], "logs": {"text": "", "offset": 0, "size": 0}, "artifacts": []}
     client = service(run=now, **facts, **{verb: None})
     tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
     asked = tab.show_question(verb, selection)
@@ -377,7 +381,7 @@ def test_several_runs_are_cancelled_or_deleted_after_one_question(service: Any, 
     runs = {run_id: {**run, "id": run_id, "state": state} for run_id, state in states.items()}
     client = service(
         runs={"items": list(runs.values())}, run=lambda run_id: runs[run_id], metrics=[], artifacts=[], cancel=None,
-        logs={"text": "", "offset": 0},
+        logs={"text": "", "offset": 0, "size": 0},
     )  # fmt: skip
     tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
     tab.select(selection, "all", picked("layout:table"))
@@ -407,7 +411,12 @@ def test_a_run_that_was_deleted_is_left(service: Any, run: dict[str, Any]) -> No
 
     ended = {**run, "id": "run_9", "state": "succeeded"}
     client = service(
-        runs={"items": [ended]}, run=ended, metrics=[], logs={"text": "", "offset": 0}, artifacts=[], delete=None
+        runs={"items": [ended]},
+        run=ended,
+        metrics=[],
+        logs={"text": "", "offset": 0, "size": 0},
+        artifacts=[],
+        delete=None,
     )
     tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
     tab.answer(selection, "all", picked("delete:run_1"))
