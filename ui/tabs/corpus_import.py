@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder
 from api.client import ApiError, Client, UserError
 from api.client.payloads import FINAL_STATES, format_bytes
 from ui.addresses import address
-from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, file_inputs, html_pane
+from ui.common import BUSY_EVENT, LAST_COUNTS, SILENT_EVENT, PageSelection, file_inputs, html_pane
 from ui.html import badge, error_box, esc, number, run_link, status_line
 
 POLL_SECONDS = 1.5
@@ -50,6 +50,7 @@ class CorpusImport:
 
     def build(self) -> None:
         self.imported = gr.State(PageSelection[ImportedCorpus | None](None))
+        self.suggested = gr.State("")  # the last name that was suggested
         html_pane(status_line(HINT))
         with gr.Row(equal_height=False, elem_classes="lcl-columns"):
             with gr.Column(scale=5, min_width=300):
@@ -59,25 +60,46 @@ class CorpusImport:
                 self.name = gr.Textbox(
                     "", label="Name of the dataset", placeholder="my-corpus", max_lines=1, elem_id="corpus-name"
                 )
+                self.version = html_pane(elem_id="corpus-version")
                 self.go = gr.Button("Check and convert", variant="primary", elem_id="corpus-import")
                 self.status = html_pane(elem_id="corpus-status")
 
     def wire(self) -> None:
         self.clock = gr.Timer(POLL_SECONDS, active=False)
         for source in (self.files, self.folder):
-            source.upload(self.use_files, [source, self.name], [self.files, self.name, self.status], **SILENT_EVENT)
+            source.upload(
+                self.use_files, [source, self.name, self.suggested],
+                [self.files, self.name, self.suggested, self.version, self.status], **SILENT_EVENT,
+            )  # fmt: skip
+        self.name.input(self.describe_version, self.name, self.version, **SILENT_EVENT | LAST_COUNTS)
         self.go.click(
             self.start, [self.imported, self.files, self.name], [self.name, self.status, self.clock], **BUSY_EVENT
         )
         self.clock.tick(self.poll, self.imported, [self.status, self.clock], **SILENT_EVENT)
 
-    def use_files(self, files: list[str] | None, name: str) -> tuple[Any, Any, str]:
-        """The chosen files, and a name for the dataset if none was typed."""
+    def use_files(self, files: list[str] | None, name: str, suggested: str) -> tuple[Any, ...]:
+        """The chosen files, and a name for the dataset if none was typed.
+
+        Returns: files, name, ``suggested``, whether it becomes a new version, status.
+        """
         if not files:
-            return gr.skip(), gr.skip(), ""
+            return *(gr.skip(),) * 4, ""
         size = sum(Path(file).stat().st_size for file in files)
-        what = f"{len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}"
-        return files, gr.skip() if name else suggest_name(files), status_line(f"{what} chosen.")
+        status = status_line(f"{len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)} chosen.")
+        if name not in ("", suggested):
+            return files, gr.skip(), gr.skip(), self.describe_version(name), status
+        new = suggest_name(files)
+        return files, new, new, self.describe_version(new), status
+
+    def describe_version(self, name: str) -> str:
+        """That the import becomes a new version, where there is a dataset of the name; else empty."""
+        name = slug(name)
+        try:
+            exists = bool(name) and any(dataset["name"] == name for dataset in self.client.datasets())
+        except ApiError:  # the service says so when the files are sent
+            return ""
+        words = f"There is a dataset {name}. The import becomes a new version of it; only its owner may add one."
+        return status_line(words) if exists else ""
 
     def start(
         self, imported: PageSelection[ImportedCorpus | None], files: list[str] | None, name: str

@@ -78,14 +78,28 @@ def test_the_name_of_a_zip_is_suggested() -> None:
     assert suggest_name(["/tmp/x/My manuals.zip"]) == "My-manuals"
     assert suggest_name(["/tmp/x/a.md", "/tmp/y/b.md"]) == "my-corpus"
     panel = CorpusImport(None)  # type: ignore[arg-type]
-    assert panel.use_files(None, "")[2] == ""
+    assert panel.use_files(None, "", "")[-1] == ""
 
 
-def test_a_typed_name_stays(uploads: Any) -> None:
-    panel = CorpusImport(None)  # type: ignore[arg-type]
-    files, name, status = panel.use_files(uploads(a_md="A"), "mine")
-    assert (len(files), name) == (1, gr.skip()), "more of it may have been typed since"
+def test_a_typed_name_stays(service: Any, uploads: Any) -> None:
+    panel = CorpusImport(service(datasets=[]))
+    files, name, suggested, version, status = panel.use_files(uploads(a_md="A"), "mine", "cats")
+    assert (len(files), name, suggested) == (1, gr.skip(), gr.skip()), "more of it may have been typed since"
     assert "1 file, " in status
+    assert version == ""
+
+
+def test_another_zip_replaces_a_suggested_name_and_an_existing_name_is_said_to_be_one(
+    service: Any, uploads: Any, away: Exception
+) -> None:
+    panel = CorpusImport(service(datasets=[{"name": "birds"}]))
+    _, name, suggested, version, _ = panel.use_files(uploads(cats_zip="1"), "", "")
+    assert (name, suggested, version) == ("cats", "cats", "")
+    _, name, suggested, version, _ = panel.use_files(uploads(birds_zip="2"), name, suggested)
+    assert (name, suggested) == ("birds", "birds")
+    assert "There is a dataset birds. The import becomes a new version of it" in version
+    assert "a new version" in panel.describe_version(" birds ")
+    assert panel.describe_version("") == CorpusImport(service(datasets=away)).describe_version("birds") == ""
 
 
 def test_it_is_checked_then_converted(service: Any, uploads: Any) -> None:
