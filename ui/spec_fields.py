@@ -26,9 +26,9 @@ class Field:
     options: tuple[str, ...] = ()
 
     def to_form(self, value: Any) -> Any:
-        """A value of the spec for the form: a list as one line, None as empty text."""
+        """A value of the spec, valid or not, for the form: a list as one line, None as empty text."""
         if self.kind == "list":
-            return ", ".join(value or ())
+            return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
         return "" if value is None and self.kind == "text" else value
 
     def to_spec(self, value: Any) -> Any:

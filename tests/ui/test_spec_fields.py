@@ -103,6 +103,13 @@ def test_form_values_become_spec_values(kind: str, in_form: Any, in_spec: Any) -
 
 
 @pytest.mark.parametrize(
+    ("in_spec", "in_form"), [(["a", "b"], "a, b"), (None, ""), ([1, None], "1, None"), (5, "5"), ({"a": 1}, "{'a': 1}")]
+)
+def test_a_list_is_one_line_also_where_it_is_none(in_spec: Any, in_form: str) -> None:
+    assert Field("x", "X", "list").to_form(in_spec) == in_form
+
+
+@pytest.mark.parametrize(
     ("kind", "in_spec", "in_form", "agrees"),
     [
         ("integer", 64, 64.0, True),

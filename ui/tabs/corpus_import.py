@@ -98,7 +98,9 @@ class CorpusImport:
             exists = bool(name) and any(dataset["name"] == name for dataset in self.client.datasets())
         except ApiError:  # the service says so when the files are sent
             return ""
-        words = f"There is a dataset {name}. The import becomes a new version of it; only its owner may add one."
+        words = (
+            f"There is a dataset {name}. The import becomes a new version of it; only its owner and admins may add one."
+        )
         return status_line(words) if exists else ""
 
     def start(

@@ -273,17 +273,17 @@ class SpecForm:
         """Choices of the dropdowns; an empty name gets the best encoder, the newest dataset.
 
         A dataset stays empty in a form in which a path may take its place. Nothing is proposed on an error of the
-        service, or while the editor has no valid JSON.
+        service, or while the editor has no valid JSON or lacks a part that has a field.
 
         Returns: the proposal for ``APPLY_PROPOSAL_SCRIPT``, and updates of ``choices``.
         """
         try:
             spec = before = from_json(text)
             names = {listed: self._names(listed) for listed in {*filter(None, map(_listed_resource, self.fields))}}
-        except (ApiError, UserError):
+            for field in self.fields:
+                spec = put_at(spec, field.path, self._default(field, spec, names))
+        except (ApiError, UserError, IndexError):
             return [gr.skip()] * (1 + len(self.choices))
-        for field in self.fields:
-            spec = put_at(spec, field.path, self._default(field, spec, names))
         changed = [
             field.to_form(value) if (value := get_at(spec, field.path)) != get_at(before, field.path) else None
             for field in self.fields

@@ -204,13 +204,13 @@ def _seeds_text(spec: Mapping[str, Any]) -> str:
 
 
 def _common_steps(spec: Mapping[str, Any]) -> int | None:
-    """Steps of the base spec; None if it is invalid or the rows differ in their steps."""
-    variants = [variant for axis in spec.get("axes", ()) for variant in axis["variants"]]
-    if any("steps" in variant.get("spec", ()) for variant in variants) or get_at(spec, "search.rungs"):
-        return None
+    """Steps of the base spec; None if it is invalid or unfinished, or the rows differ in their steps."""
     try:
+        variants = [variant for axis in spec.get("axes", ()) for variant in axis["variants"]]
+        if any("steps" in variant.get("spec", ()) for variant in variants) or get_at(spec, "search.rungs"):
+            return None
         return parse_as(PretrainSpec, spec.get("pretrain", {})).steps
-    except UserError:
+    except (UserError, KeyError, TypeError, AttributeError):  # the service says what is wrong with it
         return None
 
 

@@ -107,6 +107,14 @@ def test_other_kinds_are_not_estimated(service: Any) -> None:
     assert len(form.read_editor('{"dataset": "sample"}')) == 1 + len(form.fields)
 
 
+def test_nothing_is_proposed_for_a_draft_without_the_part_of_a_field(service: Any) -> None:
+    form = SpecForm(service(datasets=[{"name": "sample", "created_at": "2026-01-02"}]), "pretrain")
+    with gr.Blocks():
+        form.build(visible=True)
+    skipped = form.propose('{"data": {"sources": []}}', *[None] * len(form.fields))
+    assert skipped == [gr.skip()] * (1 + len(form.choices))
+
+
 def test_an_empty_encoder_is_the_best_and_a_pinned_one_before_it(service: Any) -> None:
     newest, pinned = ({"id": f"enc_{name}", "name": name, "info": {}} for name in ("newest", "pinned"))
     datasets = [{"name": "early", "created_at": "2026-01-01"}, {"name": "sample", "created_at": "2026-01-02"}]

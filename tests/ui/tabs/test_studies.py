@@ -206,6 +206,31 @@ def test_broken_json_is_left_to_be_mended(client: Any, service: Any, away: Excep
     assert "no answer from" in StudyForm(service(plan_study=away)).validate("{}")
 
 
+@pytest.mark.parametrize(
+    "unfinished",
+    [
+        {"axes": [{"name": "loss"}]},
+        {"axes": None},
+        {"axes": ["loss"]},
+        {"axes": [{"variants": [1]}]},
+        {"axes": [{"variants": [{"spec": None}]}]},
+        {"pretrain": 5},
+    ],
+)
+def test_an_unfinished_study_is_left_to_be_finished(client: Any, unfinished: Json) -> None:
+    text = json.dumps({"seeds": [7], **unfinished})
+    client.answers["plan_study"] = ApiError(422, "bad_spec", "axes.0.variants: is missing")
+    form = StudyForm(client)
+    _, seeds, steps, verdict = form.read_editor(text)
+    assert (seeds, steps.value, steps.interactive) == ("7", None, False)
+    assert "is missing" in verdict
+    draft = json.dumps({"study": {"name": "mine", "text": text}})
+    assert form.restore_draft(draft)[2] == text
+    assert json.loads(form.write_fields(text, "8", None)[0]) == {"seeds": [8], **unfinished}
+    client.answers["submit_study"] = ApiError(422, "bad_spec", "axes.0.variants: is missing")
+    assert form.send(text, "", FIRST_STUDY, "7", None)[1] is None
+
+
 def test_a_draft_fills_the_fields_without_a_call_and_without_one_they_stay(service: Any) -> None:
     form = StudyForm(service())
     draft = {"study": {"name": "mine", "text": '{"seeds": [7], "pretrain": {"steps": 9}}'}}
