@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
@@ -137,13 +140,39 @@ THEME_SWITCH = """<button type="button" class="lcl-theme" data-lcl-theme aria-la
 GUIDE_LINK = '<a class="lcl-guide" href="docs/guide/" target="_blank" rel="noopener">Guide</a>'
 
 
-def guide_link(client: Client) -> str:
-    """Link to the documentation site; empty where the service has none, as before ``make docs``."""
+@dataclass
+class ServiceFacts:
+    """What the service has said to an open page, in a ``gr.State``, changed in place. None: it has not answered yet.
+
+    Args:
+        guide: it has a documentation site.
+        admin: the visitor is an admin.
+    """
+
+    guide: bool | None = None
+    admin: bool | None = None
+
+
+def update_facts(client: Client, facts: ServiceFacts) -> tuple[Any, Any]:
+    """Ask the service what is not known yet.
+
+    Returns: link to the documentation site, and the tab for admins; no change of what is not known, or was before.
+    """
+    guide = admin = gr.skip()
+    if facts.guide is None and (has_guide := _has_guide(client)) is not None:
+        facts.guide, guide = has_guide, GUIDE_LINK if has_guide else ""
+    if facts.admin is None and (allowed := is_admin(client)) is not None:
+        facts.admin, admin = allowed, gr.Tab(visible=allowed)
+    return guide, admin
+
+
+def _has_guide(client: Client) -> bool | None:
+    """Whether the service has a documentation site, as after ``make docs``; None: it does not answer."""
     try:
         client.guide_file()
-    except ApiError:
-        return ""
-    return GUIDE_LINK
+    except ApiError as error:
+        return False if error.status == HTTPStatus.NOT_FOUND else None
+    return True
 
 
 def service_status(client: Client) -> str:
@@ -177,14 +206,17 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
         for (name, tab), item in zip(tabs.items(), items, strict=True):
             tab.wire(page, item, html_pane(js_on_load=navigation_script(name), elem_id=f"navigate-{name}"))
         views.wire()
-        clock = gr.Timer(20)
-        for event in (page.load, clock.tick):
-            event(lambda: service_status(client), outputs=status, **SILENT_EVENT)
-        page.load(lambda: guide_link(client), outputs=guide, **SILENT_EVENT)
+        page.load(lambda: service_status(client), outputs=status, **SILENT_EVENT)
         page.load(_linked_tab, outputs=bar, **SILENT_EVENT)
-        service = items[list(tabs).index(ADMIN_TAB)]
-        page.load(lambda: gr.Tab(visible=is_admin(client)), outputs=service, **SILENT_EVENT).then(
+        facts, parts = gr.State(ServiceFacts()), [guide, items[list(tabs).index(ADMIN_TAB)]]
+        page.load(lambda facts: update_facts(client, facts), facts, parts, **SILENT_EVENT).then(
             _admin_tab_opener(client), outputs=bar, **SILENT_EVENT
+        )
+        gr.Timer(20).tick(
+            lambda facts: (service_status(client), *update_facts(client, facts)),
+            facts,
+            [status, *parts],
+            **SILENT_EVENT,
         )
         if team:
             page.load(lambda: draw_user(team), outputs=user, **SILENT_EVENT)
@@ -316,7 +348,7 @@ def _admin_tab_opener(client: Client) -> Callable[[gr.Request], gr.Tabs]:
     """For an event after the one that makes the tab for admins visible: it is selected if the address is its own."""
 
     def open_linked(request: gr.Request) -> gr.Tabs:
-        linked = linked_tab(request.query_params) == ADMIN_TAB and is_admin(client)
+        linked = linked_tab(request.query_params) == ADMIN_TAB and bool(is_admin(client))
         return gr.Tabs(selected=ADMIN_TAB) if linked else gr.skip()
 
     return open_linked

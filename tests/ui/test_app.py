@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 
 from ui.__main__ import main
-from ui.app import build_app, service_status
+from ui.app import GUIDE_LINK, ServiceFacts, build_app, service_status, update_facts
 from ui.settings import UiSettings
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,22 @@ def test_the_state_of_the_service_in_one_line(service: Any, away: Exception) -> 
     assert "worker: none &lt;here&gt;" in partly
     assert "database" not in partly
     assert "no answer from" in service_status(service(health=away))
+
+
+def test_after_an_outage_the_guide_and_the_tab_for_admins_appear(service: Any, away: Exception) -> None:
+    from api.client import ApiError
+
+    client, facts = service(guide_file=away, own_key=away), ServiceFacts()
+    assert update_facts(client, facts) == (gr.skip(), gr.skip())
+    client.answers |= {"guide_file": b"", "own_key": {"role": "admin"}}
+    guide, tab = update_facts(client, facts)
+    assert (guide, tab.visible) == (GUIDE_LINK, True)
+    calls = len(client.calls)
+    assert update_facts(client, facts) == (gr.skip(), gr.skip())
+    assert len(client.calls) == calls, "what is known is not asked again"
+    without = service(guide_file=ApiError(404, "not_found", "no guide"), own_key={"role": "viewer"})
+    guide, tab = update_facts(without, ServiceFacts())
+    assert (guide, tab.visible) == ("", False)
 
 
 def test_the_process_starts_answers_and_leaves_on_sigterm(tmp_path: Path) -> None:

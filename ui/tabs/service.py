@@ -214,9 +214,9 @@ class ServiceTab:
             return error_box(error.message, "This cannot be shown")
 
 
-def is_admin(client: Client) -> bool:
-    """Whether the key of this visitor is an admin's."""
+def is_admin(client: Client) -> bool | None:
+    """Whether the key of this visitor is an admin's; None: the service does not answer."""
     try:
         return may(client.own_key()["role"], "admin")
     except ApiError:
-        return False
+        return None
