@@ -147,8 +147,14 @@ def tag_button(tag: str, *, pressed: bool = False) -> str:
     return f'<button type="button" data-pick="tag:{esc(tag)}" aria-pressed="{str(pressed).lower()}">{esc(tag)}</button>'
 
 
-def draw_run_table(runs: Sequence[RunJson], selected: str | None, listing: RunListing, *, more: bool) -> str:
-    """A row for each run; the titles of the columns sort. ``more``: there are older runs than these."""
+def draw_older_hint(shown: int) -> str:
+    """How to see runs that are older than those that are ``shown``."""
+    words = f"The newest {shown} runs. A kind or a tag selects among older ones too; “lcl runs list” lists all."
+    return f'<p class="lcl-note">{words}</p>'
+
+
+def draw_run_table(runs: Sequence[RunJson], selected: str | None, listing: RunListing) -> str:
+    """A row for each run; the titles of the columns sort."""
     table = html_table(
         "Runs",
         ("check", *COLUMNS, "Tags", "Notes"),
@@ -157,8 +163,7 @@ def draw_run_table(runs: Sequence[RunJson], selected: str | None, listing: RunLi
     ).replace('<th scope="col">check</th>', '<td class="lcl-check"></td>', 1)
     for name, (title, _) in COLUMNS.items():
         table = table.replace(f'<th scope="col">{name}</th>', _sort_head(name, title, listing.sort), 1)
-    note = f'<p class="lcl-note">The newest {len(runs)} runs; filter by kind or tag for older ones.</p>' if more else ""
-    return table + note
+    return table
 
 
 def _sort_head(name: str, title: str, sort: str) -> str:

@@ -37,15 +37,19 @@ NO_SYSTEM = empty_state(
     "Nothing was measured", "A pre-training measures its speed, processor and memory with each line of metrics."
 )
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
+NO_MATCHING_RUNS = empty_state(
+    "No run matches",
+    "There is none of this kind with this tag. “All” has every kind; a tag is cleared by a second click.",
+)
 NO_WORKERS = empty_state("No worker is alive", "Start one, and queued runs begin by themselves.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
 PAUSED_TEXT = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
 
 
-def draw_list(runs: Sequence[RunJson], selected: str | None) -> str:
-    """Newest first; each is a button."""
+def draw_list(runs: Sequence[RunJson], selected: str | None, *, filtered: bool = False) -> str:
+    """Newest first; each is a button. ``filtered``: only runs of one kind, or with one tag, were asked for."""
     if not runs:
-        return NO_RUNS
+        return NO_MATCHING_RUNS if filtered else NO_RUNS
     return f'<ul class="lcl-runs">{"".join(_row(run, run["id"] == selected) for run in runs)}</ul>'
 
 

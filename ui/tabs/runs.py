@@ -42,6 +42,7 @@ from ui.tabs.run_table import (
     TABLE,
     RunListing,
     draw_listing_controls,
+    draw_older_hint,
     draw_run_table,
     linked_listing,
     parse_tags,
@@ -520,12 +521,13 @@ class RunsTab:
 
 
 def _draw_list(page: Mapping[str, Any], selected: str | None, only: str, listing: RunListing) -> str:
-    runs, more = page["items"], bool(page.get("next_cursor"))
+    runs = page["items"]
     if listing.layout == TABLE and runs:
         chosen = [run for run in runs if run["id"] in listing.checked]
-        drawn = draw_chosen(chosen) + draw_run_table(runs, selected, listing, more=more)
+        drawn = draw_chosen(chosen) + draw_run_table(runs, selected, listing)
     else:
-        drawn = draw_list(runs, selected)
+        drawn = draw_list(runs, selected, filtered=only != ALL or bool(listing.tag))
+    drawn += draw_older_hint(len(runs)) if page.get("next_cursor") else ""
     controls = draw_listing_controls(runs, listing) if runs or listing.tag else ""
     return mark_view(controls + drawn, kind="" if only == ALL else only, **listing.address)
 

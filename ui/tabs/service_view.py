@@ -58,7 +58,8 @@ def draw_queue(runs: Sequence[Json], more: bool = False) -> str:
         f"<td>{ago(run.get('created_at'))}</td><td>{_run_actions(run)}</td></tr>"
         for run in runs
     )
-    note = '<p class="lcl-note">The newest of each state; the Runs tab has all.</p>' if more else ""
+    words = "The newest of each state; “lcl runs list --state STATE” lists the others."
+    note = f'<p class="lcl-note">{words}</p>' if more else ""
     columns = ("Run", "State", "Why it waits", "Name", "Kind", "Owner", "Submitted", "Actions")
     return html_table("Queue", columns, rows) + note
 

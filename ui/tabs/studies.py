@@ -370,7 +370,8 @@ class StudiesTab:
     ) -> tuple[Any, ...]:
         """Current list and selected study; initially the study of ``?study=ID``, else the newest."""
         try:
-            studies = self.client.studies()["items"]
+            page = self.client.studies()
+            studies, more = page["items"], page["next_cursor"] is not None
         except ApiError as error:
             return error_box(error.message, "The studies cannot be shown"), *_unchanged()[1:]
         if selection.current.id is None:
@@ -386,7 +387,7 @@ class StudiesTab:
         if selection.current.id != watched.id:  # another study was selected since
             return _unchanged()
         selection.current = watched
-        return draw_studies(studies, watched.id), *detail
+        return draw_studies(studies, watched.id, more=more), *detail
 
     def detail(self, watched: WatchedStudy, metric: str | None, value: str) -> tuple[WatchedStudy, tuple[Any, ...]]:
         """Fetch the selected study and draw it; the curves of ``value`` if it recorded that. Raises: ApiError."""

@@ -10,6 +10,7 @@ import pytest
 
 from api.client import ApiError
 from ui.charts import METRIC_LABELS
+from ui.tabs.run_table import RunListing
 from ui.tabs.runs import ComparisonChoice, RunsTab, SelectedRun, WatchedRun
 
 DRAWN_CURVES = -3  # of what a refresh draws
@@ -266,6 +267,22 @@ def test_notes_that_were_written_elsewhere_since_are_not_replaced(service: Any, 
     assert len(client.arguments_of("annotate")) == 1, "nothing was edited since"
     tab.annotate(selection, "mine", "why")
     assert client.arguments_of("annotate")[1] == {"notes": "why"}
+
+
+def test_a_list_says_that_there_are_older_runs_or_that_none_matches(service: Any, run: dict[str, Any]) -> None:
+    client = page_service(service, run, stored={"run_1": []})
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun())
+    assert "The newest" not in tab.refresh(selection)[0]
+    client.answers["runs"] = {"items": [run], "next_cursor": "2"}
+    for layout in ("", "table"):
+        selection.listing = RunListing(layout)
+        assert "The newest 1 runs. A kind or a tag selects among older ones too" in tab.refresh(selection)[0]
+    client.answers["runs"] = {"items": [], "next_cursor": None}
+    selection.listing = RunListing()
+    assert "No runs yet" in tab.refresh(selection)[0]
+    assert "No run matches" in tab.refresh(selection, "index")[0]
+    selection.listing = RunListing(tag="kept")
+    assert "No run matches" in tab.refresh(selection)[0]
 
 
 def test_what_is_no_longer_listed_is_not_chosen_any_more(service: Any, run: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def test_a_plan_says_how_long_it_takes_and_what_that_rests_on() -> None:
 @pytest.fixture
 def client(service: Any) -> Any:
     return service(
-        studies=lambda: {"items": [study("study_2"), study("study_1")]},
+        studies=lambda: {"items": [study("study_2"), study("study_1")], "next_cursor": None},
         study=lambda study_id: study(study_id),
         study_curves=lambda study_id, value: CURVES,
         plan_study=PLAN,
@@ -64,6 +64,12 @@ def test_at_first_the_newest_study_is_shown(client: Any) -> None:
     assert (cancel.visible, resume.visible) == (True, False)
 
 
+def test_that_there_are_older_studies_is_said(client: Any) -> None:
+    assert "lists all" not in StudiesTab(client).refresh(at())[0]
+    client.answers["studies"] = {"items": [study("study_2")], "next_cursor": "2"}
+    assert "The newest 1 studies; “lcl study list” lists all." in StudiesTab(client).refresh(at())[0]
+
+
 def test_a_link_opens_its_study(client: Any) -> None:
     class Request:
         query_params: dict[str, str] = {"study": "study_1"}  # noqa: RUF012
@@ -75,7 +81,7 @@ def test_a_link_opens_its_study(client: Any) -> None:
 
 def test_without_studies_the_way_to_one_is_shown(service: Any) -> None:
     selection = at()
-    listing, head, *_ = StudiesTab(service(studies={"items": []})).refresh(selection)
+    listing, head, *_ = StudiesTab(service(studies={"items": [], "next_cursor": None})).refresh(selection)
     assert "No studies yet" in listing
     assert selection.current.id is None
     assert "No study selected" in head
@@ -283,7 +289,7 @@ def test_all_ways_of_refreshing_give_a_value_for_each_output(client: Any) -> Non
     whole = len(tab.refresh(at()))
     kept = tab.answer(at("study_1"), None, "loss", type("Event", (), {"pick": "keep:"})())
     assert (len(kept), kept[0], set(map(str, kept[1:]))) == (whole + 1, "", {str(gr.skip())})
-    client.answers["studies"] = {"items": []}
+    client.answers["studies"] = {"items": [], "next_cursor": None}
     assert len(tab.refresh(at())) == whole
     client.answers["studies"] = unreachable
     assert len(tab.refresh(at())) == whole
