@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 2**20
+MIN_FILE_BYTES = 4096  # that a file counts as: an empty one needs a folder and an entry too
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class SessionFiles:
         self.limits = limits
         self.is_open = is_open
         self._keys: dict[str, str] = {}  # session -> key
-        self._files: dict[str, dict[str, int]] = {}  # session -> path -> bytes, oldest first
+        self._files: dict[str, dict[str, int]] = {}  # session -> path -> bytes that it counts as, oldest first
         self._references: Counter[str] = Counter()  # path -> number of sessions that have it
         self._incoming: dict[str, list[int]] = {}  # session -> bytes of each request in progress
         self._lock = threading.Lock()
@@ -105,7 +106,7 @@ class SessionFiles:
             files = self._files.setdefault(session, {})
             if str(path) not in files:
                 self._references[str(path)] += 1
-            files[str(path)] = size
+            files[str(path)] = max(size, MIN_FILE_BYTES)
             self._make_room(key, 0, keep_path=str(path))
 
     def find(self, session: str, path: str) -> Path | None:

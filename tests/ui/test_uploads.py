@@ -137,6 +137,16 @@ def test_older_files_of_a_key_give_way_in_all_of_its_sessions(team: Team) -> Non
     asyncio.run(scenario())
 
 
+def test_empty_files_count_too(team: Team) -> None:
+    async def scenario() -> None:
+        vic = await team.browser("vic")
+        for _ in range(4):
+            assert (await send(vic, *[0] * 5))[0] == 200
+        assert len(files_below(team.root)) == 10, "40 KiB of files of 4 KiB"
+
+    asyncio.run(scenario())
+
+
 def test_one_key_cannot_fill_the_page_for_the_others(team: Team) -> None:
     async def scenario() -> None:
         vic, bob, eve = [await team.browser(key) for key in ("vic", "bob", "eve")]
