@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from gradio.utils import get_upload_folder
 from api.client import ApiError, Client, UserError
 from api.client.payloads import FINAL_STATES, format_bytes
 from ui.addresses import address
-from ui.common import BUSY_EVENT, LAST_COUNTS, SILENT_EVENT, PageSelection, file_inputs, html_pane
+from ui.common import BUSY_EVENT, LAST_COUNTS, SILENT_EVENT, PageSelection, file_inputs, html_pane, seen_script
 from ui.html import badge, error_box, esc, number, run_link, status_line
 
 POLL_SECONDS = 1.5
 MAX_SHOWN_PROBLEMS = 5
+DELETED = "deleted"  # state of a run that the service no longer has
 HINT = (
     "Markdown or HTML pages, folders named like classes, captions in CSV or JSON lines, COCO, Karpathy, NoCaps, MMC4, "
     "OBELICS or WebDataset: the format is detected."
@@ -51,6 +53,7 @@ class CorpusImport:
     def build(self) -> None:
         self.imported = gr.State(PageSelection[ImportedCorpus | None](None))
         self.suggested = gr.State("")  # the last name that was suggested
+        self.seen = gr.Checkbox(True, visible=False)  # whether the tab is looked at (seen_script)
         html_pane(status_line(HINT))
         with gr.Row(equal_height=False, elem_classes="lcl-columns"):
             with gr.Column(scale=5, min_width=300):
@@ -75,7 +78,10 @@ class CorpusImport:
         self.go.click(
             self.start, [self.imported, self.files, self.name], [self.name, self.status, self.clock], **BUSY_EVENT
         )
-        self.clock.tick(self.poll, self.imported, [self.status, self.clock], **SILENT_EVENT)
+        self.clock.tick(
+            self.tick, [self.imported, self.seen], [self.status, self.clock], js=seen_script("documents"),
+            **SILENT_EVENT,
+        )  # fmt: skip
 
     def use_files(self, files: list[str] | None, name: str, suggested: str) -> tuple[Any, ...]:
         """The chosen files, and a name for the dataset if none was typed.
@@ -119,17 +125,30 @@ class CorpusImport:
             return name, error_box("The files are no longer kept; choose them again.", "The corpus was not taken"), idle
         return name, *self.poll(imported)
 
+    def tick(self, imported: PageSelection[ImportedCorpus | None], seen: bool | None) -> tuple[Any, Any]:
+        """Fetches nothing while another tab is looked at."""
+        return self.poll(imported) if seen else (gr.skip(), gr.skip())
+
     def poll(self, imported: PageSelection[ImportedCorpus | None]) -> tuple[str, Any]:
-        """Both runs as they are; the clock stops when both have ended."""
+        """Both runs as they are; the clock stops when both have ended, or are deleted."""
         corpus = imported.current
         if corpus is None:
             return "", gr.Timer(active=False)
         try:
-            check, convert = self.client.run(corpus.check_run), self.client.run(corpus.convert_run)
+            check, convert = self._run(corpus.check_run), self._run(corpus.convert_run)
         except ApiError as error:
             return error_box(error.message, "The runs cannot be shown"), gr.Timer(active=True)
-        moving = any(run["state"] not in FINAL_STATES for run in (check, convert))
+        moving = any(run["state"] not in (*FINAL_STATES, DELETED) for run in (check, convert))
         return draw_import(corpus, check, convert), gr.Timer(active=moving)
+
+    def _run(self, run_id: str) -> Run:
+        """A run, in the state ``DELETED`` if the service has it no longer. Raises: ApiError."""
+        try:
+            return self.client.run(run_id)
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return {"id": run_id, "state": DELETED}
 
     def _send(self, files: Sequence[str], name: str) -> ImportedCorpus:
         """Raises: ApiError, UserError, OSError."""

@@ -129,6 +129,31 @@ def test_it_is_checked_then_converted(service: Any, uploads: Any) -> None:
     assert "Train on it" in status
 
 
+def test_a_check_that_is_deleted_hides_no_conversion_and_ends_the_polling(service: Any, away: Exception) -> None:
+    runs = {"run_convert": run("running")}
+
+    def find(run_id: str) -> dict[str, Any]:
+        if run_id not in runs:
+            raise ApiError(404, "unknown_run", "there is no such run")
+        return runs[run_id]
+
+    imported: PageSelection[ImportedCorpus | None] = PageSelection(CORPUS)
+    client = service(run=find)
+    panel = CorpusImport(client)
+    status, clock = panel.tick(imported, True)
+    assert ("deleted" in status, "Running" in status, clock.active) == (True, True, True)
+    runs["run_convert"] = run("succeeded", result={"dataset": DATASET})
+    status, clock = panel.poll(imported)
+    assert ("Train on it" in status, clock.active) == (True, False)
+    del runs["run_convert"]
+    assert not panel.poll(imported)[1].active
+    client.answers["run"] = away
+    assert panel.poll(imported)[1].active, "the service may answer again"
+    calls = len(client.calls)
+    assert panel.tick(imported, None) == (gr.skip(), gr.skip())
+    assert len(client.calls) == calls, "another tab is looked at"
+
+
 def test_without_files_and_with_an_error_of_the_service(
     service: Any, uploads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
