@@ -23,6 +23,7 @@ from ui.common import (
     parse_tag_change,
     read_upload,
     sample_file,
+    seen_script,
     unreachable_box,
     update_dropdown,
 )
@@ -130,6 +131,7 @@ class SearchTab:
     def build(self) -> None:
         self.bare = gr.State(None)  # does the pane wait for a first collection? None: not known yet
         self.found = gr.State(False)  # has the last tick found the first collection?
+        self.seen = gr.Checkbox(True, visible=False)  # whether the tab is looked at (seen_script)
         self.current = gr.State(None)
         self.anchor = gr.State(None)
         self.turn = gr.State(PageSelection(0))  # number of the newest search
@@ -188,9 +190,10 @@ class SearchTab:
         opens.then(self.open_link, [self.turn, *opening], opened, **SILENT_EVENT).then(None, js=OPENED_SCRIPT)
         # without a collection the page looks for one until it is there
         self.clock = gr.Timer(POLL_SECONDS)
-        self.clock.tick(self.poll, known, [*known, self.results, self.clock, self.found], **SILENT_EVENT).then(
-            self.open_late_link, [self.found, self.turn, *opening], opened, **SILENT_EVENT
-        )
+        self.clock.tick(
+            self.tick, [*known, self.seen], [*known, self.results, self.clock, self.found], js=seen_script("search"),
+            **SILENT_EVENT,
+        ).then(self.open_late_link, [self.found, self.turn, *opening], opened, **SILENT_EVENT)  # fmt: skip
         navigation.select(
             self.navigate, [self.turn, self.number, *opening], opened, js=NUMBER_SCRIPT, **SILENT_EVENT | LAST_COUNTS
         )
@@ -247,6 +250,12 @@ class SearchTab:
         chosen = preferred_collection(choices, current, request)
         picker, labels = update_dropdown(choices, current, chosen), self.labels(chosen, where, where)[0]
         return picker, False, labels, INVITATION if bare else gr.skip()
+
+    def tick(
+        self, current: str | None, bare: bool | None, where: Where, seen: bool | None, request: gr.Request | None = None
+    ) -> tuple[Any, ...]:
+        """``poll``, which fetches nothing while another tab is looked at."""
+        return self.poll(current, bare, where, request) if seen or not bare else (*(gr.skip(),) * 5, False)
 
     def poll(
         self, current: str | None, bare: bool | None, where: Where, request: gr.Request | None = None

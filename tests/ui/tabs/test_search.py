@@ -329,7 +329,7 @@ def test_before_the_service_has_answered_the_page_neither_invites_nor_stops_aski
     service: Any, away: Exception
 ) -> None:
     tab = SearchTab(service(collections=[COLLECTION], collection=COLLECTION))
-    assert tab.poll(None, None, None) == (*(gr.skip(),) * 5, False)
+    assert tab.poll(None, None, None) == tab.tick(None, True, None, None) == (*(gr.skip(),) * 5, False)
     _, bare, _, shown = tab.refresh(None, None)
     assert (bare, shown) == (False, gr.skip()), "a search may be on show"
     assert OPENING.index("asks the service") < OPENING.index('<div class="lcl-opened">')
