@@ -30,7 +30,8 @@ UNREADABLE_IMAGE_SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="150" he
 MAX_DOWNLOADS = 8  # streamed ones of one key at a time: each holds one of the page's connections to the service
 TOO_MANY_DOWNLOADS = "Too many downloads at once. Wait until one of them has ended, then try again."
 GUIDE_HEADERS = ("content-type", "content-security-policy", "cache-control")
-IMAGE_HEADERS = {"cache-control": "private, max-age=3600", "x-content-type-options": "nosniff"}
+DATASET_IMAGE_SECONDS = 3600  # that a browser keeps an image of a dataset
+ITEM_SECONDS = 300  # that it keeps an image or caption of a collection, which may be replaced under the same id
 
 
 def image_media_type(data: bytes) -> str:
@@ -65,7 +66,7 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
 
     @router.get("/media/{collection}/{item}")
     def item_image(collection: str, item: str) -> Response:
-        return _image_response(lambda: client.item_image(collection, item))
+        return _image_response(lambda: client.item_image(collection, item), ITEM_SECONDS)
 
     @router.get("/item/{collection}/{item}")
     def item_caption(collection: str, item: str) -> Response:
@@ -73,7 +74,7 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
             found = client.item(collection, item)
         except ApiError as error:
             return _error(error)
-        return JSONResponse({"caption": found["caption"]}, headers=IMAGE_HEADERS)
+        return JSONResponse({"caption": found["caption"]}, headers=_cached_headers(ITEM_SECONDS))
 
     @router.get("/map/{collection}")
     def map_file(collection: str, method: str = "pca") -> Response:
@@ -81,7 +82,7 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
 
     @router.get("/corpus/{dataset}/{image:path}")
     def dataset_image(dataset: str, image: str) -> Response:
-        return _image_response(lambda: client.dataset_image(dataset, image), placeholder=True)
+        return _image_response(lambda: client.dataset_image(dataset, image), DATASET_IMAGE_SECONDS, placeholder=True)
 
     _add_downloads(router, client, team)
     _add_guide_routes(router, client)
@@ -130,15 +131,24 @@ def _add_guide_routes(router: APIRouter, client: Client) -> None:
         return _guide_file(client, path)
 
 
-def _image_response(read: Callable[[], bytes], placeholder: bool = False) -> Response:
-    """``placeholder``: in place of an image that is missing or unreadable, so that what is around it stays readable."""
+def _cached_headers(seconds: int) -> dict[str, str]:
+    """``seconds``: for which the browser of this visitor keeps the answer."""
+    return {"cache-control": f"private, max-age={seconds}", "x-content-type-options": "nosniff"}
+
+
+def _image_response(read: Callable[[], bytes], seconds: int, placeholder: bool = False) -> Response:
+    """An image that browsers keep for ``seconds``.
+
+    Args:
+        placeholder: in place of an image that is missing or unreadable, so that what is around it stays readable.
+    """
     try:
         data = read()
     except ApiError as error:
         if not placeholder or error.status not in (404, 422):
             return _error(error)
         return Response(UNREADABLE_IMAGE_SVG, media_type="image/svg+xml", headers={"x-content-type-options": "nosniff"})
-    return Response(data, media_type=image_media_type(data), headers=IMAGE_HEADERS)
+    return Response(data, media_type=image_media_type(data), headers=_cached_headers(seconds))
 
 
 def _map_file(client: Client, collection: str, method: str) -> Response:

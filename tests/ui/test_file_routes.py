@@ -41,6 +41,16 @@ def test_images_are_passed_on_with_their_type(http: Callable[..., TestClient]) -
     assert answer.headers["cache-control"].startswith("private")
 
 
+def test_what_may_be_replaced_under_its_id_is_kept_for_minutes_only(http: Callable[..., TestClient]) -> None:
+    client = http(item_image=PNG, dataset_image=PNG, item={"caption": "a square"})
+    kept = {path: client.get(path).headers["cache-control"] for path in ("/media/c/i", "/item/c/i", "/corpus/d/i.png")}
+    assert kept == {
+        "/media/c/i": "private, max-age=300",
+        "/item/c/i": "private, max-age=300",
+        "/corpus/d/i.png": "private, max-age=3600",
+    }
+
+
 def test_what_is_no_image_is_never_a_page(http: Callable[..., TestClient]) -> None:
     answer = http(item_image=b"<script>alert(1)</script>").get("/media/col_1/item")
     assert answer.headers["content-type"] == "application/octet-stream"
