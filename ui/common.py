@@ -33,10 +33,9 @@ EACH_COUNTS: dict[str, Any] = {"trigger_mode": "multiple"}
 NUMBER_SCRIPT = "(turn, number, ...values) => [turn, window.lclSearch.number(), ...values]"
 # for an event without a part in Python: its output, a text field, is empty at once
 CLEAR_SCRIPT = "() => ''"
-# for an event that has drawn a ``ui.html.question_box``, or a field for a new name: the focus goes to it, on the button
-# that changes nothing, or on the field
-FOCUS_QUESTION_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => [...document.querySelectorAll(
-  '[role=alertdialog] button:last-child, .lcl-rename input')].find((each) => each.checkVisibility())?.focus(), 30))"""
+# for an event that has drawn a ``ui.html.question_box``, or a field for a new name: the focus goes to it, and after the
+# answer back (page.js)
+FOCUS_QUESTION_SCRIPT = "() => window.lclQuestion.focus()"
 
 IMAGE_UNREADABLE = "image_unreadable"  # error code of the service
 

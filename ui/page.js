@@ -1,5 +1,5 @@
-// Behaviour in the browser alone: colour scheme, end of a session, details of an image, presses of Submit, searches under
-// way, drafts of forms, the panel of saved views, values on curves.
+// Behaviour in the browser alone: colour scheme, end of a session, questions, details of an image, presses of Submit,
+// searches under way, drafts of forms, the panel of saved views, values on curves.
 (() => {
   'use strict';
   const KEY = 'lcl-theme';
@@ -59,9 +59,52 @@
     }
   }
 
-  // Escape cancels the searches under way, else closes the details of an image, unless the focus is in an input or an open list.
+  // Questions before something is lost, and for a new name: the focus goes to the button that changes nothing, or to the
+  // field, and after the answer back to what was pressed, else to the panel around it.
+  const QUESTION = '[role="alertdialog"], .lcl-rename';
+  const isOpen = (question) => question.isConnected && question.matches(QUESTION) && question.checkVisibility();
+  const openQuestion = () => [...document.querySelectorAll(QUESTION)].find(isOpen);
+  const keepButton = (question) => [...question.querySelectorAll('button')].at(-1);
+  let lastPressed = null;  // the last button outside of questions: itself, its value, and the panel around it
+  let opener = null;       // the one that led to the question
+  document.addEventListener('click', ({ target }) => {
+    const element = target.closest('button, [data-pick]'), question = element?.closest(QUESTION);
+    if (question) restoreFocus(question);
+    else if (element) {
+      const around = element.closest('.lcl-panel, #views-panel, [role="tabpanel"]');
+      lastPressed = { element, pick: element.dataset.pick, around };
+    }
+  }, { capture: true });
+  async function restoreFocus(question) {
+    for (const begun = performance.now(); isOpen(question) && performance.now() - begun < LATE_MS;) await sleep(50);
+    await sleep(50);  // the focus is lost with the next frame
+    if (!opener || openQuestion() || document.activeElement !== document.body) return;
+    const { element, pick, around } = opener;
+    const drawnAgain = pick && document.querySelector(`[data-pick="${CSS.escape(pick)}"]`);
+    const next = [element, drawnAgain, around].find((each) => each?.isConnected && each.checkVisibility());
+    if (next && next === around && !around.hasAttribute('tabindex')) around.tabIndex = -1;
+    next?.focus({ preventScroll: next === around });
+  }
+  window.lclQuestion = {
+    focus() {
+      requestAnimationFrame(() => setTimeout(() => {
+        const question = openQuestion();
+        if (!question) return;
+        opener = lastPressed;
+        (question.querySelector('input') ?? keepButton(question)).focus();
+      }, 30));
+    },
+  };
+
+  // Escape changes nothing of what is asked, else cancels the searches under way, else closes the details of an image, unless
+  // the focus is in an input or an open list.
   document.addEventListener('keydown', (event) => {
     if (event.key !== 'Escape') return;
+    const question = openQuestion();
+    if (question && (question.contains(event.target) || !event.target.closest('input, textarea, [role="listbox"]'))) {
+      keepButton(question).click();
+      return;
+    }
     if (document.body.hasAttribute('data-lcl-views-open')) {
       showViews(false);
       viewsButton()?.focus();
