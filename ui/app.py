@@ -276,7 +276,7 @@ def build_app(client: Client, settings: UiSettings | None = None, team: SessionS
 
 def _mount_page(app: FastAPI, page: gr.Blocks, settings: UiSettings) -> FastAPI:
     page.state_session_capacity = MAX_PAGE_STATES
-    parts = [(HERE / name).read_text(encoding="utf-8") for name in ("page.js", "map.js", "address.js")]
+    parts = [(HERE / name).read_text(encoding="utf-8") for name in ("page.js", "map_points.js", "map.js", "address.js")]
     script = "\n".join((browser_settings(), *parts))
     gr.mount_gradio_app(
         app,
