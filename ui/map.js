@@ -218,26 +218,35 @@
     // The image under the pointer, or the current one.
     point(index) {
       if (index === this.hovered) return;
+      clearTimeout(this.resting);
       this.hovered = index;
       this.redraw();
       this.tip.hidden = index < 0;
       if (index < 0) return;
-      const words = make('span'), id = this.data.id(index);
-      this.tip.replaceChildren(make('img', { src: this.media(id), alt: '' }), words, make('small', { textContent: this.label.value(index) }));
+      const image = make('img', { alt: '' }), words = make('span'), id = this.data.id(index);
+      this.tip.replaceChildren(image, words, make('small', { textContent: this.label.value(index) }));
       const [x, y] = this.screen(index);
       this.tip.style.left = `${clamp(x + 14, 0, Math.max(0, this.width - 170))}px`;
       this.tip.style.top = `${y > this.height - 150 ? y - 130 : y + 14}px`;
-      this.caption(id).then((caption) => { words.textContent = caption; });
+      this.resting = setTimeout(() => {
+        image.src = this.media(id);
+        this.caption(id).then((caption) => { words.textContent = caption; });
+      }, REST_MS);
     }
     media(id) { return `media/${encodeURIComponent(this.collection)}/${id}`; }
+    // Its caption; the id where it has none, or while it cannot be fetched.
     async caption(id) {
       const key = `${this.collection}/${id}`;
       if (!captions.has(key)) {
-        captions.set(key, fetch(`item/${encodeURIComponent(this.collection)}/${id}`)
-          .then(async (answer) => (answer.ok && (await answer.json()).caption) || id).catch(() => id));
+        const fetched = fetch(`item/${encodeURIComponent(this.collection)}/${id}`).then(async (answer) => {
+          if (!answer.ok) throw new Error(`status ${answer.status}`);
+          return (await answer.json()).caption || id;
+        });
+        fetched.catch(() => captions.delete(key));
+        captions.set(key, fetched);
         if (captions.size > 2000) captions.delete(captions.keys().next().value);
       }
-      return captions.get(key);
+      return captions.get(key).catch(() => id);
     }
     async say(index) {
       const caption = await this.caption(this.data.id(index)), value = this.label.value(index);
@@ -476,7 +485,9 @@
     },
   };
   // Back and Forward to another part of the map.
-  window.addEventListener('lcl-navigate', () => maps.forEach((map) => { Object.assign(map.state.view, map.addressed() ?? map.whole()); map.moved(); }));
+  window.addEventListener('lcl-navigate', ({ detail }) => {
+    if (detail === 'embed') maps.forEach((map) => { Object.assign(map.state.view, map.addressed() ?? map.whole()); map.moved(); });
+  });
   function start() {
     let due = false;
     new MutationObserver(() => {

@@ -259,6 +259,36 @@ def test_the_wheel_zooms_to_the_pointer_and_leaves_the_page_its_own(
     page.wait_for_function("before => scrollY > before", arg=before)
 
 
+def test_a_caption_that_could_not_be_fetched_is_fetched_again(
+    open_map: Callable[..., Any], points: list[dict[str, Any]], visitor: Any
+) -> None:
+    point = alone(points)
+    page = open_map(centred(point))
+    page.route("**/item/**", lambda route: route.fulfill(status=503, body="{}"))
+    canvas, words = page.locator("#map canvas"), page.locator("#map .lcl-tip span")
+    canvas.hover()
+    expect(words).to_have_text(point["id"])
+    page.unroute("**/item/**")
+    canvas.hover(position={"x": 1, "y": 1})
+    canvas.hover()
+    expect(words).to_have_text(point["caption"])
+    visitor.complaints[:] = [line for line in visitor.complaints if "503" not in line]  # of the browser's console
+
+
+def test_back_in_another_tab_leaves_the_part_of_the_map(open_map: Callable[..., Any]) -> None:
+    page = open_map()
+    page.get_by_role("button", name="Zoom in").click()
+    page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',1.6')")
+    for name in ("Encoders", "Compare"):
+        page.get_by_role("tab", name=name).click()
+        page.wait_for_function(f"new URLSearchParams(location.search).get('tab') === '{name.lower()}'")
+    page.go_back()
+    expect(page.get_by_role("tab", name="Encoders")).to_have_attribute("aria-selected", "true")
+    page.get_by_role("tab", name="Embed").click()
+    page.get_by_role("button", name="Zoom in").click()
+    page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',2.56')")
+
+
 def test_what_the_service_refuses_is_said(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.route("**/map/*", lambda route: route.fulfill(status=409, body="the collection is damaged"))
