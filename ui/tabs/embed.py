@@ -21,6 +21,7 @@ from ui.common import (
     SILENT_EVENT,
     PageSelection,
     draw_tag_form,
+    file_paths,
     first_choice,
     html_pane,
     parse_tag_change,
@@ -105,6 +106,7 @@ class EmbedTab:
                     self.images = gr.File(
                         label="Images", file_count="multiple", file_types=["image"], height=170, type="filepath"
                     )
+                    self.images.preprocess = file_paths  # type: ignore[method-assign]
                     self.format = gr.Radio(list(FORMATS), value="npy", label="File format")
                     self.go = gr.Button("Embed", variant="primary")
                 with gr.Column(scale=6, min_width=280):
