@@ -46,6 +46,8 @@ def test_vectors_of_own_images_are_shown_and_downloaded(visitor: Any, page_url: 
         page.get_by_role("button", name="Download vectors.npy").click()
     got = np.load(io.BytesIO(Path(download.value.path()).read_bytes()), allow_pickle=False)
     np.testing.assert_allclose(got, world.client.embed_images("tiny", [png, png]), atol=1e-5)
+    page.get_by_role("radio", name="csv").locator("..").click()
+    expect(page.get_by_role("button", name="Download vectors.csv")).to_be_visible()
 
 
 def test_a_bad_image_is_named(visitor: Any, page_url: str, png: bytes) -> None:

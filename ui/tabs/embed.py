@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import gradio as gr
@@ -67,6 +67,13 @@ MAX_FILES = 64
 BATCH = 16
 
 
+class EmbeddedImages(NamedTuple):
+    """Names of images, and their vectors as float64 [images, dim]."""
+
+    names: list[str]
+    vectors: np.ndarray
+
+
 class EmbedTab:
     title = "Embed"
 
@@ -77,6 +84,8 @@ class EmbedTab:
     def build(self) -> None:
         self.opened = gr.State(PageSelection(0))  # number of the newest details
         self.number = gr.Number(visible=False)  # that of a press, which the browser gives it
+        self.embedded = gr.State(None)  # EmbeddedImages on show
+        self.written = gr.State(PageSelection(0))  # number of the newest file for the download
         with gr.Column(elem_classes="lcl-panel"):
             html_pane(
                 heading(
@@ -134,9 +143,14 @@ class EmbedTab:
             pane.select(self.follow, outputs=[self.detail, self.tagged], **press, **BUSY_EVENT | EACH_COUNTS).then(
                 None, js=FOCUS_SCRIPT
             )
-        inputs = [self.encoder, self.images, self.format]
-        self.go.click(self.embed, inputs, [self.vectors, self.download], **BUSY_EVENT)
-        self.format.input(self.embed_again, inputs, [self.vectors, self.download], **BUSY_EVENT | LAST_COUNTS)
+        inputs = [self.written, self.number, self.embedded, self.format]
+        write: dict[str, Any] = {"fn": self.write_file, "inputs": inputs, "outputs": self.download}
+        write |= {"js": NUMBER_SCRIPT, **SILENT_EVENT | LAST_COUNTS}
+        # the format is that of the form when the vectors are there
+        self.go.click(self.embed, [self.encoder, self.images], [self.vectors, self.embedded], **BUSY_EVENT).then(
+            **write
+        )
+        self.format.input(**write)
 
     def open(self, collection: str | None, encoder: str | None, request: gr.Request) -> tuple[Any, ...]:
         """The encoders, and the collections with the map of the one of the address, else of the one used last.
@@ -230,35 +244,46 @@ class EmbedTab:
         detail = self.runner.details(collection, change.items[0], searches=False) if one else gr.skip()
         return detail if opened.current == shown else gr.skip(), said
 
-    def embed_again(self, encoder: str | None, paths: list[str] | None, kind: str) -> tuple[Any, Any]:
-        """Another format, if there are files."""
-        return self.embed(encoder, paths, kind) if paths else (gr.skip(), gr.skip())
-
-    def embed(self, encoder: str | None, paths: list[str] | None, kind: str) -> tuple[Any, Any]:
-        """Table of the vectors, and the file to download."""
-        hidden = gr.DownloadButton(visible=False)
+    def embed(self, encoder: str | None, paths: list[str] | None) -> tuple[str, EmbeddedImages | None]:
+        """Table of the vectors, or why there are none; and the vectors for the download."""
         if not paths:
-            return NO_IMAGES, hidden
+            return NO_IMAGES, None
         if len(paths) > MAX_FILES:
-            return error_box(f"Choose at most {MAX_FILES} images here; an index run embeds whole datasets."), hidden
+            return error_box(f"Choose at most {MAX_FILES} images here; an index run embeds whole datasets."), None
         try:
             encoder = encoder or first_choice(encoder_choices(self.client))
             if encoder is None:
-                return NO_ENCODER, hidden
+                return NO_ENCODER, None
             skipped: list[Skipped] = []
             files = [Path(path) for path in paths]
             embedded = list(self.client.embed_files(encoder, files, batch=BATCH, on_skip=skipped.append))
         except ApiError as error:
-            return error_box(error.message, "The images were refused"), hidden
+            return error_box(error.message, "The images were refused"), None
         left_out = skipped_box([(path.name, reason) for path, reason in skipped])
         if not embedded:
-            return left_out, hidden
+            return left_out, None
         names, vectors = [path.name for path, _ in embedded], [vector for _, vector in embedded]
-        write, _ = FORMATS[kind]
-        name = f"vectors.{kind}"
-        file = session_file(name, b"".join(write(len(names), [(names, vectors)])))
-        button = gr.DownloadButton(f"Download {name}", value=file, visible=True)
-        return left_out + draw_vectors(names, vectors), button
+        return left_out + draw_vectors(names, vectors), EmbeddedImages(names, np.asarray(vectors, np.float64))
+
+    def write_file(
+        self, written: PageSelection[int], number: float, embedded: EmbeddedImages | None, kind: str
+    ) -> gr.DownloadButton:
+        """The vectors as a file to download; hidden without any. No change if a newer file was asked for meanwhile.
+
+        Args:
+            number: of the event, which the browser gives it.
+            kind: one of ``FORMATS``.
+        """
+        mine = int(number)
+        written.current = max(written.current, mine)
+        if embedded is None:
+            button = gr.DownloadButton(visible=False)
+        else:
+            write, _ = FORMATS[kind]
+            name = f"vectors.{kind}"
+            data = b"".join(write(len(embedded.names), [(embedded.names, embedded.vectors.tolist())]))
+            button = gr.DownloadButton(f"Download {name}", value=session_file(name, data), visible=True)
+        return button if written.current == mine else gr.skip()
 
 
 def draw_map(collection: str, label: str | None, found: Mapping[str, Any], method: str = "pca") -> str:
