@@ -97,17 +97,26 @@ def is_worse(row: Json) -> bool:
     return bool(value >= untrained if row["metric"].endswith("rank") else value <= untrained)
 
 
-def encoder_choices(client: Client) -> list[tuple[str, str]]:
-    """(name with badge, id) of every encoder, best first. Raises: ApiError."""
-    return [(each.label, each.id) for each in rank_encoders(client)]
+def encoder_choices(client: Client, encoders: Sequence[RankedEncoder] | None = None) -> list[tuple[str, str]]:
+    """(name with badge, id) of every encoder, best first. Raises: ApiError.
+
+    Args:
+        encoders: of ``rank_encoders``, where the same event needs them more than once: it asks for the figures of each.
+    """
+    return [(each.label, each.id) for each in (rank_encoders(client) if encoders is None else encoders)]
 
 
-def collection_choices(client: Client) -> list[tuple[str, str]]:
-    """(label, id) of every collection, those of the best encoder first. Raises: ApiError."""
+def collection_choices(client: Client, encoders: Sequence[RankedEncoder] | None = None) -> list[tuple[str, str]]:
+    """(label, id) of every collection, those of the best encoder first. Raises: ApiError.
+
+    Args:
+        encoders: as of ``encoder_choices``.
+    """
     collections = client.collections()
     if len(collections) < 2:
         return [(_with_count(item), item["id"]) for item in collections]
-    ranked = {each.id: (place, each.badge) for place, each in enumerate(rank_encoders(client))}
+    encoders = rank_encoders(client) if encoders is None else encoders
+    ranked = {each.id: (place, each.badge) for place, each in enumerate(encoders)}
     places = [ranked.get(str(item.get("encoder_id")), (len(ranked), "")) for item in collections]
     ordered = sorted(zip(places, collections, strict=True), key=lambda pair: pair[0][0])
     return [(_with_count(item, badge), item["id"]) for (_, badge), item in ordered]

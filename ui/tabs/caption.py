@@ -34,7 +34,7 @@ from ui.common import (
     update_dropdown,
 )
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, item_url, toast
-from ui.ranking import collection_choices, encoder_choices, last_used, used_script
+from ui.ranking import RankedEncoder, collection_choices, encoder_choices, last_used, rank_encoders, used_script
 
 IMAGE_SIDE = 280  # pixels
 PIXELS_PER_PATCH = 8  # of the heat layer
@@ -293,8 +293,9 @@ class CaptionTab:
     ) -> tuple[Any, ...]:
         """New encoders, with the one of the address; sample images once there is a collection."""
         try:
-            choices = encoder_choices(self.client)
-            samples = gr.skip() if sampled else self.sample_images()
+            ranked = rank_encoders(self.client)
+            choices = encoder_choices(self.client, ranked)
+            samples = gr.skip() if sampled else self.sample_images(ranked)
         except ApiError as error:
             return gr.skip(), sampled, gr.skip(), unreachable_box(error), gr.skip()
         linked = _linked_encoder(request)
@@ -310,9 +311,9 @@ class CaptionTab:
         """The address of the tab with this encoder."""
         return mark_view("", on=encoder)
 
-    def sample_images(self) -> str:
-        """Some images of the first collection. Raises: ApiError."""
-        collection = first_choice(collection_choices(self.client))
+    def sample_images(self, encoders: Sequence[RankedEncoder] | None = None) -> str:
+        """Some images of the first collection. ``encoders``: as of ``collection_choices``. Raises: ApiError."""
+        collection = first_choice(collection_choices(self.client, encoders))
         if collection is None:
             return ""
         items = "".join(

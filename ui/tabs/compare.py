@@ -416,7 +416,9 @@ class CompareTab:
 
     def _pair(self, left: str | None, right: str | None, dataset: str | None) -> tuple[Sides, list[str]]:
         """Both encoders, and the collection of each. Raises: ApiError, _MissingInput."""
-        encoders = [each.encoder for each in rank_encoders(self.client)]
+        encoders = self.client.encoders()
+        if not {left, right} <= {each["id"] for each in encoders}:  # the ranking asks for the figures of each
+            encoders = [each.encoder for each in rank_encoders(self.client)]
         sides, collections = _sides(left, right, encoders), self.client.collections()
         if sides is None:
             raise _MissingInput(TOO_FEW_ENCODERS)

@@ -30,7 +30,14 @@ from ui.common import (
     update_dropdown,
 )
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table, skipped_box
-from ui.ranking import collection_choices, encoder_choices, last_used, preferred_collection, used_script
+from ui.ranking import (
+    collection_choices,
+    encoder_choices,
+    last_used,
+    preferred_collection,
+    rank_encoders,
+    used_script,
+)
 from ui.tabs.search_query import MAX_LABEL_VALUES, SearchRunner
 from ui.vector_files import FORMATS
 
@@ -158,7 +165,8 @@ class EmbedTab:
         Without an address a map that is shown stays.
         """
         try:
-            collections, encoders = collection_choices(self.client), encoder_choices(self.client)
+            ranked = rank_encoders(self.client)
+            collections, encoders = collection_choices(self.client, ranked), encoder_choices(self.client, ranked)
         except ApiError as error:
             return *(gr.skip(),) * 5, unreachable_box(error), gr.skip()
         models = update_dropdown(encoders, encoder, encoder or last_used(request, "encoder"))

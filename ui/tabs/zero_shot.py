@@ -32,7 +32,7 @@ from ui.common import (
 )
 from ui.html import PICK_SCRIPT, error_box, heading
 from ui.image_uploads import ImageUploadError, UploadedImage, find_images, read_images, thumbnail, unique_names
-from ui.ranking import collection_choices, encoder_choices, last_used, used_script
+from ui.ranking import RankedEncoder, collection_choices, encoder_choices, last_used, rank_encoders, used_script
 from ui.tabs.zero_shot_view import (
     INVITATION,
     NO_CLASSES,
@@ -181,9 +181,13 @@ def parse_templates(text: str) -> tuple[list[str], list[str]]:
     return [line for line in lines if "{}" in line], notes
 
 
-def find_examples(client: Client) -> list[CollectionClasses]:
-    """Lists of classes out of the labels of the first collection, with some of its images. Raises: ApiError."""
-    collection = first_choice(collection_choices(client))
+def find_examples(client: Client, encoders: Sequence[RankedEncoder] | None = None) -> list[CollectionClasses]:
+    """Lists of classes out of the labels of the first collection, with some of its images. Raises: ApiError.
+
+    Args:
+        encoders: as of ``collection_choices``.
+    """
+    collection = first_choice(collection_choices(client, encoders))
     if collection is None:
         return []
     of_label: dict[str, dict[str, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
@@ -316,7 +320,9 @@ class ZeroShotTab:
         began = run.current
         address = read_address(request, "zero-shot")
         try:
-            choices, examples = encoder_choices(self.client), draw_examples(find_examples(self.client))
+            ranked = rank_encoders(self.client)
+            choices = encoder_choices(self.client, ranked)
+            examples = draw_examples(find_examples(self.client, ranked))
         except ApiError as error:
             return OpenedForm(results=gr.skip() if encoder else unreachable_box(error))
         wanted = address.get("encoder") or encoder or last_used(request, "encoder")
