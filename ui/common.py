@@ -199,8 +199,9 @@ def sample_file(image: bytes) -> str:
     return session_file(f"sample.{image_media_type(image).partition('/')[2]}", image)
 
 
-def unreachable_box(error: ApiError) -> str:
-    return error_box(error.message, "The service cannot be reached")
+def unreachable_box(error: ApiError, *, reopens: bool = False) -> str:
+    """``reopens``: as of ``error_box``."""
+    return error_box(error.message, "The service cannot be reached", reopens=reopens)
 
 
 def api_error_box(error: ApiError, title: str) -> str:

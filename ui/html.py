@@ -64,9 +64,14 @@ def empty_state(title: str, hint: str) -> str:
     return f'<div class="lcl-empty" role="status"><strong>{esc(title)}</strong><p>{esc(hint)}</p></div>'
 
 
-def error_box(message: str, title: str = "That did not work") -> str:
-    """An error message, announced by screen readers."""
-    return f'<div class="lcl-problem" role="alert"><strong>{esc(title)}</strong><p>{esc(message)}</p></div>'
+def error_box(message: str, title: str = "That did not work", *, reopens: bool = False) -> str:
+    """An error message, announced by screen readers.
+
+    Args:
+        reopens: with a button that opens the tab again (page.js), for an error of the events that open it.
+    """
+    again = ' <button type="button" data-reopen>Try again</button>' if reopens else ""
+    return f'<div class="lcl-problem" role="alert"><strong>{esc(title)}</strong><p>{esc(message)}{again}</p></div>'
 
 
 def skipped_box(skipped: Sequence[tuple[Any, str]]) -> str:

@@ -460,12 +460,16 @@
     const root = mounted.has(drawn) ? drawn.cloneNode(true) : drawn;  // nothing listens to the canvas of the new one yet
     if (root !== drawn) drawn.replaceWith(root);
     mounted.add(root);
+    const skeleton = root.cloneNode(true);
     root.dataset.mounted = 'yes';
     try {
       const data = await load(root.dataset.source);
       if (root.isConnected) maps.add(new CollectionMap(root, data));
     } catch (error) {
-      const box = make('div', { className: 'lcl-problem' }, make('strong', { textContent: 'The map cannot be shown' }), make('p', { textContent: error.message }));
+      const again = make('button', { type: 'button', textContent: 'Try again' });
+      again.addEventListener('click', () => root.replaceWith(skeleton));  // it is mounted as any other
+      const words = make('p', { textContent: `${error.message} ` }, again);
+      const box = make('div', { className: 'lcl-problem' }, make('strong', { textContent: 'The map cannot be shown' }), words);
       box.setAttribute('role', 'alert');
       root.replaceChildren(box);
     }

@@ -273,6 +273,12 @@
     goButton()?.click();
   });
 
+  // What a tab could not show when it was opened: it is opened again, as by Back and Forward.
+  document.addEventListener('click', (event) => {
+    const tab = event.target.closest('[data-reopen]')?.closest('[role="tabpanel"]');
+    if (tab) window.dispatchEvent(new CustomEvent('lcl-navigate', { detail: tab.id.replace(/^tab-/, '') }));
+  });
+
   // Forms that were filled in and not submitted, by name: they survive a reload of the page.
   const DRAFTS = 'lcl-drafts';
   const restored = new Set();

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from api.client import ApiError
+
 pytestmark = pytest.mark.browser
 
 
@@ -61,3 +63,19 @@ def test_a_bad_image_is_named(visitor: Any, page_url: str, png: bytes) -> None:
     expect(page.locator("#tab-embed").get_by_text("broken")).to_be_visible()
     page.get_by_role("button", name="Embed", exact=True).click()
     expect(page.locator("#vectors").get_by_role("alert")).to_contain_text("broken.png")
+
+
+def test_an_opening_that_failed_is_tried_again(
+    visitor: Any, page_url: str, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable() -> None:
+        raise ApiError(0, "unreachable", "no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.client, "encoders", unreachable)
+        page = visitor.open(f"{page_url}/?tab=embed&collection=plain-drawings&arrange=tsne")
+        problem = page.locator("#map").get_by_role("alert")
+        expect(problem).to_contain_text("The service cannot be reached")
+    problem.get_by_role("button", name="Try again").click()
+    expect(page.locator("#map .lcl-map__facts")).to_contain_text("t-SNE")
+    expect(page.locator("#tab-embed").get_by_label("Encoder")).to_have_value("tiny")

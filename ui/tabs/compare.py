@@ -246,7 +246,7 @@ class CompareTab:
         try:
             ranked, collections = rank_encoders(self.client), self.client.collections()
         except ApiError as error:
-            words = unreachable_box(error)
+            words = unreachable_box(error, reopens=True)
             return gr.skip(), gr.skip(), gr.skip(), bare or not left, gr.skip() if left else words, gr.skip()
         encoders, choices = [each.encoder for each in ranked], _choices(ranked)
         sides = _sides(left, right, encoders)
@@ -287,7 +287,12 @@ class CompareTab:
         return self._open(address, not address.keys().isdisjoint(("q", "item")), *values)
 
     def open_address(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """Encoders and query of the address; on that of another tab what was shown. ``values``: the inputs."""
+        """Encoders and query of the address; on that of another tab what was shown.
+
+        Without an encoder no opening has succeeded yet: what was typed meanwhile stays. ``values``: the inputs.
+        """
+        if not values[1]:
+            return self.open_link(request, *values)
         address = read_address(request, "compare")
         return self._open(address, bool(address), *values)
 

@@ -136,7 +136,7 @@ class EmbedTab:
         pickers = [self.collection, self.encoder]
         # one event, since a second one that draws the map could overtake it
         tab.select(self.open, pickers, [self.encoder, *opened], **SILENT_EVENT)
-        navigation.select(self.open_address, None, opened, **SILENT_EVENT | LAST_COUNTS)
+        navigation.select(self.navigate, pickers, [self.encoder, *opened], **SILENT_EVENT | LAST_COUNTS)
         for picker, what in ((self.collection, "collection"), (self.encoder, "encoder")):
             picker.input(None, picker, js=used_script(what))
         press: dict[str, Any] = {"inputs": [self.opened, self.number], "js": NUMBER_SCRIPT}
@@ -162,15 +162,17 @@ class EmbedTab:
     def open(self, collection: str | None, encoder: str | None, request: gr.Request) -> tuple[Any, ...]:
         """The encoders, and the collections with the map of the one of the address, else of the one used last.
 
-        Without an address a map that is shown stays.
+        Without an address a map that is shown stays, also if the service cannot be reached.
         """
+        address = read_address(request, "embed")
         try:
             ranked = rank_encoders(self.client)
             collections, encoders = collection_choices(self.client, ranked), encoder_choices(self.client, ranked)
         except ApiError as error:
-            return *(gr.skip(),) * 5, unreachable_box(error), gr.skip()
+            stays = collection is not None and address.get("collection", collection) == collection
+            problem = gr.skip() if stays else _mark_address(unreachable_box(error, reopens=True), address)
+            return *(gr.skip(),) * 5, problem, gr.skip()
         models = update_dropdown(encoders, encoder, encoder or last_used(request, "encoder"))
-        address = read_address(request, "embed")
         if address.get("collection"):
             addressed, *drawn = self.open_address(request)
             picker = gr.update(choices=collections, interactive=bool(collections))
@@ -181,23 +183,29 @@ class EmbedTab:
             return models, picker, *(gr.skip(),) * 5
         return models, picker, *self.load_map(chosen, address.get("colour"), address.get("arrange")), gr.skip()
 
-    def _addressed(self, request: gr.Request | None) -> str | None:
-        """Id of the collection of the address, which may have its name; None where there is none."""
-        name = read_address(request, "embed").get("collection")
-        try:
-            return str(self.client.collection(name)["id"]) if name else None
-        except ApiError:
-            return None  # open_address reports it
+    def navigate(self, collection: str | None, encoder: str | None, request: gr.Request) -> tuple[Any, ...]:
+        """As ``open_address``; as ``open`` where no opening has succeeded yet."""
+        if collection is None or encoder is None:
+            return self.open(collection, encoder, request)
+        return gr.skip(), *self.open_address(request)
 
     def open_address(self, request: gr.Request) -> tuple[Any, ...]:
-        """The collection of the address, its map, and the details of an image."""
+        """The collection of the address, its map, and the details of an image.
+
+        No collection is chosen if there is none of this name: the next opening draws the map of another one.
+        """
         address = read_address(request, "embed")
         if not (name := address.get("collection")):
             return (gr.skip(),) * 6
-        collection, item = self._addressed(request), address.get("item")
-        if collection is None:
-            lost = error_box(f"There is no collection {name!r}.", "Not found")
-            return gr.skip(), gr.skip(), gr.skip(), "", lost, ""
+        try:
+            collection = str(self.client.collection(name)["id"])  # the address may have its name
+        except ApiError as error:
+            if error.status == 404:
+                lost = error_box(f"There is no collection {name!r}.", "Not found")
+                return None, gr.skip(), gr.skip(), "", lost, ""
+            problem = _mark_address(unreachable_box(error, reopens=True), address)
+            return gr.skip(), gr.skip(), gr.skip(), "", problem, ""
+        item = address.get("item")
         detail = self.runner.details(collection, item, searches=False) if item else ""
         return collection, *self.load_map(collection, address.get("colour"), address.get("arrange")), detail
 
@@ -207,14 +215,18 @@ class EmbedTab:
         label: str | None,
         method: str | None = None,
     ) -> tuple[Any, ...]:
-        """Labels of a collection, links to its vectors, and its map in the colours of ``label``."""
+        """Labels of a collection, links to its vectors, and its map in the colours of ``label``.
+
+        An error has the address of the map, so that the next opening tries again.
+        """
         method = method if method in COMPUTING else "pca"
         if not collection:
             return update_dropdown([], None), method, "", NO_COLLECTION
         try:
             found = self.client.collection(collection)
         except ApiError as error:
-            return gr.skip(), gr.skip(), "", error_box(error.message, "The map cannot be shown")
+            problem = error_box(error.message, "The map cannot be shown", reopens=True)
+            return gr.skip(), gr.skip(), "", _mark(problem, collection, label, method)
         labels = sorted(name for name, values in found["labels"].items() if len(values) <= MAX_LABEL_VALUES)
         preferred = next((name for name in PREFERRED if name in labels), labels[0] if labels else None)
         chosen = label if label in labels else preferred
@@ -323,7 +335,17 @@ def draw_map(collection: str, label: str | None, found: Mapping[str, Any], metho
         '<span class="lcl-map__at" data-view="{}" hidden></span>'
         '<button type="button" class="lcl-map__pick" hidden></button></div>'
     )
-    return mark_view(drawn, collection=collection, colour=label, arrange=None if method == "pca" else method)
+    return _mark(drawn, collection, label, method)
+
+
+def _mark(html: str, collection: str, label: str | None, method: str) -> str:
+    return mark_view(html, collection=collection, colour=label, arrange=None if method == "pca" else method)
+
+
+def _mark_address(html: str, address: Mapping[str, str]) -> str:
+    """``html`` in place of what the address shows."""
+    names = ("collection", "item", "colour", "arrange", "at")
+    return mark_view(html, "", **{name: address.get(name) for name in names})
 
 
 def draw_vectors(names: Sequence[str], vectors: Sequence[Sequence[float]]) -> str:

@@ -120,7 +120,7 @@ class EncodersTab:
             ranked = rank_encoders(self.client)
             collections = self.client.collections() if ranked else []
         except ApiError as error:
-            return unreachable_box(error)
+            return unreachable_box(error, reopens=True)
         if chosen:
             return BACK + self._draw_chosen(chosen, ranked, collections)
         cards = [draw_encoder(each.encoder, each.rows, badge=each.badge, collections=collections) for each in ranked]

@@ -211,7 +211,7 @@ class ServiceTab:
         try:
             return draw()
         except ApiError as error:
-            return error_box(error.message, "This cannot be shown")
+            return error_box(error.message, "This cannot be shown", reopens=True)
 
 
 def is_admin(client: Client) -> bool | None:

@@ -302,8 +302,11 @@ class ZeroShotTab:
         return self._open(request, writes, *values)
 
     def open_address(self, request: gr.Request, *values: Any) -> OpenedForm:
-        """Encoders and examples, and what the address says; on that of another tab, what was shown."""
-        return self._open(request, True, *values)
+        """Encoders and examples, and what the address says; on that of another tab, what was shown.
+
+        Without an encoder no opening has succeeded yet: what was typed meanwhile stays.
+        """
+        return self._open(request, True, *values) if values[1] else self.open_link(request, *values)
 
     def _open(
         self,
@@ -324,7 +327,7 @@ class ZeroShotTab:
             choices = encoder_choices(self.client, ranked)
             examples = draw_examples(find_examples(self.client, ranked))
         except ApiError as error:
-            return OpenedForm(results=gr.skip() if encoder else unreachable_box(error))
+            return OpenedForm(results=gr.skip() if encoder else unreachable_box(error, reopens=True))
         wanted = address.get("encoder") or encoder or last_used(request, "encoder")
         form = OpenedForm(encoder=update_dropdown(choices, encoder, wanted), examples=examples)
         if not choices:

@@ -52,6 +52,25 @@ def test_what_both_find_is_marked_with_its_place_on_the_other_side(service: Any,
     assert 'aria-label="a, place 1. Ask both with this image"' in left
 
 
+def test_a_query_to_two_known_encoders_ranks_none(service: Any, answers: dict[str, Any]) -> None:
+    client = service(**answers)
+    assert "found by both" in CompareTab(client).search(turn(), "enc_old", "enc_new", "sample", WORDS, "ant", None)
+    assert client.arguments_of("encoder_figures") == []
+    CompareTab(client).search(turn(), "enc_old", "enc_gone", "sample", WORDS, "ant", None)
+    assert len(client.arguments_of("encoder_figures")) == 2, "the best one replaces the one that is gone"
+
+
+def test_a_failed_opening_is_tried_again_and_what_was_typed_stays(
+    service: Any, answers: dict[str, Any], away: Exception
+) -> None:
+    tab = CompareTab(service(**{**answers, "encoders": away}))
+    *_, bare, drawn, _, mode, text, _, _ = tab.open_link(request_of(), turn(), None, None, None, False)
+    assert (bare, "data-reopen" in drawn) == (True, True)
+    tab.client.answers["encoders"] = [NEW, OLD]
+    left, *_, drawn, _, mode, text, _, _ = tab.open_address(request_of(), turn(), None, None, None, bare)
+    assert (left["value"], drawn, mode, text) == ("enc_old", INVITATION, gr.skip(), gr.skip())
+
+
 def test_one_side_that_is_refused_does_not_take_the_other_along(service: Any, answers: dict[str, Any]) -> None:
     def search(collection: str, **_: Any) -> Any:
         if collection == "col_old":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from html import unescape
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +33,12 @@ def request_of(**parameters: str) -> Any:
 
 def pick(value: str) -> Any:
     return SimpleNamespace(pick=value)
+
+
+def view_of(drawn: str) -> dict[str, str]:
+    """Parameters of the address."""
+    found: dict[str, str] = json.loads(unescape(re.findall('data-view="(.*?)"', drawn)[0]))
+    return found
 
 
 def test_a_label_with_few_values_colours_the_map(tab: EmbedTab) -> None:
@@ -147,6 +155,47 @@ def test_a_first_visit_draws_one_map_and_a_later_one_keeps_it(tab: EmbedTab) -> 
     assert (picker["value"], method) == ("col_1", "tsne")
 
 
-def test_an_address_of_no_collection_says_so(service: Any) -> None:
+def test_an_address_of_no_collection_says_so_and_chooses_none(service: Any, away: Exception) -> None:
     tab = EmbedTab(service(collection=ApiError(404, "unknown_collection", "there is no collection 'x'")))
-    assert "There is no collection" in tab.open_address(request_of(tab="embed", collection="x"))[4]
+    chosen, *_, drawn, _ = tab.open_address(request_of(tab="embed", collection="x"))
+    assert ("There is no collection" in drawn, chosen) == (True, None), "the next opening draws the map of another one"
+    tab.client.answers["collection"] = away
+    chosen, *_, drawn, _ = tab.open_address(request_of(tab="embed", collection="x", arrange="tsne"))
+    assert ("no answer from" in drawn, "There is no collection" in drawn, chosen) == (True, False, gr.skip())
+    assert view_of(drawn) == {"collection": "x", "arrange": "tsne"}
+
+
+def test_an_opening_that_failed_is_tried_again_and_keeps_the_map_on_show(tab: EmbedTab, away: Exception) -> None:
+    tab.client.answers |= {"encoders": away, "encoder_figures": [], "collections": [{"id": "col_1", "images": 2}]}
+    address = request_of(tab="embed", collection="col_1", at="0,0,4")
+    problem = tab.open(None, None, address)[5]
+    assert "data-reopen" in problem
+    assert view_of(problem) == {"collection": "col_1", "at": "0,0,4"}
+    assert tab.open("col_1", "enc_1", address) == (gr.skip(),) * 7
+    assert tab.open("col_1", "enc_1", request_of(tab="embed")) == (gr.skip(),) * 7
+    assert "data-reopen" in tab.open("col_2", "enc_1", address)[5], "the map on show is not that of the address"
+    tab.client.answers["encoders"] = [{"id": "enc_1", "name": "one"}]
+    encoder, picker, *_, drawn, _ = tab.navigate(None, None, request_of(tab="embed"))
+    assert (encoder["value"], picker["value"], "lcl-map" in drawn) == ("enc_1", "col_1", True)
+    assert tab.navigate("col_1", "enc_1", request_of(tab="embed")) == (gr.skip(),) * 7
+
+
+def test_a_map_that_failed_has_its_address_and_is_tried_again(tab: EmbedTab, away: Exception) -> None:
+    tab.client.answers["collection"] = away
+    problem = tab.draw_map("col_2", "kind", "tsne")
+    assert "data-reopen" in problem
+    assert view_of(problem) == {"collection": "col_2", "colour": "kind", "arrange": "tsne"}
+
+
+def test_encoders_are_ranked_once_in_an_opening(tab: EmbedTab) -> None:
+    tab.client.answers |= {"encoders": [{"id": "enc_1"}, {"id": "enc_2"}], "encoder_figures": []}
+    tab.client.answers["collections"] = [{"id": "col_1"}, {"id": "col_2"}]
+    tab.open(None, None, request_of(tab="embed"))
+    assert len(tab.client.arguments_of("encoder_figures")) == 2
+
+
+def test_uploaded_images_are_paths_without_files_of_gradio(tab: EmbedTab) -> None:
+    with gr.Blocks():
+        tab.build()
+    assert tab.images.preprocess([SimpleNamespace(path="/a/b.png")]) == ["/a/b.png"]
+    assert tab.images.preprocess(None) is None

@@ -226,6 +226,8 @@ def test_an_opening_of_the_tab_alone_changes_no_field_and_ends_no_run(
         assert (form.view, form.results, form.clock) == (gr.skip(),) * 3
         assert "fox taken for fox" in finished(tab, run)[0]
     tab.client.answers["encoders"] = ENCODERS
+    again = tab.open_address(request_of(tab="zero-shot"), run, None, files, "", "fox\ncat", DEFAULT_TEMPLATES)
+    assert again.classes == gr.skip(), "no opening has succeeded before"
     assert tab.open_link(request_of(classes="a / b\nc", sample="group"), *inputs).classes == "a / b\nc"
     finished(tab, run)
 
