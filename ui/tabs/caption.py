@@ -267,8 +267,9 @@ class CaptionTab:
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         state = [self.encoder, self.sampled]
+        opened = [*state, self.samples, self.refusal, self.results, self.view]
         for event in (tab.select, navigation.select):
-            event(self.refresh, state, [*state, self.samples, self.results, self.view], **SILENT_EVENT | LAST_COUNTS)
+            event(self.refresh, [self.selection, *state], opened, **SILENT_EVENT | LAST_COUNTS)
         self.encoder.input(None, self.encoder, js=used_script("encoder"))
         self.encoder.change(self.mark, self.encoder, self.view, **SILENT_EVENT)
         self.clock = gr.Timer(POLL_SECONDS, active=False)
@@ -287,25 +288,30 @@ class CaptionTab:
 
     def refresh(
         self,
+        selection: PageSelection[CaptionStream | None],
         current: str | None,
         sampled: bool,
         request: gr.Request | None = None,
     ) -> tuple[Any, ...]:
-        """New encoders, with the one of the address; sample images once there is a collection."""
+        """New encoders, with the one of the address; sample images once there is a collection.
+
+        What was written stays. Without an encoder and without captions no opening has succeeded yet.
+        """
         try:
             ranked = rank_encoders(self.client)
             choices = encoder_choices(self.client, ranked)
             samples = gr.skip() if sampled else self.sample_images(ranked)
         except ApiError as error:
-            return gr.skip(), sampled, gr.skip(), unreachable_box(error), gr.skip()
+            problem = gr.skip() if current or selection.current else unreachable_box(error, reopens=True)
+            return gr.skip(), sampled, gr.skip(), gr.skip(), problem, gr.skip()
         linked = _linked_encoder(request)
-        message = NO_ENCODER if not choices else gr.skip() if current else WAITING
-        if choices and linked and linked not in (value for _, value in choices):
-            message = error_box(f"There is no encoder {linked!r}.", "Not found")
+        message = NO_ENCODER if not choices else gr.skip() if current or selection.current else WAITING
+        is_lost = choices and linked and linked not in (value for _, value in choices)
+        lost = error_box(f"There is no encoder {linked!r}.", "Not found") if is_lost else ""
         chosen = update_dropdown(choices, current, linked or current or last_used(request, "encoder"))
         # a dropdown that is not drawn yet does not report its change
         view = self.mark(chosen["value"]) if "value" in chosen else gr.skip()
-        return chosen, sampled or bool(samples), samples, message, view
+        return chosen, sampled or bool(samples), samples, lost, message, view
 
     def mark(self, encoder: str | None) -> str:
         """The address of the tab with this encoder."""

@@ -149,17 +149,32 @@ def test_the_address_has_the_encoder_and_one_that_is_gone_is_said(service: Any) 
 
     def opened(current: str | None, **parameters: str) -> Any:
         request: Any = SimpleNamespace(query_params={"tab": "caption", **parameters}, cookies={})
-        encoder, *_, message, view = tab.refresh(current, True, request)
-        return encoder, message, view
+        encoder, _, _, lost, message, view = tab.refresh(PageSelection(None), current, True, request)
+        assert message == gr.skip(), "captions that are shown stay"
+        return encoder, lost, view
 
     encoder, message, view = opened("enc_best", on="enc_other")
-    assert (encoder["value"], message) == ("enc_other", gr.skip())
+    assert (encoder["value"], message) == ("enc_other", "")
     assert json.loads(unescape(re.findall('data-view="(.*?)"', view)[0])) == {"on": "enc_other"}
     assert view == tab.mark("enc_other"), "a choice of the reader is marked in the same way"
     encoder, message, view = opened("enc_other", on="enc_gone")
     assert "value" not in encoder, "another may have been chosen meanwhile"
     assert view == gr.skip()
     assert "There is no encoder &#x27;enc_gone&#x27;." in message
+    assert opened("enc_other")[1] == "", "the next opening says it no more"
+
+
+def test_captions_stay_while_the_service_cannot_be_reached(service: Any, sample_image: str, away: Exception) -> None:
+    client = service(encoders=away, collections=[], stream_captions=telling(TextDelta(0, "a fox")))
+    tab, selection = CaptionTab(client), PageSelection[Any](None)
+    assert "data-reopen" in tab.refresh(selection, None, False)[-2]
+    assert tab.refresh(selection, "enc_1", False)[-2] == gr.skip()
+    assert "a fox" in written(tab, selection, "enc_1", sample_image, ["Greedy"], "", "", *CHOICES)
+    assert tab.refresh(selection, None, False)[-2] == gr.skip(), "they were written without a choice"
+    client.answers |= {"encoders": [{"id": "enc_1", "name": "one"}], "encoder_figures": []}
+    assert tab.refresh(selection, None, False)[-2] == gr.skip()
+    tab.clear(selection, PageSelection(0))
+    assert "Captions appear here" in tab.refresh(selection, None, False)[-2]
 
 
 def test_a_sample_without_a_caption_is_named_by_its_id(service: Any) -> None:
