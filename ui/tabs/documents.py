@@ -79,6 +79,7 @@ class DocumentsInput(NamedTuple):
 
 QUERY_SIZE = len(DocumentsInput._fields)
 UNCHANGED = (gr.skip(),) * 9  # of DocumentsTab.show
+POSITION = 4  # among them
 
 
 class DocumentsTab:
@@ -190,12 +191,12 @@ class DocumentsTab:
 
     def show_inputs(self, *values: Any) -> tuple[Any, ...]:
         """The page that the inputs ask for. ``values``: a DocumentsInput, and perhaps an offset."""
-        return self.show(DocumentsInput(*values[:QUERY_SIZE]), *values[QUERY_SIZE:])
+        return self.show(DocumentsInput(*values[:QUERY_SIZE]), *values[QUERY_SIZE:], stays=True)
 
     def go_back(self, *values: Any) -> tuple[Any, ...]:
         """The page before; with words or a tag the first one. ``values``: a DocumentsInput, and the offset."""
         query, offset = DocumentsInput(*values[:QUERY_SIZE]), values[-1]
-        return self.show(query, 0 if query.words.strip() or query.tag else offset - PER_PAGE)
+        return self.show(query, 0 if query.words.strip() or query.tag else offset - PER_PAGE, stays=True)
 
     def go_to(self, *values: Any) -> tuple[Any, ...]:
         """The page that begins with a number, counted from 1. Another text changes nothing.
@@ -226,39 +227,44 @@ class DocumentsTab:
             return said, *UNCHANGED
         return said, *self.show_inputs(*values)
 
-    def show(self, query: DocumentsInput, offset: int | None = 0) -> tuple[Any, ...]:
+    def show(self, query: DocumentsInput, offset: int | None = 0, *, stays: bool = False) -> tuple[Any, ...]:
         """One page: offset, filters, position, buttons, offset of the next one, documents.
+
+        Args:
+            stays: an error stands beside the documents on show, so that the same button can try again. Otherwise it
+                stands in their place, with the address of the page.
 
         Returns: ``UNCHANGED`` if a newer page was asked for meanwhile.
         """
         query.turn.current = mine = query.turn.current + 1
-        drawn = self._draw_page(query._replace(words=query.words.strip()), max(0, int(offset or 0)))
+        query, first = query._replace(words=query.words.strip()), max(0, int(offset or 0))
+        try:
+            drawn = self._draw_page(query, first)
+        except ApiError as error:
+            problem = error_box(error.message, "The documents cannot be shown", reopens=not stays)
+            if stays:
+                drawn = (*UNCHANGED[:POSITION], problem, *UNCHANGED[POSITION + 1 :])
+            else:
+                drawn = self._empty(mark_view(problem, query.dataset or "", **_address_of(query, first)))
         return drawn if query.turn.current == mine else UNCHANGED
 
     def _draw_page(self, query: DocumentsInput, offset: int) -> tuple[Any, ...]:
+        """As ``show``. Raises: ApiError."""
         _, dataset, view, split, source, words, tag = query
         pairs = view == "pairs"
         filters = {"split": split or None, "source": source or None} if pairs else {}
-        try:
-            dataset = dataset or first_choice(dataset_choices(self.client))
-            if dataset is None:
-                return self._empty(NO_DATASET)
-            if pairs:
-                self.client.dataset_statistics(dataset)  # caches the values of the filters
-            tags = self.client.dataset_tags(dataset)
-            tag = tag if tag in tags else ALL  # of another dataset, or the last one was removed
-            page = self.client.dataset_documents(
-                dataset, offset, PER_PAGE, view, tokens=True, q=words, tag=tag or None, **filters
-            )
-        except ApiError as error:
-            return self._empty(error_box(error.message, "The documents cannot be shown"))
+        dataset = dataset or first_choice(dataset_choices(self.client))
+        if dataset is None:
+            return self._empty(NO_DATASET)
+        if pairs:
+            self.client.dataset_statistics(dataset)  # caches the values of the filters
+        tags = self.client.dataset_tags(dataset)
+        tag = tag if tag in tags else ALL  # of another dataset, or the last one was removed
+        page = self.client.dataset_documents(
+            dataset, offset, PER_PAGE, view, tokens=True, q=words, tag=tag or None, **filters
+        )
         items, following = page["items"], page["next"]
-        parameters = {
-            "show": "pairs" if pairs else "",
-            "start": offset + 1 if offset else None,
-            "q": words or None,
-            "tag": tag or None,
-        }
+        parameters = _address_of(query._replace(dataset=dataset, tag=tag), offset)
         if words or tag:
             position = draw_found(dataset, words, tag, offset, page)
         else:
@@ -275,7 +281,7 @@ class DocumentsTab:
             position,
             *_more(offset, following),
             following,
-            mark_view(drawn, dataset, dataset=dataset, **parameters, **filters),
+            mark_view(drawn, dataset, **parameters),
         )
 
     def validate(self, dataset: str | None) -> str:
@@ -292,6 +298,15 @@ class DocumentsTab:
     def _empty(html: str) -> tuple[Any, ...]:
         hidden = gr.Dropdown(visible=False)
         return 0, hidden, hidden, hidden, "", *_more(0, None), None, html
+
+
+def _address_of(query: DocumentsInput, offset: int) -> dict[str, Any]:
+    """Parameters of the address of a page."""
+    pairs = query.view == "pairs"
+    filters = {"split": query.split, "source": query.source} if pairs else {}
+    start = offset + 1 if offset else None
+    return {"dataset": query.dataset, "show": "pairs" if pairs else "", "start": start, "q": query.words,
+            "tag": query.tag, **filters}  # fmt: skip
 
 
 def draw_position(view: str, offset: int, page: DocumentPageJson) -> str:

@@ -27,7 +27,7 @@ from ui.common import (
     unreachable_box,
     update_dropdown,
 )
-from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box
+from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
 from ui.ranking import collection_choices, preferred_collection, used_script
 from ui.tabs.search_query import (
     BOTH,
@@ -226,7 +226,7 @@ class SearchTab:
         self.cancelled.select(self.cancel, self.turn, None, **SILENT_EVENT)
         self.words.change(search_again, asked, self.result_outputs, **BUSY_EVENT | LAST_COUNTS, js=NUMBER_SCRIPT)
         more = newest(self.show_more, begins=False)
-        self.more.click(more, [self.turn, self.current], self.result_outputs, **BUSY_EVENT)
+        self.more.click(more, [self.turn, self.current], [*self.result_outputs, self.tagged], **BUSY_EVENT)
         shown = [
             self.mode, *self.query_inputs, self.image, self.anchor, self.where, *self.result_outputs, self.detail,
             self.tagged,
@@ -472,7 +472,13 @@ class SearchTab:
         return _result_updates(self.runner.filter(current, filters))
 
     def show_more(self, current: PageQuery | None) -> tuple[Any, ...]:
-        return _result_updates(self.runner.next_page(current)) if current else (gr.skip(),) * 3
+        """The hits with those of the next page, and a message: if it fails, the hits and the button stay."""
+        if current is None:
+            return (gr.skip(),) * 4
+        try:
+            return *_result_updates(self.runner.next_page(current)), gr.skip()
+        except ApiError as error:
+            return *(gr.skip(),) * 3, toast(error.message, "No more can be shown")
 
     def follow(
         self,

@@ -119,11 +119,11 @@ class SearchRunner:
             return PageResult(unreachable_box(error))
         if collection is None:
             return PageResult(NO_COLLECTION)
-        return self.next_page(PageQuery(collection, about, target, int(k), where or {}, query, mode, words))
+        return self._first_page(PageQuery(collection, about, target, int(k), where or {}, query, mode, words))
 
     def filter(self, current: PageQuery, where: LabelFilter) -> PageResult:
         """The same search with other labels."""
-        return self.next_page(replace(current, where=where, offset=0, hits=()))
+        return self._first_page(replace(current, where=where, offset=0, hits=()))
 
     def details(self, collection: str, item: str, *, searches: bool = True) -> str:
         """Details of an image, or an error. ``searches``: as of ``draw_detail``."""
@@ -158,17 +158,19 @@ class SearchRunner:
         ranges = [f"{label}>={RANGE_TYPES[types[label]]}" for label in sorted(types) if types[label] in RANGE_TYPES]
         return FilterMenu(filter_labels(found["labels"], types), ranges, list(found["labels"]))
 
+    def _first_page(self, current: PageQuery) -> PageResult:
+        """Hits, or an error in their place."""
+        try:
+            return self.next_page(current)
+        except ApiError as error:
+            return PageResult(current.mark(api_error_box(error, "The search was refused")))
+
     def next_page(self, current: PageQuery) -> PageResult:
-        """Fetch the next page and draw it after the hits so far."""
+        """Fetch the next page and draw it after the hits so far. Raises: ApiError."""
         start = time.perf_counter()
         query: dict[str, Any] = current.query | ({"where": current.where} if current.where else {})
         k = min(current.k, MAX_HITS - current.offset)
-        try:
-            answer = self.client.search(
-                str(current.collection), target=current.target, k=k, offset=current.offset, **query
-            )
-        except ApiError as error:
-            return PageResult(current.mark(api_error_box(error, "The search was refused")))
+        answer = self.client.search(str(current.collection), target=current.target, k=k, offset=current.offset, **query)
         total_ms = 1000 * (time.perf_counter() - start)
         times = f"{answer['took_ms']:.0f} ms in the service · {total_ms:.0f} ms in all"
         shown = {hit["id"] for hit in current.hits}  # items added since can move a hit to the next page

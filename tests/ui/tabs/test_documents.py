@@ -282,5 +282,22 @@ def test_fields_are_emptied_in_the_browser_and_not_by_a_late_answer(service: Any
         assert [event.name for event in writing] == (["open_address"] * 2 if field is tab.words else [])
 
 
+def test_a_page_that_fails_leaves_the_one_on_show(service: Any, away: Exception) -> None:
+    tab = DocumentsTab(service(dataset_tags=away, tag_documents=1))
+    asked = query("d", "interleaved", "", "", "fox")
+    for offset, *rest in (tab.show_inputs(*asked, 4302), tab.go_back(*asked, 4302), tab.show_inputs(*asked)):
+        assert "no answer from" in rest.pop(3)
+        assert (offset, rest) == (gr.skip(), [gr.skip()] * 7), "the same button tries again"
+
+
+def test_an_opening_that_fails_is_tried_again_with_its_address(service: Any, away: Exception) -> None:
+    tab = DocumentsTab(service(dataset_tags=away, dataset_statistics=away))
+    linked = request(dataset="d", show="pairs", start="4302", q="fox", tag="dull", split="val")
+    problem = tab.open_address(linked, *query("d", "interleaved"), 0)[-1]
+    assert "data-reopen" in problem
+    view = {"dataset": "d", "show": "pairs", "start": "4302", "q": "fox", "tag": "dull", "split": "val"}
+    assert json.loads(unescape(re.findall('data-view="(.*?)"', problem)[0])) == view
+
+
 def _offsets(client: Any) -> list[int]:
     return [arguments[1] for called, arguments, _ in client.calls if called == "dataset_documents"]

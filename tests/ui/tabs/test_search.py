@@ -211,7 +211,7 @@ def test_of_more_only_what_is_new_is_asked_for_while_there_is_more(service: Any)
     drawn, query, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], 12)
     assert ("12 images" in drawn, more.visible) == (True, True)
     for shown, last in ((24, False), (30, True)):
-        drawn, query, more = tab.show_more(query)
+        drawn, query, more, _ = tab.show_more(query)
         assert (f"{shown} images" in drawn, more.visible) == (True, not last)
         assert [f"col_1:i{place}" in drawn for place in (0, shown - 1)] == [True, True]
         assert drawn.index("col_1:i0") < drawn.index(f"col_1:i{shown - 1}")
@@ -231,7 +231,7 @@ def test_what_slid_onto_the_next_page_is_not_shown_twice(service: Any) -> None:
     tab = SearchTab(service(search=search))
     query = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)[1]
     found.insert(0, "new")
-    drawn, query, _ = tab.show_more(query)
+    drawn, query, *_ = tab.show_more(query)
     assert "23 images" in drawn
     assert [hit["id"] for hit in query.hits] == found[1:24]
 
@@ -243,7 +243,7 @@ def test_no_more_than_a_thousand_are_shown(service: Any) -> None:
     tab = SearchTab(client)
     query, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 600)[1:]
     assert more.visible
-    drawn, _, more = tab.show_more(query)
+    drawn, _, more, _ = tab.show_more(query)
     assert ("1000 images" in drawn, more.visible, client.arguments_of("search")[1]["k"]) == (True, False, 400)
 
 

@@ -1,0 +1,20 @@
+"""Pages of one search against a service that answers from memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ui.tabs.search import SearchTab
+from ui.tabs.search_query import TEXT_TO_IMAGES
+
+
+def test_hits_and_the_button_stay_if_more_cannot_be_fetched(service: Any, away: Exception) -> None:
+    hits = [{"id": f"i{place}", "score": 0.5, "caption": "an ant"} for place in range(12)]
+    client = service(search={"hits": hits, "took_ms": 1})
+    tab = SearchTab(client)
+    query = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)[1]
+    client.answers["search"] = away
+    *kept, said = tab.show_more(query)
+    assert (kept, "no answer from" in said) == ([gr.skip()] * 3, True)
