@@ -107,9 +107,13 @@ class KubernetesExecutor:
             job.created(self._create(build_jobset(self._settings, request, name, owner, self._namespace), job))
             remember(dict(handle))
             self._await_start(job, request)
-        except BaseException:
+        except BaseException as error:
             job.kill()
             job.closed()
+            if isinstance(error, KubernetesUnreachable):
+                raise MachineLost(f"the API server of Kubernetes does not answer: {error}") from error
+            if isinstance(error, KubernetesError):
+                raise MachineLost(f"Kubernetes does not accept the JobSet: {error}") from error
             raise
         return job
 
@@ -166,18 +170,16 @@ class KubernetesExecutor:
         return [] if job is None else [job]
 
     def _create(self, jobset: Object, job: KubernetesJob) -> Object:
-        """Raises: NoCapacity, MachineLost."""
+        """Raises: NoCapacity, KubernetesError, KubernetesUnreachable."""
         try:
             return self._client.request("POST", self._jobsets, jobset)
-        except KubernetesUnreachable as error:
-            raise MachineLost(f"the API server of Kubernetes does not answer: {error}") from error
         except KubernetesError as error:
             found = self._client.find(job.path) if error.status == CONFLICT else None
             if found is not None:  # an earlier answer was lost: the name is nobody else's
                 return found
             if "exceeded quota" in str(error):
                 raise NoCapacity(f"the quota of the namespace has no room: {error}") from error
-            raise MachineLost(f"Kubernetes does not accept the JobSet: {error}") from error
+            raise
 
     def _await_start(self, job: KubernetesJob, request: JobRequest) -> None:
         """Until all containers run. Raises: NoCapacity, MachineLost; what ``request.check`` raises."""

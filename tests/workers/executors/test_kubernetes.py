@@ -358,6 +358,17 @@ def test_a_creation_whose_answer_was_lost_is_found(
         eventually(run_dir.metrics_file.exists, "a step")
 
 
+def test_a_creation_whose_answers_were_lost_is_no_failure_of_the_run(
+    executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path
+) -> None:
+    cluster.lost_answers = 1
+    cluster.answers = [200, 200, 403]  # created without an answer, found to exist, and not shown
+    request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run")
+    with pytest.raises(MachineLost, match="does not accept the JobSet"):
+        executor.start(request, lambda handle: None)
+    assert not cluster.answers
+
+
 def test_a_job_that_has_not_started_is_no_job_to_attach_to(
     executor: KubernetesExecutor, cluster: ProcessCluster, kubernetes_settings: WorkerSettings, tmp_path: Path
 ) -> None:
