@@ -90,7 +90,11 @@ _TABLE = (
     ),
     FailureRule("interrupted", "the worker is leaving, or the run is being paused", Policy.AT_ONCE),
     FailureRule("database_away", "the lease could not be renewed: the run was stopped at a checkpoint", Policy.AT_ONCE),
-    FailureRule("machine_lost", "the engine of the executor has lost a machine of the run", Policy.DELAYED),
+    FailureRule(
+        "machine_lost",
+        "the engine of the executor has lost a machine of the run, or does not answer a worker that re-attaches",
+        Policy.DELAYED,
+    ),
     FailureRule("no_capacity", "the engine has not enough free resources for the whole run at present", Policy.WAITING),
     FailureRule("run_dir_busy", "another process still has the lock of the run's folder", Policy.DELAYED),
     FailureRule(

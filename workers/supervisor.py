@@ -23,7 +23,7 @@ from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from lcl_core.jobs import JOB_MODULES
 from lcl_core.vector_indexes import CollectionDirectory
-from workers.executors.base import Executor, Handle, Job, JobRequest, MachineLost, NoCapacity
+from workers.executors.base import EngineUnreachable, Executor, Handle, Job, JobRequest, MachineLost, NoCapacity
 from workers.executors.local import LocalExecutor
 from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_error, classify_exit, os_error_failure
 from workers.fetch_checkpoints import fetch_checkpoints
@@ -103,6 +103,8 @@ class Supervisor:
             return Requeue.by("no_capacity", str(error))
         except MachineLost as error:
             return classify_exit(claim, run_dir, ProcessExit(-signal.SIGKILL, StopReason.MACHINE, 0, loss=str(error)))
+        except EngineUnreachable as error:
+            return replace(Requeue.by("machine_lost", str(error)), keeps_processes=True)
         except UserError as error:
             return classify_error(error.to_dict())
         except OSError as error:
@@ -153,7 +155,7 @@ class Supervisor:
         clock: WorkClock,
         stopping: threading.Event,
     ) -> ProcessExit:
-        """Go on with processes that have outlived their worker. Raises: StaleLease, MachineLost."""
+        """Go on with processes that have outlived their worker. Raises: StaleLease, MachineLost, EngineUnreachable."""
         with self._executor.attach(claim.handle or {}, run_dir) as job:
             log.info("reattached", kind=claim.kind, attempt=claim.attempt, **job.identity)
             return self._monitor(claim, job, run_dir, lease, clock, stopping)

@@ -34,6 +34,10 @@ class MachineLost(Exception):
     """The engine says that a machine with processes of the job is gone, or does not know the job any more."""
 
 
+class EngineUnreachable(Exception):
+    """The engine does not say whether the processes of the job run; they may be well."""
+
+
 class NoCapacity(Exception):
     """The engine has no free capacity for all processes of the job at this moment. None has been started."""
 
@@ -131,7 +135,13 @@ class Executor(Protocol):
         """
 
     def attach(self, handle: Handle, run_dir: RunDir) -> AbstractContextManager[Job]:
-        """Re-attach to a job; who was attached before cannot stop it any more. Raises (on entry): MachineLost."""
+        """Re-attach to a job; who was attached before cannot stop it any more.
+
+        An attempt that fails is no sign of life of a worker for the processes.
+
+        Raises (on entry): MachineLost when the job is gone, or had not started and has been removed;
+            EngineUnreachable, and then all its processes are as they were.
+        """
 
 
 def node_log_name(number: int) -> str:

@@ -19,7 +19,7 @@ from lcl_core.common.disk_cache import data_cache_bytes
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.queue import EngineCapacity
-from workers.executors.base import Handle, JobRequest, MachineLost, NoCapacity, node_log_name
+from workers.executors.base import EngineUnreachable, Handle, JobRequest, MachineLost, NoCapacity, node_log_name
 from workers.executors.jobset import API_VERSION, JOB_LABEL, MANAGER_LABELS, OWNER_ANNOTATION, build_jobset
 from workers.executors.kubernetes_client import (
     ACCOUNT,
@@ -37,7 +37,7 @@ from workers.executors.local import begin_log
 from workers.settings import WorkerSettings
 
 _CONNECT_SECONDS = 60.0  # for a cluster that starts together with the worker
-_ATTACH_SECONDS = 120.0  # for an API server that is away, before the run is given up
+_ATTACH_SECONDS = 120.0  # for an API server that is away, before the run is queued again
 _START_SECONDS = 900.0  # from a place on a node to a started container: the image has to be there
 _CAPACITY_SECONDS = 4.0
 _NO_LIMIT = 1_000_000  # what is free in the cluster is not known: its scheduler or Kueue decides
@@ -118,7 +118,7 @@ class KubernetesExecutor:
         return job
 
     def attach(self, handle: Handle, run_dir: RunDir) -> KubernetesJob:
-        """Raises: MachineLost."""
+        """Raises: MachineLost, EngineUnreachable."""
         if handle.get("executor") != "kubernetes":
             raise MachineLost("its processes are those of another executor")
         owner = secrets.token_hex(8)
@@ -130,11 +130,14 @@ class KubernetesExecutor:
         try:
             job.created(self._client.request("PATCH", job.path, change, seconds=_ATTACH_SECONDS))
             job.claim_files()
-        except (KubernetesUnreachable, KubernetesError, OSError) as error:
+        except OSError as error:
             job.closed()
-            known = isinstance(error, KubernetesError) and error.status in (CONFLICT, NOT_FOUND)
-            problem = "Kubernetes does not know its JobSet any more" if known else f"its JobSet was not found: {error}"
-            raise MachineLost(problem) from error
+            raise MachineLost(f"its folder cannot be written: {error}") from error
+        except (KubernetesUnreachable, KubernetesError) as error:
+            job.closed()
+            if isinstance(error, KubernetesError) and error.status in (CONFLICT, NOT_FOUND):
+                raise MachineLost("Kubernetes does not know its JobSet any more") from error
+            raise EngineUnreachable(f"Kubernetes does not say whether its JobSet is there: {error}") from error
         if job.refresh() and not job.has_started and not job.has_finished:
             job.kill()
             job.closed()

@@ -36,6 +36,7 @@ from lcl_core.db.queue import EngineCapacity
 from lcl_core.parts.execute import RAY_ADDRESS
 from lcl_core.train.launch import combined_status
 from workers.executors.base import (
+    EngineUnreachable,
     Handle,
     JobRequest,
     MachineLost,
@@ -75,9 +76,12 @@ class NodeProcess:
         threading.Thread(target=self._end_orphan, daemon=True).start()
 
     def attach(self, owner: str) -> dict[str, Any]:
-        """Make ``owner`` the only one who can stop the process. Returns: what a new worker has to know."""
+        """Make ``owner`` the only one who can stop the process. Returns: what a new worker has to know.
+
+        No sign of life: a worker that does not reach the other actors would keep this process running.
+        """
         with self._lock:
-            self._owner, self._seen = owner, time.monotonic()
+            self._owner = owner
             started = None if self._process is None else self._process.log_start
         return {"node": ray.get_runtime_context().get_node_id(), "log_start": started}
 
@@ -375,7 +379,7 @@ class RayExecutor:
             raise
 
     def attach(self, handle: Handle, run_dir: RunDir) -> RayJob:
-        """Raises: MachineLost."""
+        """Raises: MachineLost, EngineUnreachable."""
         if handle.get("executor") != "ray":
             raise MachineLost("its processes are those of another executor")
         name, owner = handle["name"], secrets.token_hex(8)
@@ -383,6 +387,8 @@ class RayExecutor:
             group = ray.util.get_placement_group(name)
         except ValueError as error:
             raise MachineLost("Ray does not know its placement group any more") from error
+        except RayError as error:
+            raise EngineUnreachable(f"Ray does not answer: {_first_line(error)}") from error
         try:
             actors = [ray.get_actor(_actor_name(name, number)) for number in range(handle["nodes"])]
             facts: list[dict[str, Any]] = ray.get(
@@ -391,9 +397,11 @@ class RayExecutor:
             nodes = [_ActorNode(fact["node"], fact["log_start"]) for fact in facts]
             if any(node.log_start is None for node in nodes):
                 raise ValueError("it was not started on all of its nodes")
-        except (ValueError, RayError) as error:
+        except (ValueError, ActorDiedError) as error:
             _remove_group(group)
             raise MachineLost(f"its processes are not all there: {_first_line(error)}") from error
+        except RayError as error:
+            raise EngineUnreachable(f"an actor of its processes does not answer: {_first_line(error)}") from error
         return RayJob(name, owner, group, actors, run_dir, nodes, detachable=self._settings.ray_detach)
 
     def _await_place(self, group: PlacementGroup, request: JobRequest) -> None:

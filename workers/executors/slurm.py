@@ -30,7 +30,7 @@ from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.leases import REATTACH_SECONDS
 from lcl_core.db.queue import EngineCapacity
 from lcl_core.train.launch import combined_status
-from workers.executors.base import Handle, JobRequest, MachineLost, NoCapacity, node_log_name
+from workers.executors.base import EngineUnreachable, Handle, JobRequest, MachineLost, NoCapacity, node_log_name
 from workers.executors.job_folder import JobCommand, JobFolder, StartOrder, read_reports
 from workers.executors.slurm_commands import (
     PATIENCE_SECONDS,
@@ -304,20 +304,20 @@ class SlurmExecutor:
         return self._job(job_id, owner, folder, request.run_dir, request.nodes)
 
     def attach(self, handle: Handle, run_dir: RunDir) -> SlurmJob:
-        """Raises: MachineLost."""
+        """Raises: MachineLost, EngineUnreachable."""
         if handle.get("executor") != "slurm":
             raise MachineLost("its processes are those of another executor")
         name, owner = handle["name"], secrets.token_hex(8)
         folder = JobFolder(run_dir.path / _FOLDER / name)
         try:
-            folder.attach(owner)
-        except OSError as error:
-            raise MachineLost(f"the folder of its Slurm job is gone: {error}") from error
-        try:
             job_id = handle.get("job_id") or self._answer(lambda: self._commands.find(name))
             state = None if job_id is None else self._answer(lambda: self._commands.read_state(job_id, name))
         except SlurmUnreachable as error:
-            raise MachineLost(f"Slurm does not answer: {error}") from error
+            raise EngineUnreachable(f"Slurm does not answer: {error}") from error
+        try:
+            folder.attach(owner)  # after the questions, since it is a sign of life
+        except OSError as error:
+            raise MachineLost(f"the folder of its Slurm job is gone: {error}") from error
         reports = read_reports(folder, handle["nodes"])
         if job_id is None or (state is None and any(report.status is None for report in reports)):
             raise MachineLost("Slurm does not know its job any more")

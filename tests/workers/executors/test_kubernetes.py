@@ -28,8 +28,8 @@ from tests.workers.executors.kubernetes_cluster import (
     serve_http,
 )
 from tests.workers.in_process_worker import InProcessWorker
-from workers.executors import jobset, kubernetes_job
-from workers.executors.base import JobRequest, MachineLost, NoCapacity
+from workers.executors import jobset, kubernetes, kubernetes_job
+from workers.executors.base import EngineUnreachable, JobRequest, MachineLost, NoCapacity
 from workers.executors.jobset import build_jobset
 from workers.executors.kubernetes import KubernetesExecutor
 from workers.settings import WorkerSettings
@@ -367,6 +367,31 @@ def test_a_creation_whose_answers_were_lost_is_no_failure_of_the_run(
     with pytest.raises(MachineLost, match="does not accept the JobSet"):
         executor.start(request, lambda handle: None)
     assert not cluster.answers
+
+
+def test_an_api_server_that_does_not_answer_a_worker_that_re_attaches_has_lost_no_job(
+    executor: KubernetesExecutor,
+    cluster: ProcessCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+) -> None:
+    monkeypatch.setattr(kubernetes, "_ATTACH_SECONDS", 0.3)
+    run_dir, handles = prepared(tmp_path / "run"), []
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), handles.append) as job:
+        eventually(run_dir.metrics_file.exists, "a step")
+        job.detach()
+    seen = (run_dir.path / "worker.json").read_bytes()
+    cluster.is_away = True
+    with pytest.raises(EngineUnreachable, match="does not say"):
+        executor.attach(handles[-1], run_dir)
+    cluster.is_away = False
+    cluster.answers = [403]
+    with pytest.raises(EngineUnreachable, match="does not say"):
+        executor.attach(handles[-1], run_dir)
+    assert (run_dir.path / "worker.json").read_bytes() == seen, "no sign of life"
+    with executor.attach(handles[-1], run_dir) as job:
+        assert job.wait(0.1) is None
 
 
 def test_a_job_that_has_not_started_is_no_job_to_attach_to(

@@ -19,12 +19,13 @@ from lcl_core.parts.execute import RAY_ADDRESS
 from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
 from tests.workers.in_process_worker import InProcessWorker
-from workers.executors.base import JobRequest, MachineLost
+from workers.executors.base import EngineUnreachable, JobRequest, MachineLost
 from workers.settings import WorkerSettings
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lcl[ray]'")
 
 from tests.workers.executors.ray_cluster import RayCluster, all_free, free_processors, quick_imports  # noqa: E402
+from workers.executors import ray as ray_module  # noqa: E402
 from workers.executors.ray import RayExecutor  # noqa: E402
 
 HERE = Path(__file__).parents[1]
@@ -269,6 +270,21 @@ def test_who_has_lost_a_job_cannot_stop_it(executor: RayExecutor, tmp_path: Path
             assert status == ExitCode.CANCELLED
     with pytest.raises(MachineLost, match="does not know its placement group"):
         executor.attach(handles[0], run_dir)
+
+
+def test_an_actor_that_does_not_answer_in_time_has_lost_no_job(
+    executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    run_dir, handles = prepared(tmp_path / "run"), []
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="slow"), handles.append) as job:
+        eventually(run_dir.metrics_file.exists, "a step")
+        job.detach()
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_module, "_ANSWER_SECONDS", 0.0)
+        with pytest.raises(EngineUnreachable, match="does not answer"):
+            executor.attach(handles[0], run_dir)
+    with executor.attach(handles[0], run_dir) as job:
+        assert job.wait(1.0) is None, "it goes on"
 
 
 def test_a_gang_gets_all_its_nodes_or_none(

@@ -21,10 +21,11 @@ from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
 from tests.workers.executors.slurm_cluster import SlurmCluster, slurm_cluster
 from tests.workers.in_process_worker import InProcessWorker
-from workers.executors.base import Handle, JobRequest, MachineLost
+from workers.executors import slurm
+from workers.executors.base import EngineUnreachable, Handle, JobRequest, MachineLost
 from workers.executors.job_folder import JobFolder, StartOrder
 from workers.executors.slurm import SlurmExecutor, SlurmJob
-from workers.executors.slurm_commands import JobState, SlurmCommands
+from workers.executors.slurm_commands import JobState, SlurmCommands, SlurmUnreachable
 from workers.settings import WorkerSettings
 
 NODES = 3
@@ -519,6 +520,23 @@ def test_what_the_worker_has_stopped_is_not_lost(tmp_path: Path, state: str, exp
     job = job_in(tmp_path, state, {0: ExitCode.CANCELLED})
     job.terminate()
     assert job.wait(0) == expected
+
+
+def test_a_controller_that_does_not_answer_a_worker_that_re_attaches_has_lost_no_job(
+    settings: WorkerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise SlurmUnreachable("no answer")
+
+    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(SlurmCommands, "read_state", refuse)
+    run_dir = prepared(tmp_path / "run")
+    folder = JobFolder(run_dir.path / "slurm" / "name")
+    folder.create(StartOrder("toy_run", str(run_dir.path), "title", [], 1, 0, 60.0, 300.0, 30.0))
+    handle = {"executor": "slurm", "name": "name", "nodes": 1, "job_id": "7"}
+    with pytest.raises(EngineUnreachable, match="Slurm does not answer"):
+        SlurmExecutor(settings).attach(handle, run_dir)
+    assert folder.control_file.stat().st_size == 0, "no sign of life, which would keep the job running"
 
 
 def test_without_its_programs_slurm_is_not_chosen(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
