@@ -112,7 +112,7 @@ class Supervisor:
         except Exception as error:  # an error of the worker: the row says so, the log has the traceback
             log.exception("supervisor_failed")
             message = f"the worker could not supervise the run ({error!r}); its log has the traceback"
-            return RunFailed({"code": "internal", "message": message})
+            return RunFailed({"code": "internal", "message": message}, keeps_processes=claim.handle is not None)
 
     def _work(
         self, claim: Claim, run_dir: RunDir, lease: LeaseKeeper, clock: WorkClock, stopping: threading.Event
@@ -198,7 +198,7 @@ class Supervisor:
             if lease.persist(lambda: self._requeue(claim, requeue, run_dir)) is not None:
                 log.info("requeued", cause=requeue.cause)
                 return
-            outcome = requeue.failure
+            outcome = replace(requeue.failure, keeps_processes=requeue.keeps_processes)
         shutil.rmtree(run_dir.changes, ignore_errors=True)  # of this attempt alone
         try:
             state = self._complete(claim, outcome, run_dir, lease, clock)

@@ -37,6 +37,7 @@ from workers.logs import log_database_error
 from workers.maintenance import MAINTENANCE, PeriodicTask, QueueMaintenance, garbage_task, thinning_tasks, upload_tasks
 from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
+from workers.unwanted_jobs import ending_tasks
 from workers.webhook_delivery import WebhookSender
 
 
@@ -120,6 +121,7 @@ class WorkerProcess:
         self._tasks: list[PeriodicTask | WebhookSender] = [
             self._queue.task(),
             WebhookSender(self._database, settings, lambda: self._queue.is_maintainer),
+            *ending_tasks(self._database, settings, self._executor, self._identity.id),
             *upload_tasks(self._database, settings),
             *thinning_tasks(self._database, settings, lambda: self._queue.is_maintainer),
             garbage_task(self._database, settings, self._identity.id),

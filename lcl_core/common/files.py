@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -58,6 +59,15 @@ def write_atomically(
 def write_json_atomically(path: Path, value: Any) -> None:
     """Write JSON as :func:`write_atomically` does. Raises: OSError."""
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def file_age(path: Path) -> float:
+    """Seconds since a file was written, by the clock of its file system: those of two machines may differ.
+
+    Raises: OSError.
+    """
+    with tempfile.TemporaryFile(dir=path.parent) as probe:
+        return os.fstat(probe.fileno()).st_mtime - path.stat().st_mtime
 
 
 def regular_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -54,7 +54,10 @@ class RunSucceeded:
 
 @dataclass(frozen=True)
 class RunFailed:
+    """``keeps_processes``: it is not known whether the run's processes have ended."""
+
     reason: dict[str, Any]  # {"code", "message", "field"?, "file"?, "line"?}
+    keeps_processes: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,6 +266,8 @@ def _index_of(noun: str, metadata: dict[str, Any], collection_id: str) -> str | 
 
 def _finish(session: Session, run: Run, outcome: RunOutcome, ran_seconds: float) -> None:
     changes: dict[str, Any] = {"finished_at": now(session), "ran_seconds": ran_seconds, **NO_LEASE}
+    if not (isinstance(outcome, RunFailed) and outcome.keeps_processes):
+        changes["handle"] = None
     if isinstance(outcome, RunSucceeded):
         transition(run, State.SUCCEEDED, result=to_json_safe(outcome.result), **changes)
         _record_dataset_hash(run, outcome.result)

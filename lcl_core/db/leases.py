@@ -2,6 +2,28 @@
 
 A worker owns a run by a token that expires. Every write of the worker names the token; after the token has expired
 or changed the write raises ``StaleLease`` and changes nothing.
+
+**Processes that outlive their worker.** An engine (Ray, Slurm, Kubernetes) runs processes on after their worker has
+ended. ``Run.handle`` is how they are found. It is recorded before they start, and removed only by a worker that knows
+that none of them is left: the one that supervised them (``release_lease``, ``complete_run``), or one that has ended
+them for a run without a worker (``forget_processes``). Nobody else may remove it, or the processes could not be found
+any more, and would go on until they miss a worker. ``transition`` marks the handle as ``UNWANTED`` when the run is not
+to go on with these processes. The mark stays with the handle. So a row has a handle and no lease in these states:
+
+* ``queued``, not marked: the worker has detached, or was lost. A worker of the same engine claims the run before others
+  and re-attaches.
+* ``paused`` and ``cancelled``, marked: the run was paused or cancelled while it was queued like that, while its worker
+  detached, or in the lease of a lost worker.
+* ``failed``, marked: the worker was lost in the last attempt, or could not reach the engine.
+* ``queued`` and ``waiting``, marked: the run was unpaused, resumed or retried before its old processes were ended. It
+  is not re-attached: they may be about to end, and a retry begins anew.
+
+``succeeded`` has no handle, since a worker has seen the processes end; a run with a lease has no marked one. Workers of
+the engine end the processes of marked handles (``workers.unwanted_jobs``), with time for a checkpoint, and remove the
+handle if it still is the same one. Until then nobody claims the run, but not for longer than ``REATTACH_SECONDS``: the
+engine may have no worker any more, and without one the processes end by themselves. A claim after that drops the
+handle; the lock of the run's folder keeps the new process and a late old one apart. A run that is deleted takes its
+handle along: processes that it still has fail without their folder, or miss a worker.
 """
 
 from __future__ import annotations
@@ -12,7 +34,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, delete, select, true
+from sqlalchemy import ColumnElement, Row, delete, false, func, null, select, true, update
 from sqlalchemy.orm import Session, object_session
 
 from lcl_core.db.metrics import ATTEMPTS, CLAIM_LATENCY, LEASE_LOSSES, RUN_DURATION, Increment, record_increments
@@ -31,6 +53,7 @@ COUNTED, REATTACHED = "attempts", "reattached"
 # end. A run is queued uncounted for that so many times without a new checkpoint.
 REATTACH_SECONDS = 300.0
 REATTACHMENTS = 10
+UNWANTED = "unwanted"  # key in a handle: the run does not go on with these processes, and they are to end
 CLAIM_FIELDS = (
     "kind",
     "spec",
@@ -110,8 +133,8 @@ def transition(run: Run, target: State, **changes: Any) -> Run:
         run.metrics_thinned = False
     for name, value in changes.items():
         setattr(run, name, value)
-    if target not in LEASED and target is not State.QUEUED:
-        run.handle = None
+    if run.handle is not None and target not in LEASED and target is not State.QUEUED:
+        run.handle = {**run.handle, UNWANTED: True}
     session = object_session(run)
     if target in NOTIFIED_STATES and session is not None:
         enqueue_webhooks(session, run)
@@ -163,7 +186,7 @@ def release_lease(
         uses_attempt: the attempt counts, as one whose worker was lost.
         code: cause that is counted until the next new checkpoint.
         delay_seconds: until the run may be claimed again.
-        keep_handle: its processes go on, and the next worker re-attaches to them.
+        keep_handle: its processes may go on, and the next worker re-attaches to them.
         folder_bytes: of its folder, which its owner is charged with; None: it has none.
         holder: id of the home, if its folders are to be uploaded to an artifact store.
 
@@ -190,6 +213,24 @@ def release_lease(
 def record_handle(session: Session, claim: Claim, handle: dict[str, Any]) -> None:
     """Record how another worker re-attaches to the run's processes, before they start. Raises: StaleLease."""
     lock_with_lease(session, claim).handle = handle
+
+
+def is_unwanted(run: Any = Run) -> ColumnElement[bool]:
+    """Condition on a run: it has a handle of processes that are to end."""
+    return func.coalesce(run.handle[UNWANTED].as_boolean(), false())
+
+
+def unwanted_processes(session: Session, executor: str) -> list[tuple[str, dict[str, Any]]]:
+    """(id of the run, handle) of all processes that are to end and that workers with this executor can find."""
+    own = Run.handle["executor"].as_string() == executor
+    query = select(Run.id, Run.handle).where(Run.handle.is_not(None), own, is_unwanted()).order_by(Run.id)
+    return [(run_id, handle) for run_id, handle in session.execute(query).tuples() if handle is not None]
+
+
+def forget_processes(session: Session, run_id: str, handle: Mapping[str, Any]) -> None:
+    """Remove the handle of unwanted processes of which none is left, unless the run has other processes by now."""
+    same = Run.handle["name"].as_string() == handle["name"]
+    session.execute(update(Run).where(Run.id == run_id, is_unwanted(), same).values(handle=null()))
 
 
 def read_setbacks(session: Session, claim: Claim) -> Setbacks:

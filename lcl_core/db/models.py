@@ -200,7 +200,7 @@ class Run(Base):
     lease_token: Mapped[str | None] = mapped_column(String(40))
     lease_owner: Mapped[str | None] = mapped_column(String(100))
     lease_expires_at: Mapped[datetime | None]
-    # how another worker re-attaches to its processes: {"executor", …}; None: they end with their worker
+    # how another worker finds its processes: {"executor", …, "unwanted"?}, see leases; None: they end with their worker
     handle: Mapped[dict[str, Any] | None]
 
     tag_rows: Mapped[list[RunTag]] = relationship(

@@ -31,6 +31,7 @@ from sqlalchemy import (
     false,
     func,
     literal_column,
+    null,
     or_,
     select,
     true,
@@ -52,7 +53,7 @@ from lcl_core.db.gang import (
     release_member,
     running_by_owner,
 )
-from lcl_core.db.leases import CLAIM_FIELDS, Claim
+from lcl_core.db.leases import CLAIM_FIELDS, Claim, is_unwanted
 from lcl_core.db.models import Run
 from lcl_core.db.session import now
 from lcl_core.db.states import State
@@ -328,7 +329,7 @@ def claim_for_engine(
 def _next_for_engine(offers: tuple[str, ...], has_gpus: bool, passes: bool) -> Select[Any]:
     """Query for the next run of an engine, as ``_lock_first`` reads it; the other parameters are of its capacity."""
     owners = running_by_owner()
-    own = func.coalesce(Run.handle["executor"].as_string(), "") == bindparam("executor")
+    own = and_(func.coalesce(Run.handle["executor"].as_string(), "") == bindparam("executor"), ~is_unwanted())
 
     def fits(run: Any) -> ColumnElement[bool]:
         needs = run.resource.in_(["gpu", ANY_DEVICE]) if has_gpus else run.resource == "gpu"
@@ -442,6 +443,7 @@ def _lease_statement() -> ReturningUpdate[Any]:
         run.lease_token: bindparam("token"),
         run.lease_owner: bindparam("worker"),
         run.lease_expires_at: bindparam("expires_at"),
+        run.handle: case((is_unwanted(run), null()), else_=run.handle),
     }
     columns = [run[name] for name in ("id", "ready_at", "queued_at", *CLAIM_FIELDS)]
     return update(table).where(run.id == bindparam("claimed"), _is_queued(run)).values(values).returning(*columns)

@@ -600,11 +600,13 @@ def test_a_worker_that_cannot_renew_stops_the_run_at_a_checkpoint_and_gives_it_b
     assert json.loads(lines[-1])["step"] == done, "no step after the checkpoint is lost"
 
 
+@pytest.mark.parametrize("retries", [0, INFRASTRUCTURE_RETRIES])
 def test_an_engine_that_does_not_answer_a_worker_that_re_attaches_keeps_the_processes(
     in_process_worker: InProcessWorker,
     queue: Queue,
     run_of: RunOf,
     monkeypatch: pytest.MonkeyPatch,
+    retries: int,
 ) -> None:
     def attach(*_: object) -> None:
         raise EngineUnreachable("no answer")
@@ -614,7 +616,12 @@ def test_an_engine_that_does_not_answer_a_worker_that_re_attaches_keeps_the_proc
     claim = in_process_worker.claim()
     with in_process_worker.database.session() as session:
         leases.record_handle(session, claim, handle)
+        runs.get_run(session, run_id).setbacks = {"machine_lost": retries}
     in_process_worker.supervise(replace(claim, handle=handle))
     run = run_of(run_id)
-    assert (run.state, run.attempt, run.handle) == ("queued", 0, handle)
-    assert run.setbacks == {"machine_lost": 1}
+    if retries:
+        assert (run.state, run.reason["code"]) == ("failed", "machine_lost")
+        assert run.handle == {**handle, leases.UNWANTED: True}
+    else:
+        assert (run.state, run.attempt, run.handle) == ("queued", 0, handle)
+        assert run.setbacks == {"machine_lost": 1}

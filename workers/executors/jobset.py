@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES, data_cache_bytes
-from lcl_core.common.files import write_json_atomically
+from lcl_core.common.files import file_age, write_json_atomically
 from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.process_env import without_secrets
 from lcl_core.common.rendezvous import NodeInfo
@@ -126,7 +126,7 @@ class PodProcess:
         """Exit status of the container."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
         self._read_message()
-        if self._is_orphan():
+        if self._is_orphan() or self._was_orphan():
             return ExitCode.CANCELLED
         task = self._task
         with JobProcess(task.module, self._run_dir, "", task.protocols, self._environment()) as process:
@@ -167,6 +167,13 @@ class PodProcess:
         """Whether the run has another job by now, or no worker has shown itself for long."""
         replaced = self._message.get("job", self._task.job) != self._task.job
         return replaced or time.monotonic() > self._seen + self._task.orphan_seconds
+
+    def _was_orphan(self) -> bool:
+        """Whether the last sign of life of a worker is old already: a queue may have kept the job since then."""
+        try:
+            return file_age(self._run_dir.path / "worker.json") > self._task.orphan_seconds
+        except OSError:  # it cannot be read for the moment
+            return False
 
     def _write_stacks(self, process: JobProcess) -> None:
         request = self._message.get("stacks", "")

@@ -18,6 +18,7 @@ import threading
 import time
 from pathlib import Path
 
+from lcl_core.common.files import file_age
 from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.rendezvous import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
@@ -45,9 +46,16 @@ class SlurmNode:
         signal.signal(signal.SIGTERM, lambda *_: self._terminated.set())
 
     def run(self) -> int:
-        """Returns: the exit status of the process. Raises: OSError, TimeoutError."""
+        """Returns: the exit status of the process. Raises: OSError, TimeoutError.
+
+        A job may have waited in Slurm's queue or have been suspended since its worker was lost: it does not start then.
+        """
         start, number = self._start, self._number
         self._folder.report(number, host=socket.gethostname())
+        if file_age(self._folder.control_file) > start.orphan_seconds:
+            print("no worker has shown itself since long before the start: nothing is started", flush=True)  # noqa: T201
+            self._folder.report(number, status=int(ExitCode.CANCELLED))
+            return ExitCode.CANCELLED
         with reserve_port() if start.nodes > 1 and number == 0 else socket.socket() as reserved:
             environment = self._rendezvous(reserved) | ({} if start.gpus else visible_devices_env(()))
             run_dir = RunDir(start.run_dir)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.files import (
+    file_age,
     present_tree,
     replace_tree,
     restore_tree,
@@ -106,3 +107,15 @@ def test_a_folder_of_which_a_part_has_been_removed_is_not_restored(tmp_path: Pat
         restore_trees(tmp_path)
         assert not target.exists() or content(target) == {"first"}
         assert {path.name for path in tmp_path.iterdir()} <= {"target"}
+
+
+def test_the_age_of_a_file_is_by_the_clock_of_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert file_age(file) < 3600
+    written = file.stat().st_mtime - 7200
+    os.utime(file, (written, written))
+    assert 7200 <= file_age(file) < 10_800
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(FileNotFoundError):
+        file_age(tmp_path / "other")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import update
 
 from lcl_core.db import leases, runs
 from lcl_core.db import queue as db_queue
+from lcl_core.db.complete_run import RunFailed, complete_run
 from lcl_core.db.models import Run
 from lcl_core.db.queue import EngineCapacity
 from lcl_core.db.session import Database
@@ -143,14 +145,115 @@ def test_a_release_says_whether_the_processes_go_on(
     assert run_of(run_id).handle == (HANDLE if keeps else None)
 
 
-def test_a_run_that_is_cancelled_or_paused_forgets_its_processes(
+def unwanted(database: Database, executor: str = "ray") -> list[tuple[str, dict[str, Any]]]:
+    with database.reading() as session:
+        return leases.unwanted_processes(session, executor)
+
+
+@pytest.mark.parametrize(
+    ("stop", "state", "go_on"),
+    [
+        (runs.cancel_run, "cancelled", runs.resume_run),
+        (runs.cancel_run, "cancelled", runs.retry_run),
+        (runs.pause_run, "paused", runs.unpause_run),
+    ],
+)
+def test_processes_of_a_run_that_is_stopped_without_a_worker_are_found_until_they_are_ended(
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    claim_for_engine: Callable[..., leases.Claim | None],
+    stop: Callable[..., Any],
+    state: str,
+    go_on: Callable[..., Any],
+) -> None:
+    run_id = queue()
+    claimed = claim_for_engine(FREE)
+    assert claimed is not None
+    lose_worker(database, claimed)
+    assert unwanted(database) == []
+    with database.session() as session:
+        stop(session, run_id)
+    marked = {**HANDLE, leases.UNWANTED: True}
+    assert (run_of(run_id).state, run_of(run_id).handle) == (state, marked)
+    assert unwanted(database, "slurm") == []
+    with database.session() as session:
+        go_on(session, run_id)
+    assert unwanted(database) == [(run_id, marked)]
+    assert claim_for_engine(FREE) is None, "its old processes are neither re-attached nor doubled"
+    with database.session() as session:
+        leases.forget_processes(session, run_id, marked)
+    claimed = claim_for_engine(FREE)
+    assert claimed is not None
+    assert (claimed.run_id, claimed.handle) == (run_id, None)
+
+
+@pytest.mark.parametrize(
+    ("stop", "state"), [(runs.cancel_run, "cancelled"), (runs.pause_run, "paused")], ids=["cancel", "pause"]
+)
+@pytest.mark.parametrize("detaches", [True, False])
+def test_processes_of_a_run_whose_worker_ends_as_it_is_stopped_are_found_too(
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    claim_for_engine: Callable[..., leases.Claim | None],
+    stop: Callable[..., Any],
+    state: str,
+    detaches: bool,
+) -> None:
+    run_id = queue()
+    claimed = claim_for_engine(FREE)
+    assert claimed is not None
+    with database.session() as session:
+        leases.record_handle(session, claimed, HANDLE)
+        stop(session, run_id)
+    with database.session() as session:
+        if detaches:
+            leases.release_lease(session, claimed, keep_handle=True)
+        else:
+            leases.renew_lease(session, claimed, EXPIRED)
+    with database.session() as session:
+        leases.expire_leases(session)
+    assert run_of(run_id).state == state
+    assert [run_id for run_id, _ in unwanted(database)] == [run_id]
+
+
+def test_a_run_that_nobody_could_end_is_for_every_worker_later(
     database: Database, queue: Queue, run_of: RunOf, claim_for_engine: Callable[..., leases.Claim | None]
 ) -> None:
-    for stop in (runs.cancel_run, runs.pause_run):
-        run_id = queue()
-        claimed = claim_for_engine(FREE)
-        assert claimed is not None
-        lose_worker(database, claimed)
-        with database.session() as session:
-            stop(session, run_id)
-        assert run_of(run_id).handle is None, "they save their state and end, and a resumed run starts its own"
+    run_id = queue()
+    claimed = claim_for_engine(FREE)
+    assert claimed is not None
+    lose_worker(database, claimed)
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+        runs.retry_run(session, run_id)
+    make_due(database, run_id, leases.REATTACH_SECONDS + 1)
+    claimed = claim_for_engine(FREE)
+    assert claimed is not None
+    assert (claimed.handle, run_of(run_id).handle) == (None, None), "it begins anew"
+    newer = {**HANDLE, "name": "lcl-run-newer"}
+    with database.session() as session:
+        leases.record_handle(session, claimed, newer)
+        leases.forget_processes(session, run_id, {**HANDLE, leases.UNWANTED: True})
+    assert run_of(run_id).handle == newer
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_failed_run_has_a_handle_while_its_processes_may_run(
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    claim_for_engine: Callable[..., leases.Claim | None],
+    tmp_path: Path,
+    ended: bool,
+) -> None:
+    run_id = queue()
+    claimed = claim_for_engine(FREE)
+    assert claimed is not None
+    with database.session() as session:
+        leases.record_handle(session, claimed, HANDLE)
+    outcome = RunFailed({"code": "machine_lost", "message": "m"}, keeps_processes=not ended)
+    complete_run(database, claimed, outcome, tmp_path, tmp_path, 1.0)
+    assert run_of(run_id).state == "failed"
+    assert run_of(run_id).handle == (None if ended else {**HANDLE, leases.UNWANTED: True})

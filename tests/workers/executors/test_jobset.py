@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
-from lcl_core.common.run_dir import RunDir
+from lcl_core.common.run_dir import ExitCode, RunDir
 from workers.executors.base import JobRequest
-from workers.executors.jobset import build_jobset
+from workers.executors.jobset import PodProcess, PodTask, WorkerFile, build_jobset
 from workers.settings import WorkerSettings
 
 VERSIONS = ("1.30", "1.34", "1.37")
@@ -196,3 +197,19 @@ def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch: pytest.Mon
     }
     assert container_of(jobset)["envFrom"] == [{"secretRef": {"name": "storage"}}]
     assert "envFrom" not in container_of(built())
+
+
+@pytest.mark.parametrize("silent", [3600, 0])
+def test_a_pod_that_lost_its_worker_before_its_start_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: int
+) -> None:
+    """As when its JobSet has waited in a queue of Kueue."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest has its own handlers
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "ends_at_once.py").touch()
+    WorkerFile(tmp_path, NAME, "owner").claim()
+    file = tmp_path / "worker.json"
+    written = file.stat().st_mtime - silent
+    os.utime(file, (written, written))
+    task = PodTask(NAME, "ends_at_once", str(tmp_path), 1, (), 60.0, 300.0, 30.0)
+    assert PodProcess(task, 0).run() == (ExitCode.CANCELLED if silent else ExitCode.OK)

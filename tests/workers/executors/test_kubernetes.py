@@ -33,6 +33,7 @@ from workers.executors.base import EngineUnreachable, JobRequest, MachineLost, N
 from workers.executors.jobset import build_jobset
 from workers.executors.kubernetes import KubernetesExecutor
 from workers.settings import WorkerSettings
+from workers.unwanted_jobs import end_unwanted_jobs
 
 HERE = Path(__file__).parents[1]
 ROLE = HERE.parents[1] / "deploy" / "kubernetes" / "jobs" / "role.yaml"
@@ -290,6 +291,33 @@ def test_a_worker_that_leaves_lets_its_run_go_on(
     assert run.progress["pid"] == pid, "the process of the beginning"
     assert steps_of(run_id) == list(range(1, 101))
     assert worker.run_dir(run_id).log_file.read_text().count("=== attempt") == 1
+
+
+def test_a_run_that_is_cancelled_without_a_worker_is_ended_by_the_next_one(
+    worker: InProcessWorker,
+    database: Database,
+    kubernetes_settings: WorkerSettings,
+    cluster: ProcessCluster,
+    executor: KubernetesExecutor,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Any,
+    eventually: Eventually,
+) -> None:
+    kubernetes_settings.executor = "kubernetes"
+    run_id = queue(steps=100_000, checkpoint_every=100_000)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    worker.stopping.set()
+    worker.join()
+    assert end_unwanted_jobs(database, kubernetes_settings, executor, "next") == 0, "it waits for a worker"
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    assert end_unwanted_jobs(database, kubernetes_settings, executor, "next") == 1
+    assert not cluster.names(JOBSETS)
+    saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
+    assert saved["step"] >= 3, "it had time for a checkpoint"
+    assert (run_of(run_id).state, run_of(run_id).handle) == ("cancelled", None)
 
 
 def test_a_real_worker_that_is_killed_loses_no_attempt_and_cancels_with_a_checkpoint(

@@ -1,0 +1,99 @@
+"""Jobs that no run goes on with: each is ended by one worker of its engine, and found until then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from lcl_core.common.run_dir import RunDir
+from lcl_core.db.models import Run
+from lcl_core.db.session import Database
+from lcl_core.db.workers import claim_task
+from workers.executors.base import EngineUnreachable, Handle, MachineLost
+from workers.settings import WorkerSettings
+from workers.unwanted_jobs import end_unwanted_jobs
+
+Queue = Callable[..., str]
+RunOf = Callable[[str], Any]
+
+
+class EngineStub:
+    """Jobs by their name: how long after SIGTERM each ends by itself, or what its engine says of it."""
+
+    def __init__(self, jobs: dict[str, float | Exception]) -> None:
+        self._jobs = jobs
+        self.history: list[tuple[str, str]] = []
+
+    @contextmanager
+    def attach(self, handle: Handle, run_dir: RunDir) -> Iterator[StoppedJob]:
+        job = self._jobs[handle["name"]]
+        if isinstance(job, Exception):
+            raise job
+        yield StoppedJob(self, handle["name"], ends=job)
+        self.history.append((handle["name"], "killed"))
+
+
+class StoppedJob:
+    def __init__(self, engine: EngineStub, name: str, ends: float) -> None:
+        self._engine, self._name, self._ends = engine, name, ends
+
+    def terminate(self) -> None:
+        self._engine.history.append((self._name, "terminated"))
+
+    def wait(self, seconds: float) -> int | None:
+        self._ends -= 1
+        if self._ends > 0:
+            return None
+        self._engine.history.append((self._name, "ended"))
+        return 75
+
+
+@pytest.fixture
+def cancelled(database: Database, queue: Queue, settings: WorkerSettings) -> Callable[[str], str]:
+    """A cancelled run with an unwanted job of that name."""
+    settings.executor, settings.cancel_grace_seconds = "slurm", 0.2
+
+    def prepare(name: str) -> str:
+        run_id = queue()
+        handle = {"executor": "slurm", "name": name, "nodes": 1, "unwanted": True}
+        with database.session() as session:
+            session.execute(update(Run).where(Run.id == run_id).values(state="cancelled", handle=handle))
+        return run_id
+
+    return prepare
+
+
+def test_what_has_ended_is_forgotten_and_what_may_run_is_found_again(
+    database: Database, settings: WorkerSettings, cancelled: Callable[[str], str], run_of: RunOf
+) -> None:
+    jobs: dict[str, float | Exception] = {
+        "orderly": 2.0,
+        "hung": float("inf"),
+        "gone": MachineLost("unknown"),
+        "away": EngineUnreachable("no answer"),
+        "broken": ValueError("an error of ours"),
+    }
+    engine, found = EngineStub(jobs), {name: cancelled(name) for name in jobs}
+    assert end_unwanted_jobs(database, settings, engine, "worker") == 3  # type: ignore[arg-type]
+    assert [what for name, what in engine.history if name == "orderly"] == ["terminated", "ended", "killed"]
+    assert [what for name, what in engine.history if name == "hung"] == ["terminated", "killed"], "after the grace"
+    kept = {name for name, run_id in found.items() if run_of(run_id).handle is not None}
+    assert kept == {"away", "broken"}
+    jobs["away"] = MachineLost("unknown")
+    assert end_unwanted_jobs(database, settings, engine, "another") == 1  # type: ignore[arg-type]
+    assert run_of(found["away"]).handle is None
+
+
+def test_one_worker_ends_them_at_a_time(
+    database: Database, settings: WorkerSettings, cancelled: Callable[[str], str], run_of: RunOf
+) -> None:
+    run_id, engine = cancelled("orderly"), EngineStub({"orderly": 1.0})
+    with database.session() as session:
+        assert claim_task(session, "unwanted jobs/slurm", "another", 60.0)
+    assert end_unwanted_jobs(database, settings, engine, "worker") == 0  # type: ignore[arg-type]
+    assert engine.history == []
+    assert run_of(run_id).handle is not None
