@@ -6,6 +6,9 @@ outlive the worker, and are found again by their names, which the run's row has.
 worker for ``REATTACH_SECONDS`` has its job save its state and exit, and gives its place back.
 
 Every call names its owner, a token of the attachment. A worker that has lost the job to another one cannot stop it.
+
+The actors are created together with the group, before it has a place. A group without actors would have nobody who
+removes it if its worker were killed meanwhile.
 """
 
 from __future__ import annotations
@@ -369,8 +372,9 @@ class RayExecutor:
         strategy = "STRICT_SPREAD" if request.nodes > 1 else "PACK"
         group = placement_group([bundle] * request.nodes, strategy=strategy, name=name, lifetime="detached")
         try:
+            actors = self._create_actors(group, name, gpus, request.nodes)
             self._await_place(group, request)
-            return self._start_in(group, name, gpus, request)
+            return self._start_in(group, actors, name, gpus, request)
         except RayError as error:
             _remove_group(group)
             raise MachineLost(f"Ray could not start the processes: {_first_line(error)}") from error
@@ -385,10 +389,14 @@ class RayExecutor:
         name, owner = handle["name"], secrets.token_hex(8)
         try:
             group = ray.util.get_placement_group(name)
+            state = ray.util.placement_group_table(group).get("state")
         except ValueError as error:
             raise MachineLost("Ray does not know its placement group any more") from error
         except RayError as error:
             raise EngineUnreachable(f"Ray does not answer: {_first_line(error)}") from error
+        if state == "PENDING":
+            _remove_group(group)
+            raise MachineLost("its placement group waited for a place while no worker had it")
         try:
             actors = [ray.get_actor(_actor_name(name, number)) for number in range(handle["nodes"])]
             facts: list[dict[str, Any]] = ray.get(
@@ -413,10 +421,10 @@ class RayExecutor:
                 nodes = "1 node" if request.nodes == 1 else f"{request.nodes} nodes at once"
                 raise NoCapacity(f"Ray has had no free capacity for {nodes} for {self._settings.ray_wait_seconds:g} s")
 
-    def _start_in(self, group: PlacementGroup, name: str, gpus: int, request: JobRequest) -> RayJob:
-        owner, settings = secrets.token_hex(8), self._settings
-        remote = ray.remote(NodeProcess)
-        actors: list[Any] = [
+    def _create_actors(self, group: PlacementGroup, name: str, gpus: int, nodes: int) -> list[Any]:
+        """One for each bundle. They start when the group has its place."""
+        settings, remote = self._settings, ray.remote(NodeProcess)
+        return [
             remote.options(
                 name=_actor_name(name, number),
                 lifetime="detached",
@@ -425,8 +433,13 @@ class RayExecutor:
                 num_gpus=gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, number),
             ).remote(self._orphan_seconds, settings.cancel_grace_seconds)
-            for number in range(request.nodes)
+            for number in range(nodes)
         ]
+
+    def _start_in(
+        self, group: PlacementGroup, actors: Sequence[Any], name: str, gpus: int, request: JobRequest
+    ) -> RayJob:
+        owner, settings = secrets.token_hex(8), self._settings
         facts = self._await_actors([actor.attach.remote(owner) for actor in actors], request)
         envs = self._environments(actors, gpus, request)
         calls = [

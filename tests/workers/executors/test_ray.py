@@ -287,6 +287,32 @@ def test_an_actor_that_does_not_answer_in_time_has_lost_no_job(
         assert job.wait(1.0) is None, "it goes on"
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_a_job_that_waits_for_a_place_is_removed_without_its_worker(
+    executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually, found: bool
+) -> None:
+    """Its worker was killed; another one finds it, or nobody does."""
+
+    def check() -> None:
+        raise KeyError("killed")
+
+    executor._orphan_seconds, handles = 2.0, []
+    request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="waits", nodes=NODES, check=check)
+    other = JobRequest("toy_run", prepared(tmp_path / "other"), "title", name="other")
+    with executor.start(other, lambda handle: None):
+        with monkeypatch.context() as patch:
+            patch.setattr(ray_module, "_remove_group", lambda group: None)
+            with pytest.raises(KeyError):
+                executor.start(request, handles.append)
+        assert free_processors() == NODES - 1
+        if found:
+            with pytest.raises(MachineLost, match="waited for a place"):
+                executor.attach(handles[0], request.run_dir)
+    if not found:
+        eventually(lambda: free_processors() == 0, "its place")
+    eventually(all_free(NODES), "the removal of the placement group")
+
+
 def test_a_gang_gets_all_its_nodes_or_none(
     trainer: InProcessWorker,
     settings: WorkerSettings,
