@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import json
 import signal
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -21,6 +25,9 @@ from workers.failure_table import RULES, FailureRule, Policy, infrastructure_cau
 
 _TAIL_BYTES = 65_536
 _MAX_LINE = 500
+# NFS may answer from its cache for up to a minute that a file is not there which another machine has created
+HIDDEN_SECONDS = 70.0
+_HIDDEN_POLL_SECONDS = 1.0
 
 _STORAGE: dict[FailureCode | None, tuple[str, str]] = {
     FailureCode.DISK_FULL: ("no space is left where the run writes", "make room there"),
@@ -97,6 +104,28 @@ class ProcessExit:
     hang: str = ""
     loss: str = ""
     log_file: Path | None = None
+
+
+def await_outcome_file(run_dir: RunDir, exited: ProcessExit, check: Callable[[], None]) -> None:
+    """Wait until result or error of a job on another machine is visible here; HIDDEN_SECONDS at most.
+
+    Returns at once where the exit status promises neither.
+
+    Args:
+        check: called while it waits; what it raises ends the wait.
+    """
+    promised = exited.status in (ExitCode.OK, ExitCode.USER_ERROR) and exited.stop_reason is not StopReason.DETACHED
+    deadline = time.monotonic() + HIDDEN_SECONDS
+    while promised and not _has_outcome_file(run_dir) and time.monotonic() < deadline:
+        check()
+        with suppress(OSError), tempfile.NamedTemporaryFile(dir=run_dir.path, prefix="."):
+            pass  # a change of the folder from here makes NFS ask the server what is in it
+        if not _has_outcome_file(run_dir):
+            time.sleep(_HIDDEN_POLL_SECONDS)
+
+
+def _has_outcome_file(run_dir: RunDir) -> bool:
+    return run_dir.result_file.exists() or run_dir.error_file.exists()
 
 
 def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutcome | Requeue:

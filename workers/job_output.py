@@ -44,6 +44,21 @@ class MetricsTail:
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
         return [metric for line in lines if (metric := _parse_metric(line)) is not None], rewound
 
+    def reopen(self) -> None:
+        """Open the file anew, to go on where it was: NFS shows what another machine wrote last to whoever opens it."""
+        if self._file is None:
+            return
+        position, before = self._file.tell(), os.fstat(self._file.fileno())
+        self.close()
+        with contextlib.suppress(FileNotFoundError):
+            file = self._path.open("rb")
+            opened = os.fstat(file.fileno())
+            if (opened.st_dev, opened.st_ino) != (before.st_dev, before.st_ino) or opened.st_size < position:
+                file.close()  # it was replaced: the next read begins anew
+                return
+            file.seek(position)
+            self._file = file
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()

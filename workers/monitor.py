@@ -88,6 +88,7 @@ class JobMonitor:
         self._clock.start()
         with self._lease.protect(self._process):
             status = self._until_status()
+        self._tail.reopen()
         self._lease.persist(self._exchange)
         if self._lease.ended_process and self._stop_reason is None:
             self._stop_reason = StopReason.DATABASE

@@ -25,7 +25,15 @@ from lcl_core.jobs import JOB_MODULES
 from lcl_core.vector_indexes import CollectionDirectory
 from workers.executors.base import EngineUnreachable, Executor, Handle, Job, JobRequest, MachineLost, NoCapacity
 from workers.executors.local import LocalExecutor
-from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_error, classify_exit, os_error_failure
+from workers.exit_outcome import (
+    ProcessExit,
+    Requeue,
+    StopReason,
+    await_outcome_file,
+    classify_error,
+    classify_exit,
+    os_error_failure,
+)
 from workers.fetch_checkpoints import fetch_checkpoints
 from workers.gang import combine_outcomes, is_secondary_failure, published_rendezvous
 from workers.job_output import MetricsTail
@@ -184,6 +192,8 @@ class Supervisor:
         return exited
 
     def _classify(self, claim: Claim, run_dir: RunDir, lease: LeaseKeeper, exited: ProcessExit) -> RunOutcome | Requeue:
+        if self._executor.places_nodes:
+            await_outcome_file(run_dir, exited, lease.check)
         outcome = classify_exit(claim, run_dir, exited)
         if claim.is_gang and is_secondary_failure(run_dir, exited):
             outcome = combine_outcomes(self._database, self._settings, claim, lease, outcome)

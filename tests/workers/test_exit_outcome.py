@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.complete_run import RunCancelled, RunFailed, RunSucceeded
-from lcl_core.db.leases import Claim
-from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_exit, last_error_line
+from lcl_core.db.leases import Claim, StaleLease
+from lcl_core.db.queue import EngineCapacity
+from lcl_core.db.session import Database
+from tests.workers.in_process_worker import InProcessWorker
+from workers import exit_outcome
+from workers.executors.local import LocalExecutor
+from workers.exit_outcome import (
+    HIDDEN_SECONDS,
+    ProcessExit,
+    Requeue,
+    StopReason,
+    await_outcome_file,
+    classify_exit,
+    last_error_line,
+)
+from workers.settings import WorkerSettings
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    f()\nValueError: bad\n'
 
@@ -105,3 +124,106 @@ def test_ranks_that_did_not_meet_cost_no_attempt(run_dir: RunDir) -> None:
     found = verdict(run_dir, ExitCode.RENDEZVOUS_FAILED)
     assert isinstance(found, Requeue)
     assert (found.rule.cause, found.uses_attempt, found.cause) == ("rendezvous_failed", False, problem)
+
+
+class CachedFolder:
+    """An NFS client's cache of a folder: new names appear when the folder is changed from here, or time has passed.
+
+    Its clock is the test's.
+    """
+
+    def __init__(self, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds, self.shows_at = 0.0, float("inf")
+        self._folder = run_dir.path
+        os.utime(self._folder, (1, 1))
+        self.sees_own_changes = True
+        clock = SimpleNamespace(monotonic=lambda: self.seconds, sleep=self.sleep)
+        monkeypatch.setattr(exit_outcome, "time", clock)
+        run_dir.result_file, run_dir.error_file = self.file("result.json"), self.file("error.json")
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def file(self, name: str) -> Any:
+        path = self._folder / name
+        return SimpleNamespace(exists=lambda: self._is_fresh() and path.exists(), read_text=path.read_text)
+
+    def _is_fresh(self) -> bool:
+        changed = self.sees_own_changes and self._folder.stat().st_mtime != 1
+        return changed or self.seconds >= self.shows_at
+
+
+@pytest.fixture
+def cached(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> CachedFolder:
+    write_json_atomically(run_dir.result_file, {"a": 1})
+    return CachedFolder(run_dir, monkeypatch)
+
+
+@pytest.mark.parametrize("sees_own_changes", [True, False])
+def test_a_result_of_another_machine_is_waited_for(
+    run_dir: RunDir, cached: CachedFolder, sees_own_changes: bool
+) -> None:
+    cached.sees_own_changes, cached.shows_at = sees_own_changes, 60.0
+    assert verdict(run_dir, 0).reason["code"] == "no_result"
+    await_outcome_file(run_dir, ProcessExit(0, None, 0), lambda: None)
+    assert verdict(run_dir, 0) == RunSucceeded({"a": 1})
+    assert cached.seconds == (0.0 if sees_own_changes else 60.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "ending", "waits"),
+    [
+        (0, None, True),
+        (ExitCode.USER_ERROR, None, True),
+        (1, None, False),
+        (ExitCode.CANCELLED, StopReason.PAUSE, False),
+        (0, StopReason.DETACHED, False),
+    ],
+)
+def test_only_what_the_exit_status_promises_is_waited_for(
+    run_dir: RunDir, cached: CachedFolder, status: int, ending: StopReason | None, waits: bool
+) -> None:
+    cached.sees_own_changes = False
+    await_outcome_file(run_dir, ProcessExit(status, ending, 0), lambda: None)
+    assert cached.seconds == (HIDDEN_SECONDS if waits else 0.0)
+
+
+def test_a_lost_lease_ends_the_wait(run_dir: RunDir, cached: CachedFolder) -> None:
+    cached.sees_own_changes = False
+
+    def check() -> None:
+        if cached.seconds >= 3:
+            raise StaleLease("run_1")
+
+    with pytest.raises(StaleLease):
+        await_outcome_file(run_dir, ProcessExit(0, None, 0), check)
+
+
+class OtherMachines(LocalExecutor):
+    """Places nodes, on this machine."""
+
+    places_nodes = True
+
+    def capacity(self) -> Any:
+        return EngineCapacity("other", nodes=1, cpus=1.0, gpus=0.0, has_gpus=False)
+
+
+def test_an_outcome_of_another_machine_may_become_visible_after_the_exit_status(
+    database: Database,
+    settings: WorkerSettings,
+    modules: dict[str, str],
+    queue: Callable[..., str],
+    run_of: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LCL_TOY", "silent")
+    worker = InProcessWorker(database, settings, modules, OtherMachines(settings))
+    run_id = queue()
+
+    def appear(_seconds: float) -> None:
+        reason = UserError("no such thing", code="bad_thing").to_dict()
+        write_json_atomically(worker.run_dir(run_id).error_file, reason)
+
+    monkeypatch.setattr(exit_outcome, "time", SimpleNamespace(monotonic=time.monotonic, sleep=appear))
+    worker.work()
+    assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "bad_thing")

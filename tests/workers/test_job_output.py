@@ -54,6 +54,25 @@ def test_a_half_written_line_waits_for_its_end(run_dir: RunDir, tail: MetricsTai
         assert steps(tail) == ([2], False)
 
 
+def test_a_file_that_is_opened_anew_goes_on_where_it_was(run_dir: RunDir, tail: MetricsTail) -> None:
+    tail.reopen()
+    run_dir.append_metrics(step=1)
+    with run_dir.metrics_file.open("a") as file:
+        file.write('{"st')
+    assert steps(tail) == ([1], True)
+    with run_dir.metrics_file.open("a") as file:
+        file.write('ep": 2}\n')
+    tail.reopen()
+    assert steps(tail) == ([2], False)
+    run_dir.truncate_metrics(1)
+    tail.reopen()
+    assert steps(tail) == ([1], True)
+    run_dir.metrics_file.unlink()
+    tail.reopen()
+    run_dir.append_metrics(step=5)
+    assert steps(tail) == ([5], True)
+
+
 def test_lines_that_are_no_metric_are_left_out(run_dir: RunDir, tail: MetricsTail) -> None:
     run_dir.metrics_file.write_bytes(b'nonsense\n[1]\n{"loss": 1}\n\n{"step": "x"}\n\xff\xfe\n{"step": 5}\n')
     assert steps(tail) == ([5], True)
