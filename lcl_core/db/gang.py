@@ -102,7 +102,14 @@ def join_gang(
     """
     moment = now(session)
     # a member of an earlier attempt keeps its row, and its devices, until its process has ended
-    replaced = or_(GangMemberRow.expires_at < moment, GangMemberRow.ending.is_not(None), GangMemberRow.number == 0)
+    # one that waits leaves no process behind: its worker counts as lost as soon as its heartbeats stop
+    alive = select(Worker.id).where(Worker.seen_at >= moment - ALIVE_WITHIN)
+    replaced = or_(
+        GangMemberRow.expires_at < moment,
+        GangMemberRow.ending.is_not(None),
+        GangMemberRow.number == 0,
+        and_(GangMemberRow.lease_token.is_(None), GangMemberRow.worker.not_in(alive)),
+    )
     session.execute(delete(GangMemberRow).where(GangMemberRow.run_id == run_id, replaced))
     member = GangMemberRow(run_id=run_id, worker=worker, token=secrets.token_hex(16))
     member.expires_at = moment + timedelta(seconds=seconds)

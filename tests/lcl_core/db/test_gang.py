@@ -132,6 +132,24 @@ def test_a_worker_that_died_while_it_waited_is_not_counted(queue: Queue, try_cla
     assert isinstance(try_claim("w-2"), leases.Claim)
 
 
+@pytest.mark.parametrize("row_is_there", [True, False])
+def test_a_worker_whose_heartbeats_stopped_while_it_waited_is_not_counted(
+    database: Database, queue: Queue, try_claim: TryClaim, check: Any, row_is_there: bool
+) -> None:
+    """Its membership has not expired yet, and it would not start its node."""
+    spread(queue, 2)
+    killed = try_claim("w-1", lease_seconds=240.0)
+    with database.session() as session:
+        worker = session.get_one(Worker, "w-1")
+        worker.seen_at -= timedelta(minutes=1)
+        if not row_is_there:
+            session.delete(worker)
+    assert isinstance(try_claim("w-2"), gang.MemberLease)
+    with pytest.raises(leases.StaleLease):
+        check(killed)
+    assert isinstance(try_claim("w-3"), leases.Claim)
+
+
 def test_a_seat_is_renewed(database: Database, queue: Queue, try_claim: TryClaim) -> None:
     spread(queue, 2)
     member = try_claim("w-1", lease_seconds=-1.0)
