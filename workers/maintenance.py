@@ -156,8 +156,9 @@ class QueueMaintenance:
         self._identity = identity
         self._settings = settings
         self._gpus = gpus
-        self._continuity = Continuity(settings.lease_seconds, settings.reap_seconds)
-        self._next_heartbeat = self._next_scan = 0.0
+        self._seconds = min(settings.ping_seconds, settings.reap_seconds)
+        self._continuity = Continuity(settings.lease_seconds, self._seconds)
+        self._next_heartbeat = self._next_scan = self._next_round = 0.0
         self._maintainer_until = 0.0
         self._always_scans = always_scans
         self._hears = False  # the broker can wake this worker
@@ -168,8 +169,8 @@ class QueueMaintenance:
         return time.monotonic() < self._maintainer_until
 
     def task(self) -> PeriodicTask:
-        """A heartbeat and a scan when they are due, and the maintainer's round, every ``reap_seconds``."""
-        return PeriodicTask("queue", self._heartbeat_and_round, self._settings.reap_seconds)
+        """A heartbeat every ``ping_seconds``, a scan when it is due, the maintainer's round every ``reap_seconds``."""
+        return PeriodicTask("queue", self._heartbeat_and_round, self._seconds)
 
     def round(self) -> None:
         """One round of the maintainer. Raises: UNREACHABLE."""
@@ -226,7 +227,8 @@ class QueueMaintenance:
             self._heartbeat()
             self._continuity.tick()
             self._scan()
-            if self.is_maintainer:
+            if self.is_maintainer and time.monotonic() >= self._next_round:
+                self._next_round = time.monotonic() + self._settings.reap_seconds
                 self.round()
         except UNREACHABLE:
             self._continuity.interrupt()

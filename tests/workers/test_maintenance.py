@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -173,6 +174,22 @@ def test_it_sends_heartbeats(
         (worker,) = runs.list_workers(session)
     assert (worker.id, worker.host, worker.pid, worker.devices) == ("worker-1", "host", 7, ["cpu"])
     assert worker.seen_at > worker.started_at
+
+
+def test_heartbeats_do_not_wait_for_rare_rounds(
+    database: Database, wakeups: Any, claim_loop: Any, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(maintenance, "time", SimpleNamespace(monotonic=lambda: clock.seconds, time=time.time))
+    settings.ping_seconds, settings.reap_seconds = 5.0, 60.0
+    identity = WorkerIdentity("worker-1", "host", 7, 1, ("cpu",))
+    queue_maintenance = QueueMaintenance(database, wakeups, claim_loop, identity, settings)
+    rounds: list[float] = []
+    monkeypatch.setattr(queue_maintenance, "round", lambda: rounds.append(clock.seconds))
+    task = queue_maintenance.task()
+    for clock.seconds in range(10, 135, int(task._seconds)):
+        task._round()
+    assert (len(wakeups.pings), rounds) == (25, [10, 70, 130])
 
 
 def test_what_a_study_needs_next_is_queued_and_workers_are_woken(
