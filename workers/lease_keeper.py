@@ -22,10 +22,8 @@ from lcl_core.db.leases import StaleLease
 from lcl_core.db.session import UNREACHABLE, Database, answer_within
 from lcl_core.db.states import State
 from workers.logs import log_database_error
-from workers.settings import WorkerSettings
+from workers.settings import KILL_SHARE, TERMINATE_SHARE, WorkerSettings
 
-# shares of a lease without a renewal after which the job is asked to write a checkpoint and leave, and is killed
-TERMINATE_SHARE, KILL_SHARE = 0.5, 0.8
 # a thread that was not scheduled for this share of a lease was suspended, with its machine or its process
 GAP_SHARE = 0.25
 _MAX_ANSWER_SECONDS = 15.0
@@ -163,7 +161,9 @@ class LeaseKeeper:
     def _keep_renewing(self) -> None:
         while not self._released.is_set():
             self._renewal_due.clear()
-            wait = self._settings.heartbeat_seconds if self._renew_once() else self._settings.watch_seconds
+            # a failed renewal is repeated several times before the job is asked to leave
+            retry = min(self._settings.watch_seconds, self._seconds / 20)
+            wait = self._settings.heartbeat_seconds if self._renew_once() else retry
             self._renewal_ended.set()
             if self.lost:
                 return

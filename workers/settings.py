@@ -12,6 +12,8 @@ from pydantic_settings import NoDecode
 from lcl_core.common.settings import Settings
 from lcl_core.db.workers import ALIVE_WITHIN
 
+# shares of a lease without a renewal after which the job is asked to write a checkpoint and leave, and is killed
+TERMINATE_SHARE, KILL_SHARE = 0.5, 0.8
 _DNS_NAME = r"^([a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?)?$"
 _QUANTITY = r"^[1-9]\d*(\.\d+)?([KMGT]i?)?$"
 _SLURM_NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.,@+-]*)?$"
@@ -118,6 +120,16 @@ class WorkerSettings(Settings):
             raise ValueError(
                 f"LCL_PING_SECONDS ({self.ping_seconds:g}) must be at most {ALIVE_WITHIN.total_seconds() / 2:g}: "
                 f"workers without a sign of life within {ALIVE_WITHIN.total_seconds():g} s do not count"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lease_outlives_checks(self) -> Self:
+        if self.heartbeat_seconds + self.watch_seconds >= KILL_SHARE * self.lease_seconds:
+            raise ValueError(
+                f"LCL_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}) and LCL_WATCH_SECONDS ({self.watch_seconds:g}) "
+                f"together must be less than {KILL_SHARE:g} of LCL_LEASE_SECONDS ({self.lease_seconds:g}): a run is "
+                "killed after that share of it without a sign of life"
             )
         return self
 

@@ -153,6 +153,21 @@ def test_renewals_that_come_back_in_time_let_the_job_go_on(
     assert process.received == []
 
 
+def test_a_failed_renewal_is_repeated_in_time_however_rare_the_checks_of_the_process_are(
+    keep: Callable[..., LeaseKeeper], settings: WorkerSettings, renewals: Renewals, eventually: Eventually
+) -> None:
+    process = RecordedProcess()
+    with keep(lease=20.0) as lease:
+        lease.confirm()
+        settings.watch_seconds = 3600.0
+        with lease.protect(process):
+            renewals.mode = "fail"
+            eventually(lambda: not lease.answered_for(20.0), "a failed renewal")
+            renewals.mode, before = "succeed", renewals.count
+            eventually(lambda: renewals.count > before, "the next renewal")
+    assert process.received == []
+
+
 def test_the_age_of_a_lease_counts_from_when_its_renewal_was_sent(
     keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually, clock: BootClock
 ) -> None:

@@ -107,3 +107,9 @@ def test_no_known_name_is_taken_for_another() -> None:
 def test_a_worker_whose_signs_of_life_would_come_too_late_does_not_start() -> None:
     with pytest.raises(ValidationError, match="LCL_PING_SECONDS"):
         WorkerSettings(ping_seconds=60)
+
+
+def test_a_worker_whose_checks_would_outlast_a_lease_does_not_start() -> None:
+    assert WorkerSettings(lease_seconds=60, heartbeat_seconds=10, watch_seconds=37).watch_seconds == 37
+    with pytest.raises(ValidationError, match="LCL_WATCH_SECONDS"):
+        WorkerSettings(lease_seconds=60, heartbeat_seconds=10, watch_seconds=38)
