@@ -185,9 +185,9 @@ class LocalStack:
         api = {**shared, "LCL_API_PORT": str(_port(api_socket))}
         sockets = {"LCL_API_SOCKET": api_socket}
         self.stack.start(Service("api", ("python", "-m", "api"), api, grace=10, sockets=sockets))
-        # longer than the worker waits for its job processes, so that the worker ends them
-        grace = settings.cancel_grace_seconds + 10
         worker = shared | self._start_ray()
+        # longer than the worker waits for its job processes, so that the worker ends them
+        grace = settings.worker_stop_seconds
         self.stack.start(Service("worker", ("python", "-m", "workers"), worker, grace=grace))
         page = {**UI_ENV, "LCL_HOME": str(self.home), "LCL_API_URL": self.api_url}
         if not settings.team:  # LCL_API_KEY of the launcher's environment may be the key of another service

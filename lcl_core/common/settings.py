@@ -48,7 +48,7 @@ UI_NAMES = """
 CLIENT_NAMES = "API_KEY API_URL"
 COMPOSE_NAMES = """
     API_CPUS API_MEMORY DATA EXTRAS GPUS GRAFANA_PORT IMAGE METRICS_RETENTION PORT POSTGRES_CPUS POSTGRES_MEMORY S3_ROOT
-    SHM_SIZE UI_MEMORY WORKER_CPUS WORKER_MEMORY
+    SHM_SIZE UI_MEMORY WORKER_CPUS WORKER_MEMORY WORKER_STOP_SECONDS
 """
 JOB_NAMES = "MEETING MEETING_SECONDS NODE NODES SUPERVISED"
 TEST_NAMES = "CHROMIUM SCREENSHOTS SCREENSHOTS_URL TEST_COMPILE"
@@ -230,6 +230,11 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The configured URL, or SQLite inside ``home``."""
         return self.database_url or f"sqlite:///{self.home.resolve() / 'lcl.db'}"
+
+    @property
+    def worker_stop_seconds(self) -> float:
+        """That a worker may need to stop: a job's grace, half of it to copy the last checkpoint, and time to spare."""
+        return 1.5 * self.cancel_grace_seconds + 15
 
     @property
     def database_pooled(self) -> bool:

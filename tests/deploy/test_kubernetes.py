@@ -162,6 +162,19 @@ def test_nothing_is_mounted_inside_a_claim(name: str) -> None:
     assert not [path for path in paths if any(paths.get(parent) in claims for parent in path.parents)]
 
 
+def stop_seconds(service: dict[str, Any]) -> int:
+    """Between SIGTERM and SIGKILL in compose, where ``.env`` says nothing else."""
+    default = re.fullmatch(r"(?:\$\{LCL_\w+:-)?(\d+)\}?s", service.get("stop_grace_period", "10s"))
+    assert default
+    return int(default[1])
+
+
+def test_a_worker_has_the_time_that_it_needs_to_stop() -> None:
+    needed = WorkerSettings(checkpoints="store", artifacts="s3://bucket/lcl").worker_stop_seconds
+    assert stop_seconds(COMPOSE["worker"]) >= needed
+    assert PODS["worker"]["spec"]["terminationGracePeriodSeconds"] >= needed
+
+
 @pytest.mark.parametrize("name", ["api", "worker", "ui"])
 def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
     service = COMPOSE[name]
@@ -170,8 +183,7 @@ def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
     required = {variable for variable, key in secrets_of(name).items() if not key.get("optional")}
     assert required | set(values_of(name)) - {"LCL_DATA_CACHE"} == fixed
     assert PODS[name]["spec"].get("shareProcessNamespace", False) is service["init"], "a process 1 that reaps"
-    seconds = int(service.get("stop_grace_period", "10s").rstrip("s"))
-    assert PODS[name]["spec"].get("terminationGracePeriodSeconds", 30) >= seconds
+    assert PODS[name]["spec"].get("terminationGracePeriodSeconds", 30) >= stop_seconds(service)
     inside = {volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in service.get("volumes", ())}
     mounted = {mount["mountPath"]: mount for mount in container(name)["volumeMounts"]}
     assert set(mounted) - {"/tmp", "/dev/shm", AUTHORITY, NODE_CACHE} == inside

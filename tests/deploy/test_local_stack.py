@@ -99,15 +99,18 @@ def test_the_printed_address_opens_the_page_of_one_machine(tmp_path: Path, monke
         assert token not in logs
 
 
-def test_api_and_page_listen_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parts_do_what_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LCL_TEAM", raising=False)
     with listening_socket(0) as one, listening_socket(0, "127.0.0.2") as other:
         port, api_port = (probe.getsockname()[1] for probe in (one, other))
     settings = {"UI_HOST": "0.0.0.0", "UI_PORT": port, "UI_HOSTS": "127.0.0.3"}
-    for name, value in {**settings, "API_HOST": "127.0.0.2", "API_PORT": api_port}.items():
+    settings |= {"API_HOST": "127.0.0.2", "API_PORT": api_port, "CANCEL_GRACE_SECONDS": 120}
+    for name, value in settings.items():
         monkeypatch.setenv(f"LCL_{name}", str(value))
     with launched(tmp_path / "home", monkeypatch, ports=None) as stack:
         assert (stack.api_url, stack.page_url) == (f"http://127.0.0.2:{api_port}", f"http://127.0.0.1:{port}")
+        (worker,) = [child.service for child in stack.stack.children if child.name == "worker"]
+        assert worker.grace >= 1.5 * 120, "a job's grace, and half of it for the copy of its checkpoint"
         elsewhere = stack.page_address.replace("127.0.0.1", "127.0.0.3")
         assert httpx.get(elsewhere, trust_env=False, follow_redirects=True).status_code == 200
 
