@@ -33,6 +33,7 @@ from lcl_core.common.threads import thread_env
 from lcl_core.db.session import UNREACHABLE
 
 RETRY_SECONDS = 0.5
+_UNUSABLE = ("home_unusable", "database_newer")  # no setting is wrong
 RESERVED_FILES = 512  # open files besides connections: database, downloads, encoders
 
 
@@ -55,7 +56,7 @@ def main() -> int:
         _prepare(app.state.context, settings)
         sockets = _inherited_socket(settings.api_socket)
     except (ValidationError, SettingsError, UserError) as error:
-        return _fail(_error_line(error), 1 if getattr(error, "code", "") == "home_unusable" else 2)
+        return _fail(_error_line(error), 1 if getattr(error, "code", "") in _UNUSABLE else 2)
     except (SQLAlchemyError, OSError) as error:
         return _fail(f"the service cannot start: {_error_line(error)}", 1)
     configure_logging(settings.log_format)

@@ -21,6 +21,8 @@ from workers.logs import configure_logging
 from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess
 
+_UNUSABLE = ("home_unusable", "executor_unreachable", "database_newer")  # no setting is wrong
+
 
 def main() -> int:
     forbid_downloads()
@@ -36,7 +38,7 @@ def main() -> int:
     except SettingsError as error:
         return _print_error(str(error), 2)
     except UserError as error:
-        return _print_error(str(error), 1 if error.code in ("home_unusable", "executor_unreachable") else 2)
+        return _print_error(str(error), 1 if error.code in _UNUSABLE else 2)
     except (SQLAlchemyError, OSError) as error:
         return _print_error(str(error), 1)
 

@@ -87,7 +87,7 @@ class AppState:
     def prepare(self) -> None:
         """Migrate the database, ensure the admin key and the bundled data. Further calls do nothing.
 
-        Raises: UserError ``insecure_secret``; SQLAlchemyError when the database cannot be used.
+        Raises: UserError ``insecure_secret``, ``database_newer``; SQLAlchemyError when the database cannot be used.
         """
         if self._prepared:
             return

@@ -128,17 +128,23 @@ class Database:
             yield session
 
     def migrate(self) -> None:
-        """Migrate the schema to the newest revision. Processes that start together take turns."""
+        """Migrate the schema to the newest revision. Processes that start together take turns.
+
+        Raises: UserError ``database_newer`` where a later version has migrated it.
+        """
         from alembic import command
 
-        with self._migrating() as config:
+        with self._migrating() as config, _explained_revisions(config):
             command.upgrade(config, "head")
 
     def downgrade(self, revision: str) -> None:
-        """Migrate the schema back to ``revision`` (``base`` is an empty database)."""
+        """Migrate the schema back to ``revision`` (``base`` is an empty database).
+
+        Raises: UserError ``database_newer`` as :meth:`migrate`, ``bad_revision`` for one that is not an earlier one.
+        """
         from alembic import command
 
-        with self._migrating() as config:
+        with self._migrating() as config, _explained_revisions(config, revision):
             command.downgrade(config, revision)
 
     @contextmanager
@@ -192,6 +198,35 @@ class Database:
         """Close the pooled connections."""
         self.engine.dispose()
         self.writer.dispose()
+
+
+@contextmanager
+def _explained_revisions(config: Any, target: str = "") -> Iterator[None]:
+    """Turn alembic's errors into UserError ``database_newer`` or ``bad_revision``.
+
+    Args:
+        config: of alembic.
+        target: revision to which the schema is to go back, if it is.
+    """
+    from alembic.script import ScriptDirectory
+    from alembic.script.revision import ResolutionError
+    from alembic.util import CommandError
+
+    try:
+        yield
+    except CommandError as error:
+        cause = error.__cause__
+        if isinstance(cause, ResolutionError) and cause.argument != target:
+            newest = ScriptDirectory.from_config(config).get_current_head()
+            raise UserError(
+                f"a newer version has migrated the database (to revision {cause.argument}; the newest of this version "
+                f"is {newest}): start that version, or have it go back (python -m lcl_core.db.migrations --to "
+                f"{newest}), or restore a backup (docs/operations.md, Upgrade)",
+                code="database_newer",
+            ) from error
+        if target:
+            raise UserError(f"the database cannot go back to {target}: {error}", code="bad_revision") from error
+        raise
 
 
 def create_engines(url: str, *, pooled: bool = False) -> tuple[Engine, Engine]:

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,27 @@ def test_a_file_without_the_right_to_write_is_named(small_disk: Any) -> None:
     database.dispose()
 
 
+def age_version(path: Path) -> None:
+    """As a later version leaves it."""
+    database = database_at(path)
+    database.migrate()
+    with database.session() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    database.dispose()
+
+
 @pytest.mark.parametrize("module", ["api", "workers", "lcl_core.db.migrations"])
-def test_every_process_tells_of_a_damaged_database_in_one_line(module: str, tmp_path: Path) -> None:
-    damage_header(tmp_path / "lcl.db")
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (damage_header, "/lcl.db is damaged (file is not a database); stop the service and restore"),
+        (age_version, "a newer version has migrated the database (to revision 9999"),
+    ],
+)
+def test_every_process_tells_of_an_unusable_database_in_one_line(
+    spoil: Callable[[Path], None], words: str, module: str, tmp_path: Path
+) -> None:
+    spoil(tmp_path / "lcl.db")
     done = subprocess.run(
         [sys.executable, "-m", module],
         env={**os.environ, "LCL_HOME": str(tmp_path), "LCL_API_PORT": "0", "LCL_LOG_FORMAT": "json"},
@@ -121,5 +140,5 @@ def test_every_process_tells_of_a_damaged_database_in_one_line(module: str, tmp_
         check=False,
     )
     assert done.returncode == 1
-    assert f"{tmp_path}/lcl.db is damaged (file is not a database); stop the service and restore" in done.stderr
+    assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from sqlalchemy import inspect
+from pathlib import Path
 
+import pytest
+from sqlalchemy import inspect, text
+
+from lcl_core.db import migrations
 from lcl_core.db.migrations.__main__ import main
 from lcl_core.db.session import Database
+
+VERSIONS = Path(migrations.__file__).parent / "versions"
 
 
 def test_it_makes_the_tables_and_does_nothing_twice(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,3 +30,46 @@ def test_a_database_that_is_away_is_one_line(
     said = capsys.readouterr().err
     assert said.startswith("error: the database does not answer")
     assert "sesame" not in said
+
+
+@pytest.fixture
+def newer(database_url: str) -> str:
+    """A database that a later version has migrated."""
+    database = Database(database_url)
+    database.migrate()
+    with database.session() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    database.dispose()
+    return database_url
+
+
+@pytest.mark.parametrize("arguments", [[], ["--to", "0028"]])
+def test_a_database_of_a_newer_version_is_one_line_with_the_way_back(
+    newer: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LCL_DATABASE_URL", newer)
+    assert main(arguments) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    newest = sorted(file.name[:4] for file in VERSIONS.glob("0*.py"))[-1]
+    assert said.startswith("error: a newer version has migrated the database (to revision 9999;")
+    assert f"migrations --to {newest})" in said
+
+
+def test_a_database_goes_back_to_what_an_earlier_version_needs(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LCL_DATABASE_URL", database_url)
+    assert [main(), main(["--to", "0028"]), main(["--to", "0028"])] == [0, 0, 0]
+    database = Database(database_url)
+    with database.reading() as session:
+        assert session.scalar(text("SELECT version_num FROM alembic_version")) == "0028"
+    database.dispose()
+    assert main(["--to", "0029"]) == main(["--to", "0999"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[2].partition(":")[0] for line in said] == [
+        " the database cannot go back to 0029",
+        " the database cannot go back to 0999",
+    ]
+    for never in ("base", "-1", "head"):
+        with pytest.raises(SystemExit):
+            main(["--to", never])
