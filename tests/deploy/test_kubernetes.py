@@ -162,6 +162,12 @@ def test_nothing_is_mounted_inside_a_claim(name: str) -> None:
     assert not [path for path in paths if any(paths.get(parent) in claims for parent in path.parents)]
 
 
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_a_pod_that_migrates_a_large_database_is_not_killed(name: str) -> None:
+    probe = container(name)["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 30 * 60
+
+
 def stop_seconds(service: dict[str, Any]) -> int:
     """Between SIGTERM and SIGKILL in compose, where ``.env`` says nothing else."""
     default = re.fullmatch(r"(?:\$\{LCL_\w+:-)?(\d+)\}?s", service.get("stop_grace_period", "10s"))
