@@ -17,7 +17,7 @@ import httpx
 import structlog
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.webhook_signing import check_url, master_secret, signature, webhook_secret
+from lcl_core.common.webhook_signing import check_url, existing_master_secret, signature, webhook_secret
 from lcl_core.db.outbox import PendingDelivery, claim_deliveries, record_delivery, webhooks_with_due_deliveries
 from lcl_core.db.session import UNREACHABLE, Database
 from workers.logs import log_database_error
@@ -144,7 +144,7 @@ class WebhookSender:
         return None if status is not None and 200 <= status < 300 else f"the receiver answered {status}"
 
     def _headers(self, delivery: PendingDelivery, timestamp: int, body: bytes) -> dict[str, str]:
-        master = master_secret(self._settings.webhook_secret.get_secret_value(), self._settings.home)
+        master = existing_master_secret(self._settings.webhook_secret.get_secret_value(), self._settings.home)
         return {
             "content-type": "application/json",
             "user-agent": "lcl-webhook",

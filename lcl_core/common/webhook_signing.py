@@ -14,6 +14,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.paths import load_or_create_secret
 
 MAX_AGE_SECONDS = 300.0
+_KEY_NAME = "webhook.key"
 _PORTS = {"https": 443, "http": 80}
 
 
@@ -49,13 +50,26 @@ def check_url(url: str, hosts: Collection[str], *, https_only: bool = False) -> 
 
 
 def master_secret(configured: str, home: Path) -> bytes:
-    """Master secret: the setting, else a key file in ``home`` that the first caller makes.
-
-    api and workers share ``home``, so they derive the same secrets.
-    """
+    """Master secret of the api: the setting, else a key file in ``home`` that the first caller makes."""
     if configured:
         return configured.encode()
-    return load_or_create_secret(home / "webhook.key", lambda: os.urandom(32).hex()).encode()
+    return load_or_create_secret(home / _KEY_NAME, lambda: os.urandom(32).hex()).encode()
+
+
+def existing_master_secret(configured: str, home: Path) -> bytes:
+    """Master secret of a worker: the setting, else the key file of the api.
+
+    It makes no key: where the worker has a ``home`` of its own, receivers would reject what it signs.
+
+    Raises: UserError ``webhook_key_missing``.
+    """
+    if not configured and not (home / _KEY_NAME).exists():
+        raise UserError(
+            f"the worker has no {home / _KEY_NAME}, from which the api derives the secrets of webhooks; copy that of "
+            "the api's LCL_HOME there, or set the same LCL_WEBHOOK_SECRET for api and workers",
+            code="webhook_key_missing",
+        )
+    return master_secret(configured, home)
 
 
 def webhook_secret(master: bytes, webhook_id: str) -> str:

@@ -77,6 +77,7 @@ def tell(database: Database, queue: Callable[..., str]) -> Callable[[str], str]:
 
 @pytest.fixture
 def sender(database: Database, settings: WorkerSettings) -> Iterator[WebhookSender]:
+    master_secret("", settings.home)  # the api has made it
     sender = WebhookSender(database, settings)
     yield sender
     sender.stop()
@@ -133,6 +134,20 @@ def test_a_host_that_the_list_no_longer_has_gets_nothing(
         sender.round()
         assert receiver.got == []
     assert "LCL_WEBHOOK_HOSTS" in str(delivery(database).error)
+
+
+def test_a_worker_without_the_key_of_the_api_sends_nothing(
+    sender: WebhookSender, database: Database, settings: WorkerSettings, tell: Callable[[str], str]
+) -> None:
+    """Receivers would reject what it signs with a key of its own."""
+    (settings.home / "webhook.key").unlink()
+    with receiving(204) as receiver:
+        settings.webhook_hosts = [receiver.host]
+        tell(receiver.host)
+        sender.round()
+        assert receiver.got == []
+    assert "set the same LCL_WEBHOOK_SECRET" in str(delivery(database).error)
+    assert not (settings.home / "webhook.key").exists()
 
 
 def test_nobody_there_is_an_error_like_another(

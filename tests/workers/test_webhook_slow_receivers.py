@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
+from lcl_core.common.webhook_signing import master_secret
 from lcl_core.db import runs
 from lcl_core.db.models import Webhook, WebhookDelivery
 from lcl_core.db.outbox import list_deliveries
@@ -84,6 +85,7 @@ def receiving(answer: Answer) -> Iterator[Receiver]:
 
 @pytest.fixture
 def sender(database: Database, settings: WorkerSettings) -> Iterator[WebhookSender]:
+    master_secret("", settings.home)  # the api has made it
     sender = WebhookSender(database, settings)
     yield sender
     sender.stop()

@@ -9,7 +9,14 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
-from lcl_core.common.webhook_signing import check_url, master_secret, signature, verify, webhook_secret
+from lcl_core.common.webhook_signing import (
+    check_url,
+    existing_master_secret,
+    master_secret,
+    signature,
+    verify,
+    webhook_secret,
+)
 
 HOSTS = ["hooks.example.org", "chat.internal:8443", "127.0.0.1:9000"]
 
@@ -130,3 +137,12 @@ def test_the_key_file_is_made_once_by_whoever_comes_first(tmp_path: Path) -> Non
 def test_each_webhook_has_a_secret_of_its_own() -> None:
     assert webhook_secret(b"m", "hook_1") != webhook_secret(b"m", "hook_2")
     assert webhook_secret(b"m", "hook_1") == webhook_secret(b"m", "hook_1") != webhook_secret(b"n", "hook_1")
+
+
+def test_a_worker_signs_with_the_key_of_the_api_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="LCL_WEBHOOK_SECRET") as caught:
+        existing_master_secret("", tmp_path)
+    assert caught.value.code == "webhook_key_missing"
+    assert list(tmp_path.iterdir()) == []
+    assert existing_master_secret("configured", tmp_path) == b"configured"
+    assert master_secret("", tmp_path) == existing_master_secret("", tmp_path)
