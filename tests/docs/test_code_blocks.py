@@ -67,8 +67,9 @@ HARMLESS = {
     "image()",
     "printf",
     "tr",
+    "umask",
 }  # of the shell, or of a function above it
-PROGRAM_NAMES = {"cp", "lcl", "make", "pip", "python", *FORM_ONLY}
+PROGRAM_NAMES = {"install", "lcl", "make", "pip", "python", *FORM_ONLY}
 
 
 SHELL = [block for block in BLOCKS if block.language == "sh"]
@@ -244,8 +245,10 @@ def check_compose(words: list[str], place: str) -> None:
     assert set(named) <= services.keys(), f"{place}: docker-compose.yml has no {named}"
 
 
-def check_copy(words: list[str], place: str) -> None:
-    assert any((folder / words[0]).exists() for folder in (ROOT, ROOT / "deploy" / "kubernetes")), place
+def check_install(words: list[str], place: str) -> None:
+    """A file that is copied for secrets, which no other user can read."""
+    assert words[:2] == ["-m", "600"], place
+    assert any((folder / words[2]).exists() for folder in (ROOT, ROOT / "deploy" / "kubernetes")), place
 
 
 PROGRAMS: dict[str, Callable[[list[str], str], None]] = {  # and FORM_ONLY: PROGRAM_NAMES
@@ -253,7 +256,7 @@ PROGRAMS: dict[str, Callable[[list[str], str], None]] = {  # and FORM_ONLY: PROG
     "python": check_module,
     "make": check_make,
     "pip": check_pip,
-    "cp": check_copy,
+    "install": check_install,
 }
 
 

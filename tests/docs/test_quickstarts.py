@@ -118,6 +118,7 @@ def test_team(reader: Reader) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     run(reader, [secrets])
+    assert (reader.folder / ".env").stat().st_mode & 0o077 == 0, "other users of the machine see no secret"
     lines = (reader.folder / ".env").read_text(encoding="utf-8").splitlines()
     values = dict(line.split("=", 1) for line in lines if re.match(r"[A-Z_]+=", line))  # the last line of a name counts
     assert all(len(values[name]) == 64 for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "LCL_ADMIN_KEY"))

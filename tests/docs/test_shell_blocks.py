@@ -39,7 +39,7 @@ LEFT_OUT = {
     r"\b(docker|kubectl|kustomize|trivy|cosign)\b": "needs Docker or a cluster; tests/deploy checks what it is given",
     r"\bray start\b|\bpython -m workers\b": "needs a cluster; tests/workers/executors has one of this machine",
     r"secrets(\.example)?\.env": "fills in what kubectl is given",
-    r"^\s*cp \.env\.example": "tests/docs/test_quickstarts.py fills it in",
+    r"^\s*install -m 600 \.env\.example": "tests/docs/test_quickstarts.py fills it in",
     r"^\s*pip install ": "installs from the network; test_code_blocks.py checks that the extras exist",
     r"\binfinity\b": "compares with another product, which it installs from the network",
     r"dataset_builder build|lcl data build ": "reads packages of the network; tests/lcl_core/dataset_builder builds",
