@@ -125,6 +125,15 @@ def test_the_manual_says_what_to_do_for_each_alert() -> None:
     assert set(re.findall(r"\| `(Lcl\w+)` \|", manual)) == {rule["alert"] for rule in RULES}
 
 
+def test_the_manual_names_events_that_are_logged() -> None:
+    manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = "".join(line for line in manual.splitlines() if line.startswith("| `Lcl"))
+    named = set(re.findall(r"`(\w+_(?:unreachable|failed|expired))`", rows))
+    source = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "workers").glob("*.py"))
+    assert len(named) >= 4
+    assert {event for event in named if f'"{event}"' not in source} == set()
+
+
 def test_every_figure_of_the_house_is_on_the_board(exposed: set[str]) -> None:
     on_board = {s.name for query in QUERIES.values() for s in selectors(promql_parser.parse(query))}
     ours = {re.sub("_(bucket|sum|count)$", "", name) for name in exposed if name.startswith("lcl_")}
