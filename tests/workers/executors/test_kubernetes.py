@@ -28,12 +28,13 @@ from tests.workers.executors.kubernetes_cluster import (
     serve_http,
 )
 from tests.workers.in_process_worker import InProcessWorker
-from workers.executors import jobset, kubernetes, kubernetes_job
+from workers.executors import jobset, kubernetes_job
 from workers.executors.base import EngineUnreachable, JobRequest, MachineLost, NoCapacity
 from workers.executors.jobset import build_jobset
 from workers.executors.kubernetes import KubernetesExecutor
+from workers.executors.kubernetes_client import KubernetesError, KubernetesUnreachable
+from workers.maintenance import end_unwanted_jobs
 from workers.settings import WorkerSettings
-from workers.unwanted_jobs import end_unwanted_jobs
 
 HERE = Path(__file__).parents[1]
 ROLE = HERE.parents[1] / "deploy" / "kubernetes" / "jobs" / "role.yaml"
@@ -386,37 +387,49 @@ def test_a_creation_whose_answer_was_lost_is_found(
         eventually(run_dir.metrics_file.exists, "a step")
 
 
+@pytest.mark.parametrize("error", [KubernetesError(403, "not now"), KubernetesUnreachable("away")])
 def test_a_creation_whose_answers_were_lost_is_no_failure_of_the_run(
-    executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path
-) -> None:
-    cluster.lost_answers = 1
-    cluster.answers = [200, 200, 403]  # created without an answer, found to exist, and not shown
-    request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run")
-    with pytest.raises(MachineLost, match="does not accept the JobSet"):
-        executor.start(request, lambda handle: None)
-    assert not cluster.answers
-
-
-def test_an_api_server_that_does_not_answer_a_worker_that_re_attaches_has_lost_no_job(
     executor: KubernetesExecutor,
     cluster: ProcessCluster,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    eventually: Eventually,
+    error: Exception,
 ) -> None:
-    monkeypatch.setattr(kubernetes, "_ATTACH_SECONDS", 0.3)
+    """It was created without an answer, is found to exist, and cannot be read at first."""
+    cluster.lost_answers, errors, find = 1, [error], executor._client.find
+
+    def find_later(path: str, seconds: float = 30.0) -> Any:
+        if errors:
+            raise errors.pop()
+        return find(path, seconds)
+
+    monkeypatch.setattr(executor._client, "find", find_later)
+    request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run")
+    with pytest.raises(MachineLost, match=r"(does not accept|of Kubernetes does not answer)"):
+        executor.start(request, lambda handle: None)
+    assert not errors
+
+
+@pytest.mark.parametrize("error", [KubernetesError(403, "not now"), KubernetesUnreachable("away")])
+def test_an_api_server_that_does_not_answer_a_worker_that_re_attaches_has_lost_no_job(
+    executor: KubernetesExecutor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+    error: Exception,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
     run_dir, handles = prepared(tmp_path / "run"), []
     with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), handles.append) as job:
         eventually(run_dir.metrics_file.exists, "a step")
         job.detach()
     seen = (run_dir.path / "worker.json").read_bytes()
-    cluster.is_away = True
-    with pytest.raises(EngineUnreachable, match="does not say"):
-        executor.attach(handles[-1], run_dir)
-    cluster.is_away = False
-    cluster.answers = [403]
-    with pytest.raises(EngineUnreachable, match="does not say"):
-        executor.attach(handles[-1], run_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr(executor._client, "request", refuse)
+        with pytest.raises(EngineUnreachable, match="does not say"):
+            executor.attach(handles[-1], run_dir)
     assert (run_dir.path / "worker.json").read_bytes() == seen, "no sign of life"
     with executor.attach(handles[-1], run_dir) as job:
         assert job.wait(0.1) is None
@@ -461,7 +474,8 @@ def test_a_job_is_ended_without_the_api_server_too(
 def test_without_a_worker_a_job_saves_its_state_and_ends(
     executor: KubernetesExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
-    monkeypatch.setattr(jobset, "REATTACH_SECONDS", -17.0)  # of a lease of 20 s
+    monkeypatch.setattr(jobset, "REATTACH_SECONDS", -15.0)  # of a lease of 20 s
+    monkeypatch.setattr(kubernetes_job, "_RENEW_SECONDS", 0.2)
     run_dir, handles = prepared(tmp_path / "run"), []
     with executor.start(JobRequest("toy_run", run_dir, "title", name="orphan"), handles.append) as job:
         eventually(run_dir.metrics_file.exists, "a step")
