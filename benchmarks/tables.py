@@ -135,6 +135,16 @@ TABLES: dict[str, PublishedTable | PublishedTests] = {
         values="comparison/table_loss",
         from_table={"both": ("comparison", "lcl"), "generation": ("comparison", "flamingo")},
     ),
+    "comparison_context": PublishedTests(
+        "loss,context",
+        {
+            "`lcl`: own against other captions": ("lcl,own_caption", "lcl,other_captions"),
+            "`flamingo`: own against other captions": ("flamingo,own_caption", "flamingo,other_captions"),
+            "own captions: `lcl` against `flamingo`": ("lcl,own_caption", "flamingo,own_caption"),
+            "other captions: `lcl` against `flamingo`": ("lcl,other_captions", "flamingo,other_captions"),
+        },
+        values="comparison/table_context",
+    ),
     "table1": PublishedTable(
         *("method", "method", _TITLES, "lcl", "`lcl`"),
         reads=_READS,
