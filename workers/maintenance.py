@@ -1,4 +1,4 @@
-"""Periodic work of workers: heartbeats, expired leases, dependents, studies, artifact uploads, garbage.
+"""Periodic work of workers: heartbeats, expired leases, dependents, studies, unwanted jobs, artifact uploads, garbage.
 
 One worker, the maintainer, does what needs to be done once: it holds the lease of the task ``maintenance`` and renews
 it with its heartbeats; when it is lost, another gets the lease. Two that believe to be it do no harm: the database
@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -18,11 +19,12 @@ import structlog
 from lcl_core.common.clock import boot_time
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import Gpu, gpu_usage
+from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts, home_id, upload_next
 from lcl_core.db.deletion import thin_ended_runs
 from lcl_core.db.garbage import Orphan, StoredKeys, collect_garbage, record_run_folders
-from lcl_core.db.leases import expire_leases, has_expired_leases
+from lcl_core.db.leases import expire_leases, forget_processes, has_expired_leases, unwanted_processes
 from lcl_core.db.queue import unclaimed_runs, unclaimed_since
 from lcl_core.db.session import UNREACHABLE, Database, now
 from lcl_core.db.states import State
@@ -38,6 +40,7 @@ from lcl_core.db.workers import (
     release_task,
 )
 from workers.claim_loop import ClaimLoop
+from workers.executors.base import EngineUnreachable, Executor, Handle, MachineLost
 from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
@@ -45,6 +48,9 @@ MAINTENANCE = "maintenance"  # name of the task
 _STORE_TASK = "garbage/store"
 _THINNING_SECONDS = 60.0
 _WAKEUPS_PER_ROUND = 8  # a woken worker claims its next runs without one
+_JOBS_AT_ONCE = 8  # that are ended in parallel: each has its grace for a checkpoint
+# after the grace, for an engine to end a job; then another worker may try too, which does no harm
+_JOB_END_SECONDS = 120.0
 log = structlog.get_logger(__name__)
 
 
@@ -270,6 +276,67 @@ def schedule_studies(database: Database) -> list[str]:
         except UserError as error:
             log.error("study_is_stuck", study=study_id, error=str(error))
     return queued
+
+
+def ending_tasks(
+    database: Database, settings: WorkerSettings, executor: Executor, worker_id: str
+) -> list[PeriodicTask]:
+    """:func:`end_unwanted_jobs` every ``reap_seconds``; none where no job outlives its worker."""
+    if not executor.places_nodes:
+        return []
+    work = partial(end_unwanted_jobs, database, settings, executor, worker_id)
+    return [PeriodicTask("unwanted jobs", work, settings.reap_seconds, join_seconds=settings.cancel_grace_seconds)]
+
+
+def end_unwanted_jobs(database: Database, settings: WorkerSettings, executor: Executor, worker_id: str) -> int:
+    """End the unwanted jobs of this executor, unless another worker is doing so: those that outlived a worker, and that
+    no run goes on with, as ``lcl_core.db.leases`` says. A job whose engine does not answer is tried again.
+
+    Returns: the number of ended jobs. Raises: UNREACHABLE.
+    """
+    with database.reading() as session:
+        rows = unwanted_processes(session, settings.executor)
+    if not rows:
+        return 0
+    task, seconds = f"unwanted jobs/{settings.executor}", settings.cancel_grace_seconds + _JOB_END_SECONDS
+    with database.session() as session:
+        if not claim_task(session, task, worker_id, seconds):
+            return 0
+
+    def end(row: tuple[str, Handle]) -> bool:
+        run_id, handle = row
+        ended = _end_job(settings, executor, run_id, handle)
+        if ended:
+            with database.session() as session:
+                forget_processes(session, run_id, handle)
+            log.info("unwanted_job_ended", run=run_id, job=handle.get("name"))
+        return ended
+
+    try:
+        with ThreadPoolExecutor(_JOBS_AT_ONCE, thread_name_prefix="unwanted") as pool:
+            return sum(pool.map(end, rows))
+    finally:
+        with database.session() as session:
+            release_task(session, task, worker_id)
+
+
+def _end_job(settings: WorkerSettings, executor: Executor, run_id: str, handle: Handle) -> bool:
+    """SIGTERM to the processes of a job, and SIGKILL after the grace. Returns: whether none of them is left."""
+    try:
+        with executor.attach(handle, RunDir(settings.runs_dir.resolve() / run_id)) as job:
+            job.terminate()
+            deadline = time.monotonic() + settings.cancel_grace_seconds
+            while job.wait(settings.watch_seconds) is None and time.monotonic() < deadline:
+                pass
+    except MachineLost as error:  # it is gone, or had not started
+        log.info("unwanted_job_gone", run=run_id, problem=str(error))
+    except EngineUnreachable as error:
+        log.warning("unwanted_job_not_reached", run=run_id, problem=str(error))
+        return False
+    except Exception:  # an error of ours must not keep the other jobs running
+        log.exception("unwanted_job_not_ended", run=run_id)
+        return False
+    return True
 
 
 def upload_tasks(database: Database, settings: WorkerSettings) -> list[PeriodicTask]:

@@ -34,10 +34,17 @@ from workers.claim_loop import ClaimLoop
 from workers.executors.base import Executor, create_executor
 from workers.gang import GangMember
 from workers.logs import log_database_error
-from workers.maintenance import MAINTENANCE, PeriodicTask, QueueMaintenance, garbage_task, thinning_tasks, upload_tasks
+from workers.maintenance import (
+    MAINTENANCE,
+    PeriodicTask,
+    QueueMaintenance,
+    ending_tasks,
+    garbage_task,
+    thinning_tasks,
+    upload_tasks,
+)
 from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
-from workers.unwanted_jobs import ending_tasks
 from workers.webhook_delivery import WebhookSender
 
 

@@ -19,11 +19,11 @@ to go on with these processes. The mark stays with the handle. So a row has a ha
   is not re-attached: they may be about to end, and a retry begins anew.
 
 ``succeeded`` has no handle, since a worker has seen the processes end; a run with a lease has no marked one. Workers of
-the engine end the processes of marked handles (``workers.unwanted_jobs``), with time for a checkpoint, and remove the
-handle if it still is the same one. Until then nobody claims the run, but not for longer than ``REATTACH_SECONDS``: the
-engine may have no worker any more, and without one the processes end by themselves. A claim after that drops the
-handle; the lock of the run's folder keeps the new process and a late old one apart. A run that is deleted takes its
-handle along: processes that it still has fail without their folder, or miss a worker.
+the engine end the processes of marked handles (``workers.maintenance.end_unwanted_jobs``), with time for a checkpoint,
+and remove the handle if it still is the same one. Until then nobody claims the run, but not for longer than
+``REATTACH_SECONDS``: the engine may have no worker any more, and without one the processes end by themselves. A claim
+after that drops the handle; the lock of the run's folder keeps the new process and a late old one apart. A run that is
+deleted takes its handle along: processes that it still has fail without their folder, or miss a worker.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from lcl_core.db import leases, registry, runs
 from lcl_core.db import queue as db_queue
 from lcl_core.db.session import Database, now
 from tests.workers.in_process_worker import InProcessWorker
-from workers.executors.base import EngineUnreachable
 from workers.failure_table import INFRASTRUCTURE_RETRIES
 from workers.settings import WorkerSettings
 
@@ -598,30 +596,3 @@ def test_a_worker_that_cannot_renew_stops_the_run_at_a_checkpoint_and_gives_it_b
     assert "the database did not answer" in run.interruption["message"]
     lines = in_process_worker.run_dir(run_id).metrics_file.read_text().splitlines()
     assert json.loads(lines[-1])["step"] == done, "no step after the checkpoint is lost"
-
-
-@pytest.mark.parametrize("retries", [0, INFRASTRUCTURE_RETRIES])
-def test_an_engine_that_does_not_answer_a_worker_that_re_attaches_keeps_the_processes(
-    in_process_worker: InProcessWorker,
-    queue: Queue,
-    run_of: RunOf,
-    monkeypatch: pytest.MonkeyPatch,
-    retries: int,
-) -> None:
-    def attach(*_: object) -> None:
-        raise EngineUnreachable("no answer")
-
-    monkeypatch.setattr(in_process_worker._executor, "attach", attach)
-    run_id, handle = queue(), {"executor": "ray", "name": "lcl-run", "nodes": 1}
-    claim = in_process_worker.claim()
-    with in_process_worker.database.session() as session:
-        leases.record_handle(session, claim, handle)
-        runs.get_run(session, run_id).setbacks = {"machine_lost": retries}
-    in_process_worker.supervise(replace(claim, handle=handle))
-    run = run_of(run_id)
-    if retries:
-        assert (run.state, run.reason["code"]) == ("failed", "machine_lost")
-        assert run.handle == {**handle, leases.UNWANTED: True}
-    else:
-        assert (run.state, run.attempt, run.handle) == ("queued", 0, handle)
-        assert run.setbacks == {"machine_lost": 1}

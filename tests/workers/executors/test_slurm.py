@@ -328,7 +328,7 @@ def test_without_a_worker_a_job_saves_its_state_and_ends(
     executor: SlurmExecutor, cluster: SlurmCluster, modules: dict[str, str], tmp_path: Path, eventually: Eventually
 ) -> None:
     run_dir = prepared(tmp_path / "run")
-    executor._orphan_seconds = 2.0
+    executor._orphan_seconds = 4.0
     with executor.start(JobRequest("toy_run", run_dir, "title", name="orphan"), lambda handle: None) as job:
         eventually(run_dir.metrics_file.exists, "a step")
         assert job.detach()

@@ -14,8 +14,8 @@ from lcl_core.db.models import Run
 from lcl_core.db.session import Database
 from lcl_core.db.workers import claim_task
 from workers.executors.base import EngineUnreachable, Handle, MachineLost
+from workers.maintenance import end_unwanted_jobs
 from workers.settings import WorkerSettings
-from workers.unwanted_jobs import end_unwanted_jobs
 
 Queue = Callable[..., str]
 RunOf = Callable[[str], Any]
