@@ -115,7 +115,7 @@ def test_a_suspended_machine_does_not_take_its_own_run_away(
         LCL_TOY_SECONDS="0.1",
         LCL_LEASE_SECONDS="3",
         LCL_HEARTBEAT_SECONDS="0.7",
-        LCL_WATCH_SECONDS="2",  # so that the check for expired leases comes before the job's monitor
+        LCL_WATCH_SECONDS="1.5",  # so that the check for expired leases comes before the job's monitor
         LCL_REAP_SECONDS="0.1",
     )
     eventually(lambda: steps_of(run_id), "the first steps")
