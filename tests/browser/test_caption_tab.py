@@ -39,7 +39,7 @@ def test_the_address_has_the_encoder(visitor: Any, page_url: str, world: Any) ->
     page.reload()
     expect(encoder).to_have_value("tiny")
     page = visitor.open(f"{page_url}/?tab=caption&on=enc_gone")
-    expect(page.locator("#captions").get_by_role("alert")).to_contain_text("There is no encoder 'enc_gone'.")
+    expect(page.locator("#tab-caption").get_by_role("alert")).to_contain_text("There is no encoder 'enc_gone'.")
 
 
 def test_an_uploaded_image_is_captioned_in_the_ways_that_were_chosen(visitor: Any, page_url: str, png: bytes) -> None:

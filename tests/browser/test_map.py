@@ -269,7 +269,7 @@ def test_a_caption_that_could_not_be_fetched_is_fetched_again(
     canvas.hover()
     expect(words).to_have_text(point["id"])
     page.unroute("**/item/**")
-    canvas.hover(position={"x": 1, "y": 1})
+    page.mouse.move(0, 0)
     canvas.hover()
     expect(words).to_have_text(point["caption"])
     visitor.complaints[:] = [line for line in visitor.complaints if "503" not in line]  # of the browser's console
@@ -348,7 +348,7 @@ def test_fifty_thousand_points_are_drawn_while_they_move_and_the_right_one_is_pi
     assert page.evaluate("window.drawn") >= 15
     index = int(np.abs(places - places.mean(axis=0)).sum(axis=1)[:-1].argmax())  # the other corner
     page.evaluate("history.replaceState({}, '', '?tab=embed&at=-1,-1,30')")
-    page.evaluate("window.dispatchEvent(new CustomEvent('lcl-navigate', { detail: 'nothing' }))")
+    page.evaluate("window.dispatchEvent(new CustomEvent('lcl-navigate', { detail: 'embed' }))")
     with page.expect_request(re.compile(f"/item/.*/img_{index:016x}")):  # one for an image before may come late
         canvas.hover(position={"x": box["width"] / 2, "y": box["height"] / 2})
     expect(page.locator("#map .lcl-tip span")).to_have_text("it")
