@@ -141,28 +141,28 @@ GUIDE_LINK = '<a class="lcl-guide" href="docs/guide/" target="_blank" rel="noope
 
 
 @dataclass
-class ServiceFacts:
-    """What the service has said to an open page, in a ``gr.State``, changed in place. None: it has not answered yet.
+class ServiceFeatures:
+    """Parts of an open page that depend on the service, in a ``gr.State`` that is changed in place.
 
     Args:
-        guide: it has a documentation site.
-        admin: the visitor is an admin.
+        guide: the service has a documentation site; None: it has not answered yet.
+        admin: the visitor is an admin; None: as above.
     """
 
     guide: bool | None = None
     admin: bool | None = None
 
 
-def update_facts(client: Client, facts: ServiceFacts) -> tuple[Any, Any]:
+def update_features(client: Client, features: ServiceFeatures) -> tuple[Any, Any]:
     """Ask the service what is not known yet.
 
     Returns: link to the documentation site, and the tab for admins; no change of what is not known, or was before.
     """
     guide = admin = gr.skip()
-    if facts.guide is None and (has_guide := _has_guide(client)) is not None:
-        facts.guide, guide = has_guide, GUIDE_LINK if has_guide else ""
-    if facts.admin is None and (allowed := is_admin(client)) is not None:
-        facts.admin, admin = allowed, gr.Tab(visible=allowed)
+    if features.guide is None and (has_guide := _has_guide(client)) is not None:
+        features.guide, guide = has_guide, GUIDE_LINK if has_guide else ""
+    if features.admin is None and (allowed := is_admin(client)) is not None:
+        features.admin, admin = allowed, gr.Tab(visible=allowed)
     return guide, admin
 
 
@@ -208,13 +208,13 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
         views.wire()
         page.load(lambda: service_status(client), outputs=status, **SILENT_EVENT)
         page.load(_linked_tab, outputs=bar, **SILENT_EVENT)
-        facts, parts = gr.State(ServiceFacts()), [guide, items[list(tabs).index(ADMIN_TAB)]]
-        page.load(lambda facts: update_facts(client, facts), facts, parts, **SILENT_EVENT).then(
+        features, parts = gr.State(ServiceFeatures()), [guide, items[list(tabs).index(ADMIN_TAB)]]
+        page.load(lambda features: update_features(client, features), features, parts, **SILENT_EVENT).then(
             _admin_tab_opener(client), outputs=bar, **SILENT_EVENT
         )
         gr.Timer(20).tick(
-            lambda facts: (service_status(client), *update_facts(client, facts)),
-            facts,
+            lambda features: (service_status(client), *update_features(client, features)),
+            features,
             [status, *parts],
             **SILENT_EVENT,
         )

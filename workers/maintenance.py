@@ -278,7 +278,7 @@ def schedule_studies(database: Database) -> list[str]:
     return queued
 
 
-def ending_tasks(
+def unwanted_job_tasks(
     database: Database, settings: WorkerSettings, executor: Executor, worker_id: str
 ) -> list[PeriodicTask]:
     """:func:`end_unwanted_jobs` every ``reap_seconds``; none where no job outlives its worker."""
@@ -289,8 +289,10 @@ def ending_tasks(
 
 
 def end_unwanted_jobs(database: Database, settings: WorkerSettings, executor: Executor, worker_id: str) -> int:
-    """End the unwanted jobs of this executor, unless another worker is doing so: those that outlived a worker, and that
-    no run goes on with, as ``lcl_core.db.leases`` says. A job whose engine does not answer is tried again.
+    """End the unwanted jobs of this executor, unless another worker is doing so.
+
+    An unwanted job has outlived its worker, and its run does not go on with it (``lcl_core.db.leases``). A job whose
+    engine does not answer is tried again with the next call.
 
     Returns: the number of ended jobs. Raises: UNREACHABLE.
     """

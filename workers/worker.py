@@ -38,9 +38,9 @@ from workers.maintenance import (
     MAINTENANCE,
     PeriodicTask,
     QueueMaintenance,
-    ending_tasks,
     garbage_task,
     thinning_tasks,
+    unwanted_job_tasks,
     upload_tasks,
 )
 from workers.settings import WorkerSettings
@@ -128,7 +128,7 @@ class WorkerProcess:
         self._tasks: list[PeriodicTask | WebhookSender] = [
             self._queue.task(),
             WebhookSender(self._database, settings, lambda: self._queue.is_maintainer),
-            *ending_tasks(self._database, settings, self._executor, self._identity.id),
+            *unwanted_job_tasks(self._database, settings, self._executor, self._identity.id),
             *upload_tasks(self._database, settings),
             *thinning_tasks(self._database, settings, lambda: self._queue.is_maintainer),
             garbage_task(self._database, settings, self._identity.id),

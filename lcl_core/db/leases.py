@@ -223,7 +223,8 @@ def is_unwanted(run: Any = Run) -> ColumnElement[bool]:
 def unwanted_processes(session: Session, executor: str) -> list[tuple[str, dict[str, Any]]]:
     """(id of the run, handle) of all processes that are to end and that workers with this executor can find."""
     own = Run.handle["executor"].as_string() == executor
-    query = select(Run.id, Run.handle).where(Run.handle.is_not(None), own, is_unwanted()).order_by(Run.id)
+    # in no order: SQLite would read all runs for one by id, in place of the index of those with a handle
+    query = select(Run.id, Run.handle).where(Run.handle.is_not(None), own, is_unwanted())
     return [(run_id, handle) for run_id, handle in session.execute(query).tuples() if handle is not None]
 
 

@@ -21,7 +21,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from ui.__main__ import main
-from ui.app import GUIDE_LINK, ServiceFacts, build_app, service_status, update_facts
+from ui.app import GUIDE_LINK, ServiceFeatures, build_app, service_status, update_features
 from ui.settings import UiSettings
 
 ROOT = Path(__file__).parents[2]
@@ -111,16 +111,16 @@ def test_the_state_of_the_service_in_one_line(service: Any, away: Exception) -> 
 def test_after_an_outage_the_guide_and_the_tab_for_admins_appear(service: Any, away: Exception) -> None:
     from api.client import ApiError
 
-    client, facts = service(guide_file=away, own_key=away), ServiceFacts()
-    assert update_facts(client, facts) == (gr.skip(), gr.skip())
+    client, features = service(guide_file=away, own_key=away), ServiceFeatures()
+    assert update_features(client, features) == (gr.skip(), gr.skip())
     client.answers |= {"guide_file": b"", "own_key": {"role": "admin"}}
-    guide, tab = update_facts(client, facts)
+    guide, tab = update_features(client, features)
     assert (guide, tab.visible) == (GUIDE_LINK, True)
     calls = len(client.calls)
-    assert update_facts(client, facts) == (gr.skip(), gr.skip())
+    assert update_features(client, features) == (gr.skip(), gr.skip())
     assert len(client.calls) == calls, "what is known is not asked again"
     without = service(guide_file=ApiError(404, "not_found", "no guide"), own_key={"role": "viewer"})
-    guide, tab = update_facts(without, ServiceFacts())
+    guide, tab = update_features(without, ServiceFeatures())
     assert (guide, tab.visible) == ("", False)
 
 

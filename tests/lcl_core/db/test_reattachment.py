@@ -39,6 +39,12 @@ def gang(nodes: int) -> dict[str, Any]:
     return {"spec": {**SMALL_PRETRAIN, "engine": {"nodes": nodes}}}
 
 
+def start_run(queue: Queue, claim_for_engine: Callable[..., leases.Claim | None]) -> tuple[str, leases.Claim]:
+    run_id, claimed = queue(), claim_for_engine(FREE)
+    assert claimed is not None
+    return run_id, claimed
+
+
 def lose_worker(database: Database, claim: leases.Claim) -> None:
     with database.session() as session:
         leases.record_handle(session, claim, HANDLE)
@@ -84,9 +90,7 @@ def test_gpus_are_counted_where_the_engine_has_some(
 def test_a_lost_worker_costs_nothing_where_its_processes_go_on(
     database: Database, queue: Queue, run_of: RunOf, claim_for_engine: Callable[..., leases.Claim | None]
 ) -> None:
-    run_id = queue()
-    claimed = claim_for_engine(FREE)
-    assert claimed is not None
+    run_id, claimed = start_run(queue, claim_for_engine)
     lose_worker(database, claimed)
     run = run_of(run_id)
     assert (run.state, run.attempt, run.handle) == ("queued", 0, HANDLE)
@@ -101,9 +105,7 @@ def test_a_lost_worker_costs_nothing_where_its_processes_go_on(
 def test_what_nobody_re_attaches_to_is_for_every_worker_later(
     database: Database, queue: Queue, claim_for_engine: Callable[..., leases.Claim | None]
 ) -> None:
-    run_id = queue()
-    claimed = claim_for_engine(FREE)
-    assert claimed is not None
+    run_id, claimed = start_run(queue, claim_for_engine)
     lose_worker(database, claimed)
     make_due(database, run_id, leases.REATTACH_SECONDS + 1)
     with database.session() as session:
@@ -136,9 +138,7 @@ def test_a_release_says_whether_the_processes_go_on(
     claim_for_engine: Callable[..., leases.Claim | None],
     keeps: bool,
 ) -> None:
-    run_id = queue()
-    claimed = claim_for_engine(FREE)
-    assert claimed is not None
+    run_id, claimed = start_run(queue, claim_for_engine)
     with database.session() as session:
         leases.record_handle(session, claimed, HANDLE)
         leases.release_lease(session, claimed, keep_handle=keeps)
@@ -148,6 +148,20 @@ def test_a_release_says_whether_the_processes_go_on(
 def unwanted(database: Database, executor: str = "ray") -> list[tuple[str, dict[str, Any]]]:
     with database.reading() as session:
         return leases.unwanted_processes(session, executor)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_unwanted_processes_are_read_from_the_index_of_handles(database: Database) -> None:
+    """Workers of an engine ask every two seconds, however many runs there are."""
+    with database.reading() as session:
+        steps: list[str] = []
+        driver = session.connection().connection.driver_connection
+        assert driver is not None
+        driver.set_trace_callback(steps.append)
+        leases.unwanted_processes(session, "ray")
+        driver.set_trace_callback(None)
+        (plan,) = [session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {step}").fetchall() for step in steps]
+    assert "ix_run_handles" in str(plan)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +181,7 @@ def test_processes_of_a_run_that_is_stopped_without_a_worker_are_found_until_the
     state: str,
     go_on: Callable[..., Any],
 ) -> None:
-    run_id = queue()
-    claimed = claim_for_engine(FREE)
-    assert claimed is not None
+    run_id, claimed = start_run(queue, claim_for_engine)
     lose_worker(database, claimed)
     assert unwanted(database) == []
     with database.session() as session:
@@ -201,9 +213,7 @@ def test_processes_of_a_run_whose_worker_ends_as_it_is_stopped_are_found_too(
     state: str,
     detaches: bool,
 ) -> None:
-    run_id = queue()
-    claimed = claim_for_engine(FREE)
-    assert claimed is not None
+    run_id, claimed = start_run(queue, claim_for_engine)
     with database.session() as session:
         leases.record_handle(session, claimed, HANDLE)
         stop(session, run_id)
@@ -221,9 +231,7 @@ def test_processes_of_a_run_whose_worker_ends_as_it_is_stopped_are_found_too(
 def test_a_run_that_nobody_could_end_is_for_every_worker_later(
     database: Database, queue: Queue, run_of: RunOf, claim_for_engine: Callable[..., leases.Claim | None]
 ) -> None:
-    run_id = queue()
-    claimed = claim_for_engine(FREE)
-    assert claimed is not None
+    run_id, claimed = start_run(queue, claim_for_engine)
     lose_worker(database, claimed)
     with database.session() as session:
         runs.cancel_run(session, run_id)
@@ -248,9 +256,7 @@ def test_a_failed_run_has_a_handle_while_its_processes_may_run(
     tmp_path: Path,
     ended: bool,
 ) -> None:
-    run_id = queue()
-    claimed = claim_for_engine(FREE)
-    assert claimed is not None
+    run_id, claimed = start_run(queue, claim_for_engine)
     with database.session() as session:
         leases.record_handle(session, claimed, HANDLE)
     outcome = RunFailed({"code": "machine_lost", "message": "m"}, keeps_processes=not ended)
