@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -84,6 +84,46 @@ class PageSelection(Generic[Shown]):
     """
 
     current: Shown
+
+
+@dataclass(frozen=True)
+class ListPage:
+    """Which page of a list, newest first, is on show.
+
+    Args:
+        cursors: of the pages from the second one to this one; none: the first page.
+        next_cursor: of the page with older ones; None: this is the last one.
+    """
+
+    cursors: tuple[str, ...] = ()
+    next_cursor: str | None = None
+
+    @property
+    def cursor(self) -> str | None:
+        """Of this page, as the service wants it."""
+        return self.cursors[-1] if self.cursors else None
+
+    def turned(self, direction: str) -> ListPage:
+        """The page after a click on ``older`` or ``newer``; the same one where there is none."""
+        if direction == "newer":
+            return ListPage(self.cursors[:-1])
+        return ListPage((*self.cursors, self.next_cursor)) if self.next_cursor else self
+
+    def fetched(self, page: ListPage, next_cursor: str | None) -> ListPage:
+        """This page, now that ``page`` has been fetched: another may have been opened meanwhile."""
+        return replace(self, next_cursor=next_cursor) if page.cursors == self.cursors else self
+
+    def draw(self) -> str:
+        """Buttons with the events ``page:newer`` and ``page:older``; nothing where one page holds all."""
+        if not self.cursors and not self.next_cursor:
+            return ""
+        newer, older = (
+            f'<button type="button" data-pick="page:{direction}" aria-disabled="{str(disabled).lower()}">'
+            f"{direction.title()}</button>"
+            for direction, disabled in (("newer", not self.cursors), ("older", not self.next_cursor))
+        )
+        number = f"<span>Page {len(self.cursors) + 1}</span>"
+        return f'<nav class="lcl-pages" aria-label="Pages of the list">{newer}{number}{older}</nav>'
 
 
 def newest(handler: Callable[..., tuple[Any, ...]], *, begins: bool = True) -> Callable[..., tuple[Any, ...]]:

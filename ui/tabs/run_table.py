@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from api.client.models import RunJson
 from api.client.payloads import run_subject
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.charts import metric_value
+from ui.common import ListPage
 from ui.html import (
     ACTIVE_STATES,
     STATE_LABELS,
@@ -43,30 +44,36 @@ class RunListing:
         sort: a key of ``COLUMNS``; with ``-`` before it the greatest first.
         tag: only runs with it; empty: all.
         checked: ids of runs that are chosen in the table.
+        page: which runs, in the order of their submission.
     """
 
     layout: str = ""
     sort: str = "-created"
     tag: str = ""
     checked: frozenset[str] = frozenset()
+    page: ListPage = field(default_factory=ListPage)
 
     def changed(self, action: str, value: str) -> RunListing:
-        """The listing after a click on ``layout:``, ``sort:``, ``tag:`` or ``check:``; a second click turns it back.
+        """The listing after a click on ``layout:``, ``sort:``, ``tag:`` or ``check:``, which a second click turns back,
+        or on ``page:``.
 
         ``check:`` without an id: no run is chosen any more.
         """
+        if action == "page":
+            return replace(self, page=self.page.turned(value))
         if action == "layout":
-            return replace(self, layout=value)
+            return replace(self, layout=value, page=ListPage())
         if action == "tag":
-            return replace(self, tag="" if value == self.tag else value)
+            return replace(self, tag="" if value == self.tag else value, page=ListPage())
         if action == "check":
             return replace(self, checked=self.checked ^ {value} if value else frozenset())
         other = value.removeprefix("-") if value.startswith("-") else f"-{value}"
         return replace(self, sort=other if self.sort == value else value)
 
-    def listed(self, runs: Iterable[RunJson]) -> RunListing:
-        """The listing of ``runs``: what is not on show is not chosen either."""
-        return replace(self, checked=self.checked & {run["id"] for run in runs})
+    def fetched(self, page: ListPage, runs: Iterable[RunJson], next_cursor: str | None) -> RunListing:
+        """The listing now that the ``runs`` of a page have been fetched: what is not on show is not chosen either."""
+        checked = self.checked & {run["id"] for run in runs}
+        return replace(self, checked=checked, page=self.page.fetched(page, next_cursor))
 
     @property
     def limit(self) -> int:
@@ -145,12 +152,6 @@ def draw_listing_controls(runs: Sequence[RunJson], listing: RunListing) -> str:
 def tag_button(tag: str, *, pressed: bool = False) -> str:
     """A tag; a click filters by it."""
     return f'<button type="button" data-pick="tag:{esc(tag)}" aria-pressed="{str(pressed).lower()}">{esc(tag)}</button>'
-
-
-def draw_older_hint(shown: int) -> str:
-    """How to see runs that are older than those that are ``shown``."""
-    words = f"The newest {shown} runs. A kind or a tag selects among older ones too; “lcl runs list” lists all."
-    return f'<p class="lcl-note">{words}</p>'
 
 
 def draw_run_table(runs: Sequence[RunJson], selected: str | None, listing: RunListing) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +19,7 @@ from ui.common import (
     FOCUS_QUESTION_SCRIPT,
     LAST_COUNTS,
     SILENT_EVENT,
+    ListPage,
     html_pane,
     parse_drafts,
     restore_script,
@@ -42,7 +43,6 @@ from ui.tabs.run_table import (
     TABLE,
     RunListing,
     draw_listing_controls,
-    draw_older_hint,
     draw_run_table,
     linked_listing,
     parse_tags,
@@ -175,7 +175,7 @@ class RunsTab:
             event(
                 self.open_address, [self.selection, self.only], [self.only, *everything], **SILENT_EVENT | LAST_COUNTS
             ).then(self.comparison.show_linked, self.selection, self.comparison.inputs, **SILENT_EVENT | LAST_COUNTS)
-        self.only.input(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT | LAST_COUNTS)
+        self.only.input(self.list_kind, [self.selection, self.only], everything, **SILENT_EVENT | LAST_COUNTS)
         self.clock.tick(self.tick, [self.selection, self.only], everything, js=seen_script("runs"), **SILENT_EVENT)
         self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT | EACH_COUNTS)
         self.save.click(
@@ -246,6 +246,7 @@ class RunsTab:
         verdict, run_id = form.send(text, name, values)
         if run_id:
             selection.current = WatchedRun(run_id)
+            selection.listing = replace(selection.listing, page=ListPage())
         return verdict
 
     def show_question(self, verb: str, selection: SelectedRun) -> str:
@@ -405,6 +406,11 @@ class RunsTab:
             selection.current, selection.absent = WatchedRun(str(event.pick)), ()
         return self.refresh(selection, only)
 
+    def list_kind(self, selection: SelectedRun, only: str) -> tuple[Any, ...]:
+        """The newest runs of another kind."""
+        selection.listing = replace(selection.listing, page=ListPage())
+        return self.refresh(selection, only)
+
     def compare(
         self, selection: SelectedRun, only: str, others: list[str], metrics: list[str], axis: str
     ) -> tuple[Any, ...]:
@@ -430,9 +436,14 @@ class RunsTab:
         """Current list and selected run; initially the run of ``?run=ID``, else the newest."""
         try:
             listing = selection.listing
-            page = self.client.runs(kind=None if only == ALL else only, tag=listing.tag or None, limit=listing.limit)
+            page = self.client.runs(
+                kind=None if only == ALL else only,
+                tag=listing.tag or None,
+                limit=listing.limit,
+                cursor=listing.page.cursor,
+            )
             runs = page["items"]
-            selection.listing = listing = selection.listing.listed(runs)
+            selection.listing = listing = selection.listing.fetched(listing.page, runs, page.get("next_cursor"))
         except ApiError as error:
             return error_box(error.message, "The runs cannot be shown"), *_unchanged()[1:]
         if selection.current.id is None:
@@ -441,7 +452,7 @@ class RunsTab:
         watched = selection.current
         if watched.id is None:
             selection.annotated = None
-            return _draw_list(page, None, only, listing), gr.skip(), NOTHING_SELECTED, *_empty_detail()
+            return _draw_list(runs, None, only, listing), gr.skip(), NOTHING_SELECTED, *_empty_detail()
         choices = self.comparison.update_choices(selection, runs)
         try:
             watched, detail = self.detail(watched, selection, runs)
@@ -453,7 +464,7 @@ class RunsTab:
         if selection.current.id != watched.id:  # another run was selected since
             return _unchanged()
         selection.current = watched
-        return _draw_list(page, watched.id, only, listing), choices, *detail
+        return _draw_list(runs, watched.id, only, listing), choices, *detail
 
     def detail(
         self, watched: WatchedRun, selection: SelectedRun, listed: Sequence[RunJson]
@@ -520,16 +531,14 @@ class RunsTab:
         return replace(watched, log=text[-MAX_LOG_CHARACTERS:], log_cut=cut, log_error="", offset=log["offset"])
 
 
-def _draw_list(page: Mapping[str, Any], selected: str | None, only: str, listing: RunListing) -> str:
-    runs = page["items"]
+def _draw_list(runs: Sequence[RunJson], selected: str | None, only: str, listing: RunListing) -> str:
     if listing.layout == TABLE and runs:
         chosen = [run for run in runs if run["id"] in listing.checked]
         drawn = draw_chosen(chosen) + draw_run_table(runs, selected, listing)
     else:
         drawn = draw_list(runs, selected, filtered=only != ALL or bool(listing.tag))
-    drawn += draw_older_hint(len(runs)) if page.get("next_cursor") else ""
     controls = draw_listing_controls(runs, listing) if runs or listing.tag else ""
-    return mark_view(controls + drawn, kind="" if only == ALL else only, **listing.address)
+    return mark_view(controls + drawn + listing.page.draw(), kind="" if only == ALL else only, **listing.address)
 
 
 def _empty_detail(*, keep_annotation: bool = False) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from ui.common import (
     FOCUS_QUESTION_SCRIPT,
     LAST_COUNTS,
     SILENT_EVENT,
+    ListPage,
     PageSelection,
     draft_script,
     html_pane,
@@ -233,7 +234,11 @@ class WatchedStudy:
     complete: bool = False  # the study had ended when they were last fetched
 
 
-SelectedStudy = PageSelection[WatchedStudy]
+@dataclass
+class SelectedStudy(PageSelection[WatchedStudy]):
+    """The selected study, and which page of the list is on show."""
+
+    page: ListPage = field(default_factory=ListPage)
 
 
 class StudiesTab:
@@ -244,7 +249,7 @@ class StudiesTab:
         self.form = StudyForm(client)
 
     def build(self) -> None:
-        self.selection = gr.State(PageSelection(WatchedStudy()))
+        self.selection = gr.State(SelectedStudy(WatchedStudy()))
         with gr.Accordion("New study", open=False, elem_classes="lcl-panel", elem_id="new-study") as drawer:
             self.form.build(drawer)
         with gr.Row(equal_height=False, elem_classes="lcl-columns"):
@@ -310,7 +315,7 @@ class StudiesTab:
         """The new study is selected."""
         verdict, study_id = self.form.send(text, name, preset, seeds, steps)
         if study_id:
-            selection.current = WatchedStudy(study_id)
+            selection.current, selection.page = WatchedStudy(study_id), ListPage()
         return verdict
 
     def show_question(self, verb: str, selection: SelectedStudy) -> str:
@@ -339,8 +344,11 @@ class StudiesTab:
         return ""
 
     def select(self, selection: SelectedStudy, metric: str | None, value: str, event: gr.EventData) -> tuple[Any, ...]:
-        if selection.current.id != str(event.pick):
-            selection.current = WatchedStudy(str(event.pick))
+        action, colon, direction = str(event.pick).partition(":")
+        if colon:
+            selection.page = selection.page.turned(direction)
+        elif selection.current.id != action:
+            selection.current = WatchedStudy(action)
         return self.refresh(selection, metric, value)
 
     def change_value(self, selection: SelectedStudy, metric: str | None, value: str) -> tuple[Any, ...]:
@@ -370,8 +378,10 @@ class StudiesTab:
     ) -> tuple[Any, ...]:
         """Current list and selected study; initially the study of ``?study=ID``, else the newest."""
         try:
-            page = self.client.studies()
-            studies, more = page["items"], page["next_cursor"] is not None
+            shown = selection.page
+            page = self.client.studies(cursor=shown.cursor)
+            studies = page["items"]
+            selection.page = selection.page.fetched(shown, page["next_cursor"])
         except ApiError as error:
             return error_box(error.message, "The studies cannot be shown"), *_unchanged()[1:]
         if selection.current.id is None:
@@ -379,7 +389,7 @@ class StudiesTab:
             selection.current = WatchedStudy(linked or (studies[0]["id"] if studies else None))
         watched = selection.current
         if watched.id is None:
-            return draw_studies(studies, None), NOTHING_SELECTED, *_empty_detail()
+            return draw_studies(studies, None) + selection.page.draw(), NOTHING_SELECTED, *_empty_detail()
         try:
             watched, detail = self.detail(watched, metric, value)
         except ApiError as error:
@@ -387,7 +397,7 @@ class StudiesTab:
         if selection.current.id != watched.id:  # another study was selected since
             return _unchanged()
         selection.current = watched
-        return draw_studies(studies, watched.id, more=more), *detail
+        return draw_studies(studies, watched.id) + selection.page.draw(), *detail
 
     def detail(self, watched: WatchedStudy, metric: str | None, value: str) -> tuple[WatchedStudy, tuple[Any, ...]]:
         """Fetch the selected study and draw it; the curves of ``value`` if it recorded that. Raises: ApiError."""

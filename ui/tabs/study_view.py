@@ -27,12 +27,11 @@ NOTHING_SELECTED = empty_state("No study selected", "Choose one on the left to s
 TABLE_FORMATS, PLOT_NAMES = ("md", "csv", "json"), ("rows", "pareto", "scaling", "curves")
 
 
-def draw_studies(studies: Sequence[Json], selected: str | None, *, more: bool = False) -> str:
-    """Newest first; each is a button. ``more``: there are older studies than these."""
+def draw_studies(studies: Sequence[Json], selected: str | None) -> str:
+    """Newest first; each is a button."""
     if not studies:
         return NO_STUDIES
-    hint = f'<p class="lcl-note">The newest {len(studies)} studies; “lcl study list” lists all.</p>' if more else ""
-    return f'<ul class="lcl-runs">{"".join(_item(study, study["id"] == selected) for study in studies)}</ul>{hint}'
+    return f'<ul class="lcl-runs">{"".join(_item(study, study["id"] == selected) for study in studies)}</ul>'
 
 
 def draw_study_head(study: Json) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from api.client import ApiError
 from ui.charts import METRIC_LABELS
+from ui.common import ListPage
 from ui.tabs.run_table import RunListing
 from ui.tabs.runs import ComparisonChoice, RunsTab, SelectedRun, WatchedRun
 
@@ -269,16 +270,67 @@ def test_notes_that_were_written_elsewhere_since_are_not_replaced(service: Any, 
     assert client.arguments_of("annotate")[1] == {"notes": "why"}
 
 
-def test_a_list_says_that_there_are_older_runs_or_that_none_matches(service: Any, run: dict[str, Any]) -> None:
+def pages_of_runs(run: dict[str, Any], cursor: str | None, **_: Any) -> dict[str, Any]:
+    """Three pages with a run each."""
+    number = int(cursor or 1)
+    return {"items": [{**run, "id": f"run_{number}"}], "next_cursor": str(number + 1) if number < 3 else None}
+
+
+@pytest.mark.parametrize("layout", ["", "table"])
+def test_older_runs_are_on_further_pages(service: Any, run: dict[str, Any], layout: str) -> None:
+    client = page_service(service, run, stored={"run_1": []})
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"), RunListing(layout))
+    assert "page:older" not in tab.refresh(selection)[0]
+    client.answers["runs"] = lambda **query: pages_of_runs(run, **query)
+
+    def pressed(*directions: str) -> str:
+        for direction in directions:
+            drawn = tab.select(selection, "all", SimpleNamespace(pick=f"page:{direction}"))[0]  # type: ignore[arg-type]
+        return drawn
+
+    assert "Page 1" in tab.refresh(selection)[0]
+    drawn = pressed("older", "older")
+    assert "Page 3" in drawn
+    assert 'data-pick="run_3"' in drawn
+    assert pressed("older") == drawn, "the last page"
+    assert tab.refresh(selection)[0] == drawn, "a tick keeps the page"
+    assert "Page 2" in pressed("newer")
+    assert 'data-pick="run_1"' in pressed("newer", "newer")
+
+
+def test_another_kind_a_tag_and_a_submission_lead_to_the_newest_runs(service: Any, run: dict[str, Any]) -> None:
+    client = page_service(service, run, stored={"run_1": []})
+    client.answers["runs"] = lambda **query: pages_of_runs(run, **query)
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    second = RunListing(page=ListPage(("2",)))
+    selection.listing = second
+    assert "Page 2" in tab.refresh(selection)[0]
+    assert "Page 1" in tab.list_kind(selection, "index")[0]
+    selection.listing = second
+    assert "Page 1" in tab.select(selection, "all", SimpleNamespace(pick="tag:kept"))[0]  # type: ignore[arg-type]
+    selection.listing = second
+    form = SimpleNamespace(send=lambda *_: ("sent", "run_1"))
+    tab.submit(form, "", "", selection, ())  # type: ignore[arg-type]
+    assert "Page 1" in tab.refresh(selection)[0]
+
+
+def test_a_page_that_is_opened_while_another_is_fetched_has_its_own_next_one(service: Any, run: dict[str, Any]) -> None:
+    client = page_service(service, run, stored={"run_1": []})
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+
+    def overtaken(cursor: str | None, **query: Any) -> dict[str, Any]:
+        selection.listing = RunListing(page=ListPage(("2",)))
+        return pages_of_runs(run, cursor, **query)
+
+    client.answers["runs"] = overtaken
+    tab.refresh(selection)
+    assert selection.listing.page == ListPage(("2",)), "not '2' again, which follows the first page"
+
+
+def test_a_list_says_that_no_run_matches(service: Any, run: dict[str, Any]) -> None:
     client = page_service(service, run, stored={"run_1": []})
     tab, selection = RunsTab(client), SelectedRun(WatchedRun())
-    assert "The newest" not in tab.refresh(selection)[0]
-    client.answers["runs"] = {"items": [run], "next_cursor": "2"}
-    for layout in ("", "table"):
-        selection.listing = RunListing(layout)
-        assert "The newest 1 runs. A kind or a tag selects among older ones too" in tab.refresh(selection)[0]
     client.answers["runs"] = {"items": [], "next_cursor": None}
-    selection.listing = RunListing()
     assert "No runs yet" in tab.refresh(selection)[0]
     assert "No run matches" in tab.refresh(selection, "index")[0]
     selection.listing = RunListing(tag="kept")

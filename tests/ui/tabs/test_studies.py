@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -10,8 +11,7 @@ import pytest
 
 from api.client import ApiError
 from lcl_core.specs.base import presets
-from ui.common import PageSelection
-from ui.tabs.studies import FIRST_STUDY, StudiesTab, StudyForm, WatchedStudy, plan_summary, preset_study
+from ui.tabs.studies import FIRST_STUDY, SelectedStudy, StudiesTab, StudyForm, WatchedStudy, plan_summary, preset_study
 
 Json = dict[str, Any]
 PLAN = {"rows": 3, "seeds": 2, "cells": 6, "reused": 0}
@@ -41,7 +41,7 @@ def test_a_plan_says_how_long_it_takes_and_what_that_rests_on() -> None:
 @pytest.fixture
 def client(service: Any) -> Any:
     return service(
-        studies=lambda: {"items": [study("study_2"), study("study_1")], "next_cursor": None},
+        studies=lambda cursor: {"items": [study("study_2"), study("study_1")], "next_cursor": None},
         study=lambda study_id: study(study_id),
         study_curves=lambda study_id, value: CURVES,
         plan_study=PLAN,
@@ -51,8 +51,8 @@ def client(service: Any) -> Any:
     )
 
 
-def at(study_id: str | None = None) -> PageSelection[WatchedStudy]:
-    return PageSelection(WatchedStudy(study_id))
+def at(study_id: str | None = None) -> SelectedStudy:
+    return SelectedStudy(WatchedStudy(study_id))
 
 
 def test_at_first_the_newest_study_is_shown(client: Any) -> None:
@@ -64,10 +64,16 @@ def test_at_first_the_newest_study_is_shown(client: Any) -> None:
     assert (cancel.visible, resume.visible) == (True, False)
 
 
-def test_that_there_are_older_studies_is_said(client: Any) -> None:
-    assert "lists all" not in StudiesTab(client).refresh(at())[0]
-    client.answers["studies"] = {"items": [study("study_2")], "next_cursor": "2"}
-    assert "The newest 1 studies; “lcl study list” lists all." in StudiesTab(client).refresh(at())[0]
+def test_older_studies_are_on_further_pages(client: Any) -> None:
+    tab, selection = StudiesTab(client), at()
+    assert "page:older" not in tab.refresh(selection)[0]
+    client.answers["studies"] = lambda cursor: {"items": [study("study_2")], "next_cursor": None if cursor else "2"}
+    assert "Page 1" in tab.refresh(selection)[0]
+    shown = tab.select(selection, None, "loss", SimpleNamespace(pick="page:older"))  # type: ignore[arg-type]
+    assert "Page 2" in shown[0]
+    assert "Page 2" in tab.refresh(selection)[0], "a tick keeps the page"
+    shown = tab.select(selection, None, "loss", SimpleNamespace(pick="page:newer"))  # type: ignore[arg-type]
+    assert "Page 1" in shown[0]
 
 
 def test_a_link_opens_its_study(client: Any) -> None:
