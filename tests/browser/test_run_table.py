@@ -105,3 +105,24 @@ def test_runs_that_are_chosen_in_the_table_are_deleted_together(
     expect(names(page)).to_have_count(3)
     expect(chosen).to_have_count(0)
     assert {run["id"] for run in sweep_world.client.runs()["items"]} == set(sweep.values())
+
+
+def test_older_runs_are_on_further_pages(visitor: Any, sweep_url: str, sweep_world: Any) -> None:
+    for number in range(1, 53):
+        sweep_world.client.submit("pretrain", {"preset": "sample", "seed": number}, f"run {number}", ["many"])
+    page = visitor.open(f"{sweep_url}/?tab=runs&tag=many")
+    listed, pages = page.locator("#run-list .lcl-runs b"), page.get_by_role("navigation", name="Pages of the list")
+    expect(listed).to_have_count(50)
+    expect(listed.first).to_have_text("run 52")
+    assert serious(page, "light") == []
+    pages.get_by_role("button", name="Older").click()
+    expect(listed).to_have_text(["run 2", "run 1"])
+    expect(pages).to_contain_text("Page 2")
+    page.get_by_role("button", name="run 1").click()
+    expect(page.locator("#run-head").get_by_role("heading")).to_have_text("run 1")
+    expect(listed).to_have_text(["run 2", "run 1"])
+    pages.get_by_role("button", name="Newer").click()
+    expect(listed).to_have_count(50)
+    page.get_by_role("radio", name="Table").click()
+    expect(names(page)).to_have_count(52)
+    expect(pages).to_have_count(0)
