@@ -2,13 +2,15 @@
 
 A row holds ``images`` and ``texts``, lists of one length with exactly one of the two at each index, ``metadata`` (of
 each image) and ``general_metadata`` (of the page), both JSON. Images are URLs, looked up in local images by
-``ImageFinder``, or bytes in the rows. Source: https://huggingface.co/datasets/HuggingFaceM4/OBELICS
+``ImageFinder``, or bytes in the rows. A text may contain ``END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED``: there another
+article of the page begins. Source: https://huggingface.co/datasets/HuggingFaceM4/OBELICS
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,6 +33,9 @@ from lcl_core.data.json_values import BadValue, parse_json, to_json_safe
 from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, Segment, SequenceDocument, TextSegment
 
 
+_END_OF_DOCUMENT = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
+
+
 @dataclass(frozen=True, slots=True)
 class RowLocation:
     """File, row number from 1, and split of a row."""
@@ -46,7 +51,9 @@ class RowLocation:
 def read_row(
     fields: dict[str, Any], location: RowLocation, finder: ImageFinder, bytes_column: str | None
 ) -> Iterator[Record | BadItem]:
-    """The record of a row, after a BadItem for each place that had to be left out.
+    """The records of a row, after a BadItem for each place that had to be left out.
+
+    A row is one record, or one for each part between its marks of a document's end. Empty parts are left out.
 
     Args:
         fields: the row as Python values; emptied on the way.
@@ -64,48 +71,87 @@ def read_row(
             yield location.bad("bad metadata", f"{column}: {error}")
     metadata = metadata_columns.get("metadata")
     row_images = _RowImages(finder, metadata if isinstance(metadata, list) else [])
-    segments: list[Segment] = []
+    segments: list[Segment | None] = []  # None: here another document begins
     for number, (image, text) in enumerate(zip(images, texts, strict=True)):
         problem = _check_entry(image, text)
         if problem is not None:
             yield location.bad("bad place", f"{problem} at place {number}")
         elif text is not None:
-            segments.append(TextSegment(text))
+            segments.extend(_text_segments(text))
         else:
             segments.append(ImageSegment(row_images.add(number, image, embedded[number] if embedded else None)))
     extra = to_json_safe(fields)
     if metadata_columns.get("general_metadata") is not None:
         extra["general_metadata"] = metadata_columns["general_metadata"]
-    if row_images.about:
-        extra["images"] = row_images.about
-    images = tuple(row_images.images.values())
-    yield Record(
-        f"{location.file}:{location.line}", SequenceDocument(tuple(segments)), images, location.split, extra=extra
+    for number, part in enumerate(_documents(segments)):
+        yield _record(part, number, location, row_images, extra)
+
+
+def _text_segments(text: str) -> list[Segment | None]:
+    """The text as it is; one with marks as its parts without the space around these."""
+    if _END_OF_DOCUMENT not in text:
+        return [TextSegment(text)]
+    first, *others = (part.strip() for part in text.split(_END_OF_DOCUMENT))
+    segments: list[Segment | None] = [TextSegment(first)] if first else []
+    for part in others:
+        segments += [None, TextSegment(part)] if part else [None]
+    return segments
+
+
+def _documents(segments: Iterable[Segment | None]) -> Iterator[tuple[Segment, ...]]:
+    """What lies between the marks and is not empty; a row with nothing else is one empty document."""
+    part: list[Segment] = []
+    empty = True
+    for segment in segments:
+        if segment is not None:
+            part.append(segment)
+        elif part:
+            yield tuple(part)
+            part, empty = [], False
+    if part or empty:
+        yield tuple(part)
+
+
+def _record(
+    segments: tuple[Segment, ...], number: int, location: RowLocation, row_images: _RowImages, extra: dict[str, Any]
+) -> Record:
+    names = list(dict.fromkeys(segment.name for segment in segments if isinstance(segment, ImageSegment)))
+    about = {name: row_images.about[name] for name in names if name in row_images.about}
+    return Record(
+        f"{location.file}:{location.line}" + (f"#{number}" if number else ""),
+        SequenceDocument(segments),
+        tuple(row_images.images[name] for name in names),
+        location.split,
+        extra={**extra, **({"images": about} if about else {})},
     )
 
 
 @dataclass(slots=True)
 class _RowImages:
-    """The images of a row; an image that occurs several times is one image, named by its first index."""
+    """The images of a row; an image that occurs several times is one image, named by its first index.
+
+    Images of one URL or path whose bytes differ are several.
+    """
 
     finder: ImageFinder
     metadata: list[Any]
     images: dict[str, RecordImage] = field(default_factory=dict)
     about: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _names: dict[str, str] = field(default_factory=dict)
+    _names: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
     def add(self, number: int, image: Any, embedded: Any) -> str:
         """The name of the image at index ``number``."""
         (where, data), (_, more) = _image_source(image), _image_source(embedded)
-        if where in self._names:
-            return self._names[where]
-        name = str(number)
         data = data if data is not None else more
+        key = (where, b"" if data is None else hashlib.blake2b(data, digest_size=16).digest())
+        if key in self._names:
+            return self._names[key]
+        name = str(number)
         self.images[name] = self._image(name, where, data)
         about = self.metadata[number] if number < len(self.metadata) else None
         details = {**({"url": where} if where else {}), **(about if isinstance(about, dict) else {})}
         if where:
-            self._names[where] = name
+            self._names[key] = name
         if details:
             self.about[name] = details
         return name
@@ -166,7 +212,7 @@ class ObelicsOptions(ReaderOptions):
 
 
 class ObelicsReader(FilesReader[ObelicsOptions]):
-    """Sequence records, ids ``FILE:ROW`` with rows from 1.
+    """Sequence records, ids ``FILE:ROW`` with rows from 1; further documents of a row are ``FILE:ROW#1`` and so on.
 
     An image is named by the place where it first stands in its row; ``extra["images"]`` has by that name what is
     known of it: ``url`` and the entry of ``metadata``. A place with neither or both of text and image is a BadItem,

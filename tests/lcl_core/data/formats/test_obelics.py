@@ -95,6 +95,51 @@ def test_embedded_images(make: Any, sample: Any, walk: Any, layout: str) -> None
     assert record.extra == ({} if layout == "bytes" else {"images": {"1": {"url": url}}})
 
 
+def test_embedded_images_of_one_path_that_differ_are_several(make: Any, sample: Any, walk: Any) -> None:
+    one, two, *_ = sample.urls().values()
+    images = [{"bytes": data, "path": "image.jpg"} for data in (one, two, one)]
+    table = pa.table({"images": pa.array([images], STRUCT), "texts": pa.array([[None] * 3], pa.list_(pa.string()))})
+    make.parquet("x.parquet", table)
+    (record,), bad = walk(open_reader(make.root))
+    assert bad == []
+    assert record.body.segments == (ImageSegment("0"), ImageSegment("1"), ImageSegment("0"))
+    assert [image.load() for image in record.images] == [one, two]
+
+
+MARK = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
+
+
+def test_a_mark_begins_another_document(make: Any, sample: Any, walk: Any) -> None:
+    names = list(sample.mmc4_images())[:2]
+    make.files("images", sample.mmc4_images())
+    about = [name and {"src": name} for name in (None, names[0], None, names[1], None, names[0])]
+    row = {
+        "images": [None, names[0], None, names[1], None, names[0]],
+        "texts": [f"{MARK}\n\nOne.", None, f"\n\nEnd.\n\n{MARK}\n\n{MARK}\n\nTwo. ", None, MARK, None],
+        "metadata": json.dumps(about),
+        "general_metadata": '{"url": "u"}',
+    }
+    only_marks = {**row, "images": [None], "texts": [f"{MARK}{MARK}"], "metadata": None}
+    make.parquet("x.parquet", pa.Table.from_pylist([row, only_marks], SCHEMA))
+    (first, second, third, empty), bad = walk(open_reader(make.root))
+    assert bad == []
+    assert [record.id for record in (first, second, third, empty)] == [
+        "x.parquet:1",
+        "x.parquet:1#1",
+        "x.parquet:1#2",
+        "x.parquet:2",
+    ]
+    assert first.body.segments == (TextSegment("One."), ImageSegment("1"), TextSegment("End."))
+    assert second.body.segments == (TextSegment("Two."), ImageSegment("3"))
+    assert (third.body.segments, empty.body.segments) == ((ImageSegment("1"),), ())
+    assert [[image.name for image in record.images] for record in (first, second, third)] == [["1"], ["3"], ["1"]]
+    assert [record.extra["images"] for record in (first, second)] == [
+        {"1": {"url": names[0], "src": names[0]}},
+        {"3": {"url": names[1], "src": names[1]}},
+    ]
+    assert third.extra["general_metadata"] == {"url": "u"}
+
+
 def test_images_by_path_and_images_that_are_not_there(make: Any, sample: Any, walk: Any) -> None:
     (name, data), *_ = sample.mmc4_images().items()
     table = pa.table({"images": [[name, "http://example.org/none.jpg", "../x.jpg"]], "texts": [[None] * 3]})
