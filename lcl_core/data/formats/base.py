@@ -7,6 +7,7 @@ their errors name the option.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 from pydantic import ValidationError, model_validator
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.records import BadItem, Record, is_number
+from lcl_core.data.records import DEFAULT_SPLIT, BadItem, Record, is_number
 from lcl_core.parts.plan import Section
 from lcl_core.specs.base import Spec
 
@@ -78,6 +79,32 @@ def display_name(path: Path, root: Path) -> str:
     """A file's name for messages and ids: relative to the corpus, whatever bytes it has."""
     inside = path.name if path == root else os.path.relpath(path, root)
     return to_printable(inside.replace(os.sep, "/"))
+
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def find_split(name: str) -> str | None:
+    """The split that the name of a file or folder states, such as ``cc3m-validation-0000.tar``; None: it states none.
+
+    Words end at ``.``, ``_`` and ``-``; digits at their end do not count (``val2017``). Of several the last counts:
+    names go from the whole to its part (``test_bench-train-0.parquet``).
+    """
+    words = (re.sub(r"\d+$", "", word) for word in re.split(r"[._-]", name.lower()))
+    return next((_SPLITS[word] for word in reversed(list(words)) if word in _SPLITS), None)
+
+
+def split_from_name(name: str) -> str:
+    """Split of a file by its name, or else by those of its folders, the innermost first; else "train".
+
+    Args:
+        name: relative to the corpus, as of :func:`display_name`; folders above the corpus say nothing of it.
+    """
+    return next(filter(None, map(find_split, reversed(name.split("/")))), DEFAULT_SPLIT)
 
 
 def corpus_files(

@@ -9,7 +9,6 @@ article of the page begins. Source: https://huggingface.co/datasets/HuggingFaceM
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -26,6 +25,7 @@ from lcl_core.data.formats.base import (
     corpus_files,
     corpus_paths,
     display_name,
+    split_from_name,
 )
 from lcl_core.data.formats.image_lookup import ImageFinder, find_images, inline_image
 from lcl_core.data.formats.parquet import is_arrow_file, read_batches, read_schema
@@ -197,7 +197,6 @@ def _parse_metadata(value: Any) -> Any:
 
 # A row of empty entries is tiny in a file and large in memory.
 MAX_ENTRIES = 100_000
-_SPLITS = {"validation": "val", "valid": "val", "val": "val", "test": "test"}
 _LISTS = ("images", "texts")
 
 
@@ -254,7 +253,7 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
                 yield rows
                 continue
             for index in range(rows.batch.num_rows):
-                location = RowLocation(name, rows.start + index + 1, _split_of(name))
+                location = RowLocation(name, rows.start + index + 1, split_from_name(name))
                 try:
                     yield from read_row(
                         _row_values(rows.batch, index), location, self._finder, self.options.bytes_column
@@ -269,12 +268,6 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
             return ""
         wrong = _unusable_columns(schema, (*_LISTS, self.options.bytes_column) if self.options.bytes_column else _LISTS)
         return f"there must be one column of lists called {', '.join(wrong)}" if wrong else ""
-
-
-def _split_of(name: str) -> str:
-    """By the first word of the file's name, or else of its folder's."""
-    words = [found[0] for part in reversed(name.split("/")) if (found := re.match(r"[a-z]+", part))]
-    return next((_SPLITS[word] for word in words if word in _SPLITS), "train")
 
 
 def _row_values(batch: pa.RecordBatch, index: int) -> dict[str, Any]:

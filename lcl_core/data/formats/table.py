@@ -31,6 +31,7 @@ from lcl_core.data.formats.base import (
     corpus_files,
     corpus_paths,
     display_name,
+    split_from_name,
 )
 from lcl_core.data.formats.image_lookup import NamedImages, find_images
 from lcl_core.data.formats.mmc4 import check_image_name
@@ -322,7 +323,6 @@ def _column_names(fields: list[str]) -> list[str]:
 
 MAX_CAPTIONS = 1000  # of one record
 _URL = re.compile(r"https?://", re.I)
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SNIFFED = 20  # rows examined
 _COLUMN_ROWS = 1000  # whose columns are known before the first record is read
 
@@ -477,15 +477,6 @@ class _TableParser:
             if len(self._known) < _MAX_COLUMNS:  # of names that are made up anew in each row, few are remembered
                 self._known |= row.cells.keys()
         return self._columns
-
-
-def split_from_name(name: str) -> str:
-    """By the name of the table, then of its folders, the innermost first; else "train"."""
-    for part in reversed(name.lower().split("/")):
-        found = _SPLITS.get(re.split(r"[._-]", part)[0]) or _SPLITS.get(re.split(r"[._-]", part.partition(".")[0])[-1])
-        if found:
-            return found
-    return "train"
 
 
 def _parent(file: Path, folder: Path) -> str:

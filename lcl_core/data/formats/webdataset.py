@@ -25,6 +25,7 @@ from lcl_core.data.formats.base import (
     corpus_files,
     corpus_paths,
     display_name,
+    split_from_name,
     to_printable,
 )
 from lcl_core.data.formats.image_lookup import IMAGE_EXTENSIONS, MAX_META_BYTES, is_tar, read_range
@@ -145,7 +146,8 @@ class WebDatasetReader(FilesReader[WebDatasetOptions]):
 
     The other fields of KEY.json (of the side file where there is no usable KEY.json) go to ``extra``; KEY.cls is the
     label "class". Rows of a side file whose image is not in the tar are BadItems with the reason that the row gives.
-    An image's name is that of its member.
+    An image's name is that of its member. The split is that in the name of the tar (``cc3m-validation-0000.tar``) or of
+    its folder, else train.
     """
 
     format = "webdataset"
@@ -173,6 +175,7 @@ class _Shard:
         self._path = path
         self._name = name
         self._stem = name.removesuffix(".tar")
+        self._split = split_from_name(name)
         self._caption_field = caption_field
         self._side = SideTable(path.with_suffix(".parquet"))
         self._number = 0
@@ -238,7 +241,8 @@ class _Shard:
         name = to_printable(image.name.removeprefix("./").rpartition("/")[2])
         labels = {"class": texts["cls"].strip()} if texts.get("cls", "").strip() else {}
         loadable = RecordImage(name, partial(read_range, self._path, image.offset, image.size, name))
-        yield Record(f"{self._stem}/{key}", CaptionedImage(name, captions, labels), (loadable,), extra=extra)
+        body = CaptionedImage(name, captions, labels)
+        yield Record(f"{self._stem}/{key}", body, (loadable,), self._split, extra=extra)
 
     def _bad(self, reason: str, detail: str) -> BadItem:
         return BadItem(self._name, self._number, reason, to_printable(detail))

@@ -89,3 +89,21 @@ def test_shards_one_folder_down(make: Any, walk: Any) -> None:
     make.file("metadata/0.parquet", b"?")
     (record,), bad = walk(open_reader(make.root))
     assert (record.id, bad) == ("shards/00000000/0", [])
+
+
+def test_splits_by_the_names_of_tars_and_folders(make: Any, walk: Any) -> None:
+    """CC3M has its splits in one folder, CLIP_benchmark a folder for each; folders above the corpus do not count."""
+    for name in ("cc3m-train-0000", "cc3m-validation-0000", "cc3m-0001"):
+        make.tar(f"test/cc3m/{name}.tar", [("0.jpg", b"x")])
+    for name in ("test/0", "train/0"):
+        make.tar(f"bench/{name}.tar", [("0.jpg", b"x")])
+    records, bad = walk(open_reader(make.root / "test" / "cc3m"))
+    more, worse = walk(open_reader(make.root / "bench"))
+    assert bad == worse == []
+    assert {record.id: record.split for record in (*records, *more)} == {
+        "cc3m-0001/0": "train",
+        "cc3m-train-0000/0": "train",
+        "cc3m-validation-0000/0": "val",
+        "test/0/0": "test",
+        "train/0/0": "train",
+    }
