@@ -53,7 +53,11 @@ class RemoteFiles:
             yield from self.read_section(section.key)
 
     def sections(self) -> list[Section]:
-        """One for each file. Raises: UserError ``corpus_missing`` where there is no file of the format."""
+        """One for each file.
+
+        Raises: UserError ``corpus_missing`` where there is no file of the format, ``corpus_unreadable`` where the
+            reader rejects the files by their names.
+        """
         return [Section(WHOLE), *(Section(name, self._stamps[name]) for name in self._names)]
 
     def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
@@ -125,7 +129,11 @@ class RemoteFiles:
                 target = Path(folder, name)
                 target.parent.mkdir(exist_ok=True)
                 target.touch()
-            names = [path.relative_to(folder).as_posix() for path in self._reader(Path(folder)).paths()]
+            try:
+                names = [path.relative_to(folder).as_posix() for path in self._reader(Path(folder)).paths()]
+            except UserError as error:
+                error.file = self.url
+                raise
         if not names:
             message = f"no file of format {self.format} lies there, nor one folder down; check the URL and the format"
             raise UserError(message, code="corpus_missing", file=self.url)

@@ -215,6 +215,15 @@ def test_errors_name_the_field_and_the_way_out(tmp_path: Path) -> None:
         ConvertSpec(path=url, options={"image": "x"}, name="made")
 
 
+def test_files_that_the_reader_rejects_are_those_of_the_url(make: Maker, tmp_path: Path) -> None:
+    url = f"memory://{tmp_path.name}/clone"
+    for folder in ("data", "opt_out"):
+        upload(make.parquet(f"{folder}/0.parquet", {"images": [[None]], "texts": [["x"]]}), f"{url}/{folder}/0.parquet")
+    with pytest.raises(UserError, match="'data', 'opt_out'") as caught:
+        open_remote_files(url, "obelics", {}).sections()
+    assert caught.value.file == url
+
+
 def _content(item: Any) -> Any:
     images = [] if isinstance(item, BadItem) else [(image.name, image.load()) for image in item.images]
     return item if isinstance(item, BadItem) else (item.id, item.body, item.split, item.extra, images)
