@@ -36,7 +36,7 @@ from lcl_core.data.formats.base import (
 from lcl_core.data.formats.image_lookup import NamedImages, find_images
 from lcl_core.data.formats.mmc4 import check_image_name
 from lcl_core.data.formats.text_files import TextLine, read_lines
-from lcl_core.data.json_values import BadValue, parse_json_object, to_json_safe
+from lcl_core.data.json_values import BadValue, parse_json, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
 # compared in lower case, with spaces and dashes as underscores; earlier names win
@@ -504,12 +504,24 @@ def _text(cells: dict[str, Any], column: str | None) -> str:
 
 
 def _texts(name: str, value: Any) -> Iterator[str]:
-    """Captions of a cell: a text, or a list of them. Raises: BadValue."""
-    for text in value if isinstance(value, list) else [value]:
+    """Captions of a cell: a text, or a list of them, also as JSON (Flickr30k's CSV). Raises: BadValue."""
+    for text in value if isinstance(value, list) else _listed_texts(value):
         if text is not None and not isinstance(text, str):
             raise BadValue(f"{name!r} must be text or a list of texts")
         if text is not None and text.strip():
             yield text.strip()
+
+
+def _listed_texts(value: Any) -> list[Any]:
+    """The strings of a JSON list of strings; else the value."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            listed = parse_json(value)
+        except BadValue:  # a text that begins so
+            return [value]
+        if isinstance(listed, list) and all(isinstance(text, str) for text in listed):
+            return listed
+    return [value]
 
 
 def _labels(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -78,6 +78,20 @@ def test_flickrs_own_table(make: Any, walk: Any, sample_images: list[bytes]) -> 
     assert len(apart) == 6
 
 
+def test_flickrs_table_of_lists(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    """All captions of an image in one cell, a JSON list; a text that only begins like one stays a text."""
+    raw = json.dumps(["A man , here .", 'A "dog" runs .']).replace('"', '""')
+    rows = [f'"{raw}","[0, 1]",test,a.webp,0', "[sic] an ant,[2],train,b.webp,1", "[3],[3],train,c.webp,2"]
+    make.file("flickr_annotations_30k.csv", "\n".join(["raw,sentids,split,filename,img_id", *rows]))
+    records, bad = walk(open_reader(make.root))
+    assert bad == []
+    assert [(record.body.captions, record.split) for record in records] == [
+        (("A man , here .", 'A "dog" runs .'), "test"),
+        (("[sic] an ant",), "train"),
+        (("[3]",), "train"),
+    ]
+
+
 def test_rows_of_different_labels_stay_apart(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("t.csv", "image,caption,label\na.webp,one,x\na.webp,two,y\na.webp,three,y\n")
     records, _ = walk(open_reader(make.root))
