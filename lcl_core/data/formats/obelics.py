@@ -35,7 +35,6 @@ from lcl_core.data.formats.parquet import is_arrow_file, read_batches, read_sche
 from lcl_core.data.json_values import BadValue, parse_json, to_json_safe
 from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, Segment, SequenceDocument, TextSegment
 
-
 _END_OF_DOCUMENT = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
 
 
