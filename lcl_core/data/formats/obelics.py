@@ -31,7 +31,14 @@ from lcl_core.data.formats.base import (
     split_from_name,
 )
 from lcl_core.data.formats.image_lookup import ImageFinder, find_images, inline_image
-from lcl_core.data.formats.parquet import is_arrow_file, read_batches, read_schema
+from lcl_core.data.formats.parquet import (
+    image_source,
+    is_arrow_file,
+    is_list_column,
+    read_batches,
+    read_schema,
+    row_values,
+)
 from lcl_core.data.json_values import BadValue, parse_json, to_json_safe
 from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, Segment, SequenceDocument, TextSegment
 
@@ -143,7 +150,7 @@ class _RowImages:
 
     def add(self, number: int, image: Any, embedded: Any) -> str:
         """The name of the image at index ``number``."""
-        (where, data), (_, more) = _image_source(image), _image_source(embedded)
+        (where, data), (_, more) = image_source(image), image_source(embedded)
         data = data if data is not None else more
         key = (where, b"" if data is None else hashlib.blake2b(data, digest_size=16).digest())
         if key in self._names:
@@ -166,14 +173,6 @@ class _RowImages:
         return self.finder.find(where, where, image_name=name)
 
 
-def _image_source(image: Any) -> tuple[str, bytes | None]:
-    """URL or path of an image, maybe empty, and its bytes if they are at hand."""
-    if isinstance(image, dict):
-        where, data = image.get("path"), image.get("bytes")
-        return where if isinstance(where, str) else "", data if isinstance(data, bytes) else None
-    return (image, None) if isinstance(image, str) else ("", image if isinstance(image, bytes) else None)
-
-
 def _check_entry(image: Any, text: Any) -> str | None:
     if image is None and text is None:
         return "neither text nor image"
@@ -181,7 +180,7 @@ def _check_entry(image: Any, text: Any) -> str | None:
         return "both text and image"
     if text is not None:
         return None if isinstance(text, str) else "a text that is no string"
-    return None if _image_source(image) != ("", None) else "an image that is neither URL nor bytes"
+    return None if image_source(image) != ("", None) else "an image that is neither URL nor bytes"
 
 
 def _check_lengths(images: Any, texts: Any, embedded: Any) -> None:
@@ -197,7 +196,6 @@ def _parse_metadata(value: Any) -> Any:
     return to_json_safe(parse_json(value) if isinstance(value, str) and value else value)
 
 
-# A row of empty entries is tiny in a file and large in memory.
 MAX_ENTRIES = 100_000
 _LISTS = ("images", "texts")
 
@@ -272,7 +270,7 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
                 location = RowLocation(name, rows.start + index + 1, split_from_name(name))
                 try:
                     yield from read_row(
-                        _row_values(rows.batch, index), location, self._finder, self.options.bytes_column
+                        row_values(rows.batch, index, MAX_ENTRIES), location, self._finder, self.options.bytes_column
                     )
                 except (BadValue, ValueError, pa.ArrowException) as error:
                     yield BadItem(name, location.line, "bad row", str(error)[:200])
@@ -291,25 +289,9 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
         return f"there must be one column of lists called {', '.join(wrong)}" if wrong else ""
 
 
-def _row_values(batch: pa.RecordBatch, index: int) -> dict[str, Any]:
-    """The fields of one row as Python values. Raises: BadValue, ValueError or ArrowException."""
-    fields = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        value = column[index]
-        if _is_list(batch.schema.field(name)) and value.is_valid and len(value) > MAX_ENTRIES:
-            raise BadValue(f"{name} has {len(value):,} places; {MAX_ENTRIES:,} are allowed")
-        fields[name] = value.as_py()
-    return fields
-
-
 def _unusable_columns(schema: pa.Schema, columns: tuple[str, ...]) -> list[str]:
     """Columns that are not there, are there twice, or are no lists."""
-    return [name for name in columns if schema.names.count(name) != 1 or not _is_list(schema.field(name))]
-
-
-def _is_list(field: pa.Field) -> bool:
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(kind(field.type) for kind in kinds)
+    return [name for name in columns if schema.names.count(name) != 1 or not is_list_column(schema.field(name))]
 
 
 def _is_table(name: str) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lcl_core.data.json_values import BadValue
 from lcl_core.data.records import BadItem
 
 # Far above what the known corpora have. It bounds memory for files that state their sizes truly; how often a crafted
@@ -134,6 +136,44 @@ def _arrow_batches(source: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
     file = pa.ipc.open_file(source)
     for number in range(file.num_record_batches):
         yield file.get_batch(number)
+
+
+def row_values(batch: pa.RecordBatch, index: int, max_entries: int) -> dict[str, Any]:
+    """The fields of one row as Python values.
+
+    Args:
+        max_entries: of a list; empty entries are tiny in a file and large in memory.
+
+    Raises: BadValue, ValueError or ArrowException.
+    """
+    fields = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        value = column[index]
+        if is_list_column(batch.schema.field(name)) and value.is_valid and len(value) > max_entries:
+            raise BadValue(f"{name} has {len(value):,} places; {max_entries:,} are allowed")
+        try:
+            fields[name] = value.as_py()
+        except OverflowError as error:  # a date beyond Python's
+            raise BadValue(f"{name}: {error}") from error
+    return fields
+
+
+def is_list_column(field: pa.Field) -> bool:
+    """Whether the values of a column are lists."""
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(kind(field.type) for kind in kinds)
+
+
+def image_source(image: Any) -> tuple[str, bytes | None]:
+    """URL or path of an image, maybe empty, and its bytes if they are at hand.
+
+    Args:
+        image: either of them, or {bytes, path} as Hugging Face writes it.
+    """
+    if isinstance(image, dict):
+        where, data = image.get("path"), image.get("bytes")
+        return where if isinstance(where, str) else "", data if isinstance(data, bytes) else None
+    return (image, None) if isinstance(image, str) else ("", image if isinstance(image, bytes) else None)
 
 
 def _first_line(error: BaseException) -> str:

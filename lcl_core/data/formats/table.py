@@ -1,19 +1,21 @@
-"""CSV, TSV or JSON lines with an image and its captions or labels in each row.
+"""CSV, TSV, JSON lines, Parquet or Arrow with an image and its captions or labels in each row.
 
     TABLE.csv, .tsv, .jsonl (also .gz)    image,caption,label,split … ; in JSON lines captions may be a list
+    TABLE.parquet, .arrow, .feather       the same; images may be in the rows, as bytes or as {bytes, path}
     FOLDER/*.csv …                        several tables, with images beside them, in ``images`` or as URLs
 
 Columns are recognised by their usual names or set by options; rows of JSON lines may lack some. The split comes from a
-column, else from the name of the table (``val.csv``) or of its folder (``val/metadata.jsonl``).
+column, else from the name of the table (``val.csv``) or of its folder (``val/metadata.jsonl``). Parquet files are read
+where there are no tables of text. Of img2dataset's (``key``, ``url``, ``status``) rows that failed are BadItems.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,22 @@ from lcl_core.data.formats.base import (
     FilesReader,
     check_corpus_file,
     contains_files,
-    corpus_files,
     corpus_paths,
     display_name,
     split_from_name,
 )
-from lcl_core.data.formats.image_lookup import NamedImages, find_images
+from lcl_core.data.formats.image_lookup import NamedImages, find_images, inline_image
 from lcl_core.data.formats.mmc4 import check_image_name
+from lcl_core.data.formats.parquet import image_source
 from lcl_core.data.formats.table_columns import MAX_COLUMNS, ColumnRoles, TableOptions, choose_columns, has_columns
-from lcl_core.data.formats.table_rows import ParsedRow, is_table, read_first_columns, read_table_rows
+from lcl_core.data.formats.table_rows import (
+    ParsedRow,
+    is_columnar,
+    is_text_table,
+    read_first_columns,
+    read_table_rows,
+    sniff_columns,
+)
 from lcl_core.data.json_values import BadValue, parse_json, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
@@ -41,25 +50,24 @@ _COLUMN_ROWS = 1000  # whose columns are known before the first record is read
 
 
 class TableReader(FilesReader[TableOptions]):
-    """Pair records, ids ``FILE:LINE``."""
+    """Pair records, ids ``FILE:LINE``, of Parquet and Arrow ``FILE:ROW`` with rows from 1."""
 
     format = "table"
     options_type = TableOptions
 
     @classmethod
     def sniff(cls, path: Path) -> bool:
-        if not contains_files(path, is_table):
+        if not contains_files(path, lambda name: is_text_table(name) or is_columnar(name)):
             return False
-        for file in corpus_files(path, is_table):
-            if isinstance(file, Path):
-                rows = islice(read_table_rows(file, file.name, TableOptions()), _SNIFFED)
-                names = dict.fromkeys(name for row in rows if isinstance(row, ParsedRow) for name in row.cells)
-                if names:
-                    return has_columns(names)
+        for table in _table_paths(path, None):
+            file = check_corpus_file(table, path)
+            names = sniff_columns(file, _SNIFFED) if isinstance(file, Path) else []
+            if names:
+                return has_columns(names)
         return False
 
     def paths(self) -> list[Path]:
-        return corpus_paths(self.path, is_table)
+        return _table_paths(self.path, self.options.images)
 
     def problems(self) -> Iterator[BadItem]:
         return iter(self._images.problems)
@@ -108,6 +116,7 @@ class TableReader(FilesReader[TableOptions]):
         name = display_name(file, self.path)
         table: _TableParser | None = None
         pending: Record | None = None
+        pending_image = ""
         for row in read_table_rows(file, name, self.options):
             if isinstance(row, BadItem):
                 yield row
@@ -116,14 +125,15 @@ class TableReader(FilesReader[TableOptions]):
                 columns = choose_columns(read_first_columns(file, name, self.options, _COLUMN_ROWS), self.options, name)
                 table = _TableParser(name, columns, self.options, places)
             try:
-                record = table.record(row)
+                record, image = table.record(row)
             except BadValue as error:
                 yield BadItem(name, row.line, "bad row", str(error))
                 continue
-            merged = _merge_captions(pending, record) if pending is not None and self.options.group else None
+            same = pending is not None and image == pending_image and self.options.group
+            merged = _merge_captions(pending, record) if pending is not None and same else None
             if merged is None and pending is not None:
                 yield pending
-            pending = merged or record
+            pending, pending_image = merged or record, image
         if pending is not None:
             yield pending
         if table is None:
@@ -163,25 +173,33 @@ class _TableParser:
         self._places = places
         self._known: set[str] = set()
 
-    def record(self, row: ParsedRow) -> Record:
-        """Raises: BadValue."""
+    def record(self, row: ParsedRow) -> tuple[Record, str]:
+        """The record of a row, and what identifies its image among those of other rows. Raises: BadValue."""
         cells, columns = row.cells, self._columns_of(row)
-        image = cells.get(columns.image)
-        if not isinstance(image, str) or not image.strip():
+        where, data = image_source(cells.get(columns.image))
+        if not where.strip() and data is None:
             raise BadValue(f"there is no image in {columns.image!r}")
-        captions = tuple(text for name in columns.captions for text in _texts(name, cells.get(name)))
+        captions = tuple(dict.fromkeys(text for name in columns.captions for text in _texts(name, cells.get(name))))
         labels = {kind: text for name in columns.labels for kind, text in _labels(name, cells.get(name))}
         if not captions and not labels:
             raise BadValue("there is neither caption nor label")
-        name, located = self._places.find(image.strip())
-        return Record(
+        if data is None:
+            name, located = self._places.find(where.strip())
+        else:
+            name, located = _embedded_image(where, data, str(row.line))
+        record = Record(
             id=f"{self._name}:{row.line}",
             body=CaptionedImage(name, captions, labels),
             images=(located,),
             split=_text(cells, columns.split) or self._split,
             source=_text(cells, columns.source),
-            extra={key: to_json_safe(value) for key, value in cells.items() if key not in columns.used},
+            extra={
+                key: to_json_safe(value)
+                for key, value in cells.items()
+                if key not in columns.used and not isinstance(value, bytes)
+            },
         )
+        return record, name if data is None else hashlib.blake2b(data, digest_size=16).hexdigest()
 
     def _columns_of(self, row: ParsedRow) -> ColumnRoles:
         """Those of the table, to which a row of JSON lines may add some."""
@@ -192,15 +210,31 @@ class _TableParser:
         return self._columns
 
 
+def _embedded_image(where: str, data: bytes, row: str) -> tuple[str, RecordImage]:
+    """An image in a row, by its path if that can be its name."""
+    candidates = (where.replace("\\", "/").rpartition("/")[2], row)
+    name = next(candidate for candidate in candidates if check_image_name(candidate) is None)
+    return name, RecordImage(name, partial(inline_image, data, name))
+
+
+def _table_paths(corpus: Path, images: Path | None) -> list[Path]:
+    """Tables of text, or else Parquet and Arrow files; beside the former these have the same rows in another form."""
+    if contains_files(corpus, is_text_table):
+        return corpus_paths(corpus, is_text_table)
+    folder = find_images(images, corpus)
+    # a Parquet file beside images in tars is a table of these
+    return corpus_paths(corpus, is_columnar, outside=folder if folder != corpus else None)
+
+
 def _parent(file: Path, folder: Path) -> str:
     inside = file.parent.relative_to(folder).as_posix()
     return "" if inside == "." else f"{inside}/"
 
 
 def _merge_captions(before: Record, record: Record) -> Record | None:
-    """Both as one, with the other columns of the first, if they are of one image and agree but for captions."""
+    """Both rows of one image as one, with the other columns of the first, if they agree but for captions."""
     one, other = before.body, record.body
-    if not isinstance(one, CaptionedImage) or not isinstance(other, CaptionedImage) or one.image != other.image:
+    if not isinstance(one, CaptionedImage) or not isinstance(other, CaptionedImage):
         return None
     captions = (*one.captions, *other.captions)
     same = (one.labels, before.split, before.source) == (other.labels, record.split, record.source)
@@ -210,7 +244,7 @@ def _merge_captions(before: Record, record: Record) -> Record | None:
 
 
 def _text(cells: dict[str, Any], column: str | None) -> str:
-    value = "" if column is None else cells.get(column, "")
+    value = "" if column is None or cells.get(column) is None else cells[column]
     if not isinstance(value, str):
         raise BadValue(f"{column!r} must be text")
     return value.strip()
@@ -242,6 +276,6 @@ def _labels(name: str, value: Any) -> Iterator[tuple[str, str]]:
     for kind, label in value.items() if isinstance(value, dict) else [(name, value)]:
         if isinstance(label, (list, dict)):
             raise BadValue(f"{kind!r} must be one label")
-        text = "" if label is None else str(label).strip()
+        text = "" if to_json_safe(label) is None else str(label).strip()
         if text:
             yield kind, text

@@ -16,10 +16,11 @@ from lcl_core.data.formats.base import ReaderOptions
 _IMAGE_COLUMNS = (
     *("image", "image_path", "image_file", "image_name", "file_name", "filename", "filepath", "file_path", "file"),
     *("path", "img", "img_path", "image_id", "imageid", "image_url", "img_url", "url"),
+    *("jpg", "jpeg", "png", "webp", "image_bytes"),  # of img2dataset, by its format of images
 )
 _CAPTION_COLUMNS = (
     *("captions", "caption", "text", "texts", "sentence", "sentences", "title", "description", "comment", "raw"),
-    *("alt", "alt_text", "prompt"),
+    *("alt", "alt_text", "prompt", "txt"),
 )
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "classname", "category", "target", "species", "subclass")
 _SPLIT_COLUMNS = ("split", "partition", "subset")
@@ -30,7 +31,7 @@ class TableOptions(ReaderOptions):
     """Columns by name, or, of a table without header, by number from 0. None: recognised by their usual names.
 
     Attributes:
-        image: the column of file names, relative to the table or ``images``, or of URLs.
+        image: the column of file names, relative to the table or ``images``, of URLs, or of the images themselves.
         captions, labels: any number of columns each; a label's kind is the name of its column.
         split, source: columns of these; without one, the split is that of the table's name or folder.
         header: does the first line name the columns?

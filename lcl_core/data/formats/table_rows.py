@@ -1,6 +1,6 @@
 """Rows of a table, whatever its kind, as values by column.
 
-CSV and TSV, and JSON lines (each also .gz). What cannot be read is a BadItem, and the rest is read.
+CSV and TSV, JSON lines (each also .gz), Parquet and Arrow. What cannot be read is a BadItem, and the rest is read.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from lcl_core.data.formats.parquet import is_arrow_file, read_batches, read_schema, row_values
 from lcl_core.data.formats.table_columns import TableOptions
 from lcl_core.data.formats.text_files import TextLine, read_lines
 from lcl_core.data.json_values import BadValue, parse_json_object
@@ -21,6 +24,8 @@ from lcl_core.data.records import BadItem
 
 _DELIMITERS = ("\t", ",", ";", "|")
 _JSON_ENDINGS = (".jsonl", ".ndjson")
+_TEXT_ENDINGS = (".csv", ".tsv", *_JSON_ENDINGS)
+MAX_ENTRIES = 100_000  # of a list in a cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class ParsedRow:
     """A row.
 
     Attributes:
-        line: where it begins, from 1.
+        line: where it begins, from 1; of Parquet and Arrow the number of the row, from 1.
         cells: value by column.
     """
 
@@ -36,12 +41,20 @@ class ParsedRow:
     cells: dict[str, Any]
 
 
-def is_table(name: str) -> bool:
-    return name.lower().removesuffix(".gz").endswith((".csv", ".tsv", *_JSON_ENDINGS))
+def is_text_table(name: str) -> bool:
+    """By its name: CSV, TSV or JSON lines, packed or not."""
+    return name.lower().removesuffix(".gz").endswith(_TEXT_ENDINGS)
+
+
+def is_columnar(name: str) -> bool:
+    """By its name: a Parquet or Arrow file."""
+    return is_arrow_file(Path(name))
 
 
 def read_table_rows(path: Path, name: str, options: TableOptions) -> Iterator[ParsedRow | BadItem]:
     """All rows of a table in their order, whatever its kind, and what is wrong with the others."""
+    if is_columnar(name):
+        return _columnar_rows(path, name)
     ending = name.lower().removesuffix(".gz")
     if ending.endswith(_JSON_ENDINGS):
         return _json_rows(path, name)
@@ -49,10 +62,63 @@ def read_table_rows(path: Path, name: str, options: TableOptions) -> Iterator[Pa
 
 
 def read_first_columns(path: Path, name: str, options: TableOptions, most: int) -> Iterator[list[str]]:
-    """Columns of the first ``most`` rows of JSON lines, as these differ; those of the first row of any other table."""
+    """Columns of the first ``most`` rows of JSON lines, as these differ; those of the first row of any other table.
+
+    Of Parquet and Arrow those that may have the images themselves come first, in a list of their own.
+    """
+    if is_columnar(name):
+        return iter(_schema_columns(path))
     rows = (row for row in read_table_rows(path, name, options) if isinstance(row, ParsedRow))
     differ = name.lower().removesuffix(".gz").endswith(_JSON_ENDINGS)
     return (list(row.cells) for row in islice(rows, most if differ else 1))
+
+
+def sniff_columns(path: Path, most: int) -> list[str]:
+    """Columns of the first ``most`` rows, each once."""
+    if is_columnar(path.name):
+        return list(dict.fromkeys(name for names in _schema_columns(path) for name in names))
+    rows = islice(read_table_rows(path, path.name, TableOptions()), most)
+    return list(dict.fromkeys(name for row in rows if isinstance(row, ParsedRow) for name in row.cells))
+
+
+def _schema_columns(path: Path) -> list[list[str]]:
+    """Columns that may have images, then all; none where the file is damaged."""
+    schema = read_schema(path)
+    if schema is None:
+        return []
+    names = _column_names(schema.names)
+    return [[name for name, field in zip(names, schema, strict=True) if _may_hold_images(field.type)], names]
+
+
+def _may_hold_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _columnar_rows(path: Path, name: str) -> Iterator[ParsedRow | BadItem]:
+    for rows in read_batches(path, name):
+        if isinstance(rows, BadItem):
+            yield rows
+            continue
+        batch = rows.batch.rename_columns(_column_names(rows.batch.schema.names))
+        for index in range(batch.num_rows):
+            line = rows.start + index + 1
+            try:
+                cells = row_values(batch, index, MAX_ENTRIES)
+            except (BadValue, ValueError, pa.ArrowException) as error:
+                yield BadItem(name, line, "bad row", str(error)[:200])
+                continue
+            problem = _download_problem(cells)
+            yield ParsedRow(line, cells) if problem is None else BadItem(name, line, "not downloaded", problem)
+
+
+def _download_problem(cells: dict[str, Any]) -> str | None:
+    """Why img2dataset has no image for its row; None: it has one, or the table is not its own."""
+    if not cells.keys() >= {"key", "url", "status"} or cells["status"] in (None, "success"):
+        return None
+    parts = (cells["key"], cells["url"], cells.get("error_message") or cells["status"])
+    return " ".join(str(part) for part in parts if part)[:300]
 
 
 def _json_rows(path: Path, name: str) -> Iterator[ParsedRow | BadItem]:

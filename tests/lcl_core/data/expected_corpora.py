@@ -248,6 +248,19 @@ def table_jsonl(make: Maker, sample: Sample) -> Truth:
     return truth
 
 
+def table_parquet(make: Maker, sample: Sample) -> Truth:
+    """Hugging Face's form: images in the rows, a file for each split."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    truth = Truth()
+    for split, name, pairs in (("train", "train", sample.pairs[:3]), ("val", "validation", sample.pairs[3:])):
+        images = [sample.image(pair["image"]) for pair in pairs]
+        captions = [pair["captions"] for pair in pairs]
+        cells = pa.array([{"bytes": data, "path": f"{n}.webp"} for n, data in enumerate(images)], kind)
+        make.parquet(f"data/{name}-00000-of-00001.parquet", pa.table({"image": cells, "caption": captions}))
+        truth.pairs += [(split, data, texts) for data, texts in zip(images, captions, strict=True)]
+    return truth
+
+
 def page_of(make: Maker, sample: Sample) -> list[bytes]:
     images = [sample.image(pair["image"]) for pair in sample.pairs[:2]]
     make.files("img", {f"{n}.webp": data for n, data in enumerate(images)})
@@ -284,6 +297,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Maker, Sample], Truth]]] = {
     "ImageNet": ("imagefolder", imagefolder),
     "CSV": ("table", table_csv),
     "JSON lines": ("table", table_jsonl),
+    "Parquet table": ("table", table_parquet),
     "HTML": ("web", html),
     "Markdown": ("markdown", markdown),
     "native folder": ("native", native_folder),

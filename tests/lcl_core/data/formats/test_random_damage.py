@@ -27,6 +27,12 @@ def rows(sample: Any) -> pa.Table:
     return pa.Table.from_pylist([row] * 6, schema)
 
 
+def captioned(sample: Any) -> pa.Table:
+    (url, data), *_ = sample.urls().items()
+    row = {"image": {"bytes": data, "path": url}, "caption": ["a text"], "label": 1, "split": "val"}
+    return pa.Table.from_pylist([row] * 6)
+
+
 LAYOUTS: dict[str, tuple[str, Any]] = {
     "jsonl": ("mmc4", lambda make, sample: make.jsonl("docs_shard_0_v2.jsonl", sample.mmc4())),
     "gz": ("mmc4", lambda make, sample: make.jsonl("docs_shard_0_v2.jsonl.gz", sample.mmc4())),
@@ -36,6 +42,8 @@ LAYOUTS: dict[str, tuple[str, Any]] = {
     "parquet": ("obelics", lambda make, sample: make.parquet("x.parquet", rows(sample))),
     "arrow": ("obelics", lambda make, sample: make.arrow("x.arrow", rows(sample))),
     "feather": ("obelics", lambda make, sample: make.arrow("x.feather", rows(sample), stream=False)),
+    "parquet table": ("table", lambda make, sample: make.parquet("x.parquet", captioned(sample))),
+    "arrow table": ("table", lambda make, sample: make.arrow("x.arrow", captioned(sample))),
     "our zip": (
         "native",
         lambda make, sample: make.zip("x.zip", {"interleaved.jsonl": make.lines(sample.documents)}),

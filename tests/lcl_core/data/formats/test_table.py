@@ -7,10 +7,12 @@ import json
 import os
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats import open_reader
+from lcl_core.data.formats import open_reader, table_rows
 from lcl_core.data.records import CaptionedImage
 
 
@@ -132,6 +134,124 @@ def test_columns_by_number_and_one_of_several(make: Any, walk: Any, sample_image
         open_reader(make.root, "table", captions=True)
     with pytest.raises(UserError, match="header"):
         open_reader(make.root, "table", header="x")
+
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_images_in_the_rows_of_hugging_face(make: Any, walk: Any, sample_images: list[bytes], kind: str) -> None:
+    """An image with several captions, one row each; images of one path that differ; images that lie beside."""
+    one, two, three = sample_images
+    cells = [(one, "x.jpg"), (one, "x.jpg"), (two, "x.jpg"), (three, None), (None, "c.webp"), (None, None)]
+    table = pa.table(
+        {
+            "filename": [f"{number}.jpg" for number in range(6)],
+            "img": pa.array([{"bytes": data, "path": path} for data, path in cells], IMAGE),
+            "caption": [["An ant."], ["Ants."], ["A bird."], ["A cat."], ["A dog.", "Dogs."], ["none"]],
+            "label": pa.array([1, 1, 2, None, 3, 4], pa.int8()),
+            "split": [None, None, "test", None, None, None],
+            "thumbnail": [b"x"] * 6,
+        }
+    )
+    path = getattr(make, kind)(f"data/validation-00000-of-00001.{kind}", table)
+    reader = open_reader(make.root)
+    records, (bad,) = walk(reader)
+    assert reader.format == "table"
+    name = f"data/{path.name}"
+    assert (bad.file, bad.line, bad.reason, bad.detail) == (name, 6, "bad row", "there is no image in 'img'")
+    assert [record.id for record in records] == [f"{name}:{row}" for row in (1, 3, 4, 5)]
+    assert [record.body for record in records] == [
+        CaptionedImage("x.jpg", ("An ant.", "Ants."), {"label": "1"}),
+        CaptionedImage("x.jpg", ("A bird.",), {"label": "2"}),
+        CaptionedImage("4", ("A cat.",)),
+        CaptionedImage("c.webp", ("A dog.", "Dogs."), {"label": "3"}),
+    ]
+    assert [record.images[0].load() for record in records] == [one, two, three, three]
+    assert [record.split for record in records] == ["val", "test", "val", "val"]
+    assert records[0].extra == {"filename": "0.jpg"}
+
+
+def test_parquet_of_img2dataset(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"key": "000000000", "url": "https://x.org/0", "status": "success", "webp": sample_images[0]},
+        {"key": "000000001", "url": "https://x.org/1", "status": "failed_to_download", "error_message": "HTTP 404"},
+        {"key": "000000002", "url": "https://x.org/2", "status": "success", "webp": sample_images[2]},
+    ]
+    table = pa.Table.from_pylist([{"error_message": None, **row, "caption": "x", "txt": "x"} for row in rows])
+    make.parquet("00000.parquet", table)
+    records, (bad,) = walk(open_reader(make.root))
+    assert [record.body.captions for record in records] == [("x",), ("x",)]
+    assert [record.images[0].load() for record in records] == [sample_images[0], sample_images[2]]
+    assert (bad.line, bad.reason, bad.detail) == (2, "not downloaded", "000000001 https://x.org/1 HTTP 404")
+    assert records[0].extra["url"] == "https://x.org/0"
+
+
+@pytest.mark.parametrize("names", [("URL", "TEXT"), ("url", "caption"), ("image_path", "text")])
+def test_parquet_of_addresses(make: Any, sample: Any, walk: Any, names: tuple[str, str]) -> None:
+    """LAION's and DataComp's metadata, with the images that img2dataset fetched beside it or elsewhere."""
+    where, caption = names
+    urls = sample.urls()
+    values = list(urls) if "url" in where.lower() else [f"{number:09d}.jpg" for number in range(len(urls))]
+    make.img2dataset("meta/images", urls)
+    make.parquet("meta/rows/part-0.parquet", {where: values, caption: [f"caption {n}" for n in range(len(urls))]})
+    for path, images in (("meta", None), ("meta/rows", make.root / "meta/images")):
+        records, bad = walk(open_reader(make.root / path, "table", images=images))
+        assert bad == []
+        assert [record.body.captions for record in records] == [(f"caption {n}",) for n in range(len(urls))]
+        assert [record.images[0].load() for record in records] == list(urls.values())
+
+
+def test_parquet_beside_tables_of_text_is_not_read_too(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    make.file("t.csv", CSV)
+    make.parquet("t.parquet", {"image": ["a.webp"], "caption": ["x"]})
+    records, bad = walk(open_reader(make.root))
+    assert ([record.id for record in records], bad) == (["t.csv:2", "t.csv:3"], [])
+    assert [record.id for record in walk(open_reader(make.root / "t.parquet"))[0]] == ["t.parquet:1"]
+
+
+def test_documents_and_tables_in_parquet_are_distinguished(make: Any) -> None:
+    make.parquet("a/x.parquet", {"images": [["u"]], "texts": [[None]], "url": ["u"], "text": ["x"]})
+    make.parquet("b/x.parquet", {"url": ["u"], "text": ["x"]})
+    assert [open_reader(make.root / name).format for name in "ab"] == ["obelics", "table"]
+    make.parquet("c/x.parquet", {"day": [1], "rain": [2]})
+    with pytest.raises(UserError) as caught:
+        open_reader(make.root / "c")
+    assert caught.value.code == "unknown_format"
+    with pytest.raises(UserError, match=r"which column is the image.*'day', 'rain'"):
+        list(open_reader(make.root / "c", "table").records())
+
+
+def test_damaged_parquet_is_named_and_the_rest_is_read(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    rows = {"image": ["a.webp"] * 6, "caption": [f"caption {n} " * 50 for n in range(6)]}
+    path = make.parquet("x.parquet", rows, group=2)
+    about = pq.read_metadata(path).row_group(1).column(1)
+    start = about.dictionary_page_offset or about.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + about.total_compressed_size] = b"\xa5" * about.total_compressed_size
+    path.write_bytes(data)
+    make.file("y.parquet", b"nothing of the kind" * 9)
+    records, bad = walk(open_reader(make.root, "table", group=False))
+    assert [record.id for record in records] == [f"x.parquet:{row}" for row in (1, 2, 5, 6)]
+    assert [(item.file, item.line, item.reason) for item in bad] == [
+        ("x.parquet", 3, "damaged parquet"),
+        ("y.parquet", 0, "damaged parquet"),
+        ("y.parquet", 0, "no rows"),
+    ]
+
+
+def test_a_value_that_python_cannot_have_is_a_bad_row(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    days = pa.array([2**31 - 1, 1], pa.int32()).view(pa.date32())
+    make.parquet("x.parquet", pa.table({"image": ["a.webp", "b.webp"], "caption": ["x", "y"], "day": days}))
+    (record,), (bad,) = walk(open_reader(make.root))
+    assert (record.id, record.extra, bad.line, bad.reason) == ("x.parquet:2", {"day": "1970-01-02"}, 1, "bad row")
+
+
+def test_cells_of_parquet_are_bounded(make: Any, walk: Any, monkeypatch: Any, sample_images: list[bytes]) -> None:
+    make.parquet("x.parquet", {"image": ["a.webp", "b.webp"], "captions": [["one", "two", "three"], ["one"]]})
+    monkeypatch.setattr(table_rows, "MAX_ENTRIES", 2)
+    (record,), (bad,) = walk(open_reader(make.root))
+    assert (record.id, bad.line, bad.reason) == ("x.parquet:2", 1, "bad row")
 
 
 def test_labels_of_every_kind(make: Any, walk: Any, sample_images: list[bytes]) -> None:
