@@ -1,12 +1,14 @@
-"""CSV, TSV, JSON lines, Parquet or Arrow with an image and its captions or labels in each row.
+"""CSV, TSV, JSON, Parquet or Arrow with an image and its captions or labels in each row.
 
     TABLE.csv, .tsv, .jsonl (also .gz)    image,caption,label,split … ; in JSON lines captions may be a list
     TABLE.parquet, .arrow, .feather       the same; images may be in the rows, as bytes or as {bytes, path}
+    TABLE.json                            the same, a list of objects
     FOLDER/*.csv …                        several tables, with images beside them, in ``images`` or as URLs
 
-Columns are recognised by their usual names or set by options; rows of JSON lines may lack some. The split comes from a
+Columns are recognised by their usual names or set by options; rows of JSON may lack some. The split comes from a
 column, else from the name of the table (``val.csv``) or of its folder (``val/metadata.jsonl``). Parquet files are read
-where there are no tables of text. Of img2dataset's (``key``, ``url``, ``status``) rows that failed are BadItems.
+where there are no tables of text, and ``.json`` where there is neither. Of img2dataset's (``key``, ``url``,
+``status``) rows that failed are BadItems.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from lcl_core.data.formats.table_columns import MAX_COLUMNS, ColumnRoles, TableO
 from lcl_core.data.formats.table_rows import (
     ParsedRow,
     is_columnar,
+    is_json_table,
     is_text_table,
     read_first_columns,
     read_table_rows,
@@ -50,14 +53,14 @@ _COLUMN_ROWS = 1000  # whose columns are known before the first record is read
 
 
 class TableReader(FilesReader[TableOptions]):
-    """Pair records, ids ``FILE:LINE``, of Parquet and Arrow ``FILE:ROW`` with rows from 1."""
+    """Pair records, ids ``FILE:LINE``; of Parquet, Arrow and JSON arrays ``FILE:ROW`` with rows from 1."""
 
     format = "table"
     options_type = TableOptions
 
     @classmethod
     def sniff(cls, path: Path) -> bool:
-        if not contains_files(path, lambda name: is_text_table(name) or is_columnar(name)):
+        if not contains_files(path, _is_table):
             return False
         for table in _table_paths(path, None):
             file = check_corpus_file(table, path)
@@ -217,13 +220,21 @@ def _embedded_image(where: str, data: bytes, row: str) -> tuple[str, RecordImage
     return name, RecordImage(name, partial(inline_image, data, name))
 
 
+def _is_table(name: str) -> bool:
+    return is_text_table(name) or is_columnar(name) or is_json_table(name)
+
+
 def _table_paths(corpus: Path, images: Path | None) -> list[Path]:
-    """Tables of text, or else Parquet and Arrow files; beside the former these have the same rows in another form."""
+    """Tables of text, or else Parquet and Arrow files, or else JSON.
+
+    Beside one kind another has the same rows in another form, or is about something else.
+    """
     if contains_files(corpus, is_text_table):
         return corpus_paths(corpus, is_text_table)
     folder = find_images(images, corpus)
     # a Parquet file beside images in tars is a table of these
-    return corpus_paths(corpus, is_columnar, outside=folder if folder != corpus else None)
+    columnar = corpus_paths(corpus, is_columnar, outside=folder if folder != corpus else None)
+    return columnar or corpus_paths(corpus, is_json_table)
 
 
 def _parent(file: Path, folder: Path) -> str:

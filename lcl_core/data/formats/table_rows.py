@@ -1,6 +1,7 @@
 """Rows of a table, whatever its kind, as values by column.
 
-CSV and TSV, JSON lines (each also .gz), Parquet and Arrow. What cannot be read is a BadItem, and the rest is read.
+CSV and TSV, JSON lines (each also .gz), Parquet and Arrow, and JSON files that are one array of objects. What cannot
+be read is a BadItem, and the rest is read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from lcl_core.data.formats.parquet import is_arrow_file, read_batches, read_schema, row_values
 from lcl_core.data.formats.table_columns import TableOptions
-from lcl_core.data.formats.text_files import TextLine, read_lines
+from lcl_core.data.formats.text_files import JsonArrays, TextLine, read_lines
 from lcl_core.data.json_values import BadValue, parse_json_object
 from lcl_core.data.records import BadItem
 
@@ -33,7 +34,7 @@ class ParsedRow:
     """A row.
 
     Attributes:
-        line: where it begins, from 1; of Parquet and Arrow the number of the row, from 1.
+        line: where it begins, from 1; of Parquet, Arrow and JSON arrays the number of the row, from 1.
         cells: value by column.
     """
 
@@ -51,10 +52,17 @@ def is_columnar(name: str) -> bool:
     return is_arrow_file(Path(name))
 
 
+def is_json_table(name: str) -> bool:
+    """By its name: a JSON file, which is a table if it is an array of objects."""
+    return name.lower().endswith(".json")
+
+
 def read_table_rows(path: Path, name: str, options: TableOptions) -> Iterator[ParsedRow | BadItem]:
     """All rows of a table in their order, whatever its kind, and what is wrong with the others."""
     if is_columnar(name):
         return _columnar_rows(path, name)
+    if is_json_table(name):
+        return _json_array_rows(path, name)
     ending = name.lower().removesuffix(".gz")
     if ending.endswith(_JSON_ENDINGS):
         return _json_rows(path, name)
@@ -62,14 +70,14 @@ def read_table_rows(path: Path, name: str, options: TableOptions) -> Iterator[Pa
 
 
 def read_first_columns(path: Path, name: str, options: TableOptions, most: int) -> Iterator[list[str]]:
-    """Columns of the first ``most`` rows of JSON lines, as these differ; those of the first row of any other table.
+    """Columns of the first ``most`` rows of JSON, as these differ; those of the first row of any other table.
 
     Of Parquet and Arrow those that may have the images themselves come first, in a list of their own.
     """
     if is_columnar(name):
         return iter(_schema_columns(path))
     rows = (row for row in read_table_rows(path, name, options) if isinstance(row, ParsedRow))
-    differ = name.lower().removesuffix(".gz").endswith(_JSON_ENDINGS)
+    differ = is_json_table(name) or name.lower().removesuffix(".gz").endswith(_JSON_ENDINGS)
     return (list(row.cells) for row in islice(rows, most if differ else 1))
 
 
@@ -77,6 +85,8 @@ def sniff_columns(path: Path, most: int) -> list[str]:
     """Columns of the first ``most`` rows, each once."""
     if is_columnar(path.name):
         return list(dict.fromkeys(name for names in _schema_columns(path) for name in names))
+    if is_json_table(path.name) and not _begins_array(path):
+        return []
     rows = islice(read_table_rows(path, path.name, TableOptions()), most)
     return list(dict.fromkeys(name for row in rows if isinstance(row, ParsedRow) for name in row.cells))
 
@@ -119,6 +129,28 @@ def _download_problem(cells: dict[str, Any]) -> str | None:
         return None
     parts = (cells["key"], cells["url"], cells.get("error_message") or cells["status"])
     return " ".join(str(part) for part in parts if part)[:300]
+
+
+def _begins_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+
+
+def _json_array_rows(path: Path, name: str) -> Iterator[ParsedRow | BadItem]:
+    array = JsonArrays(path, name)
+    if array.problem is not None:
+        yield array.problem
+        return
+    number = 0
+    for element in array.items():
+        if isinstance(element, BadItem):
+            yield element
+            continue
+        number += 1
+        if isinstance(element.value, dict):
+            yield ParsedRow(number, element.value)
+        else:
+            yield BadItem(name, number, "bad row", "not a JSON object")
 
 
 def _json_rows(path: Path, name: str) -> Iterator[ParsedRow | BadItem]:

@@ -139,8 +139,8 @@ class JsonElement:
     """An element of an array, or (``array`` empty) another field of the object.
 
     Attributes:
-        array: the field that holds the array.
-        key: the field's name.
+        array: the field that holds the array; empty, too, where the file is one array.
+        key: the field's name, likewise.
         value: anything that JSON can hold.
         line: where it begins, from 1.
     """
@@ -162,7 +162,7 @@ def read_json_files(root: Path, matches: Callable[[str], bool]) -> Iterator[Json
 
 
 class JsonArrays:
-    """A JSON file that holds one object.
+    """A JSON file that holds one object, or one array.
 
     Args:
         path: the file.
@@ -179,15 +179,23 @@ class JsonArrays:
         self.problem = self._read(path)
 
     def elements(self) -> Iterator[JsonElement | BadItem]:
-        """Every element and field in their order. Where the file is broken, the last item is a BadItem.
+        """Every element and field of the object in their order. Where the file is broken, the last item is a BadItem.
 
         A byte that is no UTF-8 becomes U+FFFD, with one BadItem for the file.
         """
+        walk = _JsonParser(self._text)
+        return self._checked(walk, walk.object())
+
+    def items(self) -> Iterator[JsonElement | BadItem]:
+        """Every element of the file's one array, likewise."""
+        walk = _JsonParser(self._text)
+        return self._checked(walk, walk.array())
+
+    def _checked(self, walk: _JsonParser, elements: Iterator[JsonElement]) -> Iterator[JsonElement | BadItem]:
         if self._encoding_problem is not None:
             yield self._encoding_problem
-        walk = _JsonParser(self._text)
         try:
-            yield from walk.object()
+            yield from elements
         except _JsonSyntaxError as error:
             yield BadItem(self.name, walk.line, "bad json", f"{error}; the rest of the file is left out")
 
@@ -246,6 +254,10 @@ class _JsonParser:
             if self._next("}"):
                 return
             self._expect(",", "',' or '}' is expected")
+
+    def array(self) -> Iterator[JsonElement]:
+        self._expect("[", "a JSON array is expected")
+        yield from self._array("")
 
     def _array(self, key: str) -> Iterator[JsonElement]:
         if self._next("]"):

@@ -511,3 +511,39 @@ def test_json_lines_are_kept_as_they_are(make: Any, walk: Any, sample_images: li
     make.file("t.jsonl", json.dumps(row))
     (record,), _ = walk(open_reader(make.root))
     assert record.extra == {"size": [1, 2], "more": {"a": None}, "score": 0.5}
+
+
+def test_a_json_array_of_objects(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    """The form of BLIP and LAVIS: in one line, a row a caption or a row an image."""
+    train = [{"image": "a.webp", "caption": text, "image_id": "coco_1"} for text in ("An ant.", "Ants.")]
+    train += [{"image": "b.webp", "caption": "A bird.", "image_id": "coco_2"}, ["b.webp", "x"], {"caption": "x"}]
+    make.file("coco_karpathy_train.json", json.dumps(train))
+    make.file("coco_karpathy_val.json", "\ufeff " + json.dumps([{"image": "c.webp", "caption": ["A cat.", "Cats."]}]))
+    make.file("info.json", '{"images": []}')
+    make.file("torn.json", '[{"image": "a.webp", "caption": "x"}, {"image"')
+    reader = open_reader(make.root)
+    records, bad = walk(reader)
+    assert reader.format == "table"
+    assert [(record.id, record.body.captions, record.split) for record in records] == [
+        ("coco_karpathy_train.json:1", ("An ant.", "Ants."), "train"),
+        ("coco_karpathy_train.json:3", ("A bird.",), "train"),
+        ("coco_karpathy_val.json:1", ("A cat.", "Cats."), "val"),
+        ("torn.json:1", ("x",), "train"),
+    ]
+    assert records[0].extra == {"image_id": "coco_1"}
+    assert [record.images[0].load() for record in records[:3]] == sample_images
+    assert [(item.file, item.line, item.reason) for item in bad] == [
+        ("coco_karpathy_train.json", 4, "bad row"),
+        ("coco_karpathy_train.json", 5, "bad row"),
+        ("info.json", 1, "bad json"),
+        ("info.json", 0, "no rows"),
+        ("torn.json", 1, "bad json"),
+    ]
+
+
+def test_json_beside_other_tables_is_about_something_else(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    make.file("t.csv", CSV)
+    make.file("t.json", json.dumps([{"image": "a.webp", "caption": "x"}]))
+    records, bad = walk(open_reader(make.root))
+    assert ([record.id for record in records], bad) == (["t.csv:2", "t.csv:3"], [])
+    assert [record.id for record in walk(open_reader(make.root / "t.json"))[0]] == ["t.json:1"]
