@@ -9,6 +9,7 @@ article of the page begins. Source: https://huggingface.co/datasets/HuggingFaceM
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -241,7 +242,7 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
             for folder, first in sorted(first_files.items() if self.path.is_dir() else ())
             if find_split(folder.name) is None and self._holds_documents(first)
         ]
-        if len(folders) > 1:
+        if len({re.sub(r"\d+", "", name) for name in folders}) > 1:  # parts of one corpus are numbered
             message = (
                 f"documents lie in the folders {', '.join(map(repr, folders))}, which may be versions of one corpus; "
                 f"give the path of one of them, such as that of {folders[0]!r}, or convert each by itself"

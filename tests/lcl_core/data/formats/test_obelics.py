@@ -194,6 +194,13 @@ def test_versions_of_a_corpus_in_several_folders_are_refused(make: Any, walk: An
     assert len(walk(open_reader(make.root))[0]) == 2
 
 
+def test_numbered_folders_are_parts_of_one_corpus(make: Any, walk: Any) -> None:
+    for number in range(2):
+        table = pa.table({"images": [[None]], "texts": [[f"text {number}"]]})
+        make.parquet(f"part-{number:03}/0.parquet", table)
+    assert len(walk(open_reader(make.root))[0]) == 2
+
+
 def test_many_rows_keep_their_numbers(make: Any, walk: Any) -> None:
     count = 200
     table = pa.table({"images": [[None]] * count, "texts": [[str(number)] for number in range(count)]})
