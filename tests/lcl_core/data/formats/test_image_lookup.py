@@ -57,6 +57,12 @@ def test_without_images_each_is_missing() -> None:
     assert code_of(finder.find_url("u", "x")) == "file_missing"
 
 
+@pytest.mark.parametrize("extension", ["jfif", "JPE", "ppm", "pgm", "pbm", "pnm"])
+def test_files_of_all_formats_that_are_decoded(make: Any, extension: str) -> None:
+    make.tar("x.tar", [(f"0.{extension}", b"x"), ("0.json", b'{"url": "u"}')])
+    assert ImageFinder(make.root).find_url("u", "x").load() == b"x"
+
+
 def test_a_tar_that_shrinks_after_it_was_indexed(make: Any) -> None:
     path: Path = make.tar("x.tar", [("a.jpg", b"x" * 5000)])
     image = ImageFinder(path).find("a.jpg")
