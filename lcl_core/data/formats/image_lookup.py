@@ -1,10 +1,11 @@
 """Images of a record by name or URL, wherever a dataset keeps them: a folder, tars, or img2dataset's output.
 
     FOLDER/NAME                 by name; links may not lead out of the folder
+    FOLDER/SUBFOLDER/NAME       by NAME where the finder is made so, as MMC4's download script writes images
     *.tar                       by name in the tar, or by the last part of that name
     NAME.tar, NAME.parquet      also by the URL of the image: from the side file (columns ``key`` and ``url``), or
                                 else from the KEY.json beside KEY.jpg
-    NAME/KEY.jpg, NAME.parquet  the same in folders
+    NAME/KEY.jpg, NAME.parquet  by URL, the same in folders, whatever the extension; also one folder down
 
 ``NameIndex`` takes 40 bytes a name. Loaders are functions of plain values, so that records can be pickled.
 """
@@ -132,11 +133,12 @@ def is_tar(name: str) -> bool:
 class ImageFinder:
     """Finds images by name or URL.
 
-    Tars and side files are indexed when it is made: once, 40 bytes a name or URL. Of two images of one name the
-    first is found.
+    Tars and side files are indexed when it is made: once, 40 bytes a name or URL, and the file's name where it lies in
+    a folder. Of two images of one name the first is found.
 
     Args:
         path: a folder of images, of tars or of img2dataset's output, or one tar; None: there are no images.
+        subfolders: index the images one folder down by their names, too.
 
     Attributes:
         problems: what could not be indexed, for the reader to pass on.
@@ -145,17 +147,18 @@ class ImageFinder:
         UserError: ``bad_option`` (field ``images``) when nothing exists at ``path``.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, subfolders: bool = False) -> None:
         if path is not None and not path.exists():
             raise UserError("there is no such folder or tar of images", code="bad_option", field="images", file=path)
         self._place = path
         self._folder = path if path is not None and path.is_dir() else None
         self._index = NameIndex()
         self._tars: list[Path] = []
-        self._files: list[str] = []
+        self._folders: list[str] = []  # numbered from len(self._tars)
+        self._file_names = bytearray()  # where entries of folders have their offset and size
         self.problems: list[BadItem] = []
         if path is not None:
-            self._fill(path)
+            self._fill(path, subfolders)
 
     def find(self, name: str, url: str | None = None, image_name: str | None = None) -> RecordImage:
         """The image of that name, or else the one from that URL, as an image ``called`` so (or ``name``).
@@ -178,14 +181,18 @@ class ImageFinder:
         if entry is not None and entry[0] < len(self._tars):
             return partial(read_range, self._tars[entry[0]], entry[1], entry[2], name)
         if self._folder is not None:
-            return partial(read_folder_image, self._folder, name if entry is None else self._files[entry[1]])
+            return partial(read_folder_image, self._folder, name if entry is None else self._file(*entry))
         return partial(missing_image, name, self._where)
+
+    def _file(self, number: int, offset: int, size: int) -> str:
+        name = os.fsdecode(bytes(self._file_names[offset : offset + size]))
+        return f"{self._folders[number - len(self._tars)]}/{name}"
 
     @property
     def _where(self) -> str:
         return "the images at hand" if self._place is None else self._place.name
 
-    def _fill(self, path: Path) -> None:
+    def _fill(self, path: Path, subfolders: bool) -> None:
         for file in corpus_files(path, is_tar):
             if isinstance(file, BadItem):
                 self.problems.append(file)
@@ -193,7 +200,12 @@ class ImageFinder:
                 self._tars.append(file)
                 self._add_tar(file, display_name(file, path))
         if self._folder is not None:
-            self._add_folders(self._folder)
+            sides = _folder_side_files(self._folder)
+            for side in sides:
+                self._add_by_url(self._folder, side)
+            for below in self._subfolders(self._folder) if subfolders else ():
+                if below.with_name(f"{below.name}.parquet") not in sides:
+                    self._add_by_name(self._folder, below)
         self._index.seal()
 
     def _add_tar(self, tar: Path, name: str) -> None:
@@ -236,13 +248,51 @@ class ImageFinder:
         if "/" in name:
             self._index.add(f"last {name.rpartition('/')[2]}", number, member.offset, member.size)
 
-    def _add_folders(self, folder: Path) -> None:
-        for side in sorted(folder.glob("*.parquet")):
-            below = side.with_suffix("")
-            if below.is_dir() and has_url_columns(side):
-                for key, url in self._side_urls(side):
-                    self._index.add(f"url {url}", len(self._tars), len(self._files), 0)
-                    self._files.append(f"{below.name}/{key}.jpg")
+    def _add_by_url(self, folder: Path, side: Path) -> None:
+        """The files of NAME/ by the URLs of NAME.parquet, whose rows may be of images that could not be downloaded."""
+        below = side.with_suffix("")
+        files = {name.partition(".")[0]: name for name in reversed(self._image_files(folder, below))}
+        number = self._add_folder(folder, below)
+        for key, url in self._side_urls(side):
+            if key in files:
+                self._add_file(f"url {url}", number, files[key])
+
+    def _add_by_name(self, folder: Path, below: Path) -> None:
+        names = self._image_files(folder, below)
+        number = self._add_folder(folder, below) if names else 0
+        for name in names:
+            self._add_file(f"last {name}", number, name)
+
+    def _add_folder(self, folder: Path, below: Path) -> int:
+        self._folders.append(below.relative_to(folder).as_posix())
+        return len(self._tars) + len(self._folders) - 1
+
+    def _add_file(self, label: str, number: int, name: str) -> None:
+        data = os.fsencode(name)
+        self._index.add(label, number, len(self._file_names), len(data))
+        self._file_names += data
+
+    def _subfolders(self, folder: Path) -> list[Path]:
+        entries = self._entries(folder, folder)
+        return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
+
+    def _image_files(self, folder: Path, below: Path) -> list[str]:
+        """Names of the files that may be images."""
+        if below.is_symlink() and not below.resolve().is_relative_to(folder.resolve()):
+            self.problems.append(
+                BadItem(display_name(below, folder), 0, "unsafe link", "the link leads out of the folder")
+            )
+            return []
+        entries = self._entries(folder, below)
+        return [entry.name for entry in entries if _may_be_image(entry.name) and not _is_folder(entry)]
+
+    def _entries(self, folder: Path, below: Path) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(below) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            self.problems.append(BadItem(display_name(below, folder), 0, "unreadable folder", str(error.strerror)))
+            return []
 
     def _side_urls(self, file: Path) -> Iterator[tuple[str, str]]:
         for rows in read_batches(file, file.name, ("key", "url")):
@@ -263,6 +313,26 @@ class ImageFinder:
                 continue
             if isinstance(url, str):
                 yield key, url
+
+
+def _folder_side_files(folder: Path) -> list[Path]:
+    """Side files NAME.parquet of folders NAME/, those in ``folder``, or else one folder down."""
+    for pattern in ("*.parquet", "*/*.parquet"):
+        files = [side for side in sorted(folder.glob(pattern)) if side.with_suffix("").is_dir()]
+        if found := [side for side in files if has_url_columns(side)]:
+            return found
+    return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def _may_be_image(name: str) -> bool:
+    return not name.startswith(".") and not name.lower().endswith((".txt", ".json"))
 
 
 def find_images(option: Path | None, corpus: Path) -> Path | None:

@@ -1,7 +1,8 @@
 """MMC4: ``docs_shard_{i}_v2.jsonl.zip`` and variants, and one line of its layout as a record.
 
 Fewer faces: ``docs_no_face_shard_``; core: ``_v3``, unpacked or gzipped. Any subset of the shards is read in the order
-of their numbers; images as MMC4's download script or img2dataset left them. Source: https://github.com/allenai/mmc4
+of their numbers; images as MMC4's download script (flat, a folder for each shard, ``SHARD_images`` beside the shards)
+or img2dataset left them. Source: https://github.com/allenai/mmc4
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ _PACKED = re.compile(r"\.(zip|gz)$", re.IGNORECASE)
 
 class MMC4Options(ReaderOptions):
     """Attributes:
-    images: folder or tar of the images; None: ``images`` beside the shards, if there.
+    images: folder or tar of the images; None: ``images`` or ``mmc4_images`` beside the shards, or ``SHARD_images``.
     """
 
     images: Path | None = None
@@ -173,7 +174,7 @@ class MMC4Reader(FilesReader[MMC4Options]):
 
     @cached_property
     def _finder(self) -> ImageFinder:
-        return ImageFinder(find_images(self.options.images, self.path))
+        return ImageFinder(_images_of(self.options.images, self.path), subfolders=True)
 
     @cached_property
     def _first_names(self) -> dict[str, str]:
@@ -195,6 +196,17 @@ class MMC4Reader(FilesReader[MMC4Options]):
                 yield BadItem(name, line.number, "bad line", str(error))
                 continue
             yield from read_mmc4_document(document, LineLocation(name, line.number, _record_id(shard, line)), find)
+
+
+def _images_of(option: Path | None, corpus: Path) -> Path | None:
+    """Where the images are, by the option or by the names that MMC4's download script suggests."""
+    images = find_images(option, corpus)
+    if images is not None:
+        return images
+    folder = corpus if corpus.is_dir() else corpus.parent
+    if (folder / "mmc4_images").is_dir():
+        return folder / "mmc4_images"
+    return folder if any(path.is_dir() for path in folder.glob("docs*_images")) else None
 
 
 def _shard_of(name: str) -> str:

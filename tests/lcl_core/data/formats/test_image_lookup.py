@@ -57,6 +57,42 @@ def test_without_images_each_is_missing() -> None:
     assert code_of(finder.find_url("u", "x")) == "file_missing"
 
 
+def side(make: Any, name: str, rows: list[tuple[str, str]]) -> None:
+    make.parquet(name, {"key": [key for key, _ in rows], "url": [url for _, url in rows]})
+
+
+def test_a_row_without_its_file_hides_no_other(make: Any) -> None:
+    side(make, "i/00000.parquet", [("0", "u"), ("1", "v"), ("2", "v")])
+    side(make, "i/00001.parquet", [("3", "u")])
+    make.files("i", {"00000/2.webp": b"v", "00000/2.txt": b"t", "00001/3.png": b"u", "00001/3.json": b"{}"})
+    finder = ImageFinder(make.root / "i")
+    assert [finder.find_url(url, "x").load() for url in "uv"] == [b"u", b"v"]
+    assert finder.problems == []
+    assert code_of(finder.find("3.png")) == "file_missing", "by name only where that is meant"
+
+
+def test_side_files_one_folder_down(make: Any) -> None:
+    side(make, "i/part/0.parquet", [("0", "u")])
+    make.files("i/part/0", {"0.jpg": b"u"})
+    assert ImageFinder(make.root / "i").find_url("u", "x").load() == b"u"
+
+
+def test_names_in_subfolders(make: Any) -> None:
+    make.files("i", {"1/a.jpg": b"first", "2/a.jpg": b"second", "2/no extension": b"n", "2/a.json": b"{}", "b": b"b"})
+    make.files("i/3", {".hidden.jpg": b"h", "deep/c.jpg": b"c"})
+    outside = make.files("outside", {"d.jpg": b"d"})
+    (make.root / "i/4").symlink_to(outside)
+    finder = ImageFinder(make.root / "i", subfolders=True)
+    assert [finder.find(name).load() for name in ("a.jpg", "no extension", "b", "3/deep/c.jpg")] == [
+        b"first",
+        b"n",
+        b"b",
+        b"c",
+    ]
+    assert [code_of(finder.find(name)) for name in (".hidden.jpg", "a.json", "c.jpg", "d.jpg")] == ["file_missing"] * 4
+    assert [(item.file, item.reason) for item in finder.problems] == [("4", "unsafe link")]
+
+
 @pytest.mark.parametrize("extension", ["jfif", "JPE", "ppm", "pgm", "pbm", "pnm"])
 def test_files_of_all_formats_that_are_decoded(make: Any, extension: str) -> None:
     make.tar("x.tar", [(f"0.{extension}", b"x"), ("0.json", b'{"url": "u"}')])

@@ -97,10 +97,27 @@ def lay_img2dataset_files(make: Any, images: dict[str, bytes], rows: list[Any]) 
     return make.files("pictures/00000", {f"{n:09d}.jpg": data for n, data in enumerate(found.values())}).parent
 
 
+def lay_img2dataset_files_one_folder_down(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+    lay_img2dataset_files(make, images, rows)
+    (make.root / "pictures").rename(make.root / "downloads")
+    make.file("pictures/README.md", "?")
+    (make.root / "downloads").rename(make.root / "pictures/part")
+    return Path(make.root / "pictures")
+
+
+def lay_shard_folders(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+    """As MMC4's download script writes them: ``OUTPUT/INDEX_OF_SHARD/NAME``."""
+    names = sorted(images)
+    make.files("pictures/0", {name: images[name] for name in names[::2]})
+    return make.files("pictures/1", {name: images[name] for name in names[1::2]}).parent
+
+
 @pytest.mark.parametrize(
     "lay",
     [
         lay_folder,
+        lay_shard_folders,
+        lay_img2dataset_files_one_folder_down,
         lay_tars,
         lay_one_tar,
         lay_img2dataset,
@@ -117,6 +134,15 @@ def test_images_in_every_layout(make: Any, sample: Any, walk: Any, lay: Any) -> 
     assert bad == []
     loaded = {image.name: image.load() for record in records for image in record.images}
     assert loaded == images
+
+
+@pytest.mark.parametrize("place", ["images/0", "mmc4_images", "mmc4_images/7", "docs_shard_7_v2_images"])
+def test_images_where_the_download_script_writes_them(make: Any, sample: Any, walk: Any, place: str) -> None:
+    make.jsonl("docs_shard_7_v2.jsonl", sample.mmc4())
+    make.files(place, sample.mmc4_images())
+    records, bad = walk(open_reader(make.root))
+    assert bad == []
+    assert {image.name: image.load() for record in records for image in record.images} == sample.mmc4_images()
 
 
 def test_a_missing_image_shows_when_it_is_loaded(make: Any, sample: Any, walk: Any) -> None:
