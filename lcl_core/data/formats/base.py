@@ -223,9 +223,11 @@ class FilesReader(FormatReader[Options]):
     What precedes the files, such as problems of side files, is a section too.
 
     Attributes:
+        shared_files: names of files that say something of several, beside them or one folder up.
         listed: names of all files of the corpus, where the folder holds but some of them; None: those in the folder.
     """
 
+    shared_files: ClassVar[tuple[str, ...]] = ()
     listed: Sequence[str] | None = None
 
     @abstractmethod

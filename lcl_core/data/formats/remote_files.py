@@ -4,7 +4,8 @@ A file is downloaded whole into a bounded cache of this machine when its section
 read; several processes that read parts of one file share the download. Records and ids are those of the same files on
 disk.
 
-    CACHE/files/SHA256/PATH    a file under its path below the URL, with its side file (same stem, ``.parquet``)
+    CACHE/files/SHA256/PATH    a file under its path below the URL, with its side file (same stem, ``.parquet``) and
+                               those that it shares with others
 """
 
 from __future__ import annotations
@@ -96,8 +97,10 @@ class RemoteFiles:
                 raise UserError(message + "start again", code="file_unreadable", file=f"{self.url}: {name}")
 
     def _side_files(self, name: str) -> list[str]:
-        side = PurePosixPath(name).with_suffix(_SIDE_FILE).as_posix()
-        return [side] if side != name and side in self._stamps else []
+        path = PurePosixPath(name)
+        shared: tuple[str, ...] = getattr(reader_class(self.format), "shared_files", ())
+        sides = [path.with_suffix(_SIDE_FILE), *(folder / file for folder in path.parents for file in shared)]
+        return [side for side in map(str, sides) if side != name and side in self._stamps]
 
     @cached_property
     def _files_of_url(self) -> tuple[bool, Mapping[str, dict[str, Any]]]:

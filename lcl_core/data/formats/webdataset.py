@@ -1,13 +1,23 @@
-"""WebDataset tars of image-text pairs, as img2dataset writes them (LAION, CC3M, CC12M, DataComp).
+"""WebDataset tars of image-text pairs, as img2dataset writes them (LAION, CC3M, CC12M, DataComp), or CLIP benchmark.
 
 ``KEY.jpg`` with ``KEY.txt`` and ``KEY.json``, shard after shard in the order of their names; beside each tar there may
-be the table NAME.parquet with a row for each image that img2dataset tried, failures included.
-Source: https://github.com/rom1504/img2dataset
+be the table NAME.parquet with a row for each image that img2dataset tried, failures included. A sample is put together
+in the same way where its files lie in a folder; see ``pair_folders``.
+
+CLIP benchmark's tars lie in a folder for each split. Beside it, or beside the tars:
+
+    dataset_type.txt    "retrieval": KEY.txt has a caption a line
+    classnames.txt      the class of each number that is in KEY.cls, from 0
+
+Sources: https://github.com/rom1504/img2dataset, https://github.com/LAION-AI/CLIP_benchmark
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -18,6 +28,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.corpus.file_store import FolderStore
 from lcl_core.data.formats.base import (
     FilesReader,
     ReaderOptions,
@@ -69,7 +80,7 @@ class SideTable:
         except (BadValue, ValueError, pa.ArrowException):  # text that is not UTF-8, a date beyond Python's
             return {}
 
-    def lost(self, seen: set[str]) -> Iterator[BadItem]:
+    def lost(self, seen: set[str], shard: str = "tar") -> Iterator[BadItem]:
         """A BadItem for each row whose sample is not among ``seen``, with the reason that the row gives."""
         for key, (_, _, number) in self._places.items():
             if key in seen:
@@ -77,7 +88,7 @@ class SideTable:
             row = self.row(key)
             status = str(row.get("status", "success"))
             detail = " ".join(str(part) for part in (key, row.get("url"), row.get("error_message")) if part)[:300]
-            reason = "not in the tar" if status == "success" else "not downloaded"
+            reason = f"not in the {shard}" if status == "success" else "not downloaded"
             yield BadItem(self.name, number, reason, detail)
 
     def _columns(self, batch: int) -> Iterator[tuple[str, Any]]:
@@ -128,6 +139,62 @@ class SideTable:
         return [field.name for field in schema if not any(kind(field.type) for kind in binary)]
 
 
+_TYPE_FILE, _CLASSES_FILE, _SPLIT_FILE = "dataset_type.txt", "classnames.txt", "nshards.txt"
+
+
+@dataclass(frozen=True)
+class BenchmarkFiles:
+    """What CLIP benchmark writes about all tars of a dataset.
+
+    Attributes:
+        retrieval: whether KEY.txt has a caption a line.
+        classes: by number; one that two numbers share has its number added.
+        problems: files that could not be used.
+    """
+
+    retrieval: bool = False
+    classes: tuple[str, ...] = ()
+    problems: tuple[BadItem, ...] = ()
+
+    def captions(self, text: str | None) -> list[str]:
+        """Captions of a KEY.txt."""
+        if text is None or not self.retrieval:
+            return [] if text is None else [text]
+        return [line.rstrip("\r").replace("\\n", "\n") for line in text.split("\n")]
+
+    def class_name(self, label: str) -> str | None:
+        """The class of a KEY.cls; None: a number that is none of a class."""
+        if not (self.classes and label.isascii() and label.isdigit()):
+            return label
+        number = int(label) if len(label) < 10 else len(self.classes)
+        return (self.classes[number] or label) if number < len(self.classes) else None
+
+
+def read_benchmark_files(tar: Path, corpus: Path) -> BenchmarkFiles:
+    """Read them where they lie: beside the tar, or beside the folder of its split."""
+    folders = [tar.parent]
+    if tar.parent not in (corpus, corpus.parent) or (tar.parent / _SPLIT_FILE).is_file():
+        folders.append(tar.parent.parent)
+    problems: list[BadItem] = []
+    kind, classes = (_first_text(folders, name, problems) for name in (_TYPE_FILE, _CLASSES_FILE))
+    names = [line.strip() for line in classes.splitlines()]
+    count = Counter(names)
+    numbered = (f"{name} ({number})" if name and count[name] > 1 else name for number, name in enumerate(names))
+    return BenchmarkFiles(kind.strip().lower() == "retrieval", tuple(numbered), tuple(problems))
+
+
+def _first_text(folders: Iterable[Path], name: str, problems: list[BadItem]) -> str:
+    """Text of the file in the first folder that has it; empty for none."""
+    for folder in folders:
+        try:
+            return decode_utf8(FolderStore(folder).read(name, MAX_META_BYTES))
+        except (UserError, BadValue) as error:
+            if not (isinstance(error, UserError) and error.code == "file_missing"):
+                problems.append(BadItem(name, 0, "side file not used", str(error)))
+                return ""
+    return ""
+
+
 _SNIFFED_MEMBERS = 16
 MAX_MEMBERS = 64
 _TEXT_MEMBERS = frozenset(("txt", "json", "cls"))
@@ -135,14 +202,14 @@ _TEXT_MEMBERS = frozenset(("txt", "json", "cls"))
 
 class WebDatasetOptions(ReaderOptions):
     """Attributes:
-    caption_field: where KEY.json and the side file keep the caption.
+    caption_field: where KEY.json and the side file keep the caption, or a list of captions.
     """
 
     caption_field: str = Field("caption", min_length=1)
 
 
 class WebDatasetReader(FilesReader[WebDatasetOptions]):
-    """Pair records. Captions: KEY.txt, then that of KEY.json where it differs; where there is none, the side file's.
+    """Pair records. Captions: KEY.txt, then those of KEY.json that differ; where there is none, the side file's.
 
     The other fields of KEY.json (of the side file where there is no usable KEY.json) go to ``extra``; KEY.cls is the
     label "class". Rows of a side file whose image is not in the tar are BadItems with the reason that the row gives.
@@ -152,6 +219,7 @@ class WebDatasetReader(FilesReader[WebDatasetOptions]):
 
     format = "webdataset"
     options_type = WebDatasetOptions
+    shared_files = (_TYPE_FILE, _CLASSES_FILE)
 
     @classmethod
     def sniff(cls, path: Path) -> bool:
@@ -165,89 +233,155 @@ class WebDatasetReader(FilesReader[WebDatasetOptions]):
         return corpus_paths(self.path, is_tar)
 
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
-        return _Shard(file, display_name(file, self.path), self.options.caption_field).records()
+        benchmark = read_benchmark_files(file, self.path)
+        yield from benchmark.problems
+        yield from _TarShard(file, display_name(file, self.path), self.options.caption_field, benchmark).records()
 
 
-class _Shard:
-    """One tar and its side file."""
+@dataclass(frozen=True, slots=True)
+class SampleFile:
+    """One file of a sample.
 
-    def __init__(self, path: Path, name: str, caption_field: str) -> None:
-        self._path = path
-        self._name = name
-        self._stem = name.removesuffix(".tar")
+    Attributes:
+        name: of the file, as it is written.
+        load: returns its content of at most so many bytes. Raises: UserError.
+        image: returns the image, likewise.
+    """
+
+    name: str
+    load: Callable[[int], bytes]
+    image: Callable[[], bytes]
+
+
+class PairShard(ABC):
+    """Samples of one shard, a tar or a folder, and its side file.
+
+    Args:
+        name: of the shard, for messages.
+        stem: of the ids of its records.
+        side: path of the side file; it need not exist.
+        caption_field: of KEY.json and of the side file.
+    """
+
+    kind: str
+
+    def __init__(self, name: str, stem: str, side: Path, caption_field: str, benchmark: BenchmarkFiles) -> None:
+        self.name = name
+        self._stem = stem
         self._split = split_from_name(name)
         self._caption_field = caption_field
-        self._side = SideTable(path.with_suffix(".parquet"))
+        self._benchmark = benchmark
+        self._side = SideTable(side)
         self._number = 0
 
+    @abstractmethod
+    def samples(self) -> Iterator[tuple[str, Iterator[tuple[str, SampleFile] | BadItem]]]:
+        """Keys and their files by extension. Raises: OSError."""
+
     def records(self) -> Iterator[Record | BadItem]:
+        """All samples as records, and what could not be read."""
         yield from self._side.problems
         seen: set[str] = set()
         try:
-            for key, members in groupby(walk_tar(self._path), key=lambda entry: split_member_name(entry.name)[0]):
+            for key, files in self.samples():
                 self._number += 1
-                yield from self._sample(to_printable(key), members, seen)
+                yield from self._sample(to_printable(key), files, seen)
         except OSError as error:
-            yield self._bad("unreadable file", str(error.strerror))
-        yield from self._side.lost({key.rpartition("/")[2] for key in seen})
+            yield self.bad("unreadable file", str(error.strerror))
+        yield from self._side.lost({key.rpartition("/")[2] for key in seen}, self.kind)
+
+    def bad(self, reason: str, detail: str) -> BadItem:
+        """A BadItem of the sample that is being read."""
+        return BadItem(self.name, self._number, reason, to_printable(detail))
 
     def _sample(
-        self, key: str, entries: Iterator[TarMember | IrregularMember], seen: set[str]
+        self, key: str, entries: Iterator[tuple[str, SampleFile] | BadItem], seen: set[str]
     ) -> Iterator[Record | BadItem]:
-        files: dict[str, TarMember] = {}
+        files: dict[str, SampleFile] = {}
         for entry in entries:
-            extension = split_member_name(entry.name)[1]
-            if isinstance(entry, IrregularMember):
-                reason = "damaged tar" if entry.broken else "not an ordinary file"
-                yield self._bad(reason, f"{entry.name[:120]} {entry.problem}".strip())
-            elif extension in files or len(files) == MAX_MEMBERS:
-                yield self._bad("repeated member", entry.name)
+            if isinstance(entry, BadItem):
+                yield entry
+            elif entry[0] in files or len(files) == MAX_MEMBERS:
+                yield self.bad("repeated member", entry[1].name)
             else:
-                files[extension] = entry
+                files[entry[0]] = entry[1]
         if not files:
             return
         images = [extension for extension in files if extension in IMAGE_EXTENSIONS]
         if key in seen:
-            yield self._bad("repeated sample", f"the key {key[:120]!r} has been there before")
+            yield self.bad("repeated sample", f"the key {key[:120]!r} has been there before")
         elif not images:
-            yield self._bad("no image", f"{key[:120]!r} has only {', '.join(files)[:120]}")
+            yield self.bad("no image", f"{key[:120]!r} has only {', '.join(files)[:120]}")
         else:
             for extension in images[1:]:
-                yield self._bad("second image", files[extension].name)
+                yield self.bad("second image", files[extension].name)
             yield from self._record(key, files, files[images[0]])
         seen.add(key)
 
-    def _record(self, key: str, files: dict[str, TarMember], image: TarMember) -> Iterator[Record | BadItem]:
+    def _record(self, key: str, files: dict[str, SampleFile], image: SampleFile) -> Iterator[Record | BadItem]:
         texts: dict[str, str] = {}
         extra: dict[str, Any] = {}
         for extension in sorted(_TEXT_MEMBERS & set(files)):
             try:
-                data = read_range(self._path, files[extension].offset, files[extension].size, extension, MAX_META_BYTES)
+                data = files[extension].load(MAX_META_BYTES)
                 if extension == "json":
                     extra = to_json_safe(parse_json_object(data))
                 else:
                     texts[extension] = decode_utf8(data)
             except (BadValue, UserError) as error:
-                yield self._bad(f"bad {extension}", f"{files[extension].name[:120]!r}: {error}")
-        captions = _captions(texts.get("txt"), extra.get(self._caption_field))
-        if not captions or not extra:
+                yield self.bad(f"bad {extension}", f"{files[extension].name[:120]!r}: {error}")
+        captions, stated_fields = self._benchmark.captions(texts.get("txt")), len(extra)
+        yield from self._pop_captions(extra, captions, "bad json")
+        if not _usable(captions) or not stated_fields:
             row = self._side.row(key.rpartition("/")[2])
-            captions = captions or _captions(row.get(self._caption_field))
-            extra = extra or row
-        extra.pop(self._caption_field, None)
+            stated: list[str] = []
+            yield from self._pop_captions(row, stated, "bad side row")
+            captions = captions if _usable(captions) else stated
+            extra = extra if stated_fields else row
         others = sorted(set(files) - _TEXT_MEMBERS - IMAGE_EXTENSIONS)
         if others:
             extra["other_members"] = others
+        label = texts.get("cls", "").strip()
+        name_of_class = self._benchmark.class_name(label)
+        if name_of_class is None:
+            yield self.bad("bad cls", f"{label[:20]} is none of the numbers of {_CLASSES_FILE}")
+        labels = {"class": name_of_class or label} if label else {}
         name = to_printable(image.name.removeprefix("./").rpartition("/")[2])
-        labels = {"class": texts["cls"].strip()} if texts.get("cls", "").strip() else {}
-        loadable = RecordImage(name, partial(read_range, self._path, image.offset, image.size, name))
-        body = CaptionedImage(name, captions, labels)
-        yield Record(f"{self._stem}/{key}", body, (loadable,), self._split, extra=extra)
+        body = CaptionedImage(name, _usable(captions), labels)
+        yield Record(f"{self._stem}/{key}", body, (RecordImage(name, image.image),), self._split, extra=extra)
 
-    def _bad(self, reason: str, detail: str) -> BadItem:
-        return BadItem(self._name, self._number, reason, to_printable(detail))
+    def _pop_captions(self, fields: dict[str, Any], captions: list[str], reason: str) -> Iterator[BadItem]:
+        """Move the captions of a sample from its fields to ``captions``. A value that is none stays."""
+        value = fields.get(self._caption_field)
+        texts = value if isinstance(value, list) else [] if value is None else [value]
+        if all(isinstance(text, str) for text in texts):
+            captions += texts
+            fields.pop(self._caption_field, None)
+        else:
+            detail = f"{self._caption_field!r} must be a string or a list of strings; it is kept as a further field"
+            yield self.bad(reason, detail)
 
 
-def _captions(*stated: Any) -> tuple[str, ...]:
-    """Those that are text and not blank, each once."""
-    return tuple(dict.fromkeys(text for text in stated if isinstance(text, str) and text.strip()))
+class _TarShard(PairShard):
+    kind = "tar"
+
+    def __init__(self, path: Path, name: str, caption_field: str, benchmark: BenchmarkFiles) -> None:
+        super().__init__(name, name.removesuffix(".tar"), path.with_suffix(".parquet"), caption_field, benchmark)
+        self._path = path
+
+    def samples(self) -> Iterator[tuple[str, Iterator[tuple[str, SampleFile] | BadItem]]]:
+        for key, entries in groupby(walk_tar(self._path), key=lambda entry: split_member_name(entry.name)[0]):
+            yield key, map(self._file, entries)
+
+    def _file(self, entry: TarMember | IrregularMember) -> tuple[str, SampleFile] | BadItem:
+        if isinstance(entry, IrregularMember):
+            reason = "damaged tar" if entry.broken else "not an ordinary file"
+            return self.bad(reason, f"{entry.name[:120]} {entry.problem}".strip())
+        read = partial(read_range, self._path, entry.offset, entry.size)
+        name = to_printable(entry.name.rpartition("/")[2])
+        return split_member_name(entry.name)[1], SampleFile(entry.name, partial(read, name), partial(read, name))
+
+
+def _usable(captions: list[str]) -> tuple[str, ...]:
+    """Those that are not blank, each once."""
+    return tuple(dict.fromkeys(text for text in captions if text.strip()))

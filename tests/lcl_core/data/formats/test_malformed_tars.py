@@ -135,7 +135,12 @@ SAMPLES: dict[str, tuple[list[tuple[str, bytes]], list[str], list[str]]] = {
     "json that is a list": ([("0.jpg", IMAGE), ("0.json", b"[]")], ["x/0"], ["bad json"]),
     "json nested too deep": ([("0.jpg", IMAGE), ("0.json", DEEP)], ["x/0"], ["bad json"]),
     "an empty json": ([("0.jpg", IMAGE), ("0.json", b"")], ["x/0"], ["bad json"]),
-    "a caption that is a number": ([("0.jpg", IMAGE), ("0.json", b'{"caption": 3}')], ["x/0"], []),
+    "a caption that is a number": ([("0.jpg", IMAGE), ("0.json", b'{"caption": 3}')], ["x/0"], ["bad json"]),
+    "captions of which one is a number": (
+        [("0.jpg", IMAGE), ("0.json", b'{"caption": ["a", 3]}')],
+        ["x/0"],
+        ["bad json"],
+    ),
     "names that climb": ([("../../0.jpg", IMAGE)], ["x/../../0"], []),
     "an absolute name": ([("/etc/0.jpg", IMAGE)], ["x//etc/0"], []),
     "a name of stray bytes": ([("\udcff\n.jpg", IMAGE)], ["x/\ufffd\ufffd"], []),

@@ -48,9 +48,9 @@ def upload(path: Path, url: str) -> None:
 
 
 def upload_corpus(reader: Any, root: Path, url: str) -> None:
-    """The files of a corpus with their side files, without images."""
+    """The files of a corpus with their side files and those that several share, without images."""
     assert isinstance(reader, FilesReader)
-    for path in reader.paths():
+    for path in [*reader.paths(), *(root / name for name in reader.shared_files)]:
         for each in {path, path.with_suffix(".parquet")}:
             if each.is_file():
                 upload(each, f"{url}/{each.relative_to(root).as_posix()}")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from lcl_core.data.formats import open_reader
 from lcl_core.data.records import BadItem, CaptionedImage
@@ -107,3 +110,73 @@ def test_splits_by_the_names_of_tars_and_folders(make: Any, walk: Any) -> None:
         "test/0/0": "test",
         "train/0/0": "train",
     }
+
+
+def test_a_list_of_captions(make: Any, walk: Any) -> None:
+    fields = [b'{"captions": ["a", "", "b", "a"], "n": 1}', b'{"captions": []}', b'{"captions": null}']
+    fields += [b'{"captions": {"en": "a"}}', b'{"captions": [1], "n": 1}', b'{"captions": "one"}']
+    make.tar("x.tar", [m for n, data in enumerate(fields) for m in ((f"{n}.jpg", b"x"), (f"{n}.json", data))])
+    make.parquet("y.parquet", {"key": ["0"], "captions": [["c", "d"]]})
+    make.tar("y.tar", [("0.jpg", b"x")])
+    records, bad = walk(open_reader(make.root, caption_field="captions"))
+    assert [record.body.captions for record in records] == [("a", "b"), (), (), (), (), ("one",), ("c", "d")]
+    assert [record.extra for record in records] == [
+        *({"n": 1}, {}, {}, {"captions": {"en": "a"}}, {"captions": [1], "n": 1}, {}, {"key": "0"}),
+    ]
+    assert [(item.file, item.line, item.reason) for item in bad] == [("x.tar", 4, "bad json"), ("x.tar", 5, "bad json")]
+    assert "'captions' must be a string or a list of strings" in bad[0].detail
+
+
+def test_captions_of_a_side_file_that_are_none(make: Any, walk: Any) -> None:
+    make.tar("x.tar", [("0.jpg", b"x")])
+    make.parquet("x.parquet", {"key": ["0"], "caption": [3]})
+    (record,), (bad,) = walk(open_reader(make.root))
+    assert (record.body.captions, record.extra, bad.reason) == ((), {"key": "0", "caption": 3}, "bad side row")
+
+
+RETRIEVAL = [("0.jpg", b"x"), ("0.txt", b"one\r\ntwo\\nlines\n\none\n")]
+
+
+@pytest.mark.parametrize(
+    ("tar", "kind", "corpus"),
+    [
+        ("test/0.tar", "dataset_type.txt", ""),
+        ("test/0.tar", "test/dataset_type.txt", "test"),
+        ("test/0.tar", "dataset_type.txt", "test"),
+        ("test/0.tar", "dataset_type.txt", "test/0.tar"),
+        ("0.tar", "dataset_type.txt", ""),
+    ],
+)
+def test_a_retrieval_set_of_clip_benchmark(make: Any, walk: Any, tar: str, kind: str, corpus: str) -> None:
+    make.tar(tar, RETRIEVAL)
+    make.file("test/nshards.txt", "1\n")
+    make.file(kind, "Retrieval\n")
+    (record,), bad = walk(open_reader(make.root / corpus))
+    assert (record.body.captions, bad) == (("one", "two\nlines"), [])
+
+
+def test_one_caption_of_several_lines_where_it_is_no_retrieval_set(make: Any, walk: Any) -> None:
+    make.tar("laion/0.tar", RETRIEVAL)
+    make.file("dataset_type.txt", "retrieval")
+    (record,), _ = walk(open_reader(make.root / "laion"))
+    assert record.body.captions == ("one\r\ntwo\\nlines\n\none\n",), "a file above the corpus is not meant"
+
+
+def test_classes_of_clip_benchmark(make: Any, walk: Any) -> None:
+    labels = (b"0", b"1\n", b"2", b"3", b"4", b"a word", "٣".encode(), b"9" * 5000)
+    make.tar("test/0.tar", [m for n, label in enumerate(labels) for m in ((f"{n}.webp", b"x"), (f"{n}.cls", label))])
+    make.file("classnames.txt", "ant\ncrane\nbee eater\ncrane\n\n")
+    records, bad = walk(open_reader(make.root))
+    assert [record.body.labels["class"] for record in records] == [
+        *("ant", "crane (1)", "bee eater", "crane (3)", "4", "a word", "٣", "9" * 5000),
+    ]
+    assert [(item.reason, item.line) for item in bad] == [("bad cls", 8)]
+
+
+def test_a_file_of_classes_that_cannot_be_used(make: Any, walk: Any, tmp_path: Path) -> None:
+    make.tar("0.tar", [("0.jpg", b"x"), ("0.cls", b"0")])
+    (tmp_path / "classnames.txt").write_text("secret\n")
+    (make.root / "classnames.txt").symlink_to(tmp_path / "classnames.txt")
+    (record,), (bad,) = walk(open_reader(make.root))
+    assert record.body.labels == {"class": "0"}
+    assert (bad.file, bad.reason) == ("classnames.txt", "side file not used")
