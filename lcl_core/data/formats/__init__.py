@@ -25,6 +25,7 @@ FORMATS: dict[str, tuple[str, str]] = {
     "webdataset": ("webdataset", "WebDatasetReader"),
     "markdown": ("markdown", "MarkdownReader"),
     "web": ("html.site", "WebReader"),
+    "pair_folders": ("pair_folders", "PairFoldersReader"),
     "table": ("table", "TableReader"),
     "imagefolder": ("imagefolder", "ImageFolderReader"),
 }

@@ -34,6 +34,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.names import replace_surrogates
 from lcl_core.data.formats.base import FormatReader, ReaderOptions, display_name, resolve_file
 from lcl_core.data.formats.image_lookup import IMAGE_EXTENSIONS, read_folder_image
+from lcl_core.data.formats.pair_folders import sniff_pairs
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
 SYNSET_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "synset_mapping.txt", "synsets.txt", "meta.mat")
@@ -224,8 +225,8 @@ class ImageFolderReader(FormatReader[ImageFolderOptions]):
         folders = [entry for entry in _entries(root) if _is_folder(entry)][:_SNIFFED_FOLDERS]
         splits = [entry for entry in folders if entry.name.lower() in _SPLITS]
         if splits:
-            return any(_holds_images(entry) or any(map(_holds_images, _folders(entry))) for entry in splits)
-        return any(map(_holds_images, folders))
+            return any(_is_class(entry) or any(map(_is_class, _folders(entry))) for entry in splits)
+        return any(map(_is_class, folders))
 
     def records(self) -> Iterator[Record | BadItem]:
         root = _root(self.path)
@@ -357,6 +358,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _folders(folder: os.DirEntry[str]) -> list[os.DirEntry[str]]:
     return [entry for entry in _entries(Path(folder.path)) if _is_folder(entry)][:_SNIFFED_FOLDERS]
+
+
+def _is_class(folder: os.DirEntry[str]) -> bool:
+    """Whether it has images without texts of their own."""
+    return sniff_pairs(Path(folder.path)) is False
 
 
 def _holds_images(folder: os.DirEntry[str]) -> bool:

@@ -140,6 +140,22 @@ class Maker:
             self.parquet(f"{folder}/00000.parquet", pa.Table.from_pylist(rows, SIDE_SCHEMA))
         return self.tar(f"{folder}/00000.tar", members).parent
 
+    def img2dataset_files(self, folder: str, images: Mapping[str, bytes], extension: str = "jpg") -> Path:
+        """The same as img2dataset writes it by default: folders of files, here of two images each."""
+        numbered = list(enumerate(images.items()))
+        for shard, first in enumerate(range(0, len(numbered), 2)):
+            rows = []
+            for number, (url, data) in numbered[first : first + 2]:
+                row = side_row(number, url)
+                rows.append(row)
+                self.file(f"{folder}/{shard:05d}/{row['key']}.{extension}", data)
+                self.file(f"{folder}/{shard:05d}/{row['key']}.txt", str(row["caption"]))
+                self.file(f"{folder}/{shard:05d}/{row['key']}.json", json.dumps(row))
+            gone = {**side_row(len(numbered) + shard, "https://example.org/gone"), "status": "failed_to_download"}
+            self.parquet(f"{folder}/{shard:05d}.parquet", pa.Table.from_pylist([gone, *rows], SIDE_SCHEMA))
+            self.file(f"{folder}/{shard:05d}_stats.json", "{}")
+        return self.root / folder
+
 
 SIDE_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("url", "caption", "key", "status", "error_message")]

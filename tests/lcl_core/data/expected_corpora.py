@@ -169,6 +169,27 @@ def webdataset(make: Maker, sample: Sample) -> Truth:
     return Truth(pairs=pairs, path=make.root / "cc3m", quarantined=1)
 
 
+def pair_folders(make: Maker, sample: Sample) -> Truth:
+    """img2dataset's default; the side file of each of the two folders has a row whose download failed."""
+    place = make.img2dataset_files("cc3m", sample.urls(), "webp")
+    pairs = [("train", data, [f"caption of {n}"]) for n, data in enumerate(sample.urls().values())]
+    return Truth(pairs=pairs, path=place, quarantined=2)
+
+
+def clip_benchmark(make: Maker, sample: Sample) -> Truth:
+    """A retrieval dataset: a folder for each split, five captions an image."""
+    members: list[tuple[str, bytes]] = []
+    truth = Truth(path=make.root / "wds_flickr8k")
+    for n, data in enumerate(sample.urls().values()):
+        captions = [f"{k} of {n}." for k in range(5)]
+        members += [(f"s{n:07d}.webp", data), (f"s{n:07d}.txt", "\n".join(captions).encode())]
+        truth.pairs.append(("train", data, captions))
+    make.tar("wds_flickr8k/train/0.tar", members)
+    make.file("wds_flickr8k/train/nshards.txt", "1\n")
+    make.file("wds_flickr8k/dataset_type.txt", "retrieval\n")
+    return truth
+
+
 def coco(make: Maker, sample: Sample) -> Truth:
     images, truth = jpegs(sample), Truth()
     for split, numbers in (("train", (0, 1)), ("val", (2, 3))):
@@ -290,6 +311,8 @@ LAYOUTS: dict[str, tuple[str, Callable[[Maker, Sample], Truth]]] = {
     "OBELICS parquet": ("obelics", obelics_parquet),
     "OBELICS arrow": ("obelics", obelics_arrow),
     "WebDataset": ("webdataset", webdataset),
+    "CLIP benchmark": ("webdataset", clip_benchmark),
+    "pairs in folders": ("pair_folders", pair_folders),
     "COCO": ("coco", coco),
     "Karpathy COCO": ("karpathy", karpathy_coco),
     "Karpathy Flickr30k": ("karpathy", karpathy_flickr30k),

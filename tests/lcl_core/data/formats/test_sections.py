@@ -16,7 +16,7 @@ from tests.lcl_core.data.corpus_layouts import Maker, Sample
 from tests.lcl_core.data.expected_corpora import LAYOUTS
 from tests.lcl_core.data.shards.part_sources import ShuffledRunner, contents
 
-FILES = ("mmc4", "obelics", "webdataset", "table", "native")
+FILES = ("mmc4", "obelics", "webdataset", "pair_folders", "table", "native")
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
