@@ -33,7 +33,8 @@ from pathlib import Path
 from lcl_core.common.errors import UserError
 from lcl_core.common.names import replace_surrogates
 from lcl_core.data.formats.base import FormatReader, ReaderOptions, display_name, resolve_file
-from lcl_core.data.formats.image_lookup import IMAGE_EXTENSIONS, read_folder_image
+from lcl_core.data.formats.image_index import IMAGE_EXTENSIONS
+from lcl_core.data.formats.image_lookup import read_folder_image
 from lcl_core.data.formats.pair_folders import sniff_pairs
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import FolderStore
 from lcl_core.data.formats.base import WHOLE, FilesReader, display_name, file_stamp
-from lcl_core.data.formats.image_lookup import IMAGE_EXTENSIONS, read_folder_image
+from lcl_core.data.formats.image_index import IMAGE_EXTENSIONS
+from lcl_core.data.formats.image_lookup import read_folder_image
 from lcl_core.data.formats.webdataset import BenchmarkFiles, PairShard, SampleFile, WebDatasetOptions
 from lcl_core.data.records import BadItem, Record
 from lcl_core.parts.plan import Section

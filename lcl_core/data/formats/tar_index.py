@@ -6,11 +6,15 @@ of damage; this one bounds them and says where the file goes wrong. Plain, GNU a
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_PADDING_BYTES = 1 << 20
@@ -160,3 +164,17 @@ def split_member_name(name: str) -> tuple[str, str]:
     folder, slash, last = name.removeprefix("./").rpartition("/")
     stem, _, extension = last.partition(".")
     return folder + slash + stem, extension.lower()
+
+
+def read_range(path: Path, offset: int, size: int, name: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+    """A member of a tar. Raises: UserError ``file_too_large`` or ``file_unreadable``, naming ``name``."""
+    if size > max_bytes:
+        raise UserError(f"the file is larger than {max_bytes:,} bytes", code="file_too_large", file=name)
+    try:
+        with path.open("rb") as file:
+            data = os.pread(file.fileno(), size, offset)
+    except OSError as error:
+        raise UserError(f"{path.name}: {error.strerror}", code="file_unreadable", file=name) from error
+    if len(data) != size:
+        raise UserError(f"{path.name} has become shorter", code="file_unreadable", file=name)
+    return data

@@ -39,9 +39,9 @@ from lcl_core.data.formats.base import (
     split_from_name,
     to_printable,
 )
-from lcl_core.data.formats.image_lookup import IMAGE_EXTENSIONS, MAX_META_BYTES, is_tar, read_range
+from lcl_core.data.formats.image_index import IMAGE_EXTENSIONS, MAX_META_BYTES, is_tar
 from lcl_core.data.formats.parquet import RowBatch, read_batches
-from lcl_core.data.formats.tar_index import IrregularMember, TarMember, split_member_name, walk_tar
+from lcl_core.data.formats.tar_index import IrregularMember, TarMember, read_range, split_member_name, walk_tar
 from lcl_core.data.json_values import BadValue, decode_utf8, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.image_lookup import ImageFinder, NameIndex
+from lcl_core.data.formats.image_lookup import ImageFinder
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg", "sub/c.jpg", "./a.jpg", "d.e._f.jpg", "plain")
 
@@ -106,20 +105,3 @@ def test_a_tar_that_shrinks_after_it_was_indexed(make: Any) -> None:
     assert code_of(image) == "file_unreadable"
     path.unlink()
     assert code_of(image) == "file_unreadable"
-
-
-def test_an_index_takes_40_bytes_a_name() -> None:
-    count = 50_000
-    tracemalloc.start()
-    try:
-        index = NameIndex()
-        for number in range(count):
-            index.add(f"{'long' * 50} {number}", number % 7, number, 2 * number)
-        index.seal()
-        kept, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert kept < 60 * count
-    assert peak < 250 * count
-    assert [index.find(f"{'long' * 50} {n}") for n in (0, 49_999)] == [(0, 0, 0), (49_999 % 7, 49_999, 99_998)]
-    assert index.find("none") is None

@@ -1,0 +1,112 @@
+"""The index of images: its memory, and that processes share a large one."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.disk_cache import DiskCache
+from lcl_core.data.formats import image_index
+from lcl_core.data.formats.image_index import NameIndex
+from lcl_core.data.formats.image_lookup import ImageFinder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where every index is shared, however small."""
+    monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(image_index, "SHARED_BYTES", 0)
+    return tmp_path / "cache/files"
+
+
+def write_images(make: Any) -> Path:
+    make.tar("i/1.tar", [("a.jpg", b"a"), ("b.jpg", b"b"), ("b.json", b'{"url": "ub"}'), ("c.json", b"{")])
+    make.parquet("i/2.parquet", {"key": ["0"], "url": ["u"]})
+    make.files("i", {"2/0.webp": b"by url", "3/d.jpg": b"d", "3/e \u00e9.png": b"e", "f.jpg": b"f"})
+    return Path(make.root / "i")
+
+
+def load_all(finder: ImageFinder) -> list[bytes]:
+    named = [finder.find(name).load() for name in ("a.jpg", "b.jpg", "d.jpg", "e \u00e9.png", "f.jpg")]
+    return [*named, *(finder.find_url(url, "x").load() for url in ("u", "ub"))]
+
+
+def test_an_index_is_made_once_and_the_same(make: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_images(make)
+    made = ImageFinder(path, subfolders=True)
+    assert load_all(made) == [b"a", b"b", b"d", b"e", b"f", b"by url", b"b"]
+    monkeypatch.setattr(image_index, "walk_tar", None)  # nothing is read again
+    mapped = ImageFinder(path, subfolders=True)
+    assert load_all(mapped) == load_all(made)
+    assert [item.reason for item in mapped.problems] == ["bad json"]
+    assert mapped.problems == made.problems
+    assert len(list(cache.glob("*/names.npy"))) == 1
+
+
+def test_a_change_makes_another_index(make: Any, cache: Path) -> None:
+    path = write_images(make)
+    os.utime(path / "3", ns=(0, 0))  # before any time that the file system may give
+    ImageFinder(path, subfolders=True)
+    make.tar("i/1.tar", [("longer name.jpg", b"n"), ("and another.jpg", b"o"), ("third.jpg", b"p"), ("a.jpg", b"new")])
+    make.file("i/3/g.jpg", b"g")
+    finder = ImageFinder(path, subfolders=True)
+    assert [finder.find(name).load() for name in ("a.jpg", "g.jpg")] == [b"new", b"g"]
+    assert len(list(cache.glob("*/names.npy"))) == 2
+
+
+def test_a_mapped_index_is_not_removed(make: Any, cache: Path) -> None:
+    finder = ImageFinder(write_images(make), subfolders=True)
+    full = DiskCache(cache, 1)
+    with full.open("another", lambda folder: None, size=1):
+        assert len(list(cache.glob("*/names.npy"))) == 1
+    assert len(load_all(finder)) == 7
+    del finder
+    with full.open("a third", lambda folder: None, size=1):
+        assert not list(cache.glob("*/names.npy"))
+
+
+@pytest.mark.parametrize("file", ["names.npy", "about.json"])
+def test_a_damaged_index_is_not_used(make: Any, cache: Path, file: str) -> None:
+    path = write_images(make)
+    ImageFinder(path, subfolders=True)
+    (entry,) = cache.glob(f"*/{file}")
+    entry.write_bytes(b"")
+    assert len(load_all(ImageFinder(path, subfolders=True))) == 7
+
+
+def test_without_a_disk_each_process_has_its_own(make: Any, cache: Path) -> None:
+    cache.parent.write_bytes(b"no folder")
+    assert len(load_all(ImageFinder(write_images(make), subfolders=True))) == 7
+
+
+def test_a_small_index_is_not_shared(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
+    assert len(load_all(ImageFinder(write_images(make), subfolders=True))) == 7
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_empty_folder(make: Any, cache: Path) -> None:
+    make.files("i/1", {"x.txt": b""})
+    for _ in range(2):
+        assert ImageFinder(make.root / "i", subfolders=True).problems == []
+
+
+def test_an_index_takes_40_bytes_a_name() -> None:
+    count = 50_000
+    tracemalloc.start()
+    try:
+        index = NameIndex()
+        for number in range(count):
+            index.add(f"{'long' * 50} {number}", number % 7, number, 2 * number)
+        index.seal()
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 60 * count
+    assert peak < 250 * count
+    assert [index.find(f"{'long' * 50} {n}") for n in (0, 49_999)] == [(0, 0, 0), (49_999 % 7, 49_999, 99_998)]
+    assert index.find("none") is None
