@@ -20,7 +20,7 @@ MAX_FILES = 128  # with one of the suffixes
 # printable ASCII: every archive, database and log can hold such a name as it is
 _FILE_NAME = re.compile(r"[ -~]{1,64}")
 MAX_CONFIG = 2 << 20  # bytes
-MAX_VOCABULARY = 32 << 20  # bytes
+MAX_VOCABULARY = 64 << 20  # bytes: a tokenizer of 256,000 words and 580,000 merges has 34 million
 MAX_DIGITS = 40  # transformers writes 10^30 for "no limit" in tokenizer_config.json
 # what may be as large as a vocabulary is
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
@@ -126,15 +126,30 @@ def one_of(*names: str) -> AfterValidator:
 
 
 Model = TypeVar("Model", bound=BaseModel)
-_UNKNOWN = "nothing here reads this name; take it out of the file"
+_MAX_UNKNOWN = 1200  # characters of a message that lists names
 
 
 def validate_model(model: type[Model], found: Any, path: Path) -> Model:
-    """Raises: UserError ``encoder_unreadable`` naming the file, the field and what is wrong with it."""
+    """Raises: UserError ``encoder_unreadable`` naming the file, every unknown name, or the field and what is wrong."""
     try:
         return model.model_validate(found)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part)[:80] for part in first["loc"])
-        reason = _UNKNOWN if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        errors = error.errors(include_url=False, include_input=False)
+        wrong = [each for each in errors if each["type"] != "extra_forbidden"]
+        if not wrong:
+            raise schema_error(path, _unknown_names([_location(each["loc"]) for each in errors])) from error
+        where, reason = _location(wrong[0]["loc"]), wrong[0]["msg"].removeprefix("Value error, ")
         raise schema_error(path, f"{where}: {reason}" if where else reason) from error
+
+
+def _location(parts: Sequence[str | int]) -> str:
+    return ".".join(str(part)[:80] for part in parts)
+
+
+def _unknown_names(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"{names[0]}: nothing here reads this name; take it out of the file"
+    shown = ", ".join(names)
+    if len(shown) > _MAX_UNKNOWN:
+        shown = f"{shown[:_MAX_UNKNOWN]}…"
+    return f"{shown}: nothing here reads these {len(names)} names; take them out of the file"

@@ -1,7 +1,8 @@
 """What Hugging Face's small JSON may say: ``config.json`` and the image processor's. Knows no transformers.
 
 Left out, and so refused, is whatever makes transformers ask a hub, read another file or choose code: ``auto_map``,
-``backbone``, ``attn_implementation``, ``quantization_config`` and their like.
+``backbone``, ``attn_implementation``, ``quantization_config`` and their like. Names that no encoder reads (settings of
+generation, of heads and of earlier versions) are known too, with short values: older files hold many of them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from lcl_core.encoders.schemas.base import (
     Finite,
@@ -19,6 +20,7 @@ from lcl_core.encoders.schemas.base import (
     read_json_object,
     validate_model,
 )
+from lcl_core.encoders.schemas.vocabulary import CLASSES
 
 CONFIG = "config.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -50,6 +52,22 @@ Activation = Literal[
 Dtype = Literal["float32", "float16", "bfloat16", "float64", "auto"]
 
 
+def _check_unread(value: Any) -> Any:
+    numbers = value if isinstance(value, list) else [value]
+    if isinstance(value, str):
+        short = len(value) <= 200
+    elif len(numbers) <= 256 and all(isinstance(each, int | float) for each in numbers):
+        short = all(abs(each) < 1 << 31 for each in numbers)
+    else:
+        short = value in (None, {})
+    if not short:
+        raise ValueError("nothing here reads this setting; take it out of the file")
+    return value
+
+
+Unread = Annotated[Any, AfterValidator(_check_unread)]  # null, a number, a few of them, a short text or an empty object
+
+
 def _list_of(kind: Any, most: int = Few) -> Any:
     return Annotated[list[kind], Field(max_length=most)]
 
@@ -64,7 +82,8 @@ _FIELDS: dict[Any, tuple[str, ...]] = {
     Layers: ("num_hidden_layers", "n_layers", "num_layers", "auxiliary_num_convs", "num_stages"),
     Heads: ("num_attention_heads", "n_heads", "type_vocab_size"),
     Annotated[int, Field(ge=1, le=1 << 20)]: ("vocab_size",),
-    Annotated[int, Field(ge=1, le=8192)]: ("max_position_embeddings", "max_length", "relative_attention_num_buckets"),
+    # RoBERTa counts positions from 2 on: 8194 for texts of 8192 tokens
+    Annotated[int, Field(ge=1, le=8194)]: ("max_position_embeddings", "max_length", "relative_attention_num_buckets"),
     Annotated[int, Field(ge=0, le=256)]: ("num_register_tokens", "chunk_size_feed_forward"),
     Token: ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "semantic_loss_ignore_index"),
     Literal[3]: ("num_channels",),
@@ -87,6 +106,7 @@ _FIELDS: dict[Any, tuple[str, ...]] = {
         *("use_absolute_embeddings", "use_absolute_position_embeddings", "use_auxiliary_head"),
         *("use_cache", "use_gated_mlp", "use_mask_token", "use_mean_pooling", "use_relative_position_bias"),
         *("use_shared_relative_position_bias", "use_swiglu_ffn", "value_bias", "vision_use_head", "torchscript"),
+        *("path_norm", "use_bfloat16"),
     ),
     Activation: ("hidden_act", "activation", "pooler_act", "summary_activation"),
     Literal["absolute"]: ("position_embedding_type",),
@@ -101,14 +121,32 @@ _FIELDS: dict[Any, tuple[str, ...]] = {
     _list_of(Annotated[int, Field(ge=-256, le=256)], 130): ("out_indices",),
     _list_of(ShortText, 130): ("out_features", "stage_names", "architectures"),
     Annotated[dict[ShortText, ShortText], Field(max_length=50_000)]: ("id2label",),
-    Annotated[dict[ShortText, int], Field(max_length=50_000)]: ("label2id",),
+    Annotated[dict[ShortText, int | ShortText], Field(max_length=50_000)]: ("label2id",),
+    Annotated[str, one_of(*CLASSES)]: ("tokenizer_class",),
+    Unread: (
+        # of generation: transformers takes them out of a configuration
+        *("assistant_confidence_threshold", "assistant_lookbehind", "bad_words_ids", "begin_suppress_tokens"),
+        *("diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size"),
+        *("encoder_repetition_penalty", "epsilon_cutoff", "eta_cutoff", "exponential_decay_length_penalty"),
+        *("forced_bos_token_id", "forced_eos_token_id", "length_penalty", "min_length", "no_repeat_ngram_size"),
+        *("num_assistant_tokens", "num_assistant_tokens_schedule", "num_beam_groups", "num_beams"),
+        *("num_return_sequences", "output_scores", "remove_invalid_values", "repetition_penalty"),
+        *("return_dict_in_generate", "suppress_tokens", "target_lookbehind", "temperature", "top_k", "top_p"),
+        "typical_p",
+        # of decoders, heads and other libraries, and of earlier versions
+        *("_attn_implementation_autoset", "_commit_hash", "_num_labels", "cross_attention_hidden_size"),
+        *("decoder_start_token_id", "directionality", "num_labels", "output_past", "pooler_fc_size"),
+        *("pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "prefix"),
+        *("pruned_heads", "summary_first_dropout", "task_specific_params", "tf_legacy_loss", "tie_encoder_decoder"),
+        *("tie_weights_", "xla_device"),
+    ),
 }
 _CLOSED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _closed_model(name: str, **more: Any) -> Any:
     fields: Any = {
-        each.lstrip("_"): (kind | None, Field(None, alias=each)) for kind, names in _FIELDS.items() for each in names
+        f"of_{each}": (kind | None, Field(None, alias=each)) for kind, names in _FIELDS.items() for each in names
     }
     return create_model(name, __config__=_CLOSED, **{**fields, **more})
 
@@ -120,6 +158,9 @@ _Config: Any = _closed_model(
     model_type=(Annotated[str, one_of(*MODEL_TYPES)], ...),
     text_config=(_Side | None, None),
     vision_config=(_Side | None, None),
+    # in CLIP's first files: transformers builds a side with these in place of those of text_config and vision_config
+    text_config_dict=(_Side | None, None),
+    vision_config_dict=(_Side | None, None),
 )
 
 
@@ -169,6 +210,13 @@ class ImageProcessorConfig(BaseModel):
     input_data_format: Literal["channels_first", "channels_last"] | None = None
     default_to_square: bool | None = None
     disable_grouping: bool | None = None
+    reduce_labels: bool | None = None
+    device: Literal["cpu"] | None = None
+    pad_size: None = None
+    image_seq_length: None = None
+    valid_processor_keys: Annotated[list[ShortText], Field(max_length=64)] | None = Field(
+        None, alias="_valid_processor_keys"
+    )
 
 
 class ProcessorConfig(BaseModel):

@@ -104,7 +104,7 @@ def check_shapes(weights: Path, wanted: dict[str, tuple[int, ...]], found: dict[
 def _check_huggingface(directory: Path, origin: EncoderFormat, header: Header) -> None:
     config = check_huggingface(directory)
     if TEXTS in origin.reads:
-        sides = [config, config.get("text_config") or {}]
+        sides = [config, *(config.get(name) or {} for name in ("text_config", "text_config_dict"))]
         said = [side["vocab_size"] for side in sides if side.get("vocab_size")]
         _check_tokenizer_files(directory, _embedding_rows(header, said))
 

@@ -14,6 +14,21 @@ from transformers import PreTrainedTokenizerFast
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "red", "blue", "bus", "of", "picture", "the", "end"]
 
+# what transformers wrote into each configuration, and into each side of CLIP's, before version 4.3x
+GENERATION: dict[str, Any] = {
+    "add_cross_attention": False, "bad_words_ids": None, "chunk_size_feed_forward": 0, "decoder_start_token_id": None,
+    "cross_attention_hidden_size": None, "diversity_penalty": 0.0, "do_sample": False, "early_stopping": False,
+    "encoder_no_repeat_ngram_size": 0, "exponential_decay_length_penalty": None, "finetuning_task": None,
+    "forced_bos_token_id": None, "forced_eos_token_id": None, "is_decoder": False, "is_encoder_decoder": False,
+    "length_penalty": 1.0, "max_length": 20, "min_length": 0, "no_repeat_ngram_size": 0, "num_beam_groups": 1,
+    "num_beams": 1, "num_return_sequences": 1, "output_attentions": False, "output_hidden_states": False,
+    "output_scores": False, "prefix": None, "problem_type": None, "pruned_heads": {}, "remove_invalid_values": False,
+    "repetition_penalty": 1.0, "return_dict": True, "return_dict_in_generate": False, "sep_token_id": None,
+    "task_specific_params": None, "temperature": 1.0, "tf_legacy_loss": False, "tie_encoder_decoder": False,
+    "tie_word_embeddings": True, "tokenizer_class": None, "top_k": 50, "top_p": 1.0, "torch_dtype": None,
+    "torchscript": False, "typical_p": 1.0, "use_bfloat16": False,
+}  # fmt: skip
+
 
 def sample_images() -> list[Image.Image]:
     """Sizes and shapes that resizing and cropping treat differently, and one that is not RGB."""
