@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.external import ExternalImageEncoder, check_network_size, feature_map_to_tokens, square_side
+from lcl_core.encoders.schemas.timm import arguments_beside, check_timm
 
 
 class TimmImageEncoder(ExternalImageEncoder):
@@ -25,10 +26,13 @@ class TimmImageEncoder(ExternalImageEncoder):
     def build(self, trained: bool) -> None:
         library: Any = import_module("timm")
         self.library = f"timm {library.__version__}"
+        beside = arguments_beside(check_timm(self.directory))
         if trained:
-            check_network_size(self.directory, self.origin, lambda: library.create_model(f"local-dir:{self.directory}"))
+            check_network_size(
+                self.directory, self.origin, lambda: library.create_model(f"local-dir:{self.directory}", **beside)
+            )
         # model.safetensors lies there, which timm prefers to any other file, and fits to its present code
-        self.network = library.create_model(f"local-dir:{self.directory}", pretrained=trained)
+        self.network = library.create_model(f"local-dir:{self.directory}", pretrained=trained, **beside)
         settings = library.data.resolve_model_data_config(self.network)
         self.mean, self.deviation = settings["mean"], settings["std"]
         self.side = square_side(self.directory, settings["input_size"][1:])

@@ -75,7 +75,7 @@ class ModelArguments(BaseModel):
     use_grn: bool | None = None
     norm_eps: Share | None = None
     strict_img_size: bool | None = None
-    dynamic_img_size: Literal[False] | None = None
+    dynamic_img_size: bool | None = None  # of images: those that are encoded here have one size
 
 
 class PretrainedSettings(BaseModel):
@@ -85,7 +85,7 @@ class PretrainedSettings(BaseModel):
 
     tag: ShortText | None = None
     architecture: Architecture | None = None
-    custom_load: Literal[False] | None = None
+    custom_load: bool | Literal["hf"] | None = None  # of the weights' origin: a directory is read as it is
     input_size: Input | None = None
     min_input_size: Input | None = None
     test_input_size: Input | None = None
@@ -114,15 +114,14 @@ class PretrainedSettings(BaseModel):
     notes: ShortText | Annotated[list[ShortText], Field(max_length=8)] | None = None
 
 
-class TimmConfig(BaseModel):
-    """``config.json`` with its parts apart, as timm writes it today."""
+class TimmConfig(ModelArguments):
+    """``config.json`` with its parts apart, as timm writes it today.
 
-    model_config = _CLOSED
+    Some files have arguments of the network beside ``model_args``; the loader passes them.
+    """
 
     architecture: Architecture
-    num_classes: Classes | None = None
     num_features: Width | None = None
-    global_pool: Pool | None = None
     model_args: ModelArguments | None = None
     pretrained_cfg: PretrainedSettings | None = None
     label_names: Labels | None = None
@@ -152,6 +151,15 @@ def check_timm(directory: Path) -> dict[str, Any]:
     nested = "pretrained_cfg" in config or config.keys() <= TimmConfig.model_fields.keys()
     validate_model(TimmConfig if nested else FlatTimmConfig, config, directory / CONFIG)
     return config
+
+
+def arguments_beside(config: dict[str, Any]) -> dict[str, Any]:
+    """Of a checked ``config.json``: the arguments that stand beside ``model_args``, where timm does not read them."""
+    if "pretrained_cfg" not in config:
+        return {}
+    own = ModelArguments.model_fields.keys() - {"num_classes", "global_pool"}
+    known = config.get("model_args") or {}
+    return {name: config[name] for name in config if name in own - known.keys() and config[name] is not None}
 
 
 def check_efficientnet(directory: Path) -> dict[str, Any]:

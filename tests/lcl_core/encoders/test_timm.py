@@ -106,3 +106,25 @@ def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(config))
     with pytest.raises(UserError, match="only square ones"):
         TimmImageEncoder.load(tmp_path)
+
+
+@torch.no_grad()
+def test_arguments_beside_model_args_are_passed(tmp_path: Path) -> None:
+    """timm itself reads ``model_args`` alone, and fails on the weights."""
+    directory = save_timm(tmp_path, "vit_tiny_patch16_224", **SMALL_VIT, init_values=1e-5, dynamic_img_size=True)
+    file = directory / "config.json"
+    config = json.loads(file.read_text())
+    arguments = config.pop("model_args")
+    assert {"init_values", "dynamic_img_size"} <= arguments.keys()
+    config["pretrained_cfg"] |= {"custom_load": True, "input_size": [3, 64, 64]}
+    model = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
+    file.write_text(json.dumps({**arguments, **config}))
+    with pytest.raises(RuntimeError, match="ls1"):
+        timm.create_model(f"local-dir:{directory}", pretrained=True)
+    tower = TimmImageEncoder.load(directory)
+    pixels = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(tower.patches(pixels), model.forward_features(pixels)[:, 1:])
+    assert tower.random_init().embed_dim == 32
+    file.write_text(json.dumps({**arguments, **config, "patch_size": 1 << 20}))
+    with pytest.raises(UserError, match="patch_size"):
+        TimmImageEncoder.load(directory)
