@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image
+from tokenizers import Regex, normalizers
+from tokenizers.normalizers import BertNormalizer
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
@@ -28,11 +32,15 @@ from lcl_core.encoders.external import (
     vocabulary_of,
     wrap_load_errors,
 )
+from lcl_core.encoders.schemas.base import read_json_object
+from lcl_core.encoders.schemas.tokenizer import TOKENIZER
 from lcl_core.encoders.schemas.validate import check_loadable
+from lcl_core.encoders.schemas.vocabulary import SETTINGS
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _LIBRARY = f"transformers {transformers.__version__}"
 _MAX_TEXT_TOKENS = 512  # tokens of a text, where neither tokenizer nor model knows a limit
+_SIGLIP_CLASSES = ("SiglipTokenizer", "SiglipTokenizerFast")
 _PROBE_IMAGE = Image.new("RGB", (61, 97))
 
 
@@ -203,11 +211,61 @@ def _paired_texts(directory: Path, model: Any) -> HuggingFaceTextEncoder:
 
 
 def _tokenizer(directory: Path, reader: Any) -> Any:
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **_LOCAL)
-    except (OSError, ValueError, ImportError) as error:
-        raise unreadable(directory, f"its tokenizer does not lie beside it: {error}") from error
+    if _is_siglip(directory, reader):
+        tokenizer = _siglip_tokenizer(directory)
+    else:
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **_LOCAL)
+        except (OSError, ValueError, ImportError) as error:
+            raise unreadable(directory, f"its tokenizer cannot be loaded: {error}") from error
+        if (directory / TOKENIZER).is_file():
+            tokenizer = _saved_tokenizer(directory, tokenizer)
     check_token_ids(directory, tokenizer, reader.get_input_embeddings().num_embeddings)
+    return tokenizer
+
+
+def _saved_tokenizer(directory: Path, known: Any) -> Any:
+    """``tokenizer.json`` as it is, with the special tokens and the padding of the class that transformers chose.
+
+    Classes of transformers take the vocabulary from the file and build other steps around it: Gemma's drops the
+    normaliser, XLM-RoBERTa's cuts at spaces. Of BERT's normaliser the settings of ``tokenizer_config.json`` count.
+    """
+    saved = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(directory / TOKENIZER),
+        padding_side=known.padding_side,
+        truncation_side=known.truncation_side,
+        model_input_names=known.model_input_names,
+        **{name: token for name, token in known.special_tokens_map.items() if isinstance(token, str)},
+    )
+    theirs = known.backend_tokenizer.normalizer
+    if isinstance(theirs, BertNormalizer) and isinstance(saved.backend_tokenizer.normalizer, BertNormalizer):
+        saved.backend_tokenizer.normalizer = theirs
+    return saved
+
+
+def _is_siglip(directory: Path, reader: Any) -> bool:
+    """Whether the tokenizer is SigLIP's first, which transformers reads of SentencePiece's own file alone."""
+    path = directory / SETTINGS
+    kind = read_json_object(path).get("tokenizer_class") if path.is_file() else None
+    return kind in _SIGLIP_CLASSES or (kind is None and reader.config.model_type.startswith("siglip"))
+
+
+def _siglip_tokenizer(directory: Path) -> Any:
+    """``tokenizer.json`` behind what SigLIP's class does to a text: small letters, no punctuation, single spaces.
+
+    Ids are those of that class but for a Greek sigma at the end of a word, and for texts that contain a special token.
+    """
+    if not (directory / TOKENIZER).is_file():
+        raise unreadable(directory, "SigLIP's tokenizer is not read from spiece.model: add tokenizer.json")
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(directory, **_LOCAL)
+    tokenizer.pad_token = tokenizer.pad_token or "</s>"
+    steps = tokenizer.backend_tokenizer
+    own = [] if steps.normalizer is None else [steps.normalizer]
+    lower = [] if tokenizer.init_kwargs.get("do_lower_case") is False else [normalizers.Lowercase()]
+    marks, spaces = Regex(f"[{re.escape(string.punctuation)}]"), Regex(r"\s+")
+    replaced = [("▁", " "), (marks, ""), (spaces, " ")]  # SentencePiece writes a space as the first
+    clean = [*lower, *(normalizers.Replace(found, put) for found, put in replaced), normalizers.Strip()]
+    steps.normalizer = normalizers.Sequence([*clean, *own])
     return tokenizer
 
 

@@ -23,6 +23,7 @@ from lcl_core.encoders.schemas.base import (
 )
 
 MAX_WORDS = 1 << 20
+MAX_MERGES = 1 << 20  # a vocabulary of SentencePiece has several merges of one word
 MAX_WORD = 2048  # characters: words that are learnt on runs of one sign grow long
 MAX_ADDED = 4096
 
@@ -90,7 +91,7 @@ def check_vocabulary(path: Path, model: Any, rows: int) -> dict[str, int]:
         raise schema_error(path, "it has no model with a vocabulary")
     settings = dict(model)
     words, merges = settings.pop("vocab", None), settings.pop("merges", None)
-    kind = settings.get("type")
+    kind = settings.setdefault("type", _kind_of(settings, words, merges))
     if not isinstance(kind, str) or kind not in _MODELS:
         raise schema_error(path, f"model.type {str(kind)[:80]!r} is none of {', '.join(_MODELS)}")
     validate_model(_MODELS[kind], settings, path)
@@ -107,6 +108,15 @@ def check_vocabulary(path: Path, model: Any, rows: int) -> dict[str, int]:
     if kind == "Unigram" and (settings.get("unk_id") or 0) >= len(found):
         raise schema_error(path, "model.unk_id is not in the vocabulary")
     return found
+
+
+def _kind_of(settings: dict[str, Any], words: Any, merges: Any) -> str | None:
+    """The type of a model that does not say it, as files of early versions do not: of the names that it has."""
+    if merges is not None:
+        return "BPE"
+    if isinstance(words, list):
+        return "Unigram"
+    return "WordPiece" if "max_input_chars_per_word" in settings else "WordLevel" if "unk_token" in settings else None
 
 
 def check_words(path: Path, words: Any, rows: int) -> dict[str, int]:
@@ -171,14 +181,15 @@ def _pieces(path: Path, words: Any) -> dict[str, int]:
 
 
 def _check_merges(path: Path, merges: Any, words: dict[str, int], settings: dict[str, Any]) -> None:
-    if not isinstance(merges, list) or len(merges) > len(words):
-        raise schema_error(path, "model.merges is no list of at most as many merges as there are words")
+    if not isinstance(merges, list) or len(merges) > MAX_MERGES:
+        raise schema_error(path, f"model.merges is no list of at most {MAX_MERGES:,} merges")
     prefix = settings.get("continuing_subword_prefix") or ""
     for number, merge in enumerate(merges):
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
             raise schema_error(path, f"merge {number} is no pair of words")
-        if not {*parts, parts[0] + parts[1].removeprefix(prefix)} <= words.keys():
+        left, right = parts
+        if left not in words or right not in words or left + right.removeprefix(prefix) not in words:
             raise schema_error(path, f"merge {number} is of words that are not in the vocabulary")
 
 
@@ -221,7 +232,8 @@ _MORE: dict[Any, tuple[str, ...]] = {
     bool: (
         *("add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces", "do_basic_tokenize"),
         *("do_lower_case", "is_local", "local_files_only", "legacy", "split_special_tokens", "strip_accents"),
-        *("tokenize_chinese_chars", "trim_offsets", "use_fast"),
+        *("spaces_between_special_tokens", "tokenize_chinese_chars", "trim_offsets", "use_default_system_prompt"),
+        "use_fast",
     ),
     Annotated[str, one_of(*CLASSES)]: ("tokenizer_class",),
     Literal["tokenizers"]: ("backend",),
