@@ -263,7 +263,11 @@ def _siglip_tokenizer(directory: Path) -> Any:
     own = [] if steps.normalizer is None else [steps.normalizer]
     lower = [] if tokenizer.init_kwargs.get("do_lower_case") is False else [normalizers.Lowercase()]
     marks, spaces = Regex(f"[{re.escape(string.punctuation)}]"), Regex(r"\s+")
-    replaced = [("▁", " "), (marks, ""), (spaces, " ")]  # SentencePiece writes a space as the first
+    replaced: list[tuple[Any, str]] = [
+        ("▁", " "),
+        (marks, ""),
+        (spaces, " "),
+    ]  # SentencePiece writes a space as the first
     clean = [*lower, *(normalizers.Replace(found, put) for found, put in replaced), normalizers.Strip()]
     steps.normalizer = normalizers.Sequence([*clean, *own])
     return tokenizer

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.encoders.schemas.base import MAX_VOCABULARY, data_files
+from lcl_core.encoders.schemas.tokenizer import check_tokenizer
 from lcl_core.encoders.schemas.vocabulary import MAX_MERGES, check_vocabulary
 
 WORDPIECE = {"unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
@@ -33,6 +36,17 @@ def test_a_model_of_unknown_type_is_refused() -> None:
     for model in ({"vocab": {"a": 0}}, {"type": None, "vocab": {"a": 0}}, {"type": "Other", **UNTYPED["BPE"]}):
         with pytest.raises(UserError, match=r"model\.type"):
             check_vocabulary(Path("tokenizer.json"), model, 3)
+
+
+def test_a_file_may_have_the_size_of_gemmas(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    body = json.dumps({"version": "1.0", "model": UNTYPED["BPE"], "added_tokens": []})
+    path.write_text(body + " " * (34_363_039 - len(body)))
+    assert data_files(tmp_path) == [path]
+    assert check_tokenizer(path, 3) == 3
+    path.write_text(body + " " * MAX_VOCABULARY)
+    with pytest.raises(UserError, match="bytes are more than"):
+        data_files(tmp_path)
 
 
 def test_merges_may_outnumber_words_and_stay_bounded() -> None:
