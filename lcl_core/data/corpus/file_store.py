@@ -6,6 +6,7 @@ forked loader cannot disturb its siblings.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -76,6 +77,25 @@ def _too_large_error(name: str, max_bytes: int) -> UserError:
     return UserError(f"the file is larger than {max_bytes:,} bytes", code="file_too_large", file=name)
 
 
+def confined_file(root: Path, name: str) -> Path:
+    """The real path of an ordinary file of a folder.
+
+    Args:
+        root: the folder, its own links resolved.
+
+    Raises:
+        UserError: ``bad_path`` for a name or a link that leads out of the folder.
+        FileNotFoundError: also for a pipe or a device, which would block or never end.
+        OSError: RuntimeError, for a loop of links; UnicodeEncodeError.
+    """
+    path = (root / safe_name(name)).resolve()
+    if not path.is_relative_to(root):
+        raise UserError("the link leads out of its folder", code="bad_path", file=name)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise FileNotFoundError(errno.ENOENT, "it is not an ordinary file", name)
+    return path
+
+
 class FolderStore:
     """Files below a folder; links that lead out of it are refused."""
 
@@ -108,15 +128,8 @@ class FolderStore:
     @contextmanager
     def _open(self, name: str) -> Iterator[IO[bytes]]:
         """Raises: UserError, also for what fails while the file is open."""
-        place = self._root / safe_name(name)
         try:
-            path = place.resolve()
-            if not path.is_relative_to(self._root):
-                raise UserError("the link leads out of its folder", code="bad_path", file=name)
-            # a pipe or a device would block or never end
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise _missing_error(name, self.path)
-            with path.open("rb") as file:
+            with confined_file(self._root, name).open("rb") as file:
                 yield file
         except FileNotFoundError as error:
             raise _missing_error(name, self.path) from error

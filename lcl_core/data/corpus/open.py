@@ -45,7 +45,7 @@ def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[s
 
     Args:
         datasets: paths of registered ones by name.
-        roots: folders in which files that options name must lie; None: anywhere.
+        roots: folders in which files must lie that are read beside the path; None: anywhere.
 
     Raises: UserError ``unknown_dataset``, ``path_forbidden``, or what opening it raises; its field is the spec's.
     """
@@ -71,7 +71,6 @@ def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[s
         raise
     if roots is not None:
         folders = [Path(root) for root in roots if not is_url(root)]
-        for name, value in reader.options:
-            if isinstance(value, Path):
-                resolve_allowed(value, folders, f"options.{name}")
+        for name, path in reader.paths_beside():
+            resolve_allowed(path, folders, f"options.{name}")
     return reader

@@ -75,6 +75,11 @@ def parse_options(model: type[OptionsModel], options: Mapping[str, Any], reader:
     raise UserError(problem, code="bad_option", field=field)
 
 
+def option_paths(options: ReaderOptions) -> list[tuple[str, Path]]:
+    """Options that name files or folders, and what they name."""
+    return [(name, value) for name, value in options if isinstance(value, Path)]
+
+
 def display_name(path: Path, root: Path) -> str:
     """A file's name for messages and ids: relative to the corpus, whatever bytes it has."""
     inside = path.name if path == root else os.path.relpath(path, root)
@@ -143,6 +148,25 @@ def check_corpus_file(path: Path, root: Path) -> Path | BadItem:
     return path
 
 
+def check_side_file(path: Path, root: Path) -> Path | BadItem | None:
+    """A file beside those of a corpus, such as the table of a tar; None: there is none.
+
+    It may lead no further than the corpus's own files.
+
+    Args:
+        root: the corpus; of a single file, what lies in its folder counts.
+    """
+    if os.path.isdir(path) or not os.path.lexists(path):
+        return None
+    return check_corpus_file(path, root if root.is_dir() else root.parent)
+
+
+def link_error(path: Path, problem: str, option: str) -> UserError:
+    """The refusal of a file or folder that is found by its name, where ``option`` can name another."""
+    message = f"{problem}; move what is meant into the corpus, or name it with option {option!r}"
+    return UserError(message, code="bad_path", field=option, file=path)
+
+
 def resolve_file(path: Path) -> tuple[Path, bool]:
     """Where links lead to from ``path``, and whether an ordinary file is there."""
     try:
@@ -185,6 +209,10 @@ class FormatReader(ABC, Generic[Options]):
 
     def __reduce__(self) -> tuple[Any, tuple[Path, Options]]:
         return type(self), (self.path, self.options)
+
+    def paths_beside(self) -> list[tuple[str, Path]]:
+        """Files and folders that are read beside ``path``, each with the option that names it or could."""
+        return option_paths(self.options)
 
     @classmethod
     @abstractmethod

@@ -48,6 +48,9 @@ class CocoReader(FormatReader[CocoOptions]):
     def sniff(cls, path: Path) -> bool:
         return contains_files(path, cls._is_annotations)
 
+    def paths_beside(self) -> list[tuple[str, Path]]:
+        return [("images", images_folder(self.path, self.options.images))]
+
     def records(self) -> Iterator[Record | BadItem]:
         images = NamedImages(images_folder(self.path, self.options.images))
         yield from images.problems

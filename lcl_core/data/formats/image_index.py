@@ -25,7 +25,7 @@ import numpy as np
 
 from lcl_core.common.disk_cache import DiskCache, data_cache_bytes, data_cache_folder
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.base import corpus_files, corpus_paths, display_name
+from lcl_core.data.formats.base import check_side_file, corpus_files, corpus_paths, display_name
 from lcl_core.data.formats.parquet import read_batches, read_schema
 from lcl_core.data.formats.tar_index import TarMember, read_range, split_member_name, walk_tar
 from lcl_core.data.json_values import BadValue, parse_json_object
@@ -159,9 +159,9 @@ class ImageIndex:
                 self.problems.append(file)
             else:
                 self.tars.append(file)
-                self._add_tar(file, display_name(file, path))
+                self._add_tar(file, path)
         if path.is_dir():
-            sides = _folder_side_files(path)
+            sides = self._folder_side_files(path)
             for side in sides:
                 self._add_by_url(path, side)
             for below in self._subfolders(path) if subfolders else ():
@@ -169,11 +169,11 @@ class ImageIndex:
                     self._add_by_name(path, below)
         self.names.seal()
 
-    def _add_tar(self, tar: Path, name: str) -> None:
+    def _add_tar(self, tar: Path, root: Path) -> None:
         number = len(self.tars) - 1
         images: dict[str, TarMember] = {}
         metas: dict[str, TarMember] = {}
-        for member in self._members(tar, name):
+        for member in self._members(tar, display_name(tar, root)):
             key, extension = split_member_name(member.name)
             if extension == "json":
                 metas.setdefault(key, member)
@@ -182,7 +182,7 @@ class ImageIndex:
                 if extension in IMAGE_EXTENSIONS:
                     images.setdefault(key, member)
         side = tar.with_suffix(".parquet")
-        urls = self._side_urls(side) if has_url_columns(side) else self._meta_urls(tar, metas)
+        urls = self._side_urls(side) if self._has_urls(side, root) else self._meta_urls(tar, metas)
         for key, url in urls:
             if key in images:
                 self.names.add(f"url {url}", number, images[key].offset, images[key].size)
@@ -233,6 +233,21 @@ class ImageIndex:
         self.names.add(label, number, len(self._file_names), len(data))
         assert isinstance(self._file_names, bytearray), "a mapped index is complete"
         self._file_names += data
+
+    def _folder_side_files(self, folder: Path) -> list[Path]:
+        """Side files NAME.parquet of folders NAME/, those in ``folder``, or else one folder down."""
+        for files in _tables_of_folders(folder):
+            if found := [side for side in files if self._has_urls(side, folder)]:
+                return found
+        return []
+
+    def _has_urls(self, side: Path, root: Path) -> bool:
+        """Whether there is a side file with the columns of URLs. One that leads out of ``root`` is a problem."""
+        file = check_side_file(side, root)
+        if isinstance(file, BadItem):
+            self.problems.append(file)
+            return False
+        return file is not None and has_url_columns(file)
 
     def _subfolders(self, folder: Path) -> list[Path]:
         return [folder / name for name in self._names(folder, folder, _is_subfolder)]
@@ -321,14 +336,6 @@ def _identify(path: Path, subfolders: bool) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _folder_side_files(folder: Path) -> list[Path]:
-    """Side files NAME.parquet of folders NAME/, those in ``folder``, or else one folder down."""
-    for files in _tables_of_folders(folder):
-        if found := [side for side in files if has_url_columns(side)]:
-            return found
-    return []
-
-
 def _tables_of_folders(folder: Path) -> Iterator[list[Path]]:
     """Files NAME.parquet beside folders NAME/: those in ``folder``, and then those one folder down."""
     for pattern in ("*.parquet", "*/*.parquet"):
@@ -353,6 +360,6 @@ def _may_be_image(entry: os.DirEntry[str]) -> bool:
 
 
 def has_url_columns(side: Path) -> bool:
-    """Whether the side file exists and has the columns ``key`` and ``url``."""
-    schema = read_schema(side) if side.is_file() else None
+    """Whether the side file has the columns ``key`` and ``url``."""
+    schema = read_schema(side)
     return schema is not None and all(schema.names.count(column) == 1 for column in ("key", "url"))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import FileStore, FolderStore, has_file
+from lcl_core.data.formats.base import link_error
 from lcl_core.data.formats.image_index import ImageIndex, open_image_index
 from lcl_core.data.formats.tar_index import read_range
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
@@ -108,11 +109,19 @@ class ImageFinder:
 
 
 def find_images(option: Path | None, corpus: Path) -> Path | None:
-    """Where the images are: as the option says, or ``images`` beside the corpus's files where that exists."""
+    """Where the images are: as the option says, or ``images`` beside the corpus's files where that exists.
+
+    Raises: UserError ``bad_path`` where ``images`` is a link that leads out of the corpus.
+    """
     if option is not None:
         return option
-    folder = (corpus if corpus.is_dir() else corpus.parent) / "images"
-    return folder if folder.exists() else None
+    root = corpus if corpus.is_dir() else corpus.parent
+    folder = root / "images"
+    if not folder.exists():
+        return None
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise link_error(folder, "the link leads out of the folder", "images")
+    return folder
 
 
 class NamedImages:

@@ -32,7 +32,14 @@ from pathlib import Path
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.names import replace_surrogates
-from lcl_core.data.formats.base import FormatReader, ReaderOptions, display_name, resolve_file
+from lcl_core.data.formats.base import (
+    FormatReader,
+    ReaderOptions,
+    check_side_file,
+    display_name,
+    link_error,
+    resolve_file,
+)
 from lcl_core.data.formats.image_index import IMAGE_EXTENSIONS
 from lcl_core.data.formats.image_lookup import read_folder_image
 from lcl_core.data.formats.pair_folders import sniff_pairs
@@ -186,12 +193,21 @@ class GroundTruth:
             raise UserError(message, code="bad_option", field="synsets", file=self.path)
 
 
-def find_side_file(root: Path, names: tuple[str, ...]) -> Path | None:
-    """The first of ``names`` in the folder or one folder down (``data`` of the devkit)."""
+def find_side_file(root: Path, names: tuple[str, ...], option: str) -> Path | None:
+    """The first of ``names`` in the folder or one folder down (``data`` of the devkit).
+
+    Args:
+        option: that names the file where it lies elsewhere.
+
+    Raises: UserError ``bad_path`` for a link that leads out of the folder, and for what is no ordinary file.
+    """
     for name in names:
         for path in (root / name, *sorted(root.glob(f"*/{name}")), *sorted(root.glob(f"*/data/{name}"))):
-            if path.is_file():
-                return path
+            file = check_side_file(path, root)
+            if isinstance(file, BadItem):
+                raise link_error(path, file.detail, option)
+            if file is not None:
+                return file
     return None
 
 
@@ -237,6 +253,9 @@ class ImageFolderReader(FormatReader[ImageFolderOptions]):
         yield from synsets.problems
         yield from truth.problems if truth is not None else ()
         walk = _FolderWalk(self.path, synsets, truth)
+        if walk.leads_out(root):
+            message = f"the link {walk.name(root)} leads out of the folder; name the folder that it leads to"
+            raise UserError(message, code="bad_path", file=self.path)
         folders = [entry for entry in _entries(root) if _is_folder(entry)]
         splits = [entry for entry in folders if entry.name.lower() in _SPLITS]
         if not folders:
@@ -253,7 +272,7 @@ class ImageFolderReader(FormatReader[ImageFolderOptions]):
     def _side(self, option: str, names: tuple[str, ...]) -> Path | None:
         option_path: Path | None = getattr(self.options, option)
         if option_path is None:
-            return find_side_file(self.path, names)
+            return find_side_file(self.path, names, option)
         if not option_path.is_file():
             raise UserError("there is no such file", code="bad_option", field=option, file=option_path)
         return option_path
@@ -271,8 +290,15 @@ class _FolderWalk:
     def name(self, path: Path) -> str:
         return display_name(path, self._corpus)
 
+    def leads_out(self, folder: Path) -> bool:
+        """Whether links of the path lead out of the corpus."""
+        return not folder.resolve().is_relative_to(self._inside)
+
     def split(self, folder: Path, split: str) -> Iterator[Record | BadItem]:
         """A folder of class folders, or a flat one."""
+        if self.leads_out(folder):
+            yield BadItem(self.name(folder), 0, "unsafe link", "the link leads out of the folder")
+            return
         entries = _entries(folder)
         if not any(_is_folder(entry) for entry in entries):
             yield from self._flat(folder, entries, split)
@@ -305,7 +331,7 @@ class _FolderWalk:
             yield from self._image(entry, self._synsets.labels(label) if label else {}, split)
 
     def _images(self, folder: Path, labels: dict[str, str], split: str, depth: int) -> Iterator[Record | BadItem]:
-        if not folder.resolve().is_relative_to(self._inside):
+        if self.leads_out(folder):
             yield BadItem(self.name(folder), 0, "unsafe link", "the link leads out of the folder")
             return
         if depth > MAX_FOLDER_DEPTH:

@@ -46,6 +46,9 @@ class KarpathyReader(FormatReader[KarpathyOptions]):
     def sniff(cls, path: Path) -> bool:
         return contains_files(path, _is_dataset)
 
+    def paths_beside(self) -> list[tuple[str, Path]]:
+        return [("images", images_folder(self.path, self.options.images))]
+
     def records(self) -> Iterator[Record | BadItem]:
         images = NamedImages(images_folder(self.path, self.options.images))
         yield from images.problems

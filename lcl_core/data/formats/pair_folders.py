@@ -20,7 +20,7 @@ from lcl_core.data.corpus.file_store import FolderStore
 from lcl_core.data.formats.base import WHOLE, FilesReader, display_name, file_stamp
 from lcl_core.data.formats.image_index import IMAGE_EXTENSIONS
 from lcl_core.data.formats.image_lookup import read_folder_image
-from lcl_core.data.formats.webdataset import BenchmarkFiles, PairShard, SampleFile, WebDatasetOptions
+from lcl_core.data.formats.webdataset import BenchmarkFiles, PairShard, SampleFile, SideTable, WebDatasetOptions
 from lcl_core.data.records import BadItem, Record
 from lcl_core.parts.plan import Section
 
@@ -81,7 +81,7 @@ class _FolderShard(PairShard):
 
     def __init__(self, corpus: Path, folder: Path, caption_field: str) -> None:
         name = display_name(folder, corpus)
-        super().__init__(name, name, _side_file(folder), caption_field, BenchmarkFiles())
+        super().__init__(name, name, SideTable(_side_file(folder), corpus), caption_field, BenchmarkFiles())
         self._corpus, self._folder = corpus, folder
         self._store = FolderStore(corpus)
 

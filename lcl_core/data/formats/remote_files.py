@@ -22,7 +22,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.storage import Storage
 from lcl_core.data.corpus.file_store import safe_name
 from lcl_core.data.formats import reader_class
-from lcl_core.data.formats.base import WHOLE, FilesReader, ReaderOptions, parse_options
+from lcl_core.data.formats.base import WHOLE, FilesReader, ReaderOptions, option_paths, parse_options
 from lcl_core.data.records import BadItem, Record
 from lcl_core.parts.plan import Section
 from lcl_core.specs.corpus_jobs import REMOTE_FORMATS
@@ -47,6 +47,9 @@ class RemoteFiles:
 
     def __reduce__(self) -> tuple[Any, tuple[str, str, ReaderOptions]]:
         return type(self), (self.url, self.format, self.options)
+
+    def paths_beside(self) -> list[tuple[str, Path]]:
+        return option_paths(self.options)
 
     def records(self) -> Iterator[Record | BadItem]:
         """All items in order. Raises: UserError ``corpus_missing`` or ``file_unreadable``; StoreError."""

@@ -32,6 +32,7 @@ from lcl_core.data.corpus.file_store import FolderStore
 from lcl_core.data.formats.base import (
     FilesReader,
     ReaderOptions,
+    check_side_file,
     contains_files,
     corpus_files,
     corpus_paths,
@@ -55,18 +56,22 @@ class SideTable:
 
     Args:
         path: the Parquet file; it need not exist.
+        root: the corpus, which it may not lead out of.
 
     Attributes:
         problems: why it, or some of its rows, could not be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root: Path) -> None:
         self.name = path.name
         self.problems: list[BadItem] = []
         self._batches: list[pa.RecordBatch] = []
         self._places: dict[str, tuple[int, int, int]] = {}
-        if path.is_file():
-            self._fill(path)
+        file = check_side_file(path, root)
+        if isinstance(file, BadItem):
+            self.problems.append(file)
+        elif file is not None:
+            self._fill(file)
 
     def row(self, key: str) -> dict[str, Any]:
         """The fields of a sample, empty where there is no row."""
@@ -235,7 +240,7 @@ class WebDatasetReader(FilesReader[WebDatasetOptions]):
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         benchmark = read_benchmark_files(file, self.path)
         yield from benchmark.problems
-        yield from _TarShard(file, display_name(file, self.path), self.options.caption_field, benchmark).records()
+        yield from _TarShard(file, self.path, self.options.caption_field, benchmark).records()
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,19 +264,19 @@ class PairShard(ABC):
     Args:
         name: of the shard, for messages.
         stem: of the ids of its records.
-        side: path of the side file; it need not exist.
+        side: the side file.
         caption_field: of KEY.json and of the side file.
     """
 
     kind: str
 
-    def __init__(self, name: str, stem: str, side: Path, caption_field: str, benchmark: BenchmarkFiles) -> None:
+    def __init__(self, name: str, stem: str, side: SideTable, caption_field: str, benchmark: BenchmarkFiles) -> None:
         self.name = name
         self._stem = stem
         self._split = split_from_name(name)
         self._caption_field = caption_field
         self._benchmark = benchmark
-        self._side = SideTable(side)
+        self._side = side
         self._number = 0
 
     @abstractmethod
@@ -365,8 +370,9 @@ class PairShard(ABC):
 class _TarShard(PairShard):
     kind = "tar"
 
-    def __init__(self, path: Path, name: str, caption_field: str, benchmark: BenchmarkFiles) -> None:
-        super().__init__(name, name.removesuffix(".tar"), path.with_suffix(".parquet"), caption_field, benchmark)
+    def __init__(self, path: Path, corpus: Path, caption_field: str, benchmark: BenchmarkFiles) -> None:
+        name, side = display_name(path, corpus), SideTable(path.with_suffix(".parquet"), corpus)
+        super().__init__(name, name.removesuffix(".tar"), side, caption_field, benchmark)
         self._path = path
 
     def samples(self) -> Iterator[tuple[str, Iterator[tuple[str, SampleFile] | BadItem]]]:

@@ -17,6 +17,7 @@ from lcl_core.common.disk_cache import DiskCache, data_cache_bytes, data_cache_f
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
 from lcl_core.common.storage import Storage
+from lcl_core.data.corpus.file_store import confined_file
 
 
 class RangeCache(DiskCache):
@@ -86,20 +87,24 @@ def damaged_shard_error(name: str, what: str) -> UserError:
 
 
 class LocalShardStorage:
-    """A folder. No descriptor is kept, so nothing is shared between threads or after a fork."""
+    """A folder, whose links may not lead out of it.
+
+    No descriptor is kept, so nothing is shared between threads or after a fork.
+    """
 
     concurrent_reads = 1
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = str(folder)
+        self._files: dict[str, Path] = {}  # those that were checked: ranges of a shard are read many times
 
     def read(self, name: str) -> bytes:
-        return self._tried(name, (self.folder / name).read_bytes)
+        return self._tried(name, lambda: self._checked(name).read_bytes())
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
         def read() -> bytes:
-            descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._checked(name), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return os.pread(descriptor, length, start)
             finally:
@@ -111,15 +116,21 @@ class LocalShardStorage:
         return data
 
     def local_file(self, name: str, digest: str) -> Path:
-        return self.folder / name
+        return self._tried(name, lambda: self._checked(name))
+
+    def _checked(self, name: str) -> Path:
+        if name not in self._files:
+            self._files[name] = confined_file(self.folder.resolve(), name)
+        return self._files[name]
 
     def _tried(self, name: str, read: Callable[[], T]) -> T:
         try:
             return read()
         except FileNotFoundError as error:
             raise UserError(f"the file is not in {self.name}", code="file_missing", file=name) from error
-        except OSError as error:
-            raise UserError(f"the file cannot be read: {error.strerror}", code="file_unreadable", file=name) from error
+        except (OSError, RuntimeError) as error:
+            detail = getattr(error, "strerror", None) or "a loop of links"
+            raise UserError(f"the file cannot be read: {detail}", code="file_unreadable", file=name) from error
 
 
 class RemoteShardStorage:

@@ -29,3 +29,20 @@ def test_options_are_refused_for_our_own_forms(kit: Any, tmp_path: Path, form: s
 def test_a_path_without_options_is_opened_as_it_is(kit: Any) -> None:
     path = kit.corpus(pairs=[kit.pair("red.png", "x")]).path
     assert isinstance(open_source(ConvertSpec(path=str(path), name="made"), {}), FileCorpus)
+
+
+@pytest.mark.parametrize(("name", "format"), [("captions_val2017.json", "coco"), ("dataset_coco.json", "karpathy")])
+@pytest.mark.parametrize("whole", ["folder", "file"])
+def test_images_above_a_root_are_refused(tmp_path: Path, name: str, format: str, whole: str) -> None:
+    """The images of ROOT/annotations are those of ROOT, which need not be a root that may be read."""
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    (folder / name).write_text('{"images": [], "annotations": []}')
+    path = folder if whole == "folder" else folder / name
+    spec = ConvertSpec(path=str(path), format=format, name="made")
+    assert open_source(spec, {}, [str(tmp_path)]).format == format
+    with pytest.raises(UserError, match="outside the folders that may be read") as caught:
+        open_source(spec, {}, [str(folder)])
+    assert (caught.value.code, caught.value.field) == ("path_forbidden", "options.images")
+    named = spec.model_copy(update={"options": {"images": str(folder)}})
+    assert open_source(named, {}, [str(folder)]).format == format

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.image_lookup import ImageFinder
+from lcl_core.data.formats import open_reader
+from lcl_core.data.formats.image_lookup import ImageFinder, find_images
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg", "sub/c.jpg", "./a.jpg", "d.e._f.jpg", "plain")
 
@@ -105,3 +106,38 @@ def test_a_tar_that_shrinks_after_it_was_indexed(make: Any) -> None:
     assert code_of(image) == "file_unreadable"
     path.unlink()
     assert code_of(image) == "file_unreadable"
+
+
+@pytest.mark.parametrize("whole", ["folder", "file"])
+def test_a_folder_of_images_may_not_lead_out(make: Any, whole: str) -> None:
+    file = make.file("table.csv", "image,caption\na.jpg,an ant\n")
+    make.file("../private/a.jpg", b"secret")
+    corpus = make.root if whole == "folder" else file
+    (make.root / "images").symlink_to(make.root.parent / "private")
+    with pytest.raises(UserError, match=r"leads out of the folder; .* option 'images'") as caught:
+        list(open_reader(corpus, "table").records())
+    assert (caught.value.code, caught.value.field) == ("bad_path", "images")
+    assert find_images(make.root.parent / "private", corpus) == make.root.parent / "private"
+
+
+def test_a_folder_of_images_may_be_a_link_inside_the_corpus(make: Any) -> None:
+    make.file("sub/a.jpg", b"a")
+    (make.root / "images").symlink_to("sub")
+    assert ImageFinder(find_images(None, make.root)).find("a.jpg").load() == b"a"
+
+
+@pytest.mark.parametrize("beside", ["a tar", "a folder"])
+def test_a_side_file_may_not_lead_out(make: Any, beside: str) -> None:
+    make.parquet("private.parquet", {"key": ["0"], "url": ["u"]})
+    if beside == "a tar":
+        make.tar("i/0.tar", [("0.jpg", b"x")])
+    else:
+        make.file("i/0/0.jpg", b"x")
+    (make.root / "i" / "0.parquet").symlink_to(make.root / "private.parquet")
+    finder = ImageFinder(make.root / "i")
+    assert [(item.file, item.reason) for item in finder.problems] == [("0.parquet", "unsafe link")]
+    assert code_of(finder.find_url("u", "x")) == "file_missing"
+    (make.root / "private.parquet").rename(make.root / "i" / "moved")
+    (make.root / "i" / "0.parquet").unlink()
+    (make.root / "i" / "0.parquet").symlink_to("moved")
+    assert ImageFinder(make.root / "i").find_url("u", "x").load() == b"x"

@@ -272,3 +272,38 @@ def test_names_that_are_not_utf_8(make: Any, walk: Any, sample_images: list[byte
     (_, record), bad = walk(open_reader(make.root))
     assert (record.id, bad) == ("ant/b\ufffd.jpg", [])
     assert record.images[0].load() == sample_images[1]
+
+
+@pytest.mark.parametrize(("place", "option"), [("synsets.txt", "synsets"), ("devkit/data/val.txt", "ground_truth")])
+def test_a_side_file_may_not_lead_out(make: Any, sample_images: list[bytes], place: str, option: str) -> None:
+    """Its lines would be quoted among what could not be read."""
+    make.file("ant/a.jpg", sample_images[0])
+    link = make.root / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(make.file("../key", "lcl_secret\n"))
+    with pytest.raises(UserError, match=f"leads out of the folder; .* option '{option}'") as caught:
+        list(open_reader(make.root, "imagefolder").records())
+    assert (caught.value.code, caught.value.field) == ("bad_path", option)
+
+
+def test_a_link_inside_the_folder_and_a_pipe(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    make.file("n01440764/a.jpg", sample_images[0])
+    make.file("lists/words", "n01440764 tench, Tinca tinca\n")
+    (make.root / "synset_words.txt").symlink_to("lists/words")
+    (record,), _ = walk(open_reader(make.root, "imagefolder"))
+    assert record.body.labels["class"] == "tench, Tinca tinca"
+    os.mkfifo(make.root / "LOC_synset_mapping.txt")
+    with pytest.raises(UserError, match="it is not an ordinary file"):
+        list(open_reader(make.root, "imagefolder").records())
+
+
+def test_folders_that_lead_out_are_not_listed(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    make.file("val/ant/a.jpg", sample_images[0])
+    make.file("../outside/train/secret.jpg", b"x")
+    (make.root / "train").symlink_to(make.root.parent / "outside" / "train")
+    _, bad = walk(open_reader(make.root, "imagefolder"))
+    assert [(item.file, item.reason) for item in bad] == [("train", "unsafe link")]
+    (make.root / "ILSVRC" / "Data").mkdir(parents=True)
+    (make.root / "ILSVRC" / "Data" / "CLS-LOC").symlink_to(make.root.parent / "outside")
+    with pytest.raises(UserError, match="ILSVRC/Data/CLS-LOC leads out of the folder"):
+        list(open_reader(make.root, "imagefolder").records())

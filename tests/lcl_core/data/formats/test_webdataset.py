@@ -180,3 +180,19 @@ def test_a_file_of_classes_that_cannot_be_used(make: Any, walk: Any, tmp_path: P
     (record,), (bad,) = walk(open_reader(make.root))
     assert record.body.labels == {"class": "0"}
     assert (bad.file, bad.reason) == ("classnames.txt", "side file not used")
+
+
+@pytest.mark.parametrize("whole", ["folder", "tar"])
+def test_a_side_file_may_not_lead_out(make: Any, walk: Any, whole: str) -> None:
+    tar = make.tar("x.tar", [("0.jpg", b"x"), ("0.txt", b"zero")])
+    (make.root / "x.parquet").symlink_to(make.parquet("../private.parquet", {"key": ["0"], "secret": ["s"]}))
+    (record,), bad = walk(open_reader(make.root if whole == "folder" else tar))
+    assert record.extra == {}
+    assert [(item.file, item.reason) for item in bad] == [("x.parquet", "unsafe link")]
+
+
+def test_a_side_file_that_is_a_link_inside_the_corpus(make: Any, walk: Any) -> None:
+    make.tar("x.tar", [("0.jpg", b"x"), ("0.txt", b"zero")])
+    (make.root / "x.parquet").symlink_to(make.parquet("tables/one.table", {"key": ["0"], "m": [2]}))
+    (record,), bad = walk(open_reader(make.root))
+    assert (record.extra["m"], bad) == (2, [])

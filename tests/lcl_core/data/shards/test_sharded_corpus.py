@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -172,3 +173,22 @@ def test_an_index_that_is_cut_short_is_named(folder: Path) -> None:
 def test_an_empty_corpus_opens(shards: Callable[..., Path]) -> None:
     corpus = open_corpus(shards([]))
     assert (len(corpus.documents), len(corpus.pairs()), corpus.splits()) == (0, 0, {})
+
+
+@pytest.mark.parametrize("name", ["index.json", "index/rows.bin", "shards/000000.tar"])
+def test_files_that_lead_out_or_are_no_files(folder: Path, tmp_path: Path, name: str) -> None:
+    place = folder / name
+    outside = place.rename(tmp_path / "outside")
+    place.symlink_to(outside)
+    with pytest.raises(UserError, match="leads out of its folder") as caught:
+        ShardedCorpus.open(folder).documents[0]
+    assert caught.value.code == "bad_path"
+    inside = outside.rename(folder / "moved")
+    place.unlink()
+    place.symlink_to(inside)
+    assert ShardedCorpus.open(folder).documents[0]["id"] == "m0"
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(UserError) as caught:  # and it does not wait for a writer
+        ShardedCorpus.open(folder).documents[0]
+    assert caught.value.code in ("file_missing", "corpus_missing")
