@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
 import posixpath
 import re
 from collections.abc import Iterator
@@ -13,13 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
-from PIL import Image
-
 from lcl_core.common.errors import UserError
 from lcl_core.common.names import replace_surrogates
 from lcl_core.data.corpus.file_store import FileStore, has_file
 from lcl_core.data.formats.image_lookup import ImageFinder, inline_image
-from lcl_core.data.image_decoding import FORMATS, MAX_IMAGE_BYTES
+from lcl_core.data.image_decoding import MAX_IMAGE_BYTES, ImageHeader, read_image_header
 from lcl_core.data.records import RecordImage
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
@@ -141,7 +138,11 @@ def _decode_data_url(reference: str) -> ImageTarget:
 
 
 _VECTOR_SUFFIXES = ("svg", "svgz", "pdf", "eps", "ps", "wmf", "emf")
-_REASONS = {"bad_path": "image outside the folder", "file_too_large": "image too large"}
+_REASONS = {
+    "bad_path": "image outside the folder",
+    "file_too_large": "image too large",
+    "image_too_large": "image too large",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,20 +210,32 @@ class SiteImages:
             missing = "remote image" if "://" in found.key else "missing image"
             reason = missing if error.code == "file_missing" else _REASONS.get(error.code, "unreadable image")
             return RejectedImage(reason, f"{name[:200]}: {error.message}")
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-        except Exception:  # decoders meet malformed bytes with any exception type
-            start = data[:1000].lstrip(b"\xef\xbb\xbf \r\n\t")
-            if name.lower().endswith(_VECTOR_SUFFIXES) or start.startswith((b"<", b"%")):
-                return RejectedImage("unsupported image", f"{name[:200]}: a drawing, not a raster image")
-            problem = "no image that is known" if data else "empty, no image that is known"
-            return RejectedImage("unreadable image", f"{name[:200]}: {problem}")
+        header = _read_header(data, name)
+        if isinstance(header, RejectedImage):
+            return header
+        width, height = header.width, header.height
         if min(width, height) < self._min_side:
             return RejectedImage("small image", f"{name[:200]}: {width} x {height} px")
         if max(width, height) > self._max_aspect * min(width, height):
             return RejectedImage("long image", f"{name[:200]}: {width} x {height} px")
         return None
+
+
+def _read_header(data: bytes, name: str) -> ImageHeader | RejectedImage:
+    """The header, or why the file cannot be decoded as an image."""
+    try:
+        header = read_image_header(data, name)
+    except UserError as error:
+        if error.code in _REASONS:
+            return RejectedImage(_REASONS[error.code], f"{name[:200]}: {error.message}")
+        header = None
+    if header is not None and header.pixels:
+        return header
+    start = data[:1000].lstrip(b"\xef\xbb\xbf \r\n\t")
+    if name.lower().endswith(_VECTOR_SUFFIXES) or start.startswith((b"<", b"%")):
+        return RejectedImage("unsupported image", f"{name[:200]}: a drawing, not a raster image")
+    problem = "no image that is known" if data else "empty, no image that is known"
+    return RejectedImage("unreadable image", f"{name[:200]}: {problem}")
 
 
 def _read_stored(store: FileStore, name: str) -> bytes:

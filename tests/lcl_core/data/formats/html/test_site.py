@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 import sys
+import zlib
 from collections.abc import Sequence as Many
 from typing import Any
 
@@ -14,6 +16,8 @@ from PIL import Image
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats import open_reader
 from lcl_core.data.records import BadItem, ImageSegment, Record, TextSegment
+
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def reported(record: Record) -> list[str]:
@@ -388,3 +392,27 @@ def test_without_lxml_the_extra_is_named(make: Any, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match=r"lcl\[data\]") as caught:
         list(open_reader(make.root).records())
     assert caught.value.code == "missing_extra"
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_images_that_pillow_may_not_open(site: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening an animation makes its canvas, and opening a TIFF an object of each of its strips."""
+    size = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 6, 0, 0, 0)
+    make.file("huge.png", PNG + chunk(b"IHDR", size) + chunk(b"acTL", struct.pack(">II", 2, 0)) + chunk(b"IDAT", b""))
+    make.file("none.png", PNG + chunk(b"IEND", b""))
+    strips = struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 273, 4, 50_000_000, 0, 0)
+    make.file("strips.tif", strips)
+    opened: list[int] = []
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        opened.append(1)
+        raise OSError("not to be opened")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    _, bad = site("<p>Text.</p><img src=huge.png><img src=none.png><img src=strips.tif>")
+    reasons = ["image too large", "unreadable image", "unreadable image"]
+    assert facts(bad) == [("page.html", 1, reason) for reason in reasons]
+    assert opened == []
