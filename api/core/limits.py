@@ -508,8 +508,12 @@ class Quotas:
             self._bytes[owner] = self._clock() + COUNT_VALID_SECONDS
 
     def charge_folder(self, session: Session, owner: str, path: str, size: int) -> None:
-        """Charge a folder of the home to its owner. Raises: Problem 403 ``quota_exceeded``."""
+        """Charge a folder of the home to its owner, in place of what it was charged with before.
+
+        Raises: Problem 403 ``quota_exceeded``; the transaction must be rolled back then.
+        """
         _lock_owner(session, owner)
+        quotas.delete_bytes(session, path)
         self.check_bytes(session, owner, size)
         quotas.record_bytes(session, path, owner, size)
 

@@ -12,8 +12,10 @@ from api.core.errors import ERROR_RESPONSES, Problem
 from api.core.session import in_thread_pool, json_response
 from api.deps import StateDep, Submitter, WriteSessionDep, WriteTransactionDep
 from api.schemas.data import UploadChunk, UploadRequest, UploadView
-from api.services.corpus_uploads import CHUNK_BYTES, CorpusUpload, CorpusUploads
+from api.services.corpus_uploads import CHUNK_BYTES, CorpusUpload
+from api.services.state import AppState
 from lcl_core.common.archive import Unpacked
+from lcl_core.db import quotas
 
 UploadId = Annotated[str, Path(description="id of the upload")]
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], responses=ERROR_RESPONSES)
@@ -21,12 +23,17 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"], responses=ERROR_RESPO
 
 @router.post("", summary="Start upload", status_code=201)
 def create(
-    body: UploadRequest, principal: Submitter, state: StateDep, _: WriteSessionDep, response: Response
+    body: UploadRequest, principal: Submitter, state: StateDep, session: WriteSessionDep, response: Response
 ) -> UploadView:
     """Announce a corpus: a zip of any readable format. It is then sent in chunks, and unpacked."""
     with state.database.reading() as reading:
-        state.quotas.check_bytes(reading, principal.owner)
+        state.quotas.check_bytes(reading, principal.owner, body.bytes)
     upload = state.uploads.create(principal.owner, body.bytes)  # reads all uploads: no transaction is open meanwhile
+    try:
+        state.quotas.charge_folder(session, upload.owner, upload.stored_path, upload.bytes)
+    except BaseException:
+        state.uploads.delete(upload, lambda _: None)
+        raise
     response.headers["location"] = f"/v1/uploads/{upload.id}"
     return _view(upload)
 
@@ -51,7 +58,7 @@ async def unpack(
     upload_id: UploadId, principal: Submitter, state: StateDep, transaction: WriteTransactionDep
 ) -> UploadView:
     """Unpack a complete archive. ``path`` is what a run of kind validate or convert names."""
-    unpacked = await state.long_reads.run(principal.owner, _unpack, state.uploads, upload_id, principal.visible_owner)
+    unpacked = await state.long_reads.run(principal.owner, _unpack, state, upload_id, principal.visible_owner)
     async with transaction():  # for the audit entry
         return _view(*unpacked)
 
@@ -59,11 +66,20 @@ async def unpack(
 @router.delete("/{upload_id}", summary="Delete upload", status_code=204)
 def delete(upload_id: UploadId, principal: Submitter, state: StateDep, _: WriteSessionDep) -> None:
     """Remove it, unpacked or not. Runs that are to read it fail."""
-    state.uploads.delete(state.uploads.find(upload_id, principal.visible_owner))
+
+    def release(upload: CorpusUpload) -> None:
+        with state.database.session() as session:
+            quotas.delete_bytes(session, upload.stored_path)
+
+    state.uploads.delete(state.uploads.find(upload_id, principal.visible_owner), release)
 
 
-def _unpack(uploads: CorpusUploads, upload_id: str, owner: str | None) -> tuple[CorpusUpload, Unpacked | None]:
-    return uploads.unpack(uploads.find(upload_id, owner))
+def _unpack(state: AppState, upload_id: str, owner: str | None) -> tuple[CorpusUpload, Unpacked | None]:
+    def charge(upload: CorpusUpload, size: int) -> None:
+        with state.database.session() as session:
+            state.quotas.charge_folder(session, upload.owner, upload.stored_path, size)
+
+    return state.uploads.unpack(state.uploads.find(upload_id, owner), charge)
 
 
 def _view(upload: CorpusUpload, unpacked: Unpacked | None = None) -> UploadView:

@@ -15,7 +15,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ class CorpusUpload:
         folder: of its files.
         bytes: of the archive. ``received``: of them, so far.
         corpus: folder of the unpacked corpus. None: it is not unpacked.
+        stored_path: of the folder below the home, by which its bytes are charged.
         unpacking: members that are unpacked, and all, while a request unpacks them.
     """
 
@@ -52,6 +53,10 @@ class CorpusUpload:
     received: int
     corpus: Path | None
     unpacking: tuple[int, int] | None = None
+
+    @property
+    def stored_path(self) -> str:
+        return f"{UPLOADS_FOLDER}/{self.id}"
 
 
 class CorpusUploads:
@@ -107,10 +112,16 @@ class CorpusUploads:
                 file.write(new)
             return self._read(upload.folder)
 
-    def unpack(self, upload: CorpusUpload) -> tuple[CorpusUpload, Unpacked | None]:
+    def unpack(
+        self, upload: CorpusUpload, charge: Callable[[CorpusUpload, int], None]
+    ) -> tuple[CorpusUpload, Unpacked | None]:
         """Unpack a complete archive and remove it. Unpacked None: it was unpacked before.
 
-        Raises: Problem 409 ``upload_incomplete``, ``upload_busy``; UserError ``bad_archive``, ``archive_too_large``.
+        Args:
+            charge: receives the bytes before they are kept; if it raises, the archive stays and may be unpacked again.
+
+        Raises: what ``charge`` raises; Problem 409 ``upload_incomplete``, ``upload_busy``; UserError ``bad_archive``,
+        ``archive_too_large``.
         """
         with self._locked(upload) as upload:
             if upload.corpus is not None:
@@ -131,6 +142,7 @@ class CorpusUploads:
                 )
                 if not unpacked.files:
                     raise Problem(422, "bad_archive", "there is no file in the archive", field="archive")
+                charge(upload, unpacked.bytes)
                 staged.rename(upload.folder / _CORPUS)
                 archive.unlink()
             except BaseException:
@@ -140,9 +152,14 @@ class CorpusUploads:
                 (upload.folder / _PROGRESS).unlink(missing_ok=True)
             return self._read(upload.folder), unpacked
 
-    def delete(self, upload: CorpusUpload) -> None:
-        """Raises: Problem 404 ``unknown_upload``, 409 ``upload_busy`` while another request writes or unpacks it."""
+    def delete(self, upload: CorpusUpload, release: Callable[[CorpusUpload], None]) -> None:
+        """Remove its files. ``release`` is called first: what is interrupted then is charged to nobody, and garbage.
+
+        Raises: what ``release`` raises; Problem 404 ``unknown_upload``, 409 ``upload_busy`` while another request
+        writes or unpacks it.
+        """
         with self._locked(upload):
+            release(upload)
             remove_tree(upload.folder)
 
     def _read(self, folder: Path) -> CorpusUpload:

@@ -29,6 +29,7 @@ DIRECTORY_ERRORS = (zipfile.BadZipFile, ValueError, NotImplementedError, IndexEr
 ARCHIVE_ERRORS = (*DIRECTORY_ERRORS, zlib.error, EOFError, RuntimeError)
 BLOCK = 1 << 20  # bytes that are unpacked at a time
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1024
+MAX_NAME_PARTS = 32  # each but the last becomes a folder
 _MEMBER_BYTES, _LEAST_DIRECTORY_BYTES = 128, 1 << 20  # allowed for the list of members; one has at least 46
 
 
@@ -119,6 +120,7 @@ def unpack_zip(
     Hidden files, links and empty folders are left out.
 
     Args:
+        max_files: of files, and of the folders that they need.
         on_member: receives how many members are done, and how many there are.
 
     Raises:
@@ -129,6 +131,7 @@ def unpack_zip(
     check_directory(path, max(_LEAST_DIRECTORY_BYTES, max_files * _MEMBER_BYTES))
     target.mkdir(mode=0o700)
     files = size = 0
+    folders: set[PurePosixPath] = set()
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -141,6 +144,9 @@ def unpack_zip(
                 files += 1
                 if files > max_files:
                     raise _too_large(f"more than {max_files:,} files")
+                folders.update(relative.parents)
+                if len(folders) - 1 > max_files:  # one is the target
+                    raise _too_large(f"more than {max_files:,} folders")
                 size = _unpack_member(archive, member, target / relative, size, max_bytes)
     except (*ARCHIVE_ERRORS, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek to where a damaged list of members says
@@ -162,6 +168,11 @@ def _member_path(member: zipfile.ZipInfo) -> PurePosixPath | None:
     parts = [part.encode("utf-8", "replace") for part in path.parts]
     if max(map(len, parts)) > MAX_NAME_BYTES or sum(map(len, parts)) + len(parts) > MAX_PATH_BYTES:
         raise _bad_archive(f"the name {name[:80]!r}… is too long")
+    if len(parts) > MAX_NAME_PARTS:
+        message = (
+            f"the name {name[:80]!r}… has {len(parts)} parts, of {MAX_NAME_PARTS} that it may; nest the files less"
+        )
+        raise _bad_archive(message)
     return path
 
 

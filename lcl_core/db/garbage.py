@@ -51,7 +51,7 @@ from lcl_core.db.models import (
 )
 from lcl_core.db.outbox import record_run_folder, referenced_keys
 from lcl_core.db.pgvector import drop_vectors, orphaned_tables
-from lcl_core.db.quotas import folder_bytes
+from lcl_core.db.quotas import delete_bytes, folder_bytes
 from lcl_core.db.session import Database, dialect_insert, now
 from lcl_core.db.states import FINISHED, LEASED, State
 from lcl_core.db.studies import ENDED_STATES, study_statuses
@@ -124,6 +124,9 @@ def remove_garbage(database: Database, home: Path, paths: Iterable[str], store: 
         if path.startswith(_TABLES):
             drop_vectors(database, path.removeprefix(_TABLES))
         elif not path.startswith(_STORE):
+            if path.startswith(UPLOADS_FOLDER):  # no row names it, with which its charge would be deleted
+                with database.session() as session:
+                    delete_bytes(session, path)
             remove_tree(Path(home) / path)
         elif store is not None:
             store.remove(path.removeprefix(_STORE))

@@ -16,10 +16,10 @@ from api.client import ApiError
 from api.core.settings import ApiSettings
 from api.services import corpus_uploads
 from api.services.corpus_uploads import CorpusUploads
-from lcl_core.db import submit
+from lcl_core.db import quotas, submit
 from lcl_core.db.artifacts import home_id
-from lcl_core.db.models import Garbage, new_id
-from lcl_core.db.session import now
+from lcl_core.db.models import Garbage, StoredBytes, new_id
+from lcl_core.db.session import Database, now
 from tests.api.routes.test_datasets import sample_image
 
 PAGE = "# Squares\n\nA red square is drawn below.\n\n![red](images/red.png)\n\nIt is red.\n"
@@ -223,6 +223,37 @@ def test_bounds_on_bytes_and_on_uploads(
             started(http, b"x")
 
 
+def test_uploads_count_in_the_bytes_of_their_owner(serve: Any, tmp_path: Path, refused: Any) -> None:
+    settings = ApiSettings(home=tmp_path, welcome=False, bytes_per_owner=3000, warm_encoders=False)
+    database = Database(settings.resolved_database_url)
+    with serve(settings) as url:
+        key = (tmp_path / "key").read_text().strip()
+        with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}) as http:
+
+            def kept() -> int:
+                with database.reading() as session:
+                    return sum(size for _, size in quotas.usage_by_owner(session).values())
+
+            refused(http.post("/v1/uploads", json={"bytes": 3001}), 403, "quota_exceeded")
+            assert not list((tmp_path / "data" / "uploads").glob("upl_*"))
+            small, large = packed({"a.md": bytes(100)}), io.BytesIO()
+            with zipfile.ZipFile(large, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("a.bin", bytes(2950))
+            first, second = sent(http, small), sent(http, large.getvalue())
+            assert kept() == len(small) + len(large.getvalue())
+            assert http.post(f"{first}/unpack").status_code == 200
+            assert kept() == 100 + len(large.getvalue())
+            refused(http.post(f"{second}/unpack"), 403, "quota_exceeded")
+            folder = tmp_path / "data" / "uploads" / second.rpartition("/")[2]
+            assert {path.name for path in folder.iterdir()} == {"upload.json", "archive.zip"}
+            assert http.delete(first).status_code == 204
+            assert http.post(f"{second}/unpack").status_code == 200, "the archive was kept"
+            assert kept() == 2950
+            assert http.delete(second).status_code == 204
+            assert kept() == 0
+    database.engine.dispose()
+
+
 def test_others_do_not_see_it(live_service: Any, refused: Any) -> None:
     with live_service.http("submitter") as mine, live_service.http("viewer") as viewer:
         where = sent(mine, packed({"a.md": b"A"}))
@@ -257,6 +288,9 @@ def test_those_that_nothing_names_are_collected(live_service: Any, pages: Path, 
     age()
     client.collect_garbage()
     eventually(lambda: not Path(forgotten["path"]).exists(), "the removal of the forgotten one")
+    with database.reading() as session:
+        assert session.get(StoredBytes, f"data/uploads/{forgotten['id']}") is None
+        assert session.get(StoredBytes, f"data/uploads/{awaited['id']}") is not None
     assert corpus.exists()
     assert Path(awaited["path"]).exists()
     client.cancel(run["id"])

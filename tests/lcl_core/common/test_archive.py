@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common import archive as archives
-from lcl_core.common.archive import check_directory, open_zip, unpack_zip
+from lcl_core.common.archive import MAX_NAME_PARTS, check_directory, open_zip, unpack_zip
 from lcl_core.common.errors import UserError
 
 Pack = Callable[[dict[str, bytes]], Path]
@@ -73,6 +73,15 @@ def test_names_that_lead_out_of_the_folder(pack: Pack, tmp_path: Path, name: str
 @pytest.mark.parametrize("name", ["x" * 256, "/".join(["abcdefgh"] * 150)])
 def test_names_that_are_too_long(pack: Pack, tmp_path: Path, name: str) -> None:
     assert "too long" in refusal(pack({name: b"A"}), tmp_path / "out").message
+
+
+def test_folders_are_counted_too(pack: Pack, tmp_path: Path) -> None:
+    deep = "/".join("a" * MAX_NAME_PARTS)
+    assert unpack_zip(pack({deep: b"A"}), tmp_path / "deep", max_bytes=MANY, max_files=31).files == 1
+    assert "32 that it may" in refusal(pack({f"a/{deep}": b"A"}), tmp_path / "deeper").message
+    many = pack({f"{number}/a/b": b"" for number in range(3)})  # six folders
+    assert refusal(many, tmp_path / "many", max_files=5).code == "archive_too_large"
+    assert unpack_zip(many, tmp_path / "six", max_bytes=MANY, max_files=6).files == 3
 
 
 @pytest.mark.parametrize("members", [["a.md", "a.md"], ["a", "a/b.md"], ["a/b.md", "a"]])
