@@ -13,6 +13,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
+from api.client.payloads import format_bytes
 from ui.file_routes import image_media_type
 from ui.html import error_box, pick_form
 
@@ -38,6 +39,7 @@ CLEAR_SCRIPT = "() => ''"
 FOCUS_QUESTION_SCRIPT = "() => window.lclQuestion.focus()"
 
 IMAGE_UNREADABLE = "image_unreadable"  # error code of the service
+MAX_IMAGE_BYTES = 16 * 2**20  # as the service accepts
 
 
 def draft_script(form: str) -> str:
@@ -219,8 +221,12 @@ def file_inputs(label: str, name: str) -> tuple[gr.File, gr.UploadButton]:
 
 
 def read_upload(path: str) -> bytes:
-    """Bytes of an uploaded file."""
-    return Path(path).read_bytes()
+    """Bytes of an uploaded image. Raises: ApiError ``image_too_large``, for one that the service would refuse."""
+    file = Path(path)
+    if file.stat().st_size > MAX_IMAGE_BYTES:
+        message = f"the image is larger than {format_bytes(MAX_IMAGE_BYTES)}; make it smaller"
+        raise ApiError(422, "image_too_large", message, "image")
+    return file.read_bytes()
 
 
 def session_file(name: str, data: bytes) -> str:

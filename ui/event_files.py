@@ -29,7 +29,9 @@ EVENT_PATH = f"{GRADIO_PREFIX}/run/predict"
 HEARTBEAT_PATH = f"{GRADIO_PREFIX}/heartbeat/"
 MAX_EVENT_BYTES = 4 * 2**20  # of one event: twice the largest spec that the service accepts
 BODY_SECONDS = 30.0
-MAX_CONCURRENT_EVENTS = 64  # of one session
+# of 40 threads in which all events run
+MAX_CONCURRENT_EVENTS = 24  # of one session
+MAX_CONCURRENT_EVENTS_PER_KEY = 32
 MAX_OPEN_PAGES = 64  # of one key whose state Gradio keeps, half a MB part
 PAGE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 EVENT_FIELDS = ("data", "event_data", "fn_index", "trigger_id")
@@ -82,7 +84,7 @@ class EventFileMiddleware:
         self.events = events
         self.drop_state = drop_state
         self.keep_state = keep_state
-        self._running: Counter[str] = Counter()
+        self._running: Counter[tuple[str, str]] = Counter()  # by session, and by key
         self._pages: dict[str, OrderedDict[str, str]] = {}  # key -> name of an open page -> session
         sessions.on_end.append(self._close_session)
 
@@ -103,17 +105,20 @@ class EventFileMiddleware:
 
     async def _handle_event(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises: EventError, before the response begins."""
-        if self._running[session] >= MAX_CONCURRENT_EVENTS:
+        user = self.sessions.find(session)
+        limits = {("session", session): MAX_CONCURRENT_EVENTS}
+        if user is not None:
+            limits["key", user.key] = MAX_CONCURRENT_EVENTS_PER_KEY
+        if any(self._running[name] >= limit for name, limit in limits.items()):
             raise EventError(429, "too_many_events", TOO_MANY_EVENTS)
-        self._running[session] += 1
+        self._running.update(limits.keys())
         try:
             event = self._check_event(session, await _read_body(receive))
             response = await _call_app(self.app, scope, json.dumps(event).encode(), receive)
             await self._register_files(session, response)(scope, receive, send)
         finally:
-            self._running[session] -= 1
-            if not self._running[session]:
-                del self._running[session]
+            self._running.subtract(limits.keys())
+            self._running += Counter()  # forgets what has no events
 
     def _check_event(self, session: str, body: bytes) -> dict[str, Any]:
         """The event for Gradio. Raises: EventError."""

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps
 
-from api.client import UserError
+from api.client import ApiError, UserError
 from api.client.payloads import (
     ARCHIVE_ERRORS,
     IMAGE_SUFFIXES,
@@ -26,10 +26,9 @@ from api.client.payloads import (
     format_bytes,
     is_system_file,
 )
-from ui.common import read_upload
+from ui.common import MAX_IMAGE_BYTES, read_upload
 
 MAX_IMAGES = 512  # of an upload
-MAX_IMAGE_BYTES = 16 * 2**20  # as the service accepts
 MAX_TOTAL_BYTES = 512 * 2**20  # unpacked
 MAX_DIRECTORY_BYTES = 4 * 2**20  # of an archive's list of members, before it is parsed
 MAX_THUMBNAIL_PIXELS = 16_000_000  # of an image that is decoded
@@ -125,6 +124,8 @@ def _file_image(path: Path, root: Path) -> list[UploadedImage]:
 def _read_file(path: Path) -> bytes:
     try:
         return read_upload(str(path))
+    except ApiError as error:
+        raise ImageUploadError(f"larger than {format_bytes(MAX_IMAGE_BYTES)}") from error
     except OSError as error:
         raise ImageUploadError("the file is no longer kept; choose it again") from error
 

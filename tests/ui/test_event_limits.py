@@ -135,3 +135,19 @@ def test_so_many_events_of_a_session_at_once(walk: HostilePage, monkeypatch: pyt
 
     *vic, bob = asyncio.run(scenario())
     assert (sorted(vic), bob) == ([200, 200, 200, 429, 429], 200)
+
+
+def test_the_sessions_of_a_key_share_a_limit_below_the_number_of_threads(
+    walk: HostilePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert event_files.MAX_CONCURRENT_EVENTS < event_files.MAX_CONCURRENT_EVENTS_PER_KEY < 40
+    monkeypatch.setattr(event_files, "MAX_CONCURRENT_EVENTS_PER_KEY", 3)
+
+    async def scenario() -> list[int]:
+        browsers = [await walk.browser("key-vic") for _ in range(5)]
+        number, values = next((n, v) for n, v in walk.events.items() if v)
+        answers = await asyncio.gather(*(browser.run(number, values) for browser in browsers))
+        assert (await browsers[-1].run(number, values))[0] == 200
+        return [status for status, _ in answers]
+
+    assert sorted(asyncio.run(scenario())) == [200, 200, 200, 429, 429]

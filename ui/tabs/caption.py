@@ -6,7 +6,7 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ from ui.common import (
 )
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, item_url, toast
 from ui.ranking import RankedEncoder, collection_choices, encoder_choices, last_used, rank_encoders, used_script
+from ui.sessions import SessionStore
 
 IMAGE_SIDE = 280  # pixels
 PIXELS_PER_PATCH = 8  # of the heat layer
@@ -52,6 +53,8 @@ DECODING_HINTS = {
 }
 SAMPLE_IMAGES = 8  # offered
 POLL_SECONDS = 0.15  # of the captions
+MAX_STREAMS = 4  # of one key at once, cancelled ones that have not ended included
+TOO_MANY_STREAMS = "Captions of several images are being written for you. Wait for some to be complete, then try again."
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder writes here.")
 NO_IMAGE = empty_state("Choose an image first", "Drop one, paste it, or take one of the samples.")
 NO_DECODING = empty_state("Choose a way to decode", "At least one of the boxes must be checked.")
@@ -217,6 +220,26 @@ class CaptionStream:
             caption.seconds = time.perf_counter() - start
 
 
+class RunningCaptions:
+    """The streams that have not ended, by key: each has threads, and its image, for as long as it lives."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, list[CaptionStream]] = {}
+        self._lock = threading.Lock()
+
+    def start(self, key: str, make: Callable[[], CaptionStream]) -> CaptionStream:
+        """Start a stream. Raises: ApiError 429 where the key has ``MAX_STREAMS``."""
+        with self._lock:
+            running = {name: [each for each in streams if not each.is_done] for name, streams in self._running.items()}
+            self._running = {name: streams for name, streams in running.items() if streams}
+            own = self._running.get(key, [])
+            if len(own) >= MAX_STREAMS:
+                raise ApiError(429, "too_many_captions", TOO_MANY_STREAMS)
+            stream = make()
+            self._running[key] = [*own, stream]
+        return stream
+
+
 def _linked_encoder(request: gr.Request | None) -> str | None:
     return read_address(request, "caption").get("on")
 
@@ -224,8 +247,10 @@ def _linked_encoder(request: gr.Request | None) -> str | None:
 class CaptionTab:
     title = "Caption"
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, team: SessionStore | None = None) -> None:
         self.client = client
+        self.team = team
+        self.running = RunningCaptions()
 
     def build(self) -> None:
         self.sampled = gr.State(False)
@@ -370,7 +395,15 @@ class CaptionTab:
         texts = {name: text for name, text in (("prompt", prompt), ("context", context)) if text.strip()}
         shared = {"max_new_tokens": int(length), **texts}
         requests = {name: {**shared, **decodings[name]} for name in DECODINGS if name in chosen}
-        stream = selection.current = CaptionStream(self.client, encoder, read_upload(image), requests, DECODING_HINTS)
+        session = self.team.current() if self.team else None
+        try:
+            data = read_upload(image)
+            stream = selection.current = self.running.start(
+                session.key if session else "",
+                lambda: CaptionStream(self.client, encoder, data, requests, DECODING_HINTS),
+            )
+        except ApiError as error:
+            return api_error_box(error, "No caption can be written"), gr.Timer(active=False)
         return stream.draw(), gr.Timer(active=True)
 
     def poll(self, selection: PageSelection[CaptionStream | None]) -> tuple[Any, Any]:
@@ -393,8 +426,8 @@ class CaptionTab:
     def _draw_attention(self, encoder: str | None, image: str | None, enabled: bool) -> str:
         if not enabled or not image:
             return ""
-        data = read_upload(image)
         try:
+            data = read_upload(image)
             encoder = encoder or first_choice(encoder_choices(self.client))
             return draw_attention(data, self.client.attention(encoder, [data])[0]) if encoder else ""
         except ApiError as error:

@@ -341,7 +341,10 @@ class CompareTab:
         if mode == WORDS:
             query |= {"text": words} if words else {}
         elif image:
-            query["image"] = read_upload(image)
+            try:
+                query["image"] = read_upload(image)
+            except ApiError as error:
+                return api_error_box(error, "The search was refused")
         about = f"“{words}”" if mode == WORDS else "your image"
         return self.compare(turn, left, right, dataset, about, **query)
 

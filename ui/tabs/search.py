@@ -398,8 +398,10 @@ class SearchTab:
             return _result_updates(PageResult(_empty_state(mode)))
         query: dict[str, Any] = {"text": query_text} if query_text else {}
         query |= {"item": item} if item else {}
-        if uploaded:
-            query["image"] = read_upload(uploaded)
+        try:
+            query |= {"image": read_upload(uploaded)} if uploaded else {}
+        except ApiError as error:
+            return _result_updates(PageResult(error_box(error.message, "The search was refused")))
         if query_text and (uploaded or item):
             query["weights"] = {"text": words / 100, "item" if item else "image": 1 - abs(words) / 100}
         seen = "this image" if item and mode != BOTH else "your image" if item or uploaded else ""

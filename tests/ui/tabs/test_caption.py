@@ -16,11 +16,13 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.context import LocalContext
 from PIL import Image
 
 from api.client import ApiError, TextDelta
-from ui.common import PageSelection
-from ui.tabs.caption import CaptionTab, draw_attention, peak_position
+from ui.common import MAX_IMAGE_BYTES, PageSelection
+from ui.sessions import SESSION_SCOPE_KEY, SessionStore
+from ui.tabs.caption import MAX_STREAMS, CaptionTab, draw_attention, peak_position
 
 SECONDS = 30  # a deadline, not a duration
 BOTH = ["Greedy", "Nucleus sampling"]
@@ -215,3 +217,51 @@ def test_the_service_is_asked_as_the_visitor_whose_event_it_is(service: Any, sam
     visitor.set("ada")  # as Gradio keeps the request that an event came with
     tab = CaptionTab(service(stream_captions=who))
     assert "ada" in written(tab, PageSelection(None), "enc", sample_image, ["Greedy"], "", "", *CHOICES)
+
+
+def test_a_key_has_few_streams_and_each_counts_until_it_ends(service: Any, sample_image: str) -> None:
+    """A cancelled one has its threads and its image until the service answers."""
+    on = threading.Event()
+
+    def slowly(*_: Any, **__: Any) -> Iterator[TextDelta]:
+        assert on.wait(SECONDS)
+        yield TextDelta(0, "a red car", whole=True)
+
+    team = SessionStore(60)
+    keys = [team.open(key, "x", "viewer") for key in ("ada", "bob")]
+    client = service(stream_captions=slowly)
+    tab, selection, started = CaptionTab(client, team), PageSelection[Any](None), []
+
+    def caption(session: str) -> tuple[str, Any]:
+        LocalContext.request.set(SimpleNamespace(request=SimpleNamespace(scope={SESSION_SCOPE_KEY: session})))
+        return tab.caption(selection, "enc", sample_image, ["Greedy"], "", "", *CHOICES)
+
+    try:
+        for _ in range(MAX_STREAMS):
+            assert caption(keys[0])[1].active
+            started.append(selection.current)
+        drawn, clock = caption(keys[0])
+        assert "Wait for some" in drawn
+        assert not clock.active
+        assert selection.current is None
+        assert caption(keys[1])[1].active, "another key has streams of its own"
+        started.append(selection.current)
+    finally:
+        on.set()
+        for stream in started:
+            stream.wait(SECONDS)
+        LocalContext.request.set(None)
+    assert len(client.arguments_of("stream_captions")) == MAX_STREAMS + 1
+    assert "a red car" in written(tab, selection, "enc", sample_image, ["Greedy"], "", "", *CHOICES)
+
+
+def test_an_image_that_the_service_would_refuse_is_not_sent(service: Any, tmp_path: Path) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)
+    client = service(stream_captions=telling(), attention=LOOK)
+    tab, selection = CaptionTab(client), PageSelection[Any](None)
+    drawn, clock = tab.caption(selection, "enc", file.name, ["Greedy"], "", "", *CHOICES)
+    assert "larger than 16 MiB" in drawn
+    assert not clock.active
+    assert "larger than 16 MiB" in tab.attend(PageSelection(0), "enc", file.name, True)
+    assert client.arguments_of("stream_captions") == client.arguments_of("attention") == []
