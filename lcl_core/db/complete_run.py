@@ -343,7 +343,7 @@ def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> _Reg
 
 def _output_name(session: Session, run: Run, noun: str, requested: str) -> str:
     """The requested name as a Name, or another if it is taken by now; the result of the run records a change."""
-    name = available_name(session, noun, slug(requested), run.owner, run.id)
+    name = available_name(session, noun, slug(requested), run.owner, run.id, run.created_at)
     if name != requested:
         run.result = {**(run.result or {}), "registered_as": name}
     return name

@@ -10,11 +10,12 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import bindparam, or_, select, update
+from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
@@ -293,10 +294,20 @@ def check_run_names(
         check_name(session, "collection", spec.collection, owner, "collection", admin=admin)
 
 
-def available_name(session: Session, noun: str, name: str, owner: str, run_id: str) -> str:
-    """``name``, or ``name-run_id`` if another owner has registered the name since the submission."""
+def available_name(
+    session: Session, noun: str, name: str, owner: str, run_id: str, submitted: datetime | None = None
+) -> str:
+    """``name``, or ``name-run_id`` if another owner has registered the name since the submission.
+
+    An admin's run may take a name that was another's when it was submitted: that was checked with the key of the
+    submission, and the owner may have submitters' keys too. A name of somebody since was checked with no key.
+
+    Args:
+        submitted: when the run was; None: after all that is registered.
+    """
     try:
-        check_name(session, noun, name, owner, admin=_is_admin(session, owner))
+        admin = _is_admin(session, owner) and not (submitted is not None and _is_newer(session, noun, name, submitted))
+        check_name(session, noun, name, owner, admin=admin)
     except UserError:
         return f"{name[: MAX_NAME_LENGTH - len(run_id) - 1]}-{run_id}"
     return name
@@ -309,6 +320,13 @@ def name_owner(session: Session, noun: str, name: str) -> str | None:
     if noun == "encoder":
         lock_name(session, name)  # datasets and collections are unique by name in the database itself
     return session.scalars(_SELECT_OWNER[noun], {"name": name}).one_or_none()
+
+
+def _is_newer(session: Session, noun: str, name: str, moment: datetime) -> bool:
+    """Whether the first row with that name was registered after ``moment``."""
+    table = _NAMED_TABLES[noun]
+    first = session.scalars(select(func.min(table.created_at)).where(table.name == name)).one()
+    return first is not None and first >= moment
 
 
 def lock_name(session: Session, name: str) -> None:

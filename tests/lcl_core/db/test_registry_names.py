@@ -106,6 +106,46 @@ def test_an_owner_with_an_admins_key_may_use_any_name(database: Database) -> Non
         assert available_name(session, "encoder", "tiny", "bob", "run_1") == "tiny"
 
 
+@pytest.mark.parametrize("noun", ["encoder", "dataset", "collection"])
+def test_a_name_that_another_registered_since_the_submission_stays_with_them(database: Database, noun: str) -> None:
+    """It was free then, so that no role was asked for, and the owner may have submitted with another key."""
+    with database.session() as session:
+        moment = now(session)
+        session.add(ApiKey(prefix="lcl_1", owner="ada", role="admin", hash="x", created_at=moment))
+        facts: dict[str, Any] = {"name": "x", "owner": "bob", "created_at": moment}
+        sizes = {"images": 0, "texts": 0, "dim": 4, "encoder_hash": "0" * 64}
+        rows = {
+            "encoder": lambda: EncoderRow(id="enc_2", path="encoders/enc_2", hash="0" * 64, info={}, **facts),
+            "dataset": lambda: Dataset(path="/data/x", **facts),
+            "collection": lambda: CollectionRow(id="col_1", path="collections/col_1", **sizes, **facts),
+        }
+        session.add(rows[noun]())
+        session.flush()
+        before, after = moment - timedelta(seconds=5), moment + timedelta(seconds=5)
+        assert available_name(session, noun, "x", "ada", "run_1", before) == "x-run_1"
+        assert available_name(session, noun, "x", "ada", "run_1", after) == "x"
+        assert available_name(session, noun, "x", "bob", "run_1", before) == "x"
+        assert available_name(session, noun, "free", "ada", "run_1", before) == "free"
+
+
+def test_the_end_of_a_run_knows_when_it_was_submitted(
+    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
+) -> None:
+    from lcl_core.encoders.file_hashes import sha256_file
+
+    weights = tmp_path / "run" / "artifacts" / "encoder" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    run_id = queue(name="mine", owner="ada")
+    with database.session() as session:
+        session.add(ApiKey(prefix="lcl_1", owner="ada", role="admin", hash="x", created_at=now(session)))
+        add_encoder(session, "mine", "bob", "enc_2", created_at=now(session) + timedelta(seconds=1))
+    outcome = complete_run.RunSucceeded({"encoder": {"path": "artifacts/encoder", "hash": sha256_file(weights)}})
+    complete_run.complete_run(database, claim(), outcome, tmp_path / "run", tmp_path / "home", 1.0)
+    with database.reading() as session:
+        assert runs.get_run(session, run_id).result["registered_as"] == f"mine-{run_id}"
+
+
 def test_two_who_want_one_name_at_one_moment(database: Database) -> None:
     """No constraint of the database keeps an encoder's name, since its owner may use it again."""
     both = threading.Barrier(2, timeout=60)
