@@ -94,6 +94,9 @@ class WorkerSettings(Settings):
     kubernetes_token_file: Path | None = Field(
         None, description="with the token for it; none: that of the worker's pod"
     )
+    kubernetes_ca_file: Path | None = Field(
+        None, description="with the certificates of its authority; none: that of the worker's pod, else the system's"
+    )
     gang_seconds: float = Field(
         300.0, gt=0, le=86_400, description="for the processes of a run of several nodes to connect to node 0"
     )

@@ -51,7 +51,9 @@ class KubernetesExecutor:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._client = KubernetesClient(settings.kubernetes_url, settings.kubernetes_token_file)
+        self._client = KubernetesClient(
+            settings.kubernetes_url, settings.kubernetes_token_file, settings.kubernetes_ca_file
+        )
         self._namespace = settings.kubernetes_namespace or _own_namespace()
         self._jobsets = collection_path(API_VERSION, self._namespace, "jobsets")
         self._jobs: dict[str, KubernetesJob] = {}
@@ -208,9 +210,11 @@ class KubernetesExecutor:
         try:
             self._client.request("GET", self._jobsets, params={"limit": 1}, seconds=_CONNECT_SECONDS)
         except KubernetesUnreachable as error:
+            way_out = "run the worker in a pod of the cluster, or set LCL_KUBERNETES_URL"
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                way_out = "set LCL_KUBERNETES_CA_FILE to the certificates of its authority"
             raise UserError(
-                f"no API server of Kubernetes answers at {error}; run the worker in a pod of the cluster, or set "
-                "LCL_KUBERNETES_URL",
+                f"no API server of Kubernetes answers at {error}; {way_out}",
                 code="executor_unreachable",
             ) from error
         except KubernetesError as error:

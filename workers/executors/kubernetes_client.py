@@ -67,27 +67,27 @@ class KubernetesClient:
     Args:
         url: of the API server; empty: that of the cluster in which this process runs.
         token_file: with the token; None: that of this pod's service account.
+        ca_file: with the certificates that vouch for the API server; None: that of this pod's service account where
+            there is one, else the system's.
 
-    Raises: UserError ``executor_unreachable``.
+    Raises: UserError ``executor_unreachable``, and ``bad_setting`` for ``ca_file``.
     """
 
-    def __init__(self, url: str = "", token_file: Path | None = None) -> None:
-        verify: ssl.SSLContext | bool = True
+    def __init__(self, url: str = "", token_file: Path | None = None, ca_file: Path | None = None) -> None:
         if not url:
             host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-            if not host or not (ACCOUNT / "ca.crt").is_file():
+            if not host or (ca_file is None and not (ACCOUNT / "ca.crt").is_file()):
                 raise UserError(
                     "this worker is in no pod with a service account's token; set automountServiceAccountToken of its "
                     "pod, or LCL_KUBERNETES_URL and LCL_KUBERNETES_TOKEN_FILE",
                     code="executor_unreachable",
                 )
             url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-            verify = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
         self.url = url
         self._http = httpx.Client(
             base_url=url,
             auth=_FileToken(token_file or ACCOUNT / "token"),
-            verify=verify,
+            verify=_tls_context(ca_file),
             trust_env=False,  # no proxy: the token is for the API server alone
             timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
@@ -239,6 +239,24 @@ class ObjectWatch:
                 self._version = ""
             self._stopped.wait(delay)
             delay = min(2 * delay, _LONGEST_DELAY)
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Raises: UserError ``bad_setting``."""
+    account = ACCOUNT / "ca.crt"
+    chosen = ca_file or (account if account.is_file() else None)
+    try:
+        context = ssl.create_default_context(cafile=chosen)
+    except OSError as error:  # as is ssl.SSLError
+        raise UserError(
+            f"{chosen} has no certificates that can be read ({error}); set LCL_KUBERNETES_CA_FILE to a PEM file with "
+            "those of the authority of the API server's certificate",
+            code="bad_setting",
+        ) from error
+    # Python 3.13 demands key identifiers of every certificate, which those of many clusters lack, as of Amazon EKS.
+    # Chain, dates and host name are checked without that flag too.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 def _parse_object(text: bytes | str) -> Object:

@@ -12,6 +12,7 @@ import copy
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -293,14 +294,16 @@ class _HttpServer(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serve_http(api: ApiServer) -> Iterator[str]:
+def serve_http(api: ApiServer, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Its address, on a free port of this machine."""
     server = _HttpServer(("127.0.0.1", 0), _Handler)
     server.api = api
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}"
     finally:
         api.is_closed = True
         api.drop_watches()
