@@ -131,7 +131,8 @@ class Executor(Protocol):
         Args:
             remember: called before any process starts, where another worker could re-attach.
 
-        Raises (on entry): NoCapacity, MachineLost, OSError, and what ``remember`` and ``request.check`` raise.
+        Raises (on entry): NoCapacity, MachineLost, OSError, UserError for a setting that the engine refuses, and what
+            ``remember`` and ``request.check`` raise.
         """
 
     def attach(self, handle: Handle, run_dir: RunDir) -> AbstractContextManager[Job]:

@@ -262,7 +262,7 @@ class SlurmExecutor:
                 f"Slurm does not answer ({error}); is slurmctld running?", code="executor_unreachable"
             ) from error
         if not nodes:
-            log.warning("slurm_has_no_nodes", partition=partition or "any")
+            log.warning("slurm_has_no_nodes", partition=partition or "that of sbatch")
         yield
 
     def capacity(self) -> EngineCapacity | None:
@@ -283,7 +283,7 @@ class SlurmExecutor:
         return EngineCapacity("slurm", len(free), float(total_cpus), float(total_gpus), has_gpus, float(cpus))
 
     def start(self, request: JobRequest, remember: Callable[[Handle], None]) -> SlurmJob:
-        """Raises: NoCapacity, MachineLost, OSError."""
+        """Raises: NoCapacity, MachineLost, OSError; UserError ``bad_setting`` for the time limit."""
         name = f"lcl-{request.name}-{secrets.token_hex(4)}"
         handle: Handle = {"executor": "slurm", "name": name, "nodes": request.nodes}
         remember(handle)  # before the job has an id: it is found by its name
@@ -361,7 +361,8 @@ class SlurmExecutor:
     def _submit(self, request: JobRequest, name: str, gpus: int, folder: JobFolder) -> str:
         """Id of the job, which is submitted once, also where the controller's answer was lost.
 
-        Raises: NoCapacity, SlurmUnreachable, SlurmRefused, what ``request.check`` raises.
+        Raises: NoCapacity, SlurmUnreachable, SlurmRefused, what ``request.check`` raises; UserError ``bad_setting`` for
+            a time limit that the partition does not allow.
         """
         command = [sys.executable, "-P", "-m", "workers.executors.slurm_node", str(folder.path)]
         env = job_environment(os.environ, request.env)
@@ -379,6 +380,13 @@ class SlurmExecutor:
         except SlurmRefused as error:
             if error.transient:
                 raise NoCapacity(f"Slurm does not accept a job at present: {error}") from error
+            if error.bad_time_limit:
+                limit = f"'{self._settings.slurm_time}'" if self._settings.slurm_time else "not set"
+                raise UserError(
+                    f"LCL_SLURM_TIME is {limit}, and Slurm does not accept the time limit of its jobs ({error}); set "
+                    "it to one that the partition allows (MaxTime of `scontrol show partition`), then resume the run",
+                    code="bad_setting",
+                ) from error
             raise
         return job_id
 

@@ -33,7 +33,8 @@ _SEPARATOR = "|"
 _CLUSTER = ("SLURM_CONF",)  # where the commands find their cluster
 _FILTERS = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own defaults of these commands
 _UNKNOWN_JOB = "Invalid job id"
-_POLICY = re.compile(r"violates accounting/QOS policy|Limit\b|temporarily unable to accept", re.IGNORECASE)
+_POLICY = re.compile(r"violates accounting/QOS policy|\w+Limit\b|temporarily unable to accept")
+_TIME_LIMIT = re.compile("time limit is invalid", re.IGNORECASE)
 _UNREACHABLE = re.compile(
     r"Unable to contact slurm controller|Socket timed out|Connection refused|Connection timed out|Zero Bytes"
     r"|Unexpected message received|Communication .*failure|Transport endpoint|temporarily unavailable"
@@ -47,11 +48,17 @@ class SlurmUnreachable(Exception):
 
 
 class SlurmRefused(Exception):
-    """Slurm has refused a job. ``transient``: by a limit that other jobs use up at present."""
+    """Slurm has refused a job.
+
+    Attributes:
+        bad_time_limit: for its time limit, as it would any other time.
+        transient: by a limit that other jobs use up at present.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.transient = _POLICY.search(message) is not None
+        self.bad_time_limit = _TIME_LIMIT.search(message) is not None
+        self.transient = not self.bad_time_limit and _POLICY.search(message) is not None
 
 
 class JobPhase(Enum):
@@ -182,11 +189,15 @@ class SlurmCommands:
         self._signal(["--signal=KILL", f"{job_id}.0"])
 
     def nodes(self) -> list[NodeCapacity]:
-        """Nodes of the partition that take jobs. Raises: SlurmUnreachable, SlurmRefused."""
-        columns = ",".join(f"{column}:{_SEPARATOR}" for column in ("NodeList", "StateLong", "CPUsState", "Gres"))
-        chosen = [f"--partition={self._settings.slurm_partition}"] if self._settings.slurm_partition else []
-        query = ["sinfo", "--noheader", "--Node", *chosen, f"--Format={columns},GresUsed:{_SEPARATOR}"]
-        return parse_nodes(self._query(query))
+        """Nodes that take jobs, of the partitions to which jobs are submitted. Raises: SlurmUnreachable, SlurmRefused.
+
+        Partition and reservation may be those of the worker's environment, which sbatch reads too.
+        """
+        columns = ",".join(f"{column}:{_SEPARATOR}" for column in _NODE_COLUMNS)
+        partition = self._settings.slurm_partition or os.environ.get("SBATCH_PARTITION", "")
+        chosen = [f"--partition={partition}"] if partition else []
+        lines = self._query(["sinfo", "--noheader", "--Node", *chosen, f"--Format={columns}"])
+        return parse_nodes(lines, chosen=bool(partition), reserved=bool(os.environ.get("SBATCH_RESERVATION")))
 
     def _signal(self, arguments: Sequence[str]) -> None:
         try:
@@ -259,19 +270,28 @@ def parse_state(lines: Collection[str], name: str) -> JobState | None:
     return None
 
 
+_NODE_COLUMNS = ("NodeList", "Partition", "StateLong", "CPUsState", "Gres", "GresUsed")
 _TAKES_JOBS = re.compile(r"(idle|mixed|allocated|completing|planned)[~#%^+-]?$")
-_GPUS = re.compile(r"\bgpu(?::[^:,()]+)?:(\d+)")
+# nodes of a reservation; $: of one for maintenance, while the node has jobs. A node that does not respond is maint*
+_RESERVED = re.compile(r"(reserved|maint|(idle|mixed|allocated|completing)\$)$")
+_GPUS = re.compile(r"\bgpu(?::(?:\(null\)|[^:,()]+))?:(\d+)")
 
 
-def parse_nodes(lines: Collection[str]) -> list[NodeCapacity]:
-    """Of ``sinfo --Node --Format=NodeList,StateLong,CPUsState,Gres,GresUsed``, with a separator after each column.
+def parse_nodes(lines: Collection[str], *, chosen: bool = False, reserved: bool = False) -> list[NodeCapacity]:
+    """Of ``sinfo --Node --Format=…`` with the columns of _NODE_COLUMNS, and a separator after each.
 
     A node that is in several partitions comes several times.
+
+    Args:
+        chosen: jobs go to any of these partitions; else to the default one, if there is one: its name ends with ``*``.
+        reserved: jobs may use nodes of a reservation.
     """
+    rows = [[column.strip() for column in line.split(_SEPARATOR)[: len(_NODE_COLUMNS)]] for line in lines]
+    if not chosen:
+        rows = [row for row in rows if row[1].endswith("*")] or rows
     nodes = {}
-    for line in lines:
-        name, state, cpus, gres, used = (column.strip() for column in line.split(_SEPARATOR)[:5])
-        if not _TAKES_JOBS.match(state.lower()):
+    for name, _, state, cpus, gres, used in rows:
+        if not (_TAKES_JOBS.match(state.lower()) or (reserved and _RESERVED.match(state.lower()))):
             continue
         _, idle, _, total = (int(count) for count in cpus.split("/"))
         gpus = _count_gpus(gres)
@@ -280,5 +300,5 @@ def parse_nodes(lines: Collection[str]) -> list[NodeCapacity]:
 
 
 def _count_gpus(gres: str) -> int:
-    """``gpu:2``, ``gpu:a100:4(S:0-1),nic:1``, ``gpu:a100:2(IDX:0-1)``, ``(null)``."""
+    """``gpu:2``, ``gpu:a100:4(S:0-1),nic:1``, ``gpu:a100:2(IDX:0-1)``, ``gpu:(null):3(IDX:0-2)``, ``(null)``."""
     return sum(int(count) for count in _GPUS.findall(gres))

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import RunDir
+from workers.executors.base import JobRequest
+from workers.executors.slurm import SlurmExecutor
 from workers.executors.slurm_commands import (
     JobPhase,
     JobState,
@@ -25,17 +29,24 @@ from workers.executors.slurm_commands import (
 )
 from workers.settings import WorkerSettings
 
-# sinfo --noheader --Node --Format=NodeList:|,StateLong:|,CPUsState:|,Gres:|,GresUsed:|
+# sinfo --noheader --Node --Format=NodeList:|,Partition:|,StateLong:|,CPUsState:|,Gres:|,GresUsed:|
 NODES = """
-n1|mixed|1/1/0/2|gpu:a100:2,nic:1|gpu:a100:1(IDX:1),nic:0|
-n1|mixed|1/1/0/2|gpu:a100:2,nic:1|gpu:a100:1(IDX:1),nic:0|
-n2|idle|0/1/0/1|gpu:1|gpu:0|
-n3|drained|0/0/1/1|(null)|(null)|
-n4|down|0/0/1/1|(null)|(null)|
-n5|idle|0/1/0/1|(null)|(null)|
-n6|draining|1/0/0/1|(null)|(null)|
-n7|idle~|0/8/0/8|gpu:h100:8(S:0-1)|gpu:h100:0(IDX:N/A)|
-n8|idle*|0/8/0/8|(null)|(null)|
+n1|main*|mixed|1/1/0/2|gpu:a100:2,nic:1|gpu:a100:1(IDX:1),nic:0|
+n1|urgent|mixed|1/1/0/2|gpu:a100:2,nic:1|gpu:a100:1(IDX:1),nic:0|
+n2|main*|idle|0/1/0/1|gpu:1|gpu:0|
+n3|main*|drained|0/0/1/1|(null)|(null)|
+n4|main*|down|0/0/1/1|(null)|(null)|
+n5|main*|idle|0/1/0/1|(null)|(null)|
+n6|main*|draining|1/0/0/1|(null)|(null)|
+n7|main*|idle~|0/8/0/8|gpu:h100:8(S:0-1)|gpu:h100:0(IDX:N/A)|
+n8|main*|idle*|0/8/0/8|(null)|(null)|
+n9|main*|mixed|3/5/0/8|gpu:8(S:0-1)|gpu:(null):3(IDX:0-2)|
+n10|urgent|idle|0/4/0/4|(null)|(null)|
+n11|main*|reserved|0/4/0/4|(null)|(null)|
+n12|main*|maint|0/4/0/4|(null)|(null)|
+n13|main*|maint*|0/4/0/4|(null)|(null)|
+n14|main*|allocated$|4/0/0/4|(null)|(null)|
+n15|main*|draining$|4/0/0/4|(null)|(null)|
 """
 # squeue --noheader --states=all --format=%T|%r|%N|%j
 JOBS = """
@@ -58,6 +69,14 @@ ANSWERS = {
         "and/or time limits)",
         1,
     ),
+    "time": (
+        "",
+        "sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
+        1,
+    ),
+    "at most": ("", "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed", 1),
+    "nothing": ("", "", 0),
+    "nodes": (NODES, "", 0),
     "submitted": ("11;lcl\n", "", 0),
     "ended": ("", "scancel: error: Kill job error on job step id 9.0: Invalid job id specified", 1),
 }
@@ -95,7 +114,42 @@ def test_nodes_that_take_jobs_and_what_is_free() -> None:
         NodeCapacity("n2", 1, 1, 1, 1),
         NodeCapacity("n5", 1, 1, 0, 0),
         NodeCapacity("n7", 8, 8, 8, 8),
+        NodeCapacity("n9", 8, 5, 8, 5),
     ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "environment", "asked", "counted"),
+    [
+        ("", {}, None, ["n1", "n2", "n5", "n7", "n9"]),
+        ("", {"SBATCH_PARTITION": "main,urgent"}, "main,urgent", ["n1", "n2", "n5", "n7", "n9", "n10"]),
+        ("urgent", {"SBATCH_PARTITION": "main"}, "urgent", ["n1", "n2", "n5", "n7", "n9", "n10"]),
+        ("", {"SBATCH_RESERVATION": "team"}, None, ["n1", "n2", "n5", "n7", "n9", "n11", "n12", "n14"]),
+    ],
+)
+def test_nodes_are_those_to_which_sbatch_submits(
+    answer: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    environment: dict[str, str],
+    asked: str | None,
+    counted: list[str],
+) -> None:
+    """sinfo answers here as if it did not select."""
+    called = answer("sinfo", "nodes")
+    for name in ("SBATCH_PARTITION", "SBATCH_RESERVATION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = SlurmCommands(WorkerSettings(slurm_partition=setting)).nodes()
+    assert [node.name for node in found] == counted
+    arguments, _ = json.loads(called.read_text())
+    assert [each for each in arguments if "partition" in each] == ([f"--partition={asked}"] if asked else [])
+
+
+def test_without_a_default_partition_all_count() -> None:
+    lines = [line.replace("main*", "main") for line in NODES.split()]
+    assert [node.name for node in parse_nodes(lines)][-1] == "n10"
 
 
 def test_a_state_is_that_of_the_job_of_this_name() -> None:
@@ -169,12 +223,26 @@ def test_what_is_true_of_the_workers_machine_alone_stays_there() -> None:
     assert not {"CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "AWS_SECRET_ACCESS_KEY"} & environment.keys()
 
 
-@pytest.mark.parametrize(("name", "transient"), [("partition", False), ("limit", True)])
+@pytest.mark.parametrize(
+    ("name", "transient"), [("partition", False), ("limit", True), ("at most", True), ("time", False)]
+)
 def test_a_refused_job(commands: SlurmCommands, answer: Answer, tmp_path: Path, name: str, transient: bool) -> None:
     answer("sbatch", name)
     with pytest.raises(SlurmRefused) as caught:
         commands.submit("name", 1, 0, tmp_path, os.environ, ["true"])
     assert caught.value.transient is transient
+
+
+@pytest.mark.parametrize(("limit", "said"), [("30-0", "LCL_SLURM_TIME is '30-0'"), ("", "LCL_SLURM_TIME is not set")])
+def test_a_time_limit_that_slurm_never_accepts_is_a_wrong_setting(
+    answer: Answer, tmp_path: Path, limit: str, said: str
+) -> None:
+    for program, name in (("sbatch", "time"), ("squeue", "nothing")):
+        answer(program, name)
+    request = JobRequest("toy_run", RunDir(tmp_path), "title", name="run_1")
+    with pytest.raises(UserError, match=f"{said}.*MaxTime") as caught:
+        SlurmExecutor(WorkerSettings(slurm_time=limit)).start(request, lambda handle: None)
+    assert caught.value.code == "bad_setting"
 
 
 def test_a_query_is_repeated_until_the_controller_answers() -> None:
