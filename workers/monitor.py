@@ -32,18 +32,23 @@ log = structlog.get_logger(__name__)
 
 
 class WorkClock:
-    """Seconds of work on a run: those of earlier attempts, and those since ``start``."""
+    """Seconds of work on a run: those of earlier attempts, and those since ``start`` without pauses. Thread-safe."""
 
     def __init__(self, earlier_seconds: float) -> None:
-        self._earlier = earlier_seconds
-        self._started: float | None = None
+        self._counted: tuple[float, float | None] = (earlier_seconds, None)  # until the last pause; since when it runs
 
     def start(self) -> None:
-        self._started = time.monotonic()
+        if self._counted[1] is None:
+            self._counted = (self._counted[0], time.monotonic())
+
+    def pause(self) -> None:
+        """Until the next ``start`` no second counts."""
+        self._counted = (self.seconds, None)
 
     @property
     def seconds(self) -> float:
-        return self._earlier + (0.0 if self._started is None else time.monotonic() - self._started)
+        earlier, started = self._counted
+        return earlier + (0.0 if started is None else time.monotonic() - started)
 
 
 class JobMonitor:
@@ -111,7 +116,11 @@ class JobMonitor:
 
     def _check(self) -> None:
         self._unsaved.read_from(self._tail)
-        self._progress.observe(self._unsaved.count, self._run_dir)
+        if self._process.is_paused:
+            self._clock.pause()
+        else:
+            self._clock.start()
+            self._progress.observe(self._unsaved.count, self._run_dir)
         state = None
         try:
             self._lease.check()

@@ -74,6 +74,7 @@ class Job(Protocol):
         identity: what the worker's log says of it.
         log_file: with the output of the process whose exit status counts.
         log_start: byte offset there of this attempt's output.
+        is_paused: the engine has suspended the processes, as far as it is known: no deadline counts meanwhile.
     """
 
     @property
@@ -82,6 +83,8 @@ class Job(Protocol):
     def log_file(self) -> Path: ...
     @property
     def log_start(self) -> int: ...
+    @property
+    def is_paused(self) -> bool: ...
 
     def wait(self, seconds: float) -> int | None:
         """Exit status of the job (negative: of the signal that killed it), or None if it still runs.

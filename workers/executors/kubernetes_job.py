@@ -54,6 +54,8 @@ class KubernetesJob:
         closed: called when nobody supervises it here any more.
     """
 
+    is_paused = False  # a JobSet that is suspended loses its pods
+
     def __init__(
         self, client: KubernetesClient, settings: WorkerSettings, handle: Handle, owner: str, run_dir: RunDir
     ) -> None:

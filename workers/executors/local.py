@@ -81,6 +81,8 @@ class JobProcess:
         env: further environment variables.
     """
 
+    is_paused = False
+
     def __init__(
         self,
         module: str,

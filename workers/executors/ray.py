@@ -176,6 +176,8 @@ class _ActorNode(NamedTuple):
 class RayJob:
     """The processes of one job in the actors of a placement group."""
 
+    is_paused = False
+
     def __init__(
         self,
         name: str,

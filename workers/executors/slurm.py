@@ -85,6 +85,7 @@ class SlurmJob:
         self._query_seconds, self._detachable = query_seconds, detachable
         self._renew_at = self._query_at = self._read_at = 0.0
         self._answered_at = time.monotonic()  # by Slurm
+        self._state: JobState | None = None  # as it answered last
         self._all_ended_at: float | None = None
         self._statuses: dict[int, int] = {}  # in the order in which they were seen
         self._stopped = self._detached = self._removed = False
@@ -101,6 +102,10 @@ class SlurmJob:
     @property
     def log_start(self) -> int:
         return self._folder.read_report(self._decisive).log_start or 0
+
+    @property
+    def is_paused(self) -> bool:
+        return self._state is not None and self._state.is_paused
 
     @property
     def _decisive(self) -> int:
@@ -154,7 +159,7 @@ class SlurmJob:
             log.warning("slurm_unreachable", problem=str(error))
             self._query_at = time.monotonic() + _UNREACHABLE_SECONDS
             return None
-        self._answered_at = time.monotonic()
+        self._answered_at, self._state = time.monotonic(), state
         running = state is not None and state.phase in (JobPhase.RUNNING, JobPhase.COMPLETING)
         if running and (self._all_ended_at is None or time.monotonic() < self._all_ended_at + _END_SECONDS):
             return None
@@ -400,7 +405,9 @@ class SlurmExecutor:
             if state is None or state.phase in (JobPhase.COMPLETING, JobPhase.ENDED):
                 self._check_started(state, folder, request.nodes)
                 return
-            if state.phase is JobPhase.RUNNING:
+            if state.is_paused:
+                running_since = float("inf")
+            elif state.phase is JobPhase.RUNNING:
                 running_since = min(running_since, moment)
             elif moment > submitted + wait:
                 self._commands.cancel(job_id, pending_only=True)  # it may just have been started

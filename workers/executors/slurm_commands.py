@@ -78,6 +78,7 @@ _PHASES = {
     "RECONFIG_FAIL REVOKED TIMEOUT",
 }
 PHASES = {state: phase for phase, states in _PHASES.items() for state in states.split()}
+_PAUSED = ("SUSPENDED", "STOPPED")  # by an operator, or for jobs of a higher priority
 # not ended by its own processes: another attempt goes on from the last checkpoint
 HANDED_BACK = {
     "BOOT_FAIL": "a node did not boot",
@@ -103,6 +104,11 @@ class JobState:
     @property
     def phase(self) -> JobPhase:
         return PHASES.get(self.state, JobPhase.RUNNING)
+
+    @property
+    def is_paused(self) -> bool:
+        """Its processes have been suspended, and go on some time."""
+        return self.state in _PAUSED
 
     @property
     def loss(self) -> str | None:

@@ -510,6 +510,13 @@ def test_the_end_of_a_job_is_what_slurm_and_its_processes_say(
         assert job.wait(0) == expected
 
 
+@pytest.mark.parametrize(("state", "paused"), [("SUSPENDED", True), ("STOPPED", True), ("RUNNING", False)])
+def test_a_job_that_slurm_suspends_is_paused(tmp_path: Path, state: str, paused: bool) -> None:
+    job = job_in(tmp_path, state, {})
+    assert not job.is_paused
+    assert (job.wait(0), job.is_paused) == (None, paused)
+
+
 def test_the_log_is_that_of_the_process_that_failed(tmp_path: Path) -> None:
     job = job_in(tmp_path, "FAILED", {0: ExitCode.CANCELLED, 1: ExitCode.CRASH})
     assert (job.wait(0), job.log_file.name, job.log_start) == (ExitCode.CRASH, "log-1.txt", 10)

@@ -1,0 +1,123 @@
+"""Deadlines of a job: what counts against them, by a clock that the test moves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lcl_core.common.run_dir import RunDir
+from lcl_core.db import queue as db_queue
+from lcl_core.db.leases import Claim
+from lcl_core.db.session import Database
+from workers import monitor as monitor_module
+from workers.executors.base import Job
+from workers.exit_outcome import StopReason
+from workers.job_output import MetricsTail
+from workers.lease_keeper import LeaseKeeper
+from workers.monitor import JobMonitor, WorkClock
+from workers.settings import WorkerSettings
+
+Monitor = Callable[[Any], JobMonitor]
+TIMEOUT, HUNG = 400.0, 100.0
+CHECK_SECONDS = 5.0
+
+
+class SilentJob(Job):
+    """Makes no progress, and ends when it is stopped, or after ``checks``.
+
+    Args:
+        pauses: numbers of the checks during which the engine has suspended it.
+    """
+
+    log_start, identity = 0, {}  # type: ignore[assignment]
+
+    def __init__(self, clock: list[float], checks: int, pauses: range) -> None:
+        self._clock, self._checks, self._pauses = clock, checks, pauses
+        self._number = 0
+
+    @property
+    def log_file(self) -> Path:
+        return Path("log.txt")
+
+    @property
+    def is_paused(self) -> bool:
+        return self._number in self._pauses
+
+    def wait(self, seconds: float) -> int | None:
+        self._clock[0] += CHECK_SECONDS
+        self._number += 1
+        return 0 if self._number > self._checks else None
+
+    def kill(self) -> int:
+        self._checks = 0
+        return -9
+
+    def dump_stacks(self) -> str:
+        return "no stacks"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    moment = [1000.0]
+    monkeypatch.setattr(monitor_module.time, "monotonic", lambda: moment[0])
+    return moment
+
+
+@pytest.fixture
+def monitor(
+    database: Database, settings: WorkerSettings, queue: Callable[..., str], tmp_path: Path
+) -> Iterator[Monitor]:
+    queue(spec={"timeout_seconds": TIMEOUT})
+    with database.session() as session:
+        claim = db_queue.claim_next(session, "worker", 60.0)
+    assert isinstance(claim, Claim)
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.prepare({})
+    settings.hung_seconds = HUNG
+    tail = MetricsTail(run_dir.metrics_file)
+    lease: Any = SimpleNamespace(
+        check=lambda: None,
+        protect=nullcontext,
+        persist=lambda write: write(),
+        answered_for=lambda seconds: True,
+        ended_process=False,
+    )
+
+    def create(job: SilentJob) -> JobMonitor:
+        lease.end_process = lambda *_, **__: job.kill()
+        where: tuple[RunDir, MetricsTail, LeaseKeeper] = (run_dir, tail, lease)
+        return JobMonitor(database, settings, claim, job, *where, WorkClock(0.0), threading.Event())
+
+    yield create
+    tail.close()
+
+
+@pytest.mark.parametrize(
+    ("hung_seconds", "pauses", "reason"),
+    [
+        (HUNG, range(0), StopReason.HUNG),
+        (HUNG, range(10, 190), None),
+        (HUNG, range(10, 100), StopReason.HUNG),
+        (1e6, range(0), StopReason.TIMEOUT),
+        (1e6, range(10, 190), None),
+        (1e6, range(10, 20), StopReason.TIMEOUT),
+    ],
+)
+def test_the_time_for_which_an_engine_suspends_a_job_counts_against_no_deadline(
+    monitor: Monitor,
+    settings: WorkerSettings,
+    clock: list[float],
+    hung_seconds: float,
+    pauses: range,
+    reason: StopReason | None,
+) -> None:
+    """200 checks are 1,000 s."""
+    settings.hung_seconds = hung_seconds
+    exited = monitor(SilentJob(clock, 200, pauses)).until_exit()
+    assert exited.stop_reason is reason
