@@ -58,6 +58,9 @@ _CRASH_GRACE_SECONDS = 5.0  # for other nodes to write their errors, after one h
 _POLL_SECONDS = 0.5
 _RENEW_SECONDS = 2.0  # between two signs of life of a worker
 _THREADS = 8  # of an actor: one waits for the process, the others answer calls
+# for which a call waits for the process. Those of workers that are gone have a thread until then, so this is far below
+# _ANSWER_SECONDS
+_EXIT_SECONDS = 10.0
 log = structlog.get_logger(__name__)
 
 
@@ -104,11 +107,12 @@ class NodeProcess:
             self._process = JobProcess(module, folder, title, protocols, env)
             return self._process.log_start
 
-    def wait_exit(self) -> int:
-        """Exit status of the process. Its group is killed, as helpers may be left."""
+    def wait_exit(self, seconds: float) -> int | None:
+        """Exit status of the process, whose group is killed, as helpers may be left; None: it still runs."""
         assert self._process is not None, "start comes first"
-        while (status := self._process.wait(_POLL_SECONDS)) is None:
-            pass
+        status = self._process.wait(seconds)
+        if status is None:
+            return None
         with self._lock:
             if self._status is None:
                 self._status = status
@@ -193,7 +197,7 @@ class RayJob:
         self._name, self._owner, self._group, self._actors = name, owner, group, actors
         self._run_dir, self._nodes = run_dir, nodes
         self._renew_at = 0.0
-        self._pending = {actor.wait_exit.remote(): number for number, actor in enumerate(actors)}
+        self._pending = {self._await_exit(number): number for number in range(len(actors))}
         self._statuses: dict[int, int] = {}
         self._decisive = 0  # node whose exit status counts
         self._kill_others_at = float("inf")
@@ -225,19 +229,28 @@ class RayJob:
                 actor.renew.remote(self._owner)
         ended, _ = ray.wait([*self._pending], num_returns=1, timeout=seconds)
         for reference in ended:
-            number = self._pending.pop(reference)
+            number, status = self._pending.pop(reference), None
             try:
-                self._record_status(number, ray.get(reference))
+                status = ray.get(reference)
             except ActorDiedError as error:
                 self._record_death(number, error)
+                continue
             except RayActorError:  # it cannot be reached for the moment
-                self._pending[self._actors[number].wait_exit.remote()] = number
+                pass
+            if status is None:
+                self._pending[self._await_exit(number)] = number
+            else:
+                self._record_status(number, status)
         if self._pending and time.monotonic() > self._kill_others_at:
             self._kill_others_at = float("inf")
             self.signal_group(signal.SIGKILL)
         if self._pending:
             return None
         return combined_status([*self._statuses.values()])
+
+    def _await_exit(self, number: int) -> Any:
+        """The answer of an actor once its process has ended, or has not for _EXIT_SECONDS."""
+        return self._actors[number].wait_exit.remote(_EXIT_SECONDS)
 
     def terminate(self) -> None:
         for actor in self._actors:
@@ -253,7 +266,7 @@ class RayJob:
             if not self._removed and self._owns():
                 self.signal_group(signal.SIGKILL)
                 with contextlib.suppress(RayError):
-                    exits = [actor.wait_exit.remote() for actor in self._actors]
+                    exits = [self._await_exit(number) for number in range(len(self._actors))]
                     ray.wait(exits, num_returns=len(exits), timeout=_KILL_SECONDS)
                 self._remove()
         known = [*self._statuses.values()]
@@ -407,12 +420,12 @@ class RayExecutor:
             nodes = [_ActorNode(fact["node"], fact["log_start"]) for fact in facts]
             if any(node.log_start is None for node in nodes):
                 raise ValueError("it was not started on all of its nodes")
-        except (ValueError, ActorDiedError) as error:
+            return RayJob(name, owner, group, actors, run_dir, nodes, detachable=self._settings.ray_detach)
+        except (ValueError, TypeError, ActorDiedError) as error:  # TypeError: actors of another version of this module
             _remove_group(group)
             raise MachineLost(f"its processes are not all there: {_first_line(error)}") from error
         except RayError as error:
             raise EngineUnreachable(f"an actor of its processes does not answer: {_first_line(error)}") from error
-        return RayJob(name, owner, group, actors, run_dir, nodes, detachable=self._settings.ray_detach)
 
     def _await_place(self, group: PlacementGroup, request: JobRequest) -> None:
         """Raises: NoCapacity; what ``request.check`` raises."""

@@ -272,6 +272,24 @@ def test_who_has_lost_a_job_cannot_stop_it(executor: RayExecutor, tmp_path: Path
         executor.attach(handles[0], run_dir)
 
 
+def test_a_job_answers_after_any_number_of_re_attachments(
+    executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """The calls of workers that are gone wait for its exit too, and an actor has few threads."""
+    monkeypatch.setattr(ray_module, "_EXIT_SECONDS", 0.5)
+    run_dir, handles = prepared(tmp_path / "run"), []
+    with executor.start(JobRequest("toy_run", run_dir, "title", name="often"), handles.append) as job:
+        eventually(run_dir.metrics_file.exists, "a step")
+        job.detach()
+    for _ in range(ray_module._THREADS):
+        with executor.attach(handles[0], run_dir) as job:
+            job.detach()
+    with executor.attach(handles[0], run_dir) as job:
+        assert job.wait(1.0) is None, "it goes on"
+        job.terminate()
+        eventually(lambda: job.wait(0.2) == ExitCode.CANCELLED, "its end")
+
+
 def test_an_actor_that_does_not_answer_in_time_has_lost_no_job(
     executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
@@ -352,6 +370,35 @@ def test_a_gang_gets_all_its_nodes_or_none(
     assert folder.log_file.exists()
     for number in (1, 2):
         assert f"node {number} of 3" in (folder.artifacts / f"log-{number}.txt").read_text()
+
+
+class AnsweringActor:
+    """Of an actor whose process runs until it has been asked so often. A reference is the answer itself."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+        self.wait_exit = self.renew = self
+
+    def remote(self, argument: float | str) -> tuple[int | None]:
+        if isinstance(argument, str):
+            return (None,)
+        self.calls -= 1
+        return (None if self.calls > 0 else int(ExitCode.USER_ERROR),)
+
+
+def test_a_call_for_an_exit_status_ends_and_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each worker that has detached would have a thread of the actor until the process ends."""
+    node = ray_module.NodeProcess(300.0, 30.0)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "goes_on.py").write_text("import time; time.sleep(60)")
+    node.start("goes_on", str(tmp_path), "log.txt", "title", [], {})
+    assert node.wait_exit(0.05) is None
+    assert node.send_signal("", signal.SIGKILL, True)
+    assert node.wait_exit(30.0) == -signal.SIGKILL
+    monkeypatch.setattr(ray, "wait", lambda pending, **_: (pending[:1], pending[1:]))
+    monkeypatch.setattr(ray, "get", lambda reference: reference[0])
+    job = ray_module.RayJob("job", "owner", None, [AnsweringActor(3)], RunDir(tmp_path), [], detachable=True)  # type: ignore[arg-type]
+    assert [job.wait(0), job.wait(0), job.wait(0)] == [None, None, ExitCode.USER_ERROR]
 
 
 def prepared(path: Path) -> RunDir:
