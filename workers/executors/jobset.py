@@ -39,7 +39,7 @@ MANAGER_LABELS = {"app.kubernetes.io/managed-by": "lcl-worker"}
 OWNER_ANNOTATION = "lcl/owner"  # token of the worker that may stop the job
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-_GROUP = "node"  # name of the replicated job, and part of the names of pods
+GROUP = "node"  # name of the replicated job and of its container, and part of the names of pods
 _PORT = 29_500  # where the ranks meet: a pod has its ports for itself
 _USER = 10_001  # of the image
 _KEPT_SECONDS = 86_400  # for which a finished JobSet waits for a worker that reads its end
@@ -140,7 +140,7 @@ class PodProcess:
         task = self._task
         if task.nodes == 1:
             return {}
-        host = f"{task.job}-{_GROUP}-0-0.{task.job}"  # the name of node 0 in the network of the JobSet
+        host = f"{task.job}-{GROUP}-0-0.{task.job}"  # the name of node 0 in the network of the JobSet
         return NodeInfo(self._node, task.nodes, host, _PORT, task.seconds).to_env()
 
     def _until_exit(self, process: JobProcess) -> int:
@@ -224,7 +224,7 @@ def build_jobset(
             "failurePolicy": {"maxRestarts": 0},
             "network": {"enableDNSHostnames": request.nodes > 1, "publishNotReadyAddresses": True},
             "replicatedJobs": [
-                {"name": _GROUP, "replicas": 1, "template": {"metadata": {"labels": labels}, "spec": job}}
+                {"name": GROUP, "replicas": 1, "template": {"metadata": {"labels": labels}, "spec": job}}
             ],
         },
     }
@@ -283,7 +283,7 @@ def _container(settings: WorkerSettings, request: JobRequest, name: str) -> dict
     gpus = {settings.kubernetes_gpu_resource: request.gpus} if request.gpus and settings.kubernetes_gpu_resource else {}
     environment = _environment(settings, request, has_gpus=bool(gpus))
     container: dict[str, Any] = {
-        "name": _GROUP,
+        "name": GROUP,
         "image": settings.kubernetes_image,
         "command": ["python", "-m", "workers.executors.jobset", json.dumps(asdict(task))],
         "env": [{"name": key, "value": value} for key, value in sorted(environment.items())],

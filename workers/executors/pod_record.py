@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from signal import SIGKILL
 from typing import Any, NamedTuple
 
-from workers.executors.jobset import INDEX_LABEL
+from lcl_core.common.run_dir import ExitCode
+from workers.executors.jobset import GROUP, INDEX_LABEL
 
 # Kubelets and the API server have clocks of their own. Pods that the Job deletes because one has failed must not seem
 # to have been deleted before.
@@ -39,7 +41,8 @@ class PodRecord:
 
     Attributes:
         node: of the run.
-        status: exit status of its process, negative for a signal; None: unknown.
+        status: exit status of its process, negative for a signal; None: unknown. That of a job without memory where
+            the kubelet says so.
         finished: when that was.
         gone: the API server does not have it any more.
         deleted: when its deletion was requested; infinite: not that anybody knows.
@@ -83,7 +86,8 @@ class PodRecord:
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
                 self.waiting = str(condition.get("message") or condition.get("reason", ""))
         for container in status.get("containerStatuses", ()):
-            self._merge_container(container.get("state", {}))
+            if container["name"] == GROUP:  # others were injected, such as the proxy of a service mesh
+                self._merge_container(container.get("state", {}))
         phase = status.get("phase")
         self.terminal |= phase in ("Succeeded", "Failed")
         disruption = find_condition(pod, "DisruptionTarget")
@@ -107,6 +111,11 @@ class PodRecord:
             return
         code = int(ended["exitCode"])
         self.status = code if code <= _SIGNAL_STATUS else _SIGNAL_STATUS - code
+        if ended.get("reason") == "OOMKilled" and self.status in (
+            ExitCode.CRASH,
+            -SIGKILL,
+        ):  # or one of its helpers was
+            self.status = ExitCode.OUT_OF_MEMORY
         self.finished = _seconds(ended.get("finishedAt"))
 
     def _disrupt(self, moment: float, how: str) -> None:

@@ -26,6 +26,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
+from workers.executors.jobset import GROUP
+
 TOKEN = "token-of-the-worker"
 NAMESPACE = "lcl"
 JOBSETS = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets"
@@ -412,7 +414,7 @@ class ProcessCluster(ApiServer):
             code = status if status >= 0 else 128 - status
             ended = {"terminated": {"exitCode": code, "finishedAt": moment()}}
             phase = "Failed" if code else "Succeeded"
-            self.change(PODS, name, status={"phase": phase, "containerStatuses": [{"state": ended}]})
+            self.change(PODS, name, status={"phase": phase, "containerStatuses": [{"name": GROUP, "state": ended}]})
         elif status is not None and deleted:
             self.remove(PODS, name)
 
@@ -430,6 +432,6 @@ class ProcessCluster(ApiServer):
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        running = [{"state": {"running": {"startedAt": moment()}}}]
+        running = [{"name": GROUP, "state": {"running": {"startedAt": moment()}}}]
         status = {"phase": "Running", "conditions": [condition("PodScheduled")], "containerStatuses": running}
         self.change(PODS, name, status=status)

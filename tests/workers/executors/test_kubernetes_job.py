@@ -24,6 +24,7 @@ from tests.workers.executors.kubernetes_cluster import (
 )
 from workers.executors import kubernetes_client, kubernetes_job
 from workers.executors.base import MachineLost
+from workers.executors.jobset import GROUP
 from workers.executors.kubernetes_client import KubernetesClient, KubernetesError, KubernetesUnreachable, ObjectWatch
 from workers.executors.kubernetes_job import KubernetesJob
 from workers.settings import WorkerSettings
@@ -81,13 +82,13 @@ class History:
         return self.random.sample(range(self.nodes), self.nodes)
 
     def run(self, node: int) -> None:
-        running = [{"state": {"running": {"startedAt": moment(self.tick())}}}]
+        running = [{"name": GROUP, "state": {"running": {"startedAt": moment(self.tick())}}}]
         status = {"phase": "Running", "conditions": [condition("PodScheduled")], "containerStatuses": running}
         self.api.change(PODS, self.pod(node), status=status)
 
     def exit(self, node: int, status: int) -> None:
         code = status if status >= 0 else 128 - status
-        ended = [{"state": {"terminated": {"exitCode": code, "finishedAt": moment(self.clock)}}}]
+        ended = [{"name": GROUP, "state": {"terminated": {"exitCode": code, "finishedAt": moment(self.clock)}}}]
         phase = "Failed" if code else "Succeeded"
         self.api.change(PODS, self.pod(node), status={"phase": phase, "containerStatuses": ended})
 
@@ -300,7 +301,9 @@ def test_a_kubelet_that_does_not_know_how_a_container_ended_has_lost_it(
     job = job_in(client, history.api, settings, 1, tmp_path)
     unknown = {"exitCode": 137, "reason": "ContainerStatusUnknown", "finishedAt": None}
     history.put(
-        PODS, history.pod(0), status={"phase": "Failed", "containerStatuses": [{"state": {"terminated": unknown}}]}
+        PODS,
+        history.pod(0),
+        status={"phase": "Failed", "containerStatuses": [{"name": GROUP, "state": {"terminated": unknown}}]},
     )
     job.report_change()
     assert read(job) == LOST

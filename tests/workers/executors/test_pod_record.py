@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from lcl_core.common.run_dir import ExitCode
 from tests.workers.executors.kubernetes_cluster import condition, moment
+from workers.executors.jobset import GROUP
 from workers.executors.pod_record import PodRecord, find_loss
 
 RUNNING: dict[str, Any] = {"metadata": {"name": "jobset"}, "spec": {"suspend": False}}
@@ -16,17 +18,43 @@ START = 1_800_000_000.0
 def record(code: int | None = None, at: float = 0.0, **facts: Any) -> PodRecord:
     """Of a pod whose process ended with that code, if it has."""
     state = {"running": {}} if code is None else {"terminated": {"exitCode": code, "finishedAt": moment(START + at)}}
-    pod = {"metadata": {"name": "a"}, "status": {"phase": "Running", "containerStatuses": [{"state": state}]}}
     found = PodRecord()
-    found.merge(pod)
+    found.merge(pod_with({"name": GROUP, "state": state}))
     for name, value in facts.items():
         setattr(found, name, value)
     return found
 
 
+def pod_with(*containers: dict[str, Any]) -> dict[str, Any]:
+    return {"metadata": {"name": "a"}, "status": {"phase": "Running", "containerStatuses": [*containers]}}
+
+
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (1, 1), (75, 75), (137, -9), (143, -15), (139, -11), (128, 128)])
 def test_an_exit_code_above_128_is_a_signal(code: int, status: int) -> None:
     assert record(code).status == status
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(137, ExitCode.OUT_OF_MEMORY), (1, ExitCode.OUT_OF_MEMORY), (0, 0), (75, 75), (143, -15)]
+)
+def test_a_process_that_the_kernel_killed_for_its_memory_is_out_of_memory(code: int, status: int) -> None:
+    """The kubelet says so too where a helper was killed; what the process made of that counts."""
+    found = PodRecord()
+    ended = {"exitCode": code, "reason": "OOMKilled", "finishedAt": moment(START)}
+    found.merge(pod_with({"name": GROUP, "state": {"terminated": ended}}))
+    assert (found.status, found.finished) == (status, START)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_container_that_was_injected_says_nothing_about_the_process(order: int) -> None:
+    failed = {"terminated": {"exitCode": 2, "finishedAt": moment(START)}}
+    sidecar = {"name": "istio-proxy", "state": failed}
+    found = PodRecord()
+    found.merge(pod_with(*[{"name": GROUP, "state": {"waiting": {"reason": "ImagePullBackOff"}}}, sidecar][::order]))
+    assert (found.status, found.started, found.ended, found.waiting) == (None, False, False, "ImagePullBackOff")
+    done = {"name": GROUP, "state": {"terminated": {"exitCode": 0, "finishedAt": moment(START)}}}
+    found.merge(pod_with(*[done, {**sidecar, "state": {"running": {}}}][::order]))
+    assert (found.status, found.ended) == (0, True)
 
 
 def test_what_was_seen_once_stays() -> None:
