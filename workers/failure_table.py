@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from lcl_core.db.leases import COUNTED, Setbacks
+from lcl_core.db.leases import COUNTED, NO_CAPACITY, Setbacks
 
 # between two attempts of a run whose machine, network or store failed; twice as long each time
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 10.0, 600.0
@@ -95,7 +95,7 @@ _TABLE = (
         "the engine of the executor has lost a machine of the run, or does not answer a worker that re-attaches",
         Policy.DELAYED,
     ),
-    FailureRule("no_capacity", "the engine has not enough free resources for the whole run at present", Policy.WAITING),
+    FailureRule(NO_CAPACITY, "the engine has not enough free resources for the whole run at present", Policy.WAITING),
     FailureRule("run_dir_busy", "another process still has the lock of the run's folder", Policy.DELAYED),
     FailureRule(
         "store_unreachable",

@@ -5,7 +5,7 @@ Every process of the api reports the same deployment metrics: take the ``max`` o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, product
 
@@ -16,10 +16,11 @@ from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from lcl_core.db import runs
-from lcl_core.db.metrics import FAMILIES, INFINITY, MetricFamily, MetricSeries, read_counters
+from lcl_core.db.metrics import FAMILIES, INFINITY, OUTCOMES, MetricFamily, MetricSeries, read_counters
 from lcl_core.db.outbox import count_pending_uploads, pending_deliveries
 from lcl_core.db.session import UNREACHABLE, Database
-from lcl_core.db.workers import gpu_usage, queue_depths, worker_stats
+from lcl_core.db.states import FINISHED
+from lcl_core.db.workers import gpu_usage, longest_capacity_wait, queue_depths, worker_stats
 from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -133,6 +134,8 @@ def _queues(session: Session) -> Iterator[Metric]:
         depth.add_metric(key, queue.depth if queue else 0)
         oldest.add_metric(key, queue.oldest_seconds if queue else 0.0)
     yield from (depth, oldest)
+    words = "Time for which a run has been waiting for capacity of Ray, Slurm or Kubernetes"
+    yield GaugeMetricFamily("lcl_no_capacity_oldest_seconds", words, value=longest_capacity_wait(session))
 
 
 def _workers(session: Session) -> Iterator[Metric]:
@@ -158,7 +161,8 @@ def _gpus(session: Session) -> Iterator[Metric]:
 def _counters(session: Session) -> Iterator[Metric]:
     found = read_counters(session)
     for family in FAMILIES:
-        series = found.get(family.name) or ([] if set(family.labels) != {"kind"} else _zero_series())
+        series = found.get(family.name, [])
+        series = [*series, *_zero_series(family, [each.labels for each in series])]
         yield _histogram(family, series) if family.bounds else _counter(family, series)
 
 
@@ -173,9 +177,16 @@ def _artifacts(session: Session) -> Iterator[Metric]:
     yield GaugeMetricFamily("lcl_artifacts_pending", words, value=count_pending_uploads(session))
 
 
-def _zero_series() -> list[MetricSeries]:
-    """Counters start at zero, so that the first event is an increase."""
-    return [MetricSeries({"kind": kind}, {}, 0.0) for kind in JOB_KINDS]
+_LABEL_VALUES = {"kind": JOB_KINDS, "state": sorted(state.value for state in FINISHED), "outcome": OUTCOMES}
+
+
+def _zero_series(family: MetricFamily, known: Sequence[dict[str, str]]) -> list[MetricSeries]:
+    """Those that have had no event: counters start at zero, so that the first event is an increase."""
+    every = (
+        dict(zip(family.labels, values, strict=True))
+        for values in product(*(_LABEL_VALUES[name] for name in family.labels))
+    )
+    return [MetricSeries(labels, {}, 0.0) for labels in every if labels not in known]
 
 
 def _counter(family: MetricFamily, found: list[MetricSeries]) -> Metric:

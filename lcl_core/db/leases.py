@@ -53,6 +53,9 @@ COUNTED, REATTACHED = "attempts", "reattached"
 # end. A run is queued uncounted for that so many times without a new checkpoint.
 REATTACH_SECONDS = 300.0
 REATTACHMENTS = 10
+NO_CAPACITY = "no_capacity"  # cause: the engine has not enough free resources for the whole run
+# key in an interruption: since when a run has been waiting for an engine's capacity, in seconds since 1970
+NO_CAPACITY_SINCE = "no_capacity_since"
 UNWANTED = "unwanted"  # key in a handle: the run does not go on with these processes, and they are to end
 CLAIM_FIELDS = (
     "kind",
@@ -135,10 +138,18 @@ def transition(run: Run, target: State, **changes: Any) -> Run:
         setattr(run, name, value)
     if run.handle is not None and target not in LEASED and target is not State.QUEUED:
         run.handle = {**run.handle, UNWANTED: True}
+    if target not in (State.QUEUED, State.RUNNING):
+        _end_wait(run)
     session = object_session(run)
     if target in NOTIFIED_STATES and session is not None:
         enqueue_webhooks(session, run)
     return run
+
+
+def _end_wait(run: Run) -> None:
+    """The run does not wait for an engine's capacity any more."""
+    if run.interruption is not None and NO_CAPACITY_SINCE in run.interruption:
+        run.interruption = {key: value for key, value in run.interruption.items() if key != NO_CAPACITY_SINCE}
 
 
 def lock_with_lease(session: Session, claim: Claim) -> Run:
@@ -164,6 +175,8 @@ def renew_lease(session: Session, claim: Claim, lease_seconds: float = 30.0, ran
     run = lock_with_lease(session, claim)
     run.lease_expires_at = now(session) + timedelta(seconds=lease_seconds)
     if ran_seconds is not None:
+        if ran_seconds > run.ran_seconds:  # its processes have been started
+            _end_wait(run)
         run.ran_seconds = ran_seconds
     return State(run.state)
 
@@ -193,8 +206,9 @@ def release_lease(
     Raises: StaleLease.
     """
     run, moment = lock_with_lease(session, claim), now(session)
+    waited = {} if code != NO_CAPACITY else {NO_CAPACITY_SINCE: _waiting_since(run, moment)}
     later = f"; the next attempt starts in {delay_seconds:g} s" if delay_seconds else ""
-    run.interruption = {"code": "handed_back", "message": f"{cause}, in attempt {run.attempt}{later}"}
+    run.interruption = {"code": "handed_back", "message": f"{cause}, in attempt {run.attempt}{later}", **waited}
     if not keep_handle:
         run.handle = None
     if uses_attempt or run.state == State.CANCELLING:
@@ -208,6 +222,12 @@ def release_lease(
         record_run_folder(session, run, folder_bytes, holder)
     record_increments(session, end_increments(run))
     return State(run.state)
+
+
+def _waiting_since(run: Run, moment: datetime) -> float:
+    """Since it was queued, or had no capacity for the first time."""
+    earlier: float | None = (run.interruption or {}).get(NO_CAPACITY_SINCE)
+    return (run.ready_at or moment).timestamp() if earlier is None else earlier
 
 
 def record_handle(session: Session, claim: Claim, handle: dict[str, Any]) -> None:

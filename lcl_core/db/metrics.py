@@ -69,6 +69,7 @@ QUARANTINED = MetricFamily(
     "lcl_quarantined_items_total", "Items of corpora that finished runs could not use", ("kind",)
 )
 DELIVERIES = MetricFamily("lcl_webhook_attempts_total", "Attempts to deliver messages to webhooks", ("outcome",))
+OUTCOMES = ("delivered", "failed", "given_up")  # of DELIVERIES
 FAMILIES = (CLAIM_LATENCY, RUN_DURATION, ATTEMPTS, LEASE_LOSSES, QUARANTINED, DELIVERIES)
 
 

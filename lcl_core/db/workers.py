@@ -19,6 +19,7 @@ from sqlalchemy import Select, and_, bindparam, delete, func, or_, select, updat
 from sqlalchemy.orm import Session
 
 from lcl_core.common.gpus import is_whole
+from lcl_core.db.leases import NO_CAPACITY_SINCE
 from lcl_core.db.models import DeviceRow, GangMemberRow, Run, TaskLease, Worker
 from lcl_core.db.session import dialect_insert, now, sql_now
 from lcl_core.db.states import LEASED, State
@@ -105,7 +106,7 @@ class WorkerStats:
     workers: int
     slots: int
     slots_used: int  # leased runs, and gang members that wait or work
-    consumed_seconds: float | None  # since a worker last received a message; None: never
+    consumed_seconds: float | None  # since a worker last received a message, or started; None: there is none
 
 
 def queue_depths(session: Session) -> list[QueueDepth]:
@@ -122,13 +123,24 @@ def queue_depths(session: Session) -> list[QueueDepth]:
     return [QueueDepth(kind, resource, depth, _seconds(oldest, moment)) for kind, resource, depth, oldest in rows]
 
 
+def longest_capacity_wait(session: Session) -> float:
+    """Seconds for which a run has been waiting for capacity of the engine that runs it. 0: none does."""
+    query = select(func.min(Run.interruption[NO_CAPACITY_SINCE].as_float())).where(
+        Run.state.in_([State.QUEUED.value, State.RUNNING.value]), Run.interruption.is_not(None)
+    )
+    since = session.scalars(query).one()
+    return 0.0 if since is None else max(0.0, now(session).timestamp() - since)
+
+
 def worker_stats(session: Session) -> WorkerStats:
     """Number of workers that are alive, and their load."""
     moment = now(session)
-    alive = select(func.count(), func.coalesce(func.sum(Worker.slots), 0), func.max(Worker.consumed_at)).where(
+    # one that has never received a message counts from its start: a broker may never have worked
+    consumed = func.max(func.coalesce(Worker.consumed_at, Worker.started_at), type_=Worker.consumed_at.type)
+    alive = select(func.count(), func.coalesce(func.sum(Worker.slots), 0), consumed).where(
         Worker.seen_at >= moment - ALIVE_WITHIN
     )
-    workers, slots, consumed = session.execute(alive).tuples().one()
+    workers, slots, consumed_at = session.execute(alive).tuples().one()
     leased = select(func.count()).select_from(Run).where(Run.state.in_([state.value for state in LEASED]))
     members = select(func.count()).where(
         func.coalesce(GangMemberRow.number, 1) > 0,  # node 0 is counted with the leased run
@@ -136,7 +148,7 @@ def worker_stats(session: Session) -> WorkerStats:
         GangMemberRow.ending.is_(None),
     )
     used = session.scalars(leased).one() + session.scalars(members).one()
-    return WorkerStats(workers, slots, used, None if consumed is None else _seconds(consumed, moment))
+    return WorkerStats(workers, slots, used, None if consumed_at is None else _seconds(consumed_at, moment))
 
 
 def gpu_usage(session: Session) -> list[tuple[str, int, dict[str, Any]]]:

@@ -10,12 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from sqlalchemy import delete
 
 from api.core.metrics import METHODS, DatabaseCollector, ProcessMetrics
 from lcl_core.db import complete_run, leases
+from lcl_core.db.metrics import DELIVERIES, LEASE_LOSSES, RUN_DURATION, record_increments
 from lcl_core.db.models import ArtifactUpload, Worker
 from lcl_core.db.outbox import enqueue_upload
 from lcl_core.db.session import Database
@@ -175,10 +177,56 @@ def test_inference_tells_its_latency_its_batches_and_its_memory(
     assert one(scrape(http)["lcl_encoder_memory_bytes"], "lcl_encoder_memory_bytes") >= 0.9 * on_disk
 
 
+def of_database(database: Database) -> dict[str, list[Sample]]:
+    metrics = ProcessMetrics()
+    metrics.register(DatabaseCollector(database))
+    return {
+        family.name: family.samples
+        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
+    }
+
+
+def test_every_series_of_events_is_there_before_its_first_event(tmp_path: Path) -> None:
+    """Whatever has happened to others: Prometheus sees no increase in a series that begins with its first event."""
+    database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
+    database.migrate()
+    with database.session() as session:
+        events = [LEASE_LOSSES.increment(kind="index"), RUN_DURATION.increment(3.0, kind="index", state="failed")]
+        record_increments(session, [*events, DELIVERIES.increment(outcome="failed")])
+    found = of_database(database)
+    database.dispose()
+    losses = {each.labels["kind"]: each.value for each in found["lcl_lease_losses"] if each.name.endswith("_total")}
+    assert losses == dict.fromkeys(JOB_KINDS, 0) | {"index": 1}
+    ends = {
+        (each.labels["kind"], each.labels["state"]): each.value
+        for each in found["lcl_run_duration_seconds"]
+        if each.name.endswith("_count")
+    }
+    assert ends == dict.fromkeys(product(JOB_KINDS, ("succeeded", "failed", "cancelled")), 0) | {("index", "failed"): 1}
+    outcomes = {each.labels["outcome"]: each.value for each in found["lcl_webhook_attempts"] if "_total" in each.name}
+    assert outcomes == {"delivered": 0, "failed": 1, "given_up": 0}
+
+
+def test_a_broker_that_never_worked_is_seen(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
+    database.migrate()
+    assert "lcl_broker_consumed_seconds" not in of_database(database), "without workers nobody consumes"
+    facts = {"host": "here", "pid": 7, "slots": 3, "devices": ["cpu"]}
+    moment = datetime.now(UTC)
+    with database.session() as session:
+        session.add(Worker(id="w-1", started_at=moment - timedelta(hours=2), seen_at=moment, **facts))
+        session.add(Worker(id="w-2", started_at=moment - timedelta(hours=1), seen_at=moment, **facts))
+    found = of_database(database)
+    assert one(found["lcl_broker_consumed_seconds"], "lcl_broker_consumed_seconds") == pytest.approx(3600, abs=300)
+    with database.session() as session:
+        session.get_one(Worker, "w-1").consumed_at = moment
+    found = of_database(database)
+    assert one(found["lcl_broker_consumed_seconds"], "lcl_broker_consumed_seconds") < 300
+    database.dispose()
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_database_that_is_away_costs_its_figures_alone(tmp_path: Path, there: bool) -> None:
-    from prometheus_client.exposition import generate_latest
-
     database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
     if there:
         database.migrate()

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,15 @@ from lcl_core.db.metrics import (
     record_increments,
 )
 from lcl_core.db.session import Database, now
-from lcl_core.db.workers import QueueDepth, WorkerIdentity, queue_depths, record_heartbeat, record_wakeup, worker_stats
+from lcl_core.db.workers import (
+    QueueDepth,
+    WorkerIdentity,
+    longest_capacity_wait,
+    queue_depths,
+    record_heartbeat,
+    record_wakeup,
+    worker_stats,
+)
 
 Submit = Callable[..., str]
 Take = Callable[..., leases.Claim]
@@ -138,6 +147,47 @@ def test_a_family_names_its_labels_and_its_bounds_rise() -> None:
     for family in FAMILIES:
         assert list(family.bounds) == sorted(set(family.bounds))
         assert family.name.endswith("_seconds" if family.bounds else "_total")
+
+
+def test_a_run_without_capacity_waits_from_when_it_was_queued_until_its_processes_start(
+    database: Database, queue: Submit, claim: Take
+) -> None:
+    """Each round makes it ready anew, so the age of the queue does not show it."""
+
+    def waited() -> float:
+        with database.reading() as session:
+            return longest_capacity_wait(session)
+
+    def hand_back(code: str, **facts: Any) -> None:
+        with database.session() as session:
+            leases.release_lease(session, held, code=code, **facts)
+
+    run_id = queue()
+    with database.session() as session:
+        runs.get_run(session, run_id).ready_at = now(session) - timedelta(hours=5)
+    held = claim()
+    assert waited() == 0
+    for _ in range(2):
+        hand_back(leases.NO_CAPACITY)
+        assert waited() == pytest.approx(5 * 3600, abs=300)
+        held = claim()
+        assert waited() == pytest.approx(5 * 3600, abs=300), "while a worker tries again"
+    with database.session() as session:
+        leases.renew_lease(session, held, ran_seconds=0.0)
+    assert waited() > 0, "its processes have not started"
+    with database.session() as session:
+        leases.renew_lease(session, held, ran_seconds=0.5)
+    assert waited() == 0
+    hand_back("machine_lost")
+    held = claim()
+    hand_back(leases.NO_CAPACITY)
+    assert waited() < 300, "the time of its work is no waiting"
+    with database.session() as session:
+        runs.pause_run(session, run_id)
+    assert waited() == 0
+    with database.session() as session:
+        runs.unpause_run(session, run_id)
+    assert waited() == 0
 
 
 def test_the_queue_by_kind_and_who_works(database: Database, queue: Submit, claim: Take) -> None:
