@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.alias_generators import to_camel
 from pydantic_settings import NoDecode
 
+from lcl_core.common.files import parse_strict_json
 from lcl_core.common.settings import Settings
 from lcl_core.db.workers import ALIVE_WITHIN
 
@@ -17,6 +19,39 @@ TERMINATE_SHARE, KILL_SHARE = 0.5, 0.8
 _DNS_NAME = r"^([a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?)?$"
 _QUANTITY = r"^[1-9]\d*(\.\d+)?([KMGT]i?)?$"
 _SLURM_NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.,@+-]*)?$"
+
+
+class _PodPart(BaseModel):
+    """Under the names that a pod has for it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel)
+
+
+class Toleration(_PodPart):
+    """As in the spec of a pod."""
+
+    key: str = ""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    toleration_seconds: int | None = None
+
+
+class PullSecret(_PodPart):
+    """As in ``imagePullSecrets``."""
+
+    name: str = Field(min_length=1, pattern=_DNS_NAME)
+
+
+class PodPlacement(_PodPart):
+    """What an administrator may add to the pods of runs."""
+
+    node_selector: dict[str, str] = {}
+    tolerations: list[Toleration] = []
+    priority_class_name: str = Field("", min_length=1, pattern=_DNS_NAME)
+    image_pull_secrets: list[PullSecret] = []
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
 
 
 class WorkerSettings(Settings):
@@ -84,6 +119,9 @@ class WorkerSettings(Settings):
     kubernetes_shm: str = Field("2Gi", pattern=_QUANTITY, description="of it for /dev/shm at most")
     kubernetes_gpu_resource: str = Field(
         "nvidia.com/gpu", description="by which pods ask for GPUs; empty: the cluster has none"
+    )
+    kubernetes_pod: Annotated[PodPlacement, NoDecode] = Field(
+        PodPlacement(), description="what their pods have besides, as a JSON object or the path of a file with it"
     )
     kubernetes_wait_seconds: float = Field(
         60.0, gt=0, le=86_400, description="for a place for all pods of a run, before others get their turn"
@@ -159,6 +197,24 @@ class WorkerSettings(Settings):
         if not all(re.fullmatch(_DNS_NAME, name) and path.startswith("/") for name, path in claims.items()):
             raise ValueError("must be CLAIM:/PATH, parted by commas")
         return claims
+
+    @field_validator("kubernetes_pod", mode="before")
+    @classmethod
+    def _read_pod(cls, value: object) -> object:
+        """A message names the part that is wrong."""
+        text = value.strip() if isinstance(value, str) else ""
+        try:
+            if text and not text.startswith("{"):
+                text = Path(text).read_text(encoding="utf-8")
+            found: Any = parse_strict_json(text or "{}") if isinstance(value, str) else value
+            return PodPlacement.model_validate(found)
+        except OSError as error:
+            raise ValueError(f"must be a JSON object, or the path of a file with it ({error.strerror})") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")) from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"must be a JSON object, or the path of a file with it: {error}") from error
 
     @field_validator("worker_offers", mode="before")
     @classmethod

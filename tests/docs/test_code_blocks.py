@@ -45,6 +45,7 @@ from tests.api.conftest import (  # noqa: F401
     sample_images,
 )
 from tests.docs.code_blocks import BLOCKS, ROOT, Block
+from workers.settings import WorkerSettings
 
 FORM_ONLY = {
     "cosign": "signs what a registry has",
@@ -312,6 +313,7 @@ class ExportLine(BaseModel, extra="forbid"):
 SCHEMAS: dict[str, Callable[[Any], Any]] = {
     "docs/collections.md": ExportLine.model_validate,
     "docs/data.md": lambda value: parse_as(DataSpec, value),
+    "docs/operations.md": lambda value: WorkerSettings(kubernetes_pod=value),
     "docs/search.md": SearchRequest.model_validate,
     "docs/serving.md": AttentionResponse.model_validate,
     "docs/studies.md": lambda value: parse_as(StudySpec, value),

@@ -50,6 +50,7 @@ _UNREACHABLE_SECONDS = 60  # after which the pods of a node that is cut off are 
 # between SIGTERM and SIGKILL of a pod, beyond what its job has for a checkpoint
 MARGIN_SECONDS = 15
 _POLL_SECONDS, _READ_SECONDS = 0.5, 2.0
+_ADDED_TO_SPEC = ("nodeSelector", "priorityClassName", "imagePullSecrets")  # of the setting LCL_KUBERNETES_POD
 _SIGNAL_STATUS = 128  # a shell and a container's runtime add the number of the signal
 
 
@@ -194,6 +195,10 @@ def build_jobset(
     """
     labels = {**MANAGER_LABELS, "app.kubernetes.io/part-of": "lcl", JOB_LABEL: name}
     queue = {QUEUE_LABEL: settings.kubernetes_queue} if settings.kubernetes_queue else {}
+    added = _added(settings)  # its labels come before ours, by which pods are found
+    metadata: dict[str, Any] = {"labels": {**added.get("labels", {}), **labels, "app.kubernetes.io/name": "run"}}
+    if "annotations" in added:
+        metadata["annotations"] = added["annotations"]
     job = {
         "completionMode": "Indexed",
         "completions": request.nodes,
@@ -205,7 +210,7 @@ def build_jobset(
             "rules": [{"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
         },
         "template": {
-            "metadata": {"labels": {**labels, "app.kubernetes.io/name": "run"}},
+            "metadata": metadata,
             "spec": _pod_spec(settings, request, name),
         },
     }
@@ -230,7 +235,13 @@ def build_jobset(
     }
 
 
+def _added(settings: WorkerSettings) -> dict[str, Any]:
+    """What the administrator adds to the pods."""
+    return settings.kubernetes_pod.model_dump(by_alias=True, exclude_unset=True)
+
+
 def _pod_spec(settings: WorkerSettings, request: JobRequest, name: str) -> dict[str, Any]:
+    added = _added(settings)
     lost = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -250,7 +261,8 @@ def _pod_spec(settings: WorkerSettings, request: JobRequest, name: str) -> dict[
         "tolerations": [
             {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _UNREACHABLE_SECONDS}
             for key in lost
-        ],
+        ]
+        + added.get("tolerations", []),
         "containers": [_container(settings, request, name)],
         "volumes": [
             {"name": "home", "persistentVolumeClaim": {"claimName": settings.kubernetes_claim}},
@@ -263,6 +275,7 @@ def _pod_spec(settings: WorkerSettings, request: JobRequest, name: str) -> dict[
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": settings.kubernetes_shm}},
         ],
     }
+    spec |= {name: value for name, value in added.items() if name in _ADDED_TO_SPEC}
     if request.nodes > 1:  # each on a machine of its own
         term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {JOB_LABEL: name}}}
         spec["affinity"] = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}

@@ -12,8 +12,10 @@ import kubernetes_validate
 import pytest
 import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
+from pydantic import ValidationError
 
 from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.common.settings import settings_error_message
 from workers.executors.base import JobRequest
 from workers.executors.jobset import PodProcess, PodTask, WorkerFile, build_jobset
 from workers.settings import WorkerSettings
@@ -31,7 +33,15 @@ def built(**changes: Any) -> dict[str, Any]:
     return build_jobset(settings, request, NAME, "token", "lcl")
 
 
-CASES = {
+PLACEMENT = {
+    "nodeSelector": {"pool": "gpu"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "priorityClassName": "research",
+    "imagePullSecrets": [{"name": "registry"}],
+    "labels": {"team": "vision", "lcl/job": "another"},
+    "annotations": {"sidecar.istio.io/inject": "false"},
+}
+CASES: dict[str, dict[str, Any]] = {
     "one node": {},
     "queue": {"kubernetes_queue": "team"},
     "gang with GPUs": {"nodes": 16, "gpus": 8, "env": {"A": "b"}},
@@ -40,6 +50,7 @@ CASES = {
         "kubernetes_secret": "storage",
         "protocols": {"s3"},
     },
+    "placement": {"kubernetes_pod": PLACEMENT, "gpus": 1},
 }
 
 
@@ -167,6 +178,38 @@ def test_kueue_starts_it_where_there_is_a_queue() -> None:
     assert queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
     assert built()["spec"]["suspend"] is False
     assert "kueue.x-k8s.io/queue-name" not in built()["metadata"]["labels"]
+
+
+def test_an_administrator_places_its_pods(tmp_path: Path) -> None:
+    (tmp_path / "pod.json").write_text(json.dumps(PLACEMENT))
+    for given in (json.dumps(PLACEMENT), str(tmp_path / "pod.json")):
+        pod = pod_of(built(kubernetes_pod=given))
+        assert {name: pod["spec"][name] for name in ("nodeSelector", "priorityClassName", "imagePullSecrets")} == {
+            name: PLACEMENT[name] for name in ("nodeSelector", "priorityClassName", "imagePullSecrets")
+        }
+        assert pod["spec"]["tolerations"][-1] == PLACEMENT["tolerations"][0]
+        assert len(pod["spec"]["tolerations"]) == 3, "those for lost nodes stay"
+        assert (pod["metadata"]["labels"]["team"], pod["metadata"]["labels"]["lcl/job"]) == ("vision", NAME)
+        assert pod["metadata"]["annotations"] == PLACEMENT["annotations"]
+    plain = pod_of(built(kubernetes_pod=""))
+    assert "annotations" not in plain["metadata"]
+    assert not {"nodeSelector", "priorityClassName", "imagePullSecrets"} & plain["spec"].keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ('{"nodeSelectors": {}}', "LCL_KUBERNETES_POD: nodeSelectors: Extra inputs are not permitted"),
+        ('{"tolerations": [{"effect": "Never"}]}', "LCL_KUBERNETES_POD: tolerations.0.effect: Input should be"),
+        ('{"labels": {"a": 1}}', "LCL_KUBERNETES_POD: labels.a: Input should be a valid string"),
+        ('{"labels": ', "LCL_KUBERNETES_POD: must be a JSON object"),
+        ("/nowhere.json", "LCL_KUBERNETES_POD: must be a JSON object, or the path of a file with it (No such file"),
+    ],
+)
+def test_a_placement_that_is_wrong_names_its_part(given: str, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        WorkerSettings(kubernetes_pod=given)  # type: ignore[arg-type]
+    assert settings_error_message(caught.value).startswith(message)
 
 
 def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
