@@ -162,9 +162,7 @@ class Run(Base):
 
     state: Mapped[str] = mapped_column(String(20), default=State.QUEUED.value)
     reason: Mapped[dict[str, Any] | None]  # {"code", "message", "field"?, "file"?, "line"?}
-    interruption: Mapped[
-        dict[str, Any] | None
-    ]  # {"code", "message", "no_capacity_since"?}: why its last attempt ended unfinished
+    interruption: Mapped[dict[str, Any] | None]  # {"code", "message", …}: why its last attempt ended unfinished
     progress: Mapped[dict[str, Any] | None]  # last line of metrics
     result: Mapped[dict[str, Any] | None]
     encoder_id: Mapped[str | None] = mapped_column(String(40))  # its output, or the encoder that it evaluates
