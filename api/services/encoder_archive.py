@@ -37,6 +37,7 @@ from lcl_core.encoders.export.__main__ import REFUSED
 from lcl_core.encoders.file_hashes import Hashes, changed_files, combined_weights_hash, hash_files, identity_hash
 from lcl_core.encoders.sandbox import SandboxBusy, inspect_encoder
 from lcl_core.encoders.schemas.base import data_files
+from lcl_core.encoders.schemas.pooling import files_to_import
 
 log = structlog.get_logger(__name__)
 ExportFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
@@ -60,7 +61,7 @@ def encoder_files(directory: Path) -> list[Path]:
 def import_bytes(directory: Path) -> int:
     """Bytes that an import of ``directory`` copies. Raises: Problem 422 ``bad_encoder``."""
     with _reading(directory):
-        return sum(path.stat().st_size for path in data_files(directory))
+        return sum(path.stat().st_size for path in files_to_import(directory).values())
 
 
 def tar_size(files: list[Path], folder: str) -> int:
@@ -170,16 +171,16 @@ def stage_import(source: Path, encoders_dir: Path, owner: str) -> StagedEncoder:
     Raises: Problem 422 ``bad_encoder``, also for what cannot be read; SandboxBusy; OSError of the home's disk.
     """
     with _reading(source):
-        paths = data_files(source)
+        paths = files_to_import(source)
         detect_encoder(source)
-        for path in paths:
+        for path in paths.values():
             path.open("rb").close()
     encoder_id = new_id("enc")
     hidden = encoders_dir / f".import-{encoder_id}"
     hidden.mkdir(parents=True)
     try:
-        for path in paths:
-            _copy_file(path, hidden / path.name)
+        for name, path in sorted(paths.items()):
+            _copy_file(path, hidden / name)
         fsync_path(hidden)
         files = hash_files(hidden)
         encoder_format, info = inspect_staged(hidden, source, files, owner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from lcl_core.encoders.external import (
     wrap_load_errors,
 )
 from lcl_core.encoders.schemas.base import read_json_object
+from lcl_core.encoders.schemas.pooling import PoolingMode, SentencePooling, read_pooling
 from lcl_core.encoders.schemas.tokenizer import TOKENIZER
 from lcl_core.encoders.schemas.validate import check_loadable
 from lcl_core.encoders.schemas.vocabulary import SETTINGS
@@ -109,17 +110,34 @@ class _TextModule(nn.Module):
         return self.text_projection(self.text_model(**inputs).pooler_output)
 
 
-class _MeanPooling(nn.Module):
-    """A text encoder alone: the mean of its last states over the text, as sentence encoders are used."""
+class _PooledTexts(nn.Module):
+    """A text encoder alone: its last states over the text, pooled as sentence encoders are."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, modes: Sequence[PoolingMode]) -> None:
         super().__init__()
         self.model = model
+        self.modes = tuple(modes)
 
     def forward(self, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
         states = self.model(attention_mask=attention_mask, **inputs).last_hidden_state
-        weights = attention_mask[:, :, None].to(states.dtype)
-        return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return torch.cat([_POOLINGS[mode](states, attention_mask) for mode in self.modes], dim=1)
+
+
+def _first(states: Tensor, mask: Tensor) -> Tensor:
+    """The first token that is no padding, on whichever side that stands."""
+    return states[torch.arange(len(states), device=states.device), mask.argmax(1)]
+
+
+def _mean(states: Tensor, mask: Tensor) -> Tensor:
+    weights = mask[:, :, None].to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _largest(states: Tensor, mask: Tensor) -> Tensor:
+    return states.masked_fill(mask[:, :, None] == 0, float("-inf")).amax(1)
+
+
+_POOLINGS: dict[PoolingMode, Callable[[Tensor, Tensor], Tensor]] = {"cls": _first, "max": _largest, "mean": _mean}
 
 
 class HuggingFaceTextEncoder(ExternalTextEncoder):
@@ -128,11 +146,15 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
     Args:
         limit: tokens that are read of a text.
         reads_padding: each text is padded to ``limit`` tokens, and the network attends to the padding too.
+        lower_case: texts are read in lower case.
     """
 
-    def __init__(self, network: nn.Module, tokenizer: Any, limit: int, reads_padding: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, tokenizer: Any, limit: int, reads_padding: bool = False, lower_case: bool = False
+    ) -> None:
         super().__init__(network)
-        self._tokenizer, self._limit, self._reads_padding = tokenizer, limit, reads_padding
+        self._tokenizer, self._limit = tokenizer, limit
+        self._reads_padding, self._lower_case = reads_padding, lower_case
 
     @classmethod
     def load(cls, directory: Path) -> HuggingFaceTextEncoder:
@@ -140,10 +162,16 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
         with wrap_load_errors(directory):
             origin = check_loadable(directory)
             model = _model(directory, origin, trained=True)
-            side = cls(_MeanPooling(model), _tokenizer(directory, model), _limit(directory, model.config))
+            said = read_pooling(directory)
+            pooling, limit = said or SentencePooling(), _limit(directory, model.config)
+            limit = min(limit, pooling.max_tokens or limit)
+            network, tokenizer = _PooledTexts(model, pooling.modes), _tokenizer(directory, model)
+            side = cls(network, tokenizer, limit, lower_case=pooling.lower_case)
             freeze(side.network)
             digest = hash_weights(directory, origin.weights)
             side.identity = {"weights": digest, **settings_identity(directory, _LIBRARY)}
+            if said is not None:  # its file may lie in a folder
+                side.identity["pooling"] = repr(said)
             return side
 
     def features(self, texts: Sequence[str]) -> Tensor:
@@ -160,8 +188,9 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
         return self._tokens(texts)["attention_mask"].sum(1).tolist()
 
     def _tokens(self, texts: Sequence[str]) -> Any:
+        read = [text.lower() for text in texts] if self._lower_case else list(texts)
         return self._tokenizer(
-            list(texts), padding="max_length" if self._reads_padding else True, truncation=True,
+            read, padding="max_length" if self._reads_padding else True, truncation=True,
             max_length=self._limit, return_tensors="pt", return_attention_mask=True,
         )  # fmt: skip
 

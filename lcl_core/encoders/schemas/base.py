@@ -61,7 +61,15 @@ def data_files(directory: Path) -> list[Path]:
 
 
 def read_json_object(path: Path, most: int = MAX_CONFIG) -> dict[str, Any]:
-    """A JSON object of at most ``most`` bytes.
+    """A JSON object of at most ``most`` bytes. Raises: as :func:`read_json`."""
+    found = read_json(path, most)
+    if not isinstance(found, dict):
+        raise schema_error(path, "this is not a model's configuration or vocabulary, which are JSON objects")
+    return found
+
+
+def read_json(path: Path, most: int = MAX_CONFIG) -> Any:
+    """JSON of at most ``most`` bytes.
 
     Raises: UserError ``encoder_unreadable`` naming the file: no UTF-8, no JSON, a name that stands twice, a number of
         too many digits, nesting without end.
@@ -73,7 +81,7 @@ def read_json_object(path: Path, most: int = MAX_CONFIG) -> dict[str, Any]:
             raise ValueError(f"it has more than {most:,} bytes")
         if body[:3] == b"\xef\xbb\xbf" or body[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise ValueError("it begins with a byte order mark, which JSON in UTF-8 has not")
-        found = parse_strict_json(body.decode("utf-8"), MAX_DIGITS)
+        return parse_strict_json(body.decode("utf-8"), MAX_DIGITS)
     except OSError as error:
         raise schema_error(path, f"{path.name} cannot be read ({error.strerror})") from error
     except (JSONDecodeError, UnicodeDecodeError) as error:
@@ -82,9 +90,6 @@ def read_json_object(path: Path, most: int = MAX_CONFIG) -> dict[str, Any]:
         raise schema_error(path, "this is JSON nested too deeply") from error
     except ValueError as error:
         raise schema_error(path, f"this JSON is ambiguous or invalid ({error})") from error
-    if not isinstance(found, dict):
-        raise schema_error(path, "this is not a model's configuration or vocabulary, which are JSON objects")
-    return found
 
 
 def read_lines(path: Path, most: int) -> list[str]:

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders.detect import TEXTS, EncoderFormat, detect_encoder, is_kind
+from lcl_core.encoders.detect import IMAGES, TEXTS, EncoderFormat, detect_encoder, is_kind
 from lcl_core.encoders.safetensors_header import TensorHeader, read_header
 from lcl_core.encoders.schemas import lcl
 from lcl_core.encoders.schemas.base import VOCABULARIES, data_files, schema_error
 from lcl_core.encoders.schemas.huggingface import check_huggingface
 from lcl_core.encoders.schemas.openclip import check_openclip
+from lcl_core.encoders.schemas.pooling import POOLING, read_pooling
 from lcl_core.encoders.schemas.timm import check_efficientnet, check_timm
 from lcl_core.encoders.schemas.tokenizer import TOKENIZER, check_lcl_tokenizer, check_tokenizer
 from lcl_core.encoders.schemas.vocabulary import check_tokenizer_settings, check_word_files
 
-# JSON that nothing is read from, and that may lie beside any encoder.
+# JSON that may lie beside any encoder; nothing is read from it, but for the pooling of a text encoder alone
 IGNORED_FILES = {
     *("config_sentence_transformers.json", "data_config.json", "modules.json", "origin.json", "results.json"),
     *("sentence_bert_config.json", "train_results.json", "training.json", "training_args.json"),
@@ -32,7 +33,7 @@ _PROCESSORS = {"preprocessor_config.json", "processor_config.json"}
 _HUB = {"config.json", "model.safetensors.index.json", *_PROCESSORS, *_TOKENIZERS}
 KNOWN_FILES = {
     "lcl": {"config.json", "preprocessor_config.json", lcl.PROCESSOR, TOKENIZER},
-    "huggingface": _HUB,
+    "huggingface": {*_HUB, POOLING},
     "openclip": {"open_clip_config.json", *_HUB},
     "timm": {"config.json"},
     "efficientnet-lite": {"config.json"},
@@ -107,6 +108,8 @@ def _check_huggingface(directory: Path, origin: EncoderFormat, header: Header) -
         sides = [config, *(config.get(name) or {} for name in ("text_config", "text_config_dict"))]
         said = [side["vocab_size"] for side in sides if side.get("vocab_size")]
         _check_tokenizer_files(directory, _embedding_rows(header, said))
+    if IMAGES not in origin.reads:
+        read_pooling(directory)
 
 
 def _check_openclip(directory: Path, origin: EncoderFormat, header: Header) -> None:

@@ -26,7 +26,12 @@ from lcl_core.common.errors import UserError
 from lcl_core.db.models import EncoderRow, Run
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
 from tests.api.sample_assets import save_encoder
-from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip, save_timm
+from tests.lcl_core.encoders.external_samples import (
+    save_huggingface,
+    save_openclip,
+    save_sentence_encoder,
+    save_timm,
+)
 
 SMALL = {"img_size": 32, "depth": 1, "embed_dim": 32, "num_heads": 2}
 
@@ -288,6 +293,20 @@ def test_other_libraries_encoders_are_recognised(
     assert found["imported_from"] == str(source)
     assert made["hash"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert found["files"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in source.iterdir()}
+
+
+def test_a_sentence_encoder_is_kept_with_its_pooling(
+    live_service: Any, http: httpx.Client, refused: Any, data_root: Path
+) -> None:
+    source = save_sentence_encoder(data_root / "sentences", {"pooling_mode_cls_token": True}, max_seq_length=8)
+    made = live_service.admin.import_encoder("sentences", str(source), allow_twin=True)
+    kept = live_service.home / "encoders" / made["id"]
+    pooling = source / "1_Pooling" / "config.json"
+    assert (kept / "pooling_config.json").read_bytes() == pooling.read_bytes()
+    assert made["info"]["files"]["pooling_config.json"] == hashlib.sha256(pooling.read_bytes()).hexdigest()
+    pooling.unlink()
+    answer = http.post("/v1/encoders", json={"name": "others", "path": str(source)})
+    assert "1_Pooling/config.json, which is not there" in refused(answer, 422, "bad_encoder", "path")["message"]
 
 
 @pytest.mark.parametrize(

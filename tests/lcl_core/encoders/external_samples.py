@@ -140,3 +140,20 @@ def save_huggingface(folder: Path, kind: str) -> Path:
     if kind in ("clip", "siglip", "bert"):
         save_tokenizer(folder)
     return folder
+
+
+def save_sentence_encoder(folder: Path, pooling: dict[str, Any], *types: str, **limits: Any) -> Path:
+    """A BERT as sentence-transformers saves it: a module of each of ``types``, by default network, pooling and norm."""
+    save_huggingface(folder, "bert")
+    kinds = types or tuple(f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Normalize"))
+    modules = []
+    for number, kind in enumerate(kinds):
+        path = f"{number}_{kind.rpartition('.')[2]}" if number else ""
+        modules.append({"idx": number, "name": str(number), "path": path, "type": kind})
+        (folder / path).mkdir(exist_ok=True)
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, **pooling}))
+    if limits:
+        (folder / "sentence_bert_config.json").write_text(json.dumps(limits))
+    return folder

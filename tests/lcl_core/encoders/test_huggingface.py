@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.huggingface import HuggingFaceImageEncoder, HuggingFaceTextEncoder
-from tests.lcl_core.encoders.external_samples import WORDS, sample_images, save_huggingface
+from tests.lcl_core.encoders.external_samples import WORDS, sample_images, save_huggingface, save_sentence_encoder
 
 TEXTS = ["a red bus", "blue", "the end of the image of a red bus of a blue bus of the end of the red bus"]
 
@@ -89,6 +90,54 @@ def test_a_text_encoder_alone_is_the_mean_over_its_words(tmp_path: Path) -> None
     torch.testing.assert_close(side.features(TEXTS)[0], states[0].mean(0), atol=1e-6, rtol=1e-5)
     assert side.width == 32
     assert side.identity["weights"]
+
+
+CLS, MAX, MEAN = ({f"pooling_mode_{name}": True} for name in ("cls_token", "max_tokens", "mean_tokens"))
+
+
+@pytest.mark.parametrize(
+    ("pooling", "modes"),
+    [
+        ({**CLS, "pooling_mode_mean_tokens": False, "include_prompt": True}, ["cls"]),
+        (MAX, ["max"]),
+        ({**MEAN, **CLS}, ["cls", "mean"]),
+        ({"pooling_mode": "cls"}, ["cls"]),
+        ({"pooling_mode": ["max", "cls"]}, ["max", "cls"]),
+        ({}, ["mean"]),
+    ],
+)
+@torch.no_grad()
+def test_a_sentence_encoder_pools_as_its_directory_says(tmp_path: Path, pooling: Any, modes: list[str]) -> None:
+    side = HuggingFaceTextEncoder.load(save_sentence_encoder(tmp_path, pooling))
+    model = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    states = model(input_ids=torch.tensor([[1, 4, 5, 7, len(WORDS) - 1]])).last_hidden_state[0]
+    made = {"cls": states[0], "max": states.amax(0), "mean": states.mean(0)}
+    expected = torch.cat([made[mode] for mode in modes])
+    torch.testing.assert_close(side.features(TEXTS)[0], expected, atol=1e-6, rtol=1e-5)
+    assert side.width == 32 * len(modes)
+
+
+@torch.no_grad()
+def test_a_sentence_encoder_reads_as_much_of_a_text_as_it_learnt_on(tmp_path: Path) -> None:
+    side = HuggingFaceTextEncoder.load(save_sentence_encoder(tmp_path, MEAN, max_seq_length=4, do_lower_case=True))
+    assert side.count_tokens(TEXTS) == [4, 3, 4]
+    assert torch.equal(side.features(["A RED bus of"]), side.features(["a red end"]))
+
+
+@torch.no_grad()
+def test_a_copy_of_an_older_version_keeps_its_mean_and_its_identity(tmp_path: Path) -> None:
+    """It has no folders, so its pooling is not known."""
+    source = save_sentence_encoder(tmp_path / "source", CLS, max_seq_length=4)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in source.iterdir():
+        if path.is_file():
+            shutil.copy(path, copy)
+    side = HuggingFaceTextEncoder.load(copy)
+    plain = HuggingFaceTextEncoder.load(save_huggingface(tmp_path / "plain", "bert"))
+    assert torch.equal(side.features(TEXTS), plain.features(TEXTS))
+    assert side.identity.keys() == plain.identity.keys()
+    assert HuggingFaceTextEncoder.load(source).identity["pooling"]
 
 
 def test_a_copy_of_a_text_side_learns_alone(tmp_path: Path) -> None:
