@@ -22,6 +22,7 @@ from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import registry
 from lcl_core.db.models import EncoderRow
+from lcl_core.encoders.schemas.huggingface import TEXTS
 
 if TYPE_CHECKING:
     from lcl_core.serving.batched_engine import BatchedEngine
@@ -57,11 +58,18 @@ async def when_loaded(state: AppState, call: Callable[[], Awaitable[Result]]) ->
 
 
 def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEngine:
-    """The loaded encoder of an id or name. Closes the session.
+    """The loaded encoder of the id or name that a request gives as its ``model``. Closes the session.
 
-    Raises: EncoderLoading; UserError; Problem as ``load_encoder``.
+    Raises: EncoderLoading; UserError; Problem 422 ``no_image_encoder``, and as ``load_encoder``.
     """
-    return load_encoder(state, session, registry.get_encoder(session, reference))
+    row = registry.get_encoder(session, reference)
+    if row.info.get("reads") == [TEXTS]:  # before others leave the memory for it
+        message = (
+            f"encoder {row.name!r} ({row.id}) reads texts alone, for tuned_retrieval.text_encoder of evaluations; "
+            "choose an encoder that reads images"
+        )
+        raise Problem(422, "no_image_encoder", message, field="model")
+    return load_encoder(state, session, row)
 
 
 def load_encoder(

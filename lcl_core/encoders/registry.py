@@ -30,7 +30,8 @@ def load_image_encoder(directory: Path, file_hashes: Hashes | None = None) -> Im
         file_hashes: sha256 of its files by name, where they are known.
 
     Raises:
-        UserError: ``encoder_unreadable``, naming the directory and what is wrong with it.
+        UserError: ``encoder_unreadable``, naming the directory and what is wrong with it; ``no_image_encoder`` for one
+            that reads texts alone.
     """
     try:
         found = detect_encoder(directory)
@@ -39,7 +40,7 @@ def load_image_encoder(directory: Path, file_hashes: Hashes | None = None) -> Im
         raise UserError(message, code="encoder_unreadable", field="encoder", file=error.file or directory) from error
     if IMAGES not in found.reads:
         message = f"a model of type {found.model} reads texts alone; give the id of an encoder that reads images"
-        raise UserError(message, code="encoder_unreadable", field="encoder", file=directory)
+        raise UserError(message, code="no_image_encoder", field="encoder", file=directory)
     return IMAGE_ENCODERS[found.kind].load(directory, file_hashes)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from api.client import data_url
 from api.core.errors import Problem
 from api.services import encoder_archive
 from api.services.encoder_archive import EncoderExporter
@@ -307,6 +308,27 @@ def test_a_sentence_encoder_is_kept_with_its_pooling(
     pooling.unlink()
     answer = http.post("/v1/encoders", json={"name": "others", "path": str(source)})
     assert "1_Pooling/config.json, which is not there" in refused(answer, 422, "bad_encoder", "path")["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("embeddings", {"input": "a red bus"}),
+        ("captions", {"images": [data_url(b"an image")]}),
+        ("attention", {"images": [data_url(b"an image")]}),
+        ("continuations", {"document": ["a red bus"]}),
+    ],
+)
+def test_an_encoder_of_texts_alone_is_not_called_damaged(
+    live_service: Any, http: httpx.Client, refused: Any, data_root: Path, path: str, body: dict[str, Any]
+) -> None:
+    if not (data_root / "texts-alone").is_dir():
+        source = save_huggingface(data_root / "texts-alone", "bert")
+        live_service.admin.import_encoder("texts-alone", str(source), allow_twin=True)
+    answer = http.post(f"/v1/{path}", json={"model": "texts-alone", **body})
+    message = refused(answer, 422, "no_image_encoder", "model")["message"]
+    assert "reads texts alone" in message
+    assert "choose an encoder that reads images" in message
 
 
 @pytest.mark.parametrize(
