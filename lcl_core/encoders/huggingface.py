@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _LIBRARY = f"transformers {transformers.__version__}"
 _MAX_TEXT_TOKENS = 512  # tokens of a text, where neither tokenizer nor model knows a limit
 _SIGLIP_CLASSES = ("SiglipTokenizer", "SiglipTokenizerFast")
+_PROJECTION = "visual_projection.weight"
 _PROBE_IMAGE = Image.new("RGB", (61, 97))
 
 
@@ -77,6 +79,12 @@ class HuggingFaceImageEncoder(ExternalImageEncoder):
             pooled = states[:, 0] if before else states.mean(1)
         return pooled, states[:, before:]
 
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """As the base has it, and whether vectors are projected, which older versions left out."""
+        projected = _is_projected(self.origin, tensor_names(self.directory, self.origin))
+        return {**super().identity, **({"projection": _PROJECTION} if projected else {})}
+
     def _before_patches(self, length: int) -> int:
         """How many class and register tokens stand before the patches; none where patches were merged."""
         patch = getattr(self.network.config, "patch_size", None)
@@ -90,7 +98,7 @@ class _VisionModule(nn.Module):
         super().__init__()
         self.vision_model = model.vision_model
         self.visual_projection = getattr(model, "visual_projection", nn.Identity())
-        self.config = model.config.vision_config
+        self.config = getattr(model.config, "vision_config", model.config)
 
     def forward(self, pixel_values: Tensor) -> Any:
         found = self.vision_model(pixel_values=pixel_values)
@@ -201,13 +209,15 @@ def _model(directory: Path, origin: EncoderFormat, trained: bool) -> Any:
     config = transformers.AutoConfig.from_pretrained(directory, **_LOCAL)
     config.dtype = torch.float32
     attention = _attention(config)
-
-    def make() -> Any:
-        return transformers.AutoModel.from_config(config, trust_remote_code=False, attn_implementation=attention)
-
+    names = tensor_names(directory, origin)
+    kind: Any = transformers.AutoModel
+    make = partial(kind.from_config, config, trust_remote_code=False, attn_implementation=attention)
+    if _is_projected(origin, names):  # AutoModel would leave out the projection, and make vectors of another space
+        kind = transformers.CLIPVisionModelWithProjection  # type: ignore[attr-defined]
+        make = partial(kind._from_config, config, attn_implementation=attention)
     if trained:
         check_network_size(directory, origin, make)
-        model, info = transformers.AutoModel.from_pretrained(
+        model, info = kind.from_pretrained(
             directory,
             use_safetensors=True,
             dtype=torch.float32,
@@ -218,10 +228,15 @@ def _model(directory: Path, origin: EncoderFormat, trained: bool) -> Any:
         check_all_loaded(directory, [name for name in info["missing_keys"] if not name.startswith("pooler.")])
     else:
         model = make()
-    pooled = any("pooler." in name for name in tensor_names(directory, origin))
+    pooled = any("pooler." in name for name in names)
     if not pooled and getattr(model, "pooler", None) is not None and list(model.pooler.parameters()):
         model.pooler = None
     return model
+
+
+def _is_projected(origin: EncoderFormat, names: Set[str]) -> bool:
+    """Whether it is the vision side of CLIP alone, with the projection into the space of the texts."""
+    return origin.model == "clip_vision_model" and _PROJECTION in names
 
 
 def _attention(config: Any) -> str:

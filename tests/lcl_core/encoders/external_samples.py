@@ -129,6 +129,7 @@ def save_huggingface(folder: Path, kind: str) -> Path:
         "siglip": lambda: hf.SiglipModel(
             hf.SiglipConfig(text_config={**text, "projection_size": 32}, vision_config=sight)
         ),
+        "clip-projected": lambda: hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(**sight, projection_dim=20)),
         "bert": lambda: hf.BertModel(hf.BertConfig(**text)),
     }
     perturb_weights(made[kind]()).save_pretrained(folder)

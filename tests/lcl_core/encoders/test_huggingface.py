@@ -140,6 +140,19 @@ def test_a_copy_of_an_older_version_keeps_its_mean_and_its_identity(tmp_path: Pa
     assert HuggingFaceTextEncoder.load(source).identity["pooling"]
 
 
+@torch.no_grad()
+def test_the_vision_side_of_clip_alone_keeps_its_projection(tmp_path: Path) -> None:
+    tower = HuggingFaceImageEncoder.load(save_huggingface(tmp_path, "clip-projected"))
+    model = transformers.CLIPVisionModelWithProjection.from_pretrained(tmp_path).eval()
+    _, pixels = library(tmp_path)
+    found, (pooled, patches) = model(pixel_values=pixels), tower.encode(pixels)
+    assert pooled is not None
+    torch.testing.assert_close(pooled, F.normalize(found.image_embeds, dim=-1))
+    torch.testing.assert_close(patches, found.last_hidden_state[:, 1:])
+    assert (tower.embed_dim, tower.random_init().embed_dim) == (20, 20)
+    assert tower.identity["projection"]
+
+
 def test_a_copy_of_a_text_side_learns_alone(tmp_path: Path) -> None:
     side = HuggingFaceTextEncoder.load(save_huggingface(tmp_path, "bert"))
     twin = side.copy()
