@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from transformers import PreTrainedConfig
+from transformers import PretrainedConfig  # the name that versions 4 and 5 share
 
 from lcl_core.specs.vision import DEFAULT_TOWER, TowerSizes, tower_kind
 
@@ -12,7 +12,7 @@ Numerics = Literal["fixed", "official"]
 TextAttention = Literal["causal", "bidirectional"]
 
 
-class LCLConfig(PreTrainedConfig):
+class LCLConfig(PretrainedConfig):
     """Configuration of :class:`LCLModel`; the defaults are the paper's ViT-B/32 for interleaved documents.
 
     Args:

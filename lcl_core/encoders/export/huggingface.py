@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import shutil
+from collections.abc import Set
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,8 +33,8 @@ A vision encoder and text encoder of Latent Compression Learning, in one space. 
 
 * with `lcl` installed, `AutoModel.from_pretrained(DIR)` after `import lcl_core.model`; no code from here runs;
 * without it, as below: `trust_remote_code` runs the Python files that lie here to be read first, `encoder_model.py` and
-  `processing_lcl.py` and what they import. They need torch, transformers, tokenizers, Pillow and, for texts that are
-  not plain ASCII, ftfy.
+  `processing_lcl.py` and what they import. They need torch, transformers (tested: 5.24 and 4.57), tokenizers,
+  Pillow and, for texts that are not plain ASCII, ftfy.
 
 `get_image_features` and `get_text_features` give vectors of length 1, `get_patch_features` the patch tokens. Captions
 need `lcl`. An encoder whose `vision` in `config.json` begins with `timm:` needs timm as well.
@@ -54,7 +55,9 @@ def write(directory: Path, target: Path) -> None:
     Raises:
         UserError: ``encoder_unreadable``.
     """
-    write_json_atomically(target / CONFIG, {**read_json(directory / CONFIG), "auto_map": _AUTO_MODEL})
+    # transformers 4 would write the token embeddings over the head of a configuration that does not say this
+    config = {**read_json(directory / CONFIG), "tie_word_embeddings": False, "auto_map": _AUTO_MODEL}
+    write_json_atomically(target / CONFIG, config)
     write_inputs(directory, target)
     processor = read_json(directory / PROCESSOR)
     write_json_atomically(target / PROCESSOR, {**processor, "auto_map": _AUTO_PROCESSOR})
@@ -74,7 +77,15 @@ def portable_sources() -> dict[str, str]:
         if name not in sources:
             sources[name], imported = _make_relative(module)
             queue += imported
+    for entry in ("modeling_lcl", "encoder_model"):  # those of ``auto_map``
+        others = {name.removesuffix(".py") for name in sources} - {entry, "encoder_model", "processing_lcl"}
+        sources[f"{entry}.py"] += _named_modules(others)
     return sources
+
+
+def _named_modules(names: Set[str]) -> str:
+    """Imports of all modules: of a local directory, transformers 4 copies those alone that an entry names itself."""
+    return "\n" + "".join(f"from .{name} import __name__ as _{name}  # noqa: E402, F401\n" for name in sorted(names))
 
 
 def _make_relative(module: str) -> tuple[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,18 @@ def test_the_code_beside_the_weights_stands_alone(sample: Sample, tmp_path: Path
         named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         named |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
         assert not any(name.startswith(("lcl_core", "api")) for name in named)
+
+
+def test_an_entry_names_every_module_and_ties_no_weights(sample: Sample, tmp_path: Path) -> None:
+    """transformers 4 copies no modules of modules, and ties the head to the token embeddings by default."""
+    export("huggingface", sample.directory, tmp_path / "out")
+    modules = {file.stem for file in (tmp_path / "out").glob("*.py")} - {"encoder_model", "processing_lcl"}
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+    for place in config["auto_map"].values():
+        entry = place.partition(".")[0]
+        nodes = ast.walk(ast.parse((tmp_path / "out" / f"{entry}.py").read_text()))
+        named = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1}
+        assert named >= modules - {entry}
+    configuration = (tmp_path / "out" / "configuration_lcl.py").read_text()
+    assert "from transformers import PretrainedConfig" in configuration, "which transformers 4 has too"
