@@ -31,6 +31,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.system_errors import FailureCode, failure_code
 from lcl_core.specs.validation_messages import describe_error, main_error
 
+MAX_EXAMINED_ERRORS = 1000  # of a body, among which the one to report is chosen
 PROBE_BYTES = bytes(4096)
 POSTGRES_DISK_FULL = "53100"
 FAULT_MESSAGES = {
@@ -280,7 +281,7 @@ def _allowed_methods(request: Request) -> list[str]:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = error.errors()
+    errors = error.errors()[:MAX_EXAMINED_ERRORS]
     first: Mapping[str, Any] = errors[0]
     location = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":

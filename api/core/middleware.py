@@ -2,8 +2,8 @@
 
 ``AuthenticatedBodyMiddleware`` checks the key (from the headers alone), takes a slot of the rate limiter, then
 reads the body. The body arrives within a deadline, and the bytes of all bodies that a process keeps are bounded. A body
-that JSON parsers may read differently (duplicate names, NaN, numbers too large, nesting too deep) is refused before it
-is parsed.
+that JSON parsers may read differently (duplicate names, NaN, numbers too large, nesting too deep), or that has too many
+values, is refused before it is parsed.
 
 Plain ASGI classes: Starlette's function middleware would buffer streams.
 """
@@ -15,6 +15,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from json import JSONDecodeError
 from pathlib import Path
@@ -154,12 +155,36 @@ MIN_BYTES_PER_SECOND = 10**6  # of a body, after ``LCL_BODY_SECONDS``
 MAX_CHECKING = 2  # threads that check large bodies
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-JSON_BRACKET = re.compile(rb"[\[\]{}]")
+# Possessive: a string without its end takes as many steps as it has bytes, not the square of them.
+JSON_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
+JSON_TOKEN = re.compile(rb"%b|[\[\]{},]" % JSON_STRING, re.DOTALL)
+JSON_BRACKET = re.compile(rb"%b|[\[\]{}]" % JSON_STRING, re.DOTALL)
+QUOTE, OPENINGS = b'"'[0], b"[{"
 
 
-def find_json_problem(body: bytes, max_depth: int) -> str | None:
+@dataclass(frozen=True, slots=True)
+class JsonLimits:
+    """Of a body: each value may become an error with a location of its own.
+
+    Attributes:
+        values: members of all objects and items of all lists.
+        members: of one object.
+    """
+
+    values: int
+    members: int
+
+
+# As many as 256 images with 32 labels of 32 values each; the largest object has a field for each of a request's.
+MEDIA_JSON = JsonLimits(300_000, 256)
+# A study of 1,000 variants, or names of the 22,000 classes of ImageNet.
+OTHER_JSON = JsonLimits(100_000, 30_000)
+
+
+def find_json_problem(body: bytes, max_depth: int, limits: JsonLimits = OTHER_JSON) -> str | None:
     """Why a body must not be parsed; None: it may be."""
+    if count_values(body, limits.values) > limits.values:
+        return f"the body holds more than {limits.values:,} values; send less at once"
     if nesting_depth(body, max_depth) > max_depth:
         return f"the body is nested deeper than {max_depth} levels"
     try:
@@ -170,26 +195,49 @@ def find_json_problem(body: bytes, max_depth: int) -> str | None:
         return "the body begins with a byte order mark; send it without"
     if b"\0" in body:  # UTF-16 and UTF-32 also end here
         return "the body holds a NUL byte"
-    return find_json_ambiguity(body)
+    return find_json_ambiguity(body, limits.members)
+
+
+def count_values(body: bytes, enough: int) -> int:
+    """Commas and opening brackets outside strings, at least the number of values beside the outermost.
+
+    Counting stops above ``enough``, and where there are more strings than so many values can be.
+    """
+    if body.count(b",") + body.count(b"[") + body.count(b"{") <= enough and body.count(b'"') <= 2 * enough:
+        return 0
+    values = strings = 0
+    for token in JSON_TOKEN.finditer(body):
+        mark = body[token.start()]
+        if mark == QUOTE:
+            strings += 1
+        elif mark not in b"]}":
+            values += 1
+        if values > enough or strings > 2 * enough + 1:  # a name and a text for each value
+            return enough + 1
+    return values
 
 
 def nesting_depth(body: bytes, enough: int) -> int:
-    """Nesting of brackets outside strings; counting stops above ``enough``."""
+    """Nesting of brackets outside strings; counting stops above ``enough``, and where more are closed than opened."""
     if body.count(b"[") + body.count(b"{") <= enough:
         return 0
     depth = deepest = 0
-    for bracket in JSON_BRACKET.finditer(JSON_STRING.sub(b"", body)):
-        depth += 1 if bracket.group() in b"[{" else -1
+    for bracket in JSON_BRACKET.finditer(body):
+        mark = body[bracket.start()]
+        if mark == QUOTE:
+            continue
+        depth += 1 if mark in OPENINGS else -1
         deepest = max(deepest, depth)
-        if deepest > enough:
+        if deepest > enough or depth < 0:
             break
     return deepest
 
 
-def find_json_ambiguity(body: bytes) -> str | None:
-    """What two parsers might read differently; None also for invalid JSON, which the parser reports."""
+def find_json_ambiguity(body: bytes, max_members: int | None = None) -> str | None:
+    """What two parsers might read differently, or an object of more members than ``max_members``; None also for invalid
+    JSON, which the parser reports."""
     try:
-        parse_strict_json(body)
+        parse_strict_json(body, max_members=max_members)
     except JSONDecodeError:
         return None
     except (ValueError, RecursionError) as error:
@@ -267,7 +315,8 @@ class AuthenticatedBodyMiddleware:
             raise Problem(408, "body_timeout", f"{message}; send it faster", headers={"connection": "close"})
         if body is None:
             return None
-        check = partial(find_json_problem, body, self.settings.max_json_depth)
+        limits = MEDIA_JSON if media else OTHER_JSON
+        check = partial(find_json_problem, body, self.settings.max_json_depth, limits)
         problem = await to_thread.run_sync(check, limiter=self._checking) if len(body) > LARGE_BODY else check()
         if problem:
             raise Problem(422, "bad_json", problem)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
 from api.schemas.base import PRINTABLE, Line, Reference, RequestModel, RowView, request_example
 from api.schemas.inference import EXAMPLE_IMAGE, Content
@@ -18,7 +28,7 @@ Weight = Annotated[float, Field(ge=-100, le=100)]
 Target = Literal["images", "texts"]
 MapMethod = Literal["pca", "tsne"]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Lines = Annotated[list[Line], Field(max_length=1000)]
+Lines = Annotated[list[Line], Field(max_length=1000, fail_fast=True)]
 QUERY_PARTS = ("text", "image", "vector", "item")
 
 
@@ -73,8 +83,8 @@ class SearchQuery(BaseModel):
 
     text: Content | None = Field(None, description="a text to search by")
     image: Content | None = Field(None, description="an image as a data URL")
-    vector: list[float] | None = Field(
-        None, max_length=16_384, description="a vector of the collection's encoder to search by"
+    vector: Annotated[list[float], Field(max_length=16_384, fail_fast=True)] | None = Field(
+        None, description="a vector of the collection's encoder to search by"
     )
     item: Reference | None = Field(None, description="id of an image or text of the collection")
     weights: QueryWeights = QueryWeights()
@@ -104,6 +114,17 @@ class LabelCondition(BaseModel):
     all: Lines | None = Field(None, description="of a set: it has every one of these")
 
 
+MAX_CONDITIONS = 32
+
+
+def _few_conditions(value: Any) -> Any:
+    """Raises: PydanticKnownError for too many. Pydantic would count only those without an error."""
+    if isinstance(value, dict) and len(value) > MAX_CONDITIONS:
+        context = {"field_type": "Dictionary", "max_length": MAX_CONDITIONS, "actual_length": len(value)}
+        raise PydanticKnownError("too_long", context)
+    return value
+
+
 class SearchRequest(SearchQuery):
     """At least one of text, image, vector and item; of several the weighted sum of their directions."""
 
@@ -117,9 +138,12 @@ class SearchRequest(SearchQuery):
         description="rank images by the words of their captions, too: the ranks by cosine and by BM25 are fused; needs "
         "text, and offset + k of at most 1000",
     )
-    where: dict[Line, Line | list[Line] | Number | LabelCondition] = Field(
+    where: Annotated[
+        dict[Line, Line | Annotated[list[Line], Field(fail_fast=True)] | Number | LabelCondition],
+        BeforeValidator(_few_conditions),
+    ] = Field(
         {},
-        max_length=32,
+        max_length=MAX_CONDITIONS,
         description="{label: filter}, all of which apply: a value or values as they are written; a number; {gte, gt, "
         "lte, lt} of a label that is a number or a date; {any, all} of one that is a set",
     )
@@ -149,10 +173,10 @@ def _no_reserved_labels(labels: dict[str, Any]) -> dict[str, Any]:
     return labels
 
 
-LabelValue = Line | Annotated[list[Line], Field(max_length=32)]
+LabelValue = Line | Annotated[list[Line], Field(max_length=32, fail_fast=True)]
 ItemLabels = Annotated[dict[Line, LabelValue], Field(max_length=32), AfterValidator(_no_reserved_labels)]
 LabelMembers = Annotated[
-    dict[Line, Annotated[list[Line], Field(min_length=1, max_length=32)]],
+    dict[Line, Annotated[list[Line], Field(min_length=1, max_length=32, fail_fast=True)]],
     Field(max_length=32),
     AfterValidator(_no_reserved_labels),
 ]
@@ -180,7 +204,7 @@ class AddItemsRequest(RequestModel):
         )
     )
 
-    items: list[NewItemRequest] = Field(min_length=1, max_length=1000, description="kept all, or none")
+    items: list[NewItemRequest] = Field(min_length=1, max_length=1000, fail_fast=True, description="kept all, or none")
     replace: bool = Field(False, description="an image takes the place of an older one of its name")
 
 

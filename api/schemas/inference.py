@@ -39,6 +39,9 @@ class TextPart(_Part):
 
 
 EmbeddingInput = Content | ImagePart | TextPart
+# Their number is a setting's, which is checked later: the first item that is wrong ends the check of the others.
+EmbeddingInputs = Annotated[list[EmbeddingInput], Field(fail_fast=True)]
+ImageUrls = Annotated[list[Content], Field(fail_fast=True)]
 
 
 def _refuse_tokens(value: Any) -> Any:
@@ -56,7 +59,7 @@ class EmbeddingRequest(BaseModel):
     )
 
     model: Reference = Field(description="id or name of an encoder")
-    input: Annotated[EmbeddingInput | list[EmbeddingInput], BeforeValidator(_refuse_tokens)] = Field(
+    input: Annotated[EmbeddingInput | EmbeddingInputs, BeforeValidator(_refuse_tokens)] = Field(
         description="texts, and images as data URLs", examples=["a red bird"]
     )
     encoding_format: Literal["float", "base64"] = Field("float", description="base64: little-endian float32")
@@ -116,7 +119,7 @@ class CaptionRequest(GenerationParams):
 
     model_config = ConfigDict(json_schema_extra=request_example(model="drawings-v5", images=[EXAMPLE_IMAGE]))
 
-    images: list[Content] = Field(description="images as data URLs")
+    images: ImageUrls = Field(description="images as data URLs")
     prompt: str = Field("", max_length=10_000, description="text that the caption continues")
     context: str = Field("", max_length=10_000, description="text before the image")
 
@@ -145,7 +148,7 @@ class ContinuationRequest(GenerationParams):
         json_schema_extra=request_example(model="drawings-v5", document=["A page about", {"image": EXAMPLE_IMAGE}])
     )
 
-    document: list[Content | DocumentImage] = Field(
+    document: Annotated[list[Content | DocumentImage], Field(fail_fast=True)] = Field(
         description="texts and images in reading order", examples=[["A red"]]
     )
 
@@ -162,7 +165,7 @@ class AttentionRequest(BaseModel):
     )
 
     model: Reference = Field(description="id or name of an encoder")
-    images: list[Content] = Field(description="images as data URLs")
+    images: ImageUrls = Field(description="images as data URLs")
     heads: bool = Field(True, description="also the weights of each head")
 
 

@@ -222,22 +222,27 @@ def fsync_tree(folder: Path) -> None:
 MAX_DIGITS = 20  # of a whole number: more than 64 bits
 
 
-def parse_strict_json(body: bytes | str, max_digits: int = MAX_DIGITS) -> Any:
+def parse_strict_json(body: bytes | str, max_digits: int = MAX_DIGITS, max_members: int | None = None) -> Any:
     """Parse a document.
 
-    Raises: ValueError where parsers differ, JSONDecodeError (a ValueError) for invalid JSON, RecursionError for a too
-        deep nesting.
+    Args:
+        max_members: of one object; None: any number.
+
+    Raises: ValueError where parsers differ and for an object of more members, JSONDecodeError (a ValueError) for
+        invalid JSON, RecursionError for a too deep nesting.
     """
     return json.loads(
         body,
-        object_pairs_hook=_unique_names,
+        object_pairs_hook=partial(_unique_names, max_members),
         parse_constant=_reject_constant,
         parse_float=_finite_float,
         parse_int=partial(_bounded_int, max_digits),
     )
 
 
-def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(max_members: int | None, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if max_members is not None and len(pairs) > max_members:
+        raise ValueError(f"an object has {len(pairs):,} members; {max_members:,} are allowed")
     parsed = dict(pairs)
     if len(parsed) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
