@@ -95,7 +95,7 @@ async def search(name: CollectionReference, body: SearchRequest, principal: View
 @router.get("/{name}/duplicates", summary="Find near-duplicates")
 async def duplicates(
     name: CollectionReference,
-    _: Viewer,
+    principal: Viewer,
     state: StateDep,
     session: ReadSessionDep,
     threshold: Annotated[float, Query(ge=0, le=1, description="the cosine from which on two are linked")] = 0.95,
@@ -110,9 +110,7 @@ async def duplicates(
     opened = await to_thread.run_sync(open_for_search, state, session, name, False, limiter=state.drawing)
     cache = state.inference().duplicates  # imported by now: the collection is open
     seconds, part = state.settings.duplicates_seconds, slice(offset, offset + limit)
-    page, total = await to_thread.run_sync(
-        cache.page, opened.collection, threshold, seconds, part, limiter=cache.limiter
-    )
+    page, total = await cache.queue.run(principal.owner, cache.page, opened.collection, threshold, seconds, part)
     groups = [
         DuplicateGroupView(
             size=size, items=[{"score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits]
@@ -199,7 +197,7 @@ def map_(
 )
 async def map_file(
     name: CollectionReference,
-    _: Viewer,
+    principal: Viewer,
     state: StateDep,
     session: ReadSessionDep,
     limit: Annotated[int, Query(ge=1, le=100_000, description="greatest number of points; by t-SNE 10,000")] = 50_000,
@@ -213,7 +211,7 @@ async def map_file(
     """
     opened = await to_thread.run_sync(open_for_search, state, session, name, False, limiter=state.drawing)
     maps = state.inference().maps
-    file = await to_thread.run_sync(maps.get_file, opened.collection, limit, method, limiter=maps.limiters[method])
+    file = await maps.queues[method].run(principal.owner, maps.get_file, opened.collection, limit, method)
     return Response(file, media_type=BYTES)
 
 

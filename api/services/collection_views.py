@@ -13,9 +13,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from anyio import CapacityLimiter
 from safetensors.numpy import save
 
+from api.core.limits import LongReadQueue, comparison_queue
 from api.schemas.collections import CollectionMap, MapMethod, MapPointView, SearchQuery
 from lcl_core.collections import file_format
 from lcl_core.collections.collection import Collection, Hit
@@ -61,13 +61,13 @@ class MapCache:
     A changed collection is another object, so that entries never become stale.
 
     Attributes:
-        limiters: of the threads that call ``get_file``, by method: one computes while the others of that method wait.
+        queues: of the calls of ``get_file``, by method: one computes while the others of that method wait.
     """
 
     def __init__(self) -> None:
         self._maps: WeakKeyDictionary[Collection, dict[tuple[str, int], bytes]] = WeakKeyDictionary()
         self._lock = threading.Lock()
-        self.limiters: dict[MapMethod, CapacityLimiter] = {"pca": CapacityLimiter(1), "tsne": CapacityLimiter(1)}
+        self.queues: dict[MapMethod, LongReadQueue] = {"pca": comparison_queue(), "tsne": comparison_queue()}
 
     def get_json(self, collection: Collection, limit: int) -> bytes:
         """``CollectionMap`` of at most ``limit`` images."""
@@ -197,10 +197,14 @@ def _label_codes(collection: Collection, rows: list[int]) -> tuple[dict[str, np.
 
 
 class DuplicateCache:
-    """Near-duplicate groups of open collections, for the last threshold of each. One thread at a time searches."""
+    """Near-duplicate groups of open collections, for the last threshold of each.
+
+    Attributes:
+        queue: of the calls of ``page``: one searches at a time.
+    """
 
     def __init__(self) -> None:
-        self.limiter = CapacityLimiter(1)
+        self.queue = comparison_queue()
         self._groups: WeakKeyDictionary[Collection, tuple[float, list[list[str]]]] = WeakKeyDictionary()
 
     def page(

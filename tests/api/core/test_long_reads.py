@@ -19,7 +19,13 @@ import api.routes.runs
 import api.services.collection_views
 import api.services.corpora
 from api.core.errors import Problem
-from api.core.limits import MAX_LONG_READS, MAX_LONG_READS_PER_OWNER, MAX_WAITING_READS_PER_OWNER, LongReadQueue
+from api.core.limits import (
+    MAX_LONG_READS,
+    MAX_LONG_READS_PER_OWNER,
+    MAX_WAITING_COMPARISONS_PER_OWNER,
+    MAX_WAITING_READS_PER_OWNER,
+    LongReadQueue,
+)
 from lcl_core.common.sandbox import SandboxResult
 from tests.api.routes.test_datasets import write_corpus
 
@@ -201,6 +207,56 @@ def test_maps_by_neighbours_hold_up_no_others(
             go_on.set()
         answers = [each.result() for each in waiting]
     assert [(each.status_code, each.json()["error"]["code"]) for each in answers] == [(503, "map_failed")] * 4
+
+
+def request_map(client: httpx.Client, number: int) -> httpx.Response:
+    return client.get("/v1/collections/squares/map.safetensors", params={"method": "tsne", "limit": 1 + number % 4})
+
+
+def request_duplicates(client: httpx.Client, number: int) -> httpx.Response:
+    return client.get("/v1/collections/squares/duplicates", params={"threshold": number / 100})
+
+
+@pytest.mark.parametrize(
+    ("call", "patched"),
+    [
+        (request_map, "api.services.collection_views.MapCache.get_file"),
+        (request_duplicates, "api.services.collection_views.DuplicateCache.page"),
+    ],
+)
+def test_many_comparisons_of_one_owner_delay_no_other(
+    live_service: Any, collection: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any, call: Any, patched: str
+) -> None:
+    computed: list[Any] = []
+    go_on = threading.Event()
+
+    def compute(_cache: Any, _collection: Any, limit_or_threshold: Any, *_: Any) -> Any:
+        computed.append(limit_or_threshold)
+        assert go_on.wait(180)
+        return b"" if call is request_map else ([], 0)
+
+    monkeypatch.setattr(patched, compute)
+    key = live_service.admin.create_key("another", "viewer")["key"]
+    most, others = 1 + MAX_WAITING_COMPARISONS_PER_OWNER, 3
+    with (
+        live_service.http("viewer") as viewer,
+        live_service.http(None) as another,
+        ThreadPoolExecutor(most + others + 1) as pool,
+    ):
+        another.headers["authorization"] = f"Bearer {key}"
+        sent = [pool.submit(call, viewer, 0) for _ in range(most + others)]
+        try:
+            eventually(lambda: sum(each.done() for each in sent) == others, "those that are refused", 60)
+            refused = [each.result() for each in sent if each.done()]
+            sent.append(pool.submit(call, another, 3))
+            eventually(lambda: requests_of(live_service) == most + 1, "the other owner's", 60)
+        finally:
+            go_on.set()
+        statuses = [each.result().status_code for each in sent]
+    assert {(each.status_code, each.headers["retry-after"]) for each in refused} == {(429, "5")}
+    assert sorted(statuses) == [200] * (most + 1) + [429] * others
+    assert len(computed) == most + 1
+    assert computed.index(4 if call is request_map else 0.03) == 1, "the other owner waited for one alone"
 
 
 def test_each_owner_has_a_few_and_a_queue_with_an_end() -> None:
