@@ -28,6 +28,7 @@ from lcl_core.data.shards.format import (
     FORMAT,
     GROUPS,
     HEADER,
+    MAX_RECORD_BYTES,
     ROW,
     ROWS,
     SIMILARITIES,
@@ -259,11 +260,14 @@ class ShardIndex:
         return self.header.records
 
     def row(self, record: int) -> IndexRow:
-        """Raises: IndexError."""
+        """Raises: IndexError; UserError ``shard_damaged`` for a record longer than any that is written."""
         if not 0 <= record < len(self):
             raise IndexError(record)
         data = os.pread(self._rows.fileno(), ROW.itemsize, record * ROW.itemsize)
-        return IndexRow(*np.frombuffer(data, ROW)[0].item())
+        row = IndexRow(*np.frombuffer(data, ROW)[0].item())
+        if not row.json <= row.length <= MAX_RECORD_BYTES:
+            raise damaged_shard_error(ROWS, f"record {record} has {row.json:,} of {row.length:,} bytes without images")
+        return row
 
     def usable(self, block: int, threshold: float) -> np.ndarray:
         """Sentences with a similar enough image, or images of a sequence, of each record of a block."""

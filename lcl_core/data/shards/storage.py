@@ -19,6 +19,8 @@ from lcl_core.common.files import sha256_file
 from lcl_core.common.storage import Storage
 from lcl_core.data.corpus.file_store import confined_file
 
+MAX_FILE_BYTES = 64 << 20  # of a file that is read whole: the header of some 300,000 shards
+
 
 class RangeCache(DiskCache):
     """Ranges of remote files on the local disk. ``max_bytes`` 0 keeps nothing."""
@@ -56,7 +58,8 @@ class ShardStorage(Protocol):
     concurrent_reads: int
 
     def read(self, name: str) -> bytes:
-        """The whole file. Raises: UserError ``file_missing`` or ``file_unreadable``; StoreError."""
+        """The whole file. Raises: UserError ``file_missing``, ``file_unreadable`` or ``corpus_unreadable`` for a larger
+        one; StoreError."""
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
         """Exactly these bytes. ``digest``: sha256 of the file in the index.
@@ -86,6 +89,13 @@ def damaged_shard_error(name: str, what: str) -> UserError:
     return UserError(message, code="shard_damaged", file=name)
 
 
+def _checked_size(data: bytes, name: str) -> bytes:
+    if len(data) > MAX_FILE_BYTES:
+        message = f"the file is larger than {MAX_FILE_BYTES:,} bytes; convert the corpus again, into fewer shards"
+        raise UserError(message, code="corpus_unreadable", file=name)
+    return data
+
+
 class LocalShardStorage:
     """A folder, whose links may not lead out of it.
 
@@ -100,7 +110,11 @@ class LocalShardStorage:
         self._files: dict[str, Path] = {}  # those that were checked: ranges of a shard are read many times
 
     def read(self, name: str) -> bytes:
-        return self._tried(name, lambda: self._checked(name).read_bytes())
+        def read() -> bytes:
+            with self._checked(name).open("rb") as file:
+                return file.read(MAX_FILE_BYTES + 1)
+
+        return _checked_size(self._tried(name, read), name)
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
         def read() -> bytes:
@@ -143,7 +157,7 @@ class RemoteShardStorage:
         self._storage, self._cache = storage, cache
 
     def read(self, name: str) -> bytes:
-        return self._storage.read(name)
+        return _checked_size(self._storage.read(name, 0, MAX_FILE_BYTES + 1), name)
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
         # with the digest: other contents under the same URL are not those in the cache

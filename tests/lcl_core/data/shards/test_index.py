@@ -10,6 +10,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.sampling.document_plan import ChunkIndex
+from lcl_core.data.shards import storage as storage_module
 from lcl_core.data.shards.format import BLOCK, CODE, ROW, SIMILARITY
 from lcl_core.data.shards.index import (
     RecordGroup,
@@ -106,3 +107,23 @@ def test_pieces_are_what_a_list_would_be() -> None:
     assert len(pieces) == len(listed)
     places = [*range(0, len(listed), 131), len(listed) - 1]
     assert [pieces[place] for place in places] == [listed[place] for place in places]
+
+
+def test_a_header_that_is_too_large_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_module, "MAX_FILE_BYTES", 1000)
+    (tmp_path / "index.json").write_bytes(b" " * 1001)
+    with pytest.raises(UserError, match="larger than 1,000 bytes; convert the corpus again") as caught:
+        ShardIndex(LocalShardStorage(tmp_path))
+    assert (caught.value.code, caught.value.file) == ("corpus_unreadable", "index.json")
+
+
+@pytest.mark.parametrize("sizes", [((1 << 30) + 1, 0), (512, 513)])
+def test_a_record_longer_than_any_that_is_written_is_not_read(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    rows = np.zeros(2, ROW)
+    rows["length"][1], rows["json"][1] = sizes
+    write_index(tmp_path, [(rows, np.empty(0, SIMILARITY))], [RecordGroup("pair", "train", "")], [])
+    index = ShardIndex(LocalShardStorage(tmp_path))
+    assert index.row(0).length == 0
+    with pytest.raises(UserError, match="convert the corpus again") as caught:
+        index.row(1)
+    assert caught.value.code == "shard_damaged"
