@@ -28,6 +28,9 @@ MAX_DIRECTORY_BYTES = 32 << 20
 DIRECTORY_ERRORS = (zipfile.BadZipFile, ValueError, NotImplementedError, IndexError, struct.error)
 ARCHIVE_ERRORS = (*DIRECTORY_ERRORS, zlib.error, EOFError, RuntimeError)
 BLOCK = 1 << 20  # bytes that are unpacked at a time
+# Text shrinks to a tenth or so; what grows more than this on unpacking is made to fill a disk or memory, or waste time.
+MAX_EXPANSION = 200
+MIN_ALLOWANCE_BYTES = 256 << 20  # that a small archive may unpack to
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1024
 MAX_NAME_PARTS = 32  # each but the last becomes a folder
 _MEMBER_BYTES, _LEAST_DIRECTORY_BYTES = 128, 1 << 20  # allowed for the list of members; one has at least 46

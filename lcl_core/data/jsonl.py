@@ -1,11 +1,12 @@
-"""A JSON-lines file as a sequence: line offsets are in memory, a line is parsed on access.
+"""A JSON-lines file as a sequence: line offsets are in memory, a line is read and parsed on access.
 
+A file is not mapped: an access beyond the end of one that was cut short meanwhile would end the process.
 Halves of surrogate pairs, which JSON can write as escapes, become U+FFFD: no file, database or response can have them.
 """
 
 from __future__ import annotations
 
-import mmap
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
@@ -15,29 +16,94 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.json_values import BadValue, parse_json
 
 MAX_LINE_BYTES = 16 << 20
-_SCAN_BYTES = 64 << 20
+MAX_LINES = 50_000_000  # of all files of a corpus, 20 bytes each; shards have no such bound
+_SCAN_BYTES = 4 << 20
+_READ_AHEAD_BYTES = 1 << 16  # where lines are read in their order
+_CALL_BYTES = 1 << 30  # of one call, which reads at most 2 GiB
+_NEWLINE, _RETURN = b"\n\r"
+
+
+class FileBytes:
+    """A file's bytes, read as slices of them are taken. Safe from several threads and after a fork.
+
+    Args:
+        descriptor: of the open file, which is closed with this object.
+        name: of the file, for messages.
+
+    Slicing (not from the end) raises UserError ``file_unreadable``, also where the file is shorter than it was when it
+    was opened.
+    """
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor, self._name = descriptor, name
+        self._size = os.fstat(descriptor).st_size
+        self._window = (0, b"")  # a range that was read ahead: its start and content
+        self._last_end = 0
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, end = part.start or 0, self._size if part.stop is None else min(part.stop, self._size)
+        begin, window = self._window
+        if begin <= start and end <= begin + len(window):
+            self._last_end = end
+            return window[start - begin : end - begin]
+        follows = 0 <= start - self._last_end <= len(b"\r\n")
+        self._last_end = end
+        if not follows or end - start >= _READ_AHEAD_BYTES:
+            return self._read(start, end, end - start)
+        window = self._read(start, min(start + _READ_AHEAD_BYTES, self._size), end - start)
+        self._window = start, window
+        return window[: end - start]
+
+    def __bytes__(self) -> bytes:
+        return self[:]
+
+    def _read(self, start: int, end: int, least: int) -> bytes:
+        """The bytes from ``start`` to ``end``, at least so many. Raises: UserError."""
+        parts, enough = list[bytes](), start + least
+        try:
+            while start < end and (data := os.pread(self._descriptor, min(end - start, _CALL_BYTES), start)):
+                parts.append(data)
+                start += len(data)
+        except OSError as error:
+            message = f"the file cannot be read: {error.strerror}"
+            raise UserError(message, code="file_unreadable", file=self._name) from error
+        if start < enough:
+            message = "the file became shorter while it was read; write a new file and rename it to the old one's name"
+            raise UserError(message, code="file_unreadable", file=self._name)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class JsonLines(Sequence[dict[str, Any]]):
     """Objects of a JSON-lines file, blank lines left out.
 
     Args:
-        buffer: the file, in memory or mapped.
+        buffer: the file, in memory or read as it is needed.
         name: its name, for messages.
         check: returns the problem of an object, or None.
+        max_lines: that are not blank.
+
+    Raises: UserError ``corpus_unreadable`` for more lines; those of ``buffer``.
 
     Indexing raises UserError ``bad_line`` with file and line for a line that is no valid object.
     """
 
-    def __init__(self, buffer: bytes | mmap.mmap, name: str, check: Callable[[dict[str, Any]], str | None]) -> None:
+    def __init__(
+        self,
+        buffer: bytes | FileBytes,
+        name: str,
+        check: Callable[[dict[str, Any]], str | None],
+        max_lines: int = MAX_LINES,
+    ) -> None:
         self.name = name
         self._buffer = buffer
         self._check = check
-        starts, ends = _line_bounds(buffer)
-        first = np.frombuffer(buffer, np.uint8)[np.minimum(starts, max(len(buffer) - 1, 0))] if buffer else starts
-        kept = (ends > starts + 1) | ((ends == starts + 1) & (first != ord("\r")))
-        self._starts, self._ends = starts[kept], ends[kept]
-        self._numbers = np.flatnonzero(kept) + 1
+        self._starts, self._lengths, self._numbers = _find_lines(buffer, name, max_lines)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -61,11 +127,13 @@ class JsonLines(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        start, end = int(self._starts[index]), int(self._ends[index])
-        if end - start > MAX_LINE_BYTES:
+        start, length = int(self._starts[index]), int(self._lengths[index])
+        if length > MAX_LINE_BYTES:
             raise self._bad(index, f"the line is longer than {MAX_LINE_BYTES:,} bytes")
         try:
-            value = parse_json(self._buffer[start:end], keep_nan=True)  # a similarity of NaN leaves out its image alone
+            value = parse_json(
+                self._buffer[start : start + length], keep_nan=True
+            )  # a similarity of NaN leaves out its image alone
         except BadValue as error:
             raise self._bad(index, f"the line is {error}") from error
         problem = self._check(value) if isinstance(value, dict) else "the line is not a JSON object"
@@ -135,13 +203,37 @@ class ConcatenatedLines(Sequence[dict[str, Any]]):
         raise IndexError(index)
 
 
-def _line_bounds(buffer: bytes | mmap.mmap) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and ends (newline excluded) of all lines, int64."""
-    parts = []
-    for start in range(0, len(buffer), _SCAN_BYTES):
-        chunk = np.frombuffer(buffer, np.uint8, count=min(_SCAN_BYTES, len(buffer) - start), offset=start)
-        parts.append(np.flatnonzero(chunk == ord("\n")) + start)
-    newlines = np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
-    starts = np.concatenate(([0], newlines + 1)).astype(np.int64)
-    ends = np.append(newlines, len(buffer))
-    return starts, ends
+def _find_lines(buffer: bytes | FileBytes, name: str, max_lines: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of all lines that are not blank: starts, lengths without the newline (``MAX_LINE_BYTES`` + 1: longer), numbers.
+
+    Blank lines take memory only while their part of the file is scanned. Raises: UserError ``corpus_unreadable``.
+    """
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    begin, first, lines, kept_lines = 0, _NEWLINE, 0, 0  # of the line that the scan is in: its start and first byte
+    for offset in range(0, len(buffer), _SCAN_BYTES):
+        data = np.frombuffer(buffer[offset : offset + _SCAN_BYTES], np.uint8)
+        if begin == offset:
+            first = int(data[0])
+        ends = np.flatnonzero(data == _NEWLINE) + offset
+        if offset + len(data) == len(buffer):
+            ends = np.append(ends, len(buffer))
+        if not len(ends):
+            continue
+        starts = np.concatenate(([begin], ends[:-1] + 1))
+        firsts = data[np.clip(starts - offset, 0, len(data) - 1)]
+        firsts[0] = first
+        lengths = ends - starts
+        kept = (lengths > 1) | ((lengths == 1) & (firsts != _RETURN))
+        clipped = np.minimum(lengths[kept], MAX_LINE_BYTES + 1).astype(np.uint32)
+        found.append((starts[kept], clipped, np.flatnonzero(kept) + lines + 1))
+        lines, kept_lines = lines + len(ends), kept_lines + len(clipped)
+        if kept_lines > max_lines:
+            message = f"the corpus has more than {MAX_LINES:,} lines; convert it to shards in smaller parts"
+            raise UserError(message, code="corpus_unreadable", file=name)
+        begin = int(ends[-1]) + 1
+        if begin - offset < len(data):
+            first = int(data[begin - offset])
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.uint32), np.empty(0, np.int64)
+    starts, lengths, numbers = (np.concatenate(column) for column in zip(*found, strict=True))
+    return starts, lengths, numbers

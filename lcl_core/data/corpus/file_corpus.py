@@ -23,11 +23,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
+from lcl_core.common.archive import BLOCK
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.file_store import FileStore, open_store
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
-from lcl_core.data.jsonl import ConcatenatedLines, JsonLines
+from lcl_core.data.jsonl import MAX_LINES, ConcatenatedLines, FileBytes, JsonLines
 from lcl_core.data.records import (
     DEFAULT_SPLIT,
     PAIR_FIELDS,
@@ -174,12 +175,23 @@ class FileCorpus(Corpus):
         total = hashlib.sha256()
         for name in self._store.names():
             if name.startswith("images/") or name in self._document_files or name in self._pair_files:
-                line = f"{name}\0{hashlib.sha256(self._store.buffer(name)).hexdigest()}\n"
+                line = f"{name}\0{_sha256(self._store.buffer(name))}\n"
                 total.update(line.encode("utf-8", "surrogateescape"))  # a file may have a name of any bytes
         return total.hexdigest()
 
     def _lines(self, files: Sequence[str], check: Any) -> ConcatenatedLines:
-        return ConcatenatedLines([JsonLines(self._store.buffer(name), name, check) for name in files])
+        parts, left = list[JsonLines](), MAX_LINES
+        for name in files:
+            parts.append(JsonLines(self._store.buffer(name), name, check, left))
+            left -= len(parts[-1])
+        return ConcatenatedLines(parts)
+
+
+def _sha256(buffer: bytes | FileBytes) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(buffer), BLOCK):
+        digest.update(buffer[start : start + BLOCK])
+    return digest.hexdigest()
 
 
 def jsonl_files(store: FileStore, stem: str) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ forked loader cannot disturb its siblings.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import stat
 import struct
@@ -18,10 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from lcl_core.common.archive import DIRECTORY_ERRORS, open_zip
+from lcl_core.common.archive import DIRECTORY_ERRORS, MAX_EXPANSION, MIN_ALLOWANCE_BYTES, open_zip
 from lcl_core.common.errors import UserError
+from lcl_core.data.jsonl import FileBytes
 
-MAX_TEXT_BYTES = 4 << 30
+MAX_TEXT_BYTES = 2 << 30  # of one file of a zip, and of its JSON lines together: they are in memory while it is open
 _LOCAL_HEADER = struct.Struct("<4s22x2H")  # signature, then the lengths of the name and of the extra field
 
 
@@ -38,8 +38,8 @@ class FileStore(Protocol):
     def read(self, name: str, max_bytes: int) -> bytes:
         """The whole file. Raises: UserError when it is missing, unsafe, damaged or larger than ``max_bytes``."""
 
-    def buffer(self, name: str) -> bytes | mmap.mmap:
-        """The whole file as a buffer, mapped instead of read where that is possible."""
+    def buffer(self, name: str) -> bytes | FileBytes:
+        """The whole file, of a folder read as it is needed. Raises: as :meth:`read`; ``corpus_unreadable``."""
 
 
 def open_store(path: str | Path) -> FileStore:
@@ -120,10 +120,9 @@ class FolderStore:
             raise _too_large_error(name, max_bytes)
         return data
 
-    def buffer(self, name: str) -> bytes | mmap.mmap:
+    def buffer(self, name: str) -> bytes | FileBytes:
         with self._open(name) as file:
-            size = os.fstat(file.fileno()).st_size
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            return FileBytes(os.dup(file.fileno()), name)
 
     @contextmanager
     def _open(self, name: str) -> Iterator[IO[bytes]]:
@@ -172,6 +171,9 @@ class ZipStore:
             raise _missing_error(name, self.path)
         if info.file_size > max_bytes:
             raise _too_large_error(name, max_bytes)
+        if info.file_size > max(MIN_ALLOWANCE_BYTES, MAX_EXPANSION * info.compress_size):
+            message = f"the file unpacks to more than {MAX_EXPANSION} times its size; unpack the zip into a folder"
+            raise UserError(message, code="corpus_unreadable", file=name)
         data = self._content(info)
         if data is None or len(data) != info.file_size or zlib.crc32(data) != info.CRC:
             raise UserError(
@@ -183,6 +185,10 @@ class ZipStore:
         return data
 
     def buffer(self, name: str) -> bytes:
+        lines = sum(info.file_size for each, info in self._entries.items() if each.endswith(".jsonl"))
+        if name.endswith(".jsonl") and lines > MAX_TEXT_BYTES:
+            message = f"the JSON lines of the zip unpack to {lines:,} bytes, of {MAX_TEXT_BYTES:,} that they may"
+            raise UserError(f"{message}; unpack the zip into a folder", code="corpus_unreadable", file=self.path)
         return self.read(name, MAX_TEXT_BYTES)
 
     def _content(self, info: zipfile.ZipInfo) -> bytes | None:

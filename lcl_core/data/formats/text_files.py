@@ -18,15 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from lcl_core.common.archive import open_zip
+from lcl_core.common.archive import MAX_EXPANSION, MIN_ALLOWANCE_BYTES, open_zip
 from lcl_core.data.formats.base import corpus_files, display_name
 from lcl_core.data.json_values import BadValue, to_json_safe
 from lcl_core.data.jsonl import MAX_LINE_BYTES
 from lcl_core.data.records import BadItem
 
-# JSON lines shrink to a tenth or so; what grows more than this on unpacking is made to fill a disk or waste time.
-MAX_EXPANSION = 200
-MIN_ALLOWANCE_BYTES = 256 << 20
 _READ_ERRORS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, struct.error, RuntimeError, LookupError, ValueError)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -107,3 +108,32 @@ def test_several_files_are_one_sequence() -> None:
     for outside in (3, -4):
         with pytest.raises(IndexError):
             both[outside]
+
+
+def test_lines_are_numbered_across_scan_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b'\n\r\n{"n": 0}\n\r\n\n{"n": 1}\r\n\n{"n": 2}'
+    for border in range(1, len(data) + 2):
+        monkeypatch.setattr(lines_module, "_SCAN_BYTES", border)
+        rows = lines(data)
+        assert [row["n"] for row in rows] == [0, 1, 2]
+        assert [rows.line_number(index) for index in range(3)] == [3, 6, 8]
+
+
+def test_blank_lines_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"\n" * (4 << 20) + b'{"n": 0}'
+    monkeypatch.setattr(lines_module, "_SCAN_BYTES", 1 << 16)
+    tracemalloc.start()
+    try:
+        rows = lines(data)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20, "of two bytes a line"
+    finally:
+        tracemalloc.stop()
+    assert (len(rows), rows.line_number(0)) == (1, (4 << 20) + 1)
+
+
+def test_more_lines_than_a_corpus_may_have_are_refused() -> None:
+    data = b"{}\n" * 11
+    assert len(JsonLines(data, "x.jsonl", lambda value: None, max_lines=11)) == 11
+    with pytest.raises(UserError, match="convert it to shards") as caught:
+        JsonLines(data, "x.jsonl", lambda value: None, max_lines=10)
+    assert (caught.value.code, caught.value.file) == ("corpus_unreadable", "x.jsonl")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import pickle
 import struct
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.corpus import file_store
 from lcl_core.data.corpus.file_store import FileStore, open_store
 
 FILES = {
@@ -175,10 +175,69 @@ def test_a_disk_that_fails_while_a_file_is_read(folder: Path, monkeypatch: pytes
     def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(mmap, "mmap", fail)
+    monkeypatch.setattr(os, "pread", fail)
     with pytest.raises(UserError, match="Input/output error") as caught:
-        open_store(folder).buffer("images/a.png")
-    assert caught.value.code == "file_unreadable"
+        bytes(open_store(folder).buffer("images/a.png"))
+    assert (caught.value.code, caught.value.file) == ("file_unreadable", "images/a.png")
+
+
+def test_a_file_that_is_cut_short_while_it_is_open_is_named(folder: Path) -> None:
+    """A mapped one would end the process."""
+    file = folder / "pairs.jsonl"
+    file.write_bytes(b"{}\n" * 100_000)
+    buffer = open_store(folder).buffer("pairs.jsonl")
+    os.truncate(file, 3)
+    assert buffer[0:3] == b"{}\n"
+    with pytest.raises(UserError, match="became shorter") as caught:
+        buffer[150_000:150_003]
+    assert (caught.value.code, caught.value.file) == ("file_unreadable", "pairs.jsonl")
+
+
+def test_lines_in_their_order_are_read_many_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, read = list[int](), os.pread
+
+    def count(descriptor: int, size: int, offset: int) -> bytes:
+        calls.append(size)
+        return read(descriptor, size, offset)
+
+    buffer = open_store(folder).buffer("pairs.jsonl")
+    monkeypatch.setattr(os, "pread", count)
+    for start in range(0, 3000, 3):
+        assert buffer[start : start + 2] == b"{}"
+    assert len(calls) <= 2
+    for start in (2100, 9, 1500):
+        assert buffer[start : start + 3] == b"{}\n"
+    assert bytes(buffer) == FILES["pairs.jsonl"]
+
+
+def test_a_file_of_a_zip_that_unpacks_to_very_much_more_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_store, "MIN_ALLOWANCE_BYTES", 1 << 16)
+    with zipfile.ZipFile(tmp_path / "made.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pairs.jsonl", b"\n" * (1 << 20))
+        archive.writestr("small.jsonl", b"\n" * (1 << 16))
+    store = open_store(tmp_path / "made.zip")
+    assert len(store.buffer("small.jsonl")) == 1 << 16
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="unpack the zip into a folder") as caught:
+            store.buffer("pairs.jsonl")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    finally:
+        tracemalloc.stop()
+    assert (caught.value.code, caught.value.file) == ("corpus_unreadable", "pairs.jsonl")
+
+
+def test_the_lines_of_a_zip_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_store, "MAX_TEXT_BYTES", 1000)
+    path = tmp_path / "made.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("pairs/a.jsonl", "pairs/b.jsonl"):
+            archive.writestr(name, b"{}\n" * 200)
+    with pytest.raises(UserError, match="1,200 bytes, of 1,000 that they may; unpack the zip") as caught:
+        open_store(path).buffer("pairs/a.jsonl")
+    assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(path))
 
 
 # One entry "a" in a zip: local header, its byte, directory entry, end record; fields are little-endian.
