@@ -135,6 +135,15 @@ TABLES: dict[str, PublishedTable | PublishedTests] = {
         values="comparison/table_loss",
         from_table={"both": ("comparison", "lcl"), "generation": ("comparison", "flamingo")},
     ),
+    "comparison_data": PublishedTable(
+        *("data", "`lcl` reads"),
+        {"pairs": "pairs", "documents": "documents", "both": "both, half of the images from each"},
+        *("both", "both"),
+        columns=("acc@1", "IR@5", "TR@5"),
+        tokens=True,
+        values="comparison/table_data",
+        from_table={"documents": ("comparison", "lcl")},
+    ),
     "comparison_context": PublishedTests(
         "loss,context",
         {
