@@ -1,9 +1,8 @@
 """Bounds on what requests hold at one time, and on what an owner stores.
 
 ``BodyBudget`` bounds the bytes of request bodies per process and per key. ``PixelBudget`` lends the memory in which
-large images are decoded, and prepared images wait for the model; owners are served in turn. ``LongReadQueue`` runs what
-takes long, such as reads of whole corpora and encoders, few at a time per owner. All three belong to one event loop and
-need no lock.
+large images are decoded, and prepared images wait for the model; owners are served in turn. Both belong to one event
+loop and need no lock.
 
 ``RateLimiter`` bounds requests per minute and at once of one key, and event streams of one owner. A slot is kept
 from a request's authentication, before its body is read, to the end of its answer, by a stream while it is open.
@@ -29,11 +28,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import anyio
-from anyio import CapacityLimiter, to_thread
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -44,10 +41,6 @@ from lcl_core.db import quotas
 SMALL_BODY_BYTES = 64 * 1024
 BODY_WAIT_SECONDS = 5.0  # for which a body waits for room
 MAX_WAITING_REQUESTS = 256  # for the pixel budget; each keeps its body in memory
-MAX_LONG_READS = 8  # over all owners; threads wait for slow disks
-MAX_LONG_READS_PER_OWNER = 2
-MAX_WAITING_READS_PER_OWNER = 32
-MAX_WAITING_COMPARISONS_PER_OWNER = 8  # each computes for seconds to minutes, one at a time
 
 Result = TypeVar("Result")
 
@@ -249,60 +242,6 @@ class PixelReservation:
 
         for future in futures:
             future.add_done_callback(count)
-
-
-@dataclass
-class _OwnerReads:
-    limiter: CapacityLimiter
-    pending: int = 0  # waiting and running
-
-
-class LongReadQueue:
-    """Requests that take long, such as reads of whole corpora and encoders. Those of an owner run in order of arrival,
-    and no owner waits for all that another one has sent.
-
-    Args:
-        at_once: of all owners.
-        per_owner: of one owner at once.
-        waiting: of one owner; a further one is refused.
-        what: they do, for the message.
-    """
-
-    def __init__(
-        self,
-        at_once: int = MAX_LONG_READS,
-        per_owner: int = MAX_LONG_READS_PER_OWNER,
-        waiting: int = MAX_WAITING_READS_PER_OWNER,
-        what: str = "read files",
-    ) -> None:
-        self._threads = CapacityLimiter(at_once)
-        self._per_owner, self._waiting, self._what = per_owner, waiting, what
-        self._owners: dict[str, _OwnerReads] = {}
-
-    async def run(self, owner: str, read: Callable[..., Result], *arguments: object) -> Result:
-        """``read(*arguments)`` in a thread. The caller must not hold a transaction meanwhile.
-
-        Raises: Problem 429 ``too_many_requests`` when too many of this owner's wait; errors of ``read``.
-        """
-        own = self._owners.setdefault(owner, _OwnerReads(CapacityLimiter(self._per_owner)))
-        if own.pending >= self._per_owner + self._waiting:
-            message = (
-                f"{own.pending} requests of {owner}'s that {self._what} are under way; try again when some are done"
-            )
-            raise Problem(429, "too_many_requests", message, headers={"retry-after": "5"})
-        own.pending += 1
-        try:
-            async with own.limiter:
-                return await to_thread.run_sync(partial(read, *arguments), limiter=self._threads)
-        finally:
-            own.pending -= 1
-            if not own.pending:
-                del self._owners[owner]
-
-
-def comparison_queue() -> LongReadQueue:
-    """A queue of requests that compare all images of a collection: one computes at a time, of the owners in turn."""
-    return LongReadQueue(1, 1, MAX_WAITING_COMPARISONS_PER_OWNER, "compare the images of a collection")
 
 
 class Usage(NamedTuple):

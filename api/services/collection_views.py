@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from safetensors.numpy import save
 
-from api.core.limits import LongReadQueue, comparison_queue
+from api.core.long_reads import LongReadQueue, comparison_queue
 from api.schemas.collections import CollectionMap, MapMethod, MapPointView, SearchQuery
 from lcl_core.collections import file_format
 from lcl_core.collections.collection import Collection, Hit

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from anyio import CapacityLimiter
 
 from api.core.auth import Authenticator, ensure_configured_key
-from api.core.limits import BodyBudget, LongReadQueue, PixelBudget, Quotas, RateLimiter, SharedCall
+from api.core.limits import BodyBudget, PixelBudget, Quotas, RateLimiter, SharedCall
+from api.core.long_reads import LongReadQueue
 from api.core.metrics import ProcessMetrics
 from api.core.session import MAX_SHORT_REQUESTS
 from api.core.settings import ApiSettings

@@ -19,7 +19,7 @@ import api.routes.runs
 import api.services.collection_views
 import api.services.corpora
 from api.core.errors import Problem
-from api.core.limits import (
+from api.core.long_reads import (
     MAX_LONG_READS,
     MAX_LONG_READS_PER_OWNER,
     MAX_WAITING_COMPARISONS_PER_OWNER,

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session
 
-from api.core.limits import LongReadQueue
+from api.core.long_reads import LongReadQueue
 from api.routes import studies as routes
 from lcl_core.db.models import Metric
 
