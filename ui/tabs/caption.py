@@ -6,7 +6,7 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from ui.common import (
 )
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, item_url, toast
 from ui.ranking import RankedEncoder, collection_choices, encoder_choices, last_used, rank_encoders, used_script
-from ui.sessions import SessionStore
+from ui.sessions import RunningTasks, SessionStore
 
 IMAGE_SIDE = 280  # pixels
 PIXELS_PER_PATCH = 8  # of the heat layer
@@ -220,26 +220,6 @@ class CaptionStream:
             caption.seconds = time.perf_counter() - start
 
 
-class RunningCaptions:
-    """The streams that have not ended, by key: each has threads, and its image, for as long as it lives."""
-
-    def __init__(self) -> None:
-        self._running: dict[str, list[CaptionStream]] = {}
-        self._lock = threading.Lock()
-
-    def start(self, key: str, make: Callable[[], CaptionStream]) -> CaptionStream:
-        """Start a stream. Raises: ApiError 429 where the key has ``MAX_STREAMS``."""
-        with self._lock:
-            running = {name: [each for each in streams if not each.is_done] for name, streams in self._running.items()}
-            self._running = {name: streams for name, streams in running.items() if streams}
-            own = self._running.get(key, [])
-            if len(own) >= MAX_STREAMS:
-                raise ApiError(429, "too_many_captions", TOO_MANY_STREAMS)
-            stream = make()
-            self._running[key] = [*own, stream]
-        return stream
-
-
 def _linked_encoder(request: gr.Request | None) -> str | None:
     return read_address(request, "caption").get("on")
 
@@ -249,8 +229,7 @@ class CaptionTab:
 
     def __init__(self, client: Client, team: SessionStore | None = None) -> None:
         self.client = client
-        self.team = team
-        self.running = RunningCaptions()
+        self.running = RunningTasks[CaptionStream](team, MAX_STREAMS, TOO_MANY_STREAMS)
 
     def build(self) -> None:
         self.sampled = gr.State(False)
@@ -395,12 +374,10 @@ class CaptionTab:
         texts = {name: text for name, text in (("prompt", prompt), ("context", context)) if text.strip()}
         shared = {"max_new_tokens": int(length), **texts}
         requests = {name: {**shared, **decodings[name]} for name in DECODINGS if name in chosen}
-        session = self.team.current() if self.team else None
         try:
             data = read_upload(image)
             stream = selection.current = self.running.start(
-                session.key if session else "",
-                lambda: CaptionStream(self.client, encoder, data, requests, DECODING_HINTS),
+                lambda: CaptionStream(self.client, encoder, data, requests, DECODING_HINTS)
             )
         except ApiError as error:
             return api_error_box(error, "No caption can be written"), gr.Timer(active=False)

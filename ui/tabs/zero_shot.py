@@ -33,6 +33,7 @@ from ui.common import (
 from ui.html import PICK_SCRIPT, error_box, heading
 from ui.image_uploads import ImageUploadError, UploadedImage, find_images, read_images, thumbnail, unique_names
 from ui.ranking import RankedEncoder, collection_choices, encoder_choices, last_used, rank_encoders, used_script
+from ui.sessions import RunningTasks, SessionStore
 from ui.tabs.zero_shot_view import (
     INVITATION,
     NO_CLASSES,
@@ -51,6 +52,8 @@ MAX_NAME = 200  # characters of a class or template
 FIELD_PARAMETERS = {"sample", "classes", "templates"}  # of an address
 MAX_ADDRESS = 3000  # characters of the classes or templates in an address
 POLL_SECONDS = 0.3
+MAX_RUNS = 4  # of one key at once, cancelled ones that have not ended included
+TOO_MANY_RUNS = "Several uploads are being classified for you. Wait for some to be complete, then try again."
 EXAMPLE_LABELS = ("group", "category", "subgroup")  # labels with few values, first
 EXAMPLES, EXAMPLE_CLASSES, IMAGES_PER_CLASS = 3, 8, 3
 # On a narrow screen the results are below the form.
@@ -238,8 +241,9 @@ class OpenedForm(NamedTuple):
 class ZeroShotTab:
     title = "Zero-shot"
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, team: SessionStore | None = None) -> None:
         self.client = client
+        self.running = RunningTasks[ZeroShotRun](team, MAX_RUNS, TOO_MANY_RUNS)
 
     def build(self) -> None:
         self.run = gr.State(PageSelection[ZeroShotRun | None](None))
@@ -377,9 +381,12 @@ class ZeroShotTab:
             return view, unreachable_box(error), hidden, stopped
         if encoder is None:
             return view, NO_ENCODER, hidden, stopped
-        run.current = ZeroShotRun(
-            self.client, encoder, images, names, prompts, about=about, notes=[*notes, *template_notes], skipped=skipped
-        )
+        left_out = [*notes, *template_notes]
+        begin = partial(ZeroShotRun, self.client, encoder, images, names, prompts)
+        try:
+            run.current = self.running.start(partial(begin, about=about, notes=left_out, skipped=skipped))
+        except ApiError as error:
+            return view, error_box(error.message, "The images were not classified"), hidden, stopped
         return view, run.current.draw(), hidden, gr.Timer(active=True)
 
     def classify_again(self, run: PageSelection[ZeroShotRun | None], *inputs: Any) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ from api.client import ApiError
 from api.client.payloads import Skipped
 from api.client.zero_shot import ZeroShotResult
 from ui.common import PageSelection
-from ui.tabs.zero_shot import DEFAULT_TEMPLATES, ZeroShotRun, ZeroShotTab, find_examples, parse_lines, parse_templates
+from ui.tabs.zero_shot import (
+    DEFAULT_TEMPLATES,
+    MAX_RUNS,
+    ZeroShotRun,
+    ZeroShotTab,
+    find_examples,
+    parse_lines,
+    parse_templates,
+)
 from ui.tabs.zero_shot_view import INVITATION, NO_CLASSES, NO_ENCODER, NO_IMAGES, draw_result
 
 ENCODERS = [{"id": "enc_1", "name": "mine"}]
@@ -95,6 +104,34 @@ def test_folders_with_names_of_classes_give_accuracy_beside_chance(
     assert "cat taken for fox: 1 of 1" in drawn
     file = download.value["path"] if isinstance(download.value, dict) else download.value.path
     assert Path(file).read_text().splitlines()[1].startswith("fox/1.png,fox,0.900000,fox,")
+
+
+def test_cancelled_runs_count_until_they_end(service: Any, answers: dict[str, Any], files: list[str]) -> None:
+    """Each has a thread and its images until the service answers."""
+    on = threading.Event()
+
+    def slowly(*arguments: Any, on_progress: Any) -> ZeroShotResult:
+        assert on.wait(60)
+        return zero_shot(*arguments, on_progress)
+
+    tab, run, started = ZeroShotTab(service(**answers | {"zero_shot": slowly})), selection(), []
+
+    def classify() -> tuple[Any, ...]:
+        return tab.classify(run, "enc_1", files, "", "dog\nbird", DEFAULT_TEMPLATES)
+
+    try:
+        for _ in range(MAX_RUNS):
+            assert classify()[3].active
+            started.append(run.current)
+        _, drawn, _, clock = classify()
+        assert "Wait for some" in drawn
+        assert (clock.active, run.current) == (False, None)
+    finally:
+        on.set()
+        for each in started:
+            each.wait(60)
+    assert classify()[3].active
+    finished(tab, run)
 
 
 def test_without_labels_there_is_no_accuracy(service: Any, answers: dict[str, Any], files: list[str]) -> None:
