@@ -144,14 +144,14 @@ def use_key(key: str | None) -> None:
     _key.set(key)
 
 
-class Task(Protocol):
+class BackgroundTask(Protocol):
     """Work in threads of its own, which outlasts the event that began it."""
 
     @property
     def is_done(self) -> bool: ...
 
 
-Started = TypeVar("Started", bound=Task)
+Started = TypeVar("Started", bound=BackgroundTask)
 
 
 class RunningTasks(Generic[Started]):
