@@ -86,7 +86,8 @@ def learnt(
     model.configure_blocks(**blocks)
     freeze_parts(model, frozen)
     step = TrainingStep(model, objective, meeting, strategy=strategy, max_grad_norm=0.5, shard_processes=shards)
-    optimizer = build_optimizer(step.trained, lr=1e-3)
+    # with a usual epsilon steps turn the round-off of near-zero gradients into full steps of the rate
+    optimizer = build_optimizer(step.trained, lr=1e-3, eps=1e-3)
     facts, gradients = [], {}
     for kind in ("grad", "later_grad"):
         facts.append(numbers(step(optimizer, partition_batches(objective, rows, pixels, config, hands)), meeting))

@@ -86,7 +86,8 @@ def test_a_rank_needs_its_shard_and_the_largest_tensor(tmp_path: Path) -> None:
     small = 16 << 20
     assert sizes["model"] > 4 * sizes["largest"]
     assert sizes["peak"] <= sizes["shard"] + sizes["largest"] + small
-    assert found["whole"]["peak"] > sizes["model"] > 2 * sizes["peak"]
+    assert sizes["model"] > 2 * sizes["peak"]
+    assert found["whole"]["peak"] > sizes["model"] - small  # some pages of it were free before
 
 
 class _Bounded(nn.Module):
