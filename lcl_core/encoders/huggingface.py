@@ -307,11 +307,8 @@ def _siglip_tokenizer(directory: Path) -> Any:
     own = [] if steps.normalizer is None else [steps.normalizer]
     lower = [] if tokenizer.init_kwargs.get("do_lower_case") is False else [normalizers.Lowercase()]
     marks, spaces = Regex(f"[{re.escape(string.punctuation)}]"), Regex(r"\s+")
-    replaced: list[tuple[Any, str]] = [
-        ("▁", " "),
-        (marks, ""),
-        (spaces, " "),
-    ]  # SentencePiece writes a space as the first
+    # SentencePiece writes a space as the first of these
+    replaced: list[tuple[Any, str]] = [("▁", " "), (marks, ""), (spaces, " ")]
     clean = [*lower, *(normalizers.Replace(found, put) for found, put in replaced), normalizers.Strip()]
     steps.normalizer = normalizers.Sequence([*clean, *own])
     return tokenizer

@@ -111,10 +111,8 @@ class PodRecord:
             return
         code = int(ended["exitCode"])
         self.status = code if code <= _SIGNAL_STATUS else _SIGNAL_STATUS - code
-        if ended.get("reason") == "OOMKilled" and self.status in (
-            ExitCode.CRASH,
-            -SIGKILL,
-        ):  # or one of its helpers was
+        # a process that only lost a helper to the kernel ends with a crash
+        if ended.get("reason") == "OOMKilled" and self.status in (ExitCode.CRASH, -SIGKILL):
             self.status = ExitCode.OUT_OF_MEMORY
         self.finished = _seconds(ended.get("finishedAt"))
 

@@ -86,7 +86,7 @@ def confined_file(root: Path, name: str) -> Path:
     Raises:
         UserError: ``bad_path`` for a name or a link that leads out of the folder.
         FileNotFoundError: also for a pipe or a device, which would block or never end.
-        OSError: RuntimeError, for a loop of links; UnicodeEncodeError.
+        OSError: the file cannot be read; also RuntimeError for a loop of links, UnicodeEncodeError for a name.
     """
     path = (root / safe_name(name)).resolve()
     if not path.is_relative_to(root):

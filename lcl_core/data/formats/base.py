@@ -86,7 +86,7 @@ def display_name(path: Path, root: Path) -> str:
     return to_printable(inside.replace(os.sep, "/"))
 
 
-_SPLITS = {
+SPLIT_WORDS = {  # of names of files and folders
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -100,7 +100,7 @@ def find_split(name: str) -> str | None:
     names go from the whole to its part (``test_bench-train-0.parquet``).
     """
     words = (re.sub(r"\d+$", "", word) for word in re.split(r"[._-]", name.lower()))
-    return next((_SPLITS[word] for word in reversed(list(words)) if word in _SPLITS), None)
+    return next((SPLIT_WORDS[word] for word in reversed(list(words)) if word in SPLIT_WORDS), None)
 
 
 def split_from_name(name: str) -> str:

@@ -300,11 +300,8 @@ def open_image_index(path: Path, *, subfolders: bool) -> ImageIndex:
         try:
             with cache.open(key, lambda folder: _make(path, subfolders).save(folder), durable=True) as folder:
                 return ImageIndex.load(folder, cache.lock_entry(key))
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-        ):  # a full or read-only disk, or a damaged entry: each process has its own
+        # a full or read-only disk, or a damaged entry: each process has its own
+        except (OSError, EOFError, ValueError):
             pass
     return _make(path, subfolders)
 

@@ -33,6 +33,7 @@ from pathlib import Path
 from lcl_core.common.errors import UserError
 from lcl_core.common.names import replace_surrogates
 from lcl_core.data.formats.base import (
+    SPLIT_WORDS,
     FormatReader,
     ReaderOptions,
     check_side_file,
@@ -211,8 +212,6 @@ def find_side_file(root: Path, names: tuple[str, ...], option: str) -> Path | No
     return None
 
 
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
-_SPLITS |= {"test": "test", "testing": "test"}
 _KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
 MAX_FOLDER_DEPTH = 32
 _SNIFFED_FOLDERS = 200  # folders examined
@@ -240,7 +239,7 @@ class ImageFolderReader(FormatReader[ImageFolderOptions]):
             return False
         root = _root(path)
         folders = [entry for entry in _entries(root) if _is_folder(entry)][:_SNIFFED_FOLDERS]
-        splits = [entry for entry in folders if entry.name.lower() in _SPLITS]
+        splits = [entry for entry in folders if entry.name.lower() in SPLIT_WORDS]
         if splits:
             return any(_is_class(entry) or any(map(_is_class, _folders(entry))) for entry in splits)
         return any(map(_is_class, folders))
@@ -257,16 +256,16 @@ class ImageFolderReader(FormatReader[ImageFolderOptions]):
             message = f"the link {walk.name(root)} leads out of the folder; name the folder that it leads to"
             raise UserError(message, code="bad_path", file=self.path)
         folders = [entry for entry in _entries(root) if _is_folder(entry)]
-        splits = [entry for entry in folders if entry.name.lower() in _SPLITS]
+        splits = [entry for entry in folders if entry.name.lower() in SPLIT_WORDS]
         if not folders:
             raise UserError("there are no class folders here", code="corpus_unreadable", file=self.path)
         if not splits:
             yield from walk.classes(root, "train")
         for entry in splits:
-            yield from walk.split(Path(entry.path), _SPLITS[entry.name.lower()])
+            yield from walk.split(Path(entry.path), SPLIT_WORDS[entry.name.lower()])
         # a folder beside train and val is neither a class nor a split
         for entry in folders if splits else ():
-            if entry.name.lower() not in _SPLITS and _holds_images(entry):
+            if entry.name.lower() not in SPLIT_WORDS and _holds_images(entry):
                 yield BadItem(walk.name(Path(entry.path)), 0, "image outside a split", "the folder is left out")
 
     def _side(self, option: str, names: tuple[str, ...]) -> Path | None:

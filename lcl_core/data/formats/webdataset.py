@@ -82,7 +82,12 @@ class SideTable:
         try:
             fields = {name: column[index].as_py() for name, column in self._columns(batch)}
             return {name: value for name, value in to_json_safe(fields).items() if value is not None}
-        except (BadValue, ValueError, pa.ArrowException):  # text that is not UTF-8, a date beyond Python's
+        except (
+            BadValue,
+            ValueError,
+            OverflowError,
+            pa.ArrowException,
+        ):  # text that is not UTF-8, a date beyond Python's
             return {}
 
     def lost(self, seen: set[str], shard: str = "tar") -> Iterator[BadItem]:

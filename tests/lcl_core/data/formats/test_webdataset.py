@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from lcl_core.data.formats import open_reader
@@ -196,3 +197,10 @@ def test_a_side_file_that_is_a_link_inside_the_corpus(make: Any, walk: Any) -> N
     (make.root / "x.parquet").symlink_to(make.parquet("tables/one.table", {"key": ["0"], "m": [2]}))
     (record,), bad = walk(open_reader(make.root))
     assert (record.extra["m"], bad) == (2, [])
+
+
+def test_a_date_of_a_side_file_beyond_pythons(make: Any, walk: Any) -> None:
+    make.tar("x.tar", [("0.jpg", b"x"), ("0.txt", b"zero")])
+    make.parquet("x.parquet", pa.table({"key": ["0"], "day": pa.array([2**30], pa.date32())}))
+    (record,), bad = walk(open_reader(make.root))
+    assert (record.body.captions, record.extra, bad) == (("zero",), {}, [])
