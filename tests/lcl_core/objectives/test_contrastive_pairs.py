@@ -47,19 +47,40 @@ def test_contexts_of_documents_are_compared_with_their_images(small_config: LCLC
     assert equal_groups(batch) == [(0, 2), (0, 4), (1, 3), (2, 4)]
 
 
-def test_positives_of_the_same_context_lower_the_loss_of_equal_captions(
+def test_positives_of_the_same_context_attract_images_of_equal_captions_in_the_sigmoid_loss(
     small_model: LCLModel, collated: Collated
 ) -> None:
-    features = {}
+    """The third and fourth text are the same. Alone, the fourth pushes the third image away by sigmoid(logit); as a
+    positive it pulls it by 1 - sigmoid(logit): the sum is 1, times the gradient of the logit.
+    """
+    gradients = {}
     for positives in ("own", "same_context"):
-        objective, batch = collated("clip", positives=positives)
+        objective, batch = collated("clip", contrastive_loss="sigmoid", positives=positives)
         pairs = objective.encode(small_model, batch).pairs
         assert pairs is not None
         assert (pairs.groups is None) == (positives == "own")
         sums = pairs.loss(small_model.logit_scale, [5])
-        features[positives] = torch.autograd.grad(sums.loss, pairs.image_features)[0]
-    # the third and fourth text are the same: with one positive, each pushes the other's image away
-    assert not torch.allclose(features["own"][2], features["same_context"][2])
+        gradients[positives] = torch.autograd.grad(sums.loss, pairs.image_features)[0]
+    difference = gradients["own"] - gradients["same_context"]
+    expected = torch.zeros_like(difference)
+    expected[2:4] = small_model.logit_scale.exp() * pairs.text_features[2]
+    torch.testing.assert_close(difference, expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_positives_of_the_same_context_change_no_gradient_of_the_softmax_loss(
+    small_model: LCLModel, collated: Collated
+) -> None:
+    """Texts with equal features share their target already: its halves add up over the two rows."""
+    gradients, correct = {}, {}
+    for positives in ("own", "same_context"):
+        objective, batch = collated("clip", positives=positives)
+        pairs = objective.encode(small_model, batch).pairs
+        assert pairs is not None
+        sums = pairs.loss(small_model.logit_scale, [5])
+        correct[positives] = sums.correct
+        gradients[positives] = torch.autograd.grad(sums.loss, [pairs.image_features, small_model.visual.conv1.weight])
+    torch.testing.assert_close(gradients["own"], gradients["same_context"], rtol=1e-4, atol=1e-5)
+    assert correct["own"] <= correct["same_context"]
 
 
 def test_images_of_one_concept_share_their_contexts(small_model: LCLModel, collated: Collated) -> None:
