@@ -244,6 +244,7 @@ _MORE: dict[Any, tuple[str, ...]] = {
     Annotated[int, Field(ge=1, le=8192)]: ("max_length",),
     Annotated[int, Field(ge=1, le=512)]: ("pad_to_multiple_of",),
     Annotated[int, Field(ge=0, le=8)]: ("pad_token_type_id", "stride"),
+    Annotated[int, Field(ge=0, le=MAX_ADDED)]: ("extra_ids",),
     ShortText: ("name_or_path", "processor_class", "special_tokens_map_file"),  # words: nothing is opened by them
     Annotated[dict[str, TokenDescription], Field(max_length=MAX_ADDED)]: ("added_tokens_decoder",),
     Annotated[dict[str, Any], Field(max_length=0)]: ("sp_model_kwargs",),

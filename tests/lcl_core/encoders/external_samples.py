@@ -48,8 +48,8 @@ def perturb_weights(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-def save_openclip(folder: Path, kind: str = "vit") -> Path:
-    """An OpenCLIP model: ``vit``, ``resnet``, ``coca`` or ``timm``."""
+def save_openclip(folder: Path, kind: str = "vit", **text: Any) -> Path:
+    """An OpenCLIP model: ``vit``, ``resnet``, ``coca`` or ``timm``; ``text`` changes its ``text_cfg``."""
     import open_clip
     from open_clip.push_to_hf_hub import save_config_for_hf
     from safetensors.torch import save_file
@@ -67,8 +67,10 @@ def save_openclip(folder: Path, kind: str = "vit") -> Path:
     config: dict[str, Any] = {
         "embed_dim": 24,
         "vision_cfg": {"image_size": size, **towers[kind]},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2} | text,
     }
+    if text:
+        config["custom_text"] = True
     if kind == "coca":
         config["text_cfg"] |= {"embed_cls": True, "output_tokens": True}
         config["multimodal_cfg"] = {

@@ -44,6 +44,38 @@ def test_both_sides_are_the_librarys(tmp_path: Path, kind: str) -> None:
     assert tower.parameters <= sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("extra_ids", [0, 2])
+@torch.no_grad()
+def test_texts_of_siglip_are_cut_as_the_library_cuts_them(tmp_path: Path, extra_ids: int) -> None:
+    """With T5's tokenizer, as the SigLIP models of timm's organisation have it."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁", "▁a", "▁red", "▁b", "us", *(f"<extra_id_{i}>" for i in range(extra_ids))]
+    siglip = {"hf_tokenizer_name": "timm/ViT-B-16-SigLIP", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    tower = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+    folder = save_openclip(tmp_path, **siglip, **tower, vocab_size=len(pieces))
+    specials = [
+        {"id": number, "content": piece, "special": True, "normalized": False, "single_word": False, "lstrip": False,
+         "rstrip": False}
+        for number, piece in enumerate(pieces)
+        if piece.startswith("<")
+    ]  # fmt: skip
+    words = {"type": "Unigram", "unk_id": 2, "vocab": [[piece, -1.0] for piece in pieces], "byte_fallback": False}
+    spaces = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    empty = dict.fromkeys(("truncation", "padding", "normalizer", "decoder", "post_processor"))
+    file = {"version": "1.0", **empty, "added_tokens": specials, "pre_tokenizer": spaces, "model": words}
+    (folder / "tokenizer.json").write_text(json.dumps(file))
+    settings = {
+        "tokenizer_class": "T5Tokenizer", "extra_ids": extra_ids, "additional_special_tokens": [], "legacy": False,
+        "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>", "model_max_length": 64, "sp_model_kwargs": {},
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    model, _, tokenizer = library(folder)
+    ids = tokenizer(["A red, bus!"])
+    assert ids[0, :5].tolist() == [4, 5, 6, 7, 1]
+    texts = OpenCLIPImageEncoder.load(folder).encode_texts(TEXTS)
+    assert texts is not None
+    torch.testing.assert_close(texts, F.normalize(model.encode_text(tokenizer(TEXTS)), dim=-1), atol=1e-6, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_patch_tokens_are_those_before_the_projection(tmp_path: Path) -> None:
     folder = save_openclip(tmp_path)
