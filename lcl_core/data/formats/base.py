@@ -252,10 +252,13 @@ class FilesReader(FormatReader[Options]):
 
     Attributes:
         shared_files: names of files that say something of several, beside them or one folder up.
+        revision: part of each file's stamp, which changes where records of the same files do: what an earlier version
+            of the reader has begun is then not continued.
         listed: names of all files of the corpus, where the folder holds but some of them; None: those in the folder.
     """
 
     shared_files: ClassVar[tuple[str, ...]] = ()
+    revision: ClassVar[str] = ""
     listed: Sequence[str] | None = None
 
     @abstractmethod
@@ -284,7 +287,7 @@ class FilesReader(FormatReader[Options]):
             yield from self._checked(path)
 
     def sections(self) -> list[Section]:
-        return [Section(WHOLE), *(Section(self.key(path), file_stamp(path)) for path in self.paths())]
+        return [Section(WHOLE), *(Section(self.key(path), file_stamp(path) + self.revision) for path in self.paths())]
 
     def _section(self, key: str) -> Iterator[Record | BadItem]:
         if key == WHOLE:

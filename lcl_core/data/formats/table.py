@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from lcl_core.data.formats.base import (
     split_from_name,
 )
 from lcl_core.data.formats.image_lookup import NamedImages, find_images, inline_image
+from lcl_core.data.formats.image_rows import KEY_BYTES, ImageRow, Rows, join_rows, merge_neighbours
 from lcl_core.data.formats.mmc4 import check_image_name
 from lcl_core.data.formats.parquet import image_source
 from lcl_core.data.formats.table_columns import MAX_COLUMNS, ColumnRoles, TableOptions, choose_columns, has_columns
@@ -46,7 +46,6 @@ from lcl_core.data.formats.table_rows import (
 from lcl_core.data.json_values import BadValue, parse_json, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
-MAX_CAPTIONS = 1000  # of one record
 _URL = re.compile(r"https?://", re.I)
 _SNIFFED = 20  # rows examined
 _COLUMN_ROWS = 1000  # whose columns are known before the first record is read
@@ -57,6 +56,7 @@ class TableReader(FilesReader[TableOptions]):
 
     format = "table"
     options_type = TableOptions
+    revision = " images joined"
 
     @classmethod
     def sniff(cls, path: Path) -> bool:
@@ -117,30 +117,29 @@ class TableReader(FilesReader[TableOptions]):
     def _table(self, file: Path) -> Iterator[Record | BadItem]:
         places = _TableImages(self._images, self._folder_images, _parent(file, self._folder))
         name = display_name(file, self.path)
+        rows = join_rows(lambda: merge_neighbours(self._rows(file)), name) if self.options.group else self._rows(file)
+        for row in rows:
+            yield row if isinstance(row, BadItem) else _record(row, name, places)
+
+    def _rows(self, file: Path) -> Rows:
+        name = display_name(file, self.path)
         table: _TableParser | None = None
-        pending: Record | None = None
-        pending_image = ""
         for row in read_table_rows(file, name, self.options):
             if isinstance(row, BadItem):
                 yield row
                 continue
             if table is None:
-                columns = choose_columns(read_first_columns(file, name, self.options, _COLUMN_ROWS), self.options, name)
-                table = _TableParser(name, columns, self.options, places)
+                table = self._parser(file, name)
             try:
-                record, image = table.record(row)
+                yield table.row(row)
             except BadValue as error:
                 yield BadItem(name, row.line, "bad row", str(error))
-                continue
-            same = pending is not None and image == pending_image and self.options.group
-            merged = _merge_captions(pending, record) if pending is not None and same else None
-            if merged is None and pending is not None:
-                yield pending
-            pending, pending_image = merged or record, image
-        if pending is not None:
-            yield pending
         if table is None:
             yield BadItem(name, 0, "no rows", "the table has no row that can be used")
+
+    def _parser(self, file: Path, name: str) -> _TableParser:
+        first = read_first_columns(file, name, self.options, _COLUMN_ROWS)
+        return _TableParser(name, choose_columns(first, self.options, name), self.options)
 
 
 class _TableImages:
@@ -151,33 +150,50 @@ class _TableImages:
         self._beside = folder_images
         self._folder = folder
 
-    def find(self, value: str) -> tuple[str, RecordImage]:
-        """The image that a cell names. Raises: BadValue."""
-        if _URL.match(value):
-            return value, self._images.find_url(value, value)
-        name = value.replace("\\", "/").removeprefix("./")
-        problem = check_image_name(name)
-        if problem is not None:
-            raise BadValue(f"the image {problem}")
+    def find(self, name: str) -> RecordImage:
+        """The image of a URL, or of a name that is checked."""
+        if _URL.match(name):
+            return self._images.find_url(name, name)
         below = f"{self._folder}{name}"
         if self._beside.has(below):
-            return name, self._beside.find([below], name)
-        return name, self._images.find([name, below], name)
+            return self._beside.find([below], name)
+        return self._images.find([name, below], name)
+
+
+def _image_name(value: str) -> str:
+    """The image that a cell names: a URL, or a checked name. Raises: BadValue."""
+    if _URL.match(value):
+        return value
+    name = value.replace("\\", "/").removeprefix("./")
+    problem = check_image_name(name)
+    if problem is not None:
+        raise BadValue(f"the image {problem}")
+    return name
+
+
+def _record(row: ImageRow, name: str, places: _TableImages) -> Record:
+    image = places.find(row.image) if row.data is None else _embedded_image(row.path, row.data, str(row.line))
+    return Record(
+        id=f"{name}:{row.line}",
+        body=CaptionedImage(image.name, row.captions, row.labels),
+        images=(image,),
+        split=row.split,
+        source=row.source,
+        extra=row.extra,
+    )
 
 
 class _TableParser:
-    """Makes records of the rows of one table."""
+    """Reads the cells of one table's rows."""
 
-    def __init__(self, name: str, columns: ColumnRoles, options: TableOptions, places: _TableImages) -> None:
-        self._name = name
+    def __init__(self, name: str, columns: ColumnRoles, options: TableOptions) -> None:
         self._columns = columns
         self._options = options
         self._split = split_from_name(name)
-        self._places = places
         self._known: set[str] = set()
 
-    def record(self, row: ParsedRow) -> tuple[Record, str]:
-        """The record of a row, and what identifies its image among those of other rows. Raises: BadValue."""
+    def row(self, row: ParsedRow) -> ImageRow:
+        """Raises: BadValue."""
         cells, columns = row.cells, self._columns_of(row)
         where, data = image_source(cells.get(columns.image))
         if not where.strip() and data is None:
@@ -186,23 +202,26 @@ class _TableParser:
         labels = {kind: text for name in columns.labels for kind, text in _labels(name, cells.get(name))}
         if not captions and not labels:
             raise BadValue("there is neither caption nor label")
-        if data is None:
-            name, located = self._places.find(where.strip())
-        else:
-            name, located = _embedded_image(where, data, str(row.line))
-        record = Record(
-            id=f"{self._name}:{row.line}",
-            body=CaptionedImage(name, captions, labels),
-            images=(located,),
-            split=_text(cells, columns.split) or self._split,
-            source=_text(cells, columns.source),
+        image = "" if data is not None else _image_name(where.strip())
+        split, source = _text(cells, columns.split) or self._split, _text(cells, columns.source)
+        content = None if data is None else hashlib.blake2b(data, digest_size=KEY_BYTES).hexdigest()
+        identity = repr((image, content, sorted(labels.items()), split, source))
+        return ImageRow(
+            line=row.line,
+            key=hashlib.blake2b(identity.encode(), digest_size=KEY_BYTES).digest(),
+            image=image,
+            captions=captions,
+            labels=labels,
+            split=split,
+            source=source,
             extra={
                 key: to_json_safe(value)
                 for key, value in cells.items()
                 if key not in columns.used and not isinstance(value, bytes)
             },
+            path=where,
+            data=data,
         )
-        return record, name if data is None else hashlib.blake2b(data, digest_size=16).hexdigest()
 
     def _columns_of(self, row: ParsedRow) -> ColumnRoles:
         """Those of the table, to which a row of JSON lines may add some."""
@@ -213,11 +232,11 @@ class _TableParser:
         return self._columns
 
 
-def _embedded_image(where: str, data: bytes, row: str) -> tuple[str, RecordImage]:
+def _embedded_image(where: str, data: bytes, row: str) -> RecordImage:
     """An image in a row, by its path if that can be its name."""
     candidates = (where.replace("\\", "/").rpartition("/")[2], row)
     name = next(candidate for candidate in candidates if check_image_name(candidate) is None)
-    return name, RecordImage(name, partial(inline_image, data, name))
+    return RecordImage(name, partial(inline_image, data, name))
 
 
 def _is_table(name: str) -> bool:
@@ -240,18 +259,6 @@ def _table_paths(corpus: Path, images: Path | None) -> list[Path]:
 def _parent(file: Path, folder: Path) -> str:
     inside = file.parent.relative_to(folder).as_posix()
     return "" if inside == "." else f"{inside}/"
-
-
-def _merge_captions(before: Record, record: Record) -> Record | None:
-    """Both rows of one image as one, with the other columns of the first, if they agree but for captions."""
-    one, other = before.body, record.body
-    if not isinstance(one, CaptionedImage) or not isinstance(other, CaptionedImage):
-        return None
-    captions = (*one.captions, *other.captions)
-    same = (one.labels, before.split, before.source) == (other.labels, record.split, record.source)
-    if not same or not other.captions or len(captions) > MAX_CAPTIONS:
-        return None
-    return replace(before, body=CaptionedImage(one.image, captions, one.labels))
 
 
 def _text(cells: dict[str, Any], column: str | None) -> str:

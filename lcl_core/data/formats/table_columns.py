@@ -39,7 +39,7 @@ class TableOptions(ReaderOptions):
         quoted: are fields that begin with a quotation mark quoted? None: between commas and semicolons.
         encoding: of CSV and TSV.
         images: folder or tars of the images; None: ``images`` beside the table, or where it lies.
-        group: rows in a row about one image, equal but for captions, as one record.
+        group: rows about one image, equal but for captions, as one record.
     """
 
     image: str | None = None

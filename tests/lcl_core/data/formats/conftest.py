@@ -29,6 +29,14 @@ def make(tmp_path: Path) -> Maker:
     return Maker(tmp_path / "corpus")
 
 
+@pytest.fixture
+def sample_images(make: Any, sample: Any) -> list[bytes]:
+    """a.webp, b.webp, c.webp in the folder."""
+    data = [sample.image(pair["image"]) for pair in sample.pairs[:3]]
+    make.files(".", {f"{name}.webp": part for name, part in zip("abc", data, strict=True)})
+    return data
+
+
 @pytest.fixture(scope="session")
 def walk() -> Callable[[FormatReader[Any]], Walked]:
     """All records and all bad items of a reader, after making sure that a second walk gives the same."""

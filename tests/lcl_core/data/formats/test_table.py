@@ -15,15 +15,6 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.formats import open_reader, table_rows
 from lcl_core.data.records import CaptionedImage
 
-
-@pytest.fixture
-def sample_images(make: Any, sample: Any) -> list[bytes]:
-    """a.webp, b.webp, c.webp in the folder."""
-    data = [sample.image(pair["image"]) for pair in sample.pairs[:3]]
-    make.files(".", {f"{name}.webp": part for name, part in zip("abc", data, strict=True)})
-    return data
-
-
 CSV = 'file_name,caption,label,note\na.webp,"An ant, small",insect,x\nb.webp,A bird.,bird,\n'
 TSV = CSV.replace('"An ant, small"', "An ant; small").replace(",", "\t").replace(";", ",")
 JSONL = (
