@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -110,6 +111,12 @@ def split_from_name(name: str) -> str:
         name: relative to the corpus, as of :func:`display_name`; folders above the corpus say nothing of it.
     """
     return next(filter(None, map(find_split, reversed(name.split("/")))), DEFAULT_SPLIT)
+
+
+def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes by number; one that two numbers share has its number added. Empty ones stay."""
+    count = Counter(names)
+    return tuple(f"{name} ({number})" if name and count[name] > 1 else name for number, name in enumerate(names))
 
 
 def corpus_files(

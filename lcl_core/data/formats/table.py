@@ -8,14 +8,14 @@
 Columns are recognised by their usual names or set by options; rows of JSON may lack some. The split comes from a
 column, else from the name of the table (``val.csv``) or of its folder (``val/metadata.jsonl``). Parquet files are read
 where there are no tables of text, and ``.json`` where there is neither. Of img2dataset's (``key``, ``url``,
-``status``) rows that failed are BadItems.
+``status``) rows that failed are BadItems. Numbers of the Hub's classes become their names; -1 is no label.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,15 @@ from lcl_core.data.formats.image_lookup import NamedImages, find_images, inline_
 from lcl_core.data.formats.image_rows import KEY_BYTES, ImageRow, Rows, join_rows, merge_neighbours
 from lcl_core.data.formats.mmc4 import check_image_name
 from lcl_core.data.formats.parquet import image_source
-from lcl_core.data.formats.table_columns import MAX_COLUMNS, ColumnRoles, TableOptions, choose_columns, has_columns
+from lcl_core.data.formats.table_columns import (
+    MAX_COLUMNS,
+    ColumnRoles,
+    TableOptions,
+    choose_columns,
+    class_name,
+    has_columns,
+    read_class_names,
+)
 from lcl_core.data.formats.table_rows import (
     ParsedRow,
     is_columnar,
@@ -44,7 +52,7 @@ from lcl_core.data.formats.table_rows import (
     sniff_columns,
 )
 from lcl_core.data.json_values import BadValue, parse_json, to_json_safe
-from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
+from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage, is_number
 
 _URL = re.compile(r"https?://", re.I)
 _SNIFFED = 20  # rows examined
@@ -66,7 +74,7 @@ class TableReader(FilesReader[TableOptions]):
             file = check_corpus_file(table, path)
             names = sniff_columns(file, _SNIFFED) if isinstance(file, Path) else []
             if names:
-                return has_columns(names)
+                return has_columns(names, read_class_names(table))
         return False
 
     def paths(self) -> list[Path]:
@@ -138,8 +146,9 @@ class TableReader(FilesReader[TableOptions]):
             yield BadItem(name, 0, "no rows", "the table has no row that can be used")
 
     def _parser(self, file: Path, name: str) -> _TableParser:
+        classes = read_class_names(file)
         first = read_first_columns(file, name, self.options, _COLUMN_ROWS)
-        return _TableParser(name, choose_columns(first, self.options, name), self.options)
+        return _TableParser(name, choose_columns(first, self.options, name, classes), self.options, classes)
 
 
 class _TableImages:
@@ -184,12 +193,19 @@ def _record(row: ImageRow, name: str, places: _TableImages) -> Record:
 
 
 class _TableParser:
-    """Reads the cells of one table's rows."""
+    """Reads the cells of one table's rows.
 
-    def __init__(self, name: str, columns: ColumnRoles, options: TableOptions) -> None:
+    Args:
+        classes: names of the classes of columns that have numbers of them.
+    """
+
+    def __init__(
+        self, name: str, columns: ColumnRoles, options: TableOptions, classes: Mapping[str, Sequence[str]]
+    ) -> None:
         self._columns = columns
         self._options = options
         self._split = split_from_name(name)
+        self._classes = classes
         self._known: set[str] = set()
 
     def row(self, row: ParsedRow) -> ImageRow:
@@ -199,7 +215,7 @@ class _TableParser:
         if not where.strip() and data is None:
             raise BadValue(f"there is no image in {columns.image!r}")
         captions = tuple(dict.fromkeys(text for name in columns.captions for text in _texts(name, cells.get(name))))
-        labels = {kind: text for name in columns.labels for kind, text in _labels(name, cells.get(name))}
+        labels = {kind: text for name in columns.labels for kind, text in self._labels(name, cells.get(name))}
         if not captions and not labels:
             raise BadValue("there is neither caption nor label")
         image = "" if data is not None else _image_name(where.strip())
@@ -222,6 +238,18 @@ class _TableParser:
             path=where,
             data=data,
         )
+
+    def _labels(self, name: str, value: Any) -> Iterator[tuple[str, str]]:
+        """Kind and label of a cell: one value, or an object of them. Raises: BadValue."""
+        for kind, label in value.items() if isinstance(value, dict) else [(name, value)]:
+            if isinstance(label, (list, dict)):
+                raise BadValue(f"{kind!r} must be one label")
+            if name in self._classes and is_number(label, int):
+                text = class_name(self._classes[name], label, kind)
+            else:
+                text = "" if to_json_safe(label) is None else str(label).strip()
+            if text:
+                yield kind, text
 
     def _columns_of(self, row: ParsedRow) -> ColumnRoles:
         """Those of the table, to which a row of JSON lines may add some."""
@@ -287,13 +315,3 @@ def _listed_texts(value: Any) -> list[Any]:
         if isinstance(listed, list) and all(isinstance(text, str) for text in listed):
             return listed
     return [value]
-
-
-def _labels(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Kind and label of a cell: one value, or an object of them. Raises: BadValue."""
-    for kind, label in value.items() if isinstance(value, dict) else [(name, value)]:
-        if isinstance(label, (list, dict)):
-            raise BadValue(f"{kind!r} must be one label")
-        text = "" if to_json_safe(label) is None else str(label).strip()
-        if text:
-            yield kind, text

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.base import ReaderOptions
+from lcl_core.data.formats.base import ReaderOptions, distinct_names, to_printable
+from lcl_core.data.formats.parquet import is_arrow_file, read_schema
+from lcl_core.data.json_values import BadValue, parse_json
 
 # compared in lower case, with spaces and dashes as underscores; earlier names win
 _IMAGE_COLUMNS = (
@@ -25,6 +27,8 @@ _CAPTION_COLUMNS = (
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "classname", "category", "target", "species", "subclass")
 _SPLIT_COLUMNS = ("split", "partition", "subset")
 MAX_COLUMNS = 10_000
+MAX_CLASS_BYTES = 16 << 20  # metadata that names classes
+_UNLABELLED = -1  # of a ClassLabel
 
 
 class TableOptions(ReaderOptions):
@@ -69,11 +73,15 @@ class ColumnRoles:
     def used(self) -> frozenset[str]:
         return frozenset((self.image, *self.captions, *self.labels, self.split or "", self.source or ""))
 
-    def extend(self, names: Iterable[str], options: TableOptions) -> ColumnRoles:
-        """With the columns among further ``names`` that are recognised. Image and split stay where they are found."""
+    def extend(self, names: Iterable[str], options: TableOptions, classes: Collection[str] = ()) -> ColumnRoles:
+        """With the columns among further ``names`` that are recognised. Image and split stay where they are found.
+
+        Args:
+            classes: columns that have numbers of classes, whatever their names.
+        """
         rest = [name for name in names if name not in self.used]
         captions = [] if options.captions is not None else _all_known(rest, _CAPTION_COLUMNS)
-        labels = [] if options.labels is not None else _all_known(rest, _LABEL_COLUMNS)
+        labels = [] if options.labels is not None else _all_known(rest, _LABEL_COLUMNS, classes)
         return replace(
             self,
             image=self.image or _first_known(rest, _IMAGE_COLUMNS) or "",
@@ -83,8 +91,13 @@ class ColumnRoles:
         )
 
 
-def choose_columns(rows: Iterable[Iterable[str]], options: TableOptions, file: str) -> ColumnRoles:
+def choose_columns(
+    rows: Iterable[Iterable[str]], options: TableOptions, file: str, classes: Collection[str] = ()
+) -> ColumnRoles:
     """Take what the options name, and recognise the rest among the columns of the first rows.
+
+    Args:
+        classes: columns that have numbers of classes.
 
     Raises: UserError ``bad_option`` naming the option whose column is not there or is not recognised.
     """
@@ -94,7 +107,7 @@ def choose_columns(rows: Iterable[Iterable[str]], options: TableOptions, file: s
     known: dict[str, None] = {}
     for row in rows:
         names = [name for name in row if name not in known]
-        roles = roles.extend(names, options)
+        roles = roles.extend(names, options, classes)
         known |= dict.fromkeys(names)
         if len(known) > MAX_COLUMNS:
             message = f"it has more than {MAX_COLUMNS:,} columns"
@@ -109,11 +122,53 @@ def choose_columns(rows: Iterable[Iterable[str]], options: TableOptions, file: s
     return roles
 
 
-def has_columns(names: Collection[str]) -> bool:
-    """Would a table with these columns be recognised?"""
+def has_columns(names: Collection[str], classes: Collection[str] = ()) -> bool:
+    """Would a table with these columns, some of which have numbers of classes, be recognised?"""
     return _first_known(names, _IMAGE_COLUMNS) is not None and any(
-        _all_known(names, (*_CAPTION_COLUMNS, *_LABEL_COLUMNS))
+        _all_known(names, (*_CAPTION_COLUMNS, *_LABEL_COLUMNS), classes)
     )
+
+
+def read_class_names(path: Path) -> dict[str, tuple[str, ...]]:
+    """Names of the classes of each column whose feature is a ClassLabel of the Hub's ``datasets``, by number.
+
+    A Parquet or Arrow file has them as JSON in its metadata, as a list or by number. What is malformed counts as
+    absent.
+    """
+    schema = read_schema(path) if is_arrow_file(path) else None
+    data = ((None if schema is None else schema.metadata) or {}).get(b"huggingface", b"")
+    if len(data) > MAX_CLASS_BYTES:
+        return {}
+    try:
+        value = parse_json(data)
+    except BadValue:
+        return {}
+    for key in ("info", "features"):
+        value = value.get(key) if isinstance(value, dict) else None
+    features = value if isinstance(value, dict) else {}
+    found = {column: _class_list(feature) for column, feature in features.items()}
+    return {column: distinct_names(names) for column, names in found.items() if names}
+
+
+def _class_list(feature: Any) -> list[str]:
+    """Empty: the feature is no ClassLabel."""
+    if not isinstance(feature, dict) or feature.get("_type", "ClassLabel") != "ClassLabel":
+        return []
+    names = feature.get("names")
+    if isinstance(names, dict):
+        names = [names.get(str(number)) for number in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return []
+    return [to_printable(name.strip()) for name in names]
+
+
+def class_name(names: Sequence[str], number: int, column: str) -> str:
+    """The class of a number; empty for -1, which is no label. One without a name is its number. Raises: BadValue."""
+    if number == _UNLABELLED:
+        return ""
+    if not 0 <= number < len(names):
+        raise BadValue(f"{column!r} has {number}, which is none of its {len(names):,} classes")
+    return names[number] or str(number)
 
 
 def _normalize_name(name: str) -> str:
@@ -125,8 +180,8 @@ def _first_known(names: Iterable[str], known: tuple[str, ...]) -> str | None:
     return next((found[word] for word in known if word in found), None)
 
 
-def _all_known(names: Iterable[str], known: tuple[str, ...]) -> list[str]:
-    return [name for name in names if _normalize_name(name) in known]
+def _all_known(names: Iterable[str], known: tuple[str, ...], others: Collection[str] = ()) -> list[str]:
+    return [name for name in names if _normalize_name(name) in known or name in others]
 
 
 def _check_columns(option: str, chosen: str | tuple[str, ...] | None, names: Sequence[str], file: str) -> None:

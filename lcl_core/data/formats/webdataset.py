@@ -15,7 +15,6 @@ Sources: https://github.com/rom1504/img2dataset, https://github.com/LAION-AI/CLI
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +36,7 @@ from lcl_core.data.formats.base import (
     corpus_files,
     corpus_paths,
     display_name,
+    distinct_names,
     split_from_name,
     to_printable,
 )
@@ -187,10 +187,8 @@ def read_benchmark_files(tar: Path, corpus: Path) -> BenchmarkFiles:
         folders.append(tar.parent.parent)
     problems: list[BadItem] = []
     kind, classes = (_first_text(folders, name, problems) for name in (_TYPE_FILE, _CLASSES_FILE))
-    names = [line.strip() for line in classes.splitlines()]
-    count = Counter(names)
-    numbered = (f"{name} ({number})" if name and count[name] > 1 else name for number, name in enumerate(names))
-    return BenchmarkFiles(kind.strip().lower() == "retrieval", tuple(numbered), tuple(problems))
+    names = distinct_names([line.strip() for line in classes.splitlines()])
+    return BenchmarkFiles(kind.strip().lower() == "retrieval", names, tuple(problems))
 
 
 def _first_text(folders: Iterable[Path], name: str, problems: list[BadItem]) -> str:
