@@ -174,9 +174,10 @@ class ZeroShotSpec(Spec):
         "plain", description="texts that describe a class: a few plain ones, or the 80 of open_clip"
     )
     templates: tuple[Template, ...] = Field((), description="in place of prompts: texts with {} for the class's name")
-    names: Literal["labels", "imagenet"] = Field(
+    names: Literal["labels", "as_written", "imagenet"] = Field(
         "labels",
-        description="names of classes: the words of their labels, or open_clip's for ImageNet's synsets",
+        description="names of classes: the words of their labels, the labels as they are written (CLIP benchmark), or "
+        "open_clip's for ImageNet's synsets",
     )
     class_names: dict[str, str] = Field({}, description="names of some labels, before any other rule")
 

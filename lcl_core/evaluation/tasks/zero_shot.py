@@ -5,9 +5,9 @@ Each class is the mean of its prompts' text features. LCL encodes a text as the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,8 +35,6 @@ from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.zero_shot import LOGIT_SCALE, PLAIN_TEMPLATES, plain_class_name
 
 FIELD = "zero_shot_classification"
-_SYNSET = re.compile(r"n\d{8}")
-_SYNSET_COUNT = 1000
 _IMAGE_BATCH = 4096
 
 
@@ -55,25 +53,38 @@ def class_names(labels: Sequence[str], names: str, overrides: Mapping[str, str],
     """The name of each label in prompts.
 
     Args:
-        names: ``labels``: the label itself, hyphens and underscores read as spaces; ``imagenet``: open_clip's names of
-            the thousand synsets, in their order.
+        names: ``labels``: the label itself, hyphens and underscores read as spaces; ``as_written``: the label as it is;
+            ``imagenet``: open_clip's name of a synset, one of the thousand, which may be a part of them (ImageNet-R).
         overrides: names that come first, by label.
 
     Raises:
-        UserError: ``class_unnamed`` if labels are no synsets of ImageNet, ``missing_extra`` without open_clip.
+        UserError: ``class_unnamed`` if a label that ``overrides`` lacks is no synset of ImageNet, ``missing_extra``
+            without open_clip.
     """
-    known = _synset_names(labels, field) if names == "imagenet" else map(plain_class_name, labels)
-    return tuple(overrides.get(label, name) for label, name in zip(labels, known, strict=True))
+    rest = [label for label in labels if label not in overrides]
+    if names == "imagenet":
+        named = _synset_names(rest, field) if rest else {}
+    else:
+        named = {label: label if names == "as_written" else plain_class_name(label) for label in rest}
+    return tuple(overrides[label] if label in overrides else named[label] for label in labels)
 
 
-def _synset_names(labels: Sequence[str], field: str) -> Sequence[str]:
-    if len(labels) != _SYNSET_COUNT or not all(map(_SYNSET.fullmatch, labels)):
+def _synset_names(labels: Sequence[str], field: str) -> Mapping[str, str]:
+    known = _imagenet_names()
+    if unknown := [label for label in labels if label not in known]:
         raise UserError(
-            f"ImageNet's names are for its thousand synsets (n01440764 …); here are {len(labels)} classes, "
-            f"{labels[0]!r} first; choose the label key that holds synsets, or give class_names",
+            f"ImageNet's names are for its thousand synsets (n01440764 …); {len(unknown)} of {len(labels)} classes are "
+            f"none, {unknown[0]!r} first; choose the label key that holds synsets, or give class_names",
             code="class_unnamed", field=field,
         )  # fmt: skip
-    return _open_clip().IMAGENET_CLASSNAMES  # in the order of the synsets, as sorted labels are
+    return known
+
+
+@cache
+def _imagenet_names() -> dict[str, str]:
+    """open_clip's names by synset; it has them in the order of the synsets, which timm knows."""
+    synsets = import_optional("timm.data", "ImageNet's synsets", extra="interop").ImageNetInfo("imagenet-1k")
+    return dict(zip(synsets.label_names(), _open_clip().IMAGENET_CLASSNAMES, strict=True))
 
 
 def _open_clip() -> Any:
