@@ -39,6 +39,8 @@ IMAGE_TO_TEXT, TEXT_TO_IMAGE, IMAGE_TO_CLASS = "image_to_text", "text_to_image",
 RECALLS = (1, 5, 10)
 ACCURACIES = (1, 5)
 _CURVE_POINTS = 400
+_BAR = r"\|"  # in a cell of Markdown
+_FILE_WORD = 64  # characters of a word in the name of a file
 
 
 # ---- stored predictions
@@ -75,8 +77,17 @@ class PredictionFile:
 
     @property
     def file(self) -> str:
+        """A name of at most 220 bytes; what is replaced or cut in a word of a corpus has its hash instead."""
         words = (self.task, self.split, self.variant, self.part, self.transfer, self.encoder)
-        return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("_") for word in words if word) + ".jsonl"
+        return "-".join(_file_word(word) for word in words if word) + ".jsonl"
+
+
+def _file_word(text: str) -> str:
+    word = re.sub(r"[^A-Za-z0-9._]+", "_", text).strip("_")
+    if word and text.isascii() and len(word) <= _FILE_WORD:
+        return word
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+    return f"{word[: _FILE_WORD - len(digest) - 1]}_{digest}".lstrip("_")
 
 
 class StoredPredictions(NamedTuple):
@@ -361,7 +372,7 @@ def markdown_table(facts: dict[str, Any], rows: list[MetricRow]) -> str:
         numbers = [value + (f" ± {spread}" if spread else ""), f"{low} – {high}", *baselines]
         counts = [str(row.count), "" if row.candidates is None else str(row.candidates)]
         words = [row.task, row.split, row.variant, row.transfer, row.metric, *numbers, *counts]
-        lines.append(f"| {' | '.join(words)} |")
+        lines.append(f"| {' | '.join(word.replace('|', _BAR) for word in words)} |")
     left_out = (
         f"{count} images of {row.split}, {row.task} {row.variant} ({reason.replace('_', ' ')})"
         for row in rows

@@ -70,6 +70,8 @@ RUN_ID_PATTERN = r"^run_[0-9a-z]+$"
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"
 # The id or name of an encoder. The name of a run refers to the encoder that it made: see ``slug``.
 EncoderReference = Annotated[str, Field(min_length=1, max_length=100, pattern=PRINTABLE)]
+# A label key, split or source, as a corpus writes it: columns of tables have names such as "Class Name".
+CorpusWord = Annotated[str, Field(min_length=1, max_length=100, pattern=PRINTABLE)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lcl_core.specs.base import EncoderReference, Fraction, Name, Precision, Spec, apply_preset
+from lcl_core.specs.base import CorpusWord, EncoderReference, Fraction, Name, Precision, Spec, apply_preset
 from lcl_core.specs.data import AugmentationSpec
 
 Searched = Literal["epochs", "lr", "encoder_lr", "layer_decay", "weight_decay", "label_smoothing", "batch_size"]
@@ -51,7 +51,7 @@ class TuningSpec(Spec):
     search: dict[Searched, tuple[float, ...]] = Field(
         {}, description="values to try of some fields; the best on images held out of training are used"
     )
-    validation_split: Name | None = Field(
+    validation_split: CorpusWord | None = Field(
         None,
         description="split on which the search measures; none: a tenth of the training split, trained on afterwards",
     )
@@ -139,8 +139,10 @@ class DecodingSpec(Spec):
 class ClassificationSpec(TuningSpec):
     """Attentive pooling and a linear layer on the patch features (paper, transfer heads (a))."""
 
-    labels: tuple[Name, ...] = Field(("subgroup",), min_length=1, description="label keys of the corpus to classify")
-    train_split: Name = Field("train", description="training split")
+    labels: tuple[CorpusWord, ...] = Field(
+        ("subgroup",), min_length=1, description="label keys of the corpus to classify"
+    )
+    train_split: CorpusWord = Field("train", description="training split")
 
 
 Shots = Annotated[int, Field(ge=1, le=10_000)]
@@ -169,7 +171,9 @@ Template = Annotated[str, Field(pattern=r"\{\}", max_length=1000)]
 class ZeroShotSpec(Spec):
     """Each image takes the class whose descriptions lie nearest (CLIP, arXiv 2103.00020, section 3.1.4)."""
 
-    labels: tuple[Name, ...] = Field(("subgroup",), min_length=1, description="label keys of the corpus to classify")
+    labels: tuple[CorpusWord, ...] = Field(
+        ("subgroup",), min_length=1, description="label keys of the corpus to classify"
+    )
     prompts: Literal["plain", "imagenet"] = Field(
         "plain", description="texts that describe a class: a few plain ones, or the 80 of open_clip"
     )
@@ -185,7 +189,7 @@ class ZeroShotSpec(Spec):
 class TunedRetrievalSpec(TuningSpec):
     """Attentive pooling and a linear layer for images, a text encoder for texts (paper, transfer heads (b))."""
 
-    train_split: Name = Field("train", description="training split")
+    train_split: CorpusWord = Field("train", description="training split")
     text_encoder: EncoderReference | None = Field(
         None, description="registered encoder that encodes the texts; none: the evaluated encoder's own text encoder"
     )
@@ -210,7 +214,7 @@ class CaptioningSpec(TuningSpec):
     language_model: LanguageModelSpec | None = Field(
         LanguageModelSpec(), description="language model behind the encoder; none: no training, zero_shot alone"
     )
-    train_split: Name = Field("train", description="training split")
+    train_split: CorpusWord = Field("train", description="training split")
     train_dataset: Name | None = Field(
         None, description="registered dataset to train on, as COCO for NoCaps; none: the evaluated one"
     )
@@ -284,7 +288,7 @@ class BenchmarkSpec(Spec):
 class DerivedSpec(Spec):
     """Conversations and questions made from a label of the dataset, for where there are no official ones."""
 
-    label: Name = Field("subgroup", description="key of the labels that questions are about")
+    label: CorpusWord = Field("subgroup", description="key of the labels that questions are about")
     per_picture: int = Field(2, ge=1, le=100, description="conversations made from a training image")
     questions: int = Field(300, ge=1, le=1_000_000, description="tested images with a question, drawn by the seed")
 
@@ -296,7 +300,7 @@ class DialogueSpec(Spec):
         None, min_length=1, description="of this task alone; none: as the evaluation says"
     )
     language_model: LanguageModelSpec = LanguageModelSpec()
-    train_split: Name = Field("train", description="split whose captions stage one trains on")
+    train_split: CorpusWord = Field("train", description="split whose captions stage one trains on")
     train_dataset: Name | None = Field(
         None, description="registered dataset whose captions stage one trains on; none: the evaluated one"
     )
@@ -348,7 +352,7 @@ class EvaluateSpec(Spec):
     preset: Name | None = Field(None, description="named protocol; fields of the spec override it")
     encoder: EncoderReference = Field(..., description="id or name of a registered encoder")
     dataset: Name = Field("sample", description="name of a registered dataset with captioned or labelled images")
-    splits: tuple[Name, ...] = Field(("test_vendor",), min_length=1, description="splits to be tested")
+    splits: tuple[CorpusWord, ...] = Field(("test_vendor",), min_length=1, description="splits to be tested")
     tasks: tuple[TaskName, ...] = Field(
         ("retrieval", "classification"), min_length=1, description="what the encoder is measured on, in this order"
     )
@@ -357,8 +361,8 @@ class EvaluateSpec(Spec):
         min_length=1,
         description="of tasks with training: frozen trains the head alone, full the encoder too",
     )
-    source: Name | None = Field(None, description="only images of this source, such as emoji")
-    exclude: dict[Name, tuple[str, ...]] = Field(
+    source: CorpusWord | None = Field(None, description="only images of this source, such as emoji")
+    exclude: dict[CorpusWord, tuple[str, ...]] = Field(
         {},
         description="label keys with values: images with such a label are left out of training, search and questions",
     )

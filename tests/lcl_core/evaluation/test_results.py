@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,40 @@ def test_a_broken_record_is_named_by_file_and_line(folder: Path) -> None:
     with pytest.raises(UserError) as caught:
         score_predictions(folder, seed=0)
     assert (caught.value.code, caught.value.file, caught.value.line) == ("records_unreadable", str(file), 2)
+
+
+def test_names_of_files_are_safe_short_and_distinct(tmp_path: Path) -> None:
+    """Labels and splits are texts of a corpus: they may be long, alike in ASCII, or look like paths."""
+    store = PredictionStore(tmp_path / "records")
+    store.start()
+    words = ["Class Name", "Class_Name", "类别", "标签", "../../x", "..", "/etc", "é", "e", "a" * 99 + "b", "a" * 100]
+    words += ["类" * 99 + "别", "类" * 100, "%", "a|b"]
+    files = [
+        PredictionFile("zero_shot_classification", split, f"{label}, 10000 shots", "zero_shot", "ranks", "untrained",
+                       part="image_to_class", facts={"candidates": 2})
+        for split in words for label in words
+    ]  # fmt: skip
+    for number, file in enumerate(files):
+        store.add(file, [sample(1, label="x", number=str(number))])
+    read = store.read()
+    assert [(stored.file, stored.samples[0]["number"]) for stored in read] == [
+        (file, str(number)) for number, file in enumerate(files)
+    ]
+    assert len({stored.name.lower() for stored in read}) == len(files) == len(list(store.folder.iterdir())) - 1
+    for stored in read:
+        assert re.fullmatch(r"([0-9]+-)?zero_shot_classification-[A-Za-z0-9._-]+\.jsonl", stored.name)
+        assert len(f"confusion-{stored.name}") <= 240
+
+
+def test_bars_in_names_do_not_add_columns(tmp_path: Path) -> None:
+    store = PredictionStore(tmp_path / "records")
+    store.start()
+    store.add(PredictionFile("classification", "t", "a|b", "frozen", "ranks", "trained", part="image_to_class",
+                             facts={"candidates": 2}), [sample(1, label="x")])  # fmt: skip
+    write_tables(tmp_path, FACTS, score_predictions(store.folder, seed=0))
+    heading, _, row, *_ = (line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|"))
+    assert r"| a\|b |" in row
+    assert row.replace(r"\|", "").count("|") == heading.count("|")
 
 
 def test_missing_records_are_an_error_of_the_user(tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_a_parsed_spec_parses_to_itself(kind: str) -> None:
     assert parse_spec(kind, spec.model_dump(mode="json")) == spec
 
 
+def test_labels_splits_and_sources_are_named_as_a_corpus_writes_them() -> None:
+    own = {"labels": ["Class Name", "Größe"], "train_split": "Train 1"}
+    spec = {
+        "encoder": "e", "splits": ["Test (A)"], "source": "../x", "exclude": {"Class Name": ["x"]},
+        "classification": {**own, "validation_split": "à voir"}, "few_shot": own,
+        "zero_shot_classification": {"labels": own["labels"], "names": "as_written"},
+        "dialogue": {"derived": {"label": "Class Name"}},
+    }  # fmt: skip
+    parsed = parse_spec("evaluate", spec)
+    assert parse_spec("evaluate", parsed.model_dump(mode="json")) == parsed
+
+
 @pytest.mark.parametrize(
     ("kind", "spec", "field", "word"),
     [
@@ -121,6 +133,10 @@ def test_a_parsed_spec_parses_to_itself(kind: str) -> None:
         ("evaluate", {"encoder": "e", "few_shot": {"search": {"epochs": [1, 2]}}}, "few_shot", "steps is set"),
         ("evaluate", {"encoder": "e", "zero_shot_classification": {"templates": ["a photo"]}},
          "zero_shot_classification.templates.0", "where the name of the class goes"),
+        ("evaluate", {"encoder": "e", "splits": [""]}, "splits.0", "at least 1 character"),
+        ("evaluate", {"encoder": "e", "source": "a\nb"}, "source", "line breaks"),
+        ("evaluate", {"encoder": "e", "few_shot": {"labels": ["x" * 101]}}, "few_shot.labels.0", "at most 100"),
+        ("evaluate", {"encoder": "e", "exclude": {"a\u202eb": ["x"]}}, "exclude.a\u202eb.[key]", "direction"),
         ("index", {"encoder": "e"}, "collection", "required"),
         ("cook", {}, "kind", "choose from"),
     ],
