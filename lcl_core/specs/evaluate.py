@@ -251,7 +251,9 @@ class CaptioningSpec(TuningSpec):
         return {} if self.language_model is None else self.language_model.paths()
 
 
-Benchmark = Literal["vqav2", "gqa", "vizwiz", "scienceqa-img", "pope", "mme", "mmbench", "seed-bench"]
+Benchmark = Literal[
+    "vqav2", "gqa", "okvqa", "textvqa", "vizwiz", "scienceqa-img", "pope", "mme", "mmbench", "seed-bench"
+]
 
 
 class StageSpec(TuningSpec):

@@ -14,12 +14,16 @@ import numpy as np
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks.base import AnsweredQuestion, Benchmark, MetricContributions
 from lcl_core.evaluation.benchmarks.multiple_choice import MMBench, ScienceQA, SEEDBench
-from lcl_core.evaluation.benchmarks.vqa import GQA, VQA, VizWiz
+from lcl_core.evaluation.benchmarks.vqa import GQA, OKVQA, VQA, TextVQA, VizWiz
 from lcl_core.evaluation.benchmarks.yes_no import MME, POPE
 from lcl_core.evaluation.metrics.core import BootstrapMetric, mean_of
 
 BENCHMARKS: dict[str, Benchmark] = {
-    each.name: each for each in (VQA(), GQA(), VizWiz(), ScienceQA(), POPE(), MME(), MMBench(), SEEDBench())
+    each.name: each
+    for each in (
+        *(VQA(), GQA(), OKVQA(), TextVQA(), VizWiz()),
+        *(ScienceQA(), POPE(), MME(), MMBench(), SEEDBench()),
+    )
 }
 
 

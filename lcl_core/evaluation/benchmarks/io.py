@@ -88,7 +88,8 @@ def find_one_file(path: Path, pattern: str) -> Path:
     files = sorted(path.glob(pattern)) if path.is_dir() else []
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
-        raise_format_error(f"expected one file like {pattern} here, found {names}", path)
+        way_out = "; name one of them as the path" if files else ""
+        raise_format_error(f"expected one file like {pattern} here, found {names}{way_out}", path)
     return files[0]
 
 

@@ -1,4 +1,5 @@
-"""Open-ended VQA: VQAv2 (Goyal et al. 2017), VizWiz (Gurari et al. 2018), GQA (Hudson and Manning 2019).
+"""Open-ended VQA: VQAv2 (Goyal et al. 2017), OK-VQA (Marino et al. 2019), TextVQA (Singh et al. 2019), VizWiz (Gurari
+et al. 2018), GQA (Hudson and Manning 2019).
 
 VQA accuracy follows the published rule (visualqa.org/evaluation.html) and its program: normalised answers against ten
 human answers. Normalised is lower case, no full stops but in decimals, number words as digits, no articles, apostrophes
@@ -98,12 +99,12 @@ class VQA(Benchmark):
     name = "vqav2"
 
     def load(self, path: Path) -> list[BenchmarkQuestion]:
-        """From a folder with one ``*questions.json`` and one ``*annotations.json``, as they are distributed."""
-        questions_file, annotations_file = (
-            find_one_file(path, f"*{name}.json") for name in ("questions", "annotations")
-        )
-        if questions_file == annotations_file:
-            raise_format_error("give the folder that holds both the questions and the annotations", path)
+        """From ``*questions.json`` and the ``*annotations.json`` of the same split beside it, as they are distributed.
+
+        ``path`` is the questions file, or a folder with one.
+        """
+        questions_file = find_one_file(path, "*questions.json")
+        annotations_file = _find_annotations(questions_file)
         annotations = {entry.get("question_id"): entry for entry in read_entries(annotations_file, "annotations")}
         questions = []
         for position, entry in enumerate(read_entries(questions_file, "questions")):
@@ -128,6 +129,62 @@ class VQA(Benchmark):
     def image_names(self, question: BenchmarkQuestion) -> list[str]:
         number = f"{int(question.image):012d}.jpg"
         return [*(f"COCO_{split}_{number}" for split in _COCO_SPLITS), number]
+
+
+def _find_annotations(questions: Path) -> Path:
+    """The annotations beside a questions file: of the same name, or else of the same split, or else the only ones.
+
+    VQAv2 has ``v2_OpenEnded_mscoco_val2014_questions.json`` and ``v2_mscoco_val2014_annotations.json``, OK-VQA the same
+    without ``v2_``.
+    """
+    stem = questions.name.removesuffix("questions.json")
+    if stem == questions.name:
+        raise_format_error("the path is that of a *questions.json, or of the folder of one", questions)
+    named = questions.with_name(f"{stem.replace('OpenEnded_', '')}annotations.json")
+    if named.is_file():
+        return named
+    split = stem.rstrip("_").rpartition("_")[2]
+    files = sorted(questions.parent.glob("*annotations.json"))
+    files = [file for file in files if split in file.name] or files
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        message = f"expected its annotations beside it, as {named.name}, found {names}; test splits have none"
+        raise_format_error(message, questions)
+    return files[0]
+
+
+class OKVQA(VQA):
+    """The same layout and rule."""
+
+    name = "okvqa"
+
+
+class TextVQA(Benchmark):
+    """Accuracy as in VQA. Texts that were recognised in the images are not part of the prompt."""
+
+    name = "textvqa"
+
+    def load(self, path: Path) -> list[BenchmarkQuestion]:
+        """From ``TextVQA_0.5.1_val.json`` or its train split; a folder may have just one like ``TextVQA*.json``."""
+        file = find_one_file(path, "TextVQA*.json")
+        entries = enumerate(read_entries(file, "data"))
+        return check_unique([_textvqa_question(number, entry, file) for number, entry in entries], file)
+
+    def score(self, records: Iterable[AnsweredQuestion]) -> BenchmarkScores:
+        records = list(records)
+        correct = {record.question.id: consensus_accuracy(record.answer, record.question.truth) for record in records}
+        return BenchmarkScores.of_means({"accuracy": correct}, records)
+
+    def image_names(self, question: BenchmarkQuestion) -> list[str]:
+        return [f"{folder}{question.image}.jpg" for folder in ("", "train_images/", "test_images/")]
+
+
+def _textvqa_question(number: int, entry: dict[str, Any], file: Path) -> BenchmarkQuestion:
+    with entry_errors(file, number):
+        if "answers" not in entry:
+            raise_format_error(f"entry {number} has no 'answers'; test splits are scored by their server", file)
+        truth = tuple(str(answer) for answer in check_type(entry["answers"], list, "a list of answers", file))
+        return BenchmarkQuestion(str(entry["question_id"]), str(entry["image_id"]), entry["question"], truth)
 
 
 class VizWiz(Benchmark):
@@ -197,7 +254,7 @@ class GQA(Benchmark):
         )
 
     def image_names(self, question: BenchmarkQuestion) -> list[str]:
-        return [f"{question.image}.jpg"]
+        return [f"{folder}{question.image}.jpg" for folder in ("", "images/")]  # the official zip has this folder
 
 
 def _is_correct(record: AnsweredQuestion) -> bool:

@@ -68,7 +68,7 @@ def test_what_is_not_there_is_a_user_error(name: str, tmp_path: Path) -> None:
 def test_files_of_another_kind_are_user_errors(name: str, content: bytes, tmp_path: Path) -> None:
     names = [
         "questions.json", "annotations.json", "problems.json", "pid_splits.json", "existence.txt", "MMBench.tsv",
-        "SEED-Bench.json", "pope_random.json", "pope_popular.json", "pope_adversarial.json",
+        "SEED-Bench.json", "TextVQA_0.5.1_val.json", "pope_random.json", "pope_popular.json", "pope_adversarial.json",
     ]  # fmt: skip
     for file in names:
         (tmp_path / file).write_bytes(content)

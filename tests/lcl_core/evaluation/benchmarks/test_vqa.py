@@ -100,6 +100,62 @@ def test_vqa_without_annotations_of_a_question(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["vqav2", "okvqa"])
+def test_a_folder_with_every_split(tmp_path: Path, name: str) -> None:
+    """All official files of VQAv2 and OK-VQA in one folder: the path names the questions of a split."""
+    for prefix, answer in (("v2_", "yes"), ("", "no")):
+        for split in ("train2014", "val2014", "test2015", "test-dev2015"):
+            file = tmp_path / f"{prefix}OpenEnded_mscoco_{split}_questions.json"
+            file.write_text(json.dumps({"questions": [requested(1)]}))
+        for split in ("train2014", "val2014"):
+            annotation = reported(1, [f"{answer} {split}"] * 10, "other")
+            file = tmp_path / f"{prefix}mscoco_{split}_annotations.json"
+            file.write_text(json.dumps({"annotations": [annotation]}))
+    prefix, answer = ("v2_", "yes") if name == "vqav2" else ("", "no")
+    for split in ("train2014", "val2014"):
+        (question,) = BENCHMARKS[name].load(tmp_path / f"{prefix}OpenEnded_mscoco_{split}_questions.json")
+        assert question.truth[0] == f"{answer} {split}"
+    with pytest.raises(UserError, match="name one of them as the path"):
+        BENCHMARKS[name].load(tmp_path)
+    with pytest.raises(UserError, match="test splits have none") as caught:
+        BENCHMARKS[name].load(tmp_path / f"{prefix}OpenEnded_mscoco_test2015_questions.json")
+    assert (caught.value.code, str(caught.value.file).endswith("test2015_questions.json")) == (
+        "benchmark_unreadable", True,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"path is that of a \*questions.json"):
+        BENCHMARKS[name].load(tmp_path / f"{prefix}mscoco_val2014_annotations.json")
+
+
+def test_annotations_of_another_name_are_found_by_their_split(tmp_path: Path) -> None:
+    (tmp_path / "my_val_questions.json").write_text(json.dumps({"questions": [requested(1)]}))
+    for split in ("val", "train"):
+        entries = {"annotations": [reported(1, [split] * 10, "other")]}
+        (tmp_path / f"answers_{split}_annotations.json").write_text(json.dumps(entries))
+    (question,) = BENCHMARKS["vqav2"].load(tmp_path)
+    assert question.truth[0] == "val"
+
+
+def test_textvqa(tmp_path: Path) -> None:
+    file = tmp_path / "TextVQA_0.5.1_val.json"
+    fields = {"image_id": "003a8ae2ef43b901", "question": "What brand?", "image_classes": ["Camera"], "set_name": "val"}
+    entries = [
+        {**fields, "question_id": 34602, "answers": ["nous les gosses"] * 2 + ["dakota"] * 8},
+        {**fields, "question_id": 34603, "answers": ["copenhagen"] * 10},
+    ]
+    file.write_text(json.dumps({"dataset_type": "val", "dataset_name": "textvqa", "data": entries}))
+    textvqa = BENCHMARKS["textvqa"]
+    questions = textvqa.load(tmp_path)
+    assert (questions[0].id, questions[0].image, questions[0].text) == ("34602", "003a8ae2ef43b901", "What brand?")
+    assert "003a8ae2ef43b901.jpg" in textvqa.image_names(questions[0])
+    scores = textvqa.score(pair_answers(questions, {"34602": "Nous les gosses", "34603": "Copenhagen."}))
+    assert scores.metrics == pytest.approx({"accuracy": (0.6 + 1) / 2})
+    test = {"data": [{**fields, "question_id": 1}]}
+    file.write_text(json.dumps(test))
+    with pytest.raises(UserError, match="entry 0 has no 'answers'; test splits") as caught:
+        textvqa.load(file)
+    assert (caught.value.code, caught.value.file) == ("benchmark_unreadable", str(file))
+
+
 def vizwiz_entry(image: str, answers: list[str], answerable: int) -> dict[str, Any]:
     return {
         "image": image,

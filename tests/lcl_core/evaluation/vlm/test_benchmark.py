@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,20 @@ def gqa(root: Path) -> Path:
     return dump(root / "testdev_balanced_questions.json", {
         "7": {"imageId": "n123", "question": "What colour?", "answer": "red", "types": types}
     })  # fmt: skip
+
+
+def okvqa(root: Path) -> Path:
+    for name in ("okvqa_questions", "okvqa_annotations"):
+        (vqav2(root) / name.replace("okvqa", "v2")).with_suffix(".json").rename(root / "q" / f"{name}.json")
+    return root / "q" / "okvqa_questions.json"
+
+
+def textvqa(root: Path) -> Path:
+    sample_image(root / "images" / "train_images" / "0054c91397f2fe05.jpg")
+    entry = {
+        "question_id": 34602, "image_id": "0054c91397f2fe05", "question": "What colour?", "answers": ["red"] * 10,
+    }  # fmt: skip
+    return dump(root / "TextVQA_0.5.1_val.json", {"data": [entry]})
 
 
 def vizwiz(root: Path) -> Path:
@@ -117,12 +132,14 @@ def seed_bench(root: Path) -> Path:
 
 
 FILES: dict[str, Callable[[Path], Path]] = {
-    "vqav2": vqav2, "gqa": gqa, "vizwiz": vizwiz, "scienceqa-img": scienceqa, "pope": pope, "mme": mme,
-    "mmbench": mmbench, "seed-bench": seed_bench,
+    "vqav2": vqav2, "gqa": gqa, "okvqa": okvqa, "textvqa": textvqa, "vizwiz": vizwiz, "scienceqa-img": scienceqa,
+    "pope": pope, "mme": mme, "mmbench": mmbench, "seed-bench": seed_bench,
 }  # fmt: skip
 PROMPTS = {
     "vqav2": "What colour?" + SHORT,
     "gqa": "What colour?" + SHORT,
+    "okvqa": "What colour?" + SHORT,
+    "textvqa": "What colour?" + SHORT,
     "vizwiz": "What colour?\nWhen the provided information is insufficient, respond with 'Unanswerable'." + SHORT,
     "scienceqa-img": "Context: Look closely.\nWhat colour?\nA. red\nB. blue" + LETTER,
     "pope": "Is there a cat in the image?" + SHORT,
@@ -131,7 +148,8 @@ PROMPTS = {
     "seed-bench": "What colour?\nA. red\nB. blue\nC. grey\nD. pink" + LETTER,
 }
 COUNTS = {
-    "vqav2": (2, 2), "gqa": (1, 1), "vizwiz": (1, 1), "scienceqa-img": (1, 1), "pope": (3, 1), "mme": (4, 2),
+    "vqav2": (2, 2), "gqa": (1, 1), "okvqa": (2, 2), "textvqa": (1, 1), "vizwiz": (1, 1),
+    "scienceqa-img": (1, 1), "pope": (3, 1), "mme": (4, 2),
     "mmbench": (4, 2), "seed-bench": (2, 2),
 }  # fmt: skip
 
@@ -151,6 +169,17 @@ def test_official_files_are_asked_in_the_published_words(name: str, tmp_path: Pa
     assert found.left_out == {}
     for question, row in zip(found.questions, found.rows, strict=True):
         assert found.corpus.read_image(found.images[row].name).mode == "RGB", question.id
+
+
+def test_gqa_s_images_as_they_are_distributed(tmp_path: Path) -> None:
+    """images.zip has all of them in a folder of that name, which a store does not see through."""
+    path = FILES["gqa"](tmp_path)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.write(tmp_path / "images" / "n123.jpg", "images/n123.jpg")
+    for images in (tmp_path / "images.zip", tmp_path):
+        spec = BenchmarkSpec(name="gqa", path=str(path), images=str(images))
+        found = load_benchmark_set(spec, None, seed=0, field=FIELD)
+        assert (found.left_out, [image.name for image in found.images]) == ({}, ["images/n123.jpg"])
 
 
 def test_every_scorer_can_be_asked() -> None:
