@@ -58,6 +58,16 @@ _WITH_APOSTROPHE = {
 } | {"somebody'd": "somebodyd"}  # a slip of the official program, kept so that the numbers are equal
 
 
+def _human_answers(entry: dict[str, Any], question: str, file: Path) -> tuple[str, ...]:
+    """Raises: UserError ``benchmark_unreadable`` where there is none, for accuracy is a mean over them."""
+    answers = tuple(str(each["answer"]) for each in entry["answers"])
+    if not answers:
+        raise_format_error(
+            f"question {question} has no human answers to score by; remove it from the files of the benchmark", file
+        )
+    return answers
+
+
 def consensus_accuracy(answer: str | None, people: Sequence[str]) -> float:
     """min(same answers / 3, 1), averaged over the subsets that leave one person out.
 
@@ -116,7 +126,7 @@ class VQA(Benchmark):
                 )
             with entry_errors(annotations_file, number):
                 annotation = annotations[number]
-                truth = tuple(str(each["answer"]) for each in annotation["answers"])
+                truth = _human_answers(annotation, str(number), annotations_file)
                 groups = {"answer_type": annotation["answer_type"]}
                 questions.append(BenchmarkQuestion(str(number), str(image), text, truth, groups=groups))
         return check_unique(questions, questions_file)
@@ -227,7 +237,7 @@ def _vizwiz_question(number: int, entry: dict[str, Any], file: Path) -> Benchmar
             id=str(entry["image"]),
             image=entry["image"],
             text=entry["question"],
-            truth=tuple(str(each["answer"]) for each in entry["answers"]),
+            truth=_human_answers(entry, str(entry["image"]), file),
             groups={
                 "answer_type": entry["answer_type"],
                 "answerable": "answerable" if int(entry["answerable"]) else UNANSWERABLE,

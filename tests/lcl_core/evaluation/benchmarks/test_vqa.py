@@ -156,6 +156,22 @@ def test_textvqa(tmp_path: Path) -> None:
     assert (caught.value.code, caught.value.file) == ("benchmark_unreadable", str(file))
 
 
+def test_a_question_that_nobody_answered_is_refused_when_the_files_are_read(tmp_path: Path) -> None:
+    folder = vqa_files(
+        tmp_path, [requested(1), requested(2)], [reported(1, ["yes"], "yes/no"), reported(2, [], "other")]
+    )
+    with pytest.raises(UserError, match="question 2 has no human answers") as caught:
+        BENCHMARKS["vqav2"].load(folder)
+    assert (caught.value.code, Path(str(caught.value.file)).name) == (
+        "benchmark_unreadable", "v2_mscoco_val2014_annotations.json",
+    )  # fmt: skip
+    file = tmp_path / "val.json"
+    file.write_text(json.dumps([vizwiz_entry("a.jpg", ["soup"], 1), vizwiz_entry("b.jpg", [], 1)]))
+    with pytest.raises(UserError, match=r"question b\.jpg has no human answers") as caught:
+        BENCHMARKS["vizwiz"].load(file)
+    assert caught.value.file == str(file)
+
+
 def vizwiz_entry(image: str, answers: list[str], answerable: int) -> dict[str, Any]:
     return {
         "image": image,
