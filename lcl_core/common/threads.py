@@ -1,4 +1,5 @@
-"""Threads of a process that computes: the cores that it may use, and how its OpenMP threads wait for one another.
+"""Threads of a process that computes: the cores that it may use, how its OpenMP threads wait for one another, and work
+that threads do ahead.
 
 OpenMP starts a thread per core of the machine, whatever a container's CPU quota is, and a thread that reaches a barrier
 first polls for milliseconds. Where another process has one of the cores, that thread polls on a core that the other
@@ -12,8 +13,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Polls of a waiting thread before it sleeps (GNU OpenMP; its own value is 300,000, and 1,000 with more threads than
 # cores). ``python -m benchmarks contention --spin-counts …`` compares others.
@@ -96,3 +103,27 @@ def _read_limit(folder: Path) -> tuple[int, int]:
     else:
         limit, period = ((folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period"))
     return int(limit), int(period)
+
+
+def prefetch_map(work: Callable[[T], R], items: Iterable[T], *, threads: int | None = None) -> Iterator[R]:
+    """``map(work, items)`` in order, computed by threads a few items ahead; an error is raised at its item.
+
+    Args:
+        threads: None: one a core, at most 8; 0: no thread.
+    """
+    if threads == 0:
+        yield from map(work, items)
+        return
+    count = threads or min(8, usable_cores())
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > count:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

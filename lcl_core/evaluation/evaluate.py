@@ -39,7 +39,10 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     run = run_dir.read_run()
     spec = parse_spec("evaluate", run["spec"])
     assert isinstance(spec, EvaluateSpec)
-    resolver = DatasetResolver(run["datasets"], run["encoders"], spec.exclude)
+    run_dir.truncate_metrics(-1)
+    progress = EvalProgress(run_dir)
+    progress.enter("reading the splits")
+    resolver = DatasetResolver(run["datasets"], run["encoders"], spec.exclude, lambda count: progress.add(0))
     corpus = open_corpus(resolver.dataset(spec.dataset))
     tasks = [TASKS[name].plan(spec, corpus, resolver) for name in dict.fromkeys(spec.tasks)]
     for name, files in run.get("encoder_files", {}).items():
@@ -47,13 +50,13 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     encoder = load_evaluated_encoder(resolver.encoder(spec.encoder))
     encoders = [encoder, random_init_baseline(encoder)] if spec.untrained_baseline else [encoder]
     run_dir.artifacts.mkdir(parents=True, exist_ok=True)
-    run_dir.truncate_metrics(-1)
+    progress.start(len(encoders) * sum(task.cost() for task in tasks))
     context = EvalContext(
         spec=spec,
         corpus=corpus,
         predictions=PredictionStore(run_dir.artifacts / "records"),
         cache=FeatureCache(Path(run.get("cache") or run_dir.path / "cache") / "features"),
-        progress=EvalProgress(run_dir, len(encoders) * sum(task.cost() for task in tasks)),
+        progress=progress,
         artifacts=run_dir.artifacts,
         choices=JsonLog(run_dir.artifacts / "choice.json"),
         curves=JsonLog(run_dir.artifacts / "curves.json"),

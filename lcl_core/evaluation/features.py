@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
+from lcl_core.common.threads import prefetch_map, usable_cores
 from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
@@ -170,10 +172,11 @@ def image_features(
             pooled = _create_npy(folder / "pooled.npy", np.float32, (len(names), model.embed_dim))
         if patches:
             tokens = _create_npy(folder / "patches.npy", np.float16, (len(names), model.tokens, model.width))
+        images = prefetch_map(corpus.read_image, names, threads=max(corpus.concurrent_reads, min(8, usable_cores())))
         for start in range(0, len(names), _IMAGE_BATCH):
-            batch = names[start : start + _IMAGE_BATCH]
+            batch = list(islice(images, _IMAGE_BATCH))
             rows = slice(start, start + len(batch))
-            latents, grid = encoder.embed_images([corpus.read_image(name) for name in batch])
+            latents, grid = encoder.embed_images(batch)
             if pooled is not None and latents is not None:
                 pooled[rows] = check_finite(latents.numpy())
             if tokens is not None:

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lcl_core.common.threads import prefetch_map
 from lcl_core.encoders.base import TextEncoder
 from lcl_core.evaluation.features import FeatureCache, text_features
 from lcl_core.evaluation.heads.linear_probe import AttentiveProbe
-from lcl_core.evaluation.heads.training import FeatureSource, ImageBatchSource, count_steps, prefetch_map, train_head
+from lcl_core.evaluation.heads.training import FeatureSource, ImageBatchSource, count_steps, train_head
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.tasks.base import EvalImage, nonempty_captions, normalized_text
 from lcl_core.specs.evaluate import TunedRetrievalSpec

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.threads import prefetch_map
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.training import (
     FEATURE_SOURCES,
@@ -29,7 +30,6 @@ from lcl_core.evaluation.heads.training import (
     count_examples,
     count_steps,
     grid_search,
-    prefetch_map,
     train_head,
 )
 from lcl_core.evaluation.metrics.core import Ints, class_ranks

@@ -1,4 +1,4 @@
-"""Training of heads: feature sources, the training loop, grid search, prefetching.
+"""Training of heads: feature sources, the training loop, grid search.
 
 Frozen transfer trains a head on cached features; full transfer trains the head and a copy of the encoder (paper,
 transfer protocols). The loop is AdamW with linear warm-up, cosine decay, clipping, autocast and layer-wise rates.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, Protocol, TypeVar
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 
 from lcl_core.common.device import autocast
 from lcl_core.common.errors import UserError
-from lcl_core.common.threads import usable_cores
+from lcl_core.common.threads import prefetch_map
 from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.evaluation.features import EvaluatedEncoder
@@ -32,8 +30,6 @@ from lcl_core.evaluation.tasks.base import EvalContext, EvalImage
 from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.evaluate import TuningSpec
 
-T = TypeVar("T")
-R = TypeVar("R")
 S = TypeVar("S", bound=TuningSpec)
 
 STEP_COST = {"frozen": 0.05, "full": 3.0}  # rough cost of training a head on an image once, in embedded images
@@ -177,30 +173,6 @@ class FrozenImageBatches(ImageBatches):
     @torch.no_grad()
     def patches(self, loaded: Tensor) -> Tensor:
         return super().patches(loaded).half().float()
-
-
-def prefetch_map(work: Callable[[T], R], items: Iterable[T], *, threads: int | None = None) -> Iterator[R]:
-    """``map(work, items)`` in order, computed by threads a few items ahead; an error is raised at its item.
-
-    Args:
-        threads: None: one a core, at most 8; 0: no thread.
-    """
-    if threads == 0:
-        yield from map(work, items)
-        return
-    count = threads or min(8, usable_cores())
-    pending: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(count) as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > count:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 # ---- training loop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
+from lcl_core.common.threads import prefetch_map
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.evaluation.features import (
     EvaluatedEncoder,
     FeatureCache,
     ImageFeatures,
+    OnProgress,
     image_features,
     patch_features_fit,
 )
@@ -47,13 +49,18 @@ class EvalImage:
     source: str = ""
 
 
-def read_images(corpus: Corpus, split: str, source: str | None, *, field: str) -> list[EvalImage]:
+def read_images(
+    corpus: Corpus, split: str, source: str | None, *, field: str, advance: OnProgress = lambda count: None
+) -> list[EvalImage]:
     """The split's images.
+
+    Args:
+        advance: called with the number of descriptions read.
 
     Raises:
         UserError: ``empty_split``, naming the spec's ``field``.
     """
-    images = group_captions_by_image(corpus.pairs(split, source=source))
+    images = group_captions_by_image(_read_pairs(corpus, split, source, advance))
     if not images:
         of_source = f" of source {source!r}" if source else ""
         known = ", ".join(sorted(corpus.splits())) or "none"
@@ -62,6 +69,15 @@ def read_images(corpus: Corpus, split: str, source: str | None, *, field: str) -
             code="empty_split", field=field,
         )  # fmt: skip
     return images
+
+
+def _read_pairs(corpus: Corpus, split: str, source: str | None, advance: OnProgress) -> Iterator[CaptionPair]:
+    """The split's descriptions in order, many read at once where each read waits for a network."""
+    pairs = corpus.pairs(split, source=source)
+    threads = corpus.concurrent_reads if corpus.concurrent_reads > 1 else 0
+    for pair in prefetch_map(pairs.describe, range(len(pairs)), threads=threads):
+        advance(1)
+        yield pair
 
 
 def group_captions_by_image(pairs: Iterable[CaptionPair]) -> list[EvalImage]:
@@ -166,11 +182,13 @@ class DatasetResolver:
     Attributes:
         datasets, encoders: paths by the name in the spec.
         exclude: label values; images with one of them are left out of every split.
+        advance: called with the number of descriptions read.
     """
 
     datasets: dict[str, str]
     encoders: dict[str, str]
     exclude: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    advance: OnProgress = lambda count: None
     _images: dict[tuple[Path, str, str | None], list[EvalImage]] = field(default_factory=dict)
 
     def dataset(self, name: str, field: str = "dataset") -> str:
@@ -189,7 +207,7 @@ class DatasetResolver:
         """
         key = (corpus.path, split, source)
         if key not in self._images:
-            images = read_images(corpus, split, source, field=field)
+            images = read_images(corpus, split, source, field=field, advance=self.advance)
             self._images[key] = [image for image in images if not self._excluded(image)]
         if not self._images[key]:
             raise UserError(
@@ -269,17 +287,23 @@ class EvalProgress:
     """Progress of an evaluation in the run's metrics file; checks for a stop request with every count.
 
     Args:
-        total: cost of the whole run; an embedded image is one.
+        total: cost of the whole run; an embedded image is one. None: not known before ``start``.
         clock: monotonic seconds.
     """
 
-    def __init__(self, run_dir: RunDir, total: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, run_dir: RunDir, total: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._run_dir = run_dir
         self._total = total
         self._clock = clock
         self._started = self._written = clock()
         self._done = 0.0
         self._phase = ""
+
+    def start(self, total: float) -> None:
+        """The work of ``total`` begins: the time until now says nothing about the time left."""
+        self._total, self._started = total, self._clock()
 
     def enter(self, phase: str) -> None:
         """Name the next phase and write a line at once."""
@@ -294,15 +318,17 @@ class EvalProgress:
             self._write()
 
     def finish(self) -> None:
-        self._done = self._total
+        self._done = self._total or 0.0
         self.enter("done")
 
     def _write(self) -> None:
         self._run_dir.raise_if_stopped()
         now = self._written = self._clock()
-        left = (now - self._started) * (self._total / self._done - 1) if self._done else None
-        known = {} if left is None else {"seconds_left": round(max(left, 0.0), 1)}
-        self._run_dir.append_metrics(step=round(self._done), total_steps=round(self._total), phase=self._phase, **known)
+        known: dict[str, float] = {} if self._total is None else {"total_steps": round(self._total)}
+        if self._total is not None and self._done:
+            left = (now - self._started) * (self._total / self._done - 1)
+            known["seconds_left"] = round(max(left, 0.0), 1)
+        self._run_dir.append_metrics(step=round(self._done), phase=self._phase, **known)
 
 
 @dataclass(frozen=True)

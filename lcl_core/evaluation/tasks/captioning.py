@@ -10,10 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.threads import prefetch_map
 from lcl_core.data import Corpus
 from lcl_core.encoders.captioning import Captioner
 from lcl_core.evaluation.features import EvaluatedEncoder
-from lcl_core.evaluation.heads.training import count_examples, prefetch_map
+from lcl_core.evaluation.heads.training import count_examples
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.results import PredictionFile, loss_curve
 from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, EvalImage, Holdout, Task, nonempty_captions

@@ -14,6 +14,7 @@ import torch
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data import Corpus, open_corpus
+from lcl_core.data.corpus.file_corpus import PairList
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import EvaluatedEncoder, load_evaluated_encoder
 from lcl_core.evaluation.results import score_predictions
@@ -188,6 +189,22 @@ def test_a_stopped_run_leaves_no_result_and_a_second_attempt_finishes(
     assert again == evaluate(new_run("other"))
     steps = [json.loads(line)["step"] for line in run_dir.metrics_file.open()]
     assert steps == sorted(steps)
+
+
+def test_a_stop_is_honoured_while_the_splits_are_read(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = new_run()
+    read: list[int] = []
+
+    def describe(self: PairList, index: int) -> Any:
+        read.append(index)
+        run_dir._stop.set()
+        return self[index]
+
+    monkeypatch.setattr(PairList, "describe", describe)
+    with pytest.raises(JobCancelled):
+        evaluate(run_dir)
+    (line,) = map(json.loads, run_dir.metrics_file.open())
+    assert (read, line["phase"], "total_steps" in line) == ([0], "reading the splits", False)
 
 
 def test_the_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encoder_dir: Path, squares: Path) -> None:

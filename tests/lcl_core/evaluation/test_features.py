@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lcl_core.data import open_corpus
+from lcl_core.data import Corpus, open_corpus
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.evaluation.features import (
     EvaluatedEncoder,
@@ -101,6 +102,22 @@ def test_room_for_features_is_made_before_they_are_computed(
     monkeypatch.setattr(EvaluatedEncoder, "embed_images", recorded)
     image_features(encoder, open_corpus(squares), NAMES, cache, patches=True, advance=lambda _: None)
     assert left == [[]]
+
+
+def test_images_are_read_at_once_where_each_read_waits(
+    encoder: EvaluatedEncoder, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = look(encoder, squares, tmp_path / "a")
+    meeting = threading.Barrier(3, timeout=60)  # no image arrives before two others are under way
+    read = Corpus.read_image
+
+    def read_image(self: Corpus, name: str) -> Image.Image:
+        meeting.wait()
+        return read(self, name)
+
+    monkeypatch.setattr(Corpus, "concurrent_reads", 3)
+    monkeypatch.setattr(Corpus, "read_image", read_image)
+    np.testing.assert_array_equal(look(encoder, squares, tmp_path / "b").pooled, expected.pooled)
 
 
 def test_a_changed_image_is_looked_at_again(encoder: EvaluatedEncoder, squares: Path, tmp_path: Path) -> None:

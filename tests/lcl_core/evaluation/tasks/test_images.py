@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from lcl_core.data import CaptionPair
-from lcl_core.evaluation.tasks.base import EvalImage, group_captions_by_image
+import threading
+from pathlib import Path
+
+import pytest
+
+from lcl_core.data import CaptionPair, open_corpus
+from lcl_core.data.corpus.file_corpus import PairList
+from lcl_core.evaluation.tasks.base import EvalImage, group_captions_by_image, read_images
 from lcl_core.evaluation.tasks.retrieval import MAX_POSITIONS, caption_variants, unique_texts
 
 
@@ -39,6 +45,22 @@ def test_lines_of_one_image_are_one_image() -> None:
         EvalImage("a", ("ant", "insect"), {"group": "bugs", "size": "small"}),
         EvalImage("b", ("bee",), {}),
     ]
+
+
+def test_descriptions_are_read_at_once_where_each_read_waits(squares: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, counts = open_corpus(squares), list[int]()
+    expected = read_images(corpus, "test", None, field="splits.0")
+    meeting = threading.Barrier(4, timeout=60)  # no description arrives before three others are under way
+    read = PairList.__getitem__
+
+    def describe(self: PairList, index: int) -> object:
+        meeting.wait()
+        return read(self, index)
+
+    monkeypatch.setattr(corpus, "concurrent_reads", 4)
+    monkeypatch.setattr(PairList, "describe", describe)
+    assert read_images(corpus, "test", None, field="splits.0", advance=counts.append) == expected
+    assert counts == [1] * 12
 
 
 def test_variants_are_the_positions_and_all() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lcl_core.evaluation.heads.training import prefetch_map
+from lcl_core.common.threads import prefetch_map
 
 
 def test_it_is_map_in_order() -> None:
