@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lcl_core.common.disk_cache import DiskCache
+from lcl_core.common.disk_cache import DiskCache, no_progress
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.threads import prefetch_map, usable_cores
@@ -91,15 +91,22 @@ class FeatureCache:
         self.root, self.max_bytes = root, max_bytes
         self._cache = DiskCache(root, max_bytes)
 
-    def get_or_make(self, key: Mapping[str, Any], make: Callable[[Path], None], size: int = 0) -> Arrays:
+    def get_or_make(
+        self,
+        key: Mapping[str, Any],
+        make: Callable[[Path], None],
+        size: int = 0,
+        progress: Callable[[], None] = no_progress,
+    ) -> Arrays:
         """The arrays of an entry, memory-mapped and read-only.
 
         Args:
             key: JSON values that the numbers depend on.
             make: writes ``NAME.npy`` files into a folder; called on a miss only.
             size: bytes that ``make`` is going to write, if known: room is made before.
+            progress: called repeatedly while another run makes the entry; what it raises ends the wait.
 
-        Raises: OSError, and what ``make`` raises.
+        Raises: OSError, and what ``make`` and ``progress`` raise.
         """
         text = {"layout": _CACHE_VERSION, **key}
 
@@ -108,7 +115,7 @@ class FeatureCache:
             write_json_atomically(folder / "facts.json", text)
 
         name = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
-        with self._cache.open(name, write, size, durable=True) as entry:
+        with self._cache.open(name, write, size, progress, durable=True) as entry:
             files = sorted(entry.glob("*.npy"))
             return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
 
@@ -151,7 +158,7 @@ def image_features(
 
     Args:
         patches: also compute patch features, N·W numbers an image.
-        advance: called with the number of images done.
+        advance: called with the number of images done, and with 0 while another run computes these features.
 
     Raises:
         UserError: an image cannot be read (names it), or features are infinite or NaN.
@@ -183,7 +190,7 @@ def image_features(
                 tokens[rows] = check_finite(grid.half().numpy())
             counter.add(len(batch))
 
-    arrays = cache.get_or_make(key, make, size)
+    arrays = cache.get_or_make(key, make, size, counter.wait)
     counter.finish(len(names))
     return ImageFeatures(arrays.get("pooled"), arrays.get("patches"))
 
@@ -201,6 +208,7 @@ def text_features(
     Args:
         identity: of the text encoder.
         embed: texts → features on the CPU.
+        advance: as for :func:`image_features`.
 
     Raises:
         UserError: the encoder reads no texts, or features are infinite or NaN.
@@ -216,7 +224,7 @@ def text_features(
         np.save(folder / "texts.npy", np.concatenate(parts).astype(np.float32))
 
     key = {"kind": "texts", "encoder": dict(identity), "texts": _digest(map(json.dumps, texts))}
-    arrays = cache.get_or_make(key, make)
+    arrays = cache.get_or_make(key, make, progress=counter.wait)
     counter.finish(len(texts))
     return np.asarray(arrays["texts"], np.float32)
 
@@ -231,6 +239,10 @@ class _ProgressCounter:
     def add(self, count: int) -> None:
         self._done += count
         self._advance(count)
+
+    def wait(self) -> None:
+        """Called while another run does the work."""
+        self._advance(0)
 
     def finish(self, total: int) -> None:
         self.add(total - self._done)

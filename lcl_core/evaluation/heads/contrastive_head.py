@@ -126,15 +126,33 @@ class FittedMatcher:
     losses: list[float]
 
     @torch.inference_mode()
-    def images(self, batches: ImageBatchSource, rows: Ints) -> NDArray[np.float32]:
-        """[n, E] features of the images ``rows`` of ``batches``, L2-normalised."""
-        return torch.cat([self.head(patches).cpu() for patches in batches.test_batches(rows)]).numpy()
+    def images(
+        self, batches: ImageBatchSource, rows: Ints, on_batch: Callable[[int], None] = lambda images: None
+    ) -> NDArray[np.float32]:
+        """[n, E] features of the images ``rows`` of ``batches``, L2-normalised.
+
+        Args:
+            on_batch: called with the number of images of each batch.
+        """
+        parts = []
+        for patches in batches.test_batches(rows):
+            parts.append(self.head(patches).cpu())
+            on_batch(len(patches))
+        return torch.cat(parts).numpy()
 
     @torch.inference_mode()
-    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """[n, E] features of ``texts``, L2-normalised."""
-        parts = (texts[start : start + _TEXT_BATCH] for start in range(0, len(texts), _TEXT_BATCH))
-        return torch.cat([F.normalize(self.captions.encode(part).float(), dim=-1).cpu() for part in parts]).numpy()
+    def texts(self, texts: Sequence[str], on_batch: Callable[[int], None] = lambda texts: None) -> NDArray[np.float32]:
+        """[n, E] features of ``texts``, L2-normalised.
+
+        Args:
+            on_batch: called with the number of texts of each batch.
+        """
+        parts = []
+        for start in range(0, len(texts), _TEXT_BATCH):
+            batch = texts[start : start + _TEXT_BATCH]
+            parts.append(F.normalize(self.captions.encode(batch).float(), dim=-1).cpu())
+            on_batch(len(batch))
+        return torch.cat(parts).numpy()
 
 
 def fit_matcher(

@@ -148,10 +148,21 @@ class FittedClassifier:
     losses: list[float]
     field: str
 
-    def predict(self, batches: ImageBatchSource, test: LabeledImages) -> ClassPredictions:
-        """Predictions for the images ``test`` of ``batches``."""
-        logits = (self.probe(patches) for patches in batches.test_batches(test.rows))
-        return collect_predictions(logits, test.classes, field=self.field)
+    def predict(
+        self, batches: ImageBatchSource, test: LabeledImages, on_batch: Callable[[int], None] = lambda images: None
+    ) -> ClassPredictions:
+        """Predictions for the images ``test`` of ``batches``.
+
+        Args:
+            on_batch: called with the number of images of each batch.
+        """
+
+        def logits() -> Iterator[Tensor]:
+            for patches in batches.test_batches(test.rows):
+                yield self.probe(patches)
+                on_batch(len(patches))
+
+        return collect_predictions(logits(), test.classes, field=self.field)
 
 
 def fit_probe(
@@ -227,6 +238,13 @@ class ProbeTraining:
             on_step=lambda images: self.context.progress.add(STEP_COST[self.transfer] * images),
         )  # fmt: skip
 
+    def predict(
+        self, classifier: FittedClassifier, split: str, images: list[EvalImage], test: LabeledImages
+    ) -> ClassPredictions:
+        """Predictions of a fit for the images ``test`` of ``images``. Raises: JobCancelled, between batches."""
+        batches = classifier.source.batches(split, images)
+        return classifier.predict(batches, test, lambda count: self.context.progress.add(0))
+
     def choose(self, spec: TuningSpec, holdout: Holdout | None, *, seed: int) -> TuningSpec:
         """The protocol's spec with the best hyper-parameters on the held-out images; the search is logged."""
         spec = spec.for_protocol(self.transfer)
@@ -235,8 +253,7 @@ class ProbeTraining:
 
         def attempt(candidate: TuningSpec) -> float:
             classifier = self.fit(candidate, holdout.train, seed=seed)
-            batches = classifier.source.batches(holdout.split, holdout.images)
-            return float(np.mean(classifier.predict(batches, holdout.test).rank == 1))
+            return float(np.mean(self.predict(classifier, holdout.split, holdout.images, holdout.test).rank == 1))
 
         self.context.progress.enter(f"{self.encoder.role} encoder: choosing for {self.transfer} transfer")
         chosen, result = grid_search(spec, attempt, field=self.field)

@@ -224,7 +224,7 @@ class Classification(LabelTask):
         training.log_curve(classifier)
         for split, images in self.data.tests.items():
             test = key.tests[split]
-            predictions = classifier.predict(classifier.source.batches(split, images), test)
+            predictions = training.predict(classifier, split, images, test)
             facts = {"candidates": len(key.classes), "left_out": test.left_out, "train_counts": key.train_counts}
             file = PredictionFile(
                 self.name, split, key.label, transfer, "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
@@ -280,8 +280,7 @@ class FewShot(LabelTask):
             classifier = training.fit(spec, subset(train, order, shots), seed=seed + draw)
             training.log_curve(classifier, draw=draw)
             for split, images in self.data.tests.items():
-                batches = classifier.source.batches(split, images)
-                predictions[split].append(classifier.predict(batches, key.tests[split]))
+                predictions[split].append(training.predict(classifier, split, images, key.tests[split]))
         for split, images in self.data.tests.items():
             facts = {"candidates": len(key.classes), "left_out": key.tests[split].left_out, "shots": shots}
             file = PredictionFile(

@@ -275,13 +275,12 @@ class TunedRetrieval(Task):
         context.curves.add({**labels, **loss_curve(matcher.losses)})
 
         def embed(texts: list[str]) -> Floats:
-            features = matcher.texts(texts)
-            context.progress.add(TEXT_COST * len(texts))
-            return features
+            return matcher.texts(texts, lambda count: context.progress.add(TEXT_COST * count))
 
         for split, images in self.images.items():
             context.progress.enter(f"{encoder.role} encoder: {transfer} retrieval on {split}")
-            features = matcher.images(source.batches(split, images), np.arange(len(images)))
+            batches = source.batches(split, images)
+            features = matcher.images(batches, np.arange(len(images)), lambda count: context.progress.add(0))
             file = PredictionFile(self.name, split, "", transfer, "ranks", encoder.role)
             store_rankings(context, file, images, self.variants[split], features, embed)
 
@@ -325,7 +324,8 @@ class TunedRetrieval(Task):
 
         def attempt(candidate: TunedRetrievalSpec) -> float:
             source, matcher = self._fit(context, encoder, transfer, text_encoder, candidate, holdout.train)
-            return _mean_recall(matcher, source.batches(holdout.split, holdout.images), holdout)
+            batches = source.batches(holdout.split, holdout.images)
+            return _mean_recall(matcher, batches, holdout, lambda count: context.progress.add(0))
 
         context.progress.enter(f"{encoder.role} encoder: choosing for {transfer} transfer")
         chosen, result = grid_search(spec, attempt, field=FIELD)
@@ -386,8 +386,11 @@ def _plan_holdout(
     return Holdout(split, images, _rows_with_captions(images, split, "validation_split"), train_rows)
 
 
-def _mean_recall(matcher: FittedMatcher, batches: ImageBatchSource, holdout: Holdout[Ints]) -> float:
+def _mean_recall(
+    matcher: FittedMatcher, batches: ImageBatchSource, holdout: Holdout[Ints], on_batch: Callable[[int], None]
+) -> float:
     """Mean of TR@1 and IR@1 among the held-out images and all of their captions."""
     texts, pairs = unique_texts([holdout.images[row] for row in holdout.test], None)
-    ranks = rank_bidirectional(matcher.images(batches, holdout.test), matcher.texts(texts), pairs)
+    images = matcher.images(batches, holdout.test, on_batch)
+    ranks = rank_bidirectional(images, matcher.texts(texts, on_batch), pairs, on_block=lambda *_: on_batch(0))
     return (recall_at(ranks.image_to_text.rank, 1) + recall_at(ranks.text_to_image.rank, 1)) / 2

@@ -202,4 +202,5 @@ class ZeroShotClassification(Task):
             "kind": "classes", "encoder": encoder.model.identity, "classes": list(names),
             "templates": list(self.templates),
         }  # fmt: skip
-        return torch.from_numpy(np.array(context.cache.get_or_make(key, make)["columns"]))
+        arrays = context.cache.get_or_make(key, make, progress=lambda: context.progress.add(0))
+        return torch.from_numpy(np.array(arrays["columns"]))

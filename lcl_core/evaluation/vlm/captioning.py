@@ -121,7 +121,10 @@ class CaptionTraining:
         def attempt(candidate: CaptioningSpec) -> float:
             vlm, _ = self.train(candidate, train)
             batches = vlm.source.batches(holdout.split, holdout.images, self.corpus)
-            captions = caption_images(vlm, candidate, batches, holdout.test, seed=self.context.spec.seed)
+            captions = caption_images(
+                vlm, candidate, batches, holdout.test, seed=self.context.spec.seed,
+                on_batch=lambda count: self.context.progress.add(0),
+            )  # fmt: skip
             hypotheses = dict(zip([image.name for image in test], captions, strict=True))
             return score_captions(hypotheses, references, with_meteor=False).values["CIDEr"]
 

@@ -7,6 +7,8 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
+from lcl_core.common.run_dir import JobCancelled
 from lcl_core.data import Corpus, open_corpus
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.evaluation.features import (
     EvaluatedEncoder,
     FeatureCache,
     ImageFeatures,
+    OnProgress,
     image_features,
     load_evaluated_encoder,
     random_init_baseline,
@@ -162,6 +166,41 @@ def test_texts_are_computed_once(encoder: EvaluatedEncoder, tmp_path: Path) -> N
     assert not np.allclose(first[0], first[1], atol=1e-3)
     np.testing.assert_array_equal(first, again)
     assert sum(done) == 6
+
+
+def stop(count: int) -> None:
+    assert count == 0, "features are computed though another run computes them"
+    raise JobCancelled
+
+
+def test_a_wait_for_features_of_another_run_can_be_stopped(
+    encoder: EvaluatedEncoder, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = threading.Barrier(3, timeout=60), threading.Event()
+
+    def slow(self: EvaluatedEncoder, inputs: object, *, embed: Callable[..., object]) -> object:
+        begun.wait()
+        assert release.wait(60)
+        return embed(self, inputs)
+
+    for name in ("embed_images", "embed_texts"):
+        monkeypatch.setattr(EvaluatedEncoder, name, partialmethod(slow, embed=getattr(EvaluatedEncoder, name)))
+    cache, corpus = FeatureCache(tmp_path), open_corpus(squares)
+
+    def images(advance: OnProgress) -> ImageFeatures:
+        return image_features(encoder, corpus, NAMES, cache, patches=True, advance=advance)
+
+    def texts(advance: OnProgress) -> np.ndarray:
+        return text_features(encoder.model.identity, encoder.embed_texts, ["a"], cache, advance=advance)
+
+    with ThreadPoolExecutor(2) as other_runs:
+        made = [other_runs.submit(each, lambda count: None) for each in (images, texts)]
+        begun.wait()
+        for each in (images, texts):
+            with pytest.raises(JobCancelled):
+                each(stop)
+        release.set()
+        assert [len(made[0].result().pooled), len(made[1].result())] == [len(NAMES), 1]
 
 
 def test_the_twin_has_fresh_weights_and_the_same_processor(

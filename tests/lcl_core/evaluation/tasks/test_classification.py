@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import RunDir
+from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.evaluation.evaluate import evaluate
+from lcl_core.evaluation.heads.training import ImageBatchSource
 
 NewRun = Callable[..., RunDir]
 SEARCH = {"labels": ["colour"], "epochs": 3, "batch_size": 16, "search": {"lr": [1e-5, 1e-2]}}
@@ -102,6 +104,25 @@ def test_a_second_attempt_forgets_the_choices_of_the_first(new_run: NewRun) -> N
     evaluate(run_dir)
     evaluate(run_dir)
     assert len(json.loads((run_dir.artifacts / "choice.json").read_text())) == 1
+
+
+@pytest.mark.parametrize("transfer", ["frozen", "full"])
+def test_a_stop_is_honoured_between_batches_of_tested_images(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch, transfer: str
+) -> None:
+    run_dir = new_run(tasks=["classification"], transfer=[transfer])
+    test_batches = ImageBatchSource.test_batches
+
+    def stopped(self: ImageBatchSource, rows: np.ndarray) -> Iterator[torch.Tensor]:
+        self.batch_size = 4
+        for patches in test_batches(self, rows):
+            assert not run_dir.stop_requested, "another batch is encoded"
+            run_dir._stop.set()
+            yield patches
+
+    monkeypatch.setattr(ImageBatchSource, "test_batches", stopped)
+    with pytest.raises(JobCancelled):
+        evaluate(run_dir)
 
 
 SPEC = {"labels": ["colour"], "shots": [1, 4], "draws": 3, "steps": 12, "batch_size": 8, "lr": 5e-3}
