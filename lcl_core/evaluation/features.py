@@ -132,6 +132,10 @@ class ImageFeatures:
     pooled: NDArray[np.float32] | None
     patches: NDArray[np.float16] | None
 
+    @property
+    def bytes(self) -> int:
+        return sum(each.nbytes for each in (self.pooled, self.patches) if each is not None)
+
 
 def patch_features_fit(encoder: EvaluatedEncoder, count: int, cache: FeatureCache) -> bool:
     """Whether the patch features of ``count`` images leave room for others in the cache."""

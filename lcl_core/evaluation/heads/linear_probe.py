@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,12 @@ class ClassPredictions:
     top: Ints
     probability: NDArray[np.float32]
 
+    @classmethod
+    def joined(cls, parts: Sequence[ClassPredictions]) -> ClassPredictions:
+        """Those of all parts, in order."""
+        columns = zip(*((part.rank, part.top, part.probability) for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
+
 
 @torch.inference_mode()
 def collect_predictions(logits: Iterable[Tensor], classes: Ints, *, field: str) -> ClassPredictions:
@@ -148,21 +154,34 @@ class FittedClassifier:
     losses: list[float]
     field: str
 
-    def predict(
-        self, batches: ImageBatchSource, test: LabeledImages, on_batch: Callable[[int], None] = lambda images: None
-    ) -> ClassPredictions:
-        """Predictions for the images ``test`` of ``batches``.
+    def predict(self, batches: ImageBatchSource, test: LabeledImages) -> ClassPredictions:
+        """Predictions for the images ``test`` of ``batches``."""
+        (predictions,) = predict_with_each([self], batches, test)
+        return predictions
 
-        Args:
-            on_batch: called with the number of images of each batch.
-        """
 
-        def logits() -> Iterator[Tensor]:
-            for patches in batches.test_batches(test.rows):
-                yield self.probe(patches)
-                on_batch(len(patches))
+@torch.inference_mode()
+def predict_with_each(
+    classifiers: Sequence[FittedClassifier],
+    batches: ImageBatchSource,
+    test: LabeledImages,
+    on_batch: Callable[[int], None] = lambda images: None,
+) -> list[ClassPredictions]:
+    """Predictions of each classifier for the images ``test`` of ``batches``, which are encoded once.
 
-        return collect_predictions(logits(), test.classes, field=self.field)
+    Args:
+        classifiers: on the features of ``batches``.
+        on_batch: called with the number of images of each batch.
+    """
+    parts: list[list[ClassPredictions]] = [[] for _ in classifiers]
+    done = 0
+    for patches in batches.test_batches(test.rows):
+        classes = test.classes[done : done + len(patches)]
+        done += len(patches)
+        for own, classifier in zip(parts, classifiers, strict=True):
+            own.append(collect_predictions([classifier.probe(patches)], classes, field=classifier.field))
+        on_batch(len(patches))
+    return [ClassPredictions.joined(own) for own in parts]
 
 
 def fit_probe(
@@ -239,11 +258,14 @@ class ProbeTraining:
         )  # fmt: skip
 
     def predict(
-        self, classifier: FittedClassifier, split: str, images: list[EvalImage], test: LabeledImages
-    ) -> ClassPredictions:
-        """Predictions of a fit for the images ``test`` of ``images``. Raises: JobCancelled, between batches."""
-        batches = classifier.source.batches(split, images)
-        return classifier.predict(batches, test, lambda count: self.context.progress.add(0))
+        self, classifiers: Sequence[FittedClassifier], split: str, images: list[EvalImage], test: LabeledImages
+    ) -> list[ClassPredictions]:
+        """Predictions of fits on one encoder for the images ``test`` of ``images``, which are encoded once.
+
+        Raises: JobCancelled, between batches.
+        """
+        batches = classifiers[0].source.batches(split, images)
+        return predict_with_each(classifiers, batches, test, lambda count: self.context.progress.add(0))
 
     def choose(self, spec: TuningSpec, holdout: Holdout | None, *, seed: int) -> TuningSpec:
         """The protocol's spec with the best hyper-parameters on the held-out images; the search is logged."""
@@ -253,12 +275,13 @@ class ProbeTraining:
 
         def attempt(candidate: TuningSpec) -> float:
             classifier = self.fit(candidate, holdout.train, seed=seed)
-            return float(np.mean(self.predict(classifier, holdout.split, holdout.images, holdout.test).rank == 1))
+            (predictions,) = self.predict([classifier], holdout.split, holdout.images, holdout.test)
+            return float(np.mean(predictions.rank == 1))
 
         self.context.progress.enter(f"{self.encoder.role} encoder: choosing for {self.transfer} transfer")
         chosen, result = grid_search(spec, attempt, field=self.field)
         if result is not None:
-            held_out = {"split": holdout.split, "pictures": len(holdout.test), "of": len(holdout.images)}
+            held_out = {"split": holdout.split, "pictures": len(holdout.test), "of": holdout.split_size}
             self.context.choices.add({**self._labels, "held_out": held_out, "metric": "acc@1", **result.to_dict()})
         return chosen
 

@@ -121,6 +121,10 @@ class LabeledImages:
         """Those at ``picks``, in that order."""
         return LabeledImages(self.rows[picks], self.classes[picks], self.left_out)
 
+    def cut(self, images: list[EvalImage]) -> tuple[list[EvalImage], LabeledImages]:
+        """The split's ``images`` without all others, and these labelled images as rows of what remains."""
+        return [images[row] for row in self.rows], LabeledImages(np.arange(len(self)), self.classes, self.left_out)
+
 
 def classes_of(label: str, split: str, images: list[EvalImage], *, field: str) -> tuple[str, ...]:
     """The split's different values of a label, in alphabetical order.
@@ -157,12 +161,18 @@ class Holdout(Generic[T]):
         split, images: where the held-out images come from.
         test: the held-out ones, as labelled images or rows of ``images``.
         train: the training images to use meanwhile, as labelled images or rows.
+        others: number of the split's images that are not among ``images``.
     """
 
     split: str
     images: list[EvalImage]
     test: T
     train: T
+    others: int = 0
+
+    @property
+    def split_size(self) -> int:
+        return len(self.images) + self.others
 
 
 def split_validation(count: int, seed: int, minimum: int = 1) -> tuple[Ints, Ints]:
@@ -387,7 +397,11 @@ class EvalContext:
             self._features[key] = image_features(
                 encoder, corpus, names, self.cache, patches=patches, advance=self.progress.add
             )
-        return self._features[key]
+        found = self._features[key]
+        # a mapped array occupies the disk after the eviction of its entry, too
+        while len(self._features) > 1 and sum(each.bytes for each in self._features.values()) > self.cache.max_bytes:
+            del self._features[next(iter(self._features))]
+        return found
 
 
 class Task(ABC):

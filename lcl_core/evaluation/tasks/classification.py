@@ -8,16 +8,24 @@ images of fewer shots are a subset of those of more.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus
-from lcl_core.evaluation.features import EvaluatedEncoder
-from lcl_core.evaluation.heads.linear_probe import ClassPredictions, ProbeTraining, prediction_samples, training_cost
+from lcl_core.evaluation.features import EvaluatedEncoder, patch_features_fit
+from lcl_core.evaluation.heads.linear_probe import (
+    ClassPredictions,
+    FittedClassifier,
+    ProbeTraining,
+    prediction_samples,
+    training_cost,
+)
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile
 from lcl_core.evaluation.tasks.base import (
@@ -31,7 +39,9 @@ from lcl_core.evaluation.tasks.base import (
     select_labeled,
     split_validation,
 )
-from lcl_core.specs.evaluate import ClassificationSpec, EvaluateSpec, FewShotSpec, Transfer
+from lcl_core.specs.evaluate import ClassificationSpec, EvaluateSpec, FewShotSpec, Transfer, TuningSpec
+
+_SHARED_ENCODINGS = 64  # fits of few images that predict from one encoding of the tested images
 
 
 @dataclass(frozen=True)
@@ -182,12 +192,16 @@ class LabelTask(Task):
     def cost(self) -> float:
         counts = list(self.fit_sizes())
         training = sum(training_cost(self.spec, transfer, count) for transfer in self.transfer for count in counts)
-        return self.data.image_count * len(self.transfer) + training
+        return self.encoded_images() * len(self.transfer) + training
 
     def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
         for transfer in self.transfer:
             for key in self.data.keys:
                 self.run_label_key(context, encoder, transfer, key)
+
+    def encoded_images(self) -> int:
+        """Number of images that one protocol encodes for frozen features."""
+        return self.data.image_count
 
     @abstractmethod
     def fit_sizes(self) -> Iterator[int]:
@@ -224,7 +238,7 @@ class Classification(LabelTask):
         training.log_curve(classifier)
         for split, images in self.data.tests.items():
             test = key.tests[split]
-            predictions = training.predict(classifier, split, images, test)
+            (predictions,) = training.predict([classifier], split, images, test)
             facts = {"candidates": len(key.classes), "left_out": test.left_out, "train_counts": key.train_counts}
             file = PredictionFile(
                 self.name, split, key.label, transfer, "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
@@ -247,6 +261,19 @@ def subset(train: LabeledImages, order: list[Ints], shots: int) -> LabeledImages
     return train.choose(np.sort(np.concatenate([members[:shots] for members in order])))
 
 
+def cut_draw(
+    images: list[EvalImage], labeled: dict[int, LabeledImages]
+) -> tuple[list[EvalImage], dict[int, LabeledImages]]:
+    """The images of the most shots without all others, and those of each number of shots as rows of them.
+
+    Args:
+        labeled: rows of ``images``, ascending, by number of shots; those of fewer shots are among those of more.
+    """
+    most = labeled[max(labeled)]
+    drawn, _ = most.cut(images)
+    return drawn, {shots: replace(own, rows=np.searchsorted(most.rows, own.rows)) for shots, own in labeled.items()}
+
+
 @dataclass(frozen=True)
 class FewShot(LabelTask):
     """The probe of classification on few images a class; each number is a mean over seeded draws."""
@@ -260,33 +287,78 @@ class FewShot(LabelTask):
             for shots in self.spec.shots:
                 yield from [len(key.classes) * shots] * self.spec.draws
 
-    def run_label_key(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey) -> None:
-        for shots in self.spec.shots:
-            self._run_shots(context, encoder, transfer, key, shots)
+    def encoded_images(self) -> int:
+        drawn = sum(map(self._count_drawn, self.data.keys))
+        return min(len(self.data.train), drawn) + sum(map(len, self.data.tests.values()))
 
-    def _run_shots(
-        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey, shots: int
-    ) -> None:
-        seed = context.spec.seed
-        variant = f"{key.label}, {shots} shot{'s' if shots > 1 else ''}"
-        training = self.training(context, encoder, transfer, key, variant)
-        train = key.train if key.holdout is None else key.holdout.train
-        orders = sample_orders(train, self.spec.draws, seed)
-        holdout = None if key.holdout is None else replace(key.holdout, train=subset(train, orders[0], shots))
-        spec = training.choose(self.spec, holdout, seed=seed)
-        predictions: dict[str, list[ClassPredictions]] = {split: [] for split in self.data.tests}
-        for draw, order in enumerate(orders):
-            context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to {variant}, draw {draw + 1}")
-            classifier = training.fit(spec, subset(train, order, shots), seed=seed + draw)
-            training.log_curve(classifier, draw=draw)
+    def _count_drawn(self, key: LabelKey) -> int:
+        """Training images of all draws; one of several draws counts in each."""
+        return self.spec.draws * int(np.minimum(np.bincount(key.train.classes), self.spec.shots[-1]).sum())
+
+    def _encodes_all(self, context: EvalContext, encoder: EvaluatedEncoder, key: LabelKey) -> bool:
+        """Whether all training images are encoded, as for other tasks on the split, for they are hardly more."""
+        every = len(self.data.train)
+        return 2 * self._count_drawn(key) >= every and patch_features_fit(encoder, every, context.cache)
+
+    def run_label_key(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey) -> None:
+        fits = self._fit_draws(context, encoder, transfer, key)
+        together = _SHARED_ENCODINGS if transfer == "frozen" else 1  # in full transfer each has an encoder of its own
+        predictions: dict[tuple[str, str], list[ClassPredictions]] = defaultdict(list)
+        for group in iter(lambda: list(islice(fits, together)), []):
             for split, images in self.data.tests.items():
-                predictions[split].append(training.predict(classifier, split, images, key.tests[split]))
-        for split, images in self.data.tests.items():
-            facts = {"candidates": len(key.classes), "left_out": key.tests[split].left_out, "shots": shots}
-            file = PredictionFile(
-                self.name, split, variant, transfer, "draws", encoder.role, part=IMAGE_TO_CLASS, facts=facts
-            )
-            context.predictions.add(file, _samples(images, key, key.tests[split], predictions[split]))
+                training, classifiers = group[0][0], [classifier for _, classifier in group]
+                found = training.predict(classifiers, split, images, key.tests[split])
+                for (own, _), each in zip(group, found, strict=True):
+                    predictions[own.about["variant"], split].append(each)
+        for shots in self.spec.shots:
+            for split, images in self.data.tests.items():
+                variant, test = _variant(key, shots), key.tests[split]
+                facts = {"candidates": len(key.classes), "left_out": test.left_out, "shots": shots}
+                file = PredictionFile(
+                    self.name, split, variant, transfer, "draws", encoder.role, part=IMAGE_TO_CLASS, facts=facts
+                )
+                context.predictions.add(file, _samples(images, key, test, predictions[variant, split]))
+
+    def _fit_draws(
+        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey
+    ) -> Iterator[tuple[ProbeTraining, FittedClassifier]]:
+        """The fits of each number of shots, draw by draw, so that each drawn image is encoded once a draw."""
+        seed, holdout = context.spec.seed, key.holdout
+        train = key.train if holdout is None else holdout.train
+        encodes_all = self._encodes_all(context, encoder, key)
+        specs: dict[int, TuningSpec] = {}
+        for draw, order in enumerate(sample_orders(train, self.spec.draws, seed)):
+            images, labeled = self.data.train, {shots: subset(train, order, shots) for shots in self.spec.shots}
+            if not encodes_all:
+                images, labeled = cut_draw(images, labeled)
+            for shots in self.spec.shots:
+                variant = _variant(key, shots)
+                training = replace(self.training(context, encoder, transfer, key, variant), images=images)
+                if draw == 0:
+                    held_out = _holdout_of_draw(holdout, labeled[shots], cut=not encodes_all)
+                    specs[shots] = training.choose(self.spec, held_out, seed=seed)
+                context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to {variant}, draw {draw + 1}")
+                classifier = training.fit(specs[shots], labeled[shots], seed=seed + draw)
+                training.log_curve(classifier, draw=draw)
+                yield training, classifier
+
+
+def _variant(key: LabelKey, shots: int) -> str:
+    return f"{key.label}, {shots} shot{'s' if shots > 1 else ''}"
+
+
+def _holdout_of_draw(
+    holdout: Holdout[LabeledImages] | None, train: LabeledImages, *, cut: bool
+) -> Holdout[LabeledImages] | None:
+    """The held-out images, with the training images of a draw.
+
+    Args:
+        cut: without other images of their split.
+    """
+    if holdout is None or not cut:
+        return holdout and replace(holdout, train=train)
+    images, test = holdout.test.cut(holdout.images)
+    return Holdout(holdout.split, images, test, train, len(holdout.images) - len(images))
 
 
 def _samples(

@@ -116,6 +116,17 @@ def test_pooled_latents_and_patch_features_that_fit_are_one_entry(
     assert cached_arrays(context) == [{"pooled.npy", "patches.npy"}]
 
 
+def test_a_run_maps_no_more_features_than_the_cache_may_hold(
+    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
+) -> None:
+    """Mapped arrays occupy the disk after the eviction of their entry."""
+    one = sum(each.nbytes for each in (context.get_patch_features(encoder, "a", images[:9]),) if each is not None)
+    small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=2 * one + one // 2), _features={})
+    for first in range(4):
+        assert small.get_patch_features(encoder, "train", images[first : first + 9]) is not None
+    assert sum(each.bytes for each in small._features.values()) <= small.cache.max_bytes
+
+
 def test_images_are_augmented_while_learning_alone(
     context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import JobCancelled, RunDir
+from lcl_core.data import Corpus
+from lcl_core.evaluation import features
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.heads.training import ImageBatchSource
+from lcl_core.evaluation.tasks.classification import FewShot
 
 NewRun = Callable[..., RunDir]
 SEARCH = {"labels": ["colour"], "epochs": 3, "batch_size": 16, "search": {"lr": [1e-5, 1e-2]}}
@@ -156,6 +160,42 @@ def test_more_draws_leave_the_earlier_ones_as_they_are(new_run: NewRun) -> None:
         first = [json.loads(line)["ranks"] for line in file.open()]
         second = [json.loads(line)["ranks"][:2] for line in (more.artifacts / "records" / file.name).open()]
         assert first == second
+
+
+FEW = {"shots": [1, 2], "draws": 2}  # of 40 training images 8 a draw
+
+
+@pytest.fixture
+def images_read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    seen: Counter[str] = Counter()
+    read = Corpus.read_image
+    monkeypatch.setattr(Corpus, "read_image", lambda self, name: seen.update([name]) or read(self, name))
+    return seen
+
+
+def test_of_many_training_images_the_drawn_ones_alone_are_encoded(
+    new_run: NewRun, images_read: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, _ = run(new_run, "a", search={"lr": [1e-3, 1e-2]}, **FEW)
+    learnt = [name for name in images_read.elements() if int(name.removesuffix(".png")) < 40]
+    held_out = 4
+    assert len(learnt) == 2 * 8 + held_out
+    assert sum(images_read.values()) == len(learnt) + 12
+    monkeypatch.setattr(FewShot, "_encodes_all", lambda *_: True)
+    every, _ = run(new_run, "b", search={"lr": [1e-3, 1e-2]}, **FEW)
+    assert (cut.artifacts / "choice.json").read_text() == (every.artifacts / "choice.json").read_text()
+    for file in (cut.artifacts / "records").glob("*.jsonl"):
+        assert file.read_text() == (every.artifacts / "records" / file.name).read_text()
+
+
+def test_tested_images_that_the_cache_cannot_hold_are_encoded_once_for_all_draws(
+    new_run: NewRun, images_read: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_MAX_SHARE", 0.0)
+    run(new_run, **FEW)
+    tested = {name: count for name, count in images_read.items() if int(name.removesuffix(".png")) >= 40}
+    assert set(tested.values()) == {1}
+    assert len(tested) == 10
 
 
 def test_a_choice_is_made_once_a_number_of_shots_on_images_that_never_teach(new_run: NewRun) -> None:
