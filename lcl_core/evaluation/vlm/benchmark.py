@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -170,7 +170,8 @@ class BenchmarkSet:
 
     Attributes:
         benchmark: a name in ``BENCHMARKS``.
-        split: a file's name, or the split that synthetic questions are made of.
+        split: a file's name, with folders above it where another set of the benchmark has that name; or the split that
+            synthetic questions are made of.
         corpus: of the images.
         images: each once.
         questions: in the order of the files.
@@ -188,7 +189,7 @@ class BenchmarkSet:
 
     @property
     def source_key(self) -> str:
-        """Names its image source among those of the run; two folders may have one name."""
+        """Names its image source among those of the run."""
         return f"{self.benchmark} {self.split}"
 
     @property
@@ -196,6 +197,57 @@ class BenchmarkSet:
         """[Q] each question with its image and its published prompt, not yet answered."""
         prompts = map(get_benchmark(self.benchmark).prompt, self.questions)
         return [Turn(f"{IMAGE_MARK}\n{prompt.replace(IMAGE_MARK, ' ')}", None) for prompt in prompts]
+
+
+def load_benchmark_sets(
+    specs: Sequence[BenchmarkSpec], max_images: int | None, *, seed: int, field: str
+) -> list[BenchmarkSet]:
+    """Each of the benchmarks once, under a split of its own; arguments and errors as for :func:`load_benchmark_set`."""
+    numbers: dict[tuple[str, Path, Path | None], int] = {}
+    for number, spec in enumerate(specs):
+        numbers.setdefault((spec.name, Path(spec.path), Path(spec.images) if spec.images else None), number)
+    splits = benchmark_splits([specs[number] for number in numbers.values()])
+    return [
+        replace(load_benchmark_set(specs[number], max_images, seed=seed, field=f"{field}.{number}"), split=split)
+        for number, split in zip(numbers.values(), splits, strict=True)
+    ]
+
+
+def benchmark_splits(specs: Sequence[BenchmarkSpec]) -> list[str]:
+    """A split for each of the specs, which differ: results are compared by benchmark and split.
+
+    The split is the last part of the path. Where several sets of a benchmark have it in common, each has as many
+    further parts as distinguish their paths; sets of one path have their images' folder, too. Order does not matter.
+    """
+    splits = [""] * len(specs)
+    for alike in _group(specs, lambda spec: (spec.name, Path(spec.path).name)):
+        for number, split in zip(alike, _distinct_endings([specs[each].path for each in alike]), strict=True):
+            splits[number] = split
+    for alike in _group(specs, lambda spec: (spec.name, Path(spec.path))):
+        if len(alike) > 1:
+            endings = _distinct_endings([specs[each].images or "no folder" for each in alike])
+            for number, ending in zip(alike, endings, strict=True):
+                splits[number] += f" ({ending})"
+    return splits
+
+
+def _group(specs: Sequence[BenchmarkSpec], key: Callable[[BenchmarkSpec], object]) -> list[list[int]]:
+    """Numbers of the specs of each key."""
+    groups: dict[object, list[int]] = {}
+    for number, spec in enumerate(specs):
+        groups.setdefault(key(spec), []).append(number)
+    return list(groups.values())
+
+
+def _distinct_endings(paths: Sequence[str]) -> list[str]:
+    """As many last parts of each path as make different paths different."""
+    parts = [Path(path).parts for path in paths]
+    endings: list[str] = []
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        endings = [str(Path(*own[-count:])) for own in parts]
+        if len(set(endings)) == len(set(parts)):
+            break
+    return endings
 
 
 def load_benchmark_set(spec: BenchmarkSpec, max_images: int | None, *, seed: int, field: str) -> BenchmarkSet:

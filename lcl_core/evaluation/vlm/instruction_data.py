@@ -33,7 +33,7 @@ from lcl_core.evaluation.vlm.benchmark import (
     BenchmarkSet,
     CombinedImages,
     FolderImages,
-    load_benchmark_set,
+    load_benchmark_sets,
     make_benchmark_set,
     sample_names,
 )
@@ -188,10 +188,8 @@ def plan_dialogue(
         entries = synthetic_instructions(train, known, own.derived.per_picture, spec.seed)
         conversations = make_conversations(train_corpus, parse_conversations(entries, Path("instructions.json")))
     if own.benchmarks:
-        benchmarks = [
-            load_benchmark_set(each, own.max_questions, seed=spec.seed, field=f"{FIELD}.benchmarks.{number}")
-            for number, each in enumerate(own.benchmarks)
-        ]
+        field = f"{FIELD}.benchmarks"
+        benchmarks = load_benchmark_sets(own.benchmarks, own.max_questions, seed=spec.seed, field=field)
         return DialoguePlan(conversations, benchmarks, entries)
     assert known is not None
     questions = {split: _synthetic_questions(spec, split, images, known) for split, images in tests.items()}

@@ -140,6 +140,28 @@ def test_official_conversations_and_benchmarks_replace_the_derived(
     assert list((run_dir.artifacts / "figures").glob("examples-dialogue-*.png"))
 
 
+def test_two_sets_of_one_benchmark_keep_their_own_untrained_figures(
+    talk_run: NewRun, squares: Path, tmp_path: Path
+) -> None:
+    """The encoder has the weights that the untrained one starts from, so a row's two figures are equal."""
+    benchmarks = []
+    for name, labels in (("sharp", ("yes", "yes", "no")), ("blurred", ("no", "no", "yes"))):
+        file = tmp_path / name / "coco_pope_random.json"
+        file.parent.mkdir()
+        lines = [
+            {"question_id": number, "image": f"{number}.png", "text": "Red?", "label": label}
+            for number, label in enumerate(labels)
+        ]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        benchmarks.append({"name": "pope", "path": str(file), "images": str(squares / "images")})
+    rows = evaluate(talk_run(benchmarks=benchmarks, spec={"untrained_baseline": True}))["rows"]
+    accuracy = {row["split"]: row for row in rows if row["metric"] == "accuracy"}
+    assert list(accuracy) == ["sharp/coco_pope_random.json", "blurred/coco_pope_random.json"]
+    values = [row["value"] for row in accuracy.values()]
+    assert values[0] != values[1]
+    assert [row["untrained"] for row in accuracy.values()] == values
+
+
 def test_the_same_question_about_the_same_image_is_put_once(talk_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     requested: list[int] = []
     generate = LlavaModel.generate

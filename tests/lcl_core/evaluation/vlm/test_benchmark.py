@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.vlm.benchmark import BenchmarkSet, load_benchmark_set
+from lcl_core.evaluation.vlm.benchmark import BenchmarkSet, benchmark_splits, load_benchmark_set, load_benchmark_sets
 from lcl_core.specs.evaluate import BenchmarkSpec
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -180,6 +180,30 @@ def test_gqa_s_images_as_they_are_distributed(tmp_path: Path) -> None:
         spec = BenchmarkSpec(name="gqa", path=str(path), images=str(images))
         found = load_benchmark_set(spec, None, seed=0, field=FIELD)
         assert (found.left_out, [image.name for image in found.images]) == ({}, ["images/n123.jpg"])
+
+
+def benchmark_spec(name: str, path: str, images: str | None = None) -> BenchmarkSpec:
+    return BenchmarkSpec(name=name, path=path, images=images)  # type: ignore[arg-type]
+
+
+def test_sets_of_one_benchmark_have_splits_of_their_own() -> None:
+    pope = benchmark_spec("pope", "/d/pope/val")
+    vqa, okvqa = benchmark_spec("vqav2", "/d/vqav2/val"), benchmark_spec("vqav2", "/d/okvqa/val/")
+    test = benchmark_spec("vqav2", "/d/vqav2/test")
+    assert benchmark_splits([vqa]) == ["val"]
+    assert benchmark_splits([vqa, test, okvqa, pope]) == ["vqav2/val", "test", "okvqa/val", "val"]
+    assert benchmark_splits([okvqa, pope, vqa]) == ["okvqa/val", "val", "vqav2/val"]
+    deep = [benchmark_spec("gqa", f"/{root}/gqa/all.json") for root in ("a", "b")]
+    assert benchmark_splits(deep) == ["a/gqa/all.json", "b/gqa/all.json"]
+    blurred = [benchmark_spec("pope", "/d/pope/val", f"/d/{images}/coco") for images in ("sharp", "blurred")]
+    assert benchmark_splits(blurred) == ["val (sharp/coco)", "val (blurred/coco)"]
+
+
+def test_a_set_that_is_listed_twice_is_loaded_once(tmp_path: Path) -> None:
+    path, images = FILES["pope"](tmp_path), str(tmp_path / "images")
+    specs = [benchmark_spec("pope", name, images) for name in (str(path), f"{path}/")]
+    (found,) = load_benchmark_sets(specs, None, seed=0, field="dialogue.benchmarks")
+    assert (found.split, len(found.questions)) == ("q", 3)
 
 
 def test_every_scorer_can_be_asked() -> None:
