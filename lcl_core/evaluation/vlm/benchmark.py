@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import hashlib
 import os
 from abc import abstractmethod
@@ -69,11 +70,12 @@ class FolderImages(ImageSource):
     The content hash is of the files' names, sizes and times: these folders are large and not written to.
 
     Raises:
-        UserError: there is no such folder; its field is ``field``.
+        UserError: there is no such folder; its field is ``field``, as that of the errors of ``has``.
     """
 
     def __init__(self, path: Path, *, field: str) -> None:
         self.path = path
+        self._field, self._root = field, path.resolve() if path.is_dir() else None
         try:
             self._store = open_store(path)
         except UserError as error:
@@ -81,7 +83,23 @@ class FolderImages(ImageSource):
             raise
 
     def has(self, name: str) -> bool:
-        return self._store.has(name)
+        """Is there an image of that name? A link to nothing is none.
+
+        Raises:
+            UserError: ``bad_path`` for a name, or a link, that leads out of the folder: it is never read.
+        """
+        try:
+            if not self._store.has(name):
+                return False
+        except UserError as error:
+            error.field = self._field
+            raise
+        if self._root is not None and not (self._root / name).resolve().is_relative_to(self._root):
+            raise UserError(
+                "the image is, or lies behind, a link that leads out of its folder; put what it leads to in its place",
+                code="bad_path", field=self._field, file=self.path / name,
+            )  # fmt: skip
+        return True
 
     def image_bytes(self, name: str) -> bytes:
         return self._store.read(name, MAX_IMAGE_BYTES)
@@ -90,10 +108,20 @@ class FolderImages(ImageSource):
         return str(self.path / name)
 
     def _hashed_entries(self) -> list[bytes]:
-        names = self._store.names() if self.path.is_dir() else [""]
-        stats = [(name, os.stat(self.path / name)) for name in names]
-        lines = [f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n" for name, stat in stats]
+        names = [""] if self._root is None else self._store.names()
+        stats = [(name, _stat_target(self.path / name)) for name in names]
+        lines = [f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n" for name, stat in stats if stat is not None]
         return [line.encode("utf-8", "surrogateescape") for line in lines]
+
+
+def _stat_target(file: Path) -> os.stat_result | None:
+    """None for a link to nothing. Raises: OSError."""
+    try:
+        return os.stat(file)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
 
 
 class Base64Images(ImageSource):

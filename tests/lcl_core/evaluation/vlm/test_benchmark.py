@@ -233,6 +233,52 @@ def test_questions_without_their_image_are_counted(tmp_path: Path) -> None:
     assert (caught.value.code, caught.value.field) == ("images_missing", f"{FIELD}.images")
 
 
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_a_link_out_of_the_images_is_refused_before_any_training(tmp_path: Path, linked: str) -> None:
+    path = FILES["seed-bench"](tmp_path)
+    inside = tmp_path / "images" / "SEED-Bench-video-image"
+    outside = tmp_path / "outside"
+    inside.rename(outside)
+    if linked == "folder":
+        inside.symlink_to(outside)
+    else:
+        inside.mkdir()
+        (inside / "v2.png").symlink_to(outside / "v2.png")
+    spec = benchmark_spec("seed-bench", str(path), str(tmp_path / "images"))
+    with pytest.raises(UserError, match="link that leads out of its folder") as caught:
+        load_benchmark_set(spec, None, seed=0, field=FIELD)
+    assert (caught.value.code, caught.value.field) == ("bad_path", f"{FIELD}.images")
+    assert caught.value.file == str(inside / "v2.png")
+
+
+def test_links_inside_the_images_are_read_and_those_to_nothing_are_missing(tmp_path: Path) -> None:
+    path = FILES["seed-bench"](tmp_path)
+    images = tmp_path / "images"
+    image = images / "SEED-Bench-video-image" / "v2.png"
+    image.rename(images / "moved.png")
+    spec = benchmark_spec("seed-bench", str(path), str(images))
+    image.symlink_to(images / "absent.png")
+    (images / "loop.png").symlink_to(images / "loop.png")
+    found = load_benchmark_set(spec, None, seed=0, field=FIELD)
+    assert found.left_out == {"no_picture": 1}
+    hashed = found.corpus.content_hash()
+    image.unlink()
+    image.symlink_to(images / "moved.png")
+    found = load_benchmark_set(spec, None, seed=0, field=FIELD)
+    assert found.left_out == {}
+    assert found.corpus.content_hash() != hashed
+    assert all(found.corpus.read_image(each.name).mode == "RGB" for each in found.images)
+
+
+def test_a_name_that_leads_out_of_the_images_is_refused_with_the_field(tmp_path: Path) -> None:
+    FILES["gqa"](tmp_path)
+    questions = tmp_path / "testdev_balanced_questions.json"
+    questions.write_text(questions.read_text().replace("n123", "../n123"))
+    with pytest.raises(UserError, match="plain relative path") as caught:
+        load_benchmark_set(benchmark_spec("gqa", str(questions), str(tmp_path / "images")), None, seed=0, field=FIELD)
+    assert caught.value.field == f"{FIELD}.images"
+
+
 def test_a_benchmark_that_does_not_hold_its_images_asks_for_their_folder(tmp_path: Path) -> None:
     spec = BenchmarkSpec(name="gqa", path=str(FILES["gqa"](tmp_path)))
     with pytest.raises(UserError, match="name their folder") as caught:
