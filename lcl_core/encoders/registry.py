@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.base import ImageEncoder, TextEncoder
-from lcl_core.encoders.detect import IMAGES, detect_encoder
+from lcl_core.encoders.detect import IMAGES, EncoderFormat, detect_encoder
 from lcl_core.encoders.efficientnet import EfficientNetImageEncoder
 from lcl_core.encoders.file_hashes import Hashes
 from lcl_core.encoders.huggingface import HuggingFaceImageEncoder, HuggingFaceTextEncoder
@@ -33,6 +33,12 @@ def load_image_encoder(directory: Path, file_hashes: Hashes | None = None) -> Im
         UserError: ``encoder_unreadable``, naming the directory and what is wrong with it; ``no_image_encoder`` for one
             that reads texts alone.
     """
+    found = detect_image_encoder(directory)
+    return IMAGE_ENCODERS[found.kind].load(directory, file_hashes)
+
+
+def detect_image_encoder(directory: Path) -> EncoderFormat:
+    """The kind of an encoder that reads images. Raises: UserError as :func:`load_image_encoder`."""
     try:
         found = detect_encoder(directory)
     except UserError as error:
@@ -41,7 +47,7 @@ def load_image_encoder(directory: Path, file_hashes: Hashes | None = None) -> Im
     if IMAGES not in found.reads:
         message = f"a model of type {found.model} reads texts alone; give the id of an encoder that reads images"
         raise UserError(message, code="no_image_encoder", field="encoder", file=directory)
-    return IMAGE_ENCODERS[found.kind].load(directory, file_hashes)
+    return found
 
 
 def load_text_encoder(directory: Path, field: str) -> TextEncoder:

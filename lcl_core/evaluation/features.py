@@ -23,7 +23,8 @@ from lcl_core.common.files import write_json_atomically
 from lcl_core.common.threads import prefetch_map, usable_cores
 from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.encoders.registry import load_image_encoder
+from lcl_core.encoders.detect import TEXTS
+from lcl_core.encoders.registry import detect_image_encoder, load_image_encoder
 
 Arrays = Mapping[str, NDArray[np.floating]]
 OnProgress = Callable[[int], None]
@@ -60,11 +61,25 @@ class EvaluatedEncoder:
         """
         features = self.model.encode_texts(texts)
         if features is None:
-            raise UserError(
-                "this encoder reads no texts; leave out the tasks that compare images with texts without training",
-                code="no_text_encoder", field="tasks",
-            )  # fmt: skip
+            raise _no_text_encoder()
         return features.cpu()
+
+
+def check_reads_texts(directory: Path) -> None:
+    """Check that the saved encoder reads texts, too. Loads nothing.
+
+    Raises:
+        UserError: ``no_text_encoder``; ``encoder_unreadable`` or ``no_image_encoder``, naming the directory.
+    """
+    if TEXTS not in detect_image_encoder(directory).reads:
+        raise _no_text_encoder()
+
+
+def _no_text_encoder() -> UserError:
+    return UserError(
+        "this encoder reads no texts; leave out the tasks that compare images with texts without training",
+        code="no_text_encoder", field="tasks",
+    )  # fmt: skip
 
 
 def load_evaluated_encoder(directory: str | Path) -> EvaluatedEncoder:

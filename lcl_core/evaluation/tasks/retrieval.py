@@ -20,7 +20,7 @@ from lcl_core.data import Corpus
 from lcl_core.encoders.base import TextEncoder
 from lcl_core.encoders.detect import TEXTS, detect_encoder
 from lcl_core.encoders.registry import load_text_encoder
-from lcl_core.evaluation.features import EvaluatedEncoder, text_features
+from lcl_core.evaluation.features import EvaluatedEncoder, check_reads_texts, text_features
 from lcl_core.evaluation.heads.contrastive_head import (
     CaptionFeatures,
     FittedMatcher,
@@ -182,6 +182,7 @@ class Retrieval(Task):
 
     @classmethod
     def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
+        check_reads_texts(resolver.encoder(spec.encoder))
         images = resolver.test_images(spec, corpus)
         return cls(images, plan_variants(images))
 

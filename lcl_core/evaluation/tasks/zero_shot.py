@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from lcl_core.common.errors import UserError, import_optional
 from lcl_core.data import Corpus
-from lcl_core.evaluation.features import EvaluatedEncoder, check_finite
+from lcl_core.evaluation.features import EvaluatedEncoder, check_finite, check_reads_texts
 from lcl_core.evaluation.heads.linear_probe import collect_predictions, prediction_samples
 from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile
 from lcl_core.evaluation.tasks.base import (
@@ -156,6 +156,7 @@ class ZeroShotClassification(Task):
 
     @classmethod
     def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
+        check_reads_texts(resolver.encoder(spec.encoder))
         own = spec.zero_shot_classification
         tests = resolver.test_images(spec, corpus)
         keys = []

@@ -19,6 +19,7 @@ from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import EvaluatedEncoder, load_evaluated_encoder
 from lcl_core.evaluation.results import score_predictions
 from lcl_core.model import LCLModel, LCLProcessor
+from tests.lcl_core.encoders.external_samples import save_huggingface
 from tests.module_process import run_module
 
 NewRun = Callable[..., RunDir]
@@ -136,6 +137,17 @@ def test_bad_requests_say_where_and_what_instead(
     with pytest.raises(UserError, match=words) as caught:
         evaluate(new_run(**fields))
     assert (caught.value.code, caught.value.field) == (code, field)
+
+
+@pytest.mark.parametrize("task", ["retrieval", "zero_shot_classification"])
+def test_an_encoder_of_images_alone_is_refused_before_anything_is_computed(
+    new_run: NewRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    weights = save_huggingface(tmp_path / "vit", "vit")
+    monkeypatch.setattr("lcl_core.evaluation.evaluate.load_evaluated_encoder", None)
+    with pytest.raises(UserError, match="reads no texts") as caught:
+        evaluate(new_run(weights=weights, tasks=[task], zero_shot_classification={"labels": ["colour"]}))
+    assert (caught.value.code, caught.value.field) == ("no_text_encoder", "tasks")
 
 
 def test_a_directory_that_is_no_encoder_is_named(new_run: NewRun, tmp_path: Path) -> None:

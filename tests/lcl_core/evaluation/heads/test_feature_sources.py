@@ -96,13 +96,12 @@ def cached_arrays(context: EvalContext) -> list[set[str]]:
 
 
 def test_pooled_latents_come_without_patch_features_that_are_too_large_for_the_cache(
-    context: EvalContext, encoder: EvaluatedEncoder
+    context: EvalContext, encoder: EvaluatedEncoder, encoder_dir: Path
 ) -> None:
     small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=6_000))
     small.predictions.start()
-    Retrieval.plan(small.spec.model_copy(update={"splits": ["test"]}), small.corpus, DatasetResolver({}, {})).run(
-        small, encoder
-    )
+    resolver = DatasetResolver({}, {"tiny": str(encoder_dir)})
+    Retrieval.plan(small.spec.model_copy(update={"splits": ["test"]}), small.corpus, resolver).run(small, encoder)
     assert small.predictions.read()
     assert {"pooled.npy"} in cached_arrays(small)
     assert not any("patches.npy" in names for names in cached_arrays(small))
