@@ -71,13 +71,11 @@ def _figures(
     records: Path, curves: Sequence[dict[str, Any]], corpus: Corpus, image_sources: Mapping[str, Corpus], seed: int
 ) -> Iterator[tuple[str, Callable[[Path], None]]]:
     """The name of each figure with the function that draws it into a file."""
-    for name, file, samples in PredictionStore(records).read():
-        if file.encoder != "trained":
-            continue
+    drawn = PredictionStore(records).read(lambda file: file.encoder == "trained" and file.kind in CELLS_BY_KIND)
+    for name, file, samples in drawn:
         stem = Path(name).stem
-        if file.kind in CELLS_BY_KIND:
-            source = image_sources.get(file.facts.get("album", ""), corpus)
-            yield f"examples-{stem}.png", partial(_draw_examples, file, samples, source, seed)
+        source = image_sources.get(file.facts.get("album", ""), corpus)
+        yield f"examples-{stem}.png", partial(_draw_examples, file, samples, source, seed)
         if file.kind == "ranks" and file.part == IMAGE_TO_CLASS:
             yield f"confusion-{stem}.png", partial(draw_confusion, samples, _title(file))
     if curves:

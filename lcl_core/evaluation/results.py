@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,18 +125,20 @@ class PredictionStore:
         self._index.append({"file": name, **asdict(file)})
         write_json_atomically(self.folder / "index.json", self._index)
 
-    def read(self, wanted: Callable[[PredictionFile], object] = lambda file: True) -> list[StoredPredictions]:
+    def read(self, wanted: Callable[[PredictionFile], object] = lambda file: True) -> Iterator[StoredPredictions]:
         """The ``wanted`` files with their names in the folder and samples, in the order they were written.
 
+        The samples of a file are read when it is reached: those of all files may exceed the memory.
+
         Raises:
-            UserError: ``records_unreadable``, naming the file and line.
+            UserError: ``records_unreadable``, naming the file and line; for a line when its file is reached.
         """
         index = self.folder / "index.json"
         if not index.is_file():
             raise UserError("there are no evaluation records here", code="records_unreadable", file=self.folder)
         entries = json.loads(index.read_text(encoding="utf-8"))
         named = [(entry.pop("file"), PredictionFile(**entry)) for entry in entries]
-        return [StoredPredictions(name, file, self._samples(name)) for name, file in named if wanted(file)]
+        return (StoredPredictions(name, file, self._samples(name)) for name, file in named if wanted(file))
 
     def _samples(self, name: str) -> list[dict[str, Any]]:
         samples = []
@@ -304,24 +306,27 @@ class MetricRow:
 
 def score_predictions(folder: Path, *, seed: int) -> list[MetricRow]:
     """Score the prediction files in ``folder``, trained next to untrained; ``seed`` drives the bootstrap."""
-    scored = [(file, metrics_of_file(file, samples)) for _, file, samples in PredictionStore(folder).read()]
+    store = PredictionStore(folder)
     baselines = {
-        (*file.question, metric.metric): metric
-        for file, metrics in scored
-        if file.encoder == "untrained"
-        for metric in metrics
+        (*file.question, metric.metric): _Baseline(metric.value, metric.interval(seed))
+        for _, file, samples in store.read(lambda file: file.encoder == "untrained")
+        for metric in metrics_of_file(file, samples)
     }
     return [
         _metric_row(file, metric, baselines.get((*file.question, metric.metric)), seed)
-        for file, metrics in scored
-        if file.encoder == "trained"
-        for metric in metrics
+        for _, file, samples in store.read(lambda file: file.encoder == "trained")
+        for metric in metrics_of_file(file, samples)
     ]
 
 
-def _metric_row(
-    file: PredictionFile, metric: BootstrapMetric, baseline: BootstrapMetric | None, seed: int
-) -> MetricRow:
+class _Baseline(NamedTuple):
+    """A metric of the untrained encoder."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+def _metric_row(file: PredictionFile, metric: BootstrapMetric, baseline: _Baseline | None, seed: int) -> MetricRow:
     return MetricRow(
         task=file.task,
         split=file.split,
@@ -333,7 +338,7 @@ def _metric_row(
         chance=metric.chance,
         majority=metric.majority,
         untrained=None if baseline is None else baseline.value,
-        untrained_interval=None if baseline is None else baseline.interval(seed),
+        untrained_interval=None if baseline is None else baseline.interval,
         spread=metric.spread,
         count=len(metric.units),
         candidates=file.facts.get("candidates"),
@@ -431,9 +436,11 @@ def class_rows(samples: Samples) -> list[ClassRow]:
 
 def write_class_tables(records: Path, folder: Path) -> None:
     """``FOLDER/NAME.csv`` for every class-rank file of the trained encoder."""
-    for name, predictions, samples in PredictionStore(records).read():
-        if predictions.kind != "ranks" or predictions.part != IMAGE_TO_CLASS or predictions.encoder != "trained":
-            continue
+
+    def has_classes(file: PredictionFile) -> bool:
+        return file.kind == "ranks" and file.part == IMAGE_TO_CLASS and file.encoder == "trained"
+
+    for name, _, samples in PredictionStore(records).read(has_classes):
         folder.mkdir(exist_ok=True)
         with (folder / name).with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, [column.name for column in fields(ClassRow)])

@@ -35,6 +35,17 @@ def test_tables_are_written_of_the_trained_encoder_s_classes(tmp_path: Path) -> 
         assert [row["label"] for row in csv.DictReader(lines)] == ["ant", "bee"]
 
 
+def test_other_files_are_not_read_for_tables(tmp_path: Path) -> None:
+    records = PredictionStore(tmp_path / "records")
+    records.start()
+    records.add(PredictionFile("r", "t", "all", "zero_shot", "ranks", "trained", part="image_to_text"), [])
+    records.add(PredictionFile("c", "t", "kind", "frozen", "ranks", "untrained", part="image_to_class"), SAMPLES)
+    for file in records.folder.glob("*.jsonl"):
+        file.unlink()
+    write_class_tables(records.folder, tmp_path / "classes")
+    assert not (tmp_path / "classes").exists()
+
+
 def test_labels_that_give_one_name_have_a_table_each(tmp_path: Path) -> None:
     """``a-b`` and ``a_b``."""
     records = PredictionStore(tmp_path / "records")

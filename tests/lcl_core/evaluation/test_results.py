@@ -5,13 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import re
+
+
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.results import MetricRow, PredictionFile, PredictionStore, score_predictions, write_tables
+from lcl_core.evaluation.results import (
+    MetricRow,
+    PredictionFile,
+    PredictionStore,
+    score_predictions,
+    write_tables,
+)
 
 FACTS = {
     "encoder": "e", "encoder_hash": "a" * 64, "dataset": "d", "dataset_hash": "b" * 64, "version": "1", "seed": 0,
@@ -93,7 +102,7 @@ def test_starting_again_forgets_an_earlier_attempt(folder: Path) -> None:
     records = PredictionStore(folder)
     records.start()
     records.add(sheet("text_to_image", "trained"), [sample(2)])
-    assert len(records.read()) == 1
+    assert len(list(records.read())) == 1
     assert len(list(folder.iterdir())) == 2
 
 
@@ -118,7 +127,7 @@ def test_names_of_files_are_safe_short_and_distinct(tmp_path: Path) -> None:
     ]  # fmt: skip
     for number, file in enumerate(files):
         store.add(file, [sample(1, label="x", number=str(number))])
-    read = store.read()
+    read = list(store.read())
     assert [(stored.file, stored.samples[0]["number"]) for stored in read] == [
         (file, str(number)) for number, file in enumerate(files)
     ]
@@ -137,6 +146,26 @@ def test_bars_in_names_do_not_add_columns(tmp_path: Path) -> None:
     heading, _, row, *_ = (line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|"))
     assert r"| a\|b |" in row
     assert row.replace(r"\|", "").count("|") == heading.count("|")
+
+
+def test_the_samples_of_all_files_are_never_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Samples(list[dict[str, Any]]):
+        """A list to which weak references are possible."""
+
+    alive: list[weakref.ref[Samples]] = []
+    most = 0
+    read = PredictionStore._samples
+
+    def counted(self: PredictionStore, name: str) -> Samples:
+        nonlocal most
+        samples = Samples(read(self, name))
+        alive.append(weakref.ref(samples))
+        most = max(most, sum(each() is not None for each in alive))
+        return samples
+
+    monkeypatch.setattr(PredictionStore, "_samples", counted)
+    score_predictions(folder, seed=0)
+    assert (len(alive), most) == (6, 2)  # the one that is left and the one that is reached
 
 
 def test_missing_records_are_an_error_of_the_user(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_pooled_latents_come_without_patch_features_that_are_too_large_for_the_c
     small.predictions.start()
     resolver = DatasetResolver({}, {"tiny": str(encoder_dir)})
     Retrieval.plan(small.spec.model_copy(update={"splits": ["test"]}), small.corpus, resolver).run(small, encoder)
-    assert small.predictions.read()
+    assert list(small.predictions.read())
     assert {"pooled.npy"} in cached_arrays(small)
     assert not any("patches.npy" in names for names in cached_arrays(small))
 
