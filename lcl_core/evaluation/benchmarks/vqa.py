@@ -58,14 +58,13 @@ _WITH_APOSTROPHE = {
 } | {"somebody'd": "somebodyd"}  # a slip of the official program, kept so that the numbers are equal
 
 
-def _human_answers(entry: dict[str, Any], question: str, file: Path) -> tuple[str, ...]:
-    """Raises: UserError ``benchmark_unreadable`` where there is none, for accuracy is a mean over them."""
-    answers = tuple(str(each["answer"]) for each in entry["answers"])
+def _human_answers(answers: Sequence[object], question: str, file: Path) -> tuple[str, ...]:
+    """As text. Raises: UserError ``benchmark_unreadable`` where there is none, for accuracy is a mean over them."""
     if not answers:
         raise_format_error(
             f"question {question} has no human answers to score by; remove it from the files of the benchmark", file
         )
-    return answers
+    return tuple(map(str, answers))
 
 
 def consensus_accuracy(answer: str | None, people: Sequence[str]) -> float:
@@ -126,7 +125,9 @@ class VQA(Benchmark):
                 )
             with entry_errors(annotations_file, number):
                 annotation = annotations[number]
-                truth = _human_answers(annotation, str(number), annotations_file)
+                truth = _human_answers(
+                    [each["answer"] for each in annotation["answers"]], str(number), annotations_file
+                )
                 groups = {"answer_type": annotation["answer_type"]}
                 questions.append(BenchmarkQuestion(str(number), str(image), text, truth, groups=groups))
         return check_unique(questions, questions_file)
@@ -193,7 +194,8 @@ def _textvqa_question(number: int, entry: dict[str, Any], file: Path) -> Benchma
     with entry_errors(file, number):
         if "answers" not in entry:
             raise_format_error(f"entry {number} has no 'answers'; test splits are scored by their server", file)
-        truth = tuple(str(answer) for answer in check_type(entry["answers"], list, "a list of answers", file))
+        answers = check_type(entry["answers"], list, "a list of answers", file)
+        truth = _human_answers(answers, str(entry["question_id"]), file)
         return BenchmarkQuestion(str(entry["question_id"]), str(entry["image_id"]), entry["question"], truth)
 
 
@@ -237,7 +239,7 @@ def _vizwiz_question(number: int, entry: dict[str, Any], file: Path) -> Benchmar
             id=str(entry["image"]),
             image=entry["image"],
             text=entry["question"],
-            truth=_human_answers(entry, str(entry["image"]), file),
+            truth=_human_answers([each["answer"] for each in entry["answers"]], str(entry["image"]), file),
             groups={
                 "answer_type": entry["answer_type"],
                 "answerable": "answerable" if int(entry["answerable"]) else UNANSWERABLE,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-
-
 import weakref
 from pathlib import Path
 from typing import Any

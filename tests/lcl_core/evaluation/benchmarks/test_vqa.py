@@ -170,6 +170,11 @@ def test_a_question_that_nobody_answered_is_refused_when_the_files_are_read(tmp_
     with pytest.raises(UserError, match=r"question b\.jpg has no human answers") as caught:
         BENCHMARKS["vizwiz"].load(file)
     assert caught.value.file == str(file)
+    entry = {"question_id": 7, "image_id": "a", "question": "What brand?", "answers": []}
+    file.write_text(json.dumps({"data": [entry]}))
+    with pytest.raises(UserError, match="question 7 has no human answers") as caught:
+        BENCHMARKS["textvqa"].load(file)
+    assert caught.value.file == str(file)
 
 
 def vizwiz_entry(image: str, answers: list[str], answerable: int) -> dict[str, Any]:
