@@ -59,13 +59,14 @@ def _figures_of_run(run: Run, rows: Sequence[Json]) -> Iterator[EvaluatedFigure]
     origin = {"dataset": run.spec.get("dataset"), "dataset_hash": (run.result or {}).get("dataset_hash")}
 
     @cache
-    def settings_of(task: str, transfer: str | None) -> dict[str, str]:
-        settings = task_settings(fields, task, transfer)
+    def settings_of(task: str, transfer: str | None, variant: str | None) -> dict[str, str]:
+        settings = task_settings(fields, task, transfer, variant)
         return {name: json.dumps(value, sort_keys=True) for name, value in settings.items()}
 
     for row in rows:
         key = tuple({**row, **origin}.get(name) for name in COMPARISON_KEYS)
-        settings = {**settings_of(row.get("task", ""), row.get("transfer")), "candidates": str(row.get("candidates"))}
+        settings = settings_of(row.get("task", ""), row.get("transfer"), row.get("variant"))
+        settings = {**settings, "candidates": str(row.get("candidates"))}
         yield EvaluatedFigure(key, row["value"], row.get("chance"), run.id, settings)
 
 

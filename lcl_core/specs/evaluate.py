@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from lcl_core.common.errors import UserError
 from lcl_core.specs.base import CorpusWord, EncoderReference, Fraction, Name, Precision, Spec, apply_preset
 from lcl_core.specs.data import AugmentationSpec
 
@@ -14,8 +15,9 @@ Searched = Literal["epochs", "lr", "encoder_lr", "layer_decay", "weight_decay", 
 
 Transfer = Literal["frozen", "full"]
 _ENCODER_FIELDS = ("encoder_lr", "layer_decay")
-# Fields of a task that do not change one of its figures: its other protocols, labels and numbers of shots.
-_SIBLING_FIELDS = ("transfer", "labels", "shots")
+Head = Literal["attentive", "linear", "knn"]
+# Fields of a task that do not change one of its figures: its other protocols, labels, numbers of shots and heads.
+_SIBLING_FIELDS = ("transfer", "labels", "shots", "heads")
 _FULL_TRANSFER_FIELDS = (*_ENCODER_FIELDS, "full_epochs", "augmentation")
 _UNSEEDED_TASKS = ("retrieval", "zero_shot_classification")
 
@@ -136,7 +138,7 @@ class DecodingSpec(Spec):
         return self
 
 
-class ClassificationSpec(TuningSpec):
+class ProbeSpec(TuningSpec):
     """Attentive pooling and a linear layer on the patch features (paper, transfer heads (a))."""
 
     labels: tuple[CorpusWord, ...] = Field(
@@ -144,12 +146,88 @@ class ClassificationSpec(TuningSpec):
     )
     train_split: CorpusWord = Field("train", description="training split")
 
+    @property
+    def needs_holdout(self) -> bool:
+        """Is something chosen on images held out of training?"""
+        return bool(self.search)
+
+
+Penalty = Annotated[float, Field(gt=0, le=1e12)]
+
+
+class LinearHeadSpec(Spec):
+    """Multinomial logistic regression on pooled latents (CLIP, arXiv 2103.00020, appendix A.3)."""
+
+    l2: tuple[Penalty, ...] = Field(
+        tuple(10.0**power for power in range(6, -7, -1)),
+        min_length=1,
+        max_length=200,
+        description="L2 penalties to try, of the sum of the losses; the best on images held out of training is used",
+    )
+    iterations: int = Field(1000, ge=1, le=1_000_000, description="of L-BFGS at most, in each fit")
+
+
+NeighbourCount = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class NeighboursHeadSpec(Spec):
+    """Weighted nearest neighbours among pooled latents (DINO, arXiv 2104.14294; Wu et al., arXiv 1805.01978)."""
+
+    k: tuple[NeighbourCount, ...] = Field(
+        (20,), min_length=1, max_length=100, description="numbers of neighbours; each has figures of its own"
+    )
+    temperature: float = Field(
+        0.07, gt=0, le=10, description="a neighbour's vote is exp(cosine similarity / temperature)"
+    )
+
+    @model_validator(mode="after")
+    def _counts_rise(self) -> NeighboursHeadSpec:
+        if list(self.k) != sorted(set(self.k)):
+            raise ValueError("k must rise, each number named once")
+        return self
+
+
+class ClassificationSpec(ProbeSpec):
+    """The attentive head of a probe, or another one on frozen pooled latents."""
+
+    heads: tuple[Head, ...] = Field(
+        ("attentive",),
+        min_length=1,
+        description="attentive: on patch features, as the other fields say; on frozen pooled latents linear: logistic "
+        "regression, knn: nearest neighbours",
+        exclude_if=lambda heads: heads == ("attentive",),
+    )
+    linear: LinearHeadSpec = Field(
+        LinearHeadSpec(),
+        description="of the head linear",
+        exclude_if=lambda linear: linear == LinearHeadSpec(),
+    )
+    knn: NeighboursHeadSpec = Field(
+        NeighboursHeadSpec(), description="of the head knn", exclude_if=lambda knn: knn == NeighboursHeadSpec()
+    )
+
+    @model_validator(mode="after")
+    def _heads_differ(self) -> ClassificationSpec:
+        if len(self.heads) != len(set(self.heads)):
+            raise ValueError("heads: name each head once")
+        return self
+
+    def heads_of(self, transfer: Transfer) -> tuple[Head, ...]:
+        """The heads that are fitted in a protocol."""
+        return self.heads if transfer == "frozen" else ("attentive",)
+
+    @property
+    def needs_holdout(self) -> bool:
+        """Is something chosen on images held out of training?"""
+        searched = "attentive" in self.heads and bool(self.search)
+        return searched or ("linear" in self.heads and len(self.linear.l2) > 1)
+
 
 Shots = Annotated[int, Field(ge=1, le=10_000)]
 
 
-class FewShotSpec(ClassificationSpec):
-    """The classification head, learnt several times from a few seeded images of each class."""
+class FewShotSpec(ProbeSpec):
+    """The attentive head of classification, learnt several times from a few seeded images of each class."""
 
     transfer: tuple[Transfer, ...] | None = Field(
         ("frozen",), min_length=1, description="of this task alone; none: as the evaluation says"
@@ -383,6 +461,21 @@ class EvaluateSpec(Spec):
         """Transfer protocols of a task that trains, each once: its own, else those of the evaluation."""
         return tuple(dict.fromkeys(own.transfer or self.transfer))
 
+    @model_validator(mode="after")
+    def _heads_have_a_protocol(self) -> EvaluateSpec:
+        """Raises: UserError naming the field; a ValueError could not, since this is about several."""
+        if "classification" not in self.tasks:
+            return self
+        protocols, heads, field = self.protocols(self.classification), self.classification.heads, "classification.heads"
+        frozen_only = [head for head in heads if head != "attentive"]
+        if frozen_only and "frozen" not in protocols:
+            message = f"{frozen_only[0]} is fitted on frozen features; add frozen to classification.transfer"
+            raise UserError(f"{field}: {message}, or name attentive alone", code="bad_spec", field=field)
+        if "full" in protocols and "attentive" not in heads:
+            message = "full transfer trains the attentive head; add attentive, or set classification.transfer to frozen"
+            raise UserError(f"{field}: {message}", code="bad_spec", field=field)
+        return self
+
     def further_datasets(self) -> dict[str, str]:
         """Registered datasets that tasks read beside ``dataset``, by field."""
         datasets = {"captioning": self.captioning.train_dataset, "dialogue": self.dialogue.train_dataset}
@@ -409,19 +502,47 @@ class EvaluateSpec(Spec):
         return apply_preset("evaluate", fields)
 
 
-def task_settings(fields: Mapping[str, Any], task: str, transfer: str | None) -> dict[str, Any]:
+def variant_of_head(label: str, head: Head, k: int | None = None) -> str:
+    """The variant of a classification's figure: the label key, and the head where it is not the attentive one."""
+    return label if head == "attentive" else f"{label}, {head}" + ("" if k is None else f" {k}")
+
+
+def _head_of_variant(variant: str) -> str:
+    return variant.partition(", ")[2].partition(" ")[0] or "attentive"
+
+
+def task_settings(
+    fields: Mapping[str, Any], task: str, transfer: str | None, variant: str | None = None
+) -> dict[str, Any]:
     """The fields of an evaluation's spec that a figure of a task depends on beside encoder, dataset and split.
 
     Args:
         fields: of an EvaluateSpec, as JSON values.
         transfer: protocol of the figure; None and ``zero_shot``: nothing is trained.
+        variant: of the figure; of classification it names the head.
     """
     settings = {name: fields.get(name) for name in ("source", "exclude")}
+    own = {name: value for name, value in fields.get(task, {}).items() if name not in _SIBLING_FIELDS}
+    if task == "classification":
+        head = _head_of_variant(variant or "")
+        own = _fields_of_head(own, head)
+        if head == "knn":  # nothing is drawn
+            return settings | {f"{task}.{name}": value for name, value in own.items()}
     if task not in _UNSEEDED_TASKS:
         settings["seed"] = fields.get("seed")
-    own = {name: value for name, value in fields.get(task, {}).items() if name not in _SIBLING_FIELDS}
     if transfer == "frozen":
         own = {name: value for name, value in own.items() if name not in _FULL_TRANSFER_FIELDS}
         if "search" in own:
             own["search"] = {name: values for name, values in own["search"].items() if name not in _ENCODER_FIELDS}
     return settings | {f"{task}.{name}": value for name, value in own.items()}
+
+
+def _fields_of_head(own: Mapping[str, Any], head: str) -> dict[str, Any]:
+    """The fields of classification on which the figures of a head depend; a stored spec may lack those of defaults."""
+    if head == "linear":
+        kept = {name: own.get(name) for name in ("train_split", "validation_split")}
+        return {**kept, "linear": LinearHeadSpec().model_dump(mode="json") | own.get("linear", {})}
+    if head == "knn":
+        temperature = own.get("knn", {}).get("temperature", NeighboursHeadSpec().temperature)
+        return {"train_split": own.get("train_split"), "knn.temperature": temperature}
+    return {name: value for name, value in own.items() if name not in ("linear", "knn")}

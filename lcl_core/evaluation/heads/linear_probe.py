@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,18 +101,25 @@ class ClassPredictions:
 
 
 @torch.inference_mode()
-def collect_predictions(logits: Iterable[Tensor], classes: Ints, *, field: str) -> ClassPredictions:
-    """Ranks, top classes and probabilities from logits.
+def collect_predictions(
+    logits: Iterable[Tensor],
+    classes: Ints,
+    *,
+    field: str,
+    probabilities: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=1),
+) -> ClassPredictions:
+    """Ranks, top classes and probabilities from logits, or from other scores.
 
     Args:
         logits: parts [B, C], Q rows in all, in the order of ``classes``; computed lazily, without gradients.
         classes: [Q] the true classes.
         field: of the spec, for the message.
+        probabilities: scores [B, C] → probabilities [B, C].
 
     Raises:
         UserError: ``tuning_diverged`` when logits are not finite.
     """
-    ranks, tops, probabilities = [], [], []
+    ranks, tops, shares = [], [], []
     done = 0
     for part in logits:
         scores = part.float().cpu()
@@ -121,8 +129,8 @@ def collect_predictions(logits: Iterable[Tensor], classes: Ints, *, field: str) 
             raise UserError(f"the head gives NaN; lower {field}.lr", code="tuning_diverged", field=f"{field}.lr")
         ranks.append(class_ranks(scores.numpy(), true))
         tops.append(scores.topk(min(TOP_K, scores.shape[1])).indices.numpy())
-        probabilities.append(scores.softmax(dim=1).gather(1, torch.from_numpy(true)[:, None])[:, 0].numpy())
-    return ClassPredictions(np.concatenate(ranks), np.concatenate(tops), np.concatenate(probabilities))
+        shares.append(probabilities(scores).gather(1, torch.from_numpy(true)[:, None])[:, 0].numpy())
+    return ClassPredictions(np.concatenate(ranks), np.concatenate(tops), np.concatenate(shares))
 
 
 def prediction_samples(

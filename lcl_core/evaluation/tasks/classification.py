@@ -1,5 +1,6 @@
-"""Classification: fit a probe to a label key on the train split, test it on the other splits.
+"""Classification: fit a head to a label key on the train split, test it on the other splits.
 
+The attentive head reads patch features, frozen or trained along; ``linear`` and ``knn`` read frozen pooled latents.
 ``LabelTask`` is the base of tasks that fit a probe for each label key. Hyper-parameters are chosen on images held out
 of training, never on a tested split. Few-shot: a probe on 1, 4, 16 … images a class, over several seeded draws; the
 images of fewer shots are a subset of those of more.
@@ -11,10 +12,11 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, product
 from typing import Any, Self
 
 import numpy as np
+import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus
@@ -26,6 +28,8 @@ from lcl_core.evaluation.heads.linear_probe import (
     prediction_samples,
     training_cost,
 )
+from lcl_core.evaluation.heads.logistic_regression import LinearTraining, linear_head_cost
+from lcl_core.evaluation.heads.nearest_neighbours import PAIR_COST, nearest_neighbours, predict_by_neighbours
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile
 from lcl_core.evaluation.tasks.base import (
@@ -39,7 +43,15 @@ from lcl_core.evaluation.tasks.base import (
     select_labeled,
     split_validation,
 )
-from lcl_core.specs.evaluate import ClassificationSpec, EvaluateSpec, FewShotSpec, Transfer, TuningSpec
+from lcl_core.specs.evaluate import (
+    ClassificationSpec,
+    EvaluateSpec,
+    FewShotSpec,
+    ProbeSpec,
+    Transfer,
+    TuningSpec,
+    variant_of_head,
+)
 
 _SHARED_ENCODINGS = 64  # fits of few images that predict from one encoding of the tested images
 
@@ -83,7 +95,7 @@ class ClassificationPlan:
 
 
 def plan_classification(
-    own: ClassificationSpec, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver, *, field: str
+    own: ProbeSpec, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver, *, field: str
 ) -> ClassificationPlan:
     """Read the splits, number the classes, hold images out where hyper-parameters are searched.
 
@@ -103,7 +115,7 @@ def plan_classification(
 
 def _plan_label_key(
     label: str,
-    own: ClassificationSpec,
+    own: ProbeSpec,
     spec: EvaluateSpec,
     corpus: Corpus,
     resolver: DatasetResolver,
@@ -131,7 +143,7 @@ def _plan_label_key(
             )  # fmt: skip
     labeled_train = select_labeled(train, label, classes)
     key = LabelKey(label, classes, labeled_train, labeled, None)
-    if not own.search:
+    if not own.needs_holdout:
         return key
     return LabelKey(
         label, classes, labeled_train, labeled, _plan_holdout(own, spec, corpus, resolver, key, train, field)
@@ -139,7 +151,7 @@ def _plan_label_key(
 
 
 def _plan_holdout(
-    own: ClassificationSpec,
+    own: ProbeSpec,
     spec: EvaluateSpec,
     corpus: Corpus,
     resolver: DatasetResolver,
@@ -176,13 +188,13 @@ class LabelTask(Task):
         transfer: the protocols.
     """
 
-    spec: ClassificationSpec
+    spec: ProbeSpec
     transfer: tuple[Transfer, ...]
     data: ClassificationPlan
 
     @classmethod
     def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
-        own: ClassificationSpec = getattr(spec, cls.name)
+        own: ProbeSpec = getattr(spec, cls.name)
         return cls(own, spec.protocols(own), plan_classification(own, spec, corpus, resolver, field=cls.name))
 
     @property
@@ -221,15 +233,77 @@ class LabelTask(Task):
         )
 
 
+HeadPredictions = Iterator[tuple[str, str, ClassPredictions]]  # variant, split, predictions
+
+
+@dataclass(frozen=True)
 class Classification(LabelTask):
-    """One probe a label key, trained on all images that have the label."""
+    """The heads of each label key, fitted to all images that have the label."""
 
     name = "classification"
+
+    spec: ClassificationSpec
+
+    @classmethod
+    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
+        task = super().plan(spec, corpus, resolver)
+        for key in task.data.keys if "knn" in task.spec.heads else ():
+            if task.spec.knn.k[-1] > len(key.train):
+                raise UserError(
+                    f"{task.spec.knn.k[-1]} neighbours are more than the {len(key.train)} training images with label "
+                    f"{key.label!r}; name a smaller number",
+                    code="too_few_images", field=f"{cls.name}.knn.k.{len(task.spec.knn.k) - 1}",
+                )  # fmt: skip
+        return task
+
+    @property
+    def needs_patch_features(self) -> bool:
+        return super().needs_patch_features and "attentive" in self.spec.heads
 
     def fit_sizes(self) -> Iterator[int]:
         return (len(key.train) for key in self.data.keys)
 
+    def cost(self) -> float:
+        cost = float(self.data.image_count * len(self.transfer))
+        for transfer, key in product(self.transfer, self.data.keys):
+            heads, count = self.spec.heads_of(transfer), len(key.train)
+            if "attentive" in heads:
+                cost += training_cost(self.spec, transfer, count)
+            if "linear" in heads:
+                cost += linear_head_cost(self.spec.linear, count)
+            if "knn" in heads:
+                cost += PAIR_COST * count * sum(map(len, key.tests.values()))
+        return cost
+
+    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
+        pooled = [head for head in self.spec.heads if head != "attentive"]
+        if pooled and encoder.model.embed_dim is None:
+            raise UserError(
+                f"this encoder has no pooled latents for the head {pooled[0]}; name attentive alone",
+                code="no_latents", field=f"{self.name}.heads",
+            )  # fmt: skip
+        super().run(context, encoder)
+
     def run_label_key(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey) -> None:
+        for head in self.spec.heads_of(transfer):
+            if head == "attentive":
+                found = self._fit_attentive(context, encoder, transfer, key)
+            elif head == "linear":
+                found = self._fit_linear(context, encoder, key)
+            else:
+                found = self._compare_neighbours(context, encoder, key)
+            for variant, split, predictions in found:
+                test = key.tests[split]
+                facts = {"candidates": len(key.classes), "left_out": test.left_out, "train_counts": key.train_counts}
+                file = PredictionFile(
+                    self.name, split, variant, transfer, "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
+                )
+                samples = prediction_samples(self.data.tests[split], key.classes, test, predictions)
+                context.predictions.add(file, samples)
+
+    def _fit_attentive(
+        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey
+    ) -> HeadPredictions:
         seed = context.spec.seed
         training = self.training(context, encoder, transfer, key, key.label)
         spec = training.choose(self.spec, key.holdout, seed=seed)
@@ -237,13 +311,40 @@ class Classification(LabelTask):
         classifier = training.fit(spec, key.train, seed=seed)
         training.log_curve(classifier)
         for split, images in self.data.tests.items():
-            test = key.tests[split]
-            (predictions,) = training.predict([classifier], split, images, test)
-            facts = {"candidates": len(key.classes), "left_out": test.left_out, "train_counts": key.train_counts}
-            file = PredictionFile(
-                self.name, split, key.label, transfer, "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
-            )
-            context.predictions.add(file, prediction_samples(images, key.classes, test, predictions))
+            (predictions,) = training.predict([classifier], split, images, key.tests[split])
+            yield key.label, split, predictions
+
+    def _fit_linear(self, context: EvalContext, encoder: EvaluatedEncoder, key: LabelKey) -> HeadPredictions:
+        variant = variant_of_head(key.label, "linear")
+        about = {"task": self.name, "variant": variant, "transfer": "frozen", "encoder": encoder.role}
+        training = LinearTraining(
+            context, encoder, self.spec.linear, self.spec.train_split, self.data.train, len(key.classes),
+            f"{self.name}.linear", about,
+        )  # fmt: skip
+        model = training.fit(key.train, training.choose(key.holdout))
+        training.log_curve(model)
+        for split, images in self.data.tests.items():
+            yield variant, split, training.predict(model, split, images, key.tests[split])
+
+    def _compare_neighbours(self, context: EvalContext, encoder: EvaluatedEncoder, key: LabelKey) -> HeadPredictions:
+        own = self.spec.knn
+        train = context.get_pooled_latents(encoder, self.spec.train_split, self.data.train)
+        classes = torch.from_numpy(key.train.classes)
+        for split, images in self.data.tests.items():
+            test, latents = key.tests[split], context.get_pooled_latents(encoder, split, images)
+            assert train is not None
+            assert latents is not None  # ``run`` has checked it
+            context.progress.enter(f"{encoder.role} encoder: nearest neighbours for {key.label} on {split}")
+            similarity, rows = nearest_neighbours(
+                latents[test.rows], train, key.train.rows, own.k[-1], device=encoder.model.device,
+                on_pairs=lambda pairs: context.progress.add(PAIR_COST * pairs),
+            )  # fmt: skip
+            for k in own.k:
+                predictions = predict_by_neighbours(
+                    similarity[:, :k], classes[rows[:, :k]], test.classes, len(key.classes), own.temperature,
+                    field=f"{self.name}.knn",
+                )  # fmt: skip
+                yield variant_of_head(key.label, "knn", k), split, predictions
 
 
 def sample_orders(train: LabeledImages, draws: int, seed: int) -> list[list[Ints]]:

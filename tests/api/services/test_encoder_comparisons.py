@@ -44,3 +44,21 @@ def test_another_text_encoder_counts_by_its_weights(monkeypatch: pytest.MonkeyPa
     (compared,) = compare_figures(*(evaluated_figures(None, side) for side in found))  # type: ignore[arg-type]
     reason = "evaluated with different settings: tuned_retrieval.text_encoder"
     assert compared["reason"] == (None if same else reason)
+
+
+def test_figures_of_a_head_are_compared_whatever_the_other_heads_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluation(run_id: str, encoder: str, own: dict[str, Any]) -> tuple[Run, list[dict[str, Any]]]:
+        spec = {"encoder": encoder, "dataset": "sample", "classification": own}
+        row = {"task": "classification", "metric": "acc@1", "transfer": "frozen", "value": 0.5}
+        rows = [{**row, "variant": variant} for variant in ("group", "group, linear", "group, knn 20")]
+        return Run(id=run_id, spec=spec, encoder_id=encoder, inputs={}, result={}), rows
+
+    heads = ["attentive", "linear", "knn"]
+    found = {
+        "l": [evaluation("run_1", "l", {"heads": heads, "knn": {"k": [20]}, "lr": 0.01})],
+        "r": [evaluation("run_2", "r", {"heads": heads, "knn": {"k": [10, 20]}, "linear": {"l2": [1.0]}})],
+    }
+    monkeypatch.setattr(runs, "list_evaluations", lambda session, encoder: found[encoder])
+    rows = compare_figures(*(evaluated_figures(None, side) for side in found))  # type: ignore[arg-type]
+    different = "evaluated with different settings: classification."
+    assert [row["reason"] for row in rows] == [f"{different}lr", f"{different}linear", None]

@@ -12,7 +12,7 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.jobs import JOB_KINDS
 from lcl_core.specs.base import presets
-from lcl_core.specs.evaluate import EvaluateSpec, TuningSpec
+from lcl_core.specs.evaluate import EvaluateSpec, TuningSpec, task_settings
 from lcl_core.specs.parsing import (
     SPECS,
     data_paths,
@@ -471,3 +471,58 @@ def test_specs_of_before_there_were_groups_of_processes_keep_their_hash() -> Non
     assert "shard_processes" not in PretrainSpec().model_dump()["engine"]
     engine = {"strategy": "fsdp2", "nodes": 2, "processes": 2, "shard_processes": 2}
     assert PretrainSpec.model_validate({"engine": engine}).model_dump()["engine"]["shard_processes"] == 2
+
+
+def test_the_heads_of_older_versions_change_no_hash() -> None:
+    def digest(**own: Any) -> str:
+        return spec_hash("evaluate", parse_spec("evaluate", {"encoder": "e", "classification": own}))
+
+    plain, named = digest(), digest(heads=["attentive"], knn={"k": [20]}, linear={"iterations": 1000})
+    assert plain == named == "184d0dac497de6d24c31786c3ed671b781aa9d668ded1020976792317f21e312"  # of earlier versions
+    assert len({plain, digest(heads=["linear"]), digest(heads=["knn"]), digest(heads=["knn"], knn={"k": [10]})}) == 4
+    assert "linear" not in parse_spec("evaluate", {"encoder": "e"}).model_dump()["classification"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "problem"),
+    [
+        ({"classification": {"heads": []}}, "classification.heads", "must not be empty"),
+        ({"classification": {"heads": ["svm"]}}, "classification.heads.0", "'attentive'"),
+        ({"classification": {"heads": ["knn", "knn"]}}, "classification", "name each head once"),
+        ({"classification": {"knn": {"k": [20, 10]}}}, "classification.knn", "k must rise"),
+        ({"classification": {"knn": {"k": [0]}}}, "classification.knn.k.0", "greater than or equal to 1"),
+        ({"classification": {"linear": {"l2": [0]}}}, "classification.linear.l2.0", "greater than 0"),
+        ({"few_shot": {"heads": ["knn"]}}, "few_shot.heads", "no such field"),
+        (
+            {"transfer": ["full"], "classification": {"heads": ["attentive", "knn"]}},
+            "classification.heads", "knn is fitted on frozen features; add frozen",
+        ),
+        (
+            {"classification": {"transfer": ["frozen", "full"], "heads": ["linear"]}},
+            "classification.heads", "full transfer trains the attentive head",
+        ),
+    ],
+)  # fmt: skip
+def test_heads_that_do_not_fit_are_refused(fields: dict[str, Any], field: str, problem: str) -> None:
+    with pytest.raises(UserError, match=problem) as caught:
+        parse_spec("evaluate", {"encoder": "e", **fields})
+    assert caught.value.field == field
+
+
+def test_heads_of_a_task_that_is_not_evaluated_need_no_protocol() -> None:
+    fields = {"tasks": ["retrieval"], "transfer": ["full"], "classification": {"heads": ["knn"]}}
+    assert parse_spec("evaluate", {"encoder": "e", **fields})
+
+
+def test_the_settings_of_a_figure_are_those_of_its_head() -> None:
+    def settings(variant: str, seed: int = 0, **own: Any) -> dict[str, Any]:
+        spec = parse_spec("evaluate", {"encoder": "e", "seed": seed, "classification": own})
+        return task_settings(spec.model_dump(mode="json"), "classification", "frozen", variant)
+
+    several = {"heads": ["attentive", "linear", "knn"], "knn": {"k": [10, 20]}, "linear": {"l2": [1.0]}}
+    assert settings("colour") == settings("colour", **several) != settings("colour", lr=0.1)
+    assert settings("colour, linear") == settings("colour, linear", lr=0.1, heads=["linear"])
+    assert settings("colour, linear") != settings("colour, linear", linear={"l2": [1.0]})
+    assert settings("colour, linear") != settings("colour, linear", seed=1)
+    assert settings("colour, knn 20") == settings("colour, knn 20", seed=1, lr=0.1, **several)
+    assert settings("colour, knn 20") != settings("colour, knn 20", knn={"temperature": 0.1})

@@ -16,9 +16,12 @@ import torch
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data import Corpus
+from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.evaluation import features
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.heads.training import ImageBatchSource
+from lcl_core.evaluation.significance import compare_runs
+from lcl_core.evaluation.tasks.base import EvalContext, EvalProgress
 from lcl_core.evaluation.tasks.classification import FewShot
 
 NewRun = Callable[..., RunDir]
@@ -205,3 +208,123 @@ def test_a_choice_is_made_once_a_number_of_shots_on_images_that_never_teach(new_
         ("colour, 1 shot", 1e-2),
         ("colour, 4 shots", 1e-2),
     ]
+
+
+HEADS: dict[str, Any] = {
+    "labels": ["colour"], "epochs": 4, "batch_size": 16, "heads": ["attentive", "linear", "knn"],
+    "linear": {"l2": [1e4, 1.0, 1e-4]}, "knn": {"k": [1, 5]},
+}  # fmt: skip
+VARIANTS = ["colour", "colour, linear", "colour, knn 1", "colour, knn 5"]
+
+
+def test_three_heads_stand_side_by_side_in_all_outputs(new_run: NewRun) -> None:
+    pytest.importorskip("matplotlib")
+    run_dir = new_run("a", tasks=["classification"], classification=HEADS, figures=True)
+    result = evaluate(run_dir)
+    rows = {(row["variant"], row["metric"]): row for row in result["rows"]}
+    metrics = ("acc@1", "acc@5", "acc@1 class mean")
+    assert list(rows) == [(variant, metric) for variant in VARIANTS for metric in metrics]
+    for (variant, _), row in rows.items():
+        assert (row["transfer"], row["candidates"], row["count"]) == ("frozen", 4, 10), variant
+        assert row["value"] == row["untrained"], "the encoder has the weights that the untrained twin starts from"
+        assert row["majority"] is not None or row["metric"] == "acc@1 class mean"
+    assert all(rows[variant, "acc@1"]["value"] > 0.6 for variant in VARIANTS)
+    names = [variant.replace(", ", "_").replace(" ", "_") for variant in VARIANTS]
+    stems = {f"classification-test-{name}-image_to_class-frozen-trained" for name in names}
+    assert stems == {file.stem for file in (run_dir.artifacts / "classes").glob("*.csv")}
+    assert stems <= {file.stem for file in (run_dir.artifacts / "records").glob("*.jsonl")}
+    figures = {file.stem for file in (run_dir.artifacts / "figures").glob("*.png")}
+    assert {f"{kind}-{stem}" for kind in ("confusion", "examples") for stem in stems} <= figures
+    choices = json.loads((run_dir.artifacts / "choice.json").read_text())
+    assert [(entry["variant"], entry["encoder"]) for entry in choices] == [
+        ("colour, linear", "trained"), ("colour, linear", "untrained"),
+    ]  # fmt: skip
+    assert [trial["l2"] for trial in choices[0]["tried"]] == [1e4, 1.0, 1e-4]
+    assert choices[0]["held_out"] == {"split": "train", "pictures": 4, "of": 40}
+    curves = json.loads((run_dir.artifacts / "curves.json").read_text())
+    assert [curve["variant"] for curve in curves] == ["colour", "colour, linear"] * 2
+    pairs = compare_runs(run_dir.artifacts / "records", run_dir.artifacts / "records", draws=50)
+    assert [(pair.variant, pair.metric, pair.difference) for pair in pairs] == [(*key, 0) for key in rows]
+
+
+def test_the_cost_of_pooled_heads_is_counted_as_planned(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[float] = []
+    finish = EvalProgress.finish
+
+    def record(self: EvalProgress) -> None:
+        counted.extend((self._done, self._total))
+        finish(self)
+
+    monkeypatch.setattr(EvalProgress, "finish", record)
+    own = {**HEADS, "heads": ["linear", "knn"], "linear": {"l2": [1.0]}}
+    evaluate(new_run(tasks=["classification"], classification=own, untrained_baseline=False))
+    done, total = counted
+    assert done == pytest.approx(total)
+    assert total > 52 + 1000 * 40 * 1e-5
+
+
+def test_the_attentive_figure_does_not_depend_on_other_heads(new_run: NewRun) -> None:
+    heads = evaluate(new_run("a", tasks=["classification"], classification=HEADS, untrained_baseline=False))
+    alone = evaluate(new_run("b", tasks=["classification"], untrained_baseline=False))
+    assert heads["rows"][: len(alone["rows"])] == alone["rows"]
+    assert "heads" not in alone["spec"]["classification"]
+
+
+def test_pooled_heads_need_no_patch_features_and_can_be_repeated(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = {
+        "tasks": ["classification"], "classification": {**HEADS, "heads": ["knn", "linear"]},
+        "untrained_baseline": False,
+    }  # fmt: skip
+    monkeypatch.setattr(EvalContext, "get_patch_features", lambda *_: pytest.fail("patch features are not needed"))
+    first = evaluate(new_run("a", **fields))
+    assert [row["variant"] for row in first["rows"][::3]] == [*VARIANTS[2:], VARIANTS[1]]
+    assert evaluate(new_run("b", **fields)) == first
+
+
+def test_full_transfer_beside_pooled_heads_trains_the_attentive_one(new_run: NewRun) -> None:
+    fields: dict[str, Any] = {"classification": {**HEADS, "heads": ["attentive", "knn"], "epochs": 1}}
+    result = evaluate(new_run(tasks=["classification"], transfer=["full", "frozen"], **fields))
+    assert [(row["transfer"], row["variant"]) for row in result["rows"][::3]] == [
+        ("full", "colour"), *(("frozen", variant) for variant in ("colour", *VARIANTS[2:])),
+    ]  # fmt: skip
+
+
+def test_a_penalty_is_never_chosen_on_tested_images(new_run: NewRun, squares: Path, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"tasks": ["classification"], "classification": {**HEADS, "heads": ["linear"]}}
+    honest = new_run("a", **fields)
+    poisoned = new_run("b", corpus=with_other_test_labels(squares, tmp_path / "p"), **fields)
+    assert evaluate(honest)["rows"] != evaluate(poisoned)["rows"]
+    assert (honest.artifacts / "choice.json").read_text() == (poisoned.artifacts / "choice.json").read_text()
+
+
+@pytest.mark.parametrize("head", ["linear", "knn"])
+def test_a_stop_request_ends_a_pooled_head(new_run: NewRun, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    run_dir = new_run(tasks=["classification"], classification={**HEADS, "heads": [head]}, untrained_baseline=False)
+    enter = EvalProgress.enter
+
+    def stop(self: EvalProgress, phase: str) -> None:
+        enter(self, phase)
+        if "penalty" in phase or "neighbours" in phase:
+            run_dir._stop.set()
+
+    monkeypatch.setattr(EvalProgress, "enter", stop)
+    with pytest.raises(JobCancelled):
+        evaluate(run_dir)
+    assert not list((run_dir.artifacts / "records").glob("*.jsonl"))
+
+
+def test_more_neighbours_than_training_images_are_refused(new_run: NewRun) -> None:
+    with pytest.raises(UserError, match="41 neighbours are more than the 40 training images") as caught:
+        evaluate(new_run(tasks=["classification"], classification={**HEADS, "heads": ["knn"], "knn": {"k": [5, 41]}}))
+    assert (caught.value.code, caught.value.field) == ("too_few_images", "classification.knn.k.1")
+
+
+def test_an_encoder_without_pooled_latents_is_refused_by_pooled_heads(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LCLEncoder, "embed_dim", None)
+    with pytest.raises(UserError, match="no pooled latents for the head linear") as caught:
+        evaluate(new_run(tasks=["classification"], classification=HEADS))
+    assert (caught.value.code, caught.value.field) == ("no_latents", "classification.heads")
