@@ -154,6 +154,14 @@ TABLES: dict[str, PublishedTable | PublishedTests] = {
         },
         values="comparison/table_context",
     ),
+    "comparison_balance": PublishedTests(
+        "balance",
+        {
+            "λ = 1 against λ = .1": ("weight_1", "weight_0.1"),
+            "gradient ratio held at 1 against .1": ("ratio_1", "ratio_0.1"),
+        },
+        values="comparison/table_balance",
+    ),
     "table1": PublishedTable(
         *("method", "method", _TITLES, "lcl", "`lcl`"),
         reads=_READS,
