@@ -26,6 +26,9 @@ class _Part(BaseModel):
 
 class ImageUrl(_Part):
     url: Content = Field(description="an image as a data URL")
+    detail: Literal["auto", "low", "high"] | None = Field(
+        None, description="accepted for OpenAI's clients; changes nothing"
+    )
 
 
 class ImagePart(_Part):

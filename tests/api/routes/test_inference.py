@@ -50,6 +50,16 @@ def test_texts_and_images_keep_their_order(
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("detail", ["auto", "low", "high"])
+def test_the_detail_that_openai_has_for_images_changes_nothing(
+    http: httpx.Client, encoder: Any, sample_images: dict[str, bytes], detail: str
+) -> None:
+    url = data_url(sample_images["red"])
+    given = [{"type": "image_url", "image_url": {"url": url, **more}} for more in ({}, {"detail": detail})]
+    first, second = (row["embedding"] for row in ask(http, given).json()["data"])
+    np.testing.assert_allclose(first, second, atol=1e-6)
+
+
 def test_base64_holds_the_same_numbers(http: httpx.Client, encoder: Any) -> None:
     plain = ask(http, "a red square").json()["data"][0]["embedding"]
     packed = ask(http, "a red square", encoding_format="base64").json()["data"][0]["embedding"]
