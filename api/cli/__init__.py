@@ -15,7 +15,8 @@ from api.client import ApiError
 
 HELP = """Pre-train vision encoders on interleaved documents, evaluate, index and use them.
 
-The service's address comes from --url or LCL_API_URL, the key from --key, LCL_API_KEY or $LCL_HOME/key.
+The service's address comes from --url or LCL_API_URL, the key from --key or LCL_API_KEY; for a service on this machine
+also from $LCL_HOME/key.
 Encoders, collections, datasets, runs and studies are named by id or name. --json may stand anywhere.
 """
 

@@ -23,6 +23,10 @@ DEFAULT_URL = "http://127.0.0.1:8765"
 KEEPALIVE_SECONDS = 2.0  # less than the 5 after which servers close an idle connection, which breaks a call on it
 RETRY_STATUSES = (429, 502, 503, 504)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NO_KEY = (
+    "this call has no key: set LCL_API_KEY, or --key of lcl; the file key in LCL_HOME is sent to this machine's own "
+    "service alone"
+)
 # of an event stream (HTML standard, 9.2.6); str.splitlines also splits at U+2028 and others, which texts may contain.
 # A carriage return that ends the text may be half of a line's end.
 _LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
@@ -33,8 +37,8 @@ class Transport:
 
     Args:
         base_url: of the service; default ``LCL_API_URL``, else http://127.0.0.1:8765.
-        key: API key; default ``LCL_API_KEY``, else the content of ``$LCL_HOME/key``. An ``httpx.Auth`` chooses a key
-            for each request.
+        key: API key; default ``LCL_API_KEY``, else, for a service on this machine alone, the content of
+            ``$LCL_HOME/key``. An ``httpx.Auth`` chooses a key for each request.
         timeout: seconds for one response (the first inference of an encoder loads it).
         attempts: of a call that may be repeated.
     """
@@ -49,8 +53,11 @@ class Transport:
     ) -> None:
         self.base_url = (base_url or os.environ.get("LCL_API_URL") or DEFAULT_URL).rstrip("/")
         self.attempts = attempts
-        key = key or os.environ.get("LCL_API_KEY") or stored_key()
         try:
+            is_local = httpx.URL(self.base_url).host in LOOPBACK
+            # the stored key may be an admin's, which another host must not get
+            key = key or os.environ.get("LCL_API_KEY") or (stored_key() if is_local else None)
+            self._has_key = key is not None
             self._http = httpx.Client(
                 base_url=self.base_url,
                 auth=key if isinstance(key, httpx.Auth) else None,
@@ -59,7 +66,7 @@ class Transport:
                 limits=httpx.Limits(
                     max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE_SECONDS
                 ),
-                trust_env=httpx.URL(self.base_url).host not in LOOPBACK,
+                trust_env=not is_local,
             )
         except (httpx.InvalidURL, ValueError) as error:  # ValueError: a key with characters that no header can hold
             raise ApiError(0, "unsendable", f"the service's address or the key is malformed: {error}") from error
@@ -114,7 +121,7 @@ class Transport:
                 backoff(attempt, response.headers.get("retry-after"))
                 continue
             if not response.is_success:
-                raise ApiError.from_response(response)
+                raise self._explained(ApiError.from_response(response))
             return response
         raise AssertionError("the last attempt returns or raises")
 
@@ -175,6 +182,12 @@ class Transport:
                     raise
                 return False
         return True
+
+    def _explained(self, refusal: ApiError) -> ApiError:
+        """With what the service cannot know: that the client was given no key."""
+        if refusal.status != 401 or self._has_key:
+            return refusal
+        return ApiError(refusal.status, refusal.code, f"{refusal.message}; {NO_KEY}", refusal.field)
 
     def _unreachable(self, error: httpx.TransportError) -> ApiError:
         reason = str(error) or type(error).__name__

@@ -222,3 +222,25 @@ def test_events_outlast_a_restart_but_not_a_refusal() -> None:
 def test_an_images_kind_is_read_from_its_bytes(sample_images: dict[str, bytes]) -> None:
     assert data_url(sample_images["red"]).startswith("data:image/png;base64,")
     assert data_url(b"\xff\xd8\xff\xe0").startswith("data:image/jpeg;base64,")
+
+
+def test_the_key_of_this_machine_is_sent_to_its_own_service_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LCL_HOME", str(tmp_path))
+    monkeypatch.delenv("LCL_API_KEY", raising=False)
+    with scripted_server((401, {}, b'{"error": {"code": "unauthorized", "message": "send an API key"}}')) as server:
+        with Client(server.url) as client, pytest.raises(ApiError, match=r"send an API key; .* set LCL_API_KEY"):
+            client.datasets()
+        with Client(server.url, "k") as client, pytest.raises(ApiError, match=r"^send an API key$"):
+            client.datasets()
+    (tmp_path / "key").write_text("of-an-admin\n")
+    for url, sent in (
+        ("http://127.0.0.1:1", "Bearer of-an-admin"),
+        ("http://[::1]:1", "Bearer of-an-admin"),
+        ("http://localhost", "Bearer of-an-admin"),
+        ("http://127.0.0.1.example.org", None),
+        ("https://lcl.example.org", None),
+    ):
+        assert Client(url)._http.headers.get("authorization") == sent, url
+    assert Client("https://lcl.example.org", "given")._http.headers["authorization"] == "Bearer given"
