@@ -20,7 +20,6 @@ from PIL import Image, ImageOps
 from api.client import ApiError, UserError
 from api.client.payloads import (
     ARCHIVE_ERRORS,
-    IMAGE_SUFFIXES,
     Skipped,
     check_directory,
     format_bytes,
@@ -34,6 +33,7 @@ MAX_DIRECTORY_BYTES = 4 * 2**20  # of an archive's list of members, before it is
 MAX_THUMBNAIL_PIXELS = 16_000_000  # of an image that is decoded
 THUMBNAIL_SIDE = 96  # twice what is shown, for dense screens
 THUMBNAIL_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # of these: the page shows a thumbnail of each image
 _ARCHIVE_ERRORS = (*ARCHIVE_ERRORS, OSError)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import copy_context
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -69,15 +70,28 @@ async def async_parallel_map(
 
 
 def parallel_map(call: Callable[[Input], Output], items: Iterable[Input], limit: int) -> Generator[Output]:
-    """``async_parallel_map`` with threads, each in the context of the caller: an ``httpx.Auth`` may read it."""
+    """``async_parallel_map`` with threads, each in the context of the caller: an ``httpx.Auth`` may read it.
+
+    A thread cannot be cancelled. After an error, Ctrl-C included, nobody waits for those that still run.
+    """
     pending: deque[Future[Output]] = deque()
-    pool = ThreadPoolExecutor(limit)
-    try:
-        for item in items:
-            pending.append(pool.submit(copy_context().run, call, item))
-            if len(pending) >= limit:
-                yield pending.popleft().result()
-        while pending:
+    for item in items:
+        pending.append(_in_thread(copy_context().run, call, item))
+        if len(pending) >= limit:
             yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    while pending:
+        yield pending.popleft().result()
+
+
+def _in_thread(function: Callable[..., Output], *arguments: Any) -> Future[Output]:
+    """The result of a thread of its own, which the end of the interpreter does not wait for, unlike a pool's."""
+    future: Future[Output] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:  # as a pool does
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypedDict
+from typing import IO, Any, NamedTuple, TypedDict, TypeVar
 
 from api.client.errors import ApiError
 from lcl_core.common.archive import ARCHIVE_ERRORS as ARCHIVE_ERRORS  # the page reads archives, too
@@ -19,6 +20,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import regular_files
 
 Json = dict[str, Any]
+Name = TypeVar("Name")
 Progress = Callable[[int, int | None], None]  # (done, total or None when unknown)
 
 RUN_STATES = (
@@ -28,7 +30,11 @@ RUN_STATES = (
 ROLES = ("viewer", "submitter", "admin")  # of keys; each may do what those before it may
 FINAL_STATES = ("succeeded", "failed", "cancelled")  # of runs and studies
 IMAGE_SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+# of what the service decodes: IMAGE_EXTENSIONS of corpora
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
+)
 _PACKED_FOLDER = "corpus"
 _INPUT_FIELD = re.compile(r"input\.(\d+)")
 
@@ -157,6 +163,11 @@ def data_url(image: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
+def readable_path(path: str | os.PathLike[str]) -> str:
+    """A path as text that any output can hold: bytes of a name that are not UTF-8 as ``\\xe9``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def without_none(**values: Any) -> Json:
     return {name: value for name, value in values.items() if value is not None}
 
@@ -199,9 +210,9 @@ def open_corpus_archive(source: Path) -> IO[bytes]:
         raise UserError(message, code="corpus_unreadable", file=source) from error
 
 
-def image_batches(images: Iterable[tuple[Path, bytes]], count: int, size: int) -> Iterator[list[tuple[Path, bytes]]]:
-    """Images in batches of at most ``count``, and of ``size`` bytes unless one image alone is larger."""
-    batch: list[tuple[Path, bytes]] = []
+def image_batches(images: Iterable[tuple[Name, bytes]], count: int, size: int) -> Iterator[list[tuple[Name, bytes]]]:
+    """Named images in batches of at most ``count``, and of ``size`` bytes unless one image alone is larger."""
+    batch: list[tuple[Name, bytes]] = []
     for name, data in images:
         if batch and (len(batch) == count or sum(len(other) for _, other in batch) + len(data) > size):
             yield batch
@@ -209,6 +220,15 @@ def image_batches(images: Iterable[tuple[Path, bytes]], count: int, size: int) -
         batch.append((name, data))
     if batch:
         yield batch
+
+
+def of_longer_list(error: ApiError, start: int) -> ApiError:
+    """The error about ``input.N`` of a part of a list as one of the list, in which the part begins at ``start``."""
+    if (match := _INPUT_FIELD.fullmatch(error.field or "")) is None:
+        return error
+    field = f"input.{start + int(match[1])}"
+    message = re.sub(rf"\b{re.escape(match[0])}\b", field, error.message)
+    return ApiError(error.status, error.code, message, field)
 
 
 def rejected_index(error: ApiError, count: int) -> int:

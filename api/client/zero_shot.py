@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise ImportError("zero-shot classification needs numpy: pip install 'lcl-client[zero-shot]'") from error
 
-from api.client.payloads import Skipped
+from api.client.payloads import Skipped, readable_path
 from lcl_core.common.errors import UserError
 from lcl_core.specs.zero_shot import LOGIT_SCALE, PLAIN_TEMPLATES, plain_class_name
 
@@ -172,7 +172,7 @@ def predictions_csv(result: ZeroShotResult) -> str:
         ((best, probability),) = result.top(index, 1)
         numbers = (f"{value:.{PROBABILITY_DIGITS}f}" for value in (probability, *result.probabilities[index]))
         first, *others = numbers
-        writer.writerow([name.as_posix(), best, first, folder, *others])
+        writer.writerow([readable_path(name.as_posix()), best, first, readable_path(folder), *others])
     return out.getvalue()
 
 

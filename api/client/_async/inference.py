@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from api.client._async.transport import AsyncTransport, parse_events
+from api.client._async.transport import MAX_RECONNECTS, AsyncTransport, parse_events
 from api.client._io import async_parallel_map, async_read_bytes
 from api.client.errors import ApiError
 from api.client.models import EncoderComparisonJson, EncoderJson
@@ -25,6 +25,7 @@ from api.client.payloads import (
     document_body,
     image_batches,
     list_images,
+    of_longer_list,
     rejected_index,
     without_none,
 )
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from api.client.zero_shot import ZeroShotResult
 
 MAX_REQUEST_BYTES = 24 << 20  # of image files; base64 adds a third, and the service accepts 64 MiB
+INPUTS_PER_REQUEST = 256  # which the service accepts, unless LCL_MAX_INPUTS says otherwise
+SMALLER_PARTS = ("too_many_pixels", "bad_count")  # codes of errors that a request of fewer inputs does not have
+# The service converts an encoder for up to LCL_EXPORT_SECONDS (300) and examines one for three minutes and a second per
+# 20 MiB, beside hashing and copying its files.
+ENCODER_SECONDS = 900.0
+ENCODER_TIMEOUT = httpx.Timeout(ENCODER_SECONDS, connect=10.0)
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # the service pings every 15 s
 
 
@@ -60,7 +67,7 @@ class AsyncEncoderCalls(AsyncTransport):
         ``allow_twin``: also if an encoder with the same weights but other files exists; for the owner of that encoder.
         """
         option = {"allow_twin": True} if allow_twin else {}
-        return await self.post("/v1/encoders", {"name": name, "path": path, **option})
+        return await self.post("/v1/encoders", {"name": name, "path": path, **option}, timeout=ENCODER_TIMEOUT)
 
     async def change_encoder(
         self, id_or_name: str, *, name: str | None = None, pinned: bool | None = None
@@ -75,7 +82,7 @@ class AsyncEncoderCalls(AsyncTransport):
     async def export_encoder(
         self, id_or_name: str, path: str | Path, format: str = "lcl", on_progress: Progress | None = None
     ) -> Path:
-        """Write the directory of the encoder as a tar file to ``path``.
+        """Write the directory of the encoder as a tar file to ``path``. Waits while another one is converted.
 
         Args:
             format: ``lcl`` for the files as they are, else converted: ``huggingface``, ``timm``, ``onnx``. ApiError 422
@@ -83,20 +90,30 @@ class AsyncEncoderCalls(AsyncTransport):
             on_progress: receives the bytes so far and the expected total.
         """
         query = {} if format == "lcl" else {"format": format}
-        return await self.download(f"{_encoder_path(id_or_name)}/export", path, on_progress, params=query)
+        options: Json = {"params": query, "timeout": ENCODER_TIMEOUT, "busy_seconds": ENCODER_SECONDS}
+        return await self.download(f"{_encoder_path(id_or_name)}/export", path, on_progress, **options)
 
     @asynccontextmanager
     async def encoder_archive(self, id_or_name: str, format: str = "lcl") -> AsyncGenerator[httpx.Response]:
-        """The tar file of ``export_encoder`` as a response to stream."""
+        """The tar file of ``export_encoder`` as a response to stream. ApiError 503 ``busy`` while one is converted."""
         query = {} if format == "lcl" else {"format": format}
-        async with self.stream(f"{_encoder_path(id_or_name)}/export", params=query) as response:
+        path = f"{_encoder_path(id_or_name)}/export"
+        async with self.stream(path, params=query, timeout=ENCODER_TIMEOUT) as response:
             yield response
 
     async def embed_texts(self, encoder: str, texts: Sequence[str]) -> list[list[float]]:
-        return await self._embed(encoder, list(texts))
+        """The vector of each text, in order. More than 256 are sent in several requests."""
+        inputs, vectors = list(texts), list[list[float]]()
+        for start in range(0, len(inputs), INPUTS_PER_REQUEST):
+            vectors += await self._embed_part(encoder, inputs[start : start + INPUTS_PER_REQUEST], start)
+        return vectors
 
     async def embed_images(self, encoder: str, images: Sequence[bytes]) -> list[list[float]]:
-        return await self._embed(encoder, [data_url(image) for image in images])
+        """The vector of each image file, in order. Many, or large ones, are sent in several requests."""
+        vectors: list[list[float]] = []
+        for part in image_batches(enumerate(images), INPUTS_PER_REQUEST, MAX_REQUEST_BYTES):
+            vectors += await self._embed_part(encoder, [data_url(image) for _, image in part], part[0][0])
+        return vectors
 
     async def embed_folder(
         self,
@@ -109,6 +126,8 @@ class AsyncEncoderCalls(AsyncTransport):
         on_progress: Progress | None = None,
     ) -> AsyncGenerator[tuple[Path, list[float]]]:
         """Every image below ``folder`` with its vector, sorted by path. Unreadable files are skipped.
+
+        Images are files with a suffix of ``payloads.IMAGE_SUFFIXES``. A restart of the service is waited for.
 
         Args:
             batch: images in a request; fewer if they are large.
@@ -221,9 +240,24 @@ class AsyncEncoderCalls(AsyncTransport):
         """``continue_document`` as it is generated. Raises: ApiError."""
         return self._text_deltas("/v1/continuations", document_body(encoder, document, decoding), 1)
 
-    async def _embed(self, encoder: str, inputs: list[str]) -> list[list[float]]:
-        response = await self.post("/v1/embeddings", {"model": encoder, "input": inputs}, repeatable=True)
+    async def _embed(self, encoder: str, inputs: list[str], attempts: int = 1) -> list[list[float]]:
+        body = {"model": encoder, "input": inputs}
+        response = await self.post("/v1/embeddings", body, repeatable=True, attempts=attempts)
         return [item["embedding"] for item in response["data"]]
+
+    async def _embed_part(self, encoder: str, inputs: list[str], start: int) -> list[list[float]]:
+        """The inputs from number ``start`` of a list on; in smaller requests where they are too many for the service.
+
+        Raises: ApiError, whose field has the number in the list.
+        """
+        try:
+            return await self._embed(encoder, inputs)
+        except ApiError as error:
+            half = len(inputs) // 2
+            if error.code not in SMALLER_PARTS or not half:
+                raise of_longer_list(error, start) from None
+        vectors = await self._embed_part(encoder, inputs[:half], start)
+        return vectors + await self._embed_part(encoder, inputs[half:], start + half)
 
     async def _embed_files(self, encoder: str, paths: Sequence[Path]) -> EmbeddedBatch:
         result = EmbeddedBatch([], [])
@@ -245,9 +279,10 @@ class AsyncEncoderCalls(AsyncTransport):
         """Add the vectors of ``images`` to ``result``. A rejected image is skipped and the others are sent again."""
         while images:
             try:
-                vectors = await self.embed_images(encoder, [data for _, data in images])
+                urls = [data_url(data) for _, data in images]
+                vectors = await self._embed(encoder, urls, attempts=MAX_RECONNECTS + 1)
             except ApiError as error:
-                if error.code == "too_many_pixels" and len(images) > 1:
+                if error.code in SMALLER_PARTS and len(images) > 1:
                     half = len(images) // 2
                     await self._embed_into(result, encoder, images[:half])
                     await self._embed_into(result, encoder, images[half:])
@@ -260,7 +295,8 @@ class AsyncEncoderCalls(AsyncTransport):
 
     async def _text_deltas(self, path: str, body: Json, texts: int) -> AsyncGenerator[TextDelta]:
         missing = texts
-        async with self.stream(path, "POST", json={**body, "stream": True}, timeout=STREAM_TIMEOUT) as response:
+        sent: Json = {"json": {**body, "stream": True}, "timeout": STREAM_TIMEOUT, "repeatable": True}
+        async with self.stream(path, "POST", **sent) as response:
             async with aclosing(parse_events(response.aiter_text())) as events:
                 async for event in events:
                     delta = TextDelta.from_event(event, response.status_code)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from api.client._async.transport import RETRY_STATUSES, AsyncTransport, backoff, parse_events
+from api.client._async.transport import MAX_RECONNECTS, RETRY_STATUSES, AsyncTransport, backoff, parse_events
 from api.client._io import async_sleep
 from api.client.errors import ApiError, read_json
 from api.client.models import (
@@ -29,7 +29,6 @@ from api.client.models import (
 )
 from api.client.payloads import FINAL_STATES, Json, without_none
 
-MAX_RECONNECTS = 8  # about twenty seconds without the service: longer than a restart
 EVENT_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # the service pings every 15 s
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from api.client._io import parallel_map, read_bytes
-from api.client._sync.transport import Transport, parse_events
+from api.client._sync.transport import MAX_RECONNECTS, Transport, parse_events
 from api.client.errors import ApiError
 from api.client.models import EncoderComparisonJson, EncoderJson
 from api.client.payloads import (
@@ -26,6 +26,7 @@ from api.client.payloads import (
     document_body,
     image_batches,
     list_images,
+    of_longer_list,
     rejected_index,
     without_none,
 )
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
     from api.client.zero_shot import ZeroShotResult
 
 MAX_REQUEST_BYTES = 24 << 20  # of image files; base64 adds a third, and the service accepts 64 MiB
+INPUTS_PER_REQUEST = 256  # which the service accepts, unless LCL_MAX_INPUTS says otherwise
+SMALLER_PARTS = ("too_many_pixels", "bad_count")  # codes of errors that a request of fewer inputs does not have
+# The service converts an encoder for up to LCL_EXPORT_SECONDS (300) and examines one for three minutes and a second per
+# 20 MiB, beside hashing and copying its files.
+ENCODER_SECONDS = 900.0
+ENCODER_TIMEOUT = httpx.Timeout(ENCODER_SECONDS, connect=10.0)
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # the service pings every 15 s
 
 
@@ -61,7 +68,7 @@ class EncoderCalls(Transport):
         ``allow_twin``: also if an encoder with the same weights but other files exists; for the owner of that encoder.
         """
         option = {"allow_twin": True} if allow_twin else {}
-        return self.post("/v1/encoders", {"name": name, "path": path, **option})
+        return self.post("/v1/encoders", {"name": name, "path": path, **option}, timeout=ENCODER_TIMEOUT)
 
     def change_encoder(self, id_or_name: str, *, name: str | None = None, pinned: bool | None = None) -> EncoderJson:
         """Rename or pin an encoder; None leaves name or pin as it is."""
@@ -74,7 +81,7 @@ class EncoderCalls(Transport):
     def export_encoder(
         self, id_or_name: str, path: str | Path, format: str = "lcl", on_progress: Progress | None = None
     ) -> Path:
-        """Write the directory of the encoder as a tar file to ``path``.
+        """Write the directory of the encoder as a tar file to ``path``. Waits while another one is converted.
 
         Args:
             format: ``lcl`` for the files as they are, else converted: ``huggingface``, ``timm``, ``onnx``. ApiError 422
@@ -82,20 +89,30 @@ class EncoderCalls(Transport):
             on_progress: receives the bytes so far and the expected total.
         """
         query = {} if format == "lcl" else {"format": format}
-        return self.download(f"{_encoder_path(id_or_name)}/export", path, on_progress, params=query)
+        options: Json = {"params": query, "timeout": ENCODER_TIMEOUT, "busy_seconds": ENCODER_SECONDS}
+        return self.download(f"{_encoder_path(id_or_name)}/export", path, on_progress, **options)
 
     @contextmanager
     def encoder_archive(self, id_or_name: str, format: str = "lcl") -> Generator[httpx.Response]:
-        """The tar file of ``export_encoder`` as a response to stream."""
+        """The tar file of ``export_encoder`` as a response to stream. ApiError 503 ``busy`` while one is converted."""
         query = {} if format == "lcl" else {"format": format}
-        with self.stream(f"{_encoder_path(id_or_name)}/export", params=query) as response:
+        path = f"{_encoder_path(id_or_name)}/export"
+        with self.stream(path, params=query, timeout=ENCODER_TIMEOUT) as response:
             yield response
 
     def embed_texts(self, encoder: str, texts: Sequence[str]) -> list[list[float]]:
-        return self._embed(encoder, list(texts))
+        """The vector of each text, in order. More than 256 are sent in several requests."""
+        inputs, vectors = list(texts), list[list[float]]()
+        for start in range(0, len(inputs), INPUTS_PER_REQUEST):
+            vectors += self._embed_part(encoder, inputs[start : start + INPUTS_PER_REQUEST], start)
+        return vectors
 
     def embed_images(self, encoder: str, images: Sequence[bytes]) -> list[list[float]]:
-        return self._embed(encoder, [data_url(image) for image in images])
+        """The vector of each image file, in order. Many, or large ones, are sent in several requests."""
+        vectors: list[list[float]] = []
+        for part in image_batches(enumerate(images), INPUTS_PER_REQUEST, MAX_REQUEST_BYTES):
+            vectors += self._embed_part(encoder, [data_url(image) for _, image in part], part[0][0])
+        return vectors
 
     def embed_folder(
         self,
@@ -108,6 +125,8 @@ class EncoderCalls(Transport):
         on_progress: Progress | None = None,
     ) -> Generator[tuple[Path, list[float]]]:
         """Every image below ``folder`` with its vector, sorted by path. Unreadable files are skipped.
+
+        Images are files with a suffix of ``payloads.IMAGE_SUFFIXES``. A restart of the service is waited for.
 
         Args:
             batch: images in a request; fewer if they are large.
@@ -220,9 +239,24 @@ class EncoderCalls(Transport):
         """``continue_document`` as it is generated. Raises: ApiError."""
         return self._text_deltas("/v1/continuations", document_body(encoder, document, decoding), 1)
 
-    def _embed(self, encoder: str, inputs: list[str]) -> list[list[float]]:
-        response = self.post("/v1/embeddings", {"model": encoder, "input": inputs}, repeatable=True)
+    def _embed(self, encoder: str, inputs: list[str], attempts: int = 1) -> list[list[float]]:
+        body = {"model": encoder, "input": inputs}
+        response = self.post("/v1/embeddings", body, repeatable=True, attempts=attempts)
         return [item["embedding"] for item in response["data"]]
+
+    def _embed_part(self, encoder: str, inputs: list[str], start: int) -> list[list[float]]:
+        """The inputs from number ``start`` of a list on; in smaller requests where they are too many for the service.
+
+        Raises: ApiError, whose field has the number in the list.
+        """
+        try:
+            return self._embed(encoder, inputs)
+        except ApiError as error:
+            half = len(inputs) // 2
+            if error.code not in SMALLER_PARTS or not half:
+                raise of_longer_list(error, start) from None
+        vectors = self._embed_part(encoder, inputs[:half], start)
+        return vectors + self._embed_part(encoder, inputs[half:], start + half)
 
     def _embed_files(self, encoder: str, paths: Sequence[Path]) -> EmbeddedBatch:
         result = EmbeddedBatch([], [])
@@ -244,9 +278,10 @@ class EncoderCalls(Transport):
         """Add the vectors of ``images`` to ``result``. A rejected image is skipped and the others are sent again."""
         while images:
             try:
-                vectors = self.embed_images(encoder, [data for _, data in images])
+                urls = [data_url(data) for _, data in images]
+                vectors = self._embed(encoder, urls, attempts=MAX_RECONNECTS + 1)
             except ApiError as error:
-                if error.code == "too_many_pixels" and len(images) > 1:
+                if error.code in SMALLER_PARTS and len(images) > 1:
                     half = len(images) // 2
                     self._embed_into(result, encoder, images[:half])
                     self._embed_into(result, encoder, images[half:])
@@ -259,7 +294,8 @@ class EncoderCalls(Transport):
 
     def _text_deltas(self, path: str, body: Json, texts: int) -> Generator[TextDelta]:
         missing = texts
-        with self.stream(path, "POST", json={**body, "stream": True}, timeout=STREAM_TIMEOUT) as response:
+        sent: Json = {"json": {**body, "stream": True}, "timeout": STREAM_TIMEOUT, "repeatable": True}
+        with self.stream(path, "POST", **sent) as response:
             with closing(parse_events(response.iter_text())) as events:
                 for event in events:
                     delta = TextDelta.from_event(event, response.status_code)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from api.client._io import sleep
-from api.client._sync.transport import RETRY_STATUSES, Transport, backoff, parse_events
+from api.client._sync.transport import MAX_RECONNECTS, RETRY_STATUSES, Transport, backoff, parse_events
 from api.client.errors import ApiError, read_json
 from api.client.models import (
     ArtifactJson,
@@ -30,7 +30,6 @@ from api.client.models import (
 )
 from api.client.payloads import FINAL_STATES, Json, without_none
 
-MAX_RECONNECTS = 8  # about twenty seconds without the service: longer than a restart
 EVENT_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # the service pings every 15 s
 
 

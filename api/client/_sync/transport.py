@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,9 @@ from api.client.payloads import Json, Progress, without_none
 DEFAULT_URL = "http://127.0.0.1:8765"
 KEEPALIVE_SECONDS = 2.0  # less than the 5 after which servers close an idle connection, which breaks a call on it
 RETRY_STATUSES = (429, 502, 503, 504)
+FINAL_CODES = ("export_timeout", "export_failed")  # of a 503 that takes minutes and would be the same again
+MAX_RECONNECTS = 8  # about twenty seconds without the service: longer than a restart
+BUSY_POLL_SECONDS = 2.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NO_KEY = (
     "this call has no key: set LCL_API_KEY, or --key of lcl; the file key in LCL_HOME is sent to this machine's own "
@@ -90,57 +94,70 @@ class Transport:
         repeatable: bool | None = None,
         expected: tuple[int, ...] = (),
         streamed: bool = False,
+        attempts: int = 1,
         **options: Any,
     ) -> httpx.Response:
         """One call. A refused connection is always retried, a broken one only if ``repeatable`` (default: GET).
 
         Args:
             streamed: return once the headers of a success are there; the caller reads the body and closes it.
+            attempts: at least so many, but for an answer that does not come in time.
 
         Raises: ApiError for a status >= 300 that is not in ``expected``: redirects are not followed, which could take
             the key to another host.
         """
         repeatable = method == "GET" if repeatable is None else repeatable
-        for attempt in range(1, self.attempts + 1):
-            last = attempt == self.attempts
+        most = max(attempts, self.attempts)
+        for attempt in range(1, most + 1):
+            last = attempt == most
             try:
                 response = self._http.send(self._http.build_request(method, path, **options), stream=streamed)
                 if streamed and not response.is_success:
                     response.read()
             except httpx.TransportError as error:
                 unsent = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+                if isinstance(error, httpx.TimeoutException) and not unsent:
+                    last = attempt >= self.attempts
                 if last or not (repeatable or unsent):
                     raise self._unreachable(error) from error
                 backoff(attempt)
                 continue
             except (httpx.InvalidURL, ValueError) as error:  # lone surrogates, NaN
                 raise ApiError(0, "unsendable", f"this cannot be sent: {error}") from error
-            if response.status_code in expected:
+            if response.is_success or response.status_code in expected:
                 return response
-            if response.status_code in RETRY_STATUSES and repeatable and not last:
-                backoff(attempt, response.headers.get("retry-after"))
-                continue
-            if not response.is_success:
-                raise self._explained(ApiError.from_response(response))
-            return response
+            refusal = ApiError.from_response(response)
+            may_change = response.status_code in RETRY_STATUSES and refusal.code not in FINAL_CODES
+            if last or not repeatable or not may_change:
+                raise self._explained(refusal)
+            backoff(attempt, response.headers.get("retry-after"))
         raise AssertionError("the last attempt returns or raises")
 
     def get(self, path: str, **query: Any) -> Any:
         """Parsed response of a GET. Query parameters that are None are left out."""
         return read_json(self.send("GET", path, params=without_none(**query)))
 
-    def post(self, path: str, body: Any = None, *, repeatable: bool = False) -> Any:
-        """Parsed response of a POST."""
-        return read_json(self.send("POST", path, json=body, repeatable=repeatable))
+    def post(self, path: str, body: Any = None, *, repeatable: bool = False, **options: Any) -> Any:
+        """Parsed response of a POST; ``options`` as of ``send``."""
+        return read_json(self.send("POST", path, json=body, repeatable=repeatable, **options))
 
     def patch(self, path: str, body: Any) -> Any:
         """Parsed response of a PATCH, which may be sent twice: it replaces values."""
         return read_json(self.send("PATCH", path, json=body, repeatable=True))
 
     @contextmanager
-    def stream(self, path: str, method: str = "GET", **options: Any) -> Generator[httpx.Response]:
-        """A call whose body is read as it arrives; it is retried until the body begins. Raises: ApiError."""
-        response = self.send(method, path, streamed=True, **options)
+    def stream(
+        self, path: str, method: str = "GET", *, busy_seconds: float = 0, **options: Any
+    ) -> Generator[httpx.Response]:
+        """A call whose body is read as it arrives; if ``repeatable`` it is retried until the body begins.
+
+        Args:
+            busy_seconds: for which it is repeated while the service is ``busy`` with another such request.
+            options: as of ``send``.
+
+        Raises: ApiError.
+        """
+        response = self._send_when_free(method, path, busy_seconds, options)
         try:
             yield response
         except httpx.TransportError as error:
@@ -182,6 +199,17 @@ class Transport:
                     raise
                 return False
         return True
+
+    def _send_when_free(self, method: str, path: str, busy_seconds: float, options: Json) -> httpx.Response:
+        """The other request may be an attempt of this call that broke off: the service goes on with it."""
+        until = time.monotonic() + busy_seconds
+        while True:
+            try:
+                return self.send(method, path, streamed=True, **options)
+            except ApiError as error:
+                if error.code != "busy" or time.monotonic() >= until:
+                    raise
+            sleep(BUSY_POLL_SECONDS)
 
     def _explained(self, refusal: ApiError) -> ApiError:
         """With what the service cannot know: that the client was given no key."""

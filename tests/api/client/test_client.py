@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from api.client import ApiError, Client, data_url
@@ -244,3 +245,73 @@ def test_the_key_of_this_machine_is_sent_to_its_own_service_alone(
     ):
         assert Client(url)._http.headers.get("authorization") == sent, url
     assert Client("https://lcl.example.org", "given")._http.headers["authorization"] == "Bearer given"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.stream_captions("e", [b"image"]),
+        lambda client: client.stream_continuation("e", ["a"]),
+    ],
+)
+def test_a_stream_is_repeated_until_it_begins(call: Callable[[Client], Any]) -> None:
+    full = (429, {"retry-after": "0"}, b'{"error": {"code": "too_many_requests", "message": "later"}}')
+    text = b'event: done\r\ndata: {"index": 0, "text": "a word"}\r\n\r\n'
+    with scripted_server(BUSY, full, None, (200, {}, text)) as server, Client(server.url, "k") as client:
+        assert [delta.text for delta in call(client)] == ["a word"]
+        assert len(server.requests) == 4
+        server.script = [(200, {}, b"event: piece")]  # has begun, and breaks off
+        with pytest.raises(ApiError, match="broke off"):
+            list(call(client))
+        assert len(server.requests) == 5
+
+
+def _refusal(code: str, **headers: str) -> Answer:
+    return 503, headers, json.dumps({"error": {"code": code, "message": "refused"}}).encode()
+
+
+def test_an_export_waits_for_one_that_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be its own first attempt, with which the service goes on after a gateway gave up."""
+    for package in ("_sync", "_async"):
+        monkeypatch.setattr(f"api.client.{package}.transport.BUSY_POLL_SECONDS", 0)
+    busy = _refusal("busy", **{"retry-after": "0"})
+    script = [_refusal("http_error", **{"retry-after": "0"}), *[busy] * 6, (200, {}, b"tar")]
+    with scripted_server(*script) as server, Client(server.url, "k", attempts=2) as client:
+        assert client.export_encoder("e", tmp_path / "e.tar", "onnx").read_bytes() == b"tar"
+        assert len(server.requests) == len(script)
+        server.script = [_refusal("export_timeout")]
+        with pytest.raises(ApiError, match="refused"):
+            client.export_encoder("e", tmp_path / "late.tar", "onnx")
+        assert len(server.requests) == len(script) + 1, "another attempt would take as long"
+
+
+def test_exports_and_imports_may_take_as_long_as_the_service_lets_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scripted_server((200, {}, b"{}")) as server, Client(server.url, "k", timeout=5) as client:
+        build, seconds = client._http.build_request, list[float]()
+
+        def record(*arguments: Any, **options: Any) -> Any:
+            request = build(*arguments, **options)
+            seconds.append(request.extensions["timeout"]["read"])
+            return request
+
+        monkeypatch.setattr(client._http, "build_request", record)
+        client.run("run_1")
+        client.export_encoder("e", tmp_path / "e.tar")
+        client.import_encoder("e", "/srv/e")
+    assert seconds[0] == 5
+    assert min(seconds[1:]) >= 300 + 120
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for_as_long_as_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: Any, **__: Any) -> Any:
+        calls.append(1)
+        raise httpx.ReadTimeout("late")
+
+    calls: list[int] = []
+    with Client("http://127.0.0.1:1", "k", attempts=1) as client:
+        monkeypatch.setattr(client._http, "send", late)
+        with pytest.raises(ApiError, match="late"):
+            client.send("GET", "/v1/status", attempts=9)
+    assert len(calls) == 1

@@ -15,9 +15,11 @@ import pytest
 from api.client import ApiError, Client, Skipped
 from api.client._io import async_parallel_map, parallel_map
 from api.client._sync import inference
+from api.client.payloads import IMAGE_SUFFIXES, list_images
+from lcl_core.data.formats.image_index import IMAGE_EXTENSIONS
 from tests.api.client.sync_adapter import SyncAdapter
 from tests.api.sample_assets import png
-from tests.api.scripted_server import scripted_server
+from tests.api.scripted_server import BUSY, scripted_server
 
 
 @pytest.fixture
@@ -121,3 +123,67 @@ def test_images_of_too_many_pixels_together_are_sent_in_parts(client: Any, encod
     found = dict(client.embed_folder("tiny", tmp_path, on_skip=skipped.append))
     assert [path.name for path in found] == [f"{number}.png" for number in range(5)]
     assert not skipped
+
+
+def test_nobody_waits_for_the_rest_after_the_end() -> None:
+    """Ctrl-C would wait for all requests under way, and the end of the interpreter once more."""
+    release, ended, before = threading.Event(), list[int](), set(threading.enumerate())
+
+    def call(item: int) -> int:
+        if item:
+            release.wait(5)
+        ended.append(item)
+        return item
+
+    found = parallel_map(call, range(9), 3)
+    assert next(found) == 0
+    begun = set(threading.enumerate()) - before
+    found.close()
+    assert ended == [0]
+    assert begun
+    assert all(thread.daemon for thread in begun)
+    release.set()
+    for thread in begun:
+        thread.join()
+    assert len(ended) <= 3
+
+
+def test_a_folder_outlasts_a_restart(folder: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = (200, {}, json.dumps({"data": [{"embedding": [1.0]}]}).encode())
+    pauses: list[int] = []
+    monkeypatch.setattr("api.client._sync.transport.backoff", lambda attempt, _=None: pauses.append(attempt))
+    with scripted_server(None, *[BUSY] * 7, fine) as server, Client(server.url, "k") as client:
+        assert len(dict(client.embed_files("tiny", [folder / "below" / "green.PNG"]))) == 1
+    assert pauses == list(range(1, 9))
+    with Client(f"http://127.0.0.1:{free_port}", "k") as client, pytest.raises(ApiError, match="is the service up"):
+        dict(client.embed_files("tiny", [folder / "below" / "green.PNG"]))
+    assert pauses == [*range(1, 9)] * 2
+    with Client(f"http://127.0.0.1:{free_port}", "k") as client, pytest.raises(ApiError):
+        client.embed_texts("tiny", ["a"])
+    assert len(pauses) == 19, "a single call ends sooner"
+
+
+@pytest.mark.parametrize("most", [5, 256])  # fewer and more than the service accepts
+def test_lists_of_any_length_become_several_requests(
+    client: Any, live_service: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    for package in ("_sync", "_async"):
+        monkeypatch.setattr(f"api.client.{package}.inference.INPUTS_PER_REQUEST", most)
+    texts = [f"number {place}" for place in range(13)]
+    single = [live_service.admin.embed_texts("tiny", [text])[0] for text in texts]
+    np.testing.assert_allclose(client.embed_texts("tiny", texts), single, atol=1e-5)
+    images = [png("red", (20 + place, 20)) for place in range(9)]
+    single = [live_service.admin.embed_images("tiny", [image])[0] for image in images]
+    np.testing.assert_allclose(client.embed_images("tiny", images), single, atol=1e-5)
+    assert client.embed_texts("tiny", []) == client.embed_images("tiny", []) == []
+    texts[11] = "long" * 200
+    with pytest.raises(ApiError, match=r"^input\.11: the text is longer") as caught:
+        client.embed_texts("tiny", texts)
+    assert (caught.value.field, caught.value.code) == ("input.11", "text_too_long")
+
+
+def test_images_of_every_format_that_the_service_decodes_are_listed(tmp_path: Path) -> None:
+    assert set(IMAGE_SUFFIXES) == {f".{extension}" for extension in IMAGE_EXTENSIONS}
+    for suffix in IMAGE_SUFFIXES:
+        (tmp_path / f"a{suffix}").touch()
+    assert len(list_images(tmp_path)) == len(IMAGE_SUFFIXES)
