@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -24,13 +26,13 @@ from api.cli.output import (
     write_file,
 )
 from api.client import Client, Skipped, TextDelta, UserError
-from api.client.payloads import Progress, list_images
+from api.client.payloads import list_images, readable_path
 
 if TYPE_CHECKING:
     from api.client.zero_shot import LabeledAccuracy, ZeroShotResult
 
-OnSkip = Callable[[Skipped], None]
-Vectors = Callable[[Client, OnSkip, Progress], Iterable[tuple[str | Path, list[float]]]]
+_LINE_START = b'{"input": "'
+_VECTOR_FIELD = ', "embedding": ['  # of a line; within a text of it the quotation marks are escaped
 CLASSES_SHOWN = 3  # of an image, in a table
 EMPTY_REASON = (
     "the encoder's most likely next token ends the document; draw from others with --top-p 0.9, give it more text to "
@@ -114,19 +116,13 @@ def embed(
     text: Annotated[list[str] | None, typer.Option(help="a text to embed; repeatable")] = None,
     out: Out = None,
 ) -> None:
-    """Vectors of images and texts, one JSON object a line: {"input", "embedding"}.
+    """Vectors of images and texts, one JSON object a line: {"input", "encoder", "embedding"}.
 
     Unreadable files are skipped and listed with the reason; the exit status is then 1.
     """
     if not images and not text:
         raise CommandError("give image files, or texts with --text")
-
-    def vectors(client: Client, on_skip: OnSkip, on_progress: Progress) -> Iterator[tuple[str | Path, list[float]]]:
-        yield from client.embed_files(encoder, images or [], on_skip=on_skip, on_progress=on_progress)
-        if text:
-            yield from zip(text, client.embed_texts(encoder, text), strict=True)
-
-    if _write_vectors(context, "images", out, vectors):
+    if _write_vectors(context, "images", out, encoder, images or [], text or []):
         raise typer.Exit(1)
 
 
@@ -138,67 +134,158 @@ def embed_folder(
     batch: Annotated[int, typer.Option(min=1, max=256, help="images in a request")] = 32,
     at_once: Annotated[int, typer.Option(min=1, max=64, help="concurrent requests")] = 4,
 ) -> None:
-    """Vectors of all images in a folder, one JSON object a line: {"input", "embedding"}.
+    """Vectors of all images in a folder, one JSON object a line: {"input", "encoder", "embedding"}.
 
-    Unreadable files are skipped and listed with the reason.
+    Unreadable files are skipped and listed with the reason. After an interruption the same command continues with the
+    images whose vectors are not in OUT.part.
     """
-
-    def vectors(client: Client, on_skip: OnSkip, on_progress: Progress) -> Iterator[tuple[str | Path, list[float]]]:
-        yield from client.embed_folder(
-            encoder, folder, batch=batch, at_once=at_once, on_skip=on_skip, on_progress=on_progress
-        )
-
-    _write_vectors(context, folder.name, out, vectors)
+    try:
+        files = list_images(folder)
+    except OSError as error:
+        raise CommandError(f"{error.filename or folder}: {error.strerror}") from error
+    _write_vectors(context, folder.name, out, encoder, files, batch=batch, at_once=at_once)
 
 
-def _write_vectors(context: typer.Context, title: str, out: Path | None, vectors: Vectors) -> list[Skipped]:
-    """Write each vector as it arrives, into a file that is opened before the first request.
+def _write_vectors(
+    context: typer.Context,
+    title: str,
+    out: Path | None,
+    encoder: str,
+    files: Sequence[Path],
+    texts: Sequence[str] = (),
+    *,
+    batch: int = 32,
+    at_once: int = 4,
+) -> list[Skipped]:
+    """Write each vector as it arrives, into a file that is opened before the first request. Vectors that an interrupted
+    command left there are kept.
 
     Returns: the skipped images, which are listed. Raises: CommandError; ApiError.
     """
-    skipped: list[Skipped] = []
-    count = 0
+    options, skipped = global_options(context), list[Skipped]()
     try:
         with ExitStack() as stack:
-            target = stack.enter_context(_replacing(out)) if out else None
-            client = stack.enter_context(global_options(context).client())
+            target = stack.enter_context(_continued(out)) if out else _VectorLines(None)
+            client = stack.enter_context(options.client())
+            target.encoder = client.encoder(encoder)["id"]  # of one name a newer one may come meanwhile
+            missing = target.missing([*map(readable_path, files), *texts])
             on_progress = stack.enter_context(progress_bar(title, unit="images"))
-            for name, vector in vectors(client, skipped.append, on_progress):
-                typer.echo(_vector_line(str(name), vector), file=target)
-                count += 1
+            images = [files[index] for index in missing if index < len(files)]
+            for path, vector in client.embed_files(
+                target.encoder, images, batch=batch, at_once=at_once, on_skip=skipped.append, on_progress=on_progress
+            ):
+                target.write(readable_path(path), vector)
+            rest = [texts[index - len(files)] for index in missing if index >= len(files)]
+            for text, vector in zip(rest, client.embed_texts(target.encoder, rest), strict=True):
+                target.write(text, vector)
     except OSError as error:
         raise CommandError(f"{error.filename or out}: {error.strerror}") from error
-    for path, reason in skipped:
-        typer.echo(f"skipped {path}: {reason}", err=True)
+    _print_skipped(skipped)
     if out:
-        typer.echo(f"{count} vectors in {out}")
+        shown = readable_path(out)
+        answer = {"file": shown, "vectors": target.count, "skipped": _skipped_items(skipped)}
+        options.print(answer, f"{target.count} vectors in {shown}")
     return skipped
 
 
+@dataclass
+class _VectorLines:
+    """Lines of vectors in a file, or on standard output.
+
+    Attributes:
+        kept: lines that an interrupted command wrote, by (input, encoder).
+        encoder: id of the encoder of the lines to come.
+        count: all lines.
+    """
+
+    file: TextIO | None
+    path: Path | None = None
+    kept: Counter[tuple[str, str]] = field(default_factory=Counter)
+    encoder: str = ""
+    count: int = 0
+
+    def missing(self, inputs: Sequence[str]) -> list[int]:
+        """Numbers of the inputs without a line. Raises: CommandError if the lines are of another command."""
+        unused = Counter(self.kept)
+        missing = []
+        for index, name in enumerate(inputs):
+            if unused[name, self.encoder]:
+                unused[name, self.encoder] -= 1
+            else:
+                missing.append(index)
+        path = readable_path(self.path or "")
+        if other := next(iter(+unused), None):
+            name, encoder = other
+            wrong = f"encoder {encoder}" if encoder != self.encoder else f"{name!r}, which is no input of this one"
+            raise CommandError(
+                f"{path} has vectors of an interrupted command, of {wrong}; repeat that command, or move or remove it"
+            )
+        self.count = self.kept.total()
+        if self.count:
+            print_note(f"{self.count} vectors are in {path} already; {len(missing)} inputs are missing")
+        return missing
+
+    def write(self, name: str, vector: list[float]) -> None:
+        typer.echo(_vector_line(name, self.encoder, vector), file=self.file)
+        self.count += 1
+
+
 @contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """A file that takes the place of ``path`` at the end. After an error ``path`` is as before, and what was written is
-    kept beside it, as ``NAME.part``.
+def _continued(path: Path) -> Iterator[_VectorLines]:
+    """A file that takes the place of ``path`` at the end. Until then it is ``NAME.part`` beside it, where all lines are
+    kept after an error, and begins with those that an interrupted command left there.
+
+    Raises: CommandError if the file has other lines.
     """
     if path.exists() and not path.is_file():  # a pipe or a device, which has no content to keep; of a folder an error
         with path.open("w", encoding="utf-8") as file:
-            yield file
+            yield _VectorLines(file)
         return
     partial = path.with_name(f"{path.name}.part")
     try:
-        file = partial.open("w", encoding="utf-8")
+        file = partial.open("a", encoding="utf-8", newline="\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    try:
-        with file:
-            yield file
-    except BaseException:  # also Ctrl-C
-        if partial.exists() and partial.stat().st_size:
-            print_note(f"the vectors until then are in {partial}")
-        else:
-            partial.unlink(missing_ok=True)
-        raise
+    with file:
+        kept, size = _read_kept(partial)
+        lines = _VectorLines(file, partial, kept)
+        try:
+            file.truncate(size)
+            yield lines
+        except BaseException:  # also Ctrl-C
+            with suppress(OSError):  # of a full disk, once more
+                file.close()
+            if lines.count > kept.total():
+                print_note(f"the vectors until then are in {readable_path(partial)}; the same command continues there")
+            elif not size:
+                partial.unlink(missing_ok=True)
+            raise
     partial.replace(path)
+
+
+def _read_kept(path: Path) -> tuple[Counter[tuple[str, str]], int]:
+    """Lines by (input, encoder), and their bytes, without a last line that was not written to its end.
+
+    Raises: CommandError for a line that is none of a vector.
+    """
+    kept, size = Counter[tuple[str, str]](), 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n") and line.startswith(_LINE_START[: len(line)]):
+                break
+            try:
+                head, vector, _ = line.decode().partition(_VECTOR_FIELD)
+                fields = json.loads(f"{head}}}")
+                kept[fields["input"], fields["encoder"]] += 1
+            except (ValueError, KeyError, TypeError):
+                vector = ""
+            if not vector:
+                raise CommandError(
+                    f"line {number} of {readable_path(path)} is no vector with its input and encoder, so nothing is "
+                    "added to the file; move or remove it"
+                )
+            size += len(line)
+    return kept, size
 
 
 def zero_shot(
@@ -247,8 +334,7 @@ def zero_shot(
         options.print_table(None, columns, (_prediction_row(result, n) for n in range(len(labels))), "no images")
         if accuracy is not None:
             typer.echo(_accuracy_line(accuracy))
-    for path, reason in result.skipped:
-        typer.echo(f"skipped {path}: {reason}", err=True)
+    _print_skipped(result.skipped)
 
 
 def caption(
@@ -275,12 +361,12 @@ def caption(
             return
         captions = list(zip(images, client.caption(encoder, data, **decoding), strict=True))
     if options.as_json:
-        print_json([{"file": str(file), "caption": text} for file, text in captions])
+        print_json([{"file": readable_path(file), "caption": text} for file, text in captions])
     else:
         for file, text in captions:
-            typer.echo(f"{file}\t{text}")
+            typer.echo(f"{readable_path(file)}\t{text}")
     for file, text in captions:
-        _explain_empty(text, f"{file}: ")
+        _explain_empty(text, f"{readable_path(file)}: ")
 
 
 def continue_(
@@ -341,7 +427,7 @@ def _contents(files: Sequence[Path], unreadable: list[Skipped]) -> Iterator[tupl
 def _prediction_row(result: ZeroShotResult, index: int) -> list[str]:
     best = result.top(index, CLASSES_SHOWN)
     cells = [cell for name, probability in best for cell in (name, f"{probability:.3f}")]
-    return [str(result.names[index]), *cells, *[""] * (2 * (CLASSES_SHOWN - len(best)))]
+    return [readable_path(result.names[index]), *cells, *[""] * (2 * (CLASSES_SHOWN - len(best)))]
 
 
 def _accuracy_line(accuracy: LabeledAccuracy) -> str:
@@ -355,7 +441,7 @@ def _accuracy_line(accuracy: LabeledAccuracy) -> str:
 def _zero_shot_answer(result: ZeroShotResult, accuracy: LabeledAccuracy | None) -> dict[str, Any]:
     items = [
         {
-            "file": str(name),
+            "file": readable_path(name),
             "class": result.top(index, 1)[0][0],
             "probabilities": dict(zip(result.classes, map(float, result.probabilities[index]), strict=True)),
         }
@@ -365,9 +451,17 @@ def _zero_shot_answer(result: ZeroShotResult, accuracy: LabeledAccuracy | None) 
         "value": accuracy.value, "interval": accuracy.interval, "chance": accuracy.chance, "count": accuracy.count,
         "left_out": accuracy.left_out, "confusion": accuracy.confusion.tolist(),
     }  # fmt: skip
-    skipped = [{"file": str(path), "reason": reason} for path, reason in result.skipped]
     return {"classes": result.classes, "templates": result.templates, "items": items, "accuracy": found,
-            "skipped": skipped}  # fmt: skip
+            "skipped": _skipped_items(result.skipped)}  # fmt: skip
+
+
+def _print_skipped(skipped: Sequence[Skipped]) -> None:
+    for path, reason in skipped:
+        print_note(f"skipped {readable_path(path)}: {reason}")
+
+
+def _skipped_items(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
+    return [{"file": readable_path(path), "reason": reason} for path, reason in skipped]
 
 
 def _stream_captions(
@@ -376,9 +470,10 @@ def _stream_captions(
     """One image after the other: a terminal shows one growing text."""
     for index, (file, image) in enumerate(files.items()):
         own = {**decoding, "seed": decoding["seed"] + index}  # as for images of one request
+        name = readable_path(file)
         if not as_json:
-            typer.echo(f"{file}\t", nl=False)
-        _print_deltas(client.stream_captions(encoder, [image], **own), as_json, {"file": str(file)})
+            typer.echo(f"{name}\t", nl=False)
+        _print_deltas(client.stream_captions(encoder, [image], **own), as_json, {"file": name})
 
 
 def _print_deltas(deltas: Iterator[TextDelta], as_json: bool, fields: dict[str, str]) -> None:
@@ -406,8 +501,9 @@ def _document_part(word: str) -> str | bytes:
     return read_file(Path(word[1:])) if word.startswith("@") else word
 
 
-def _vector_line(name: str, vector: list[float]) -> str:
-    return json.dumps({"input": name, "embedding": vector}, ensure_ascii=False)
+def _vector_line(name: str, encoder: str, vector: list[float]) -> str:
+    """Its input and encoder come first: ``_read_kept`` parses no vectors."""
+    return json.dumps({"input": name, "encoder": encoder, "embedding": vector}, ensure_ascii=False)
 
 
 def _parse_weight(name: str, value: str) -> float:

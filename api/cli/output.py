@@ -15,7 +15,7 @@ import typer
 
 from api.cli import completion
 from api.client import Client, UserError
-from api.client.payloads import Json, Progress, parse_where
+from api.client.payloads import Json, Progress, parse_where, readable_path
 
 Result = TypeVar("Result")
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
@@ -57,6 +57,14 @@ class GlobalOptions:
     def print_table(self, answer: Any, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
         """The answer of the service as JSON, or ``rows`` as a table."""
         print_json(answer) if self.as_json else print_table(columns, list(rows), empty)
+
+    def print_file(self, path: Path) -> None:
+        """A file that was written."""
+        self.print({"file": readable_path(path)}, readable_path(path))
+
+    def print_deleted(self, thing: str, name: str = "") -> None:
+        """``thing``: its id, or the name of what has none; ``name``: what people call it."""
+        self.print({"id": thing, "deleted": True}, f"{name or thing} is deleted")
 
 
 def global_options(context: typer.Context) -> GlobalOptions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,104 @@ def test_a_bar_is_shown_to_those_who_look(monkeypatch: pytest.MonkeyPatch, watch
     shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert ("my images" in shown) is watched
     assert bool(shown) is watched
+
+
+@pytest.fixture
+def photos(sample_images: dict[str, bytes], tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, data in sample_images.items():
+        (folder / f"{name}.png").write_bytes(data)
+    return folder
+
+
+def test_an_interrupted_folder_is_continued(
+    lcl: Any, encoder: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, partial = tmp_path / "vectors.jsonl", tmp_path / "vectors.jsonl.part"
+    assert lcl("embed-folder", "tiny", str(photos), "--out", str(out))[0] == 0
+    lines = out.read_bytes().splitlines(keepends=True)
+    assert {json.loads(line)["encoder"] for line in lines} == {encoder["id"]}
+    monkeypatch.setattr("api.client._sync.transport.backoff", lambda *_: None)
+    for half in (b"", lines[2][:9], lines[2][:-1]):  # what was written of the next line
+        partial.write_bytes(b"".join(lines[:2]) + half)
+        status, printed, err = lcl(
+            "--url", "http://127.0.0.1:1", "embed-folder", "tiny", str(photos), "--out", str(out)
+        )
+        assert (status, "is the service up" in err) == (1, True)
+        assert partial.read_bytes() == b"".join(lines[:2]), "kept"
+        sent: list[Path] = []
+        original = Client.embed_files
+
+        def embed_files(self: Client, encoder: str, files: Any, original: Any = original, **options: Any) -> Any:
+            sent.extend(files)  # noqa: B023
+            return original(self, encoder, files, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "embed_files", embed_files)
+            status, printed, err = lcl("embed-folder", "tiny", str(photos), "--out", str(out))
+        assert (status, printed) == (0, f"4 vectors in {out}\n")
+        assert err == f"2 vectors are in {partial} already; 2 inputs are missing\n"
+        assert [json.loads(line)["input"] for line in lines[2:]] == [str(path) for path in sent]
+        found = out.read_bytes().splitlines(keepends=True)
+        assert found[:2] == lines[:2]
+        assert [json.loads(line)["input"] for line in found] == [json.loads(line)["input"] for line in lines]
+        assert not partial.exists()
+
+
+def test_images_and_texts_that_are_there_already_are_not_embedded_again(
+    lcl: Any, encoder: Any, photos: Path, tmp_path: Path
+) -> None:
+    out, partial = tmp_path / "vectors.jsonl", tmp_path / "vectors.jsonl.part"
+    given = ("embed", "tiny", str(photos / "red.png"), "--text", "a", "--text", "b", "--out", str(out))
+    assert lcl(*given)[0] == 0
+    lines = out.read_bytes().splitlines(keepends=True)
+    partial.write_bytes(b"".join(lines[:2]))
+    assert lcl(*given)[:2] == (0, f"3 vectors in {out}\n")
+    assert [json.loads(line)["input"] for line in out.open()] == [str(photos / "red.png"), "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        ('{"input": "other.png", "encoder": "ENCODER", "embedding": [1.0]}\n', "'other.png', which is no input"),
+        ('{"input": "red.png", "encoder": "enc_other", "embedding": [1.0]}\n', "of encoder enc_other"),
+        ('{"input": "red.png", "embedding": [1.0]}\n', "line 1 of"),
+        ("my notes\n", "line 1 of"),
+        ("my notes", "line 1 of"),
+    ],
+)
+def test_vectors_of_another_command_are_not_overwritten(
+    lcl: Any, encoder: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, words: str
+) -> None:
+    monkeypatch.chdir(photos)
+    partial = tmp_path / "vectors.jsonl.part"
+    content = kept.replace("ENCODER", encoder["id"]).encode()
+    partial.write_bytes(content)
+    status, printed, err = lcl("embed-folder", "tiny", ".", "--out", str(tmp_path / "vectors.jsonl"))
+    assert (status, printed, len(err.splitlines())) == (1, "", 1)
+    assert words in err
+    assert "or remove it" in err
+    assert partial.read_bytes() == content
+    assert not (tmp_path / "vectors.jsonl").exists()
+
+
+def test_names_that_are_not_utf_8_are_readable(lcl: Any, encoder: Any, photos: Path, tmp_path: Path) -> None:
+    name = str(photos / "caf\\xe9.png")
+    (photos / "red.png").rename(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png"))
+    (photos / os.fsdecode(b"\xff.png")).write_bytes(b"no image")
+    out = tmp_path / "vectors.jsonl"
+    status, printed, err = lcl("--json", "embed-folder", "tiny", str(photos), "--out", str(out))
+    assert status == 0
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert name in [row["input"] for row in rows]
+    answer = json.loads(printed)
+    assert (answer["file"], answer["vectors"]) == (str(out), 4)
+    assert [each["file"] for each in answer["skipped"]] == [str(photos / "\\xff.png")]
+    assert f"skipped {photos}/\\xff.png: " in err
+    assert name in [json.loads(line)["input"] for line in lcl("embed-folder", "tiny", str(photos))[1].splitlines()]
+    predictions = tmp_path / "predictions.csv"
+    given = ("zero-shot", "tiny", str(photos), "--class", "a", "--class", "b", "--out", str(predictions))
+    assert name in lcl(*given)[1]
+    assert name in predictions.read_text(encoding="utf-8")
+    assert name in [item["file"] for item in json.loads(lcl("--json", *given)[1])["items"]]
