@@ -65,13 +65,14 @@ def rotate(
 @keys_group.command()
 def revoke(context: typer.Context, prefix: Prefix, yes: Yes = False) -> None:
     """Make a key invalid at once."""
-    with global_options(context).client() as client:
+    options = global_options(context)
+    with options.client() as client:
         keys = client.keys()
         for key in keys:
             if key["prefix"] == prefix:
                 confirm(f"make key {prefix} of {key['owner']} ({key['role']}) invalid?", yes)
         client.revoke_key(prefix)
-    typer.echo(f"{prefix} is revoked")
+    options.print({"prefix": prefix, "revoked": True}, f"{prefix} is revoked")
 
 
 def audit(
@@ -133,12 +134,13 @@ def deliveries(context: typer.Context, webhook_id: WebhookId) -> None:
 @webhooks_group.command()
 def delete(context: typer.Context, webhook_id: WebhookId, yes: Yes = False) -> None:
     """Send nothing more to a webhook, pending messages included."""
-    with global_options(context).client() as client:
+    options = global_options(context)
+    with options.client() as client:
         for hook in client.webhooks():
             if hook["id"] == webhook_id:
                 confirm(f"delete webhook {webhook_id} to {hook['url']} and its pending messages?", yes)
         client.delete_webhook(webhook_id)
-    typer.echo(f"{webhook_id} is deleted")
+    options.print_deleted(webhook_id)
 
 
 def collect_garbage(

@@ -27,6 +27,7 @@ from api.cli.output import (
     read_lines,
 )
 from api.client import ApiError, Client, NewItem
+from api.client.payloads import readable_path
 
 group = typer.Typer(help="List, show, fill, export and delete collections.", no_args_is_help=True)
 Collection = Annotated[str, typer.Argument(help="id or name of the collection", autocompletion=complete_collection)]
@@ -109,10 +110,10 @@ def add(
                 for file, item_id in _add_batch(client, collection, batch, metadata, replace):
                     added.append((file, item_id))
                     if not options.as_json:
-                        typer.echo(f"{file}\t{item_id}")
+                        typer.echo(f"{readable_path(file)}\t{item_id}")
     finally:  # what an error or Ctrl-C leaves behind is printed as well
         if options.as_json and (added or sys.exception() is None):
-            print_json([{"file": str(file), "id": item_id} for file, item_id in added])
+            print_json([{"file": readable_path(file), "id": item_id} for file, item_id in added])
         if 0 < len(added) < len(files):
             print_note(f"{len(added)} of {len(files)} images are added; leave those out next time, or say --replace")
 
@@ -124,7 +125,7 @@ def _add_batch(
 
     Yields: the files with the ids of their items, after each request. Raises: CommandError naming the file; ApiError.
     """
-    items: list[NewItem] = [{**metadata, "image": data, "name": file.name} for file, data in batch]
+    items: list[NewItem] = [{**metadata, "image": data, "name": readable_path(file.name)} for file, data in batch]
     try:
         ids = client.add_items(collection, items, replace=replace)["ids"]
     except ApiError as error:
@@ -180,11 +181,18 @@ def remove(
     yes: Yes = False,
 ) -> None:
     """Remove images from a collection."""
-    with global_options(context).client() as client:
-        confirm(f"remove {', '.join(items)} from collection {client.collection(collection)['name']}?", yes)
-        for item in items:
-            client.remove_item(collection, item)
-            typer.echo(f"{item} is removed")
+    options, removed = global_options(context), list[str]()
+    try:
+        with options.client() as client:
+            confirm(f"remove {', '.join(items)} from collection {client.collection(collection)['name']}?", yes)
+            for item in items:
+                client.remove_item(collection, item)
+                removed.append(item)
+                if not options.as_json:
+                    typer.echo(f"{item} is removed")
+    finally:  # also those before an error
+        if options.as_json and (removed or sys.exception() is None):
+            print_json([{"id": item, "deleted": True} for item in removed])
 
 
 @group.command()
@@ -195,23 +203,24 @@ def export(
     target: Annotated[str, typer.Option(help="images or texts")] = "images",
 ) -> None:
     """Download records and vectors of all current items as JSON lines."""
-    path = file or Path(f"{Path(collection).name}.jsonl")
+    options, path = global_options(context), file or Path(f"{Path(collection).name}.jsonl")
     try:
-        with global_options(context).client() as client:
+        with options.client() as client:
             client.export_collection(collection, path, target)
     except OSError as error:
         raise cannot_write(path, error) from error
-    typer.echo(str(path))
+    options.print_file(path)
 
 
 @group.command()
 def delete(context: typer.Context, collection: Collection, yes: Yes = False) -> None:
     """Remove a collection and its folder; for its owner and admins."""
-    with global_options(context).client() as client:
+    options = global_options(context)
+    with options.client() as client:
         row = client.collection(collection)
         confirm(f"delete collection {row['name']} ({row['images']} images) of {row['owner']}?", yes)
         client.delete_collection(row["id"])
-    typer.echo(f"{row['name']} is deleted")
+    options.print_deleted(row["id"], row["name"])
 
 
 def _members(option: str, values: Sequence[str] | None) -> dict[str, list[str]]:

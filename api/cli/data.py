@@ -286,11 +286,12 @@ def delete(context: typer.Context, name: Name, yes: Yes = False) -> None:
 
     Files that the service made are deleted; a corpus in the data roots stays.
     """
-    with global_options(context).client() as client:
+    options = global_options(context)
+    with options.client() as client:
         row = client.dataset(name)
         confirm(f"delete dataset {row['name']} of {row['owner']}, all versions?", yes)
         client.delete_dataset(name)
-    typer.echo(f"{name} is deleted")
+    options.print_deleted(name)
 
 
 @group.command()

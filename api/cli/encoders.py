@@ -81,13 +81,13 @@ def export(
     format: Annotated[ArchiveFormat, typer.Option(help="lcl: as it is; else converted")] = ArchiveFormat.lcl,
 ) -> None:
     """Download an encoder as a tar file, whose content from_pretrained or the other library loads."""
-    target = file or Path(f"{Path(encoder).name}.tar")
+    options, target = global_options(context), file or Path(f"{Path(encoder).name}.tar")
     try:
-        with global_options(context).client() as client, progress_bar(target.name, unit="bytes") as on_progress:
+        with options.client() as client, progress_bar(target.name, unit="bytes") as on_progress:
             client.export_encoder(encoder, target, format.value, on_progress)
     except OSError as error:
         raise cannot_write(target, error) from error
-    typer.echo(str(target))
+    options.print_file(target)
 
 
 @group.command("import")
@@ -136,11 +136,12 @@ def _set_pinned(context: typer.Context, encoder: str, *, pinned: bool) -> None:
 @group.command()
 def delete(context: typer.Context, encoder: Encoder, yes: Yes = False) -> None:
     """Remove an encoder and its files, unless something uses it; for its owner and admins."""
-    with global_options(context).client() as client:
+    options = global_options(context)
+    with options.client() as client:
         row = client.encoder(encoder)
         confirm(f"delete encoder {row['name']} ({row['id']}) of {row['owner']} and its files?", yes)
         client.delete_encoder(row["id"])
-    typer.echo(f"{row['id']} is deleted")
+    options.print_deleted(row["id"])
 
 
 def _test(row: dict[str, Any]) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from api.cli.output import (
     Assignments,
     CommandError,
     Cursor,
+    GlobalOptions,
     Preset,
     Resource,
     SpecFile,
@@ -27,10 +28,19 @@ from api.cli.output import (
     global_options,
     print_error,
     print_json,
+    print_note,
 )
 from api.client import Client
 from api.client.models import ArtifactJson, EstimateJson, RangeJson, RunJson
-from api.client.payloads import FINAL_STATES, RUN_STATES, Json, format_bytes, format_si, run_subject
+from api.client.payloads import (
+    FINAL_STATES,
+    RUN_STATES,
+    Json,
+    format_bytes,
+    format_si,
+    readable_path,
+    run_subject,
+)
 from lcl_core.common.errors import suggestion
 from lcl_core.jobs import JOB_KINDS
 
@@ -78,7 +88,7 @@ def submit(
         more: Json = {"priority": priority, "max_attempts": max_attempts, "resource": resource, "gpus": gpus}
         run = client.submit(kind, body, name, tag, after=after or (), **more)
         if watch:
-            _follow(client, run["id"])
+            _follow(options, client, run["id"])
         else:
             options.print(run, run["id"])
 
@@ -136,7 +146,8 @@ def show(context: typer.Context, run_id: RunId) -> None:
 @group.command()
 def watch(context: typer.Context, run_id: RunId) -> None:
     """Follow a run to its end: step, losses, images a second, time left. Exit status 1 unless it succeeded."""
-    global_options(context).call(lambda client: _follow(client, run_id))
+    options = global_options(context)
+    options.call(lambda client: _follow(options, client, run_id))
 
 
 @group.command()
@@ -187,7 +198,9 @@ def download(
         chosen = files if not names else [file for name in names for file in _artifacts_named(files, name, run_id)]
         paths = download_artifacts(client, run_id, chosen, out, silent=options.as_json)
     if options.as_json:
-        print_json([{"name": file["name"], "file": str(path)} for file, path in zip(chosen, paths, strict=True)])
+        print_json(
+            [{"name": file["name"], "file": readable_path(path)} for file, path in zip(chosen, paths, strict=True)]
+        )
     elif not files:
         typer.echo("no artifacts")
 
@@ -206,7 +219,7 @@ def download_artifacts(
         except OSError as error:
             raise cannot_write(target, error) from error
         if not silent:
-            typer.echo(str(target))
+            typer.echo(readable_path(target))
     return targets
 
 
@@ -257,11 +270,12 @@ def write_notes(
 @group.command()
 def delete(context: typer.Context, run_id: RunId, yes: Yes = False) -> None:
     """Remove a finished run; the encoder or collection that it made stays."""
-    with global_options(context).client() as client:
+    options = global_options(context)
+    with options.client() as client:
         run = client.run(run_id)
         confirm(f"delete {run['kind']} run {run['name'] or ''} ({run['id']}) of {run['owner']} and its files?", yes)
         client.delete(run["id"])
-    typer.echo(f"{run_id} is deleted")
+    options.print_deleted(run["id"], run_id)
 
 
 @group.command()
@@ -302,8 +316,7 @@ def watch_run(client: Client, run_id: str) -> RunJson:
     try:
         follow(client, run_id)
     except KeyboardInterrupt:
-        typer.echo(f"\n{run_id} goes on; lcl runs watch {run_id} looks again, lcl runs cancel {run_id} stops it")
-        raise typer.Exit(130) from None
+        raise _goes_on(run_id) from None
     run = client.run(run_id)
     if run["state"] == "failed":
         print_error(f"{run_id} failed: {(run['reason'] or {}).get('message', 'no reason was given')}")
@@ -311,6 +324,12 @@ def watch_run(client: Client, run_id: str) -> RunJson:
         output = run.get("encoder_id") if run["kind"] == "pretrain" else run.get("collection_id")
         typer.echo(f"{run_id} {run['state']}" + (f": {output}" if output and run["state"] == "succeeded" else ""))
     return run
+
+
+def _goes_on(run_id: str) -> typer.Exit:
+    """Says what became of a run after Ctrl-C."""
+    print_note(f"\n{run_id} goes on; lcl runs watch {run_id} looks again, lcl runs cancel {run_id} stops it")
+    return typer.Exit(130)
 
 
 def format_metrics(line: Json) -> str:
@@ -327,8 +346,17 @@ def format_metrics(line: Json) -> str:
     return "  ".join(parts)
 
 
-def _follow(client: Client, run_id: str) -> None:
-    if watch_run(client, run_id)["state"] != "succeeded":
+def _follow(options: GlobalOptions, client: Client, run_id: str) -> None:
+    """With --json the run is printed once, at its end."""
+    if options.as_json:
+        try:
+            run = client.wait(run_id)
+        except KeyboardInterrupt:
+            raise _goes_on(run_id) from None
+        print_json(run)
+    else:
+        run = watch_run(client, run_id)
+    if run["state"] != "succeeded":
         raise typer.Exit(1)
 
 

@@ -132,11 +132,12 @@ def save_view(
 @views_group.command("delete")
 def delete_view(context: typer.Context, name: ViewName, yes: Yes = False) -> None:
     """Delete a saved view; what it shows stays. For its owner and admins."""
-    with global_options(context).client() as client:
+    options = global_options(context)
+    with options.client() as client:
         view = _find_view(client, name)
         confirm(f"delete the saved view {view['name']!r}, for all who use the service?", yes)
         client.delete_view(view["id"])
-    typer.echo(f"{view['name']} is deleted")
+    options.print_deleted(view["id"], view["name"])
 
 
 def _find_view(client: Client, name: str) -> SavedViewJson:

@@ -12,12 +12,15 @@ from api.cli.completion import complete_study, complete_study_preset
 from api.cli.output import (
     CommandError,
     Cursor,
+    GlobalOptions,
     SpecFile,
     Yes,
     ago,
     confirm,
     global_options,
     print_error,
+    print_json,
+    print_note,
     print_table,
     read_json,
     set_fields,
@@ -93,7 +96,7 @@ def run(
         if not options.as_json:
             typer.echo(_plan_summary(plan), err=True)
         if follow:
-            _follow(client, study["id"])
+            _follow(options, client, study["id"])
         else:
             options.print(study, study["id"])
 
@@ -101,7 +104,8 @@ def run(
 @group.command()
 def watch(context: typer.Context, study_id: StudyId) -> None:
     """Follow a study to its end, then show its table. Exit status 1 unless it succeeded."""
-    global_options(context).call(lambda client: _follow(client, study_id))
+    options = global_options(context)
+    options.call(lambda client: _follow(options, client, study_id))
 
 
 @group.command()
@@ -118,7 +122,7 @@ def table(
         typer.echo(text, nl=False)
     else:
         write_file(out, text.encode())
-        typer.echo(str(out))
+        options.print_file(out)
 
 
 @group.command()
@@ -131,12 +135,10 @@ def plot(
     value: Annotated[str | None, typer.Option(help="of curves: loss, generation_loss, …")] = None,
 ) -> None:
     """Draw a study."""
-    kind = out.suffix.lstrip(".")
-    image = global_options(context).call(
-        lambda client: client.study_plot(study_id, name, kind, metric=metric, value=value)
-    )
+    options, kind = global_options(context), out.suffix.lstrip(".")
+    image = options.call(lambda client: client.study_plot(study_id, name, kind, metric=metric, value=value))
     write_file(out, image)
-    typer.echo(str(out))
+    options.print_file(out)
 
 
 @group.command()
@@ -178,11 +180,12 @@ def resume(context: typer.Context, study_id: StudyId) -> None:
 @group.command()
 def delete(context: typer.Context, study_id: StudyId, yes: Yes = False) -> None:
     """Remove an ended study; its runs and encoders stay."""
-    with global_options(context).client() as client:
+    options = global_options(context)
+    with options.client() as client:
         study = client.study(study_id)
         confirm(f"delete study {study['name'] or ''} ({study['id']}) of {study['owner']}?", yes)
         client.delete_study(study["id"])
-    typer.echo(f"{study_id} is deleted")
+    options.print_deleted(study["id"], study_id)
 
 
 def _verb(context: typer.Context, study_id: str, name: str, **arguments: Any) -> None:
@@ -230,17 +233,23 @@ def _training_hours(plan: StudyPlanJson) -> str:
     return f"\nhours of pre-training in one slot: {expected:.2g} ({low:.2g} to {high:.2g}, {plan['certainty']})"
 
 
-def _follow(client: Client, study_id: str) -> None:
-    """Ctrl-C does not stop the study."""
+def _follow(options: GlobalOptions, client: Client, study_id: str) -> None:
+    """Ctrl-C does not stop the study. With --json the study is printed once, at its end."""
+
+    def on_change(now: StudyDetailJson) -> None:
+        if not options.as_json:
+            typer.echo(f"{study_id} {now['state']}, {state_counts(now)}")
+
     try:
-        study = client.wait_for_study(
-            study_id, lambda now: typer.echo(f"{study_id} {now['state']}, {state_counts(now)}")
-        )
+        study = client.wait_for_study(study_id, on_change)
     except KeyboardInterrupt:
-        typer.echo(f"\n{study_id} goes on; lcl study watch {study_id} looks again, lcl study cancel {study_id} ends it")
+        print_note(f"\n{study_id} goes on; lcl study watch {study_id} looks again, lcl study cancel {study_id} ends it")
         raise typer.Exit(130) from None
-    print_rows(study)
-    _print_failures(study)
+    if options.as_json:
+        print_json(study)
+    else:
+        print_rows(study)
+        _print_failures(study)
     if study["state"] != FINAL_STATES[0]:
         raise typer.Exit(1)
 

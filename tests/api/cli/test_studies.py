@@ -110,6 +110,7 @@ def test_a_study_is_watched_to_its_end(lcl: Any, live_service: Any) -> None:
     assert status == 0
     assert out.startswith(f"{study['id']} succeeded, 2 succeeded\n")
     assert "contrastive" in out
+    assert json.loads(lcl("--json", "study", "watch", study["id"])[1])["id"] == study["id"]
     with live_service.context.database.session() as session:
         run = runs.get_run(session, study["cells"][0]["evaluation"]["id"])
         run.state, run.reason = "failed", {"code": "crash", "message": "it fell over"}
@@ -126,6 +127,9 @@ def test_extend_cancel_resume_and_delete(lcl: Any, live_service: Any, file: str)
     assert lcl("study", "resume", study_id)[1] == f"{study_id} is queued, 6 queued\n"
     assert lcl("study", "cancel", study_id)[1] == f"{study_id} is cancelled, 6 cancelled\n"
     assert lcl("study", "delete", study_id, "--yes")[1] == f"{study_id} is deleted\n"
+    again = lcl("study", "run", "--spec", file, "--seed", "72")[1].strip()
+    lcl("study", "cancel", again)
+    assert json.loads(lcl("--json", "study", "delete", again, "--yes")[1]) == {"id": again, "deleted": True}
 
 
 @pytest.mark.parametrize(

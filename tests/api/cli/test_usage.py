@@ -16,6 +16,7 @@ import pytest
 
 import lcl_core
 from api.cli.usage import move_json_first
+from api.client import Client
 from api.client.payloads import FINAL_STATES, RUN_STATES
 from lcl_core.db import complete_run
 from lcl_core.db.states import FINISHED, State
@@ -198,3 +199,34 @@ def test_nothing_is_completed_where_no_service_answers(
     monkeypatch.setenv("COMP_CWORD", "2")
     status, out, err = lcl()
     assert (status, out.strip(), err) == (0, "", "")
+
+
+def test_json_is_all_that_is_printed(
+    lcl: Any, live_service: Any, collection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = _cancelled_run(live_service)
+    monkeypatch.setattr(Client, "submit", lambda client, *_, **__: client.run(run_id))
+    for command in (("runs", "watch", run_id), ("submit", "pretrain", "--watch")):
+        status, out, _ = lcl("--json", *command)
+        assert (status, json.loads(out)["id"], json.loads(out)["state"]) == (1, run_id, "cancelled")
+    for command in (("encoders", "export", "tiny"), ("collections", "export", "squares")):
+        file = str(tmp_path / command[0])
+        status, out, _ = lcl("--json", *command, file)
+        assert (status, json.loads(out)) == (0, {"file": file})
+    admin = live_service.admin
+    item = admin.vectors("squares")[0][0]
+    hook, view = admin.create_webhook("https://hooks.example.org/x"), admin.save_view("brief", "?collection=squares")
+    for command, thing in (
+        (("runs", "delete", run_id), run_id),
+        (("webhooks", "delete", hook["id"]), hook["id"]),
+        (("views", "delete", "brief"), view["id"]),
+        (("collections", "delete", "squares"), collection["id"]),
+        (("encoders", "delete", "tiny"), collection["encoder_id"]),
+    ):
+        if command[0] == "collections":
+            out = lcl("--json", "collections", "remove", "squares", item, "--yes")[1]
+            assert json.loads(out) == {"items": [{"id": item, "deleted": True}]}
+        status, out, _ = lcl("--json", *command, "--yes")
+        assert (status, json.loads(out)) == (0, {"id": thing, "deleted": True})
+    prefix = admin.create_key("brief", "viewer")["prefix"]
+    assert json.loads(lcl("--json", "keys", "revoke", prefix, "--yes")[1]) == {"prefix": prefix, "revoked": True}
