@@ -39,7 +39,7 @@ from lcl_core.db.outbox import (
     require_uploaded,
 )
 from lcl_core.db.registry import absolute_path
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import UNREACHABLE, Database, has_prefix, now
 
 ReadChunks = Callable[[str, int], Iterable[bytes]]  # of (name, bytes)
 _MANIFEST, _CONTENT = "manifest.json", "checkpoint/manifest.json"  # of a checkpoint's copy, and its own
@@ -250,7 +250,7 @@ def _checkpoint_prefix(run_id: str) -> str:
 
 def _checkpoint_rows(session: Session, run_id: str) -> dict[int, ArtifactUpload]:
     prefix = _checkpoint_prefix(run_id)
-    query = select(ArtifactUpload).where(ArtifactUpload.path.startswith(prefix, autoescape=True))
+    query = select(ArtifactUpload).where(has_prefix(session, ArtifactUpload.path, prefix))
     return {int(row.path.removeprefix(prefix)): row for row in session.scalars(query)}
 
 

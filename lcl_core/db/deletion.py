@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Text, cast, delete, func, or_, select
+from sqlalchemy import ColumnElement, Text, cast, delete, func, or_, select, text
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
@@ -153,11 +153,11 @@ def _may_name(session: Session, names: Iterable[str]) -> ColumnElement[bool]:
     The specs of thousands of queued runs would take seconds to parse, in which nobody else could write. ``slug`` keeps
     the words of ASCII text; what becomes of other text is found by parsing.
     """
-    text = cast(Run.spec, Text)
-    has_words = [text.like(f"%{'%'.join(re.findall('[A-Za-z0-9]+', name))}%") for name in names]
+    written = cast(Run.spec, Text)
+    has_words = [written.like(f"%{'%'.join(re.findall('[A-Za-z0-9]+', name))}%") for name in names]
     is_postgres = session.get_bind().dialect.name == "postgresql"
     not_ascii = (
-        func.octet_length(text) > func.length(text) if is_postgres else text.contains("\\u")
+        func.octet_length(written) > func.length(written) if is_postgres else written.contains("\\u")
     )  # as JSON escapes it
     return or_(*has_words, not_ascii)
 
@@ -234,7 +234,8 @@ def thin_ended_runs(database: Database, days: float) -> int:
     """
     with database.reading() as session:
         before = now(session) - timedelta(days=days)
-        query = select(Run.id).where(_HAS_ENDED, Run.finished_at < before, Run.metrics_thinned.is_(False))
+        # a run that has not ended has no finished_at; written so, the condition is the one of the index
+        query = select(Run.id).where(Run.finished_at < before, text("NOT run.metrics_thinned"))
         run_ids = session.scalars(query.order_by(Run.finished_at).limit(_RUNS_A_ROUND)).all()
     return sum(_thin_run(database, run_id) for run_id in run_ids)
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
-    DateTime,
-    Dialect,
     ForeignKey,
     Index,
     Integer,
@@ -22,7 +20,6 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
-    TypeDecorator,
     UniqueConstraint,
     false,
     func,
@@ -34,27 +31,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
 from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
+from lcl_core.db.session import UtcTime
 from lcl_core.db.states import State
 from lcl_core.jobs import ANY_DEVICE, JOBS
-
-
-class UtcTime(TypeDecorator[datetime]):
-    """Aware UTC time on both databases; SQLite stores no time zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
 
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
@@ -123,6 +102,7 @@ _QUEUED = "state = 'queued'"
 _IS_GANG = "nodes > 1"
 _HANDLE_ORDER = ("state", "nodes", "id")
 _HAS_HANDLE = "handle IS NOT NULL"
+_UNTHINNED = "NOT metrics_thinned"
 
 
 class Run(Base):
@@ -148,6 +128,8 @@ class Run(Base):
         Index("ix_run_heads", *_HEAD_ORDER, postgresql_where=text(_QUEUED), sqlite_where=text(_QUEUED)),
         Index("ix_run_ready", "ready_at"),  # for the maintainer: runs that could be claimed since its last round
         Index("ix_run_handles", *_HANDLE_ORDER, postgresql_where=text(_HAS_HANDLE), sqlite_where=text(_HAS_HANDLE)),
+        # for the maintainer: ended runs whose metric lines are not thinned
+        Index("ix_run_unthinned", "finished_at", postgresql_where=text(_UNTHINNED), sqlite_where=text(_UNTHINNED)),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -540,11 +522,18 @@ class SavedView(Base):
     created_at: Mapped[datetime]  # or last replaced
 
 
+_PENDING = "pending IS NOT NULL"
+_PREFIXES = {"path": "varchar_pattern_ops"}  # for has_prefix; the primary key has the order of the collation
+
+
 class ArtifactUpload(Base):
     """A folder of some home whose copy is in the artifact store, or is to be uploaded."""
 
     __tablename__ = "deposit"
-    __table_args__ = (Index("ix_deposit_holder_next_at", "holder", "next_at"),)
+    __table_args__ = (
+        Index("ix_deposit_pending", "holder", "next_at", postgresql_where=text(_PENDING), sqlite_where=text(_PENDING)),
+        Index("ix_deposit_path", "path", postgresql_ops=_PREFIXES),
+    )
 
     # relative to home: runs/run_…, encoders/enc_…; of a checkpoint: checkpoints/run_…/step_…
     path: Mapped[str] = mapped_column(String(200), primary_key=True)
@@ -581,7 +570,10 @@ class StoredBytes(Base):
     """Bytes of a folder of the service, or of what one owner added to a collection since its last index run."""
 
     __tablename__ = "stored_bytes"
-    __table_args__ = (Index("ix_stored_bytes_owner_bytes", "owner", "bytes"),)
+    __table_args__ = (
+        Index("ix_stored_bytes_owner_bytes", "owner", "bytes"),
+        Index("ix_stored_bytes_path", "path", postgresql_ops=_PREFIXES),
+    )
 
     path: Mapped[str] = mapped_column(String(200), primary_key=True)  # runs/ID, encoders/ID, additions/ID/OWNER
     owner: Mapped[str] = mapped_column(String(100))

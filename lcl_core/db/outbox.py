@@ -18,7 +18,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.db.metrics import DELIVERIES, record_increments
 from lcl_core.db.models import OUTPUT_FOLDERS, ArtifactUpload, Run, Webhook, WebhookDelivery, new_id, output_id
 from lcl_core.db.quotas import delete_bytes, record_bytes
-from lcl_core.db.session import now
+from lcl_core.db.session import has_prefix, now
 from lcl_core.db.states import FINISHED, State
 
 RunEvent = Literal["run.succeeded", "run.failed", "run.cancelled", "run.paused"]  # of which webhooks are notified
@@ -273,8 +273,8 @@ def delete_stored_folder(session: Session, path: str) -> None:
 
 def delete_stored_checkpoints(session: Session, run_id: str) -> None:
     """Delete the rows of a run's checkpoints in the store: their objects become garbage."""
-    prefix = f"checkpoints/{run_id}/"
-    session.execute(delete(ArtifactUpload).where(ArtifactUpload.path.startswith(prefix, autoescape=True)))
+    of_run = has_prefix(session, ArtifactUpload.path, f"checkpoints/{run_id}/")
+    session.execute(delete(ArtifactUpload).where(of_run))
 
 
 def get_upload(session: Session, path: str) -> ArtifactUpload | None:

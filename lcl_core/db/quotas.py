@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.files import regular_files
 from lcl_core.db.models import Run, StoredBytes
-from lcl_core.db.session import dialect_insert
+from lcl_core.db.session import dialect_insert, has_prefix
 from lcl_core.db.states import FINISHED, State
 
 UNFINISHED_STATES = [state.value for state in State if state not in FINISHED]
@@ -51,9 +51,8 @@ def delete_bytes(session: Session, path: str) -> None:
 
 def delete_collection_bytes(session: Session, collection_id: str) -> None:
     """Delete the additions of all owners to a collection."""
-    session.execute(
-        delete(StoredBytes).where(StoredBytes.path.startswith(_collection_prefix(collection_id), autoescape=True))
-    )
+    of_collection = has_prefix(session, StoredBytes.path, _collection_prefix(collection_id))
+    session.execute(delete(StoredBytes).where(of_collection))
 
 
 def owner_bytes(session: Session, owner: str) -> int:

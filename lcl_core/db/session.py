@@ -30,9 +30,13 @@ from sqlalchemy import (
     URL,
     ColumnElement,
     Connection,
+    DateTime,
+    Dialect,
     Engine,
     ExceptionContext,
     Select,
+    TypeDecorator,
+    and_,
     create_engine,
     event,
     func,
@@ -81,6 +85,24 @@ _DISK_FULL_BELOW_BYTES = 1 << 20  # an input/output error with less free space i
 
 Item = TypeVar("Item")
 _answer_seconds: ContextVar[float] = ContextVar("answer_seconds", default=ANSWER_SECONDS)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """Aware UTC time on both databases; SQLite stores no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 @contextmanager
@@ -289,6 +311,17 @@ def dialect_insert(session: Session, table: type[DeclarativeBase]) -> postgresql
     """Insert with an ON CONFLICT clause, in the dialect of the session."""
     is_postgres = session.get_bind().dialect.name == "postgresql"
     return postgresql.insert(table) if is_postgres else sqlite.insert(table)
+
+
+def has_prefix(session: Session, column: InstrumentedAttribute[str], prefix: str) -> ColumnElement[bool]:
+    """Condition: the column begins with ``prefix``, as a range that an index answers; one of LIKE reads all rows.
+
+    Bytes are compared, whatever the collation: PostgreSQL needs an index with ``varchar_pattern_ops``.
+    """
+    end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    if session.get_bind().dialect.name == "postgresql":
+        return and_(column.bool_op("~>=~")(prefix), column.bool_op("~<~")(end))
+    return and_(column >= prefix, column < end)
 
 
 def lock_until_commit(session: Session, *key: Any) -> None:

@@ -253,11 +253,16 @@ def release_dependents(session: Session) -> list[str]:
 
 def _releasable() -> ColumnElement[bool]:
     """Condition on a run: it waits, and a predecessor has failed or been cancelled, or all have succeeded."""
-    predecessor = aliased(Run)
-    dependents = select(Predecessor.run_id).join(predecessor, predecessor.id == Predecessor.after_id)
-    failed = dependents.where(predecessor.state.in_(_UNSUCCESSFUL))
-    not_succeeded = dependents.where(predecessor.state != State.SUCCEEDED.value)
-    return and_(Run.state == State.WAITING.value, or_(Run.id.in_(failed), Run.id.not_in(not_succeeded)))
+    after = aliased(Run)
+
+    def has_predecessor(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+        # of each waiting run, so that the dependencies and runs of the past are not read
+        found = select(after.id).where(after.id == Predecessor.after_id, condition).exists()
+        return select(Predecessor.run_id).where(Predecessor.run_id == Run.id, found).exists()
+
+    failed = has_predecessor(after.state.in_(_UNSUCCESSFUL))
+    not_succeeded = has_predecessor(after.state != State.SUCCEEDED.value)
+    return and_(Run.state == State.WAITING.value, or_(failed, ~not_succeeded))
 
 
 def _releasable_runs() -> Select[Run]:
