@@ -1,6 +1,7 @@
 """Artifact store: folders behind a URL, each under a key of its own.
 
     KEY/files/…          the folder's files, each checked by reading it again
+    KEY/incoming/…       files that are being sent, where the store shows a file before it is whole; then they are moved
     KEY/parts/00001.json of a checkpoint of several nodes: what node 1 has sent, written after it
     KEY/manifest.json    written last: {"format", "files": {name: {"bytes", "sha256", "modified_at"}}}
 
@@ -14,19 +15,25 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from fsspec.callbacks import Callback
+
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import regular_files, sha256_file
+from lcl_core.common.files import regular_files
 from lcl_core.common.storage import Storage
 from lcl_core.db.outbox import FileEntries
 
 MANIFEST = "manifest.json"
+_INCOMING = "incoming"
 CHUNK = 8 << 20  # bytes of one request
 _FORMAT = 1
 _ATTEMPTS = 3  # most protocol libraries retry, too, and a user may wait for the response
@@ -52,18 +59,26 @@ class ArtifactStore:
         self.url = url
         self._storage = Storage(url, _ATTEMPTS)
 
-    def put(self, key: str, folder: Path, copy_sources: CopySources) -> FileEntries:
+    def put(
+        self, key: str, folder: Path, copy_sources: CopySources, progress: Callable[[], None] = no_progress
+    ) -> FileEntries:
         """Upload the regular files of a folder, then its manifest. Files that the store has already are not sent.
 
         Args:
             copy_sources: (key, name) of objects by the SHA-256 of their content, which the store copies.
+            progress: called before each file, and repeatedly during one; what it raises ends the call, at the latest
+                after the file.
 
         Raises: UserError also ``artifact_damaged`` for a file that differs from what was sent; OSError.
         """
-        files, sizes = _describe_files(folder), self._sizes(key)
+        files, sizes = _describe_files(folder, progress), self._sizes(key)
+        if any(name.startswith(f"{key}/{_INCOMING}/") for name in sizes):
+            self._remove(f"{key}/{_INCOMING}")  # of an interrupted upload
         for name, entry in files.items():
+            progress()
             source = copy_sources.get(entry["sha256"])
-            self._put_file(f"{key}/files/{name}", folder / name, entry, source, sizes)
+            self._put_file(key, name, folder / name, entry, source, sizes, progress)
+        progress()
         self.put_manifest(key, {"files": files})
         return files
 
@@ -75,10 +90,9 @@ class ArtifactStore:
 
         Returns: whether the file was sent, and not copied. Raises: OSError.
         """
-        target = f"{key}/files/{name}"
-        if source is not None and self._copy(source, target):
+        if source is not None and self._copy(source, key, name):
             return False
-        self._with_retries(target, "written", lambda store, path: store.put_file(str(file), path))
+        self._send(key, name, file, no_progress)
         return True
 
     def put_manifest(self, key: str, content: Mapping[str, Any]) -> str:
@@ -135,40 +149,74 @@ class ArtifactStore:
     def remove(self, key: str) -> None:
         """Remove all objects of a key, the manifest first. A key that does not exist is no error."""
         for name in (f"{key}/{MANIFEST}", key):
-            try:
-                self._with_retries(name, "written", lambda store, path: store.rm(path, recursive=True))
-            except UserError as error:
-                if error.code != "file_missing":
-                    raise
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._with_retries(name, "written", lambda store, path: store.rm(path, recursive=True))
+        except UserError as error:
+            if error.code != "file_missing":
+                raise
 
     def _put_file(
-        self, name: str, file: Path, entry: dict[str, Any], source: tuple[str, str] | None, sizes: Mapping[str, int]
+        self,
+        key: str,
+        name: str,
+        file: Path,
+        entry: dict[str, Any],
+        source: tuple[str, str] | None,
+        sizes: Mapping[str, int],
+        progress: Callable[[], None],
     ) -> None:
-        def is_stored() -> bool:
-            return self._digest(name, entry["bytes"]) == entry["sha256"]
+        target = f"{key}/files/{name}"
 
-        if sizes.get(name) == entry["bytes"] and is_stored():
+        def is_stored() -> bool:
+            return self._digest(target, entry["bytes"], progress) == entry["sha256"]
+
+        if sizes.get(target) == entry["bytes"] and is_stored():
             return  # an earlier attempt sent it
-        if source is not None and self._copy(source, name) and is_stored():
+        if source is not None and self._copy(source, key, name) and is_stored():
             return
-        self._with_retries(name, "written", lambda store, path: store.put_file(str(file), path))
+        self._send(key, name, file, progress)
         if not is_stored():
             raise _damaged_error(file.name)
 
-    def _copy(self, source: tuple[str, str], name: str) -> bool:
+    def _send(self, key: str, name: str, file: Path, progress: Callable[[], None]) -> None:
+        """Upload a file in place of an older one, whole. Raises: as ``progress``."""
+        with _TransferProgress(progress) as callback:
+            self._replace(key, name, lambda store, path: store.put_file(str(file), path, callback=callback))
+
+    def _copy(self, source: tuple[str, str], key: str, name: str) -> bool:
         """Copy an object inside the store. False: the store cannot, or the source has just been removed."""
         try:
             root = self._storage.files()[1]
             path_of_source = f"{root}/{source[0]}/files/{source[1]}"
-            self._with_retries(name, "written", lambda store, path: store.cp_file(path_of_source, path))
+            self._replace(key, name, lambda store, path: store.cp_file(path_of_source, path))
         except UserError:
             return False
         return True
 
-    def _digest(self, name: str, size: int) -> str:
+    def _replace(self, key: str, name: str, write: Callable[[Any, str], object]) -> None:
+        """Have ``write(file system, path)`` write a file of a key. A reader sees the older file or the new one."""
+
+        def act(store: Any, path: str) -> None:
+            if store.async_impl:  # object storage, whose objects appear when they are whole
+                write(store, path)
+                return
+            parent = f"{self._storage.files()[1]}/{key}/{_INCOMING}/{secrets.token_hex(8)}"
+            unfinished = f"{parent}/{name.rpartition('/')[2]}"
+            write(store, unfinished)
+            store.mv(unfinished, path)
+            with suppress(OSError):
+                store.rmdir(parent)
+
+        self._with_retries(f"{key}/files/{name}", "written", act)
+
+    def _digest(self, name: str, size: int, progress: Callable[[], None]) -> str:
         digest = hashlib.sha256()
         for chunk in self._read_chunks(name, 0, size):
             digest.update(chunk)
+            progress()
         return digest.hexdigest()
 
     def _read_chunks(self, name: str, start: int, end: int) -> Iterator[bytes]:
@@ -240,7 +288,28 @@ def _common_prefixes(names: Sequence[str]) -> Iterator[str]:
         yield from _common_prefixes(list(group))
 
 
-def _describe_files(folder: Path) -> FileEntries:
+class _TransferProgress(Callback):
+    """Calls ``progress`` while a file is sent, in a thread: the file system's own must not wait for a database.
+
+    What ``progress`` raises is raised at the end of the block: in the transfer it would be one of the store's errors.
+    """
+
+    def __init__(self, progress: Callable[[], None]) -> None:
+        super().__init__()
+        self._progress, self._called = progress, Future[None]()
+        self._called.set_result(None)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="upload")
+
+    def relative_update(self, inc: int = 1) -> None:
+        if self._called.done() and self._called.exception() is None:
+            self._called = self._thread.submit(self._progress)
+
+    def __exit__(self, *exception: object) -> None:
+        self._thread.shutdown()
+        self._called.result()
+
+
+def _describe_files(folder: Path, progress: Callable[[], None]) -> FileEntries:
     """The regular files of a folder; of the folder of a run those that the service shows. Raises: ``missing_files``."""
     if not folder.is_dir():
         raise UserError("the folder that was to be sent to the store is gone", code="missing_files", file=folder)
@@ -248,12 +317,21 @@ def _describe_files(folder: Path) -> FileEntries:
     return {
         name: {
             "bytes": status.st_size,
-            "sha256": sha256_file(folder / name),
+            "sha256": _sha256_file(folder / name, progress),
             "modified_at": datetime.fromtimestamp(status.st_mtime, UTC).isoformat(),
         }
         for name, status in regular_files(folder)
         if not is_run or name.startswith(_RUN_FILES)
     }
+
+
+def _sha256_file(file: Path, progress: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while chunk := content.read(CHUNK):
+            digest.update(chunk)
+            progress()
+    return digest.hexdigest()
 
 
 def _damaged_error(name: str) -> UserError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,12 +31,15 @@ from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.leases import Claim, lock_with_lease
 from lcl_core.db.models import ArtifactUpload
 from lcl_core.db.outbox import (
+    UPLOAD_OUTBOX,
     FileEntries,
+    UploadTask,
     claim_upload,
     get_upload,
     has_due_uploads,
     record_upload_failure,
     record_uploaded,
+    renew_upload,
     require_uploaded,
 )
 from lcl_core.db.registry import absolute_path
@@ -276,7 +280,11 @@ def upload_next(database: Database, artifacts: Artifacts) -> bool:
     if task is None:
         return False
     try:
-        files = artifacts.store.put(task.key, artifacts.home / task.path, task.copy_sources)
+        renew = _UploadRenewal(database, task)
+        files = artifacts.store.put(task.key, artifacts.home / task.path, task.copy_sources, renew)
+    except _UploadLost:
+        log.info("artifacts_sent_elsewhere", path=task.path, tries=task.tries)
+        return True
     except (UserError, OSError) as error:
         log.warning("artifacts_not_sent", path=task.path, tries=task.tries, error=str(error))
         with database.session() as session:
@@ -286,6 +294,27 @@ def upload_next(database: Database, artifacts: Artifacts) -> bool:
         record_uploaded(session, task, files)
     log.info("artifacts_sent", path=task.path, files=len(files), bytes=sum(each["bytes"] for each in files.values()))
     return True
+
+
+class _UploadLost(Exception):
+    """The folder is no longer this process's to upload."""
+
+
+class _UploadRenewal:
+    """Renews the claim of an upload when it is called, before half of its time is over. Raises: _UploadLost."""
+
+    def __init__(self, database: Database, task: UploadTask) -> None:
+        self._database, self._task = database, task
+        self._renewed, self._lost = time.monotonic(), False
+
+    def __call__(self) -> None:
+        if not self._lost and time.monotonic() >= self._renewed + UPLOAD_OUTBOX.timeout.total_seconds() / 2:
+            self._renewed = time.monotonic()
+            # a database that does not answer for a while stops no upload: the next call but a few renews
+            with suppress(*UNREACHABLE), self._database.session() as session:
+                self._lost = not renew_upload(session, self._task)
+        if self._lost:
+            raise _UploadLost
 
 
 def home_id(home: Path) -> str:

@@ -76,7 +76,7 @@ DELIVERY_OUTBOX = Outbox(
 UPLOAD_OUTBOX = Outbox(
     ArtifactUpload,
     ArtifactUpload.pending.is_not(None),
-    timeout=timedelta(minutes=10),  # a second upload at the same time would do no harm
+    timeout=timedelta(minutes=10),  # renewed while the upload advances
     first_delay=timedelta(seconds=2),
     max_delay=timedelta(minutes=10),
 )
@@ -250,6 +250,15 @@ def claim_upload(session: Session, holder: str) -> UploadTask | None:
     return None
 
 
+def renew_upload(session: Session, task: UploadTask) -> bool:
+    """Keep a claimed folder for another timeout. False: it is no longer the caller's, who stops the upload."""
+    row = session.get(ArtifactUpload, task.path, with_for_update=True)
+    if row is None or (row.pending, row.attempts) != (task.attempt, task.tries):
+        return False  # the folder was deleted, a later attempt has ended, or another process has begun the upload anew
+    row.next_at = now(session) + UPLOAD_OUTBOX.timeout
+    return True
+
+
 def record_uploaded(session: Session, task: UploadTask, files: FileEntries) -> None:
     """Record that all files are in the store."""
     row = session.get(ArtifactUpload, task.path, with_for_update=True)
@@ -261,7 +270,7 @@ def record_uploaded(session: Session, task: UploadTask, files: FileEntries) -> N
 def record_upload_failure(session: Session, task: UploadTask, error: str) -> None:
     """Record a failed upload. It is retried for ever."""
     row = session.get(ArtifactUpload, task.path, with_for_update=True)
-    if row is not None and row.pending == task.attempt:
+    if row is not None and (row.pending, row.attempts) == (task.attempt, task.tries):
         UPLOAD_OUTBOX.retry(session, row, error)
 
 

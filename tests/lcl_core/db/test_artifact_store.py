@@ -142,6 +142,78 @@ def test_what_arrives_damaged_is_told_and_mended_by_the_next_try(
     assert whole(target_store, PLACE, "log.txt", 4) == b"said"
 
 
+@pytest.mark.parametrize("store_url", ["file", "memory"], indirect=True)
+def test_a_file_in_the_store_is_whole_while_it_is_sent_again(
+    store_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target_store = ArtifactStore(store_url)
+    target_store.put(PLACE, folder, {})
+    (folder / "log.txt").write_bytes(b"more than was said")
+    files = target_store._storage.files()[0]
+    monkeypatch.setattr(target_store._storage, "_first_wait", 0.0)
+
+    def break_off(source: str, target: str, **more: Any) -> None:
+        files.pipe_file(target, b"mo")
+        raise ConnectionError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "put_file", break_off)
+        with pytest.raises(UserError, match="cut off"):
+            target_store.put(PLACE, folder, {})
+    assert whole(target_store, PLACE, "log.txt", 4) == b"said"
+    assert any("/incoming/" in name for name in target_store._sizes(PLACE))
+    target_store.put(PLACE, folder, {})
+    assert whole(target_store, PLACE, "log.txt", 18) == b"more than was said"
+    assert not any("/incoming/" in name for name in target_store._sizes(PLACE))
+
+
+@EVERYWHERE
+def test_progress_ends_an_upload_between_two_files(
+    store_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target_store = ArtifactStore(store_url)
+    calls: list[int] = []
+    counted = Counted(target_store, monkeypatch)
+    target_store.put(PLACE, folder, {}, lambda: calls.append(len(counted.sent)))
+    sent = len(counted.sent)
+    assert set(calls) == set(range(sent + 1)), "before each file, and after the last"
+
+    class Stopped(Exception):
+        pass
+
+    def stop() -> None:
+        if counted.sent:
+            raise Stopped
+
+    counted.sent.clear()
+    with pytest.raises(Stopped):
+        target_store.put(PLACE.replace("/1", "/2"), folder, {}, stop)
+    assert len(counted.sent) == 1
+
+
+def test_what_progress_raises_during_a_file_is_no_error_of_the_store(
+    store_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target_store = ArtifactStore(store_url)
+    files = target_store._storage.files()[0]
+    put_file, tries = files.put_file, []
+
+    def report(source: str, target: str, *, callback: Any) -> None:
+        tries.append(target)
+        for _ in range(3):
+            callback.relative_update(1)
+        put_file(source, target)
+
+    def lose() -> None:
+        if tries:
+            raise RuntimeError("another has it")
+
+    monkeypatch.setattr(files, "put_file", report)
+    with pytest.raises(RuntimeError, match="another has it"):
+        target_store.put(PLACE, folder, {}, lose)
+    assert len(tries) == 1
+
+
 def test_only_names_of_ours_are_looked_at(store_url: str) -> None:
     store, path = fsspec.core.url_to_fs(store_url)
     for name in ("precious", "runs/run_x/1/a", f"runs/run_{DIGITS}/a", f"else/enc_{DIGITS}/1/a", f"{PLACE}/files/a"):

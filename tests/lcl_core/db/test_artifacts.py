@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,6 +205,71 @@ def test_an_upload_that_is_killed_is_taken_up_where_it_broke(
     assert sent == ["metrics.jsonl"], "what was there stayed"
     assert row_of(database, f"runs/{run_id}").key == run
     assert f"{run}/manifest.json" in objects()
+
+
+@pytest.fixture
+def sending(
+    database: Database, local_artifacts: artifacts.Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[str]]:
+    """Upload a folder of three files; ``during`` is called as each is sent, ten minutes after the one before."""
+    path, clock = f"encoders/enc_{'0' * 18}", iter(range(0, 1 << 20, 600))
+    monkeypatch.setattr(artifacts, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    folder = local_artifacts.home / path
+    folder.mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        (folder / name).write_text(name)
+    with database.session() as session:
+        outbox.enqueue_upload(session, path, 1, str(local_artifacts.holder))
+    files, sent = local_artifacts.store._storage.files()[0], []
+    put_file = files.put_file
+
+    def put(source: str, target: str, **more: Any) -> None:
+        sent.append(Path(source).name)
+        during()
+        put_file(source, target, **more)
+
+    during: Callable[[], None]
+
+    def send(act: Callable[[], None]) -> list[str]:
+        nonlocal during
+        during = act
+        assert artifacts.upload_next(database, local_artifacts)
+        return sent
+
+    monkeypatch.setattr(files, "put_file", put)
+    return send
+
+
+def test_nobody_begins_an_upload_anew_that_goes_on(
+    database: Database, local_artifacts: artifacts.Artifacts, sending: Callable[..., list[str]]
+) -> None:
+    begun: list[outbox.UploadTask | None] = []
+
+    def claim_again() -> None:
+        with database.session() as session:
+            begun.append(outbox.claim_upload(session, str(local_artifacts.holder)))
+        due_now(database)  # time has gone by
+
+    assert sending(claim_again) == ["a", "b", "c"]
+    assert begun == [None, None, None]
+    assert row_of(database, f"encoders/enc_{'0' * 18}").pending is None
+
+
+def test_an_upload_that_another_has_begun_anew_stops_after_the_file(
+    database: Database,
+    local_artifacts: artifacts.Artifacts,
+    sending: Callable[..., list[str]],
+    objects: Objects,
+) -> None:
+    def lose() -> None:
+        due_now(database)
+        with database.session() as session:
+            assert outbox.claim_upload(session, str(local_artifacts.holder)) is not None
+
+    assert sending(lose) == ["a"]
+    row = row_of(database, f"encoders/enc_{'0' * 18}")
+    assert (row.pending, row.attempts, row.error) == (1, 2, None), "the other's"
+    assert {Path(name).name for name in objects()} == {"a"}
 
 
 def collected(database: Database, local_artifacts: artifacts.Artifacts) -> set[str]:
