@@ -209,15 +209,25 @@ def open_index(vectors: str | None, location: IndexLocation) -> VectorIndex | No
     return None if name == FILES else INDEXES[name].index_class().at(location)
 
 
-def drop_index(vectors: str | None, location: IndexLocation) -> None:
-    """Remove an index outside of the directory that no row names any more; one that cannot be reached is left."""
-    name = index_name(vectors)
-    if vectors is None or name == FILES or INDEXES[name].writer == "job":  # goes with the directory
-        return
+def index_writer(vectors: str | None) -> str | None:
+    """Who writes the index that the row of a collection names (``IndexKind``); None: it has none."""
+    kind = INDEXES.get(index_name(vectors))
+    return None if kind is None else kind.writer
+
+
+def drop_index(vectors: str | None, location: IndexLocation) -> bool:
+    """Remove an index outside of the directory that no row names any more; one that cannot be reached is left.
+
+    Returns: whether it is gone.
+    """
+    if vectors is None or index_writer(vectors) in (None, "job"):  # goes with the directory
+        return True
     try:
-        INDEXES[name].index_class().at(replace(location, name=vectors)).drop()
+        INDEXES[index_name(vectors)].index_class().at(replace(location, name=vectors)).drop()
     except UserError as error:
         log.warning("index %s is left behind: %s", vectors, error.message)
+        return False
+    return True
 
 
 def check_index(name: str, location: IndexLocation) -> None:

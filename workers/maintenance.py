@@ -412,10 +412,10 @@ def _collect(
     """The garbage of the home can be removed also when the store does not answer."""
     grace = settings.gc_grace_seconds
     try:
-        return collect_garbage(database, artifacts.home, grace, store, stored, renew)
+        return collect_garbage(database, artifacts.home, grace, store, stored, renew, settings)
     except UserError as error:
         log.warning("store_not_listed", error=str(error))
-        return collect_garbage(database, artifacts.home, grace, progress=renew)
+        return collect_garbage(database, artifacts.home, grace, progress=renew, settings=settings)
 
 
 class _TaskRenewal:

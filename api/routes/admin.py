@@ -85,7 +85,8 @@ def collect(_: Admin, state: StateDep, _audited: WriteSessionDep, after: Backgro
     orphans = garbage.record_garbage(state.database, settings.home, settings.gc_grace_seconds, stored)
     store = None if stored is None else state.artifacts.store
     due = [orphan for orphan in orphans if orphan.due]
-    after.add_task(garbage.remove_garbage, state.database, settings.home, [orphan.path for orphan in due], store)
+    paths = [orphan.path for orphan in due]
+    after.add_task(garbage.remove_garbage, state.database, settings.home, paths, store, settings)
     return _garbage_list(due)
 
 

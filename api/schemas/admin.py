@@ -62,7 +62,10 @@ class QuotaView(BaseModel):
 
 
 class GarbageView(RowView):
-    path: str = Field(description="relative to the service's home; with store/ before it, to the store of artifacts")
+    path: str = Field(
+        description="relative to the service's home; with store/ before it, to the store of artifacts; with tables/ or "
+        "indexes/, the name of an index of vectors"
+    )
     bytes: int = Field(description="size")
     seen_at: datetime | None = Field(description="since when it is known; none: not noted yet")
     due: bool = Field(description="its grace is over")

@@ -1,7 +1,8 @@
 """Completion of a run: final state, and registration of its output in the same transaction.
 
 The output is copied to a hidden folder beside its target before the transaction and renamed into place as the last
-step before the commit. An output whose registration fails is discarded, and the run fails with the reason.
+step before the commit. An output whose registration fails is discarded, and the run fails with the reason. What an
+output supersedes is garbage (``lcl_core.db.garbage``), which is removed after its grace.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import Staged, remove_tree, stage
+from lcl_core.common.files import Staged, stage
 from lcl_core.common.settings import Settings
 from lcl_core.db.collections import collection_changed_error, delete_compacted_changes
 from lcl_core.db.datasets import record_version, upsert_dataset
+from lcl_core.db.garbage import record_unused_index
 from lcl_core.db.leases import NO_LEASE, Claim, StaleLease, check_lease, end_increments, lock_with_lease, transition
 from lcl_core.db.metrics import QUARANTINED, Increment, record_increments
 from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id
 from lcl_core.db.outbox import delete_stored_folder, enqueue_upload, record_run_folder
 from lcl_core.db.quotas import delete_collection_bytes, folder_bytes, record_bytes
-from lcl_core.db.registry import absolute_path, available_name, set_encoder_files
+from lcl_core.db.registry import available_name, set_encoder_files
 from lcl_core.db.session import Database, now, to_json_safe
 from lcl_core.db.states import State
 from lcl_core.encoders.file_hashes import hash_files
@@ -42,6 +44,7 @@ from lcl_core.vector_indexes import (
     directory_batches,
     drop_index,
     index_name,
+    index_writer,
 )
 
 OpenDirectory = Callable[[Path], CollectionDirectory]
@@ -132,7 +135,7 @@ class _StagedOutput:
     @property
     def index_writer(self) -> str | None:
         """Who writes its index (``IndexKind``); None: it has none."""
-        return None if self.vectors is None else INDEXES[index_name(self.vectors)].writer
+        return index_writer(self.vectors)
 
     def directory(self) -> CollectionDirectory:
         """The staged collection, opened."""
@@ -149,18 +152,17 @@ class _StagedOutput:
             self.staged.discard()
 
 
-class _SupersededOutput(NamedTuple):
-    """Folder and index that no row names any more."""
-
-    path: str
-    vectors: str | None
-
-
 class _Registered(NamedTuple):
-    """``owner``: of the row that names the output's folder: who may delete it is charged for its bytes."""
+    """What the output has been registered as.
+
+    Attributes:
+        owner: of the row that names the output's folder: who may delete it is charged for its bytes.
+        superseded: index that no row names any more. It becomes garbage, and so does its folder: the rows of a
+            database that is restored from a backup, or has lost this transaction, name them again.
+    """
 
     owner: str
-    superseded: _SupersededOutput | None = None
+    superseded: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,15 +197,15 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
                 record_bytes(session, output.path, registered.owner, output_bytes)
                 if end.holder is not None:
                     enqueue_upload(session, output.path, run.attempt, end.holder)
+            record_unused_index(session, registered.superseded)
         record_run_folder(session, run, run_dir_bytes, end.holder if end.run_dir.is_dir() else None)
         session.flush()
         record_increments(session, [*end_increments(run), *_quarantine_increments(run)])
         if output is not None:
             output.publish()  # last step before the commit: everything that can fail has been done
         state = State(run.state)
-    if registered is not None and registered.superseded is not None:
-        remove_tree(absolute_path(end.home, registered.superseded.path))
-        drop_index(registered.superseded.vectors, IndexLocation(database=database, settings=end.settings))
+    if registered is not None and index_writer(registered.superseded) == "transaction":  # in this very database
+        drop_index(registered.superseded, IndexLocation(database=database, settings=end.settings))
     return state
 
 
@@ -381,7 +383,7 @@ def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _
         )
     )
     run.collection_id = output.id
-    return _Registered(run.owner, None if previous is None else _SupersededOutput(previous.path, previous.vectors))
+    return _Registered(run.owner, None if previous is None else previous.vectors)
 
 
 def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> _Registered:
@@ -394,16 +396,15 @@ def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> _Re
     row = session.scalars(query).one_or_none()
     if row is None or row.path != metadata.get("base"):
         raise collection_changed_error(run.spec["collection"])
-    previous = _SupersededOutput(row.path, row.vectors)
-    row.path, row.vectors = output.path, output.vectors
-    delete_stored_folder(session, previous.path)
+    delete_stored_folder(session, row.path)
+    superseded, row.path, row.vectors = row.vectors, output.path, output.vectors
     later = delete_compacted_changes(session, row, int(metadata["through"]))
     row.images = int(metadata["images"]) + _image_count_change(later, output)
     row.texts = int(metadata["texts"])
     # the encoder of the run is identical to the collection's, and may belong to another owner
     row.encoder_id, row.run_id = row.encoder_id or run.encoder_id, run.id
     run.collection_id = row.id
-    return _Registered(row.owner, previous)
+    return _Registered(row.owner, superseded)
 
 
 def _image_count_change(changes: list[tuple[str, bool]], output: _StagedOutput) -> int:

@@ -1,9 +1,11 @@
-"""Garbage collection: folders, store keys and pgvector tables that no row names.
+"""Garbage collection: folders, store keys, and tables and indexes of vectors that no row names.
 
 Candidates have names that the service makes: ``runs/run_…``, ``encoders/enc_…``, ``collections/col_…``,
 ``datasets/data_…`` and their hidden copies in the home folder, ``data/uploads/upl_…``, ``store/KEY`` in the artifact
 store, ``tables/vec_…`` in PostgreSQL. A folder or key is removed after this database has known it for a grace period,
-so a service that is started with a wrong database removes nothing at once.
+so a service that is started with a wrong database removes nothing at once, and one whose database is restored from a
+backup, or has lost its last transactions, still has what the rows name. The grace of an index on a server
+(``indexes/…``) begins with the transaction that supersedes it; other indexes there may be another service's.
 
 The output of a run is garbage only when the run cannot register it any more: the run has succeeded or does not exist.
 Garbage is therefore never named later, and no lock is needed between finding and removing it. Keys of checkpoints are
@@ -33,6 +35,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.files import remove_tree
 from lcl_core.common.run_dir import RunDir
+from lcl_core.common.settings import Settings
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import home_id
 from lcl_core.db.models import (
@@ -55,12 +58,14 @@ from lcl_core.db.quotas import delete_bytes, folder_bytes
 from lcl_core.db.session import Database, dialect_insert, now
 from lcl_core.db.states import FINISHED, LEASED, State
 from lcl_core.db.studies import ENDED_STATES, study_statuses
+from lcl_core.vector_indexes import IndexLocation, drop_index, index_writer
 
 _FOLDERS = {"runs": "run", **OUTPUT_FOLDERS, UPLOADS_FOLDER: UPLOAD_PREFIX}
 _DIGITS = "[0-9a-hjkmnp-tv-z]{18}"
 _FOLDER_NAME = r"(?P<hidden>\.(?:import-)?)?(?P<prefix>{prefix})_(?P<digits>{digits})(?:\.[0-9a-f]{{8}})?"
 _REMOVED = re.compile(r"\.removed-[0-9a-f]{16}")
-_STORE, _TABLES = "store/", "tables/"  # prefixes of the paths of orphans
+_STORE, _TABLES, _INDEXES = "store/", "tables/", "indexes/"  # prefixes of the paths of orphans
+_ON_SERVER = "indexes"  # in place of the id of a home
 _ANY_ID = re.compile(f"_({_DIGITS})")
 _ANY_UPLOAD = re.compile(rf"{UPLOAD_PREFIX}_{_DIGITS}")
 _RESTING = [state.value for state in (State.FAILED, State.CANCELLED, State.PAUSED)]  # no worker ends them
@@ -71,9 +76,9 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Orphan:
-    """A folder, a key of the artifact store, or pgvector tables that no row names."""
+    """A folder, a key of the artifact store, or tables or an index of vectors that no row names."""
 
-    path: str  # relative to the home folder, or ``store/…`` or ``tables/…``
+    path: str  # relative to the home folder, or ``store/…``, ``tables/…`` or ``indexes/…``
     bytes: int  # that its removal frees: without files that have further hard links
     seen_at: datetime | None  # when this database recorded it; None: not yet
     due: bool  # the grace period is over
@@ -88,7 +93,7 @@ def list_garbage(database: Database, home: Path, grace_seconds: float, stored: S
     Raises: OSError, UNREACHABLE; UserError ``store_unreachable``.
     """
     orphans = list(_find_orphans(database, home, grace_seconds, stored, record=False))
-    return orphans + _list_tables(database)
+    return [*orphans, *_list_tables(database), *_list_indexes(database, grace_seconds)]
 
 
 def record_garbage(
@@ -112,17 +117,35 @@ def record_garbage(
     if stored is not None:
         keys = {orphan.path.removeprefix(_STORE) for orphan in orphans if orphan.path.startswith(_STORE)}
         _forget_others(database, "", keys, started)
-    return orphans + _list_tables(database)
+    return [*orphans, *_list_tables(database), *_list_indexes(database, grace_seconds)]
 
 
-def remove_garbage(database: Database, home: Path, paths: Iterable[str], store: ArtifactStore | None = None) -> None:
+def record_unused_index(session: Session, vectors: str | None) -> None:
+    """Record an index of a collection that no row names any more; one on a server is removed after its grace."""
+    if index_writer(vectors) == "worker":
+        row = dialect_insert(session, Garbage).values(home=_ON_SERVER, path=vectors, seen_at=now(session))
+        session.execute(row.on_conflict_do_nothing())
+
+
+def remove_garbage(
+    database: Database,
+    home: Path,
+    paths: Iterable[str],
+    store: ArtifactStore | None = None,
+    settings: Settings | None = None,
+) -> None:
     """Remove orphans by their paths. Those that another process removes meanwhile are skipped.
+
+    Args:
+        settings: name the servers of indexes. An index whose server does not answer stays recorded.
 
     Raises: OSError; UserError ``store_unreachable``.
     """
     for path in paths:
         if path.startswith(_TABLES):
             drop_vectors(database, path.removeprefix(_TABLES))
+        elif path.startswith(_INDEXES):
+            _remove_index(database, path.removeprefix(_INDEXES), settings)
         elif not path.startswith(_STORE):
             if path.startswith(UPLOADS_FOLDER):  # no row names it, with which its charge would be deleted
                 with database.session() as session:
@@ -139,14 +162,18 @@ def collect_garbage(
     store: ArtifactStore | None = None,
     stored: StoredKeys = None,
     progress: Callable[[], None] = no_progress,
+    settings: Settings | None = None,
 ) -> list[Orphan]:
     """Record garbage, and remove what is due. Several processes may do so at once.
+
+    Args:
+        settings: as of ``remove_garbage``.
 
     Returns: what was due. Raises: OSError, UNREACHABLE; UserError ``store_unreachable``.
     """
     due = [orphan for orphan in record_garbage(database, home, grace_seconds, stored, progress) if orphan.due]
     for orphan in due:
-        remove_garbage(database, home, [orphan.path], store)
+        remove_garbage(database, home, [orphan.path], store, settings)
         progress()
     return due
 
@@ -277,6 +304,22 @@ def _list_tables(database: Database) -> list[Orphan]:
     """Tables are in this very database, so a wrong database cannot be the cause: no grace."""
     with database.reading() as session:
         return [Orphan(_TABLES + name, size, None, True) for name, size in orphaned_tables(session).items()]
+
+
+def _list_indexes(database: Database, grace_seconds: float) -> list[Orphan]:
+    """Recorded indexes on servers, whose sizes are not known here."""
+    named = select(CollectionRow.id).where(CollectionRow.vectors == Garbage.path).exists()
+    query = select(Garbage.path, Garbage.seen_at).where(Garbage.home == _ON_SERVER, ~named).order_by(Garbage.path)
+    latest = _latest(database, grace_seconds)
+    with database.reading() as session:
+        recorded = session.execute(query).tuples().all()
+    return [Orphan(_INDEXES + name, 0, seen_at, _is_due(seen_at, latest)) for name, seen_at in recorded]
+
+
+def _remove_index(database: Database, name: str, settings: Settings | None) -> None:
+    if drop_index(name, IndexLocation(database=database, settings=settings)):
+        with database.session() as session:
+            session.execute(delete(Garbage).where(Garbage.home == _ON_SERVER, Garbage.path == name))
 
 
 def _list_folders(home: Path) -> Iterator[str]:

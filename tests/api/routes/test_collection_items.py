@@ -217,7 +217,8 @@ def test_a_fold_changes_nothing_that_is_seen(live_service: Any, squares: Json, s
     assert folder.is_dir()
     run = fold(live_service, squares)
     assert run["collection_id"] == squares["id"], "it is the same collection as before"
-    assert not folder.exists()
+    garbage = [found["path"] for found in live_service.admin.garbage()["items"]]
+    assert f"collections/{folder.name}" in garbage, "it is removed after its grace"
     after = [live_service.admin.search("squares", image=BLACK, target=target)["hits"] for target in ("images", "texts")]
     for old, new in zip(before[0] + before[1], after[0] + after[1], strict=True):
         assert {**old, "score": 0} == {**new, "score": 0}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lcl_core.db import complete_run, leases, registry, runs
+from lcl_core.db import complete_run, garbage, leases, registry, runs
 from lcl_core.db.session import Database
 from lcl_core.encoders.file_hashes import identity_hash
 
@@ -125,6 +125,10 @@ def test_a_collection_of_the_same_name_is_replaced(
     (_, old), (last_run, new) = made
     assert old.id != new.id
     assert (new.run_id, new.images, new.texts, new.dim, new.dataset) == (last_run, 3, 4, 8, "sample")
+    assert stored(home, "collections") == [old.id, new.id], "a database that is restored names the older one again"
+    [left] = garbage.record_garbage(database, home, 3600.0)
+    assert (left.path, left.due) == (old.path, False)
+    assert [each.path for each in garbage.collect_garbage(database, home, 0.0)] == [old.path]
     assert stored(home, "collections") == [new.id]
     with database.reading() as session:
         assert [collection.id for collection in registry.list_collections(session)] == [new.id]

@@ -16,7 +16,7 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
-from lcl_core.db import collections, complete_run, leases, registry, runs
+from lcl_core.db import collections, complete_run, garbage, leases, registry, runs
 from lcl_core.db.models import Run
 from lcl_core.db.session import Database
 from lcl_core.db.states import State
@@ -122,10 +122,60 @@ def test_the_vectors_on_a_server_go_with_their_row(
     assert complete("qdrant") == "succeeded"
     second = row_of(database).vectors
     assert second != first
+    both = {f"{name}_{target}" for name in (first, second) for target in ("images", "texts")}
+    assert names(server) == both, "a database that is restored names the older one again"
+    assert collected(database, tmp_path, settings, 3600.0) == set()
+    assert collected(database, tmp_path, settings, 0.0) == {f"indexes/{first}"}
     assert names(server) == {f"{second}_images", f"{second}_texts"}
     assert complete("files") == "succeeded"
     assert row_of(database).vectors is None
+    assert collected(database, tmp_path, settings, 0.0) == {f"indexes/{second}"}
     assert names(server) == set()
+
+
+def collected(database: Database, home: Path, settings: Settings, grace: float) -> set[str]:
+    """The indexes that go with garbage of that age."""
+    found = garbage.collect_garbage(database, home, grace, settings=settings)
+    return {orphan.path for orphan in found if orphan.path.startswith("indexes/")}
+
+
+def test_an_index_whose_server_is_away_stays_garbage(
+    database: Database,
+    complete: Complete,
+    slow_server: type[SlowServer],
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert complete("qdrant") == "succeeded"
+    first = row_of(database).vectors
+    assert complete("qdrant") == "succeeded"
+    with monkeypatch.context() as patch:
+        patch.setattr(slow_server, "drop", fail)
+        assert collected(database, tmp_path, settings, 0.0) == {f"indexes/{first}"}
+    assert slow_server.names == {first, row_of(database).vectors}
+    assert collected(database, tmp_path, settings, 0.0) == {f"indexes/{first}"}
+    assert slow_server.names == {row_of(database).vectors}
+    assert collected(database, tmp_path, settings, 0.0) == set()
+
+
+def test_an_index_that_a_restored_row_names_again_stays(
+    database: Database, complete: Complete, slow_server: type[SlowServer], tmp_path: Path, settings: Settings
+) -> None:
+    assert complete("qdrant") == "succeeded"
+    first = row_of(database)
+    assert complete("qdrant") == "succeeded"
+    second = row_of(database).vectors
+    with database.session() as session:
+        registry.get_collection(session, "many").vectors = first.vectors
+        garbage.record_unused_index(session, second)
+    assert (tmp_path / first.path).is_dir()
+    assert collected(database, tmp_path, settings, 0.0) == {f"indexes/{second}"}
+    assert slow_server.names == {first.vectors}
+
+
+def fail(_: object) -> None:
+    raise UserError("the server is away", code="qdrant_failed", field="index")
 
 
 def names(server: Any) -> set[str]:
@@ -248,9 +298,6 @@ def test_an_index_of_a_lost_lease_stays_only_for_the_next_attempt(
 def test_an_index_that_a_server_does_not_take_is_removed(
     complete: Complete, slow_server: type[SlowServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Database) -> None:
-        raise UserError("the server is full", code="qdrant_failed", field="index")
-
     monkeypatch.setattr(slow_server, "during_build", fail)
     assert complete("qdrant") == "failed"
     assert slow_server.names == set()
