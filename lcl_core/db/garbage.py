@@ -52,7 +52,7 @@ from lcl_core.db.models import (
     StoredBytes,
     Study,
 )
-from lcl_core.db.outbox import record_run_folder, referenced_keys
+from lcl_core.db.outbox import attempt_of_key, record_run_folder, referenced_keys
 from lcl_core.db.pgvector import drop_vectors, orphaned_tables
 from lcl_core.db.quotas import delete_bytes, folder_bytes
 from lcl_core.db.session import Database, dialect_insert, now
@@ -69,6 +69,7 @@ _ON_SERVER = "indexes"  # in place of the id of a home
 _ANY_ID = re.compile(f"_({_DIGITS})")
 _ANY_UPLOAD = re.compile(rf"{UPLOAD_PREFIX}_{_DIGITS}")
 _RESTING = [state.value for state in (State.FAILED, State.CANCELLED, State.PAUSED)]  # no worker ends them
+_NO_ATTEMPT = -1
 _BATCH = 500  # folders or keys that are compared with the rows in one transaction
 StoredKeys = Iterable[tuple[str, int]] | None  # (key of the artifact store, bytes), as listed; None: not listed
 Item = TypeVar("Item")
@@ -192,10 +193,10 @@ def record_run_folders(
     for folders in _batches(path for path in _list_folders(home) if path.startswith("runs/run_")):
         with database.reading() as session:
             runs = _unrecorded_runs(session, [path.removeprefix("runs/") for path in folders], holder)
-        for run_id, attempt in runs:
+        for run_id, attempt, recorded_attempt in runs:
             run_dir = RunDir(Path(home) / "runs" / run_id)
-            if (last := _attempt_of(run_dir)) < attempt:
-                continue  # another home has the last attempt
+            if (last := _attempt_of(run_dir)) < attempt or last <= recorded_attempt:
+                continue  # another home has the last attempt, or it is recorded
             size = folder_bytes(run_dir.path, shared=False)
             with database.session() as session:
                 query = select(Run).where(Run.id == run_id, Run.state.in_(_RESTING)).with_for_update(of=Run)
@@ -210,20 +211,27 @@ def record_run_folders(
     return recorded
 
 
-def _unrecorded_runs(session: Session, run_ids: list[str], holder: str | None) -> list[tuple[str, int]]:
-    """(id, attempt) of those runs that rest after an interruption, and whose folder is not charged or not uploaded."""
+def _unrecorded_runs(session: Session, run_ids: list[str], holder: str | None) -> list[tuple[str, int, int]]:
+    """Of those runs that rest after an interruption, and whose folder may be uncharged or not uploaded.
+
+    Returns: (id, attempt, attempt whose folder is recorded; -1 for none).
+    """
     path = literal("runs/") + Run.id
     query = (
-        select(Run.id, Run.attempt, Run.state, StoredBytes.path, ArtifactUpload.path)
+        select(Run.id, Run.attempt, Run.state, StoredBytes.path, ArtifactUpload.key, ArtifactUpload.pending)
         .outerjoin(StoredBytes, StoredBytes.path == path)
         .outerjoin(ArtifactUpload, ArtifactUpload.path == path)
         .where(Run.id.in_(run_ids), Run.state.in_(_RESTING), Run.interruption.is_not(None))
     )
-    return [
-        (run_id, attempt)
-        for run_id, attempt, state, charged, uploaded in session.execute(query).tuples()
-        if charged is None or (holder is not None and state in FINISHED and uploaded is None)
-    ]
+    found = []
+    for run_id, attempt, state, charged, key, pending in session.execute(query).tuples():
+        if charged is None:
+            found.append((run_id, attempt, _NO_ATTEMPT))
+        elif holder is not None and state in FINISHED:
+            # an upload may be of an attempt before a resume, and the folder of a later one
+            uploaded = _NO_ATTEMPT if key is None else attempt_of_key(key)
+            found.append((run_id, attempt, max(uploaded, _NO_ATTEMPT if pending is None else pending)))
+    return found
 
 
 def _attempt_of(run_dir: RunDir) -> int:

@@ -204,6 +204,11 @@ def upload_key(path: str, attempt: int) -> str:
     return f"{path}/{attempt}"
 
 
+def attempt_of_key(key: str) -> int:
+    """The attempt of an ``upload_key``."""
+    return int(key.rpartition("/")[2])
+
+
 def enqueue_upload(session: Session, path: str, attempt: int, holder: str) -> None:
     """Enqueue the upload of a folder of the home ``holder``. An earlier attempt's copy stays until the upload."""
     moment, row = now(session), session.get(ArtifactUpload, path, with_for_update=True)

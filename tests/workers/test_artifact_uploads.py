@@ -14,6 +14,7 @@ from lcl_core.db import artifacts, leases, outbox, quotas, runs, submit
 from lcl_core.db import outbox as db_outbox
 from lcl_core.db import queue as db_queue
 from lcl_core.db.artifact_store import ArtifactStore
+from lcl_core.db.models import TaskLease
 from lcl_core.db.session import Database
 from tests.workers.in_process_worker import InProcessWorker
 from tests.workers.worker_processes import WorkerProcesses
@@ -89,6 +90,46 @@ def test_a_run_that_is_cancelled_between_attempts_is_charged_and_sent(
         assert run_id in db_outbox.runs_with_pending_uploads(session, [run_id])
         runs.delete_run(session, run_id)
         assert (quotas.owner_bytes(session, "ada"), outbox.count_pending_uploads(session)) == (0, 0)
+
+
+@pytest.mark.parametrize("stop", [runs.cancel_run, runs.pause_run])
+def test_a_run_that_was_sent_before_and_is_cancelled_between_later_attempts_is_sent_again(
+    database: Database,
+    settings: WorkerSettings,
+    modules: dict[str, str],
+    queue: Callable[..., str],
+    run_of: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Callable[..., Any],
+) -> None:
+    settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
+    worker, collector = InProcessWorker(database, settings, modules), artifacts.Artifacts(settings)
+    run_id = queue(owner="ada")
+    monkeypatch.setenv("LCL_TOY", "crash@1")
+    worker.work()
+    assert run_of(run_id).state == "failed"
+    artifacts.upload_pending(database, collector)
+    remove_garbage(database, settings, collector, "w-1")
+    with database.session() as session:
+        assert outbox.count_pending_uploads(session) == 0, "everything is in the store"
+        runs.resume_run(session, run_id)
+    monkeypatch.setenv("LCL_TOY", "killed@1")
+    worker.work()
+    assert run_of(run_id).state == "queued"
+    with database.session() as session:
+        stop(session, run_id)
+    if stop is runs.pause_run:
+        with database.session() as session:
+            runs.cancel_run(session, run_id)
+    with database.session() as session:
+        session.query(TaskLease).delete()  # as if an hour had passed
+    remove_garbage(database, settings, collector, "w-1")
+    attempt = run_of(run_id).attempt
+    artifacts.upload_pending(database, collector)
+    with database.reading() as session:
+        row = outbox.get_upload(session, f"runs/{run_id}")
+    assert row is not None
+    assert (row.key, attempt) == (f"runs/{run_id}/2", 2)
 
 
 def test_the_folder_of_a_lost_worker_is_charged_and_sent_by_its_home(
