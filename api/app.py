@@ -48,6 +48,7 @@ ROUTERS = (
     webhooks.router,
     admin.audit_router,
     admin.garbage_router,
+    admin.homes_router,
     admin.quotas_router,
     health.router,
 )

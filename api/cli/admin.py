@@ -1,4 +1,4 @@
-"""``lcl keys``, ``lcl audit``, ``lcl webhooks``, ``lcl gc``, ``lcl quota``, ``lcl workers``."""
+"""``lcl keys``, ``lcl audit``, ``lcl webhooks``, ``lcl homes``, ``lcl gc``, ``lcl quota``, ``lcl workers``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from api.client.payloads import format_bytes
 keys_group = typer.Typer(help="List, create, rotate and revoke API keys (for admins).", no_args_is_help=True)
 webhooks_group = typer.Typer(help="Webhooks: addresses notified when runs end (for admins).", no_args_is_help=True)
 Prefix = Annotated[str, typer.Argument(help="the part of the key before the dot")]
+homes_group = typer.Typer(help="Homes of workers whose files wait for their upload (for admins).", no_args_is_help=True)
+HomeId = Annotated[str, typer.Argument(help="as `lcl homes list` prints it")]
 WebhookId = Annotated[str, typer.Argument(help="as `lcl webhooks list` prints it")]
 
 
@@ -157,6 +159,27 @@ def collect_garbage(
     options.print_table(garbage, ("path", "bytes", "known", "due"), rows, "no garbage")
     if not options.as_json:
         typer.echo(f"{len(rows)} folders, {garbage['bytes']} bytes {'could be freed' if dry_run else 'are freed'}")
+
+
+@homes_group.command("list")
+def list_homes(context: typer.Context) -> None:
+    """Home folders of workers with files that are not in the store of artifacts yet."""
+    options = global_options(context)
+    homes = options.call(lambda client: client.homes())
+    rows = ((home["home"], home["folders"], home["paths"][0], home["error"]) for home in homes)
+    options.print_table(homes, ("home", "folders", "such as", "error"), rows, "no uploads are pending")
+
+
+@homes_group.command()
+def lost(context: typer.Context, home: HomeId, yes: Yes = False) -> None:
+    """Give up the files of a home whose machine is gone: runs that need them fail at once, and do not wait."""
+    options = global_options(context)
+    with options.client() as client:
+        for each in client.homes():
+            if each["home"] == home:
+                confirm(f"give up {each['folders']} folders of home {home}, such as {each['paths'][0]}?", yes)
+        given_up = client.declare_home_lost(home)
+    options.print(given_up, f"{given_up['folders']} folders of {home} are given up")
 
 
 def show_quotas(context: typer.Context) -> None:

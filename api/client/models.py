@@ -218,6 +218,13 @@ class GpuUsageJson(TypedDict):
     use: Literal["free", "run", "reserved", "inference"]
 
 
+class HomeUploadsJson(TypedDict):
+    home: str
+    folders: int
+    paths: list[str]
+    error: str | None
+
+
 class KeyJson(TypedDict):
     prefix: str
     owner: str

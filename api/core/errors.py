@@ -97,6 +97,8 @@ STATUS_OF_CODE = {
     "unknown_encoder": 404,
     "unknown_kind": 404,
     "unknown_plot": 404,
+    "artifacts_lost": 404,
+    "unknown_home": 404,
     "unknown_run": 404,
     "unknown_study": 404,
     "archive_too_large": 413,

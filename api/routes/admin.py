@@ -1,20 +1,21 @@
-"""Audit log, quotas, workers and orphaned folders."""
+"""Audit log, quotas, workers, orphaned folders and homes with pending uploads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Query
+from fastapi import APIRouter, BackgroundTasks, Path, Query
 
 from api.core.errors import ERROR_RESPONSES
 from api.core.session import single_thread_endpoint
 from api.deps import Admin, PageLimit, ReadSessionDep, StateDep, Viewer, WriteSessionDep
-from api.schemas.admin import AuditView, GarbageList, GarbageView, QuotaView, WorkerView
+from api.schemas.admin import AuditView, GarbageList, GarbageView, HomeUploadsView, QuotaView, WorkerView
 from api.schemas.base import Line, ListOf, PageOf
 from api.services.state import AppState
 from api.services.workers import worker_views
 from lcl_core.db import audit, garbage, quotas
+from lcl_core.db.outbox import abandon_uploads, pending_uploads
 
 audit_router = APIRouter(prefix="/v1/audit", tags=["keys"], responses=ERROR_RESPONSES)
 
@@ -88,6 +89,23 @@ def collect(_: Admin, state: StateDep, _audited: WriteSessionDep, after: Backgro
     paths = [orphan.path for orphan in due]
     after.add_task(garbage.remove_garbage, state.database, settings.home, paths, store, settings)
     return _garbage_list(due)
+
+
+homes_router = APIRouter(prefix="/v1/homes", tags=["homes"], responses=ERROR_RESPONSES)
+HomeId = Annotated[str, Path(description="id of the home folder")]
+
+
+@homes_router.get("", summary="List homes with pending uploads")
+@single_thread_endpoint
+def list_homes(_: Admin, session: ReadSessionDep) -> ListOf[HomeUploadsView]:
+    """Home folders of workers with files that are not in the store of artifacts yet."""
+    return ListOf[HomeUploadsView](items=[HomeUploadsView.model_validate(each) for each in pending_uploads(session)])
+
+
+@homes_router.post("/{home}/lost", summary="Declare home lost")
+def declare_lost(home: HomeId, _: Admin, session: WriteSessionDep) -> HomeUploadsView:
+    """Give up the pending uploads of a home whose machine is gone: runs that need the files fail at once."""
+    return HomeUploadsView.model_validate(abandon_uploads(session, home))
 
 
 def _stored(state: AppState) -> Iterator[tuple[str, int]] | None:

@@ -76,6 +76,13 @@ class GarbageList(BaseModel):
     bytes: int = Field(description="their size together")
 
 
+class HomeUploadsView(RowView):
+    home: str = Field(description="id of the home folder, of one or more workers")
+    folders: int = Field(description="number of its folders that are not in the store of artifacts yet")
+    paths: list[str] = Field(description="of the first hundred of them, relative to the home")
+    error: str | None = Field(description="of the last upload of one of them, if it failed")
+
+
 class WebhookRequest(RequestModel):
     model_config = ConfigDict(
         json_schema_extra=request_example(url="https://hooks.example.org/lcl", events=["run.failed"])

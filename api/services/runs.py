@@ -135,13 +135,15 @@ def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
                 after=list(run.after),
                 obstacle=blocked.get(run.id),
                 devices=[use.device for use in uses if use.run_id == run.id and not use.reserved],
-                artifacts=_pending_artifacts(pending[run.id]) if run.id in pending else None,
+                artifacts=_missing_artifacts(pending[run.id]) if run.id in pending else None,
             )
         )
     return views
 
 
-def _pending_artifacts(error: str | None) -> dict[str, str]:
+def _missing_artifacts(error: str | None) -> dict[str, str]:
+    if error == outbox.LOST:
+        return {"code": "artifacts_lost", "message": f"its files are lost: {error}"}
     why = f"; the last try failed: {error}" if error else ""
     message = f"its files are on the machine that made them and are being sent to the store{why}"
     return {"code": "artifacts_pending", "message": message}

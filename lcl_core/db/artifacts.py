@@ -87,7 +87,8 @@ class Artifacts:
     ) -> AbstractContextManager[Path]:
         """The uploaded folder, or the folder ``below`` in it, in the cache; not evicted before the end of the block.
 
-        Raises (on entry): UserError ``artifacts_pending``, ``store_unreachable``, or as ``ArtifactCache.open_cached``.
+        Raises (on entry): UserError ``artifacts_pending``, ``artifacts_lost``, ``store_unreachable``, or as
+            ``ArtifactCache.open_cached``.
         """
         key, prefix = require_uploaded(row), f"{below}/" if below else ""
         files: FileEntries = {

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import groupby
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from sqlalchemy import ColumnElement, and_, delete, func, select
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
@@ -25,6 +26,9 @@ RunEvent = Literal["run.succeeded", "run.failed", "run.cancelled", "run.paused"]
 NOTIFIED_STATES = tuple(State(event.removeprefix("run.")) for event in get_args(RunEvent))
 DELIVERY_ATTEMPTS = 15  # with the delays of DELIVERY_OUTBOX: about eight hours
 _DELIVERIES_KEPT = timedelta(days=7)  # delivered or given up
+
+LOST = "the home that has them was declared lost"  # error of an upload that was abandoned with its home
+_PATHS_SHOWN = 100
 
 FileEntries = dict[str, dict[str, Any]]  # {name: {"bytes", "sha256", "modified_at"}}
 OutboxRow = TypeVar("OutboxRow", ArtifactUpload, WebhookDelivery)
@@ -237,6 +241,50 @@ def count_pending_uploads(session: Session) -> int:
     return session.scalars(select(func.count()).where(UPLOAD_OUTBOX.is_open)).one()
 
 
+@dataclass(frozen=True)
+class HomeUploads:
+    """Folders of one home that are not in the store yet.
+
+    Attributes:
+        home: its id.
+        folders: their number.
+        paths: of some of them, relative to the home.
+        error: of the last upload of one of them, if it failed.
+    """
+
+    home: str
+    folders: int
+    paths: list[str]
+    error: str | None
+
+
+def pending_uploads(session: Session, home: str | None = None) -> list[HomeUploads]:
+    """Of each home with pending uploads, or of one; in the order of their ids."""
+    query = select(ArtifactUpload.holder, ArtifactUpload.path, ArtifactUpload.error).where(UPLOAD_OUTBOX.is_open)
+    query = query if home is None else query.where(ArtifactUpload.holder == home)
+    rows = session.execute(query.order_by(ArtifactUpload.holder, ArtifactUpload.path)).tuples()
+    homes = []
+    for holder, group in groupby(rows, lambda row: row[0]):
+        folders = list(group)
+        error = next((error for _, _, error in folders if error), None)
+        homes.append(HomeUploads(holder, len(folders), [path for _, path, _ in folders[:_PATHS_SHOWN]], error))
+    return homes
+
+
+def abandon_uploads(session: Session, home: str) -> HomeUploads:
+    """Give up all pending uploads of a home: their files are lost. Returns: what was pending.
+
+    Raises: UserError ``unknown_home``.
+    """
+    pending = pending_uploads(session, home)
+    if not pending:
+        message = f"no folder of a home {home!r} waits for its upload; `lcl homes list` prints those that do"
+        raise UserError(message, code="unknown_home")
+    of_home = UPLOAD_OUTBOX.is_open, ArtifactUpload.holder == home
+    session.execute(update(ArtifactUpload).where(*of_home).values(pending=None, error=LOST))
+    return pending[0]
+
+
 def has_due_uploads(session: Session, holder: str) -> bool:
     """Whether ``claim_upload`` would find a folder; only reads."""
     query = select(ArtifactUpload.path).where(UPLOAD_OUTBOX.due(session), ArtifactUpload.holder == holder)
@@ -296,11 +344,13 @@ def get_upload(session: Session, path: str) -> ArtifactUpload | None:
 
 
 def runs_with_pending_uploads(session: Session, run_ids: Sequence[str]) -> dict[str, str | None]:
-    """{run id: error of the last upload, or None} of those runs with a folder that is not in the store yet."""
+    """{run id: error of the last upload, or None} of those runs with a folder that is not in the store yet.
+
+    The error is ``LOST`` where it will never be.
+    """
     run_of = {path: run_id for run_id in run_ids for path in (f"runs/{run_id}", *_output_paths(run_id))}
-    query = select(ArtifactUpload.path, ArtifactUpload.error).where(
-        UPLOAD_OUTBOX.is_open, ArtifactUpload.path.in_(run_of)
-    )
+    is_missing = or_(UPLOAD_OUTBOX.is_open, ArtifactUpload.error == LOST)
+    query = select(ArtifactUpload.path, ArtifactUpload.error).where(is_missing, ArtifactUpload.path.in_(run_of))
     errors: dict[str, str | None] = {}
     for path, error in session.execute(query).tuples():
         errors[run_of[path]] = errors.get(run_of[path]) or error
@@ -316,7 +366,10 @@ def referenced_keys(session: Session, paths: Collection[str]) -> set[str]:
 
 
 def require_uploaded(row: ArtifactUpload) -> str:
-    """Key of the folder in the store. Raises: UserError ``artifacts_pending``."""
+    """Key of the folder in the store. Raises: UserError ``artifacts_pending`` or ``artifacts_lost``."""
+    if row.pending is None and row.error == LOST:
+        message = f"the files of {row.path} are lost: {LOST}; submit the run that made them again"
+        raise UserError(message, code="artifacts_lost")
     if row.key is None:
         error = f" ({row.error})" if row.error else ""
         message = (

@@ -29,6 +29,7 @@ from api.client.models import (
     DocumentPageJson,
     DuplicatePageJson,
     GarbageListJson,
+    HomeUploadsJson,
     KeyJson,
     NewKeyJson,
     NewWebhookJson,
@@ -427,3 +428,11 @@ class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncode
     async def collect_garbage(self) -> GarbageListJson:
         """Remove the garbage that is due; the response has the shape of ``garbage``, with what was removed."""
         return await self.post("/v1/garbage/collect", {})
+
+    async def homes(self) -> list[HomeUploadsJson]:
+        """Homes of workers with files that are not in the store of artifacts yet."""
+        return (await self.get("/v1/homes"))["items"]
+
+    async def declare_home_lost(self, home: str) -> HomeUploadsJson:
+        """Give up the pending uploads of a home whose machine is gone. Returns: what was pending."""
+        return await self.post(f"/v1/homes/{quote(home, safe='')}/lost", {})

@@ -30,6 +30,7 @@ from api.client.models import (
     DocumentPageJson,
     DuplicatePageJson,
     GarbageListJson,
+    HomeUploadsJson,
     KeyJson,
     NewKeyJson,
     NewWebhookJson,
@@ -428,3 +429,11 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
     def collect_garbage(self) -> GarbageListJson:
         """Remove the garbage that is due; the response has the shape of ``garbage``, with what was removed."""
         return self.post("/v1/garbage/collect", {})
+
+    def homes(self) -> list[HomeUploadsJson]:
+        """Homes of workers with files that are not in the store of artifacts yet."""
+        return (self.get("/v1/homes"))["items"]
+
+    def declare_home_lost(self, home: str) -> HomeUploadsJson:
+        """Give up the pending uploads of a home whose machine is gone. Returns: what was pending."""
+        return self.post(f"/v1/homes/{quote(home, safe='')}/lost", {})

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from api.app import ROUTERS
 from api.client import data_url
 from api.deps import get_write_transaction
-from lcl_core.db import complete_run
+from lcl_core.db import complete_run, outbox
 from tests.api.routes.test_uploads import packed
 from tests.api.sample_assets import images_by_colour, make_collection, png
 
@@ -116,6 +116,10 @@ def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any,
     ok(http.delete(f"/v1/views/{done['views.delete']}"))
     ok(http.post("/v1/garbage/collect"))
     done["garbage.collect"] = ""
+    done["homes.declare_lost"] = home = "f" * 32
+    with live_service.context.database.session() as session:
+        outbox.enqueue_upload(session, "encoders/enc_lost", 1, home)
+    ok(http.post(f"/v1/homes/{home}/lost"))
     done["keys.create"] = prefix = ok(http.post("/v1/keys", json={"owner": "x", "role": "viewer"}))["prefix"]
     ok(http.post(f"/v1/keys/{prefix}/rotate"))
     ok(http.delete(f"/v1/keys/{prefix}"))

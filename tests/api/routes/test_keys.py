@@ -65,6 +65,8 @@ NEEDS = {
         "GET /v1/audit",
         "GET /v1/garbage",
         "POST /v1/garbage/collect",
+        "GET /v1/homes",
+        "POST /v1/homes/{home}/lost",
         "POST /v1/webhooks",
         "GET /v1/webhooks",
         "GET /v1/webhooks/{webhook_id}/deliveries",

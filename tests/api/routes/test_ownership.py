@@ -23,6 +23,7 @@ SHARED = {
     "item": "of a collection",
     "image": "of a dataset",
     "prefix": "of a key: for admins alone",
+    "home": "of workers: for admins alone",
     "webhook_id": "of a webhook: for admins alone",
     "view_id": "of an address of the page that its owner has shown to all by saving it",
     "upload_id": "of an upload, whose owner is in its folder: test_uploads.py",

@@ -127,3 +127,35 @@ def test_the_one_of_a_deleted_run_is_named_by_nobody(database: Database, queue: 
         runs.delete_run(session, run_id)
     with database.reading() as session:
         assert outbox.referenced_keys(session, {"runs/run_1"}) == set()
+
+
+def test_what_a_lost_home_had_is_given_up(database: Database) -> None:
+    expect(database, "runs/run_1", holder=THERE)
+    expect(database, "runs/run_2")
+    first = claim_upload_of(database)
+    assert first is not None
+    with database.session() as session:
+        outbox.record_uploaded(session, first, FILES)
+        outbox.enqueue_upload(session, "runs/run_2", 2, THERE)
+        outbox.enqueue_upload(session, "encoders/enc_1", 1, HERE)
+    with database.session() as session:
+        found = outbox.pending_uploads(session)
+        assert [(each.home, each.paths) for each in found] == [
+            (HERE, ["encoders/enc_1"]),
+            (THERE, ["runs/run_1", "runs/run_2"]),
+        ]
+        given_up = outbox.abandon_uploads(session, THERE)
+    assert (given_up.folders, given_up.error) == (2, None)
+    assert claim_upload_of(database, THERE) is None
+    for run_id in ("run_1", "run_2"):
+        with pytest.raises(UserError, match="submit the run that made them again") as caught:
+            outbox.require_uploaded(row_of(database, f"runs/{run_id}"))
+        assert caught.value.code == "artifacts_lost"
+    with database.session() as session:
+        assert outbox.count_pending_uploads(session) == 1
+        assert outbox.runs_with_pending_uploads(session, ["run_1", "run_3"]) == {"run_1": outbox.LOST}
+        with pytest.raises(UserError, match="lcl homes list") as caught:
+            outbox.abandon_uploads(session, THERE)
+        outbox.enqueue_upload(session, "runs/run_1", 3, HERE)
+        assert outbox.runs_with_pending_uploads(session, ["run_1"]) == {"run_1": None}
+    assert caught.value.code == "unknown_home"
