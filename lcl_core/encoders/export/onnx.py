@@ -127,11 +127,15 @@ The encoders of Latent Compression Learning. Both give float32 rows of length 1 
 * `{TEXT}`: `input_ids` int64 [n, L], rows of start, text, end, then zeros → `text_embeds` [n, E]; any n and L, of which
   the first {QUERY_TOKENS} are read.
 
-`preprocessor_config.json` says how images are prepared, `tokenizer.json` holds the vocabulary. Texts are lower-cased
-and their blanks collapsed first; mend mojibake and HTML entities (ftfy, html) where you have any.
+`preprocessor_config.json` says how images are prepared, `tokenizer.json` holds the vocabulary. Texts are cleaned first,
+by `clean` below as in training: ftfy mends mojibake and makes curly quotes, ligatures, wide letters and combining
+marks plain ones, HTML entities become letters, blanks collapse, and all is lower-case. Uncleaned, such texts have other
+ids. The code needs `pip install ftfy numpy onnxruntime pillow tokenizers`.
 """
 _RECIPE = """
+import html
 import json
+import ftfy
 import numpy as np
 from onnxruntime import InferenceSession
 from PIL import Image, ImageOps
@@ -159,8 +163,12 @@ def pixels(image):
     levels = np.asarray(square.crop((left, top, left + side, top + side)), np.float32) / 255
     return ((levels - settings["image_mean"]) / settings["image_std"]).transpose(2, 0, 1).astype(np.float32)
 
+def clean(sentence):
+    mended = html.unescape(html.unescape(ftfy.fix_text(sentence)))
+    return " ".join(mended.split()).lower()
+
 def ids(sentence):
-    words = tokenizer.encode(" ".join(sentence.lower().split()), add_special_tokens=False).ids
+    words = tokenizer.encode(clean(sentence), add_special_tokens=False).ids
     start, end = (tokenizer.token_to_id(f"<{name}_of_text>") for name in ("start", "end"))
     return np.array([[start, *words, end]], np.int64)
 

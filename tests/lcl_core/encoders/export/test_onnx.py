@@ -62,6 +62,9 @@ def test_the_readme_runs_without_torch(sample: Sample, folder: Path) -> None:
     np.testing.assert_allclose(names["images"], sample.images[:1], atol=1e-5)
     texts = sample.processor.encode_texts(["a red bus", "a blue circle"])
     np.testing.assert_allclose(names["texts"], sample.model.get_text_features(texts).detach(), atol=1e-5)
+    # a curly quote, a letter with a combining mark, a ligature, wide letters, an entity twice
+    for text in ("The cat\u2019s nap", "cafe\u0301", "\ufb01sh &amp;amp; \uff23\uff2c\uff29\uff30", "a  plain\tText"):
+        assert names["ids"](text).tolist() == sample.processor.encode_texts([text]).tolist(), text
     uncommon = {name: (Image.open(io.BytesIO(data)), data) for name, data in encode_uncommon_images().items()}
     for name, (image, data) in uncommon.items():
         expected = sample.processor.preprocess([decode_image(data, name)])[0]
