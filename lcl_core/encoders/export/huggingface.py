@@ -15,7 +15,8 @@ from pathlib import Path
 
 from lcl_core.common.files import write_json_atomically
 from lcl_core.encoders.detect import CONFIG, WEIGHTS
-from lcl_core.encoders.export.files import PROCESSOR, read_json, write_inputs, write_model_card
+from lcl_core.encoders.export.files import PROCESSOR, TOKENIZER_SETTINGS, read_json, write_inputs, write_model_card
+from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
 
 _PORTABLE = "lcl_core.encoders.export.portable"
 _ENTRIES = (f"{_PORTABLE}.encoder_model", f"{_PORTABLE}.processing_lcl")
@@ -28,6 +29,7 @@ _COPIED = (
 )  # of other modules: constants alone
 _AUTO_MODEL = {"AutoConfig": "modeling_lcl.LCLConfig", "AutoModel": "encoder_model.LCLEncoderModel"}
 _AUTO_PROCESSOR = {"AutoProcessor": "processing_lcl.PortableProcessor"}
+_AUTO_TOKENIZER = {"AutoTokenizer": ["processing_lcl.PortableTokenizer", None]}
 _TEXT = """
 A vision encoder and text encoder of Latent Compression Learning, in one space. Two ways to load it:
 
@@ -36,8 +38,13 @@ A vision encoder and text encoder of Latent Compression Learning, in one space. 
   `processing_lcl.py` and what they import. They need torch, transformers (tested: 5.24 and 4.57), tokenizers,
   Pillow and, for texts that are not plain ASCII, ftfy.
 
-`get_image_features` and `get_text_features` give vectors of length 1, `get_patch_features` the patch tokens. Captions
-need `lcl`. An encoder whose `vision` in `config.json` begins with `timm:` needs timm as well.
+`get_image_features` and `get_text_features` give vectors of length 1, `get_patch_features` the patch tokens.
+
+* `AutoProcessor` and `AutoTokenizer` compute the same ids; both need `trust_remote_code`, since no tokenizer of
+  transformers cleans texts as in training. `processor(text=…)` pads; with `tokenizer(…)` write `padding=True`.
+* `preprocessor_config.json` is for libraries that run no code from here. It crops some images one pixel
+  beside the processor's square.
+* Captions need `lcl`. An encoder whose `vision` in `config.json` begins with `timm:` needs timm as well.
 """
 _RECIPE = """
 from transformers import AutoModel, AutoProcessor
@@ -61,6 +68,10 @@ def write(directory: Path, target: Path) -> None:
     write_inputs(directory, target)
     processor = read_json(directory / PROCESSOR)
     write_json_atomically(target / PROCESSOR, {**processor, "auto_map": _AUTO_PROCESSOR})
+    # a tokenizer of transformers' own would leave out start, end and the cleaning of texts
+    tokenizer = {"tokenizer_class": "PortableTokenizer", "auto_map": _AUTO_TOKENIZER}
+    longest = min(TEXT_CONTEXT_LENGTH, config.get("context_length", TEXT_CONTEXT_LENGTH))
+    write_json_atomically(target / TOKENIZER_SETTINGS, {**tokenizer, "model_max_length": longest})
     shutil.copyfile(directory / WEIGHTS, target / WEIGHTS)
     for name, source in portable_sources().items():
         (target / name).write_text(source, encoding="utf-8")

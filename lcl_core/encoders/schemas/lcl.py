@@ -97,11 +97,14 @@ class LCLSettings(BaseModel):
 
 
 class LCLAutoMap(BaseModel):
-    """The code that exports write beside the weights, this version's and older ones'. It is never run."""
+    """The code that exports write beside the weights, this version's and older ones'. It is never run.
+
+    ``configuration_lcl``: as transformers writes it when it saves the export again.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    AutoConfig: Literal["modeling_lcl.LCLConfig"]
+    AutoConfig: Literal["modeling_lcl.LCLConfig", "configuration_lcl.LCLConfig"]
     AutoModel: Literal["encoder_model.LCLEncoderModel", "modeling_lcl.LCLModel"]
 
 

@@ -30,9 +30,11 @@ IGNORED_FILES = {
 }
 _TOKENIZERS = {TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"}
 _PROCESSORS = {"preprocessor_config.json", "processor_config.json"}
+# of our exports to transformers, as written or saved again there; nothing here reads them
+_EXPORTED = {"preprocessor_config.json", "special_tokens_map.json", "tokenizer_config.json"}
 _HUB = {"config.json", "model.safetensors.index.json", *_PROCESSORS, *_TOKENIZERS}
 KNOWN_FILES = {
-    "lcl": {"config.json", "preprocessor_config.json", lcl.PROCESSOR, TOKENIZER},
+    "lcl": {"config.json", lcl.PROCESSOR, TOKENIZER, *_EXPORTED},
     "huggingface": {*_HUB, POOLING},
     "openclip": {"open_clip_config.json", *_HUB},
     "timm": {"config.json"},

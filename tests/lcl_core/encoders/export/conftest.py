@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,6 @@ def anonymous_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
     monkeypatch.setattr(configuration_auto.CONFIG_MAPPING, "_extra_content", {})
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    for module in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, module)  # of another test's cache
+    monkeypatch.syspath_prepend(tmp_path / "modules")

@@ -6,17 +6,31 @@ import ast
 import copy
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from PIL import Image
 
 from lcl_core.data.image_decoding import decode_image
 from lcl_core.encoders.export import export
+from lcl_core.encoders.schemas.validate import check_encoder
 from lcl_core.model import LCLModel, LCLProcessor
 from tests.lcl_core.encoders.export.conftest import Sample, encode_uncommon_images
+
+TYPOGRAPHIC = ["The cat\u2019s nap", "cafe\u0301", "&amp;amp; <start_of_text> <pad>"]
+
+
+def export_cached(sample: Sample, cache: Path) -> str:
+    """The export as a hub's cache has it after a download; the name of its repository."""
+    repository = cache / "models--me--encoder"
+    export("huggingface", sample.directory, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    return "me/encoder"
 
 
 @torch.inference_mode()
@@ -64,6 +78,58 @@ def test_for_us_it_is_an_encoder_as_before_and_its_code_does_not_run(sample: Sam
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     processor = LCLProcessor.from_pretrained(tmp_path / "out")
     assert torch.equal(processor.encode_texts(sample.texts), sample.ids)
+
+
+def test_a_tokenizer_alone_computes_the_same_ids(sample: Sample, tmp_path: Path, anonymous_users: None) -> None:
+    export("huggingface", sample.directory, tmp_path / "out")
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    texts = [*sample.texts, *TYPOGRAPHIC]
+    expected = sample.processor.encode_texts(texts)
+    assert torch.equal(tokenizer(texts, padding=True, return_tensors="pt")["input_ids"], expected)
+    assert tokenizer(texts[0])["input_ids"] == sample.processor.encode_texts(texts[:1])[0].tolist()
+    assert tokenizer.decode(tokenizer("A  red SQUARE")["input_ids"], skip_special_tokens=True) == "a red square"
+    cut = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    assert cut["input_ids"].shape[1] == 77 < expected.shape[1]
+    assert cut.keys() == {"input_ids"}, "and get_text_features reads nothing else"
+    torch.testing.assert_close(sample.model.get_text_features(**cut), sample.model.get_text_features(expected))
+    with pytest.raises(ValueError, match="text_pair"):
+        tokenizer("a red square", "a blue circle")
+    with pytest.raises(ValueError, match="trust_remote_code"):  # not another tokenizer, with other ids
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=False)
+
+
+def test_it_is_loaded_from_a_hub(sample: Sample, tmp_path: Path, anonymous_users: None) -> None:
+    where = {"cache_dir": tmp_path / "hub", "local_files_only": True, "trust_remote_code": True}
+    name = export_cached(sample, tmp_path / "hub")
+    for revision in ("main", "a" * 40):
+        processor: Any = transformers.AutoProcessor.from_pretrained(name, revision=revision, **where)
+        assert torch.equal(processor(text=sample.texts)["input_ids"], sample.ids)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **where)
+    assert torch.equal(tokenizer(sample.texts, padding=True, return_tensors="pt")["input_ids"], sample.ids)
+    with pytest.raises(OSError, match="cached files"):
+        type(processor).from_pretrained(name, revision="other", cache_dir=tmp_path / "hub", local_files_only=True)
+
+
+def test_a_saved_processor_is_loaded_again_and_its_subfolder_too(
+    sample: Sample, tmp_path: Path, anonymous_users: None
+) -> None:
+    export("huggingface", sample.directory, tmp_path / "out")
+    model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "processing_lcl.py").is_file()
+    assert check_encoder(tmp_path / "saved").kind == "lcl"
+    assert torch.equal(LCLProcessor.from_pretrained(tmp_path / "saved").encode_texts(sample.texts), sample.ids)
+    processor.save_pretrained(tmp_path / "root" / "below")
+    shutil.copy(tmp_path / "out" / "processing_lcl.py", tmp_path / "root")  # code is read from there alone
+    for directory, subfolder in (("saved", ""), ("root", "below")):
+        for loader in (transformers.AutoProcessor, type(processor)):
+            again: Any = loader.from_pretrained(tmp_path / directory, subfolder=subfolder, trust_remote_code=True)
+            given = again(images=sample.sample_images, text=[*sample.texts, *TYPOGRAPHIC])
+            torch.testing.assert_close(given["pixel_values"], sample.pixels, atol=1e-6, rtol=0)
+            assert torch.equal(given["input_ids"], sample.processor.encode_texts([*sample.texts, *TYPOGRAPHIC]))
+    assert again(text=[])["input_ids"].shape == (0, 0)
 
 
 def test_an_image_processor_of_theirs_prepares_images_alike(sample: Sample, tmp_path: Path) -> None:
