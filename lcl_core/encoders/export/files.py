@@ -18,7 +18,8 @@ from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
 from lcl_core.encoders.detect import CONFIG, WEIGHTS
 from lcl_core.model import LCLConfig, LCLModel
 
-PROCESSOR, TOKENIZER, IMAGE_PROCESSOR = "processor_config.json", "tokenizer.json", "preprocessor_config.json"
+PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
+TOKENIZER, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
 CARD = "README.md"
 
 
@@ -71,7 +72,12 @@ def write_inputs(directory: Path, target: Path) -> None:
     write_json_atomically(target / IMAGE_PROCESSOR, transform)
 
 
-def write_model_card(target: Path, title: str, words: str, recipe: str) -> None:
-    """A README with how to load it."""
-    text = f"# {title}\n\n{words.strip()}\n\n```python\n{recipe.strip()}\n```\n"
+def write_model_card(target: Path, title: str, words: str, recipe: str, library: str) -> None:
+    """A README with how to load it, and the header that a hub reads, without a licence: that is the owner's to name.
+
+    Args:
+        library: that loads it, by the hub's name.
+    """
+    header = f"---\nlibrary_name: {library}\npipeline_tag: image-feature-extraction\ntags:\n- lcl\n---"
+    text = f"{header}\n\n# {title}\n\n{words.strip()}\n\n```python\n{recipe.strip()}\n```\n"
     (target / CARD).write_text(text, encoding="utf-8")

@@ -40,6 +40,7 @@ A vision encoder and text encoder of Latent Compression Learning, in one space. 
 
 `get_image_features` and `get_text_features` give vectors of length 1, `get_patch_features` the patch tokens.
 
+* `dtype="float32"` loads the weights as `lcl` does. Without it weights in bf16 stay so, and norms and sums lose digits.
 * `AutoProcessor` and `AutoTokenizer` compute the same ids; both need `trust_remote_code`, since no tokenizer of
   transformers cleans texts as in training. `processor(text=…)` pads; with `tokenizer(…)` write `padding=True`.
 * `preprocessor_config.json` is for libraries that run no code from here. It crops some images one pixel
@@ -48,7 +49,7 @@ A vision encoder and text encoder of Latent Compression Learning, in one space. 
 """
 _RECIPE = """
 from transformers import AutoModel, AutoProcessor
-model = AutoModel.from_pretrained(DIR, trust_remote_code=True)
+model = AutoModel.from_pretrained(DIR, dtype="float32", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(DIR, trust_remote_code=True)
 images = model.get_image_features(**processor(images=[image]))
 texts = model.get_text_features(**processor(text=["a red bus", "a blue circle"]))
@@ -75,7 +76,7 @@ def write(directory: Path, target: Path) -> None:
     shutil.copyfile(directory / WEIGHTS, target / WEIGHTS)
     for name, source in portable_sources().items():
         (target / name).write_text(source, encoding="utf-8")
-    write_model_card(target, "Encoders of images and texts", _TEXT, _RECIPE)
+    write_model_card(target, "Encoders of images and texts", _TEXT, _RECIPE, "transformers")
 
 
 def portable_sources() -> dict[str, str]:

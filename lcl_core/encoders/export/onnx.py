@@ -201,7 +201,7 @@ def write(directory: Path, target: Path) -> None:
     write_inputs(directory, target)
     onnx.save_model(image_graph(config, weights), target / IMAGE)
     onnx.save_model(text_graph(config, weights), target / TEXT)
-    write_model_card(target, "Encoders of images and texts for ONNX", _WORDS, _RECIPE)
+    write_model_card(target, "Encoders of images and texts for ONNX", _WORDS, _RECIPE, "onnx")
 
 
 def image_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:

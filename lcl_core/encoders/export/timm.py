@@ -64,7 +64,7 @@ def write(directory: Path, target: Path) -> None:
         "pretrained_cfg": _transform(config),
     }
     write_json_atomically(target / CONFIG, described)
-    write_model_card(target, "A vision tower for timm", _WORDS, _RECIPE)
+    write_model_card(target, "A vision tower for timm", _WORDS, _RECIPE, "timm")
 
 
 def _settings(config: LCLConfig) -> dict[str, Any]:

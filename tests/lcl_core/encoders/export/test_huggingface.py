@@ -6,6 +6,7 @@ import ast
 import copy
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from lcl_core.data.image_decoding import decode_image
@@ -130,6 +132,24 @@ def test_a_saved_processor_is_loaded_again_and_its_subfolder_too(
             torch.testing.assert_close(given["pixel_values"], sample.pixels, atol=1e-6, rtol=0)
             assert torch.equal(given["input_ids"], sample.processor.encode_texts([*sample.texts, *TYPOGRAPHIC]))
     assert again(text=[])["input_ids"].shape == (0, 0)
+
+
+def test_the_card_has_what_a_hub_reads_and_its_recipe_computes_in_fp32(
+    sample: Sample, tmp_path: Path, anonymous_users: None
+) -> None:
+    copy.deepcopy(sample.model).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    sample.processor.save_pretrained(tmp_path / "half")
+    export("huggingface", tmp_path / "half", tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "image-feature-extraction"
+    assert card.data.license is None, "the owner's to name"
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card.text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"DIR": tmp_path / "out", "image": sample.sample_images[0]}
+    exec(code, names)
+    assert names["model"].dtype == torch.float32
+    extract: Any = transformers.pipeline("image-feature-extraction", str(tmp_path / "out"), trust_remote_code=True)
+    assert torch.tensor(extract(sample.sample_images[0])).shape == (1, 24)
 
 
 def test_an_image_processor_of_theirs_prepares_images_alike(sample: Sample, tmp_path: Path) -> None:
