@@ -150,6 +150,8 @@ def _relabel(
 ) -> list[collections.ItemAddition]:
     """The images whose labels the request changes: new records, vectors and bytes as they are.
 
+    Bytes that the directory has are not stored a second time.
+
     Raises: CollectionReplaced if an image has been removed or compacted meanwhile; UserError.
     """
     changed = []
@@ -157,14 +159,15 @@ def _relabel(
         if len(record["labels"]) > MAX_LABELS:
             message = f"image {record['id']} would have {len(record['labels'])} labels, of {MAX_LABELS} that it may"
             raise UserError(message, code="bad_label", field=f"ids.{body.ids.index(record['id'])}")
-        is_added = collection.is_added(record["id"])
-        data = collections.item_image(reader, collection_id, record["id"]) if is_added else None
-        if is_added and data is None:
-            raise collections.CollectionReplaced
+        data = None
+        if not collection.has_image_bytes(record["id"]):
+            data = collections.item_image(reader, collection_id, record["id"])
+            if data is None:
+                raise collections.CollectionReplaced
         text_vectors = b"".join(map(_float32_bytes, collection.caption_vectors(record)))
         vector = _float32_bytes(collection.vector(record["id"]))
         change = ChangeRecord(0, record["id"], record, vector, text_vectors)
-        changed.append(collections.ItemAddition(change, data or collection.image_bytes(record["id"])))
+        changed.append(collections.ItemAddition(change, data))
     return changed
 
 

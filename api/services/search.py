@@ -97,7 +97,7 @@ def read_item_image(state: AppState, session: Session, name: str, item: str) -> 
     for _ in range(MAX_ATTEMPTS):
         row, collection = open_collection(state, session, name)
         media_type = collection.item(item)["media_type"]
-        if not collection.is_added(item):
+        if collection.has_image_bytes(item):
             return collection.image_bytes(item), media_type
         data = collections.item_image(session, row.id, item)
         if data is not None:

@@ -284,8 +284,12 @@ class Collection:
         return 0
 
     def is_added(self, item_id: str) -> bool:
-        """Whether the image is of a delta (``delta.py``): its bytes are not in the directory."""
+        """Whether the image is of a delta (``delta.py``)."""
         return False
+
+    def has_image_bytes(self, item_id: str) -> bool:
+        """Whether ``image_bytes`` has them: those of an added image are in the store of the changes."""
+        return True
 
     def vector(self, item_id: str) -> np.ndarray:
         """f32 [E] of an image or a text. Raises: ``item_not_found``."""

@@ -37,6 +37,7 @@ class DeltaItem:
     text_keys: tuple[int, ...]
     vector: bytes  # f32 [E]
     text_vectors: tuple[bytes, ...]  # one for each of texts
+    keeps_image: bool  # as ChangeRecord's
 
     @classmethod
     def of(cls, change: ChangeRecord, record: dict[str, Any]) -> DeltaItem:
@@ -49,6 +50,7 @@ class DeltaItem:
             text_keys=tuple(map(file_format.stable_hash64, texts)),
             vector=change.vector,
             text_vectors=tuple(change.text_vectors[at * width : (at + 1) * width] for at in range(len(texts))),
+            keeps_image=change.keeps_image,
         )
 
 
@@ -125,7 +127,7 @@ class _JoinedVectors:
 
 
 class CollectionWithDelta(Collection):
-    """``Collection`` with a delta. Bytes of added images are in the store of the changes."""
+    """``Collection`` with a delta. Bytes of added images are in the store of the changes, of those kept in its directory."""
 
     def __init__(self, base: Collection, overlay: Delta) -> None:
         vars(self).update(vars(base))
@@ -145,8 +147,17 @@ class CollectionWithDelta(Collection):
         return self.overlay.number
 
     def is_added(self, item_id: str) -> bool:
-        """Whether the image's bytes are in the store of the changes, not in the directory."""
         return item_id in self.overlay.added
+
+    def has_image_bytes(self, item_id: str) -> bool:
+        added = self.overlay.added.get(item_id)
+        return added is None or added.keeps_image
+
+    def image_bytes(self, item_id: str) -> bytes:
+        added = self.overlay.added.get(item_id)
+        if added is not None and added.keeps_image:
+            return self._image_blobs.piece(self._sides["images"].row(item_id))
+        return super().image_bytes(item_id)
 
     def item(self, item_id: str) -> dict[str, Any]:
         added = self.overlay.added.get(item_id)

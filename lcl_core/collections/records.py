@@ -28,6 +28,7 @@ class ChangeRecord:
         record: as ``Collection.item``; None: the image was removed.
         vector: of the image, little-endian f32 [E] of length 1.
         text_vectors: those of ``texts_of(record)``, row by row: f32 [m, E].
+        keeps_image: its bytes are those of the collection's directory, and none are stored with the change.
     """
 
     number: int
@@ -35,6 +36,7 @@ class ChangeRecord:
     record: dict[str, Any] | None = None
     vector: bytes = b""
     text_vectors: bytes = b""
+    keeps_image: bool = False
 
 
 def caption_texts(record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -82,9 +84,14 @@ class DeltaSnapshotWriter:
         self._bytes.close()
 
     def write(self, change: ChangeRecord, image: bytes) -> None:
-        """``image``: the stored bytes of the image."""
+        """``image``: its stored bytes, of which none are written if the change keeps the image."""
         entry: dict[str, Any] = {"number": change.number, "item": change.item, "record": change.record}
-        for name, data in (("vector", change.vector), ("text_vectors", change.text_vectors), ("picture", image)):
+        parts: dict[str, bytes] = {"vector": change.vector, "text_vectors": change.text_vectors}
+        if change.keeps_image:
+            entry["picture"] = None
+        else:
+            parts["picture"] = image
+        for name, data in parts.items():
             entry[name] = [self._bytes.tell(), len(data)]
             self._bytes.write(data)
         self._lines.write(json.dumps(entry) + "\n")
@@ -102,17 +109,21 @@ class DeltaSnapshot:
             with (directory / _LINES).open(encoding="utf-8") as lines, self._blob.open("rb") as blob:
                 for line in lines:
                     entry = json.loads(line)
-                    if sum(entry["picture"]) > size:
-                        raise ValueError("an image is cut off")
-                    vectors = {name: _read_range(blob, *entry[name]) for name in ("vector", "text_vectors")}
-                    self.changes.append(ChangeRecord(entry["number"], entry["item"], entry["record"], **vectors))
-                    self._ranges[entry["item"]] = (entry["picture"][0], entry["picture"][1])
+                    image = entry["picture"]
+                    if image is not None:
+                        if sum(image) > size:
+                            raise ValueError("an image is cut off")
+                        self._ranges[entry["item"]] = (image[0], image[1])
+                    vector, texts = (_read_range(blob, *entry[name]) for name in ("vector", "text_vectors"))
+                    self.changes.append(
+                        ChangeRecord(entry["number"], entry["item"], entry["record"], vector, texts, image is None)
+                    )
         except (OSError, ValueError, KeyError) as error:
             message = f"the changes of the collection cannot be read ({error}); resume the run"
             raise UserError(message, code="changes_unreadable", file=directory) from error
 
     def images(self, items: Iterable[str]) -> list[bytes]:
-        """The stored bytes of these added images."""
+        """The bytes that are stored with the changes of these images: with each that does not keep its image."""
         with self._blob.open("rb") as blob:
             return [_read_range(blob, *self._ranges[item]) for item in items]
 

@@ -444,7 +444,7 @@ class CollectionAppendSource(AppendSource):
         return {**record, "labels": labels}
 
     def _image_bytes(self, ids: Sequence[str]) -> list[bytes]:
-        added = [item for item in ids if self._collection.is_added(item)]
+        added = [item for item in ids if not self._collection.has_image_bytes(item)]
         new = dict(zip(added, self._snapshot.images(added), strict=True))
         return [new[item] if item in new else self._collection.image_bytes(item) for item in ids]
 

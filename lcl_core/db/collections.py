@@ -42,6 +42,7 @@ _Change = CollectionChange
 _NO_FETCHED: Mapping[str, Path] = {}
 _NO_VALUES: dict[str, Any] = dict.fromkeys(("record", "picture", "vector", "text_vectors"))
 _CHANGE_COLUMNS = (_Change.number, _Change.item, _Change.record, _Change.vector, _Change.text_vectors)
+_KEEPS_IMAGE = _Change.vector.is_not(None) & _Change.picture.is_(None)
 
 
 class CollectionReplaced(Exception):
@@ -59,15 +60,18 @@ class CollectionRef:
 
 @dataclass(frozen=True)
 class ItemAddition:
-    """An item to add: ``change`` without a number, and the bytes of its thumbnail."""
+    """An item to add: ``change`` without a number, and the bytes of its thumbnail.
+
+    Without bytes the change keeps the image: those of the directory are read.
+    """
 
     change: ChangeRecord
-    data: bytes
+    data: bytes | None
 
     @property
     def stored_bytes(self) -> int:
         """Bytes in the database, without the record."""
-        return len(self.data) + len(self.change.vector) + len(self.change.text_vectors)
+        return len(self.data or b"") + len(self.change.vector) + len(self.change.text_vectors)
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def replace_records(
     """Replace the records of items that the collection has: all of them, or none.
 
     Args:
-        items: no item twice, with the vectors and thumbnails that they have.
+        items: no item twice, with the vectors and thumbnails that they have; no bytes where the directory has them.
         last_change: number of the last change that the caller has read the items with.
         owner: who is charged for those that were not changed before; who added the others stays charged for them.
         check_quota: of the owner.
@@ -184,7 +188,7 @@ def find_repeated_addition(session: Session, request: IdempotentRequest | None) 
 def changes_since(session: Session, collection_id: str, path: str, number: int) -> list[ChangeRecord]:
     """Changes above ``number``, in order, without thumbnails. Raises: CollectionReplaced if ``path`` is outdated."""
     query = (
-        select(*_CHANGE_COLUMNS)
+        select(*_CHANGE_COLUMNS, _KEEPS_IMAGE)
         .where(_Change.collection_id == collection_id, _Change.number > number)
         .order_by(_Change.number)
     )
@@ -196,7 +200,7 @@ def changes_since(session: Session, collection_id: str, path: str, number: int) 
 
 
 def item_image(session: Session, collection_id: str, item: str) -> bytes | None:
-    """Thumbnail of an added item; None: the item is not among the changes."""
+    """Thumbnail of an added item; None: the item is not among the changes, or its change keeps the image."""
     query = select(_Change.picture).where(_Change.collection_id == collection_id, _Change.item == item)
     return session.scalars(query).one_or_none()
 
@@ -206,11 +210,12 @@ def snapshot_changes(session: Session, row: CollectionRow, directory: Path) -> i
 
     Raises: CollectionReplaced; OSError.
     """
-    query = select(*_CHANGE_COLUMNS, _Change.picture).where(_Change.collection_id == row.id).order_by(_Change.number)
+    columns = (*_CHANGE_COLUMNS, _KEEPS_IMAGE, _Change.picture)
+    query = select(*columns).where(_Change.collection_id == row.id).order_by(_Change.number)
     number = 0
     with DeltaSnapshotWriter(directory) as writer:
-        for *columns, thumbnail in session.execute(query.execution_options(yield_per=100)).tuples():
-            change = _to_change(*columns)
+        for *values, thumbnail in session.execute(query.execution_options(yield_per=100)).tuples():
+            change = _to_change(*values)
             writer.write(change, thumbnail or b"")
             number = change.number
     if session.scalars(select(CollectionRow.path).where(CollectionRow.id == row.id)).one_or_none() != row.path:
@@ -328,9 +333,14 @@ def _change_values(addition: ItemAddition, owner: str | None) -> dict[str, Any]:
 
 
 def _to_change(
-    number: int, item: str, record: dict[str, Any] | None, vector: bytes | None, text_vectors: bytes | None
+    number: int,
+    item: str,
+    record: dict[str, Any] | None,
+    vector: bytes | None,
+    text_vectors: bytes | None,
+    keeps_image: bool,
 ) -> ChangeRecord:
-    return ChangeRecord(number, item, record, vector or b"", text_vectors or b"")
+    return ChangeRecord(number, item, record, vector or b"", text_vectors or b"", keeps_image)
 
 
 def _record_addition(session: Session, row: CollectionRow, request: IdempotentRequest, ids: list[str]) -> None:

@@ -421,7 +421,7 @@ class CollectionChange(Base):
     item: Mapped[str] = mapped_column(String(20), primary_key=True)  # img_…
     number: Mapped[int]
     record: Mapped[dict[str, Any] | None]  # None: the item was removed, and the columns below are None
-    picture: Mapped[bytes | None] = mapped_column(LargeBinary)  # thumbnail
+    picture: Mapped[bytes | None] = mapped_column(LargeBinary)  # thumbnail; None: the directory's image is kept
     vector: Mapped[bytes | None] = mapped_column(LargeBinary)  # little-endian f32 [E]
     text_vectors: Mapped[bytes | None] = mapped_column(LargeBinary)  # of its captions: f32 [m, E]
     owner: Mapped[str | None] = mapped_column(String(100))  # who is charged for it; None: nobody

@@ -13,11 +13,12 @@ import httpx
 import numpy as np
 import pytest
 from anyio import to_thread
+from sqlalchemy import select
 
 from api.client import ApiError, Client
 from api.services import collection_items
 from lcl_core.db import collections, registry
-from lcl_core.db.models import EncoderRow
+from lcl_core.db.models import CollectionChange, EncoderRow
 from tests.api.sample_assets import make_collection, png
 
 Json = dict[str, Any]
@@ -336,6 +337,29 @@ def test_tags_of_images_are_a_filter_at_once_and_after_a_fold(
     assert {item: live_service.admin.item_image("squares", item) for item in chosen} == data
     assert change(http, [ids["red.png"]], remove={"tags": ["checked", "warm; bright"]}).json() == {"changed": 1}
     assert "tags" not in live_service.admin.item("squares", ids["red.png"])["labels"], "an empty set is none"
+
+
+def test_a_change_of_labels_stores_no_bytes_that_the_directory_has(
+    live_service: Any, http: httpx.Client, squares: Json, sample_images: dict[str, bytes]
+) -> None:
+    (black,) = live_service.admin.add_items("squares", [{"image": BLACK, "name": "black.png"}])["ids"]
+    red, blue = (
+        live_service.admin.search("squares", image=sample_images[hue], k=1)["hits"][0]["id"] for hue in ("red", "blue")
+    )
+
+    def stored() -> dict[str, bytes | None]:
+        query = select(CollectionChange.item, CollectionChange.picture)
+        with live_service.context.database.reading() as session:
+            return dict(session.execute(query.where(CollectionChange.collection_id == squares["id"])).tuples().all())
+
+    for tag in ("one", "two"):
+        assert change(http, [black, red, blue], add={"tags": [tag]}).json() == {"changed": 3}
+        assert stored() == {black: BLACK, red: None, blue: None}
+    expected = {black: BLACK, red: sample_images["red"], blue: sample_images["blue"]}
+    for _ in range(2):
+        assert {item: live_service.admin.item_image("squares", item) for item in expected} == expected
+        fold(live_service, squares)
+    assert stored() == {}
 
 
 @pytest.mark.parametrize("meanwhile", [False, True])

@@ -161,6 +161,22 @@ def test_without_a_dataset_it_only_folds(index_runs: IndexRuns, embedded: dict[s
     assert json.loads(lines[-1])["step"] == json.loads(lines[-1])["total_steps"]
 
 
+def test_an_image_whose_labels_alone_changed_keeps_its_bytes(index_runs: IndexRuns) -> None:
+    base, _ = index_runs.run("base", range(2))
+    older = Collection.open(base)
+    record = {**older.item(identity("0.webp")), "labels": {"by": "hand"}}
+    vector = older.vector(identity("0.webp")).tobytes()
+    texts = b"".join(each.tobytes() for each in older.caption_vectors(record))
+    change = ChangeRecord(1, identity("0.webp"), record, vector, texts, keeps_image=True)
+    index_runs.changes = [(change, b"")]
+    place, _ = index_runs.run("fold", None, base)
+    assert (index_runs.place / "fold" / "changes" / "changes.blob").stat().st_size == len(vector + texts)
+    folded = Collection.open(place, verify=True)
+    assert folded.item(identity("0.webp"))["labels"] == {"by": "hand"}
+    for name in ("0.webp", "1.webp"):
+        assert folded.image_bytes(identity(name)) == older.image_bytes(identity(name))
+
+
 def test_another_encoder_is_refused(index_runs: IndexRuns, encoders: list[Path]) -> None:
     base, _ = index_runs.run("base", range(2))
     index_runs.encoder = encoders[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,19 @@ def test_pages_hold_each_once_and_in_their_order(tmp_path: Path) -> None:
         assert np.array_equal(collection.vector(identifier), row)
     texts = {collection.record("texts", place)["text"] for place in range(collection.count("texts"))}
     assert texts == {text for new in now for text in new.captions}
+
+
+def test_an_image_that_is_kept_has_the_bytes_of_the_directory(tmp_path: Path) -> None:
+    names = ("kept.png", "replaced.png", "same.png")
+    base = build(tmp_path / "base", [item(name) for name in names])
+    changes = [addition(number, item(name, number)) for number, name in enumerate(names[:2], 1)]
+    collection = changed(base, [replace(changes[0], keeps_image=True), changes[1]])
+    assert [collection.has_image_bytes(identity(name)) for name in names] == [True, False, True]
+    for name in ("kept.png", "same.png"):
+        assert collection.image_bytes(identity(name)) == name.encode()
+    with pytest.raises(UserError, match="holds no item"):
+        collection.image_bytes(identity("replaced.png"))
+    assert collection.item(identity("kept.png"))["labels"] == item("kept.png", 1).labels
 
 
 def test_what_was_removed_is_not_found_by_any_way(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,26 @@ def test_who_added_an_image_is_charged_while_it_is_there(made: Database) -> None
     assert charged(made, "ada", "ben") == [picture("a.png").stored_bytes, 0]
     with made.reading() as session:
         assert list(quotas.usage_by_owner(session)) == ["ada"]
+
+
+def test_a_change_that_keeps_its_image_stores_no_bytes_of_it(made: Database, tmp_path: Path) -> None:
+    add(made, picture("c.png"))
+    kept = replace(picture("a.png", "a cat"), data=None)
+    with made.session() as session:
+        db_collections.replace_records(session, OPENED, [kept, picture("c.png")], row_of(made).changes, owner="ada")
+    remove(made, "b.png")
+    assert [(change.item, change.keeps_image) for change in seen(made)] == [
+        (identity("a.png"), True),
+        (identity("c.png"), False),
+        (identity("b.png"), False),
+    ]
+    assert charged(made, "ada") == [picture("a.png", "a cat").stored_bytes - len(b"a.png")]
+    with made.reading() as session:
+        assert db_collections.item_image(session, "col_1", identity("a.png")) is None
+        db_collections.snapshot_changes(session, session.get_one(CollectionRow, "col_1"), tmp_path / "handed")
+    handed = DeltaSnapshot(tmp_path / "handed")
+    assert handed.changes == seen(made)
+    assert handed.images([identity("c.png")]) == [b"c.png"]
 
 
 def test_the_quota_is_asked_for_what_is_more(made: Database) -> None:
