@@ -181,17 +181,32 @@ def filter_after_search(
 
     Returns: up to ``k`` rows, none where too many would have to be searched for.
     """
-    passing = len(rows) if among else total - len(rows)
-    count = k * 2 * total // max(passing, 1)
-    if count > MAX_NEIGHBOURS:
+    count = _count_before_filter(k, len(rows) if among else total - len(rows), total)
+    if count is None:
         return np.empty(0, np.int64)
     found = search(count)
     return found[np.isin(found, np.asarray(rows), invert=not among)][:k]
 
 
+def _count_before_filter(k: int, passing: int, total: int) -> int | None:
+    """Number of neighbours among which ``k`` are expected that pass a filter; None: too many.
+
+    Where few rows are left out, no more than those can take places of others, and twice ``k`` is plenty.
+
+    Args:
+        passing: rows that the filter leaves, of ``total``.
+    """
+    left_out = total - passing
+    if FEW_LEFT_OUT * left_out <= total:
+        return None if k > MAX_NEIGHBOURS else k + min(left_out, k)
+    enough = k * 2 * total // max(passing, 1)
+    return None if enough > MAX_NEIGHBOURS else enough
+
+
+FEW_LEFT_OUT = 4  # one row in so many
 EXACT_ROWS = 100_000  # up to here one pass over all vectors is fast enough, and exact
 MAX_F16_ROWS = 10_000_000  # beyond, the graph's own vectors are int8 and what it finds is compared again
-MAX_NEIGHBOURS = 1_000  # for more, one exact pass is no slower
+MAX_NEIGHBOURS = 1_000  # for more, one exact pass is no slower; twice as many where few rows are left out
 LINKS = 16  # of a node on each level, twice that on the lowest
 EXPANSION_ADD, EXPANSION_SEARCH = 128, 64  # candidates kept while a node is linked; while a query walks
 OVERSAMPLING = 4  # int8: so many candidates for each answer
@@ -237,8 +252,9 @@ class HnswIndex:
             query: f32 [E] of length 1.
             rows: ascending row numbers to choose from; none: all.
         """
-        count = k if rows is None else k * 2 * len(self._vectors) // max(len(rows), 1)
-        if count > MAX_NEIGHBOURS or (rows is not None and len(rows) <= EXACT_ROWS):
+        total = len(self._vectors)
+        count = _count_before_filter(k, total if rows is None else len(rows), total)
+        if count is None or (rows is not None and len(rows) <= EXACT_ROWS):
             return nearest(self._vectors, query, k, rows)
         found, scores = self._walk(query, count)
         if rows is not None:

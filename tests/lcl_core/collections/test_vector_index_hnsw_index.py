@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from lcl_core.collections import vector_index
-from lcl_core.collections.collection import Collection
+from lcl_core.collections.collection import FUSED_HITS, Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import GRAPHS, ChecksumVerifier
+from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.vector_index import HnswIndex, nearest, write_hnsw_index
 from lcl_core.collections.writer import CollectionItem, build_collection
 from lcl_core.common.errors import UserError
@@ -101,6 +102,36 @@ def test_more_than_a_walk_finds_is_one_pass(
     monkeypatch.setattr(vector_index, "MAX_NEIGHBOURS", 50)
     rows, _ = made(tmp_path, vectors).nearest(queries[0], 60)
     assert rows.tolist() == nearest(vectors, queries[0], 60)[0].tolist()
+
+
+@pytest.mark.parametrize(("k", "left_out"), [(50, 1), (50, 700), (14, 2000)])
+def test_what_a_filter_drops_costs_no_pass_over_all(
+    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch, k: int, left_out: int
+) -> None:
+    searched = made(tmp_path, vectors)
+    allowed = np.sort(np.random.default_rng(3).permutation(ROWS)[left_out:])
+    expected = [set(nearest(vectors, query, k, allowed)[0].tolist()) for query in queries]
+    monkeypatch.setattr(vector_index, "MAX_NEIGHBOURS", 90)
+    monkeypatch.setattr(vector_index, "nearest", None)  # the pass over all
+    found = [searched.nearest(query, k, allowed)[0] for query in queries]
+    assert {len(rows) for rows in found} == {k}
+    same = [len(some & set(rows.tolist())) / k for some, rows in zip(expected, found, strict=True)]
+    assert np.mean(same) > 0.97
+
+
+def test_a_hybrid_search_after_one_change_asks_the_graph(
+    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [CollectionItem(f"{row}.png", b"", "image/png", (f"one of {row % 7}",)) for row in range(ROWS)]
+    texts = {f"one of {number}": vectors[number] for number in range(7)}
+    build_collection(tmp_path / "many", items, vectors, texts, name="many", encoder_hash="e" * 64, dtype="f16")
+    opened = Collection.open(tmp_path / "many")
+    gone = opened.search(queries[0], 1)[0].id
+    changed = CollectionWithDelta(opened, Delta().with_changes([ChangeRecord(1, gone)]))
+    expected = [hit.id for hit in opened.search(queries[0], 50) if hit.id != gone]
+    monkeypatch.setattr(vector_index, "nearest", None)  # the pass over all
+    assert [hit.id for hit in changed.search(queries[0], 49)] == expected
+    assert gone not in [hit.id for hit in changed.search(queries[0], FUSED_HITS, words="one of 3")]
 
 
 def test_threads_do_not_disturb_each_other(tmp_path: Path, vectors: np.ndarray, queries: np.ndarray) -> None:
