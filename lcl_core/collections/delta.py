@@ -127,7 +127,7 @@ class _JoinedVectors:
 
 
 class CollectionWithDelta(Collection):
-    """``Collection`` with a delta. Bytes of added images are in the store of the changes, of those kept in its directory."""
+    """``Collection`` with a delta. The store of the changes has the bytes of added images that do not keep theirs."""
 
     def __init__(self, base: Collection, overlay: Delta) -> None:
         vars(self).update(vars(base))
@@ -138,6 +138,7 @@ class CollectionWithDelta(Collection):
         self._links = _CaptionLinks.of(self._added, self._sides["texts"].rows)
         self._segments: dict[str, _Segment] = {"images": images, "texts": self._texts(images)}
         self._captions_added = False
+        self._label_values: dict[str, list[str]] | None = None
 
     def __len__(self) -> int:
         return self.count("images")
@@ -181,9 +182,11 @@ class CollectionWithDelta(Collection):
         return self._record(target, int(rows[0])) if len(rows) else self._added_record(target, int(more[0]))
 
     def label_values(self) -> dict[str, list[str]]:
-        segment = self._segments["images"]
-        found = self._labels.values if segment.rows is None else self._labels.values_of(segment.visible)
-        return _joined(found, self._added_labels.values)
+        if self._label_values is None:  # two threads may both find them, once
+            segment = self._segments["images"]
+            found = self._labels.values if segment.rows is None else self._labels.values_of(segment.visible)
+            self._label_values = _joined(found, self._added_labels.values)
+        return dict(self._label_values)
 
     def label_texts(self) -> dict[str, list[str]]:
         return _joined(self._labels.texts_of(self._segments["images"].visible), self._added_labels.texts)

@@ -344,10 +344,14 @@ class LabelIndex:
 
     def values_of(self, images: np.ndarray) -> dict[str, list[str]]:
         """{label: its values, of a set its members} among these images; ``images`` bool [n]."""
-        return {
-            label: _Members.of(texts).texts if self.types[label] == "set" else texts
-            for label, texts in self.texts_of(images).items()
-        }
+        found = {}
+        for label, texts in self.texts_of(images).items():
+            found[label] = texts
+            if self.types[label] == "set":
+                members, written = self._set(label), np.zeros(len(self._texts[label]) + 1, dtype=bool)
+                written[self._codes[self._rows[label]][images]] = True  # that of an absent label is the last
+                found[label] = [members.texts[code] for code in np.unique(members.codes[written[members.owners]])]
+        return found
 
     def columns(self, rows: Sequence[int]) -> dict[str, list[Any]]:
         """{``column_name``: value of each of these rows, None where it has none}, for an index with columns."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from lcl_core.collections import labels
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import FILES, LABEL_TYPES, stable_hash64
 from lcl_core.collections.labels import LabelChange, LabelIndex, infer_type, parse_where, read_number
-from lcl_core.collections.records import ChangeRecord
+from lcl_core.collections.records import ChangeRecord, read_set
 from lcl_core.collections.writer import CollectionItem, CollectionWriter, build_collection
 from lcl_core.common.errors import UserError
 
@@ -323,6 +325,25 @@ def test_values_of_a_set_are_those_of_visible_images(tmp_path: Path) -> None:
     changed = CollectionWithDelta(collection, Delta().with_changes([gone]))
     assert changed.label_values()["tags"] == ["red", "round", "green"]
     assert '["a; b"]' not in changed.label_texts()["tags"]
+
+
+def test_values_are_found_once_for_each_state_and_sets_are_read_once_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = build(tmp_path / "it", images())
+    assert len(collection.label_values()["tags"]) == 4
+    read = Mock(wraps=read_set)
+    monkeypatch.setattr(labels, "read_set", read)
+    found = Mock(wraps=collection.label_index.values_of)
+    monkeypatch.setattr(collection.label_index, "values_of", found)
+    for number in range(3):
+        gone = ChangeRecord(1, f"img_{stable_hash64(f'{number}.png'):016x}")
+        changed = CollectionWithDelta(collection, Delta().with_changes([gone]))
+        first = changed.label_values()
+        assert sorted(first["tags"]) == ["a; b", "green", "red", "round"]
+        assert changed.label_values() == first
+        assert found.call_count == number + 1
+    assert not read.called
 
 
 def test_a_writer_states_types_too(tmp_path: Path) -> None:
