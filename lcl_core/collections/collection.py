@@ -38,7 +38,7 @@ from lcl_core.vector_indexes import SearchFn
 MAX_HITS = 10_000
 MAX_TEXT_ITEMS = 100  # images that the record of a text lists: in crawled pages many thousands have one alt text
 FUSED_HITS = 1000  # of a hybrid search: the best by vector and the best by words that are fused
-CarriersOf = Callable[[Sequence[int]], Iterator[list[str]]]  # keys of texts → ids of images that carry each
+CarriersOf = Callable[[Sequence[int]], Iterator[np.ndarray]]  # keys of texts → numbers of images that carry each
 log = logging.getLogger(__name__)
 
 
@@ -376,30 +376,38 @@ class Collection:
 
     def _best_fused(self, query: np.ndarray, k: int, words: str, where: Where | None) -> list[Hit]:
         """The hits of a validated hybrid search; ``score``: cosine, of every hit."""
-        near = {item: score for item, score, _ in self._best("images", query, FUSED_HITS, where)}
-        best = fuse_ranks(near, *self._matching(words, where))[:k]
+        nearest_images = self._best("images", query, FUSED_HITS, where)
+        near = {item: score for item, score, _ in nearest_images}
+        numbers = np.array([number for _, _, number in nearest_images], dtype=np.int64)
+        best = fuse_ranks(near, *self._matching(words, where, numbers))[:k]
         scores = {item: near[item] if item in near else float(self.vector(item) @ query) for item in best}
         return [Hit(item, score, self.item(item)) for item, score in scores.items()]
 
-    def _matching(self, words: str, where: Where | None) -> tuple[dict[str, float], set[str]]:
+    def _matching(self, words: str, where: Where | None, near: np.ndarray) -> tuple[dict[str, float], set[str]]:
         """Ids of the images with the best captions for these words, and the BM25 of each one's best, best first.
+
+        ``FUSED_HITS`` at most: of more images with one caption, those of ``near`` (numbers, best first) come first.
 
         The second: those of them whose best caption lacks some of the words.
         """
         index, carriers_of = self._full_text(), self._carriers_of(where)
         every_carrier = self._carriers_of(None) if where else carriers_of
-        found: dict[str, float] = {}
-        text_of: dict[str, int] = {}
+        found: dict[int, float] = {}
+        text_of: dict[int, int] = {}
         pages = index.search(words)
         while len(found) < FUSED_HITS and (page := next(pages, [])):
             for (key, score), carriers in zip(page, carriers_of([key for key, _ in page]), strict=True):
-                new = [item for item in carriers if item not in found]
+                room = FUSED_HITS - len(found)
+                listed = carriers if len(carriers) <= room else _chosen_first(carriers, near, FUSED_HITS)
+                new = [number for number in listed.tolist() if number not in found][:room]
                 found.update(dict.fromkeys(new, score))
                 text_of.update(dict.fromkeys(new, key))
                 if len(found) >= FUSED_HITS:
                     break
-        lacking = index.lacking_a_word(words, set(text_of.values()), lambda keys: any(every_carrier(keys)))
-        return found, {item for item, key in text_of.items() if key in lacking}
+        lacking = index.lacking_a_word(words, set(text_of.values()), lambda keys: any(map(len, every_carrier(keys))))
+        ids = {number: self._number_id(number) for number in found}
+        scores = {ids[number]: score for number, score in found.items()}
+        return scores, {ids[number] for number, key in text_of.items() if key in lacking}
 
     def index_captions(self) -> None:
         """Make the index that hybrid searches need, unless it is there: otherwise the first one makes it.
@@ -418,17 +426,21 @@ class Collection:
         return ((int(key), side.records.record(row)["text"]) for row, key in enumerate(side.keys.tolist()))
 
     def _carriers_of(self, where: Where | None) -> CarriersOf:
-        """Function to the ids of the images that carry a text and that ``where`` allows."""
+        """Function to the numbers, as ``_best`` has them, of the images that carry a text and that ``where`` allows."""
         images = self._sides["images"]
         rows, _ = self._rows("images", where)
         allowed = row_mask(rows, len(images.keys))
 
-        def carriers_of(keys: Sequence[int]) -> Iterator[list[str]]:
+        def carriers_of(keys: Sequence[int]) -> Iterator[np.ndarray]:
             for row in self._sides["texts"].rows(np.array(keys, np.uint64)).tolist():
                 carriers = self._row_carriers(row)
-                yield [images.id(carrier) for carrier in carriers[allowed[carriers]].tolist()]
+                yield carriers[allowed[carriers]]
 
         return carriers_of
+
+    def _number_id(self, number: int) -> str:
+        """Id of the image of a number, as ``_best`` has them."""
+        return self._sides["images"].id(number)
 
     def _nearest(
         self, target: Target, query: np.ndarray, k: int, rows: np.ndarray | None, labels: LabelSelection | None = None
@@ -528,6 +540,12 @@ class Collection:
 
     def _array(self, name: str) -> np.ndarray:
         return np.load(self.directory / name, allow_pickle=False)
+
+
+def _chosen_first(numbers: np.ndarray, first: np.ndarray, limit: int) -> np.ndarray:
+    """``limit`` of ``numbers`` at most: those that are in ``first``, in its order, then others in theirs."""
+    is_first = np.isin(numbers, first)
+    return np.concatenate((first[np.isin(first, numbers[is_first])], numbers[~is_first][:limit]))[:limit]
 
 
 def row_mask(rows: np.ndarray | None, count: int) -> np.ndarray:

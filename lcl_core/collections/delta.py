@@ -224,13 +224,16 @@ class CollectionWithDelta(Collection):
         allowed, added = row_mask(rows, len(images.keys)), row_mask(chosen, len(self._added))
         more = self._links.carriers_by_key(self._sides["texts"].keys)
 
-        def carriers_of(keys: Sequence[int]) -> Iterator[list[str]]:
+        def carriers_of(keys: Sequence[int]) -> Iterator[np.ndarray]:
             for key, row in zip(keys, self._sides["texts"].rows(np.array(keys, np.uint64)).tolist(), strict=True):
                 carriers = self._row_carriers(row)
-                found = [images.id(carrier) for carrier in carriers[allowed[carriers]].tolist()]
-                yield found + [self._added[at].record["id"] for at in more.get(key, ()) if added[at]]
+                new = [-1 - at for at in more.get(key, ()) if added[at]]
+                yield np.concatenate((carriers[allowed[carriers]], np.array(new, dtype=np.int64)))
 
         return carriers_of
+
+    def _number_id(self, number: int) -> str:
+        return super()._number_id(number) if number >= 0 else self._segments["images"].ids[-1 - number]
 
     def _chosen(
         self, target: Target, where: Where | None

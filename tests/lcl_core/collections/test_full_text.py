@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lcl_core.collections import collection as collection_module
 from lcl_core.collections import full_text
 from lcl_core.collections.collection import FUSED_HITS, Collection, Hit
 from lcl_core.collections.delta import CollectionWithDelta, Delta
@@ -242,6 +243,32 @@ def test_changes_of_a_collection_are_found_by_their_words(collection: Collection
     assert names(collection.search(axis(0), 2, words="brown dog"))[0] in ("dog", "chestnut")
     later = CollectionWithDelta(collection, changed.overlay.with_changes([change(4, "poodle")]))
     assert "poodle" not in names(later.search(axis(0), 9, words="poodle"))
+
+
+def test_of_a_caption_of_very_many_images_the_nearest_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most, count = 12, 300
+    monkeypatch.setattr(collection_module, "FUSED_HITS", most)
+    items = [image(f"{row}", "logo") for row in range(count)]
+    vectors = np.stack([axis(0) + abs(row - 200.2) * axis(1) for row in range(count)])
+    texts = {text: axis(3) for item in items for text in item.captions}
+    build_collection(tmp_path / "logos", items, vectors, texts, name="logos", encoder_hash="e" * 64)
+    opened = Collection.open(tmp_path / "logos")
+    changes = [change(1, "new", "logo", vector=axis(0)), change(2, "far", "logo", vector=axis(3)), change(3, "201")]
+    changed = CollectionWithDelta(opened, Delta().with_changes(changes))
+    listed: list[int] = []
+    written = collection_module._Side.id
+    monkeypatch.setattr(collection_module._Side, "id", lambda side, row: listed.append(row) or written(side, row))
+    for collection, removed in ((opened, []), (changed, ["201"])):
+        plain = names(collection.search(axis(0), most))
+        assert "199" in plain
+        assert not set(removed) & set(plain)
+        assert ("new" in plain) == (collection is changed)
+        listed.clear()
+        assert names(collection.search(axis(0), most, words="logo")) == plain
+        assert len(listed) <= 2 * most
+    assert names(opened.search(axis(0), 3, words="logo", where={"kind": "animal"})) == names(opened.search(axis(0), 3))
 
 
 def test_a_hybrid_search_is_of_images_and_has_a_limit(collection: Collection) -> None:
