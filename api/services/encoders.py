@@ -25,6 +25,7 @@ from lcl_core.db.models import EncoderRow
 from lcl_core.encoders.schemas.huggingface import TEXTS
 
 if TYPE_CHECKING:
+    from lcl_core.collections.full_text import FullTextIndex
     from lcl_core.serving.batched_engine import BatchedEngine
 
 log = structlog.get_logger(__name__)
@@ -42,19 +43,33 @@ class EncoderLoading(Exception):
         self.future = future
 
 
-async def when_loaded(state: AppState, call: Callable[[], Awaitable[Result]]) -> Result:
-    """``await call()``, again each time that an encoder which it needs has been loaded, or cannot be.
+class CaptionsIndexing(Exception):
+    """The full-text index of a collection is being made. ``future`` is done when it is there, or cannot be made."""
 
-    Loading takes seconds, the examination of an imported encoder minutes: no thread waits for it, so that requests for
-    other encoders are served meanwhile. ``call`` raises EncoderLoading before it has changed anything.
+    def __init__(self, future: Future[FullTextIndex]) -> None:
+        super().__init__("captions are being indexed")
+        self.future = future
+
+
+async def when_loaded(state: AppState, call: Callable[[], Awaitable[Result]]) -> Result:
+    """``await call()``, again each time that an encoder or index which it needs has been loaded, or cannot be.
+
+    Loading takes seconds, as does an index, the examination of an imported encoder minutes: no thread waits for it, so
+    that requests for other encoders and collections are served meanwhile. ``call`` raises EncoderLoading or
+    CaptionsIndexing before it has changed anything.
+
+    Raises: errors of ``call`` and of the making of an index.
     """
     while True:
         try:
             return await call()
-        except EncoderLoading as loading:
-            future = loading.future
+        except (EncoderLoading, CaptionsIndexing) as missing:
+            needed = missing
+        if isinstance(needed, CaptionsIndexing):
+            await asyncio.wrap_future(needed.future)
+            continue
         with state.inference().counted_wait(), suppress(Exception):  # which the next call reports
-            await asyncio.wrap_future(future)
+            await asyncio.wrap_future(needed.future)
 
 
 def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEngine:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
 from api.schemas.collections import SearchRequest, SearchResponse, Target
-from api.services.encoders import CHANGED, DAMAGED, load_encoder, when_loaded
+from api.services.encoders import CHANGED, DAMAGED, CaptionsIndexing, load_encoder, when_loaded
 from api.services.media import Submitted, check_text, read_images
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
@@ -165,6 +165,7 @@ def _search_by_text(state: AppState, name: str, body: SearchRequest) -> SearchRe
 
 
 def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
+    """Raises: as ``open_for_search``; CaptionsIndexing for a hybrid search; Problem 422 ``bad_query``."""
     with state.database.reading() as session:
         opened = open_for_search(state, session, name, body.needs_encoder)
     if body.hybrid and (body.text is None or body.weights.as_dict().get("text", 1) <= 0):
@@ -174,6 +175,10 @@ def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
         if getattr(body, part) is None:
             message = f"weights.{part}: there is no {part} in the query that it could weigh"
             raise Problem(422, "bad_query", message, field=f"weights.{part}")
+    if body.hybrid and body.target == "images":
+        captions = opened.collection.start_indexing_captions()
+        if not captions.done():
+            raise CaptionsIndexing(captions)
     return opened
 
 

@@ -1,9 +1,9 @@
 """Encoders of the collections in memory, and their captions indexed, before the first search asks for them.
 
 A thread of the service, started once it accepts requests, loads the encoder of each collection, newest collection
-first, as a search would: torch is imported, imported files are examined in the sandbox, one text is embedded. Encoders
-that a later index run brings follow. Nothing leaves the memory for them, so that they never take the place of one in
-use.
+first, as a search would: torch is imported, imported files are examined in the sandbox, one text is embedded. Those of
+later index runs follow, with the captions of each new directory. Nothing leaves the memory for them, so that they never
+take the place of one in use.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class EncoderWarmup:
     def __init__(self, state: AppState, poll_seconds: float = POLL_SECONDS) -> None:
         self._state = state
         self._poll_seconds = poll_seconds
-        self._known: set[str] = set()
+        self._known: set[str] = set()  # directories
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lcl-warmup", daemon=True)
 
@@ -57,12 +57,15 @@ class EncoderWarmup:
             self._stopped.wait(self._poll_seconds)
 
     def _new_collections(self) -> list[str]:
-        """Ids of collections with encoders that no earlier round has tried."""
+        """Ids of collections with directories that no earlier round has tried, at first of one for each encoder."""
         with self._state.database.reading() as session:
             rows = registry.list_collections(session)[:MAX_COLLECTIONS]
-            encoders = {row.encoder_id or row.id: row.id for row in reversed(rows)}  # of one encoder the newest
-        found = [collection for encoder, collection in reversed(encoders.items()) if encoder not in self._known]
-        self._known.update(encoders)
+            new = {row.path: (row.encoder_id or row.id, row.id) for row in rows if row.path not in self._known}
+        found = [collection for _, collection in new.values()]
+        if not self._known:
+            newest = dict(reversed(new.values()))
+            found = [collection for collection in found if collection in newest.values()]
+        self._known.update(new)
         return found
 
     def _load_encoder(self, collection: str) -> OpenedCollection | None:

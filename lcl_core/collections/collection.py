@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -415,6 +416,10 @@ class Collection:
         Raises: UserError ``full_text_unavailable``.
         """
         self._full_text()
+
+    def start_indexing_captions(self) -> Future[FullTextIndex]:
+        """As ``index_captions``, without waiting: the future of an index that is there is done."""
+        return self._captions.start()
 
     def _full_text(self) -> FullTextIndex:
         """With every caption of the collection."""

@@ -11,6 +11,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from lcl_core.common.errors import UserError
@@ -128,7 +129,9 @@ class FullTextIndex:
 
 
 class LazyFullTextIndex:
-    """A FullTextIndex that is made when it is first asked for. Thread-safe.
+    """A FullTextIndex that is made when it is first needed, in a thread of its own: callers need not wait in theirs.
+
+    Thread-safe.
 
     Args:
         texts: of the index when it is made.
@@ -137,14 +140,37 @@ class LazyFullTextIndex:
     def __init__(self, texts: Callable[[], Texts]) -> None:
         self._texts = texts
         self._lock = threading.Lock()
-        self._index: FullTextIndex | None = None
+        self._future: Future[FullTextIndex] | None = None
+
+    def start(self) -> Future[FullTextIndex]:
+        """The index to come, or its error; after an error the next call has it made again."""
+        with self._lock:
+            if self._future is not None:
+                return self._future
+            future = self._future = Future()
+            future.set_running_or_notify_cancel()  # who waits no longer does not end it for others
+        try:
+            threading.Thread(target=self._make, args=(future,), name="lcl-captions", daemon=True).start()
+        except RuntimeError as error:  # no process may start another thread
+            self._fail(future, error)
+        return future
 
     def get(self) -> FullTextIndex:
-        """Raises: as FullTextIndex."""
+        """Waits for it. Raises: as FullTextIndex."""
+        return self.start().result()
+
+    def _make(self, future: Future[FullTextIndex]) -> None:
+        try:
+            index = FullTextIndex(self._texts())
+        except Exception as error:
+            self._fail(future, error)
+        else:
+            future.set_result(index)
+
+    def _fail(self, future: Future[FullTextIndex], error: Exception) -> None:
         with self._lock:
-            if self._index is None:
-                self._index = FullTextIndex(self._texts())
-            return self._index
+            self._future = None
+        future.set_exception(error)
 
 
 def fuse_ranks(

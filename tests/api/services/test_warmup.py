@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,6 +16,7 @@ from structlog.testing import capture_logs
 
 from api.app import create_app
 from api.core.settings import ApiSettings
+from api.services import warmup
 from api.services.state import MAX_INFERRING, AppState
 from api.services.warmup import EncoderWarmup
 from lcl_core.collections.full_text import FullTextIndex
@@ -202,17 +204,44 @@ def test_it_can_be_switched_off(live_service: ServiceFixture, encoders: list[str
         assert [path.name for path in loads.directories] == [encoders[1]]
 
 
+def test_each_new_directory_is_warmed_also_of_a_known_encoder(
+    monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    """At the start the newest collection of each encoder."""
+    warmed: list[str] = []
+    rows = [SimpleNamespace(id=name, encoder_id=name[0], path=f"{name}/1") for name in ("a2", "b1", "a1")]
+    database = SimpleNamespace(reading=nullcontext)
+
+    def opened(state: Any, session: Any, name: str, **options: bool) -> Any:
+        path = next(row.path for row in rows if row.id == name)
+        collection = SimpleNamespace(index_captions=lambda: warmed.append(path))
+        return SimpleNamespace(id=name, collection=collection, encoder=SimpleNamespace(embed_texts=list))
+
+    monkeypatch.setattr(warmup.registry, "list_collections", lambda session: list(rows))
+    monkeypatch.setattr(warmup, "open_for_search", opened)
+    started = EncoderWarmup(cast(AppState, SimpleNamespace(database=database)), poll_seconds=0.01)
+    started.start()
+    try:
+        eventually(lambda: warmed == ["a2/1", "b1/1"], "the newest of each encoder")
+        rows[2] = SimpleNamespace(id="a1", encoder_id="a", path="a1/2")
+        eventually(lambda: warmed[2:] == ["a1/2"], "the directory of a later index run")
+        rows.insert(0, SimpleNamespace(id="a3", encoder_id="a", path="a3/1"))
+        eventually(lambda: warmed[3:] == ["a3/1"], "the collection of a later index run")
+    finally:
+        started.stop()
+
+
 def test_a_collection_that_comes_later_is_searched_at_once_too(
     live_service: ServiceFixture, encoders: list[str], data_root: Path, eventually: Callable[..., None]
 ) -> None:
     state = AppState(live_service.context.settings)
-    warmup = EncoderWarmup(state, poll_seconds=0.02)
-    warmup.start()
+    started = EncoderWarmup(state, poll_seconds=0.02)
+    started.start()
     try:
         folder = save_encoder(data_root / "latest", 2)
         encoder = live_service.admin.import_encoder("latest", str(folder))
         make_collection(live_service, encoder, folder, images_by_colour(), "latest")
         eventually(lambda: encoder["id"] in [path.name for path in state.inference()._pool.loaded], "the new encoder")
     finally:
-        warmup.stop()
+        started.stop()
         state.close()
