@@ -2,17 +2,20 @@
 
 The index is SQLite's FTS5 in a temporary database, which SQLite keeps in memory and, beyond some megabytes, in a file
 that is gone with the process. Each process makes it, ahead of the first search or with it: no collection has to be
-written anew. English endings are cut off (Porter), accents and case do not count.
+written anew. English endings are cut off (Porter), accents and case do not count. Letters, digits and combining marks
+are the parts of a word, however Unicode composes them (NFC).
 """
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import threading
+import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
+
+import regex
 
 from lcl_core.common.errors import UserError
 
@@ -22,8 +25,12 @@ MAX_WORDS = 64  # of a query, the first
 PAGE = 1000  # matches that are read at once
 COMMON_SHARE = 0.1  # a word of so many of the texts does not count beside rarer ones
 _MIN_COMMON = 1000  # texts: a word of fewer costs no time
-_WORD = re.compile(r"\w+")
-_CREATE = "CREATE VIRTUAL TABLE captions USING fts5(text, content='', tokenize='porter unicode61 remove_diacritics 2')"
+# a sign of which only marks are left, such as an emoji's, is no word
+_WORD = regex.compile(r"[\p{M}_]*[\p{L}\p{N}][\p{L}\p{N}\p{M}_]*")
+# soft hyphens, joiners and variation selectors, with which and without which a word is the same
+_INVISIBLE = regex.compile("[\u00ad\u180b-\u180d\u180f\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]+")
+_TOKENIZER = "porter unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'"
+_CREATE = f"""CREATE VIRTUAL TABLE captions USING fts5(text, content='', tokenize="{_TOKENIZER}")"""
 _INSERT = "INSERT INTO captions (rowid, text) VALUES (?, ?)"
 _COUNT = "SELECT count(*) FROM (SELECT 1 FROM captions WHERE captions MATCH ? LIMIT ?)"
 _SEARCH = "SELECT rowid, -rank FROM captions WHERE captions MATCH ? ORDER BY rank, rowid"
@@ -111,7 +118,7 @@ class FullTextIndex:
 
     def _insert(self, texts: Texts) -> None:
         # in order: FTS5 writes a segment whenever a row number is no greater than the one before
-        rows = sorted((_signed(key), text.encode("utf-8", "replace").decode()) for key, text in texts)
+        rows = sorted((_signed(key), _normalised(text.encode("utf-8", "replace").decode())) for key, text in texts)
         self._database.execute("BEGIN")
         self._database.executemany(_INSERT, rows)
         self._database.execute("COMMIT")
@@ -119,7 +126,7 @@ class FullTextIndex:
 
     def _counting_words(self, query: str) -> list[str]:
         """The words of a query without those that are in many texts; all of them where none is left."""
-        words = list(dict.fromkeys(_WORD.findall(query)))[:MAX_WORDS]
+        words = list(dict.fromkeys(_WORD.findall(_normalised(query))))[:MAX_WORDS]
         with self._lock:
             most = max(_MIN_COMMON, int(COMMON_SHARE * self._count))
             if len(words) < 2 or self._count <= most:
@@ -198,6 +205,11 @@ def _reciprocal_ranks(ranking: Mapping[str, float]) -> Iterator[tuple[str, float
         yield item, 1 / (RANK_CONSTANT + rank)
 
 
+def _normalised(text: str) -> str:
+    """As texts are indexed and searched."""
+    return _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
+
+
 def _signed(key: int) -> int:
     """As SQLite numbers rows."""
     return key - _KEYS if key >= _KEYS // 2 else key
@@ -208,5 +220,5 @@ def _any_of(words: Sequence[str]) -> str:
 
 
 def _quoted(word: str) -> str:
-    """For a query of FTS5. Words consist of letters, digits and underscores, so that quotes need no escape."""
+    """For a query of FTS5: a phrase where its tokenizer cuts the word. No word has quotes, so that none is escaped."""
     return f'"{word}"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,6 +75,29 @@ def test_texts_are_found_by_words_whatever_their_case_accents_and_english_ending
     assert [key for key, _ in search(index, "creme")] == [TOP]
     assert [key for key, _ in search(index, "cat, dog!")] == [0, 7]  # the shorter text first
     assert search(index, "horse") == search(index, '" OR *') == search(index, "") == []
+
+
+def decomposed(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize(
+    ("query", "found", "other"),
+    [
+        ("कुत्ता", "एक कुत्ता और बिल्ली", "कुआँ ताला तुला"),  # without its marks a word is a few letters
+        ("ที่นอน", "แมว กับ ที่นอน", "น ท อ"),
+        ("résumé", decomposed("un résumé"), "sume re"),
+        (decomposed("résumé"), "un résumé", "sume re"),
+        ("resume", decomposed("un résumé"), "sume re"),
+        ("강아지", decomposed("한국어 강아지"), "강 아 지"),
+        (decomposed("강아지"), "한국어 강아지", "강 아 지"),
+        ("ガラス", decomposed("赤い ガラス"), "カラス"),
+        ("می‌خواهم", "من می‌خواهم", "می"),  # with a joiner
+        ("❤️ cat", "a cat", "a ❤️"),
+    ],
+)
+def test_marks_are_parts_of_words_and_decomposed_words_are_the_same(query: str, found: str, other: str) -> None:
+    assert [key for key, _ in search(FullTextIndex([(1, found), (2, other)]), query)] == [1]
 
 
 def test_more_and_rarer_words_rank_higher() -> None:
