@@ -19,6 +19,7 @@ from lcl_core.collections.full_text import FullTextIndex
 from lcl_core.collections.labels import LabelIndex, Where, parse_where
 from lcl_core.collections.records import ChangeRecord, caption_texts
 from lcl_core.collections.vector_index import LabelSelection, nearest
+from lcl_core.common.names import storable_text
 from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import Filter
 
@@ -42,10 +43,12 @@ class DeltaItem:
     @classmethod
     def of(cls, change: ChangeRecord, record: dict[str, Any]) -> DeltaItem:
         texts, width = caption_texts(record), len(change.vector)
+        # a set that was changed by an older version may have what the escapes of its members stood for
+        labels = {storable_text(label): storable_text(value) for label, value in record["labels"].items()}
         return cls(
-            record=record,
+            record={**record, "labels": labels},
             key=int(change.item.removeprefix(file_format.ITEM_PREFIX), 16),
-            labels={"split": record["split"], "source": record["source"], **record["labels"]},
+            labels={"split": record["split"], "source": record["source"], **labels},
             texts=texts,
             text_keys=tuple(map(file_format.stable_hash64, texts)),
             vector=change.vector,

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.names import storable_text
 
 _LINES, _BYTES = "changes.jsonl", "changes.blob"
 
@@ -56,14 +57,15 @@ def write_value(value: str | Sequence[str]) -> str:
 
 
 def read_list(text: str) -> list[str] | None:
-    """None: the text is no JSON list of texts."""
+    """Texts that can be stored, whatever JSON's escapes make of them; None: the text is no JSON list of texts."""
     if not text.startswith("["):
         return None
     try:
         listed = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return listed if isinstance(listed, list) and all(isinstance(value, str) for value in listed) else None
+    is_list = isinstance(listed, list) and all(isinstance(value, str) for value in listed)
+    return list(map(storable_text, listed)) if is_list else None
 
 
 class DeltaSnapshotWriter:

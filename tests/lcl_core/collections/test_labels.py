@@ -346,6 +346,22 @@ def test_values_are_found_once_for_each_state_and_sets_are_read_once_for_all(
     assert not read.called
 
 
+def test_escaped_half_surrogates_in_a_set_can_be_stored_and_sent(tmp_path: Path) -> None:
+    tags = r'["\ud83d", "a\u0000", "red"]'
+    items = [CollectionItem("first.png", b"", "image/png", (), {"tags": tags})]
+    collection = build(tmp_path / "it", items)
+    assert collection.label_values()["tags"] == ["\ufffd", "a\ufffd", "red"]
+    (changed,) = collection.change_labels(collection.vectors()[0], {}, {"tags": ["new"]}, {})
+    assert changed["labels"] == {"tags": '["\ufffd", "a\ufffd", "red", "new"]'}
+    assert collection.stored_labels({"tags": tags}, "items.0") == {"tags": '["\ufffd", "a\ufffd", "red"]'}
+    # what a version of before has stored
+    stored = CollectionItem("second.png", b"", "image/png", (), {"tags": '["\ud83d", "old"]', "k\ud83d": "v\ud83d"})
+    changed = CollectionWithDelta(collection, Delta().with_changes([addition(1, stored)]))
+    assert changed.label_values() == {"split": [""], "source": [""], "tags": ["\ufffd", "a\ufffd", "red", "old"],
+                                      "k\ufffd": ["v\ufffd"]}  # fmt: skip
+    json.dumps([changed.items(), changed.label_texts()], ensure_ascii=False).encode()
+
+
 def test_a_writer_states_types_too(tmp_path: Path) -> None:
     facts: dict[str, Any] = {"name": "it", "encoder_hash": "e" * 64, "dataset_hash": "", "dim": DIM}
     with CollectionWriter(tmp_path / "it", **facts, label_types={"year": "text"}) as writer:
