@@ -208,7 +208,8 @@ def _parse_filter(label: str, choice: Any, kind: LabelType) -> Sequence[TextFilt
         return _parse_range(label, {"gte": choice, "lte": choice}, kind) if kind == "number" else None
     if isinstance(choice, Iterable):
         values = tuple(choice)
-        return [TextFilter(label, values, kind == "set")] if all(isinstance(each, str) for each in values) else None
+        listed = all(isinstance(each, str) for each in values)
+        return [TextFilter(label, tuple(dict.fromkeys(values)), kind == "set")] if listed else None
     return None
 
 
@@ -249,15 +250,17 @@ def _parse_members(label: str, options: Mapping[str, Any]) -> list[TextFilter | 
         listed = isinstance(values, list | tuple) and values and all(isinstance(value, str) for value in values)
         if not listed:
             return None
-        parts.append(TextFilter(label, tuple(values), True) if name == "any" else SetFilter(label, tuple(values)))
+        distinct = tuple(dict.fromkeys(values))
+        parts.append(TextFilter(label, distinct, True) if name == "any" else SetFilter(label, distinct))
     return parts
 
 
 @dataclass(frozen=True, slots=True)
 class _Members:
-    """Members of the distinct values of a set: value ``owners[i]`` has ``texts[codes[i]]``."""
+    """Members of the distinct values of a set: value ``owners[i]`` has ``texts[codes[i]]``, each member once."""
 
     texts: list[str]
+    code_of: dict[str, int]
     owners: np.ndarray  # int64 [m]
     codes: np.ndarray  # int64 [m]
 
@@ -268,15 +271,13 @@ class _Members:
             (row, known.setdefault(text, len(known))) for row, value in enumerate(values) for text in read_set(value)
         ]
         owners, codes = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        return cls(list(known), owners, codes)
+        return cls(list(known), known, owners, codes)
 
-    def mask(self, texts: Sequence[str], count: int) -> np.ndarray:
-        """bool [count]: the values that have one of these."""
-        found = np.zeros(count, dtype=bool)
-        wanted = set(texts)
-        codes = [code for code, text in enumerate(self.texts) if text in wanted]
-        found[self.owners[np.isin(self.codes, codes)]] = True
-        return found
+    def counts(self, wanted: Iterable[str], count: int) -> np.ndarray:
+        """int64 [count]: how many of the ``wanted`` texts, each of them once, each value has."""
+        chosen = np.zeros(len(self.texts), dtype=bool)
+        chosen[[self.code_of[text] for text in wanted if text in self.code_of]] = True
+        return np.bincount(self.owners[chosen[self.codes]], minlength=count)
 
 
 class LabelIndex:
@@ -375,11 +376,11 @@ class LabelIndex:
             numbers = self._read(each.label, each.scale)
             return (numbers >= each.low) & (numbers < each.high)
         if isinstance(each, SetFilter):
-            masks = [self._set(each.label).mask([value], len(texts)) for value in each.values]
-            return np.logical_and.reduce(masks)
+            wanted = set(each.values)
+            return self._set(each.label).counts(wanted, len(texts)) == len(wanted)
         chosen = set(each.values)
         fits = np.fromiter((text in chosen for text in texts), dtype=bool, count=len(texts))
-        return fits | self._set(each.label).mask(each.values, len(texts)) if each.of_set else fits
+        return fits | (self._set(each.label).counts(chosen, len(texts)) > 0) if each.of_set else fits
 
     def _read(self, label: str, scale: Scale) -> np.ndarray:
         """f64, one for each distinct value; NaN: it is none. Read once."""

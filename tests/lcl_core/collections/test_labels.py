@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -360,6 +361,23 @@ def test_escaped_half_surrogates_in_a_set_can_be_stored_and_sent(tmp_path: Path)
     assert changed.label_values() == {"split": [""], "source": [""], "tags": ["\ufffd", "a\ufffd", "red", "old"],
                                       "k\ufffd": ["v\ufffd"]}  # fmt: skip
     json.dumps([changed.items(), changed.label_texts()], ensure_ascii=False).encode()
+
+
+def test_a_filter_by_very_many_members_needs_no_mask_for_each(tmp_path: Path) -> None:
+    members = [f"member {number}" for number in range(1000)]
+    values = [json.dumps(members), json.dumps([*members, "more"]), json.dumps(members[1:]), *map(str, range(20_000))]
+    index = LabelIndex({"tags": values}, np.arange(len(values), dtype=np.int32)[None], {"tags": "set"})
+    assert np.flatnonzero(index.mask(parse_where({"tags": {"all": members * 2}}, {"tags": "set"}))).tolist() == [0, 1]
+    tracemalloc.start()
+    index.mask(parse_where({"tags": {"all": members}}, {"tags": "set"}))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000, "a mask of 1,000 values would have 20 MB"
+    assert not index.mask(parse_where({"tags": {"all": [*members, "absent"]}}, {"tags": "set"})).any()
+    assert np.flatnonzero(index.mask(parse_where({"tags": ["more", "7", "absent"]}, {"tags": "set"}))).tolist() == [
+        1,
+        10,
+    ]
 
 
 def test_a_writer_states_types_too(tmp_path: Path) -> None:
