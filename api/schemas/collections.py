@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -28,7 +29,9 @@ Weight = Annotated[float, Field(ge=-100, le=100)]
 Target = Literal["images", "texts"]
 MapMethod = Literal["pca", "tsne"]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Lines = Annotated[list[Line], Field(max_length=1000, fail_fast=True)]
+# of images of a corpus, whose labels may be longer than those that are given here
+LabelText = Annotated[str, StringConstraints(max_length=10_000, pattern=r"^[^\x00]*$")]
+LabelTexts = Annotated[list[LabelText], Field(max_length=1000, fail_fast=True)]
 QUERY_PARTS = ("text", "image", "vector", "item")
 
 
@@ -110,8 +113,8 @@ class LabelCondition(BaseModel):
     gt: Number | Line | None = Field(None, description="more than, or later")
     lte: Number | Line | None = Field(None, description="at most")
     lt: Number | Line | None = Field(None, description="less than, or earlier")
-    any: Lines | None = Field(None, description="of a set: it has one of these")
-    all: Lines | None = Field(None, description="of a set: it has every one of these")
+    any: LabelTexts | None = Field(None, description="of a set: it has one of these")
+    all: LabelTexts | None = Field(None, description="of a set: it has every one of these")
 
 
 MAX_CONDITIONS = 32
@@ -139,7 +142,7 @@ class SearchRequest(SearchQuery):
         "text, and offset + k of at most 1000",
     )
     where: Annotated[
-        dict[Line, Line | Annotated[list[Line], Field(fail_fast=True)] | Number | LabelCondition],
+        dict[LabelText, LabelText | LabelTexts | Number | LabelCondition],
         BeforeValidator(_few_conditions),
     ] = Field(
         {},
@@ -175,8 +178,13 @@ def _no_reserved_labels(labels: dict[str, Any]) -> dict[str, Any]:
 
 LabelValue = Line | Annotated[list[Line], Field(max_length=32, fail_fast=True)]
 ItemLabels = Annotated[dict[Line, LabelValue], Field(max_length=32), AfterValidator(_no_reserved_labels)]
-LabelMembers = Annotated[
+NewMembers = Annotated[
     dict[Line, Annotated[list[Line], Field(min_length=1, max_length=32, fail_fast=True)]],
+    Field(max_length=32),
+    AfterValidator(_no_reserved_labels),
+]
+OldMembers = Annotated[
+    dict[LabelText, Annotated[list[LabelText], Field(min_length=1, max_length=32, fail_fast=True)]],
     Field(max_length=32),
     AfterValidator(_no_reserved_labels),
 ]
@@ -208,6 +216,13 @@ class AddItemsRequest(RequestModel):
     replace: bool = Field(False, description="an image takes the place of an older one of its name")
 
 
+def _new_labels_are_lines(labels: dict[str, Any]) -> dict[str, Any]:
+    for name, value in labels.items():
+        if value is not None and (not 0 < len(name) <= 100 or not re.fullmatch(PRINTABLE, name)):
+            raise ValueError(f"{name[:40]!r} is no name of a label: it has 1 to 100 characters, all of one line")
+    return labels
+
+
 class ChangeLabelsRequest(RequestModel):
     """New values of labels, and members that sets gain and lose, of some images."""
 
@@ -218,11 +233,14 @@ class ChangeLabelsRequest(RequestModel):
     ids: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(
         min_length=1, max_length=256, description="of the images; all are changed, or none"
     )
-    labels: Annotated[dict[Line, LabelValue | None], Field(max_length=32), AfterValidator(_no_reserved_labels)] = Field(
-        {}, description="{label: value}; null removes the label"
-    )
-    add: LabelMembers = Field({}, description="{label: [values]}, which sets gain")
-    remove: LabelMembers = Field({}, description="{label: [values]}, which sets lose")
+    labels: Annotated[
+        dict[LabelText, LabelValue | None],
+        Field(max_length=32),
+        AfterValidator(_no_reserved_labels),
+        AfterValidator(_new_labels_are_lines),
+    ] = Field({}, description="{label: value}; null removes the label")
+    add: NewMembers = Field({}, description="{label: [values]}, which sets gain")
+    remove: OldMembers = Field({}, description="{label: [values]}, which sets lose")
 
     @model_validator(mode="after")
     def _some_change(self) -> Self:

@@ -38,6 +38,7 @@ PATTERNS = {
     PRINTABLE: f"it may not be empty, and {IN_ONE_LINE}",
     PRINTABLE.replace("+$", "*$"): IN_ONE_LINE,
     r"^[^\x00]+$": "it may not be empty, and hold no NUL character",
+    r"^[^\x00]*$": "it may hold no NUL character",
     r"^\?[\x21-\x7e]*$": "an address of the page is what follows the host: it starts with ? and holds no blanks",
     r"^[\x21-\x7e]+$": "it holds printable ASCII characters only, without blanks",
 }
