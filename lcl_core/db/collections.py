@@ -13,6 +13,7 @@ and ``CollectionReplaced`` is raised when the collection has another directory b
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from lcl_core.specs.parsing import AnySpec, collections_of
 from lcl_core.vector_indexes import index_name
 
 MAX_CHANGES = 10_000  # changed items of one collection since its last index run
+MAX_RECORD_BYTES = 64 * 2**20  # of their records: each process that opens the collection reads all of them
 IDEMPOTENCY_WINDOW = timedelta(days=1)
 CheckQuota = Callable[[int], None]  # raises unless the owner may store so many more bytes
 _Change = CollectionChange
@@ -69,9 +71,15 @@ class ItemAddition:
     data: bytes | None
 
     @property
+    def record_bytes(self) -> int:
+        text = json.dumps(self.change.record, ensure_ascii=False)
+        return len(text.encode("utf-8", "surrogatepass"))  # captions of an old directory may have half a pair
+
+    @property
     def stored_bytes(self) -> int:
-        """Bytes in the database, without the record."""
-        return len(self.data or b"") + len(self.change.vector) + len(self.change.text_vectors)
+        """Bytes in the database."""
+        data = len(self.data or b"")
+        return data + len(self.change.vector) + len(self.change.text_vectors) + self.record_bytes
 
 
 @dataclass(frozen=True)
@@ -171,7 +179,7 @@ def remove_item(session: Session, opened: CollectionRef, item: str) -> Collectio
     row = _lock_collection(session, opened)
     if item not in _present_items(session, opened, [item]):
         raise UserError(f"the collection holds no item {item!r}", code="item_not_found")
-    _insert_changes(session, row, [{"item": item, "owner": None, "charged_bytes": 0}])
+    _insert_changes(session, row, [{"item": item, "owner": None, "charged_bytes": 0, "record_bytes": 0}])
     row.images -= 1
     session.flush()
     return row
@@ -298,13 +306,7 @@ def _insert_changes(
             more[value["owner"]] += value["charged_bytes"]
     more.subtract(_charges(session, row.id, ids))
     session.execute(delete(_Change).where(_Change.collection_id == row.id, _Change.item.in_(ids)))
-    count = session.scalars(select(func.count()).where(_Change.collection_id == row.id)).one() + len(values)
-    if count > MAX_CHANGES:
-        message = (
-            f"collection {row.name!r} would have {count:,} changes since its last index run, of {MAX_CHANGES:,} that "
-            'it may; fold them with an index run of mode "add" and dataset null, then go on'
-        )
-        raise UserError(message, code="collection_full")
+    _check_room(session, row, values)
     rows = [{**_NO_VALUES, **value, "number": number} for number, value in enumerate(values, row.changes + 1)]
     session.execute(insert(_Change), [{**each, "collection_id": row.id} for each in rows])
     row.changes += len(rows)
@@ -313,6 +315,25 @@ def _insert_changes(
     for charged, size in more.items():
         if size:
             add_collection_bytes(session, row.id, charged, size)
+
+
+def _check_room(session: Session, row: CollectionRow, values: Sequence[Mapping[str, Any]]) -> None:
+    """Raises: UserError ``collection_full`` where the collection cannot have these changes beside those that it has."""
+    query = select(func.count(), func.coalesce(func.sum(_Change.record_bytes), 0))
+    count, size = session.execute(query.where(_Change.collection_id == row.id)).one()
+    new = sum(value["record_bytes"] for value in values)
+    count, size = count + len(values), int(size) + new
+    if count > MAX_CHANGES:
+        what = f"{count:,} changes since its last index run, of {MAX_CHANGES:,} that it may"
+    elif size > MAX_RECORD_BYTES and new:
+        what = (
+            f"{size / 2**20:,.1f} MiB of captions and labels in its changes since its last index run, of "
+            f"{MAX_RECORD_BYTES / 2**20:,.1f} that it may ({new / 2**20:,.1f} are of this call)"
+        )
+    else:
+        return
+    way_out = 'fold them with an index run of mode "add" and dataset null, then go on'
+    raise UserError(f"collection {row.name!r} would have {what}; {way_out}", code="collection_full")
 
 
 def _charges(session: Session, collection_id: str, items: Sequence[str] | None = None) -> dict[str, int]:
@@ -329,6 +350,7 @@ def _change_values(addition: ItemAddition, owner: str | None) -> dict[str, Any]:
     change = addition.change
     columns: dict[str, Any] = {"item": change.item, "record": change.record, "picture": addition.data}
     columns |= {"owner": owner, "charged_bytes": 0 if owner is None else addition.stored_bytes}
+    columns["record_bytes"] = addition.record_bytes
     return columns | {"vector": change.vector, "text_vectors": change.text_vectors}
 
 

@@ -1,6 +1,6 @@
 """All tables of the database. Times are aware and UTC; paths are absolute, or relative to the home folder.
 
-``new_id`` makes primary keys that sort by creation time.
+``new_id`` makes primary keys that sort by creation time: pages in that order need no other index.
 """
 
 from __future__ import annotations
@@ -55,10 +55,7 @@ _ID_LENGTH, _ID_RANDOM_BITS = 18, 38
 
 
 def new_id(prefix: str) -> str:
-    """``PREFIX_`` and 18 digits: 52 bits of microseconds since 1970, then 38 random bits.
-
-    Pages in order of creation need no index but the primary key.
-    """
+    """``PREFIX_`` and 18 digits: 52 bits of microseconds since 1970, then 38 random bits."""
     value = (time.time_ns() // 1000) << _ID_RANDOM_BITS | secrets.randbits(_ID_RANDOM_BITS)
     digits = [_ID_DIGITS[(value >> (5 * digit)) & 31] for digit in reversed(range(_ID_LENGTH))]
     return f"{prefix}_{''.join(digits)}"
@@ -67,8 +64,7 @@ def new_id(prefix: str) -> str:
 # {folder of the home: prefix of the id} of the outputs of runs
 OUTPUT_FOLDERS = {kind.output.folder: kind.output.id_prefix for kind in JOBS.values() if kind.output is not None}
 
-# of the home: corpora that clients sent, each in a folder of its own
-UPLOADS_FOLDER, UPLOAD_PREFIX = "data/uploads", "upl"
+UPLOADS_FOLDER, UPLOAD_PREFIX = "data/uploads", "upl"  # of the home: corpora that clients sent, a folder for each
 
 
 def output_id(prefix: str, run_id: str) -> str:
@@ -415,7 +411,10 @@ class CollectionChange(Base):
     """The last change of one item. ``number`` is its position among the changes of the collection."""
 
     __tablename__ = "collection_change"
-    __table_args__ = (Index("ix_collection_change_collection_id_number", "collection_id", "number", unique=True),)
+    __table_args__ = (
+        Index("ix_collection_change_collection_id_number", "collection_id", "number", unique=True),
+        Index("ix_collection_change_collection_id_record_bytes", "collection_id", "record_bytes"),  # rows have blobs
+    )
 
     collection_id: Mapped[str] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"), primary_key=True)
     item: Mapped[str] = mapped_column(String(20), primary_key=True)  # img_…
@@ -426,6 +425,7 @@ class CollectionChange(Base):
     text_vectors: Mapped[bytes | None] = mapped_column(LargeBinary)  # of its captions: f32 [m, E]
     owner: Mapped[str | None] = mapped_column(String(100))  # who is charged for it; None: nobody
     charged_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+    record_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class CollectionAddition(Base):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +147,25 @@ def test_there_is_a_bound_that_says_what_to_do(made: Database, monkeypatch: pyte
     assert row_of(made).images == 5
 
 
+def test_the_bytes_of_records_have_a_bound_that_says_what_to_do(
+    made: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "é" * 1000
+    monkeypatch.setattr(collections, "MAX_RECORD_BYTES", 5000)
+    add(made, picture("c.png", long), picture("d.png", long))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r'captions and labels .* mode "add"') as caught:
+            add(made, picture("e.png", long))
+        assert caught.value.code == "collection_full"
+    add(made, picture("d.png", "short"), replace=True)
+    add(made, picture("e.png", long))
+    remove(made, "c.png")
+    add(made, picture("f.png", long))
+    assert len(seen(made)) == 4
+    monkeypatch.setattr(collections, "MAX_RECORD_BYTES", 10)
+    remove(made, "a.png")
+
+
 def test_a_repeated_request_gives_the_same_answer(made: Database) -> None:
     request = IdempotentRequest("ada", "once", "hash")
     ids = add(made, picture("c.png"), request=request)
@@ -186,7 +206,8 @@ def charged(database: Database, *owners: str) -> list[int]:
 
 def test_who_added_an_image_is_charged_while_it_is_there(made: Database) -> None:
     one = picture("c.png", "a cat")
-    assert one.stored_bytes == len(b"c.png") + 2 * len(vector("c.png"))
+    record = json.dumps(one.change.record, ensure_ascii=False).encode()
+    assert one.stored_bytes == len(b"c.png") + 2 * len(vector("c.png")) + len(record)
     for _ in range(2):
         add(made, one, replace=True, owner="ada")
         assert charged(made, "ada", "ben") == [one.stored_bytes, 0]
