@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from itertools import chain
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -117,8 +117,8 @@ def _add_downloads(router: APIRouter, client: Client, team: SessionStore | None)
         return _streamed_attachment(running.one_more(user_key(request)), opened, PurePosixPath(name).name)
 
     @router.get("/vectors/{collection}.{kind}")
-    def vectors(collection: str, kind: str) -> Response:
-        return _vectors_file(client, collection, kind)
+    def vectors(collection: str, kind: str, request: Request) -> Response:
+        return _vectors_file(running.one_more(user_key(request)), client, collection, kind)
 
 
 def _add_guide_routes(router: APIRouter, client: Client) -> None:
@@ -168,18 +168,21 @@ def _guide_file(client: Client, path: str) -> Response:
     return Response(file.content, headers=headers)
 
 
-def _vectors_file(client: Client, collection: str, kind: str) -> Response:
+def _vectors_file(counted: AbstractContextManager[None], client: Client, collection: str, kind: str) -> Response:
+    """All vectors as a download, streamed; ``counted`` until its end."""
     if kind not in FORMATS:
         return PlainTextResponse(f"format {kind!r} is not known; choose from {', '.join(FORMATS)}", status_code=404)
-    try:
-        pages = client.vector_pages(collection)
-        first = next(pages)
-    except ApiError as error:
-        return _error(error)
-    write, media_type = FORMATS[kind]
-    headers = {"content-disposition": f'attachment; filename="vectors.{kind}"'}
-    rows = ((page["ids"], page["vectors"]) for page in chain([first], pages))
-    return StreamingResponse(write(first["total"], rows), media_type=media_type, headers=headers)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(counted)
+            pages = stack.enter_context(closing(client.vector_pages(collection)))
+            first = next(pages)
+        except ApiError as error:
+            return _error(error)
+        write, media_type = FORMATS[kind]
+        headers = {"content-disposition": f'attachment; filename="vectors.{kind}"'}
+        rows = ((page["ids"], page["vectors"]) for page in chain([first], pages))
+        return _ClosingResponse(write(first["total"], rows), stack.pop_all(), headers, media_type)
 
 
 def _error(error: ApiError) -> Response:

@@ -23,7 +23,7 @@ def as_npy(total: int, pages: Iterable[Page]) -> Iterator[bytes]:
         written += len(rows)
         yield rows.tobytes()
     if written != total:
-        raise ValueError(f"{written} vectors came and {total} were announced: the collection has changed meanwhile")
+        raise ValueError(f"{written} vectors came and {total} were announced: the download is incomplete")
 
 
 def _npy_header(total: int, dim: int) -> bytes:

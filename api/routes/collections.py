@@ -166,7 +166,10 @@ def vectors(
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="greatest number of vectors")] = 1000,
 ) -> Response:
-    """Ids and their vectors, row-aligned, page by page."""
+    """Ids and their vectors, row-aligned, page by page.
+
+    Pages of a collection that changes in between repeat and lack images; an export is of one state.
+    """
     _row, collection = open_collection(state, session, name)
     session.close()
     total = collection.count(target)
@@ -282,9 +285,13 @@ def delete(
 def export(
     name: CollectionReference, _: Viewer, state: StateDep, session: ReadSessionDep, target: VectorTarget = "images"
 ) -> StreamingResponse:
-    """All rows with their changes, a JSON object a line: the record, ``encoder_hash`` and ``vector``."""
+    """All rows with their changes, a JSON object a line: the record, ``encoder_hash`` and ``vector``.
+
+    ``x-total-count`` of the answer is their number. Changes that are made meanwhile are not among them.
+    """
     row, collection = open_collection(state, session, name)
     headers = {"content-disposition": f'attachment; filename="{row.id}.{target}.jsonl"'}
+    headers["x-total-count"] = str(collection.count(target))
     # The collection is in memory or mapped, so that it stays readable although its folder may be removed meanwhile.
     lines = stream_in_threads(state.exporting, stream_vectors(collection, target))
     return StreamingResponse(lines, media_type=JSON_LINES, headers=headers)

@@ -94,13 +94,23 @@ def test_vectors_come_in_three_formats(http: Callable[..., TestClient]) -> None:
         {"ids": ["a"], "vectors": [[0.1, -0.2]], "total": 2},
         {"ids": ["b,c"], "vectors": [[0.3, 0.4]], "total": 2},
     ]
-    client = http(vector_pages=lambda _: iter(pages))
+    client = http(vector_pages=lambda _: (page for page in pages))
     matrix = np.load(io.BytesIO(client.get("/vectors/col.npy").content), allow_pickle=False)
     np.testing.assert_allclose(matrix, [[0.1, -0.2], [0.3, 0.4]], rtol=1e-6)
     rows = list(csv.reader(io.StringIO(client.get("/vectors/col.csv").text)))
     assert rows == [["name", "v0", "v1"], ["a", "0.1", "-0.2"], ["b,c", "0.3", "0.4"]]
     assert json.loads(client.get("/vectors/col.json").text)[1] == {"name": "b,c", "vector": [0.3, 0.4]}
     assert "attachment" in client.get("/vectors/col.npy").headers["content-disposition"]
+
+
+def test_a_download_of_vectors_is_one_of_those_that_a_key_may_have(
+    http: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = http(vector_pages=lambda _: (page for page in [{"ids": ["a"], "vectors": [[1.0]], "total": 1}]))
+    monkeypatch.setattr("ui.file_routes.MAX_DOWNLOADS", 1)
+    assert [client.get("/vectors/c.csv").status_code for _ in range(2)] == [200, 200], "the first has ended"
+    monkeypatch.setattr("ui.file_routes.MAX_DOWNLOADS", 0)
+    assert client.get("/vectors/c.csv").status_code == 429
 
 
 def test_another_format_is_refused(http: Callable[..., TestClient]) -> None:
@@ -110,7 +120,7 @@ def test_another_format_is_refused(http: Callable[..., TestClient]) -> None:
 
 
 def test_a_collection_of_nothing_gives_empty_files(http: Callable[..., TestClient]) -> None:
-    client = http(vector_pages=lambda _: iter([{"ids": [], "vectors": [], "total": 0}]))
+    client = http(vector_pages=lambda _: (page for page in [{"ids": [], "vectors": [], "total": 0}]))
     assert client.get("/vectors/col.csv").text.strip() == "name"
     assert client.get("/vectors/col.json").json() == []
 

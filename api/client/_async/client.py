@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import uuid
+from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -321,23 +324,36 @@ class AsyncCollectionCalls(AsyncTransport):
         return (await self.send("GET", path)).content
 
     async def vectors(self, collection: str, target: str = "images") -> tuple[list[str], list[list[float]]]:
-        """All ids and their vectors, fetched page by page."""
+        """All ids and their vectors, of one state of the collection."""
         ids: list[str] = []
         rows: list[list[float]] = []
-        async for page in self.vector_pages(collection, target):
-            ids += page["ids"]
-            rows += page["vectors"]
+        async with aclosing(self.vector_pages(collection, target)) as pages:
+            async for page in pages:
+                ids += page["ids"]
+                rows += page["vectors"]
         return ids, rows
 
     async def vector_pages(self, collection: str, target: str = "images") -> AsyncGenerator[Json]:
-        """{"ids", "vectors", "total"} of one page after the other, at least one."""
-        path, offset = f"{_collection_path(collection)}/vectors", 0
-        while True:
-            page = await self.get(path, target=target, offset=offset, limit=VECTORS_PER_PAGE)
-            yield page
-            offset += len(page["ids"])
-            if not page["ids"] or offset >= page["total"]:
-                return
+        """{"ids", "vectors", "total"} of one page after the other, at least one, all of one state of the collection.
+
+        It is one call: pages of several would repeat and lack images that are changed in between.
+        """
+        ids: list[str] = []
+        rows: list[list[float]] = []
+        path = f"{_collection_path(collection)}/export?{urlencode({'target': target})}"
+        async with self.stream(path) as response:
+            total, rest = int(response.headers["x-total-count"]), b""
+            async for chunk in response.aiter_bytes(1 << 20):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    record = json.loads(line)
+                    ids.append(record["id"])
+                    rows.append(array("f", record["vector"]).tolist())
+                    if len(ids) == VECTORS_PER_PAGE:
+                        yield {"ids": ids, "vectors": rows, "total": total}
+                        ids, rows = [], []
+        if ids or not total:
+            yield {"ids": ids, "vectors": rows, "total": total}
 
 
 class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncoderCalls, AsyncCollectionCalls):

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import uuid
+from array import array
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -322,23 +325,36 @@ class CollectionCalls(Transport):
         return (self.send("GET", path)).content
 
     def vectors(self, collection: str, target: str = "images") -> tuple[list[str], list[list[float]]]:
-        """All ids and their vectors, fetched page by page."""
+        """All ids and their vectors, of one state of the collection."""
         ids: list[str] = []
         rows: list[list[float]] = []
-        for page in self.vector_pages(collection, target):
-            ids += page["ids"]
-            rows += page["vectors"]
+        with closing(self.vector_pages(collection, target)) as pages:
+            for page in pages:
+                ids += page["ids"]
+                rows += page["vectors"]
         return ids, rows
 
     def vector_pages(self, collection: str, target: str = "images") -> Generator[Json]:
-        """{"ids", "vectors", "total"} of one page after the other, at least one."""
-        path, offset = f"{_collection_path(collection)}/vectors", 0
-        while True:
-            page = self.get(path, target=target, offset=offset, limit=VECTORS_PER_PAGE)
-            yield page
-            offset += len(page["ids"])
-            if not page["ids"] or offset >= page["total"]:
-                return
+        """{"ids", "vectors", "total"} of one page after the other, at least one, all of one state of the collection.
+
+        It is one call: pages of several would repeat and lack images that are changed in between.
+        """
+        ids: list[str] = []
+        rows: list[list[float]] = []
+        path = f"{_collection_path(collection)}/export?{urlencode({'target': target})}"
+        with self.stream(path) as response:
+            total, rest = int(response.headers["x-total-count"]), b""
+            for chunk in response.iter_bytes(1 << 20):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    record = json.loads(line)
+                    ids.append(record["id"])
+                    rows.append(array("f", record["vector"]).tolist())
+                    if len(ids) == VECTORS_PER_PAGE:
+                        yield {"ids": ids, "vectors": rows, "total": total}
+                        ids, rows = [], []
+        if ids or not total:
+            yield {"ids": ids, "vectors": rows, "total": total}
 
 
 class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):

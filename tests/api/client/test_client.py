@@ -315,3 +315,24 @@ def test_an_answer_that_does_not_come_is_not_waited_for_as_long_as_a_restart(mon
         with pytest.raises(ApiError, match="late"):
             client.send("GET", "/v1/status", attempts=9)
     assert len(calls) == 1
+
+
+def test_all_vectors_are_those_of_one_export() -> None:
+    lines = [{"id": f"img_{number}", "captions": ["a\u2028b\x85"], "vector": [0.1, number]} for number in range(3)]
+    body = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    counted = {"x-total-count": "3"}
+    with scripted_server((200, counted, body)) as server, Client(server.url, "k") as client:
+        ids, rows = client.vectors("a/b", "texts")
+    assert ids == ["img_0", "img_1", "img_2"]
+    assert [row[1] for row in rows] == [0, 1, 2]
+    assert rows[0][0] == pytest.approx(0.1)
+    assert [path for _, path, _, _ in server.requests] == ["/v1/collections/a%2Fb/export?target=texts"]
+    cut_off = {**counted, "content-length": str(len(body))}
+    with (
+        scripted_server((200, cut_off, body[:-5])) as server,
+        Client(server.url, "k") as client,
+        pytest.raises(ApiError, match="no answer"),
+    ):
+        client.vectors("a/b")
+    with scripted_server((200, {"x-total-count": "0"}, b"")) as server, Client(server.url, "k") as client:
+        assert client.vectors("a/b") == ([], [])

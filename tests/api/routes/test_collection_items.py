@@ -282,6 +282,21 @@ def test_an_export_is_what_it_holds_now(live_service: Any, http: httpx.Client, r
     refused(http.get("/v1/collections/absent/export"), 404, "unknown_collection")
 
 
+def test_a_download_of_vectors_is_of_one_state_while_images_are_tagged(
+    live_service: Any, squares: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.client._sync.client.VECTORS_PER_PAGE", 2)
+    ids, rows = live_service.admin.vectors("squares")
+    pages = live_service.admin.vector_pages("squares")
+    found = [next(pages)]
+    live_service.admin.change_labels("squares", [ids[0]], add={"tags": ["checked"]})
+    found += pages
+    assert [page["total"] for page in found] == [4, 4]
+    assert [item for page in found for item in page["ids"]] == ids
+    assert [row for page in found for row in page["vectors"]] == rows
+    assert live_service.admin.vectors("squares")[0] == [*ids[1:], ids[0]]
+
+
 def test_the_pages_of_a_search_are_one_list(live_service: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
     live_service.admin.add_items("squares", [{"image": BLACK}, {"image": PINK}])
     whole = live_service.admin.search("squares", text="a red square", k=6)["hits"]
