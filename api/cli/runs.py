@@ -316,7 +316,7 @@ def watch_run(client: Client, run_id: str) -> RunJson:
     try:
         follow(client, run_id)
     except KeyboardInterrupt:
-        raise _goes_on(run_id) from None
+        raise _interruption(run_id) from None
     run = client.run(run_id)
     if run["state"] == "failed":
         print_error(f"{run_id} failed: {(run['reason'] or {}).get('message', 'no reason was given')}")
@@ -326,7 +326,7 @@ def watch_run(client: Client, run_id: str) -> RunJson:
     return run
 
 
-def _goes_on(run_id: str) -> typer.Exit:
+def _interruption(run_id: str) -> typer.Exit:
     """Says what became of a run after Ctrl-C."""
     print_note(f"\n{run_id} goes on; lcl runs watch {run_id} looks again, lcl runs cancel {run_id} stops it")
     return typer.Exit(130)
@@ -352,7 +352,7 @@ def _follow(options: GlobalOptions, client: Client, run_id: str) -> None:
         try:
             run = client.wait(run_id)
         except KeyboardInterrupt:
-            raise _goes_on(run_id) from None
+            raise _interruption(run_id) from None
         print_json(run)
     else:
         run = watch_run(client, run_id)

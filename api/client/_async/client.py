@@ -19,7 +19,7 @@ from api.client._async.inference import AsyncEncoderCalls
 from api.client._async.runs import AsyncRunCalls, AsyncStudyCalls
 from api.client._async.transport import AsyncTransport
 from api.client._io import async_call, async_sleep
-from api.client.errors import ApiError, read_json
+from api.client.errors import ApiError, read_json, read_total_count
 from api.client.models import (
     AddedItemsJson,
     AuditJson,
@@ -342,7 +342,7 @@ class AsyncCollectionCalls(AsyncTransport):
         rows: list[list[float]] = []
         path = f"{_collection_path(collection)}/export?{urlencode({'target': target})}"
         async with self.stream(path) as response:
-            total, rest = int(response.headers["x-total-count"]), b""
+            total, rest = read_total_count(response), b""
             async for chunk in response.aiter_bytes(1 << 20):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:

@@ -20,7 +20,7 @@ from api.client._io import call, sleep
 from api.client._sync.inference import EncoderCalls
 from api.client._sync.runs import RunCalls, StudyCalls
 from api.client._sync.transport import Transport
-from api.client.errors import ApiError, read_json
+from api.client.errors import ApiError, read_json, read_total_count
 from api.client.models import (
     AddedItemsJson,
     AuditJson,
@@ -343,7 +343,7 @@ class CollectionCalls(Transport):
         rows: list[list[float]] = []
         path = f"{_collection_path(collection)}/export?{urlencode({'target': target})}"
         with self.stream(path) as response:
-            total, rest = int(response.headers["x-total-count"]), b""
+            total, rest = read_total_count(response), b""
             for chunk in response.iter_bytes(1 << 20):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:

@@ -336,3 +336,9 @@ def test_all_vectors_are_those_of_one_export() -> None:
         client.vectors("a/b")
     with scripted_server((200, {"x-total-count": "0"}, b"")) as server, Client(server.url, "k") as client:
         assert client.vectors("a/b") == ([], [])
+    with (
+        scripted_server((200, {}, body)) as server,
+        Client(server.url, "k") as client,
+        pytest.raises(ApiError, match="older than this client"),
+    ):
+        client.vectors("a/b")
