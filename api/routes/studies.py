@@ -31,7 +31,16 @@ from api.schemas.studies import (
     StudyView,
 )
 from api.services.state import AppState
-from api.services.studies import compare_study_rows, study_detail, study_table, study_title, study_view, validate_study
+from api.services.studies import (
+    check_study,
+    compare_study_rows,
+    parse_study,
+    study_detail,
+    study_table,
+    study_title,
+    study_view,
+    validate_study,
+)
 from lcl_core.db import runs, studies
 from lcl_core.db.models import Study
 from lcl_core.specs.study import AdditionSpec
@@ -61,9 +70,13 @@ def submit(
 
     The owner's runs of the same spec that are there already are taken over. The evaluations follow by themselves.
     """
-    spec = validate_study(session, body.spec, state.settings.roots)
-    with state.quotas.admit_runs(session, principal.owner):
-        study = studies.create_study(session, spec, body.name, principal.owner, idempotency_key)
+    spec = parse_study(body.spec)
+    # before all checks of what is there now: a repeated request gets its study whatever has changed since
+    study = studies.find_repeated_study(session, spec, body.name, principal.owner, idempotency_key)
+    if study is None:
+        check_study(session, spec, state.settings.roots)
+        with state.quotas.admit_runs(session, principal.owner):
+            study = studies.create_study(session, spec, body.name, principal.owner, idempotency_key)
     response.headers["location"] = f"/v1/studies/{study.id}"
     after.add_task(state.wakeups.wake, [cell.run.id for cell in studies.study_cells(session, study.id)])
     return _view(session, study)

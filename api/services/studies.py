@@ -21,18 +21,32 @@ from lcl_core.studies.choices import plan_cells
 from lcl_core.studies.results import SUCCEEDED, CellRecord, RunRecord
 from lcl_core.studies.status import StudyStatus, study_status
 from lcl_core.studies.table import build_table, compare_rows, table_columns, table_notes
-from lcl_core.studies.trials import evaluate_specs
+from lcl_core.studies.trials import evaluate_specs, resolve_presets
 
 Json = dict[str, Any]
 
 
+def parse_study(value: Json) -> StudySpec:
+    """The spec with its presets filled in. Raises: Problem 422 with the field."""
+    try:
+        return resolve_presets(parse_as(StudySpec, value))
+    except UserError as error:
+        raise Problem(422, error.code, error.message, field=error.field) from error
+
+
 def validate_study(session: Session, value: Json, roots: Sequence[Root]) -> StudySpec:
-    """Parse a spec, and check that everything its runs read is registered or below one of ``roots``.
+    """Parse a spec and check it. Raises: as ``parse_study`` and ``check_study``."""
+    spec = parse_study(value)
+    check_study(session, spec, roots)
+    return spec
+
+
+def check_study(session: Session, spec: StudySpec, roots: Sequence[Root]) -> None:
+    """Check that everything the runs of a study read is registered or below one of ``roots``.
 
     Raises: Problem 422 with the field.
     """
     try:
-        spec = parse_as(StudySpec, value)
         trials = plan_cells(spec)
     except UserError as error:
         raise Problem(422, error.code, error.message, field=error.field) from error
@@ -53,7 +67,6 @@ def validate_study(session: Session, value: Json, roots: Sequence[Root]) -> Stud
             check_reference(f"{prefix}.{field}", registry.get_encoder, session, name)
         for field, path in data_paths(evaluation).items():
             check_reference(f"{prefix}.{field}", resolve_allowed, path, roots)
-    return spec
 
 
 def study_view(study: Study, status: StudyStatus) -> StudyView:

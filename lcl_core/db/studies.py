@@ -18,15 +18,14 @@ from sqlalchemy import case, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
-from lcl_core.db.models import Dataset, EncoderRow, Run, Study, StudyCell, new_id
-from lcl_core.db.registry import evaluation_by_names, pin_reference
+from lcl_core.db.models import EncoderRow, Run, Study, StudyCell, new_id
+from lcl_core.db.registry import pin_reference
 from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
 from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, to_json_safe
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
-from lcl_core.db.submit import find_by_idempotency_key, hash_body, submit
+from lcl_core.db.submit import find_by_idempotency_key, find_reusable_runs, hash_body, submit
 from lcl_core.estimate.report import Range
-from lcl_core.specs.evaluate import EvaluateSpec
-from lcl_core.specs.parsing import AnySpec, datasets_of, encoders_of, parse_as, spec_hash
+from lcl_core.specs.parsing import AnySpec, parse_as, spec_hash
 from lcl_core.specs.study import AdditionSpec, StudySpec
 from lcl_core.studies.choices import plan_cells
 from lcl_core.studies.encoder_references import (
@@ -42,10 +41,6 @@ from lcl_core.studies.trials import PlannedCell, apply_addition, evaluate_spec, 
 MAX_ESTIMATED = 64  # different pre-trainings of a study whose time is estimated
 CERTAINTIES = ("measured", "scaled", "assumed")  # best first
 STUDY_PRIORITY = -1  # of pre-trainings: runs that users submit do not wait for a whole study
-# best first; a run that a person paused is not trained a second time, the study waits for it
-REUSABLE_STATES = tuple(
-    state.value for state in (State.SUCCEEDED, State.RUNNING, State.QUEUED, State.WAITING, State.PAUSING, State.PAUSED)
-)
 ENDED_STATES = ("succeeded", "failed", "cancelled")
 _STUDIES_LOCK = 0x6C636C73747564  # any constant: key of the advisory lock on PostgreSQL
 
@@ -64,11 +59,10 @@ def create_study(
     Raises: UserError ``bad_spec``, ``too_many_cells``, ``same_cell``, ``idempotency_conflict``.
     """
     spec = resolve_presets(spec)
-    # before names are pinned: a repeated request finds its study whatever they stand for now
-    body_hash = hash_body({"spec": to_json_safe(spec.model_dump(mode="json")), "name": name})
     lock_studies(session)
-    if repeated := find_by_idempotency_key(session, Study, owner, idempotency_key, body_hash):
+    if repeated := find_repeated_study(session, spec, name, owner, idempotency_key):
         return repeated
+    body_hash = _hash_submission(spec, name)
     spec = _pin_encoders(session, spec)
     cells = plan_cells(spec)
     study = Study(
@@ -84,6 +78,22 @@ def create_study(
     session.flush()
     add_cells(session, study, cells)
     return study
+
+
+def find_repeated_study(
+    session: Session, spec: StudySpec, name: str | None, owner: str, idempotency_key: str | None
+) -> Study | None:
+    """The study that an earlier request with this key has created, whatever its names stand for now.
+
+    Raises: UserError ``idempotency_conflict``, or as ``resolve_presets``.
+    """
+    body_hash = _hash_submission(resolve_presets(spec), name)
+    return find_by_idempotency_key(session, Study, owner, idempotency_key, body_hash)
+
+
+def _hash_submission(spec: StudySpec, name: str | None) -> str:
+    """``spec``: without presets; its names are not pinned."""
+    return hash_body({"spec": to_json_safe(spec.model_dump(mode="json")), "name": name})
 
 
 def plan_study(session: Session, spec: StudySpec, owner: str = "local") -> dict[str, int]:
@@ -350,36 +360,6 @@ def find_or_submit_runs(session: Session, study: Study, kind: str, requests: Seq
     return [runs[spec_hash(kind, request.spec)] for request in requests]
 
 
-def find_reusable_runs(session: Session, kind: str, specs: Iterable[AnySpec], owner: str) -> dict[str, Run]:
-    """{spec hash: a run of that spec on the same data that has succeeded or may succeed}.
-
-    Only runs of ``owner``: a guessed spec must not reveal the results of another owner. A pre-training whose encoder
-    has been deleted leaves nothing to evaluate, so it is run again.
-    """
-    wanted = {spec_hash(kind, spec): spec for spec in specs}
-    keys = _hashes_by_names(session, wanted) | {key: key for key in wanted}
-    query = select(Run).where(
-        Run.kind == kind, Run.spec_hash.in_(keys), Run.state.in_(REUSABLE_STATES), Run.owner == owner
-    )
-    if kind == "pretrain":
-        has_encoder = select(EncoderRow.id).where(EncoderRow.id == Run.encoder_id).exists()
-        query = query.where(or_(Run.state != State.SUCCEEDED.value, has_encoder))
-    content_hashes = dict(session.execute(select(Dataset.name, Dataset.content_hash)).tuples().all())
-    runs: dict[str, Run] = {}
-    for run in sorted(session.scalars(query.order_by(Run.id)), key=lambda run: REUSABLE_STATES.index(run.state)):
-        key = keys.get(run.spec_hash or "")
-        if key is not None and _has_same_inputs(run, wanted[key], content_hashes, by_names=run.spec_hash != key):
-            runs.setdefault(key, run)
-    return runs
-
-
-def _hashes_by_names(session: Session, wanted: Mapping[str, AnySpec]) -> dict[str, str]:
-    """{hash of an evaluation with the names of its further encoders: hash of that with their ids}."""
-    evaluations = {key: spec for key, spec in wanted.items() if isinstance(spec, EvaluateSpec)}
-    named = {key: evaluation_by_names(session, spec) for key, spec in evaluations.items()}
-    return {spec_hash("evaluate", spec): key for key, spec in named.items() if spec is not None}
-
-
 def run_name(study: Study, labels: dict[str, str], seed: int) -> str:
     """Name of a run and of its encoder: letters, digits and dashes."""
     position = {axis["name"]: number for number, axis in enumerate(study.spec["axes"])}
@@ -400,20 +380,6 @@ def _submit_for_study(session: Session, study: Study, kind: str, request: RunReq
         continues=request.continues,
         visible_to=study.owner,
     )
-
-
-def _has_same_inputs(run: Run, spec: AnySpec, content_hashes: dict[str, str | None], *, by_names: bool) -> bool:
-    """Whether the datasets have the contents that they had at the start of the run, as far as both are known.
-
-    Args:
-        by_names: the run has names where ``spec`` has ids; it must have started with the encoders of these.
-    """
-    inputs = run.inputs or {}
-    if by_names and not inputs.get("encoders", {}).keys() >= set(encoders_of(spec)):
-        return False
-    read = inputs.get("datasets", {})
-    pairs = [(read.get(name), content_hashes.get(name)) for name in datasets_of(spec)]
-    return all(before is None or now is None or before == now for before, now in pairs)
 
 
 def _study_status(study: Study, counts: dict[str, int], cells: list[CellRecord] | None) -> StudyStatus:

@@ -1,4 +1,4 @@
-"""New runs: submission, idempotency keys, and runs that wait for the success of others.
+"""New runs: submission, idempotency keys, reuse of equal runs, and runs that wait for the success of others.
 
 A run names only predecessors that exist already, so dependencies never form a circle.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, or_, select
@@ -16,15 +16,20 @@ from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.leases import transition
-from lcl_core.db.models import CollectionAddition, Predecessor, Run, RunTag, Study, new_id
-from lcl_core.db.registry import pin_encoders
+from lcl_core.db.models import CollectionAddition, Dataset, EncoderRow, Predecessor, Run, RunTag, Study, new_id
+from lcl_core.db.registry import evaluation_by_names, pin_encoders
 from lcl_core.db.session import now
 from lcl_core.db.states import State
 from lcl_core.jobs import JOBS
-from lcl_core.specs.parsing import AnySpec, gpus_of, nodes_of, parse_spec, spec_hash
+from lcl_core.specs.evaluate import EvaluateSpec
+from lcl_core.specs.parsing import AnySpec, datasets_of, encoders_of, gpus_of, nodes_of, parse_spec, spec_hash
 from lcl_core.specs.pretrain import PretrainSpec
 
 DEFAULT_MAX_ATTEMPTS = 3  # workers that may be lost before a run fails
+# best first; a run that a person paused is not trained a second time, the study waits for it
+REUSABLE_STATES = tuple(
+    state.value for state in (State.SUCCEEDED, State.RUNNING, State.QUEUED, State.WAITING, State.PAUSING, State.PAUSED)
+)
 _UNSUCCESSFUL = (State.FAILED.value, State.CANCELLED.value)
 
 IdempotentRow = TypeVar("IdempotentRow", CollectionAddition, Run, Study)
@@ -286,3 +291,47 @@ def _predecessor_reason(predecessor: Run) -> dict[str, str]:
     message = f"run {predecessor.id}, which this one comes after, {end}" + (f": {cause}" if cause else "")
     message += "; resume that one, then this one"
     return {"code": "predecessor_failed", "message": message, "run": predecessor.id}
+
+
+def find_reusable_runs(session: Session, kind: str, specs: Iterable[AnySpec], owner: str) -> dict[str, Run]:
+    """{spec hash: a run of that spec on the same data that has succeeded or may succeed}.
+
+    Only runs of ``owner``: a guessed spec must not reveal the results of another owner. A pre-training whose encoder
+    has been deleted leaves nothing to evaluate, so it is run again.
+    """
+    wanted = {spec_hash(kind, spec): spec for spec in specs}
+    keys = _hashes_by_names(session, wanted) | {key: key for key in wanted}
+    query = select(Run).where(
+        Run.kind == kind, Run.spec_hash.in_(keys), Run.state.in_(REUSABLE_STATES), Run.owner == owner
+    )
+    if kind == "pretrain":
+        has_encoder = select(EncoderRow.id).where(EncoderRow.id == Run.encoder_id).exists()
+        query = query.where(or_(Run.state != State.SUCCEEDED.value, has_encoder))
+    content_hashes = dict(session.execute(select(Dataset.name, Dataset.content_hash)).tuples().all())
+    runs: dict[str, Run] = {}
+    for run in sorted(session.scalars(query.order_by(Run.id)), key=lambda run: REUSABLE_STATES.index(run.state)):
+        key = keys.get(run.spec_hash or "")
+        if key is not None and _has_same_inputs(run, wanted[key], content_hashes, by_names=run.spec_hash != key):
+            runs.setdefault(key, run)
+    return runs
+
+
+def _hashes_by_names(session: Session, wanted: Mapping[str, AnySpec]) -> dict[str, str]:
+    """{hash of an evaluation with the names of its further encoders: hash of that with their ids}."""
+    evaluations = {key: spec for key, spec in wanted.items() if isinstance(spec, EvaluateSpec)}
+    named = {key: evaluation_by_names(session, spec) for key, spec in evaluations.items()}
+    return {spec_hash("evaluate", spec): key for key, spec in named.items() if spec is not None}
+
+
+def _has_same_inputs(run: Run, spec: AnySpec, content_hashes: dict[str, str | None], *, by_names: bool) -> bool:
+    """Whether the datasets have the contents that they had at the start of the run, as far as both are known.
+
+    Args:
+        by_names: the run has names where ``spec`` has ids; it must have started with the encoders of these.
+    """
+    inputs = run.inputs or {}
+    if by_names and not inputs.get("encoders", {}).keys() >= set(encoders_of(spec)):
+        return False
+    read = inputs.get("datasets", {})
+    pairs = [(read.get(name), content_hashes.get(name)) for name in datasets_of(spec)]
+    return all(before is None or now is None or before == now for before, now in pairs)

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from api.core.long_reads import LongReadQueue
 from api.routes import studies as routes
-from lcl_core.db.models import Metric
+from lcl_core.db import datasets
+from lcl_core.db.models import Dataset, Metric
 
 Json = dict[str, Any]
 LOSSES = {
@@ -80,6 +81,23 @@ def test_the_same_key_and_body_give_the_same_study(http: httpx.Client, refused: 
     assert first["id"] == second["id"]
     assert post(http, key="s-2").json()["id"] != first["id"]
     refused(post(http, key="s-1", name="other"), 409, "idempotency_conflict")
+
+
+def test_a_repeat_gets_its_study_whatever_has_changed_since(
+    live_service: Any, http: httpx.Client, refused: Any
+) -> None:
+    changes: Json = {"seeds": [13], "pretrain": {"steps": 12, "data": {"sources": [{"dataset": "brief"}]}}}
+    with live_service.context.database.session() as session:
+        sample = datasets.get_dataset(session, "sample")
+        columns = {column.name: getattr(sample, column.name) for column in Dataset.__table__.columns}
+        session.add(Dataset(**columns | {"name": "brief"}))
+    made = post(http, key="s-brief", **changes).json()
+    with live_service.context.database.session() as session:
+        session.delete(datasets.get_dataset(session, "brief"))
+    refused(post(http, **changes), 422, "unknown_dataset")
+    repeated = post(http, key="s-brief", **changes)
+    assert (repeated.status_code, repeated.json()["id"]) == (202, made["id"])
+    refused(post(http, key="s-brief", name="other", **changes), 409, "idempotency_conflict")
 
 
 @pytest.mark.parametrize(
