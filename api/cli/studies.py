@@ -174,7 +174,10 @@ def cancel(context: typer.Context, study_id: StudyId) -> None:
 @group.command()
 def resume(context: typer.Context, study_id: StudyId) -> None:
     """Resume failed and cancelled runs, each from its last checkpoint."""
-    _verb(context, study_id, "resume_study")
+    options = global_options(context)
+    study = options.call(lambda client: client.resume_study(study_id))
+    refused = "".join(f"\nnot resumed: {run['message']}" for run in study["not_resumed"])
+    options.print(study, f"{study_id} is {study['state']}, {state_counts(study)}{refused}")
 
 
 @group.command()

@@ -291,6 +291,14 @@ class ReadinessJson(TypedDict):
     loading: int
 
 
+class RefusedRunJson(TypedDict):
+    """A run of a study that was not resumed."""
+
+    id: str
+    code: str
+    message: str
+
+
 class RowComparisonJson(TypedDict):
     """Row ``right`` minus row ``left``, metric by metric; None where it cannot be said."""
 
@@ -401,6 +409,18 @@ class StudyPlanJson(TypedDict):
     reused: int
     seconds: RangeJson | None
     certainty: Literal["measured", "scaled", "assumed"] | None
+
+
+class StudyResumptionJson(TypedDict):
+    id: str
+    name: str | None
+    owner: str
+    state: str
+    question: str
+    counts: dict[str, int]
+    created_at: str
+    cancelled_at: str | None
+    not_resumed: list[RefusedRunJson]
 
 
 class TrialJson(TypedDict):

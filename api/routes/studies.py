@@ -24,9 +24,11 @@ from api.deps import (
 from api.schemas.base import PageOf
 from api.schemas.studies import (
     CurvesView,
+    RefusedRunView,
     RowComparisonView,
     StudyDetailView,
     StudyPlanView,
+    StudyResumptionView,
     StudySubmission,
     StudyView,
 )
@@ -116,13 +118,19 @@ def cancel(study_id: StudyId, _: Submitter, session: WriteSessionDep) -> StudyVi
 @router.post("/{study_id}/resume", summary="Resume study")
 def resume(
     study_id: StudyId, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks
-) -> StudyView:
-    """Queue its failed and cancelled runs again, each to continue from its last checkpoint."""
+) -> StudyResumptionView:
+    """Queue its failed and cancelled runs again, each to continue from its last checkpoint.
+
+    ``not_resumed`` has the runs that have used up their ``timeout_seconds``; 409 ``timeout_reached`` if all have.
+    """
     study = studies.get_study(session, study_id)
     with state.quotas.admit_runs(session, study.owner):
         resumed = studies.resume_study(session, study)
-    after.add_task(state.wakeups.wake, resumed)
-    return _view(session, study)
+    after.add_task(state.wakeups.wake, resumed.queued)
+    refused = [
+        RefusedRunView(id=run_id, code=error.code, message=error.message) for run_id, error in resumed.refused.items()
+    ]
+    return StudyResumptionView(**_view(session, study).model_dump(), not_resumed=refused)
 
 
 @router.post("/{study_id}/extend", summary="Extend study")

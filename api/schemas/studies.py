@@ -42,6 +42,18 @@ class StudyView(BaseModel):
     cancelled_at: datetime | None = Field(description="when it was cancelled")
 
 
+class RefusedRunView(BaseModel):
+    """A run of a study that was not resumed."""
+
+    id: str = Field(description="id of the run")
+    code: str = Field(description="of the error: timeout_reached")
+    message: str = Field(description="why, and how to resume it by itself")
+
+
+class StudyResumptionView(StudyView):
+    not_resumed: list[RefusedRunView] = Field(description="runs that need a higher timeout_seconds")
+
+
 class TrialRunView(BaseModel):
     """A run of a cell, in short."""
 

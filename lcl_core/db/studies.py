@@ -248,10 +248,24 @@ def cancel_study(session: Session, study: Study) -> Study:
     return study
 
 
-def resume_study(session: Session, study: Study) -> list[str]:
-    """Queue the study's failed and cancelled runs again, from their last checkpoints. Returns: their ids.
+@dataclass(frozen=True)
+class Resumption:
+    """What ``resume_study`` did.
 
-    Raises: ForbiddenTransition unless the study is cancelled or failed.
+    Attributes:
+        queued: ids of the runs that are queued again.
+        refused: {id of a run that has used up its time: the error with the way out}.
+    """
+
+    queued: list[str]
+    refused: dict[str, UserError]
+
+
+def resume_study(session: Session, study: Study) -> Resumption:
+    """Queue the study's failed and cancelled runs again, from their last checkpoints.
+
+    Raises: ForbiddenTransition unless the study is cancelled or failed; UserError ``timeout_reached`` for a failed one
+        all of whose runs have used up their time.
     """
     status = _lock_with_status(session, study)
     if status.state not in ("failed", "cancelled"):
@@ -259,7 +273,18 @@ def resume_study(session: Session, study: Study) -> list[str]:
     study.cancelled_at = None
     again = (State.FAILED.value, State.CANCELLED.value)
     query = select(Run.id).where(Run.id.in_(_study_runs(session, study)), Run.state.in_(again)).order_by(Run.id)
-    return [resume_run(session, run_id).id for run_id in session.scalars(query).all()]
+    done = Resumption([], {})
+    for run_id in session.scalars(query).all():
+        try:
+            with session.begin_nested():
+                done.queued.append(resume_run(session, run_id).id)
+        except UserError as error:
+            if error.code != "timeout_reached":
+                raise
+            done.refused[run_id] = error
+    if status.state == "failed" and done.refused and not done.queued:
+        raise next(iter(done.refused.values()))
+    return done
 
 
 def delete_study(session: Session, study: Study) -> None:

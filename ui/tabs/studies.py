@@ -336,12 +336,13 @@ class StudiesTab:
         return refusal, *self.refresh(selection, metric, value)
 
     def act(self, verb: str, study_id: str) -> str:
-        """Cancel, resume or delete. Returns: the error of the service, if any."""
+        """Cancel, resume or delete. Returns: the error of the service, or why runs were not resumed, if any."""
         try:
-            getattr(self.client, f"{verb}_study")(study_id)
+            answer = getattr(self.client, f"{verb}_study")(study_id) or {}
         except ApiError as error:
             return toast(error.message)
-        return ""
+        refused = [run["message"] for run in answer.get("not_resumed", ())]
+        return toast("; ".join(refused)) if refused else ""
 
     def select(self, selection: SelectedStudy, metric: str | None, value: str, event: gr.EventData) -> tuple[Any, ...]:
         action, colon, direction = str(event.pick).partition(":")

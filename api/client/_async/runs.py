@@ -26,6 +26,7 @@ from api.client.models import (
     StudyDetailJson,
     StudyJson,
     StudyPlanJson,
+    StudyResumptionJson,
 )
 from api.client.payloads import FINAL_STATES, Json, without_none
 
@@ -207,8 +208,8 @@ class AsyncStudyCalls(AsyncTransport):
     async def cancel_study(self, study_id: str) -> StudyJson:
         return await self.post(f"{_study_path(study_id)}/cancel")
 
-    async def resume_study(self, study_id: str) -> StudyJson:
-        """Resume the failed and cancelled runs of a study."""
+    async def resume_study(self, study_id: str) -> StudyResumptionJson:
+        """Resume the failed and cancelled runs of a study; ``not_resumed`` has those whose time is used up."""
         return await self.post(f"{_study_path(study_id)}/resume")
 
     async def extend_study(self, study_id: str, **addition: Any) -> StudyJson:

@@ -27,6 +27,7 @@ from api.client.models import (
     StudyDetailJson,
     StudyJson,
     StudyPlanJson,
+    StudyResumptionJson,
 )
 from api.client.payloads import FINAL_STATES, Json, without_none
 
@@ -208,8 +209,8 @@ class StudyCalls(Transport):
     def cancel_study(self, study_id: str) -> StudyJson:
         return self.post(f"{_study_path(study_id)}/cancel")
 
-    def resume_study(self, study_id: str) -> StudyJson:
-        """Resume the failed and cancelled runs of a study."""
+    def resume_study(self, study_id: str) -> StudyResumptionJson:
+        """Resume the failed and cancelled runs of a study; ``not_resumed`` has those whose time is used up."""
         return self.post(f"{_study_path(study_id)}/resume")
 
     def extend_study(self, study_id: str, **addition: Any) -> StudyJson:

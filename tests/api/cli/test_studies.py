@@ -124,7 +124,13 @@ def test_extend_cancel_resume_and_delete(lcl: Any, live_service: Any, file: str)
     _, out, _ = lcl("study", "extend", study_id, "--seed", "71", "--variant", heavy)
     assert out == f"{study_id} is queued, 6 queued\n"
     assert json.loads(lcl("--json", "study", "cancel", study_id)[1])["state"] == "cancelled"
-    assert lcl("study", "resume", study_id)[1] == f"{study_id} is queued, 6 queued\n"
+    with live_service.context.database.session() as session:
+        late = next(run for run in runs.list_runs(session, limit=20).items if run.study_id == study_id)
+        late.spec, late.ran_seconds = {**late.spec, "timeout_seconds": 60}, 61.0
+    _, out, _ = lcl("study", "resume", study_id)
+    assert out.startswith(f"{study_id} is running, ")
+    assert f"\nnot resumed: run {late.id} has been at work for 61 s" in out
+    assert lcl("runs", "resume", late.id, "--timeout", "0")[0] == 0
     assert lcl("study", "cancel", study_id)[1] == f"{study_id} is cancelled, 6 cancelled\n"
     assert lcl("study", "delete", study_id, "--yes")[1] == f"{study_id} is deleted\n"
     again = lcl("study", "run", "--spec", file, "--seed", "72")[1].strip()

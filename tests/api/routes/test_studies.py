@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.core.long_reads import LongReadQueue
 from api.routes import studies as routes
-from lcl_core.db import datasets
+from lcl_core.db import datasets, runs
 from lcl_core.db.models import Dataset, Metric
 
 Json = dict[str, Any]
@@ -290,6 +290,22 @@ def test_verbs_follow_from_the_runs(http: httpx.Client, finished: Any, refused: 
     assert http.delete(path).status_code == 204
     refused(http.get(path), 404, "unknown_study")
     assert http.delete(f"/v1/runs/{run_id}").status_code == 204
+
+
+def test_a_resumed_study_names_the_runs_that_have_used_up_their_time(live_service: Any, http: httpx.Client) -> None:
+    study = post(http, seeds=[43], pretrain={"preset": "sample", "steps": 11, "timeout_seconds": 60}).json()
+    path = f"/v1/studies/{study['id']}"
+    late, other = (cell["run"]["id"] for cell in http.get(path).json()["cells"])
+    with live_service.context.database.session() as session:
+        for run_id, seconds in ((late, 61.0), (other, 59.0)):
+            run = runs.get_run(session, run_id)
+            run.state, run.ran_seconds = "failed", seconds
+    answer = http.post(f"{path}/resume").json()
+    assert (answer["state"], answer["counts"]) == ("running", {"queued": 1, "failed": 1})
+    (named,) = answer["not_resumed"]
+    assert (named["id"], named["code"]) == (late, "timeout_reached")
+    assert f"lcl runs resume {late} --timeout SECONDS" in named["message"]
+    assert http.post(f"/v1/runs/{late}/resume", json={"timeout_seconds": 120}).is_success
 
 
 def test_roles_and_owners(live_service: Any, http: httpx.Client, refused: Any) -> None:

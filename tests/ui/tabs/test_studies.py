@@ -55,6 +55,13 @@ def at(study_id: str | None = None) -> SelectedStudy:
     return SelectedStudy(WatchedStudy(study_id))
 
 
+def test_runs_that_were_not_resumed_are_named(service: Any) -> None:
+    refused = [{"id": "run_1", "code": "timeout_reached", "message": "run_1 has no time left"}]
+    tab = StudiesTab(service(resume_study={**study(), "not_resumed": refused}))
+    assert "run_1 has no time left" in tab.act("resume", "study_1")
+    assert StudiesTab(service(resume_study=study())).act("resume", "study_1") == ""
+
+
 def test_at_first_the_newest_study_is_shown(client: Any) -> None:
     selection = at()
     listing, head, cancel, resume, *_ = StudiesTab(client).refresh(selection)

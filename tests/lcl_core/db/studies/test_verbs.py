@@ -57,10 +57,37 @@ def test_resuming_takes_up_what_did_not_succeed(studies: Any) -> None:
     with pytest.raises(ForbiddenTransition, match="running and cannot be resumed"):
         studies.act(db_studies.resume_study, study_id)
     studies.act(db_studies.cancel_study, study_id)
-    assert studies.act(db_studies.resume_study, study_id) == sorted([failed, *others])
+    assert studies.act(db_studies.resume_study, study_id).queued == sorted([failed, *others])
     assert states(studies) == {done: "succeeded", **dict.fromkeys([failed, *others], "queued")}
     assert studies.state(study_id) == "running"
     assert studies.due() == [study_id], "the encoder that came out meanwhile is examined now"
+
+
+def test_a_run_without_time_stays_and_the_others_are_resumed(studies: Any, database: Any) -> None:
+    study_id = studies.make(studies.spec(pretrain={"steps": 10, "timeout_seconds": 60}))
+    late, failed, *done = (cell.run_id for cell in studies.cells(study_id))
+    for run_id in done:
+        studies.end(run_id)
+    for run_id in (late, failed):
+        studies.end(run_id, "failed")
+    studies.advance(study_id)
+    for cell in studies.cells(study_id)[2:]:
+        studies.end(cell.evaluation_id)
+    with database.session() as session:
+        runs.get_run(session, late).ran_seconds = 61.0
+    resumed = studies.act(db_studies.resume_study, study_id)
+    assert (resumed.queued, list(resumed.refused)) == ([failed], [late])
+    assert f"lcl runs resume {late} --timeout" in resumed.refused[late].message
+    assert (states(studies)[late], states(studies)[failed]) == ("failed", "queued")
+    studies.end(failed)
+    studies.advance(study_id)
+    studies.end(studies.cells(study_id)[1].evaluation_id)
+    with pytest.raises(UserError, match=late) as caught:
+        studies.act(db_studies.resume_study, study_id)
+    assert caught.value.code == "timeout_reached"
+    with database.session() as session:
+        runs.resume_run(session, late, {"timeout_seconds": 120.0})
+    assert studies.state(study_id) == "running"
 
 
 def test_a_failed_evaluation_fails_the_study_and_is_resumed(studies: Any) -> None:
@@ -70,7 +97,7 @@ def test_a_failed_evaluation_fails_the_study_and_is_resumed(studies: Any) -> Non
     evaluation = studies.cells(study_id)[2].evaluation_id
     studies.end(evaluation, "failed")
     assert studies.state(study_id) == "failed"
-    assert studies.act(db_studies.resume_study, study_id) == [evaluation]
+    assert studies.act(db_studies.resume_study, study_id).queued == [evaluation]
     studies.end(evaluation)
     assert studies.state(study_id) == "succeeded"
     with pytest.raises(ForbiddenTransition):
