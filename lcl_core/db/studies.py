@@ -24,7 +24,7 @@ from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_ru
 from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, to_json_safe
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
 from lcl_core.db.submit import find_by_idempotency_key, find_reusable_runs, hash_body, submit
-from lcl_core.estimate.report import Range
+from lcl_core.estimate.report import TrainingTime, add_estimates
 from lcl_core.specs.parsing import AnySpec, parse_as, spec_hash
 from lcl_core.specs.study import AdditionSpec, StudySpec
 from lcl_core.studies.choices import plan_cells
@@ -35,11 +35,17 @@ from lcl_core.studies.encoder_references import (
     replace_in_axes,
 )
 from lcl_core.studies.results import CellRecord, RunRecord, cell_state, study_state
-from lcl_core.studies.status import StudyStatus, can_continue, promoted_cells, rung_to_promote, study_status
-from lcl_core.studies.trials import PlannedCell, apply_addition, evaluate_spec, resolve_presets
+from lcl_core.studies.status import (
+    StudyStatus,
+    are_finalists,
+    can_continue,
+    promoted_cells,
+    rung_to_promote,
+    study_status,
+)
+from lcl_core.studies.trials import PlannedCell, apply_addition, cell_key, evaluate_spec, resolve_presets
 
 MAX_ESTIMATED = 64  # different pre-trainings of a study whose time is estimated
-CERTAINTIES = ("measured", "scaled", "assumed")  # best first
 STUDY_PRIORITY = -1  # of pre-trainings: runs that users submit do not wait for a whole study
 ENDED_STATES = ("succeeded", "failed", "cancelled")
 _STUDIES_LOCK = 0x6C636C73747564  # any constant: key of the advisory lock on PostgreSQL
@@ -111,22 +117,12 @@ def plan_study(session: Session, spec: StudySpec, owner: str = "local") -> dict[
     }
 
 
-@dataclass(frozen=True)
-class TrainingTime:
-    """Of all pre-trainings of a study that are to be run, added up; evaluations are not estimated.
-
-    Attributes:
-        certainty: the least certain of the estimates, as of ``RunEstimate``.
-    """
-
-    seconds: Range
-    certainty: str
-
-
 def estimate_training(
     session: Session, spec: StudySpec, owner: str, visible_to: str | None = None
 ) -> TrainingTime | None:
     """Time of the pre-trainings that ``create_study`` would queue; None: none, or too many different ones.
+
+    Evaluations are not estimated.
 
     Args:
         visible_to: owner of the runs that the estimate may use; None: all owners.
@@ -140,13 +136,7 @@ def estimate_training(
         return None
     different = {each.model_dump_json(): each for each in without_seed}
     estimates = estimate_pretrainings(session, [different[key] for key in counts], owner=visible_to)
-    weighted = list(zip(estimates, counts.values(), strict=True))
-    expected, low, high = (
-        sum(count * getattr(estimate.seconds, bound) for estimate, count in weighted)
-        for bound in ("expected", "low", "high")
-    )
-    certainty = max((estimate.certainty for estimate in estimates), key=CERTAINTIES.index)
-    return TrainingTime(Range(expected, low, high), certainty)
+    return add_estimates(estimates, list(counts.values()))
 
 
 def _planned_cells(session: Session, spec: StudySpec) -> list[PlannedCell]:
@@ -319,10 +309,7 @@ def advance_study(session: Session, study_id: str) -> list[str]:
     if study is None or study.cancelled_at is not None:
         return []
     spec = _pinned_spec(session, study)
-    runs = _submit_evaluations(session, study, spec)
-    cells = study_cells(session, study_id)
-    promoted = promoted_cells(spec, cells)
-    runs += add_cells(session, study, promoted, [_parent_run(spec, cells, cell) for cell in promoted])
+    runs = _submit_evaluations(session, study, spec) + _promote_cells(session, study, spec)
     return [run.id for run in runs if run.state == State.QUEUED.value]
 
 
@@ -352,13 +339,19 @@ def add_cells(
     Args:
         continues: for each cell the id of the run from whose checkpoint a new run starts.
     """
-    query = select(func.coalesce(func.max(StudyCell.number), -1)).where(StudyCell.study_id == study.id)
-    first = session.scalars(query).one() + 1
     requests = [
         RunRequest(cell.spec, run_name(study, cell.labels, cell.seed), parent)
         for cell, parent in zip(cells, continues or [None] * len(cells), strict=True)
     ]
     runs = find_or_submit_runs(session, study, "pretrain", requests)
+    _insert_cells(session, study, cells, [run.id for run in runs])
+    return runs
+
+
+def _insert_cells(session: Session, study: Study, cells: Sequence[PlannedCell], runs: Sequence[str]) -> None:
+    """``runs``: for each cell the id of its pre-training."""
+    query = select(func.coalesce(func.max(StudyCell.number), -1)).where(StudyCell.study_id == study.id)
+    first = session.scalars(query).one() + 1
     session.add_all(
         StudyCell(
             study_id=study.id,
@@ -367,12 +360,11 @@ def add_cells(
             parameters=to_json_safe(cell.parameters),
             seed=cell.seed,
             rung=cell.rung,
-            run_id=run.id,
+            run_id=run_id,
         )
-        for number, (cell, run) in enumerate(zip(cells, runs, strict=True), start=first)
+        for number, (cell, run_id) in enumerate(zip(cells, runs, strict=True), start=first)
     )
     session.flush()
-    return runs
 
 
 def find_or_submit_runs(session: Session, study: Study, kind: str, requests: Sequence[RunRequest]) -> list[Run]:
@@ -559,12 +551,18 @@ def _submit_evaluations(session: Session, study: Study, spec: StudySpec) -> list
     return evaluations
 
 
-def _parent_run(spec: StudySpec, cells: list[CellRecord], cell: PlannedCell) -> str | None:
-    """Id of the run of the same trial and seed one rung below, if the new run may continue it."""
-    if not can_continue(spec, cell):
-        return None
-    lower = (frozenset(cell.labels.items()), cell.seed, cell.rung - 1)
-    return next((each.run.id for each in cells if each.key == lower), None)
+def _promote_cells(session: Session, study: Study, spec: StudySpec) -> list[Run]:
+    """Insert the next cells of a halving. Returns: runs that they need beside those of the rung below."""
+    cells = study_cells(session, study.id)
+    promoted = promoted_cells(spec, cells)
+    runs = {cell.key: cell.run.id for cell in cells}
+    below = [runs[cell_key(cell.labels, cell.seed, cell.rung - 1)] for cell in promoted]
+    if are_finalists(spec, promoted):
+        # not the runs that a new study would find: those that were ranked, whatever is registered now
+        _insert_cells(session, study, promoted, below)
+        return []
+    parents = [run_id if can_continue(spec, cell) else None for cell, run_id in zip(promoted, below, strict=True)]
+    return add_cells(session, study, promoted, parents)
 
 
 def _pin_encoders(session: Session, spec: StudySpec, known: Mapping[str, str] = MappingProxyType({})) -> StudySpec:

@@ -228,3 +228,29 @@ def _format_rate(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g} FLOP/s"
+
+
+CERTAINTIES = ("measured", "scaled", "assumed")  # best first
+
+
+@dataclass(frozen=True)
+class TrainingTime:
+    """Of several pre-trainings, one after another.
+
+    Attributes:
+        certainty: the least certain of the estimates, as of ``RunEstimate``.
+    """
+
+    seconds: Range
+    certainty: str
+
+
+def add_estimates(estimates: Sequence[RunEstimate], counts: Sequence[int]) -> TrainingTime:
+    """``counts``: for each estimate the number of pre-trainings like it; at least one estimate."""
+    weighted = list(zip(estimates, counts, strict=True))
+    expected, low, high = (
+        sum(count * getattr(estimate.seconds, bound) for estimate, count in weighted)
+        for bound in ("expected", "low", "high")
+    )
+    certainty = max((estimate.certainty for estimate in estimates), key=CERTAINTIES.index)
+    return TrainingTime(Range(expected, low, high), certainty)

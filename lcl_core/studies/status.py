@@ -24,8 +24,8 @@ from lcl_core.studies.trials import PlannedCell, build_cell, study_rows
 def promoted_cells(study: StudySpec, cells: Sequence[CellRecord]) -> list[PlannedCell]:
     """The next cells: once every cell of the highest rung has ended, its best rows with more steps.
 
-    After the last rung the finalists train no further: their cells have the specs of that rung, whose runs exist, and
-    are evaluated as the study reports. A row with a failed cell is not promoted. None while a rung is running, after
+    After the last rung the finalists train no further: their cells have the specs and runs of that rung, and are
+    evaluated as the study reports. A row with a failed cell is not promoted. None while a rung is running, after
     the finalists, or when no row is left.
     """
     search = study.search
@@ -35,6 +35,12 @@ def promoted_cells(study: StudySpec, cells: Sequence[CellRecord]) -> list[Planne
     chosen = [frozenset(row[0].labels.items()) for row in _best_rows(search, group_by_row(latest), rung)]
     rows = {frozenset(row.labels.items()): row for row in study_rows(study)}
     return [build_cell(study, rows[labels], seed, rung + 1) for seed in study.seeds for labels in chosen]
+
+
+def are_finalists(study: StudySpec, cells: Sequence[PlannedCell]) -> bool:
+    """Whether promoted cells, which are of one rung, train no further; False without any."""
+    search = study.search
+    return isinstance(search, HalvingSearch) and any(cell.rung == len(search.rungs) for cell in cells)
 
 
 def rung_to_promote(rungs: int, cells: Sequence[CellRecord]) -> int | None:

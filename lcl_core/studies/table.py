@@ -11,11 +11,14 @@ from typing import Any
 
 from lcl_core.specs.study import TRIAL, GridSearch, HalvingSearch, MetricSpec, StudySpec
 from lcl_core.studies.results import (
+    CANCELLED,
     COSTS,
+    FAILED,
     SELECTORS,
     SUCCEEDED,
     CellRecord,
     MetricValue,
+    RunRecord,
     count_states,
     group_by_row,
     mean_costs,
@@ -70,11 +73,14 @@ def table_columns(study: StudySpec) -> list[Column]:
 
 
 MAX_LISTED = 6
+SHOWN_DIGITS = 12  # of the hash of a dataset
 
 
 def table_notes(study: StudySpec, cells: Sequence[CellRecord]) -> list[str]:
     """Notes below the table, a sentence each."""
     notes = [_equal_settings_note(study), _promotion_note(study, cells)]
+    notes += [_contents_note("Pre-trainings", [cell.run for cell in cells])]
+    notes += [_contents_note("Evaluations", [cell.evaluation for cell in cells if cell.evaluation])]
     notes += [_empty_column_note(column, cells) for column in table_columns(study)]
     return [note for note in notes if note]
 
@@ -101,6 +107,26 @@ def _promotion_note(study: StudySpec, cells: Sequence[CellRecord]) -> str:
         "Promoted trials begin anew with more steps: a longer training differs from theirs. With optimizer.schedule "
         "constant they go on from their checkpoints; with monitor.export best this also takes rungs that monitor.every "
         "divides."
+    )
+
+
+def _contents_note(subject: str, runs: Sequence[RunRecord]) -> str:
+    """Datasets whose contents, as far as they are known, are not the same for all of the runs that count."""
+    contents: dict[str, set[str]] = {}
+    for run in runs:
+        if run.state not in (FAILED, CANCELLED):
+            for name, digest in run.inputs.get("datasets", {}).items():
+                contents.setdefault(name, set()).update([digest] if digest else [])
+    different = [
+        f"{name} ({', '.join(digest[:SHOWN_DIGITS] for digest in sorted(digests))})"
+        for name, digests in sorted(contents.items())
+        if len(digests) > 1
+    ]
+    if not different:
+        return ""
+    return (
+        f"{subject} read different contents of {', '.join(different)}: the dataset changed during the study, and "
+        "figures over one of its contents do not compare with those over another. A new study reads the present ones."
     )
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.results import CellRecord
-from lcl_core.studies.table import FORMATS, as_csv, as_json, as_markdown, build_table
+from lcl_core.studies.table import FORMATS, as_csv, as_json, as_markdown, build_table, table_notes
 
 Json = dict[str, Any]
 VALUES = {"both": (0.20, 0.22, 0.24), "contrastive": (0.15, 0.18, 0.19)}
@@ -186,3 +187,22 @@ def test_an_empty_table_is_written_too(study: StudySpec, cell_of: Any) -> None:
     table = build_table(study, [cell_of(0)])
     assert "| both | 1 |  |  |" in as_markdown(table, "t")
     assert len(as_csv(table, "t").splitlines()) == 2
+
+
+def test_datasets_that_changed_during_the_study_are_named(study_of: Any, cell_of: Any) -> None:
+    def notes(trained: list[str | None], evaluated: list[str]) -> list[str]:
+        cells = []
+        for number, (before, after) in enumerate(zip(trained, evaluated, strict=True)):
+            cell = cell_of(number, 0.5, seed=number)
+            read = [{"datasets": {"sample": before, "same": "s" * 64}}, {"datasets": {"other": after}}]
+            run, evaluation = (
+                replace(run, inputs=inputs) for run, inputs in zip((cell.run, cell.evaluation), read, strict=True)
+            )
+            cells.append(replace(cell, run=run, evaluation=evaluation))
+        return table_notes(study_of(seeds=[0, 1]), cells)
+
+    assert notes([None, "a" * 64], ["c" * 64] * 2) == [], "contents that are not known are not known to differ"
+    (note,) = notes(["b" * 64, "a" * 64], ["c" * 64] * 2)
+    assert note.startswith("Pre-trainings read different contents of sample (aaaaaaaaaaaa, bbbbbbbbbbbb): ")
+    (note,) = notes(["a" * 64] * 2, ["c" * 64, "d" * 64])
+    assert note.startswith("Evaluations read different contents of other (cccccccccccc, dddddddddddd): ")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.db import datasets, runs
 from lcl_core.db import studies as db_studies
 from lcl_core.db.models import EncoderRow, Study
 from lcl_core.db.session import Database, now
@@ -119,6 +120,19 @@ def test_a_halving_climbs_its_rungs(studies: Any) -> None:
     assert examined.spec["splits"] == ["test"]
     studies.end(examined.id)
     assert (studies.state(study_id), studies.due()) == ("succeeded", [])
+    assert len(studies.runs("pretrain")) == 6
+
+
+def test_finalists_have_the_runs_that_were_ranked_whatever_is_registered_since(studies: Any) -> None:
+    study_id = studies.make(studies.halving())
+    second = climb(studies, study_id, best=2)
+    with studies.database.session() as session:
+        sample = datasets.register_sample(session)
+        for cell in second:
+            runs.get_run(session, cell.run_id).inputs = {"datasets": {"sample": "old"}}
+        datasets.record_version(session, sample, "new", None)
+    (finalist,) = climb(studies, study_id, best=5)
+    assert (finalist.rung, finalist.run_id) == (2, second[1].run_id)
     assert len(studies.runs("pretrain")) == 6
 
 
