@@ -127,6 +127,7 @@ def _run_json(claim: Claim, inputs: ResolvedInputs) -> dict[str, object]:
         "kind": claim.kind,
         "spec": claim.spec,
         "datasets": inputs.datasets,
+        "dataset_hashes": inputs.dataset_hashes,
         "encoders": inputs.encoders,
         "encoder_files": inputs.encoder_files,
         "items": inputs.items,

@@ -2,6 +2,7 @@
 
     RUN_DIR/
       run.json         in:  {"run_id", "kind", "spec", "datasets": {name: path}, "encoders": {id: directory}, "attempt",
+                       "dataset_hashes"?: {name: sha256, as registered, or null},
                        "encoder_files"?: {id: {file: sha256, as registered}},
                        "items"?: {"only": [locations] or null, "without": [locations]} of the dataset to convert,
                        "collections"?: {name: {"id", "stored", "path", "changes": directory, "through", "index"}},

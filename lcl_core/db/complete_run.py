@@ -272,19 +272,22 @@ def _finish(session: Session, run: Run, outcome: RunOutcome, ran_seconds: float)
         changes["handle"] = None
     if isinstance(outcome, RunSucceeded):
         transition(run, State.SUCCEEDED, result=to_json_safe(outcome.result), **changes)
-        _record_dataset_hash(run, outcome.result)
+        _record_dataset_hashes(run, outcome.result)
     elif isinstance(outcome, RunFailed):
         transition(run, State.FAILED, reason=to_json_safe(outcome.reason), **changes)
     else:
         transition(run, State.CANCELLED, **changes)
 
 
-def _record_dataset_hash(run: Run, result: dict[str, Any]) -> None:
-    """The hash that the job computed replaces the registered one, which may be None."""
-    name, digest = run.spec.get("dataset"), result.get("dataset_hash")
-    if isinstance(name, str) and isinstance(digest, str):
+def _record_dataset_hashes(run: Run, result: dict[str, Any]) -> None:
+    """The hashes that the job computed replace the registered ones, which may be None."""
+    computed = {run.spec.get("dataset"): result.get("dataset_hash")}
+    several = result.get("dataset_hashes")  # of a pre-training
+    computed |= several if isinstance(several, dict) else {}
+    hashes = {name: value for name, value in computed.items() if isinstance(name, str) and isinstance(value, str)}
+    if hashes:
         inputs = run.inputs or {}
-        run.inputs = {**inputs, "datasets": {**inputs.get("datasets", {}), name: digest}}
+        run.inputs = {**inputs, "datasets": {**inputs.get("datasets", {}), **hashes}}
 
 
 def _quarantine_increments(run: Run) -> list[Increment]:

@@ -324,7 +324,9 @@ def _hashes_by_names(session: Session, wanted: Mapping[str, AnySpec]) -> dict[st
 
 
 def _has_same_inputs(run: Run, spec: AnySpec, content_hashes: dict[str, str | None], *, by_names: bool) -> bool:
-    """Whether the datasets have the contents that they had at the start of the run, as far as both are known.
+    """Whether the datasets have the contents that they had at the start of the run.
+
+    Contents that are known now and were not known then count as others. A run without an attempt reads those of now.
 
     Args:
         by_names: the run has names where ``spec`` has ids; it must have started with the encoders of these.
@@ -332,6 +334,7 @@ def _has_same_inputs(run: Run, spec: AnySpec, content_hashes: dict[str, str | No
     inputs = run.inputs or {}
     if by_names and not inputs.get("encoders", {}).keys() >= set(encoders_of(spec)):
         return False
+    if run.inputs is None and run.state != State.SUCCEEDED:
+        return True
     read = inputs.get("datasets", {})
-    pairs = [(read.get(name), content_hashes.get(name)) for name in datasets_of(spec)]
-    return all(before is None or now is None or before == now for before, now in pairs)
+    return all(read.get(name) == content_hashes.get(name) for name in datasets_of(spec))

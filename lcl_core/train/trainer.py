@@ -91,7 +91,10 @@ from lcl_core.train.warm_start import (
 
 
 def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict[str, Any]:
-    """Run this rank of a pre-training in a process of its own. Returns and raises: as ``Trainer.run``."""
+    """Run this rank of a pre-training in a process of its own. Returns and raises: as ``Trainer.run``.
+
+    The result also has ``dataset_hashes``, of the datasets that were registered without one.
+    """
     keep_freed_memory()
     limit_onednn_cache()
     corpora = open_corpora(spec, datasets)
@@ -101,7 +104,13 @@ def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict
         init_process_group(use_device(), spec.engine.collective_timeout, run_dir.artifacts),
         open_resident(spec, corpora, run_dir) as resident,
     ):
-        return Trainer(spec, run_dir, corpora, loaders, resident).run()
+        result = Trainer(spec, run_dir, corpora, loaders, resident).run()
+    if not result:
+        return result
+    known = run_dir.read_run().get("dataset_hashes", {})
+    # of the known ones the whole corpus need not be read again
+    hashes = {name: corpus.content_hash() for name, corpus in corpora.items() if known.get(name) is None}
+    return {**result, "dataset_hashes": hashes}
 
 
 def loader_processes(spec: PretrainSpec) -> int:

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import sha256_file
 from lcl_core.db import complete_run, datasets, deletion, leases, quotas, registry
 from lcl_core.db.models import ArtifactUpload, StoredBytes
 from lcl_core.db.session import Database
@@ -104,6 +105,23 @@ def test_a_run_notes_the_hash_of_what_it_reads(
     result = {"dataset_hash": "b" * 64}
     complete_run.complete_run(database, claimed, complete_run.RunSucceeded(result), root / "run", root, 1.0)
     assert run_of(run_id).inputs == {"datasets": {"mine": "b" * 64}}, "the files had been changed since"
+
+
+def test_a_pre_training_notes_the_hashes_that_it_computed(
+    database: Database, root: Path, queue: Callable[..., str], claim: Callable[..., leases.Claim], run_of: Any
+) -> None:
+    run_id = queue("pretrain")
+    claimed = claim()
+    with database.session() as session:
+        read = {"datasets": {"sample": None, "mine": "a" * 64}}
+        leases.begin_attempt(session, claimed, encoder_id=None, from_scratch=True, inputs=read)
+    weights = root / "run" / "artifacts" / "encoder" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    encoder = {"path": "artifacts/encoder", "hash": sha256_file(weights)}
+    result = {"encoder": encoder, "dataset_hashes": {"sample": "b" * 64}}
+    complete_run.complete_run(database, claimed, complete_run.RunSucceeded(result), root / "run", root, 1.0)
+    assert run_of(run_id).inputs == {"datasets": {"sample": "b" * 64, "mine": "a" * 64}}
 
 
 @pytest.mark.parametrize("kind", ["validate", "convert", "match"])

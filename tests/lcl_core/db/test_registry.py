@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.corpus.open import open_corpus
 from lcl_core.db import datasets, registry
 from lcl_core.db.models import EncoderRow
 from lcl_core.db.session import Database, now
@@ -77,6 +78,15 @@ def test_the_sample_is_registered_at_every_start(database: Database) -> None:
         assert datasets.register_sample(session).path == path
 
 
+def test_the_contents_of_the_sample_are_known_from_the_first_start(database: Database) -> None:
+    digest = open_corpus(datasets.sample_path()).content_hash()
+    with database.session() as session:
+        assert datasets.register_sample(session).content_hash == digest
+        datasets.get_dataset(session, "sample").content_hash = None  # of an installation before
+    with database.session() as session:
+        assert datasets.register_sample(session).content_hash == digest
+
+
 @pytest.mark.parametrize(
     ("path", "kept"), [("/moved/sample/drawings.zip", True), ("/here/sample/of-an-older-version.zip", False)]
 )
@@ -88,7 +98,10 @@ def test_contents_of_the_sample_are_read_again_only_where_a_version_brings_other
         sample.path, sample.content_hash, sample.statistics = path, "0" * 64, {"documents": 1}
     with database.session() as session:
         sample = datasets.register_sample(session)
-        assert (sample.content_hash is not None, sample.statistics is not None) == (kept, kept)
+        assert (sample.content_hash, sample.statistics is not None) == (
+            "0" * 64 if kept else datasets.SAMPLE_HASH,
+            kept,
+        )
         assert sample.path == datasets.sample_path()
 
 

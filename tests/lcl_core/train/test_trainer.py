@@ -13,6 +13,7 @@ import torch
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
+from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.tokenizer import load_tokenizer, train_bpe
 from lcl_core.estimate.flops import training_flops
 from lcl_core.estimate.history import measured_run
@@ -155,6 +156,18 @@ def test_killed_and_resumed_is_bitwise_the_same(
     assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
     assert curve(run_dir) == curve(undisturbed)
     assert weights(run_dir) == weights(undisturbed)
+
+
+def test_the_result_has_the_contents_of_datasets_that_were_registered_without_a_hash(
+    tmp_path: Path, sample_zip: Path
+) -> None:
+    sources = [{"view": "pairs"}, {"dataset": "known", "view": "pairs"}]
+    run_dir = prepared(tmp_path, sample_zip, steps=1, data={"sources": sources})
+    paths = dict.fromkeys(("sample", "known"), str(sample_zip))
+    run_dir.prepare({**run_dir.read_run(), "datasets": paths, "dataset_hashes": {"sample": None, "known": "k" * 64}})
+    assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
+    digest = open_corpus(sample_zip).content_hash()
+    assert json.loads(run_dir.result_file.read_text())["dataset_hashes"] == {"sample": digest}
 
 
 def test_an_unknown_dataset_names_its_field(tmp_path: Path, sample_zip: Path) -> None:

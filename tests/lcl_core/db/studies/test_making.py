@@ -105,15 +105,29 @@ def test_a_run_whose_encoder_was_deleted_is_run_again(studies: Any, database: An
 
 
 def test_other_data_under_the_same_name_is_other_work(studies: Any, database: Any) -> None:
-    first = studies.make()
+    """Data that were not known are other data too; the last run has not started, and will read the new ones."""
+    first = studies.make(studies.spec(seeds=[0, 1, 2]))
     with database.session() as session:
         dataset = datasets.register_sample(session)
-        for cell, read in zip(studies.cells(first), ("old", "new", None, "new"), strict=True):
+        for cell, read in zip(studies.cells(first), ("old", "new", None, "new", "new"), strict=False):
             db_runs.get_run(session, cell.run_id).inputs = {"datasets": {"sample": read}}
         datasets.record_version(session, dataset, "new", None)
-    second = studies.make()
+    second = studies.make(studies.spec(seeds=[0, 1, 2]))
     kept = [a.run_id == b.run_id for a, b in zip(studies.cells(first), studies.cells(second), strict=True)]
-    assert kept == [False, True, True, True]
+    assert kept == [False, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("inputs", [None, {"datasets": {"sample": None}}])
+def test_a_succeeded_run_on_data_that_nobody_knows_is_run_again(studies: Any, database: Any, inputs: Any) -> None:
+    first = studies.make(studies.spec(seeds=[0]))
+    with database.session() as session:
+        datasets.register_sample(session)
+        for cell in studies.cells(first):
+            db_runs.get_run(session, cell.run_id).inputs = inputs
+    for cell in studies.cells(first):
+        studies.end(cell.run_id)
+    with database.reading() as session:
+        assert db_studies.plan_study(session, studies.spec(seeds=[0]))["reused"] == 0
 
 
 def test_the_plan_says_how_many_runs_are_new(studies: Any, database: Any) -> None:
