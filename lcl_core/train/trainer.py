@@ -109,8 +109,16 @@ def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict
         return result
     known = run_dir.read_run().get("dataset_hashes", {})
     # of the known ones the whole corpus need not be read again
-    hashes = {name: corpus.content_hash() for name, corpus in corpora.items() if known.get(name) is None}
+    hashes = {name: _content_hash(corpus) for name, corpus in corpora.items() if known.get(name) is None}
     return {**result, "dataset_hashes": hashes}
+
+
+def _content_hash(corpus: Corpus) -> str | None:
+    """None for a corpus that cannot be read any more: its training has ended well, and does not fail for that."""
+    try:
+        return corpus.content_hash()
+    except (OSError, UserError):
+        return None
 
 
 def loader_processes(spec: PretrainSpec) -> int:

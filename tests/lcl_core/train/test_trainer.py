@@ -13,6 +13,7 @@ import torch
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
+from lcl_core.data.corpus.file_corpus import FileCorpus
 from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.tokenizer import load_tokenizer, train_bpe
 from lcl_core.estimate.flops import training_flops
@@ -22,7 +23,7 @@ from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.ops.cpu_kernels import GENERATIONS, NEWEST, cpu_kernels
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
-from lcl_core.train.trainer import Trainer
+from lcl_core.train.trainer import Trainer, train
 from tests.lcl_core.train.small_runs import curve, finished, kill_group, prepared, started, trainer, weights
 
 
@@ -168,6 +169,22 @@ def test_the_result_has_the_contents_of_datasets_that_were_registered_without_a_
     assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
     digest = open_corpus(sample_zip).content_hash()
     assert json.loads(run_dir.result_file.read_text())["dataset_hashes"] == {"sample": digest}
+
+
+def test_a_corpus_that_is_gone_at_the_end_does_not_fail_its_training(
+    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(_: FileCorpus) -> str:
+        raise UserError("it is gone", code="corpus_missing")
+
+    run_dir = prepared(tmp_path, sample_zip, steps=1)
+    run_dir.prepare({**run_dir.read_run(), "dataset_hashes": {"sample": None}})
+    monkeypatch.setattr(FileCorpus, "content_hash", unreadable)
+    for setting in ("keep_freed_memory", "limit_onednn_cache"):  # of a process of its own, which this is not
+        monkeypatch.setattr(f"lcl_core.train.trainer.{setting}", lambda: None)
+    spec = PretrainSpec.model_validate(run_dir.read_run()["spec"])
+    result = train(spec, run_dir, run_dir.read_run()["datasets"])
+    assert result["dataset_hashes"] == {"sample": None}
 
 
 def test_an_unknown_dataset_names_its_field(tmp_path: Path, sample_zip: Path) -> None:
