@@ -62,6 +62,15 @@ def ok(answer: httpx.Response) -> Any:
     return answer.json() if answer.content else None
 
 
+def declare_home_lost(live_service: Any, http: httpx.Client) -> str:
+    """Returns: the home, which has one pending upload."""
+    home = "f" * 32
+    with live_service.context.database.session() as session:
+        outbox.enqueue_upload(session, "encoders/enc_lost", 1, home)
+    ok(http.post(f"/v1/homes/{home}/lost"))
+    return home
+
+
 def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encoder_dir: Any) -> dict[str, str]:
     """Do everything once that changes something. Returns: {action: the object's id or name}."""
     done: dict[str, str] = {}
@@ -116,10 +125,7 @@ def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any,
     ok(http.delete(f"/v1/views/{done['views.delete']}"))
     ok(http.post("/v1/garbage/collect"))
     done["garbage.collect"] = ""
-    done["homes.declare_lost"] = home = "f" * 32
-    with live_service.context.database.session() as session:
-        outbox.enqueue_upload(session, "encoders/enc_lost", 1, home)
-    ok(http.post(f"/v1/homes/{home}/lost"))
+    done["homes.declare_lost"] = declare_home_lost(live_service, http)
     done["keys.create"] = prefix = ok(http.post("/v1/keys", json={"owner": "x", "role": "viewer"}))["prefix"]
     ok(http.post(f"/v1/keys/{prefix}/rotate"))
     ok(http.delete(f"/v1/keys/{prefix}"))
