@@ -148,6 +148,7 @@ class World:
     def end_cell(self, study_id: str, number: int, value: float) -> None:
         """End both runs of a cell as workers do: the training fell to 3, and the evaluation found ``value``."""
         from lcl_core.db import runs, studies
+        from lcl_core.db.datasets import SAMPLE_DATASET, SAMPLE_HASH
         from lcl_core.db.models import EncoderRow, Metric
         from lcl_core.db.session import now
 
@@ -155,6 +156,7 @@ class World:
         with self.context.database.session() as session:
             run = runs.get_run(session, studies.study_cells(session, study_id)[number].run.id)
             run.state, run.encoder_id = "succeeded", run.id.replace("run_", "enc_")
+            run.inputs = {"datasets": {SAMPLE_DATASET: SAMPLE_HASH}}
             run.result = {"encoder": {"seconds": 180.0 + number, **counts}, "final": {"loss": 3.0}}
             files = {"path": f"encoders/{run.encoder_id}", "hash": "h", "owner": run.owner, "info": {}}
             session.add(EncoderRow(id=run.encoder_id, name=run.encoder_id, created_at=now(session), **files))
