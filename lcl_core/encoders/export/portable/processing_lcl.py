@@ -23,15 +23,8 @@ MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)
 STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
 START, END = "<start_of_text>", "<end_of_text>"
 TOKENIZER, PROCESSOR = "tokenizer.json", "processor_config.json"
-HUB = (
-    "cache_dir",
-    "force_download",
-    "proxies",
-    "token",
-    "revision",
-    "local_files_only",
-    "subfolder",
-)  # where files are
+# arguments of from_pretrained that say where files are
+LOCATION = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
 
 
 class PortableTokenizer(PreTrainedTokenizer):
@@ -120,10 +113,11 @@ class PortableProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **settings: Any) -> PortableProcessor:  # type: ignore[override]
         """Read ``processor_config.json`` and the tokenizer, of a directory or of the hub. Raises: OSError."""
-        source, settings = str(pretrained_model_name_or_path), {key: settings[key] for key in HUB if key in settings}
-        path = str(cached_file(source, PROCESSOR, **settings))
+        source = str(pretrained_model_name_or_path)
+        location = {key: settings[key] for key in LOCATION if key in settings}
+        path = str(cached_file(source, PROCESSOR, **location))
         image_size = json.loads(Path(path).read_text(encoding="utf-8"))["image_size"]
-        return cls(PortableTokenizer.from_pretrained(source, **settings), image_size)
+        return cls(PortableTokenizer.from_pretrained(source, **location), image_size)
 
 
 def pixels(image: Image.Image, size: int) -> np.ndarray:
