@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import JobCancelled, RunDir
@@ -19,7 +18,6 @@ from lcl_core.data import Corpus
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.evaluation import features
 from lcl_core.evaluation.evaluate import evaluate
-from lcl_core.evaluation.heads.training import ImageBatchSource
 from lcl_core.evaluation.significance import compare_runs
 from lcl_core.evaluation.tasks.base import EvalContext, EvalProgress
 from lcl_core.evaluation.tasks.classification import FewShot
@@ -111,25 +109,6 @@ def test_a_second_attempt_forgets_the_choices_of_the_first(new_run: NewRun) -> N
     evaluate(run_dir)
     evaluate(run_dir)
     assert len(json.loads((run_dir.artifacts / "choice.json").read_text())) == 1
-
-
-@pytest.mark.parametrize("transfer", ["frozen", "full"])
-def test_a_stop_is_honoured_between_batches_of_tested_images(
-    new_run: NewRun, monkeypatch: pytest.MonkeyPatch, transfer: str
-) -> None:
-    run_dir = new_run(tasks=["classification"], transfer=[transfer])
-    test_batches = ImageBatchSource.test_batches
-
-    def stopped(self: ImageBatchSource, rows: np.ndarray) -> Iterator[torch.Tensor]:
-        self.batch_size = 4
-        for patches in test_batches(self, rows):
-            assert not run_dir.stop_requested, "another batch is encoded"
-            run_dir._stop.set()
-            yield patches
-
-    monkeypatch.setattr(ImageBatchSource, "test_batches", stopped)
-    with pytest.raises(JobCancelled):
-        evaluate(run_dir)
 
 
 SPEC = {"labels": ["colour"], "shots": [1, 4], "draws": 3, "steps": 12, "batch_size": 8, "lr": 5e-3}

@@ -1,13 +1,19 @@
-"""Progress of an evaluation in the metrics file."""
+"""Progress of an evaluation in the metrics file, and stops between its batches."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from lcl_core.common.run_dir import JobCancelled, RunDir
+from lcl_core.evaluation.evaluate import evaluate
+from lcl_core.evaluation.heads.training import ImageBatchSource
 from lcl_core.evaluation.tasks.base import EvalProgress
 
 
@@ -69,3 +75,31 @@ def test_a_stop_request_is_honoured_between_steps(tmp_path: Path) -> None:
     run_dir._stop.set()
     with pytest.raises(JobCancelled):
         progress.add(1)
+
+
+@pytest.mark.parametrize("transfer", ["frozen", "full"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"tasks": ["classification"]},
+        {"tasks": ["tuned_retrieval"],
+         "tuned_retrieval": {"epochs": 1, "batch_size": 20, "lr": 5e-3, "text_lr": 1e-3}},
+    ],
+    ids=lambda task: task["tasks"][0],
+)  # fmt: skip
+def test_a_stop_is_honoured_between_batches_of_tested_images(
+    new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, task: dict[str, Any], transfer: str
+) -> None:
+    run_dir = new_run(**task, transfer=[transfer])
+    test_batches = ImageBatchSource.test_batches
+
+    def stopped(self: ImageBatchSource, rows: np.ndarray) -> Iterator[torch.Tensor]:
+        self.batch_size = 4
+        for patches in test_batches(self, rows):
+            assert not run_dir.stop_requested, "another batch is encoded"
+            run_dir._stop.set()
+            yield patches
+
+    monkeypatch.setattr(ImageBatchSource, "test_batches", stopped)
+    with pytest.raises(JobCancelled):
+        evaluate(run_dir)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import JobCancelled, RunDir
+from lcl_core.common.run_dir import RunDir
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.heads.contrastive_head import ContrastiveHead
-from lcl_core.evaluation.heads.training import ImageBatchSource
 
 NewRun = Callable[..., RunDir]
 FAST = {"epochs": 8, "batch_size": 20, "lr": 5e-3, "text_lr": 1e-3}
@@ -91,25 +90,6 @@ def test_what_is_best_on_held_out_images_is_used(new_run: NewRun) -> None:
     scores = [trial["score"] for trial in choice["tried"]]
     assert choice["chosen"] == {"lr": [1e-6, 5e-3][int(np.argmax(scores))]}
     assert choice["held_out"] == {"split": "train", "pictures": 4, "of": 40}
-
-
-@pytest.mark.parametrize("transfer", ["frozen", "full"])
-def test_a_stop_is_honoured_between_batches_of_tested_images(
-    new_run: NewRun, monkeypatch: pytest.MonkeyPatch, transfer: str
-) -> None:
-    run_dir = new_run(tasks=["tuned_retrieval"], tuned_retrieval={**FAST, "epochs": 1}, transfer=[transfer])
-    test_batches = ImageBatchSource.test_batches
-
-    def stopped(self: ImageBatchSource, rows: np.ndarray) -> Iterator[torch.Tensor]:
-        self.batch_size = 4
-        for patches in test_batches(self, rows):
-            assert not run_dir.stop_requested, "another batch is encoded"
-            run_dir._stop.set()
-            yield patches
-
-    monkeypatch.setattr(ImageBatchSource, "test_batches", stopped)
-    with pytest.raises(JobCancelled):
-        evaluate(run_dir)
 
 
 @pytest.mark.parametrize(
