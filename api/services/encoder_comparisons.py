@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import UserError
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Run
-from lcl_core.specs.evaluate import EvaluateSpec, task_settings
+from lcl_core.specs.evaluate import TRAINED_TASKS, EvaluateSpec, task_settings
 from lcl_core.specs.parsing import parse_as
 
 # Figures are about the same when they have these in common.
@@ -79,7 +79,7 @@ def _complete_fields(run: Run) -> Json:
     others = [digest for name, digest in read.get("encoders", {}).items() if name != run.encoder_id]
     if len(others) == 1 and fields.get("tuned_retrieval", {}).get("text_encoder"):
         fields["tuned_retrieval"]["text_encoder"] = others[0]
-    for task in ("captioning", "dialogue"):
+    for task in TRAINED_TASKS:
         name = fields.get(task, {}).get("train_dataset")
         if name and read.get("datasets", {}).get(name):
             fields[task]["train_dataset"] = read["datasets"][name]

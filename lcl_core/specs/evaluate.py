@@ -145,6 +145,11 @@ class ProbeSpec(TuningSpec):
         ("subgroup",), min_length=1, description="label keys of the corpus to classify"
     )
     train_split: CorpusWord = Field("train", description="training split")
+    train_dataset: Name | None = Field(
+        None,
+        description="registered dataset to train on, as ImageNet for ImageNet-Sketch; none: the evaluated one",
+        exclude_if=lambda name: name is None,
+    )
 
     @property
     def needs_holdout(self) -> bool:
@@ -268,6 +273,11 @@ class TunedRetrievalSpec(TuningSpec):
     """Attentive pooling and a linear layer for images, a text encoder for texts (paper, transfer heads (b))."""
 
     train_split: CorpusWord = Field("train", description="training split")
+    train_dataset: Name | None = Field(
+        None,
+        description="registered dataset to train on, as COCO for Flickr30k; none: the evaluated one",
+        exclude_if=lambda name: name is None,
+    )
     text_encoder: EncoderReference | None = Field(
         None, description="registered encoder that encodes the texts; none: the evaluated encoder's own text encoder"
     )
@@ -422,6 +432,8 @@ TaskName = Literal[
     "dialogue",
 ]
 
+TRAINED_TASKS: tuple[TaskName, ...] = ("classification", "few_shot", "tuned_retrieval", "captioning", "dialogue")
+
 
 class EvaluateSpec(Spec):
     """Evaluate an encoder, every number beside chance and the same architecture untrained.
@@ -478,8 +490,8 @@ class EvaluateSpec(Spec):
 
     def further_datasets(self) -> dict[str, str]:
         """Registered datasets that tasks read beside ``dataset``, by field."""
-        datasets = {"captioning": self.captioning.train_dataset, "dialogue": self.dialogue.train_dataset}
-        return {f"{task}.train_dataset": name for task, name in datasets.items() if task in self.tasks and name}
+        datasets = {task: getattr(self, task).train_dataset for task in TRAINED_TASKS if task in self.tasks}
+        return {f"{task}.train_dataset": name for task, name in datasets.items() if name}
 
     def further_encoders(self) -> dict[str, str]:
         """Registered encoders that tasks use beside ``encoder``, by field."""
@@ -539,10 +551,11 @@ def task_settings(
 
 def _fields_of_head(own: Mapping[str, Any], head: str) -> dict[str, Any]:
     """The fields of classification on which the figures of a head depend; a stored spec may lack those of defaults."""
+    data = {name: own.get(name) for name in ("train_split", "train_dataset") if name in own}
     if head == "linear":
-        kept = {name: own.get(name) for name in ("train_split", "validation_split")}
+        kept = {**data, "validation_split": own.get("validation_split")}
         return {**kept, "linear": LinearHeadSpec().model_dump(mode="json") | own.get("linear", {})}
     if head == "knn":
         temperature = own.get("knn", {}).get("temperature", NeighboursHeadSpec().temperature)
-        return {"train_split": own.get("train_split"), "knn.temperature": temperature}
+        return {**data, "knn.temperature": temperature}
     return {name: value for name, value in own.items() if name not in ("linear", "knn")}

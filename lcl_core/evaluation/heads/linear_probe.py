@@ -22,6 +22,7 @@ from torch.nn.utils import skip_init
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.threads import prefetch_map
+from lcl_core.data import Corpus
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.training import (
     FEATURE_SOURCES,
@@ -242,7 +243,7 @@ class ProbeTraining:
     """Fits of a probe for one encoder, one protocol and one label key.
 
     Attributes:
-        split, images: to train on.
+        corpus, split, images: to train on.
         classes: their number.
         field: of the evaluation's spec that holds the hyper-parameters.
         about: names the fit in artifacts: task, variant.
@@ -251,6 +252,7 @@ class ProbeTraining:
     context: EvalContext
     encoder: EvaluatedEncoder
     transfer: Transfer
+    corpus: Corpus
     split: str
     images: list[EvalImage]
     classes: int
@@ -261,18 +263,28 @@ class ProbeTraining:
         """A new probe, and in full transfer a new copy of the encoder."""
         source = FEATURE_SOURCES[self.transfer](self.context, self.encoder, spec.augmentation)
         return fit_probe(
-            source, source.batches(self.split, self.images), train, self.classes, spec, seed=seed, field=self.field,
+            source, source.batches(self.split, self.images, self.corpus), train, self.classes, spec, seed=seed,
+            field=self.field,
             on_step=lambda images: self.context.progress.add(STEP_COST[self.transfer] * images),
         )  # fmt: skip
 
     def predict(
-        self, classifiers: Sequence[FittedClassifier], split: str, images: list[EvalImage], test: LabeledImages
+        self,
+        classifiers: Sequence[FittedClassifier],
+        split: str,
+        images: list[EvalImage],
+        test: LabeledImages,
+        corpus: Corpus | None = None,
     ) -> list[ClassPredictions]:
         """Predictions of fits on one encoder for the images ``test`` of ``images``, which are encoded once.
 
-        Raises: JobCancelled, between batches.
+        Args:
+            corpus: of ``images``; None for the evaluated one.
+
+        Raises:
+            JobCancelled: between batches.
         """
-        batches = classifiers[0].source.batches(split, images)
+        batches = classifiers[0].source.batches(split, images, corpus)
         return predict_with_each(classifiers, batches, test, lambda count: self.context.progress.add(0))
 
     def choose(self, spec: TuningSpec, holdout: Holdout | None, *, seed: int) -> TuningSpec:
@@ -283,7 +295,7 @@ class ProbeTraining:
 
         def attempt(candidate: TuningSpec) -> float:
             classifier = self.fit(candidate, holdout.train, seed=seed)
-            (predictions,) = self.predict([classifier], holdout.split, holdout.images, holdout.test)
+            (predictions,) = self.predict([classifier], holdout.split, holdout.images, holdout.test, self.corpus)
             return float(np.mean(predictions.rank == 1))
 
         self.context.progress.enter(f"{self.encoder.role} encoder: choosing for {self.transfer} transfer")

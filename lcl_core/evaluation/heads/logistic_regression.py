@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lcl_core.data import Corpus
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.linear_probe import ClassPredictions, collect_predictions
 from lcl_core.evaluation.heads.training import GridPoint, GridSearchResult
@@ -115,7 +116,7 @@ class LinearTraining:
     """Fits for one encoder and one label key.
 
     Attributes:
-        split, images: to train on.
+        corpus, split, images: to train on.
         classes: their number.
         field: of the evaluation's spec that holds the heads.
         about: names the fit in artifacts: task, variant, transfer, encoder.
@@ -124,6 +125,7 @@ class LinearTraining:
     context: EvalContext
     encoder: EvaluatedEncoder
     spec: LinearHeadSpec
+    corpus: Corpus
     split: str
     images: list[EvalImage]
     classes: int
@@ -140,7 +142,7 @@ class LinearTraining:
             left -= done
             self.context.progress.add(done)
 
-        features = self._latents(self.split, self.images, train.rows)
+        features = self._latents(self.split, self.images, train.rows, self.corpus)
         self.context.progress.enter(f"{self.encoder.role} encoder: {self.about['variant']}, penalty {l2:g}")
         targets = torch.from_numpy(train.classes).to(features.device)
         fitted = fit_logistic_regression(
@@ -150,12 +152,21 @@ class LinearTraining:
         return fitted
 
     def predict(
-        self, model: LogisticRegression, split: str, images: list[EvalImage], test: LabeledImages
+        self,
+        model: LogisticRegression,
+        split: str,
+        images: list[EvalImage],
+        test: LabeledImages,
+        corpus: Corpus | None = None,
     ) -> ClassPredictions:
-        """Predictions for the images ``test`` of a split."""
+        """Predictions for the images ``test`` of a split.
+
+        Args:
+            corpus: of ``images``; None for the evaluated one.
+        """
         block = max(1, _BLOCK_NUMBERS // self.classes)
         parts = (test.rows[start : start + block] for start in range(0, len(test), block))
-        logits = (model.logits(self._latents(split, images, part)) for part in parts)
+        logits = (model.logits(self._latents(split, images, part, corpus)) for part in parts)
         return collect_predictions(logits, test.classes, field=self.field)
 
     def choose(self, holdout: Holdout[LabeledImages] | None) -> float:
@@ -165,7 +176,7 @@ class LinearTraining:
         trials = []
         for l2 in self.spec.l2:
             model = self.fit(holdout.train, l2)
-            predictions = self.predict(model, holdout.split, holdout.images, holdout.test)
+            predictions = self.predict(model, holdout.split, holdout.images, holdout.test, self.corpus)
             trials.append(GridPoint({"l2": l2}, float(np.mean(predictions.rank == 1))))
         best = max(range(len(trials)), key=lambda number: trials[number].score or 0.0)
         held_out = {"split": holdout.split, "pictures": len(holdout.test), "of": len(holdout.images)}
@@ -177,7 +188,7 @@ class LinearTraining:
         """Add the loss of each pass to the run's curves."""
         self.context.curves.add({**self.about, **loss_curve(model.losses)})
 
-    def _latents(self, split: str, images: list[EvalImage], rows: Ints) -> Tensor:
-        latents = self.context.get_pooled_latents(self.encoder, split, images)
+    def _latents(self, split: str, images: list[EvalImage], rows: Ints, corpus: Corpus | None) -> Tensor:
+        latents = self.context.get_pooled_latents(self.encoder, split, images, corpus)
         assert latents is not None  # the task has checked it
         return torch.from_numpy(latents[rows]).to(self.encoder.model.device)

@@ -27,9 +27,11 @@ from lcl_core.evaluation.features import (
 )
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.results import JsonLog, PredictionStore
-from lcl_core.specs.evaluate import CaptioningSpec, DialogueSpec, EvaluateSpec
+from lcl_core.specs.evaluate import CaptioningSpec, DialogueSpec, EvaluateSpec, ProbeSpec, TunedRetrievalSpec
 
 T = TypeVar("T")
+
+TrainedSpec = ProbeSpec | TunedRetrievalSpec | CaptioningSpec | DialogueSpec
 
 TEXT_COST = 0.5  # rough cost of embedding a text, in embedded images
 VALIDATION_SHARE = 0.1  # of the training images, where the spec names no validation split
@@ -233,9 +235,7 @@ class DatasetResolver:
             for split in dict.fromkeys(spec.splits)
         }
 
-    def train_corpus(
-        self, spec: EvaluateSpec, own: CaptioningSpec | DialogueSpec, corpus: Corpus, field: str
-    ) -> Corpus:
+    def train_corpus(self, spec: EvaluateSpec, own: TrainedSpec, corpus: Corpus, field: str) -> Corpus:
         """The corpus to train on: the one that ``own`` names, else the evaluated one."""
         if own.train_dataset in (None, spec.dataset):
             return corpus
@@ -367,13 +367,17 @@ class EvalContext:
     _features: dict[tuple[str, Path, tuple[str, ...], bool], ImageFeatures] = field(default_factory=dict)
 
     def get_pooled_latents(
-        self, encoder: EvaluatedEncoder, split: str, images: list[EvalImage]
+        self, encoder: EvaluatedEncoder, split: str, images: list[EvalImage], corpus: Corpus | None = None
     ) -> NDArray[np.float32] | None:
-        """Pooled latents of a split's images, computed once; None where the encoder has none."""
+        """Pooled latents of a split's images, computed once; None where the encoder has none.
+
+        Args:
+            corpus: None for the evaluated one.
+        """
         if encoder.model.embed_dim is None:
             return None
         patches = self.needs_patch_features and patch_features_fit(encoder, len(images), self.cache)
-        return self._get_features(encoder, split, images, self.corpus, patches=patches).pooled
+        return self._get_features(encoder, split, images, corpus or self.corpus, patches=patches).pooled
 
     def get_patch_features(
         self, encoder: EvaluatedEncoder, split: str, images: list[EvalImage], corpus: Corpus | None = None

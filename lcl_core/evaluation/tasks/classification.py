@@ -80,11 +80,13 @@ class LabelKey:
 @dataclass(frozen=True)
 class ClassificationPlan:
     """Attributes:
+    corpus: of the training images.
     train: training images.
     tests: images of each tested split.
     keys: the label keys.
     """
 
+    corpus: Corpus
     train: list[EvalImage]
     tests: dict[str, list[EvalImage]]
     keys: list[LabelKey]
@@ -107,29 +109,28 @@ def plan_classification(
     """
     tests = resolver.test_images(spec, corpus)
     labels = tuple(dict.fromkeys(own.labels))
-    images = resolver.train_images(spec, own.train_split, corpus, corpus, field=field)
+    train_corpus = resolver.train_corpus(spec, own, corpus, field)
+    images = resolver.train_images(spec, own.train_split, corpus, train_corpus, field=field)
     train = [image for image in images if not image.labels.keys().isdisjoint(labels)] or images
-    keys = [_plan_label_key(label, own, spec, corpus, resolver, train, tests, field) for label in labels]
-    return ClassificationPlan(train, tests, keys)
+    keys = [_plan_label_key(label, own, train, tests, field) for label in labels]
+    if own.needs_holdout:
+        keys = [
+            replace(key, holdout=_plan_holdout(own, spec, corpus, train_corpus, resolver, key, train, field))
+            for key in keys
+        ]
+    return ClassificationPlan(train_corpus, train, tests, keys)
 
 
 def _plan_label_key(
-    label: str,
-    own: ProbeSpec,
-    spec: EvaluateSpec,
-    corpus: Corpus,
-    resolver: DatasetResolver,
-    train: list[EvalImage],
-    tests: dict[str, list[EvalImage]],
-    field: str,
+    label: str, own: ProbeSpec, train: list[EvalImage], tests: dict[str, list[EvalImage]], field: str
 ) -> LabelKey:
-    """Number the classes and select the images.
+    """Number the classes and select the images; nothing is held out.
 
     The classes are those of the train split (a closed set); a test image of another class is left out and counted.
 
     Raises:
         UserError: ``label_unknown`` if no training image has the label, ``nothing_to_score`` if a test split has no
-            image of a known class; of the validation split as :func:`_plan_holdout`.
+            image of a known class.
     """
     label_field = f"{field}.labels.{own.labels.index(label)}"
     classes = classes_of(label, own.train_split, train, field=label_field)
@@ -141,19 +142,14 @@ def _plan_label_key(
                 f"({test.left_out}); leave the label or the split out",
                 code="nothing_to_score", field=label_field,
             )  # fmt: skip
-    labeled_train = select_labeled(train, label, classes)
-    key = LabelKey(label, classes, labeled_train, labeled, None)
-    if not own.needs_holdout:
-        return key
-    return LabelKey(
-        label, classes, labeled_train, labeled, _plan_holdout(own, spec, corpus, resolver, key, train, field)
-    )
+    return LabelKey(label, classes, select_labeled(train, label, classes), labeled, None)
 
 
 def _plan_holdout(
     own: ProbeSpec,
     spec: EvaluateSpec,
     corpus: Corpus,
+    train_corpus: Corpus,
     resolver: DatasetResolver,
     key: LabelKey,
     train: list[EvalImage],
@@ -169,7 +165,7 @@ def _plan_holdout(
     if split is None:
         test, rest = split_validation(len(key.train), spec.seed)
         return Holdout(own.train_split, train, key.train.choose(test), key.train.choose(rest))
-    images = resolver.validation_images(spec, split, own.train_split, corpus, corpus, field=field)
+    images = resolver.validation_images(spec, split, own.train_split, corpus, train_corpus, field=field)
     labeled = select_labeled(images, key.label, key.classes)
     if not len(labeled):
         raise UserError(
@@ -229,8 +225,9 @@ class LabelTask(Task):
         """``variant``: its name in artifacts."""
         about = {"task": self.name, "variant": variant}
         return ProbeTraining(
-            context, encoder, transfer, self.spec.train_split, self.data.train, len(key.classes), self.name, about
-        )
+            context, encoder, transfer, self.data.corpus, self.spec.train_split, self.data.train, len(key.classes),
+            self.name, about,
+        )  # fmt: skip
 
 
 HeadPredictions = Iterator[tuple[str, str, ClassPredictions]]  # variant, split, predictions
@@ -318,8 +315,8 @@ class Classification(LabelTask):
         variant = variant_of_head(key.label, "linear")
         about = {"task": self.name, "variant": variant, "transfer": "frozen", "encoder": encoder.role}
         training = LinearTraining(
-            context, encoder, self.spec.linear, self.spec.train_split, self.data.train, len(key.classes),
-            f"{self.name}.linear", about,
+            context, encoder, self.spec.linear, self.data.corpus, self.spec.train_split, self.data.train,
+            len(key.classes), f"{self.name}.linear", about,
         )  # fmt: skip
         model = training.fit(key.train, training.choose(key.holdout))
         training.log_curve(model)
@@ -328,7 +325,7 @@ class Classification(LabelTask):
 
     def _compare_neighbours(self, context: EvalContext, encoder: EvaluatedEncoder, key: LabelKey) -> HeadPredictions:
         own = self.spec.knn
-        train = context.get_pooled_latents(encoder, self.spec.train_split, self.data.train)
+        train = context.get_pooled_latents(encoder, self.spec.train_split, self.data.train, self.data.corpus)
         classes = torch.from_numpy(key.train.classes)
         for split, images in self.data.tests.items():
             test, latents = key.tests[split], context.get_pooled_latents(encoder, split, images)

@@ -217,7 +217,7 @@ class TunedRetrieval(Task):
 
     Attributes:
         text_encoder: directory of the text encoder; None: the evaluated encoder's own.
-        train, train_rows: the train split, and the rows of its images that have captions.
+        corpus, train, train_rows: the images to train on, and the rows of those that have captions.
         images, variants: of each tested split.
     """
 
@@ -226,6 +226,7 @@ class TunedRetrieval(Task):
     spec: TunedRetrievalSpec
     transfer: tuple[Transfer, ...]
     text_encoder: Path | None
+    corpus: Corpus
     train: list[EvalImage]
     train_rows: Ints
     images: dict[str, list[EvalImage]]
@@ -236,11 +237,12 @@ class TunedRetrieval(Task):
     def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
         own, images = spec.tuned_retrieval, resolver.test_images(spec, corpus)
         variants = plan_variants(images)
-        train = resolver.train_images(spec, own.train_split, corpus, corpus, field=FIELD)
+        train_corpus = resolver.train_corpus(spec, own, corpus, FIELD)
+        train = resolver.train_images(spec, own.train_split, corpus, train_corpus, field=FIELD)
         train_rows = _rows_with_captions(train, own.train_split, "train_split")
-        holdout = _plan_holdout(own, spec, corpus, resolver, train, train_rows)
+        holdout = _plan_holdout(own, spec, corpus, train_corpus, resolver, train, train_rows)
         text_encoder = _find_text_encoder(spec, resolver)
-        return cls(own, spec.protocols(own), text_encoder, train, train_rows, images, variants, holdout)
+        return cls(own, spec.protocols(own), text_encoder, train_corpus, train, train_rows, images, variants, holdout)
 
     @property
     def needs_patch_features(self) -> bool:
@@ -304,7 +306,7 @@ class TunedRetrieval(Task):
                 text_encoder, self._all_texts, context.cache, lambda count: context.progress.add(0)
             )
         matcher = fit_matcher(
-            source, source.batches(spec.train_split, self.train), self.train, rows, captions, spec,
+            source, source.batches(spec.train_split, self.train, self.corpus), self.train, rows, captions, spec,
             seed=context.spec.seed, field=FIELD,
             on_step=lambda images: context.progress.add(self._step_cost(transfer) * images),
         )  # fmt: skip
@@ -325,7 +327,7 @@ class TunedRetrieval(Task):
 
         def attempt(candidate: TunedRetrievalSpec) -> float:
             source, matcher = self._fit(context, encoder, transfer, text_encoder, candidate, holdout.train)
-            batches = source.batches(holdout.split, holdout.images)
+            batches = source.batches(holdout.split, holdout.images, self.corpus)
             return _mean_recall(matcher, batches, holdout, lambda count: context.progress.add(0))
 
         context.progress.enter(f"{encoder.role} encoder: choosing for {transfer} transfer")
@@ -372,6 +374,7 @@ def _plan_holdout(
     own: TunedRetrievalSpec,
     spec: EvaluateSpec,
     corpus: Corpus,
+    train_corpus: Corpus,
     resolver: DatasetResolver,
     train: list[EvalImage],
     train_rows: Ints,
@@ -383,7 +386,7 @@ def _plan_holdout(
     if split is None:
         test, rest = split_validation(len(train_rows), spec.seed, minimum=2)
         return Holdout(own.train_split, train, train_rows[test], train_rows[rest])
-    images = resolver.validation_images(spec, split, own.train_split, corpus, corpus, field=FIELD)
+    images = resolver.validation_images(spec, split, own.train_split, corpus, train_corpus, field=FIELD)
     return Holdout(split, images, _rows_with_captions(images, split, "validation_split"), train_rows)
 
 

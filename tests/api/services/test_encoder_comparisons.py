@@ -46,6 +46,24 @@ def test_another_text_encoder_counts_by_its_weights(monkeypatch: pytest.MonkeyPa
     assert compared["reason"] == (None if same else reason)
 
 
+@pytest.mark.parametrize(("other", "same"), [("h2", False), ("h1", True)])
+def test_a_dataset_to_train_on_counts_by_its_content(monkeypatch: pytest.MonkeyPatch, other: str, same: bool) -> None:
+    def evaluation(run_id: str, encoder: str, name: str, content: str) -> Run:
+        spec: dict[str, Any] = {"encoder": encoder, "dataset": "v2", "classification": {"train_dataset": name}}
+        inputs = {"datasets": {"v2": "h0", name: content}, "encoders": {encoder: "e"}}
+        return Run(id=run_id, spec=spec, encoder_id=encoder, inputs=inputs, result={})
+
+    row = {"task": "classification", "metric": "acc@1", "transfer": "frozen", "variant": "class", "value": 0.5}
+    found = {
+        "l": [(evaluation("run_1", "l", "imagenet", "h1"), [row])],
+        "r": [(evaluation("run_2", "r", "imagenet-1k", other), [row])],
+    }
+    monkeypatch.setattr(runs, "list_evaluations", lambda session, encoder: found[encoder])
+    (compared,) = compare_figures(*(evaluated_figures(None, side) for side in found))  # type: ignore[arg-type]
+    reason = "evaluated with different settings: classification.train_dataset"
+    assert compared["reason"] == (None if same else reason)
+
+
 def test_figures_of_a_head_are_compared_whatever_the_other_heads_were(monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluation(run_id: str, encoder: str, own: dict[str, Any]) -> tuple[Run, list[dict[str, Any]]]:
         spec = {"encoder": encoder, "dataset": "sample", "classification": own}

@@ -147,6 +147,7 @@ def new_run(tmp_path: Path, squares: Path, encoder_dir: Path) -> Callable[..., R
         weights: Path = encoder_dir,
         corpus: Path = squares,
         encoders: dict[str, str] | None = None,
+        datasets: dict[str, str] | None = None,
         **fields: Any,
     ) -> RunDir:
         spec = {
@@ -164,7 +165,7 @@ def new_run(tmp_path: Path, squares: Path, encoder_dir: Path) -> Callable[..., R
                 "run_id": f"run_{name}",
                 "kind": "evaluate",
                 "spec": spec,
-                "datasets": {"squares": str(corpus)},
+                "datasets": {"squares": str(corpus), **(datasets or {})},
                 "encoders": {"tiny": str(weights), **(encoders or {})},
                 "cache": str(tmp_path / "cache"),
                 "attempt": 1,

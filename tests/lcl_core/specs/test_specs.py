@@ -290,6 +290,11 @@ def test_tasks_read_what_they_name_and_only_if_they_are_asked() -> None:
     }  # fmt: skip
     other = parse_spec("evaluate", {**requested, "tasks": ["captioning"]})
     assert (dataset_fields(other)["captioning.train_dataset"], data_paths(other)) == ("c", {})
+    heads = {task: {"train_dataset": task[0]} for task in ("classification", "few_shot", "tuned_retrieval")}
+    others = parse_spec("evaluate", {"encoder": "e", "dataset": "a", **heads, "tasks": ["few_shot", "tuned_retrieval"]})
+    assert dataset_fields(others) == {
+        "dataset": "a", "few_shot.train_dataset": "f", "tuned_retrieval.train_dataset": "t",
+    }  # fmt: skip
 
 
 def test_nobody_is_asked_to_caption_without_a_voice() -> None:
@@ -526,3 +531,6 @@ def test_the_settings_of_a_figure_are_those_of_its_head() -> None:
     assert settings("colour, linear") != settings("colour, linear", seed=1)
     assert settings("colour, knn 20") == settings("colour, knn 20", seed=1, lr=0.1, **several)
     assert settings("colour, knn 20") != settings("colour, knn 20", knn={"temperature": 0.1})
+    for variant in ("colour", "colour, linear", "colour, knn 20"):
+        elsewhere = settings(variant, train_dataset="other")
+        assert elsewhere == settings(variant) | {"classification.train_dataset": "other"}
