@@ -32,7 +32,7 @@ MAX_FORM_BYTES = 4096
 KEY_PATTERN = re.compile(r"[!-~]+", re.ASCII)  # characters of a header value
 WRONG_TOKEN = "This is not the token of the service. Copy it again."  # noqa: S105
 KEY_MISSING = "Enter your API key."
-KEY_UNKNOWN = "This key opens nothing: it is unknown, revoked or expired."
+KEY_UNKNOWN = "This key is not valid: it is unknown, revoked or expired."
 KEY_TOO_LONG = "That is too long to be an API key."
 KEY_BUSY = "Too many requests with this key at the moment. Wait a little and try again."
 

@@ -49,7 +49,7 @@ KIND_LIST = ", ".join(JOB_KINDS)
 RunId = Annotated[str, typer.Argument(help="id of the run, or its name", autocompletion=complete_run)]
 POLL_SECONDS = 1.0
 CERTAINTY_LABELS = {
-    "measured": "as runs of this very setup went",
+    "measured": "measured on runs with this setup",
     "scaled": "from runs of other sizes",
     "assumed": "a guess: no run has measured a rate",
 }

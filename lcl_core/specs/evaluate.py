@@ -356,7 +356,7 @@ class StageSpec(TuningSpec):
     @model_validator(mode="after")
     def _part_of_a_whole(self) -> StageSpec:
         if self.search or self.transfer:
-            raise ValueError("a stage is neither searched nor sat alone; leave out search and transfer")
+            raise ValueError("a stage has no search and no transfer of its own; leave out both")
         return self
 
 

@@ -162,7 +162,7 @@ def test_a_key_that_no_header_can_hold_is_a_wrong_key(key: str) -> None:
             app = build_app(client, UiSettings(team=True, _env_file=None), sessions)  # type: ignore[call-arg]
             answer = sign_in(TestClient(app, "http://lcl.example"), key)
         server.shutdown()
-    assert (answer.status_code, "This key opens nothing" in answer.text) == (401, True)
+    assert (answer.status_code, "This key is not valid" in answer.text) == (401, True)
     assert "mallory" not in answer.text
 
 

@@ -88,7 +88,7 @@ def test_on_the_command_line(lcl: Any, live_service: Any, measured: str) -> None
     more = ("--preset", "sample", "--set", "steps=1000")
     status, out, _ = lcl("estimate", "pretrain", *more)
     assert status == 0
-    assert "as runs of this very setup went" in out
+    assert "measured on runs with this setup" in out
     assert "6,411,265" in out
     assert measured in out
     status, out, _ = lcl("--json", "estimate", *more)

@@ -306,7 +306,7 @@ def test_nobody_is_asked_to_caption_without_a_voice() -> None:
 
 def test_a_stage_that_is_searched_and_has_a_protocol_is_refused_in_words() -> None:
     stage = {"search": {"lr": [0.1]}, "transfer": ["frozen"]}
-    with pytest.raises(UserError, match="a stage is neither searched nor sat alone"):
+    with pytest.raises(UserError, match="a stage has no search and no transfer of its own"):
         parse_spec("evaluate", {"encoder": "e", "dialogue": {"align": stage}})
 
 
