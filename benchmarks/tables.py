@@ -92,13 +92,14 @@ class PublishedTests:
         axis: labels of the study, with commas between; so are their values that name a row.
         tests: {name on the page: (row, row with which it is compared)}; the difference is the first less the second.
         column: what is compared.
-        values: as of ``PublishedTable``.
+        values, from_table: as of ``PublishedTable``.
     """
 
     axis: str
     tests: Mapping[str, tuple[str, str]]
     values: str
     column: str = "acc@1"
+    from_table: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 _PAIRS, _DOCUMENTS = dict.fromkeys(("clip", "coca", "blip2"), "pairs"), ("beit3", "flamingo", "emu", "lcl")
@@ -205,8 +206,7 @@ def build(name: str) -> list[str]:
     published = TABLES[name]
     if isinstance(published, PublishedTests):
         return _build_tests(name, published)
-    rows = _rows(name)
-    rows |= {value: _rows(table)[its_value] for value, (table, its_value) in published.from_table.items()}
+    rows = _rows_with_others(name)
     main_column, *others = published.columns
     heads = [published.head, *(["reads"] if published.reads else []), HEADS[main_column]]
     heads += [f"against {published.against}: difference (95 %), p by Holm", *(HEADS[column] for column in others)]
@@ -238,9 +238,15 @@ def _rows(name: str) -> dict[str, Json]:
     return {",".join(row["labels"][axis] for axis in axes): row for row in found["rows"]}
 
 
+def _rows_with_others(name: str) -> dict[str, Json]:
+    """The rows of the table's file, and those of other tables that it compares with."""
+    others = {value: _rows(table)[its_value] for value, (table, its_value) in TABLES[name].from_table.items()}
+    return _rows(name) | others
+
+
 def _build_tests(name: str, published: PublishedTests) -> list[str]:
     """Lines of a table of tests in Markdown."""
-    rows = _rows(name)
+    rows = _rows_with_others(name)
     tested = [
         [_values(rows[row], published.column) for row in (first, second)] for first, second in published.tests.values()
     ]

@@ -65,6 +65,19 @@ def test_too_few_shared_seeds_give_no_test(compared: Any, other: dict[int, float
     assert compared({"acc@1": BASE}, {"acc@1": other}).strip("| ") == expected
 
 
+def test_a_tested_row_may_be_that_of_another_table(
+    compared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared({"acc@1": BASE}, {"acc@1": BASE})
+    own = {**study_row("x", **{"acc@1": {0: 0.95, 1: 0.2, 2: 0.2}}), "labels": {"target": "detached"}}
+    (tmp_path / "targets.json").write_text(json.dumps({"rows": [own]}), encoding="utf-8")
+    tests = {"detached against live": ("detached", "live")}
+    table = PublishedTests("target", tests, "targets", from_table={"live": ("methods", "lcl")})
+    monkeypatch.setitem(tables.TABLES, "targets", table)
+    (line,) = build("targets")[2:]
+    assert line.startswith("| detached against live | .450 ± .433 | .390 ± .442 | .060 (")
+
+
 def test_a_row_may_be_that_of_another_table(compared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared({"acc@1": BASE}, {"acc@1": BASE})
     (tmp_path / "losses").mkdir()
