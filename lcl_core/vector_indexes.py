@@ -40,11 +40,12 @@ Scale = Literal["number", "date"]
 
 @dataclass(frozen=True, slots=True)
 class TextFilter:
-    """The value, or a member of the set, is one of these."""
+    """The value, or a member of the set, is one of these; ``excluded``: neither is, or there is no value."""
 
     label: str
     values: tuple[str, ...]
     of_set: bool = False
+    excluded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

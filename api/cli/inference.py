@@ -63,8 +63,8 @@ def search(
     where: Annotated[
         list[str] | None,
         typer.Option(
-            help="label=value, of a number or date label>=bound (or > <= <), of a set label+=value (it has every such "
-            "value); repeatable"
+            help="label=value, label!=value (without it), of a number or date label>=bound (or > <= <), of a set "
+            "label+=value (it has every such value); repeatable"
         ),
     ] = None,
     offset: Annotated[int, typer.Option(min=0, max=9000, help="hits to skip")] = 0,

@@ -40,7 +40,7 @@ _INPUT_FIELD = re.compile(r"input\.(\d+)")
 
 
 class FilterOptions(TypedDict, total=False):
-    """A range of a label that is a number or a date, or members of one that is a set."""
+    """A range of a label that is a number or a date, members of one that is a set, or values to leave out."""
 
     gte: float | str
     gt: float | str
@@ -48,6 +48,7 @@ class FilterOptions(TypedDict, total=False):
     lt: float | str
     any: Sequence[str]
     all: Sequence[str]
+    none: Sequence[str]
 
 
 Where = Mapping[str, str | float | Sequence[str] | FilterOptions]  # {label: filter}
@@ -58,15 +59,16 @@ def may(role: str, least: str) -> bool:
     return role in ROLES and ROLES.index(role) >= ROLES.index(least)
 
 
-_FILTER = re.compile(r"(.+?)(>=|<=|>|<|\+=|=)(.*)", re.DOTALL)
+_FILTER = re.compile(r"(.+?)(>=|<=|>|<|\+=|!=|=)(.*)", re.DOTALL)
+_LISTS = {"+=": "all", "!=": "none"}
 _BOUNDS = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
 
 
 def parse_where(texts: Sequence[str], values: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
     """Filters of a search from texts as people write them, with ``values``, pairs of a label and one of its values.
 
-    ``label=value``: repeated, any of the values; ``label+=value``: the set has every such value; ``label>=bound`` and
-    the like: a range, of which all bounds apply.
+    ``label=value``: repeated, any of the values; ``label+=value``: the set has every such value; ``label!=value``: no
+    such value; ``label>=bound`` and the like: a range, of which all bounds apply.
 
     Raises: UserError ``bad_filter``.
     """
@@ -76,26 +78,27 @@ def parse_where(texts: Sequence[str], values: Iterable[tuple[str, str]] = ()) ->
     for text in texts:
         parsed = _FILTER.fullmatch(text)
         if parsed is None:
-            raise _bad_filter(f"{text!r} is no filter; write label=value, label+=value, or label>=bound (> >= < <=)")
+            forms = "label=value, label!=value, label+=value, or label>=bound (> >= < <=)"
+            raise _bad_filter(f"{text!r} is no filter; write {forms}")
         label, sign, value = parsed.groups()
         label = label.strip()
         if sign == "=":
             equal.setdefault(label, []).append(value)
-        elif sign == "+=":
-            conditions.setdefault(label, {}).setdefault("all", []).append(value)
+        elif sign in _LISTS:
+            conditions.setdefault(label, {}).setdefault(_LISTS[sign], []).append(value)
         elif conditions.setdefault(label, {}).setdefault(_BOUNDS[sign], value.strip()) != value.strip():
             raise _bad_filter(f"{label}{sign} is given twice")
     for label in equal.keys() & conditions.keys():
-        if "all" not in conditions[label]:
+        if conditions[label].keys() & set(_BOUNDS.values()):
             raise _bad_filter(f"{label} has both a value and a range; leave one out")
         conditions[label]["any"] = equal[label]
     return {**equal, **conditions}
 
 
 def write_condition(label: str, condition: Mapping[str, Any]) -> list[str]:
-    """A range of a label, or the members that a set has all of, as the texts that ``parse_where`` reads."""
+    """A range of a label, members that a set has all of, or values to leave out, as ``parse_where`` reads them."""
     bounds = [f"{label}{sign}{condition[name]}" for sign, name in _BOUNDS.items() if name in condition]
-    return bounds + [f"{label}+={value}" for value in condition.get("all", ())]
+    return bounds + [f"{label}{sign}{value}" for sign, name in _LISTS.items() for value in condition.get(name, ())]
 
 
 def _bad_filter(message: str) -> UserError:

@@ -105,7 +105,7 @@ class SearchQuery(BaseModel):
 
 
 class LabelCondition(BaseModel):
-    """A range of a number or a date, or members of a set; everything that is given applies."""
+    """A range of a number or a date, members of a set, values to leave out; everything that is given applies."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -115,6 +115,7 @@ class LabelCondition(BaseModel):
     lt: Number | Line | None = Field(None, description="less than, or earlier")
     any: LabelTexts | None = Field(None, description="of a set: it has one of these")
     all: LabelTexts | None = Field(None, description="of a set: it has every one of these")
+    none: LabelTexts | None = Field(None, description="it has none of these values, or the image lacks the label")
 
 
 MAX_CONDITIONS = 32
@@ -148,7 +149,7 @@ class SearchRequest(SearchQuery):
         {},
         max_length=MAX_CONDITIONS,
         description="{label: filter}, all of which apply: a value or values as they are written; a number; {gte, gt, "
-        "lte, lt} of a label that is a number or a date; {any, all} of one that is a set",
+        "lte, lt} of a label that is a number or a date; {any, all} of one that is a set; {none} of every label",
     )
 
     def filters(self) -> dict[str, Any]:

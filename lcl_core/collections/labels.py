@@ -29,24 +29,28 @@ from lcl_core.common.errors import UserError
 from lcl_core.specs.corpus_jobs import RESERVED_LABELS, LabelType
 from lcl_core.vector_indexes import Filter, RangeFilter, Scale, SetFilter, TextFilter, column_name
 
-# value or values; a number; {"gte"|"gt"|"lte"|"lt": bound}; {"any"|"all": values}
+# value or values; a number; {"gte"|"gt"|"lte"|"lt": bound}; {"any"|"all": values}; {"none": values}
 LabelFilter = str | float | Sequence[str] | Mapping[str, Any]
 Where = Mapping[str, LabelFilter]
 BOUNDS = ("gte", "gt", "lte", "lt")
 MEMBERS = ("any", "all")
+EXCLUDED = "none"
 MAX_COLUMNS = 64  # labels that an index gets columns of
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _DATE = re.compile(_DAY + r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?")
 _EPOCH, _DAY_SECONDS = datetime(1970, 1, 1, tzinfo=UTC), 86_400.0
-_SHORT_FORMS = "a value or a list of values, which are compared as they are written"
+_SHORT_FORMS = (
+    'a value or a list of values, which are compared as they are written, {"none": [values]} to leave them out'
+)
 _NAMES: dict[LabelType, str] = {"text": "text", "number": "a number", "date": "a date", "set": "a set"}
 _FORMS: dict[LabelType, str] = {
     "text": f"{_SHORT_FORMS}; for ranges or sets index it again with a type of the label in label_types",
     "number": f'{_SHORT_FORMS}, a number, or a range of gte, gt, lte and lt such as {{"gte": 1990, "lt": 2000}}',
     "date": f'{_SHORT_FORMS}, or a range of gte, gt, lte and lt such as {{"gte": "2020-01-31"}}; a date is written '
     "2020-01-31 or 2020-01-31T12:30:00Z",
-    "set": 'a value, a list of values of which an image has any, or {"any": [values]} or {"all": [values]}',
+    "set": 'a value, a list of values of which an image has any, or any of {"any": [values]}, {"all": [values]} and '
+    '{"none": [values]}',
 }
 
 
@@ -200,10 +204,7 @@ def _parse_filter(label: str, choice: Any, kind: LabelType) -> Sequence[TextFilt
     if isinstance(choice, str):
         return [TextFilter(label, (choice,), kind == "set")]
     if isinstance(choice, Mapping):
-        options = {name: value for name, value in choice.items() if value is not None}
-        if kind == "number" or kind == "date":
-            return _parse_range(label, options, kind)
-        return _parse_members(label, options) if kind == "set" else None
+        return _parse_options(label, {name: value for name, value in choice.items() if value is not None}, kind)
     if isinstance(choice, int | float):
         return _parse_range(label, {"gte": choice, "lte": choice}, kind) if kind == "number" else None
     if isinstance(choice, Iterable):
@@ -211,6 +212,26 @@ def _parse_filter(label: str, choice: Any, kind: LabelType) -> Sequence[TextFilt
         listed = all(isinstance(each, str) for each in values)
         return [TextFilter(label, tuple(dict.fromkeys(values)), kind == "set")] if listed else None
     return None
+
+
+def _parse_options(
+    label: str, options: Mapping[str, Any], kind: LabelType
+) -> Sequence[TextFilter | RangeFilter | SetFilter] | None:
+    others = {name: value for name, value in options.items() if name != EXCLUDED}
+    excluded = []
+    if EXCLUDED in options:
+        values = _listed_texts(options[EXCLUDED])
+        if values is None:
+            return None
+        excluded = [TextFilter(label, values, kind == "set", excluded=True)]
+        if not others:
+            return excluded
+    found: Sequence[TextFilter | RangeFilter | SetFilter] | None = None
+    if kind == "number" or kind == "date":
+        found = _parse_range(label, others, kind)
+    elif kind == "set":
+        found = _parse_members(label, others)
+    return None if found is None else [*found, *excluded]
 
 
 def _parse_range(label: str, options: Mapping[str, Any], scale: Scale) -> list[RangeFilter] | None:
@@ -246,13 +267,18 @@ def _parse_members(label: str, options: Mapping[str, Any]) -> list[TextFilter | 
     if not options or not set(options) <= set(MEMBERS):
         return None
     parts: list[TextFilter | SetFilter] = []
-    for name, values in options.items():
-        listed = isinstance(values, list | tuple) and values and all(isinstance(value, str) for value in values)
-        if not listed:
+    for name, listed in options.items():
+        values = _listed_texts(listed)
+        if values is None:
             return None
-        distinct = tuple(dict.fromkeys(values))
-        parts.append(TextFilter(label, distinct, True) if name == "any" else SetFilter(label, distinct))
+        parts.append(TextFilter(label, values, True) if name == "any" else SetFilter(label, values))
     return parts
+
+
+def _listed_texts(values: Any) -> tuple[str, ...] | None:
+    """The different texts of a list that has some; None: it is none."""
+    listed = isinstance(values, list | tuple) and values and all(isinstance(value, str) for value in values)
+    return tuple(dict.fromkeys(values)) if listed else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,14 +351,16 @@ class LabelIndex:
         }
 
     def mask(self, filters: Filter) -> np.ndarray:
-        """bool [n]: images that every filter allows. A label that no image has allows none."""
+        """bool [n]: images that every filter allows. Of a label that no image has, only an exclusion allows them."""
         allowed = np.ones(self._codes.shape[1], dtype=bool)
         for each in filters:
-            if each.label not in self._rows:
+            excluded = isinstance(each, TextFilter) and each.excluded
+            if each.label in self._rows:
+                # the code of an absent label, -1, is the last
+                fits = np.append(self._fitting(each), False)
+                allowed &= fits[self._codes[self._rows[each.label]]] != excluded
+            elif not excluded:
                 return np.zeros_like(allowed)
-            # the code of an absent label, -1, is the last
-            fits = np.append(self._fitting(each), False)
-            allowed &= fits[self._codes[self._rows[each.label]]]
         return allowed
 
     def texts_of(self, images: np.ndarray) -> dict[str, list[str]]:
@@ -370,7 +398,7 @@ class LabelIndex:
         return found
 
     def _fitting(self, each: TextFilter | RangeFilter | SetFilter) -> np.ndarray:
-        """bool, one for each distinct value of the label."""
+        """bool, one for each distinct value of the label; of an exclusion those that it leaves out."""
         texts = self._texts[each.label]
         if isinstance(each, RangeFilter):
             numbers = self._read(each.label, each.scale)

@@ -184,8 +184,10 @@ def _label_filter(each: TextFilter | RangeFilter | SetFilter) -> str:
         return f"array_has_all({members}, [{listed}])"
     if not listed:
         return "false"
-    equal = f"{text} IN ({listed})"
-    return f"({equal} OR array_has_any({members}, [{listed}]))" if each.of_set else equal
+    found = f"{text} IN ({listed})"
+    if each.of_set:
+        found = f"({found} OR array_has_any({members}, [{listed}]))"
+    return f"({found}) IS NOT TRUE" if each.excluded else found  # also where the image has no such label
 
 
 def _to_arrow(batch: VectorBatch, schema: pa.Schema, labels: LabelColumns | None) -> pa.RecordBatch:

@@ -173,7 +173,8 @@ class QdrantIndex:
         if not each.values:
             return models.HasIdCondition(has_id=[])
         found = [has_any("text", each.values)]
-        return models.Filter(should=[*found, has_any("members", each.values)] if each.of_set else found)
+        found += [has_any("members", each.values)] if each.of_set else []
+        return models.Filter(must_not=found) if each.excluded else models.Filter(should=found)
 
     @contextmanager
     def _errors(self, made: Any) -> Iterator[None]:

@@ -38,6 +38,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
@@ -341,7 +342,8 @@ def _label_condition(each: TextFilter | RangeFilter | SetFilter) -> ColumnElemen
     if isinstance(each, SetFilter):
         return label_column("members").bool_op("@>")(values)
     equal = label_column("text") == func.any(values)
-    return or_(equal, label_column("members").bool_op("&&")(values)) if each.of_set else equal
+    found = or_(equal, label_column("members").bool_op("&&")(values)) if each.of_set else equal
+    return found.is_not(true()) if each.excluded else found  # also where the image has no such label
 
 
 def _identifier(name: str) -> str:

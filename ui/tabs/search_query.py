@@ -87,12 +87,12 @@ class FilterMenu(NamedTuple):
 
     Attributes:
         values: {label: values} to choose from.
-        ranges: an example for each label that has ranges.
+        example: conditions that can be typed; empty: the labels have none.
         labels: all of them.
     """
 
     values: dict[str, list[str]]
-    ranges: list[str]
+    example: str
     labels: list[str]
 
 
@@ -156,7 +156,9 @@ class SearchRunner:
         found = self.client.collection(collection)
         types = found["label_types"]
         ranges = [f"{label}>={RANGE_TYPES[types[label]]}" for label in sorted(types) if types[label] in RANGE_TYPES]
-        return FilterMenu(filter_labels(found["labels"], types), ranges, list(found["labels"]))
+        values = filter_labels(found["labels"], types)
+        exclusions = [f"{label}!={own[0]}" for label, own in values.items() if own]
+        return FilterMenu(values, " or ".join(ranges[:1] + exclusions[:1]), list(found["labels"]))
 
     def _first_page(self, current: PageQuery) -> PageResult:
         """Hits, or an error in their place."""

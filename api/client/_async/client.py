@@ -230,7 +230,8 @@ class AsyncCollectionCalls(AsyncTransport):
             hybrid: rank images by the words of their captions, too; the query has a text.
             weights: of the parts of a combined query, by name; default 1; negative: away from the part.
             where: {label: value or values}; of a number or a date {label: {"gte": 1990, "lt": 2000}}; of a set
-                {label: {"all": ["red", "round"]}} or {"any": values}.
+                {label: {"all": ["red", "round"]}} or {"any": values};
+                {label: {"none": values}}: none of these.
         """
         image_url = None if image is None else data_url(image)
         query = without_none(text=text, image=image_url, vector=vector, item=item, weights=weights)

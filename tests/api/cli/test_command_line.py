@@ -451,6 +451,11 @@ def test_filters_are_read_at_their_first_sign() -> None:
         "size": {"gte": "2", "lt": "9"},
         "tags": {"all": ["b", "c"], "any": ["a"]},
     }
+    assert parse_filters(["kind!=x", "kind!=y", "size>=2", "size!=3", "tags=a", "tags!=b"]) == {
+        "kind": {"none": ["x", "y"]},
+        "size": {"gte": "2", "none": ["3"]},
+        "tags": {"any": ["a"], "none": ["b"]},
+    }
 
 
 def test_times_are_reported_as_people_do() -> None:

@@ -521,6 +521,7 @@ def test_labels_have_types(live_service: Any, http: httpx.Client, refused: Any, 
         ({"tags": {"all": ["red", "round"]}}, ["a"]),
         ({"tags": {"any": ["round", "red"]}, "hue": ["k", "r"]}, ["a"]),
         ({"tags": "red"}, ["a", "b"]),
+        ({"tags": {"none": ["round"]}, "year": {"gte": 1985}}, ["b"]),
     ]
     for where, found in expected:
         assert sorted(names(live_service.admin.search("squares", text="a square", where=where))) == found, where

@@ -84,6 +84,12 @@ FILTERS: list[tuple[dict[str, Any], list[int]]] = [
     ({"tags": {"all": ["red", "blue"]}}, []),
     ({"kind": "b", "year": {"gte": 1990}}, [1, 3]),
     ({"kind": []}, []),
+    ({"year": {"none": ["1990", "1985"]}}, [2, 3, 4, 5, 6]),
+    ({"year": {"gte": 1990, "none": ["1990"]}}, [2, 3]),
+    ({"tags": {"none": ["red"]}}, [2, 3, 4, 6]),
+    ({"kind": {"none": ["a"]}}, [0, 1, 3, 5]),
+    ({"tags": {"any": ["red"], "none": ["round"]}}, [0]),
+    ({"kind": {"none": ["b"]}, "year": {"gte": 1990}}, [2]),
 ]
 FILTERS = [(where, sorted(rows)) for where, rows in FILTERS]
 
@@ -184,6 +190,10 @@ def test_a_type_is_that_of_all_values(values: list[str], expected: str) -> None:
         ({"tags": {"gte": 1}}, "set.*all"),
         ({"tags": {"all": []}}, "set.*all"),
         ({"tags": {"any": "red"}}, "set.*all"),
+        ({"tags": {"none": []}}, "set.*none"),
+        ({"kind": {"none": "a"}}, "text.*none"),
+        ({"kind": {"none": ["a"], "any": ["b"]}}, "text.*none"),
+        ({"year": {"none": [1990]}}, "number.*none"),
     ],
 )
 def test_a_filter_that_does_not_fit_names_label_type_and_forms(where: dict[str, Any], words: str) -> None:

@@ -243,6 +243,10 @@ WHERE: list[dict[str, Any]] = [
     {"tags": {"all": ["red", "blue"]}},
     {"tags": '["red"]'},
     {"an odd.name'": ODD},
+    {"an odd.name'": {"none": [ODD]}},
+    {"kind": {"none": ["a", "b"]}, "taken": {"none": ["2000-02-01"], "lt": "2012-01-01"}},
+    {"tags": {"none": ["green", ODD]}},
+    {"tags": {"all": ["red"], "none": [ODD]}},
 ]
 
 
@@ -251,6 +255,11 @@ SIGNS = {"gte": operator.ge, "gt": operator.gt, "lte": operator.le, "lt": operat
 
 def fits(label: str, given: Any, value: str) -> bool:
     """Whether a filter allows a value, without the code under test."""
+    if isinstance(given, dict) and "none" in given:
+        rest = {name: value for name, value in given.items() if name != "none"}
+        return not fits(label, {"any": given["none"]} if label == "tags" else given["none"], value) and (
+            not rest or fits(label, rest, value)
+        )
     if label == "tags":
         members = set(json.loads(value))
         if not isinstance(given, dict):
@@ -269,7 +278,10 @@ def fits(label: str, given: Any, value: str) -> bool:
 def fitting(where: dict[str, Any]) -> np.ndarray:
     """bool [ROWS]."""
     found = [
-        all(label in labels and fits(label, given, labels[label]) for label, given in where.items())
+        all(
+            fits(label, given, labels[label]) if label in labels else isinstance(given, dict) and [*given] == ["none"]
+            for label, given in where.items()
+        )
         for labels in LABELS
     ]
     return np.array(found)

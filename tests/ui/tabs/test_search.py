@@ -104,8 +104,12 @@ def test_what_can_be_chosen_are_labels_with_few_values(service: Any) -> None:
 
 
 def test_ranges_and_members_that_were_typed_are_asked_for_and_kept(service: Any) -> None:
-    where = {"year": {"gte": "1990", "lt": "2000"}, "tags": {"all": ["new"], "any": ["red"]}, "hue": ["red"]}
-    typed = [RED, "year>=1990", "year < 2000", "tags+=new", label_choice("tags", "red")]
+    where = {
+        "year": {"gte": "1990", "lt": "2000"},
+        "tags": {"all": ["new"], "none": ["old"], "any": ["red"]},
+        "hue": ["red"],
+    }
+    typed = [RED, "year>=1990", "year < 2000", "tags+=new", "tags!=old", label_choice("tags", "red")]
     client = service(search={"hits": [HIT], "took_ms": 1}, collection=COLLECTION | {"labels": where})
     drawn = SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, typed, 24)[0]
     assert client.arguments_of("search")[0]["where"] == where
@@ -122,7 +126,8 @@ def test_the_menu_says_how_a_range_is_written(service: Any) -> None:
     picker, _ = SearchTab(service(collection=labels)).labels("col_1", None)
     assert picker["visible"], "although no value is offered"
     assert "taken>=2020-01-31" in picker["info"]
-    assert SearchTab(service(collection=COLLECTION)).labels("col_1", None)[0]["info"] is None
+    assert "hue!=red" in SearchTab(service(collection=COLLECTION)).labels("col_1", None)[0]["info"]
+    assert SearchTab(service(collection=COLLECTION | {"labels": {}})).labels("col_1", None)[0]["info"] is None
 
 
 @pytest.mark.parametrize(
