@@ -21,6 +21,7 @@ from lcl_core.train.checkpoint import manager
 from lcl_core.train.checkpoint.manager import CheckpointManager, LoadedCheckpoint, checkpoint_path
 from lcl_core.train.checkpoint.manifest import CheckpointManifest
 from lcl_core.train.checkpoint.writer import TensorFile, plan_files, rank_file, write_tensors, write_text
+from lcl_core.train.distributed import RankGroup
 
 ROWS, COLUMNS = 64 * 12, 256
 GROUPS = ("model", "optimizer", "ema")
@@ -36,7 +37,7 @@ def _note_open(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_note_open)  # cannot be taken away again
 
 
-class FakeRanks:
+class FakeRanks(RankGroup):
     """One of many ranks; ``messages``: what all ranks send, as far as it is known. Beyond, ``_NotKnown`` is raised."""
 
     def __init__(self, rank: int, size: int, messages: list[list[Any]]) -> None:

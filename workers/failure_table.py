@@ -108,6 +108,11 @@ _TABLE = (
         ),
     ),
     FailureRule(
+        "checkpoint_unreadable",
+        "the storage of the run's checkpoints did not answer, or did not permit to read them",
+        Policy.DELAYED,
+    ),
+    FailureRule(
         "gpu_fault",
         "an error of the GPU: ECC, fallen off the bus",
         Policy.DELAYED,

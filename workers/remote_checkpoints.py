@@ -41,7 +41,7 @@ from lcl_core.db.artifacts import (
 )
 from lcl_core.db.leases import Claim, StaleLease
 from lcl_core.db.session import UNREACHABLE, Database
-from lcl_core.train.checkpoint.manifest import CheckpointManifest
+from lcl_core.train.checkpoint.manifest import DAMAGE, CheckpointManifest, storage_errors
 from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
@@ -79,10 +79,14 @@ def written_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a folder has all files of its checkpoint; whether they are damaged is for who reads them."""
+    """Whether a folder has all files of its checkpoint; whether they are damaged is for who reads them.
+
+    Raises: StoreError where the storage does not answer; OSError.
+    """
     try:
-        return all((checkpoint / name).is_file() for name in read_own_manifest(checkpoint).files)
-    except (OSError, ValueError, TypeError, AttributeError):
+        with storage_errors(checkpoint):
+            return all((checkpoint / name).is_file() for name in read_own_manifest(checkpoint).files)
+    except DAMAGE:
         return False
 
 

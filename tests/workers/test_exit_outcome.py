@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -54,6 +55,13 @@ def verdict(run_dir: RunDir, status: int, ending: StopReason | None = None, **fa
         ran_seconds=0.0,
     )
     return classify_exit(claim, run_dir, ProcessExit(status, ending, facts.get("log_start", 0)))
+
+
+def test_checkpoints_that_cannot_be_read_are_tried_again(run_dir: RunDir) -> None:
+    run_dir.error_file.write_text(json.dumps({"code": "checkpoint_unreadable", "message": "no answer"}))
+    outcome = verdict(run_dir, ExitCode.USER_ERROR)
+    assert isinstance(outcome, Requeue)
+    assert (outcome.cause, outcome.uses_attempt) == ("no answer", False)
 
 
 @pytest.mark.parametrize(

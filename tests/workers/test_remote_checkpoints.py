@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import threading
@@ -14,7 +15,7 @@ import fsspec
 import pytest
 from pydantic import ValidationError
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import garbage, leases, queue, runs, submit
 from lcl_core.db.artifact_store import ArtifactStore
@@ -22,7 +23,7 @@ from lcl_core.db.artifacts import Artifacts, record_stored_checkpoint, stored_ch
 from lcl_core.db.session import Database
 from workers.fetch_checkpoints import fetch_checkpoints
 from workers.lease_keeper import LeaseKeeper
-from workers.remote_checkpoints import CheckpointCopier, copied_checkpoints
+from workers.remote_checkpoints import CheckpointCopier, copied_checkpoints, is_whole, written_checkpoints
 from workers.settings import WorkerSettings
 
 NUMBERS = bytes(range(64))
@@ -538,6 +539,23 @@ def test_they_go_with_the_run_and_with_its_retry(team: Team, settings: WorkerSet
         assert team.objects() == {}
         with team.database.session() as session, suppress(UserError):
             runs.cancel_run(session, run_id)
+
+
+def test_storage_that_does_not_answer_does_not_make_a_checkpoint_incomplete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> bool:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    run_dir = RunDir(tmp_path)
+    run_dir.checkpoints.mkdir()
+    save(run_dir, 1)
+    ((_, checkpoint),) = written_checkpoints(run_dir.checkpoints)
+    assert is_whole(checkpoint)
+    monkeypatch.setattr(Path, "is_file", fail)
+    with pytest.raises(StoreError, match="Stale file handle") as caught:
+        is_whole(checkpoint)
+    assert caught.value.code == "checkpoint_unreadable"
 
 
 def test_nothing_is_copied_unless_it_is_asked_for(team: Team) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from lcl_core.common.files import fsync_path, replace_tree, restore_trees, stage
-from lcl_core.train.checkpoint.manifest import MANIFEST, CheckpointManifest
+from lcl_core.train.checkpoint.manifest import MANIFEST, CheckpointManifest, storage_errors
 from lcl_core.train.checkpoint.reader import CheckpointFiles, OpenCheckpoint, ShardedReader
 from lcl_core.train.checkpoint.writer import (
     Groups,
@@ -32,6 +32,7 @@ from lcl_core.train.checkpoint.writer import (
 from lcl_core.train.distributed import RankGroup
 
 _WAITING = 2  # outgoing checkpoints, after which further ones are left out
+_NAME, _DAMAGED = "step_", "damaged_step_"
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -39,11 +40,16 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step_"))
+    return int(path.name.rpartition("_")[2])
 
 
-def newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("step_*") if path.name.removeprefix("step_").isdecimal()]
+def newest_first(folder: Path, prefix: str = _NAME) -> list[Path]:
+    """The checkpoints in a folder. Raises: OSError; a folder that is not there has none."""
+    try:
+        names = os.listdir(folder)  # unlike glob, which finds nothing where the storage does not answer
+    except FileNotFoundError:
+        return []
+    found = [folder / name for name in names if name.startswith(prefix) and name.removeprefix(prefix).isdecimal()]
     return sorted(found, key=step_of, reverse=True)
 
 
@@ -71,23 +77,38 @@ def remove_partial(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def prune(folder: Path, step: int, keep: int, milestone_every: int | None, writer: str) -> None:
+def prune(
+    folder: Path, step: int, keep: int, milestone_every: int | None, writer: str, damaged: Collection[Path] = ()
+) -> None:
     """After ``step`` has been written: keep the newest ``keep`` and the milestones, remove the rest.
 
-    Checkpoints of later steps are removed: they were damaged, and the run restarted from an earlier one.
+    The run went back to before ``damaged`` ones, and those of later steps. They get another name, and are kept while
+    there are fewer than ``keep`` others, milestones until the run has written their step again.
     """
-    past = [path for path in newest_first(folder) if step_of(path) <= step]
-    kept = set(past[:keep])
-    if milestone_every is not None:
-        kept |= {path for path in past if step_of(path) % milestone_every == 0}
     for path in newest_first(folder):
+        if path in damaged or step_of(path) > step:
+            _set_aside(path, writer)
+    past, aside = newest_first(folder), newest_first(folder, _DAMAGED)
+    later = [path for path in aside if step_of(path) > step]
+    kept = {*past[:keep], *later[: max(keep - len(past), 0)]}
+    if milestone_every is not None:
+        kept |= {path for path in (*past, *later) if step_of(path) % milestone_every == 0}
+    for path in (*past, *aside):
         if path not in kept:
             discard(path, writer)
 
 
+def _set_aside(path: Path, writer: str) -> None:
+    aside = path.with_name(f"{_DAMAGED}{path.name.removeprefix(_NAME)}")
+    if aside.exists():
+        discard(aside, writer)
+    path.rename(aside)
+
+
 def discard(path: Path, writer: str) -> None:
     """Rename, then remove a checkpoint, so that a half-removed one is never read as a damaged one."""
-    hidden = partial_path(path.with_name(f"{path.name}_old"), writer)
+    name = checkpoint_path(path.parent, step_of(path)).name
+    hidden = partial_path(path.with_name(f"{name}_old"), writer)
     shutil.rmtree(hidden, ignore_errors=True)
     path.rename(hidden)
     shutil.rmtree(hidden)
@@ -164,6 +185,7 @@ class CheckpointManager:
     ) -> None:
         self.folder, self.keep, self.milestone_every = folder, keep, milestone_every
         self.passed_over: list[tuple[str, str]] = []
+        self._damaged: list[Path] = []  # until the next one is saved
         self._on_written = on_written
         self._ranks = RankGroup()
         names = self._ranks.all_gather_object([writer_name(), home])
@@ -296,7 +318,9 @@ class CheckpointManager:
         replace_tree(unfinished, target)
         if sends:
             self._link_outgoing(target)
-        prune(self.folder, manifest.step, self.keep, self.milestone_every, self._writer_name)
+        damaged = {path for path in self._damaged if path != target}
+        prune(self.folder, manifest.step, self.keep, self.milestone_every, self._writer_name, damaged)
+        self._damaged = []
         if self._on_written is not None and self._ranks.rank == 0:
             self._on_written(manifest.step)
 
@@ -307,19 +331,27 @@ class CheckpointManager:
             into: tensors, by group and name, to fill in place. They may be sharded otherwise than when they were saved.
                 Other groups are returned as new CPU tensors.
         Returns: none when there is no checkpoint, or no whole one.
-        Raises: UserError naming the tensors when the checkpoint does not fit ``into``.
+        Raises: UserError naming the tensors when the checkpoint does not fit ``into``; StoreError where the storage
+            does not answer, which says nothing about a checkpoint; OSError.
         """
         self.wait()
-        self.passed_over = []
-        for name in self._ranks.all_gather_object([path.name for path in newest_first(self.folder)])[0]:
-            with CheckpointFiles(self.folder / name) as files:
+        self.passed_over, self._damaged = [], []
+        for name in self._ranks.run_on_all_ranks(self._list_names)[0]:
+            path = self.folder / name
+            with CheckpointFiles(path) as files:
                 stored = OpenCheckpoint(files, self._ranks, self._homes)
                 if stored.problem is None:
-                    return self._read(stored, into or {})
+                    with storage_errors(path):
+                        return self._read(stored, into or {})
             self.passed_over.append((name, stored.problem))
+            self._damaged.append(path)
             if self._ranks.rank == 0:
                 print(f"checkpoint {name} is passed over: {stored.problem}", file=sys.stderr)  # noqa: T201
         return None
+
+    def _list_names(self) -> list[str]:
+        with storage_errors(self.folder):
+            return [path.name for path in newest_first(self.folder)]
 
     def _read(self, stored: OpenCheckpoint, into: Groups) -> LoadedCheckpoint:
         manifest, files = stored.manifest, stored.files

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from lcl_core.common.errors import StoreError
+
+# what a checkpoint raises of which a file is missing or has a wrong content
+DAMAGE = (
+    FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError, AttributeError
+)  # fmt: skip
 MANIFEST = "manifest.json"
 _RANK_FILE = re.compile(r"^(?P<group>[^/]+)\.rank_(?P<rank>\d+)\.safetensors$")
 _WRITER = re.compile(r"[./]rank_(\d+)\.")
 _RANK_STATE = re.compile(r"^state\.rank_\d+\.json$")
 _GROUP_FILE = re.compile(r"^(?P<group>[^/]+?)(/rank_\d+)?\.safetensors$")
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Errors of the storage while ``path``, a checkpoint or the folder of all, is read; ``DAMAGE`` passes.
+
+    Raises: StoreError ``checkpoint_unreadable``; OSError for a lack of memory.
+    """
+    try:
+        yield
+    except DAMAGE:
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
+        raise StoreError(
+            f"it cannot be read at present ({error.strerror or error}), and may be whole. Mend the storage or the "
+            "permissions of the folder, then resume the run; or rename this checkpoint, to go on from an earlier one",
+            code="checkpoint_unreadable",
+            file=path,
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lcl_core.common.errors import UserError
-from lcl_core.train.checkpoint.manifest import MANIFEST, CheckpointManifest
+from lcl_core.train.checkpoint.manifest import DAMAGE, MANIFEST, CheckpointManifest, storage_errors
 from lcl_core.train.checkpoint.writer import DTYPES, part_and_offset
 from lcl_core.train.distributed import RankGroup
 
@@ -306,6 +306,7 @@ class OpenCheckpoint:
     Attributes:
         problem: what is wrong with it, the same on all ranks; none when it is whole.
         manifest, groups: what it holds, when it is whole.
+    Raises: StoreError, on all ranks, where the storage of one does not answer; OSError.
     """
 
     manifest: CheckpointManifest
@@ -316,14 +317,7 @@ class OpenCheckpoint:
         self._separate = len(set(homes)) > 1
         self._headers: Headers = {}
         self._owners: dict[str, int] = {}
-        own: dict[str, Any] = {}
-        try:
-            self.manifest = CheckpointManifest(**self._read_manifest())
-            self._owners = self._find_owners()
-            own = self._verify([name for name, owner in self._owners.items() if owner == ranks.rank])
-        except _DAMAGE as error:
-            own = {"problem": f"{type(error).__name__}: {error}"}
-        found = ranks.all_gather_object(own)
+        found = ranks.run_on_all_ranks(self._verify_own)
         self.problem: str | None = next((each["problem"] for each in found if "problem" in each), None)
         if self.problem is not None:
             return
@@ -331,24 +325,39 @@ class OpenCheckpoint:
             for name, parts in headers.items():
                 self._headers[name] = {key: _part_from_json(part) for key, part in parts.items()}
         try:
-            self.groups = {group: self._reader(names) for group, names in self.manifest.groups().items()}
-        except _DAMAGE as error:
+            with storage_errors(files.folder):
+                self.groups = {group: self._reader(names) for group, names in self.manifest.groups().items()}
+        except DAMAGE as error:
             self.problem = f"{type(error).__name__}: {error}"
 
+    def _verify_own(self) -> dict[str, Any]:
+        """Headers of the files that this rank verifies, or the problem. Raises: StoreError, OSError."""
+        try:
+            with storage_errors(self.files.folder):
+                self.manifest = CheckpointManifest(**self._read_manifest())
+                self._owners = self._find_owners()
+                return self._verify([name for name, owner in self._owners.items() if owner == self._ranks.rank])
+        except DAMAGE as error:
+            return {"problem": f"{type(error).__name__}: {error}"}
+
     def _read_manifest(self) -> dict[str, Any]:
-        """That of this rank's folder; of several folders, that of the first rank's. Raises: as ``_DAMAGE``."""
+        """That of this rank's folder; of several folders, that of the first rank's. Raises: as ``DAMAGE``; OSError."""
         if not self._separate:
             return self.files.read_json(MANIFEST)
-        own: dict[str, Any] = {}
-        if self._ranks.rank == 0:
-            try:
-                own = self.files.read_json(MANIFEST)
-            except _DAMAGE as error:
-                own = {"problem": f"{type(error).__name__}: {error}"}
-        manifest: dict[str, Any] = self._ranks.all_gather_object(own)[0]
+        manifest: dict[str, Any] = self._ranks.run_on_all_ranks(self._read_first_manifest)[0]
         if "problem" in manifest:
             raise ValueError(manifest["problem"])
         return manifest
+
+    def _read_first_manifest(self) -> dict[str, Any]:
+        """On the first rank: its manifest, or the problem. Raises: StoreError, OSError."""
+        if self._ranks.rank:
+            return {}
+        try:
+            with storage_errors(self.files.folder):
+                return self.files.read_json(MANIFEST)
+        except DAMAGE as error:
+            return {"problem": f"{type(error).__name__}: {error}"}
 
     def _find_owners(self) -> dict[str, int]:
         """The rank that verifies each file, and reads it for others; one whose folder has it, where there are several.
@@ -359,7 +368,7 @@ class OpenCheckpoint:
         if not self._separate:
             return owners
         first = self._homes[self._ranks.rank] == self._ranks.rank
-        present = self._ranks.all_gather_object(self._list_present() if first else [])
+        present = self._ranks.run_on_all_ranks(lambda: self._list_present() if first else [])
         having = {name: rank for rank, names in reversed(list(enumerate(present))) for name in names}
         folders = [set(names) for names in present]
         return {
@@ -368,13 +377,17 @@ class OpenCheckpoint:
         }
 
     def _list_present(self) -> list[str]:
-        """Files of the checkpoint in this rank's folder, unless it has another checkpoint of that step."""
-        try:
-            if CheckpointManifest(**self.files.read_json(MANIFEST)) != self.manifest:
+        """Files of the checkpoint in this rank's folder, unless it has another checkpoint of that step.
+
+        Raises: StoreError, OSError.
+        """
+        with storage_errors(self.files.folder):
+            try:
+                if CheckpointManifest(**self.files.read_json(MANIFEST)) != self.manifest:
+                    return []
+            except DAMAGE:
                 return []
-        except _DAMAGE:
-            return []
-        return [name for name in self.manifest.files if (self.files.folder / name).is_file()]
+            return [name for name in self.manifest.files if (self.files.folder / name).is_file()]
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the checkpoint. All ranks call this. Raises: OSError, ValueError."""
@@ -419,9 +432,6 @@ class OpenCheckpoint:
             elif name.endswith(_TENSORS):
                 headers[name] = {key: astuple(part) for key, part in read_header(self.files, name).items()}
         return {"problem": f"checksum of {', '.join(wrong)} does not match"} if wrong else {"headers": headers}
-
-
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def _part_from_json(part: list[Any]) -> StoredPart:

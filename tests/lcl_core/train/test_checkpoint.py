@@ -18,11 +18,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.train import build_optimizer
 from lcl_core.train.checkpoint import manager
 from lcl_core.train.checkpoint.manager import CheckpointManager, checkpoint_path
+from lcl_core.train.checkpoint.reader import CheckpointFiles
 from lcl_core.train.checkpoint.state import TrainingProgress, restore_rng, rng_tensors, training_tensors
 from lcl_core.train.factory import build_model
 from tests.interruptions import interrupted_everywhere
@@ -199,6 +200,76 @@ def test_a_damaged_newer_one_does_not_push_out_good_ones(tmp_path: Path, capsys:
         again = saver.load_newest()
     assert again is not None
     assert torch.equal(again.tensors["model"]["w"], groups(2)["model"]["w"])
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(files: CheckpointFiles, name: str) -> Any:
+        raise OSError(number, os.strerror(number), str(files.folder / name))
+
+    monkeypatch.setattr(CheckpointFiles, "open", fail)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE])
+def test_storage_that_does_not_answer_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    save(tmp_path, 1, 2, 3, keep=1, milestone_every=2)
+    with CheckpointManager(tmp_path) as saver:
+        with monkeypatch.context() as patch:
+            unreadable(patch, number)
+            with pytest.raises(StoreError, match=os.strerror(number)) as caught:
+                saver.load_newest()
+        assert caught.value.code == "checkpoint_unreadable"
+        assert caught.value.file == str(tmp_path / "step_00000003")
+        assert not saver.passed_over
+        loaded = saver.load_newest()
+    assert loaded is not None
+    assert loaded.step == 3
+    assert names(tmp_path) == ["step_00000002", "step_00000003"]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(folder: Path) -> Any:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(folder))
+
+    save(tmp_path, 1)
+    with CheckpointManager(tmp_path) as saver:
+        monkeypatch.setattr(manager.os, "listdir", fail)
+        with pytest.raises(StoreError, match="Stale"):
+            saver.load_newest()
+
+
+def test_a_lack_of_memory_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+    unreadable(monkeypatch, errno.ENOMEM)
+    with CheckpointManager(tmp_path) as saver, pytest.raises(OSError, match="memory"):
+        saver.load_newest()
+
+
+def test_damaged_ones_are_kept_aside_until_there_are_others(tmp_path: Path) -> None:
+    save(tmp_path, *range(1, 9), keep=2, milestone_every=3)
+    for step in (3, 6, 7, 8):
+        damage(tmp_path / f"step_0000000{step}" / "state.json", "flip")
+    with CheckpointManager(tmp_path, keep=2, milestone_every=3) as saver:
+        assert saver.load_newest() is None
+    found = []
+    for step in (1, 2, 3, 6):
+        save(tmp_path, step, keep=2, milestone_every=3)
+        found.append([name.replace("step_0000000", "") for name in names(tmp_path)])
+    assert found[0] == ["damaged_3", "damaged_6", "damaged_8", "1"]
+    assert found[1] == ["damaged_3", "damaged_6", "1", "2"]
+    assert found[2] == ["damaged_6", "2", "3"]
+    assert found[3] == ["3", "6"]
+
+
+def test_a_damaged_one_does_not_count_as_kept(tmp_path: Path) -> None:
+    """The first save after it may be of a later step: a timed one."""
+    save(tmp_path, 1, 2, keep=2)
+    damage(tmp_path / "step_00000002" / "state.json", "flip")
+    with CheckpointManager(tmp_path, keep=2) as saver:
+        assert saver.load_newest() is not None
+        saver.save(3, groups(3), {})
+    assert names(tmp_path) == ["step_00000001", "step_00000003"]
 
 
 def test_all_damaged_is_none(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import asdict
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from benchmarks.fake_ranks import GROUPS, Groups, fake_group, load, local_bytes, shards, write_checkpoint
+from lcl_core.common.errors import StoreError
 from lcl_core.common.files import sha256_file
 from lcl_core.train.checkpoint.manager import checkpoint_path
 from lcl_core.train.checkpoint.manifest import CheckpointManifest
+from lcl_core.train.checkpoint.reader import CheckpointFiles
 from lcl_core.train.checkpoint.writer import rank_file
 from tests.lcl_core.train.rank_processes import run_ranks
 
@@ -68,6 +72,23 @@ def test_a_damaged_file_is_found_by_the_rank_that_holds_it(tmp_path: Path) -> No
         assert loaded is None
         with fake_group(0, 4):
             assert not any(each.to_local().any() for each in into["model"].values() if isinstance(each, DTensor))
+
+
+def test_all_ranks_end_where_the_storage_of_one_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path, 4)
+    opened = CheckpointFiles.open
+
+    def fail(files: CheckpointFiles, name: str) -> BufferedReader:
+        if name == "ema/rank_00002.safetensors":
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(files, name)
+
+    monkeypatch.setattr(CheckpointFiles, "open", fail)
+    with pytest.raises(StoreError, match="Input/output error") as caught:  # of the first rank, which read its own files
+        load(tmp_path, 4)
+    assert caught.value.code == "checkpoint_unreadable"
 
 
 @pytest.mark.parametrize("change", ["longer", "before", "type", "torn"])
