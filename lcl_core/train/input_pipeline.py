@@ -1,7 +1,8 @@
 """The way of documents to a step: packed, moved to its device, and normalised.
 
 For a GPU, documents are packed one step ahead in a thread, and images stay uint8, a quarter of the bytes, in pinned
-memory, from which copies run beside the host; the GPU normalises them by the same tables, to the same bits.
+memory, from which copies run beside the host; the GPU normalises them by the same tables, to the same bits. A step
+moves each micro-batch when it computes it, so that the device has the images of one at a time.
 
 On a CPU the thread that computes the steps packs and normalises too. A second thread would start a second OpenMP team,
 and the two teams take the cores from each other.

@@ -22,7 +22,7 @@ from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train.checkpoint.state import TrainingProgress
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.monitor import WeightsCopy
-from lcl_core.train.train_step import CONTRASTIVE, TrainingModule
+from lcl_core.train.train_step import CONTRASTIVE, AnyBatch, TrainingModule
 
 GENERATION = "generation"
 _GAIN = 0.2  # share of the distance to the wanted ratio, in logarithms, that one measurement covers
@@ -50,7 +50,7 @@ class LossBalance:
             self._method.weights[CONTRASTIVE] = scheduled_weight(self.spec, progress.step, held)
 
     def metrics(
-        self, batch: PackedBatch, progress: TrainingProgress, *, measure: bool, adjust: bool
+        self, batch: AnyBatch, progress: TrainingProgress, *, measure: bool, adjust: bool
     ) -> dict[str, MeanMetric]:
         """Numbers of a step before it is done.
 
@@ -69,10 +69,11 @@ class LossBalance:
                 progress.contrastive_weight = adjusted_weight(weight, ratio, self.spec.hold_gradient_ratio)
         return {name: MeanMetric(torch.tensor(value), torch.tensor(1.0)) for name, value in found.items()}
 
-    def _measure(self, copy: WeightsCopy, batch: PackedBatch) -> float | None:
+    def _measure(self, copy: WeightsCopy, batch: AnyBatch) -> float | None:
         """The ratio over the ranks whose first micro-batch contrasts something; None where it is not defined."""
         copy.load(self._trained)
-        squares = [found for found in self._ranks.all_gather_object(gradient_squares(copy, batch)) if found is not None]
+        own = gradient_squares(copy, batch.to(copy.model.device))
+        squares = [found for found in self._ranks.all_gather_object(own) if found is not None]
         if not squares:
             return None
         contrastive, generation = (math.sqrt(sum(column)) for column in zip(*squares, strict=True))

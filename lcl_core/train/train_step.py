@@ -24,10 +24,12 @@ from lcl_core.ops.contrastive_loss import ContrastiveSums
 from lcl_core.train.checkpoint.state import restore_rng, rng_tensors
 from lcl_core.train.deferred_init import lacks_values
 from lcl_core.train.distributed import RankGroup, average_unsharded_gradients, no_sync, parallelize_model
+from lcl_core.train.input_pipeline import HostBatch
 
 CONTRASTIVE = "contrastive"
 ACCURACY = "in_batch_accuracy"
 LossesAndMetrics = tuple[dict[str, Tensor], dict[str, MeanMetric]]
+AnyBatch = HostBatch | PackedBatch
 
 
 @dataclass(frozen=True)
@@ -110,17 +112,18 @@ class TrainingStep:
     def __call__(
         self,
         optimizer: torch.optim.Optimizer,
-        batches: Sequence[PackedBatch],
+        batches: Sequence[AnyBatch],
         compute_metrics: bool = False,
         counts: GlobalBatchCounts | None = None,
     ) -> StepReport:
         """Train on this rank's micro-batches. All ranks pass equally many; their sizes may differ.
 
         Args:
+            batches: each is on the device while it is computed, and no longer.
             compute_metrics: also compute metrics that cost time.
             counts: of these micro-batches, if the ranks have counted already.
         """
-        counts = counts or self.count(batches)
+        counts = counts or self.count([each.packed if isinstance(each, HostBatch) else each for each in batches])
         optimizer.zero_grad(set_to_none=True)
         backward = self._backward if len(batches) == 1 else self._accumulate
         with tf32_matmul(self.model.device, self._precision):
@@ -136,7 +139,7 @@ class TrainingStep:
         return StepReport(losses, metrics, norm, finite)
 
     def _backward(
-        self, batches: Sequence[PackedBatch], counts: GlobalBatchCounts, compute_metrics: bool
+        self, batches: Sequence[AnyBatch], counts: GlobalBatchCounts, compute_metrics: bool
     ) -> LossesAndMetrics:
         """Gradients of one batch a rank."""
 
@@ -152,7 +155,7 @@ class TrainingStep:
         return losses, metrics
 
     def _accumulate(
-        self, batches: Sequence[PackedBatch], counts: GlobalBatchCounts, compute_metrics: bool
+        self, batches: Sequence[AnyBatch], counts: GlobalBatchCounts, compute_metrics: bool
     ) -> LossesAndMetrics:
         """Gradients of several micro-batches a rank, by gradient caching."""
         cached = self._cache_gradients(batches, counts)
@@ -173,7 +176,7 @@ class TrainingStep:
                 metrics[name] = _add_metrics(metrics.get(name), metric)
         return losses, metrics
 
-    def _cache_gradients(self, batches: Sequence[PackedBatch], counts: GlobalBatchCounts) -> _CachedGradients:
+    def _cache_gradients(self, batches: Sequence[AnyBatch], counts: GlobalBatchCounts) -> _CachedGradients:
         if not counts.pairs:
             return _CachedGradients()
         rng, pairs, candidates = [], [], []
@@ -217,15 +220,15 @@ class TrainingStep:
         yield
         restore_rng(present, self.model.device)
 
-    def _encode(self, batch: PackedBatch) -> tuple[ContrastivePairs | None, NegativeCandidates | None]:
+    def _encode(self, batch: AnyBatch) -> tuple[ContrastivePairs | None, NegativeCandidates | None]:
         """What the joint loss reads of a micro-batch. Its activations are freed: those of all may not fit."""
         with torch.no_grad(), autocast(self.model.device, self._precision):
-            encoded: EncodedBatch = self.module(batch)
+            encoded: EncodedBatch = self.module(batch.to(self.model.device))
         return encoded.pairs, encoded.candidates
 
-    def _forward(self, batch: PackedBatch, global_batch: GlobalBatch) -> LossTerms:
+    def _forward(self, batch: AnyBatch, global_batch: GlobalBatch) -> LossTerms:
         with autocast(self.model.device, self._precision):
-            terms: LossTerms = self.module(batch, global_batch)
+            terms: LossTerms = self.module(batch.to(self.model.device), global_batch)
         return terms
 
     def _contrastive(self, pairs: ContrastivePairs, logit_scale: Tensor, counts: GlobalBatchCounts) -> ContrastiveSums:

@@ -345,12 +345,11 @@ class Trainer:
     def _step(self, batch: StepInput, counts: GlobalBatchCounts, waited: float, metrics: MetricsAggregator) -> None:
         step = self.progress.step
         set_learning_rate(self.optimizer, learning_rate(step, self.spec.steps, self.spec.optimizer))
-        on_device = [each.to(self.device) for each in batch.batches]
         logs = self._logs(step + 1)
         self.balance.set_weight(self.progress)
         adjust = (step + 1) % self.spec.log_every == 0
-        balance = self.balance.metrics(on_device[0], self.progress, measure=logs, adjust=adjust)
-        report = self.step(self.optimizer, on_device, logs, counts)
+        balance = self.balance.metrics(batch.batches[0], self.progress, measure=logs, adjust=adjust)
+        report = self.step(self.optimizer, batch.batches, logs, counts)
         report = replace(report, metrics={**report.metrics, **balance})
         self.objective.after_step(self.model)
         if self.ema is not None:

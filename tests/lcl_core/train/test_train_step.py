@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train import build_optimizer, train_step
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
+from lcl_core.train.input_pipeline import HostBatch
 from lcl_core.train.train_step import StepReport, TrainingStep
 from tests.lcl_core.batch_partitions import VARIANTS, partition_batches, rows_of_variant
 from tests.lcl_core.reference_loss import compute_loss
@@ -165,6 +167,42 @@ def test_no_activations_wait_for_the_joint_loss(
     monkeypatch.setattr(base, "contrastive_loss", loss)
     step(small_model, parts(small_model.config, documents, pixels, (1, 2)))
     assert present == [[False, False, False]]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_one_micro_batch_at_a_time_is_on_the_device(
+    small_config: LCLConfig,
+    documents: list[Tensor],
+    pairs: list[Tensor],
+    pixels: Tensor,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = rows_of_variant(VARIANTS[name], documents, pairs)
+    images = pixels[: sum(int((row == small_config.soi_token_id).sum()) for row in rows)]
+    moved: list[weakref.ref[Tensor]] = []
+    present: list[int] = []
+
+    def to(self: HostBatch, device: torch.device) -> PackedBatch:
+        present.append(sum(tensor() is not None for tensor in moved))
+        on_device = self.packed.pixel_values.clone()
+        moved.append(weakref.ref(on_device))
+        return replace(self.packed, pixel_values=on_device)
+
+    found = []
+    for wrapped in (False, True):
+        model, objective = (
+            build_model(small_config, seed=0),
+            build_objective(ObjectiveSpec(**VARIANTS[name]), small_config),
+        )
+        batches = partition_batches(objective, rows, images, small_config, [[0], [1], [2], [3]])
+        with monkeypatch.context() as patch:
+            patch.setattr(HostBatch, "to", to)
+            step(model, [HostBatch(batch) for batch in batches] if wrapped else batches, objective)
+        found.append(gradients(model, objective))
+    assert len(present) in (4, 8)  # with gradient caching each micro-batch is computed twice
+    assert not any(present)
+    assert all(torch.equal(found[1][name], gradient) for name, gradient in found[0].items())
 
 
 def test_checkpointed_activations_change_nothing(
