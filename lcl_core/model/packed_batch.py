@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.model.configuration_lcl import LCLConfig
-from lcl_core.ops.attention import BidirectionalLayout, CausalLayout, VarlenLayout
+from lcl_core.ops.attention import BidirectionalLayout, CausalLayout, PadUnpadIndices, VarlenLayout
 from lcl_core.ops.contrastive_loss import PairTerms
 
 LAYOUTS: dict[str, type[VarlenLayout]] = {"causal": CausalLayout, "bidirectional": BidirectionalLayout}
@@ -137,9 +137,10 @@ class PackedBatch:
         return replace(self, **moved)
 
     def pin_memory(self) -> PackedBatch:
-        """A copy whose tensors, but for those of layouts, lie in pinned memory. Needs CUDA."""
+        """A copy whose tensors, those of layouts too, lie in pinned memory. Needs CUDA."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         pinned: dict[str, Any] = {name: part.pin_memory() for name, part in parts.items() if isinstance(part, Tensor)}
+        pinned |= {name: _pin_layout(part) for name, part in parts.items() if isinstance(part, VarlenLayout)}
         return replace(self, **pinned)
 
     @classmethod
@@ -209,6 +210,14 @@ class PackedBatch:
         lengths = row_lengths(input_ids).tolist()
         rows = [row[:length] for row, length in zip(input_ids.cpu(), lengths, strict=True)]
         return cls.pack(rows, pixel_values, config).to(pixel_values.device)
+
+
+def _pin_layout(layout: VarlenLayout) -> VarlenLayout:
+    padding = layout.padding
+    if padding is not None:
+        padding = PadUnpadIndices(*(part.pin_memory() for part in (padding.index, padding.inverse, padding.keep)))
+    lengths = tuple(part if part is None else part.pin_memory() for part in layout.lengths)
+    return replace(layout, padding=padding, cu_seqlens=layout.cu_seqlens.pin_memory(), lengths=lengths)
 
 
 def as_context_row(row: Tensor, config: LCLConfig) -> Tensor:

@@ -53,7 +53,8 @@ class HostBatch:
         batch = self.packed.to(device)
         if self.tables is None:
             return batch
-        return replace(batch, pixel_values=normalise_on_device(batch.pixel_values, self.tables.to(device)))
+        tables = self.tables.to(device, non_blocking=True)
+        return replace(batch, pixel_values=normalise_on_device(batch.pixel_values, tables))
 
 
 def normalise_on_device(levels: Tensor, tables: Tensor) -> Tensor:

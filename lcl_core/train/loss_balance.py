@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lcl_core.common.device import tf32_matmul
 from lcl_core.model import PackedBatch
-from lcl_core.objectives.base import GlobalBatch, LossTerms, MeanMetric
+from lcl_core.objectives.base import GlobalBatch, LossTerms
 from lcl_core.objectives.distillation import undistilled
 from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train.checkpoint.state import TrainingProgress
@@ -49,10 +49,8 @@ class LossBalance:
             held = progress.contrastive_weight
             self._method.weights[CONTRASTIVE] = scheduled_weight(self.spec, progress.step, held)
 
-    def metrics(
-        self, batch: AnyBatch, progress: TrainingProgress, *, measure: bool, adjust: bool
-    ) -> dict[str, MeanMetric]:
-        """Numbers of a step before it is done.
+    def metrics(self, batch: AnyBatch, progress: TrainingProgress, *, measure: bool, adjust: bool) -> dict[str, float]:
+        """Numbers of a step before it is done, the same on all ranks.
 
         Args:
             batch: this rank's first micro-batch.
@@ -67,7 +65,7 @@ class LossBalance:
             found["gradient_ratio"] = ratio
             if adjust and self.spec.hold_gradient_ratio is not None:
                 progress.contrastive_weight = adjusted_weight(weight, ratio, self.spec.hold_gradient_ratio)
-        return {name: MeanMetric(torch.tensor(value), torch.tensor(1.0)) for name, value in found.items()}
+        return found
 
     def _measure(self, copy: WeightsCopy, batch: AnyBatch) -> float | None:
         """The ratio over the ranks whose first micro-batch contrasts something; None where it is not defined."""

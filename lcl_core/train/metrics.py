@@ -172,6 +172,7 @@ class _PendingStep:
     Attributes:
         losses, metrics: names.
         values: [losses …, totals of metrics …, their counts …, gradient norm, finite].
+        known: numbers by name that never were on the device.
     """
 
     step: int
@@ -179,6 +180,7 @@ class _PendingStep:
     metrics: list[str]
     values: Tensor
     documents: list[str]
+    known: Mapping[str, float]
 
 
 @dataclass
@@ -217,7 +219,8 @@ class MetricsAggregator:
         scalars = [*report.losses.values(), *totals, *counts, report.norm, report.finite]
         values = torch.stack([scalar.detach().to(report.finite) for scalar in scalars])
         documents = [sample.id for batch in batches for sample in batch.samples]
-        self._pending.append(_PendingStep(step, list(report.losses), list(report.metrics), values, documents))
+        names = list(report.losses), list(report.metrics)
+        self._pending.append(_PendingStep(step, *names, values, documents, report.known))
         self._steps += 1
         self._flops += flops
         self._data_seconds += waited
@@ -240,7 +243,7 @@ class MetricsAggregator:
                 raise NonFiniteLoss(step.step, losses, norm, step.documents)
             metrics = _metric_means(step.metrics, sums[len(losses) :])
             numbers = {f"{name}_loss": loss for name, loss in losses.items()}
-            progress.pending.append({**numbers, **metrics, "grad_norm": norm})
+            progress.pending.append({**numbers, **metrics, **step.known, "grad_norm": norm})
 
     def add_seconds(self, progress: TrainingProgress) -> None:
         """Add the training time since the last call to ``progress``, so that a checkpoint holds it."""

@@ -34,19 +34,21 @@ AnyBatch = HostBatch | PackedBatch
 
 @dataclass(frozen=True)
 class StepReport:
-    """Scalars of a step, still on the device.
+    """Scalars of a step, the tensors still on the device.
 
     Attributes:
         losses: by name, this rank's share, already x its weight: shares add up to the step's losses.
         metrics: other numbers by name, of this rank's batches; totals and counts add up.
         norm: of the gradient.
         finite: 1 if the weights were updated, 0 if a loss or the gradient was not finite and they stayed as they were.
+        known: numbers by name that are on the host already, the same on all ranks.
     """
 
     losses: dict[str, Tensor]
     metrics: dict[str, MeanMetric]
     norm: Tensor
     finite: Tensor
+    known: Mapping[str, float] = field(default_factory=dict)
 
 
 class TrainingModule(nn.Module):

@@ -350,7 +350,7 @@ class Trainer:
         adjust = (step + 1) % self.spec.log_every == 0
         balance = self.balance.metrics(batch.batches[0], self.progress, measure=logs, adjust=adjust)
         report = self.step(self.optimizer, batch.batches, logs, counts)
-        report = replace(report, metrics={**report.metrics, **balance})
+        report = replace(report, known=balance)
         self.objective.after_step(self.model)
         if self.ema is not None:
             self.ema.update(step)

@@ -53,15 +53,19 @@ def test_a_gpu_gets_a_byte_a_level_from_pinned_memory(
     collated: Callable[[bool], HostBatch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned: list[torch.dtype] = []
+    pages: set[int] = set()
     copies: list[dict[str, Any]] = []
     to = Tensor.to
 
     def pin(self: Tensor) -> Tensor:
         pinned.append(self.dtype)
-        return self.clone()
+        copy = self.clone()
+        pages.add(copy.data_ptr())
+        return copy
 
     def recorded(self: Tensor, *where: Any, **how: Any) -> Tensor:
         copies.append(how)
+        assert self.data_ptr() in pages, "a copy from other memory may wait for the device"
         return to(self, *where, **how)
 
     cpu = collated(False)
@@ -69,12 +73,18 @@ def test_a_gpu_gets_a_byte_a_level_from_pinned_memory(
     gpu = collated(True)
     assert gpu.packed.pixel_values.dtype == torch.uint8
     assert pinned.count(torch.uint8) == 1
+    normalise_on_device(gpu.packed.pixel_values[:1], torch.zeros(1, dtype=torch.int32))  # which fills its cache
     monkeypatch.setattr(Tensor, "to", recorded)
     moved = gpu.to(torch.device("cpu"))
-    assert any(how.get("non_blocking") for how in copies)
+    assert copies
+    assert all(how.get("non_blocking") for how in copies)
     monkeypatch.undo()
     assert torch.equal(moved.pixel_values, cpu.packed.pixel_values)
     assert torch.equal(moved.token_ids, cpu.to(torch.device("cpu")).token_ids)
+    assert gpu.packed.layout.padding is not None
+    assert cpu.packed.layout.padding is not None
+    assert torch.equal(gpu.packed.layout.padding.inverse, cpu.packed.layout.padding.inverse)
+    assert gpu.packed.layout.groups == cpu.packed.layout.groups
 
 
 def test_concepts_stand_in_the_order_of_the_images(

@@ -97,6 +97,7 @@ def test_too_few_pairs_have_no_ratio_and_leave_the_weight(
     progress = TrainingProgress()
     found = balance.metrics(batch, progress, measure=True, adjust=True)
     assert ("gradient_ratio" in found) == defined
+    assert all(type(value) is float for value in found.values()), "a copy to the device would wait for it"
     assert (progress.contrastive_weight is not None) == defined
     assert not any(parameter.requires_grad for parameter in copy.module.parameters())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,16 @@ def test_a_line_holds_means_over_its_steps() -> None:
     )
     assert line["cpu_cores"] >= 0
     assert line["tokens_per_s"] == pytest.approx(3 * line["images_per_s"], rel=1e-3)
+
+
+def test_a_number_that_the_host_knows_is_the_same_on_all_ranks() -> None:
+    """It is not sent, and no copy of it to the device is waited for."""
+    one, other = report(2.0, 4.0), report(1.0, 3.0)
+    ranks = TwoRanks([[*(1.0, 2.0), *(0.0, 4.0), *(1.0, 1.0)]] * 2)
+    meter, progress = MetricsAggregator(10, ranks, peak=1e9), TrainingProgress()
+    add(meter, [replace(one, known={"contrastive_weight": 0.25}), replace(other, known={"contrastive_weight": 0.75})])
+    meter.flush(progress)
+    assert [row["contrastive_weight"] for row in progress.pending] == [0.25, 0.75]
 
 
 def test_the_next_line_starts_anew() -> None:
