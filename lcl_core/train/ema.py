@@ -1,8 +1,8 @@
-"""An exponential moving average of the parameters: smoother weights for the exported encoder."""
+"""An exponential moving average of the weights: smoother ones for the exported encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -20,42 +20,47 @@ def ema_decay(step: int, decay: float) -> float:
 
 
 class Ema:
-    """Averages the trainable parameters of a model in float32; sharded ones stay sharded.
+    """Averages the trainable parameters of a model, and its running statistics, in float32; sharded ones stay sharded.
 
-    It begins with the present weights and has no state but ``tensors``: the decay follows from the step.
+    Statistics are averaged as the weights are, or they would be those of other weights. It begins with the present
+    weights and has no state but ``tensors``: the decay follows from the step.
 
     Args:
-        model: its parameters must not be replaced afterwards; shard it before.
+        model: its parameters and buffers must not be replaced afterwards; shard it before.
         decay: share of the old average in each step, in [0, 1).
         warmup: begin with a smaller decay, ``ema_decay``.
     Attributes:
-        tensors: the averages by parameter name, for checkpoints.
+        tensors: the averages by name of the parameter or buffer, for checkpoints.
+        statistics: names of the buffers among them, which checkpoints of older versions lack.
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: bool = True) -> None:
         self.decay, self.warmup = decay, warmup
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        saved = model.state_dict().keys()  # without buffers that are computed from the configuration
+        buffers = {name: b for name, b in model.named_buffers() if name in saved and b.is_floating_point()}
+        self.statistics = frozenset(buffers)
+        self._live: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad} | buffers
         self.tensors: dict[str, Tensor] = {
-            name: parameter.detach().to(torch.float32, copy=True) for name, parameter in self._parameters.items()
+            name: live.detach().to(torch.float32, copy=True) for name, live in self._live.items()
         }
 
     @torch.no_grad()
-    def restart(self) -> None:
-        """Begin again with the present weights."""
-        for name, parameter in self._parameters.items():
-            local_part(self.tensors[name]).copy_(local_part(parameter))
+    def restart(self, names: Collection[str] | None = None) -> None:
+        """Begin again with the present values; ``names``: of these alone."""
+        for name in self._live if names is None else names:
+            local_part(self.tensors[name]).copy_(local_part(self._live[name]))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Average in the weights after the optimiser's 0-based ``step``."""
         decay = ema_decay(step, self.decay) if self.warmup else self.decay
-        weights = [local_part(parameter).float() for parameter in self._parameters.values()]
+        weights = [local_part(live).float() for live in self._live.values()]
         torch._foreach_lerp_([local_part(tensor) for tensor in self.tensors.values()], weights, 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Context in which the model has the averages as weights; its own are restored bitwise afterwards."""
-        own = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        """Context in which the model has the averages; its own values are restored bitwise afterwards."""
+        own = {name: live.detach().clone() for name, live in self._live.items()}
         self._set(self.tensors)
         try:
             yield
@@ -64,5 +69,5 @@ class Ema:
 
     @torch.no_grad()
     def _set(self, tensors: dict[str, Tensor]) -> None:
-        for name, parameter in self._parameters.items():
-            local_part(parameter).copy_(local_part(tensors[name]))
+        for name, live in self._live.items():
+            local_part(live).copy_(local_part(tensors[name]))

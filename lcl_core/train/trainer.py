@@ -268,7 +268,8 @@ class Trainer:
         return {**result, "monitor": monitored}
 
     def _restore(self, checkpoints: CheckpointManager) -> None:
-        loaded = checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer, self.ema))
+        optional = {} if self.ema is None else {"ema": self.ema.statistics}
+        loaded = checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer, self.ema), optional)
         new, restored = self.progress, TrainingProgress.from_json(loaded.state) if loaded else None
         changed = restored.renumber_sources(new.sources, new.source_items) if restored else {}
         self._report_problems(checkpoints.passed_over, loaded, changed)
@@ -281,6 +282,8 @@ class Trainer:
             raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
         restored.tokenizer = new.tokenizer
         self.progress = restored
+        if self.ema is not None:
+            self.ema.restart(loaded.lacking["ema"])
         undistilled(self.objective).cuts_documents = self.progress.cuts_documents
         self.stream.set_shares(self.progress.closest_shares)
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
@@ -429,12 +432,13 @@ class Trainer:
         self._add_data_counts()
         metrics.add_seconds(self.progress)
         self.progress.cursors = self.ranks.all_gather_object(self.cursor.to_json())
+        buffers = {name for name, _ in self.step.trained.named_buffers()}
         checkpoints.save(
             self.progress.step,
             training_tensors(self.step.trained, self.optimizer, self.ema),
             self.progress.to_json(),
             rank_tensors={"rng": rng_tensors(self.device)},
-            only_first={"model": {name for name, _ in self.step.trained.named_buffers()}},
+            only_first={"model": buffers, "ema": buffers},
         )
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
 

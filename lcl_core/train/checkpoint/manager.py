@@ -134,6 +134,7 @@ class LoadedCheckpoint:
         tensors: the groups that were not filled in place, whole, on the CPU.
         rank_tensors: what this rank saved for itself; empty when the number of ranks has changed.
         rank_states: JSON that each rank had beside ``state`` in checkpoints of older versions; newer ones have none.
+        lacking: optional tensors, by group, that it does not have.
     """
 
     step: int
@@ -142,6 +143,7 @@ class LoadedCheckpoint:
     tensors: dict[str, dict[str, Tensor]]
     rank_tensors: dict[str, dict[str, Tensor]]
     rank_states: list[dict[str, Any]]
+    lacking: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -324,12 +326,15 @@ class CheckpointManager:
         if self._on_written is not None and self._ranks.rank == 0:
             self._on_written(manifest.step)
 
-    def load_newest(self, into: Groups | None = None) -> LoadedCheckpoint | None:
+    def load_newest(
+        self, into: Groups | None = None, optional: Mapping[str, Collection[str]] = MappingProxyType({})
+    ) -> LoadedCheckpoint | None:
         """Read the newest checkpoint that is whole; damaged ones are skipped and named on standard error.
 
         Args:
             into: tensors, by group and name, to fill in place. They may be sharded otherwise than when they were saved.
                 Other groups are returned as new CPU tensors.
+            optional: names, by group, that checkpoints of older versions lack; those tensors are not filled then.
         Returns: none when there is no checkpoint, or no whole one.
         Raises: UserError naming the tensors when the checkpoint does not fit ``into``; StoreError where the storage
             does not answer, which says nothing about a checkpoint; OSError.
@@ -342,7 +347,7 @@ class CheckpointManager:
                 stored = OpenCheckpoint(files, self._ranks, self._homes)
                 if stored.problem is None:
                     with storage_errors(path):
-                        return self._read(stored, into or {})
+                        return self._read(stored, into or {}, optional)
             self.passed_over.append((name, stored.problem))
             self._damaged.append(path)
             if self._ranks.rank == 0:
@@ -353,12 +358,15 @@ class CheckpointManager:
         with storage_errors(self.folder):
             return [path.name for path in newest_first(self.folder)]
 
-    def _read(self, stored: OpenCheckpoint, into: Groups) -> LoadedCheckpoint:
+    def _read(self, stored: OpenCheckpoint, into: Groups, optional: Mapping[str, Collection[str]]) -> LoadedCheckpoint:
         manifest, files = stored.manifest, stored.files
+        lacking: dict[str, list[str]] = {}
         for group, targets in into.items():
-            stored.groups.get(group, ShardedReader(files, {})).require_fit(targets, group, files.folder)
+            found = stored.groups.get(group, ShardedReader(files, {}))
+            lacking[group] = [name for name in optional.get(group, ()) if name not in found.shapes]
+            found.require_fit(_without(targets, lacking[group]), group, files.folder)
         for group, targets in into.items():
-            stored.groups[group].fill(targets)
+            stored.groups[group].fill(_without(targets, lacking[group]))
         return LoadedCheckpoint(
             step=manifest.step,
             state=stored.read_json("state.json"),
@@ -366,7 +374,12 @@ class CheckpointManager:
             tensors={group: found.whole() for group, found in stored.groups.items() if group not in into},
             rank_tensors=stored.rank_tensors(self._ranks.rank) if manifest.ranks == self._ranks.size else {},
             rank_states=[stored.read_json(name) for name in manifest.rank_states()],
+            lacking=lacking,
         )
+
+
+def _without(tensors: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name not in names}
 
 
 def _make_empty(folder: Path) -> None:

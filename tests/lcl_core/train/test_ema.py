@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.tokenizer import train_bpe
 from lcl_core.model import LCLModel, LCLProcessor
@@ -55,6 +56,50 @@ def test_frozen_parameters_are_left_alone() -> None:
     model = nn.Linear(3, 2)
     model.bias.requires_grad_(False)
     assert set(Ema(model, 0.9).tensors) == {"weight"}
+
+
+def normalised() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    model.register_buffer("computed", torch.zeros(2), persistent=False)
+    return model
+
+
+def test_running_statistics_are_averaged_with_the_weights() -> None:
+    model = normalised()
+    ema, norm = Ema(model, 0.5, warmup=False), model[1]
+    assert ema.statistics == {"1.running_mean", "1.running_var"}
+    assert ema.tensors.keys() == {name for name, _ in model.named_parameters()} | ema.statistics
+    expected = norm.running_mean.clone()
+    for step in range(3):
+        model(torch.randn(8, 3, generator=torch.Generator().manual_seed(step)))
+        ema.update(step)
+        expected = 0.5 * expected + 0.5 * norm.running_mean
+    own = norm.running_mean.clone()
+    assert not torch.equal(own, expected)
+    with ema.swapped():
+        torch.testing.assert_close(norm.running_mean, expected)
+        assert int(norm.num_batches_tracked) == 3
+    assert torch.equal(norm.running_mean, own)
+    ema.restart()
+    assert torch.equal(ema.tensors["1.running_mean"], own)
+
+
+def test_checkpoints_of_older_versions_have_no_averaged_statistics(tmp_path: Path) -> None:
+    model, again = normalised(), normalised()
+    old, new = Ema(model, 0.9), Ema(again, 0.9)
+    model(torch.randn(8, 3))
+    with CheckpointManager(tmp_path) as saver:
+        parameters = {name: old.tensors[name] for name, _ in model.named_parameters()}
+        saver.save(3, {"model": model.state_dict(), "ema": parameters}, {})
+        into = {"model": again.state_dict(), "ema": new.tensors}
+        with pytest.raises(UserError, match=r"1\.running_mean is missing"):
+            saver.load_newest(into)
+        loaded = saver.load_newest(into, optional={"ema": new.statistics})
+    assert loaded is not None
+    assert set(loaded.lacking["ema"]) == new.statistics
+    new.restart(loaded.lacking["ema"])
+    assert torch.equal(new.tensors["1.running_mean"], model[1].running_mean)
+    assert torch.equal(new.tensors["0.weight"], old.tensors["0.weight"])
 
 
 def test_resumed_it_goes_on_bitwise(tmp_path: Path) -> None:

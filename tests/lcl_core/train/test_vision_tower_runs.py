@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import sha256_file
 from lcl_core.encoders.captioning import AttentionMaps
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.model import LCLConfig
+from lcl_core.train.ema import ema_decay
 from tests.lcl_core.train.rank_processes import run_ranks
 from tests.lcl_core.train.small_runs import TINY, curve, prepared, trainer, weights
 
@@ -60,6 +62,34 @@ def test_resumed_it_is_bitwise_the_same_and_its_encoder_answers(tmp_path: Path, 
     assert {id(each) for each in grouped} == {id(each) for each in encoder.module.parameters()}
     assert len(grouped) == len({id(each) for each in grouped})
     assert encoder.random_init().encode(pixels)[1].shape == patches.shape
+
+
+def test_a_run_of_an_older_version_averages_its_statistics_from_now_on(tmp_path: Path, sample_zip: Path) -> None:
+    model = {**TINY["model"], "vision": "resnet", **TOWERS["resnet"]["model"]}
+    run = prepared(tmp_path / "run", sample_zip, **{**SHORT, "steps": 2, "model": model})
+    trainer(run).run()
+    shutil.rmtree(run.checkpoints / "step_00000002")
+    checkpoint = run.checkpoints / "step_00000001"
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    averages = load_file(checkpoint / "ema.safetensors")
+    statistics = {name for name in averages if name.endswith(("running_mean", "running_var"))}
+    assert statistics
+    save_file({name: averages[name] for name in averages if name not in statistics}, checkpoint / "ema.safetensors")
+    manifest["files"]["ema.safetensors"] = sha256_file(checkpoint / "ema.safetensors")
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    trainer(run).run()
+    first, last, averages = (
+        load_file(run.checkpoints / file)
+        for file in (
+            "step_00000001/model.safetensors",
+            "step_00000002/model.safetensors",
+            "step_00000002/ema.safetensors",
+        )
+    )
+    exported = load_file(run.artifacts / "encoder" / "model.safetensors")
+    for name in statistics:
+        torch.testing.assert_close(averages[name], first[name].lerp(last[name], 1 - ema_decay(1, 0.9)))
+        assert torch.equal(exported[name.removeprefix("model.")], averages[name])
 
 
 def test_a_timm_network_that_is_not_of_the_weights_is_refused_before_it_is_built(
