@@ -14,12 +14,14 @@ import shutil
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+_BLOCK_BYTES = 1 << 16
 
 
 def sha256_file(path: Path) -> str:
@@ -29,11 +31,12 @@ def sha256_file(path: Path) -> str:
 
 
 def write_atomically(
-    path: Path, data: bytes | str, *, mode: int = 0o666, replace: bool = True, durable: bool = True
+    path: Path, data: bytes | str | Iterable[bytes], *, mode: int = 0o666, replace: bool = True, durable: bool = True
 ) -> None:
     """Write a temporary file beside ``path`` and rename it, so that readers see the old content or the new one.
 
     Args:
+        data: content, or its parts one after the other, which may come from the old file.
         mode: permissions of a new file, before the umask.
         replace: False keeps a file that is there already, also one that another process makes meanwhile.
         durable: flush to disk before the rename.
@@ -43,7 +46,8 @@ def write_atomically(
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            data = data.encode() if isinstance(data, str) else data
+            file.writelines([data] if isinstance(data, bytes | bytearray | memoryview) else data)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
@@ -59,6 +63,20 @@ def write_atomically(
 def write_json_atomically(path: Path, value: Any) -> None:
     """Write JSON as :func:`write_atomically` does. Raises: OSError."""
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def lines_from_end(path: Path) -> Iterator[bytes]:
+    """Lines of a file that are not empty, the last one first, read as far as they are needed. Raises: OSError."""
+    with path.open("rb") as file:
+        at, rest = file.seek(0, os.SEEK_END), b""
+        while at:
+            size = min(at, _BLOCK_BYTES)
+            at -= size
+            file.seek(at)
+            rest, *whole = (file.read(size) + rest).split(b"\n")
+            yield from filter(None, reversed(whole))
+        if rest:
+            yield rest
 
 
 def file_age(path: Path) -> float:

@@ -53,7 +53,7 @@ from typing import IO, Any
 
 from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import write_atomically, write_json_atomically
+from lcl_core.common.files import lines_from_end, write_atomically, write_json_atomically
 from lcl_core.common.system_errors import failure_code
 
 # a process that waits in native code, as for a collective operation, handles it too
@@ -126,15 +126,15 @@ class RunDir:
         """Drop the lines after ``step``, which will be written again, and an incomplete last line."""
         if not self.metrics_file.exists():
             return
-        kept = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if row.get("step", 0) <= step:
-                kept.append(line)
-        write_atomically(self.metrics_file, "".join(f"{line}\n" for line in kept))
+        with self.metrics_file.open("rb") as file:  # a long run has many lines
+            write_atomically(self.metrics_file, (line.rstrip(b"\n") + b"\n" for line in file if _is_until(line, step)))
+
+    def last_metrics(self, name: str) -> dict[str, Any]:
+        """The last line that has ``name``; empty: none has. All lines are whole (:meth:`truncate_metrics`)."""
+        if not self.metrics_file.exists():
+            return {}
+        rows = (json.loads(line) for line in lines_from_end(self.metrics_file))
+        return next((row for row in rows if name in row), {})
 
     def write_notice(self, code: str, message: str) -> None:
         """Report a problem that does not end the run."""
@@ -210,6 +210,14 @@ class RunDir:
         if os.getpgrp() == os.getpid():  # our own group: loader processes would outlive us
             os.killpg(0, signal.SIGKILL)
         os._exit(ExitCode.CRASH)
+
+
+def _is_until(line: bytes, step: int) -> bool:
+    """Whether a metric line is whole, and of ``step`` or of an earlier one."""
+    try:
+        return bool(json.loads(line.decode()).get("step", 0) <= step)
+    except ValueError:
+        return False
 
 
 def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = None, *, main: bool = True) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -453,10 +452,7 @@ class Trainer:
 
 def _last_line(run_dir: RunDir) -> dict[str, Any]:
     """The last metric line of earlier attempts: the result's, if all steps were done before this one."""
-    text = run_dir.metrics_file.read_text(encoding="utf-8") if run_dir.metrics_file.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines()]
-    last: dict[str, Any] = next((line for line in reversed(lines) if "loss" in line), {})
-    return {name: value for name, value in last.items() if name != "time"}
+    return {name: value for name, value in run_dir.last_metrics("loss").items() if name != "time"}
 
 
 def _sha256(text: str) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,32 @@ def test_truncating_metrics_drops_later_and_torn_lines(run_dir: RunDir) -> None:
         file.write('{"step": 2, "lo')
     run_dir.truncate_metrics(2)
     assert [json.loads(line)["step"] for line in run_dir.metrics_file.read_text().splitlines()] == [1, 2]
+
+
+def test_a_long_history_is_not_read_into_memory(run_dir: RunDir) -> None:
+    rows = [{"step": step, "loss": 0.5, "text": "x" * 1000} for step in range(4000)]
+    rows += [{"step": step, "phase": "measuring"} for step in (4000, 4001, 4002)]
+    with run_dir.metrics_file.open("w") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in rows)
+        file.write('{"step": 4002, "te\\')
+    tracemalloc.start()
+    try:
+        run_dir.truncate_metrics(4001)
+        assert run_dir.last_metrics("loss")["step"] == 3999
+        assert run_dir.last_metrics("nothing") == {}
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    lines = run_dir.metrics_file.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == rows[:-1]
+
+
+def test_there_may_be_no_metrics_yet(run_dir: RunDir) -> None:
+    run_dir.truncate_metrics(1)
+    assert run_dir.last_metrics("loss") == {}
+    run_dir.metrics_file.touch()
+    run_dir.truncate_metrics(1)
+    assert run_dir.last_metrics("loss") == {}
 
 
 def test_a_job_that_does_not_advance_writes_no_further_line(run_dir: RunDir) -> None:
