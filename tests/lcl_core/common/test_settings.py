@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+import api.cli
 from api.core.settings import ApiSettings
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import KNOWN_NAMES, Settings, check_setting_names, settings_error_message
@@ -98,6 +101,14 @@ def test_a_strange_variable_is_warned_of() -> None:
     (warning,) = check_setting_names({"LCL_TYPO": "sesame", "LCL_HOME": "/x", "lcl_team": "1", "HOME": "/root"})
     assert warning.startswith("LCL_TYPO is not a setting and has no effect")
     assert "sesame" not in warning
+
+
+def test_a_name_that_the_command_line_reads_from_the_environment_is_known() -> None:
+    """The processes of the service share it, and would warn that it has no effect."""
+    sources = [path.read_text(encoding="utf-8") for path in Path(api.cli.__file__).parent.glob("*.py")]
+    named = {name for text in sources for name in re.findall(r"\bLCL_[A-Z_]*[A-Z]\b", text)}
+    assert "LCL_PAGE_URL" in named
+    assert check_setting_names(dict.fromkeys(named, "x")) == []
 
 
 def test_no_known_name_is_taken_for_another() -> None:
