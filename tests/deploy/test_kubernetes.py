@@ -15,6 +15,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from api.client._sync.inference import ENCODER_SECONDS
 from api.core.settings import ApiSettings
 from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES
 from lcl_core.common.settings import Settings
@@ -294,6 +295,17 @@ def doors() -> dict[str, tuple[str, str]]:
             service = of_kind("Service")[each["backend"]["service"]["name"]]
             assert each["backend"]["service"]["port"]["name"] == service["ports"][0]["name"]
     return found
+
+
+def test_door_and_gateway_wait_as_long_as_the_client_for_an_encoder() -> None:
+    (door,) = (
+        found["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"]
+        for found in OBJECTS
+        if (found["kind"], found["metadata"]["name"]) == ("Ingress", doors()["/v1"][0])
+    )
+    gateway = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
+    (waits,) = re.findall(r"^\s*proxy_read_timeout (\d+)s;", gateway, re.MULTILINE)
+    assert float(door) == float(waits) == ENCODER_SECONDS
 
 
 def test_the_door_is_the_gateways() -> None:
