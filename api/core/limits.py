@@ -463,7 +463,8 @@ class Quotas:
             more = f" and would keep {used + adding:,}" if adding else ""
             raise _quota_error(
                 f"{owner} keeps {used:,} bytes{more}, of {self.bytes:,} that an owner may keep "
-                "(LCL_BYTES_PER_OWNER); delete runs or collections that are not needed, or ask an admin"
+                "(LCL_BYTES_PER_OWNER); delete runs, datasets, encoders, collections or uploads that are not needed, "
+                "or have an admin raise LCL_BYTES_PER_OWNER (0: no limit)"
             )
         with self._lock:
             if len(self._bytes) >= _MAX_CACHED_OWNERS:

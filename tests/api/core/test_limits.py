@@ -361,7 +361,9 @@ def test_who_keeps_too_much_submits_and_registers_nothing(
         db_quotas.record_bytes(session, "encoders/enc_x", "someone", small.context.settings.bytes_per_owner)
     corpus = Path(small.context.settings.data_roots[0]) / "corpus.zip"
     corpus.write_bytes(sample_zip.read_bytes())
-    refused(submitted(caller), 403, "quota_exceeded")
+    message = refused(submitted(caller), 403, "quota_exceeded")["message"]
+    assert "delete runs, datasets, encoders, collections or uploads" in message, "all of them are charged"
+    assert "an admin raise LCL_BYTES_PER_OWNER (0: no limit)" in message
     refused(caller.post("/v1/studies", json=STUDY), 403, "quota_exceeded")
     refused(caller.post("/v1/datasets", json={"name": "x", "path": str(corpus)}), 403, "quota_exceeded")
 
