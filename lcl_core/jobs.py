@@ -42,7 +42,8 @@ class JobKind:
         output: None: a report and nothing to register.
         resource: what a run needs unless its submission says so.
         batch_fields: spec fields that lower its memory, in words.
-        main_fields: the few fields that most runs differ in, by dotted path, with their titles in a form.
+        main_fields: the few fields that most runs differ in, by dotted path, with their titles in a form. ``*`` in a
+            path is the first item of a list and all items that have the same value as the first.
     """
 
     label: str
@@ -70,7 +71,7 @@ JOBS: dict[str, JobKind] = {
         output=JobOutput("encoder", "enc", "encoders"),
         batch_fields="batch.tokens and batch.images",
         main_fields={
-            "data.sources.0.dataset": "Dataset",
+            "data.sources.*.dataset": "Dataset",
             "steps": "Steps",
             "batch.images": "Images in a batch",
             "batch.tokens": "Tokens in a batch",

@@ -12,6 +12,7 @@ from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import MAIN_FIELDS, SPECS, parse_spec
 
 FIRST_PRESET = "sample"
+EACH = "*"  # of a dotted path: the first item of a list, and all items that have the same value as the first
 _STAND_IN = "x"  # a name for required fields while a preset is resolved
 
 
@@ -98,11 +99,19 @@ def get_at(spec: Any, path: str) -> Any:
     for part in path.split("."):
         if isinstance(spec, dict):
             spec = spec.get(part)
-        elif isinstance(spec, list) and part.isdigit() and int(part) < len(spec):
-            spec = spec[int(part)]
+        elif isinstance(spec, list) and _is_index(part) and _index(part) < len(spec):
+            spec = spec[_index(part)]
         else:
             return None
     return spec
+
+
+def _is_index(part: str) -> bool:
+    return part == EACH or part.isdigit()
+
+
+def _index(part: str) -> int:
+    return 0 if part == EACH else int(part)
 
 
 def spec_differences(specs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
@@ -130,8 +139,17 @@ def _flat_fields(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def put_at(spec: Any, path: str, value: Any) -> Any:
-    """A copy of ``spec`` with ``value`` at a dotted path; missing objects are created."""
+    """A copy of ``spec`` with ``value`` at a dotted path; missing objects are created.
+
+    At ``*`` the items of a list change that have the same value as the first one.
+
+    Raises: IndexError for an item that is not there.
+    """
     head, _, rest = path.partition(".")
+    if head == EACH:
+        items = spec if isinstance(spec, list) else []
+        before = get_at(items[0], rest)
+        return [put_at(item, rest, value) if get_at(item, rest) == before else item for item in items]
     if isinstance(spec, list) and head.isdigit():
         copy = list(spec)
         copy[int(head)] = put_at(copy[int(head)], rest, value) if rest else value
@@ -145,7 +163,7 @@ def _lookup(schema: dict[str, Any], path: str) -> dict[str, Any]:
     node: dict[str, Any] = schema
     for part in path.split("."):
         node = _resolve(schema, node)
-        node = node["items"] if part.isdigit() else node["properties"][part]
+        node = node["items"] if _is_index(part) else node["properties"][part]
     return {**_resolve(schema, node), **({"description": node["description"]} if "description" in node else {})}
 
 

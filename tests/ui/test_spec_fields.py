@@ -78,6 +78,10 @@ def test_values_are_put_at_dotted_paths_without_touching_the_original() -> None:
     changed = put_at(spec, "data.sources.1.dataset", "c")
     assert get_at(changed, "data.sources.1.dataset") == "c"
     assert get_at(spec, "data.sources.1.dataset") == "b"
+    assert get_at(changed, "data.sources.*.dataset") == "a"
+    assert put_at(changed, "data.sources.*.dataset", "d") == {"data": {"sources": [{"dataset": "d"}, {"dataset": "c"}]}}
+    with pytest.raises(IndexError):
+        put_at({}, "data.sources.*.dataset", "d")
     assert put_at({}, "optimizer.lr", 1.0) == {"optimizer": {"lr": 1.0}}
     assert get_at(spec, "data.sources.7.dataset") is None
     assert get_at(spec, "data.nothing.here") is None

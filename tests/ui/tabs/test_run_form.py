@@ -58,6 +58,32 @@ def test_the_form_is_changed_before_the_estimate_is_asked_for(service: Any) -> N
     assert form.fill(spec, None)[5] == gr.skip()
 
 
+def write(form: SpecForm, spec: dict[str, Any], title: str, value: Any) -> tuple[Any, ...]:
+    """What the form shows after an edit of one field."""
+    values = [field.to_form(get_at(spec, field.path)) for field in form.fields]
+    values[[field.title for field in form.fields].index(title)] = value
+    return form.write_fields(to_json(spec), *values)
+
+
+def test_another_dataset_is_that_of_every_source_which_had_the_old_one(service: Any) -> None:
+    form = SpecForm(service(), "pretrain")
+    spec = starting_spec("pretrain", "sample")
+    spec["data"]["sources"].append({**spec["data"]["sources"][1], "dataset": "other"})
+    text, verdict, _ = write(form, spec, "Dataset", "mine")
+    changed = from_json(text)
+    sources = [(each["dataset"], each["view"], each["weight"]) for each in changed["data"]["sources"]]
+    assert sources == [("mine", "interleaved", 1), ("mine", "pairs", 8), ("other", "pairs", 8)]
+    assert "The spec is valid" in verdict
+    del changed["data"]["sources"], spec["data"]["sources"]
+    assert changed == spec, "nothing else changes"
+
+
+def test_a_spec_without_sources_of_its_own_stays_as_it_is(service: Any) -> None:
+    """A preset that is only named has sources, which the editor does not show."""
+    form = SpecForm(service(), "pretrain")
+    assert write(form, {"preset": "sample"}, "Dataset", "mine")[0] == gr.skip()
+
+
 def test_an_estimate_follows_each_edit_and_a_proposal_has_its_own(service: Any, estimate: dict[str, Any]) -> None:
     form = SpecForm(service(estimate=estimate, encoders=[], datasets=[]), "pretrain")
     with gr.Blocks() as page:
