@@ -53,8 +53,8 @@ def parse_submission(kind: str, value: dict[str, Any]) -> AnySpec:
 def check_submission(session: Session, spec: AnySpec, settings: Settings) -> None:
     """Check that everything a spec reads is registered or below one of the data roots.
 
-    Raises: Problem 422 with the dotted field of the spec; UserError ``encoder_mismatch``, ``unknown_tag``, and that of
-    an index that this service cannot make.
+    Raises: Problem 422 with the dotted field of the spec; UserError ``encoder_mismatch``, ``unknown_tag``,
+    ``empty_source``, and that of an index that this service cannot make.
     """
     for field, find, name in _references(spec, settings.roots):
         check_reference(field, find, session, name)
@@ -64,6 +64,7 @@ def check_submission(session: Session, spec: AnySpec, settings: Settings) -> Non
     if isinstance(spec, IndexSpec):
         check_index(spec.index, IndexLocation(session=session, settings=settings))
     datasets.check_tags(session, spec)
+    datasets.check_views(session, spec)
 
 
 def check_priority(priority: int, admin: bool, highest: int) -> None:

@@ -21,6 +21,8 @@ from lcl_core.db.models import Dataset, DatasetTag, DatasetVersion
 from lcl_core.db.outbox import delete_stored_folder
 from lcl_core.db.session import now, similar_name, to_json_safe
 from lcl_core.specs.corpus_jobs import ConvertSpec
+from lcl_core.specs.data import VIEW_RECORDS
+from lcl_core.specs.pretrain import PretrainSpec
 
 PRODUCT_OWNER = "lcl"  # owner of bundled encoders and datasets
 SAMPLE_DATASET = "sample"
@@ -203,6 +205,23 @@ def check_tags(session: Session, spec: Any) -> Dataset | None:
             if tag not in known:
                 raise _unknown_tag_error(dataset, tag, list(known), f"{field}.{index}")
     return dataset
+
+
+def check_views(session: Session, spec: Any) -> None:
+    """Check that each source of a pre-training has records of its view, as far as they are counted.
+
+    Raises: UserError ``empty_source`` with the field of the view, ``unknown_dataset``.
+    """
+    for number, source in enumerate(spec.data.sources if isinstance(spec, PretrainSpec) else ()):
+        records = VIEW_RECORDS[source.view]
+        if (get_dataset(session, source.dataset).statistics or {}).get(records) != 0:
+            continue
+        field, lacks = f"data.sources.{number}.view", "captioned images" if records == "pairs" else "documents"
+        message = (
+            f"{field}: dataset {source.dataset!r} has no {lacks}, which {source.view} reads; take another view, or "
+            f"remove this source (after a change of the corpus: lcl data register {source.dataset} PATH --new-version)"
+        )
+        raise UserError(message, code="empty_source", field=field)
 
 
 def select_items(session: Session, spec: Any) -> dict[str, list[str] | None] | None:

@@ -10,6 +10,7 @@ import pytest
 from lcl_core.db import complete_run, datasets, leases
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Dataset, Metric
+from lcl_core.db.session import now
 from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat
 
 SPEC = {"preset": "sample", "steps": 7}
@@ -57,6 +58,17 @@ def test_a_repeat_gets_its_run_whatever_has_changed_since(live_service: Any, htt
     refused(post(http, after=body["after"]), 422, "ambiguous_name", "after.0")
     assert post(http, key="k-brief", **body).json()["id"] == made["id"]
     refused(post(http, key="k-brief", **body, name="other"), 409, "idempotency_conflict")
+
+
+def test_a_dataset_that_lacks_what_a_source_reads_is_refused_before_it_is_queued(
+    live_service: Any, http: httpx.Client, refused: Any
+) -> None:
+    with live_service.context.database.session() as session:
+        counts = {"documents": 3, "pairs": 0}
+        session.add(Dataset(name="lines", path="/x", owner="someone", statistics=counts, created_at=now(session)))
+    spec = SPEC | {"data": {"sources": [{"dataset": "lines"}, {"dataset": "lines", "view": "pairs"}]}}
+    refused(post(http, spec=spec), 422, "empty_source", "data.sources.1.view")
+    refused(http.post("/v1/specs/pretrain/estimate", json={"spec": spec}), 422, "empty_source", "data.sources.1.view")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 201, "with blank"])

@@ -44,6 +44,32 @@ def test_other_contents_are_a_new_version_and_the_same_ones_are_none(database: D
     assert caught.value.code == "unknown_dataset"
 
 
+@pytest.mark.parametrize(
+    ("statistics", "field", "lacks"),
+    [
+        ({"documents": 0, "pairs": 5}, "data.sources.1.view", "no documents"),
+        ({"documents": 5, "pairs": 0}, "data.sources.2.view", "no captioned images"),
+        ({"documents": 1, "pairs": 1}, None, ""),
+        (None, None, ""),
+    ],
+)
+def test_a_source_whose_dataset_lacks_what_its_view_reads_is_refused(
+    database: Database, root: Path, statistics: dict[str, int] | None, field: str | None, lacks: str
+) -> None:
+    sources = [{"dataset": "sample"}, {"dataset": "mine"}, {"dataset": "mine", "view": "pairs"}]
+    with database.session() as session:
+        datasets.register_sample(session)
+        row = datasets.register_dataset(session, "mine", root / "one", [root], "ada")
+        datasets.record_version(session, row, "a" * 64, statistics)
+        spec = parse_spec("pretrain", {"data": {"sources": sources}})
+        if field is None:
+            datasets.check_views(session, spec)
+            return
+        with pytest.raises(UserError, match=f"dataset 'mine' has {lacks}") as caught:
+            datasets.check_views(session, spec)
+    assert (caught.value.code, caught.value.field) == ("empty_source", field)
+
+
 def test_statistics_with_texts_that_no_database_stores_are_recorded(database: Database, root: Path) -> None:
     statistics = json.loads(
         '{"splits": {"tr\\u0000ain": 1}, "labels": {"k": {"\\ud800": 1}}, "sources": ["\\ud83d\\ude00"]}'
