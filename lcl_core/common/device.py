@@ -15,21 +15,48 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lcl_core.common.errors import UserError
+from lcl_core.common.gpus import has_leased_gpus
+
 Precision = Literal["auto", "fp32", "bf16"]
 _FP32_ERROR = 2e-6  # relative, of a product of 512-wide sums; fp32 gives 1e-7, operands rounded to bf16 2e-3
 
 
 def pick_device() -> torch.device:
-    """This process's GPU (by its local rank), or the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    """This process's GPU (by its local rank), or the CPU.
+
+    Raises: UserError ``no_cuda`` in a run that has leased GPUs which torch cannot use: it would hold them for nothing,
+        and compute for days on the CPU.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if has_leased_gpus():
+        raise UserError(f"{_cuda_problem()}; {_NO_CUDA_WAY_OUT}", code="no_cuda")
+    return torch.device("cpu")
+
+
+def _cuda_problem() -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"the run has a GPU, but torch {torch.__version__} of its worker is built for the CPU"
+    return (
+        f"the run has a GPU, but torch {torch.__version__} of its worker cannot use it: the driver is older than CUDA "
+        f"{torch.version.cuda} needs, or does not show this device"
+    )
+
+
+_NO_CUDA_WAY_OUT = (
+    "install a torch that fits the driver (.venv/bin/pip install --force-reinstall torch --index-url URL, for an image "
+    "the build argument TORCH_INDEX; URL as in https://pytorch.org/get-started), or compute on the CPU: submit with "
+    "--resource cpu, or start the worker with LCL_WORKER_OFFERS=cpu"
+)
 
 
 def use_device() -> torch.device:
     """``pick_device``, made CUDA's current one, so that whatever names no device uses no other rank's GPU.
 
     Call it before anything else touches CUDA. Libraries (FSDP2, NCCL) ask for the current device.
+
+    Raises: as ``pick_device``.
     """
     device = pick_device()
     if device.type == "cuda":

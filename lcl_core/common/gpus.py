@@ -20,6 +20,8 @@ from lcl_core.common.errors import UserError
 
 log = structlog.get_logger(__name__)
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+POD_GPUS = "LCL_POD_GPUS"  # of a run's pod: Kubernetes shows it its GPUs without that variable
+_NO_DEVICE = ("", "-1", "NoDevFiles")  # first entries that hide all devices
 _QUERY_SECONDS = 60.0  # without persistence mode the driver initialises each GPU anew, for seconds
 _USAGE_FIELDS = 5
 _MEBIBYTE = 1 << 20
@@ -62,7 +64,7 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[Gpu]:
     for entry in (part.strip() for part in wanted.split(",")):
         named = [gpu for gpu in listed if _is_named(gpu, entry)]
         if not named:
-            if entry not in ("", "-1", "NoDevFiles"):
+            if entry not in _NO_DEVICE:
                 log.warning("device_not_found", entry=entry, variable=VISIBLE_DEVICES)
             break
         found |= {gpu.id: gpu for gpu in named}
@@ -156,3 +158,13 @@ def _run_nvidia_smi(*arguments: str) -> list[str]:
 def visible_devices_env(devices: Collection[str]) -> dict[str, str]:
     """Environment that shows exactly ``devices`` to CUDA; none of them: no GPU at all."""
     return {VISIBLE_DEVICES: ",".join(devices)}
+
+
+def has_leased_gpus(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is one of a run to which a worker, or the engine of its executor, has given GPUs."""
+    if not environment.get("LCL_SUPERVISED"):
+        return False
+    shown = environment.get(VISIBLE_DEVICES)
+    if shown is None:
+        return bool(environment.get(POD_GPUS))
+    return shown.partition(",")[0].strip() not in _NO_DEVICE

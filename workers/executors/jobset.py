@@ -24,7 +24,7 @@ from typing import Any
 
 from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES, data_cache_bytes
 from lcl_core.common.files import file_age, write_json_atomically
-from lcl_core.common.gpus import visible_devices_env
+from lcl_core.common.gpus import POD_GPUS, visible_devices_env
 from lcl_core.common.process_env import without_secrets
 from lcl_core.common.rendezvous import NodeInfo
 from lcl_core.common.run_dir import ExitCode, RunDir
@@ -294,7 +294,7 @@ def _container(settings: WorkerSettings, request: JobRequest, name: str) -> dict
         settings.cancel_grace_seconds,
     )
     gpus = {settings.kubernetes_gpu_resource: request.gpus} if request.gpus and settings.kubernetes_gpu_resource else {}
-    environment = _environment(settings, request, has_gpus=bool(gpus))
+    environment = _environment(settings, request, sum(gpus.values()))
     container: dict[str, Any] = {
         "name": GROUP,
         "image": settings.kubernetes_image,
@@ -333,15 +333,15 @@ def _container(settings: WorkerSettings, request: JobRequest, name: str) -> dict
     return container
 
 
-def _environment(settings: WorkerSettings, request: JobRequest, *, has_gpus: bool) -> dict[str, str]:
+def _environment(settings: WorkerSettings, request: JobRequest, gpus: int) -> dict[str, str]:
     """Settings without secrets. What is written here can be read by everybody who may read the namespace's pods."""
     own = ("LCL_KUBERNETES_", "LCL_RAY_", "LCL_EXECUTOR")
     shared = {name: value for name, value in without_secrets(os.environ).items() if name.startswith("LCL_")}
     kept = {name: value for name, value in shared.items() if not name.startswith(own)}
-    hidden = {} if has_gpus else visible_devices_env(())
+    devices = {POD_GPUS: str(gpus)} if gpus else visible_devices_env(())
     threads = {"OMP_NUM_THREADS": str(math.ceil(settings.kubernetes_cpus))}
     fixed = {"LCL_HOME": str(settings.home), "LCL_DATA_CACHE": CACHE_FOLDER, FORK_SERVER: "off"}
-    return threads | kept | fixed | hidden | dict(request.env)
+    return threads | kept | fixed | devices | dict(request.env)
 
 
 def _cache_gibibytes() -> int:

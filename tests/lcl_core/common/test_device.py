@@ -17,6 +17,8 @@ from lcl_core.common.device import (
     pick_device,
     tf32_matmul,
 )
+from lcl_core.common.errors import UserError
+from tests.fake_nvidia_smi import gpu_id
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -126,4 +128,45 @@ def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device() == torch.device("cuda", 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device() == CPU
+
+
+@pytest.mark.parametrize(
+    ("cuda", "cause"), [(None, "is built for the CPU"), ("13.0", "the driver is older than CUDA 13.0 needs")]
+)
+@pytest.mark.parametrize("leased", [{"CUDA_VISIBLE_DEVICES": gpu_id(0)}, {"LCL_POD_GPUS": "1"}])
+def test_a_run_with_a_gpu_that_torch_cannot_use_fails_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, leased: dict[str, str], cuda: str | None, cause: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name, value in {"LCL_SUPERVISED": "1", **leased}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=cause) as caught:
+        pick_device()
+    assert caught.value.code == "no_cuda"
+    for way_out in ("TORCH_INDEX", "--resource cpu", "LCL_WORKER_OFFERS=cpu"):
+        assert way_out in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LCL_SUPERVISED": "1"},
+        {"LCL_SUPERVISED": "1", "CUDA_VISIBLE_DEVICES": ""},
+        {"LCL_SUPERVISED": "1", "CUDA_VISIBLE_DEVICES": "-1"},
+        {"LCL_SUPERVISED": "1", "CUDA_VISIBLE_DEVICES": "", "LCL_POD_GPUS": "1"},
+        {"CUDA_VISIBLE_DEVICES": "0"},  # by hand, in a shell that has it for other programs
+    ],
+)
+def test_a_process_without_leased_gpus_computes_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("CUDA_VISIBLE_DEVICES", "LCL_SUPERVISED", "LCL_POD_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     assert pick_device() == CPU

@@ -18,6 +18,7 @@ from lcl_core.common.forked_process import Process
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.common.threads import SPIN_COUNT, WAIT_VARIABLES
 from lcl_core.train import launch
+from tests.fake_nvidia_smi import gpu_id
 from tests.lcl_core.train.small_runs import finished, group, logged_steps, prepared, started
 
 # long enough that none ends by itself while a test looks at it
@@ -107,6 +108,17 @@ def test_bad_data_is_told(tmp_path: Path, sample_zip: Path) -> None:
     run_dir = prepared(tmp_path, sample_zip, **changed)
     assert finished(run_dir) == ExitCode.USER_ERROR
     assert json.loads(run_dir.error_file.read_text())["field"] == "data.sources.0.dataset"
+
+
+def test_a_run_does_not_compute_on_the_cpu_with_a_gpu_leased(
+    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpu_id(0))  # which no machine has
+    run_dir = prepared(tmp_path, sample_zip, **{**ENDLESS, "engine": {"processes": 1}})
+    with started(run_dir, supervised=True) as process:
+        assert process.wait(timeout=180) == ExitCode.USER_ERROR, run_dir.log_file.read_text()
+    assert json.loads(run_dir.error_file.read_text())["code"] == "no_cuda"
+    assert logged_steps(run_dir) == 0
 
 
 def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(run_dir: RunDir, eventually: Callable[..., None]) -> None:

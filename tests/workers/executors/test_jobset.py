@@ -161,6 +161,9 @@ def test_a_failure_is_final_and_a_disruption_is_told_from_it() -> None:
     ]
     assert pod_of(jobset)["spec"]["restartPolicy"] == "Never"
     assert container_of(jobset)["resources"]["limits"]["nvidia.com/gpu"] == 2
+    environment = {each["name"]: each["value"] for each in container_of(jobset)["env"]}
+    assert environment["LCL_POD_GPUS"] == "2", "a process that cannot use them fails"
+    assert "CUDA_VISIBLE_DEVICES" not in environment
     apart = pod_of(jobset)["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert apart[0]["topologyKey"] == "kubernetes.io/hostname"
     assert "affinity" not in pod_of(built())["spec"]
