@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import SettingsError
 
 from api.client import Client
+from api.client.local_service import API_FILE, LOCK_FILE, PAGE_FILE
 from api.core.settings import ApiSettings
 from deploy.embedded_redis import EmbeddedBroker
 from deploy.process import (
@@ -31,6 +32,7 @@ from deploy.process import (
     responds,
 )
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_atomically
 from lcl_core.common.paths import prepare_home
 from lcl_core.common.process_env import OFFLINE
 from lcl_core.common.settings import check_setting_names, settings_error_message
@@ -61,6 +63,7 @@ def read_settings(home: Path) -> tuple[ApiSettings, UiSettings, list[str]]:
 
 
 START_SECONDS = 120.0
+LOCK_SECONDS, LOCK_POLL_SECONDS = 0.5, 0.02  # a client that tests the lock has it for an instant
 ENCODER_SECONDS = 10.0
 RESPONSE_SECONDS = 2.0  # the sockets listen before a process accepts, so a request may wait
 UI_ENV = {"GRADIO_ANALYTICS_ENABLED": "False", **OFFLINE}
@@ -162,21 +165,32 @@ class LocalStack:
         self._restarter.require_all()
 
     def _lock_home(self) -> None:
-        self._lock = (self.home / "launcher.lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(
-                f"another launcher uses {self.home}; end it, or set LCL_HOME to another folder",
-                code="home_busy",
-            ) from None
+        self._lock = (self.home / LOCK_FILE).open("w")
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(LOCK_POLL_SECONDS)
+                    continue
+                self._lock.close()
+                message = f"another launcher uses {self.home}; end it, or set LCL_HOME to another folder"
+                raise UserError(message, code="home_busy") from None
+        self._write_address(API_FILE, "")  # that of an earlier launcher may be another user's by now
+
+    def _write_address(self, name: str, address: str) -> None:
+        """For clients of this home, which so find the service on whatever port it listens."""
+        write_atomically(self.home / name, f"{address}\n", mode=0o600, durable=False)
 
     def _start(self, settings: ApiSettings, page_settings: UiSettings) -> None:
         api_port, page_port = self._ports or (settings.api_port, page_settings.port)
         api_socket = self._listen("LCL_API_HOST", settings.api_host, api_port)
         page_socket = self._listen("LCL_UI_HOST", page_settings.host, page_port)
         self.api_url, self.page_url = _local_url(api_socket), _local_url(page_socket)
+        self._write_address(PAGE_FILE, self.page_url)
+        self._write_address(API_FILE, self.api_url)
         shared = {
             "LCL_HOME": str(self.home),
             "LCL_DATABASE_URL": settings.resolved_database_url,

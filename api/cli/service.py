@@ -14,6 +14,7 @@ import typer
 from api.cli.completion import complete_spec
 from api.cli.output import CommandError, Yes, ago, confirm, global_options
 from api.client import ApiError, Client
+from api.client.local_service import local_service
 from api.client.models import SavedViewJson
 from api.client.payloads import Json
 from lcl_core.common.errors import suggestion
@@ -80,9 +81,13 @@ def open_(
 
 
 def page_url(api_url: str) -> str:
-    """Address of the page: ``LCL_PAGE_URL``, else the other port on one machine, else the gateway that serves both."""
+    """Address of the page: ``LCL_PAGE_URL``, else what the launcher says, else the other port on one machine, else the
+    gateway that serves both."""
     if address := os.environ.get("LCL_PAGE_URL"):
         return address.rstrip("/")
+    local = local_service()
+    if local.page_url and local.url == api_url.rstrip("/"):
+        return local.page_url
     parts = urlsplit(api_url)
     host = f"{parts.hostname}:{PAGE_PORT}" if parts.port == API_PORT else parts.netloc
     return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))

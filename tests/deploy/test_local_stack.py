@@ -13,6 +13,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from api.cli.service import page_url
+from api.client import Client, local_service
 from api.core.settings import ApiSettings
 from deploy import local_stack as module
 from deploy.local_stack import LocalStack, ui_token
@@ -113,6 +115,30 @@ def test_the_parts_do_what_the_settings_say(tmp_path: Path, monkeypatch: pytest.
         assert worker.grace >= 1.5 * 120, "a job's grace, and half of it for the copy of its checkpoint"
         elsewhere = stack.page_address.replace("127.0.0.1", "127.0.0.3")
         assert httpx.get(elsewhere, trust_env=False, follow_redirects=True).status_code == 200
+
+
+def test_clients_of_a_home_find_its_service_where_another_users_has_the_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key of the home goes to the service of the home alone, and to none while that is stopped."""
+    monkeypatch.delenv("LCL_TEAM", raising=False)
+    for name in ("LCL_API_URL", "LCL_API_KEY", "LCL_PAGE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    monkeypatch.setenv("LCL_HOME", str(home))
+    with listening_socket(0) as taken:
+        usual = taken.getsockname()[1]
+        monkeypatch.setattr(local_service, "DEFAULT_URL", f"http://127.0.0.1:{usual}")
+        key = ApiSettings(home=home).read_admin_key()
+        with launched(home, monkeypatch, ports=(usual, 0)) as stack:
+            assert stack.api_url != f"http://127.0.0.1:{usual}"
+            with Client() as client:
+                assert client.base_url == stack.api_url
+                client.send("GET", "/healthz")
+            assert (home / "authorization").read_text() == f"Bearer {key}"
+            assert page_url(stack.api_url) == stack.page_url
+            assert {stat.S_IMODE((home / name).stat().st_mode) for name in ("api-address", "page-address")} == {0o600}
+        assert not local_service.local_service().gets_key, "its port may be another user's by now"
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "10..0.5"])

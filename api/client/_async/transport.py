@@ -17,9 +17,9 @@ import httpx
 
 from api.client._io import async_sleep, async_write
 from api.client.errors import ApiError, read_json
+from api.client.local_service import LocalService, local_service, stored_key
 from api.client.payloads import Json, Progress, without_none
 
-DEFAULT_URL = "http://127.0.0.1:8765"
 KEEPALIVE_SECONDS = 2.0  # less than the 5 after which servers close an idle connection, which breaks a call on it
 RETRY_STATUSES = (429, 502, 503, 504)
 FINAL_CODES = ("export_timeout", "export_failed")  # of a 503 that takes minutes and would be the same again
@@ -28,7 +28,7 @@ BUSY_POLL_SECONDS = 2.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NO_KEY = (
     "this call has no key: set LCL_API_KEY, or --key of lcl; the file key in LCL_HOME is sent to this machine's own "
-    "service alone"
+    "service alone, and unless LCL_API_URL names it, while the launcher of that home runs"
 )
 # of an event stream (HTML standard, 9.2.6); str.splitlines also splits at U+2028 and others, which texts may contain.
 # A carriage return that ends the text may be half of a line's end.
@@ -39,7 +39,8 @@ class AsyncTransport:
     """Base of the calls of every resource.
 
     Args:
-        base_url: of the service; default ``LCL_API_URL``, else http://127.0.0.1:8765.
+        base_url: of the service; default ``LCL_API_URL``, else that of the launcher on ``$LCL_HOME``, else
+            http://127.0.0.1:8765.
         key: API key; default ``LCL_API_KEY``, else, for a service on this machine alone, the content of
             ``$LCL_HOME/key``. An ``httpx.Auth`` chooses a key for each request.
         timeout: seconds for one response (the first inference of an encoder loads it).
@@ -54,12 +55,14 @@ class AsyncTransport:
         timeout: float = 120.0,
         attempts: int = 4,
     ) -> None:
-        self.base_url = (base_url or os.environ.get("LCL_API_URL") or DEFAULT_URL).rstrip("/")
+        named = base_url or os.environ.get("LCL_API_URL")
+        local = LocalService(named) if named else local_service()
+        self.base_url = local.url.rstrip("/")
         self.attempts = attempts
         try:
             is_local = httpx.URL(self.base_url).host in LOOPBACK
             # the stored key may be an admin's, which another host must not get
-            key = key or os.environ.get("LCL_API_KEY") or (stored_key() if is_local else None)
+            key = key or os.environ.get("LCL_API_KEY") or (stored_key() if is_local and local.gets_key else None)
             self._has_key = key is not None
             self._http = httpx.AsyncClient(
                 base_url=self.base_url,
@@ -221,15 +224,6 @@ class AsyncTransport:
     def _unreachable(self, error: httpx.TransportError) -> ApiError:
         reason = str(error) or type(error).__name__
         return ApiError(0, "unreachable", f"no answer from {self.base_url} ({reason}); is the service up?")
-
-
-def stored_key() -> str | None:
-    """The key of the embedded default, if this user may read it."""
-    file = Path(os.environ.get("LCL_HOME") or Path.home() / ".lcl") / "key"
-    try:
-        return file.read_text(encoding="ascii").strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 async def backoff(attempt: int, retry_after: str | None = None) -> None:
