@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -33,6 +34,7 @@ from deploy.process import (
 )
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
+from lcl_core.common.gpus import torch_is_for_cpu
 from lcl_core.common.paths import prepare_home
 from lcl_core.common.process_env import OFFLINE
 from lcl_core.common.settings import check_setting_names, settings_error_message
@@ -199,7 +201,7 @@ class LocalStack:
         api = {**shared, "LCL_API_PORT": str(_port(api_socket))}
         sockets = {"LCL_API_SOCKET": api_socket}
         self.stack.start(Service("api", ("python", "-m", "api"), api, grace=10, sockets=sockets))
-        worker = shared | self._start_ray()
+        worker = shared | self._start_ray() | self._offers()
         # longer than the worker waits for its job processes, so that the worker ends them
         grace = settings.worker_stop_seconds
         self.stack.start(Service("worker", ("python", "-m", "workers"), worker, grace=grace))
@@ -221,6 +223,15 @@ class LocalStack:
         self._broker = EmbeddedBroker(self.home)
         self._broker.start()
         return self._broker.url
+
+    def _offers(self) -> dict[str, str]:
+        """The worker offers no GPU where its torch is built for the CPU, unless the environment says what it offers."""
+        settings = WorkerSettings(home=self.home)
+        if settings.worker_offers or settings.executor != "local" or not torch_is_for_cpu():
+            return {}
+        if shutil.which("nvidia-smi"):
+            self._log("torch is built for the CPU, so runs use no GPU of this machine")
+        return {"LCL_WORKER_OFFERS": "cpu"}
 
     def _start_ray(self) -> dict[str, str]:
         """Start a Ray cluster of this machine where runs go to Ray and no other cluster is named.

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import structlog
@@ -43,6 +44,11 @@ class Gpu:
     name: str
     parent: str
     index: int
+
+
+def torch_is_for_cpu() -> bool:
+    """Whether the installed torch is PyTorch's build for the CPU, by its package's version: torch is not imported."""
+    return version("torch").endswith("+cpu")
 
 
 def is_whole(device: str) -> bool:

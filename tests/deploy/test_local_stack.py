@@ -19,6 +19,7 @@ from api.core.settings import ApiSettings
 from deploy import local_stack as module
 from deploy.local_stack import LocalStack, ui_token
 from deploy.process import Service, listening_socket
+from lcl_core.common import gpus
 from lcl_core.common.errors import UserError
 from ui.settings import TOKEN_FILE
 
@@ -115,6 +116,27 @@ def test_the_parts_do_what_the_settings_say(tmp_path: Path, monkeypatch: pytest.
         assert worker.grace >= 1.5 * 120, "a job's grace, and half of it for the copy of its checkpoint"
         elsewhere = stack.page_address.replace("127.0.0.1", "127.0.0.3")
         assert httpx.get(elsewhere, trust_env=False, follow_redirects=True).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("torch", "stated", "offers"),
+    [
+        ("2.13.0+cpu", None, "cpu"),
+        ("2.13.0+cpu", "cpu,gpu", None),
+        ("2.13.0", None, None),
+        ("2.13.0+cu130", None, None),
+    ],
+)
+def test_a_torch_for_the_cpu_gets_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, stated: str | None, offers: str | None
+) -> None:
+    monkeypatch.setattr(gpus, "version", {"torch": torch}.__getitem__)
+    monkeypatch.delenv("LCL_WORKER_OFFERS", raising=False)
+    if stated is not None:
+        monkeypatch.setenv("LCL_WORKER_OFFERS", stated)
+    with launched(tmp_path / "home", monkeypatch) as stack:
+        (worker,) = [child.service for child in stack.stack.children if child.name == "worker"]
+        assert worker.environment.get("LCL_WORKER_OFFERS") == offers
 
 
 def test_clients_of_a_home_find_its_service_where_another_users_has_the_port(
