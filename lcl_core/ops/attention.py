@@ -326,7 +326,8 @@ def _import_varlen_attn() -> Callable[..., Any] | None:
 def _try_varlen(call: _VarlenCall, device: torch.device, dtype: torch.dtype, head_width: int) -> str | None:
     """Compare outputs and gradients of three tiny documents, one of them empty, with ``_attend_group``'s.
 
-    No random numbers: the generators' states belong to the run.
+    No random numbers: the generators' states belong to the run. Tensors are saved without the caller's hooks: those of
+    activation checkpointing would count them in the forward pass, and miss them in the recomputation.
 
     Returns: why the call is not to be used; none: it works.
     Raises: torch.OutOfMemoryError.
@@ -334,7 +335,8 @@ def _try_varlen(call: _VarlenCall, device: torch.device, dtype: torch.dtype, hea
     tokens, heads = sum(_TRIAL_LENGTHS), 2
     starts = torch.tensor([0, *_TRIAL_LENGTHS], dtype=torch.int32).cumsum(0).int().to(device)
     values = torch.arange(tokens * 3 * heads * head_width).mul(0.7).sin().view(tokens, -1)
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    own = torch.autograd.graph.saved_tensors_hooks(Tensor.detach, lambda kept: kept)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False), own:
         qkv = values.to(device, dtype).requires_grad_()
         for causal in (False, True):
             expected = torch.cat(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lcl_core.model.modeling_lcl import Attention
+from lcl_core.model.transformer import Transformer
 from lcl_core.ops import attention
 from lcl_core.ops.attention import BidirectionalLayout, CausalLayout, VarlenLayout
 
@@ -194,6 +195,26 @@ def test_the_trial_leaves_random_numbers_and_modes_alone(
     with mode(), torch.autocast("cpu", torch.bfloat16):
         assert attention.varlen_kernel_supports(qkv, 2)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_trial_may_happen_in_a_checkpointed_block(install: Callable[[Kernel], None]) -> None:
+    torch.manual_seed(0)
+    stack = Transformer(width=64, layers=2, heads=2, mlp_ratio=2.0, activation="gelu")
+    for block in stack.blocks:
+        torch.nn.init.normal_(block.attn.in_proj_weight, std=0.1)
+    x, layout = torch.randn(9, 64), CausalLayout.from_lengths([4, 5])
+    calls = Calls()
+    install(calls.splits)
+
+    def gradients(checkpointing: bool) -> list[Tensor]:
+        stack.checkpointing = checkpointing
+        with torch.autocast("cpu", torch.bfloat16):
+            out = stack(x, layout)
+        return list(torch.autograd.grad(out.float().square().sum(), list(stack.parameters())))
+
+    found = gradients(checkpointing=True)
+    assert calls.options
+    torch.testing.assert_close(found, gradients(checkpointing=False), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(
