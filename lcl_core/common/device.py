@@ -71,7 +71,9 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def compute_dtype(device: torch.device, precision: Precision) -> torch.dtype:
-    """``auto`` is bf16 wherever the hardware multiplies it: on GPUs and on CPUs with AVX-512 BF16 or AMX."""
+    """``auto`` is bf16 wherever the hardware multiplies it: on NVIDIA's GPUs since Ampere, AMD's, and CPUs with AVX-512
+    BF16 or AMX. Older GPUs of NVIDIA only emulate it.
+    """
     half = precision == "bf16" or (precision == "auto" and _supports_bf16(device))
     return torch.bfloat16 if half else torch.float32
 
@@ -129,7 +131,10 @@ def matmul_error(size: int = 512) -> float:
 
 
 def _supports_bf16(device: torch.device) -> bool:
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    if device.type != "cuda":
+        return torch.cpu._is_avx512_bf16_supported()
+    with torch.cuda.device(device):  # PyTorch answers for the current one
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 _LIBC = ctypes.CDLL(None)

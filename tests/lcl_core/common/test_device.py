@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -20,7 +21,30 @@ from lcl_core.common.device import (
 from lcl_core.common.errors import UserError
 from tests.fake_nvidia_smi import gpu_id
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+CPU, GPU, OLDER_GPU = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
+Played = Callable[..., None]
+
+
+@pytest.fixture
+def played_gpus(monkeypatch: pytest.MonkeyPatch) -> Played:
+    """(has_bf16): GPUs of which these numbers multiply in bf16; the others emulate it."""
+
+    def play(*has_bf16: int) -> None:
+        current = [0]
+
+        @contextmanager
+        def device(chosen: torch.device) -> Iterator[None]:
+            before, current[0] = current[0], chosen.index
+            yield
+            current[0] = before
+
+        def is_bf16_supported(including_emulation: bool = True) -> bool:
+            return including_emulation or current[0] in has_bf16
+
+        monkeypatch.setattr(torch.cuda, "device", device)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+
+    return play
 
 
 def setting() -> str:
@@ -54,7 +78,10 @@ def test_the_setting_comes_back_after_a_failure() -> None:
     ("device", "precision", "expected"),
     [(GPU, "bf16", True), (GPU, "auto", True), (GPU, "fp32", False), (CPU, "bf16", False)],
 )
-def test_gpus_round_to_tf32_where_training_is_in_bf16(device: torch.device, precision: Any, expected: bool) -> None:
+def test_gpus_round_to_tf32_where_training_is_in_bf16(
+    played_gpus: Played, device: torch.device, precision: Any, expected: bool
+) -> None:
+    played_gpus(0)
     settings = torch.backends.cuda.matmul
     assert not settings.allow_tf32
     with suppress(ZeroDivisionError), tf32_matmul(device, precision):
@@ -102,16 +129,20 @@ def test_operands_rounded_to_bf16_are_found_out(monkeypatch: pytest.MonkeyPatch)
         (GPU, "auto", False, torch.bfloat16),
         (GPU, "fp32", True, torch.float32),
     ],
+        (OLDER_GPU, "auto", True, torch.float32),
+        (OLDER_GPU, "bf16", True, torch.bfloat16),
 )
 def test_auto_is_bf16_where_the_hardware_has_it(
     monkeypatch: pytest.MonkeyPatch,
     device: torch.device,
+    played_gpus: Played,
     precision: devices.Precision,
     cpu_has_bf16: bool,
     expected: torch.dtype,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu_has_bf16)
     assert compute_dtype(device, precision) == expected
+    played_gpus(0)
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
