@@ -54,14 +54,26 @@ _NO_CUDA_WAY_OUT = (
 def use_device() -> torch.device:
     """``pick_device``, made CUDA's current one, so that whatever names no device uses no other rank's GPU.
 
-    Call it before anything else touches CUDA. Libraries (FSDP2, NCCL) ask for the current device.
+    Its convolutions are ``full_fp32_convolutions``. Call it before anything else touches CUDA. Libraries (FSDP2, NCCL)
+    ask for the current device.
 
     Raises: as ``pick_device``.
     """
     device = pick_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    full_fp32_convolutions(device)
     return device
+
+
+def full_fp32_convolutions(device: torch.device) -> None:
+    """Let this process's convolutions in fp32 multiply in fp32 on a GPU, where by default operands round to TF32.
+
+    Those of a training or an encoder in bf16 are in bf16, by autocast. The setting is the older of PyTorch's two: its
+    compiler reads that one, which fails where the newer one is set.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

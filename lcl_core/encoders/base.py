@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lcl_core.common.device import pick_device
+from lcl_core.common.device import full_fp32_convolutions, pick_device
 from lcl_core.data.transforms import augment
 from lcl_core.specs.data import AugmentationSpec
 
@@ -201,7 +201,9 @@ class ImageEncoder(ABC):
 
 def freeze(model: nn.Module) -> None:
     """To the GPU of this process where there is one, fp32, evaluation mode, no gradients."""
-    model.to(pick_device())
+    device = pick_device()
+    full_fp32_convolutions(device)
+    model.to(device)
     model.float().eval().requires_grad_(False)
 
 

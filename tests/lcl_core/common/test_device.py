@@ -17,6 +17,7 @@ from lcl_core.common.device import (
     onednn_fp32_matmul,
     pick_device,
     tf32_matmul,
+    use_device,
 )
 from lcl_core.common.errors import UserError
 from tests.fake_nvidia_smi import gpu_id
@@ -128,21 +129,21 @@ def test_operands_rounded_to_bf16_are_found_out(monkeypatch: pytest.MonkeyPatch)
         (CPU, "bf16", False, torch.bfloat16),
         (GPU, "auto", False, torch.bfloat16),
         (GPU, "fp32", True, torch.float32),
-    ],
         (OLDER_GPU, "auto", True, torch.float32),
         (OLDER_GPU, "bf16", True, torch.bfloat16),
+    ],
 )
 def test_auto_is_bf16_where_the_hardware_has_it(
     monkeypatch: pytest.MonkeyPatch,
-    device: torch.device,
     played_gpus: Played,
+    device: torch.device,
     precision: devices.Precision,
     cpu_has_bf16: bool,
     expected: torch.dtype,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu_has_bf16)
-    assert compute_dtype(device, precision) == expected
     played_gpus(0)
+    assert compute_dtype(device, precision) == expected
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
@@ -201,3 +202,15 @@ def test_a_process_without_leased_gpus_computes_on_the_cpu(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert pick_device() == CPU
+
+
+@pytest.mark.parametrize(("gpu", "precision"), [(True, "none"), (False, "tf32")])
+def test_convolutions_of_a_training_in_fp32_are_not_rounded(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, precision: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # PyTorch's default
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    use_device()
+    assert torch.backends.cudnn.conv.fp32_precision == precision  # type: ignore[attr-defined]
+    assert torch.backends.cudnn.allow_tf32 != gpu, "PyTorch's compiler reads it, and must not fail"

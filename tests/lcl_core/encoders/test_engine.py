@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lcl_core.common.errors import UserError
+from lcl_core.encoders import base
 from lcl_core.encoders import engine as module
 from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.model import LCLModel, LCLProcessor
@@ -178,3 +179,11 @@ def test_an_unknown_device_is_refused(encoder: Path) -> None:
         with pytest.raises(UserError) as caught:
             EncoderEngine(encoder, device=device)
         assert caught.value.code == "bad_device"
+
+
+def test_convolutions_in_fp32_are_not_rounded_on_a_gpu(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # PyTorch's default
+    monkeypatch.setattr(base, "pick_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: self)
+    EncoderEngine(encoder, "cpu")
+    assert not torch.backends.cudnn.allow_tf32
