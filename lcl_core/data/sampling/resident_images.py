@@ -2,7 +2,8 @@
 
     FOLDER/levels.u8     levels of each image, RGB [height, width, 3], one image after another
     FOLDER/index.npy     of each image: where its levels start, height and width; 0 x 0 where it cannot be read
-    FOLDER/images.json   {"names": [name of each image], "problems": {name: {"code", "message", "file"}}}
+    FOLDER/images.json   {"names": [name of each image], "problems": {name: {"code", "message", "file"}},
+                          "bytes": {name of each other file: its size}}
 
 An image keeps its shape and gets the smallest size in which no crop has fewer pixels than the model's input; a smaller
 one stays as it is. A folder is an entry of a ``DiskCache``, named by the hash of everything that its bytes depend on:
@@ -37,7 +38,7 @@ from lcl_core.data.sampling.interleave import images_by_sentence
 from lcl_core.specs.data import VIEW_RECORDS, DataSpec, SourceSpec
 
 FIELD = "data.resident"
-_VERSION = 1  # of the files' layout and of how images become levels
+_VERSION = 2  # of the files' layout and of how images become levels
 _LEVELS, _INDEX, _IMAGES = "levels.u8", "index.npy", "images.json"
 _ROW = np.dtype([("start", "<u8"), ("height", "<u4"), ("width", "<u4")])
 _ITEMS_AT_ONCE = 256  # documents or captioned images whose images are in memory before they are written
@@ -171,7 +172,22 @@ def write_resident_images(
                     raise _too_large(source, max_bytes)
                 file.write(np.ascontiguousarray(read).data)
     np.save(folder / _INDEX, np.array(rows, _ROW))
-    write_json_atomically(folder / _IMAGES, {"names": names, "problems": problems})
+    sizes = {name: (folder / name).stat().st_size for name in (_LEVELS, _INDEX)}
+    write_json_atomically(folder / _IMAGES, {"names": names, "problems": problems, "bytes": sizes})
+
+
+def find_damage(folder: Path) -> str | None:
+    """Which file of a folder is not whole, as after a crash of the machine; none: all are."""
+    try:
+        sizes = dict(json.loads((folder / _IMAGES).read_text(encoding="utf-8"))["bytes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_IMAGES} cannot be read ({type(error).__name__})"
+    for name in (_LEVELS, _INDEX):
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else 0
+        if found != sizes.get(name):
+            return f"{name} has {found:,} bytes, not {sizes.get(name)}"
+    return None
 
 
 def _read_item(source: ResidentSource, names: Sequence[str]) -> list[tuple[str, np.ndarray | UserError]]:
@@ -214,7 +230,7 @@ def resident_sources(
 def open_resident_images(
     sources: Mapping[str, ResidentSource], cache: DiskCache, progress: Callable[[], None] = no_progress
 ) -> Iterator[dict[str, Path]]:
-    """The folder of each dataset, made where it is not there; none is evicted before the end of the block.
+    """The folder of each dataset, made where it is not there or not whole; none is evicted before the block's end.
 
     Raises (on entry): UserError ``resident_too_large``; OSError; what ``progress`` raises.
     """
@@ -223,7 +239,9 @@ def open_resident_images(
     with contextlib.ExitStack() as stack:
         yield {
             name: stack.enter_context(
-                cache.open(source.name, partial(_write, source, limit, progress), progress=progress)
+                cache.open(
+                    source.name, partial(_write, source, limit, progress), 0, progress, durable=True, damage=find_damage
+                )
             )
             for name, source in sources.items()
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +170,36 @@ def test_the_folder_is_made_once_and_again_to_the_same_bytes(opened: Opened, tmp
 
 
 def test_of_several_callers_one_decodes(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["levels.u8", "index.npy", "images.json"])
+def test_a_file_that_a_crash_has_cut_is_made_anew(opened: Opened, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    _, folder, _ = opened()
+    first = {file.name: file.read_bytes() for file in folder.iterdir()}
+    os.truncate(folder / name, len(first[name]) // 2)
+    with caplog.at_level("WARNING"):
+        opened()
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
+    assert [name in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_the_files_are_on_disk_before_others_see_them(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: set[str] = set()
+    fsync, rename = os.fsync, Path.rename
+    before: list[set[str]] = []
+
+    def recorded_fsync(handle: int) -> None:
+        flushed.add(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    def recorded_rename(path: Path, target: Path) -> Path:
+        before.append(set(flushed))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "rename", recorded_rename)
+    opened()
+    assert {"levels.u8", "index.npy", "images.json"} <= before[-1]
+
+
     reads: list[str] = []
     read = type(corpus).image_bytes
 
