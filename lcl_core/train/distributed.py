@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lcl_core.common.device import use_device
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.common.rendezvous import listen_on_reserved, meeting_seconds
@@ -29,10 +31,13 @@ from lcl_core.model import LCLModel
 from lcl_core.specs.pretrain import COLLECTIVE_TIMEOUT
 from lcl_core.train.deferred_init import lacks_values
 
+SECONDS_BETWEEN_LINES = 10.0  # a supervisor takes a silent job for a hung one
 _RECORDED_COLLECTIVES = 2000  # the last ones of a rank
 _MESSAGE_ELEMENTS = 1 << 28  # of one message: below what fits into 32 bits
 _TRACES = "flight_recorder"  # folder of artifacts
 _timeout = timedelta(seconds=COLLECTIVE_TIMEOUT)  # of this process's groups
+
+Step = Callable[[], None]
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +101,39 @@ class RankGroup:
             if "error" in other:
                 raise _error_of_rank(rank, **other["error"])
         return [other["value"] for other in outcomes]
+
+    def run_long_on_all_ranks(self, action: Callable[[Step], Any], report: Step = no_progress) -> list[Any]:
+        """:meth:`run_on_all_ranks` of an ``action`` that takes any time: no collective waits until it has ended.
+
+        It runs in a thread, while the ranks exchange every few seconds whether theirs have ended.
+
+        Args:
+            action: calls its argument after every small part of the work; what that raises ends it.
+            report: called between exchanges, if any rank's action has got further since.
+        Raises: as :meth:`run_on_all_ranks`; what ``report`` raises; RuntimeError where a rank is lost.
+        """
+        steps, seen, lost = 0, 0, threading.Event()
+
+        def step() -> None:
+            nonlocal steps
+            if lost.is_set():
+                raise RuntimeError("another rank has ended, so this one stops its work")
+            steps += 1
+
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(action, step)
+            try:
+                while True:
+                    wait([work], timeout=min(SECONDS_BETWEEN_LINES, _timeout.total_seconds() / 4))
+                    states = self.all_gather_ints([int(work.done()), steps])
+                    if all(done for done, _ in states):
+                        return self.run_on_all_ranks(work.result)
+                    if (total := sum(count for _, count in states)) > seen:
+                        seen = total
+                        report()
+            except BaseException:
+                lost.set()
+                raise
 
     def close(self) -> None:
         if self._group is not None and dist.is_initialized():

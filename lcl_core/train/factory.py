@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from lcl_core.specs.data import SourceSpec
 from lcl_core.specs.parsing import dataset_fields
 from lcl_core.specs.pretrain import METHODS, PretrainSpec
 from lcl_core.train.deferred_init import InitialWeights, build_deferred
-from lcl_core.train.distributed import RankGroup
+from lcl_core.train.distributed import RankGroup, Step
 
 
 def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]:
@@ -50,43 +50,44 @@ def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]
     return corpora
 
 
-SECONDS_BETWEEN_LINES = 10.0  # a supervisor takes a silent job for a hung one
-
-
 @contextmanager
 def open_resident(spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: RunDir) -> Iterator[dict[str, Path]]:
     """Folders of decoded images by dataset, empty without ``data.resident``. All ranks call this.
 
-    Of the ranks of a machine one makes them and the others wait. They lie in the cache that runs share, or else in the
-    run's own folder, and stay until they are evicted; a resumed run that finds none makes the same bytes.
+    Of the ranks of a machine one makes them and the others wait, however long that takes. They lie in the cache that
+    runs share, or else in the run's own folder, and stay until they are evicted; a resumed run that finds none makes
+    the same bytes. Only a corpus that is registered without its hash is read to compute that.
 
     Raises (on entry): UserError ``resident_too_large`` or ``bad_setting``; JobCancelled.
     """
     if not spec.data.resident:
         yield {}
         return
-    ranks, spoke = RankGroup(), time.monotonic()
+    ranks, run = RankGroup(), run_dir.read_run()
 
-    def progress() -> None:
-        nonlocal spoke
-        run_dir.raise_if_stopped()
-        if ranks.rank == 0 and time.monotonic() - spoke >= SECONDS_BETWEEN_LINES:
-            spoke = time.monotonic()
-            run_dir.append_metrics(step=0, total_steps=spec.steps, phase="decoding images")
+    def report(phase: str) -> None:
+        if ranks.rank == 0:
+            run_dir.append_metrics(step=0, total_steps=spec.steps, phase=phase)
 
-    def content_hashes() -> dict[str, str]:
-        return {name: corpora[name].content_hash() for name in sorted({s.dataset for s in spec.data.sources})}
+    def content_hashes(step: Step) -> dict[str, str]:
+        known = run.get("dataset_hashes", {})
+        names = sorted({source.dataset for source in spec.data.sources}) if ranks.rank == 0 else []
+        return {name: known.get(name) or corpora[name].content_hash(partial(advance, step)) for name in names}
 
-    def enter() -> None:
+    def enter(step: Step) -> None:
         disk = DiskCache(cache / "resident", data_cache_bytes())
-        folders.update(stack.enter_context(open_resident_images(sources, disk, progress)))
+        folders.update(stack.enter_context(open_resident_images(sources, disk, partial(advance, step))))
 
-    hashes = ranks.run_on_all_ranks(lambda: content_hashes() if ranks.rank == 0 else None)[0]
-    cache = Path(run_dir.read_run().get("cache") or run_dir.path / "cache")
+    def advance(step: Step) -> None:
+        run_dir.raise_if_stopped()
+        step()
+
+    hashes = ranks.run_long_on_all_ranks(content_hashes, partial(report, "reading datasets"))[0]
+    cache = Path(run.get("cache") or run_dir.path / "cache")
     sources = resident_sources(spec.data, spec.model.image_size, corpora, hashes)
     folders: dict[str, Path] = {}
     with ExitStack() as stack:
-        ranks.run_on_all_ranks(enter)
+        ranks.run_long_on_all_ranks(enter, partial(report, "decoding images"))
         ranks.close()
         yield folders
 

@@ -39,9 +39,9 @@ from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.contrastive_loss import similarities
 from lcl_core.specs.data import VIEW_ITEMS, AugmentationSpec, SourceSpec
 from lcl_core.specs.pretrain import HELD_OUT, BatchSpec, PretrainSpec
-from lcl_core.train.distributed import RankGroup
+from lcl_core.train.distributed import SECONDS_BETWEEN_LINES, RankGroup
 from lcl_core.train.ema import Ema
-from lcl_core.train.factory import SECONDS_BETWEEN_LINES, build_model
+from lcl_core.train.factory import build_model
 from lcl_core.train.input_pipeline import Collator
 from lcl_core.train.train_step import ACCURACY, CONTRASTIVE, TrainingModule
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, overload
 
 from PIL import Image
 
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.data.image_decoding import CropNeed, decode_image
 from lcl_core.data.records import CaptionPair
@@ -98,8 +99,8 @@ class Corpus(ABC):
         """The encoded file. Raises: UserError naming the file."""
 
     @abstractmethod
-    def content_hash(self) -> str:
-        """sha256 (hex) of the contents."""
+    def content_hash(self, progress: Callable[[], None] = no_progress) -> str:
+        """sha256 (hex) of the contents. ``progress``: called while they are read; what it raises ends that."""
 
     def chunks(self, data: DataSpec, piece_images: int) -> DocumentChunks:
         """The documents cut into chunks of at most that many images. Reads every document once."""

@@ -17,13 +17,14 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
 from lcl_core.common.archive import BLOCK
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.file_store import FileStore, open_store
@@ -85,6 +86,7 @@ class FileCorpus(Corpus):
     def __init__(self, store: FileStore) -> None:
         self.path = store.path
         self._store = store
+        self._content_hash: str | None = None
         names = jsonl_files(store, "interleaved")
         self._held_out_files = tuple(name for name in names if is_held_out(document_split(name)))
         self._document_files = tuple(name for name in names if name not in self._held_out_files)
@@ -163,17 +165,19 @@ class FileCorpus(Corpus):
     def image_location(self, name: str) -> str:
         return f"images/{name}"
 
-    def content_hash(self) -> str:
+    def content_hash(self, progress: Callable[[], None] = no_progress) -> str:
         """sha256 (hex) over names and contents; a folder and a zip of it give the same.
 
         Files of held-out documents, which no training reads, are left out: hashes that are recorded stay as they are.
         """
+        if self._content_hash is None:
+            self._content_hash = self._hash_contents(progress)
         return self._content_hash
 
-    @cached_property
-    def _content_hash(self) -> str:
+    def _hash_contents(self, progress: Callable[[], None]) -> str:
         total = hashlib.sha256()
         for name in self._store.names():
+            progress()
             if name.startswith("images/") or name in self._document_files or name in self._pair_files:
                 line = f"{name}\0{_sha256(self._store.buffer(name))}\n"
                 total.update(line.encode("utf-8", "surrogateescape"))  # a file may have a name of any bytes

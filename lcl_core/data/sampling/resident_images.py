@@ -31,7 +31,7 @@ from lcl_core.common.disk_cache import DiskCache, no_progress
 from lcl_core.common.errors import StoreError, UserError, item_errors_suppressed
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.threads import usable_cores
-from lcl_core.data.corpus.base import Corpus
+from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.image_decoding import CropNeed
 from lcl_core.data.records import ImageSegment, parse_segments
 from lcl_core.data.sampling.interleave import images_by_sentence
@@ -60,9 +60,12 @@ class ResidentImages:
         return len(self._rows)
 
     def read(self, name: str) -> Image.Image:
-        """The RGB image. Raises: UserError as reading it from the corpus did when the folder was made."""
+        """The RGB image. Raises: UserError as reading it from the corpus did when the folder was made, or unknown."""
         if (problem := self._problems.get(name)) is not None:
             raise UserError(problem["message"], code=problem["code"], file=problem["file"])
+        if name not in self._rows:  # the corpus was changed, and has as many items as before
+            message = "the dataset was changed after its hash was recorded; lcl data validate records the new one"
+            raise UserError(message, code="image_unreadable", file=name)
         start, height, width = (int(value) for value in self._index[self._rows[name]])
         return Image.fromarray(self._levels[start : start + height * width * 3].reshape(height, width, 3))
 
@@ -72,7 +75,7 @@ class ResidentSource:
     """What the images of one dataset in a folder depend on.
 
     Attributes:
-        content_hash: of the corpus.
+        content_hash: of the corpus, as it was recorded.
         sources: those of the data spec that read the corpus.
         fast_decode: whether large JPEGs are decoded at reduced size.
     """
@@ -97,6 +100,7 @@ class ResidentSource:
             "size": self.need.size,
             "share": self.need.smallest_share,
             "views": views,
+            "items": [len(self._items(*view)) for view in views],
             "similarity": self.similarity_threshold if documents else None,
             "fast": self.fast_decode,
         }
@@ -111,6 +115,9 @@ class ResidentSource:
                 new = [name for name in dict.fromkeys(each) if name not in seen]
                 seen.update(new)
                 yield new
+
+    def _items(self, records: str, split: str) -> Documents | CaptionPairs:
+        return self.corpus.pairs(split) if records == "pairs" else self.corpus.documents
 
     def _document_images(self) -> Iterator[list[str]]:
         documents = self.corpus.documents

@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
@@ -195,7 +196,7 @@ class ShardedCorpus(Corpus):
             raise UserError(f"the file is larger than {MAX_IMAGE_BYTES:,} bytes", code="file_too_large", file=name)
         return bytes(data)
 
-    def content_hash(self) -> str:
+    def content_hash(self, progress: Callable[[], None] = no_progress) -> str:
         """sha256 (hex) over the shards' hashes in the header; nothing is read again."""
         return self.index.header.content_hash()
 

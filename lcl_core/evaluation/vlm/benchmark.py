@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus
 from lcl_core.data.corpus.base import CaptionPairs, Documents
@@ -49,7 +50,7 @@ class ImageSource(Corpus):
     def has(self, name: str) -> bool:
         """Is there an image of that name?"""
 
-    def content_hash(self) -> str:
+    def content_hash(self, progress: Callable[[], None] = no_progress) -> str:
         return self._content_hash
 
     @cached_property

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -17,7 +17,8 @@ from torch import Tensor
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import JobCancelled
 from lcl_core.model import LCLConfig
-from lcl_core.train.distributed import RankGroup, device_mesh
+from lcl_core.train import distributed
+from lcl_core.train.distributed import RankGroup, Step, device_mesh
 from tests.lcl_core.batch_partitions import VARIANTS
 from tests.lcl_core.train.rank_processes import run_ranks
 
@@ -134,7 +135,12 @@ class ThreadRanks(RankGroup):
     def all_gather_object(self, value: Any) -> list[Any]:
         self._sent[self.rank] = json.dumps(value)
         self._meeting.wait(60)
-        return [json.loads(self._sent[rank]) for rank in sorted(self._sent)]
+        values = [json.loads(self._sent[rank]) for rank in sorted(self._sent)]
+        self._meeting.wait(60)
+        return values
+
+    def all_gather_ints(self, values: Sequence[int]) -> list[list[int]]:
+        return self.all_gather_object(list(values))
 
 
 @pytest.mark.parametrize(
@@ -169,3 +175,71 @@ def test_an_error_of_one_rank_is_the_same_on_the_others(error: Exception, kind: 
         assert healthy.to_dict() == error.to_dict()
     if kind is RuntimeError:
         assert str(healthy) == "rank 1 failed: ValueError: odd"
+
+
+class CountedRanks(ThreadRanks):
+    """Says when the ranks have exchanged a few messages, and one that the work has got further."""
+
+    def __init__(self, rank: int, sent: dict[int, str], meeting: Barrier, enough: Event) -> None:
+        super().__init__(rank, sent, meeting)
+        self.exchanges, self._enough = 0, enough
+
+    def all_gather_ints(self, values: Sequence[int]) -> list[list[int]]:
+        found = super().all_gather_ints(values)
+        self.exchanges += 1
+        if self.exchanges >= 3 and any(steps for _, steps in found):
+            self._enough.set()
+        return found
+
+
+@pytest.mark.parametrize("error", [None, JobCancelled()], ids=["done", "stopped"])
+def test_ranks_exchange_messages_while_one_of_them_works_for_long(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    monkeypatch.setattr(distributed, "SECONDS_BETWEEN_LINES", 0.01)
+    sent: dict[int, str] = {}
+    meeting, enough, reports = Barrier(2), Event(), list[int]()
+
+    def work(rank: int, step: Step) -> str:
+        if rank == 1:
+            step()
+            assert enough.wait(60), "no message came before the work had ended"
+            if error is not None:
+                raise error
+        return f"of {rank}"
+
+    def run(rank: int) -> Any:
+        ranks = CountedRanks(rank, sent, meeting, enough)
+        try:
+            return ranks.run_long_on_all_ranks(lambda step: work(rank, step), lambda: reports.append(rank))
+        except JobCancelled as raised:
+            return type(raised)
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(run, range(2)))
+    assert found == [JobCancelled if error else ["of 0", "of 1"]] * 2
+    assert sorted(reports) == [0, 1], "each rank once: the work got further once"
+
+
+def test_a_lost_rank_ends_the_work_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = Event(), list[str]()
+    ranks = RankGroup()
+
+    def lose(_: Sequence[int]) -> list[list[int]]:
+        assert begun.wait(60)
+        raise RuntimeError("connection closed by peer")
+
+    def work(step: Step) -> None:
+        try:
+            while True:
+                step()
+                begun.set()
+        except RuntimeError as error:
+            ended.append(str(error))
+            raise
+
+    monkeypatch.setattr(distributed, "SECONDS_BETWEEN_LINES", 0.01)
+    monkeypatch.setattr(ranks, "all_gather_ints", lose)
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        ranks.run_long_on_all_ranks(work)
+    assert ended == ["another rank has ended, so this one stops its work"]

@@ -22,6 +22,7 @@ from lcl_core.data.image_decoding import CropNeed
 from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.sampling.resident_images import (
     ResidentImages,
+    ResidentSource,
     open_resident_images,
     resident_sources,
 )
@@ -169,7 +170,6 @@ def test_the_folder_is_made_once_and_again_to_the_same_bytes(opened: Opened, tmp
     assert {file.name: file.read_bytes() for file in opened()[1].iterdir()} == first
 
 
-def test_of_several_callers_one_decodes(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["levels.u8", "index.npy", "images.json"])
 def test_a_file_that_a_crash_has_cut_is_made_anew(opened: Opened, caplog: pytest.LogCaptureFixture, name: str) -> None:
     _, folder, _ = opened()
@@ -200,6 +200,7 @@ def test_the_files_are_on_disk_before_others_see_them(opened: Opened, monkeypatc
     assert {"levels.u8", "index.npy", "images.json"} <= before[-1]
 
 
+def test_of_several_callers_one_decodes(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
     read = type(corpus).image_bytes
 
@@ -246,3 +247,26 @@ def test_a_corpus_of_shards_gives_what_its_folder_gives(
         seen.append({sample.levels.shape[0] for sample in samples})
         assert (folders["d"] / "levels.u8").stat().st_size > 0
     assert seen[0] == seen[1]
+
+
+def test_a_dataset_that_was_changed_after_it_was_registered_is_decoded_again(kit: Any) -> None:
+    """Its recorded hash is the one of before."""
+    recorded = "f" * 64
+    data = DataSpec(sources=SOURCES)
+
+    def source(corpus: Corpus) -> ResidentSource:
+        return resident_sources(data, SIZE, {"d": corpus}, {"d": recorded})["d"]
+
+    documents = [kit.document(["one", "two"], kit.image("a.png", 0))]
+    kit.write("images/a.png", png(scene(0, 40, 40)))
+    kit.write("images/b.png", png(scene(1, 40, 40)))
+    before = source(kit.corpus(documents, [kit.pair("a.png", "a")]))
+    assert source(kit.corpus(documents, [kit.pair("a.png", "a")])).name == before.name
+    assert source(kit.corpus(documents, [kit.pair("a.png", "a"), kit.pair("b.png", "b")])).name != before.name
+
+
+def test_an_image_that_was_not_there_when_the_hash_was_recorded_names_the_way_out(opened: Opened) -> None:
+    _, folder, _ = opened()
+    with pytest.raises(UserError, match="lcl data validate") as caught:
+        ResidentImages(folder).read("renamed.png")
+    assert (caught.value.code, caught.value.file) == ("image_unreadable", "renamed.png")
