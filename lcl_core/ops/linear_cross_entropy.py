@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,35 +59,39 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """The gradient is computed together with the loss, so no logits are computed twice.
 
     Probabilities overwrite their logits. The weight is rounded to the inputs' precision here, so that
-    its gradient, summed in fp32, reaches the parameter unrounded.
+    its gradient, summed in fp32, reaches the parameter unrounded. The gradient of a frozen operand is not computed.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, rows: int) -> Tensor:
         loss = x.new_zeros((), dtype=torch.float32)
         weight = weight.to(x.dtype)
-        grad_x = torch.empty_like(x)
-        grad_weight = _WeightGradient(weight)
+        for_x, for_weight, *_ = ctx.needs_input_grad
+        grad_x = torch.empty_like(x) if for_x else None
+        grad_weight = _WeightGradient(weight) if for_weight else None
         buffer = x.new_empty(len(pad_rows(x[:rows])), len(weight))
-        for inputs, target, grad_inputs in zip(x.split(rows), labels.split(rows), grad_x.split(rows), strict=True):
+        parts = x.split(rows)
+        grad_parts: Sequence[Tensor | None] = [None] * len(parts) if grad_x is None else grad_x.split(rows)
+        for inputs, target, grad_inputs in zip(parts, labels.split(rows), grad_parts, strict=True):
             padded = pad_rows(inputs)
             logits = buffer[: len(padded)]
             torch.mm(padded, weight.T, out=logits)
             loss += _to_gradient(logits[: len(inputs)], target)
             logits[len(inputs) :] = 0
-            if len(padded) == len(inputs):
+            if grad_inputs is not None and len(padded) == len(inputs):
                 torch.mm(logits, weight, out=grad_inputs)
-            else:
+            elif grad_inputs is not None:
                 grad_inputs.copy_((logits @ weight)[: len(inputs)])
-            grad_weight.add(logits.T, padded)
-        ctx.grads = grad_x, grad_weight.total
+            if grad_weight is not None:
+                grad_weight.add(logits.T, padded)
+        ctx.grads = grad_x, None if grad_weight is None else grad_weight.total
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_x, grad_weight = ctx.grads
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.grads
         del ctx.grads  # scaled in place: a second backward pass must fail, not be wrong
-        return grad_x.mul_(grad), grad_weight.mul_(grad), None, None
+        return *(None if each is None else each.mul_(grad) for each in gradients), None, None
 
 
 def _to_gradient(logits: Tensor, labels: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ tenths of all that a block keeps; recomputed, they cost about a hundredth of its
 
 Of weights they keep the parameters themselves, and cast them to the precision of products again in the backward pass.
 A kept copy in bf16 would stay from forward to backward, also of weights that FSDP2 frees in between and gathers again.
+
+Gradients that nobody needs, those of frozen parts, are not computed.
 """
 
 from __future__ import annotations
@@ -60,8 +62,10 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad_x = (grad @ weight.to(x.dtype)).to(ctx.dtype)
-        return grad_x, (grad.T @ x).to(weight.dtype), grad.sum(0).to(weight.dtype)
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        grad_x = (grad @ weight.to(x.dtype)).to(ctx.dtype) if for_x else None
+        grad_weight = (grad.T @ x).to(weight.dtype) if for_weight else None
+        return grad_x, grad_weight, grad.sum(0).to(weight.dtype) if for_bias else None
 
 
 class _NormLinear(torch.autograd.Function):
@@ -75,15 +79,19 @@ class _NormLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, shift, mean, rstd, weight = ctx.saved_tensors
+        *for_norm, _, for_weight, for_bias = ctx.needs_input_grad
         grad = grad.to(ctx.dtype)
-        normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0].to(ctx.dtype)
-        grad_weight = (grad.T @ normed).to(weight.dtype)
-        grad_bias = grad.sum(0, dtype=torch.float32).to(weight.dtype)
-        grad_normed = (grad @ weight.to(ctx.dtype)).to(x.dtype)
-        grad_x, grad_gain, grad_shift = torch.ops.aten.native_layer_norm_backward(
-            grad_normed, x, x.shape[-1:], mean, rstd, gain, shift, [True, True, True]
-        )
-        return grad_x, grad_gain, grad_shift, None, grad_weight, grad_bias
+        grad_weight = grad_bias = None
+        if for_weight:
+            normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0].to(ctx.dtype)
+            grad_weight = (grad.T @ normed).to(weight.dtype)
+        if for_bias:
+            grad_bias = grad.sum(0, dtype=torch.float32).to(weight.dtype)
+        gradients: tuple[Tensor | None, ...] = (None, None, None)
+        if any(for_norm):
+            grad_normed = (grad @ weight.to(ctx.dtype)).to(x.dtype)
+            gradients = _norm_backward(grad_normed, x, mean, rstd, gain, shift, for_norm)
+        return *gradients, None, grad_weight, grad_bias
 
 
 class _NormMLP(torch.autograd.Function):
@@ -111,26 +119,40 @@ class _NormMLP(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, shift, mean, rstd, inner, inner_bias, outer, hidden = ctx.saved_tensors
+        *for_norm, _, _, _, for_inner, for_inner_bias, for_outer, for_outer_bias = ctx.needs_input_grad
         grad, kept_dtype = grad.to(ctx.dtype), inner.dtype
-        normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0].to(ctx.dtype)
         inner = inner.to(ctx.dtype)
+        if hidden is None or for_inner:
+            normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0].to(ctx.dtype)
         if hidden is None:
             hidden = F.linear(normed, inner, inner_bias.to(ctx.dtype))
         with torch.enable_grad():
             hidden = hidden.detach().requires_grad_()
             activated = ctx.activation(hidden)
+        grad_inner = grad_inner_bias = grad_outer = grad_outer_bias = None
+        if for_outer:
+            grad_outer = (grad.T @ activated.detach()).to(kept_dtype)
+        if for_outer_bias:
+            grad_outer_bias = grad.sum(0, dtype=torch.float32).to(kept_dtype)
         (grad_hidden,) = torch.autograd.grad(activated, hidden, grad @ outer.to(ctx.dtype))
-        grad_outer = (grad.T @ activated.detach()).to(kept_dtype)
         del hidden, activated
-        grad_inner = (grad_hidden.T @ normed).to(kept_dtype)
-        grad_inner_bias = grad_hidden.sum(0, dtype=torch.float32).to(kept_dtype)
-        grad_outer_bias = grad.sum(0, dtype=torch.float32).to(kept_dtype)
-        grad_normed = (grad_hidden @ inner).to(x.dtype)
-        grad_x, grad_gain, grad_shift = torch.ops.aten.native_layer_norm_backward(
-            grad_normed, x, x.shape[-1:], mean, rstd, gain, shift, [True, True, True]
-        )
+        if for_inner:
+            grad_inner = (grad_hidden.T @ normed).to(kept_dtype)
+        if for_inner_bias:
+            grad_inner_bias = grad_hidden.sum(0, dtype=torch.float32).to(kept_dtype)
+        gradients: tuple[Tensor | None, ...] = (None, None, None)
+        if any(for_norm):
+            grad_normed = (grad_hidden @ inner).to(x.dtype)
+            gradients = _norm_backward(grad_normed, x, mean, rstd, gain, shift, for_norm)
         layer_gradients = grad_inner, grad_inner_bias, grad_outer, grad_outer_bias
-        return grad_x, grad_gain, grad_shift, None, None, None, *layer_gradients
+        return *gradients, None, None, None, *layer_gradients
+
+
+def _norm_backward(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gain: Tensor, shift: Tensor, needed: list[bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the input, the gain and the shift of a normalisation, as far as they are needed."""
+    return torch.ops.aten.native_layer_norm_backward(grad, x, x.shape[-1:], mean, rstd, gain, shift, needed)
 
 
 def _saves_nothing() -> bool:

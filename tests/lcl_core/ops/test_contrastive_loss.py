@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from lcl_core.ops.contrastive_loss import PairTerms, contrastive_loss, describes, sigmoid_contrastive_loss
 from lcl_core.ops.linear_cross_entropy import count_correct, linear_cross_entropy
@@ -25,6 +26,24 @@ def test_chunked_cross_entropy_is_the_plain_one(chunk: int) -> None:
         torch.testing.assert_close(mine.double(), theirs, atol=1e-6, rtol=1e-5)
     with torch.no_grad():
         assert float(linear_cross_entropy(x, weight, labels, chunk)) == pytest.approx(float(plain), rel=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [3, 100])
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_the_gradient_of_a_frozen_operand_of_the_head_is_not_computed(frozen: int, chunk: int) -> None:
+    def run(*wanted: bool) -> tuple[list[torch.Tensor | None], int]:
+        """Gradients of inputs and weight, and operations of both passes."""
+        torch.manual_seed(0)
+        operands = [torch.randn(7, 5).requires_grad_(wanted[0]), torch.randn(11, 5).requires_grad_(wanted[1])]
+        with FlopCounterMode(display=False) as counter:
+            linear_cross_entropy(*operands, torch.randint(0, 11, (7,)), chunk).backward()
+        return [each.grad for each in operands], counter.get_total_flops()
+
+    whole, all_operations = run(True, True)
+    found, operations = run(frozen != 0, frozen != 1)
+    assert found[frozen] is None
+    torch.testing.assert_close(found[1 - frozen], whole[1 - frozen], atol=0, rtol=0)
+    assert operations < all_operations
 
 
 def test_labels_that_score_highest_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.ops.recompute import linear, norm_linear, norm_mlp
@@ -56,6 +57,42 @@ def test_a_normalised_product(layers: Any, bf16: bool) -> None:
     tolerance = {"rtol": 3e-2, "atol": 3e-2} if bf16 else {"rtol": 1e-5, "atol": 1e-5}
     for mine, plain in zip(got, wanted, strict=True):
         torch.testing.assert_close(mine, plain, **tolerance)
+
+
+FORMS: dict[str, tuple[int, Callable[..., Tensor]]] = {  # and the products that make gradients of weights
+    "linear": (1, lambda x, norm, inner, outer: linear(x, inner.weight, inner.bias)),
+    "norm_linear": (1, lambda x, norm, inner, outer: norm_linear(x, norm, inner.weight, inner.bias)),
+    "norm_mlp": (2, lambda x, norm, inner, outer: norm_mlp(x, norm, inner, F.gelu, outer, True)),
+    "norm_mlp recomputed": (2, lambda x, norm, inner, outer: norm_mlp(x, norm, inner, F.gelu, outer, False)),
+}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", FORMS)
+def test_gradients_of_frozen_parts_are_not_computed(layers: Any, name: str, bf16: bool) -> None:
+    products, form = FORMS[name]
+    parameters = [each for layer in layers for each in layer.parameters()]
+
+    def backward(frozen: bool, of_x: bool = True) -> tuple[list[Tensor | None], int]:
+        """Gradients of the input and of the parameters, and operations of the backward pass."""
+        torch.manual_seed(1)
+        x = torch.randn(ROWS, WIDTH, requires_grad=of_x)
+        for each in parameters:
+            each.requires_grad_(not frozen)
+            each.grad = None
+        with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
+            out = form(x, *layers)
+        with FlopCounterMode(display=False) as counter:
+            out.float().square().sum().backward()
+        return [x.grad, *(each.grad for each in parameters)], counter.get_total_flops()
+
+    whole, all_operations = backward(frozen=False)
+    alone, operations = backward(frozen=True)
+    assert alone[1:] == [None] * len(parameters)
+    torch.testing.assert_close(alone[0], whole[0], atol=0, rtol=0)
+    assert all_operations - operations == products * 2 * ROWS * WIDTH * HIDDEN
+    of_weights, _ = backward(frozen=False, of_x=False)
+    torch.testing.assert_close(of_weights[1:], whole[1:], atol=0, rtol=0)
 
 
 def kept_rows(forward: Callable[[Tensor], Tensor]) -> set[tuple[int, ...]]:
