@@ -282,6 +282,8 @@ def _shard(module: nn.Module, model: LCLModel, shard_processes: int | None) -> n
 def device_mesh(device_type: str, ranks: int, shard_processes: int | None) -> DeviceMesh:
     """One dimension, over which tensors are sharded; or two, over the first of which shards are replicated.
 
+    Groups of two dimensions are made here: those that a mesh makes of itself have PyTorch's time limits.
+
     Raises: UserError naming the field, where ranks that were started by hand are not those of the spec.
     """
     if shard_processes is None or shard_processes == ranks:
@@ -289,8 +291,15 @@ def device_mesh(device_type: str, ranks: int, shard_processes: int | None) -> De
     if ranks % shard_processes:
         field, message = "engine.shard_processes", f"{ranks} processes cannot form groups of {shard_processes}"
         raise UserError(f"{field}: {message}; start a multiple of that", code="bad_spec", field=field)
-    shape = (ranks // shard_processes, shard_processes)
-    return init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
+    mesh = torch.arange(ranks).view(-1, shard_processes)
+    groups = [_own_group(replicas.tolist()) for replicas in (mesh.T, mesh)]
+    return DeviceMesh.from_group(groups, device_type, mesh=mesh, mesh_dim_names=("replicate", "shard"))
+
+
+def _own_group(ranks_of_groups: list[list[int]]) -> dist.ProcessGroup:
+    """Make all of these groups, which together have every rank. Returns: this rank's."""
+    own, _ = dist.new_subgroups_by_enumeration(ranks_of_groups, timeout=_timeout)
+    return own
 
 
 STRATEGIES: dict[str, Callable[[nn.Module, LCLModel, int | None], nn.Module]] = {"ddp": _replicate, "fsdp2": _shard}

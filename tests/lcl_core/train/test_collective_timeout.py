@@ -14,8 +14,10 @@ import pytest
 from lcl_core.common.rendezvous import reserve_port
 from lcl_core.specs.pretrain import COLLECTIVE_TIMEOUT, EngineSpec
 from lcl_core.train import distributed
+from tests.lcl_core.train.rank_processes import run_ranks
 from tests.source_tree import ROOT
 
+MESH = "tests.lcl_core.train.mesh_timeouts"
 SCRIPT = Path(__file__).with_name("absent_rank.py")
 TIMEOUT = 15  # seconds; the ranks' own start counts too
 
@@ -59,6 +61,19 @@ def test_the_wait_for_a_lost_rank_ends_and_leaves_a_record(pair: list[subprocess
     assert "allgather" in last["profiling_name"].replace("_", "")
     assert last["timeout_ms"] == 1000 * TIMEOUT
     assert str(trace) in errors
+
+
+def test_groups_that_share_weights_wait_as_long_as_the_spec_says(tmp_path: Path) -> None:
+    port = str(_free_port())
+    run_ranks([[MESH, str(tmp_path), port, str(rank), "4", "2", "77"] for rank in range(4)])
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
+    assert found == [
+        {
+            "replicate": [[rank % 2, rank % 2 + 2], 77, 2 * (rank % 2) + 2],
+            "shard": [[rank // 2 * 2, rank // 2 * 2 + 1], 77, 4 * (rank // 2) + 1],
+        }
+        for rank in range(4)
+    ]
 
 
 def test_the_recorder_writes_beside_the_other_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
