@@ -66,7 +66,7 @@ SPEC_MODELS = {**SPECS, "study": StudySpec}
 LineNumber = Annotated[int, Query(ge=0, lt=2**63, description="id of the last line that is there already")]
 LogOffset = Annotated[int, Query(ge=0, lt=2**63, description="bytes to skip")]
 SpecKind = Annotated[str, Path(description="kind of run, or study", examples=["pretrain"])]
-Step = Annotated[int, Query(ge=0, lt=2**31, description="only steps after this one")]  # range of the column
+Step = Annotated[int, Query(ge=0, lt=2**63, description="only steps after this one")]  # range of the column
 DOWNLOAD = documented_responses(OCTET_STREAM) | documented_responses(
     OCTET_STREAM, status=206, description="The requested range"
 )

@@ -210,7 +210,7 @@ class Metric(Base):
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"))
     phase: Mapped[str] = mapped_column(String(60), default="")
-    step: Mapped[int]
+    step: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"))  # of some jobs: records
     values: Mapped[dict[str, Any]]
 
 
