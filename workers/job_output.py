@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import json
 import os
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +21,8 @@ import structlog
 from lcl_core.common.run_dir import STACK_SIGNAL, RunDir
 from lcl_core.parts.completion_log import LOG_FILE
 
+LINES_A_READ = 2000  # of metrics: what the database gets in one transaction
+MARK_LINES, MARKS_STORED = 1000, 8
 # times the longest interval between two metric lines of this attempt
 PACE_FACTOR = 20.0
 # before the first line a job reads its corpus and compiles; what it writes to its log is progress then
@@ -29,34 +34,73 @@ log = structlog.get_logger(__name__)
 
 
 class MetricsTail:
-    """Reads new complete lines of ``metrics.jsonl``. A line that is no metric is logged and left out."""
+    """Reads new complete lines of ``metrics.jsonl``, in parts. A line that is no metric is logged and left out.
+
+    A mark is made every ``MARK_LINES`` lines: the number of bytes before it, and their hash. The last ones are stored
+    with the lines. A file that is opened at the start of an attempt, or that a process has cut back, is read from the
+    last mark before which it has the bytes whose lines are stored: exact, whatever became of the file. Without such a
+    mark it is read from its beginning: it is short, was cut back by more than ``MARKS_STORED`` marks while no worker
+    read it, or is another machine's, which went on from an older checkpoint.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
-        self._rest = b""
+        self._read_so_far = _Prefix()
+        self._marks: dict[int, str] = {}  # {bytes: their hash} of what has been read
+        self._stored_bytes = 0  # of the lines that the database has
+        self.more = False  # the last call of ``read`` left complete lines for the next one
+        self.last_step = -1  # greatest step in the file when it was opened
 
-    def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """Returns: new metric lines, and whether the file was replaced and they are its whole content."""
-        rewound = self._reopen_if_replaced()
+    @property
+    def marks(self) -> dict[str, str]:
+        """The last marks of what has been read: {bytes: their hash}."""
+        return {str(size): self._marks[size] for size in sorted(self._marks)[-MARKS_STORED:]}
+
+    def skip_stored(self, marks: Mapping[str, str]) -> None:
+        """Before the first read: the database has the lines before these ``marks`` of an earlier tail."""
+        self._marks = {int(size): digest for size, digest in marks.items()}
+        self._stored_bytes = max(self._marks, default=0)
+
+    def record_stored(self) -> None:
+        """The database has all lines that were read."""
+        self._stored_bytes = self._read_so_far.bytes
+
+    def read(self, limit: int = LINES_A_READ) -> tuple[list[dict[str, Any]], bool]:
+        """Returns: up to ``limit`` new metric lines, and whether the file is another one than at the last call.
+
+        Before the first lines of another file the database has those lines of it that are not returned, and may have
+        others, with steps above ``last_step`` or with those of lines to come.
+        """
+        replaced, metrics = self._reopen_if_replaced(), []
+        self.more = False
         if self._file is None:
-            return [], rewound
-        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
-        return [metric for line in lines if (metric := _parse_metric(line)) is not None], rewound
+            return [], replaced
+        self._file.seek(self._read_so_far.bytes)
+        for number, line in enumerate(_complete_lines(self._file)):
+            if number == limit:
+                self.more = True
+                break
+            self._add(line)
+            if (metric := _parse_metric(line)) is not None:
+                metrics.append(metric)
+            elif line.strip():
+                log.warning("metric_line_unreadable", line=line[:200].decode("utf-8", "replace"))
+        return metrics, replaced
 
     def reopen(self) -> None:
         """Open the file anew, to go on where it was: NFS shows what another machine wrote last to whoever opens it."""
         if self._file is None:
             return
-        position, before = self._file.tell(), os.fstat(self._file.fileno())
+        before = os.fstat(self._file.fileno())
         self.close()
         with contextlib.suppress(FileNotFoundError):
             file = self._path.open("rb")
             opened = os.fstat(file.fileno())
-            if (opened.st_dev, opened.st_ino) != (before.st_dev, before.st_ino) or opened.st_size < position:
+            same_file = (opened.st_dev, opened.st_ino) == (before.st_dev, before.st_ino)
+            if not same_file or opened.st_size < self._read_so_far.bytes:
                 file.close()  # it was replaced: the next read begins anew
                 return
-            file.seek(position)
             self._file = file
 
     def close(self) -> None:
@@ -72,25 +116,62 @@ class MetricsTail:
         if self._file is not None:
             opened = os.fstat(self._file.fileno())
             same_file = (opened.st_dev, opened.st_ino) == (current.st_dev, current.st_ino)
-            if same_file and current.st_size >= self._file.tell():
+            if same_file and current.st_size >= self._read_so_far.bytes:
                 return False
         self.close()
         self._file = self._path.open("rb")
-        self._rest = b""
+        self._skip_common(self._file)
         return True
+
+    def _skip_common(self, file: IO[bytes]) -> None:
+        """Go to the last mark before which another file has what the database has the lines of."""
+        stored = {size: digest for size, digest in self._marks.items() if size <= self._stored_bytes}
+        self._read_so_far, self._marks, self.last_step = _Prefix(), {}, -1
+        start = self._read_so_far.copy()
+        for line in _complete_lines(file):
+            self._add(line)
+            size = self._read_so_far.bytes
+            if size in stored and stored[size] == self._marks.get(size):
+                start = self._read_so_far.copy()
+            if (metric := _parse_metric(line)) is not None:
+                self.last_step = max(self.last_step, metric["step"])
+        self._marks = {size: digest for size, digest in self._marks.items() if size <= start.bytes}
+        self._read_so_far, self._stored_bytes = start, start.bytes
+
+    def _add(self, line: bytes) -> None:
+        self._read_so_far.add(line)
+        if self._read_so_far.lines % MARK_LINES == 0:
+            self._marks[self._read_so_far.bytes] = self._read_so_far.hash.hexdigest()
+
+
+class _Prefix:
+    """The first lines of a file."""
+
+    def __init__(self) -> None:
+        self.bytes = self.lines = 0
+        self.hash = hashlib.sha256()
+
+    def add(self, line: bytes) -> None:
+        self.bytes, self.lines = self.bytes + len(line), self.lines + 1
+        self.hash.update(line)
+
+    def copy(self) -> _Prefix:
+        other = _Prefix()
+        other.bytes, other.lines, other.hash = self.bytes, self.lines, self.hash.copy()
+        return other
 
 
 @dataclass
 class PendingMetrics:
-    """Metric lines that the database does not have yet. False when there are none."""
+    """Metric lines that the database does not have yet, at most ``LINES_A_READ``. False when there are none."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
-    rewound: bool = False  # ``lines`` is all that the file holds
+    rewound: bool = False  # ``lines`` are the first of another file
     count: int = 0  # of lines read so far
 
     def read_from(self, tail: MetricsTail) -> None:
-        """Add the new lines of ``tail``."""
-        lines, rewound = tail.read()
+        """Add new lines of ``tail``."""
+        lines, rewound = tail.read(LINES_A_READ - len(self.lines))
         self.count += len(lines)
         self.lines = lines if rewound else self.lines + lines
         self.rewound |= rewound
@@ -103,16 +184,18 @@ class PendingMetrics:
         return bool(self.lines) or self.rewound
 
 
+def _complete_lines(file: IO[bytes]) -> Iterator[bytes]:
+    return itertools.takewhile(lambda line: line.endswith(b"\n"), file)
+
+
 def _parse_metric(line: bytes) -> dict[str, Any] | None:
-    if not line.strip():
-        return None
+    """None: the line is no metric, or its step is none that a database stores."""
     try:
         value = json.loads(line)
     except ValueError:
-        value = None
-    if isinstance(value, dict) and isinstance(value.get("step"), int):
+        return None
+    if isinstance(value, dict) and isinstance(step := value.get("step"), int) and abs(step) < 1 << 63:
         return value
-    log.warning("metric_line_unreadable", line=line[:200].decode("utf-8", "replace"))
     return None
 
 

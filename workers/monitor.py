@@ -18,6 +18,7 @@ from lcl_core.db.leases import (
     record_checkpoint,
     record_interruption,
     record_metrics,
+    stored_metrics_marks,
 )
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
@@ -80,6 +81,7 @@ class JobMonitor:
         self._checkpoint = ""
         self._tail = tail
         self._unsaved = PendingMetrics()
+        self._tail_ready = False  # it is known which lines the database has
         self._lease = lease
         self._clock = clock
         self._stopping = stopping
@@ -95,6 +97,8 @@ class JobMonitor:
             status = self._until_status()
         self._tail.reopen()
         self._lease.persist(self._exchange)
+        while self._tail.more and self._stop_reason is not StopReason.DETACHED:
+            self._lease.persist(self._exchange)
         if self._lease.ended_process and self._stop_reason is None:
             self._stop_reason = StopReason.DATABASE
         job = self._process
@@ -115,7 +119,8 @@ class JobMonitor:
         return status
 
     def _check(self) -> None:
-        self._unsaved.read_from(self._tail)
+        if self._tail_ready:
+            self._unsaved.read_from(self._tail)
         if self._process.is_paused:
             self._clock.pause()
         else:
@@ -133,7 +138,14 @@ class JobMonitor:
         self._decide(state)
 
     def _exchange(self) -> State:
-        """Write metrics, notice and checkpoint to the database; read the run's state. Raises: StaleLease."""
+        """Write metrics, notice and checkpoint to the database; read the run's state. Raises: StaleLease.
+
+        Of many metric lines a part, so that no transaction is long; ``_tail.more`` then is True.
+        """
+        if not self._tail_ready:
+            with self._database.reading() as session:
+                self._tail.skip_stored(stored_metrics_marks(session, self._claim))
+            self._tail_ready = True
         self._unsaved.read_from(self._tail)
         notice, checkpoint = self._read_notice(), newest_checkpoint(self._run_dir.checkpoints)
         count_lost = self._lease.answered_for(self._settings.lease_seconds)
@@ -143,13 +155,22 @@ class JobMonitor:
                 return check_lease(session, self._claim)
         with self._database.session() as session:
             if self._unsaved:
-                record_metrics(session, self._claim, self._unsaved.lines, rewound=self._unsaved.rewound)
+                record_metrics(
+                    session,
+                    self._claim,
+                    self._unsaved.lines,
+                    rewound=self._unsaved.rewound,
+                    last_step=self._tail.last_step,
+                    marks=self._tail.marks,
+                    is_newest=not self._tail.more,
+                )
             if notice:
                 record_interruption(session, self._claim, notice)
             record_checkpoint(session, self._claim, checkpoint)
             self._failures, _ = member_failures(session, self._claim, count_lost)
             state = check_lease(session, self._claim)
         self._unsaved.clear()
+        self._tail.record_stored()
         self._checkpoint = checkpoint
         self._notice_recorded |= bool(notice)
         return state

@@ -266,6 +266,9 @@ def _report_failure(error: Exception, run_dir: RunDir) -> ExitCode:
 
 
 EVERY_SECONDS = 0.5
+# a long job writes a line every two-thousandth of its time so far, but not less often than this
+_LONGEST_INTERVAL_SECONDS = 30.0
+_INTERVALS = 2000
 
 
 class JobProgress:
@@ -285,10 +288,14 @@ class JobProgress:
     def __call__(self, done: int, total: int | None) -> None:
         """Raises: JobCancelled."""
         now = time.monotonic()
-        if (done, total) != self._last_line and (now - self._last_written >= self._every or done == total):
+        if (done, total) != self._last_line and (now - self._last_written >= self._interval(now) or done == total):
             self._last_written, self._last_line = now, (done, total)
             self._write_metrics(done, total, now - self._started)
         self._run_dir.raise_if_stopped()
+
+    def _interval(self, now: float) -> float:
+        """Seconds between two lines: a job of weeks would write millions every half second."""
+        return max(self._every, min((now - self._started) / _INTERVALS, _LONGEST_INTERVAL_SECONDS))
 
     def _write_metrics(self, done: int, total: int | None, seconds: float) -> None:
         known = {}

@@ -250,6 +250,7 @@ def _thin_run(database: Database, run_id: str) -> int:
             if run is None:
                 return start  # it was deleted, or goes on
             session.execute(delete(Metric).where(Metric.run_id == run_id, Metric.id.in_(rows)))
+            run.metrics_marks = None  # before which lines are missing now
             run.metrics_thinned = start + len(rows) == len(surplus)
     return len(surplus)
 

@@ -357,7 +357,7 @@ def begin_attempt(
         delete_stored_checkpoints(session, run.id)
     run.from_scratch = False
     if from_scratch:
-        run.progress = run.checkpoint = None
+        run.progress = run.checkpoint = run.metrics_marks = None
         session.execute(delete(Metric).where(Metric.run_id == claim.run_id))
     record_increments(
         session, [ATTEMPTS.increment(kind=run.kind), CLAIM_LATENCY.increment(claim.waited_seconds, kind=run.kind)]
@@ -381,30 +381,50 @@ def record_checkpoint(session: Session, claim: Claim, name: str) -> None:
         run.checkpoint, run.setbacks = name[:100], None
 
 
-def record_metrics(session: Session, claim: Claim, lines: Sequence[dict[str, Any]], *, rewound: bool = False) -> None:
+def record_metrics(
+    session: Session,
+    claim: Claim,
+    lines: Sequence[dict[str, Any]],
+    *,
+    rewound: bool = False,
+    last_step: int | None = None,
+    marks: Mapping[str, str] | None = None,
+    is_newest: bool = True,
+) -> None:
     """Copy metric lines to the database; the last one becomes the run's progress.
 
-    A row of the same phase and step is overwritten.
+    A row of the same phase and step is overwritten. Lines of a long file come in several transactions.
 
     Args:
-        rewound: ``lines`` is the whole file, which the process truncated to its checkpoint: later steps are deleted.
+        rewound: ``lines`` are the first that the database does not have of a file, which the process truncated to its
+            checkpoint: later steps are deleted.
+        last_step: greatest step in that file; None: in ``lines``, which are the whole file.
+        marks: of the lines that are stored now, for :func:`stored_metrics_marks`.
+        is_newest: whether the file ends with ``lines``; else the progress stays as it is.
 
     Raises: StaleLease.
     """
+    rows = {}  # before the first statement: PostgreSQL ends a transaction that computes for long
+    for line in lines:
+        key = (str(line.get("phase") or "")[:60], line["step"])
+        rows[key] = {"run_id": claim.run_id, "phase": key[0], "step": key[1], "values": to_json_safe(line)}
     run = lock_with_lease(session, claim)
     if rewound:
-        last = max((line["step"] for line in lines), default=-1)
+        last = max((line["step"] for line in lines), default=-1) if last_step is None else last_step
         # of a thinned run all: lines that come between others would have greater ids than they
         replaced = true() if run.metrics_thinned else Metric.step > last
         session.execute(delete(Metric).where(Metric.run_id == claim.run_id, replaced))
         run.metrics_thinned = False
-    rows = {}
-    for line in lines:
-        key = (str(line.get("phase") or "")[:60], line["step"])
-        rows[key] = {"run_id": claim.run_id, "phase": key[0], "step": key[1], "values": to_json_safe(line)}
+    run.metrics_marks = dict(marks or {}) or None
     _upsert_metrics(session, list(rows.values()))
-    if lines:
+    if lines and is_newest:
         run.progress = to_json_safe(lines[-1])
+
+
+def stored_metrics_marks(session: Session, claim: Claim) -> dict[str, str]:
+    """The ``marks`` of the metric lines that the database has; none where it may lack lines before one."""
+    query = select(Run.metrics_marks).where(Run.id == claim.run_id, Run.metrics_thinned.is_(False))
+    return session.scalars(query).one_or_none() or {}
 
 
 def _upsert_metrics(session: Session, rows: list[dict[str, Any]]) -> None:

@@ -168,6 +168,8 @@ class Run(Base):
     ran_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts
 
     metrics_thinned: Mapped[bool] = mapped_column(default=False, server_default=false())  # since its last end
+    # {bytes at the start of metrics.jsonl: their hash}, whose lines are stored; None: those of a short or thinned file
+    metrics_marks: Mapped[dict[str, Any] | None]
 
     created_at: Mapped[datetime]
     queued_at: Mapped[datetime]  # its order among runs of one priority

@@ -74,7 +74,9 @@ def test_a_file_that_is_opened_anew_goes_on_where_it_was(run_dir: RunDir, tail: 
 
 
 def test_lines_that_are_no_metric_are_left_out(run_dir: RunDir, tail: MetricsTail) -> None:
-    run_dir.metrics_file.write_bytes(b'nonsense\n[1]\n{"loss": 1}\n\n{"step": "x"}\n\xff\xfe\n{"step": 5}\n')
+    run_dir.metrics_file.write_bytes(
+        b'nonsense\n[1]\n{"loss": 1}\n\n{"step": "x"}\n\xff\xfe\n{"step": 5}\n{"step": 1%s}\n' % (b"0" * 20)
+    )
     assert steps(tail) == ([5], True)
 
 
@@ -100,6 +102,82 @@ def test_what_could_not_be_saved_is_kept_until_it_is(run_dir: RunDir, tail: Metr
     unsaved.read_from(tail)
     assert unsaved
     assert unsaved.lines == []
+
+
+class TestLongFile:
+    """A file of many lines: read in parts, and not from its beginning where the database has lines of it."""
+
+    @pytest.fixture(autouse=True)
+    def marks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(job_output, "MARK_LINES", 10)
+
+    @pytest.fixture
+    def run_dir(self, run_dir: RunDir) -> RunDir:
+        """With 35 lines."""
+        for step in range(1, 36):
+            run_dir.append_metrics(step=step)
+        return run_dir
+
+    @pytest.fixture
+    def stored(self, run_dir: RunDir, tail: MetricsTail) -> MetricsTail:
+        """A tail of a new attempt; the database has all lines."""
+        tail.read()
+        tail.record_stored()
+        later = MetricsTail(run_dir.metrics_file)
+        later.skip_stored(tail.marks)
+        return later
+
+    def test_it_is_read_in_parts(self, run_dir: RunDir, tail: MetricsTail) -> None:
+        parts = []
+        while not parts or tail.more:
+            lines, rewound = tail.read(15)
+            parts.append(([line["step"] for line in lines], rewound))
+            assert tail.last_step == 35
+        assert parts == [([*range(1, 16)], True), ([*range(16, 31)], False), ([*range(31, 36)], False)]
+
+    def test_what_waits_for_the_database_is_bounded(
+        self, run_dir: RunDir, tail: MetricsTail, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(job_output, "LINES_A_READ", 20)
+        unsaved = PendingMetrics()
+        for _ in range(3):
+            unsaved.read_from(tail)
+        assert [line["step"] for line in unsaved.lines] == [*range(1, 21)]
+        unsaved.clear()
+        unsaved.read_from(tail)
+        assert ([line["step"] for line in unsaved.lines], unsaved.rewound) == ([*range(21, 36)], False)
+
+    def test_a_new_attempt_goes_on_after_what_is_stored(self, run_dir: RunDir, stored: MetricsTail) -> None:
+        assert steps(stored) == ([31, 32, 33, 34, 35], True)
+        stored.record_stored()
+        run_dir.truncate_metrics(23)
+        assert steps(stored) == ([21, 22, 23], True)
+        assert stored.last_step == 23
+        run_dir.append_metrics(step=24)
+        assert steps(stored) == ([24], False)
+
+    def test_it_may_have_been_cut_back_before_the_attempt_reads_it(self, run_dir: RunDir, stored: MetricsTail) -> None:
+        run_dir.truncate_metrics(23)
+        assert steps(stored) == ([21, 22, 23], True)
+
+    def test_lines_of_another_attempt_are_read_from_the_first_that_differs(
+        self, run_dir: RunDir, stored: MetricsTail
+    ) -> None:
+        run_dir.truncate_metrics(12)
+        for step in range(13, 36):
+            run_dir.append_metrics(step=step, attempt=2)
+        assert steps(stored) == ([*range(11, 36)], True)
+        run_dir.metrics_file.unlink()
+        for step in range(1, 36):
+            run_dir.append_metrics(step=step, attempt=3)
+        assert steps(stored) == ([*range(1, 36)], True)
+
+    def test_lines_that_could_not_be_stored_are_not_skipped(self, run_dir: RunDir, tail: MetricsTail) -> None:
+        tail.read(12)
+        tail.record_stored()
+        tail.read(20)
+        run_dir.truncate_metrics(33)
+        assert steps(tail) == ([*range(11, 34)], True)
 
 
 class TestProgressDeadline:

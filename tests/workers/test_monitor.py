@@ -10,11 +10,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import queue as db_queue
-from lcl_core.db.leases import Claim
+from lcl_core.db.leases import Claim, transition
+from lcl_core.db.models import Run
 from lcl_core.db.session import Database
+from lcl_core.db.states import State
+from workers import job_output
 from workers import monitor as monitor_module
 from workers.executors.base import Job
 from workers.exit_outcome import StopReason
@@ -23,7 +27,7 @@ from workers.lease_keeper import LeaseKeeper
 from workers.monitor import JobMonitor, WorkClock
 from workers.settings import WorkerSettings
 
-Monitor = Callable[[Any], JobMonitor]
+Monitor = Callable[..., JobMonitor]
 TIMEOUT, HUNG = 400.0, 100.0
 CHECK_SECONDS = 5.0
 
@@ -40,6 +44,11 @@ class SilentJob(Job):
     def __init__(self, clock: list[float], checks: int, pauses: range) -> None:
         self._clock, self._checks, self._pauses = clock, checks, pauses
         self._number = 0
+
+    @property
+    def number(self) -> int:
+        """Of the checks so far."""
+        return self._number
 
     @property
     def log_file(self) -> Path:
@@ -89,7 +98,7 @@ def monitor(
         ended_process=False,
     )
 
-    def create(job: SilentJob) -> JobMonitor:
+    def create(job: SilentJob, tail: MetricsTail = tail) -> JobMonitor:
         lease.end_process = lambda *_, **__: job.kill()
         where: tuple[RunDir, MetricsTail, LeaseKeeper] = (run_dir, tail, lease)
         return JobMonitor(database, settings, claim, job, *where, WorkClock(0.0), threading.Event())
@@ -121,3 +130,82 @@ def test_the_time_for_which_an_engine_suspends_a_job_counts_against_no_deadline(
     settings.hung_seconds = hung_seconds
     exited = monitor(SilentJob(clock, 200, pauses)).until_exit()
     assert exited.stop_reason is reason
+
+
+class TestLongHistory:
+    """An attempt with many metric lines from before: 95 lines of which a transaction has 10."""
+
+    @pytest.fixture(autouse=True)
+    def parts(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Number of lines in each transaction."""
+        monkeypatch.setattr(job_output, "LINES_A_READ", 10)
+        sizes: list[int] = []
+        record = monitor_module.record_metrics
+
+        def count(session: Any, claim: Claim, lines: list[Any], **more: Any) -> None:
+            sizes.append(len(lines))
+            record(session, claim, lines, **more)
+
+        monkeypatch.setattr(monitor_module, "record_metrics", count)
+        return sizes
+
+    @pytest.fixture
+    def run_dir(self, tmp_path: Path) -> RunDir:
+        run_dir = RunDir(tmp_path / "run")
+        run_dir.path.mkdir(exist_ok=True)
+        for step in range(1, 96):
+            run_dir.append_metrics(step=step)
+        return run_dir
+
+    def test_all_lines_are_stored_in_parts(
+        self,
+        monitor: Monitor,
+        run_dir: RunDir,
+        clock: list[float],
+        parts: list[int],
+        steps_of: Callable[[str], list[int]],
+        database: Database,
+    ) -> None:
+        assert monitor(SilentJob(clock, 2, range(0))).until_exit().stop_reason is None
+        with database.reading() as session:
+            run_id, progress, marks = session.execute(select(Run.id, Run.progress, Run.metrics_marks)).tuples().one()
+        assert steps_of(run_id) == list(range(1, 96))
+        assert progress is not None
+        assert progress["step"] == 95
+        assert marks is None
+        assert max(parts) == 10
+
+    def test_a_request_to_cancel_is_seen_between_two_parts(
+        self,
+        monitor: Monitor,
+        run_dir: RunDir,
+        clock: list[float],
+        parts: list[int],
+        database: Database,
+    ) -> None:
+        job = SilentJob(clock, 200, range(0))
+        watched = monitor(job)
+        with database.session() as session:
+            transition(session.scalars(select(Run)).one(), State.CANCELLING)
+        assert watched.until_exit().stop_reason is StopReason.CANCEL
+        assert job.number == 2, "at its first check"
+
+    def test_the_next_attempt_sends_what_is_new(
+        self,
+        monitor: Monitor,
+        run_dir: RunDir,
+        clock: list[float],
+        parts: list[int],
+        steps_of: Callable[[str], list[int]],
+        database: Database,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(job_output, "MARK_LINES", 10)
+        monitor(SilentJob(clock, 1, range(0))).until_exit()
+        parts.clear()
+        run_dir.truncate_metrics(82)
+        with database.reading() as session:
+            (run_id,) = session.scalars(select(Run.id)).all()
+        monitor(SilentJob(clock, 1, range(0)), tail=MetricsTail(run_dir.metrics_file)).until_exit()
+        assert parts == [2]
+        assert steps_of(run_id) == list(range(1, 83))

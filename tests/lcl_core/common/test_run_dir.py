@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lcl_core.common import run_dir as run_dir_module
 from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, JobProgress, RunDir, run_main
@@ -157,6 +159,21 @@ def test_a_job_that_does_not_advance_writes_no_further_line(run_dir: RunDir) -> 
     run_dir._stop.set()
     with pytest.raises(JobCancelled):
         progress(12, 12)
+
+
+def test_a_long_job_writes_lines_less_often(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(run_dir_module.time, "monotonic", lambda: clock[0])
+    written: list[float] = []
+    monkeypatch.setattr(run_dir, "append_metrics", lambda **_: written.append(clock[0]))
+    progress = JobProgress(run_dir, "converting")
+    for until, tick in ((1900.0, 0.25), (1000.0 + 14 * 86_400.0, 10.0)):
+        while clock[0] < until:
+            clock[0] += tick
+            progress(int(4 * clock[0]), None)
+    assert sum(moment < 1900.0 for moment in written) == 1800, "twice a second for a quarter of an hour"
+    assert max(after - before for before, after in pairwise(written)) == 30.0
+    assert len(written) < 50_000
 
 
 def test_sigterm_becomes_a_request(run_dir: RunDir) -> None:

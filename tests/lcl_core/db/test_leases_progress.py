@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from lcl_core.db import leases, runs
-from lcl_core.db.session import Database
+from lcl_core.db.deletion import thin_ended_runs
+from lcl_core.db.session import Database, now
+from lcl_core.db.states import State
 
 Record = Callable[..., None]
 
@@ -21,9 +24,9 @@ def claimed(queue: Callable[..., str], claim: Callable[..., leases.Claim]) -> le
 
 @pytest.fixture
 def record(database: Database, claimed: leases.Claim) -> Record:
-    def write(*lines: dict[str, Any], rewound: bool = False) -> None:
+    def write(*lines: dict[str, Any], **more: Any) -> None:
         with database.session() as session:
-            leases.record_metrics(session, claimed, lines, rewound=rewound)
+            leases.record_metrics(session, claimed, lines, **more)
 
     return write
 
@@ -60,6 +63,45 @@ def test_steps_after_the_checkpoint_are_forgotten_and_come_with_new_ids(
     assert [row.step for row in rows(database, claimed.run_id, after=newest)] == [4]
     record(rewound=True)
     assert rows(database, claimed.run_id) == []
+
+
+def test_a_file_that_was_cut_back_comes_in_parts(database: Database, claimed: leases.Claim, record: Record) -> None:
+    record(*({"step": step, "attempt": 1} for step in range(1, 9)))
+    newest = rows(database, claimed.run_id)[-1].id
+    record({"step": 1, "attempt": 2}, {"step": 2, "attempt": 2}, rewound=True, last_step=5, is_newest=False)
+    stored = [(row.step, row.values["attempt"]) for row in rows(database, claimed.run_id)]
+    assert stored == [(1, 2), (2, 2), (3, 1), (4, 1), (5, 1)]
+    with database.reading() as session:
+        assert runs.get_run(session, claimed.run_id).progress == {"step": 8, "attempt": 1}
+    record(*({"step": step, "attempt": 2} for step in (3, 4, 5)))
+    assert {row.values["attempt"] for row in rows(database, claimed.run_id)} == {2}
+    assert rows(database, claimed.run_id, after=newest) == []
+
+
+@pytest.mark.parametrize("end", ["anew", "another file", "thinned"])
+def test_marks_are_those_of_the_stored_lines(
+    database: Database, claimed: leases.Claim, record: Record, end: str
+) -> None:
+    def marks() -> dict[str, str]:
+        with database.reading() as session:
+            return leases.stored_metrics_marks(session, claimed)
+
+    assert marks() == {}
+    record({"step": 1}, rewound=True, marks={"12": "ab"})
+    assert marks() == {"12": "ab"}
+    record({"step": 2}, marks={"12": "ab", "24": "cd"})
+    assert marks() == {"12": "ab", "24": "cd"}
+    if end == "anew":
+        with database.session() as session:
+            leases.begin_attempt(session, claimed, encoder_id=None, from_scratch=True)
+    elif end == "another file":
+        record({"step": 1}, rewound=True)
+    else:
+        with database.session() as session:
+            failed = {"finished_at": now(session) - timedelta(days=40), **leases.NO_LEASE}
+            leases.transition(runs.get_run(session, claimed.run_id), State.FAILED, **failed)
+        thin_ended_runs(database, 30.0)
+    assert marks() == {}
 
 
 def test_many_lines_at_once(database: Database, claimed: leases.Claim, record: Record) -> None:
