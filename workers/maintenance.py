@@ -178,8 +178,8 @@ class QueueMaintenance:
         """A heartbeat every ``ping_seconds``, a scan when it is due, the maintainer's round every ``reap_seconds``."""
         return PeriodicTask("queue", self._heartbeat_and_round, self._seconds)
 
-    def round(self) -> None:
-        """One round of the maintainer. Raises: UNREACHABLE."""
+    def round(self) -> bool:
+        """One round of the maintainer. Returns: whether more dependents are to be released. Raises: UNREACHABLE."""
         self._continuity.tick()
         with self._database.reading() as session:
             lasts = self._continuity.lasts
@@ -189,13 +189,15 @@ class QueueMaintenance:
         if unclaimed is None or self._announce(unclaimed):
             self._announced_until = before
         queued = self._expire_leases() if expired else []
-        queued += schedule_dependents(self._database)
+        released, more = schedule_dependents(self._database)
+        queued += released
         queued += schedule_studies(self._database)
         for run_id in queued[:_WAKEUPS_PER_ROUND]:
             if not self._wakeups.wake(run_id):
                 break  # the broker is down
         if queued:
             self._claim_loop.notify()
+        return more
 
     def _announce(self, run_id: str) -> bool:
         """Wake all workers for a run that the one that was woken did not take. False: the broker is down.
@@ -228,17 +230,21 @@ class QueueMaintenance:
             log.warning("lease_expired", run=run.id, state=run.state, attempt=run.attempt)
         return [run.id for run in expired if run.state == State.QUEUED]
 
-    def _heartbeat_and_round(self) -> None:
+    def _heartbeat_and_round(self) -> bool:
+        """Returns: whether the next call is due at once."""
         try:
             self._heartbeat()
             self._continuity.tick()
             self._scan()
             if self.is_maintainer and time.monotonic() >= self._next_round:
                 self._next_round = time.monotonic() + self._settings.reap_seconds
-                self.round()
+                if self.round():
+                    self._next_round = 0.0  # a heartbeat may be due before
+                    return True
         except UNREACHABLE:
             self._continuity.interrupt()
             raise
+        return False
 
     def _heartbeat(self) -> None:
         if time.monotonic() >= self._next_heartbeat:
@@ -252,11 +258,14 @@ class QueueMaintenance:
             self._hears = self._wakeups.ping(self._identity.id)
 
 
-def schedule_dependents(database: Database) -> list[str]:
-    """Queue or cancel runs whose predecessors have ended. Returns: ids of the queued ones. Raises: UNREACHABLE."""
+def schedule_dependents(database: Database) -> tuple[list[str], bool]:
+    """Queue or cancel some of the runs whose predecessors have ended, in one short transaction.
+
+    Returns: ids of the queued ones, and whether there may be more to release. Raises: UNREACHABLE.
+    """
     with database.reading() as session:
         if not has_releasable(session):
-            return []
+            return [], False
     with database.session() as session:
         return release_dependents(session)
 

@@ -215,7 +215,7 @@ class Supervisor:
         except OSError as error:
             state = self._complete(claim, os_error_failure(error, run_dir.path), run_dir, lease, clock)
         log.info("completed", state=state)
-        schedule_dependents(self._database)
+        schedule_dependents(self._database)  # of very many the maintainer does the rest
         schedule_studies(self._database)  # now, so that an evaluation runs before the study's next pre-training
 
     def _complete(

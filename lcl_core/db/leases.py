@@ -29,7 +29,7 @@ deleted takes its handle along: processes that it still has fail without their f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -125,10 +125,32 @@ class Claim:
 
 
 def transition(run: Run, target: State, **changes: Any) -> Run:
-    """Change the state of a run, with further columns, and enqueue its webhooks. Nothing else writes ``state``.
+    """Change the state of a run, with further columns, and enqueue its webhooks.
+
+    Nothing but this and ``transition_all`` writes ``state``.
 
     Raises: ForbiddenTransition.
     """
+    _change_state(run, target, changes)
+    session = object_session(run)
+    if target in NOTIFIED_STATES and session is not None:
+        enqueue_webhooks(session, run)
+    return run
+
+
+def transition_all(session: Session, transitions: Iterable[tuple[Run, State, Mapping[str, Any]]]) -> None:
+    """``transition`` of (run, target, changes) each, which reads the webhooks once. Raises: ForbiddenTransition."""
+    notified = []
+    for run, target, changes in transitions:
+        _change_state(run, target, changes)
+        if target in NOTIFIED_STATES:
+            notified.append(run)
+    if notified:
+        enqueue_webhooks(session, *notified)
+
+
+def _change_state(run: Run, target: State, changes: Mapping[str, Any]) -> None:
+    """Raises: ForbiddenTransition."""
     check_transition(run.id, run.state, target)
     run.state = target.value
     run.reserved_at = None
@@ -140,10 +162,6 @@ def transition(run: Run, target: State, **changes: Any) -> Run:
         run.handle = {**run.handle, UNWANTED: True}
     if target not in (State.QUEUED, State.RUNNING):
         _end_wait(run)
-    session = object_session(run)
-    if target in NOTIFIED_STATES and session is not None:
-        enqueue_webhooks(session, run)
-    return run
 
 
 def _end_wait(run: Run) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
@@ -98,10 +98,11 @@ class PendingDelivery:
     attempt: int
 
 
-def enqueue_webhooks(session: Session, run: Run) -> None:
-    """Enqueue a message about the run's new state for every webhook that has subscribed to the event."""
-    event = f"run.{run.state}"
-    for webhook in session.scalars(select(Webhook).order_by(Webhook.id)).all():
+def enqueue_webhooks(session: Session, *runs: Run) -> None:
+    """Enqueue a message about the new state of each run for every webhook that has subscribed to the event."""
+    webhooks = session.scalars(select(Webhook).order_by(Webhook.id)).all()
+    for run, webhook in product(runs, webhooks):
+        event = f"run.{run.state}"
         if event not in webhook.events:
             continue
         moment, event_id = now(session), new_id("evt")

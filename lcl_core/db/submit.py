@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
-from lcl_core.db.leases import transition
+from lcl_core.db.leases import transition_all
 from lcl_core.db.models import CollectionAddition, Dataset, EncoderRow, Predecessor, Run, RunTag, Study, new_id
 from lcl_core.db.registry import evaluation_by_names, pin_encoders
 from lcl_core.db.session import now
@@ -26,6 +26,7 @@ from lcl_core.specs.parsing import AnySpec, datasets_of, encoders_of, gpus_of, n
 from lcl_core.specs.pretrain import PretrainSpec
 
 DEFAULT_MAX_ATTEMPTS = 3  # workers that may be lost before a run fails
+RELEASED_AT_ONCE = 200  # dependents in one transaction
 # best first; a run that a person paused is not trained a second time, the study waits for it
 REUSABLE_STATES = tuple(
     state.value for state in (State.SUCCEEDED, State.RUNNING, State.QUEUED, State.WAITING, State.PAUSING, State.PAUSED)
@@ -237,23 +238,30 @@ def has_releasable(session: Session) -> bool:
     return session.scalars(select(Run.id).where(_releasable()).limit(1)).first() is not None
 
 
-def release_dependents(session: Session) -> list[str]:
+def release_dependents(session: Session) -> tuple[list[str], bool]:
     """Queue waiting runs whose predecessors have all succeeded; cancel those with a failed or cancelled predecessor.
 
-    Several processes may call it at any time. Returns: ids of the runs that are queued now.
+    ``RELEASED_AT_ONCE`` runs at most, so that the transaction is short. Several processes may call it at any time.
+
+    Returns: ids of the runs that are queued now, and whether it is to be called again, in another transaction.
     """
     queued: list[str] = []
-    moment = now(session)
-    while runs := list(session.scalars(_releasable_runs())):  # other runs may wait for a run that is cancelled here
+    moment, left = now(session), RELEASED_AT_ONCE
+    # other runs may wait for a run that is cancelled here
+    while left and (runs := session.scalars(_releasable_runs().limit(left)).all()):
+        left -= len(runs)
+        transitions: list[tuple[Run, State, dict[str, Any]]] = []
         for run in runs:
             predecessor = _unsuccessful_predecessor(session, run.id)
             if predecessor is None:
-                transition(run, State.QUEUED, ready_at=moment)
+                transitions.append((run, State.QUEUED, {"ready_at": moment}))
                 queued.append(run.id)
             else:
-                transition(run, State.CANCELLED, finished_at=moment, reason=_predecessor_reason(predecessor))
+                reason = _predecessor_reason(predecessor)
+                transitions.append((run, State.CANCELLED, {"finished_at": moment, "reason": reason}))
+        transition_all(session, transitions)
         session.flush()
-    return queued
+    return queued, left == 0
 
 
 def _releasable() -> ColumnElement[bool]:

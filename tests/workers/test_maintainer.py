@@ -250,3 +250,32 @@ def test_the_gpu_of_an_api_goes_to_runs_again_when_it_has_ended_and_not_after_an
     assert is_serving(), "the api has had less than a lease's time to renew"
     team.rounds(10)
     assert not is_serving()
+
+
+def test_heartbeats_come_between_the_releases_of_many_dependents(
+    team: Team, run_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db_submit, "RELEASED_AT_ONCE", 2)
+    first = team.submit()
+    with team.database.session() as session:
+        dependents = [db_submit.submit(session, "pretrain", {}, after=[first]).id for _ in range(5)]
+    team.add("first")
+    maintainer = team.members["first"]
+    team.rounds(TICK)
+    with team.database.session() as session:
+        runs.get_run(session, first).state = "succeeded"
+    heartbeats: list[int] = []
+    record = maintenance.record_heartbeat
+
+    def count(*given: Any) -> None:
+        heartbeats.append(sum(run_of(run_id).state == "queued" for run_id in dependents))
+        record(*given)
+
+    monkeypatch.setattr(maintenance, "record_heartbeat", count)
+    at_once = []
+    for _ in range(3):
+        team.seconds += TICK  # a release takes so long
+        at_once.append(maintainer._heartbeat_and_round())
+    assert at_once == [True, True, False], "the next one does not wait for the next round"
+    assert heartbeats == [0, 2, 4]
+    assert {run_of(run_id).state for run_id in dependents} == {"queued"}

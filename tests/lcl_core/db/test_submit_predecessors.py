@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import event, select
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import leases, runs, submit
-from lcl_core.db.session import Database
+from lcl_core.db.models import Webhook, WebhookDelivery
+from lcl_core.db.session import Database, now
 
 Submit = Callable[..., str]
 Take = Callable[..., leases.Claim]
@@ -20,7 +22,7 @@ def release(database: Database) -> list[str]:
     with database.reading() as session:
         due = submit.has_releasable(session)
     with database.session() as session:
-        queued = submit.release_dependents(session)
+        queued, _ = submit.release_dependents(session)
         assert due or not queued
     return queued
 
@@ -159,3 +161,52 @@ def test_a_run_is_not_deleted_before_those_that_start_from_it_have_a_checkpoint(
         leases.record_checkpoint(session, again, "step_00000004")
     with database.session() as session:
         runs.delete_run(session, trunk)
+
+
+@pytest.fixture
+def webhook_reads(database: Database) -> Iterator[list[str]]:
+    """Statements that read webhooks."""
+    statements: list[str] = []
+
+    def add(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM webhook" in statement and "FROM webhook_delivery" not in statement:
+            statements.append(statement)
+
+    event.listen(database.writer, "before_cursor_execute", add)
+    yield statements
+    event.remove(database.writer, "before_cursor_execute", add)
+
+
+def test_many_dependents_are_released_in_short_transactions(
+    database: Database,
+    queue: Submit,
+    run_of: RunOf,
+    webhook_reads: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(submit, "RELEASED_AT_ONCE", 3)
+    with database.session() as session:
+        events = ["run.cancelled"]
+        session.add(Webhook(id="whk_1", url="https://example.org", events=events, owner="ada", created_at=now(session)))
+    failed, succeeded = queue(), queue()
+    lost, kept = [queue(after=[failed]) for _ in range(4)], [queue(after=[succeeded]) for _ in range(3)]
+    after_lost = queue(after=[lost[0]])
+    end(database, failed, "failed")
+    end(database, succeeded, "succeeded")
+    released: list[str] = []
+    numbers = []
+    more = True
+    while more:
+        before = sum(run_of(run_id).state == "waiting" for run_id in (*lost, *kept, after_lost))
+        webhook_reads.clear()
+        with database.session() as session:
+            queued, more = submit.release_dependents(session)
+        released += queued
+        numbers.append(before - sum(run_of(run_id).state == "waiting" for run_id in (*lost, *kept, after_lost)))
+        assert len(webhook_reads) <= 2, "once for those that are cancelled, and for those that come after them"
+    assert numbers == [3, 3, 2]
+    assert sorted(released) == sorted(kept)
+    assert {run_of(run_id).state for run_id in (*lost, after_lost)} == {"cancelled"}
+    with database.reading() as session:
+        deliveries = session.scalars(select(WebhookDelivery)).all()
+    assert sorted(row.payload["run"]["id"] for row in deliveries) == sorted([*lost, after_lost])
