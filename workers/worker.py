@@ -68,6 +68,7 @@ def consumer_app(broker_url: str, slots: int) -> Celery:
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # forever
+        broker_channel_error_retry=True,  # a broker that accepts no writes for a while, as one that is full
     )
     return app
 
@@ -170,10 +171,10 @@ class WorkerProcess:
     def _consume(self) -> int:
         """Consume messages until a signal ends the worker. Returns: the exit status.
 
-        Celery waits for a broker that is away, but ends its consumer with an error when the broker dies between the
-        delivery of a message and its acknowledgement (kombu 5.7 restores the message over a closed connection). Runs do
-        not depend on messages, so the worker keeps them and goes on with a new consumer. The failure of a consumer that
-        never was ready has a cause that lasts, and ends the worker.
+        Celery waits for a broker that is away or accepts no writes, but ends its consumer with an error when the broker
+        dies between the delivery of a message and its acknowledgement (kombu 5.7 restores the message over a closed
+        connection). Runs do not depend on messages, so the worker keeps them and goes on with a new consumer. A failure
+        before any consumer was ready has a cause that lasts, and ends the worker.
         """
         stopping, ready = self._claim_loop.stopping, threading.Event()
 
@@ -185,7 +186,6 @@ class WorkerProcess:
             if stopping.is_set() or not ready.is_set():
                 return status
             log.warning("consumer_lost", effect="another follows; runs go on", seconds=_RETRY_SECONDS)
-            ready.clear()
             if stopping.wait(_RETRY_SECONDS):
                 break
         return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from deploy.embedded_redis import EmbeddedBroker
 from lcl_core.db import runs as db_runs
@@ -122,6 +123,47 @@ def test_a_consumer_that_fails_ends_no_run(
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(180) == 0, "the second consumer ends in order"
     assert run_of(run_id).state == "queued"
+
+
+def test_a_broker_that_accepts_no_writes_for_a_while_ends_no_run(
+    worker_processes: WorkerProcesses,
+    broker: EmbeddedBroker,
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Steps,
+    eventually: Eventually,
+    consuming: Callable[[int], None],
+) -> None:
+    """First a broker that became a replica, as in a failover, then a full one."""
+    run_id = queue(20_000)
+    worker = worker_processes.start()
+    consuming(1)
+    eventually(lambda: steps_of(run_id), "the run")
+    pid = run_of(run_id).progress["pid"]
+    log = worker_processes.log(0)
+    with redis.Redis(unix_socket_path=str(broker.socket)) as server:
+        for number, (refuse, accept) in enumerate(
+            (
+                (lambda: server.replicaof("127.0.0.1", "1"), lambda: server.replicaof("NO", "ONE")),
+                (lambda: server.config_set("maxmemory", "1"), lambda: server.config_set("maxmemory", "0")),
+            )
+        ):
+            refusals, begun = log.read_text().count("broker_unreachable"), max(steps_of(run_id))
+            refuse()
+            # .3 s each: for longer than another consumer needs to follow the first one and to fail as well
+            eventually(lambda: log.read_text().count("broker_unreachable") > refusals + 15, "refused pings")  # noqa: B023
+            eventually(lambda: max(steps_of(run_id)) > begun, "steps meanwhile")  # noqa: B023
+            assert worker.poll() is None
+            with database.session() as session:
+                for row in db_runs.list_workers(session):
+                    row.consumed_at = None
+            accept()
+            consuming(1)
+            run = run_of(run_id)
+            assert (run.state, run.attempt, run.progress["pid"]) == ("running", 1, pid), number
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(180) == 0
 
 
 @pytest.mark.local_executor

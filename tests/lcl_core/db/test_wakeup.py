@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from deploy.embedded_redis import EmbeddedBroker
+from lcl_core.db import wakeup
 from lcl_core.db.wakeup import PING, QUEUE, WAKE, WakeupProducer
 
 
@@ -61,4 +62,36 @@ def test_a_broker_that_was_started_again_forgets_messages_and_takes_new_ones(
     assert messages(broker) == []
     eventually(lambda: wakeup_producer.wake("run_2"), "a message that is taken")
     assert [arguments for _, arguments in messages(broker)] == [["run_2"]]
+    wakeup_producer.close()
+
+
+@pytest.mark.parametrize("problem", ["a replica", "full"])
+def test_a_broker_that_accepts_no_writes_costs_nobody_anything(broker: EmbeddedBroker, problem: str) -> None:
+    wakeup_producer = WakeupProducer(broker.url)
+    with redis.Redis(unix_socket_path=str(broker.socket)) as server:
+        if problem == "full":
+            server.config_set("maxmemory", "1")
+        else:
+            server.replicaof("127.0.0.1", "1")
+        assert wakeup_producer.wake("run_1") is wakeup_producer.ping("worker-1") is False
+        server.config_set("maxmemory", "0")
+        server.replicaof("NO", "ONE")
+    assert wakeup_producer.wake("run_2") is True
+    assert messages(broker) == [(WAKE, ["run_2"])]
+    wakeup_producer.close()
+
+
+def test_a_queue_that_nobody_consumes_is_bounded(broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wakeup, "MOST_WAITING", 5)
+    monkeypatch.setattr(wakeup, "_COUNT_EVERY", 3)
+    wakeup_producer = WakeupProducer(broker.url)
+    for number in range(20):
+        assert wakeup_producer.wake(f"run_{number}")
+        assert wakeup_producer.ping("api")
+    assert 5 <= len(messages(broker)) < 5 + 3
+    assert wakeup_producer.wake_all("run_1"), "which no queue has"
+    with redis.Redis(unix_socket_path=str(broker.socket)) as server:
+        server.delete(QUEUE)
+    assert wakeup_producer.wake("run_21")
+    assert messages(broker) == [(WAKE, ["run_21"])], "they are consumed again"
     wakeup_producer.close()
