@@ -156,7 +156,7 @@ def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutc
 def classify_error(reason: dict[str, Any]) -> RunOutcome | Requeue:
     """Outcome of an attempt that ended with a UserError, as ``UserError.to_dict``."""
     rule = RULES.get(reason.get("code", ""))
-    if rule is not None and rule.policy is Policy.DELAYED:
+    if rule is not None and rule.policy in (Policy.DELAYED, Policy.WAITING):
         return Requeue.by(rule.cause, reason["message"])
     return RunFailed(reason)
 

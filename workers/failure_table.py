@@ -96,6 +96,11 @@ _TABLE = (
         Policy.DELAYED,
     ),
     FailureRule(NO_CAPACITY, "the engine has not enough free resources for the whole run at present", Policy.WAITING),
+    FailureRule(
+        "artifacts_pending",
+        "the files of an input are still on the way to the artifact store",
+        Policy.WAITING,
+    ),
     FailureRule("run_dir_busy", "another process still has the lock of the run's folder", Policy.DELAYED),
     FailureRule(
         "store_unreachable",

@@ -25,7 +25,7 @@ from lcl_core.specs.pretrain import PretrainSpec
 from workers.lease_keeper import LeaseKeeper
 from workers.settings import WorkerSettings
 
-_FETCH_SECONDS = 300.0
+_FETCH_SECONDS = 30.0  # then the run is queued again, so that it keeps no slot and no GPU while it waits
 # of errors that pass: an upload in progress, a store that is unreachable
 _TRANSIENT_CODES = ("artifacts_pending", "store_unreachable")
 log = structlog.get_logger(__name__)

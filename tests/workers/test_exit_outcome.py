@@ -116,6 +116,8 @@ def test_a_store_that_did_not_answer_costs_no_attempt_and_one_that_refused_fails
     found = verdict(run_dir, ExitCode.USER_ERROR)
     assert isinstance(found, Requeue)
     assert (found.rule.cause, found.uses_attempt) == ("store_unreachable", False)
+    write_json_atomically(run_dir.error_file, {"code": "artifacts_pending", "message": "m"})
+    assert verdict(run_dir, ExitCode.USER_ERROR) == Requeue.by("artifacts_pending", "m")
     write_json_atomically(run_dir.error_file, {"code": "store_forbidden", "message": "m"})
     assert verdict(run_dir, ExitCode.USER_ERROR) == RunFailed({"code": "store_forbidden", "message": "m"})
 

@@ -12,6 +12,8 @@ import pytest
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
+from lcl_core.db.artifacts import Artifacts, home_id, upload_pending
+from lcl_core.db.outbox import abandon_uploads
 from lcl_core.db.session import Database
 from tests.workers.in_process_worker import InProcessWorker
 from tests.workers.toy_run import WEIGHTS
@@ -93,18 +95,56 @@ def test_a_pretraining_reads_the_encoder_that_it_starts_from(
     assert run.encoder_id != encoder, "it is the encoder that the run has made"
 
 
-def test_what_does_not_come_ends_the_run_with_a_word(
+@pytest.fixture
+def work_there(
+    database: Database, there: WorkerSettings, modules: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    """One attempt of a run, which is due whatever its delay, by a worker that does not wait long."""
+    monkeypatch.setattr(prepare_run, "_FETCH_SECONDS", 0.1)
+
+    def attempt(run_id: str) -> None:
+        with database.session() as session:
+            run = runs.get_run(session, run_id)
+            run.ready_at = run.queued_at
+        InProcessWorker(database, there, modules).work()
+
+    return attempt
+
+
+def test_a_run_whose_input_takes_long_is_queued_again_until_it_has_come(
     database: Database,
-    there: WorkerSettings,
-    modules: dict[str, str],
+    here: WorkerSettings,
+    work_there: Callable[[str], None],
     examine: Callable[[], str],
     run_of: RunOf,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(prepare_run, "_FETCH_SECONDS", 0.3)
     run_id = examine()
-    InProcessWorker(database, there, modules).work()
-    assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "artifacts_pending")
+    for tries in range(1, 13):  # more often than a store that does not answer is tried
+        work_there(run_id)
+        waiting = run_of(run_id)
+        assert (waiting.state, waiting.attempt, waiting.lease_token) == ("queued", 0, None)
+        assert waiting.setbacks == {"artifacts_pending": tries}
+        assert waiting.ready_at > waiting.queued_at
+        assert "on their way to the store" in waiting.interruption["message"]
+    upload_pending(database, Artifacts(here))
+    work_there(run_id)
+    assert run_of(run_id).state == "succeeded", run_of(run_id).reason
+
+
+def test_a_run_whose_input_is_lost_fails(
+    database: Database,
+    here: WorkerSettings,
+    work_there: Callable[[str], None],
+    examine: Callable[[], str],
+    run_of: RunOf,
+) -> None:
+    run_id = examine()
+    work_there(run_id)
+    assert run_of(run_id).state == "queued"
+    with database.session() as session:
+        abandon_uploads(session, home_id(here.home))
+    work_there(run_id)
+    assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "artifacts_lost")
 
 
 @pytest.mark.parametrize("how", ["shutdown", "cancel", "pause"])
