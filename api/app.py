@@ -30,8 +30,10 @@ from api.routes import (
     uploads,
     webhooks,
 )
+from api.services.home_tasks import home_tasks
 from api.services.state import AppState
 from api.services.warmup import EncoderWarmup
+from lcl_core.db.workers import PeriodicTask
 
 ROUTERS = (
     runs.router,
@@ -94,9 +96,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: AppState = app.state.context
     await to_thread.run_sync(state.prepare)
     warmup = EncoderWarmup(state) if state.settings.warm_encoders else None
-    if warmup:
-        warmup.start()
+    tasks: list[PeriodicTask | EncoderWarmup] = [*home_tasks(state.database, state.settings, state.artifacts)]
+    tasks += [warmup] if warmup else []
+    for task in tasks:
+        task.start()
     yield
-    if warmup:
-        await to_thread.run_sync(warmup.stop)
+    for task in tasks:
+        await to_thread.run_sync(task.stop)
     await to_thread.run_sync(state.close)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from pathlib import Path
 from typing import Any
 
-import structlog
 from celery import signals
 from celery.platforms import SecurityWarning
 
 from lcl_core.common.logging import configure_logging as configure_shared_logging
-from lcl_core.common.system_errors import FailureCode, failure_code
+from lcl_core.common.logging import log_database_error
 
-log = structlog.get_logger(__name__)
+__all__ = ["configure_logging", "log_database_error"]
 
 
 def configure_logging(log_format: str) -> None:
@@ -25,12 +23,6 @@ def configure_logging(log_format: str) -> None:
     # it is about pickled messages, and ours are JSON only
     warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.setup_logging.connect(_skip_celery_setup)
-
-
-def log_database_error(error: Exception, **about: Any) -> None:
-    """Log a failed transaction: event ``disk_full`` when the database's disk is full, else ``database_unreachable``."""
-    event = "disk_full" if failure_code(error, Path()) is FailureCode.DISK_FULL else "database_unreachable"
-    log.warning(event, error=str(error).splitlines()[0], **about)
 
 
 def _skip_celery_setup(**_: Any) -> None:

@@ -7,7 +7,6 @@ decides which of them changes a row.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +19,9 @@ from lcl_core.common.clock import boot_time
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import Gpu, gpu_usage
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db.artifact_store import ArtifactStore
-from lcl_core.db.artifacts import Artifacts, home_id, upload_next
+from lcl_core.db.artifacts import Artifacts, upload_next
 from lcl_core.db.deletion import thin_ended_runs
-from lcl_core.db.garbage import Orphan, StoredKeys, collect_garbage, record_run_folders
+from lcl_core.db.garbage import collect_for_all
 from lcl_core.db.leases import expire_leases, forget_processes, has_expired_leases, unwanted_processes
 from lcl_core.db.queue import unclaimed_runs, unclaimed_since
 from lcl_core.db.session import UNREACHABLE, Database, now
@@ -32,6 +30,7 @@ from lcl_core.db.studies import advance_study, due_studies
 from lcl_core.db.submit import has_releasable, release_dependents
 from lcl_core.db.wakeup import WakeupProducer
 from lcl_core.db.workers import (
+    PeriodicTask,
     WorkerIdentity,
     claim_task,
     expire_serving_leases,
@@ -41,65 +40,15 @@ from lcl_core.db.workers import (
 )
 from workers.claim_loop import ClaimLoop
 from workers.executors.base import EngineUnreachable, Executor, Handle, MachineLost
-from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
 MAINTENANCE = "maintenance"  # name of the task
-_STORE_TASK = "garbage/store"
 _THINNING_SECONDS = 60.0
 _WAKEUPS_PER_ROUND = 8  # a woken worker claims its next runs without one
 _JOBS_AT_ONCE = 8  # that are ended in parallel: each has its grace for a checkpoint
 # after the grace, for an engine to end a job; then another worker may try too, which does no harm
 _JOB_END_SECONDS = 120.0
 log = structlog.get_logger(__name__)
-
-
-class PeriodicTask:
-    """Calls ``work`` in a thread of its own, ``seconds`` apart. A failure is logged and ends only its own round.
-
-    Args:
-        work: returns True when the next round is due at once.
-        delayed: wait once before the first round.
-        join_seconds: how long ``stop`` waits for a round at work; None: until it has ended.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        work: Callable[[], object],
-        seconds: float,
-        *,
-        delayed: bool = False,
-        join_seconds: float | None = None,
-    ) -> None:
-        self._name, self._work, self._seconds = name, work, seconds
-        self._delayed, self._join_seconds = delayed, join_seconds
-        self.stopping = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self.stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(self._join_seconds)
-
-    def _serve(self) -> None:
-        if self._delayed:
-            self.stopping.wait(self._seconds)
-        while not self.stopping.is_set():
-            if self._round() is not True:
-                self.stopping.wait(self._seconds)
-
-    def _round(self) -> object:
-        try:
-            return self._work()
-        except UNREACHABLE as error:
-            log_database_error(error)
-        except Exception:
-            log.exception("maintenance_failed", task=self._name)
-        return None
 
 
 class Continuity:
@@ -383,66 +332,5 @@ def garbage_task(database: Database, settings: WorkerSettings, worker_id: str) -
 
 
 def remove_garbage(database: Database, settings: WorkerSettings, artifacts: Artifacts, worker_id: str) -> int:
-    """Remove folders of the home and of the store that no row names, unless another worker did so in ``gc_seconds``.
-
-    Folders of the home's runs that no worker has recorded are charged to their owners, and uploaded.
-
-    Returns: the number of removed folders. Raises: OSError, UNREACHABLE; UserError of the store.
-    """
-    home_task, seconds = f"garbage/{home_id(artifacts.home)}", settings.gc_seconds
-    with database.session() as session:
-        if not claim_task(session, home_task, worker_id, seconds):
-            return 0
-        # only by who has a home's: another worker would keep it from those who collect
-        lists_store = bool(settings.artifacts) and claim_task(session, _STORE_TASK, worker_id, seconds)
-    renew = _TaskRenewal(database, [home_task, *([_STORE_TASK] if lists_store else [])], worker_id, seconds)
-    try:
-        for run_id in record_run_folders(database, artifacts.home, artifacts.holder, renew):
-            log.info("run_folder_recorded", run=run_id)
-        store = artifacts.store if lists_store else None
-        stored = None if store is None else store.iter_keys()
-        removed = _collect(database, settings, artifacts, store, stored, renew)
-    except Exception:
-        renew.release()
-        raise
-    for orphan in removed:
-        log.info("collected", path=orphan.path, bytes=orphan.bytes)
-    return len(removed)
-
-
-def _collect(
-    database: Database,
-    settings: WorkerSettings,
-    artifacts: Artifacts,
-    store: ArtifactStore | None,
-    stored: StoredKeys,
-    renew: Callable[[], None],
-) -> list[Orphan]:
-    """The garbage of the home can be removed also when the store does not answer."""
-    grace = settings.gc_grace_seconds
-    try:
-        return collect_garbage(database, artifacts.home, grace, store, stored, renew, settings)
-    except UserError as error:
-        log.warning("store_not_listed", error=str(error))
-        return collect_garbage(database, artifacts.home, grace, progress=renew, settings=settings)
-
-
-class _TaskRenewal:
-    """Renews the leases of periodic tasks when it is called, before half of their time is over."""
-
-    def __init__(self, database: Database, names: Sequence[str], worker_id: str, seconds: float) -> None:
-        self._database, self._names, self._worker_id, self._seconds = database, names, worker_id, seconds
-        self._renewed = time.monotonic()
-
-    def __call__(self) -> None:
-        if time.monotonic() < self._renewed + self._seconds / 2:
-            return
-        self._renewed = time.monotonic()
-        with self._database.session() as session:
-            for name in self._names:
-                claim_task(session, name, self._worker_id, self._seconds)
-
-    def release(self) -> None:
-        with self._database.session() as session:
-            for name in self._names:
-                release_task(session, name, self._worker_id)
+    """``lcl_core.db.garbage.collect_for_all`` every ``gc_seconds``. Raises: OSError, UNREACHABLE; UserError."""
+    return collect_for_all(database, settings, artifacts, worker_id, settings.gc_seconds)

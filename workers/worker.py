@@ -28,7 +28,7 @@ from lcl_core.db.gang import MemberLease
 from lcl_core.db.leases import Claim
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.wakeup import PING, QUEUE, TO_ALL, WAKE, WakeupProducer, producer_app
-from lcl_core.db.workers import WorkerIdentity, deregister, record_wakeup, release_task
+from lcl_core.db.workers import PeriodicTask, WorkerIdentity, deregister, record_wakeup, release_task
 from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
 from workers.executors.base import Executor, create_executor
@@ -36,7 +36,6 @@ from workers.gang import GangMember
 from workers.logs import log_database_error
 from workers.maintenance import (
     MAINTENANCE,
-    PeriodicTask,
     QueueMaintenance,
     garbage_task,
     thinning_tasks,

@@ -41,7 +41,7 @@ from api.services.runs import card_figures, evaluation_figures
 from api.services.state import AppState
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import resolve_allowed
-from lcl_core.db import artifacts, deletion, outbox, registry
+from lcl_core.db import deletion, outbox, registry
 from lcl_core.encoders.file_hashes import check_unchanged, hash_files
 
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"], responses=ERROR_RESPONSES)
@@ -60,7 +60,6 @@ async def import_(
     principal: Submitter,
     state: StateDep,
     transaction: WriteTransactionDep,
-    after: BackgroundTasks,
     response: Response,
 ) -> EncoderView:
     """Copy an encoder's directory on the server into the service: files and row, or neither.
@@ -77,9 +76,6 @@ async def import_(
         with CancelScope(shield=True):  # the client may have disconnected
             await to_thread.run_sync(discard_staged, staged, state.database)
         raise
-    if state.artifacts.holder is not None:
-        # there may be no worker on this home
-        after.add_task(artifacts.upload_pending, state.database, state.artifacts)
     return view
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import structlog
+
+from lcl_core.common.system_errors import FailureCode, failure_code
 
 _NOISY_LOGGERS = ("alembic", "httpx")
 _SHARED_PROCESSORS: list[Any] = [
@@ -15,6 +18,7 @@ _SHARED_PROCESSORS: list[Any] = [
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
+log = structlog.get_logger(__name__)
 
 
 def configure_logging(log_format: str) -> None:
@@ -35,6 +39,12 @@ def configure_logging(log_format: str) -> None:
     for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
+
+
+def log_database_error(error: Exception, **about: Any) -> None:
+    """Log a failed transaction: event ``disk_full`` when the database's disk is full, else ``database_unreachable``."""
+    event = "disk_full" if failure_code(error, Path()) is FailureCode.DISK_FULL else "database_unreachable"
+    log.warning(event, error=str(error).splitlines()[0], **about)
 
 
 def _renderers(log_format: str) -> list[Any]:

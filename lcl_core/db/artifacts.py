@@ -265,8 +265,11 @@ def upload_pending(database: Database, artifacts: Artifacts) -> None:
         pass
 
 
-def upload_next(database: Database, artifacts: Artifacts) -> bool:
+def upload_next(database: Database, artifacts: Artifacts, *, imports: bool = False) -> bool:
     """Upload one folder that is due. Several processes may call it at once.
+
+    Args:
+        imports: only encoders that no run has made.
 
     Returns: whether there was one. Raises: UNREACHABLE.
     """
@@ -274,10 +277,10 @@ def upload_next(database: Database, artifacts: Artifacts) -> bool:
     if holder is None:
         return False
     with database.reading() as session:
-        if not has_due_uploads(session, holder):
+        if not has_due_uploads(session, holder, imports=imports):
             return False
     with database.session() as session:
-        task = claim_upload(session, holder)
+        task = claim_upload(session, holder, imports=imports)
     if task is None:
         return False
     try:

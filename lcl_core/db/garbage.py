@@ -21,7 +21,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,15 +30,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import ColumnElement, Text, cast, delete, literal, select, union
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lcl_core.common.disk_cache import no_progress
+from lcl_core.common.errors import UserError
 from lcl_core.common.files import remove_tree
 from lcl_core.common.run_dir import RunDir
 from lcl_core.common.settings import Settings
 from lcl_core.db.artifact_store import ArtifactStore
-from lcl_core.db.artifacts import home_id
+from lcl_core.db.artifacts import Artifacts, home_id
 from lcl_core.db.models import (
     OUTPUT_FOLDERS,
     UPLOAD_PREFIX,
@@ -58,6 +61,7 @@ from lcl_core.db.quotas import delete_bytes, folder_bytes
 from lcl_core.db.session import Database, dialect_insert, now
 from lcl_core.db.states import FINISHED, LEASED, State
 from lcl_core.db.studies import ENDED_STATES, study_statuses
+from lcl_core.db.workers import claim_task, release_task
 from lcl_core.vector_indexes import IndexLocation, drop_index, index_writer
 
 _FOLDERS = {"runs": "run", **OUTPUT_FOLDERS, UPLOADS_FOLDER: UPLOAD_PREFIX}
@@ -73,6 +77,8 @@ _NO_ATTEMPT = -1
 _BATCH = 500  # folders or keys that are compared with the rows in one transaction
 StoredKeys = Iterable[tuple[str, int]] | None  # (key of the artifact store, bytes), as listed; None: not listed
 Item = TypeVar("Item")
+_STORE_TASK = "garbage/store"
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -177,6 +183,77 @@ def collect_garbage(
         remove_garbage(database, home, [orphan.path], store, settings)
         progress()
     return due
+
+
+def collect_for_all(
+    database: Database, settings: Settings, artifacts: Artifacts, worker_id: str, seconds: float
+) -> int:
+    """Remove folders of the home and of the store that no row names, unless another process did so in ``seconds``.
+
+    Folders of the home's runs that no worker has recorded are charged to their owners, and uploaded.
+
+    Args:
+        worker_id: of this process, be it a worker or the api.
+
+    Returns: the number of removed folders. Raises: OSError, UNREACHABLE; UserError of the store.
+    """
+    home_task = f"garbage/{home_id(artifacts.home)}"
+    with database.session() as session:
+        if not claim_task(session, home_task, worker_id, seconds):
+            return 0
+        # only by who has a home's: another worker would keep it from those who collect
+        lists_store = bool(settings.artifacts) and claim_task(session, _STORE_TASK, worker_id, seconds)
+    renew = _TaskRenewal(database, [home_task, *([_STORE_TASK] if lists_store else [])], worker_id, seconds)
+    try:
+        for run_id in record_run_folders(database, artifacts.home, artifacts.holder, renew):
+            log.info("run_folder_recorded", run=run_id)
+        store = artifacts.store if lists_store else None
+        stored = None if store is None else store.iter_keys()
+        removed = _collect_all(database, settings, artifacts, store, stored, renew)
+    except Exception:
+        renew.release()
+        raise
+    for orphan in removed:
+        log.info("collected", path=orphan.path, bytes=orphan.bytes)
+    return len(removed)
+
+
+def _collect_all(
+    database: Database,
+    settings: Settings,
+    artifacts: Artifacts,
+    store: ArtifactStore | None,
+    stored: StoredKeys,
+    renew: Callable[[], None],
+) -> list[Orphan]:
+    """The garbage of the home can be removed also when the store does not answer."""
+    grace = settings.gc_grace_seconds
+    try:
+        return collect_garbage(database, artifacts.home, grace, store, stored, renew, settings)
+    except UserError as error:
+        log.warning("store_not_listed", error=str(error))
+        return collect_garbage(database, artifacts.home, grace, progress=renew, settings=settings)
+
+
+class _TaskRenewal:
+    """Renews the leases of periodic tasks when it is called, before half of their time is over."""
+
+    def __init__(self, database: Database, names: Sequence[str], worker_id: str, seconds: float) -> None:
+        self._database, self._names, self._worker_id, self._seconds = database, names, worker_id, seconds
+        self._renewed = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() < self._renewed + self._seconds / 2:
+            return
+        self._renewed = time.monotonic()
+        with self._database.session() as session:
+            for name in self._names:
+                claim_task(session, name, self._worker_id, self._seconds)
+
+    def release(self) -> None:
+        with self._database.session() as session:
+            for name in self._names:
+                release_task(session, name, self._worker_id)
 
 
 def record_run_folders(

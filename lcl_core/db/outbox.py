@@ -17,7 +17,16 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.metrics import DELIVERIES, record_increments
-from lcl_core.db.models import OUTPUT_FOLDERS, ArtifactUpload, Run, Webhook, WebhookDelivery, new_id, output_id
+from lcl_core.db.models import (
+    OUTPUT_FOLDERS,
+    ArtifactUpload,
+    EncoderRow,
+    Run,
+    Webhook,
+    WebhookDelivery,
+    new_id,
+    output_id,
+)
 from lcl_core.db.quotas import delete_bytes, record_bytes
 from lcl_core.db.session import has_prefix, now
 from lcl_core.db.states import FINISHED, State
@@ -286,22 +295,30 @@ def abandon_uploads(session: Session, home: str) -> HomeUploads:
     return pending[0]
 
 
-def has_due_uploads(session: Session, holder: str) -> bool:
+def has_due_uploads(session: Session, holder: str, *, imports: bool = False) -> bool:
     """Whether ``claim_upload`` would find a folder; only reads."""
-    query = select(ArtifactUpload.path).where(UPLOAD_OUTBOX.due(session), ArtifactUpload.holder == holder)
+    query = select(ArtifactUpload.path).where(UPLOAD_OUTBOX.due(session), *_uploads_of(holder, imports=imports))
     return session.scalars(query.limit(1)).first() is not None
 
 
-def claim_upload(session: Session, holder: str) -> UploadTask | None:
+def claim_upload(session: Session, holder: str, *, imports: bool = False) -> UploadTask | None:
     """Claim a folder of the home ``holder`` that is due.
 
     The folder of a run comes after the run's output: the store copies the files that both have.
+
+    Args:
+        imports: only encoders that no run has made.
     """
     order = (ArtifactUpload.path.startswith("runs/"), ArtifactUpload.next_at, ArtifactUpload.path)
-    for row in UPLOAD_OUTBOX.claim(session, [ArtifactUpload.holder == holder], order, 1):
+    for row in UPLOAD_OUTBOX.claim(session, _uploads_of(holder, imports=imports), order, 1):
         if row.pending is not None:
             return UploadTask(row.path, row.pending, row.attempts, _copy_sources(session, row.path))
     return None
+
+
+def _uploads_of(holder: str, *, imports: bool) -> list[ColumnElement[bool]]:
+    imported = select(EncoderRow.path).where(EncoderRow.path == ArtifactUpload.path, EncoderRow.run_id.is_(None))
+    return [ArtifactUpload.holder == holder, *([imported.exists()] if imports else [])]
 
 
 def renew_upload(session: Session, task: UploadTask) -> bool:

@@ -9,22 +9,26 @@ behind it get none of that worker's GPUs meanwhile. docs/runs.md describes the o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+import structlog
 from sqlalchemy import Select, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from lcl_core.common.gpus import is_whole
+from lcl_core.common.logging import log_database_error
 from lcl_core.db.leases import NO_CAPACITY_SINCE
 from lcl_core.db.models import DeviceRow, GangMemberRow, Run, TaskLease, Worker
-from lcl_core.db.session import dialect_insert, now, sql_now
+from lcl_core.db.session import UNREACHABLE, dialect_insert, now, sql_now
 from lcl_core.db.states import LEASED, State
 from lcl_core.jobs import ANY_DEVICE
 
+log = structlog.get_logger(__name__)
 FORGET_AFTER = timedelta(minutes=10)
 ALIVE_WITHIN = timedelta(seconds=30)  # six heartbeats
 
@@ -87,6 +91,54 @@ def claim_task(session: Session, name: str, worker_id: str, seconds: float) -> b
 def release_task(session: Session, name: str, worker_id: str) -> None:
     """Let other workers begin the task at once: it has failed."""
     session.execute(delete(TaskLease).where(TaskLease.name == name, TaskLease.worker == worker_id))
+
+
+class PeriodicTask:
+    """Calls ``work`` in a thread of its own, ``seconds`` apart. A failure is logged and ends only its own round.
+
+    Args:
+        work: returns True when the next round is due at once.
+        delayed: wait once before the first round.
+        join_seconds: how long ``stop`` waits for a round at work; None: until it has ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], object],
+        seconds: float,
+        *,
+        delayed: bool = False,
+        join_seconds: float | None = None,
+    ) -> None:
+        self._name, self._work, self._seconds = name, work, seconds
+        self._delayed, self._join_seconds = delayed, join_seconds
+        self.stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(self._join_seconds)
+
+    def _serve(self) -> None:
+        if self._delayed:
+            self.stopping.wait(self._seconds)
+        while not self.stopping.is_set():
+            if self._round() is not True:
+                self.stopping.wait(self._seconds)
+
+    def _round(self) -> object:
+        try:
+            return self._work()
+        except UNREACHABLE as error:
+            log_database_error(error)
+        except Exception:
+            log.exception("maintenance_failed", task=self._name)
+        return None
 
 
 @dataclass(frozen=True)

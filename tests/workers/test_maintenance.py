@@ -14,9 +14,9 @@ from sqlalchemy.exc import OperationalError
 from lcl_core.db import queue as db_queue
 from lcl_core.db import runs, studies
 from lcl_core.db.session import Database, now
-from lcl_core.db.workers import WorkerIdentity
+from lcl_core.db.workers import PeriodicTask, WorkerIdentity
 from workers import maintenance
-from workers.maintenance import PeriodicTask, QueueMaintenance
+from workers.maintenance import QueueMaintenance
 from workers.settings import WorkerSettings
 
 

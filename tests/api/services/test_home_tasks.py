@@ -1,0 +1,146 @@
+"""What the api does for a home that has no worker: imported encoders are uploaded, garbage is removed."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.core.settings import ApiSettings
+from api.services import home_tasks as tasks_module
+from api.services.home_tasks import home_tasks
+from api.services.state import AppState
+from lcl_core.common.errors import UserError
+from lcl_core.db import outbox
+from lcl_core.db.artifact_store import ArtifactStore
+from lcl_core.db.artifacts import Artifacts
+from lcl_core.db.models import ArtifactUpload, EncoderRow, Run, new_id
+from lcl_core.db.outbox import enqueue_upload
+from lcl_core.db.session import now
+from lcl_core.db.submit import submit
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ApiSettings:
+    """Of an api with a store, in a hurry."""
+    monkeypatch.setattr(tasks_module, "UPLOAD_SECONDS", 0.02)
+    monkeypatch.setattr(outbox.UPLOAD_OUTBOX, "first_delay", timedelta(0))
+    url = f"memory://{uuid.uuid4().hex}/artifacts"
+    home, root = tmp_path / "home", tmp_path / "data"
+    return ApiSettings(home=home, data_roots=[root], artifacts=url, welcome=False, warm_encoders=False)
+
+
+@pytest.fixture
+def state(settings: ApiSettings) -> Iterator[AppState]:
+    state = AppState(settings)
+    state.prepare()
+    yield state
+    state.close()
+
+
+def upload_of(state: AppState, path: str) -> ArtifactUpload:
+    with state.database.reading() as session:
+        return session.get_one(ArtifactUpload, path)
+
+
+def add_encoder(state: AppState, *, run: bool) -> str:
+    """Path of an encoder of this home that is to be uploaded."""
+    row_id = new_id("enc")
+    path = f"encoders/{row_id}"
+    folder = state.settings.home / path
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(row_id.encode())
+    with state.database.session() as session:
+        made: Run | None = submit(session, "pretrain", {"preset": "sample"}) if run else None
+        run_id = None if made is None else made.id
+        facts: dict[str, Any] = {"hash": "0" * 64, "owner": "local", "info": {}, "created_at": now(session)}
+        session.add(EncoderRow(id=row_id, name=row_id, path=path, run_id=run_id, **facts))
+        enqueue_upload(session, path, 1, str(state.artifacts.holder))
+    return path
+
+
+def test_an_import_is_uploaded_also_when_the_store_is_away_at_first(
+    state: AppState,
+    settings: ApiSettings,
+    serve: Any,
+    eventually: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put, tries = ArtifactStore.put, [0]
+
+    def refuse_twice(store: ArtifactStore, *args: Any) -> Any:
+        tries[0] += 1
+        if tries[0] <= 2:
+            raise UserError("it is away", code="store_unreachable")
+        return put(store, *args)
+
+    monkeypatch.setattr(ArtifactStore, "put", refuse_twice)
+    with serve(settings):
+        path = add_encoder(state, run=False)
+        eventually(lambda: upload_of(state, path).key is not None, "the upload")
+    row = upload_of(state, path)
+    assert (row.pending, row.error, tries[0]) == (None, None, 3)
+    assert not [thread for thread in threading.enumerate() if thread.name == "lcl-uploads"], "the task ends"
+
+
+def test_several_processes_upload_it_once(
+    state: AppState, settings: ApiSettings, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, started, rounds = ArtifactStore.put, [], [0]
+    may_go_on = threading.Event()
+
+    def wait(store: ArtifactStore, key: str, *args: Any) -> Any:
+        started.append(key)
+        may_go_on.wait(60)
+        return put(store, key, *args)
+
+    def count(*args: Any, **options: Any) -> bool:
+        found = upload_next(*args, **options)
+        rounds[0] += 1
+        return found
+
+    upload_next = tasks_module.upload_next
+    monkeypatch.setattr(ArtifactStore, "put", wait)
+    monkeypatch.setattr(tasks_module, "upload_next", count)
+    path = add_encoder(state, run=False)
+    uploads = [home_tasks(state.database, settings, Artifacts(settings))[0] for _ in range(2)]
+    for each in uploads:
+        each.start()
+    eventually(lambda: started and rounds[0] >= 3, "rounds of the one that does not upload")
+    may_go_on.set()
+    eventually(lambda: upload_of(state, path).key is not None, "the upload")
+    for each in uploads:
+        each.stop()
+    assert started == [f"{path}/1"]
+
+
+def test_what_runs_made_is_for_workers(state: AppState, settings: ApiSettings, eventually: Callable[..., None]) -> None:
+    trained, imported = add_encoder(state, run=True), add_encoder(state, run=False)
+    uploads, _ = home_tasks(state.database, settings, state.artifacts)
+    uploads.start()
+    eventually(lambda: upload_of(state, imported).key is not None, "the upload")
+    uploads.stop()
+    assert (upload_of(state, trained).attempts, upload_of(state, trained).pending) == (0, 1)
+
+
+def test_garbage_of_the_home_is_removed(
+    state: AppState, settings: ApiSettings, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks_module, "GARBAGE_SECONDS", 0.1)
+    settings.gc_grace_seconds = 0.0
+    orphan = settings.encoders_dir / new_id("enc")
+    orphan.mkdir(parents=True)
+    _, garbage = home_tasks(state.database, settings, state.artifacts)
+    garbage.start()
+    eventually(lambda: not orphan.exists(), "the removal")
+    garbage.stop()
+
+
+def test_without_a_store_there_is_nothing_to_do(state: AppState, settings: ApiSettings) -> None:
+    settings.artifacts = ""
+    assert home_tasks(state.database, settings, Artifacts(settings)) == []
