@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,9 +24,7 @@ from lcl_core.common.paths import Root, is_url, resolve_allowed
 from lcl_core.db.datasets import (
     PRODUCT_OWNER,
     SAMPLE_DATASET,
-    SAMPLE_FILE,
     get_dataset,
-    sample_path,
     select_items,
 )
 from lcl_core.db.models import ApiKey, CollectionRow, Dataset, EncoderRow
@@ -49,6 +48,7 @@ from lcl_core.specs.pretrain import PretrainSpec
 SAMPLE_COLLECTION = "sample-drawings"
 MAX_NAME_LENGTH = 100
 _WEIGHTS_FILE = "model.safetensors"  # of encoders that runs make
+_PACKAGE_FOLDER, _BUNDLED_FOLDERS = "/lcl_core/", ("data/sample/", "pretrained/")
 _NAME_LOCK = 0x6C636C  # any constant: first half of the keys of PostgreSQL's advisory locks on names
 _NAMED_TABLES: dict[str, type[EncoderRow | Dataset | CollectionRow]] = {
     "encoder": EncoderRow,
@@ -382,8 +382,26 @@ class ResolvedInputs:
 
 
 def absolute_path(home: Path, stored: str) -> Path:
-    """A stored path as an absolute one; a relative one is below ``home``."""
-    return Path(home).resolve() / stored
+    """A stored path as an absolute one; a relative one is below ``home``, a bundled one in this installation."""
+    return bundled_path(stored) or Path(home).resolve() / stored
+
+
+def bundled_path(stored: str) -> Path | None:
+    """Where this installation has what comes with the product; None: it is something else, or missing here.
+
+    A row has the path of the installation whose api started last. A checkout on another machine, or an image with
+    another version of Python, has the same file elsewhere; a bundled file is never replaced by one of its name.
+    """
+    _, package, rest = stored.rpartition(_PACKAGE_FOLDER)
+    if not package or not rest.startswith(_BUNDLED_FOLDERS):
+        return None
+    path = _installation() / rest
+    return path if path.exists() else None
+
+
+@cache
+def _installation() -> Path:
+    return Path(str(resources.files("lcl_core"))).resolve()
 
 
 def dataset_location(
@@ -398,8 +416,8 @@ def dataset_location(
 
     Raises: UserError ``path_forbidden``, ``missing_files``.
     """
-    if dataset.name == SAMPLE_DATASET and dataset.path.endswith(SAMPLE_FILE):
-        return Path(sample_path())
+    if dataset.name == SAMPLE_DATASET and (bundled := bundled_path(dataset.path)) is not None:
+        return bundled
     if not os.path.isabs(dataset.path) and not is_url(dataset.path):
         return fetched.get(dataset.path) or absolute_path(home, dataset.path)
     return resolve_allowed(dataset.path, roots, "dataset")

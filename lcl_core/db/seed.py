@@ -24,9 +24,9 @@ _HASH_DIGITS = 16
 def seed_database(session: Session) -> list[EncoderRow]:
     """Register the bundled encoders; for a new one, queue an index run over the sample corpus.
 
-    Called at every start, by any number of processes. An existing row changes only in its path, after a new
-    installation, and in the figures of its model card; a superseded encoder gets no new row. The caller has registered
-    the sample corpus, and commits.
+    Called at every start, by any number of processes. An existing row changes only in its path, after a start of
+    another installation (each reads its own copy: ``registry.bundled_path``), and in the figures of its model card; a
+    superseded encoder gets no new row. The caller has registered the sample corpus, and commits.
     """
     rows = [_register_bundled(session, encoder) for encoder in pretrained_encoders()]
     return [row for row in rows if row is not None]

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.settings import Settings
 from lcl_core.data.corpus.open import open_corpus
 from lcl_core.db import datasets, registry
+from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.models import EncoderRow
 from lcl_core.db.session import Database, now
+from lcl_core.pretrained import pretrained_encoders
 from lcl_core.specs.parsing import parse_spec
 
 
@@ -131,6 +134,36 @@ def test_inputs_become_paths(database: Database, root: Path, tmp_path: Path, cod
     assert inputs.encoders == {"mine": str(folder.resolve())}
     assert inputs.datasets == {"corpus": str((root / "corpus").resolve())}
     assert inputs.encoder_id == "enc_1"
+
+
+def test_what_comes_with_the_product_is_read_in_the_own_installation(
+    database: Database, tmp_path: Path, code_of: Callable[..., str]
+) -> None:
+    """Its rows have the paths of another machine's."""
+    bundled, elsewhere = pretrained_encoders()[-1], "/srv/venv/lib/python3.99/site-packages/lcl_core"
+    spec = parse_spec("evaluate", {"encoder": bundled.name, "dataset": "sample"})
+    with database.session() as session:
+        datasets.register_sample(session).path = f"{elsewhere}/data/sample/drawings.zip"
+        facts = {"hash": bundled.hash, "owner": datasets.PRODUCT_OWNER, "info": {}, "created_at": now(session)}
+        row = EncoderRow(id="enc_1", name=bundled.name, path=f"{elsewhere}/pretrained/{bundled.name}", **facts)
+        session.add(row)
+        session.flush()
+        inputs = registry.resolve_inputs(session, spec, tmp_path)
+        assert inputs.encoders == {bundled.name: str(bundled.directory)}
+        assert inputs.datasets == {"sample": datasets.sample_path()}
+        settings = Settings(home=tmp_path, artifacts="memory://bundled")
+        assert Artifacts(settings).folder(session, row.path) == bundled.directory, "so does the api"
+        row.path = f"{elsewhere}/pretrained/of-a-later-version"
+        session.flush()
+        with pytest.raises(UserError) as caught:
+            registry.resolve_inputs(session, spec, tmp_path)
+        assert (caught.value.code, str(caught.value.file)) == ("missing_files", row.path)
+
+
+@pytest.mark.parametrize("stored", ["/data/corpora/lcl_core/words.zip", "encoders/enc_1", "/data/pretrained/drawings"])
+def test_other_paths_stay_as_they_are(tmp_path: Path, stored: str) -> None:
+    assert registry.bundled_path(stored) is None
+    assert registry.absolute_path(tmp_path, stored) == tmp_path.resolve() / stored
 
 
 def test_a_tokenizer_lies_in_the_data_roots(
