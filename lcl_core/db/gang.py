@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -54,6 +54,7 @@ from lcl_core.db.workers import (
     serving_devices,
 )
 from lcl_core.jobs import ANY_DEVICE
+from lcl_core.specs.parsing import SPEC_REVISION
 
 BACKFILL_DEPTH = 1000  # queued runs, first in order of priority and time, among which short ones are sought
 _RECENT_RUNS = 20  # of a kind, whose median is the expected time of a run without timeout_seconds
@@ -298,8 +299,16 @@ def due_parameters(moment: datetime) -> dict[str, datetime]:
 
 
 def is_due(run: Any = Run) -> ColumnElement[bool]:
-    """Condition on a queued run: it may start. One whose attempt has failed may have to wait."""
-    return or_(run.ready_at.is_(None), run.ready_at <= bindparam("due_at"))
+    """Condition on a queued run: it may start, and this version can parse its spec.
+
+    One whose attempt has failed may have to wait.
+    """
+    return and_(is_parsable(run), or_(run.ready_at.is_(None), run.ready_at <= bindparam("due_at")))
+
+
+def is_parsable(run: Any = Run) -> ColumnElement[bool]:
+    """Condition on a run: no newer version has submitted it, whose spec may have fields that this one refuses."""
+    return cast(ColumnElement[bool], run.spec_revision <= SPEC_REVISION)
 
 
 def awaits_no_engine(run: Any = Run) -> ColumnElement[bool]:
@@ -387,20 +396,23 @@ class _LiveWorker(NamedTuple):
     offers: list[Any]
     slots: int
     devices: list[str]  # that no api serves inference on
+    spec_revision: int
 
     def can_serve(self, run: Run) -> bool:
         size = capacity(self.devices)
+        if run.spec_revision > self.spec_revision:
+            return False
         return can_serve(self.offers, run.resource) and needed_devices(run, size) <= size
 
 
 def _live_workers(session: Session, moment: datetime) -> list[_LiveWorker]:
     """Columns alone: the row's ``current_run`` is a query of its own for each worker."""
-    columns = Worker.id, Worker.home, Worker.offers, Worker.slots, Worker.gpu_ids
+    columns = Worker.id, Worker.home, Worker.offers, Worker.slots, Worker.gpu_ids, Worker.spec_revision
     rows = session.execute(select(*columns).where(Worker.seen_at >= moment - ALIVE_WITHIN)).tuples().all()
-    serving = serving_devices(session) if any(devices for *_, devices in rows) else set()
+    serving = serving_devices(session) if any(devices for *_, devices, _ in rows) else set()
     return [
-        _LiveWorker(id_, home, offers, slots, [device for device in devices if device not in serving])
-        for id_, home, offers, slots, devices in rows
+        _LiveWorker(id_, home, offers, slots, [device for device in devices if device not in serving], revision)
+        for id_, home, offers, slots, devices, revision in rows
     ]
 
 

@@ -133,6 +133,7 @@ class Run(Base):
     name: Mapped[str | None] = mapped_column(String(100))
     notes: Mapped[str | None] = mapped_column(Text)  # of its owner, about what it found
     spec: Mapped[dict[str, Any]]
+    spec_revision: Mapped[int] = mapped_column(default=0, server_default="0")  # a worker claims none above its own
     spec_hash: Mapped[str | None] = mapped_column(String(64))  # runs of older versions have none
     owner: Mapped[str] = mapped_column(String(100))
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
@@ -268,6 +269,7 @@ class Worker(Base):
     # id of its home folder, or of the store that gets copies of its checkpoints: only workers with the same one run the
     # nodes of one run; None: a worker of an older version
     home: Mapped[str | None] = mapped_column(String(40))
+    spec_revision: Mapped[int] = mapped_column(default=0, server_default="0")  # the highest of specs that it can parse
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     consumed_at: Mapped[datetime | None]  # when it last received a message from the broker

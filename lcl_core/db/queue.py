@@ -49,6 +49,7 @@ from lcl_core.db.gang import (
     due_parameters,
     find_reservation,
     is_due,
+    is_parsable,
     join_gang,
     release_member,
     running_by_owner,
@@ -377,7 +378,7 @@ def unclaimed_runs(
     size = capacity(devices)
     query = (
         select(Run.id)
-        .where(Run.state == State.QUEUED.value, _can_be_claimed(offers, size > 0, size), unclaimed)
+        .where(Run.state == State.QUEUED.value, _can_be_claimed(offers, size > 0, size), unclaimed, is_parsable())
         .order_by(Run.priority.desc(), Run.queued_at, Run.id)
     )
     return list(session.scalars(query.limit(100)))

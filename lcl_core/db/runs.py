@@ -47,6 +47,7 @@ class _LiveWorkerResources(NamedTuple):
     resources: list[str]
     devices: list[str]
     home: str | None  # id of its home folder, or of the store for its checkpoints
+    spec_revision: int
 
     @property
     def size(self) -> int:
@@ -367,14 +368,19 @@ def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str
     queued = [run for run in runs if run.state == State.QUEUED]
     if not queued:
         return {}
-    alive = select(Worker.offers, Worker.gpu_ids, Worker.home).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
+    columns = Worker.offers, Worker.gpu_ids, Worker.home, Worker.spec_revision
+    alive = select(*columns).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
     serving = serving_devices(session)
     workers = [
-        _LiveWorkerResources(offers, [device for device in devices if device not in serving], home)
-        for offers, devices, home in session.execute(alive).tuples()
+        _LiveWorkerResources(offers, [device for device in devices if device not in serving], home, revision)
+        for offers, devices, home, revision in session.execute(alive).tuples()
     ]
     uses = device_uses(session) if any(offer.devices for offer in workers) else []
-    found = {run.id: _missing_worker(run, workers) or _busy_devices(run, workers, uses) for run in queued}
+    found = {}
+    for run in queued:
+        upgraded = [offer for offer in workers if run.spec_revision <= offer.spec_revision]
+        reason = _missing_worker(run, workers) or _missing_upgrade(run, workers, upgraded)
+        found[run.id] = reason or _busy_devices(run, upgraded, uses)
     return {run_id: reason for run_id, reason in found.items() if reason is not None}
 
 
@@ -401,6 +407,19 @@ def _missing_worker(run: Run, workers: Sequence[_LiveWorkerResources]) -> dict[s
         )
         return {"code": "separate_homes", "message": message}
     return None
+
+
+def _missing_upgrade(
+    run: Run, workers: Sequence[_LiveWorkerResources], upgraded: Sequence[_LiveWorkerResources]
+) -> dict[str, str] | None:
+    """Why a run waits that the workers could serve if all were ``upgraded``; None: those that are suffice."""
+    if len(upgraded) == len(workers) or (upgraded and _missing_worker(run, upgraded) is None):
+        return None
+    message = (
+        "a newer version of the service has submitted the run, and too few workers that could serve it are of that "
+        f"version ({len(upgraded)} of the {len(workers)} alive are); upgrade them, and the run begins by itself"
+    )
+    return {"code": "old_workers", "message": message}
 
 
 def _busy_devices(

@@ -22,7 +22,16 @@ from lcl_core.db.session import now
 from lcl_core.db.states import State
 from lcl_core.jobs import JOBS
 from lcl_core.specs.evaluate import EvaluateSpec
-from lcl_core.specs.parsing import AnySpec, datasets_of, encoders_of, gpus_of, nodes_of, parse_spec, spec_hash
+from lcl_core.specs.parsing import (
+    SPEC_REVISION,
+    AnySpec,
+    datasets_of,
+    encoders_of,
+    gpus_of,
+    nodes_of,
+    parse_spec,
+    spec_hash,
+)
 from lcl_core.specs.pretrain import PretrainSpec
 
 DEFAULT_MAX_ATTEMPTS = 3  # workers that may be lost before a run fails
@@ -71,7 +80,6 @@ def submit(
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     requirements = resolve_requirements(kind, spec, resource, gpus)
     body_hash = body_hash or hash_submission(kind, spec, name, tags, after, priority, max_attempts, resource, gpus)
-    tags, after = sorted(set(tags)), list(dict.fromkeys(after))
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated
     spec = pin_encoders(session, spec)  # after the hash: a repeated request finds its run whatever the name is now
@@ -81,6 +89,7 @@ def submit(
         kind=kind,
         name=name,
         spec=spec.model_dump(mode="json"),
+        spec_revision=SPEC_REVISION,
         spec_hash=spec_hash(kind, spec),
         owner=owner,
         idempotency_key=idempotency_key,
@@ -92,8 +101,8 @@ def submit(
         **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
         study_id=study_id,
         continues=continues or find_trunk(session, spec, visible_to),
-        tag_rows=[RunTag(tag=tag, owner=owner) for tag in tags],
-        after_rows=[Predecessor(after_id=run_id) for run_id in after],
+        tag_rows=[RunTag(tag=tag, owner=owner) for tag in sorted(set(tags))],
+        after_rows=[Predecessor(after_id=run_id) for run_id in dict.fromkeys(after)],
     )
     return _insert(session, run)
 

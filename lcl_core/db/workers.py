@@ -27,6 +27,7 @@ from lcl_core.db.models import DeviceRow, GangMemberRow, Run, TaskLease, Worker
 from lcl_core.db.session import UNREACHABLE, dialect_insert, now, sql_now
 from lcl_core.db.states import LEASED, State
 from lcl_core.jobs import ANY_DEVICE
+from lcl_core.specs.parsing import SPEC_REVISION
 
 log = structlog.get_logger(__name__)
 FORGET_AFTER = timedelta(minutes=10)
@@ -45,6 +46,7 @@ class WorkerIdentity:
     offers: tuple[str, ...] = ("cpu",)
     gpu_ids: tuple[str, ...] = ()  # devices that it may lease to runs
     home: str | None = None  # id of its home folder, or of the store that gets copies of its checkpoints
+    spec_revision: int = SPEC_REVISION
 
 
 def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[dict[str, Any]] = ()) -> None:

@@ -12,6 +12,7 @@ from lcl_core.db import queue as db_queue
 from lcl_core.db.models import Worker
 from lcl_core.db.session import Database
 from lcl_core.db.workers import WorkerIdentity, record_heartbeat
+from lcl_core.specs.parsing import SPEC_REVISION
 
 Queue = Callable[..., str]
 
@@ -53,6 +54,25 @@ def test_it_names_what_is_missing(
         on_a_cpu: "no worker offers cpu"
     }
     assert anywhere not in reasons()
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_run_of_a_newer_version_waits_for_upgraded_workers(
+    database: Database, queue: Queue, reasons: Callable[[], dict[str, tuple[str, str]]], nodes: int
+) -> None:
+    run_id = queue(spec={"engine": {"nodes": nodes}})
+    with database.session() as session:
+        runs.get_run(session, run_id).spec_revision = SPEC_REVISION + 1
+    for name in ("old-1", "old-2"):
+        show(database, name, "cpu")
+    code, message = reasons()[run_id]
+    assert (code, "0 of the 2 alive" in message) == ("old_workers", True)
+    for name in ("new-1", "new-2")[:nodes]:
+        assert run_id in reasons()
+        show(database, name, "cpu")
+        with database.session() as session:
+            session.get_one(Worker, name).spec_revision = SPEC_REVISION + 1
+    assert reasons() == {}
 
 
 def test_a_run_at_work_or_at_its_end_has_no_obstacle(
