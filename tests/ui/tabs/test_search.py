@@ -120,16 +120,6 @@ def test_ranges_and_members_that_were_typed_are_asked_for_and_kept(service: Any)
     ], "values that the menu lacks are dropped, conditions on labels of the collection are kept"
 
 
-def test_the_menu_says_how_a_range_is_written(service: Any) -> None:
-    types = {"taken": "date", "year": "number", "tags": "set"}
-    labels = {"labels": {"year": [str(year) for year in range(400)]}, "label_types": types}
-    picker, _ = SearchTab(service(collection=labels)).labels("col_1", None)
-    assert picker["visible"], "although no value is offered"
-    assert "taken>=2020-01-31" in picker["info"]
-    assert "hue!=red" in SearchTab(service(collection=COLLECTION)).labels("col_1", None)[0]["info"]
-    assert SearchTab(service(collection=COLLECTION | {"labels": {}})).labels("col_1", None)[0]["info"] is None
-
-
 @pytest.mark.parametrize(
     ("typed", "why"),
     [

@@ -18,3 +18,15 @@ def test_hits_and_the_button_stay_if_more_cannot_be_fetched(service: Any, away: 
     client.answers["search"] = away
     *kept, said = tab.show_more(query)
     assert (kept, "no answer from" in said) == ([gr.skip()] * 3, True)
+
+
+def test_the_menu_says_how_conditions_are_written(service: Any) -> None:
+    def example(**collection: Any) -> str | None:
+        picker, _ = SearchTab(service(collection=collection)).labels("col_1", None)
+        assert picker["visible"] == bool(collection["labels"]), "also where no value is offered"
+        return picker["info"]
+
+    years, types = [str(year) for year in range(400)], {"taken": "date", "year": "number", "tags": "set"}
+    assert "taken>=2020-01-31" in str(example(labels={"year": years}, label_types=types))
+    assert "hue!=red" in str(example(labels={"hue": ["red", "blue"]}, label_types={}))
+    assert example(labels={}, label_types={}) is None
