@@ -11,12 +11,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, make_url, text, update
 
 from lcl_core.common import paths
 from lcl_core.common.settings import OPEN_FOLDERS
 from lcl_core.db import audit, leases, queue, runs, submit
-from lcl_core.db.models import OUTPUT_FOLDERS, UPLOADS_FOLDER, Base, Dataset, DatasetTag, EncoderRow, new_id
+from lcl_core.db.models import OUTPUT_FOLDERS, UPLOADS_FOLDER, Base, Dataset, DatasetTag, EncoderRow, Run, new_id
 from lcl_core.db.session import Database, now
 
 HANDBOOK = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -170,6 +170,8 @@ def test_a_backup_of_an_earlier_version_is_restored_over_a_migrated_database(
     postgres: Database, empty_postgres: str, tmp_path: Path
 ) -> None:
     first, second = fill(postgres, tmp_path / "home")
+    with postgres.session() as session:
+        session.execute(update(Run).values(spec_revision=0))  # as of runs that the earlier version submitted
     before = contents(postgres)
     postgres.downgrade("0024")
     dump = tmp_path / "lcl.dump"

@@ -101,7 +101,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator[
             service = ServiceFixture(url, home, context, (home / "key").read_text().strip())
             with context.database.session() as session:
                 record_heartbeat(session, WorkerIdentity("worker-1", "host", 1, 1, ("cpu (2 cores)",), ("cpu",)))
-            for name in ("little", "manuals", "mmc4", "laion400m", "imagenet", "corpora"):
+            for name in ("little", "manuals", "mmc4", "laion400m", "imagenet", "imagenet-sketch", "corpora"):
                 service.admin.register_dataset(name, str(data / "small.zip"))
             for seed, name in enumerate(ENCODERS):
                 do(service, "pretrain", {**SMALL_PRETRAIN, "seed": seed}, name)

@@ -143,7 +143,7 @@ class LoadedCheckpoint:
     tensors: dict[str, dict[str, Tensor]]
     rank_tensors: dict[str, dict[str, Tensor]]
     rank_states: list[dict[str, Any]]
-    lacking: dict[str, list[str]]
+    lacking: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
