@@ -233,6 +233,7 @@ def test_another_colour_leaves_one_map_at_the_same_part(open_map: Callable[..., 
     labels = page.get_by_role("option").all_inner_texts()
     chosen = next(label for label in labels if label not in ("", page.get_by_label("Colour by").input_value()))
     page.get_by_role("option", name=chosen, exact=True).click()
+    expect(canvas).to_have_attribute("aria-label", f"Map of 40 images, coloured by {chosen}")  # the new map listens
     expect(legend).not_to_have_text(before)
     page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',1.6')")
     canvas.focus()
