@@ -30,7 +30,7 @@ from api.cli.output import (
     print_json,
     print_note,
 )
-from api.client import Client
+from api.client import ApiError, Client
 from api.client.models import ArtifactJson, EstimateJson, RangeJson, RunJson
 from api.client.payloads import (
     FINAL_STATES,
@@ -158,10 +158,19 @@ def logs(
 ) -> None:
     """The log of a run."""
     with global_options(context).client() as client:
-        offset = 0
+        offset, waiting = 0, False
         while True:
             ended = client.run(run_id)["state"] in FINAL_STATES  # before the log, which is then complete
-            chunk = client.logs(run_id, offset)
+            try:
+                chunk = client.logs(run_id, offset)
+            except ApiError as error:  # the log of a run on another machine comes when the run has ended
+                if error.code != "files_elsewhere" or ended or not follow:
+                    raise
+                if not waiting:
+                    typer.echo(error.message, err=True)
+                waiting = True
+                time.sleep(POLL_SECONDS)
+                continue
             sys.stdout.write(chunk["text"])
             sys.stdout.flush()
             if chunk["offset"] > offset:

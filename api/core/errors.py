@@ -122,6 +122,7 @@ STATUS_OF_CODE = {
     "overloaded": 429,
     "deadline_exceeded": 504,
     "artifacts_pending": 503,
+    "files_elsewhere": 409,
     "encoder_unloaded": 503,
     "examination_busy": 503,
     "out_of_memory": 503,

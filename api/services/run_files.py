@@ -23,10 +23,12 @@ from sqlalchemy.orm import Session
 from api.core.errors import Problem
 from api.schemas.runs import ArtifactView, LogChunk
 from api.services.state import AppState
+from lcl_core.common.errors import UserError
 from lcl_core.common.files import regular_files
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import outbox
-from lcl_core.db.models import ArtifactUpload
+from lcl_core.db.models import ArtifactUpload, Run
+from lcl_core.db.states import FINISHED
 
 LOG_CHUNK_BYTES = 1 << 20
 OCTET_STREAM = "application/octet-stream"
@@ -39,7 +41,8 @@ _LOG = "log.txt"
 class RunFiles:
     """Files of a run that the database knows; such ids are safe names.
 
-    Raises (every method): Problem; UserError ``artifacts_pending`` or ``store_unreachable``.
+    Raises (every method): Problem; UserError ``artifacts_pending``, ``store_unreachable``, or ``files_elsewhere`` while
+        the run's folder is in the home of a worker alone.
     """
 
     def __init__(self, state: AppState, session: Session, run_id: str) -> None:
@@ -47,14 +50,18 @@ class RunFiles:
         self._store = state.artifacts.store
         self._local = RunDir(Path(state.settings.runs_dir) / run_id)
         self._remote = state.artifacts.find_remote_copy(session, path)
+        run = session.get(Run, run_id)
+        under_way = run is not None and run.attempt > 0 and run.state not in FINISHED
+        self._elsewhere = under_way and state.artifacts.holder is not None and not self._local.path.is_dir()
         upload = self._remote or outbox.get_upload(session, path)
         self._entries = _file_entries(upload) if upload is not None else {}
 
     def artifacts(self) -> list[ArtifactView]:
         """All artifacts, with the hashes of those in the artifact store."""
-        if self._remote is None:
+        remote = self._find_remote()
+        if remote is None:
             return [self._with_hash(artifact) for artifact in list_files(self._local.artifacts)]
-        outbox.require_uploaded(self._remote)
+        outbox.require_uploaded(remote)
         return [
             ArtifactView(name=name.removeprefix(_ARTIFACTS), **entry)
             for name, entry in sorted(self._entries.items())
@@ -63,12 +70,13 @@ class RunFiles:
 
     def artifact(self, name: str, range_header: str | None) -> Response:
         """A download of the whole file or of the requested range."""
-        if self._remote is None:
+        remote = self._find_remote()
+        if remote is None:
             path = confined_file(self._local.artifacts, name)
             info = path.lstat()
             parse_range(range_header, info.st_size)  # FileResponse would answer a bad range in plain text
             return FileResponse(path, filename=path.name, media_type=OCTET_STREAM, stat_result=info)
-        key = outbox.require_uploaded(self._remote)
+        key = outbox.require_uploaded(remote)
         entry = self._entries.get(f"{_ARTIFACTS}{name}")
         if entry is None:
             raise _unknown_artifact(name)
@@ -88,12 +96,23 @@ class RunFiles:
 
     def log(self, offset: int) -> LogChunk:
         """Up to 1 MiB of the log from byte ``offset`` on."""
-        if self._remote is None:
+        remote = self._find_remote()
+        if remote is None:
             return read_log(self._local.log_file, offset)
-        key = outbox.require_uploaded(self._remote)
+        key = outbox.require_uploaded(remote)
         size = self._entries.get(_LOG, {"bytes": 0})["bytes"]
         data = b"".join(self._store.read_stream(key, _LOG, offset, min(offset + LOG_CHUNK_BYTES, size)))
         return _log_chunk(data, offset, size)
+
+    def _find_remote(self) -> ArtifactUpload | None:
+        """The copy in the store; None: the files are in this home. Raises: UserError ``files_elsewhere``."""
+        if self._remote is None and self._elsewhere:
+            raise UserError(
+                "log and artifacts of this run are on the machine of its worker, in runs/ID of LCL_HOME there, and can "
+                "be read here when the run has ended; its metrics can be read meanwhile",
+                code="files_elsewhere",
+            )
+        return self._remote
 
     def _with_hash(self, artifact: ArtifactView) -> ArtifactView:
         entry = self._entries.get(f"{_ARTIFACTS}{artifact.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -9,12 +10,14 @@ import tarfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import httpx
 import pytest
 
+from api.cli import main, runs
 from api.client import ApiError
 from api.core.settings import ApiSettings
 from api.services.state import AppState
@@ -106,6 +109,38 @@ def sent(here: ServiceFixture, there: ServiceFixture, made: Json) -> Json:
     made = there.admin.run(run_id)
     assert made["artifacts"] is None
     return made
+
+
+def test_files_of_a_run_that_works_elsewhere_are_announced(
+    here: ServiceFixture, there: ServiceFixture, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty log would look as one of a run that has written nothing."""
+    run_id = here.submit(name="at work")
+    assert there.admin.logs(run_id) == {"text": "", "offset": 0, "size": 0}, "no worker has begun it"
+    claim = here.claim(run_id)
+    here.run_dir(run_id).log_file.write_text("first\n")
+    assert here.admin.logs(run_id)["text"] == "first\n"
+    for ask in (there.admin.logs, there.admin.artifacts):
+        with pytest.raises(ApiError, match="machine of its worker") as caught:
+            ask(run_id)
+        assert (caught.value.status, caught.value.code) == (409, "files_elsewhere")
+
+    def end(_: float) -> None:
+        here.run_dir(run_id).log_file.write_text("first\nlast\n")
+        folder = here.home / "runs" / run_id
+        ended, holder = complete_run.RunCancelled(), here.context.artifacts.holder
+        complete_run.complete_run(here.context.database, claim, ended, folder, here.home, 1.0, holder)
+        carried(here)
+
+    monkeypatch.setenv("LCL_API_URL", there.url)
+    monkeypatch.setenv("LCL_API_KEY", there.keys["admin"])
+    monkeypatch.setattr(runs, "time", SimpleNamespace(sleep=end))  # while the command waits
+    monkeypatch.setattr("sys.argv", ["lcl", "runs", "logs", "-f", run_id])
+    with contextlib.suppress(SystemExit):
+        main()
+    shown = capsys.readouterr()
+    assert shown.out == "first\nlast\n"
+    assert shown.err.count("machine of its worker") == 1
 
 
 def test_the_list_is_the_same_on_both_and_has_hashes(here: ServiceFixture, there: ServiceFixture, sent: Json) -> None:
