@@ -20,9 +20,9 @@ from lcl_core.db import datasets, queue, runs, submit
 from lcl_core.db.artifacts import stored_checkpoints
 from lcl_core.db.leases import Claim
 from lcl_core.db.session import Database
-from workers.logs import configure_logging
 from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
+from workers.worker import configure_logging
 
 WARM_UP = 10  # steps that do not count
 VARIANTS = ("local", "store")

@@ -24,9 +24,9 @@ from lcl_core.db import datasets, queue, runs, submit
 from lcl_core.db.leases import Claim
 from lcl_core.db.session import Database
 from workers.executors.base import Executor, Handle, JobRequest, create_executor
-from workers.logs import configure_logging
 from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
+from workers.worker import configure_logging
 
 STORE_BYTES = 80 << 20  # of a raylet
 SPEC: dict[str, Any] = {"preset": "sample", "steps": 2, "log_every": 1, "checkpoint_every": 2}

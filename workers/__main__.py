@@ -17,9 +17,8 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.paths import prepare_home, private_umask
 from lcl_core.common.process_env import forbid_downloads
 from lcl_core.common.settings import check_setting_names, settings_error_message
-from workers.logs import configure_logging
 from workers.settings import WorkerSettings
-from workers.worker import WorkerProcess
+from workers.worker import WorkerProcess, configure_logging
 
 _UNUSABLE = ("home_unusable", "executor_unreachable", "database_newer")  # no setting is wrong
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import structlog
 
+from lcl_core.common.logging import log_database_error
 from lcl_core.db.gang import MemberLease
 from lcl_core.db.leases import Claim
 from lcl_core.db.queue import claim_for_engine, claim_next
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.workers import WorkerIdentity
 from workers.executors.base import Executor
-from workers.logs import log_database_error
 
 log = structlog.get_logger(__name__)
 

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import visible_devices_env
+from lcl_core.common.logging import log_database_error
 from lcl_core.common.rendezvous import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.artifacts import Artifacts
@@ -50,7 +51,6 @@ from workers.exit_outcome import (
 )
 from workers.failure_table import RULES, Policy
 from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
-from workers.logs import log_database_error
 from workers.node_checkpoints import copier_class, prepared_node
 from workers.remote_checkpoints import copied_checkpoints
 from workers.settings import WorkerSettings

@@ -18,10 +18,10 @@ import structlog
 from sqlalchemy.orm import Session
 
 from lcl_core.common.clock import boot_time
+from lcl_core.common.logging import log_database_error
 from lcl_core.db.leases import StaleLease
 from lcl_core.db.session import UNREACHABLE, Database, answer_within
 from lcl_core.db.states import State
-from workers.logs import log_database_error
 from workers.settings import KILL_SHARE, TERMINATE_SHARE, WorkerSettings
 
 # a thread that was not scheduled for this share of a lease was suspended, with its machine or its process

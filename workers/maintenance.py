@@ -326,11 +326,6 @@ def thinning_tasks(
 
 
 def garbage_task(database: Database, settings: WorkerSettings, worker_id: str) -> PeriodicTask:
-    """:func:`remove_garbage` every ``gc_seconds``; one that is interrupted goes on in a later round."""
-    work = partial(remove_garbage, database, settings, Artifacts(settings), worker_id)
+    """A round of ``collect_for_all`` every ``gc_seconds``; one that is interrupted goes on in a later round."""
+    work = partial(collect_for_all, database, settings, Artifacts(settings), worker_id, settings.gc_seconds)
     return PeriodicTask("garbage", work, settings.gc_seconds, delayed=True, join_seconds=0.0)
-
-
-def remove_garbage(database: Database, settings: WorkerSettings, artifacts: Artifacts, worker_id: str) -> int:
-    """``lcl_core.db.garbage.collect_for_all`` every ``gc_seconds``. Raises: OSError, UNREACHABLE; UserError."""
-    return collect_for_all(database, settings, artifacts, worker_id, settings.gc_seconds)

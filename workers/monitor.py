@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from lcl_core.common.logging import log_database_error
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.gang import MemberFailure, member_failures
 from lcl_core.db.leases import (
@@ -26,7 +27,6 @@ from workers.executors.base import Job, MachineLost
 from workers.exit_outcome import ProcessExit, StopReason
 from workers.job_output import MetricsTail, PendingMetrics, ProgressDeadline, newest_checkpoint
 from workers.lease_keeper import LeaseKeeper
-from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)

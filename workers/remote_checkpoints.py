@@ -32,6 +32,7 @@ import structlog
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import present_tree, regular_files, sha256_file, write_atomically
+from lcl_core.common.logging import log_database_error
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import (
     Artifacts,
@@ -42,7 +43,6 @@ from lcl_core.db.artifacts import (
 from lcl_core.db.leases import Claim, StaleLease
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.train.checkpoint.manifest import DAMAGE, CheckpointManifest, storage_errors
-from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
 CHECKPOINT, METRICS, TOKENIZER, BEST = "checkpoint", "metrics.jsonl", "tokenizer.json", "artifacts/encoder_best"

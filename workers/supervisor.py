@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import visible_devices_env
+from lcl_core.common.logging import log_database_error
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
@@ -38,7 +39,6 @@ from workers.fetch_checkpoints import fetch_checkpoints
 from workers.gang import combine_outcomes, is_secondary_failure, published_rendezvous
 from workers.job_output import MetricsTail
 from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
-from workers.logs import log_database_error
 from workers.maintenance import schedule_dependents, schedule_studies
 from workers.monitor import JobMonitor, WorkClock
 from workers.node_checkpoints import copier_class, open_outgoing

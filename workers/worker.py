@@ -7,20 +7,25 @@ take milliseconds: no run lives in a message, so none is lost with one.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.platforms import SecurityWarning
 from kombu import Queue
 from kombu.common import Broadcast
 
 from lcl_core.common.gpus import Gpu, visible_gpus
+from lcl_core.common.logging import configure_logging as configure_shared_logging
+from lcl_core.common.logging import log_database_error
 from lcl_core.common.threads import usable_cores
 from lcl_core.db.artifacts import home_id
 from lcl_core.db.datasets import register_sample
@@ -33,7 +38,6 @@ from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
 from workers.executors.base import Executor, create_executor
 from workers.gang import GangMember
-from workers.logs import log_database_error
 from workers.maintenance import (
     MAINTENANCE,
     QueueMaintenance,
@@ -45,6 +49,20 @@ from workers.maintenance import (
 from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
 from workers.webhook_delivery import WebhookSender
+
+
+def configure_logging(log_format: str) -> None:
+    """``lcl_core.common.logging.configure_logging``, and Celery's own loggers quieter."""
+    configure_shared_logging(log_format)
+    for noisy in ("celery.app.trace", "celery.worker.strategy"):  # a line or two for each message
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # it is about pickled messages, and ours are JSON only
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    signals.setup_logging.connect(_skip_celery_setup)
+
+
+def _skip_celery_setup(**_: Any) -> None:
+    """Celery configures logging itself unless this signal has a listener."""
 
 
 def consumer_app(broker_url: str, slots: int) -> Celery:

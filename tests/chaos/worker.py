@@ -6,9 +6,8 @@ import sys
 
 from lcl_core.jobs import JOB_MODULES
 from tests.chaos import toy_job as trainer
-from workers.logs import configure_logging
 from workers.settings import WorkerSettings
-from workers.worker import WorkerProcess
+from workers.worker import WorkerProcess, configure_logging
 
 if __name__ == "__main__":
     settings = WorkerSettings()

@@ -10,9 +10,9 @@ import threading
 from lcl_core.db import queue
 from lcl_core.db.leases import Claim
 from lcl_core.db.session import Database
-from workers.logs import configure_logging
 from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
+from workers.worker import configure_logging
 
 
 def main() -> None:

@@ -14,11 +14,12 @@ from lcl_core.db import artifacts, leases, outbox, quotas, runs, submit
 from lcl_core.db import outbox as db_outbox
 from lcl_core.db import queue as db_queue
 from lcl_core.db.artifact_store import ArtifactStore
+from lcl_core.db.garbage import collect_for_all
 from lcl_core.db.models import TaskLease
 from lcl_core.db.session import Database
 from tests.workers.in_process_worker import InProcessWorker
 from tests.workers.worker_processes import WorkerProcesses
-from workers.maintenance import remove_garbage, upload_tasks
+from workers.maintenance import upload_tasks
 from workers.settings import WorkerSettings
 
 
@@ -84,7 +85,7 @@ def test_a_run_that_is_cancelled_between_attempts_is_charged_and_sent(
         assert quotas.owner_bytes(session, "ada") == size > 0
         assert outbox.count_pending_uploads(session) == 0, "the attempt may be made again under its number"
         runs.cancel_run(session, run_id)
-    remove_garbage(database, settings, collector, "w-1")
+    collect_for_all(database, settings, collector, "w-1", settings.gc_seconds)
     with database.session() as session:
         assert quotas.owner_bytes(session, "ada") == size
         assert run_id in db_outbox.runs_with_pending_uploads(session, [run_id])
@@ -109,7 +110,7 @@ def test_a_run_that_was_sent_before_and_is_cancelled_between_later_attempts_is_s
     worker.work()
     assert run_of(run_id).state == "failed"
     artifacts.upload_pending(database, collector)
-    remove_garbage(database, settings, collector, "w-1")
+    collect_for_all(database, settings, collector, "w-1", settings.gc_seconds)
     with database.session() as session:
         assert outbox.count_pending_uploads(session) == 0, "everything is in the store"
         runs.resume_run(session, run_id)
@@ -123,7 +124,7 @@ def test_a_run_that_was_sent_before_and_is_cancelled_between_later_attempts_is_s
             runs.cancel_run(session, run_id)
     with database.session() as session:
         session.query(TaskLease).delete()  # as if an hour had passed
-    remove_garbage(database, settings, collector, "w-1")
+    collect_for_all(database, settings, collector, "w-1", settings.gc_seconds)
     attempt = run_of(run_id).attempt
     artifacts.upload_pending(database, collector)
     with database.reading() as session:
@@ -154,7 +155,7 @@ def test_the_folder_of_a_lost_worker_is_charged_and_sent_by_its_home(
     assert run_of(run_id).state == "failed"
 
     def charged_by(place: WorkerSettings) -> tuple[int, bool]:
-        remove_garbage(database, place, artifacts.Artifacts(place), str(place.home))
+        collect_for_all(database, place, artifacts.Artifacts(place), str(place.home), place.gc_seconds)
         with database.reading() as session:
             pending = db_outbox.runs_with_pending_uploads(session, [run_id])
             return quotas.owner_bytes(session, "ada"), run_id in pending

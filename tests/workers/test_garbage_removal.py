@@ -14,9 +14,10 @@ from sqlalchemy import delete, select
 from lcl_core.common.errors import UserError
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts
+from lcl_core.db.garbage import collect_for_all
 from lcl_core.db.models import TaskLease, new_id
 from lcl_core.db.session import Database
-from workers.maintenance import garbage_task, remove_garbage
+from workers.maintenance import garbage_task
 from workers.settings import WorkerSettings
 
 
@@ -25,6 +26,10 @@ def orphan(settings: WorkerSettings) -> Path:
     folder = settings.runs_dir / new_id("run")
     folder.mkdir(parents=True)
     return folder
+
+
+def collect(database: Database, settings: WorkerSettings, worker: str) -> int:
+    return collect_for_all(database, settings, Artifacts(settings), worker, settings.gc_seconds)
 
 
 def test_it_removes_what_is_due(
@@ -51,10 +56,10 @@ def test_the_store_of_artifacts_has_garbage_too_and_may_be_away(
 
     with monkeypatch.context() as patch:
         patch.setattr(ArtifactStore, "iter_keys", refuse)
-        assert remove_garbage(database, settings, Artifacts(settings), "w-1") == 1
+        assert collect(database, settings, "w-1") == 1
     assert not orphan.exists()
     assert dict(store.iter_keys()).keys() == {left}
-    assert remove_garbage(database, settings, Artifacts(settings), "w-1") == 1
+    assert collect(database, settings, "w-1") == 1
     assert dict(store.iter_keys()) == {}
 
 
@@ -94,15 +99,15 @@ def test_one_worker_collects_for_all_of_a_home_and_lists_the_store_once(
     monkeypatch.setattr(ArtifactStore, "iter_keys", count)
     other = settings.model_copy(update={"home": tmp_path / "other", "gc_grace_seconds": 0.0})
     for worker in ("w-1", "w-2", "w-3"):
-        remove_garbage(database, settings, Artifacts(settings), worker)
+        collect(database, settings, worker)
     assert listed == ["the store"]
     with database.session() as session:
         session.execute(
             delete(TaskLease).where(TaskLease.name == "garbage/store")
         )  # its time is over before the home's
-    assert remove_garbage(database, settings, Artifacts(settings), "w-2") == 0, "the home is another worker's"
+    assert collect(database, settings, "w-2") == 0, "the home is another worker's"
     (other.runs_dir / orphan.name).mkdir(parents=True)
-    assert remove_garbage(database, other, Artifacts(other), "w-4") == 1, "each home has its own"
+    assert collect(database, other, "w-4") == 1, "each home has its own"
     assert listed == ["the store"] * 2, "who may not collect has not taken the store's turn"
 
 
@@ -117,8 +122,8 @@ def test_a_collection_that_fails_is_left_to_others(
     with monkeypatch.context() as patch:
         patch.setattr("lcl_core.db.garbage.remove_tree", refuse)
         with pytest.raises(PermissionError):
-            remove_garbage(database, settings, Artifacts(settings), "w-1")
-    assert remove_garbage(database, settings, Artifacts(settings), "w-2") == 1
+            collect(database, settings, "w-1")
+    assert collect(database, settings, "w-2") == 1
 
 
 def test_a_long_collection_keeps_its_task_so_that_no_other_worker_begins_it(
@@ -141,5 +146,5 @@ def test_a_long_collection_keeps_its_task_so_that_no_other_worker_begins_it(
 
     monkeypatch.setattr("lcl_core.db.garbage.remove_tree", slow)
     monkeypatch.setattr("workers.maintenance.time.monotonic", lambda: passed[0])
-    assert remove_garbage(database, settings, Artifacts(settings), "w-1") == 3
+    assert collect(database, settings, "w-1") == 3
     assert expiries[0] < expiries[1] < expiries[2] < expiry()

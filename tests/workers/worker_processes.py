@@ -12,7 +12,7 @@ from workers.settings import WorkerSettings
 
 TOY_WORKER = """
 import os
-from workers.logs import configure_logging
+from workers.worker import configure_logging
 from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess
 

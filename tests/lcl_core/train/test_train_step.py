@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,6 +29,7 @@ from lcl_core.train.input_pipeline import HostBatch
 from lcl_core.train.train_step import StepReport, TrainingStep
 from tests.lcl_core.batch_partitions import VARIANTS, partition_batches, rows_of_variant
 from tests.lcl_core.reference_loss import compute_loss
+from tests.lcl_core.train.host_batches import count_images_on_device
 
 
 def step(
@@ -180,15 +180,6 @@ def test_one_micro_batch_at_a_time_is_on_the_device(
 ) -> None:
     rows = rows_of_variant(VARIANTS[name], documents, pairs)
     images = pixels[: sum(int((row == small_config.soi_token_id).sum()) for row in rows)]
-    moved: list[weakref.ref[Tensor]] = []
-    present: list[int] = []
-
-    def to(self: HostBatch, device: torch.device) -> PackedBatch:
-        present.append(sum(tensor() is not None for tensor in moved))
-        on_device = self.packed.pixel_values.clone()
-        moved.append(weakref.ref(on_device))
-        return replace(self.packed, pixel_values=on_device)
-
     found = []
     for wrapped in (False, True):
         model, objective = (
@@ -197,7 +188,7 @@ def test_one_micro_batch_at_a_time_is_on_the_device(
         )
         batches = partition_batches(objective, rows, images, small_config, [[0], [1], [2], [3]])
         with monkeypatch.context() as patch:
-            patch.setattr(HostBatch, "to", to)
+            present = count_images_on_device(patch)
             step(model, [HostBatch(batch) for batch in batches] if wrapped else batches, objective)
         found.append(gradients(model, objective))
     assert len(present) in (4, 8)  # with gradient caching each micro-batch is computed twice

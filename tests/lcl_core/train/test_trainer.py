@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,12 +19,12 @@ from lcl_core.data.tokenizer import load_tokenizer, train_bpe
 from lcl_core.estimate.flops import training_flops
 from lcl_core.estimate.history import measured_run
 from lcl_core.estimate.report import estimate_pretraining
-from lcl_core.model import LCLModel, LCLProcessor, PackedBatch
+from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.ops.cpu_kernels import GENERATIONS, NEWEST, cpu_kernels
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
-from lcl_core.train.input_pipeline import HostBatch
 from lcl_core.train.trainer import Trainer, train
+from tests.lcl_core.train.host_batches import count_images_on_device
 from tests.lcl_core.train.small_runs import curve, finished, kill_group, prepared, started, trainer, weights
 
 
@@ -108,16 +106,7 @@ def test_cancelled_twice_and_resumed_is_bitwise_the_same(
 def test_one_micro_batch_at_a_time_is_on_the_device(
     tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moved: list[weakref.ref[torch.Tensor]] = []
-    present: list[int] = []
-
-    def to(self: HostBatch, device: torch.device) -> PackedBatch:
-        present.append(sum(tensor() is not None for tensor in moved))
-        on_device = self.packed.pixel_values.clone()
-        moved.append(weakref.ref(on_device))
-        return replace(self.packed, pixel_values=on_device)
-
-    monkeypatch.setattr(HostBatch, "to", to)
+    present = count_images_on_device(monkeypatch)
     objective = {"log_gradient_ratio": True}
     trainer(prepared(tmp_path, sample_zip, steps=1, engine={"accumulate": 3}, objective=objective)).run()
     assert present == [0] * 7  # two passes, and one of the first micro-batch for the ratio
