@@ -366,7 +366,14 @@ class OptimizerSpec(Spec):
     )
     decay_steps: int = Field(0, ge=0, description="last steps, in which constant_with_decay decreases linearly to zero")
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
-    # both are left out where they say nothing, so that specs of before there were choices keep their hash
+    # these are left out where they say nothing, so that specs of before there were choices keep their hash
+    max_nonfinite_steps: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        exclude_if=lambda steps: steps == 0,
+        description="steps in a row whose loss is no number that are left out; one more, and the run fails",
+    )
     lr_scale: dict[ModelPart, Annotated[float, Field(gt=0, le=1000)]] = Field(
         {}, exclude_if=lambda scales: not scales, description="factor of the rate of parts of the model; others: 1"
     )

@@ -25,6 +25,8 @@ from lcl_core.train.checkpoint.state import TrainingProgress
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.train_step import StepReport
 
+NONFINITE_FILE = "not_a_number.json"  # the artifact with the documents of the newest step without a finite gradient
+
 
 def peak_flops(dtype: torch.dtype, device: torch.device | None = None, seconds: float = 1.0) -> float:
     """Best rate of a square matrix product with the default settings, FLOP/s."""
@@ -189,8 +191,10 @@ class MetricsAggregator:
 
     Attributes:
         total_steps: of the run.
+        max_nonfinite_steps: steps in a row without a finite gradient that are left out.
         peak: FLOP/s of this rank's device, for the utilisation.
         device: of this rank, whose memory is reported; none: as ``pick_device``.
+        nonfinite: steps that were left out for that, and are not reported yet.
         _started, _counted: clock where the interval of the next line begins, and up to where the training time is in
             the progress; a checkpoint moves the second one alone.
     """
@@ -199,9 +203,11 @@ class MetricsAggregator:
     ranks: RankGroup
     peak: float
     device: torch.device | None = None
+    max_nonfinite_steps: int = 0
     _started: float = field(default_factory=time.monotonic)
     _counted: float = field(init=False)
     _cpu: CpuClock = field(default_factory=CpuClock)
+    nonfinite: list[NonFiniteLoss] = field(default_factory=list)
     _pending: list[_PendingStep] = field(default_factory=list)
     _steps: int = 0
     _flops: float = 0.0
@@ -230,7 +236,7 @@ class MetricsAggregator:
     def flush(self, progress: TrainingProgress) -> None:
         """Read the pending scalars from the device into ``progress``, so that a checkpoint holds them.
 
-        Raises: NonFiniteLoss for a step that was skipped because a loss or the gradient was not finite.
+        Raises: NonFiniteLoss for a loss or gradient that was not finite, when no more such steps may be left out.
         """
         pending, self._pending = self._pending, []
         by_rank = self.ranks.all_gather_object(_read_values(pending))
@@ -240,10 +246,20 @@ class MetricsAggregator:
             norm, finite = shares[0][-2:]
             losses = dict(zip(step.losses, sums, strict=False))
             if not finite:
-                raise NonFiniteLoss(step.step, losses, norm, step.documents)
+                self._count_nonfinite(progress, NonFiniteLoss(step.step, losses, norm, step.documents))
+                continue
+            progress.nonfinite_in_a_row = None
             metrics = _metric_means(step.metrics, sums[len(losses) :])
             numbers = {f"{name}_loss": loss for name, loss in losses.items()}
             progress.pending.append({**numbers, **metrics, **step.known, "grad_norm": norm})
+
+    def _count_nonfinite(self, progress: TrainingProgress, step: NonFiniteLoss) -> None:
+        progress.nonfinite_steps = (progress.nonfinite_steps or 0) + 1
+        progress.nonfinite_in_a_row = (progress.nonfinite_in_a_row or 0) + 1
+        if progress.nonfinite_in_a_row > self.max_nonfinite_steps:
+            raise step
+        progress.pending.append({})
+        self.nonfinite.append(step)
 
     def add_seconds(self, progress: TrainingProgress) -> None:
         """Add the training time since the last call to ``progress``, so that a checkpoint holds it."""
@@ -261,12 +277,13 @@ class MetricsAggregator:
         self.flush(progress)
         seconds = time.monotonic() - self._started
         means = _means(progress.pending)
+        losses = [value for name, value in means.items() if name.endswith("_loss")]
         own = [self._images, self._tokens, peak_memory_gib(self.device)]
         all_images, all_tokens, memory = zip(*self.ranks.all_gather_object(own), strict=True)
         line = {
             "step": progress.step,
             "total_steps": self.total_steps,
-            "loss": sum(value for name, value in means.items() if name.endswith("_loss")),
+            **({"loss": sum(losses)} if losses else {}),  # no loss: no step since the last line had a number
             **means,
             "images_per_s": sum(all_images) / seconds,
             "tokens_per_s": sum(all_tokens) / seconds,
@@ -291,18 +308,20 @@ class NonFiniteLoss(UserError):
     """A step whose losses or gradient were not finite; the weights are those before it.
 
     Attributes:
+        step: its number.
         details: step, losses, gradient norm and the ids of the documents that this rank had read, as JSON.
     """
 
     def __init__(self, step: int, losses: Mapping[str, float], norm: float, documents: list[str]) -> None:
         super().__init__(
-            f"the loss is no longer a number at step {step}; its documents are listed in not_a_number.json. "
-            "Lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.max_grad_norm, "
-            "and resume from the last checkpoint",
+            f"the loss is no longer a number at step {step}; its documents are listed in {NONFINITE_FILE}. "
+            "Lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.max_grad_norm, and resume from the "
+            "last checkpoint; or leave single steps out: optimizer.max_nonfinite_steps",
             code="diverged",
             field="optimizer.lr",
         )
         numbers = {name: value if math.isfinite(value) else str(value) for name, value in losses.items()}
+        self.step = step
         self.details = {"step": step, "losses": numbers, "grad_norm": str(norm), "documents": documents}
 
 

@@ -40,7 +40,7 @@ class StepReport:
         losses: by name, this rank's share, already x its weight: shares add up to the step's losses.
         metrics: other numbers by name, of this rank's batches; totals and counts add up.
         norm: of the gradient.
-        finite: 1 if the weights were updated, 0 if a loss or the gradient was not finite and they stayed as they were.
+        finite: 1 if the model was updated, 0 if a loss or the gradient was not finite and it stayed as it was.
         known: numbers by name that are on the host already, the same on all ranks.
     """
 
@@ -105,6 +105,8 @@ class TrainingStep:
         self.trained = TrainingModule(model, objective)
         self.module = parallelize_model(self.trained, model, strategy, shard_processes)
         self._precision, self._max_norm = precision, math.inf if max_grad_norm is None else max_grad_norm
+        saved = model.state_dict().keys()  # without buffers that are computed from the configuration
+        self._statistics = [name for name, _ in model.named_buffers() if name in saved]
 
     def count(self, batches: Sequence[PackedBatch], flags: Sequence[int] = ()) -> GlobalBatchCounts:
         """Counts of a step's micro-batches on the host, and ``flags``, of all ranks, in one message."""
@@ -127,6 +129,7 @@ class TrainingStep:
         """
         counts = counts or self.count([each.packed if isinstance(each, HostBatch) else each for each in batches])
         optimizer.zero_grad(set_to_none=True)
+        statistics = {name: self.model.get_buffer(name).clone() for name in self._statistics}
         backward = self._backward if len(batches) == 1 else self._accumulate
         with tf32_matmul(self.model.device, self._precision):
             losses, metrics = backward(batches, counts, compute_metrics)
@@ -136,6 +139,9 @@ class TrainingStep:
         # The norm is enough: only the authors' mean over no pairs is NaN without a NaN gradient.
         finite = torch.isfinite(norm).float()
         self._apply(optimizer, finite)
+        for name, before in statistics.items():  # the forward pass has changed them
+            buffer = self.model.get_buffer(name)
+            buffer.copy_(torch.where(finite.bool(), buffer, before))
         self.model.clamp_logit_scale_()
         losses = {name: loss.detach() / self.ranks.size for name, loss in losses.items()}
         return StepReport(losses, metrics, norm, finite)

@@ -62,6 +62,7 @@ from lcl_core.train.factory import (
 from lcl_core.train.input_pipeline import Collator, StepInput, prefetch, step_inputs
 from lcl_core.train.loss_balance import LossBalance
 from lcl_core.train.metrics import (
+    NONFINITE_FILE,
     DataCounts,
     MetricLogger,
     MetricsAggregator,
@@ -249,7 +250,8 @@ class Trainer:
             if self.progress.step < spec.steps or self.progress.pending:
                 dtype = compute_dtype(self.device, spec.precision)
                 peak = peak_flops(dtype, self.device, seconds=0.2)
-                metrics = MetricsAggregator(spec.steps, self.ranks, peak, self.device)
+                skips = spec.optimizer.max_nonfinite_steps
+                metrics = MetricsAggregator(spec.steps, self.ranks, peak, self.device, skips)
                 with onednn_fp32_matmul():
                     self._train(metrics, checkpoints, logger)
         if logger:
@@ -382,23 +384,21 @@ class Trainer:
     def _log(self, metrics: MetricsAggregator, checkpoints: CheckpointManager, logger: MetricLogger | None) -> None:
         """Write the metric line of this step. Raises: JobCancelled, with a checkpoint, from which it is written."""
         self._add_data_counts()
-        try:
-            metrics.flush(self.progress)
-            held_out = self._measure_held_out(metrics)
-            if held_out is None:
-                self._save(metrics, checkpoints)
-                checkpoints.send_newest()
-                raise JobCancelled
-            line = metrics.line(
-                self.progress,
-                lr=self.optimizer.param_groups[0]["lr"],
-                logit_scale=float(self.model.logit_scale.detach().exp()),
-                **self._data_counts(),
-                **held_out,
-            )
-        except NonFiniteLoss as error:
-            self._report(error)
-            raise
+        self._flush(metrics)
+        held_out = self._measure_held_out(metrics)
+        if held_out is None:
+            self._save(metrics, checkpoints)
+            checkpoints.send_newest()
+            raise JobCancelled
+        nonfinite = self.progress.nonfinite_steps
+        line = metrics.line(
+            self.progress,
+            lr=self.optimizer.param_groups[0]["lr"],
+            logit_scale=float(self.model.logit_scale.detach().exp()),
+            **({} if nonfinite is None else {"nonfinite_steps": nonfinite}),
+            **self._data_counts(),
+            **held_out,
+        )
         self.last_line = line
         if logger:
             logger.write(line)
@@ -423,11 +423,7 @@ class Trainer:
         return counts | {f"left_out.{reason}": count for reason, count in sorted(progress.left_out.items())}
 
     def _save(self, metrics: MetricsAggregator, checkpoints: CheckpointManager) -> None:
-        try:
-            metrics.flush(self.progress)
-        except NonFiniteLoss as error:
-            self._report(error)
-            raise
+        self._flush(metrics)
         self._add_data_counts()
         metrics.add_seconds(self.progress)
         self.progress.cursors = self.ranks.all_gather_object(self.cursor.to_json())
@@ -441,13 +437,30 @@ class Trainer:
         )
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
 
-    def _report(self, error: NonFiniteLoss) -> None:
-        """Write the documents of every rank as an artifact."""
-        documents = [name for rank in self.ranks.all_gather_object(error.details["documents"]) for name in rank]
+    def _flush(self, metrics: MetricsAggregator) -> None:
+        """Read the numbers of the last steps from the device. Raises: NonFiniteLoss, as ``MetricsAggregator.flush``."""
+        try:
+            metrics.flush(self.progress)
+        except NonFiniteLoss as error:
+            self._write_nonfinite(error)
+            raise
+        if not metrics.nonfinite:
+            return
+        steps, metrics.nonfinite = metrics.nonfinite, []
+        self._write_nonfinite(steps[-1])
+        if self.ranks.rank == 0:
+            numbers = ", ".join(str(each.step) for each in steps)
+            message = f"left out, because the loss was no number: step {numbers}; documents in {NONFINITE_FILE}"
+            write_log(f"warning  {message}")
+            if not self.run_dir.notice_file.exists():  # an attempt has one; the metric line counts all steps
+                self.run_dir.write_notice("nonfinite_steps", message)
+
+    def _write_nonfinite(self, step: NonFiniteLoss) -> None:
+        """Write the documents that every rank had read in the step as an artifact."""
+        documents = [name for rank in self.ranks.all_gather_object(step.details["documents"]) for name in rank]
         if self.ranks.rank == 0:
             self.run_dir.artifacts.mkdir(exist_ok=True)
-            path = self.run_dir.artifacts / "not_a_number.json"
-            write_json_atomically(path, {**error.details, "documents": documents})
+            write_json_atomically(self.run_dir.artifacts / NONFINITE_FILE, {**step.details, "documents": documents})
 
 
 def _last_line(run_dir: RunDir) -> dict[str, Any]:

@@ -41,7 +41,10 @@ class TrainingProgress:
             began, which go on with those of ``coarse_quotas``.
         cpu_kernels: generation of the kernels that the run computes with on a CPU, in ``lcl_core.ops.cpu_kernels``.
         contrastive_weight: of the next step, where the ratio of the gradients is held and has been measured.
-        pending: losses and metrics, by name, of each step since the last metric line.
+        nonfinite_steps, nonfinite_in_a_row: steps without a finite gradient, which changed nothing: all, and those of
+            the present row; none: there were none.
+        pending: losses and metrics, by name, of each step since the last metric line; empty for one that changed
+            nothing.
     """
 
     step: int = 0
@@ -58,6 +61,8 @@ class TrainingProgress:
     seconds: float = 0.0
     pending: list[dict[str, float]] = field(default_factory=list)
     contrastive_weight: float | None = None
+    nonfinite_steps: int | None = None
+    nonfinite_in_a_row: int | None = None
     cuts_documents: bool = True
     closest_shares: bool = True
     cpu_kernels: int = NEWEST

@@ -153,6 +153,25 @@ def test_a_step_that_was_no_number_is_told_with_its_documents() -> None:
     assert len(progress.pending) == 1
 
 
+def test_steps_that_were_no_number_may_be_left_out_until_too_many_follow_each_other() -> None:
+    meter, progress = MetricsAggregator(10, RankGroup(), peak=1e9, max_nonfinite_steps=1), TrainingProgress(step=3)
+    nan = float("nan")
+    poisoned = report(nan, nan, norm=nan, finite=0)
+    add(meter, [report(2.0, 4.0), poisoned, report(1.0, 3.0)])
+    line = meter.line(progress)
+    assert (line["loss"], line["contrastive_loss"], line["grad_norm"]) == (5.0, 1.5, 1.0), "means of the others"
+    assert (progress.nonfinite_steps, progress.nonfinite_in_a_row) == (1, None)
+    assert [each.details["documents"] for each in meter.nonfinite] == [["a/2", "b/2"]]
+    add(meter, [poisoned], first=4)
+    line = meter.line(progress)
+    assert "loss" not in line, "there was none"
+    resumed = MetricsAggregator(10, RankGroup(), peak=1e9, max_nonfinite_steps=1)
+    progress = TrainingProgress.from_json(json.loads(json.dumps(progress.to_json())))
+    add(resumed, [poisoned], first=5)
+    with pytest.raises(NonFiniteLoss, match="at step 5"):
+        resumed.flush(progress)
+
+
 def test_a_line_of_finite_numbers_is_strict_json() -> None:
     meter = MetricsAggregator(10, RankGroup(), peak=1e9)
     add(meter, [report(2.0, 4.0)])

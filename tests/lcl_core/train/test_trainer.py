@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.trainer import Trainer, train
 from tests.lcl_core.train.host_batches import count_images_on_device
-from tests.lcl_core.train.small_runs import curve, finished, kill_group, prepared, started, trainer, weights
+from tests.lcl_core.train.small_runs import TINY, curve, finished, kill_group, prepared, started, trainer, weights
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +216,43 @@ def test_a_diverging_run_says_what_to_change(tmp_path: Path, sample_zip: Path) -
     assert facts["documents"]
     assert all(name.startswith("sample:") for name in facts["documents"])
     assert not (run_dir.artifacts / "encoder").exists()
+
+
+def poison(run: Trainer, *steps: int) -> None:
+    """The first level of the images that the vision tower sees in these steps is no number."""
+
+    def blacken(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        if run.progress.step + 1 in steps:
+            inputs[0].view(-1)[0] = float("nan")
+        return inputs
+
+    run.model.visual.register_forward_pre_hook(blacken)
+
+
+def test_a_step_that_is_no_number_may_be_left_out(tmp_path: Path, sample_zip: Path) -> None:
+    """It changes nothing, not even the running statistics, and a resumed run ends the same."""
+    rates = {"lr": 2e-3, "warmup_steps": 2, "max_nonfinite_steps": 1}
+    model = {**TINY["model"], "vision": "resnet", "patch_size": 8, "vision_layers": 3}
+    settings = {"optimizer": rates, "model": model, "steps": 6, "log_every": 2, "checkpoint_every": 3}
+    whole, resumed, failed = (prepared(tmp_path / name, sample_zip, **settings) for name in ("whole", "resumed", "two"))
+    run = trainer(whole)
+    poison(run, 3)
+    result = run.run()
+    assert all(value.isfinite().all() for value in run.model.state_dict().values() if value.is_floating_point())
+    assert [line.get("nonfinite_steps") for line in curve(whole)] == [None, 1, 1]
+    assert json.loads((whole.artifacts / "not_a_number.json").read_text())["step"] == 3
+    notice = json.loads(whole.notice_file.read_text())
+    assert notice["code"] == "nonfinite_steps"
+    assert "step 3;" in notice["message"]
+
+    shutil.copytree(whole.checkpoints / "step_00000003", resumed.checkpoints / "step_00000003")
+    assert trainer(resumed).run()["encoder"]["hash"] == result["encoder"]["hash"]
+    assert curve(resumed) == curve(whole)[1:]
+
+    run = trainer(failed)
+    poison(run, 3, 4)
+    with pytest.raises(UserError, match=r"at step 4.*optimizer\.max_nonfinite_steps"):
+        run.run()
 
 
 def test_a_shared_tokenizer_is_the_runs_own_until_it_ends(tmp_path: Path, sample_zip: Path) -> None:
