@@ -22,7 +22,7 @@ from lcl_core.objectives.hard_negatives import NegativeCandidates
 from lcl_core.ops.contrastive_loss import ContrastiveSums, PairTerms, contrastive_loss, sigmoid_contrastive_loss
 from lcl_core.specs.pretrain import MethodName, ObjectiveSpec
 
-# beginnings of names of the model's parameters
+# prefixes of names of the model's parameters
 POOLER_QUERY_PARAMETERS = tuple(
     f"pool_project.{name}"
     for name in ("query_token", "pooler.norm1_q", "pooler.norm1_k", "pooler.cross_attn.q", "pooler.cross_attn.k")
@@ -139,7 +139,7 @@ for _type in (SummedLoss, MeanMetric, ContrastivePairs, NegativeCandidates, Enco
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """What a forward pass may know of the global batch: all micro-batches of the step on all ranks.
+    """What a forward pass may know about the global batch: all micro-batches of the step on all ranks.
 
     Attributes:
         gather: candidates of this batch → candidates of the global batch.
@@ -156,9 +156,9 @@ class Objective(nn.Module):
     Attributes:
         name: as in ``ObjectiveSpec``.
         weights: of its losses by name.
-        unused_parameters: beginnings of the names of the model's parameters that it does not use. Their gradient is 0.
+        unused_parameters: prefixes of the names of the model's parameters that it does not use. Their gradient is 0.
         reads_image_outputs: whether a loss reads the text tower's outputs at image tokens.
-        cuts_documents: whether documents are cut after the last position that a loss reads, where none of these is.
+        cuts_documents: whether documents are cut after the last position that a loss reads, unless one reads those.
     """
 
     name: ClassVar[MethodName]
@@ -211,7 +211,7 @@ class Objective(nn.Module):
         return 0
 
     def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
-        """Activations of the batch, and what the rest of the global batch has to know of it."""
+        """Activations of the batch, and what the rest of the global batch needs from it."""
         raise NotImplementedError
 
     def losses(
@@ -221,7 +221,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def before_training(self, model: LCLModel) -> None:
-        """Take over what the method derives from the model's first weights."""
+        """Set what the method derives from the model's initial weights."""
 
     def after_step(self, model: LCLModel) -> None:
         """Update what the method derives from the model's weights, after each step of the optimiser."""
@@ -237,7 +237,7 @@ class Objective(nn.Module):
 
 
 class ContrastiveObjective(Objective):
-    """A method with a contrastive loss: InfoNCE or sigmoid, with one positive a pair or several.
+    """A method with a contrastive loss: InfoNCE or sigmoid, with one or several positives per pair.
 
     Args:
         spec: form of the contrastive loss. None: InfoNCE, each pair its own positive.

@@ -1,17 +1,18 @@
 """Masked data modelling: BEiT-3 (arXiv 2208.10442, section 2.2) with pixels as visual targets.
 
 L = w_t * L_text + w_i * L_image. Half of a document's words and two fifths of each image's patches are masked, and
-predicted from the rest of both, in one pass with bidirectional attention. L_text is the cross-entropy of the masked
-words at their own positions. L_image is the squared error of the masked patches' pixels. With ``alternate`` masking a
-document has masked words or masked patches, and predicts them from all of the other; BEiT-3 masks pairs in this way.
+predicted from the others, in one pass with bidirectional attention. L_text is the cross-entropy of the masked words at
+their own positions. L_image is the squared error of the masked patches' pixels. With ``alternate`` masking a document
+has either masked words, predicted from all patches, or masked patches, predicted from all words; BEiT-3 masks pairs in
+this way.
 
 Visual targets: BEiT-3 predicts discrete tokens of a tokenizer that was distilled from CLIP (BEiT v2). Every method here
 is trained from scratch in one setting, without such a tokenizer. The targets are a patch's own pixels, normalised by
 their mean and variance within the patch (MAE, arXiv 2111.06377, section 3): they need no other network and do not
 depend on the encoder.
 
-A masked word is a learned vector in place of its embedding, a masked patch a learned vector in place of its projection,
-before positions are added.
+A learned vector replaces the embedding of a masked word, and another one the projection of a masked patch, before
+positions are added.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _MIN_ASPECT = 0.3  # aspect ratio of a block, or its inverse
 
 
 def masked_positions(draw: np.random.Generator, positions: np.ndarray, ratio: float) -> np.ndarray:
-    """A share of ``positions``, ascending, without repetition; one at least where there is any."""
+    """A share of ``positions``, ascending, without repetition; at least one if there are any."""
     count = min(len(positions), max(1, round(ratio * len(positions))))
     return np.sort(draw.permutation(positions)[:count])
 
@@ -58,7 +59,7 @@ def masked_block_patches(draw: np.random.Generator, side: int, ratio: float) -> 
     """Numbers of masked patches of a ``side`` x ``side`` grid, ascending: rectangles until the share is reached.
 
     Block-wise masking as in BEiT (arXiv 2106.08254, algorithm 1), with the last block cut, so that every image has the
-    same number. One patch at least is masked and, where there are two, one is left.
+    same number. At least one patch is masked and, where there are two, one is left.
     """
     total = side * side
     count = max(1, min(round(ratio * total), total - 1))
@@ -220,7 +221,7 @@ class Beit3(Objective):
 
 
 def _patch_pixels(pixel_values: Tensor, side: int) -> Tensor:
-    """[n, 3, S, S] → [n * N, 3 * side * side], patches row by row as the tower takes them."""
+    """[n, 3, S, S] → [n * N, 3 * side * side], patches row by row, in the tower's order."""
     images, channels, size, _ = pixel_values.shape
     grid = size // side
     cut = pixel_values.view(images, channels, grid, side, grid, side)

@@ -7,11 +7,11 @@ negative text t' and image i' (:mod:`.hard_negatives`), in a third pass of the t
 BLIP-2 averages those of its queries. L_mat is a mean over all three kinds of all pairs.
 
 Negatives are sampled from all pairs of the step, on all ranks and in all micro-batches, so the step equals that of the
-one global batch. A negative text moves to its image as ids, a negative image to its text as patch tokens without
-gradient: that would have to travel back between ranks and micro-batches. BLIP-2 itself, whose image encoder is frozen,
-gives none to any image; here the encoder learns from (i, t) and (i, t'), the text tower and the head from all three.
-A pair with the same text, or an image of the same concept, is no negative. Where there is none in a step, only the pair
-itself counts.
+one global batch. A negative text is sent to its image as ids, a negative image to its text as patch tokens without
+gradient, which would have to be sent back between ranks and micro-batches. In BLIP-2 itself the image encoder is frozen
+and gets no gradient; here it learns from (i, t) and (i, t'), the text tower and the head from all three. A pair with
+the same text, or an image of the same concept, is not a negative. If a step has no negative, only the pair itself
+counts.
 
 For this each rank holds the tokens of all images of the step: images x N x D numbers.
 """
@@ -167,7 +167,7 @@ class _TokenRows(NamedTuple):
     """Rows of tokens end to end.
 
     Attributes:
-        ids, positions: [T] of the tokens, and each one's place in its row.
+        ids, positions: [T] of the tokens, and the position of each in its row.
         starts: [m] index of the first token of each row.
         layout: of the rows, each of which sees itself alone.
     """
@@ -182,7 +182,7 @@ def _concatenate_rows(ids: Tensor, lengths: Tensor, *, packed: bool) -> _TokenRo
     """Rows ``ids`` [m, L], of which the first ``lengths`` [m] tokens are real.
 
     Args:
-        packed: leave the padding out, which takes the lengths on the host: on a GPU that would wait for the device.
+        packed: leave the padding out, which needs the lengths on the host: on a GPU that would wait for the device.
     """
     count, length = ids.shape
     positions = torch.arange(length, device=ids.device).expand(count, length)

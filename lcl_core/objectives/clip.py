@@ -6,8 +6,8 @@ the global batch. I: pooled latents. T: the text tower's outputs at the ``<soi>`
 
 CoCa (arXiv 2205.01917, section 3.2): L = lambda_con * L_con + lambda_cap * L_cap, by default 1 and 2. L_cap is
 next-token cross-entropy on the caption behind its image: ``<soi> img x N <eoi> text eot``. The text tower reads every
-caption twice. CoCa's decoder sees the image by cross-attention in its upper half; here image tokens stand in the text,
-as in all objectives of this package.
+caption twice. CoCa's decoder sees the image by cross-attention in its upper half; here image tokens are part of the
+text, as in all objectives of this package.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH, MethodName
 def pack_pairs(
     rows: Sequence[Tensor], pixel_values: Tensor, config: LCLConfig, patches: Tensor | None, *, captions: bool
 ) -> PackedBatch:
-    """Pack pairs, in whichever order their rows hold text and image.
+    """Pack pairs, whose rows may have text and image in either order.
 
     Every caption is a row ``sot text <soi>``, cut as ``LCLModel.get_text_features`` cuts it; a contrastive pair is its
-    last position and its image. With ``captions``, rows ``<soi> img x N <eoi> text eot`` come before these, and hold
+    last position and its image. With ``captions``, rows ``<soi> img x N <eoi> text eot`` come before these, and have
     all the labels.
 
-    Raises: UserError ``not_a_pair`` when a row does not hold exactly one image.
+    Raises: UserError ``not_a_pair`` when a row does not have exactly one image.
     """
     per_image = config.num_image_tokens if patches is None else patches.shape[1]
     texts = [_caption_text(row, per_image, config) for row in rows]

@@ -32,15 +32,15 @@ Teacher = Callable[[Tensor], Tensor]
 
 
 class Distillation(Objective):
-    """A method with the regression of a teacher's features as one loss more.
+    """A method with the regression of a teacher's features as an additional loss.
 
     Args:
-        method: all else is its.
-        teacher: [n, 3, S, S] pixels of the model → features [n, E], without gradient. It is no part of the module: it
+        method: does everything else.
+        teacher: [n, 3, S, S] pixels of the model → features [n, E], without gradient. It is not part of the module: it
             is neither trained, nor sharded, nor saved.
         latent_width, feature_width: D and E.
         weight: of the loss.
-        seed: of the projection's first weights.
+        seed: of the projection's initial weights.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Distillation(Objective):
         return self.method.workload(config, batch)
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        """Those of the method: the teacher's are not of the model that is trained."""
+        """Those of the method: the teacher's do not belong to the model that is trained."""
         return self.method.flops(config, batch)
 
 

@@ -6,12 +6,11 @@ over image tokens.
 
 The targets t are the encoder's own outputs and carry gradients, as in one model trained from scratch on the sum of both
 losses. Nothing keeps latents different, so the encoder may lower the loss by making all of them alike: the collapse
-that the paper reports (Table 1). The metrics ``latent_log_variance`` and ``latent_effective_rank`` are of the pooled
-latents of each batch, which are what an evaluation sees.
+that the paper reports (Table 1). The metrics ``latent_log_variance`` and ``latent_effective_rank`` are computed from
+the pooled latents of each batch, which evaluations use.
 
-``regression_target`` chooses other targets: ``detached`` stops their gradient; ``ema`` takes them from a moving average
-of the encoder, which begins as the encoder. Both take away the direct way to a lower loss by
-collapse.
+``regression_target`` chooses other targets: ``detached`` stops their gradient; ``ema`` computes them with a moving
+average of the encoder, which starts as a copy of it. Both remove the direct way to lower the loss by collapse.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def effective_rank(latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def collapse_metrics(latents: Tensor) -> dict[str, MeanMetric]:
-    """Both metrics of a batch's pooled latents [n, D] before normalisation; fewer than two images do not count."""
+    """Both metrics of a batch's pooled latents [n, D] before normalisation; fewer than two images are not counted."""
     measures = {"latent_log_variance": log_variance, "latent_effective_rank": effective_rank}
     if len(latents) < 2:
         zero = torch.zeros((), device=latents.device)

@@ -1,6 +1,6 @@
 """Generation alone, as Flamingo learns from interleaved documents (arXiv 2204.14198, section 2.4).
 
-L = L_gen: next-token cross-entropy on the text, read with the image tokens in place: :mod:`.lcl` with lambda = 0.
+L = L_gen: next-token cross-entropy on the text, read together with the image tokens: :mod:`.lcl` with lambda = 0.
 """
 
 from __future__ import annotations

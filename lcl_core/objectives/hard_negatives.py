@@ -30,7 +30,7 @@ class NegativeCandidates:
         texts: [M, L] ids of each text and its end, padded with zeros.
         lengths: [M] how many of them are real.
         keys: [M] seeds of the pairs' random choices.
-        groups: [M] or [M, k] pairs with an equal number are no negatives of each other.
+        groups: [M] or [M, k] pairs with an equal number are not negatives of each other.
     """
 
     image_features: Tensor
@@ -101,7 +101,7 @@ class HardNegatives(NamedTuple):
 def sample_hard_negatives(
     own: NegativeCandidates, candidates: NegativeCandidates, logit_scale: Tensor
 ) -> HardNegatives:
-    """Sample for the pairs ``own`` [m] among ``candidates`` [M]. A pair of the same group is no negative."""
+    """Sample for the pairs ``own`` [m] among ``candidates`` [M]. A pair of the same group is not a negative."""
     same = share_group(own.groups, candidates.groups)
     scale = logit_scale.exp()
     by_image = similarities(scale * own.image_features.float(), candidates.text_features)

@@ -2,8 +2,8 @@
 
 L = lambda * L_con + L_gen. L_con is a symmetric InfoNCE between an image's pooled latent and the text tower's output
 at that image's ``<soi>``, which has read only what precedes it. L_gen is next-token cross-entropy on the text, read
-with the image tokens in place. Together they maximise the mutual information between the latents that go into the
-causal model and what comes out of it.
+together with the image tokens. Together the losses maximise the mutual information between the input latents of the
+causal model and its outputs.
 """
 
 from __future__ import annotations

@@ -23,5 +23,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
 def build_objective(spec: ObjectiveSpec, config: LCLConfig, seed: int = 0) -> Objective:
     """The objective of a spec for a model. Its own parameters are the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix64(seed, 1))  # another stream than the model's
+        torch.manual_seed(mix64(seed, 1))  # a different random stream from the model's
         return OBJECTIVES[spec.name].build(config, spec)

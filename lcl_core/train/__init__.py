@@ -9,7 +9,7 @@ __all__ = ["build_optimizer", "learning_rate"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded when asked for: what only starts the ranks of a run need not wait for torch."""
+    """Imported on first access: a process that only starts the ranks of a run need not wait for torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from lcl_core.train import optimizer

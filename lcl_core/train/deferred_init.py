@@ -1,10 +1,10 @@
-"""A model that begins without memory, and whose initial weights are drawn later, one tensor at a time.
+"""A model that is built without memory, and whose initial weights are drawn later, one tensor at a time.
 
 A rank of a sharded model keeps a part of every tensor, and need never have the whole model. Its constructor runs with
 tensors on the meta device, and every operation that sets their values is recorded. :meth:`InitialWeights.draw` repeats
-these in the same order with a generator of the same seed, so the weights are those of a usual start, to the last bit.
-Tensors are drawn more than once (by torch's defaults, then by the model's own rules): every draw is repeated, as each
-moves the generator, but values are kept from the last complete assignment on.
+these in the same order with a generator of the same seed, so the weights are bitwise those of a usual start. Tensors
+are drawn more than once (by torch's defaults, then by the model's own rules): every draw is repeated, as each advances
+the generator, but values are kept from the last complete assignment on.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ class InitialWeights:
             raise RuntimeError(f"{', '.join(unset)} have no initial values")
 
     def draw(self, seed: int, put: Callable[[str, Tensor], None]) -> None:
-        """Call ``put`` with the name and the whole value, on the CPU, of one tensor after the other.
+        """Call ``put`` with the name and the whole value, on the CPU, of each tensor in turn.
 
-        Beside what ``put`` keeps, one tensor is in memory at a time. The global generators stay as they are.
+        Besides what ``put`` keeps, one tensor is in memory at a time. The global generators are unchanged.
         """
         for name, known in self._known.items():
             put(name, known)
@@ -136,7 +136,7 @@ def lacks_values(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def build_deferred(build: Callable[[], _Module]) -> tuple[_Module, InitialWeights]:
-    """What ``build`` makes, on the meta device but for tensors made of Python's numbers, and its initial weights.
+    """What ``build`` returns, on the meta device except tensors made from Python numbers, and its initial weights.
 
     Raises: RuntimeError where they depend on values, such as a draw that is repeated until it is within bounds.
     """

@@ -31,7 +31,7 @@ from lcl_core.model import LCLModel
 from lcl_core.specs.pretrain import COLLECTIVE_TIMEOUT
 from lcl_core.train.deferred_init import lacks_values
 
-SECONDS_BETWEEN_LINES = 10.0  # a supervisor takes a silent job for a hung one
+SECONDS_BETWEEN_LINES = 10.0  # a supervisor treats a silent job as hung
 _RECORDED_COLLECTIVES = 2000  # the last ones of a rank
 _MESSAGE_ELEMENTS = 1 << 28  # of one message: below what fits into 32 bits
 _TRACES = "flight_recorder"  # folder of artifacts
@@ -103,13 +103,13 @@ class RankGroup:
         return [other["value"] for other in outcomes]
 
     def run_long_on_all_ranks(self, action: Callable[[Step], Any], report: Step = no_progress) -> list[Any]:
-        """:meth:`run_on_all_ranks` of an ``action`` that takes any time: no collective waits until it has ended.
+        """:meth:`run_on_all_ranks` for an ``action`` of any duration: no collective waits until it has ended.
 
-        It runs in a thread, while the ranks exchange every few seconds whether theirs have ended.
+        It runs in a thread, while the ranks exchange every few seconds whether their actions have ended.
 
         Args:
             action: calls its argument after every small part of the work; what that raises ends it.
-            report: called between exchanges, if any rank's action has got further since.
+            report: called between exchanges, if any rank's action has advanced since.
         Raises: as :meth:`run_on_all_ranks`; what ``report`` raises; RuntimeError where a rank is lost.
         """
         steps, seen, lost = 0, 0, threading.Event()
@@ -142,7 +142,7 @@ class RankGroup:
 
 
 def _error_to_json(error: Exception) -> dict[str, Any]:
-    """Arguments of :func:`_error_of_rank`. The kind of error decides how a process exits, so it goes along."""
+    """Arguments of :func:`_error_of_rank`. The kind of error decides how a process exits, so it is sent too."""
     if isinstance(error, UserError):
         fields = {"code": error.code, "field": error.field, "file": error.file, "line": error.line}
         kind = StoreError if isinstance(error, StoreError) else UserError
@@ -166,11 +166,11 @@ def init_process_group(
 ) -> Iterator[None]:
     """Join the processes that torchrun or ``train.launch`` started; nothing to do for a single process.
 
-    CPU tensors go over gloo also on GPU machines, so that counts on the host do not wait for a device.
+    CPU tensors are sent over gloo on GPU machines too, so that counts on the host do not wait for a device.
 
     Args:
         timeout_seconds: a collective that waits longer for another rank fails, over NCCL by ending the process.
-        artifacts: then ``flight_recorder/`` in it gets this rank's last collectives.
+        artifacts: if given, ``flight_recorder/`` in it gets this rank's last collectives.
     """
     global _timeout
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -200,7 +200,7 @@ def init_process_group(
 def _meet(backend: str, seconds: float, device: torch.device | None) -> None:
     """Connect all ranks through a store on the port that was reserved for rank 0.
 
-    The deadline ends the process: what connects the ranks cannot be interrupted. Raises: RendezvousFailed.
+    At the deadline the process exits: the call that connects the ranks cannot be interrupted. Raises: RendezvousFailed.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -216,7 +216,7 @@ def _meet(backend: str, seconds: float, device: torch.device | None) -> None:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_timeout, device_id=device)
         dist.all_reduce(torch.zeros(1))  # connects the ranks to each other
     except (RuntimeError, OSError) as error:
-        cause = next(iter(str(error).splitlines()), type(error).__name__)  # below it is a stack trace of C++
+        cause = next(iter(str(error).splitlines()), type(error).__name__)  # the lines below are a C++ stack trace
         raise RendezvousFailed(f"{failure}: {cause}") from error
     finally:
         deadline.cancel()
@@ -230,7 +230,7 @@ def _exit_unmet(failure: str) -> None:
 def _enable_flight_recorder(folder: Path) -> None:
     """Let NCCL's watchdog write each rank's last collectives as ``folder/nccl_rank_N`` before it ends the process.
 
-    PyTorch reads these variables when the first group is made. Those that are set already stay.
+    PyTorch reads these variables when the first group is created. Variables that are already set are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", str(_RECORDED_COLLECTIVES))
@@ -250,11 +250,11 @@ def _dump_collectives(path: Path) -> None:
 def parallelize_model(
     module: nn.Module, model: LCLModel, strategy: str, shard_processes: int | None = None
 ) -> nn.Module:
-    """Make the processes train one ``module``, which holds ``model``. A single process gets ``module`` back as it is.
+    """Make the processes train one ``module``, which contains ``model``. A single process gets ``module`` unchanged.
 
     Args:
-        model: on the meta device it gets memory for this process's part, without values; ``fsdp2`` alone can do that.
-        strategy: ``ddp``, every process holds all weights; ``fsdp2``, each holds a part of every block.
+        model: on the meta device it gets memory for this process's part, without values; only ``fsdp2`` supports that.
+        strategy: ``ddp``, every process has all weights; ``fsdp2``, each has a part of every block.
         shard_processes: of ``fsdp2``: consecutive ranks that share one copy of the weights; none: all.
     Raises: KeyError for another strategy.
     """
@@ -274,7 +274,7 @@ def _shard(module: nn.Module, model: LCLModel, shard_processes: int | None) -> n
         fully_shard(block, mesh=mesh)
     # FSDP2 shards no scalars: they stay whole on every rank, and the step averages their gradients
     fully_shard(module, mesh=mesh, ignored_params=set(_scalars(module)))
-    # what ``to_empty`` does, but for tensors that have values
+    # what ``to_empty`` does, except for tensors that have values
     module._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
     return module
 
@@ -282,9 +282,9 @@ def _shard(module: nn.Module, model: LCLModel, shard_processes: int | None) -> n
 def device_mesh(device_type: str, ranks: int, shard_processes: int | None) -> DeviceMesh:
     """One dimension, over which tensors are sharded; or two, over the first of which shards are replicated.
 
-    Groups of two dimensions are made here: those that a mesh makes of itself have PyTorch's time limits.
+    Groups of two dimensions are created here, because those that a mesh creates itself have PyTorch's time limits.
 
-    Raises: UserError naming the field, where ranks that were started by hand are not those of the spec.
+    Raises: UserError naming the field, if ranks that were started by hand do not match the spec.
     """
     if shard_processes is None or shard_processes == ranks:
         return init_device_mesh(device_type, (ranks,))
@@ -324,7 +324,7 @@ def no_sync(module: nn.Module, skip: bool) -> Iterator[None]:
 
 
 def average_unsharded_gradients(module: nn.Module) -> None:
-    """Average over the ranks the gradients of the parameters that FSDP2 leaves alone."""
+    """Average over the ranks the gradients of the parameters that FSDP2 does not shard."""
     if not isinstance(module, FSDPModule):
         return
     for parameter in _scalars(module):

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights: smoother ones for the exported encoder."""
+"""An exponential moving average of the weights: smoother weights for the exported encoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lcl_core.common.device import local_part
 def ema_decay(step: int, decay: float) -> float:
     """The share of the old average at 0-based ``step``: (1 + step) / (10 + step) until that reaches ``decay``.
 
-    This soon forgets the random first weights. The ramp is TensorFlow's ``ExponentialMovingAverage``'s.
+    So the random initial weights are soon forgotten. The ramp is that of TensorFlow's ``ExponentialMovingAverage``.
     """
     return min(decay, (1 + step) / (10 + step))
 
@@ -22,13 +22,13 @@ def ema_decay(step: int, decay: float) -> float:
 class Ema:
     """Averages the trainable parameters of a model, and its running statistics, in float32; sharded ones stay sharded.
 
-    Statistics are averaged as the weights are, or they would be those of other weights. It begins with the present
-    weights and has no state but ``tensors``: the decay follows from the step.
+    Statistics are averaged like the weights, or they would belong to other weights. The average starts from the current
+    weights and has no state except ``tensors``: the decay follows from the step.
 
     Args:
         model: its parameters and buffers must not be replaced afterwards; shard it before.
         decay: share of the old average in each step, in [0, 1).
-        warmup: begin with a smaller decay, ``ema_decay``.
+        warmup: start with a smaller decay, ``ema_decay``.
     Attributes:
         tensors: the averages by name of the parameter or buffer, for checkpoints.
         statistics: names of the buffers among them, which checkpoints of older versions lack.
@@ -46,7 +46,7 @@ class Ema:
 
     @torch.no_grad()
     def restart(self, names: Collection[str] | None = None) -> None:
-        """Begin again with the present values; ``names``: of these alone."""
+        """Start again from the current values; ``names``: of these alone."""
         for name in self._live if names is None else names:
             local_part(self.tensors[name]).copy_(local_part(self._live[name]))
 

@@ -54,9 +54,9 @@ def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]
 def open_resident(spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: RunDir) -> Iterator[dict[str, Path]]:
     """Folders of decoded images by dataset, empty without ``data.resident``. All ranks call this.
 
-    Of the ranks of a machine one makes them and the others wait, however long that takes. They lie in the cache that
-    runs share, or else in the run's own folder, and stay until they are evicted; a resumed run that finds none makes
-    the same bytes. Only a corpus that is registered without its hash is read to compute that.
+    On each machine one rank creates them and the others wait, however long that takes. They are in the cache that runs
+    share, or else in the run's own folder, and are kept until they are evicted; a resumed run that finds none creates
+    the same bytes. Only a corpus that is registered without its hash is read to compute it.
 
     Raises (on entry): UserError ``resident_too_large`` or ``bad_setting``; JobCancelled.
     """
@@ -101,7 +101,7 @@ def prepare_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], run_dir: R
 
     Ranks whose RUN_DIR is another folder get it from rank 0.
 
-    A run whose checkpoints are older than that file was begun with the merges of the whole corpus, and keeps them.
+    A run whose checkpoints are older than that file was started with the merges of the whole corpus, and keeps them.
     """
     if spec.tokenizer.kind == "clip":
         return clip_tokenizer()
@@ -192,7 +192,7 @@ def _document_texts(document: dict[str, Any]) -> list[str]:
 def build_config(spec: PretrainSpec, tokenizer: Tokenizer) -> LCLConfig:
     """The model's configuration for this spec and vocabulary.
 
-    It holds the weights of the two losses of :meth:`LCLModel.forward`; 0 for a loss that the objective lacks.
+    It has the weights of the two losses of :meth:`LCLModel.forward`; 0 for a loss that the objective lacks.
     """
     specials, weights = tokenizer.specials, spec.objective.weights
     return LCLConfig(
@@ -223,7 +223,7 @@ def build_deferred_model(config: LCLConfig) -> tuple[LCLModel, InitialWeights]:
 
 
 def defers_init(spec: PretrainSpec, ranks: int) -> bool:
-    """Whether the run's processes keep shards alone of the initial weights.
+    """Whether the run's processes keep only shards of the initial weights.
 
     Weights of encoders and language models are fitted to whole tensors, and draws of some towers depend on values.
     """

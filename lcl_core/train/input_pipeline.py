@@ -1,11 +1,11 @@
-"""The way of documents to a step: packed, moved to its device, and normalised.
+"""Prepares documents for a step: packs them, moves them to its device, and normalises their images.
 
 For a GPU, documents are packed one step ahead in a thread, and images stay uint8, a quarter of the bytes, in pinned
-memory, from which copies run beside the host; the GPU normalises them by the same tables, to the same bits. A step
+memory, from which copies run asynchronously; the GPU normalises them by the same tables, bitwise as the CPU. A step
 moves each micro-batch when it computes it, so that the device has the images of one at a time.
 
 On a CPU the thread that computes the steps packs and normalises too. A second thread would start a second OpenMP team,
-and the two teams take the cores from each other.
+and the two teams would compete for the cores.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lcl_core.objectives.base import Objective
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.1
-_EXIT_SECONDS = 5.0  # a read from far away may take longer; the thread does not keep the process alive
+_EXIT_SECONDS = 5.0  # a remote read may take longer; the thread does not keep the process alive
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Collator:
         total = self.config.num_image_tokens
         if self.kept_patches == total:
             return None
-        # each number divided by the ranks: the place among a rank's own documents, from which runs have always drawn
+        # each number divided by the ranks: the position among a rank's own documents, by which runs have always drawn
         draw = np.random.default_rng(mix64(self.seed, *(number // self.ranks for number in batch.cursor.to_json())))
         shuffled = draw.random((images, total)).argsort(axis=1)[:, : self.kept_patches]
         return torch.from_numpy(np.sort(shuffled, axis=1))
@@ -137,7 +137,7 @@ class StepInput:
     """What one step reads on this rank.
 
     Attributes:
-        documents: its micro-batches as they came, and ``batches`` packed.
+        documents: its micro-batches as they were read, and ``batches`` packed.
         flops: useful floating-point operations of the step.
     """
 
@@ -155,12 +155,12 @@ def step_inputs(documents: Iterator[DocumentBatch], accumulate: int, collator: C
 
 
 def prefetch(items: Iterator[T], device: torch.device) -> AbstractContextManager[Iterator[T]]:
-    """The items, computed one ahead in a thread where ``device`` computes the steps beside this process."""
+    """The items, computed one ahead in a thread if ``device`` computes the steps asynchronously."""
     return Prefetcher(items) if device.type == "cuda" else nullcontext(items)
 
 
 class Prefetcher(Generic[T]):
-    """Runs an iterator one item ahead in a thread; an iterator and a context.
+    """Runs an iterator one item ahead in a thread; itself an iterator and a context manager.
 
     Raises (from ``next``): what the iterator raises.
     """

@@ -50,7 +50,7 @@ def launch(run_dir: str, processes: int, node: NodeInfo | None = None) -> int:
 
     SIGTERM is passed on. When one fails, the others, which would wait for it for ever, are killed.
 
-    Returns: the exit status of the one that failed, or 0; negative for a signal, as subprocess has it.
+    Returns: the exit status of the one that failed, or 0; negative for a signal, as in subprocess.
     """
     if node is None:
         with reserve_port(_LOOPBACK) as reserved:

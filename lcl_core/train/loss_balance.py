@@ -1,8 +1,8 @@
 """Weight of the contrastive loss, and the ratio of its gradient to that of generation on the vision tower.
 
-The same weight means another balance at another batch size, width or time of training. The ratio
+The same weight gives a different balance at a different batch size, width or stage of training. The ratio
 |λ g_contrastive| / |g_generation| over the parameters of the vision tower says which loss trains it. It is measured
-with a copy of the weights, so a measured training has the same bits as another one; it can be held by adjusting λ.
+with a copy of the weights, so measuring leaves the training bitwise unchanged; it can be held by adjusting λ.
 GradNorm (arXiv 1711.02257, section 3) balances tasks by the same norms, over weights that the tasks share.
 """
 
@@ -125,6 +125,6 @@ def scheduled_weight(spec: ObjectiveSpec, step: int, held: float | None) -> floa
 
 
 def adjusted_weight(weight: float, ratio: float, target: float) -> float:
-    """The weight after a measured ``ratio``, which is proportional to it: a part of the way to the ``target``."""
+    """The weight after a measured ``ratio``, which is proportional to the weight: a part of the way to ``target``."""
     factor = (target / ratio) ** _GAIN if ratio > 0 else _MAX_FACTOR
     return min(max(weight * min(max(factor, 1 / _MAX_FACTOR), _MAX_FACTOR), _LOWEST), _HIGHEST)

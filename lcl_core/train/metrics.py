@@ -110,7 +110,7 @@ class MetricLogger:
 
 
 def write_log(*lines: str) -> None:
-    """Lines for people, into the run's log.txt."""
+    """Print lines for people, which the run's log.txt gets."""
     print("\n".join(lines), flush=True)  # noqa: T201
 
 
@@ -174,7 +174,7 @@ class _PendingStep:
     Attributes:
         losses, metrics: names.
         values: [losses …, totals of metrics …, their counts …, gradient norm, finite].
-        known: numbers by name that never were on the device.
+        known: numbers by name that were never on the device.
     """
 
     step: int
@@ -194,9 +194,9 @@ class MetricsAggregator:
         max_nonfinite_steps: steps in a row without a finite gradient that are left out.
         peak: FLOP/s of this rank's device, for the utilisation.
         device: of this rank, whose memory is reported; none: as ``pick_device``.
-        nonfinite: steps that were left out for that, and are not reported yet.
-        _started, _counted: clock where the interval of the next line begins, and up to where the training time is in
-            the progress; a checkpoint moves the second one alone.
+        nonfinite: steps that were left out for that reason, and are not reported yet.
+        _started, _counted: clock at the start of the next line's interval, and when the training time was last added
+            to the progress; a checkpoint moves only the second one.
     """
 
     total_steps: int
@@ -268,7 +268,7 @@ class MetricsAggregator:
         self._counted = now
 
     def exclude(self, seconds: float) -> None:
-        """Leave out of the rates and of the training time what took ``seconds`` and was no training."""
+        """Exclude from the rates and from the training time ``seconds`` that were not spent on training."""
         self._started += seconds
         self._counted += seconds
 
@@ -283,7 +283,7 @@ class MetricsAggregator:
         line = {
             "step": progress.step,
             "total_steps": self.total_steps,
-            **({"loss": sum(losses)} if losses else {}),  # no loss: no step since the last line had a number
+            **({"loss": sum(losses)} if losses else {}),  # no loss: no step since the last line had finite ones
             **means,
             "images_per_s": sum(all_images) / seconds,
             "tokens_per_s": sum(all_tokens) / seconds,

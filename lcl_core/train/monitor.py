@@ -1,8 +1,8 @@
 """Held-out losses, retrieval and nearest neighbours while a run trains, and the best of its weights.
 
 Everything is computed with a copy of the weights, the averaged ones where the run averages: neither the mode of the
-trained model, nor its gradients, its compiled blocks or the random generators change, so a run has the same weights to
-the last bit with and without a monitor. The first rank computes alone, so the numbers do not depend on the ranks.
+trained model, nor its gradients, its compiled blocks or the random generators change, so a run has bitwise identical
+weights with and without a monitor. The first rank computes alone, so the numbers do not depend on the ranks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from lcl_core.train.train_step import ACCURACY, CONTRASTIVE, TrainingModule
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the weighted vote (arXiv 1805.01978, section 3.4)
 _SEED = 0  # of the sample and its layout: the same in every run
-_LABELS = ("concept", "class")  # kinds of labels that are tried, the best first
+_LABELS = ("concept", "class")  # kinds of labels that are tried, the preferred one first
 _BLOCK = 1024  # rows of similarities at once
 
 
@@ -78,7 +78,7 @@ class WeightsCopy:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Context with the precision of the training, whose random generators are as before afterwards."""
+        """Context with the precision of the training; afterwards the random generators are as before."""
         device = self.model.device
         with (
             torch.random.fork_rng([device] if device.type == "cuda" else []),
@@ -119,7 +119,7 @@ class _Sums:
         row[1] += count
 
     def add_pairs(self, images: Tensor, texts: Tensor, keys: Sequence[Any]) -> None:
-        """Row-aligned features. Equal ``keys`` are one text, which no encoder could tell apart."""
+        """Row-aligned features. Equal ``keys`` count as one text, since no encoder can distinguish them."""
         self.images.append(images)
         for row, key in enumerate(keys):
             if key not in self.known:
@@ -131,9 +131,9 @@ class _Sums:
 class HeldOutMonitor:
     """Measures a run on ``spec.monitor``, and keeps the best weights in ``artifacts/encoder_best``.
 
-    All ranks make every call. What is best so far is what that folder holds, so it needs no state of a checkpoint.
+    All ranks make every call. The best weights so far are those in that folder, so checkpoints need no state for them.
 
-    Raises: UserError naming the field for data that hold nothing to measure.
+    Raises: UserError naming the field for data without anything to measure.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class HeldOutMonitor:
             self.run_dir.append_metrics(step=step, total_steps=self.spec.steps, phase="measuring held-out data")
 
     def _read(self, step: int) -> None:
-        """Read the samples once, until the next would be an image too many."""
+        """Read the samples once, until the next one would exceed the number of images."""
         if self._batches:
             return
         samples: list[Sample] = []
@@ -294,7 +294,7 @@ class HeldOutMonitor:
     def _add_pairs(
         self, samples: list[Sample], latents: Tensor, pairs: ContrastivePairs, groups: Tensor, sums: _Sums
     ) -> None:
-        """Images and texts to retrieve: captions, each encoded alone; of documents the contexts of their images."""
+        """Images and texts to retrieve: captions, each encoded alone; for documents, the contexts of their images."""
         if VIEW_ITEMS[self.monitor.view] == "documents":
             sums.add_pairs(pairs.image_features, pairs.text_features, groups.tolist())
             return

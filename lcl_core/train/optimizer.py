@@ -27,7 +27,7 @@ _PART_MODULES: dict[ModelPart, str] = {
 
 
 def freeze_parts(model: LCLModel, parts: Sequence[ModelPart]) -> None:
-    """Take the parameters of these parts out of training; they compute as in evaluation, running statistics included.
+    """Exclude the parameters of these parts from training; the parts compute as in evaluation, with their statistics.
 
     Call before the model is sharded, averaged or optimised.
     """
@@ -61,7 +61,7 @@ def build_optimizer(
     eps: float = 1e-6,
     scales: Mapping[nn.Parameter, float] = MappingProxyType({}),
 ) -> torch.optim.AdamW:
-    """AdamW where every parameter of two or more dimensions is decayed and the rest is not.
+    """AdamW where every parameter of two or more dimensions is decayed and the others are not.
 
     Args:
         scales: factor of the rate of each parameter; 1 for those left out. Each factor makes groups of its own, behind
@@ -109,7 +109,7 @@ def _constant(step: int, total_steps: int, spec: OptimizerSpec) -> float:
 
 
 def _constant_with_decay(step: int, total_steps: int, spec: OptimizerSpec) -> float:
-    """1, then over the last ``decay_steps`` in a line to 0, which the step after the last would have."""
+    """1, then linearly to 0 over the last ``decay_steps``; the step after the last would have 0."""
     return min(1.0, (total_steps - step) / max(spec.decay_steps, 1))
 
 

@@ -86,7 +86,7 @@ class TrainingStep:
         strategy, shard_processes: how several processes share the model (``distributed.parallelize_model``).
         max_grad_norm: longest gradient; none: not clipped.
     Attributes:
-        trained: model and objective, whose parameters the optimiser takes.
+        trained: model and objective, whose parameters the optimiser updates.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class TrainingStep:
         compute_metrics: bool = False,
         counts: GlobalBatchCounts | None = None,
     ) -> StepReport:
-        """Train on this rank's micro-batches. All ranks pass equally many; their sizes may differ.
+        """Train on this rank's micro-batches. All ranks pass the same number; their sizes may differ.
 
         Args:
             batches: each is on the device while it is computed, and no longer.
@@ -149,7 +149,7 @@ class TrainingStep:
     def _backward(
         self, batches: Sequence[AnyBatch], counts: GlobalBatchCounts, compute_metrics: bool
     ) -> LossesAndMetrics:
-        """Gradients of one batch a rank."""
+        """Gradients of one batch per rank."""
 
         def gather(own: NegativeCandidates) -> NegativeCandidates:
             return NegativeCandidates.concatenate([own], counts.max_text_length).all_gather(counts.pairs)
@@ -165,7 +165,7 @@ class TrainingStep:
     def _accumulate(
         self, batches: Sequence[AnyBatch], counts: GlobalBatchCounts, compute_metrics: bool
     ) -> LossesAndMetrics:
-        """Gradients of several micro-batches a rank, by gradient caching."""
+        """Gradients of several micro-batches per rank, by gradient caching."""
         cached = self._cache_gradients(batches, counts)
         losses, metrics = dict(cached.losses), dict(cached.metrics)
         for number, batch in enumerate(batches):
@@ -217,12 +217,12 @@ class TrainingStep:
         )
 
     def _rng_state(self) -> dict[str, Tensor]:
-        """Of torch's generators, if the model draws from them."""
+        """The state of torch's generators, if the model draws from them."""
         return rng_tensors(self.model.device) if self.model.visual.drop_path else {}
 
     @contextmanager
     def _replayed_rng(self, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """The generators as they were at ``state``, and afterwards as they are now: the same branches are skipped."""
+        """Context with the generators at ``state``, and afterwards as they are now: the same branches are skipped."""
         present = self._rng_state() if state else {}
         restore_rng(state, self.model.device)
         yield

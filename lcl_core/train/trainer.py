@@ -108,13 +108,13 @@ def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict
     if not result:
         return result
     known = run_dir.read_run().get("dataset_hashes", {})
-    # of the known ones the whole corpus need not be read again
+    # where it is known, the whole corpus need not be read again
     hashes = {name: _content_hash(corpus) for name, corpus in corpora.items() if known.get(name) is None}
     return {**result, "dataset_hashes": hashes}
 
 
 def _content_hash(corpus: Corpus) -> str | None:
-    """None for a corpus that cannot be read any more: its training has ended well, and does not fail for that."""
+    """None for a corpus that cannot be read any more: its training has succeeded, and must not fail for that."""
     try:
         return corpus.content_hash()
     except (OSError, UserError):
@@ -179,7 +179,7 @@ class Trainer:
         self.monitor: HeldOutMonitor | None = None
         if spec.monitor is not None and copy is not None:
             self.monitor = HeldOutMonitor(spec, config, corpora, self.tokenizer, copy, run_dir, self.ranks)
-        if spec.model.drop_path:  # a stream of each rank's own, which its checkpoints hold
+        if spec.model.drop_path:  # each rank has a random stream of its own, which checkpoints contain
             torch.manual_seed(mix64(spec.seed, 2 + self.ranks.rank))
         self.progress = TrainingProgress(
             tokenizer=_sha256(self.tokenizer.to_json()),
@@ -296,9 +296,9 @@ class Trainer:
         loaded: LoadedCheckpoint | None,
         changed: Mapping[int, tuple[int, int]],
     ) -> None:
-        """Report damaged checkpoints, and sources that have another number of items than when the run began.
+        """Report damaged checkpoints, and sources whose number of items has changed since the run began.
 
-        The run goes on with the items that there are, in the order that their number gives.
+        The run continues with the present items, in the order that their number determines.
         """
         problems: dict[str, str] = {}
         if passed_over:
@@ -309,7 +309,7 @@ class Trainer:
             self.run_dir.write_notice(next(iter(problems)), "; ".join(problems.values()))
 
     def _draw_weights(self, initial: InitialWeights) -> None:
-        """Set the shards of a model that began without values."""
+        """Set the shards of a model that was built without values."""
         tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         initial.draw(self.spec.seed, lambda name, whole: copy_shard(tensors[name], whole))
         self.objective.before_training(self.model)
@@ -452,7 +452,7 @@ class Trainer:
             numbers = ", ".join(str(each.step) for each in steps)
             message = f"left out, because the loss was no number: step {numbers}; documents in {NONFINITE_FILE}"
             write_log(f"warning  {message}")
-            if not self.run_dir.notice_file.exists():  # an attempt has one; the metric line counts all steps
+            if not self.run_dir.notice_file.exists():  # one notice per attempt; the metric line counts all steps
                 self.run_dir.write_notice("nonfinite_steps", message)
 
     def _write_nonfinite(self, step: NonFiniteLoss) -> None:

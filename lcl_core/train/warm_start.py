@@ -1,10 +1,10 @@
 """Registered encoders in a pre-training: those whose weights it starts from (``model.init``, and ``model.vision_init``
 for the vision tower alone), and a teacher.
 
-A tensor is taken where name and shape are the model's. Tables of another size are fitted: positions of image patches
-are interpolated, patch embeddings resized as FlexiViT does (arXiv 2212.08013, section 3.4), positions of tokens cut or
-left as they are beyond the encoder's, and rows of tokens matched by the tokens' texts. The rest keeps its random
-weights. ``artifacts/init.json`` and ``vision_init.json`` list every tensor.
+A tensor is copied if its name and shape are those of the model. Tables of a different size are fitted: positions of
+image patches are interpolated, patch embeddings resized as FlexiViT does (arXiv 2212.08013, section 3.4), positions of
+tokens cut or left as they are beyond the encoder's, and rows of tokens matched by the tokens' texts. All other tensors
+keep their random weights. ``artifacts/init.json`` and ``vision_init.json`` list every tensor.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ _TOKEN_ROWS = ("text.token_embedding.weight", "lm_head.1.weight")
 
 @dataclass
 class InitReport:
-    """What a run took from its initial encoder; names are the model's, but in ``unused``.
+    """What a run copied from its initial encoder; names are the model's, except in ``unused``.
 
     Attributes:
         encoder: id or name in the spec. ``weights``: their sha256.
         taken: tensors copied as they are.
         resampled: {tensor: how it was fitted}.
         new: {tensor: why it keeps its random weights}.
-        unused: {tensor of the encoder: why it was not taken}.
-        differences: {setting: [the encoder's, the model's]} that make equal weights compute something else.
+        unused: {tensor of the encoder: why it was not copied}.
+        differences: {setting: [the encoder's, the model's]} with which equal weights compute different results.
     """
 
     encoder: str = ""
@@ -225,8 +225,8 @@ def copy_weights(model: LCLModel, weights: TowerWeights, tokenizer: Tokenizer) -
 def _fit_input_norm(visual: VitTower, size: int) -> None:
     """Give the norm before the blocks the mean and deviation that tokens have without one.
 
-    Of smooth random images with the mean and deviation of normalised pixels: a model that was trained without this norm
-    adds what its blocks compute to tokens of that size.
+    They are measured on smooth random images with the mean and deviation of normalised pixels: a model that was trained
+    without this norm adds what its blocks compute to tokens of that size.
     """
     coarse = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     pixels = F.interpolate(coarse, size=(size, size), mode="bicubic")
@@ -237,7 +237,7 @@ def _fit_input_norm(visual: VitTower, size: int) -> None:
 
 
 class _Misfit(Exception):
-    """Why a tensor cannot be taken."""
+    """Why a tensor cannot be copied."""
 
 
 def _fit(

@@ -1,8 +1,8 @@
 """A document's layout before its images are read: which images are chosen, and which chunk of it is used.
 
 MMC4's rules choose the images of matched documents; sequences keep their order. A long document may be cut into
-chunks of a few images and the text around them, anew each epoch. The number of chunks of a document never changes,
-only the cuts move, so every image occurs once an epoch and stream positions stay arithmetic.
+chunks of a few images and the text around them, differently in each epoch. The number of chunks of a document never
+changes, only the cuts move, so every image occurs once per epoch and stream positions can be computed.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class ChunkIndex:
 
 
 class DocumentPlan(Protocol):
-    """A layout up to two choices: which images can be read, and on which side of their sentences they stand."""
+    """A layout without two choices: which images can be read, and on which side of their sentences they stand."""
 
     @property
     def images(self) -> Sequence[str]:

@@ -71,7 +71,7 @@ def render_mmc4(
 def draw_image_sides(
     draw: random.Random, probability: float, count: int, scripted: Sequence[bool] | None = None
 ) -> Sequence[bool]:
-    """One coin an image: does it stand before its sentence?"""
+    """For each image at random: does it stand before its sentence?"""
     return scripted if scripted is not None else [draw.random() < probability for _ in range(count)]
 
 
@@ -132,7 +132,7 @@ def encode_document(
         ids = [*ids[: context_length - 1], specials.eot]
     starts = ids.count(specials.soi)
     if starts >= min_images and ids.count(specials.img) != num_image_tokens * starts:
-        # the cut went through an image: it goes, with all that follows
+        # the cut went through an image, which is dropped with all that follows
         ids = [*ids[: _last_index(ids, specials.soi)], specials.eot]
         starts -= 1
     if starts < min_images:
@@ -154,7 +154,7 @@ def encode_open_document(
 
 
 def image_block(tok: Tokenizer, num_image_tokens: int) -> list[int]:
-    """``soi img*N eoi``: an image's place in a sequence."""
+    """``soi img*N eoi``: the tokens of an image in a sequence."""
     specials = tok.specials
     return [specials.soi, *[specials.img] * num_image_tokens, specials.eoi]
 

@@ -1,4 +1,4 @@
-"""Reading the stream ahead of the step, in processes of their own.
+"""Reads the stream ahead of the step, in separate processes.
 
 Loader processes make samples, the trainer packs them in the order of the stream. A sample is a function of its position
 alone, so batches do not depend on how many processes and threads there are, and the number may change between attempts.
@@ -36,7 +36,7 @@ from lcl_core.data.sampling.sources import Sample, SkippedSample
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.specs.pretrain import BatchSpec
 
-_CHUNK = 4  # documents in a message, where reading costs no wait
+_CHUNK = 4  # documents in a message, where reading does not wait
 _AHEAD = 4  # messages that wait for each process, at least
 _AHEAD_BYTES = 256 << 20  # of images that wait in all processes
 _MAX_WORKERS = 8
@@ -61,14 +61,14 @@ def read_ahead(budget: BatchSpec, image_size: int, images_per_sample: int = 1) -
 
     Args:
         image_size: side of an image, pixels.
-        images_per_sample: most images that a sample has. It lowers the bound of the memory alone: how many samples
-            fill a batch is not known, and it may be one an image.
+        images_per_sample: most images that a sample has. It only lowers the bound of the memory: how many samples
+            fill a batch is not known, and it may be one per image.
     """
     return max(1, min(budget.images, _AHEAD_BYTES // (3 * image_size**2 * images_per_sample)))
 
 
 class LoaderPool:
-    """Processes that make the samples of one stream; a context.
+    """Processes that make the samples of one stream; a context manager.
 
     On Linux they are forked, so start them before CUDA, process groups and their threads. They ignore SIGTERM, which
     a supervisor may send to a whole group: the trainer still needs them for the step at which it stops.
@@ -94,7 +94,7 @@ class LoaderPool:
     def samples(
         self, stream: SampleStream, positions: Iterator[int], ahead: int = 0, share: ReaderShare | None = None
     ) -> Iterator[Sample | SkippedSample]:
-        """The samples at ``positions``, in this order. Of one stream alone: the processes keep it.
+        """The samples at ``positions``, in this order. All calls are for one stream, which the processes keep.
 
         Args:
             ahead: samples that the processes make before they are taken.
@@ -121,7 +121,7 @@ class LoaderPool:
         self, positions: Iterator[int], ahead: int, process: Callable[[Sequence[int]], int]
     ) -> Iterator[Samples]:
         """``process``: number of the one that makes a chunk."""
-        # where reading costs a wait, as many requests are under way in each process as it reads at once
+        # where reading waits, as many requests are under way in each process as it reads at once
         size, least = (_CHUNK, _AHEAD) if self._reads == 1 else (1, self._reads + _AHEAD)
         waits = max(least * len(self._processes), 1 + math.ceil(ahead / size))
         chunks = iter(lambda: tuple(itertools.islice(positions, size)), ())

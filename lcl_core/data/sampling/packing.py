@@ -2,9 +2,9 @@
 
 In order (``lookahead=0``): documents are taken until one no longer fits, which opens the next batch. With a look-ahead,
 that many documents may wait, and those are chosen that fill the batch best; the one that has waited longest always
-goes first, so none waits for more batches than there are places. Where a rank stands is then one position and the
+goes first, so none waits for more batches than documents may wait. The state of a rank is then one position and the
 positions of those that wait, at most a few dozen integers: a :class:`Cursor`. Positions are those of the stream that
-all ranks share, so another number of ranks continues from them: :func:`redistribute_cursors`.
+all ranks share, so a different number of ranks can continue from them: :func:`redistribute_cursors`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.sampling.sources import Sample, SkippedSample
 from lcl_core.specs.pretrain import BatchSpec
 
-_BEST_FIT_TOKENS = 8192  # room that is filled by choice; before that the oldest documents go in as they come
+_BEST_FIT_TOKENS = 8192  # room that is filled by choice; before that the oldest documents are added in order
 _IMPOSSIBLE = np.int32(1 << 30)
 
 
@@ -29,7 +29,7 @@ class Cursor:
     """Where the next batch of a rank starts, in positions of the stream that all ranks share.
 
     Attributes:
-        position: next document that this rank has not read; it goes on in strides of the number of ranks.
+        position: next document that this rank has not read; it continues in strides of the number of ranks.
         held: documents before it that are to be used first, in this order.
     """
 
@@ -64,7 +64,7 @@ def redistribute_cursors(cursors: Sequence[Cursor], ranks: int) -> list[Cursor]:
     """The cursors of another number of ranks, which use every document that these have left, and each once.
 
     Ranks read at different speeds. What the slower ones have not read before the position of the fastest, and what
-    waits to be packed, is dealt out in the order of the stream and used first.
+    waits to be packed, is distributed in the order of the stream and used first.
     """
     stride, end = len(cursors), max(cursor.position for cursor in cursors)
     unread = {number for cursor in cursors for number in range(cursor.position, end, stride)}
@@ -89,8 +89,8 @@ class DocumentBatch:
         samples: the documents, in stream order.
         cursor: where the next batch starts.
         skipped: documents left out on the way, by reason.
-        left_out: images that could not be read, by error code: those of the documents here, which go on without them,
-            and those of documents skipped on the way.
+        left_out: images that could not be read, by error code: those of the documents here, which are used without
+            them, and those of documents skipped on the way.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -212,7 +212,7 @@ def _best_fit(reader: _SampleReader, budget: BatchSpec, lookahead: int) -> Itera
 
 
 def _fill_waiting(reader: _SampleReader, waiting: list[tuple[int, Sample]], budget: BatchSpec, lookahead: int) -> bool:
-    """Read on until those that wait, but for the last ``lookahead`` - 1, would fill a batch, were they cut at will.
+    """Read until those that wait, except the last ``lookahead`` - 1, would fill a batch if they could be cut anywhere.
 
     Returns: False if the stream ended before.
     """
@@ -231,7 +231,7 @@ def _fill_waiting(reader: _SampleReader, waiting: list[tuple[int, Sample]], budg
 def choose_samples(samples: list[Sample], budget: BatchSpec) -> list[int]:
     """Which samples go into a batch, ascending: the first one, and others so that few tokens stay free.
 
-    While much room is left the oldest go in as they come; the last of it is filled by the best sum.
+    While much room is left the oldest are added in order; the last of it is filled by the best sum.
     """
     tokens, images = budget.tokens, budget.images
     chosen: list[int] = []

@@ -5,9 +5,9 @@
     FOLDER/images.json   {"names": [name of each image], "problems": {name: {"code", "message", "file"}},
                           "bytes": {name of each other file: its size}}
 
-An image keeps its shape and gets the smallest size in which no crop has fewer pixels than the model's input; a smaller
-one stays as it is. A folder is an entry of a ``DiskCache``, named by the hash of everything that its bytes depend on:
-made once, shared by runs, ranks and loader processes, and made anew to the same bytes where it was evicted.
+An image keeps its aspect ratio and gets the smallest size in which no crop has fewer pixels than the model's input; a
+smaller one stays as it is. A folder is an entry of a ``DiskCache``, named by the hash of everything that its bytes
+depend on: made once, shared by runs, ranks and loader processes, and made again with the same bytes after an eviction.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def resident_sources(
 def open_resident_images(
     sources: Mapping[str, ResidentSource], cache: DiskCache, progress: Callable[[], None] = no_progress
 ) -> Iterator[dict[str, Path]]:
-    """The folder of each dataset, made where it is not there or not whole; none is evicted before the block's end.
+    """The folder of each dataset, made where it is missing or incomplete; none is evicted before the block's end.
 
     Raises (on entry): UserError ``resident_too_large``; OSError; what ``progress`` raises.
     """

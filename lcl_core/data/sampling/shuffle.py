@@ -1,6 +1,6 @@
-"""Which item stands at which position: arithmetic, never a stored list, so any position is found at once.
+"""Which item is at which position: computed, never a stored list, so any position is found at once.
 
-A run's place in its data is one integer, and a run that is resumed or resized replays nothing.
+A run's position in its data is one integer, and a run that is resumed or resized replays nothing.
 """
 
 from __future__ import annotations
@@ -255,8 +255,8 @@ class Mixture:
         Memory: that of one block of each source.
 
         Args:
-            sources: numbers of those whose blocks are wanted; None: all. One of which the share never has a position is
-                left out.
+            sources: numbers of those whose blocks are wanted; None: all. A source of which the share never has a
+                position is left out.
         """
         if self._blocks is None:
             return iter(())
@@ -318,7 +318,7 @@ def mixture_quotas(weights: Sequence[float]) -> list[int]:
 def coarse_quotas(weights: Sequence[float]) -> list[int]:
     """Weights as counts, each rounded to a fraction whose denominator is at most 1,000, so that small ones are far off.
 
-    Runs that were begun with these counts go on with them.
+    Runs that were started with these counts continue with them.
     """
     fractions = [Fraction(weight).limit_denominator(1000) for weight in weights]
     if all(fractions):
@@ -343,7 +343,7 @@ def _closest_quotas(weights: Sequence[float]) -> list[int]:
 
 
 def _largest_error(counts: Sequence[int], weights: Sequence[float]) -> float:
-    """Largest deviation of a share from the one that is asked for, relative to it."""
+    """Largest deviation of a share from the requested one, relative to it."""
     scale = sum(weights) / sum(counts)
     return max(abs(count * scale / weight - 1) for count, weight in zip(counts, weights, strict=True))
 
@@ -378,7 +378,7 @@ def _largest_remainders(weights: Sequence[float], cycle: int) -> list[int]:
 
 
 def interleave_evenly(shares: Sequence[int]) -> list[tuple[int, int]]:
-    """(source, its how-manieth) for each slot of a cycle: occurrence r of n stands near (r + 1/2) / n."""
+    """(source, number of its occurrence) for each slot of a cycle: occurrence r of n is near (r + 1/2) / n."""
     slots = [
         (Fraction(2 * rank + 1, 2 * share), source, rank)
         for source, share in enumerate(shares)

@@ -67,7 +67,7 @@ def mean_sample_size(source: SampleSource, field: str, at_most: int = _MEASURED_
     return images, tokens
 
 
-_MAX_CACHED_ITEMS = 50_000  # of more items, the cache would hold so few that it only takes memory
+_MAX_CACHED_ITEMS = 50_000  # of more items, the cache would hold so few that it only costs memory
 
 
 class SampleStream:
@@ -76,7 +76,7 @@ class SampleStream:
     Args:
         data: sources and how documents are laid out.
         corpora: an open corpus for each dataset that ``data`` names.
-        num_image_tokens: patch tokens an image takes.
+        num_image_tokens: patch tokens of an image.
         image_size: side of the square input, pixels.
         context_length: tokens a sample may have.
         numerics: "official" for the authors' handling of special tokens in web text.
@@ -173,7 +173,7 @@ class SampleStream:
         return replace(sample, position=position) if isinstance(sample, Sample) else sample
 
     def measure(self, position: int) -> SampleSize | None:
-        """Images and tokens of an item as the first epoch lays it out, its images not read and taken for readable."""
+        """Images and tokens of an item as the first epoch lays it out, its images not read and assumed readable."""
         index = self._locate(position)
         return self._sources[index.source].measure(index.index)
 
@@ -222,7 +222,7 @@ class SampleStream:
 def _make_cropper(data: DataSpec) -> Cropper:
     if not data.fast_decode:
         return PILLOW_CROPPER
-    from lcl_core.data.torch_resize import TorchCropper  # torch, which this module does without otherwise
+    from lcl_core.data.torch_resize import TorchCropper  # torch, which this module does not need otherwise
 
     return TorchCropper()
 

@@ -1,4 +1,4 @@
-"""Checkpoints for exact resume: written beside and renamed, checksummed, the newest valid one wins.
+"""Checkpoints for exact resume: written under another name and renamed, checksummed; the newest valid one is used.
 
     checkpoints/step_00000100/
       model.safetensors             the weights
@@ -8,13 +8,13 @@
       state.json                    step, data position of each rank, counters
       manifest.json                 number of ranks, sha256 of the files above; written last
 
-A group to which several ranks write is a folder. With FSDP2 each writes its shards; with DDP, where all have the same
-tensors, and 4 MiB or more for each, equally many rows:
+A group to which several ranks write is a folder. With FSDP2 each rank writes its shards; with DDP, where all have the
+same tensors, each writes an equal share of the rows, at least 4 MiB:
 
       model/rank_00000.safetensors  parts; the header says where each begins in the whole tensor
 
 The header is that of torch.distributed.checkpoint's safetensors files, so ``HuggingFaceStorageReader`` reads such a
-folder. Its writer is not used: it plans collectively at each save, takes no checksums, and hides a full disk's number.
-Loading cuts the parts anew for any number of ranks. Nothing is pickled. Older checkpoints have a ``state.rank_N.json``
-for each rank, with its data position counted in its own documents; they are read too.
+folder. Its writer is not used: it plans collectively at each save, computes no checksums, and hides the errno of a full
+disk. Loading redistributes the parts over any number of ranks. Nothing is pickled. Older checkpoints have a
+``state.rank_N.json`` for each rank, with its data position counted in its own documents; they are read too.
 """

@@ -82,8 +82,8 @@ def prune(
 ) -> None:
     """After ``step`` has been written: keep the newest ``keep`` and the milestones, remove the rest.
 
-    The run went back to before ``damaged`` ones, and those of later steps. They get another name, and are kept while
-    there are fewer than ``keep`` others, milestones until the run has written their step again.
+    The run went back to before ``damaged`` ones and those of later steps. These are renamed, and kept while there are
+    fewer than ``keep`` others; milestones are kept until the run has written their step again.
     """
     for path in newest_first(folder):
         if path in damaged or step_of(path) > step:
@@ -332,7 +332,7 @@ class CheckpointManager:
         """Read the newest checkpoint that is whole; damaged ones are skipped and named on standard error.
 
         Args:
-            into: tensors, by group and name, to fill in place. They may be sharded otherwise than when they were saved.
+            into: tensors, by group and name, to fill in place. Their sharding may differ from when they were saved.
                 Other groups are returned as new CPU tensors.
             optional: names, by group, that checkpoints of older versions lack; those tensors are not filled then.
         Returns: none when there is no checkpoint, or no whole one.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lcl_core.common.errors import StoreError
 
-# what a checkpoint raises of which a file is missing or has a wrong content
+# errors of a checkpoint with a missing file or with wrong content
 DAMAGE = (
     FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError, AttributeError
 )  # fmt: skip
@@ -85,7 +85,7 @@ class CheckpointManifest:
         return [name for name in self.files if (match := _WRITER.search(name)) and int(match[1]) in ranks]
 
     def owners(self, ranks: int) -> dict[str, int]:
-        """The rank that verifies each file: one whose shard it holds, as far as that can be.
+        """The rank that verifies each file: one whose shard it contains, where possible.
 
         Parts of a sharded group lie in the order of the ranks that wrote them.
         """

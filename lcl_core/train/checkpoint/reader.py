@@ -1,7 +1,7 @@
 """Reads a checkpoint: its manifest, its checksums, and groups of tensors, whole or sharded, into any layout.
 
 The ranks share the work: each reads its part of the files once, for the checksums, and sends their headers to the
-others. A rank then knows where every tensor lies, and opens beside its own part only files that hold some of its shard.
+others. A rank then knows where every tensor is, and besides its own part opens only files with a part of its shard.
 Where ranks have different folders, a file has to be in one of them: a rank of that folder sends what others need.
 """
 
@@ -30,7 +30,7 @@ from lcl_core.train.distributed import RankGroup
 
 _DTYPE_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 _MAX_LISTED = 3
-_MOST_OPEN = 128  # files at once; systems admit 1024 a process
+_MOST_OPEN = 128  # files at once; systems allow 1024 per process
 _LENGTH_BYTES = 8  # of the header's length, with which a safetensors file begins
 
 
@@ -305,7 +305,7 @@ class OpenCheckpoint:
         homes: by rank, the first rank that has the same folder; none: all ranks have one.
     Attributes:
         problem: what is wrong with it, the same on all ranks; none when it is whole.
-        manifest, groups: what it holds, when it is whole.
+        manifest, groups: what it contains, when it is whole.
     Raises: StoreError, on all ranks, where the storage of one does not answer; OSError.
     """
 
@@ -412,7 +412,7 @@ class OpenCheckpoint:
         return own
 
     def _reader(self, names: Iterable[str]) -> ShardedReader:
-        """One that fills together with those of the other ranks."""
+        """A reader that fills tensors together with those of the other ranks."""
         senders = None
         if self._ranks.size > 1:
             absent = frozenset(name for name in self._owners if not (self.files.folder / name).is_file())

@@ -36,13 +36,13 @@ class TrainingProgress:
             depends on them.
         seconds: training time of all attempts.
         cuts_documents: whether documents end with what a loss reads (``Objective.cuts_documents``); false in runs that
-            an older version began, which go on to the same bits.
+            an older version began, which continue bitwise as before.
         closest_shares: whether the sources have the shares of ``mixture_quotas``; false in runs that an older version
-            began, which go on with those of ``coarse_quotas``.
+            began, which continue with those of ``coarse_quotas``.
         cpu_kernels: generation of the kernels that the run computes with on a CPU, in ``lcl_core.ops.cpu_kernels``.
         contrastive_weight: of the next step, where the ratio of the gradients is held and has been measured.
-        nonfinite_steps, nonfinite_in_a_row: steps without a finite gradient, which changed nothing: all, and those of
-            the present row; none: there were none.
+        nonfinite_steps, nonfinite_in_a_row: steps without a finite gradient, which changed nothing: all, and the
+            latest consecutive ones; none: there were none.
         pending: losses and metrics, by name, of each step since the last metric line; empty for one that changed
             nothing.
     """
@@ -68,17 +68,17 @@ class TrainingProgress:
     cpu_kernels: int = NEWEST
 
     def to_json(self) -> dict[str, Any]:
-        """Without what does not apply, so that versions that do not know it read it too."""
+        """Without fields that do not apply, so that versions that do not know these can read it too."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> TrainingProgress:
-        """Older states have ``position``, of the rank that has read furthest, in place of ``cursors``."""
+        """Older states have ``position``, of the rank that has read furthest, instead of ``cursors``."""
         known = {name: value for name, value in state.items() if name != "position"}
         return cls(**{"cuts_documents": False, "closest_shares": False, "cpu_kernels": 1, **known})
 
     def renumber_sources(self, names: list[str], items: list[int]) -> dict[int, tuple[int, int]]:
-        """Go on with these sources; those of a branch may be others. A source that was there keeps its count.
+        """Continue with these sources; those of a branch may differ. A source that was there before keeps its count.
 
         Returns: by number, the items that a source had and has, where these differ.
         """
@@ -97,7 +97,7 @@ class TrainingProgress:
 
 
 def source_names(sources: Sequence[SourceSpec]) -> list[str]:
-    """A name of each source that no other one has: dataset, view and split, and a number where all three are equal."""
+    """A unique name of each source: dataset, view and split, and a number where all three are equal."""
     counts: Counter[str] = Counter()
     names = []
     for source in sources:

@@ -58,7 +58,7 @@ def write_text(path: Path, text: str) -> str:
 
 @contextmanager
 def raise_disk_full(folder: Path) -> Iterator[None]:
-    """Raises: UserError in place of the OSError of a full disk; any other error passes."""
+    """Raises: UserError instead of the OSError of a full disk; any other error passes."""
     try:
         yield
     except OSError as error:
@@ -138,9 +138,10 @@ def plan_files(
 ) -> dict[str, TensorFile]:
     """The files that ``rank`` writes, by name; with the live tensors.
 
-    A group is a folder with a file a rank: of sharded tensors with the rank's shard, of others, which all ranks have,
-    with equally many bytes. What is sharded and plain in one group is plain in the first rank's file. A group without
-    sharded tensors that is not worth several files is one file, which rank 0 writes.
+    A group is a folder with one file per rank. If some of its tensors are sharded, the files have the ranks' shards,
+    and the first rank's also the plain tensors. If none is, all ranks have the same tensors, and the files have equal
+    shares of their bytes. A group without sharded tensors that is too small for several files is one file, which rank 0
+    writes.
 
     Args:
         only_first: plain tensors, by group and name, that differ between ranks; those of rank 0 are written.
