@@ -1,4 +1,4 @@
-"""Claim loop: one thread a slot; each claims and supervises run after run while any is queued."""
+"""Claim loop: one thread per slot; each claims and supervises run after run while any is queued."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ClaimLoop:
     """Claims runs while it has free slots.
 
     Args:
-        executor: one that places all nodes of a run says what it has free; None: this worker leases its own devices.
+        executor: one that places all nodes of a run reports free capacity; None: this worker leases its own devices.
         work: supervises one claimed run, or one member of a gang; it requeues the run when the event is set. Returns
             what the worker has claimed instead of waiting for its gang.
     """
@@ -69,7 +69,7 @@ class ClaimLoop:
     def _serve(self) -> None:
         claim: Claim | MemberLease | None = None
         try:
-            # a run claimed in place of a seat is supervised also when the worker stops: that requeues it at once
+            # a run claimed instead of a seat is supervised also when the worker stops: that requeues it at once
             while claim is not None or not self.stopping.is_set():
                 with self._lock:
                     seen = self._notifications
@@ -100,7 +100,7 @@ class ClaimLoop:
                 return claim_next(session, worker.id, seconds, worker.offers, devices=worker.gpu_ids)
         except UNREACHABLE as error:
             log_database_error(error)
-        except Exception:  # the slot is free again, and the next notification tries anew
+        except Exception:  # the slot is free again, and the next notification tries again
             log.exception("claim_failed")
         return None
 

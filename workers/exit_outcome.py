@@ -25,7 +25,7 @@ from workers.failure_table import RULES, FailureRule, Policy, infrastructure_cau
 
 _TAIL_BYTES = 65_536
 _MAX_LINE = 500
-# NFS may answer from its cache for up to a minute that a file is not there which another machine has created
+# NFS may answer from its cache, for up to a minute, that a file does not exist which another machine has created
 HIDDEN_SECONDS = 70.0
 _HIDDEN_POLL_SECONDS = 1.0
 
@@ -45,7 +45,7 @@ class StopReason(Enum):
     DATABASE = "database"  # it did not answer, and the lease was about to run out
     HUNG = "hung"  # no progress until the deadline
     MACHINE = "machine"  # the executor has lost it
-    DETACHED = "detached"  # it goes on, and the next worker re-attaches
+    DETACHED = "detached"  # it continues, and the next worker re-attaches
     NODE = "node"  # another node of the run has failed, and this one would wait for it forever
 
 
@@ -65,7 +65,7 @@ class Requeue:
     Attributes:
         rule: of the failure table; says whether the attempt is counted, when the next one may start, and how many.
         message: of the run's reason, when no attempt is left. ``cause`` if empty.
-        keeps_processes: they go on, for the next worker to re-attach.
+        keeps_processes: they continue, for the next worker to re-attach.
     """
 
     rule: FailureRule
@@ -90,11 +90,11 @@ class Requeue:
 
 @dataclass(frozen=True)
 class ProcessExit:
-    """How a process ended. ``status``: as subprocess has it; ``stop_reason``: None when nobody stopped it.
+    """How a process ended. ``status``: as in subprocess; ``stop_reason``: None when nobody stopped it.
 
     Attributes:
-        hang: what is known of a process that was stopped because it hung.
-        loss: what the executor says of a machine that it has lost.
+        hang: what is known about a process that was stopped because it hung.
+        loss: what the executor reports about a machine that it has lost.
         log_file: with its output; None: that of RUN_DIR.
     """
 

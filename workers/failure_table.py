@@ -33,7 +33,7 @@ class FailureRule:
 
     Attributes:
         cause: code in the run's row.
-        evidence: what says so, for docs/runs.md.
+        evidence: how it is recognised, for docs/runs.md.
         pattern: of the line of an exception, or of the last line of a log.
         retries: without a new checkpoint between them, if fewer than the policy has.
     """

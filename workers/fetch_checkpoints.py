@@ -57,8 +57,8 @@ def fetch_checkpoints(
 ) -> None:
     """Fetch what this attempt starts from, where this home lacks it: its newest checkpoint, or one of another run.
 
-    Damaged copies are passed over, with a line in the run's log. RUN_DIR is locked. Of several nodes, this one fetches
-    the files that its ranks read; of another run all files.
+    Damaged copies are skipped, with a line in the run's log. RUN_DIR is locked. One of several nodes fetches the files
+    that its ranks read; of another run all files.
 
     Raises: UserError ``store_unreachable``; AttemptInterrupted, StaleLease, UNREACHABLE, OSError.
     """
@@ -87,7 +87,7 @@ class _Fetcher:
     log_file: Path
 
     def fetch_from(self, parent: RunDir, step: int | None = None) -> None:
-        """:meth:`fetch` for the folder of another run, unless a job is at work in it, which has what there is."""
+        """:meth:`fetch` for the folder of another run, unless a job uses it, which has the newest checkpoint."""
         if self.lease.persist(lambda: self._read_rows(parent.path.name)):
             parent.path.mkdir(parents=True, exist_ok=True)
             if parent.try_lock():
@@ -159,7 +159,7 @@ def fetch_copy(
     """Fetch a copy into ``folder``; files that RUN_DIR has are linked.
 
     Args:
-        node: one of several; then what its ranks read, and what RUN_DIR has.
+        node: one of several, for which only files that its ranks read or that RUN_DIR has are fetched.
 
     Raises: UserError ``artifact_damaged``, ``file_missing``, ``store_unreachable``; OSError; as ``progress``.
     """
@@ -218,7 +218,7 @@ def _publish(folder: Path, run_dir: RunDir, name: str, *, alone: bool) -> None:
     """Rename what was fetched into RUN_DIR, the checkpoint last. Raises: OSError.
 
     Args:
-        alone: in place of what an attempt left that the run did not go on from; else beside later checkpoints.
+        alone: replacing checkpoints from which the run did not continue; else beside later checkpoints.
     """
     run_dir.checkpoints.mkdir(exist_ok=True)
     later = not alone and any(path.name > name for path in run_dir.checkpoints.glob("step_*"))

@@ -1,6 +1,6 @@
-"""What a job reports in RUN_DIR: metric lines, checkpoints, whether it gets on at all, and the stacks of its processes.
+"""What a job reports in RUN_DIR: metric lines, checkpoints, whether it makes progress, and the stacks of its processes.
 
-``metrics.jsonl`` is followed while it grows, also when a resumed process has cut it back.
+``metrics.jsonl`` is followed while it grows, also when a resumed process has truncated it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ MARK_LINES, MARKS_STORED = 1000, 8
 PACE_FACTOR = 20.0
 # before the first line a job reads its corpus and compiles; what it writes to its log is progress then
 _START_FACTOR = 2.0
-_MAX_TICK_SECONDS = 5.0  # of a longer one the worker itself was away
+_MAX_TICK_SECONDS = 5.0  # during a longer gap the worker itself was suspended
 _DUMP_SECONDS = 5.0
 _STAT_INTERVAL_SECONDS = 5.0  # between two readings of file times and sizes
 log = structlog.get_logger(__name__)
 
 
 class MetricsTail:
-    """Reads new complete lines of ``metrics.jsonl``, in parts. A line that is no metric is logged and left out.
+    """Reads new complete lines of ``metrics.jsonl``, in parts. A line that is not a metric is logged and left out.
 
     A mark is made every ``MARK_LINES`` lines: the number of bytes before it, and their hash. The last ones are stored
-    with the lines. A file that is opened at the start of an attempt, or that a process has cut back, is read from the
-    last mark before which it has the bytes whose lines are stored: exact, whatever became of the file. Without such a
-    mark it is read from its beginning: it is short, was cut back by more than ``MARKS_STORED`` marks while no worker
-    read it, or is another machine's, which went on from an older checkpoint.
+    with the lines. A file that is opened at the start of an attempt, or that a process has truncated, is read from the
+    last mark before which it has the bytes whose lines are stored: exact, whatever happened to the file. Without such a
+    mark it is read from its beginning: it is short, was truncated by more than ``MARKS_STORED`` marks while no worker
+    read it, or is another machine's, which continued from an older checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +67,7 @@ class MetricsTail:
         self._stored_bytes = self._read_so_far.bytes
 
     def read(self, limit: int = LINES_A_READ) -> tuple[list[dict[str, Any]], bool]:
-        """Returns: up to ``limit`` new metric lines, and whether the file is another one than at the last call.
+        """Returns: up to ``limit`` new metric lines, and whether the file is a different one from the last call's.
 
         Before the first lines of another file the database has those lines of it that are not returned, and may have
         others, with steps above ``last_step`` or with those of lines to come.
@@ -89,7 +89,7 @@ class MetricsTail:
         return metrics, replaced
 
     def reopen(self) -> None:
-        """Open the file anew, to go on where it was: NFS shows what another machine wrote last to whoever opens it."""
+        """Open the file again at the same position: NFS shows what another machine wrote last only after an open."""
         if self._file is None:
             return
         before = os.fstat(self._file.fileno())
@@ -99,7 +99,7 @@ class MetricsTail:
             opened = os.fstat(file.fileno())
             same_file = (opened.st_dev, opened.st_ino) == (before.st_dev, before.st_ino)
             if not same_file or opened.st_size < self._read_so_far.bytes:
-                file.close()  # it was replaced: the next read begins anew
+                file.close()  # it was replaced: the next read starts again
                 return
             self._file = file
 
@@ -124,7 +124,7 @@ class MetricsTail:
         return True
 
     def _skip_common(self, file: IO[bytes]) -> None:
-        """Go to the last mark before which another file has what the database has the lines of."""
+        """Seek to the last mark before which another file has the bytes whose lines the database has."""
         stored = {size: digest for size, digest in self._marks.items() if size <= self._stored_bytes}
         self._read_so_far, self._marks, self.last_step = _Prefix(), {}, -1
         start = self._read_so_far.copy()
@@ -189,7 +189,7 @@ def _complete_lines(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _parse_metric(line: bytes) -> dict[str, Any] | None:
-    """None: the line is no metric, or its step is none that a database stores."""
+    """None: the line is not a metric, or its step is not one that a database stores."""
     try:
         value = json.loads(line)
     except ValueError:
@@ -202,8 +202,8 @@ def _parse_metric(line: bytes) -> dict[str, Any] | None:
 def newest_checkpoint(folder: Path) -> str:
     """Name of the newest checkpoint, later ones being greater; '' without any.
 
-    A file that is written anew each time, as small jobs do, is named by its time; a log of completed parts by its size,
-    which grows with each of them, and neither when an attempt begins anew nor when it continues.
+    A file that is rewritten each time, as small jobs do, is named by its time; a log of completed parts by its size,
+    which grows with each part, but neither when an attempt starts from the beginning nor when it continues.
     """
     found = list(folder.glob("[!.]*")) if folder.is_dir() else []
     with contextlib.suppress(FileNotFoundError):  # replaced or removed meanwhile: the next call finds the newer one
@@ -234,7 +234,7 @@ class ProgressDeadline:
         self._stat_at = float("-inf")
 
     def observe(self, lines: int, run_dir: RunDir) -> None:
-        """``lines``: metric lines so far. To be called often; the time of a gap between two calls is not counted."""
+        """``lines``: metric lines so far. To be called often; the time of a long gap between calls is not counted."""
         tick, self._ticked = time.monotonic() - self._ticked, time.monotonic()
         self._silent += min(tick, _MAX_TICK_SECONDS)
         if lines == self._lines and time.monotonic() < self._stat_at + min(_STAT_INTERVAL_SECONDS, self._floor / 10):

@@ -1,4 +1,4 @@
-"""A lease that a worker has: renewed by one thread, enforced by another that needs no answer from anybody.
+"""A lease that a worker has: renewed by one thread, enforced by another that depends on no answer.
 
 The renewal thread extends the lease every ``heartbeat_seconds``. The deadline thread reads the boot clock alone.
 Without a confirmed renewal it sends the job SIGTERM after half of the lease, so that it writes a checkpoint, and
@@ -114,7 +114,7 @@ class LeaseKeeper:
     def persist(self, work: Callable[[], Result]) -> Result:
         """Result of ``work``, which is repeated while the database is unreachable.
 
-        Nobody else gets the run before the database has been back for a lease, so patience loses nothing.
+        No other worker gets the run before the database has been back for a lease, so waiting loses nothing.
 
         Raises: StaleLease; UNREACHABLE when the worker has been stopping for ``cancel_grace_seconds``.
         """
@@ -132,7 +132,7 @@ class LeaseKeeper:
             time.sleep(self._settings.watch_seconds)
 
     def answered_for(self, seconds: float) -> bool:
-        """Whether no renewal has failed or was late for so long."""
+        """Whether no renewal has failed or was late during this time."""
         return boot_time() > self._failed + seconds
 
     @contextmanager
@@ -212,7 +212,7 @@ class LeaseKeeper:
             self._await_renewal(process, moment, self._suspended_at)
         elif age > TERMINATE_SHARE * self._seconds and after_gap:
             log.warning("clock_gap", seconds=round(age, 1))
-            process.signal_group(signal.SIGSTOP)  # until it is known that nobody else works on the run
+            process.signal_group(signal.SIGSTOP)  # until it is known that no other worker has the run
             self._suspended_at = moment
             self._renewal_due.set()
         elif age > KILL_SHARE * self._seconds:
@@ -233,6 +233,6 @@ class LeaseKeeper:
             self._kill(process)
 
     def _kill(self, process: LeasedProcess) -> None:
-        """Once: when the process has been waited for, its number may become that of a group of somebody else."""
+        """Once: after the process has been waited for, its id may become that of another process group."""
         process.kill()
         self._process = None

@@ -1,8 +1,8 @@
 """Periodic work of workers: heartbeats, expired leases, dependents, studies, unwanted jobs, artifact uploads, garbage.
 
 One worker, the maintainer, does what needs to be done once: it holds the lease of the task ``maintenance`` and renews
-it with its heartbeats; when it is lost, another gets the lease. Two that believe to be it do no harm: the database
-decides which of them changes a row.
+it with its heartbeats; when it is lost, another gets the lease. Two workers that both consider themselves the
+maintainer do no harm: the database decides which of them changes a row.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Continuity:
     """Whether this process has run, and the database has answered it, for a whole lease without a gap.
 
     Only then is a lease that ran out a sign of a lost worker: after an outage of the database, a suspended machine or a
-    changed wall clock, workers that are well have had a lease's time to renew theirs.
+    changed wall clock, live workers have had a lease's time to renew theirs.
     """
 
     def __init__(self, lease_seconds: float, round_seconds: float) -> None:
         self._lease = lease_seconds
-        # after a shorter gap every worker that is well still has time to renew: heartbeats come four times a lease
+        # after a shorter gap every live worker still has time to renew: there are four heartbeats per lease
         self._longest_gap = max(lease_seconds / 2, 3 * round_seconds)
         self._began = self._ticked = boot_time()
         self._offset = time.time() - self._ticked  # SQLite's leases are times of the wall clock
@@ -84,11 +84,11 @@ class Continuity:
 
 
 class QueueMaintenance:
-    """Sends heartbeats and looks for queued runs. The maintainer's also requeues runs with an expired lease, releases
+    """Sends heartbeats and queries for queued runs. The maintainer's also requeues runs with an expired lease, releases
     dependents, submits what studies need, and announces runs that wait longer than their wake-up takes.
 
     A waiting run is offered to this worker's own claim loop without the broker, and to the others through it. The other
-    workers look for themselves every ``scan_seconds``, or every ``reap_seconds`` while the broker cannot wake them.
+    workers query by themselves every ``scan_seconds``, or every ``reap_seconds`` while the broker cannot wake them.
 
     Args:
         always_scans: what this worker can run changes without a message.
@@ -149,9 +149,9 @@ class QueueMaintenance:
         return more
 
     def _announce(self, run_id: str) -> bool:
-        """Wake all workers for a run that the one that was woken did not take. False: the broker is down.
+        """Wake all workers for a run that the one that was woken did not claim. False: the broker is down.
 
-        Each run is announced once: a worker that is busy then looks at the queue when it has a free slot.
+        Each run is announced once: a worker that is busy then queries the queue when it has a free slot.
         """
         self._claim_loop.notify()
         return self._wakeups.wake_all(run_id)
@@ -249,7 +249,7 @@ def unwanted_job_tasks(
 def end_unwanted_jobs(database: Database, settings: WorkerSettings, executor: Executor, worker_id: str) -> int:
     """End the unwanted jobs of this executor, unless another worker is doing so.
 
-    An unwanted job has outlived its worker, and its run does not go on with it (``lcl_core.db.leases``). A job whose
+    An unwanted job has outlived its worker, and its run does not continue with it (``lcl_core.db.leases``). A job whose
     engine does not answer is tried again with the next call.
 
     Returns: the number of ended jobs. Raises: UNREACHABLE.
@@ -326,6 +326,6 @@ def thinning_tasks(
 
 
 def garbage_task(database: Database, settings: WorkerSettings, worker_id: str) -> PeriodicTask:
-    """A round of ``collect_for_all`` every ``gc_seconds``; one that is interrupted goes on in a later round."""
+    """A round of ``collect_for_all`` every ``gc_seconds``; one that is interrupted continues in a later round."""
     work = partial(collect_for_all, database, settings, Artifacts(settings), worker_id, settings.gc_seconds)
     return PeriodicTask("garbage", work, settings.gc_seconds, delayed=True, join_seconds=0.0)

@@ -105,7 +105,7 @@ class JobMonitor:
         return ProcessExit(status, self._stop_reason, job.log_start, self._hang, self._loss, job.log_file)
 
     def _until_status(self) -> int:
-        """Exit status, or 0 where this worker leaves and the processes go on. Raises: StaleLease."""
+        """Exit status, or 0 where this worker leaves and the processes continue. Raises: StaleLease."""
         try:
             while (status := self._process.wait(self._settings.watch_seconds)) is None:
                 self._check()
@@ -140,7 +140,7 @@ class JobMonitor:
     def _exchange(self) -> State:
         """Write metrics, notice and checkpoint to the database; read the run's state. Raises: StaleLease.
 
-        Of many metric lines a part, so that no transaction is long; ``_tail.more`` then is True.
+        Only a part of many metric lines, so that no transaction is long; ``_tail.more`` then is True.
         """
         if not self._tail_ready:
             with self._database.reading() as session:
@@ -221,7 +221,7 @@ class JobMonitor:
         self._process.kill()
 
     def _detach_or_stop(self, state: State | None) -> None:
-        """The worker stops: the processes go on where another worker can re-attach, else they save their state."""
+        """The worker stops: the processes continue if another worker can re-attach, else they save their state."""
         if state is State.RUNNING and self._process.detach():
             self._stop_reason = StopReason.DETACHED
         else:

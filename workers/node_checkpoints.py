@@ -52,14 +52,14 @@ log = structlog.get_logger(__name__)
 
 
 def copier_class(claim: Claim) -> type[CheckpointCopier]:
-    """What copies the checkpoints that a node of this run writes."""
+    """The class that copies the checkpoints which a node of this run writes."""
     if not claim.is_gang:
         return CheckpointCopier
     return FirstNodeCopier if claim.node == 0 else NodeCopier
 
 
 def open_outgoing(settings: WorkerSettings, claim: Claim, run_dir: RunDir) -> None:
-    """Make the training leave checkpoints to be copied, where they are. Those of earlier attempts are removed."""
+    """Make the training leave checkpoints to be copied, if they are. Those of earlier attempts are removed."""
     remove_tree(run_dir.outgoing)
     if claim.is_gang and copies_checkpoints(settings, claim):
         run_dir.outgoing.mkdir()

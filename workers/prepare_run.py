@@ -65,7 +65,7 @@ def prepare_run_dir(
 
 
 def remove_earlier_state(claim: Claim, run_dir: RunDir) -> None:
-    """Empty RUN_DIR, which is locked, of what was computed before the run was last begun anew.
+    """Remove from RUN_DIR, which is locked, what was computed before the run was last started from the beginning.
 
     Each home has a folder of its own, and an attempt may be interrupted before it empties one: ``run.json`` says which
     state a folder is in.
@@ -149,7 +149,7 @@ def _parent(spec: AnySpec, claim: Claim) -> str | None:
 
 
 def _deleted_parent_error(claim: Claim, parent: str) -> UserError:
-    """To begin anew would change the result without a word."""
+    """Starting from the beginning would change the result without notice."""
     return UserError(
         f"run {parent}, from whose last checkpoint this one starts, has been deleted; "
         f"lcl runs retry {claim.run_id} begins from the beginning instead",

@@ -9,10 +9,10 @@
       manifest.json                   written last: {"files": {name: {"bytes", "sha256"}}, "step", "attempt",
                                       "tensors": {file: {tensor: [first byte, bytes]}}}
 
-A thread of the worker copies, not the job: the step loses no time to it, the job gets no credentials of the store, and
-the copy goes on after the job has died. If the worker dies too, the next attempt in this home copies what is still
-missing; one in another home continues from what has been copied. A row names each whole copy. It is written under the
-run's lease, so an attempt that has lost it replaces nothing, and every attempt has keys of its own.
+A thread of the worker copies, not the job: steps do not wait for it, the job gets no credentials of the store, and the
+copy continues after the job has died. If the worker dies too, the next attempt in this home copies what is still
+missing; one in another home continues from what has been copied. A row names each complete copy. It is written under
+the run's lease, so an attempt that has lost it replaces nothing, and every attempt has keys of its own.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def copied_checkpoints(
         copier_class: of a node of several; None: the run has one.
 
     Yields: a function that copies the last one too. It waits for half of ``cancel_grace_seconds`` at most, so that a
-    worker that is stopped still hands the run back in time.
+    worker that is stopped still releases the run in time.
     """
     if not copies_checkpoints(settings, claim):
         yield lambda: None
@@ -197,7 +197,7 @@ class CheckpointCopier:
                 (self._abandoned if last else self.ending).wait(self._delay(failures))
         except StaleLease:
             log.info("checkpoints_no_longer_copied", reason="the lease was lost")
-        except Exception:  # an error of ours costs copies, not the run
+        except Exception:  # a bug of ours costs copies, not the run
             log.exception("checkpoint_copies_failed")
         finally:
             remove_links(self._folder)
@@ -346,7 +346,7 @@ def _identities(folder: Path) -> list[tuple[int, int, int]]:
 
 
 def remove_links(folder: Path) -> None:
-    """Remove a folder of this attempt alone, of which nothing may stay: links would keep removed checkpoints."""
+    """Remove a folder of this attempt alone, completely: links left in it would keep removed checkpoints."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -163,7 +163,7 @@ class Supervisor:
         clock: WorkClock,
         stopping: threading.Event,
     ) -> ProcessExit:
-        """Go on with processes that have outlived their worker. Raises: StaleLease, MachineLost, EngineUnreachable."""
+        """Supervise processes that have outlived their worker. Raises: StaleLease, MachineLost, EngineUnreachable."""
         with self._executor.attach(claim.handle or {}, run_dir) as job:
             log.info("reattached", kind=claim.kind, attempt=claim.attempt, **job.identity)
             return self._monitor(claim, job, run_dir, lease, clock, stopping)

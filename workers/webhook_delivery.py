@@ -25,7 +25,7 @@ from lcl_core.db.workers import PeriodicTask
 from workers.settings import WorkerSettings
 
 MESSAGE_SECONDS = 8.0  # for one message, from the name lookup to the response status
-_MAX_RESPONSE_BYTES = 1024  # read of a response body, so that the connection can be used again
+_MAX_RESPONSE_BYTES = 1024  # read of a response body, so that the connection can be reused
 _MAX_HOSTS = 8  # that messages are sent to at one time
 log = structlog.get_logger(__name__)
 

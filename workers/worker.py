@@ -1,7 +1,7 @@
 """Worker process: Celery consumer, claim loop and maintenance threads, from start to orderly shutdown.
 
 The Celery application takes JSON only, acknowledges early, keeps no results and has no remote control. Its two tasks
-take milliseconds: no run lives in a message, so none is lost with one.
+take milliseconds: runs do not depend on messages, so none is lost with one.
 """
 
 from __future__ import annotations
@@ -188,10 +188,10 @@ class WorkerProcess:
     def _consume(self) -> int:
         """Consume messages until a signal ends the worker. Returns: the exit status.
 
-        Celery waits for a broker that is away or accepts no writes, but ends its consumer with an error when the broker
+        Celery waits for a broker that is down or accepts no writes, but ends its consumer with an error when the broker
         dies between the delivery of a message and its acknowledgement (kombu 5.7 restores the message over a closed
-        connection). Runs do not depend on messages, so the worker keeps them and goes on with a new consumer. A failure
-        before any consumer was ready has a cause that lasts, and ends the worker.
+        connection). Runs do not depend on messages, so the worker keeps them and continues with a new consumer. A
+        failure before any consumer was ready has a cause that lasts, and ends the worker.
         """
         stopping, ready = self._claim_loop.stopping, threading.Event()
 
@@ -244,7 +244,7 @@ class WorkerProcess:
 
 
 def _identity(settings: WorkerSettings, gpus: Sequence[Gpu], executor: Executor) -> WorkerIdentity:
-    """Without ``gpu`` among its offers a worker leases no device to its runs: they use the processor."""
+    """Without ``gpu`` among its offers a worker leases no device to its runs: they use the CPU."""
     host, pid = socket.gethostname(), os.getpid()
     offers = tuple(settings.worker_offers) or (("cpu", "gpu") if gpus or executor.places_nodes else ("cpu",))
     devices = (
@@ -258,7 +258,7 @@ def _identity(settings: WorkerSettings, gpus: Sequence[Gpu], executor: Executor)
 
 
 def _home(settings: WorkerSettings) -> str:
-    """Id of where the nodes of a run meet their checkpoints: the store that has a copy of all, else the home folder."""
+    """Id of where the nodes of a run find their checkpoints: the store that has a copy of all, else the home folder."""
     if settings.checkpoints == "store":
         return hashlib.sha256(settings.artifacts.rstrip("/").encode()).hexdigest()[:32]
     return home_id(settings.home)

@@ -1,7 +1,7 @@
 """Artifact store: folders behind a URL, each under a key of its own.
 
     KEY/files/…          the folder's files, each checked by reading it again
-    KEY/incoming/…       files that are being sent, where the store shows a file before it is whole; then they are moved
+    KEY/incoming/…       files that are being sent, where the store shows incomplete files; then they are moved
     KEY/parts/00001.json of a checkpoint of several nodes: what node 1 has sent, written after it
     KEY/manifest.json    written last: {"format", "files": {name: {"bytes", "sha256", "modified_at"}}}
 
@@ -36,7 +36,7 @@ MANIFEST = "manifest.json"
 _INCOMING = "incoming"
 CHUNK = 8 << 20  # bytes of one request
 _FORMAT = 1
-_ATTEMPTS = 3  # most protocol libraries retry, too, and a user may wait for the response
+_ATTEMPTS = 3  # most protocol libraries retry as well, and a user may be waiting for the response
 _DIGITS = "[0-9a-hjkmnp-tv-z]{18}"
 _KEY = re.compile(
     rf"((?:runs/run|encoders/enc|collections/col|datasets/data)_{_DIGITS}/\d+"
@@ -83,12 +83,12 @@ class ArtifactStore:
         return files
 
     def send_file(self, key: str, name: str, file: Path, source: tuple[str, str] | None = None) -> bool:
-        """Upload one file of a folder, which is not read back: who reads it compares its SHA-256.
+        """Upload one file of a folder, which is not read back: readers compare its SHA-256.
 
         Args:
             source: (key, name) of an object with the same content, which the store copies if it can.
 
-        Returns: whether the file was sent, and not copied. Raises: OSError.
+        Returns: whether the file was sent rather than copied. Raises: OSError.
         """
         if source is not None and self._copy(source, key, name):
             return False
@@ -112,7 +112,7 @@ class ArtifactStore:
         self._with_retries(f"{key}/parts/{node:05d}.json", "written", lambda store, path: store.pipe_file(path, part))
 
     def read_parts(self, key: str) -> list[dict[str, Any]]:
-        """What nodes have recorded so far. One that is just being written is left out."""
+        """What nodes have recorded so far. A record that is just being written is left out."""
         parts = []
         for name in self._sizes(f"{key}/parts"):
             content = self._with_retries(name, "read", lambda store, path: store.cat_file(path))
@@ -121,7 +121,7 @@ class ArtifactStore:
         return parts
 
     def read_manifest(self, key: str, sha256: str) -> dict[str, Any]:
-        """The manifest of a folder. Raises: UserError ``artifact_damaged`` if it is another one, ``file_missing``."""
+        """The manifest of a folder. Raises: UserError ``artifact_damaged`` if it has changed, ``file_missing``."""
         manifest = self._read_manifest(key)
         if hashlib.sha256(manifest).hexdigest() != sha256:
             raise _damaged_error(MANIFEST)
@@ -136,7 +136,7 @@ class ArtifactStore:
         return self._read_chunks(f"{key}/files/{name}", start, end)
 
     def iter_keys(self) -> Iterator[tuple[str, int]]:
-        """(key, bytes) of all keys that have the form of ours, listed piece by piece."""
+        """(key, bytes) of all keys in our format, listed piece by piece."""
         for folder in _FOLDERS:
             for prefix in _common_prefixes(self._names(folder)):
                 keys: dict[str, int] = {}
@@ -147,7 +147,7 @@ class ArtifactStore:
                 yield from keys.items()
 
     def remove(self, key: str) -> None:
-        """Remove all objects of a key, the manifest first. A key that does not exist is no error."""
+        """Remove all objects of a key, the manifest first. A key that does not exist is not an error."""
         for name in (f"{key}/{MANIFEST}", key):
             self._remove(name)
 
@@ -182,7 +182,7 @@ class ArtifactStore:
             raise _damaged_error(file.name)
 
     def _send(self, key: str, name: str, file: Path, progress: Callable[[], None]) -> None:
-        """Upload a file in place of an older one, whole. Raises: as ``progress``."""
+        """Upload a file that replaces an older one at once. Raises: as ``progress``."""
         with _TransferProgress(progress) as callback:
             self._replace(key, name, lambda store, path: store.put_file(str(file), path, callback=callback))
 

@@ -172,7 +172,7 @@ class ArtifactCache:
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """A checkpoint of a run whose copy in the store is whole.
+    """A checkpoint of a run whose copy in the store is complete.
 
     Attributes:
         attempt: of the run that copied it.
@@ -301,7 +301,7 @@ def upload_next(database: Database, artifacts: Artifacts, *, imports: bool = Fal
 
 
 class _UploadLost(Exception):
-    """The folder is no longer this process's to upload."""
+    """This process must no longer upload the folder."""
 
 
 class _UploadRenewal:
@@ -314,7 +314,7 @@ class _UploadRenewal:
     def __call__(self) -> None:
         if not self._lost and time.monotonic() >= self._renewed + UPLOAD_OUTBOX.timeout.total_seconds() / 2:
             self._renewed = time.monotonic()
-            # a database that does not answer for a while stops no upload: the next call but a few renews
+            # a database that does not answer for a while stops no upload: one of the next calls renews
             with suppress(*UNREACHABLE), self._database.session() as session:
                 self._lost = not renew_upload(session, self._task)
         if self._lost:

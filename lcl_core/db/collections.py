@@ -1,14 +1,14 @@
 """Items added to a collection and removed from it between index runs.
 
 The row of a collection counts its changes; each changed item has one row with the number of its last change. Writers
-lock the collection's row, so numbers are committed in order: a reader that knows everything up to some number asks for
-what is above it. Every transaction locks that row before it writes what belongs to the collection, such as the bytes
+lock the collection's row, so numbers are committed in order: a reader that has all changes up to some number queries
+those above it. Every transaction locks that row before it writes what belongs to the collection, such as the bytes
 that it charges to an owner: with two orders of locks, two transactions could wait for each other. An index run that
 adds to the collection compacts the changes into a new directory, and their rows are deleted in the transaction that
 names that directory.
 
-The database does not know what a directory holds: the caller passes a ``CollectionRef`` for the directory it has open,
-and ``CollectionReplaced`` is raised when the collection has another directory by now.
+The database does not know what a directory contains: the caller passes a ``CollectionRef`` for the directory it has
+open, and ``CollectionReplaced`` is raised when the collection has another directory by now.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def replace_records(
     Args:
         items: no item twice, with the vectors and thumbnails that they have; no bytes where the directory has them.
         last_change: number of the last change that the caller has read the items with.
-        owner: who is charged for those that were not changed before; who added the others stays charged for them.
+        owner: who is charged for those that were not changed before; the others stay charged to whoever added them.
         check_quota: of the owner.
 
     Raises: CollectionReplaced, also if one of the items has changed since; UserError ``unknown_collection``,
@@ -295,7 +295,7 @@ def _insert_changes(
     owner: str | None = None,
     check_quota: CheckQuota | None = None,
 ) -> None:
-    """Insert the changes in place of earlier ones of their items, and charge the difference to their owners.
+    """Replace earlier changes of the items by these, and charge the difference to their owners.
 
     Raises: UserError ``collection_full``; what ``check_quota`` raises where ``owner`` stores more than before.
     """

@@ -134,7 +134,7 @@ class _StagedOutput:
 
     @property
     def index_writer(self) -> str | None:
-        """Who writes its index (``IndexKind``); None: it has none."""
+        """What writes its index (``IndexKind``); None: it has none."""
         return index_writer(self.vectors)
 
     def directory(self) -> CollectionDirectory:
@@ -256,7 +256,7 @@ def _write_index(output: _StagedOutput, location: IndexLocation) -> None:
 
 
 def _index_of(noun: str, metadata: dict[str, Any], collection_id: str) -> str | None:
-    """Name of the index that the row of a collection gets; None: it has none but its files.
+    """Name of the index that the row of a collection gets; None: it has only its files.
 
     It is derived from the run's id: another attempt replaces the index that an interrupted one has left on a server.
     """
@@ -347,7 +347,7 @@ def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> _Reg
 
 
 def _output_name(session: Session, run: Run, noun: str, requested: str) -> str:
-    """The requested name as a Name, or another if it is taken by now; the result of the run records a change."""
+    """The requested name as a Name, or another if it is in use by now; the result of the run records a change."""
     name = available_name(session, noun, slug(requested), run.owner, run.id, run.created_at)
     if name != requested:
         run.result = {**(run.result or {}), "registered_as": name}

@@ -1,8 +1,8 @@
 """Datasets by name: registration, lookup, versions, tags of their documents, and the bundled sample corpus.
 
 A tag is of a document or a captioned image, which is named by its location in the corpus: FILE:LINE, or the number of a
-record of shards. Tags belong to contents with one hash: a new version of a dataset begins without tags, since its items
-may be others.
+record of shards. Tags belong to contents with one hash: a new version of a dataset starts without tags, since its items
+may be different ones.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def record_version(
     """Record the contents of a dataset; contents that differ from the newest version become a new version.
 
     Equal contents move the newest version to the dataset's path: a conversion that is repeated replaces damaged files.
-    The folder of before, if the service made it, counts for no owner any more and becomes garbage.
+    The previous folder, if the service made it, no longer counts for an owner and becomes garbage.
     """
     statistics = to_json_safe(statistics)  # splits, sources and labels are texts of the corpus
     dataset.content_hash, dataset.statistics = content_hash, statistics
@@ -130,7 +130,7 @@ def sample_path() -> str:
 def register_sample(session: Session) -> Dataset:
     """Register the bundled corpus, or update its path after a new installation.
 
-    A file of another name has other contents: then the statistics of before are forgotten until they are read again.
+    A file of another name has other contents: then the old statistics are removed until they are read again.
     """
     path = sample_path()
     dataset = session.get(Dataset, SAMPLE_DATASET)

@@ -227,7 +227,7 @@ def thin_ended_runs(database: Database, days: float) -> int:
     ``metrics.jsonl`` in the run's folder, and in the artifact store, keeps all lines. The database keeps, of each
     phase, the first line of each of as many equal intervals of steps and the last line, further all lines with numbers
     of held-out data and the line that was written last. Which lines these are depends on the steps alone, so that a
-    thinning that was interrupted goes on where it was. A run that goes on sends all its lines again, and is thinned
+    thinning that was interrupted continues where it was. A run that continues sends all its lines again, and is thinned
     after its next end.
 
     Returns: the number of deleted lines. Raises: UNREACHABLE.
@@ -248,7 +248,7 @@ def _thin_run(database: Database, run_id: str) -> int:
         with database.session() as session:
             run = session.scalars(select(Run).where(Run.id == run_id, _HAS_ENDED).with_for_update(of=Run)).one_or_none()
             if run is None:
-                return start  # it was deleted, or goes on
+                return start  # it was deleted, or continues
             session.execute(delete(Metric).where(Metric.run_id == run_id, Metric.id.in_(rows)))
             run.metrics_marks = None  # before which lines are missing now
             run.metrics_thinned = start + len(rows) == len(surplus)

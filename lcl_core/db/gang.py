@@ -7,7 +7,7 @@ Reservation of workers for a run of several nodes, with backfill (EASY) by runs 
 
 The first queued run of several nodes that the live workers can serve reserves workers: each of them that becomes free
 joins its gang and stays in it, unless a run of higher priority is queued. Every worker joins the first such run in one
-order, so two gangs never wait for each other's workers. A worker runs something shorter first when the
+order, so two gangs never wait for each other's workers. A worker executes a shorter run first if the
 ``timeout_seconds`` of that run end before the expected start of the gang, for which other workers are missing anyway.
 
 Lifka, "The ANL/IBM SP scheduling system", JSSPP 1995.
@@ -56,7 +56,7 @@ from lcl_core.db.workers import (
 from lcl_core.jobs import ANY_DEVICE
 from lcl_core.specs.parsing import SPEC_REVISION
 
-BACKFILL_DEPTH = 1000  # queued runs, first in order of priority and time, among which short ones are sought
+BACKFILL_DEPTH = 1000  # queued runs, first in order of priority and time, among which short ones are searched
 _RECENT_RUNS = 20  # of a kind, whose median is the expected time of a run without timeout_seconds
 _LEASED = [state.value for state in LEASED]
 
@@ -192,7 +192,7 @@ def set_rendezvous(session: Session, claim: Claim, address: str) -> None:
 
 
 def gang_hosts(session: Session, claim: Claim) -> set[str]:
-    """Names of the hosts of all nodes, as far as their workers are alive."""
+    """Names of the hosts of all nodes whose workers are alive."""
     query = select(Worker.host).join(GangMemberRow, GangMemberRow.worker == Worker.id)
     works = GangMemberRow.run_id == claim.run_id, GangMemberRow.lease_token == claim.token
     return set(session.scalars(query.where(*works)))
@@ -273,7 +273,7 @@ class Reservation:
 
 
 def backfill_candidates() -> Select[Any]:
-    """Query for the ids of queued runs of one node, among which short ones are sought."""
+    """Query for the ids of queued runs of one node, among which short ones are searched."""
     return (
         select(Run.id)
         .where(Run.state == State.QUEUED.value, Run.nodes == 1)
@@ -327,7 +327,7 @@ def find_reservation(
     """The run that reserves this worker; None: there is none, or the worker has no row yet.
 
     Args:
-        pool: devices of this worker; runs that have been passed for want of devices reserve nothing.
+        pool: devices of this worker; runs that have been passed over for lack of devices reserve nothing.
         moment: present time of the database's clock.
         joined: run whose gang the asking slot has joined. When another slot has joined one, no run reserves this slot.
     """
@@ -406,7 +406,7 @@ class _LiveWorker(NamedTuple):
 
 
 def _live_workers(session: Session, moment: datetime) -> list[_LiveWorker]:
-    """Columns alone: the row's ``current_run`` is a query of its own for each worker."""
+    """Only columns: the row's ``current_run`` is a separate query for each worker."""
     columns = Worker.id, Worker.home, Worker.offers, Worker.slots, Worker.gpu_ids, Worker.spec_revision
     rows = session.execute(select(*columns).where(Worker.seen_at >= moment - ALIVE_WITHIN)).tuples().all()
     serving = serving_devices(session) if any(devices for *_, devices, _ in rows) else set()

@@ -12,7 +12,7 @@ Garbage is therefore never named later, and no lock is needed between finding an
 garbage only while no worker has their run; each attempt has keys of its own, so a later one never names them. Folders
 and keys are listed outside of transactions: a file system may be slow.
 
-A folder that no row names any more may still be read: a name moves to a new folder while runs are at work. What an
+A folder that no row names any more may still be read: a name moves to a new folder while runs are executed. What an
 unfinished run reads is kept.
 """
 
@@ -193,7 +193,7 @@ def collect_for_all(
     Folders of the home's runs that no worker has recorded are charged to their owners, and uploaded.
 
     Args:
-        worker_id: of this process, be it a worker or the api.
+        worker_id: of this process, a worker or the api.
 
     Returns: the number of removed folders. Raises: OSError, UNREACHABLE; UserError of the store.
     """
@@ -201,7 +201,7 @@ def collect_for_all(
     with database.session() as session:
         if not claim_task(session, home_task, worker_id, seconds):
             return 0
-        # only by who has a home's: another worker would keep it from those who collect
+        # only by a process that has the home's task: another one would block those that collect
         lists_store = bool(settings.artifacts) and claim_task(session, _STORE_TASK, worker_id, seconds)
     renew = _TaskRenewal(database, [home_task, *([_STORE_TASK] if lists_store else [])], worker_id, seconds)
     try:
@@ -376,7 +376,7 @@ def _seen_at(database: Database, location: str, paths: Collection[str], *, recor
 
 
 def _forget_others(database: Database, location: str, paths: Collection[str], before: datetime) -> None:
-    """Delete the records of what is no garbage any more; those that are newer than the listing stay."""
+    """Delete the records of what is not garbage any more; those that are newer than the listing stay."""
     with database.reading() as session:
         recorded = session.scalars(select(Garbage.path).where(Garbage.home == location, Garbage.seen_at < before))
         obsolete = sorted(set(recorded).difference(paths))
@@ -386,7 +386,7 @@ def _forget_others(database: Database, location: str, paths: Collection[str], be
 
 
 def _list_tables(database: Database) -> list[Orphan]:
-    """Tables are in this very database, so a wrong database cannot be the cause: no grace."""
+    """Tables are in this database itself, so a wrong database cannot be the cause: no grace."""
     with database.reading() as session:
         return [Orphan(_TABLES + name, size, None, True) for name, size in orphaned_tables(session).items()]
 

@@ -3,12 +3,12 @@
 A worker owns a run by a token that expires. Every write of the worker names the token; after the token has expired
 or changed the write raises ``StaleLease`` and changes nothing.
 
-**Processes that outlive their worker.** An engine (Ray, Slurm, Kubernetes) runs processes on after their worker has
-ended. ``Run.handle`` is how they are found. It is recorded before they start, and removed only by a worker that knows
+**Processes that outlive their worker.** An engine (Ray, Slurm, Kubernetes) keeps processes running after their worker
+has ended. They are found by ``Run.handle``. It is recorded before they start, and removed only by a worker that knows
 that none of them is left: the one that supervised them (``release_lease``, ``complete_run``), or one that has ended
 them for a run without a worker (``forget_processes``). Nobody else may remove it, or the processes could not be found
-any more, and would go on until they miss a worker. ``transition`` marks the handle as ``UNWANTED`` when the run is not
-to go on with these processes. The mark stays with the handle. So a row has a handle and no lease in these states:
+any more, and would run until they miss a worker. ``transition`` marks the handle as ``UNWANTED`` when the run must not
+continue with these processes. The mark stays with the handle. So a row has a handle and no lease in these states:
 
 * ``queued``, not marked: the worker has detached, or was lost. A worker of the same engine claims the run before others
   and re-attaches.
@@ -16,14 +16,14 @@ to go on with these processes. The mark stays with the handle. So a row has a ha
   detached, or in the lease of a lost worker.
 * ``failed``, marked: the worker was lost in the last attempt, or could not reach the engine.
 * ``queued`` and ``waiting``, marked: the run was unpaused, resumed or retried before its old processes were ended. It
-  is not re-attached: they may be about to end, and a retry begins anew.
+  is not re-attached: they may be about to end, and a retry starts from the beginning.
 
 ``succeeded`` has no handle, since a worker has seen the processes end; a run with a lease has no marked one. Workers of
 the engine end the processes of marked handles (``workers.maintenance.end_unwanted_jobs``), with time for a checkpoint,
 and remove the handle if it still is the same one. Until then nobody claims the run, but not for longer than
 ``REATTACH_SECONDS``: the engine may have no worker any more, and without one the processes end by themselves. A claim
-after that drops the handle; the lock of the run's folder keeps the new process and a late old one apart. A run that is
-deleted takes its handle along: processes that it still has fail without their folder, or miss a worker.
+after that drops the handle; the lock of the run's folder keeps the new process and a late old one apart. The handle is
+deleted with its run: processes that the run still has fail without their folder, or miss a worker.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_owner": None, "lease_exp
 # {cause: number of attempts that it ended since the run's last new checkpoint}; under COUNTED those of max_attempts
 Setbacks = Mapping[str, int]
 COUNTED, REATTACHED = "attempts", "reattached"
-# Processes on an executor that outlives its workers wait so long for one that re-attaches, then save their state and
-# end. A run is queued uncounted for that so many times without a new checkpoint.
+# Processes on an executor that outlives its workers wait this long for one that re-attaches, then save their state and
+# end. A run is queued for that reason, without being counted, this many times without a new checkpoint.
 REATTACH_SECONDS = 300.0
 REATTACHMENTS = 10
 NO_CAPACITY = "no_capacity"  # cause: the engine has not enough free resources for the whole run
 # key in an interruption: since when a run has been waiting for an engine's capacity, in seconds since 1970
 NO_CAPACITY_SINCE = "no_capacity_since"
-UNWANTED = "unwanted"  # key in a handle: the run does not go on with these processes, and they are to end
+UNWANTED = "unwanted"  # key in a handle: the run does not continue with these processes, and they are to end
 CLAIM_FIELDS = (
     "kind",
     "spec",
@@ -80,7 +80,7 @@ class StaleLease(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """A worker's lease on a run, with what its supervisor needs to know of the run."""
+    """A worker's lease on a run, with what its supervisor needs to know about the run."""
 
     run_id: str
     token: str
@@ -99,7 +99,7 @@ class Claim:
     devices: tuple[str, ...] = ()  # ids of the GPUs that this node may use; none: the processor
     waited_seconds: float = 0.0  # from when the run could have been claimed
     handle: dict[str, Any] | None = None  # of processes that outlived the worker before
-    restarts: int = 0  # how often a retry began the run anew
+    restarts: int = 0  # how often a retry started the run from the beginning
     engine: bool = False  # the executor places the processes of all nodes; else each node has a worker of its own
 
     @property
@@ -114,7 +114,7 @@ class Claim:
 
     @property
     def parent(self) -> str | None:
-        """Id of the run from whose last checkpoint this one starts; None: of none, or it was begun anew since."""
+        """Id of the run from whose last checkpoint this one starts; None: of none, or it was restarted since."""
         return None if self.from_scratch or self.restarts else self.continues
 
     @classmethod
@@ -217,7 +217,7 @@ def release_lease(
         uses_attempt: the attempt counts, as one whose worker was lost.
         code: cause that is counted until the next new checkpoint.
         delay_seconds: until the run may be claimed again.
-        keep_handle: its processes may go on, and the next worker re-attaches to them.
+        keep_handle: its processes may continue, and the next worker re-attaches to them.
         folder_bytes: of its folder, which its owner is charged with; None: it has none.
         holder: id of the home, if its folders are to be uploaded to an artifact store.
 
@@ -261,7 +261,7 @@ def is_unwanted(run: Any = Run) -> ColumnElement[bool]:
 def unwanted_processes(session: Session, executor: str) -> list[tuple[str, dict[str, Any]]]:
     """(id of the run, handle) of all processes that are to end and that workers with this executor can find."""
     own = Run.handle["executor"].as_string() == executor
-    # in no order: SQLite would read all runs for one by id, in place of the index of those with a handle
+    # in no order: for one by id SQLite would read all runs instead of the index of those with a handle
     query = select(Run.id, Run.handle).where(Run.handle.is_not(None), own, is_unwanted())
     return [(run_id, handle) for run_id, handle in session.execute(query).tuples() if handle is not None]
 
@@ -290,7 +290,7 @@ def expire_leases(session: Session) -> list[Run]:
         message = f"worker {run.lease_owner} was lost in attempt {run.attempt}"
         if _can_be_reattached(run):
             run.interruption = {"code": "worker_lost", "message": f"{message}; the next worker re-attaches to it"}
-            run.attempt -= 1  # the next claim goes on with it
+            run.attempt -= 1  # the next claim continues with it
             _count_setback(run, REATTACHED)
             transition(run, State.QUEUED, ready_at=moment, **NO_LEASE)
             continue

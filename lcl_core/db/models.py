@@ -201,7 +201,7 @@ class Run(Base):
 
 
 class Metric(Base):
-    """One line of ``metrics.jsonl``. ``id`` increases: a reader passes the last one that it has."""
+    """One line of ``metrics.jsonl``. ``id`` increases: a reader passes the last id that it has."""
 
     __tablename__ = "metric"
     __table_args__ = (

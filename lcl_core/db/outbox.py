@@ -97,7 +97,7 @@ UPLOAD_OUTBOX = Outbox(
 
 @dataclass(frozen=True)
 class PendingDelivery:
-    """A message that the caller has claimed and is to send."""
+    """A message that the caller has claimed and must send."""
 
     id: str
     webhook_id: str
@@ -194,7 +194,7 @@ def _run_payload(run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class UploadTask:
-    """A folder that the caller has claimed and is to upload.
+    """A folder that the caller has claimed and must upload.
 
     Attributes:
         path: relative to the home folder.
@@ -236,7 +236,7 @@ def enqueue_upload(session: Session, path: str, attempt: int, holder: str) -> No
 def record_run_folder(session: Session, run: Run, size: int, holder: str | None) -> None:
     """Charge the folder of a run, of ``size`` bytes, to its owner; of a run that has ended, enqueue its upload.
 
-    An attempt that is handed back may be made again under its number, so its folder is not uploaded.
+    An attempt that is released may be made again under its number, so its folder is not uploaded.
 
     Args:
         holder: home of the folder, whose folders are uploaded; None: there is no folder, or no store.
@@ -322,10 +322,10 @@ def _uploads_of(holder: str, *, imports: bool) -> list[ColumnElement[bool]]:
 
 
 def renew_upload(session: Session, task: UploadTask) -> bool:
-    """Keep a claimed folder for another timeout. False: it is no longer the caller's, who stops the upload."""
+    """Keep a claimed folder for another timeout. False: the caller has lost it and must stop the upload."""
     row = session.get(ArtifactUpload, task.path, with_for_update=True)
     if row is None or (row.pending, row.attempts) != (task.attempt, task.tries):
-        return False  # the folder was deleted, a later attempt has ended, or another process has begun the upload anew
+        return False  # the folder was deleted, a later attempt has ended, or another process has restarted the upload
     row.next_at = now(session) + UPLOAD_OUTBOX.timeout
     return True
 
@@ -339,7 +339,7 @@ def record_uploaded(session: Session, task: UploadTask, files: FileEntries) -> N
 
 
 def record_upload_failure(session: Session, task: UploadTask, error: str) -> None:
-    """Record a failed upload. It is retried for ever."""
+    """Record a failed upload. It is retried without limit."""
     row = session.get(ArtifactUpload, task.path, with_for_update=True)
     if row is not None and (row.pending, row.attempts) == (task.attempt, task.tries):
         UPLOAD_OUTBOX.retry(session, row, error)
@@ -364,7 +364,7 @@ def get_upload(session: Session, path: str) -> ArtifactUpload | None:
 def runs_with_pending_uploads(session: Session, run_ids: Sequence[str]) -> dict[str, str | None]:
     """{run id: error of the last upload, or None} of those runs with a folder that is not in the store yet.
 
-    The error is ``LOST`` where it will never be.
+    The error is ``LOST`` for a folder that will never be.
     """
     run_of = {path: run_id for run_id in run_ids for path in (f"runs/{run_id}", *_output_paths(run_id))}
     is_missing = or_(UPLOAD_OUTBOX.is_open, ArtifactUpload.error == LOST)

@@ -1,11 +1,11 @@
 """Job queue: order of the queued runs, and the claim of the next one.
 
 Order: priority, then runs for which devices or workers are reserved, then the owner with the fewest running runs, then
-the longest wait. When a run of several nodes is next says ``lcl_core.db.gang``. A claim is a compare-and-swap on the
+the longest wait. ``lcl_core.db.gang`` decides when a run of several nodes is next. A claim is a compare-and-swap on the
 state; PostgreSQL skips rows that another worker has locked.
 
-Composing a statement of a claim costs more processor time than its execution. Each form of a statement is composed once
-in a process; what differs between two claims are its parameters.
+Composing a statement of a claim costs more CPU time than its execution. Each form of a statement is composed once in a
+process; two claims differ only in its parameters.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def claim_next(
 
     Args:
         offers: resources of the worker, of ``cpu`` and ``gpu``.
-        devices: ids of the GPUs of the worker; without any it runs on the processor what may run anywhere.
-        seat: membership with which the worker waits. It is returned while the worker is to go on waiting, and given up
-            for what is returned otherwise.
+        devices: ids of the GPUs of the worker; without any it executes runs that may run anywhere on the CPU.
+        seat: membership with which the worker waits. It is returned while the worker must continue waiting, and given
+            up for what is returned otherwise.
     """
     pool = DevicePool(session, worker, devices, seat.token if seat else None)
     chosen: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ def claim_next(
             chosen = found
         if seat is not None:
             if not release_member(session, seat, only_waiting=True):
-                return seat  # the gang is complete, or the membership has expired: its holder sees that
+                return seat  # the gang is complete, or the membership has expired: its holder notices that
             pool.release_membership()
             seat = None
         if need is None:
@@ -263,7 +263,7 @@ def _heads(serves: Callable[[Any], ColumnElement[bool]], passes: bool) -> Select
 
 
 def _union_of(*candidates: Select[Any]) -> CTE:
-    """Ids of candidates, found before they are looked at: else PostgreSQL may go through the whole queue for them."""
+    """Ids of candidates, found before they are read: else PostgreSQL may scan the whole queue for them."""
     return union(*candidates).cte("candidates").prefix_with("MATERIALIZED")
 
 
@@ -293,12 +293,12 @@ def _may_start(run: Any, passes: bool) -> tuple[ColumnElement[bool], ...]:
 
 @dataclass(frozen=True)
 class EngineCapacity:
-    """What an engine that places the processes of runs has free at this moment.
+    """Free capacity, at this moment, of an engine that places the processes of runs.
 
     Attributes:
         executor: whose handles its workers re-attach to.
         gpus: free, of all nodes.
-        has_gpus: whether any node has some; else runs of the class ``accelerator`` use processors.
+        has_gpus: whether any node has some; else runs of the class ``accelerator`` use CPUs.
         cpus: free, of all nodes.
         cpus_per_node: that each node of a run gets.
     """
@@ -316,8 +316,8 @@ def claim_for_engine(
 ) -> Claim | None:
     """Claim the next run, all its nodes, for a worker whose executor places processes itself; None: none fits.
 
-    Runs whose processes have outlived their worker come first, since they hold their place already. The order of the
-    others is that of :func:`claim_next`, without reservation: what fits now goes before what does not.
+    Runs whose processes have outlived their worker come first, since they already have their capacity. The order of the
+    others is that of :func:`claim_next`, without reservation: a run that fits now precedes one that does not.
     """
     read = partial(_next_for_engine, tuple(offers), capacity.has_gpus)
     given = asdict(capacity) | due_parameters(now(session))
@@ -404,7 +404,7 @@ def _can_be_claimed(
     """Condition on a run: a worker with these resources can run it.
 
     Args:
-        has_devices: without any the worker runs what may run anywhere on the processor.
+        has_devices: without any the worker executes runs that may run anywhere on the CPU.
         room: devices that the run may need.
     """
     served = run.resource.in_([offer for offer in offers if offer != "gpu"] + [ANY_DEVICE])
@@ -433,7 +433,7 @@ def _claim_run(session: Session, run_id: str, token: str, worker: str, lease_sec
 @lru_cache(1)
 def _lease_statement() -> ReturningUpdate[Any]:
     """Lease the queued run ``claimed``."""
-    # of the table: each session would compose a statement of the class anew, annotated
+    # of the table: each session would compose a statement of the class again, annotated
     table = cast(Table, Run.__table__)
     run = table.c
     values = {

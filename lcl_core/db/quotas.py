@@ -1,9 +1,9 @@
 """Usage of each owner, which quotas limit: stored bytes and unfinished runs.
 
 Bytes are recorded where something is stored and deleted where it is removed. A folder is charged to the owner of the
-row that names it, and what was added to a collection to who added it. The folder of a run counts from the end of its
-attempt, without the files that are hard-linked to the run's output; after a lost worker a worker of its home records
-it. What a version without quotas stored is not counted.
+row that names it, and what was added to a collection to whoever added it. The folder of a run counts from the end of
+its attempt, without the files that are hard-linked to the run's output; after a lost worker a worker of its home
+records it. What a version without quotas stored is not counted.
 """
 
 from __future__ import annotations

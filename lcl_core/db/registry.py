@@ -106,7 +106,7 @@ def find_encoders(session: Session, spec: AnySpec) -> dict[str, EncoderRow]:
 
 
 def pin_encoders(session: Session, spec: AnySpec) -> AnySpec:
-    """A pre-training spec with the ids of its encoders in place of names, which newer encoders may get.
+    """A pre-training spec with the ids of its encoders instead of names, which newer encoders may get.
 
     Raises: UserError ``unknown_encoder`` with the dotted field.
     """
@@ -116,7 +116,7 @@ def pin_encoders(session: Session, spec: AnySpec) -> AnySpec:
 
 
 def pin_reference(session: Session, reference: str) -> str:
-    """Id of the encoder that an id or name stands for; an unknown reference as it is."""
+    """Id of the encoder that an id or name refers to; an unknown reference is returned as it is."""
     try:
         return get_encoder(session, reference).id
     except UserError:
@@ -124,7 +124,7 @@ def pin_reference(session: Session, reference: str) -> str:
 
 
 def evaluation_by_names(session: Session, spec: EvaluateSpec) -> EvaluateSpec | None:
-    """The spec with names in place of the ids of further encoders, as runs have it that were submitted by name.
+    """The spec with names instead of the ids of further encoders, as in runs that were submitted by name.
 
     None where it has no further encoders, or one that is not registered.
     """
@@ -299,8 +299,8 @@ def available_name(
 ) -> str:
     """``name``, or ``name-run_id`` if another owner has registered the name since the submission.
 
-    An admin's run may take a name that was another's when it was submitted: that was checked with the key of the
-    submission, and the owner may have submitters' keys too. A name of somebody since was checked with no key.
+    An admin's run may use a name that belonged to another owner when it was submitted: that was checked with the key of
+    the submission, and the owner may have submitters' keys too. A name that was registered since was not checked.
 
     Args:
         submitted: when the run was; None: after all that is registered.
@@ -387,7 +387,7 @@ def absolute_path(home: Path, stored: str) -> Path:
 
 
 def bundled_path(stored: str) -> Path | None:
-    """Where this installation has what comes with the product; None: it is something else, or missing here.
+    """Path in this installation of a file that comes with the product; None: another file, or missing here.
 
     A row has the path of the installation whose api started last. A checkout on another machine, or an image with
     another version of Python, has the same file elsewhere; a bundled file is never replaced by one of its name.

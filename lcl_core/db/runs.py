@@ -233,7 +233,7 @@ def resume_run(session: Session, run_id: str, changes: Mapping[str, Any] = _NO_C
     """Queue a failed or cancelled run again, from its last checkpoint.
 
     Args:
-        changes: {"timeout_seconds": valid limit or None}, which says nothing about the result; empty: it stays.
+        changes: {"timeout_seconds": valid limit or None}, which does not affect the result; empty: it stays.
 
     Raises: ForbiddenTransition; UserError ``timeout_reached`` where the next attempt would fail at once.
     """
@@ -361,9 +361,9 @@ def _lock_run(session: Session, run_id: str) -> Run:
 
 
 def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str, str]]:
-    """{run id: {"code", "message"}} of the queued runs that no worker alive can start now, whatever its slots do.
+    """{run id: {"code", "message"}} of the queued runs that no live worker can start now, even with a free slot.
 
-    ``devices_busy``: they start when other runs give devices back. With any other code a worker is missing.
+    ``devices_busy``: they start when other runs release devices. With any other code a worker is missing.
     """
     queued = [run for run in runs if run.state == State.QUEUED]
     if not queued:

@@ -51,8 +51,8 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 from lcl_core.common.errors import UserError, suggestion
 from lcl_core.common.names import replace_surrogates
 
-MAX_NAMES = 1000  # among which a similar one is looked for
-# raised while a database is away, restarts or is overrun; a later attempt may succeed
+MAX_NAMES = 1000  # among which a similar one is searched
+# raised while a database is unreachable, restarts or is overloaded; a later attempt may succeed
 UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
 BUSY_TIMEOUT_SECONDS = 5.0
 # a write transaction that idles longer is ended by PostgreSQL: its process may hang, or its machine be gone
@@ -81,7 +81,7 @@ _CLOCK = "lcl.clock"  # key in the info of a session
 _LOCK_POLL_SECONDS = 0.1
 _LONG_STATEMENTS = "lcl.long"
 _MIGRATION_LOCK = 0x6C636C72756E73  # any constant: key of the advisory lock on PostgreSQL
-_DISK_FULL_BELOW_BYTES = 1 << 20  # an input/output error with less free space is taken for a full disk
+_DISK_FULL_BELOW_BYTES = 1 << 20  # an input/output error with less free space is treated as a full disk
 
 Item = TypeVar("Item")
 _answer_seconds: ContextVar[float] = ContextVar("answer_seconds", default=ANSWER_SECONDS)
@@ -128,7 +128,7 @@ class Database:
 
     Args:
         clock: time of all leases, of one process that alone uses the database; None: the database's own clock.
-        pooled: whether a pooler between here and PostgreSQL gives out sessions for one transaction.
+        pooled: whether a pooler between this process and PostgreSQL assigns sessions per transaction.
     """
 
     def __init__(self, url: str, clock: Callable[[], datetime] | None = None, *, pooled: bool = False) -> None:

@@ -501,7 +501,7 @@ def _run_ids(rows: Iterable[tuple[str, str | None]]) -> set[str]:
 
 
 def _idle_halvings(session: Session) -> dict[str, int]:
-    """{study id: number of rungs} of the halvings that may go on.
+    """{study id: number of rungs} of the halvings that may continue.
 
     They have no unfinished run and, in their highest rung, which is not the last one, a cell that has succeeded.
     """
@@ -566,7 +566,7 @@ def _promote_cells(session: Session, study: Study, spec: StudySpec) -> list[Run]
 
 
 def _pin_encoders(session: Session, spec: StudySpec, known: Mapping[str, str] = MappingProxyType({})) -> StudySpec:
-    """``spec`` with ids in place of the names of encoders, which newer encoders may get.
+    """``spec`` with ids instead of the names of encoders, which newer encoders may get.
 
     Args:
         known: {name: id} of names that stood for other encoders.
@@ -576,7 +576,7 @@ def _pin_encoders(session: Session, spec: StudySpec, known: Mapping[str, str] = 
 
 
 def _pinned_spec(session: Session, study: Study) -> StudySpec:
-    """The study's spec. That of an older version has names: they are pinned to the encoders of the runs that there are.
+    """The study's spec. That of an older version has names, which are pinned to the encoders of the existing runs.
 
     The caller holds ``lock_studies``. Raises: UserError as ``study_spec``.
     """

@@ -36,7 +36,7 @@ from lcl_core.specs.pretrain import PretrainSpec
 
 DEFAULT_MAX_ATTEMPTS = 3  # workers that may be lost before a run fails
 RELEASED_AT_ONCE = 200  # dependents in one transaction
-# best first; a run that a person paused is not trained a second time, the study waits for it
+# best first; a run that a user has paused is not trained a second time: the study waits for it
 REUSABLE_STATES = tuple(
     state.value for state in (State.SUCCEEDED, State.RUNNING, State.QUEUED, State.WAITING, State.PAUSING, State.PAUSED)
 )
@@ -343,7 +343,7 @@ def _hashes_by_names(session: Session, wanted: Mapping[str, AnySpec]) -> dict[st
 def _has_same_inputs(run: Run, spec: AnySpec, content_hashes: dict[str, str | None], *, by_names: bool) -> bool:
     """Whether the datasets have the contents that they had at the start of the run.
 
-    Contents that are known now and were not known then count as others. A run without an attempt reads those of now.
+    Contents that are known now and were not known then count as changed. A run without an attempt reads current ones.
 
     Args:
         by_names: the run has names where ``spec`` has ids; it must have started with the encoders of these.

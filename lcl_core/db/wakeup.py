@@ -1,7 +1,7 @@
-"""Wake-up messages over the broker. A message carries the id of a run and no state: the database is the truth.
+"""Wake-up messages over the broker. A message has the id of a run and no state: the database is authoritative.
 
-Each message of the queue reaches one worker, which suffices for a run that any worker can take. A run that the worker
-did not take, because it has no free slot or does not offer what the run needs, is announced to all workers.
+Each message of the queue reaches one worker, which suffices for a run that any worker can claim. A run that the worker
+did not claim, because it has no free slot or does not offer what the run needs, is announced to all workers.
 
 A message expires when it is consumed, not before: the items of a list in Redis have no age. So that the queue of a
 service without workers does not fill the broker, nothing is sent to it while ``MOST_WAITING`` messages are in it.

@@ -1,7 +1,7 @@
 """Worker processes and their GPUs: heartbeats, leases of devices, and the load of queue and workers at this moment.
 
-A device is leased in the transaction that claims the run, and free when that lease ends; no other write frees it. The
-claims of workers that share a device take turns at its row.
+A device is leased in the transaction that claims the run, and free when that lease ends; no other write frees it.
+Claims of workers that share a device are serialised by the lock on its row.
 
 A run that needs several devices and is first in line reserves the free ones of one worker until it has all: runs
 behind it get none of that worker's GPUs meanwhile. docs/runs.md describes the order.
@@ -36,7 +36,7 @@ ALIVE_WITHIN = timedelta(seconds=30)  # six heartbeats
 
 @dataclass(frozen=True)
 class WorkerIdentity:
-    """What does not change about a worker process."""
+    """Properties of a worker process that do not change."""
 
     id: str
     host: str
@@ -91,12 +91,12 @@ def claim_task(session: Session, name: str, worker_id: str, seconds: float) -> b
 
 
 def release_task(session: Session, name: str, worker_id: str) -> None:
-    """Let other workers begin the task at once: it has failed."""
+    """Let other workers start the task at once: it has failed."""
     session.execute(delete(TaskLease).where(TaskLease.name == name, TaskLease.worker == worker_id))
 
 
 class PeriodicTask:
-    """Calls ``work`` in a thread of its own, ``seconds`` apart. A failure is logged and ends only its own round.
+    """Calls ``work`` in a separate thread, ``seconds`` apart. A failure is logged and ends only its own round.
 
     Args:
         work: returns True when the next round is due at once.
@@ -298,7 +298,7 @@ def capacity(devices: Collection[str]) -> int:
 
 
 def needed_devices(run: Run, size: int) -> int:
-    """Devices that the run takes of a worker whose largest run can get ``size`` of them."""
+    """Number of devices that the run uses of a worker whose largest run can get ``size`` of them."""
     return run.gpus if run.resource == "gpu" or (run.resource == ANY_DEVICE and size) else 0
 
 
@@ -314,10 +314,10 @@ def has_expired_serving_leases(session: Session) -> bool:
 
 
 def expire_serving_leases(session: Session) -> list[str]:
-    """Give devices whose api has ended back to runs. Returns: their ids.
+    """Release devices whose api has ended for runs. Returns: their ids.
 
-    To be called only when the database has answered for a lease without a gap: after an outage of it every api that is
-    well has renewed its lease by then.
+    To be called only when the database has answered for a lease without a gap: after an outage of it every api that
+    still runs has renewed its lease by then.
     """
     ended = update(DeviceRow).where(DeviceRow.serving_until < now(session)).values(serving_until=None)
     return list(session.scalars(ended.returning(DeviceRow.id)))
@@ -356,7 +356,7 @@ class DevicePool:
     Attributes:
         size: devices that the largest run could get when none is in use.
         room: devices of the largest run that may still be claimed in this transaction.
-        passed: runs that wait for devices, and are no candidates any more.
+        passed: runs that wait for devices, and are not candidates any more.
         reserving: runs for which devices are reserved, on any worker.
     """
 

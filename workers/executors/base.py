@@ -1,7 +1,7 @@
 """What every executor can do: start, re-attach to, wait for, stop and kill the processes of a job; and their registry.
 
 An executor runs ``python -m MODULE RUN_DIR`` once for each node of a run. What it started is a :class:`Job`, whatever
-runs underneath: a process group of this machine, or processes that an engine places on machines of its own. RUN_DIR is
+executes it: a process group of this machine, or processes that an engine places on machines of its own. RUN_DIR is
 on a file system that all these machines share. ``LCL_EXECUTOR`` names one; docs/operations.md says what each needs.
 """
 
@@ -47,7 +47,7 @@ class JobRequest:
     """What to start.
 
     Attributes:
-        name: unique among the jobs of the service that may be there at the same time.
+        name: unique among the jobs of the service that may exist at the same time.
         title: line of the log that precedes the output of this attempt.
         protocols: of object storage whose credentials the processes get.
         env: further environment variables.
@@ -71,10 +71,10 @@ class Job(Protocol):
     """The processes of one attempt. Thread-safe, since the lease keeper stops it from a thread of its own.
 
     Attributes:
-        identity: what the worker's log says of it.
+        identity: what the worker's log says about it.
         log_file: with the output of the process whose exit status counts.
         log_start: byte offset there of this attempt's output.
-        is_paused: the engine has suspended the processes, as far as it is known: no deadline counts meanwhile.
+        is_paused: the engine is known to have suspended the processes: no deadline counts meanwhile.
     """
 
     @property
@@ -105,7 +105,7 @@ class Job(Protocol):
         """Have the processes write their stacks to an artifact. Returns: what came of it."""
 
     def detach(self) -> bool:
-        """Whether the processes now go on after the end of the ``with`` block, for another worker to re-attach."""
+        """Whether the processes now continue after the end of the ``with`` block, for another worker to re-attach."""
 
 
 class Executor(Protocol):
@@ -119,14 +119,14 @@ class Executor(Protocol):
     places_nodes: bool
 
     def serving(self, modules: Collection[str]) -> AbstractContextManager[None]:
-        """What it needs as long as the worker serves. Raises (on entry): UserError ``executor_unreachable``.
+        """Context of all that it needs while the worker serves. Raises (on entry): UserError ``executor_unreachable``.
 
         Args:
             modules: that run jobs.
         """
 
     def capacity(self) -> EngineCapacity | None:
-        """What is free at this moment, where it ``places_nodes``; None: nothing can be started."""
+        """Free capacity at this moment, where it ``places_nodes``; None: nothing can be started."""
 
     def start(self, request: JobRequest, remember: Callable[[Handle], None]) -> AbstractContextManager[Job]:
         """Start a job. After exit none of its processes is left, unless it is detached.
@@ -139,9 +139,9 @@ class Executor(Protocol):
         """
 
     def attach(self, handle: Handle, run_dir: RunDir) -> AbstractContextManager[Job]:
-        """Re-attach to a job; who was attached before cannot stop it any more.
+        """Re-attach to a job; the worker that was attached before cannot stop it any more.
 
-        An attempt that fails is no sign of life of a worker for the processes.
+        For the processes, a failed attempt does not count as a heartbeat of a worker.
 
         Raises (on entry): MachineLost when the job is gone, or had not started and has been removed;
             EngineUnreachable, and then all its processes are as they were.

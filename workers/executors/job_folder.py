@@ -2,13 +2,13 @@
 
     RUN_DIR/slurm/NAME/
       start.json      what each node starts
-      control.jsonl   one line for each worker that attaches, and for each command of it; its time is a worker's sign
-                      of life. A command of another worker than the last one that attached is void.
+      control.jsonl   one line for each worker that attaches, and for each of its commands; its time is a worker's
+                      heartbeat. A command of another worker than the last one that attached is void.
       node-N.jsonl    what node N reports; later lines replace keys of earlier ones
       output.txt      output of the engine's own programs; that of the job is in the run's log
 
-Files are appended to in place and exist before a node reads them: NFS shows the new content of a file to whoever opens
-it, but new names only after up to a minute. Each node file has one writer.
+Files are appended to in place and exist before a node reads them: NFS shows new content of a file when it is opened,
+but new names only after up to a minute. Each node file has one writer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StartOrder:
 
     Attributes:
         rendezvous_seconds: for all nodes to know where their ranks connect, and to do so.
-        orphan_seconds: without a worker's sign of life after which the process saves its state and ends.
+        orphan_seconds: without a heartbeat of a worker, after which the process saves its state and ends.
         grace_seconds: between SIGTERM and SIGKILL then.
     """
 
@@ -115,7 +115,7 @@ class JobFolder:
         return StartOrder(**json.loads(self.start_file.read_text(encoding="utf-8")))
 
     def attach(self, owner: str) -> None:
-        """Make ``owner`` the only one whose commands count. Raises: FileNotFoundError."""
+        """Make ``owner`` the only one whose commands are executed. Raises: FileNotFoundError."""
         _append_line(self.control_file, {"owner": owner, "command": _ATTACH})
 
     def command(self, owner: str, command: JobCommand) -> None:
@@ -123,14 +123,14 @@ class JobFolder:
         _append_line(self.control_file, {"owner": owner, "command": asdict(command)})
 
     def renew(self) -> None:
-        """A sign of life of the worker. Raises: FileNotFoundError."""
+        """A heartbeat of the worker. Raises: FileNotFoundError."""
         os.utime(self.control_file)
 
     def commands(self) -> CommandReader:
         return CommandReader(self.control_file)
 
     def owner(self) -> str:
-        """Who attached last; '' when the folder is gone."""
+        """The worker that attached last; '' when the folder is gone."""
         reader = self.commands()
         with contextlib.suppress(FileNotFoundError):
             reader.read()

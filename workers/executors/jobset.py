@@ -4,8 +4,8 @@ The object is one Indexed Job with a pod for each node of the run, which is neve
 another JobSet. A container runs ``python -m workers.executors.jobset TASK``, which starts the job's module as the local
 executor does, passes SIGTERM on, and ends with the module's exit status (128 + the signal that killed it).
 
-The API server carries no messages to a process. Those of a worker are in RUN_DIR, which worker and pods share:
-``worker.json`` has its signs of life, without which the job saves its state and exits, and requests for stacks.
+The API server sends no messages to a process. Those of a worker are in RUN_DIR, which worker and pods share:
+``worker.json`` has its heartbeats, without which the job saves its state and exits, and requests for stacks.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PodTask:
     Attributes:
         job: name of the JobSet.
         seconds: in which the processes of all nodes must have connected.
-        orphan_seconds: without a sign of life of a worker, after which the job saves its state and ends.
+        orphan_seconds: without a heartbeat of a worker, after which the job saves its state and ends.
         grace_seconds: between SIGTERM and SIGKILL of the job.
     """
 
@@ -83,12 +83,12 @@ class WorkerFile:
         self._values: dict[str, Any] = {"job": job, "owner": owner, "renewed": 0, "stacks": ""}
 
     def claim(self) -> None:
-        """Make this worker the one whose words count. Raises: OSError."""
+        """Make this worker the one whose commands are executed. Raises: OSError."""
         self._values["renewed"] += 1
         write_json_atomically(self._run_dir / "worker.json", self._values)
 
     def renew(self) -> None:
-        """A sign of life, unless another worker has claimed the file. Raises: OSError."""
+        """A heartbeat, unless another worker has claimed the file. Raises: OSError."""
         found = _read_object(self._run_dir / "worker.json")
         if found.get("owner", self._values["owner"]) == self._values["owner"]:
             self.claim()
@@ -165,12 +165,12 @@ class PodProcess:
             self._message, self._seen = found, time.monotonic()
 
     def _is_orphan(self) -> bool:
-        """Whether the run has another job by now, or no worker has shown itself for long."""
+        """Whether the run has another job by now, or there has been no heartbeat of a worker for long."""
         replaced = self._message.get("job", self._task.job) != self._task.job
         return replaced or time.monotonic() > self._seen + self._task.orphan_seconds
 
     def _was_orphan(self) -> bool:
-        """Whether the last sign of life of a worker is old already: a queue may have kept the job since then."""
+        """Whether the last heartbeat of a worker is old already: a queue may have kept the job since then."""
         try:
             return file_age(self._run_dir.path / "worker.json") > self._task.orphan_seconds
         except OSError:  # it cannot be read for the moment
@@ -334,7 +334,7 @@ def _container(settings: WorkerSettings, request: JobRequest, name: str) -> dict
 
 
 def _environment(settings: WorkerSettings, request: JobRequest, gpus: int) -> dict[str, str]:
-    """Settings without secrets. What is written here can be read by everybody who may read the namespace's pods."""
+    """Settings without secrets. Everybody who may read the namespace's pods can read what is written here."""
     own = ("LCL_KUBERNETES_", "LCL_RAY_", "LCL_EXECUTOR")
     shared = {name: value for name, value in without_secrets(os.environ).items() if name.startswith("LCL_")}
     kept = {name: value for name, value in shared.items() if not name.startswith(own)}
@@ -354,7 +354,7 @@ def _cache_gibibytes() -> int:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """A small JSON file of the other side; empty where it cannot be read for the moment."""
+    """A small JSON file of the other side; empty while it cannot be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

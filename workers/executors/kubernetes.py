@@ -37,8 +37,8 @@ from workers.executors.local import begin_log
 from workers.settings import WorkerSettings
 
 _CONNECT_SECONDS = 60.0  # for a cluster that starts together with the worker
-_ATTACH_SECONDS = 120.0  # for an API server that is away, before the run is queued again
-_START_SECONDS = 900.0  # from a place on a node to a started container: the image has to be there
+_ATTACH_SECONDS = 120.0  # for an API server that does not answer, before the run is queued again
+_START_SECONDS = 900.0  # from the assignment to a node to a started container: the image has to be there
 _CAPACITY_SECONDS = 4.0
 _NO_LIMIT = 1_000_000  # what is free in the cluster is not known: its scheduler or Kueue decides
 log = structlog.get_logger(__name__)
@@ -79,7 +79,7 @@ class KubernetesExecutor:
             self._client.close()
 
     def capacity(self) -> EngineCapacity | None:
-        """Anything, as long as the API server answers: the cluster decides when a run has its place."""
+        """Anything, as long as the API server answers: the cluster decides when a run is scheduled."""
         try:
             self._client.request("GET", self._jobsets, params={"limit": 1}, seconds=_CAPACITY_SECONDS)
         except (KubernetesUnreachable, KubernetesError) as error:
@@ -180,7 +180,7 @@ class KubernetesExecutor:
             return self._client.request("POST", self._jobsets, jobset)
         except KubernetesError as error:
             found = self._client.find(job.path) if error.status == CONFLICT else None
-            if found is not None:  # an earlier answer was lost: the name is nobody else's
+            if found is not None:  # an earlier response was lost: nobody else has this name
                 return found
             if "exceeded quota" in str(error):
                 raise NoCapacity(f"the quota of the namespace has no room: {error}") from error

@@ -1,6 +1,6 @@
-"""Client of a Kubernetes API server: requests that are repeated, and watches that survive what ends them.
+"""Client of a Kubernetes API server: requests that are repeated, and watches that continue after an interruption.
 
-Two kinds of objects are enough for an executor, so this is httpx, which the service has already, and not the official
+Two kinds of objects are enough for an executor, so this uses httpx, which the service has already, and not the official
 client. The token of the service account is read again for every request, since the kubelet renews it.
 """
 
@@ -38,7 +38,7 @@ def collection_path(version: str, namespace: str, kind: str) -> str:
 
 
 class KubernetesError(Exception):
-    """The API server has refused a request, and would again."""
+    """The API server has refused a request, and would refuse it again."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{message} (HTTP status {status})")
@@ -106,7 +106,7 @@ class KubernetesClient:
         params: Mapping[str, str | int] | None = None,
         seconds: float = 30.0,
     ) -> Object:
-        """Answer to a request, which is repeated for so many seconds while the server is busy or cannot be reached.
+        """Response to a request, which is repeated for so long while the server is busy or cannot be reached.
 
         A PATCH is a merge patch.
 
@@ -164,9 +164,9 @@ class KubernetesClient:
 
 
 class ObjectWatch:
-    """Reports what happens to the objects with some labels, from a thread of its own.
+    """Reports what happens to the objects with some labels, from a separate thread.
 
-    After a lost connection it goes on where it was; where the server's history does not reach back so far (410), it
+    After a lost connection it continues where it was; where the server's history does not reach back so far (410), it
     lists the objects again. An event may be reported twice, and one that is older than another after it.
 
     Args:

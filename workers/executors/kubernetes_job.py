@@ -1,8 +1,8 @@
 """A JobSet that a worker supervises: how its processes end, and how they are stopped.
 
-A watch says when something has changed; what it means is decided by what the API server says then of the JobSet, its
-Job and its pods, together with what is known of pods that are gone. So neither lost, doubled or late events nor an API
-server that is away lead to a wrong end.
+A watch reports when something has changed; what it means is decided by what the API server then says about the JobSet,
+its Job and its pods, together with what is known about pods that are gone. So neither lost, doubled or late events nor
+an API server that does not answer lead to a wrong end.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from workers.settings import WorkerSettings
 
 _READ_SECONDS = 4.0  # for an answer, while the run's state is watched in the same thread
 _RESYNC_SECONDS = 20.0  # between two readings without an event
-_DECIDING_SECONDS = 1.0  # the same while an end is near
-_RENEW_SECONDS = 5.0  # between two signs of life for the pods
+_DECIDING_SECONDS = 1.0  # the same while the job is about to end
+_RENEW_SECONDS = 5.0  # between two heartbeats for the pods
 _CRASH_GRACE_SECONDS = 5.0  # for other nodes to write their errors, after one has crashed
 _KILL_SECONDS = 20.0  # in which the pods must have ended; those of a node that is cut off never do
 _STACKS_SECONDS = 15.0
@@ -166,11 +166,11 @@ class KubernetesJob:
             return next(iter(unplaced), missing), next(iter(unstarted), missing)
 
     def claim_files(self) -> None:
-        """Make this worker the one whose signs of life count. Raises: OSError."""
+        """Make this worker the one whose heartbeats count. Raises: OSError."""
         self._worker_file.claim()
 
     def renew(self) -> None:
-        """A sign of life for the pods."""
+        """A heartbeat for the pods."""
         if time.monotonic() < self._renew_at or self._stopping:
             return
         self._renew_at = time.monotonic() + _RENEW_SECONDS

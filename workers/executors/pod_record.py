@@ -1,6 +1,6 @@
-"""What is known of a pod of a job, and whether a job has lost its machines or has failed by itself.
+"""What is known about a pod of a job, and whether a job has lost its machines or has failed by itself.
 
-Facts are only added: a fact that was once seen stays, whatever is reported later, twice or in another order. A process
+Facts are only added: a fact that was once seen stays, whatever is reported later, twice or out of order. A process
 has failed by itself if it ended before anybody deleted or evicted its pod. A job has lost a machine if a pod was
 evicted, preempted, deleted, or ended with its node, unless a process of the job had failed before.
 """

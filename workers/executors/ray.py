@@ -2,13 +2,13 @@
 
 Each node of a run is one bundle of the group, on a machine of its own (``STRICT_SPREAD``), and one actor, which starts
 the job's process as the local executor does. Ray reserves all bundles or none. Group and actors are detached: they
-outlive the worker, and are found again by their names, which the run's row has. An actor without a sign of life from a
-worker for ``REATTACH_SECONDS`` has its job save its state and exit, and gives its place back.
+outlive the worker, and are found again by their names, which the run's row has. An actor without a heartbeat of a
+worker for ``REATTACH_SECONDS`` has its job save its state and exit, and releases its resources.
 
 Every call names its owner, a token of the attachment. A worker that has lost the job to another one cannot stop it.
 
-The actors are created together with the group, before it has a place. A group without actors would have nobody who
-removes it if its worker were killed meanwhile.
+The actors are created together with the group, before it is placed. Without actors, nothing would remove the group if
+its worker were killed meanwhile.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _CONNECT_SECONDS = 60.0  # for a cluster that starts together with the worker
 _KILL_SECONDS = 5.0  # in which a killed process must have ended, before Ray is asked to end its actor
 _CRASH_GRACE_SECONDS = 5.0  # for other nodes to write their errors, after one has crashed
 _POLL_SECONDS = 0.5
-_RENEW_SECONDS = 2.0  # between two signs of life of a worker
+_RENEW_SECONDS = 2.0  # between two heartbeats of a worker
 _THREADS = 8  # of an actor: one waits for the process, the others answer calls
 # for which a call waits for the process. Those of workers that are gone have a thread until then, so this is far below
 # _ANSWER_SECONDS
@@ -68,7 +68,7 @@ class NodeProcess:
     """The job's process of one node, inside a Ray actor. Thread-safe.
 
     Args:
-        grace_seconds: between SIGTERM and SIGKILL, when no worker has shown itself for ``orphan_seconds``.
+        grace_seconds: between SIGTERM and SIGKILL, when there was no heartbeat of a worker for ``orphan_seconds``.
     """
 
     def __init__(self, orphan_seconds: float, grace_seconds: float) -> None:
@@ -82,9 +82,9 @@ class NodeProcess:
         threading.Thread(target=self._end_orphan, daemon=True).start()
 
     def attach(self, owner: str) -> dict[str, Any]:
-        """Make ``owner`` the only one who can stop the process. Returns: what a new worker has to know.
+        """Make ``owner`` the only one who can stop the process. Returns: what a new worker needs to know.
 
-        No sign of life: a worker that does not reach the other actors would keep this process running.
+        Not a heartbeat: a worker that does not reach the other actors would keep this process running.
         """
         with self._lock:
             self._owner = owner
@@ -120,7 +120,7 @@ class NodeProcess:
         return self._status
 
     def renew(self, owner: str) -> bool:
-        """A sign of life of the worker. Returns: whether it is still the owner."""
+        """A heartbeat of the worker. Returns: whether it is still the owner."""
         with self._lock:
             if owner == self._owner:
                 self._seen = time.monotonic()
@@ -235,7 +235,7 @@ class RayJob:
             except ActorDiedError as error:
                 self._record_death(number, error)
                 continue
-            except RayActorError:  # it cannot be reached for the moment
+            except RayActorError:  # it cannot be reached at the moment
                 pass
             if status is None:
                 self._pending[self._await_exit(number)] = number
@@ -437,7 +437,7 @@ class RayExecutor:
                 raise NoCapacity(f"Ray has had no free capacity for {nodes} for {self._settings.ray_wait_seconds:g} s")
 
     def _create_actors(self, group: PlacementGroup, name: str, gpus: int, nodes: int) -> list[Any]:
-        """One for each bundle. They start when the group has its place."""
+        """One for each bundle. They start when the group is placed."""
         settings, remote = self._settings, ray.remote(NodeProcess)
         return [
             remote.options(

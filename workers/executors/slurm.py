@@ -2,11 +2,11 @@
 
 Slurm allocates all nodes of the job or none. The job outlives the worker, and is found again by its name, which the
 run's row has. Worker and nodes communicate through files in RUN_DIR (``workers.executors.job_folder``): commands and
-exit statuses need no answer of Slurm's controller, and a worker that has lost the job to another cannot stop it. Of
+exit statuses need no answer from Slurm's controller, and a worker that has lost the job to another cannot stop it. From
 Slurm the worker learns that a job waits, or why it was ended.
 
-A job that Slurm ends or queues again, for a time limit, a preemption or a node, is handed back: the worker removes it,
-and another attempt goes on from the last checkpoint.
+A job that Slurm ends or queues again, for a time limit, a preemption or a node, is given up: the worker removes it,
+and another attempt continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ _START_SECONDS = 120.0  # from the start of the job until its processes run
 _CONNECT_SECONDS = 60.0  # for a controller that starts together with the worker
 _KILL_SECONDS = 5.0  # in which a killed job must have ended, before Slurm is asked to remove it
 _END_SECONDS = 60.0  # for Slurm to end a job whose processes have ended or were killed; its KillWait is 30 s
-_UNREACHABLE_SECONDS = 20.0  # between two questions to a controller that does not answer: each one takes seconds
+_UNREACHABLE_SECONDS = 20.0  # between two queries to a controller that does not answer: each one takes seconds
 _DUMP_SECONDS = 30.0  # for the nodes to write stacks
 _POLL_SECONDS = 0.25
 _FILES_AT_ONCE = 8  # that are read every _POLL_SECONDS
-_RENEW_SECONDS = 2.0  # between two signs of life of a worker
+_RENEW_SECONDS = 2.0  # between two heartbeats of a worker
 _OUTSIDE_STOPS = (ExitCode.CANCELLED, -signal.SIGTERM)
 # of a process that Slurm's memory limit may have ended; OK: no process has reported another one
 _OUT_OF_MEMORY_STATUSES = (ExitCode.OK, ExitCode.CRASH, -signal.SIGKILL)
@@ -65,7 +65,7 @@ class SlurmJob:
     """The processes of one job of Slurm.
 
     Args:
-        query_seconds: between two questions to Slurm while the job runs.
+        query_seconds: between two queries to Slurm while the job runs.
     """
 
     def __init__(
@@ -320,7 +320,7 @@ class SlurmExecutor:
         except SlurmUnreachable as error:
             raise EngineUnreachable(f"Slurm does not answer: {error}") from error
         try:
-            folder.attach(owner)  # after the questions, since it is a sign of life
+            folder.attach(owner)  # after the queries, since it counts as a heartbeat
         except OSError as error:
             raise MachineLost(f"the folder of its Slurm job is gone: {error}") from error
         reports = read_reports(folder, handle["nodes"])
@@ -342,7 +342,7 @@ class SlurmExecutor:
         return until_answered(query, PATIENCE_SECONDS, check)
 
     def _has_gpus(self, request: JobRequest) -> bool:
-        """Whether the cluster has some; without any, what may run anywhere runs on processors."""
+        """Whether the cluster has some; without any, runs that may run anywhere use CPUs."""
         return any(node.gpus for node in self._answer(self._commands.nodes, request.check))
 
     def _create_folder(self, request: JobRequest, folder: JobFolder, gpus: int) -> None:

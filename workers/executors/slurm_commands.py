@@ -79,7 +79,7 @@ _PHASES = {
 }
 PHASES = {state: phase for phase, states in _PHASES.items() for state in states.split()}
 _PAUSED = ("SUSPENDED", "STOPPED")  # by an operator, or for jobs of a higher priority
-# not ended by its own processes: another attempt goes on from the last checkpoint
+# not ended by its own processes: another attempt continues from the last checkpoint
 HANDED_BACK = {
     "BOOT_FAIL": "a node did not boot",
     "CANCELLED": "it was cancelled in Slurm",
@@ -107,7 +107,7 @@ class JobState:
 
     @property
     def is_paused(self) -> bool:
-        """Its processes have been suspended, and go on some time."""
+        """Its processes have been suspended, and will continue some time."""
         return self.state in _PAUSED
 
     @property
@@ -121,7 +121,7 @@ class JobState:
 
 @dataclass(frozen=True)
 class NodeCapacity:
-    """A node that takes jobs: its processors and GPUs, and how many of each are free."""
+    """A node that accepts jobs: its CPUs and GPUs, and how many of each are free."""
 
     name: str
     cpus: int

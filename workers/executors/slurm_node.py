@@ -1,7 +1,7 @@
 """The job's process of one node of a Slurm job: ``srun python -m workers.executors.slurm_node FOLDER``.
 
 It starts the process as the local executor does, executes the commands of the worker that FOLDER has, and reports the
-exit status there. It needs no connection to the worker: the file system is enough. Without a worker's sign of life it
+exit status there. It needs no connection to the worker: the file system is enough. Without a heartbeat of a worker it
 has the process save its state and end.
 
 Slurm sends SIGTERM to all processes of a step: before the time limit, when the job is preempted, requeued or cancelled.
