@@ -60,7 +60,7 @@ def create_study(
 ) -> Study:
     """Insert a study and queue a run for every cell without a reusable run; a repeated key returns its study.
 
-    The study keeps the encoders that its names stand for now. The caller commits, then publishes the wake-up message.
+    The study keeps the encoders that its names refer to now. The caller commits, then publishes the wake-up message.
 
     Raises: UserError ``bad_spec``, ``too_many_cells``, ``same_cell``, ``idempotency_conflict``.
     """
@@ -89,7 +89,7 @@ def create_study(
 def find_repeated_study(
     session: Session, spec: StudySpec, name: str | None, owner: str, idempotency_key: str | None
 ) -> Study | None:
-    """The study that an earlier request with this key has created, whatever its names stand for now.
+    """The study that an earlier request with this key has created, whatever its names refer to now.
 
     Raises: UserError ``idempotency_conflict``, or as ``resolve_presets``.
     """
@@ -569,7 +569,7 @@ def _pin_encoders(session: Session, spec: StudySpec, known: Mapping[str, str] = 
     """``spec`` with ids instead of the names of encoders, which newer encoders may get.
 
     Args:
-        known: {name: id} of names that stood for other encoders.
+        known: {name: id} of names that referred to other encoders.
     """
     ids = {name: known.get(name) or pin_reference(session, name) for name in encoder_references(spec)}
     return replace_encoders(spec, ids.__getitem__) if ids else spec

@@ -162,7 +162,7 @@ def write_resident_images(
     rows: list[tuple[int, int, int]] = []
     problems: dict[str, dict[str, Any]] = {}
     start, items = 0, source.image_names()
-    # a read from far away waits for the network; decoding and resizing leave Python's lock
+    # a remote read waits for the network; decoding and resizing release Python's global lock
     threads = max(source.corpus.concurrent_reads, usable_cores())
     with (folder / _LEVELS).open("wb") as file, ThreadPoolExecutor(threads) as pool:
         while group := list(islice(items, _ITEMS_AT_ONCE)):
@@ -184,7 +184,7 @@ def write_resident_images(
 
 
 def find_damage(folder: Path) -> str | None:
-    """Which file of a folder is not whole, as after a crash of the machine; none: all are."""
+    """Which file of a folder is incomplete, as after a crash of the machine; none: all are complete."""
     try:
         sizes = dict(json.loads((folder / _IMAGES).read_text(encoding="utf-8"))["bytes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
