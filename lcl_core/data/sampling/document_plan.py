@@ -158,11 +158,17 @@ class SequencePlan:
 
 
 def plan_document(
-    document: dict[str, Any], data: DataSpec, draw: random.Random, chunk: DocumentChunk | None = None
+    document: dict[str, Any],
+    data: DataSpec,
+    draw: random.Random,
+    chunk: DocumentChunk | None = None,
+    captions: Mapping[Placement, str] | None = None,
 ) -> DocumentPlan | None:
     """Choose the images of a document, or of one chunk of it; None: too few are usable.
 
-    ``draw`` is the document's own: the cuts and the choice among images of one sentence agree in all its chunks.
+    Args:
+        draw: the document's own: the cuts and the choice among images of one sentence agree in all its chunks.
+        captions: of matched images, which replace their sentences where these images are chosen.
 
     Raises: UserError ``bad_document`` for malformed segments.
     """
@@ -171,7 +177,9 @@ def plan_document(
     placements = choose_images(document, data.similarity_threshold, data.max_images, draw)
     if len(placements) < max(1, data.min_images):
         return None
-    sentences: list[str] = document["text_list"]
+    sentences: list[str] = list(document["text_list"])
+    for placement in placements:
+        sentences[placement.sentence] = (captions or {}).get(placement, sentences[placement.sentence])
     if chunk is None:
         return MatchedPlan(sentences, placements)
     sizes = sample_images_per_chunk(draw, len(placements), chunk.max_images)

@@ -22,7 +22,7 @@ from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.image_decoding import CropNeed
 from lcl_core.data.records import CaptionPair, ImageSubject, parse_segments
 from lcl_core.data.sampling.document_plan import DocumentChunk, DocumentPlan, MatchedPlan, plan_document
-from lcl_core.data.sampling.interleave import Numerics, encode_document, image_block, render_pair
+from lcl_core.data.sampling.interleave import Numerics, Placement, encode_document, image_block, render_pair
 from lcl_core.data.sampling.resident_images import ResidentImages
 from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.shards.sharded_corpus import SelectedRecords
@@ -222,13 +222,14 @@ class SampleSource(ABC):
         """The layout of a document. Raises: UserError."""
         document = self._corpus.documents[index]
         composed = self._captions != "as_written"
+        captions: dict[Placement, str] = {}
         if composed or self._context.concepts:
             document = self._corpus.with_subjects(document)
         if composed:  # all chunks of the document draw the same captions
-            document = draw_sentences(document, self._draw(epoch, index, 0, 1), self._captions)
-        plan = plan_document(document, self._context.data, self._draw(epoch, index, 0), chunk)
+            document, captions = draw_sentences(document, self._draw(epoch, index, 0, 1), self._captions)
+        plan = plan_document(document, self._context.data, self._draw(epoch, index, 0), chunk, captions)
         if isinstance(plan, MatchedPlan) and self._context.concepts:
-            return replace(plan, concepts=_concepts_by_image(document))
+            return replace(plan, concepts=_concepts_by_image(document, captions))
         return plan
 
     def _pair_sample(
@@ -479,11 +480,17 @@ def _draw_attribute(draw: random.Random, subject: ImageSubject, term: str) -> st
     return attribute if draw.random() < 0.25 else f"{attribute} {term}"
 
 
-def draw_sentences(document: dict[str, Any], draw: random.Random, form: CaptionForm = "drawn") -> dict[str, Any]:
+def draw_sentences(
+    document: dict[str, Any], draw: random.Random, form: CaptionForm = "drawn"
+) -> tuple[dict[str, Any], dict[Placement, str]]:
     """A document in which the sentence of every image with keywords is replaced by a composed caption.
 
     Args:
         document: as ``Corpus.with_subjects`` returns it.
+
+    Returns:
+        The document, and each matched image's own caption: its composed one, or the sentence as written. A sentence of
+        several images has in the document the last one composed, which counts only where none of them is placed.
 
     Raises: UserError ``bad_document`` for malformed segments.
     """
@@ -494,21 +501,26 @@ def draw_sentences(document: dict[str, Any], draw: random.Random, form: CaptionF
             if (subject := ImageSubject.from_json(entry.get("subject"))).keywords and "caption" in entry:
                 written = entries[entry["caption"]]["text"]
                 entries[entry["caption"]] = {"text": draw_caption(draw, [written], subject, form)}
-        return {**document, "segments": entries}
-    texts = list(document["text_list"])
+        return {**document, "segments": entries}, {}
+    texts, captions = list(document["text_list"]), dict[Placement, str]()
     for image in document["image_info"]:
         subject, sentence = ImageSubject.from_json(image.get("subject")), image["matched_text_index"]
-        if subject.keywords and 0 <= sentence < len(texts):
-            texts[sentence] = draw_caption(draw, [document["text_list"][sentence]], subject, form)
-    return {**document, "text_list": texts}
+        if not 0 <= sentence < len(texts):
+            continue
+        caption: str = document["text_list"][sentence]
+        if subject.keywords:
+            texts[sentence] = caption = draw_caption(draw, [caption], subject, form)
+        captions[Placement(sentence, image["image_name"])] = caption
+    return {**document, "text_list": texts}, captions
 
 
-def _concepts_by_image(document: dict[str, Any]) -> dict[str, str]:
-    """By the image's name, in view of its sentence."""
+def _concepts_by_image(document: dict[str, Any], captions: Mapping[Placement, str]) -> dict[str, str]:
+    """By the image's name, in view of its caption, which is its sentence where ``captions`` has none."""
     texts, concepts = document["text_list"], {}
     for image in document["image_info"]:
         subject, sentence = ImageSubject.from_json(image.get("subject")), image["matched_text_index"]
-        caption = texts[sentence] if 0 <= sentence < len(texts) else ""
+        written = texts[sentence] if 0 <= sentence < len(texts) else ""
+        caption = captions.get(Placement(sentence, image["image_name"]), written)
         concepts[image["image_name"]] = captioned_concept(subject, caption)
     return concepts
 

@@ -14,9 +14,10 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import SAMPLE_CORPUS, Corpus, Sample, SampleStream, Tokenizer, open_corpus
 from lcl_core.data.formats import open_reader
 from lcl_core.data.records import ImageSubject, Record
+from lcl_core.data.sampling.document_plan import MatchedPlan, plan_document
 from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.sampling.packing import DocumentBatch, first_cursors, redistribute_cursors
-from lcl_core.data.sampling.sources import captioned_concept, draw_caption, hash_term, term_hashes
+from lcl_core.data.sampling.sources import captioned_concept, draw_caption, draw_sentences, hash_term, term_hashes
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec, SourceSpec
 from lcl_core.specs.parsing import parse_spec
@@ -25,6 +26,7 @@ from lcl_core.train.factory import build_tokenizer
 
 N, SIZE, LENGTH = 4, 16, 160
 DOG = {"name": "dog face", "keywords": ["dog", "pet", "puppy"], "labels": {"concept": "dog face"}}
+DOG_SUBJECT = {"name": "dog face", "keywords": ["dog", "pet", "puppy"]}
 WRITTEN = "the face of a dog"
 DRAWN_PAIRS = {"dataset": "here", "view": "pairs", "captions": "drawn"}
 DRAWN = {"dataset": "here", "captions": "drawn"}
@@ -192,6 +194,44 @@ def test_all_pieces_of_a_document_draw_the_same_captions(open_stream: Any, token
 
     for index in (1, 2):
         assert " ".join(texts(index)) == " ".join(texts(index, piece_images=1))
+
+
+@pytest.mark.parametrize("form", ["drawn", "keyword"])
+@pytest.mark.parametrize("view", ["interleaved", "matched_pairs"])
+def test_of_images_that_share_a_sentence_each_has_its_own_caption(
+    kit: Any, tokenizer: Tokenizer, view: str, form: str
+) -> None:
+    """Whichever of them is placed, and whether the others are similar enough to be."""
+    subjects = {
+        "red.png": {"keywords": ["cat"], "concept": "cat"},
+        "blue.png": {"keywords": ["dog"], "concept": "dog"},
+        "green.png": {"keywords": ["fish"], "concept": "fish"},
+        "white.png": {"concept": "bird"},
+    }
+    images = [kit.image(name, 0) | {"subject": subject} for name, subject in subjects.items()]
+    images[2]["matched_sim"] = 0.1
+    corpus = kit.corpus([kit.document(["an animal"], *images)])
+    source = {"dataset": "here", "view": view, "captions": form}
+    stream = SampleStream(DataSpec(sources=[source]), {"here": corpus}, tokenizer, N, SIZE, LENGTH, 0, concepts=True)
+    found = set()
+    for position in range(120):
+        sample = stream[position]
+        assert isinstance(sample, Sample)
+        found.add((*texts_of(sample, tokenizer), *sample.concepts))
+    written = {("an animal", hash_term(name)) for name in ("cat", "dog") if form == "drawn"}
+    own = {(name, hash_term(name)) for name in ("cat", "dog")}
+    assert found == own | written | {("an animal", hash_term("bird"))}
+
+
+def test_sentences_of_one_image_are_drawn_as_they_were(kit: Any) -> None:
+    """Also where the image is not similar enough: other texts would change the data of runs that are half done."""
+    images = [kit.image("red.png", 0) | {"subject": DOG_SUBJECT}, kit.image("blue.png", 1) | {"subject": DOG_SUBJECT}]
+    images[1]["matched_sim"] = 0.1
+    document = kit.document([WRITTEN, "a puppy", "no image"], *images)
+    drawn, captions = draw_sentences(document, random.Random(0))
+    plan = plan_document(document | drawn, DataSpec(), random.Random(1), captions=captions)
+    assert isinstance(plan, MatchedPlan)
+    assert plan.sentences == drawn["text_list"] == ["dog face, dog, pet", "puppy, dog, dog face", "no image"]
 
 
 def read(batches: Any, count: int) -> list[DocumentBatch]:
