@@ -19,9 +19,9 @@ from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.corpus.file_store import FolderStore
 from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.records import CaptionPair, ImageSubject, TextSegment, parse_segments
+from lcl_core.data.sampling.captions import composed_terms
 from lcl_core.data.sampling.resident_images import open_resident_images, resident_sources
 from lcl_core.data.sampling.shuffle import FeistelPermutation
-from lcl_core.data.sampling.sources import composed_terms
 from lcl_core.data.tokenizer import (
     Tokenizer,
     check_known_form,

@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lcl_core.data.sampling.captions import MAX_CAPTION_TERMS, MAX_IMAGE_TERMS
 from lcl_core.data.sampling.packing import DocumentBatch
 from lcl_core.data.sampling.shuffle import mix64
-from lcl_core.data.sampling.sources import MAX_CAPTION_TERMS, MAX_IMAGE_TERMS, Sample
+from lcl_core.data.sampling.sources import Sample
 from lcl_core.data.transforms import LEVEL_TABLES, normalise_levels
 from lcl_core.model import LCLConfig, PackedBatch
 from lcl_core.objectives.base import Objective

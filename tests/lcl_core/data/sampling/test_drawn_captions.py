@@ -14,10 +14,10 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import SAMPLE_CORPUS, Corpus, Sample, SampleStream, Tokenizer, open_corpus
 from lcl_core.data.formats import open_reader
 from lcl_core.data.records import ImageSubject, Record
+from lcl_core.data.sampling.captions import captioned_concept, draw_caption, draw_sentences, hash_term, term_hashes
 from lcl_core.data.sampling.document_plan import MatchedPlan, plan_document
 from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.sampling.packing import DocumentBatch, first_cursors, redistribute_cursors
-from lcl_core.data.sampling.sources import captioned_concept, draw_caption, draw_sentences, hash_term, term_hashes
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec, SourceSpec
 from lcl_core.specs.parsing import parse_spec
