@@ -159,6 +159,9 @@ def image_block(tok: Tokenizer, num_image_tokens: int) -> list[int]:
     return [specials.soi, *[specials.img] * num_image_tokens, specials.eoi]
 
 
+PAIR_SPECIALS = 3  # tokens of the pair wrapper that are neither text nor image: soi, eoi, and sot or eot
+
+
 def render_pair(
     text: str,
     tok: Tokenizer,

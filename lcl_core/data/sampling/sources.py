@@ -29,7 +29,14 @@ from lcl_core.data.sampling.captions import (
     term_hashes,
 )
 from lcl_core.data.sampling.document_plan import DocumentChunk, DocumentPlan, MatchedPlan, plan_document
-from lcl_core.data.sampling.interleave import Numerics, Placement, encode_document, image_block, render_pair
+from lcl_core.data.sampling.interleave import (
+    PAIR_SPECIALS,
+    Numerics,
+    Placement,
+    encode_document,
+    image_block,
+    render_pair,
+)
 from lcl_core.data.sampling.resident_images import ResidentImages
 from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.shards.sharded_corpus import SelectedRecords
@@ -38,6 +45,7 @@ from lcl_core.data.transforms import PILLOW_CROPPER, Cropper, augment_levels, no
 from lcl_core.specs.data import DataSpec, SourceSpec
 
 DEFAULT_CACHE_BYTES = 512 << 20
+NEWEST_RULES = 2  # generation of the rules by which items become samples
 _BYTES_PER_PIXEL = 4  # Pillow pads RGB to four
 SampleSize = tuple[int, int]  # images, tokens
 
@@ -125,6 +133,7 @@ class StreamContext:
     Attributes:
         concepts: whether samples of documents have concepts; those of captioned images always have.
         resident: images of datasets that have been decoded and resized, by dataset.
+        rules: generation of the rules; before the second, a pair may have a text without any token.
     """
 
     data: DataSpec
@@ -138,6 +147,7 @@ class StreamContext:
     cropper: Cropper = PILLOW_CROPPER
     concepts: bool = False
     resident: Mapping[str, ResidentImages] = field(default_factory=dict)
+    rules: int = NEWEST_RULES
 
     def draw(self, *key: int) -> random.Random:
         """The generator of (source, epoch, item, …); the same numbers on every machine."""
@@ -181,11 +191,15 @@ class StreamContext:
             for image, out in zip(images, levels, strict=True)
         )
 
-    def encode_pair(self, texts: list[str], draw: random.Random, image_first: float) -> tuple[str, list[int]]:
-        """One of the texts, drawn, and its tokens in the pair wrapper. ``image_first``: probability."""
+    def encode_pair(self, texts: list[str], draw: random.Random, image_first: float) -> tuple[str, list[int]] | None:
+        """One of the texts, drawn, and its tokens in the pair wrapper; None: it has none. ``image_first``: probability.
+
+        Images without a text would all have the same one, and be negatives of each other.
+        """
         text, image_first = draw.choice(texts), draw.random() < image_first
         wrapper = self.tokenizer, self.num_image_tokens, self.context_length, image_first, self.numerics
-        return text, render_pair(text, *wrapper)
+        ids = render_pair(text, *wrapper)
+        return (text, ids) if self.rules < 2 or len(ids) > self.num_image_tokens + PAIR_SPECIALS else None
 
 
 class SampleSource(ABC):
@@ -222,6 +236,9 @@ class SampleSource(ABC):
         """Labels of an item by kind; documents have none. Raises: UserError where it cannot be read."""
         return {}
 
+    def set_rules(self, rules: int) -> None:
+        self._context = replace(self._context, rules=rules)
+
     def _draw(self, *key: int) -> random.Random:
         return self._context.draw(self._number, *key)
 
@@ -242,13 +259,20 @@ class SampleSource(ABC):
     def _pair_sample(
         self, name: str, image: str, subject: ImageSubject, texts: list[str], draw: random.Random
     ) -> Sample | SkippedSample:
+        encoded = self._context.encode_pair(texts, draw, self._image_first)
+        if encoded is None:
+            return SkippedSample(name, "no caption")
+        text, ids = encoded
         images, problems = self._context.read(self._dataset, self._corpus, [image])
         if problems:
             return SkippedSample(name, "unreadable image", *_describe(problems))
-        text, ids = self._context.encode_pair(texts, draw, self._image_first)
         cropped = self._context.crop([images[image]], draw)
         concepts, terms = (hash_term(captioned_concept(subject, text)),), term_hashes(subject, text)
         return Sample(name, self._number, np.array(ids, np.int32), *cropped, concepts=concepts, terms=terms)
+
+    def _pair_size(self, texts: list[str], draw: random.Random) -> SampleSize | None:
+        encoded = self._context.encode_pair(texts, draw, self._image_first)
+        return None if encoded is None else (1, len(encoded[1]))
 
 
 class DocumentSource(SampleSource):
@@ -360,7 +384,7 @@ class PairSource(SampleSource):
             raise
         except UserError:
             return None
-        return (1, len(self._context.encode_pair(texts, self._draw(0, item), self._image_first)[1])) if texts else None
+        return self._pair_size(texts, self._draw(0, item)) if texts else None
 
     def record(self, item: int) -> int | None:
         return _record_number(self._pairs, item)
@@ -409,10 +433,7 @@ class MatchedPairSource(SampleSource):
             raise
         except UserError:
             return None
-        if pair is None:
-            return None
-        _, ids = self._context.encode_pair([pair[1]], self._draw(0, index, number + 1), self._image_first)
-        return 1, len(ids)
+        return None if pair is None else self._pair_size([pair[1]], self._draw(0, index, number + 1))
 
     def record(self, item: int) -> int | None:
         return _record_number(self._corpus.documents, self._items[item][0])

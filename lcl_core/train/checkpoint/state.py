@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lcl_core.data.sampling.packing import Cursor, first_cursors, redistribute_cursors
+from lcl_core.data.sampling.sources import NEWEST_RULES
 from lcl_core.ops.cpu_kernels import NEWEST
 from lcl_core.specs.data import SourceSpec
 
@@ -39,6 +40,8 @@ class TrainingProgress:
             an older version began, which continue bitwise as before.
         closest_shares: whether the sources have the shares of ``mixture_quotas``; false in runs that an older version
             began, which continue with those of ``coarse_quotas``.
+        data_rules: generation of the rules by which items become samples (``SampleStream``); before the second,
+            held-out documents have no concepts either.
         cpu_kernels: generation of the kernels that the run computes with on a CPU, in ``lcl_core.ops.cpu_kernels``.
         contrastive_weight: of the next step, where the ratio of the gradients is held and has been measured.
         nonfinite_steps, nonfinite_in_a_row: steps without a finite gradient, which changed nothing: all, and the
@@ -65,6 +68,7 @@ class TrainingProgress:
     nonfinite_in_a_row: int | None = None
     cuts_documents: bool = True
     closest_shares: bool = True
+    data_rules: int = NEWEST_RULES
     cpu_kernels: int = NEWEST
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +79,7 @@ class TrainingProgress:
     def from_json(cls, state: Mapping[str, Any]) -> TrainingProgress:
         """Older states have ``position``, of the rank that has read furthest, instead of ``cursors``."""
         known = {name: value for name, value in state.items() if name != "position"}
-        return cls(**{"cuts_documents": False, "closest_shares": False, "cpu_kernels": 1, **known})
+        return cls(**{"cuts_documents": False, "closest_shares": False, "data_rules": 1, "cpu_kernels": 1, **known})
 
     def renumber_sources(self, names: list[str], items: list[int]) -> dict[int, tuple[int, int]]:
         """Continue with these sources; those of a branch may differ. A source that was there before keeps its count.

@@ -93,6 +93,20 @@ def test_the_losses_are_those_of_the_exported_model(tmp_path: Path, sample_zip: 
         assert found[name] == pytest.approx(float(getattr(out, name)), rel=1e-4)
 
 
+@pytest.mark.parametrize("positives", ["own", "same_concept"])
+def test_held_out_documents_have_concepts_where_the_loss_reads_them(
+    tmp_path: Path, sample_zip: Path, positives: str
+) -> None:
+    """Else images of one concept, positives in training, are each other's negatives here."""
+    data = {"sources": [{"view": "pairs"}]}
+    run_dir = monitored(tmp_path, sample_zip, {"view": "matched_pairs"}, data=data, objective={"positives": positives})
+    run = trainer(run_dir)
+    assert run.monitor is not None
+    assert run.monitor.evaluate(run.step.trained, None, 4) is not None
+    samples = [sample for batch in run.monitor._batches for sample in batch]
+    assert {any(sample.concepts) for sample in samples} == {positives == "same_concept"}
+
+
 def test_retrieval_is_what_an_evaluation_counts() -> None:
     torch.manual_seed(0)
     images, texts = (F.normalize(torch.randn(n, 8), dim=1) for n in (40, 30))
