@@ -242,9 +242,12 @@ class SampleSource(ABC):
     def _draw(self, *key: int) -> random.Random:
         return self._context.draw(self._number, *key)
 
-    def _plan(self, index: int, epoch: int, chunk: DocumentChunk | None = None) -> DocumentPlan | None:
-        """The layout of a document. Raises: UserError."""
-        document = self._corpus.documents[index]
+    def _plan(
+        self, index: int, epoch: int, chunk: DocumentChunk | None = None, with_images: bool = True
+    ) -> DocumentPlan | None:
+        """The layout of a document. ``with_images``: they are read next, so along with it. Raises: UserError."""
+        documents = self._corpus.documents
+        document = documents[index] if with_images else documents.describe(index)
         composed = self._captions != "as_written"
         captions: dict[Placement, str] = {}
         if composed or self._context.concepts:
@@ -314,7 +317,7 @@ class DocumentSource(SampleSource):
     def measure(self, item: int) -> SampleSize | None:
         index, chunk = self._locate(item)
         try:
-            plan = self._plan_chunk(index, chunk, 0)
+            plan = self._plan_chunk(index, chunk, 0, with_images=False)
         except StoreError:
             raise
         except UserError:
@@ -329,13 +332,11 @@ class DocumentSource(SampleSource):
         """Document and chunk."""
         return (item, None) if self._chunks is None else self._chunks[item]
 
-    def _plan_chunk(self, index: int, chunk: int | None, epoch: int) -> DocumentPlan | None:
-        if chunk is None or self._max_images is None:
-            return self._plan(index, epoch)
-        context = self._context
-        return self._plan(
-            index, epoch, DocumentChunk(chunk, self._max_images, context.context_length - 2, context.tokens)
-        )
+    def _plan_chunk(self, index: int, chunk: int | None, epoch: int, with_images: bool = True) -> DocumentPlan | None:
+        part, context = None, self._context
+        if chunk is not None and self._max_images is not None:
+            part = DocumentChunk(chunk, self._max_images, context.context_length - 2, context.tokens)
+        return self._plan(index, epoch, part, with_images)
 
     def _encode(
         self, plan: DocumentPlan, readable: Container[str], draw: random.Random, chunk: int | None
@@ -379,7 +380,7 @@ class PairSource(SampleSource):
 
     def measure(self, item: int) -> SampleSize | None:
         try:
-            texts = self._texts(self._pairs[item], item, 0)
+            texts = self._texts(self._pairs.describe(item), item, 0)
         except StoreError:
             raise
         except UserError:
@@ -428,7 +429,7 @@ class MatchedPairSource(SampleSource):
     def measure(self, item: int) -> SampleSize | None:
         index, number = self._items[item]
         try:
-            pair = self._pair(index, number, 0)
+            pair = self._pair(index, number, 0, with_images=False)
         except StoreError:
             raise
         except UserError:
@@ -438,9 +439,9 @@ class MatchedPairSource(SampleSource):
     def record(self, item: int) -> int | None:
         return _record_number(self._corpus.documents, self._items[item][0])
 
-    def _pair(self, index: int, number: int, epoch: int) -> tuple[str, str, str] | None:
+    def _pair(self, index: int, number: int, epoch: int, with_images: bool = True) -> tuple[str, str, str] | None:
         """The image, its sentence and concept; None for a sequence, whose images have no sentence."""
-        plan = self._plan(index, epoch)
+        plan = self._plan(index, epoch, with_images=with_images)
         if not isinstance(plan, MatchedPlan):
             return None
         if number >= len(plan.placements):  # an index of shards rounds similarities up: it may count an image too many

@@ -143,3 +143,16 @@ def test_in_full_order_each_document_is_a_request(url: str, tokenizer: Tokenizer
     full = {"order": "full", "block_records": 32, "window_blocks": 384}
     assert len(read(url, tokenizer, Cursor(), 200, 0, **full)) == 200
     assert 200 <= tally.requests.value <= 216 + 16
+
+
+def test_weights_are_measured_without_images(url: str, tokenizer: Tokenizer, tally: Tally) -> None:
+    views = ("interleaved", "pairs", "matched_pairs")
+    data = DataSpec(sources=[{"dataset": "d", "view": view} for view in views], weight_by="tokens")
+    corpus = ShardedCorpus.open(url)
+    stream = SampleStream(data, {"d": corpus}, tokenizer, 4, 16, 120, seed=0)
+    rows = [corpus.index.row(number) for number in range(len(corpus.index))]
+    heads = max(row.json for row in rows)
+    assert heads < min(row.length for row in rows)
+    assert tally.bytes.value <= heads * tally.requests.value
+    tokens = [1 / weight for weight in stream.options["document_weights"]]
+    assert tokens[0] > tokens[1] > 4
