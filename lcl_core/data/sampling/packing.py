@@ -252,6 +252,7 @@ def best_fit_subset(sizes: list[tuple[int, int]], tokens: int, images: int) -> l
 
     ``fewest[k][t]``: the fewest images with which some of the sizes from k on add up to t tokens.
     """
+    tokens = min(tokens, sum(length for length, _ in sizes))  # where images fill the batch, most of its tokens are free
     fewest = np.full((len(sizes) + 1, tokens + 1), _IMPOSSIBLE, np.int32)
     fewest[-1, 0] = 0
     for index in range(len(sizes) - 1, -1, -1):

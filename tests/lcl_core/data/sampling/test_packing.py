@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 
@@ -157,6 +158,27 @@ def test_the_best_sum_is_the_best(seed: int) -> None:
     assert total(chosen) == max(map(total, subsets))
     assert sum(sizes[place][0] for place in chosen) <= tokens
     assert sum(sizes[place][1] for place in chosen) <= images
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_where_images_fill_the_batch_free_tokens_take_no_memory(seed: int) -> None:
+    draw = random.Random(seed)
+    sizes = [(draw.randint(1, 6), draw.randint(0, 3)) for _ in range(8)]
+    tokens, images = 1 << 22, draw.randint(0, 9)
+    members = (tuple(number in subset for number in range(8)) for subset in subsets_of(8))
+    fitting = [each for each in members if sum(size[1] for size in itertools.compress(sizes, each)) <= images]
+    best = max(fitting, key=lambda each: (sum(size[0] for size in itertools.compress(sizes, each)), each))
+    tracemalloc.start()
+    try:
+        chosen = best_fit_subset(sizes, tokens, images)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert chosen == [number for number in range(8) if best[number]], "the early ones of equal sums"
+
+
+def subsets_of(count: int) -> Iterator[tuple[int, ...]]:
+    return (subset for size in range(count + 1) for subset in itertools.combinations(range(count), size))
 
 
 def test_while_there_is_room_documents_come_in_order() -> None:
