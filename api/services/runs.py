@@ -23,6 +23,7 @@ from lcl_core.db.states import LEASED
 from lcl_core.db.wakeup import WakeupProducer
 from lcl_core.db.workers import device_uses
 from lcl_core.specs.corpus_jobs import IndexSpec
+from lcl_core.specs.limits import check_limits
 from lcl_core.specs.parsing import (
     AnySpec,
     collections_of,
@@ -32,6 +33,7 @@ from lcl_core.specs.parsing import (
     encoders_of,
     parse_spec,
 )
+from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.vector_indexes import IndexLocation, check_index
 
 
@@ -51,11 +53,13 @@ def parse_submission(kind: str, value: dict[str, Any]) -> AnySpec:
 
 
 def check_submission(session: Session, spec: AnySpec, settings: Settings) -> None:
-    """Check that everything a spec reads is registered or below one of the data roots.
+    """Check that everything a spec reads is registered or below one of the data roots, and that its limits allow it.
 
-    Raises: Problem 422 with the dotted field of the spec; UserError ``encoder_mismatch``, ``unknown_tag``,
-    ``empty_source``, and that of an index that this service cannot make.
+    Raises: Problem 422 with the dotted field of the spec; UserError ``bad_spec``, ``encoder_mismatch``,
+    ``unknown_tag``, ``empty_source``, and that of an index that this service cannot make.
     """
+    if isinstance(spec, PretrainSpec):
+        check_limits(spec)
     for field, find, name in _references(spec, settings.roots):
         check_reference(field, find, session, name)
     for name in collections_of(spec):

@@ -15,6 +15,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db import datasets, registry, studies
 from lcl_core.db.models import Study
+from lcl_core.specs.limits import check_limits
 from lcl_core.specs.parsing import data_paths, dataset_fields, datasets_of, encoder_fields, parse_as
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.choices import plan_cells
@@ -42,7 +43,7 @@ def validate_study(session: Session, value: Json, roots: Sequence[Root]) -> Stud
 
 
 def check_study(session: Session, spec: StudySpec, roots: Sequence[Root]) -> None:
-    """Check that everything the runs of a study read is registered or below one of ``roots``.
+    """Check that everything the runs of a study read is registered or below ``roots``, and that their limits allow it.
 
     Raises: Problem 422 with the field.
     """
@@ -50,6 +51,11 @@ def check_study(session: Session, spec: StudySpec, roots: Sequence[Root]) -> Non
         trials = plan_cells(spec)
     except UserError as error:
         raise Problem(422, error.code, error.message, field=error.field) from error
+    for trial in trials:
+        try:
+            check_limits(trial.spec)
+        except UserError as error:
+            raise Problem(422, error.code, f"pretrain.{error.message}", field=f"pretrain.{error.field}") from error
     evaluations = evaluate_specs(spec).items()
     fields = {name: "pretrain.data.sources" for trial in trials for name in datasets_of(trial.spec)}
     read = {(field, path) for trial in trials for field, path in data_paths(trial.spec).items()}

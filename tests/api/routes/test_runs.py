@@ -71,6 +71,12 @@ def test_a_dataset_that_lacks_what_a_source_reads_is_refused_before_it_is_queued
     refused(http.post("/v1/specs/pretrain/estimate", json={"spec": spec}), 422, "empty_source", "data.sources.1.view")
 
 
+def test_limits_that_no_document_meets_are_refused_before_it_is_queued(http: httpx.Client, refused: Any) -> None:
+    spec = SPEC | {"data": {"min_images": 7}}
+    refused(post(http, spec=spec), 422, "bad_spec", "data.min_images")
+    refused(http.post("/v1/specs/pretrain/estimate", json={"spec": spec}), 422, "bad_spec", "data.min_images")
+
+
 @pytest.mark.parametrize("key", ["", "x" * 201, "with blank"])
 def test_a_bad_idempotency_key_is_refused(http: httpx.Client, refused: Any, key: str) -> None:
     answer = http.post("/v1/runs", json={"kind": "pretrain", "spec": SPEC}, headers={"idempotency-key": key})

@@ -112,6 +112,7 @@ def test_a_repeat_gets_its_study_whatever_has_changed_since(
         ({"axes": [{"name": "a", "variants": [{"name": "x", "spec": {"steps": 0}}]}]}, "bad_spec",
          "axes.0.variants.0.spec.steps"),
         ({"pretrain": {"data": {"sources": [{"dataset": "absent"}]}}}, "unknown_dataset", "pretrain.data.sources"),
+        ({"pretrain": {"data": {"min_images": 7}}}, "bad_spec", "pretrain.data.min_images"),
         ({"evaluate": {"dataset": "absent"}}, "unknown_dataset", "evaluate.dataset"),
         ({"pretrain": {"tokenizer": {"path": "/etc/passwd"}}}, "path_forbidden", "pretrain.tokenizer.path"),
         ({"pretrain": {"monitor": {"dataset": "sample", "split": "test_vendor", "export": "best"}}}, "bad_spec",
