@@ -245,16 +245,22 @@ class ShardIndex:
 
     def __init__(self, storage: ShardStorage) -> None:
         self.header = IndexHeader.from_json(_read_header(storage), storage.name)
-        self._paths = {name: storage.local_file(name, digest) for name, digest in self.header.files.items()}
+        groups, records = len(self.header.groups), self.header.records
+        blocks = -(-records // BLOCK)
+        sizes = {
+            ROWS: records * ROW.itemsize,
+            GROUPS: records * CODE.itemsize,
+            BLOCKS: blocks * groups * CODE.itemsize,
+            STARTS: (blocks + 1) * START.itemsize,
+        }
+        self._paths = {name: self._local_file(storage, name, size) for name, size in sizes.items()}
+        self._starts = np.memmap(self._paths[STARTS], START, "r")
+        similarities = int(self._starts[-1]) * SIMILARITY.itemsize
+        self._paths[SIMILARITIES] = self._local_file(storage, SIMILARITIES, similarities)
         self._rows = self._paths[ROWS].open("rb", buffering=0)
         self._similarities = self._paths[SIMILARITIES].open("rb", buffering=0)
-        groups, records = len(self.header.groups), self.header.records
-        size = os.fstat(self._rows.fileno()).st_size
-        if size != records * ROW.itemsize:
-            raise damaged_shard_error(ROWS, f"it has {size:,} bytes for {records:,} records")
         self._codes = self._mapped(GROUPS, (records,))
-        self._blocks = self._mapped(BLOCKS, (-1, groups)) if groups else np.empty((0, 0), CODE)
-        self._starts = np.memmap(self._paths[STARTS], START, "r")
+        self._blocks = self._mapped(BLOCKS, (blocks, groups))
 
     def __len__(self) -> int:
         return self.header.records
@@ -302,9 +308,16 @@ class ShardIndex:
         ]
         return RecordSelection(self._codes, self._blocks, selected)
 
+    def _local_file(self, storage: ShardStorage, name: str, size: int) -> Path:
+        """Raises: UserError ``shard_damaged`` where the corpus itself has a file of another size; StoreError."""
+        path = storage.local_file(name, self.header.files[name], size)
+        if (found := path.stat().st_size) != size:
+            raise damaged_shard_error(name, f"it has {found:,} bytes for {self.header.records:,} records, not {size:,}")
+        return path
+
     def _mapped(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if self._paths[name].stat().st_size == 0:
-            return np.empty([max(length, 0) for length in shape], CODE)
+        if 0 in shape:
+            return np.empty(shape, CODE)
         return np.memmap(self._paths[name], CODE, "r").reshape(shape)
 
 

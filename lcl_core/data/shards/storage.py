@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from lcl_core.common.disk_cache import DiskCache, data_cache_bytes, data_cache_folder
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import sha256_file
+from lcl_core.common.files import fsync_path, sha256_file
 from lcl_core.common.storage import Storage
 from lcl_core.data.corpus.file_store import confined_file
 
@@ -67,8 +67,11 @@ class ShardStorage(Protocol):
         Raises: UserError ``file_missing``, ``file_unreadable`` or ``shard_damaged``; StoreError.
         """
 
-    def local_file(self, name: str, digest: str) -> Path:
-        """A local file with these contents, to be mapped. ``digest``: its sha256."""
+    def local_file(self, name: str, digest: str, size: int) -> Path:
+        """A local file with these contents, to be mapped. ``digest``: its sha256. ``size``: its bytes.
+
+        Only what is fetched is compared with them.
+        """
 
 
 def open_shard_storage(path: str | Path) -> ShardStorage:
@@ -129,7 +132,7 @@ class LocalShardStorage:
             raise damaged_shard_error(name, "the shard ends too early")
         return data
 
-    def local_file(self, name: str, digest: str) -> Path:
+    def local_file(self, name: str, digest: str, size: int) -> Path:
         return self._tried(name, lambda: self._checked(name))
 
     def _checked(self, name: str) -> Path:
@@ -171,15 +174,18 @@ class RemoteShardStorage:
         self._cache.put(key, data)
         return data
 
-    def local_file(self, name: str, digest: str) -> Path:
-        """Fetched once, beside the cache and not counted in it: it stays mapped. Raises: also ``cache_unwritable``."""
+    def local_file(self, name: str, digest: str, size: int) -> Path:
+        """Fetched once, beside the cache and not counted in it: it stays mapped. Raises: also ``cache_unwritable``.
+
+        One of another size is fetched again: a crash of the machine may have cut it short.
+        """
         target = self._cache.folder / "index" / digest
         try:
-            if not target.exists():
+            if not _has_size(target, size):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.with_name(f"{digest}.lock").open("w") as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
-                    if not target.exists():  # else another process has fetched it meanwhile
+                    if not _has_size(target, size):  # else another process has fetched it meanwhile
                         self._fetch(name, target, digest)
         except OSError as error:
             message = f"the index cannot be kept ({error.strerror}); make room, or let LCL_DATA_CACHE name a folder"
@@ -195,6 +201,15 @@ class RemoteShardStorage:
             self._storage.download(name, partial)
             if sha256_file(partial) != digest:
                 raise damaged_shard_error(name, "its sha256 is another")
+            fsync_path(partial)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    """Raises: OSError."""
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False

@@ -117,6 +117,23 @@ def test_a_header_that_is_too_large_is_not_parsed(tmp_path: Path, monkeypatch: p
     assert (caught.value.code, caught.value.file) == ("corpus_unreadable", "index.json")
 
 
+@pytest.mark.parametrize("part", ["rows", "groups", "blocks", "starts", "similarities"])
+def test_an_index_that_was_cut_short_is_not_opened(tmp_path: Path, part: str) -> None:
+    """Else records would be counted, and their groups be whatever the memory held."""
+    rows = np.zeros(3, ROW)
+    rows["matches"] = 1
+    groups = [RecordGroup("matched", "train", "")]
+    write_index(tmp_path, [(rows, np.ones(3, SIMILARITY))], groups, [])
+    ShardIndex(LocalShardStorage(tmp_path))
+    file = tmp_path / "index" / f"{part}.bin"
+    whole = file.read_bytes()
+    for cut in (b"", whole[:-1], whole + b"0"):
+        file.write_bytes(cut)
+        with pytest.raises(UserError, match="convert the corpus again") as caught:
+            ShardIndex(LocalShardStorage(tmp_path))
+        assert (caught.value.code, caught.value.file) == ("shard_damaged", f"index/{part}.bin")
+
+
 @pytest.mark.parametrize("sizes", [((1 << 30) + 1, 0), (512, 513)])
 def test_a_record_longer_than_any_that_is_written_is_not_read(tmp_path: Path, sizes: tuple[int, int]) -> None:
     rows = np.zeros(2, ROW)

@@ -138,6 +138,24 @@ def test_the_cache_is_bounded_and_lies_where_the_settings_say(
         open_corpus(memory)
 
 
+@pytest.mark.parametrize("cut", [0, -1])
+def test_an_index_that_a_crash_cut_short_is_fetched_again(memory: str, tmp_path: Path, cut: int) -> None:
+    expected = everything(open_corpus(memory))
+    kept = [file for file in (tmp_path / "cache" / "index").iterdir() if not file.name.endswith(".lock")]
+    whole = {file: file.read_bytes() for file in kept}
+    for file, data in whole.items():
+        file.write_bytes(data[:cut])
+    assert everything(open_corpus(memory)) == expected
+    assert {file: file.read_bytes() for file in kept} == whole
+
+
+def test_an_index_is_on_disk_before_it_gets_its_name(
+    memory: str, tmp_path: Path, unflushed: Callable[[Path], list[str]]
+) -> None:
+    digests = open_corpus(memory).index.header.files.values()  # type: ignore[attr-defined]
+    assert not set(unflushed(tmp_path / "cache" / "index")) & set(digests)
+
+
 def test_an_index_that_cannot_be_kept_says_where(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "file" / "in the way"))
