@@ -74,7 +74,14 @@ MAX_RECORD_BYTES = 1 << 30
 MAX_RECORD_IMAGES = (1 << 16) - 1
 MAX_RECORDS = 10**9 - 1  # nine digits; tar readers group members by the name's first part
 LEFT_OUT = "none"  # extension of an image that could not be had when the corpus was converted
+_SHARD = re.compile(r"shards/\d{6,}\.tar")
 _IMAGE = re.compile(r"(\d{9})\.(\d+)\.([a-z0-9]+)")
+
+
+def is_shard_corpus_file(name: str) -> bool:
+    """Whether a conversion writes a file of that name."""
+    own = (HEADER, QUARANTINE, ROWS, GROUPS, BLOCKS, SIMILARITIES, STARTS)
+    return name in own or _SHARD.fullmatch(name) is not None
 
 
 def shard_name(number: int) -> str:

@@ -37,6 +37,7 @@ from lcl_core.data.shards.format import (
     SIMILARITY,
     TAR_END,
     image_name,
+    is_shard_corpus_file,
     json_name,
     shard_name,
     tar_member,
@@ -70,7 +71,7 @@ class UploadLock:
         names = self._list()
         if LOCK_FILE in names and self._owner and self._holder().get("owner") == self._owner:
             self.storage.with_retries(LOCK_FILE, "written", lambda files, path: files.pipe_file(path, self._mark))
-            self._remove(self._list(deep=True) - {LOCK_FILE} - set(keep))
+            self._remove(self._written() - set(keep))
             return True
         if names or not _create_file(self.storage, LOCK_FILE, self._mark):
             raise self._refusal(names or {LOCK_FILE})
@@ -96,7 +97,7 @@ class UploadLock:
         """Remove the uploaded files, if the lock is still held. Files that cannot be removed stay without an index."""
         try:
             if self._holder() == json.loads(self._mark):
-                self._remove(self._list(deep=True) - {LOCK_FILE})
+                self._remove(self._written())
                 self._remove({LOCK_FILE})
         except UserError:
             return
@@ -112,6 +113,10 @@ class UploadLock:
                 raise
             return {}
         return content if isinstance(content, dict) else {}
+
+    def _written(self) -> set[str]:
+        """Files of conversions. Others may lie below the URL, such as corpora in folders there: these stay."""
+        return {name for name in self._list(deep=True) if is_shard_corpus_file(name)}
 
     def _list(self, deep: bool = False) -> set[str]:
         """Names at the URL, relative to it; ``deep``: every file."""

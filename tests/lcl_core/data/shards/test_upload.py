@@ -158,6 +158,28 @@ def test_the_next_attempt_of_a_killed_one_begins_anew(url: str, make: Any, shard
     }
 
 
+FOREIGN = {"deeper/shards/000000.tar": b"a shard", "deeper/index.json": b"{}", "shards/notes.txt": b"dear"}
+
+
+def test_what_others_have_below_the_url_stays_when_a_conversion_fails_or_is_repeated(url: str, make: Any) -> None:
+    """Such as a corpus in a folder there, whose conversion began after this one."""
+
+    def records() -> Iterator[Record]:
+        yield from (make.pair(str(number), "red.png", "x") for number in range(20))
+        for name, data in FOREIGN.items():
+            put(url, name, data)
+        raise JobCancelled
+
+    with pytest.raises(JobCancelled):
+        convert(records(), url, shard_bytes=4096, owner="run_1")
+    assert contents(url) == FOREIGN
+    left_by(url, "run_1")
+    convert(make.mixed(), url, owner="run_1")
+    found = contents(url)
+    assert {name: found[name] for name in FOREIGN} == FOREIGN
+    assert "shards/000007.tar" not in found
+
+
 def test_of_two_at_once_the_first_index_stands(url: str, make: Any) -> None:
     def records() -> Iterator[Record]:
         yield make.pair("p", "red.png", "x")
