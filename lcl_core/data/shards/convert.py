@@ -25,6 +25,7 @@ from lcl_core.data.shards.format import (
     best_similarities,
     body_kind,
     encode_record,
+    member_bytes,
 )
 from lcl_core.data.shards.index import IndexHeader, RecordGroup
 from lcl_core.data.shards.writer import ShardWriter, open_target
@@ -85,8 +86,8 @@ def convert(
         allow_empty: whether a corpus without records is written.
 
     Raises:
-        UserError: ``target_exists``, ``conversion_running``, ``nothing_converted``, or what the reader raises; nothing
-            is left at ``target``.
+        UserError: ``target_exists``, ``conversion_running``, ``nothing_converted``, ``corpus_too_large``, or what the
+            reader raises; nothing is left at ``target``.
     """
     with open_target(target, owner, scratch) as staging:
         writer = ShardWriter(staging.folder, shard_bytes, staging.finished)
@@ -245,7 +246,7 @@ def _write(
         return
     description = encode_record(record, {name: extension for name, (_, extension) in images.items()})
     similarities = best_similarities(record.body)
-    size = len(description) + sum(len(data) for data, _ in images.values())
+    size = member_bytes(len(description)) + sum(member_bytes(len(data)) for data, _ in images.values() if data)
     if size > MAX_RECORD_BYTES or max(len(images), len(similarities)) > MAX_RECORD_IMAGES:
         detail = f"the record has more than {MAX_RECORD_BYTES:,} bytes or {MAX_RECORD_IMAGES:,} images"
         quarantine.add(record.id, 0, record.id, "record_too_large", detail)

@@ -78,9 +78,9 @@ def convert_parts(
         on_progress: called with the number of items read; what it raises interrupts the conversion.
 
     Raises:
-        UserError: what the source raises, ``target_exists``, ``conversion_running`` or ``nothing_converted``: nothing
-            is left then. ``part_failed``, or an error of the storage: as after any other exception, ``work`` is there,
-            to continue.
+        UserError: what the source raises, ``target_exists``, ``conversion_running``, ``nothing_converted`` or
+            ``corpus_too_large``: nothing is left then. ``part_failed``, or an error of the storage: as after any other
+            exception, ``work`` is there, to continue.
     """
     sections = source.sections()
     key = fingerprint(sections, settings=settings, to=str(target), shard_bytes=shard_bytes, part_items=part_items)

@@ -72,10 +72,18 @@ BLOCK = 4096  # records counted together: a block of codes is searched in about 
 MAX_GROUPS = 1024
 MAX_RECORD_BYTES = 1 << 30
 MAX_RECORD_IMAGES = (1 << 16) - 1
+MAX_SHARDS = 300_000  # the header names each of them, and is read whole: ``storage.MAX_FILE_BYTES``
 MAX_RECORDS = 10**9 - 1  # nine digits; tar readers group members by the name's first part
 LEFT_OUT = "none"  # extension of an image that could not be had when the corpus was converted
 _SHARD = re.compile(r"shards/\d{6,}\.tar")
 _IMAGE = re.compile(r"(\d{9})\.(\d+)\.([a-z0-9]+)")
+
+
+def check_shard_number(number: int) -> None:
+    """Raises: UserError ``corpus_too_large`` for a shard that a header has no room to name."""
+    if number >= MAX_SHARDS:
+        message = f"a sharded corpus has at most {MAX_SHARDS:,} shards; raise shard_megabytes"
+        raise UserError(message, code="corpus_too_large", field="shard_megabytes")
 
 
 def is_shard_corpus_file(name: str) -> bool:
@@ -121,6 +129,11 @@ def tar_member(name: str, data: bytes) -> bytes:
     info.size, info.mtime, info.mode = len(data), 0, _TAR_MODE
     header = info.tobuf(tarfile.USTAR_FORMAT)
     return b"".join((header, data, bytes(tar_padded(len(data)) - len(data))))
+
+
+def member_bytes(size: int) -> int:
+    """Bytes of a tar member whose contents have ``size`` bytes."""
+    return TAR_BLOCK + tar_padded(size)
 
 
 def split_members(data: bytes) -> dict[str, memoryview]:

@@ -29,7 +29,7 @@ from lcl_core.common.files import write_json_atomically
 from lcl_core.common.storage import Storage
 from lcl_core.data.records import BadItem, Record
 from lcl_core.data.shards.convert import THREADS, QuarantineLog, write_records
-from lcl_core.data.shards.format import QUARANTINE, ROW, TAR_BLOCK, TAR_END, shard_name, tar_padded
+from lcl_core.data.shards.format import QUARANTINE, ROW, TAR_BLOCK, TAR_END, check_shard_number, shard_name, tar_padded
 from lcl_core.data.shards.statistics import ConversionStatistics
 from lcl_core.data.shards.writer import ROW_FILE, ShardTar, ShardWriter
 from lcl_core.parts.plan import PartSource, SectionCursor
@@ -188,7 +188,10 @@ class ShardLayout:
         self.records = 0
 
     def add(self, folder: str, lengths: np.ndarray) -> tuple[list[ShardPlan], np.ndarray, np.ndarray]:
-        """The next part. Returns: shards that are full, and the shard and the offset in it of each record."""
+        """The next part. Returns: shards that are full, and the shard and the offset in it of each record.
+
+        Raises: UserError ``corpus_too_large`` where the records need more shards than a header can name.
+        """
         ends = np.cumsum(lengths, dtype=np.int64)
         shards, offsets = np.empty(len(ends), np.int64), np.empty(len(ends), np.int64)
         full: list[ShardPlan] = []
@@ -201,6 +204,7 @@ class ShardLayout:
                 full += self.finish()
                 continue
             stop = max(stop, at + 1)  # a record that is larger than a shard has one of its own
+            check_shard_number(self._shard)
             shards[at:stop] = self._shard
             offsets[at:stop] = self._bytes + ends[at:stop] - lengths[at:stop] - before
             self._bytes += int(ends[stop - 1]) - before

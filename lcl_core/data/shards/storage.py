@@ -19,7 +19,7 @@ from lcl_core.common.files import fsync_path, sha256_file
 from lcl_core.common.storage import Storage
 from lcl_core.data.corpus.file_store import confined_file
 
-MAX_FILE_BYTES = 64 << 20  # of a file that is read whole: the header of some 300,000 shards
+MAX_FILE_BYTES = 64 << 20  # of a file that is read whole: the header of ``format.MAX_SHARDS`` shards
 
 
 class RangeCache(DiskCache):

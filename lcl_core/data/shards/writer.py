@@ -36,6 +36,7 @@ from lcl_core.data.shards.format import (
     ROW,
     SIMILARITY,
     TAR_END,
+    check_shard_number,
     image_name,
     is_shard_corpus_file,
     json_name,
@@ -328,7 +329,7 @@ class ShardWriter:
             images: (bytes, extension) in order; those without bytes only have their number.
             similarities: see ``format.best_similarities``.
 
-        Raises: UserError where a corpus has more records or groups than the form can number.
+        Raises: UserError where a corpus has more records, shards or groups than the form can number.
         """
         if self.records >= MAX_RECORDS:
             message = f"a sharded corpus holds at most {MAX_RECORDS:,} records; make several, and mix them"
@@ -382,6 +383,7 @@ class ShardWriter:
         if self._shard is not None and self._shard.bytes + size + len(TAR_END) > self._shard_bytes:
             self._close_shard()
         if self._shard is None:
+            check_shard_number(len(self._shards))
             name = shard_name(len(self._shards))
             self._shard = ShardTar(self._folder / name, name)
         return self._shard

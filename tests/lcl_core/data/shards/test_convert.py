@@ -23,6 +23,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus, open_corpus
 from lcl_core.data.records import BadItem, Record, RecordImage
 from lcl_core.data.shards.convert import QuarantineLog, convert, pack_image, write_records
+from lcl_core.data.shards.index import ShardIndex
 from lcl_core.data.shards.writer import ShardWriter
 from lcl_core.specs.data import DataSpec
 
@@ -275,6 +276,38 @@ def test_a_record_beyond_the_bound_is_quarantined(make: Any, tmp_path: Path, mon
     three = make.sequence("s", "red.png", "green.png", "blue.png")
     report = convert([three, make.sequence("t", "red.png", "x")], tmp_path / "t")
     assert (report.records, report.quarantined) == (1, {"record_too_large": 1})
+
+
+@pytest.mark.parametrize("bound", [1024, 1536, 2048, 2560])
+def test_the_bound_of_a_record_is_that_of_its_members(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int
+) -> None:
+    """With their headers and padding, since no reader takes a longer range; what is written can be read."""
+    for name in (convert.__module__, ShardIndex.__module__):
+        monkeypatch.setattr(sys.modules[name], "MAX_RECORD_BYTES", bound)
+    report = convert([make.pair("p", "red.png", "x")], tmp_path / "t")
+    assert (report.records, report.quarantined) == ((1, {}) if bound >= 2048 else (0, {"record_too_large": 1}))
+    assert [pair.captions for pair in open_corpus(tmp_path / "t").pairs()] == [("x",)] * report.records
+
+
+def test_more_shards_than_a_header_can_name_are_refused(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def records(count: int) -> Iterator[Record]:
+        for number in range(count):
+            seen.append(number)
+            yield make.pair(str(number), "red.png", "x")
+
+    monkeypatch.setattr("lcl_core.data.shards.format.MAX_SHARDS", 3)
+    assert convert(records(3), tmp_path / "three", shard_bytes=1).shards == 3
+    seen.clear()
+    with pytest.raises(UserError, match="at most 3 shards; raise shard_megabytes") as caught:
+        convert(records(1000), tmp_path / "four", shard_bytes=1)
+    assert (caught.value.code, caught.value.field) == ("corpus_too_large", "shard_megabytes")
+    assert len(seen) < 100, "as early as it is known"
+    assert not (tmp_path / "four").exists()
 
 
 def test_similarities_that_are_no_numbers_match_nothing(make: Any, tmp_path: Path) -> None:

@@ -53,6 +53,16 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(target)
 
 
+def test_more_shards_than_a_header_can_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lcl_core.data.shards.format.MAX_SHARDS", 3)
+    done: list[int] = []
+    with pytest.raises(UserError, match="at most 3 shards; raise shard_megabytes") as caught:
+        in_parts(NumberedSource(LENGTHS), tmp_path, 7, on_progress=done.append)
+    assert (caught.value.code, caught.value.field) == ("corpus_too_large", "shard_megabytes")
+    assert max(done) < ITEMS, "as early as it is known"
+    assert contents(tmp_path) == {}, "nothing is left"
+
+
 @pytest.mark.parametrize("part_items", [3, 7, 29, 1000])
 @pytest.mark.parametrize("processes", [1, 3])
 def test_the_bytes_do_not_depend_on_parts(

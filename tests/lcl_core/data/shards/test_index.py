@@ -11,8 +11,9 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.data.sampling.document_plan import ChunkIndex
 from lcl_core.data.shards import storage as storage_module
-from lcl_core.data.shards.format import BLOCK, CODE, ROW, SIMILARITY
+from lcl_core.data.shards.format import BLOCK, CODE, MAX_RECORDS, MAX_SHARDS, ROW, SIMILARITY, shard_name
 from lcl_core.data.shards.index import (
+    IndexHeader,
     RecordGroup,
     RecordSelection,
     ShardChunkIndex,
@@ -115,6 +116,12 @@ def test_a_header_that_is_too_large_is_not_parsed(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match="larger than 1,000 bytes; convert the corpus again") as caught:
         ShardIndex(LocalShardStorage(tmp_path))
     assert (caught.value.code, caught.value.file) == ("corpus_unreadable", "index.json")
+
+
+def test_a_header_of_as_many_shards_as_may_be_is_read() -> None:
+    longest = ShardFile(shard_name(MAX_SHARDS), (1 << 40) - 1, "f" * 64, MAX_RECORDS)
+    one, two = (len(IndexHeader(0, (longest,) * count, (), {}).to_json()) for count in (1, 2))
+    assert (two - one) * MAX_SHARDS < 0.9 * storage_module.MAX_FILE_BYTES, "the rest is for the groups"
 
 
 @pytest.mark.parametrize("part", ["rows", "groups", "blocks", "starts", "similarities"])
