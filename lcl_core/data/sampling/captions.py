@@ -28,8 +28,8 @@ def draw_caption(
 ) -> str:
     """One of four captions, equally likely: a written one; the name; one keyword; two to six of name and keywords.
 
-    The terms of the last are in any order, with commas. A keyword replaces what the image does not have. Half of
-    the names and keywords that stand alone follow an attribute ("red car") or give way to it, if the image has any.
+    The terms of the last are in any order, with commas. Where the image lacks one of these, a keyword is used. Half of
+    the names and keywords that stand alone follow an attribute ("red car") or are replaced by it, if there is any.
 
     Args:
         written: captions as they are; may be empty.
@@ -56,9 +56,9 @@ def composed_terms(subject: ImageSubject) -> list[str]:
 
 
 def _draw_attribute(draw: random.Random, subject: ImageSubject, term: str) -> str:
-    """The term, or as likely one of the attributes: three in four times before the term, else alone.
+    """The term, or equally likely one of the attributes: three times in four before the term, else alone.
 
-    Without attributes nothing is drawn. Alone it is a term of many images at once, which teaches it soonest.
+    Without attributes nothing is drawn. Alone it is a term of many images at once, so it is learnt soonest.
     """
     if not subject.attributes or draw.random() < 0.5:
         return term
@@ -112,7 +112,7 @@ def concepts_by_image(document: dict[str, Any], captions: Mapping[Placement, str
 
 
 def hash_term(term: str) -> int:
-    """Of a name, keyword or concept: signed 64 bits, the same on every machine and for either case; 0: empty."""
+    """Hash of a name, keyword or concept, whatever its case: signed 64 bits, equal on every machine; 0: empty."""
     if not term.strip():
         return 0
     digest = hashlib.blake2b(term.strip().casefold().encode("utf-8", "replace"), digest_size=8).digest()
