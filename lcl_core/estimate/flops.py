@@ -203,10 +203,11 @@ class Workload:
 
     Attributes:
         images, patches: images, and encoded patches of each.
-        lengths: tokens of each row of the text tower, with those of images. Where a method reads pairs twice, the rows
-            with their image come first.
+        lengths: tokens of each row of the text tower, with those of images.
         labels: positions at which a token is predicted.
         restored: masked patches that are predicted.
+        matched: tokens of each row of a later pass of the text tower with full attention, which compares the images
+            with texts of the whole step.
     """
 
     images: float
@@ -214,6 +215,18 @@ class Workload:
     lengths: Sequence[float]
     labels: float
     restored: float = 0.0
+    matched: Sequence[float] = ()
+
+    def times(self, factor: float) -> Workload:
+        """Counts of so many equal batches. Their rows are added up, so attention cannot be counted from them."""
+        return Workload(
+            self.images * factor,
+            self.patches,
+            [length * factor for length in self.lengths],
+            self.labels * factor,
+            self.restored * factor,
+            [length * factor for length in self.matched],
+        )
 
 
 def lcl_flops(
@@ -230,9 +243,7 @@ def clip_flops(config: Sizes, load: Workload) -> float:
 
 
 def blip2_flops(config: Sizes, load: Workload) -> float:
-    """With a third pass over every pair three times; a negative text counts as long as the image's own."""
-    rows = [*load.lengths[: round(load.images)]] * 3
-    return lcl_flops(config, load) + text_flops(config, rows, causal=False)
+    return lcl_flops(config, load) + text_flops(config, load.matched, causal=False)
 
 
 def flamingo_flops(config: Sizes, load: Workload) -> float:
@@ -259,6 +270,12 @@ FORWARD_FLOPS: Mapping[MethodName, Callable[[Sizes, Workload], float]] = {
 }
 
 
+def target_flops(config: Sizes, load: Workload) -> float:
+    """A moving average of the encoder, whose tokens are targets: a forward pass alone."""
+    encoded = vision_flops(config, load.images, load.patches)
+    return encoded + pooling_flops(config, load.images, load.patches, latents=False)
+
+
 def step_forwards(method: MethodName, freeze: Collection[ModelPart]) -> dict[ModelPart, float]:
     """Forward passes that a training step costs in each part of the model.
 
@@ -279,7 +296,7 @@ def step_forwards(method: MethodName, freeze: Collection[ModelPart]) -> dict[Mod
 
 
 def method_step_flops(
-    method: MethodName, config: Sizes, load: Workload, freeze: Collection[ModelPart], teacher: float = 0.0
+    objective: ObjectiveSpec, config: Sizes, load: Workload, freeze: Collection[ModelPart], teacher: float = 0.0
 ) -> float:
     """A training step with these counts.
 
@@ -287,14 +304,15 @@ def method_step_flops(
         freeze: parts that are not trained.
         teacher: operations of a teacher's forward pass over an image.
     """
-    total, forwards = FORWARD_FLOPS[method](config, load), step_forwards(method, freeze)
+    total, forwards = FORWARD_FLOPS[objective.name](config, load), step_forwards(objective.name, freeze)
     parts: dict[ModelPart, float] = {
         "vision": vision_flops(config, load.images, load.patches),
         "pooler": pooling_flops(config, load.images, load.patches, latents=False, tokens=False),
         "head": head_flops(config, load.labels),
     }
     parts["text"] = total - sum(parts.values())  # with what a method adds, and the pooler's outputs
-    return sum(forwards[part] * count for part, count in parts.items()) + load.images * teacher
+    targets = target_flops(config, load) if objective.averages_encoder else 0.0
+    return sum(forwards[part] * count for part, count in parts.items()) + targets + load.images * teacher
 
 
 def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tokens: float) -> Workload:
@@ -307,8 +325,9 @@ def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tok
     name = objective.name
     if name in ("clip", "coca", "blip2"):
         context = min(words + _DELIMITERS, TEXT_CONTEXT_LENGTH)
-        behind = [] if name == "clip" else [patches + _DELIMITERS + words + 1]
-        return Workload(images, patches, [*behind, context], 0.0 if name == "clip" else words + 1)
+        captions = [] if name == "clip" else [patches + _DELIMITERS + words + 1]
+        labels, matched = (0.0 if name == "clip" else words + 1), (captions * 3 if name == "blip2" else [])
+        return Workload(images, patches, [*captions, context], labels, matched=matched)
     if name == "beit3":
         masked = objective.text_mask_ratio * words
         return Workload(images, patches, [tokens], masked, objective.image_mask_ratio * images * patches)

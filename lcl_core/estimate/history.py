@@ -15,6 +15,7 @@ from lcl_core.estimate.memory import (
     frozen_parameters,
     method_parameters,
     model_parameters,
+    target_parameters,
     training_memory,
 )
 from lcl_core.specs.data import VIEW_ITEMS
@@ -198,13 +199,15 @@ class Setup:
     """A spec with its sizes in numbers.
 
     Attributes:
-        parameters: all that are trained.
+        parameters: with those of the method.
+        frozen: those among them that are not trained.
         flops: useful operations of a process in a step.
         workload: of a process in one micro-batch.
     """
 
     spec: PretrainSpec
     parameters: int
+    frozen: int
     flops: float
     workload: Workload
 
@@ -214,16 +217,11 @@ class Setup:
         distill = spec.objective.distill
         teacher = 0.0 if distill is None else teachers.get(distill.encoder, 0.0)
         sizes = model_sizes(spec)
-        step = method_step_flops(spec.objective.name, sizes, one, spec.model.freeze, teacher)
+        step = method_step_flops(spec.objective, sizes, one, spec.model.freeze, teacher)
         flops = step * documents * spec.engine.accumulate
-        many = Workload(
-            one.images * documents,
-            one.patches,
-            [length * documents for length in one.lengths],
-            one.labels * documents,
-            one.restored * documents,
-        )
-        return cls(spec, model_parameters(sizes) + method_parameters(spec.objective.name, sizes), flops, many)
+        parameters = model_parameters(sizes) + method_parameters(spec.objective, sizes)
+        frozen = frozen_parameters(sizes, spec.model.freeze) + target_parameters(spec.objective, sizes)
+        return cls(spec, parameters, frozen, flops, one.times(documents))
 
     def memory(self, *, half: bool, on_gpu: bool) -> Memory:
         """Of one process. With a GPU, the copy that a checkpoint writes is in the host's memory."""
@@ -238,7 +236,8 @@ class Setup:
             staged=self.spec.async_checkpoint and not on_gpu,
             checkpointing=engine.activation_checkpointing,
             shards=(engine.shard_processes or process_count(self.spec)) if engine.strategy == "fsdp2" else 1,
-            frozen=frozen_parameters(model_sizes(self.spec), self.spec.model.freeze),
+            frozen=self.frozen,
+            step_images=self.workload.images * engine.accumulate * process_count(self.spec),
         )
 
 

@@ -8,11 +8,11 @@ Transient memory is the largest block's, and the vocabulary's logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lcl_core.estimate.flops import Sizes, Workload, convolution_counts
-from lcl_core.specs.pretrain import ModelPart
+from lcl_core.specs.pretrain import ModelPart, ObjectiveSpec
 from lcl_core.specs.vision import tower_kind
 
 
@@ -60,9 +60,15 @@ def block_parameters(config: Sizes, width: int) -> int:
     return 4 * width + 4 * width * (width + 1) + 2 * width * hidden + hidden + width
 
 
-def method_parameters(name: str, config: Sizes) -> int:
-    """Parameters of an objective beside the model's; never exported."""
-    return _METHOD_PARAMETERS[name](config) if name in _METHOD_PARAMETERS else 0
+def method_parameters(objective: ObjectiveSpec, config: Sizes) -> int:
+    """Parameters of an objective beside the model's, with those of ``target_parameters``; never exported."""
+    own = _METHOD_PARAMETERS[objective.name](config) if objective.name in _METHOD_PARAMETERS else 0
+    return own + target_parameters(objective, config)
+
+
+def target_parameters(objective: ObjectiveSpec, config: Sizes) -> int:
+    """Parameters of a moving average of the encoder, which are not trained; 0 without one."""
+    return vision_parameters(config) + pooler_parameters(config) if objective.averages_encoder else 0
 
 
 def _emu_parameters(config: Sizes) -> int:
@@ -132,6 +138,7 @@ def training_memory(
     checkpointing: bool,
     shards: int = 1,
     frozen: int = 0,
+    step_images: float = 0.0,
 ) -> Memory:
     """At the peak of a step.
 
@@ -142,6 +149,8 @@ def training_memory(
         checkpointing: activations are recomputed.
         shards: processes among which the parameters are divided.
         frozen: parameters that are not trained.
+        step_images: images of the whole step, of all processes; where images are matched with texts of the step, each
+            process has the tokens of them all.
     """
     item, own, trained = HALF if half else FP32, FP32 * parameters // shards, FP32 * (parameters - frozen) // shards
     cast = HALF * _block_weights(config) if half else 0
@@ -152,7 +161,9 @@ def training_memory(
         average=trained * average,
         copies=cast + staged * state_bytes(parameters, average, frozen) // shards,
         activations=round(
-            _activation_bytes(config, load, item, image_size, checkpointing) + _LOGITS[item] * (load.labels > 0)
+            _activation_bytes(config, load, item, image_size, checkpointing)
+            + _matching_bytes(config, load, item, step_images)
+            + _LOGITS[item] * (load.labels > 0)
         ),
     )
 
@@ -165,10 +176,10 @@ def _block_weights(config: Sizes) -> int:
 
 
 def _activation_bytes(config: Sizes, load: Workload, item: int, image_size: int, checkpointing: bool) -> float:
-    patches, words = load.images * (load.patches + 1), float(sum(load.lengths))
+    patches, words = load.images * (load.patches + 1), [float(sum(load.lengths)), float(sum(load.matched))]
     if tower_kind(config.vision).patchwise:
         vision = _tower_bytes(
-            patches, config.vision_width, config.vision_layers, config.mlp_ratio, item, True, checkpointing
+            [patches], config.vision_width, config.vision_layers, config.mlp_ratio, item, True, checkpointing
         )
     else:
         vision = load.images * convolution_counts(config).outputs * FP32
@@ -181,17 +192,30 @@ def _activation_bytes(config: Sizes, load: Workload, item: int, image_size: int,
     pooled = load.images * load.patches * (2 * config.vision_width + 3 * config.text_width) * FP32
     transient = max(
         tokens * 3 * config.mlp_ratio * width * item
-        for tokens, width in ((patches, config.vision_width), (words, config.text_width))
+        for tokens, width in ((patches, config.vision_width), (max(words), config.text_width))
     )
     return vision + text + pixels + embedded + pooled + transient
 
 
+def _matching_bytes(config: Sizes, load: Workload, item: int, step_images: float) -> float:
+    """The tokens of the step's images, and what the matching head keeps of the image tokens of its rows."""
+    if not load.matched:
+        return 0.0
+    image = load.patches * config.text_width
+    return step_images * image * item + 3 * load.images * image * (FP32 + item)
+
+
 def _tower_bytes(
-    tokens: float, width: int, layers: int, mlp_ratio: float, item: int, hidden: bool, checkpointing: bool
+    passes: Sequence[float], width: int, layers: int, mlp_ratio: float, item: int, hidden: bool, checkpointing: bool
 ) -> float:
-    """Bytes kept by ``layers`` blocks; with checkpointing their inputs, and all of the one that is recomputed."""
-    block = tokens * width * (2 * FP32 + item * (4 + (mlp_ratio if hidden else 0)))
-    return tokens * width * FP32 * layers + block if checkpointing else block * layers
+    """Bytes kept by ``layers`` blocks; with checkpointing their inputs, and all of the one that is recomputed.
+
+    ``passes``: tokens of each pass through the tower.
+    """
+    block = width * (2 * FP32 + item * (4 + (mlp_ratio if hidden else 0)))
+    if checkpointing:
+        return sum(passes) * width * FP32 * layers + max(passes) * block
+    return sum(passes) * block * layers
 
 
 def kept_checkpoints(steps: int, every: int, keep: int, milestone_every: int | None) -> int:

@@ -21,7 +21,7 @@ from lcl_core.estimate.history import (
     process_count,
     similar_runs,
 )
-from lcl_core.estimate.memory import FP32, frozen_parameters, kept_checkpoints, model_parameters, state_bytes
+from lcl_core.estimate.memory import FP32, kept_checkpoints, model_parameters, state_bytes
 from lcl_core.specs.pretrain import PretrainSpec
 
 Certainty = Literal["measured", "scaled", "assumed"]
@@ -112,10 +112,9 @@ def estimate_pretraining(
     nearest = steady[0] if steady else None
     parts, parameters = _memory_parts(setup, device), model_parameters(model_sizes(spec))
     memory, correction = _memory(sum(parts.values()), nearest, device)
-    frozen = frozen_parameters(model_sizes(spec), spec.model.freeze)
     batch = Counts(documents, documents * document.images, documents * document.tokens(spec))
     per_step = batch.times(ranks * spec.engine.accumulate)
-    checkpoint = state_bytes(setup.parameters, spec.ema_decay is not None, frozen)
+    checkpoint = state_bytes(setup.parameters, spec.ema_decay is not None, setup.frozen)
     checkpoints = kept_checkpoints(spec.steps, spec.checkpoint_every, spec.keep_checkpoints, spec.milestone_every)
     encoders = FP32 * parameters * (1 if spec.monitor is None else 2)
     resident, explanations = _resident_images(spec, images or {})

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from lcl_core.estimate.flops import Workload
 from lcl_core.model.configuration_lcl import LCLConfig
 from lcl_core.model.modeling_lcl import LCLModel
 from lcl_core.model.packed_batch import PackedBatch
@@ -89,6 +90,11 @@ class Blip2(Coca):
 
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         return {**super().counts(batch), "matching": 3 * len(batch.pixel_values)}
+
+    def workload(self, config: LCLConfig, batch: PackedBatch) -> Workload:
+        captions = batch.lengths[: len(batch.pixel_values)]
+        # a negative text counts as long as the image's own
+        return replace(super().workload(config, batch), matched=captions * 3)
 
     def max_text_length(self, batch: PackedBatch) -> int:
         assert isinstance(batch, MatchingBatch)

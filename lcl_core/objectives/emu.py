@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lcl_core.common.device import local_part
+from lcl_core.estimate.flops import target_flops
 from lcl_core.model.configuration_lcl import LCLConfig
 from lcl_core.model.modeling_lcl import AttentivePoolingProjection, LCLModel
 from lcl_core.model.packed_batch import PackedBatch
@@ -95,7 +96,7 @@ class Emu(Flamingo):
         width = config.text_width
         self.target = spec.regression_target
         self.regressor = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
-        self.target_encoder = TargetEncoder(config) if self.target == "ema" else None
+        self.target_encoder = TargetEncoder(config) if spec.averages_encoder else None
 
     @classmethod
     def build(cls, config: LCLConfig, spec: ObjectiveSpec) -> Self:
@@ -111,6 +112,10 @@ class Emu(Flamingo):
         regression = SummedLoss(self._regression(batch, encoded), self.weights["regression"])
         metrics = collapse_metrics(encoded.activations.image_latents) if global_batch.compute_metrics else {}
         return BatchLosses({**generation.sums, "regression": regression}, metrics)
+
+    def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
+        targets = 0.0 if self.target_encoder is None else target_flops(config, self.workload(config, batch))
+        return super().flops(config, batch) + targets
 
     def before_training(self, model: LCLModel) -> None:
         if self.target_encoder is not None:

@@ -296,6 +296,11 @@ class ObjectiveSpec(Spec):
         return self.positives in ("same_concept", "shared_keywords") or self.name == "blip2"
 
     @property
+    def averages_encoder(self) -> bool:
+        """Whether targets come from a moving average of the encoder."""
+        return self.name == "emu" and self.regression_target == "ema"
+
+    @property
     def weights(self) -> dict[str, float]:
         """The weight of each loss that the method has, by the loss's name."""
         given = {name: getattr(self, f"{name}_weight") for name in METHODS[self.name].weights}

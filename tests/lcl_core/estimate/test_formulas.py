@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +14,9 @@ from lcl_core.common.errors import UserError
 from lcl_core.estimate import flops
 from lcl_core.estimate.flops import (
     FORWARD_FLOPS,
-    FORWARDS_PER_STEP,
     Workload,
     expected_workload,
+    method_step_flops,
     model_sizes,
     vision_flops,
 )
@@ -23,13 +25,34 @@ from lcl_core.estimate.memory import (
     kept_checkpoints,
     method_parameters,
     model_parameters,
+    target_parameters,
     training_memory,
 )
-from lcl_core.model import LCLConfig, LCLModel
+from lcl_core.model import LCLConfig, LCLModel, PackedBatch
+from lcl_core.objectives.base import Objective
 from lcl_core.objectives.registry import OBJECTIVES, build_objective
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import ModelPart, ObjectiveSpec, PretrainSpec
+from lcl_core.train.factory import build_model
 from lcl_core.train.optimizer import freeze_parts
+from tests.lcl_core.reference_loss import compute_loss
+
+EMU_EMA = {"name": "emu", "regression_target": "ema"}
+
+
+def kept_bytes(model: LCLModel, forward: Callable[[], object]) -> int:
+    """What a forward pass keeps for the backward pass, without the model's weights."""
+    weights, kept = {parameter.data_ptr() for parameter in model.parameters()}, {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # with the tensor, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(size for size, _ in kept.values())
 
 
 def test_the_parameters_are_those_of_the_model(small_model: LCLModel, small_config: LCLConfig) -> None:
@@ -45,26 +68,81 @@ def test_frozen_parameters_are_those_that_are_not_trained(
     assert frozen_parameters(small_config, [part]) == frozen > 0
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_methods_own_parameters_are_counted(small_config: LCLConfig, name: str) -> None:
-    objective = build_objective(ObjectiveSpec.model_validate({"name": name}), small_config)
-    assert method_parameters(name, small_config) == sum(each.numel() for each in objective.parameters())
+@pytest.mark.parametrize("fields", [*({"name": name} for name in OBJECTIVES), EMU_EMA])
+def test_a_methods_own_parameters_are_counted(small_config: LCLConfig, fields: dict[str, str]) -> None:
+    spec = ObjectiveSpec.model_validate(fields)
+    own = list(build_objective(spec, small_config).parameters())
+    assert method_parameters(spec, small_config) == sum(each.numel() for each in own)
+    assert target_parameters(spec, small_config) == sum(each.numel() for each in own if not each.requires_grad)
 
 
 def test_every_method_has_its_formula() -> None:
     assert FORWARD_FLOPS.keys() == OBJECTIVES.keys()
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_expected_document_costs_what_a_batch_of_such_documents_does(small_config: LCLConfig, name: str) -> None:
-    spec, count, words = ObjectiveSpec.model_validate({"name": name}), 6, 20
+def equal_pairs(config: LCLConfig, objective: Objective, count: int, words: int) -> tuple[PackedBatch, int]:
+    """A batch of as many documents of one image and as many words; and tokens of each."""
+    image = [config.soi_token_id, *[config.img_token_id] * 4, config.eoi_token_id]
+    rows = [
+        torch.tensor([config.sot_token_id, *[5 + number] * words, *image, config.eot_token_id])
+        for number in range(count)
+    ]
+    return objective.collate(rows, torch.zeros(count, 3, 16, 16), config), len(rows[0])
+
+
+@pytest.mark.parametrize("fields", [*({"name": name} for name in OBJECTIVES), EMU_EMA])
+def test_an_expected_document_costs_what_a_batch_of_such_documents_does(
+    small_config: LCLConfig, fields: dict[str, str]
+) -> None:
+    spec, count = ObjectiveSpec.model_validate(fields), 6
     objective = build_objective(spec, small_config)
-    image = [small_config.soi_token_id, *[small_config.img_token_id] * 4, small_config.eoi_token_id]
-    row = torch.tensor([small_config.sot_token_id, *[5] * words, *image, small_config.eot_token_id])
-    batch = objective.collate([row] * count, torch.zeros(count, 3, 16, 16), small_config)
-    load = expected_workload(spec, images=1, patches=4, tokens=len(row))
+    batch, tokens = equal_pairs(small_config, objective, count, words=20)
+    load = expected_workload(spec, images=1, patches=4, tokens=tokens)
     wanted = objective.flops(small_config, batch)
-    assert FORWARDS_PER_STEP * FORWARD_FLOPS[name](small_config, load) * count == pytest.approx(wanted, rel=0.03)
+    assert method_step_flops(spec, small_config, load, ()) * count == pytest.approx(wanted, rel=0.03)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_rows_are_those_that_the_text_tower_reads(
+    small_config: LCLConfig, small_model: LCLModel, name: str
+) -> None:
+    spec, count, read = ObjectiveSpec.model_validate({"name": name}), 6, []
+    objective = build_objective(spec, small_config)
+    batch, tokens = equal_pairs(small_config, objective, count, words=20)
+    small_model.text.transformer.register_forward_pre_hook(lambda _module, given: read.append(len(given[0])))
+    compute_loss(objective, small_model, batch)
+    load = expected_workload(spec, images=1, patches=4, tokens=tokens)
+    assert count * (sum(load.lengths) + sum(load.matched)) == pytest.approx(sum(read), abs=count)
+    assert sum(objective.workload(small_config, batch).matched) == sum(read[1:])
+
+
+@pytest.mark.parametrize("words", [2, 25])
+def test_the_memory_of_matching_is_about_what_it_keeps(small_config: LCLConfig, words: int) -> None:
+    small_config.text_width, small_config.text_layers, count = 96, 8, 16  # few numbers of attention beside the rows'
+    model, kept, counted = build_model(small_config, seed=0).train(), [], []
+    for name in ("coca", "blip2"):
+        spec = ObjectiveSpec.model_validate({"name": name})
+        objective = build_objective(spec, small_config)
+        batch, tokens = equal_pairs(small_config, objective, count, words)
+        kept.append(kept_bytes(model, partial(compute_loss, objective, model, batch)))
+        load = expected_workload(spec, images=1, patches=4, tokens=tokens).times(count)
+        plain: Any = {"image_size": 16, "half": False, "average": False, "staged": False, "checkpointing": False}
+        counted.append(training_memory(small_config, 0, load, **plain, step_images=count).activations)
+    assert counted[1] - counted[0] == pytest.approx(kept[1] - kept[0], rel=0.2)
+
+
+def test_the_tokens_of_all_images_of_the_step_are_in_memory(small_config: LCLConfig) -> None:
+    spec = ObjectiveSpec.model_validate({"name": "blip2"})
+    load = expected_workload(spec, images=1, patches=4, tokens=20)
+    plain: Any = {"image_size": 16, "half": True, "average": False, "staged": False, "checkpointing": False}
+    own, all_ranks = (
+        training_memory(small_config, 0, load, **plain, step_images=images).activations for images in (1, 9)
+    )
+    objective = build_objective(spec, small_config)
+    batch, _ = equal_pairs(small_config, objective, 8, words=5)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        tokens = objective.encode(build_model(small_config, seed=0), batch).candidates.patch_tokens
+    assert all_ranks - own == tokens.nbytes
 
 
 def test_a_spec_has_the_sizes_of_its_model() -> None:
@@ -111,22 +189,13 @@ SPECIALS = {f"{name}_token_id": number for number, name in enumerate(("sot", "eo
 @pytest.mark.parametrize("changes", TOWERS)
 def test_the_memory_of_every_vision_tower_is_about_what_it_keeps(changes: dict[str, Any]) -> None:
     spec = spec_of_tower(changes)
-    sizes, side, kept = model_sizes(spec), spec.model.image_size, {}
+    sizes, side = model_sizes(spec), spec.model.image_size
     model = LCLModel(LCLConfig(**spec.model.model_dump(), vocab_size=sizes.vocab_size, **SPECIALS)).train()
-    weights = {parameter.data_ptr() for parameter in model.parameters()}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # with the tensor, so that no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.visual(torch.zeros(2, 3, side, side))
+    kept = kept_bytes(model, lambda: model.visual(torch.zeros(2, 3, side, side)))
     plain: Any = {"image_size": side, "half": False, "average": False, "staged": False, "checkpointing": False}
     images, none = (Workload(count, sizes.num_image_tokens, [0.0], 0) for count in (2, 0))
     counted = [training_memory(sizes, 0, load, **plain).activations for load in (images, none)]
-    assert 0.4 < (counted[0] - counted[1]) / sum(size for size, _ in kept.values()) < 2.5
+    assert 0.4 < (counted[0] - counted[1]) / kept < 2.5
 
 
 def test_an_estimate_of_a_network_that_timm_does_not_have_names_the_field(monkeypatch: pytest.MonkeyPatch) -> None:

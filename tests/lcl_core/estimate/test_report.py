@@ -9,6 +9,7 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.estimate import flops
 from lcl_core.estimate.history import MeasuredRun, measured_run
+from lcl_core.estimate.memory import pooler_parameters, vision_parameters
 from lcl_core.estimate.report import estimate_pretraining
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
@@ -166,6 +167,32 @@ def test_every_method_is_forecast(name: str) -> None:
     found = estimate_pretraining(spec_of(**changes), [ended()])
     assert found.certainty == "scaled" or name == "lcl"
     assert 0 < found.seconds.low < found.seconds.expected < found.seconds.high
+
+
+def test_matching_needs_the_tokens_of_the_images_of_all_processes_and_micro_batches() -> None:
+    def activations(**engine: int) -> int:
+        spec = spec_of(preset="sample_pairs", objective={"name": "blip2"}, engine=engine)
+        return estimate_pretraining(spec, []).memory_parts["activations"]
+
+    spec = spec_of(preset="sample_pairs")
+    images = estimate_pretraining(spec, []).per_step.images
+    tokens = images * spec.kept_patches * spec.model.text_width
+    assert activations(processes=4, accumulate=2) - activations() == pytest.approx(7 * 4 * tokens)
+
+
+def test_a_moving_average_of_the_encoder_is_one_more_encoder_that_is_not_trained() -> None:
+    plain, averaged = (
+        estimate_pretraining(spec_of(objective={"name": "emu", "regression_target": target}), [])
+        for target in ("detached", "ema")
+    )
+    sizes = flops.model_sizes(spec_of())
+    encoder = 4 * (vision_parameters(sizes) + pooler_parameters(sizes))
+    assert averaged.memory_parts["weights"] - plain.memory_parts["weights"] == encoder
+    assert averaged.memory_parts["gradients"] == plain.memory_parts["gradients"]
+    assert averaged.checkpoint_bytes - plain.checkpoint_bytes == encoder
+    assert averaged.parameters == plain.parameters, "it is not exported"
+    images, patches = plain.samples.images, sizes.num_image_tokens
+    assert averaged.flops - plain.flops > flops.vision_flops(sizes, images, patches)
 
 
 def test_runs_with_towers_that_this_version_of_timm_does_not_have_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,20 @@ def test_own_parameters_come_from_the_seed_and_leave_the_model_alone(small_confi
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_moving_average_is_counted_forward_alone(
+    collated: Callable[..., tuple[Objective, PackedBatch]], small_model: LCLModel
+) -> None:
+    counted, computed = [], []
+    small_model.eval()
+    for target in ("detached", "ema"):
+        objective, batch = collated("emu", regression_target=target)
+        counted.append(objective.flops(small_model.config, batch))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            compute_loss(objective, small_model, batch)
+        computed.append(counter.get_total_flops())
+    assert counted[1] - counted[0] == pytest.approx(computed[1] - computed[0], rel=0.1)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_counted_operations_are_those_of_the_method(
     collated: Callable[..., tuple[Objective, PackedBatch]], small_model: LCLModel, name: str
