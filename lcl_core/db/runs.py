@@ -507,13 +507,17 @@ def _has_gpu_worker(session: Session) -> bool:
 def _measured_runs(session: Session, device: Device, has_gpu: bool, owner: str | None) -> list[MeasuredRun]:
     """Newest first. A run of the class "any device" is assumed to have had a GPU if a worker has one."""
     classes = {device} if has_gpu and device == "cpu" else {device, ANY_DEVICE}
-    columns = (Run.id, Run.spec, Run.resource, Run.progress, Run.result, Run.ran_seconds, Run.attempt)
-    query = select(*columns).where(Run.kind == "pretrain", Run.resource.in_(classes)).order_by(Run.id.desc())
+    columns = (Run.id, Run.spec, Run.resource, Run.progress, Run.result, Run.ran_seconds)
+    query = (
+        select(*columns, Run.attempt, Run.continues)
+        .where(Run.kind == "pretrain", Run.resource.in_(classes))
+        .order_by(Run.id.desc())
+    )
     if owner is not None:
         query = query.where(Run.owner == owner)
     rows = session.execute(query.limit(ESTIMATE_FROM_RUNS)).tuples()
     measured = (
-        measured_run(run_id, spec, resource, progress, result, ran if attempt == 1 else None)
-        for run_id, spec, resource, progress, result, ran, attempt in rows
+        measured_run(run_id, spec, resource, progress, result, ran if attempt == 1 and continues is None else None)
+        for run_id, spec, resource, progress, result, ran, attempt, continues in rows
     )
     return [run for run in measured if run is not None]

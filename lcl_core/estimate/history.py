@@ -73,6 +73,11 @@ def process_count(spec: PretrainSpec) -> int:
     return spec.engine.nodes * spec.engine.processes
 
 
+def first_step(spec: PretrainSpec) -> int:
+    """Step of the checkpoint that a run starts from; 0: none. The steps before it are those of its trunk."""
+    return 0 if spec.branch is None else spec.branch.step
+
+
 def measured_run(
     run_id: str,
     spec: Mapping[str, Any],
@@ -86,7 +91,8 @@ def measured_run(
     Args:
         progress: its last line of metrics.
         result: None: it has not ended.
-        ran_seconds: of a single attempt from start to end; None: it had several.
+        ran_seconds: of a single attempt from the first step to the end; None: it had several, or the first steps are
+            those of another run, whose seconds ``result`` counts too.
     """
     try:
         parsed = parse_spec("pretrain", dict(spec))

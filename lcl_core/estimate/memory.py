@@ -218,12 +218,17 @@ def _tower_bytes(
     return sum(passes) * block * layers
 
 
-def kept_checkpoints(steps: int, every: int, keep: int, milestone_every: int | None) -> int:
-    """Checkpoints on disk at the end: one each ``every`` steps and at the last; the newest ``keep`` and milestones."""
-    newest = [steps, *range(steps - (steps % every or every), 0, -every)[: keep - 1]]
+def kept_checkpoints(steps: int, every: int, keep: int, milestone_every: int | None, first: int = 0) -> int:
+    """Checkpoints on disk at the end: one each ``every`` steps and at the last; the newest ``keep`` and milestones.
+
+    ``first``: step of the checkpoint that the run starts from, which is one of them; 0: none.
+    """
+    start = [first] if first else []
+    newest = [steps, *range(steps - (steps % every or every), first, -every)[: keep - 1]]
+    newest += start if len(newest) < keep else []
     if milestone_every is None:
         return len(newest)
     common = math.lcm(every, milestone_every)
-    also_last = steps % milestone_every == 0 and steps % every != 0
-    among_newest = sum(step % milestone_every == 0 for step in newest)
-    return len(newest) + steps // common + also_last - among_newest
+    irregular = [*([steps] if steps % every else []), *start]
+    milestones = steps // common - first // common + sum(step % milestone_every == 0 for step in irregular)
+    return len(newest) + milestones - sum(step % milestone_every == 0 for step in newest)

@@ -16,6 +16,7 @@ from lcl_core.estimate.history import (
     Setup,
     SimilarRun,
     Teachers,
+    first_step,
     mean_document,
     median_overhead,
     process_count,
@@ -61,7 +62,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """Of a whole run, all processes together; memory is of one process.
+    """Of a whole run, all processes together; memory is of one process. A branch begins after its trunk's steps.
 
     Attributes:
         certainty: measured: by runs of the same setup; scaled: from runs of another size; assumed: without a run.
@@ -108,28 +109,31 @@ def estimate_pretraining(
     setup = Setup.of(spec, document.workload(spec), documents, teachers)
     similar = similar_runs(setup, [run for run in runs if run.measures_rate], teachers)
     known = [each for each in similar_runs(setup, runs, teachers) if each.run.memory]
-    steady = [each for each in known if each.run.steps >= min(STEADY_STEPS, spec.steps)]
+    first, steps = first_step(spec), spec.steps - first_step(spec)
+    steady = [each for each in known if each.run.steps - first_step(each.run.spec) >= min(STEADY_STEPS, steps)]
     nearest = steady[0] if steady else None
     parts, parameters = _memory_parts(setup, device), model_parameters(model_sizes(spec))
     memory, correction = _memory(sum(parts.values()), nearest, device)
     batch = Counts(documents, documents * document.images, documents * document.tokens(spec))
     per_step = batch.times(ranks * spec.engine.accumulate)
     checkpoint = state_bytes(setup.parameters, spec.ema_decay is not None, setup.frozen)
-    checkpoints = kept_checkpoints(spec.steps, spec.checkpoint_every, spec.keep_checkpoints, spec.milestone_every)
+    checkpoints = kept_checkpoints(
+        spec.steps, spec.checkpoint_every, spec.keep_checkpoints, spec.milestone_every, first
+    )
     encoders = FP32 * parameters * (1 if spec.monitor is None else 2)
     resident, explanations = _resident_images(spec, images or {})
     explanations += _explain_teacher(spec, teachers, similar)
     return RunEstimate(
         certainty=_certainty(similar),
         device=device,
-        seconds=_seconds(setup, similar, device),
+        seconds=_seconds(setup.flops * steps, similar, device),
         memory_bytes=memory,
         memory_parts=parts,
         parameters=parameters,
         flops_per_step=setup.flops * ranks,
-        flops=setup.flops * ranks * spec.steps,
+        flops=setup.flops * ranks * steps,
         per_step=per_step,
-        samples=per_step.times(spec.steps),
+        samples=per_step.times(steps),
         checkpoint_bytes=checkpoint,
         disk_bytes=checkpoints * checkpoint + encoders + resident,
         basis=[_explain_rate(similar, device), document.because, _explain_memory(nearest, correction), *explanations],
@@ -143,8 +147,9 @@ def _certainty(similar: Sequence[SimilarRun]) -> Certainty:
     return "measured" if similar[0].distance <= SAME_SETUP else "scaled"
 
 
-def _seconds(setup: Setup, similar: Sequence[SimilarRun], device: str) -> Range:
-    work, overhead = setup.flops * setup.spec.steps, median_overhead(similar)
+def _seconds(work: float, similar: Sequence[SimilarRun], device: str) -> Range:
+    """``work``: useful operations of a process."""
+    overhead = median_overhead(similar)
     start = ASSUMED_START if overhead is None else overhead
     if not similar:
         steps = work / ASSUMED_RATE[device]

@@ -14,6 +14,7 @@ from lcl_core.db import runs, states
 from lcl_core.db.models import Run
 from lcl_core.db.session import Database
 from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat, record_wakeup
+from lcl_core.specs.parsing import parse_spec
 
 Queue = Callable[..., str]
 
@@ -109,3 +110,23 @@ def test_the_roster_shows_who_is_alive_and_what_they_hold(database: Database, qu
         deregister(session, "ada")
     with database.reading() as session:
         assert [worker.id for worker in runs.list_workers(session)] == ["bob"]
+
+
+@pytest.mark.parametrize("branch", [True, False])
+def test_time_beside_the_steps_is_that_of_runs_that_made_all_of_their_steps(
+    database: Database, queue: Queue, branch: bool
+) -> None:
+    """The seconds of a run that starts from another one's checkpoint count those before it."""
+    spec = {"preset": "sample", "precision": "fp32"}
+    first = queue(spec=spec)
+    start = {"branch": {"run": first, "step": 490}} if branch else {}
+    later = queue(spec=spec | start, continues=None if branch else first)
+    counts = {"steps": 500, "seconds": 200.0, "images_seen": 64_000, "tokens_seen": 1_600_000, "documents_seen": 58_000}
+    with database.session() as session:
+        for run_id, seconds in ((first, 210.0), (later, 14.0)):
+            run = runs.get_run(session, run_id)
+            run.attempt, run.ran_seconds, run.result = 1, seconds, {"encoder": counts, "final": {"memory_gib": 1.0}}
+    with database.reading() as session:
+        found = runs.estimate_run(session, parse_spec("pretrain", spec))
+    assert sorted(found.runs) == sorted([first, later])
+    assert found.seconds.expected == pytest.approx(210)

@@ -236,7 +236,12 @@ def test_memory_follows_what_is_switched_on() -> None:
 @pytest.mark.parametrize("steps", [1, 99, 100, 250, 300])
 @pytest.mark.parametrize("milestone", [None, 1, 40, 50, 100])
 @pytest.mark.parametrize("keep", [1, 2, 5])
-def test_kept_checkpoints_are_those_that_the_trainer_keeps(steps: int, milestone: int | None, keep: int) -> None:
-    written = [step for step in range(1, steps + 1) if step % 50 == 0 or step == steps]
+@pytest.mark.parametrize("first", [0, 40, 50, 90])
+def test_kept_checkpoints_are_those_that_the_trainer_keeps(
+    steps: int, milestone: int | None, keep: int, first: int
+) -> None:
+    first = first if first < steps else 0
+    written = [step for step in range(first + 1, steps + 1) if step % 50 == 0 or step == steps]
+    written = [first, *written] if first else written
     kept = {*written[-keep:], *(step for step in written if milestone and step % milestone == 0)}
-    assert kept_checkpoints(steps, 50, keep, milestone) == len(kept)
+    assert kept_checkpoints(steps, 50, keep, milestone, first) == len(kept)

@@ -195,6 +195,26 @@ def test_a_moving_average_of_the_encoder_is_one_more_encoder_that_is_not_trained
     assert averaged.flops - plain.flops > flops.vision_flops(sizes, images, patches)
 
 
+def test_a_branch_is_forecast_without_the_steps_of_its_trunk() -> None:
+    branch = {"run": "run_trunk", "step": 5000}
+    plan = {"milestone_every": 1000, "keep_checkpoints": 1}
+    whole, branched, short = (
+        estimate_pretraining(spec_of(**plan, **more), [ended()])
+        for more in ({"steps": 6000}, {"steps": 6000, "branch": branch}, {"steps": 1000})
+    )
+    assert branched.flops == pytest.approx(short.flops) == pytest.approx(whole.flops / 6)
+    assert branched.samples == short.samples
+    assert branched.seconds == short.seconds
+    assert whole.disk_bytes - branched.disk_bytes == 4 * whole.checkpoint_bytes, "the milestones before the branch"
+    assert branched.memory_bytes == whole.memory_bytes
+
+
+def test_a_branch_of_a_few_steps_says_nothing_of_the_peak() -> None:
+    branch = {"run": "run_trunk", "step": 480}
+    young = estimate_pretraining(spec_of(), [ended(memory=9.0, branch=branch)])
+    assert "no run has measured its peak" in young.basis[2]
+
+
 def test_runs_with_towers_that_this_version_of_timm_does_not_have_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = {"vision": "timm:resnet18", "vision_width": 256}
     foreign, own = ended("run_timm", model=tower), ended("run_own")
