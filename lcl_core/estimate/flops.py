@@ -72,9 +72,14 @@ class ModelSizes:
     vision: str = DEFAULT_TOWER
 
 
-def model_sizes(spec: PretrainSpec) -> ModelSizes:
-    """Sizes of a spec's model; a learnt vocabulary may be smaller with few texts."""
-    model, own = spec.model, spec.tokenizer.vocab_size + SPECIALS
+def model_sizes(spec: PretrainSpec, vocabulary: int | None = None) -> ModelSizes:
+    """Sizes of a spec's model.
+
+    Args:
+        vocabulary: its size, specials included, where it is known. None: as the spec says, though a vocabulary that is
+            learnt from few texts is smaller, and that of ``tokenizer.path`` has a size of its own.
+    """
+    model, said = spec.model, CLIP_TOKENS if spec.tokenizer.kind == "clip" else spec.tokenizer.vocab_size + SPECIALS
     return ModelSizes(
         patch_size=model.patch_size,
         vision_width=model.vision_width,
@@ -82,7 +87,7 @@ def model_sizes(spec: PretrainSpec) -> ModelSizes:
         text_width=model.text_width,
         text_layers=model.text_layers,
         context_length=model.context_length,
-        vocab_size=CLIP_TOKENS if spec.tokenizer.kind == "clip" else own,
+        vocab_size=said if vocabulary is None else vocabulary,
         num_image_tokens=model.num_image_tokens,
         vision=model.vision,
     )
@@ -342,8 +347,14 @@ def encoder_flops(spec: PretrainSpec) -> float:
     return vision_flops(sizes, 1, patches) + pooling_flops(sizes, 1, patches, tokens=False)
 
 
-def training_flops(spec: PretrainSpec, images: int, tokens: int, documents: int) -> float:
-    """Of a training that has read so many images, tokens (with those of images) and documents."""
+def training_flops(
+    spec: PretrainSpec, images: int, tokens: int, documents: int, vocabulary: int | None = None
+) -> float:
+    """Of a training that has read so many images, tokens (with those of images) and documents.
+
+    ``vocabulary``: as of ``model_sizes``.
+    """
+    sizes = model_sizes(spec, vocabulary)
     count, patches = max(documents, 1), spec.kept_patches
     texts = max(tokens - images * patches, 0)
-    return count * step_flops(model_sizes(spec), [tokens / count], images / count, texts / count, patches)
+    return count * step_flops(sizes, [tokens / count], images / count, texts / count, patches)

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.estimate.flops import Workload, expected_workload, method_step_flops, model_sizes
+from lcl_core.estimate.flops import ModelSizes, Workload, expected_workload, method_step_flops, model_sizes
 from lcl_core.estimate.memory import (
     Memory,
     frozen_parameters,
@@ -40,6 +40,7 @@ class MeasuredRun:
         documents: 0 while unknown, until the run has ended.
         memory: peak of a process, bytes; 0: unknown.
         overhead: seconds beside its steps, such as its start; None: unknown.
+        vocabulary: its size, specials included; None: unknown, until the run has ended.
     """
 
     run_id: str
@@ -52,6 +53,7 @@ class MeasuredRun:
     documents: float
     memory: float
     overhead: float | None
+    vocabulary: int | None = None
 
     @property
     def documents_read(self) -> float:
@@ -100,12 +102,12 @@ def measured_run(
         return None
     assert isinstance(parsed, PretrainSpec)
     result = result or {}
-    encoder = result.get("encoder")
+    encoder, vocabulary = result.get("encoder"), None
     if isinstance(encoder, Mapping):
         counts = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen")
         steps, seconds, images, tokens, documents = (_number(encoder, name) for name in counts)
         overhead = None if ran_seconds is None else max(ran_seconds - seconds, 0.0)
-        memory = _number(result.get("final") or {}, "memory_gib") * GIB
+        memory, vocabulary = _number(result.get("final") or {}, "memory_gib") * GIB, vocabulary_size(encoder)
         known = all((steps, seconds, images, tokens, documents))
     else:  # at the rates of its last line, over all that it has read
         line = progress or {}
@@ -117,7 +119,20 @@ def measured_run(
         known = all((steps, images, images_per_s, tokens_per_s))
     if not known:
         return None
-    return MeasuredRun(run_id, parsed, resource, int(steps), seconds, images, tokens, documents, memory, overhead)
+    counts_read = images, tokens, documents
+    return MeasuredRun(run_id, parsed, resource, int(steps), seconds, *counts_read, memory, overhead, vocabulary)
+
+
+def vocabulary_size(encoder: Mapping[str, Any]) -> int | None:
+    """Of a run, by the encoder of its result; None in those of older versions."""
+    return int(_number(encoder, "vocab_size")) or None
+
+
+def known_vocabulary(spec: PretrainSpec, runs: Sequence[MeasuredRun]) -> int | None:
+    """Size of the vocabulary, as the newest run with the same one had it; None: there is no such run."""
+    path = spec.tokenizer.path
+    same = (run for run in runs if (_same_data(run.spec, spec) if path is None else run.spec.tokenizer.path == path))
+    return next((run.vocabulary for run in same if run.vocabulary is not None), None)
 
 
 def _number(fields: Mapping[str, Any], name: str) -> float:
@@ -205,6 +220,7 @@ class Setup:
     """A spec with its sizes in numbers.
 
     Attributes:
+        sizes: of its model.
         parameters: with those of the method.
         frozen: those among them that are not trained.
         flops: useful operations of a process in a step.
@@ -212,28 +228,34 @@ class Setup:
     """
 
     spec: PretrainSpec
+    sizes: ModelSizes
     parameters: int
     frozen: int
     flops: float
     workload: Workload
 
     @classmethod
-    def of(cls, spec: PretrainSpec, one: Workload, documents: float, teachers: Teachers) -> Setup:
-        """With ``documents`` mean documents, of which ``one`` is the workload, in a process and micro-batch."""
+    def of(
+        cls, spec: PretrainSpec, one: Workload, documents: float, teachers: Teachers, vocabulary: int | None = None
+    ) -> Setup:
+        """With ``documents`` mean documents, of which ``one`` is the workload, in a process and micro-batch.
+
+        ``vocabulary``: as of ``model_sizes``.
+        """
         distill = spec.objective.distill
         teacher = 0.0 if distill is None else teachers.get(distill.encoder, 0.0)
-        sizes = model_sizes(spec)
+        sizes = model_sizes(spec, vocabulary)
         step = method_step_flops(spec.objective, sizes, one, spec.model.freeze, teacher)
         flops = step * documents * spec.engine.accumulate
         parameters = model_parameters(sizes) + method_parameters(spec.objective, sizes)
         frozen = frozen_parameters(sizes, spec.model.freeze) + target_parameters(spec.objective, sizes)
-        return cls(spec, parameters, frozen, flops, one.times(documents))
+        return cls(spec, sizes, parameters, frozen, flops, one.times(documents))
 
     def memory(self, *, half: bool, on_gpu: bool) -> Memory:
         """Of one process. With a GPU, the copy that a checkpoint writes is in the host's memory."""
         engine = self.spec.engine
         return training_memory(
-            model_sizes(self.spec),
+            self.sizes,
             self.parameters,
             self.workload,
             image_size=self.spec.model.image_size,
@@ -281,7 +303,7 @@ def _similar_run(setup: Setup, run: MeasuredRun, teachers: Teachers) -> SimilarR
     images, tokens = run.images / documents, run.tokens / documents
     one = expected_workload(run.spec.objective, images, run.spec.kept_patches, tokens)
     try:
-        own = Setup.of(run.spec, one, run.documents_at_once, teachers)
+        own = Setup.of(run.spec, one, run.documents_at_once, teachers, run.vocabulary)
     except UserError:
         return None
     return SimilarRun(run, own, _distance(setup, own), own.flops * run.steps / run.seconds)

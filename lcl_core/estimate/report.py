@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Literal
 
-from lcl_core.estimate.flops import model_sizes
+from lcl_core.estimate.flops import SPECIALS
 from lcl_core.estimate.history import (
     GIB,
     MIN_STEPS,
@@ -17,6 +17,7 @@ from lcl_core.estimate.history import (
     SimilarRun,
     Teachers,
     first_step,
+    known_vocabulary,
     mean_document,
     median_overhead,
     process_count,
@@ -106,13 +107,14 @@ def estimate_pretraining(
     """
     document, ranks, teachers = mean_document(spec, runs), process_count(spec), teachers or {}
     documents = document.documents(spec)
-    setup = Setup.of(spec, document.workload(spec), documents, teachers)
+    vocabulary = known_vocabulary(spec, runs)
+    setup = Setup.of(spec, document.workload(spec), documents, teachers, vocabulary)
     similar = similar_runs(setup, [run for run in runs if run.measures_rate], teachers)
     known = [each for each in similar_runs(setup, runs, teachers) if each.run.memory]
     first, steps = first_step(spec), spec.steps - first_step(spec)
     steady = [each for each in known if each.run.steps - first_step(each.run.spec) >= min(STEADY_STEPS, steps)]
     nearest = steady[0] if steady else None
-    parts, parameters = _memory_parts(setup, device), model_parameters(model_sizes(spec))
+    parts, parameters = _memory_parts(setup, device), model_parameters(setup.sizes)
     memory, correction = _memory(sum(parts.values()), nearest, device)
     batch = Counts(documents, documents * document.images, documents * document.tokens(spec))
     per_step = batch.times(ranks * spec.engine.accumulate)
@@ -122,7 +124,7 @@ def estimate_pretraining(
     )
     encoders = FP32 * parameters * (1 if spec.monitor is None else 2)
     resident, explanations = _resident_images(spec, images or {})
-    explanations += _explain_teacher(spec, teachers, similar)
+    explanations += _explain_teacher(spec, teachers, similar) + _explain_vocabulary(spec, vocabulary)
     return RunEstimate(
         certainty=_certainty(similar),
         device=device,
@@ -212,6 +214,18 @@ def _explain_teacher(spec: PretrainSpec, teachers: Teachers, similar: Sequence[S
     if distill is None or distill.encoder in teachers or measured:
         return []
     return [f"Time: without the teacher {distill.encoder}, whose operations are not known; a run takes longer."]
+
+
+def _explain_vocabulary(spec: PretrainSpec, vocabulary: int | None) -> list[str]:
+    """A sentence where the vocabulary is that of a file, which is not read for an estimate, and no run had it."""
+    if spec.tokenizer.path is None or vocabulary is not None:
+        return []
+    counted = f"{spec.tokenizer.vocab_size + SPECIALS:,} tokens, by tokenizer.vocab_size"
+    return [
+        f"Vocabulary: counted as {counted}, since the file tokenizer.path is not read and no run that you may see has "
+        "ended with it; for closer figures set tokenizer.vocab_size, which no training with a path reads, to the "
+        f"file's size less {SPECIALS}."
+    ]
 
 
 def _resident_images(spec: PretrainSpec, images: Mapping[str, int]) -> tuple[int, list[str]]:

@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 
 from lcl_core.common.errors import UserError
 from lcl_core.estimate.flops import training_flops
+from lcl_core.estimate.history import vocabulary_size
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.specs.study import MetricSpec
@@ -181,7 +182,8 @@ def _run_cost(run: RunRecord) -> dict[str, float] | None:
     spec = _parse_run_spec(run)
     if spec is not None and is_number(images) and is_number(tokens) and is_number(documents):
         with suppress(UserError):  # a vision tower of a library that is not installed here
-            cost["flops"] = training_flops(spec, int(images), int(tokens), int(documents))
+            counts = int(images), int(tokens), int(documents)
+            cost["flops"] = training_flops(spec, *counts, vocabulary_size(encoder))
     return cost
 
 

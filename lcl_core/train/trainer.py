@@ -517,6 +517,7 @@ def export_encoder(
             "path": "artifacts/encoder",
             "hash": sha256_file(target / "model.safetensors"),
             "parameters": model.num_parameters(),
+            "vocab_size": model.config.vocab_size,
             "images_seen": progress.images_seen,
             "documents_seen": progress.documents_seen,
             "tokens_seen": progress.tokens_seen,

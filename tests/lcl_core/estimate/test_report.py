@@ -23,9 +23,12 @@ def spec_of(**changes: Any) -> PretrainSpec:
     return spec
 
 
-def ended(run_id: str = "run_1", seconds: float = 200.0, memory: float = 1.0, **changes: Any) -> MeasuredRun:
+def ended(
+    run_id: str = "run_1", seconds: float = 200.0, memory: float = 1.0, vocabulary: int | None = None, **changes: Any
+) -> MeasuredRun:
     """A run of the sample preset that read its 128 images a step."""
-    result = {"encoder": {**COUNTS, "seconds": seconds}, "final": {"memory_gib": memory}}
+    result: dict[str, Any] = {"encoder": {**COUNTS, "seconds": seconds}, "final": {"memory_gib": memory}}
+    result["encoder"] |= {} if vocabulary is None else {"vocab_size": vocabulary}
     past = measured_run(run_id, spec_of(**changes).model_dump(), "cpu", None, result, seconds + 10)
     assert past is not None
     return past
@@ -213,6 +216,31 @@ def test_a_branch_of_a_few_steps_says_nothing_of_the_peak() -> None:
     branch = {"run": "run_trunk", "step": 480}
     young = estimate_pretraining(spec_of(), [ended(memory=9.0, branch=branch)])
     assert "no run has measured its peak" in young.basis[2]
+
+
+def test_the_vocabulary_of_a_file_is_the_one_that_a_run_with_it_had() -> None:
+    shared = {"tokenizer": {"path": "/data/tokenizer.json", "vocab_size": 4096}}
+    blind = estimate_pretraining(spec_of(**shared), [ended(vocabulary=5000)])
+    assert "Vocabulary: counted as 4,101 tokens" in blind.basis[-1]
+    past = ended("run_shared", vocabulary=30_000, **shared)
+    other_size = {"tokenizer": shared["tokenizer"] | {"vocab_size": 300}}
+    for spec in (spec_of(**shared), spec_of(**other_size), spec_of(**shared, data={"piece_images": 3})):
+        found = estimate_pretraining(spec, [past])
+        assert found.parameters - blind.parameters == 2 * (30_000 - 4101) * spec.model.text_width
+        assert not any(sentence.startswith("Vocabulary") for sentence in found.basis)
+    again = estimate_pretraining(spec_of(**shared), [past])
+    assert (again.certainty, again.seconds.expected) == ("measured", pytest.approx(210))
+    assert again.flops > blind.flops
+
+
+def test_a_learnt_vocabulary_is_as_large_as_it_was_for_the_same_texts() -> None:
+    plain, same, others = (
+        estimate_pretraining(spec_of(**changes), [ended(vocabulary=vocabulary)])
+        for changes, vocabulary in (({}, None), ({}, 1000), ({"tokenizer": {"vocab_size": 2000}}, 1000))
+    )
+    width = spec_of().model.text_width
+    assert plain.parameters - same.parameters == 2 * width * (4101 - 1000)
+    assert plain.parameters - others.parameters == 2 * width * (4096 - 2000)
 
 
 def test_runs_with_towers_that_this_version_of_timm_does_not_have_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lcl_core.specs.study import MetricSpec
-from lcl_core.studies.results import CellRecord, RunRecord, metric_value
+from lcl_core.studies.results import CellRecord, RunRecord, mean_costs, metric_value
 
 ROWS = [
     {"task": "retrieval", "split": "a", "variant": "captions[0]", "metric": "IR@5", "value": 0.2, "chance": 0.01,
@@ -55,6 +55,18 @@ def test_nothing_without_a_row_or_an_ended_evaluation(cell_of: Callable[..., Cel
     assert metric_value(metric(metric="IR@5"), cell_of(0)) is None
     unfinished = CellRecord(**{**vars(cell), "evaluation": RunRecord("e", "running", {"rows": ROWS})})
     assert metric_value(metric(metric="IR@5"), unfinished) is None
+
+
+def test_operations_are_those_of_the_vocabulary_that_the_run_had(cell_of: Callable[..., CellRecord]) -> None:
+    counts = {"seconds": 1.0, "images_seen": 10, "tokens_seen": 10_000, "documents_seen": 10}
+    spec = {"steps": 10, "tokenizer": {"path": "/data/tokenizer.json", "vocab_size": 4096}}
+    written = {**spec, "tokenizer": {"vocab_size": 29_995}}
+
+    def flops(spec: dict[str, Any], **more: Any) -> float | None:
+        return mean_costs([cell_of(0, state="succeeded", encoder=counts | more, spec=spec)])["flops"]
+
+    assert flops(spec, vocab_size=30_000) == flops(written)
+    assert flops(spec) == flops({"steps": 10}), "results of older versions do not say it"
 
 
 def test_a_figure_of_the_training_needs_no_evaluation(cell_of: Callable[..., CellRecord]) -> None:

@@ -49,6 +49,7 @@ def test_the_losses_fall_and_the_encoder_loads(undisturbed: RunDir) -> None:
     result = json.loads(undisturbed.result_file.read_text())["encoder"]
     assert result["hash"] == weights(undisturbed)
     assert result["steps"] == 12
+    assert result["vocab_size"] == load_tokenizer(undisturbed.tokenizer_file).vocab_size
 
 
 def test_the_run_is_what_would_be_forecast_of_it(undisturbed: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
