@@ -35,7 +35,7 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
 )
-_PACKED_FOLDER = "corpus"
+PACKED_FOLDER = "corpus"  # above the files of a corpus in a zip: the service removes a single top folder
 _INPUT_FIELD = re.compile(r"input\.(\d+)")
 
 
@@ -206,7 +206,7 @@ def open_corpus_archive(source: Path) -> IO[bytes]:
         with zipfile.ZipFile(packed, "w", strict_timestamps=False) as archive:
             for name, _ in regular_files(source):
                 if not any(map(is_system_file, name.split("/"))):
-                    archive.write(source / name, f"{_PACKED_FOLDER}/{name}")
+                    archive.write(source / name, f"{PACKED_FOLDER}/{name}")
         return packed
     except OSError as error:
         message = f"it cannot be read or packed: {error.strerror}"

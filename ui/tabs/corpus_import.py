@@ -15,7 +15,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client, UserError
-from api.client.payloads import FINAL_STATES, format_bytes
+from api.client.payloads import FINAL_STATES, PACKED_FOLDER, format_bytes
 from ui.addresses import address
 from ui.common import BUSY_EVENT, LAST_COUNTS, SILENT_EVENT, PageSelection, file_inputs, html_pane, seen_script
 from ui.html import badge, error_box, esc, number, run_link, status_line
@@ -169,13 +169,17 @@ def is_single_archive(files: Sequence[str]) -> bool:
 
 
 def pack_files(files: Sequence[str], archive: Path) -> None:
-    """Put uploaded files into a zip, each at its path in the folder that was chosen. Raises: OSError, UserError."""
-    names = upload_names(files)
+    """Put uploaded files into a zip, each at its path in the folder that was chosen. Raises: OSError, UserError.
+
+    All are below one folder, which the service removes: else it would remove a single folder of the corpus, such as
+    ``test`` or the only class.
+    """
     with zipfile.ZipFile(archive, "w", strict_timestamps=False) as packed:
-        for file, name in zip(files, names, strict=True):
-            if name in packed.NameToInfo:
+        for file, name in zip(files, upload_names(files), strict=True):
+            member = f"{PACKED_FOLDER}/{name}"
+            if member in packed.NameToInfo:
                 raise UserError(f"two files have the name {name}; choose the folder instead", code="bad_archive")
-            packed.write(file, name)
+            packed.write(file, member)
 
 
 def upload_names(files: Sequence[str]) -> list[str]:

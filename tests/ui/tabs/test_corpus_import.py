@@ -11,6 +11,7 @@ import gradio as gr
 import pytest
 
 from api.client import ApiError, UserError
+from api.services.corpus_uploads import _inner_folder
 from ui.common import PageSelection
 from ui.tabs.corpus_import import (
     CorpusImport,
@@ -57,14 +58,26 @@ def test_files_of_a_folder_are_packed_at_their_paths(uploads: Any, tmp_path: Pat
     pack_files(files, tmp_path / "c.zip")
     with zipfile.ZipFile(tmp_path / "c.zip") as archive:
         assert {name: archive.read(name) for name in archive.namelist()} == {
-            "a.md": b"A",
-            "images/deep/one.png": b"png",
+            "corpus/a.md": b"A",
+            "corpus/images/deep/one.png": b"png",
         }
     (tmp_path / ("f" * 32)).mkdir()
     twin = tmp_path / ("f" * 32) / "a.md"
     twin.write_text("another")
     with pytest.raises(UserError, match=r"a\.md"):
         pack_files([*files, str(twin)], tmp_path / "d.zip")
+
+
+def test_the_only_folder_of_a_corpus_stays_a_folder_of_it(uploads: Any, tmp_path: Path) -> None:
+    """A split or a class is the only one in the folder that was chosen."""
+    pack_files(uploads(test__robin__1_jpg="r", test__wren__1_jpg="w"), tmp_path / "c.zip")
+    with zipfile.ZipFile(tmp_path / "c.zip") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    root = _inner_folder(tmp_path / "unpacked")
+    assert sorted(str(file.relative_to(root)) for file in root.rglob("*.jpg")) == [
+        "test/robin/1.jpg",
+        "test/wren/1.jpg",
+    ]
 
 
 @pytest.mark.parametrize(
