@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
+import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +25,6 @@ from gradio.route_utils import (
     FileUploadProgressNotTrackedError,
     GradioMultiPartParser,
 )
-from gradio_client.utils import strip_invalid_filename_characters
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
@@ -34,7 +35,8 @@ from ui.sessions import SESSION_SCOPE_KEY, SessionStore
 
 GRADIO_PREFIX = "/gradio_api"
 MAX_UPLOAD_FILES, MAX_UPLOAD_FIELDS = 256, 16
-MAX_FOLDERS = 16  # kept above a file
+MAX_FOLDERS, MAX_FOLDERS_BYTES = 16, 3072  # kept above a file; a path of Linux has at most 4096 bytes
+MAX_NAME_BYTES, MAX_SUFFIX_BYTES = 255, 32  # of a file's or folder's name, and of the suffix that a longer one keeps
 MULTIPART_OVERHEAD_BYTES = 256 * 1024  # of a request, besides its files
 MAX_DRAINED_BYTES = 512 * 2**20  # of a rejected request, read and discarded
 IDLE_SECONDS, UPLOAD_SECONDS = 30.0, 900.0
@@ -176,8 +178,11 @@ def _store_file(context: _UploadContext, session: str, key: str, item: UploadFil
     *folders, name = Path("/", item.filename or "").parts
     folder = context.files.new_folder()
     below = [] if ".." in folders else folders[2:][-MAX_FOLDERS:]  # the first two are / and the chosen folder
-    for kept in filter(None, map(_clean_name, below)):
-        folder = folder / kept
+    kept = [*filter(None, map(_clean_name, below))]
+    while sum(len(each.encode()) + 1 for each in kept) > MAX_FOLDERS_BYTES:
+        kept.pop(0)
+    for each in kept:
+        folder = folder / each
         folder.mkdir(mode=0o700)
     target = folder / (_clean_name(name) or "file")
     Path(item.file.name).rename(target)
@@ -186,9 +191,18 @@ def _store_file(context: _UploadContext, session: str, key: str, item: UploadFil
 
 
 def _clean_name(name: str) -> str:
-    """Without what a file's name cannot have; empty if nothing is left."""
-    bare = name.replace("\0", "")
-    return strip_invalid_filename_characters(bare) if bare.strip("./ ") else ""
+    """Without what a file's name cannot have; empty if nothing is left.
+
+    All else stays, as ``What now?!.png``: the documents of a corpus name their images. A backslash would be a slash in
+    a zip.
+    """
+    bare = "".join(each for each in name if each not in "/\\" and unicodedata.category(each) not in ("Cc", "Cs"))
+    if not bare.strip(". "):
+        return ""
+    suffix = os.path.splitext(bare)[1]
+    suffix = suffix if len(suffix.encode()) <= MAX_SUFFIX_BYTES else ""
+    stem = bare.removesuffix(suffix).encode()[: MAX_NAME_BYTES - len(suffix.encode())]
+    return stem.decode(errors="ignore") + suffix
 
 
 def _parser_error(error: MultiPartException, limits: UploadLimits) -> UploadError:

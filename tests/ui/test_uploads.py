@@ -317,17 +317,43 @@ def test_what_is_no_upload_is_refused_or_empty(team: Team, body: bytes, headers:
         (".", "file"),
         ("", "file"),
         ("a/b\\\\c.png", "bc.png"),
-        ("ü" * 300 + ".png", None),
+        ("What now?!.png", "What now?!.png"),
+        ("a: <b> | {c} *$d.png", "a: <b> | {c} *$d.png"),
+        ("con.md", "con.md"),
+        ("the end. ", "the end. "),
+        ("a\tb\x7f\x00.png", "ab.png"),
+        (".\x01.", "file"),
+        ("ü" * 300 + ".png", "ü" * 125 + ".png"),
+        ("x." + "y" * 300, "x." + "y" * 253),
     ],
 )
-def test_an_upload_stays_in_a_folder_of_its_own(team: Team, name: str, kept: str | None) -> None:
+def test_an_upload_stays_in_a_folder_of_its_own(team: Team, name: str, kept: str) -> None:
     async def scenario() -> None:
         browser = await team.browser()
         path = Path(await browser.upload(name, b"data"))
         assert path.parent.parent == team.root
         assert path.read_bytes() == b"data"
-        assert kept is None or path.name == kept
+        assert path.name == kept
         assert path.parent.stat().st_mode & 0o077 == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_file_whose_name_has_signs_of_markup_and_addresses_is_downloaded_and_not_shown(team: Team) -> None:
+    async def scenario() -> None:
+        browser = await team.browser()
+        path = await browser.upload("<b>50%? #1.html", b"<script>1</script>")
+        app = browser.app
+
+        async def with_name(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "path": f"/gradio_api/file={path}", "query_string": b""}, receive, send)
+
+        reading = Browser(with_name)
+        reading.cookies = browser.cookies
+        status, data, headers = await reading.request("GET", "/gradio_api/file=")
+        assert (status, data) == (200, b"<script>1</script>")
+        assert headers["content-disposition"] == "attachment; filename*=utf-8''%3Cb%3E50%25%3F%20%231.html"
+        assert (headers["content-type"], headers["x-content-type-options"]) == ("application/octet-stream", "nosniff")
 
     asyncio.run(scenario())
 
@@ -355,6 +381,11 @@ def test_the_progress_of_an_upload_is_reported_to_its_own_session(team: Team, mo
         ("photos/fox/1.png", "fox/1.png"),
         ("photos/train/red fox/1.png", "train/red fox/1.png"),
         ("photos/" + "/".join("abcdefghijklmnopqrst") + "/1.png", "/".join("efghijklmnopqrst") + "/1.png"),
+        (
+            "photos/" + "/".join(each * 255 for each in "abcdefghijklm") + "/1.png",
+            "/".join(each * 255 for each in "bcdefghijklm") + "/1.png",
+        ),
+        ("photos/red & white: 1/1.png", "red & white: 1/1.png"),
         ("photos/1.png", "1.png"),
         ("1.png", "1.png"),
         ("/etc/1.png", "1.png"),
