@@ -141,6 +141,13 @@ def preferred_collection(
     return next((id for id in (current, last_used(request, "collection"), *ids) if id in ids), None)
 
 
+def linked_collection(client: Client, name: str, request: gr.Request | None) -> str | None:
+    """Id of the collection that an address names, by id or name; without a name the preferred one. Raises: ApiError."""
+    if not name:
+        return preferred_collection(collection_choices(client), None, request)
+    return next((str(each["id"]) for each in client.collections() if name in (each["id"], each["name"])), None)
+
+
 def used_script(what: str) -> str:
     """For an event with the chosen id as input: this browser remembers it."""
     attributes = "; path=/; max-age=31536000; samesite=strict"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from ui.ranking import (
     collection_choices,
     dataset_choices,
     encoder_choices,
+    linked_collection,
     main_figures,
     quality_badge,
     rank_encoders,
@@ -76,6 +78,21 @@ def test_a_collection_stands_where_its_encoder_does(service: Any) -> None:
     assert collection_choices(client) == [
         ("old · 3,836 images", "col_3"), (f"new · 9 images · {WORSE}", "col_1"), ("foreign · 1 images", "col_2"),
     ]  # fmt: skip
+
+
+def test_an_address_without_a_collection_means_the_preferred_one(service: Any) -> None:
+    collections = [
+        {"id": "col_1", "name": "new", "images": 9, "encoder_id": "enc_worse"},
+        {"id": "col_3", "name": "old", "images": 3836, "encoder_id": "enc_drawings"},
+    ]
+    encoders = [encoder("worse"), encoder("drawings", 1600, "lcl")]
+    figures = {"enc_worse": recall(0.009)}
+    client = service(collections=collections, encoders=encoders, encoder_figures=lambda id: figures.get(id, []))
+    assert linked_collection(client, "", None) == "col_3", "not the newest"
+    used: Any = SimpleNamespace(cookies={"lcl-collection": "col_1"})
+    assert linked_collection(client, "", used) == "col_1"
+    assert [linked_collection(client, name, used) for name in ("old", "col_3", "gone")] == ["col_3", "col_3", None]
+    assert linked_collection(service(collections=[]), "", used) is None
 
 
 def test_the_sample_is_the_first_dataset(service: Any) -> None:

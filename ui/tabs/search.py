@@ -28,7 +28,7 @@ from ui.common import (
     update_dropdown,
 )
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
-from ui.ranking import collection_choices, preferred_collection, used_script
+from ui.ranking import collection_choices, linked_collection, preferred_collection, used_script
 from ui.tabs.search_query import (
     BOTH,
     DEFAULT_COUNT,
@@ -339,14 +339,13 @@ class SearchTab:
         mode = next((mode for mode, name in MODE_PARAMETERS.items() if name == address.get("mode", "")), MODES[0])
         name, item = address.get("collection", ""), address.get("item", "")
         try:
-            known = self.client.collections()
+            collection = linked_collection(self.client, name, request)
         except ApiError:
             return OpenedSearch()  # refresh has reported it
-        named = [each["id"] for each in known if name in ("", each["id"], each["name"])]
-        if not named:
+        if collection is None:
             lost = error_box(f"There is no collection {name!r}.", "Not found")
             return OpenedSearch(results=lost if name else self.preparation(), current=None, detail="")
-        collection, text, like = named[0], address.get("q", "").strip(), address.get("like", "")
+        text, like = address.get("q", "").strip(), address.get("like", "")
         uploaded = image if anchor is None and not like else None
         anchor = (collection, like) if like else None
         hybrid = address.get("captions") != "0"

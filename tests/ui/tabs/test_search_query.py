@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -30,3 +31,16 @@ def test_the_menu_says_how_conditions_are_written(service: Any) -> None:
     assert "taken>=2020-01-31" in str(example(labels={"year": years}, label_types=types))
     assert "hue!=red" in str(example(labels={"hue": ["red", "blue"]}, label_types={}))
     assert example(labels={}, label_types={}) is None
+
+
+def test_words_without_a_collection_are_searched_in_the_one_that_was_used_last(service: Any) -> None:
+    collections = [
+        {"id": name, "name": name, "images": 1, "encoder_id": None, "labels": {}, "label_types": {}}
+        for name in ("newest", "used")
+    ]
+    client = service(
+        collections=collections, collection=collections[1], encoders=[], search={"hits": [], "took_ms": 1}
+    )  # fmt: skip
+    request: Any = SimpleNamespace(query_params={"q": "ant"}, cookies={"lcl-collection": "used"})
+    assert SearchTab(client).open_address(None, None, request).collection == "used"
+    assert [arguments[0] for name, arguments, _ in client.calls if name == "search"] == ["used"]
