@@ -165,11 +165,18 @@
     try {
       const answer = await ask(...question);
       if (answer.status === 401 && answer.headers.has('x-lcl-sign-in')) location.reload();
-      return answer;
+      return asks && !answer.ok ? await withMessage(answer) : answer;
     } finally {
       calls.delete(call);
     }
   };
+  // Gradio shows an error that is a text. That of the gateway is an object with a code and a message.
+  async function withMessage(answer) {
+    const { error } = await answer.clone().json().catch(() => ({})) ?? {};
+    if (typeof error?.message !== 'string') return answer;
+    const headers = { 'content-type': 'application/json' };
+    return new Response(JSON.stringify({ error: error.message, code: error.code }), { status: answer.status, headers });
+  }
 
   // A press of Submit waits until the events of the last edits are over, also those that Gradio has not sent yet: one
   // would still change the form, or write its own message over that of the submission. Presses meanwhile are the same

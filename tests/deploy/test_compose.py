@@ -14,6 +14,7 @@ from api.core.settings import ApiSettings
 from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.common.settings import Settings
 from lcl_core.common.threads import WAIT_VARIABLES
+from ui.event_files import MAX_EVENT_BYTES
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 
@@ -321,6 +322,7 @@ def test_the_gateway_bounds_what_an_anonymous_user_takes() -> None:
             assert all(line in said for line in repeated), f"{name} has lost the limits from above"
     sizes = {name: re.findall(r"client_max_body_size (\w+);", said) for name, said in doors}
     assert sizes["/"] == ["1m"]
+    assert sizes["= /gradio_api/run/predict"] == [f"{MAX_EVENT_BYTES // 2**20}m"]
     assert sizes["= /gradio_api/upload"] == [UiSettings.model_fields["max_upload"].default.removesuffix("b")]
     assert sizes["/v1/"] == [], "as everywhere: 2m"
     assert [name for name, size in sizes.items() if size == ["64m"]] == [

@@ -113,7 +113,8 @@ def ask(port: int, method: str, path: str, size: int = 0, address: str = "192.0.
 
 @pytest.mark.parametrize(
     ("path", "largest"),
-    [("/", MIB), ("/gradio_api/queue/join", MIB), ("/gradio_api/upload", 32 * MIB), ("/v1/runs", 2 * MIB),
+    [("/", MIB), ("/gradio_api/queue/join", MIB), ("/gradio_api/run/predict", 4 * MIB),
+     ("/gradio_api/upload", 32 * MIB), ("/v1/runs", 2 * MIB),
      ("/v1/embeddings", 64 * MIB), ("/readyz", 1 << 10)],
 )  # fmt: skip
 def test_a_body_is_bounded_by_what_its_path_is_for(gateway: int, backend: Backend, path: str, largest: int) -> None:

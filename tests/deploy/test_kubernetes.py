@@ -312,7 +312,11 @@ def test_the_door_is_the_gateways() -> None:
     gateway = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
     for path in doors():
         assert path.strip("/").replace(".", r"\.") in gateway or path in gateway
-    assert {path for path, (_, service) in doors().items() if service == "ui"} == {"/", "/gradio_api/upload"}
+    assert {path for path, (_, service) in doors().items() if service == "ui"} == {
+        "/",
+        "/gradio_api/run/predict",
+        "/gradio_api/upload",
+    }
     assert "/metrics" not in doors()
 
 
@@ -331,7 +335,7 @@ def test_the_door_bounds_what_an_anonymous_user_takes_as_the_gateway_does() -> N
         assert int(door["limit-connections"]) <= 256
         assert f"rate={door['limit-rps']}r/s" in gateway
         assert f"burst={int(door['limit-rps']) * int(door['limit-burst-multiplier'])}" in gateway
-        largest = {"/": "1m", "/gradio_api/upload": "32m"}.get(path, "64m")
+        largest = {"/": "1m", "/gradio_api/run/predict": "4m", "/gradio_api/upload": "32m"}.get(path, "64m")
         assert door["proxy-body-size"] == largest
         assert f"client_max_body_size {largest};" in gateway
 
