@@ -140,6 +140,12 @@ def draw_question_of_many(verb: str, runs: Sequence[RunJson]) -> str:
     return question_box(title, lost + others, (f"{verb}:{','.join(run['id'] for run in able)}", words), ("keep:", keep))
 
 
+def draw_refusal(verb: str, message: str, refused: int, runs: int) -> str:
+    """Why so many of some runs were not cancelled, deleted or restarted."""
+    done = {"cancel": "cancelled", "delete": "deleted", "retry": "restarted"}[verb]
+    return toast(message, f"{refused} of {runs} runs were not {done}") if runs > 1 else toast(message)
+
+
 def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 

@@ -58,6 +58,7 @@ from ui.tabs.run_view import (
     draw_log,
     draw_question,
     draw_question_of_many,
+    draw_refusal,
     draw_result,
     draw_system,
     draw_workers,
@@ -273,25 +274,33 @@ class RunsTab:
     def answer(self, selection: SelectedRun, only: str, event: gr.EventData) -> tuple[Any, ...]:
         """The question was answered; it names the runs, since another may be selected by now.
 
-        At a refusal the runs after it stay as they are, and chosen.
+        A run that has ended or was deleted meanwhile is passed over. After another refusal the rest stay as they are.
+        Those that were refused stay chosen.
         """
         verb, _, ids = str(event.pick).partition(":")
         if verb not in (action.verb for action in RUN_ACTIONS if action.asks):
             return "", *_unchanged()
-        refusal = ""
-        for run_id in ids.split(","):
-            if refusal := self.act(verb, selection, run_id):
-                break
+        runs, done, refusals = ids.split(","), 0, list[ApiError]()
+        for run_id in runs:
+            try:
+                getattr(self.client, verb)(run_id)
+            except ApiError as error:
+                refusals.append(error)
+                if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                    break
+                continue
+            done += 1
             if run_id in selection.listing.checked:
                 selection.listing = selection.listing.changed("check", run_id)
             if verb == "delete" and selection.current.id == run_id:
                 selection.current = WatchedRun()
+        refusal = draw_refusal(verb, refusals[0].message, len(runs) - done, len(runs)) if refusals else ""
         return refusal, *self.refresh(selection, only)
 
-    def act(self, verb: str, selection: SelectedRun, run_id: str | None = None) -> str:
-        """Call a verb of ``RUN_ACTIONS`` for a run, else for the selected one. Returns: the service's error, if any."""
+    def act(self, verb: str, selection: SelectedRun) -> str:
+        """Call a verb of ``RUN_ACTIONS`` for the selected run. Returns: the service's error, if any."""
         try:
-            getattr(self.client, verb)(run_id or selection.current.id)
+            getattr(self.client, verb)(selection.current.id)
         except ApiError as error:
             return toast(error.message)
         return ""

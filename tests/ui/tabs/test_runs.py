@@ -337,6 +337,39 @@ def test_a_list_says_that_no_run_matches(service: Any, run: dict[str, Any]) -> N
     assert "No run matches" in tab.refresh(selection)[0]
 
 
+def answered(verb: str, *refusals: ApiError | None, service: Any, run: dict[str, Any]) -> tuple[str, list[str]]:
+    """What is said after so many runs, of which some are refused; and those that stay chosen."""
+    runs = {f"run_{number}": refusal for number, refusal in enumerate(refusals, 1)}
+    client = page_service(service, *({**run, "id": each} for each in runs), stored={each: [] for each in runs})
+
+    def act(run_id: str) -> None:
+        if (refusal := runs[run_id]) is not None:
+            raise refusal
+
+    client.answers[verb] = act
+    selection = SelectedRun(WatchedRun("run_1"), listing=RunListing("table", checked=frozenset(runs)))
+    event: Any = SimpleNamespace(pick=f"{verb}:{','.join(runs)}")
+    said = RunsTab(client).answer(selection, "all", event)[0]
+    return said, sorted(selection.listing.checked)
+
+
+def test_a_run_that_has_ended_meanwhile_keeps_no_other_from_being_cancelled(service: Any, run: dict[str, Any]) -> None:
+    ended, gone = ApiError(409, "wrong_state", "it has <ended>"), ApiError(404, "unknown_run", "no such run")
+    said, chosen = answered("cancel", None, ended, gone, None, service=service, run=run)
+    assert "2 of 4 runs were not cancelled" in said
+    assert ("it has &lt;ended&gt;" in said, "no such run" in said) == (True, False)
+    assert chosen == ["run_2", "run_3"]
+    assert answered("delete", None, None, service=service, run=run) == ("", [])
+    one, _ = answered("cancel", ended, service=service, run=run)
+    assert ("it has &lt;ended&gt;" in one, "1 of 1" in one) == (True, False)
+
+
+def test_after_another_refusal_the_rest_of_the_runs_stays(service: Any, run: dict[str, Any], away: Exception) -> None:
+    said, chosen = answered("delete", None, away, None, service=service, run=run)  # type: ignore[arg-type]
+    assert "2 of 3 runs were not deleted" in said
+    assert chosen == ["run_2", "run_3"]
+
+
 def test_what_is_no_longer_listed_is_not_chosen_any_more(service: Any, run: dict[str, Any]) -> None:
     other = {**run, "id": "run_2", "name": "second", "state": "failed"}
     client = page_service(service, run, other, stored={"run_1": [], "run_2": []})
