@@ -37,6 +37,7 @@ IMAGE_SUFFIXES = (
 )
 PACKED_FOLDER = "corpus"  # above the files of a corpus in a zip: the service removes a single top folder
 _INPUT_FIELD = re.compile(r"input\.(\d+)")
+_ID_FIELD = re.compile(r"ids\.(\d+)")
 
 
 class FilterOptions(TypedDict, total=False):
@@ -241,6 +242,14 @@ def rejected_index(error: ApiError, count: int) -> int:
         return int(match[1])
     if error.status == 413 and count == 1:
         return 0
+    raise error
+
+
+def missing_index(error: ApiError, count: int) -> int:
+    """Index of the image among ``count`` that the collection has no longer. Raises: ``error`` of another cause."""
+    match = _ID_FIELD.fullmatch(error.field or "")
+    if match and error.code == "item_not_found" and int(match[1]) < count:
+        return int(match[1])
     raise error
 
 

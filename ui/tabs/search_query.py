@@ -140,16 +140,22 @@ class SearchRunner:
         return mark_view(drawn, str(captions[0]), item=item, collection=collection)
 
     def change_tags(self, collection: str, change: TagChange) -> str:
-        """What was changed, or why nothing was, as HTML."""
-        members = {TAGS: [change.tag]}
+        """What was changed, or why not all or nothing was, as HTML. Images that were removed meanwhile are left out."""
+        sent, gone = [0], list[str]()
+        members: dict[str, Any] = {"remove" if change.remove else "add": {TAGS: [change.tag]}}
         try:
-            if change.remove:
-                changed = self.client.change_labels(collection, change.items, remove=members)
-            else:
-                changed = self.client.change_labels(collection, change.items, add=members)
+            changed = self.client.change_labels(
+                collection,
+                change.items,
+                **members,
+                on_progress=lambda done, _: sent.append(done),
+                on_missing=gone.append,
+            )
         except ApiError as error:
-            return toast(error.message, "The tags were not changed")
-        return notice(change.describe(changed), "Tags")
+            some = f"The tags of only {sent[-1]:,} of {len(change.items):,} images were changed"
+            return toast(error.message, some if sent[-1] else "The tags were not changed")
+        rest = f" {len(gone):,} of the images {'is' if len(gone) == 1 else 'are'} no longer in the collection."
+        return notice(change.describe(changed) + (rest if gone else ""), "Tags")
 
     def menu(self, collection: str) -> FilterMenu:
         """What a search can be filtered by. Raises: ApiError."""

@@ -49,7 +49,16 @@ from api.client.models import (
     WebhookJson,
     WorkerJson,
 )
-from api.client.payloads import Json, NewItem, Progress, Where, data_url, open_corpus_archive, without_none
+from api.client.payloads import (
+    Json,
+    NewItem,
+    Progress,
+    Where,
+    data_url,
+    missing_index,
+    open_corpus_archive,
+    without_none,
+)
 
 VECTORS_PER_PAGE = 1000
 UNPACK_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
@@ -281,13 +290,18 @@ class CollectionCalls(Transport):
         add: Mapping[str, Sequence[str]] | None = None,
         remove: Mapping[str, Sequence[str]] | None = None,
         on_progress: Progress | None = None,
+        on_missing: Callable[[str], None] | None = None,
     ) -> int:
         """Change labels of images, in requests of up to 256 of them: of each request's images all are changed or none.
+
+        After an error the images of the requests before it are changed.
 
         Args:
             labels: {label: value}; None removes the label.
             add, remove: {label: members} of labels that are sets, such as ``{"tags": ["checked"]}``.
             on_progress: receives the images that have been sent and all of them, after each request.
+            on_missing: receives each image that the collection has no longer, and the others are changed; by default it
+                is an error.
 
         Returns: the number of images whose labels are others now.
         """
@@ -295,11 +309,25 @@ class CollectionCalls(Transport):
         path, changed = f"{_collection_path(collection)}/items", 0
         for start in range(0, len(item_ids), ITEMS_PER_CHANGE):
             ids = list(item_ids[start : start + ITEMS_PER_CHANGE])
-            response = self.send("PATCH", path, json={"ids": ids, **change}, repeatable=True)
-            changed += read_json(response)["changed"]
+            changed += self._change_labels_at_once(path, ids, change, on_missing)
             if on_progress is not None:
-                on_progress(start + len(ids), len(item_ids))
+                on_progress(min(start + ITEMS_PER_CHANGE, len(item_ids)), len(item_ids))
         return changed
+
+    def _change_labels_at_once(
+        self, path: str, ids: list[str], change: Json, on_missing: Callable[[str], None] | None
+    ) -> int:
+        """One request, which is repeated without an image that is missing. Raises: ApiError."""
+        while ids:
+            try:
+                response = self.send("PATCH", path, json={"ids": ids, **change}, repeatable=True)
+            except ApiError as error:
+                if on_missing is None:
+                    raise
+                on_missing(ids.pop(missing_index(error, len(ids))))
+            else:
+                return int(read_json(response)["changed"])
+        return 0
 
     def remove_item(self, collection: str, item_id: str) -> None:
         self.send("DELETE", f"{_collection_path(collection)}/items/{quote(item_id, safe='')}")

@@ -63,6 +63,33 @@ def test_a_study_is_looked_at_until_it_has_ended() -> None:
         assert (study["state"], reported, len(server.requests)) == ("failed", ["queued", "running", "failed"], 4)
 
 
+def test_labels_of_images_are_changed_though_some_were_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.client._sync.client.ITEMS_PER_CHANGE", 3)
+
+    def missing(place: int) -> Answer:
+        error = {"code": "item_not_found", "message": "there is no such item", "field": f"ids.{place}"}
+        return 404, {}, json.dumps({"error": error}).encode()
+
+    def changed(images: int) -> Answer:
+        return 200, {}, json.dumps({"changed": images}).encode()
+
+    gone: list[str] = []
+    sent: list[int] = []
+    script = [missing(1), missing(0), changed(1), changed(2), missing(0)]
+    with scripted_server(*script) as server, Client(server.url, "k") as client:
+        ids, how = ["a", "b", "c", "d", "e", "f", "g"], {"tags": ["red"]}
+        on_progress = lambda done, _: sent.append(done)  # noqa: E731
+        assert client.change_labels("c", ids, add=how, on_progress=on_progress, on_missing=gone.append) == 3
+        requested = [json.loads(body)["ids"] for *_, body in server.requests]
+        assert requested == [["a", "b", "c"], ["a", "c"], ["c"], ["d", "e", "f"], ["g"]]
+        assert (gone, sent) == (["b", "a", "g"], [3, 6, 7])
+        with pytest.raises(ApiError, match="no such item"):
+            client.change_labels("c", ids, add=how)
+    with scripted_server((403, {}, b'{"error": {"code": "forbidden", "message": "no"}}')) as server:  # noqa: SIM117
+        with Client(server.url, "k") as client, pytest.raises(ApiError, match="no"):
+            client.change_labels("c", ["a"], add=how, on_missing=gone.append)
+
+
 @pytest.mark.parametrize("trouble", [BUSY, None])
 def test_a_verb_is_sent_once(trouble: Answer | None) -> None:
     with scripted_server(trouble, FINE) as server, Client(server.url, "k") as client:

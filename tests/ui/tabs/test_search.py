@@ -439,7 +439,7 @@ def test_tags_of_results_and_of_one_image_are_changed_and_can_be_filtered_by(ser
     with gr.Blocks():
         tab.build()
     found = tab.follow(PageSelection(0), 1, PageSelection(0), [], 24, None, tag_event("col_1", " a: b ", "i1", "i2"))
-    assert client.arguments_of("change_labels") == [{"add": {"tags": ["a: b"]}}]
+    assert [each["add"] for each in client.arguments_of("change_labels")] == [{"tags": ["a: b"]}]
     assert "2 images gained the tag a: b." in found[tab.tagged]
     assert [value for _, value in found[tab.where]["choices"]] == [label_choice("tags", "a: b")], (
         "one member is a choice"
@@ -448,7 +448,7 @@ def test_tags_of_results_and_of_one_image_are_changed_and_can_be_filtered_by(ser
     found = tab.follow(
         PageSelection(0), 1, PageSelection(0), [], 24, None, tag_event("col_1", "<b>", "i1", remove=True)
     )
-    assert client.arguments_of("change_labels")[1] == {"remove": {"tags": ["<b>"]}}
+    assert client.arguments_of("change_labels")[1]["remove"] == {"tags": ["<b>"]}
     assert "lost the tag &lt;b&gt;" in found[tab.tagged]
     assert "lcl-detail" in found[tab.detail]
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import gradio as gr
 
+from api.client import ApiError
+from ui.common import TagChange
 from ui.tabs.search import SearchTab
-from ui.tabs.search_query import TEXT_TO_IMAGES
+from ui.tabs.search_query import TEXT_TO_IMAGES, SearchRunner
 
 
 def test_hits_and_the_button_stay_if_more_cannot_be_fetched(service: Any, away: Exception) -> None:
@@ -44,3 +46,30 @@ def test_words_without_a_collection_are_searched_in_the_one_that_was_used_last(s
     request: Any = SimpleNamespace(query_params={"q": "ant"}, cookies={"lcl-collection": "used"})
     assert SearchTab(client).open_address(None, None, request).collection == "used"
     assert [arguments[0] for name, arguments, _ in client.calls if name == "search"] == ["used"]
+
+
+def test_a_tag_is_changed_though_an_image_was_removed_meanwhile(service: Any) -> None:
+    def change_labels(collection: str, items: list[str], *, on_missing: Any, **_: Any) -> int:
+        for missing in gone:
+            on_missing(missing)
+        return 299
+
+    gone = ["i7"]
+    client = service(change_labels=change_labels)
+    change = TagChange("red", [f"i{place}" for place in range(300)], remove=False)
+    said = SearchRunner(client).change_tags("col_1", change)
+    assert "299 images gained the tag red. 1 of the images is no longer in the collection." in said
+    (arguments,) = client.arguments_of("change_labels")
+    assert (arguments["add"], "remove" in arguments) == ({"tags": ["red"]}, False)
+    gone.append("i8")
+    assert "2 of the images are no longer" in SearchRunner(client).change_tags("col_1", change)
+
+
+def test_what_was_changed_before_an_error_is_said(service: Any) -> None:
+    def change_labels(*_: Any, on_progress: Any, **__: Any) -> int:
+        on_progress(256, 300)
+        raise ApiError(503, "collection_busy", "try again")
+
+    change = TagChange("red", [f"i{place}" for place in range(300)], remove=True)
+    said = SearchRunner(service(change_labels=change_labels)).change_tags("col_1", change)
+    assert ("The tags of only 256 of 300 images were changed" in said, "try again" in said) == (True, True)
