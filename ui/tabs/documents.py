@@ -252,7 +252,6 @@ class DocumentsTab:
         """As ``show``. Raises: ApiError."""
         _, dataset, view, split, source, words, tag = query
         pairs = view == "pairs"
-        filters = {"split": split or None, "source": source or None} if pairs else {}
         dataset = dataset or first_choice(dataset_choices(self.client))
         if dataset is None:
             return self._empty(NO_DATASET)
@@ -260,11 +259,13 @@ class DocumentsTab:
             self.client.dataset_statistics(dataset)  # caches the values of the filters
         tags = self.client.dataset_tags(dataset)
         tag = tag if tag in tags else ALL  # of another dataset, or the last one was removed
-        page = self.client.dataset_documents(
-            dataset, offset, PER_PAGE, view, tokens=True, q=words, tag=tag or None, **filters
-        )
+        query = query._replace(dataset=dataset, tag=tag)
+        page = self._fetch_page(dataset, query, offset)
+        if 0 < page["total"] <= offset:  # of a number beyond the end, or of an earlier version of the dataset
+            offset = 0 if words or tag else max(0, page["total"] - PER_PAGE)
+            page = self._fetch_page(dataset, query, offset)
         items, following = page["items"], page["next"]
-        parameters = _address_of(query._replace(dataset=dataset, tag=tag), offset)
+        parameters = _address_of(query, offset)
         if words or tag:
             position = draw_found(dataset, words, tag, offset, page)
         else:
@@ -282,6 +283,13 @@ class DocumentsTab:
             *_more(offset, following),
             following,
             mark_view(drawn, dataset, **parameters),
+        )
+
+    def _fetch_page(self, dataset: str, query: DocumentsInput, offset: int) -> DocumentPageJson:
+        """Raises: ApiError."""
+        filters = {"split": query.split or None, "source": query.source or None} if query.view == "pairs" else {}
+        return self.client.dataset_documents(
+            dataset, offset, PER_PAGE, query.view, tokens=True, q=query.words, tag=query.tag or None, **filters
         )
 
     def validate(self, dataset: str | None) -> str:

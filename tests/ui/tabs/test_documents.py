@@ -169,6 +169,25 @@ def test_a_number_leads_to_its_document(service: Any) -> None:
     assert tab.go_to(*query("d", "interleaved"), "soon") == UNCHANGED
 
 
+def test_a_number_beyond_the_end_leads_to_the_last_page(service: Any) -> None:
+    items = [{**ITEM, "id": str(place)} for place in range(2000)]
+
+    def documents(_: str, offset: int, limit: int, view: str, **__: Any) -> dict[str, Any]:
+        return answer(*items[offset : offset + limit], total=2000, offset=offset)
+
+    client = service(dataset_documents=documents, dataset_tags={"dull": 1})
+    tab = DocumentsTab(client)
+    offset, *_, place, previous, following, _, drawn = tab.go_to(*query("d", "interleaved"), "99999")
+    assert (offset, previous.interactive, following.interactive) == (1994, True, False)
+    assert "Documents 1,995–2,000</b> of 2,000" in place
+    assert "&quot;start&quot;: &quot;1995&quot;" in drawn, "the address is that of the page on show"
+    saved = request(dataset="d", start="5001")
+    assert tab.open_address(saved, *query("d", "interleaved"), 0)[3] == 1994, "a new version has fewer documents"
+    assert tab.show(query("d", "interleaved", "", "", "owl"), 5000)[0] == 0, "a search goes on from the beginning"
+    small = service(dataset_documents=lambda *_, **__: answer(ITEM, total=1), dataset_tags={})
+    assert DocumentsTab(small).show(query("d", "interleaved"), 5)[0] == 0
+
+
 def test_tags_are_shown_chosen_and_removed(service: Any) -> None:
     tagged = {**ITEM, "tags": ["blurred", "team:a"]}
     client = service(
