@@ -42,7 +42,7 @@ class RunListing:
     Args:
         layout: ``table``, or empty for the list beside the selected run.
         sort: a key of ``COLUMNS``; with ``-`` before it the greatest first.
-        tag: only runs with it; empty: all.
+        tag, state: only runs with this one; empty: all.
         checked: ids of runs that are chosen in the table.
         page: which runs, in the order of their submission.
     """
@@ -50,12 +50,13 @@ class RunListing:
     layout: str = ""
     sort: str = "-created"
     tag: str = ""
+    state: str = ""
     checked: frozenset[str] = frozenset()
     page: ListPage = field(default_factory=ListPage)
 
     def changed(self, action: str, value: str) -> RunListing:
         """The listing after a click on ``layout:``, ``sort:``, ``tag:`` or ``check:``, which a second click turns back,
-        or on ``page:``.
+        or on ``state:`` or ``page:``.
 
         ``check:`` without an id: no run is chosen any more.
         """
@@ -63,6 +64,8 @@ class RunListing:
             return replace(self, page=self.page.turned(value))
         if action == "layout":
             return replace(self, layout=value, page=ListPage())
+        if action == "state":
+            return replace(self, state=value, page=ListPage())
         if action == "tag":
             return replace(self, tag="" if value == self.tag else value, page=ListPage())
         if action == "check":
@@ -84,15 +87,19 @@ class RunListing:
     def address(self) -> dict[str, str]:
         """Parameters of the page's address; those of the first listing are left out."""
         sort = "" if self.sort == RunListing().sort or self.layout != TABLE else self.sort
-        return {"layout": self.layout, "sort": sort, "tag": self.tag}
+        state = {"state": self.state} if self.state else {}
+        return {"layout": self.layout, "sort": sort, "tag": self.tag, **state}
 
 
 def linked_listing(parameters: Mapping[str, str]) -> RunListing:
     """The listing of an address; what it does not know is left out."""
-    sort, layout = parameters.get("sort", ""), parameters.get("layout", "")
+    sort, layout, state = (parameters.get(name, "") for name in ("sort", "layout", "state"))
     known = sort.removeprefix("-") in COLUMNS
     return RunListing(
-        layout if layout == TABLE else "", sort if known else RunListing().sort, parameters.get("tag", "")
+        layout if layout == TABLE else "",
+        sort if known else RunListing().sort,
+        parameters.get("tag", ""),
+        state if state in STATE_LABELS else "",
     )
 
 
@@ -137,16 +144,27 @@ def sort_runs(runs: Sequence[RunJson], sort: str) -> list[RunJson]:
 
 
 def draw_listing_controls(runs: Sequence[RunJson], listing: RunListing) -> str:
-    """The switch between list and table, and the tags of the listed runs."""
-    layouts = "".join(
-        f'<button type="button" role="radio" data-pick="layout:{value}" '
-        f'aria-checked="{str(listing.layout == value).lower()}">{words}</button>'
-        for value, words in (("", "List"), (TABLE, "Table"))
-    )
+    """The switch between list and table, the states, and the tags of the listed runs."""
+    layouts = _radio_buttons("layout", listing.layout, {"": "List", TABLE: "Table"})
+    passing = {"pausing", "cancelling"} - {listing.state}  # for some seconds
+    words = {state: words for state, words in STATE_LABELS.items() if state not in passing}
+    states = _radio_buttons("state", listing.state, {"": "All", **words})
     tags = sorted({tag for run in runs for tag in run.get("tags") or ()} | ({listing.tag} if listing.tag else set()))
     chips = "".join(tag_button(tag, pressed=tag == listing.tag) for tag in tags)
     filters = f'<div class="lcl-tags" role="group" aria-label="Filter by tag">{chips}</div>' if chips else ""
-    return f'<div class="lcl-listing"><div role="radiogroup" aria-label="Layout">{layouts}</div>{filters}</div>'
+    return (
+        f'<div class="lcl-listing"><div role="radiogroup" aria-label="Layout">{layouts}</div>'
+        f'<div class="lcl-tags" role="radiogroup" aria-label="Filter by state">{states}</div>{filters}</div>'
+    )
+
+
+def _radio_buttons(action: str, current: str, choices: Mapping[str, str]) -> str:
+    """One of some values, by their words; a click is an event ``ACTION:VALUE``."""
+    return "".join(
+        f'<button type="button" role="radio" data-pick="{action}:{value}" '
+        f'aria-checked="{str(value == current).lower()}">{words}</button>'
+        for value, words in choices.items()
+    )
 
 
 def tag_button(tag: str, *, pressed: bool = False) -> str:

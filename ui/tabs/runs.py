@@ -404,7 +404,7 @@ class RunsTab:
         return [gr.Accordion(open=True), newest, *filled, ""]
 
     def select(self, selection: SelectedRun, only: str, event: gr.EventData) -> tuple[Any, ...]:
-        """A run was picked, or the layout, the order or the tag of the list."""
+        """A run was picked, or the layout, the order, the state or the tag of the list."""
         action, colon, value = str(event.pick).partition(":")
         if action == "all":  # a question is asked first
             return _unchanged()
@@ -447,6 +447,7 @@ class RunsTab:
             listing = selection.listing
             page = self.client.runs(
                 kind=None if only == ALL else only,
+                state=listing.state or None,
                 tag=listing.tag or None,
                 limit=listing.limit,
                 cursor=listing.page.cursor,
@@ -541,12 +542,13 @@ class RunsTab:
 
 
 def _draw_list(runs: Sequence[RunJson], selected: str | None, only: str, listing: RunListing) -> str:
+    filtered = bool(listing.tag or listing.state)
     if listing.layout == TABLE and runs:
         chosen = [run for run in runs if run["id"] in listing.checked]
         drawn = draw_chosen(chosen) + draw_run_table(runs, selected, listing)
     else:
-        drawn = draw_list(runs, selected, filtered=only != ALL or bool(listing.tag))
-    controls = draw_listing_controls(runs, listing) if runs or listing.tag else ""
+        drawn = draw_list(runs, selected, filtered=only != ALL or filtered)
+    controls = draw_listing_controls(runs, listing) if runs or filtered else ""
     return mark_view(controls + drawn + listing.page.draw(), kind="" if only == ALL else only, **listing.address)
 
 

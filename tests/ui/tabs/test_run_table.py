@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from ui.common import ListPage
 from ui.tabs.run_table import (
     RunListing,
     draw_listing_controls,
@@ -52,7 +53,11 @@ def test_a_duration_ends_with_the_run(run: dict[str, Any]) -> None:
     ("parameters", "listing"),
     [
         ({"layout": "table", "sort": "metric", "tag": "x"}, RunListing("table", "metric", "x")),
-        ({"layout": "sideways", "sort": "-colour"}, RunListing()),
+        (
+            {"layout": "table", "sort": "metric", "tag": "x", "state": "failed"},
+            RunListing("table", "metric", "x", "failed"),
+        ),
+        ({"layout": "sideways", "sort": "-colour", "state": "lost"}, RunListing()),
         ({}, RunListing()),
     ],
 )
@@ -73,6 +78,22 @@ def test_names_tags_and_notes_are_text(run: dict[str, Any]) -> None:
     drawn = draw_run_table([hostile], run["id"], RunListing("table")) + draw_listing_controls([hostile], RunListing())
     assert not any(part in drawn for part in ("<b>n</b>", "<i>", "<script>"))
     assert "x…" in drawn
+
+
+def test_runs_of_one_state_are_listed_from_the_first_page_on(service: Any, run: dict[str, Any]) -> None:
+    client = service(runs=lambda **_: {"items": [], "next_cursor": None})
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun())
+    assert "Filter by state" not in tab.refresh(selection)[0], "there are no runs"
+    selection.listing = RunListing(page=ListPage(("2",)))
+    drawn = tab.select(selection, "all", SimpleNamespace(pick="state:failed"))[0]  # type: ignore[arg-type]
+    (query,) = client.arguments_of("runs")[1:]
+    assert (query["state"], query["cursor"]) == ("failed", None)
+    assert "No run matches" in drawn
+    assert 'data-pick="state:failed" aria-checked="true">Failed<' in drawn
+    assert "&quot;state&quot;: &quot;failed&quot;" in drawn, "the address has it"
+    assert ("state:cancelling" in drawn, "state:" in draw_listing_controls([run], RunListing())) == (False, True)
+    tab.select(selection, "all", SimpleNamespace(pick="state:"))  # type: ignore[arg-type]
+    assert client.arguments_of("runs")[-1]["state"] is None
 
 
 def test_the_service_filters_and_an_edit_is_saved_and_not_overwritten(service: Any, run: dict[str, Any]) -> None:
