@@ -87,7 +87,7 @@
     const link = event.target.closest?.('a[href^="?"]');
     if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
-    if (canonical(link.search) !== canonical(location.search)) history.pushState({}, '', link.search);
+    if (canonical(link.search) !== canonical(location.search)) history.pushState({}, '', link.search || location.pathname);
     open();
   });
 
