@@ -19,6 +19,7 @@ from pathlib import Path
 
 MIB = 2**20
 MIN_FILE_BYTES = 4096  # that a file counts as: an empty one needs a folder and an entry too
+MAX_DROPPED = 1000  # paths of deleted files that a session keeps
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class SessionFiles:
         self.is_open = is_open
         self._keys: dict[str, str] = {}  # session -> key
         self._files: dict[str, dict[str, int]] = {}  # session -> path -> bytes that it counts as, oldest first
+        self._dropped: dict[str, dict[str, None]] = {}  # session -> paths of deleted files, oldest first
         self._references: Counter[str] = Counter()  # path -> number of sessions that have it
         self._incoming: dict[str, list[int]] = {}  # session -> bytes of each request in progress
         self._lock = threading.Lock()
@@ -116,12 +118,21 @@ class SessionFiles:
         file = Path(path)
         return file if _regular_file_size(file) is not None else None
 
+    def was_deleted(self, session: str, path: str) -> bool:
+        """Did the session have a file with exactly this path, where nothing is any more?
+
+        Files are deleted for newer ones of the same key, and by Gradio after a day.
+        """
+        known = path in self._files.get(session, {}) or path in self._dropped.get(session, {})
+        return known and not os.path.lexists(path)
+
     def close(self, session: str) -> None:
         """End a session: files that no other session has are deleted."""
         with self._lock:
             for path in list(self._files.get(session, ())):
                 self._drop(session, path)
             self._files.pop(session, None)
+            self._dropped.pop(session, None)
             self._keys.pop(session, None)
 
     def total_bytes(self) -> int:
@@ -162,6 +173,10 @@ class SessionFiles:
     def _drop(self, session: str, path: str) -> None:
         """The lock is held."""
         del self._files[session][path]
+        dropped = self._dropped.setdefault(session, {})
+        dropped[path] = None
+        if len(dropped) > MAX_DROPPED:
+            del dropped[next(iter(dropped))]
         self._references[path] -= 1
         self._delete(path)
 

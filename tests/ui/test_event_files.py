@@ -129,6 +129,28 @@ def test_what_the_session_uploaded_itself_is_read(walk: HostilePage, watch: Acce
     assert asyncio.run(scenario()) >= 5
 
 
+def test_a_deleted_image_counts_as_none_and_is_missed_among_several_files(walk: HostilePage) -> None:
+    """An event that does not need it, as a search by words, goes on; a list is not used without it."""
+
+    async def scenario() -> set[str]:
+        browser, seen = await walk.browser("key-vic"), set()
+        path = await browser.upload("old.png", png())
+        Path(path).unlink()
+        reference = references_to(path)["alone"]
+        for number, values in walk.events.items():
+            for place in file_inputs(walk.page, number):
+                kind = walk.page.fns[number].inputs[place].get_block_name()
+                value = [reference] if kind == "file" else reference
+                status, body = await browser.run(number, [*values[:place], value, *values[place + 1 :]])
+                assert (status, json.loads(body).get("code")) == (
+                    (422, "file_unknown") if kind == "file" else (200, None)
+                ), body
+                seen.add(kind)
+        return seen
+
+    assert asyncio.run(scenario()) == {"file", "image"}
+
+
 def test_a_file_is_served_to_its_session_alone(walk: HostilePage, watch: AccessMonitor) -> None:
     async def scenario() -> None:
         vic, bob, anonymous = [await walk.browser(key) for key in ("key-vic", "key-bob", None)]
