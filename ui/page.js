@@ -1,4 +1,4 @@
-// Behaviour in the browser alone: colour scheme, end of a session, questions, details of an image, presses of Submit,
+// Behaviour in the browser alone: colour scheme, refused events, end of a session, questions, details of an image, presses of Submit,
 // searches under way, drafts of forms, the panel of saved views, values on curves.
 (() => {
   'use strict';
@@ -164,18 +164,34 @@
     if (call?.origin === 'form' && !call.follows) sent = call.begun;
     try {
       const answer = await ask(...question);
-      if (answer.status === 401 && answer.headers.has('x-lcl-sign-in')) location.reload();
-      return asks && !answer.ok ? await withMessage(answer) : answer;
+      const isEnded = answer.status === 401 && answer.headers.has('x-lcl-sign-in');
+      if (isEnded) location.reload();
+      if (!asks || answer.ok) return answer;
+      const refusal = await withMessage(answer);
+      if (!isEnded && call.origin !== 'clock') showRefusal(refusal.clone());  // a clock soon asks again
+      return refusal;
     } finally {
       calls.delete(call);
     }
   };
-  // Gradio shows an error that is a text. That of the gateway is an object with a code and a message.
+  // Gradio fails at an error that is no text. That of the gateway is an object with a code and a message.
   async function withMessage(answer) {
     const { error } = await answer.clone().json().catch(() => ({})) ?? {};
     if (typeof error?.message !== 'string') return answer;
     const headers = { 'content-type': 'application/json' };
     return new Response(JSON.stringify({ error: error.message, code: error.code }), { status: answer.status, headers });
+  }
+
+  // Gradio shows no message of an event that was not queued, and none of the page's is.
+  async function showRefusal(answer) {
+    const { error } = await answer.json().catch(() => ({})) ?? {};
+    const words = typeof error === 'string' ? error : `The page does not answer at the moment (${answer.status}). Try again.`;
+    document.querySelector('#refusal')?.remove();
+    const box = Object.assign(document.createElement('div'), { id: 'refusal', className: 'lcl-problem lcl-toast' });
+    box.setAttribute('role', 'alert');
+    const title = Object.assign(document.createElement('strong'), { textContent: 'Not possible' });
+    box.append(title, Object.assign(document.createElement('p'), { textContent: words }));
+    (document.querySelector('.gradio-container') ?? document.body).append(box);
   }
 
   // A press of Submit waits until the events of the last edits are over, also those that Gradio has not sent yet: one
