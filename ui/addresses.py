@@ -26,17 +26,24 @@ OPTION_PARAMETERS = (
     *("with", "metric", "over"),
 )
 FIRST_TAB = "search"
+# Characters of one parameter, encoded: the browser sends the address with each event; gateways refuse lines of 8 KB.
+MAX_PARAMETER = 3000
 
 
 def mark_view(html: str, title: str = "", **parameters: Any) -> str:
-    """``html`` with the parameters of the address that shows it; those that are empty are left out.
+    """``html`` with the parameters of the address that shows it; those that are empty or too long are left out.
 
     Args:
         title: of the document, before the name of the tab.
     """
     filled = {name: str(value) for name, value in parameters.items() if value not in (None, "", [], {})}
-    view = esc(json.dumps(filled, ensure_ascii=False))
+    view = esc(json.dumps({name: text for name, text in filled.items() if fits_address(text)}, ensure_ascii=False))
     return f'<div class="lcl-view" data-view="{view}" data-title="{esc(title)}">{html}</div>'
+
+
+def fits_address(text: str) -> bool:
+    """Is the text short enough for a parameter of an address?"""
+    return len(quote(text, safe="", errors="replace")) <= MAX_PARAMETER
 
 
 def address(**parameters: str | None) -> str:

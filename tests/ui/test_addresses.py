@@ -39,6 +39,13 @@ def test_a_view_has_only_parameters_that_are_filled_and_cannot_break_out() -> No
     assert "<b>x</b>" in drawn
 
 
+def test_a_parameter_that_is_too_long_is_left_out_by_its_encoded_length() -> None:
+    drawn = mark_view("", q="ä" * 501, where="a" * 3000, like="\ud800")
+    assert "&quot;q&quot;" not in drawn, "each letter is six characters"
+    assert "&quot;where&quot;" in drawn
+    assert "&quot;like&quot;" in drawn
+
+
 def test_a_link_is_quoted() -> None:
     assert address(q="x&y z", item=None) == "?q=x%26y%20z"
 

@@ -18,7 +18,7 @@ from api.client import ApiError, Client, UserError
 from api.client.payloads import Skipped
 from api.client.zero_shot import ZeroShotResult, folder_labels, predictions_csv
 from lcl_core.specs.zero_shot import PLAIN_TEMPLATES, plain_class_name
-from ui.addresses import mark_view, read_address
+from ui.addresses import fits_address, mark_view, read_address
 from ui.common import (
     LAST_COUNTS,
     SILENT_EVENT,
@@ -50,7 +50,6 @@ DEFAULT_TEMPLATES = "\n".join(PLAIN_TEMPLATES)
 MAX_PROMPTS = 5000  # classes times templates
 MAX_NAME = 200  # characters of a class or template
 FIELD_PARAMETERS = {"sample", "classes", "templates"}  # of an address
-MAX_ADDRESS = 3000  # characters of the classes or templates in an address
 POLL_SECONDS = 0.3
 MAX_RUNS = 4  # of one key at once, cancelled ones that have not ended included
 TOO_MANY_RUNS = "Several uploads are being classified for you. Wait for some to be complete, then try again."
@@ -220,7 +219,7 @@ def _file_name(words: str) -> str:
 def _is_too_long(address: Mapping[str, str], classes: str, templates: str) -> bool:
     """Does the form have a list that is no part of its address because of its length?"""
     lists = {"classes": classes, "templates": templates}
-    return any(name not in address and len(text) > MAX_ADDRESS for name, text in lists.items())
+    return any(name not in address and not fits_address(text) for name, text in lists.items())
 
 
 class OpenedForm(NamedTuple):
@@ -413,10 +412,7 @@ class ZeroShotTab:
             return mark_view("")
         title = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
         own = "" if templates == DEFAULT_TEMPLATES else templates
-        short = (text if len(text) <= MAX_ADDRESS else None for text in ("\n".join(names), own))
-        return mark_view(
-            "", title, encoder=encoder, sample=sample, **dict(zip(("classes", "templates"), short, strict=True))
-        )
+        return mark_view("", title, encoder=encoder, sample=sample, classes="\n".join(names), templates=own)
 
     def use_files(self, paths: list[str] | None, classes: str) -> tuple[Any, str, Any]:
         """Uploaded files in place of an example; their folders are the classes if none are named.

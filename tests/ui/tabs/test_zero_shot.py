@@ -275,6 +275,10 @@ def test_lists_that_are_too_long_for_an_address_stay_in_the_form(service: Any, a
     assert parameters(tab.mark("enc_1", "", classes, DEFAULT_TEMPLATES)) == {"encoder": "enc_1"}
     kept = opened(tab, selection(), "enc_1", None, "", classes, DEFAULT_TEMPLATES, tab="zero-shot", encoder="enc_1")
     assert kept[3] == gr.skip()
+    encoded = "\n".join(
+        f"種類 {number}" for number in range(150)
+    )  # some 1,000 characters, several times as many encoded
+    assert parameters(tab.mark("enc_1", "", encoded, DEFAULT_TEMPLATES)) == {"encoder": "enc_1"}
 
 
 def test_folders_become_classes_where_none_are_named(service: Any, answers: dict[str, Any], files: list[str]) -> None:
