@@ -172,12 +172,28 @@ def html_pane(html: str = "", **options: Any) -> gr.HTML:
 def update_dropdown(choices: Sequence[tuple[str, str]], current: str | None, wanted: str | None = None) -> Any:
     """New choices of a dropdown, and its value: ``wanted``, else the current one, else the first choice.
 
-    The update leaves out a value that stays: another may be chosen before the update arrives.
+    The update leaves out a value that stays: another may be chosen before the update arrives. Without choices the value
+    is always emptied, since Gradio's page keeps it otherwise.
     """
     values = [value for _, value in choices]
     value = next((each for each in (wanted, current) if each in values), first_choice(choices))
-    changed: dict[str, Any] = {} if value == current else {"value": value}
+    changed: dict[str, Any] = {} if value == current and values else {"value": value}
     return gr.update(choices=list(choices), interactive=bool(values), **changed)
+
+
+def select_choice(fetch: Callable[[], Sequence[tuple[str, str]]], current: str | None, wanted: str | None) -> Any:
+    """A dropdown with the value ``wanted``, and with the choices that ``fetch`` returns, since the page's may lack it.
+
+    Gradio refuses each event that sends a value which its dropdown does not offer. So there is no change if ``wanted``
+    is not among the choices, or if they cannot be fetched; nor if it is the current value.
+    """
+    if wanted == current:
+        return gr.skip()
+    try:
+        choices = fetch()
+    except ApiError:
+        return gr.skip()
+    return update_dropdown(choices, current, wanted) if wanted in [value for _, value in choices] else gr.skip()
 
 
 def first_choice(choices: Sequence[tuple[str, str]]) -> str | None:

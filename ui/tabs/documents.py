@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -24,6 +25,7 @@ from ui.common import (
     html_pane,
     parse_tag_change,
     removal_of,
+    select_choice,
     update_dropdown,
 )
 from ui.html import (
@@ -181,9 +183,12 @@ class DocumentsTab:
         view = "pairs" if linked.get("show") == "pairs" else "interleaved"
         opened = DocumentsInput(query.turn, linked["dataset"], view, split, source, linked.get("q", ""), tag)
         drawn = self.show(opened, int(first) - 1 if first.isdecimal() else 0)
+        if drawn is UNCHANGED:
+            return *(gr.skip(),) * 3, *drawn
         # what stays is left out: another may be chosen, or typed, before the update arrives
-        pairs = ((opened.dataset, query.dataset), (opened.view, query.view), (opened.words, query.words))
-        return *(gr.skip() if drawn is UNCHANGED or new == old else new for new, old in pairs), *drawn
+        menu = select_choice(partial(dataset_choices, self.client), query.dataset, opened.dataset)
+        pairs = ((opened.view, query.view), (opened.words, query.words))
+        return menu, *(gr.skip() if new == old else new for new, old in pairs), *drawn
 
     def start(self, turn: PageSelection[int], dataset: str | None, view: str) -> tuple[Any, ...]:
         """Another dataset or view: the first page without words and filters."""

@@ -184,8 +184,9 @@ class EmbedTab:
         return models, picker, *self.load_map(chosen, address.get("colour"), address.get("arrange")), gr.skip()
 
     def navigate(self, collection: str | None, encoder: str | None, request: gr.Request) -> tuple[Any, ...]:
-        """As ``open_address``; as ``open`` where no opening has succeeded yet."""
-        if collection is None or encoder is None:
+        """As ``open_address``; as ``open`` where no opening has succeeded yet, or the menu may lack the collection."""
+        other = read_address(request, "embed").get("collection", collection) != collection
+        if collection is None or encoder is None or other:
             return self.open(collection, encoder, request)
         return gr.skip(), *self.open_address(request)
 

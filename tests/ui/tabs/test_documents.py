@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from api.client import ApiError
 from ui.common import PageSelection
 from ui.html import esc
 from ui.tabs.documents import UNCHANGED, DocumentsInput, DocumentsTab, document_title, draw_documents
@@ -284,7 +285,10 @@ def test_an_address_leaves_the_fields_alone_that_it_does_not_change(service: Any
     assert fields == [gr.skip()] * 3, "words that are typed while the dataset is opened stay"
     assert (offset, "&quot;start&quot;: &quot;7&quot;" in drawn) == (6, True)
     linked = request(dataset="other", show="pairs", q="owl", split="val", tag="dull")
-    assert tab.open_address(linked, *values)[:3] == ("other", "pairs", "owl")
+    client.answers["datasets"] = [{"name": "d"}, {"name": "other"}]
+    menu, *fields = tab.open_address(linked, *values)[:3]
+    assert (menu["value"], fields) == ("other", ["pairs", "owl"])
+    assert [value for _, value in menu["choices"]] == ["d", "other"], "the page's may lack it"
     assert client.arguments_of("dataset_documents")[-1] == {
         "tokens": True, "q": "owl", "tag": "dull", "split": "val", "source": None
     }  # fmt: skip
@@ -307,6 +311,18 @@ def test_a_page_that_fails_leaves_the_one_on_show(service: Any, away: Exception)
     for offset, *rest in (tab.show_inputs(*asked, 4302), tab.go_back(*asked, 4302), tab.show_inputs(*asked)):
         assert "no answer from" in rest.pop(3)
         assert (offset, rest) == (gr.skip(), [gr.skip()] * 7), "the same button tries again"
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+def test_a_dataset_that_the_menu_does_not_offer_is_not_written_into_it(
+    service: Any, away: Exception, is_away: bool
+) -> None:
+    """Gradio would refuse each event of the tab from then on, that of “Try again” too."""
+    gone = ApiError(404, "unknown_dataset", "there is no dataset 'x'")
+    client = service(datasets=away if is_away else [{"name": "d"}], dataset_tags=away if is_away else gone)
+    menu, *_, problem = DocumentsTab(client).open_address(request(dataset="x"), *query(None, "interleaved"), 0)
+    assert menu == gr.skip()
+    assert ("no answer from" if is_away else "there is no dataset") in problem
 
 
 def test_an_opening_that_fails_is_tried_again_with_its_address(service: Any, away: Exception) -> None:

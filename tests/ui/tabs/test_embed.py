@@ -180,6 +180,20 @@ def test_an_opening_that_failed_is_tried_again_and_keeps_the_map_on_show(tab: Em
     assert tab.navigate("col_1", "enc_1", request_of(tab="embed")) == (gr.skip(),) * 7
 
 
+def test_an_address_of_a_collection_that_the_menu_lacks_brings_new_choices(tab: EmbedTab) -> None:
+    tab.client.answers |= {"encoders": [{"id": "enc_1", "name": "one"}], "encoder_figures": []}
+    tab.client.answers["collections"] = [{"id": "col_1", "images": 2}]
+    _, picker, *_, drawn, _ = tab.navigate("col_0", "enc_1", request_of(tab="embed", collection="drawings"))
+    assert [value for _, value in picker["choices"]] == ["col_1"]
+    assert (picker["value"], "lcl-map" in drawn) == ("col_1", True)
+
+
+def test_a_collection_without_labels_empties_their_menu(tab: EmbedTab) -> None:
+    tab.client.answers["collection"] = FOUND | {"labels": {}}
+    for collection in ("col_1", None):
+        assert tab.load_map(collection, "kind")[0]["value"] is None
+
+
 def test_a_map_that_failed_has_its_address_and_is_tried_again(tab: EmbedTab, away: Exception) -> None:
     tab.client.answers["collection"] = away
     problem = tab.draw_map("col_2", "kind", "tsne")
