@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import gradio as gr
+from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
@@ -55,6 +56,12 @@ def submitted_script(form: str) -> str:
 def restore_script(group: str) -> str:
     """For an event with one text as input: all drafts as JSON, or none if the group had them already."""
     return f"() => window.lclDraft.restore('{group}')"
+
+
+def run_after(event: Dependency, script: str) -> None:
+    """Run the script in the browser after the event, also after one that was refused: ``then`` follows no failure."""
+    for follow in (event.then, event.failure):
+        follow(None, js=script)
 
 
 def seen_script(tab: str) -> str:

@@ -79,6 +79,21 @@ def test_a_stopped_service_is_said_at_each_moment(visitor: Any, api: tuple[str, 
     expect(page.locator("#service")).to_be_visible()
 
 
+@pytest.mark.parametrize("error", ["This is refused.", {"code": "too_many_requests", "message": "This is refused."}])
+def test_a_search_that_is_refused_says_why_and_is_no_longer_under_way(visitor: Any, empty_url: str, error: Any) -> None:
+    """By the page, or by the gateway, whose errors have the form of the api's."""
+    page = visitor.open(empty_url)
+    page.get_by_text("No collection yet").wait_for()
+    page.route("**/run/predict**", lambda route: route.fulfill(status=429, json={"error": error}))
+    page.get_by_placeholder("Describe an image").fill("ant")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert").filter(has_text="This is refused.")).to_be_visible()
+    expect(page.locator("#tab-search")).to_have_attribute("data-search", "idle")  # without an end it would be late
+    expect(page.locator("#search-go")).to_be_enabled()
+    page.unroute("**/run/predict**")
+    visitor.complaints.clear()  # the browser notes the answer's 429
+
+
 def test_what_is_missing_is_said(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.get_by_text("What are you looking for?").wait_for()

@@ -1,4 +1,4 @@
-"""Menus whose values are always among their choices."""
+"""Menus whose values are always among their choices, and scripts that follow an event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 
 from api.client import ApiError
-from ui.common import select_choice, update_dropdown
+from ui.common import run_after, select_choice, update_dropdown
 
 CHOICES = [("One", "1"), ("Two", "2")]
 
@@ -34,3 +34,11 @@ def test_a_value_comes_with_the_choices_that_offer_it() -> None:
     assert select_choice(lambda: CHOICES, "1", "gone") == gr.skip()
     assert select_choice(away, "1", "2") == gr.skip()
     assert select_choice(away, "1", "1") == gr.skip()
+
+
+def test_a_script_runs_after_an_event_whether_it_succeeds_or_not() -> None:
+    with gr.Blocks() as page:
+        run_after(gr.Button().click(lambda: None), "() => 1")
+    first, *after = page.fns.values()
+    assert [(event.js, event.trigger_after) for event in after] == [("() => 1", first._id)] * 2
+    assert {event.trigger_only_on_failure for event in after} == {False, True}

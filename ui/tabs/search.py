@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from api.client import ApiError, Client, UserError
-from ui.addresses import mark_view, read_address
+from ui.addresses import read_address
 from ui.common import (
     BUSY_EVENT,
     EACH_COUNTS,
@@ -22,8 +22,10 @@ from ui.common import (
     newest,
     parse_tag_change,
     read_upload,
+    run_after,
     sample_file,
     seen_script,
+    select_choice,
     unreachable_box,
     update_dropdown,
 )
@@ -42,51 +44,37 @@ from ui.tabs.search_query import (
     PageQuery,
     PageResult,
     SearchRunner,
+    draw_empty,
     filter_choices,
-    is_condition,
     parse_label_filter,
 )
 from ui.tabs.search_view import (
+    BEGIN_SCRIPT,
+    CANCEL_SCRIPT,
+    END_SCRIPT,
+    FOCUS_SCRIPT,
     INVITATION,
     NO_COLLECTION,
-    NO_IMAGE,
     NO_WORDS,
-    NOTHING_TO_MIX,
     OPENED_SCRIPT,
     OPENING,
+    REFILTER_SCRIPT,
     SEARCH_STATUS,
+    WHERE,
     draw_preparation,
-    label_choice,
 )
 
-EMPTY_STATES = {
-    TEXT_TO_IMAGES: INVITATION,
-    IMAGE_TO_IMAGES: NO_IMAGE,
-    IMAGE_TO_TEXTS: NO_IMAGE,
-    BOTH: NOTHING_TO_MIX,
-}
 Where = Sequence[str] | None  # chosen labels
 EXAMPLES = ["umbrella", "guitar", "flower", "airplane", "moon", "fruit", "house", "tree"]
 NO_FILTER = "The filter cannot be read"
 POLL_SECONDS = 3  # between two looks for the first collection
 RESULT_COUNTS = [12, 24, 48, 96]
-WHERE = 5  # among the values of a search
-# before and after each search (page.js)
-BEGIN_SCRIPT = f"(turn, number, ...query) => [turn, window.lclSearch.begin(query[{WHERE}]), ...query]"
-# an event of its own, so that a change that is none takes no turn
-REFILTER_SCRIPT = "(where, times) => window.lclSearch.asks(where) ? times : times + 1"
-END_SCRIPT = "() => window.lclSearch.end()"
-CANCEL_SCRIPT = "window.addEventListener('lcl-cancel', (event) => trigger('select', { number: event.detail }));"
-FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
-  document.querySelector('#search-detail h2') ??
-  document.querySelector('#search-results [aria-current]') ??
-  document.querySelector('#search-results .lcl-results__head') ??
-  document.querySelector('.lcl-query textarea, .lcl-query input'))?.focus(), 30))"""
 
 # what a pick begins: a search, or a change of the details; a tag begins neither
 SEARCHES, DETAILS = ("text", "near", "texts", "mix"), ("image", "label", "close")
 
 SearchContext = tuple[list[str], int, PageQuery | None]  # labels, page size, current search
+Turn = PageSelection[int]  # number of the newest search
 Anchor = tuple[str, str] | None  # collection and item of an image input that was taken from a collection
 
 
@@ -181,13 +169,15 @@ class SearchTab:
             self.mode, self.collection, self.text, self.image, self.words, self.where, self.k, self.hybrid, self.anchor,
         ]  # fmt: skip
         known = [self.collection, self.bare, self.where]
-        opening = [self.image, self.anchor]
+        opening = [self.image, self.anchor, self.collection]
         opened = [
             self.collection, self.mode, *self.query_inputs[:-1], self.image, self.anchor, self.hybrid, self.words,
             self.where, self.k, *self.result_outputs, self.detail,
         ]  # fmt: skip
         opens = page.load(self.refresh, known, [*known, self.results], **SILENT_EVENT)
-        opens.then(self.open_link, [self.turn, *opening], opened, **SILENT_EVENT).then(None, js=OPENED_SCRIPT)
+        links = opens.then(self.open_link, [self.turn, *opening], opened, **SILENT_EVENT)
+        opens.failure(None, js=OPENED_SCRIPT)
+        run_after(links, OPENED_SCRIPT)
         # without a collection the page looks for one until it is there
         self.clock = gr.Timer(POLL_SECONDS)
         self.clock.tick(
@@ -214,7 +204,7 @@ class SearchTab:
             typed = button.click(lambda words=words: words, outputs=self.text, **SILENT_EVENT)
             begun.append(typed.then(search, asked, self.result_outputs, **several))
         for event in begun:
-            event.then(None, js=END_SCRIPT)
+            run_after(event, END_SCRIPT)
         # not input: Gradio sends none when a value is typed or removed
         self.where.change(None, [self.where, self.refiltered], self.refiltered, js=REFILTER_SCRIPT)
         self._wire_results(search_again, asked)
@@ -287,18 +277,14 @@ class SearchTab:
             menu = self.runner.menu(str(collection))
         except ApiError:
             return gr.skip(), list(where or ())
-        choices = [
-            (f"{name}: {each}", label_choice(name, each)) for name in menu.values for each in sorted(menu.values[name])
-        ]
-        known = {value for _, value in choices}
-        kept = [value for value in where or () if value in known or is_condition(value, menu.labels)]
+        kept = menu.known(where or ())
         changed: dict[str, Any] = {} if kept == shown else {"value": kept}
         return (
             gr.update(
-                choices=choices,
+                choices=menu.choices,
                 multiselect=True,
                 allow_custom_value=True,
-                visible=bool(choices or menu.example),
+                visible=bool(menu.choices or menu.example),
                 info=f"or type a condition, as {menu.example}, and press Enter" if menu.example else None,
                 **changed,
             ),
@@ -306,7 +292,7 @@ class SearchTab:
         )
 
     def open_link(
-        self, turn: PageSelection[int], image: str | None, anchor: Anchor, request: gr.Request
+        self, turn: Turn, image: str | None, anchor: Anchor, request: gr.Request, current: str | None = None
     ) -> tuple[Any, ...]:
         """What the address of a new page says: ``?collection=NAME&q=words``, ``?collection=NAME&item=ID``.
 
@@ -315,25 +301,40 @@ class SearchTab:
         given = read_address(request, "search").keys() - {"tab"}
         if not given or turn.current:
             return OpenedSearch()
-        return newest(self.open_address, begins=False)(turn, image, anchor, request)
+        return newest(self.open_address, begins=False)(turn, image, anchor, request, current)
 
     def open_late_link(
-        self, found: bool, turn: PageSelection[int], image: str | None, anchor: Anchor, request: gr.Request
+        self,
+        found: bool,
+        turn: Turn,
+        image: str | None,
+        anchor: Anchor,
+        request: gr.Request,
+        current: str | None = None,
     ) -> tuple[Any, ...]:
         """``open_link`` for a page that was opened before the service answered."""
-        return self.open_link(turn, image, anchor, request) if found else OpenedSearch()
+        return self.open_link(turn, image, anchor, request, current) if found else OpenedSearch()
 
     def navigate(
-        self, turn: PageSelection[int], number: float, image: str | None, anchor: Anchor, request: gr.Request
+        self,
+        turn: Turn,
+        number: float,
+        image: str | None,
+        anchor: Anchor,
+        request: gr.Request,
+        current: str | None = None,
     ) -> tuple[Any, ...]:
         """``open_address`` as a search with a number."""
-        return newest(self.open_address)(turn, number, image, anchor, request)
+        return newest(self.open_address)(turn, number, image, anchor, request, current)
 
-    def open_address(self, image: str | None, anchor: Anchor, request: gr.Request) -> OpenedSearch:
+    def open_address(
+        self, image: str | None, anchor: Anchor, request: gr.Request, current: str | None = None
+    ) -> OpenedSearch:
         """The search and the image of the address; without a search, the empty page.
 
         Args:
             image: of the image input, ``anchor`` says from where. An uploaded one is searched with again.
+            current: value of the menu of collections.
         """
         address = read_address(request, "search")
         mode = next((mode for mode, name in MODE_PARAMETERS.items() if name == address.get("mode", "")), MODES[0])
@@ -353,7 +354,7 @@ class SearchTab:
         k = k if k in RESULT_COUNTS else DEFAULT_COUNT
         picker, where = self.labels(collection, filter_choices(address.get("where", "")))
         if mode == BOTH and like and not text:
-            drawn = _result_updates(PageResult(_empty_state(BOTH, collection, like)))
+            drawn = _result_updates(PageResult(draw_empty(BOTH, collection, like)))
         else:
             drawn = self.search(mode, collection, text, uploaded, words, where, k, hybrid, anchor)
         try:
@@ -364,9 +365,10 @@ class SearchTab:
         _, frame, balance, chips, _ = _query_visibility(mode)
         field = gr.Textbox(text, visible=mode in TEXT_MODES)
         box = gr.Checkbox(hybrid, visible=mode in TEXT_MODES)
-        results, current, more = drawn
-        inputs = (collection, mode, field, frame, balance, chips, fetched, anchor, box, words, picker, k)
-        return OpenedSearch(*inputs, results, current, more, detail)
+        menu = select_choice(partial(collection_choices, self.client), current, collection)
+        inputs = (menu, mode, field, frame, balance, chips, fetched, anchor, box, words, picker, k)
+        results, query, more = drawn
+        return OpenedSearch(*inputs, results, query, more, detail)
 
     def switch(self, mode: str, *query: Any) -> tuple[Any, ...]:
         """Show the inputs of a mode, and search with those that are filled."""
@@ -394,7 +396,7 @@ class SearchTab:
         item = anchor[1] if anchor and mode != TEXT_TO_IMAGES and collection in (None, anchor[0]) else None
         uploaded = image if mode != TEXT_TO_IMAGES and item is None else None
         if not (query_text or uploaded or item):
-            return _result_updates(PageResult(_empty_state(mode)))
+            return _result_updates(PageResult(draw_empty(mode)))
         query: dict[str, Any] = {"text": query_text} if query_text else {}
         query |= {"item": item} if item else {}
         try:
@@ -420,19 +422,19 @@ class SearchTab:
     def submit_query(self, mode: str, *query: Any) -> tuple[Any, ...]:
         """As ``search``; without words, what is missing."""
         result = self.search(mode, *query)
-        missing = mode == TEXT_TO_IMAGES and result[0] == _empty_state(mode)
+        missing = mode == TEXT_TO_IMAGES and result[0] == draw_empty(mode)
         return _result_updates(PageResult(NO_WORDS)) if missing else result
 
-    def cancel(self, turn: PageSelection[int], event: gr.EventData) -> None:
+    def cancel(self, turn: Turn, event: gr.EventData) -> None:
         """No search that began before changes anything any more."""
         turn.current = max(turn.current, int(event.number))
 
     def search_again(self, mode: str, *query: Any) -> tuple[Any, ...]:
         """After a change of an option: search only if there is a query."""
         result = self.search(mode, *query)
-        return result if result[0] != _empty_state(mode) else (gr.skip(),) * 3
+        return result if result[0] != draw_empty(mode) else (gr.skip(),) * 3
 
-    def filter_again(self, turn: PageSelection[int], number: float, *values: Any) -> tuple[Any, ...]:
+    def filter_again(self, turn: Turn, number: float, *values: Any) -> tuple[Any, ...]:
         """The query with other labels, unless what is on show has these: labels of images and addresses draw it.
 
         Args:
@@ -483,7 +485,7 @@ class SearchTab:
 
     def follow(
         self,
-        turn: PageSelection[int],
+        turn: Turn,
         number: float,
         opened: PageSelection[int],
         where: list[str],
@@ -536,7 +538,7 @@ class SearchTab:
     def _mix(self, collection: str, item: str, _: SearchContext) -> dict[Any, Any]:
         """Use the image as query; the user adds words."""
         asking = {self.text: gr.Textbox("", visible=True)} | self._image_input(collection, item)
-        return self._new_search(BOTH, PageResult(_empty_state(BOTH, collection, item))) | asking
+        return self._new_search(BOTH, PageResult(draw_empty(BOTH, collection, item))) | asking
 
     def _add_label(self, _: str, choice: str, context: SearchContext) -> dict[Any, Any]:
         """Add a label to the filter of the current search."""
@@ -576,11 +578,6 @@ def _query_visibility(mode: str) -> tuple[Any, Any, Any, Any, Any]:
         gr.Textbox(visible=words), gr.Column(visible=image), gr.Column(visible=mode == BOTH),
         gr.Row(visible=mode == TEXT_TO_IMAGES), gr.Checkbox(visible=words),
     )  # fmt: skip
-
-
-def _empty_state(mode: str, collection: str | None = None, item: str | None = None) -> str:
-    """What to do in a mode, with its address; ``item``: the image that awaits its words."""
-    return mark_view(EMPTY_STATES[mode], mode=MODE_PARAMETERS[mode], collection=collection, like=item)
 
 
 def _number(parameter: str | None, default: float) -> float:

@@ -10,11 +10,21 @@ from typing import Any, NamedTuple
 
 from api.client import ApiError, Client, UserError
 from api.client.payloads import parse_where, write_condition
-from ui.addresses import mark_view
+from ui.addresses import fits_address, mark_view
 from ui.common import TagChange, api_error_box, first_choice, unreachable_box
 from ui.html import error_box, notice, toast
 from ui.ranking import collection_choices
-from ui.tabs.search_view import NO_COLLECTION, TAGS, draw_detail, draw_results, label_choice, link_to
+from ui.tabs.search_view import (
+    INVITATION,
+    NO_COLLECTION,
+    NO_IMAGE,
+    NOTHING_TO_MIX,
+    TAGS,
+    draw_detail,
+    draw_results,
+    label_choice,
+    link_to,
+)
 
 MAX_HITS = 1000  # of one search
 NEIGHBOUR_IMAGES, NEIGHBOUR_TEXTS = 8, 4  # in the details of an image
@@ -26,6 +36,12 @@ TEXT_MODES = (TEXT_TO_IMAGES, BOTH)
 MODES = [TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS, BOTH]
 MODE_PARAMETERS = {TEXT_TO_IMAGES: "", IMAGE_TO_IMAGES: "images", IMAGE_TO_TEXTS: "texts", BOTH: "both"}
 DEFAULT_COUNT, DEFAULT_WEIGHT = 24, 50
+EMPTY_STATES = {
+    TEXT_TO_IMAGES: INVITATION,
+    IMAGE_TO_IMAGES: NO_IMAGE,
+    IMAGE_TO_TEXTS: NO_IMAGE,
+    BOTH: NOTHING_TO_MIX,
+}
 
 LabelFilter = dict[str, Any]  # {label: values, or a range or members of a set}: ``where`` of Client.search
 
@@ -47,10 +63,12 @@ class PageQuery:
 
     @property
     def link(self) -> str:
-        """Address of this search; empty for a search with an image, labels or texts as target."""
+        """Address of this search; empty for one with an image, labels, long words, or texts as target."""
         text_only = self.query.keys() <= {"text", "hybrid"} and self.target == "images" and not self.where
+        if not text_only or not fits_address(self.query["text"]):
+            return ""
         more = {} if self._captions is None else {"captions": self._captions}
-        return link_to(str(self.collection), q=self.query["text"], **more) if text_only else ""
+        return link_to(str(self.collection), q=self.query["text"], **more)
 
     @property
     def _captions(self) -> str | None:
@@ -94,6 +112,18 @@ class FilterMenu(NamedTuple):
     values: dict[str, list[str]]
     example: str
     labels: list[str]
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """(words, value) of what can be chosen."""
+        return [
+            (f"{name}: {each}", label_choice(name, each)) for name, own in self.values.items() for each in sorted(own)
+        ]
+
+    def known(self, where: Sequence[str]) -> list[str]:
+        """Those of the values of the menu that can be chosen, or are conditions on labels of the collection."""
+        chosen = {value for _, value in self.choices}
+        return [value for value in where if value in chosen or is_condition(value, self.labels)]
 
 
 class SearchRunner:
@@ -188,6 +218,11 @@ class SearchRunner:
         offset = current.offset + k
         more = len(answer["hits"]) == k and offset < MAX_HITS
         return PageResult(current.mark(drawn), replace(current, offset=offset, hits=hits), more)
+
+
+def draw_empty(mode: str, collection: str | None = None, item: str | None = None) -> str:
+    """What to do in a mode, with its address; ``item``: the image that awaits its words."""
+    return mark_view(EMPTY_STATES[mode], mode=MODE_PARAMETERS[mode], collection=collection, like=item)
 
 
 def filter_labels(labels: Mapping[str, Sequence[str]], types: Mapping[str, str] | None = None) -> dict[str, list[str]]:

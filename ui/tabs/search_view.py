@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ui.addresses import address
+from ui.addresses import address, fits_address
 from ui.common import draw_tag_form
 from ui.html import duration, empty_state, esc, item_url, progress_bar, status_line
 
@@ -75,8 +75,23 @@ OPENING = (
     f'<div class="lcl-opened">{INVITATION}</div>'
 )
 OPENED_SCRIPT = "() => document.body.classList.add('lcl-is-open')"
+WHERE = 5  # among the values of a search
+# before and after each search (page.js)
+BEGIN_SCRIPT = f"(turn, number, ...query) => [turn, window.lclSearch.begin(query[{WHERE}]), ...query]"
+# an event of its own, so that a change that is none takes no turn
+REFILTER_SCRIPT = "(where, times) => window.lclSearch.asks(where) ? times : times + 1"
+END_SCRIPT = "() => window.lclSearch.end()"
+CANCEL_SCRIPT = "window.addEventListener('lcl-cancel', (event) => trigger('select', { number: event.detail }));"
+FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
+  document.querySelector('#search-detail h2') ??
+  document.querySelector('#search-results [aria-current]') ??
+  document.querySelector('#search-results .lcl-results__head') ??
+  document.querySelector('.lcl-query textarea, .lcl-query input'))?.focus(), 30))"""
 NO_WORDS = empty_state("Type a few words first", "For example “red apple”, or pick one of the examples.")
-NO_IMAGE = empty_state("Which image?", "Drop one above, paste it, or choose it from your files.")
+NO_IMAGE = empty_state(
+    "Which image?",
+    "Drop one above, paste it, or choose it from your files. One is kept for a day: choose an older one again.",
+)
 NOTHING_TO_MIX = empty_state(
     "An image, and words about it",
     "Drop an image and say what should be different: “red”, “in winter”. The slider says how much the words count.",
@@ -190,7 +205,8 @@ def _text_row(collection: str, words: str, score: float, searches: bool) -> str:
     name = f'aria-label="{esc(words)}, score {score:.2f}. Find its images"'
     inside = f"<span>{esc(words)}</span>{_score(score)}"
     if not searches:
-        return f'<li><a href="{esc(link_to(collection, q=words))}" {name}>{inside}</a></li>'
+        link = f'href="{esc(link_to(collection, q=words))}" {name}' if fits_address(words) else ""
+        return f"<li><a {link}>{inside}</a></li>"
     return f'<li><button type="button" data-pick="text:{esc(collection)}:{esc(words)}" {name}>{inside}</button></li>'
 
 

@@ -10,7 +10,7 @@ import gradio as gr
 from api.client import ApiError
 from ui.common import TagChange
 from ui.tabs.search import SearchTab
-from ui.tabs.search_query import TEXT_TO_IMAGES, SearchRunner
+from ui.tabs.search_query import TEXT_TO_IMAGES, SearchRunner, filter_labels
 
 
 def test_hits_and_the_button_stay_if_more_cannot_be_fetched(service: Any, away: Exception) -> None:
@@ -44,7 +44,7 @@ def test_words_without_a_collection_are_searched_in_the_one_that_was_used_last(s
         collections=collections, collection=collections[1], encoders=[], search={"hits": [], "took_ms": 1}
     )  # fmt: skip
     request: Any = SimpleNamespace(query_params={"q": "ant"}, cookies={"lcl-collection": "used"})
-    assert SearchTab(client).open_address(None, None, request).collection == "used"
+    assert SearchTab(client).open_address(None, None, request).collection["value"] == "used"
     assert [arguments[0] for name, arguments, _ in client.calls if name == "search"] == ["used"]
 
 
@@ -73,3 +73,25 @@ def test_what_was_changed_before_an_error_is_said(service: Any) -> None:
     change = TagChange("red", [f"i{place}" for place in range(300)], remove=True)
     said = SearchRunner(service(change_labels=change_labels)).change_tags("col_1", change)
     assert ("The tags of only 256 of 300 images were changed" in said, "try again" in said) == (True, True)
+
+
+def test_labels_with_few_values_come_first_and_those_that_select_nothing_are_left_out() -> None:
+    labels = {
+        "split": ["", "test"],
+        "one": ["x"],
+        "concept": ["c", "a", "b"],
+        "group": ["", "y", "z"],
+        "n": ["x"] * 301,
+    }
+    assert filter_labels(labels) == {"concept": ["c", "a", "b"], "group": ["y", "z"], "split": ["test"]}
+
+
+def test_words_that_are_too_long_for_an_address_are_searched_without_a_link(service: Any) -> None:
+    """Each event sends the address, and a gateway refuses one above 8 KB."""
+    tab = SearchTab(service(search={"hits": [{"id": "i1", "score": 0.5, "caption": "an ant"}], "took_ms": 1}))
+    short, long = (tab.search(TEXT_TO_IMAGES, "col_1", "蟻" * count, None, 50, [], 12)[0] for count in (300, 400))
+    assert "&quot;q&quot;" in short
+    assert ">Link</a>" in short
+    assert "&quot;q&quot;" not in long
+    assert ">Link</a>" not in long
+    assert "closest to “蟻蟻" in long
