@@ -145,6 +145,16 @@ TABLES: dict[str, PublishedTable | PublishedTests] = {
         values="comparison/table_data",
         from_table={"documents": ("comparison", "lcl")},
     ),
+    "comparison_latents": PublishedTests(
+        "latents",
+        {
+            "`emu`: target without gradient against live": ("emu_detached", "emu"),
+            "`emu`: target of a moving average against live": ("emu_ema", "emu"),
+            "`lcl`: sigmoid loss against InfoNCE": ("lcl_sigmoid", "lcl"),
+        },
+        values="comparison/table_latents",
+        from_table={"emu": ("comparison", "emu"), "lcl": ("comparison", "lcl")},
+    ),
     "comparison_context": PublishedTests(
         "loss,context",
         {
