@@ -1,4 +1,4 @@
-"""The asynchronous client in the clothes of the plain one, so that it can sit the same examinations."""
+"""The asynchronous client with the calls of the synchronous one, so that the same tests run it."""
 
 from __future__ import annotations
 

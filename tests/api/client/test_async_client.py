@@ -1,4 +1,4 @@
-"""The asynchronous client sits every examination of the plain one, and waits without holding up others."""
+"""The asynchronous client passes every test of the synchronous one, and does not block others while it waits."""
 
 from __future__ import annotations
 

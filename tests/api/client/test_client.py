@@ -64,7 +64,8 @@ def test_a_study_is_looked_at_until_it_has_ended() -> None:
 
 
 def test_labels_of_images_are_changed_though_some_were_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.client._sync.client.ITEMS_PER_CHANGE", 3)
+    for package in ("_sync", "_async"):
+        monkeypatch.setattr(f"api.client.{package}.client.ITEMS_PER_CHANGE", 3)
 
     def missing(place: int) -> Answer:
         error = {"code": "item_not_found", "message": "there is no such item", "field": f"ids.{place}"}
