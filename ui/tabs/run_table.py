@@ -154,7 +154,7 @@ def draw_listing_controls(runs: Sequence[RunJson], listing: RunListing) -> str:
     filters = f'<div class="lcl-tags" role="group" aria-label="Filter by tag">{chips}</div>' if chips else ""
     return (
         f'<div class="lcl-listing"><div role="radiogroup" aria-label="Layout">{layouts}</div>'
-        f'<div class="lcl-tags" role="radiogroup" aria-label="Filter by state">{states}</div>{filters}</div>'
+        f'<div class="lcl-states" role="radiogroup" aria-label="Filter by state">{states}</div>{filters}</div>'
     )
 
 
