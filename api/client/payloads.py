@@ -246,7 +246,7 @@ def rejected_index(error: ApiError, count: int) -> int:
 
 
 def missing_index(error: ApiError, count: int) -> int:
-    """Index of the image among ``count`` that the collection has no longer. Raises: ``error`` of another cause."""
+    """Index of the image among ``count`` that the collection no longer has. Raises: ``error`` of another cause."""
     match = _ID_FIELD.fullmatch(error.field or "")
     if match and error.code == "item_not_found" and int(match[1]) < count:
         return int(match[1])

@@ -1,6 +1,6 @@
 """Limits of a pre-training that exclude each other: no item of its data could be read.
 
-New specs alone are checked. Stored ones open whatever they say, so that their runs go on.
+Only new specs are checked. Stored ones open with any limits, so that their runs continue.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.specs.data import VIEW_ITEMS, VIEW_RECORDS
 from lcl_core.specs.pretrain import PretrainSpec
 
-_PAIR_TOKENS = 5  # beside those of the image: the four of the wrapper and one of the text
+_PAIR_TOKENS = 5  # besides those of the image: four that render_pair reserves, and one of the text
 
 
 def check_limits(spec: PretrainSpec) -> None:

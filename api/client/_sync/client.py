@@ -300,7 +300,7 @@ class CollectionCalls(Transport):
             labels: {label: value}; None removes the label.
             add, remove: {label: members} of labels that are sets, such as ``{"tags": ["checked"]}``.
             on_progress: receives the images that have been sent and all of them, after each request.
-            on_missing: receives each image that the collection has no longer, and the others are changed; by default it
+            on_missing: receives each image that the collection no longer has; the others are changed. By default it
                 is an error.
 
         Returns: the number of images whose labels are others now.
