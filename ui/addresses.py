@@ -23,7 +23,7 @@ TAB_OF_PARAMETER = {
 # Parameters of filters, sliders and menus: a change of these alone makes no new entry of the browser's history.
 OPTION_PARAMETERS = (
     *("words", "where", "k", "captions", "kind", "colour", "at", "split", "source", "layout", "sort", "tag"),
-    *("with", "metric", "over"),
+    *("state", "name", "with", "metric", "over"),
 )
 FIRST_TAB = "search"
 # Characters of one parameter, encoded: the browser sends the address with each event; gateways refuse lines of 8 KB.

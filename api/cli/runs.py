@@ -121,12 +121,14 @@ def list_(
         str | None, typer.Option(help=f"one of {', '.join(RUN_STATES)}", autocompletion=complete_state)
     ] = None,
     tag: Annotated[str | None, typer.Option()] = None,
+    name: Annotated[str | None, typer.Option(help="a part of the name, in any letter case")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
     cursor: Cursor = None,
 ) -> None:
     """The newest runs."""
     options = global_options(context)
-    page = options.call(lambda client: client.runs(kind=kind, state=state, limit=limit, cursor=cursor, tag=tag))
+    filters = {"kind": kind, "state": state, "tag": tag, "name": name}
+    page = options.call(lambda client: client.runs(**filters, limit=limit, cursor=cursor))
     rows = (
         (run["id"], run["kind"], run["name"] or run_subject(run), run["state"], _progress(run), ago(run["created_at"]))
         for run in page["items"]

@@ -122,13 +122,16 @@ def page(
     kind: Annotated[Kind | None, Query(description="only runs of this kind")] = None,
     state: Annotated[State | None, Query(description="only runs in this state")] = None,
     tag: Annotated[Tag | None, Query(description="only runs with this tag")] = None,
+    name: Annotated[
+        str | None, Query(min_length=1, max_length=100, description="only runs whose name contains this, in any case")
+    ] = None,
     limit: PageLimit = 50,
     cursor: Cursor = None,
 ) -> PageOf[RunView]:
     """Newest first, the caller's own (for an admin: all owners'); ``next_cursor`` is the cursor of the next page."""
     state_name = None if state is None else state.value
-    owner = principal.visible_owner
-    rows = runs.list_runs(session, kind=kind, state=state_name, tag=tag, owner=owner, limit=limit, cursor=cursor)
+    filters = {"kind": kind, "state": state_name, "tag": tag, "name": name, "owner": principal.visible_owner}
+    rows = runs.list_runs(session, **filters, limit=limit, cursor=cursor)
     return PageOf[RunView](items=run_views(session, rows.items), next_cursor=rows.next_cursor)
 
 

@@ -96,11 +96,15 @@ def list_runs(
     kind: str | None = None,
     state: str | None = None,
     tag: str | None = None,
+    name: str | None = None,
     owner: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
 ) -> CursorPage[Run]:
     """A page of runs, newest first. A new run does not shift the pages after a cursor.
+
+    Args:
+        name: a part of the run's name, in any letter case (SQLite: of the letters A to Z).
 
     Raises: UserError ``bad_cursor`` or ``bad_limit``.
     """
@@ -114,6 +118,8 @@ def list_runs(
     for column, value in ((Run.kind, kind), (Run.state, state), (owner_column, owner)):
         if value is not None:
             query = query.where(column == value)
+    if name is not None:
+        query = query.where(Run.name.icontains(name, autoescape=True))
     if tag is not None:
         query = query.join(RunTag, RunTag.run_id == Run.id).where(RunTag.tag == tag)
     return read_page(session, query, limit, lambda run: run.id)

@@ -61,6 +61,10 @@ class SandboxBusy(UserError):
         super().__init__("other encoders are being examined; try again in a few seconds", code="examination_busy")
 
 
+class SandboxTimeout(UserError):
+    """An examination took longer than its limit, perhaps because other processes use the processor."""
+
+
 class SandboxQueue:
     """Examinations that run at one time, at most one of each owner. Who waits is served in order of arrival.
 
@@ -123,7 +127,7 @@ def inspect_encoder(
         needs its library.
 
     Raises:
-        UserError: ``bad_encoder`` or ``encoder_unreadable``, with what is wrong; SandboxBusy.
+        UserError: ``bad_encoder`` or ``encoder_unreadable``, with what is wrong; SandboxBusy; SandboxTimeout.
     """
     digest = files_digest(hashes or _hash_encoder(directory))
     if (found := _read_cache(digest, memory)) is not None:
@@ -136,7 +140,7 @@ def inspect_encoder(
         try:
             found = _run_process(directory, seconds)
         except UserError as error:
-            if importer is not None:
+            if importer is not None and not isinstance(error, SandboxTimeout):
                 _remember_refusal(digest, directory, error)
             raise
     if found["loaded"]:
@@ -181,7 +185,12 @@ def _hash_encoder(directory: Path) -> Hashes:
 
 def _run_process(directory: Path, seconds: float) -> EncoderInfo:
     size = sum(path.stat().st_size for path in data_files(directory))
-    ended = run_sandboxed(MODULE, [str(directory.resolve())], SandboxLimits(seconds + size / BYTES_A_SECOND))
+    limits = SandboxLimits(seconds + size / BYTES_A_SECOND)
+    ended = run_sandboxed(MODULE, [str(directory.resolve())], limits)
+    if ended.status is None:
+        message = f"the encoder cannot be read: {ended.reason}, more than {limits.seconds:.0f} s"
+        message += "; try again when the machine is less busy"
+        raise SandboxTimeout(message, code="encoder_unreadable", field="encoder", file=directory)
     with contextlib.suppress(ValueError):
         answer = json.loads(ended.output.rpartition(b"\n")[2])
         if ended.status == 0 and answer.get("ok"):

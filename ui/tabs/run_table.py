@@ -33,6 +33,7 @@ from ui.spec_fields import spec_differences
 TABLE = "table"
 MAX_TABLE_RUNS = 100
 NOTE_CHARACTERS = 80  # of the notes in a row
+MAX_NAME = 100  # characters of a run's name
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class RunListing:
         layout: ``table``, or empty for the list beside the selected run.
         sort: a key of ``COLUMNS``; with ``-`` before it the greatest first.
         tag, state: only runs with this one; empty: all.
+        name: only runs whose name contains this; empty: all.
         checked: ids of runs that are chosen in the table.
         page: which runs, in the order of their submission.
     """
@@ -51,12 +53,13 @@ class RunListing:
     sort: str = "-created"
     tag: str = ""
     state: str = ""
+    name: str = ""
     checked: frozenset[str] = frozenset()
     page: ListPage = field(default_factory=ListPage)
 
     def changed(self, action: str, value: str) -> RunListing:
         """The listing after a click on ``layout:``, ``sort:``, ``tag:`` or ``check:``, which a second click turns back,
-        or on ``state:`` or ``page:``.
+        or on ``state:`` or ``page:``; or after ``name:`` with what was typed.
 
         ``check:`` without an id: no run is chosen any more.
         """
@@ -64,8 +67,8 @@ class RunListing:
             return replace(self, page=self.page.turned(value))
         if action == "layout":
             return replace(self, layout=value, page=ListPage())
-        if action == "state":
-            return replace(self, state=value, page=ListPage())
+        if action in ("state", "name"):
+            return replace(self, **{action: value}, page=ListPage())
         if action == "tag":
             return replace(self, tag="" if value == self.tag else value, page=ListPage())
         if action == "check":
@@ -84,11 +87,16 @@ class RunListing:
         return MAX_TABLE_RUNS if self.layout == TABLE else 50
 
     @property
+    def filtered(self) -> bool:
+        """Does the listing exclude any runs?"""
+        return bool(self.tag or self.state or self.name)
+
+    @property
     def address(self) -> dict[str, str]:
         """Parameters of the page's address; those of the first listing are left out."""
         sort = "" if self.sort == RunListing().sort or self.layout != TABLE else self.sort
-        state = {"state": self.state} if self.state else {}
-        return {"layout": self.layout, "sort": sort, "tag": self.tag, **state}
+        filters = {name: value for name in ("state", "name") if (value := getattr(self, name))}
+        return {"layout": self.layout, "sort": sort, "tag": self.tag, **filters}
 
 
 def linked_listing(parameters: Mapping[str, str]) -> RunListing:
@@ -100,6 +108,7 @@ def linked_listing(parameters: Mapping[str, str]) -> RunListing:
         sort if known else RunListing().sort,
         parameters.get("tag", ""),
         state if state in STATE_LABELS else "",
+        parameters.get("name", "")[:MAX_NAME],
     )
 
 

@@ -39,7 +39,7 @@ NO_SYSTEM = empty_state(
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NO_MATCHING_RUNS = empty_state(
     "No run matches",
-    "No run has this kind, state and tag. “All” shows every kind or state; a second click clears a tag.",
+    "No run has this kind, state, tag and name. “All” shows every kind or state; a second click clears a tag.",
 )
 NO_WORKERS = empty_state("No worker is alive", "Start one, and queued runs begin by themselves.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")

@@ -40,6 +40,7 @@ from ui.tabs.run_comparison import (
 )
 from ui.tabs.run_form import SpecForm, invalid_message, valid_message
 from ui.tabs.run_table import (
+    MAX_NAME,
     TABLE,
     RunListing,
     draw_listing_controls,
@@ -126,6 +127,10 @@ class RunsTab:
                 self.only = gr.Radio(
                     filters, value=ALL, label="Show", show_label=False, elem_classes="lcl-segment lcl-segment--small"
                 )
+                self.name = gr.Textbox(
+                    label="Name", show_label=False, placeholder="Find runs whose name contains …", max_lines=1,
+                    max_length=MAX_NAME, elem_id="run-name-filter",
+                )  # fmt: skip
                 self.listing = html_pane(js_on_load=PICK_SCRIPT, elem_id="run-list")
             with gr.Column(scale=7, min_width=300, elem_classes="lcl-panel lcl-run"):
                 self._build_detail()
@@ -174,8 +179,14 @@ class RunsTab:
         everything = [self.listing, self.comparison.others, *detail]
         for event in (tab.select, navigation.select):
             event(
-                self.open_address, [self.selection, self.only], [self.only, *everything], **SILENT_EVENT | LAST_COUNTS
-            ).then(self.comparison.show_linked, self.selection, self.comparison.inputs, **SILENT_EVENT | LAST_COUNTS)
+                self.open_address, [self.selection, self.only], [self.only, self.name, *everything],
+                **SILENT_EVENT | LAST_COUNTS,
+            ).then(
+                self.comparison.show_linked, self.selection, self.comparison.inputs, **SILENT_EVENT | LAST_COUNTS
+            )  # fmt: skip
+        self.name.input(
+            self.list_named, [self.selection, self.only, self.name], everything, **SILENT_EVENT | LAST_COUNTS
+        )
         self.only.input(self.list_kind, [self.selection, self.only], everything, **SILENT_EVENT | LAST_COUNTS)
         self.clock.tick(self.tick, [self.selection, self.only], everything, js=seen_script("runs"), **SILENT_EVENT)
         self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT | EACH_COUNTS)
@@ -420,6 +431,11 @@ class RunsTab:
         selection.listing = replace(selection.listing, page=ListPage())
         return self.refresh(selection, only)
 
+    def list_named(self, selection: SelectedRun, only: str, name: str) -> tuple[Any, ...]:
+        """The newest runs whose name contains what was typed."""
+        selection.listing = selection.listing.changed("name", name.strip())
+        return self.refresh(selection, only)
+
     def compare(
         self, selection: SelectedRun, only: str, others: list[str], metrics: list[str], axis: str
     ) -> tuple[Any, ...]:
@@ -435,7 +451,7 @@ class RunsTab:
             self.comparison.open_linked(selection, address)
             if address.get("run", selection.current.id) != selection.current.id:
                 selection.current = WatchedRun(address["run"])
-        return only, *self.refresh(selection, only)
+        return only, selection.listing.name, *self.refresh(selection, only)
 
     def tick(self, selection: SelectedRun, only: str | None, request: gr.Request) -> Any:
         """Fetches nothing while the tab is hidden (``only`` is None). A tick may precede the first refresh."""
@@ -449,6 +465,7 @@ class RunsTab:
                 kind=None if only == ALL else only,
                 state=listing.state or None,
                 tag=listing.tag or None,
+                name=listing.name or None,
                 limit=listing.limit,
                 cursor=listing.page.cursor,
             )
@@ -542,13 +559,12 @@ class RunsTab:
 
 
 def _draw_list(runs: Sequence[RunJson], selected: str | None, only: str, listing: RunListing) -> str:
-    filtered = bool(listing.tag or listing.state)
     if listing.layout == TABLE and runs:
         chosen = [run for run in runs if run["id"] in listing.checked]
         drawn = draw_chosen(chosen) + draw_run_table(runs, selected, listing)
     else:
-        drawn = draw_list(runs, selected, filtered=only != ALL or filtered)
-    controls = draw_listing_controls(runs, listing) if runs or filtered else ""
+        drawn = draw_list(runs, selected, filtered=only != ALL or listing.filtered)
+    controls = draw_listing_controls(runs, listing) if runs or listing.filtered else ""
     return mark_view(controls + drawn + listing.page.draw(), kind="" if only == ALL else only, **listing.address)
 
 

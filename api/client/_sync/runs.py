@@ -83,9 +83,10 @@ class RunCalls(Transport):
         limit: int = 50,
         cursor: str | None = None,
         tag: str | None = None,
+        name: str | None = None,
     ) -> PageJson[RunJson]:
-        """One page, newest first: {"items": […], "next_cursor": str or None}."""
-        return self.get("/v1/runs", kind=kind, state=state, limit=limit, cursor=cursor, tag=tag)
+        """One page, newest first: {"items": […], "next_cursor": str or None}. ``name``: a part of the run's name."""
+        return self.get("/v1/runs", kind=kind, state=state, limit=limit, cursor=cursor, tag=tag, name=name)
 
     def annotate(self, run_id: str, *, tags: Sequence[str] | None = None, notes: str | None = None) -> RunJson:
         """Replace tags or notes of a run; None leaves them as they are, empty ones are removed."""

@@ -146,6 +146,14 @@ def test_pages_filter_and_continue(live_service: Any, http: httpx.Client, refuse
     refused(http.get("/v1/runs", params={"limit": 0}), 422, field="limit")
 
 
+def test_runs_are_found_by_a_part_of_their_name(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    made = live_service.admin.submit("pretrain", {"preset": "sample"}, name="Named 50%")["id"]
+    assert [run["id"] for run in http.get("/v1/runs", params={"name": "named 50%"}).json()["items"]] == [made]
+    assert [run["id"] for run in live_service.admin.runs(name="NAMED")["items"]] == [made]
+    assert http.get("/v1/runs", params={"name": "named 5_%"}).json()["items"] == []
+    refused(http.get("/v1/runs", params={"name": ""}), 422, field="name")
+
+
 def test_a_run_is_resumed_with_another_limit_of_its_time(live_service: Any, http: httpx.Client, refused: Any) -> None:
     run_id = live_service.admin.submit("pretrain", {"preset": "sample", "timeout_seconds": 60})["id"]
     for body, limit in (({"timeout_seconds": 90.5}, 90.5), ({}, 90.5), ({"timeout_seconds": None}, None)):

@@ -55,6 +55,15 @@ def test_filters(database: Database, queue: Queue) -> None:
     assert counted == dict.fromkeys(states.State, 0) | {"queued": 1, "cancelled": 1}
 
 
+def test_a_part_of_the_name_in_any_case_finds_runs(database: Database, queue: Queue) -> None:
+    clip, percent, _ = queue(name="million-CLIP-s0"), queue(name="50% clip"), queue(name=None)
+    assert ids(database, name="clip") == [percent, clip]
+    assert ids(database, name="CLIP-s") == [clip]
+    assert ids(database, name="%") == [percent], "no wildcard"
+    assert ids(database, name="million_clip") == [], "no wildcard either"
+    assert ids(database, name="clip", state="running") == []
+
+
 def test_a_tags_pages_cover_it_once_newest_first(database: Database, queue: Queue) -> None:
     tagged = [queue(tags=["a", "b"] if number % 2 else ["a"]) for number in range(5)]
     queue(tags=["c"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,9 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.sandbox import SandboxResult
 from lcl_core.encoders import sandbox
-from lcl_core.encoders.sandbox import SandboxBusy, SandboxQueue, _check_outputs, inspect_encoder
+from lcl_core.encoders.sandbox import SandboxBusy, SandboxQueue, SandboxTimeout, _check_outputs, inspect_encoder
 
 
 def test_a_batch_of_large_inputs_is_refused_although_its_outputs_are_small() -> None:
@@ -83,3 +85,17 @@ def test_a_refusal_of_an_import_is_remembered(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(UserError):
             inspect_encoder(tmp_path / "first", hashes=hashes, importer="ada")
     assert len(examined) == 5
+
+
+def test_an_examination_that_took_too_long_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another time the machine may be less busy."""
+    ended = SandboxResult(None, b"", "")
+    monkeypatch.setattr(sandbox, "run_sandboxed", lambda *_: ended)
+    (tmp_path / "config.json").write_text("{}")
+    for _ in range(2):
+        with pytest.raises(SandboxTimeout, match="more than 120 s; try again when the machine is less busy") as refused:
+            inspect_encoder(tmp_path, hashes={"config.json": "1" * 64}, importer="ada")
+        assert refused.value.code == "encoder_unreadable"
+    facts = {"loaded": False, "kind": "lcl"}
+    ended = SandboxResult(0, json.dumps({"ok": True, "facts": facts}).encode(), "")
+    assert inspect_encoder(tmp_path, hashes={"config.json": "1" * 64}, importer="ada") == facts

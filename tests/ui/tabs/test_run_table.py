@@ -57,6 +57,7 @@ def test_a_duration_ends_with_the_run(run: dict[str, Any]) -> None:
             {"layout": "table", "sort": "metric", "tag": "x", "state": "failed"},
             RunListing("table", "metric", "x", "failed"),
         ),
+        ({"layout": "", "sort": "", "tag": "", "name": "clip"}, RunListing(name="clip")),
         ({"layout": "sideways", "sort": "-colour", "state": "lost"}, RunListing()),
         ({}, RunListing()),
     ],
@@ -94,6 +95,22 @@ def test_runs_of_one_state_are_listed_from_the_first_page_on(service: Any, run: 
     assert ("state:cancelling" in drawn, "state:" in draw_listing_controls([run], RunListing())) == (False, True)
     tab.select(selection, "all", SimpleNamespace(pick="state:"))  # type: ignore[arg-type]
     assert client.arguments_of("runs")[-1]["state"] is None
+
+
+def test_runs_are_listed_by_a_part_of_their_name_from_the_first_page_on(service: Any) -> None:
+    client = service(runs=lambda **_: {"items": [], "next_cursor": None})
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun())
+    selection.listing = RunListing(page=ListPage(("2",)))
+    drawn = tab.list_named(selection, "all", " clip ")[0]
+    (query,) = client.arguments_of("runs")
+    assert (query["name"], query["cursor"]) == ("clip", None)
+    assert "No run matches" in drawn
+    assert "&quot;name&quot;: &quot;clip&quot;" in drawn, "the address has it"
+    opened: Any = SimpleNamespace(query_params={"tab": "runs", "name": "emu"})
+    assert tab.open_address(selection, "all", opened)[:2] == ("all", "emu"), "the field is filled in"
+    assert client.arguments_of("runs")[-1]["name"] == "emu"
+    tab.list_named(selection, "all", "")
+    assert client.arguments_of("runs")[-1]["name"] is None
 
 
 def test_the_service_filters_and_an_edit_is_saved_and_not_overwritten(service: Any, run: dict[str, Any]) -> None:
