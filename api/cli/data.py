@@ -34,8 +34,10 @@ from lcl_core.dataset_builder.packages import DEFAULT_CACHE, PackageCache
 
 UNPACKING_SECONDS = 0.5  # between two looks at an upload
 group = typer.Typer(help="Validate, convert, register and look at datasets.", no_args_is_help=True)
-# duplicates, and images that readers of web pages leave out
-HARMLESS_PROBLEMS = ("duplicate image", "duplicate document", "small image", "long image", "repeated image")
+# duplicates, and what readers of web pages leave out
+HARMLESS_PROBLEMS = (
+    "duplicate image", "duplicate document", "small image", "long image", "repeated image", "repeated text"
+)  # fmt: skip
 RECORD_KINDS = {"matched": ("matched", "matched"), "sequence": ("sequence", "sequences"), "pair": ("pair", "pairs")}
 
 

@@ -16,7 +16,6 @@ from lcl_core.db.session import Database
 from lcl_core.db.workers import PeriodicTask
 
 UPLOAD_SECONDS = 2.0  # between two queries for imported encoders that are due
-GARBAGE_SECONDS = 3600.0
 _JOIN_SECONDS = 5.0  # for an upload at work when the service stops; another process begins it again later
 
 
@@ -26,8 +25,8 @@ def home_tasks(database: Database, settings: ApiSettings, artifacts: Artifacts) 
         return []
     process = f"api-{secrets.token_hex(8)}"
     send = partial(upload_next, database, artifacts, imports=True)
-    collect = partial(collect_for_all, database, settings, artifacts, process, GARBAGE_SECONDS)
+    collect = partial(collect_for_all, database, settings, artifacts, process, settings.gc_seconds)
     return [
         PeriodicTask("lcl-uploads", send, UPLOAD_SECONDS, join_seconds=_JOIN_SECONDS),
-        PeriodicTask("lcl-garbage", collect, GARBAGE_SECONDS, delayed=True, join_seconds=0.0),
+        PeriodicTask("lcl-garbage", collect, settings.gc_seconds, delayed=True, join_seconds=0.0),
     ]

@@ -183,6 +183,20 @@ def test_nobody_has_privileges(name: str) -> None:
     assert not any("docker.sock" in volume for volume in service.get("volumes", ()))
 
 
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_who_migrates_a_large_database_is_not_unhealthy(name: str) -> None:
+    assert SERVICES[name]["healthcheck"]["start_period"] == "30m"
+
+
+def test_the_number_of_workers_and_the_connections_for_them_are_settings() -> None:
+    """A number by ``--scale`` ends with the next command without it."""
+    assert SERVICES["worker"]["scale"] == "${LCL_WORKERS:-1}"
+    (given,) = [each for each in SERVICES["postgres"]["command"] if each.startswith("max_connections=")]
+    most = re.fullmatch(r"max_connections=\$\{LCL_POSTGRES_CONNECTIONS:-(\d+)\}", given)
+    assert most
+    assert int(most[1]) >= 46 * 5, "an api and four workers"
+
+
 @pytest.mark.parametrize("name", EVERYBODY)
 def test_everybody_tells_its_health(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")

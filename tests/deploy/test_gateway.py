@@ -122,8 +122,16 @@ def test_a_body_is_bounded_by_what_its_path_is_for(gateway: int, backend: Backen
     backend.requested.clear()
     status, answer = ask(gateway, "POST", path, largest + 1)
     assert status == 413
-    assert json.loads(answer)["error"]["code"] == "body_too_large"
+    assert json.loads(answer)["error"].items() >= {"code": "body_too_large", "type": "invalid_request_error"}.items()
     assert backend.requested == [], "it was passed on"
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/runs"])
+def test_a_service_that_is_away_is_reported_in_the_form_of_errors(gateway: int, backend: Backend, path: str) -> None:
+    backend.close()
+    status, answer = ask(gateway, "GET", path)
+    assert status == 502
+    assert json.loads(answer)["error"].items() >= {"code": "no_answer", "type": "server_error", "param": None}.items()
 
 
 def held_open(port: int, path: str, address: str) -> socket.socket:
@@ -140,7 +148,7 @@ def test_one_address_cannot_take_every_place(gateway: int, backend: Backend, unt
         until(lambda: len(backend.requested) == AT_ONCE, "all of them are under way")
         status, answer = ask(gateway, "GET", "/v1/runs")
         assert status == 429
-        assert json.loads(answer)["error"]["code"] == "too_many_requests"
+        assert json.loads(answer)["error"].items() >= {"code": "too_many_requests", "type": "rate_limit_error"}.items()
         assert ask(gateway, "GET", "/v1/runs", address="192.0.2.2")[0] == 200, "others are served"
         assert ask(gateway, "GET", "/gateway-health")[0] == 200
     backend.let_go.set()

@@ -24,6 +24,7 @@ from workers.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
+RESOLVERS = ("169.254.20.10/32", "169.254.169.254/32")  # NodeLocal DNSCache, Cloud DNS of GKE
 VERSIONS = ("1.30", "1.34", "1.37")
 COMPONENTS = ("gpu", "jobs", "managed")
 
@@ -358,10 +359,15 @@ def test_the_network_is_closed_but_for_what_is_named() -> None:
     assert open_to == {container(name)["ports"][0]["containerPort"] for name in ("api", "ui")}
 
 
-def test_who_leaves_goes_to_named_pods() -> None:
+def test_who_leaves_goes_to_named_pods_and_for_names_to_the_nodes_resolver() -> None:
     for name, policy in of_kind("NetworkPolicy").items():
-        for peer in (peer for rule in policy.get("egress", ()) for peer in rule["to"]):
-            assert peer["podSelector"]["matchLabels"], f"{name} lets into every pod of a namespace"
+        for rule in policy.get("egress", ()):
+            for peer in rule["to"]:
+                if "ipBlock" in peer:
+                    assert peer["ipBlock"]["cidr"] in RESOLVERS
+                    assert {port["port"] for port in rule["ports"]} == {53}
+                else:
+                    assert peer["podSelector"]["matchLabels"], f"{name} lets into every pod of a namespace"
 
 
 def test_servers_outside_the_cluster_are_a_component_of_addresses() -> None:

@@ -129,10 +129,9 @@ def test_what_runs_made_is_for_workers(state: AppState, settings: ApiSettings, e
 
 
 def test_garbage_of_the_home_is_removed(
-    state: AppState, settings: ApiSettings, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    state: AppState, settings: ApiSettings, eventually: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(tasks_module, "GARBAGE_SECONDS", 0.1)
-    settings.gc_grace_seconds = 0.0
+    settings.gc_seconds, settings.gc_grace_seconds = 0.1, 0.0
     orphan = settings.encoders_dir / new_id("enc")
     orphan.mkdir(parents=True)
     _, garbage = home_tasks(state.database, settings, state.artifacts)
