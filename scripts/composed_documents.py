@@ -1,14 +1,14 @@
 """``python -m scripts.composed_documents CORPUS OUT``: documents whose contexts say of an image what a spec decides.
 
 CORPUS is a folder of our own format (docs/data.md), as ``lcl data build`` makes it. OUT becomes another one, with
-documents alone: sentences of the corpus's manuals and captioned images in turn, each image matched to its own caption.
-A document begins with a sentence, and no two of its images are related, since both are drawn at random. So what stands
-before an image says nothing of it, unless its own caption does: that is the case for the share ``1 -
+documents alone: sentences of the corpus's documents and captioned images in turn, each image matched to its own
+caption. A document begins with a sentence, and no two of its images are related, since both are drawn at random. So what
+stands before an image says nothing of it, unless its own caption does: that is the case for the share ``1 -
 image_first_probability`` of the images, a field of the training spec. Texts, images and lengths are the same at every
 share.
 
 Each image of the split ``train`` is in one document of each pass; passes differ in their order. Images are hard links,
-so OUT is on CORPUS's file system.
+so OUT is on CORPUS's file system; the notices of CORPUS are copied.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
+from lcl_core.dataset_builder.build import copy_notices
 
 Json = dict[str, Any]
 
@@ -52,7 +53,8 @@ def make(corpus: Path, out: Path, sources: Sequence[str], passes: int, seed: int
     Raises: UserError ``corpus_unreadable`` where a file is missing, a source has no captioned image to train on, or no
     document has a sentence without an image.
     """
-    sentences = sorted(set(_sentences(_read(corpus / "interleaved" / "train.jsonl"))))
+    licences = dict(_sentences(_read(corpus / "interleaved" / "train.jsonl")))
+    sentences = sorted(licences)
     pairs = [pair for source in sources for pair in _training_pairs(corpus, source)]
     if not sentences:
         raise UserError("no document has a sentence without an image", code="corpus_unreadable", file=corpus)
@@ -66,21 +68,29 @@ def make(corpus: Path, out: Path, sources: Sequence[str], passes: int, seed: int
     for _ in range(passes):
         draw.shuffle(pairs)
         for start in range(0, len(pairs), IMAGES_PER_DOCUMENT):
-            documents.append(_document(pairs[start : start + IMAGES_PER_DOCUMENT], sentences, draw))
+            drawn = pairs[start : start + IMAGES_PER_DOCUMENT]
+            documents.append(_document(drawn, sentences, licences, draw))
     (out / "interleaved").mkdir(exist_ok=True)
     lines = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
     write_atomically(out / "interleaved" / "train.jsonl", lines)
+    copy_notices(corpus, out)
     return {"documents": len(documents), "images": len(pairs), "sentences": len(sentences)}
 
 
-def _document(pairs: Sequence[Json], sentences: Sequence[str], draw: random.Random) -> Json:
-    """``sentence, caption, sentence, caption, …, sentence``; every second text is an image's caption."""
+def _document(
+    pairs: Sequence[Json], sentences: Sequence[str], licences: Mapping[str, str], draw: random.Random
+) -> Json:
+    """``sentence, caption, sentence, caption, …, sentence``; every second text is an image's caption.
+
+    ``licences``: of each sentence. The document has these and those of its images.
+    """
     texts = [draw.choice(sentences)]
     images: list[Json] = []
     for pair in pairs:
         images.append({"image_name": pair["image"], "matched_text_index": len(texts), "matched_sim": 1.0})
         texts += [f"{pair['captions'][0].rstrip('.')}.", draw.choice(sentences)]
-    return {"source": "composed", "licence": "see the corpus", "text_list": texts, "image_info": images}
+    found = {pair["licence"] for pair in pairs} | {licences[text] for text in texts[::2]}
+    return {"source": "composed", "licence": ", ".join(sorted(found)), "text_list": texts, "image_info": images}
 
 
 def _training_pairs(corpus: Path, source: str) -> list[Json]:
@@ -91,14 +101,14 @@ def _training_pairs(corpus: Path, source: str) -> list[Json]:
     return pairs
 
 
-def _sentences(documents: Iterable[Json]) -> Iterator[str]:
-    """Whole sentences that no image is matched to, each as often as it stands there."""
+def _sentences(documents: Iterable[Json]) -> Iterator[tuple[str, str]]:
+    """Whole sentences that no image is matched to, each as often as it stands there, with the document's licence."""
     for document in documents:
         matched = {image["matched_text_index"] for image in document["image_info"]}
         for number, text in enumerate(document["text_list"]):
             whole = text[:1].isupper() and text.endswith(".") and len(text.split()) in WORDS
             if number not in matched and whole:
-                yield text
+                yield text, document["licence"]
 
 
 def _read(path: Path) -> list[Json]:

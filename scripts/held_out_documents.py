@@ -3,7 +3,9 @@
 CORPUS is a folder of our own format (docs/data.md), as ``lcl data build`` makes it. OUT becomes another one, with pairs
 alone: each image of ``interleaved/val.jsonl`` with the sentence that it is matched to (split ``val``), and, for a head
 to learn from, those of the training documents of the same sources (split ``train``). An image that several documents
-show has the sentence of the first, held-out ones first. Images are hard links, so OUT is on CORPUS's file system.
+of a split show has the sentence of the first. An image of both splits is one of ``train``, since an encoder may have
+been trained on it; with ``--shared-images val`` it is one of ``val``. Images are hard links, so OUT is on CORPUS's file
+system; the notices of CORPUS are copied.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.files import write_atomically
+from lcl_core.dataset_builder.build import SPLITS, copy_notices
 
 Json = dict[str, Any]
 
@@ -25,21 +28,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.held_out_documents", description=__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--shared-images", choices=SPLITS, default="train", help="split of an image that both have")
     options = parser.parse_args()
-    sys.stdout.write(f"{json.dumps(make(options.corpus, options.out))}\n")
+    sys.stdout.write(f"{json.dumps(make(options.corpus, options.out, options.shared_images))}\n")
 
 
-def make(corpus: Path, out: Path) -> dict[str, int]:
+def make(corpus: Path, out: Path, shared_images: str = "train") -> dict[str, int]:
     """Returns: the number of images of each split."""
     held_out = _read(corpus / "interleaved" / "val.jsonl")
     sources = {document["source"] for document in held_out}
     trained = [each for each in _read(corpus / "interleaved" / "train.jsonl") if each["source"] in sources]
-    counts = {"val": 0, "train": 0}
-    pairs: dict[str, Json] = {}
+    found: dict[str, dict[str, Json]] = {}
     for split, documents in (("val", held_out), ("train", trained)):
+        found[split] = {}
         for pair in _pairs(documents, split):
-            if pairs.setdefault(pair["image"], pair) is pair:
-                counts[split] += 1
+            found[split].setdefault(pair["image"], pair)
+    (other,) = {*SPLITS} - {shared_images}
+    for name in found["val"].keys() & found["train"].keys():
+        del found[other][name]
+    pairs = found["val"] | found["train"]
     for name in pairs:
         image = out / "images" / name
         image.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +55,8 @@ def make(corpus: Path, out: Path) -> dict[str, int]:
     (out / "pairs").mkdir(exist_ok=True)
     lines = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs.values())
     write_atomically(out / "pairs" / "documents.jsonl", lines)
-    return counts
+    copy_notices(corpus, out)
+    return {split: len(found[split]) for split in found}
 
 
 def _pairs(documents: Iterable[Json], split: str) -> Iterator[Json]:

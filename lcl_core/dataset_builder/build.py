@@ -30,7 +30,13 @@ from PIL import Image
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.dataset_builder.documents import DocumentRow, PairRow, hash_fraction, json_line
-from lcl_core.dataset_builder.images import COLOURS, ImageWriter, main_colour_of_file, map_in_processes
+from lcl_core.dataset_builder.images import (
+    COLOURS,
+    ImageWriter,
+    main_colour_of_file,
+    map_in_processes,
+    renderer_version,
+)
 from lcl_core.dataset_builder.packages import Log, Package, PackageCache
 from lcl_core.dataset_builder.sources import SOURCES, CorpusSource, SourceFiles
 from lcl_core.dataset_builder.sources.base import LicenceChoice, is_licence_allowed
@@ -95,6 +101,14 @@ def write_notices(folder: Path, sources: list[CorpusSource], files: Mapping[str,
             kept = _copy_notices(folder / NOTICES_FOLDER / _package_folder(package), package, files[package.name])
             parts.append(f"  {package.client} package {package.name} {package.version}: {', '.join(kept)}\n")
     (folder / NOTICE_FILE).write_text("".join(parts), encoding="utf-8")
+
+
+def copy_notices(corpus: Path, out: Path) -> None:
+    """Copy ``NOTICE`` and ``licences/`` of a corpus, if it has them, to one that is made of its images and texts."""
+    if (corpus / NOTICE_FILE).is_file():
+        shutil.copyfile(corpus / NOTICE_FILE, out / NOTICE_FILE)
+    if (corpus / NOTICES_FOLDER).is_dir():
+        shutil.copytree(corpus / NOTICES_FOLDER, out / NOTICES_FOLDER, dirs_exist_ok=True)
 
 
 def add_colours(pairs: Sequence[PairRow], images: Path) -> list[PairRow]:
@@ -346,6 +360,7 @@ def _input_key(source: CorpusSource, plan: BuildPlan) -> str:
         "side": plan.side,
         "licences": plan.licences,
         "pillow": PIL.__version__,
+        "resvg": renderer_version(),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -209,6 +210,14 @@ def rasterise_svg(svg: str, side: int) -> bytes | None:
     except UserError:
         raise
     except Exception:  # malformed drawings, with an exception type of the library's own
+        return None
+
+
+def renderer_version() -> str | None:
+    """Version of the library that draws vector images; None where it is not installed."""
+    try:
+        return version("resvg-py")
+    except PackageNotFoundError:
         return None
 
 

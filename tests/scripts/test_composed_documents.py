@@ -20,7 +20,7 @@ SENTENCES = ["The pump is below the tank.", "Turn the valve to the left."]
 
 
 def pair(name: str, split: str = "train") -> Json:
-    return {"image": f"a/{name}.png", "captions": [f"a {name}"], "split": split, "source": "drawings"}
+    return {"image": f"a/{name}.png", "captions": [f"a {name}"], "split": split, "source": "drawings", "licence": "CC0"}
 
 
 @pytest.fixture
@@ -34,7 +34,9 @@ def corpus(tmp_path: Path) -> Path:
     write_lines(folder / "pairs" / "drawings.jsonl", pairs)
     matched = {"image_name": "a/thing 0.png", "matched_text_index": 0, "matched_sim": 1.0}
     texts = ["This sentence is matched to an image.", *SENTENCES, "Too short.", "no capital at the beginning here."]
-    write_lines(folder / "interleaved" / "train.jsonl", [{"text_list": texts, "image_info": [matched]}])
+    document = {"text_list": texts, "image_info": [matched], "licence": "GPL-2"}
+    write_lines(folder / "interleaved" / "train.jsonl", [document])
+    (folder / "NOTICE").write_text("who drew it")
     return folder
 
 
@@ -60,8 +62,10 @@ def test_each_training_image_is_once_in_each_pass(corpus: Path, tmp_path: Path) 
 
 def test_captions_and_sentences_alternate(corpus: Path, tmp_path: Path) -> None:
     make(corpus, tmp_path / "out", ["drawings"], passes=1, seed=0)
+    assert (tmp_path / "out" / "NOTICE").read_text() == "who drew it"
     for document in read(tmp_path / "out"):
         texts, images = document["text_list"], document["image_info"]
+        assert document["licence"] == "CC0, GPL-2"
         assert all(text in SENTENCES for text in texts[::2])
         assert [image["matched_text_index"] for image in images] == list(range(1, len(texts), 2))
         for image, caption in zip(images, texts[1::2], strict=True):

@@ -37,21 +37,33 @@ def corpus(tmp_path: Path) -> Path:
     return folder
 
 
-def test_each_image_has_its_sentence_and_one_split(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shared", "split", "sentence"), [("train", "train", "Another valve."), ("val", "val", "A valve.")]
+)
+def test_each_image_has_its_sentence_and_one_split(
+    corpus: Path, tmp_path: Path, shared: str, split: str, sentence: str
+) -> None:
+    """One that training documents show too is no image that an encoder has not seen."""
     out = tmp_path / "out"
     for _ in range(2):  # again over what is there
-        assert make(corpus, out) == {"val": 2, "train": 2}
+        assert make(corpus, out, shared) == {"val": 1, "train": 2} | {split: 2 if split == "val" else 3}
     pairs = [json.loads(line) for line in (out / "pairs" / "documents.jsonl").read_text().splitlines()]
     assert {pair["image"]: (pair["split"], pair["captions"]) for pair in pairs} == {
         "a/0.png": ("val", ["A pump."]),
-        "a/1.png": ("val", ["A valve."]),
+        "a/1.png": (split, [sentence]),
         "a/2.png": ("train", ["A gauge."]),
         "a/4.png": ("train", ["A tube."]),
     }
 
 
-def test_it_is_a_corpus(corpus: Path, tmp_path: Path) -> None:
-    make(corpus, tmp_path / "out")
+def test_it_is_a_corpus_with_the_notices_of_the_other(corpus: Path, tmp_path: Path) -> None:
+    (corpus / "NOTICE").write_text("who drew it")
+    (corpus / "licences" / "manual").mkdir(parents=True)
+    (corpus / "licences" / "manual" / "LICENSE").write_text("CC0")
+    for _ in range(2):
+        make(corpus, tmp_path / "out")
+    assert (tmp_path / "out" / "NOTICE").read_text() == "who drew it"
+    assert (tmp_path / "out" / "licences" / "manual" / "LICENSE").read_text() == "CC0"
     found = open_corpus(tmp_path / "out")
-    assert found.splits() == {"val": 2, "train": 2}
+    assert found.splits() == {"val": 1, "train": 3}
     assert len(found.documents) == 0

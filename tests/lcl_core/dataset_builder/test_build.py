@@ -110,6 +110,28 @@ def test_another_choice_is_not_taken_from_what_was_finished(kit: Any, sources: A
     assert "CC-BY-SA" not in notice
 
 
+def test_another_renderer_draws_what_was_finished_again(
+    kit: Any, sources: Any, said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a corpus would have images of two versions, which differ in some pixels."""
+    emoji, stamps = sources
+    built: list[str] = []
+
+    def stop(_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def counted(files: Any) -> Any:
+        built.append("emoji")
+        return emoji.build(files)
+
+    cache, plan = PackageCache(kit.cache, False, said[1]), (replace(emoji, build=counted), replace(stamps, build=stop))
+    for version in ("0.5", "0.5", "0.6"):
+        monkeypatch.setattr("lcl_core.dataset_builder.build.renderer_version", lambda version=version: version)
+        with pytest.raises(KeyboardInterrupt):
+            build(BuildPlan(plan), cache, tmp_path / "out", said[1])
+    assert built == ["emoji", "emoji"]
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
