@@ -2,8 +2,8 @@
 
 CORPUS is a folder of our own format (docs/data.md), as ``lcl data build`` makes it. OUT becomes another one, with
 documents alone: sentences of the corpus's documents and captioned images in turn, each image matched to its own
-caption. A document begins with a sentence, and no two of its images are related, since both are drawn at random. So what
-stands before an image says nothing of it, unless its own caption does: that is the case for the share ``1 -
+caption. A document begins with a sentence, and no two of its images are related, since both are drawn at random. So
+what stands before an image says nothing of it, unless its own caption does: that is the case for the share ``1 -
 image_first_probability`` of the images, a field of the training spec. Texts, images and lengths are the same at every
 share.
 
