@@ -184,25 +184,37 @@ def rank_metrics(file: PredictionFile, samples: Samples) -> list[BootstrapMetric
     """Recalls and median rank of retrieval, or accuracies of classification.
 
     A sample has ``query``, ``rank`` (1-based, of the best correct candidate), ``right`` (number of correct candidates)
-    and ``top`` (the five best candidates); classification adds ``label`` and ``probability`` (of the true class). The
-    facts hold ``candidates`` and, for classes, ``train_counts``.
+    and ``top`` (the five best candidates), and may have ``group``, a concept whose samples are drawn together;
+    classification adds ``label`` and ``probability`` (of the true class). The facts hold ``candidates`` and, for
+    classes, ``train_counts``.
     """
     rank, correct = (np.array([sample[name] for sample in samples], np.int64) for name in ("rank", "right"))
-    units, candidates = [sample["query"] for sample in samples], file.facts["candidates"]
+    units, groups = [sample["query"] for sample in samples], sample_groups(samples)
+    candidates = file.facts["candidates"]
     classes = file.part == IMAGE_TO_CLASS
     name = {IMAGE_TO_TEXT: "TR", TEXT_TO_IMAGE: "IR", IMAGE_TO_CLASS: "acc"}[file.part]
     metrics = [
         BootstrapMetric(
             f"{name}@{k}", units, rank <= k, mean_of, chance_recall(candidates, correct, k),
-            _majority(file, samples, k) if classes else None,
+            _majority(file, samples, k) if classes else None, groups=groups,
         )
         for k in (ACCURACIES if classes else RECALLS)
     ]  # fmt: skip
     if classes:
         by_class = np.stack([[_class_hash(sample["label"]) for sample in samples], rank == 1], axis=1)
-        return [*metrics, BootstrapMetric("acc@1 class mean", units, by_class, class_mean, 1 / candidates)]
+        mean = BootstrapMetric("acc@1 class mean", units, by_class, class_mean, 1 / candidates, groups=groups)
+        return [*metrics, mean]
     chance = chance_median_rank(candidates, correct)
-    return [*metrics, BootstrapMetric(f"{name} median rank", units, rank, median_of, chance)]
+    return [*metrics, BootstrapMetric(f"{name} median rank", units, rank, median_of, chance, groups=groups)]
+
+
+def sample_groups(samples: Samples) -> list[str] | None:
+    """The group of each sample; one without a group is a group by itself.
+
+    None where no two samples share one, and where all do: nothing is known then of what other groups would give.
+    """
+    groups = [f"group {sample['group']}" if "group" in sample else f"query {sample['query']}" for sample in samples]
+    return groups if 1 < len(set(groups)) < len(groups) else None
 
 
 def _class_hash(label: str) -> float:
@@ -226,13 +238,14 @@ def few_shot_metrics(file: PredictionFile, samples: Samples) -> list[BootstrapMe
     The unit is an image with its mean over the draws, so intervals cover the images alone; ``spread`` covers the draws.
     """
     ranks = np.array([sample["ranks"] for sample in samples], np.int64)  # [Q, draws]
-    units = [sample["query"] for sample in samples]
+    units, groups = [sample["query"] for sample in samples], sample_groups(samples)
     metrics = []
     for k in ACCURACIES:
         correct = ranks <= k
         chance = min(k / file.facts["candidates"], 1.0)
         spread = float(correct.mean(axis=0).std(ddof=1))
-        metrics.append(BootstrapMetric(f"acc@{k}", units, correct.mean(axis=1), mean_of, chance, spread=spread))
+        values = correct.mean(axis=1)
+        metrics.append(BootstrapMetric(f"acc@{k}", units, values, mean_of, chance, spread=spread, groups=groups))
     return metrics
 
 
@@ -276,7 +289,7 @@ class MetricRow:
         transfer: ``zero_shot``, ``frozen`` or ``full``.
         metric: ``TR@k`` and ``IR@k`` (image → text, text → image), ``TR median rank`` …, ``acc@k``, …
         value: of the trained encoder; shares lie in [0, 1].
-        interval: 95 % bootstrap interval of ``value`` over the units.
+        interval: 95 % bootstrap interval of ``value`` over the units, or their groups.
         chance, majority, spread: as in :class:`BootstrapMetric`.
         untrained, untrained_interval: the same architecture with random weights; None if the spec leaves it out.
         count: units: queries, images, questions.

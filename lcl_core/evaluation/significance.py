@@ -1,7 +1,8 @@
 """Paired comparison of two runs, metric by metric, over the units that both answered.
 
 Paired bootstrap: the same units are drawn for both runs, for an interval of the difference. Sign-flip permutation: the
-two answers to a unit are exchanged at random, for a p-value.
+two answers to a unit are exchanged at random, for a p-value. Units of one group, such as the images of one concept, are
+drawn and exchanged together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lcl_core.evaluation.metrics.core import (
     Ints,
     Numbers,
     Statistic,
+    UnitGroups,
     chunked_draws,
 )
 from lcl_core.evaluation.results import PredictionStore, metrics_of_file
@@ -90,12 +92,14 @@ class PairedOutcomes:
         left, right: [J] or [J, V] contributions of the two runs.
         counts: [J] units that contribute so.
         statistic: of both.
+        groups: of the units; None: each by itself.
     """
 
     left: Numbers
     right: Numbers
     counts: Ints
     statistic: Statistic
+    groups: UnitGroups | None = None
 
     @classmethod
     def of(cls, left: BootstrapMetric, right: BootstrapMetric) -> PairedOutcomes | None:
@@ -106,11 +110,14 @@ class PairedOutcomes:
             return None
         left_rows, right_rows = np.array(shared, np.int64).T
         values = [_as_columns(np.asarray(left.values))[left_rows], _as_columns(np.asarray(right.values))[right_rows]]
-        both, counts = np.unique(np.concatenate(values, axis=1), axis=0, return_counts=True)
+        both, row, counts = np.unique(np.concatenate(values, axis=1), axis=0, return_inverse=True, return_counts=True)
         first, second = np.split(both, 2, axis=1)
         if np.asarray(left.values).ndim == 1:
             first, second = first[:, 0], second[:, 0]
-        return cls(first, second, counts, left.statistic)
+        names = left.groups or right.groups  # one of them may have been stored by an earlier version
+        rows = left_rows if left.groups else right_rows
+        groups = UnitGroups.of([names[each] for each in rows], row.reshape(-1)) if names else None
+        return cls(first, second, counts, left.statistic, groups)
 
     def values(self) -> tuple[float, float]:
         """The metric of both runs over the shared units."""
@@ -123,10 +130,13 @@ class PairedOutcomes:
         total = int(self.counts.sum())
 
         def draw(size: int) -> Numbers:
-            counts = rng.multinomial(total, self.counts / total, size=size)
+            if self.groups is None:
+                counts = rng.multinomial(total, self.counts / total, size=size)
+            else:
+                counts = self.groups.count(self.groups.draw(rng, size), len(self.counts))
             return self._of(self.right, counts) - self._of(self.left, counts)
 
-        low, high = np.quantile(chunked_draws(draw, draws, len(self.counts)), [0.025, 0.975])
+        low, high = np.quantile(chunked_draws(draw, draws, self._width), [0.025, 0.975])
         return float(low), float(high)
 
     def p_value(self, seed: int, draws: int) -> float:
@@ -134,15 +144,37 @@ class PairedOutcomes:
         before, after = self.values()
         threshold = abs(after - before) - _EQUAL_WITHIN
         differ = (_as_columns(self.left) != _as_columns(self.right)).any(axis=1)  # [J] an exchange changes only these
-        units = int(self.counts[differ].sum())
-        if 2**units <= draws:
-            return float(np.mean(np.abs(self._all_flips(differ, units)) >= threshold))
+        blocks = self._exchanged_blocks(differ)
+        if 2 ** len(blocks) <= draws:
+            return float(np.mean(np.abs(self._all_flips(blocks)) >= threshold))
         rng = np.random.default_rng(seed)
-        flipped = chunked_draws(lambda size: self._flipped(self._random_flips(rng, size)), draws, 2 * len(self.counts))
+        flipped = chunked_draws(lambda size: self._flipped(self._random_flips(rng, size)), draws, 2 * self._width)
         return float((1 + np.count_nonzero(np.abs(flipped) >= threshold)) / (1 + draws))
 
+    @property
+    def _width(self) -> int:
+        """Numbers of one draw."""
+        return max(len(self.counts), 0 if self.groups is None else len(self.groups.row))
+
+    def _exchanged_blocks(self, differ: NDArray[np.bool_]) -> Ints:
+        """Numbers of groups of which an exchange changes anything; without groups, for each unit that of its pair."""
+        if self.groups is None:
+            return np.repeat(np.flatnonzero(differ), self.counts[differ])
+        return np.unique(self.groups.group[differ[self.groups.row]])
+
+    def _members(self, blocks: Ints) -> Ints:
+        """[B, J] units of each pair of outcomes that a block has."""
+        if self.groups is None:
+            return np.equal.outer(blocks, np.arange(len(self.counts))).astype(np.int64)
+        return self.groups.count(
+            np.equal.outer(blocks, np.arange(self.groups.count_of_groups)).astype(np.int64), len(self.counts)
+        )
+
     def _random_flips(self, rng: np.random.Generator, size: int) -> Ints:
-        return rng.binomial(self.counts, 0.5, size=(size, len(self.counts)))
+        if self.groups is None:
+            return rng.binomial(self.counts, 0.5, size=(size, len(self.counts)))
+        bits = rng.integers(0, 2, size=(size, self.groups.count_of_groups))
+        return self.groups.count(bits, len(self.counts))
 
     def _flipped(self, flips: Ints) -> Numbers:
         """[D] differences after the outcomes of ``flips`` [D, J] units of each pair are exchanged."""
@@ -151,17 +183,14 @@ class PairedOutcomes:
         left, right = np.concatenate([kept, flips], axis=1), np.concatenate([flips, kept], axis=1)
         return self._of(values, right) - self._of(values, left)
 
-    def _all_flips(self, differ: NDArray[np.bool_], units: int) -> Numbers:
-        """[2^units] differences, every combination of units once."""
-        pair_of_unit = np.repeat(np.flatnonzero(differ), self.counts[differ])
-        chunk = max(1, MAX_DRAWN_NUMBERS // (2 * len(self.counts)))
+    def _all_flips(self, blocks: Ints) -> Numbers:
+        """[2^B] differences, every combination of ``blocks`` once."""
+        members, chunk = self._members(blocks), max(1, MAX_DRAWN_NUMBERS // (2 * len(self.counts)))
         differences = []
-        for start in range(0, 2**units, chunk):
-            numbers = np.arange(start, min(start + chunk, 2**units))
-            bits = (numbers[:, None] >> np.arange(units)) & 1
-            flips = np.zeros((len(bits), len(self.counts)), np.int64)
-            np.add.at(flips.T, pair_of_unit, bits.T)
-            differences.append(self._flipped(flips))
+        for start in range(0, 2 ** len(blocks), chunk):
+            numbers = np.arange(start, min(start + chunk, 2 ** len(blocks)))
+            bits = (numbers[:, None] >> np.arange(len(blocks))) & 1
+            differences.append(self._flipped(bits @ members))
         return np.concatenate(differences)
 
     def _of(self, values: Numbers, counts: Ints) -> Numbers:

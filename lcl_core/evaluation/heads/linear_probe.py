@@ -135,12 +135,17 @@ def collect_predictions(
 
 
 def prediction_samples(
-    images: list[EvalImage], classes: tuple[str, ...], test: LabeledImages, predictions: ClassPredictions
+    images: list[EvalImage],
+    label: str,
+    classes: tuple[str, ...],
+    test: LabeledImages,
+    predictions: ClassPredictions,
 ) -> Iterator[dict[str, Any]]:
-    """The predictions as they are stored."""
+    """The predictions of the classes of a label as they are stored."""
     for number, (row, true) in enumerate(zip(test.rows, test.classes, strict=True)):
         yield {
             "query": images[row].name,
+            **images[row].group(label),
             "label": classes[true],
             "rank": int(predictions.rank[number]),
             "right": 1,

@@ -84,6 +84,7 @@ class BootstrapMetric:
     Attributes:
         metric: name in the table.
         units: [Q] names of queries, images or questions; equal names in another run are the same units.
+        groups: [Q] group of each unit, such as its concept; a bootstrap draws whole groups. None: each unit by itself.
         values: [Q] or [Q, V] contribution of each unit.
         statistic: values [U] or [U, V] and draw counts [D, U] → metric [D]; ``mean_of``, ``median_of``, … Values [U]
             are distinct and ascending; of [U, V] the rows are distinct.
@@ -99,6 +100,7 @@ class BootstrapMetric:
     chance: float | None = None
     majority: float | None = None
     spread: float | None = None
+    groups: Sequence[str] | None = None
 
     @property
     def value(self) -> float:
@@ -111,8 +113,8 @@ class BootstrapMetric:
         return float(self.statistic(distinct.astype(np.float64), counts[None])[0])
 
     def interval(self, seed: int) -> tuple[float, float]:
-        """95 % bootstrap interval over the units."""
-        return bootstrap_interval(self.values, self.statistic, seed=seed)
+        """95 % bootstrap interval over the units, or over their groups."""
+        return bootstrap_interval(self.values, self.statistic, groups=self.groups, seed=seed)
 
 
 def bootstrap_interval(
@@ -120,26 +122,65 @@ def bootstrap_interval(
     statistic: Statistic,
     *,
     seed: int,
+    groups: Sequence[str] | None = None,
     draws: int = 1000,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval over the units.
+    """Percentile bootstrap interval over the units, or over groups of them.
 
     Drawing Q values with replacement gives a multinomial count of each distinct value, so the counts are drawn: the
-    same distribution at the cost of the distinct values.
+    same distribution at the cost of the distinct values. Groups are drawn whole (cluster bootstrap: Davison and Hinkley
+    1997, section 3.8), since values within a group may depend on each other.
 
     Args:
         values: [Q], or [Q, V].
         statistic: as in :class:`BootstrapMetric`.
+        groups: as there.
     """
-    distinct, counts = np.unique(values, return_counts=True, axis=0)
+    distinct, row, counts = np.unique(values, return_inverse=True, return_counts=True, axis=0)
     rng = np.random.default_rng(seed)
+    found = None if groups is None else UnitGroups.of(groups, row.reshape(-1))
 
     def draw(size: int) -> Numbers:
-        return statistic(distinct.astype(np.float64), rng.multinomial(len(values), counts / len(values), size=size))
+        if found is None:
+            drawn = rng.multinomial(len(values), counts / len(values), size=size)
+        else:
+            drawn = found.count(found.draw(rng, size), len(distinct))
+        return statistic(distinct.astype(np.float64), drawn)
 
-    low, high = np.quantile(chunked_draws(draw, draws, len(distinct)), [(1 - level) / 2, (1 + level) / 2])
+    width = max(len(distinct), 0 if found is None else found.count_of_groups)
+    low, high = np.quantile(chunked_draws(draw, draws, width), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class UnitGroups:
+    """Groups of units that are drawn, or exchanged between two runs, together.
+
+    Attributes:
+        group: [Q] number of each unit's group.
+        row: [Q] number of each unit's distinct value.
+        count_of_groups: G.
+    """
+
+    group: Ints
+    row: Ints
+    count_of_groups: int
+
+    @classmethod
+    def of(cls, groups: Sequence[str], row: NDArray[np.integer]) -> UnitGroups:
+        names, group = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
+        return cls(group.astype(np.int64), row.astype(np.int64), len(names))
+
+    def draw(self, rng: np.random.Generator, size: int) -> Ints:
+        """[size, G] how often each group is drawn when G are drawn with replacement."""
+        share = np.full(self.count_of_groups, 1 / self.count_of_groups)
+        return rng.multinomial(self.count_of_groups, share, size=size)
+
+    def count(self, times: Ints, width: int) -> Ints:
+        """[D, width] units with each distinct value, from ``times`` [D, G] that each group counts."""
+        rows = [np.bincount(self.row, weights=each[self.group], minlength=width) for each in times]
+        return np.asarray(rows).astype(np.int64)
 
 
 def chunked_draws(draw: Callable[[int], Numbers], draws: int, width: int) -> Numbers:

@@ -50,6 +50,14 @@ class EvalImage:
     labels: dict[str, str]
     source: str = ""
 
+    def group(self, predicted: str = "") -> dict[str, str]:
+        """``{"group": concept}`` for its stored prediction, since images of one concept are drawn together.
+
+        Empty where the concept is not known, or is the label that is ``predicted``.
+        """
+        concept = self.labels.get("concept", "").lower()
+        return {"group": concept} if concept and predicted != "concept" else {}
+
 
 def read_images(
     corpus: Corpus, split: str, source: str | None, *, field: str, advance: OnProgress = lambda count: None

@@ -295,7 +295,7 @@ class Classification(LabelTask):
                 file = PredictionFile(
                     self.name, split, variant, transfer, "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
                 )
-                samples = prediction_samples(self.data.tests[split], key.classes, test, predictions)
+                samples = prediction_samples(self.data.tests[split], key.label, key.classes, test, predictions)
                 context.predictions.add(file, samples)
 
     def _fit_attentive(
@@ -465,6 +465,7 @@ def _samples(
     for number, (row, true) in enumerate(zip(test.rows, test.classes, strict=True)):
         yield {
             "query": images[row].name,
+            **images[row].group(key.label),
             "label": key.classes[true],
             "ranks": [int(each.rank[number]) for each in draws],
             "firsts": [key.classes[each.top[number, 0]] for each in draws],

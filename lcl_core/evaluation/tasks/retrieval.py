@@ -140,7 +140,7 @@ def store_rankings(
     """
     texts = all_texts(variants)
     features, row_of = embed_texts(texts), {text: row for row, text in enumerate(texts)}
-    names = [image.name for image in images]
+    names, groups = [image.name for image in images], [image.group() for image in images]
     for variant in variants:
         left, right = image_features, features[[row_of[text] for text in variant.texts]]
         if left.shape[0] * right.shape[0] <= _FLOAT64_LIMIT:
@@ -148,18 +148,22 @@ def store_rankings(
         ranks = rank_bidirectional(left, right, variant.pairs, on_block=lambda *_: context.progress.add(0))
         without = len(images) - len(ranks.image_to_text.query)
         left_out = {"left_out": {"no_caption": without} if without else {}}
-        for part, one, queries, answers, facts in (
-            (IMAGE_TO_TEXT, ranks.image_to_text, names, variant.texts, left_out),
-            (TEXT_TO_IMAGE, ranks.text_to_image, variant.texts, names, {}),
+        for part, one, queries, own, answers, facts in (
+            (IMAGE_TO_TEXT, ranks.image_to_text, names, groups, variant.texts, left_out),
+            (TEXT_TO_IMAGE, ranks.text_to_image, variant.texts, None, names, {}),
         ):
             predictions = replace(file, variant=variant.name, part=part, facts={"candidates": one.candidates, **facts})
-            context.predictions.add(predictions, _samples(one, queries, answers))
+            context.predictions.add(predictions, _samples(one, queries, own, answers))
 
 
-def _samples(ranks: RetrievalRanks, queries: Sequence[str], answers: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _samples(
+    ranks: RetrievalRanks, queries: Sequence[str], groups: Sequence[dict[str, str]] | None, answers: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """``groups``: of images; a text is a query once, however many images have it."""
     for query, rank, right, top in zip(ranks.query, ranks.rank, ranks.right, ranks.top, strict=True):
         yield {
             "query": queries[query],
+            **({} if groups is None else groups[query]),
             "rank": int(rank),
             "right": int(right),
             "top": [answers[answer] for answer in top if answer >= 0],

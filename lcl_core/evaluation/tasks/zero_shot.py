@@ -188,7 +188,7 @@ class ZeroShotClassification(Task):
             file = PredictionFile(
                 self.name, key.split, key.label, "zero_shot", "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
             )
-            context.predictions.add(file, prediction_samples(images, key.classes, key.test, predictions))
+            context.predictions.add(file, prediction_samples(images, key.label, key.classes, key.test, predictions))
 
     def _classifier(self, context: EvalContext, encoder: EvaluatedEncoder, names: Sequence[str]) -> Tensor:
         """The classifier [E, C], through the feature cache."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,34 @@ def test_answers_are_stored_and_scores_follow_from_them(new_run: NewRun) -> None
     assert table["rows"] == json.loads(json.dumps(result["rows"]))
     assert table["spec"]["classification"]["epochs"] == 4
     assert result["encoder_hash"] == table["encoder_hash"]
+
+
+def test_predictions_of_images_name_their_concept_unless_it_is_predicted(
+    new_run: NewRun, squares: Path, tmp_path: Path
+) -> None:
+    corpus = Path(shutil.copytree(squares, tmp_path / "concepts"))
+    lines = [json.loads(line) for line in (corpus / "pairs.jsonl").open()]
+    for number, line in enumerate(lines):
+        line["labels"]["concept"] = f"Square {number // 2 % 8}"
+    (corpus / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tuning = {"epochs": 1, "batch_size": 16, "labels": ["colour", "concept"]}
+    few_shot = {"labels": ["colour"], "shots": [1], "draws": 2, "steps": 2, "batch_size": 8}
+    run_dir = new_run(
+        corpus=corpus, classification=tuning, few_shot=few_shot, untrained_baseline=False,
+        tasks=["retrieval", "classification", "zero_shot_classification", "few_shot"],
+        zero_shot_classification={"labels": ["colour"]},
+    )  # fmt: skip
+    evaluate(run_dir)
+    grouped = {}
+    for file in (run_dir.artifacts / "records").glob("*.jsonl"):
+        samples = [json.loads(line) for line in file.open()]
+        grouped[file.stem] = {sample.get("group") for sample in samples}
+        assert all("group" not in sample or sample["query"].endswith(".png") for sample in samples)
+    images = {f"square {number}" for number in (4, 5, 6, 7, 0, 1)}
+    for name, groups in grouped.items():
+        expected = {None} if "-concept-" in name or "text_to_image" in name else images
+        assert groups <= expected, name
+    assert sum(None not in groups for groups in grouped.values()) >= 6
 
 
 def test_the_same_spec_gives_the_same_numbers_with_or_without_the_cache(new_run: NewRun, tmp_path: Path) -> None:

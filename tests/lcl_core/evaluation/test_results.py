@@ -16,6 +16,7 @@ from lcl_core.evaluation.results import (
     MetricRow,
     PredictionFile,
     PredictionStore,
+    sample_groups,
     score_predictions,
     write_tables,
 )
@@ -185,3 +186,14 @@ def test_tables_hold_every_row_in_three_forms(folder: Path, tmp_path: Path) -> N
     assert "| retrieval | test | captions[0] | zero_shot | IR@5 | 0.500 |" in text
     assert text.count("| classification |") == 3
     assert "Left out: 5 images of test, classification subgroup (unseen)." in text
+
+
+def test_samples_of_one_concept_are_a_group_unless_all_are() -> None:
+    assert sample_groups([sample(1), sample(2)]) is None
+    grouped = [{**sample(1), "query": str(n), "group": concept} for n, concept in enumerate("aab")]
+    found = sample_groups([*grouped, {**sample(1), "query": "a"}])
+    assert found is not None
+    assert found[0] == found[1]
+    assert len(set(found)) == 3, "a sample without a group is one by itself"
+    assert sample_groups(grouped[:2]) is None
+    assert sample_groups(grouped[1:]) is None

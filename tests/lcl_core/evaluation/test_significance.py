@@ -48,6 +48,37 @@ def test_a_sign_test_by_hand() -> None:
     assert pairs(np.zeros(9), np.array([1.0] * 4 + [0.0] * 5)).p_value(0, 10_000) == 2 / 16
 
 
+def grouped(left: np.ndarray, right: np.ndarray, groups: list[str], *, stored: str = "both") -> PairedOutcomes:
+    metrics = [
+        BootstrapMetric("m", [str(n) for n in range(len(values))], values, core.mean_of, groups=given)
+        for values, given in (
+            (left, groups if stored != "right" else None), (right, groups if stored != "left" else None)
+        )
+    ]  # fmt: skip
+    found = PairedOutcomes.of(*metrics)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("stored", ["both", "left", "right"])
+def test_units_of_a_group_change_places_together(stored: str) -> None:
+    """Right wins twelve units of four groups and loses none: of 16 tosses, two are as extreme."""
+    left, right = np.zeros(14), np.array([1.0] * 12 + [0.0] * 2)
+    found = grouped(left, right, [*(name for name in "abcd" for _ in range(3)), "e", "e"], stored=stored)
+    assert found.p_value(0, 10_000) == 2 / 16
+    assert found.values() == (0, 12 / 14)
+    assert int(found.counts.sum()) == 14
+
+
+def test_many_groups_are_simulated_and_agree_with_units_that_stand_for_them() -> None:
+    rng = np.random.default_rng(0)
+    left, right = rng.random(60), rng.random(60) + 0.1
+    names = [f"group {n}" for n in range(60) for _ in range(3)]
+    found, alone = grouped(np.repeat(left, 3), np.repeat(right, 3), names), pairs(left, right)
+    assert found.p_value(0, 20_000) == pytest.approx(alone.p_value(0, 20_000), abs=0.01)
+    assert found.interval(0, 20_000) == pytest.approx(alone.interval(0, 20_000), abs=0.01)
+
+
 def test_all_permutations_of_few_differing_units_among_many_are_computed_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
