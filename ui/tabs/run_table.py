@@ -67,8 +67,10 @@ class RunListing:
             return replace(self, page=self.page.turned(value))
         if action == "layout":
             return replace(self, layout=value, page=ListPage())
-        if action in ("state", "name"):
-            return replace(self, **{action: value}, page=ListPage())
+        if action == "state":
+            return replace(self, state=value, page=ListPage())
+        if action == "name":
+            return replace(self, name=value, page=ListPage())
         if action == "tag":
             return replace(self, tag="" if value == self.tag else value, page=ListPage())
         if action == "check":
