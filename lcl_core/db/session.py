@@ -81,6 +81,7 @@ _CLOCK = "lcl.clock"  # key in the info of a session
 _LOCK_POLL_SECONDS = 0.1
 _LONG_STATEMENTS = "lcl.long"
 _MIGRATION_LOCK = 0x6C636C72756E73  # any constant: key of the advisory lock on PostgreSQL
+_READ_ONLY = "25006"  # SQLSTATE of a write to a replica, or to a managed server that permits none for now
 _DISK_FULL_BELOW_BYTES = 1 << 20  # an input/output error with less free space is treated as a full disk
 
 Item = TypeVar("Item")
@@ -453,8 +454,13 @@ def _ping_if_idle(engine: Engine, connection: Any, record: Any, _fairy: object) 
 
 
 def _as_operational_error(context: ExceptionContext) -> OperationalError | None:
-    """One error class, one of UNREACHABLE, for all of the driver's classes of a lost connection."""
+    """One error class, one of UNREACHABLE, for all of the driver's classes of a lost connection.
+
+    A connection that permits no writes counts as lost, with all of its pool: a new one may lead to the primary server.
+    """
     error = context.sqlalchemy_exception
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
     if not context.is_disconnect or error is None or isinstance(error, UNREACHABLE):
         return None
     cause = context.original_exception
