@@ -5,6 +5,7 @@ Also a JSON parser that rejects what parsers disagree about: duplicate names, Na
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -13,14 +14,17 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+EMPTY_SECONDS = 5.0  # for which a file may be empty while another process writes it
+_POLL_SECONDS = 0.02
 _BLOCK_BYTES = 1 << 16
 
 
@@ -54,10 +58,60 @@ def write_atomically(
         if replace:
             temporary.replace(path)
         else:
-            with suppress(FileExistsError):
-                os.link(temporary, path)
+            _keep_first(temporary, path, mode)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _keep_first(temporary: Path, path: Path, mode: int) -> None:
+    """Make ``path`` of a temporary file if it is not there, else keep it. Raises: OSError."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError:  # SMB and FAT have no hard links; another cause is met again here
+        content = temporary.read_bytes()
+        with suppress(FileExistsError):
+            _create(path, content, mode)
+
+
+def _create(path: Path, content: bytes, mode: int) -> None:
+    """Others see the file empty until its content is written. Raises: FileExistsError, OSError."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)  # the next one begins anew
+        raise
+
+
+def read_or_create(path: Path, make: Callable[[], str], *, mode: int = 0o666) -> str:
+    """Text of a short file without white space around it; ``make`` makes the content where there is no file.
+
+    Of several processes that find no file one creates it, and all return the same text. A file that is still empty, as
+    a process is creating it, is read again for EMPTY_SECONDS.
+
+    Args:
+        mode: permissions of a new file, before the umask.
+
+    Raises: OSError, also for a file that stays empty.
+    """
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, make(), mode=mode, replace=False)
+        text = path.read_text(encoding="ascii").strip()
+    deadline = time.monotonic() + EMPTY_SECONDS
+    while not text:
+        if time.monotonic() >= deadline:
+            raise OSError(errno.ENODATA, "the file is empty; remove it, then start again", str(path))
+        time.sleep(_POLL_SECONDS)
+        text = path.read_text(encoding="ascii").strip()
+    return text
 
 
 def write_json_atomically(path: Path, value: Any) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import write_atomically
+from lcl_core.common.files import read_or_create
 
 Root = Path | str  # a folder, or a URL without a slash at its end
 ROOTS_SETTING = "LCL_DATA_ROOTS"
@@ -192,9 +192,7 @@ def load_or_create_secret(file: Path, make: Callable[[], str]) -> str:
 
     Of several processes that find no file one creates it, and all return the same secret. Raises: OSError.
     """
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, make() + "\n", mode=0o600, replace=False)
+    secret = read_or_create(file, lambda: make() + "\n", mode=0o600)
     if file.stat().st_mode & 0o077:
         file.chmod(0o600)
-    return file.read_text(encoding="ascii").strip()
+    return secret

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import structlog
@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.disk_cache import DiskCache, no_progress
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import fsync_path, write_atomically
+from lcl_core.common.files import fsync_path, read_or_create
 from lcl_core.common.settings import Settings
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.leases import Claim, lock_with_lease
@@ -323,12 +323,7 @@ class _UploadRenewal:
 
 def home_id(home: Path) -> str:
     """32 hex digits that identify the home folder; the first call creates them. Raises: OSError."""
-    path = Path(home) / _HOME_ID_FILE
-    with suppress(FileNotFoundError):
-        return path.read_text(encoding="ascii").strip()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, secrets.token_hex(16), replace=False)  # of several processes the first one's id counts
-    return path.read_text(encoding="ascii").strip()
+    return read_or_create(Path(home) / _HOME_ID_FILE, partial(secrets.token_hex, 16))
 
 
 def write_checked(target: Path, chunks: Iterable[bytes], sha256: str, progress: Callable[[], None]) -> None:

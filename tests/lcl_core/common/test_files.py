@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lcl_core.common import files
 from lcl_core.common.files import (
     file_age,
     lines_from_end,
     present_tree,
+    read_or_create,
     replace_tree,
     restore_tree,
     restore_trees,
@@ -78,6 +86,59 @@ def test_a_file_that_is_there_may_be_kept(tmp_path: Path) -> None:
         write_atomically(file, content, mode=0o600, replace=False)
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("first", 0o600)
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.fixture(params=[errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK], ids=errno.errorcode.get)
+def without_links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file system such as SMB."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.usefixtures("without_links")
+def test_without_hard_links_the_first_of_many_writers_counts_too(tmp_path: Path) -> None:
+    file, together = tmp_path / "folder" / "file", threading.Barrier(16)
+
+    def make(number: int) -> str:
+        together.wait()  # each has found no file
+        return f"content of {number}\n"
+
+    with ThreadPoolExecutor(16) as pool:
+        found = set(pool.map(lambda number: read_or_create(file, partial(make, number), mode=0o600), range(16)))
+    assert {text + "\n" for text in found} == {file.read_text()}
+    assert (os.listdir(file.parent), file.stat().st_mode & 0o777) == (["file"], 0o600)
+    write_atomically(file, "later", replace=False)
+    assert read_or_create(file, lambda: "later") in found
+
+
+@pytest.mark.usefixtures("without_links")
+def test_without_hard_links_a_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        if not os.readlink(f"/proc/self/fd/{handle}").endswith(".tmp"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        read_or_create(tmp_path / "file", lambda: "content")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_another_process_is_creating_is_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    waits = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: file.write_text("content\n"))
+    monkeypatch.setattr(files, "time", waits)
+    assert read_or_create(file, lambda: "other") == "content"
+
+
+def test_a_file_that_stays_empty_is_an_error_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "EMPTY_SECONDS", 0)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=f"the file is empty; remove it, then start again: '{tmp_path / 'file'}'"):
+        read_or_create(tmp_path / "file", lambda: "content")
 
 
 def test_json_keeps_its_letters(tmp_path: Path) -> None:
