@@ -50,6 +50,7 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
 from lcl_core.common.errors import UserError, suggestion
 from lcl_core.common.names import replace_surrogates
+from lcl_core.db.migrations.lock_waits import limit_lock_waits, repeat_until_unlocked
 
 MAX_NAMES = 1000  # among which a similar one is searched
 # raised while a database is unreachable, restarts or is overloaded; a later attempt may succeed
@@ -153,12 +154,14 @@ class Database:
     def migrate(self) -> None:
         """Migrate the schema to the newest revision. Processes that start together take turns.
 
+        On PostgreSQL others go on using the tables: it waits for locks in short attempts, until it has them.
+
         Raises: UserError ``database_newer`` where a later version has migrated it.
         """
         from alembic import command
 
         with self._migrating() as config, _explained_revisions(config):
-            command.upgrade(config, "head")
+            repeat_until_unlocked(config.attributes["connection"], partial(command.upgrade, config, "head"))
 
     def downgrade(self, revision: str) -> None:
         """Migrate the schema back to ``revision`` (``base`` is an empty database).
@@ -168,7 +171,7 @@ class Database:
         from alembic import command
 
         with self._migrating() as config, _explained_revisions(config, revision):
-            command.downgrade(config, revision)
+            repeat_until_unlocked(config.attributes["connection"], partial(command.downgrade, config, revision))
 
     @contextmanager
     def _migrating(self) -> Iterator[Any]:
@@ -185,6 +188,7 @@ class Database:
             _foreign_keys_off(connection),
             _without_time_limits(connection, self._pooled),
         ):
+            limit_lock_waits(connection)
             config.attributes["connection"] = connection
             yield config
 

@@ -20,8 +20,9 @@ INTEGER_MAX = 2**31 - 1
 
 def upgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
+        _alter_step(sa.Integer(), sa.BigInteger())
         with op.get_context().autocommit_block():
-            _alter_step(sa.Integer(), sa.BigInteger())
+            pass  # commits, so that the table of runs is not locked while this one is rewritten
     with op.batch_alter_table("run") as batch:
         batch.add_column(sa.Column("metrics_marks", sa.JSON().with_variant(JSONB(), "postgresql"), nullable=True))
 
