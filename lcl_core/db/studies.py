@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
-from sqlalchemy import case, func, or_, select
+from sqlalchemy import ColumnElement, case, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
@@ -254,6 +254,8 @@ class Resumption:
 def resume_study(session: Session, study: Study) -> Resumption:
     """Queue the study's failed and cancelled runs again, from their last checkpoints.
 
+    Of a halving only runs of its highest rung: the trials of the rungs below are already ranked.
+
     Raises: ForbiddenTransition unless the study is cancelled or failed; UserError ``timeout_reached`` for a failed one
         all of whose runs have used up their time.
     """
@@ -262,7 +264,8 @@ def resume_study(session: Session, study: Study) -> Resumption:
         raise ForbiddenTransition(study.id, status.state, "resumed", noun="study")
     study.cancelled_at = None
     again = (State.FAILED.value, State.CANCELLED.value)
-    query = select(Run.id).where(Run.id.in_(_study_runs(session, study)), Run.state.in_(again)).order_by(Run.id)
+    latest = _study_runs(session, study, StudyCell.rung == _highest_rung(session, study))
+    query = select(Run.id).where(Run.id.in_(latest), Run.state.in_(again)).order_by(Run.id)
     done = Resumption([], {})
     for run_id in session.scalars(query).all():
         try:
@@ -478,9 +481,15 @@ def _lock_with_status(session: Session, study: Study) -> StudyStatus:
     return study_statuses(session, [study])[study.id]
 
 
-def _study_runs(session: Session, study: Study) -> set[str]:
-    rows = session.execute(select(StudyCell.run_id, StudyCell.evaluation_id).where(StudyCell.study_id == study.id))
-    return _run_ids(rows.tuples())
+def _study_runs(session: Session, study: Study, *conditions: ColumnElement[bool]) -> set[str]:
+    """``conditions``: of the cells."""
+    query = select(StudyCell.run_id, StudyCell.evaluation_id).where(StudyCell.study_id == study.id, *conditions)
+    return _run_ids(session.execute(query).tuples())
+
+
+def _highest_rung(session: Session, study: Study) -> int | None:
+    """None without cells; 0 without a halving."""
+    return session.scalar(select(func.max(StudyCell.rung)).where(StudyCell.study_id == study.id))
 
 
 def _exclusive_runs(session: Session, study: Study) -> set[str]:
