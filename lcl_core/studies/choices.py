@@ -8,13 +8,14 @@ from typing import Any
 
 from lcl_core.common.errors import UserError
 from lcl_core.specs.data import VIEW_RECORDS
+from lcl_core.specs.evaluate import TRAINED_TASKS, EvaluateSpec
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.trials import PlannedCell, evaluate_specs, expand_study
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice by the captioned images of some splits.
+    """A choice by the images of some splits of a dataset.
 
     Attributes:
         field: of the study, which names the splits.
@@ -52,11 +53,25 @@ def study_choices(study: StudySpec, cells: Iterable[PlannedCell]) -> Iterator[Ch
     """Every choice of trials by the search, and of weights by the monitors of ``cells``."""
     validation = evaluate_specs(study).get("search.validation")
     if validation is not None:
-        yield Choice("search.validation.splits", "trials", validation.dataset, frozenset(validation.splits))
+        yield from _validation_choices(validation)
     for cell in cells:
         monitor = cell.spec.monitor
         if monitor is not None and monitor.export == "best" and VIEW_RECORDS[monitor.view] == "pairs":
             yield Choice(_monitor_field(study, cell), "weights", monitor.dataset, frozenset({monitor.split}))
+
+
+def _validation_choices(validation: EvaluateSpec) -> Iterator[Choice]:
+    """Of trials, by the splits that are tested and by those that heads learn from or are chosen on."""
+    yield Choice("search.validation.splits", "trials", validation.dataset, frozenset(validation.splits))
+    for task in TRAINED_TASKS:
+        if task not in validation.tasks:
+            continue
+        own = getattr(validation, task)
+        for name in ("train_split", "validation_split"):
+            split = getattr(own, name, None)  # dialogue has no validation_split
+            if split is not None:
+                field = f"search.validation.{task}.{name}"
+                yield Choice(field, "trials", own.train_dataset or validation.dataset, frozenset({split}))
 
 
 def _monitor_field(study: StudySpec, cell: PlannedCell) -> str:

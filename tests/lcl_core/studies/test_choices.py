@@ -28,6 +28,36 @@ def test_trials_are_not_chosen_on_what_is_reported(halving_of: StudyOf) -> None:
 
 
 @pytest.mark.parametrize(
+    ("task", "named"),
+    [
+        ("classification", {"train_split": "test"}),
+        ("classification", {"validation_split": "test"}),
+        ("tuned_retrieval", {"train_split": "test", "train_dataset": "sample"}),
+        ("dialogue", {"train_split": "test"}),
+    ],
+)
+def test_heads_of_the_validation_neither_learn_from_nor_are_chosen_on_what_is_reported(
+    halving_of: StudyOf, task: str, named: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match="test is what evaluate reports; choose trials on another split") as caught:
+        plan_cells(halving_of(validation={"splits": ["val"], "tasks": [task], task: named}))
+    assert (caught.value.code, caught.value.field) == ("bad_spec", f"search.validation.{task}.{next(iter(named))}")
+
+
+@pytest.mark.parametrize(
+    "validation",
+    [
+        {"classification": {"train_split": "train_b", "validation_split": "val_b"}},
+        {"classification": {"train_split": "test", "validation_split": "test", "train_dataset": "other"}},
+        {"classification": {"train_split": "test"}, "tasks": ["retrieval"]},
+    ],
+    ids=["other splits", "another dataset", "a task that is not examined"],
+)
+def test_other_validations_are_accepted(halving_of: StudyOf, validation: dict[str, Any]) -> None:
+    assert plan_cells(halving_of(validation={"splits": ["val"], **validation}))
+
+
+@pytest.mark.parametrize(
     ("pretrain", "axes", "field"),
     [
         ({"monitor": BEST}, [], "pretrain.monitor.split"),
