@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.studies.statistics import (
     PairedTest,
@@ -58,7 +59,8 @@ class PublishedTable:
         below: further rows: ``untrained`` and ``chance``.
         values: file of the values by seed, without its suffix, below ``docs/results``; none: ``NAME/table``.
         margins: {value: margin of equivalence, or None for a test of a difference} of the tests that were planned; p
-            is corrected for these alone, and other rows have none. None: each row is tested for a difference.
+            is corrected for all of these, also where one gives no p, and other rows have none. None: each row is tested
+            for a difference.
         from_table: {value: (table, its value)} of rows that another table has, since they were not run again.
     """
 
@@ -86,7 +88,7 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class PublishedTests:
-    """A table with one line for each planned test of a study; p is corrected for all of them.
+    """A table with one line for each planned test of a study; p is corrected for all of them, with a p or without.
 
     Attributes:
         axis: labels of the study, with commas between; so are their values that name a row.
@@ -255,19 +257,26 @@ def _rows_with_others(name: str) -> dict[str, Json]:
 
 
 def _build_tests(name: str, published: PublishedTests) -> list[str]:
-    """Lines of a table of tests in Markdown."""
+    """Lines of a table of tests in Markdown. Raises: UserError ``no_shared_seed``, naming the test."""
     rows = _rows_with_others(name)
     tested = [
         [_values(rows[row], published.column) for row in (first, second)] for first, second in published.tests.values()
     ]
     pairs = [list(_pair_by_seed(second, first).values()) for first, second in tested]
-    tests = [paired_test(*map(list, zip(*values, strict=True))) for values in pairs]
+    for title, shared in zip(published.tests, pairs, strict=True):
+        if not shared:
+            raise UserError(
+                f"table {name}: the two rows of the test {title} share no seed; add a seed that both have to "
+                f"{values_path(name, '.json')}, or name other rows",
+                code="no_shared_seed",
+            )
+    tests = [paired_test(*map(list, zip(*shared, strict=True))) for shared in pairs]
     heads = ["test", f"{HEADS[published.column]}, first", "second", "difference (95 %), p by Holm"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    adjusted = holm_adjust([test.p for test in tests])
+    adjusted = holm_adjust([test.p for test in tests], len(published.tests))
     for title, values, test, p in zip(published.tests, tested, tests, adjusted, strict=True):
         figures = [_spread(list(each.values())) for each in values]
-        words = _difference(test) + ("" if p is None else f", {_p_value(p)}")
+        words = _difference(test, *values) + ("" if p is None else f", {_p_value(p)}")
         lines.append("| " + " | ".join([title, *figures, words]) + " |")
     return lines
 
@@ -297,21 +306,26 @@ def _compare(rows: Mapping[str, Json], published: PublishedTable, column: str) -
             continue
         left, right = zip(*pairs.values(), strict=True)
         test = paired_test(left, right)
-        words[value] = _difference(test)
-        if test.count < max(len(base), len(other)):
-            words[value] += f", {test.count} shared seed{'s' if test.count > 1 else ''}"
+        words[value] = _difference(test, base, other)
         if value in planned:
             margin = planned[value]
             p_values[value] = test.p if margin is None else equivalence_p(left, right, margin)
-    for value, p in zip(p_values, holm_adjust(list(p_values.values())), strict=True):
+    for value, p in zip(p_values, holm_adjust(list(p_values.values()), len(planned)), strict=True):
         if p is not None:
             words[value] += f", {_p_value(p)}" if planned[value] is None else f", equivalence {_p_value(p)}"
     return words
 
 
-def _difference(test: PairedTest) -> str:
-    """The difference, and its interval where there are two pairs."""
-    return _short(test.difference) + (f" ({' – '.join(map(_short, test.interval))})" if test.interval else "")
+def _difference(test: PairedTest, first: Mapping[str, float], second: Mapping[str, float]) -> str:
+    """The difference, its interval where there are two pairs, and the number of shared seeds where a row has others.
+
+    Args:
+        first, second: values of the rows by seed.
+    """
+    words = _short(test.difference) + (f" ({' – '.join(map(_short, test.interval))})" if test.interval else "")
+    if test.count == max(len(first), len(second)):
+        return words
+    return f"{words}, {test.count} shared seed{'s' if test.count > 1 else ''}"
 
 
 def _untrained(name: str, columns: Sequence[str], _: Mapping[str, Json]) -> tuple[str, list[str]]:

@@ -74,13 +74,22 @@ def equivalence_p(left: Sequence[float], right: Sequence[float], margin: float) 
     return one_sided_p((margin - abs(fmean(differences))) / error, len(differences) - 1)
 
 
-def holm_adjust(values: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted by Holm's step-down method; None stays None."""
+def holm_adjust(values: Sequence[float | None], tests: int | None = None) -> list[float | None]:
+    """p-values adjusted by Holm's step-down method; None stays None.
+
+    Args:
+        tests: number of tests that were planned, those without a p-value included; None: those with one.
+
+    Raises: ValueError for more p-values than ``tests``.
+    """
     ranked = sorted((p, index) for index, p in enumerate(values) if p is not None)
+    planned = len(ranked) if tests is None else tests
+    if planned < len(ranked):
+        raise ValueError(f"{len(ranked)} p-values are more than the {planned} tests that were planned")
     adjusted: list[float | None] = [None] * len(values)
     highest = 0.0
     for rank, (p, index) in enumerate(ranked):
-        highest = max(highest, min(1.0, p * (len(ranked) - rank)))
+        highest = max(highest, min(1.0, p * (planned - rank)))
         adjusted[index] = highest
     return adjusted
 

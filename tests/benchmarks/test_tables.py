@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.tables import BOTH_DIRECTIONS, PublishedTable, PublishedTests, build
+from lcl_core.common.errors import UserError
 from lcl_core.studies.statistics import equivalence_p, holm_adjust, paired_test
 
 BASE = {0: 0.9, 1: 0.12, 2: 0.15}
@@ -94,24 +95,35 @@ def test_a_row_may_be_that_of_another_table(compared: Any, tmp_path: Path, monke
     assert whole.startswith("| whole | .390 ")
 
 
-def test_planned_tests_are_between_rows_and_are_corrected_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The lines of two planned tests, of the text and of the method, between rows with these values by seed."""
+
+    def build_lines(values: dict[tuple[str, str], dict[int, float]]) -> list[str]:
+        rows = [
+            {**study_row("x", **{"acc@1": own}), "labels": {"method": method, "text": text}}
+            for (method, text), own in values.items()
+        ]
+        (tmp_path / "texts").mkdir()
+        (tmp_path / "texts" / "table.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+        monkeypatch.setattr(tables, "RESULTS", tmp_path)
+        named = {"text": ("lcl,own", "lcl,other"), "method": ("lcl,own", "clip,own")}
+        monkeypatch.setitem(tables.TABLES, "texts", PublishedTests("method,text", named, "texts/table"))
+        return build("texts")[2:]
+
+    return build_lines
+
+
+OWN = {0: 0.30, 1: 0.33, 2: 0.31}
+
+
+def test_planned_tests_are_between_rows_and_are_corrected_together(tested: Any) -> None:
     values = {
-        ("lcl", "own"): {0: 0.30, 1: 0.33, 2: 0.31},
+        ("lcl", "own"): OWN,
         ("lcl", "other"): {0: 0.20, 1: 0.22, 2: 0.23},
         ("clip", "own"): {0: 0.30, 1: 0.31, 2: 0.33},
     }
-    rows = [
-        {**study_row("x", **{"acc@1": own}), "labels": {"method": method, "text": text}}
-        for (method, text), own in values.items()
-    ]
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "table.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    named = {"text": ("lcl,own", "lcl,other"), "method": ("lcl,own", "clip,own")}
-    monkeypatch.setitem(tables.TABLES, "texts", PublishedTests("method,text", named, "texts/table"))
-    text, method = build("texts")[2:]
+    text, method = tested(values)
     others = (("lcl", "other"), ("clip", "own"))
     tests = [paired_test(list(values[other].values()), list(values["lcl", "own"].values())) for other in others]
     adjusted = [f"{p:.2g}".replace("0.", ".") for p in holm_adjust([test.p for test in tests]) if p is not None]
@@ -119,6 +131,48 @@ def test_planned_tests_are_between_rows_and_are_corrected_together(
     assert text.endswith(f"), {adjusted[0]} |")
     assert method.startswith("| method | .313 ± .015 | .313 ± .015 | .000 (")
     assert method.endswith(f"), {adjusted[1]} |")
+
+
+def test_a_planned_test_without_a_p_counts_in_the_correction(tested: Any) -> None:
+    other = {0: 0.20, 1: 0.22, 2: 0.23}
+    text, method = tested({("lcl", "own"): OWN, ("lcl", "other"): other, ("clip", "own"): {0: 0.2}})
+    (p, _) = holm_adjust([paired_test(list(other.values()), list(OWN.values())).p, None], tests=2)
+    assert text.endswith(f"), {p:.2g} |".replace("0.", "."))
+    assert method == "| method | .313 ± .015 | .200 | .100, 1 shared seed |"
+
+
+def test_a_planned_test_of_a_table_of_rows_counts_without_a_shared_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"lcl": OWN, "clip": {0: 0.20, 1: 0.22, 2: 0.23}, "coca": {7: 0.2}}
+    rows = [study_row(name, **{"acc@1": own}) for name, own in values.items()]
+    (tmp_path / "all.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    names = {name: name for name in values}
+    table = PublishedTable("method", "method", names, "lcl", "lcl", columns=("acc@1",), values="all")
+    monkeypatch.setitem(tables.TABLES, "all", table)
+    line = next(line for line in build("all") if line.startswith("| clip |"))
+    p = paired_test(list(OWN.values()), list(values["clip"].values())).p
+    assert p is not None
+    assert line.endswith(f"), {2 * p:.2g} |".replace("0.", "."))
+
+
+def test_a_test_names_the_number_of_shared_seeds(tested: Any) -> None:
+    values = {
+        ("lcl", "own"): OWN,
+        ("lcl", "other"): {0: 0.20, 1: 0.22},
+        ("clip", "own"): {0: 0.30, 1: 0.31, 2: 0.33},
+    }
+    text, method = tested(values)
+    assert "), 2 shared seeds, " in text
+    assert "shared" not in method
+
+
+def test_a_test_of_rows_without_a_shared_seed_is_an_error(tested: Any) -> None:
+    values = {("lcl", "own"): OWN, ("lcl", "other"): {3: 0.2}, ("clip", "own"): OWN}
+    with pytest.raises(UserError, match=r"table texts: .* the test text share no seed; .*table\.json") as caught:
+        tested(values)
+    assert caught.value.code == "no_shared_seed"
 
 
 def test_rows_with_the_same_seeds_say_nothing_of_them(compared: Any) -> None:

@@ -110,3 +110,9 @@ def test_holms_adjustment_by_hand() -> None:
     ]
     assert holm_adjust([0.5, 0.9]) == [1.0, 1.0]
     assert holm_adjust([]) == []
+
+
+def test_holm_counts_planned_tests_without_a_p() -> None:
+    assert holm_adjust([0.04, None, 0.01], tests=3) == [pytest.approx(0.08), None, pytest.approx(0.03)]
+    with pytest.raises(ValueError, match="2 p-values are more than the 1 tests"):
+        holm_adjust([0.04, None, 0.01], tests=1)
