@@ -306,6 +306,7 @@ class RowComparisonJson(TypedDict):
     right: dict[str, str]
     seeds: dict[str, dict[str, Any] | None]
     samples: dict[str, dict[str, Any] | None]
+    notes: list[str]
 
 
 class RunJson(TypedDict):

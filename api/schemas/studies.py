@@ -101,3 +101,4 @@ class RowComparisonView(BaseModel):
     right: dict[str, str] = Field(description="labels of the row")
     seeds: dict[str, dict[str, Any] | None] = Field(description="paired over the seeds that both have")
     samples: dict[str, dict[str, Any] | None] = Field(description="paired over the samples of both")
+    notes: list[str] = Field([], description="about datasets of which runs of the two rows read different contents")

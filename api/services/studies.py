@@ -21,7 +21,7 @@ from lcl_core.specs.study import StudySpec
 from lcl_core.studies.choices import plan_cells
 from lcl_core.studies.results import SUCCEEDED, CellRecord, RunRecord
 from lcl_core.studies.status import StudyStatus, study_status
-from lcl_core.studies.table import build_table, compare_rows, table_columns, table_notes
+from lcl_core.studies.table import build_table, compare_rows, contents_notes, table_columns, table_notes
 from lcl_core.studies.trials import evaluate_specs, resolve_presets
 
 Json = dict[str, Any]
@@ -135,6 +135,7 @@ def compare_study_rows(
         "right": rows[right]["labels"],
         "seeds": {column.head: compare_rows(column.head, rows[left], rows[right]) for column in columns},
         "samples": sample_tests(columns, evaluated),
+        "notes": contents_notes([cell for side in sides for cell in side]),
     }
 
 

@@ -20,10 +20,13 @@ class Question(NamedTuple):
     Attributes:
         file: question of the prediction file.
         unit: the sample: a query, an image. Files that ask about the same sample have the same unit.
+        candidates: number of images, texts or classes among which the sample is ranked; None where answers are free.
+            A rank among more of them is another question.
     """
 
     file: tuple[str, ...]
     unit: tuple[str, ...]
+    candidates: int | None = None
 
 
 Outcomes = Mapping[Question, float]
@@ -66,7 +69,7 @@ def _outcomes(metric: MetricSpec, measured: Measures) -> Outcomes:
     if any(measure.statistic is not mean_of for _, measure in selected):
         return {}
     return {
-        Question(sheet.question, (*_sample_set(sheet), unit)): float(value)
+        Question(sheet.question, (*_sample_set(sheet), unit), sheet.facts.get("candidates")): float(value)
         for sheet, measure in selected
         for unit, value in zip(measure.units, measure.values, strict=True)
     }

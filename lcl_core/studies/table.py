@@ -78,9 +78,7 @@ SHOWN_DIGITS = 12  # of the hash of a dataset
 
 def table_notes(study: StudySpec, cells: Sequence[CellRecord]) -> list[str]:
     """Notes below the table, a sentence each."""
-    notes = [_equal_settings_note(study), _promotion_note(study, cells)]
-    notes += [_contents_note("Pre-trainings", [cell.run for cell in cells])]
-    notes += [_contents_note("Evaluations", [cell.evaluation for cell in cells if cell.evaluation])]
+    notes = [_equal_settings_note(study), _promotion_note(study, cells), *contents_notes(cells)]
     notes += [_empty_column_note(column, cells) for column in table_columns(study)]
     return [note for note in notes if note]
 
@@ -108,6 +106,15 @@ def _promotion_note(study: StudySpec, cells: Sequence[CellRecord]) -> str:
         "constant they go on from their checkpoints; with monitor.export best this also takes rungs that monitor.every "
         "divides."
     )
+
+
+def contents_notes(cells: Sequence[CellRecord]) -> list[str]:
+    """Notes about the datasets whose contents are not the same for all runs of these cells, a sentence each."""
+    notes = [
+        _contents_note("Pre-trainings", [cell.run for cell in cells]),
+        _contents_note("Evaluations", [cell.evaluation for cell in cells if cell.evaluation]),
+    ]
+    return [note for note in notes if note]
 
 
 def _contents_note(subject: str, runs: Sequence[RunRecord]) -> str:

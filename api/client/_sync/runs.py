@@ -236,7 +236,7 @@ class StudyCalls(Transport):
         return self.get(f"{_study_path(study_id)}/curves", value=value)
 
     def compare_rows(self, study_id: str, left: int, right: int) -> RowComparisonJson:
-        """Two rows of the table, by number from 0: paired over ``seeds`` and over ``samples``."""
+        """Two rows of the table, by number from 0: paired over ``seeds`` and ``samples``; ``notes`` on their data."""
         return self.get(f"{_study_path(study_id)}/compare", left=left, right=right)
 
     def wait_for_study(

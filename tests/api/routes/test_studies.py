@@ -230,6 +230,20 @@ def test_two_rows_over_seeds_and_over_samples(
     refused(http.get(path, params={"left": -1, "right": 0}), 422, field="left")
 
 
+def test_a_comparison_of_rows_names_datasets_whose_contents_differ(
+    live_service: Any, http: httpx.Client, finished: Any
+) -> None:
+    study = finished({("both", 907): 0.3, ("contrastive", 907): 0.1})
+    path, rows = f"/v1/studies/{study['id']}/compare", {"left": 0, "right": 1}
+    assert http.get(path, params=rows).json()["notes"] == []
+    with live_service.context.database.session() as session:
+        for cell, digest in zip(study["cells"], ("a" * 64, "b" * 64), strict=True):
+            runs.get_run(session, cell["evaluation"]["id"]).inputs = {"datasets": {"sample": digest}}
+    (note,) = http.get(path, params=rows).json()["notes"]
+    assert note.startswith("Evaluations read different contents of sample (aaaaaaaaaaaa, bbbbbbbbbbbb): ")
+    assert http.get(path, params={"left": 0, "right": 0}).json()["notes"] == []
+
+
 def test_predictions_of_two_rows_are_a_long_read_without_a_connection(
     http: httpx.Client, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,7 @@ def test_each_question_is_found_or_not(records: Path) -> None:
     assert list(at_1.values()) == [1.0, 0.0, 0.0]
     assert list(at_5.values()) == [1.0, 1.0, 0.0]
     asked = ("retrieval", "test", "captions[0]", "zero_shot", "text_to_image")
-    assert at_5[Question(asked, ("test", "text_to_image", "", "q1"))] == 1.0
+    assert at_5[Question(asked, ("test", "text_to_image", "", "q1"), 20)] == 1.0
     assert list(text.values()) == [0.0, 1.0, 1.0]
     assert rank == elsewhere == learnt == training == {}
 
@@ -123,13 +123,13 @@ def test_without_a_common_question_there_is_no_comparison() -> None:
     assert compare_outcomes([], []) is None
 
 
-def stored(folder: Path, ranks: Mapping[str, Sequence[int]]) -> Path:
+def stored(folder: Path, ranks: Mapping[str, Sequence[int]], candidates: int = 20) -> Path:
     """Stored predictions about images q0, q1, …, by the variant of their labels."""
     store = PredictionStore(folder)
     store.start()
     for variant, own in ranks.items():
         about = ("classification", "test", variant, "frozen", "ranks", "trained")
-        sheet = PredictionFile(*about, part="image_to_class", facts={"candidates": 20})
+        sheet = PredictionFile(*about, part="image_to_class", facts={"candidates": candidates})
         samples = [{"query": f"q{n}", "rank": rank, "right": 1, "label": "a", "top": []} for n, rank in enumerate(own)]
         store.add(sheet, samples)
     return folder
@@ -138,6 +138,20 @@ def stored(folder: Path, ranks: Mapping[str, Sequence[int]]) -> Path:
 def compared(folder: Path, left: Mapping[str, Sequence[int]], right: Mapping[str, Sequence[int]]) -> PairedTest | None:
     sides = [stored(folder / name, ranks) for name, ranks in (("left", left), ("right", right))]
     return compare_outcomes(*(question_outcomes([metric(metric="acc@1")], side) for side in sides))
+
+
+def test_ranks_among_different_numbers_of_candidates_are_not_paired(tmp_path: Path) -> None:
+    """The dataset got a version with more of them between the evaluations."""
+    ranks = {"shape": [1, 2, 2]}
+    small, same, large = (
+        question_outcomes([metric(metric="acc@1")], stored(tmp_path / name, ranks, candidates))
+        for name, candidates in (("small", 20), ("same", 20), ("large", 40))
+    )
+    assert compare_outcomes(small, large) is None
+    assert compare_outcomes([*small, *large], [*same, *large]) is None, "a row has evaluations of both versions"
+    paired = compare_outcomes(small, same)
+    assert paired is not None
+    assert paired.count == 3
 
 
 def test_a_sample_that_several_files_ask_about_is_one_pair(tmp_path: Path) -> None:
