@@ -33,7 +33,14 @@ from lcl_core.db.gang import MemberLease
 from lcl_core.db.leases import Claim
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.wakeup import PING, QUEUE, TO_ALL, WAKE, WakeupProducer, producer_app
-from lcl_core.db.workers import PeriodicTask, WorkerIdentity, deregister, record_wakeup, release_task
+from lcl_core.db.workers import (
+    PeriodicTask,
+    WorkerIdentity,
+    deregister,
+    engine_device,
+    record_wakeup,
+    release_task,
+)
 from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
 from workers.executors.base import Executor, create_executor
@@ -248,7 +255,7 @@ def _identity(settings: WorkerSettings, gpus: Sequence[Gpu], executor: Executor)
     host, pid = socket.gethostname(), os.getpid()
     offers = tuple(settings.worker_offers) or (("cpu", "gpu") if gpus or executor.places_nodes else ("cpu",))
     devices = (
-        (f"executor {settings.executor}",)
+        (engine_device(settings.executor),)
         if executor.places_nodes
         else tuple(gpu.name for gpu in gpus) or (f"cpu ({usable_cores()} cores)",)
     )

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from lcl_core.db import runs
 from lcl_core.db.metrics import FAMILIES, INFINITY, OUTCOMES, MetricFamily, MetricSeries, read_counters
 from lcl_core.db.outbox import count_pending_uploads, pending_deliveries
+from lcl_core.db.queue import longest_claimable_wait
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import FINISHED
 from lcl_core.db.workers import gpu_usage, longest_capacity_wait, queue_depths, worker_stats
@@ -134,6 +135,8 @@ def _queues(session: Session) -> Iterator[Metric]:
         depth.add_metric(key, queue.depth if queue else 0)
         oldest.add_metric(key, queue.oldest_seconds if queue else 0.0)
     yield from (depth, oldest)
+    words = "Time for which a run has waited that a worker with a free slot could claim now"
+    yield GaugeMetricFamily("lcl_queue_claimable_oldest_seconds", words, value=longest_claimable_wait(session))
     words = "Time for which a run has been waiting for capacity of Ray, Slurm or Kubernetes"
     yield GaugeMetricFamily("lcl_no_capacity_oldest_seconds", words, value=longest_capacity_wait(session))
 

@@ -52,6 +52,7 @@ from lcl_core.db.workers import (
     leased_devices,
     needed_devices,
     serving_devices,
+    uses_engine,
 )
 from lcl_core.jobs import ANY_DEVICE
 from lcl_core.specs.parsing import SPEC_REVISION
@@ -334,9 +335,9 @@ def find_reservation(
     gangs = _queued_gangs(session, offers, pool, moment)
     if not gangs:
         return None
-    workers = _live_workers(session, moment)
+    workers = live_workers(session, moment)
     this = next((worker for worker in workers if worker.id == worker_id), None)
-    waiting, working = _members(session, moment)
+    waiting, working = gang_members(session, moment)
     if this is None or any(worker_id in members for run_id, members in waiting.items() if run_id != joined):
         return None
     homes = {worker.id: worker.home for worker in workers}
@@ -390,33 +391,39 @@ def _queued_gangs_query(passes: bool) -> Select[Run, Any]:
     return query.where(Run.id.not_in(bindparam("passed", expanding=True))) if passes else query
 
 
-class _LiveWorker(NamedTuple):
+class LiveWorker(NamedTuple):
+    """A worker with a recent heartbeat."""
+
     id: str
     home: str | None
     offers: list[Any]
     slots: int
     devices: list[str]  # that no api serves inference on
     spec_revision: int
+    has_engine: bool  # its executor places the processes of runs on a cluster, whose free capacity is not known here
 
     def can_serve(self, run: Run) -> bool:
+        """Whether it could run the run, or one of its nodes, if all its slots and devices were free."""
         size = capacity(self.devices)
         if run.spec_revision > self.spec_revision:
             return False
         return can_serve(self.offers, run.resource) and needed_devices(run, size) <= size
 
 
-def _live_workers(session: Session, moment: datetime) -> list[_LiveWorker]:
-    """Only columns: the row's ``current_run`` is a separate query for each worker."""
-    columns = Worker.id, Worker.home, Worker.offers, Worker.slots, Worker.gpu_ids, Worker.spec_revision
+def live_workers(session: Session, moment: datetime) -> list[LiveWorker]:
+    """Workers with a recent heartbeat. Only columns are read: ``current_run`` is a separate query for each worker."""
+    columns = Worker.id, Worker.home, Worker.offers, Worker.slots, Worker.gpu_ids, Worker.spec_revision, Worker.devices
     rows = session.execute(select(*columns).where(Worker.seen_at >= moment - ALIVE_WITHIN)).tuples().all()
-    serving = serving_devices(session) if any(devices for *_, devices, _ in rows) else set()
+    serving = serving_devices(session) if any(row[4] for row in rows) else set()
     return [
-        _LiveWorker(id_, home, offers, slots, [device for device in devices if device not in serving], revision)
-        for id_, home, offers, slots, devices, revision in rows
+        LiveWorker(
+            id_, home, offers, slots, [each for each in gpus if each not in serving], revision, uses_engine(names)
+        )
+        for id_, home, offers, slots, gpus, revision, names in rows
     ]
 
 
-def _members(session: Session, moment: datetime) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+def gang_members(session: Session, moment: datetime) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     """{run: workers} of those that wait for the others of a gang, and of those above node 0 whose process may live."""
     columns = GangMemberRow.run_id, GangMemberRow.worker, GangMemberRow.lease_token
     counts = (
@@ -432,7 +439,7 @@ def _members(session: Session, moment: datetime) -> tuple[dict[str, set[str]], d
 
 
 def _seconds_until_start(
-    session: Session, gang: Run, able: Sequence[_LiveWorker], members: set[str], this: _LiveWorker
+    session: Session, gang: Run, able: Sequence[LiveWorker], members: set[str], this: LiveWorker
 ) -> float:
     """Seconds until enough workers have a free slot and free devices, ``this`` having them at once."""
     missing = gang.nodes - len(members) - 1
@@ -443,7 +450,7 @@ def _seconds_until_start(
     return sorted(_free_in(worker, ends[worker.id], gang) for worker in others)[missing - 1]
 
 
-def _free_in(worker: _LiveWorker, ends: Sequence[tuple[float, int]], gang: Run) -> float:
+def _free_in(worker: LiveWorker, ends: Sequence[tuple[float, int]], gang: Run) -> float:
     """Seconds until the worker can join; with a free slot and free devices it is about to.
 
     Args:
@@ -459,7 +466,7 @@ def _free_in(worker: _LiveWorker, ends: Sequence[tuple[float, int]], gang: Run) 
     return seconds
 
 
-def _expected_ends(session: Session, workers: Mapping[str, _LiveWorker]) -> dict[str, list[tuple[float, int]]]:
+def _expected_ends(session: Session, workers: Mapping[str, LiveWorker]) -> dict[str, list[tuple[float, int]]]:
     """{worker: expected seconds to the end of each of its runs and nodes, and their devices}; 0 s if nothing is known.
 
     Args:

@@ -11,6 +11,7 @@ process; two claims differ only in its parameters.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -38,31 +39,43 @@ from sqlalchemy import (
     union,
     update,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload, load_only
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from lcl_core.db.gang import (
+    LiveWorker,
     MemberLease,
     Reservation,
     awaits_no_engine,
     backfill_candidates,
     due_parameters,
     find_reservation,
+    gang_members,
     is_due,
     is_parsable,
     join_gang,
+    live_workers,
     release_member,
     running_by_owner,
 )
 from lcl_core.db.leases import CLAIM_FIELDS, Claim, is_unwanted
 from lcl_core.db.models import Run
 from lcl_core.db.session import now
-from lcl_core.db.states import State
-from lcl_core.db.workers import DeviceNeed, DevicePool, capacity, need_columns
+from lcl_core.db.states import LEASED, State
+from lcl_core.db.workers import (
+    DeviceNeed,
+    DevicePool,
+    capacity,
+    device_uses,
+    need_columns,
+    needed_devices,
+    obtainable_devices,
+)
 from lcl_core.jobs import ANY_DEVICE, RESOURCES
 
 _ALIASES = tuple(Run.__table__.alias() for _ in range(5))  # made once: each copies all columns
 _FORMS = 128  # of one statement that are kept
+_EXAMINED_HEADS = 200  # first runs of their groups
 _PASSED: BindParameter[Any] = bindparam("passed", expanding=True)  # runs to leave out
 _Read = Callable[[bool], Select[Any]]  # query for the next run; whether it leaves out the runs ``passed``
 
@@ -396,6 +409,70 @@ def unclaimed_since(session: Session, after: datetime | None, before: datetime) 
     else:  # by the index ix_run_ready; only older versions leave the time out
         query = query.where(Run.ready_at >= after, Run.ready_at < before)
     return session.scalars(query.limit(1)).one_or_none()
+
+
+def longest_claimable_wait(session: Session) -> float:
+    """Seconds for which a queued run has waited that a worker with a free slot could claim now. 0: there is none.
+
+    Only the first run of each owner and need is examined, and at most 200 of them, the longest wait first. Workers
+    whose executor places processes itself are left out: the database does not know what their cluster has free.
+    """
+    moment = now(session)
+    rows = session.execute(_longest_waiting(), due_parameters(moment)).tuples().all()
+    if not rows:
+        return 0.0
+    workers = _IdleWorkers(session, moment)
+    waits = (max(0.0, (moment - since).total_seconds()) for run, since in rows if workers.can_start(run))
+    return next(waits, 0.0)
+
+
+@lru_cache(1)
+def _longest_waiting() -> Select[Run, datetime]:
+    """Query for the first run of each group, and since when it could be claimed."""
+    heads = _union_of(_heads(lambda run: true(), False))
+    since = func.coalesce(Run.ready_at, Run.queued_at, type_=Run.queued_at.type)
+    columns = Run.resource, Run.gpus, Run.nodes, Run.priority, Run.queued_at, Run.reserved_at, Run.spec_revision
+    query = select(Run, since).join(heads, heads.c.id == Run.id).order_by(since, Run.id).limit(_EXAMINED_HEADS)
+    return query.options(load_only(*columns), lazyload(Run.tag_rows), lazyload(Run.after_rows))
+
+
+class _IdleWorkers:
+    """Slots and devices that live workers have free at one moment. Workers with an engine are left out. Only reads."""
+
+    def __init__(self, session: Session, moment: datetime) -> None:
+        self._workers = [worker for worker in live_workers(session, moment) if not worker.has_engine]
+        self._waiting, self._working = gang_members(session, moment)
+        self._joined = {worker for members in self._waiting.values() for worker in members}
+        leased = select(Run.lease_owner).where(Run.state.in_([state.value for state in LEASED]))
+        used = Counter(session.scalars(leased))
+        for members in (*self._waiting.values(), *self._working.values()):
+            used.update(members)
+        self._idle = {worker.id for worker in self._workers if used[worker.id] < worker.slots}
+        uses = device_uses(session) if any(worker.devices for worker in self._workers) else []
+        self._uses = {use.device: use for use in uses}
+        self._reserving = {use.run_id for use in uses if use.reserved}
+
+    def can_start(self, run: Run) -> bool:
+        """Whether the run starts as soon as the workers query the queue."""
+        members = self._waiting.get(run.id, set())
+        seated = [worker for worker in self._workers if worker.id in members]
+        free = [worker for worker in self._workers if worker.id not in members and self._can_claim(worker, run)]
+        homes = {worker.home for worker in seated}  # the other nodes have to share it
+        numbers = Counter(worker.home for worker in (*seated, *free))
+        return any(number >= run.nodes and homes <= {home} for home, number in numbers.items())
+
+    def _can_claim(self, worker: LiveWorker, run: Run) -> bool:
+        """Whether it could claim the run, or join its gang."""
+        if worker.id not in self._idle or not worker.can_serve(run):
+            return False
+        # it waits for another gang, or its process of an earlier attempt still ends
+        if run.nodes > 1 and (worker.id in self._joined or worker.id in self._working.get(run.id, set())):
+            return False
+        number = needed_devices(run, capacity(worker.devices))
+        need = DeviceNeed(run.id, number, run.nodes, run.priority, run.queued_at)
+        uses = {device: self._uses[device] for device in worker.devices if device in self._uses}
+        reserves = run.id in self._reserving or run.reserved_at is not None
+        return len(obtainable_devices(need, worker.devices, uses, reserves)) >= number
 
 
 def _can_be_claimed(

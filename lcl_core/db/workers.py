@@ -10,7 +10,7 @@ behind it get none of that worker's GPUs meanwhile. docs/runs.md describes the o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -32,6 +32,7 @@ from lcl_core.specs.parsing import SPEC_REVISION
 log = structlog.get_logger(__name__)
 FORGET_AFTER = timedelta(minutes=10)
 ALIVE_WITHIN = timedelta(seconds=30)  # six heartbeats
+_ENGINE_PREFIX = "executor "
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,16 @@ class WorkerIdentity:
     gpu_ids: tuple[str, ...] = ()  # devices that it may lease to runs
     home: str | None = None  # id of its home folder, or of the store that gets copies of its checkpoints
     spec_revision: int = SPEC_REVISION
+
+
+def engine_device(executor: str) -> str:
+    """``devices`` of a worker whose executor places the processes of runs on a cluster."""
+    return f"{_ENGINE_PREFIX}{executor}"
+
+
+def uses_engine(devices: Sequence[str]) -> bool:
+    """Whether the worker with these ``devices`` has an executor that places the processes of runs on a cluster."""
+    return any(device.startswith(_ENGINE_PREFIX) for device in devices)
 
 
 def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[dict[str, Any]] = ()) -> None:
@@ -346,6 +357,36 @@ def lock_devices(session: Session, devices: Collection[str]) -> dict[str, Device
     return rows
 
 
+def obtainable_devices(
+    need: DeviceNeed, devices: Sequence[str], uses: Mapping[str, DeviceUse], reserves: bool
+) -> list[str]:
+    """Devices of a worker that the run may get: idle ones, its own, and those of reservations that it precedes.
+
+    Args:
+        devices: all of the worker.
+        uses: of these devices.
+        reserves: whether devices are reserved for the run, on any worker.
+    """
+    reservations = [use for use in uses.values() if use.reserved and use.run_id != need.run_id]
+    if all(_precedes(need, use.need, reserves) for use in reservations):
+        available = [device for device in devices if device not in uses or uses[device].reserved]
+    else:
+        available = _idle_instances(devices, uses)
+    return [device for device in available if need.gpus == 1 or is_whole(device)]
+
+
+def _precedes(need: DeviceNeed, reserved: DeviceNeed, reserves: bool) -> bool:
+    """By priority; between two runs that both have reservations by age, so that they never block each other."""
+    if need.priority != reserved.priority:
+        return need.priority > reserved.priority
+    return reserves and need.is_older(reserved)
+
+
+def _idle_instances(devices: Sequence[str], uses: Mapping[str, DeviceUse]) -> list[str]:
+    """MIG instances that no run has: reservations, which are for several GPUs, never need them."""
+    return [device for device in devices if not is_whole(device) and device not in uses]
+
+
 class DevicePool:
     """Devices of a worker in one claim, locked until its transaction ends.
 
@@ -381,7 +422,7 @@ class DevicePool:
         """
         if need.gpus == 0:
             return ()
-        free = [device for device in self._available(need) if need.gpus == 1 or is_whole(device)]
+        free = obtainable_devices(need, self._devices, self._uses, need.run_id in self.reserving)
         if len(free) >= need.gpus:
             return tuple(free[: need.gpus])
         self.passed.append(need.run_id)
@@ -389,7 +430,7 @@ class DevicePool:
         if len(others) < need.nodes:
             if need.gpus > 1:
                 self._assign([device for device in free if device not in self._seated], need, token=None)
-            self.room = capacity([device for device in self._devices if self._is_idle_instance(device)])
+            self.room = capacity(_idle_instances(self._devices, self._uses))
         return None
 
     def bind(self, devices: Sequence[str], need: DeviceNeed, token: str) -> None:
@@ -405,20 +446,3 @@ class DevicePool:
             row = self._rows[device]
             row.run_id, row.worker, row.token = need.run_id, self._worker, token
             self._uses[device] = DeviceUse(device, self._worker, need, reserved=token is None)
-
-    def _available(self, need: DeviceNeed) -> list[str]:
-        """Devices that the run may get: idle ones, its own, and those of reservations that it precedes."""
-        reservations = [use for use in self._uses.values() if use.reserved and use.run_id != need.run_id]
-        if all(self._precedes(need, use.need) for use in reservations):
-            return [device for device in self._devices if device not in self._uses or self._uses[device].reserved]
-        return [device for device in self._devices if self._is_idle_instance(device)]
-
-    def _precedes(self, need: DeviceNeed, reserved: DeviceNeed) -> bool:
-        """By priority; between two runs that both have reservations by age, so that they never block each other."""
-        if need.priority != reserved.priority:
-            return need.priority > reserved.priority
-        return need.run_id in self.reserving and need.is_older(reserved)
-
-    def _is_idle_instance(self, device: str) -> bool:
-        """Whether it is a MIG instance that no run has: reservations, which are for several GPUs, never need it."""
-        return not is_whole(device) and device not in self._uses

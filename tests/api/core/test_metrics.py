@@ -22,6 +22,7 @@ from lcl_core.db.models import ArtifactUpload, Worker
 from lcl_core.db.outbox import enqueue_upload
 from lcl_core.db.session import Database
 from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
+from lcl_core.specs.parsing import SPEC_REVISION
 
 
 def scrape(http: httpx.Client) -> dict[str, list[Sample]]:
@@ -121,6 +122,19 @@ def test_workers_and_their_slots(live_service: Any, http: httpx.Client) -> None:
     assert one(found["lcl_worker_slots_used"], "lcl_worker_slots_used") == 1
     assert 0 <= one(found["lcl_broker_consumed_seconds"], "lcl_broker_consumed_seconds") < 300
     live_service.settle(claim, complete_run.RunCancelled())
+
+
+def test_a_run_that_no_worker_claims_is_reported_once_one_could(live_service: Any, http: httpx.Client) -> None:
+    name, run_id, moment = "lcl_queue_claimable_oldest_seconds", live_service.submit(), datetime.now(UTC)
+    assert one(scrape(http)[name], name) == 0
+    identity = {"host": "here", "pid": 7, "devices": ["cpu"], "spec_revision": SPEC_REVISION}
+    with live_service.context.database.session() as session:
+        session.add(Worker(id="w-idle", slots=1, started_at=moment, seen_at=moment, **identity))
+    assert 0 < one(scrape(http)[name], name) < 300
+    live_service.admin.cancel(run_id)
+    assert one(scrape(http)[name], name) == 0
+    with live_service.context.database.session() as session:
+        session.execute(delete(Worker).where(Worker.id == "w-idle"))
 
 
 def test_what_gpus_do_is_reported_once_their_worker_is_alive(live_service: Any, http: httpx.Client) -> None:
