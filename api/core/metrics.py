@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from lcl_core.db import runs
 from lcl_core.db.metrics import FAMILIES, INFINITY, OUTCOMES, MetricFamily, MetricSeries, read_counters
-from lcl_core.db.outbox import count_pending_uploads, pending_deliveries
+from lcl_core.db.outbox import count_pending_uploads, longest_upload_wait, pending_deliveries
 from lcl_core.db.queue import longest_claimable_wait
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import FINISHED
@@ -178,6 +178,8 @@ def _webhooks(session: Session) -> Iterator[Metric]:
 def _artifacts(session: Session) -> Iterator[Metric]:
     words = "Folders of runs and what they made that are not in the store of artifacts yet"
     yield GaugeMetricFamily("lcl_artifacts_pending", words, value=count_pending_uploads(session))
+    words = "Time for which the first of them has waited, without an upload that advances"
+    yield GaugeMetricFamily("lcl_artifacts_oldest_seconds", words, value=longest_upload_wait(session))
 
 
 _LABEL_VALUES = {"kind": JOB_KINDS, "state": sorted(state.value for state in FINISHED), "outcome": OUTCOMES}

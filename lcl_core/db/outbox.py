@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import groupby, product
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -77,6 +77,23 @@ class Outbox(Generic[OutboxRow]):
     def delay(self, attempt: int) -> timedelta:
         """Time between the failed ``attempt`` (from 1) and the next one."""
         return min(self.first_delay * 2 ** min(attempt - 1, 20), self.max_delay)
+
+    def longest_wait(self, session: Session) -> timedelta:
+        """How long the open row that was enqueued first has waited, without the time of its attempts. 0: there is none.
+
+        A row is due when it is enqueued, and ``delay`` after each failed attempt. So the sum of these delays before
+        ``next_at`` is never earlier than the time when it was enqueued. An attempt that moves ``next_at`` is no wait.
+        """
+        first_due = func.min(self.table.next_at, type_=self.table.next_at.type)
+        query = select(self.table.attempts, first_due).where(self.is_open).group_by(self.table.attempts)
+        moment = now(session)
+        waits = (self._wait(attempts, due, moment) for attempts, due in session.execute(query).tuples())
+        return max(waits, default=timedelta(0))
+
+    def _wait(self, attempts: int, next_at: datetime, moment: datetime) -> timedelta:
+        """Of a row after so many attempts."""
+        delays = sum((self.delay(attempt) for attempt in range(1, attempts + 1)), timedelta(0))
+        return max(moment - next_at + delays, timedelta(0))
 
 
 DELIVERY_OUTBOX = Outbox(
@@ -249,6 +266,11 @@ def record_run_folder(session: Session, run: Run, size: int, holder: str | None)
 def count_pending_uploads(session: Session) -> int:
     """Number of folders of all homes that are not in the store yet."""
     return session.scalars(select(func.count()).where(UPLOAD_OUTBOX.is_open)).one()
+
+
+def longest_upload_wait(session: Session) -> float:
+    """Seconds for which the folder whose upload was enqueued first has waited. 0: all are in the store."""
+    return UPLOAD_OUTBOX.longest_wait(session).total_seconds()
 
 
 @dataclass(frozen=True)

@@ -168,9 +168,14 @@ def test_artifacts_on_their_way_to_the_store_are_counted(live_service: Any, http
     with live_service.context.database.session() as session:
         enqueue_upload(session, "runs/run_1", 1, "home_a")
         enqueue_upload(session, "encoders/enc_1", 1, "home_b")
-    assert one(scrape(http)["lcl_artifacts_pending"], "lcl_artifacts_pending") == 2
+        session.get_one(ArtifactUpload, "runs/run_1").next_at -= timedelta(hours=2)
+    found = scrape(http)
+    assert one(found["lcl_artifacts_pending"], "lcl_artifacts_pending") == 2
+    oldest = "lcl_artifacts_oldest_seconds"
+    assert one(found[oldest], oldest) == pytest.approx(7200, abs=300)
     with live_service.context.database.session() as session:
         session.execute(delete(ArtifactUpload))
+    assert one(scrape(http)[oldest], oldest) == 0
 
 
 @pytest.mark.usefixtures("encoder")

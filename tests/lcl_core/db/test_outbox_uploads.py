@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import outbox
@@ -159,3 +160,51 @@ def test_what_a_lost_home_had_is_given_up(database: Database) -> None:
         outbox.enqueue_upload(session, "runs/run_1", 3, HERE)
         assert outbox.runs_with_pending_uploads(session, ["run_1"]) == {"run_1": None}
     assert caught.value.code == "unknown_home"
+
+
+def waited(database: Database, seconds_later: float = 0.0) -> float:
+    """What would be exported so much later."""
+    with database.session() as session:
+        for row in session.scalars(select(ArtifactUpload)):
+            row.next_at -= timedelta(seconds=seconds_later)
+    with database.reading() as session:
+        return outbox.longest_upload_wait(session)
+
+
+def test_a_busy_service_whose_uploads_succeed_has_no_long_wait(database: Database) -> None:
+    assert waited(database) == 0
+    for number in range(5):
+        expect(database, f"encoders/enc_{number}")
+        assert waited(database, 60.0) == pytest.approx(60, abs=30)
+        task = claim_upload_of(database)
+        assert task is not None
+        for _ in range(20):
+            with database.session() as session:
+                assert outbox.renew_upload(session, task)
+            assert waited(database, 60.0) == 0, "it advances"
+        with database.session() as session:
+            outbox.record_uploaded(session, task, FILES)
+    assert waited(database, 7200.0) == 0
+
+
+def test_a_folder_that_no_upload_brings_to_the_store_waits_since_it_was_enqueued(database: Database) -> None:
+    expect(database)
+    expect(database, "runs/run_1", holder=THERE)
+    assert waited(database, 7200.0) == pytest.approx(7200, abs=60), "no worker of its machine is alive"
+    with database.session() as session:
+        outbox.abandon_uploads(session, THERE)
+    while claim_upload_of(database) is not None:
+        pass
+    with database.session() as session:
+        outbox.enqueue_upload(session, "encoders/enc_1", 2, HERE)
+    elapsed = 0.0
+    for _ in range(14):
+        task = claim_upload_of(database)
+        assert task is not None
+        with database.session() as session:
+            outbox.record_upload_failure(session, task, "the store is away")
+        assert waited(database) == pytest.approx(elapsed, abs=60)
+        delay = outbox.UPLOAD_OUTBOX.delay(task.tries).total_seconds()
+        elapsed += delay
+        assert waited(database, delay) == pytest.approx(elapsed, abs=60)
+    assert elapsed > 3600

@@ -69,6 +69,7 @@ def test_what_is_polled_is_read_from_an_index(database: Database) -> None:
     pending = plan_of(database, lambda session: outbox.has_due_uploads(session, HERE))
     assert "ix_deposit_pending (holder=? AND next_at<?)" in pending
     assert "ix_deposit_pending" in plan_of(database, outbox.count_pending_uploads)
+    assert "ix_deposit_pending" in plan_of(database, outbox.longest_upload_wait)
     checkpoints = plan_of(database, lambda session: artifacts.stored_checkpoints(session, "run_1"))
     removed = plan_of(database, lambda session: outbox.delete_stored_checkpoints(session, "run_1"))
     additions = plan_of(database, lambda session: quotas.delete_collection_bytes(session, "col_1"))
