@@ -1,4 +1,7 @@
-"""The table of runs: sorted by its columns, filtered by a tag; tags and notes are edited beside the run."""
+"""The table of runs: sorted by its columns, filtered by a tag or a part of the name.
+
+Tags and notes are edited beside the run.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,24 @@ def test_the_table_is_sorted_and_filtered_and_kept_by_the_address(
     page.get_by_role("button", name="low", exact=True).click()
     expect(page.locator("#run-head").get_by_role("heading")).to_have_text("low")
     assert serious(page, "light") == []
+
+
+def test_runs_are_found_by_a_part_of_their_name(visitor: Any, sweep_url: str, sweep: dict[str, str]) -> None:
+    page = visitor.open(f"{sweep_url}/?tab=runs&layout=table")
+    expect(names(page)).to_have_text(["middle", "high", "low"])
+    field = page.locator("#run-name-filter").get_by_role("textbox", name="Name")
+    field.press_sequentially("HIG")
+    expect(names(page)).to_have_text(["high"])
+    expect(field).to_have_value("HIG")  # while the list is drawn anew, the field keeps what was typed
+    page.wait_for_url("**name=HIG**")
+    page.reload()
+    expect(names(page)).to_have_text(["high"])
+    expect(field).to_have_value("HIG")
+    field.fill("nothing like it")
+    expect(page.get_by_text("No run matches")).to_be_visible()
+    assert serious(page, "light") == []
+    field.fill("")
+    expect(names(page)).to_have_text(["middle", "high", "low"])
 
 
 def test_tags_and_notes_are_edited(visitor: Any, sweep_url: str, sweep_world: Any, sweep: dict[str, str]) -> None:

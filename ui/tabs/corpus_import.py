@@ -74,7 +74,7 @@ class CorpusImport:
                 self.use_files, [source, self.name, self.suggested],
                 [self.files, self.name, self.suggested, self.version, self.status], **SILENT_EVENT,
             )  # fmt: skip
-        self.name.input(self.describe_version, self.name, self.version, **SILENT_EVENT | LAST_COUNTS)
+        self.name.change(self.describe_version, self.name, self.version, **SILENT_EVENT | LAST_COUNTS)
         self.go.click(
             self.start, [self.imported, self.files, self.name], [self.name, self.status, self.clock], **BUSY_EVENT
         )

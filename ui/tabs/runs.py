@@ -184,7 +184,7 @@ class RunsTab:
             ).then(
                 self.comparison.show_linked, self.selection, self.comparison.inputs, **SILENT_EVENT | LAST_COUNTS
             )  # fmt: skip
-        self.name.input(
+        self.name.change(  # a text field has its event ``input`` at a key alone, not when a text is pasted
             self.list_named, [self.selection, self.only, self.name], everything, **SILENT_EVENT | LAST_COUNTS
         )
         self.only.input(self.list_kind, [self.selection, self.only], everything, **SILENT_EVENT | LAST_COUNTS)
@@ -433,6 +433,8 @@ class RunsTab:
 
     def list_named(self, selection: SelectedRun, only: str, name: str) -> tuple[Any, ...]:
         """The newest runs whose name contains what was typed."""
+        if name.strip() == selection.listing.name:  # the field was filled in from an address
+            return _unchanged()
         selection.listing = selection.listing.changed("name", name.strip())
         return self.refresh(selection, only)
 
