@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
 from lcl_core.evaluation.metrics.core import BootstrapMetric, mean_of
 from lcl_core.evaluation.results import PredictionFile, PredictionStore, metrics_of_file
@@ -14,7 +14,8 @@ from lcl_core.specs.study import MetricSpec
 from lcl_core.studies.statistics import PairedTest, paired_test
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True)
+class Question:
     """What a prediction file asks about one sample.
 
     Attributes:
@@ -22,11 +23,14 @@ class Question(NamedTuple):
         unit: the sample: a query, an image. Files that ask about the same sample have the same unit.
         candidates: number of images, texts or classes among which the sample is ranked; None where answers are free.
             A rank among more of them is another question.
+        group: samples of one group, such as the images of one concept, are one pair; empty: the sample is one by
+            itself. Two questions that differ in it alone are equal, since earlier versions stored no groups.
     """
 
     file: tuple[str, ...]
     unit: tuple[str, ...]
     candidates: int | None = None
+    group: str = field(default="", compare=False)
 
 
 Outcomes = Mapping[Question, float]
@@ -69,9 +73,11 @@ def _outcomes(metric: MetricSpec, measured: Measures) -> Outcomes:
     if any(measure.statistic is not mean_of for _, measure in selected):
         return {}
     return {
-        Question(sheet.question, (*_sample_set(sheet), unit), sheet.facts.get("candidates")): float(value)
+        Question(sheet.question, (*_sample_set(sheet), unit), sheet.facts.get("candidates"), group): float(value)
         for sheet, measure in selected
-        for unit, value in zip(measure.units, measure.values, strict=True)
+        for unit, group, value in zip(
+            measure.units, measure.groups or [""] * len(measure.units), measure.values, strict=True
+        )
     }
 
 
@@ -83,8 +89,8 @@ def _sample_set(sheet: PredictionFile) -> tuple[str, ...]:
 def compare_outcomes(left: Sequence[Outcomes], right: Sequence[Outcomes]) -> PairedTest | None:
     """Right minus left over the samples of the questions that all have, outcomes averaged over the seeds first.
 
-    A sample is one pair, however many files ask about it; the difference is that of the means of the files' means, as
-    in the table. None when they have no question in common.
+    A sample, or a group of samples, is one pair, however many files ask about it; the difference is that of the means
+    of the files' means, as in the table. None when they have no question in common.
     """
     everyone = [*left, *right]
     shared = [question for question in everyone[0] if all(question in other for other in everyone)] if everyone else []
@@ -92,18 +98,18 @@ def compare_outcomes(left: Sequence[Outcomes], right: Sequence[Outcomes]) -> Pai
         return None
     return paired_test(
         *(
-            _unit_values({question: fmean(seed[question] for seed in side) for question in shared})
+            _pair_values({question: fmean(seed[question] for seed in side) for question in shared})
             for side in (left, right)
         )
     )
 
 
-def _unit_values(outcomes: Outcomes) -> list[float]:
-    """A value for each unit, its outcomes weighted so that the mean of the values is the mean of the files' means."""
+def _pair_values(outcomes: Outcomes) -> list[float]:
+    """A value for each unit or group, weighted so that the mean of the values is the mean of the files' means."""
     files = Counter(question.file for question in outcomes)
-    values = {question.unit: 0.0 for question in outcomes}
+    values: dict[Hashable, float] = {question.group or question.unit: 0.0 for question in outcomes}
     for question, outcome in outcomes.items():
-        values[question.unit] += outcome * len(values) / (len(files) * files[question.file])
+        values[question.group or question.unit] += outcome * len(values) / (len(files) * files[question.file])
     return list(values.values())
 
 

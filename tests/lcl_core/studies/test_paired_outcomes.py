@@ -116,6 +116,32 @@ def test_seeds_are_averaged_before_questions_are_paired() -> None:
     assert found == paired_test([0.5, 0.0, 0.0], [1.0, 1.0, 0.5])  # q3 was not asked of the last one
 
 
+def test_samples_of_one_group_are_one_pair(tmp_path: Path) -> None:
+    """Of three drawings of a concept all are right or none: they say as much as one."""
+    sides = []
+    for name, firsts in (("left", [9, 9, 9, 1, 9]), ("right", [1, 1, 1, 1, 9])):
+        kept = PredictionStore(tmp_path / name)
+        kept.start()
+        about = ("classification", "test", "colour", "frozen", "ranks", "trained")
+        samples = [
+            {"query": f"i{n}", "rank": rank, "right": 1, "top": [], "label": "red", "group": group}
+            for n, (rank, group) in enumerate(zip(firsts, "aaabc", strict=True))
+        ]
+        kept.add(PredictionFile(*about, part="image_to_class", facts={"candidates": 20}), samples)
+        sides.append(question_outcomes([metric(metric="acc@1")], kept.folder))
+    found = compare_outcomes(*sides)
+    assert found is not None
+    assert found.count == 3
+    assert found.difference == pytest.approx(4 / 5 - 1 / 5), "of the images, as in the table"
+    expected = paired_test([0, 3 / 5, 0], [9 / 5, 3 / 5, 0])
+    assert found.p == pytest.approx(expected.p)
+    assert found.interval == pytest.approx(expected.interval)
+    ungrouped = [{Question(each.file, each.unit, each.candidates): value for each, value in sides[0][0].items()}]
+    earlier = compare_outcomes(ungrouped, sides[1])
+    assert earlier is not None
+    assert earlier.count == 5, "the records of one of them have no groups"
+
+
 def test_without_a_common_question_there_is_no_comparison() -> None:
     one = {Question(("t", "s", "v"), ("s", "a")): 1.0}
     assert compare_outcomes([one], [{Question(("t", "s", "v"), ("s", "b")): 1.0}]) is None
