@@ -184,12 +184,7 @@ class RunsTab:
             ).then(
                 self.comparison.show_linked, self.selection, self.comparison.inputs, **SILENT_EVENT | LAST_COUNTS
             )  # fmt: skip
-        self.name.change(  # a text field has its event ``input`` at a key alone, not when a text is pasted
-            self.list_named, [self.selection, self.only, self.name], everything, **SILENT_EVENT | LAST_COUNTS
-        )
-        self.only.input(self.list_kind, [self.selection, self.only], everything, **SILENT_EVENT | LAST_COUNTS)
-        self.clock.tick(self.tick, [self.selection, self.only], everything, js=seen_script("runs"), **SILENT_EVENT)
-        self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT | EACH_COUNTS)
+        self._wire_listing(everything)
         self.save.click(
             self.annotate, [self.selection, self.tags, self.notes], self.annotation_verdict, **BUSY_EVENT
         ).then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
@@ -229,6 +224,14 @@ class RunsTab:
             event.then(None, js=OPEN_FORM_SCRIPT)
         for form in self.forms.values():
             self._wire_form(form, cloned, prepared, followed, everything)
+
+    def _wire_listing(self, everything: list[Any]) -> None:
+        self.name.change(  # a text field has its event ``input`` at a key alone, not when a text is pasted
+            self.list_named, [self.selection, self.only, self.name], everything, **SILENT_EVENT | LAST_COUNTS
+        )
+        self.only.input(self.list_kind, [self.selection, self.only], everything, **SILENT_EVENT | LAST_COUNTS)
+        self.clock.tick(self.tick, [self.selection, self.only], everything, js=seen_script("runs"), **SILENT_EVENT)
+        self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT | EACH_COUNTS)
 
     def _wire_form(self, form: SpecForm, cloned: Any, prepared: Any, followed: Any, everything: list[Any]) -> None:
         form.wire()
