@@ -198,9 +198,6 @@ class RunsTab:
         self.kind.input(
             self.show_form, self.kind, [form.column for form in self.forms.values()], **SILENT_EVENT | LAST_COUNTS
         )
-        self.listing.select(self.show_question_of_many, self.selection, self.refusal, **SILENT_EVENT).then(
-            None, js=FOCUS_QUESTION_SCRIPT
-        )
         self.refusal.select(self.answer, [self.selection, self.only], [self.refusal, *everything], **BUSY_EVENT)
         for action in RUN_ACTIONS:
             handle = self.show_question if action.asks else self.act
@@ -232,6 +229,9 @@ class RunsTab:
         self.only.input(self.list_kind, [self.selection, self.only], everything, **SILENT_EVENT | LAST_COUNTS)
         self.clock.tick(self.tick, [self.selection, self.only], everything, js=seen_script("runs"), **SILENT_EVENT)
         self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT | EACH_COUNTS)
+        self.listing.select(self.show_question_of_many, self.selection, self.refusal, **SILENT_EVENT).then(
+            None, js=FOCUS_QUESTION_SCRIPT
+        )
 
     def _wire_form(self, form: SpecForm, cloned: Any, prepared: Any, followed: Any, everything: list[Any]) -> None:
         form.wire()
