@@ -60,7 +60,7 @@ def test_the_table_is_sorted_and_filtered_and_kept_by_the_address(
 def test_runs_are_found_by_a_part_of_their_name(visitor: Any, sweep_url: str, sweep: dict[str, str]) -> None:
     page = visitor.open(f"{sweep_url}/?tab=runs&layout=table")
     expect(names(page)).to_have_text(["middle", "high", "low"])
-    field = page.locator("#run-name-filter").get_by_role("textbox", name="Name")
+    field = page.locator("#run-name-filter").get_by_role("textbox", name="Find runs")
     field.press_sequentially("HIG")
     expect(names(page)).to_have_text(["high"])
     expect(field).to_have_value("HIG")  # while the list is drawn anew, the field keeps what was typed

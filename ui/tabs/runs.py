@@ -128,7 +128,7 @@ class RunsTab:
                     filters, value=ALL, label="Show", show_label=False, elem_classes="lcl-segment lcl-segment--small"
                 )
                 self.name = gr.Textbox(
-                    label="Name", show_label=False, placeholder="Find runs whose name contains …", max_lines=1,
+                    label="Find runs", show_label=False, placeholder="Find runs whose name contains …", max_lines=1,
                     max_length=MAX_NAME, elem_id="run-name-filter",
                 )  # fmt: skip
                 self.listing = html_pane(js_on_load=PICK_SCRIPT, elem_id="run-list")
