@@ -209,12 +209,13 @@ def rank_metrics(file: PredictionFile, samples: Samples) -> list[BootstrapMetric
 
 
 def sample_groups(samples: Samples) -> list[str] | None:
-    """The group of each sample; one without a group is a group by itself.
+    """The group of each sample; empty: it is one by itself.
 
     None where no two samples share one, and where all do: nothing is known then of what other groups would give.
     """
-    groups = [f"group {sample['group']}" if "group" in sample else f"query {sample['query']}" for sample in samples]
-    return groups if 1 < len(set(groups)) < len(groups) else None
+    groups = [str(sample.get("group", "")) for sample in samples]
+    number = len(set(groups) - {""}) + groups.count("")
+    return groups if 1 < number < len(groups) else None
 
 
 def _class_hash(label: str) -> float:

@@ -22,6 +22,7 @@ from lcl_core.evaluation.metrics.core import (
     Statistic,
     UnitGroups,
     chunked_draws,
+    draw_counts,
 )
 from lcl_core.evaluation.results import PredictionStore, metrics_of_file
 
@@ -127,13 +128,9 @@ class PairedOutcomes:
     def interval(self, seed: int, draws: int) -> tuple[float, float]:
         """95 % percentile bootstrap interval of right minus left."""
         rng = np.random.default_rng(seed)
-        total = int(self.counts.sum())
 
         def draw(size: int) -> Numbers:
-            if self.groups is None:
-                counts = rng.multinomial(total, self.counts / total, size=size)
-            else:
-                counts = self.groups.count(self.groups.draw(rng, size), len(self.counts))
+            counts = draw_counts(rng, size, self.counts, self.groups)
             return self._of(self.right, counts) - self._of(self.left, counts)
 
         low, high = np.quantile(chunked_draws(draw, draws, self._width), [0.025, 0.975])
@@ -166,9 +163,8 @@ class PairedOutcomes:
         """[B, J] units of each pair of outcomes that a block has."""
         if self.groups is None:
             return np.equal.outer(blocks, np.arange(len(self.counts))).astype(np.int64)
-        return self.groups.count(
-            np.equal.outer(blocks, np.arange(self.groups.count_of_groups)).astype(np.int64), len(self.counts)
-        )
+        one_group = np.equal.outer(blocks, np.arange(self.groups.count_of_groups)).astype(np.int64)
+        return self.groups.count(one_group, len(self.counts))
 
     def _random_flips(self, rng: np.random.Generator, size: int) -> Ints:
         if self.groups is None:

@@ -183,6 +183,17 @@ def test_nobody_has_privileges(name: str) -> None:
     assert not any("docker.sock" in volume for volume in service.get("volumes", ()))
 
 
+def test_files_that_a_setting_adds_are_there() -> None:
+    """``COMPOSE_FILE`` of the documentation, of the example and of the files' own heads."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docker-compose*.yml"), ROOT / ".env.example"]
+    named = {
+        name for page in pages for name in re.findall(r"COMPOSE_FILE=([\w.:-]+)", page.read_text(encoding="utf-8"))
+    }
+    found = {file for files in named for file in files.split(":")}
+    assert {"docker-compose.yml", *(f"docker-compose.{overlay}.yml" for overlay in OVERLAYS)} == found
+    assert all((ROOT / file).is_file() for file in found)
+
+
 @pytest.mark.parametrize("name", ["api", "worker"])
 def test_who_migrates_a_large_database_is_not_unhealthy(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["start_period"] == "30m"

@@ -84,13 +84,14 @@ class BootstrapMetric:
     Attributes:
         metric: name in the table.
         units: [Q] names of queries, images or questions; equal names in another run are the same units.
-        groups: [Q] group of each unit, such as its concept; a bootstrap draws whole groups. None: each unit by itself.
         values: [Q] or [Q, V] contribution of each unit.
         statistic: values [U] or [U, V] and draw counts [D, U] → metric [D]; ``mean_of``, ``median_of``, … Values [U]
             are distinct and ascending; of [U, V] the rows are distinct.
         chance: exact value of a random prediction; None where there is none.
         majority: value of predicting the most frequent training answers.
         spread: standard deviation over repetitions of the whole task.
+        groups: [Q] group of each unit, such as its concept; a bootstrap draws whole groups. Empty: the unit is one by
+            itself; None: each is.
     """
 
     metric: str
@@ -142,11 +143,7 @@ def bootstrap_interval(
     found = None if groups is None else UnitGroups.of(groups, row.reshape(-1))
 
     def draw(size: int) -> Numbers:
-        if found is None:
-            drawn = rng.multinomial(len(values), counts / len(values), size=size)
-        else:
-            drawn = found.count(found.draw(rng, size), len(distinct))
-        return statistic(distinct.astype(np.float64), drawn)
+        return statistic(distinct.astype(np.float64), draw_counts(rng, size, counts, found))
 
     width = max(len(distinct), 0 if found is None else found.count_of_groups)
     low, high = np.quantile(chunked_draws(draw, draws, width), [(1 - level) / 2, (1 + level) / 2])
@@ -169,8 +166,11 @@ class UnitGroups:
 
     @classmethod
     def of(cls, groups: Sequence[str], row: NDArray[np.integer]) -> UnitGroups:
-        names, group = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
-        return cls(group.astype(np.int64), row.astype(np.int64), len(names))
+        """``groups``: as in :class:`BootstrapMetric`. ``row``: [Q] number of each unit's distinct value."""
+        keys = [name or position for position, name in enumerate(groups)]
+        number = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+        group: Ints = np.array([number[key] for key in keys], np.int64)
+        return cls(group, row.astype(np.int64), len(number))
 
     def draw(self, rng: np.random.Generator, size: int) -> Ints:
         """[size, G] how often each group is drawn when G are drawn with replacement."""
@@ -181,6 +181,18 @@ class UnitGroups:
         """[D, width] units with each distinct value, from ``times`` [D, G] that each group counts."""
         rows = [np.bincount(self.row, weights=each[self.group], minlength=width) for each in times]
         return np.asarray(rows).astype(np.int64)
+
+
+def draw_counts(rng: np.random.Generator, size: int, counts: Ints, groups: UnitGroups | None) -> Ints:
+    """[size, U] units with each distinct value, when all units, or all groups, are drawn with replacement.
+
+    Args:
+        counts: [U] units with each value.
+    """
+    if groups is None:
+        total = int(counts.sum())
+        return rng.multinomial(total, counts / total, size=size)
+    return groups.count(groups.draw(rng, size), len(counts))
 
 
 def chunked_draws(draw: Callable[[int], Numbers], draws: int, width: int) -> Numbers:

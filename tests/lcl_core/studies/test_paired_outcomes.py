@@ -124,8 +124,15 @@ def test_samples_of_one_group_are_one_pair(tmp_path: Path) -> None:
         kept.start()
         about = ("classification", "test", "colour", "frozen", "ranks", "trained")
         samples = [
-            {"query": f"i{n}", "rank": rank, "right": 1, "top": [], "label": "red", "group": group}
-            for n, (rank, group) in enumerate(zip(firsts, "aaabc", strict=True))
+            {
+                "query": f"i{n}",
+                "rank": rank,
+                "right": 1,
+                "top": [],
+                "label": "red",
+                **({"group": group} if group else {}),
+            }
+            for n, (rank, group) in enumerate(zip(firsts, ["a", "a", "a", "b", ""], strict=True))
         ]
         kept.add(PredictionFile(*about, part="image_to_class", facts={"candidates": 20}), samples)
         sides.append(question_outcomes([metric(metric="acc@1")], kept.folder))

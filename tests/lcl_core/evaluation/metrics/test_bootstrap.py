@@ -44,6 +44,7 @@ def test_groups_are_drawn_whole() -> None:
     assert width(thrice, concepts) == pytest.approx(width(once, None), rel=0.1)
     assert width(thrice, concepts) == pytest.approx(3**0.5 * width(thrice, None), rel=0.1)
     assert width(once, [str(n) for n in range(200)]) == pytest.approx(width(once, None), rel=0.1)
+    assert width(once, [""] * 200) == pytest.approx(width(once, None), rel=0.1)
 
 
 def test_groups_of_different_sizes_and_statistics_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
