@@ -97,21 +97,21 @@ def read_or_create(path: Path, make: Callable[[], str], *, mode: int = 0o666) ->
     Args:
         mode: permissions of a new file, before the umask.
 
-    Raises: OSError, also for a file that stays empty.
+    Raises: OSError, with ENODATA for a file that stays empty and for one of white space.
     """
     try:
-        text = path.read_text(encoding="ascii").strip()
+        text = path.read_text(encoding="ascii")
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, make(), mode=mode, replace=False)
-        text = path.read_text(encoding="ascii").strip()
+        text = path.read_text(encoding="ascii")
     deadline = time.monotonic() + EMPTY_SECONDS
-    while not text:
-        if time.monotonic() >= deadline:
-            raise OSError(errno.ENODATA, "the file is empty; remove it, then start again", str(path))
+    while not text and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-        text = path.read_text(encoding="ascii").strip()
-    return text
+        text = path.read_text(encoding="ascii")
+    if not text.strip():
+        raise OSError(errno.ENODATA, "the file is empty; remove it, then start again", str(path))
+    return text.strip()
 
 
 def write_json_atomically(path: Path, value: Any) -> None:

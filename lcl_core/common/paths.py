@@ -9,6 +9,7 @@ The home folder (``LCL_HOME``) is created, checked and closed to other users, wi
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -190,9 +191,17 @@ def _home_unusable(home: Path, problem: str) -> UserError:
 def load_or_create_secret(file: Path, make: Callable[[], str]) -> str:
     """Secret in ``file``; made by ``make`` with mode 600 when there is none.
 
-    Of several processes that find no file one creates it, and all return the same secret. Raises: OSError.
+    Of several processes that find no file one creates it, and all return the same secret.
+
+    Raises: UserError ``insecure_secret`` for a file without text; OSError.
     """
-    secret = read_or_create(file, lambda: make() + "\n", mode=0o600)
+    try:
+        secret = read_or_create(file, lambda: make() + "\n", mode=0o600)
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+        message = f"{file} is damaged; remove it, and the next start makes a new one"
+        raise UserError(message, code="insecure_secret") from error
     if file.stat().st_mode & 0o077:
         file.chmod(0o600)
     return secret

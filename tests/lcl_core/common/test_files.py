@@ -141,6 +141,14 @@ def test_a_file_that_stays_empty_is_an_error_with_the_way_out(tmp_path: Path, mo
         read_or_create(tmp_path / "file", lambda: "content")
 
 
+def test_a_file_of_white_space_is_not_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_POLL_SECONDS", None)  # a wait would be a TypeError
+    (tmp_path / "file").write_text(" \n")
+    with pytest.raises(OSError, match="the file is empty") as caught:
+        read_or_create(tmp_path / "file", lambda: "content")
+    assert caught.value.errno == errno.ENODATA
+
+
 def test_json_keeps_its_letters(tmp_path: Path) -> None:
     write_json_atomically(tmp_path / "file", {"name": "Ø"})
     assert (tmp_path / "file").read_text(encoding="utf-8") == '{\n "name": "Ø"\n}'

@@ -134,6 +134,13 @@ def test_the_key_file_is_made_once_by_whoever_comes_first(tmp_path: Path) -> Non
     assert master_secret("configured", tmp_path) == b"configured"
 
 
+def test_a_key_file_without_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "webhook.key").write_text("\n")
+    with pytest.raises(UserError, match="webhook.key is damaged; remove it") as caught:
+        master_secret("", tmp_path)
+    assert caught.value.code == "insecure_secret"
+
+
 def test_each_webhook_has_a_secret_of_its_own() -> None:
     assert webhook_secret(b"m", "hook_1") != webhook_secret(b"m", "hook_2")
     assert webhook_secret(b"m", "hook_1") == webhook_secret(b"m", "hook_1") != webhook_secret(b"n", "hook_1")
