@@ -335,7 +335,7 @@ def find_reservation(
     gangs = _queued_gangs(session, offers, pool, moment)
     if not gangs:
         return None
-    workers = live_workers(session, moment)
+    workers = [worker for worker in live_workers(session, moment) if not worker.has_engine]  # those join no gang
     this = next((worker for worker in workers if worker.id == worker_id), None)
     waiting, working = gang_members(session, moment)
     if this is None or any(worker_id in members for run_id, members in waiting.items() if run_id != joined):
@@ -402,12 +402,16 @@ class LiveWorker(NamedTuple):
     spec_revision: int
     has_engine: bool  # its executor places the processes of runs on a cluster, whose free capacity is not known here
 
+    @property
+    def size(self) -> int:
+        """Devices that its largest run could get."""
+        return capacity(self.devices)
+
     def can_serve(self, run: Run) -> bool:
         """Whether it could run the run, or one of its nodes, if all its slots and devices were free."""
-        size = capacity(self.devices)
         if run.spec_revision > self.spec_revision:
             return False
-        return can_serve(self.offers, run.resource) and needed_devices(run, size) <= size
+        return can_serve(self.offers, run.resource) and needed_devices(run, self.size) <= self.size
 
 
 def live_workers(session: Session, moment: datetime) -> list[LiveWorker]:
@@ -457,8 +461,7 @@ def _free_in(worker: LiveWorker, ends: Sequence[tuple[float, int]], gang: Run) -
         ends: expected seconds to the end of each of its runs and nodes, and the devices of that.
     """
     seconds = min(ends)[0] if len(ends) >= worker.slots else 0.0
-    size = capacity(worker.devices)
-    lacking = sum(devices for _, devices in ends) + needed_devices(gang, size) - size
+    lacking = sum(devices for _, devices in ends) + needed_devices(gang, worker.size) - worker.size
     for end, devices in sorted(ends):
         if lacking <= 0:
             break

@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, Text, and_, cast, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError, suggestion
-from lcl_core.db.gang import can_serve
+from lcl_core.db.gang import LiveWorker, can_serve, live_workers
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Dataset, EncoderRow, Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_checkpoints, delete_stored_folder
-from lcl_core.db.session import MAX_NAMES, CursorPage, bad_cursor, now, read_page, sql_now
+from lcl_core.db.session import MAX_NAMES, CursorPage, bad_cursor, now, read_page
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
-from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, needed_devices, serving_devices
+from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, needed_devices
 from lcl_core.estimate.flops import encoder_flops
 from lcl_core.estimate.history import MeasuredRun, measured_run
 from lcl_core.estimate.report import RunEstimate, estimate_pretraining
@@ -39,19 +39,6 @@ _REMEDIES = {
     "cpu": "start one that does (LCL_WORKER_OFFERS), or submit the run again without asking for cpu",
     "gpu": "start one on a machine with a GPU, or submit the run again for cpu",
 }
-
-
-class _LiveWorkerResources(NamedTuple):
-    """A worker that is alive."""
-
-    resources: list[str]
-    devices: list[str]
-    home: str | None  # id of its home folder, or of the store for its checkpoints
-    spec_revision: int
-
-    @property
-    def size(self) -> int:
-        return capacity(self.devices)
 
 
 def get_run(session: Session, run_id: str, owner: str | None = None) -> Run:
@@ -374,36 +361,32 @@ def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str
     queued = [run for run in runs if run.state == State.QUEUED]
     if not queued:
         return {}
-    columns = Worker.offers, Worker.gpu_ids, Worker.home, Worker.spec_revision
-    alive = select(*columns).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
-    serving = serving_devices(session)
-    workers = [
-        _LiveWorkerResources(offers, [device for device in devices if device not in serving], home, revision)
-        for offers, devices, home, revision in session.execute(alive).tuples()
-    ]
-    uses = device_uses(session) if any(offer.devices for offer in workers) else []
+    workers = live_workers(session, now(session))
+    uses = device_uses(session) if any(worker.devices for worker in workers) else []
     found = {}
     for run in queued:
-        upgraded = [offer for offer in workers if run.spec_revision <= offer.spec_revision]
+        upgraded = [worker for worker in workers if run.spec_revision <= worker.spec_revision]
         reason = _missing_worker(run, workers) or _missing_upgrade(run, workers, upgraded)
         found[run.id] = reason or _busy_devices(run, upgraded, uses)
     return {run_id: reason for run_id, reason in found.items() if reason is not None}
 
 
-def _missing_worker(run: Run, workers: Sequence[_LiveWorkerResources]) -> dict[str, str] | None:
+def _missing_worker(run: Run, workers: Sequence[LiveWorker]) -> dict[str, str] | None:
     if not workers:
         return {"code": "no_worker", "message": "no worker is alive; start one, and the run begins by itself"}
-    serving = [offer for offer in workers if can_serve(offer.resources, run.resource)]
+    serving = [worker for worker in workers if can_serve(worker.offers, run.resource)]
     if not serving:
         return {"code": "no_resource", "message": f"no worker offers {run.resource}; {_REMEDIES[run.resource]}"}
-    able = [offer for offer in serving if needed_devices(run, offer.size) <= offer.size]
+    if any(worker.has_engine for worker in serving):
+        return None  # its cluster may have any number of nodes and GPUs
+    able = [worker for worker in serving if needed_devices(run, worker.size) <= worker.size]
     if not able:
         message = f"the run needs {_gpus(run.gpus)} on one machine; the largest worker offers {_largest(serving)}"
         return {"code": "too_few_gpus", "message": f"{message}; start a larger one, or submit it again with fewer"}
     if len(able) < run.nodes:
         message = f"the run takes {run.nodes} workers at once, and only {len(able)} can serve it; start more of them"
         return {"code": "too_few_workers", "message": f"{message}, or submit it again with fewer engine.nodes"}
-    homes = Counter(offer.home for offer in able)
+    homes = Counter(worker.home for worker in able)
     if run.nodes > 1 and max(homes.values()) < run.nodes:
         counts = ", ".join(f"{count} of home {home or 'unknown'}" for home, count in sorted(homes.items(), key=str))
         message = (
@@ -415,9 +398,7 @@ def _missing_worker(run: Run, workers: Sequence[_LiveWorkerResources]) -> dict[s
     return None
 
 
-def _missing_upgrade(
-    run: Run, workers: Sequence[_LiveWorkerResources], upgraded: Sequence[_LiveWorkerResources]
-) -> dict[str, str] | None:
+def _missing_upgrade(run: Run, workers: Sequence[LiveWorker], upgraded: Sequence[LiveWorker]) -> dict[str, str] | None:
     """Why a run waits that the workers could serve if all were ``upgraded``; None: those that are suffice."""
     if len(upgraded) == len(workers) or (upgraded and _missing_worker(run, upgraded) is None):
         return None
@@ -428,13 +409,13 @@ def _missing_upgrade(
     return {"code": "old_workers", "message": message}
 
 
-def _busy_devices(
-    run: Run, workers: Sequence[_LiveWorkerResources], uses: Sequence[DeviceUse]
-) -> dict[str, str] | None:
-    """Why a run that some workers could serve waits for their devices; None: enough of them are free."""
+def _busy_devices(run: Run, workers: Sequence[LiveWorker], uses: Sequence[DeviceUse]) -> dict[str, str] | None:
+    """Why a run that some workers could serve waits for their devices; None: enough are free, or an engine's may be."""
     taken = {use.device for use in uses if use.run_id != run.id}
-    able = [offer for offer in workers if can_serve(offer.resources, run.resource)]
-    needs = [(needed_devices(run, offer.size), offer.devices) for offer in able]
+    able = [worker for worker in workers if can_serve(worker.offers, run.resource)]
+    if any(worker.has_engine for worker in able):
+        return None
+    needs = [(needed_devices(run, worker.size), worker.devices) for worker in able]
     most_free = [
         (need, capacity([device for device in devices if device not in taken]))
         for need, devices in needs
@@ -454,8 +435,8 @@ def _gpus(number: int) -> str:
     return "1 GPU" if number == 1 else f"{number} GPUs"
 
 
-def _largest(workers: Sequence[_LiveWorkerResources]) -> int:
-    return max(offer.size for offer in workers)
+def _largest(workers: Sequence[LiveWorker]) -> int:
+    return max(worker.size for worker in workers)
 
 
 def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, owner: str | None = None) -> RunEstimate:

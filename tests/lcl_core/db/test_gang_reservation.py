@@ -14,7 +14,7 @@ from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Run
 from lcl_core.db.session import Database
 from lcl_core.db.states import State
-from lcl_core.db.workers import WorkerIdentity, record_heartbeat
+from lcl_core.db.workers import WorkerIdentity, engine_device, record_heartbeat
 
 Claimed = leases.Claim | gang.MemberLease | None
 Queue = Callable[..., str]
@@ -203,6 +203,16 @@ def test_a_gang_that_too_few_workers_are_alive_for_reserves_none(
     assert claim_for("w-1") is None
     alive("w-2")
     assert claim_for("w-1").run_id == run_id
+
+
+def test_a_worker_with_an_engine_makes_up_no_gang(database: Database, queue: Queue, alive: Any, claim_for: Any) -> None:
+    """It claims a run with all its nodes, or none."""
+    alive("w-1")
+    with database.session() as session:
+        record_heartbeat(session, WorkerIdentity("w-2", "host", 1, 1, (engine_device("slurm"),), ("cpu",), home="here"))
+    wide(queue)
+    other = queue()
+    assert claim_for("w-1").run_id == other
 
 
 def test_only_workers_of_one_home_make_up_a_gang(

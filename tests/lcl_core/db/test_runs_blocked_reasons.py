@@ -11,7 +11,7 @@ from lcl_core.db import gang, leases, runs
 from lcl_core.db import queue as db_queue
 from lcl_core.db.models import Worker
 from lcl_core.db.session import Database
-from lcl_core.db.workers import WorkerIdentity, record_heartbeat
+from lcl_core.db.workers import WorkerIdentity, engine_device, record_heartbeat
 from lcl_core.specs.parsing import SPEC_REVISION
 
 Queue = Callable[..., str]
@@ -102,6 +102,33 @@ def test_it_says_how_many_gpus_are_missing(
     show(database, "processor", "cpu")
     assert set(reasons()) == {strict}, "a worker without GPUs runs it on the processor"
     show(database, "eight", "gpu", gpus=8)
+    assert reasons() == {}
+
+
+@pytest.mark.parametrize("offers", [("cpu", "gpu"), ("cpu",)])
+def test_a_worker_with_an_engine_may_run_what_the_others_are_too_small_for(
+    database: Database, queue: Queue, reasons: Callable[[], dict[str, tuple[str, str]]], offers: tuple[str, ...]
+) -> None:
+    show(database, "two", "cpu", "gpu", gpus=2)
+    queue(spec={"engine": {"nodes": 4}}, resource="cpu")
+    large = queue(spec={"engine": {"processes": 8}}, resource="gpu")
+    assert {code for code, _ in reasons().values()} == {"too_few_workers", "too_few_gpus"}
+    with database.session() as session:
+        record_heartbeat(session, WorkerIdentity("engine", "host", 1, 1, (engine_device("slurm"),), offers))
+    assert set(reasons()) == (set() if "gpu" in offers else {large})
+
+
+def test_busy_devices_are_no_obstacle_beside_an_engine(
+    database: Database, queue: Queue, reasons: Callable[[], dict[str, tuple[str, str]]]
+) -> None:
+    show(database, "w", "cpu", "gpu")
+    queue(resource="gpu")
+    with database.session() as session:
+        assert db_queue.claim_next(session, "w", 30.0, ("gpu",), devices=("GPU-w-0",)) is not None
+    waiting = queue(resource="gpu")
+    assert reasons()[waiting][0] == "devices_busy"
+    with database.session() as session:
+        record_heartbeat(session, WorkerIdentity("engine", "host", 1, 1, (engine_device("ray"),), ("cpu", "gpu")))
     assert reasons() == {}
 
 
