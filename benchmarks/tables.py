@@ -36,7 +36,7 @@ HEADS = {
     "zero-shot IR@5": "IR@5, zero-shot",
 }
 BOTH_DIRECTIONS = "R@5"  # mean of IR@5 and TR@5, seed by seed
-UNTRAINED = {  # column: task, variant and metric in untrained.csv
+EVALUATION_ROWS = {  # column: task, variant and metric in the table.csv of an evaluation
     "acc@1": ("classification", "subgroup", "acc@1"),
     "IR@5": ("tuned_retrieval", "captions[0]", "IR@5"),
     "TR@5": ("tuned_retrieval", "captions[0]", "TR@5"),
@@ -104,12 +104,53 @@ class PublishedTests:
     from_table: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SingleRunColumn:
+    """Figures of one run for each row of a ``SingleRunTable``.
+
+    Attributes:
+        metric: key of EVALUATION_ROWS, or BOTH_DIRECTIONS.
+        table: table of the page that has the figure of the table's seed; none: from ``evaluations``.
+        evaluations: folder below ``docs/results`` with the ``table.csv`` of one evaluation for each row, ``ROW.csv``.
+            Figures from there have the interval that the test items give, which a mean of both directions has not.
+    """
+
+    head: str
+    metric: str
+    table: str = ""
+    evaluations: str = ""
+
+
+@dataclass(frozen=True)
+class SingleRunTable:
+    """A table with one run for each row, in which nothing is tested.
+
+    Attributes:
+        axis: label of the study whose values are the rows.
+        rows: {value of the label: name on the page}; a value without a file in a column's folder has an empty cell.
+        reads: {value: second cell}.
+        columns: of figures.
+        values: file of the study's own table.
+        seed: of the figures that a column takes from another table.
+    """
+
+    axis: str
+    rows: Mapping[str, str]
+    reads: Mapping[str, str]
+    columns: Sequence[SingleRunColumn]
+    values: str
+    seed: str = "0"
+
+
 _PAIRS, _DOCUMENTS = dict.fromkeys(("clip", "coca", "blip2"), "pairs"), ("beit3", "flamingo", "emu", "lcl")
 _TITLES = {name: f"`{name}`" for name in (*_PAIRS, *_DOCUMENTS)}
 _FROM_SAME_DOCUMENTS = {**_TITLES, "untrained": "*untrained*"}
 _READS = {**_PAIRS, **dict.fromkeys(_DOCUMENTS, "documents")}
 _PLANNED = {"flamingo": None, "emu": None, "clip": 0.02, "coca": 0.02}  # tests that the protocol names
-TABLES: dict[str, PublishedTable | PublishedTests] = {
+_MILLION = ("lcl", "flamingo", "emu", "clip", "untrained")
+_MILLION_ROWS = {name: _FROM_SAME_DOCUMENTS[name] for name in _MILLION}
+_MILLION_READS = {name: _READS.get(name, "") for name in _MILLION}
+TABLES: dict[str, PublishedTable | PublishedTests | SingleRunTable] = {
     "comparison": PublishedTable(
         *("method", "method", _FROM_SAME_DOCUMENTS, "lcl", "`lcl`"),
         columns=("acc@1", "IR@5", "TR@5"),
@@ -175,6 +216,34 @@ TABLES: dict[str, PublishedTable | PublishedTests] = {
         },
         values="comparison/table_balance",
     ),
+    "million": SingleRunTable(
+        *("method", _MILLION_ROWS, _MILLION_READS),
+        columns=[
+            column
+            for metric in ("acc@1", "IR@5", "TR@5")
+            for column in (
+                SingleRunColumn(f"{metric}, 204,800 images", metric, table="comparison"),
+                SingleRunColumn("1,000,064 (95 %)", metric, evaluations="comparison/million"),
+            )
+        ],
+        values="comparison/table_million",
+    ),
+    "million_documents": SingleRunTable(
+        *("method", _MILLION_ROWS, _MILLION_READS),
+        columns=[
+            SingleRunColumn("R@5, 204,800 images", BOTH_DIRECTIONS, table="comparison_documents"),
+            SingleRunColumn("R@5, 1,000,064", BOTH_DIRECTIONS, evaluations="comparison/million_documents"),
+            *(
+                SingleRunColumn(f"{metric} (95 %)", metric, evaluations="comparison/million_documents")
+                for metric in ("IR@5", "TR@5")
+            ),
+            *(
+                SingleRunColumn(f"{metric}, unseen images (95 %)", metric, evaluations="comparison/million_unseen")
+                for metric in ("IR@5", "TR@5")
+            ),
+        ],
+        values="comparison/table_million_documents",
+    ),
     "table1": PublishedTable(
         *("method", "method", _TITLES, "lcl", "`lcl`"),
         reads=_READS,
@@ -218,13 +287,15 @@ def build(name: str) -> list[str]:
     published = TABLES[name]
     if isinstance(published, PublishedTests):
         return _build_tests(name, published)
+    if isinstance(published, SingleRunTable):
+        return _build_single_runs(published)
     rows = _rows_with_others(name)
     main_column, *others = published.columns
     heads = [published.head, *(["reads"] if published.reads else []), HEADS[main_column]]
     heads += [f"against {published.against}: difference (95 %), p by Holm", *(HEADS[column] for column in others)]
     heads += ["tokens seen"] if published.tokens else []
     compared = _compare(rows, published, main_column)
-    lines = [heads, ["---"] * len(heads)]
+    lines = []
     for value, title in published.rows.items():
         reads = [published.reads[value]] if published.reads else []
         figures = [_spread(list(_values(rows[value], column).values())) for column in published.columns]
@@ -234,8 +305,46 @@ def build(name: str) -> list[str]:
     for kind in published.below:
         title, figures = below[kind](name, published.columns, rows)
         lines.append([title, *([""] if published.reads else []), figures[0], "", *figures[1:]])
-    divider = "|---" * len(heads) + "|"
-    return [divider if line[0] == "---" else "| " + " | ".join(line).replace("|  |", "| |") + " |" for line in lines]
+    return [_line(heads), "|---" * len(heads) + "|", *map(_line, lines)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    """Line of a table in Markdown; an empty cell is one blank."""
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+
+
+def _build_single_runs(published: SingleRunTable) -> list[str]:
+    """Lines of a table of single runs in Markdown."""
+    heads = [published.axis, "reads", *(column.head for column in published.columns)]
+    lines = []
+    for value, title in published.rows.items():
+        cells = [_single_figure(column, value, published.seed) for column in published.columns]
+        lines.append([title, published.reads[value], *cells])
+    return [_line(heads), "|---" * len(heads) + "|", *map(_line, lines)]
+
+
+def _single_figure(column: SingleRunColumn, value: str, seed: str) -> str:
+    """A row's figure, with its interval if it has one; empty where the column's folder has no file of the row."""
+    if column.table:
+        return _short(_values(_rows(column.table)[value], column.metric)[seed])
+    file = RESULTS / column.evaluations / f"{value}.csv"
+    if not file.exists():
+        return ""
+    figures = evaluation_figures(file)
+    if column.metric == BOTH_DIRECTIONS:
+        to_image, to_text = (figures[EVALUATION_ROWS[metric]][0] for metric in ("IR@5", "TR@5"))
+        return _short((to_image + to_text) / 2)
+    figure, low, high = figures[EVALUATION_ROWS[column.metric]]
+    return f"{_short(figure)} ({_short(low)} – {_short(high)})"
+
+
+def evaluation_figures(file: Path) -> dict[tuple[str, str, str], tuple[float, float, float]]:
+    """{task, variant, metric: value, low, high} of the ``table.csv`` of an evaluation."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        return {
+            (row["task"], row["variant"], row["metric"]): (float(row["value"]), float(row["low"]), float(row["high"]))
+            for row in csv.DictReader(lines)
+        }
 
 
 def values_path(name: str, suffix: str) -> Path:
@@ -272,12 +381,12 @@ def _build_tests(name: str, published: PublishedTests) -> list[str]:
             )
     tests = [paired_test(*map(list, zip(*shared, strict=True))) for shared in pairs]
     heads = ["test", f"{HEADS[published.column]}, first", "second", "difference (95 %), p by Holm"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = [_line(heads), "|---" * len(heads) + "|"]
     adjusted = holm_adjust([test.p for test in tests], len(published.tests))
     for title, values, test, p in zip(published.tests, tested, tests, adjusted, strict=True):
         figures = [_spread(list(each.values())) for each in values]
         words = _difference(test, *values) + ("" if p is None else f", {_p_value(p)}")
-        lines.append("| " + " | ".join([title, *figures, words]) + " |")
+        lines.append(_line([title, *figures, words]))
     return lines
 
 
@@ -333,7 +442,7 @@ def _untrained(name: str, columns: Sequence[str], _: Mapping[str, Json]) -> tupl
         found = {
             (row["task"], row["variant"], row["metric"]): float(row["untrained"] or 0) for row in csv.DictReader(file)
         }
-    return "*untrained*", [_short(found[UNTRAINED[column]]) for column in columns]
+    return "*untrained*", [_short(found[EVALUATION_ROWS[column]]) for column in columns]
 
 
 def _chance(name: str, columns: Sequence[str], rows: Mapping[str, Json]) -> tuple[str, list[str]]:

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from benchmarks import tables
-from benchmarks.tables import BOTH_DIRECTIONS, PublishedTable, PublishedTests, build
+from benchmarks.tables import (
+    BOTH_DIRECTIONS,
+    PublishedTable,
+    PublishedTests,
+    SingleRunColumn,
+    SingleRunTable,
+    build,
+)
 from lcl_core.common.errors import UserError
 from lcl_core.studies.statistics import equivalence_p, holm_adjust, paired_test
 
@@ -177,3 +184,34 @@ def test_a_test_of_rows_without_a_shared_seed_is_an_error(tested: Any) -> None:
 
 def test_rows_with_the_same_seeds_say_nothing_of_them(compared: Any) -> None:
     assert "seed" not in compared({"acc@1": BASE}, {"acc@1": {2: 0.16, 1: 0.13, 0: 0.95}})
+
+
+def test_single_runs_have_the_interval_of_their_evaluation_and_the_figure_of_the_same_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorter = [study_row(name, **{"IR@5": {0: 0.1, 1: 0.9}, "TR@5": {0: 0.3, 1: 0.9}}) for name in ("lcl", "none")]
+    (tmp_path / "short.json").write_text(json.dumps({"rows": shorter}), encoding="utf-8")
+    (tmp_path / "long").mkdir()
+    (tmp_path / "long" / "lcl.csv").write_text(
+        "task,variant,metric,value,low,high\n"
+        "tuned_retrieval,captions[0],IR@5,0.2,0.15,0.26\n"
+        "tuned_retrieval,captions[0],IR@10,0.9,0.9,0.9\n"
+        "tuned_retrieval,captions[0],TR@5,0.4,0.31,0.5\n",
+        encoding="utf-8",
+    )
+    names = {"lcl": "`lcl`", "none": "*none*"}
+    columns = [
+        SingleRunColumn("before", BOTH_DIRECTIONS, table="short"),
+        SingleRunColumn("after", BOTH_DIRECTIONS, evaluations="long"),
+        SingleRunColumn("to images", "IR@5", evaluations="long"),
+    ]
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setitem(tables.TABLES, "short", PublishedTests("method", {}, "short"))
+    reads = {"lcl": "documents", "none": ""}
+    monkeypatch.setitem(tables.TABLES, "long", SingleRunTable("method", names, reads, columns, "long"))
+    assert build("long") == [
+        "| method | reads | before | after | to images |",
+        "|---|---|---|---|---|",
+        "| `lcl` | documents | .200 | .300 | .200 (.150 – .260) |",
+        "| *none* | | .200 | | |",
+    ]

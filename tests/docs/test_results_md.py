@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.tables import PAGE, TABLES, build, replace_table, values_path
+from benchmarks.tables import PAGE, TABLES, SingleRunTable, build, evaluation_figures, replace_table, values_path
 
 TEXT = PAGE.read_text(encoding="utf-8")
 DECIMAL = re.compile(r"(?<![\d.])\.\d+")
