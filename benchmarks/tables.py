@@ -289,7 +289,7 @@ def build(name: str) -> list[str]:
         return _build_tests(name, published)
     if isinstance(published, SingleRunTable):
         return _build_single_runs(published)
-    rows = _rows_with_others(name)
+    rows = _rows_with_others(name, published.from_table)
     main_column, *others = published.columns
     heads = [published.head, *(["reads"] if published.reads else []), HEADS[main_column]]
     heads += [f"against {published.against}: difference (95 %), p by Holm", *(HEADS[column] for column in others)]
@@ -359,15 +359,14 @@ def _rows(name: str) -> dict[str, Json]:
     return {",".join(row["labels"][axis] for axis in axes): row for row in found["rows"]}
 
 
-def _rows_with_others(name: str) -> dict[str, Json]:
+def _rows_with_others(name: str, from_table: Mapping[str, tuple[str, str]]) -> dict[str, Json]:
     """The rows of the table's file, and those of other tables that it compares with."""
-    others = {value: _rows(table)[its_value] for value, (table, its_value) in TABLES[name].from_table.items()}
-    return _rows(name) | others
+    return _rows(name) | {value: _rows(table)[its_value] for value, (table, its_value) in from_table.items()}
 
 
 def _build_tests(name: str, published: PublishedTests) -> list[str]:
     """Lines of a table of tests in Markdown. Raises: UserError ``no_shared_seed``, naming the test."""
-    rows = _rows_with_others(name)
+    rows = _rows_with_others(name, published.from_table)
     tested = [
         [_values(rows[row], published.column) for row in (first, second)] for first, second in published.tests.values()
     ]

@@ -9,10 +9,20 @@ from typing import Any
 
 import pytest
 
-from benchmarks.tables import PAGE, TABLES, SingleRunTable, build, evaluation_figures, replace_table, values_path
+from benchmarks.tables import (
+    EVALUATION_ROWS,
+    PAGE,
+    TABLES,
+    SingleRunTable,
+    build,
+    evaluation_figures,
+    replace_table,
+    values_path,
+)
 
 TEXT = PAGE.read_text(encoding="utf-8")
 DECIMAL = re.compile(r"(?<![\d.])\.\d+")
+SINGLE_RUNS = {name: table for name, table in TABLES.items() if isinstance(table, SingleRunTable)}
 IN_WORDS = {".1", ".05", ".2", ".02"}  # weights of the loss that was varied; the margin of equivalence
 
 
@@ -67,3 +77,15 @@ def test_the_csv_is_the_same_table(name: str) -> None:
         figure = figures[*(row[axis] for axis in axes), row["metric"]]
         assert float(row["mean"]) == pytest.approx(figure["mean"], rel=1e-6)
         assert int(row["count"]) == figure["count"]
+
+
+@pytest.mark.parametrize("name", SINGLE_RUNS)
+def test_the_evaluations_behind_intervals_have_the_figures_of_the_study(name: str) -> None:
+    """The intervals are those of the evaluations."""
+    folder = values_path(name, ".json").parent / name
+    rows = json.loads(values_path(name, ".json").read_text(encoding="utf-8"))["rows"]
+    assert {file.stem for file in folder.iterdir()} == {row["labels"]["method"] for row in rows}
+    for row in rows:
+        evaluated = evaluation_figures(folder / f"{row['labels']['method']}.csv")
+        for metric, figure in row["figures"].items():
+            assert evaluated[EVALUATION_ROWS[metric]][0] == pytest.approx(figure["values"][SINGLE_RUNS[name].seed])

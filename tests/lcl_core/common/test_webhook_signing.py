@@ -136,7 +136,7 @@ def test_the_key_file_is_made_once_by_whoever_comes_first(tmp_path: Path) -> Non
 
 def test_a_key_file_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "webhook.key").write_text("\n")
-    with pytest.raises(UserError, match="webhook.key is damaged; remove it") as caught:
+    with pytest.raises(UserError, match=r"webhook\.key is damaged; remove it") as caught:
         master_secret("", tmp_path)
     assert caught.value.code == "insecure_secret"
 
