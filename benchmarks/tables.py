@@ -330,21 +330,18 @@ def _single_figure(column: SingleRunColumn, value: str, seed: str) -> str:
     file = RESULTS / column.evaluations / f"{value}.csv"
     if not file.exists():
         return ""
-    figures = evaluation_figures(file)
+    rows = evaluation_rows(file)
     if column.metric == BOTH_DIRECTIONS:
-        to_image, to_text = (figures[EVALUATION_ROWS[metric]][0] for metric in ("IR@5", "TR@5"))
+        to_image, to_text = (float(rows[EVALUATION_ROWS[metric]]["value"]) for metric in ("IR@5", "TR@5"))
         return _short((to_image + to_text) / 2)
-    figure, low, high = figures[EVALUATION_ROWS[column.metric]]
-    return f"{_short(figure)} ({_short(low)} – {_short(high)})"
+    figure, low, high = (_short(float(rows[EVALUATION_ROWS[column.metric]][key])) for key in ("value", "low", "high"))
+    return f"{figure} ({low} – {high})"
 
 
-def evaluation_figures(file: Path) -> dict[tuple[str, str, str], tuple[float, float, float]]:
-    """{task, variant, metric: value, low, high} of the ``table.csv`` of an evaluation."""
+def evaluation_rows(file: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    """{task, variant, metric: row} of the ``table.csv`` of an evaluation."""
     with file.open(encoding="utf-8", newline="") as lines:
-        return {
-            (row["task"], row["variant"], row["metric"]): (float(row["value"]), float(row["low"]), float(row["high"]))
-            for row in csv.DictReader(lines)
-        }
+        return {(row["task"], row["variant"], row["metric"]): row for row in csv.DictReader(lines)}
 
 
 def values_path(name: str, suffix: str) -> Path:
@@ -437,11 +434,8 @@ def _difference(test: PairedTest, first: Mapping[str, float], second: Mapping[st
 
 
 def _untrained(name: str, columns: Sequence[str], _: Mapping[str, Json]) -> tuple[str, list[str]]:
-    with (RESULTS / name / "untrained.csv").open(encoding="utf-8", newline="") as file:
-        found = {
-            (row["task"], row["variant"], row["metric"]): float(row["untrained"] or 0) for row in csv.DictReader(file)
-        }
-    return "*untrained*", [_short(found[EVALUATION_ROWS[column]]) for column in columns]
+    found = evaluation_rows(RESULTS / name / "untrained.csv")
+    return "*untrained*", [_short(float(found[EVALUATION_ROWS[column]]["untrained"] or 0)) for column in columns]
 
 
 def _chance(name: str, columns: Sequence[str], rows: Mapping[str, Json]) -> tuple[str, list[str]]:

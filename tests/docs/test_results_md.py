@@ -15,7 +15,7 @@ from benchmarks.tables import (
     TABLES,
     SingleRunTable,
     build,
-    evaluation_figures,
+    evaluation_rows,
     replace_table,
     values_path,
 )
@@ -86,6 +86,7 @@ def test_the_evaluations_behind_intervals_have_the_figures_of_the_study(name: st
     rows = json.loads(values_path(name, ".json").read_text(encoding="utf-8"))["rows"]
     assert {file.stem for file in folder.iterdir()} == {row["labels"]["method"] for row in rows}
     for row in rows:
-        evaluated = evaluation_figures(folder / f"{row['labels']['method']}.csv")
+        evaluated = evaluation_rows(folder / f"{row['labels']['method']}.csv")
         for metric, figure in row["figures"].items():
-            assert evaluated[EVALUATION_ROWS[metric]][0] == pytest.approx(figure["values"][SINGLE_RUNS[name].seed])
+            expected = figure["values"][SINGLE_RUNS[name].seed]
+            assert float(evaluated[EVALUATION_ROWS[metric]]["value"]) == pytest.approx(expected)
