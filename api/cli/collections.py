@@ -48,12 +48,12 @@ def list_(context: typer.Context) -> None:
     options.print_table(collections, columns, rows, "no collections yet; an index run makes one")
 
 
-def _index_line(vectors: str) -> str:
+def _index_line(vectors: str, text_vectors: bool) -> str:
     """Where an index other than the collection's files is."""
     if vectors == "lancedb":
         return "searched by LanceDB in its directory"
     server = "Qdrant" if vectors.startswith("qdrant_") else "PostgreSQL"
-    return f"searched by {server} in {vectors}_images and {vectors}_texts"
+    return f"searched by {server} in {vectors}_images" + (f" and {vectors}_texts" if text_vectors else "")
 
 
 @group.command()
@@ -63,7 +63,9 @@ def show(context: typer.Context, collection: Collection) -> None:
     row = options.call(lambda client: client.collection(collection))
     lines = [f"{row['id']}  {row['name']}  {row['images']} images, {row['texts']} texts, {row['dim']} numbers each"]
     if row["vectors"]:
-        lines.append(_index_line(row["vectors"]))
+        lines.append(_index_line(row["vectors"], row["text_vectors"]))
+    if not row["text_vectors"]:
+        lines.append("its encoder reads images alone: search with an image, or the words of captions (--hybrid)")
     if row["index_problem"]:
         lines.append(f"all vectors are compared: {row['index_problem']}")
         again = f"--set mode=add --set dataset=null --set encoder={row['encoder_id']} --set collection={row['name']}"

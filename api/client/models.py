@@ -63,6 +63,7 @@ class CollectionDetailJson(TypedDict):
     labels: dict[str, list[str]]
     label_counts: dict[str, int]
     label_types: dict[str, Literal["text", "number", "date", "set"]]
+    text_vectors: bool
     index_problem: str | None
 
 

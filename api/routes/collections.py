@@ -81,6 +81,7 @@ def one(name: CollectionReference, _: Viewer, state: StateDep, session: ReadSess
         "labels": {label: listed[:MAX_LABEL_VALUES] for label, listed in values.items()},
         "label_counts": {label: len(listed) for label, listed in values.items()},
         "label_types": collection.label_types(),
+        "text_vectors": collection.has_text_vectors,
     }
     problem = "; ".join(collection.damaged_graphs.values()) or None
     return json_response(CollectionDetail(**columns, **facets, index_problem=problem))
@@ -290,6 +291,7 @@ def export(
     ``x-total-count`` of the answer is their number. Changes that are made meanwhile are not among them.
     """
     row, collection = open_collection(state, session, name)
+    collection.check_vectors(target)
     headers = {"content-disposition": f'attachment; filename="{row.id}.{target}.jsonl"'}
     headers["x-total-count"] = str(collection.count(target))
     # The collection is in memory or mapped, so that it stays readable although its folder may be removed meanwhile.

@@ -60,6 +60,10 @@ class CollectionDetail(CollectionView):
     label_types: dict[str, LabelType] = Field(
         description="of each label, which say what forms its filter has: text, number, date or set"
     )
+    text_vectors: bool = Field(
+        description="whether its captions have vectors; false: its encoder reads images alone, and texts are searched "
+        "by the words of captions (hybrid)"
+    )
     index_problem: str | None = Field(
         None, description="why its graph is not used and all vectors are compared; null: nothing is wrong with it"
     )
@@ -140,7 +144,8 @@ class SearchRequest(SearchQuery):
     hybrid: bool = Field(
         False,
         description="rank images by the words of their captions, too: the ranks by cosine and by BM25 are fused; needs "
-        "text, and offset + k of at most 1000",
+        "text, and offset + k of at most 1000; where the encoder reads images alone, the mean of the ten images with "
+        "the best captions stands for the text's vector",
     )
     where: Annotated[
         dict[LabelText, LabelText | LabelTexts | Number | LabelCondition],

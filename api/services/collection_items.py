@@ -83,7 +83,8 @@ async def add_items(
 
     futures, (encoder, opened, submitted) = await read_images(state, owner, urls, begin, read)
     vectors = await gather_results(futures)
-    texts = await _text_vectors(encoder, [image.record for image in submitted])
+    records = [image.record for image in submitted] if opened.collection.has_text_vectors else []
+    texts = await _text_vectors(encoder, records)
     additions = [_addition(image, vector, texts) for image, vector in zip(submitted, vectors, strict=True)]
 
     async with transaction() as writer:
@@ -253,7 +254,8 @@ async def _text_vectors(encoder: BatchedEngine, records: Sequence[dict[str, Any]
 
 
 def _addition(image: _SubmittedImage, vector: Any, texts: dict[str, Any]) -> collections.ItemAddition:
-    text_vectors = b"".join(_float32_bytes(texts[text]) for text in caption_texts(image.record))
+    embedded = [texts[text] for text in caption_texts(image.record) if text in texts]
+    text_vectors = b"".join(map(_float32_bytes, embedded))
     change = ChangeRecord(0, image.record["id"], image.record, _float32_bytes(vector), text_vectors)
     return collections.ItemAddition(change, image.data)
 

@@ -190,8 +190,10 @@ def _find(
     text_limit = None
     if body.text is not None and opened.encoder is not None:
         text = check_text(body.text, state.settings, "text")
-        embedded["text"] = opened.encoder.embed_texts([text])[0]
+        embedded |= _text_vector(text, body, opened)
         text_limit = opened.encoder.filled_context(text) if len(text) >= LONG_TEXT else None
+        if not embedded and body.vector is None and body.item is None:  # no caption has any of the words
+            return SearchResponse(hits=[], took_ms=_milliseconds_since(started), text_limit=None)
     vector = query_vector(body, embedded, opened.collection)
     encoder_hash = None if opened.encoder is None else opened.encoder.hash
     count = body.offset + body.k
@@ -199,8 +201,29 @@ def _find(
     where = body.filters() or None
     hits = opened.collection.search(vector, count, body.target, where, encoder_hash=encoder_hash, words=words)
     views = [{"id": hit.id, "score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits[body.offset :]]
-    took_ms = round((time.perf_counter() - started) * 1000, 2)
-    return SearchResponse(hits=views, took_ms=took_ms, text_limit=text_limit)
+    return SearchResponse(hits=views, took_ms=_milliseconds_since(started), text_limit=text_limit)
+
+
+def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> dict[str, Any]:
+    """{"text": f32 [E]}; of an encoder of images alone, as ``Collection.caption_vector``: {} if it has none.
+
+    Raises: Problem 422 ``no_text_encoder`` for such an encoder, unless the search is hybrid.
+    """
+    if opened.collection.has_text_vectors:
+        assert opened.encoder is not None, "a text needs it"
+        return {"text": opened.encoder.embed_texts([text])[0]}
+    if not body.hybrid:
+        message = (
+            f"text: collection {opened.collection.name!r} was made with an encoder of images alone; search the words "
+            "of captions (hybrid), or send an image"
+        )
+        raise Problem(422, "no_text_encoder", message, field="text")
+    vector = opened.collection.caption_vector(text)
+    return {} if vector is None else {"text": vector}
+
+
+def _milliseconds_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 2)
 
 
 def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, **options: bool) -> BatchedEngine:

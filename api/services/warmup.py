@@ -77,7 +77,8 @@ class EncoderWarmup:
             with self._state.database.reading() as session:
                 opened = open_for_search(self._state, session, collection, needs_encoder=True, evict=False, wait=True)
             assert opened.encoder is not None
-            opened.encoder.embed_texts([_TEXT])
+            if opened.collection.has_text_vectors:
+                opened.encoder.embed_texts([_TEXT])
         except Exception as error:  # a search reports it to its user
             log.info("encoder_not_warmed", collection=collection, reason=str(error))
             return None

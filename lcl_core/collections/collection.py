@@ -31,7 +31,15 @@ from lcl_core.collections.labels import (
 )
 from lcl_core.collections.query import unit_vector
 from lcl_core.collections.records import caption_texts
-from lcl_core.collections.vector_index import ExternalIndex, HnswIndex, LabelSelection, map_single_rows, nearest
+from lcl_core.collections.vector_index import (
+    ExternalIndex,
+    HnswIndex,
+    LabelSelection,
+    chosen_first,
+    map_single_rows,
+    nearest,
+    row_mask,
+)
 from lcl_core.common.errors import UserError
 from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import SearchFn
@@ -39,6 +47,7 @@ from lcl_core.vector_indexes import SearchFn
 MAX_HITS = 10_000
 MAX_TEXT_ITEMS = 100  # images that the record of a text lists: in crawled pages many thousands have one alt text
 FUSED_HITS = 1000  # of a hybrid search: the best by vector and the best by words that are fused
+FEEDBACK_IMAGES = 10  # of ``caption_vector``
 CarriersOf = Callable[[Sequence[int]], Iterator[np.ndarray]]  # keys of texts → numbers of images that carry each
 log = logging.getLogger(__name__)
 
@@ -98,13 +107,13 @@ class Collection:
     def __init__(self, directory: Path, manifest: CollectionManifest, ask: SearchFn | None = None) -> None:
         self.directory = directory
         self.manifest = manifest
-        self._sides = {target: self._side(*names) for target, names in file_format.SIDES.items()}
+        self._sides = {target: self._side(target) for target in file_format.TARGETS}
         self.damaged_graphs: dict[Target, str] = {}  # why each is not used; those of a delta's collection are the same
         self._graphs: dict[Target, HnswIndex] = {}
         self._searched: dict[Target, HnswIndex | ExternalIndex] = {}
         self._open_graphs()
         if ask is not None:
-            self._searched = {name: self._external_index(ask, name) for name in file_format.TARGETS}
+            self._searched = {name: self._external_index(ask, name) for name in self.vector_targets}
         self._image_blobs = BlobFile(directory / file_format.IMAGES, self._array(file_format.IMAGE_OFFSETS))
         self._starts = self._array(file_format.TEXT_ITEM_STARTS)
         self._carriers = self._array(file_format.TEXT_ITEM_ROWS)
@@ -166,6 +175,26 @@ class Collection:
         return self.manifest.dim
 
     @property
+    def has_text_vectors(self) -> bool:
+        """Whether the captions have vectors: the encoder reads texts."""
+        return self.manifest.text_vectors
+
+    @property
+    def vector_targets(self) -> tuple[Target, ...]:
+        """The targets that have vectors."""
+        return file_format.TARGETS if self.has_text_vectors else ("images",)
+
+    def check_vectors(self, target: Target) -> None:
+        """Raises: UserError ``unknown_target``; ``no_text_encoder`` for captions that have no vectors."""
+        self._target(target)
+        if target not in self.vector_targets:
+            message = (
+                f"collection {self.name!r} was made with an encoder of images alone, so its captions have no vectors; "
+                "choose images"
+            )
+            raise UserError(message, code="no_text_encoder", field="target")
+
+    @property
     def label_index(self) -> LabelIndex:
         """Of the images of the directory, by row."""
         return self._labels
@@ -196,10 +225,10 @@ class Collection:
             encoder_hash: of the encoder that made ``vector``; another than the collection's is refused.
 
         Raises:
-            UserError: ``encoder_mismatch``, ``bad_vector``, ``bad_k``, ``unknown_target``, ``unknown_label``,
-                ``bad_filter``; of a hybrid search also ``bad_target``, ``full_text_unavailable``.
+            UserError: ``encoder_mismatch``, ``bad_vector``, ``bad_k``, ``unknown_target``, ``no_text_encoder``,
+                ``unknown_label``, ``bad_filter``; of a hybrid search also ``bad_target``, ``full_text_unavailable``.
         """
-        self._target(target)
+        self.check_vectors(target)
         most = FUSED_HITS if words else MAX_HITS
         if not 1 <= k <= most:
             what = f"k must be 1 to {most}" + (" in a hybrid search, with offset" if words else "")
@@ -212,6 +241,22 @@ class Collection:
             message = "a hybrid search is one of images; captions themselves are searched without hybrid"
             raise UserError(message, code="bad_target", field="target")
         return self._best_fused(query, k, words, where)
+
+    def caption_vector(self, words: str) -> np.ndarray | None:
+        """f32 [E] of length 1 for a text that the encoder cannot embed: the mean of the ``FEEDBACK_IMAGES`` images with
+        the best captions for these words. None: no caption has any of them.
+
+        Pseudo-relevance feedback (Rocchio, in: Salton, The SMART Retrieval System, 1971), with images as the relevant
+        documents. Images whose caption lacks some of the words are used only where none has all; then those whose BM25
+        is at least half of the best.
+
+        Raises: UserError ``full_text_unavailable``.
+        """
+        found, lacking = self._matching(words, None, np.empty(0, dtype=np.int64))
+        least = max(found.values(), default=0.0) / 2
+        best = [item for item in found if item not in lacking] or [item for item in found if found[item] >= least]
+        vectors = [self.vector(item) for item in best[:FEEDBACK_IMAGES]]
+        return unit_vector(np.mean(vectors, axis=0), self.dim) if vectors else None
 
     def duplicates(self, threshold: float, seconds: float = float("inf")) -> list[list[str]]:
         """Ids of every group of images linked by cosines from ``threshold`` on, the largest group first.
@@ -268,8 +313,10 @@ class Collection:
         return changed
 
     def caption_vectors(self, record: Mapping[str, Any]) -> list[np.ndarray]:
-        """f32 [E] of each of the captions that are texts of the collection (``records.caption_texts``)."""
-        return [self.vector(file_format.text_id(text)) for text in caption_texts(record)]
+        """f32 [E] of each of the captions that are texts of the collection (``records.caption_texts``); none where
+        captions have no vectors."""
+        texts = caption_texts(record) if self.has_text_vectors else ()
+        return [self.vector(file_format.text_id(text)) for text in texts]
 
     def items(self, offset: int = 0, limit: int = 50) -> list[dict[str, Any]]:
         """The records of one page, in the order they were added."""
@@ -293,13 +340,15 @@ class Collection:
         return True
 
     def vector(self, item_id: str) -> np.ndarray:
-        """f32 [E] of an image or a text. Raises: ``item_not_found``."""
+        """f32 [E] of an image or a text. Raises: ``item_not_found``, ``no_text_encoder``."""
         target: Target = "texts" if item_id.startswith(file_format.TEXT_PREFIX) else "images"
+        self.check_vectors(target)
         return np.asarray(self._sides[target].vectors[self._row(target, item_id)], dtype=np.float32)
 
     def vectors(self, target: Target = "images") -> tuple[list[str], np.ndarray]:
-        """All ids and their memory-mapped vectors [n, E], row-aligned. Raises: ``unknown_target``."""
-        side = self._target(target)
+        """All ids and their memory-mapped vectors [n, E], row-aligned. Raises: as ``check_vectors``."""
+        self.check_vectors(target)
+        side = self._sides[target]
         return [side.id(row) for row in range(len(side.keys))], side.vectors
 
     def count(self, target: Target = "images") -> int:
@@ -307,8 +356,11 @@ class Collection:
         return len(self._target(target).keys)
 
     def at(self, target: Target, positions: Sequence[int]) -> tuple[list[str], np.ndarray]:
-        """Ids and vectors [m, E] at these positions, 0 to ``count(target)`` - 1, in the order of addition."""
-        self._target(target)
+        """Ids and vectors [m, E] at these positions, 0 to ``count(target)`` - 1, in the order of addition.
+
+        Raises: as ``check_vectors``.
+        """
+        self.check_vectors(target)
         wanted = np.asarray(positions, dtype=np.int64)
         return self._ids(target, wanted), self._rows_of(target)[wanted]
 
@@ -399,7 +451,7 @@ class Collection:
         while len(found) < FUSED_HITS and (page := next(pages, [])):
             for (key, score), carriers in zip(page, carriers_of([key for key, _ in page]), strict=True):
                 room = FUSED_HITS - len(found)
-                listed = carriers if len(carriers) <= room else _chosen_first(carriers, near, FUSED_HITS)
+                listed = carriers if len(carriers) <= room else chosen_first(carriers, near, FUSED_HITS)
                 new = [number for number in listed.tolist() if number not in found][:room]
                 found.update(dict.fromkeys(new, score))
                 text_of.update(dict.fromkeys(new, key))
@@ -502,7 +554,7 @@ class Collection:
         """int64 [c]: images of the directory that carry the text of a row; none of row -1."""
         return self._carriers[self._starts[row] : self._starts[row + 1]] if row >= 0 else self._carriers[:0]
 
-    def _record(self, target: str, row: int) -> dict[str, Any]:
+    def _record(self, target: Target, row: int) -> dict[str, Any]:
         side = self._sides[target]
         record = side.records.record(row)
         if target == "texts":
@@ -522,13 +574,14 @@ class Collection:
             raise UserError(message, code="unknown_target", field="target")
         return self._sides[target]
 
-    def _side(self, lines: str, offsets: str, keys: str, vectors: str, prefix: str) -> _Side:
+    def _side(self, target: Target) -> _Side:
+        lines, offsets, keys, vectors, prefix = file_format.SIDES[target]
         numbers = self._array(keys)
         return _Side(
             records=BlobFile(self.directory / lines, self._array(offsets)),
             keys=numbers,
             by_key=np.argsort(numbers, kind="stable"),
-            vectors=self._vectors(vectors, len(numbers)),
+            vectors=self._vectors(vectors, len(numbers) if target in self.vector_targets else 0),
             prefix=prefix,
         )
 
@@ -545,17 +598,3 @@ class Collection:
 
     def _array(self, name: str) -> np.ndarray:
         return np.load(self.directory / name, allow_pickle=False)
-
-
-def _chosen_first(numbers: np.ndarray, first: np.ndarray, limit: int) -> np.ndarray:
-    """``limit`` of ``numbers`` at most: those that are in ``first``, in its order, then others in theirs."""
-    is_first = np.isin(numbers, first)
-    return np.concatenate((first[np.isin(first, numbers[is_first])], numbers[~is_first][:limit]))[:limit]
-
-
-def row_mask(rows: np.ndarray | None, count: int) -> np.ndarray:
-    """bool [count]: whether each row is one of ``rows``; None: all are."""
-    mask = np.full(count, rows is None)
-    if rows is not None:
-        mask[rows] = True
-    return mask

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from lcl_core.collections import file_format, near_duplicates
-from lcl_core.collections.collection import MAX_TEXT_ITEMS, CarriersOf, Collection, not_found, row_mask
+from lcl_core.collections.collection import MAX_TEXT_ITEMS, CarriersOf, Collection, not_found
 from lcl_core.collections.file_format import Target
 from lcl_core.collections.full_text import FullTextIndex
 from lcl_core.collections.labels import LabelIndex, Where, parse_where
 from lcl_core.collections.records import ChangeRecord, caption_texts
-from lcl_core.collections.vector_index import LabelSelection, nearest
+from lcl_core.collections.vector_index import LabelSelection, nearest, row_mask
 from lcl_core.common.names import storable_text
 from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import Filter
@@ -37,7 +37,7 @@ class DeltaItem:
     texts: tuple[str, ...]
     text_keys: tuple[int, ...]
     vector: bytes  # f32 [E]
-    text_vectors: tuple[bytes, ...]  # one for each of texts
+    text_vectors: tuple[bytes, ...]  # one for each of texts, f32 [E]; empty where captions have no vectors
     keeps_image: bool  # as ChangeRecord's
 
     @classmethod
@@ -86,13 +86,14 @@ class _Segment:
     visible: np.ndarray  # bool [n]: rows of the directory that are not removed
     rows: np.ndarray | None  # the same as ascending row numbers; None: all
     ids: list[str]  # of the added ones
-    vectors: np.ndarray  # f32 [m, E], row-aligned with ids
+    vectors: np.ndarray  # f32 [m, E], row-aligned with ids; [0, E] where the target has no vectors
     positions: dict[str, int]  # by id: index into ids
 
     @classmethod
     def of(cls, visible: np.ndarray, ids: list[str], vectors: Sequence[bytes], dim: int) -> _Segment:
         rows = None if visible.all() else np.flatnonzero(visible)
-        stacked = np.frombuffer(b"".join(vectors), "<f4").reshape(len(ids), dim)
+        count = len(ids) if any(vectors) else 0  # captions may have no vectors
+        stacked = np.frombuffer(b"".join(vectors), "<f4").reshape(count, dim)
         return cls(visible, rows, ids, stacked, {item: at for at, item in enumerate(ids)})
 
     @property
@@ -168,7 +169,9 @@ class CollectionWithDelta(Collection):
         return super().item(item_id) if added is None else dict(added.record)
 
     def vector(self, item_id: str) -> np.ndarray:
-        segment = self._segments["texts" if item_id.startswith(file_format.TEXT_PREFIX) else "images"]
+        target: Target = "texts" if item_id.startswith(file_format.TEXT_PREFIX) else "images"
+        self.check_vectors(target)
+        segment = self._segments[target]
         at = segment.positions.get(item_id)
         return super().vector(item_id) if at is None else segment.vectors[at]
 
@@ -265,7 +268,7 @@ class CollectionWithDelta(Collection):
             raise not_found(item_id)
         return row
 
-    def _record(self, target: str, row: int) -> dict[str, Any]:
+    def _record(self, target: Target, row: int) -> dict[str, Any]:
         if row < 0:
             return self._added_record(target, -1 - row)
         record = super()._record(target, row)

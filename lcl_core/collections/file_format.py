@@ -8,7 +8,8 @@ COLLECTION/
   *_offsets.npy         int64 [n+1]: where each line, or each image in images.blob, begins
   *_keys.npy            uint64 [n]: the number inside each id, in row order
   images.blob           the images' own bytes, concatenated
-  *_vectors.bin         the L2-normalised vectors, row by row, f32 or f16
+  *_vectors.bin         the L2-normalised vectors, row by row, f32 or f16; text_vectors.bin is empty where the encoder
+                        reads images alone (manifest: text_vectors)
   labels.json           {label: [its values]}
   label_codes.npy       int32 [labels, images]: index into labels.json, -1 where the label is absent
   label_types.json      where a label is no text, or a type is stated: {"types": {label: type}, "stated": [labels]}
@@ -72,7 +73,13 @@ class FileEntry(BaseModel):
 
 
 class CollectionManifest(BaseModel):
-    """The facts of a collection. ``dim`` is E, the width of every vector."""
+    """Encoder, sizes and files of a collection.
+
+    Attributes:
+        dim: E, the width of every vector.
+        text_vectors: whether the captions have vectors. Written only where they have none, so that an earlier version
+            reads the manifests of all other collections.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,6 +92,7 @@ class CollectionManifest(BaseModel):
     dtype: Dtype
     images: int = Field(ge=0)
     texts: int = Field(ge=0)
+    text_vectors: bool = True
     files: dict[str, FileEntry]
 
 
@@ -121,7 +129,8 @@ def read_manifest(directory: Path) -> CollectionManifest:
     for name in _needed_files(manifest):
         check_size(directory / name, manifest.files.get(name))
     width = manifest.dim * NUMPY_DTYPES[manifest.dtype].itemsize
-    for name, rows in ((IMAGE_VECTORS, manifest.images), (TEXT_VECTORS, manifest.texts)):
+    text_rows = manifest.texts if manifest.text_vectors else 0
+    for name, rows in ((IMAGE_VECTORS, manifest.images), (TEXT_VECTORS, text_rows)):
         if manifest.files[name].bytes != rows * width:
             raise _format_error(directory / name, f"does not hold {rows} vectors of {manifest.dim} numbers")
     return manifest

@@ -1,7 +1,8 @@
 """``python -m lcl_core.collections.index_job RUN_DIR``: embed every image and caption of a corpus into a collection.
 
 The images, and then the distinct captions, are embedded in parts (``embedding_parts``), whose output lies in the run's
-``checkpoints/parts`` until the collection is whole: an attempt that follows an interruption embeds what is missing.
+``checkpoints/parts`` until the collection is whole: an attempt that follows an interruption embeds what is missing. An
+encoder that reads images alone leaves the captions without vectors.
 """
 
 from __future__ import annotations
@@ -74,9 +75,11 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
     open_engine = partial(EncoderEngine, encoder, precision=spec.precision, registered=files)
     # of several processes none is this one, which reads the hash and the width alone
     engine = open_engine() if spec.processes == 1 else open_engine("cpu", warm_up=False)
-    encoder_hash, dim, index = engine.hash, engine.dim, _check_encoder(engine, spec, existing)
+    existing.check_encoder(engine.hash)
+    encoder_hash, dim, reads_texts = engine.hash, engine.dim, engine.reads_texts
+    index = _choose_index(spec, existing, dim)
     dataset_hash = existing.dataset_hash if corpus is None else corpus.content_hash()
-    rejected, progress = RejectedItems(run_dir), IndexProgress(run_dir, pairs, existing)
+    rejected, progress = RejectedItems(run_dir), IndexProgress(run_dir, pairs, existing, embeds_texts=reads_texts)
     inputs = {"encoder": encoder_hash, "dataset": dataset_hash, "precision": spec.precision}
     parts = EmbeddingParts(run_dir, pairs, spec.batch_size, part_items, **inputs)
     if spec.processes == 1:
@@ -93,13 +96,15 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
         dim=dim,
         dtype=dtype_for(len(existing) + len(pairs), dim),
         label_types=label_types,
+        text_vectors=reads_texts,
     ) as writer:
         kept = existing.copy_into(writer, progress.advance)
         with parts, start_runner(spec.processes, gpus=1)(parts.handler(make)) as runner:
             parts.embed_images(runner, progress)
             added = parts.merge_images(writer, dim, rejected)
             rejected.raise_if_all(len(pairs))
-            parts.embed_texts(runner, progress, writer, existing, dim)
+            if reads_texts:
+                parts.embed_texts(runner, progress, writer, existing, dim)
         texts = len(writer.texts)
         if index == FILES or INDEXES[index].writer == "job":
             progress.start("links", writer.rows_to_index(index))
@@ -110,18 +115,6 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
     made = {"collection": {**header, **sizes, **existing.metadata}, "skipped": dict(rejected.counts)}
     counts = {"kept": kept, "added": added} if spec.mode == "add" else {}
     return {**made, **counts, "dataset_hash": dataset_hash}
-
-
-def _check_encoder(engine: EncoderEngine, spec: IndexSpec, existing: AppendSource) -> str:
-    """The index of the collection, as ``_choose_index``.
-
-    Raises: UserError ``no_text_encoder``, ``encoder_mismatch``, ``vector_too_wide`` or ``missing_extra``.
-    """
-    if not engine.reads_texts:
-        message = f"encoder {spec.encoder!r} reads no texts, and a collection holds captions; name one that does"
-        raise UserError(message, code="no_text_encoder", field="encoder")
-    existing.check_encoder(engine.hash)
-    return _choose_index(spec, existing, engine.dim)
 
 
 def _choose_index(spec: IndexSpec, existing: AppendSource, dim: int) -> str:
@@ -240,13 +233,23 @@ class IndexProgress:
     """Writes a metrics line a batch and stops on request. A step is an image or a distinct caption.
 
     Images and captions copied from ``existing`` count too.
+
+    Args:
+        embeds_texts: False: captions are no steps, because the encoder reads images alone.
     """
 
-    def __init__(self, run_dir: RunDir, pairs: Sequence[CaptionPair], existing: AppendSource = EMPTY_SOURCE) -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        pairs: Sequence[CaptionPair],
+        existing: AppendSource = EMPTY_SOURCE,
+        *,
+        embeds_texts: bool = True,
+    ) -> None:
         self._run_dir = run_dir
         self._done = 0
         texts = {caption for pair in pairs for caption in pair.captions if caption.strip()}
-        self._total = len(existing) + len(pairs) + existing.texts + len(texts)
+        self._total = len(existing) + len(pairs) + (existing.texts + len(texts) if embeds_texts else 0)
         self._started = time.monotonic()
         phase = "kept" if len(existing) else "images"
         self._phase, self._phase_started, self._phase_done = phase, self._started, 0

@@ -217,7 +217,7 @@ def run_match_job(run_dir: RunDir) -> dict[str, Any]:
     """Do what ``run.json`` asks; leaves ``artifacts/dataset``.
 
     Raises:
-        UserError: bad spec, encoder or corpus; ``encoder_changed``; ``nothing_converted``.
+        UserError: bad spec, encoder or corpus; ``no_text_encoder``; ``encoder_changed``; ``nothing_converted``.
         JobCancelled: after SIGTERM.
     """
     run = run_dir.read_run()
@@ -228,6 +228,11 @@ def run_match_job(run_dir: RunDir) -> dict[str, Any]:
         raise UserError(message, code="unknown_encoder", field="encoder")
     files = run.get("encoder_files", {}).get(spec.encoder)
     engine = EncoderEngine(paths[spec.encoder], precision=spec.precision, registered=files)
+    if not engine.reads_texts:
+        message = (
+            f"encoder {spec.encoder!r} reads images alone, and sentences are to be matched; name one that reads texts"
+        )
+        raise UserError(message, code="no_text_encoder", field="encoder")
     with _open_pair_encoder(engine, run_dir.raise_if_stopped) as encoder:
         change = partial(match_records, encoder=encoder)
         result = write_dataset(run_dir, spec, "matching", change, encoder_hash=engine.hash)

@@ -28,7 +28,7 @@ class ChangeRecord:
         item: the image's id.
         record: as ``Collection.item``; None: the image was removed.
         vector: of the image, little-endian f32 [E] of length 1.
-        text_vectors: those of ``texts_of(record)``, row by row: f32 [m, E].
+        text_vectors: those of ``caption_texts(record)``, row by row: f32 [m, E]; empty where captions have no vectors.
         keeps_image: its bytes are those of the collection's directory, and none are stored with the change.
     """
 

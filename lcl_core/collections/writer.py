@@ -60,6 +60,7 @@ class CollectionWriter:
     Add images, then one vector a caption of ``texts``, in that order. Vectors are scaled to length 1.
 
     Args:
+        text_vectors: False: captions get no vectors, because the encoder reads images alone.
         label_types: stated types of labels; others are inferred (``labels``). A value that does not fit is a UserError
             ``bad_label`` at the end.
     """
@@ -74,9 +75,10 @@ class CollectionWriter:
         dim: int,
         dtype: Dtype = "f32",
         label_types: Mapping[str, LabelType] | None = None,
+        text_vectors: bool = True,
     ) -> None:
         self.directory = Path(directory)
-        self._header: dict[str, Any] = {"name": name, "dim": dim, "dtype": dtype}
+        self._header: dict[str, Any] = {"name": name, "dim": dim, "dtype": dtype, "text_vectors": text_vectors}
         self._header |= {"encoder_hash": encoder_hash, "dataset_hash": dataset_hash}
         self._building = self.directory.with_name(f".{self.directory.name}.building")
         self._texts: dict[str, list[int]] = {}
@@ -214,8 +216,9 @@ class CollectionWriter:
         return (rows if unit else rows / lengths).astype(file_format.NUMPY_DTYPES[self._header["dtype"]])
 
     def _finish(self) -> None:
-        if self._text_vectors.count != len(self._texts):
-            message = f"{self._text_vectors.count} text vectors for {len(self._texts)} captions"
+        expected = len(self._texts) if self._header["text_vectors"] else 0
+        if self._text_vectors.count != expected:
+            message = f"{self._text_vectors.count} text vectors for {len(self._texts)} captions, not {expected}"
             raise UserError(message, code="bad_vector")
         keys = [file_format.stable_hash64(text) for text in self._texts]
         for key, text in zip(keys, self._texts, strict=True):
@@ -259,7 +262,7 @@ class CollectionWriter:
             files={name: _file_entry(self._building / name) for name in self._written()},
             **self._header,
         )
-        write_json_atomically(self._building / file_format.MANIFEST, manifest.model_dump())
+        write_json_atomically(self._building / file_format.MANIFEST, manifest.model_dump(exclude_defaults=True))
 
     def _written(self) -> list[str]:
         return [
@@ -278,7 +281,7 @@ def build_collection(
     directory: str | Path,
     items: Sequence[CollectionItem],
     image_vectors: np.ndarray,
-    text_vectors: Mapping[str, np.ndarray],
+    text_vectors: Mapping[str, np.ndarray] | None,
     *,
     name: str,
     encoder_hash: str,
@@ -290,7 +293,7 @@ def build_collection(
 
     Args:
         image_vectors: [len(items), E].
-        text_vectors: {caption: [E]}, for every caption of the items.
+        text_vectors: {caption: [E]}, for every caption of the items; None: captions get no vectors.
         label_types: as of a CollectionWriter.
 
     Raises:
@@ -305,14 +308,15 @@ def build_collection(
         dim=dim,
         dtype=dtype,
         label_types=label_types,
+        text_vectors=text_vectors is not None,
     ) as writer:
         writer.add_items(items, image_vectors)
-        text_vectors = {storable_text(text): vector for text, vector in text_vectors.items()}
-        missing = [text for text in writer.texts if text not in text_vectors]
-        if missing:
-            raise UserError(f"caption {missing[0]!r} has no vector", code="bad_vector")
-        if writer.texts:
-            writer.add_text_vectors(np.stack([text_vectors[text] for text in writer.texts]))
+        if text_vectors is not None and writer.texts:
+            known = {storable_text(text): vector for text, vector in text_vectors.items()}
+            missing = [text for text in writer.texts if text not in known]
+            if missing:
+                raise UserError(f"caption {missing[0]!r} has no vector", code="bad_vector")
+            writer.add_text_vectors(np.stack([known[text] for text in writer.texts]))
         writer.link()
 
 

@@ -37,7 +37,6 @@ from lcl_core.specs.base import slug
 from lcl_core.vector_indexes import (
     FILES,
     INDEXES,
-    TARGETS,
     CollectionDirectory,
     IndexLocation,
     check_index,
@@ -250,7 +249,7 @@ def _write_index(output: _StagedOutput, location: IndexLocation) -> None:
     directory = output.directory()
     location = replace(location, name=output.vectors, dim=directory.dim)
     index = INDEXES[index_name(output.vectors)].index_class().at(location)
-    for target in TARGETS:
+    for target in directory.vector_targets:
         labels = directory.label_index if target == "images" else None
         index.build(target, directory_batches(directory, target), labels)
 

@@ -67,7 +67,10 @@ def make_collection(
     sample_images: Mapping[str, bytes],
     name: str = "squares",
 ) -> Json:
-    """What an index run of the four images makes, registered as a worker registers it."""
+    """What an index run of the four images makes, registered as a worker registers it.
+
+    Captions get vectors if the encoder reads texts.
+    """
     from lcl_core.collections.writer import CollectionItem, build_collection
     from lcl_core.encoders.engine import EncoderEngine
 
@@ -87,8 +90,9 @@ def make_collection(
         leases.begin_attempt(database_session, claim, encoder_id=encoder["id"], from_scratch=False)
     vectors = session.embed_images([Image.open(io.BytesIO(data)).convert("RGB") for data in sample_images.values()])
     folder = live_service.run_dir(run_id).artifacts / "collection"
-    text_vectors = dict(zip(texts, session.embed_texts(texts), strict=True))
+    text_vectors = dict(zip(texts, session.embed_texts(texts), strict=True)) if session.reads_texts else None
     build_collection(folder, items, vectors, text_vectors, name=name, encoder_hash=encoder["hash"])
-    facts = {"path": "artifacts/collection", "encoder_hash": encoder["hash"], "images": 4, "texts": 4, "dim": 24}
+    facts = {"path": "artifacts/collection", "encoder_hash": encoder["hash"], "images": 4, "texts": 4}
+    facts |= {"dim": session.dim}
     live_service.settle(claim, complete_run.RunSucceeded({"collection": facts}))
     return live_service.admin.collection(name)

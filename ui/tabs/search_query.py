@@ -18,6 +18,7 @@ from ui.tabs.search_view import (
     INVITATION,
     NO_COLLECTION,
     NO_IMAGE,
+    NO_TEXT_VECTORS,
     NOTHING_TO_MIX,
     TAGS,
     draw_detail,
@@ -159,11 +160,14 @@ class SearchRunner:
         """Details of an image, or an error. ``searches``: as of ``draw_detail``."""
         try:
             record = self.client.item(collection, item)
-            labels = self.menu(collection).values if searches else {}
+            found = self.client.collection(collection)
             near = self.client.search(collection, item=item, k=NEIGHBOUR_IMAGES + 1)["hits"]
-            texts = self.client.search(collection, item=item, k=NEIGHBOUR_TEXTS, target="texts")["hits"]
+            texts = None
+            if found["text_vectors"]:
+                texts = self.client.search(collection, item=item, k=NEIGHBOUR_TEXTS, target="texts")["hits"]
         except ApiError as error:
             return error_box(error.message, "The image cannot be shown")
+        labels = read_menu(found).values if searches else {}
         others = [hit for hit in near if hit["id"] != item][:NEIGHBOUR_IMAGES]
         drawn = draw_detail(collection, record, others, texts, labels, searches=searches)
         captions = record.get("captions") or [item]
@@ -189,19 +193,16 @@ class SearchRunner:
 
     def menu(self, collection: str) -> FilterMenu:
         """What a search can be filtered by. Raises: ApiError."""
-        found = self.client.collection(collection)
-        types = found["label_types"]
-        ranges = [f"{label}>={RANGE_TYPES[types[label]]}" for label in sorted(types) if types[label] in RANGE_TYPES]
-        values = filter_labels(found["labels"], types)
-        exclusions = [f"{label}!={own[0]}" for label, own in values.items() if own]
-        return FilterMenu(values, " or ".join(ranges[:1] + exclusions[:1]), list(found["labels"]))
+        return read_menu(self.client.collection(collection))
 
     def _first_page(self, current: PageQuery) -> PageResult:
         """Hits, or an error in their place."""
         try:
             return self.next_page(current)
         except ApiError as error:
-            return PageResult(current.mark(api_error_box(error, "The search was refused")))
+            no_texts = error.code == "no_text_encoder"
+            drawn = NO_TEXT_VECTORS if no_texts else api_error_box(error, "The search was refused")
+            return PageResult(current.mark(drawn))
 
     def next_page(self, current: PageQuery) -> PageResult:
         """Fetch the next page and draw it after the hits so far. Raises: ApiError."""
@@ -218,6 +219,15 @@ class SearchRunner:
         offset = current.offset + k
         more = len(answer["hits"]) == k and offset < MAX_HITS
         return PageResult(current.mark(drawn), replace(current, offset=offset, hits=hits), more)
+
+
+def read_menu(collection: Mapping[str, Any]) -> FilterMenu:
+    """What a search in a collection, as the service describes it, can be filtered by."""
+    types = collection["label_types"]
+    ranges = [f"{label}>={RANGE_TYPES[types[label]]}" for label in sorted(types) if types[label] in RANGE_TYPES]
+    values = filter_labels(collection["labels"], types)
+    exclusions = [f"{label}!={own[0]}" for label, own in values.items() if own]
+    return FilterMenu(values, " or ".join(ranges[:1] + exclusions[:1]), list(collection["labels"]))
 
 
 def draw_empty(mode: str, collection: str | None = None, item: str | None = None) -> str:

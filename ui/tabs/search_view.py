@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from ui.addresses import address, fits_address
 from ui.common import draw_tag_form
-from ui.html import duration, empty_state, esc, item_url, progress_bar, status_line
+from ui.html import duration, empty_state, error_box, esc, item_url, progress_bar, status_line
 
 Json = Mapping[str, Any]
 TAGS = "tags"  # the label that the page's tags are members of
@@ -96,6 +96,11 @@ NOTHING_TO_MIX = empty_state(
     "An image, and words about it",
     "Drop an image and say what should be different: “red”, “in winter”. The slider says how much the words count.",
 )
+NO_TEXT_VECTORS = error_box(
+    "The encoder of this collection reads images alone, so captions are found by their words only. Search for images "
+    "with an image, or with words and “Match captions too”.",
+    "The search was refused",
+)
 NOTHING_FOUND = empty_state("Nothing found", "The collection holds nothing that fits. Try other words or fewer labels.")
 
 
@@ -153,7 +158,7 @@ def draw_detail(
     collection: str,
     item: Json,
     near: Sequence[Json],
-    texts: Sequence[Json],
+    texts: Sequence[Json] | None,
     pickable: Mapping[str, Sequence[str]],
     *,
     searches: bool = True,
@@ -161,6 +166,7 @@ def draw_detail(
     """One image with its captions and labels, and the nearest images and texts.
 
     Args:
+        texts: None: captions have no vectors, so that there is no search for similar ones.
         pickable: {label: values} that a search can be filtered by.
         searches: what leads to a search is a button with an event, else a link to the Search tab.
     """
@@ -173,6 +179,7 @@ def draw_detail(
         if searches
         else f'<a class="lcl-way" href="{esc(link_to(collection, like=item["id"], mode=mode))}">{words}</a>'
         for kind, mode, words in DETAIL_ACTIONS
+        if kind != "texts" or texts is not None
     )
     around = "".join(_thumbnail(collection, hit) for hit in near)
     return (

@@ -236,7 +236,8 @@ class AsyncCollectionCalls(AsyncTransport):
         Args:
             item: id of an image or text of the collection.
             offset: hits to skip, those of earlier pages.
-            hybrid: rank images by the words of their captions, too; the query has a text.
+            hybrid: rank images by the words of their captions, too; the query has a text. A collection of an encoder
+                that reads images alone finds a text in no other way.
             weights: of the parts of a combined query, by name; default 1; negative: away from the part.
             where: {label: value or values}; of a number or a date {label: {"gte": 1990, "lt": 2000}}; of a set
                 {label: {"all": ["red", "round"]}} or {"any": values};

@@ -30,6 +30,7 @@ from lcl_core.data.records import (
 )
 from lcl_core.data.records import SequenceDocument as Laid
 from tests.lcl_core.data.conftest import Kit
+from tests.lcl_core.encoders.external_samples import save_huggingface
 
 pytest.importorskip("scipy")
 
@@ -74,6 +75,13 @@ def test_an_unknown_encoder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'tiny' is not registered") as caught:
         run_match_job(ask(tmp_path))
     assert caught.value.field == "encoder"
+
+
+def test_an_encoder_of_images_alone_is_refused_at_once(tmp_path: Path) -> None:
+    encoder = save_huggingface(tmp_path / "dinov2", "dinov2")
+    with pytest.raises(UserError, match="'tiny' reads images alone") as caught:
+        run_match_job(ask(tmp_path, tiny=str(encoder)))
+    assert (caught.value.code, caught.value.field) == ("no_text_encoder", "encoder")
 
 
 pytest.importorskip("scipy")

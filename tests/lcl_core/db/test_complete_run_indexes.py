@@ -29,15 +29,17 @@ VECTORS = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype(np.float32)
 VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 
 
-def write(directory: Path, index: str) -> None:
+def write(directory: Path, index: str, text_vectors: bool = True) -> None:
     items = [CollectionItem(f"{row}.png", b"x", "image/png", (f"text {row}",)) for row in range(ROWS)]
-    with CollectionWriter(directory, name="many", encoder_hash=ENCODER, dataset_hash="", dim=DIM) as writer:
+    facts: dict[str, Any] = {"name": "many", "encoder_hash": ENCODER, "dataset_hash": "", "dim": DIM}
+    with CollectionWriter(directory, **facts, text_vectors=text_vectors) as writer:
         writer.add_items(items, VECTORS)
-        writer.add_text_vectors(-VECTORS)
+        if text_vectors:
+            writer.add_text_vectors(-VECTORS)
         if index == "lancedb":
             steps: list[int] = []
             writer.link(steps.append, index)
-            assert sum(steps) == writer.rows_to_index(index) == 2 * ROWS
+            assert sum(steps) == writer.rows_to_index(index) == (1 + text_vectors) * ROWS
 
 
 @pytest.fixture
@@ -55,11 +57,11 @@ def complete(
 ) -> Complete:
     """Submit an index run, and complete it."""
 
-    def act(index: str, **found: Any) -> str:
+    def act(index: str, text_vectors: bool = True, **found: Any) -> str:
         mode = "add" if "base" in found else "replace"
         run_id = queue("index", {"encoder": "any", "collection": "many", "index": index, "mode": mode})
         run_dir = tmp_path / "runs" / run_id
-        write(run_dir / "artifacts" / "collection", index)
+        write(run_dir / "artifacts" / "collection", index, text_vectors)
         found |= {"path": "artifacts/collection", "encoder_hash": ENCODER, "images": ROWS, "texts": ROWS, "dim": DIM}
         outcome = complete_run.RunSucceeded({"collection": {**found, "index": index}})
         arguments = (database, claim(), outcome, run_dir, tmp_path, 1.0, None, Collection.open, settings)
@@ -84,12 +86,13 @@ def row_of(database: Database) -> Any:
         return registry.get_collection(session, "many")
 
 
-def search(database: Database, home: Path, settings: Settings) -> list[str]:
+def search(database: Database, home: Path, settings: Settings, text_vectors: bool = True) -> list[str]:
     """Names of the images nearest to each vector, by the index that the row names."""
     row = row_of(database)
     location = IndexLocation(row.vectors or "", row.dim, home / row.path, database, settings=settings)
     opened = Collection.open(home / row.path, verify=True, ask=open_index(row.vectors, location))
-    assert opened.search(-VECTORS[3], 1, "texts")[0].metadata["text"] == "text 3"
+    if text_vectors:
+        assert opened.search(-VECTORS[3], 1, "texts")[0].metadata["text"] == "text 3"
     return [opened.search(vector, 1)[0].metadata["image"] for vector in VECTORS]
 
 
@@ -130,6 +133,23 @@ def test_the_vectors_on_a_server_go_with_their_row(
     assert complete("files") == "succeeded"
     assert row_of(database).vectors is None
     assert collected(database, tmp_path, settings, 0.0) == {f"indexes/{second}"}
+    assert names(server) == set()
+
+
+@pytest.mark.parametrize("index", ["lancedb", "qdrant"])
+def test_captions_without_vectors_are_not_indexed(
+    database: Database, complete: Complete, server: Any, tmp_path: Path, settings: Settings, caplog: Any, index: str
+) -> None:
+    if index == "lancedb":
+        pytest.importorskip("lancedb", reason="the extra of index lancedb is not installed")
+    assert complete(index, text_vectors=False) == "succeeded"
+    with caplog.at_level(logging.WARNING):
+        found = search(database, tmp_path, settings, text_vectors=False)
+    assert found == [f"{row}.png" for row in range(ROWS)]
+    assert "cannot be used" not in caplog.text
+    assert names(server) == ({f"{row_of(database).vectors}_images"} if index == "qdrant" else set())
+    assert complete("files", text_vectors=False) == "succeeded"
+    collected(database, tmp_path, settings, 0.0)
     assert names(server) == set()
 
 

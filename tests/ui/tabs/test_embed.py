@@ -17,7 +17,7 @@ from ui.tabs.embed import EmbedTab, draw_map
 from ui.tabs.search_query import MAX_LABEL_VALUES
 
 LABELS = {"kind": ["a", "b"], "file": [str(i) for i in range(MAX_LABEL_VALUES + 1)], "category": ["x"]}
-FOUND = {"id": "col_1", "images": 3, "changes": 7, "labels": LABELS}
+FOUND = {"id": "col_1", "images": 3, "changes": 7, "labels": LABELS, "text_vectors": True}
 ITEM = {"id": "img_1", "caption": "a fox", "captions": ["a fox"], "labels": {"kind": "a"}}
 
 

@@ -28,7 +28,7 @@ from ui.tabs.search_query import (
 )
 from ui.tabs.search_view import BEGIN_SCRIPT, END_SCRIPT, OPENED_SCRIPT, OPENING, draw_results, label_choice
 
-COLLECTION = {"id": "col_1", "name": "drawings", "images": 3, "label_types": {}}
+COLLECTION = {"id": "col_1", "name": "drawings", "images": 3, "label_types": {}, "text_vectors": True}
 COLLECTION |= {"labels": {"hue": ["red", "blue"], "name": ["x"] * 301}}
 HIT = {"id": "i1", "score": 0.91234, "caption": "an <ant>", "labels": {}}
 RED, BLUE, BIG = label_choice("hue", "red"), label_choice("hue", "blue"), label_choice("size", "big")
@@ -401,7 +401,7 @@ def tag_event(collection: str, tag: str, *items: str, remove: bool = False) -> S
 
 
 def test_tags_of_results_and_of_one_image_are_changed_and_can_be_filtered_by(service: Any) -> None:
-    labels = {"label_types": {"tags": "set"}, "labels": {"tags": ["a: b"], "hue": ["red"]}}
+    labels = {"label_types": {"tags": "set"}, "labels": {"tags": ["a: b"], "hue": ["red"]}, "text_vectors": True}
     hits = {"hits": [], "took_ms": 1}
     client = service(change_labels=2, collection=labels, item={"id": "i1", "labels": {}}, search=hits)
     tab = SearchTab(client)

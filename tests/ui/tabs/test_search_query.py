@@ -35,6 +35,19 @@ def test_the_menu_says_how_conditions_are_written(service: Any) -> None:
     assert example(labels={}, label_types={}) is None
 
 
+def test_where_captions_have_no_vectors_none_are_searched_and_the_way_out_is_shown(service: Any) -> None:
+    refused = ApiError(422, "no_text_encoder", "text: collection 'x' was made with an encoder of images alone")
+    found = {"id": "col_1", "labels": {}, "label_types": {}, "text_vectors": False}
+    hits = {"hits": [{"id": "i2", "score": 0.5, "caption": "a bee"}], "took_ms": 1}
+    client = service(collection=found, item={"id": "i1", "labels": {}}, search=hits)
+    runner = SearchRunner(client)
+    assert "i2" in runner.details("col_1", "i1")
+    assert [each.get("target", "images") for each in client.arguments_of("search")] == ["images"]
+    client.answers["search"] = refused
+    shown = runner.run("col_1", "“ant”", "images", 12, text="ant").html
+    assert "with words and “Match captions too”" in shown
+
+
 def test_words_without_a_collection_are_searched_in_the_one_that_was_used_last(service: Any) -> None:
     collections = [
         {"id": name, "name": name, "images": 1, "encoder_id": None, "labels": {}, "label_types": {}}

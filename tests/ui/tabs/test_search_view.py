@@ -16,6 +16,12 @@ def test_what_is_drawn_of_an_image_cannot_break_out() -> None:
     assert link_to("a b", q="x&y") == "?collection=a%20b&q=x%26y"
 
 
+def test_where_captions_have_no_vectors_similar_ones_are_not_offered() -> None:
+    item = {"id": "i1", "captions": ["an ant"], "labels": {}}
+    assert "Similar texts" in draw_detail("col_1", item, [], [], {})
+    assert "Similar texts" not in draw_detail("col_1", item, [], None, {})
+
+
 @pytest.mark.parametrize("written", ['["red", "new"]', "red; new", "red"])
 def test_the_members_of_a_set_are_filters_each(written: str) -> None:
     item = {"id": "i1", "labels": {"tags": written, "size": "[5"}}

@@ -1,0 +1,90 @@
+"""A collection of an encoder that reads images alone, such as DINOv2: by image, and by the words of captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.services.warmup import EncoderWarmup
+from tests.api.sample_assets import make_collection
+from tests.lcl_core.encoders.external_samples import save_huggingface
+
+
+@pytest.fixture(scope="module")
+def collection(live_service: Any, data_root: Path, sample_images: dict[str, bytes]) -> Any:
+    source = save_huggingface(data_root / "dinov2", "dinov2")
+    encoder = live_service.admin.import_encoder("dinov2", str(source))
+    return make_collection(live_service, encoder, source, sample_images)
+
+
+def search(http: httpx.Client, **body: Any) -> httpx.Response:
+    return http.post("/v1/collections/squares/search", json=body)
+
+
+def captions(found: Any) -> list[str]:
+    return [hit["caption"] for hit in found["hits"]]
+
+
+def test_it_is_searched_by_image_and_by_the_words_of_captions(
+    live_service: Any, collection: Any, sample_images: dict[str, bytes]
+) -> None:
+    client = live_service.admin
+    assert (collection["text_vectors"], collection["texts"]) == (False, 4)
+    found = client.search("squares", image=sample_images["blue"])
+    assert captions(found)[0] == "a blue square"
+    found = client.search("squares", text="green", hybrid=True, k=2)
+    assert captions(found)[0] == "a green square"
+    assert found["hits"][0]["score"] == pytest.approx(1, abs=1e-5), "the mean of one image is that image"
+    assert client.search("squares", text="elephant", hybrid=True)["hits"] == []
+    mixed = client.search("squares", text="elephant", image=sample_images["red"], hybrid=True)
+    assert captions(mixed)[0] == "a red square", "the image alone counts"
+    weights = {"text": 1.0, "image": -1.0}
+    away = client.search("squares", text="green", image=sample_images["red"], hybrid=True, weights=weights)
+    assert captions(away)[0] == "a green square"
+
+
+def test_what_needs_vectors_of_texts_is_refused_with_the_way_out(
+    http: httpx.Client, refused: Any, collection: Any, sample_images: dict[str, bytes]
+) -> None:
+    error = refused(search(http, text="green"), 422, "no_text_encoder", "text")
+    assert "search the words of captions (hybrid), or send an image" in error["message"]
+    item = http.get("/v1/collections/squares/items").json()["items"][0]["id"]
+    refused(search(http, item=item, target="texts"), 422, "no_text_encoder", "target")
+    refused(search(http, item="txt_0123456789abcdef"), 422, "no_text_encoder", "item")
+    for path in ("vectors", "export"):
+        answer = http.get(f"/v1/collections/squares/{path}", params={"target": "texts"})
+        refused(answer, 422, "no_text_encoder", "target")
+
+
+def test_images_are_added_with_captions_that_are_found(
+    live_service: Any, collection: Any, sample_images: dict[str, bytes]
+) -> None:
+    client = live_service.admin
+    new = {"image": sample_images["red"], "name": "cherry.png", "captions": ["a cherry"], "labels": {"hue": "r"}}
+    added = client.add_items("squares", [new])
+    assert client.collection("squares")["texts"] == 5
+    found = client.search("squares", text="cherry", hybrid=True)
+    assert captions(found)[:2] == ["a cherry", "a red square"]
+    assert client.change_labels("squares", added["ids"], labels={"hue": "dark"}) == 1
+    found = client.search("squares", text="cherry", hybrid=True, where={"hue": "dark"})
+    assert captions(found) == ["a cherry"]
+
+
+def test_its_encoder_is_loaded_before_anybody_searches(live_service: Any, collection: Any) -> None:
+    warmup = EncoderWarmup(live_service.context)
+    opened = warmup._load_encoder(collection["id"])
+    assert opened is not None
+    assert opened.encoder is not None
+
+
+def test_the_command_line_says_how_to_search_it(lcl: Any, collection: Any) -> None:
+    _, shown, _ = lcl("collections", "show", "squares")
+    assert "its encoder reads images alone" in shown
+    _, found, _ = lcl("search", "squares", "green", "--hybrid")
+    assert "a green square" in found
+    status, _, error = lcl("search", "squares", "green")
+    assert status != 0
+    assert "search the words of captions (hybrid)" in error

@@ -1,0 +1,158 @@
+"""Collections whose encoder reads images alone: captions without vectors, which are found by their words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lcl_core.collections.collection import FEEDBACK_IMAGES, Collection
+from lcl_core.collections.delta import CollectionWithDelta, Delta
+from lcl_core.collections.file_format import MANIFEST, stable_hash64, text_id
+from lcl_core.collections.index_job import run_index_job
+from lcl_core.collections.records import ChangeRecord, DeltaSnapshotWriter
+from lcl_core.collections.writer import CollectionItem, CollectionWriter, build_collection
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import RunDir
+from lcl_core.data import Corpus
+from lcl_core.encoders.engine import EncoderEngine
+from tests.lcl_core.collections.test_index_job import metrics, prepare, write_corpus
+from tests.lcl_core.encoders.external_samples import save_huggingface
+
+DIM = 4
+AXES = np.eye(DIM, dtype=np.float32)
+
+
+def image(name: str, *captions: str) -> CollectionItem:
+    return CollectionItem(name, name.encode(), "image/png", captions, {"kind": "animal"}, "train", "drawn")
+
+
+ITEMS = [image("dog", "a brown dog"), image("puppy", "a dog, asleep"), image("wolf"), image("cat", "a cat")]
+VECTORS = np.stack([AXES[0], AXES[1], AXES[0] + AXES[1], AXES[2]])
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Collection:
+    build_collection(tmp_path / "few", ITEMS, VECTORS, None, name="few", encoder_hash="e" * 64)
+    return Collection.open(tmp_path / "few", verify=True)
+
+
+def added(number: int, name: str, *captions: str, vector: np.ndarray = AXES[3]) -> ChangeRecord:
+    item = f"img_{stable_hash64(name):016x}"
+    record = {"id": item, "image": name, "captions": list(captions), "labels": {}, "split": "", "source": ""}
+    return ChangeRecord(number, item, {**record, "media_type": "image/png"}, vector.tobytes())
+
+
+def names(hits: list[Any]) -> list[str]:
+    return [hit.metadata["image"] for hit in hits]
+
+
+def assert_refused(call: Callable[[], Any]) -> None:
+    with pytest.raises(UserError, match="encoder of images alone") as caught:
+        call()
+    assert (caught.value.code, caught.value.field) == ("no_text_encoder", "target")
+
+
+@pytest.mark.parametrize("changes", [(), (added(1, "fox", "a red fox"),)])
+def test_what_needs_vectors_of_captions_is_refused(collection: Collection, changes: tuple[ChangeRecord, ...]) -> None:
+    opened = CollectionWithDelta(collection, Delta().with_changes(changes))
+    assert not opened.has_text_vectors
+    assert opened.count("texts") == 3 + len(changes)
+    assert opened.record("texts", 0)["text"] == "a brown dog"
+    assert_refused(lambda: opened.search(AXES[0], target="texts"))
+    assert_refused(lambda: opened.vector(text_id("a cat")))
+    assert_refused(lambda: opened.at("texts", [0]))
+    assert_refused(lambda: opened.vectors("texts"))
+    assert_refused(lambda: collection.vectors("texts"))
+    assert opened.caption_vectors(opened.record("images", 0)) == []
+    assert len(opened.vectors("images")[1]) == 4 + len(changes)
+
+
+def test_a_text_is_searched_by_the_mean_of_the_images_that_its_words_describe(collection: Collection) -> None:
+    vector = collection.caption_vector("dogs")
+    assert vector is not None
+    np.testing.assert_allclose(vector, (AXES[0] + AXES[1]) / np.sqrt(2), atol=1e-6)
+    hits = collection.search(vector, 4, words="dogs")
+    assert names(hits)[2:] == ["wolf", "cat"], "no caption, and like dogs"
+    assert {*names(hits)[:2]} == {"dog", "puppy"}
+    np.testing.assert_allclose(collection.caption_vector("brown dog"), AXES[0], atol=1e-6)
+    np.testing.assert_allclose(collection.caption_vector("cat on a tree"), AXES[2], atol=1e-6)
+    assert collection.caption_vector("horse") is None
+    assert collection.caption_vector("…") is None
+
+
+def test_added_images_count_and_removed_ones_do_not(collection: Collection) -> None:
+    gone = ChangeRecord(2, f"img_{stable_hash64('dog'):016x}")
+    opened = CollectionWithDelta(collection, Delta().with_changes([added(1, "pug", "a dog"), gone]))
+    np.testing.assert_allclose(opened.caption_vector("dog"), (AXES[1] + AXES[3]) / np.sqrt(2), atol=1e-6)
+    assert names(opened.search(AXES[3], 1, words="dog")) == ["pug"]
+
+
+def test_the_mean_is_of_few_images(tmp_path: Path) -> None:
+    many = [image(f"bird {number}", "a bird " * (1 + number // FEEDBACK_IMAGES)) for number in range(30)]
+    vectors = np.stack([AXES[0]] * FEEDBACK_IMAGES + [AXES[1]] * (30 - FEEDBACK_IMAGES))
+    captions = {item.captions[0]: number for number, item in enumerate(many)}
+    assert len(captions) == 3
+    build_collection(tmp_path / "many", many, vectors, None, name="many", encoder_hash="e" * 64)
+    opened = Collection.open(tmp_path / "many")
+    vector = opened.caption_vector("bird")
+    assert vector is not None
+    assert np.isclose(vector.max(), 1), "of one of the three captions"
+
+
+def test_the_manifest_says_so_and_others_are_as_before(collection: Collection, tmp_path: Path) -> None:
+    assert json.loads((tmp_path / "few" / MANIFEST).read_text())["text_vectors"] is False
+    texts = {text: AXES[0] for item in ITEMS for text in item.captions}
+    build_collection(tmp_path / "both", ITEMS, VECTORS, texts, name="both", encoder_hash="e" * 64)
+    assert "text_vectors" not in json.loads((tmp_path / "both" / MANIFEST).read_text())
+    assert Collection.open(tmp_path / "both").has_text_vectors
+
+
+def test_vectors_of_captions_are_refused_where_none_are_expected(tmp_path: Path) -> None:
+    facts: dict[str, Any] = {"name": "few", "encoder_hash": "e" * 64, "dataset_hash": "", "dim": DIM}
+
+    def write() -> None:
+        with CollectionWriter(tmp_path / "new", **facts, text_vectors=False) as writer:
+            writer.add_items(ITEMS, VECTORS)
+            writer.add_text_vectors(VECTORS[:3])
+
+    with pytest.raises(UserError, match="3 text vectors for 3 captions, not 0"):
+        write()
+
+
+def test_an_index_run_makes_one_and_adds_to_it(tmp_path: Path, sample: Corpus) -> None:
+    encoder = save_huggingface(tmp_path / "dinov2", "dinov2")
+    corpus = write_corpus(tmp_path / "corpus", sample, {"text.png": b"not an image"})
+    run_dir = prepare(tmp_path / "run", corpus, encoder)
+    result = run_index_job(run_dir)
+    assert (result["collection"]["images"], result["skipped"]) == (4, {"image_unreadable": 1})
+    made = Collection.open(run_dir.path / result["collection"]["path"], verify=True)
+    assert (made.has_text_vectors, made.count("texts")) == (False, result["collection"]["texts"])
+    session = EncoderEngine(encoder, device="cpu")
+    pair = sample.pairs("val")[2]
+    vector = session.embed_images([sample.read_image(pair.image)])[0]
+    (hit,) = made.search(vector, 1, encoder_hash=session.hash)
+    assert (hit.metadata["captions"], hit.score) == (list(pair.captions), pytest.approx(1, abs=1e-4))
+    rows = metrics(run_dir)
+    assert {row["phase"] for row in rows} == {"images"}
+    assert rows[-1]["step"] == rows[-1]["total_steps"] == rows[0]["total_steps"] == 5
+
+    again = prepare(tmp_path / "again", corpus, encoder, mode="add", dataset=None)
+    add_to(again, made.directory, added(7, "fox", "a red fox", vector=vector))
+    folded = run_index_job(again)
+    made = Collection.open(again.path / folded["collection"]["path"], verify=True)
+    assert (made.has_text_vectors, len(made)) == (False, 5)
+    assert names(made.search(-vector, 1, words="fox")) == ["fox"]
+
+
+def add_to(run_dir: RunDir, base: Path, change: ChangeRecord) -> None:
+    """Hand the run a collection to add to, with one change."""
+    changes = run_dir.path / "changes"
+    with DeltaSnapshotWriter(changes) as snapshot:
+        snapshot.write(change, b"fox")
+    entry = {"id": "col_1", "stored": "collections/col_1", "path": str(base), "through": 7, "index": "files"}
+    run_dir.prepare(run_dir.read_run() | {"collections": {"pictures": {**entry, "changes": str(changes)}}})
