@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 import lcl_core
-from api.core.errors import install_error_handlers
+from api.core.errors import install_error_handlers, writable_folders
 from api.core.metrics import DatabaseCollector
 from api.core.middleware import AuthenticatedBodyMiddleware, HeaderCheckMiddleware, RequestContextMiddleware
 from api.core.settings import ApiSettings
@@ -85,6 +85,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app.add_middleware(HeaderCheckMiddleware)
     app.add_middleware(RequestContextMiddleware, observe=state.metrics.observe, home=settings.home)  # outermost
     state.metrics.register(DatabaseCollector(state.database))
+    state.metrics.export_disks(writable_folders(settings))
     state.metrics.export_slots(state.rate_limiter.in_use)
     state.metrics.export_gauge("lcl_body_bytes", "Bytes of request bodies that are kept", lambda: state.bodies.in_use)
     state.metrics.export_gauge("lcl_encoder_memory_bytes", "Memory that loaded encoders take", state.encoder_bytes)

@@ -5,9 +5,12 @@ Every process of the api reports the same deployment metrics: take the ``max`` o
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, product
+from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
@@ -76,11 +79,27 @@ class ProcessMetrics:
         """Export a gauge whose value ``read`` returns at each scrape."""
         Gauge(name, description, registry=self.registry).set_function(read)
 
+    def export_disks(self, folders: Sequence[Path]) -> None:
+        """Export ``lcl_disk_bytes`` and ``lcl_disk_free_bytes`` of the disk of each folder: of its size, what this
+        process may still write. NaN while the disk does not answer."""
+        figures = {"total": ("lcl_disk_bytes", "Size of the disk"), "free": ("lcl_disk_free_bytes", "Free disk space")}
+        for figure, (name, description) in figures.items():
+            gauge = Gauge(name, description, ("folder",), registry=self.registry)
+            for folder in folders:
+                gauge.labels(str(folder)).set_function(partial(_read_disk, folder, figure))
+
     def export_slots(self, count: Callable[[], Mapping[str, int]]) -> None:
         """Export ``lcl_places``: running requests and open streams of valid keys, {kind: number}."""
         gauge = Gauge("lcl_places", "Requests under way", ("kind",), registry=self.registry)
         for kind in count():
             gauge.labels(kind).set_function(partial(_read_slots, count, kind))
+
+
+def _read_disk(folder: Path, figure: str) -> float:
+    try:
+        return float(getattr(shutil.disk_usage(folder), figure))
+    except OSError:
+        return math.nan
 
 
 def _read_slots(count: Callable[[], Mapping[str, int]], kind: str) -> float:

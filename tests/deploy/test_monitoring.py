@@ -38,7 +38,7 @@ SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), 
 BY_PROMETHEUS = {"up"}
 VALUES = {"state": {state.value for state in State}, "kind": set(JOB_KINDS), "class": set(RESOURCE_CLASSES)}
 LABELS = {"le", "job", "instance", *VALUES}
-LABELS |= {"method", "route", "status", "what", "worker", "gpu", "name"}
+LABELS |= {"method", "route", "status", "what", "worker", "gpu", "name", "folder"}
 LABELS |= {label for family in FAMILIES for label in family.labels}
 
 
@@ -100,7 +100,16 @@ def test_an_unknown_figure_would_be_seen(exposed: set[str]) -> None:
 
 def test_figures_of_the_house_are_never_summed_over_copies_of_the_api() -> None:
     """Each copy tells the same ones: whatever touches them takes a maximum before it leaves ``instance`` out."""
-    process = ("lcl_request_", "lcl_inference_", "lcl_encoder_", "lcl_body_", "lcl_places", "process_", "up")
+    process = (
+        "lcl_request_",
+        "lcl_inference_",
+        "lcl_encoder_",
+        "lcl_body_",
+        "lcl_places",
+        "lcl_disk_",
+        "process_",
+        "up",
+    )
     for title, query in QUERIES.items():
         names = {selector.name for selector in selectors(promql_parser.parse(query))}
         if not all(name.startswith(process) for name in names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -203,6 +204,23 @@ def of_database(database: Database) -> dict[str, list[Sample]]:
         family.name: family.samples
         for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
     }
+
+
+def test_the_free_space_of_each_disk_is_reported(tmp_path: Path) -> None:
+    metrics = ProcessMetrics()
+    metrics.export_disks([tmp_path, tmp_path / "gone"])
+    families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
+    found = {family.name: family.samples for family in families}
+    usage = shutil.disk_usage(tmp_path)
+    assert one(found["lcl_disk_bytes"], "lcl_disk_bytes", folder=str(tmp_path)) == usage.total
+    free = one(found["lcl_disk_free_bytes"], "lcl_disk_free_bytes", folder=str(tmp_path))
+    assert 0 < free < usage.total
+    assert math.isnan(one(found["lcl_disk_free_bytes"], "lcl_disk_free_bytes", folder=str(tmp_path / "gone")))
+
+
+def test_the_service_reports_the_disk_of_its_home(live_service: Any, http: httpx.Client) -> None:
+    found = scrape(http)
+    assert one(found["lcl_disk_free_bytes"], "lcl_disk_free_bytes", folder=str(live_service.home)) > 0
 
 
 def test_every_series_of_events_is_there_before_its_first_event(tmp_path: Path) -> None:
