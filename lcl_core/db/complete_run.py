@@ -29,7 +29,7 @@ from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id
 from lcl_core.db.outbox import delete_stored_folder, enqueue_upload, record_run_folder
 from lcl_core.db.quotas import delete_collection_bytes, folder_bytes, record_bytes
 from lcl_core.db.registry import available_name, set_encoder_files
-from lcl_core.db.session import Database, now, to_json_safe
+from lcl_core.db.session import Database, now, storable_json
 from lcl_core.db.states import State
 from lcl_core.encoders.file_hashes import hash_files
 from lcl_core.jobs import JOBS
@@ -270,10 +270,10 @@ def _finish(session: Session, run: Run, outcome: RunOutcome, ran_seconds: float)
     if not (isinstance(outcome, RunFailed) and outcome.keeps_processes):
         changes["handle"] = None
     if isinstance(outcome, RunSucceeded):
-        transition(run, State.SUCCEEDED, result=to_json_safe(outcome.result), **changes)
+        transition(run, State.SUCCEEDED, result=storable_json(outcome.result), **changes)
         _record_dataset_hashes(run, outcome.result)
     elif isinstance(outcome, RunFailed):
-        transition(run, State.FAILED, reason=to_json_safe(outcome.reason), **changes)
+        transition(run, State.FAILED, reason=storable_json(outcome.reason), **changes)
     else:
         transition(run, State.CANCELLED, **changes)
 
@@ -336,7 +336,7 @@ def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> _Reg
         hash=output.metadata["hash"],
         owner=run.owner,
         run_id=run.id,
-        info=to_json_safe(info),
+        info=storable_json(info),
         created_at=now(session),
     )
     set_encoder_files(row, output.files)

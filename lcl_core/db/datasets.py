@@ -19,7 +19,7 @@ from lcl_core.common.errors import UserError, suggestion
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db.models import Dataset, DatasetTag, DatasetVersion
 from lcl_core.db.outbox import delete_stored_folder
-from lcl_core.db.session import now, similar_name, to_json_safe
+from lcl_core.db.session import now, similar_name, storable_json
 from lcl_core.specs.corpus_jobs import ConvertSpec
 from lcl_core.specs.data import VIEW_RECORDS
 from lcl_core.specs.pretrain import PretrainSpec
@@ -98,7 +98,7 @@ def record_version(
     Equal contents move the newest version to the dataset's path: a conversion that is repeated replaces damaged files.
     The previous folder, if the service made it, no longer counts for an owner and becomes garbage.
     """
-    statistics = to_json_safe(statistics)  # splits, sources and labels are texts of the corpus
+    statistics = storable_json(statistics)  # splits, sources and labels are texts of the corpus
     dataset.content_hash, dataset.statistics = content_hash, statistics
     versions = list_versions(session, dataset.name)
     if versions and versions[0].content_hash == content_hash:

@@ -41,7 +41,7 @@ from lcl_core.db.metrics import ATTEMPTS, CLAIM_LATENCY, LEASE_LOSSES, RUN_DURAT
 from lcl_core.db.models import Metric, Run
 from lcl_core.db.outbox import NOTIFIED_STATES, delete_stored_checkpoints, enqueue_webhooks, record_run_folder
 from lcl_core.db.quotas import delete_bytes
-from lcl_core.db.session import dialect_insert, now, to_json_safe
+from lcl_core.db.session import dialect_insert, now, storable_json
 from lcl_core.db.states import FINISHED, LEASED, State, check_transition
 from lcl_core.jobs import ANY_DEVICE
 
@@ -425,7 +425,7 @@ def record_metrics(
     rows = {}  # before the first statement: PostgreSQL ends a transaction that computes for long
     for line in lines:
         key = (str(line.get("phase") or "")[:60], line["step"])
-        rows[key] = {"run_id": claim.run_id, "phase": key[0], "step": key[1], "values": to_json_safe(line)}
+        rows[key] = {"run_id": claim.run_id, "phase": key[0], "step": key[1], "values": storable_json(line)}
     run = lock_with_lease(session, claim)
     if rewound:
         last = max((line["step"] for line in lines), default=-1) if last_step is None else last_step
@@ -436,7 +436,7 @@ def record_metrics(
     run.metrics_marks = dict(marks or {}) or None
     _upsert_metrics(session, list(rows.values()))
     if lines and is_newest:
-        run.progress = to_json_safe(lines[-1])
+        run.progress = storable_json(lines[-1])
 
 
 def stored_metrics_marks(session: Session, claim: Claim) -> dict[str, str]:

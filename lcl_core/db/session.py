@@ -274,7 +274,7 @@ def create_engines(url: str, *, pooled: bool = False) -> tuple[Engine, Engine]:
     return engine, engine.execution_options(writes=True)
 
 
-def to_json_safe(value: Any) -> Any:
+def storable_json(value: Any) -> Any:
     """``value`` as JSON that every database stores.
 
     Non-finite numbers become null, NUL characters are left out, and half a surrogate pair, which JSON can write as an
@@ -285,9 +285,9 @@ def to_json_safe(value: Any) -> Any:
     if isinstance(value, str):
         return replace_surrogates(value.replace("\x00", ""))
     if isinstance(value, dict):
-        return {to_json_safe(str(key)): to_json_safe(item) for key, item in value.items()}
+        return {storable_json(str(key)): storable_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_json_safe(item) for item in value]
+        return [storable_json(item) for item in value]
     return value
 
 

@@ -21,7 +21,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.db.models import EncoderRow, Run, Study, StudyCell, new_id
 from lcl_core.db.registry import pin_reference
 from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
-from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, to_json_safe
+from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, storable_json
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
 from lcl_core.db.submit import find_by_idempotency_key, find_reusable_runs, hash_body, submit
 from lcl_core.estimate.report import TrainingTime, add_estimates
@@ -74,7 +74,7 @@ def create_study(
     study = Study(
         id=new_id("study"),
         name=name,
-        spec=to_json_safe(spec.model_dump(mode="json")),
+        spec=storable_json(spec.model_dump(mode="json")),
         owner=owner,
         idempotency_key=idempotency_key,
         body_hash=body_hash,
@@ -99,7 +99,7 @@ def find_repeated_study(
 
 def _hash_submission(spec: StudySpec, name: str | None) -> str:
     """``spec``: without presets; its names are not pinned."""
-    return hash_body({"spec": to_json_safe(spec.model_dump(mode="json")), "name": name})
+    return hash_body({"spec": storable_json(spec.model_dump(mode="json")), "name": name})
 
 
 def plan_study(session: Session, spec: StudySpec, owner: str = "local") -> dict[str, int]:
@@ -157,7 +157,7 @@ def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list
     added = replace_in_axes(addition.axes, partial(pin_reference, session))
     spec = apply_addition(kept, addition.model_copy(update={"axes": added}))
     known = {cell.key for cell in study_cells(session, study.id)}
-    study.spec = to_json_safe(spec.model_dump(mode="json"))
+    study.spec = storable_json(spec.model_dump(mode="json"))
     return add_cells(session, study, [cell for cell in plan_cells(spec) if cell.key not in known])
 
 
@@ -360,7 +360,7 @@ def _insert_cells(session: Session, study: Study, cells: Sequence[PlannedCell], 
             study_id=study.id,
             number=number,
             labels=cell.labels,
-            parameters=to_json_safe(cell.parameters),
+            parameters=storable_json(cell.parameters),
             seed=cell.seed,
             rung=cell.rung,
             run_id=run_id,
@@ -594,5 +594,5 @@ def _pinned_spec(session: Session, study: Study) -> StudySpec:
     if set(references) <= set(session.scalars(select(EncoderRow.id).where(EncoderRow.id.in_(references)))):
         return spec
     pinned = _pin_encoders(session, spec, encoders_of_runs(spec, study_cells(session, study.id)))
-    study.spec = to_json_safe(pinned.model_dump(mode="json"))
+    study.spec = storable_json(pinned.model_dump(mode="json"))
     return pinned
