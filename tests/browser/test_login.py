@@ -38,6 +38,28 @@ def test_everybody_sees_their_own_runs(visitor: Any, team_url: str, world: Any, 
         expect(page.locator("#visitor")).to_contain_text(f"{owner}submitter")
 
 
+def test_a_viewer_is_offered_what_the_role_permits(visitor: Any, team_url: str, world: Any, key_of: Any) -> None:
+    for role, count in (("submitter", 1), ("viewer", 0)):
+        page = visitor.open(f"{team_url}/?tab=runs&new=pretrain")
+        sign_in(page, key_of("gwen", role))
+        expect(page.locator("#visitor")).to_contain_text(f"gwen{role}")
+        expect(page.locator("#new-run:visible")).to_have_count(count)
+        page.get_by_role("tab", name="Studies").click()
+        expect(page.locator("#study-list")).to_be_visible()
+        expect(page.locator("#new-study:visible")).to_have_count(count)
+        page.get_by_role("tab", name="Encoders").click()
+        encoder = page.locator("#encoders article").first
+        expect(encoder.get_by_role("link", name="Search", exact=True)).to_be_visible()
+        expect(encoder.get_by_role("link", name="Evaluate")).to_have_count(count)
+        expect(encoder.get_by_role("button", name="Pin")).to_have_count(count)
+        page.get_by_role("tab", name="Search").click()
+        page.get_by_label("Words").fill("ant")
+        page.get_by_label("Words").press("Enter")
+        page.locator("#search-results .lcl-card").first.click()
+        expect(page.locator("#search-detail img").first).to_be_visible()
+        expect(page.locator("#search-detail .lcl-tag:visible")).to_have_count(count)
+
+
 def test_a_wrong_key_is_reported_and_may_be_corrected_with_keys_alone(visitor: Any, team_url: str, key_of: Any) -> None:
     page = visitor.open(f"{team_url}/?tab=encoders")
     expect(page.get_by_label("API key")).to_be_focused()
