@@ -34,7 +34,6 @@ WRONG_TOKEN = "This is not the token of the service. Copy it again."  # noqa: S1
 KEY_MISSING = "Enter your API key."
 KEY_UNKNOWN = "This key is not valid: it is unknown, revoked or expired."
 KEY_TOO_LONG = "That is too long to be an API key."
-VIEWER_HINT = "This role looks and searches. To submit, sign in with a key of the role submitter."
 KEY_BUSY = "Too many requests with this key at the moment. Wait a little and try again."
 
 STYLE = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
@@ -222,9 +221,8 @@ def draw_user(sessions: SessionStore) -> str:
     session = sessions.current()
     if session is None:
         return ""
-    hint = f' title="{VIEWER_HINT}"' if session.role == "viewer" else ""
     return (
-        f'<form class="lcl-visitor" data-role="{esc(session.role)}" method="post" action="logout"{hint}>'
+        f'<form class="lcl-visitor" data-role="{esc(session.role)}" method="post" action="logout">'
         f"<span><b>{esc(session.owner)}</b><small>{esc(session.role)}</small></span><button>Sign out</button></form>"
     )
 

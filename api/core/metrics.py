@@ -80,8 +80,9 @@ class ProcessMetrics:
         Gauge(name, description, registry=self.registry).set_function(read)
 
     def export_disks(self, folders: Sequence[Path]) -> None:
-        """Export ``lcl_disk_bytes`` and ``lcl_disk_free_bytes`` of the disk of each folder: of its size, what this
-        process may still write. NaN while the disk does not answer."""
+        """Export ``lcl_disk_bytes`` and ``lcl_disk_free_bytes`` for the disk of each folder: its size, and what is free
+        for this process. NaN where the system reports an error.
+        """
         figures = {"total": ("lcl_disk_bytes", "Size of the disk"), "free": ("lcl_disk_free_bytes", "Free disk space")}
         for figure, (name, description) in figures.items():
             gauge = Gauge(name, description, ("folder",), registry=self.registry)

@@ -108,7 +108,7 @@ async def duplicates(
     Every pair is compared; in a collection with a graph each image with its 32 nearest, so that a link may be missed.
     """
     started = time.perf_counter()
-    opened = await to_thread.run_sync(open_for_search, state, session, name, False, limiter=state.drawing)
+    opened = await to_thread.run_sync(open_for_search, state, session, name, limiter=state.drawing)
     cache = state.inference().duplicates  # imported by now: the collection is open
     seconds, part = state.settings.duplicates_seconds, slice(offset, offset + limit)
     page, total = await cache.queue.run(principal.owner, cache.page, opened.collection, threshold, seconds, part)
@@ -213,7 +213,7 @@ async def map_file(
     image's nearest neighbours are near to it on the map. By t-SNE neighbours stay together, and distances between
     groups mean nothing.
     """
-    opened = await to_thread.run_sync(open_for_search, state, session, name, False, limiter=state.drawing)
+    opened = await to_thread.run_sync(open_for_search, state, session, name, limiter=state.drawing)
     maps = state.inference().maps
     file = await maps.queues[method].run(principal.owner, maps.get_file, opened.collection, limit, method)
     return Response(file, media_type=BYTES)

@@ -103,9 +103,10 @@ class SearchQuery(BaseModel):
         return self
 
     @property
-    def needs_encoder(self) -> bool:
-        """Whether an encoder is needed to answer it."""
-        return self.text is not None or self.image is not None
+    def embedded(self) -> list[Target]:
+        """Kinds of inputs that an encoder has to embed."""
+        kinds: list[tuple[Target, str | None]] = [("images", self.image), ("texts", self.text)]
+        return [kind for kind, value in kinds if value is not None]
 
 
 class LabelCondition(BaseModel):

@@ -70,7 +70,7 @@ async def add_items(
     urls = {f"items.{index}.image": item.image for index, item in enumerate(body.items)}
 
     def begin() -> tuple[BatchedEngine, OpenedCollection]:
-        opened = open_for_search(state, reader, name, True)
+        opened = open_for_search(state, reader, name, ["images"])
         assert opened.encoder is not None, "requested above"
         return opened.encoder, opened
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -76,18 +76,26 @@ def open_collection(state: AppState, session: Session, name: str) -> tuple[Colle
 
 
 def open_for_search(
-    state: AppState, session: Session, name: str, needs_encoder: bool, *, evict: bool = True, wait: bool = False
+    state: AppState,
+    session: Session,
+    name: str,
+    embeds: Sequence[Target] = (),
+    *,
+    evict: bool = True,
+    wait: bool = False,
 ) -> OpenedCollection:
     """The collection, with its encoder if needed. Closes the session: no connection is held while encoders load or run.
 
     Args:
+        embeds: kinds of inputs that are to be embedded; for texts an encoder of images alone is not loaded.
         evict: other encoders may leave the memory for it.
         wait: block while its encoder is loaded.
 
     Raises: EncoderLoading without ``wait``; Problem 409 when the encoder is gone, damaged or changed; UserError.
     """
     row, collection = open_collection(state, session, name)
-    encoder = _collection_encoder(state, session, row, evict=evict, wait=wait) if needs_encoder else None
+    needed = any(kind in collection.vector_targets for kind in embeds)
+    encoder = _collection_encoder(state, session, row, evict=evict, wait=wait) if needed else None
     session.close()
     return OpenedCollection(row.id, row.path, collection, encoder)
 
@@ -167,7 +175,8 @@ def _search_by_text(state: AppState, name: str, body: SearchRequest) -> SearchRe
 def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
     """Raises: as ``open_for_search``; CaptionsIndexing for a hybrid search; Problem 422 ``bad_query``."""
     with state.database.reading() as session:
-        opened = open_for_search(state, session, name, body.needs_encoder)
+        opened = open_for_search(state, session, name, body.embedded)
+    opened.collection.check_vectors(body.target)
     if body.hybrid and (body.text is None or body.weights.as_dict().get("text", 1) <= 0):
         message = "hybrid: give a text, with a weight above 0, whose words the captions may have"
         raise Problem(422, "bad_query", message, field="hybrid")
@@ -188,24 +197,26 @@ def _find(
     from api.services.collection_views import query_vector  # numpy, which the open collection has imported
 
     text_limit = None
-    if body.text is not None and opened.encoder is not None:
+    if body.text is not None:
         text = check_text(body.text, state.settings, "text")
         embedded |= _text_vector(text, body, opened)
-        text_limit = opened.encoder.filled_context(text) if len(text) >= LONG_TEXT else None
-        if not embedded and body.vector is None and body.item is None:  # no caption has any of the words
-            return SearchResponse(hits=[], took_ms=_milliseconds_since(started), text_limit=None)
-    vector = query_vector(body, embedded, opened.collection)
+        if opened.encoder is not None and len(text) >= LONG_TEXT:
+            text_limit = opened.encoder.filled_context(text)
+    without_text = body.text is not None and "text" not in embedded
+    is_empty = without_text and not _has_weight(body, embedded)
+    vector = None if is_empty else query_vector(body, embedded, opened.collection)
     encoder_hash = None if opened.encoder is None else opened.encoder.hash
     count = body.offset + body.k
     words = body.text if body.hybrid and body.text else ""
     where = body.filters() or None
     hits = opened.collection.search(vector, count, body.target, where, encoder_hash=encoder_hash, words=words)
     views = [{"id": hit.id, "score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits[body.offset :]]
-    return SearchResponse(hits=views, took_ms=_milliseconds_since(started), text_limit=text_limit)
+    took_ms = round((time.perf_counter() - started) * 1000, 2)
+    return SearchResponse(hits=views, took_ms=took_ms, text_limit=text_limit)
 
 
 def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> dict[str, Any]:
-    """{"text": f32 [E]}; of an encoder of images alone, as ``Collection.caption_vector``: {} if it has none.
+    """{"text": f32 [E]}; of an encoder of images alone, as ``Collection.mean_of_matching_images``: {} if it has none.
 
     Raises: Problem 422 ``no_text_encoder`` for such an encoder, unless the search is hybrid.
     """
@@ -218,12 +229,14 @@ def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> di
             "of captions (hybrid), or send an image"
         )
         raise Problem(422, "no_text_encoder", message, field="text")
-    vector = opened.collection.caption_vector(text)
+    vector = opened.collection.mean_of_matching_images(text)
     return {} if vector is None else {"text": vector}
 
 
-def _milliseconds_since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 2)
+def _has_weight(body: SearchRequest, embedded: dict[str, Any]) -> bool:
+    """Whether a part of the query counts that has a vector."""
+    parts = [*embedded, *(part for part in ("vector", "item") if getattr(body, part) is not None)]
+    return any(body.weights.as_dict().get(part, 1) for part in parts)
 
 
 def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, **options: bool) -> BatchedEngine:

@@ -1,9 +1,9 @@
 """Encoders of the collections in memory, and their captions indexed, before the first search asks for them.
 
 A thread of the service, started once it accepts requests, loads the encoder of each collection, newest collection
-first, as a search would: torch is imported, imported files are examined in the sandbox, one text is embedded. Those of
-later index runs follow, with the captions of each new directory. Nothing leaves the memory for them, so that they never
-take the place of one in use.
+first, as a search would: torch is imported, imported files are examined in the sandbox, and one text is embedded by an
+encoder that reads texts. Those of later index runs follow, with the captions of each new directory. Nothing leaves the
+memory for them, so that they never take the place of one in use.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class EncoderWarmup:
         started = time.perf_counter()
         try:
             with self._state.database.reading() as session:
-                opened = open_for_search(self._state, session, collection, needs_encoder=True, evict=False, wait=True)
+                opened = open_for_search(self._state, session, collection, ["images"], evict=False, wait=True)
             assert opened.encoder is not None
             if opened.collection.has_text_vectors:
                 opened.encoder.embed_texts([_TEXT])

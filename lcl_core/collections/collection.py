@@ -47,7 +47,7 @@ from lcl_core.vector_indexes import SearchFn
 MAX_HITS = 10_000
 MAX_TEXT_ITEMS = 100  # images that the record of a text lists: in crawled pages many thousands have one alt text
 FUSED_HITS = 1000  # of a hybrid search: the best by vector and the best by words that are fused
-FEEDBACK_IMAGES = 10  # of ``caption_vector``
+FEEDBACK_IMAGES = 10  # of ``mean_of_matching_images``
 CarriersOf = Callable[[Sequence[int]], Iterator[np.ndarray]]  # keys of texts → numbers of images that carry each
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class Collection:
 
     def search(
         self,
-        vector: Sequence[float] | np.ndarray,
+        vector: Sequence[float] | np.ndarray | None,
         k: int = 20,
         target: Target = "images",
         where: Where | None = None,
@@ -219,7 +219,7 @@ class Collection:
         these words (BM25), in the order of the sums of their reciprocal ranks (``full_text.fuse_ranks``).
 
         Args:
-            vector: [E], of any length.
+            vector: [E], of any length; None: nothing is similar to the query, so that nothing is found.
             where: {label: value or values}, or a range or members, as ``labels.LabelFilter``; ``split`` and
                 ``source`` count as labels. Applied before the top-k. Of the texts, those that a matching image carries.
             encoder_hash: of the encoder that made ``vector``; another than the collection's is refused.
@@ -233,7 +233,12 @@ class Collection:
         if not 1 <= k <= most:
             what = f"k must be 1 to {most}" + (" in a hybrid search, with offset" if words else "")
             raise UserError(f"{what} (got {k})", code="bad_k", field="k")
-        query = self._query(vector, encoder_hash)
+        if vector is None:
+            parse_where(where or {}, self.label_types())
+            return []
+        if encoder_hash is not None:
+            self.check_encoder(encoder_hash)
+        query = unit_vector(vector, self.dim)
         if not words:
             found = self._best(target, query, k, where)
             return [Hit(item, score, self._record(target, at)) for item, score, at in found]
@@ -242,7 +247,7 @@ class Collection:
             raise UserError(message, code="bad_target", field="target")
         return self._best_fused(query, k, words, where)
 
-    def caption_vector(self, words: str) -> np.ndarray | None:
+    def mean_of_matching_images(self, words: str) -> np.ndarray | None:
         """f32 [E] of length 1 for a text that the encoder cannot embed: the mean of the ``FEEDBACK_IMAGES`` images with
         the best captions for these words. None: no caption has any of them.
 
@@ -545,11 +550,6 @@ class Collection:
         # every text has a carrier, so no group is empty
         return np.logical_or.reduceat(images[self._carriers], self._starts[:-1])
 
-    def _query(self, vector: Sequence[float] | np.ndarray, encoder_hash: str | None) -> np.ndarray:
-        if encoder_hash is not None:
-            self.check_encoder(encoder_hash)
-        return unit_vector(vector, self.dim)
-
     def _row_carriers(self, row: int) -> np.ndarray:
         """int64 [c]: images of the directory that carry the text of a row; none of row -1."""
         return self._carriers[self._starts[row] : self._starts[row + 1]] if row >= 0 else self._carriers[:0]
@@ -565,8 +565,7 @@ class Collection:
 
     def _ids_of_rows(self, rows: np.ndarray) -> list[str]:
         """Of images of the directory."""
-        images = self._sides["images"]
-        return [images.id(row) for row in rows.tolist()]
+        return [self._sides["images"].id(row) for row in rows.tolist()]
 
     def _target(self, target: str) -> _Side:
         if target not in self._sides:

@@ -36,6 +36,7 @@ TOO_FEW_ENCODERS = empty_state(
 SAME_ENCODER = empty_state("The same encoder twice", "Choose another one on one of the sides.")
 INVITATION = empty_state("Ask both", "Type a few words, pick an example, or choose an image: both encoders answer.")
 NO_QUERY = empty_state("Type a few words first", "Or pick an example, or choose an image.")
+NO_TEXTS = error_box("This encoder reads images alone. Ask both with an image.", "The search was refused")
 WORDS, IMAGE = "Words", "Image"
 EXAMPLES = ["dog", "red apple", "airplane", "tree", "musical instrument"]
 HITS_PER_SIDE = 12
@@ -392,7 +393,8 @@ class CompareTab:
             try:
                 answers.append(self.client.search(collection, k=HITS_PER_SIDE, **query)["hits"])
             except ApiError as error:
-                answers.append(api_error_box(error, "The search was refused"))
+                no_texts = error.code == "no_text_encoder"
+                answers.append(NO_TEXTS if no_texts else api_error_box(error, "The search was refused"))
         return mark_view(
             draw_sides(encoders, collections, answers, about),
             f"«{query['text']}»" if "text" in query else "Similar to an image",

@@ -77,6 +77,12 @@ class PageQuery:
         away = self.mode == BOTH and self.words <= 0
         return "0" if "text" in self.query and not (away or self.query.get("hybrid")) else None
 
+    @property
+    def can_use_captions(self) -> bool:
+        """Whether the words can be searched in captions, and are not yet: not as words that lead away."""
+        counts = self.query.get("weights", {}).get("text", 1) > 0
+        return "text" in self.query and self.target == "images" and counts and not self.query.get("hybrid")
+
     def mark(self, html: str) -> str:
         """``html`` with the address of this search. An uploaded image is no part of it."""
         return mark_view(
@@ -200,9 +206,12 @@ class SearchRunner:
         try:
             return self.next_page(current)
         except ApiError as error:
-            no_texts = error.code == "no_text_encoder"
-            drawn = NO_TEXT_VECTORS if no_texts else api_error_box(error, "The search was refused")
-            return PageResult(current.mark(drawn))
+            if error.code != "no_text_encoder":
+                return PageResult(current.mark(api_error_box(error, "The search was refused")))
+            if not current.can_use_captions:
+                return PageResult(current.mark(NO_TEXT_VECTORS))
+            words = replace(current, query=current.query | {"hybrid": True}, about=f"{current.about}, by captions too")
+            return self._first_page(words)
 
     def next_page(self, current: PageQuery) -> PageResult:
         """Fetch the next page and draw it after the hits so far. Raises: ApiError."""

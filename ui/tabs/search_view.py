@@ -97,8 +97,8 @@ NOTHING_TO_MIX = empty_state(
     "Drop an image and say what should be different: “red”, “in winter”. The slider says how much the words count.",
 )
 NO_TEXT_VECTORS = error_box(
-    "The encoder of this collection reads images alone, so captions are found by their words only. Search for images "
-    "with an image, or with words and “Match captions too”.",
+    "The encoder of this collection reads images alone. Search for images, with an image or with words that captions "
+    "have; captions cannot be searched by an image, and words cannot lead away from images.",
     "The search was refused",
 )
 NOTHING_FOUND = empty_state("Nothing found", "The collection holds nothing that fits. Try other words or fewer labels.")

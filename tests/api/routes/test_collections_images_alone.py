@@ -24,6 +24,10 @@ def search(http: httpx.Client, **body: Any) -> httpx.Response:
     return http.post("/v1/collections/squares/search", json=body)
 
 
+def collection_item(client: Any) -> str:
+    return client.search("squares", text="green", hybrid=True, k=1)["hits"][0]["id"]
+
+
 def captions(found: Any) -> list[str]:
     return [hit["caption"] for hit in found["hits"]]
 
@@ -41,6 +45,8 @@ def test_it_is_searched_by_image_and_by_the_words_of_captions(
     assert client.search("squares", text="elephant", hybrid=True)["hits"] == []
     mixed = client.search("squares", text="elephant", image=sample_images["red"], hybrid=True)
     assert captions(mixed)[0] == "a red square", "the image alone counts"
+    alone = client.search("squares", text="elephant", item=collection_item(client), hybrid=True, weights={"item": 0})
+    assert alone["hits"] == [], "nothing counts that has a vector"
     weights = {"text": 1.0, "image": -1.0}
     away = client.search("squares", text="green", image=sample_images["red"], hybrid=True, weights=weights)
     assert captions(away)[0] == "a green square"
@@ -54,6 +60,11 @@ def test_what_needs_vectors_of_texts_is_refused_with_the_way_out(
     item = http.get("/v1/collections/squares/items").json()["items"][0]["id"]
     refused(search(http, item=item, target="texts"), 422, "no_text_encoder", "target")
     refused(search(http, item="txt_0123456789abcdef"), 422, "no_text_encoder", "item")
+    for words in ("green", "elephant"):  # whether a caption has them or not
+        query = {"text": words, "hybrid": True}
+        refused(search(http, **query, target="texts"), 422, "no_text_encoder", "target")
+        refused(search(http, **query, where={"absent": "x"}), 422, "unknown_label")
+        refused(search(http, **query, k=1000, offset=1), 422, "bad_k", "k")
     for path in ("vectors", "export"):
         answer = http.get(f"/v1/collections/squares/{path}", params={"target": "texts"})
         refused(answer, 422, "no_text_encoder", "target")
@@ -71,6 +82,17 @@ def test_images_are_added_with_captions_that_are_found(
     assert client.change_labels("squares", added["ids"], labels={"hue": "dark"}) == 1
     found = client.search("squares", text="cherry", hybrid=True, where={"hue": "dark"})
     assert captions(found) == ["a cherry"]
+
+
+def test_words_are_searched_without_the_encoder(
+    live_service: Any, http: httpx.Client, refused: Any, collection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise AssertionError("no encoder is needed")
+
+    monkeypatch.setattr("api.services.search.load_encoder", load)
+    assert captions(live_service.admin.search("squares", text="green", hybrid=True))[0] == "a green square"
+    refused(search(http, text="green"), 422, "no_text_encoder", "text")
 
 
 def test_its_encoder_is_loaded_before_anybody_searches(live_service: Any, collection: Any) -> None:

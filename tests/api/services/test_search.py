@@ -37,8 +37,7 @@ class Scene:
         self.collections = {}
         for name in ("slow", "other"):
             items = [CollectionItem(f"{name} {row}", b"", "image/png", (f"a dog {row}",)) for row in range(3)]
-            texts = {text: VECTOR for item in items for text in item.captions}
-            build_collection(place / name, items, np.ones((3, 4)), texts, name=name, encoder_hash="e" * 64)
+            build_collection(place / name, items, np.ones((3, 4)), None, name=name, encoder_hash="e" * 64)
             self.collections[name] = Collection.open(place / name)
         state = SimpleNamespace(
             settings=settings, searching=CapacityLimiter(2), database=SimpleNamespace(reading=nullcontext)
@@ -56,13 +55,13 @@ class Scene:
         monkeypatch.setattr(FullTextIndex, "__init__", make)
         monkeypatch.setattr(search_service, "open_for_search", self._open)
 
-    def _open(self, state: AppState, session: Any, name: str, needs_encoder: bool) -> OpenedCollection:
+    def _open(self, state: AppState, session: Any, name: str, embeds: Any) -> OpenedCollection:
         self.opened.append(name)
         return OpenedCollection(name, f"collections/{name}", self.collections[name], None)
 
     async def find(self, name: str, hybrid: bool = True) -> int:
         """Number of hits."""
-        body = SearchRequest(text="dog", vector=VECTOR.tolist(), hybrid=hybrid)
+        body = SearchRequest(text="dog" if hybrid else None, vector=VECTOR.tolist(), hybrid=hybrid)
         return len((await search_service.search(self.state, name, body, "ada")).hits)
 
 

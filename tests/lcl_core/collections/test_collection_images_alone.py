@@ -73,22 +73,22 @@ def test_what_needs_vectors_of_captions_is_refused(collection: Collection, chang
 
 
 def test_a_text_is_searched_by_the_mean_of_the_images_that_its_words_describe(collection: Collection) -> None:
-    vector = collection.caption_vector("dogs")
+    vector = collection.mean_of_matching_images("dogs")
     assert vector is not None
     np.testing.assert_allclose(vector, (AXES[0] + AXES[1]) / np.sqrt(2), atol=1e-6)
     hits = collection.search(vector, 4, words="dogs")
     assert names(hits)[2:] == ["wolf", "cat"], "no caption, and like dogs"
     assert {*names(hits)[:2]} == {"dog", "puppy"}
-    np.testing.assert_allclose(collection.caption_vector("brown dog"), AXES[0], atol=1e-6)
-    np.testing.assert_allclose(collection.caption_vector("cat on a tree"), AXES[2], atol=1e-6)
-    assert collection.caption_vector("horse") is None
-    assert collection.caption_vector("…") is None
+    np.testing.assert_allclose(collection.mean_of_matching_images("brown dog"), AXES[0], atol=1e-6)
+    np.testing.assert_allclose(collection.mean_of_matching_images("cat on a tree"), AXES[2], atol=1e-6)
+    assert collection.mean_of_matching_images("horse") is None
+    assert collection.mean_of_matching_images("…") is None
 
 
 def test_added_images_count_and_removed_ones_do_not(collection: Collection) -> None:
     gone = ChangeRecord(2, f"img_{stable_hash64('dog'):016x}")
     opened = CollectionWithDelta(collection, Delta().with_changes([added(1, "pug", "a dog"), gone]))
-    np.testing.assert_allclose(opened.caption_vector("dog"), (AXES[1] + AXES[3]) / np.sqrt(2), atol=1e-6)
+    np.testing.assert_allclose(opened.mean_of_matching_images("dog"), (AXES[1] + AXES[3]) / np.sqrt(2), atol=1e-6)
     assert names(opened.search(AXES[3], 1, words="dog")) == ["pug"]
 
 
@@ -99,7 +99,7 @@ def test_the_mean_is_of_few_images(tmp_path: Path) -> None:
     assert len(captions) == 3
     build_collection(tmp_path / "many", many, vectors, None, name="many", encoder_hash="e" * 64)
     opened = Collection.open(tmp_path / "many")
-    vector = opened.caption_vector("bird")
+    vector = opened.mean_of_matching_images("bird")
     assert vector is not None
     assert np.isclose(vector.max(), 1), "of one of the three captions"
 
@@ -113,10 +113,10 @@ def test_the_manifest_says_so_and_others_are_as_before(collection: Collection, t
 
 
 def test_vectors_of_captions_are_refused_where_none_are_expected(tmp_path: Path) -> None:
-    facts: dict[str, Any] = {"name": "few", "encoder_hash": "e" * 64, "dataset_hash": "", "dim": DIM}
+    header: dict[str, Any] = {"name": "few", "encoder_hash": "e" * 64, "dataset_hash": "", "dim": DIM}
 
     def write() -> None:
-        with CollectionWriter(tmp_path / "new", **facts, text_vectors=False) as writer:
+        with CollectionWriter(tmp_path / "new", **header, text_vectors=False) as writer:
             writer.add_items(ITEMS, VECTORS)
             writer.add_text_vectors(VECTORS[:3])
 
@@ -150,7 +150,7 @@ def test_an_index_run_makes_one_and_adds_to_it(tmp_path: Path, sample: Corpus) -
 
 
 def add_to(run_dir: RunDir, base: Path, change: ChangeRecord) -> None:
-    """Hand the run a collection to add to, with one change."""
+    """Write the collection that the run adds to into run.json, with one change."""
     changes = run_dir.path / "changes"
     with DeltaSnapshotWriter(changes) as snapshot:
         snapshot.write(change, b"fox")

@@ -31,8 +31,8 @@ VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 
 def write(directory: Path, index: str, text_vectors: bool = True) -> None:
     items = [CollectionItem(f"{row}.png", b"x", "image/png", (f"text {row}",)) for row in range(ROWS)]
-    facts: dict[str, Any] = {"name": "many", "encoder_hash": ENCODER, "dataset_hash": "", "dim": DIM}
-    with CollectionWriter(directory, **facts, text_vectors=text_vectors) as writer:
+    header: dict[str, Any] = {"name": "many", "encoder_hash": ENCODER, "dataset_hash": "", "dim": DIM}
+    with CollectionWriter(directory, **header, text_vectors=text_vectors) as writer:
         writer.add_items(items, VECTORS)
         if text_vectors:
             writer.add_text_vectors(-VECTORS)

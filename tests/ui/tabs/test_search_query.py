@@ -43,9 +43,19 @@ def test_where_captions_have_no_vectors_none_are_searched_and_the_way_out_is_sho
     runner = SearchRunner(client)
     assert "i2" in runner.details("col_1", "i1")
     assert [each.get("target", "images") for each in client.arguments_of("search")] == ["images"]
-    client.answers["search"] = refused
+
+    def search(_: str, *, hybrid: bool = False, **__: Any) -> dict[str, Any]:
+        if not hybrid:
+            raise refused
+        return hits
+
+    client.answers["search"] = search
     shown = runner.run("col_1", "“ant”", "images", 12, text="ant").html
-    assert "with words and “Match captions too”" in shown
+    assert ("i2" in shown, "“ant”, by captions too" in shown) == (True, True)
+    away = {"text": "ant", "item": "i1", "weights": {"text": -0.5, "item": 0.5}}
+    for target, query in (("images", away), ("texts", {"item": "i1"})):
+        shown = runner.run("col_1", "this image", target, 12, **query).html
+        assert "The encoder of this collection reads images alone" in shown
 
 
 def test_words_without_a_collection_are_searched_in_the_one_that_was_used_last(service: Any) -> None:
