@@ -381,7 +381,7 @@ def _follow_with_bar(client: Client, run_id: str) -> None:
         for event in client.events(run_id):
             data = event["data"]
             if event["event"] == "state":
-                progress.update(task, description=data["state"])
+                progress.update(task, description=_describe_state(client, run_id, data["state"]))
             else:
                 total = data.get("total_steps")
                 progress.update(task, total=total, completed=data.get("step", 0), facts=format_metrics(data))
@@ -393,7 +393,15 @@ def _follow_with_lines(client: Client, run_id: str) -> None:
         if event["event"] != "state":
             typer.echo(f"step {data.get('step', 0)}/{data.get('total_steps', '?')}  {format_metrics(data)}".rstrip())
         elif data["state"] not in FINAL_STATES:  # watch_run prints the outcome
-            typer.echo(f"{run_id} {data['state']}")
+            typer.echo(f"{run_id} {_describe_state(client, run_id, data['state'])}")
+
+
+def _describe_state(client: Client, run_id: str, state: str) -> str:
+    """The state; while a run is queued, also what it waits for."""
+    if state != "queued" or (run := client.run(run_id))["state"] != "queued":
+        return state
+    obstacle = run["obstacle"] or {"message": "it starts with the next free slot of a worker"}
+    return f"queued: {obstacle['message']}"
 
 
 def _progress(run: RunJson) -> str:

@@ -192,6 +192,23 @@ def test_watch_in_a_pipe_prints_lines_and_how_it_ended(lcl: Any, live_service: A
     assert (status, err) == (1, f"error: {failed} failed: it fell over\n")
 
 
+@pytest.mark.parametrize("obstacle", [{"code": "no_worker", "message": "no worker is alive"}, None])
+def test_watch_names_what_a_queued_run_waits_for(
+    lcl: Any, live_service: Any, monkeypatch: pytest.MonkeyPatch, obstacle: Any
+) -> None:
+    run_id = live_service.submit()
+    row = live_service.admin.run(run_id)
+    assert row["obstacle"]["code"] == "no_worker"
+    states = [{"event": "state", "data": {"state": state}} for state in ("queued", "cancelled")]
+    monkeypatch.setattr("api.client.Client.events", lambda *_: iter(states))
+    monkeypatch.setattr("api.client.Client.run", lambda *_: row | {"obstacle": obstacle})
+    _, out, _ = lcl("runs", "watch", run_id)
+    words = "no worker is alive" if obstacle else "it starts with the next free slot of a worker"
+    assert f"{run_id} queued: {words}\n" in out
+    monkeypatch.undo()
+    live_service.admin.cancel(run_id)
+
+
 def test_watch_on_a_terminal_draws_a_bar(live_service: Any) -> None:
     run_id = ended(live_service, complete_run.RunCancelled())
     controller, terminal = pty.openpty()
