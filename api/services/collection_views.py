@@ -22,7 +22,7 @@ from lcl_core.collections.collection import Collection, Hit
 from lcl_core.collections.file_format import item_id as item_id
 from lcl_core.collections.labels import LabelIndexBuilder
 from lcl_core.collections.projection import NEIGHBOURS, kept_neighbours, project_pca
-from lcl_core.collections.query import combine_vectors
+from lcl_core.collections.query import combine_vectors, unit_vector
 from lcl_core.collections.records import read_set
 from lcl_core.collections.thumbnail import thumbnail
 from lcl_core.common.errors import UserError
@@ -43,8 +43,14 @@ def stored_image(raw: bytes, image: Any) -> tuple[bytes, str]:
 
 
 def query_vector(query: SearchQuery, embedded: dict[str, Any], collection: Collection) -> Any:
-    """f32 [E] of length 1: weighted sum of the query's parts. Raises: UserError naming the part, or ``zero_query``."""
-    parts = dict(embedded)
+    """f32 [E] of length 1: weighted sum of the query's parts; None: its text has no vector, and no other part counts.
+
+    Args:
+        embedded: vectors of the image and of the text, as far as they have one.
+
+    Raises: UserError naming the part, or ``zero_query``.
+    """
+    parts, weights = dict(embedded), query.weights.as_dict()
     if query.vector is not None:
         parts["vector"] = query.vector
     if query.item is not None:
@@ -52,7 +58,12 @@ def query_vector(query: SearchQuery, embedded: dict[str, Any], collection: Colle
             parts["item"] = collection.vector(query.item)
         except UserError as error:
             raise UserError(error.message, code=error.code, field="item") from error
-    return combine_vectors(parts, query.weights.as_dict(), collection.dim)
+    without_text = query.text is not None and "text" not in parts
+    if without_text and not any(weights.get(part, 1) for part in parts):
+        for part, vector in parts.items():
+            unit_vector(vector, collection.dim, part)  # refused also where it does not count
+        return None
+    return combine_vectors(parts, weights, collection.dim)
 
 
 class MapCache:

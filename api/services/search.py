@@ -202,9 +202,7 @@ def _find(
         embedded |= _text_vector(text, body, opened)
         if opened.encoder is not None and len(text) >= LONG_TEXT:
             text_limit = opened.encoder.filled_context(text)
-    without_text = body.text is not None and "text" not in embedded
-    is_empty = without_text and not _has_weight(body, embedded)
-    vector = None if is_empty else query_vector(body, embedded, opened.collection)
+    vector = query_vector(body, embedded, opened.collection)
     encoder_hash = None if opened.encoder is None else opened.encoder.hash
     count = body.offset + body.k
     words = body.text if body.hybrid and body.text else ""
@@ -218,11 +216,13 @@ def _find(
 def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> dict[str, Any]:
     """{"text": f32 [E]}; of an encoder of images alone, as ``Collection.mean_of_matching_images``: {} if it has none.
 
-    Raises: Problem 422 ``no_text_encoder`` for such an encoder, unless the search is hybrid.
+    Raises: Problem 422 ``no_text_encoder`` for such an encoder, unless the search is hybrid or the text has weight 0.
     """
     if opened.collection.has_text_vectors:
         assert opened.encoder is not None, "a text needs it"
         return {"text": opened.encoder.embed_texts([text])[0]}
+    if body.weights.text == 0:
+        return {}
     if not body.hybrid:
         message = (
             f"text: collection {opened.collection.name!r} was made with an encoder of images alone; search the words "
@@ -231,12 +231,6 @@ def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> di
         raise Problem(422, "no_text_encoder", message, field="text")
     vector = opened.collection.mean_of_matching_images(text)
     return {} if vector is None else {"text": vector}
-
-
-def _has_weight(body: SearchRequest, embedded: dict[str, Any]) -> bool:
-    """Whether a part of the query counts that has a vector."""
-    parts = [*embedded, *(part for part in ("vector", "item") if getattr(body, part) is not None)]
-    return any(body.weights.as_dict().get(part, 1) for part in parts)
 
 
 def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, **options: bool) -> BatchedEngine:

@@ -47,6 +47,8 @@ def test_it_is_searched_by_image_and_by_the_words_of_captions(
     assert captions(mixed)[0] == "a red square", "the image alone counts"
     alone = client.search("squares", text="elephant", item=collection_item(client), hybrid=True, weights={"item": 0})
     assert alone["hits"] == [], "nothing counts that has a vector"
+    near = client.search("squares", text="elephant", image=sample_images["red"], weights={"text": 0})
+    assert captions(near)[0] == "a red square", "a text that does not count is no obstacle"
     weights = {"text": 1.0, "image": -1.0}
     away = client.search("squares", text="green", image=sample_images["red"], hybrid=True, weights=weights)
     assert captions(away)[0] == "a green square"
@@ -65,6 +67,8 @@ def test_what_needs_vectors_of_texts_is_refused_with_the_way_out(
         refused(search(http, **query, target="texts"), 422, "no_text_encoder", "target")
         refused(search(http, **query, where={"absent": "x"}), 422, "unknown_label")
         refused(search(http, **query, k=1000, offset=1), 422, "bad_k", "k")
+        refused(search(http, **query, vector=[1.0], weights={"vector": 0}), 422, "bad_vector", "vector")
+        refused(search(http, **query, item="img_0000000000000000", weights={"item": 0}), 404, "item_not_found")
     for path in ("vectors", "export"):
         answer = http.get(f"/v1/collections/squares/{path}", params={"target": "texts"})
         refused(answer, 422, "no_text_encoder", "target")

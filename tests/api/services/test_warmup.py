@@ -212,9 +212,9 @@ def test_each_new_directory_is_warmed_also_of_a_known_encoder(
     rows = [SimpleNamespace(id=name, encoder_id=name[0], path=f"{name}/1") for name in ("a2", "b1", "a1")]
     database = SimpleNamespace(reading=nullcontext)
 
-    def opened(state: Any, session: Any, name: str, **options: bool) -> Any:
+    def opened(state: Any, session: Any, name: str, embeds: Any, **options: bool) -> Any:
         path = next(row.path for row in rows if row.id == name)
-        collection = SimpleNamespace(index_captions=lambda: warmed.append(path))
+        collection = SimpleNamespace(index_captions=lambda: warmed.append(path), has_text_vectors=True)
         return SimpleNamespace(id=name, collection=collection, encoder=SimpleNamespace(embed_texts=list))
 
     monkeypatch.setattr(warmup.registry, "list_collections", lambda session: list(rows))
