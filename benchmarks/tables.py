@@ -208,6 +208,16 @@ TABLES: dict[str, PublishedTable | PublishedTests | SingleRunTable] = {
         },
         values="comparison/table_context",
     ),
+    "comparison_replication": PublishedTests(
+        "loss,context",
+        {
+            "`lcl`: own against other captions": ("lcl,own_caption", "lcl,other_captions"),
+            "`flamingo`: own against other captions": ("flamingo,own_caption", "flamingo,other_captions"),
+            "own captions: `lcl` against `flamingo`": ("lcl,own_caption", "flamingo,own_caption"),
+            "other captions: `lcl` against `flamingo`": ("lcl,other_captions", "flamingo,other_captions"),
+        },
+        values="comparison/table_replication",
+    ),
     "comparison_balance": PublishedTests(
         "balance",
         {
