@@ -150,6 +150,12 @@ _PLANNED = {"flamingo": None, "emu": None, "clip": 0.02, "coca": 0.02}  # tests 
 _MILLION = ("lcl", "flamingo", "emu", "clip", "untrained")
 _MILLION_ROWS = {name: _FROM_SAME_DOCUMENTS[name] for name in _MILLION}
 _MILLION_READS = {name: _READS.get(name, "") for name in _MILLION}
+_CONTEXT_TESTS = {
+    "`lcl`: own against other captions": ("lcl,own_caption", "lcl,other_captions"),
+    "`flamingo`: own against other captions": ("flamingo,own_caption", "flamingo,other_captions"),
+    "own captions: `lcl` against `flamingo`": ("lcl,own_caption", "flamingo,own_caption"),
+    "other captions: `lcl` against `flamingo`": ("lcl,other_captions", "flamingo,other_captions"),
+}  # of the study of context, and of its replication with other seeds
 TABLES: dict[str, PublishedTable | PublishedTests | SingleRunTable] = {
     "comparison": PublishedTable(
         *("method", "method", _FROM_SAME_DOCUMENTS, "lcl", "`lcl`"),
@@ -198,26 +204,8 @@ TABLES: dict[str, PublishedTable | PublishedTests | SingleRunTable] = {
         values="comparison/table_latents",
         from_table={"emu": ("comparison", "emu"), "lcl": ("comparison", "lcl")},
     ),
-    "comparison_context": PublishedTests(
-        "loss,context",
-        {
-            "`lcl`: own against other captions": ("lcl,own_caption", "lcl,other_captions"),
-            "`flamingo`: own against other captions": ("flamingo,own_caption", "flamingo,other_captions"),
-            "own captions: `lcl` against `flamingo`": ("lcl,own_caption", "flamingo,own_caption"),
-            "other captions: `lcl` against `flamingo`": ("lcl,other_captions", "flamingo,other_captions"),
-        },
-        values="comparison/table_context",
-    ),
-    "comparison_replication": PublishedTests(
-        "loss,context",
-        {
-            "`lcl`: own against other captions": ("lcl,own_caption", "lcl,other_captions"),
-            "`flamingo`: own against other captions": ("flamingo,own_caption", "flamingo,other_captions"),
-            "own captions: `lcl` against `flamingo`": ("lcl,own_caption", "flamingo,own_caption"),
-            "other captions: `lcl` against `flamingo`": ("lcl,other_captions", "flamingo,other_captions"),
-        },
-        values="comparison/table_replication",
-    ),
+    "comparison_context": PublishedTests("loss,context", _CONTEXT_TESTS, values="comparison/table_context"),
+    "comparison_replication": PublishedTests("loss,context", _CONTEXT_TESTS, values="comparison/table_replication"),
     "comparison_balance": PublishedTests(
         "balance",
         {
