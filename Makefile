@@ -1,10 +1,10 @@
-# make setup | up [EXECUTOR=ray] | demo [ONCE=1] | test [ARGS="tests/api -k name"] | check | lint | docs | client | audit | sbom | lock [UPGRADE=1] | pin-images | check-env | clean
+# make setup | up [EXECUTOR=ray] | demo [ONCE=1] | test [ARGS="tests/api -k name"] | test-all | check | lint | docs | client | audit | sbom | lock [UPGRADE=1] | pin-images | check-env | clean
 #
 # Everything lives in .venv and (at run time) .lcl, both inside this folder. PYTHON=/path/to/python chooses
 # the interpreter; otherwise the first one below that is new enough and can make virtual environments. TORCH_INDEX=URL
 # is the package index that torch comes from, such as https://download.pytorch.org/whl/cpu; without it, pip's own.
 .DELETE_ON_ERROR:
-.PHONY: setup up demo test check lint docs client audit sbom lock pin-images check-env clean help
+.PHONY: setup up demo test test-all check lint docs client audit sbom lock pin-images check-env clean help
 
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
@@ -29,8 +29,13 @@ demo: setup
 
 # Bytecode is kept whatever the machine's setting: without, each of the hundreds of processes compiles torch's and its
 # companions' source anew, which is two thirds of the time that the import takes.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest
 test: .venv/.test
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest $(ARGS)
+	@$(PYTEST) -m "not extended" $(ARGS)
+
+# Everything: lint and types, and what make test leaves out.
+test-all: lint
+	@$(PYTEST) $(ARGS)
 
 # What a change should pass before it is pushed, in two minutes: lint, types, rules of the source tree, tests without processes.
 QUICK := test_layers.py test_architecture.py docs
@@ -38,7 +43,7 @@ QUICK += $(addprefix lcl_core/,specs studies estimate ops data/corpus data/forma
 QUICK += $(addprefix lcl_core/evaluation/,heads metrics)
 QUICK := $(addprefix tests/,$(QUICK))
 check: lint
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(QUICK)
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not extended" $(QUICK)
 
 lint: .venv/.test
 	@.venv/bin/python -m ruff check .

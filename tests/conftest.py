@@ -20,6 +20,8 @@ from tests.workers.executors.ray_suite import ray_suite, skip_on_ray  # noqa: F4
 from workers.executors.local import FORK_SERVER, FORKED, sanitized_env
 
 ROOT = Path(__file__).resolve().parents[1]
+# values of parameters for which a fixture asks for the PostgreSQL server
+POSTGRES = ("postgresql", "pgvector", "pooled_postgres")
 
 # what comes with the product would stand in every list; tests that want it ask for it
 os.environ["LCL_WELCOME"] = "false"
@@ -48,7 +50,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with tests of the browser come last: while its driver lives, an event loop runs in the main thread."""
+    """Files with tests of the browser come last: while its driver lives, an event loop runs in the main thread.
+
+    Tests on a real PostgreSQL are left to ``make test-all``.
+    """
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        named = any(isinstance(value, str) and value in POSTGRES for value in parameters.values())
+        if named or "postgres_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.extended)
     last = {item.path for item in items if item.get_closest_marker("browser")}
     items.sort(key=lambda item: item.path in last)
 

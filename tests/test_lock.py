@@ -19,6 +19,8 @@ from packaging.version import Version
 from scripts.locked_extras import LOCK, available_extras
 from tests.test_dependencies import FIXED
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 UNLOCKED = set(PROJECT["tool"]["uv"]["pip"]["no-emit-package"])

@@ -13,6 +13,8 @@ from packaging.version import Version
 
 from tests.test_lock import LOCKS
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -10,6 +10,8 @@ import pytest
 from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 from detect_secrets.plugins.base import RegexBasedDetector
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parent.parent
 LARGEST = 4 << 20
 MADE_UP = "password|PASSWORD|9f8e7d6c5b4a|hush-hush"  # passwords that tests and examples make addresses with

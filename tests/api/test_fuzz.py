@@ -13,6 +13,8 @@ from tests.api.fuzzing.campaign import judge, run_campaign
 from tests.api.fuzzing.multi_owner_fixture import MARK, MultiOwnerFixture, multi_owner_service
 from tests.api.fuzzing.report import Report
 
+pytestmark = pytest.mark.extended
+
 CALLS = 480
 
 

@@ -21,6 +21,8 @@ from tests.api.hostile.case import CUT, DATA, ENCODER, HOME, OWN, THEIRS, TRAP, 
 from tests.api.hostile.table import CASES, DOCUMENT, table
 from tests.lcl_core.encoders.external_samples import save_huggingface
 
+pytestmark = pytest.mark.extended
+
 
 def test_they_are_many_and_each_stands_in_the_table() -> None:
     names = [(case.family, case.name) for case in CASES]

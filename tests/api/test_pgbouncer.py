@@ -13,6 +13,8 @@ from api.core.settings import ApiSettings
 from api.services.state import AppState
 from lcl_core.db import complete_run, leases
 
+pytestmark = pytest.mark.extended
+
 ADMIN_KEY = "4f0c9a7be1d2835c6a8e7f10"
 
 

@@ -17,6 +17,8 @@ from lcl_core.db import collections, complete_run
 from lcl_core.db.models import CollectionRow
 from tests.api.sample_assets import images_by_colour, make_collection, png, save_encoder
 
+pytestmark = pytest.mark.extended
+
 ADMIN_KEY = "4f0c9a7be1d2835c6a8e7f10"
 
 

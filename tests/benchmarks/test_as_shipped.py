@@ -19,6 +19,8 @@ from lcl_core.model import LCLConfig
 from lcl_core.train.factory import build_model
 from tests.module_process import run_module
 
+pytestmark = pytest.mark.extended
+
 DOCUMENTS: list[dict[str, Any]] = [
     {"items": [{"ids": [5, 6, 7]}, {"image": 1}, {"ids": [8]}]},
     {"items": [{"image": 4}, {"ids": [4]}, {"ids": [9, 9]}, {"image": 2}, {"image": 3}]},

@@ -12,6 +12,8 @@ from benchmarks import captions
 from benchmarks.train import DEFAULT_CONFIG
 from lcl_core.common.errors import UserError
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:

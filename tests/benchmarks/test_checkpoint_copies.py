@@ -10,6 +10,8 @@ import pytest
 
 from tests.lcl_core.train.small_runs import TINY
 
+pytestmark = pytest.mark.extended
+
 
 def test_steps_are_timed_with_and_without_a_store() -> None:
     words = ["--steps", "16", "--every", "4", "--rounds", "1", "--spec", json.dumps(TINY)]

@@ -12,6 +12,8 @@ from benchmarks.claims import _check, _queue, measure, measure_depths
 from lcl_core.common.errors import UserError
 from lcl_core.db.session import Database
 
+pytestmark = pytest.mark.extended
+
 
 def test_every_run_is_done_once() -> None:
     report = measure("sqlite", runs=30, workers=2)

@@ -13,6 +13,8 @@ from benchmarks import collection
 from lcl_core.collections import vector_index
 from lcl_core.common.errors import UserError
 
+pytestmark = pytest.mark.extended
+
 
 def options(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()

@@ -14,6 +14,8 @@ from benchmarks import contention
 from lcl_core.common.errors import UserError
 from lcl_core.common.threads import SPIN_COUNT
 
+pytestmark = pytest.mark.extended
+
 
 def candidates(*arguments: str) -> dict[str, dict[str, str]]:
     parser = argparse.ArgumentParser()

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import conversion
 
+pytestmark = pytest.mark.extended
+
 
 def test_conversions_with_one_and_two_processes_and_after_a_kill(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()

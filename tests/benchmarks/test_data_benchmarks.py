@@ -15,6 +15,8 @@ from benchmarks import decode, loader, packing
 from benchmarks.__main__ import main
 from lcl_core.data import open_corpus
 
+pytestmark = pytest.mark.extended
+
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]

@@ -11,6 +11,8 @@ from benchmarks import gang
 from benchmarks.__main__ import main
 from tests.small_spec import SMALL_PRETRAIN
 
+pytestmark = pytest.mark.extended
+
 
 def test_a_start_is_timed_up_to_the_processes_and_up_to_the_first_step(tmp_path: Path) -> None:
     seconds = gang._measure(tmp_path / "home", {**SMALL_PRETRAIN, "steps": 2}, 1, 1, executor="local")

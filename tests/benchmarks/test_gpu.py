@@ -18,6 +18,8 @@ from benchmarks import gpu, gpu_checks
 from benchmarks.__main__ import main
 from benchmarks.gpu_checks import PARTS, CheckUp
 
+pytestmark = pytest.mark.extended
+
 QUICK = ["gpu", "--device", "cpu", "--quick"]
 
 

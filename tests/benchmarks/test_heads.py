@@ -11,6 +11,8 @@ import pytest
 from benchmarks.__main__ import main
 from tests.api.sample_assets import save_encoder
 
+pytestmark = pytest.mark.extended
+
 
 def test_it_prints_seconds_and_shares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,8 @@ from benchmarks import embeddings, inferences, searches
 from lcl_core.collections.writer import CollectionItem, build_collection
 from lcl_core.common.errors import UserError
 
+pytestmark = pytest.mark.extended
+
 
 def options(module: Any, *arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()

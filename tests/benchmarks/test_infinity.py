@@ -17,6 +17,8 @@ from benchmarks.infinity import PACKAGES, SETTINGS, installed, running_infinity
 from benchmarks.traffic import infinity_embeddings
 from lcl_core.common.errors import UserError
 
+pytestmark = pytest.mark.extended
+
 SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
 
 

@@ -13,6 +13,8 @@ from benchmarks.__main__ import main
 from lcl_core.data.corpus.base import Corpus
 from tests.lcl_core.saved_encoders import encoder, encoders, sample  # noqa: F401
 
+pytestmark = pytest.mark.extended
+
 
 def test_parallel_latents_have_rank_one_and_orthogonal_ones_all() -> None:
     parallel = torch.ones(6, 4) * torch.arange(1, 7)[:, None]

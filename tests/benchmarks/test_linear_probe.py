@@ -14,6 +14,8 @@ from benchmarks.__main__ import main
 from lcl_core.common.errors import UserError
 from tests.lcl_core.saved_encoders import encoder, encoders, sample  # noqa: F401
 
+pytestmark = pytest.mark.extended
+
 
 def test_the_fit_is_the_minimum_of_its_loss() -> None:
     generator = torch.Generator().manual_seed(0)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.listing import COMMON_TAG, FILTERS, RARE_TAG, insert_runs, measure
 from lcl_core.db import runs
 from lcl_core.db.session import Database
+
+pytestmark = pytest.mark.extended
 
 
 def test_every_page_is_compared() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.memory import measure
 from benchmarks.traffic import mixed
+
+pytestmark = pytest.mark.extended
 
 
 def test_memory_at_every_mark() -> None:

@@ -11,6 +11,8 @@ from PIL import Image
 
 from benchmarks import outside
 
+pytestmark = pytest.mark.extended
+
 
 def lay_corpus(folder: Path) -> Path:
     """Two subgroups in two colours, and a flag that the preset leaves out."""

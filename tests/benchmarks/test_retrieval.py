@@ -12,6 +12,8 @@ import pytest
 from benchmarks import retrieval
 from lcl_core.common.errors import UserError
 
+pytestmark = pytest.mark.extended
+
 
 def options(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()

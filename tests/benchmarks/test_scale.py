@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import scale
 
+pytestmark = pytest.mark.extended
+
 TAGS = {"measured", "simulated", "extrapolated"}
 LONG = {"conversion", "parts"}  # they start processes
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.scheduler import simulate
+
+pytestmark = pytest.mark.extended
 
 
 def test_a_gang_starts_among_busy_workers() -> None:

@@ -13,6 +13,8 @@ from benchmarks.__main__ import main
 from lcl_core.data.records import CaptionPair
 from tests.lcl_core.saved_encoders import encoder, encoders, sample  # noqa: F401
 
+pytestmark = pytest.mark.extended
+
 
 def pair(name: str, *terms: str) -> CaptionPair:
     return CaptionPair(name, (name, f"{name}: {', '.join(terms)}") if terms else (name,), {}, "train", "emoji")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.streams import measure
+
+pytestmark = pytest.mark.extended
 
 
 def test_every_event_arrives_at_every_reader() -> None:

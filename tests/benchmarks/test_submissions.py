@@ -11,6 +11,8 @@ from benchmarks.load import LoadPlan, run_load
 from benchmarks.submissions import measure
 from lcl_core.common.errors import UserError
 
+pytestmark = pytest.mark.extended
+
 
 def test_each_submission_is_a_row() -> None:
     report = measure("sqlite", clients=4, requests=20, warm_up=8, rate=60.0)

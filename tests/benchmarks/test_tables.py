@@ -20,6 +20,8 @@ from benchmarks.tables import (
 from lcl_core.common.errors import UserError
 from lcl_core.studies.statistics import equivalence_p, holm_adjust, paired_test
 
+pytestmark = pytest.mark.extended
+
 BASE = {0: 0.9, 1: 0.12, 2: 0.15}
 
 

@@ -22,6 +22,8 @@ from lcl_core.objectives.lcl import Lcl
 from tests.lcl_core.reference_loss import compute_loss
 from tests.module_process import run_module
 
+pytestmark = pytest.mark.extended
+
 DOCUMENTS = [
     {"items": [{"ids": [5, 6, 7]}, {"image": 1}, {"ids": [8]}]},
     {"items": [{"ids": [9, 9]}, {"image": 2}, {"image": 3}]},

@@ -13,6 +13,8 @@ pytest.importorskip("lancedb")
 from benchmarks import vector_index
 from lcl_core.common.errors import UserError
 
+pytestmark = pytest.mark.extended
+
 
 def options(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()

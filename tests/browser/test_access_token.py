@@ -20,6 +20,7 @@ def test_the_printed_address_opens_the_page_and_loses_its_token(visitor: Any, aw
     expect(page.get_by_role("tab", name="Runs")).to_have_attribute("aria-selected", "true")
 
 
+@pytest.mark.extended
 def test_without_it_the_page_says_where_it_is_and_takes_the_token(visitor: Any, away_url: str) -> None:
     page = visitor.open(f"{away_url}/?tab=encoders", token=None)
     expect(page.get_by_text("Open the page with the address that was printed")).to_be_visible()
@@ -34,6 +35,7 @@ def test_without_it_the_page_says_where_it_is_and_takes_the_token(visitor: Any, 
     assert TOKEN not in page.url
 
 
+@pytest.mark.extended
 def test_a_link_from_another_site_opens_where_it_leads(visitor: Any, away_url: str) -> None:
     page = visitor.open(away_url)
     elsewhere = away_url.replace("127.0.0.1", "localhost")
@@ -45,6 +47,7 @@ def test_a_link_from_another_site_opens_where_it_leads(visitor: Any, away_url: s
     visitor.complaints.clear()  # it left the origin, as it should, and the browser notes the first answer's 401
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "dark")])
 def test_it_fits_narrow_and_dark_screens(visitor: Any, away_url: str, width: int, scheme: str) -> None:
     page = visitor.open(away_url, width=width, height=844, scheme=scheme, token=None)

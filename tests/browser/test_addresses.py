@@ -130,6 +130,7 @@ def shows(page: Any, view: str) -> None:
         assert page.evaluate(VIEW) == view
 
 
+@pytest.mark.extended
 def test_options_replace_the_entry_of_the_history(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?q=house")
     expect(results(page).get_by_role("listitem")).to_have_count(24)
@@ -141,6 +142,7 @@ def test_options_replace_the_entry_of_the_history(visitor: Any, page_url: str) -
     assert page.evaluate("history.length") == entries
 
 
+@pytest.mark.extended
 def test_a_half_filled_form_is_there_after_a_reload(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=runs")
     page.get_by_role("button", name="New run").click()
@@ -154,6 +156,7 @@ def test_a_half_filled_form_is_there_after_a_reload(visitor: Any, page_url: str)
     expect(page.locator("#verdict-pretrain")).to_contain_text("The spec is valid")
 
 
+@pytest.mark.extended
 def test_a_link_inside_the_page_loads_nothing_anew(visitor: Any, page_url: str, world: Any) -> None:
     run = next(run for run in world.client.runs()["items"] if run["name"] == "examined")
     page = visitor.open(f"{page_url}/?tab=documents")
@@ -168,6 +171,7 @@ def test_a_link_inside_the_page_loads_nothing_anew(visitor: Any, page_url: str, 
     expect(page.get_by_role("tab", name="Documents")).to_have_attribute("aria-selected", "true")
 
 
+@pytest.mark.extended
 def test_a_link_from_another_tab_opens_the_search_that_it_names(visitor: Any, page_url: str) -> None:
     """Beside what the Search tab shows: a click on the tab alone keeps that."""
     page = visitor.open(f"{page_url}/?collection=drawings&q=ant")

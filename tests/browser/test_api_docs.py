@@ -15,7 +15,7 @@ import playwright
 import pytest
 from playwright.sync_api import expect
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.extended]
 NODE = str(Path(playwright.__file__).parent / "driver" / "node")  # the one that Playwright brings
 
 

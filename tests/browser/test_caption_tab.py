@@ -24,6 +24,7 @@ def test_a_sample_image_is_captioned_in_three_ways(visitor: Any, page_url: str) 
         expect(card).to_contain_text("ms")
 
 
+@pytest.mark.extended
 def test_the_address_has_the_encoder(visitor: Any, page_url: str, world: Any) -> None:
     plain, tiny = (world.client.encoder(name)["id"] for name in ("plain", "tiny"))
     page = visitor.open(f"{page_url}/?tab=caption&on={plain}")
@@ -42,6 +43,7 @@ def test_the_address_has_the_encoder(visitor: Any, page_url: str, world: Any) ->
     expect(page.locator("#tab-caption").get_by_role("alert")).to_contain_text("There is no encoder 'enc_gone'.")
 
 
+@pytest.mark.extended
 def test_an_uploaded_image_is_captioned_in_the_ways_that_were_chosen(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(f"{page_url}/?tab=caption")
     page.get_by_label("Greedy").uncheck()
@@ -52,6 +54,7 @@ def test_an_uploaded_image_is_captioned_in_the_ways_that_were_chosen(visitor: An
     expect(page.get_by_role("article")).to_contain_text("Beam search")
 
 
+@pytest.mark.extended
 def test_a_file_that_is_no_image_is_refused_in_words(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=caption")
     files: Any = {"name": "mine.png", "mimeType": "image/png", "buffer": b"not an image"}
@@ -59,11 +62,13 @@ def test_a_file_that_is_no_image_is_refused_in_words(visitor: Any, page_url: str
     expect(page.get_by_text("not an image that can be read")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_without_an_encoder_the_way_to_one_is_shown(visitor: Any, empty_url: str) -> None:
     page = visitor.open(f"{empty_url}/?tab=caption")
     expect(page.locator("#captions").get_by_text("No encoder yet")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_words_appear_while_they_are_written(
     visitor: Any, page_url: str, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +102,7 @@ def test_words_appear_while_they_are_written(
     expect(page.locator(".lcl-captions")).to_have_attribute("aria-busy", "false")
 
 
+@pytest.mark.extended
 def test_where_the_encoder_looks_is_drawn_over_the_image(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=caption", width=390, height=844)
     page.get_by_role("button", name="Use the image").first.click()

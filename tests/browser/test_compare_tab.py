@@ -40,6 +40,7 @@ def test_the_same_words_go_to_both_and_a_hit_to_both_again(visitor: Any, page_ur
         expect(first).to_contain_text("both · 1. there")
 
 
+@pytest.mark.extended
 def test_a_image_goes_to_both(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(f"{page_url}/?tab=compare")
     expect(page.get_by_label("Encoder on the right")).to_have_value("tiny")
@@ -52,6 +53,7 @@ def test_a_image_goes_to_both(visitor: Any, page_url: str, png: bytes) -> None:
     expect(page.get_by_text("The same encoder twice")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_figures_of_both_appear_once_both_were_examined(visitor: Any, page_url: str, world: Any) -> None:
     page = visitor.open(f"{page_url}/?tab=compare")
     expect(page.get_by_text("No figures in common")).to_be_visible()
@@ -67,6 +69,7 @@ def test_figures_of_both_appear_once_both_were_examined(visitor: Any, page_url: 
         world.client.delete(run)
 
 
+@pytest.mark.extended
 def test_with_too_few_encoders_the_way_to_another_is_shown(visitor: Any, empty_url: str) -> None:
     page = visitor.open(f"{empty_url}/?tab=compare")
     expect(page.get_by_text("Two encoders are needed")).to_be_visible()

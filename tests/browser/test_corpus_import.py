@@ -68,6 +68,7 @@ def test_a_folder_becomes_a_dataset_to_train_on(visitor: Any, page_url: str, wor
     world.client.cancel(newest["id"])
 
 
+@pytest.mark.extended
 def test_a_folder_that_is_no_corpus_says_why(visitor: Any, page_url: str, world: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "readme.bin").write_bytes(b"\0\1\2")

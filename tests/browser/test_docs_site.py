@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import served
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.extended]
 
 
 def test_the_search_finds_a_page_from_the_file_system(docs_site: Path, chromium: Any) -> None:

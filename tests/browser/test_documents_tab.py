@@ -57,6 +57,7 @@ def test_documents_have_their_images_in_place(visitor: Any, page_url: str) -> No
     expect(first.locator(".lcl-row__image").first).to_be_attached()
 
 
+@pytest.mark.extended
 def test_pages_are_turned_to_and_fro(visitor: Any, page_url: str) -> None:
     page = opened(visitor, page_url)
     before = page.locator("#documents article h3").first.inner_text()
@@ -68,6 +69,7 @@ def test_pages_are_turned_to_and_fro(visitor: Any, page_url: str) -> None:
     expect(page.locator("#documents article h3").first).to_have_text(before)
 
 
+@pytest.mark.extended
 def test_documents_are_found_by_words_and_by_number(visitor: Any, page_url: str) -> None:
     page = opened(visitor, page_url)
     page.get_by_placeholder("Find those with these words").fill("Helicopter airplane")
@@ -87,6 +89,7 @@ def test_documents_are_found_by_words_and_by_number(visitor: Any, page_url: str)
     expect(place).to_contain_text("Documents 500–505 of 531")
 
 
+@pytest.mark.extended
 def test_captioned_images_are_filtered_by_split(visitor: Any, page_url: str) -> None:
     page = opened(visitor, page_url)
     page.get_by_text("Captioned images", exact=True).click()
@@ -96,6 +99,7 @@ def test_captioned_images_are_filtered_by_split(visitor: Any, page_url: str) -> 
     expect(page.locator("#documents article footer").first).to_contain_text("test_vendor")
 
 
+@pytest.mark.extended
 def test_words_of_a_corpus_stay_words(visitor: Any, page_url: str, odd: str) -> None:
     page = opened(visitor, page_url)
     choose(page, "Dataset", odd)
@@ -110,6 +114,7 @@ def test_words_of_a_corpus_stay_words(visitor: Any, page_url: str, odd: str) -> 
     expect(page.locator("#documents")).to_contain_text("No captioned images")
 
 
+@pytest.mark.extended
 def test_what_is_typed_while_a_dataset_is_opened_stays(visitor: Any, page_url: str, odd: str) -> None:
     page = opened(visitor, page_url)
     words, held = page.get_by_placeholder("Find those with these words"), []
@@ -136,6 +141,7 @@ def pages(world: Any) -> str:
     return world.client.register_dataset("pages", str(folder))["name"]
 
 
+@pytest.mark.extended
 def test_a_second_message_is_seen_and_other_documents_begin_at_their_top(
     visitor: Any, page_url: str, world: Any, pages: str
 ) -> None:
@@ -164,6 +170,7 @@ def test_a_second_message_is_seen_and_other_documents_begin_at_their_top(
     assert body.evaluate("(shown) => shown.scrollTop") == 0
 
 
+@pytest.mark.extended
 def test_documents_are_tagged_filtered_and_left_out_of_a_conversion(
     visitor: Any, page_url: str, world: Any, pages: str
 ) -> None:
@@ -202,6 +209,7 @@ def test_documents_are_tagged_filtered_and_left_out_of_a_conversion(
     world.client.cancel(run["id"])
 
 
+@pytest.mark.extended
 def test_a_dataset_is_sent_to_be_validated(visitor: Any, page_url: str, world: Any) -> None:
     page = opened(visitor, page_url)
     page.get_by_role("button", name="Validate").click()
@@ -210,6 +218,7 @@ def test_a_dataset_is_sent_to_be_validated(visitor: Any, page_url: str, world: A
     assert world.client.run(link.inner_text())["kind"] == "validate"
 
 
+@pytest.mark.extended
 def test_a_service_that_is_away_is_said_in_words(visitor: Any, away_url: str) -> None:
     page = visitor.open(f"{away_url}/?tab=documents")
     expect(page.locator("#documents").get_by_role("alert")).to_contain_text("no answer from")

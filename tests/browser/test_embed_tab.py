@@ -16,6 +16,7 @@ from api.client import ApiError
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.extended
 def test_the_map_is_coloured_by_another_label(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=embed")
     expect(page.get_by_role("application", name="coloured by group")).to_be_visible()
@@ -25,6 +26,7 @@ def test_the_map_is_coloured_by_another_label(visitor: Any, page_url: str) -> No
     page.wait_for_function("new URLSearchParams(location.search).get('colour') === 'subgroup'")
 
 
+@pytest.mark.extended
 def test_all_vectors_of_a_collection_are_downloaded(visitor: Any, page_url: str, world: Any) -> None:
     page = visitor.open(f"{page_url}/?tab=embed")
     with page.expect_download() as download:
@@ -52,6 +54,7 @@ def test_vectors_of_own_images_are_shown_and_downloaded(visitor: Any, page_url: 
     expect(page.get_by_role("button", name="Download vectors.csv")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_a_bad_image_is_named(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(f"{page_url}/?tab=embed")
     page.get_by_text("Vectors appear here").wait_for()
@@ -65,6 +68,7 @@ def test_a_bad_image_is_named(visitor: Any, page_url: str, png: bytes) -> None:
     expect(page.locator("#vectors").get_by_role("alert")).to_contain_text("broken.png")
 
 
+@pytest.mark.extended
 def test_an_opening_that_failed_is_tried_again(
     visitor: Any, page_url: str, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

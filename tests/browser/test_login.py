@@ -38,6 +38,7 @@ def test_everybody_sees_their_own_runs(visitor: Any, team_url: str, world: Any, 
         expect(page.locator("#visitor")).to_contain_text(f"{owner}submitter")
 
 
+@pytest.mark.extended
 def test_a_viewer_is_offered_what_the_role_permits(visitor: Any, team_url: str, world: Any, key_of: Any) -> None:
     for role, count in (("submitter", 1), ("viewer", 0)):
         page = visitor.open(f"{team_url}/?tab=runs&new=pretrain")
@@ -67,6 +68,7 @@ def test_a_viewer_is_offered_what_the_role_permits(visitor: Any, team_url: str, 
         expect(page.locator("#search-detail .lcl-tag:visible")).to_have_count(count)
 
 
+@pytest.mark.extended
 def test_a_wrong_key_is_reported_and_may_be_corrected_with_keys_alone(visitor: Any, team_url: str, key_of: Any) -> None:
     page = visitor.open(f"{team_url}/?tab=encoders")
     expect(page.get_by_label("API key")).to_be_focused()
@@ -82,6 +84,7 @@ def test_a_wrong_key_is_reported_and_may_be_corrected_with_keys_alone(visitor: A
     expect(page.get_by_role("tab", name="Encoders")).to_have_attribute("aria-selected", "true")
 
 
+@pytest.mark.extended
 def test_a_link_from_another_site_opens_where_it_leads(visitor: Any, team_url: str, key_of: Any) -> None:
     page = visitor.open(team_url)
     sign_in(page, key_of("dora"))
@@ -95,6 +98,7 @@ def test_a_link_from_another_site_opens_where_it_leads(visitor: Any, team_url: s
     visitor.complaints.clear()  # it left the origin, as it should
 
 
+@pytest.mark.extended
 def test_signing_out_asks_for_a_key_again(visitor: Any, team_url: str, key_of: Any) -> None:
     page = visitor.open(team_url)
     sign_in(page, key_of("emil"))
@@ -106,6 +110,7 @@ def test_signing_out_asks_for_a_key_again(visitor: Any, team_url: str, key_of: A
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_a_key_that_is_revoked_leads_back_to_the_door(visitor: Any, team_url: str, world: Any, key_of: Any) -> None:
     page = visitor.open(f"{team_url}/?tab=runs")
     key = key_of("finn")
@@ -117,6 +122,7 @@ def test_a_key_that_is_revoked_leads_back_to_the_door(visitor: Any, team_url: st
     visitor.complaints.clear()  # the browser notes the 401 that led here
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "dark")])
 def test_the_door_fits_narrow_and_dark_screens(visitor: Any, team_url: str, width: int, scheme: str) -> None:
     page = visitor.open(team_url, width=width, height=844, scheme=scheme)
@@ -125,6 +131,7 @@ def test_the_door_fits_narrow_and_dark_screens(visitor: Any, team_url: str, widt
     assert (background == "rgb(12, 17, 24)") is (scheme == "dark")
 
 
+@pytest.mark.extended
 def test_the_header_holds_the_visitor_on_a_narrow_screen(visitor: Any, team_url: str, key_of: Any) -> None:
     page = visitor.open(team_url, width=390, height=844)
     sign_in(page, key_of("gwendolyn-with-a-very-long-name-indeed"))

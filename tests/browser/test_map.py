@@ -63,6 +63,7 @@ def count_frames(page: Any) -> None:
     )
 
 
+@pytest.mark.extended
 def test_the_line_above_says_how_much_is_shown_and_kept(open_map: Callable[..., Any]) -> None:
     words = open_map().locator("#map .lcl-map__facts").inner_text()
     assert re.fullmatch(
@@ -72,6 +73,7 @@ def test_the_line_above_says_how_much_is_shown_and_kept(open_map: Callable[..., 
     )
 
 
+@pytest.mark.extended
 def test_images_are_arranged_by_their_neighbours(open_map: Callable[..., Any]) -> None:
     page = open_map()
     page.get_by_role("radio", name="Neighbours").locator("..").click()
@@ -87,6 +89,7 @@ def test_images_are_arranged_by_their_neighbours(open_map: Callable[..., Any]) -
     expect(facts).to_contain_text("PCA")
 
 
+@pytest.mark.extended
 def test_the_image_under_the_pointer_is_named_and_a_click_opens_it(
     open_map: Callable[..., Any], points: list[dict[str, Any]]
 ) -> None:
@@ -107,6 +110,7 @@ def test_the_image_under_the_pointer_is_named_and_a_click_opens_it(
     expect(detail.get_by_role("heading", level=2)).to_have_text(point["caption"])
 
 
+@pytest.mark.extended
 def test_an_address_opens_the_same_part_and_the_same_image(
     open_map: Callable[..., Any], points: list[dict[str, Any]]
 ) -> None:
@@ -150,6 +154,7 @@ def test_a_lasso_selects_and_its_images_open(open_map: Callable[..., Any]) -> No
     expect(chosen).to_be_hidden()
 
 
+@pytest.mark.extended
 def test_selected_images_are_tagged_and_found_by_the_tag(visitor: Any, page_url: str, world: Any) -> None:
     collection = world.client.collection("plain-drawings")["id"]
     page = visitor.open(f"{page_url}/?tab=embed&collection={collection}")
@@ -181,6 +186,7 @@ def test_selected_images_are_tagged_and_found_by_the_tag(visitor: Any, page_url:
         world.client.change_labels("plain-drawings", ids, labels={"tags": None})
 
 
+@pytest.mark.extended
 def test_a_label_is_brought_out_and_limits_what_is_selected(open_map: Callable[..., Any]) -> None:
     page = open_map()
     entry = page.locator("#map [data-legend]").first
@@ -192,6 +198,7 @@ def test_a_label_is_brought_out_and_limits_what_is_selected(open_map: Callable[.
     expect(page.locator("#map .lcl-map__chosen").get_by_role("status")).to_have_text(f"{count} of 40 selected")
 
 
+@pytest.mark.extended
 def test_keys_alone_walk_select_open_and_close(open_map: Callable[..., Any], points: list[dict[str, Any]]) -> None:
     page = open_map()
     canvas, said = page.locator("#map canvas"), page.locator("#map .lcl-map__said")
@@ -221,6 +228,7 @@ def test_keys_alone_walk_select_open_and_close(open_map: Callable[..., Any], poi
     expect(canvas).to_be_focused()
 
 
+@pytest.mark.extended
 def test_another_colour_leaves_one_map_at_the_same_part(open_map: Callable[..., Any]) -> None:
     """Gradio keeps the canvas of the map before, to which a second map would listen as well."""
     page = open_map()
@@ -244,6 +252,7 @@ def test_another_colour_leaves_one_map_at_the_same_part(open_map: Callable[..., 
     page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',2.56')")
 
 
+@pytest.mark.extended
 def test_the_wheel_zooms_to_the_pointer_and_leaves_the_page_its_own(
     open_map: Callable[..., Any], points: list[dict[str, Any]]
 ) -> None:
@@ -260,6 +269,7 @@ def test_the_wheel_zooms_to_the_pointer_and_leaves_the_page_its_own(
     page.wait_for_function("before => scrollY > before", arg=before)
 
 
+@pytest.mark.extended
 def test_a_caption_that_could_not_be_fetched_is_fetched_again(
     open_map: Callable[..., Any], points: list[dict[str, Any]], visitor: Any
 ) -> None:
@@ -276,6 +286,7 @@ def test_a_caption_that_could_not_be_fetched_is_fetched_again(
     visitor.complaints[:] = [line for line in visitor.complaints if "503" not in line]  # of the browser's console
 
 
+@pytest.mark.extended
 def test_back_in_another_tab_leaves_the_part_of_the_map(open_map: Callable[..., Any]) -> None:
     page = open_map()
     page.get_by_role("button", name="Zoom in").click()
@@ -290,6 +301,7 @@ def test_back_in_another_tab_leaves_the_part_of_the_map(open_map: Callable[..., 
     page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',2.56')")
 
 
+@pytest.mark.extended
 def test_what_the_service_refuses_is_said(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.route("**/map/*", lambda route: route.fulfill(status=409, body="the collection is damaged"))
@@ -319,6 +331,7 @@ def many_points() -> tuple[np.ndarray, bytes]:
     return places, save(tensors, metadata)
 
 
+@pytest.mark.extended
 def test_fifty_thousand_points_are_drawn_while_they_move_and_the_right_one_is_picked(
     visitor: Any, page_url: str
 ) -> None:
@@ -356,6 +369,7 @@ def test_fifty_thousand_points_are_drawn_while_they_move_and_the_right_one_is_pi
     visitor.complaints[:] = []
 
 
+@pytest.mark.extended
 def test_axe_finds_nothing_serious_with_a_selection_and_an_open_image(
     open_map: Callable[..., Any], points: list[dict[str, Any]]
 ) -> None:
@@ -366,6 +380,7 @@ def test_axe_finds_nothing_serious_with_a_selection_and_an_open_image(
     assert serious(page, "light") == []
 
 
+@pytest.mark.extended
 def test_on_a_phone_the_map_is_as_wide_as_the_screen_and_a_tap_opens_an_image(
     open_map: Callable[..., Any], points: list[dict[str, Any]]
 ) -> None:

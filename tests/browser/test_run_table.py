@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from tests.browser.axe import serious
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.extended]
 
 
 @pytest.fixture(scope="module")

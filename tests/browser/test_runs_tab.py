@@ -98,6 +98,7 @@ def test_a_run_is_submitted_watched_cancelled_and_resumed(visitor: Any, page_url
     expect(head).to_contain_text("Cancelled")
 
 
+@pytest.mark.extended
 def test_submit_waits_for_the_last_edit(visitor: Any, page_url: str, world: Any) -> None:
     page = visitor.open(f"{page_url}/?tab=runs")
     page.add_init_script(SLOW_EVENTS)
@@ -115,6 +116,7 @@ def test_submit_waits_for_the_last_edit(visitor: Any, page_url: str, world: Any)
     expect(verdict).to_contain_text("Submitted as run_")
 
 
+@pytest.mark.extended
 def test_of_two_quick_choices_the_last_counts(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=runs")
     page.add_init_script(SLOW_EVENTS)
@@ -126,6 +128,7 @@ def test_of_two_quick_choices_the_last_counts(visitor: Any, page_url: str) -> No
     expect(page.locator("#submit-evaluate")).to_be_hidden()
 
 
+@pytest.mark.extended
 def test_a_run_is_held_back_and_goes_on_and_one_waits_for_it(visitor: Any, page_url: str, world: Any) -> None:
     first = world.client.submit("pretrain", {"preset": "sample"}, name="held back")["id"]
     world.client.submit("validate", {"dataset": "sample"}, name="after it", after=[first])
@@ -170,6 +173,7 @@ def submit_clone(page: Any, world: Any) -> None:
     world.client.delete(made["id"])
 
 
+@pytest.mark.extended
 def test_a_clone_is_the_runs_spec_in_the_form(visitor: Any, page_url: str, world: Any) -> None:
     page = visitor.open(f"{page_url}/?tab=runs")
     form = clone_examined(page)
@@ -178,6 +182,7 @@ def test_a_clone_is_the_runs_spec_in_the_form(visitor: Any, page_url: str, world
     submit_clone(page, world)
 
 
+@pytest.mark.extended
 def test_an_evaluation_opens_with_the_best_encoder(visitor: Any, page_url: str, world: Any) -> None:
     best = rank_encoders(world.client)[0].encoder["name"]
     page = open_form(visitor, page_url, "Evaluate")
@@ -187,6 +192,7 @@ def test_an_evaluation_opens_with_the_best_encoder(visitor: Any, page_url: str, 
     expect(page.locator("#verdict-evaluate")).to_contain_text("The spec is valid")
 
 
+@pytest.mark.extended
 def test_a_clone_stays_when_a_proposal_for_the_form_arrives_late(visitor: Any, page_url: str, world: Any) -> None:
     page = visitor.open(f"{page_url}/?tab=runs")
     page.add_init_script(LATE_PROPOSALS)
@@ -199,6 +205,7 @@ def test_a_clone_stays_when_a_proposal_for_the_form_arrives_late(visitor: Any, p
     submit_clone(page, world)
 
 
+@pytest.mark.extended
 def test_a_wrong_field_is_named_before_submitting(visitor: Any, page_url: str, world: Any) -> None:
     before = len(world.client.runs()["items"])
     page = open_form(visitor, page_url)
@@ -213,6 +220,7 @@ def test_a_wrong_field_is_named_before_submitting(visitor: Any, page_url: str, w
     assert len(world.client.runs()["items"]) == before
 
 
+@pytest.mark.extended
 def test_the_service_has_the_last_word(visitor: Any, page_url: str) -> None:
     page = open_form(visitor, page_url, "Index")
     page.get_by_role("button", name="Full spec (JSON)").click()
@@ -228,6 +236,7 @@ def test_the_service_has_the_last_word(visitor: Any, page_url: str) -> None:
     expect(verdict.locator("code")).to_have_text("encoder")
 
 
+@pytest.mark.extended
 def test_what_a_run_would_take_is_reported_before_it_is_submitted(visitor: Any, page_url: str, world: Any) -> None:
     before = len(world.client.runs()["items"])
     page = open_form(visitor, page_url)
@@ -249,6 +258,7 @@ def test_what_a_run_would_take_is_reported_before_it_is_submitted(visitor: Any, 
     assert len(world.client.runs()["items"]) == before
 
 
+@pytest.mark.extended
 def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_url: str, world: Any) -> None:
     claims = {}
     for name, steps in (("left", 40), ("right", 60)):
@@ -299,6 +309,7 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
         world.client.cancel(claim.run_id)
 
 
+@pytest.mark.extended
 def test_fields_and_editor_stay_in_step(visitor: Any, page_url: str) -> None:
     page = open_form(visitor, page_url)
     page.get_by_label("Image size").fill("96")
@@ -312,6 +323,7 @@ def test_fields_and_editor_stay_in_step(visitor: Any, page_url: str) -> None:
     expect(page.locator("#verdict-pretrain").get_by_role("alert")).to_contain_text("line 1")
 
 
+@pytest.mark.extended
 def test_a_failed_run_says_why(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=runs")
     page.locator("#run-list").get_by_role("button", name="too large").click()
@@ -323,6 +335,7 @@ def test_a_failed_run_says_why(visitor: Any, page_url: str) -> None:
     expect(page.locator("#run-cancel")).to_be_hidden()
 
 
+@pytest.mark.extended
 def test_a_link_opens_its_run_and_an_evaluation_shows_its_table(visitor: Any, page_url: str, world: Any) -> None:
     run = next(run for run in world.client.runs()["items"] if run["name"] == "examined")
     page = visitor.open(f"{page_url}/?run={run['id']}")
@@ -332,12 +345,14 @@ def test_a_link_opens_its_run_and_an_evaluation_shows_its_table(visitor: Any, pa
     expect(table.get_by_role("row").nth(1)).to_contain_text("0.142 – 0.203")
 
 
+@pytest.mark.extended
 def test_a_link_to_a_run_that_is_gone_says_so(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?run=run_gone")
     expect(page.locator("#run-head").get_by_role("alert")).to_contain_text("run_gone")
     expect(page.locator("#run-list").get_by_role("button", name="examined")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_the_list_is_filtered_by_kind(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=runs")
     runs = page.locator("#run-list").get_by_role("button")
@@ -347,16 +362,19 @@ def test_the_list_is_filtered_by_kind(visitor: Any, page_url: str) -> None:
     expect(runs).to_contain_text("examined")
 
 
+@pytest.mark.extended
 def test_without_runs_the_way_to_one_is_shown(visitor: Any, empty_url: str) -> None:
     page = visitor.open(f"{empty_url}/?tab=runs")
     expect(page.get_by_text("No runs yet")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_a_service_that_is_away_is_said_in_words(visitor: Any, away_url: str) -> None:
     page = visitor.open(f"{away_url}/?tab=runs")
     expect(page.locator("#run-list").get_by_role("alert")).to_contain_text("no answer from")
 
 
+@pytest.mark.extended
 def test_a_run_is_deleted_after_a_question(visitor: Any, page_url: str, world: Any) -> None:
     run = world.client.submit("validate", {"dataset": "sample"}, name="to be deleted")["id"]
     world.client.cancel(run)
@@ -383,6 +401,7 @@ LINES = """(form) => [...form.querySelectorAll('.block')].filter((block) => bloc
 })"""
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("width", [1360, 1000, 390])
 @pytest.mark.parametrize("kind", ["Pre-train", "Evaluate"])
 def test_labels_and_controls_of_a_row_are_in_line(visitor: Any, page_url: str, kind: str, width: int) -> None:

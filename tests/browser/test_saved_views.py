@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser.axe import serious
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.extended]
 
 
 def test_a_view_is_saved_found_replaced_and_deleted(visitor: Any, page_url: str) -> None:

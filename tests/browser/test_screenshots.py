@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 pytestmark = [
+    pytest.mark.extended,
     pytest.mark.browser,
     pytest.mark.skipif(os.environ.get("LCL_SCREENSHOTS") != "1", reason="set LCL_SCREENSHOTS=1 to take screenshots"),
 ]

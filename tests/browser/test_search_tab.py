@@ -32,6 +32,7 @@ def test_words_find_images(visitor: Any, page_url: str) -> None:
     assert first.evaluate("image => image.naturalWidth") > 0
 
 
+@pytest.mark.extended
 def test_an_example_searches_at_once(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.get_by_role("button", name="guitar").click()
@@ -43,6 +44,7 @@ def detail(page: Any) -> Any:
     return page.get_by_role("region", name="Chosen image")
 
 
+@pytest.mark.extended
 def test_a_hit_is_looked_at_and_leads_to_its_neighbours_by_keyboard(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.get_by_role("button", name="house").click()
@@ -72,6 +74,7 @@ def test_a_hit_is_looked_at_and_leads_to_its_neighbours_by_keyboard(visitor: Any
     expect(page.get_by_role("radio", name="Image → images")).to_be_checked()
 
 
+@pytest.mark.extended
 def test_a_card_that_is_pressed_while_another_is_opened_counts(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=dog")
     cards, held = results(page).locator(".lcl-card"), []
@@ -88,6 +91,7 @@ def test_a_card_that_is_pressed_while_another_is_opened_counts(visitor: Any, pag
     expect(detail(page).get_by_role("heading", level=2)).to_have_text(words)
 
 
+@pytest.mark.extended
 def test_a_label_of_an_image_narrows_the_search_and_the_picker_widens_it(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=house")
     expect(page.get_by_placeholder("Describe an image")).to_have_value("house")
@@ -107,6 +111,7 @@ def test_a_label_of_an_image_narrows_the_search_and_the_picker_widens_it(visitor
     assert few < 24
 
 
+@pytest.mark.extended
 def test_words_of_captions_count_and_the_address_says_so(visitor: Any, page_url: str, world: Any) -> None:
     items = world.client.search("drawings", text="dog", k=40)["hits"]
     word = next(word for word in reversed([hit["caption"] for hit in items]) if word.isalpha())  # the encoder's worst
@@ -123,6 +128,7 @@ def test_words_of_captions_count_and_the_address_says_so(visitor: Any, page_url:
     expect(page.get_by_label("Match captions too")).not_to_be_checked()
 
 
+@pytest.mark.extended
 def test_a_condition_is_typed_into_the_filters(visitor: Any, page_url: str, world: Any) -> None:
     groups = [item["labels"]["subgroup"] for item in world.client.search("drawings", text="dog", k=40)["hits"]]
     page = visitor.open(f"{page_url}/?collection=drawings&q=dog&k=48")
@@ -139,6 +145,7 @@ def test_a_condition_is_typed_into_the_filters(visitor: Any, page_url: str, worl
     expect(page.locator("#search-results")).to_contain_text("'something' is no filter; write label=value")
 
 
+@pytest.mark.extended
 def test_words_are_added_to_an_image_and_weighed(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=house")
     results(page).get_by_role("button").first.click()
@@ -158,6 +165,7 @@ def test_words_are_added_to_an_image_and_weighed(visitor: Any, page_url: str) ->
     assert results(page).locator(".lcl-score > span").all_inner_texts() != both
 
 
+@pytest.mark.extended
 def test_more_is_shown_below_what_is_there(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=dog")
     first = results(page).get_by_role("button").first.inner_text()
@@ -168,6 +176,7 @@ def test_more_is_shown_below_what_is_there(visitor: Any, page_url: str) -> None:
     expect(more).to_be_hidden()
 
 
+@pytest.mark.extended
 def test_an_address_leads_to_an_image_on_a_narrow_screen(visitor: Any, page_url: str, world: Any) -> None:
     item = world.client.search("drawings", text="dog", k=1)["hits"][0]
     page = visitor.open(f"{page_url}/?collection=drawings&item={item['id']}", width=390, height=844)
@@ -181,6 +190,7 @@ def test_an_address_leads_to_an_image_on_a_narrow_screen(visitor: Any, page_url:
     expect(detail(page)).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_an_uploaded_image_finds_texts_and_a_text_its_images(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(page_url)
     page.get_by_text("Image → texts").click()
@@ -195,6 +205,7 @@ def test_an_uploaded_image_finds_texts_and_a_text_its_images(visitor: Any, page_
     expect(page.get_by_placeholder("Describe an image")).to_have_value(words)
 
 
+@pytest.mark.extended
 def test_fewer_results_can_be_asked_for(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.get_by_role("button", name="umbrella").click()
@@ -204,12 +215,14 @@ def test_fewer_results_can_be_asked_for(visitor: Any, page_url: str) -> None:
     expect(results(page).get_by_role("listitem")).to_have_count(12)
 
 
+@pytest.mark.extended
 def test_without_a_collection_the_way_to_one_is_shown(visitor: Any, empty_url: str) -> None:
     page = visitor.open(empty_url)
     expect(page.get_by_text("No collection yet")).to_be_visible()
     expect(page.get_by_text("Submit an index run")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_a_service_that_is_away_is_said_in_words(visitor: Any, away_url: str) -> None:
     page = visitor.open(away_url)
     expect(page.get_by_text("Service unreachable")).to_be_visible()
@@ -244,6 +257,7 @@ def gate(world: Any) -> Iterator[tuple[str, threading.Event]]:
         may_load.set()
 
 
+@pytest.mark.extended
 def test_a_query_that_waits_for_the_encoder_says_so_and_the_last_one_wins(
     visitor: Any, gate: tuple[str, threading.Event]
 ) -> None:
@@ -263,6 +277,7 @@ def test_a_query_that_waits_for_the_encoder_says_so_and_the_last_one_wins(
     expect(results(page)).to_contain_text("closest to “house”")
 
 
+@pytest.mark.extended
 def test_another_mode_searches_with_the_image_that_is_there(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(page_url)
     page.get_by_text("Image → images").click()

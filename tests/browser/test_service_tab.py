@@ -12,6 +12,7 @@ from tests.browser.axe import serious
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_workers_queue_keys_storage_and_audit_are_there(
     visitor: Any, page_url: str, world: Any, scheme: str, width: int
@@ -33,6 +34,7 @@ def test_workers_queue_keys_storage_and_audit_are_there(
         world.client.cancel(run)
 
 
+@pytest.mark.extended
 def test_a_run_is_paused_and_cancelled_from_the_queue(visitor: Any, page_url: str, world: Any) -> None:
     run = world.client.submit("validate", {"dataset": "sample"}, name="to be cancelled")["id"]
     try:
@@ -75,6 +77,7 @@ def test_a_key_is_made_shown_once_and_revoked(visitor: Any, page_url: str, world
     expect(page.locator(".lcl-secret")).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_who_is_no_admin_has_no_such_tab(visitor: Any, team_url: str, world: Any) -> None:
     made = world.client.create_key("viola", "viewer")
     try:

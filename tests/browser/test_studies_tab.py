@@ -17,6 +17,7 @@ def typed(page: Any, label: str, text: str) -> None:
     page.keyboard.type(text)
 
 
+@pytest.mark.extended
 def test_a_table_fills_while_it_is_looked_at(visitor: Any, study_url: str, study_world: Any) -> None:
     page = visitor.open(f"{study_url}/?tab=studies")
     page.locator("#study-list").get_by_role("button", name="losses").click()
@@ -41,6 +42,7 @@ def test_a_table_fills_while_it_is_looked_at(visitor: Any, study_url: str, study
     expect(page.get_by_role("region", name="Table of the study")).to_contain_text("acc@1 against both")
 
 
+@pytest.mark.extended
 def test_a_built_in_study_is_counted_started_cancelled_and_resumed(
     visitor: Any, study_url: str, study_world: Any
 ) -> None:
@@ -88,6 +90,7 @@ def test_a_cell_leads_to_its_run_and_the_table_to_files(visitor: Any, study_url:
     expect(page.locator("#run-head")).to_contain_text(name)
 
 
+@pytest.mark.extended
 def test_nothing_sticks_out_on_a_narrow_screen(visitor: Any, study_url: str) -> None:
     page = visitor.open(f"{study_url}/?tab=studies", width=390, height=844)
     page.locator("#study-charts figure").first.wait_for()

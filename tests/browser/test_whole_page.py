@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser.axe import serious
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.extended]
 READY = {
     "search": "text=What are you looking for?",
     "caption": "text=Captions appear here",

@@ -76,6 +76,7 @@ def test_an_example_is_classified_with_one_click_and_its_address_is_kept(tab: An
     expect(classes(tab)).to_have_value(listed)
 
 
+@pytest.mark.extended
 def test_a_chosen_folder_gives_classes_accuracy_and_a_file(tab: Any, tmp_path: Path, world: Any) -> None:
     for name, colour in (("red fox", "crimson"), ("cat", "navy")):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -96,6 +97,7 @@ def test_a_chosen_folder_gives_classes_accuracy_and_a_file(tab: Any, tmp_path: P
     assert {row["folder"] for row in table} == {"cat", "red fox"}
 
 
+@pytest.mark.extended
 def test_a_zip_with_a_broken_image_is_classified_with_keys_alone(tab: Any, tmp_path: Path) -> None:
     archive = tmp_path / "photos.zip"
     with zipfile.ZipFile(archive, "w") as out:
@@ -117,6 +119,7 @@ def test_a_zip_with_a_broken_image_is_classified_with_keys_alone(tab: Any, tmp_p
     expect(predictions(tab)).to_contain_text("0.333")
 
 
+@pytest.mark.extended
 def test_on_a_phone_in_the_dark_nothing_sticks_out(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=zero-shot", width=390, height=844, scheme="dark")
     page.locator(".lcl-examples button").first.click()
@@ -126,6 +129,7 @@ def test_on_a_phone_in_the_dark_nothing_sticks_out(visitor: Any, page_url: str) 
     assert serious(page, "dark") == []
 
 
+@pytest.mark.extended
 def test_what_is_missing_is_said(tab: Any, visitor: Any, empty_url: str, away_url: str) -> None:
     tab.get_by_role("button", name="Classify").click()
     classes(tab).fill("cat\ndog")

@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.fault_plan import POSTGRES_FAULTS, PROCESS_FAULTS
 from tests.chaos.report import run_local_trial
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.extended]
 
 
 @pytest.mark.parametrize(("database", "faults", "seed"), [("postgresql", 12, 3), ("sqlite", 8, 4)])

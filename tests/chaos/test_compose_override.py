@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from api.core.settings import ApiSettings
 from deploy.process import PROJECT
 from tests.chaos.compose_faults import CONTAINERS, LEASE_SECONDS
 from workers.settings import WorkerSettings
+
+pytestmark = pytest.mark.extended
 
 SERVICES = yaml.safe_load((Path(__file__).parent / "hurry.yml").read_text(encoding="utf-8"))["services"]
 TEAM = yaml.safe_load((PROJECT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]

@@ -19,6 +19,8 @@ from lcl_core.db import audit, leases, queue, runs, submit
 from lcl_core.db.models import OUTPUT_FOLDERS, UPLOADS_FOLDER, Base, Dataset, DatasetTag, EncoderRow, Run, new_id
 from lcl_core.db.session import Database, now
 
+pytestmark = pytest.mark.extended
+
 HANDBOOK = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 KEPT_FOLDERS = {"runs", *OUTPUT_FOLDERS, *OPEN_FOLDERS, UPLOADS_FOLDER}
 SECRETS = {name for name in paths._FILES if "*" not in name} - {"launcher.lock"}

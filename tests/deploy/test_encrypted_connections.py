@@ -23,6 +23,8 @@ from deploy.process import LOOPBACK
 from lcl_core.db.session import create_engines
 from lcl_core.db.wakeup import WakeupProducer
 
+pytestmark = pytest.mark.extended
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "secrets.example.env"
 ADDRESSES = dict(
     line.split("=", 1) for line in EXAMPLE.read_text(encoding="utf-8").splitlines() if line.startswith("LCL_")

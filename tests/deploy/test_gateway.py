@@ -28,7 +28,7 @@ CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy" / "gateway" / "ng
 AT_ONCE = 256  # requests of one address
 MIB = 1 << 20
 
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+pytestmark = [pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed"), pytest.mark.extended]
 
 
 class Backend:

@@ -15,7 +15,7 @@ from api.client import Client
 from deploy.local_stack import LocalStack
 from deploy.process import responds
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.extended]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from lcl_core.common.settings import Settings
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 RESOLVERS = ("169.254.20.10/32", "169.254.169.254/32")  # NodeLocal DNSCache, Cloud DNS of GKE

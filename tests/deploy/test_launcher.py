@@ -21,6 +21,8 @@ from deploy.local import main
 from deploy.local_stack import LocalStack
 from deploy.process import PROJECT, responds
 
+pytestmark = pytest.mark.extended
+
 KEY = "4f0c9a7be1d2835c6a8e7f10"
 
 

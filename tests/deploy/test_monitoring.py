@@ -21,6 +21,8 @@ from lcl_core.db.models import Worker
 from lcl_core.db.states import State
 from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "monitoring"
 RULES: list[dict[str, Any]] = [

@@ -23,6 +23,8 @@ from deploy.process import (
 )
 from lcl_core.common.errors import UserError
 
+pytestmark = pytest.mark.extended
+
 LISTENER = """
 import os, signal, socket
 listener = socket.socket(fileno=int(os.environ["PART_SOCKET"]))

@@ -13,6 +13,8 @@ import pytest
 
 from deploy.process import PROJECT, listening_socket
 
+pytestmark = pytest.mark.extended
+
 LAUNCH = """
 import sys
 from pathlib import Path

@@ -18,6 +18,8 @@ from lcl_core.model import LCLConfig
 from lcl_core.train.factory import build_model
 from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip
 
+pytestmark = pytest.mark.extended
+
 GUIDE = Path(__file__).parents[2] / "docs" / "interop.md"
 
 

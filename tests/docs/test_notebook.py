@@ -16,6 +16,8 @@ import pytest
 from deploy.local_stack import LocalStack
 from scripts.build_docs import page_text, staged_name, staged_text
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = "docs/notebooks/first_hour.ipynb"
 STEPS = 12

@@ -31,7 +31,7 @@ PAGES = {
     "quickstart_researcher.md": ["make up", "--gpus"],
     "quickstart_team.md": ["docker", "docker"],
 }
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.extended, pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 class Reader(NamedTuple):

@@ -34,6 +34,8 @@ from tests.docs.shell_session import Terminal, commands, script_of
 from tests.lcl_core.encoders.external_samples import save_openclip
 from tests.small_spec import SMALL_PRETRAIN
 
+pytestmark = pytest.mark.extended
+
 LEFT_OUT = {
     r"\bmake (setup|up|demo|test|check|audit|client)\b": "tests/deploy, e2e and api/client run what they start",
     r"\b(docker|kubectl|kustomize|trivy|cosign)\b": "needs Docker or a cluster; tests/deploy checks what it is given",

@@ -11,6 +11,8 @@ import pytest
 from lcl_core.common.errors import UserError
 from scripts import build_docs
 
+pytestmark = pytest.mark.extended
+
 ROOT = build_docs.ROOT
 
 

@@ -15,6 +15,8 @@ from lcl_core.data import open_corpus
 from lcl_core.data.sampling.interleave import choose_images, draw_image_sides, place_images
 from scripts.composed_documents import main, make
 
+pytestmark = pytest.mark.extended
+
 Json = dict[str, Any]
 SENTENCES = ["The pump is below the tank.", "Turn the valve to the left."]
 

@@ -11,6 +11,8 @@ from PIL import Image
 from lcl_core.data import open_corpus
 from scripts.held_out_documents import make
 
+pytestmark = pytest.mark.extended
+
 
 def document(source: str, *images: tuple[str, str]) -> str:
     """``images``: name and matched sentence of each."""

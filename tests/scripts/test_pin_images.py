@@ -14,6 +14,8 @@ import yaml
 from lcl_core.common.errors import UserError
 from scripts import pin_images as images
 
+pytestmark = pytest.mark.extended
+
 OWN = "${LCL_IMAGE:-lcl:local}"  # what the Dockerfile makes
 OLD, NEW = (f"sha256:{digit * 64}" for digit in "12")
 

@@ -18,6 +18,8 @@ from lcl_core.specs.parsing import SPECS
 from lcl_core.specs.study import StudySpec
 from scripts import reference_pages as reference
 
+pytestmark = pytest.mark.extended
+
 SCHEMAS = {kind: model.model_json_schema() for kind, model in (*SPECS.items(), ("study", StudySpec))}
 
 

@@ -28,7 +28,7 @@ from tests.fake_nvidia_smi import MIG_ID, gpu_id, install, listing
 from tests.workers.worker_processes import WorkerProcesses
 from workers.claim_loop import ClaimLoop
 
-pytestmark = pytest.mark.local_executor
+pytestmark = [pytest.mark.local_executor, pytest.mark.extended]
 
 RunOf = Callable[[str], Any]
 Eventually = Callable[..., None]

@@ -14,6 +14,8 @@ from tests.workers.conftest import HERE
 from tests.workers.worker_processes import WorkerProcesses
 from workers.settings import WorkerSettings
 
+pytestmark = pytest.mark.extended
+
 Eventually = Callable[..., None]
 
 

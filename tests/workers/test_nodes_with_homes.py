@@ -25,7 +25,7 @@ from tests.workers.worker_processes import WorkerProcesses
 from workers.remote_checkpoints import written_checkpoints
 from workers.settings import WorkerSettings
 
-pytestmark = pytest.mark.local_executor
+pytestmark = [pytest.mark.local_executor, pytest.mark.extended]
 
 KILLS = int(os.environ.get("NODE_KILLS", "3"))
 SPEC = {

@@ -26,7 +26,7 @@ from tests.workers.worker_processes import WorkerProcesses
 OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "8"))
 KILLS = int(os.environ.get("KILLS", "3"))
 Eventually = Callable[..., None]
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.extended]
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from workers import webhook_delivery as module
 from workers.settings import WorkerSettings
 from workers.webhook_delivery import WebhookSender
 
+pytestmark = pytest.mark.extended
+
 Answer = Callable[[socket.socket, threading.Event], None]
 GENEROUS = 60.0  # seconds; a message that is held up takes far longer
 

@@ -25,6 +25,7 @@ from tests.lcl_core.train.rank_processes import run_ranks
 
 MODULE = "tests.lcl_core.train.multi_rank_steps"
 pytestmark = [
+    pytest.mark.extended,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(not os.environ.get("LCL_TEST_COMPILE"), reason="compiles for minutes; set LCL_TEST_COMPILE=1"),
     pytest.mark.skipif(

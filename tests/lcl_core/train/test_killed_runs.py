@@ -22,6 +22,8 @@ from tests.lcl_core.train.small_runs import (
     weights,
 )
 
+pytestmark = pytest.mark.extended
+
 STEPS = 40
 # a checkpoint lies now before, now after the step at which a run dies; lines come often, to die at a chosen step
 OFTEN = {"steps": STEPS, "log_every": 2, "checkpoint_every": 3}

@@ -36,6 +36,8 @@ from workers.executors.kubernetes_client import KubernetesError, KubernetesUnrea
 from workers.maintenance import end_unwanted_jobs
 from workers.settings import WorkerSettings
 
+pytestmark = pytest.mark.extended
+
 HERE = Path(__file__).parents[1]
 ROLE = HERE.parents[1] / "deploy" / "kubernetes" / "jobs" / "role.yaml"
 Queue = Callable[..., str]

@@ -29,6 +29,8 @@ from workers.executors.kubernetes_client import KubernetesClient, KubernetesErro
 from workers.executors.kubernetes_job import KubernetesJob
 from workers.settings import WorkerSettings
 
+pytestmark = pytest.mark.extended
+
 HISTORIES = 500
 NAME, OWNER = "lcl-run-1", "owner"
 LOST = "lost"

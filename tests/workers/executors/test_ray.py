@@ -22,6 +22,8 @@ from tests.workers.in_process_worker import InProcessWorker
 from workers.executors.base import EngineUnreachable, JobRequest, MachineLost
 from workers.settings import WorkerSettings
 
+pytestmark = pytest.mark.extended
+
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lcl[ray]'")
 
 from tests.workers.executors.ray_cluster import RayCluster, all_free, free_processors, quick_imports  # noqa: E402

@@ -28,6 +28,8 @@ from workers.executors.slurm import SlurmExecutor, SlurmJob
 from workers.executors.slurm_commands import JobState, SlurmCommands, SlurmUnreachable
 from workers.settings import WorkerSettings
 
+pytestmark = pytest.mark.extended
+
 NODES = 3
 Queue = Callable[..., str]
 RunOf = Callable[[str], Any]
