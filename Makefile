@@ -38,7 +38,7 @@ test-all: lint
 	@$(PYTEST) $(ARGS)
 
 # What a change should pass before it is pushed, in two minutes: lint, types, rules of the source tree, tests without processes.
-QUICK := test_layers.py test_architecture.py docs
+QUICK := test_architecture.py docs
 QUICK += $(addprefix lcl_core/,specs studies estimate ops data/corpus data/formats data/sampling)
 QUICK += $(addprefix lcl_core/evaluation/,heads metrics)
 QUICK := $(addprefix tests/,$(QUICK))
@@ -49,6 +49,7 @@ lint: .venv/.test
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check .
 	@.venv/bin/python -m mypy
+	@.venv/bin/lint-imports --no-cache
 
 # The documentation site as static files with a search. No network is needed, neither to build nor to read it.
 docs: .venv/.docs

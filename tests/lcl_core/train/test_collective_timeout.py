@@ -14,8 +14,8 @@ import pytest
 from lcl_core.common.rendezvous import reserve_port
 from lcl_core.specs.pretrain import COLLECTIVE_TIMEOUT, EngineSpec
 from lcl_core.train import distributed
+from tests.conftest import ROOT
 from tests.lcl_core.train.rank_processes import run_ranks
-from tests.source_tree import ROOT
 
 MESH = "tests.lcl_core.train.mesh_timeouts"
 SCRIPT = Path(__file__).with_name("absent_rank.py")
