@@ -56,7 +56,7 @@ class PublishedTable:
         baseline: value with which the others are compared; ``against`` names it.
         reads: {value: further cell}.
         tokens: whether the tokens seen are the last column.
-        below: further rows: ``untrained`` and ``chance``.
+        chance: whether the last row is chance.
         values: file of the values by seed, without its suffix, below ``docs/results``; none: ``NAME/table``.
         margins: {value: margin of equivalence, or None for a test of a difference} of the tests that were planned; p
             is corrected for all of these, also where one gives no p, and other rows have none. None: each row is tested
@@ -72,7 +72,7 @@ class PublishedTable:
     columns: Sequence[str] = ("acc@1", "IR@5", "TR@5", "zero-shot IR@5")
     reads: Mapping[str, str] = field(default_factory=dict)
     tokens: bool = False
-    below: Sequence[str] = ()
+    chance: bool = False
     values: str = ""
     margins: Mapping[str, float | None] | None = None
     from_table: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -161,14 +161,14 @@ TABLES: dict[str, PublishedTable | PublishedTests | SingleRunTable] = {
         *("method", "method", _FROM_SAME_DOCUMENTS, "lcl", "`lcl`"),
         columns=("acc@1", "IR@5", "TR@5"),
         reads={**_READS, "untrained": ""},
-        below=("chance",),
+        chance=True,
         margins=_PLANNED,
     ),
     "comparison_documents": PublishedTable(
         *("method", "method", _FROM_SAME_DOCUMENTS, "lcl", "`lcl`"),
         columns=(BOTH_DIRECTIONS, "IR@5", "TR@5"),
         reads={**_READS, "untrained": ""},
-        below=("chance",),
+        chance=True,
         values="comparison/table_documents",
         margins=_PLANNED,
     ),
@@ -242,26 +242,6 @@ TABLES: dict[str, PublishedTable | PublishedTests | SingleRunTable] = {
         ],
         values="comparison/table_million_documents",
     ),
-    "table1": PublishedTable(
-        *("method", "method", _TITLES, "lcl", "`lcl`"),
-        reads=_READS,
-        below=("untrained", "chance"),
-    ),
-    "loss_ablation": PublishedTable(
-        *("loss", "loss"),
-        {"contrastive": "contrastive alone (weight 1)", "generation": "generation alone", "both": "both, λ = .1"},
-        *("both", "both"),
-        columns=("acc@1", "IR@5", "TR@5"),
-    ),
-    "data_ablation": PublishedTable(
-        *("data", "data"),
-        {"pairs": "captioned images", "interleaved": "documents", "both": "both, by images 1 : 1"},
-        *("interleaved", "documents"),
-        tokens=True,
-    ),
-    "lambda_ablation": PublishedTable(
-        *("lambda", "λ", {"0.05": ".05", "0.1": ".1", "0.2": ".2", "1.0": "1"}, "0.1", ".1"), below=("untrained",)
-    ),
 }
 
 
@@ -281,7 +261,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def build(name: str) -> list[str]:
-    """Lines of a table in Markdown, from the values by seed and ``untrained.csv`` of the study's folder."""
+    """Lines of a table in Markdown, from the values by seed."""
     published = TABLES[name]
     if isinstance(published, PublishedTests):
         return _build_tests(name, published)
@@ -299,10 +279,9 @@ def build(name: str) -> list[str]:
         figures = [_spread(list(_values(rows[value], column).values())) for column in published.columns]
         tokens = [_millions(rows[value]["compute"]["tokens_seen"])] if published.tokens else []
         lines.append([title, *reads, figures[0], compared.get(value, ""), *figures[1:], *tokens])
-    below = {"untrained": _untrained, "chance": _chance}
-    for kind in published.below:
-        title, figures = below[kind](name, published.columns, rows)
-        lines.append([title, *([""] if published.reads else []), figures[0], "", *figures[1:]])
+    if published.chance:
+        figures = _chance(published.columns, rows)
+        lines.append(["*chance*", *([""] if published.reads else []), figures[0], "", *figures[1:]])
     return [_line(heads), "|---" * len(heads) + "|", *map(_line, lines)]
 
 
@@ -431,20 +410,9 @@ def _difference(test: PairedTest, first: Mapping[str, float], second: Mapping[st
     return f"{words}, {test.count} shared seed{'s' if test.count > 1 else ''}"
 
 
-def _untrained(name: str, columns: Sequence[str], _: Mapping[str, Json]) -> tuple[str, list[str]]:
-    found = evaluation_rows(RESULTS / name / "untrained.csv")
-    return "*untrained*", [_short(float(found[EVALUATION_ROWS[column]]["untrained"] or 0)) for column in columns]
-
-
-def _chance(name: str, columns: Sequence[str], rows: Mapping[str, Json]) -> tuple[str, list[str]]:
-    """Chance, and of the first column the share of the largest class where ``untrained.csv`` has it."""
+def _chance(columns: Sequence[str], rows: Mapping[str, Json]) -> list[str]:
     first = next(iter(rows.values()))["figures"]
-    figures = [_short(first["IR@5" if column == BOTH_DIRECTIONS else column]["chance"]) for column in columns]
-    if not (RESULTS / name / "untrained.csv").exists():
-        return "*chance*", figures
-    with (RESULTS / name / "untrained.csv").open(encoding="utf-8", newline="") as file:
-        majority = next(float(row["majority"]) for row in csv.DictReader(file) if row["metric"] == "acc@1")
-    return "*chance; majority*", [f"{figures[0]}; {_short(majority)}", *figures[1:]]
+    return [_short(first["IR@5" if column == BOTH_DIRECTIONS else column]["chance"]) for column in columns]
 
 
 def _spread(values: Sequence[float]) -> str:

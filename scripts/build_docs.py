@@ -54,7 +54,6 @@ NAVIGATION = {
     "Research notes": [
         "results",
         "results/comparison/README",
-        "results/sample_families/table",
         "log",
         "hostile_inputs",
         "changelog",
