@@ -14,7 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from lcl_core.common.files import fsync_tree, replace_tree, restore_tree, sha256
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.packing import DocumentBatch
-from lcl_core.data.sampling.sources import NEWEST_RULES, Sample
+from lcl_core.data.sampling.sources import Sample
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
@@ -151,16 +150,10 @@ class HeldOutMonitor:
         self.spec, self.monitor, self.copy, self.run_dir, self.ranks = spec, spec.monitor, copy, run_dir, ranks
         self.processor = LCLProcessor(tokenizer, config.image_size)
         self._collator = Collator(copy.module.objective, config, config.num_image_tokens, _SEED)
-        self._open = partial(_open_stream, spec, config, corpora, tokenizer)
-        self._stream = self._open(NEWEST_RULES)
+        self._stream = _open_stream(spec, config, corpora, tokenizer)
         self._batches: list[list[Sample]] = []
         self._labels: list[str | None] = []  # in the order of the batches
         self._spoke = time.monotonic()
-
-    def set_rules(self, rules: int) -> None:
-        """Measure as a run does that an older version began: its best weights are compared with those of before."""
-        if rules != NEWEST_RULES:
-            self._stream, self._batches = self._open(rules), []
 
     def due(self, step: int) -> bool:
         return step == self.spec.steps or step % self.monitor.every == 0
@@ -398,12 +391,9 @@ def neighbour_accuracy(features: Tensor, labels: Tensor) -> float:
 
 
 def _open_stream(
-    spec: PretrainSpec, config: LCLConfig, corpora: Mapping[str, Corpus], tokenizer: Tokenizer, rules: int
+    spec: PretrainSpec, config: LCLConfig, corpora: Mapping[str, Corpus], tokenizer: Tokenizer
 ) -> SampleStream:
-    """The held-out data, whole images without augmentation. Raises: UserError naming the field.
-
-    ``rules``: generation of the rules; before the second, documents have no concepts.
-    """
+    """The held-out data, whole images without augmentation. Raises: UserError naming the field."""
     monitor = spec.monitor
     assert monitor is not None
     source = SourceSpec(dataset=monitor.dataset, view=monitor.view, split=monitor.split)
@@ -420,8 +410,7 @@ def _open_stream(
             seed=_SEED,
             numerics=spec.numerics,
             cache_bytes=0,  # each sample is read once
-            concepts=spec.objective.reads_concepts and rules > 1,
-            rules=rules,
+            concepts=spec.objective.reads_concepts,
         )
     except UserError as error:
         where = (error.field or "dataset").rpartition(".")[2]

@@ -286,9 +286,6 @@ class Trainer:
         if self.ema is not None:
             self.ema.restart(loaded.lacking["ema"])
         undistilled(self.objective).cuts_documents = self.progress.cuts_documents
-        self.stream.set_rules(self.progress.data_rules, self.progress.closest_shares)
-        if self.monitor is not None:
-            self.monitor.set_rules(self.progress.data_rules)
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 

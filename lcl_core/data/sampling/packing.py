@@ -41,18 +41,10 @@ class Cursor:
 
     @staticmethod
     def from_json(value: Any) -> Cursor:
-        """A list of integers, or one, as it was before there was a look-ahead. Raises: ValueError."""
-        numbers = [value] if isinstance(value, int) else value
-        if not isinstance(numbers, list) or not numbers or not all(type(number) is int for number in numbers):
+        """Raises: ValueError."""
+        if not isinstance(value, list) or not value or not all(type(number) is int for number in value):
             raise ValueError(f"not a cursor: {value!r}")
-        return Cursor(numbers[0], tuple(numbers[1:]))
-
-    @staticmethod
-    def from_rank_json(value: Any, rank: int, ranks: int) -> Cursor:
-        """A cursor whose positions count the documents of ``rank`` alone. Raises: ValueError."""
-        own = Cursor.from_json(value)
-        position, *held = (number * ranks + rank for number in (own.position, *own.held))
-        return Cursor(position, tuple(held))
+        return Cursor(value[0], tuple(value[1:]))
 
 
 def first_cursors(ranks: int, position: int = 0) -> list[Cursor]:

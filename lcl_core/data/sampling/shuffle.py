@@ -10,14 +10,13 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import gcd, inf, lcm
+from math import inf
 
 from lcl_core.common.errors import UserError
 
 _ROUNDS = 6  # with 4, orders of a dozen items are visibly uneven
 _MASK64 = (1 << 64) - 1
 _MAX_CYCLE = 4096
-_TOLERANCE = 0.01  # of a source's share, relative to it
 
 
 def mix64(*words: int) -> int:
@@ -208,7 +207,6 @@ class Mixture:
         seed: of the order within each epoch.
         blocks: read in block order. The sources share the window: the cycle divides it, and a run of as many positions
             has an item of each block of the window.
-        closest_shares: round the weights by ``mixture_quotas``; false: by ``coarse_quotas``, as older versions did.
     """
 
     def __init__(
@@ -217,12 +215,11 @@ class Mixture:
         weights: Sequence[float],
         seed: int,
         blocks: Blocks | None = None,
-        closest_shares: bool = True,
     ) -> None:
         if not sizes or min(sizes) < 1:
             raise UserError("a source has no items; remove it or choose another split", code="empty_source")
         self._sizes, self._seed, self._blocks = tuple(sizes), seed, blocks
-        counts = mixture_quotas(weights) if closest_shares else coarse_quotas(weights)
+        counts = mixture_quotas(weights)
         self._shares = counts if blocks is None else divisor_quotas(weights, blocks.window, counts)
         self._cycle = interleave_evenly(self._shares)
         self._source_blocks = {} if blocks is None else dict(enumerate(self._share_window(blocks)))
@@ -307,31 +304,7 @@ class Mixture:
 
 
 def mixture_quotas(weights: Sequence[float]) -> list[int]:
-    """Weights as counts in a cycle, at least one each: exact where the cycle stays short, else as close as it can be.
-
-    Counts of :func:`coarse_quotas` that are within 1 % of every share stay, so that their runs can be repeated.
-    """
-    counts = coarse_quotas(weights)
-    return counts if _largest_error(counts, weights) <= _TOLERANCE else _closest_quotas(weights)
-
-
-def coarse_quotas(weights: Sequence[float]) -> list[int]:
-    """Weights as counts, each rounded to a fraction whose denominator is at most 1,000, so that small ones are far off.
-
-    Runs that were started with these counts continue with them.
-    """
-    fractions = [Fraction(weight).limit_denominator(1000) for weight in weights]
-    if all(fractions):
-        scale = lcm(*(fraction.denominator for fraction in fractions))
-        counts = [int(fraction * scale) for fraction in fractions]
-        divisor = gcd(*counts)
-        if sum(counts) <= _MAX_CYCLE * divisor:
-            return [count // divisor for count in counts]
-    return _largest_remainders(weights, _MAX_CYCLE)
-
-
-def _closest_quotas(weights: Sequence[float]) -> list[int]:
-    """Counts of the cycle with the smallest error, the shortest of several."""
+    """Weights as counts in a cycle, at least one each, with the smallest error; the shortest of several such cycles."""
     total = sum(weights)
     best, least = _largest_remainders(weights, _MAX_CYCLE), inf
     for length in range(len(weights), _MAX_CYCLE + 1):

@@ -45,7 +45,6 @@ from lcl_core.data.transforms import PILLOW_CROPPER, Cropper, augment_levels, no
 from lcl_core.specs.data import DataSpec, SourceSpec
 
 DEFAULT_CACHE_BYTES = 512 << 20
-NEWEST_RULES = 2  # generation of the rules by which items become samples
 _BYTES_PER_PIXEL = 4  # Pillow pads RGB to four
 SampleSize = tuple[int, int]  # images, tokens
 
@@ -133,7 +132,6 @@ class StreamContext:
     Attributes:
         concepts: whether samples of documents have concepts; those of captioned images always have.
         resident: images of datasets that have been decoded and resized, by dataset.
-        rules: generation of the rules; before the second, a pair may have a text without any token.
     """
 
     data: DataSpec
@@ -147,7 +145,6 @@ class StreamContext:
     cropper: Cropper = PILLOW_CROPPER
     concepts: bool = False
     resident: Mapping[str, ResidentImages] = field(default_factory=dict)
-    rules: int = NEWEST_RULES
 
     def draw(self, *key: int) -> random.Random:
         """The generator of (source, epoch, item, …); the same numbers on every machine."""
@@ -199,7 +196,7 @@ class StreamContext:
         text, image_first = draw.choice(texts), draw.random() < image_first
         wrapper = self.tokenizer, self.num_image_tokens, self.context_length, image_first, self.numerics
         ids = render_pair(text, *wrapper)
-        return (text, ids) if self.rules < 2 or len(ids) > self.num_image_tokens + PAIR_SPECIALS else None
+        return (text, ids) if len(ids) > self.num_image_tokens + PAIR_SPECIALS else None
 
 
 class SampleSource(ABC):
@@ -235,9 +232,6 @@ class SampleSource(ABC):
     def labels(self, item: int) -> Mapping[str, str]:
         """Labels of an item by kind; documents have none. Raises: UserError where it cannot be read."""
         return {}
-
-    def set_rules(self, rules: int) -> None:
-        self._context = replace(self._context, rules=rules)
 
     def _draw(self, *key: int) -> random.Random:
         return self._context.draw(self._number, *key)

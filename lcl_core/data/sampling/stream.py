@@ -20,7 +20,6 @@ from lcl_core.data.sampling.resident_images import ResidentImages
 from lcl_core.data.sampling.shuffle import Blocks, FeistelPermutation, Mixture, ReaderShare, SampleIndex
 from lcl_core.data.sampling.sources import (
     DEFAULT_CACHE_BYTES,
-    NEWEST_RULES,
     VIEWS,
     ImageCache,
     Sample,
@@ -84,10 +83,8 @@ class SampleStream:
         cache_bytes: bound on decoded images kept in memory, in each process that reads the stream; of a large
             corpus none are kept.
         document_weights: weights of the sources by documents, where they have been measured before.
-        closest_shares: how weights become shares, see :class:`Mixture`.
         concepts: whether samples of documents have concepts. Of a folder or zip each process then reads all pairs.
         resident: folders of decoded images by dataset (``resident_images``), which are read instead of the corpora's.
-        rules: generation of the rules by which items become samples, see :class:`StreamContext`.
 
     Attributes:
         options: keyword arguments that make the same stream over the same corpora in another process.
@@ -110,8 +107,6 @@ class SampleStream:
         document_weights: Sequence[float] | None = None,
         concepts: bool = False,
         resident: Mapping[str, Path] | None = None,
-        closest_shares: bool = True,
-        rules: int = NEWEST_RULES,
     ) -> None:
         self.corpora = corpora
         self._data = data
@@ -119,7 +114,7 @@ class SampleStream:
         cache, cropper = ImageCache(cache_bytes), _make_cropper(data)
         context = StreamContext(
             data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache, cropper, concepts,
-            {name: ResidentImages(folder) for name, folder in (resident or {}).items()}, rules,
+            {name: ResidentImages(folder) for name, folder in (resident or {}).items()},
         )  # fmt: skip
         self._sources = [_open_source(context, number, spec, corpora) for number, spec in enumerate(data.sources)]
         corpora_used = [corpora[spec.dataset] for spec in data.sources]
@@ -130,35 +125,17 @@ class SampleStream:
         }
         if self.documents_per_epoch > _MAX_CACHED_ITEMS:
             cache.max_bytes = 0
-        self._weights = document_weights
+        if document_weights is None:
+            document_weights = weights_by_documents(
+                self._sources, [spec.weight for spec in data.sources], data.weight_by
+            )
+        blocks = Blocks(data.block_records, data.window_blocks) if data.order == "blocks" else None
+        self._mixture = Mixture(self.source_items, document_weights, seed, blocks)
         self.options: dict[str, Any] = {
             "data": data, "tokenizer": tokenizer, "num_image_tokens": num_image_tokens, "image_size": image_size,
             "context_length": context_length, "seed": seed, "numerics": numerics, "cache_bytes": cache_bytes,
-            "document_weights": self._document_weights(), "concepts": concepts, "resident": resident, "rules": rules,
+            "document_weights": document_weights, "concepts": concepts, "resident": resident,
         }  # fmt: skip
-        self._set_shares(closest_shares)
-
-    def set_rules(self, rules: int, closest_shares: bool) -> None:
-        """Read as a run does that an older version began: this stream, and those that its options make."""
-        if rules != self.options["rules"]:
-            for source in self._sources:
-                source.set_rules(rules)
-            self.options |= {"rules": rules, "document_weights": self._document_weights()}
-        self._set_shares(closest_shares)
-
-    def _document_weights(self) -> Sequence[float]:
-        """Raises: as :func:`weights_by_documents`."""
-        if self._weights is not None:
-            return self._weights
-        return weights_by_documents(self._sources, [spec.weight for spec in self._data.sources], self._data.weight_by)
-
-    def _set_shares(self, closest: bool) -> None:
-        data = self._data
-        blocks = Blocks(data.block_records, data.window_blocks) if data.order == "blocks" else None
-        self._mixture = Mixture(
-            self.source_items, self.options["document_weights"], self.options["seed"], blocks, closest
-        )
-        self.options["closest_shares"] = closest
 
     def __reduce__(self) -> tuple[Callable[[], SampleStream], tuple[()]]:
         """Another process opens the corpora again."""

@@ -15,6 +15,5 @@ same tensors, each writes an equal share of the rows, at least 4 MiB:
 
 The header is that of torch.distributed.checkpoint's safetensors files, so ``HuggingFaceStorageReader`` reads such a
 folder. Its writer is not used: it plans collectively at each save, computes no checksums, and hides the errno of a full
-disk. Loading redistributes the parts over any number of ranks. Nothing is pickled. Older checkpoints have a
-``state.rank_N.json`` for each rank, with its data position counted in its own documents; they are read too.
+disk. Loading redistributes the parts over any number of ranks. Nothing is pickled.
 """

@@ -133,7 +133,6 @@ class LoadedCheckpoint:
         ranks: how many processes saved it.
         tensors: the groups that were not filled in place, whole, on the CPU.
         rank_tensors: what this rank saved for itself; empty when the number of ranks has changed.
-        rank_states: JSON that each rank had beside ``state`` in checkpoints of older versions; newer ones have none.
         lacking: optional tensors, by group, that it does not have.
     """
 
@@ -142,7 +141,6 @@ class LoadedCheckpoint:
     ranks: int
     tensors: dict[str, dict[str, Tensor]]
     rank_tensors: dict[str, dict[str, Tensor]]
-    rank_states: list[dict[str, Any]]
     lacking: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -373,7 +371,6 @@ class CheckpointManager:
             ranks=manifest.ranks,
             tensors={group: found.whole() for group, found in stored.groups.items() if group not in into},
             rank_tensors=stored.rank_tensors(self._ranks.rank) if manifest.ranks == self._ranks.size else {},
-            rank_states=[stored.read_json(name) for name in manifest.rank_states()],
             lacking=lacking,
         )
 

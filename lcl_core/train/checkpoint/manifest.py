@@ -19,7 +19,6 @@ DAMAGE = (
 MANIFEST = "manifest.json"
 _RANK_FILE = re.compile(r"^(?P<group>[^/]+)\.rank_(?P<rank>\d+)\.safetensors$")
 _WRITER = re.compile(r"[./]rank_(\d+)\.")
-_RANK_STATE = re.compile(r"^state\.rank_\d+\.json$")
 _GROUP_FILE = re.compile(r"^(?P<group>[^/]+?)(/rank_\d+)?\.safetensors$")
 
 
@@ -70,10 +69,6 @@ class CheckpointManifest:
             if (match := _GROUP_FILE.match(name)) and not _RANK_FILE.match(name):
                 found.setdefault(match["group"], []).append(name)
         return found
-
-    def rank_states(self) -> list[str]:
-        """The JSON files that belong to one rank each, by rank."""
-        return sorted(name for name in self.files if _RANK_STATE.match(name))
 
     def rank_files(self, rank: int) -> dict[str, str]:
         """The file of each group that belongs to ``rank`` alone."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lcl_core.data.sampling.packing import Cursor, first_cursors, redistribute_cursors
-from lcl_core.data.sampling.sources import NEWEST_RULES
+from lcl_core.common.errors import UserError
+from lcl_core.data.sampling.packing import Cursor, redistribute_cursors
 from lcl_core.ops.cpu_kernels import NEWEST
 from lcl_core.specs.data import SourceSpec
 
@@ -38,10 +38,6 @@ class TrainingProgress:
         seconds: training time of all attempts.
         cuts_documents: whether documents end with what a loss reads (``Objective.cuts_documents``); false in runs that
             an older version began, which continue bitwise as before.
-        closest_shares: whether the sources have the shares of ``mixture_quotas``; false in runs that an older version
-            began, which continue with those of ``coarse_quotas``.
-        data_rules: generation of the rules by which items become samples (``SampleStream``); before the second,
-            held-out documents have no concepts either.
         cpu_kernels: generation of the kernels that the run computes with on a CPU, in ``lcl_core.ops.cpu_kernels``.
         contrastive_weight: of the next step, where the ratio of the gradients is held and has been measured.
         nonfinite_steps, nonfinite_in_a_row: steps without a finite gradient, which changed nothing: all, and the
@@ -67,8 +63,6 @@ class TrainingProgress:
     nonfinite_steps: int | None = None
     nonfinite_in_a_row: int | None = None
     cuts_documents: bool = True
-    closest_shares: bool = True
-    data_rules: int = NEWEST_RULES
     cpu_kernels: int = NEWEST
 
     def to_json(self) -> dict[str, Any]:
@@ -77,9 +71,11 @@ class TrainingProgress:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> TrainingProgress:
-        """Older states have ``position``, of the rank that has read furthest, instead of ``cursors``."""
-        known = {name: value for name, value in state.items() if name != "position"}
-        return cls(**{"cuts_documents": False, "closest_shares": False, "data_rules": 1, "cpu_kernels": 1, **known})
+        """Raises: UserError ``checkpoint_mismatch`` for a state with fields that are not known here."""
+        if unknown := state.keys() - {each.name for each in fields(cls)}:
+            message = f"the checkpoint has the unknown field {min(unknown)!r}, so other rules; start a new run"
+            raise UserError(message, code="checkpoint_mismatch", field=min(unknown))
+        return cls(**{"cuts_documents": False, "cpu_kernels": 1, **state})
 
     def renumber_sources(self, names: list[str], items: list[int]) -> dict[int, tuple[int, int]]:
         """Continue with these sources; those of a branch may differ. A source that was there before keeps its count.
@@ -112,17 +108,8 @@ def source_names(sources: Sequence[SourceSpec]) -> list[str]:
 
 
 def restored_cursors(loaded: LoadedCheckpoint, ranks: int) -> list[Cursor]:
-    """Where each of ``ranks`` continues: as it was, or redistributed where their number has changed.
-
-    Older checkpoints have a cursor in each rank's own state, whose positions count that rank's documents alone. The
-    oldest have one position, of the furthest rank: what slower ones had not read before it is left out.
-    """
-    if saved := loaded.state.get("cursors"):
-        cursors = [Cursor.from_json(cursor) for cursor in saved]
-    elif all(own := [state.get("cursor") for state in loaded.rank_states]) and own:
-        cursors = [Cursor.from_rank_json(cursor, rank, loaded.ranks) for rank, cursor in enumerate(own)]
-    else:
-        cursors = first_cursors(loaded.ranks, loaded.state["position"] * loaded.ranks)
+    """Where each of ``ranks`` continues: as it was, or redistributed where their number has changed."""
+    cursors = [Cursor.from_json(cursor) for cursor in loaded.state["cursors"]]
     return cursors if len(cursors) == ranks else redistribute_cursors(cursors, ranks)
 
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from lcl_core.common.files import sha256_file
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.packing import Cursor, redistribute_cursors
-from lcl_core.train.checkpoint.manager import LoadedCheckpoint
-from lcl_core.train.checkpoint.state import restored_cursors
 from tests.lcl_core.train.rank_processes import run_ranks
 from tests.lcl_core.train.small_runs import prepared
 
@@ -68,45 +62,3 @@ def test_groups_of_ranks_that_share_weights_go_on_as_one_rank_and_back(tmp_path:
         assert set(used.values()) == {1}, "none twice"
     assert (newest_state(run_dir)["step"], newest_state(run_dir)["documents_seen"]) == (6, len(used))
     assert (run_dir.artifacts / "encoder" / "model.safetensors").exists()
-
-
-def test_a_checkpoint_of_each_ranks_own_positions_goes_on(tmp_path: Path, sample_zip: Path) -> None:
-    """As an older version wrote it: with the same number of ranks where it was, with another one none twice or lost."""
-    run_dir = prepared(tmp_path / "run", sample_zip, steps=100, log_every=50, batch={"tokens": 256, "images": 8})
-    used = attempt(run_dir, 2, 4)
-    older(max(run_dir.checkpoints.glob("step_*")))
-    other = tmp_path / "other"
-    shutil.copytree(run_dir.path, other)
-    same = used + attempt(run_dir, 2, 6)
-    fewer = used + attempt(RunDir(other), 1, 6)
-    for found in (same, fewer):
-        assert set(found.values()) == {1}
-
-
-def older(checkpoint: Path) -> None:
-    """Rewrite the state of two ranks as it was before there were positions of the whole stream."""
-    state = json.loads((checkpoint / "state.json").read_text())
-    cursors = state.pop("cursors")
-    state["position"] = max(cursor[0] // 2 for cursor in cursors)
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    texts = {"state.json": state}
-    for rank, cursor in enumerate(cursors):
-        texts[f"state.rank_{rank:05d}.json"] = {"cursor": [(number - rank) // 2 for number in cursor]}
-    for name, value in texts.items():
-        (checkpoint / name).write_text(json.dumps(value))
-        manifest["files"][name] = sha256_file(checkpoint / name)
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
-
-
-@pytest.mark.parametrize(
-    ("states", "ranks", "expected"),
-    [
-        ([{"cursor": [3, 1]}, {"cursor": [4, 2]}], 2, [Cursor(6, (2,)), Cursor(9, (5,))]),
-        ([{"cursor": [3, 1]}, {"cursor": [4, 2]}], 1, [Cursor(9, (2, 5, 6, 8))]),
-        ([], 2, [Cursor(8), Cursor(9)]),  # the oldest: one position for all, of the rank that had read furthest
-        ([], 1, [Cursor(9, (8,))]),
-    ],
-)
-def test_older_states_say_where_to_go_on(states: list[Any], ranks: int, expected: list[Cursor]) -> None:
-    loaded = LoadedCheckpoint(5, {"step": 5, "position": 4}, 2, {}, {}, states)
-    assert restored_cursors(loaded, ranks) == expected

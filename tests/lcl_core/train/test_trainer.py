@@ -16,7 +16,6 @@ from lcl_core.common.files import sha256_file
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data.corpus.file_corpus import FileCorpus
 from lcl_core.data.corpus.open import open_corpus
-from lcl_core.data.sampling.sources import NEWEST_RULES
 from lcl_core.data.tokenizer import load_tokenizer, train_bpe
 from lcl_core.estimate.flops import training_flops
 from lcl_core.estimate.history import measured_run
@@ -113,43 +112,6 @@ def test_one_micro_batch_at_a_time_is_on_the_device(
     objective = {"log_gradient_ratio": True}
     trainer(prepared(tmp_path, sample_zip, steps=1, engine={"accumulate": 3}, objective=objective)).run()
     assert present == [0] * 7  # two passes, and one of the first micro-batch for the ratio
-
-
-def test_a_run_of_an_older_version_goes_on_with_its_shares(tmp_path: Path, sample_zip: Path) -> None:
-    weights = (1 / 1500, 1 / 1000)  # older versions round both to 1/1000
-    sources = [{"view": view, "weight": weight} for view, weight in zip(("interleaved", "pairs"), weights, strict=True)]
-    run_dir = prepared(tmp_path, sample_zip, data={"sources": sources}, steps=100)
-    for step, equal in ((2, False), (4, True)):
-        stopping = _StopAt(run_dir.path)
-        stopping.step = step
-        stopping.trainer = trainer(stopping)
-        with pytest.raises(JobCancelled):
-            stopping.trainer.run()
-        found = [stopping.trainer.stream[position].source for position in range(20)]
-        assert found.count(0) == (10 if equal else 8)
-        if not equal:
-            remove_from_state(run_dir.checkpoints / f"step_{step:08d}", "closest_shares")
-    assert json.loads((run_dir.checkpoints / "step_00000004" / "state.json").read_text())["closest_shares"] is False
-
-
-def test_a_run_of_an_older_version_goes_on_with_its_rules(tmp_path: Path, sample_zip: Path) -> None:
-    """Of the data it trains on, and of the held-out ones."""
-    monitor = {"dataset": "sample", "view": "interleaved", "images": 24}
-    changes = {"objective": {"positives": "same_concept"}, "data": {"sources": [{"view": "pairs"}]}}
-    run_dir = prepared(tmp_path, sample_zip, monitor=monitor, steps=100, **changes)
-    for step, rules in ((1, NEWEST_RULES), (2, 1)):
-        stopping = _StopAt(run_dir.path)
-        stopping.step = step
-        stopping.trainer = trainer(stopping)
-        with pytest.raises(JobCancelled):
-            stopping.trainer.run()
-        streams = stopping.trainer.stream, stopping.trainer.monitor._stream  # type: ignore[union-attr]
-        assert [stream.options["rules"] for stream in streams] == [rules, rules]
-        assert streams[1].options["concepts"] is (rules > 1)
-        state = run_dir.checkpoints / f"step_{step:08d}"
-        assert json.loads((state / "state.json").read_text())["data_rules"] == rules
-        if rules > 1:
-            remove_from_state(state, "data_rules")
 
 
 def test_a_run_of_an_older_version_goes_on_with_its_kernels(tmp_path: Path, sample_zip: Path) -> None:

@@ -162,7 +162,6 @@ def test_a_window_that_the_sources_do_not_fit_into_is_refused() -> None:
 def test_small_weights_have_their_shares_of_a_window() -> None:
     mixture = Mixture([1000, 1000], [1 / 1500, 1 / 1000], 0, Blocks(10, 384))
     assert mixture.shares == (154, 230)
-    assert Mixture([1000, 1000], [1 / 1500, 1 / 1000], 0, Blocks(10, 384), closest_shares=False).shares == (1, 1)
 
 
 BUDGET = BatchSpec(tokens=128, images=8)

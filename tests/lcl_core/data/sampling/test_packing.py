@@ -209,15 +209,6 @@ def test_what_is_no_cursor_is_refused(value: object) -> None:
         Cursor.from_json(value)
 
 
-def test_an_old_position_is_a_cursor() -> None:
-    assert Cursor.from_json(7) == Cursor(7)
-
-
-def test_a_position_of_one_rank_becomes_one_of_the_stream() -> None:
-    assert Cursor.from_rank_json([7, 3, 5], rank=1, ranks=2) == Cursor(15, (7, 11))
-    assert Cursor.from_rank_json(7, rank=0, ranks=1) == Cursor(7)
-
-
 @pytest.mark.parametrize("lookahead", [0, 1, 16])
 def test_ranks_share_the_stream_without_gap_or_overlap(lookahead: int) -> None:
     used, cursors = read(first_cursors(3), 10, lookahead)

@@ -12,7 +12,6 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.sampling.shuffle import (
     FeistelPermutation,
     Mixture,
-    coarse_quotas,
     interleave_evenly,
     mix64,
     mixture_quotas,
@@ -105,16 +104,6 @@ def test_weights_by_mean_size_give_equal_shares() -> None:
             count * size for count, size in zip(mixture_quotas([1 / size for size in sizes]), sizes, strict=True)
         ]
         assert amounts[0] / sum(amounts) == pytest.approx(0.5, rel=0.01)
-
-
-@pytest.mark.parametrize("weights", [[1.0, 2.0], [0.7, 0.3], [0.313, 0.287, 0.41], [3.17, 1.44, 2.06], [1e-7, 1e-7]])
-def test_weights_that_were_close_enough_keep_their_counts(weights: list[float]) -> None:
-    assert mixture_quotas(weights) == coarse_quotas(weights)
-
-
-def test_a_run_with_coarse_shares_goes_on_with_them() -> None:
-    mixture = Mixture([1000, 1000], [1 / 1500, 1 / 70], seed=0, closest_shares=False)
-    assert mixture.shares == (7, 100)
 
 
 def test_a_cycle_is_spread_evenly() -> None:

@@ -217,23 +217,6 @@ def test_a_pair_has_a_text_that_has_a_token(kit: Any, tokenizer: Tokenizer, view
     assert [stream.measure(position) for position in range(2)].count(None) == 1
 
 
-def test_a_run_of_an_older_version_goes_on_with_blank_texts(kit: Any, tokenizer: Tokenizer) -> None:
-    """In its loader processes too, and with the weights that such texts gave."""
-    images = (kit.image("red.png", 0), kit.image("blue.png", 1))
-    corpus = kit.corpus([kit.document(["&nbsp;", "a square"], *images)] * 64, [kit.pair("red.png", "red")] * 64)
-    sources = ({"dataset": "d", "view": "matched_pairs"}, {"dataset": "d", "view": "pairs"})
-    data = DataSpec(sources=sources, weight_by="images")
-    new = SampleStream(data, {"d": corpus}, tokenizer, N, SIZE, 100, seed=0)
-    before = SampleStream(data, {"d": corpus}, tokenizer, N, SIZE, 100, seed=0, rules=1)
-    assert (new.options["document_weights"], before.options["document_weights"]) == ([2, 1], [1, 1])
-    expected = [before[position] for position in range(8)]
-    assert all(isinstance(sample, Sample) for sample in expected)
-    assert sorted(len(sample.token_ids) for sample in expected)[0] == N + 3, "an image without a text"
-    new.set_rules(1, closest_shares=True)
-    for stream in (new, SampleStream(corpora={"d": corpus}, **new.options)):
-        assert all(same(stream[position], sample) for position, sample in enumerate(expected))
-
-
 def test_a_pair_without_a_caption_is_called_by_its_class(kit: Any, tokenizer: Tokenizer) -> None:
     labelled = {"wnid": "n1", "class": "red"}
     rows = [
