@@ -39,14 +39,13 @@ INDEX = "docs/README.md"
 NAVIGATION = {
     "First steps": [
         "why",
-        "start",
         "quickstart_researcher",
         "quickstart_team",
         "quickstart_developer",
         "notebooks/first_hour",
     ],
-    "Concepts": ["concepts", "glossary", "objectives", "architecture"],
-    "Tasks": ["train", "recipes", "evaluate", "serve", "operate", "extend"],
+    "Concepts": ["concepts", "objectives", "architecture"],
+    "Tasks": ["recipes"],
     "Data": ["data", "corpora"],
     "Training and evaluation": ["training", "runs", "studies", "evaluation", "interop"],
     "Search and inference": ["collections", "search", "serving", "client", "command_line", "page"],

@@ -71,4 +71,4 @@ def test_a_site_that_is_not_built_says_how_to_build_it(serve: Any, tmp_path: Pat
         assert "make docs" in answer.text
         assert "LCL_DOCS_DIR" in answer.text
         assert answer.headers["content-type"].startswith("text/html")
-        assert client.get("/docs/guide/start.html").text == answer.text
+        assert client.get("/docs/guide/why.html").text == answer.text
