@@ -287,7 +287,7 @@ def test_cheap_commands_run(reader: Path, lcl: Callable[..., tuple[int, str, str
     lines = [words[1:] for block in pages for words in statements(block.text) if words[0].endswith("lcl")]
     # an item's id and a label are those of the reader's own collection
     used = [words for words in lines if " ".join(words).startswith(RUN) and not {"--item", "--where"} & set(words)]
-    assert len(used) >= 6
+    assert used
     for words in used:
         status, _, errors = lcl(*("squares" if word == "drawings" else word for word in words))
         assert status == 0, f"lcl {' '.join(words)}: {errors}"
