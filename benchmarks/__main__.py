@@ -14,8 +14,8 @@ from lcl_core.common.errors import UserError
 
 CORE = (
     *("train", "as-shipped", "breakdown", "captions", "checkpoint-copies", "collection", "contention", "conversion"),
-    *("decode", "gang", "gpu", "heads", "latent-rank", "linear-probe", "loader", "objectives", "outside", "packing"),
-    *("page", "remote-loader", "retrieval", "scale", "scheduler", "search-quality", "tables", "vector-index"),
+    *("decode", "gpu", "heads", "latent-rank", "linear-probe", "loader", "objectives", "outside", "packing"),
+    *("page", "remote-loader", "retrieval", "scale", "search-quality", "tables", "vector-index"),
 )
 SERVICE = ("submissions", "listing", "claims", "streams", "memory", "embeddings", "searches", "inferences")
 

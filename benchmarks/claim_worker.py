@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lcl_core.db.complete_run import RunSucceeded, complete_run
-from lcl_core.db.gang import MemberLease
 from lcl_core.db.leases import Claim, begin_attempt
 from lcl_core.db.session import Database
 from lcl_core.db.workers import WorkerIdentity
@@ -37,7 +36,7 @@ class _TimedClaimLoop(ClaimLoop):
 
     log: ClaimLog
 
-    def _claim(self) -> Claim | MemberLease | None:
+    def _claim(self) -> Claim | None:
         began = time.perf_counter()
         claim = super()._claim()
         if claim is not None:
@@ -50,8 +49,7 @@ def claim_all(url: str, home: Path) -> ClaimLog:
     """Claim and complete runs until the queue is empty."""
     database, log = Database(url), ClaimLog()
 
-    def work(claim: Claim | MemberLease, stopping: threading.Event) -> None:
-        assert isinstance(claim, Claim)
+    def work(claim: Claim, stopping: threading.Event) -> None:
         with database.session() as session:
             begin_attempt(session, claim, encoder_id=None, from_scratch=True)
         complete_run(database, claim, RunSucceeded({}), home / "runs" / claim.run_id, home, 0.0)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import structlog
 
 from lcl_core.common.logging import log_database_error
-from lcl_core.db.gang import MemberLease
 from lcl_core.db.leases import Claim
 from lcl_core.db.queue import claim_for_engine, claim_next
 from lcl_core.db.session import UNREACHABLE, Database
@@ -23,8 +22,7 @@ class ClaimLoop:
 
     Args:
         executor: one that places all nodes of a run reports free capacity; None: this worker leases its own devices.
-        work: supervises one claimed run, or one member of a gang; it requeues the run when the event is set. Returns
-            what the worker has claimed instead of waiting for its gang.
+        work: supervises one claimed run; it requeues the run when the event is set.
     """
 
     def __init__(
@@ -32,7 +30,7 @@ class ClaimLoop:
         worker: WorkerIdentity,
         database: Database,
         lease_seconds: float,
-        work: Callable[[Claim | MemberLease, threading.Event], Claim | MemberLease | None],
+        work: Callable[[Claim, threading.Event], None],
         executor: Executor | None = None,
     ) -> None:
         self._worker = worker
@@ -67,13 +65,11 @@ class ClaimLoop:
             thread.join()
 
     def _serve(self) -> None:
-        claim: Claim | MemberLease | None = None
         try:
-            # a run claimed instead of a seat is supervised also when the worker stops: that requeues it at once
-            while claim is not None or not self.stopping.is_set():
+            while not self.stopping.is_set():
                 with self._lock:
                     seen = self._notifications
-                claim = claim or self._claim()
+                claim = self._claim()
                 if claim is None:
                     with self._lock:
                         if self._notifications == seen:  # nobody called notify since the claim
@@ -82,12 +78,12 @@ class ClaimLoop:
                     continue
                 self.notify()  # another slot may find work too
                 with structlog.contextvars.bound_contextvars(run=claim.run_id):
-                    claim = self._supervise(claim)
+                    self._supervise(claim)
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
 
-    def _claim(self) -> Claim | MemberLease | None:
+    def _claim(self) -> Claim | None:
         worker, seconds = self._worker, self._lease_seconds
         try:
             if self._executor is not None and self._executor.places_nodes:
@@ -104,9 +100,8 @@ class ClaimLoop:
             log.exception("claim_failed")
         return None
 
-    def _supervise(self, claim: Claim | MemberLease) -> Claim | MemberLease | None:
+    def _supervise(self, claim: Claim) -> None:
         try:
-            return self._work(claim, self.stopping)
+            self._work(claim, self.stopping)
         except Exception:  # the slot survives an error of the supervisor; the run's lease expires
             log.exception("supervisor_failed")
-            return None

@@ -46,14 +46,12 @@ class StopReason(Enum):
     HUNG = "hung"  # no progress until the deadline
     MACHINE = "machine"  # the executor has lost it
     DETACHED = "detached"  # it continues, and the next worker re-attaches
-    NODE = "node"  # another node of the run has failed, and this one would wait for it forever
 
 
 _REQUEUED = {
     StopReason.PAUSE: ("interrupted", "it was paused"),
     StopReason.SHUTDOWN: ("interrupted", "the worker is leaving"),
     StopReason.DATABASE: ("database_away", "the database did not answer its worker for half of a lease"),
-    StopReason.NODE: ("node_lost", "another node of the run was lost"),
     StopReason.DETACHED: ("interrupted", "the worker is leaving, and the next one re-attaches to the processes"),
 }
 

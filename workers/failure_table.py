@@ -81,7 +81,6 @@ _TABLE = (
         "the process was ended from outside: SIGKILL by the system's memory guard, SIGTERM",
         Policy.COUNTED,
     ),
-    FailureRule("node_lost", "another node of the run was lost", Policy.COUNTED),
     FailureRule(
         "hung",
         "no progress until its deadline; artifact `stacks.txt` has the stacks of all its processes",
@@ -147,7 +146,7 @@ _TABLE = (
     ),
     FailureRule(
         "rendezvous_failed",
-        "the processes of the run did not connect to each other within `LCL_GANG_SECONDS`",
+        "the processes of the run did not connect to each other within `LCL_RENDEZVOUS_SECONDS`",
         Policy.DELAYED,
     ),
     FailureRule("out_of_memory", "the process ran out of memory, or the GPU did", Policy.FINAL),

@@ -1,11 +1,11 @@
 """Checkpoints that this home lacks are fetched from the artifact store before an attempt starts.
 
-``workers.remote_checkpoints`` says what the store has. A node of several fetches the files that its ranks read.
+``workers.remote_checkpoints`` says what the store has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,13 +19,11 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import (
     Artifacts,
     StoredCheckpoint,
-    forget_stored_checkpoint,
     stored_checkpoints,
     write_checked,
 )
 from lcl_core.db.leases import Claim
 from lcl_core.db.session import Database
-from lcl_core.train.checkpoint.manifest import CheckpointManifest
 from workers.lease_keeper import LeaseKeeper
 from workers.remote_checkpoints import (
     BEST,
@@ -37,7 +35,6 @@ from workers.remote_checkpoints import (
     is_whole,
     link_or_copy,
     local_checkpoints,
-    read_own_manifest,
     remove_links,
     written_checkpoints,
 )
@@ -57,8 +54,7 @@ def fetch_checkpoints(
 ) -> None:
     """Fetch what this attempt starts from, where this home lacks it: its newest checkpoint, or one of another run.
 
-    Damaged copies are skipped, with a line in the run's log. RUN_DIR is locked. One of several nodes fetches the files
-    that its ranks read; of another run all files.
+    Damaged copies are skipped, with a line in the run's log. RUN_DIR is locked.
 
     Raises: UserError ``store_unreachable``; AttemptInterrupted, StaleLease, UNREACHABLE, OSError.
     """
@@ -67,7 +63,7 @@ def fetch_checkpoints(
         return
     fetcher = _Fetcher(database, artifacts, lease, run_dir.log_file)
     if not claim.from_scratch:
-        fetched = fetcher.fetch(run_dir, node=claim if claim.is_gang else None)
+        fetched = fetcher.fetch(run_dir)
         for _, path in written_checkpoints(run_dir.checkpoints):
             if path.name != fetched and not is_whole(path):  # other homes have the rest, or had it
                 remove_tree(path)
@@ -96,12 +92,8 @@ class _Fetcher:
                 finally:
                     parent.unlock()
 
-    def fetch(self, run_dir: RunDir, step: int | None = None, node: Claim | None = None) -> str | None:
+    def fetch(self, run_dir: RunDir, step: int | None = None) -> str | None:
         """Fetch the newest whole checkpoint of a run, or that of ``step``, if its folder is behind.
-
-        Args:
-            node: one of several, which fetches what its ranks read. The others find the same copy: rows of damaged ones
-                are deleted.
 
         Returns: its name; None: the folder has what there is.
         """
@@ -113,14 +105,12 @@ class _Fetcher:
                 return None
             name = f"step_{stored.step:08d}"
             try:
-                fetch_copy(self.artifacts, stored, folder, run_dir, self.lease.raise_if_interrupted, node)
+                fetch_copy(self.artifacts, stored, folder, run_dir, self.lease.raise_if_interrupted)
             except UserError as error:
                 if error.code not in DAMAGES:
                     raise
                 log.warning("stored_checkpoint_damaged", step=stored.step, key=stored.key, error=str(error))
                 _append_line(self.log_file, f"checkpoint {name} in the store is passed over: {error}")
-                if node is not None:
-                    forget_copy(self.database, self.lease, node, stored)
                 continue
             _publish(folder, run_dir, name, alone=step is None)
             log.info("checkpoint_fetched", step=stored.step, key=stored.key)
@@ -154,12 +144,8 @@ def fetch_copy(
     folder: Path,
     run_dir: RunDir,
     progress: Callable[[], None],
-    node: Claim | None = None,
 ) -> None:
     """Fetch a copy into ``folder``; files that RUN_DIR has are linked.
-
-    Args:
-        node: one of several, for which only files that its ranks read or that RUN_DIR has are fetched.
 
     Raises: UserError ``artifact_damaged``, ``file_missing``, ``store_unreachable``; OSError; as ``progress``.
     """
@@ -170,30 +156,16 @@ def fetch_copy(
         raise UserError("the manifest in the store names a file that no checkpoint has", code="artifact_damaged")
     local = run_dir.checkpoints / f"step_{stored.step:08d}"
 
-    def fetch(name: str, *, needed: bool = True) -> None:
+    def fetch(name: str) -> None:
         target, entry = folder / name, files[name]
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not _link_equal(local / name.removeprefix(f"{CHECKPOINT}/"), target, entry) and needed:
+        if not _link_equal(local / name.removeprefix(f"{CHECKPOINT}/"), target, entry):
             write_checked(target, store.read_stream(stored.key, name, 0, entry["bytes"]), entry["sha256"], progress)
 
     own_manifest = f"{CHECKPOINT}/{OWN_MANIFEST}"
     fetch(own_manifest)
-    needed = set(files) if node is None else _needed_names(node, files, read_own_manifest(folder / CHECKPOINT))
     for name in files.keys() - {own_manifest}:
-        fetch(name, needed=name in needed)
-
-
-def _needed_names(node: Claim, files: Iterable[str], manifest: CheckpointManifest) -> set[str]:
-    """What a node fetches: files that its ranks verify and send to others, and the first one what is not of a rank."""
-    ranks, size = node_ranks(node)
-    owners = {f"{CHECKPOINT}/{name}": owner for name, owner in manifest.owners(size).items()}
-    return {name for name in files if owners.get(name, 0) in ranks}
-
-
-def node_ranks(node: Claim) -> tuple[range, int]:
-    """The ranks of a node, and the number of all."""
-    processes = node.spec.get("engine", {}).get("processes", 1)
-    return range(node.node * processes, (node.node + 1) * processes), node.nodes * processes
+        fetch(name)
 
 
 def _link_equal(source: Path, target: Path, entry: dict[str, Any]) -> bool:
@@ -202,16 +174,6 @@ def _link_equal(source: Path, target: Path, entry: dict[str, Any]) -> bool:
         return False
     link_or_copy(source, target)
     return True
-
-
-def forget_copy(database: Database, lease: LeaseKeeper, node: Claim, stored: StoredCheckpoint) -> None:
-    """Raises: StaleLease, UNREACHABLE."""
-
-    def forget() -> None:
-        with database.session() as session:
-            forget_stored_checkpoint(session, node, stored)
-
-    lease.persist(forget)
 
 
 def _publish(folder: Path, run_dir: RunDir, name: str, *, alone: bool) -> None:

@@ -69,7 +69,6 @@ class LeaseKeeper:
         self._kill_at = float("inf")  # monotonic clock
         self._suspended_at: float | None = None  # boot clock; the process is stopped until a renewal
         self._renewed = float("-inf")  # boot clock, from before the last confirmed renewal was sent
-        self._failed = float("-inf")  # boot clock, of the last renewal that failed or was late
         self._renewal_due, self._renewal_ended, self._released = (threading.Event() for _ in range(3))
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
@@ -131,10 +130,6 @@ class LeaseKeeper:
                 log_database_error(error)
             time.sleep(self._settings.watch_seconds)
 
-    def answered_for(self, seconds: float) -> bool:
-        """Whether no renewal has failed or was late during this time."""
-        return boot_time() > self._failed + seconds
-
     @contextmanager
     def protect(self, process: LeasedProcess) -> Iterator[None]:
         """End ``process`` when the lease is not renewed in time, and after :meth:`end_process`."""
@@ -179,15 +174,12 @@ class LeaseKeeper:
             self.lost = True  # or the block has just released it
             return False
         except UNREACHABLE as error:
-            self._failed = boot_time()
             if not self._released.is_set():
                 log_database_error(error)
             return False
         except Exception:  # an error of ours: the deadline thread ends the job in time
             log.exception("renewal_failed")
             return False
-        if boot_time() > sent + GAP_SHARE * self._seconds:
-            self._failed = boot_time()
         self.state, self._renewed = state, sent
         return True
 

@@ -11,7 +11,6 @@ import structlog
 
 from lcl_core.common.logging import log_database_error
 from lcl_core.common.run_dir import ExitCode, RunDir
-from lcl_core.db.gang import MemberFailure, member_failures
 from lcl_core.db.leases import (
     Claim,
     StaleLease,
@@ -88,7 +87,6 @@ class JobMonitor:
         self._progress = ProgressDeadline(settings.hung_seconds)
         self._stop_reason: StopReason | None = None
         self._hang = self._loss = ""
-        self._failures: list[MemberFailure] = []  # of other nodes
 
     def until_exit(self) -> ProcessExit:
         """Raises: StaleLease, after the process has been killed because the lease was lost."""
@@ -148,10 +146,8 @@ class JobMonitor:
             self._tail_ready = True
         self._unsaved.read_from(self._tail)
         notice, checkpoint = self._read_notice(), newest_checkpoint(self._run_dir.checkpoints)
-        count_lost = self._lease.answered_for(self._settings.lease_seconds)
         if not self._unsaved and not notice and checkpoint == self._checkpoint:
             with self._database.reading() as session:
-                self._failures, _ = member_failures(session, self._claim, count_lost)
                 return check_lease(session, self._claim)
         with self._database.session() as session:
             if self._unsaved:
@@ -167,7 +163,6 @@ class JobMonitor:
             if notice:
                 record_interruption(session, self._claim, notice)
             record_checkpoint(session, self._claim, checkpoint)
-            self._failures, _ = member_failures(session, self._claim, count_lost)
             state = check_lease(session, self._claim)
         self._unsaved.clear()
         self._tail.record_stored()
@@ -184,7 +179,7 @@ class JobMonitor:
         return notice
 
     def _decide(self, state: State | None) -> None:
-        """Stop the process, once, when the run's state, the worker, a time limit or another node says so.
+        """Stop the process, once, when the run's state, the worker, or a time limit says so.
 
         Args:
             state: None when the database is unreachable.
@@ -200,17 +195,8 @@ class JobMonitor:
             self._detach_or_stop(state)
         elif limit is not None and self._clock.seconds > limit:
             self._stop(StopReason.TIMEOUT)
-        elif self._failures:
-            self._stop_after_node()
         elif self._progress.exceeded:
             self._stop_hung()
-
-    def _stop_after_node(self) -> None:
-        """Another node has ended. After an orderly end its ranks have notified ours, which exit by themselves."""
-        log.warning("node_lost", failures=[failure.message for failure in self._failures])
-        self._stop_reason = StopReason.NODE
-        lost = any(failure.uses_attempt for failure in self._failures)
-        self._lease.end_process(0.0 if lost else self._settings.cancel_grace_seconds, terminate=False)
 
     def _stop_hung(self) -> None:
         """A hung process would not write a checkpoint: it is killed once its stacks are known."""

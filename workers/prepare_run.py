@@ -83,18 +83,6 @@ def remove_earlier_state(claim: Claim, run_dir: RunDir) -> None:
         remove_tree(run_dir.artifacts)
 
 
-def prepare_node_dir(
-    database: Database, settings: WorkerSettings, claim: Claim, run_dir: RunDir, fetched: Mapping[str, Path]
-) -> None:
-    """Write RUN_DIR, which is locked, of a home that has a node of the run but not its first one.
-
-    Raises: as :func:`prepare_run_dir`.
-    """
-    with database.reading() as session:
-        inputs = resolve_inputs(session, parse_spec(claim.kind, claim.spec), settings.home, settings.roots, fetched)
-    run_dir.prepare({**_run_json(claim, inputs), "collections": {}, **_storage_paths(settings)})
-
-
 @contextmanager
 def locked_run_dir(settings: WorkerSettings, run_dir: RunDir, lease: LeaseKeeper) -> Iterator[None]:
     """Create RUN_DIR and lock it until ``unlock`` or the end of the block; what a killed job was replacing is restored.

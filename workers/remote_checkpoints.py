@@ -5,7 +5,6 @@
       files/metrics.jsonl             metric lines up to its step
       files/tokenizer.json            that of the run, if it learnt one
       files/artifacts/encoder_best/…  best weights so far, of a run with a monitor
-      parts/NODE.json                 of several nodes: what this one has sent (``workers.node_checkpoints``)
       manifest.json                   written last: {"files": {name: {"bytes", "sha256"}}, "step", "attempt",
                                       "tensors": {file: {tensor: [first byte, bytes]}}}
 
@@ -22,7 +21,7 @@ import os
 import shutil
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,12 +101,8 @@ def copied_checkpoints(
     artifacts: Artifacts,
     claim: Claim,
     run_dir: RunDir,
-    copier_class: type[CheckpointCopier] | None = None,
 ) -> Iterator[Callable[[], None]]:
     """Copy the checkpoints of an attempt until the end of the block.
-
-    Args:
-        copier_class: of a node of several; None: the run has one.
 
     Yields: a function that copies the last one too. It waits for half of ``cancel_grace_seconds`` at most, so that a
     worker that is stopped still releases the run in time.
@@ -115,7 +110,7 @@ def copied_checkpoints(
     if not copies_checkpoints(settings, claim):
         yield lambda: None
         return
-    copier = (copier_class or CheckpointCopier)(database, settings, artifacts, claim, run_dir)
+    copier = CheckpointCopier(database, settings, artifacts, claim, run_dir)
     thread = threading.Thread(target=copier.serve, name="checkpoints", daemon=True)
     thread.start()
 
@@ -159,7 +154,6 @@ class CheckpointCopier:
     ) -> None:
         self._database, self._settings, self._artifacts = database, settings, artifacts
         self._claim, self._run_dir = claim, run_dir
-        self._source = run_dir.checkpoints
         self._folder = run_dir.path / "uploading" / claim.attempt_id
         self._copied: dict[int, str] | None = None  # {step: hash of the checkpoint's manifest}; None: not read yet
         self._snapshot: Snapshot | None = None
@@ -192,19 +186,15 @@ class CheckpointCopier:
                     failures += 1
                     step = None if self._snapshot is None else self._snapshot.step
                     log.warning("checkpoint_not_copied", step=step, tries=failures, error=str(error))
-                if last and not self._awaits_others():
+                if last:
                     return
-                (self._abandoned if last else self.ending).wait(self._delay(failures))
+                self.ending.wait(self._delay(failures))
         except StaleLease:
             log.info("checkpoints_no_longer_copied", reason="the lease was lost")
         except Exception:  # a bug of ours costs copies, not the run
             log.exception("checkpoint_copies_failed")
         finally:
             remove_links(self._folder)
-
-    def _awaits_others(self) -> bool:
-        """Whether a copy lacks only what other nodes send."""
-        return False
 
     def _delay(self, failures: int) -> float:
         if not failures:
@@ -214,7 +204,7 @@ class CheckpointCopier:
     def _copy_next(self) -> bool:
         """Copy one checkpoint. Returns: whether there was one. Raises: StaleLease, UNREACHABLE, UserError, OSError."""
         store = self._artifacts.store  # opened before there is anything to copy
-        scanned = _identities(self._source)
+        scanned = _identities(self._run_dir.checkpoints)
         if scanned == self._scanned and not self.ending.is_set():
             return False
         snapshot = self._choose()
@@ -228,10 +218,7 @@ class CheckpointCopier:
                 store.send_file(snapshot.key, name, snapshot.folder / name, self._sources.get(entry["sha256"]))
                 snapshot.sent.add(name)
         if snapshot.stored is None:
-            described = self._describe(snapshot)
-            if described is None:
-                return False
-            manifest = store.put_manifest(snapshot.key, described)
+            manifest = store.put_manifest(snapshot.key, self._describe(snapshot))
             snapshot.stored = StoredCheckpoint(
                 snapshot.step, self._claim.attempt, snapshot.key, manifest, snapshot.content
             )
@@ -282,7 +269,7 @@ class CheckpointCopier:
         self._discard()
         folder = self._folder / checkpoint.name
         own = read_own_manifest(checkpoint)
-        for name in (*self._own_names(checkpoint, own), OWN_MANIFEST):
+        for name in (*own.files, OWN_MANIFEST):
             link_or_copy(checkpoint / name, folder / CHECKPOINT / name)
         self._link_context(folder, step)
         content = sha256_file(folder / CHECKPOINT / OWN_MANIFEST)
@@ -295,10 +282,6 @@ class CheckpointCopier:
         key = checkpoint_key(self._claim, checkpoint.name)
         self._snapshot = Snapshot(step, folder, key, content, files)
         return self._snapshot
-
-    def _own_names(self, checkpoint: Path, manifest: CheckpointManifest) -> Iterable[str]:
-        """Files of a checkpoint that this node sends."""
-        return manifest.files
 
     def _discard(self) -> None:
         """Give up a copy for a newer checkpoint's."""
@@ -321,8 +304,8 @@ class CheckpointCopier:
             if best.stat().st_ino != before:
                 raise FileNotFoundError(f"{best} has just been replaced")
 
-    def _describe(self, snapshot: Snapshot) -> dict[str, Any] | None:
-        """Content of the manifest; None: other nodes have not sent everything yet."""
+    def _describe(self, snapshot: Snapshot) -> dict[str, Any]:
+        """Content of the manifest."""
         tensors = {name: tensor_ranges(snapshot.folder / name) for name in snapshot.files if name.endswith(_TENSORS)}
         return {
             "step": snapshot.step,

@@ -61,9 +61,6 @@ class WorkerSettings(Settings):
     worker_offers: Annotated[list[Literal["cpu", "gpu"]], NoDecode] = Field(
         [], description="what runs may ask of it, parted by commas; empty: cpu, and gpu where there is one"
     )
-    worker_address: str = Field(
-        "", description="address or interface by which other workers reach this machine; empty: as the database does"
-    )
     fork_server: str = Field(
         "auto",
         pattern="^(auto|off|/.+)$",
@@ -135,7 +132,7 @@ class WorkerSettings(Settings):
     kubernetes_ca_file: Path | None = Field(
         None, description="with the certificates of its authority; none: that of the worker's pod, else the system's"
     )
-    gang_seconds: float = Field(
+    rendezvous_seconds: float = Field(
         300.0, gt=0, le=86_400, description="for the processes of a run of several nodes to connect to node 0"
     )
     folder_seconds: float = Field(

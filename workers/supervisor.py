@@ -36,12 +36,10 @@ from workers.exit_outcome import (
     os_error_failure,
 )
 from workers.fetch_checkpoints import fetch_checkpoints
-from workers.gang import combine_outcomes, is_secondary_failure, published_rendezvous
 from workers.job_output import MetricsTail
 from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
 from workers.maintenance import schedule_dependents, schedule_studies
 from workers.monitor import JobMonitor, WorkClock
-from workers.node_checkpoints import copier_class, open_outgoing
 from workers.prepare_run import fetch_inputs, locked_run_dir, prepare_run_dir, remove_earlier_state
 from workers.remote_checkpoints import copied_checkpoints
 from workers.settings import WorkerSettings
@@ -101,7 +99,6 @@ class Supervisor:
                 remove_earlier_state(claim, run_dir)
                 fetch_checkpoints(self._database, self._settings, self._artifacts, claim, run_dir, lease)
                 lease.persist(lambda: prepare_run_dir(self._database, self._settings, claim, run_dir, fetched))
-                open_outgoing(self._settings, claim, run_dir)
                 return self._classify(claim, run_dir, lease, self._work(claim, run_dir, lease, clock, stopping))
         except AttemptInterrupted as interruption:
             return replace(Requeue.by("interrupted", str(interruption)), keeps_processes=claim.handle is not None)
@@ -134,26 +131,22 @@ class Supervisor:
 
             lease.persist(record)
 
-        title = f"attempt {claim.attempt} on {claim.worker}"
-        with published_rendezvous(self._database, self._settings, claim, lease) as gang_env:
-            places_nodes = self._executor.places_nodes
-            env = gang_env if places_nodes else visible_devices_env(claim.devices) | gang_env
-            request = JobRequest(
-                self._modules[claim.kind],
-                run_dir,
-                title,
-                self._settings.protocols,
-                env,
-                name=claim.run_id,
-                nodes=claim.nodes if places_nodes else 1,
-                gpus=claim.gpus if claim.resource != "cpu" else 0,
-                check=lease.raise_if_interrupted,
-            )
-            lease.confirm()
-            run_dir.unlock()  # for the process, which locks it again
-            with self._executor.start(request, remember) as job:
-                log.info("started", kind=claim.kind, attempt=claim.attempt, **job.identity)
-                return self._monitor(claim, job, run_dir, lease, clock, stopping)
+        request = JobRequest(
+            self._modules[claim.kind],
+            run_dir,
+            f"attempt {claim.attempt} on {claim.worker}",
+            self._settings.protocols,
+            env={} if self._executor.places_nodes else visible_devices_env(claim.devices),
+            name=claim.run_id,
+            nodes=claim.nodes,
+            gpus=claim.gpus if claim.resource != "cpu" else 0,
+            check=lease.raise_if_interrupted,
+        )
+        lease.confirm()
+        run_dir.unlock()  # for the process, which locks it again
+        with self._executor.start(request, remember) as job:
+            log.info("started", kind=claim.kind, attempt=claim.attempt, **job.identity)
+            return self._monitor(claim, job, run_dir, lease, clock, stopping)
 
     def _reattach(
         self,
@@ -179,7 +172,7 @@ class Supervisor:
     ) -> ProcessExit:
         tail = MetricsTail(run_dir.metrics_file)
         try:
-            where = self._database, self._settings, self._artifacts, claim, run_dir, copier_class(claim)
+            where = self._database, self._settings, self._artifacts, claim, run_dir
             with copied_checkpoints(*where) as finish_copies:
                 monitor = JobMonitor(self._database, self._settings, claim, job, run_dir, tail, lease, clock, stopping)
                 exited = monitor.until_exit()
@@ -194,10 +187,7 @@ class Supervisor:
     def _classify(self, claim: Claim, run_dir: RunDir, lease: LeaseKeeper, exited: ProcessExit) -> RunOutcome | Requeue:
         if self._executor.places_nodes:
             await_outcome_file(run_dir, exited, lease.check)
-        outcome = classify_exit(claim, run_dir, exited)
-        if claim.is_gang and is_secondary_failure(run_dir, exited):
-            outcome = combine_outcomes(self._database, self._settings, claim, lease, outcome)
-        return outcome
+        return classify_exit(claim, run_dir, exited)
 
     def _conclude(
         self, claim: Claim, outcome: RunOutcome | Requeue, run_dir: RunDir, lease: LeaseKeeper, clock: WorkClock

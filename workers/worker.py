@@ -6,7 +6,6 @@ take milliseconds: runs do not depend on messages, so none is lost with one.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import secrets
@@ -27,10 +26,7 @@ from lcl_core.common.gpus import Gpu, visible_gpus
 from lcl_core.common.logging import configure_logging as configure_shared_logging
 from lcl_core.common.logging import log_database_error
 from lcl_core.common.threads import usable_cores
-from lcl_core.db.artifacts import home_id
 from lcl_core.db.datasets import register_sample
-from lcl_core.db.gang import MemberLease
-from lcl_core.db.leases import Claim
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.wakeup import PING, QUEUE, TO_ALL, WAKE, WakeupProducer, producer_app
 from lcl_core.db.workers import (
@@ -44,7 +40,6 @@ from lcl_core.db.workers import (
 from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
 from workers.executors.base import Executor, create_executor
-from workers.gang import GangMember
 from workers.maintenance import (
     MAINTENANCE,
     QueueMaintenance,
@@ -138,8 +133,9 @@ class WorkerProcess:
         gpus = [] if self._executor.places_nodes else _gpus(settings)
         self._identity = _identity(settings, gpus, self._executor)
         self._supervisor = Supervisor(self._database, settings, modules, self._executor)
-        self._member = GangMember(self._database, settings, modules, self._identity, self._executor)
-        self._claim_loop = ClaimLoop(self._identity, self._database, settings.lease_seconds, self._work, self._executor)
+        self._claim_loop = ClaimLoop(
+            self._identity, self._database, settings.lease_seconds, self._supervisor.run, self._executor
+        )
         self._queue = QueueMaintenance(
             self._database,
             self._wakeups,
@@ -173,12 +169,6 @@ class WorkerProcess:
                 return self._consume()
             finally:
                 self._close()
-
-    def _work(self, claim: Claim | MemberLease, stopping: threading.Event) -> Claim | MemberLease | None:
-        if isinstance(claim, MemberLease):
-            return self._member.run(claim, stopping)
-        self._supervisor.run(claim, stopping)
-        return None
 
     def _await_database(self) -> None:
         """Migrate the schema as soon as the database responds."""
@@ -261,14 +251,7 @@ def _identity(settings: WorkerSettings, gpus: Sequence[Gpu], executor: Executor)
     )
     ids = tuple(gpu.id for gpu in gpus) if "gpu" in offers else ()
     name = f"{host}-{pid}-{secrets.token_hex(3)}"
-    return WorkerIdentity(name, host, pid, settings.worker_slots, devices, offers, ids, _home(settings))
-
-
-def _home(settings: WorkerSettings) -> str:
-    """Id of where the nodes of a run find their checkpoints: the store that has a copy of all, else the home folder."""
-    if settings.checkpoints == "store":
-        return hashlib.sha256(settings.artifacts.rstrip("/").encode()).hexdigest()[:32]
-    return home_id(settings.home)
+    return WorkerIdentity(name, host, pid, settings.worker_slots, devices, offers, ids)
 
 
 def _gpus(settings: WorkerSettings) -> list[Gpu]:

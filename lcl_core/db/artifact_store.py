@@ -106,20 +106,6 @@ class ArtifactStore:
             raise _damaged_error(MANIFEST)
         return hashlib.sha256(manifest).hexdigest()
 
-    def put_part(self, key: str, node: int, content: Mapping[str, Any]) -> None:
-        """Record what a node has sent of a folder that several nodes send."""
-        part = json.dumps(content, ensure_ascii=False).encode()
-        self._with_retries(f"{key}/parts/{node:05d}.json", "written", lambda store, path: store.pipe_file(path, part))
-
-    def read_parts(self, key: str) -> list[dict[str, Any]]:
-        """What nodes have recorded so far. A record that is just being written is left out."""
-        parts = []
-        for name in self._sizes(f"{key}/parts"):
-            content = self._with_retries(name, "read", lambda store, path: store.cat_file(path))
-            with suppress(ValueError):
-                parts.append(json.loads(content))
-        return parts
-
     def read_manifest(self, key: str, sha256: str) -> dict[str, Any]:
         """The manifest of a folder. Raises: UserError ``artifact_damaged`` if it has changed, ``file_missing``."""
         manifest = self._read_manifest(key)

@@ -95,22 +95,15 @@ class Claim:
     resource: str = ANY_DEVICE
     nodes: int = 1
     gpus: int = 1  # of each node that runs on GPUs
-    node: int = 0  # number of this node; node 0 has the lease
-    devices: tuple[str, ...] = ()  # ids of the GPUs that this node may use; none: the processor
+    devices: tuple[str, ...] = ()  # ids of the GPUs that it may use; none: the processor
     waited_seconds: float = 0.0  # from when the run could have been claimed
     handle: dict[str, Any] | None = None  # of processes that outlived the worker before
     restarts: int = 0  # how often a retry started the run from the beginning
-    engine: bool = False  # the executor places the processes of all nodes; else each node has a worker of its own
 
     @property
     def attempt_id(self) -> str:
-        """16 hex digits, the same for all nodes of this attempt and for no other attempt."""
+        """16 hex digits, of this attempt alone."""
         return hashlib.sha256(self.token.encode()).hexdigest()[:16]
-
-    @property
-    def is_gang(self) -> bool:
-        """Whether other workers have the other nodes."""
-        return self.nodes > 1 and not self.engine
 
     @property
     def parent(self) -> str | None:
@@ -153,7 +146,6 @@ def _change_state(run: Run, target: State, changes: Mapping[str, Any]) -> None:
     """Raises: ForbiddenTransition."""
     check_transition(run.id, run.state, target)
     run.state = target.value
-    run.reserved_at = None
     if target in FINISHED:
         run.metrics_thinned = False
     for name, value in changes.items():

@@ -22,8 +22,6 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
-    func,
-    or_,
     select,
     text,
 )
@@ -95,7 +93,6 @@ class Predecessor(Base):
 
 _HEAD_ORDER = ("state", "resource", "gpus", "nodes", "owner", "priority", "queued_at", "id")
 _QUEUED = "state = 'queued'"
-_IS_GANG = "nodes > 1"
 _HANDLE_ORDER = ("state", "nodes", "id")
 _HAS_HANDLE = "handle IS NOT NULL"
 _UNTHINNED = "NOT metrics_thinned"
@@ -118,8 +115,6 @@ class Run(Base):
         Index("ix_run_lease_owner", "lease_owner"),
         Index("ix_run_spec_hash", "spec_hash"),
         Index("ix_run_name_owner_id", "name", "owner", "id"),
-        # nodes: so that SQLite has no other index that is as good for their queries
-        Index("ix_run_gangs", "state", "nodes", postgresql_where=text(_IS_GANG), sqlite_where=text(_IS_GANG)),
         # for claims: the first queued run of each owner and need
         Index("ix_run_heads", *_HEAD_ORDER, postgresql_where=text(_QUEUED), sqlite_where=text(_QUEUED)),
         Index("ix_run_ready", "ready_at"),  # for the maintainer: runs that could be claimed since its last round
@@ -133,7 +128,6 @@ class Run(Base):
     name: Mapped[str | None] = mapped_column(String(100))
     notes: Mapped[str | None] = mapped_column(Text)  # of its owner, about what it found
     spec: Mapped[dict[str, Any]]
-    spec_revision: Mapped[int] = mapped_column(default=0, server_default="0")  # a worker claims none above its own
     spec_hash: Mapped[str | None] = mapped_column(String(64))  # runs of older versions have none
     owner: Mapped[str] = mapped_column(String(100))
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
@@ -155,10 +149,8 @@ class Run(Base):
     priority: Mapped[int] = mapped_column(default=0)  # higher runs first
     # one of RESOURCE_CLASSES: which workers may claim it
     resource: Mapped[str] = mapped_column(String(20), default=ANY_DEVICE)
-    nodes: Mapped[int] = mapped_column(default=1)  # number of workers, all or none
+    nodes: Mapped[int] = mapped_column(default=1)
     gpus: Mapped[int] = mapped_column(default=1)  # of each worker that runs it on GPUs; 0: of the class cpu
-    # since when a queued run of several nodes reserves workers; None: it does not
-    reserved_at: Mapped[datetime | None]
     attempt: Mapped[int] = mapped_column(default=0)  # 1 during the first attempt
     # so many workers lost without a new checkpoint between fail the run
     max_attempts: Mapped[int] = mapped_column(default=3)
@@ -217,29 +209,11 @@ class Metric(Base):
     values: Mapped[dict[str, Any]]
 
 
-class GangMemberRow(Base):
-    """A worker that joined a run of several nodes: it waits for the others, then works under the run's lease.
-
-    A row counts until it expires. One with a lease token that the run no longer has does not count.
-    """
-
-    __tablename__ = "seat"
-
-    run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True)
-    worker: Mapped[str] = mapped_column(String(100), primary_key=True)
-    token: Mapped[str] = mapped_column(String(40))  # of the member lease of this worker
-    expires_at: Mapped[datetime]
-    lease_token: Mapped[str | None] = mapped_column(String(40))  # of the attempt; None while members are missing
-    number: Mapped[int | None]  # of the node; node 0 has the run's lease
-    address: Mapped[str | None] = mapped_column(String(300))  # HOST:PORT of the rendezvous, on node 0 only
-    ending: Mapped[dict[str, Any] | None]  # exit of its process: {} for success, else gang.MemberFailure
-
-
 class DeviceRow(Base):
     """A GPU or MIG instance, by its UUID, and its last lease; ``workers.device_uses`` decides which leases count.
 
-    A lease counts while its run, or the member of a gang, has the lease of that token, so that nothing frees a device
-    but the end of the lease. One row a device, whichever workers see it: two of them never lease it to two runs.
+    A lease counts while its run has the lease of that token, so that nothing frees a device but the end of the lease.
+    One row a device, whichever workers see it: two of them never lease it to two runs.
     """
 
     __tablename__ = "device"
@@ -247,7 +221,7 @@ class DeviceRow(Base):
     id: Mapped[str] = mapped_column(String(100), primary_key=True)  # GPU-… or MIG-…
     run_id: Mapped[str | None] = mapped_column(String(40))
     worker: Mapped[str | None] = mapped_column(String(100))
-    # of the run's lease or of the member lease; None: reserved for the queued run until that has all that it needs
+    # of the run's lease; None: reserved for the queued run until that has all that it needs
     token: Mapped[str | None] = mapped_column(String(40))
     # an api serves inference on it, and no run gets it; an api that is well extends it. None: no api does
     serving_until: Mapped[datetime | None]
@@ -266,34 +240,18 @@ class Worker(Base):
     offers: Mapped[list[Any]] = mapped_column(default=lambda: ["cpu"])  # of RESOURCES: which runs it may claim
     gpus: Mapped[list[Any]] = mapped_column(default=list)  # use of each GPU, see workers.record_heartbeat
     gpu_ids: Mapped[list[Any]] = mapped_column(default=list)  # devices that it may lease to runs
-    # id of its home folder, or of the store that gets copies of its checkpoints: only workers with the same one run the
-    # nodes of one run; None: a worker of an older version
-    home: Mapped[str | None] = mapped_column(String(40))
-    spec_revision: Mapped[int] = mapped_column(default=0, server_default="0")  # the highest of specs that it can parse
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     consumed_at: Mapped[datetime | None]  # when it last received a message from the broker
 
     # derived from the leases, so the two cannot disagree
     current_run: Mapped[str | None] = column_property(
-        func.coalesce(
-            select(Run.id)
-            .where(Run.lease_owner == id, Run.lease_token.is_not(None))
-            .order_by(Run.id)
-            .limit(1)
-            .correlate_except(Run)
-            .scalar_subquery(),
-            select(GangMemberRow.run_id)
-            .join(Run, Run.id == GangMemberRow.run_id)
-            .where(
-                GangMemberRow.worker == id,
-                or_(GangMemberRow.lease_token.is_(None), GangMemberRow.lease_token == Run.lease_token),
-            )
-            .order_by(GangMemberRow.run_id)
-            .limit(1)
-            .correlate_except(GangMemberRow, Run)
-            .scalar_subquery(),
-        )
+        select(Run.id)
+        .where(Run.lease_owner == id, Run.lease_token.is_not(None))
+        .order_by(Run.id)
+        .limit(1)
+        .correlate_except(Run)
+        .scalar_subquery()
     )
 
 

@@ -1,8 +1,8 @@
 """Job queue: order of the queued runs, and the claim of the next one.
 
-Order: priority, then runs for which devices or workers are reserved, then the owner with the fewest running runs, then
-the longest wait. ``lcl_core.db.gang`` decides when a run of several nodes is next. A claim is a compare-and-swap on the
-state; PostgreSQL skips rows that another worker has locked.
+Order: priority, then runs for which devices are reserved, then the owner with the fewest running runs, then the longest
+wait. Runs of several nodes are left to workers whose executor places all nodes of a run. A claim is a compare-and-swap
+on the state; PostgreSQL skips rows that another worker has locked.
 
 Composing a statement of a claim costs more CPU time than its execution. Each form of a statement is composed once in a
 process; two claims differ only in its parameters.
@@ -25,6 +25,7 @@ from sqlalchemy import (
     Float,
     Row,
     Select,
+    Subquery,
     Table,
     and_,
     bindparam,
@@ -42,31 +43,17 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, lazyload, load_only
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from lcl_core.db.gang import (
-    LiveWorker,
-    MemberLease,
-    Reservation,
-    awaits_no_engine,
-    backfill_candidates,
-    due_parameters,
-    find_reservation,
-    gang_members,
-    is_due,
-    is_parsable,
-    join_gang,
-    live_workers,
-    release_member,
-    running_by_owner,
-)
-from lcl_core.db.leases import CLAIM_FIELDS, Claim, is_unwanted
+from lcl_core.db.leases import CLAIM_FIELDS, REATTACH_SECONDS, Claim, is_unwanted
 from lcl_core.db.models import Run
 from lcl_core.db.session import now
 from lcl_core.db.states import LEASED, State
 from lcl_core.db.workers import (
     DeviceNeed,
     DevicePool,
+    LiveWorker,
     capacity,
     device_uses,
+    live_workers,
     need_columns,
     needed_devices,
     obtainable_devices,
@@ -86,9 +73,8 @@ def claim_next(
     lease_seconds: float = 30.0,
     offers: Sequence[str] = RESOURCES,
     devices: Sequence[str] = (),
-    seat: MemberLease | None = None,
-) -> Claim | MemberLease | None:
-    """Claim the next run for a worker, or a membership in the gang of a run of several nodes; None: there is none.
+) -> Claim | None:
+    """Claim the next run of one node for a worker; None: there is none.
 
     Two workers never claim one run: PostgreSQL skips rows that another worker has locked, and the update compares the
     state. The devices that the run needs are leased in the same transaction.
@@ -96,42 +82,19 @@ def claim_next(
     Args:
         offers: resources of the worker, of ``cpu`` and ``gpu``.
         devices: ids of the GPUs of the worker; without any it executes runs that may run anywhere on the CPU.
-        seat: membership with which the worker waits. It is returned while the worker must continue waiting, and given
-            up for what is returned otherwise.
     """
-    pool = DevicePool(session, worker, devices, seat.token if seat else None)
-    chosen: tuple[str, ...] = ()
+    pool = DevicePool(session, worker, devices)
     while True:
-        moment = now(session)
-        reservation = find_reservation(session, worker, offers, pool, moment, seat.run_id if seat else None)
-        read = partial(_next_candidate, offers, pool, reservation)
-        given = {"room": pool.room, "reserving": sorted(pool.reserving), **due_parameters(moment)}
+        given = {"room": pool.room, "reserving": sorted(pool.reserving), **due_parameters(now(session))}
+        read = partial(_candidates, tuple(offers), pool.size > 0, bool(pool.reserving))
         row = _lock_first(session, read, given, pool.size > 0, pool.passed)
-        need = reservation.need if reservation is not None else None
-        if row is not None:
-            need = DeviceNeed(*tuple(row))
-        if need is not None:
-            if seat is not None and need.run_id == seat.run_id:
-                return seat
-            found = pool.choose(need)
-            if found is None:
-                continue  # it waits for devices; what may run beside it is next
-            chosen = found
-        if seat is not None:
-            if not release_member(session, seat, only_waiting=True):
-                return seat  # the gang is complete, or the membership has expired: its holder notices that
-            pool.release_membership()
-            seat = None
-        if need is None:
+        if row is None:
             return None
+        need = DeviceNeed(*tuple(row))
+        chosen = pool.choose(need)
+        if chosen is None:
+            continue  # it waits for devices; what may run beside it is next
         token = secrets.token_hex(16)
-        if need.nodes > 1:
-            if not _lock_gang(session, need.run_id, worker, offers, pool):
-                continue
-            membership = join_gang(session, need.run_id, worker, token, need.nodes, lease_seconds)
-            if membership is not None:
-                pool.bind(chosen, need, membership.token)
-                return membership
         claim = _claim_run(session, need.run_id, token, worker, lease_seconds)
         if claim is not None:
             pool.bind(chosen, need, token)
@@ -178,39 +141,19 @@ def _lock_query(alone: bool, has_devices: bool, passes: bool) -> Select[Any]:
     return query.with_for_update(of=Run, skip_locked=True)
 
 
-def _next_candidate(
-    offers: Sequence[str], pool: DevicePool, reservation: Reservation | None, passes: bool
-) -> Select[Any]:
-    """Query for the next run of one node, as ``_lock_first`` reads it.
-
-    Args:
-        reservation: of the worker for a run of several nodes; only runs that may go before that one are candidates.
-        passes: whether it leaves out the runs ``passed``.
-    """
-    early = reservation is not None and reservation.window > 0
-    query, running = _candidates(
-        tuple(offers), pool.size > 0, bool(pool.reserving), reservation is not None, early, passes
-    )
-    return query if reservation is None else query.where(reservation.admits(running, pool.reserving))
-
-
 @lru_cache(_FORMS)
-def _candidates(
-    offers: tuple[str, ...], has_devices: bool, reserves: bool, alone: bool, backfills: bool, passes: bool
-) -> tuple[Select[Any], ColumnElement[int]]:
-    """Query for the first queued run of one node, and in it the number of leased runs of the run's owner.
+def _candidates(offers: tuple[str, ...], has_devices: bool, reserves: bool, passes: bool) -> Select[Any]:
+    """Query for the first queued run of one node, as ``_lock_first`` reads it.
 
     Owners without running runs come before owners with some, and among them the longest wait decides, so no owner
     starves. A run for which devices are reserved keeps its place before them.
 
     Args:
         reserves: whether devices are reserved for the runs ``reserving``.
-        alone: whether only the run that is found will do.
-        backfills: whether short runs are candidates that are not the first of their owner.
+        passes: whether it leaves out the runs ``passed``.
     """
     owners = running_by_owner()
-    running = func.coalesce(owners.c.runs, 0)
-    order = [Run.priority.desc(), running, Run.queued_at, Run.id]
+    order = [Run.priority.desc(), func.coalesce(owners.c.runs, 0), Run.queued_at, Run.id]
     reserving = Run.id.in_(bindparam("reserving", expanding=True)) if reserves else false()
 
     def serves(run: Any) -> ColumnElement[bool]:
@@ -220,17 +163,14 @@ def _candidates(
     if reserves:
         order.insert(1, case((reserving, 0), else_=1))
         candidates.append(select(Run.id).where(reserving, serves(Run), *_may_start(Run, passes)))
-    if backfills:
-        early = Run.id.in_(backfill_candidates())
-        candidates.append(select(Run.id).where(early, serves(Run), *_may_start(Run, passes)))
     found = _union_of(*candidates)
     query = (
-        select(Run.id, true() if alone else reserving, *_peers_of(Run))
+        select(Run.id, reserving, *_peers_of(Run))
         .join(found, found.c.id == Run.id)
         .outerjoin(owners, owners.c.owner == Run.owner)
         .order_by(*order)
     )
-    return query.limit(1), running
+    return query.limit(1)
 
 
 def _heads(serves: Callable[[Any], ColumnElement[bool]], passes: bool) -> Select[Any]:
@@ -335,8 +275,7 @@ def claim_for_engine(
     read = partial(_next_for_engine, tuple(offers), capacity.has_gpus)
     given = asdict(capacity) | due_parameters(now(session))
     row = _lock_first(session, read, given, capacity.has_gpus)
-    claim = None if row is None else _claim_run(session, row.id, secrets.token_hex(16), worker, lease_seconds)
-    return None if claim is None else replace(claim, engine=True)
+    return None if row is None else _claim_run(session, row.id, secrets.token_hex(16), worker, lease_seconds)
 
 
 @lru_cache(_FORMS)
@@ -369,18 +308,25 @@ def _next_for_engine(offers: tuple[str, ...], has_gpus: bool, passes: bool) -> S
     )
 
 
-def _lock_gang(session: Session, run_id: str, worker: str, offers: Sequence[str], pool: DevicePool) -> bool:
-    """Lock the row of a run of several nodes, waiting for others that join.
+def running_by_owner() -> Subquery:
+    """``owner`` and the number ``runs`` of its leased runs."""
+    leased = Run.state.in_([state.value for state in LEASED])
+    return select(Run.owner, func.count().label("runs")).where(leased).group_by(Run.owner).subquery()
 
-    Returns: whether the run still reserves this worker, which others may have changed meanwhile.
-    """
-    query = select(Run).where(Run.id == run_id, Run.state == State.QUEUED.value).with_for_update(of=Run)
-    run = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
-    reservation = find_reservation(session, worker, offers, pool, now(session))
-    if run is None or reservation is None or reservation.need.run_id != run_id:
-        return False
-    run.reserved_at = run.reserved_at or now(session)
-    return True
+
+def due_parameters(moment: datetime) -> dict[str, datetime]:
+    """Parameters of ``is_due`` and ``awaits_no_engine`` at that time of the database's clock."""
+    return {"due_at": moment, "abandoned_at": moment - timedelta(seconds=REATTACH_SECONDS)}
+
+
+def is_due(run: Any = Run) -> ColumnElement[bool]:
+    """Condition on a queued run: it may start. One whose attempt has failed may have to wait."""
+    return or_(run.ready_at.is_(None), run.ready_at <= bindparam("due_at"))
+
+
+def awaits_no_engine(run: Any = Run) -> ColumnElement[bool]:
+    """Condition on a queued run: none of its processes may still wait for a worker that re-attaches to them."""
+    return or_(run.handle.is_(None), run.ready_at < bindparam("abandoned_at"))
 
 
 def unclaimed_runs(
@@ -391,7 +337,7 @@ def unclaimed_runs(
     size = capacity(devices)
     query = (
         select(Run.id)
-        .where(Run.state == State.QUEUED.value, _can_be_claimed(offers, size > 0, size), unclaimed, is_parsable())
+        .where(Run.state == State.QUEUED.value, _can_be_claimed(offers, size > 0, size), unclaimed)
         .order_by(Run.priority.desc(), Run.queued_at, Run.id)
     )
     return list(session.scalars(query.limit(100)))
@@ -431,7 +377,7 @@ def _longest_waiting() -> Select[Run, datetime]:
     """Query for the first run of each group, and since when it could be claimed."""
     heads = _union_of(_heads(lambda run: true(), False))
     since = func.coalesce(Run.ready_at, Run.queued_at, type_=Run.queued_at.type)
-    columns = Run.resource, Run.gpus, Run.nodes, Run.priority, Run.queued_at, Run.reserved_at, Run.spec_revision
+    columns = Run.resource, Run.gpus, Run.nodes, Run.priority, Run.queued_at
     query = select(Run, since).join(heads, heads.c.id == Run.id).order_by(since, Run.id).limit(_EXAMINED_HEADS)
     return query.options(load_only(*columns), lazyload(Run.tag_rows), lazyload(Run.after_rows))
 
@@ -441,12 +387,8 @@ class _IdleWorkers:
 
     def __init__(self, session: Session, moment: datetime) -> None:
         self._workers = [worker for worker in live_workers(session, moment) if not worker.has_engine]
-        self._waiting, self._working = gang_members(session, moment)
-        self._joined = {worker for members in self._waiting.values() for worker in members}
         leased = select(Run.lease_owner).where(Run.state.in_([state.value for state in LEASED]))
         used = Counter(session.scalars(leased))
-        for members in (*self._waiting.values(), *self._working.values()):
-            used.update(members)
         self._idle = {worker.id for worker in self._workers if used[worker.id] < worker.slots}
         uses = device_uses(session) if any(worker.devices for worker in self._workers) else []
         self._uses = {use.device: use for use in uses}
@@ -454,25 +396,15 @@ class _IdleWorkers:
 
     def can_start(self, run: Run) -> bool:
         """Whether the run starts as soon as the workers query the queue."""
-        members = self._waiting.get(run.id, set())
-        seated = [worker for worker in self._workers if worker.id in members]
-        free = [worker for worker in self._workers if worker.id not in members and self._can_claim(worker, run)]
-        homes = {worker.home for worker in seated}  # the other nodes have to share it
-        numbers = Counter(worker.home for worker in (*seated, *free))
-        return any(number >= run.nodes and homes <= {home} for home, number in numbers.items())
+        return run.nodes == 1 and any(self._can_claim(worker, run) for worker in self._workers)
 
     def _can_claim(self, worker: LiveWorker, run: Run) -> bool:
-        """Whether it could claim the run, or join its gang."""
         if worker.id not in self._idle or not worker.can_serve(run):
             return False
-        # it waits for another gang, or its process of an earlier attempt still ends
-        if run.nodes > 1 and (worker.id in self._joined or worker.id in self._working.get(run.id, set())):
-            return False
         number = needed_devices(run, capacity(worker.devices))
-        need = DeviceNeed(run.id, number, run.nodes, run.priority, run.queued_at)
+        need = DeviceNeed(run.id, number, run.priority, run.queued_at)
         uses = {device: self._uses[device] for device in worker.devices if device in self._uses}
-        reserves = run.id in self._reserving or run.reserved_at is not None
-        return len(obtainable_devices(need, worker.devices, uses, reserves)) >= number
+        return len(obtainable_devices(need, worker.devices, uses, run.id in self._reserving)) >= number
 
 
 def _can_be_claimed(
@@ -515,7 +447,6 @@ def _lease_statement() -> ReturningUpdate[Any]:
     run = table.c
     values = {
         run.state: State.RUNNING.value,
-        run.reserved_at: None,
         run.attempt: run.attempt + 1,
         run.started_at: func.coalesce(run.started_at, bindparam("moment", type_=run.started_at.type)),
         run.lease_token: bindparam("token"),

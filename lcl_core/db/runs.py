@@ -5,7 +5,6 @@ Each action locks the row, checks the transition with ``lcl_core.db.states``, an
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
@@ -15,13 +14,22 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError, suggestion
-from lcl_core.db.gang import LiveWorker, can_serve, live_workers
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Dataset, EncoderRow, Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_checkpoints, delete_stored_folder
 from lcl_core.db.session import MAX_NAMES, CursorPage, bad_cursor, now, read_page
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
-from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, needed_devices
+from lcl_core.db.workers import (
+    ALIVE_WITHIN,
+    ENGINES_NEEDED,
+    DeviceUse,
+    LiveWorker,
+    can_serve,
+    capacity,
+    device_uses,
+    live_workers,
+    needed_devices,
+)
 from lcl_core.estimate.flops import encoder_flops
 from lcl_core.estimate.history import MeasuredRun, measured_run
 from lcl_core.estimate.report import RunEstimate, estimate_pretraining
@@ -365,9 +373,7 @@ def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str
     uses = device_uses(session) if any(worker.devices for worker in workers) else []
     found = {}
     for run in queued:
-        upgraded = [worker for worker in workers if run.spec_revision <= worker.spec_revision]
-        reason = _missing_worker(run, workers) or _missing_upgrade(run, workers, upgraded)
-        found[run.id] = reason or _busy_devices(run, upgraded, uses)
+        found[run.id] = _missing_worker(run, workers) or _busy_devices(run, workers, uses)
     return {run_id: reason for run_id, reason in found.items() if reason is not None}
 
 
@@ -379,34 +385,13 @@ def _missing_worker(run: Run, workers: Sequence[LiveWorker]) -> dict[str, str] |
         return {"code": "no_resource", "message": f"no worker offers {run.resource}; {_REMEDIES[run.resource]}"}
     if any(worker.has_engine for worker in serving):
         return None  # its cluster may have any number of nodes and GPUs
+    if run.nodes > 1:
+        return {"code": "no_engine", "message": f"the run takes {run.nodes} nodes; {ENGINES_NEEDED}"}
     able = [worker for worker in serving if needed_devices(run, worker.size) <= worker.size]
     if not able:
         message = f"the run needs {_gpus(run.gpus)} on one machine; the largest worker offers {_largest(serving)}"
         return {"code": "too_few_gpus", "message": f"{message}; start a larger one, or submit it again with fewer"}
-    if len(able) < run.nodes:
-        message = f"the run takes {run.nodes} workers at once, and only {len(able)} can serve it; start more of them"
-        return {"code": "too_few_workers", "message": f"{message}, or submit it again with fewer engine.nodes"}
-    homes = Counter(worker.home for worker in able)
-    if run.nodes > 1 and max(homes.values()) < run.nodes:
-        counts = ", ".join(f"{count} of home {home or 'unknown'}" for home, count in sorted(homes.items(), key=str))
-        message = (
-            f"the run takes {run.nodes} workers that share one LCL_HOME, or one store for checkpoints, and the "
-            f"{len(able)} that can serve it are {counts}; start workers on a shared LCL_HOME, or all with "
-            "LCL_CHECKPOINTS=store and the same LCL_ARTIFACTS"
-        )
-        return {"code": "separate_homes", "message": message}
     return None
-
-
-def _missing_upgrade(run: Run, workers: Sequence[LiveWorker], upgraded: Sequence[LiveWorker]) -> dict[str, str] | None:
-    """Why a run waits that the workers could serve if all were ``upgraded``; None: those that are suffice."""
-    if len(upgraded) == len(workers) or (upgraded and _missing_worker(run, upgraded) is None):
-        return None
-    message = (
-        "a newer version of the service has submitted the run, and too few workers that could serve it are of that "
-        f"version ({len(upgraded)} of the {len(workers)} alive are); upgrade them, and the run begins by itself"
-    )
-    return {"code": "old_workers", "message": message}
 
 
 def _busy_devices(run: Run, workers: Sequence[LiveWorker], uses: Sequence[DeviceUse]) -> dict[str, str] | None:
@@ -421,13 +406,12 @@ def _busy_devices(run: Run, workers: Sequence[LiveWorker], uses: Sequence[Device
         for need, devices in needs
         if need <= capacity(devices)
     ]
-    if sum(need <= free for need, free in most_free) >= run.nodes:
+    if any(need <= free for need, free in most_free):
         return None
     free = max(free for _, free in most_free)
-    machines = "" if run.nodes == 1 else f" on each of {run.nodes} machines"
     reserved = sum(use.reserved and use.run_id == run.id for use in uses)
     kept = f", {reserved} of them reserved for it" if reserved else ""
-    message = f"waits for {_gpus(run.gpus)}{machines}; the worker with the most free ones has {free}{kept}"
+    message = f"waits for {_gpus(run.gpus)}; the worker with the most free ones has {free}{kept}"
     return {"code": "devices_busy", "message": f"{message}. It begins when other runs end"}
 
 

@@ -20,10 +20,10 @@ from lcl_core.db.models import CollectionAddition, Dataset, EncoderRow, Predeces
 from lcl_core.db.registry import evaluation_by_names, pin_encoders
 from lcl_core.db.session import now
 from lcl_core.db.states import State
+from lcl_core.db.workers import ENGINES_NEEDED, live_workers
 from lcl_core.jobs import JOBS
 from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.parsing import (
-    SPEC_REVISION,
     AnySpec,
     datasets_of,
     encoders_of,
@@ -75,10 +75,12 @@ def submit(
         body_hash: of the request, as ``hash_submission`` has it; None: that of these arguments.
 
     Raises: UserError ``unknown_kind``, ``bad_spec``, ``bad_gpus``, ``unknown_encoder``, ``bad_branch``,
-        ``unknown_predecessor``, ``predecessor_failed``, ``idempotency_conflict`` (the key had another body).
+        ``no_engine``, ``unknown_predecessor``, ``predecessor_failed``, ``idempotency_conflict`` (the key had another
+        body).
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     requirements = resolve_requirements(kind, spec, resource, gpus)
+    _check_engine(session, requirements["nodes"])
     body_hash = body_hash or hash_submission(kind, spec, name, tags, after, priority, max_attempts, resource, gpus)
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated
@@ -89,7 +91,6 @@ def submit(
         kind=kind,
         name=name,
         spec=spec.model_dump(mode="json"),
-        spec_revision=SPEC_REVISION,
         spec_hash=spec_hash(kind, spec),
         owner=owner,
         idempotency_key=idempotency_key,
@@ -105,6 +106,14 @@ def submit(
         after_rows=[Predecessor(after_id=run_id) for run_id in dict.fromkeys(after)],
     )
     return _insert(session, run)
+
+
+def _check_engine(session: Session, nodes: int) -> None:
+    """Raises: UserError ``no_engine`` where workers are alive and none of them can run several nodes."""
+    workers = live_workers(session, now(session)) if nodes > 1 else []
+    if workers and not any(worker.has_engine for worker in workers):
+        message = f"engine.nodes: {ENGINES_NEEDED} (got {nodes}); set engine.nodes to 1"
+        raise UserError(message, code="no_engine", field="engine.nodes")
 
 
 def find_trunk(session: Session, spec: AnySpec, visible_to: str | None = None) -> str | None:

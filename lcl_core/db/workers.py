@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Select, and_, bindparam, delete, func, or_, select, update
@@ -23,16 +23,19 @@ from sqlalchemy.orm import Session
 from lcl_core.common.gpus import is_whole
 from lcl_core.common.logging import log_database_error
 from lcl_core.db.leases import NO_CAPACITY_SINCE
-from lcl_core.db.models import DeviceRow, GangMemberRow, Run, TaskLease, Worker
+from lcl_core.db.models import DeviceRow, Run, TaskLease, Worker
 from lcl_core.db.session import UNREACHABLE, dialect_insert, now, sql_now
 from lcl_core.db.states import LEASED, State
 from lcl_core.jobs import ANY_DEVICE
-from lcl_core.specs.parsing import SPEC_REVISION
 
 log = structlog.get_logger(__name__)
 FORGET_AFTER = timedelta(minutes=10)
 ALIVE_WITHIN = timedelta(seconds=30)  # six heartbeats
 _ENGINE_PREFIX = "executor "
+ENGINES_NEEDED = (
+    "runs of several nodes need workers with LCL_EXECUTOR=ray, slurm or kubernetes "
+    "(for two machines: `ray start` on each, and LCL_EXECUTOR=ray)"
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,6 @@ class WorkerIdentity:
     devices: tuple[str, ...]
     offers: tuple[str, ...] = ("cpu",)
     gpu_ids: tuple[str, ...] = ()  # devices that it may lease to runs
-    home: str | None = None  # id of its home folder, or of the store that gets copies of its checkpoints
-    spec_revision: int = SPEC_REVISION
 
 
 def engine_device(executor: str) -> str:
@@ -58,6 +59,41 @@ def engine_device(executor: str) -> str:
 def uses_engine(devices: Sequence[str]) -> bool:
     """Whether the worker with these ``devices`` has an executor that places the processes of runs on a cluster."""
     return any(device.startswith(_ENGINE_PREFIX) for device in devices)
+
+
+class LiveWorker(NamedTuple):
+    """A worker with a recent heartbeat."""
+
+    id: str
+    offers: list[Any]
+    slots: int
+    devices: list[str]  # that no api serves inference on
+    has_engine: bool  # its executor places the processes of runs on a cluster, whose free capacity is not known here
+
+    @property
+    def size(self) -> int:
+        """Devices that its largest run could get."""
+        return capacity(self.devices)
+
+    def can_serve(self, run: Run) -> bool:
+        """Whether it could run the run if all its slots and devices were free."""
+        return can_serve(self.offers, run.resource) and needed_devices(run, self.size) <= self.size
+
+
+def can_serve(offers: Collection[str], resource: str) -> bool:
+    """Whether a worker with these resources can run a run of that resource class."""
+    return resource in (*offers, ANY_DEVICE)
+
+
+def live_workers(session: Session, moment: datetime) -> list[LiveWorker]:
+    """Workers with a recent heartbeat. Only columns are read: ``current_run`` is a separate query for each worker."""
+    columns = Worker.id, Worker.offers, Worker.slots, Worker.gpu_ids, Worker.devices
+    rows = session.execute(select(*columns).where(Worker.seen_at >= moment - ALIVE_WITHIN)).tuples().all()
+    serving = serving_devices(session) if any(gpus for _, _, _, gpus, _ in rows) else set()
+    return [
+        LiveWorker(id_, offers, slots, [each for each in gpus if each not in serving], uses_engine(names))
+        for id_, offers, slots, gpus, names in rows
+    ]
 
 
 def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[dict[str, Any]] = ()) -> None:
@@ -170,7 +206,7 @@ class WorkerStats:
 
     workers: int
     slots: int
-    slots_used: int  # leased runs, and gang members that wait or work
+    slots_used: int  # leased runs
     consumed_seconds: float | None  # since a worker last received a message, or started; None: there is none
 
 
@@ -207,12 +243,7 @@ def worker_stats(session: Session) -> WorkerStats:
     )
     workers, slots, consumed_at = session.execute(alive).tuples().one()
     leased = select(func.count()).select_from(Run).where(Run.state.in_([state.value for state in LEASED]))
-    members = select(func.count()).where(
-        func.coalesce(GangMemberRow.number, 1) > 0,  # node 0 is counted with the leased run
-        GangMemberRow.expires_at >= moment,
-        GangMemberRow.ending.is_(None),
-    )
-    used = session.scalars(leased).one() + session.scalars(members).one()
+    used = session.scalars(leased).one()
     return WorkerStats(workers, slots, used, None if consumed_at is None else _seconds(consumed_at, moment))
 
 
@@ -229,11 +260,10 @@ def _seconds(start: datetime, end: datetime) -> float:
 
 @dataclass(frozen=True)
 class DeviceNeed:
-    """What a queued run needs of each of its workers, and its rank among reservations."""
+    """What a queued run needs of its worker, and its rank among reservations."""
 
     run_id: str
     gpus: int  # 0: none on this worker
-    nodes: int
     priority: int
     queued_at: datetime
 
@@ -248,7 +278,7 @@ class DeviceUse:
     device: str
     worker: str
     need: DeviceNeed
-    reserved: bool  # for a queued run; else leased, to a run or to a member of a gang
+    reserved: bool  # for a queued run; else leased
 
     @property
     def run_id(self) -> str:
@@ -270,19 +300,12 @@ def device_uses(session: Session, devices: Collection[str] | None = None) -> lis
 @lru_cache(2)
 def _device_uses_query(selects: bool) -> Select[Any]:
     """Composed once, as all statements of a claim. ``selects``: devices are given."""
-    member = and_(
-        GangMemberRow.run_id == DeviceRow.run_id,
-        GangMemberRow.token == DeviceRow.token,
-        GangMemberRow.expires_at >= bindparam("moment"),
-        GangMemberRow.ending.is_(None),  # its process still runs, or waits for the other nodes
-    )
     alive = and_(Worker.id == DeviceRow.worker, Worker.seen_at >= bindparam("alive_since"))
     reserved = and_(DeviceRow.token.is_(None), Run.state == State.QUEUED.value, Worker.id.is_not(None))
-    counts = or_(Run.lease_token == DeviceRow.token, GangMemberRow.token.is_not(None), reserved)
+    counts = or_(Run.lease_token == DeviceRow.token, reserved)
     query = (
         select(DeviceRow.id, DeviceRow.worker, DeviceRow.token, *need_columns())
         .join(Run, Run.id == DeviceRow.run_id)
-        .outerjoin(GangMemberRow, member)
         .outerjoin(Worker, alive)
         .where(counts)
         .order_by(DeviceRow.id)
@@ -294,13 +317,7 @@ def _device_uses_query(selects: bool) -> Select[Any]:
 
 def need_columns(gpus: Any = Run.gpus) -> tuple[Any, ...]:
     """Columns of a run that are the fields of its DeviceNeed."""
-    return Run.id, gpus, Run.nodes, Run.priority, Run.queued_at
-
-
-def leased_devices(session: Session, run_id: str, token: str) -> tuple[str, ...]:
-    """Devices of a run under one lease: the run's own, or that of a member of its gang."""
-    query = select(DeviceRow.id).where(DeviceRow.run_id == run_id, DeviceRow.token == token)
-    return tuple(session.scalars(query.order_by(DeviceRow.id)))
+    return Run.id, gpus, Run.priority, Run.queued_at
 
 
 def capacity(devices: Collection[str]) -> int:
@@ -390,10 +407,6 @@ def _idle_instances(devices: Sequence[str], uses: Mapping[str, DeviceUse]) -> li
 class DevicePool:
     """Devices of a worker in one claim, locked until its transaction ends.
 
-    Args:
-        seat: token of the membership that the worker may give up in this claim: its devices can be chosen, but are
-            reserved for no other run.
-
     Attributes:
         size: devices that the largest run could get when none is in use.
         room: devices of the largest run that may still be claimed in this transaction.
@@ -401,16 +414,14 @@ class DevicePool:
         reserving: runs for which devices are reserved, on any worker.
     """
 
-    def __init__(self, session: Session, worker: str, devices: Sequence[str], seat: str | None = None) -> None:
+    def __init__(self, session: Session, worker: str, devices: Sequence[str]) -> None:
         self._worker = worker
         self._rows = lock_devices(session, devices) if devices else {}
         serving = serving_devices(session) if devices else set()
         self._devices = [device for device in devices if device not in serving]
         uses = device_uses(session, self._devices) if self._devices else []
-        self._seated = {device for device, row in self._rows.items() if seat is not None and row.token == seat}
-        here = [use for use in uses if use.device in self._devices]
-        self._uses = {use.device: use for use in here if use.device not in self._seated}
-        self._elsewhere = [use for use in uses if use.device not in self._devices]
+        self._uses = {use.device: use for use in uses if use.device in self._devices}
+        self._collected_elsewhere = {use.run_id for use in uses if use.device not in self._devices}
         self.size = self.room = capacity(self._devices)
         self.passed: list[str] = []
         self.reserving = {use.run_id for use in uses if use.reserved}
@@ -418,7 +429,7 @@ class DevicePool:
     def choose(self, need: DeviceNeed) -> tuple[str, ...] | None:
         """Devices for a run. None: it waits for devices, and those of this worker that are free are reserved for it.
 
-        A run whose devices are being collected by as many other workers as it has nodes reserves none here.
+        A run whose devices are being collected by another worker reserves none here.
         """
         if need.gpus == 0:
             return ()
@@ -426,20 +437,15 @@ class DevicePool:
         if len(free) >= need.gpus:
             return tuple(free[: need.gpus])
         self.passed.append(need.run_id)
-        others = {use.worker for use in self._elsewhere if use.run_id == need.run_id}
-        if len(others) < need.nodes:
+        if need.run_id not in self._collected_elsewhere:
             if need.gpus > 1:
-                self._assign([device for device in free if device not in self._seated], need, token=None)
+                self._assign(free, need, token=None)
             self.room = capacity(_idle_instances(self._devices, self._uses))
         return None
 
     def bind(self, devices: Sequence[str], need: DeviceNeed, token: str) -> None:
-        """Lease the devices under the token of a lease of the run or of its gang's member."""
+        """Lease the devices under the token of the run's lease."""
         self._assign(devices, need, token)
-
-    def release_membership(self) -> None:
-        """The membership has been given up."""
-        self._seated = set()
 
     def _assign(self, devices: Sequence[str], need: DeviceNeed, token: str | None) -> None:
         for device in devices:

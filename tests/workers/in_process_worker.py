@@ -6,7 +6,6 @@ import threading
 
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import leases, queue
-from lcl_core.db.gang import MemberLease
 from lcl_core.db.session import Database
 from workers.executors.base import Executor, create_executor
 from workers.settings import WorkerSettings
@@ -45,9 +44,7 @@ class InProcessWorker:
         with self.database.session() as session:
             if capacity is not None:
                 return queue.claim_for_engine(session, "in-process", seconds, ("cpu", "gpu"), capacity)
-            claimed = queue.claim_next(session, "in-process", seconds)
-        assert not isinstance(claimed, MemberLease)
-        return claimed
+            return queue.claim_next(session, "in-process", seconds)
 
     def work(self) -> None:
         self.supervise(self.claim())

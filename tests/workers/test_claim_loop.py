@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,25 +138,6 @@ def test_a_slot_leaves_to_others_what_its_worker_cannot_serve(
     eventually(lambda: seen == [for_anybody])
     slots.join()
     assert run_of(for_a_gpu).state == "queued"
-
-
-def test_what_was_claimed_in_place_of_a_seat_is_requeued_when_the_worker_stops_at_that_moment(
-    database: Database, queue: Callable[..., str]
-) -> None:
-    seen: list[tuple[str, bool]] = []
-
-    def work(claim: leases.Claim, stopping: threading.Event) -> leases.Claim | None:
-        seen.append((claim.run_id, stopping.is_set()))
-        if stopping.is_set():
-            return None
-        loop.stop()
-        return replace(claim, run_id="run_instead")
-
-    loop = ClaimLoop(worker(1), database, 30.0, work)
-    run_id = queue()
-    loop.notify()
-    loop.join()
-    assert seen == [(run_id, False), ("run_instead", True)]
 
 
 def test_a_claim_that_fails_loses_no_notification(

@@ -18,7 +18,6 @@ from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.complete_run import RunCancelled, complete_run
-from lcl_core.db.gang import MemberLease
 from lcl_core.db.leases import Claim
 from lcl_core.db.models import Worker
 from lcl_core.db.runs import count_runs_by_state
@@ -110,8 +109,7 @@ def test_two_hundred_runs_share_eight_devices_and_none_is_passed_over(
     ids = [submit(gpus) for gpus in needs]
     devices, used, seen = tuple(map(gpu_id, range(8))), SharedDevices(), dict[str, int]()
 
-    def work(claim: Claim | MemberLease, stopping: threading.Event) -> None:
-        assert isinstance(claim, Claim)
+    def work(claim: Claim, stopping: threading.Event) -> None:
         used.begin(claim)
         seen[claim.run_id] = len(claim.devices)
         time.sleep(chance.random() / 50)

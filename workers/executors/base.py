@@ -112,8 +112,8 @@ class Executor(Protocol):
     """Where the processes of jobs run. Thread-safe.
 
     Attributes:
-        places_nodes: it places all nodes of a run, and leases GPUs itself. Else a run of several nodes is a gang of
-            workers (``workers.gang``), each of which starts one node with the GPUs that it leases.
+        places_nodes: it places all nodes of a run, and leases GPUs itself. Else it runs a job on this machine with the
+            GPUs that the worker leases, and gets no run of several nodes.
     """
 
     places_nodes: bool

@@ -289,7 +289,7 @@ def _container(settings: WorkerSettings, request: JobRequest, name: str) -> dict
         str(request.run_dir.path),
         request.nodes,
         tuple(sorted(request.protocols)),
-        settings.gang_seconds,
+        settings.rendezvous_seconds,
         settings.lease_seconds + REATTACH_SECONDS,  # a lost lease has to expire first
         settings.cancel_grace_seconds,
     )

@@ -494,7 +494,7 @@ class RayExecutor:
         if request.nodes == 1:
             return [shared]
         address = ray.get(actors[0].reserve_address.remote(), timeout=_ANSWER_SECONDS)
-        seconds = self._settings.gang_seconds
+        seconds = self._settings.rendezvous_seconds
         return [
             shared | NodeInfo.at(address, number, request.nodes, seconds).to_env() for number in range(request.nodes)
         ]

@@ -357,7 +357,7 @@ class SlurmExecutor:
                 sorted(request.protocols),
                 request.nodes,
                 gpus,
-                settings.gang_seconds,
+                settings.rendezvous_seconds,
                 self._orphan_seconds,
                 settings.cancel_grace_seconds,
             )

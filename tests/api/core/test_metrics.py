@@ -23,7 +23,6 @@ from lcl_core.db.models import ArtifactUpload, Worker
 from lcl_core.db.outbox import enqueue_upload
 from lcl_core.db.session import Database
 from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
-from lcl_core.specs.parsing import SPEC_REVISION
 
 
 def scrape(http: httpx.Client) -> dict[str, list[Sample]]:
@@ -128,7 +127,7 @@ def test_workers_and_their_slots(live_service: Any, http: httpx.Client) -> None:
 def test_a_run_that_no_worker_claims_is_reported_once_one_could(live_service: Any, http: httpx.Client) -> None:
     name, run_id, moment = "lcl_queue_claimable_oldest_seconds", live_service.submit(), datetime.now(UTC)
     assert one(scrape(http)[name], name) == 0
-    identity = {"host": "here", "pid": 7, "devices": ["cpu"], "spec_revision": SPEC_REVISION}
+    identity = {"host": "here", "pid": 7, "devices": ["cpu"]}
     with live_service.context.database.session() as session:
         session.add(Worker(id="w-idle", slots=1, started_at=moment, seen_at=moment, **identity))
     assert 0 < one(scrape(http)[name], name) < 300

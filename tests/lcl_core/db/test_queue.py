@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ from lcl_core.db import complete_run, leases
 from lcl_core.db import queue as db_queue
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Run
-from lcl_core.db.session import Database, now
-from lcl_core.db.workers import WorkerIdentity, record_heartbeat
-from lcl_core.specs.parsing import SPEC_REVISION
+from lcl_core.db.session import Database
 
 Queue = Callable[..., str]
 Take = Callable[..., leases.Claim]
@@ -60,29 +57,6 @@ def try_claim(request: pytest.FixtureRequest, database: Database) -> Callable[[]
             return db_queue.claim_for_engine(session, "w", 30.0, ("cpu", "gpu"), room)
 
     return claim_one
-
-
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_a_run_of_a_newer_version_is_left_to_its_workers(
-    database: Database, queue: Queue, try_claim: Callable[[], object], nodes: int
-) -> None:
-    newer = queue(priority=1, spec={"engine": {"nodes": nodes}})
-    with database.session() as session:
-        session.get_one(Run, newer).spec_revision = SPEC_REVISION + 1
-        for name in ("w", "w-2"):
-            record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, ("cpu",)))
-        later = now(session) + timedelta(seconds=60)
-        assert db_queue.unclaimed_runs(session, later) == []
-    assert try_claim() is None
-    own = queue()
-    with database.reading() as session:
-        assert db_queue.unclaimed_runs(session, later) == [own]
-    claimed = try_claim()
-    assert isinstance(claimed, leases.Claim)
-    assert claimed.run_id == own, "it delays no run behind it"
-    with database.session() as session:
-        session.get_one(Run, newer).spec_revision = SPEC_REVISION
-    assert getattr(try_claim(), "run_id", None) == newer
 
 
 def test_a_run_being_paused_or_cancelled_still_counts(database: Database, queue: Queue, claim: Take) -> None:

@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from lcl_core.db import gang, leases
+from lcl_core.db import leases
 from lcl_core.db import queue as db_queue
 from lcl_core.db.models import Run, Worker
 from lcl_core.db.session import Database, now
 from lcl_core.db.workers import WorkerIdentity, engine_device, lease_for_serving, record_heartbeat
-from lcl_core.specs.parsing import SPEC_REVISION
 from tests.fake_nvidia_smi import gpu_id
 from tests.lcl_core.db.queued_runs import add_runs
 
 Queue = Callable[..., str]
-Claimed = leases.Claim | gang.MemberLease | None
+Claimed = leases.Claim | None
 EIGHT = tuple(gpu_id(number) for number in range(8))
 HOUR = 3600.0
 
@@ -145,51 +144,14 @@ def test_what_must_not_start_yet_or_here_does_not_count(database: Database, queu
     alive("w-1")
     run_id = queue()
 
-    def waited(ready_in: float = -HOUR, spec_revision: int = SPEC_REVISION) -> float:
+    def waited(ready_in: float = -HOUR) -> float:
         with database.session() as session:
-            run = session.get_one(Run, run_id)
-            run.ready_at, run.spec_revision = now(session) + timedelta(seconds=ready_in), spec_revision
+            session.get_one(Run, run_id).ready_at = now(session) + timedelta(seconds=ready_in)
         with database.reading() as session:
             return db_queue.longest_claimable_wait(session)
 
     assert waited() > 0
     assert waited(ready_in=HOUR) == 0, "it is tried again later"
-    assert waited(spec_revision=SPEC_REVISION + 1) == 0, "a newer version submitted it"
-    with database.session() as session:
-        session.get_one(Worker, "w-1").spec_revision = SPEC_REVISION - 1
-    assert waited() == 0, "the worker is too old"
-
-
-def test_a_run_of_several_nodes_counts_when_all_its_workers_are_free(
-    queue: Queue, alive: Any, waited: Any, claim_on: Any
-) -> None:
-    alive("w-1", "w-2", slots=1, home="here")
-    alive("other", slots=1, home="there")
-    small = queue()
-    assert claim_on("w-2").run_id == small
-    run_id = queue(spec={"engine": {"nodes": 2}})
-    assert waited() == 0, "of one home only one is free"
-    assert isinstance(claim_on("w-1"), gang.MemberLease)
-    assert waited() == 0
-    alive("w-3", slots=1, home="here")
-    assert waited() > 0
-    assert claim_on("w-3").run_id == run_id
-    assert waited() == 0
-
-
-def test_a_worker_that_waits_for_a_gang_joins_no_other(queue: Queue, alive: Any, waited: Any, claim_on: Any) -> None:
-    alive("w-1", "w-2", "w-3", slots=2, home="here")
-    for _ in range(2):
-        queue(resource="cpu")
-        assert isinstance(claim_on("w-3"), leases.Claim)
-    queue(spec={"engine": {"nodes": 3}})
-    for worker in ("w-1", "w-2"):
-        assert isinstance(claim_on(worker), gang.MemberLease)
-    queue(spec={"engine": {"nodes": 2}})
-    assert (waited(), claim_on("w-1")) == (0, None)
-    queue()
-    assert waited() > 0, "its other slot executes runs of one node"
-    assert isinstance(claim_on("w-1"), leases.Claim)
 
 
 def test_few_runs_of_a_long_queue_are_examined(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lcl_core.db import complete_run, gang, leases, runs
+from lcl_core.db import complete_run, leases, runs
 from lcl_core.db import queue as db_queue
 from lcl_core.db.models import Run, Worker
 from lcl_core.db.session import Database
@@ -26,7 +26,7 @@ from lcl_core.db.workers import (
 from tests.fake_nvidia_smi import MIG_ID, gpu_id
 
 Queue = Callable[..., str]
-Claimed = leases.Claim | gang.MemberLease | None
+Claimed = leases.Claim | None
 EIGHT = tuple(gpu_id(number) for number in range(8))
 OTHER = tuple(gpu_id(number) for number in range(100, 108))
 
@@ -36,7 +36,7 @@ def large(queue: Queue) -> Queue:
     """Submit a run that needs so many GPUs."""
 
     def submit(gpus: int, **facts: Any) -> str:
-        engine = {"processes": gpus, "nodes": facts.pop("nodes", 1)}
+        engine = {"processes": gpus}
         return queue(spec={"engine": engine}, **{"resource": "gpu", **facts})
 
     return submit
@@ -311,136 +311,6 @@ def test_an_instance_is_given_out_while_gpus_are_reserved(large: Queue, claim_on
     assert claim_on(devices) is None
     large(1)
     assert claim_on(devices).devices == (MIG_ID.format(0),)
-
-
-def test_each_node_of_a_gang_leases_devices_of_its_worker(
-    database: Database, large: Queue, claim_on: Callable[..., Any], free: Callable[..., list[str]]
-) -> None:
-    assert claim_on(OTHER, worker="w-2") is None, "it is alive"
-    run_id = large(4, nodes=2)
-    member = claim_on()
-    assert isinstance(member, gang.MemberLease)
-    assert free() == list(EIGHT[4:]), "a node that waits for the others keeps its devices"
-    claim = claim_on(OTHER, worker="w-2")
-    assert (claim.run_id, claim.devices) == (run_id, OTHER[:4])
-    with database.session() as session:
-        gang.set_rendezvous(session, claim, "127.0.0.1:1")
-        rendezvous = gang.check_member_lease(session, member)
-    assert rendezvous is not None
-    assert rendezvous.claim.devices == EIGHT[:4]
-    with database.session() as session:
-        gang.record_member_exit(session, member, None)
-    assert free() == list(EIGHT), "its process has ended"
-    with database.session() as session:
-        leases.release_lease(session, claim)
-    assert free(OTHER) == list(OTHER)
-
-
-def test_devices_of_a_member_that_gives_up_are_free(
-    database: Database, large: Queue, claim_on: Callable[..., Any], free: Callable[..., list[str]]
-) -> None:
-    claim_on(OTHER, worker="w-2")
-    large(4, nodes=2)
-    member = claim_on()
-    with database.session() as session:
-        assert gang.release_member(session, member)
-    assert free() == list(EIGHT)
-
-
-def test_as_many_workers_reserve_for_a_gang_as_it_has_nodes(
-    database: Database, large: Queue, claim_on: Callable[..., Any]
-) -> None:
-    for _ in range(3):
-        large(1)
-    for number in range(3):
-        claim_on(EIGHT[2 * number : 2 * number + 2], worker=f"w-{number}")
-    large(2, nodes=2)
-    large(1)
-    taken = [claim_on(EIGHT[2 * number : 2 * number + 2], worker=f"w-{number}") for number in range(3)]
-    assert [claim is None for claim in taken] == [True, True, False]
-
-
-def test_workers_that_have_too_few_devices_do_not_count_for_a_gang(large: Queue, claim_on: Callable[..., Any]) -> None:
-    claim_on(OTHER[:2], worker="w-2")
-    wide, narrow = large(4, nodes=2), large(1)
-    assert claim_on().run_id == narrow
-    claim_on(OTHER[4:], worker="w-3")
-    assert claim_on().run_id == wide
-
-
-def test_a_worker_whose_devices_are_busy_reserves_the_free_ones_for_its_gang(
-    queue: Queue, large: Queue, claim_on: Callable[..., Any], end: Callable[[leases.Claim], None]
-) -> None:
-    claim_on(OTHER, worker="w-2")
-    large(1)
-    busy = claim_on()
-    wide = large(8, nodes=2)
-    large(1)
-    assert claim_on() is None, "the small run behind it gets none of the devices that are kept"
-    passing = queue(resource="cpu")
-    assert claim_on().run_id == passing
-    seat = claim_on(OTHER, worker="w-2")
-    assert (seat.run_id, isinstance(seat, gang.MemberLease)) == (wide, True)
-    end(busy)
-    claim = claim_on()
-    assert (claim.run_id, claim.devices) == (wide, EIGHT)
-
-
-def test_a_run_of_higher_priority_gets_the_devices_of_a_node_that_waits(
-    large: Queue, claim_on: Callable[..., Any], free: Callable[..., list[str]]
-) -> None:
-    claim_on(OTHER, worker="w-2")
-    wide = large(8, nodes=2)
-    seat = claim_on()
-    assert (seat.run_id, free()) == (wide, [])
-    urgent = large(8, priority=1)
-    claim = claim_on(seat=seat)
-    assert (claim.run_id, claim.devices) == (urgent, EIGHT)
-
-
-def test_a_node_that_waits_keeps_its_devices_while_they_are_too_few_for_a_run_of_higher_priority(
-    large: Queue, claim_on: Callable[..., Any], free: Callable[..., list[str]]
-) -> None:
-    claim_on(OTHER, worker="w-2")
-    large(4)
-    busy = claim_on()
-    wide = large(2, nodes=2)
-    seat = claim_on()
-    assert (seat.run_id, len(free())) == (wide, 2)
-    large(8, priority=1)
-    assert claim_on(seat=seat) == seat
-    assert free() == [], "the two others are kept for it"
-    claim = claim_on(OTHER, worker="w-2")
-    assert busy
-    assert claim.devices == OTHER, "another worker has all devices that the run needs"
-    assert claim_on(seat=seat) == seat
-
-
-def test_a_gang_whose_run_is_not_due_reserves_no_worker(
-    database: Database, large: Queue, claim_on: Callable[..., Any]
-) -> None:
-    claim_on(OTHER, worker="w-2")
-    wide, narrow = large(4, nodes=2), large(1)
-    with database.session() as session:
-        session.get_one(Run, wide).ready_at += timedelta(hours=1)
-    assert claim_on().run_id == narrow
-
-
-def test_devices_of_a_node_are_not_free_before_its_process_has_ended(
-    database: Database, large: Queue, claim_on: Callable[..., Any], free: Callable[..., list[str]]
-) -> None:
-    """The run's lease has ended, and its next attempt collects workers, while a process of the last one still ends."""
-    claim_on(EIGHT[4:], worker="w-3"), claim_on(OTHER, worker="w-2")
-    run_id = large(4, nodes=2)
-    seat, claim = claim_on(), claim_on(OTHER, worker="w-2")
-    with database.session() as session:
-        leases.release_lease(session, claim)
-    assert claim_on(OTHER, worker="w-2").run_id == run_id
-    assert claim_on() is None, "the worker's other slot does not join the next attempt yet"
-    assert free(EIGHT[:4]) == []
-    with database.session() as session:
-        assert gang.release_member(session, seat)
-    assert claim_on().run_id == run_id
 
 
 def test_a_device_that_serves_inference_goes_to_no_run(

@@ -53,23 +53,3 @@ def test_a_database_of_a_newer_version_is_one_line_with_the_way_back(
     newest = sorted(file.name[:4] for file in VERSIONS.glob("0*.py"))[-1]
     assert said.startswith("error: a newer version has migrated the database (to revision 9999;")
     assert f"migrations --to {newest})" in said
-
-
-def test_a_database_goes_back_to_what_an_earlier_version_needs(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("LCL_DATABASE_URL", database_url)
-    assert [main(), main(["--to", "0028"]), main(["--to", "0028"])] == [0, 0, 0]
-    database = Database(database_url)
-    with database.reading() as session:
-        assert session.scalar(text("SELECT version_num FROM alembic_version")) == "0028"
-    database.dispose()
-    assert main(["--to", "0029"]) == main(["--to", "0999"]) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[2].partition(":")[0] for line in said] == [
-        " the database cannot go back to 0029",
-        " the database cannot go back to 0999",
-    ]
-    for never in ("base", "-1", "head"):
-        with pytest.raises(SystemExit):
-            main(["--to", never])
