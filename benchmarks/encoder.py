@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from api.client import Client
-from api.client.models import EncoderJson
+from api.client.payloads import Json
 from benchmarks.service import RunningApi
 from lcl_core.collections.file_format import MANIFEST, read_manifest
 from lcl_core.common.files import write_json_atomically
@@ -44,13 +44,13 @@ def write_encoder(directory: Path, sizes: dict[str, Any]) -> None:
     LCLProcessor(tokenizer, config.image_size).save_pretrained(directory)
 
 
-def register_encoder(api: RunningApi, directory: Path) -> EncoderJson:
+def register_encoder(api: RunningApi, directory: Path) -> Json:
     """Import the encoder over REST; ``LCL_DATA_ROOTS`` must contain ``directory``."""
     with Client(api.url, api.key) as client:
         return client.import_encoder(NAME, str(directory))
 
 
-def link_collection(api: RunningApi, source: Path, encoder: EncoderJson) -> None:
+def link_collection(api: RunningApi, source: Path, encoder: Json) -> None:
     """Register the collection in ``source`` for this encoder; its files are linked into the service's home."""
     identity = new_id("col")
     target = api.home / "collections" / identity

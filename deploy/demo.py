@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from api.client import ApiError, Client
-from api.client.models import RunJson
 from lcl_core.common.errors import UserError
 
 Json = dict[str, Any]
@@ -30,18 +29,18 @@ UNAVAILABLE_STATUSES = (0, 502, 503, 504)  # statuses of an api, or of its datab
 class ProgressDisplay(Protocol):
     """Display of progress: a live bar or plain lines."""
 
-    def update(self, run: RunJson) -> None: ...
+    def update(self, run: Json) -> None: ...
 
-    def finish(self, run: RunJson) -> None: ...
+    def finish(self, run: Json) -> None: ...
 
 
 @dataclass(frozen=True)
 class DemoResult:
     """The three finished runs, as the service describes them."""
 
-    pretrain: RunJson
-    evaluate: RunJson
-    index: RunJson
+    pretrain: Json
+    evaluate: Json
+    index: Json
 
 
 def run_demo(client: Client, display: ProgressDisplay, check: Callable[[], None]) -> DemoResult:
@@ -71,7 +70,7 @@ class RunFollower:
     display: ProgressDisplay
     check: Callable[[], None]
 
-    def __call__(self, kind: str, spec: Json) -> RunJson:
+    def __call__(self, kind: str, spec: Json) -> Json:
         options: Json = {"name": f"demo-{kind}", "tags": ["demo"], "idempotency_key": uuid.uuid4().hex}
         run = self._retry(partial(self.client.submit, kind, spec, **options))
         while run["state"] not in FINAL_STATES:
@@ -84,7 +83,7 @@ class RunFollower:
             raise UserError(self._failure(run), code="demo_failed")
         return run
 
-    def _retry(self, call: Callable[[], RunJson]) -> RunJson:
+    def _retry(self, call: Callable[[], Json]) -> Json:
         """Result of ``call``, repeated while the api is restarted.
 
         Raises: what ``check`` raises; ApiError of an api that responds.
@@ -98,7 +97,7 @@ class RunFollower:
             self.check()
             time.sleep(POLL_SECONDS)
 
-    def _failure(self, run: RunJson) -> str:
+    def _failure(self, run: Json) -> str:
         reason = (run.get("reason") or {}).get("message", "no reason was given")
         log = self.client.logs(run["id"])["text"].splitlines()[-LOG_TAIL_LINES:]
         tail = "".join(f"\n    {line}" for line in log)
@@ -116,7 +115,7 @@ PROGRESS_COLUMNS = (
 )
 
 
-def format_progress(run: RunJson) -> str:
+def format_progress(run: Json) -> str:
     """Step, both losses, images a second, recall on held-out images and time left, as far as known."""
     progress = run.get("progress") or {}
     if not progress:
@@ -132,7 +131,7 @@ def format_progress(run: RunJson) -> str:
     return " · ".join(parts)
 
 
-def format_end(run: RunJson) -> str:
+def format_end(run: Json) -> str:
     """State of a finished run, its duration and its last progress."""
     parts = [str(run["state"])]
     if (started := run.get("started_at")) and (finished := run.get("finished_at")):
@@ -158,17 +157,17 @@ class PlainDisplay:
         self._next = 0.0
         self._last = ""
 
-    def update(self, run: RunJson) -> None:
+    def update(self, run: Json) -> None:
         text = format_progress(run)
         if time.monotonic() >= self._next and text != self._last:
             self._next, self._last = time.monotonic() + self.every, text
             self._print(run, text)
 
-    def finish(self, run: RunJson) -> None:
+    def finish(self, run: Json) -> None:
         self._next, self._last = 0.0, ""
         self._print(run, format_end(run))
 
-    def _print(self, run: RunJson, text: str) -> None:
+    def _print(self, run: Json, text: str) -> None:
         self.console.print(f"{run['kind']:<9} {text}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -179,7 +178,7 @@ class LiveDisplay:
         self.progress = progress
         self._bars: dict[str, TaskID] = {}
 
-    def update(self, run: RunJson) -> None:
+    def update(self, run: Json) -> None:
         if run["id"] not in self._bars:
             self._bars[run["id"]] = self.progress.add_task(run["kind"], total=None, text="")
         done = run.get("progress") or {}
@@ -190,7 +189,7 @@ class LiveDisplay:
             text=format_progress(run),
         )
 
-    def finish(self, run: RunJson) -> None:
+    def finish(self, run: Json) -> None:
         self.update(run)
         self.progress.update(self._bars[run["id"]], text=format_end(run))
         if run["state"] == "succeeded":

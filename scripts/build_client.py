@@ -26,8 +26,7 @@ PREFIXES = {"api.client": "lcl_client", "lcl_core": "lcl_client._core"}  # of mo
 EXTRAS = {"zero-shot": ("numpy",)}
 README = """# lcl-client
 
-Typed client of an LCL service: `Client`, and `AsyncClient` with the same calls as coroutines. It needs httpx. Zero-shot
-classification also needs numpy: `lcl-client[zero-shot]`.
+Client of an LCL service. It needs httpx. Zero-shot classification also needs numpy: `lcl-client[zero-shot]`.
 
     from lcl_client import Client
 

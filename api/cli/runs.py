@@ -31,7 +31,6 @@ from api.cli.output import (
     print_note,
 )
 from api.client import ApiError, Client
-from api.client.models import ArtifactJson, EstimateJson, RangeJson, RunJson
 from api.client.payloads import (
     FINAL_STATES,
     RUN_STATES,
@@ -217,7 +216,7 @@ def download(
 
 
 def download_artifacts(
-    client: Client, run_id: str, artifacts: Sequence[ArtifactJson], folder: Path, *, silent: bool
+    client: Client, run_id: str, artifacts: Sequence[Json], folder: Path, *, silent: bool
 ) -> list[Path]:
     """Write artifacts below a folder and print their paths, unless ``silent``. Raises: CommandError."""
     targets = [folder / artifact["name"] for artifact in artifacts]
@@ -234,7 +233,7 @@ def download_artifacts(
     return targets
 
 
-def _artifacts_named(artifacts: Sequence[ArtifactJson], name: str, run_id: str) -> list[ArtifactJson]:
+def _artifacts_named(artifacts: Sequence[Json], name: str, run_id: str) -> list[Json]:
     """The artifact of that name, or those of a folder. Raises: CommandError."""
     found = [file for file in artifacts if file["name"] == name or file["name"].startswith(f"{name.rstrip('/')}/")]
     if not found:
@@ -321,7 +320,7 @@ for _name, _help in (
     group.command(_name, help=_help)(_verb_command(_name))
 
 
-def watch_run(client: Client, run_id: str) -> RunJson:
+def watch_run(client: Client, run_id: str) -> Json:
     """Follow a run to its end and print the outcome. Returns: the run. Ctrl-C does not stop the run."""
     follow = _follow_with_bar if sys.stdout.isatty() else _follow_with_lines
     try:
@@ -404,14 +403,14 @@ def _describe_state(client: Client, run_id: str, state: str) -> str:
     return f"queued: {obstacle['message']}"
 
 
-def _progress(run: RunJson) -> str:
+def _progress(run: Json) -> str:
     line = run["progress"] or {}
     if not line.get("total_steps"):
         return ""
     return f"{line.get('phase', '')} {line.get('step', 0)}/{line['total_steps']}".strip()
 
 
-def _estimate_rows(expected: EstimateJson) -> list[tuple[str, str]]:
+def _estimate_rows(expected: Json) -> list[tuple[str, str]]:
     seconds, memory, samples, step = (
         expected["seconds"], expected["memory_bytes"], expected["samples"], expected["per_step"],
     )  # fmt: skip
@@ -432,5 +431,5 @@ def _estimate_rows(expected: EstimateJson) -> list[tuple[str, str]]:
     ]
 
 
-def _range(bounds: RangeJson, text: Callable[[float], str]) -> str:
+def _range(bounds: Json, text: Callable[[float], str]) -> str:
     return f"{text(bounds['low'])} to {text(bounds['high'])}"

@@ -15,7 +15,6 @@ from api.cli.completion import complete_spec
 from api.cli.output import CommandError, Yes, ago, confirm, global_options
 from api.client import ApiError, Client
 from api.client.local_service import local_service
-from api.client.models import SavedViewJson
 from api.client.payloads import Json
 from lcl_core.common.errors import suggestion
 
@@ -145,7 +144,7 @@ def delete_view(context: typer.Context, name: ViewName, yes: Yes = False) -> Non
     options.print_deleted(view["id"], view["name"])
 
 
-def _find_view(client: Client, name: str) -> SavedViewJson:
+def _find_view(client: Client, name: str) -> Json:
     """The saved view with this id or name. Raises: ApiError 404 ``unknown_view``."""
     views = client.views()
     if (view := next((view for view in views if name in (view["id"], view["name"])), None)) is None:

@@ -27,7 +27,6 @@ from api.cli.output import (
     write_file,
 )
 from api.client import Client
-from api.client.models import StudyDetailJson, StudyJson, StudyPlanJson
 from api.client.payloads import FINAL_STATES, Json
 
 group = typer.Typer(help="Fill a table: a set of runs, compared.", no_args_is_help=True)
@@ -220,7 +219,7 @@ def _parse_variant(option: str) -> tuple[str, Json]:
     return axis, {"name": name, "spec": fields}
 
 
-def _plan_summary(plan: StudyPlanJson) -> str:
+def _plan_summary(plan: Json) -> str:
     new = plan["cells"] - plan["reused"]
     reused = f"; {plan['reused']} of the pre-trainings are there already" if plan["reused"] else ""
     return (
@@ -229,7 +228,7 @@ def _plan_summary(plan: StudyPlanJson) -> str:
     )
 
 
-def _training_hours(plan: StudyPlanJson) -> str:
+def _training_hours(plan: Json) -> str:
     if not (seconds := plan.get("seconds")):
         return ""
     expected, low, high = (seconds[bound] / 3600 for bound in ("expected", "low", "high"))
@@ -239,7 +238,7 @@ def _training_hours(plan: StudyPlanJson) -> str:
 def _follow(options: GlobalOptions, client: Client, study_id: str) -> None:
     """Ctrl-C does not stop the study. With --json the study is printed once, at its end."""
 
-    def on_change(now: StudyDetailJson) -> None:
+    def on_change(now: Json) -> None:
         if not options.as_json:
             typer.echo(f"{study_id} {now['state']}, {state_counts(now)}")
 
@@ -257,7 +256,7 @@ def _follow(options: GlobalOptions, client: Client, study_id: str) -> None:
         raise typer.Exit(1)
 
 
-def _print_failures(study: StudyDetailJson) -> None:
+def _print_failures(study: Json) -> None:
     for cell in study["cells"]:
         for run in filter(None, (cell["run"], cell["evaluation"])):
             if run["state"] == "failed" and (reason := run["reason"]):
@@ -266,12 +265,12 @@ def _print_failures(study: StudyDetailJson) -> None:
         typer.echo(note)
 
 
-def state_counts(study: StudyJson | StudyDetailJson) -> str:
+def state_counts(study: Json | Json) -> str:
     """``5 succeeded, 1 running``."""
     return ", ".join(f"{count} {state}" for state, count in study["counts"].items()) or "no cells"
 
 
-def print_rows(study: StudyDetailJson) -> None:
+def print_rows(study: Json) -> None:
     """The table: labels, sampled settings, states of the cells, and each metric as mean ± deviation."""
     table = study["table"]
     rungs = any(row["rung"] is not None for row in table["rows"])

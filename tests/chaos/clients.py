@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from api.client import ApiError, Client
-from api.client._sync.transport import RETRY_STATUSES
+from api.client.transport import RETRY_STATUSES
 from tests.chaos.workload import PlannedRun, Role
 
 Answer = TypeVar("Answer")

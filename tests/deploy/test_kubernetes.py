@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from api.client._sync.inference import ENCODER_SECONDS
+from api.client.inference import ENCODER_SECONDS
 from api.core.settings import ApiSettings
 from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES
 from lcl_core.common.settings import Settings

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client
+from api.client.payloads import Json
 from ui.addresses import mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
@@ -26,7 +27,6 @@ from ui.common import (
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table, item_url
 from ui.ranking import SAMPLE_DATASET, RankedEncoder, rank_encoders
 
-Json = Mapping[str, Any]
 FIGURE_KEY = ("task", "split", "variant", "transfer", "metric")
 TOO_FEW_ENCODERS = empty_state(
     "Two encoders are needed",

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import gradio as gr
 
 from api.client import ApiError, Client
-from api.client.models import DocumentPageJson
+from api.client.payloads import Json
 from ui.addresses import address, mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
@@ -290,7 +290,7 @@ class DocumentsTab:
             mark_view(drawn, dataset, **parameters),
         )
 
-    def _fetch_page(self, dataset: str, query: DocumentsInput, offset: int) -> DocumentPageJson:
+    def _fetch_page(self, dataset: str, query: DocumentsInput, offset: int) -> Json:
         """Raises: ApiError."""
         filters = {"split": query.split or None, "source": query.source or None} if query.view == "pairs" else {}
         return self.client.dataset_documents(
@@ -322,7 +322,7 @@ def _address_of(query: DocumentsInput, offset: int) -> dict[str, Any]:
             "tag": query.tag, **filters}  # fmt: skip
 
 
-def draw_position(view: str, offset: int, page: DocumentPageJson) -> str:
+def draw_position(view: str, offset: int, page: Json) -> str:
     """Position of the page, the meaning of the colours, and whose tokens are counted."""
     what, tokens_of = "Captioned images" if view == "pairs" else "Documents", page["tokens_of"] or {}
     return (
@@ -333,7 +333,7 @@ def draw_position(view: str, offset: int, page: DocumentPageJson) -> str:
     )
 
 
-def draw_found(dataset: str, words: str, tag: str, offset: int, page: DocumentPageJson) -> str:
+def draw_found(dataset: str, words: str, tag: str, offset: int, page: Json) -> str:
     """How many of which numbers have the words and the tag, and conversions with and without what has the tag."""
     last = number(page["total"] if page["next"] is None else page["next"])
     among = f"among {number(offset + 1)}–{last} of {number(page['total'])}"
@@ -432,7 +432,7 @@ def _percent(segment: dict[str, Any], whole: int) -> str:
     return f"{100 * segment['tokens'] / whole:.3f}"
 
 
-def _filters(page: DocumentPageJson, pairs: bool, split: str, source: str) -> tuple[Any, Any]:
+def _filters(page: Json, pairs: bool, split: str, source: str) -> tuple[Any, Any]:
     """Split and source, visible if there is a choice."""
     made = []
     for known, current in ((page["splits"], split), (page["sources"], source)):

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from api.client import ApiError, Client
-from api.client.models import CollectionJson, EncoderJson
+from api.client.payloads import Json
 from ui.addresses import address, mark_view, read_address
 from ui.common import (
     EACH_COUNTS,
@@ -126,7 +126,7 @@ class EncodersTab:
         cards = [draw_encoder(each.encoder, each.rows, badge=each.badge, collections=collections) for each in ranked]
         return f'<div class="lcl-encoders">{"".join(cards)}</div>' if cards else EMPTY
 
-    def _draw_chosen(self, chosen: str, ranked: Sequence[RankedEncoder], collections: Sequence[CollectionJson]) -> str:
+    def _draw_chosen(self, chosen: str, ranked: Sequence[RankedEncoder], collections: Sequence[Json]) -> str:
         each = next((each for each in ranked if chosen in (each.id, each.encoder.get("name"))), None)
         if each is None:
             return error_box(f"There is no encoder {chosen!r}.", "This encoder cannot be shown")
@@ -151,11 +151,11 @@ def draw_renaming(encoder: str, name: str = "") -> str:
 
 
 def draw_encoder(
-    encoder: EncoderJson,
+    encoder: Json,
     rows: Sequence[dict[str, Any]],
     *,
     badge: str = "",
-    collections: Sequence[CollectionJson] = (),
+    collections: Sequence[Json] = (),
     alone: bool = False,
 ) -> str:
     """Name, sizes, main metrics and actions of an encoder; missing properties are left out.
@@ -218,7 +218,7 @@ def draw_exports(encoder: str, kind: str) -> str:
     return f'<div class="lcl-links lcl-exports"><span>Export</span>{links}</div>'
 
 
-def draw_actions(encoder: EncoderJson, collections: Sequence[CollectionJson], alone: bool = False) -> str:
+def draw_actions(encoder: Json, collections: Sequence[Json], alone: bool = False) -> str:
     """Links to what can be done with an encoder: with a prepared form, or in the tab for it.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from api.client import ApiError, Client
-from api.client.models import RunJson
+from api.client.payloads import Json
 from ui.charts import (
     AXIS_LABELS,
     MAX_SERIES,
@@ -161,7 +161,7 @@ class RunComparison:
             gr.update(value=choice.axis, visible=compares),
         ]
 
-    def update_choices(self, selection: RunSelection[Any], runs: Sequence[RunJson]) -> Any:
+    def update_choices(self, selection: RunSelection[Any], runs: Sequence[Json]) -> Any:
         """New choices of the dropdown, if they have changed: an update would close an open list."""
         listed = [(run_label(run), str(run["id"])) for run in runs if run["kind"] == "pretrain"]
         here = {run_id for _, run_id in listed}
@@ -178,7 +178,7 @@ class RunComparison:
         names = ", ".join(selection.absent)
         return status_line(f"Not compared: {names}. Each is gone, another owner's, or no pre-training.")
 
-    def draw(self, selection: RunSelection[Any], run: RunJson, lines: Lines, listed: Sequence[RunJson]) -> str:
+    def draw(self, selection: RunSelection[Any], run: Json, lines: Lines, listed: Sequence[Json]) -> str:
         """The selected run first, if it is a pre-training, then the others in the order in which they were chosen."""
         choice = selection.comparison
         drawn = [(run, lines)] if run["kind"] == "pretrain" else []
@@ -195,7 +195,7 @@ class RunComparison:
         runs = [each for each, _ in drawn]
         return _draw_charts(drawn, choice) + draw_spec_differences(runs, [run_label(each) for each in runs]) + errors
 
-    def read(self, run_id: str, run: RunJson, curve: RunCurve) -> RunCurve:
+    def read(self, run_id: str, run: Json, curve: RunCurve) -> RunCurve:
         """Add the new metric lines; no request after the run has ended. Raises: ApiError."""
         attempt, moving = run.get("attempt") or 0, run["state"] in ACTIVE_STATES
         if attempt != curve.attempt:
@@ -223,12 +223,12 @@ def last_step(lines: Lines) -> int:
     return int(lines[-1]["step"]) if lines else 0
 
 
-def run_label(run: RunJson) -> str:
+def run_label(run: Json) -> str:
     """Name and end of the id: names need not be unique."""
     return f"{run.get('name') or 'Pre-train'} · {str(run['id'])[-6:]}"
 
 
-def _draw_charts(drawn: Sequence[tuple[RunJson, Lines]], choice: ComparisonChoice) -> str:
+def _draw_charts(drawn: Sequence[tuple[Json, Lines]], choice: ComparisonChoice) -> str:
     """One large chart of one metric, or a panel for each of several."""
     metrics = choice.metrics or [
         metric

@@ -8,8 +8,7 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client, UserError
-from api.client.models import EstimateJson, RangeJson
-from api.client.payloads import format_bytes, format_si
+from api.client.payloads import Json, format_bytes, format_si
 from ui.common import (
     LAST_COUNTS,
     SILENT_EVENT,
@@ -58,7 +57,7 @@ MEMORY_PARTS = {
 }
 
 
-def draw_estimate(estimate: EstimateJson) -> str:
+def draw_estimate(estimate: Json) -> str:
     """Time and memory with their ranges, counts, and the sources of the estimate."""
     word, why = CERTAINTY_LABELS[estimate["certainty"]]
     return (
@@ -69,7 +68,7 @@ def draw_estimate(estimate: EstimateJson) -> str:
     )
 
 
-def _estimate_headline(estimate: EstimateJson) -> str:
+def _estimate_headline(estimate: Json) -> str:
     seconds, memory = estimate["seconds"], estimate["memory_bytes"]
     where = "of a GPU, a process" if estimate["device"] == "gpu" else "a process"
     return (
@@ -80,12 +79,12 @@ def _estimate_headline(estimate: EstimateJson) -> str:
     )
 
 
-def _range(estimate: RangeJson, words: Any) -> str:
+def _range(estimate: Json, words: Any) -> str:
     low, high = words(estimate["low"]), words(estimate["high"])
     return esc(low if low == high else f"{low} to {high}")
 
 
-def _estimate_counts(estimate: EstimateJson) -> list[tuple[str, str]]:
+def _estimate_counts(estimate: Json) -> list[tuple[str, str]]:
     samples, step = estimate["samples"], estimate["per_step"]
     return [
         ("Parameters", format_si(estimate["parameters"]).strip()),
@@ -99,7 +98,7 @@ def _estimate_counts(estimate: EstimateJson) -> list[tuple[str, str]]:
     ]
 
 
-def _estimate_basis(estimate: EstimateJson) -> str:
+def _estimate_basis(estimate: Json) -> str:
     sentences = "".join(f"<li>{_link_runs(sentence, estimate['runs'])}</li>" for sentence in estimate["basis"])
     parts = estimate["memory_parts"]
     counted = ", ".join(f"{words} {format_bytes(parts[name])}" for name, words in MEMORY_PARTS.items() if parts[name])

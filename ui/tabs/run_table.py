@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from api.client.models import RunJson
-from api.client.payloads import run_subject
+from api.client.payloads import Json, run_subject
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.charts import metric_value
 from ui.common import ListPage
@@ -78,7 +77,7 @@ class RunListing:
         other = value.removeprefix("-") if value.startswith("-") else f"-{value}"
         return replace(self, sort=other if self.sort == value else value)
 
-    def fetched(self, page: ListPage, runs: Iterable[RunJson], next_cursor: str | None) -> RunListing:
+    def fetched(self, page: ListPage, runs: Iterable[Json], next_cursor: str | None) -> RunListing:
         """The listing now that the ``runs`` of a page have been fetched: what is not on show is not chosen either."""
         checked = self.checked & {run["id"] for run in runs}
         return replace(self, checked=checked, page=self.page.fetched(page, next_cursor))
@@ -114,7 +113,7 @@ def linked_listing(parameters: Mapping[str, str]) -> RunListing:
     )
 
 
-def run_seconds(run: RunJson) -> float | None:
+def run_seconds(run: Json) -> float | None:
     """From the start of the first attempt to the end, or until now; None: it has not begun."""
     start, end = parse_time(run.get("started_at")), parse_time(run.get("finished_at"))
     if start is None or (end is None and run["state"] not in ACTIVE_STATES):
@@ -122,7 +121,7 @@ def run_seconds(run: RunJson) -> float | None:
     return ((end or datetime.now(UTC)) - start).total_seconds()
 
 
-def final_metric(run: RunJson) -> tuple[str, float] | None:
+def final_metric(run: Json) -> tuple[str, float] | None:
     """(name, value) of what a run is judged by: a training's last loss, the main metric of an evaluation."""
     if run["kind"] == "pretrain":
         result = run.get("result") or {}
@@ -132,12 +131,12 @@ def final_metric(run: RunJson) -> tuple[str, float] | None:
     return (str(rows[0]["metric"]), float(rows[0]["value"])) if rows else None
 
 
-def _name(run: RunJson) -> str:
+def _name(run: Json) -> str:
     return str(run.get("name") or run_subject(run) or KIND_LABELS.get(run["kind"], run["kind"]))
 
 
 # title and sort key of each column; rows without a value come last
-COLUMNS: dict[str, tuple[str, Callable[[RunJson], Any]]] = {
+COLUMNS: dict[str, tuple[str, Callable[[Json], Any]]] = {
     "name": ("Run", lambda run: _name(run).lower()),
     "kind": ("Kind", lambda run: KIND_LABELS.get(run["kind"], run["kind"])),
     "state": ("State", lambda run: STATE_LABELS.get(run["state"], run["state"])),
@@ -147,14 +146,14 @@ COLUMNS: dict[str, tuple[str, Callable[[RunJson], Any]]] = {
 }
 
 
-def sort_runs(runs: Sequence[RunJson], sort: str) -> list[RunJson]:
+def sort_runs(runs: Sequence[Json], sort: str) -> list[Json]:
     """Stable: equal ones stay newest first."""
     key, descending = COLUMNS[sort.removeprefix("-")][1], sort.startswith("-")
     valued = [run for run in runs if key(run) is not None]
     return sorted(valued, key=key, reverse=descending) + [run for run in runs if key(run) is None]
 
 
-def draw_listing_controls(runs: Sequence[RunJson], listing: RunListing) -> str:
+def draw_listing_controls(runs: Sequence[Json], listing: RunListing) -> str:
     """The switch between list and table, the states, and the tags of the listed runs."""
     layouts = _radio_buttons("layout", listing.layout, {"": "List", TABLE: "Table"})
     passing = {"pausing", "cancelling"} - {listing.state}  # for some seconds
@@ -183,7 +182,7 @@ def tag_button(tag: str, *, pressed: bool = False) -> str:
     return f'<button type="button" data-pick="tag:{esc(tag)}" aria-pressed="{str(pressed).lower()}">{esc(tag)}</button>'
 
 
-def draw_run_table(runs: Sequence[RunJson], selected: str | None, listing: RunListing) -> str:
+def draw_run_table(runs: Sequence[Json], selected: str | None, listing: RunListing) -> str:
     """A row for each run; the titles of the columns sort."""
     table = html_table(
         "Runs",
@@ -207,7 +206,7 @@ def _sort_head(name: str, title: str, sort: str) -> str:
     )
 
 
-def _row(run: RunJson, selected: str | None, *, checked: bool) -> str:
+def _row(run: Json, selected: str | None, *, checked: bool) -> str:
     current = ' aria-current="true"' if run["id"] == selected else ""
     metric = final_metric(run)
     value = f"<b>{number(metric[1], 3)}</b> <small>{esc(metric[0])}</small>" if metric else ""
@@ -228,7 +227,7 @@ def _row(run: RunJson, selected: str | None, *, checked: bool) -> str:
     )
 
 
-def draw_spec_differences(runs: Sequence[RunJson], labels: Sequence[str]) -> str:
+def draw_spec_differences(runs: Sequence[Json], labels: Sequence[str]) -> str:
     """The fields in which the specs of runs differ, a column each run; nothing for a single run."""
     if len(runs) < 2:
         return ""

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
-from api.client.models import ArtifactJson, GpuUsageJson, RunJson, WorkerJson
-from api.client.payloads import format_bytes, run_subject
+from api.client.payloads import Json, format_bytes, run_subject
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.addresses import address
 from ui.charts import METRIC_LABELS, line_chart, metric_points
@@ -46,14 +45,14 @@ NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see
 PAUSED_TEXT = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
 
 
-def draw_list(runs: Sequence[RunJson], selected: str | None, *, filtered: bool = False) -> str:
+def draw_list(runs: Sequence[Json], selected: str | None, *, filtered: bool = False) -> str:
     """Newest first; each is a button. ``filtered``: only runs of one kind, or with one tag, were asked for."""
     if not runs:
         return NO_MATCHING_RUNS if filtered else NO_RUNS
     return f'<ul class="lcl-runs">{"".join(_row(run, run["id"] == selected) for run in runs)}</ul>'
 
 
-def draw_head(run: RunJson) -> str:
+def draw_head(run: Json) -> str:
     """Name, state, progress, reason of a failure, current metrics."""
     kind = KIND_LABELS.get(run["kind"], run["kind"])
     title = run.get("name") or kind
@@ -69,7 +68,7 @@ def draw_head(run: RunJson) -> str:
     )
 
 
-def _annotation(run: RunJson) -> str:
+def _annotation(run: Json) -> str:
     """Tags, and notes with their line breaks."""
     tags = "".join(f"<span>{esc(tag)}</span>" for tag in run.get("tags") or ())
     notes = f'<p class="lcl-notes">{esc(run["notes"])}</p>' if run.get("notes") else ""
@@ -97,7 +96,7 @@ RUN_ACTIONS = (
 )
 
 
-def draw_question(verb: str, run: RunJson) -> str:
+def draw_question(verb: str, run: Json) -> str:
     """The question before a run is cancelled, restarted or deleted: what is lost, and what stays."""
     name = run.get("name") or run_subject(run) or run["id"]
     title, lost, words, keep = {
@@ -108,7 +107,7 @@ def draw_question(verb: str, run: RunJson) -> str:
     return question_box(title, lost, (f"{verb}:{run['id']}", words), ("keep:", keep))
 
 
-def draw_chosen(runs: Sequence[RunJson]) -> str:
+def draw_chosen(runs: Sequence[Json]) -> str:
     """What can be done with several runs at once; nothing without any."""
     if not runs:
         return ""
@@ -123,7 +122,7 @@ def draw_chosen(runs: Sequence[RunJson]) -> str:
     )
 
 
-def draw_question_of_many(verb: str, runs: Sequence[RunJson]) -> str:
+def draw_question_of_many(verb: str, runs: Sequence[Json]) -> str:
     """The question before several runs are cancelled or deleted: how many of them can be, and what is lost."""
     able = [run for run in runs if run["state"] in _STATES_OF[verb]]
     if not able:
@@ -160,7 +159,7 @@ LOST_BY_DELETIONS = (
 LOST_BY_RESTART = "Its curves and checkpoints so far are deleted. Resume would go on from its last checkpoint."
 
 
-def _lost_by_cancel(run: RunJson) -> str:
+def _lost_by_cancel(run: Json) -> str:
     if run["state"] not in ("running", "pausing"):
         return "It leaves the queue; nothing that it has done is deleted. Resume queues it again."
     reached = f"It is at step {_fraction(run)}. " if _fraction(run) else ""
@@ -174,7 +173,7 @@ def _lost_by_cancel(run: RunJson) -> str:
 STAYS_OF = {"pretrain": "encoder", "index": "collection", "convert": "dataset", "match": "dataset"}
 
 
-def _lost_by_deletion(run: RunJson) -> str:
+def _lost_by_deletion(run: Json) -> str:
     lost = "Its curves, log, checkpoints and files are removed for good."
     if run["kind"] == "evaluate":
         return f"{lost} Its encoder loses the figures of this evaluation."
@@ -182,7 +181,7 @@ def _lost_by_deletion(run: RunJson) -> str:
     return f"{lost} The {made} that it made stays." if made else lost
 
 
-def draw_curves(run: RunJson, lines: Sequence[dict[str, Any]]) -> str:
+def draw_curves(run: Json, lines: Sequence[dict[str, Any]]) -> str:
     """Losses of a pre-training run, and the numbers of its held-out data. ``lines``: of its metrics."""
     if run["kind"] != "pretrain":
         return ""
@@ -204,7 +203,7 @@ def draw_curves(run: RunJson, lines: Sequence[dict[str, Any]]) -> str:
     return f'<div class="lcl-charts">{"".join(charts)}</div>{legend}'
 
 
-def draw_system(run: RunJson, lines: Sequence[dict[str, Any]]) -> str:
+def draw_system(run: Json, lines: Sequence[dict[str, Any]]) -> str:
     """Speed, and use of processor and memory, of a pre-training run; what a run did not record is left out."""
     drawn = [name for name in SYSTEM_METRICS if any(line.get(name) is not None for line in lines)]
     if not drawn:
@@ -217,12 +216,12 @@ def draw_system(run: RunJson, lines: Sequence[dict[str, Any]]) -> str:
     return f'<div class="lcl-charts">{"".join(charts)}</div>'
 
 
-def draw_result(run: RunJson) -> str:
+def draw_result(run: Json) -> str:
     """Result: encoder, table of metrics, collection, validation report or dataset; and what can be done with it."""
     return _draw_result(run) + _ways_on(run)
 
 
-def _ways_on(run: RunJson) -> str:
+def _ways_on(run: Json) -> str:
     """Links to what a finished run made or evaluated."""
     if run["state"] != "succeeded":
         return ""
@@ -236,7 +235,7 @@ def _ways_on(run: RunJson) -> str:
     return f'<nav class="lcl-links lcl-actions-of" aria-label="Next">{inside}</nav>' if inside else ""
 
 
-def _draw_result(run: RunJson) -> str:
+def _draw_result(run: Json) -> str:
     result = run.get("result") or {}
     if rows := result.get("rows"):
         return draw_metrics(rows)
@@ -278,7 +277,7 @@ def _best(monitor: dict[str, Any]) -> list[tuple[str, str]]:
     return [(f"Best: {label}", f"{number(best['value'])} at step {number(best['step'])}")]
 
 
-def draw_artifacts(run_id: str, artifacts: Sequence[ArtifactJson]) -> str:
+def draw_artifacts(run_id: str, artifacts: Sequence[Json]) -> str:
     """The files that a run left, each a download, folded away."""
     if not artifacts:
         return ""
@@ -308,7 +307,7 @@ def draw_log(text: str, error: str = "", whole: str = "") -> str:
     return f'{above}<pre class="lcl-log" tabindex="0" role="log" aria-label="Log" aria-live="off">{shown}</pre>'
 
 
-def draw_workers(workers: Sequence[WorkerJson]) -> str:
+def draw_workers(workers: Sequence[Json]) -> str:
     """A row for each GPU of each worker, with the run that has it; one row for a worker without GPUs."""
     if not workers:
         return NO_WORKERS
@@ -320,7 +319,7 @@ def draw_workers(workers: Sequence[WorkerJson]) -> str:
 _USE_LABELS = {"free": "free", "run": "", "reserved": "reserved for ", "inference": "inference"}
 
 
-def _worker_rows(worker: WorkerJson) -> list[str]:
+def _worker_rows(worker: Json) -> list[str]:
     seen = ago(worker["seen_at"])
     if not worker["gpus"]:
         run = run_link(worker["current_run"]) if worker["current_run"] else ""
@@ -336,16 +335,16 @@ def _worker_row(worker: str, device: str, use: str, memory: str, seen: str) -> s
     return f"<tr><td>{esc(worker)}</td><td>{esc(device)}</td><td>{use}</td><td>{esc(memory)}</td><td>{seen}</td></tr>"
 
 
-def _device_use(gpu: GpuUsageJson) -> str:
+def _device_use(gpu: Json) -> str:
     return _USE_LABELS[gpu["use"]] + (run_link(gpu["run"]) if gpu["run"] else "")
 
 
-def _device_memory(gpu: GpuUsageJson) -> str:
+def _device_memory(gpu: Json) -> str:
     used, total = gpu["memory_used"], gpu["memory_total"]
     return "" if used is None or total is None else f"{format_bytes(used)} of {format_bytes(total)}"
 
 
-def progress_fraction(run: RunJson) -> float | None:
+def progress_fraction(run: Json) -> float | None:
     """Share of the work done, 0 to 1; None while unknown."""
     if run["state"] == "succeeded":
         return 1.0
@@ -354,8 +353,8 @@ def progress_fraction(run: RunJson) -> float | None:
     return progress.get("step", 0) / total if total else None
 
 
-def _row(run: RunJson, selected: bool) -> str:
-    kind = KIND_LABELS.get(run["kind"], run["kind"])
+def _row(run: Json, selected: bool) -> str:
+    kind = str(KIND_LABELS.get(run["kind"], run["kind"]))
     subject = run_subject(run)
     bar = (
         progress_bar(progress_fraction(run), "progress") if run["state"] in ("running", "pausing", "cancelling") else ""
@@ -369,12 +368,12 @@ def _row(run: RunJson, selected: bool) -> str:
     )
 
 
-def _row_line(run: RunJson, kind: str, subject: str) -> str:
+def _row_line(run: Json, kind: str, subject: str) -> str:
     """Second line of a row: kind, subject beside a name, age."""
     return " · ".join(filter(None, (kind, subject if run.get("name") else "", ago(run.get("created_at")))))
 
 
-def _progress(run: RunJson) -> str:
+def _progress(run: Json) -> str:
     if run["state"] == "queued":
         obstacle = run.get("obstacle") or {}
         words = obstacle.get("message") or "Waiting for a worker."
@@ -402,27 +401,27 @@ def _progress(run: RunJson) -> str:
     return f'<div class="lcl-progress">{progress_bar(progress_fraction(run), words)}<p>{esc(words)}</p></div>'
 
 
-def _fraction(run: RunJson) -> str:
+def _fraction(run: Json) -> str:
     """``30/60``: the last step of which a line of metrics is known."""
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
     return f"{number(step)}/{number(total)}" if step and total else ""
 
 
-def _resumes_from(run: RunJson) -> str:
+def _resumes_from(run: Json) -> str:
     """Note of a queued run that was interrupted."""
     reached = _fraction(run)
     return f" Resuming: it stopped at {reached} and goes on from its last checkpoint." if reached else ""
 
 
-def _reached_step(run: RunJson) -> str:
+def _reached_step(run: Json) -> str:
     """Step from which a paused run continues."""
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
     return f": step {number(step)} of {number(total)}." if step and total else "."
 
 
-def _reason(run: RunJson) -> str:
+def _reason(run: Json) -> str:
     reason = run.get("reason")
     if not reason:
         return ""
@@ -433,7 +432,7 @@ def _reason(run: RunJson) -> str:
     return f'<div class="lcl-{kind}" role="status"><p>{where}{esc(words)}</p></div>'
 
 
-def _figures(run: RunJson) -> list[tuple[str, str]]:
+def _figures(run: Json) -> list[tuple[str, str]]:
     progress = run.get("progress") or {}
     start, end = parse_time(run.get("started_at")), parse_time(run.get("finished_at"))
     per_second = progress.get("images_per_s")

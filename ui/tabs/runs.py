@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client
-from api.client.models import ArtifactJson, RunJson
+from api.client.payloads import Json
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.addresses import mark_view, read_address
 from ui.common import (
@@ -98,7 +98,7 @@ class WatchedRun:
     log: str = field(default="", repr=False)
     log_cut: bool = False
     log_error: str = ""
-    artifacts: tuple[ArtifactJson, ...] = field(default=(), repr=False)
+    artifacts: tuple[Json, ...] = field(default=(), repr=False)
     offset: int = 0
     complete: bool = False  # the run had ended when they were last fetched
 
@@ -499,7 +499,7 @@ class RunsTab:
         return _draw_list(runs, watched.id, only, listing), choices, *detail
 
     def detail(
-        self, watched: WatchedRun, selection: SelectedRun, listed: Sequence[RunJson]
+        self, watched: WatchedRun, selection: SelectedRun, listed: Sequence[Json]
     ) -> tuple[WatchedRun, tuple[Any, ...]]:
         """Fetch new lines of the selected run and draw it. Raises: ApiError."""
         run = self.client.run(str(watched.id))
@@ -528,7 +528,7 @@ class RunsTab:
             draw_log(watched.log, watched.log_error, f"lcl runs logs {run['id']}" if watched.log_cut else ""),
         )
 
-    def _annotation(self, selection: SelectedRun, run: RunJson) -> list[Any]:
+    def _annotation(self, selection: SelectedRun, run: Json) -> list[Any]:
         """Tags and notes of a run in their fields, once: a refresh does not overwrite what is being typed."""
         filled = selection.annotated
         if (filled and filled.run == run["id"]) or selection.current.id != run["id"]:
@@ -536,7 +536,7 @@ class RunsTab:
         selection.annotated = Annotation(str(run["id"]), list(run.get("tags") or ()), run.get("notes") or "")
         return [gr.Accordion(visible=True), " ".join(selection.annotated.tags), selection.annotated.notes]
 
-    def _artifacts(self, run_id: str) -> tuple[ArtifactJson, ...] | None:
+    def _artifacts(self, run_id: str) -> tuple[Json, ...] | None:
         """None: they cannot be listed yet, as while they are on their way to the store; the header says so."""
         try:
             return tuple(self.client.artifacts(run_id))
@@ -563,7 +563,7 @@ class RunsTab:
         return replace(watched, log=text[-MAX_LOG_CHARACTERS:], log_cut=cut, log_error="", offset=log["offset"])
 
 
-def _draw_list(runs: Sequence[RunJson], selected: str | None, only: str, listing: RunListing) -> str:
+def _draw_list(runs: Sequence[Json], selected: str | None, only: str, listing: RunListing) -> str:
     if listing.layout == TABLE and runs:
         chosen = [run for run in runs if run["id"] in listing.checked]
         drawn = draw_chosen(chosen) + draw_run_table(runs, selected, listing)

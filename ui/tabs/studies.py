@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client, UserError
-from api.client.models import CurvesJson
+from api.client.payloads import Json
 from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.pretrain import PretrainSpec
@@ -230,7 +230,7 @@ class WatchedStudy:
     """The selected study and its curves."""
 
     id: str | None = None
-    curves: CurvesJson | None = field(default=None, repr=False)
+    curves: Json | None = field(default=None, repr=False)
     complete: bool = False  # the study had ended when they were last fetched
 
 

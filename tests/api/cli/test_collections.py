@@ -120,7 +120,7 @@ def test_images_of_too_many_pixels_together_are_added_in_parts(
 def test_images_are_labelled_by_ids_of_a_file(
     lcl: Any, live_service: Any, collection: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.client._sync.client.ITEMS_PER_CHANGE", 2)
+    monkeypatch.setattr("api.client.client.ITEMS_PER_CHANGE", 2)
     added = json.loads(lcl("--json", "collections", "add", "squares", *map(str, files), "--replace")[1])["items"]
     ids = [item["id"] for item in added]
     chosen = tmp_path / "selected-ids.txt"

@@ -319,24 +319,6 @@ def test_a_corpus_is_validated_and_registered(
     assert lcl("data", "register", "mine", str(folder), "--new-version")[0] == 0
 
 
-def test_a_corpus_is_built_here_and_registered(
-    lcl: Any, live_service: Any, data_root: Path, sample_images: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def build(plan: Any, cache: Any, target: Path, say: Any) -> None:
-        assert [source.name for source in plan.sources] == ["emoji", "gimp"]
-        (target / "images").mkdir(parents=True)
-        (target / "images" / "a.png").write_bytes(sample_images["red"])
-        (target / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
-        say("emoji: 1 image")
-
-    monkeypatch.setattr("lcl_core.dataset_builder.build.build", build)
-    out = data_root / "built"
-    status, output, _ = lcl("data", "build", "built", "--out", str(out), "--only", "gimp", "--only", "emoji")
-    assert status == 0
-    assert output.startswith("emoji: 1 image\nregistered built (sha256 ")
-    assert live_service.admin.dataset("built")["path"] == str(out)
-
-
 def test_what_is_wrong_with_a_corpus_is_reported_and_can_be_fetched(
     lcl: Any, live_service: Any, data_root: Path, tmp_path: Path
 ) -> None:

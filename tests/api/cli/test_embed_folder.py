@@ -141,7 +141,7 @@ def test_an_interrupted_folder_is_continued(
     assert lcl("embed-folder", "tiny", str(photos), "--out", str(out))[0] == 0
     lines = out.read_bytes().splitlines(keepends=True)
     assert {json.loads(line)["encoder"] for line in lines} == {encoder["id"]}
-    monkeypatch.setattr("api.client._sync.transport.backoff", lambda *_: None)
+    monkeypatch.setattr("api.client.transport.backoff", lambda *_: None)
     for half in (b"", lines[2][:9], lines[2][:-1]):  # what was written of the next line
         partial.write_bytes(b"".join(lines[:2]) + half)
         status, printed, err = lcl(

@@ -64,8 +64,7 @@ def test_a_study_is_looked_at_until_it_has_ended() -> None:
 
 
 def test_labels_of_images_are_changed_though_some_were_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("_sync", "_async"):
-        monkeypatch.setattr(f"api.client.{package}.client.ITEMS_PER_CHANGE", 3)
+    monkeypatch.setattr("api.client.client.ITEMS_PER_CHANGE", 3)
 
     def missing(place: int) -> Answer:
         error = {"code": "item_not_found", "message": "there is no such item", "field": f"ids.{place}"}
@@ -200,7 +199,7 @@ def test_a_download_is_repeated_from_its_beginning(tmp_path: Path) -> None:
 def test_an_upload_that_is_being_unpacked_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway or the client itself may give up waiting while the service unpacks."""
     (tmp_path / "a.txt").write_text("a")
-    monkeypatch.setattr("api.client._sync.client.UNPACK_POLL_SECONDS", 0)
+    monkeypatch.setattr("api.client.client.UNPACK_POLL_SECONDS", 0)
 
     def answer(status: int, **body: Any) -> Answer:
         return status, {}, json.dumps(body).encode()
@@ -300,8 +299,7 @@ def _refusal(code: str, **headers: str) -> Answer:
 
 def test_an_export_waits_for_one_that_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be its own first attempt, with which the service goes on after a gateway gave up."""
-    for package in ("_sync", "_async"):
-        monkeypatch.setattr(f"api.client.{package}.transport.BUSY_POLL_SECONDS", 0)
+    monkeypatch.setattr("api.client.transport.BUSY_POLL_SECONDS", 0)
     busy = _refusal("busy", **{"retry-after": "0"})
     script = [_refusal("http_error", **{"retry-after": "0"}), *[busy] * 6, (200, {}, b"tar")]
     with scripted_server(*script) as server, Client(server.url, "k", attempts=2) as client:

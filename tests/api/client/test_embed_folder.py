@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from api.client import ApiError, Client, Skipped
-from api.client._io import async_parallel_map, parallel_map
-from api.client._sync import inference
+from api.client import ApiError, Client, Skipped, inference
+from api.client.inference import parallel_map
 from api.client.payloads import IMAGE_SUFFIXES, list_images
 from lcl_core.data.formats.image_index import IMAGE_EXTENSIONS
-from tests.api.client.sync_adapter import SyncAdapter
 from tests.api.sample_assets import png
 from tests.api.scripted_server import BUSY, scripted_server
 
@@ -35,9 +33,9 @@ def folder(tmp_path: Path, sample_images: dict[str, bytes]) -> Path:
     return tmp_path
 
 
-@pytest.fixture(params=[Client, SyncAdapter])
-def client(request: pytest.FixtureRequest, live_service: Any) -> Iterator[Any]:
-    with request.param(live_service.url, live_service.keys["viewer"], attempts=1) as client:
+@pytest.fixture
+def client(live_service: Any) -> Iterator[Any]:
+    with Client(live_service.url, live_service.keys["viewer"], attempts=1) as client:
         yield client
 
 
@@ -96,26 +94,6 @@ def test_only_so_many_are_under_way_and_order_is_kept() -> None:
     assert 1 < most <= 3
 
 
-def test_whoever_leaves_early_leaves_nothing_behind() -> None:
-    import asyncio
-
-    started: list[int] = []
-
-    async def call(item: int) -> int:
-        started.append(item)
-        await asyncio.sleep(0 if item == 0 else 60)
-        return item
-
-    async def leave() -> None:
-        found = async_parallel_map(call, range(100), 3)
-        assert await anext(found) == 0
-        await found.aclose()
-        assert len(asyncio.all_tasks()) == 1
-
-    asyncio.run(leave())
-    assert len(started) <= 4
-
-
 def test_images_of_too_many_pixels_together_are_sent_in_parts(client: Any, encoder: Any, tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(png("red", (490, 490)))  # two of them are all that a request may have
@@ -125,33 +103,10 @@ def test_images_of_too_many_pixels_together_are_sent_in_parts(client: Any, encod
     assert not skipped
 
 
-def test_nobody_waits_for_the_rest_after_the_end() -> None:
-    """Ctrl-C would wait for all requests under way, and the end of the interpreter once more."""
-    release, ended, before = threading.Event(), list[int](), set(threading.enumerate())
-
-    def call(item: int) -> int:
-        if item:
-            release.wait(5)
-        ended.append(item)
-        return item
-
-    found = parallel_map(call, range(9), 3)
-    assert next(found) == 0
-    begun = set(threading.enumerate()) - before
-    found.close()
-    assert ended == [0]
-    assert begun
-    assert all(thread.daemon for thread in begun)
-    release.set()
-    for thread in begun:
-        thread.join()
-    assert len(ended) <= 3
-
-
 def test_a_folder_outlasts_a_restart(folder: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     fine = (200, {}, json.dumps({"data": [{"embedding": [1.0]}]}).encode())
     pauses: list[int] = []
-    monkeypatch.setattr("api.client._sync.transport.backoff", lambda attempt, _=None: pauses.append(attempt))
+    monkeypatch.setattr("api.client.transport.backoff", lambda attempt, _=None: pauses.append(attempt))
     with scripted_server(None, *[BUSY] * 7, fine) as server, Client(server.url, "k") as client:
         assert len(dict(client.embed_files("tiny", [folder / "below" / "green.PNG"]))) == 1
     assert pauses == list(range(1, 9))
@@ -167,8 +122,7 @@ def test_a_folder_outlasts_a_restart(folder: Path, free_port: int, monkeypatch: 
 def test_lists_of_any_length_become_several_requests(
     client: Any, live_service: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    for package in ("_sync", "_async"):
-        monkeypatch.setattr(f"api.client.{package}.inference.INPUTS_PER_REQUEST", most)
+    monkeypatch.setattr("api.client.inference.INPUTS_PER_REQUEST", most)
     texts = [f"number {place}" for place in range(13)]
     single = [live_service.admin.embed_texts("tiny", [text])[0] for text in texts]
     np.testing.assert_allclose(client.embed_texts("tiny", texts), single, atol=1e-5)

@@ -29,7 +29,6 @@ from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import load_evaluated_encoder
 from lcl_core.evaluation.tasks.zero_shot import class_scores, zero_shot_classifier
 from lcl_core.specs.zero_shot import LOGIT_SCALE
-from tests.api.client.sync_adapter import SyncAdapter
 from tests.api.sample_assets import png
 
 CLASSES = ("blue circle", "green", "red square", "white")
@@ -44,9 +43,9 @@ def noise(seed: int) -> bytes:
     return out.getvalue()
 
 
-@pytest.fixture(params=[Client, SyncAdapter])
-def client(request: pytest.FixtureRequest, live_service: Any) -> Iterator[Any]:
-    with request.param(live_service.url, live_service.keys["viewer"], attempts=1) as client:
+@pytest.fixture
+def client(live_service: Any) -> Iterator[Any]:
+    with Client(live_service.url, live_service.keys["viewer"], attempts=1) as client:
         yield client
 
 

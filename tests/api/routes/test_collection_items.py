@@ -285,7 +285,7 @@ def test_an_export_is_what_it_holds_now(live_service: Any, http: httpx.Client, r
 def test_a_download_of_vectors_is_of_one_state_while_images_are_tagged(
     live_service: Any, squares: Json, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.client._sync.client.VECTORS_PER_PAGE", 2)
+    monkeypatch.setattr("api.client.client.VECTORS_PER_PAGE", 2)
     ids, rows = live_service.admin.vectors("squares")
     pages = live_service.admin.vector_pages("squares")
     found = [next(pages)]

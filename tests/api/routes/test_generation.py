@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from api.client import ApiError, TextDelta, data_url
-from api.client._sync.transport import parse_events
+from api.client.transport import parse_events
 from api.services.inference import StreamConsumers
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.engine import EncoderEngine

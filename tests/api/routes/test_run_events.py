@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.client._sync.transport import parse_events
+from api.client.transport import parse_events
 from lcl_core.db import complete_run, runs
 
 

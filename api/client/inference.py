@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence, Sized
-from contextlib import aclosing, asynccontextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 
-from api.client._async.transport import MAX_RECONNECTS, AsyncTransport, parse_events
-from api.client._io import async_parallel_map, async_read_bytes
 from api.client.errors import ApiError
-from api.client.models import EncoderComparisonJson, EncoderJson
 from api.client.payloads import (
     EmbeddedBatch,
     Json,
@@ -29,9 +29,13 @@ from api.client.payloads import (
     rejected_index,
     without_none,
 )
+from api.client.transport import MAX_RECONNECTS, Transport, parse_events
 
 if TYPE_CHECKING:
     from api.client.zero_shot import ZeroShotResult
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
 
 MAX_REQUEST_BYTES = 24 << 20  # of image files; base64 adds a third, and the service accepts 64 MiB
 INPUTS_PER_REQUEST = 256  # which the service accepts, unless LCL_MAX_INPUTS says otherwise
@@ -47,39 +51,37 @@ def _encoder_path(id_or_name: str) -> str:
     return f"/v1/encoders/{quote(id_or_name, safe='')}"
 
 
-class AsyncEncoderCalls(AsyncTransport):
-    async def encoders(self) -> list[EncoderJson]:
-        return (await self.get("/v1/encoders"))["items"]
+class EncoderCalls(Transport):
+    def encoders(self) -> list[Json]:
+        return self.get("/v1/encoders")["items"]
 
-    async def encoder(self, id_or_name: str) -> EncoderJson:
-        return await self.get(_encoder_path(id_or_name))
+    def encoder(self, id_or_name: str) -> Json:
+        return self.get(_encoder_path(id_or_name))
 
-    async def encoder_figures(self, id_or_name: str) -> list[Json]:
+    def encoder_figures(self, id_or_name: str) -> list[Json]:
         """Result rows of every evaluation of the encoder."""
-        return (await self.get(f"{_encoder_path(id_or_name)}/figures"))["items"]
+        return self.get(f"{_encoder_path(id_or_name)}/figures")["items"]
 
-    async def compare_encoders(self, left: str, right: str, *, paired: bool = True) -> EncoderComparisonJson:
-        return await self.get("/v1/encoders/compare", left=left, right=right, paired=paired)
+    def compare_encoders(self, left: str, right: str, *, paired: bool = True) -> Json:
+        return self.get("/v1/encoders/compare", left=left, right=right, paired=paired)
 
-    async def import_encoder(self, name: str, path: str, allow_twin: bool = False) -> EncoderJson:
+    def import_encoder(self, name: str, path: str, allow_twin: bool = False) -> Json:
         """``path``: a directory on the server, as ``save_pretrained`` wrote it.
 
         ``allow_twin``: also if an encoder with the same weights but other files exists; for the owner of that encoder.
         """
         option = {"allow_twin": True} if allow_twin else {}
-        return await self.post("/v1/encoders", {"name": name, "path": path, **option}, timeout=ENCODER_TIMEOUT)
+        return self.post("/v1/encoders", {"name": name, "path": path, **option}, timeout=ENCODER_TIMEOUT)
 
-    async def change_encoder(
-        self, id_or_name: str, *, name: str | None = None, pinned: bool | None = None
-    ) -> EncoderJson:
+    def change_encoder(self, id_or_name: str, *, name: str | None = None, pinned: bool | None = None) -> Json:
         """Rename or pin an encoder; None leaves name or pin as it is."""
-        return await self.patch(_encoder_path(id_or_name), without_none(name=name, pinned=pinned))
+        return self.patch(_encoder_path(id_or_name), without_none(name=name, pinned=pinned))
 
-    async def delete_encoder(self, id_or_name: str) -> None:
+    def delete_encoder(self, id_or_name: str) -> None:
         """With its files, unless something uses the encoder; for its owner and admins."""
-        await self.send("DELETE", _encoder_path(id_or_name))
+        self.send("DELETE", _encoder_path(id_or_name))
 
-    async def export_encoder(
+    def export_encoder(
         self, id_or_name: str, path: str | Path, format: str = "lcl", on_progress: Progress | None = None
     ) -> Path:
         """Write the directory of the encoder as a tar file to ``path``. Waits while another one is converted.
@@ -91,31 +93,31 @@ class AsyncEncoderCalls(AsyncTransport):
         """
         query = {} if format == "lcl" else {"format": format}
         options: Json = {"params": query, "timeout": ENCODER_TIMEOUT, "busy_seconds": ENCODER_SECONDS}
-        return await self.download(f"{_encoder_path(id_or_name)}/export", path, on_progress, **options)
+        return self.download(f"{_encoder_path(id_or_name)}/export", path, on_progress, **options)
 
-    @asynccontextmanager
-    async def encoder_archive(self, id_or_name: str, format: str = "lcl") -> AsyncGenerator[httpx.Response]:
+    @contextmanager
+    def encoder_archive(self, id_or_name: str, format: str = "lcl") -> Generator[httpx.Response]:
         """The tar file of ``export_encoder`` as a response to stream. ApiError 503 ``busy`` while one is converted."""
         query = {} if format == "lcl" else {"format": format}
         path = f"{_encoder_path(id_or_name)}/export"
-        async with self.stream(path, params=query, timeout=ENCODER_TIMEOUT) as response:
+        with self.stream(path, params=query, timeout=ENCODER_TIMEOUT) as response:
             yield response
 
-    async def embed_texts(self, encoder: str, texts: Sequence[str]) -> list[list[float]]:
+    def embed_texts(self, encoder: str, texts: Sequence[str]) -> list[list[float]]:
         """The vector of each text, in order. More than 256 are sent in several requests."""
         inputs, vectors = list(texts), list[list[float]]()
         for start in range(0, len(inputs), INPUTS_PER_REQUEST):
-            vectors += await self._embed_part(encoder, inputs[start : start + INPUTS_PER_REQUEST], start)
+            vectors += self._embed_part(encoder, inputs[start : start + INPUTS_PER_REQUEST], start)
         return vectors
 
-    async def embed_images(self, encoder: str, images: Sequence[bytes]) -> list[list[float]]:
+    def embed_images(self, encoder: str, images: Sequence[bytes]) -> list[list[float]]:
         """The vector of each image file, in order. Many, or large ones, are sent in several requests."""
         vectors: list[list[float]] = []
         for part in image_batches(enumerate(images), INPUTS_PER_REQUEST, MAX_REQUEST_BYTES):
-            vectors += await self._embed_part(encoder, [data_url(image) for _, image in part], part[0][0])
+            vectors += self._embed_part(encoder, [data_url(image) for _, image in part], part[0][0])
         return vectors
 
-    async def embed_folder(
+    def embed_folder(
         self,
         encoder: str,
         folder: str | Path,
@@ -124,7 +126,7 @@ class AsyncEncoderCalls(AsyncTransport):
         at_once: int = 4,
         on_skip: Callable[[Skipped], None] | None = None,
         on_progress: Progress | None = None,
-    ) -> AsyncGenerator[tuple[Path, list[float]]]:
+    ) -> Generator[tuple[Path, list[float]]]:
         """Every image below ``folder`` with its vector, sorted by path. Unreadable files are skipped.
 
         Images are files with a suffix of ``payloads.IMAGE_SUFFIXES``. A restart of the service is waited for.
@@ -137,14 +139,11 @@ class AsyncEncoderCalls(AsyncTransport):
 
         Raises: ApiError if the service refuses for a reason other than an image; NotADirectoryError.
         """
-        files = self.embed_files(
+        return self.embed_files(
             encoder, list_images(Path(folder)), batch=batch, at_once=at_once, on_skip=on_skip, on_progress=on_progress
         )
-        async with aclosing(files) as rows:
-            async for row in rows:
-                yield row
 
-    async def embed_files(
+    def embed_files(
         self,
         encoder: str,
         files: Sequence[Path],
@@ -153,22 +152,20 @@ class AsyncEncoderCalls(AsyncTransport):
         at_once: int = 4,
         on_skip: Callable[[Skipped], None] | None = None,
         on_progress: Progress | None = None,
-    ) -> AsyncGenerator[tuple[Path, list[float]]]:
+    ) -> Generator[tuple[Path, list[float]]]:
         """Every image file with its vector, in the order of ``files``; otherwise as ``embed_folder``."""
         batches = [files[start : start + batch] for start in range(0, len(files), batch)]
         done = 0
-        async with aclosing(async_parallel_map(partial(self._embed_files, encoder), batches, at_once)) as results:
-            async for result in results:
-                done += len(result.rows) + len(result.skipped)
-                if on_skip is not None:
-                    for skipped in result.skipped:
-                        on_skip(skipped)
-                if on_progress is not None:
-                    on_progress(done, len(files))
-                for row in result.rows:
-                    yield row
+        for result in parallel_map(partial(self._embed_files, encoder), batches, at_once):
+            done += len(result.rows) + len(result.skipped)
+            if on_skip is not None:
+                for skipped in result.skipped:
+                    on_skip(skipped)
+            if on_progress is not None:
+                on_progress(done, len(files))
+            yield from result.rows
 
-    async def zero_shot(
+    def zero_shot(
         self,
         encoder: str,
         images: Iterable[tuple[Path, bytes]],
@@ -193,13 +190,13 @@ class AsyncEncoderCalls(AsyncTransport):
         classifier = ZeroShotClassifier(classes, templates)
         prompts, vectors = classifier.prompts(), []
         for start in range(0, len(prompts), batch):
-            vectors += await self.embed_texts(encoder, prompts[start : start + batch])
+            vectors += self.embed_texts(encoder, prompts[start : start + batch])
         classifier.fit(vectors)
         result = ZeroShotResult(classifier.classes, classifier.templates)
         total = len(images) if isinstance(images, Sized) else None
         for part in image_batches(images, batch, MAX_REQUEST_BYTES):
             embedded = EmbeddedBatch([], result.skipped)
-            await self._embed_into(embedded, encoder, part)
+            self._embed_into(embedded, encoder, part)
             if embedded.rows:
                 result.names.extend(name for name, _ in embedded.rows)
                 result.probabilities.extend(classifier.probabilities([vector for _, vector in embedded.rows]))
@@ -207,18 +204,18 @@ class AsyncEncoderCalls(AsyncTransport):
                 on_progress(len(result.names) + len(result.skipped), total)
         return result
 
-    async def attention(self, encoder: str, images: Sequence[bytes], *, heads: bool = True) -> list[Json]:
+    def attention(self, encoder: str, images: Sequence[bytes], *, heads: bool = True) -> list[Json]:
         """{"grid", "box", "mean", "heads"} of each image: the weight of each patch in the image's vector."""
         body = {"model": encoder, "images": [data_url(image) for image in images], "heads": heads}
-        return (await self.post("/v1/attention", body, repeatable=True))["data"]
+        return self.post("/v1/attention", body, repeatable=True)["data"]
 
-    async def caption(self, encoder: str, images: Sequence[bytes], **decoding: Any) -> list[str]:
+    def caption(self, encoder: str, images: Sequence[bytes], **decoding: Any) -> list[str]:
         """``decoding``: prompt, context, max_new_tokens, num_beams, top_p, temperature, seed."""
         body = {"model": encoder, "images": [data_url(image) for image in images], **decoding}
-        response = await self.post("/v1/captions", body, repeatable=True)
+        response = self.post("/v1/captions", body, repeatable=True)
         return [item["caption"] for item in response["data"]]
 
-    def stream_captions(self, encoder: str, images: Sequence[bytes], **decoding: Any) -> AsyncGenerator[TextDelta]:
+    def stream_captions(self, encoder: str, images: Sequence[bytes], **decoding: Any) -> Generator[TextDelta]:
         """Captions as they are generated; ``decoding`` as in ``caption``. Closing the generator ends the generation.
 
         Raises: ApiError, also between two deltas.
@@ -226,66 +223,66 @@ class AsyncEncoderCalls(AsyncTransport):
         body = {"model": encoder, "images": [data_url(image) for image in images], **decoding}
         return self._text_deltas("/v1/captions", body, len(images))
 
-    async def continue_document(self, encoder: str, document: Sequence[str | bytes], **decoding: Any) -> str:
+    def continue_document(self, encoder: str, document: Sequence[str | bytes], **decoding: Any) -> str:
         """The text that continues a document of texts and (bytes) images.
 
         ``decoding``: max_new_tokens, num_beams, top_p, temperature, seed.
         """
         body = document_body(encoder, document, decoding)
-        return (await self.post("/v1/continuations", body, repeatable=True))["text"]
+        return self.post("/v1/continuations", body, repeatable=True)["text"]
 
     def stream_continuation(
         self, encoder: str, document: Sequence[str | bytes], **decoding: Any
-    ) -> AsyncGenerator[TextDelta]:
+    ) -> Generator[TextDelta]:
         """``continue_document`` as it is generated. Raises: ApiError."""
         return self._text_deltas("/v1/continuations", document_body(encoder, document, decoding), 1)
 
-    async def _embed(self, encoder: str, inputs: list[str], attempts: int = 1) -> list[list[float]]:
+    def _embed(self, encoder: str, inputs: list[str], attempts: int = 1) -> list[list[float]]:
         body = {"model": encoder, "input": inputs}
-        response = await self.post("/v1/embeddings", body, repeatable=True, attempts=attempts)
+        response = self.post("/v1/embeddings", body, repeatable=True, attempts=attempts)
         return [item["embedding"] for item in response["data"]]
 
-    async def _embed_part(self, encoder: str, inputs: list[str], start: int) -> list[list[float]]:
+    def _embed_part(self, encoder: str, inputs: list[str], start: int) -> list[list[float]]:
         """The inputs from number ``start`` of a list on; in smaller requests where they are too many for the service.
 
         Raises: ApiError, whose field has the number in the list.
         """
         try:
-            return await self._embed(encoder, inputs)
+            return self._embed(encoder, inputs)
         except ApiError as error:
             half = len(inputs) // 2
             if error.code not in SMALLER_PARTS or not half:
                 raise of_longer_list(error, start) from None
-        vectors = await self._embed_part(encoder, inputs[:half], start)
-        return vectors + await self._embed_part(encoder, inputs[half:], start + half)
+        vectors = self._embed_part(encoder, inputs[:half], start)
+        return vectors + self._embed_part(encoder, inputs[half:], start + half)
 
-    async def _embed_files(self, encoder: str, paths: Sequence[Path]) -> EmbeddedBatch:
+    def _embed_files(self, encoder: str, paths: Sequence[Path]) -> EmbeddedBatch:
         result = EmbeddedBatch([], [])
         images: list[tuple[Path, bytes]] = []
         for path in paths:
             try:
-                data = await async_read_bytes(path)
+                data = path.read_bytes()
             except OSError as error:
                 result.skipped.append(Skipped(path, error.strerror or str(error)))
                 continue
             if images and sum(len(other) for _, other in images) + len(data) > MAX_REQUEST_BYTES:
-                await self._embed_into(result, encoder, images)
+                self._embed_into(result, encoder, images)
                 images = []
             images.append((path, data))
-        await self._embed_into(result, encoder, images)
+        self._embed_into(result, encoder, images)
         return result
 
-    async def _embed_into(self, result: EmbeddedBatch, encoder: str, images: list[tuple[Path, bytes]]) -> None:
+    def _embed_into(self, result: EmbeddedBatch, encoder: str, images: list[tuple[Path, bytes]]) -> None:
         """Add the vectors of ``images`` to ``result``. A rejected image is skipped and the others are sent again."""
         while images:
             try:
                 urls = [data_url(data) for _, data in images]
-                vectors = await self._embed(encoder, urls, attempts=MAX_RECONNECTS + 1)
+                vectors = self._embed(encoder, urls, attempts=MAX_RECONNECTS + 1)
             except ApiError as error:
                 if error.code in SMALLER_PARTS and len(images) > 1:
                     half = len(images) // 2
-                    await self._embed_into(result, encoder, images[:half])
-                    await self._embed_into(result, encoder, images[half:])
+                    self._embed_into(result, encoder, images[:half])
+                    self._embed_into(result, encoder, images[half:])
                     return
                 path, _ = images.pop(rejected_index(error, len(images)))
                 result.skipped.append(Skipped(path, error.message))
@@ -293,14 +290,28 @@ class AsyncEncoderCalls(AsyncTransport):
             result.rows.extend((path, vector) for (path, _), vector in zip(images, vectors, strict=True))
             return
 
-    async def _text_deltas(self, path: str, body: Json, texts: int) -> AsyncGenerator[TextDelta]:
+    def _text_deltas(self, path: str, body: Json, texts: int) -> Generator[TextDelta]:
         missing = texts
         sent: Json = {"json": {**body, "stream": True}, "timeout": STREAM_TIMEOUT, "repeatable": True}
-        async with self.stream(path, "POST", **sent) as response:
-            async with aclosing(parse_events(response.aiter_text())) as events:
-                async for event in events:
-                    delta = TextDelta.from_event(event, response.status_code)
-                    missing -= delta.whole
-                    yield delta
+        with self.stream(path, "POST", **sent) as response:
+            for event in parse_events(response.iter_text()):
+                delta = TextDelta.from_event(event, response.status_code)
+                missing -= delta.whole
+                yield delta
         if missing:
             raise ApiError(0, "unreachable", "the stream broke off before the text was complete; ask again")
+
+
+def parallel_map(call: Callable[[Input], Output], items: Iterable[Input], limit: int) -> Generator[Output]:
+    """``call`` of each item in order, ``limit`` at a time, with the caller's context: an ``httpx.Auth`` may read it."""
+    pool = ThreadPoolExecutor(limit)
+    pending: deque[Future[Output]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(copy_context().run, call, item))
+            if len(pending) >= limit:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,3 @@
-# Generated from api/client/_async/client.py by scripts/generate_sync_client.py. Do not edit.
 """The client: all calls in one object."""
 
 from __future__ import annotations
@@ -6,49 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 import uuid
 from array import array
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx
 
-from api.client._io import call, sleep
-from api.client._sync.inference import EncoderCalls
-from api.client._sync.runs import RunCalls, StudyCalls
-from api.client._sync.transport import Transport
 from api.client.errors import ApiError, read_json, read_total_count
-from api.client.models import (
-    AddedItemsJson,
-    AuditJson,
-    CollectionDetailJson,
-    CollectionJson,
-    CollectionMapJson,
-    DatasetJson,
-    DatasetVersionJson,
-    DeliveryJson,
-    DocumentPageJson,
-    DuplicatePageJson,
-    GarbageListJson,
-    HomeUploadsJson,
-    KeyJson,
-    NewKeyJson,
-    NewWebhookJson,
-    PageJson,
-    QuotaJson,
-    ReadinessJson,
-    RunJson,
-    SavedViewJson,
-    SearchJson,
-    SpecSummaryJson,
-    StatusJson,
-    UploadJson,
-    WebhookJson,
-    WorkerJson,
-)
+from api.client.inference import EncoderCalls
 from api.client.payloads import (
     Json,
     NewItem,
@@ -59,6 +27,8 @@ from api.client.payloads import (
     open_corpus_archive,
     without_none,
 )
+from api.client.runs import RunCalls, StudyCalls
+from api.client.transport import Transport
 
 VECTORS_PER_PAGE = 1000
 UNPACK_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
@@ -75,17 +45,17 @@ def _collection_path(id_or_name: str) -> str:
 
 
 class DatasetCalls(Transport):
-    def datasets(self) -> list[DatasetJson]:
-        return (self.get("/v1/datasets"))["items"]
+    def datasets(self) -> list[Json]:
+        return self.get("/v1/datasets")["items"]
 
-    def dataset(self, name: str) -> DatasetJson:
+    def dataset(self, name: str) -> Json:
         return self.get(_dataset_path(name))
 
-    def dataset_versions(self, name: str) -> list[DatasetVersionJson]:
+    def dataset_versions(self, name: str) -> list[Json]:
         """Contents registered under the name, newest first: {"version", "content_hash", "path", "created_at", …}."""
-        return (self.get(f"{_dataset_path(name)}/versions"))["items"]
+        return self.get(f"{_dataset_path(name)}/versions")["items"]
 
-    def validate_dataset(self, name: str, **options: Any) -> RunJson:
+    def validate_dataset(self, name: str, **options: Any) -> Json:
         """Queue a validation run. ``options``: workers, tokens, similarity_threshold, min_image_side.
 
         Returns: the run; after success its result contains the ``report``.
@@ -94,12 +64,12 @@ class DatasetCalls(Transport):
 
     def validate_path(
         self, path: str, format: str = "auto", options: Mapping[str, Any] | None = None, **validation: Any
-    ) -> RunJson:
+    ) -> Json:
         """``validate_dataset`` for a ``path`` on the server, in any readable ``format``; nothing is registered."""
         body = {"path": path, "format": format, "options": dict(options or {}), **validation}
         return self.post("/v1/datasets/validate", body)
 
-    def register_dataset(self, name: str, path: str, new_version: bool = False) -> DatasetJson:
+    def register_dataset(self, name: str, path: str, new_version: bool = False) -> Json:
         """``path``: on the server, or a URL, inside its data roots. ``new_version``: the name may exist."""
         return self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
 
@@ -108,7 +78,7 @@ class DatasetCalls(Transport):
         source: str | Path,
         on_progress: Progress | None = None,
         on_sent: Callable[[Json], None] | None = None,
-    ) -> UploadJson:
+    ) -> Json:
         """Send a folder or a zip, in any readable format, and unpack it on the server.
 
         Args:
@@ -118,14 +88,14 @@ class DatasetCalls(Transport):
         Returns: the upload; its ``path`` is what a spec of kind convert or validate names.
         Raises: ApiError; UserError ``corpus_missing`` or ``corpus_unreadable`` for the source.
         """
-        archive = call(open_corpus_archive, Path(source))
+        archive = open_corpus_archive(Path(source))
         with archive:
             size = archive.seek(0, os.SEEK_END)
             upload = self.post("/v1/uploads", {"bytes": size})
             path = f"/v1/uploads/{upload['id']}"
             while (sent := upload["received"]) < size:
                 archive.seek(sent)
-                data = base64.b64encode(call(archive.read, upload["chunk_bytes"])).decode("ascii")
+                data = base64.b64encode(archive.read(upload["chunk_bytes"])).decode("ascii")
                 upload = self.post(f"{path}/chunks", {"offset": sent, "data": data}, repeatable=True)
                 if on_progress is not None:
                     on_progress(upload["received"], size)
@@ -133,7 +103,7 @@ class DatasetCalls(Transport):
             on_sent(upload)
         return self._unpack(path)
 
-    def _unpack(self, path: str) -> UploadJson:
+    def _unpack(self, path: str) -> Json:
         """Unpack an upload. A repeated request finds the first one at work and waits for it."""
         while True:
             try:
@@ -141,11 +111,11 @@ class DatasetCalls(Transport):
             except ApiError as error:
                 if error.code != "upload_busy":
                     raise
-                sleep(UNPACK_POLL_SECONDS)
+                time.sleep(UNPACK_POLL_SECONDS)
             else:
                 return read_json(response)
 
-    def upload(self, upload_id: str) -> UploadJson:
+    def upload(self, upload_id: str) -> Json:
         """Bytes ``received``; while it is unpacked ``unpacked`` of its ``members``; after that its ``path``."""
         return self.get(f"/v1/uploads/{quote(upload_id, safe='')}")
 
@@ -171,7 +141,7 @@ class DatasetCalls(Transport):
         encoder: str | None = None,
         q: str = "",
         tag: str | None = None,
-    ) -> DocumentPageJson:
+    ) -> Json:
         """{"items": [{"id", "item", "tags", "segments": [{"text"} | {"image", "image_url"}]}], "next", "total", …}.
 
         Args:
@@ -187,7 +157,7 @@ class DatasetCalls(Transport):
 
     def dataset_tags(self, name: str) -> dict[str, int]:
         """How many documents and captioned images have each tag."""
-        return {row["tag"]: row["items"] for row in (self.get(f"{_dataset_path(name)}/tags"))["items"]}
+        return {row["tag"]: row["items"] for row in self.get(f"{_dataset_path(name)}/tags")["items"]}
 
     def tag_documents(
         self, name: str, items: Sequence[str], *, add: Sequence[str] = (), remove: Sequence[str] = ()
@@ -207,14 +177,14 @@ class DatasetCalls(Transport):
         return changed
 
     def dataset_image(self, name: str, image: str) -> bytes:
-        return (self.send("GET", f"{_dataset_path(name)}/images/{quote(image)}")).content
+        return self.send("GET", f"{_dataset_path(name)}/images/{quote(image)}").content
 
 
 class CollectionCalls(Transport):
-    def collections(self) -> list[CollectionJson]:
-        return (self.get("/v1/collections"))["items"]
+    def collections(self) -> list[Json]:
+        return self.get("/v1/collections")["items"]
 
-    def collection(self, id_or_name: str) -> CollectionDetailJson:
+    def collection(self, id_or_name: str) -> Json:
         return self.get(_collection_path(id_or_name))
 
     def search(
@@ -231,7 +201,7 @@ class CollectionCalls(Transport):
         where: Where | None = None,
         offset: int = 0,
         hybrid: bool = False,
-    ) -> SearchJson:
+    ) -> Json:
         """Nearest items to a text, an image, a vector or an item, best first: {"hits": […], "took_ms", "text_limit"}.
 
         Args:
@@ -251,9 +221,7 @@ class CollectionCalls(Transport):
         body |= {"hybrid": True} if hybrid else {}
         return self.post(f"{_collection_path(collection)}/search", body, repeatable=True)
 
-    def duplicates(
-        self, collection: str, *, threshold: float = 0.95, offset: int = 0, limit: int = 20
-    ) -> DuplicatePageJson:
+    def duplicates(self, collection: str, *, threshold: float = 0.95, offset: int = 0, limit: int = 20) -> Json:
         """Groups of near-duplicates, the largest first: {"groups": [{"size", "items"}], "total"}."""
         path = f"{_collection_path(collection)}/duplicates"
         return self.get(path, threshold=threshold, offset=offset, limit=limit)
@@ -263,7 +231,7 @@ class CollectionCalls(Transport):
         return self.get(f"{_collection_path(collection)}/items/{quote(item_id, safe='')}")
 
     def item_image(self, collection: str, item_id: str) -> bytes:
-        return (self.send("GET", f"{_collection_path(collection)}/items/{quote(item_id)}/image")).content
+        return self.send("GET", f"{_collection_path(collection)}/items/{quote(item_id)}/image").content
 
     def add_items(
         self,
@@ -272,7 +240,7 @@ class CollectionCalls(Transport):
         *,
         replace: bool = False,
         idempotency_key: str | None = None,
-    ) -> AddedItemsJson:
+    ) -> Json:
         """Add images, all or none: {"ids", "images": number of images afterwards}.
 
         Two calls with the same ``idempotency_key`` add the items once; the default is random.
@@ -341,7 +309,7 @@ class CollectionCalls(Transport):
         """Write records and vectors of all current items to ``path``, as JSON lines."""
         return self.download(f"{_collection_path(id_or_name)}/export?{urlencode({'target': target})}", path)
 
-    def collection_map(self, collection: str, limit: int = 2000) -> CollectionMapJson:
+    def collection_map(self, collection: str, limit: int = 2000) -> Json:
         """{"points": [{"id", "x", "y", "caption", "labels"}], "total"}: images projected to two dimensions."""
         return self.get(f"{_collection_path(collection)}/map", limit=limit)
 
@@ -352,16 +320,15 @@ class CollectionCalls(Transport):
             method: ``pca``, or ``tsne``, which keeps neighbours together and takes the service some seconds.
         """
         path = f"{_collection_path(collection)}/map.safetensors?{urlencode({'limit': limit, 'method': method})}"
-        return (self.send("GET", path)).content
+        return self.send("GET", path).content
 
     def vectors(self, collection: str, target: str = "images") -> tuple[list[str], list[list[float]]]:
         """All ids and their vectors, of one state of the collection."""
         ids: list[str] = []
         rows: list[list[float]] = []
-        with closing(self.vector_pages(collection, target)) as pages:
-            for page in pages:
-                ids += page["ids"]
-                rows += page["vectors"]
+        for page in self.vector_pages(collection, target):
+            ids += page["ids"]
+            rows += page["vectors"]
         return ids, rows
 
     def vector_pages(self, collection: str, target: str = "images") -> Generator[Json]:
@@ -390,7 +357,7 @@ class CollectionCalls(Transport):
 class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
     """Calls one service with one key. A context manager; safe to share."""
 
-    def health(self) -> ReadinessJson:
+    def health(self) -> Json:
         """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}, "loading": int}, also when
         not ready. ``loading``: calls that wait for an encoder to be loaded.
         """
@@ -400,33 +367,33 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
         """A file of the documentation site, by default its first page. Raises: ApiError 404 where none is built."""
         return self.send("GET", f"/docs/guide/{quote(path)}")
 
-    def status(self) -> StatusJson:
+    def status(self) -> Json:
         """{"ready", "version", "database", "checks", "workers", "slots", "runs": {state: number}}."""
         return self.get("/v1/status")
 
-    def specs(self) -> list[SpecSummaryJson]:
+    def specs(self) -> list[Json]:
         """{"kind", "description", "presets"} of every kind of run, and of studies."""
-        return (self.get("/v1/specs"))["items"]
+        return self.get("/v1/specs")["items"]
 
-    def workers(self) -> list[WorkerJson]:
-        return (self.get("/v1/workers"))["items"]
+    def workers(self) -> list[Json]:
+        return self.get("/v1/workers")["items"]
 
-    def quotas(self) -> list[QuotaJson]:
+    def quotas(self) -> list[Json]:
         """{"owner", "runs", "runs_limit", "bytes", "bytes_limit"} of the owner; for admins of all owners."""
-        return (self.get("/v1/quotas"))["items"]
+        return self.get("/v1/quotas")["items"]
 
-    def keys(self) -> list[KeyJson]:
-        return (self.get("/v1/keys"))["items"]
+    def keys(self) -> list[Json]:
+        return self.get("/v1/keys")["items"]
 
-    def own_key(self) -> KeyJson:
+    def own_key(self) -> Json:
         """Owner, role and expiry of the key of this client."""
         return self.get("/v1/keys/mine")
 
-    def create_key(self, owner: str, role: str, expires: str | None = None) -> NewKeyJson:
+    def create_key(self, owner: str, role: str, expires: str | None = None) -> Json:
         """``role``: viewer, submitter or admin; ``expires``: ISO time. ``key`` of the response is shown only here."""
         return self.post("/v1/keys", {"owner": owner, "role": role, "expires": expires})
 
-    def rotate_key(self, prefix: str, grace_seconds: int | None = None) -> NewKeyJson:
+    def rotate_key(self, prefix: str, grace_seconds: int | None = None) -> Json:
         """``key`` of the response is the new secret; the old one stays valid for the grace (default: a day)."""
         body = None if grace_seconds is None else {"grace_seconds": grace_seconds}
         return self.post(f"/v1/keys/{quote(prefix, safe='')}/rotate", body)
@@ -434,29 +401,29 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
     def revoke_key(self, prefix: str) -> None:
         self.send("DELETE", f"/v1/keys/{quote(prefix, safe='')}")
 
-    def audit(self, **query: Any) -> PageJson[AuditJson]:
+    def audit(self, **query: Any) -> Json:
         """{"items", "next_cursor"}: audit log, newest first; ``query``: owner, action, object, limit, cursor."""
         return self.get("/v1/audit", **query)
 
-    def create_webhook(self, url: str, events: Sequence[str] = ()) -> NewWebhookJson:
+    def create_webhook(self, url: str, events: Sequence[str] = ()) -> Json:
         """``secret`` of the response is shown only here. ``events``: such as "run.failed"; default: every event."""
         return self.post("/v1/webhooks", {"url": url, **({"events": list(events)} if events else {})})
 
-    def webhooks(self) -> list[WebhookJson]:
-        return (self.get("/v1/webhooks"))["items"]
+    def webhooks(self) -> list[Json]:
+        return self.get("/v1/webhooks")["items"]
 
-    def deliveries(self, webhook_id: str) -> list[DeliveryJson]:
+    def deliveries(self, webhook_id: str) -> list[Json]:
         """The last messages to a webhook, newest first."""
-        return (self.get(f"/v1/webhooks/{quote(webhook_id, safe='')}/deliveries"))["items"]
+        return self.get(f"/v1/webhooks/{quote(webhook_id, safe='')}/deliveries")["items"]
 
     def delete_webhook(self, webhook_id: str) -> None:
         self.send("DELETE", f"/v1/webhooks/{quote(webhook_id, safe='')}")
 
-    def views(self) -> list[SavedViewJson]:
+    def views(self) -> list[Json]:
         """Saved views of the page, in the order of their names: {"id", "name", "address", "owner", "created_at"}."""
-        return (self.get("/v1/views"))["items"]
+        return self.get("/v1/views")["items"]
 
-    def save_view(self, name: str, address: str, *, replace: bool = False) -> SavedViewJson:
+    def save_view(self, name: str, address: str, *, replace: bool = False) -> Json:
         """Name an address of the page, such as ``?collection=sample-drawings&q=red``, for all who use the service.
 
         Args:
@@ -468,18 +435,18 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
         """For its owner and admins."""
         self.send("DELETE", f"/v1/views/{quote(view_id, safe='')}")
 
-    def garbage(self) -> GarbageListJson:
+    def garbage(self) -> Json:
         """{"items": […], "bytes": int}: files in the service's home that no row refers to."""
         return self.get("/v1/garbage")
 
-    def collect_garbage(self) -> GarbageListJson:
+    def collect_garbage(self) -> Json:
         """Remove the garbage that is due; the response has the shape of ``garbage``, with what was removed."""
         return self.post("/v1/garbage/collect", {})
 
-    def homes(self) -> list[HomeUploadsJson]:
+    def homes(self) -> list[Json]:
         """Homes of workers with files that are not in the store of artifacts yet."""
-        return (self.get("/v1/homes"))["items"]
+        return self.get("/v1/homes")["items"]
 
-    def declare_home_lost(self, home: str) -> HomeUploadsJson:
+    def declare_home_lost(self, home: str) -> Json:
         """Give up the pending uploads of a home whose machine is gone. Returns: what was pending."""
         return self.post(f"/v1/homes/{quote(home, safe='')}/lost", {})

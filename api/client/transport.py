@@ -7,15 +7,14 @@ import os
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 import httpx
 
-from api.client._io import async_sleep, async_write
 from api.client.errors import ApiError, read_json
 from api.client.local_service import LocalService, local_service, stored_key
 from api.client.payloads import Json, Progress, without_none
@@ -35,7 +34,7 @@ NO_KEY = (
 _LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
 
 
-class AsyncTransport:
+class Transport:
     """Base of the calls of every resource.
 
     Args:
@@ -64,7 +63,7 @@ class AsyncTransport:
             # the stored key may be an admin's, which another host must not get
             key = key or os.environ.get("LCL_API_KEY") or (stored_key() if is_local and local.gets_key else None)
             self._has_key = key is not None
-            self._http = httpx.AsyncClient(
+            self._http = httpx.Client(
                 base_url=self.base_url,
                 auth=key if isinstance(key, httpx.Auth) else None,
                 headers={"authorization": f"Bearer {key}"} if isinstance(key, str) else {},
@@ -77,18 +76,18 @@ class AsyncTransport:
         except (httpx.InvalidURL, ValueError) as error:  # ValueError: a key with characters that no header can hold
             raise ApiError(0, "unsendable", f"the service's address or the key is malformed: {error}") from error
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        self.close()
 
-    async def close(self) -> None:
-        await self._http.aclose()
+    def close(self) -> None:
+        self._http.close()
 
-    async def send(
+    def send(
         self,
         method: str,
         path: str,
@@ -113,16 +112,16 @@ class AsyncTransport:
         for attempt in range(1, most + 1):
             last = attempt == most
             try:
-                response = await self._http.send(self._http.build_request(method, path, **options), stream=streamed)
+                response = self._http.send(self._http.build_request(method, path, **options), stream=streamed)
                 if streamed and not response.is_success:
-                    await response.aread()
+                    response.read()
             except httpx.TransportError as error:
                 unsent = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
                 if isinstance(error, httpx.TimeoutException) and not unsent:
                     last = attempt >= self.attempts
                 if last or not (repeatable or unsent):
                     raise self._unreachable(error) from error
-                await backoff(attempt)
+                backoff(attempt)
                 continue
             except (httpx.InvalidURL, ValueError) as error:  # lone surrogates, NaN
                 raise ApiError(0, "unsendable", f"this cannot be sent: {error}") from error
@@ -132,25 +131,25 @@ class AsyncTransport:
             may_change = response.status_code in RETRY_STATUSES and refusal.code not in FINAL_CODES
             if last or not repeatable or not may_change:
                 raise self._explained(refusal)
-            await backoff(attempt, response.headers.get("retry-after"))
+            backoff(attempt, response.headers.get("retry-after"))
         raise AssertionError("the last attempt returns or raises")
 
-    async def get(self, path: str, **query: Any) -> Any:
+    def get(self, path: str, **query: Any) -> Any:
         """Parsed response of a GET. Query parameters that are None are left out."""
-        return read_json(await self.send("GET", path, params=without_none(**query)))
+        return read_json(self.send("GET", path, params=without_none(**query)))
 
-    async def post(self, path: str, body: Any = None, *, repeatable: bool = False, **options: Any) -> Any:
+    def post(self, path: str, body: Any = None, *, repeatable: bool = False, **options: Any) -> Any:
         """Parsed response of a POST; ``options`` as of ``send``."""
-        return read_json(await self.send("POST", path, json=body, repeatable=repeatable, **options))
+        return read_json(self.send("POST", path, json=body, repeatable=repeatable, **options))
 
-    async def patch(self, path: str, body: Any) -> Any:
+    def patch(self, path: str, body: Any) -> Any:
         """Parsed response of a PATCH, which may be sent twice: it replaces values."""
-        return read_json(await self.send("PATCH", path, json=body, repeatable=True))
+        return read_json(self.send("PATCH", path, json=body, repeatable=True))
 
-    @asynccontextmanager
-    async def stream(
+    @contextmanager
+    def stream(
         self, path: str, method: str = "GET", *, busy_seconds: float = 0, **options: Any
-    ) -> AsyncGenerator[httpx.Response]:
+    ) -> Generator[httpx.Response]:
         """A call whose body is read as it arrives; if ``repeatable`` it is retried until the body begins.
 
         Args:
@@ -159,15 +158,15 @@ class AsyncTransport:
 
         Raises: ApiError.
         """
-        response = await self._send_when_free(method, path, busy_seconds, options)
+        response = self._send_when_free(method, path, busy_seconds, options)
         try:
             yield response
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         finally:
-            await response.aclose()
+            response.close()
 
-    async def download(self, path: str, file: str | Path, on_progress: Progress | None = None, **options: Any) -> Path:
+    def download(self, path: str, file: str | Path, on_progress: Progress | None = None, **options: Any) -> Path:
         """GET into ``file``, which is created only when the body is complete. A body that breaks off is asked for anew.
 
         Args:
@@ -178,24 +177,22 @@ class AsyncTransport:
         try:
             for attempt in range(1, self.attempts + 1):
                 with partial.open("wb") as out:
-                    if await self._copy_body(path, out, on_progress, options, last=attempt == self.attempts):
+                    if self._copy_body(path, out, on_progress, options, last=attempt == self.attempts):
                         break
-                await backoff(attempt)
+                backoff(attempt)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
         return target
 
-    async def _copy_body(
-        self, path: str, out: IO[bytes], on_progress: Progress | None, options: Json, *, last: bool
-    ) -> bool:
+    def _copy_body(self, path: str, out: IO[bytes], on_progress: Progress | None, options: Json, *, last: bool) -> bool:
         """Whether the body was complete. Raises: ApiError; also for a body that breaks off, at the ``last`` attempt."""
-        async with self.stream(path, **options) as response:
+        with self.stream(path, **options) as response:
             length = response.headers.get("content-length", "")
             total = int(length) if length.isdigit() else None
             try:
-                async for chunk in response.aiter_bytes(1 << 20):
-                    await async_write(out, chunk)
+                for chunk in response.iter_bytes(1 << 20):
+                    out.write(chunk)
                     if on_progress is not None:
                         on_progress(out.tell(), total)
             except httpx.TransportError:
@@ -204,16 +201,16 @@ class AsyncTransport:
                 return False
         return True
 
-    async def _send_when_free(self, method: str, path: str, busy_seconds: float, options: Json) -> httpx.Response:
+    def _send_when_free(self, method: str, path: str, busy_seconds: float, options: Json) -> httpx.Response:
         """The other request may be an attempt of this call that broke off: the service goes on with it."""
         until = time.monotonic() + busy_seconds
         while True:
             try:
-                return await self.send(method, path, streamed=True, **options)
+                return self.send(method, path, streamed=True, **options)
             except ApiError as error:
                 if error.code != "busy" or time.monotonic() >= until:
                     raise
-            await async_sleep(BUSY_POLL_SECONDS)
+            time.sleep(BUSY_POLL_SECONDS)
 
     def _explained(self, refusal: ApiError) -> ApiError:
         """With what the service cannot know: that the client was given no key."""
@@ -226,13 +223,13 @@ class AsyncTransport:
         return ApiError(0, "unreachable", f"no answer from {self.base_url} ({reason}); is the service up?")
 
 
-async def backoff(attempt: int, retry_after: str | None = None) -> None:
+def backoff(attempt: int, retry_after: str | None = None) -> None:
     """Wait ``retry_after`` seconds, by default 0.1 × 2^attempt; at most five, with 20 % jitter."""
     seconds = float(retry_after) if retry_after and retry_after.isdigit() else 0.1 * 2**attempt
-    await async_sleep(min(seconds, 5.0) * random.uniform(0.8, 1.2))  # noqa: S311
+    time.sleep(min(seconds, 5.0) * random.uniform(0.8, 1.2))  # noqa: S311
 
 
-async def parse_events(chunks: AsyncIterator[str]) -> AsyncGenerator[Json]:
+def parse_events(chunks: Iterator[str]) -> Generator[Json]:
     """Server-sent events as {"id", "event", "data"} with data parsed as JSON. Comments (pings) are skipped.
 
     Args:
@@ -241,7 +238,7 @@ async def parse_events(chunks: AsyncIterator[str]) -> AsyncGenerator[Json]:
     Raises: ApiError for lines that are no events.
     """
     fields: dict[str, str] = {}
-    async for line in _event_lines(chunks):
+    for line in _event_lines(chunks):
         if line.startswith(":"):
             continue
         if line:
@@ -257,12 +254,11 @@ async def parse_events(chunks: AsyncIterator[str]) -> AsyncGenerator[Json]:
             fields = {}
 
 
-async def _event_lines(chunks: AsyncIterator[str]) -> AsyncGenerator[str]:
+def _event_lines(chunks: Iterator[str]) -> Generator[str]:
     """Lines without their ends; what no end follows is left out, as the standard has it."""
     rest = ""
-    async for chunk in chunks:
+    for chunk in chunks:
         *lines, rest = _LINE_END.split(rest + chunk)
-        for line in lines:
-            yield line
+        yield from lines
     if rest.endswith("\r"):
         yield rest.removesuffix("\r")

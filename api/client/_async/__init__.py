@@ -1,1 +1,0 @@
-"""The asynchronous client, and the source of ``api.client._sync``: ``python scripts/generate_sync_client.py``."""
