@@ -44,7 +44,7 @@ LEFT_OUT = {
     r"^\s*install -m 600 \.env\.example": "tests/docs/test_quickstarts.py fills it in",
     r"^\s*pip install ": "installs from the network; test_code_blocks.py checks that the extras exist",
     r"\binfinity\b": "compares with another product, which it installs from the network",
-    r"dataset_builder build|lcl data build ": "reads packages of the network; tests/lcl_core/dataset_builder builds",
+    r"examples.corpora": "reads packages of the network; tests/examples builds",
     r"^python -m benchmarks ": "measures for minutes, or rewrites the page; tests/benchmarks runs most of them, small",
     r"hooks\.example\.org": "has an address resolved; tests/api/cli/test_webhooks.py makes webhooks",
     r"index=(pgvector|qdrant)": "needs a server; tests/lcl_core/collections has them where they are installed",

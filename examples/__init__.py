@@ -1,0 +1,1 @@
+"""Programs and documents to try LCL with."""
