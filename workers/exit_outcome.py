@@ -16,13 +16,19 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.common.system_errors import FailureCode, failure_code
 from lcl_core.db.complete_run import RunCancelled, RunFailed, RunOutcome, RunSucceeded
 from lcl_core.db.leases import Claim
 from lcl_core.jobs import JOBS
+from workers.executors.base import EngineUnreachable, MachineLost, NoCapacity
 from workers.failure_table import RULES, FailureRule, Policy, infrastructure_cause
+from workers.lease_keeper import AttemptInterrupted
 
+log = structlog.get_logger(__name__)
 _TAIL_BYTES = 65_536
 _MAX_LINE = 500
 # NFS may answer from its cache, for up to a minute, that a file does not exist which another machine has created
@@ -77,10 +83,6 @@ class Requeue:
         return cls(RULES[name], cause, message)
 
     @property
-    def uses_attempt(self) -> bool:
-        return self.rule.uses_attempt
-
-    @property
     def failure(self) -> RunFailed:
         """Outcome of the run when no attempt is left."""
         return _failed(self.rule.cause, self.message or self.cause)
@@ -124,6 +126,27 @@ def await_outcome_file(run_dir: RunDir, exited: ProcessExit, check: Callable[[],
 
 def _has_outcome_file(run_dir: RunDir) -> bool:
     return run_dir.result_file.exists() or run_dir.error_file.exists()
+
+
+def outcome_of(error: Exception, claim: Claim, run_dir: RunDir) -> RunOutcome | Requeue:
+    """Outcome of an attempt whose supervision ended with an error."""
+    reattaches = claim.handle is not None
+    match error:
+        case AttemptInterrupted():
+            return replace(Requeue.by("interrupted", str(error)), keeps_processes=reattaches)
+        case NoCapacity():
+            return Requeue.by("no_capacity", str(error))
+        case MachineLost():  # what the processes wrote before counts
+            return classify_exit(claim, run_dir, ProcessExit(-signal.SIGKILL, StopReason.MACHINE, 0, loss=str(error)))
+        case EngineUnreachable():
+            return replace(Requeue.by("machine_lost", str(error)), keeps_processes=True)
+        case UserError():
+            return classify_error(error.to_dict())
+        case OSError():
+            return os_error_failure(error, run_dir.path)
+    log.exception("supervisor_failed", exc_info=error)  # an error of the worker
+    message = f"the worker could not supervise the run ({error!r}); its log has the traceback"
+    return RunFailed({"code": "internal", "message": message}, keeps_processes=reattaches)
 
 
 def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutcome | Requeue:

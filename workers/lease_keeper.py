@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import structlog
 from sqlalchemy.orm import Session
@@ -22,6 +22,7 @@ from lcl_core.common.logging import log_database_error
 from lcl_core.db.leases import StaleLease
 from lcl_core.db.session import UNREACHABLE, Database, answer_within
 from lcl_core.db.states import State
+from workers.executors.base import Job
 from workers.settings import KILL_SHARE, TERMINATE_SHARE, WorkerSettings
 
 # a thread that was not scheduled for this share of a lease was suspended, with its machine or its process
@@ -35,14 +36,6 @@ log = structlog.get_logger(__name__)
 
 class AttemptInterrupted(Exception):
     """The worker or the run was stopped before the run's process was started."""
-
-
-class LeasedProcess(Protocol):
-    """What the deadline thread does to a job: see ``workers.executors.local.JobProcess``."""
-
-    def terminate(self) -> None: ...
-    def kill(self) -> int: ...
-    def signal_group(self, number: signal.Signals) -> None: ...
 
 
 class LeaseKeeper:
@@ -65,7 +58,7 @@ class LeaseKeeper:
         self._renew, self._stopping = renew, stopping
         self._seconds = settings.lease_seconds
         self._lock = threading.Lock()  # of the process and of what follows about it
-        self._process: LeasedProcess | None = None
+        self._process: Job | None = None
         self._kill_at = float("inf")  # monotonic clock
         self._suspended_at: float | None = None  # boot clock; the process is stopped until a renewal
         self._renewed = float("-inf")  # boot clock, from before the last confirmed renewal was sent
@@ -131,7 +124,7 @@ class LeaseKeeper:
             time.sleep(self._settings.watch_seconds)
 
     @contextmanager
-    def protect(self, process: LeasedProcess) -> Iterator[None]:
+    def protect(self, process: Job) -> Iterator[None]:
         """End ``process`` when the lease is not renewed in time, and after :meth:`end_process`."""
         with self._lock:
             self._process = process
@@ -141,11 +134,11 @@ class LeaseKeeper:
             with self._lock:
                 self._process, self._kill_at = None, float("inf")
 
-    def end_process(self, grace_seconds: float, *, terminate: bool = True) -> None:
-        """SIGTERM to the process, unless ``terminate`` is False, and SIGKILL to its group after the grace."""
+    def end_process(self, grace_seconds: float) -> None:
+        """SIGTERM to the process, and SIGKILL to its group after the grace."""
         with self._lock:
             self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
-            if self._process is not None and terminate:
+            if self._process is not None:
                 self._process.terminate()
 
     @property
@@ -193,7 +186,7 @@ class LeaseKeeper:
                     self._enforce_on(self._process, moment, moment - before - tick > GAP_SHARE * self._seconds)
             before = moment
 
-    def _enforce_on(self, process: LeasedProcess, moment: float, after_gap: bool) -> None:
+    def _enforce_on(self, process: Job, moment: float, after_gap: bool) -> None:
         age = moment - self._renewed
         if self.lost:
             self._kill(process)
@@ -216,7 +209,7 @@ class LeaseKeeper:
             self.ended_process = True
             process.terminate()
 
-    def _await_renewal(self, process: LeasedProcess, moment: float, suspended_at: float) -> None:
+    def _await_renewal(self, process: Job, moment: float, suspended_at: float) -> None:
         if moment < self._renewed + TERMINATE_SHARE * self._seconds:
             process.signal_group(signal.SIGCONT)
             self._suspended_at = None
@@ -224,7 +217,7 @@ class LeaseKeeper:
             self.ended_process = True
             self._kill(process)
 
-    def _kill(self, process: LeasedProcess) -> None:
+    def _kill(self, process: Job) -> None:
         """Once: after the process has been waited for, its id may become that of another process group."""
         process.kill()
         self._process = None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,14 +23,14 @@ ROOT = HERE.parents[1]
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def modules(monkeypatch):
     """The module table that makes the toy the process of every kind."""
     monkeypatch.setenv("PYTHONPATH", f"{HERE}:{ROOT}")
     return dict.fromkeys(("pretrain", "evaluate", "index"), "toy_run")
 
 
 @pytest.fixture
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> WorkerSettings:
+def settings(request, tmp_path):
     """On SQLite, unless the test is parametrised with ``settings`` = "postgresql" (indirect)."""
     on_postgres = getattr(request, "param", "sqlite") == "postgresql"
     return WorkerSettings(
@@ -49,7 +47,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> WorkerSettings:
 
 
 @pytest.fixture
-def database(settings: WorkerSettings) -> Iterator[Database]:
+def database(settings):
     database = Database(settings.resolved_database_url)
     database.migrate()
     with database.session() as session:
@@ -59,10 +57,10 @@ def database(settings: WorkerSettings) -> Iterator[Database]:
 
 
 @pytest.fixture
-def queue(database: Database) -> Callable[..., str]:
+def queue(database):
     """Submit a run of so many steps; returns its id."""
 
-    def submit(steps: int = 3, **facts: Any) -> str:
+    def submit(steps=3, **facts):
         spec = {"steps": steps, "checkpoint_every": facts.pop("checkpoint_every", 5), **facts.pop("spec", {})}
         with database.session() as session:
             return db_submit.submit(session, "pretrain", spec, **facts).id
@@ -71,10 +69,10 @@ def queue(database: Database) -> Callable[..., str]:
 
 
 @pytest.fixture
-def study(database: Database) -> Callable[..., str]:
+def study(database):
     """Submit a study of the toy, with one row and seed unless told otherwise; returns its id."""
 
-    def submit(**changes: Any) -> str:
+    def submit(**changes):
         base = {"steps": 3, "checkpoint_every": 1, "optimizer": {"schedule": "constant"}}
         spec = {"pretrain": base, "metrics": [{"name": "steps", "metric": "steps"}], **changes}
         with database.session() as session:
@@ -84,10 +82,10 @@ def study(database: Database) -> Callable[..., str]:
 
 
 @pytest.fixture
-def run_of(database: Database) -> Callable[[str], Any]:
+def run_of(database):
     """The row of a run as it is now."""
 
-    def read(run_id: str) -> Any:
+    def read(run_id):
         with database.reading() as session:
             return runs.get_run(session, run_id)
 
@@ -95,10 +93,10 @@ def run_of(database: Database) -> Callable[[str], Any]:
 
 
 @pytest.fixture
-def steps_of(database: Database) -> Callable[[str], list[int]]:
+def steps_of(database):
     """The steps whose metrics are in the database, in the order in which they came."""
 
-    def read(run_id: str) -> list[int]:
+    def read(run_id):
         with database.reading() as session:
             return [row.step for row in runs.metrics_after(session, run_id)]
 
@@ -106,10 +104,10 @@ def steps_of(database: Database) -> Callable[[str], list[int]]:
 
 
 @pytest.fixture
-def alive() -> Callable[[int], bool]:
+def alive():
     """Whether a process exists and is no zombie."""
 
-    def look(pid: int) -> bool:
+    def look(pid):
         try:
             status = Path(f"/proc/{pid}/stat").read_text()
         except FileNotFoundError:
@@ -120,27 +118,25 @@ def alive() -> Callable[[int], bool]:
 
 
 @pytest.fixture
-def broker() -> Iterator[EmbeddedBroker]:
+def broker():
     with tempfile.TemporaryDirectory(prefix="lcl-") as folder, EmbeddedBroker(Path(folder)) as broker:
         yield broker
 
 
 @pytest.fixture
-def wakeup_producer(broker: EmbeddedBroker) -> Iterator[WakeupProducer]:
+def wakeup_producer(broker):
     wakeup_producer = WakeupProducer(broker.url)
     yield wakeup_producer
     wakeup_producer.close()
 
 
 @pytest.fixture
-def worker_processes(
-    settings: WorkerSettings, modules: dict[str, str], broker: EmbeddedBroker, tmp_path: Path
-) -> Iterator[WorkerProcesses]:
+def worker_processes(settings, modules, broker, tmp_path):
     worker_processes = WorkerProcesses(settings, broker, tmp_path)
     yield worker_processes
     worker_processes.end()
 
 
 @pytest.fixture
-def in_process_worker(database: Database, settings: WorkerSettings, modules: dict[str, str]) -> InProcessWorker:
+def in_process_worker(database, settings, modules):
     return InProcessWorker(database, settings, modules)

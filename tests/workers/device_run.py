@@ -9,14 +9,13 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from toy_run import write_encoder
 
-from lcl_core.common.run_dir import RunDir, run_main
+from lcl_core.common.run_dir import run_main
 
 
-def work(run_dir: RunDir) -> dict[str, Any]:
+def work(run_dir):
     processes = run_dir.read_run()["spec"]["engine"]["processes"]
     devices = [device for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if device]
     with ExitStack() as locks:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db import leases, queue
-from lcl_core.db.session import Database
-from workers.executors.base import Executor, create_executor
-from workers.settings import WorkerSettings
+from lcl_core.db import queue
+from workers.executors.base import create_executor
 from workers.supervisor import Supervisor
 
 
@@ -19,13 +17,7 @@ class InProcessWorker:
         executor: None: that of the settings.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        settings: WorkerSettings,
-        modules: dict[str, str],
-        executor: Executor | None = None,
-    ) -> None:
+    def __init__(self, database, settings, modules, executor=None):
         self.database = database
         self.settings = settings
         self.stopping = threading.Event()
@@ -33,12 +25,12 @@ class InProcessWorker:
         self._supervisor = Supervisor(database, settings, modules, self._executor)
         self._thread: threading.Thread | None = None
 
-    def claim(self) -> leases.Claim:
+    def claim(self):
         claimed = self.try_claim()
         assert claimed is not None
         return claimed
 
-    def try_claim(self) -> leases.Claim | None:
+    def try_claim(self):
         seconds = self.settings.lease_seconds
         capacity = self._executor.capacity() if self._executor.places_nodes else None
         with self.database.session() as session:
@@ -46,21 +38,21 @@ class InProcessWorker:
                 return queue.claim_for_engine(session, "in-process", seconds, ("cpu", "gpu"), capacity)
             return queue.claim_next(session, "in-process", seconds)
 
-    def work(self) -> None:
+    def work(self):
         self.supervise(self.claim())
 
-    def supervise(self, claim: leases.Claim) -> None:
+    def supervise(self, claim):
         self._supervisor.run(claim, self.stopping)
 
-    def start(self) -> leases.Claim:
+    def start(self):
         claimed = self.claim()
         self._thread = threading.Thread(target=self._supervisor.run, args=(claimed, self.stopping))
         self._thread.start()
         return claimed
 
-    def join(self) -> None:
+    def join(self):
         assert self._thread is not None
         self._thread.join()
 
-    def run_dir(self, run_id: str) -> RunDir:
+    def run_dir(self, run_id):
         return RunDir(self.settings.runs_dir / run_id)

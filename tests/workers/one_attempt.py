@@ -15,7 +15,7 @@ from workers.supervisor import Supervisor
 from workers.worker import configure_logging
 
 
-def main() -> None:
+def main():
     configure_logging("json")
     settings = WorkerSettings()
     database = Database(settings.resolved_database_url)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,28 +12,16 @@ from lcl_core.db import outbox as db_outbox
 from lcl_core.db import queue as db_queue
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.garbage import collect_for_all
-from lcl_core.db.models import TaskLease
-from lcl_core.db.session import Database
 from tests.workers.in_process_worker import InProcessWorker
-from tests.workers.worker_processes import WorkerProcesses
 from workers.maintenance import upload_tasks
-from workers.settings import WorkerSettings
 
 
-def test_it_goes_on_until_the_store_has_everything(
-    database: Database,
-    settings: WorkerSettings,
-    modules: dict[str, str],
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    eventually: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_it_goes_on_until_the_store_has_everything(database, settings, modules, queue, run_of, eventually, monkeypatch):
     settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
     monkeypatch.setattr(outbox.UPLOAD_OUTBOX, "first_delay", outbox.UPLOAD_OUTBOX.first_delay / 20)
     put, failures = ArtifactStore.put, iter((RuntimeError("a fault of ours"), OSError("no such disk")))
 
-    def flaky(*arguments: Any) -> Any:
+    def flaky(*arguments):
         for failure in failures:
             raise failure
         return put(*arguments)
@@ -47,7 +32,7 @@ def test_it_goes_on_until_the_store_has_everything(
     InProcessWorker(database, settings, modules).work()
     assert run_of(run_id).state == "succeeded"
 
-    def pending() -> dict[str, str | None]:
+    def pending():
         with database.reading() as session:
             return db_outbox.runs_with_pending_uploads(session, [run_id])
 
@@ -62,18 +47,13 @@ def test_it_goes_on_until_the_store_has_everything(
     }  # fmt: skip
 
 
-def test_without_a_store_there_is_nothing_to_do(database: Database, settings: WorkerSettings) -> None:
+def test_without_a_store_there_is_nothing_to_do(database, settings):
     assert upload_tasks(database, settings) == []
 
 
 def test_a_run_that_is_cancelled_between_attempts_is_charged_and_sent(
-    database: Database,
-    settings: WorkerSettings,
-    modules: dict[str, str],
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    database, settings, modules, queue, run_of, monkeypatch
+):
     settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
     worker, collector = InProcessWorker(database, settings, modules), artifacts.Artifacts(settings)
     run_id = queue(owner="ada")
@@ -93,53 +73,7 @@ def test_a_run_that_is_cancelled_between_attempts_is_charged_and_sent(
         assert (quotas.owner_bytes(session, "ada"), outbox.count_pending_uploads(session)) == (0, 0)
 
 
-@pytest.mark.parametrize("stop", [runs.cancel_run, runs.pause_run])
-def test_a_run_that_was_sent_before_and_is_cancelled_between_later_attempts_is_sent_again(
-    database: Database,
-    settings: WorkerSettings,
-    modules: dict[str, str],
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    monkeypatch: pytest.MonkeyPatch,
-    stop: Callable[..., Any],
-) -> None:
-    settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
-    worker, collector = InProcessWorker(database, settings, modules), artifacts.Artifacts(settings)
-    run_id = queue(owner="ada")
-    monkeypatch.setenv("LCL_TOY", "crash@1")
-    worker.work()
-    assert run_of(run_id).state == "failed"
-    artifacts.upload_pending(database, collector)
-    collect_for_all(database, settings, collector, "w-1", settings.gc_seconds)
-    with database.session() as session:
-        assert outbox.count_pending_uploads(session) == 0, "everything is in the store"
-        runs.resume_run(session, run_id)
-    monkeypatch.setenv("LCL_TOY", "killed@1")
-    worker.work()
-    assert run_of(run_id).state == "queued"
-    with database.session() as session:
-        stop(session, run_id)
-    if stop is runs.pause_run:
-        with database.session() as session:
-            runs.cancel_run(session, run_id)
-    with database.session() as session:
-        session.query(TaskLease).delete()  # as if an hour had passed
-    collect_for_all(database, settings, collector, "w-1", settings.gc_seconds)
-    attempt = run_of(run_id).attempt
-    artifacts.upload_pending(database, collector)
-    with database.reading() as session:
-        row = outbox.get_upload(session, f"runs/{run_id}")
-    assert row is not None
-    assert (row.key, attempt) == (f"runs/{run_id}/2", 2)
-
-
-def test_the_folder_of_a_lost_worker_is_charged_and_sent_by_its_home(
-    database: Database,
-    settings: WorkerSettings,
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    tmp_path: Path,
-) -> None:
+def test_the_folder_of_a_lost_worker_is_charged_and_sent_by_its_home(database, settings, queue, run_of, tmp_path):
     settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
     elsewhere = settings.model_copy(update={"home": tmp_path / "other"})
     run_id = queue(owner="ada", max_attempts=2)
@@ -154,7 +88,7 @@ def test_the_folder_of_a_lost_worker_is_charged_and_sent_by_its_home(
         run_dir.log_file.write_bytes(b"x" * 3000)
     assert run_of(run_id).state == "failed"
 
-    def charged_by(place: WorkerSettings) -> tuple[int, bool]:
+    def charged_by(place):
         collect_for_all(database, place, artifacts.Artifacts(place), str(place.home), place.gc_seconds)
         with database.reading() as session:
             pending = db_outbox.runs_with_pending_uploads(session, [run_id])
@@ -165,20 +99,13 @@ def test_the_folder_of_a_lost_worker_is_charged_and_sent_by_its_home(
 
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
-def test_two_machines(
-    database: Database,
-    worker_processes: WorkerProcesses,
-    run_of: Callable[[str], Any],
-    queue: Callable[..., str],
-    eventually: Callable[..., None],
-    tmp_path: Path,
-) -> None:
+def test_two_machines(database, worker_processes, run_of, queue, eventually, tmp_path):
     """What a worker made, one on another home reads; the first one is gone by then."""
     store_url = f"file://{tmp_path / 'store'}"
     made = queue()
     first = worker_processes.start(LCL_ARTIFACTS=store_url)
 
-    def stored() -> bool:
+    def stored():
         with database.reading() as session:
             return run_of(made).state == "succeeded" and not db_outbox.runs_with_pending_uploads(session, [made])
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from lcl_core.db import leases
 from lcl_core.db import runs as db_runs
-from lcl_core.db.session import Database
 from lcl_core.db.workers import WorkerIdentity
 from workers import claim_loop
 from workers.claim_loop import ClaimLoop
-
-Eventually = Callable[..., None]
 
 
 class Work:
     """Stands at each claimed run until it is let go, then settles it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database):
         self._database = database
         self._lock = threading.Lock()
         self._go = threading.Semaphore(0)
@@ -29,7 +24,7 @@ class Work:
         self.done: list[str] = []
         self.most = 0
 
-    def __call__(self, claim: leases.Claim, stopping: threading.Event) -> None:
+    def __call__(self, claim, stopping):
         with self._lock:
             self.now.add(claim.run_id)
             self.most = max(self.most, len(self.now))
@@ -41,30 +36,28 @@ class Work:
             self.now.discard(claim.run_id)
             self.done.append(claim.run_id)
 
-    def let_go(self, count: int) -> None:
+    def let_go(self, count):
         self._go.release(count)
 
 
-def worker(slots: int, offers: tuple[str, ...] = ("cpu",)) -> WorkerIdentity:
+def worker(slots, offers=("cpu",)):
     return WorkerIdentity("worker-1", "host", 1, slots, ("cpu",), offers)
 
 
 @pytest.fixture
-def work(database: Database) -> Work:
+def work(database):
     return Work(database)
 
 
 @pytest.fixture
-def slots(database: Database, work: Work) -> Iterator[ClaimLoop]:
+def slots(database, work):
     slots = ClaimLoop(worker(2), database, 30.0, work)
     yield slots
     slots.stop()
     slots.join()
 
 
-def test_one_ring_fills_all_slots_and_drains_the_queue(
-    slots: ClaimLoop, work: Work, queue: Callable[..., str], eventually: Eventually
-) -> None:
+def test_one_ring_fills_all_slots_and_drains_the_queue(slots, work, queue, eventually):
     runs = [queue() for _ in range(5)]
     slots.notify()
     eventually(lambda: work.now == set(runs[:2]))
@@ -75,9 +68,7 @@ def test_one_ring_fills_all_slots_and_drains_the_queue(
     assert work.most == 2
 
 
-def test_a_ring_in_vain_costs_nothing_and_the_next_one_is_heard(
-    slots: ClaimLoop, work: Work, queue: Callable[..., str], eventually: Eventually
-) -> None:
+def test_a_ring_in_vain_costs_nothing_and_the_next_one_is_heard(slots, work, queue, eventually):
     for _ in range(20):
         slots.notify()
     run_id = queue()
@@ -86,9 +77,7 @@ def test_a_ring_in_vain_costs_nothing_and_the_next_one_is_heard(
     eventually(lambda: work.done == [run_id])
 
 
-def test_every_ring_is_heard_however_it_falls(
-    slots: ClaimLoop, work: Work, queue: Callable[..., str], eventually: Eventually
-) -> None:
+def test_every_ring_is_heard_however_it_falls(slots, work, queue, eventually):
     """Rings race with slots that just found the queue empty."""
     work.let_go(40)
     runs = []
@@ -98,9 +87,7 @@ def test_every_ring_is_heard_however_it_falls(
     eventually(lambda: sorted(work.done) == sorted(runs))
 
 
-def test_a_stopped_worker_hands_back_and_claims_nothing_more(
-    slots: ClaimLoop, work: Work, queue: Callable[..., str], database: Database, eventually: Eventually
-) -> None:
+def test_a_stopped_worker_hands_back_and_claims_nothing_more(slots, work, queue, database, eventually):
     for _ in range(3):
         queue()
     slots.notify()
@@ -112,12 +99,10 @@ def test_a_stopped_worker_hands_back_and_claims_nothing_more(
         assert db_runs.count_runs_by_state(session)["queued"] == 3
 
 
-def test_a_fault_of_the_supervisor_does_not_cost_the_slot(
-    database: Database, queue: Callable[..., str], eventually: Eventually
-) -> None:
+def test_a_fault_of_the_supervisor_does_not_cost_the_slot(database, queue, eventually):
     seen: list[str] = []
 
-    def fail(claim: leases.Claim, stopping: threading.Event) -> None:
+    def fail(claim, stopping):
         seen.append(claim.run_id)
         raise ZeroDivisionError
 
@@ -128,9 +113,7 @@ def test_a_fault_of_the_supervisor_does_not_cost_the_slot(
     slots.join()
 
 
-def test_a_slot_leaves_to_others_what_its_worker_cannot_serve(
-    database: Database, queue: Callable[..., str], run_of: Callable[[str], Any], eventually: Eventually
-) -> None:
+def test_a_slot_leaves_to_others_what_its_worker_cannot_serve(database, queue, run_of, eventually):
     seen: list[str] = []
     slots = ClaimLoop(worker(1), database, 30.0, lambda claim, stopping: seen.append(claim.run_id))
     for_a_gpu, for_anybody = queue(resource="gpu", priority=9), queue()
@@ -140,18 +123,12 @@ def test_a_slot_leaves_to_others_what_its_worker_cannot_serve(
     assert run_of(for_a_gpu).state == "queued"
 
 
-def test_a_claim_that_fails_loses_no_notification(
-    database: Database,
-    work: Work,
-    queue: Callable[..., str],
-    eventually: Eventually,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_claim_that_fails_loses_no_notification(database, work, queue, eventually, monkeypatch):
     """One that came while the only slot was at it, as a row that another worker has just removed was to be written."""
     loop, failures = ClaimLoop(worker(1), database, 30.0, work), [RuntimeError("the row is gone")]
     claim_next = claim_loop.claim_next
 
-    def claim(*given: Any, **named: Any) -> Any:
+    def claim(*given, **named):
         if failures:
             loop.notify()
             raise failures.pop()

@@ -6,10 +6,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -18,26 +15,21 @@ from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.complete_run import RunCancelled, complete_run
-from lcl_core.db.leases import Claim
 from lcl_core.db.models import Worker
 from lcl_core.db.runs import count_runs_by_state
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 from lcl_core.db.workers import WorkerIdentity, record_heartbeat
 from tests.fake_nvidia_smi import MIG_ID, gpu_id, install, listing
-from tests.workers.worker_processes import WorkerProcesses
 from workers.claim_loop import ClaimLoop
 
 pytestmark = [pytest.mark.local_executor, pytest.mark.extended]
 
-RunOf = Callable[[str], Any]
-Eventually = Callable[..., None]
-
 
 @pytest.fixture
-def submit(database: Database) -> Callable[..., str]:
+def submit(database):
     """Queue a run that needs so many GPUs."""
 
-    def queue(gpus: int = 1, **facts: Any) -> str:
+    def queue(gpus=1, **facts):
         spec = {"steps": 1, "checkpoint_every": 1, "engine": {"processes": gpus}}
         with database.session() as session:
             return db_submit.submit(session, "pretrain", spec, gpus=gpus, **facts).id
@@ -46,13 +38,13 @@ def submit(database: Database) -> Callable[..., str]:
 
 
 @pytest.fixture
-def start(worker_processes: WorkerProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def start(worker_processes, tmp_path, monkeypatch):
     """Start a worker on a machine of which ``nvidia-smi`` lists these devices, all of which it sees."""
     monkeypatch.delenv(VISIBLE_DEVICES, raising=False)
     locks = tmp_path / "locks"
     locks.mkdir()
 
-    def begin(listed: str, slots: int = 8, **environment: str) -> Any:
+    def begin(listed, slots=8, **environment):
         path = f"{install(tmp_path / 'programs', listed)}:{os.environ['PATH']}"
         shared = {"PATH": path, "TOY_MODULE": "device_run", "DEVICE_LOCKS": str(locks), "LCL_WORKER_SLOTS": str(slots)}
         shared["LCL_LEASE_SECONDS"] = "60"  # a busy machine must not cost a run its worker
@@ -62,11 +54,11 @@ def start(worker_processes: WorkerProcesses, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.fixture
-def ended(database: Database, eventually: Eventually) -> Callable[..., list[Any]]:
+def ended(database, eventually):
     """Wait until the runs have ended; returns their rows."""
 
-    def wait(ids: list[str], seconds: float = 180.0) -> list[Any]:
-        def rows() -> list[Any]:
+    def wait(ids, seconds=180.0):
+        def rows():
             with database.reading() as session:
                 return [runs.get_run(session, run_id) for run_id in ids]
 
@@ -76,7 +68,7 @@ def ended(database: Database, eventually: Eventually) -> Callable[..., list[Any]
     return wait
 
 
-def devices_of(run: Any) -> list[str]:
+def devices_of(run):
     return list(run.result["final"]["devices"])
 
 
@@ -89,27 +81,25 @@ class SharedDevices:
     shared: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def begin(self, claim: Claim) -> None:
+    def begin(self, claim):
         with self.lock:
             self.order.append(claim.run_id)
             self.shared += [device for device in claim.devices if device in self.in_use]
             self.in_use.update(claim.devices)
 
-    def end(self, claim: Claim) -> None:
+    def end(self, claim):
         with self.lock:
             self.in_use.difference_update(claim.devices)
 
 
-def test_two_hundred_runs_share_eight_devices_and_none_is_passed_over(
-    database: Database, submit: Callable[..., str], eventually: Eventually, tmp_path: Path
-) -> None:
+def test_two_hundred_runs_share_eight_devices_and_none_is_passed_over(database, submit, eventually, tmp_path):
     """Two workers of one machine, and runs of 1 to 8 GPUs in any order, each as long as chance has it."""
     chance = random.Random(3)
     needs = [chance.choice((1, 1, 2, 3, 4, 8)) for _ in range(200)]
     ids = [submit(gpus) for gpus in needs]
     devices, used, seen = tuple(map(gpu_id, range(8))), SharedDevices(), dict[str, int]()
 
-    def work(claim: Claim, stopping: threading.Event) -> None:
+    def work(claim, stopping):
         used.begin(claim)
         seen[claim.run_id] = len(claim.devices)
         time.sleep(chance.random() / 50)
@@ -123,7 +113,7 @@ def test_two_hundred_runs_share_eight_devices_and_none_is_passed_over(
             record_heartbeat(session, identity)
         loops.append(ClaimLoop(identity, database, 600.0, work))
 
-    def finished() -> bool:
+    def finished():
         for loop in loops:
             loop.notify()
         with database.session() as session:
@@ -143,9 +133,7 @@ def test_two_hundred_runs_share_eight_devices_and_none_is_passed_over(
     assert starts == sorted(starts), "each begins before those behind it, though they may need fewer devices"
 
 
-def test_processes_of_two_workers_share_no_device(
-    submit: Callable[..., str], start: Callable[..., Any], ended: Callable[..., list[Any]]
-) -> None:
+def test_processes_of_two_workers_share_no_device(submit, start, ended):
     needs = [1, 3, 8, 2, 1, 4, 4, 1, 8, 2, 6, 1]
     ids = [submit(gpus) for gpus in needs]
     start(listing(8)), start(listing(8))
@@ -154,21 +142,13 @@ def test_processes_of_two_workers_share_no_device(
     assert [len(devices_of(run)) for run in rows] == needs
 
 
-def test_a_worker_gives_out_the_devices_of_its_own_environment(
-    submit: Callable[..., str], start: Callable[..., Any], ended: Callable[..., list[Any]]
-) -> None:
+def test_a_worker_gives_out_the_devices_of_its_own_environment(submit, start, ended):
     start(listing(3, instances=[2]), CUDA_VISIBLE_DEVICES=f"{MIG_ID.format(1)},2")
     ids = [submit() for _ in range(4)]
     assert {device for run in ended(ids) for device in devices_of(run)} <= {MIG_ID.format(1), gpu_id(2)}
 
 
-def test_devices_of_a_killed_worker_go_to_the_next_when_the_lease_has_expired(
-    submit: Callable[..., str],
-    start: Callable[..., Any],
-    ended: Callable[..., list[Any]],
-    run_of: RunOf,
-    eventually: Eventually,
-) -> None:
+def test_devices_of_a_killed_worker_go_to_the_next_when_the_lease_has_expired(submit, start, ended, run_of, eventually):
     first = submit(2)
     worker = start(listing(2), LCL_TOY_SECONDS="600", LCL_LEASE_SECONDS="5")
     eventually(lambda: run_of(first).progress is not None)
@@ -183,9 +163,7 @@ def test_devices_of_a_killed_worker_go_to_the_next_when_the_lease_has_expired(
     ]
 
 
-def test_a_run_of_the_processor_sees_no_device(
-    database: Database, start: Callable[..., Any], ended: Callable[..., list[Any]]
-) -> None:
+def test_a_run_of_the_processor_sees_no_device(database, start, ended):
     with database.session() as session:
         run_id = db_submit.submit(session, "pretrain", {"steps": 1}, resource="cpu").id
     start(listing(1), TOY_MODULE="toy_run")

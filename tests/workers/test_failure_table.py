@@ -1,7 +1,5 @@
 """What is tried again, how often and when; the manual shows the same table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,6 @@ from workers.failure_table import (
     INFRASTRUCTURE_RETRIES,
     LONGEST_DELAY_SECONDS,
     RULES,
-    Policy,
     as_markdown,
     infrastructure_cause,
 )
@@ -19,7 +16,7 @@ from workers.failure_table import (
 MANUAL = Path(__file__).parents[2] / "docs" / "runs.md"
 
 
-def traceback(*last: str) -> str:
+def traceback(*last):
     return "\n".join(("Traceback (most recent call last):", '  File "a.py", line 1, in f', "    f()", *last))
 
 
@@ -28,12 +25,7 @@ NCCL = traceback(
     "ncclRemoteError: A call failed possibly due to a network error",
 )
 PORT = traceback("OSError: [Errno 98] Address already in use")
-WRAPPED = traceback("OSError: [Errno 98] Address already in use") + (
-    "\n\nThe above exception was the direct cause of the following exception:\n\n"
-    + traceback("RuntimeError: cannot start the ranks")
-)
-STORE = traceback('botocore.exceptions.EndpointConnectionError: Could not connect to "http://s3/bucket"')
-ECC = traceback("RuntimeError: CUDA error: uncorrectable ECC error encountered")
+CHAINED = "\n\nThe above exception was the direct cause of the following exception:\n\n"
 OURS = traceback("KeyError: 'image'")
 WATCHDOG = (
     "[rank0]: Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3)\n"
@@ -46,59 +38,42 @@ WATCHDOG = (
     ("log", "cause"),
     [
         (NCCL, "nccl"),
-        (f"{NCCL}\n{NCCL}", "nccl"),
-        (PORT, "address_in_use"),
-        (WRAPPED, "address_in_use"),
-        (STORE, "store_unreachable"),
-        (ECC, "gpu_fault"),
         (WATCHDOG, "nccl"),
-        (OURS, None),
+        (PORT + CHAINED + traceback("RuntimeError: cannot start the ranks"), "address_in_use"),
+        (
+            traceback('botocore.exceptions.EndpointConnectionError: Could not connect to "http://s3"'),
+            "store_unreachable",
+        ),
+        (traceback("RuntimeError: CUDA error: uncorrectable ECC error encountered"), "gpu_fault"),
         (f"{NCCL}\n{OURS}", None),  # the other rank is the cause
-        (f"{OURS}\n{NCCL}", None),
         (f"warning: NCCL error ignored\n{OURS}", None),
         ("", None),
     ],
 )
-def test_the_cause_is_what_all_exceptions_have_in_common(log: str, cause: str | None) -> None:
+def test_the_cause_is_what_all_exceptions_have_in_common(log, cause):
     rule = infrastructure_cause(log.splitlines())
     assert (rule and rule.cause) == cause
 
 
-def test_an_infrastructure_fault_is_repeated_ever_later_and_not_for_ever() -> None:
-    rule = RULES["nccl"]
-    delays = [rule.delay_seconds({"nccl": count}) for count in range(INFRASTRUCTURE_RETRIES)]
-    assert delays[:3] == [10.0, 20.0, 40.0]
-    assert delays == sorted(delays)
-    assert delays[-1] == LONGEST_DELAY_SECONDS
-    assert not rule.exhausted({"nccl": INFRASTRUCTURE_RETRIES - 1, COUNTED: 99}, 3)
-    assert rule.exhausted({"nccl": INFRASTRUCTURE_RETRIES}, 3)
+@pytest.mark.parametrize(
+    ("cause", "setbacks", "max_attempts", "exhausted", "delay"),
+    [
+        ("nccl", {}, 3, False, 10.0),
+        ("nccl", {"nccl": 2}, 3, False, 40.0),
+        ("nccl", {"nccl": INFRASTRUCTURE_RETRIES - 1, COUNTED: 99}, 3, False, LONGEST_DELAY_SECONDS),
+        ("nccl", {"nccl": INFRASTRUCTURE_RETRIES}, 3, True, LONGEST_DELAY_SECONDS),
+        ("killed", {COUNTED: 1}, 3, False, 0.0),
+        ("killed", {COUNTED: 2}, 3, True, 0.0),
+        ("hung", {}, 3, False, 0.0),
+        ("hung", {"hung": 1, COUNTED: 1}, 30, True, 0.0),
+        ("interrupted", {"interrupted": 1000, COUNTED: 2}, 1, False, 0.0),
+        ("no_capacity", {"no_capacity": 1000, COUNTED: 5}, 1, False, 10.0),
+    ],
+)
+def test_how_often_and_when_a_cause_is_tried_again(cause, setbacks, max_attempts, exhausted, delay):
+    rule = RULES[cause]
+    assert (rule.exhausted(setbacks, max_attempts), rule.delay_seconds(setbacks)) == (exhausted, delay)
 
 
-def test_a_hang_is_repeated_once_and_counted() -> None:
-    rule = RULES["hung"]
-    assert not rule.exhausted({}, 3)
-    assert rule.exhausted({"hung": 1, COUNTED: 1}, 30)
-    assert rule.exhausted({}, 1)
-
-
-def test_what_asks_for_no_fault_is_never_exhausted() -> None:
-    assert not RULES["interrupted"].exhausted({"interrupted": 1000, COUNTED: 2}, 1)
-
-
-def test_a_run_without_a_place_waits_as_often_as_it_must() -> None:
-    rule, often = RULES["no_capacity"], {"no_capacity": 1000, COUNTED: 5}
-    assert rule.delay_seconds({}) == rule.delay_seconds(often) == 10.0
-    assert not rule.exhausted(often, 1)
-    assert not rule.uses_attempt
-
-
-WAITING = (Policy.DELAYED, Policy.WAITING)
-
-
-@pytest.mark.parametrize("rule", [rule for rule in RULES.values() if rule.policy not in WAITING])
-def test_only_infrastructure_waits(rule: object) -> None:
-    assert rule.delay_seconds({}) == 0.0  # type: ignore[attr-defined]
-
-
-def test_the_manual_has_the_table() -> None:
+def test_the_manual_has_the_table():
     assert as_markdown() in MANUAL.read_text(encoding="utf-8"), "docs/runs.md: the table is not workers.failure_table's"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,33 +12,28 @@ from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.artifacts import Artifacts, home_id, upload_pending
 from lcl_core.db.outbox import abandon_uploads
-from lcl_core.db.session import Database
 from tests.workers.in_process_worker import InProcessWorker
 from tests.workers.toy_run import WEIGHTS
 from workers import prepare_run
 from workers.maintenance import upload_tasks
-from workers.settings import WorkerSettings
-
-Queue = Callable[..., str]
-RunOf = Callable[[str], Any]
 
 
 @pytest.fixture
-def here(settings: WorkerSettings) -> WorkerSettings:
+def here(settings):
     """The machine that makes the encoder."""
     settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
     return settings
 
 
 @pytest.fixture
-def there(here: WorkerSettings, tmp_path: Path) -> WorkerSettings:
+def there(here, tmp_path):
     """Another one, on the same database."""
     url = here.resolved_database_url
     return here.model_copy(update={"home": tmp_path / "other", "database_url": url})
 
 
 @pytest.fixture
-def encoder(database: Database, here: WorkerSettings, modules: dict[str, str], queue: Queue, run_of: RunOf) -> str:
+def encoder(database, here, modules, queue, run_of):
     """Made, and not sent yet."""
     run_id = queue()
     InProcessWorker(database, here, modules).work()
@@ -49,28 +42,21 @@ def encoder(database: Database, here: WorkerSettings, modules: dict[str, str], q
 
 
 @pytest.fixture
-def examine(database: Database, encoder: str) -> Callable[[], str]:
-    def submit() -> str:
+def examine(database, encoder):
+    def submit():
         with database.session() as session:
             return db_submit.submit(session, "evaluate", {"encoder": encoder, "dataset": "sample"}).id
 
     return submit
 
 
-def read_by(settings: WorkerSettings, run_id: str) -> Path:
+def read_by(settings, run_id):
     run = RunDir(settings.runs_dir / run_id).read_run()
     (place,) = run["encoders"].values()
     return Path(place)
 
 
-def test_it_reads_what_another_has_made(
-    database: Database,
-    here: WorkerSettings,
-    there: WorkerSettings,
-    modules: dict[str, str],
-    examine: Callable[[], str],
-    run_of: RunOf,
-) -> None:
+def test_it_reads_what_another_has_made(database, here, there, modules, examine, run_of):
     run_id = examine()
     (uploads,) = upload_tasks(database, here)
     uploads.start()
@@ -83,9 +69,7 @@ def test_it_reads_what_another_has_made(
     assert not (there.home / "encoders").exists()
 
 
-def test_a_pretraining_reads_the_encoder_that_it_starts_from(
-    database: Database, here: WorkerSettings, modules: dict[str, str], encoder: str, queue: Queue, run_of: RunOf
-) -> None:
+def test_a_pretraining_reads_the_encoder_that_it_starts_from(database, here, modules, encoder, queue, run_of):
     run_id = queue(spec={"model": {"init": encoder}})
     InProcessWorker(database, here, modules).work()
     run = run_of(run_id)
@@ -96,13 +80,11 @@ def test_a_pretraining_reads_the_encoder_that_it_starts_from(
 
 
 @pytest.fixture
-def work_there(
-    database: Database, there: WorkerSettings, modules: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], None]:
+def work_there(database, there, modules, monkeypatch):
     """One attempt of a run, which is due whatever its delay, by a worker that does not wait long."""
     monkeypatch.setattr(prepare_run, "_FETCH_SECONDS", 0.1)
 
-    def attempt(run_id: str) -> None:
+    def attempt(run_id):
         with database.session() as session:
             run = runs.get_run(session, run_id)
             run.ready_at = run.queued_at
@@ -111,13 +93,7 @@ def work_there(
     return attempt
 
 
-def test_a_run_whose_input_takes_long_is_queued_again_until_it_has_come(
-    database: Database,
-    here: WorkerSettings,
-    work_there: Callable[[str], None],
-    examine: Callable[[], str],
-    run_of: RunOf,
-) -> None:
+def test_a_run_whose_input_takes_long_is_queued_again_until_it_has_come(database, here, work_there, examine, run_of):
     run_id = examine()
     for tries in range(1, 13):  # more often than a store that does not answer is tried
         work_there(run_id)
@@ -131,13 +107,7 @@ def test_a_run_whose_input_takes_long_is_queued_again_until_it_has_come(
     assert run_of(run_id).state == "succeeded", run_of(run_id).reason
 
 
-def test_a_run_whose_input_is_lost_fails(
-    database: Database,
-    here: WorkerSettings,
-    work_there: Callable[[str], None],
-    examine: Callable[[], str],
-    run_of: RunOf,
-) -> None:
+def test_a_run_whose_input_is_lost_fails(database, here, work_there, examine, run_of):
     run_id = examine()
     work_there(run_id)
     assert run_of(run_id).state == "queued"
@@ -145,29 +115,3 @@ def test_a_run_whose_input_is_lost_fails(
         abandon_uploads(session, home_id(here.home))
     work_there(run_id)
     assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "artifacts_lost")
-
-
-@pytest.mark.parametrize("how", ["shutdown", "cancel", "pause"])
-def test_who_waits_can_be_called_away(
-    database: Database,
-    there: WorkerSettings,
-    modules: dict[str, str],
-    examine: Callable[[], str],
-    run_of: RunOf,
-    eventually: Callable[..., None],
-    how: str,
-) -> None:
-    there.heartbeat_seconds = 0.05
-    run_id = examine()
-    in_process_worker = InProcessWorker(database, there, modules)
-    in_process_worker.start()
-    eventually(lambda: run_of(run_id).state == "running", "the claim")
-    if how == "shutdown":
-        in_process_worker.stopping.set()
-    else:
-        with database.session() as session:
-            {"cancel": runs.cancel_run, "pause": runs.pause_run}[how](session, run_id)
-    in_process_worker.join()
-    run = run_of(run_id)
-    assert run.state == {"shutdown": "queued", "cancel": "cancelled", "pause": "paused"}[how]
-    assert not (there.runs_dir / run_id / "run.json").exists(), "it had not begun"

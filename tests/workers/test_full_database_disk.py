@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from lcl_core.db.runs import list_workers
-from lcl_core.db.session import Database
 from tests.workers.conftest import HERE
-from tests.workers.worker_processes import WorkerProcesses
 from workers.settings import WorkerSettings
 
 pytestmark = pytest.mark.extended
 
-Eventually = Callable[..., None]
-
 
 @pytest.fixture
-def settings(small_disk: Any) -> WorkerSettings:
+def settings(small_disk):
     """Home and database lie on the small disk."""
     return WorkerSettings(home=small_disk.path, data_roots=[HERE], database_url=f"sqlite:///{small_disk.path}/lcl.db")
 
 
-def test_a_worker_outlives_a_full_disk(
-    worker_processes: WorkerProcesses,
-    small_disk: Any,
-    database: Database,
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    eventually: Eventually,
-) -> None:
+@pytest.mark.extended
+def test_a_worker_outlives_a_full_disk(worker_processes, small_disk, database, queue, run_of, eventually):
     worker = worker_processes.start(LCL_LOG_FORMAT="json")
 
-    def seen() -> bool:
+    def seen():
         with database.reading() as session:
             return bool(list_workers(session))
 
-    def said() -> list[dict[str, Any]]:
+    def said():
         lines = worker_processes.log(0).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 

@@ -4,45 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import runs
-from lcl_core.db.session import Database
-from tests.workers.in_process_worker import InProcessWorker
-
-Queue = Callable[..., str]
-RunOf = Callable[[str], Any]
-Steps = Callable[[str], list[int]]
 
 
 @pytest.fixture
-def on_small_disk(in_process_worker: InProcessWorker, small_disk: Any) -> Any:
+def on_small_disk(in_process_worker, small_disk):
     """The folder of all runs lies there; the database does not."""
     in_process_worker.settings.home.mkdir(exist_ok=True)
     in_process_worker.settings.runs_dir.symlink_to(small_disk.path)
     return small_disk
 
 
-def resume(database: Database, run_id: str) -> None:
+def resume(database, run_id):
     with database.session() as session:
         runs.resume_run(session, run_id)
 
 
 def test_a_disk_that_fills_up_in_the_middle(
-    in_process_worker: InProcessWorker,
-    database: Database,
-    on_small_disk: Any,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    eventually: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    in_process_worker, database, on_small_disk, queue, run_of, steps_of, eventually, monkeypatch
+):
     monkeypatch.setenv("LCL_TOY_SECONDS", "0.05")
     run_id = queue(steps=60)
     in_process_worker.start()
@@ -65,9 +50,7 @@ def test_a_disk_that_fills_up_in_the_middle(
     assert steps_of(run_id) == list(range(1, 61))
 
 
-def test_a_folder_that_is_read_only(
-    in_process_worker: InProcessWorker, database: Database, on_small_disk: Any, queue: Queue, run_of: RunOf
-) -> None:
+def test_a_folder_that_is_read_only(in_process_worker, database, on_small_disk, queue, run_of):
     run_id = queue()
     on_small_disk.make_writable(False)
     in_process_worker.work()
@@ -83,15 +66,8 @@ def test_a_folder_that_is_read_only(
 @pytest.mark.parametrize(
     ("number", "code"), [(errno.ENOSPC, "disk_full"), (errno.EROFS, "read_only"), (errno.EIO, "storage")]
 )
-def test_what_the_worker_itself_cannot_write(
-    in_process_worker: InProcessWorker,
-    queue: Queue,
-    run_of: RunOf,
-    monkeypatch: pytest.MonkeyPatch,
-    number: int,
-    code: str,
-) -> None:
-    def refuse(run_dir: RunDir, run: dict[str, Any]) -> None:
+def test_what_the_worker_itself_cannot_write(in_process_worker, queue, run_of, monkeypatch, number, code):
+    def refuse(run_dir, run):
         raise OSError(number, os.strerror(number), str(run_dir.run_file))
 
     monkeypatch.setattr(RunDir, "prepare", refuse)
@@ -102,9 +78,7 @@ def test_what_the_worker_itself_cannot_write(
     assert "run.json" in run.reason["message"]
 
 
-def test_no_room_for_the_encoder_keeps_the_work(
-    in_process_worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, small_disk: Any
-) -> None:
+def test_no_room_for_the_encoder_keeps_the_work(in_process_worker, database, queue, run_of, small_disk):
     """Its folder of encoders is the one that is full."""
     in_process_worker.settings.home.mkdir(exist_ok=True)
     Path(in_process_worker.settings.encoders_dir).symlink_to(small_disk.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,20 @@ from lcl_core.collections.writer import build_collection
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import collections, submit
 from lcl_core.db.models import CollectionRow, EncoderRow
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 from tests.workers.in_process_worker import InProcessWorker
 from workers.executors import local
 from workers.executors.local import JobProcess
-from workers.settings import WorkerSettings
 
 
 @pytest.mark.local_executor
-def test_the_directory_and_what_has_changed_since(
-    database: Database,
-    settings: WorkerSettings,
-    modules: dict[str, str],
-    run_of: Callable[[str], Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_directory_and_what_has_changed_since(database, settings, modules, run_of, monkeypatch):
     seen: list[tuple[list[ChangeRecord], list[bytes]]] = []
 
     class Looks(JobProcess):
         """Begins as every process does, once it has been seen what lies there for it."""
 
-        def __init__(self, module: str, run_dir: RunDir, *more: Any) -> None:
+        def __init__(self, module, run_dir, *more):
             handed = DeltaSnapshot(run_dir.changes)
             seen.append((handed.changes, handed.images(["img_1"])))
             super().__init__(module, run_dir, *more)
@@ -68,9 +60,7 @@ def test_the_directory_and_what_has_changed_since(
     assert not Path(handed["changes"]).exists(), "it was for this attempt alone"
 
 
-def test_a_collection_that_is_gone_ends_the_run_with_a_word(
-    database: Database, settings: WorkerSettings, modules: dict[str, str], run_of: Callable[[str], Any]
-) -> None:
+def test_a_collection_that_is_gone_ends_the_run_with_a_word(database, settings, modules, run_of):
     with database.session() as session:
         (settings.home / "encoders" / "enc_1").mkdir(parents=True)
         facts: dict[str, Any] = {"owner": "ada", "created_at": now(session), "info": {}}

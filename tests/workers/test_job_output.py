@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,23 +16,23 @@ from workers.job_output import MetricsTail, PendingMetrics, ProgressDeadline, du
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> RunDir:
+def run_dir(tmp_path):
     return RunDir(tmp_path)
 
 
 @pytest.fixture
-def tail(run_dir: RunDir) -> Iterator[MetricsTail]:
+def tail(run_dir):
     tail = MetricsTail(run_dir.metrics_file)
     yield tail
     tail.close()
 
 
-def steps(tail: MetricsTail) -> tuple[list[int], bool]:
+def steps(tail):
     lines, rewound = tail.read()
     return [line["step"] for line in lines], rewound
 
 
-def test_new_lines_come_once(run_dir: RunDir, tail: MetricsTail) -> None:
+def test_new_lines_come_once(run_dir, tail):
     assert steps(tail) == ([], False)
     run_dir.append_metrics(step=1)
     assert steps(tail) == ([1], True)  # all that the file holds
@@ -44,7 +42,7 @@ def test_new_lines_come_once(run_dir: RunDir, tail: MetricsTail) -> None:
     assert steps(tail) == ([2, 3], False)
 
 
-def test_a_half_written_line_waits_for_its_end(run_dir: RunDir, tail: MetricsTail) -> None:
+def test_a_half_written_line_waits_for_its_end(run_dir, tail):
     with run_dir.metrics_file.open("w") as file:
         file.write('{"step": 1}\n{"st')
         file.flush()
@@ -54,7 +52,7 @@ def test_a_half_written_line_waits_for_its_end(run_dir: RunDir, tail: MetricsTai
         assert steps(tail) == ([2], False)
 
 
-def test_a_file_that_is_opened_anew_goes_on_where_it_was(run_dir: RunDir, tail: MetricsTail) -> None:
+def test_a_file_that_is_opened_anew_goes_on_where_it_was(run_dir, tail):
     tail.reopen()
     run_dir.append_metrics(step=1)
     with run_dir.metrics_file.open("a") as file:
@@ -73,14 +71,14 @@ def test_a_file_that_is_opened_anew_goes_on_where_it_was(run_dir: RunDir, tail: 
     assert steps(tail) == ([5], True)
 
 
-def test_lines_that_are_no_metric_are_left_out(run_dir: RunDir, tail: MetricsTail) -> None:
+def test_lines_that_are_no_metric_are_left_out(run_dir, tail):
     run_dir.metrics_file.write_bytes(
         b'nonsense\n[1]\n{"loss": 1}\n\n{"step": "x"}\n\xff\xfe\n{"step": 5}\n{"step": 1%s}\n' % (b"0" * 20)
     )
     assert steps(tail) == ([5], True)
 
 
-def test_a_file_that_was_cut_back_is_read_again(run_dir: RunDir, tail: MetricsTail) -> None:
+def test_a_file_that_was_cut_back_is_read_again(run_dir, tail):
     for step in range(1, 6):
         run_dir.append_metrics(step=step)
     assert steps(tail) == ([1, 2, 3, 4, 5], True)
@@ -90,7 +88,7 @@ def test_a_file_that_was_cut_back_is_read_again(run_dir: RunDir, tail: MetricsTa
     assert steps(tail) == ([4], False)
 
 
-def test_what_could_not_be_saved_is_kept_until_it_is(run_dir: RunDir, tail: MetricsTail) -> None:
+def test_what_could_not_be_saved_is_kept_until_it_is(run_dir, tail):
     unsaved = PendingMetrics()
     unsaved.read_from(tail)
     assert not unsaved
@@ -108,18 +106,18 @@ class TestLongFile:
     """A file of many lines: read in parts, and not from its beginning where the database has lines of it."""
 
     @pytest.fixture(autouse=True)
-    def marks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def marks(self, monkeypatch):
         monkeypatch.setattr(job_output, "MARK_LINES", 10)
 
     @pytest.fixture
-    def run_dir(self, run_dir: RunDir) -> RunDir:
+    def run_dir(self, run_dir):
         """With 35 lines."""
         for step in range(1, 36):
             run_dir.append_metrics(step=step)
         return run_dir
 
     @pytest.fixture
-    def stored(self, run_dir: RunDir, tail: MetricsTail) -> MetricsTail:
+    def stored(self, run_dir, tail):
         """A tail of a new attempt; the database has all lines."""
         tail.read()
         tail.record_stored()
@@ -127,7 +125,7 @@ class TestLongFile:
         later.skip_stored(tail.marks)
         return later
 
-    def test_it_is_read_in_parts(self, run_dir: RunDir, tail: MetricsTail) -> None:
+    def test_it_is_read_in_parts(self, run_dir, tail):
         parts = []
         while not parts or tail.more:
             lines, rewound = tail.read(15)
@@ -135,9 +133,7 @@ class TestLongFile:
             assert tail.last_step == 35
         assert parts == [([*range(1, 16)], True), ([*range(16, 31)], False), ([*range(31, 36)], False)]
 
-    def test_what_waits_for_the_database_is_bounded(
-        self, run_dir: RunDir, tail: MetricsTail, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_waits_for_the_database_is_bounded(self, run_dir, tail, monkeypatch):
         monkeypatch.setattr(job_output, "LINES_A_READ", 20)
         unsaved = PendingMetrics()
         for _ in range(3):
@@ -147,7 +143,7 @@ class TestLongFile:
         unsaved.read_from(tail)
         assert ([line["step"] for line in unsaved.lines], unsaved.rewound) == ([*range(21, 36)], False)
 
-    def test_a_new_attempt_goes_on_after_what_is_stored(self, run_dir: RunDir, stored: MetricsTail) -> None:
+    def test_a_new_attempt_goes_on_after_what_is_stored(self, run_dir, stored):
         assert steps(stored) == ([31, 32, 33, 34, 35], True)
         stored.record_stored()
         run_dir.truncate_metrics(23)
@@ -156,13 +152,11 @@ class TestLongFile:
         run_dir.append_metrics(step=24)
         assert steps(stored) == ([24], False)
 
-    def test_it_may_have_been_cut_back_before_the_attempt_reads_it(self, run_dir: RunDir, stored: MetricsTail) -> None:
+    def test_it_may_have_been_cut_back_before_the_attempt_reads_it(self, run_dir, stored):
         run_dir.truncate_metrics(23)
         assert steps(stored) == ([21, 22, 23], True)
 
-    def test_lines_of_another_attempt_are_read_from_the_first_that_differs(
-        self, run_dir: RunDir, stored: MetricsTail
-    ) -> None:
+    def test_lines_of_another_attempt_are_read_from_the_first_that_differs(self, run_dir, stored):
         run_dir.truncate_metrics(12)
         for step in range(13, 36):
             run_dir.append_metrics(step=step, attempt=2)
@@ -172,7 +166,7 @@ class TestLongFile:
             run_dir.append_metrics(step=step, attempt=3)
         assert steps(stored) == ([*range(1, 36)], True)
 
-    def test_lines_that_could_not_be_stored_are_not_skipped(self, run_dir: RunDir, tail: MetricsTail) -> None:
+    def test_lines_that_could_not_be_stored_are_not_skipped(self, run_dir, tail):
         tail.read(12)
         tail.record_stored()
         tail.read(20)
@@ -184,30 +178,26 @@ class TestProgressDeadline:
     """When a job counts as hung, by a clock that the test moves."""
 
     @pytest.fixture
-    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    def clock(self, monkeypatch):
         moment = [1000.0]
         monkeypatch.setattr(job_output.time, "monotonic", lambda: moment[0])
         return moment
 
     @pytest.fixture
-    def run_dir(self, tmp_path: Path) -> RunDir:
+    def run_dir(self, tmp_path):
         run_dir = RunDir(tmp_path)
         run_dir.prepare({})
         run_dir.log_file.write_text("")
         return run_dir
 
-    def silent_until_exceeded(
-        self, clock: list[float], deadline: ProgressDeadline, lines: int, run_dir: RunDir, limit: float = 1e5
-    ) -> float:
+    def silent_until_exceeded(self, clock, deadline, lines, run_dir, limit=100000.0):
         began = clock[0]
         while not deadline.exceeded and clock[0] < began + limit:
             clock[0] += 0.5
             deadline.observe(lines, run_dir)
         return clock[0] - began
 
-    def test_the_floor_counts_for_quick_steps_and_the_pace_for_slow_ones(
-        self, clock: list[float], run_dir: RunDir
-    ) -> None:
+    def test_the_floor_counts_for_quick_steps_and_the_pace_for_slow_ones(self, clock, run_dir):
         quick, slow = ProgressDeadline(60.0), ProgressDeadline(60.0)
         for deadline, seconds in ((quick, 0.5), (slow, 20.0)):
             for line in range(1, 6):
@@ -219,7 +209,7 @@ class TestProgressDeadline:
         assert self.silent_until_exceeded(clock, slow, 5, run_dir) == pytest.approx(400.0, abs=25)
         assert "after metric line 5" in slow.describe()
 
-    def test_before_the_first_line_the_log_is_progress(self, clock: list[float], run_dir: RunDir) -> None:
+    def test_before_the_first_line_the_log_is_progress(self, clock, run_dir):
         deadline = ProgressDeadline(60.0)
         for _ in range(10):
             assert self.silent_until_exceeded(clock, deadline, 0, run_dir, limit=100.0) >= 100.0
@@ -229,7 +219,7 @@ class TestProgressDeadline:
             deadline.observe(0, run_dir)
         assert self.silent_until_exceeded(clock, deadline, 0, run_dir) == pytest.approx(120.0, abs=6)
 
-    def test_a_checkpoint_is_progress(self, clock: list[float], run_dir: RunDir) -> None:
+    def test_a_checkpoint_is_progress(self, clock, run_dir):
         deadline = ProgressDeadline(60.0)
         deadline.observe(1, run_dir)
         self.silent_until_exceeded(clock, deadline, 1, run_dir, limit=50.0)
@@ -238,7 +228,7 @@ class TestProgressDeadline:
         deadline.observe(1, run_dir)
         assert self.silent_until_exceeded(clock, deadline, 1, run_dir, limit=50.0) >= 50.0
 
-    def test_time_in_which_the_worker_was_away_is_not_counted(self, clock: list[float], run_dir: RunDir) -> None:
+    def test_time_in_which_the_worker_was_away_is_not_counted(self, clock, run_dir):
         deadline = ProgressDeadline(60.0)
         deadline.observe(1, run_dir)
         clock[0] += 3600.0
@@ -260,7 +250,7 @@ waits_for_the_others()
 """
 
 
-def test_all_processes_of_a_job_write_their_stacks(tmp_path: Path, eventually: Callable[..., None]) -> None:
+def test_all_processes_of_a_job_write_their_stacks(tmp_path, eventually):
     run_dir = RunDir(tmp_path)
     run_dir.prepare({})
     command = [sys.executable, "-c", RANK, str(tmp_path), "launcher", RANK]
@@ -280,7 +270,7 @@ def test_all_processes_of_a_job_write_their_stacks(tmp_path: Path, eventually: C
     assert dump_stacks(run_dir, job.pid) == "none of its processes wrote its stacks"
 
 
-def test_the_newest_checkpoint_is_the_greatest_name(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_is_the_greatest_name(tmp_path):
     assert newest_checkpoint(tmp_path / "none") == ""
     for step in (90, 100):
         (tmp_path / f"step_{step:08d}").mkdir()
@@ -294,7 +284,7 @@ def test_the_newest_checkpoint_is_the_greatest_name(tmp_path: Path) -> None:
     assert newest_checkpoint(state.parent) > before
 
 
-def test_a_completed_part_is_a_newer_checkpoint(tmp_path: Path) -> None:
+def test_a_completed_part_is_a_newer_checkpoint(tmp_path):
     """And nothing else that happens to the log, such as an attempt that begins anew and completes none."""
     folder = tmp_path / "parts"
     with CompletionLog(folder, "input") as log:

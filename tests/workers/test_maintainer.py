@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -10,15 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from lcl_core.db import queue as db_queue
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.session import Database
 from lcl_core.db.workers import WorkerIdentity, lease_for_serving, release_task, serving_devices
-from tests.workers.worker_processes import WorkerProcesses
 from workers import maintenance
 from workers.maintenance import MAINTENANCE, QueueMaintenance
-from workers.settings import WorkerSettings
 
 BOTH = pytest.mark.parametrize("settings", ["sqlite", "postgresql"], indirect=True)
 TICK = 0.25  # between two rounds, and between two heartbeats
@@ -28,27 +24,27 @@ LEASE = 3 * TICK
 class Broker:
     """Records what is sent; ``up``: whether it can be reached."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.up = True
         self.woken: list[str] = []
         self.to_all: list[str | None] = []
 
-    def wake(self, run_id: str) -> bool:
+    def wake(self, run_id):
         self.woken.append(run_id)
         return self.up
 
-    def wake_all(self, run_id: str | None) -> bool:
+    def wake_all(self, run_id):
         self.to_all.append(run_id)
         return self.up
 
-    def ping(self, _sender: str) -> bool:
+    def ping(self, _sender):
         return self.up
 
 
 class Team:
     """Workers on one database, whose clock is the test's."""
 
-    def __init__(self, url: str, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, url, settings, monkeypatch):
         self.seconds = 0.0
         self.database = Database(url, clock=lambda: datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds))
         self.broker = Broker()
@@ -62,17 +58,17 @@ class Team:
         if self.database.writer.pool is not self.database.engine.pool:  # on SQLite it is the same engine
             event.listen(self.database.writer, "after_cursor_execute", self._count)
 
-    def add(self, name: str) -> None:
+    def add(self, name):
         claim_loop: Any = SimpleNamespace(notify=lambda: self.scans.append(name))
         identity = WorkerIdentity(name, "host", 1, 1, ("cpu",))
         broker: Any = self.broker
         self.members[name] = QueueMaintenance(self.database, broker, claim_loop, identity, self.settings)
 
-    def submit(self) -> str:
+    def submit(self):
         with self.database.session() as session:
             return db_submit.submit(session, "pretrain", {}).id
 
-    def rounds(self, seconds: float) -> int:
+    def rounds(self, seconds):
         """Statements that the members execute in that time."""
         before = self.statements
         for _ in range(round(seconds / TICK)):
@@ -81,37 +77,22 @@ class Team:
                 member._heartbeat_and_round()
         return self.statements - before
 
-    def maintainers(self) -> list[str]:
+    def maintainers(self):
         return [name for name, member in self.members.items() if member.is_maintainer]
 
-    def _count(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def _count(self, _connection, _cursor, statement, *_):
         self.statements += not statement.startswith("BEGIN")
 
 
 @pytest.fixture
-def team(database: Database, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
+def team(database, settings, monkeypatch):
     team = Team(database.url, settings, monkeypatch)
     yield team
     team.database.dispose()
 
 
 @BOTH
-def test_three_workers_cost_hardly_more_than_one(team: Team) -> None:
-    team.add("first")
-    team.rounds(5)
-    alone = team.rounds(20)
-    team.add("second")
-    team.add("third")
-    team.rounds(5)
-    together = team.rounds(20)
-    heartbeats = round(20 / TICK)  # of this test's settings, as many as rounds
-    assert team.maintainers() == ["first"]
-    assert (together - alone) / 2 <= 8 * heartbeats, "a worker more sends heartbeats alone"
-    assert alone >= 8 * heartbeats
-
-
-@BOTH
-def test_another_one_takes_over_within_a_lease(team: Team) -> None:
+def test_another_one_takes_over_within_a_lease(team):
     for name in ("first", "second", "third"):
         team.add(name)
     team.rounds(5)
@@ -125,7 +106,7 @@ def test_another_one_takes_over_within_a_lease(team: Team) -> None:
 
 
 @BOTH
-def test_one_that_ends_in_order_leaves_the_work_at_once(team: Team) -> None:
+def test_one_that_ends_in_order_leaves_the_work_at_once(team):
     for name in ("first", "second"):
         team.add(name)
     team.rounds(5)
@@ -137,28 +118,7 @@ def test_one_that_ends_in_order_leaves_the_work_at_once(team: Team) -> None:
 
 
 @BOTH
-def test_nothing_is_done_twice_when_the_maintainer_is_lost(
-    team: Team, queue: Callable[..., str], study: Callable[..., str], run_of: Callable[[str], Any]
-) -> None:
-    for name in ("first", "second", "third"):
-        team.add(name)
-    team.rounds(25)  # more than a lease of the runs, before which none counts as lost
-    lost, done = queue(), queue()
-    after = queue(after=[done])
-    with team.database.session() as session:
-        claimed = db_queue.claim_next(session, "a worker that dies", lease_seconds=0.1)
-        assert claimed is not None
-        runs.get_run(session, done).state = "succeeded"
-    assert claimed.run_id == lost
-    del team.members["first"]
-    team.rounds(30)
-    assert (team.broker.woken.count(lost), team.broker.woken.count(after)) == (1, 1)
-    assert (run_of(lost).state, run_of(lost).attempt, run_of(after).state) == ("queued", 1, "queued")
-    assert len(team.broker.to_all) <= 2, "each of the two is announced to all, by the one that does the work"
-
-
-@BOTH
-def test_a_run_that_nobody_claims_is_announced_once_and_scans_are_rare(team: Team) -> None:
+def test_a_run_that_nobody_claims_is_announced_once_and_scans_are_rare(team):
     for name in ("first", "second"):
         team.add(name)
     team.rounds(5)
@@ -172,7 +132,7 @@ def test_a_run_that_nobody_claims_is_announced_once_and_scans_are_rare(team: Tea
 
 
 @BOTH
-def test_without_the_broker_every_worker_looks_for_itself(team: Team) -> None:
+def test_without_the_broker_every_worker_looks_for_itself(team):
     for name in ("first", "second"):
         team.add(name)
     team.broker.up = False
@@ -188,28 +148,12 @@ def test_without_the_broker_every_worker_looks_for_itself(team: Team) -> None:
 
 
 @BOTH
-def test_the_maintainer_alone_thins_metrics(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = team.settings.model_copy(update={"metric_days": 30.0})
-    assert maintenance.thinning_tasks(team.database, team.settings, lambda: True) == [], "they are kept by default"
-    thinned: list[float] = []
-    monkeypatch.setattr(maintenance, "thin_ended_runs", lambda _, days: thinned.append(days) or 1)
-    for is_maintainer in (False, True):
-        (task,) = maintenance.thinning_tasks(team.database, settings, lambda it=is_maintainer: it)
-        task._round()
-    assert thinned == [30.0]
-
-
-@BOTH
 def test_a_worker_that_nobody_woke_gets_a_run_through_the_maintainer(
-    worker_processes: WorkerProcesses,
-    database: Database,
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    eventually: Callable[..., None],
-) -> None:
+    worker_processes, database, queue, run_of, eventually
+):
     """Real processes: the first is busy, and the second looks for itself once an hour."""
 
-    def consuming() -> int:
+    def consuming():
         with database.reading() as session:
             return sum(worker.consumed_at is not None for worker in runs.list_workers(session))
 
@@ -225,22 +169,20 @@ def test_a_worker_that_nobody_woke_gets_a_run_through_the_maintainer(
     eventually(lambda: run_of(long).lease_owner not in (None, owner_of(run_of, long, first.pid)), "another worker")
 
 
-def owner_of(run_of: Callable[[str], Any], run_id: str, pid: int) -> str | None:
+def owner_of(run_of, run_id, pid):
     """The worker that has the run, if it is that process."""
     owner = run_of(run_id).lease_owner
     return owner if owner is not None and f"-{pid}-" in owner else None
 
 
 @BOTH
-def test_the_gpu_of_an_api_goes_to_runs_again_when_it_has_ended_and_not_after_an_outage(
-    team: Team, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gpu_of_an_api_goes_to_runs_again_when_it_has_ended_and_not_after_an_outage(team, monkeypatch):
     team.add("first")
     team.rounds(25)  # more than a lease of the runs
     with team.database.session() as session:
         lease_for_serving(session, "GPU-1", 5.0)
 
-    def is_serving() -> bool:
+    def is_serving():
         with team.database.reading() as session:
             return serving_devices(session) == {"GPU-1"}
 
@@ -250,32 +192,3 @@ def test_the_gpu_of_an_api_goes_to_runs_again_when_it_has_ended_and_not_after_an
     assert is_serving(), "the api has had less than a lease's time to renew"
     team.rounds(10)
     assert not is_serving()
-
-
-def test_heartbeats_come_between_the_releases_of_many_dependents(
-    team: Team, run_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(db_submit, "RELEASED_AT_ONCE", 2)
-    first = team.submit()
-    with team.database.session() as session:
-        dependents = [db_submit.submit(session, "pretrain", {}, after=[first]).id for _ in range(5)]
-    team.add("first")
-    maintainer = team.members["first"]
-    team.rounds(TICK)
-    with team.database.session() as session:
-        runs.get_run(session, first).state = "succeeded"
-    heartbeats: list[int] = []
-    record = maintenance.record_heartbeat
-
-    def count(*given: Any) -> None:
-        heartbeats.append(sum(run_of(run_id).state == "queued" for run_id in dependents))
-        record(*given)
-
-    monkeypatch.setattr(maintenance, "record_heartbeat", count)
-    at_once = []
-    for _ in range(3):
-        team.seconds += TICK  # a release takes so long
-        at_once.append(maintainer._heartbeat_and_round())
-    assert at_once == [True, True, False], "the next one does not wait for the next round"
-    assert heartbeats == [0, 2, 4]
-    assert {run_of(run_id).state for run_id in dependents} == {"queued"}

@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import timedelta
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from lcl_core.db import queue as db_queue
 from lcl_core.db import runs, studies
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 from lcl_core.db.workers import PeriodicTask, WorkerIdentity
 from workers import maintenance
 from workers.maintenance import QueueMaintenance
-from workers.settings import WorkerSettings
 
 
 class RecordedWakeups:
     """Records wake-ups and pings."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.woken: list[str] = []
         self.pings: list[str] = []
 
-    def wake(self, run_id: str) -> bool:
+    def wake(self, run_id):
         self.woken.append(run_id)
         return True
 
-    def wake_all(self, run_id: str | None) -> bool:
+    def wake_all(self, run_id):
         return self.wake(str(run_id))
 
-    def ping(self, sender: str) -> bool:
+    def ping(self, sender):
         self.pings.append(sender)
         return True
 
@@ -44,37 +40,31 @@ class CountedNotifications:
 
     notified = 0
 
-    def notify(self) -> None:
+    def notify(self):
         self.notified += 1
 
 
 @pytest.fixture
-def wakeups() -> RecordedWakeups:
+def wakeups():
     return RecordedWakeups()
 
 
 @pytest.fixture
-def claim_loop() -> CountedNotifications:
+def claim_loop():
     return CountedNotifications()
 
 
 @pytest.fixture
-def queue_maintenance(database: Database, wakeups: Any, claim_loop: Any, settings: WorkerSettings) -> QueueMaintenance:
+def queue_maintenance(database, wakeups, claim_loop, settings):
     return QueueMaintenance(database, wakeups, claim_loop, WorkerIdentity("worker-1", "host", 7, 1, ("cpu",)), settings)
 
 
-def age(database: Database, run_id: str) -> None:
+def age(database, run_id):
     with database.session() as session:
         runs.get_run(session, run_id).ready_at = now(session) - timedelta(minutes=1)
 
 
-def test_a_run_that_nobody_claimed_wakes_workers(
-    queue_maintenance: QueueMaintenance,
-    wakeups: RecordedWakeups,
-    claim_loop: CountedNotifications,
-    database: Database,
-    queue: Callable[..., str],
-) -> None:
+def test_a_run_that_nobody_claimed_wakes_workers(queue_maintenance, wakeups, claim_loop, database, queue):
     waiting = queue()
     age(database, waiting)
     queue()  # has only just come: its own wake-up is on its way
@@ -82,29 +72,27 @@ def test_a_run_that_nobody_claimed_wakes_workers(
     assert (wakeups.woken, claim_loop.notified) == ([waiting], 1)
 
 
-def test_nothing_to_do_wakes_nobody(
-    queue_maintenance: QueueMaintenance, wakeups: RecordedWakeups, claim_loop: CountedNotifications
-) -> None:
+def test_nothing_to_do_wakes_nobody(queue_maintenance, wakeups, claim_loop):
     queue_maintenance.round()
     assert (wakeups.woken, claim_loop.notified) == ([], 0)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def clock(monkeypatch):
     """Move the boot clock ahead, and the wall clock with it or not."""
     ahead = {"boot": 0.0, "wall": 0.0}
     real_boot, real_wall = maintenance.boot_time, time.time
     monkeypatch.setattr(maintenance, "boot_time", lambda: real_boot() + ahead["boot"])
     monkeypatch.setattr(maintenance.time, "time", lambda: real_wall() + ahead["wall"])
 
-    def advance(boot: float = 0.0, wall: float = 0.0) -> None:
+    def advance(boot=0.0, wall=0.0):
         ahead["boot"] += boot
         ahead["wall"] += wall
 
     return advance
 
 
-def pass_a_lease(clock: Callable[..., None], rounds: Callable[[], None]) -> None:
+def pass_a_lease(clock, rounds):
     """Rounds every fifth of a lease."""
     for _ in range(6):
         clock(boot=4.0, wall=4.0)
@@ -113,14 +101,8 @@ def pass_a_lease(clock: Callable[..., None], rounds: Callable[[], None]) -> None
 
 @pytest.mark.parametrize("what", ["start", "outage", "suspension", "wall clock"])
 def test_no_lease_runs_out_before_all_have_had_one_to_renew_it(
-    clock: Callable[..., None],
-    queue_maintenance: QueueMaintenance,
-    database: Database,
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    monkeypatch: pytest.MonkeyPatch,
-    what: str,
-) -> None:
+    clock, queue_maintenance, database, queue, run_of, monkeypatch, what
+):
     if what != "start":
         pass_a_lease(clock, queue_maintenance.round)
     run_id = queue()
@@ -143,19 +125,13 @@ def test_no_lease_runs_out_before_all_have_had_one_to_renew_it(
     assert run_of(run_id).state == "queued"
 
 
-def away() -> None:
+def away():
     raise OperationalError("heartbeat", None, ConnectionError("away"))
 
 
 def test_a_lost_run_is_queued_and_workers_are_woken_at_once(
-    clock: Callable[..., None],
-    queue_maintenance: QueueMaintenance,
-    wakeups: RecordedWakeups,
-    claim_loop: CountedNotifications,
-    database: Database,
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-) -> None:
+    clock, queue_maintenance, wakeups, claim_loop, database, queue, run_of
+):
     run_id = queue()
     with database.session() as session:
         db_queue.claim_next(session, "a worker that dies", lease_seconds=-1.0)
@@ -163,9 +139,7 @@ def test_a_lost_run_is_queued_and_workers_are_woken_at_once(
     assert (run_of(run_id).state, wakeups.woken[0], claim_loop.notified >= 1) == ("queued", run_id, True)
 
 
-def test_it_sends_heartbeats(
-    queue_maintenance: QueueMaintenance, wakeups: RecordedWakeups, database: Database, eventually: Callable[..., None]
-) -> None:
+def test_it_sends_heartbeats(queue_maintenance, wakeups, database, eventually):
     task = queue_maintenance.task()
     task.start()
     eventually(lambda: len(wakeups.pings) >= 2)
@@ -176,29 +150,9 @@ def test_it_sends_heartbeats(
     assert worker.seen_at > worker.started_at
 
 
-def test_heartbeats_do_not_wait_for_rare_rounds(
-    database: Database, wakeups: Any, claim_loop: Any, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(maintenance, "time", SimpleNamespace(monotonic=lambda: clock.seconds, time=time.time))
-    settings.ping_seconds, settings.reap_seconds = 5.0, 60.0
-    identity = WorkerIdentity("worker-1", "host", 7, 1, ("cpu",))
-    queue_maintenance = QueueMaintenance(database, wakeups, claim_loop, identity, settings)
-    rounds: list[float] = []
-    monkeypatch.setattr(queue_maintenance, "round", lambda: rounds.append(clock.seconds))
-    task = queue_maintenance.task()
-    for clock.seconds in range(10, 135, int(task._seconds)):
-        task._round()
-    assert (len(wakeups.pings), rounds) == (25, [10, 70, 130])
-
-
 def test_what_a_study_needs_next_is_queued_and_workers_are_woken(
-    queue_maintenance: QueueMaintenance,
-    wakeups: RecordedWakeups,
-    claim_loop: CountedNotifications,
-    database: Database,
-    study: Callable[..., str],
-) -> None:
+    queue_maintenance, wakeups, claim_loop, database, study
+):
     study_id = study()
     with database.session() as session:
         run = runs.get_run(session, studies.study_cells(session, study_id)[0].run.id)
@@ -212,13 +166,8 @@ def test_what_a_study_needs_next_is_queued_and_workers_are_woken(
 
 
 def test_a_run_whose_predecessor_has_ended_is_let_go_or_ended(
-    queue_maintenance: QueueMaintenance,
-    wakeups: RecordedWakeups,
-    claim_loop: CountedNotifications,
-    database: Database,
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-) -> None:
+    queue_maintenance, wakeups, claim_loop, database, queue, run_of
+):
     good, bad = queue(), queue()
     after_good, after_bad = queue(after=[good]), queue(after=[bad])
     with database.session() as session:
@@ -228,11 +177,11 @@ def test_a_run_whose_predecessor_has_ended_is_let_go_or_ended(
     assert (run_of(after_good).state, run_of(after_bad).state) == ("queued", "cancelled")
 
 
-def test_a_failed_round_ends_no_periodic_task(eventually: Callable[..., None]) -> None:
+def test_a_failed_round_ends_no_periodic_task(eventually):
     rounds = iter([RuntimeError("a fault of ours"), True, None])
     done: list[object] = []
 
-    def work() -> object:
+    def work():
         done.append(result := next(rounds, None))
         if isinstance(result, Exception):
             raise result
@@ -243,16 +192,3 @@ def test_a_failed_round_ends_no_periodic_task(eventually: Callable[..., None]) -
     eventually(lambda: len(done) >= 4, "a fourth round")
     task.stop()
     assert done[1] is True
-
-
-def test_a_periodic_task_may_begin_with_a_pause_and_go_on_at_once(eventually: Callable[..., None]) -> None:
-    rounds: list[float] = []
-    task = PeriodicTask("test", lambda: rounds.append(0.0), 3600.0, delayed=True)
-    task.start()
-    task.stop()
-    assert rounds == []
-    more = iter([True, True, False])
-    eager = PeriodicTask("test", lambda: rounds.append(0.0) or next(more), 3600.0)
-    eager.start()
-    eventually(lambda: len(rounds) == 3, "two rounds more without a pause")
-    eager.stop()

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 from sqlalchemy import update
 
-from lcl_core.common.run_dir import RunDir
 from lcl_core.db.models import Run
-from lcl_core.db.session import Database
 from lcl_core.db.workers import claim_task
-from workers.executors.base import EngineUnreachable, Handle, MachineLost
+from workers.executors.base import EngineUnreachable, MachineLost
 from workers.maintenance import end_unwanted_jobs
-from workers.settings import WorkerSettings
-
-Queue = Callable[..., str]
-RunOf = Callable[[str], Any]
 
 
 class EngineStub:
     """Jobs by their name: how long after SIGTERM each ends by itself, or what its engine says of it."""
 
-    def __init__(self, jobs: dict[str, float | Exception]) -> None:
+    def __init__(self, jobs):
         self._jobs = jobs
         self.history: list[tuple[str, str]] = []
 
     @contextmanager
-    def attach(self, handle: Handle, run_dir: RunDir) -> Iterator[StoppedJob]:
+    def attach(self, handle, run_dir):
         job = self._jobs[handle["name"]]
         if isinstance(job, Exception):
             raise job
@@ -38,13 +30,13 @@ class EngineStub:
 
 
 class StoppedJob:
-    def __init__(self, engine: EngineStub, name: str, ends: float) -> None:
+    def __init__(self, engine, name, ends):
         self._engine, self._name, self._ends = engine, name, ends
 
-    def terminate(self) -> None:
+    def terminate(self):
         self._engine.history.append((self._name, "terminated"))
 
-    def wait(self, seconds: float) -> int | None:
+    def wait(self, seconds):
         self._ends -= 1
         if self._ends > 0:
             return None
@@ -53,11 +45,11 @@ class StoppedJob:
 
 
 @pytest.fixture
-def cancelled(database: Database, queue: Queue, settings: WorkerSettings) -> Callable[[str], str]:
+def cancelled(database, queue, settings):
     """A cancelled run with an unwanted job of that name."""
     settings.executor, settings.cancel_grace_seconds = "slurm", 0.2
 
-    def prepare(name: str) -> str:
+    def prepare(name):
         run_id = queue()
         handle = {"executor": "slurm", "name": name, "nodes": 1, "unwanted": True}
         with database.session() as session:
@@ -67,9 +59,7 @@ def cancelled(database: Database, queue: Queue, settings: WorkerSettings) -> Cal
     return prepare
 
 
-def test_what_has_ended_is_forgotten_and_what_may_run_is_found_again(
-    database: Database, settings: WorkerSettings, cancelled: Callable[[str], str], run_of: RunOf
-) -> None:
+def test_what_has_ended_is_forgotten_and_what_may_run_is_found_again(database, settings, cancelled, run_of):
     jobs: dict[str, float | Exception] = {
         "orderly": 2.0,
         "hung": float("inf"),
@@ -88,9 +78,7 @@ def test_what_has_ended_is_forgotten_and_what_may_run_is_found_again(
     assert run_of(found["away"]).handle is None
 
 
-def test_one_worker_ends_them_at_a_time(
-    database: Database, settings: WorkerSettings, cancelled: Callable[[str], str], run_of: RunOf
-) -> None:
+def test_one_worker_ends_them_at_a_time(database, settings, cancelled, run_of):
     run_id, engine = cancelled("orderly"), EngineStub({"orderly": 1.0})
     with database.session() as session:
         assert claim_task(session, "unwanted jobs/slurm", "another", 60.0)

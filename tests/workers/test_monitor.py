@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,6 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.db import queue as db_queue
 from lcl_core.db.leases import Claim, transition
 from lcl_core.db.models import Run
-from lcl_core.db.session import Database
 from lcl_core.db.states import State
 from workers import job_output
 from workers import monitor as monitor_module
@@ -25,9 +23,7 @@ from workers.exit_outcome import StopReason
 from workers.job_output import MetricsTail
 from workers.lease_keeper import LeaseKeeper
 from workers.monitor import JobMonitor, WorkClock
-from workers.settings import WorkerSettings
 
-Monitor = Callable[..., JobMonitor]
 TIMEOUT, HUNG = 400.0, 100.0
 CHECK_SECONDS = 5.0
 
@@ -41,47 +37,45 @@ class SilentJob(Job):
 
     log_start, identity = 0, {}  # type: ignore[assignment]
 
-    def __init__(self, clock: list[float], checks: int, pauses: range) -> None:
+    def __init__(self, clock, checks, pauses):
         self._clock, self._checks, self._pauses = clock, checks, pauses
         self._number = 0
 
     @property
-    def number(self) -> int:
+    def number(self):
         """Of the checks so far."""
         return self._number
 
     @property
-    def log_file(self) -> Path:
+    def log_file(self):
         return Path("log.txt")
 
     @property
-    def is_paused(self) -> bool:
+    def is_paused(self):
         return self._number in self._pauses
 
-    def wait(self, seconds: float) -> int | None:
+    def wait(self, seconds):
         self._clock[0] += CHECK_SECONDS
         self._number += 1
         return 0 if self._number > self._checks else None
 
-    def kill(self) -> int:
+    def kill(self):
         self._checks = 0
         return -9
 
-    def dump_stacks(self) -> str:
+    def dump_stacks(self):
         return "no stacks"
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def clock(monkeypatch):
     moment = [1000.0]
     monkeypatch.setattr(monitor_module.time, "monotonic", lambda: moment[0])
     return moment
 
 
 @pytest.fixture
-def monitor(
-    database: Database, settings: WorkerSettings, queue: Callable[..., str], tmp_path: Path
-) -> Iterator[Monitor]:
+def monitor(database, settings, queue, tmp_path):
     queue(spec={"timeout_seconds": TIMEOUT})
     with database.session() as session:
         claim = db_queue.claim_next(session, "worker", 60.0)
@@ -94,11 +88,10 @@ def monitor(
         check=lambda: None,
         protect=nullcontext,
         persist=lambda write: write(),
-        answered_for=lambda seconds: True,
         ended_process=False,
     )
 
-    def create(job: SilentJob, tail: MetricsTail = tail) -> JobMonitor:
+    def create(job, tail=tail):
         lease.end_process = lambda *_, **__: job.kill()
         where: tuple[RunDir, MetricsTail, LeaseKeeper] = (run_dir, tail, lease)
         return JobMonitor(database, settings, claim, job, *where, WorkClock(0.0), threading.Event())
@@ -119,13 +112,8 @@ def monitor(
     ],
 )
 def test_the_time_for_which_an_engine_suspends_a_job_counts_against_no_deadline(
-    monitor: Monitor,
-    settings: WorkerSettings,
-    clock: list[float],
-    hung_seconds: float,
-    pauses: range,
-    reason: StopReason | None,
-) -> None:
+    monitor, settings, clock, hung_seconds, pauses, reason
+):
     """200 checks are 1,000 s."""
     settings.hung_seconds = hung_seconds
     exited = monitor(SilentJob(clock, 200, pauses)).until_exit()
@@ -136,13 +124,13 @@ class TestLongHistory:
     """An attempt with many metric lines from before: 95 lines of which a transaction has 10."""
 
     @pytest.fixture(autouse=True)
-    def parts(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    def parts(self, monkeypatch):
         """Number of lines in each transaction."""
         monkeypatch.setattr(job_output, "LINES_A_READ", 10)
         sizes: list[int] = []
         record = monitor_module.record_metrics
 
-        def count(session: Any, claim: Claim, lines: list[Any], **more: Any) -> None:
+        def count(session, claim, lines, **more):
             sizes.append(len(lines))
             record(session, claim, lines, **more)
 
@@ -150,22 +138,14 @@ class TestLongHistory:
         return sizes
 
     @pytest.fixture
-    def run_dir(self, tmp_path: Path) -> RunDir:
+    def run_dir(self, tmp_path):
         run_dir = RunDir(tmp_path / "run")
         run_dir.path.mkdir(exist_ok=True)
         for step in range(1, 96):
             run_dir.append_metrics(step=step)
         return run_dir
 
-    def test_all_lines_are_stored_in_parts(
-        self,
-        monitor: Monitor,
-        run_dir: RunDir,
-        clock: list[float],
-        parts: list[int],
-        steps_of: Callable[[str], list[int]],
-        database: Database,
-    ) -> None:
+    def test_all_lines_are_stored_in_parts(self, monitor, run_dir, clock, parts, steps_of, database):
         assert monitor(SilentJob(clock, 2, range(0))).until_exit().stop_reason is None
         with database.reading() as session:
             run_id, progress, marks = session.execute(select(Run.id, Run.progress, Run.metrics_marks)).tuples().one()
@@ -175,14 +155,7 @@ class TestLongHistory:
         assert marks is None
         assert max(parts) == 10
 
-    def test_a_request_to_cancel_is_seen_between_two_parts(
-        self,
-        monitor: Monitor,
-        run_dir: RunDir,
-        clock: list[float],
-        parts: list[int],
-        database: Database,
-    ) -> None:
+    def test_a_request_to_cancel_is_seen_between_two_parts(self, monitor, run_dir, clock, parts, database):
         job = SilentJob(clock, 200, range(0))
         watched = monitor(job)
         with database.session() as session:
@@ -190,16 +163,7 @@ class TestLongHistory:
         assert watched.until_exit().stop_reason is StopReason.CANCEL
         assert job.number == 2, "at its first check"
 
-    def test_the_next_attempt_sends_what_is_new(
-        self,
-        monitor: Monitor,
-        run_dir: RunDir,
-        clock: list[float],
-        parts: list[int],
-        steps_of: Callable[[str], list[int]],
-        database: Database,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+    def test_the_next_attempt_sends_what_is_new(self, monitor, run_dir, clock, parts, steps_of, database, monkeypatch):
         monkeypatch.setattr(job_output, "MARK_LINES", 10)
         monitor(SilentJob(clock, 1, range(0))).until_exit()
         parts.clear()

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -15,35 +12,28 @@ from sqlalchemy import select
 from lcl_core.db import runs
 from lcl_core.db.leases import COUNTED
 from lcl_core.db.models import Run
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 from tests.chaos.activity_log import overlaps, read_activity
 from tests.chaos.tcp_proxy import TcpProxy
 from tests.chaos.toy_job import TOY_SEEDS
 from tests.chaos.toy_training import expected_curve
-from tests.workers.worker_processes import WorkerProcesses
 
 # 90 gives the default lease and heartbeat of a service with PostgreSQL
 OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "8"))
 KILLS = int(os.environ.get("KILLS", "3"))
-Eventually = Callable[..., None]
 pytestmark = [pytest.mark.e2e, pytest.mark.extended]
 
 
 @pytest.fixture
-def activity(tmp_path: Path) -> Path:
+def activity(tmp_path):
     return tmp_path / "activity.jsonl"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 def test_an_outage_shorter_than_half_a_lease_stops_no_run(
-    worker_processes: WorkerProcesses,
-    database: Database,
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    steps_of: Callable[[str], list[int]],
-    activity: Path,
-    eventually: Eventually,
-) -> None:
+    worker_processes, database, queue, run_of, steps_of, activity, eventually
+):
     steps = int(20 * (2 * OUTAGE_SECONDS + 5))
     run_id = queue(steps=steps)
     lease = {
@@ -66,16 +56,11 @@ def test_an_outage_shorter_than_half_a_lease_stops_no_run(
     assert steps_of(run_id) == list(range(1, steps + 1))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 def test_after_an_outage_longer_than_a_lease_the_run_goes_on_from_its_last_step_uncounted(
-    worker_processes: WorkerProcesses,
-    database: Database,
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    steps_of: Callable[[str], list[int]],
-    activity: Path,
-    eventually: Eventually,
-) -> None:
+    worker_processes, database, queue, run_of, steps_of, activity, eventually
+):
     lease, steps = 15.0, 400  # on a busy machine a renewal takes seconds
     run_id = queue(steps=steps, checkpoint_every=1000, max_attempts=1)
     with TcpProxy(database.url) as proxy:
@@ -100,15 +85,10 @@ def test_after_an_outage_longer_than_a_lease_the_run_goes_on_from_its_last_step_
     assert steps_of(run_id) == list(range(1, steps + 1))
 
 
+@pytest.mark.extended
 def test_a_suspended_machine_does_not_take_its_own_run_away(
-    worker_processes: WorkerProcesses,
-    database: Database,
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    steps_of: Callable[[str], list[int]],
-    activity: Path,
-    eventually: Eventually,
-) -> None:
+    worker_processes, database, queue, run_of, steps_of, activity, eventually
+):
     run_id = queue(steps=120, max_attempts=1)
     worker = worker_processes.start(
         LCL_TOY_ACTIVITY=str(activity),
@@ -123,7 +103,7 @@ def test_a_suspended_machine_does_not_take_its_own_run_away(
     os.kill(worker.pid, signal.SIGSTOP)
     os.killpg(job, signal.SIGSTOP)
 
-    def expired() -> bool:
+    def expired():
         with database.reading() as session:
             expires = session.scalars(select(Run.lease_expires_at).where(Run.id == run_id)).one()
             return expires is not None and expires < now(session)
@@ -138,18 +118,15 @@ def test_a_suspended_machine_does_not_take_its_own_run_away(
     assert steps_of(run_id) == list(range(1, 121))
 
 
+@pytest.mark.extended
 @pytest.mark.local_executor
 def test_any_number_of_lost_workers_leaves_no_mark_on_a_run_that_gets_on(
-    worker_processes: WorkerProcesses,
-    database: Database,
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    eventually: Eventually,
-) -> None:
+    worker_processes, database, queue, run_of, eventually
+):
     steps, seed = 20 * (KILLS + 1), TOY_SEEDS + 5
     run_id = queue(steps=steps, checkpoint_every=5, max_attempts=2, spec={"seed": seed})
 
-    def start() -> Any:
+    def start():
         return worker_processes.start(TOY_MODULE="tests.chaos.toy_job", LCL_CHAOS_STEP_SECONDS="0.1")
 
     worker = start()

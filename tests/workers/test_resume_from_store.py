@@ -13,11 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,7 +32,7 @@ HOMES = ("a", "b")
 class Homes:
     """Home folders that share a database and a store, and one run."""
 
-    def __init__(self, folder: Path, store: str, spec: dict[str, Any]) -> None:
+    def __init__(self, folder, store, spec):
         self.folder = folder
         self.url = f"sqlite:///{folder / 'shared.db'}"
         self.database = Database(self.url)
@@ -53,14 +50,14 @@ class Homes:
             "OMP_NUM_THREADS": "1",
         }
 
-    def run_dir(self, home: str) -> RunDir:
+    def run_dir(self, home):
         return RunDir(self.folder / home / "runs" / self.run_id)
 
-    def log(self, home: str) -> Path:
+    def log(self, home):
         return self.folder / f"{home}.log"
 
     @contextmanager
-    def attempt(self, home: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    def attempt(self, home, **environment):
         """A worker of that home at work on the run; killed at the end of the block, its job with it."""
         with self.log(home).open("ab") as log:
             process = subprocess.Popen(
@@ -76,7 +73,7 @@ class Homes:
             process.send_signal(signal.SIGKILL)
             process.wait()
 
-    def expire(self) -> None:
+    def expire(self):
         """The lease of the worker that was killed runs out."""
         with self.database.session() as session:
             run = runs.get_run(session, self.run_id)
@@ -85,35 +82,35 @@ class Homes:
             session.flush()
             leases.expire_leases(session)
 
-    def stored(self) -> int:
+    def stored(self):
         """Step of the newest checkpoint in the store; 0: there is none."""
         with self.database.reading() as session:
             return max((each.step for each in stored_checkpoints(session, self.run_id)), default=0)
 
-    def state(self) -> tuple[str, Any]:
+    def state(self):
         with self.database.reading() as session:
             run = runs.get_run(session, self.run_id)
             return run.state, run.reason
 
-    def attempts_begun(self, home: str) -> int:
+    def attempts_begun(self, home):
         try:
             return int(self.run_dir(home).read_run()["attempt"])
         except FileNotFoundError:
             return 0
 
 
-def alone(folder: Path, sample_zip: Path, spec: dict[str, Any]) -> RunDir:
+def alone(folder, sample_zip, spec):
     run_dir = prepared(folder, sample_zip, **spec)
     run_dir.write_result(trainer(run_dir).run())
     return run_dir
 
 
-def kill_at_random(homes: Homes, home: str, draw: random.Random, eventually: Callable[..., None]) -> None:
+def kill_at_random(homes, home, draw, eventually):
     """Kill an attempt: while it starts, within its first steps, or while it copies or has copied a checkpoint."""
     before, begun = homes.stored(), homes.attempts_begun(home)
     with homes.attempt(home) as process:
 
-        def over() -> bool:
+        def over():
             return process.poll() is not None
 
         moment = draw.choice(("start", "steps", "copied", "copied"))
@@ -132,9 +129,7 @@ def kill_at_random(homes: Homes, home: str, draw: random.Random, eventually: Cal
 
 
 @pytest.mark.timeout(600 + 60 * KILLS)
-def test_two_homes_killed_at_random_steps(
-    tmp_path: Path, sample_zip: Path, s3_bucket: str, eventually: Callable[..., None]
-) -> None:
+def test_two_homes_killed_at_random_steps(tmp_path, sample_zip, s3_bucket, eventually):
     changes = {"steps": 20 + 6 * KILLS, "log_every": 1, "checkpoint_every": 2, "batch": {"tokens": 256, "images": 8}}
     expected = alone(tmp_path / "alone", sample_zip, changes)
     homes = Homes(tmp_path, f"{s3_bucket}/artifacts", {**TINY, **changes})

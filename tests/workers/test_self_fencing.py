@@ -6,19 +6,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from lcl_core.db import submit as db_submit
-from lcl_core.db.session import Database
 from tests.chaos.activity_log import overlaps, read_activity
 from tests.chaos.tcp_proxy import TcpProxy
-from tests.workers.worker_processes import WorkerProcesses
 
 TRIALS = int(os.environ.get("FENCING_TRIALS", "3"))
 LEASE_SECONDS = 3.0
@@ -27,15 +22,15 @@ pytestmark = [pytest.mark.extended, pytest.mark.e2e, pytest.mark.parametrize("se
 
 
 @pytest.fixture
-def activity(tmp_path: Path) -> Path:
+def activity(tmp_path):
     return tmp_path / "activity.jsonl"
 
 
 @pytest.fixture
-def long_run(database: Database) -> Callable[[], str]:
+def long_run(database):
     """Submit a run that outlasts the trials, some of which end its attempt before a checkpoint; returns its id."""
 
-    def submit() -> str:
+    def submit():
         with database.session() as session:
             spec = {"steps": 100_000, "checkpoint_every": 5}
             return db_submit.submit(session, "pretrain", spec, max_attempts=10 * TRIALS).id
@@ -43,19 +38,19 @@ def long_run(database: Database) -> Callable[[], str]:
     return submit
 
 
-def start(worker_processes: WorkerProcesses, activity: Path, **environment: str) -> int:
+def start(worker_processes, activity, **environment):
     """Returns: the worker's pid."""
     lease = {"LCL_LEASE_SECONDS": f"{LEASE_SECONDS:g}", "LCL_HEARTBEAT_SECONDS": "0.5"}
     return worker_processes.start(**lease, LCL_TOY_ACTIVITY=str(activity), **environment).pid
 
 
 @contextmanager
-def recorded_expiries(database: Database, run_id: str) -> Iterator[dict[str, float]]:
+def recorded_expiries(database, run_id):
     """{lease token: when the lease ran out at the latest, on the monotonic clock}, as the row said."""
     found: dict[str, float] = {}
     over = threading.Event()
 
-    def watch() -> None:
+    def watch():
         while not over.wait(0.02):
             with suppress(Exception), database.reading() as session:
                 query = text("SELECT lease_token, lease_expires_at FROM run WHERE id = :id")
@@ -72,7 +67,7 @@ def recorded_expiries(database: Database, run_id: str) -> Iterator[dict[str, flo
         thread.join()
 
 
-def stop_backends(database: Database, name: str, stopped: set[int]) -> None:
+def stop_backends(database, name, stopped):
     """SIGSTOP every backend of the connections with this application name."""
     with database.reading() as session:
         query = text("SELECT pid FROM pg_stat_activity WHERE application_name = :name")
@@ -83,13 +78,8 @@ def stop_backends(database: Database, name: str, stopped: set[int]) -> None:
 
 
 def test_a_black_hole_in_front_of_the_database_ends_the_job_within_its_lease(
-    worker_processes: WorkerProcesses,
-    database: Database,
-    long_run: Callable[[], str],
-    run_of: Callable[[str], Any],
-    activity: Path,
-    eventually: Callable[..., None],
-) -> None:
+    worker_processes, database, long_run, run_of, activity, eventually
+):
     run_id = long_run()
     with ExitStack() as stack:
         expiries = stack.enter_context(recorded_expiries(database, run_id))
@@ -117,17 +107,12 @@ def test_a_black_hole_in_front_of_the_database_ends_the_job_within_its_lease(
 
 
 def test_a_stopped_backend_ends_the_job_within_its_lease(
-    worker_processes: WorkerProcesses,
-    database: Database,
-    long_run: Callable[[], str],
-    activity: Path,
-    eventually: Callable[..., None],
-    alive: Callable[[int], bool],
-) -> None:
+    worker_processes, database, long_run, activity, eventually, alive
+):
     run_id, stopped = long_run(), set[int]()
     url = f"{database.url}{'&' if '?' in database.url else '?'}application_name=stopped-backends"
 
-    def ended() -> bool:
+    def ended():
         stop_backends(database, "stopped-backends", stopped)  # those of new connections too
         return not alive(first.pid)
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
 
 from structlog.testing import capture_logs
 
 from lcl_core.db import queue, runs, studies
-from lcl_core.db.session import Database
 from workers.maintenance import schedule_studies
-from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
 
 
-def test_an_evaluation_goes_before_the_studys_next_pre_training(
-    database: Database, settings: WorkerSettings, modules: dict[str, str], study: Callable[..., str]
-) -> None:
+def test_an_evaluation_goes_before_the_studys_next_pre_training(database, settings, modules, study):
     study(seeds=[0, 1])
     supervisor = Supervisor(database, settings, modules)
     kinds = []
@@ -31,9 +25,7 @@ def test_an_evaluation_goes_before_the_studys_next_pre_training(
     assert kinds == ["pretrain", "evaluate", "pretrain", "evaluate"]
 
 
-def test_a_study_that_is_not_understood_any_more_stops_no_other(
-    database: Database, study: Callable[..., str], run_of: Callable[[str], Any]
-) -> None:
+def test_a_study_that_is_not_understood_any_more_stops_no_other(database, study, run_of):
     stuck, fine = study(), study(seeds=[1])
     with database.session() as session:
         row = studies.get_study(session, stuck)

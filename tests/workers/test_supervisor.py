@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,18 +14,9 @@ from lcl_core.db import leases, registry, runs
 from lcl_core.db import queue as db_queue
 from lcl_core.db.session import Database, now
 from tests.workers.in_process_worker import InProcessWorker
-from workers.failure_table import INFRASTRUCTURE_RETRIES
-from workers.settings import WorkerSettings
-
-Queue = Callable[..., str]
-RunOf = Callable[[str], Any]
-Steps = Callable[[str], list[int]]
-Eventually = Callable[..., None]
 
 
-def test_a_run_succeeds(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_succeeds(in_process_worker, queue, run_of, steps_of, monkeypatch):
     monkeypatch.setenv("LCL_DATABASE_URL", "postgresql://user:password@host/db")
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LCL_HOME", "/somewhere")
@@ -61,15 +50,7 @@ def test_a_run_succeeds(
         ("user_error", "bad_thing", "no such thing"),
     ],
 )
-def test_a_failure_says_why_and_is_not_tried_again(
-    in_process_worker: InProcessWorker,
-    queue: Queue,
-    run_of: RunOf,
-    monkeypatch: pytest.MonkeyPatch,
-    toy: str,
-    code: str,
-    words: str,
-) -> None:
+def test_a_failure_says_why_and_is_not_tried_again(in_process_worker, queue, run_of, monkeypatch, toy, code, words):
     monkeypatch.setenv("LCL_TOY", toy)
     run_id = queue()
     in_process_worker.work()
@@ -82,9 +63,7 @@ def test_a_failure_says_why_and_is_not_tried_again(
         assert run_id in run.reason["message"]
 
 
-def test_a_name_that_stands_for_nothing_fails_the_run(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf
-) -> None:
+def test_a_name_that_stands_for_nothing_fails_the_run(in_process_worker, queue, run_of):
     run_id = queue(spec={"data": {"sources": [{"dataset": "unknown"}]}})
     in_process_worker.work()
     run = run_of(run_id)
@@ -92,19 +71,7 @@ def test_a_name_that_stands_for_nothing_fails_the_run(
     assert "sample" in run.reason["message"]
 
 
-def test_a_folder_that_cannot_be_written_fails_the_run(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf
-) -> None:
-    run_id = queue()
-    in_process_worker.settings.home.mkdir(exist_ok=True)
-    in_process_worker.settings.runs_dir.write_text("a file where the folder should be")
-    in_process_worker.work()
-    assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "storage")
-
-
-def test_a_run_that_continues_another_begins_with_its_checkpoint(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps
-) -> None:
+def test_a_run_that_continues_another_begins_with_its_checkpoint(in_process_worker, queue, run_of, steps_of):
     parent = queue(steps=6, checkpoint_every=5)
     in_process_worker.work()
     heir = queue(steps=9, checkpoint_every=5, continues=parent)
@@ -121,61 +88,8 @@ def test_a_run_that_continues_another_begins_with_its_checkpoint(
     assert (run_of(orphan).state, run_of(orphan).result["final"]["start"]) == ("succeeded", 0)
 
 
-def test_a_branch_begins_at_its_milestone_also_when_it_is_retried(
-    in_process_worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf
-) -> None:
-    trunk = queue(steps=6)
-    in_process_worker.work()
-    milestone = in_process_worker.run_dir(trunk).checkpoints / "step_00000003"
-    milestone.mkdir()
-    (milestone / "state.json").write_text("{}")
-    branch = queue(steps=9, spec={"branch": {"run": trunk, "step": 3}})
-    in_process_worker.work()
-    assert (run_of(branch).state, run_of(branch).continues) == ("succeeded", trunk)
-    copied = in_process_worker.run_dir(branch).checkpoints / milestone.name / "state.json"
-    assert copied.exists()
-    again = queue(steps=9, spec={"branch": {"run": trunk, "step": 4}})
-    in_process_worker.work()
-    assert (run_of(again).state, run_of(again).reason["code"]) == ("failed", "no_milestone")
-    milestone.rename(milestone.with_name("step_00000004"))
-    with database.session() as session:
-        runs.retry_run(session, again)
-    in_process_worker.work()
-    assert run_of(again).state == "succeeded"
-    assert (in_process_worker.run_dir(again).checkpoints / "step_00000004").is_dir()
-
-
-def test_a_retry_that_another_home_began_begins_anew_in_the_home_with_the_old_checkpoints(
-    in_process_worker: InProcessWorker,
-    modules: dict[str, str],
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    database, settings = in_process_worker.database, in_process_worker.settings
-    url, home = settings.resolved_database_url, settings.home.with_name("other")
-    other = InProcessWorker(database, settings.model_copy(update={"home": home, "database_url": url}), modules)
-    parent = queue(steps=6, checkpoint_every=2)
-    in_process_worker.work()
-    run_id = queue(steps=9, checkpoint_every=7, continues=parent)
-    monkeypatch.setenv("LCL_TOY", "crash@8")
-    in_process_worker.work()
-    assert run_of(run_id).state == "failed"
-    with database.session() as session:
-        runs.retry_run(session, run_id)
-    monkeypatch.setenv("LCL_TOY", "killed@1")  # before its first checkpoint
-    other.work()
-    assert (run_of(run_id).state, run_of(run_id).from_scratch) == ("queued", False)
-    monkeypatch.delenv("LCL_TOY")
-    in_process_worker.work()
-    assert (run_of(run_id).state, run_of(run_id).result["final"]["start"]) == ("succeeded", 0)
-    assert steps_of(run_id) == list(range(1, 10))
-
-
-def test_a_damaged_checkpoint_is_told_in_the_row(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.extended
+def test_a_damaged_checkpoint_is_told_in_the_row(in_process_worker, queue, run_of, steps_of, monkeypatch):
     run_id = queue(steps=9, checkpoint_every=5)
     monkeypatch.setenv("LCL_TOY", "killed@6")
     in_process_worker.work()
@@ -191,13 +105,8 @@ def test_a_damaged_checkpoint_is_told_in_the_row(
 
 
 def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
-    in_process_worker: InProcessWorker,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    eventually: Eventually,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    in_process_worker, queue, run_of, steps_of, eventually, monkeypatch
+):
     monkeypatch.setenv("LCL_TOY", "helper@999")
     monkeypatch.setenv("LCL_TOY_SECONDS", "0.05")  # long enough for a busy machine to ask before the end
     run_id = queue(steps=400, checkpoint_every=1000, max_attempts=1)
@@ -219,25 +128,9 @@ def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
     assert steps_of(run_id) == list(range(1, 401))
 
 
-def test_a_run_that_comes_after_another_goes_on_as_soon_as_that_has_succeeded(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf
-) -> None:
-    first = queue()
-    second = queue(after=[first])
-    in_process_worker.work()
-    assert (run_of(first).state, run_of(second).state) == ("succeeded", "queued")
-    in_process_worker.work()
-    assert run_of(second).state == "succeeded"
-
-
 def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
-    in_process_worker: InProcessWorker,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    eventually: Eventually,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    in_process_worker, queue, run_of, steps_of, eventually, monkeypatch
+):
     monkeypatch.setenv("LCL_TOY", "helper@999")
     monkeypatch.setenv("LCL_TOY_SECONDS", "0.05")  # long enough for a busy machine to ask before the end
     run_id = queue(steps=400, checkpoint_every=1000)
@@ -258,9 +151,7 @@ def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
     assert steps_of(run_id) == list(range(1, 401))
 
 
-def test_retry_starts_over(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_retry_starts_over(in_process_worker, queue, run_of, steps_of, monkeypatch):
     monkeypatch.setenv("LCL_TOY", "crash@6")
     run_id = queue(steps=8)
     in_process_worker.work()
@@ -275,8 +166,8 @@ def test_retry_starts_over(
 
 
 def test_resume_makes_the_steps_after_the_checkpoint_again_without_doubling_them(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    in_process_worker, queue, run_of, steps_of, monkeypatch
+):
     monkeypatch.setenv("LCL_TOY", "crash@7")
     run_id = queue(steps=9)
     in_process_worker.work()
@@ -293,13 +184,8 @@ def test_resume_makes_the_steps_after_the_checkpoint_again_without_doubling_them
 
 
 def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
-    in_process_worker: InProcessWorker,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    eventually: Eventually,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    in_process_worker, queue, run_of, steps_of, eventually, monkeypatch
+):
     monkeypatch.setenv("LCL_TOY", "stubborn@2")
     in_process_worker.settings.cancel_grace_seconds = 0.2
     run_id = queue()
@@ -311,19 +197,7 @@ def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
     assert run_of(run_id).state == "cancelled"
 
 
-def test_a_run_that_takes_too_long_fails(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LCL_TOY_SECONDS", "0.1")
-    run_id = queue(steps=10_000, spec={"timeout_seconds": 0.5})
-    in_process_worker.work()
-    run = run_of(run_id)
-    assert (run.state, run.reason["code"], run.reason["field"]) == ("failed", "timeout", "timeout_seconds")
-
-
-def test_a_run_that_took_too_long_goes_on_with_a_higher_limit(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_took_too_long_goes_on_with_a_higher_limit(in_process_worker, queue, run_of, monkeypatch):
     monkeypatch.setenv("LCL_TOY", "hang")
     run_id = queue(steps=8, spec={"timeout_seconds": 0.5})
     in_process_worker.settings.cancel_grace_seconds = 0.2
@@ -344,8 +218,8 @@ def test_a_run_that_took_too_long_goes_on_with_a_higher_limit(
 
 
 def test_a_leaving_worker_hands_the_run_back_without_using_an_attempt(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
-) -> None:
+    in_process_worker, queue, run_of, steps_of, eventually
+):
     run_id = queue(steps=60, checkpoint_every=1000, max_attempts=1)
     in_process_worker.start()
     eventually(lambda: steps_of(run_id))
@@ -361,9 +235,7 @@ def test_a_leaving_worker_hands_the_run_back_without_using_an_attempt(
     assert steps_of(run_id) == list(range(1, 61))
 
 
-def test_a_process_killed_from_outside_is_resumed_while_attempts_last(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_killed_from_outside_is_resumed_while_attempts_last(in_process_worker, queue, run_of, monkeypatch):
     monkeypatch.setenv("LCL_TOY", "killed@6")
     run_id = queue(steps=8, max_attempts=2)
     in_process_worker.work()
@@ -375,13 +247,8 @@ def test_a_process_killed_from_outside_is_resumed_while_attempts_last(
 
 
 def test_a_worker_that_lost_its_lease_kills_the_process_and_writes_nothing(
-    in_process_worker: InProcessWorker,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    eventually: Eventually,
-    alive: Callable[[int], bool],
-) -> None:
+    in_process_worker, queue, run_of, steps_of, eventually, alive
+):
     run_id = queue(steps=10_000)
     in_process_worker.start()
     eventually(lambda: steps_of(run_id))
@@ -394,19 +261,13 @@ def test_a_worker_that_lost_its_lease_kills_the_process_and_writes_nothing(
     assert (run.state, run.lease_token, run.result) == ("running", "somebody else's", None)
 
 
-def test_helpers_of_the_process_leave_with_it(
-    in_process_worker: InProcessWorker,
-    queue: Queue,
-    run_of: RunOf,
-    eventually: Eventually,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_helpers_of_the_process_leave_with_it(in_process_worker, queue, run_of, eventually, monkeypatch):
     monkeypatch.setenv("LCL_TOY", "helper@99")
     run_id = queue()
     in_process_worker.work()
     assert run_of(run_id).state == "succeeded"
 
-    def helpers() -> list[str]:
+    def helpers():
         group = str(run_of(run_id).progress["pid"])
         stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
         return [stat for stat in stats if stat.rpartition(")")[2].split()[2] == group]
@@ -414,9 +275,7 @@ def test_helpers_of_the_process_leave_with_it(
     eventually(lambda: not helpers(), "the end of the group")
 
 
-def test_a_new_attempt_waits_for_the_old_process_to_leave(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
-) -> None:
+def test_a_new_attempt_waits_for_the_old_process_to_leave(in_process_worker, queue, run_of, steps_of, eventually):
     run_id = queue()
     held = in_process_worker.run_dir(run_id)
     held.path.mkdir(parents=True)
@@ -434,9 +293,7 @@ def test_a_new_attempt_waits_for_the_old_process_to_leave(
     assert (run_of(run_id).state, claimed.attempt) == ("succeeded", 1)
 
 
-def test_a_folder_that_stays_locked_delays_the_run_and_costs_no_attempt(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf
-) -> None:
+def test_a_folder_that_stays_locked_delays_the_run_and_costs_no_attempt(in_process_worker, queue, run_of):
     run_id = queue(max_attempts=1)
     held = in_process_worker.run_dir(run_id)
     held.path.mkdir(parents=True)
@@ -453,7 +310,7 @@ def test_a_folder_that_stays_locked_delays_the_run_and_costs_no_attempt(
     assert (run_of(run_id).state, run_of(run_id).attempt) == ("succeeded", 1)
 
 
-def make_due(database: Database, run_id: str) -> None:
+def make_due(database, run_id):
     """End the delay before the next attempt."""
     with database.session() as session:
         run = runs.get_run(session, run_id)
@@ -463,13 +320,13 @@ def make_due(database: Database, run_id: str) -> None:
         run.ready_at = now(session) - timedelta(seconds=1)
 
 
-def next_claim(session: Any) -> Any:
+def next_claim(session):
     return db_queue.claim_next(session, "somebody else")
 
 
 def test_a_fault_of_the_network_is_tried_again_later_and_not_counted(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    in_process_worker, queue, run_of, steps_of, monkeypatch
+):
     monkeypatch.setenv("LCL_TOY", "nccl@6")
     run_id = queue(steps=8, max_attempts=1)
     in_process_worker.work()
@@ -485,22 +342,7 @@ def test_a_fault_of_the_network_is_tried_again_later_and_not_counted(
     assert steps_of(run_id) == list(range(1, 9))
 
 
-def test_a_fault_of_the_network_that_stays_fails_the_run(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LCL_TOY", "nccl")
-    run_id = queue()
-    with in_process_worker.database.session() as session:
-        runs.get_run(session, run_id).setbacks = {"nccl": INFRASTRUCTURE_RETRIES}
-    in_process_worker.work()
-    run = run_of(run_id)
-    assert (run.state, run.reason["code"]) == ("failed", "nccl")
-    assert "DistBackendError" in run.reason["message"]
-
-
-def test_a_job_that_hangs_is_ended_with_its_stacks_and_tried_again_once(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_hangs_is_ended_with_its_stacks_and_tried_again_once(in_process_worker, queue, run_of, monkeypatch):
     monkeypatch.setenv("LCL_TOY", "hang@3")
     in_process_worker.settings.hung_seconds = 1.0
     run_id = queue(steps=8, checkpoint_every=100)
@@ -517,19 +359,8 @@ def test_a_job_that_hangs_is_ended_with_its_stacks_and_tried_again_once(
     assert "stacks.txt" in run.reason["message"]
 
 
-def test_a_job_that_gets_on_slowly_is_not_taken_for_hung(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LCL_TOY_SECONDS", "0.4")
-    in_process_worker.settings.hung_seconds = 1.0
-    run_id = queue(steps=6, checkpoint_every=1)
-    in_process_worker.work()
-    assert run_of(run_id).state == "succeeded"
-
-
-def test_a_new_checkpoint_gives_all_attempts_back(
-    in_process_worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.extended
+def test_a_new_checkpoint_gives_all_attempts_back(in_process_worker, queue, run_of, monkeypatch):
     run_id = queue(steps=40, checkpoint_every=5, max_attempts=2)
     for step in range(6, 40, 6):
         monkeypatch.setenv("LCL_TOY", f"killed@{step}")
@@ -541,9 +372,7 @@ def test_a_new_checkpoint_gives_all_attempts_back(
 
 
 @pytest.fixture
-def impatient_desk(
-    database: Database, settings: WorkerSettings, modules: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[InProcessWorker]:
+def impatient_desk(database, settings, modules, monkeypatch):
     """A worker in this process that soon takes a locked database for one that is away."""
     monkeypatch.setattr("lcl_core.db.session.BUSY_TIMEOUT_SECONDS", 0.1)
     impatient = Database(database.url)
@@ -551,14 +380,10 @@ def impatient_desk(
     impatient.dispose()
 
 
+@pytest.mark.extended
 def test_a_run_outlives_a_database_that_is_away_for_a_while(
-    impatient_desk: InProcessWorker,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    eventually: Eventually,
-) -> None:
+    impatient_desk, database, queue, run_of, steps_of, eventually
+):
     in_process_worker, run_id = impatient_desk, queue(steps=30)
     with capture_logs() as logs:
         in_process_worker.start()
@@ -573,14 +398,8 @@ def test_a_run_outlives_a_database_that_is_away_for_a_while(
 
 
 def test_a_worker_that_cannot_renew_stops_the_run_at_a_checkpoint_and_gives_it_back_uncounted(
-    impatient_desk: InProcessWorker,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    eventually: Eventually,
-    alive: Callable[[int], bool],
-) -> None:
+    impatient_desk, database, queue, run_of, steps_of, eventually, alive
+):
     in_process_worker, run_id = impatient_desk, queue(steps=10_000)
     in_process_worker.settings.lease_seconds = 2.0
     in_process_worker.start()

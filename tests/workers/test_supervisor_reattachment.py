@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from lcl_core.db import leases, runs
-from tests.workers.in_process_worker import InProcessWorker
 from workers.executors.base import EngineUnreachable
 from workers.failure_table import INFRASTRUCTURE_RETRIES
-
-Queue = Callable[..., str]
-RunOf = Callable[[str], Any]
 
 
 @pytest.mark.parametrize("retries", [0, INFRASTRUCTURE_RETRIES])
 def test_an_engine_that_does_not_answer_a_worker_that_re_attaches_keeps_the_processes(
-    in_process_worker: InProcessWorker,
-    queue: Queue,
-    run_of: RunOf,
-    monkeypatch: pytest.MonkeyPatch,
-    retries: int,
-) -> None:
-    def attach(*_: object) -> None:
+    in_process_worker, queue, run_of, monkeypatch, retries
+):
+    def attach(*_):
         raise EngineUnreachable("no answer")
 
     monkeypatch.setattr(in_process_worker._executor, "attach", attach)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
 
 import pytest
 
@@ -16,8 +14,7 @@ from lcl_core.common.webhook_signing import master_secret, verify, webhook_secre
 from lcl_core.db import runs
 from lcl_core.db.models import Webhook, WebhookDelivery
 from lcl_core.db.outbox import list_deliveries
-from lcl_core.db.session import Database, now
-from workers.settings import WorkerSettings
+from lcl_core.db.session import now
 from workers.webhook_delivery import WebhookSender
 
 HOOK = "hook_1"
@@ -26,18 +23,18 @@ HOOK = "hook_1"
 class Receiver:
     """Answers with the scripted statuses, the last one again and again; keeps what it was sent."""
 
-    def __init__(self, *statuses: int) -> None:
+    def __init__(self, *statuses):
         self.statuses = list(statuses)
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.host = ""
 
 
 @contextmanager
-def receiving(*statuses: int) -> Iterator[Receiver]:
+def receiving(*statuses):
     receiver = Receiver(*statuses)
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+        def do_POST(self):
             body = self.rfile.read(int(self.headers["content-length"]))
             receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
             status = receiver.statuses.pop(0) if len(receiver.statuses) > 1 else receiver.statuses[0]
@@ -47,7 +44,7 @@ def receiving(*statuses: int) -> Iterator[Receiver]:
             self.send_header("content-length", "0")
             self.end_headers()
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, *_):
             """Quiet."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as listening:
@@ -60,10 +57,10 @@ def receiving(*statuses: int) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def tell(database: Database, queue: Callable[..., str]) -> Callable[[str], str]:
+def tell(database, queue):
     """Register a webhook at a host and cancel a run, whose id it returns."""
 
-    def cancel(host: str) -> str:
+    def cancel(host):
         run_id = queue(name="ü")
         with database.session() as session:
             facts = {"events": ["run.cancelled"], "owner": "o", "created_at": now(session)}
@@ -76,27 +73,25 @@ def tell(database: Database, queue: Callable[..., str]) -> Callable[[str], str]:
 
 
 @pytest.fixture
-def sender(database: Database, settings: WorkerSettings) -> Iterator[WebhookSender]:
+def sender(database, settings):
     master_secret("", settings.home)  # the api has made it
     sender = WebhookSender(database, settings)
     yield sender
     sender.stop()
 
 
-def make_due(database: Database) -> None:
+def make_due(database):
     with database.session() as session:
         for row in session.query(WebhookDelivery).filter(WebhookDelivery.done_at.is_(None)):
             row.next_at = now(session) - timedelta(seconds=1)
 
 
-def delivery(database: Database) -> WebhookDelivery:
+def delivery(database):
     with database.reading() as session:
         return list_deliveries(session, HOOK)[0]
 
 
-def test_a_receiver_that_fails_first_gets_the_same_message_again(
-    sender: WebhookSender, database: Database, settings: WorkerSettings, tell: Callable[[str], str]
-) -> None:
+def test_a_receiver_that_fails_first_gets_the_same_message_again(sender, database, settings, tell):
     with receiving(500, 302, 204) as receiver:
         settings.webhook_hosts = [receiver.host]
         run_id = tell(receiver.host)
@@ -126,9 +121,7 @@ def test_a_receiver_that_fails_first_gets_the_same_message_again(
     )
 
 
-def test_a_host_that_the_list_no_longer_has_gets_nothing(
-    sender: WebhookSender, database: Database, tell: Callable[[str], str]
-) -> None:
+def test_a_host_that_the_list_no_longer_has_gets_nothing(sender, database, tell):
     with receiving(204) as receiver:
         tell(receiver.host)
         sender.round()
@@ -136,9 +129,7 @@ def test_a_host_that_the_list_no_longer_has_gets_nothing(
     assert "LCL_WEBHOOK_HOSTS" in str(delivery(database).error)
 
 
-def test_a_worker_without_the_key_of_the_api_sends_nothing(
-    sender: WebhookSender, database: Database, settings: WorkerSettings, tell: Callable[[str], str]
-) -> None:
+def test_a_worker_without_the_key_of_the_api_sends_nothing(sender, database, settings, tell):
     """Receivers would reject what it signs with a key of its own."""
     (settings.home / "webhook.key").unlink()
     with receiving(204) as receiver:
@@ -150,9 +141,7 @@ def test_a_worker_without_the_key_of_the_api_sends_nothing(
     assert not (settings.home / "webhook.key").exists()
 
 
-def test_nobody_there_is_an_error_like_another(
-    sender: WebhookSender, database: Database, settings: WorkerSettings, tell: Callable[[str], str]
-) -> None:
+def test_nobody_there_is_an_error_like_another(sender, database, settings, tell):
     with receiving(204) as receiver:
         host = receiver.host
     settings.webhook_hosts = [host]
@@ -162,13 +151,7 @@ def test_nobody_there_is_an_error_like_another(
     assert delivery(database).done_at is None
 
 
-def test_it_sends_by_itself_and_leaves_when_told(
-    sender: WebhookSender,
-    database: Database,
-    settings: WorkerSettings,
-    tell: Callable[[str], str],
-    eventually: Callable[..., None],
-) -> None:
+def test_it_sends_by_itself_and_leaves_when_told(sender, database, settings, tell, eventually):
     with receiving(204) as receiver:
         settings.webhook_hosts = [receiver.host]
         sender.start()

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
 from lcl_core.common.webhook_signing import master_secret
 from lcl_core.db import runs
-from lcl_core.db.models import Webhook, WebhookDelivery
+from lcl_core.db.models import Webhook
 from lcl_core.db.outbox import list_deliveries
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 from workers import webhook_delivery as module
-from workers.settings import WorkerSettings
 from workers.webhook_delivery import WebhookSender
 
 pytestmark = pytest.mark.extended
 
-Answer = Callable[[socket.socket, threading.Event], None]
 GENEROUS = 60.0  # seconds; a message that is held up takes far longer
 
 
-def says(*parts: bytes, every: float = 0.0, again: bytes = b"") -> Answer:
+def says(*parts, every=0.0, again=b""):
     """An answer in parts, with pauses; then ``again`` without end."""
 
-    def answer(connection: socket.socket, over: threading.Event) -> None:
+    def answer(connection, over):
         for part in parts:
             connection.sendall(part)
             over.wait(every)
@@ -47,31 +44,31 @@ ENDLESS_BODY = says(b"HTTP/1.1 200 OK\r\n\r\n", again=b"." * 65536)
 
 
 class Receiver:
-    def __init__(self, host: str) -> None:
+    def __init__(self, host):
         self.host = host
         self.sent = 0  # bytes of answers that were taken
         self.connections = 0
 
 
 @contextmanager
-def receiving(answer: Answer) -> Iterator[Receiver]:
+def receiving(answer):
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         receiver = Receiver(f"127.0.0.1:{listener.getsockname()[1]}")
 
         class Counting(socket.socket):
-            def sendall(self, data: bytes, *_: object) -> None:  # type: ignore[override]
+            def sendall(self, data, *_):  # type: ignore[override]
                 super().sendall(data)
                 receiver.sent += len(data)
 
-        def serve() -> None:
+        def serve():
             while not over.is_set():
                 with suppress(OSError):
                     accepted, _ = listener.accept()
                     receiver.connections += 1
                     threading.Thread(target=talk, args=(Counting(fileno=accepted.detach()),), daemon=True).start()
 
-        def talk(connection: socket.socket) -> None:
+        def talk(connection):
             with connection, suppress(OSError):
                 connection.recv(65536)
                 answer(connection, over)
@@ -86,7 +83,7 @@ def receiving(answer: Answer) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def sender(database: Database, settings: WorkerSettings) -> Iterator[WebhookSender]:
+def sender(database, settings):
     master_secret("", settings.home)  # the api has made it
     sender = WebhookSender(database, settings)
     yield sender
@@ -94,10 +91,10 @@ def sender(database: Database, settings: WorkerSettings) -> Iterator[WebhookSend
 
 
 @pytest.fixture
-def tell(database: Database, queue: Callable[..., str], settings: WorkerSettings) -> Callable[..., None]:
+def tell(database, queue, settings):
     """Put messages down for a host."""
 
-    def put(host: str, count: int = 1) -> None:
+    def put(host, count=1):
         settings.webhook_hosts.append(host)
         with database.session() as session:
             row = Webhook(id=f"hook_{host}", url=f"http://{host}/lcl", events=["run.cancelled"], owner="o")
@@ -111,7 +108,7 @@ def tell(database: Database, queue: Callable[..., str], settings: WorkerSettings
     return put
 
 
-def delivery(database: Database, host: str) -> WebhookDelivery:
+def delivery(database, host):
     with database.reading() as session:
         return list_deliveries(session, f"hook_{host}")[0]
 
@@ -126,14 +123,7 @@ def delivery(database: Database, host: str) -> WebhookDelivery:
     ],
     ids=["silent", "dripping headers", "dripping body", "endless body"],
 )
-def test_a_message_has_one_deadline_however_the_answer_comes(
-    answer: Answer,
-    error: str | None,
-    sender: WebhookSender,
-    database: Database,
-    tell: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_message_has_one_deadline_however_the_answer_comes(answer, error, sender, database, tell, monkeypatch):
     monkeypatch.setattr(module, "MESSAGE_SECONDS", 0.5)
     with receiving(answer) as receiver:
         tell(receiver.host)
@@ -146,13 +136,7 @@ def test_a_message_has_one_deadline_however_the_answer_comes(
         assert receiver.sent < 16 << 20, "the body was not read"
 
 
-def test_one_that_does_not_answer_holds_up_no_other_host(
-    sender: WebhookSender,
-    database: Database,
-    tell: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    eventually: Callable[..., None],
-) -> None:
+def test_one_that_does_not_answer_holds_up_no_other_host(sender, database, tell, monkeypatch, eventually):
     monkeypatch.setattr(module, "MESSAGE_SECONDS", GENEROUS)
     with ExitStack() as stack:
         silent, well = (stack.enter_context(receiving(answer)) for answer in (SILENT, OK))
@@ -161,19 +145,3 @@ def test_one_that_does_not_answer_holds_up_no_other_host(
         sender.start()
         eventually(lambda: delivery(database, well.host).done_at is not None, "the message", seconds=GENEROUS / 2)
         assert silent.connections == 1, "one message of a host at a time"
-
-
-def test_no_more_than_a_few_hosts_at_one_time(
-    sender: WebhookSender,
-    tell: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    eventually: Callable[..., None],
-) -> None:
-    monkeypatch.setattr(module, "MESSAGE_SECONDS", 2.0)
-    with ExitStack() as stack:
-        receivers = [stack.enter_context(receiving(SILENT)) for _ in range(module._MAX_HOSTS + 3)]
-        for receiver in receivers:
-            tell(receiver.host)
-        tried = sender.round()
-        eventually(lambda: sum(receiver.connections > 0 for receiver in receivers) == module._MAX_HOSTS)
-        assert tried >= module._MAX_HOSTS

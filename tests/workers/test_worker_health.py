@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 from sqlalchemy import update
 
@@ -13,7 +12,7 @@ from lcl_core.db.workers import WorkerIdentity, record_heartbeat
 from workers.health import has_live_worker
 
 
-def test_health_is_a_recent_sign_of_life(tmp_path: Path) -> None:
+def test_health_is_a_recent_sign_of_life(tmp_path):
     database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
     database.migrate()
     assert not has_live_worker(database, "here", 5.0)

@@ -6,33 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
-from deploy.embedded_redis import EmbeddedBroker
 from lcl_core.db import runs as db_runs
-from lcl_core.db import studies
-from lcl_core.db.session import Database
-from lcl_core.db.wakeup import WakeupProducer
 from tests.fake_nvidia_smi import gpu_id, install, listing
-from tests.workers.worker_processes import WorkerProcesses
-
-Queue = Callable[..., str]
-RunOf = Callable[[str], Any]
-Steps = Callable[[str], list[int]]
-Eventually = Callable[..., None]
 
 
 @pytest.fixture
-def consuming(database: Database, eventually: Eventually) -> Callable[[int], None]:
+def consuming(database, eventually):
     """Wait until so many workers have proved that they consume messages."""
 
-    def wait(count: int) -> None:
-        def proved() -> bool:
+    def wait(count):
+        def proved():
             with database.reading() as session:
                 return sum(worker.consumed_at is not None for worker in db_runs.list_workers(session)) >= count
 
@@ -41,14 +28,7 @@ def consuming(database: Database, eventually: Eventually) -> Callable[[int], Non
     return wait
 
 
-def test_wake_ups_once_twice_and_never(
-    worker_processes: WorkerProcesses,
-    wakeup_producer: WakeupProducer,
-    queue: Queue,
-    run_of: RunOf,
-    eventually: Eventually,
-    consuming: Callable[[int], None],
-) -> None:
+def test_wake_ups_once_twice_and_never(worker_processes, wakeup_producer, queue, run_of, eventually, consuming):
     worker_processes.start()
     consuming(1)
     runs = [queue() for _ in range(4)]
@@ -60,16 +40,10 @@ def test_wake_ups_once_twice_and_never(
         assert run_of(run_id).attempt == 1
 
 
+@pytest.mark.extended
 def test_a_broker_that_is_down_delays_nothing_and_is_found_again(
-    worker_processes: WorkerProcesses,
-    broker: EmbeddedBroker,
-    wakeup_producer: WakeupProducer,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    eventually: Eventually,
-    consuming: Callable[[int], None],
-) -> None:
+    worker_processes, broker, wakeup_producer, database, queue, run_of, eventually, consuming
+):
     worker_processes.start()
     consuming(1)
     broker.stop()
@@ -77,7 +51,7 @@ def test_a_broker_that_is_down_delays_nothing_and_is_found_again(
     assert wakeup_producer.wake(run_id) is False
     eventually(lambda: run_of(run_id).state == "succeeded")
 
-    def consumed_at() -> Any:
+    def consumed_at():
         with database.reading() as session:
             return db_runs.list_workers(session)[0].consumed_at
 
@@ -99,15 +73,10 @@ Channel._receive = failing
 """
 
 
+@pytest.mark.extended
 def test_a_consumer_that_fails_ends_no_run(
-    worker_processes: WorkerProcesses,
-    wakeup_producer: WakeupProducer,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    eventually: Eventually,
-    consuming: Callable[[int], None],
-) -> None:
+    worker_processes, wakeup_producer, database, queue, run_of, eventually, consuming
+):
     """Another consumer follows in the same process; the first message to all workers ends the first."""
     run_id = queue(20_000)  # minutes: it outlasts the second consumer's start on a busy machine
     worker = worker_processes.start(before=FAILING_CONSUMER)
@@ -125,16 +94,10 @@ def test_a_consumer_that_fails_ends_no_run(
     assert run_of(run_id).state == "queued"
 
 
+@pytest.mark.extended
 def test_a_broker_that_accepts_no_writes_for_a_while_ends_no_run(
-    worker_processes: WorkerProcesses,
-    broker: EmbeddedBroker,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    eventually: Eventually,
-    consuming: Callable[[int], None],
-) -> None:
+    worker_processes, broker, database, queue, run_of, steps_of, eventually, consuming
+):
     """First a broker that became a replica, as in a failover, then a full one."""
     run_id = queue(20_000)
     worker = worker_processes.start()
@@ -169,14 +132,8 @@ def test_a_broker_that_accepts_no_writes_for_a_while_ends_no_run(
 @pytest.mark.local_executor
 @pytest.mark.parametrize("settings", ["sqlite", "postgresql"], indirect=True)
 def test_a_worker_killed_in_the_middle_loses_nothing(
-    worker_processes: WorkerProcesses,
-    wakeup_producer: WakeupProducer,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    eventually: Eventually,
-    alive: Callable[[int], bool],
-) -> None:
+    worker_processes, wakeup_producer, queue, run_of, steps_of, eventually, alive
+):
     worker_processes.start(LCL_TOY_SECONDS="0.2")
     run_id = queue(steps=60)
     wakeup_producer.wake(run_id)
@@ -193,15 +150,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     assert steps_of(run_id) == list(range(1, 61))
 
 
-def test_a_cancel_reaches_the_process(
-    worker_processes: WorkerProcesses,
-    wakeup_producer: WakeupProducer,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    eventually: Eventually,
-) -> None:
+def test_a_cancel_reaches_the_process(worker_processes, wakeup_producer, database, queue, run_of, steps_of, eventually):
     worker_processes.start()
     run_id = queue(steps=100_000)
     wakeup_producer.wake(run_id)
@@ -212,15 +161,8 @@ def test_a_cancel_reaches_the_process(
 
 
 def test_a_worker_that_ends_in_order_hands_its_run_to_another(
-    worker_processes: WorkerProcesses,
-    wakeup_producer: WakeupProducer,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Steps,
-    eventually: Eventually,
-    consuming: Callable[[int], None],
-) -> None:
+    worker_processes, wakeup_producer, database, queue, run_of, steps_of, eventually, consuming
+):
     first = worker_processes.start(LCL_TOY_SECONDS="1")
     run_id = queue(steps=100, max_attempts=1)
     wakeup_producer.wake(run_id)
@@ -240,47 +182,10 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
     assert "Traceback" not in log
 
 
-@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
-def test_two_workers_run_a_halving_to_its_end(
-    worker_processes: WorkerProcesses,
-    wakeup_producer: WakeupProducer,
-    database: Database,
-    study: Callable[..., str],
-    eventually: Eventually,
-) -> None:
-    rates = {"optimizer.lr": {"kind": "log-uniform", "low": 1e-4, "high": 1e-2}}
-    judge = {"validation": {"splits": ["val"]}, "metric": {"name": "steps", "metric": "steps"}}
-    search = {"kind": "halving", "trials": 2, "parameters": rates, "rungs": [3, 5], "keep": 0.5, **judge}
-    study_id = study(search=search)
-    for _ in range(2):
-        worker_processes.start()
-
-    def state() -> str:
-        with database.reading() as session:
-            return studies.study_statuses(session, [studies.get_study(session, study_id)])[study_id].state
-
-    eventually(lambda: state() not in ("queued", "running"), "the study's end")
-    assert state() == "succeeded"
-    with database.reading() as session:
-        cells = studies.study_cells(session, study_id)
-        runs = db_runs.list_runs(session).items
-    first, promoted, finalist = cells[0], cells[2], cells[3]
-    assert [(cell.labels["trial"], cell.rung) for cell in cells] == [("t01", 0), ("t02", 0), ("t01", 1), ("t01", 2)]
-    assert (promoted.run.continues, promoted.run.result["final"]["start"]) == (first.run.id, 3)
-    assert finalist.run.id == promoted.run.id
-    assert finalist.evaluation is not None
-    assert len(runs) == 7, "three pre-trainings, three validations and one evaluation"
-
-
 @pytest.mark.local_executor
 def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
-    worker_processes: WorkerProcesses,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    eventually: Eventually,
-    tmp_path: Path,
-) -> None:
+    worker_processes, database, queue, run_of, eventually, tmp_path
+):
     path = f"{install(tmp_path / 'programs', listing(1))}:{os.environ['PATH']}"
     worker_processes.start(LCL_WORKER_OFFERS="cpu", CUDA_VISIBLE_DEVICES="0", PATH=path)
     choosy, modest = queue(resource="gpu", priority=9), queue(resource="cpu")
@@ -294,9 +199,8 @@ def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
     assert run_of(choosy).attempt == 1
 
 
-def test_a_worker_ends_in_order_while_the_broker_is_down(
-    worker_processes: WorkerProcesses, broker: EmbeddedBroker, database: Database, consuming: Callable[[int], None]
-) -> None:
+@pytest.mark.extended
+def test_a_worker_ends_in_order_while_the_broker_is_down(worker_processes, broker, database, consuming):
     worker = worker_processes.start()
     consuming(1)
     broker.stop()
@@ -306,7 +210,7 @@ def test_a_worker_ends_in_order_while_the_broker_is_down(
         assert db_runs.list_workers(session) == []
 
 
-def test_the_worker_process_never_imports_torch() -> None:
+def test_the_worker_process_never_imports_torch():
     code = "import workers.__main__, sys; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'celery'" in loaded
@@ -322,7 +226,7 @@ def test_the_worker_process_never_imports_torch() -> None:
         ({"LCL_HOME": "/dev/null/home"}, "/dev/null/home", 1),
     ],
 )
-def test_a_bad_setting_is_one_line(environment: dict[str, str], words: str, status: int) -> None:
+def test_a_bad_setting_is_one_line(environment, words, status):
     command = [sys.executable, "-m", "workers"]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     assert done.returncode == status

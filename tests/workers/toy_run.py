@@ -16,11 +16,10 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
-from lcl_core.common.run_dir import JobCancelled, RunDir, run_main
+from lcl_core.common.run_dir import JobCancelled, run_main
 from tests.chaos.activity_log import record_activity
 
 WEIGHTS = b"toy weights"
@@ -34,7 +33,7 @@ class NcclError(RuntimeError):
 NcclError.__qualname__ = "DistBackendError"
 
 
-def misbehave(kind: str) -> None:
+def misbehave(kind):
     if kind == "crash":
         raise RuntimeError("the toy broke")
     if kind == "user_error":
@@ -58,11 +57,11 @@ def misbehave(kind: str) -> None:
         time.sleep(600)
 
 
-def save(run_dir: RunDir, step: int) -> None:
+def save(run_dir, step):
     write_json_atomically(run_dir.checkpoints / "state.json", {"step": step})
 
 
-def resume_step(run_dir: RunDir) -> int:
+def resume_step(run_dir):
     state = run_dir.checkpoints / "state.json"
     try:
         step = json.loads(state.read_text())["step"] if state.exists() else 0
@@ -73,20 +72,20 @@ def resume_step(run_dir: RunDir) -> int:
     return step
 
 
-def write_encoder(run_dir: RunDir) -> dict[str, Any]:
+def write_encoder(run_dir):
     folder = run_dir.artifacts / "encoder"
     folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_bytes(WEIGHTS)
     return {"path": "artifacts/encoder", "hash": hashlib.sha256(WEIGHTS).hexdigest(), "parameters": len(WEIGHTS)}
 
 
-def work(run_dir: RunDir) -> dict[str, Any]:
+def work(run_dir):
     log = os.environ.get("LCL_TOY_ACTIVITY")
     with record_activity(Path(log), run_dir.read_run()["run_id"]) if log else nullcontext():
         return train(run_dir)
 
 
-def train(run_dir: RunDir) -> dict[str, Any]:
+def train(run_dir):
     run = run_dir.read_run()
     steps, every = run["spec"].get("steps", 3), run["spec"].get("checkpoint_every", 100)
     kind, _, since = os.environ.get("LCL_TOY", "").partition("@")

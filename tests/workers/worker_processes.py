@@ -5,10 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
-
-from deploy.embedded_redis import EmbeddedBroker
-from workers.settings import WorkerSettings
 
 TOY_WORKER = """
 import os
@@ -26,7 +22,7 @@ _SHOWN_LOG = 8000
 class WorkerProcesses:
     """Starts workers; whatever still lives at the end of the test is killed."""
 
-    def __init__(self, settings: WorkerSettings, broker: EmbeddedBroker, logs: Path) -> None:
+    def __init__(self, settings, broker, logs):
         self._environment = {
             **os.environ,
             "LCL_HOME": str(settings.home),
@@ -41,7 +37,7 @@ class WorkerProcesses:
         self._logs = logs
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *, toy: bool = True, before: str = "", **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, *, toy=True, before="", **environment):
         """Start a worker.
 
         Args:
@@ -62,10 +58,10 @@ class WorkerProcesses:
         self.started.append(worker)
         return worker
 
-    def log(self, number: int) -> Path:
+    def log(self, number):
         return self._logs / f"worker-{number}.log"
 
-    def end(self) -> None:
+    def end(self):
         """Kill what still lives, and print the end of each log, which pytest shows where a test failed."""
         for number, worker in enumerate(self.started):
             status = worker.poll()

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from lcl_core.db import leases, runs
-from lcl_core.db.session import Database
-from tests.workers.worker_processes import WorkerProcesses
 
 
 @pytest.fixture
-def kill_worker_of_run(
-    worker_processes: WorkerProcesses,
-    database: Database,
-    queue: Callable[..., str],
-    run_of: Callable[[str], Any],
-    steps_of: Any,
-    eventually: Callable[..., None],
-) -> Callable[[dict[str, str]], tuple[str, int]]:
+def kill_worker_of_run(worker_processes, database, queue, run_of, steps_of, eventually):
     """Kill the worker of a run; another one attaches to the same process, uncounted, and the run is then cancelled.
 
     The callable takes the environment of the workers and returns the run and a step that the second worker saw.
     """
 
-    def kill(environment: dict[str, str]) -> tuple[str, int]:
+    def kill(environment):
         worker_processes.start(**environment)
         run_id = queue(steps=100_000, checkpoint_every=100_000)
         eventually(lambda: len(steps_of(run_id)) >= 3, "steps")

@@ -12,15 +12,12 @@ import copy
 import json
 import os
 import signal
-import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -36,20 +33,20 @@ PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 Object = dict[str, Any]
 
 
-def moment(seconds: float | None = None) -> str:
+def moment(seconds=None):
     """As Kubernetes writes times."""
     value = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
     return value.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def condition(kind: str, reason: str = "", message: str = "", at: float | None = None, status: str = "True") -> Object:
+def condition(kind, reason="", message="", at=None, status="True"):
     return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": moment(at)}
 
 
 class Refused(Exception):
     """An answer that is no success."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status, message):
         super().__init__(message)
         self.status = status
 
@@ -64,7 +61,7 @@ class ApiServer:
         requests: method and path of each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.objects: dict[str, dict[str, Object]] = {JOBSETS: {}, JOBS: {}, PODS: {}}
         self.history: list[tuple[int, str, str, Object]] = []
         self.changed = threading.Condition(threading.RLock())
@@ -75,7 +72,7 @@ class ApiServer:
         self.watch_generation = 0
         self._version = self._compacted = self._uid = 0
 
-    def put(self, collection: str, found: Object) -> Object:
+    def put(self, collection, found):
         """Create or replace an object, as controllers and kubelets do."""
         with self.changed:
             name = found["metadata"]["name"]
@@ -86,7 +83,7 @@ class ApiServer:
             self.objects[collection][name] = found
             return found
 
-    def change(self, collection: str, name: str, **parts: Any) -> None:
+    def change(self, collection, name, **parts):
         """Replace parts of an object, of which conditions are added to those that it has."""
         with self.changed:
             found = copy.deepcopy(self.objects[collection][name])
@@ -100,28 +97,28 @@ class ApiServer:
                     added["conditions"] = [*kept, *values["conditions"]]
             self.put(collection, found)
 
-    def remove(self, collection: str, name: str) -> None:
+    def remove(self, collection, name):
         with self.changed:
             found = self.objects[collection].pop(name, None)
             if found is not None:
                 self._record(collection, "DELETED", found)
 
-    def names(self, collection: str) -> list[str]:
+    def names(self, collection):
         with self.changed:
             return sorted(self.objects[collection])
 
-    def compact(self) -> None:
+    def compact(self):
         """Forget the history, so that watches have to begin anew."""
         with self.changed:
             self._compacted = self._version
             self.history.clear()
 
-    def drop_watches(self) -> None:
+    def drop_watches(self):
         with self.changed:
             self.watch_generation += 1
             self.changed.notify_all()
 
-    def answer(self, method: str, path: str, params: dict[str, str], body: Object | None) -> Object:
+    def answer(self, method, path, params, body):
         """Raises: Refused."""
         with self.changed:
             self.requests.append((method, path))
@@ -151,7 +148,7 @@ class ApiServer:
                 return {"kind": "Status"}
             return {"metadata": {"resourceVersion": str(self._version)}, "items": copy.deepcopy(items)}
 
-    def _answer_one(self, method: str, collection: str, name: str, body: Object | None) -> Object:
+    def _answer_one(self, method, collection, name, body):
         found = self.objects[collection].get(name)
         if found is None:
             raise Refused(404, f"{name} not found")
@@ -168,7 +165,7 @@ class ApiServer:
         self.delete(collection, name, body or {})
         return {"kind": "Status"}
 
-    def delete(self, collection: str, name: str, options: Object) -> None:
+    def delete(self, collection, name, options):
         """Mark an object; who has it runs removes it."""
         found = copy.deepcopy(self.objects[collection][name])
         grace = options.get("gracePeriodSeconds", found.get("spec", {}).get("terminationGracePeriodSeconds", 0))
@@ -178,12 +175,12 @@ class ApiServer:
             self.put(collection, found)
         self.on_delete(collection, name)
 
-    def on_delete(self, collection: str, name: str) -> None:
+    def on_delete(self, collection, name):
         """Without pods nothing holds an object back."""
         if collection == JOBSETS and not self.objects[PODS]:
             self.remove(collection, name)
 
-    def events_since(self, collection: str, version: int, selector: str) -> list[tuple[int, Object]]:
+    def events_since(self, collection, version, selector):
         """Raises: Refused."""
         with self.changed:
             if version < self._compacted:
@@ -194,23 +191,23 @@ class ApiServer:
                 if where == collection and number > version and _matches(found, selector)
             ]
 
-    def _record(self, collection: str, kind: str, found: Object) -> None:
+    def _record(self, collection, kind, found):
         self._version += 1
         found["metadata"]["resourceVersion"] = str(self._version)
         self.history.append((self._version, collection, kind, copy.deepcopy(found)))
         self.changed.notify_all()
 
 
-def _matches(found: Object, selector: str) -> bool:
+def _matches(found, selector):
     labels = found["metadata"].get("labels", {})
     wanted = dict(part.split("=", 1) for part in selector.split(",") if part)
     return all(labels.get(name) == value for name, value in wanted.items())
 
 
-def in_process_http(server: ApiServer) -> httpx.Client:
+def in_process_http(server):
     """A client of it that needs no connection; a watch ends when there is nothing to report."""
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request):
         params = dict(request.url.params)
         body = json.loads(request.content) if request.content else None
         try:
@@ -233,10 +230,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _HttpServer
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_):
         pass
 
-    def _serve(self) -> None:
+    def _serve(self):
         address = urlsplit(self.path)
         params = dict(parse_qsl(address.query))
         length = int(self.headers.get("Content-Length", 0))
@@ -256,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PATCH = do_DELETE = _serve
 
-    def _send(self, status: int, found: Object) -> None:
+    def _send(self, status, found):
         content = json.dumps(found).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -264,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _watch(self, path: str, params: dict[str, str]) -> None:
+    def _watch(self, path, params):
         api, version, selector = self.server.api, int(params["resourceVersion"]), params["labelSelector"]
         api.answer("WATCH", path, {}, None)
         generation = api.watch_generation
@@ -285,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
                     if not found:
                         api.changed.wait(0.2)
 
-    def _write(self, event: Object) -> None:
+    def _write(self, event):
         self.wfile.write(json.dumps(event).encode() + b"\n")
         self.wfile.flush()
 
@@ -296,7 +293,7 @@ class _HttpServer(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serve_http(api: ApiServer, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+def serve_http(api, tls=None):
     """Its address, on a free port of this machine."""
     server = _HttpServer(("127.0.0.1", 0), _Handler)
     server.api = api
@@ -322,7 +319,7 @@ class ProcessCluster(ApiServer):
         processes: of the pods, by their names.
     """
 
-    def __init__(self, environment: dict[str, str], logs: Path) -> None:
+    def __init__(self, environment, logs):
         super().__init__()
         self._environment, self._logs = environment, logs
         self.has_room = True
@@ -331,17 +328,17 @@ class ProcessCluster(ApiServer):
         self._thread = threading.Thread(target=self._reconcile_for_ever)
         self._thread.start()
 
-    def close(self) -> None:
+    def close(self):
         self.is_closed = True
         self._thread.join()
         for process in self.processes.values():
             process.kill()
             process.wait()
 
-    def on_delete(self, collection: str, name: str) -> None:
+    def on_delete(self, collection, name):
         """The loop below does what is to do."""
 
-    def _reconcile_for_ever(self) -> None:
+    def _reconcile_for_ever(self):
         while not self.is_closed:
             with self.changed:
                 for jobset in [*self.objects[JOBSETS].values()]:
@@ -350,7 +347,7 @@ class ProcessCluster(ApiServer):
                     self._run_pod(pod)
             time.sleep(0.02)
 
-    def _reconcile(self, jobset: Object) -> None:
+    def _reconcile(self, jobset):
         name = jobset["metadata"]["name"]
         (group,) = jobset["spec"]["replicatedJobs"]
         pods = [found for found in self.objects[PODS].values() if found["metadata"]["labels"]["lcl/job"] == name]
@@ -369,7 +366,7 @@ class ProcessCluster(ApiServer):
         elif "conditions" not in jobset.get("status", {}):
             self._conclude(name, pods)
 
-    def _create_pods(self, name: str, template: Object) -> None:
+    def _create_pods(self, name, template):
         spec = template["spec"]
         job = {"metadata": {"name": f"{name}-node-0", "labels": template["metadata"]["labels"]}, "spec": spec}
         self.put(JOBS, copy.deepcopy(job))
@@ -378,7 +375,7 @@ class ProcessCluster(ApiServer):
             pod = {"metadata": {"name": f"{name}-node-0-{index}-abcde", "labels": labels}}
             self.put(PODS, {**copy.deepcopy(pod), "spec": spec["template"]["spec"], "status": {"phase": "Pending"}})
 
-    def _conclude(self, name: str, pods: list[Object]) -> None:
+    def _conclude(self, name, pods):
         phases = [pod["status"]["phase"] for pod in pods]
         if "Failed" in phases:
             disrupted = any(each["type"] == "DisruptionTarget" for pod in pods for each in pod["status"]["conditions"])
@@ -389,7 +386,7 @@ class ProcessCluster(ApiServer):
             self.change(JOBS, f"{name}-node-0", status={"conditions": [condition("Complete")]})
             self.change(JOBSETS, name, status={"conditions": [condition("Completed", "AllJobsCompleted")]})
 
-    def _run_pod(self, pod: Object) -> None:
+    def _run_pod(self, pod):
         name, process = pod["metadata"]["name"], self.processes.get(pod["metadata"]["name"])
         deleted = "deletionTimestamp" in pod["metadata"]
         if process is None:
@@ -418,7 +415,7 @@ class ProcessCluster(ApiServer):
         elif status is not None and deleted:
             self.remove(PODS, name)
 
-    def _start_pod(self, pod: Object) -> None:
+    def _start_pod(self, pod):
         name = pod["metadata"]["name"]
         (container,) = pod["spec"]["containers"]
         given = {each["name"]: each["value"] for each in container["env"]}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +28,7 @@ class RayCluster:
         cpus: of each node.
     """
 
-    def __init__(self, environment: Mapping[str, str], cpus: int = 1) -> None:
+    def __init__(self, environment, cpus=1):
         self._environment, self._cpus = environment, cpus
         head: dict[str, Any] = {"num_cpus": 0, "object_store_memory": _STORE_BYTES, "_system_config": _SYSTEM}
         self._cluster = Cluster()
@@ -38,26 +36,26 @@ class RayCluster:
         self.address: str = self._cluster.address
 
     @property
-    def nodes(self) -> list[Any]:
+    def nodes(self):
         """Those that live, without the head."""
         return sorted(self._cluster.worker_nodes, key=lambda node: str(node.node_id))
 
-    def grow(self, count: int) -> None:
+    def grow(self, count):
         """Add nodes until there are so many."""
         while len(self._cluster.worker_nodes) < count:
             self._start(num_cpus=self._cpus, object_store_memory=_STORE_BYTES)
 
-    def kill_raylet(self, node_id: str) -> None:
+    def kill_raylet(self, node_id):
         """SIGKILL, as when the machine is switched off."""
         node = next(node for node in self._cluster.worker_nodes if node.node_id == node_id)
         os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
         self._cluster.worker_nodes.discard(node)
         node.kill_all_processes(check_alive=False, allow_graceful=False)
 
-    def close(self) -> None:
+    def close(self):
         self._cluster.shutdown()
 
-    def _start(self, **arguments: Any) -> None:
+    def _start(self, **arguments):
         with self._in_environment():
             for trial in range(_STARTS):
                 try:
@@ -68,7 +66,7 @@ class RayCluster:
                         pytest.skip(f"Ray does not start on this machine: {error}")
 
     @contextlib.contextmanager
-    def _in_environment(self) -> Iterator[None]:
+    def _in_environment(self):
         before = dict(os.environ)
         os.environ.update(self._environment)
         try:
@@ -78,17 +76,17 @@ class RayCluster:
             os.environ.update(before)
 
 
-def quick_imports(folder: Path) -> Path:
+def quick_imports(folder):
     """A folder that makes Ray's processes start sooner when it is the first of their PYTHONPATH."""
     folder.mkdir()
     (folder / f"{_SLOW_LIBRARY}.py").write_text("raise ImportError('it is left out')\n")
     return folder
 
 
-def free_processors() -> float:
+def free_processors():
     return float(ray.available_resources().get("CPU", 0.0))
 
 
-def all_free(count: int) -> Callable[[], bool]:
+def all_free(count):
     """Whether no bundle holds any of ``count`` processors."""
     return lambda: free_processors() == count

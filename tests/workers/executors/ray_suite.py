@@ -8,7 +8,6 @@ they go on, and another worker attaches to them (``tests/workers/executors/test_
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="session", autouse=ON_RAY)
-def ray_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def ray_suite(tmp_path_factory):
     """A cluster that workers find by ``LCL_RAY_ADDRESS``; this process is one of its drivers, for workers within it."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'lcl[ray]'")
     from tests.workers.executors.ray_cluster import RayCluster, quick_imports
@@ -40,6 +39,6 @@ def ray_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=ON_RAY)
-def skip_on_ray(request: pytest.FixtureRequest) -> None:
+def skip_on_ray(request):
     if request.node.get_closest_marker("local_executor") is not None:
         pytest.skip("it is about the executor local")

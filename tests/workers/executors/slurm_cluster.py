@@ -11,8 +11,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -59,7 +57,7 @@ class SlurmCluster:
         gpus: of each node, none of which exists.
     """
 
-    def __init__(self, folder: Path, nodes: int, gpus: int = 0) -> None:
+    def __init__(self, folder, nodes, gpus=0):
         self.folder = folder
         self.configuration = folder / "slurm.conf"
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
@@ -69,7 +67,7 @@ class SlurmCluster:
         self._write_configuration(f" Gres=gpu:{gpus}" if gpus else "")
         (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n" if gpus else "")
 
-    def start(self) -> None:
+    def start(self):
         options = [f"--{name}={self.folder / name}" for name in ("key-file", "log-file", "pid-file", "seed-file")]
         socket_file = self.folder / "munge.socket"
         self._daemons.append(
@@ -82,35 +80,35 @@ class SlurmCluster:
             self._daemons.append(self._spawn("slurmd", "-D", "-N", node, name=node))
         self._await(lambda: self.states() == ["idle"] * len(self.nodes), "idle nodes")
 
-    def start_controller(self) -> None:
+    def start_controller(self):
         self._controller = self._spawn("slurmctld", "-D", name="slurmctld")
         self._await(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld")
 
-    def stop_controller(self) -> None:
+    def stop_controller(self):
         assert self._controller is not None
         self._controller.send_signal(signal.SIGTERM)  # which saves the state
         self._controller.wait(_START_SECONDS)
 
-    def states(self) -> list[str]:
+    def states(self):
         return self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%T").stdout.split()
 
-    def jobs(self) -> list[str]:
+    def jobs(self):
         """``ID STATE NODES`` of those that have not ended."""
         return self.run("squeue", "--noheader", "--format=%i %T %N").stdout.splitlines()
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments):
         environment = {**os.environ, "SLURM_CONF": str(self.configuration)}
         return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
 
-    def update(self, node: str, state: str) -> None:
+    def update(self, node, state):
         done = self.run("scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=test")
         assert done.returncode == 0, done.stderr
 
-    def resume(self, node: str) -> None:
+    def resume(self, node):
         """Slurm refuses where the node has come back by itself."""
         self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
-    def close(self) -> None:
+    def close(self):
         """End the jobs, then the daemons."""
         self.run("scancel", f"--user={getpass.getuser()}")
         with contextlib.suppress(TimeoutError):
@@ -124,7 +122,7 @@ class SlurmCluster:
                 process.kill()
                 process.wait()
 
-    def _write_configuration(self, resources: str) -> None:
+    def _write_configuration(self, resources):
         ports = free_ports(len(self.nodes) + 1)
         lines = [
             f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=1{resources}"
@@ -136,12 +134,12 @@ class SlurmCluster:
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(1024))
 
-    def _spawn(self, *command: str, name: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, *command, name):
         environment = {**os.environ, "SLURM_CONF": str(self.configuration)}
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def _await(self, condition: Callable[[], bool], what: str) -> None:
+    def _await(self, condition, what):
         deadline = time.monotonic() + _START_SECONDS
         while not condition():
             if time.monotonic() > deadline:
@@ -149,7 +147,7 @@ class SlurmCluster:
             time.sleep(0.1)
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count):
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -158,7 +156,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def slurm_cluster(folder: Path, nodes: int, gpus: int = 0) -> Iterator[SlurmCluster]:
+def slurm_cluster(folder, nodes, gpus=0):
     """Skips the test where Slurm is not installed, or does not start."""
     if MISSING:
         pytest.skip(f"Slurm is not installed: there is no {', '.join(MISSING)}")

@@ -16,7 +16,7 @@ from workers.executors.local import LocalExecutor
 from workers.settings import WorkerSettings
 
 
-def test_the_default_is_this_machine() -> None:
+def test_the_default_is_this_machine():
     executor = create_executor(WorkerSettings())
     assert isinstance(executor, LocalExecutor)
     assert not executor.places_nodes
@@ -25,11 +25,11 @@ def test_the_default_is_this_machine() -> None:
         executor.attach({"executor": "ray"}, RunDir("nowhere"))
 
 
-def test_the_setting_names_what_is_registered() -> None:
+def test_the_setting_names_what_is_registered():
     assert set(get_args(WorkerSettings.model_fields["executor"].annotation)) == set(EXECUTORS)
 
 
-def test_an_executor_without_its_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_executor_without_its_library_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "workers.executors.ray", raising=False)
     with pytest.raises(UserError, match=r"pip install 'lcl\[ray\]'") as caught:
@@ -37,12 +37,12 @@ def test_an_executor_without_its_library_says_how_to_get_it(monkeypatch: pytest.
     assert caught.value.code == "executor_missing"
 
 
-def test_an_error_of_our_own_modules_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_our_own_modules_is_not_hidden(monkeypatch):
     monkeypatch.setitem(base.EXECUTORS, "local", "workers.executors.absent:Absent")
     with pytest.raises(ModuleNotFoundError):
         create_executor(WorkerSettings())
 
 
-def test_a_worker_that_runs_jobs_here_does_not_import_ray() -> None:
+def test_a_worker_that_runs_jobs_here_does_not_import_ray():
     code = "import sys, workers.worker; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

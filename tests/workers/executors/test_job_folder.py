@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -14,13 +13,13 @@ START = StartOrder("module", "/run", "title", ["s3"], 2, 0, 60.0, 300.0, 30.0)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> JobFolder:
+def folder(tmp_path):
     folder = JobFolder(tmp_path / "slurm" / "name")
     folder.create(START)
     return folder
 
 
-def test_commands_of_the_last_owner_alone_are_executed_once(folder: JobFolder) -> None:
+def test_commands_of_the_last_owner_alone_are_executed_once(folder):
     reader = folder.commands()
     folder.attach("first")
     folder.command("first", JobCommand(int(signal.SIGTERM)))
@@ -33,7 +32,7 @@ def test_commands_of_the_last_owner_alone_are_executed_once(folder: JobFolder) -
     assert folder.owner() == "second"
 
 
-def test_an_incomplete_line_is_read_when_it_is_complete(folder: JobFolder) -> None:
+def test_an_incomplete_line_is_read_when_it_is_complete(folder):
     reader = folder.commands()
     folder.attach("first")
     with folder.control_file.open("a") as file:
@@ -44,7 +43,7 @@ def test_an_incomplete_line_is_read_when_it_is_complete(folder: JobFolder) -> No
     assert reader.read() == [JobCommand(15)]
 
 
-def test_later_lines_of_a_report_add_to_earlier_ones(folder: JobFolder) -> None:
+def test_later_lines_of_a_report_add_to_earlier_ones(folder):
     assert folder.read_start() == START
     assert folder.read_report(1) == NodeReport()
     folder.report(1, host="n2", a_later_version=True)
@@ -54,7 +53,7 @@ def test_later_lines_of_a_report_add_to_earlier_ones(folder: JobFolder) -> None:
     assert folder.read_report(0) == NodeReport()
 
 
-def test_a_later_attempt_removes_the_folder(folder: JobFolder) -> None:
+def test_a_later_attempt_removes_the_folder(folder):
     reader = folder.commands()
     folder.output_file.write_text("one\ntwo\n\n")
     assert folder.last_output() == "two"

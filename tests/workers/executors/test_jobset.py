@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -26,7 +26,7 @@ NAME = "lcl-run-cr9vavs83kmzn8w35h-9134ea28"  # as long as any
 LONGEST_NAME = 63  # of a pod
 
 
-def built(**changes: Any) -> dict[str, Any]:
+def built(**changes):
     facts = {key: changes.pop(key) for key in ("nodes", "gpus", "protocols", "env") if key in changes}
     settings = WorkerSettings(home=Path("/var/lib/lcl"), kubernetes_image="registry.example.org/lcl:1", **changes)
     request = JobRequest("lcl_core.train", RunDir("/var/lib/lcl/runs/run_1"), "title", name="run_1", **facts)
@@ -54,20 +54,20 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def pod_of(jobset: dict[str, Any]) -> dict[str, Any]:
+def pod_of(jobset):
     (group,) = jobset["spec"]["replicatedJobs"]
     template: dict[str, Any] = group["template"]["spec"]["template"]
     return template
 
 
-def container_of(jobset: dict[str, Any]) -> dict[str, Any]:
+def container_of(jobset):
     (container,) = pod_of(jobset)["spec"]["containers"]
     found: dict[str, Any] = container
     return found
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_jobset_is_valid(case: str) -> None:
+def test_the_jobset_is_valid(case):
     """The models leave out what they do not know, and check the types of the rest."""
     jobset = json.loads(json.dumps(built(**CASES[case])))
     known = JobsetV1alpha2JobSet.from_dict(jobset)
@@ -75,17 +75,9 @@ def test_the_jobset_is_valid(case: str) -> None:
     assert known.to_dict() == jobset
 
 
-def test_a_wrong_field_would_be_seen() -> None:
-    wrong = built()
-    wrong["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]["comand"] = []
-    known = JobsetV1alpha2JobSet.from_dict(wrong)
-    assert known is not None
-    assert known.to_dict() != wrong
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("case", CASES)
-def test_its_job_and_pods_are_valid(case: str, version: str) -> None:
+def test_its_job_and_pods_are_valid(case, version):
     jobset = json.loads(json.dumps(built(**CASES[case])))
     (group,) = jobset["spec"]["replicatedJobs"]
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": NAME}, **group["template"]}
@@ -96,11 +88,7 @@ def test_its_job_and_pods_are_valid(case: str, version: str) -> None:
     kubernetes_validate.validate(pod, version, strict=True)
 
 
-def test_names_leave_room_for_those_of_pods() -> None:
-    assert len(f"{NAME}-node-0-9999-abcde") <= LONGEST_NAME
-
-
-def test_its_pods_are_as_unprivileged_as_the_workers() -> None:
+def test_its_pods_are_as_unprivileged_as_the_workers():
     worker = next(iter(yaml.safe_load_all((MANIFESTS / "worker.yaml").read_text(encoding="utf-8"))))
     wanted, pod = worker["spec"]["template"]["spec"], pod_of(built())["spec"]
     assert pod["securityContext"] == wanted["securityContext"]
@@ -121,7 +109,7 @@ def test_its_pods_are_as_unprivileged_as_the_workers() -> None:
     assert disk[0] == disk[1]
 
 
-def cache_of(jobset: dict[str, Any]) -> tuple[str, str, str, str]:
+def cache_of(jobset):
     """Folder for data from URLs, where its volume is mounted, the size of the volume, and that of the pod's disk."""
     container = container_of(jobset)
     (volume,) = [each["emptyDir"] for each in pod_of(jobset)["spec"]["volumes"] if each["name"] == "cache"]
@@ -134,23 +122,14 @@ def cache_of(jobset: dict[str, Any]) -> tuple[str, str, str, str]:
     ("bound", "volume", "disk"),
     [("", "30Gi", "36Gi"), (str(100 << 30), "300Gi", "306Gi"), (str(1 << 30), "12Gi", "18Gi"), ("0", "10Gi", "16Gi")],
 )
-def test_the_volume_for_data_from_urls_has_room_for_its_bounds(
-    bound: str, volume: str, disk: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_volume_for_data_from_urls_has_room_for_its_bounds(bound, volume, disk, monkeypatch):
     """Ranges and files take the bound each; indexes and files in use take as much again, or 10 GiB."""
     monkeypatch.setenv("LCL_DATA_CACHE_BYTES", bound)
     monkeypatch.setenv("LCL_DATA_CACHE", "/scratch/of/the/worker")
     assert cache_of(built()) == ("/var/cache/lcl", "/var/cache/lcl", volume, disk)
 
 
-def test_nothing_is_mounted_inside_a_claim() -> None:
-    jobset = built(kubernetes_data_claims={"corpora": "/data"})
-    claims = {each["name"] for each in pod_of(jobset)["spec"]["volumes"] if "persistentVolumeClaim" in each}
-    paths = {PurePosixPath(each["mountPath"]): each["name"] for each in container_of(jobset)["volumeMounts"]}
-    assert not [path for path in paths if any(paths.get(parent) in claims for parent in path.parents)]
-
-
-def test_a_failure_is_final_and_a_disruption_is_told_from_it() -> None:
+def test_a_failure_is_final_and_a_disruption_is_told_from_it():
     jobset = built(nodes=3, gpus=2)
     assert jobset["spec"]["failurePolicy"] == {"maxRestarts": 0}
     (group,) = jobset["spec"]["replicatedJobs"]
@@ -169,13 +148,13 @@ def test_a_failure_is_final_and_a_disruption_is_told_from_it() -> None:
     assert "affinity" not in pod_of(built())["spec"]
 
 
-def test_a_run_has_its_grace_for_a_checkpoint() -> None:
+def test_a_run_has_its_grace_for_a_checkpoint():
     pod = pod_of(built(cancel_grace_seconds=120.0))["spec"]
     assert pod["terminationGracePeriodSeconds"] >= 120 + 10
     assert json.loads(container_of(built())["command"][-1])["grace_seconds"] == 30.0
 
 
-def test_kueue_starts_it_where_there_is_a_queue() -> None:
+def test_kueue_starts_it_where_there_is_a_queue():
     queued = built(kubernetes_queue="team")
     assert queued["spec"]["suspend"] is True
     assert queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
@@ -183,7 +162,7 @@ def test_kueue_starts_it_where_there_is_a_queue() -> None:
     assert "kueue.x-k8s.io/queue-name" not in built()["metadata"]["labels"]
 
 
-def test_an_administrator_places_its_pods(tmp_path: Path) -> None:
+def test_an_administrator_places_its_pods(tmp_path):
     (tmp_path / "pod.json").write_text(json.dumps(PLACEMENT))
     for given in (json.dumps(PLACEMENT), str(tmp_path / "pod.json")):
         pod = pod_of(built(kubernetes_pod=given))
@@ -209,13 +188,13 @@ def test_an_administrator_places_its_pods(tmp_path: Path) -> None:
         ("/nowhere.json", "LCL_KUBERNETES_POD: must be a JSON object, or the path of a file with it (No such file"),
     ],
 )
-def test_a_placement_that_is_wrong_names_its_part(given: str, message: str) -> None:
+def test_a_placement_that_is_wrong_names_its_part(given, message):
     with pytest.raises(ValidationError) as caught:
         WorkerSettings(kubernetes_pod=given)  # type: ignore[arg-type]
     assert settings_error_message(caught.value).startswith(message)
 
 
-def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch):
     given = {
         "LCL_DATABASE_URL": "sqlite:///database",
         "LCL_BROKER_URL": "redis://:hidden@broker",
@@ -246,9 +225,7 @@ def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("silent", [3600, 0])
-def test_a_pod_that_lost_its_worker_before_its_start_does_not_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: int
-) -> None:
+def test_a_pod_that_lost_its_worker_before_its_start_does_not_start(tmp_path, monkeypatch, silent):
     """As when its JobSet has waited in a queue of Kueue."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest has its own handlers
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +13,6 @@ import yaml
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db import runs
-from lcl_core.db.session import Database
 from tests.workers.executors.kubernetes_cluster import (
     JOBS,
     JOBSETS,
@@ -40,14 +37,10 @@ pytestmark = pytest.mark.extended
 
 HERE = Path(__file__).parents[1]
 ROLE = HERE.parents[1] / "deploy" / "kubernetes" / "jobs" / "role.yaml"
-Queue = Callable[..., str]
-RunOf = Callable[[str], Any]
-Eventually = Callable[..., None]
-KillWorker = Callable[[dict[str, str]], tuple[str, int]]
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[ProcessCluster]:
+def cluster(tmp_path):
     path = f"{HERE}:{HERE.parents[1]}:{tmp_path}"
     cluster = ProcessCluster(
         {"PATH": os.environ["PATH"], "PYTHONPATH": path, "LCL_TOY_SECONDS": "0.05", "GOMP_SPINCOUNT": "100"}, tmp_path
@@ -57,13 +50,13 @@ def cluster(tmp_path: Path) -> Iterator[ProcessCluster]:
 
 
 @pytest.fixture
-def address(cluster: ProcessCluster) -> Iterator[str]:
+def address(cluster):
     with serve_http(cluster) as address:
         yield address
 
 
 @pytest.fixture
-def kubernetes_settings(settings: WorkerSettings, address: str, tmp_path: Path) -> WorkerSettings:
+def kubernetes_settings(settings, address, tmp_path):
     """For the cluster, with short waits."""
     settings.kubernetes_url, settings.kubernetes_namespace = address, NAMESPACE
     settings.kubernetes_image = "registry.example.org/lcl:1"
@@ -73,7 +66,7 @@ def kubernetes_settings(settings: WorkerSettings, address: str, tmp_path: Path) 
 
 
 @pytest.fixture
-def executor(kubernetes_settings: WorkerSettings, cluster: ProcessCluster) -> Iterator[KubernetesExecutor]:
+def executor(kubernetes_settings, cluster):
     """After the test nothing may be left in the cluster, and nothing have been asked that the worker's role forbids."""
     executor = KubernetesExecutor(kubernetes_settings)
     with executor.serving([]):
@@ -83,7 +76,7 @@ def executor(kubernetes_settings: WorkerSettings, cluster: ProcessCluster) -> It
     assert {permission(method, path) for method, path in cluster.requests} <= permissions()
 
 
-def permission(method: str, path: str) -> tuple[str, str]:
+def permission(method, path):
     """Resource and verb, by which a role allows a request."""
     is_one = path not in (JOBSETS, JOBS, PODS)
     resource = path.split("/")[-2 if is_one else -1]
@@ -92,7 +85,7 @@ def permission(method: str, path: str) -> tuple[str, str]:
     return resource, verbs[method]
 
 
-def permissions() -> set[tuple[str, str]]:
+def permissions():
     """Those of the worker's role in the manifests."""
     objects = yaml.safe_load_all(ROLE.read_text(encoding="utf-8"))
     (role,) = [found for found in objects if found["kind"] == "Role"]
@@ -100,15 +93,11 @@ def permissions() -> set[tuple[str, str]]:
 
 
 @pytest.fixture
-def worker(
-    database: Database, kubernetes_settings: WorkerSettings, modules: dict[str, str], executor: KubernetesExecutor
-) -> InProcessWorker:
+def worker(database, kubernetes_settings, modules, executor):
     return InProcessWorker(database, kubernetes_settings, modules, executor)
 
 
-def test_a_run_ends_as_on_this_machine(
-    worker: InProcessWorker, monkeypatch: pytest.MonkeyPatch, queue: Queue, run_of: RunOf, steps_of: Any
-) -> None:
+def test_a_run_ends_as_on_this_machine(worker, monkeypatch, queue, run_of, steps_of):
     monkeypatch.setenv("LCL_DATABASE_URL", "sqlite:///elsewhere")
     worker.settings.kubernetes_gpu_resource = ""
     run_id = queue(steps=4)
@@ -126,9 +115,7 @@ def test_a_run_ends_as_on_this_machine(
     assert environment["LCL_HOME"] == str(worker.settings.home)
 
 
-def test_a_cancelled_run_saves_its_state_first(
-    worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, steps_of: Any, eventually: Eventually
-) -> None:
+def test_a_cancelled_run_saves_its_state_first(worker, database, queue, run_of, steps_of, eventually):
     run_id = queue(steps=100_000, checkpoint_every=100_000)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
@@ -140,7 +127,7 @@ def test_a_cancelled_run_saves_its_state_first(
     assert saved["step"] >= 3
 
 
-def test_a_crash_is_the_runs_own(worker: InProcessWorker, cluster: ProcessCluster, queue: Queue, run_of: RunOf) -> None:
+def test_a_crash_is_the_runs_own(worker, cluster, queue, run_of):
     cluster._environment["LCL_TOY"] = "crash@2"
     run_id = queue(steps=5)
     worker.work()
@@ -150,14 +137,8 @@ def test_a_crash_is_the_runs_own(worker: InProcessWorker, cluster: ProcessCluste
 
 
 def test_a_process_that_is_killed_counts_and_its_machine_does_not(
-    worker: InProcessWorker,
-    cluster: ProcessCluster,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+    worker, cluster, database, queue, run_of, steps_of, eventually
+):
     run_id = queue(steps=100_000, checkpoint_every=100_000)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
@@ -185,15 +166,8 @@ def test_a_process_that_is_killed_counts_and_its_machine_does_not(
 
 
 def test_a_queue_of_kueue_says_when_a_run_starts_and_when_it_is_preempted(
-    worker: InProcessWorker,
-    kubernetes_settings: WorkerSettings,
-    cluster: ProcessCluster,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+    worker, kubernetes_settings, cluster, database, queue, run_of, steps_of, eventually
+):
     kubernetes_settings.kubernetes_queue = "team"
     kubernetes_settings.kubernetes_wait_seconds = 0.1
     run_id = queue(steps=100_000, checkpoint_every=100_000)
@@ -214,9 +188,7 @@ def test_a_queue_of_kueue_says_when_a_run_starts_and_when_it_is_preempted(
         runs.cancel_run(session, run_id)
 
 
-def test_without_room_others_get_their_turn(
-    executor: KubernetesExecutor, kubernetes_settings: WorkerSettings, cluster: ProcessCluster, tmp_path: Path
-) -> None:
+def test_without_room_others_get_their_turn(executor, kubernetes_settings, cluster, tmp_path):
     cluster.has_room = False
     kubernetes_settings.kubernetes_wait_seconds = 0.5
     with pytest.raises(NoCapacity, match=r"no free capacity for 1 node .* Insufficient cpu"):
@@ -226,12 +198,10 @@ def test_without_room_others_get_their_turn(
         executor.start(JobRequest("toy_run", prepared(tmp_path / "other"), "title", name="run_2"), lambda handle: None)
 
 
-def test_an_attempt_that_is_interrupted_before_its_start_leaves_nothing(
-    executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path
-) -> None:
+def test_an_attempt_that_is_interrupted_before_its_start_leaves_nothing(executor, cluster, tmp_path):
     cluster.has_room = False
 
-    def check() -> None:
+    def check():
         raise KeyError("the worker is leaving")
 
     with pytest.raises(KeyError):
@@ -240,15 +210,7 @@ def test_an_attempt_that_is_interrupted_before_its_start_leaves_nothing(
         )
 
 
-def test_a_run_survives_an_api_server_that_is_away(
-    worker: InProcessWorker,
-    cluster: ProcessCluster,
-    monkeypatch: pytest.MonkeyPatch,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+def test_a_run_survives_an_api_server_that_is_away(worker, cluster, monkeypatch, queue, run_of, steps_of, eventually):
     monkeypatch.setattr(kubernetes_job, "_RESYNC_SECONDS", 0.1)
     monkeypatch.setattr(kubernetes_job, "_READ_SECONDS", 0.3)
     run_id = queue(steps=100)
@@ -266,16 +228,8 @@ def test_a_run_survives_an_api_server_that_is_away(
 
 
 def test_a_worker_that_leaves_lets_its_run_go_on(
-    worker: InProcessWorker,
-    database: Database,
-    kubernetes_settings: WorkerSettings,
-    modules: dict[str, str],
-    executor: KubernetesExecutor,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+    worker, database, kubernetes_settings, modules, executor, queue, run_of, steps_of, eventually
+):
     run_id = queue(steps=100)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
@@ -297,16 +251,8 @@ def test_a_worker_that_leaves_lets_its_run_go_on(
 
 
 def test_a_run_that_is_cancelled_without_a_worker_is_ended_by_the_next_one(
-    worker: InProcessWorker,
-    database: Database,
-    kubernetes_settings: WorkerSettings,
-    cluster: ProcessCluster,
-    executor: KubernetesExecutor,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+    worker, database, kubernetes_settings, cluster, executor, queue, run_of, steps_of, eventually
+):
     kubernetes_settings.executor = "kubernetes"
     run_id = queue(steps=100_000, checkpoint_every=100_000)
     worker.start()
@@ -324,12 +270,8 @@ def test_a_run_that_is_cancelled_without_a_worker_is_ended_by_the_next_one(
 
 
 def test_a_real_worker_that_is_killed_loses_no_attempt_and_cancels_with_a_checkpoint(
-    kubernetes_settings: WorkerSettings,
-    cluster: ProcessCluster,
-    address: str,
-    eventually: Eventually,
-    kill_worker_of_run: KillWorker,
-) -> None:
+    kubernetes_settings, cluster, address, eventually, kill_worker_of_run
+):
     chosen = {
         "LCL_EXECUTOR": "kubernetes",
         "LCL_KUBERNETES_URL": address,
@@ -345,9 +287,7 @@ def test_a_real_worker_that_is_killed_loses_no_attempt_and_cancels_with_a_checkp
     eventually(lambda: not cluster.names(JOBSETS), "the JobSet's removal")
 
 
-def test_who_has_lost_a_job_cannot_stop_it(
-    executor: KubernetesExecutor, tmp_path: Path, eventually: Eventually
-) -> None:
+def test_who_has_lost_a_job_cannot_stop_it(executor, tmp_path, eventually):
     run_dir, handles = prepared(tmp_path / "run"), []
     with executor.start(JobRequest("toy_run", run_dir, "title", name="fenced"), handles.append) as first:
         eventually(run_dir.metrics_file.exists, "a step")
@@ -364,9 +304,7 @@ def test_who_has_lost_a_job_cannot_stop_it(
         executor.attach({"executor": "ray"}, run_dir)
 
 
-def test_a_worker_that_died_between_the_creation_and_the_second_note_loses_nothing(
-    executor: KubernetesExecutor, tmp_path: Path, eventually: Eventually
-) -> None:
+def test_a_worker_that_died_between_the_creation_and_the_second_note_loses_nothing(executor, tmp_path, eventually):
     """The name in the run's row is enough, and another object of that name is not taken for the job."""
     run_dir, handles = prepared(tmp_path / "run"), []
     with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), handles.append) as job:
@@ -379,9 +317,7 @@ def test_a_worker_that_died_between_the_creation_and_the_second_note_loses_nothi
         assert job.wait(0.1) is None
 
 
-def test_a_creation_whose_answer_was_lost_is_found(
-    executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path, eventually: Eventually
-) -> None:
+def test_a_creation_whose_answer_was_lost_is_found(executor, cluster, tmp_path, eventually):
     cluster.lost_answers = 1
     run_dir = prepared(tmp_path / "run")
     with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), lambda handle: None) as job:
@@ -390,17 +326,11 @@ def test_a_creation_whose_answer_was_lost_is_found(
 
 
 @pytest.mark.parametrize("error", [KubernetesError(403, "not now"), KubernetesUnreachable("away")])
-def test_a_creation_whose_answers_were_lost_is_no_failure_of_the_run(
-    executor: KubernetesExecutor,
-    cluster: ProcessCluster,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-) -> None:
+def test_a_creation_whose_answers_were_lost_is_no_failure_of_the_run(executor, cluster, tmp_path, monkeypatch, error):
     """It was created without an answer, is found to exist, and cannot be read at first."""
     cluster.lost_answers, errors, find = 1, [error], executor._client.find
 
-    def find_later(path: str, seconds: float = 30.0) -> Any:
+    def find_later(path, seconds=30.0):
         if errors:
             raise errors.pop()
         return find(path, seconds)
@@ -414,13 +344,9 @@ def test_a_creation_whose_answers_were_lost_is_no_failure_of_the_run(
 
 @pytest.mark.parametrize("error", [KubernetesError(403, "not now"), KubernetesUnreachable("away")])
 def test_an_api_server_that_does_not_answer_a_worker_that_re_attaches_has_lost_no_job(
-    executor: KubernetesExecutor,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    eventually: Eventually,
-    error: Exception,
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    executor, tmp_path, monkeypatch, eventually, error
+):
+    def refuse(*_, **__):
         raise error
 
     run_dir, handles = prepared(tmp_path / "run"), []
@@ -437,9 +363,7 @@ def test_an_api_server_that_does_not_answer_a_worker_that_re_attaches_has_lost_n
         assert job.wait(0.1) is None
 
 
-def test_a_job_that_has_not_started_is_no_job_to_attach_to(
-    executor: KubernetesExecutor, cluster: ProcessCluster, kubernetes_settings: WorkerSettings, tmp_path: Path
-) -> None:
+def test_a_job_that_has_not_started_is_no_job_to_attach_to(executor, cluster, kubernetes_settings, tmp_path):
     """As when its worker was killed while the JobSet waited for a place."""
     cluster.has_room = False
     request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run")
@@ -450,13 +374,7 @@ def test_a_job_that_has_not_started_is_no_job_to_attach_to(
         executor.attach(handle, request.run_dir)
 
 
-def test_a_job_is_ended_without_the_api_server_too(
-    executor: KubernetesExecutor,
-    cluster: ProcessCluster,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    eventually: Eventually,
-) -> None:
+def test_a_job_is_ended_without_the_api_server_too(executor, cluster, tmp_path, monkeypatch, eventually):
     """Its pods read in the run's folder that no worker wants it."""
     monkeypatch.setattr(kubernetes_job, "_KILL_SECONDS", 0.5)
     monkeypatch.setattr(kubernetes_job, "_READ_SECONDS", 0.3)
@@ -473,9 +391,7 @@ def test_a_job_is_ended_without_the_api_server_too(
         eventually(lambda: not cluster.names(JOBSETS), "the JobSet's removal")
 
 
-def test_without_a_worker_a_job_saves_its_state_and_ends(
-    executor: KubernetesExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
-) -> None:
+def test_without_a_worker_a_job_saves_its_state_and_ends(executor, tmp_path, monkeypatch, eventually):
     monkeypatch.setattr(jobset, "REATTACH_SECONDS", -15.0)  # of a lease of 20 s
     monkeypatch.setattr(kubernetes_job, "_RENEW_SECONDS", 0.2)
     run_dir, handles = prepared(tmp_path / "run"), []
@@ -488,9 +404,7 @@ def test_without_a_worker_a_job_saves_its_state_and_ends(
         assert until_exit(job) == ExitCode.CANCELLED
 
 
-def test_a_hung_job_leaves_its_stacks(
-    executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path, eventually: Eventually
-) -> None:
+def test_a_hung_job_leaves_its_stacks(executor, cluster, tmp_path, eventually):
     cluster._environment["LCL_TOY"] = "hang@2"
     run_dir = prepared(tmp_path / "run")
     with executor.start(JobRequest("toy_run", run_dir, "title", name="hung"), lambda handle: None) as job:
@@ -500,9 +414,7 @@ def test_a_hung_job_leaves_its_stacks(
         assert job.kill() == -signal.SIGKILL
 
 
-def test_all_nodes_of_a_run_are_pods_of_one_jobset(
-    executor: KubernetesExecutor, cluster: ProcessCluster, tmp_path: Path
-) -> None:
+def test_all_nodes_of_a_run_are_pods_of_one_jobset(executor, cluster, tmp_path):
     (tmp_path / "second_node_fails.py").write_text(
         "import os, sys, time\n"
         "print('node', os.environ['LCL_NODE'], 'of', os.environ['LCL_NODES'], 'at', os.environ['LCL_MEETING'])\n"
@@ -522,9 +434,7 @@ def test_all_nodes_of_a_run_are_pods_of_one_jobset(
     assert "node 0 of 2" in run_dir.log_file.read_text()
 
 
-def test_settings_that_do_not_fit_say_what_is_missing(
-    kubernetes_settings: WorkerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_that_do_not_fit_say_what_is_missing(kubernetes_settings, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="LCL_KUBERNETES_IMAGE must name the image"):
         WorkerSettings(executor="kubernetes")
     with pytest.raises(ValueError, match="CLAIM:/PATH"):
@@ -546,7 +456,7 @@ def test_settings_that_do_not_fit_say_what_is_missing(
         pass
 
 
-def test_a_cluster_without_jobset_is_named(settings: WorkerSettings, tmp_path: Path) -> None:
+def test_a_cluster_without_jobset_is_named(settings, tmp_path):
     api = ApiServer()
     del api.objects[JOBSETS]
     (tmp_path / "token").write_text(TOKEN)
@@ -557,17 +467,17 @@ def test_a_cluster_without_jobset_is_named(settings: WorkerSettings, tmp_path: P
             pass
 
 
-def refused(settings: WorkerSettings) -> Any:
+def refused(settings):
     return KubernetesExecutor(settings).serving([])
 
 
-def until_exit(job: Any) -> int:
+def until_exit(job):
     while (status := job.wait(0.2)) is None:
         pass
     return int(status)
 
 
-def prepared(path: Path) -> RunDir:
+def prepared(path):
     """For a toy that goes on until it is stopped."""
     path.mkdir()
     run_dir = RunDir(path)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -27,7 +24,6 @@ from workers.executors.base import MachineLost
 from workers.executors.jobset import GROUP
 from workers.executors.kubernetes_client import KubernetesClient, KubernetesError, KubernetesUnreachable, ObjectWatch
 from workers.executors.kubernetes_job import KubernetesJob
-from workers.settings import WorkerSettings
 
 pytestmark = pytest.mark.extended
 
@@ -36,7 +32,6 @@ NAME, OWNER = "lcl-run-1", "owner"
 LOST = "lost"
 START = 1_800_000_000.0  # on the clock of the cluster
 STATUSES = (ExitCode.CRASH, ExitCode.USER_ERROR, ExitCode.OUT_OF_MEMORY, -9, -11, ExitCode.CANCELLED)
-Step = Callable[[], None]
 
 
 @dataclass
@@ -51,26 +46,26 @@ class History:
     api: ApiServer = field(default_factory=ApiServer)
     end: object = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         self.nodes = self.random.choice((1, 1, 2, 3))
         self.clock = START
         self.labels = {"lcl/job": NAME}
         self.put(JOBSETS, NAME, spec={"suspend": False}, annotations={"lcl/owner": OWNER})
 
-    def put(self, collection: str, name: str, annotations: Any = None, index: int = 0, **parts: Any) -> None:
+    def put(self, collection, name, annotations=None, index=0, **parts):
         labels = {**self.labels, "batch.kubernetes.io/job-completion-index": str(index)}
         metadata = {"name": name, "labels": labels, "annotations": annotations or {}}
         self.api.put(collection, {"metadata": metadata, **parts})
 
-    def pod(self, node: int) -> str:
+    def pod(self, node):
         return f"{NAME}-node-0-{node}-abcde"
 
-    def tick(self, seconds: float = 4.0) -> float:
+    def tick(self, seconds=4.0):
         """Later than every difference between clocks."""
         self.clock += seconds
         return self.clock
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self):
         """A start, and one of the ends."""
         yield lambda: self.put(JOBS, f"{NAME}-node-0", spec={})
         for node in self.shuffled():
@@ -80,34 +75,34 @@ class History:
         ends = (self.succeed, self.fail, self.evict, self.lose_node, self.delete_pod, self.preempt, self.delete_jobset)
         yield from self.random.choice(ends)()
 
-    def shuffled(self) -> list[int]:
+    def shuffled(self):
         return self.random.sample(range(self.nodes), self.nodes)
 
-    def run(self, node: int) -> None:
+    def run(self, node):
         running = [{"name": GROUP, "state": {"running": {"startedAt": moment(self.tick())}}}]
         status = {"phase": "Running", "conditions": [condition("PodScheduled")], "containerStatuses": running}
         self.api.change(PODS, self.pod(node), status=status)
 
-    def exit(self, node: int, status: int) -> None:
+    def exit(self, node, status):
         code = status if status >= 0 else 128 - status
         ended = [{"name": GROUP, "state": {"terminated": {"exitCode": code, "finishedAt": moment(self.clock)}}}]
         phase = "Failed" if code else "Succeeded"
         self.api.change(PODS, self.pod(node), status={"phase": phase, "containerStatuses": ended})
 
-    def mark_deleted(self, node: int) -> None:
+    def mark_deleted(self, node):
         deleted = {"deletionTimestamp": moment(self.clock + 45), "deletionGracePeriodSeconds": 45}
         self.api.change(PODS, self.pod(node), metadata=deleted)
 
-    def disrupt(self, node: int, reason: str) -> None:
+    def disrupt(self, node, reason):
         disrupted = condition("DisruptionTarget", reason, "it has to go", at=self.clock)
         self.api.change(PODS, self.pod(node), status={"conditions": [disrupted]})
 
-    def fail_job(self, reason: str) -> Iterator[Step]:
+    def fail_job(self, reason):
         failed = condition("Failed", reason, "of a pod", at=self.clock)
         yield lambda: self.api.change(JOBS, f"{NAME}-node-0", status={"conditions": [failed]})
         yield lambda: self.api.change(JOBSETS, NAME, status={"conditions": [condition("Failed", "FailedJobs")]})
 
-    def end_others(self, *, but: int) -> Iterator[Step]:
+    def end_others(self, *, but):
         """The Job deletes its other pods, which exit in one way or the other."""
         others = [node for node in self.shuffled() if node != but]
         for node in others:
@@ -118,20 +113,20 @@ class History:
             if self.random.random() < 0.5:
                 yield lambda node=node: self.api.remove(PODS, self.pod(node))  # type: ignore[misc]
 
-    def succeed(self) -> Iterator[Step]:
+    def succeed(self):
         self.end = ExitCode.OK
         for node in self.shuffled():
             yield lambda node=node: (self.tick(), self.exit(node, 0))  # type: ignore[misc]
         completed = condition("Completed", "AllJobsCompleted")
         yield lambda: self.api.change(JOBSETS, NAME, status={"conditions": [completed]})
 
-    def fail(self) -> Iterator[Step]:
+    def fail(self):
         node, status = self.random.randrange(self.nodes), self.random.choice(STATUSES)
         self.end = status
         yield lambda: (self.tick(), self.exit(node, status))  # type: ignore[func-returns-value]
         yield from self.in_random_order([self.fail_job("BackoffLimitExceeded"), self.end_others(but=node)])
 
-    def evict(self) -> Iterator[Step]:
+    def evict(self):
         """By the eviction API, a preemption by the scheduler or a kubelet that is short of memory."""
         node, self.end = self.random.randrange(self.nodes), LOST
         yield lambda: (self.tick(), self.disrupt(node, "EvictionByEvictionAPI"))  # type: ignore[func-returns-value]
@@ -144,13 +139,13 @@ class History:
         yield from self.in_random_order([self.fail_job("PodFailurePolicy"), self.end_others(but=node)])
         yield lambda: self.api.remove(PODS, self.pod(node))
 
-    def lose_node(self) -> Iterator[Step]:
+    def lose_node(self):
         """Its kubelet never says anything again."""
         node, self.end = self.random.randrange(self.nodes), LOST
         yield lambda: (self.tick(), self.disrupt(node, "DeletionByTaintManager"))  # type: ignore[func-returns-value]
         yield lambda: self.mark_deleted(node)
 
-    def delete_pod(self) -> Iterator[Step]:
+    def delete_pod(self):
         node, self.end = self.random.randrange(self.nodes), LOST
         yield lambda: (self.tick(), self.mark_deleted(node))  # type: ignore[func-returns-value]
         status = self.random.choice((ExitCode.CANCELLED, -9, ExitCode.CRASH))
@@ -158,14 +153,14 @@ class History:
         yield from self.in_random_order([self.fail_job("BackoffLimitExceeded"), self.end_others(but=node)])
         yield lambda: self.api.remove(PODS, self.pod(node))
 
-    def preempt(self) -> Iterator[Step]:
+    def preempt(self):
         self.end = LOST
         yield lambda: (self.tick(), self.api.change(JOBSETS, NAME, spec={"suspend": True}))  # type: ignore[func-returns-value]
         yield from self.end_others(but=-1)
         for node in range(self.nodes):
             yield lambda node=node: self.api.remove(PODS, self.pod(node))  # type: ignore[misc]
 
-    def delete_jobset(self) -> Iterator[Step]:
+    def delete_jobset(self):
         self.end = LOST
         gone = {"deletionTimestamp": moment(self.clock)}
         yield lambda: (self.tick(), self.api.change(JOBSETS, NAME, metadata=gone))  # type: ignore[func-returns-value]
@@ -174,7 +169,7 @@ class History:
             yield lambda node=node: self.api.remove(PODS, self.pod(node))  # type: ignore[misc]
         yield lambda: self.api.remove(JOBSETS, NAME)
 
-    def in_random_order(self, series: list[Iterator[Step]]) -> Iterator[Step]:
+    def in_random_order(self, series):
         """Steps of several controllers, each in its own order."""
         while series:
             chosen = self.random.choice(series)
@@ -185,14 +180,12 @@ class History:
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> KubernetesClient:
+def client(tmp_path):
     (tmp_path / "token").write_text("token")
     return KubernetesClient("http://127.0.0.1:1", tmp_path / "token")
 
 
-def job_in(
-    client: KubernetesClient, api: ApiServer, settings: WorkerSettings, nodes: int, folder: Path
-) -> KubernetesJob:
+def job_in(client, api, settings, nodes, folder):
     client._http = in_process_http(api)
     uid = api.objects[JOBSETS][NAME]["metadata"]["uid"]
     handle = {"executor": "kubernetes", "namespace": NAMESPACE, "name": NAME, "uid": uid, "log_starts": [0] * nodes}
@@ -201,7 +194,7 @@ def job_in(
     return job
 
 
-def read(job: KubernetesJob) -> object:
+def read(job):
     """How the job has ended; None: it runs."""
     try:
         return job.wait(0)
@@ -209,7 +202,7 @@ def read(job: KubernetesJob) -> object:
         return LOST
 
 
-def disturb(chance: random.Random, api: ApiServer, watch: ObjectWatch, job: KubernetesJob) -> None:
+def disturb(chance, api, watch, job):
     """What networks, API servers and caches do: late and doubled events, lost watches and histories, no answers."""
     fate = chance.random()
     if fate < 0.1:
@@ -229,9 +222,7 @@ def disturb(chance: random.Random, api: ApiServer, watch: ObjectWatch, job: Kube
 
 
 @pytest.mark.parametrize("part", range(10))
-def test_a_job_ends_as_it_did_whatever_the_order_of_events(
-    part: int, client: KubernetesClient, settings: WorkerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_ends_as_it_did_whatever_the_order_of_events(part, client, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(kubernetes_job, "_READ_SECONDS", 0.0)
     monkeypatch.setattr(kubernetes_client, "_FIRST_DELAY", 1e-4)
     wrong = []
@@ -261,13 +252,13 @@ def test_a_job_ends_as_it_did_whatever_the_order_of_events(
     assert {str(ExitCode.OK), LOST} <= ends
 
 
-def monotonic_past(job: KubernetesJob) -> float:
+def monotonic_past(job):
     """As if it had waited for long for the pods of a node that is cut off."""
     return -1.0 if job._loss_at is not None else job._patience
 
 
-def watch_report(job: KubernetesJob) -> Callable[[str, Any], None]:
-    def report(kind: str, pod: Any) -> None:
+def watch_report(job):
+    def report(kind, pod):
         if pod is None:
             job.report_change()
         else:
@@ -276,9 +267,7 @@ def watch_report(job: KubernetesJob) -> Callable[[str, Any], None]:
     return report
 
 
-def test_a_pod_of_a_node_that_is_cut_off_is_awaited_for_the_time_of_a_checkpoint(
-    client: KubernetesClient, settings: WorkerSettings, tmp_path: Path
-) -> None:
+def test_a_pod_of_a_node_that_is_cut_off_is_awaited_for_the_time_of_a_checkpoint(client, settings, tmp_path):
     history = History(random.Random(1))
     history.nodes = 1
     job = job_in(client, history.api, settings, 1, tmp_path)
@@ -295,9 +284,7 @@ def test_a_pod_of_a_node_that_is_cut_off_is_awaited_for_the_time_of_a_checkpoint
     assert read(job) == LOST
 
 
-def test_a_kubelet_that_does_not_know_how_a_container_ended_has_lost_it(
-    client: KubernetesClient, settings: WorkerSettings, tmp_path: Path
-) -> None:
+def test_a_kubelet_that_does_not_know_how_a_container_ended_has_lost_it(client, settings, tmp_path):
     history = History(random.Random(1))
     history.nodes = 1
     job = job_in(client, history.api, settings, 1, tmp_path)
@@ -311,9 +298,7 @@ def test_a_kubelet_that_does_not_know_how_a_container_ended_has_lost_it(
     assert read(job) == LOST
 
 
-def test_an_answer_that_is_no_object_is_no_end(
-    client: KubernetesClient, settings: WorkerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_that_is_no_object_is_no_end(client, settings, tmp_path, monkeypatch):
     """As that of a proxy on the way."""
     monkeypatch.setattr(kubernetes_job, "_READ_SECONDS", 0.0)
     history = History(random.Random(1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from workers.executors.local import FORK_SERVER, JobProcess, fork_server
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+def run_dir(tmp_path, monkeypatch):
     """Beside two modules that are jobs; a fork server has the libraries of one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(FORK_SERVER, "off")
@@ -27,7 +26,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     return RunDir(tmp_path)
 
 
-def is_forked(module: str, run_dir: RunDir) -> bool:
+def is_forked(module, run_dir):
     """Whether the process, which must do its work, came from a fork server."""
     with JobProcess(module, run_dir, "title", (), {"LCL_NODE": "1"}) as process:
         assert process.wait(0) is None
@@ -40,7 +39,7 @@ def is_forked(module: str, run_dir: RunDir) -> bool:
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="jobs are forked on Linux alone")
-def test_jobs_whose_libraries_are_slow_to_import_are_forked(run_dir: RunDir, eventually: Callable[..., None]) -> None:
+def test_jobs_whose_libraries_are_slow_to_import_are_forked(run_dir, eventually):
     with fork_server("auto", ["slow_job", "quick_job"]):
         eventually(lambda: is_forked("slow_job", run_dir), "the server")
         assert not is_forked("quick_job", run_dir)
@@ -49,6 +48,6 @@ def test_jobs_whose_libraries_are_slow_to_import_are_forked(run_dir: RunDir, eve
 
 
 @pytest.mark.parametrize(("setting", "modules"), [("off", ["slow_job"]), ("auto", ["quick_job"]), ("/nowhere", [])])
-def test_without_a_server_they_are_new_processes(run_dir: RunDir, setting: str, modules: list[str]) -> None:
+def test_without_a_server_they_are_new_processes(run_dir, setting, modules):
     with fork_server(setting, modules):
         assert not is_forked("slow_job", run_dir)

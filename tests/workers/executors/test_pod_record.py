@@ -15,7 +15,7 @@ RUNNING: dict[str, Any] = {"metadata": {"name": "jobset"}, "spec": {"suspend": F
 START = 1_800_000_000.0
 
 
-def record(code: int | None = None, at: float = 0.0, **facts: Any) -> PodRecord:
+def record(code=None, at=0.0, **facts):
     """Of a pod whose process ended with that code, if it has."""
     state = {"running": {}} if code is None else {"terminated": {"exitCode": code, "finishedAt": moment(START + at)}}
     found = PodRecord()
@@ -25,19 +25,19 @@ def record(code: int | None = None, at: float = 0.0, **facts: Any) -> PodRecord:
     return found
 
 
-def pod_with(*containers: dict[str, Any]) -> dict[str, Any]:
+def pod_with(*containers):
     return {"metadata": {"name": "a"}, "status": {"phase": "Running", "containerStatuses": [*containers]}}
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (1, 1), (75, 75), (137, -9), (143, -15), (139, -11), (128, 128)])
-def test_an_exit_code_above_128_is_a_signal(code: int, status: int) -> None:
+def test_an_exit_code_above_128_is_a_signal(code, status):
     assert record(code).status == status
 
 
 @pytest.mark.parametrize(
     ("code", "status"), [(137, ExitCode.OUT_OF_MEMORY), (1, ExitCode.OUT_OF_MEMORY), (0, 0), (75, 75), (143, -15)]
 )
-def test_a_process_that_the_kernel_killed_for_its_memory_is_out_of_memory(code: int, status: int) -> None:
+def test_a_process_that_the_kernel_killed_for_its_memory_is_out_of_memory(code, status):
     """The kubelet says so too where a helper was killed; what the process made of that counts."""
     found = PodRecord()
     ended = {"exitCode": code, "reason": "OOMKilled", "finishedAt": moment(START)}
@@ -46,7 +46,7 @@ def test_a_process_that_the_kernel_killed_for_its_memory_is_out_of_memory(code: 
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_container_that_was_injected_says_nothing_about_the_process(order: int) -> None:
+def test_a_container_that_was_injected_says_nothing_about_the_process(order):
     failed = {"terminated": {"exitCode": 2, "finishedAt": moment(START)}}
     sidecar = {"name": "istio-proxy", "state": failed}
     found = PodRecord()
@@ -57,20 +57,20 @@ def test_a_container_that_was_injected_says_nothing_about_the_process(order: int
     assert (found.status, found.ended) == (0, True)
 
 
-def test_what_was_seen_once_stays() -> None:
+def test_what_was_seen_once_stays():
     found = record(1, at=3)
     found.merge({"metadata": {"name": "a"}, "status": {"phase": "Pending"}})
     assert (found.status, found.started, found.ended) == (1, True, True)
 
 
-def test_a_job_that_is_alive_has_lost_nothing() -> None:
+def test_a_job_that_is_alive_has_lost_nothing():
     assert find_loss([record()], RUNNING, None) is None
     suspended = {**RUNNING, "spec": {"suspend": True}}
     assert find_loss([], suspended, None) is None, "it waits in a queue"
     assert find_loss([record()], suspended, None) is not None
 
 
-def test_a_process_that_fails_while_others_are_cleaned_up_was_first() -> None:
+def test_a_process_that_fails_while_others_are_cleaned_up_was_first():
     """Clocks of two machines differ a little."""
     failed, cleaned = record(1, at=10), record(143, at=12, deleted=START + 9)
     assert failed.failed_by_itself
@@ -84,7 +84,7 @@ def test_a_process_that_fails_while_others_are_cleaned_up_was_first() -> None:
     assert not loss.follows(failed.finished)
 
 
-def test_the_job_knows_of_a_disruption_that_nobody_saw() -> None:
+def test_the_job_knows_of_a_disruption_that_nobody_saw():
     """Its pod is gone, and another one has failed because of that."""
     failed, gone = record(1, at=10), record(gone=True)
     loss = find_loss([failed, gone], RUNNING, None)
@@ -97,7 +97,7 @@ def test_the_job_knows_of_a_disruption_that_nobody_saw() -> None:
     assert "pod b was evicted" in loss.reason
 
 
-def test_a_pod_that_its_node_did_not_admit_says_why() -> None:
+def test_a_pod_that_its_node_did_not_admit_says_why():
     refused = PodRecord()
     refused.merge(
         {

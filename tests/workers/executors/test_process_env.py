@@ -26,7 +26,7 @@ from workers.executors.local import sanitized_env
         "OMPI_COMM_WORLD_RANK",
     ],
 )
-def test_secrets_and_other_jobs_stay_behind(name: str) -> None:
+def test_secrets_and_other_jobs_stay_behind(name):
     assert name not in sanitized_env({name: "x"})
 
 
@@ -34,7 +34,7 @@ def test_secrets_and_other_jobs_stay_behind(name: str) -> None:
     "name",
     ["PATH", "HOME", "LCL_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "PYTHONPATH"],
 )
-def test_what_a_process_needs_goes_along(name: str) -> None:
+def test_what_a_process_needs_goes_along(name):
     assert sanitized_env({name: "x"})[name] == "x"
 
 
@@ -48,17 +48,17 @@ def test_what_a_process_needs_goes_along(name: str) -> None:
         ("FSSPEC_S3_SECRET", "s3"),
     ],
 )
-def test_credentials_of_storage_go_along_where_it_is_used(name: str, protocol: str) -> None:
+def test_credentials_of_storage_go_along_where_it_is_used(name, protocol):
     assert sanitized_env({name: "x"}, {protocol, "https"})[name] == "x"
     assert name not in sanitized_env({name: "x"}, {"https", "ftp"})
     assert "LCL_ADMIN_KEY" not in sanitized_env({"LCL_ADMIN_KEY": "x"}, {protocol})
 
 
-def test_the_process_knows_that_it_is_watched() -> None:
+def test_the_process_knows_that_it_is_watched():
     assert sanitized_env({})["LCL_SUPERVISED"] == "1"
 
 
-def test_threads_are_set_unless_the_worker_has_set_them() -> None:
+def test_threads_are_set_unless_the_worker_has_set_them():
     """OpenMP's own choice ignores the quota of a container, and polls on cores that others need."""
     environment = sanitized_env({})
     assert int(environment["OMP_NUM_THREADS"]) >= 1

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db import datasets, runs
 from lcl_core.db.queue import EngineCapacity
-from lcl_core.db.session import Database
 from lcl_core.parts.execute import RAY_ADDRESS
 from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
@@ -32,19 +29,15 @@ from workers.executors.ray import RayExecutor  # noqa: E402
 
 HERE = Path(__file__).parents[1]
 NODES = 3
-Queue = Callable[..., str]
-RunOf = Callable[[str], Any]
-Eventually = Callable[..., None]
-KillWorker = Callable[[dict[str, str]], tuple[str, int]]
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quick(tmp_path_factory):
     return quick_imports(tmp_path_factory.mktemp("quick") / "imports")
 
 
 @pytest.fixture(scope="module")
-def cluster(quick: Path) -> Iterator[RayCluster]:
+def cluster(quick):
     path = f"{quick}:{HERE}:{HERE.parents[1]}"
     toys = {"PYTHONPATH": path, "LCL_TOY_SECONDS": "0.05", "RAY_USAGE_STATS_ENABLED": "0"}
     cluster = RayCluster({**toys, "OMP_NUM_THREADS": "1"})
@@ -54,14 +47,14 @@ def cluster(quick: Path) -> Iterator[RayCluster]:
 
 
 @pytest.fixture(scope="module")
-def connected(cluster: RayCluster) -> Iterator[RayCluster]:
+def connected(cluster):
     """This process is a driver, as a worker is."""
     with RayExecutor(WorkerSettings(ray_address=cluster.address)).serving([]):
         yield cluster
 
 
 @pytest.fixture
-def executor(settings: WorkerSettings, connected: RayCluster, eventually: Eventually) -> Iterator[RayExecutor]:
+def executor(settings, connected, eventually):
     """With three free nodes, which are free again after the test."""
     connected.grow(NODES)
     eventually(all_free(NODES), "three free nodes")
@@ -70,14 +63,12 @@ def executor(settings: WorkerSettings, connected: RayCluster, eventually: Eventu
 
 
 @pytest.fixture
-def worker(
-    database: Database, settings: WorkerSettings, modules: dict[str, str], executor: RayExecutor
-) -> InProcessWorker:
+def worker(database, settings, modules, executor):
     return InProcessWorker(database, settings, modules, executor)
 
 
 @pytest.fixture
-def trainer(database: Database, settings: WorkerSettings, executor: RayExecutor, sample_zip: Path) -> InProcessWorker:
+def trainer(database, settings, executor, sample_zip):
     """Its runs are real trainings on the sample corpus."""
     with database.session() as session:
         datasets.register_sample(session).path = str(sample_zip)
@@ -85,13 +76,13 @@ def trainer(database: Database, settings: WorkerSettings, executor: RayExecutor,
     return InProcessWorker(database, settings, {"pretrain": "lcl_core.train"}, executor)
 
 
-def node_of(run: Any) -> str:
+def node_of(run):
     """Ray's id of the node that has the first process of a run."""
     actor = ray.get_actor(f"{run.handle['name']}-0")
     return str(ray.get(actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())))
 
 
-def test_a_run_ends_as_on_this_machine(worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Any) -> None:
+def test_a_run_ends_as_on_this_machine(worker, queue, run_of, steps_of):
     run_id = queue(steps=4)
     worker.work()
     run = run_of(run_id)
@@ -106,9 +97,7 @@ def test_a_run_ends_as_on_this_machine(worker: InProcessWorker, queue: Queue, ru
     assert environment["RANK"] is None
 
 
-def test_a_cancelled_run_saves_its_state_first(
-    worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, steps_of: Any, eventually: Eventually
-) -> None:
+def test_a_cancelled_run_saves_its_state_first(worker, database, queue, run_of, steps_of, eventually):
     run_id = queue(steps=100_000, checkpoint_every=100_000)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
@@ -121,14 +110,8 @@ def test_a_cancelled_run_saves_its_state_first(
 
 
 def test_a_process_that_is_killed_counts_and_its_machine_does_not(
-    worker: InProcessWorker,
-    connected: RayCluster,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+    worker, connected, database, queue, run_of, steps_of, eventually
+):
     run_id = queue(steps=100_000)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
@@ -151,16 +134,8 @@ def test_a_process_that_is_killed_counts_and_its_machine_does_not(
 
 
 def test_a_training_that_loses_its_node_ends_with_the_bits_of_one_on_this_machine(
-    trainer: InProcessWorker,
-    connected: RayCluster,
-    database: Database,
-    settings: WorkerSettings,
-    monkeypatch: pytest.MonkeyPatch,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+    trainer, connected, database, settings, monkeypatch, queue, run_of, steps_of, eventually
+):
     spec = {**SMALL_PRETRAIN, "steps": 30, "checkpoint_every": 4}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as on the nodes: sums in another order differ in the last bit
     whole = queue(spec=spec)
@@ -175,7 +150,7 @@ def test_a_training_that_loses_its_node_ends_with_the_bits_of_one_on_this_machin
     assert (run.state, run.attempt) == ("queued", 0), run.reason
     assert run.checkpoint >= "step_00000004"
 
-    def claimed() -> bool:
+    def claimed():
         claim = trainer.try_claim()
         if claim is not None:
             trainer.supervise(claim)
@@ -190,16 +165,8 @@ def test_a_training_that_loses_its_node_ends_with_the_bits_of_one_on_this_machin
 
 
 def test_a_worker_that_leaves_lets_its_run_go_on(
-    worker: InProcessWorker,
-    database: Database,
-    settings: WorkerSettings,
-    modules: dict[str, str],
-    executor: RayExecutor,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+    worker, database, settings, modules, executor, queue, run_of, steps_of, eventually
+):
     run_id = queue(steps=150)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
@@ -221,21 +188,14 @@ def test_a_worker_that_leaves_lets_its_run_go_on(
     assert worker.run_dir(run_id).log_file.read_text().count("=== attempt") == 1
 
 
-def test_a_worker_that_is_killed_loses_no_attempt(
-    quick: Path,
-    connected: RayCluster,
-    executor: RayExecutor,
-    kill_worker_of_run: KillWorker,
-) -> None:
+def test_a_worker_that_is_killed_loses_no_attempt(quick, connected, executor, kill_worker_of_run):
     path = f"{quick}:{os.environ['PYTHONPATH']}"
     chosen = {"LCL_EXECUTOR": "ray", "LCL_RAY_ADDRESS": connected.address, "PYTHONPATH": path}
     chosen |= {"LCL_LEASE_SECONDS": "16", "LCL_HEARTBEAT_SECONDS": "1"}  # which a busy machine keeps
     kill_worker_of_run(chosen)
 
 
-def test_without_a_worker_a_job_saves_its_state_and_gives_its_place_back(
-    executor: RayExecutor, tmp_path: Path, eventually: Eventually
-) -> None:
+def test_without_a_worker_a_job_saves_its_state_and_gives_its_place_back(executor, tmp_path, eventually):
     run_dir = prepared(tmp_path / "run")
     executor._orphan_seconds = 2.0
     with executor.start(JobRequest("toy_run", run_dir, "title", name="orphan"), lambda handle: None) as job:
@@ -246,9 +206,7 @@ def test_without_a_worker_a_job_saves_its_state_and_gives_its_place_back(
     assert not run_dir.result_file.exists()
 
 
-def test_a_job_is_told_where_its_parts_can_be_executed(
-    executor: RayExecutor, connected: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_is_told_where_its_parts_can_be_executed(executor, connected, tmp_path, monkeypatch):
     request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="parts")
     (environment,) = executor._environments([], 0, request)
     assert environment[RAY_ADDRESS] == connected.address
@@ -257,7 +215,7 @@ def test_a_job_is_told_where_its_parts_can_be_executed(
     assert RAY_ADDRESS not in environment
 
 
-def test_who_has_lost_a_job_cannot_stop_it(executor: RayExecutor, tmp_path: Path, eventually: Eventually) -> None:
+def test_who_has_lost_a_job_cannot_stop_it(executor, tmp_path, eventually):
     run_dir, handles = prepared(tmp_path / "run"), []
     with executor.start(JobRequest("toy_run", run_dir, "title", name="fenced"), handles.append) as first:
         eventually(run_dir.metrics_file.exists, "a step")
@@ -274,9 +232,7 @@ def test_who_has_lost_a_job_cannot_stop_it(executor: RayExecutor, tmp_path: Path
         executor.attach(handles[0], run_dir)
 
 
-def test_a_job_answers_after_any_number_of_re_attachments(
-    executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
-) -> None:
+def test_a_job_answers_after_any_number_of_re_attachments(executor, tmp_path, monkeypatch, eventually):
     """The calls of workers that are gone wait for its exit too, and an actor has few threads."""
     monkeypatch.setattr(ray_module, "_EXIT_SECONDS", 0.5)
     run_dir, handles = prepared(tmp_path / "run"), []
@@ -292,9 +248,7 @@ def test_a_job_answers_after_any_number_of_re_attachments(
         eventually(lambda: job.wait(0.2) == ExitCode.CANCELLED, "its end")
 
 
-def test_an_actor_that_does_not_answer_in_time_has_lost_no_job(
-    executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
-) -> None:
+def test_an_actor_that_does_not_answer_in_time_has_lost_no_job(executor, tmp_path, monkeypatch, eventually):
     run_dir, handles = prepared(tmp_path / "run"), []
     with executor.start(JobRequest("toy_run", run_dir, "title", name="slow"), handles.append) as job:
         eventually(run_dir.metrics_file.exists, "a step")
@@ -308,12 +262,10 @@ def test_an_actor_that_does_not_answer_in_time_has_lost_no_job(
 
 
 @pytest.mark.parametrize("found", [True, False])
-def test_a_job_that_waits_for_a_place_is_removed_without_its_worker(
-    executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually, found: bool
-) -> None:
+def test_a_job_that_waits_for_a_place_is_removed_without_its_worker(executor, tmp_path, monkeypatch, eventually, found):
     """Its worker was killed; another one finds it, or nobody does."""
 
-    def check() -> None:
+    def check():
         raise KeyError("killed")
 
     executor._orphan_seconds, handles = 2.0, []
@@ -334,15 +286,8 @@ def test_a_job_that_waits_for_a_place_is_removed_without_its_worker(
 
 
 def test_a_gang_gets_all_its_nodes_or_none(
-    trainer: InProcessWorker,
-    settings: WorkerSettings,
-    executor: RayExecutor,
-    queue: Queue,
-    run_of: RunOf,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    eventually: Eventually,
-) -> None:
+    trainer, settings, executor, queue, run_of, tmp_path, monkeypatch, eventually
+):
     """Three ranks over gloo, on three nodes."""
     settings.ray_wait_seconds = 1.0
     run_id = queue(spec={**SMALL_PRETRAIN, "steps": 3, "engine": {"nodes": NODES}})
@@ -359,7 +304,7 @@ def test_a_gang_gets_all_its_nodes_or_none(
         eventually(lambda: free_processors() == NODES - 1, "a gang without a part")
     eventually(all_free(NODES), "three free nodes")
 
-    def claimed() -> bool:
+    def claimed():
         claim = trainer.try_claim()
         if claim is not None:
             trainer.supervise(claim)
@@ -377,18 +322,18 @@ def test_a_gang_gets_all_its_nodes_or_none(
 class AnsweringActor:
     """Of an actor whose process runs until it has been asked so often. A reference is the answer itself."""
 
-    def __init__(self, calls: int) -> None:
+    def __init__(self, calls):
         self.calls = calls
         self.wait_exit = self.renew = self
 
-    def remote(self, argument: float | str) -> tuple[int | None]:
+    def remote(self, argument):
         if isinstance(argument, str):
             return (None,)
         self.calls -= 1
         return (None if self.calls > 0 else int(ExitCode.USER_ERROR),)
 
 
-def test_a_call_for_an_exit_status_ends_and_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_for_an_exit_status_ends_and_is_repeated(tmp_path, monkeypatch):
     """Else each worker that has detached would have a thread of the actor until the process ends."""
     node = ray_module.NodeProcess(300.0, 30.0)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -403,7 +348,7 @@ def test_a_call_for_an_exit_status_ends_and_is_repeated(tmp_path: Path, monkeypa
     assert [job.wait(0), job.wait(0), job.wait(0)] == [None, None, ExitCode.USER_ERROR]
 
 
-def prepared(path: Path) -> RunDir:
+def prepared(path):
     """For a toy that goes on until it is stopped."""
     path.mkdir()
     run_dir = RunDir(path)

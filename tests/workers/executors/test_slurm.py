@@ -6,9 +6,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,13 +13,12 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db import datasets, leases, runs
 from lcl_core.db.queue import EngineCapacity
-from lcl_core.db.session import Database
 from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
-from tests.workers.executors.slurm_cluster import SlurmCluster, slurm_cluster
+from tests.workers.executors.slurm_cluster import slurm_cluster
 from tests.workers.in_process_worker import InProcessWorker
 from workers.executors import slurm
-from workers.executors.base import EngineUnreachable, Handle, JobRequest, MachineLost
+from workers.executors.base import EngineUnreachable, JobRequest, MachineLost
 from workers.executors.job_folder import JobFolder, StartOrder
 from workers.executors.slurm import SlurmExecutor, SlurmJob
 from workers.executors.slurm_commands import JobState, SlurmCommands, SlurmUnreachable
@@ -31,22 +27,16 @@ from workers.settings import WorkerSettings
 pytestmark = pytest.mark.extended
 
 NODES = 3
-Queue = Callable[..., str]
-RunOf = Callable[[str], Any]
-Eventually = Callable[..., None]
-KillWorker = Callable[[dict[str, str]], tuple[str, int]]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+def cluster(tmp_path_factory):
     with slurm_cluster(tmp_path_factory.mktemp("slurm"), NODES) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def executor(
-    settings: WorkerSettings, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
-) -> Iterator[SlurmExecutor]:
+def executor(settings, cluster, monkeypatch, eventually):
     """With three free nodes, which are free again after the test."""
     monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
     monkeypatch.setenv("LCL_TOY_SECONDS", "0.05")
@@ -60,16 +50,12 @@ def executor(
 
 
 @pytest.fixture
-def worker(
-    database: Database, settings: WorkerSettings, modules: dict[str, str], executor: SlurmExecutor
-) -> InProcessWorker:
+def worker(database, settings, modules, executor):
     return InProcessWorker(database, settings, modules, executor)
 
 
 @pytest.fixture
-def trainer(
-    database: Database, settings: WorkerSettings, executor: SlurmExecutor, modules: dict[str, str], sample_zip: Path
-) -> InProcessWorker:
+def trainer(database, settings, executor, modules, sample_zip):
     """Its runs are real trainings on the sample corpus."""
     with database.session() as session:
         datasets.register_sample(session).path = str(sample_zip)
@@ -77,14 +63,14 @@ def trainer(
     return InProcessWorker(database, settings, {"pretrain": "lcl_core.train"}, executor)
 
 
-def job_of(run: Any) -> str:
+def job_of(run):
     return str(run.handle["job_id"])
 
 
-def finish(trainer: InProcessWorker, eventually: Eventually) -> None:
+def finish(trainer, eventually):
     """Work on the run as soon as the delay after its interruption is over."""
 
-    def claimed() -> bool:
+    def claimed():
         claim = trainer.try_claim()
         if claim is not None:
             trainer.supervise(claim)
@@ -93,9 +79,7 @@ def finish(trainer: InProcessWorker, eventually: Eventually) -> None:
     eventually(claimed, "the end of the delay")
 
 
-def test_a_run_ends_as_on_this_machine(
-    worker: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_ends_as_on_this_machine(worker, queue, run_of, steps_of, monkeypatch):
     monkeypatch.setenv("LCL_DATABASE_URL", "postgresql://lcl:secret@db/lcl")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     run_id = queue(steps=4)
@@ -112,9 +96,7 @@ def test_a_run_ends_as_on_this_machine(
     assert environment["RANK"] is None
 
 
-def test_slurm_chooses_the_gpus_of_a_run(
-    settings: WorkerSettings, modules: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slurm_chooses_the_gpus_of_a_run(settings, modules, tmp_path, monkeypatch):
     (tmp_path / "cluster").mkdir()
     run_dir = prepared(tmp_path / "run", steps=2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
@@ -128,9 +110,7 @@ def test_slurm_chooses_the_gpus_of_a_run(
     assert result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == "0"
 
 
-def test_a_failure_is_that_of_the_process(
-    worker: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_is_that_of_the_process(worker, queue, run_of, monkeypatch):
     monkeypatch.setenv("LCL_TOY", "crash")
     run_id = queue()
     worker.work()
@@ -139,9 +119,7 @@ def test_a_failure_is_that_of_the_process(
     assert "the toy broke" in run.reason["message"]
 
 
-def test_a_cancelled_run_saves_its_state_first(
-    worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, steps_of: Any, eventually: Eventually
-) -> None:
+def test_a_cancelled_run_saves_its_state_first(worker, database, queue, run_of, steps_of, eventually):
     run_id = queue(steps=100_000, checkpoint_every=100_000)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
@@ -153,9 +131,7 @@ def test_a_cancelled_run_saves_its_state_first(
     assert saved["step"] >= 3
 
 
-def test_a_process_that_is_killed_counts(
-    worker: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, steps_of: Any, eventually: Eventually
-) -> None:
+def test_a_process_that_is_killed_counts(worker, database, queue, run_of, steps_of, eventually):
     run_id = queue(steps=100_000)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
@@ -168,15 +144,7 @@ def test_a_process_that_is_killed_counts(
         runs.cancel_run(session, run_id)
 
 
-def test_a_drained_node_ends_its_job_and_gets_no_other(
-    worker: InProcessWorker,
-    executor: SlurmExecutor,
-    cluster: SlurmCluster,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+def test_a_drained_node_ends_its_job_and_gets_no_other(worker, executor, cluster, queue, run_of, steps_of, eventually):
     run_id = queue(steps=60)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
@@ -194,16 +162,7 @@ def test_a_drained_node_ends_its_job_and_gets_no_other(
 
 
 @pytest.mark.parametrize("cause", ["node", "scancel", "preemption"])
-def test_a_job_that_slurm_ends_is_handed_back(
-    worker: InProcessWorker,
-    cluster: SlurmCluster,
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-    cause: str,
-) -> None:
+def test_a_job_that_slurm_ends_is_handed_back(worker, cluster, database, queue, run_of, steps_of, eventually, cause):
     """With a checkpoint, unless the machine has gone."""
     run_id = queue(steps=100_000, checkpoint_every=100_000)
     worker.start()
@@ -230,15 +189,8 @@ def test_a_job_that_slurm_ends_is_handed_back(
 
 
 def test_a_training_that_slurm_requeues_ends_with_the_bits_of_one_on_this_machine(
-    trainer: InProcessWorker,
-    cluster: SlurmCluster,
-    database: Database,
-    settings: WorkerSettings,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+    trainer, cluster, database, settings, queue, run_of, steps_of, eventually
+):
     spec = {**SMALL_PRETRAIN, "steps": 20, "checkpoint_every": 4}
     whole = queue(spec=spec)
     InProcessWorker(database, settings, {"pretrain": "lcl_core.train"}).work()
@@ -263,16 +215,8 @@ def test_a_training_that_slurm_requeues_ends_with_the_bits_of_one_on_this_machin
 
 
 def test_a_worker_that_leaves_lets_its_run_go_on(
-    worker: InProcessWorker,
-    database: Database,
-    settings: WorkerSettings,
-    modules: dict[str, str],
-    executor: SlurmExecutor,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+    worker, database, settings, modules, executor, queue, run_of, steps_of, eventually
+):
     run_id = queue(steps=150)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
@@ -292,25 +236,13 @@ def test_a_worker_that_leaves_lets_its_run_go_on(
     assert worker.run_dir(run_id).log_file.read_text().count("=== attempt") == 1
 
 
-def test_a_worker_that_is_killed_loses_no_attempt(
-    cluster: SlurmCluster,
-    executor: SlurmExecutor,
-    kill_worker_of_run: KillWorker,
-) -> None:
+def test_a_worker_that_is_killed_loses_no_attempt(cluster, executor, kill_worker_of_run):
     chosen = {"LCL_EXECUTOR": "slurm", "SLURM_CONF": str(cluster.configuration), "LCL_TOY_SECONDS": "0.05"}
     chosen |= {"LCL_LEASE_SECONDS": "16", "LCL_HEARTBEAT_SECONDS": "1"}  # which a busy machine keeps
     kill_worker_of_run(chosen)
 
 
-def test_a_controller_that_is_away_stops_no_run(
-    worker: InProcessWorker,
-    executor: SlurmExecutor,
-    cluster: SlurmCluster,
-    queue: Queue,
-    run_of: RunOf,
-    steps_of: Any,
-    eventually: Eventually,
-) -> None:
+def test_a_controller_that_is_away_stops_no_run(worker, executor, cluster, queue, run_of, steps_of, eventually):
     run_id = queue(steps=400)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
@@ -326,9 +258,7 @@ def test_a_controller_that_is_away_stops_no_run(
     assert (run.state, run.attempt, run.setbacks) == ("succeeded", 1, None), run.reason
 
 
-def test_without_a_worker_a_job_saves_its_state_and_ends(
-    executor: SlurmExecutor, cluster: SlurmCluster, modules: dict[str, str], tmp_path: Path, eventually: Eventually
-) -> None:
+def test_without_a_worker_a_job_saves_its_state_and_ends(executor, cluster, modules, tmp_path, eventually):
     run_dir = prepared(tmp_path / "run")
     executor._orphan_seconds = 4.0
     with executor.start(JobRequest("toy_run", run_dir, "title", name="orphan"), lambda handle: None) as job:
@@ -339,9 +269,7 @@ def test_without_a_worker_a_job_saves_its_state_and_ends(
     assert not run_dir.result_file.exists()
 
 
-def test_who_has_lost_a_job_cannot_stop_it(
-    executor: SlurmExecutor, modules: dict[str, str], tmp_path: Path, eventually: Eventually
-) -> None:
+def test_who_has_lost_a_job_cannot_stop_it(executor, modules, tmp_path, eventually):
     run_dir, handles = prepared(tmp_path / "run"), []
     with executor.start(JobRequest("toy_run", run_dir, "title", name="fenced"), handles.append) as first:
         eventually(run_dir.metrics_file.exists, "a step")
@@ -362,16 +290,8 @@ def test_who_has_lost_a_job_cannot_stop_it(
 
 
 def test_a_job_that_does_not_fit_is_not_left_in_the_queue(
-    worker: InProcessWorker,
-    settings: WorkerSettings,
-    executor: SlurmExecutor,
-    modules: dict[str, str],
-    cluster: SlurmCluster,
-    queue: Queue,
-    run_of: RunOf,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    worker, settings, executor, modules, cluster, queue, run_of, tmp_path, monkeypatch
+):
     run_id = queue(spec={"engine": {"nodes": NODES}})
     with executor.start(
         JobRequest("toy_run", prepared(tmp_path / "other"), "title", name="other"), lambda handle: None
@@ -387,14 +307,7 @@ def test_a_job_that_does_not_fit_is_not_left_in_the_queue(
         assert len(cluster.jobs()) == 1, "that of the other run"
 
 
-def test_a_run_may_wait_in_the_queue_of_slurm(
-    worker: InProcessWorker,
-    settings: WorkerSettings,
-    cluster: SlurmCluster,
-    queue: Queue,
-    run_of: RunOf,
-    eventually: Eventually,
-) -> None:
+def test_a_run_may_wait_in_the_queue_of_slurm(worker, settings, cluster, queue, run_of, eventually):
     settings.slurm_queue = True
     settings.slurm_wait_seconds = 0.1
     occupy(cluster, eventually)
@@ -407,14 +320,12 @@ def test_a_run_may_wait_in_the_queue_of_slurm(
     assert (run.state, run.attempt, run.setbacks) == ("succeeded", 1, None), run.reason
 
 
-def test_a_job_that_waits_without_a_worker_is_removed(
-    executor: SlurmExecutor, settings: WorkerSettings, cluster: SlurmCluster, tmp_path: Path, eventually: Eventually
-) -> None:
+def test_a_job_that_waits_without_a_worker_is_removed(executor, settings, cluster, tmp_path, eventually):
     """Its worker was lost before the job was started, and another one has the run."""
     occupy(cluster, eventually)
     run_dir, handles = prepared(tmp_path / "run"), []
 
-    def attach_another() -> None:
+    def attach_another():
         if len(handles) == 2:
             assert len(cluster.jobs()) == 2
             with pytest.raises(MachineLost, match="waited for a place"):
@@ -427,10 +338,8 @@ def test_a_job_that_waits_without_a_worker_is_removed(
     cluster.run("scancel", "--name=other")
 
 
-def test_a_job_whose_worker_has_lost_the_lease_meanwhile_is_removed(
-    executor: SlurmExecutor, cluster: SlurmCluster, modules: dict[str, str], tmp_path: Path
-) -> None:
-    def remember(handle: Handle) -> None:
+def test_a_job_whose_worker_has_lost_the_lease_meanwhile_is_removed(executor, cluster, modules, tmp_path):
+    def remember(handle):
         if "job_id" in handle:
             raise leases.StaleLease("run")
 
@@ -439,7 +348,7 @@ def test_a_job_whose_worker_has_lost_the_lease_meanwhile_is_removed(
     assert not cluster.jobs()
 
 
-def test_a_gang_has_a_process_on_each_node(trainer: InProcessWorker, queue: Queue, run_of: RunOf) -> None:
+def test_a_gang_has_a_process_on_each_node(trainer, queue, run_of):
     """Three ranks over gloo."""
     run_id = queue(spec={**SMALL_PRETRAIN, "steps": 3, "engine": {"nodes": NODES}})
     trainer.work()
@@ -454,15 +363,15 @@ def test_a_gang_has_a_process_on_each_node(trainer: InProcessWorker, queue: Queu
 class AnsweringCommands(SlurmCommands):
     """Slurm knows one job, in this state."""
 
-    def __init__(self, state: JobState | None) -> None:
+    def __init__(self, state):
         super().__init__(WorkerSettings())
         self._state = state
 
-    def read_state(self, job_id: str, name: str) -> JobState | None:
+    def read_state(self, job_id, name):
         return self._state
 
 
-def job_in(folder: Path, state: str | None, statuses: dict[int, int], nodes: int = 2) -> SlurmJob:
+def job_in(folder, state, statuses, nodes=2):
     """A job of which Slurm and its nodes say that."""
     start = StartOrder("toy_run", str(folder), "title", [], nodes, 0, 60.0, 60.0, 5.0)
     job_folder = JobFolder(folder / "slurm" / "job")
@@ -500,9 +409,7 @@ def job_in(folder: Path, state: str | None, statuses: dict[int, int], nodes: int
         (None, {0: 0}, "does not know it"),
     ],
 )
-def test_the_end_of_a_job_is_what_slurm_and_its_processes_say(
-    tmp_path: Path, state: str | None, statuses: dict[int, int], expected: int | str | None
-) -> None:
+def test_the_end_of_a_job_is_what_slurm_and_its_processes_say(tmp_path, state, statuses, expected):
     """A text: the machine is lost, and the attempt is not counted."""
     job = job_in(tmp_path, state, statuses)
     if isinstance(expected, str):
@@ -513,28 +420,26 @@ def test_the_end_of_a_job_is_what_slurm_and_its_processes_say(
 
 
 @pytest.mark.parametrize(("state", "paused"), [("SUSPENDED", True), ("STOPPED", True), ("RUNNING", False)])
-def test_a_job_that_slurm_suspends_is_paused(tmp_path: Path, state: str, paused: bool) -> None:
+def test_a_job_that_slurm_suspends_is_paused(tmp_path, state, paused):
     job = job_in(tmp_path, state, {})
     assert not job.is_paused
     assert (job.wait(0), job.is_paused) == (None, paused)
 
 
-def test_the_log_is_that_of_the_process_that_failed(tmp_path: Path) -> None:
+def test_the_log_is_that_of_the_process_that_failed(tmp_path):
     job = job_in(tmp_path, "FAILED", {0: ExitCode.CANCELLED, 1: ExitCode.CRASH})
     assert (job.wait(0), job.log_file.name, job.log_start) == (ExitCode.CRASH, "log-1.txt", 10)
 
 
 @pytest.mark.parametrize(("state", "expected"), [("CANCELLED", -signal.SIGKILL), ("COMPLETED", -signal.SIGKILL)])
-def test_what_the_worker_has_stopped_is_not_lost(tmp_path: Path, state: str, expected: int) -> None:
+def test_what_the_worker_has_stopped_is_not_lost(tmp_path, state, expected):
     job = job_in(tmp_path, state, {0: ExitCode.CANCELLED})
     job.terminate()
     assert job.wait(0) == expected
 
 
-def test_a_controller_that_does_not_answer_a_worker_that_re_attaches_has_lost_no_job(
-    settings: WorkerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
+def test_a_controller_that_does_not_answer_a_worker_that_re_attaches_has_lost_no_job(settings, tmp_path, monkeypatch):
+    def refuse(*_):
         raise SlurmUnreachable("no answer")
 
     monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.1)
@@ -548,28 +453,28 @@ def test_a_controller_that_does_not_answer_a_worker_that_re_attaches_has_lost_no
     assert folder.control_file.stat().st_size == 0, "no sign of life, which would keep the job running"
 
 
-def test_without_its_programs_slurm_is_not_chosen(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_programs_slurm_is_not_chosen(settings, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="has no sbatch, squeue") as caught, SlurmExecutor(settings).serving([]):
         pass
     assert caught.value.code == "executor_missing"
 
 
-def until_exit(job: Any, seconds: float = 60.0) -> int:
+def until_exit(job, seconds=60.0):
     deadline = time.monotonic() + seconds
     while (status := job.wait(0.2)) is None:
         assert time.monotonic() < deadline
     return int(status)
 
 
-def occupy(cluster: SlurmCluster, eventually: Eventually) -> None:
+def occupy(cluster, eventually):
     """All nodes, by a job of somebody else."""
     options = (f"--nodes={NODES}", "--job-name=other", "--output=/dev/null", "--wrap=sleep 600")
     assert cluster.run("sbatch", *options).returncode == 0
     eventually(lambda: cluster.states() == ["allocated"] * NODES, "the other job")
 
 
-def prepared(path: Path, steps: int = 100_000) -> RunDir:
+def prepared(path, steps=100000):
     """For a toy that goes on until it is stopped."""
     path.mkdir()
     run_dir = RunDir(path)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -80,15 +78,14 @@ ANSWERS = {
     "submitted": ("11;lcl\n", "", 0),
     "ended": ("", "scancel: error: Kill job error on job step id 9.0: Invalid job id specified", 1),
 }
-Answer = Callable[[str, str], Path]
 
 
 @pytest.fixture
-def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
+def answer(tmp_path, monkeypatch):
     """Make a program answer as recorded; returns the file with the arguments and the environment of its last call."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
-    def record(program: str, name: str) -> Path:
+    def record(program, name):
         output, problem, status = ANSWERS[name]
         called = tmp_path / f"{program}.json"
         file = tmp_path / program
@@ -104,11 +101,11 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
 
 
 @pytest.fixture
-def commands() -> SlurmCommands:
+def commands():
     return SlurmCommands(WorkerSettings())
 
 
-def test_nodes_that_take_jobs_and_what_is_free() -> None:
+def test_nodes_that_take_jobs_and_what_is_free():
     assert parse_nodes(NODES.split()) == [
         NodeCapacity("n1", 2, 1, 2, 1),
         NodeCapacity("n2", 1, 1, 1, 1),
@@ -127,14 +124,7 @@ def test_nodes_that_take_jobs_and_what_is_free() -> None:
         ("", {"SBATCH_RESERVATION": "team"}, None, ["n1", "n2", "n5", "n7", "n9", "n11", "n12", "n14"]),
     ],
 )
-def test_nodes_are_those_to_which_sbatch_submits(
-    answer: Answer,
-    monkeypatch: pytest.MonkeyPatch,
-    setting: str,
-    environment: dict[str, str],
-    asked: str | None,
-    counted: list[str],
-) -> None:
+def test_nodes_are_those_to_which_sbatch_submits(answer, monkeypatch, setting, environment, asked, counted):
     """sinfo answers here as if it did not select."""
     called = answer("sinfo", "nodes")
     for name in ("SBATCH_PARTITION", "SBATCH_RESERVATION"):
@@ -147,12 +137,12 @@ def test_nodes_are_those_to_which_sbatch_submits(
     assert [each for each in arguments if "partition" in each] == ([f"--partition={asked}"] if asked else [])
 
 
-def test_without_a_default_partition_all_count() -> None:
+def test_without_a_default_partition_all_count():
     lines = [line.replace("main*", "main") for line in NODES.split()]
     assert [node.name for node in parse_nodes(lines)][-1] == "n10"
 
 
-def test_a_state_is_that_of_the_job_of_this_name() -> None:
+def test_a_state_is_that_of_the_job_of_this_name():
     lines = JOBS.strip().splitlines()
     assert parse_state(lines, "lcl-run_1-0a1b") == JobState("RUNNING", "None", "n1")
     assert parse_state(lines, "a|b") == JobState("CANCELLED", "Resources", "")
@@ -175,15 +165,13 @@ def test_a_state_is_that_of_the_job_of_this_name() -> None:
         *((state, JobPhase.ENDED, True) for state in ("CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL")),
     ],
 )
-def test_states(state: str, phase: JobPhase, lost: bool) -> None:
+def test_states(state, phase, lost):
     found = JobState(state)
     assert found.phase is phase
     assert (found.loss is not None) is lost
 
 
-def test_an_unknown_job_has_no_state_and_an_unreachable_controller_raises(
-    commands: SlurmCommands, answer: Answer
-) -> None:
+def test_an_unknown_job_has_no_state_and_an_unreachable_controller_raises(commands, answer):
     answer("squeue", "unknown")
     assert commands.read_state("9999", "name") is None
     answer("squeue", "away")
@@ -193,9 +181,7 @@ def test_an_unknown_job_has_no_state_and_an_unreachable_controller_raises(
     commands.kill_step("9")
 
 
-def test_a_job_is_submitted_with_arguments_alone(
-    answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_is_submitted_with_arguments_alone(answer, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", "/etc/other.conf")
     monkeypatch.setenv("LCL_DATABASE_URL", "postgresql+psycopg://lcl:secret@db/lcl")
     called = answer("sbatch", "submitted")
@@ -215,7 +201,7 @@ def test_a_job_is_submitted_with_arguments_alone(
     assert "secret" not in called.read_text()
 
 
-def test_what_is_true_of_the_workers_machine_alone_stays_there() -> None:
+def test_what_is_true_of_the_workers_machine_alone_stays_there():
     worker = {"CUDA_VISIBLE_DEVICES": "3", "LCL_FORK_SERVER": "/run/fork", "SLURM_JOB_ID": "7", "LCL_HOME": "/lcl"}
     environment = job_environment({**worker, "AWS_SECRET_ACCESS_KEY": "x"}, {})
     assert environment["LCL_HOME"] == "/lcl"
@@ -226,7 +212,7 @@ def test_what_is_true_of_the_workers_machine_alone_stays_there() -> None:
 @pytest.mark.parametrize(
     ("name", "transient"), [("partition", False), ("limit", True), ("at most", True), ("time", False)]
 )
-def test_a_refused_job(commands: SlurmCommands, answer: Answer, tmp_path: Path, name: str, transient: bool) -> None:
+def test_a_refused_job(commands, answer, tmp_path, name, transient):
     answer("sbatch", name)
     with pytest.raises(SlurmRefused) as caught:
         commands.submit("name", 1, 0, tmp_path, os.environ, ["true"])
@@ -234,9 +220,7 @@ def test_a_refused_job(commands: SlurmCommands, answer: Answer, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("limit", "said"), [("30-0", "LCL_SLURM_TIME is '30-0'"), ("", "LCL_SLURM_TIME is not set")])
-def test_a_time_limit_that_slurm_never_accepts_is_a_wrong_setting(
-    answer: Answer, tmp_path: Path, limit: str, said: str
-) -> None:
+def test_a_time_limit_that_slurm_never_accepts_is_a_wrong_setting(answer, tmp_path, limit, said):
     for program, name in (("sbatch", "time"), ("squeue", "nothing")):
         answer(program, name)
     request = JobRequest("toy_run", RunDir(tmp_path), "title", name="run_1")
@@ -245,10 +229,10 @@ def test_a_time_limit_that_slurm_never_accepts_is_a_wrong_setting(
     assert caught.value.code == "bad_setting"
 
 
-def test_a_query_is_repeated_until_the_controller_answers() -> None:
+def test_a_query_is_repeated_until_the_controller_answers():
     answers = [SlurmUnreachable("away"), SlurmUnreachable("away"), None]
 
-    def query() -> str:
+    def query():
         problem = answers.pop(0)
         if problem is not None:
             raise problem
@@ -264,6 +248,6 @@ def test_a_query_is_repeated_until_the_controller_answers() -> None:
     "changes",
     [{"slurm_partition": "--wrap=x"}, {"slurm_time": "1; reboot"}, {"slurm_memory": "lots"}, {"slurm_cpus": 0}],
 )
-def test_settings_are_checked(changes: dict[str, object]) -> None:
+def test_settings_are_checked(changes):
     with pytest.raises(ValidationError, match=next(iter(changes))):
         WorkerSettings(**changes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +13,7 @@ from workers.executors.slurm_node import main
 
 
 @pytest.mark.parametrize("silent", [3600, 0])
-def test_a_job_that_lost_its_worker_before_its_start_does_not_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: int
-) -> None:
+def test_a_job_that_lost_its_worker_before_its_start_does_not_start(tmp_path, monkeypatch, silent):
     """As when it has waited in Slurm's queue."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest has its own handlers
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
