@@ -102,7 +102,8 @@ def _claim_from(kind: str, depth: int, owners: int, claims: int) -> dict[str, fl
 def insert_runs(database: Database, depth: int, owners: int) -> None:
     with database.session() as session:
         start = now(session) - timedelta(days=30)
-    common = {"kind": "validate", "spec": {"dataset": "sample"}, "body_hash": "", "created_at": start}
+    common = {"kind": "validate", "spec": {"dataset": "sample"}, "created_at": start}
+    common |= dict.fromkeys(("body_hash", "spec_hash"), "")
     for first in range(0, depth, ROWS_AT_ONCE):
         rows = [
             {**common, "id": f"run_{number:09d}", "owner": f"owner-{number % owners}", "priority": number % 3,

@@ -21,7 +21,7 @@ from workers.executors.local import FORK_SERVER, FORKED, sanitized_env
 
 ROOT = Path(__file__).resolve().parents[1]
 # values of parameters for which a fixture asks for the PostgreSQL server
-POSTGRES = ("postgresql", "pgvector", "pooled_postgres")
+POSTGRES = ("postgresql", "pgvector")
 
 # what comes with the product would stand in every list; tests that want it ask for it
 os.environ["LCL_WELCOME"] = "false"
@@ -152,15 +152,6 @@ def empty_postgres(postgres_server: str) -> str:
         connection.execute(text("CREATE SCHEMA public"))
     engine.dispose()
     return postgres_server
-
-
-@pytest.fixture
-def pooled_postgres(empty_postgres: str, tmp_path: Path) -> Iterator[str]:
-    """The same database through a PgBouncer that gives two connections, for one transaction each."""
-    from tests.pgbouncer import pgbouncer
-
-    with pgbouncer(empty_postgres, tmp_path) as url:
-        yield url
 
 
 class SmallDisk:

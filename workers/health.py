@@ -22,7 +22,7 @@ def has_live_worker(database: Database, host: str, ping_seconds: float) -> bool:
 
 def main() -> int:
     settings = WorkerSettings()
-    database = Database(settings.resolved_database_url, pooled=settings.database_pooled)
+    database = Database(settings.resolved_database_url)
     try:
         alive = has_live_worker(database, socket.gethostname(), settings.ping_seconds)
     except UNREACHABLE as error:

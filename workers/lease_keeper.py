@@ -20,14 +20,14 @@ from sqlalchemy.orm import Session
 from lcl_core.common.clock import boot_time
 from lcl_core.common.logging import log_database_error
 from lcl_core.db.leases import StaleLease
-from lcl_core.db.session import UNREACHABLE, Database, answer_within
+from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from workers.executors.base import Job
 from workers.settings import KILL_SHARE, TERMINATE_SHARE, WorkerSettings
 
 # a thread that was not scheduled for this share of a lease was suspended, with its machine or its process
 GAP_SHARE = 0.25
-_MAX_ANSWER_SECONDS = 15.0
+_JOIN_SECONDS = 15.0
 _MAX_TICK_SECONDS = 1.0
 
 Result = TypeVar("Result")
@@ -80,7 +80,7 @@ class LeaseKeeper:
         self._released.set()
         self._renewal_due.set()
         for thread in self._threads:
-            thread.join(self._answer_seconds)  # a renewal may wait for a reply that never comes
+            thread.join(_JOIN_SECONDS)  # a renewal may wait for a reply that never comes
 
     def check(self) -> None:
         """Raises: StaleLease when the database has said that another worker may have the run."""
@@ -141,11 +141,6 @@ class LeaseKeeper:
             if self._process is not None:
                 self._process.terminate()
 
-    @property
-    def _answer_seconds(self) -> float:
-        """For a reply to a renewal; a second one fits into the time before SIGTERM."""
-        return min(_MAX_ANSWER_SECONDS, self._seconds / 4)
-
     def _keep_renewing(self) -> None:
         while not self._released.is_set():
             self._renewal_due.clear()
@@ -161,7 +156,7 @@ class LeaseKeeper:
     def _renew_once(self) -> bool:
         sent = boot_time()
         try:
-            with answer_within(self._answer_seconds), self._database.session() as session:
+            with self._database.session() as session:
                 state = self._renew(session)
         except StaleLease:
             self.lost = True  # or the block has just released it

@@ -127,7 +127,7 @@ class WorkerProcess:
     def __init__(self, settings: WorkerSettings, modules: Mapping[str, str] = JOB_MODULES) -> None:
         self._settings = settings
         self._modules = modules
-        self._database = Database(settings.resolved_database_url, pooled=settings.database_pooled)
+        self._database = Database(settings.resolved_database_url)
         self._wakeups = WakeupProducer(settings.resolved_broker_url)
         self._executor = create_executor(settings)
         gpus = [] if self._executor.places_nodes else _gpus(settings)

@@ -9,22 +9,19 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate, product
+from itertools import product
 from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from lcl_core.db import runs
-from lcl_core.db.metrics import FAMILIES, INFINITY, OUTCOMES, MetricFamily, MetricSeries, read_counters
 from lcl_core.db.outbox import count_pending_uploads, longest_upload_wait, pending_deliveries
-from lcl_core.db.queue import longest_claimable_wait
 from lcl_core.db.session import UNREACHABLE, Database
-from lcl_core.db.states import FINISHED
-from lcl_core.db.workers import gpu_usage, longest_capacity_wait, queue_depths, worker_stats
+from lcl_core.db.workers import gpu_usage, longest_capacity_wait, lost_runs, queue_depths, worker_stats
 from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -141,6 +138,8 @@ def _runs(session: Session) -> Iterator[Metric]:
     for state, number in runs.count_runs_by_state(session).items():
         family.add_metric((state,), number)
     yield family
+    words = "Unfinished runs whose last attempt ended with the loss of their worker"
+    yield GaugeMetricFamily("lcl_runs_lost", words, value=lost_runs(session))
 
 
 def _queues(session: Session) -> Iterator[Metric]:
@@ -155,8 +154,6 @@ def _queues(session: Session) -> Iterator[Metric]:
         depth.add_metric(key, queue.depth if queue else 0)
         oldest.add_metric(key, queue.oldest_seconds if queue else 0.0)
     yield from (depth, oldest)
-    words = "Time for which a run has waited that a worker with a free slot could claim now"
-    yield GaugeMetricFamily("lcl_queue_claimable_oldest_seconds", words, value=longest_claimable_wait(session))
     words = "Time for which a run has been waiting for capacity of Ray, Slurm or Kubernetes"
     yield GaugeMetricFamily("lcl_no_capacity_oldest_seconds", words, value=longest_capacity_wait(session))
 
@@ -181,14 +178,6 @@ def _gpus(session: Session) -> Iterator[Metric]:
         yield family
 
 
-def _counters(session: Session) -> Iterator[Metric]:
-    found = read_counters(session)
-    for family in FAMILIES:
-        series = found.get(family.name, [])
-        series = [*series, *_zero_series(family, [each.labels for each in series])]
-        yield _histogram(family, series) if family.bounds else _counter(family, series)
-
-
 def _webhooks(session: Session) -> Iterator[Metric]:
     count, seconds = pending_deliveries(session)
     yield GaugeMetricFamily("lcl_webhook_pending", "Messages to webhooks that have not been delivered", value=count)
@@ -202,34 +191,4 @@ def _artifacts(session: Session) -> Iterator[Metric]:
     yield GaugeMetricFamily("lcl_artifacts_oldest_seconds", words, value=longest_upload_wait(session))
 
 
-_LABEL_VALUES = {"kind": JOB_KINDS, "state": sorted(state.value for state in FINISHED), "outcome": OUTCOMES}
-
-
-def _zero_series(family: MetricFamily, known: Sequence[dict[str, str]]) -> list[MetricSeries]:
-    """Those that have had no event: counters start at zero, so that the first event is an increase."""
-    every = (
-        dict(zip(family.labels, values, strict=True))
-        for values in product(*(_LABEL_VALUES[name] for name in family.labels))
-    )
-    return [MetricSeries(labels, {}, 0.0) for labels in every if labels not in known]
-
-
-def _counter(family: MetricFamily, found: list[MetricSeries]) -> Metric:
-    metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
-    for series in found:
-        metric.add_metric([series.labels[name] for name in family.labels], series.total)
-    return metric
-
-
-def _histogram(family: MetricFamily, found: list[MetricSeries]) -> Metric:
-    """The table has counts per bucket, Prometheus cumulative ones."""
-    metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-    bounds = [*(f"{bound:g}" for bound in family.bounds), INFINITY]
-    for series in found:
-        heights = accumulate(series.counts.get(bound, 0) for bound in bounds)
-        buckets = list(zip(bounds, heights, strict=True))
-        metric.add_metric([series.labels[name] for name in family.labels], buckets, series.total)
-    return metric
-
-
-_SECTIONS = (_runs, _queues, _workers, _gpus, _artifacts, _webhooks, _counters)
+_SECTIONS = (_runs, _queues, _workers, _gpus, _artifacts, _webhooks)

@@ -124,9 +124,7 @@ class GpuUsageView(BaseModel):
     memory_used: float | None = Field(None, description="bytes")
     memory_total: float | None = Field(None, description="bytes")
     run: str | None = Field(None, description="run that has it, or for which it is kept")
-    use: Literal["free", "run", "reserved", "inference"] = Field(
-        "free", description="reserved: kept for a queued run that needs several; inference: the service uses it"
-    )
+    use: Literal["free", "run", "inference"] = Field("free", description="inference: the service uses it")
 
 
 class WorkerView(RowView):

@@ -21,7 +21,7 @@ from lcl_core.db.models import EncoderRow, Metric, Run
 from lcl_core.db.runs import find_owned
 from lcl_core.db.states import LEASED
 from lcl_core.db.wakeup import WakeupProducer
-from lcl_core.db.workers import device_uses
+from lcl_core.db.workers import leased_devices
 from lcl_core.specs.corpus_jobs import IndexSpec
 from lcl_core.specs.limits import check_limits
 from lcl_core.specs.parsing import (
@@ -129,7 +129,7 @@ def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
     blocked = db_runs.blocked_reasons(session, runs)
     started = [run.id for run in runs if run.started_at is not None]
     pending = outbox.runs_with_pending_uploads(session, started) if started else {}
-    uses = device_uses(session) if any(run.state in LEASED for run in runs) else []
+    leased = leased_devices(session) if any(run.state in LEASED for run in runs) else {}
     views = []
     for run in runs:
         columns = {name: getattr(run, name) for name in RunView.model_fields.keys() - _NOT_COLUMNS}
@@ -139,7 +139,7 @@ def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
                 tags=list(run.tags),
                 after=list(run.after),
                 obstacle=blocked.get(run.id),
-                devices=[use.device for use in uses if use.run_id == run.id and not use.reserved],
+                devices=[device for device, run_id in leased.items() if run_id == run.id],
                 artifacts=_missing_artifacts(pending[run.id]) if run.id in pending else None,
             )
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from api.services.encoder_archive import EncoderExporter
 from api.services.inference_device import InferenceDevice, resolve_device
 from api.services.run_events import RunFeeds
 from api.services.runs import WakeupSender
-from lcl_core.db import artifacts, datasets, registry, seed
+from lcl_core.db import artifacts, datasets, seed
 from lcl_core.db.session import Database
 from lcl_core.db.wakeup import WakeupProducer
 
@@ -53,7 +52,7 @@ class AppState:
 
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
-        self.database = Database(settings.resolved_database_url, pooled=settings.database_pooled)
+        self.database = Database(settings.resolved_database_url)
         self.wakeup_producer = WakeupProducer(settings.resolved_broker_url)
         self.wakeups = WakeupSender(self.wakeup_producer)
         self.artifacts = artifacts.Artifacts(settings)
@@ -102,9 +101,6 @@ class AppState:
         self.inference_device.start()
         if self.shared_limits is not None:
             self.shared_limits.start()
-        if registry.has_missing_identities(self.database):
-            fill = partial(registry.fill_missing_identities, self.database, self.settings.home)
-            threading.Thread(target=fill, name="lcl-identities", daemon=True).start()  # hashing takes long
         self._prepared = True
 
     def evaluation_records(self, run_id: str) -> Path:

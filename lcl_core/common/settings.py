@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,7 +20,7 @@ from lcl_core.common.paths import ROOTS_SETTING, Root, overlaps, parse_root, par
 
 ENV_PREFIX = "LCL_"
 SHARED_NAMES = """
-    ARTIFACTS ARTIFACTS_CACHE_BYTES BROKER_URL CANCEL_GRACE_SECONDS DATABASE_POOLER DATABASE_URL DATA_CACHE
+    ARTIFACTS ARTIFACTS_CACHE_BYTES BROKER_URL CANCEL_GRACE_SECONDS DATABASE_URL DATA_CACHE
     DATA_CACHE_BYTES DATA_ROOTS GC_GRACE_SECONDS GC_SECONDS HEARTBEAT_SECONDS HOME LEASE_SECONDS LOG_FORMAT
     QDRANT_API_KEY QDRANT_URL TEAM WEBHOOK_HOSTS WEBHOOK_SECRET WELCOME
 """
@@ -107,9 +107,6 @@ class Settings(BaseSettings):
         default_factory=lambda: Path.home() / ".lcl", description="folder of everything that the service writes"
     )
     database_url: str = Field("", description="of PostgreSQL or SQLite; empty: a SQLite file in home")
-    database_pooler: Literal["none", "transaction"] = Field(
-        "none", description="transaction: a pooler such as PgBouncer gives connections for one transaction"
-    )
     broker_url: str = Field("", description="of Redis or Valkey; empty: the launcher's own, else no wake-ups")
     team: bool = Field(False, description="several people use it: secrets are required, and each has a key")
     data_roots: Annotated[list[Root], NoDecode] = Field(
@@ -236,10 +233,6 @@ class Settings(BaseSettings):
     def worker_stop_seconds(self) -> float:
         """That a worker may need to stop: a job's grace, half of it to copy the last checkpoint, and time to spare."""
         return 1.5 * self.cancel_grace_seconds + 15
-
-    @property
-    def database_pooled(self) -> bool:
-        return self.database_pooler == "transaction"
 
     @cached_property
     def resolved_broker_url(self) -> str:

@@ -23,8 +23,7 @@ from lcl_core.common.settings import Settings
 from lcl_core.db.collections import collection_changed_error, delete_compacted_changes
 from lcl_core.db.datasets import record_version, upsert_dataset
 from lcl_core.db.garbage import record_unused_index
-from lcl_core.db.leases import NO_LEASE, Claim, StaleLease, check_lease, end_increments, lock_with_lease, transition
-from lcl_core.db.metrics import QUARANTINED, Increment, record_increments
+from lcl_core.db.leases import NO_LEASE, Claim, StaleLease, check_lease, lock_with_lease, transition
 from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id
 from lcl_core.db.outbox import delete_stored_folder, enqueue_upload, record_run_folder
 from lcl_core.db.quotas import delete_collection_bytes, folder_bytes, record_bytes
@@ -199,7 +198,6 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
             record_unused_index(session, registered.superseded)
         record_run_folder(session, run, run_dir_bytes, end.holder if end.run_dir.is_dir() else None)
         session.flush()
-        record_increments(session, [*end_increments(run), *_quarantine_increments(run)])
         if output is not None:
             output.publish()  # last step before the commit: everything that can fail has been done
         state = State(run.state)
@@ -289,14 +287,6 @@ def _record_dataset_hashes(run: Run, result: dict[str, Any]) -> None:
         run.inputs = {**inputs, "datasets": {**inputs.get("datasets", {}), **hashes}}
 
 
-def _quarantine_increments(run: Run) -> list[Increment]:
-    """Quarantined items: a conversion counts them by reason, a validation in one number."""
-    result = run.result or {}
-    skipped = result.get("skipped") or {"": (result.get("report") or {}).get("quarantined", 0)}
-    count = sum(skipped.values()) if isinstance(skipped, dict) else 0
-    return [QUARANTINED.increment(float(count), kind=run.kind)] if count else []
-
-
 def _stage_output(
     claim: Claim, result: dict[str, Any], run_dir: Path, home: Path, open_directory: OpenDirectory | None
 ) -> _StagedOutput | None:
@@ -359,7 +349,7 @@ def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _
     if run.spec.get("mode") == "add":
         return _replace_directory(session, run, output)
     name = _output_name(session, run, "collection", run.spec["collection"])
-    encoder = None if run.encoder_id is None else session.get(EncoderRow, run.encoder_id)
+    encoder = session.get(EncoderRow, run.encoder_id or "")
     previous = session.scalars(select(CollectionRow).where(CollectionRow.name == name).with_for_update()).one_or_none()
     if previous is not None:
         session.delete(previous)
@@ -373,7 +363,7 @@ def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _
             path=output.path,
             encoder_id=run.encoder_id,
             encoder_hash=str(metadata.get("encoder_hash", "")),
-            encoder_identity=None if encoder is None else encoder.identity,
+            encoder_identity="" if encoder is None else encoder.identity,  # deleted meanwhile
             dataset=run.spec.get("dataset"),
             owner=run.owner,
             run_id=run.id,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -141,9 +140,8 @@ def _unfinished_runs_using(
     query = select(Run.id, Run.owner, Run.kind, Run.spec).where(Run.state.not_in(_FINISHED)).order_by(Run.id)
     users = []
     for run_id, owner, kind, spec in session.execute(query.where(_may_name(session, names))).tuples():
-        with suppress(UserError):  # a spec of another version: the run is going to fail
-            if _is_among(references(parse_spec(kind, spec)), names):
-                users.append((run_id, owner))
+        if _is_among(references(parse_spec(kind, spec)), names):
+            users.append((run_id, owner))
     return users
 
 
@@ -180,15 +178,9 @@ def _active_studies_using(
     uses: dict[Study, bool] = {}  # one row of the query for each cell
     for study, evaluates in session.execute(query).tuples():
         if study not in uses:
-            uses[study] = _study_uses(study, reads)
+            uses[study] = reads(study_spec(study))
         uses[study] |= evaluates
     return [(study.id, study.owner) for study, is_user in uses.items() if is_user]
-
-
-def _study_uses(study: Study, reads: Callable[[StudySpec], bool]) -> bool:
-    with suppress(UserError):  # a spec of another version
-        return reads(study_spec(study))
-    return False
 
 
 def _encoders_of_study(spec: StudySpec) -> set[str]:

@@ -442,7 +442,7 @@ def _read_folders(session: Session) -> set[str]:
 def _used_uploads(session: Session) -> frozenset[str]:
     """Ids of the uploads that a dataset, or any field of an unfinished run's or study's spec, names by a path inside.
 
-    Ids are searched in the text of the specs: a spec of another version, which cannot be parsed, is searched as well.
+    Ids are searched in the text of the specs.
     """
     paths = union(
         *(select(model.path).where(model.path.contains(UPLOADS_FOLDER)) for model in (Dataset, DatasetVersion))

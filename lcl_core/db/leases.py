@@ -37,11 +37,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, delete, false, func, null, select, true, update
 from sqlalchemy.orm import Session, object_session
 
-from lcl_core.db.metrics import ATTEMPTS, CLAIM_LATENCY, LEASE_LOSSES, RUN_DURATION, Increment, record_increments
 from lcl_core.db.models import Metric, Run
 from lcl_core.db.outbox import NOTIFIED_STATES, delete_stored_checkpoints, enqueue_webhooks, record_run_folder
 from lcl_core.db.quotas import delete_bytes
-from lcl_core.db.session import dialect_insert, now, storable_json
+from lcl_core.db.session import dialect_insert, now, sql_now, storable_json
 from lcl_core.db.states import FINISHED, LEASED, State, check_transition
 from lcl_core.jobs import ANY_DEVICE
 
@@ -146,11 +145,14 @@ def _change_state(run: Run, target: State, changes: Mapping[str, Any]) -> None:
     """Raises: ForbiddenTransition."""
     check_transition(run.id, run.state, target)
     run.state = target.value
+    run.reserved_by = None
     if target in FINISHED:
         run.metrics_thinned = False
     for name, value in changes.items():
         setattr(run, name, value)
-    if run.handle is not None and target not in LEASED and target is not State.QUEUED:
+    if run.handle is not None and target is State.QUEUED:
+        run.ready_at += timedelta(seconds=REATTACH_SECONDS)  # for other workers than those of its engine
+    elif run.handle is not None and target not in LEASED:
         run.handle = {**run.handle, UNWANTED: True}
     if target not in (State.QUEUED, State.RUNNING):
         _end_wait(run)
@@ -216,7 +218,7 @@ def release_lease(
     Raises: StaleLease.
     """
     run, moment = lock_with_lease(session, claim), now(session)
-    waited = {} if code != NO_CAPACITY else {NO_CAPACITY_SINCE: _waiting_since(run, moment)}
+    waited = {} if code != NO_CAPACITY else {NO_CAPACITY_SINCE: _waiting_since(run)}
     later = f"; the next attempt starts in {delay_seconds:g} s" if delay_seconds else ""
     run.interruption = {"code": "handed_back", "message": f"{cause}, in attempt {run.attempt}{later}", **waited}
     if not keep_handle:
@@ -230,14 +232,13 @@ def release_lease(
         _requeue_or_pause(run, moment + timedelta(seconds=delay_seconds))
     if folder_bytes is not None:
         record_run_folder(session, run, folder_bytes, holder)
-    record_increments(session, end_increments(run))
     return State(run.state)
 
 
-def _waiting_since(run: Run, moment: datetime) -> float:
+def _waiting_since(run: Run) -> float:
     """Since it was queued, or had no capacity for the first time."""
     earlier: float | None = (run.interruption or {}).get(NO_CAPACITY_SINCE)
-    return (run.ready_at or moment).timestamp() if earlier is None else earlier
+    return run.ready_at.timestamp() if earlier is None else earlier
 
 
 def record_handle(session: Session, claim: Claim, handle: dict[str, Any]) -> None:
@@ -261,7 +262,9 @@ def unwanted_processes(session: Session, executor: str) -> list[tuple[str, dict[
 def forget_processes(session: Session, run_id: str, handle: Mapping[str, Any]) -> None:
     """Remove the handle of unwanted processes of which none is left, unless the run has other processes by now."""
     same = Run.handle["name"].as_string() == handle["name"]
-    session.execute(update(Run).where(Run.id == run_id, is_unwanted(), same).values(handle=null()))
+    session.execute(
+        update(Run).where(Run.id == run_id, is_unwanted(), same).values(handle=null(), ready_at=sql_now(session))
+    )
 
 
 def read_setbacks(session: Session, claim: Claim) -> Setbacks:
@@ -291,7 +294,6 @@ def expire_leases(session: Session) -> list[Run]:
         run.interruption = {"code": "worker_lost", "message": f"{message} ({of})"}
         delete_bytes(session, f"runs/{run.id}")  # it has grown since: its home measures it again
         _handle_lost_worker(run, moment, "worker_lost")
-    record_increments(session, [LEASE_LOSSES.increment(kind=run.kind) for run in lost] + end_increments(*lost))
     return lost
 
 
@@ -308,12 +310,6 @@ def _count_setback(run: Run, *causes: str) -> int:
         counts[cause] = counts.get(cause, 0) + 1
     run.setbacks = counts
     return counts.get(COUNTED, 0)
-
-
-def end_increments(*runs: Run) -> list[Increment]:
-    """The durations of those runs that are finished."""
-    finished = (run for run in runs if run.state in FINISHED)
-    return [RUN_DURATION.increment(run.ran_seconds, kind=run.kind, state=run.state) for run in finished]
 
 
 def has_expired_leases(session: Session) -> bool:
@@ -354,12 +350,7 @@ def begin_attempt(
     from_scratch: bool,
     inputs: dict[str, Any] | None = None,
 ) -> None:
-    """Record the inputs of an attempt; ``from_scratch`` deletes the metrics of earlier attempts.
-
-    The attempt and its claim latency are counted here and not in the claim, which must not wait for counter rows.
-
-    Raises: StaleLease.
-    """
+    """Record the inputs of an attempt; ``from_scratch`` deletes the metrics of earlier attempts. Raises: StaleLease."""
     run = lock_with_lease(session, claim)
     run.encoder_id = encoder_id
     run.inputs = inputs
@@ -369,9 +360,6 @@ def begin_attempt(
     if from_scratch:
         run.progress = run.checkpoint = run.metrics_marks = None
         session.execute(delete(Metric).where(Metric.run_id == claim.run_id))
-    record_increments(
-        session, [ATTEMPTS.increment(kind=run.kind), CLAIM_LATENCY.increment(claim.waited_seconds, kind=run.kind)]
-    )
 
 
 def record_interruption(session: Session, claim: Claim, notice: dict[str, Any]) -> None:

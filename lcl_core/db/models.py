@@ -21,7 +21,6 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
-    false,
     select,
     text,
 )
@@ -78,8 +77,7 @@ class RunTag(Base):
 
     tag: Mapped[str] = mapped_column(String(100), primary_key=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True, index=True)
-    # empty, from a version that does not know the column: PostgreSQL fills in the owner of the run
-    owner: Mapped[str] = mapped_column(String(100), server_default="")
+    owner: Mapped[str] = mapped_column(String(100))
 
 
 class Predecessor(Base):
@@ -91,8 +89,10 @@ class Predecessor(Base):
     after_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True, index=True)
 
 
-_HEAD_ORDER = ("state", "resource", "gpus", "nodes", "owner", "priority", "queued_at", "id")
 _QUEUED = "state = 'queued'"
+_QUEUE_COLUMNS = (
+    *("priority", "queued_at", "id", "owner", "resource", "gpus", "nodes", "ready_at", "reserved_by", "state"),
+)
 _HANDLE_ORDER = ("state", "nodes", "id")
 _HAS_HANDLE = "handle IS NOT NULL"
 _UNTHINNED = "NOT metrics_thinned"
@@ -104,7 +104,6 @@ class Run(Base):
     __tablename__ = "run"
     __table_args__ = (
         UniqueConstraint("owner", "idempotency_key"),
-        Index("ix_run_queue", "state", "priority", "queued_at", "id"),
         Index("ix_run_state_id", "state", "id"),
         Index("ix_run_state_kind_id", "state", "kind", "id"),
         Index("ix_run_kind_id", "kind", "id"),
@@ -115,8 +114,8 @@ class Run(Base):
         Index("ix_run_lease_owner", "lease_owner"),
         Index("ix_run_spec_hash", "spec_hash"),
         Index("ix_run_name_owner_id", "name", "owner", "id"),
-        # for claims: the first queued run of each owner and need
-        Index("ix_run_heads", *_HEAD_ORDER, postgresql_where=text(_QUEUED), sqlite_where=text(_QUEUED)),
+        # for claims: all columns by which a queued run is chosen
+        Index("ix_run_queue", *_QUEUE_COLUMNS, postgresql_where=text(_QUEUED), sqlite_where=text(_QUEUED)),
         Index("ix_run_ready", "ready_at"),  # for the maintainer: runs that could be claimed since its last round
         Index("ix_run_handles", *_HANDLE_ORDER, postgresql_where=text(_HAS_HANDLE), sqlite_where=text(_HAS_HANDLE)),
         # for the maintainer: ended runs whose metric lines are not thinned
@@ -128,7 +127,7 @@ class Run(Base):
     name: Mapped[str | None] = mapped_column(String(100))
     notes: Mapped[str | None] = mapped_column(Text)  # of its owner, about what it found
     spec: Mapped[dict[str, Any]]
-    spec_hash: Mapped[str | None] = mapped_column(String(64))  # runs of older versions have none
+    spec_hash: Mapped[str] = mapped_column(String(64))
     owner: Mapped[str] = mapped_column(String(100))
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     body_hash: Mapped[str] = mapped_column(String(64))
@@ -151,22 +150,24 @@ class Run(Base):
     resource: Mapped[str] = mapped_column(String(20), default=ANY_DEVICE)
     nodes: Mapped[int] = mapped_column(default=1)
     gpus: Mapped[int] = mapped_column(default=1)  # of each worker that runs it on GPUs; 0: of the class cpu
+    # worker that keeps its GPUs for this queued run until enough of them are free
+    reserved_by: Mapped[str | None] = mapped_column(String(100))
     attempt: Mapped[int] = mapped_column(default=0)  # 1 during the first attempt
     # so many workers lost without a new checkpoint between fail the run
     max_attempts: Mapped[int] = mapped_column(default=3)
     setbacks: Mapped[dict[str, Any] | None]  # leases.Setbacks; None: no attempt was lost since the last new checkpoint
     checkpoint: Mapped[str | None] = mapped_column(String(100))  # name of the newest; later ones are greater
     from_scratch: Mapped[bool] = mapped_column(default=False)  # the next attempt ignores the checkpoints
-    restarts: Mapped[int] = mapped_column(default=0, server_default="0")  # folders from before the last are emptied
+    restarts: Mapped[int] = mapped_column(default=0)  # folders from before the last are emptied
     ran_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts
 
-    metrics_thinned: Mapped[bool] = mapped_column(default=False, server_default=false())  # since its last end
+    metrics_thinned: Mapped[bool] = mapped_column(default=False)  # since its last end
     # {bytes at the start of metrics.jsonl: their hash}, whose lines are stored; None: those of a short or thinned file
     metrics_marks: Mapped[dict[str, Any] | None]
 
     created_at: Mapped[datetime]
     queued_at: Mapped[datetime]  # its order among runs of one priority
-    ready_at: Mapped[datetime | None]  # since when a worker may claim it; None: older versions
+    ready_at: Mapped[datetime]  # since when a worker may claim it
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -210,7 +211,7 @@ class Metric(Base):
 
 
 class DeviceRow(Base):
-    """A GPU or MIG instance, by its UUID, and its last lease; ``workers.device_uses`` decides which leases count.
+    """A GPU or MIG instance, by its UUID, and its last lease.
 
     A lease counts while its run has the lease of that token, so that nothing frees a device but the end of the lease.
     One row a device, whichever workers see it: two of them never lease it to two runs.
@@ -220,9 +221,7 @@ class DeviceRow(Base):
 
     id: Mapped[str] = mapped_column(String(100), primary_key=True)  # GPU-… or MIG-…
     run_id: Mapped[str | None] = mapped_column(String(40))
-    worker: Mapped[str | None] = mapped_column(String(100))
-    # of the run's lease; None: reserved for the queued run until that has all that it needs
-    token: Mapped[str | None] = mapped_column(String(40))
+    token: Mapped[str | None] = mapped_column(String(40))  # of the run's lease
     # an api serves inference on it, and no run gets it; an api that is well extends it. None: no api does
     serving_until: Mapped[datetime | None]
 
@@ -337,12 +336,11 @@ class EncoderRow(Base):
     name: Mapped[str] = mapped_column(String(100), index=True)  # a name refers to the newest encoder that has it
     path: Mapped[str]
     hash: Mapped[str] = mapped_column(String(64))  # sha256 of its weights
-    # hash of all files that determine its vectors; None: registered by an older version
-    identity: Mapped[str | None] = mapped_column(String(64), index=True)
+    identity: Mapped[str] = mapped_column(String(64), index=True)  # hash of all files that determine its vectors
     owner: Mapped[str] = mapped_column(String(100))
     run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
     info: Mapped[dict[str, Any]]  # parameters, images_seen, steps, seconds …; files: {name: sha256}
-    pinned: Mapped[bool] = mapped_column(default=False, server_default=false())  # offered first by every form
+    pinned: Mapped[bool] = mapped_column(default=False)  # offered first by every form
     created_at: Mapped[datetime]
 
 
@@ -356,7 +354,7 @@ class CollectionRow(Base):
     path: Mapped[str]
     encoder_id: Mapped[str | None] = mapped_column(ForeignKey("encoder.id", ondelete="SET NULL"), index=True)
     encoder_hash: Mapped[str] = mapped_column(String(64))  # sha256 of the weights, as in the directory
-    encoder_identity: Mapped[str | None] = mapped_column(String(64))  # an encoder of equal identity may replace it
+    encoder_identity: Mapped[str] = mapped_column(String(64))  # an encoder of equal identity may replace it
     dataset: Mapped[str | None] = mapped_column(String(100))
     owner: Mapped[str] = mapped_column(String(100))
     run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
@@ -386,8 +384,8 @@ class CollectionChange(Base):
     vector: Mapped[bytes | None] = mapped_column(LargeBinary)  # little-endian f32 [E]
     text_vectors: Mapped[bytes | None] = mapped_column(LargeBinary)  # of its captions: f32 [m, E]
     owner: Mapped[str | None] = mapped_column(String(100))  # who is charged for it; None: nobody
-    charged_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
-    record_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+    charged_bytes: Mapped[int] = mapped_column(default=0)
+    record_bytes: Mapped[int] = mapped_column(default=0)
 
 
 class CollectionAddition(Base):
@@ -540,15 +538,3 @@ class StoredBytes(Base):
     path: Mapped[str] = mapped_column(String(200), primary_key=True)  # runs/ID, encoders/ID, additions/ID/OWNER
     owner: Mapped[str] = mapped_column(String(100))
     bytes: Mapped[int] = mapped_column(BigInteger)
-
-
-class CounterRow(Base):
-    """One counter, or one bucket of a histogram."""
-
-    __tablename__ = "tally"
-
-    name: Mapped[str] = mapped_column(String(60), primary_key=True)
-    labels: Mapped[str] = mapped_column(String(200), primary_key=True)  # JSON, keys sorted
-    bound: Mapped[str] = mapped_column(String(20), primary_key=True)  # upper bound of the bucket; "": a counter
-    count: Mapped[int] = mapped_column(BigInteger)  # of this bucket alone
-    total: Mapped[float]  # sum of the values

@@ -16,7 +16,6 @@ from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
-from lcl_core.db.metrics import DELIVERIES, record_increments
 from lcl_core.db.models import (
     OUTPUT_FOLDERS,
     ArtifactUpload,
@@ -186,8 +185,6 @@ def record_delivery(session: Session, delivery: PendingDelivery, error: str | No
     if error is None or given_up:
         row.done_at = now(session)
         session.execute(delete(WebhookDelivery).where(WebhookDelivery.done_at < row.done_at - _DELIVERIES_KEPT))
-    outcome = "delivered" if error is None else "given_up" if given_up else "failed"
-    record_increments(session, [DELIVERIES.increment(outcome=outcome)])
 
 
 def list_deliveries(session: Session, webhook_id: str, limit: int = 50) -> Sequence[WebhookDelivery]:

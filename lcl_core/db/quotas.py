@@ -3,7 +3,7 @@
 Bytes are recorded where something is stored and deleted where it is removed. A folder is charged to the owner of the
 row that names it, and what was added to a collection to whoever added it. The folder of a run counts from the end of
 its attempt, without the files that are hard-linked to the run's output; after a lost worker a worker of its home
-records it. What a version without quotas stored is not counted.
+records it.
 """
 
 from __future__ import annotations

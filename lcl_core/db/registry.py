@@ -14,9 +14,8 @@ from datetime import datetime
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
 
-from sqlalchemy import bindparam, func, or_, select, update
+from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
@@ -28,12 +27,11 @@ from lcl_core.db.datasets import (
     select_items,
 )
 from lcl_core.db.models import ApiKey, CollectionRow, Dataset, EncoderRow
-from lcl_core.db.session import Database, lock_until_commit, now, similar_name
-from lcl_core.encoders.file_hashes import Hashes, changed_files, hash_files, identity_hash
+from lcl_core.db.session import lock_until_commit, now, similar_name
+from lcl_core.encoders.file_hashes import Hashes, changed_files, identity_hash
 from lcl_core.pretrained import pretrained_encoders
 from lcl_core.specs.base import slug
 from lcl_core.specs.corpus_jobs import ConvertSpec, IndexSpec, MatchSpec
-from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.parsing import (
     AnyModel,
     AnySpec,
@@ -47,7 +45,6 @@ from lcl_core.specs.pretrain import PretrainSpec
 
 SAMPLE_COLLECTION = "sample-drawings"
 MAX_NAME_LENGTH = 100
-_WEIGHTS_FILE = "model.safetensors"  # of encoders that runs make
 _PACKAGE_FOLDER, _BUNDLED_FOLDERS = "/lcl_core/", ("data/sample/", "pretrained/")
 _NAME_LOCK = 0x6C636C  # any constant: first half of the keys of PostgreSQL's advisory locks on names
 _NAMED_TABLES: dict[str, type[EncoderRow | Dataset | CollectionRow]] = {
@@ -58,7 +55,6 @@ _NAMED_TABLES: dict[str, type[EncoderRow | Dataset | CollectionRow]] = {
 # a reference is an id or a name; datasets have names alone
 _ID_PREFIXES = {"encoder": "enc_", "collection": "col_"}
 _NO_FETCHED: Mapping[str, Path] = {}
-NamingSpec = TypeVar("NamingSpec", PretrainSpec, EvaluateSpec)
 
 # run with every search or submission, and more expensive to build than to run
 _SELECT_ENCODER = select(EncoderRow).where(EncoderRow.id == bindparam("id"))
@@ -123,20 +119,9 @@ def pin_reference(session: Session, reference: str) -> str:
         return reference
 
 
-def evaluation_by_names(session: Session, spec: EvaluateSpec) -> EvaluateSpec | None:
-    """The spec with names instead of the ids of further encoders, as in runs that were submitted by name.
-
-    None where it has no further encoders, or one that is not registered.
-    """
-    rows = [session.get(EncoderRow, reference) for reference in spec.further_encoders().values()]
-    names = {row.id: row.name for row in rows if row is not None}
-    return _name_encoders(spec, names) if rows and None not in rows else None
-
-
-def _name_encoders(spec: NamingSpec, references: Mapping[str, str]) -> NamingSpec:
-    """``spec`` with other references to encoders; those of an evaluation's further encoders alone."""
-    named = encoder_fields(spec) if isinstance(spec, PretrainSpec) else spec.further_encoders()
-    for field, reference in named.items():
+def _name_encoders(spec: PretrainSpec, references: Mapping[str, str]) -> PretrainSpec:
+    """``spec`` with other references to encoders."""
+    for field, reference in encoder_fields(spec).items():
         spec = _set_field(spec, field.split("."), references[reference])
     return spec
 
@@ -182,11 +167,8 @@ def set_encoder_files(row: EncoderRow, files: Hashes) -> None:
 
 
 def registered_files(row: EncoderRow) -> dict[str, str]:
-    """{name: sha256} of the encoder's files; of a row of an older version only the weights, or nothing."""
-    known = row.info.get("files")
-    if known:
-        return dict(known)
-    return {_WEIGHTS_FILE: row.hash} if row.run_id is not None else {}
+    """{name: sha256} of the encoder's files."""
+    return dict(row.info.get("files", {}))
 
 
 def collection_encoder(session: Session, collection: CollectionRow) -> EncoderRow | None:
@@ -198,16 +180,13 @@ def collection_encoder(session: Session, collection: CollectionRow) -> EncoderRo
 
 def identical_encoders(session: Session, collection: CollectionRow) -> Sequence[EncoderRow]:
     """Other encoders with the same files as the collection's, oldest first."""
-    if collection.encoder_identity is None:
-        return []
     query = select(EncoderRow).where(EncoderRow.identity == collection.encoder_identity).order_by(EncoderRow.id)
     return [row for row in session.scalars(query) if row.id != collection.encoder_id]
 
 
 def check_collection_encoder(session: Session, collection: CollectionRow, encoder: EncoderRow) -> None:
     """Raises: UserError ``encoder_mismatch`` unless ``encoder`` computes the vectors of the collection."""
-    identity = collection.encoder_identity
-    if encoder.id == collection.encoder_id or (identity is not None and identity == encoder.identity):
+    if collection.encoder_identity == encoder.identity:
         return
     own = collection_encoder(session, collection)
     made_with = f"collection {collection.name!r} was made with encoder {collection.encoder_hash[:12]}"
@@ -220,46 +199,6 @@ def check_collection_encoder(session: Session, collection: CollectionRow, encode
         what = f"{encoder.name!r} is {encoder.hash[:12]}"
     message = f"{made_with}, {what}; name that one, or make the collection anew with mode replace"
     raise UserError(message, code="encoder_mismatch", field="encoder")
-
-
-def has_missing_identities(database: Database) -> bool:
-    """Whether ``fill_missing_identities`` would find a row; only reads."""
-    with database.reading() as session:
-        return session.scalars(select(EncoderRow.id).where(EncoderRow.identity.is_(None)).limit(1)).first() is not None
-
-
-def fill_missing_identities(database: Database, home: Path) -> int:
-    """Hash the files of encoders that an older version registered without an identity, if they are on this disk.
-
-    A change since the registration is detected only in the weights; a row with other weights stays as it is.
-
-    Returns: number of completed rows.
-    """
-    with database.reading() as session:
-        missing = session.execute(
-            select(EncoderRow.id, EncoderRow.path, EncoderRow.hash).where(EncoderRow.identity.is_(None))
-        )
-        rows = [(row_id, absolute_path(home, path), digest) for row_id, path, digest in missing.tuples()]
-    completed = 0
-    for row_id, directory, digest in rows:
-        try:
-            files = hash_files(directory)
-        except OSError:  # the next start retries
-            continue
-        if files.get(_WEIGHTS_FILE) == digest:
-            completed += _fill_identity(database, row_id, files)
-    return completed
-
-
-def _fill_identity(database: Database, row_id: str, files: Hashes) -> bool:
-    with database.session() as session:
-        row = session.get(EncoderRow, row_id, with_for_update=True)
-        if row is None or row.identity is not None:  # deleted, or completed by another process
-            return False
-        set_encoder_files(row, files)
-        incomplete = CollectionRow.encoder_id == row_id, CollectionRow.encoder_identity.is_(None)
-        session.execute(update(CollectionRow).where(*incomplete).values(encoder_identity=row.identity))
-        return True
 
 
 def check_name(session: Session, noun: str, name: str, owner: str, field: str = "name", *, admin: bool = False) -> None:
@@ -294,19 +233,14 @@ def check_run_names(
         check_name(session, "collection", spec.collection, owner, "collection", admin=admin)
 
 
-def available_name(
-    session: Session, noun: str, name: str, owner: str, run_id: str, submitted: datetime | None = None
-) -> str:
+def available_name(session: Session, noun: str, name: str, owner: str, run_id: str, submitted: datetime) -> str:
     """``name``, or ``name-run_id`` if another owner has registered the name since the submission.
 
     An admin's run may use a name that belonged to another owner when it was submitted: that was checked with the key of
     the submission, and the owner may have submitters' keys too. A name that was registered since was not checked.
-
-    Args:
-        submitted: when the run was; None: after all that is registered.
     """
     try:
-        admin = _is_admin(session, owner) and not (submitted is not None and _is_newer(session, noun, name, submitted))
+        admin = _is_admin(session, owner) and not _is_newer(session, noun, name, submitted)
         check_name(session, noun, name, owner, admin=admin)
     except UserError:
         return f"{name[: MAX_NAME_LENGTH - len(run_id) - 1]}-{run_id}"

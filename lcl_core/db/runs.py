@@ -22,11 +22,10 @@ from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.workers import (
     ALIVE_WITHIN,
     ENGINES_NEEDED,
-    DeviceUse,
     LiveWorker,
     can_serve,
     capacity,
-    device_uses,
+    leased_devices,
     live_workers,
     needed_devices,
 )
@@ -370,10 +369,10 @@ def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str
     if not queued:
         return {}
     workers = live_workers(session, now(session))
-    uses = device_uses(session) if any(worker.devices for worker in workers) else []
+    taken = set(leased_devices(session)) if any(worker.devices for worker in workers) else set()
     found = {}
     for run in queued:
-        found[run.id] = _missing_worker(run, workers) or _busy_devices(run, workers, uses)
+        found[run.id] = _missing_worker(run, workers) or _busy_devices(run, workers, taken)
     return {run_id: reason for run_id, reason in found.items() if reason is not None}
 
 
@@ -394,9 +393,8 @@ def _missing_worker(run: Run, workers: Sequence[LiveWorker]) -> dict[str, str] |
     return None
 
 
-def _busy_devices(run: Run, workers: Sequence[LiveWorker], uses: Sequence[DeviceUse]) -> dict[str, str] | None:
+def _busy_devices(run: Run, workers: Sequence[LiveWorker], taken: set[str]) -> dict[str, str] | None:
     """Why a run that some workers could serve waits for their devices; None: enough are free, or an engine's may be."""
-    taken = {use.device for use in uses if use.run_id != run.id}
     able = [worker for worker in workers if can_serve(worker.offers, run.resource)]
     if any(worker.has_engine for worker in able):
         return None
@@ -409,9 +407,7 @@ def _busy_devices(run: Run, workers: Sequence[LiveWorker], uses: Sequence[Device
     if any(need <= free for need, free in most_free):
         return None
     free = max(free for _, free in most_free)
-    reserved = sum(use.reserved and use.run_id == run.id for use in uses)
-    kept = f", {reserved} of them reserved for it" if reserved else ""
-    message = f"waits for {_gpus(run.gpus)}; the worker with the most free ones has {free}{kept}"
+    message = f"waits for {_gpus(run.gpus)}; the worker with the most free ones has {free}"
     return {"code": "devices_busy", "message": f"{message}. It begins when other runs end"}
 
 

@@ -25,8 +25,8 @@ def seed_database(session: Session) -> list[EncoderRow]:
     """Register the bundled encoders; for a new one, queue an index run over the sample corpus.
 
     Called at every start, by any number of processes. An existing row changes only in its path, after a start of
-    another installation (each reads its own copy: ``registry.bundled_path``), and in the figures of its model card; a
-    superseded encoder gets no new row. The caller has registered the sample corpus, and commits.
+    another installation (each reads its own copy: ``registry.bundled_path``). A superseded encoder gets no new row. The
+    caller has registered the sample corpus, and commits.
     """
     rows = [_register_bundled(session, encoder) for encoder in pretrained_encoders()]
     return [row for row in rows if row is not None]
@@ -36,10 +36,8 @@ def _register_bundled(session: Session, encoder: PretrainedEncoder) -> EncoderRo
     row_id, path = f"enc_{_FIRST_ID}{encoder.hash[:_HASH_DIGITS]}", str(encoder.directory)
     row = session.get(EncoderRow, row_id)
     if row is not None:
-        if row.path != path or row.identity is None:
+        if row.path != path:
             row.path, (row.info, row.identity) = path, _describe(encoder)
-        elif row.info.get("figures", []) != list(encoder.figures):  # of an older version
-            row.info = {**row.info, "figures": list(encoder.figures)}
         return row
     if encoder.superseded is not None:
         return None

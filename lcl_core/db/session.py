@@ -2,12 +2,6 @@
 
 ``Database.session`` opens a write transaction, ``Database.reading`` a read transaction. On SQLite the write
 transactions of a process queue on a lock, because SQLite itself only retries at growing intervals.
-
-On PostgreSQL no statement waits for ever: the server ends it after STATEMENT_SECONDS, and a client that gets no reply
-(from a proxy that lost the server, from a stopped backend) closes the connection after ANSWER_SECONDS.
-
-A pooler such as PgBouncer may give a server's session to another client after each transaction. Through one, a
-transaction begins with the server's limits, and nothing is kept in a session: no setting, no prepared statement.
 """
 
 from __future__ import annotations
@@ -16,10 +10,8 @@ import fcntl
 import math
 import os
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -44,13 +36,12 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
 from lcl_core.common.errors import UserError, suggestion
 from lcl_core.common.names import replace_surrogates
-from lcl_core.db.migrations.lock_waits import limit_lock_waits, repeat_until_unlocked
 
 MAX_NAMES = 1000  # among which a similar one is searched
 # raised while a database is unreachable, restarts or is overloaded; a later attempt may succeed
@@ -58,10 +49,7 @@ UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
 BUSY_TIMEOUT_SECONDS = 5.0
 # a write transaction that idles longer is ended by PostgreSQL: its process may hang, or its machine be gone
 IDLE_SECONDS = 15.0
-# PostgreSQL ends a longer statement, also one that waits for a lock; the client then waits some seconds more for the
-# reply, and closes the connection when none comes
-STATEMENT_SECONDS = 60.0
-ANSWER_SECONDS = 75.0
+STATEMENT_SECONDS = 60.0  # PostgreSQL ends a longer statement, also one that waits for a lock
 PAGE_LIMIT = 200
 
 # a cut connection is noticed within seconds: a worker must know in time that it cannot renew its lease
@@ -75,18 +63,12 @@ _POSTGRES_CONNECT_ARGS = {
 # readers and writers together have as many connections as the api has threads: an overflow connection is opened and
 # closed with each transaction, which costs more than the transaction
 _POOL = {"pool_size": 12, "max_overflow": 11}
-_PING_AFTER_SECONDS = 1.0  # a connection that was idle for longer is tested before use
 _HOLDS_WRITE_LOCK = "lcl.turn"  # key in the info of a connection
-_LAST_USED = "lcl.used"
 _CLOCK = "lcl.clock"  # key in the info of a session
-_LOCK_POLL_SECONDS = 0.1
-_LONG_STATEMENTS = "lcl.long"
 _MIGRATION_LOCK = 0x6C636C72756E73  # any constant: key of the advisory lock on PostgreSQL
-_READ_ONLY = "25006"  # SQLSTATE of a write to a replica, or to a managed server that permits none for now
 _DISK_FULL_BELOW_BYTES = 1 << 20  # an input/output error with less free space is treated as a full disk
 
 Item = TypeVar("Item")
-_answer_seconds: ContextVar[float] = ContextVar("answer_seconds", default=ANSWER_SECONDS)
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -107,22 +89,11 @@ class UtcTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-@contextmanager
-def answer_within(seconds: float) -> Iterator[None]:
-    """PostgreSQL connections that this block uses are closed when a reply takes longer (OperationalError)."""
-    token = _answer_seconds.set(seconds)
-    try:
-        yield
-    finally:
-        _answer_seconds.reset(token)
-
-
 def allow_long_statements(session: Session | Connection) -> None:
-    """Lift both time limits until the end of the transaction: an index of vectors may take minutes to build."""
+    """Lift the limit of statements until the end of the transaction: an index of vectors may take minutes to build."""
     connection = session.connection() if isinstance(session, Session) else session
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-        connection.info[_LONG_STATEMENTS] = True
 
 
 class Database:
@@ -130,13 +101,11 @@ class Database:
 
     Args:
         clock: time of all leases, of one process that alone uses the database; None: the database's own clock.
-        pooled: whether a pooler between this process and PostgreSQL assigns sessions per transaction.
     """
 
-    def __init__(self, url: str, clock: Callable[[], datetime] | None = None, *, pooled: bool = False) -> None:
+    def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
         self.url = url
-        self.engine, self.writer = create_engines(url, pooled=pooled)
-        self._pooled = pooled
+        self.engine, self.writer = create_engines(url)
         self._info = {} if clock is None else {_CLOCK: clock}
 
     @contextmanager
@@ -154,43 +123,30 @@ class Database:
     def migrate(self) -> None:
         """Migrate the schema to the newest revision. Processes that start together take turns.
 
-        On PostgreSQL others go on using the tables: it waits for locks in short attempts, until it has them.
-
-        Raises: UserError ``database_newer`` where a later version has migrated it.
+        Raises: UserError ``database_newer`` where another version has migrated it.
         """
         from alembic import command
-
-        with self._migrating() as config, _explained_revisions(config):
-            repeat_until_unlocked(config.attributes["connection"], partial(command.upgrade, config, "head"))
-
-    def downgrade(self, revision: str) -> None:
-        """Migrate the schema back to ``revision`` (``base`` is an empty database).
-
-        Raises: UserError ``database_newer`` as :meth:`migrate`, ``bad_revision`` for one that is not an earlier one.
-        """
-        from alembic import command
-
-        with self._migrating() as config, _explained_revisions(config, revision):
-            repeat_until_unlocked(config.attributes["connection"], partial(command.downgrade, config, revision))
-
-    @contextmanager
-    def _migrating(self) -> Iterator[Any]:
-        """An alembic configuration on one connection, under the migration lock."""
         from alembic.config import Config
+        from alembic.util import CommandError
 
         config = Config()
         scripts = Path(__file__).parent / "migrations"
         config.set_main_option("script_location", str(scripts).replace("%", "%%"))
         with (
             self._file_lock(),
-            self._advisory_lock(),
             self.writer.connect() as connection,
             _foreign_keys_off(connection),
-            _without_time_limits(connection, self._pooled),
+            connection.begin(),
         ):
-            limit_lock_waits(connection)
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             config.attributes["connection"] = connection
-            yield config
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                message = f"another version of the service has migrated the database ({error}): start that version"
+                raise UserError(message, code="database_newer") from error
 
     @contextmanager
     def _file_lock(self) -> Iterator[None]:
@@ -204,59 +160,13 @@ class Database:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    @contextmanager
-    def _advisory_lock(self) -> Iterator[None]:
-        """PostgreSQL's migration lock, polled: CREATE INDEX CONCURRENTLY would wait for queries that wait for it."""
-        if self.engine.dialect.name != "postgresql":
-            yield
-            return
-        with self.writer.connect() as connection:
-            transaction = connection.begin()
-            while not connection.scalar(select(func.pg_try_advisory_xact_lock(_MIGRATION_LOCK))):
-                transaction.rollback()
-                time.sleep(_LOCK_POLL_SECONDS)
-                transaction = connection.begin()
-            # this statement also replaces the query above, whose snapshot the creation of an index would wait for
-            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-            with transaction:
-                yield
-
     def dispose(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
         self.writer.dispose()
 
 
-@contextmanager
-def _explained_revisions(config: Any, target: str = "") -> Iterator[None]:
-    """Turn alembic's errors into UserError ``database_newer`` or ``bad_revision``.
-
-    Args:
-        config: of alembic.
-        target: revision to which the schema is to go back, if it is.
-    """
-    from alembic.script import ScriptDirectory
-    from alembic.script.revision import ResolutionError
-    from alembic.util import CommandError
-
-    try:
-        yield
-    except CommandError as error:
-        cause = error.__cause__
-        if isinstance(cause, ResolutionError) and cause.argument != target:
-            newest = ScriptDirectory.from_config(config).get_current_head()
-            raise UserError(
-                f"a newer version has migrated the database (to revision {cause.argument}; the newest of this version "
-                f"is {newest}): start that version, or have it go back (python -m lcl_core.db.migrations --to "
-                f"{newest}), or restore a backup (docs/operations.md, Upgrade)",
-                code="database_newer",
-            ) from error
-        if target:
-            raise UserError(f"the database cannot go back to {target}: {error}", code="bad_revision") from error
-        raise
-
-
-def create_engines(url: str, *, pooled: bool = False) -> tuple[Engine, Engine]:
+def create_engines(url: str) -> tuple[Engine, Engine]:
     """A read engine and a write engine on one SQLite file or PostgreSQL database.
 
     A write transaction on SQLite starts with BEGIN IMMEDIATE: SQLite refuses at once a reader that starts to write.
@@ -265,7 +175,7 @@ def create_engines(url: str, *, pooled: bool = False) -> tuple[Engine, Engine]:
     if parsed.get_backend_name() != "sqlite":
         limits = {"statement_timeout": STATEMENT_SECONDS}
         writing = {**limits, "idle_in_transaction_session_timeout": IDLE_SECONDS}
-        return _create_postgres_engine(parsed, limits, pooled), _create_postgres_engine(parsed, writing, pooled)
+        return _create_postgres_engine(parsed, limits), _create_postgres_engine(parsed, writing)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **_POOL)
     event.listen(engine, "connect", _configure_sqlite)
     if parsed.database:
@@ -362,109 +272,18 @@ def bad_cursor() -> UserError:
     return UserError("cursor is not one that a page gave", code="bad_cursor", field="cursor")
 
 
-def _create_postgres_engine(url: URL, limits: dict[str, float], pooled: bool) -> Engine:
+def _create_postgres_engine(url: URL, limits: dict[str, float]) -> Engine:
     """``limits``: seconds of PostgreSQL's timeouts by their names."""
-    arguments = {**_POSTGRES_CONNECT_ARGS, "prepare_threshold": None} if pooled else _POSTGRES_CONNECT_ARGS
-    engine = create_engine(url, connect_args=arguments, **_POOL)
-    event.listen(engine, "do_connect", _connect_with_deadline)
-    if pooled:
-        event.listen(engine, "begin", partial(_limit_transaction, limits))
-    else:
-        event.listen(engine, "connect", partial(_limit_session, limits))
-    event.listen(engine, "checkin", _record_use)
-    event.listen(engine, "checkout", partial(_ping_if_idle, engine))
+    options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items())
+    arguments = {**_POSTGRES_CONNECT_ARGS, "options": options}
+    engine = create_engine(url, connect_args=arguments, pool_pre_ping=True, **_POOL)
     event.listen(engine, "handle_error", _as_operational_error, retval=True)
     return engine
 
 
-def _connect_with_deadline(_dialect: object, record: Any, arguments: Any, options: Any) -> Any:
-    """A driver connection that closes itself when a reply takes longer than ``answer_within`` allows."""
-    import psycopg  # of the two drivers only this one is imported, and only where it is used
-
-    class DeadlineConnection(psycopg.Connection[Any]):
-        def wait(self, gen: Generator[Any, Any, Any], *args: Any, **more: Any) -> Any:
-            seconds = float("inf") if record.info.get(_LONG_STATEMENTS) else _answer_seconds.get()
-            return super().wait(_with_deadline(self, gen, seconds), *args, **more)
-
-    return DeadlineConnection.connect(*arguments, **options)
-
-
-def _with_deadline(connection: Any, gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
-    """``gen``, which the driver resumes ten times a second while it waits. Raises: the driver's OperationalError."""
-    from psycopg import OperationalError as DriverError
-
-    deadline = time.monotonic() + seconds
-    try:
-        awaited = next(gen)
-        while True:
-            ready = yield awaited
-            if not ready and time.monotonic() > deadline:
-                connection.pgconn.finish()  # the reply may still come, and would answer the next statement
-                raise DriverError(f"the database did not answer within {seconds:g} s")
-            awaited = gen.send(ready)
-    except StopIteration as end:
-        return end.value
-
-
-def _limit_session(limits: dict[str, float], connection: Any, _record: object) -> None:
-    """Once a connection; costs no transaction anything. Not a connection option, which poolers refuse."""
-    connection.execute(_limits_query(limits, local=False))
-    connection.commit()
-
-
-def _limit_transaction(limits: dict[str, float], connection: Connection) -> None:
-    if not connection.info.get(_LONG_STATEMENTS):
-        connection.exec_driver_sql(_limits_query(limits, local=True))
-
-
-def _limits_query(limits: dict[str, float], *, local: bool) -> str:
-    values = (f"set_config('{name}', '{int(seconds * 1000)}', {local})" for name, seconds in limits.items())
-    return f"SELECT {', '.join(values)}"
-
-
-@contextmanager
-def _without_time_limits(connection: Connection, pooled: bool) -> Iterator[None]:
-    """For the migrations, each of which is a transaction of its own and may take minutes."""
-    connection.info[_LONG_STATEMENTS] = True
-    if pooled or connection.dialect.name != "postgresql":
-        yield
-        return
-    _set_statement_timeout(connection, 0)
-    try:
-        yield
-    finally:
-        connection.rollback()  # of a migration that failed
-        _set_statement_timeout(connection, STATEMENT_SECONDS)
-
-
-def _set_statement_timeout(connection: Connection, seconds: float) -> None:
-    connection.exec_driver_sql(f"SET statement_timeout = {int(seconds * 1000)}")
-    connection.commit()
-
-
-def _record_use(_connection: object, record: Any) -> None:
-    record.info[_LAST_USED] = time.monotonic()
-    record.info.pop(_LONG_STATEMENTS, None)
-
-
-def _ping_if_idle(engine: Engine, connection: Any, record: Any, _fairy: object) -> None:
-    """Raises: InvalidatePoolError, which makes the pool reconnect: the server has closed the connection."""
-    if time.monotonic() - record.info.get(_LAST_USED, time.monotonic()) < _PING_AFTER_SECONDS:
-        return
-    try:
-        engine.dialect.do_ping(connection)
-    except engine.dialect.loaded_dbapi.Error as error:
-        raise InvalidatePoolError from error
-
-
 def _as_operational_error(context: ExceptionContext) -> OperationalError | None:
-    """One error class, one of UNREACHABLE, for all of the driver's classes of a lost connection.
-
-    A connection that permits no writes counts as lost, with all of its pool: a new one may lead to the primary server.
-    """
+    """One error class, one of UNREACHABLE, for all of the driver's classes of a lost connection."""
     error = context.sqlalchemy_exception
-    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
-        context.is_disconnect = True
     if not context.is_disconnect or error is None or isinstance(error, UNREACHABLE):
         return None
     cause = context.original_exception

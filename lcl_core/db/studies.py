@@ -12,13 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 
 from sqlalchemy import ColumnElement, case, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
-from lcl_core.db.models import EncoderRow, Run, Study, StudyCell, new_id
+from lcl_core.db.models import Run, Study, StudyCell, new_id
 from lcl_core.db.registry import pin_reference
 from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
 from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, storable_json
@@ -30,7 +29,6 @@ from lcl_core.specs.study import AdditionSpec, StudySpec
 from lcl_core.studies.choices import plan_cells
 from lcl_core.studies.encoder_references import (
     encoder_references,
-    encoders_of_runs,
     replace_encoders,
     replace_in_axes,
 )
@@ -153,9 +151,8 @@ def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list
     _lock_study(session, study)
     if study.cancelled_at is not None:
         raise ForbiddenTransition(study.id, "cancelled", "extended; resume it first", noun="study")
-    kept = _pinned_spec(session, study)
     added = replace_in_axes(addition.axes, partial(pin_reference, session))
-    spec = apply_addition(kept, addition.model_copy(update={"axes": added}))
+    spec = apply_addition(study_spec(study), addition.model_copy(update={"axes": added}))
     known = {cell.key for cell in study_cells(session, study.id)}
     study.spec = storable_json(spec.model_dump(mode="json"))
     return add_cells(session, study, [cell for cell in plan_cells(spec) if cell.key not in known])
@@ -184,7 +181,6 @@ def list_studies(
 
 
 def study_spec(study: Study) -> StudySpec:
-    """Raises: UserError ``bad_spec`` for a spec of an older version that this one cannot parse."""
     return parse_as(StudySpec, study.spec)
 
 
@@ -298,20 +294,18 @@ def due_studies(session: Session) -> list[str]:
     )
     to_evaluate = select(Study.id).where(Study.cancelled_at.is_(None), Study.id.in_(unevaluated))
     idle = _halving_cells(session, _idle_halvings(session))
-    to_promote = [study_id for study_id, cells in idle.items() if _has_promotions(session, study_id, cells)]
+    specs = {study_id: study_spec(session.get_one(Study, study_id)) for study_id in idle}
+    to_promote = [study_id for study_id, cells in idle.items() if promoted_cells(specs[study_id], cells)]
     return sorted({*session.scalars(to_evaluate), *to_promote})
 
 
 def advance_study(session: Session, study_id: str) -> list[str]:
-    """Submit evaluations of new encoders and the next rung of a halving. Returns: ids of the queued runs.
-
-    Raises: UserError as ``study_spec``.
-    """
+    """Submit evaluations of new encoders and the next rung of a halving. Returns: ids of the queued runs."""
     lock_studies(session)
     study = session.get(Study, study_id, populate_existing=True)
     if study is None or study.cancelled_at is not None:
         return []
-    spec = _pinned_spec(session, study)
+    spec = study_spec(study)
     runs = _submit_evaluations(session, study, spec) + _promote_cells(session, study, spec)
     return [run.id for run in runs if run.state == State.QUEUED.value]
 
@@ -532,14 +526,6 @@ def _idle_halvings(session: Session) -> dict[str, int]:
     return {study_id: len(rungs) for study_id, rungs, rung in session.execute(query).tuples() if rung < len(rungs)}
 
 
-def _has_promotions(session: Session, study_id: str, cells: list[CellRecord]) -> bool:
-    """True also for a spec that cannot be parsed: ``advance_study`` raises the error."""
-    try:
-        return bool(promoted_cells(study_spec(session.get_one(Study, study_id)), cells))
-    except UserError:
-        return True
-
-
 def _submit_evaluations(session: Session, study: Study, spec: StudySpec) -> list[Run]:
     """Submit an evaluation of every encoder without one."""
     query = (
@@ -574,25 +560,7 @@ def _promote_cells(session: Session, study: Study, spec: StudySpec) -> list[Run]
     return add_cells(session, study, promoted, parents)
 
 
-def _pin_encoders(session: Session, spec: StudySpec, known: Mapping[str, str] = MappingProxyType({})) -> StudySpec:
-    """``spec`` with ids instead of the names of encoders, which newer encoders may get.
-
-    Args:
-        known: {name: id} of names that referred to other encoders.
-    """
-    ids = {name: known.get(name) or pin_reference(session, name) for name in encoder_references(spec)}
+def _pin_encoders(session: Session, spec: StudySpec) -> StudySpec:
+    """``spec`` with ids instead of the names of encoders, which newer encoders may get."""
+    ids = {name: pin_reference(session, name) for name in encoder_references(spec)}
     return replace_encoders(spec, ids.__getitem__) if ids else spec
-
-
-def _pinned_spec(session: Session, study: Study) -> StudySpec:
-    """The study's spec. That of an older version has names, which are pinned to the encoders of the existing runs.
-
-    The caller holds ``lock_studies``. Raises: UserError as ``study_spec``.
-    """
-    spec = study_spec(study)
-    references = encoder_references(spec)
-    if set(references) <= set(session.scalars(select(EncoderRow.id).where(EncoderRow.id.in_(references)))):
-        return spec
-    pinned = _pin_encoders(session, spec, encoders_of_runs(spec, study_cells(session, study.id)))
-    study.spec = storable_json(pinned.model_dump(mode="json"))
-    return pinned

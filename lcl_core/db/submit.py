@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, or_, select
@@ -17,16 +17,14 @@ from sqlalchemy.orm import Session, aliased
 from lcl_core.common.errors import UserError
 from lcl_core.db.leases import transition_all
 from lcl_core.db.models import CollectionAddition, Dataset, EncoderRow, Predecessor, Run, RunTag, Study, new_id
-from lcl_core.db.registry import evaluation_by_names, pin_encoders
+from lcl_core.db.registry import pin_encoders
 from lcl_core.db.session import now
 from lcl_core.db.states import State
 from lcl_core.db.workers import ENGINES_NEEDED, live_workers
 from lcl_core.jobs import JOBS
-from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.parsing import (
     AnySpec,
     datasets_of,
-    encoders_of,
     gpus_of,
     nodes_of,
     parse_spec,
@@ -157,14 +155,6 @@ def resolve_requirements(kind: str, spec: AnySpec, resource: str | None, gpus: i
     raise UserError(f"gpus: {message} (got {gpus})", code="bad_gpus", field="gpus")
 
 
-def _optional_fields(after: Sequence[str], max_attempts: int, resource: str | None, gpus: int | None) -> dict[str, Any]:
-    """Fields that are not at their default: a request without them has the hash of a version without these fields."""
-    fields: dict[str, Any] = {"max_attempts": max_attempts} if max_attempts != DEFAULT_MAX_ATTEMPTS else {}
-    fields |= {"resource": resource} if resource else {}
-    fields |= {"gpus": gpus} if gpus else {}
-    return {"after": list(after), **fields} if after else fields
-
-
 def _insert(session: Session, run: Run) -> Run:
     """With an idempotency key in a savepoint: another process may have inserted the same key meanwhile."""
     if run.idempotency_key is None:
@@ -210,19 +200,11 @@ def hash_submission(
     resource: str | None,
     gpus: int | None,
 ) -> str:
-    """Hash of a request for a run, which does not depend on what is registered.
-
-    Args:
-        after: runs as the request names them. Of ids the hash is that of older versions, which resolved names first.
-    """
-    fields = {
-        "kind": kind,
-        "spec": spec.model_dump(mode="json"),
-        "name": name,
-        "tags": sorted(set(tags)),
-        "priority": priority,
-    }
-    return hash_body(fields | _optional_fields(list(dict.fromkeys(after)), max_attempts, resource, gpus))
+    """Hash of a request for a run, which does not depend on what is registered. ``after``: as the request has them."""
+    fields: dict[str, Any] = {"kind": kind, "spec": spec.model_dump(mode="json"), "name": name}
+    fields["tags"] = sorted(set(tags))
+    fields |= {"after": list(dict.fromkeys(after)), "priority": priority, "max_attempts": max_attempts}
+    return hash_body({**fields, "resource": resource, "gpus": gpus})
 
 
 def hash_body(body: dict[str, Any]) -> str:
@@ -326,9 +308,8 @@ def find_reusable_runs(session: Session, kind: str, specs: Iterable[AnySpec], ow
     has been deleted leaves nothing to evaluate, so it is run again.
     """
     wanted = {spec_hash(kind, spec): spec for spec in specs}
-    keys = _hashes_by_names(session, wanted) | {key: key for key in wanted}
     query = select(Run).where(
-        Run.kind == kind, Run.spec_hash.in_(keys), Run.state.in_(REUSABLE_STATES), Run.owner == owner
+        Run.kind == kind, Run.spec_hash.in_(wanted), Run.state.in_(REUSABLE_STATES), Run.owner == owner
     )
     if kind == "pretrain":
         has_encoder = select(EncoderRow.id).where(EncoderRow.id == Run.encoder_id).exists()
@@ -336,31 +317,17 @@ def find_reusable_runs(session: Session, kind: str, specs: Iterable[AnySpec], ow
     content_hashes = dict(session.execute(select(Dataset.name, Dataset.content_hash)).tuples().all())
     runs: dict[str, Run] = {}
     for run in sorted(session.scalars(query.order_by(Run.id)), key=lambda run: REUSABLE_STATES.index(run.state)):
-        key = keys.get(run.spec_hash or "")
-        if key is not None and _has_same_inputs(run, wanted[key], content_hashes, by_names=run.spec_hash != key):
-            runs.setdefault(key, run)
+        if _has_same_inputs(run, wanted[run.spec_hash], content_hashes):
+            runs.setdefault(run.spec_hash, run)
     return runs
 
 
-def _hashes_by_names(session: Session, wanted: Mapping[str, AnySpec]) -> dict[str, str]:
-    """{hash of an evaluation with the names of its further encoders: hash of that with their ids}."""
-    evaluations = {key: spec for key, spec in wanted.items() if isinstance(spec, EvaluateSpec)}
-    named = {key: evaluation_by_names(session, spec) for key, spec in evaluations.items()}
-    return {spec_hash("evaluate", spec): key for key, spec in named.items() if spec is not None}
-
-
-def _has_same_inputs(run: Run, spec: AnySpec, content_hashes: dict[str, str | None], *, by_names: bool) -> bool:
+def _has_same_inputs(run: Run, spec: AnySpec, content_hashes: dict[str, str | None]) -> bool:
     """Whether the datasets have the contents that they had at the start of the run.
 
     Contents that are known now and were not known then count as changed. A run without an attempt reads current ones.
-
-    Args:
-        by_names: the run has names where ``spec`` has ids; it must have started with the encoders of these.
     """
-    inputs = run.inputs or {}
-    if by_names and not inputs.get("encoders", {}).keys() >= set(encoders_of(spec)):
-        return False
     if run.inputs is None and run.state != State.SUCCEEDED:
         return True
-    read = inputs.get("datasets", {})
+    read = (run.inputs or {}).get("datasets", {})
     return all(read.get(name) == content_hashes.get(name) for name in datasets_of(spec))

@@ -2,27 +2,23 @@
 
 A device is leased in the transaction that claims the run, and free when that lease ends; no other write frees it.
 Claims of workers that share a device are serialised by the lock on its row.
-
-A run that needs several devices and is first in line reserves the free ones of one worker until it has all: runs
-behind it get none of that worker's GPUs meanwhile. docs/runs.md describes the order.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import Select, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from lcl_core.common.gpus import is_whole
 from lcl_core.common.logging import log_database_error
-from lcl_core.db.leases import NO_CAPACITY_SINCE
+from lcl_core.db.leases import NO_CAPACITY_SINCE, Claim
 from lcl_core.db.models import DeviceRow, Run, TaskLease, Worker
 from lcl_core.db.session import UNREACHABLE, dialect_insert, now, sql_now
 from lcl_core.db.states import LEASED, State
@@ -213,7 +209,7 @@ class WorkerStats:
 def queue_depths(session: Session) -> list[QueueDepth]:
     """One for each kind and resource class with queued runs."""
     moment = now(session)
-    ready = func.min(func.coalesce(Run.ready_at, Run.queued_at), type_=Run.queued_at.type)
+    ready = func.min(Run.ready_at, type_=Run.ready_at.type)
     query = (
         select(Run.kind, Run.resource, func.count(), ready)
         .where(Run.state == State.QUEUED.value)
@@ -231,6 +227,13 @@ def longest_capacity_wait(session: Session) -> float:
     )
     since = session.scalars(query).one()
     return 0.0 if since is None else max(0.0, now(session).timestamp() - since)
+
+
+def lost_runs(session: Session) -> int:
+    """Number of queued and running runs whose last attempt ended because its worker was lost."""
+    is_lost = Run.interruption["code"].as_string() == "worker_lost"
+    unfinished = Run.state.in_([State.QUEUED.value, State.RUNNING.value])
+    return session.scalars(select(func.count()).select_from(Run).where(unfinished, is_lost)).one()
 
 
 def worker_stats(session: Session) -> WorkerStats:
@@ -258,66 +261,13 @@ def _seconds(start: datetime, end: datetime) -> float:
     return max(0.0, (end - start).total_seconds())
 
 
-@dataclass(frozen=True)
-class DeviceNeed:
-    """What a queued run needs of its worker, and its rank among reservations."""
-
-    run_id: str
-    gpus: int  # 0: none on this worker
-    priority: int
-    queued_at: datetime
-
-    def is_older(self, other: DeviceNeed) -> bool:
-        return (self.queued_at, self.run_id) < (other.queued_at, other.run_id)
-
-
-@dataclass(frozen=True)
-class DeviceUse:
-    """A lease or a reservation that counts. ``need``: of its run."""
-
-    device: str
-    worker: str
-    need: DeviceNeed
-    reserved: bool  # for a queued run; else leased
-
-    @property
-    def run_id(self) -> str:
-        return self.need.run_id
-
-
-def device_uses(session: Session, devices: Collection[str] | None = None) -> list[DeviceUse]:
-    """Leases and reservations that count: of ``devices``, and of all devices for runs that are still queued.
-
-    Args:
-        devices: None: of every device.
-    """
-    moment = now(session)
-    given = {"moment": moment, "alive_since": moment - ALIVE_WITHIN, "devices": list(devices or ())}
-    rows = session.execute(_device_uses_query(devices is not None), given).tuples()
-    return [DeviceUse(id_, worker or "", DeviceNeed(*need), token is None) for id_, worker, token, *need in rows]
-
-
-@lru_cache(2)
-def _device_uses_query(selects: bool) -> Select[Any]:
-    """Composed once, as all statements of a claim. ``selects``: devices are given."""
-    alive = and_(Worker.id == DeviceRow.worker, Worker.seen_at >= bindparam("alive_since"))
-    reserved = and_(DeviceRow.token.is_(None), Run.state == State.QUEUED.value, Worker.id.is_not(None))
-    counts = or_(Run.lease_token == DeviceRow.token, reserved)
-    query = (
-        select(DeviceRow.id, DeviceRow.worker, DeviceRow.token, *need_columns())
-        .join(Run, Run.id == DeviceRow.run_id)
-        .outerjoin(Worker, alive)
-        .where(counts)
-        .order_by(DeviceRow.id)
-    )
-    if not selects:
-        return query
-    return query.where(or_(DeviceRow.id.in_(bindparam("devices", expanding=True)), Run.state == State.QUEUED.value))
-
-
-def need_columns(gpus: Any = Run.gpus) -> tuple[Any, ...]:
-    """Columns of a run that are the fields of its DeviceNeed."""
-    return Run.id, gpus, Run.priority, Run.queued_at
+def leased_devices(session: Session, devices: Collection[str] | None = None) -> dict[str, str]:
+    """{device: id of the run that has it}, of these devices or of all."""
+    of_lease = and_(Run.id == DeviceRow.run_id, Run.lease_token == DeviceRow.token)
+    query = select(DeviceRow.id, Run.id).join(Run, of_lease).order_by(DeviceRow.id)
+    if devices is not None:
+        query = query.where(DeviceRow.id.in_(devices))
+    return dict(session.execute(query).tuples().all())
 
 
 def capacity(devices: Collection[str]) -> int:
@@ -356,16 +306,31 @@ def lease_for_serving(session: Session, device: str, seconds: float) -> str | No
 
     Returns: the id of the run that still has it; None: it is free for inference.
     """
-    lock_devices(session, [device])
+    _lock_rows(session, [device])
     until = now(session) + timedelta(seconds=seconds)
     session.execute(update(DeviceRow).where(DeviceRow.id == device).values(serving_until=until))
-    uses = device_uses(session, [device])
-    return next((use.run_id for use in uses if use.device == device and not use.reserved), None)
+    # a worker may be too small now for the run that reserves it; the next claims reserve again
+    session.execute(update(Run).where(Run.reserved_by.is_not(None)).values(reserved_by=None))
+    return leased_devices(session, [device]).get(device)
 
 
-def lock_devices(session: Session, devices: Collection[str]) -> dict[str, DeviceRow]:
-    """Rows of the devices, in order of their ids, locked until the transaction ends. Inserts what is missing."""
+def lock_devices(session: Session, devices: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Lock the devices of a worker until the transaction ends.
+
+    Returns: those that no api serves inference on, and those of them that no run has.
+    """
+    if not devices:
+        return [], []
+    rows = _lock_rows(session, devices)
+    usable = [device for device in devices if rows[device].serving_until is None]
+    leased = leased_devices(session, usable)
+    return usable, [device for device in usable if device not in leased]
+
+
+def _lock_rows(session: Session, devices: Collection[str]) -> dict[str, DeviceRow]:
+    """Rows of the devices, in order of their ids. Inserts what is missing."""
     query = select(DeviceRow).where(DeviceRow.id.in_(devices)).order_by(DeviceRow.id).with_for_update()
+    query = query.execution_options(populate_existing=True)
     rows = {row.id: row for row in session.scalars(query)}
     if missing := sorted(set(devices) - set(rows)):
         values = [{"id": device} for device in missing]
@@ -374,81 +339,14 @@ def lock_devices(session: Session, devices: Collection[str]) -> dict[str, Device
     return rows
 
 
-def obtainable_devices(
-    need: DeviceNeed, devices: Sequence[str], uses: Mapping[str, DeviceUse], reserves: bool
-) -> list[str]:
-    """Devices of a worker that the run may get: idle ones, its own, and those of reservations that it precedes.
-
-    Args:
-        devices: all of the worker.
-        uses: of these devices.
-        reserves: whether devices are reserved for the run, on any worker.
-    """
-    reservations = [use for use in uses.values() if use.reserved and use.run_id != need.run_id]
-    if all(_precedes(need, use.need, reserves) for use in reservations):
-        available = [device for device in devices if device not in uses or uses[device].reserved]
-    else:
-        available = _idle_instances(devices, uses)
-    return [device for device in available if need.gpus == 1 or is_whole(device)]
+def choose_devices(free: Sequence[str], number: int) -> tuple[str, ...] | None:
+    """So many of the free devices; None: there are too few. A run that needs several gets no MIG instances."""
+    fitting = free if number <= 1 else [device for device in free if is_whole(device)]
+    return tuple(fitting[:number]) if len(fitting) >= number else None
 
 
-def _precedes(need: DeviceNeed, reserved: DeviceNeed, reserves: bool) -> bool:
-    """By priority; between two runs that both have reservations by age, so that they never block each other."""
-    if need.priority != reserved.priority:
-        return need.priority > reserved.priority
-    return reserves and need.is_older(reserved)
-
-
-def _idle_instances(devices: Sequence[str], uses: Mapping[str, DeviceUse]) -> list[str]:
-    """MIG instances that no run has: reservations, which are for several GPUs, never need them."""
-    return [device for device in devices if not is_whole(device) and device not in uses]
-
-
-class DevicePool:
-    """Devices of a worker in one claim, locked until its transaction ends.
-
-    Attributes:
-        size: devices that the largest run could get when none is in use.
-        room: devices of the largest run that may still be claimed in this transaction.
-        passed: runs that wait for devices, and are not candidates any more.
-        reserving: runs for which devices are reserved, on any worker.
-    """
-
-    def __init__(self, session: Session, worker: str, devices: Sequence[str]) -> None:
-        self._worker = worker
-        self._rows = lock_devices(session, devices) if devices else {}
-        serving = serving_devices(session) if devices else set()
-        self._devices = [device for device in devices if device not in serving]
-        uses = device_uses(session, self._devices) if self._devices else []
-        self._uses = {use.device: use for use in uses if use.device in self._devices}
-        self._collected_elsewhere = {use.run_id for use in uses if use.device not in self._devices}
-        self.size = self.room = capacity(self._devices)
-        self.passed: list[str] = []
-        self.reserving = {use.run_id for use in uses if use.reserved}
-
-    def choose(self, need: DeviceNeed) -> tuple[str, ...] | None:
-        """Devices for a run. None: it waits for devices, and those of this worker that are free are reserved for it.
-
-        A run whose devices are being collected by another worker reserves none here.
-        """
-        if need.gpus == 0:
-            return ()
-        free = obtainable_devices(need, self._devices, self._uses, need.run_id in self.reserving)
-        if len(free) >= need.gpus:
-            return tuple(free[: need.gpus])
-        self.passed.append(need.run_id)
-        if need.run_id not in self._collected_elsewhere:
-            if need.gpus > 1:
-                self._assign(free, need, token=None)
-            self.room = capacity(_idle_instances(self._devices, self._uses))
-        return None
-
-    def bind(self, devices: Sequence[str], need: DeviceNeed, token: str) -> None:
-        """Lease the devices under the token of the run's lease."""
-        self._assign(devices, need, token)
-
-    def _assign(self, devices: Sequence[str], need: DeviceNeed, token: str | None) -> None:
-        for device in devices:
-            row = self._rows[device]
-            row.run_id, row.worker, row.token = need.run_id, self._worker, token
-            self._uses[device] = DeviceUse(device, self._worker, need, reserved=token is None)
+def lease_devices(session: Session, claim: Claim) -> None:
+    """Lease the devices of a claim under its token."""
+    if claim.devices:
+        of_claim = update(DeviceRow).where(DeviceRow.id.in_(claim.devices))
+        session.execute(of_claim.values(run_id=claim.run_id, token=claim.token))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
-from lcl_core.common.errors import UserError
 from lcl_core.specs.evaluate import EvaluateSpec
-from lcl_core.specs.parsing import encoder_fields, encoders_of, parse_spec
 from lcl_core.specs.study import AxisSpec, ChoiceSpec, GridSearch, HalvingSearch, StudySpec
-from lcl_core.studies.results import CellRecord, RunRecord
-from lcl_core.studies.trials import Setting, apply_overlay, evaluate_specs, pretrain_spec, study_rows
+from lcl_core.studies.trials import Setting, apply_overlay, evaluate_specs
 
 TRAINING_FIELDS = ("model.init", "model.vision_init", "objective.distill.encoder")
 Replacement = Callable[[str], str]
@@ -54,32 +50,6 @@ def replace_encoders(study: StudySpec, replacement: Replacement) -> StudySpec:
         validation = _replace_in_evaluation(search.validation, evaluations["search.validation"], replacement)
         search = search.model_copy(update={"validation": validation})
     return study.model_copy(update={**changes, "search": search})
-
-
-def encoders_of_runs(study: StudySpec, cells: Iterable[CellRecord]) -> dict[str, str]:
-    """{name in the study's spec: id of the encoder with which the first run that refers to it began}.
-
-    Pre-trainings have ids in their specs. An evaluation may have the name, and records its encoders when it starts.
-    """
-    found: dict[str, str] = {}
-    rows = {frozenset(row.labels.items()): row for row in study_rows(study)}
-    for cell in cells:
-        with suppress(UserError):  # a spec of an older version
-            if row := rows.pop(frozenset(cell.labels.items()), None):
-                ids = encoder_fields(parse_spec("pretrain", cell.run.spec))
-                named = encoder_fields(pretrain_spec(study, row, cell.seed, cell.rung))
-                found = {name: ids[field] for field, name in named.items() if field in ids} | found
-            if cell.evaluation is not None:
-                found = _encoders_of_evaluation(cell.evaluation) | found
-    return {name: encoder for name, encoder in found.items() if name != encoder}
-
-
-def _encoders_of_evaluation(run: RunRecord) -> dict[str, str]:
-    """As ``encoders_of_runs``, of the encoder that it uses beside its subject."""
-    subject = run.spec["encoder"]
-    names = [name for name in encoders_of(parse_spec("evaluate", run.spec)) if name != subject]
-    used = [encoder for encoder in run.inputs.get("encoders", {}) if encoder != subject]
-    return {names[0]: used[0]} if len(names) == len(used) == 1 else {}
 
 
 def replace_in_axes(axes: Iterable[AxisSpec], replacement: Replacement) -> tuple[AxisSpec, ...]:

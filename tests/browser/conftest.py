@@ -158,7 +158,7 @@ class World:
             run.state, run.encoder_id = "succeeded", run.id.replace("run_", "enc_")
             run.inputs = {"datasets": {SAMPLE_DATASET: SAMPLE_HASH}}
             run.result = {"encoder": {"seconds": 180.0 + number, **counts}, "final": {"loss": 3.0}}
-            files = {"path": f"encoders/{run.encoder_id}", "hash": "h", "owner": run.owner, "info": {}}
+            files = {"path": f"encoders/{run.encoder_id}", "hash": "h", "identity": "h", "owner": run.owner, "info": {}}
             session.add(EncoderRow(id=run.encoder_id, name=run.encoder_id, created_at=now(session), **files))
             lines = [{"step": step, "loss": 3 + 50 / step, "lr": 3e-4} for step in range(10, 501, 10)]
             session.add_all([Metric(run_id=run.id, phase="", step=line["step"], values=line) for line in lines])

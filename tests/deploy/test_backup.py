@@ -11,12 +11,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, text, update
+from sqlalchemy import create_engine, make_url, text
 
 from lcl_core.common import paths
 from lcl_core.common.settings import OPEN_FOLDERS
 from lcl_core.db import audit, leases, queue, runs, submit
-from lcl_core.db.models import OUTPUT_FOLDERS, UPLOADS_FOLDER, Base, Dataset, DatasetTag, EncoderRow, Run, new_id
+from lcl_core.db.models import OUTPUT_FOLDERS, UPLOADS_FOLDER, Base, EncoderRow, new_id
 from lcl_core.db.session import Database, now
 
 pytestmark = pytest.mark.extended
@@ -41,7 +41,7 @@ def fill(database: Database, home: Path) -> tuple[str, str]:
         first, second = (submit.submit(session, "pretrain", {}, name, owner="ada").id for name in ("at work", "waits"))
         audit.record_action(session, "ada", "key", "runs.submit", first)
         encoder = new_id("enc")
-        facts = {"owner": "ada", "hash": "h", "info": {"steps": 3}, "created_at": now(session)}
+        facts = {"owner": "ada", "hash": "h", "identity": "h", "info": {"steps": 3}, "created_at": now(session)}
         session.add(EncoderRow(id=encoder, name="e", path=f"encoders/{encoder}", **facts))
     with database.session() as session:
         assert queue.claim_next(session, "worker-1", 30.0) is not None
@@ -164,35 +164,6 @@ def test_a_team_is_restored(postgres: Database, empty_postgres: str, tmp_path: P
     restored.migrate()
     assert contents(restored) == before
     assert files(again) == files(home)
-    goes_on(restored, first, second)
-    restored.dispose()
-
-
-def test_a_backup_of_an_earlier_version_is_restored_over_a_migrated_database(
-    postgres: Database, empty_postgres: str, tmp_path: Path
-) -> None:
-    first, second = fill(postgres, tmp_path / "home")
-    with postgres.session() as session:
-        session.execute(update(Run).values(spec_revision=0))  # as of runs that the earlier version submitted
-    before = contents(postgres)
-    postgres.downgrade("0024")
-    dump = tmp_path / "lcl.dump"
-    dump.write_bytes(client("pg_dump", empty_postgres, "-Fc"))
-
-    postgres.migrate()  # the new version, at work for a while
-    with postgres.session() as session:
-        moment = now(session)
-        session.add(Dataset(name="d", path="datasets/d", owner="ada", created_at=moment))
-        session.flush()
-        session.add(DatasetTag(dataset="d", content_hash="h", item="a:1", tag="good"))
-        submit.submit(session, "pretrain", {}, "too late", owner="ada")
-
-    restore(empty_postgres, dump)
-    restored = Database(empty_postgres)
-    with restored.reading() as session:
-        assert session.scalar(text("SELECT version_num FROM alembic_version")) == "0024"
-    restored.migrate()
-    assert contents(restored) == before
     goes_on(restored, first, second)
     restored.dispose()
 

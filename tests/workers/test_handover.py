@@ -39,9 +39,18 @@ def test_the_directory_and_what_has_changed_since(database, settings, modules, r
     record = {"id": "img_1", "image": "a.png", "captions": [], "labels": {}}
     with database.session() as session:
         facts["created_at"] = now(session)
-        session.add(EncoderRow(id="enc_1", name="e", path="encoders/enc_1", hash="e" * 64, info={}, **facts))
+        session.add(
+            EncoderRow(id="enc_1", name="e", path="encoders/enc_1", hash="e" * 64, identity="e" * 64, info={}, **facts)
+        )
         session.flush()
-        facts |= {"encoder_id": "enc_1", "encoder_hash": "e" * 64, "images": 0, "texts": 0, "dim": 4}
+        facts |= {
+            "encoder_id": "enc_1",
+            "encoder_hash": "e" * 64,
+            "encoder_identity": "e" * 64,
+            "images": 0,
+            "texts": 0,
+            "dim": 4,
+        }
         session.add(CollectionRow(id="col_1", name="few", path="collections/col_1", **facts))
         session.flush()
         opened = collections.CollectionRef("col_1", "collections/col_1", lambda item: False)
@@ -64,7 +73,7 @@ def test_a_collection_that_is_gone_ends_the_run_with_a_word(database, settings, 
     with database.session() as session:
         (settings.home / "encoders" / "enc_1").mkdir(parents=True)
         facts: dict[str, Any] = {"owner": "ada", "created_at": now(session), "info": {}}
-        session.add(EncoderRow(id="enc_1", name="e", path="encoders/enc_1", hash="e" * 64, **facts))
+        session.add(EncoderRow(id="enc_1", name="e", path="encoders/enc_1", hash="e" * 64, identity="e" * 64, **facts))
         spec = {"encoder": "enc_1", "collection": "few", "mode": "add", "dataset": None}
         run_id = submit.submit(session, "index", spec).id
     InProcessWorker(database, settings, modules).work()

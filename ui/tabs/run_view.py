@@ -316,7 +316,7 @@ def draw_workers(workers: Sequence[Json]) -> str:
     return html_table("Workers and their devices", columns, "".join(rows))
 
 
-_USE_LABELS = {"free": "free", "run": "", "reserved": "reserved for ", "inference": "inference"}
+_USE_LABELS = {"free": "free", "run": "", "inference": "inference"}
 
 
 def _worker_rows(worker: Json) -> list[str]:

@@ -152,21 +152,3 @@ def test_a_damaged_pepper_is_reported(start: Callable[..., ConfiguredKey], tmp_p
     (tmp_path / "home" / "key-pepper").write_text("\n")
     with pytest.raises(UserError, match="key-pepper is damaged; remove it"):
         start()
-
-
-def test_the_migration_knows_configured_keys_of_earlier_versions(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
-    database.migrate()
-    configured = ensure_configured_key(ApiSettings(home=tmp_path / "home"), database)
-    key, row = auth.new_key("ada", "admin")
-    with database.session() as session:
-        session.add(row)
-    database.downgrade("0015-1")
-    database.migrate()
-    with database.reading() as session:
-        assert session.get_one(ApiKey, configured.prefix).configured
-        assert not session.get_one(ApiKey, key.partition(".")[0]).configured
-    ensure_configured_key(ApiSettings(home=tmp_path / "home", admin_key=CHOSEN), database)
-    with database.reading() as session:
-        assert session.get(ApiKey, configured.prefix) is None
-    database.dispose()

@@ -17,8 +17,7 @@ from prometheus_client.samples import Sample
 from sqlalchemy import delete
 
 from api.core.metrics import METHODS, DatabaseCollector, ProcessMetrics
-from lcl_core.db import complete_run, leases
-from lcl_core.db.metrics import DELIVERIES, LEASE_LOSSES, RUN_DURATION, record_increments
+from lcl_core.db import complete_run
 from lcl_core.db.models import ArtifactUpload, Worker
 from lcl_core.db.outbox import enqueue_upload
 from lcl_core.db.session import Database
@@ -73,23 +72,6 @@ def test_the_queue_is_reported_for_every_kind(live_service: Any, http: httpx.Cli
         live_service.admin.cancel(run_id)
 
 
-def test_a_run_leaves_its_figures_and_they_stay_when_it_is_deleted(live_service: Any, http: httpx.Client) -> None:
-    run_id = live_service.submit()
-    claim = live_service.claim(run_id)
-    with live_service.context.database.session() as session:
-        leases.begin_attempt(session, claim, encoder_id=None, from_scratch=False)
-    live_service.settle(claim, complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
-    before = scrape(http)
-    assert http.delete(f"/v1/runs/{run_id}").status_code == 204
-    after = scrape(http)
-    for found in (before, after):
-        durations = found["lcl_run_duration_seconds"]
-        assert one(durations, "lcl_run_duration_seconds_count", kind="pretrain", state="failed") >= 1
-        assert one(found["lcl_run_attempts"], "lcl_run_attempts_total", kind="pretrain") >= 1
-        assert one(found["lcl_claim_latency_seconds"], "lcl_claim_latency_seconds_count", kind="pretrain") >= 1
-    assert before["lcl_run_duration_seconds"] == after["lcl_run_duration_seconds"]
-
-
 def test_histograms_grow_with_their_bounds_and_end_in_the_count(live_service: Any, http: httpx.Client) -> None:
     live_service.finished()
     for name, samples in scrape(http).items():
@@ -104,12 +86,6 @@ def test_histograms_grow_with_their_bounds_and_end_in_the_count(live_service: An
             assert one(samples, f"{name}_count", **dict(labels)) == found[-1][1]
 
 
-def test_counters_of_losses_begin_at_zero(http: httpx.Client) -> None:
-    losses = scrape(http)["lcl_lease_losses"]
-    found = {each.labels["kind"]: each.value for each in losses if each.name.endswith("_total")}
-    assert found == dict.fromkeys(JOB_KINDS, 0)
-
-
 def test_workers_and_their_slots(live_service: Any, http: httpx.Client) -> None:
     moment = datetime.now(UTC)
     with live_service.context.database.session() as session:
@@ -122,19 +98,6 @@ def test_workers_and_their_slots(live_service: Any, http: httpx.Client) -> None:
     assert one(found["lcl_worker_slots_used"], "lcl_worker_slots_used") == 1
     assert 0 <= one(found["lcl_broker_consumed_seconds"], "lcl_broker_consumed_seconds") < 300
     live_service.settle(claim, complete_run.RunCancelled())
-
-
-def test_a_run_that_no_worker_claims_is_reported_once_one_could(live_service: Any, http: httpx.Client) -> None:
-    name, run_id, moment = "lcl_queue_claimable_oldest_seconds", live_service.submit(), datetime.now(UTC)
-    assert one(scrape(http)[name], name) == 0
-    identity = {"host": "here", "pid": 7, "devices": ["cpu"]}
-    with live_service.context.database.session() as session:
-        session.add(Worker(id="w-idle", slots=1, started_at=moment, seen_at=moment, **identity))
-    assert 0 < one(scrape(http)[name], name) < 300
-    live_service.admin.cancel(run_id)
-    assert one(scrape(http)[name], name) == 0
-    with live_service.context.database.session() as session:
-        session.execute(delete(Worker).where(Worker.id == "w-idle"))
 
 
 def test_what_gpus_do_is_reported_once_their_worker_is_alive(live_service: Any, http: httpx.Client) -> None:
@@ -220,27 +183,6 @@ def test_the_free_space_of_each_disk_is_reported(tmp_path: Path) -> None:
 def test_the_service_reports_the_disk_of_its_home(live_service: Any, http: httpx.Client) -> None:
     found = scrape(http)
     assert one(found["lcl_disk_free_bytes"], "lcl_disk_free_bytes", folder=str(live_service.home)) > 0
-
-
-def test_every_series_of_events_is_there_before_its_first_event(tmp_path: Path) -> None:
-    """Whatever has happened to others: Prometheus sees no increase in a series that begins with its first event."""
-    database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
-    database.migrate()
-    with database.session() as session:
-        events = [LEASE_LOSSES.increment(kind="index"), RUN_DURATION.increment(3.0, kind="index", state="failed")]
-        record_increments(session, [*events, DELIVERIES.increment(outcome="failed")])
-    found = of_database(database)
-    database.dispose()
-    losses = {each.labels["kind"]: each.value for each in found["lcl_lease_losses"] if each.name.endswith("_total")}
-    assert losses == dict.fromkeys(JOB_KINDS, 0) | {"index": 1}
-    ends = {
-        (each.labels["kind"], each.labels["state"]): each.value
-        for each in found["lcl_run_duration_seconds"]
-        if each.name.endswith("_count")
-    }
-    assert ends == dict.fromkeys(product(JOB_KINDS, ("succeeded", "failed", "cancelled")), 0) | {("index", "failed"): 1}
-    outcomes = {each.labels["outcome"]: each.value for each in found["lcl_webhook_attempts"] if "_total" in each.name}
-    assert outcomes == {"delivered": 0, "failed": 1, "given_up": 0}
 
 
 def test_a_broker_that_never_worked_is_seen(tmp_path: Path) -> None:

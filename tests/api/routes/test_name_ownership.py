@@ -187,7 +187,14 @@ def test_an_index_whose_name_was_taken_meanwhile_succeeds_under_another(
     spec = {"encoder": encoder["id"], "collection": "raced-pictures", "dataset": "sample"}
     run_id = clients["mallory"].post("/v1/runs", json={"kind": "index", "spec": spec}).json()["id"]
     with live_service.context.database.session() as session:
-        facts = {"encoder_hash": "e" * 64, "owner": "alice", "images": 0, "texts": 0, "dim": 24}
+        facts = {
+            "encoder_hash": "e" * 64,
+            "encoder_identity": "e" * 64,
+            "owner": "alice",
+            "images": 0,
+            "texts": 0,
+            "dim": 24,
+        }
         moment = session.get_one(EncoderRow, encoder["id"]).created_at
         session.add(
             CollectionRow(id="col_raced", name="raced-pictures", path="collections/x", created_at=moment, **facts)

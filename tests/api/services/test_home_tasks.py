@@ -58,7 +58,13 @@ def add_encoder(state: AppState, *, run: bool) -> str:
     with state.database.session() as session:
         made: Run | None = submit(session, "pretrain", {"preset": "sample"}) if run else None
         run_id = None if made is None else made.id
-        facts: dict[str, Any] = {"hash": "0" * 64, "owner": "local", "info": {}, "created_at": now(session)}
+        facts: dict[str, Any] = {
+            "hash": "0" * 64,
+            "identity": "0" * 64,
+            "owner": "local",
+            "info": {},
+            "created_at": now(session),
+        }
         session.add(EncoderRow(id=row_id, name=row_id, path=path, run_id=run_id, **facts))
         enqueue_upload(session, path, 1, str(state.artifacts.holder))
     return path

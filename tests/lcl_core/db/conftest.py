@@ -1,10 +1,4 @@
-"""A migrated database, on SQLite and on a real PostgreSQL, and runs to put in it."""
-
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+"""A database with its tables, on SQLite or as a parameter says on a real PostgreSQL, and runs to put in it."""
 
 import fsspec
 import pytest
@@ -15,15 +9,15 @@ from lcl_core.db import submit as db_submit
 from lcl_core.db.session import Database
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'lcl.db'}"
-    return request.getfixturevalue("empty_postgres")
+@pytest.fixture
+def database_url(request, tmp_path):
+    if getattr(request, "param", "sqlite") == "postgresql":
+        return request.getfixturevalue("empty_postgres")
+    return f"sqlite:///{tmp_path / 'lcl.db'}"
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+def database(database_url):
     database = Database(database_url)
     database.migrate()
     yield database
@@ -31,10 +25,10 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def queue(database: Database) -> Callable[..., str]:
+def queue(database):
     """Submit a run; returns its id."""
 
-    def submit(kind: str = "pretrain", spec: dict[str, Any] | None = None, **facts: Any) -> str:
+    def submit(kind="pretrain", spec=None, **facts):
         with database.session() as session:
             return db_submit.submit(session, kind, spec or {}, **facts).id
 
@@ -42,23 +36,23 @@ def queue(database: Database) -> Callable[..., str]:
 
 
 @pytest.fixture
-def claim(database: Database) -> Callable[..., leases.Claim]:
+def claim(database):
     """Claim the next run, which must exist."""
 
-    def take(worker: str = "worker-1", lease_seconds: float = 30.0) -> leases.Claim:
+    def take(worker="worker-1", lease_seconds=30.0):
         with database.session() as session:
             claimed = db_queue.claim_next(session, worker, lease_seconds)
-        assert claimed is not None
+        assert isinstance(claimed, leases.Claim)
         return claimed
 
     return take
 
 
 @pytest.fixture
-def run_of(database: Database) -> Callable[[str], Any]:
+def run_of(database):
     """The row of a run as it is now."""
 
-    def read(run_id: str) -> Any:
+    def read(run_id):
         with database.reading() as session:
             return runs.get_run(session, run_id)
 
@@ -66,10 +60,10 @@ def run_of(database: Database) -> Callable[[str], Any]:
 
 
 @pytest.fixture
-def objects(store_url: str) -> Callable[[], dict[str, int]]:
+def objects(store_url):
     """Names of everything in the store, and bytes."""
 
-    def look() -> dict[str, int]:
+    def look():
         files, path = fsspec.core.url_to_fs(store_url)
         files.invalidate_cache()
         found = files.find(path, detail=True) if files.exists(path) else {}

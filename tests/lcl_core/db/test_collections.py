@@ -61,7 +61,14 @@ def made(database: Database, home: Path) -> Database:
     """With a collection of two images."""
     build(home / "collections" / "col_1", IN_DIRECTORY)
     with database.session() as session:
-        facts = {"encoder_hash": ENCODER, "owner": "ada", "images": 2, "texts": 0, "dim": DIM}
+        facts = {
+            "encoder_hash": ENCODER,
+            "encoder_identity": ENCODER,
+            "owner": "ada",
+            "images": 2,
+            "texts": 0,
+            "dim": DIM,
+        }
         session.add(CollectionRow(id="col_1", name="few", path=OPENED.path, created_at=now(session), **facts))
     return database
 

@@ -68,7 +68,14 @@ def test_what_was_acknowledged_is_found_and_nothing_is_half_there(
     database.migrate()
     build_collection(tmp_path / "few", [], np.empty((0, DIM)), {}, name="few", encoder_hash=ENCODER)
     with database.session() as session:
-        facts = {"encoder_hash": ENCODER, "owner": "ada", "images": 0, "texts": 0, "dim": DIM}
+        facts = {
+            "encoder_hash": ENCODER,
+            "encoder_identity": ENCODER,
+            "owner": "ada",
+            "images": 0,
+            "texts": 0,
+            "dim": DIM,
+        }
         session.add(CollectionRow(id="col_1", name="few", path="collections/col_1", created_at=now(session), **facts))
     chance, said = random.Random(), list[str]()  # other moments each time
     overlay = Delta()

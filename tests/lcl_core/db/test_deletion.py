@@ -23,7 +23,14 @@ HOME = Path("/srv/lcl")
 @pytest.fixture
 def encoder(database: Database) -> str:
     with database.session() as session:
-        facts = {"path": "encoders/enc_1", "hash": "0" * 64, "owner": "ada", "info": {}, "created_at": now(session)}
+        facts = {
+            "path": "encoders/enc_1",
+            "hash": "0" * 64,
+            "identity": "0" * 64,
+            "owner": "ada",
+            "info": {},
+            "created_at": now(session),
+        }
         session.add(EncoderRow(id="enc_1", name="tiny", **facts))
     return "enc_1"
 

@@ -73,9 +73,19 @@ def test_what_a_row_names_stays(database: Database, home: Path, queue: Callable[
     old, new = (f"datasets/{new_id('data')}" for _ in range(2))
     with database.session() as session:
         facts: dict[str, Any] = {"owner": "ada", "created_at": now(session)}
-        session.add(EncoderRow(id="enc_1", name="e", path=named["enc"], hash="h", info={}, **facts))
+        session.add(EncoderRow(id="enc_1", name="e", path=named["enc"], hash="h", identity="h", info={}, **facts))
         session.add(
-            CollectionRow(id="c", name="c", path=named["col"], encoder_hash="", images=1, texts=1, dim=1, **facts)
+            CollectionRow(
+                id="c",
+                name="c",
+                path=named["col"],
+                encoder_hash="",
+                encoder_identity="",
+                images=1,
+                texts=1,
+                dim=1,
+                **facts,
+            )
         )
         session.add(Dataset(name="d", path=new, **facts))
         session.flush()
@@ -210,7 +220,11 @@ def test_what_is_named_again_is_forgotten(database: Database, home: Path) -> Non
     place = put(home, f"{ENCODERS}/{new_id('enc')}")
     garbage.record_garbage(database, home, GRACE)
     with database.session() as session:
-        session.add(EncoderRow(id="e", name="e", path=place, hash="h", info={}, owner="ada", created_at=now(session)))
+        session.add(
+            EncoderRow(
+                id="e", name="e", path=place, hash="h", identity="h", info={}, owner="ada", created_at=now(session)
+            )
+        )
     assert garbage.record_garbage(database, home, GRACE) == []
     with database.reading() as session:
         assert session.query(Garbage).count() == 0

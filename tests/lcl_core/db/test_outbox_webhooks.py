@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from lcl_core.db import leases, runs
-from lcl_core.db.metrics import read_counters
 from lcl_core.db.models import Webhook, WebhookDelivery
 from lcl_core.db.outbox import (
     DELIVERY_ATTEMPTS,
@@ -129,8 +128,6 @@ def test_what_fails_is_tried_after_ever_longer_waits_and_then_given_up(database:
     assert due(database) == []
     with database.reading() as session:
         assert pending_deliveries(session) == (0, 0.0)
-        found = {each.labels["outcome"]: each.total for each in read_counters(session)["lcl_webhook_attempts_total"]}
-    assert found == {"failed": DELIVERY_ATTEMPTS - 1, "given_up": 1}
     assert DELIVERY_OUTBOX.delay(1) == timedelta(seconds=5)
     assert DELIVERY_OUTBOX.delay(2) == timedelta(seconds=10)
     assert DELIVERY_OUTBOX.delay(DELIVERY_ATTEMPTS) == timedelta(hours=1)

@@ -1,11 +1,6 @@
 """Runs whose processes an engine places: what fits, who goes on with them, and how often that is for free."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -15,11 +10,8 @@ from lcl_core.db import queue as db_queue
 from lcl_core.db.complete_run import RunFailed, complete_run
 from lcl_core.db.models import Run
 from lcl_core.db.queue import EngineCapacity
-from lcl_core.db.session import Database
 from tests.small_spec import SMALL_PRETRAIN
 
-Queue = Callable[..., str]
-RunOf = Callable[[str], Any]
 EXPIRED = -1.0
 HANDLE = {"executor": "ray", "name": "lcl-run", "nodes": 1}
 FREE = EngineCapacity("ray", nodes=4, cpus=4.0, gpus=0.0, has_gpus=False)
@@ -27,25 +19,25 @@ FULL = EngineCapacity("ray", nodes=4, cpus=0.0, gpus=0.0, has_gpus=False)
 
 
 @pytest.fixture
-def claim_for_engine(database: Database) -> Callable[..., leases.Claim | None]:
-    def take(capacity: EngineCapacity, seconds: float = 30.0) -> leases.Claim | None:
+def claim_for_engine(database):
+    def take(capacity, seconds=30.0):
         with database.session() as session:
             return db_queue.claim_for_engine(session, "worker", seconds, ("cpu", "gpu"), capacity)
 
     return take
 
 
-def gang(nodes: int) -> dict[str, Any]:
+def gang(nodes):
     return {"spec": {**SMALL_PRETRAIN, "engine": {"nodes": nodes}}}
 
 
-def start_run(queue: Queue, claim_for_engine: Callable[..., leases.Claim | None]) -> tuple[str, leases.Claim]:
+def start_run(queue, claim_for_engine):
     run_id, claimed = queue(), claim_for_engine(FREE)
     assert claimed is not None
     return run_id, claimed
 
 
-def lose_worker(database: Database, claim: leases.Claim) -> None:
+def lose_worker(database, claim):
     with database.session() as session:
         leases.record_handle(session, claim, HANDLE)
         leases.renew_lease(session, claim, EXPIRED)
@@ -53,7 +45,7 @@ def lose_worker(database: Database, claim: leases.Claim) -> None:
         leases.expire_leases(session)
 
 
-def make_due(database: Database, run_id: str, seconds: float) -> None:
+def make_due(database, run_id, seconds):
     """As if it had been queued so long ago."""
     with database.session() as session:
         moment = session.get_one(Run, run_id).ready_at
@@ -61,9 +53,7 @@ def make_due(database: Database, run_id: str, seconds: float) -> None:
         session.execute(update(Run).where(Run.id == run_id).values(ready_at=moment - timedelta(seconds=seconds)))
 
 
-def test_a_claim_is_for_all_nodes_and_only_where_all_fit(
-    queue: Queue, claim_for_engine: Callable[..., leases.Claim | None]
-) -> None:
+def test_a_claim_is_for_all_nodes_and_only_where_all_fit(queue, claim_for_engine):
     large, small = queue(**gang(3)), queue(**gang(2))
     two = EngineCapacity("ray", nodes=4, cpus=2.0, gpus=0.0, has_gpus=False)
     claimed = claim_for_engine(two)
@@ -76,9 +66,7 @@ def test_a_claim_is_for_all_nodes_and_only_where_all_fit(
     assert claimed.run_id == large
 
 
-def test_gpus_are_counted_where_the_engine_has_some(
-    queue: Queue, claim_for_engine: Callable[..., leases.Claim | None]
-) -> None:
+def test_gpus_are_counted_where_the_engine_has_some(queue, claim_for_engine):
     run_id = queue(resource="gpu")
     assert claim_for_engine(FREE) is None
     assert claim_for_engine(EngineCapacity("ray", 4, 4.0, 0.0, True)) is None, "all in use"
@@ -87,9 +75,7 @@ def test_gpus_are_counted_where_the_engine_has_some(
     assert (claimed.run_id, claimed.gpus) == (run_id, 1)
 
 
-def test_a_lost_worker_costs_nothing_where_its_processes_go_on(
-    database: Database, queue: Queue, run_of: RunOf, claim_for_engine: Callable[..., leases.Claim | None]
-) -> None:
+def test_a_lost_worker_costs_nothing_where_its_processes_go_on(database, queue, run_of, claim_for_engine):
     run_id, claimed = start_run(queue, claim_for_engine)
     lose_worker(database, claimed)
     run = run_of(run_id)
@@ -102,9 +88,7 @@ def test_a_lost_worker_costs_nothing_where_its_processes_go_on(
     assert (claimed.attempt, claimed.handle) == (1, HANDLE)
 
 
-def test_what_nobody_re_attaches_to_is_for_every_worker_later(
-    database: Database, queue: Queue, claim_for_engine: Callable[..., leases.Claim | None]
-) -> None:
+def test_what_nobody_re_attaches_to_is_for_every_worker_later(database, queue, claim_for_engine):
     run_id, claimed = start_run(queue, claim_for_engine)
     lose_worker(database, claimed)
     make_due(database, run_id, leases.REATTACH_SECONDS + 1)
@@ -114,9 +98,7 @@ def test_what_nobody_re_attaches_to_is_for_every_worker_later(
     assert other.run_id == run_id
 
 
-def test_workers_that_die_of_one_run_are_counted_at_last(
-    database: Database, queue: Queue, run_of: RunOf, claim_for_engine: Callable[..., leases.Claim | None]
-) -> None:
+def test_workers_that_die_of_one_run_are_counted_at_last(database, queue, run_of, claim_for_engine):
     run_id = queue()
     for _ in range(leases.REATTACHMENTS):
         claimed = claim_for_engine(FREE)
@@ -131,13 +113,7 @@ def test_workers_that_die_of_one_run_are_counted_at_last(
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_a_release_says_whether_the_processes_go_on(
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    claim_for_engine: Callable[..., leases.Claim | None],
-    keeps: bool,
-) -> None:
+def test_a_release_says_whether_the_processes_go_on(database, queue, run_of, claim_for_engine, keeps):
     run_id, claimed = start_run(queue, claim_for_engine)
     with database.session() as session:
         leases.record_handle(session, claimed, HANDLE)
@@ -145,23 +121,9 @@ def test_a_release_says_whether_the_processes_go_on(
     assert run_of(run_id).handle == (HANDLE if keeps else None)
 
 
-def unwanted(database: Database, executor: str = "ray") -> list[tuple[str, dict[str, Any]]]:
+def unwanted(database, executor="ray"):
     with database.reading() as session:
         return leases.unwanted_processes(session, executor)
-
-
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_unwanted_processes_are_read_from_the_index_of_handles(database: Database) -> None:
-    """Workers of an engine ask every two seconds, however many runs there are."""
-    with database.reading() as session:
-        steps: list[str] = []
-        driver = session.connection().connection.driver_connection
-        assert driver is not None
-        driver.set_trace_callback(steps.append)
-        leases.unwanted_processes(session, "ray")
-        driver.set_trace_callback(None)
-        (plan,) = [session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {step}").fetchall() for step in steps]
-    assert "ix_run_handles" in str(plan)
 
 
 @pytest.mark.parametrize(
@@ -173,14 +135,8 @@ def test_unwanted_processes_are_read_from_the_index_of_handles(database: Databas
     ],
 )
 def test_processes_of_a_run_that_is_stopped_without_a_worker_are_found_until_they_are_ended(
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    claim_for_engine: Callable[..., leases.Claim | None],
-    stop: Callable[..., Any],
-    state: str,
-    go_on: Callable[..., Any],
-) -> None:
+    database, queue, run_of, claim_for_engine, stop, state, go_on
+):
     run_id, claimed = start_run(queue, claim_for_engine)
     lose_worker(database, claimed)
     assert unwanted(database) == []
@@ -205,14 +161,8 @@ def test_processes_of_a_run_that_is_stopped_without_a_worker_are_found_until_the
 )
 @pytest.mark.parametrize("detaches", [True, False])
 def test_processes_of_a_run_whose_worker_ends_as_it_is_stopped_are_found_too(
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    claim_for_engine: Callable[..., leases.Claim | None],
-    stop: Callable[..., Any],
-    state: str,
-    detaches: bool,
-) -> None:
+    database, queue, run_of, claim_for_engine, stop, state, detaches
+):
     run_id, claimed = start_run(queue, claim_for_engine)
     with database.session() as session:
         leases.record_handle(session, claimed, HANDLE)
@@ -228,9 +178,7 @@ def test_processes_of_a_run_whose_worker_ends_as_it_is_stopped_are_found_too(
     assert [run_id for run_id, _ in unwanted(database)] == [run_id]
 
 
-def test_a_run_that_nobody_could_end_is_for_every_worker_later(
-    database: Database, queue: Queue, run_of: RunOf, claim_for_engine: Callable[..., leases.Claim | None]
-) -> None:
+def test_a_run_that_nobody_could_end_is_for_every_worker_later(database, queue, run_of, claim_for_engine):
     run_id, claimed = start_run(queue, claim_for_engine)
     lose_worker(database, claimed)
     with database.session() as session:
@@ -249,13 +197,8 @@ def test_a_run_that_nobody_could_end_is_for_every_worker_later(
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_failed_run_has_a_handle_while_its_processes_may_run(
-    database: Database,
-    queue: Queue,
-    run_of: RunOf,
-    claim_for_engine: Callable[..., leases.Claim | None],
-    tmp_path: Path,
-    ended: bool,
-) -> None:
+    database, queue, run_of, claim_for_engine, tmp_path, ended
+):
     run_id, claimed = start_run(queue, claim_for_engine)
     with database.session() as session:
         leases.record_handle(session, claimed, HANDLE)

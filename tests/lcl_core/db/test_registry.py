@@ -111,7 +111,7 @@ def test_contents_of_the_sample_are_read_again_only_where_a_version_brings_other
 def test_of_encoders_with_one_name_the_newest_answers(database: Database, tmp_path: Path) -> None:
     with database.session() as session:
         for number in (1, 2):
-            facts = {"path": f"encoders/enc_{number}", "hash": "0", "owner": "local", "info": {}}
+            facts = {"path": f"encoders/enc_{number}", "hash": "0", "identity": "0", "owner": "local", "info": {}}
             session.add(EncoderRow(id=f"enc_{number}", name="mine", created_at=now(session), **facts))
     with database.reading() as session:
         assert registry.get_encoder(session, "mine").id == "enc_2"
@@ -124,7 +124,7 @@ def test_inputs_become_paths(database: Database, root: Path, tmp_path: Path, cod
         assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "unknown_dataset"
         datasets.register_dataset(session, "corpus", root / "corpus", [root], "ada")
         assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "unknown_encoder"
-        facts = {"path": "encoders/enc_1", "hash": "0", "owner": "local", "info": {}}
+        facts = {"path": "encoders/enc_1", "hash": "0", "identity": "0", "owner": "local", "info": {}}
         session.add(EncoderRow(id="enc_1", name="mine", created_at=now(session), **facts))
         session.flush()
         assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "missing_files"
@@ -144,7 +144,13 @@ def test_what_comes_with_the_product_is_read_in_the_own_installation(
     spec = parse_spec("evaluate", {"encoder": bundled.name, "dataset": "sample"})
     with database.session() as session:
         datasets.register_sample(session).path = f"{elsewhere}/data/sample/drawings.zip"
-        facts = {"hash": bundled.hash, "owner": datasets.PRODUCT_OWNER, "info": {}, "created_at": now(session)}
+        facts = {
+            "hash": bundled.hash,
+            "identity": bundled.hash,
+            "owner": datasets.PRODUCT_OWNER,
+            "info": {},
+            "created_at": now(session),
+        }
         row = EncoderRow(id="enc_1", name=bundled.name, path=f"{elsewhere}/pretrained/{bundled.name}", **facts)
         session.add(row)
         session.flush()

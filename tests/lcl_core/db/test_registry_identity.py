@@ -16,12 +16,11 @@ OWN = {"model.safetensors": WEIGHTS, "tokenizer.json": "1" * 64}
 OTHER_TEXT = {**OWN, "tokenizer.json": "2" * 64}
 
 
-def encoder(session: Any, row_id: str, files: dict[str, str] | None) -> EncoderRow:
-    digest = WEIGHTS if files is None else files["model.safetensors"]
+def encoder(session: Any, row_id: str, files: dict[str, str]) -> EncoderRow:
+    digest = files["model.safetensors"]
     facts: dict[str, Any] = {"hash": digest, "owner": "ada", "info": {}, "created_at": now(session)}
     row = EncoderRow(id=row_id, name=row_id[4:], path=f"encoders/{row_id}", **facts)
-    if files is not None:
-        registry.set_encoder_files(row, files)
+    registry.set_encoder_files(row, files)
     session.add(row)
     session.flush()
     return row
@@ -29,13 +28,12 @@ def encoder(session: Any, row_id: str, files: dict[str, str] | None) -> EncoderR
 
 @pytest.fixture
 def furnished(database: Database) -> Database:
-    """An encoder with a collection, an equal one, a twin, one of other weights, and one of before."""
+    """An encoder with a collection, an equal one, a twin, and one of other weights."""
     with database.session() as session:
         own = encoder(session, "enc_2_own", OWN)
         encoder(session, "enc_1_equal", OWN)
         encoder(session, "enc_3_twin", OTHER_TEXT)
         encoder(session, "enc_4_other", {"model.safetensors": "b" * 64})
-        encoder(session, "enc_5_before", None)
         facts = {"images": 0, "texts": 0, "dim": 4, "owner": "ada", "created_at": now(session)}
         names = {"encoder_id": own.id, "encoder_hash": own.hash, "encoder_identity": own.identity}
         session.add(CollectionRow(id="col_1", name="few", path="collections/col_1", **facts, **names))
@@ -67,7 +65,6 @@ def test_of_a_deleted_one_the_equal_ones_are_known(furnished: Database) -> None:
         ("1_equal", None),
         ("3_twin", "the same weights and another tokenizer.json"),
         ("4_other", "bbbbbbbbbbbb"),
-        ("5_before", "the same weights and another"),
     ],
 )
 def test_only_an_equal_one_adds_to_it(furnished: Database, name: str, says: str | None) -> None:
@@ -82,12 +79,3 @@ def test_only_an_equal_one_adds_to_it(furnished: Database, name: str, says: str 
         assert (caught.value.code, caught.value.field) == ("encoder_mismatch", "encoder")
         assert says in caught.value.message
         assert "enc_2_own" in caught.value.message
-
-
-def test_what_is_registered_of_files(furnished: Database) -> None:
-    with furnished.reading() as session:
-        assert registry.registered_files(registry.get_encoder(session, "2_own")) == OWN
-        before = registry.get_encoder(session, "5_before")
-        assert registry.registered_files(before) == {}
-        before.run_id = "run_1"
-        assert registry.registered_files(before) == {"model.safetensors": WEIGHTS}, "what runs make is of this form"

@@ -20,7 +20,13 @@ Code = Callable[..., str | None]
 
 
 def add_encoder(session: Any, name: str, owner: str, row_id: str, **more: Any) -> None:
-    facts = {"path": f"encoders/{row_id}", "hash": "0" * 64, "info": {}, "created_at": now(session)}
+    facts = {
+        "path": f"encoders/{row_id}",
+        "hash": "0" * 64,
+        "identity": "0" * 64,
+        "info": {},
+        "created_at": now(session),
+    }
     session.add(EncoderRow(id=row_id, name=name, owner=owner, **{**facts, **more}))
     session.flush()
 
@@ -56,7 +62,7 @@ def test_a_dataset_and_a_collection_have_one_owner(database: Database, code: Cod
     with database.session() as session:
         facts = {"owner": "ada", "created_at": now(session)}
         session.add(Dataset(name="wiki", path="/data/wiki", **facts))
-        sizes = {"images": 0, "texts": 0, "dim": 4, "encoder_hash": "0" * 64}
+        sizes = {"images": 0, "texts": 0, "dim": 4, "encoder_hash": "0" * 64, "encoder_identity": "0" * 64}
         session.add(CollectionRow(id="col_1", name="wiki", path="collections/col_1", **sizes, **facts))
     for noun in ("dataset", "collection"):
         assert code(noun, "wiki", "ada") is None
@@ -85,10 +91,10 @@ def test_what_a_run_makes_gets_a_name_that_is_free(database: Database) -> None:
     with database.session() as session:
         add_encoder(session, "tiny", "ada", "enc_2")
         add_encoder(session, long, "ada", "enc_3")
-        assert available_name(session, "encoder", "tiny", "ada", run_id) == "tiny"
-        assert available_name(session, "encoder", "tiny", "bob", run_id) == f"tiny-{run_id}"
-        assert available_name(session, "encoder", "enc_2", "bob", run_id) == f"enc_2-{run_id}"
-        shortened = available_name(session, "encoder", long, "bob", run_id)
+        assert available_name(session, "encoder", "tiny", "ada", run_id, now(session)) == "tiny"
+        assert available_name(session, "encoder", "tiny", "bob", run_id, now(session)) == f"tiny-{run_id}"
+        assert available_name(session, "encoder", "enc_2", "bob", run_id, now(session)) == f"enc_2-{run_id}"
+        shortened = available_name(session, "encoder", long, "bob", run_id, now(session))
         assert (len(shortened), shortened[-len(run_id) :]) == (MAX_NAME_LENGTH, run_id)
 
 
@@ -100,10 +106,10 @@ def test_an_owner_with_an_admins_key_may_use_any_name(database: Database) -> Non
         over = now(session) - timedelta(seconds=1)
         session.add(ApiKey(prefix="lcl_2", owner="bob", role="admin", expires=over, **facts))
         session.flush()
-        assert available_name(session, "encoder", "tiny", "bob", "run_1") == "tiny-run_1"
+        assert available_name(session, "encoder", "tiny", "bob", "run_1", now(session)) == "tiny-run_1"
         session.add(ApiKey(prefix="lcl_3", owner="bob", role="admin", **facts))
         session.flush()
-        assert available_name(session, "encoder", "tiny", "bob", "run_1") == "tiny"
+        assert available_name(session, "encoder", "tiny", "bob", "run_1", now(session)) == "tiny"
 
 
 @pytest.mark.parametrize("noun", ["encoder", "dataset", "collection"])
@@ -113,9 +119,11 @@ def test_a_name_that_another_registered_since_the_submission_stays_with_them(dat
         moment = now(session)
         session.add(ApiKey(prefix="lcl_1", owner="ada", role="admin", hash="x", created_at=moment))
         facts: dict[str, Any] = {"name": "x", "owner": "bob", "created_at": moment}
-        sizes = {"images": 0, "texts": 0, "dim": 4, "encoder_hash": "0" * 64}
+        sizes = {"images": 0, "texts": 0, "dim": 4, "encoder_hash": "0" * 64, "encoder_identity": "0" * 64}
         rows = {
-            "encoder": lambda: EncoderRow(id="enc_2", path="encoders/enc_2", hash="0" * 64, info={}, **facts),
+            "encoder": lambda: EncoderRow(
+                id="enc_2", path="encoders/enc_2", hash="0" * 64, identity="0" * 64, info={}, **facts
+            ),
             "dataset": lambda: Dataset(path="/data/x", **facts),
             "collection": lambda: CollectionRow(id="col_1", path="collections/col_1", **sizes, **facts),
         }

@@ -54,20 +54,6 @@ def test_later_starts_add_nothing(database: Database, comes_with: list[Pretraine
         assert len(runs.list_runs(session).items) == 1
 
 
-def test_figures_of_the_card_come_with_the_encoder_also_to_a_service_of_an_older_version(
-    database: Database, comes_with: list[PretrainedEncoder]
-) -> None:
-    figures = ({"task": "retrieval", "metric": "IR@5", "value": 0.2, "chance": 0.1, "untrained": 0.1},)
-    start(database)
-    comes_with[0] = replace(FOUND, figures=figures)
-    for _ in range(2):
-        start(database)
-        with database.reading() as session:
-            (encoder,) = registry.list_encoders(session)
-            assert encoder.info["figures"] == list(figures)
-            assert encoder.identity == identity_hash(encoder.info["files"]), "its collections stay its own"
-
-
 def test_a_superseded_encoder_stays_where_it_is_and_comes_to_no_new_service(
     database: Database, comes_with: list[PretrainedEncoder]
 ) -> None:
@@ -107,7 +93,7 @@ def test_an_encoder_made_here_is_listed_before_those_that_came(
     (identity,) = start(database)
     with database.session() as session:
         row = registry.get_encoder(session, identity)
-        facts = {"path": "encoders/x", "hash": "0" * 64, "owner": "ada", "info": {}}
+        facts = {"path": "encoders/x", "hash": "0" * 64, "identity": "0" * 64, "owner": "ada", "info": {}}
         session.add(type(row)(id=submit.submit(session, "pretrain", {}).id.replace("run", "enc"), name="own",
                               created_at=now(session), **facts))  # fmt: skip
     with database.reading() as session:
@@ -125,7 +111,7 @@ def test_a_collection_that_is_there_is_not_made_again(database: Database, comes_
         session.add(
             CollectionRow(
                 id="col_1", name="sample-drawings", path="collections/col_1", encoder_id=None, encoder_hash="0" * 64,
-                images=1, texts=1, dim=4, owner="ada", created_at=now(session),
+                encoder_identity="0" * 64, images=1, texts=1, dim=4, owner="ada", created_at=now(session),
             )
         )  # fmt: skip
     start(database)

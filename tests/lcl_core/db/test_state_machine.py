@@ -17,7 +17,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.db import complete_run, leases, states, submit
 from lcl_core.db import queue as db_queue
 from lcl_core.db import runs as db_runs
-from lcl_core.db.models import CounterRow, Predecessor, Run
+from lcl_core.db.models import Predecessor, Run
 from lcl_core.db.session import Database
 from lcl_core.db.states import ALLOWED, FINISHED, LEASED, State
 
@@ -52,7 +52,6 @@ class House(RuleBasedStateMachine):
         self.before: dict[str, str] = {}
         with database.session() as session:
             session.execute(delete(Run))
-            session.execute(delete(CounterRow))
 
     @initialize()
     def begin(self) -> None:

@@ -133,7 +133,7 @@ def test_delete_removes_metrics_and_tags_but_not_what_the_run_made(
     run_id = queue(tags=["a", "b"])
     with database.session() as session:
         session.add(Metric(run_id=run_id, step=1, values={}))
-        facts = {"name": "e", "path": "encoders/enc_1", "hash": "0", "owner": "local", "info": {}}
+        facts = {"name": "e", "path": "encoders/enc_1", "hash": "0", "identity": "0", "owner": "local", "info": {}}
         session.add(EncoderRow(id="enc_1", run_id=run_id, created_at=now(session), **facts))
         runs.cancel_run(session, run_id)
     with database.session() as session:

@@ -46,7 +46,14 @@ def test_a_bad_spec_makes_no_run(database: Database, kind: str, spec: dict[str, 
 
 def register_encoder(database: Database, row_id: str, name: str) -> None:
     with database.session() as session:
-        facts = {"path": f"encoders/{row_id}", "hash": "0" * 64, "owner": "ada", "info": {}, "created_at": now(session)}
+        facts = {
+            "path": f"encoders/{row_id}",
+            "hash": "0" * 64,
+            "identity": "0" * 64,
+            "owner": "ada",
+            "info": {},
+            "created_at": now(session),
+        }
         session.add(EncoderRow(id=row_id, name=name, **facts))
 
 

@@ -9,10 +9,8 @@ from lcl_core.specs.study import StudySpec
 from lcl_core.studies.encoder_references import (
     TRAINING_FIELDS,
     encoder_references,
-    encoders_of_runs,
     replace_encoders,
 )
-from lcl_core.studies.results import CellRecord, RunRecord
 from lcl_core.studies.trials import evaluate_spec, pretrain_spec, study_rows
 
 TUNED = {"tasks": ["tuned_retrieval"], "tuned_retrieval.text_encoder": "minilm"}
@@ -61,22 +59,3 @@ def test_the_fields_are_those_of_a_pretraining() -> None:
     model = {"init": "a", "vision_init": "c"}
     spec = parse_spec("pretrain", {"model": model, "objective": {"distill": {"encoder": "b"}}})
     assert tuple(encoder_fields(spec)) == TRAINING_FIELDS
-
-
-def test_names_stand_for_the_encoders_that_the_first_runs_had(study_of: Callable[..., StudySpec]) -> None:
-    study = study_of(axes=[], seeds=[0, 1], pretrain={"model": {"init": "base"}}, evaluate=TUNED)
-    inputs = [{}, {"encoders": {"enc_1": "h", "enc_text": "h"}}]  # the first has not started
-    cells = [
-        CellRecord(
-            *(number, {}, {}, number, 0),
-            RunRecord(f"run_{number}", "succeeded", spec={"model": {"init": f"enc_base{number}"}}),
-            RunRecord(
-                f"eval_{number}",
-                "succeeded",
-                spec=evaluate_spec(study, 0, f"enc_{number}").model_dump(mode="json"),
-                inputs=inputs[number],
-            ),
-        )
-        for number in range(2)
-    ]
-    assert encoders_of_runs(study, cells) == {"base": "enc_base0", "minilm": "enc_text"}

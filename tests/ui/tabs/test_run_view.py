@@ -173,13 +173,13 @@ def test_workers_show_which_run_has_which_device() -> None:
     worker = {"id": "w-<1>", "seen_at": "2026-01-01T00:00:00Z", "devices": ["cpu (2 cores)"], "current_run": None}
     gpus = [
         {"id": "GPU-a", "name": "NVIDIA L4", "use": "run", "run": "run_a", **memory},
-        {"id": "GPU-b", "name": "NVIDIA L4", "use": "reserved", "run": "run_b", **memory},
+        {"id": "GPU-b", "name": "NVIDIA L4", "use": "inference", "run": None, **memory},
         {"id": "MIG-c", "name": "MIG 1g", "use": "free", "run": None, "memory_used": None, "memory_total": None},
     ]
     drawn = draw_workers([{**worker, "gpus": gpus}, {**worker, "id": "w-2", "gpus": [], "current_run": "run_c"}])
     assert "w-&lt;1&gt;" in drawn
     assert '<td><a href="?run=run_a">run_a</a></td><td>1 GiB of 16 GiB</td>' in drawn
-    assert '<td>reserved for <a href="?run=run_b">run_b</a></td>' in drawn
+    assert "<td>NVIDIA L4 · GPU-b</td><td>inference</td>" in drawn
     assert "<td>MIG 1g · MIG-c</td><td>free</td><td></td>" in drawn
     assert '<td>cpu (2 cores)</td><td><a href="?run=run_c">run_c</a></td>' in drawn
     assert "No worker is alive" in draw_workers([])

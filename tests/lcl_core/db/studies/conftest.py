@@ -67,7 +67,13 @@ class Studies:
             if run.kind == "pretrain":
                 run.encoder_id = run_id.replace("run_", "enc_")
                 run.result = {"encoder": {"seconds": 1.0}}
-                facts = {"path": f"encoders/{run.encoder_id}", "hash": "h", "owner": run.owner, "info": {}}
+                facts = {
+                    "path": f"encoders/{run.encoder_id}",
+                    "hash": "h",
+                    "identity": "h",
+                    "owner": run.owner,
+                    "info": {},
+                }
                 moment = now(session)
                 session.merge(EncoderRow(id=run.encoder_id, name=run.encoder_id, created_at=moment, **facts))
             else:

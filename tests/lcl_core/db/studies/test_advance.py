@@ -166,8 +166,8 @@ def register(database: Database, encoder_id: str) -> None:
     with database.session() as session:
         session.add(
             EncoderRow(
-                id=encoder_id, name="start", path="encoders/start", hash="0" * 64, owner="ada", info={},
-                created_at=now(session),
+                id=encoder_id, name="start", path="encoders/start", hash="0" * 64, identity="0" * 64, owner="ada",
+                info={}, created_at=now(session),
             )
         )  # fmt: skip
 

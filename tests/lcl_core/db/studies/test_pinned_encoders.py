@@ -21,7 +21,7 @@ TUNED: Json = {"tasks": ["tuned_retrieval"], "tuned_retrieval": {"text_encoder":
 
 def register(database: Database, encoder_id: str, name: str) -> None:
     with database.session() as session:
-        facts = {"path": f"encoders/{encoder_id}", "hash": "0" * 64, "owner": "ada", "info": {}}
+        facts = {"path": f"encoders/{encoder_id}", "hash": "0" * 64, "identity": "0" * 64, "owner": "ada", "info": {}}
         session.add(EncoderRow(id=encoder_id, name=name, created_at=now(session), **facts))
 
 
