@@ -323,12 +323,11 @@ def row_colour_class(index: int) -> str:
 
 def row_label(row: Json) -> str:
     """Labels of a row of the table."""
-    words = list(row["labels"].values()) + ([f"rung {row['rung']}"] if row.get("rung") is not None else [])
-    return " ".join(words) or "all"
+    return " ".join(row["labels"].values()) or "all"
 
 
 def cost_chart(table: Json, head: str) -> str:
-    """A metric over its cost: mean and deviation of each row, Pareto front, power law."""
+    """A metric over its cost: mean and deviation of each row, Pareto front."""
     compute = table["compute"]
     rows = [(index, row, row["figures"][head], row["compute"][compute]) for index, row in _rows_with_cost(table, head)]
     title = f"{head} over {COST_LABELS[compute]}"
@@ -337,9 +336,8 @@ def cost_chart(table: Json, head: str) -> str:
     log = _needs_log_axis([cost for *_, cost in rows])
     at = {index: (_scale_cost(cost, log), figure["mean"]) for index, _, figure, cost in rows}
     frame = _pad_frame(plot_frame([*at.values(), *_deviation_ends(at, rows)]))
-    law = _power_law(table, head, frame, log)
     front = _staircase([at[index] for index in table["pareto"][head] if index in at])
-    lines = f'<path class="lcl-line lcl-line--front" d="{svg_path(front, frame)}"/>' + law
+    lines = f'<path class="lcl-line lcl-line--front" d="{svg_path(front, frame)}"/>'
     spots = {index: _percent_position(point, frame) for index, point in at.items()}
     sides = label_positions([(*spots[index], row_label(row)) for index, row, *_ in rows])
     points = "".join(
@@ -348,7 +346,7 @@ def cost_chart(table: Json, head: str) -> str:
     )
     words = ", ".join(f"{row_label(row)} {number(figure['mean'], 3)}" for _, row, figure, _ in rows)
     plot = _study_plot(f"{title}: {words}", frame, lines, points, _log_axis(frame) if log else x_axis(frame))
-    return _figure(title, plot, "dashed: Pareto front" + ("; dotted: power law" if law else ""))
+    return _figure(title, plot, "dashed: Pareto front")
 
 
 def curves_chart(curves: Json, title: str) -> str:
@@ -409,20 +407,6 @@ def _staircase(points: Sequence[Point]) -> list[Point]:
     for x, y in points:
         line += [(x, line[-1][1]), (x, y)] if line else [(x, y)]
     return line
-
-
-def _power_law(table: Json, head: str, frame: Frame, log: bool) -> str:
-    """The power law as a line; not over seconds, which depend on the machine."""
-    law = table["fits"][head]
-    if law is None or table["compute"] == "seconds" or law["interval"] is None:
-        return ""
-    left, right = frame[:2]
-    positions = [left + (right - left) * step / 40 for step in range(41)]
-    points = [(x, law["factor"] * (10**x if log else max(x, 1e-9)) ** law["exponent"]) for x in positions]
-    low, high = law["interval"]
-    words = f"∝ cost^{law['exponent']:.3f}, 95 %: {low:.3f} to {high:.3f}"
-    path = svg_path(points, frame)
-    return f'<path class="lcl-line lcl-line--law" d="{path}"><title>{esc(words)}</title></path>'
 
 
 def label_positions(spots: Sequence[tuple[float, float, str]]) -> list[str]:

@@ -100,10 +100,6 @@ def _add_downloads(router: APIRouter, client: Client, team: SessionStore | None)
     def study_table(study: str, kind: str) -> Response:
         return _attachment(lambda: client.study_table(study, kind).encode(), f"table.{kind}")
 
-    @router.get("/study/{study}/plots/{name}.{kind}")
-    def study_plot(study: str, name: str, kind: str) -> Response:
-        return _attachment(lambda: client.study_plot(study, name, kind), f"{name}.{kind}")
-
     @router.get("/encoder/{encoder}/{format}.tar")
     def exported(encoder: str, format: str, request: Request) -> Response:
         opened = client.encoder_archive(encoder, format)

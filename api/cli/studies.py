@@ -125,22 +125,6 @@ def table(
 
 
 @group.command()
-def plot(
-    context: typer.Context,
-    study_id: StudyId,
-    name: Annotated[str, typer.Argument(help="rows, pareto, scaling or curves")],
-    out: Annotated[Path, typer.Argument(help="file that ends in .svg or .png")],
-    metric: Annotated[str | None, typer.Option(help="name of a column of the table")] = None,
-    value: Annotated[str | None, typer.Option(help="of curves: loss, generation_loss, …")] = None,
-) -> None:
-    """Draw a study."""
-    options, kind = global_options(context), out.suffix.lstrip(".")
-    image = options.call(lambda client: client.study_plot(study_id, name, kind, metric=metric, value=value))
-    write_file(out, image)
-    options.print_file(out)
-
-
-@group.command()
 def extend(
     context: typer.Context,
     study_id: StudyId,
@@ -273,23 +257,14 @@ def state_counts(study: Json | Json) -> str:
 def print_rows(study: Json) -> None:
     """The table: labels, sampled settings, states of the cells, and each metric as mean ± deviation."""
     table = study["table"]
-    rungs = any(row["rung"] is not None for row in table["rows"])
     metrics = [metric["name"] for metric in table["metrics"]]
-    columns = [*table["axes"], *table["parameters"], *(["rung"] if rungs else []), "cells", *metrics]
-    print_table(columns, [_table_row(table, row, metrics, rungs) for row in table["rows"]], "no rows")
-
-
-def _table_row(table: Json, row: Json, metrics: list[str], rungs: bool) -> list[object]:
-    labels = [row["labels"].get(axis) for axis in table["axes"]]
-    sampled = [row["parameters"].get(name) for name in table["parameters"]]
-    states = ", ".join(f"{count} {state}" for state, count in row["states"].items())
-    return [
-        *labels,
-        *sampled,
-        *([row["rung"]] if rungs else []),
-        states,
-        *(_figure_cell(row, metric) for metric in metrics),
-    ]
+    rows = []
+    for row in table["rows"]:
+        labels = [row["labels"].get(axis) for axis in table["axes"]]
+        sampled = [row["parameters"].get(name) for name in table["parameters"]]
+        states = ", ".join(f"{count} {state}" for state, count in row["states"].items())
+        rows.append([*labels, *sampled, states, *(_figure_cell(row, metric) for metric in metrics)])
+    print_table([*table["axes"], *table["parameters"], "cells", *metrics], rows, "no rows")
 
 
 def _figure_cell(row: Json, metric: str) -> str:

@@ -207,13 +207,8 @@ class StudyCalls(Transport):
         """The table as ``json``, ``csv`` or ``md``, as text."""
         return self.send("GET", f"{_study_path(study_id)}/table.{quote(kind, safe='')}").text
 
-    def study_plot(self, study_id: str, name: str, kind: str = "svg", **query: str | None) -> bytes:
-        """``name``: rows, pareto, scaling or curves. ``query``: metric, and for curves value."""
-        path = f"{_study_path(study_id)}/plots/{quote(name, safe='')}.{quote(kind, safe='')}"
-        return self.send("GET", path, params=without_none(**query)).content
-
     def study_curves(self, study_id: str, value: str = "loss") -> Json:
-        """{"value", "values", "rows": [{"labels", "rung", "points": [[step, mean, lowest, highest]]}]}."""
+        """{"value", "values", "rows": [{"labels", "points": [[step, mean, lowest, highest]]}]}."""
         return self.get(f"{_study_path(study_id)}/curves", value=value)
 
     def compare_rows(self, study_id: str, left: int, right: int) -> Json:

@@ -1,4 +1,4 @@
-"""Studies: submission, pages, actions; their table, plots, curves and comparisons."""
+"""Studies: submission, pages, actions; their table, curves and comparisons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Response
 from sqlalchemy.orm import Session
 
-from api.core.errors import ERROR_RESPONSES, Problem
+from api.core.errors import ERROR_RESPONSES
 from api.core.session import documented_responses, single_thread_endpoint
 from api.deps import (
     Cursor,
@@ -46,13 +46,10 @@ from api.services.studies import (
 from lcl_core.db import runs, studies
 from lcl_core.db.models import Study
 from lcl_core.specs.study import AdditionSpec
-from lcl_core.studies.plots import KINDS, PLOTS, PlotData, draw_plot
-from lcl_core.studies.results import curve_metrics
-from lcl_core.studies.results import training_curves as draw_curves
+from lcl_core.studies.results import curve_metrics, training_curves
 from lcl_core.studies.table import FORMATS
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"], responses=ERROR_RESPONSES)
-ColumnName = Annotated[str | None, Query(max_length=60, description="head of a column; none: the first")]
 MetricName = Annotated[str, Query(max_length=100, description="metric of the training's metric lines")]
 RowNumber = Annotated[int, Query(ge=0, lt=10_000, description="row of the table, from 0")]
 TABLE_RESPONSES = documented_responses(*(media_type.partition(";")[0] for _write, media_type in FORMATS.values()))
@@ -176,40 +173,13 @@ def table(
     return Response(write(study_table(session, study), study_title(study)), media_type=media_type)
 
 
-@router.get(
-    "/{study_id}/plots/{name}.{kind}",
-    summary="Draw plot of study",
-    response_class=Response,
-    responses=documented_responses(*KINDS.values()),
-)
-def plot(
-    study_id: StudyId,
-    name: Annotated[str, Path(description="rows, pareto, scaling or curves", examples=["rows"])],
-    kind: Annotated[str, Path(description="svg or png", examples=["svg"])],
-    _: Viewer,
-    session: ReadSessionDep,
-    metric: ColumnName = None,
-    value: MetricName = "loss",
-) -> Response:
-    """``rows``, ``pareto``, ``scaling`` (of a metric) or ``curves`` (of the training), as svg or png."""
-    study = studies.get_study(session, study_id)
-    found = study_table(session, study)
-    heads = [column["name"] for column in found["metrics"]]
-    if metric is not None and metric not in heads:
-        raise Problem(404, "unknown_metric", f"there is no metric {metric!r}; choose from {', '.join(heads)}")
-    cells = studies.study_cells(session, study.id) if name == "curves" and name in PLOTS else []
-    rows = draw_curves(cells, runs.thinned_metrics(session, [cell.run.id for cell in cells]), value)
-    figure = draw_plot(name, PlotData(study_title(study), found, metric or heads[0], rows, value), kind)
-    return Response(figure, media_type=KINDS[kind])
-
-
 @router.get("/{study_id}/curves", summary="Get curves of study")
 def curves(study_id: StudyId, _: Viewer, session: ReadSessionDep, value: MetricName = "loss") -> CurvesView:
     """A training metric over steps, one curve per row of the table."""
     study = studies.get_study(session, study_id)
     cells = studies.study_cells(session, study.id)
     lines = runs.thinned_metrics(session, [cell.run.id for cell in cells])
-    rows = draw_curves(cells, lines, value)
+    rows = training_curves(cells, lines, value)
     return CurvesView.model_validate({"value": value, "values": curve_metrics(lines), "rows": rows})
 
 

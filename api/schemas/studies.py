@@ -61,7 +61,6 @@ class TrialRunView(BaseModel):
     state: str = Field(description="state of the run")
     progress: dict[str, Any] | None = Field(description="its last line of metrics")
     reason: dict[str, Any] | None = Field(description="why it failed")
-    continues: str | None = Field(None, description="the run from whose checkpoint it goes on")
 
 
 class TrialView(BaseModel):
@@ -69,7 +68,6 @@ class TrialView(BaseModel):
     labels: dict[str, str] = Field(description="its variant of each axis")
     parameters: dict[str, Any] = Field(description="values drawn by a random search")
     seed: int = Field(description="its seed")
-    rung: int = Field(description="stage of successive halving, from 0")
     state: str = Field(description="state of its runs together")
     run: TrialRunView
     evaluation: TrialRunView | None = Field(description="the evaluation of its encoder")
@@ -84,7 +82,6 @@ class StudyDetailView(StudyView):
 
 class CurveView(BaseModel):
     labels: dict[str, str] = Field(description="its variant of each axis")
-    rung: int | None = Field(description="stage of successive halving; null: there is none")
     points: list[list[float]] = Field(description="step, and mean, lowest and highest over the seeds")
 
 

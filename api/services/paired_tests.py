@@ -9,9 +9,8 @@ from typing import Any
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.significance import compare_runs
-from lcl_core.studies.paired_outcomes import Outcomes, compare_outcomes, question_outcomes
-from lcl_core.studies.results import CellRecord
-from lcl_core.studies.table import Column
+from lcl_core.specs.study import MetricSpec
+from lcl_core.studies.paired_outcomes import compare_outcomes, question_outcomes
 
 RESAMPLES = 2000  # fast enough for a request on large splits
 Json = dict[str, Any]
@@ -38,23 +37,16 @@ def encoder_tests(
     }
 
 
-def sample_tests(
-    columns: Sequence[Column], sides: Sequence[Sequence[tuple[CellRecord, Path]]]
-) -> dict[str, Json | None]:
-    """Tests over samples by the column's head, of two sides with the cells of their seeds and their predictions."""
-    outcomes = [[_cell_outcomes(columns, *each) for each in side if _has_predictions(each[1])] for side in sides]
+def sample_tests(metrics: Sequence[MetricSpec], sides: Sequence[Sequence[Path]]) -> dict[str, Json | None]:
+    """Tests over samples by the metric's name, of two sides with the folders of their seeds' predictions."""
+    outcomes = [
+        [question_outcomes(metrics, records) for records in side if _has_predictions(records)] for side in sides
+    ]
     tests = {
-        column.head: compare_outcomes(*([cell.get(column.head, {}) for cell in side] for side in outcomes))
-        for column in columns
+        metric.name: compare_outcomes(*([seed[number] for seed in side] for side in outcomes))
+        for number, metric in enumerate(metrics)
     }
-    return {head: None if test is None else asdict(test) for head, test in tests.items()}
-
-
-def _cell_outcomes(columns: Sequence[Column], cell: CellRecord, records: Path) -> dict[str, Outcomes]:
-    """Outcomes by head of the columns that have a value of this cell."""
-    covering = [column for column in columns if column.covers(cell)]
-    found = question_outcomes([column.metric for column in covering], records)
-    return {column.head: outcomes for column, outcomes in zip(covering, found, strict=True)}
+    return {name: None if test is None else asdict(test) for name, test in tests.items()}
 
 
 def _has_predictions(folder: Path) -> bool:

@@ -18,11 +18,9 @@ from lcl_core.db.models import Study
 from lcl_core.specs.limits import check_limits
 from lcl_core.specs.parsing import data_paths, dataset_fields, datasets_of, encoder_fields, parse_as
 from lcl_core.specs.study import StudySpec
-from lcl_core.studies.choices import plan_cells
-from lcl_core.studies.results import SUCCEEDED, CellRecord, RunRecord
-from lcl_core.studies.status import StudyStatus, study_status
-from lcl_core.studies.table import build_table, compare_rows, contents_notes, table_columns, table_notes
-from lcl_core.studies.trials import evaluate_specs, resolve_presets
+from lcl_core.studies.results import SUCCEEDED, CellRecord, RunRecord, StudyStatus
+from lcl_core.studies.table import build_table, compare_rows, contents_notes, table_notes
+from lcl_core.studies.trials import evaluate_spec, expand_study, resolve_presets
 
 Json = dict[str, Any]
 
@@ -48,7 +46,7 @@ def check_study(session: Session, spec: StudySpec, roots: Sequence[Root]) -> Non
     Raises: Problem 422 with the field.
     """
     try:
-        trials = plan_cells(spec)
+        trials = expand_study(spec)
     except UserError as error:
         raise Problem(422, error.code, error.message, field=error.field) from error
     for trial in trials:
@@ -56,23 +54,21 @@ def check_study(session: Session, spec: StudySpec, roots: Sequence[Root]) -> Non
             check_limits(trial.spec)
         except UserError as error:
             raise Problem(422, error.code, f"pretrain.{error.message}", field=f"pretrain.{error.field}") from error
-    evaluations = evaluate_specs(spec).items()
+    evaluation = evaluate_spec(spec)
     fields = {name: "pretrain.data.sources" for trial in trials for name in datasets_of(trial.spec)}
     read = {(field, path) for trial in trials for field, path in data_paths(trial.spec).items()}
     for field, path in sorted(read):
         check_reference(f"pretrain.{field}", resolve_allowed, path, roots)
-    for prefix, evaluation in evaluations:
-        fields |= {name: f"{prefix}.{field}" for field, name in dataset_fields(evaluation).items()}
+    fields |= {name: f"evaluate.{field}" for field, name in dataset_fields(evaluation).items()}
     for name, field in fields.items():
         check_reference(field, datasets.get_dataset, session, name)
     named = {(field, name) for trial in trials for field, name in encoder_fields(trial.spec).items()}
     for field, name in sorted(named):
         check_reference(f"pretrain.{field}", registry.get_encoder, session, name)
-    for prefix, evaluation in evaluations:
-        for field, name in evaluation.further_encoders().items():
-            check_reference(f"{prefix}.{field}", registry.get_encoder, session, name)
-        for field, path in data_paths(evaluation).items():
-            check_reference(f"{prefix}.{field}", resolve_allowed, path, roots)
+    for field, name in evaluation.further_encoders().items():
+        check_reference(f"evaluate.{field}", registry.get_encoder, session, name)
+    for field, path in data_paths(evaluation).items():
+        check_reference(f"evaluate.{field}", resolve_allowed, path, roots)
 
 
 def study_view(study: Study, status: StudyStatus) -> StudyView:
@@ -92,7 +88,7 @@ def study_detail(session: Session, study: Study) -> StudyDetailView:
     """The study with its trials, table and notes."""
     spec, trials = studies.study_spec(study), studies.study_cells(session, study.id)
     cancelled = study.cancelled_at is not None
-    view = study_view(study, study_status(spec, trials, cancelled=cancelled))
+    view = study_view(study, studies.study_statuses(session, [study])[study.id])
     return StudyDetailView(
         **view.model_dump(),
         spec=study.spec,
@@ -128,20 +124,17 @@ def compare_study_rows(
             raise Problem(404, "unknown_row", f"the table has {len(rows)} rows, counted from 0; there is no {number}")
     by_number = {trial.number: trial for trial in trials}
     sides = [[by_number[number] for number in rows[row]["cells"]] for row in (left, right)]
-    columns = table_columns(spec)
-    evaluated = [[(cell, records_of(run.id)) for cell, run in _succeeded_evaluations(side)] for side in sides]
+    evaluated = [
+        [records_of(cell.evaluation.id) for cell in side if cell.evaluation and cell.evaluation.state == SUCCEEDED]
+        for side in sides
+    ]
     return {
         "left": rows[left]["labels"],
         "right": rows[right]["labels"],
-        "seeds": {column.head: compare_rows(column.head, rows[left], rows[right]) for column in columns},
-        "samples": sample_tests(columns, evaluated),
+        "seeds": {metric.name: compare_rows(metric.name, rows[left], rows[right]) for metric in spec.metrics},
+        "samples": sample_tests(spec.metrics, evaluated),
         "notes": contents_notes([cell for side in sides for cell in side]),
     }
-
-
-def _succeeded_evaluations(trials: Sequence[CellRecord]) -> list[tuple[CellRecord, RunRecord]]:
-    """The trials whose evaluation has succeeded, each with it."""
-    return [(trial, trial.evaluation) for trial in trials if trial.evaluation and trial.evaluation.state == SUCCEEDED]
 
 
 def _trial_view(trial: CellRecord, cancelled: bool) -> TrialView:
@@ -150,7 +143,6 @@ def _trial_view(trial: CellRecord, cancelled: bool) -> TrialView:
         labels=trial.labels,
         parameters=trial.parameters,
         seed=trial.seed,
-        rung=trial.rung,
         state=trial.state(cancelled=cancelled),
         run=_trial_run_view(trial.run),
         evaluation=None if trial.evaluation is None else _trial_run_view(trial.evaluation),
@@ -158,4 +150,4 @@ def _trial_view(trial: CellRecord, cancelled: bool) -> TrialView:
 
 
 def _trial_run_view(run: RunRecord) -> TrialRunView:
-    return TrialRunView(id=run.id, state=run.state, progress=run.progress, reason=run.reason, continues=run.continues)
+    return TrialRunView(id=run.id, state=run.state, progress=run.progress, reason=run.reason)

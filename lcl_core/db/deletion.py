@@ -29,7 +29,7 @@ from lcl_core.db.studies import study_spec
 from lcl_core.specs.base import slug
 from lcl_core.specs.parsing import AnySpec, dataset_fields, datasets_of, encoders_of, parse_spec
 from lcl_core.specs.study import StudySpec
-from lcl_core.studies.trials import evaluate_specs, expand_study
+from lcl_core.studies.trials import evaluate_spec, expand_study
 
 _FINISHED = [state.value for state in FINISHED]
 _HAS_ENDED = Run.state.in_(_FINISHED)
@@ -185,12 +185,12 @@ def _active_studies_using(
 
 def _encoders_of_study(spec: StudySpec) -> set[str]:
     trained = {name for cell in expand_study(spec) for name in encoders_of(cell.spec)}
-    return trained | {name for each in evaluate_specs(spec).values() for name in each.further_encoders().values()}
+    return trained | set(evaluate_spec(spec).further_encoders().values())
 
 
 def _datasets_of_study(spec: StudySpec) -> set[str]:
     trained = {name for cell in expand_study(spec) for name in datasets_of(cell.spec)}
-    return trained | {name for each in evaluate_specs(spec).values() for name in dataset_fields(each).values()}
+    return trained | set(dataset_fields(evaluate_spec(spec)).values())
 
 
 def _managed_only(paths: Iterable[str]) -> list[str]:

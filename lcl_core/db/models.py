@@ -283,7 +283,6 @@ class StudyCell(Base):
     labels: Mapped[dict[str, Any]]  # {axis: variant}
     parameters: Mapped[dict[str, Any]]  # {field: value sampled by the search}
     seed: Mapped[int]
-    rung: Mapped[int]
     run_id: Mapped[str] = mapped_column(ForeignKey("run.id"), index=True)
     evaluation_id: Mapped[str | None] = mapped_column(ForeignKey("run.id"), index=True)
 

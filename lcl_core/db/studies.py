@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import ColumnElement, case, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
@@ -26,22 +26,9 @@ from lcl_core.db.submit import find_by_idempotency_key, find_reusable_runs, hash
 from lcl_core.estimate.report import TrainingTime, add_estimates
 from lcl_core.specs.parsing import AnySpec, parse_as, spec_hash
 from lcl_core.specs.study import AdditionSpec, StudySpec
-from lcl_core.studies.choices import plan_cells
-from lcl_core.studies.encoder_references import (
-    encoder_references,
-    replace_encoders,
-    replace_in_axes,
-)
-from lcl_core.studies.results import CellRecord, RunRecord, cell_state, study_state
-from lcl_core.studies.status import (
-    StudyStatus,
-    are_finalists,
-    can_continue,
-    promoted_cells,
-    rung_to_promote,
-    study_status,
-)
-from lcl_core.studies.trials import PlannedCell, apply_addition, cell_key, evaluate_spec, resolve_presets
+from lcl_core.studies.encoder_references import replace_encoders, replace_in_axes
+from lcl_core.studies.results import CellRecord, RunRecord, StudyStatus, cell_state, study_state
+from lcl_core.studies.trials import PlannedCell, apply_addition, evaluate_spec, expand_study, resolve_presets
 
 MAX_ESTIMATED = 64  # different pre-trainings of a study whose time is estimated
 STUDY_PRIORITY = -1  # of pre-trainings: runs that users submit do not wait for a whole study
@@ -68,7 +55,7 @@ def create_study(
         return repeated
     body_hash = _hash_submission(spec, name)
     spec = _pin_encoders(session, spec)
-    cells = plan_cells(spec)
+    cells = expand_study(spec)
     study = Study(
         id=new_id("study"),
         name=name,
@@ -139,7 +126,7 @@ def estimate_training(
 
 def _planned_cells(session: Session, spec: StudySpec) -> list[PlannedCell]:
     """The cells that ``create_study`` would insert. Raises: as it."""
-    return plan_cells(_pin_encoders(session, resolve_presets(spec)))
+    return expand_study(_pin_encoders(session, resolve_presets(spec)))
 
 
 def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list[Run]:
@@ -155,7 +142,7 @@ def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list
     spec = apply_addition(study_spec(study), addition.model_copy(update={"axes": added}))
     known = {cell.key for cell in study_cells(session, study.id)}
     study.spec = storable_json(spec.model_dump(mode="json"))
-    return add_cells(session, study, [cell for cell in plan_cells(spec) if cell.key not in known])
+    return add_cells(session, study, [cell for cell in expand_study(spec) if cell.key not in known])
 
 
 def get_study(session: Session, study_id: str, owner: str | None = None) -> Study:
@@ -184,14 +171,14 @@ def study_spec(study: Study) -> StudySpec:
     return parse_as(StudySpec, study.spec)
 
 
-def study_cells(session: Session, study_id: str, rung: int | None = None) -> list[CellRecord]:
-    """The cells in their order, with their runs. ``rung``: those of one rung; None: all."""
+def study_cells(session: Session, study_id: str) -> list[CellRecord]:
+    """The cells in their order, with their runs."""
     evaluation = aliased(Run)
     query = (
         select(StudyCell, Run, evaluation)
         .join(Run, Run.id == StudyCell.run_id)
         .outerjoin(evaluation, evaluation.id == StudyCell.evaluation_id)
-        .where(StudyCell.study_id == study_id, *([] if rung is None else [StudyCell.rung == rung]))
+        .where(StudyCell.study_id == study_id)
         .order_by(StudyCell.number)
     )
     return [
@@ -200,7 +187,6 @@ def study_cells(session: Session, study_id: str, rung: int | None = None) -> lis
             labels=cell.labels,
             parameters=cell.parameters,
             seed=cell.seed,
-            rung=cell.rung,
             run=_run_record(run),
             evaluation=None if evaluated is None else _run_record(evaluated),
         )
@@ -209,12 +195,13 @@ def study_cells(session: Session, study_id: str, rung: int | None = None) -> lis
 
 
 def study_statuses(session: Session, studies: Sequence[Study]) -> dict[str, StudyStatus]:
-    """{study id: status}. Results of runs are read where a halving's best trials are about to be promoted."""
+    """{study id: status}."""
     counts = _count_cells(session, studies)
-    searches = {study.id: study.spec["search"] for study in studies}
-    rungs = {study_id: len(search["rungs"]) for study_id, search in searches.items() if search["kind"] == "halving"}
-    cells = _halving_cells(session, rungs)
-    return {study.id: _study_status(study, counts.get(study.id, {}), cells.get(study.id)) for study in studies}
+    return {
+        study.id: StudyStatus(study_state(found, cancelled=study.cancelled_at is not None), found)
+        for study in studies
+        for found in [counts.get(study.id, {})]
+    }
 
 
 def cancel_study(session: Session, study: Study) -> Study:
@@ -250,8 +237,6 @@ class Resumption:
 def resume_study(session: Session, study: Study) -> Resumption:
     """Queue the study's failed and cancelled runs again, from their last checkpoints.
 
-    Of a halving only runs of its highest rung: the trials of the rungs below are already ranked.
-
     Raises: ForbiddenTransition unless the study is cancelled or failed; UserError ``timeout_reached`` for a failed one
         all of whose runs have used up their time.
     """
@@ -260,8 +245,7 @@ def resume_study(session: Session, study: Study) -> Resumption:
         raise ForbiddenTransition(study.id, status.state, "resumed", noun="study")
     study.cancelled_at = None
     again = (State.FAILED.value, State.CANCELLED.value)
-    latest = _study_runs(session, study, StudyCell.rung == _highest_rung(session, study))
-    query = select(Run.id).where(Run.id.in_(latest), Run.state.in_(again)).order_by(Run.id)
+    query = select(Run.id).where(Run.id.in_(_study_runs(session, study)), Run.state.in_(again)).order_by(Run.id)
     done = Resumption([], {})
     for run_id in session.scalars(query).all():
         try:
@@ -286,28 +270,37 @@ def delete_study(session: Session, study: Study) -> None:
 
 
 def due_studies(session: Session) -> list[str]:
-    """Ids of the studies for which ``advance_study`` may submit runs; only reads."""
+    """Ids of the studies with encoders that are not evaluated yet; only reads."""
     unevaluated = (
         select(StudyCell.study_id)
         .join(Run, Run.id == StudyCell.run_id)
         .where(StudyCell.evaluation_id.is_(None), Run.state == State.SUCCEEDED.value)
     )
-    to_evaluate = select(Study.id).where(Study.cancelled_at.is_(None), Study.id.in_(unevaluated))
-    idle = _halving_cells(session, _idle_halvings(session))
-    specs = {study_id: study_spec(session.get_one(Study, study_id)) for study_id in idle}
-    to_promote = [study_id for study_id, cells in idle.items() if promoted_cells(specs[study_id], cells)]
-    return sorted({*session.scalars(to_evaluate), *to_promote})
+    query = select(Study.id).where(Study.cancelled_at.is_(None), Study.id.in_(unevaluated)).order_by(Study.id)
+    return list(session.scalars(query))
 
 
 def advance_study(session: Session, study_id: str) -> list[str]:
-    """Submit evaluations of new encoders and the next rung of a halving. Returns: ids of the queued runs."""
+    """Submit an evaluation of every encoder without one. Returns: ids of the queued runs."""
     lock_studies(session)
     study = session.get(Study, study_id, populate_existing=True)
     if study is None or study.cancelled_at is not None:
         return []
-    spec = study_spec(study)
-    runs = _submit_evaluations(session, study, spec) + _promote_cells(session, study, spec)
-    return [run.id for run in runs if run.state == State.QUEUED.value]
+    query = (
+        select(StudyCell, Run)
+        .join(Run, Run.id == StudyCell.run_id)
+        .where(StudyCell.study_id == study.id, StudyCell.evaluation_id.is_(None), Run.state == State.SUCCEEDED.value)
+        .order_by(StudyCell.number)
+    )
+    cells, spec = session.execute(query).tuples().all(), study_spec(study)
+    requests: list[tuple[AnySpec, str]] = [
+        (evaluate_spec(spec, str(run.encoder_id)), run_name(study, cell.labels, cell.seed)) for cell, run in cells
+    ]
+    evaluations = find_or_submit_runs(session, study, "evaluate", requests)
+    for (cell, _), evaluation in zip(cells, evaluations, strict=True):
+        cell.evaluation_id = evaluation.id
+    session.flush()
+    return [run.id for run in evaluations if run.state == State.QUEUED.value]
 
 
 def lock_studies(session: Session) -> None:
@@ -315,38 +308,10 @@ def lock_studies(session: Session) -> None:
     lock_until_commit(session, _STUDIES_LOCK)
 
 
-@dataclass(frozen=True)
-class RunRequest:
-    """A run that a study needs.
-
-    Attributes:
-        continues: id of the run from whose checkpoint a new run starts.
-    """
-
-    spec: AnySpec
-    name: str
-    continues: str | None = None
-
-
-def add_cells(
-    session: Session, study: Study, cells: Sequence[PlannedCell], continues: Sequence[str | None] | None = None
-) -> list[Run]:
-    """Insert rows for new cells, each with its run. The caller holds ``lock_studies``.
-
-    Args:
-        continues: for each cell the id of the run from whose checkpoint a new run starts.
-    """
-    requests = [
-        RunRequest(cell.spec, run_name(study, cell.labels, cell.seed), parent)
-        for cell, parent in zip(cells, continues or [None] * len(cells), strict=True)
-    ]
+def add_cells(session: Session, study: Study, cells: Sequence[PlannedCell]) -> list[Run]:
+    """Insert rows for new cells, each with its run. The caller holds ``lock_studies``."""
+    requests: list[tuple[AnySpec, str]] = [(cell.spec, run_name(study, cell.labels, cell.seed)) for cell in cells]
     runs = find_or_submit_runs(session, study, "pretrain", requests)
-    _insert_cells(session, study, cells, [run.id for run in runs])
-    return runs
-
-
-def _insert_cells(session: Session, study: Study, cells: Sequence[PlannedCell], runs: Sequence[str]) -> None:
-    """``runs``: for each cell the id of its pre-training."""
     query = select(func.coalesce(func.max(StudyCell.number), -1)).where(StudyCell.study_id == study.id)
     first = session.scalars(query).one() + 1
     session.add_all(
@@ -356,22 +321,33 @@ def _insert_cells(session: Session, study: Study, cells: Sequence[PlannedCell], 
             labels=cell.labels,
             parameters=storable_json(cell.parameters),
             seed=cell.seed,
-            rung=cell.rung,
-            run_id=run_id,
+            run_id=run.id,
         )
-        for number, (cell, run_id) in enumerate(zip(cells, runs, strict=True), start=first)
+        for number, (cell, run) in enumerate(zip(cells, runs, strict=True), start=first)
     )
     session.flush()
+    return runs
 
 
-def find_or_submit_runs(session: Session, study: Study, kind: str, requests: Sequence[RunRequest]) -> list[Run]:
-    """For each request a reusable run of the study's owner, or a new run. The caller holds ``lock_studies``."""
-    runs = find_reusable_runs(session, kind, [request.spec for request in requests], study.owner)
-    for request in requests:
-        key = spec_hash(kind, request.spec)
+def find_or_submit_runs(
+    session: Session, study: Study, kind: str, requests: Sequence[tuple[AnySpec, str]]
+) -> list[Run]:
+    """For each (spec, name) a reusable run of the study's owner, or a new run. The caller holds ``lock_studies``."""
+    runs = find_reusable_runs(session, kind, [spec for spec, _ in requests], study.owner)
+    for spec, name in requests:
+        key = spec_hash(kind, spec)
         if key not in runs:
-            runs[key] = _submit_for_study(session, study, kind, request)
-    return [runs[spec_hash(kind, request.spec)] for request in requests]
+            runs[key] = submit(
+                session,
+                kind,
+                spec,
+                name=name,
+                owner=study.owner,
+                priority=STUDY_PRIORITY if kind == "pretrain" else 0,
+                study_id=study.id,
+                visible_to=study.owner,
+            )
+    return [runs[spec_hash(kind, spec)] for spec, _ in requests]
 
 
 def run_name(study: Study, labels: dict[str, str], seed: int) -> str:
@@ -380,55 +356,6 @@ def run_name(study: Study, labels: dict[str, str], seed: int) -> str:
     axes = sorted(labels, key=lambda axis: position.get(axis, len(position)))
     words = [study.name or study.id, *(labels[axis] for axis in axes), f"s{seed}"]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(words))[-100:].lstrip("._-")
-
-
-def _submit_for_study(session: Session, study: Study, kind: str, request: RunRequest) -> Run:
-    return submit(
-        session,
-        kind,
-        request.spec,
-        name=request.name,
-        owner=study.owner,
-        priority=STUDY_PRIORITY if kind == "pretrain" else 0,
-        study_id=study.id,
-        continues=request.continues,
-        visible_to=study.owner,
-    )
-
-
-def _study_status(study: Study, counts: dict[str, int], cells: list[CellRecord] | None) -> StudyStatus:
-    """``cells``: of a halving."""
-    cancelled = study.cancelled_at is not None
-    if cells is not None:
-        return study_status(study_spec(study), cells, cancelled=cancelled)
-    return StudyStatus(study_state(counts, cancelled=cancelled), counts)
-
-
-def _halving_cells(session: Session, rungs: Mapping[str, int]) -> dict[str, list[CellRecord]]:
-    """{study id: its cells}, with the results of their runs only in a rung of which some trials may be promoted.
-
-    Args:
-        rungs: {id of a halving: number of its rungs}.
-    """
-    if not rungs:
-        return {}
-    evaluation = aliased(Run)
-    columns = StudyCell.study_id, StudyCell.number, StudyCell.labels, StudyCell.seed, StudyCell.rung
-    query = (
-        select(*columns, Run.id, Run.state, evaluation.id, evaluation.state)
-        .join(Run, Run.id == StudyCell.run_id)
-        .outerjoin(evaluation, evaluation.id == StudyCell.evaluation_id)
-        .where(StudyCell.study_id.in_(rungs))
-    )
-    found: dict[str, list[CellRecord]] = {study_id: [] for study_id in rungs}
-    for study_id, number, labels, seed, rung, run_id, state, evaluation_id, evaluated in session.execute(query):
-        examined = None if evaluation_id is None else RunRecord(evaluation_id, evaluated)
-        found[study_id].append(CellRecord(number, labels, {}, seed, rung, RunRecord(run_id, state), examined))
-    for study_id, cells in found.items():
-        if (top := rung_to_promote(rungs[study_id], cells)) is not None:
-            lower = [cell for cell in cells if cell.rung < top]
-            found[study_id] = lower + study_cells(session, study_id, top)
-    return found
 
 
 def _count_cells(session: Session, studies: Sequence[Study]) -> dict[str, dict[str, int]]:
@@ -456,7 +383,6 @@ def _run_record(run: Run) -> RunRecord:
         spec=run.spec,
         reason=run.reason,
         progress=run.progress,
-        continues=run.continues,
         inputs=run.inputs or {},
     )
 
@@ -475,15 +401,9 @@ def _lock_with_status(session: Session, study: Study) -> StudyStatus:
     return study_statuses(session, [study])[study.id]
 
 
-def _study_runs(session: Session, study: Study, *conditions: ColumnElement[bool]) -> set[str]:
-    """``conditions``: of the cells."""
-    query = select(StudyCell.run_id, StudyCell.evaluation_id).where(StudyCell.study_id == study.id, *conditions)
+def _study_runs(session: Session, study: Study) -> set[str]:
+    query = select(StudyCell.run_id, StudyCell.evaluation_id).where(StudyCell.study_id == study.id)
     return _run_ids(session.execute(query).tuples())
-
-
-def _highest_rung(session: Session, study: Study) -> int | None:
-    """None without cells; 0 without a halving."""
-    return session.scalar(select(func.max(StudyCell.rung)).where(StudyCell.study_id == study.id))
 
 
 def _exclusive_runs(session: Session, study: Study) -> set[str]:
@@ -503,64 +423,6 @@ def _run_ids(rows: Iterable[tuple[str, str | None]]) -> set[str]:
     return {run_id for row in rows for run_id in row if run_id is not None}
 
 
-def _idle_halvings(session: Session) -> dict[str, int]:
-    """{study id: number of rungs} of the halvings that may continue.
-
-    They have no unfinished run and, in their highest rung, which is not the last one, a cell that has succeeded.
-    """
-    is_running = (
-        select(StudyCell.number)
-        .join(Run, Run.id.in_([StudyCell.run_id, StudyCell.evaluation_id]))
-        .where(StudyCell.study_id == Study.id, Run.state.in_([state.value for state in State if state not in FINISHED]))
-    )
-    has_succeeded = select(Run.id).where(Run.id == StudyCell.evaluation_id, Run.state == State.SUCCEEDED.value).exists()
-    highest, succeeded = func.max(StudyCell.rung), func.max(case((has_succeeded, StudyCell.rung)))
-    query = (
-        select(Study.id, Study.spec[("search", "rungs")], highest)
-        .join(StudyCell, StudyCell.study_id == Study.id)
-        .where(Study.cancelled_at.is_(None), Study.spec["search"]["kind"].as_string() == "halving")
-        .where(~is_running.exists())
-        .group_by(Study.id)
-        .having(highest == succeeded)
-    )
-    return {study_id: len(rungs) for study_id, rungs, rung in session.execute(query).tuples() if rung < len(rungs)}
-
-
-def _submit_evaluations(session: Session, study: Study, spec: StudySpec) -> list[Run]:
-    """Submit an evaluation of every encoder without one."""
-    query = (
-        select(StudyCell, Run)
-        .join(Run, Run.id == StudyCell.run_id)
-        .where(StudyCell.study_id == study.id, StudyCell.evaluation_id.is_(None), Run.state == State.SUCCEEDED.value)
-        .order_by(StudyCell.number)
-    )
-    cells = session.execute(query).tuples().all()
-    requests = [
-        RunRequest(evaluate_spec(spec, cell.rung, str(run.encoder_id)), run_name(study, cell.labels, cell.seed))
-        for cell, run in cells
-    ]
-    evaluations = find_or_submit_runs(session, study, "evaluate", requests)
-    for (cell, _), evaluation in zip(cells, evaluations, strict=True):
-        cell.evaluation_id = evaluation.id
-    session.flush()
-    return evaluations
-
-
-def _promote_cells(session: Session, study: Study, spec: StudySpec) -> list[Run]:
-    """Insert the next cells of a halving. Returns: runs that they need beside those of the rung below."""
-    cells = study_cells(session, study.id)
-    promoted = promoted_cells(spec, cells)
-    runs = {cell.key: cell.run.id for cell in cells}
-    below = [runs[cell_key(cell.labels, cell.seed, cell.rung - 1)] for cell in promoted]
-    if are_finalists(spec, promoted):
-        # not the runs that a new study would find: those that were ranked, whatever is registered now
-        _insert_cells(session, study, promoted, below)
-        return []
-    parents = [run_id if can_continue(spec, cell) else None for cell, run_id in zip(promoted, below, strict=True)]
-    return add_cells(session, study, promoted, parents)
-
-
 def _pin_encoders(session: Session, spec: StudySpec) -> StudySpec:
     """``spec`` with ids instead of the names of encoders, which newer encoders may get."""
-    ids = {name: pin_reference(session, name) for name in encoder_references(spec)}
-    return replace_encoders(spec, ids.__getitem__) if ids else spec
+    return replace_encoders(spec, partial(pin_reference, session))

@@ -61,7 +61,10 @@ class GridSearch(Spec):
     kind: Literal["grid"] = Field("grid", description="every combination of the axes")
 
 
-class _SampledSearch(Spec):
+class RandomSearch(Spec):
+    """Settings drawn at random, all of them trained and examined."""
+
+    kind: Literal["random"] = Field(description="settings drawn at random")
     trials: int = Field(..., ge=1, le=1000, description="settings to draw; one drawn twice is tried once")
     seed: int = Field(0, ge=0, lt=2**31, description="of the draws: the same seed draws the same settings")
     parameters: dict[FieldPath, Parameter] = Field(
@@ -69,44 +72,12 @@ class _SampledSearch(Spec):
     )
 
 
-class RandomSearch(_SampledSearch):
-    """Settings drawn at random, all of them trained and examined."""
-
-    kind: Literal["random"] = Field(description="settings drawn at random")
-
-
-class HalvingSearch(_SampledSearch):
-    """Successive halving: all trials train for a few steps, the best of them for more, and so on.
-
-    Trials are judged by ``validation`` alone; only finalists are examined as the study's ``evaluate`` says.
-    """
-
-    kind: Literal["halving"] = Field(description="successive halving of settings drawn at random")
-    rungs: tuple[Annotated[int, Field(ge=1, le=100_000_000)], ...] = Field(
-        ..., min_length=1, max_length=20, description="optimiser steps of each rung, rising"
-    )
-    keep: float = Field(1 / 3, gt=0, lt=1, description="share of a rung's trials that continue in the next one")
-    finalists: int = Field(1, ge=1, le=100, description="trials of the last rung to evaluate")
-    validation: PartialSpec = Field(
-        ..., description="an evaluate spec without encoder, on a split that the study's own evaluation does not use"
-    )
-    metric: MetricSpec = Field(..., description="validation metric that trials are ranked by")
-
-    @model_validator(mode="after")
-    def _rungs_rise(self) -> HalvingSearch:
-        if list(self.rungs) != sorted(set(self.rungs)):
-            raise ValueError(f"rungs {', '.join(map(str, self.rungs))}: each must have more steps than the one before")
-        if self.metric.of != "evaluation":
-            raise ValueError("metric: trials are ranked by a figure of the validation, not of the training")
-        return self
-
-
-Search = Annotated[GridSearch | RandomSearch | HalvingSearch, Field(discriminator="kind")]
+Search = Annotated[GridSearch | RandomSearch, Field(discriminator="kind")]
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 TRIAL = "trial"  # the axis that a search adds
-RESERVED = ("seed", "rung", TRIAL, "metric")  # columns of the table that are there anyway
+RESERVED = ("seed", TRIAL, "metric")  # columns of the table that are there anyway
 
 
 class VariantSpec(Spec):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from lcl_core.specs.evaluate import EvaluateSpec
-from lcl_core.specs.study import AxisSpec, ChoiceSpec, GridSearch, HalvingSearch, StudySpec
-from lcl_core.studies.trials import Setting, apply_overlay, evaluate_specs
+from lcl_core.specs.study import AxisSpec, ChoiceSpec, GridSearch, StudySpec
+from lcl_core.studies.trials import Setting, apply_overlay, evaluate_spec
 
 TRAINING_FIELDS = ("model.init", "model.vision_init", "objective.distill.encoder")
 Replacement = Callable[[str], str]
@@ -33,11 +33,10 @@ def replace_encoders(study: StudySpec, replacement: Replacement) -> StudySpec:
 
     Raises: UserError ``bad_spec`` for an invalid evaluation.
     """
-    evaluations = evaluate_specs(study)
     changes: dict[str, Any] = {
         "pretrain": _replace_fields(study.pretrain, replacement),
         "axes": replace_in_axes(study.axes, replacement),
-        "evaluate": _replace_in_evaluation(study.evaluate, evaluations["evaluate"], replacement),
+        "evaluate": _replace_in_evaluation(study.evaluate, evaluate_spec(study), replacement),
     }
     search = study.search
     if not isinstance(search, GridSearch):
@@ -46,9 +45,6 @@ def replace_encoders(study: StudySpec, replacement: Replacement) -> StudySpec:
             for field, parameter in search.parameters.items()
         }
         search = search.model_copy(update={"parameters": parameters})
-    if isinstance(search, HalvingSearch):
-        validation = _replace_in_evaluation(search.validation, evaluations["search.validation"], replacement)
-        search = search.model_copy(update={"validation": validation})
     return study.model_copy(update={**changes, "search": search})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -24,17 +24,16 @@ class Question:
         candidates: number of images, texts or classes among which the sample is ranked; None where answers are free.
             A rank among more of them is another question.
         group: samples of one group, such as the images of one concept, are one pair; empty: the sample is one by
-            itself. Two questions that differ in it alone are equal, since earlier versions stored no groups.
+            itself.
     """
 
     file: tuple[str, ...]
     unit: tuple[str, ...]
     candidates: int | None = None
-    group: str = field(default="", compare=False)
+    group: str = ""
 
 
 Outcomes = Mapping[Question, float]
-Measures = Sequence[tuple[PredictionFile, Sequence[BootstrapMetric]]]
 
 
 def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outcomes]:
@@ -48,42 +47,43 @@ def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outc
     Raises: UserError ``records_unreadable``.
     """
 
+    def asks(metric: MetricSpec, sheet: PredictionFile) -> bool:
+        named = ("task", "split", "variant", "transfer")
+        return metric.of == "evaluation" and all(
+            getattr(metric, name) in (None, getattr(sheet, name)) for name in named
+        )
+
     def metric_names(sheet: PredictionFile) -> set[str]:
-        if sheet.encoder != "trained":
-            return set()
-        return {metric.metric for metric in metrics if metric.of == "evaluation" and _matches(metric, sheet)}
+        return {metric.metric for metric in metrics if sheet.encoder == "trained" and asks(metric, sheet)}
 
     measured = [
         (sheet, metrics_of_file(sheet, samples, metric_names(sheet)))
         for _, sheet, samples in PredictionStore(records).read(metric_names)
     ]
-    return [_outcomes(metric, measured) for metric in metrics]
+    outcomes = []
+    for metric in metrics:
+        selected = [
+            (sheet, measure)
+            for sheet, measures in measured
+            if asks(metric, sheet)
+            for measure in measures
+            if measure.metric == metric.metric
+        ]
+        means = all(measure.statistic is mean_of for _, measure in selected)
+        outcomes.append(_outcomes_of(selected) if means else {})
+    return outcomes
 
 
-def _outcomes(metric: MetricSpec, measured: Measures) -> Outcomes:
-    if metric.of != "evaluation":
-        return {}
-    selected = [
-        (sheet, measure)
-        for sheet, measures in measured
-        if _matches(metric, sheet)
-        for measure in measures
-        if measure.metric == metric.metric
-    ]
-    if any(measure.statistic is not mean_of for _, measure in selected):
-        return {}
-    return {
-        Question(sheet.question, (*_sample_set(sheet), unit), sheet.facts.get("candidates"), group): float(value)
-        for sheet, measure in selected
-        for unit, group, value in zip(
-            measure.units, measure.groups or [""] * len(measure.units), measure.values, strict=True
-        )
-    }
-
-
-def _sample_set(sheet: PredictionFile) -> tuple[str, ...]:
-    """Equal for the files whose units of one name are the same sample; benchmarks number questions of their own."""
-    return sheet.split, sheet.part, str(sheet.facts.get("benchmark", ""))
+def _outcomes_of(selected: Sequence[tuple[PredictionFile, BootstrapMetric]]) -> Outcomes:
+    outcomes = {}
+    for sheet, measure in selected:
+        # Units of one name are the same sample in files of the same split and part; benchmarks number their own.
+        samples = (sheet.split, sheet.part, str(sheet.facts.get("benchmark", "")))
+        groups = measure.groups or [""] * len(measure.units)
+        for unit, group, value in zip(measure.units, groups, measure.values, strict=True):
+            question = Question(sheet.question, (*samples, unit), sheet.facts.get("candidates"), group)
+            outcomes[question] = float(value)
+    return outcomes
 
 
 def compare_outcomes(left: Sequence[Outcomes], right: Sequence[Outcomes]) -> PairedTest | None:
@@ -96,23 +96,12 @@ def compare_outcomes(left: Sequence[Outcomes], right: Sequence[Outcomes]) -> Pai
     shared = [question for question in everyone[0] if all(question in other for other in everyone)] if everyone else []
     if not shared or not left or not right:
         return None
-    return paired_test(
-        *(
-            _pair_values({question: fmean(seed[question] for seed in side) for question in shared})
-            for side in (left, right)
-        )
-    )
-
-
-def _pair_values(outcomes: Outcomes) -> list[float]:
-    """A value for each unit or group, weighted so that the mean of the values is the mean of the files' means."""
-    files = Counter(question.file for question in outcomes)
-    values: dict[Hashable, float] = {question.group or question.unit: 0.0 for question in outcomes}
-    for question, outcome in outcomes.items():
-        values[question.group or question.unit] += outcome * len(values) / (len(files) * files[question.file])
-    return list(values.values())
-
-
-def _matches(metric: MetricSpec, sheet: PredictionFile) -> bool:
-    named = ("task", "split", "variant", "transfer")
-    return all(getattr(metric, name) in (None, getattr(sheet, name)) for name in named)
+    files = Counter(question.file for question in shared)
+    pairs: dict[Hashable, tuple[float, float]] = {question.group or question.unit: (0.0, 0.0) for question in shared}
+    for question in shared:
+        # weighted so that the mean over the pairs is the mean of the files' means
+        weight = len(pairs) / (len(files) * files[question.file])
+        before, after = (weight * fmean(seed[question] for seed in side) for side in (left, right))
+        pair = pairs[question.group or question.unit]
+        pairs[question.group or question.unit] = pair[0] + before, pair[1] + after
+    return paired_test(*map(list, zip(*pairs.values(), strict=True)))

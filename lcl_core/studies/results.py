@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from lcl_core.common.errors import UserError
 from lcl_core.estimate.flops import training_flops
@@ -19,7 +19,7 @@ from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.specs.study import MetricSpec
 from lcl_core.studies.statistics import mean
-from lcl_core.studies.trials import CellKey, Labels, Setting, cell_key
+from lcl_core.studies.trials import CellKey, Labels, Setting
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
@@ -37,8 +37,7 @@ STATES = (*UNFINISHED, SUCCEEDED, FAILED, CANCELLED)
 def cell_state(run: str, evaluation: str | None, *, cancelled: bool = False) -> str:
     """State of a cell from those of its pre-training and its evaluation; between the two it is running.
 
-    Args:
-        cancelled: its study submits no more runs.
+    ``cancelled``: its study submits no more runs.
     """
     if run != SUCCEEDED:
         return run
@@ -47,20 +46,26 @@ def cell_state(run: str, evaluation: str | None, *, cancelled: bool = False) -> 
     return RUNNING if evaluation == QUEUED else evaluation
 
 
-def study_state(counts: Mapping[str, int], *, cancelled: bool = False, more_to_come: bool = False) -> str:
+def study_state(counts: Mapping[str, int], *, cancelled: bool = False) -> str:
     """State of a study from the number of its cells in each state.
 
-    Args:
-        cancelled: on request; a cell that still runs then belongs to another study too.
-        more_to_come: a halving is about to promote trials.
+    ``cancelled``: on request; a cell that still runs then belongs to another study too.
     """
     if cancelled:
         return CANCELLING if counts.get(CANCELLING) else CANCELLED
     if counts.get(QUEUED, 0) == sum(counts.values()):
         return QUEUED
-    if more_to_come or any(counts.get(state) for state in UNFINISHED):
+    if any(counts.get(state) for state in UNFINISHED):
         return RUNNING
     return FAILED if counts.get(FAILED) or counts.get(CANCELLED) else SUCCEEDED
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study's state, and the number of its cells in each state."""
+
+    state: str
+    counts: dict[str, int]
 
 
 def count_states(states: Iterable[str]) -> dict[str, int]:
@@ -79,7 +84,6 @@ class RunRecord:
     spec: dict[str, Any] = field(default_factory=dict)
     reason: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
-    continues: str | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -91,7 +95,6 @@ class CellRecord:
     labels: Labels
     parameters: Setting
     seed: int
-    rung: int
     run: RunRecord
     evaluation: RunRecord | None = None
 
@@ -101,19 +104,14 @@ class CellRecord:
 
     @property
     def key(self) -> CellKey:
-        return cell_key(self.labels, self.seed, self.rung)
-
-    @property
-    def row_key(self) -> tuple[frozenset[tuple[str, str]], int]:
-        """Equal for the cells of one row of the table."""
-        return frozenset(self.labels.items()), self.rung
+        return frozenset(self.labels.items()), self.seed
 
 
 def group_by_row(cells: Sequence[CellRecord]) -> list[list[CellRecord]]:
     """The cells of each row of the table, rows in the order of their first cell."""
     rows: dict[Any, list[CellRecord]] = {}
     for cell in sorted(cells, key=lambda cell: cell.number):
-        rows.setdefault(cell.row_key, []).append(cell)
+        rows.setdefault(frozenset(cell.labels.items()), []).append(cell)
     return list(rows.values())
 
 
@@ -142,19 +140,17 @@ def metric_value(metric: MetricSpec, cell: CellRecord) -> MetricValue | None:
         return MetricValue(float(value)) if is_number(value) else None
     if cell.evaluation is None or cell.evaluation.state != SUCCEEDED:
         return None
+    wanted = {key: value for key in SELECTORS if (value := getattr(metric, key)) is not None}
     rows = [
-        row for row in cell.evaluation.result.get("rows", ()) if _matches(metric, row) and is_number(row.get("value"))
+        row
+        for row in cell.evaluation.result.get("rows", ())
+        if wanted.items() <= row.items() and is_number(row.get("value"))
     ]
     if not rows:
         return None
     return MetricValue(
         fmean(row["value"] for row in rows), _mean_field(rows, "chance"), _mean_field(rows, "untrained"), len(rows)
     )
-
-
-def _matches(metric: MetricSpec, row: dict[str, Any]) -> bool:
-    selected = {key: getattr(metric, key) for key in SELECTORS}
-    return all(value is None or row.get(key) == value for key, value in selected.items())
 
 
 def _mean_field(rows: list[dict[str, Any]], key: str) -> float | None:
@@ -168,32 +164,20 @@ COSTS = ("seconds", "images_seen", "tokens_seen", "flops", "parameters")
 
 def mean_costs(cells: Sequence[CellRecord]) -> dict[str, float | None]:
     """Means over the cells whose pre-training has succeeded; None while there is none."""
-    known = [cost for cell in cells if (cost := _run_cost(cell.run)) is not None]
+    known = [_run_cost(cell.run) for cell in cells]
     return {name: mean([cost[name] for cost in known if name in cost]) for name in COSTS}
 
 
-def _run_cost(run: RunRecord) -> dict[str, float] | None:
+def _run_cost(run: RunRecord) -> dict[str, float]:
     """The run's reported figures, and the operations estimated from them."""
-    encoder = run.result.get("encoder")
-    if not isinstance(encoder, dict):
-        return None
+    encoder = run.result.get("encoder") or {}
     cost = {name: float(value) for name in COSTS if is_number(value := encoder.get(name))}
-    images, tokens, documents = (encoder.get(name) for name in COUNTS)
-    spec = _parse_run_spec(run)
-    if spec is not None and is_number(images) and is_number(tokens) and is_number(documents):
+    counts = [encoder.get(name) for name in COUNTS]
+    if all(map(is_number, counts)):
         with suppress(UserError):  # a vision tower of a library that is not installed here
-            counts = int(images), int(tokens), int(documents)
-            cost["flops"] = training_flops(spec, *counts, vocabulary_size(encoder))
+            spec = cast(PretrainSpec, parse_spec("pretrain", run.spec))
+            cost["flops"] = training_flops(spec, *map(int, counts), vocabulary_size(encoder))
     return cost
-
-
-def _parse_run_spec(run: RunRecord) -> PretrainSpec | None:
-    """None for a spec of an older version that is no longer valid."""
-    try:
-        spec = parse_spec("pretrain", run.spec)
-    except UserError:
-        return None
-    return spec if isinstance(spec, PretrainSpec) else None
 
 
 NO_CURVES = ("step", "total_steps", "id", "time")
@@ -204,43 +188,27 @@ Line = Mapping[str, Any]
 def training_curves(
     cells: Sequence[CellRecord], lines: Mapping[str, Sequence[Line]], value: str
 ) -> list[dict[str, Any]]:
-    """One curve a row: {"labels", "rung", "points": [[step, mean, lowest, highest] over the seeds]}.
-
-    ``rung`` is None in a study without halving.
+    """One curve a row: {"labels", "points": [[step, mean, lowest, highest] over the seeds]}, at most ``MAX_POINTS``.
 
     Args:
         lines: by run id, its metric lines in order.
         value: key of the lines to draw.
     """
-    has_rungs = any(cell.rung for cell in cells)
-    return [
-        {
-            "labels": row[0].labels,
-            "rung": row[0].rung if has_rungs else None,
-            "points": _subsample(_over_seeds([lines.get(cell.run.id, ()) for cell in row], value)),
-        }
-        for row in group_by_row(cells)
-    ]
+    curves = []
+    for row in group_by_row(cells):
+        at: dict[int, list[float]] = {}
+        for line in (line for cell in row for line in lines.get(cell.run.id, ())):
+            if is_number(number := line.get(value)):
+                at.setdefault(line["step"], []).append(float(number))
+        points = [[step, fmean(values), min(values), max(values)] for step, values in sorted(at.items())]
+        if len(points) > MAX_POINTS:  # evenly spaced, with the first and the last
+            stride = (len(points) - 1) / (MAX_POINTS - 1)
+            points = [points[round(index * stride)] for index in range(MAX_POINTS)]
+        curves.append({"labels": row[0].labels, "points": points})
+    return curves
 
 
 def curve_metrics(lines: Mapping[str, Sequence[Line]]) -> list[str]:
     """Keys of the numbers in the runs' lines, ``loss`` first."""
     keys = {key for run in lines.values() for line in run for key in line if is_number(line[key])}.difference(NO_CURVES)
     return sorted(keys, key=lambda key: (key != "loss", key))
-
-
-def _over_seeds(runs: Sequence[Sequence[Line]], value: str) -> list[list[float]]:
-    at: dict[int, list[float]] = {}
-    for run in runs:
-        for line in run:
-            if is_number(number := line.get(value)):
-                at.setdefault(line["step"], []).append(float(number))
-    return [[step, fmean(values), min(values), max(values)] for step, values in sorted(at.items())]
-
-
-def _subsample(points: list[list[float]]) -> list[list[float]]:
-    """At most ``MAX_POINTS``, evenly spaced, with the first and the last."""
-    if len(points) <= MAX_POINTS:
-        return points
-    stride = (len(points) - 1) / (MAX_POINTS - 1)
-    return [points[round(index * stride)] for index in range(MAX_POINTS)]

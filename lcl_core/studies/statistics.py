@@ -1,4 +1,4 @@
-"""Statistics of a study: means and intervals, paired tests with Holm's correction, power laws, the Pareto front."""
+"""Statistics of a study: means and intervals, paired tests with Holm's correction, the Pareto front."""
 
 from __future__ import annotations
 
@@ -39,11 +39,13 @@ def sample_deviation(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """Student's interval of the mean; None for fewer than two values."""
+def t_interval(values: Sequence[float]) -> Interval | None:
+    """Student's 95 % interval of the mean; None for fewer than two values."""
     if len(values) < 2:
         return None
-    half = t_quantile(len(values) - 1, level) * stdev(values) / math.sqrt(len(values))
+    from scipy.special import stdtrit  # here: slow to import
+
+    half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * stdev(values) / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
 
 
@@ -57,7 +59,7 @@ def paired_test(left: Sequence[float], right: Sequence[float]) -> PairedTest:
     if spread is None or spread <= 1e-12 * max(map(abs, differences)):
         return PairedTest(len(differences), difference, interval, None, None)
     t = difference * math.sqrt(len(differences)) / spread
-    return PairedTest(len(differences), difference, interval, t, two_sided_p(t, len(differences) - 1))
+    return PairedTest(len(differences), difference, interval, t, 2 * _upper_tail(abs(t), len(differences) - 1))
 
 
 def equivalence_p(left: Sequence[float], right: Sequence[float], margin: float) -> float | None:
@@ -71,7 +73,14 @@ def equivalence_p(left: Sequence[float], right: Sequence[float], margin: float) 
     if paired_test(left, right).t is None:
         return None
     error = stdev(differences) / math.sqrt(len(differences))
-    return one_sided_p((margin - abs(fmean(differences))) / error, len(differences) - 1)
+    return _upper_tail((margin - abs(fmean(differences))) / error, len(differences) - 1)
+
+
+def _upper_tail(t: float, freedom: int) -> float:
+    """Probability of Student's t or more."""
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -t))
 
 
 def holm_adjust(values: Sequence[float | None], tests: int | None = None) -> list[float | None]:
@@ -92,73 +101,6 @@ def holm_adjust(values: Sequence[float | None], tests: int | None = None) -> lis
         highest = max(highest, min(1.0, p * (planned - rank)))
         adjusted[index] = highest
     return adjusted
-
-
-def t_quantile(freedom: int, level: float = LEVEL) -> float:
-    """Half-width of a two-sided interval, in standard errors."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, (1 + level) / 2))
-
-
-def two_sided_p(t: float, freedom: int) -> float:
-    """Two-sided p-value of Student's t."""
-    from scipy.special import stdtr
-
-    return float(2 * stdtr(freedom, -abs(t)))
-
-
-def one_sided_p(t: float, freedom: int) -> float:
-    """Probability of Student's t or more."""
-    from scipy.special import stdtr
-
-    return float(stdtr(freedom, -t))
-
-
-@dataclass(frozen=True)
-class PowerLaw:
-    """y = factor * x ** exponent, by least squares of the logarithms.
-
-    Attributes:
-        interval: 95 % of the exponent; None for fewer than three points.
-        r2: share of the variance of log y that the line explains; None when y does not vary.
-    """
-
-    factor: float
-    exponent: float
-    interval: Interval | None
-    r2: float | None
-    count: int
-
-    def __call__(self, x: float) -> float:
-        return self.factor * x**self.exponent
-
-
-def power_law(points: Sequence[tuple[float, float]]) -> PowerLaw | None:
-    """Of (x, y); points not above 0 are left out. None without two different x."""
-    logs = [(math.log(x), math.log(y)) for x, y in points if x > 0 and y > 0]
-    if len({x for x, _ in logs}) < 2:
-        return None
-    middle_x, middle_y = (fmean(values) for values in zip(*logs, strict=True))
-    spread = sum((x - middle_x) ** 2 for x, _ in logs)
-    exponent = sum((x - middle_x) * (y - middle_y) for x, y in logs) / spread
-    offset = middle_y - exponent * middle_x
-    missed = sum((y - offset - exponent * x) ** 2 for x, y in logs)
-    whole = sum((y - middle_y) ** 2 for _, y in logs)
-    return PowerLaw(
-        factor=math.exp(offset),
-        exponent=exponent,
-        interval=_exponent_interval(exponent, missed, spread, len(logs)),
-        r2=1 - missed / whole if whole > 0 else None,
-        count=len(logs),
-    )
-
-
-def _exponent_interval(exponent: float, missed: float, spread: float, count: int) -> Interval | None:
-    if count < 3:
-        return None
-    half = t_quantile(count - 2) * math.sqrt(missed / (count - 2) / spread)
-    return exponent - half, exponent + half
 
 
 def pareto_front(points: Sequence[tuple[float, float]], better: Literal["higher", "lower"] = "higher") -> list[int]:

@@ -6,10 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from lcl_core.specs.study import TRIAL, GridSearch, HalvingSearch, MetricSpec, StudySpec
+from lcl_core.specs.study import TRIAL, GridSearch, MetricSpec, StudySpec
 from lcl_core.studies.results import (
     CANCELLED,
     COSTS,
@@ -29,48 +29,10 @@ from lcl_core.studies.statistics import (
     mean,
     paired_test,
     pareto_front,
-    power_law,
     sample_deviation,
     t_interval,
 )
 from lcl_core.studies.trials import sample_settings
-
-
-@dataclass(frozen=True)
-class Column:
-    """A metric of the table.
-
-    Attributes:
-        head: its name, marked where it ranks the trials of a search.
-        rungs: the rungs whose cells have it; None: all.
-    """
-
-    head: str
-    metric: MetricSpec
-    rungs: range | None = None
-
-    def covers(self, cell: CellRecord) -> bool:
-        """Whether a cell has, or will have, this value."""
-        return self.rungs is None or cell.rung in self.rungs
-
-    def figure(self, cell: CellRecord) -> MetricValue | None:
-        """Value of one cell; None while it has none."""
-        return metric_value(self.metric, cell) if self.covers(cell) else None
-
-
-def table_columns(study: StudySpec) -> list[Column]:
-    """The study's metrics; with halving those of its finalists, and the ranking metric of every trial.
-
-    Metrics of the training are of the rungs that train: finalists have the runs of the last of them.
-    """
-    search = study.search
-    if not isinstance(search, HalvingSearch):
-        return [Column(metric.name, metric) for metric in study.metrics]
-    trained = range(len(search.rungs))
-    rungs = {"training": trained, "evaluation": range(trained.stop, trained.stop + 1)}
-    reported = [Column(metric.name, metric, rungs[metric.of]) for metric in study.metrics]
-    return [*reported, Column(f"validation {search.metric.name}", search.metric, trained)]
-
 
 MAX_LISTED = 6
 SHOWN_DIGITS = 12  # of the hash of a dataset
@@ -78,34 +40,12 @@ SHOWN_DIGITS = 12  # of the hash of a dataset
 
 def table_notes(study: StudySpec, cells: Sequence[CellRecord]) -> list[str]:
     """Notes below the table, a sentence each."""
-    notes = [_equal_settings_note(study), _promotion_note(study, cells), *contents_notes(cells)]
-    notes += [_empty_column_note(column, cells) for column in table_columns(study)]
-    return [note for note in notes if note]
-
-
-def _equal_settings_note(study: StudySpec) -> str:
-    if isinstance(study.search, GridSearch):
-        return ""
-    different = len(sample_settings(study.search))
-    if different == study.search.trials:
-        return ""
-    return f"Of {study.search.trials} settings drawn {different} differ; equal ones are tried once."
-
-
-def _promotion_note(study: StudySpec, cells: Sequence[CellRecord]) -> str:
-    """Whether promoted trials continued from their checkpoints."""
-    if not isinstance(study.search, HalvingSearch):
-        return ""
-    trained = [cell for cell in cells if 0 < cell.rung < len(study.search.rungs)]
-    if not trained:
-        return ""
-    if all(cell.run.continues for cell in trained):
-        return "Promoted trials go on from their checkpoints; their figures are those of the whole training."
-    return (
-        "Promoted trials begin anew with more steps: a longer training differs from theirs. With optimizer.schedule "
-        "constant they go on from their checkpoints; with monitor.export best this also takes rungs that monitor.every "
-        "divides."
-    )
+    notes = contents_notes(cells)
+    if not isinstance(study.search, GridSearch):
+        drawn, different = study.search.trials, len(sample_settings(study.search))
+        if different < drawn:
+            notes.insert(0, f"Of {drawn} settings drawn {different} differ; equal ones are tried once.")
+    return notes + [note for metric in study.metrics if (note := _empty_column_note(metric, cells))]
 
 
 def contents_notes(cells: Sequence[CellRecord]) -> list[str]:
@@ -137,18 +77,18 @@ def _contents_note(subject: str, runs: Sequence[RunRecord]) -> str:
     )
 
 
-def _empty_column_note(column: Column, cells: Sequence[CellRecord]) -> str:
+def _empty_column_note(metric: MetricSpec, cells: Sequence[CellRecord]) -> str:
     """A column that stays empty although there are results, and the metrics that there are."""
-    ended = [cell for cell in cells if cell.state() == SUCCEEDED and column.covers(cell)]
-    if not ended or any(column.figure(cell) for cell in ended):
+    ended = [cell for cell in cells if cell.state() == SUCCEEDED]
+    if not ended or any(metric_value(metric, cell) for cell in ended):
         return ""
-    if column.metric.of == "training":
+    if metric.of == "training":
         there = sorted({key for cell in ended for key in cell.run.result.get("final") or {}})
     else:
         rows = [row for cell in ended if cell.evaluation for row in cell.evaluation.result.get("rows", ())]
         there = sorted({" ".join(str(row[key]) for key in SELECTORS if row.get(key)) for row in rows})
     words = "; ".join(there[:MAX_LISTED]) + (f" and {len(there) - MAX_LISTED} more" if len(there) > MAX_LISTED else "")
-    return f"No result has a figure for {column.head}. There are: {words or 'none'}."
+    return f"No result has a figure for {metric.name}. There are: {words or 'none'}."
 
 
 Json = dict[str, Any]
@@ -158,56 +98,48 @@ def build_table(study: StudySpec, cells: Sequence[CellRecord], *, cancelled: boo
     """The table of the cells so far, as JSON.
 
     Returns: ``axes``, ``parameters`` and ``metrics`` (the columns), ``rows``, the number of the first row that is the
-        study's ``baseline``, and by the head of each metric ``comparisons`` with the row whose number ``baselines``
-        has, the ``pareto`` front as numbers of rows, and the power law of the figure over ``compute`` as ``fits``.
+        study's ``baseline``, and by the name of each metric ``comparisons`` with the row whose number ``baselines``
+        has, and the ``pareto`` front as numbers of rows.
     """
-    columns, lines = table_columns(study), group_by_row(cells)
-    rows = [_build_row(study, columns, line, cancelled) for line in lines]
-    candidates = _baseline_rows(study, rows)
-    baselines = {column.head: _baseline(column, rows, candidates) for column in columns}
+    names = [metric.name for metric in study.metrics]
+    rows = [_build_row(study, line, cancelled) for line in group_by_row(cells)]
+    candidates = [
+        number
+        for number, row in enumerate(rows)
+        if study.baseline is None or study.baseline.items() <= row["labels"].items()
+    ]
+    baselines = {
+        name: next((number for number in candidates if name in rows[number]["figures"]), next(iter(candidates), None))
+        for name in names
+    }
     return {
-        "axes": [axis.name for axis in study.axes] + ([TRIAL] if _has_trials(study) else []),
+        "axes": [axis.name for axis in study.axes] + ([] if isinstance(study.search, GridSearch) else [TRIAL]),
         "parameters": sorted({name for row in rows for name in row["parameters"]}),
-        "metrics": [{**column.metric.model_dump(mode="json"), "name": column.head} for column in columns],
+        "metrics": [metric.model_dump(mode="json") for metric in study.metrics],
         "compute": study.compute,
         "rows": rows,
         "baseline": candidates[0] if candidates else None,
         "baselines": baselines,
-        "comparisons": {column.head: _comparisons(column, rows, baselines[column.head]) for column in columns},
-        "pareto": {column.head: _pareto_rows(study, column, rows) for column in columns},
-        "fits": {column.head: _fit_law(study, column, rows) for column in columns},
+        "comparisons": {name: _comparisons(name, rows, baselines[name]) for name in names},
+        "pareto": {metric.name: _pareto_rows(study, metric, rows) for metric in study.metrics},
         "provenance": _provenance(cells),
     }
 
 
-def point_of(row: Json, head: str, compute: str) -> tuple[float, float] | None:
-    """(cost, mean of the figure) of a row of the table; None while one is unknown."""
-    cost, figure = row["compute"][compute], row["figures"].get(head)
-    return None if cost is None or figure is None else (cost, figure["mean"])
-
-
-def _build_row(study: StudySpec, columns: Sequence[Column], cells: list[CellRecord], cancelled: bool) -> Json:
+def _build_row(study: StudySpec, cells: list[CellRecord], cancelled: bool) -> Json:
     first = cells[0]
-    figures = {column.head: {cell.seed: column.figure(cell) for cell in cells} for column in columns}
+    figures = {metric.name: {cell.seed: metric_value(metric, cell) for cell in cells} for metric in study.metrics}
+    order = [*(axis.name for axis in study.axes), TRIAL]
     return {
-        "labels": {axis: first.labels[axis] for axis in [axis.name for axis in study.axes]} | _trial_label(first),
+        "labels": {axis: first.labels[axis] for axis in order if axis in first.labels},
         "parameters": first.parameters,
-        "rung": first.rung if isinstance(study.search, HalvingSearch) else None,
         "steps": first.run.spec.get("steps"),
         "seeds": [cell.seed for cell in cells],
         "cells": [cell.number for cell in cells],
         "states": count_states(cell.state(cancelled=cancelled) for cell in cells),
-        "figures": {head: summary for head, found in figures.items() if (summary := _summarize(found))},
+        "figures": {name: summary for name, found in figures.items() if (summary := _summarize(found))},
         "compute": mean_costs(cells),
     }
-
-
-def _trial_label(cell: CellRecord) -> dict[str, str]:
-    return {TRIAL: cell.labels[TRIAL]} if TRIAL in cell.labels else {}
-
-
-def _has_trials(study: StudySpec) -> bool:
-    return study.search.kind != "grid"
 
 
 def _summarize(found: dict[int, MetricValue | None]) -> Json | None:
@@ -228,58 +160,35 @@ def _summarize(found: dict[int, MetricValue | None]) -> Json | None:
     }
 
 
-def _baseline_rows(study: StudySpec, rows: Sequence[Json]) -> list[int]:
-    """Numbers of the rows with the variants of the study's baseline; all where it names none."""
-    return [
-        number
-        for number, row in enumerate(rows)
-        if study.baseline is None or study.baseline.items() <= row["labels"].items()
-    ]
-
-
-def _baseline(column: Column, rows: Sequence[Json], candidates: Sequence[int]) -> int | None:
-    """Number of the row with which a column's figures are compared: the first with a figure, else the first.
-
-    With halving it is of the finalists, or by the validation and the training of the lowest rung, which has all trials.
-    """
-    rung = None if column.rungs is None else column.rungs[0]
-    own = [number for number in candidates if rows[number]["rung"] == rung]
-    known = [number for number in own if column.head in rows[number]["figures"]]
-    return next(iter([*known, *own]), None)
-
-
-def _comparisons(column: Column, rows: Sequence[Json], baseline: int | None) -> list[Json]:
-    """Each other row of its rung minus the baseline over the seeds of both, with Holm-adjusted p-values."""
+def _comparisons(name: str, rows: Sequence[Json], baseline: int | None) -> list[Json]:
+    """Each other row minus the baseline over the seeds of both, with Holm-adjusted p-values."""
     if baseline is None:
         return []
-    others = [number for number, row in enumerate(rows) if number != baseline and row["rung"] == rows[baseline]["rung"]]
     found = [
         {"row": number, **compared}
-        for number in others
-        if (compared := compare_rows(column.head, rows[baseline], rows[number]))
+        for number, row in enumerate(rows)
+        if number != baseline and (compared := compare_rows(name, rows[baseline], row))
     ]
     for comparison, p in zip(found, holm_adjust([comparison["p"] for comparison in found]), strict=True):
         comparison["p_holm"] = p
     return found
 
 
-def compare_rows(head: str, left: Json, right: Json) -> Json | None:
+def compare_rows(name: str, left: Json, right: Json) -> Json | None:
     """``right`` minus ``left`` over the seeds of both; None without any."""
-    ours, theirs = (row["figures"].get(head, {}).get("values", {}) for row in (left, right))
+    ours, theirs = (row["figures"].get(name, {}).get("values", {}) for row in (left, right))
     shared = [seed for seed in ours if seed in theirs]
     return asdict(paired_test([ours[seed] for seed in shared], [theirs[seed] for seed in shared])) if shared else None
 
 
-def _pareto_rows(study: StudySpec, column: Column, rows: Sequence[Json]) -> list[int]:
-    points = [(number, point_of(row, column.head, study.compute)) for number, row in enumerate(rows)]
-    known = [(number, point) for number, point in points if point is not None]
-    return [known[index][0] for index in pareto_front([point for _, point in known], column.metric.better)]
-
-
-def _fit_law(study: StudySpec, column: Column, rows: Sequence[Json]) -> Json | None:
-    points = [point for row in rows if (point := point_of(row, column.head, study.compute))]
-    law = power_law(points)
-    return None if law is None else asdict(law)
+def _pareto_rows(study: StudySpec, metric: MetricSpec, rows: Sequence[Json]) -> list[int]:
+    """Numbers of the rows on the front of the metric over the cost, of those that have both."""
+    known = [
+        (number, (cost, row["figures"][metric.name]["mean"]))
+        for number, row in enumerate(rows)
+        if (cost := row["compute"][study.compute]) is not None and metric.name in row["figures"]
+    ]
+    return [known[index][0] for index in pareto_front([point for _, point in known], metric.better)]
 
 
 def _provenance(cells: Sequence[CellRecord]) -> Json:
@@ -303,73 +212,40 @@ def as_csv(table: Json, title: str) -> str:
     """One line a row and metric; unknown values are empty."""
     out = io.StringIO()
     writer = csv.writer(out)
-    extra = (["rung"] if _has_rungs(table) else []) + ["steps"]
-    writer.writerow([*table["axes"], *table["parameters"], *extra, "metric", *SUMMARY, *COSTS])
+    writer.writerow([*table["axes"], *table["parameters"], "steps", "metric", *SUMMARY, *COSTS])
     for row in table["rows"]:
-        labels = [row["labels"].get(axis) for axis in table["axes"]]
-        drawn = [row["parameters"].get(name) for name in table["parameters"]]
+        settings = [row["labels"].get(axis) for axis in table["axes"]]
+        settings += [row["parameters"].get(name) for name in table["parameters"]]
         for metric in table["metrics"]:
-            figure = row["figures"].get(metric["name"])
+            figure = row["figures"].get(metric["name"], {})
+            low, high = figure.get("interval") or (None, None)
+            summary = [{**figure, "low": low, "high": high}.get(name) for name in SUMMARY]
             cost = [row["compute"][name] for name in COSTS]
-            facts = [*labels, *drawn, *(row[name] for name in extra), metric["name"], *_summary_fields(figure), *cost]
+            facts = [*settings, row["steps"], metric["name"], *summary, *cost]
             writer.writerow([float(f"{fact:.{DIGITS}g}") if isinstance(fact, float) else fact for fact in facts])
     return out.getvalue()
 
 
 def as_markdown(table: Json, title: str) -> str:
     """The figures as mean ± sd, then the comparisons with the baseline."""
-    rung = ["rung"] if _has_rungs(table) else []
-    heads = [*table["axes"], *table["parameters"], *rung, "seeds", "images seen", *_metric_names(table)]
-    lines = [
-        f"**{title}**",
-        "",
-        *_markdown_table(heads, [_markdown_cells(table, row, rung) for row in table["rows"]]),
-        "",
-    ]
+    names = [metric["name"] for metric in table["metrics"]]
+    rows = []
+    for row in table["rows"]:
+        labels = [row["labels"].get(axis, "") for axis in table["axes"]]
+        drawn = [_format_number(row["parameters"].get(name)) for name in table["parameters"]]
+        seen = row["compute"]["images_seen"]
+        facts = [str(len(row["seeds"])), "" if seen is None else f"{seen:,.0f}"]
+        rows.append([*labels, *drawn, *facts, *(_format_figure(row["figures"].get(name)) for name in names)])
+    heads = [*table["axes"], *table["parameters"], "seeds", "images seen", *names]
+    lines = [f"**{title}**", "", *_markdown_table(heads, rows), ""]
     lines += ["Mean ± standard deviation over seeds, and in brackets Student's 95 % interval of the mean.", ""]
-    for head, comparisons in table["comparisons"].items():
+    for name, comparisons in table["comparisons"].items():
         if any(comparison["t"] is not None for comparison in comparisons):
-            lines += _comparison_lines(table, head, comparisons)
+            lines += _comparison_lines(table, name, comparisons)
     known = table["provenance"]
     if known["versions"]:
         lines.append(f"lcl {', '.join(known['versions'])}, examined on {'; '.join(known['datasets'])}.")
     return "\n".join(lines) + "\n"
-
-
-FORMATS: dict[str, tuple[Callable[[Json, str], str], str]] = {
-    "json": (as_json, "application/json"),
-    "csv": (as_csv, "text/csv; charset=utf-8"),
-    "md": (as_markdown, "text/markdown; charset=utf-8"),
-}
-
-
-def row_name(table: Json, row: Json) -> str:
-    """Short name of a row: its variants, and its rung."""
-    words = [row["labels"][axis] for axis in table["axes"] if axis in row["labels"]]
-    return " ".join(words + ([f"rung {row['rung']}"] if row["rung"] is not None else [])) or "all"
-
-
-def _has_rungs(table: Json) -> bool:
-    return any(row["rung"] is not None for row in table["rows"])
-
-
-def _metric_names(table: Json) -> list[str]:
-    return [metric["name"] for metric in table["metrics"]]
-
-
-def _summary_fields(figure: Json | None) -> list[Any]:
-    if figure is None:
-        return [None] * len(SUMMARY)
-    low, high = figure["interval"] or (None, None)
-    return [{**figure, "low": low, "high": high}[name] for name in SUMMARY]
-
-
-def _markdown_cells(table: Json, row: Json, rung: list[str]) -> list[str]:
-    labels = [row["labels"].get(axis, "") for axis in table["axes"]]
-    drawn = [_format_number(row["parameters"].get(name)) for name in table["parameters"]]
-    seen = row["compute"]["images_seen"]
-    facts = [*(str(row[name]) for name in rung), str(len(row["seeds"])), "" if seen is None else f"{seen:,.0f}"]
-    return [*labels, *drawn, *facts, *(_format_figure(row["figures"].get(head)) for head in _metric_names(table))]
 
 
 def _format_figure(figure: Json | None) -> str:
@@ -382,10 +258,13 @@ def _format_figure(figure: Json | None) -> str:
     return words
 
 
-def _comparison_lines(table: Json, head: str, comparisons: Sequence[Json]) -> list[str]:
+def _comparison_lines(table: Json, name: str, comparisons: Sequence[Json]) -> list[str]:
+    def row_name(number: int) -> str:
+        return " ".join(table["rows"][number]["labels"].values()) or "all"
+
     rows = [
         [
-            row_name(table, table["rows"][comparison["row"]]),
+            row_name(comparison["row"]),
             _format_number(comparison["difference"]),
             " – ".join(map(_format_number, comparison["interval"] or ())),
             _format_number(comparison["p"]),
@@ -394,9 +273,9 @@ def _comparison_lines(table: Json, head: str, comparisons: Sequence[Json]) -> li
         ]
         for comparison in comparisons
     ]
-    name = row_name(table, table["rows"][table["baselines"][head]])
     heads = ["row", "difference", "95 %", "p", "p (Holm)", "pairs"]
-    return [f"{head} against {name}, paired over seeds:", "", *_markdown_table(heads, rows), ""]
+    about = f"{name} against {row_name(table['baselines'][name])}, paired over seeds:"
+    return [about, "", *_markdown_table(heads, rows), ""]
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -407,3 +286,10 @@ def _format_number(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+FORMATS: dict[str, tuple[Callable[[Json, str], str], str]] = {
+    "json": (as_json, "application/json"),
+    "csv": (as_csv, "text/csv; charset=utf-8"),
+    "md": (as_markdown, "text/markdown; charset=utf-8"),
+}

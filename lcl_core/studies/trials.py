@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from lcl_core.common.errors import UserError
 from lcl_core.specs.base import merge_objects, presets
+from lcl_core.specs.data import VIEW_RECORDS
 from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
 from lcl_core.specs.pretrain import PretrainSpec
@@ -21,7 +22,6 @@ from lcl_core.specs.study import (
     AxisSpec,
     ChoiceSpec,
     GridSearch,
-    HalvingSearch,
     RandomSearch,
     RangeSpec,
     StudySpec,
@@ -72,7 +72,7 @@ def _unknown_path(path: str, why: str) -> UserError:
 DIGITS = 4  # of a drawn number: enough for any learning rate, and it can be read
 
 
-def sample_settings(search: GridSearch | RandomSearch | HalvingSearch) -> list[dict[str, Any]]:
+def sample_settings(search: GridSearch | RandomSearch) -> list[dict[str, Any]]:
     """{dotted field: value} of every trial, the same for the same seed; a grid has one trial without fields.
 
     Each trial has its own random stream, so more trials begin with the same ones. Equal settings are tried once.
@@ -158,7 +158,6 @@ def _combinations(study: StudySpec, settings: Sequence[Setting]) -> Iterator[Stu
 
 
 def _check_fields(study: StudySpec) -> None:
-    own = {**OWN_FIELDS, **({"steps": "search.rungs"} if isinstance(study.search, HalvingSearch) else {})}
     fields = [
         (f"axes.{a}.variants.{v}.spec", variant.spec)
         for a, axis in enumerate(study.axes)
@@ -166,50 +165,38 @@ def _check_fields(study: StudySpec) -> None:
     ]
     fields += [("search.parameters", setting) for setting in sample_settings(study.search)[:1]]
     for field, overlay in fields:
-        for name in own.keys() & overlay.keys():
-            raise UserError(f"{field}.{name}: set {own[name]} instead", code="bad_spec", field=f"{field}.{name}")
+        for name in OWN_FIELDS.keys() & overlay.keys():
+            raise UserError(f"{field}.{name}: set {OWN_FIELDS[name]} instead", code="bad_spec", field=f"{field}.{name}")
 
 
-def pretrain_spec(study: StudySpec, row: StudyRow, seed: int, rung: int = 0) -> PretrainSpec:
-    """Complete spec of a row: the base, overlaid by the row's variants and sampled fields, then seed and rung's steps.
+def pretrain_spec(study: StudySpec, row: StudyRow, seed: int) -> PretrainSpec:
+    """Complete spec of a row: the base, overlaid by the row's variants and sampled fields, then the seed.
 
     Raises: UserError ``bad_spec``, naming the variant where one alone is invalid.
     """
-    own: Setting = {"seed": seed}
-    if isinstance(study.search, HalvingSearch):
-        rungs = study.search.rungs
-        own["steps"] = rungs[min(rung, len(rungs) - 1)]  # finalists train no longer than the last rung
     base = _base_fields(study)
     try:
-        return _parse_overlaid(base, *row.overlays, own)
+        return _parse_overlaid(base, *row.overlays, {"seed": seed})
     except UserError as error:
         raise _locate_error(study, base, row, error) from None
 
 
 def resolve_presets(study: StudySpec) -> StudySpec:
-    """The study with its presets filled in, so that another version cannot change them between its cells.
+    """The study with its presets filled in.
 
     Raises: UserError ``bad_spec`` for a preset of the base that is not known.
     """
     return study.model_copy(update={"preset": None, "pretrain": _base_fields(study)})
 
 
-def evaluate_spec(study: StudySpec, rung: int, encoder: str) -> EvaluateSpec:
-    """Evaluation of an encoder of this rung: the search's validation until it is a finalist."""
-    if isinstance(study.search, HalvingSearch) and rung < len(study.search.rungs):
-        return _parse_evaluate("search.validation", study.search.validation, encoder)
-    return _parse_evaluate("evaluate", study.evaluate, encoder)
-
-
-def evaluate_specs(study: StudySpec) -> dict[str, EvaluateSpec]:
-    """{field of the study: template} of its evaluations, with a placeholder for the encoder.
-
-    Raises: UserError ``bad_spec``.
-    """
-    evaluations = {"evaluate": _parse_evaluate("evaluate", study.evaluate, "none")}
-    if isinstance(study.search, HalvingSearch):
-        evaluations["search.validation"] = _parse_evaluate("search.validation", study.search.validation, "none")
-    return evaluations
+def evaluate_spec(study: StudySpec, encoder: str = "none") -> EvaluateSpec:
+    """Evaluation of an encoder of the study. Raises: UserError ``bad_spec``."""
+    if "encoder" in study.evaluate:
+        raise UserError("evaluate.encoder: the study puts the encoders in", code="bad_spec", field="evaluate.encoder")
+    try:
+        return cast(EvaluateSpec, parse_spec("evaluate", {**apply_overlay({}, study.evaluate), "encoder": encoder}))
+    except UserError as error:
+        raise _prefix_field("evaluate", error) from None
 
 
 def _base_fields(study: StudySpec) -> Setting:
@@ -251,15 +238,6 @@ def _spec_error(base: Setting, *overlays: Setting) -> str | None:
     return None
 
 
-def _parse_evaluate(field: str, given: Setting, encoder: str) -> EvaluateSpec:
-    if "encoder" in given:
-        raise UserError(f"{field}.encoder: the study puts the encoders in", code="bad_spec", field=f"{field}.encoder")
-    try:
-        return cast(EvaluateSpec, parse_spec("evaluate", {**apply_overlay({}, given), "encoder": encoder}))
-    except UserError as error:
-        raise _prefix_field(field, error) from None
-
-
 def _prefix_field(field: str, error: UserError) -> UserError:
     """``error`` with ``field`` before its own field, in its message too."""
     if error.field:
@@ -267,7 +245,7 @@ def _prefix_field(field: str, error: UserError) -> UserError:
     return UserError(f"{field}: {error.message}", code=error.code, field=field)
 
 
-CellKey = tuple[frozenset[tuple[str, str]], int, int]
+CellKey = tuple[frozenset[tuple[str, str]], int]  # labels and seed: identity of a cell within its study
 
 
 @dataclass(frozen=True)
@@ -276,48 +254,33 @@ class PlannedCell:
 
     Attributes:
         labels, parameters: of its row.
-        rung: 0, or the number of its promotions by a halving.
         hash: of the spec; equal for equal work.
     """
 
     labels: Labels
     parameters: Setting
     seed: int
-    rung: int
     spec: PretrainSpec
     hash: str
 
     @property
     def key(self) -> CellKey:
-        return cell_key(self.labels, self.seed, self.rung)
-
-
-def cell_key(labels: Labels, seed: int, rung: int) -> CellKey:
-    """Identity of a cell within its study."""
-    return frozenset(labels.items()), seed, rung
+        return frozenset(self.labels.items()), self.seed
 
 
 def expand_study(study: StudySpec) -> list[PlannedCell]:
-    """The first cells of a study, seed by seed, so that all rows of the table fill together.
+    """The cells of a study, seed by seed, so that all rows of the table fill together.
 
-    Raises: UserError ``bad_spec`` naming the variant that is at fault, ``too_many_cells`` or ``same_cell``.
+    Raises: UserError ``bad_spec`` naming the variant that is at fault or whose weights would be chosen on a reported
+        split; ``too_many_cells`` or ``same_cell``.
     """
-    evaluate_specs(study)  # raises for an invalid one
-    rows = study_rows(study)
-    cells = [build_cell(study, row, seed) for seed in study.seeds for row in rows]
-    _check_distinct(cells)
-    return cells
-
-
-def build_cell(study: StudySpec, row: StudyRow, seed: int, rung: int = 0) -> PlannedCell:
-    """The cell of a row. Raises: UserError ``bad_spec``."""
-    spec = pretrain_spec(study, row, seed, rung)
-    return PlannedCell(row.labels, row.parameters, seed, rung, spec, spec_hash("pretrain", spec))
-
-
-def _check_distinct(cells: list[PlannedCell]) -> None:
-    known: dict[str, PlannedCell] = {}
-    for cell in cells:
+    evaluation, rows = evaluate_spec(study), study_rows(study)
+    cells, known = [], dict[str, PlannedCell]()
+    for seed, row in itertools.product(study.seeds, rows):
+        spec = pretrain_spec(study, row, seed)
+        cell = PlannedCell(row.labels, row.parameters, seed, spec, spec_hash("pretrain", spec))
+        cells.append(cell)
+        _check_monitor(study, cell, evaluation)
         other = known.setdefault(cell.hash, cell)
         if other is not cell:
             raise UserError(
@@ -325,19 +288,41 @@ def _check_distinct(cells: list[PlannedCell]) -> None:
                 code="same_cell",
                 field="axes",
             )
+    return cells
+
+
+def _check_monitor(study: StudySpec, cell: PlannedCell, evaluation: EvaluateSpec) -> None:
+    """The weights of an encoder must not be chosen on images that the study reports."""
+    monitor = cell.spec.monitor
+    if monitor is None or monitor.export != "best" or VIEW_RECORDS[monitor.view] != "pairs":
+        return
+    if monitor.dataset == evaluation.dataset and monitor.split in evaluation.splits:
+        field = _monitor_field(study, cell)
+        raise UserError(
+            f"{field}: {monitor.split} is what evaluate reports; choose weights on another split, such as val",
+            code="bad_spec",
+            field=field,
+        )
+
+
+def _monitor_field(study: StudySpec, cell: PlannedCell) -> str:
+    """The field that sets the cell's monitor: of the search or of a variant, where one does, else of the base."""
+    given = [("search.parameters", cell.parameters)]
+    given += [
+        (f"axes.{a}.variants.{v}.spec.monitor", variant.spec)
+        for a, axis in reversed(list(enumerate(study.axes)))
+        for v, variant in enumerate(axis.variants)
+        if cell.labels[axis.name] == variant.name
+    ]
+    setting = (field for field, spec in given if any(path.split(".")[0] == "monitor" for path in spec))
+    return next(setting, "pretrain.monitor.split")
 
 
 def apply_addition(study: StudySpec, addition: AdditionSpec) -> StudySpec:
     """``study``, which has no preset, with the seeds, variants and trials of ``addition``; idempotent.
 
-    Raises: UserError ``not_extendable``, or ``bad_spec`` with the field of the addition.
+    Raises: UserError ``bad_spec`` with the field of the addition.
     """
-    if isinstance(study.search, HalvingSearch):
-        raise UserError(
-            "a halving cannot be extended: its trials were already ranked against each other; start a new study, "
-            "which takes over the runs that are the same",
-            code="not_extendable",
-        )
     added = list(dict.fromkeys((*study.seeds, *addition.seeds)))
     changes: dict[str, Any] = {
         "seeds": added,

@@ -25,12 +25,10 @@ def examples() -> list[StudySpec]:
 
 
 def test_the_examples_are_studies_of_the_size_that_is_said() -> None:
-    grid, halving = examples()
+    grid, search = examples()
     assert (len(study_rows(grid)), len(expand_study(grid))) == (4, 12)
     assert "Four rows, three seeds, twelve cells" in TEXT
-    trials = expand_study(halving)
-    assert len(trials) == 9
-    assert {cell.spec.steps for cell in trials} == {50}
+    assert len(expand_study(search)) == 9
 
 
 def test_every_field_is_explained() -> None:
@@ -47,7 +45,7 @@ def test_the_built_in_studies_are_all_there_with_their_rows() -> None:
 def test_the_commands_exist() -> None:
     study: Any = get_command(app).commands["study"]  # type: ignore[attr-defined]
     used = re.findall(r"^    (lcl study .*)$", TEXT, re.MULTILINE)
-    assert len(used) >= 6
+    assert len(used) >= 5
     for line in used:
         words = line.partition("#")[0].split()
         known = {option for parameter in study.commands[words[2]].params for option in parameter.opts}

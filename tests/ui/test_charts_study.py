@@ -14,11 +14,11 @@ Json = dict[str, Any]
 
 def row(name: str, cost: float | None, mean: float | None, sd: float | None = None) -> Json:
     figures = {} if mean is None else {"m": {"mean": mean, "sd": sd}}
-    return {"labels": {"a": name}, "rung": None, "figures": figures, "compute": {"seconds": cost, "flops": cost}}
+    return {"labels": {"a": name}, "figures": figures, "compute": {"seconds": cost, "flops": cost}}
 
 
-def table(*rows: Json, front: tuple[int, ...] = (), compute: str = "seconds", law: Json | None = None) -> Json:
-    return {"rows": rows, "compute": compute, "pareto": {"m": front}, "fits": {"m": law}}
+def table(*rows: Json, front: tuple[int, ...] = (), compute: str = "seconds") -> Json:
+    return {"rows": rows, "compute": compute, "pareto": {"m": front}}
 
 
 def spots(drawn: str) -> dict[str, tuple[float, float]]:
@@ -51,16 +51,6 @@ def test_costs_that_differ_widely_stand_on_a_logarithmic_axis() -> None:
     assert at["b"][0] - at["a"][0] == pytest.approx(at["c"][0] - at["b"][0], abs=0.02)
     drawn = cost_chart(table(row("a", 1e12, 0.1), row("c", 1e14, 0.3), compute="flops"), "m")
     assert re.findall(r">(\d+e\d+)<", drawn) == ["1e12", "2e12", "5e12", "1e13", "2e13", "5e13", "1e14"]
-
-
-def test_the_power_law_is_drawn_over_work_but_not_over_time() -> None:
-    law = {"factor": 0.01, "exponent": 0.5, "interval": (0.4, 0.6), "r2": 1.0, "count": 3}
-    rows = (row("a", 100, 0.1), row("b", 400, 0.2), row("c", 900, 0.3))
-    drawn = cost_chart(table(*rows, compute="flops", law=law), "m")
-    assert "∝ cost^0.500, 95 %: 0.400 to 0.600" in drawn
-    assert "dotted: power law" in drawn
-    assert "lcl-line--law" not in cost_chart(table(*rows, law=law), "m")
-    assert "lcl-line--law" not in cost_chart(table(*rows, compute="flops", law={**law, "interval": None}), "m")
 
 
 def test_rows_without_figure_or_cost_are_left_out() -> None:
@@ -105,5 +95,5 @@ def test_odd_curves_survive() -> None:
 
 
 def test_rows_have_names() -> None:
-    assert row_label({"labels": {}, "rung": None}) == "all"
-    assert row_label({"labels": {"a": "x", "trial": "t01"}, "rung": 2}) == "x t01 rung 2"
+    assert row_label({"labels": {}}) == "all"
+    assert row_label({"labels": {"a": "x", "trial": "t01"}}) == "x t01"

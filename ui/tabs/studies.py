@@ -32,7 +32,7 @@ from ui.common import (
     update_dropdown,
 )
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, duration, error_box, esc, toast
-from ui.spec_fields import from_json, get_at, put_at, to_json
+from ui.spec_fields import from_json, put_at, to_json
 from ui.tabs.run_form import CERTAINTY_LABELS, invalid_message, valid_message
 from ui.tabs.study_view import (
     NOTHING_SELECTED,
@@ -154,18 +154,17 @@ class StudyForm:
 
     def _count(self, spec: Mapping[str, Any]) -> str:
         plan = self.client.plan_study(spec)
-        return plan_summary(plan, get_at(spec, "search.kind") == "halving")
+        return plan_summary(plan)
 
 
-def plan_summary(plan: Mapping[str, Any], halving: bool = False) -> str:
+def plan_summary(plan: Mapping[str, Any]) -> str:
     """Number of runs to train and evaluate, and of those that are reused."""
     cells, reused = plan["cells"], plan["reused"]
     sizes = f"{_plural(plan['rows'], 'row')} × {_plural(plan['seeds'], 'seed')}"
     words = f"{sizes} = {_plural(cells, 'pre-training')} and {_plural(cells, 'evaluation')}"
     if reused:
         words += f"; {reused} of the pre-trainings are there already and are not run again"
-    words += (", then those of the trials that are promoted" if halving else "") + "."
-    return f"{words} {_training_time(plan)}".strip()
+    return f"{words}. {_training_time(plan)}".strip()
 
 
 def _training_time(plan: Mapping[str, Any]) -> str:
@@ -208,7 +207,7 @@ def _common_steps(spec: Mapping[str, Any]) -> int | None:
     """Steps of the base spec; None if it is invalid or unfinished, or the rows differ in their steps."""
     try:
         variants = [variant for axis in spec.get("axes", ()) for variant in axis["variants"]]
-        if any("steps" in variant.get("spec", ()) for variant in variants) or get_at(spec, "search.rungs"):
+        if any("steps" in variant.get("spec", ()) for variant in variants):
             return None
         return parse_as(PretrainSpec, spec.get("pretrain", {})).steps
     except (UserError, KeyError, TypeError, AttributeError):  # the service says what is wrong with it

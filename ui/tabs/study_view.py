@@ -24,7 +24,7 @@ from ui.html import (
 Json = Mapping[str, Any]
 NO_STUDIES = empty_state("No studies yet", "Open “New study” and start a built-in one; its table fills here.")
 NOTHING_SELECTED = empty_state("No study selected", "Choose one on the left to see its table and charts.")
-TABLE_FORMATS, PLOT_NAMES = ("md", "csv", "json"), ("rows", "pareto", "scaling", "curves")
+TABLE_FORMATS = ("md", "csv", "json")
 
 
 def draw_studies(studies: Sequence[Json], selected: str | None) -> str:
@@ -50,7 +50,7 @@ def draw_question(verb: str, study: Json) -> str:
     """The question before a study is cancelled or deleted: what is lost, and what stays."""
     name = study["name"] or study["id"]
     if verb == "delete":
-        lost = "Its table, statistics and plots are removed. Its runs and their encoders stay."
+        lost = "Its table is removed. Its runs and their encoders stay."
         words, keep = "Delete the study", "Keep it"
     else:
         running = study["counts"].get("running", 0)
@@ -63,10 +63,9 @@ def draw_question(verb: str, study: Json) -> str:
 def draw_table(study: Json, head: str) -> str:
     """The table so far: every metric with mean, deviation and interval, and ``head`` compared with the baseline."""
     table = study["table"]
-    rungs = any(row["rung"] is not None for row in table["rows"])
     baseline = table["baselines"].get(head)
     compared = {each["row"]: each for each in table["comparisons"].get(head, ())}
-    axes = [*table["axes"], *table["parameters"], *(["rung"] if rungs else [])]
+    axes = [*table["axes"], *table["parameters"]]
     heads = [metric["name"] for metric in table["metrics"]]
     against = _comparison_heads(table, head, baseline)
     names = [*(axes or ["row"]), "cells", "images", *heads, *against]
@@ -75,7 +74,6 @@ def draw_table(study: Json, head: str) -> str:
         _row(
             study,
             index,
-            rungs,
             best,
             [_comparison_cell(compared.get(index), index == baseline)] if against else [],
         )
@@ -105,11 +103,10 @@ def draw_notes(study: Json) -> str:
 
 
 def draw_links(study: Json) -> str:
-    """Links to the table and the plots as files."""
+    """Links to the table as files."""
     address = f"study/{quote(study['id'], safe='')}"
     tables = "".join(f'<a href="{address}/table.{kind}" download>table.{kind}</a>' for kind in TABLE_FORMATS)
-    plots = "".join(f'<a href="{address}/plots/{name}.svg" download>{name}.svg</a>' for name in PLOT_NAMES)
-    return f'<div class="lcl-links"><span>Download</span>{tables}{plots}</div>'
+    return f'<div class="lcl-links"><span>Download</span>{tables}</div>'
 
 
 def draw_cells(study: Json) -> str:
@@ -140,12 +137,12 @@ def _counts(study: Json) -> str:
     return " · ".join(f"{count} {STATE_LABELS[state].lower()}" for state, count in study["counts"].items())
 
 
-def _row(study: Json, index: int, rungs: bool, best: Mapping[str, int | None], against: list[str]) -> str:
+def _row(study: Json, index: int, best: Mapping[str, int | None], against: list[str]) -> str:
     table = study["table"]
     row = table["rows"][index]
     labels = [row["labels"].get(axis, "") for axis in table["axes"]]
     drawn = [number(row["parameters"].get(name)) for name in table["parameters"]]
-    words = [*labels, *drawn, *([str(row["rung"])] if rungs else [])] or ["all"]
+    words = [*labels, *drawn] or ["all"]
     dot = f'<i class="lcl-dot {row_colour_class(index)}" aria-hidden="true"></i>'
     first = f'<th scope="row">{dot}{esc(words[0])}</th>' + "".join(f"<td>{esc(word)}</td>" for word in words[1:])
     figures = "".join(_figure(row["figures"].get(head), best[head] == index) for head in best)
@@ -181,12 +178,10 @@ def _figure(figure: Json | None, best: bool) -> str:
 
 
 def _comparison_heads(table: Json, head: str, baseline: int | None) -> list[str]:
-    """Head of the column of comparisons; none where the baseline's rung has no other row."""
-    if baseline is None:
+    """Head of the column of comparisons; none without another row."""
+    if baseline is None or len(table["rows"]) < 2:
         return []
-    row = table["rows"][baseline]
-    alone = sum(each["rung"] == row["rung"] for each in table["rows"]) < 2
-    return [] if alone else [f"{head} against {row_label(row)}"]
+    return [f"{head} against {row_label(table['rows'][baseline])}"]
 
 
 def _comparison_cell(comparison: Json | None, is_baseline: bool) -> str:

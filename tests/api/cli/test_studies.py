@@ -90,7 +90,7 @@ def test_list_and_show(lcl: Any, live_service: Any) -> None:
     assert json.loads(lcl("--json", "study", "show", study["id"])[1])["table"] == study["table"]
 
 
-def test_the_table_and_a_plot_as_files(lcl: Any, live_service: Any, tmp_path: Path) -> None:
+def test_the_table_as_a_file(lcl: Any, live_service: Any, tmp_path: Path) -> None:
     study = ended(live_service, [68])
     _, out, _ = lcl("study", "table", study["id"])
     assert "| both | 1 | 1,408 | 0.2 |" in out
@@ -99,9 +99,6 @@ def test_the_table_and_a_plot_as_files(lcl: Any, live_service: Any, tmp_path: Pa
     assert out == f"{target}\n"
     assert [line["mean"] for line in csv.DictReader(io.StringIO(target.read_text()))] == ["0.2", "0.1"]
     assert json.loads(lcl("--json", "study", "table", study["id"])[1])["axes"] == ["loss"]
-    image = tmp_path / "pareto.png"
-    assert lcl("study", "plot", study["id"], "pareto", str(image), "--metric", "IR@5")[0] == 0
-    assert image.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_study_is_watched_to_its_end(lcl: Any, live_service: Any) -> None:
@@ -149,7 +146,6 @@ def test_extend_cancel_resume_and_delete(lcl: Any, live_service: Any, file: str)
         (("watch", "study_none"), "study_none"),
         (("table", "study_none"), "study_none"),
         (("cancel", "study_none"), "study_none"),
-        (("plot", "study_none", "rows", "x.svg"), "study_none"),
         (("extend", "study_none"), "say what to add"),
         (("extend", "study_none", "--variant", "loss=5"), "AXIS:NAME"),
         (("extend", "study_none", "--variant", "loss:heavy=5"), "AXIS:NAME"),

@@ -27,14 +27,8 @@ def run(kind: str, spec: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return "POST /v1/runs", {"kind": kind, "spec": spec}
 
 
-def study(place: str, spec: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    metric = {"name": "m", "metric": "IR@5"}
-    search = {
-        "kind": "halving", "trials": 2, "rungs": [1, 2], "validation": {"splits": ["val"], **spec}, "metric": metric,
-        "parameters": {"optimizer.lr": {"kind": "uniform", "low": 0.1, "high": 0.2}},
-    }  # fmt: skip
-    whole = {"evaluate": {"evaluate": spec}, "validation": {"search": search}}[place]
-    return "POST /v1/studies", {"spec": {"metrics": [metric], **whole}}
+def study(spec: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return "POST /v1/studies", {"spec": {"metrics": [{"name": "m", "metric": "IR@5"}], "evaluate": spec}}
 
 
 def requested(task: str, own: dict[str, Any]) -> dict[str, Any]:
@@ -65,8 +59,7 @@ def _fields(path: str) -> dict[str, tuple[str, dict[str, Any]]]:
         "dialogue.benchmarks.images": run(
             "evaluate", requested("dialogue", {"benchmarks": [{"name": "gqa", "path": DATA, "images": path}]})
         ),
-        "study evaluate": study("evaluate", without),
-        "study search.validation": study("validation", without),
+        "study evaluate": study(without),
     }
 
 
@@ -99,7 +92,6 @@ NAMED = {
     "a run's name": "/v1/runs/..%2f..%2fkey/logs",
     "an encoder's name": "/v1/encoders/..%2f..%2fkey/export",
     "a collection's name": "/v1/collections/..%2fkey/items",
-    "a plot's name": "/v1/studies/..%2fx/plots/..%2f..%2fkey.svg",
 }
 LINKS = {
     "a link to a folder outside": ("POST /v1/datasets", "out"),

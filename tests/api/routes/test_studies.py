@@ -185,16 +185,9 @@ def test_a_table_in_three_forms(http: httpx.Client, finished: Any) -> None:
     assert http.get(f"{path}.exe").status_code == 422
 
 
-def test_plots_and_curves(live_service: Any, http: httpx.Client, finished: Any, refused: Any) -> None:
+def test_curves(live_service: Any, http: httpx.Client, finished: Any) -> None:
     study = finished({("both", 911): 0.2, ("contrastive", 911): 0.1})
     path = f"/v1/studies/{study['id']}"
-    svg = http.get(f"{path}/plots/pareto.svg", params={"metric": "IR@5"})
-    assert svg.headers["content-type"] == "image/svg+xml"
-    assert "contrastive" in svg.text
-    assert http.get(f"{path}/plots/rows.png").content.startswith(b"\x89PNG")
-    refused(http.get(f"{path}/plots/pie.svg"), 404, "unknown_plot")
-    refused(http.get(f"{path}/plots/rows.exe"), 404, "unknown_plot")
-    refused(http.get(f"{path}/plots/rows.svg", params={"metric": "absent"}), 404, "unknown_metric")
     run_id = study["cells"][0]["run"]["id"]
     with live_service.context.database.session() as session:
         session.add_all(
@@ -203,7 +196,6 @@ def test_plots_and_curves(live_service: Any, http: httpx.Client, finished: Any, 
     curves = http.get(f"{path}/curves").json()
     assert (curves["value"], curves["values"]) == ("loss", ["loss", "lr"])
     assert [row["points"] for row in curves["rows"]] == [[[1, 9, 9, 9], [3, 3, 3, 3]], []]
-    assert "step" in http.get(f"{path}/plots/curves.svg", params={"value": "lr"}).text
 
 
 def test_two_rows_over_seeds_and_over_samples(
@@ -336,7 +328,7 @@ def test_roles_and_owners(live_service: Any, http: httpx.Client, refused: Any) -
     with httpx.Client(
         base_url=live_service.url, headers={"authorization": f"Bearer {anonymous}"}, trust_env=False
     ) as other:
-        for path in ("", "/table.json", "/plots/rows.svg", "/curves", "/compare?left=0&right=0"):
+        for path in ("", "/table.json", "/curves", "/compare?left=0&right=0"):
             refused(other.get(f"/v1/studies/{mine}{path}"), 404, "unknown_study")
         refused(other.post(f"/v1/studies/{mine}/cancel"), 404, "unknown_study")
         assert other.get("/v1/studies").json()["items"] == []
@@ -347,7 +339,7 @@ def test_roles_and_owners(live_service: Any, http: httpx.Client, refused: Any) -
         refused(nobody.get("/v1/studies"), 401, "unauthorized")
 
 
-@pytest.mark.parametrize("path", ["", "/table.md", "/plots/rows.png", "/curves", "/compare?left=0&right=1"])
+@pytest.mark.parametrize("path", ["", "/table.md", "/curves", "/compare?left=0&right=1"])
 def test_an_unknown_study_is_404_everywhere(http: httpx.Client, refused: Any, path: str) -> None:
     refused(http.get(f"/v1/studies/study_none{path}"), 404, "unknown_study")
 

@@ -29,26 +29,6 @@ def study_of() -> Callable[..., StudySpec]:
     return make
 
 
-@pytest.fixture
-def halving_of(study_of: Callable[..., StudySpec]) -> Callable[..., StudySpec]:
-    """A halving over four rates, judged on val, changed as asked."""
-
-    def make(**changes: Any) -> StudySpec:
-        search = {
-            "kind": "halving",
-            "trials": 4,
-            "parameters": {"optimizer.lr": {"kind": "log-uniform", "low": 1e-4, "high": 1e-2}},
-            "rungs": [10, 30],
-            "keep": 0.5,
-            "validation": {"splits": ["val"]},
-            "metric": METRIC,
-            **changes,
-        }
-        return study_of(axes=[], search=search, evaluate={"splits": ["test"]})
-
-    return make
-
-
 def row(value: float, **more: Any) -> Json:
     """A row of an evaluation."""
     return {"task": "retrieval", "split": "test", "variant": "captions[0]", "metric": "IR@5", "value": value, **more}
@@ -58,7 +38,7 @@ def row(value: float, **more: Any) -> Json:
 def cell_of() -> Callable[..., CellRecord]:
     """A cell; with ``value`` its evaluation has succeeded with that IR@5, otherwise its pre-training is queued."""
 
-    def make(number: int, value: float | None = None, seed: int = 0, rung: int = 0, **more: Any) -> CellRecord:
+    def make(number: int, value: float | None = None, seed: int = 0, **more: Any) -> CellRecord:
         facts = {"labels": {"loss": "both"}, "parameters": {}, **more}
         state = facts.pop("state", "queued" if value is None else "succeeded")
         encoder = facts.pop("encoder", {"seconds": 10.0, "images_seen": 100})
@@ -66,6 +46,6 @@ def cell_of() -> Callable[..., CellRecord]:
         result = {"encoder": encoder, "final": facts.pop("final", {})} if state == "succeeded" else {}
         run = RunRecord(f"run_{number}", state, result, facts.pop("spec", {"steps": 10}))
         evaluation = None if rows is None else RunRecord(f"eval_{number}", "succeeded", {"rows": rows})
-        return CellRecord(number=number, seed=seed, rung=rung, run=run, evaluation=evaluation, **facts)
+        return CellRecord(number=number, seed=seed, run=run, evaluation=evaluation, **facts)
 
     return make

@@ -19,8 +19,6 @@ def test_the_seeds_of_a_row_are_one_curve(cell_of: CellOf) -> None:
     assert both["points"] == [[10, 5.0, 4.0, 6.0], [20, 2.0, 2.0, 2.0]]
     assert (both["labels"], other["labels"], other["points"]) == ({"loss": "both"}, {"loss": "other"}, [])
     assert training_curves(cells, lines, "absent")[0]["points"] == []
-    assert both["rung"] is None
-    assert [row["rung"] for row in training_curves([*cells, cell_of(3, rung=1)], lines, "loss")] == [0, 0, 1]
 
 
 def test_long_curves_are_thinned_and_keep_their_ends(cell_of: CellOf) -> None:

@@ -62,9 +62,3 @@ def test_what_would_change_old_rows_is_refused(study_of: StudyOf, given: dict[st
     with pytest.raises(UserError) as caught:
         apply_addition(study_of(), addition(**given))
     assert (caught.value.code, caught.value.field) == (code, field)
-
-
-def test_a_halving_cannot_be_extended(halving_of: StudyOf) -> None:
-    with pytest.raises(UserError, match="start a new study") as caught:
-        apply_addition(halving_of(), addition(seeds=[1]))
-    assert caught.value.code == "not_extendable"

@@ -66,7 +66,6 @@ def test_operations_are_those_of_the_vocabulary_that_the_run_had(cell_of: Callab
         return mean_costs([cell_of(0, state="succeeded", encoder=counts | more, spec=spec)])["flops"]
 
     assert flops(spec, vocab_size=30_000) == flops(written)
-    assert flops(spec) == flops({"steps": 10}), "results of older versions do not say it"
 
 
 def test_a_figure_of_the_training_needs_no_evaluation(cell_of: Callable[..., CellRecord]) -> None:

@@ -29,24 +29,23 @@ def test_a_cell_between_its_two_runs_is_running(run: str, evaluation: str | None
 
 
 @pytest.mark.parametrize(
-    ("counts", "cancelled", "more", "state"),
+    ("counts", "cancelled", "state"),
     [
-        ({"queued": 3}, False, False, "queued"),
-        ({"queued": 2, "succeeded": 1}, False, False, "running"),
-        ({"queued": 1, "failed": 1}, False, False, "running"),
-        ({"running": 3}, False, False, "running"),
-        ({"succeeded": 3}, False, False, "succeeded"),
-        ({"succeeded": 3}, False, True, "running"),
-        ({"succeeded": 2, "failed": 1}, False, False, "failed"),
-        ({"succeeded": 2, "cancelled": 1}, False, False, "failed"),
-        ({"cancelled": 2, "succeeded": 1}, True, False, "cancelled"),
-        ({"cancelling": 1, "cancelled": 2}, True, False, "cancelling"),
-        ({"running": 1, "cancelled": 2}, True, False, "cancelled"),
-        ({"succeeded": 2}, True, True, "cancelled"),
+        ({"queued": 3}, False, "queued"),
+        ({"queued": 2, "succeeded": 1}, False, "running"),
+        ({"queued": 1, "failed": 1}, False, "running"),
+        ({"running": 3}, False, "running"),
+        ({"succeeded": 3}, False, "succeeded"),
+        ({"succeeded": 2, "failed": 1}, False, "failed"),
+        ({"succeeded": 2, "cancelled": 1}, False, "failed"),
+        ({"cancelled": 2, "succeeded": 1}, True, "cancelled"),
+        ({"cancelling": 1, "cancelled": 2}, True, "cancelling"),
+        ({"running": 1, "cancelled": 2}, True, "cancelled"),
+        ({"succeeded": 2}, True, "cancelled"),
     ],
 )
-def test_a_study_stands_as_its_cells_do(counts: dict[str, int], cancelled: bool, more: bool, state: str) -> None:
-    assert study_state(counts, cancelled=cancelled, more_to_come=more) == state
+def test_a_study_stands_as_its_cells_do(counts: dict[str, int], cancelled: bool, state: str) -> None:
+    assert study_state(counts, cancelled=cancelled) == state
 
 
 def test_states_are_counted_in_one_order() -> None:

@@ -11,7 +11,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
 from lcl_core.specs.study import StudySpec
-from lcl_core.studies.trials import evaluate_spec, expand_study, resolve_presets, study_rows
+from lcl_core.studies.trials import expand_study, resolve_presets, study_rows
 
 StudyOf = Callable[..., StudySpec]
 LENGTHS = {
@@ -28,9 +28,9 @@ def test_every_combination_with_every_seed_one_seed_after_the_other(study_of: St
     cells = expand_study(
         study_of(axes=[axis("loss", a={}, b={"objective.contrastive_weight": 2}), LENGTHS], seeds=[3, 1])
     )
-    found = [(cell.labels["loss"], cell.labels["length"], cell.seed, cell.rung) for cell in cells]
+    found = [(cell.labels["loss"], cell.labels["length"], cell.seed) for cell in cells]
     rows = [("a", "short"), ("a", "long"), ("b", "short"), ("b", "long")]
-    assert found == [(*row, seed, 0) for seed in (3, 1) for row in rows]
+    assert found == [(*row, seed) for seed in (3, 1) for row in rows]
     assert [(c.spec.seed, c.spec.steps, c.spec.objective.contrastive_weight) for c in cells[:3]] == [
         (3, 5, None),
         (3, 50, None),
@@ -87,15 +87,6 @@ def test_a_random_search_is_one_axis_more(study_of: StudyOf) -> None:
     ]
     assert all(cell.spec.optimizer.lr == cell.parameters["optimizer.lr"] for cell in cells)
     assert len({cell.spec.optimizer.lr for cell in cells}) == 3
-
-
-def test_a_halving_begins_with_the_steps_of_its_first_rung(halving_of: StudyOf) -> None:
-    study = halving_of()
-    assert [(cell.spec.steps, cell.rung) for cell in expand_study(study)] == [(10, 0)] * 4
-    assert evaluate_spec(study, 0, "enc").splits == ("val",)
-    assert evaluate_spec(study, 1, "enc").splits == ("val",)
-    assert evaluate_spec(study, 2, "enc").splits == ("test",)
-    assert evaluate_spec(study, 2, "enc").encoder == "enc"
 
 
 def test_a_study_of_too_many_cells_is_refused_before_any_row_is_made(
@@ -156,12 +147,6 @@ def test_what_two_axes_do_together_is_reported_by_the_row(study_of: StudyOf) -> 
     with pytest.raises(UserError, match="size=s patch=p") as caught:
         expand_study(study)
     assert caught.value.field == "axes"
-
-
-def test_a_halving_sets_the_steps_itself(halving_of: StudyOf) -> None:
-    with pytest.raises(UserError, match="rungs") as caught:
-        expand_study(halving_of(parameters={"steps": {"kind": "choice", "values": [5]}}))
-    assert caught.value.field == "search.parameters.steps"
 
 
 @pytest.mark.parametrize("name", sorted(presets("study")))

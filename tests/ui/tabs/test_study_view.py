@@ -26,9 +26,9 @@ def study() -> Json:
     """Two rows: one has its figures, of the other a run is at work and one has failed."""
     compute = {"seconds": 10.0, "images_seen": 64_000.0, "tokens_seen": None, "flops": None, "parameters": None}
     rows = [
-        {"labels": {"loss": "both"}, "parameters": {}, "rung": None, "cells": [0], "states": {"succeeded": 1},
+        {"labels": {"loss": "both"}, "parameters": {}, "cells": [0], "states": {"succeeded": 1},
          "figures": {"IR@5": figure(0.2)}, "compute": compute},
-        {"labels": {"loss": "<b>gen</b>"}, "parameters": {}, "rung": None, "cells": [1, 2],
+        {"labels": {"loss": "<b>gen</b>"}, "parameters": {}, "cells": [1, 2],
          "states": {"running": 1, "failed": 1}, "figures": {"IR@5": figure(0.1, None)}, "compute": compute},
     ]  # fmt: skip
     comparison = {"row": 1, "difference": -0.1, "p": 0.0001, "p_holm": 0.0002, "count": 3}
@@ -103,17 +103,6 @@ def test_a_table_without_figures_waits(study: Json) -> None:
     assert "<b>" not in drawn
 
 
-def test_a_halving_shows_trials_settings_and_rungs(study: Json) -> None:
-    table = study["table"]
-    table["axes"], table["parameters"] = ["trial"], ["optimizer.lr"]
-    for place, row in enumerate(table["rows"]):
-        row.update(labels={"trial": f"t0{place}"}, parameters={"optimizer.lr": 0.00123}, rung=place)
-    text = words(draw_table(study, "IR@5"))
-    assert "against" not in text, "no other trial has reached the rung of the baseline"
-    assert text.startswith("trial optimizer.lr rung cells")
-    assert "t01 0.00123 1 64,000" in text
-
-
 def test_failures_and_notes_are_reported(study: Json) -> None:
     drawn = draw_notes(study)
     assert "no &lt;memory&gt;" in drawn
@@ -133,4 +122,3 @@ def test_cells_link_to_their_runs(study: Json) -> None:
 def test_files_are_offered(study: Json) -> None:
     drawn = draw_links(study)
     assert 'href="study/study_1/table.csv"' in drawn
-    assert 'href="study/study_1/plots/pareto.svg"' in drawn

@@ -14,22 +14,12 @@ from lcl_core.db.models import EncoderRow, Run, StudyCell
 from lcl_core.db.session import Database, now
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import StudySpec
-from lcl_core.studies.status import study_status
 
 Json = dict[str, Any]
 METRIC = {"name": "IR@5", "metric": "IR@5"}
 LOSSES = {
     "name": "loss",
     "variants": [{"name": "both"}, {"name": "contrastive", "spec": {"objective.generation_weight": 0.0}}],
-}
-HALVING = {
-    "kind": "halving",
-    "trials": 4,
-    "parameters": {"optimizer.lr": {"kind": "log-uniform", "low": 1e-4, "high": 1e-2}},
-    "rungs": [10, 30],
-    "keep": 0.5,
-    "validation": {"splits": ["val"]},
-    "metric": METRIC,
 }
 
 
@@ -42,9 +32,6 @@ class Studies:
     def spec(self, **changes: Any) -> StudySpec:
         given = {"axes": [LOSSES], "metrics": [METRIC], "pretrain": {"steps": 10}, "seeds": [0, 1], **changes}
         return parse_as(StudySpec, given)
-
-    def halving(self, **changes: Any) -> StudySpec:
-        return self.spec(axes=[], seeds=[0], search={**HALVING, **changes}, evaluate={"splits": ["test"]})
 
     def make(self, spec: StudySpec | None = None, **facts: Any) -> str:
         with self.database.session() as session:
@@ -88,13 +75,8 @@ class Studies:
             return db_studies.due_studies(session)
 
     def state(self, study_id: str) -> str:
-        """By both ways to it, which must agree."""
         with self.database.reading() as session:
-            study = db_studies.get_study(session, study_id)
-            spec, cells = db_studies.study_spec(study), db_studies.study_cells(session, study_id)
-            whole = study_status(spec, cells, cancelled=study.cancelled_at is not None)
-            assert db_studies.study_statuses(session, [study])[study_id] == whole
-            return whole.state
+            return db_studies.study_statuses(session, [db_studies.get_study(session, study_id)])[study_id].state
 
     def act(self, verb: Callable[..., Any], study_id: str, *arguments: Any) -> Any:
         with self.database.session() as session:

@@ -25,13 +25,6 @@ def register(database: Database, encoder_id: str, name: str) -> None:
         session.add(EncoderRow(id=encoder_id, name=name, created_at=now(session), **facts))
 
 
-def store_names(database: Database, study_id: str, **parts: Json) -> None:
-    """Put names into the stored spec, as a version stored it that did not pin them."""
-    with database.session() as session:
-        study = session.get_one(Study, study_id)
-        study.spec = {**study.spec, **parts}
-
-
 def started_from(studies: Any, study_id: str) -> list[str]:
     """The encoder that each cell of the study starts from."""
     runs = {run.id: run for run in studies.runs("pretrain")}
@@ -65,13 +58,8 @@ def database(database: Database) -> Database:
     return database
 
 
-@pytest.mark.parametrize("stored_by_name", [False, True])
-def test_added_seeds_start_from_the_encoder_that_the_others_had(
-    studies: Any, database: Database, stored_by_name: bool
-) -> None:
+def test_added_seeds_start_from_the_encoder_that_the_others_had(studies, database) -> None:
     study_id = studies.make(studies.spec(axes=[], seeds=[0], pretrain=STARTED))
-    if stored_by_name:
-        store_names(database, study_id, pretrain=STARTED)
     register(database, "enc_base_2", "base")
     extend(studies, study_id, seeds=[1])
     assert started_from(studies, study_id) == ["enc_base_1"] * 2
@@ -87,19 +75,12 @@ def test_an_added_variant_has_the_encoder_of_its_name_now(studies: Any, database
     assert extend(studies, study_id, axes=[more]) == [], "asking twice changes nothing"
 
 
-@pytest.mark.parametrize("stored_by_name", [False, True])
-def test_all_cells_are_evaluated_with_one_text_encoder(studies: Any, database: Database, stored_by_name: bool) -> None:
+def test_all_cells_are_evaluated_with_one_text_encoder(studies, database) -> None:
     study_id = studies.make(studies.spec(axes=[], evaluate=TUNED))
     end_trainings(studies, study_id, 0)
-    if stored_by_name:  # also in the evaluation, which has recorded the encoders that it started with
-        store_names(database, study_id, evaluate=TUNED)
-        with database.session() as session:
-            (evaluation,) = [db_runs.get_run(session, run.id) for run in studies.runs("evaluate")]
-            evaluation.spec = {**evaluation.spec, "tuned_retrieval": TUNED["tuned_retrieval"]}
-            evaluation.inputs = {"encoders": {evaluation.spec["encoder"]: "h", "enc_minilm_1": "h"}}
     register(database, "enc_minilm_2", "minilm")
     end_trainings(studies, study_id, 1)
-    assert text_encoders(studies, study_id) == ["minilm" if stored_by_name else "enc_minilm_1", "enc_minilm_1"]
+    assert text_encoders(studies, study_id) == ["enc_minilm_1"] * 2
     with database.reading() as session:
         spec = db_studies.study_spec(session.get_one(Study, study_id))
     assert spec.evaluate["tuned_retrieval"]["text_encoder"] == "enc_minilm_1"

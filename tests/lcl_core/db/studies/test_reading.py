@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import runs
@@ -62,14 +60,14 @@ def test_cells_come_with_what_their_runs_found(studies: Any, database: Database)
 
 
 def test_a_spec_survives_the_database(studies: Any, database: Database) -> None:
-    spec = studies.halving()
+    spec = studies.spec()
     study_id = studies.make(spec)
     with database.reading() as session:
         assert db_studies.study_spec(db_studies.get_study(session, study_id)) == spec
 
 
 def test_standings_of_many_are_counted_together(studies: Any, database: Database) -> None:
-    running, done, halving = studies.make(), studies.make(studies.spec(seeds=[5])), studies.make(studies.halving())
+    running, done = studies.make(), studies.make(studies.spec(seeds=[5]))
     studies.finish(done)
     studies.end(studies.cells(running)[0].run_id)
     with database.reading() as session:
@@ -80,59 +78,7 @@ def test_standings_of_many_are_counted_together(studies: Any, database: Database
     assert found == {
         running: ("running", {"running": 1, "queued": 3}),
         done: ("succeeded", {"succeeded": 2}),
-        halving: ("queued", {"queued": 4}),
     }
-    for study_id in (running, done, halving):
-        assert studies.state(study_id) == found[study_id][0]
-
-
-def statements_of(database: Database, call: Callable[[], object]) -> list[str]:
-    """The statements that ``call`` sends."""
-    sent: list[str] = []
-
-    def add(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        sent.append(statement)
-
-    event.listen(database.engine, "before_cursor_execute", add)
-    try:
-        call()
-    finally:
-        event.remove(database.engine, "before_cursor_execute", add)
-    return sent
-
-
-def test_states_of_halvings_are_read_together_without_results(studies: Any, database: Database) -> None:
-    def states() -> dict[str, str]:
-        with database.reading() as session:
-            page = db_studies.list_studies(session).items
-            return {each: status.state for each, status in db_studies.study_statuses(session, page).items()}
-
-    first = studies.make(studies.halving())
-    sent = len(statements_of(database, states))
-    others = [studies.make(studies.halving(seed=seed)) for seed in (1, 2)]
-    again = statements_of(database, states)
-    assert len(again) == sent
-    assert not any("run.result" in statement for statement in again)
-    for study_id in (first, *others):
-        for cell in studies.cells(study_id):
-            studies.end(cell.run_id, "failed")
-    failed = statements_of(database, states)
-    assert len(failed) == sent, "no trial is left to promote"
-    assert states() == dict.fromkeys((first, *others), "failed")
-
-
-def test_a_halving_that_cannot_go_on_is_due_no_more(studies: Any, database: Database) -> None:
-    idle = statements_of(database, studies.due)
-    study_id = studies.make(studies.halving())
-    for cell in studies.cells(study_id):
-        studies.end(cell.run_id)
-    studies.advance(study_id)
-    for cell in studies.cells(study_id):
-        studies.end(cell.evaluation_id, "failed")
-    assert statements_of(database, studies.due) == idle
-    assert (studies.due(), studies.state(study_id)) == ([], "failed")
-    studies.end(studies.cells(study_id)[0].evaluation_id)
-    assert studies.due() == [study_id], "its evaluation was resumed"
 
 
 def test_metric_lines_are_thinned_alike(studies: Any, database: Database) -> None:

@@ -104,41 +104,6 @@ def test_a_failed_evaluation_fails_the_study_and_is_resumed(studies: Any) -> Non
         studies.act(db_studies.cancel_study, study_id)
 
 
-def test_a_resumed_halving_trains_none_of_the_trials_that_were_ranked_out(studies: Any) -> None:
-    study_id = studies.make(studies.halving())
-    diverged, *others = studies.cells(study_id)
-    studies.end(diverged.run_id, "failed")
-    for cell in others:
-        studies.end(cell.run_id)
-    studies.advance(study_id)
-    for cell in studies.cells(study_id)[1:]:
-        studies.end(cell.evaluation_id, value=0.1 * cell.number)
-    studies.advance(study_id)
-    second = [cell.run_id for cell in studies.cells(study_id) if cell.rung == 1]
-    studies.act(db_studies.cancel_study, study_id)
-    assert studies.act(db_studies.resume_study, study_id).queued == sorted(second)
-    assert states(studies)[diverged.run_id] == "failed"
-    for run_id in second:
-        studies.end(run_id)
-    studies.advance(study_id)
-    for cell in studies.cells(study_id)[4:]:
-        studies.end(cell.evaluation_id)
-    assert studies.due() == [study_id]
-    studies.advance(study_id)
-    studies.advance(study_id)
-    finalist = studies.cells(study_id)[-1]
-    studies.end(finalist.evaluation_id, "failed")
-    assert studies.act(db_studies.resume_study, study_id).queued == [finalist.evaluation_id]
-
-
-def test_a_halving_that_failed_in_its_first_rung_is_resumed(studies: Any) -> None:
-    study_id = studies.make(studies.halving())
-    trials = [cell.run_id for cell in studies.cells(study_id)]
-    for run_id in trials:
-        studies.end(run_id, "failed")
-    assert studies.act(db_studies.resume_study, study_id).queued == sorted(trials)
-
-
 def test_deleting_a_study_keeps_its_runs(studies: Any, database: Any) -> None:
     study_id = studies.make()
     with pytest.raises(ForbiddenTransition, match="cancel it first"):
