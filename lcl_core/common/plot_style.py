@@ -1,4 +1,4 @@
-"""Style of every matplotlib figure: colours, markers, axes."""
+"""Style of every matplotlib figure: colours and axes."""
 
 from __future__ import annotations
 
@@ -7,35 +7,8 @@ from typing import Any
 
 from lcl_core.common.errors import import_optional
 
-INK, MUTED, PALE, LINE = "#0f172a", "#526076", "#94a3b8", "#e2e8f0"
+INK, MUTED, LINE = "#0f172a", "#526076", "#e2e8f0"
 COLOURS = ("#0f766e", "#b45309", "#1d4ed8", "#be185d", "#4d7c0f", "#6d28d9", "#0e7490", "#a16207")
-# Okabe and Ito's colours, which colour-blind readers can distinguish
-SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-SERIES_MARKERS = "osD^vPX"
-# rcParams of figures for documents: text stays text in SVG, and equal figures give equal bytes
-DOCUMENT_STYLE: Any = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "svg.hashsalt": "lcl",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": LINE,
-    "legend.frameon": False,
-}
-
-
-def series_colour(number: int) -> str:
-    """Colour of series ``number``; the colours repeat."""
-    return SERIES_COLOURS[number % len(SERIES_COLOURS)]
-
-
-def series_marker(number: int) -> str:
-    """Marker of series ``number``; it changes when the colours repeat."""
-    return SERIES_MARKERS[(number // len(SERIES_COLOURS)) % len(SERIES_MARKERS)]
 
 
 def new_figure(width: float, height: float, dpi: int = 130) -> Any:

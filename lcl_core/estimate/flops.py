@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH, MethodName, ModelPart, ObjectiveSpec, PretrainSpec
 from lcl_core.specs.vision import DEFAULT_TOWER, TowerSizes, build_timm_network, tower_kind
@@ -23,42 +23,25 @@ MLP_RATIO = 4.0  # of every model that a spec describes
 
 
 class Sizes(Protocol):
-    """A model's configuration has them all."""
+    """A model's configuration has them all. ``num_image_tokens``: patches of a whole image."""
 
-    @property
-    def vision(self) -> str: ...
-
-    @property
-    def patch_size(self) -> int: ...
-
-    @property
-    def vision_width(self) -> int: ...
-
-    @property
-    def vision_layers(self) -> int: ...
-
-    @property
-    def text_width(self) -> int: ...
-
-    @property
-    def text_layers(self) -> int: ...
-
-    @property
-    def context_length(self) -> int: ...
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def mlp_ratio(self) -> float: ...
+    vision: str
+    patch_size: int
+    vision_width: int
+    vision_layers: int
+    text_width: int
+    text_layers: int
+    context_length: int
+    vocab_size: int
+    mlp_ratio: float
 
     @property
     def num_image_tokens(self) -> int: ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelSizes:
-    """Sizes without a model. ``num_image_tokens``: patches of a whole image."""
+    """Sizes without a model."""
 
     patch_size: int
     vision_width: int
@@ -136,7 +119,7 @@ class TowerCounts:
 
 
 def convolution_counts(config: Sizes) -> TowerCounts:
-    """Counts of the convolutions. Raises: UserError where timm is missing or the sizes do not fit its model."""
+    """Counts of the convolutions."""
     sizes = TowerSizes(config.patch_size, config.vision_width, config.vision_layers, config.num_image_tokens)
     convolutions = tower_kind(config.vision).convolutions
     if convolutions is None:
@@ -159,15 +142,11 @@ def _timm_counts(vision: str, image_size: int, patch_size: int, width: int) -> T
         network = build_timm_network(vision, image_size, patch_size, width).eval()
         for module in network.modules():
             if next(module.parameters(recurse=False), None) is not None:
-                module.register_forward_hook(lambda _module, _given, made: outputs.append(_numel(made)))
+                module.register_forward_hook(lambda _module, _given, made: outputs.append(int(made.numel())))
         with counters.FlopCounterMode(display=False) as counter:
             network(torch.empty(1, 3, image_size, image_size))
     parameters = sum(parameter.numel() for parameter in network.parameters()) + 2 * width  # with the last norm
     return TowerCounts(parameters, counter.get_total_flops(), sum(outputs))
-
-
-def _numel(made: Any) -> int:
-    return int(made.numel()) if hasattr(made, "numel") else 0
 
 
 def pooling_flops(config: Sizes, images: float, patches: int, *, latents: bool = True, tokens: bool = True) -> float:
@@ -243,35 +222,21 @@ def lcl_flops(
     return vision + pooling + text_flops(config, load.lengths, causal=causal) + head_flops(config, load.labels)
 
 
-def clip_flops(config: Sizes, load: Workload) -> float:
-    return lcl_flops(config, load, tokens=False)
-
-
-def blip2_flops(config: Sizes, load: Workload) -> float:
-    return lcl_flops(config, load) + text_flops(config, load.matched, causal=False)
-
-
-def flamingo_flops(config: Sizes, load: Workload) -> float:
-    return lcl_flops(config, load, latents=False)
-
-
-def emu_flops(config: Sizes, load: Workload) -> float:
-    return flamingo_flops(config, load) + load.images * load.patches * 2 * config.text_width**2
-
-
-def beit3_flops(config: Sizes, load: Workload) -> float:
+def _beit3_flops(config: Sizes, load: Workload) -> float:
     restoring = load.restored * 2 * config.text_width * 3 * config.patch_size**2
     return lcl_flops(config, load, latents=False, causal=False) + restoring
 
 
 FORWARD_FLOPS: Mapping[MethodName, Callable[[Sizes, Workload], float]] = {
     "lcl": lcl_flops,
-    "clip": clip_flops,
+    "clip": lambda config, load: lcl_flops(config, load, tokens=False),
     "coca": lcl_flops,
-    "blip2": blip2_flops,
-    "beit3": beit3_flops,
-    "flamingo": flamingo_flops,
-    "emu": emu_flops,
+    "blip2": lambda config, load: lcl_flops(config, load) + text_flops(config, load.matched, causal=False),
+    "beit3": _beit3_flops,
+    "flamingo": lambda config, load: lcl_flops(config, load, latents=False),
+    "emu": lambda config, load: (
+        lcl_flops(config, load, latents=False) + load.images * load.patches * 2 * config.text_width**2
+    ),
 }
 
 
@@ -341,7 +306,7 @@ def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tok
 
 
 def encoder_flops(spec: PretrainSpec) -> float:
-    """A forward pass over one image of the encoder that a run of ``spec`` makes. Raises: as ``convolution_counts``."""
+    """A forward pass over one image of the encoder that a run of ``spec`` makes."""
     sizes = model_sizes(spec)
     patches = sizes.num_image_tokens
     return vision_flops(sizes, 1, patches) + pooling_flops(sizes, 1, patches, tokens=False)

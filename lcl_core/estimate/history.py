@@ -88,18 +88,14 @@ def measured_run(
     result: Mapping[str, Any] | None,
     ran_seconds: float | None = None,
 ) -> MeasuredRun | None:
-    """From a run's row; None when figures are missing, or its spec is of an older version and no longer valid.
+    """From a run's row; None when figures are missing.
 
     Args:
-        progress: its last line of metrics.
         result: None: it has not ended.
         ran_seconds: of a single attempt from the first step to the end; None: it had several, or the first steps are
             those of another run, whose seconds ``result`` counts too.
     """
-    try:
-        parsed = parse_spec("pretrain", dict(spec))
-    except UserError:
-        return None
+    parsed = parse_spec("pretrain", dict(spec))
     assert isinstance(parsed, PretrainSpec)
     result = result or {}
     encoder, vocabulary = result.get("encoder"), None
@@ -124,7 +120,7 @@ def measured_run(
 
 
 def vocabulary_size(encoder: Mapping[str, Any]) -> int | None:
-    """Of a run, by the encoder of its result; None in those of older versions."""
+    """Of a run, by the encoder of its result."""
     return int(_number(encoder, "vocab_size")) or None
 
 

@@ -8,7 +8,7 @@ Transient memory is the largest block's, and the vocabulary's logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from lcl_core.estimate.flops import Sizes, Workload, convolution_counts
@@ -62,35 +62,18 @@ def block_parameters(config: Sizes, width: int) -> int:
 
 def method_parameters(objective: ObjectiveSpec, config: Sizes) -> int:
     """Parameters of an objective beside the model's, with those of ``target_parameters``; never exported."""
-    own = _METHOD_PARAMETERS[objective.name](config) if objective.name in _METHOD_PARAMETERS else 0
-    return own + target_parameters(objective, config)
+    width, pixels = config.text_width, 3 * config.patch_size**2
+    own = {
+        "emu": 2 * width + width * (width + 1),
+        "blip2": 2 * width + 2 * (width + 1),
+        "beit3": config.vision_width + 3 * width + pixels * (width + 1),
+    }
+    return own.get(objective.name, 0) + target_parameters(objective, config)
 
 
 def target_parameters(objective: ObjectiveSpec, config: Sizes) -> int:
     """Parameters of a moving average of the encoder, which are not trained; 0 without one."""
     return vision_parameters(config) + pooler_parameters(config) if objective.averages_encoder else 0
-
-
-def _emu_parameters(config: Sizes) -> int:
-    width = config.text_width
-    return 2 * width + width * (width + 1)
-
-
-def _blip2_parameters(config: Sizes) -> int:
-    width = config.text_width
-    return 2 * width + 2 * (width + 1)
-
-
-def _beit3_parameters(config: Sizes) -> int:
-    width, pixels = config.text_width, 3 * config.patch_size**2
-    return config.vision_width + 3 * width + pixels * (width + 1)
-
-
-_METHOD_PARAMETERS: Mapping[str, Callable[[Sizes], int]] = {
-    "emu": _emu_parameters,
-    "blip2": _blip2_parameters,
-    "beit3": _beit3_parameters,
-}
 
 
 FP32, HALF = 4, 2
@@ -153,7 +136,17 @@ def training_memory(
             process has the tokens of them all.
     """
     item, own, trained = HALF if half else FP32, FP32 * parameters // shards, FP32 * (parameters - frozen) // shards
-    cast = HALF * _block_weights(config) if half else 0
+    cast = 0
+    if half:  # a copy of the blocks' weights
+        cast = HALF * config.text_layers * block_parameters(config, config.text_width)
+        if tower_kind(config.vision).patchwise:
+            cast += HALF * config.vision_layers * block_parameters(config, config.vision_width)
+        else:
+            cast += HALF * vision_parameters(config)
+    matching = 0.0
+    if load.matched:  # tokens of the step's images, and what the matching head keeps of those of its rows
+        image = load.patches * config.text_width
+        matching = step_images * image * item + 3 * load.images * image * (FP32 + item)
     return Memory(
         weights=own,
         gradients=trained,
@@ -162,17 +155,10 @@ def training_memory(
         copies=cast + staged * state_bytes(parameters, average, frozen) // shards,
         activations=round(
             _activation_bytes(config, load, item, image_size, checkpointing)
-            + _matching_bytes(config, load, item, step_images)
+            + matching
             + _LOGITS[item] * (load.labels > 0)
         ),
     )
-
-
-def _block_weights(config: Sizes) -> int:
-    vision = config.vision_layers * block_parameters(config, config.vision_width)
-    if not tower_kind(config.vision).patchwise:
-        vision = vision_parameters(config)
-    return vision + config.text_layers * block_parameters(config, config.text_width)
 
 
 def _activation_bytes(config: Sizes, load: Workload, item: int, image_size: int, checkpointing: bool) -> float:
@@ -195,14 +181,6 @@ def _activation_bytes(config: Sizes, load: Workload, item: int, image_size: int,
         for tokens, width in ((patches, config.vision_width), (max(words), config.text_width))
     )
     return vision + text + pixels + embedded + pooled + transient
-
-
-def _matching_bytes(config: Sizes, load: Workload, item: int, step_images: float) -> float:
-    """The tokens of the step's images, and what the matching head keeps of the image tokens of its rows."""
-    if not load.matched:
-        return 0.0
-    image = load.patches * config.text_width
-    return step_images * image * item + 3 * load.images * image * (FP32 + item)
 
 
 def _tower_bytes(

@@ -123,10 +123,18 @@ def estimate_pretraining(
         spec.steps, spec.checkpoint_every, spec.keep_checkpoints, spec.milestone_every, first
     )
     encoders = FP32 * parameters * (1 if spec.monitor is None else 2)
+    certainty: Certainty = "assumed"
+    if similar:
+        certainty = "measured" if similar[0].distance <= SAME_SETUP else "scaled"
+    counted = "Memory: weights, gradients, AdamW's moments and what the backward pass keeps, counted from the sizes"
+    if nearest is None:
+        counted += "; no run has measured its peak yet."
+    else:
+        counted += f", times {correction:.2f} after the peak of {nearest.run.run_id}."
     resident, explanations = _resident_images(spec, images or {})
     explanations += _explain_teacher(spec, teachers, similar) + _explain_vocabulary(spec, vocabulary)
     return RunEstimate(
-        certainty=_certainty(similar),
+        certainty=certainty,
         device=device,
         seconds=_seconds(setup.flops * steps, similar, device),
         memory_bytes=memory,
@@ -138,15 +146,9 @@ def estimate_pretraining(
         samples=per_step.times(steps),
         checkpoint_bytes=checkpoint,
         disk_bytes=checkpoints * checkpoint + encoders + resident,
-        basis=[_explain_rate(similar, device), document.because, _explain_memory(nearest, correction), *explanations],
+        basis=[_explain_rate(similar, device), document.because, counted, *explanations],
         runs=[each.run.run_id for each in similar],
     )
-
-
-def _certainty(similar: Sequence[SimilarRun]) -> Certainty:
-    if not similar:
-        return "assumed"
-    return "measured" if similar[0].distance <= SAME_SETUP else "scaled"
 
 
 def _seconds(work: float, similar: Sequence[SimilarRun], device: str) -> Range:
@@ -198,13 +200,6 @@ def _explain_rate(similar: Sequence[SimilarRun], device: str) -> str:
     else:
         setup = f"; its setup differs (as {math.exp(nearest.distance):.2g} times the size would)"
     return f"Time: {span} of useful operations a process, as measured by {runs}{setup}."
-
-
-def _explain_memory(nearest: SimilarRun | None, correction: float) -> str:
-    counted = "Memory: weights, gradients, AdamW's moments and what the backward pass keeps, counted from the sizes"
-    if nearest is None:
-        return f"{counted}; no run has measured its peak yet."
-    return f"{counted}, times {correction:.2f} after the peak of {nearest.run.run_id}."
 
 
 def _explain_teacher(spec: PretrainSpec, teachers: Teachers, similar: Sequence[SimilarRun]) -> list[str]:

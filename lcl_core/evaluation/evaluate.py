@@ -31,10 +31,6 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     """Run the evaluation that ``run.json`` describes; returns its result.
 
     Features are cached under run.json's ``cache`` directory, else inside the run.
-
-    Raises:
-        UserError: the spec, the encoder or the corpus cannot be used; ``encoder_changed``.
-        JobCancelled: a stop was requested; finished features stay in the cache.
     """
     run = run_dir.read_run()
     spec = parse_spec("evaluate", run["spec"])
@@ -79,8 +75,7 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     if spec.figures:
         context.progress.enter("figures")
         left_out = make_figures(
-            context.predictions.folder, context.curves.entries, corpus, context.artifacts / "figures",
-            image_sources=context.image_sources, seed=spec.seed,
+            context.predictions.folder, context.curves.entries, corpus, context.artifacts / "figures", seed=spec.seed
         )  # fmt: skip
         if left_out:
             result["figures_left_out"] = left_out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -54,40 +54,23 @@ class EvaluatedEncoder:
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Features [n, E], L2-normalised.
-
-        Raises:
-            UserError: ``no_text_encoder``.
-        """
+        """Features [n, E], L2-normalised."""
         features = self.model.encode_texts(texts)
-        if features is None:
-            raise _no_text_encoder()
+        assert features is not None, "the plan has checked that this encoder reads texts"
         return features.cpu()
 
 
 def check_reads_texts(directory: Path) -> None:
-    """Check that the saved encoder reads texts, too. Loads nothing.
-
-    Raises:
-        UserError: ``no_text_encoder``; ``encoder_unreadable`` or ``no_image_encoder``, naming the directory.
-    """
+    """Check that the saved encoder reads texts, too. Loads nothing."""
     if TEXTS not in detect_image_encoder(directory).reads:
-        raise _no_text_encoder()
-
-
-def _no_text_encoder() -> UserError:
-    return UserError(
-        "this encoder reads no texts; leave out the tasks that compare images with texts without training",
-        code="no_text_encoder", field="tasks",
-    )  # fmt: skip
+        raise UserError(
+            "this encoder reads no texts; leave out the tasks that compare images with texts without training",
+            code="no_text_encoder", field="tasks",
+        )  # fmt: skip
 
 
 def load_evaluated_encoder(directory: str | Path) -> EvaluatedEncoder:
-    """Load a saved encoder onto the GPU when there is one.
-
-    Raises:
-        UserError: ``encoder_unreadable``, naming the directory and the reason.
-    """
+    """Load a saved encoder onto the GPU when there is one."""
     return EvaluatedEncoder("trained", load_image_encoder(Path(directory)))
 
 
@@ -119,9 +102,6 @@ class FeatureCache:
             key: JSON values that the numbers depend on.
             make: writes ``NAME.npy`` files into a folder; called on a miss only.
             size: bytes that ``make`` is going to write, if known: room is made before.
-            progress: called repeatedly while another run makes the entry; what it raises ends the wait.
-
-        Raises: OSError, and what ``make`` and ``progress`` raise.
         """
         text = {"layout": _CACHE_VERSION, **key}
 
@@ -129,8 +109,7 @@ class FeatureCache:
             make(folder)
             write_json_atomically(folder / "facts.json", text)
 
-        name = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
-        with self._cache.open(name, write, size, progress, durable=True) as entry:
+        with self._cache.open(_hash(text), write, size, progress, durable=True) as entry:
             files = sorted(entry.glob("*.npy"))
             return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
 
@@ -177,22 +156,18 @@ def image_features(
 
     Args:
         patches: also compute patch features, N·W numbers an image.
-        advance: called with the number of images done, and with 0 while another run computes these features.
-
-    Raises:
-        UserError: an image cannot be read (names it), or features are infinite or NaN.
-        OSError: the disk is full; nothing is computed then.
     """
     model = encoder.model
     size = len(names) * (model.embed_dim or 0) * np.dtype(np.float32).itemsize
     size += _patches_size(model, len(names)) if patches else 0
     key = {
         "kind": "images", "patches": patches, "encoder": model.identity, "transform": model.transform,
-        "corpus": corpus.content_hash(), "images": _digest(names),
+        "corpus": corpus.content_hash(), "images": _hash(names),
     }  # fmt: skip
-    counter = _ProgressCounter(advance)
+    done = 0
 
     def make(folder: Path) -> None:
+        nonlocal done
         pooled = tokens = None
         if model.embed_dim is not None:
             pooled = _create_npy(folder / "pooled.npy", np.float32, (len(names), model.embed_dim))
@@ -207,10 +182,11 @@ def image_features(
                 pooled[rows] = check_finite(latents.numpy())
             if tokens is not None:
                 tokens[rows] = check_finite(grid.half().numpy())
-            counter.add(len(batch))
+            done += len(batch)
+            advance(len(batch))
 
-    arrays = cache.get_or_make(key, make, size, counter.wait)
-    counter.finish(len(names))
+    arrays = cache.get_or_make(key, make, size, lambda: advance(0))
+    advance(len(names) - done)
     return ImageFeatures(arrays.get("pooled"), arrays.get("patches"))
 
 
@@ -227,44 +203,23 @@ def text_features(
     Args:
         identity: of the text encoder.
         embed: texts → features on the CPU.
-        advance: as for :func:`image_features`.
-
-    Raises:
-        UserError: the encoder reads no texts, or features are infinite or NaN.
     """
-    counter = _ProgressCounter(advance)
+    done = 0
 
     def make(folder: Path) -> None:
+        nonlocal done
         parts = []
         for start in range(0, len(texts), _TEXT_BATCH):
             batch = texts[start : start + _TEXT_BATCH]
             parts.append(check_finite(embed(batch).numpy()))
-            counter.add(len(batch))
+            done += len(batch)
+            advance(len(batch))
         np.save(folder / "texts.npy", np.concatenate(parts).astype(np.float32))
 
-    key = {"kind": "texts", "encoder": dict(identity), "texts": _digest(map(json.dumps, texts))}
-    arrays = cache.get_or_make(key, make, progress=counter.wait)
-    counter.finish(len(texts))
+    key = {"kind": "texts", "encoder": dict(identity), "texts": _hash(texts)}
+    arrays = cache.get_or_make(key, make, progress=lambda: advance(0))
+    advance(len(texts) - done)
     return np.asarray(arrays["texts"], np.float32)
-
-
-class _ProgressCounter:
-    """Reports work as it is done, and the rest at once when the cache already held the result."""
-
-    def __init__(self, advance: OnProgress) -> None:
-        self._advance = advance
-        self._done = 0
-
-    def add(self, count: int) -> None:
-        self._done += count
-        self._advance(count)
-
-    def wait(self) -> None:
-        """Called while another run does the work."""
-        self._advance(0)
-
-    def finish(self, total: int) -> None:
-        self.add(total - self._done)
 
 
 def _create_npy(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
@@ -281,7 +236,7 @@ def _create_npy(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
 
 
 def check_finite(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """``values``. Raises: UserError ``encoder_not_finite`` when some are infinite or NaN."""
+    """``values``; an error when some are infinite or NaN."""
     if not np.isfinite(values).all():
         raise UserError(
             "the encoder gives infinities or NaN; its training diverged (lower optimizer.lr and train again)",
@@ -290,8 +245,6 @@ def check_finite(values: NDArray[np.floating]) -> NDArray[np.floating]:
     return values
 
 
-def _digest(lines: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
+def _hash(value: Any) -> str:
+    """Of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

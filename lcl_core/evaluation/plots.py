@@ -6,11 +6,10 @@ import logging
 import random
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,12 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.plot_style import COLOURS, INK, MUTED, new_figure, save_figure, style_axes
 from lcl_core.common.system_errors import failure_code
 from lcl_core.data import Corpus
-from lcl_core.evaluation.benchmarks import get_benchmark
-from lcl_core.evaluation.benchmarks.base import AnsweredQuestion
+from lcl_core.evaluation.benchmarks.questions import read_answers
 from lcl_core.evaluation.metrics.caption_metrics import score_captions
 from lcl_core.evaluation.results import IMAGE_TO_CLASS, IMAGE_TO_TEXT, PredictionFile, PredictionStore, Samples
 
 log = logging.getLogger(__name__)
-ROWS = 6
+ROWS = 6  # samples in a column of a grid
 MAX_CLASSES = 40  # in a confusion matrix; of more, those in the most mistakes
 _CELL, _IMAGE, _GAP, _LINE, _CHARACTERS = 360, 66, 6, 16, 50
 _HEIGHT = _IMAGE + 4 * _LINE + 3 * _GAP
@@ -36,66 +34,45 @@ _PANEL_COLUMNS = 2
 
 
 def make_figures(
-    records: Path,
-    curves: Sequence[dict[str, Any]],
-    corpus: Corpus,
-    folder: Path,
-    *,
-    image_sources: Mapping[str, Corpus] = MappingProxyType({}),
-    seed: int,
+    records: Path, curves: Sequence[dict[str, Any]], corpus: Corpus, folder: Path, *, seed: int
 ) -> str | None:
     """Draw the trained encoder's predictions and the loss curves; a figure that cannot be drawn is left out.
 
-    Args:
-        records: folder of the prediction files.
-        image_sources: corpora of images outside ``corpus``, by ``album`` in the facts of a prediction file.
+    Errors of the machine, such as a full disk, are raised.
 
     Returns: the names of the figures that are left out with the reasons, else None.
-
-    Raises: errors of the machine, such as a full disk.
     """
     folder.mkdir(exist_ok=True)
     left_out: dict[str, list[str]] = {}
-    for name, draw in _figures(records, curves, corpus, image_sources, seed):
+    for name, draw in _figures(records, curves, corpus, seed):
         try:
             draw(folder / name)
         except Exception as error:  # predictions and tables are complete: no figure is worth the run
             if failure_code(error, folder):
                 raise
             (folder / name).unlink(missing_ok=True)
-            left_out.setdefault(_reason(error, name), []).append(name)
+            reason = str(error)
+            if not isinstance(error, UserError):
+                log.warning("figure %s cannot be drawn", name, exc_info=error)
+                reason = f"{type(error).__name__}: {reason.strip().partition(chr(10))[0][:200]}"
+            left_out.setdefault(reason, []).append(name)
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in left_out.items()) or None
 
 
 def _figures(
-    records: Path, curves: Sequence[dict[str, Any]], corpus: Corpus, image_sources: Mapping[str, Corpus], seed: int
+    records: Path, curves: Sequence[dict[str, Any]], corpus: Corpus, seed: int
 ) -> Iterator[tuple[str, Callable[[Path], None]]]:
     """The name of each figure with the function that draws it into a file."""
     drawn = PredictionStore(records).read(lambda file: file.encoder == "trained" and file.kind in CELLS_BY_KIND)
     for name, file, samples in drawn:
         stem = Path(name).stem
-        source = image_sources.get(file.facts.get("album", ""), corpus)
-        yield f"examples-{stem}.png", partial(_draw_examples, file, samples, source, seed)
+        words = (file.task, file.variant, file.part.replace("_", " "), file.transfer, f"on {file.split}")
+        title = ", ".join(word for word in words if word)
+        yield f"examples-{stem}.png", partial(_draw_examples, file, samples, corpus, title, seed)
         if file.kind == "ranks" and file.part == IMAGE_TO_CLASS:
-            yield f"confusion-{stem}.png", partial(draw_confusion, samples, _title(file))
+            yield f"confusion-{stem}.png", partial(draw_confusion, samples, title)
     if curves:
         yield "curves.png", partial(draw_curves, curves)
-
-
-def _draw_examples(file: PredictionFile, samples: Samples, source: Corpus, seed: int, path: Path) -> None:
-    draw_samples(CELLS_BY_KIND[file.kind](file, samples), source.read_image, _title(file), path, seed=seed)
-
-
-def _reason(error: Exception, name: str) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    log.warning("figure %s cannot be drawn", name, exc_info=error)
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-
-
-def _title(file: PredictionFile) -> str:
-    words = (file.task, file.variant, file.part.replace("_", " "), file.transfer, f"on {file.split}")
-    return ", ".join(word for word in words if word)
 
 
 # ---- sample grids
@@ -120,22 +97,19 @@ class SampleCell:
 
 def rank_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
     """An image with its predicted class, an image with the texts found for it, or a text with the images."""
-    if file.part == IMAGE_TO_CLASS:
-        return [_class_cell(sample) for sample in samples]
-    return [_ranking_cell(sample, to_text=file.part == IMAGE_TO_TEXT) for sample in samples]
-
-
-def _class_cell(sample: dict[str, Any]) -> SampleCell:
-    share = sample["probability"]
-    words = (f"is {sample['label']} ({share:.0%})", f"seen as {sample['top'][0]}")
-    return SampleCell((sample["query"],), words, share, sample["rank"] == 1)
-
-
-def _ranking_cell(sample: dict[str, Any], *, to_text: bool) -> SampleCell:
-    query, rank, top = sample["query"], sample["rank"], sample["top"]
-    if to_text:
-        return SampleCell((query,), (f"own text at rank {rank}; first:", *top[:3]), -rank, rank == 1)
-    return SampleCell(tuple(top), (f"“{query}”", f"own image at rank {rank}"), -rank, rank == 1)
+    cells = []
+    for sample in samples:
+        query, rank, top = sample["query"], sample["rank"], sample["top"]
+        images, quality = (query,), float(-rank)
+        if file.part == IMAGE_TO_CLASS:
+            quality = sample["probability"]
+            words = (f"is {sample['label']} ({quality:.0%})", f"seen as {top[0]}")
+        elif file.part == IMAGE_TO_TEXT:
+            words = (f"own text at rank {rank}; first:", *top[:3])
+        else:
+            images, words = tuple(top), (f"“{query}”", f"own image at rank {rank}")
+        cells.append(SampleCell(images, words, quality, rank == 1))
+    return cells
 
 
 def caption_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
@@ -151,21 +125,15 @@ def caption_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
 
 def answer_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
     """An image with a question, the model's answer and the correct one."""
-    records = [AnsweredQuestion.from_dict(sample) for sample in samples]
-    scores = get_benchmark(file.facts["benchmark"]).score(records)
-    points: dict[str, float] = {}
-    for metric, units in scores.samples.items():
-        if metric.startswith("acc"):  # accuracy, acc: of a question; acc+ is of an image
-            points |= units
-    return [_answer_cell(record, points.get(record.question.id)) for record in records]
-
-
-def _answer_cell(record: AnsweredQuestion, points: float | None) -> SampleCell:
-    question = record.question
-    truth = question.options.get(question.truth[0], question.truth[0])
-    answer = record.answer if record.answer is not None else "nothing"
-    words = (question.text, f"“{answer}”; right: {truth}")
-    return SampleCell((question.image,), words, points or 0.0, None if points is None else points >= 0.5)
+    return [
+        SampleCell(
+            (each.image,),
+            (each.text, f"“{each.answer}”; right: {each.options.get(each.truth, each.truth)}"),
+            float(each.is_right),
+            each.is_right,
+        )
+        for each in read_answers(samples)
+    ]
 
 
 # Other kinds of prediction files have no grid.
@@ -184,11 +152,9 @@ def pick_samples(cells: Sequence[SampleCell], count: int, seed: int) -> dict[str
     return {"best": best[:count], "worst": worst[:count], "random": drawn}
 
 
-def draw_samples(
-    cells: Sequence[SampleCell], read_image: Callable[[str], Image.Image], title: str, file: Path, *, seed: int
-) -> None:
-    """Three columns of images with words; ``read_image``: a corpus's, by name."""
-    columns = pick_samples(cells, ROWS, seed)
+def _draw_examples(file: PredictionFile, samples: Samples, corpus: Corpus, title: str, seed: int, path: Path) -> None:
+    """Three columns of images with words."""
+    columns = pick_samples(CELLS_BY_KIND[file.kind](file, samples), ROWS, seed)
     size = (_GAP + len(columns) * (_CELL + _GAP), 2 * _HEADING + ROWS * _HEIGHT)
     grid = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(grid)
@@ -197,37 +163,24 @@ def draw_samples(
         left = _GAP + column * (_CELL + _GAP)
         pen.text((left, _HEADING + 6), name, fill=MUTED, font=ImageFont.load_default(14))
         for row, cell in enumerate(chosen):
-            _draw_cell(grid, pen, (left, 2 * _HEADING + row * _HEIGHT), cell, read_image)
-    grid.save(file)
-
-
-def _draw_cell(
-    grid: Image.Image,
-    pen: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    cell: SampleCell,
-    read_image: Callable[[str], Image.Image],
-) -> None:
-    left, top = corner
-    if cell.correct is not None:
-        pen.rectangle((left, top, left + 3, top + _IMAGE), fill=COLOURS[0 if cell.correct else 1])
-    for number, name in enumerate(cell.images):
-        image = ImageOps.contain(read_image(name), (_IMAGE, _IMAGE))
-        grid.paste(image, (left + 8 + number * (_IMAGE + 3), top))
-    lines = [part for words in cell.words for part in textwrap.wrap(words, _CHARACTERS)[:2]]
-    for number, line in enumerate(lines[:4]):
-        y = top + _IMAGE + _GAP + number * _LINE
-        pen.text((left, y), line, fill=INK, font=ImageFont.load_default(12))
+            top = 2 * _HEADING + row * _HEIGHT
+            if cell.correct is not None:
+                pen.rectangle((left, top, left + 3, top + _IMAGE), fill=COLOURS[0 if cell.correct else 1])
+            for number, image_name in enumerate(cell.images):
+                image = ImageOps.contain(corpus.read_image(image_name), (_IMAGE, _IMAGE))
+                grid.paste(image, (left + 8 + number * (_IMAGE + 3), top))
+            lines = [part for words in cell.words for part in textwrap.wrap(words, _CHARACTERS)[:2]]
+            for number, line in enumerate(lines[:4]):
+                at = (left, top + _IMAGE + _GAP + number * _LINE)
+                pen.text(at, line, fill=INK, font=ImageFont.load_default(12))
+    grid.save(path)
 
 
 # ---- loss curves
 
 
 def draw_curves(curves: Sequence[dict[str, Any]], file: Path) -> None:
-    """One panel a task and protocol, one colour a variant; dashed lines are the untrained encoder's.
-
-    Raises: UserError ``missing_extra`` without matplotlib.
-    """
+    """One panel a task and protocol, one colour a variant; dashed lines are the untrained encoder's."""
     panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for curve in curves:
         panels.setdefault((curve["task"], curve["transfer"]), []).append(curve)
@@ -285,7 +238,7 @@ def confusion_matrix(samples: Samples, classes: Sequence[str]) -> NDArray[np.int
 
 
 def draw_confusion(samples: Samples, title: str, file: Path) -> None:
-    """Rows are true classes, each scaled to one; darker is more often. Raises: UserError without matplotlib."""
+    """Rows are true classes, each scaled to one; darker is more often."""
     classes = most_confused_classes(samples)
     counts = confusion_matrix(samples, classes)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

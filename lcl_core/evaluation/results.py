@@ -12,15 +12,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
-from lcl_core.evaluation.benchmarks import benchmark_metrics
+from lcl_core.evaluation.benchmarks.questions import answer_metrics
 from lcl_core.evaluation.metrics.caption_metrics import caption_metrics
 from lcl_core.evaluation.metrics.core import (
     BootstrapMetric,
@@ -90,19 +90,6 @@ def _file_word(text: str) -> str:
     return f"{word[: _FILE_WORD - len(digest) - 1]}_{digest}".lstrip("_")
 
 
-class StoredPredictions(NamedTuple):
-    """A prediction file as a store has it.
-
-    Attributes:
-        name: in the store's folder. It differs from ``file.file`` where that was taken, so files derived from it differ
-            too.
-    """
-
-    name: str
-    file: PredictionFile
-    samples: list[dict[str, Any]]
-
-
 class PredictionStore:
     """The prediction files of one evaluation, in a folder."""
 
@@ -111,10 +98,11 @@ class PredictionStore:
         self._index: list[dict[str, Any]] = []
 
     def start(self) -> None:
-        """Create the folder, or empty it after an earlier attempt."""
+        """Create the folder with an empty index, or empty it after an earlier attempt."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for stale in self.folder.iterdir():
             stale.unlink()
+        write_json_atomically(self.folder / "index.json", self._index)
 
     def add(self, file: PredictionFile, samples: Iterable[dict[str, Any]]) -> None:
         """Write a file completely, then list it in the index."""
@@ -125,20 +113,19 @@ class PredictionStore:
         self._index.append({"file": name, **asdict(file)})
         write_json_atomically(self.folder / "index.json", self._index)
 
-    def read(self, wanted: Callable[[PredictionFile], object] = lambda file: True) -> Iterator[StoredPredictions]:
-        """The ``wanted`` files with their names in the folder and samples, in the order they were written.
+    def read(
+        self, wanted: Callable[[PredictionFile], object] = lambda file: True
+    ) -> Iterator[tuple[str, PredictionFile, list[dict[str, Any]]]]:
+        """(name in the folder, file, samples) of the ``wanted`` files, in the order they were written.
 
         The samples of a file are read when it is reached: those of all files may exceed the memory.
-
-        Raises:
-            UserError: ``records_unreadable``, naming the file and line; for a line when its file is reached.
         """
         index = self.folder / "index.json"
         if not index.is_file():
             raise UserError("there are no evaluation records here", code="records_unreadable", file=self.folder)
         entries = json.loads(index.read_text(encoding="utf-8"))
         named = [(entry.pop("file"), PredictionFile(**entry)) for entry in entries]
-        return (StoredPredictions(name, file, self._samples(name)) for name, file in named if wanted(file))
+        return ((name, file, self._samples(name)) for name, file in named if wanted(file))
 
     def _samples(self, name: str) -> list[dict[str, Any]]:
         samples = []
@@ -191,21 +178,35 @@ def rank_metrics(file: PredictionFile, samples: Samples) -> list[BootstrapMetric
     rank, correct = (np.array([sample[name] for sample in samples], np.int64) for name in ("rank", "right"))
     units, groups = [sample["query"] for sample in samples], sample_groups(samples)
     candidates = file.facts["candidates"]
-    classes = file.part == IMAGE_TO_CLASS
-    name = {IMAGE_TO_TEXT: "TR", TEXT_TO_IMAGE: "IR", IMAGE_TO_CLASS: "acc"}[file.part]
-    metrics = [
+    if file.part != IMAGE_TO_CLASS:
+        name = "TR" if file.part == IMAGE_TO_TEXT else "IR"
+        recalls = [
+            BootstrapMetric(
+                f"{name}@{k}", units, rank <= k, mean_of, chance_recall(candidates, correct, k), groups=groups
+            )
+            for k in RECALLS
+        ]
+        chance = chance_median_rank(candidates, correct)
+        return [*recalls, BootstrapMetric(f"{name} median rank", units, rank, median_of, chance, groups=groups)]
+    majority: dict[int, float] = {}
+    if counts := file.facts.get("train_counts"):  # zero-shot classification has none
+        number = {label: position for position, label in enumerate(counts)}
+        target: Ints = np.array([number[sample["label"]] for sample in samples], np.int64)
+        trained = np.array(list(counts.values()), np.int64)
+        majority = {k: majority_accuracy(trained, target, k) for k in ACCURACIES}
+    accuracies = [
         BootstrapMetric(
-            f"{name}@{k}", units, rank <= k, mean_of, chance_recall(candidates, correct, k),
-            _majority(file, samples, k) if classes else None, groups=groups,
+            f"acc@{k}", units, rank <= k, mean_of, chance_recall(candidates, correct, k), majority.get(k), groups=groups
         )
-        for k in (ACCURACIES if classes else RECALLS)
-    ]  # fmt: skip
-    if classes:
-        by_class = np.stack([[_class_hash(sample["label"]) for sample in samples], rank == 1], axis=1)
-        mean = BootstrapMetric("acc@1 class mean", units, by_class, class_mean, 1 / candidates, groups=groups)
-        return [*metrics, mean]
-    chance = chance_median_rank(candidates, correct)
-    return [*metrics, BootstrapMetric(f"{name} median rank", units, rank, median_of, chance, groups=groups)]
+        for k in ACCURACIES
+    ]
+    # of each class 48 bits of a hash, which a float holds exactly: the same number in every run
+    hashes = [hashlib.blake2b(sample["label"].encode(), digest_size=6).digest() for sample in samples]
+    by_class = np.stack([[float(int.from_bytes(each)) for each in hashes], rank == 1], axis=1)
+    return [
+        *accuracies,
+        BootstrapMetric("acc@1 class mean", units, by_class, class_mean, 1 / candidates, groups=groups),
+    ]
 
 
 def sample_groups(samples: Samples) -> list[str] | None:
@@ -216,21 +217,6 @@ def sample_groups(samples: Samples) -> list[str] | None:
     groups = [str(sample.get("group", "")) for sample in samples]
     number = len(set(groups) - {""}) + groups.count("")
     return groups if 1 < number < len(groups) else None
-
-
-def _class_hash(label: str) -> float:
-    """The same in every run: 48 bits of a hash, which a float holds exactly."""
-    return float(int.from_bytes(hashlib.blake2b(label.encode(), digest_size=6).digest()))
-
-
-def _majority(file: PredictionFile, samples: Samples, k: int) -> float | None:
-    """None where the file has no training counts."""
-    counts = file.facts.get("train_counts")
-    if not counts:
-        return None
-    number = {name: position for position, name in enumerate(counts)}
-    target: Ints = np.array([number[sample["label"]] for sample in samples], np.int64)
-    return majority_accuracy(np.array(list(counts.values()), np.int64), target, k)
 
 
 def few_shot_metrics(file: PredictionFile, samples: Samples) -> list[BootstrapMetric]:
@@ -254,7 +240,7 @@ METRICS_BY_KIND: dict[str, Callable[[PredictionFile, Samples, Collection[str] | 
     "ranks": lambda file, samples, only: rank_metrics(file, samples),
     "draws": lambda file, samples, only: few_shot_metrics(file, samples),
     "captions": lambda file, samples, only: caption_metrics(file.facts, samples, only),
-    "answers": lambda file, samples, only: benchmark_metrics(file.facts, samples, only),
+    "answers": lambda file, samples, only: answer_metrics(file.facts, samples, only),
 }
 
 
@@ -263,18 +249,9 @@ def metrics_of_file(
 ) -> list[BootstrapMetric]:
     """The metrics of a prediction file.
 
-    Args:
-        only: names of metrics; others, and baselines that take another scoring, are not computed. METEOR, which takes
-            another program, is never computed then.
-
-    Raises:
-        UserError: ``records_unreadable`` for an unknown kind.
+    ``only``: names of metrics; others, and baselines that take another scoring, are not computed. METEOR, which takes
+    another program, is never computed then.
     """
-    if file.kind not in METRICS_BY_KIND:
-        raise UserError(
-            f"records of kind {file.kind!r} are not known; there are {', '.join(METRICS_BY_KIND)}; evaluate again",
-            code="records_unreadable",
-        )  # fmt: skip
     metrics = METRICS_BY_KIND[file.kind](file, samples, only)
     return [metric for metric in metrics if only is None or metric.metric in only]
 
@@ -322,42 +299,34 @@ def score_predictions(folder: Path, *, seed: int) -> list[MetricRow]:
     """Score the prediction files in ``folder``, trained next to untrained; ``seed`` drives the bootstrap."""
     store = PredictionStore(folder)
     baselines = {
-        (*file.question, metric.metric): _Baseline(metric.value, metric.interval(seed))
+        (*file.question, metric.metric): (metric.value, metric.interval(seed))
         for _, file, samples in store.read(lambda file: file.encoder == "untrained")
         for metric in metrics_of_file(file, samples)
     }
-    return [
-        _metric_row(file, metric, baselines.get((*file.question, metric.metric)), seed)
-        for _, file, samples in store.read(lambda file: file.encoder == "trained")
-        for metric in metrics_of_file(file, samples)
-    ]
-
-
-class _Baseline(NamedTuple):
-    """A metric of the untrained encoder."""
-
-    value: float
-    interval: tuple[float, float]
-
-
-def _metric_row(file: PredictionFile, metric: BootstrapMetric, baseline: _Baseline | None, seed: int) -> MetricRow:
-    return MetricRow(
-        task=file.task,
-        split=file.split,
-        variant=file.variant,
-        transfer=file.transfer,
-        metric=metric.metric,
-        value=metric.value,
-        interval=metric.interval(seed),
-        chance=metric.chance,
-        majority=metric.majority,
-        untrained=None if baseline is None else baseline.value,
-        untrained_interval=None if baseline is None else baseline.interval,
-        spread=metric.spread,
-        count=len(metric.units),
-        candidates=file.facts.get("candidates"),
-        left_out=file.facts.get("left_out", {}),
-    )
+    rows = []
+    for _, file, samples in store.read(lambda file: file.encoder == "trained"):
+        for metric in metrics_of_file(file, samples):
+            untrained, untrained_interval = baselines.get((*file.question, metric.metric), (None, None))
+            rows.append(
+                MetricRow(
+                    task=file.task,
+                    split=file.split,
+                    variant=file.variant,
+                    transfer=file.transfer,
+                    metric=metric.metric,
+                    value=metric.value,
+                    interval=metric.interval(seed),
+                    chance=metric.chance,
+                    majority=metric.majority,
+                    untrained=untrained,
+                    untrained_interval=untrained_interval,
+                    spread=metric.spread,
+                    count=len(metric.units),
+                    candidates=file.facts.get("candidates"),
+                    left_out=file.facts.get("left_out", {}),
+                )
+            )
+    return rows
 
 
 # ---- tables
@@ -369,7 +338,12 @@ def write_tables(folder: Path, facts: dict[str, Any], rows: list[MetricRow]) -> 
     with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS)
         writer.writeheader()
-        writer.writerows(_csv_row(row) for row in rows)
+        for row in rows:
+            values = row.to_dict()
+            values["low"], values["high"] = values.pop("interval")
+            values["untrained_low"], values["untrained_high"] = values.pop("untrained_interval") or (None, None)
+            values["left_out"] = json.dumps(values["left_out"]) if values["left_out"] else ""
+            writer.writerow(values)
     (folder / "table.md").write_text(markdown_table(facts, rows), encoding="utf-8")
 
 
@@ -407,35 +381,14 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _csv_row(row: MetricRow) -> dict[str, Any]:
-    values = row.to_dict()
-    values["low"], values["high"] = values.pop("interval")
-    values["untrained_low"], values["untrained_high"] = values.pop("untrained_interval") or (None, None)
-    values["left_out"] = json.dumps(values["left_out"]) if values["left_out"] else ""
-    return values
+CLASS_COLUMNS = ("label", "count", "acc1", "acc5", "taken_for", "times")
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """Accuracy of one true class.
+def class_rows(samples: Samples) -> list[dict[str, Any]]:
+    """A row a true class, by name, from the samples of a class-rank file.
 
-    Attributes:
-        count: its images.
-        acc1, acc5: share of them with the true class first, among the first five.
-        taken_for: the class most often predicted instead, of equals the first by name; empty if none.
-        times: how often.
+    ``taken_for``: the class most often predicted instead, of equals the first by name, ``times`` times.
     """
-
-    label: str
-    count: int
-    acc1: float
-    acc5: float
-    taken_for: str
-    times: int
-
-
-def class_rows(samples: Samples) -> list[ClassRow]:
-    """A row a true class, by name, from the samples of a class-rank file."""
     by_label: dict[str, list[dict[str, Any]]] = {}
     for sample in samples:
         by_label.setdefault(sample["label"], []).append(sample)
@@ -444,7 +397,7 @@ def class_rows(samples: Samples) -> list[ClassRow]:
         wrong = Counter(sample["top"][0] for sample in own if sample["top"][0] != label)
         taken_for, times = min(wrong.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
         first, five = (sum(sample["rank"] <= k for sample in own) / len(own) for k in (1, 5))
-        rows.append(ClassRow(label, len(own), first, five, taken_for, times))
+        rows.append(dict(zip(CLASS_COLUMNS, (label, len(own), first, five, taken_for, times), strict=True)))
     return rows
 
 
@@ -457,6 +410,6 @@ def write_class_tables(records: Path, folder: Path) -> None:
     for name, _, samples in PredictionStore(records).read(has_classes):
         folder.mkdir(exist_ok=True)
         with (folder / name).with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [column.name for column in fields(ClassRow)])
+            writer = csv.DictWriter(file, CLASS_COLUMNS)
             writer.writeheader()
-            writer.writerows(asdict(row) for row in class_rows(samples))
+            writer.writerows(class_rows(samples))

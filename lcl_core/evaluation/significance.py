@@ -64,9 +64,6 @@ def compare_runs(left: Path, right: Path, *, seed: int = 0, draws: int = DRAWS) 
 
     Args:
         draws: of the bootstrap and of the permutations; where there are fewer permutations, all of them are used.
-
-    Raises:
-        UserError: ``records_unreadable``.
     """
     metrics, others = _metrics_by_question(left), _metrics_by_question(right)
     comparisons = []

@@ -339,11 +339,6 @@ class CaptioningSpec(TuningSpec):
         return {} if self.language_model is None else self.language_model.paths()
 
 
-Benchmark = Literal[
-    "vqav2", "gqa", "okvqa", "textvqa", "vizwiz", "scienceqa-img", "pope", "mme", "mmbench", "seed-bench"
-]
-
-
 class StageSpec(TuningSpec):
     """One of the two stages."""
 
@@ -367,16 +362,8 @@ class InstructionsSpec(Spec):
     images: Path = Field(..., description="folder of the file's images, likewise")
 
 
-class BenchmarkSpec(Spec):
-    """A benchmark's official files."""
-
-    name: Benchmark = Field(description="which benchmark its files are")
-    path: Path = Field(..., description="file or folder of its questions on the server, inside its data roots")
-    images: Path | None = Field(None, description="folder of its images, likewise; none: inside the questions' files")
-
-
 class DerivedSpec(Spec):
-    """Conversations and questions made from a label of the dataset, for where there are no official ones."""
+    """Conversations and questions made from a label of the dataset."""
 
     label: CorpusWord = Field("subgroup", description="key of the labels that questions are about")
     per_picture: int = Field(2, ge=1, le=100, description="conversations made from a training image")
@@ -399,26 +386,23 @@ class DialogueSpec(Spec):
     instructions: tuple[InstructionsSpec, ...] = Field(
         (), max_length=32, description="conversations for stage two; none: derived ones of the train split"
     )
-    benchmarks: tuple[BenchmarkSpec, ...] = Field(
-        (), max_length=32, description="benchmarks; none: derived questions about the tested splits"
-    )
-    derived: DerivedSpec = DerivedSpec()
-    max_questions: int | None = Field(
-        None, ge=1, description="number of a benchmark's images to test, drawn by the seed; none: all"
+    derived: DerivedSpec | None = Field(
+        DerivedSpec(), description="questions about the tested splits; none: no questions, with instructions alone"
     )
     decoding: DecodingSpec = DecodingSpec(max_new_tokens=16)
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> DialogueSpec:
+        if self.derived is None and not self.instructions:
+            raise ValueError("without derived conversations, name instructions to learn from")
+        return self
 
     def paths(self) -> dict[str, str]:
         """Paths on the server, by field."""
         paths = self.language_model.paths()
-        sources: dict[str, tuple[InstructionsSpec | BenchmarkSpec, ...]] = {
-            "instructions": self.instructions, "benchmarks": self.benchmarks,
-        }  # fmt: skip
-        for name, each in sources.items():
-            for index, source in enumerate(each):
-                paths[f"{name}.{index}.path"] = source.path
-                if source.images is not None:
-                    paths[f"{name}.{index}.images"] = source.images
+        for index, source in enumerate(self.instructions):
+            paths[f"instructions.{index}.path"] = source.path
+            paths[f"instructions.{index}.images"] = source.images
         return paths
 
 

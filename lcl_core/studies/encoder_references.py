@@ -14,10 +14,7 @@ Replacement = Callable[[str], str]
 
 
 def encoder_references(study: StudySpec) -> list[str]:
-    """Ids and names of the encoders, each once; also of those that no cell uses, as variants override them.
-
-    Raises: UserError ``bad_spec`` for an invalid evaluation.
-    """
+    """Ids and names of the encoders, each once; also of those that no cell uses, as variants override them."""
     found: dict[str, None] = {}
 
     def record(reference: str) -> str:
@@ -29,10 +26,7 @@ def encoder_references(study: StudySpec) -> list[str]:
 
 
 def replace_encoders(study: StudySpec, replacement: Replacement) -> StudySpec:
-    """The study with ``replacement`` of each reference in the base, the variants, the search and the evaluations.
-
-    Raises: UserError ``bad_spec`` for an invalid evaluation.
-    """
+    """The study with ``replacement`` of each reference in the base, the variants, the search and the evaluations."""
     changes: dict[str, Any] = {
         "pretrain": _replace_fields(study.pretrain, replacement),
         "axes": replace_in_axes(study.axes, replacement),

@@ -43,8 +43,6 @@ def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outc
 
     Args:
         records: folder of the evaluation's stored predictions.
-
-    Raises: UserError ``records_unreadable``.
     """
 
     def asks(metric: MetricSpec, sheet: PredictionFile) -> bool:

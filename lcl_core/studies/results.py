@@ -172,11 +172,11 @@ def _run_cost(run: RunRecord) -> dict[str, float]:
     """The run's reported figures, and the operations estimated from them."""
     encoder = run.result.get("encoder") or {}
     cost = {name: float(value) for name in COSTS if is_number(value := encoder.get(name))}
-    counts = [encoder.get(name) for name in COUNTS]
-    if all(map(is_number, counts)):
+    if all(name in encoder for name in COUNTS):
         with suppress(UserError):  # a vision tower of a library that is not installed here
             spec = cast(PretrainSpec, parse_spec("pretrain", run.spec))
-            cost["flops"] = training_flops(spec, *map(int, counts), vocabulary_size(encoder))
+            images, tokens, documents = (int(encoder[name]) for name in COUNTS)
+            cost["flops"] = training_flops(spec, images, tokens, documents, vocabulary_size(encoder))
     return cost
 
 

@@ -50,7 +50,7 @@ def t_interval(values: Sequence[float]) -> Interval | None:
 
 
 def paired_test(left: Sequence[float], right: Sequence[float]) -> PairedTest:
-    """Compare values of the same seeds, or of the same samples. Raises: ValueError without any pair."""
+    """Compare values of the same seeds, or of the same samples."""
     differences = [after - before for before, after in zip(left, right, strict=True)]
     if not differences:
         raise ValueError("there is no pair to compare")
@@ -66,8 +66,6 @@ def equivalence_p(left: Sequence[float], right: Sequence[float], margin: float) 
     """p of a mean difference of ``margin`` or more, in either direction (Schuirmann 1987: two one-sided tests).
 
     A small p says that the two are equivalent within the margin. None where ``paired_test`` has no t.
-
-    Raises: ValueError without any pair.
     """
     differences = [after - before for before, after in zip(left, right, strict=True)]
     if paired_test(left, right).t is None:
@@ -88,8 +86,6 @@ def holm_adjust(values: Sequence[float | None], tests: int | None = None) -> lis
 
     Args:
         tests: number of tests that were planned, those without a p-value included; None: those with one.
-
-    Raises: ValueError for more p-values than ``tests``.
     """
     ranked = sorted((p, index) for index, p in enumerate(values) if p is not None)
     planned = len(ranked) if tests is None else tests

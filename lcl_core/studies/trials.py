@@ -32,8 +32,6 @@ def apply_overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """``base`` with the fields of ``over``; objects within objects too, a list as a whole.
 
     Keys of ``over`` may be dotted: ``{"data.sources.0.view": "pairs"}`` changes one field of one source.
-
-    Raises: UserError ``bad_spec`` for a path through something that is neither an object nor an item of a list.
     """
     result = copy.deepcopy(base)
     for path, value in over.items():
@@ -122,10 +120,7 @@ class StudyRow:
 
 
 def study_rows(study: StudySpec) -> list[StudyRow]:
-    """Every combination, in the order of the axes; a search is one axis more.
-
-    Raises: UserError ``too_many_cells``, or ``bad_spec`` for fields that the study sets itself.
-    """
+    """Every combination, in the order of the axes; a search is one axis more."""
     settings = sample_settings(study.search)
     _check_size(study, math.prod(len(axis.variants) for axis in study.axes) * len(settings) * len(study.seeds))
     _check_fields(study)
@@ -170,10 +165,7 @@ def _check_fields(study: StudySpec) -> None:
 
 
 def pretrain_spec(study: StudySpec, row: StudyRow, seed: int) -> PretrainSpec:
-    """Complete spec of a row: the base, overlaid by the row's variants and sampled fields, then the seed.
-
-    Raises: UserError ``bad_spec``, naming the variant where one alone is invalid.
-    """
+    """Complete spec of a row: the base, overlaid by the row's variants and sampled fields, then the seed."""
     base = _base_fields(study)
     try:
         return _parse_overlaid(base, *row.overlays, {"seed": seed})
@@ -182,15 +174,12 @@ def pretrain_spec(study: StudySpec, row: StudyRow, seed: int) -> PretrainSpec:
 
 
 def resolve_presets(study: StudySpec) -> StudySpec:
-    """The study with its presets filled in.
-
-    Raises: UserError ``bad_spec`` for a preset of the base that is not known.
-    """
+    """The study with its presets filled in."""
     return study.model_copy(update={"preset": None, "pretrain": _base_fields(study)})
 
 
 def evaluate_spec(study: StudySpec, encoder: str = "none") -> EvaluateSpec:
-    """Evaluation of an encoder of the study. Raises: UserError ``bad_spec``."""
+    """Evaluation of an encoder of the study."""
     if "encoder" in study.evaluate:
         raise UserError("evaluate.encoder: the study puts the encoders in", code="bad_spec", field="evaluate.encoder")
     try:
@@ -269,11 +258,7 @@ class PlannedCell:
 
 
 def expand_study(study: StudySpec) -> list[PlannedCell]:
-    """The cells of a study, seed by seed, so that all rows of the table fill together.
-
-    Raises: UserError ``bad_spec`` naming the variant that is at fault or whose weights would be chosen on a reported
-        split; ``too_many_cells`` or ``same_cell``.
-    """
+    """The cells of a study, seed by seed, so that all rows of the table fill together."""
     evaluation, rows = evaluate_spec(study), study_rows(study)
     cells, known = [], dict[str, PlannedCell]()
     for seed, row in itertools.product(study.seeds, rows):
@@ -319,10 +304,7 @@ def _monitor_field(study: StudySpec, cell: PlannedCell) -> str:
 
 
 def apply_addition(study: StudySpec, addition: AdditionSpec) -> StudySpec:
-    """``study``, which has no preset, with the seeds, variants and trials of ``addition``; idempotent.
-
-    Raises: UserError ``bad_spec`` with the field of the addition.
-    """
+    """``study``, which has no preset, with the seeds, variants and trials of ``addition``; idempotent."""
     added = list(dict.fromkeys((*study.seeds, *addition.seeds)))
     changes: dict[str, Any] = {
         "seeds": added,

@@ -75,11 +75,7 @@ class Answerer:
 
 
 def load_answerer(bridge: str, encoder: str, language_model: str | None = None, batch_size: int = 16) -> Answerer:
-    """The answerer of a saved checkpoint.
-
-    Raises:
-        UserError: a part cannot be read, or belongs to another checkpoint.
-    """
+    """The answerer of a saved checkpoint."""
     cache = Path(tempfile.gettempdir()) / "lcl-language-models"
     llava, model, spec = load_vlm(Path(bridge), load_image_encoder(Path(encoder)), cache, language_model=language_model)
     return Answerer(llava, model, spec.layout, batch_size)
@@ -115,7 +111,13 @@ def _model_class() -> type:
             return _answer_all(self.answerer, requests, self.task_dict)
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-            return [_likelihood(self.answerer, request.args, self.task_dict) for request in requests]
+            found = []
+            for request in requests:
+                text, target, show, number, task, split = request.args
+                entry = self.task_dict[task][split][number]
+                answer = target if isinstance(target, str) else target(entry)
+                found.append(self.answerer.likelihood(text, _images(show, entry), answer))
+            return found
 
         def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
             raise NotImplementedError("a bridged model answers single rounds; leave out tasks of several rounds")
@@ -137,12 +139,6 @@ def _answer_all(answerer: Answerer, requests: Sequence[Any], tasks: dict[str, An
         for row, answer in zip(rows, answerer.answers(questions, requests[rows[0]].args[1]), strict=True):
             answers[row] = answer
     return answers
-
-
-def _likelihood(answerer: Answerer, args: tuple[Any, ...], tasks: dict[str, Any]) -> tuple[float, bool]:
-    text, target, show, number, task, split = args
-    entry = tasks[task][split][number]
-    return answerer.likelihood(text, _images(show, entry), target if isinstance(target, str) else target(entry))
 
 
 def _images(show: Callable[[Any], Any], entry: Any) -> list[Image.Image]:

@@ -63,7 +63,6 @@ class FrozenTextEncoder(CaptionFeatures):
 
     Args:
         texts: all texts that will be encoded.
-        advance: called with the number of texts done.
     """
 
     module = None
@@ -129,11 +128,7 @@ class FittedMatcher:
     def images(
         self, batches: ImageBatchSource, rows: Ints, on_batch: Callable[[int], None] = lambda images: None
     ) -> NDArray[np.float32]:
-        """[n, E] features of the images ``rows`` of ``batches``, L2-normalised.
-
-        Args:
-            on_batch: called with the number of images of each batch.
-        """
+        """[n, E] features of the images ``rows`` of ``batches``, L2-normalised."""
         parts = []
         for patches in batches.test_batches(rows):
             parts.append(self.head(patches).cpu())
@@ -142,11 +137,7 @@ class FittedMatcher:
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str], on_batch: Callable[[int], None] = lambda texts: None) -> NDArray[np.float32]:
-        """[n, E] features of ``texts``, L2-normalised.
-
-        Args:
-            on_batch: called with the number of texts of each batch.
-        """
+        """[n, E] features of ``texts``, L2-normalised."""
         parts = []
         for start in range(0, len(texts), _TEXT_BATCH):
             batch = texts[start : start + _TEXT_BATCH]
@@ -173,11 +164,6 @@ def fit_matcher(
 
     Args:
         images: those of ``batches``; the ones at ``rows`` have captions.
-        field: of the evaluation's spec that holds ``spec``, for messages.
-        on_step: called with the number of images of each step.
-
-    Raises:
-        UserError: ``tuning_diverged``, or an image cannot be read.
     """
     generator = torch.Generator().manual_seed(seed)
     head = ContrastiveHead(source.width, captions.width, spec.temperature, generator).to(source.device)

@@ -29,9 +29,9 @@ from lcl_core.evaluation.heads.training import (
     STEP_COST,
     FeatureSource,
     ImageBatchSource,
+    choose,
     count_examples,
     count_steps,
-    grid_search,
     train_head,
 )
 from lcl_core.evaluation.metrics.core import Ints, class_ranks
@@ -114,11 +114,7 @@ def collect_predictions(
     Args:
         logits: parts [B, C], Q rows in all, in the order of ``classes``; computed lazily, without gradients.
         classes: [Q] the true classes.
-        field: of the spec, for the message.
         probabilities: scores [B, C] → probabilities [B, C].
-
-    Raises:
-        UserError: ``tuning_diverged`` when logits are not finite.
     """
     ranks, tops, shares = [], [], []
     done = 0
@@ -168,11 +164,6 @@ class FittedClassifier:
     losses: list[float]
     field: str
 
-    def predict(self, batches: ImageBatchSource, test: LabeledImages) -> ClassPredictions:
-        """Predictions for the images ``test`` of ``batches``."""
-        (predictions,) = predict_with_each([self], batches, test)
-        return predictions
-
 
 @torch.inference_mode()
 def predict_with_each(
@@ -185,7 +176,6 @@ def predict_with_each(
 
     Args:
         classifiers: on the features of ``batches``.
-        on_batch: called with the number of images of each batch.
     """
     parts: list[list[ClassPredictions]] = [[] for _ in classifiers]
     done = 0
@@ -209,15 +199,7 @@ def fit_probe(
     field: str,
     on_step: Callable[[int], None] = lambda images: None,
 ) -> FittedClassifier:
-    """Cross-entropy over ``classes`` on the images ``train`` of ``batches``; deterministic by ``seed``.
-
-    Args:
-        field: of the evaluation's spec that holds ``spec``, for messages.
-        on_step: called with the number of images of each step.
-
-    Raises:
-        UserError: ``tuning_diverged``, or an image cannot be read.
-    """
+    """Cross-entropy over ``classes`` on the images ``train`` of ``batches``; deterministic by ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     probe = AttentiveProbe(source.width, classes, generator).to(source.device)
     targets = torch.from_numpy(train.classes).to(source.device)
@@ -285,30 +267,23 @@ class ProbeTraining:
 
         Args:
             corpus: of ``images``; None for the evaluated one.
-
-        Raises:
-            JobCancelled: between batches.
         """
         batches = classifiers[0].source.batches(split, images, corpus)
         return predict_with_each(classifiers, batches, test, lambda count: self.context.progress.add(0))
 
     def choose(self, spec: TuningSpec, holdout: Holdout | None, *, seed: int) -> TuningSpec:
         """The protocol's spec with the best hyper-parameters on the held-out images; the search is logged."""
-        spec = spec.for_protocol(self.transfer)
-        if holdout is None:
-            return spec
 
         def attempt(candidate: TuningSpec) -> float:
+            assert holdout is not None
             classifier = self.fit(candidate, holdout.train, seed=seed)
             (predictions,) = self.predict([classifier], holdout.split, holdout.images, holdout.test, self.corpus)
             return float(np.mean(predictions.rank == 1))
 
-        self.context.progress.enter(f"{self.encoder.role} encoder: choosing for {self.transfer} transfer")
-        chosen, result = grid_search(spec, attempt, field=self.field)
-        if result is not None:
-            held_out = {"split": holdout.split, "pictures": len(holdout.test), "of": holdout.split_size}
-            self.context.choices.add({**self._labels, "held_out": held_out, "metric": "acc@1", **result.to_dict()})
-        return chosen
+        return choose(
+            self.context, spec.for_protocol(self.transfer), attempt, holdout, self._labels, field=self.field,
+            metric="acc@1",
+        )  # fmt: skip
 
     def log_curve(self, classifier: FittedClassifier, **more: Any) -> None:
         """Add the loss curve to the run's curves."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lcl_core.data import Corpus
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.linear_probe import ClassPredictions, collect_predictions
-from lcl_core.evaluation.heads.training import GridPoint, GridSearchResult
+from lcl_core.evaluation.heads.training import log_search
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.results import loss_curve
 from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, Holdout, LabeledImages
@@ -67,7 +67,6 @@ def fit_logistic_regression(
         features: [n, E].
         targets: [n] class numbers.
         iterations: of L-BFGS at most.
-        on_rows: called with the number of images of each block of a pass.
     """
     count = len(features)
     mean = features.mean(dim=0)
@@ -133,7 +132,7 @@ class LinearTraining:
     about: dict[str, Any]
 
     def fit(self, train: LabeledImages, l2: float) -> LogisticRegression:
-        """A model of the images ``train``. Raises: JobCancelled."""
+        """A model of the images ``train``."""
         left = _fit_cost(self.spec, len(train))
 
         def count(rows: int) -> None:  # an iteration takes one pass or several, and L-BFGS may need fewer iterations
@@ -173,16 +172,14 @@ class LinearTraining:
         """The penalty with the highest accuracy on the held-out images, of equals the first; the sweep is logged."""
         if holdout is None or len(self.spec.l2) == 1:
             return self.spec.l2[0]
-        trials = []
+        tried = []
         for l2 in self.spec.l2:
             model = self.fit(holdout.train, l2)
             predictions = self.predict(model, holdout.split, holdout.images, holdout.test, self.corpus)
-            trials.append(GridPoint({"l2": l2}, float(np.mean(predictions.rank == 1))))
-        best = max(range(len(trials)), key=lambda number: trials[number].score or 0.0)
-        held_out = {"split": holdout.split, "pictures": len(holdout.test), "of": len(holdout.images)}
-        result = GridSearchResult(trials, best).to_dict()
-        self.context.choices.add({**self.about, "held_out": held_out, "metric": "acc@1", **result})
-        return self.spec.l2[best]
+            tried.append({"l2": l2, "score": float(np.mean(predictions.rank == 1))})
+        best = max(tried, key=lambda each: each["score"])["l2"]
+        log_search(self.context, holdout, self.about, "acc@1", tried, {"l2": best})
+        return best
 
     def log_curve(self, model: LogisticRegression) -> None:
         """Add the loss of each pass to the run's curves."""

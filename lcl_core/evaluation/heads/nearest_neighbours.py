@@ -45,7 +45,6 @@ def nearest_neighbours(
         queries: [Q, E].
         train: latents of a split; may be memory-mapped.
         rows: [n] those of ``train`` that teach, ascending; n is at least k.
-        on_pairs: called with the number of similarities of each block.
 
     Returns:
         Cosine similarities [Q, k] and indices [Q, k] into ``rows``, on the CPU.
@@ -94,7 +93,6 @@ def predict_by_neighbours(
     Args:
         votes: [Q, k] classes of the neighbours.
         targets: [Q] the true classes.
-        field: of the evaluation's spec, for messages.
     """
     block = max(1, _VOTE_NUMBERS // classes)
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.metrics.core import Ints
-from lcl_core.evaluation.tasks.base import EvalContext, EvalImage
+from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, Holdout
 from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.evaluate import TuningSpec
 
@@ -178,10 +177,7 @@ class FrozenImageBatches(ImageBatches):
 # ---- training loop
 
 
-class EpochBatches(Protocol):
-    """The batches of one epoch, given its number from 0."""
-
-    def __call__(self, epoch: int, /) -> Iterator[Any]: ...
+EpochBatches = Callable[[int], Iterator[Any]]  # the batches of one epoch, given its number from 0
 
 
 def train_head(
@@ -203,14 +199,9 @@ def train_head(
 
     Args:
         loss: a batch → scalar; called under autocast.
-        field: of the evaluation's spec that holds ``spec``, for messages.
         encoder: full transfer: a copy of the encoder; its layers learn at :func:`layer_rates`.
         extra: further modules, each with its own peak rate.
         precision: replaces the spec's.
-        on_step: called with each batch after its step.
-
-    Raises:
-        UserError: ``tuning_diverged`` when a loss is not finite.
     """
     groups = parameter_groups(head, spec.lr, spec.weight_decay)
     if encoder is not None:
@@ -316,58 +307,64 @@ def _batches_of_epochs(batches: EpochBatches, steps: int) -> Iterator[Any]:
 # ---- grid search
 
 
-@dataclass(frozen=True)
-class GridPoint:
-    """One combination of values with its score; None if its training diverged."""
-
-    values: dict[str, Any]
-    score: float | None
-
-
-@dataclass(frozen=True)
-class GridSearchResult:
-    """The combinations in the order of the spec, and the index of the best; of equals the first."""
-
-    trials: list[GridPoint]
-    best: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values: ``tried`` and ``chosen``."""
-        tried = [{**trial.values, "score": trial.score} for trial in self.trials]
-        return {"tried": tried, "chosen": self.trials[self.best].values}
+def choose(
+    context: EvalContext,
+    spec: S,
+    attempt: Callable[[S], float],
+    holdout: Holdout[Any] | None,
+    labels: Mapping[str, Any],
+    *,
+    field: str,
+    metric: str,
+) -> S:
+    """The spec with the best hyper-parameters on the held-out images; the search is logged under ``labels``."""
+    if holdout is None or not spec.search:
+        return spec
+    context.progress.enter(f"{labels['encoder']} encoder: choosing for {labels['transfer']} transfer")
+    chosen, tried = grid_search(spec, attempt, field=field)
+    log_search(context, holdout, labels, metric, tried, {name: getattr(chosen, name) for name in spec.search})
+    return chosen
 
 
-def grid_search(spec: S, attempt: Callable[[S], float], *, field: str) -> tuple[S, GridSearchResult | None]:
-    """The spec with the values that ``attempt`` scores highest; the same spec where nothing is searched.
+def log_search(
+    context: EvalContext,
+    holdout: Holdout[Any],
+    labels: Mapping[str, Any],
+    metric: str,
+    tried: Sequence[Mapping[str, Any]],
+    chosen: Mapping[str, Any],
+) -> None:
+    held_out = {"split": holdout.split, "pictures": len(holdout.test), "of": holdout.split_size}
+    context.choices.add({**labels, "held_out": held_out, "metric": metric, "tried": tried, "chosen": chosen})
+
+
+def grid_search(spec: S, attempt: Callable[[S], float], *, field: str) -> tuple[S, list[dict[str, Any]]]:
+    """The spec with the values that ``attempt`` scores highest, of equals the first; and all values with their scores.
 
     Args:
-        attempt: trains by a spec and scores on held-out images, the higher the better.
-        field: of the evaluation's spec that holds ``spec``, for the message.
-
-    Raises:
-        UserError: ``tuning_diverged`` when all of them do.
+        attempt: trains by a spec and scores on held-out images, the higher the better; a training that diverges has no
+            score.
     """
-    if not spec.search:
-        return spec, None
     names = list(spec.search)
     candidates = [
         spec.with_values(**dict(zip(names, values, strict=True))) for values in product(*spec.search.values())
     ]
-    trials = [GridPoint({name: getattr(each, name) for name in names}, _score(attempt, each)) for each in candidates]
-    scores = [-float("inf") if trial.score is None else trial.score for trial in trials]
-    best = max(range(len(trials)), key=scores.__getitem__)
-    if trials[best].score is None:
+    scores: list[float | None] = []
+    for candidate in candidates:
+        try:
+            scores.append(attempt(candidate))
+        except UserError as error:
+            if error.code != "tuning_diverged":
+                raise
+            scores.append(None)
+    best = max(range(len(candidates)), key=lambda number: -math.inf if scores[number] is None else scores[number])
+    if scores[best] is None:
         raise UserError(
             f"every combination of {field}.search diverges; lower the rates", code="tuning_diverged",
             field=f"{field}.search",
         )  # fmt: skip
-    return candidates[best], GridSearchResult(trials, best)
-
-
-def _score(attempt: Callable[[S], float], candidate: S) -> float | None:
-    try:
-        return attempt(candidate)
-    except UserError as error:
-        if error.code != "tuning_diverged":
-            raise
-        return None
+    tried = [
+        {**{name: getattr(each, name) for name in names}, "score": score}
+        for each, score in zip(candidates, scores, strict=True)
+    ]
+    return candidates[best], tried

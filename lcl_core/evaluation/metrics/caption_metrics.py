@@ -14,7 +14,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -89,16 +89,11 @@ class _TfIdfVector:
     length: int
 
 
-def cider(
-    hypotheses: list[list[str]], references: list[list[list[str]]], *, clipped: bool = True, sigma: float = CIDER_SIGMA
-) -> Numbers:
+def cider(hypotheses: list[list[str]], references: list[list[list[str]]]) -> Numbers:
     """[N] score of each caption; the score of the corpus is their mean.
 
+    CIDEr-D, which the COCO evaluation prints as "CIDEr": hits are clipped and captions of another length are penalised.
     The document frequency of an n-gram is the number of images whose references use it.
-
-    Args:
-        clipped: CIDEr-D, which the COCO evaluation prints as "CIDEr": hits are clipped and captions of another length
-            are penalised; otherwise CIDEr as first defined.
     """
     counted = [[ngrams(reference) for reference in each] for each in references]
     frequency = Counter(gram for each in counted for gram in set().union(*each))
@@ -106,7 +101,7 @@ def cider(
     scores = []
     for hypothesis, each in zip(hypotheses, counted, strict=True):
         own = _tfidf_vector(ngrams(hypothesis), frequency, log_images)
-        alike = [_similarity(own, _tfidf_vector(one, frequency, log_images), clipped, sigma) for one in each]
+        alike = [_similarity(own, _tfidf_vector(one, frequency, log_images)) for one in each]
         scores.append(_CIDER_SCALE * sum(alike) / len(alike))
     return np.array(scores, np.float64)
 
@@ -119,17 +114,17 @@ def _tfidf_vector(counted: Counter[NGram], frequency: Counter[NGram], log_images
     return _TfIdfVector(weight, [math.sqrt(each) for each in square], _count_of_length(counted, 2))
 
 
-def _similarity(own: _TfIdfVector, reference: _TfIdfVector, clipped: bool, sigma: float) -> float:
+def _similarity(own: _TfIdfVector, reference: _TfIdfVector) -> float:
     """Mean over the four n-gram lengths of the cosine."""
     product = [0.0] * MAX_NGRAM
     for gram, value in own.weight.items():
         other = reference.weight.get(gram, 0.0)
-        product[len(gram) - 1] += (min(value, other) if clipped else value) * other
+        product[len(gram) - 1] += min(value, other) * other
     cosines = [
         dot / (one * other) if one and other else dot
         for dot, one, other in zip(product, own.norm, reference.norm, strict=True)
     ]
-    penalty = math.exp(-((own.length - reference.length) ** 2) / (2 * sigma**2)) if clipped else 1.0
+    penalty = math.exp(-((own.length - reference.length) ** 2) / (2 * CIDER_SIGMA**2))
     return penalty * sum(cosines) / MAX_NGRAM
 
 
@@ -164,27 +159,20 @@ class MeteorProgram:
     jar: Path
 
 
-def find_meteor() -> MeteorProgram | str:
-    """METEOR, or a sentence for the user on why it is left out. Nothing is downloaded."""
-    java = shutil.which("java")
-    if java is None:
-        return "METEOR is left out: there is no java on the path"
-    spec = importlib.util.find_spec("pycocoevalcap")
+def find_meteor() -> MeteorProgram | None:
+    """METEOR of the package ``pycocoevalcap``, where that and Java are installed. Nothing is downloaded."""
+    java, spec = shutil.which("java"), importlib.util.find_spec("pycocoevalcap")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         jar = Path(folder) / "meteor" / "meteor-1.5.jar"
-        if jar.is_file():
+        if java is not None and jar.is_file():
             return MeteorProgram(java, jar)
-    return "METEOR is left out: pip install pycocoevalcap, which brings meteor-1.5.jar"
+    return None
 
 
 def meteor(
     program: MeteorProgram, hypotheses: list[list[str]], references: list[list[list[str]]]
 ) -> tuple[float, Numbers]:
-    """Score of the corpus, which is no mean, and [N] of each caption.
-
-    Raises:
-        UserError: ``meteor_failed``, when the program ends before its last answer.
-    """
+    """Score of the corpus, which is no mean, and [N] of each caption."""
     # fmt: off
     command = [
         program.java, "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", str(program.jar),
@@ -244,20 +232,16 @@ class CaptionScores:
 
     Attributes:
         images: [N] names.
-        values: of the corpus: ``BLEU-1`` … ``BLEU-4``, ``ROUGE-L``, ``CIDEr`` (CIDEr-D), ``CIDEr (first form)`` and,
-            where Java is present, ``METEOR``.
-        per_image: [N] of each image. The value of ROUGE-L and of both CIDErs is their mean; BLEU's and METEOR's is not.
+        values: of the corpus: ``BLEU-1`` … ``BLEU-4``, ``ROUGE-L``, ``CIDEr`` (CIDEr-D) and, where Java is present,
+            ``METEOR``.
+        per_image: [N] of each image. The value of ROUGE-L and of CIDEr is their mean; BLEU's and METEOR's is not.
         bleu_counts: [N, 10] of :func:`bleu_counts`.
-        missing: images without a caption; they were scored with an empty one.
-        left_out: metrics that could not be computed, with the reason.
     """
 
     images: list[str]
     values: dict[str, float]
     per_image: dict[str, Numbers]
     bleu_counts: Numbers
-    missing: list[str]
-    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def score_captions(
@@ -267,9 +251,6 @@ def score_captions(
 
     Args:
         hypotheses: caption of each image; captions of images without references are ignored.
-
-    Raises:
-        UserError: ``no_references``, when there is none at all or an image has none.
     """
     bare = [image for image, captions in references.items() if not captions]
     if not references or bare:
@@ -282,19 +263,13 @@ def score_captions(
     per_image = {
         "ROUGE-L": np.array([rouge_l(*each) for each in zip(own, known, strict=True)]),
         "CIDEr": cider(own, known),
-        "CIDEr (first form)": cider(own, known, clipped=False),
     }
     values = {name: float(each.mean()) for name, each in per_image.items()}
     for n, (corpus, each) in enumerate(zip(bleu_scores(counts.sum(axis=0)), bleu_scores(counts).T, strict=True), 1):
         values[f"BLEU-{n}"], per_image[f"BLEU-{n}"] = float(corpus), each
-    program = find_meteor() if with_meteor else "METEOR is left out: not asked for"
-    left_out = {}
-    if isinstance(program, MeteorProgram):
+    if with_meteor and (program := find_meteor()):
         values["METEOR"], per_image["METEOR"] = meteor(program, own, known)
-    else:
-        left_out["METEOR"] = program
-    missing = [image for image in images if image not in hypotheses]
-    return CaptionScores(images, values, per_image, counts, missing, left_out)
+    return CaptionScores(images, values, per_image, counts)
 
 
 def caption_metrics(

@@ -73,7 +73,6 @@ def rank_bidirectional(
         top: best candidates to keep for each query.
         block: side of a block of similarities.
         threads: None: one a core, at most four. The result does not depend on it.
-        on_block: called with (done, total) texts.
     """
     pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
     state = _RankingState(images, texts, pairs, top, block)

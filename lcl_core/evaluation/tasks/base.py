@@ -62,15 +62,17 @@ class EvalImage:
 def read_images(
     corpus: Corpus, split: str, source: str | None, *, field: str, advance: OnProgress = lambda count: None
 ) -> list[EvalImage]:
-    """The split's images.
+    """The split's images."""
+    pairs = corpus.pairs(split, source=source)
+    threads = corpus.concurrent_reads if corpus.concurrent_reads > 1 else 0  # where each read waits for a network
+    described = prefetch_map(pairs.describe, range(len(pairs)), threads=threads)
 
-    Args:
-        advance: called with the number of descriptions read.
+    def counted() -> Iterator[CaptionPair]:
+        for pair in described:
+            advance(1)
+            yield pair
 
-    Raises:
-        UserError: ``empty_split``, naming the spec's ``field``.
-    """
-    images = group_captions_by_image(_read_pairs(corpus, split, source, advance))
+    images = group_captions_by_image(counted())
     if not images:
         of_source = f" of source {source!r}" if source else ""
         known = ", ".join(sorted(corpus.splits())) or "none"
@@ -79,15 +81,6 @@ def read_images(
             code="empty_split", field=field,
         )  # fmt: skip
     return images
-
-
-def _read_pairs(corpus: Corpus, split: str, source: str | None, advance: OnProgress) -> Iterator[CaptionPair]:
-    """The split's descriptions in order, many read at once where each read waits for a network."""
-    pairs = corpus.pairs(split, source=source)
-    threads = corpus.concurrent_reads if corpus.concurrent_reads > 1 else 0
-    for pair in prefetch_map(pairs.describe, range(len(pairs)), threads=threads):
-        advance(1)
-        yield pair
 
 
 def group_captions_by_image(pairs: Iterable[CaptionPair]) -> list[EvalImage]:
@@ -137,11 +130,7 @@ class LabeledImages:
 
 
 def classes_of(label: str, split: str, images: list[EvalImage], *, field: str) -> tuple[str, ...]:
-    """The split's different values of a label, in alphabetical order.
-
-    Raises:
-        UserError: ``label_unknown`` if there are fewer than two.
-    """
+    """The split's different values of a label, in alphabetical order."""
     classes = tuple(sorted({image.labels[label] for image in images if label in image.labels}))
     if len(classes) < 2:
         known = ", ".join(sorted({key for image in images for key in image.labels})) or "none"
@@ -212,7 +201,7 @@ class DatasetResolver:
     _images: dict[tuple[Path, str, str | None], list[EvalImage]] = field(default_factory=dict)
 
     def dataset(self, name: str, field: str = "dataset") -> str:
-        """A path or a URL. Raises: UserError ``unknown_dataset``."""
+        """A path or a URL."""
         return self._find(self.datasets, name, "dataset", field)
 
     def encoder(self, name: str, field: str = "encoder") -> Path:
@@ -220,15 +209,15 @@ class DatasetResolver:
         return Path(self._find(self.encoders, name, "encoder", field))
 
     def images(self, corpus: Corpus, split: str, source: str | None, *, field: str) -> list[EvalImage]:
-        """The split's images without the excluded ones.
-
-        Raises:
-            UserError: ``empty_split``, naming ``field``, or ``nothing_to_score`` if all are excluded.
-        """
+        """The split's images without the excluded ones."""
         key = (corpus.path, split, source)
         if key not in self._images:
             images = read_images(corpus, split, source, field=field, advance=self.advance)
-            self._images[key] = [image for image in images if not self._excluded(image)]
+            self._images[key] = [
+                image
+                for image in images
+                if not any(image.labels.get(label) in values for label, values in self.exclude.items())
+            ]
         if not self._images[key]:
             raise UserError(
                 f"every image of split {split!r} is excluded; exclude fewer labels",
@@ -255,11 +244,7 @@ class DatasetResolver:
         """The images of the training split.
 
         Args:
-            field: of the task in the evaluation's spec.
             tested: the task is tested on the spec's splits of ``corpus``.
-
-        Raises:
-            UserError: ``train_split_tested``, or the split is empty.
         """
         same = train_corpus.path == corpus.path
         if same and tested and split in spec.splits:
@@ -273,11 +258,7 @@ class DatasetResolver:
     def validation_images(
         self, spec: EvaluateSpec, split: str, train_split: str, corpus: Corpus, train_corpus: Corpus, *, field: str
     ) -> list[EvalImage]:
-        """The images of a validation split of the corpus to train on, on which hyper-parameters are chosen.
-
-        Raises:
-            UserError: ``validation_split_used``, or the split is empty.
-        """
+        """The images of a validation split of the corpus to train on, on which hyper-parameters are chosen."""
         same = train_corpus.path == corpus.path
         tested = same and split in spec.splits
         if tested or split == train_split:
@@ -288,9 +269,6 @@ class DatasetResolver:
                 code="validation_split_used", field=f"{field}.validation_split",
             )  # fmt: skip
         return self.images(train_corpus, split, spec.source if same else None, field=f"{field}.validation_split")
-
-    def _excluded(self, image: EvalImage) -> bool:
-        return any(image.labels.get(label) in values for label, values in self.exclude.items())
 
     @staticmethod
     def _find(known: dict[str, str], name: str, kind: str, field: str) -> str:
@@ -329,7 +307,7 @@ class EvalProgress:
         self._write()
 
     def add(self, cost: float) -> None:
-        """Count ``cost`` as done. Raises: JobCancelled if a stop was requested."""
+        """Count ``cost`` as done."""
         self._run_dir.raise_if_stopped()
         self._done += cost
         if self._clock() - self._written >= _PROGRESS_SECONDS:
@@ -433,11 +411,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
-        """Read and check the task's data.
-
-        Raises:
-            UserError: the task cannot run, naming the spec's field.
-        """
+        """Read and check the task's data."""
 
     @abstractmethod
     def cost(self) -> float:
@@ -445,9 +419,4 @@ class Task(ABC):
 
     @abstractmethod
     def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
-        """Compute and store the predictions of ``encoder``.
-
-        Raises:
-            UserError: the encoder cannot do the task.
-            JobCancelled: a stop was requested.
-        """
+        """Compute and store the predictions of ``encoder``."""

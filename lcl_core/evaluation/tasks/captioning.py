@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -14,27 +15,75 @@ from lcl_core.common.threads import prefetch_map
 from lcl_core.data import Corpus
 from lcl_core.encoders.captioning import Captioner
 from lcl_core.evaluation.features import EvaluatedEncoder
-from lcl_core.evaluation.heads.training import count_examples
+from lcl_core.evaluation.heads.training import choose, count_examples
+from lcl_core.evaluation.metrics.caption_metrics import score_captions
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.results import PredictionFile, loss_curve
-from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, EvalImage, Holdout, Task, nonempty_captions
-from lcl_core.evaluation.vlm.captioning import (
-    FIELD,
-    CaptionExample,
-    CaptionTraining,
-    caption_examples,
-    caption_images,
-    most_frequent_caption,
-    plan_caption_training,
+from lcl_core.evaluation.tasks.base import (
+    DatasetResolver,
+    EvalContext,
+    EvalImage,
+    Holdout,
+    Task,
+    nonempty_captions,
+    split_validation,
 )
+from lcl_core.evaluation.vlm.chat_format import caption_sequence
 from lcl_core.evaluation.vlm.language_model import LanguageModelFiles, resolve_language_model
-from lcl_core.evaluation.vlm.model import save_vlm
+from lcl_core.evaluation.vlm.model import VisionLanguageModel, VLMExample, build_vlm, save_vlm
 from lcl_core.specs.evaluate import CaptioningSpec, EvaluateSpec, Transfer
 
+FIELD = "captioning"
 # rough costs in embedded images: training on a caption once, a caption of the language model, of the own decoder
 _STEP_COST = {"frozen": 20.0, "full": 25.0}
 _CAPTION_COST = 10.0
 _ZERO_SHOT_COST = 3.0
+
+CaptionExample = tuple[int, str]  # an image's row, and a caption of it
+
+
+def caption_examples(images: Sequence[EvalImage], position: int | None) -> list[CaptionExample]:
+    """Every caption that holds a word, with its image; with ``position`` those at that position alone."""
+    return [
+        (row, caption)
+        for row, image in enumerate(images)
+        for caption in (image.captions if position is None else image.captions[position : position + 1])
+        if caption.strip()
+    ]
+
+
+def plan_caption_training(
+    spec: EvaluateSpec, corpus: Corpus, train_corpus: Corpus, resolver: DatasetResolver
+) -> tuple[list[EvalImage], Holdout[Ints] | None]:
+    """The images to train on, and those to choose hyper-parameters on where some are searched.
+
+    The latter are of the named validation split, else a seeded tenth of the training images.
+    """
+    own = spec.captioning
+    train = resolver.train_images(spec, own.train_split, corpus, train_corpus, field=FIELD)
+    if not caption_examples(train, own.caption):
+        raise UserError(
+            f"no image of split {own.train_split!r} has the caption to learn; give {FIELD}.caption another position",
+            code="nothing_to_learn", field=f"{FIELD}.caption",
+        )  # fmt: skip
+    if not own.search:
+        return train, None
+    split, all_rows = own.validation_split, np.arange(len(train))
+    if split is None:
+        captioned = _captioned_rows(train)
+        test = captioned[split_validation(len(captioned), spec.seed)[0]]
+        return train, Holdout(own.train_split, train, test, np.setdiff1d(all_rows, test))
+    images = resolver.validation_images(spec, split, own.train_split, corpus, train_corpus, field=FIELD)
+    rows = _captioned_rows(images)
+    if not len(rows):
+        raise UserError(
+            f"split {split!r} has no captions to choose by", code="nothing_to_score", field=f"{FIELD}.validation_split"
+        )
+    return train, Holdout(split, images, rows, all_rows)
+
+
+def _captioned_rows(images: Sequence[EvalImage]) -> Ints:
+    return np.flatnonzero([bool(nonempty_captions(image)) for image in images])
 
 
 @dataclass(frozen=True)
@@ -101,7 +150,7 @@ class Captioning(Task):
                 self._run_zero_shot(context, encoder, split, images)
         if self.files is not None:
             for transfer in self.transfer:
-                self._run_transfer(context, encoder, transfer, self.files)
+                self._run_transfer(context, encoder, transfer)
 
     def _run_zero_shot(
         self, context: EvalContext, encoder: EvaluatedEncoder, split: str, images: list[EvalImage]
@@ -127,29 +176,80 @@ class Captioning(Task):
             captions += texts
         self._store(context, encoder, split, "zero_shot", captions)
 
-    def _run_transfer(
-        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, files: LanguageModelFiles
-    ) -> None:
-        assert self.spec.language_model is not None
-        training = CaptionTraining(
-            context, encoder, transfer, files, self.spec.language_model, self.corpus, self.spec.train_split, self.train,
-            FIELD, _STEP_COST[transfer],
-        )  # fmt: skip
-        spec = training.choose(self.spec.for_protocol(transfer), self.examples, self.holdout)
-        vlm, losses = training.train(spec, self.examples)
-        context.curves.add({**training.labels, **loss_curve(losses)})
-        if encoder.role == "trained":
-            save_vlm(
-                context.artifacts / "bridges" / f"{FIELD}-{transfer}", vlm, encoder.model, self.spec.language_model
+    def _run_transfer(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer) -> None:
+        labels = {"task": FIELD, "variant": "all", "transfer": transfer, "encoder": encoder.role}
+        holdout = self.holdout
+
+        def attempt(candidate: CaptioningSpec) -> float:
+            """CIDEr on the held-out images."""
+            assert holdout is not None
+            learnt = set(holdout.train.tolist())
+            vlm, _ = self._train(
+                context, encoder, transfer, candidate, [each for each in self.examples if each[0] in learnt]
             )
+            test = [holdout.images[row] for row in holdout.test]
+            captions = self._caption(context, vlm, candidate, holdout.split, holdout.images, holdout.test, self.corpus)
+            hypotheses = dict(zip([image.name for image in test], captions, strict=True))
+            references = {image.name: nonempty_captions(image) for image in test}
+            return score_captions(hypotheses, references, with_meteor=False).values["CIDEr"]
+
+        own = self.spec.for_protocol(transfer)
+        spec = choose(context, own, attempt, holdout, labels, field=FIELD, metric="CIDEr")
+        vlm, losses = self._train(context, encoder, transfer, spec, self.examples)
+        context.curves.add({**labels, **loss_curve(losses)})
+        if encoder.role == "trained":
+            assert spec.language_model is not None
+            save_vlm(context.artifacts / "bridges" / f"{FIELD}-{transfer}", vlm, encoder.model, spec.language_model)
         for split, images in self.images.items():
-            batches = vlm.source.batches(split, images)
             context.progress.enter(f"{encoder.role} encoder: {transfer} transfer captions {split}")
-            captions = caption_images(
-                vlm, spec, batches, np.arange(len(images)), seed=context.spec.seed,
-                on_batch=lambda count: context.progress.add(_CAPTION_COST * count),
-            )  # fmt: skip
+            captions = self._caption(context, vlm, spec, split, images, np.arange(len(images)), None, _CAPTION_COST)
             self._store(context, encoder, split, transfer, captions)
+
+    def _train(
+        self,
+        context: EvalContext,
+        encoder: EvaluatedEncoder,
+        transfer: Transfer,
+        spec: CaptioningSpec,
+        examples: Sequence[CaptionExample],
+    ) -> tuple[VisionLanguageModel, list[float]]:
+        """A model with a new projector, trained on ``examples``; and the loss of each step."""
+        assert self.files is not None
+        assert spec.language_model is not None
+        vlm = build_vlm(
+            context, encoder, transfer, self.files, spec.language_model,
+            augmentation=spec.augmentation, precision=spec.precision, field=f"{FIELD}.language_model",
+        )  # fmt: skip
+        max_tokens = spec.language_model.max_tokens
+        sequences = [
+            VLMExample(caption_sequence(vlm.llava.language, spec, caption).cut(max_tokens), row)
+            for row, caption in examples
+        ]
+        batches = vlm.source.batches(self.spec.train_split, self.train, self.corpus)
+        context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to captions")
+        losses = vlm.train(
+            batches, sequences, spec, seed=context.spec.seed, field=FIELD,
+            on_step=lambda captions: context.progress.add(_STEP_COST[transfer] * captions),
+        )  # fmt: skip
+        return vlm, losses
+
+    @staticmethod
+    def _caption(
+        context: EvalContext,
+        vlm: VisionLanguageModel,
+        spec: CaptioningSpec,
+        split: str,
+        images: list[EvalImage],
+        rows: Ints,
+        corpus: Corpus | None,
+        cost: float = 0.0,
+    ) -> list[str]:
+        """A caption of each of the ``images`` at ``rows``."""
+        prompt = caption_sequence(vlm.llava.language, spec, None)
+        return vlm.generate(
+            vlm.source.batches(split, images, corpus), rows, [prompt] * len(rows), spec.decoding,
+            seed=context.spec.seed, on_batch=lambda count: context.progress.add(cost * count),
+        )  # fmt: skip
 
     def _store(
         self, context: EvalContext, encoder: EvaluatedEncoder, split: str, transfer: str, captions: Sequence[str]
@@ -160,8 +260,9 @@ class Captioning(Task):
             (image.source, {"query": image.name, "caption": caption, "references": nonempty_captions(image)})
             for image, caption in zip(images, captions, strict=True)
         ]
-        common = most_frequent_caption(self.examples)
-        facts = {"seed": context.spec.seed} | ({} if common is None else {"common": common})
+        facts: dict[str, Any] = {"seed": context.spec.seed}
+        if self.examples:  # the most frequent caption up to spaces, of equals the first
+            facts["common"] = Counter(" ".join(text.split()) for _, text in self.examples).most_common(1)[0][0]
         sources = sorted({image.source for image in images if image.source}) if self.spec.by_source else []
         for variant in ("all", *sources):
             left_out = {"left_out": self.left_out[split]} if variant == "all" else {}

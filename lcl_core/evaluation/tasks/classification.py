@@ -13,14 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, product
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus
-from lcl_core.evaluation.features import EvaluatedEncoder, patch_features_fit
+from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.linear_probe import (
     ClassPredictions,
     FittedClassifier,
@@ -101,78 +101,48 @@ def plan_classification(
 ) -> ClassificationPlan:
     """Read the splits, number the classes, hold images out where hyper-parameters are searched.
 
-    Args:
-        field: of the evaluation's spec that holds ``own``.
-
-    Raises:
-        UserError: a split is empty, has no known labels or has two uses; names the field.
+    The classes are those of the train split (a closed set); a test image of another class is left out and counted.
+    Held out are the images of the named validation split, else a seeded tenth of the training images.
     """
     tests = resolver.test_images(spec, corpus)
     labels = tuple(dict.fromkeys(own.labels))
     train_corpus = resolver.train_corpus(spec, own, corpus, field)
     images = resolver.train_images(spec, own.train_split, corpus, train_corpus, field=field)
     train = [image for image in images if not image.labels.keys().isdisjoint(labels)] or images
-    keys = [_plan_label_key(label, own, train, tests, field) for label in labels]
-    if own.needs_holdout:
-        keys = [
-            replace(key, holdout=_plan_holdout(own, spec, corpus, train_corpus, resolver, key, train, field))
-            for key in keys
-        ]
+    keys = []
+    for label in labels:
+        label_field = f"{field}.labels.{own.labels.index(label)}"
+        classes = classes_of(label, own.train_split, train, field=label_field)
+        labeled = {
+            split: _select_known(each, label, classes, split, own.train_split, label_field)
+            for split, each in tests.items()
+        }
+        learnt = select_labeled(train, label, classes)
+        holdout = None
+        if own.needs_holdout and own.validation_split is None:
+            test, rest = split_validation(len(learnt), spec.seed)
+            holdout = Holdout(own.train_split, train, learnt.choose(test), learnt.choose(rest))
+        elif own.needs_holdout:
+            split = str(own.validation_split)
+            held_out = resolver.validation_images(spec, split, own.train_split, corpus, train_corpus, field=field)
+            selected = _select_known(held_out, label, classes, split, own.train_split, f"{field}.validation_split")
+            holdout = Holdout(split, held_out, selected, learnt)
+        keys.append(LabelKey(label, classes, learnt, labeled, holdout))
     return ClassificationPlan(train_corpus, train, tests, keys)
 
 
-def _plan_label_key(
-    label: str, own: ProbeSpec, train: list[EvalImage], tests: dict[str, list[EvalImage]], field: str
-) -> LabelKey:
-    """Number the classes and select the images; nothing is held out.
-
-    The classes are those of the train split (a closed set); a test image of another class is left out and counted.
-
-    Raises:
-        UserError: ``label_unknown`` if no training image has the label, ``nothing_to_score`` if a test split has no
-            image of a known class.
-    """
-    label_field = f"{field}.labels.{own.labels.index(label)}"
-    classes = classes_of(label, own.train_split, train, field=label_field)
-    labeled = {split: select_labeled(images, label, classes) for split, images in tests.items()}
-    for split, test in labeled.items():
-        if not len(test):
-            raise UserError(
-                f"no image of split {split!r} has a {label!r} that split {own.train_split!r} teaches "
-                f"({test.left_out}); leave the label or the split out",
-                code="nothing_to_score", field=label_field,
-            )  # fmt: skip
-    return LabelKey(label, classes, select_labeled(train, label, classes), labeled, None)
-
-
-def _plan_holdout(
-    own: ProbeSpec,
-    spec: EvaluateSpec,
-    corpus: Corpus,
-    train_corpus: Corpus,
-    resolver: DatasetResolver,
-    key: LabelKey,
-    train: list[EvalImage],
-    field: str,
-) -> Holdout[LabeledImages]:
-    """The images of the named validation split, else a seeded tenth of the training images.
-
-    Raises:
-        UserError: ``validation_split_used`` or ``nothing_to_score``, when the split is tested or trained on, or has no
-            image of a known class.
-    """
-    split = own.validation_split
-    if split is None:
-        test, rest = split_validation(len(key.train), spec.seed)
-        return Holdout(own.train_split, train, key.train.choose(test), key.train.choose(rest))
-    images = resolver.validation_images(spec, split, own.train_split, corpus, train_corpus, field=field)
-    labeled = select_labeled(images, key.label, key.classes)
+def _select_known(
+    images: list[EvalImage], label: str, classes: tuple[str, ...], split: str, train_split: str, field: str
+) -> LabeledImages:
+    """The split's images of a known class; an error where there is none."""
+    labeled = select_labeled(images, label, classes)
     if not len(labeled):
         raise UserError(
-            f"no image of split {split!r} has a {key.label!r} that split {own.train_split!r} teaches",
-            code="nothing_to_score", field=f"{field}.validation_split",
+            f"no image of split {split!r} has a {label!r} that split {train_split!r} teaches ({labeled.left_out}); "
+            "leave the label or the split out",
+            code="nothing_to_score", field=field,
         )  # fmt: skip
-    return Holdout(split, images, labeled, key.train)
+    return labeled
 
 
 @dataclass(frozen=True)
@@ -217,7 +187,7 @@ class LabelTask(Task):
 
     @abstractmethod
     def run_label_key(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey) -> None:
-        """Fit probes for a label key and store their predictions. Raises: as ``run``."""
+        """Fit probes for a label key and store their predictions."""
 
     def training(
         self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey, variant: str
@@ -359,19 +329,6 @@ def subset(train: LabeledImages, order: list[Ints], shots: int) -> LabeledImages
     return train.choose(np.sort(np.concatenate([members[:shots] for members in order])))
 
 
-def cut_draw(
-    images: list[EvalImage], labeled: dict[int, LabeledImages]
-) -> tuple[list[EvalImage], dict[int, LabeledImages]]:
-    """The images of the most shots without all others, and those of each number of shots as rows of them.
-
-    Args:
-        labeled: rows of ``images``, ascending, by number of shots; those of fewer shots are among those of more.
-    """
-    most = labeled[max(labeled)]
-    drawn, _ = most.cut(images)
-    return drawn, {shots: replace(own, rows=np.searchsorted(most.rows, own.rows)) for shots, own in labeled.items()}
-
-
 @dataclass(frozen=True)
 class FewShot(LabelTask):
     """The probe of classification on few images a class; each number is a mean over seeded draws."""
@@ -386,17 +343,8 @@ class FewShot(LabelTask):
                 yield from [len(key.classes) * shots] * self.spec.draws
 
     def encoded_images(self) -> int:
-        drawn = sum(map(self._count_drawn, self.data.keys))
-        return min(len(self.data.train), drawn) + sum(map(len, self.data.tests.values()))
-
-    def _count_drawn(self, key: LabelKey) -> int:
-        """Training images of all draws; one of several draws counts in each."""
-        return self.spec.draws * int(np.minimum(np.bincount(key.train.classes), self.spec.shots[-1]).sum())
-
-    def _encodes_all(self, context: EvalContext, encoder: EvaluatedEncoder, key: LabelKey) -> bool:
-        """Whether all training images are encoded, as for other tasks on the split, for they are hardly more."""
-        every = len(self.data.train)
-        return 2 * self._count_drawn(key) >= every and patch_features_fit(encoder, every, context.cache)
+        drawn = sum(np.minimum(np.bincount(key.train.classes), self.spec.shots[-1]).sum() for key in self.data.keys)
+        return self.spec.draws * int(drawn) + sum(map(len, self.data.tests.values()))
 
     def run_label_key(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey) -> None:
         fits = self._fit_draws(context, encoder, transfer, key)
@@ -410,64 +358,50 @@ class FewShot(LabelTask):
                     predictions[own.about["variant"], split].append(each)
         for shots in self.spec.shots:
             for split, images in self.data.tests.items():
-                variant, test = _variant(key, shots), key.tests[split]
+                variant, test = few_shot_variant(key, shots), key.tests[split]
                 facts = {"candidates": len(key.classes), "left_out": test.left_out, "shots": shots}
                 file = PredictionFile(
                     self.name, split, variant, transfer, "draws", encoder.role, part=IMAGE_TO_CLASS, facts=facts
                 )
-                context.predictions.add(file, _samples(images, key, test, predictions[variant, split]))
+                draws = predictions[variant, split]
+                samples = (
+                    {
+                        "query": images[row].name,
+                        **images[row].group(key.label),
+                        "label": key.classes[true],
+                        "ranks": [int(each.rank[number]) for each in draws],
+                        "firsts": [key.classes[each.top[number, 0]] for each in draws],
+                        "right": 1,
+                    }
+                    for number, (row, true) in enumerate(zip(test.rows, test.classes, strict=True))
+                )
+                context.predictions.add(file, samples)
 
     def _fit_draws(
         self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey
     ) -> Iterator[tuple[ProbeTraining, FittedClassifier]]:
-        """The fits of each number of shots, draw by draw, so that each drawn image is encoded once a draw."""
+        """The fits of each number of shots, draw by draw: a draw's images alone are encoded, and once."""
         seed, holdout = context.spec.seed, key.holdout
-        train = key.train if holdout is None else holdout.train
-        encodes_all = self._encodes_all(context, encoder, key)
+        if holdout is not None:
+            held_out, test = holdout.test.cut(holdout.images)
+            holdout = replace(holdout, images=held_out, test=test, others=len(holdout.images) - len(held_out))
+        known = key.train if holdout is None else holdout.train
         specs: dict[int, TuningSpec] = {}
-        for draw, order in enumerate(sample_orders(train, self.spec.draws, seed)):
-            images, labeled = self.data.train, {shots: subset(train, order, shots) for shots in self.spec.shots}
-            if not encodes_all:
-                images, labeled = cut_draw(images, labeled)
-            for shots in self.spec.shots:
-                variant = _variant(key, shots)
+        for draw, order in enumerate(sample_orders(known, self.spec.draws, seed)):
+            labeled = {shots: subset(known, order, shots) for shots in self.spec.shots}
+            most = labeled[max(labeled)]  # the images of fewer shots are among these
+            images, _ = most.cut(self.data.train)
+            for shots, own in labeled.items():
+                train = replace(own, rows=np.searchsorted(most.rows, own.rows))
+                variant = few_shot_variant(key, shots)
                 training = replace(self.training(context, encoder, transfer, key, variant), images=images)
                 if draw == 0:
-                    held_out = _holdout_of_draw(holdout, labeled[shots], cut=not encodes_all)
-                    specs[shots] = training.choose(self.spec, held_out, seed=seed)
+                    specs[shots] = training.choose(self.spec, holdout and replace(holdout, train=train), seed=seed)
                 context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to {variant}, draw {draw + 1}")
-                classifier = training.fit(specs[shots], labeled[shots], seed=seed + draw)
+                classifier = training.fit(specs[shots], train, seed=seed + draw)
                 training.log_curve(classifier, draw=draw)
                 yield training, classifier
 
 
-def _variant(key: LabelKey, shots: int) -> str:
+def few_shot_variant(key: LabelKey, shots: int) -> str:
     return f"{key.label}, {shots} shot{'s' if shots > 1 else ''}"
-
-
-def _holdout_of_draw(
-    holdout: Holdout[LabeledImages] | None, train: LabeledImages, *, cut: bool
-) -> Holdout[LabeledImages] | None:
-    """The held-out images, with the training images of a draw.
-
-    Args:
-        cut: without other images of their split.
-    """
-    if holdout is None or not cut:
-        return holdout and replace(holdout, train=train)
-    images, test = holdout.test.cut(holdout.images)
-    return Holdout(holdout.split, images, test, train, len(holdout.images) - len(images))
-
-
-def _samples(
-    images: list[EvalImage], key: LabelKey, test: LabeledImages, draws: list[ClassPredictions]
-) -> Iterator[dict[str, Any]]:
-    for number, (row, true) in enumerate(zip(test.rows, test.classes, strict=True)):
-        yield {
-            "query": images[row].name,
-            **images[row].group(key.label),
-            "label": key.classes[true],
-            "ranks": [int(each.rank[number]) for each in draws],
-            "firsts": [key.classes[each.top[number, 0]] for each in draws],
-            "right": 1,
-        }

@@ -32,9 +32,8 @@ from lcl_core.evaluation.heads.training import (
     FEATURE_SOURCES,
     STEP_COST,
     FeatureSource,
-    ImageBatchSource,
+    choose,
     count_examples,
-    grid_search,
 )
 from lcl_core.evaluation.metrics.core import Ints, recall_at
 from lcl_core.evaluation.metrics.ranks import Floats, RetrievalRanks, rank_bidirectional
@@ -107,7 +106,7 @@ def unique_texts(images: list[EvalImage], position: int | None) -> tuple[tuple[s
 
 
 def plan_variants(images: dict[str, list[EvalImage]]) -> dict[str, list[CaptionVariant]]:
-    """The caption variants of each split. Raises: UserError ``nothing_to_score`` if a split has no captions."""
+    """The caption variants of each split."""
     variants = {split: caption_variants(own) for split, own in images.items()}
     for split, own in variants.items():
         if not own:
@@ -276,7 +275,23 @@ class TunedRetrieval(Task):
         self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, text_encoder: TextEncoder
     ) -> None:
         labels = {"task": self.name, "variant": "captions", "transfer": transfer, "encoder": encoder.role}
-        spec = self._choose(context, encoder, transfer, text_encoder, labels)
+        holdout = self.holdout
+
+        def attempt(candidate: TunedRetrievalSpec) -> float:
+            """Mean of TR@1 and IR@1 among the held-out images and all of their captions."""
+            assert holdout is not None
+            source, matcher = self._fit(context, encoder, transfer, text_encoder, candidate, holdout.train)
+            batches = source.batches(holdout.split, holdout.images, self.corpus)
+            texts, pairs = unique_texts([holdout.images[row] for row in holdout.test], None)
+            features = matcher.images(batches, holdout.test, lambda count: context.progress.add(0))
+            texts_features = matcher.texts(texts, lambda count: context.progress.add(0))
+            ranks = rank_bidirectional(features, texts_features, pairs, on_block=lambda *_: context.progress.add(0))
+            return (recall_at(ranks.image_to_text.rank, 1) + recall_at(ranks.text_to_image.rank, 1)) / 2
+
+        spec = choose(
+            context, self.spec.for_protocol(transfer), attempt, holdout, labels, field=FIELD,
+            metric="mean of TR@1 and IR@1",
+        )  # fmt: skip
         context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to retrieval")
         source, matcher = self._fit(context, encoder, transfer, text_encoder, spec, self.train_rows)
         context.curves.add({**labels, **loss_curve(matcher.losses)})
@@ -316,32 +331,6 @@ class TunedRetrieval(Task):
         )  # fmt: skip
         return source, matcher
 
-    def _choose(
-        self,
-        context: EvalContext,
-        encoder: EvaluatedEncoder,
-        transfer: Transfer,
-        text_encoder: TextEncoder,
-        labels: dict[str, str],
-    ) -> TunedRetrievalSpec:
-        """The spec with the best hyper-parameters on the held-out images; the search is logged."""
-        holdout, spec = self.holdout, self.spec.for_protocol(transfer)
-        if holdout is None:
-            return spec
-
-        def attempt(candidate: TunedRetrievalSpec) -> float:
-            source, matcher = self._fit(context, encoder, transfer, text_encoder, candidate, holdout.train)
-            batches = source.batches(holdout.split, holdout.images, self.corpus)
-            return _mean_recall(matcher, batches, holdout, lambda count: context.progress.add(0))
-
-        context.progress.enter(f"{encoder.role} encoder: choosing for {transfer} transfer")
-        chosen, result = grid_search(spec, attempt, field=FIELD)
-        if result is not None:
-            held_out = {"split": holdout.split, "pictures": len(holdout.test), "of": len(holdout.images)}
-            metric = "mean of TR@1 and IR@1"
-            context.choices.add({**labels, "held_out": held_out, "metric": metric, **result.to_dict()})
-        return chosen
-
     @property
     def _all_texts(self) -> list[str]:
         tested = [text for variants in self.variants.values() for text in all_texts(variants)]
@@ -353,7 +342,7 @@ class TunedRetrieval(Task):
 
 
 def _find_text_encoder(spec: EvaluateSpec, resolver: DatasetResolver) -> Path | None:
-    """The directory of the named text encoder. Raises: UserError ``no_text_encoder``."""
+    """The directory of the named text encoder."""
     name, field = spec.tuned_retrieval.text_encoder, f"{FIELD}.text_encoder"
     directory = resolver.encoder(spec.encoder) if name is None else resolver.encoder(name, field)
     if TEXTS not in detect_encoder(directory).reads:
@@ -383,7 +372,7 @@ def _plan_holdout(
     train: list[EvalImage],
     train_rows: Ints,
 ) -> Holdout[Ints] | None:
-    """None where nothing is searched. Raises: UserError ``validation_split_used``, ``nothing_to_learn``."""
+    """None where nothing is searched."""
     if not own.search:
         return None
     split = own.validation_split
@@ -392,13 +381,3 @@ def _plan_holdout(
         return Holdout(own.train_split, train, train_rows[test], train_rows[rest])
     images = resolver.validation_images(spec, split, own.train_split, corpus, train_corpus, field=FIELD)
     return Holdout(split, images, _rows_with_captions(images, split, "validation_split"), train_rows)
-
-
-def _mean_recall(
-    matcher: FittedMatcher, batches: ImageBatchSource, holdout: Holdout[Ints], on_batch: Callable[[int], None]
-) -> float:
-    """Mean of TR@1 and IR@1 among the held-out images and all of their captions."""
-    texts, pairs = unique_texts([holdout.images[row] for row in holdout.test], None)
-    images = matcher.images(batches, holdout.test, on_batch)
-    ranks = rank_bidirectional(images, matcher.texts(texts, on_batch), pairs, on_block=lambda *_: on_batch(0))
-    return (recall_at(ranks.image_to_text.rank, 1) + recall_at(ranks.text_to_image.rank, 1)) / 2

@@ -39,11 +39,7 @@ _IMAGE_BATCH = 4096
 
 
 def prompt_templates(prompts: str) -> tuple[str, ...]:
-    """Templates with ``{}`` for the class: ``plain`` or ``imagenet``.
-
-    Raises:
-        UserError: ``missing_extra`` when ``imagenet`` needs open_clip and it is not installed.
-    """
+    """Templates with ``{}`` for the class: ``plain`` or ``imagenet``."""
     if prompts == "plain":
         return PLAIN_TEMPLATES
     return tuple(fill("{}") for fill in _open_clip().OPENAI_IMAGENET_TEMPLATES)
@@ -56,10 +52,6 @@ def class_names(labels: Sequence[str], names: str, overrides: Mapping[str, str],
         names: ``labels``: the label itself, hyphens and underscores read as spaces; ``as_written``: the label as it is;
             ``imagenet``: open_clip's name of a synset, one of the thousand, which may be a part of them (ImageNet-R).
         overrides: names that come first, by label.
-
-    Raises:
-        UserError: ``class_unnamed`` if a label that ``overrides`` lacks is no synset of ImageNet, ``missing_extra``
-            without open_clip.
     """
     rest = [label for label in labels if label not in overrides]
     if names == "imagenet":
@@ -103,13 +95,9 @@ def zero_shot_classifier(
     Args:
         embed_texts: texts → features [n, E], L2-normalised.
         templates: prompts with ``{}`` for the class.
-        on_texts: called with the number of texts of each class.
 
     Returns:
         [E, C], fp32.
-
-    Raises:
-        UserError: ``bad_templates`` if there is no class or no template, or a template has no ``{}``.
     """
     if not classes or not templates:
         raise UserError("a classifier needs at least one class and one template", code="bad_templates")

@@ -115,7 +115,7 @@ def caption_tokens(language: LanguageModel, prompt: str, caption: str | None) ->
 
 
 def caption_sequence(language: LanguageModel, spec: CaptioningSpec, caption: str | None) -> TokenSequence:
-    """A caption in the layout of ``spec``, or with None its prompt. Raises: as :func:`conversation_tokens`."""
+    """A caption in the layout of ``spec``, or with None its prompt."""
     if spec.question is None:
         return caption_tokens(language, spec.prompt, caption)
     turn = Turn(f"{IMAGE_MARK}\n{spec.question}", caption)
@@ -128,9 +128,6 @@ def conversation_tokens(language: LanguageModel, turns: Sequence[Turn], layout: 
     Args:
         turns: an image stands at ``IMAGE_MARK`` in a question; only the last answer may be missing.
         layout: ``template``, ``plain`` or ``auto``.
-
-    Raises:
-        UserError: ``chat_template_unusable``.
     """
     plain = layout == "plain" or (layout == "auto" and not language.tokenizer.chat_template)
     segments = _vicuna_segments(language, turns) if plain else _template_segments(language, turns)

@@ -1,48 +1,110 @@
-"""Data of dialogue: conversations in LLaVA's JSON and benchmark sets, from official files or synthetic ones.
+"""Data of dialogue: conversations in LLaVA's JSON, and conversations and questions derived from a label.
 
     [{"id", "image": "name in the folder", "conversations": [{"from": "human", "value": "<image>\\n…"},
                                                              {"from": "gpt", "value": "…"}, …]}, …]
 
 An entry without ``image`` is a conversation without an image. Source: github.com/haotian-liu/LLaVA
 
-Synthetic conversations and questions come from labelled images, for a dataset without a benchmark of its own, in the
-layouts of LLaVA, POPE and SEED-Bench. They cover one label and are no substitute for the benchmarks: numbers on them
-compare encoders on one dataset.
+Derived questions follow POPE and SEED-Bench but cover one label: their numbers compare encoders on one dataset, and are
+no results on those benchmarks, for which lmms-eval runs the trained model.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus
-from lcl_core.evaluation.benchmarks import get_benchmark
-from lcl_core.evaluation.benchmarks.base import LETTER_PROMPT, SHORT_ANSWER_PROMPT
-from lcl_core.evaluation.benchmarks.io import entry_errors, raise_format_error, read_entries
-from lcl_core.evaluation.benchmarks.yes_no import SPLITS
-from lcl_core.evaluation.tasks.base import EvalImage
-from lcl_core.evaluation.vlm.benchmark import (
-    BenchmarkSet,
-    CombinedImages,
-    FolderImages,
-    load_benchmark_sets,
-    make_benchmark_set,
-    sample_names,
+from lcl_core.data.corpus.base import CaptionPairs, Documents
+from lcl_core.data.corpus.file_store import open_store
+from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
+from lcl_core.evaluation.benchmarks.questions import (
+    POPE,
+    POPE_SPLITS,
+    SEED_BENCH,
+    SHORT_ANSWER_PROMPT,
+    Question,
 )
+from lcl_core.evaluation.metrics.core import Ints
+from lcl_core.evaluation.tasks.base import EvalImage
 from lcl_core.evaluation.vlm.chat_format import IMAGE_MARK, Turn
 from lcl_core.specs.evaluate import EvaluateSpec, InstructionsSpec
 
 FIELD = "dialogue"
+Json = dict[str, Any]
 _HUMAN, _ASSISTANT = "human", "gpt"
-_SYNTHETIC_FILES = {"pope": "pope", "seed-bench": "SEED-Bench.json"}
+_LETTERS = "ABCD"
+_POOL = 3  # values from which popular and adversarial questions are drawn
+_POPE_QUESTION = 'Is there something of the kind "{}" in the image?'
+_CHOICE_QUESTION = "What kind of thing does the image show?"
+
+
+class InstructionImages(Corpus):
+    """Images in the folders or zips of several instruction files: image ``name`` of folder ``n`` is ``n/name``.
+
+    No documents, no captions. The content hash is of the files' names, sizes and times: the folders are large and not
+    written to.
+    """
+
+    def __init__(self, folders: Sequence[Path], *, field: str) -> None:
+        self.path = Path("+".join(map(str, folders)))
+        self._folders = list(folders)
+        self._stores = []
+        for number, folder in enumerate(folders):
+            try:
+                self._stores.append(open_store(folder))
+            except UserError as error:
+                error.field = f"{field}.{number}.images"
+                raise
+
+    def has(self, name: str) -> bool:
+        """Is there an image of that name?"""
+        number, own = name.split("/", 1)
+        root = self._folders[int(number)]
+        if not self._stores[int(number)].has(own):
+            return False
+        if root.is_dir() and not (root / own).resolve().is_relative_to(root.resolve()):
+            raise UserError(
+                "the image is, or lies behind, a link that leads out of its folder; put what it leads to in its place",
+                code="bad_path", file=root / own,
+            )  # fmt: skip
+        return True
+
+    @property
+    def documents(self) -> Documents:
+        raise NotImplementedError
+
+    def pairs(self, split: str | Sequence[str] | None = None, source: str | None = None) -> CaptionPairs:
+        raise NotImplementedError
+
+    def splits(self) -> dict[str, int]:
+        return {}
+
+    def image_bytes(self, name: str) -> bytes:
+        number, own = name.split("/", 1)
+        return self._stores[int(number)].read(own, MAX_IMAGE_BYTES)
+
+    def image_location(self, name: str) -> str:
+        number, own = name.split("/", 1)
+        return str(self._folders[int(number)] / own)
+
+    def content_hash(self, progress: Callable[[], None] = no_progress) -> str:
+        digest = hashlib.sha256()
+        for folder, store in zip(self._folders, self._stores, strict=True):
+            for name in [""] if folder.is_file() else store.names():
+                if (file := folder / name).exists():  # else a link to nothing
+                    stat = file.stat()
+                    digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -67,32 +129,42 @@ class Conversations:
     images: list[EvalImage]
     conversations: list[Conversation]
     rows: list[int | None]
-    without_image: int
+    without_image: int = 0
 
 
 def read_conversations(sources: Sequence[InstructionsSpec], *, field: str) -> Conversations:
-    """Read all files. Conversations whose image is not in the file's folder are left out and counted.
-
-    Args:
-        field: of the evaluation's spec that holds ``sources``.
-
-    Raises:
-        UserError: ``benchmark_unreadable`` naming the file and the entry, or ``nothing_to_learn``.
-    """
-    folders, kept, missing = [], [], 0
+    """Read all files. Conversations whose image is not in the file's folder are left out and counted."""
+    images = InstructionImages([Path(source.images) for source in sources], field=field)
+    kept, missing = [], 0
     for number, source in enumerate(sources):
-        folder, file = FolderImages(Path(source.images), field=f"{field}.{number}.images"), Path(source.path)
-        every = parse_conversations(read_entries(file), file)
-        usable = [each for each in every if each.image is None or folder.has(each.image)]
+        file = Path(source.path)
+        every = [
+            replace(each, image=f"{number}/{each.image}") if each.image else each
+            for each in parse_conversations(_read_entries(file), file)
+        ]
+        try:
+            usable = [each for each in every if each.image is None or images.has(each.image)]
+        except UserError as error:
+            error.field = f"{field}.{number}.images"
+            raise
         if not any(each.image for each in usable):
             raise UserError(
                 f"none of the images that {file.name} names are in this folder",
                 code="nothing_to_learn", field=f"{field}.{number}.images", file=source.images,
             )  # fmt: skip
-        folders.append(folder)
         missing += len(every) - len(usable)
-        kept += [replace(each, image=f"{number}/{each.image}") if each.image else each for each in usable]
-    return make_conversations(CombinedImages(folders), kept, without_image=missing)
+        kept += usable
+    return make_conversations(images, kept, without_image=missing)
+
+
+def _read_entries(file: Path) -> list[Json]:
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(f"cannot be read as JSON ({error})", file) from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise _unreadable("expected a list of objects", file)
+    return entries
 
 
 def make_conversations(corpus: Corpus, conversations: list[Conversation], *, without_image: int = 0) -> Conversations:
@@ -103,63 +175,76 @@ def make_conversations(corpus: Corpus, conversations: list[Conversation], *, wit
     return Conversations(corpus, [EvalImage(name, (), {}) for name in names], conversations, rows, without_image)
 
 
-def parse_conversations(entries: Sequence[dict[str, Any]], file: Path) -> list[Conversation]:
-    """The entries of a file in LLaVA's layout. Raises: UserError ``benchmark_unreadable``."""
-    return [_parse_conversation(entry, entry.get("id", number), file) for number, entry in enumerate(entries)]
+def parse_conversations(entries: Sequence[Json], file: Path) -> list[Conversation]:
+    """The entries of a file in LLaVA's layout."""
+    conversations = []
+    for number, entry in enumerate(entries):
+        name = entry.get("id", number)
+        try:
+            conversations.append(_parse_conversation(entry))
+        except KeyError as error:
+            raise _unreadable(f"entry {name} has no {error}", file) from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _unreadable(f"entry {name} is not as expected ({error})", file) from None
+    return conversations
 
 
-def _parse_conversation(entry: dict[str, Any], name: object, file: Path) -> Conversation:
-    with entry_errors(file, name):
-        image = entry.get("image")
-        if image is not None and not isinstance(image, str):
-            raise_format_error(f"entry {name} has several images; one can be shown", file)
-        messages = [(str(each["from"]), str(each["value"])) for each in entry["conversations"]]
-        turns = _parse_turns(messages[1:] if messages and messages[0][0] != _HUMAN else messages)
-        if not turns:
-            raise ValueError("no question with an answer")
-        if image is not None:
-            turns[0] = Turn(f"{IMAGE_MARK}\n{turns[0].question}", turns[0].answer)
-        return Conversation(image, tuple(turns))
-
-
-def _parse_turns(messages: Sequence[tuple[str, str]]) -> list[Turn]:
-    """Questions and answers without image marks; a last question without an answer is dropped."""
+def _parse_conversation(entry: Json) -> Conversation:
+    image = entry.get("image")
+    if image is not None and not isinstance(image, str):
+        raise ValueError("several images; one can be shown")
+    messages = [(str(each["from"]), str(each["value"])) for each in entry["conversations"]]
+    if messages and messages[0][0] != _HUMAN:
+        messages = messages[1:]
     turns = []
-    for question, answer in zip(messages[::2], messages[1::2], strict=False):
-        if (question[0], answer[0]) != (_HUMAN, _ASSISTANT):
-            raise ValueError(f"{question[0]} and {answer[0]} where {_HUMAN} and {_ASSISTANT} are expected")
-        turns.append(Turn(question[1].replace(IMAGE_MARK, "").strip(), answer[1]))
-    return turns
+    for (asks, question), (replies, answer) in zip(messages[::2], messages[1::2], strict=False):
+        if (asks, replies) != (_HUMAN, _ASSISTANT):
+            raise ValueError(f"{asks} and {replies} where {_HUMAN} and {_ASSISTANT} are expected")
+        turns.append(Turn(question.replace(IMAGE_MARK, "").strip(), answer))
+    if not turns:
+        raise ValueError("no question with an answer")
+    if image is not None:
+        turns[0] = Turn(f"{IMAGE_MARK}\n{turns[0].question}", turns[0].answer)
+    return Conversation(image, tuple(turns))
+
+
+def _unreadable(message: str, file: Path) -> UserError:
+    return UserError(message, code="instructions_unreadable", file=file)
 
 
 @dataclass(frozen=True)
-class SyntheticQuestions:
-    """Synthetic questions about one split: POPE's files by split, and SEED-Bench's file."""
+class QuestionSet:
+    """Questions about the images of one split.
 
-    pope: dict[str, list[Json]]
-    seed: Json
+    Attributes:
+        benchmark: whose rule scores them, ``pope`` or ``seed-bench``.
+        images: each once.
+        rows: [Q] row in ``images`` of each question's image.
+    """
+
+    benchmark: str
+    split: str
+    images: list[EvalImage]
+    questions: list[Question]
+    rows: Ints
+
+    @property
+    def turns(self) -> list[Turn]:
+        """[Q] each question with its image and its prompt, not yet answered."""
+        return [Turn(f"{IMAGE_MARK}\n{each.prompt.replace(IMAGE_MARK, ' ')}", None) for each in self.questions]
 
 
 @dataclass(frozen=True)
 class DialoguePlan:
-    """Conversations of stage two, benchmark sets, and the synthetic parts of both.
+    """Conversations of stage two, and questions about the tested splits.
 
     Attributes:
-        entries: synthetic conversations; empty where official ones are used.
-        questions: synthetic questions by tested split; empty where official ones are used.
+        entries: derived conversations; empty where the spec names files.
     """
 
     conversations: Conversations
-    benchmarks: list[BenchmarkSet]
+    questions: list[QuestionSet]
     entries: list[Json] = field(default_factory=list)
-    questions: dict[str, SyntheticQuestions] = field(default_factory=dict)
-
-    def write(self, folder: Path) -> None:
-        """The synthetic files, laid out as official ones are."""
-        if self.entries:
-            write_instructions(folder, self.entries)
-        for split, questions in self.questions.items():
-            write_questions(folder / split, questions.pope, questions.seed)
 
 
 def plan_dialogue(
@@ -167,80 +252,54 @@ def plan_dialogue(
     train: Sequence[EvalImage],
     train_corpus: Corpus,
     tests: dict[str, list[EvalImage]],
-    corpus: Corpus,
 ) -> DialoguePlan:
-    """Official conversations and benchmarks as far as the spec names them, else synthetic ones.
+    """Conversations of the files that the spec names, else derived ones; and derived questions, unless it wants none.
 
     Args:
-        train, train_corpus: images of synthetic conversations.
-        tests, corpus: images of synthetic questions, by tested split.
-
-    Raises:
-        UserError: files cannot be read; ``label_unknown`` or ``nothing_to_score``, naming the field.
+        train, train_corpus: images of derived conversations.
+        tests: images of derived questions, by tested split.
     """
     own = spec.dialogue
-    known = None if own.instructions and own.benchmarks else _distractors(spec, train)
-    entries: list[Json] = []
-    if own.instructions:
-        conversations = read_conversations(own.instructions, field=f"{FIELD}.instructions")
-    else:
-        assert known is not None
-        entries = synthetic_instructions(train, known, own.derived.per_picture, spec.seed)
-        conversations = make_conversations(train_corpus, parse_conversations(entries, Path("instructions.json")))
-    if own.benchmarks:
-        field = f"{FIELD}.benchmarks"
-        benchmarks = load_benchmark_sets(own.benchmarks, own.max_questions, seed=spec.seed, field=field)
-        return DialoguePlan(conversations, benchmarks, entries)
-    assert known is not None
-    questions = {split: _synthetic_questions(spec, split, images, known) for split, images in tests.items()}
-    benchmarks = [each for split, made in questions.items() for each in _synthetic_benchmarks(made, split, corpus)]
-    return DialoguePlan(conversations, benchmarks, entries, questions)
-
-
-def _distractors(spec: EvaluateSpec, train: Sequence[EvalImage]) -> Distractors:
-    label, split = spec.dialogue.derived.label, spec.dialogue.train_split
-    known = label_distractors(label, train)
+    if own.derived is None:
+        return DialoguePlan(read_conversations(own.instructions, field=f"{FIELD}.instructions"), [])
+    known = label_distractors(own.derived.label, train)
     if len(known.counts) < 2:
         labels = ", ".join(sorted({key for image in train for key in image.labels})) or "none"
         raise UserError(
-            f"label {label!r} has {len(known.counts)} values in split {split!r}, and questions take two; "
-            f"the split's labels: {labels}",
+            f"label {known.label!r} has {len(known.counts)} values in split {own.train_split!r}, and questions take "
+            f"two; the split's labels: {labels}; with instructions, derived null asks no questions",
             code="label_unknown", field=f"{FIELD}.derived.label",
         )  # fmt: skip
-    return known
+    questions = [each for split, images in tests.items() for each in _derived_questions(spec, split, images, known)]
+    if own.instructions:
+        return DialoguePlan(read_conversations(own.instructions, field=f"{FIELD}.instructions"), questions)
+    entries = derived_instructions(train, known, own.derived.per_picture, spec.seed)
+    conversations = make_conversations(train_corpus, parse_conversations(entries, Path("instructions.json")))
+    return DialoguePlan(conversations, questions, entries)
 
 
-def _synthetic_questions(
+def _derived_questions(
     spec: EvaluateSpec, split: str, images: list[EvalImage], known: Distractors
-) -> SyntheticQuestions:
+) -> list[QuestionSet]:
     own = spec.dialogue
+    assert own.derived is not None
     labeled = [image for image in images if image.labels.get(known.label) in known.counts]
     if not labeled:
         raise UserError(
             f"no image of split {split!r} has a {known.label!r} that split {own.train_split!r} teaches",
             code="nothing_to_score", field=f"{FIELD}.derived.label",
         )  # fmt: skip
-    names = sample_names([image.name for image in labeled], own.derived.questions, spec.seed)
-    chosen = [image for image in labeled if image.name in names]
-    return SyntheticQuestions(synthetic_pope(chosen, known, spec.seed), synthetic_seed_bench(chosen, known, spec.seed))
-
-
-def _synthetic_benchmarks(questions: SyntheticQuestions, split: str, corpus: Corpus) -> list[BenchmarkSet]:
-    """The questions, written and read back by the readers of the official files."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_questions(Path(folder), questions.pope, questions.seed)
-        return [
-            make_benchmark_set(name, split, corpus, get_benchmark(name).load(Path(folder) / file))
-            for name, file in _SYNTHETIC_FILES.items()
-        ]
-
-
-Json = dict[str, Any]
-
-_LETTERS = "ABCD"
-_POOL = 3  # values from which popular and adversarial questions are drawn
-_POPE_QUESTION = 'Is there something of the kind "{}" in the image?'
-_CHOICE_QUESTION = "What kind of thing does the image show?"
+    if own.derived.questions < len(labeled):
+        rng = np.random.default_rng(spec.seed)
+        labeled = [labeled[row] for row in np.sort(rng.choice(len(labeled), own.derived.questions, replace=False))]
+    row_of = {image.name: row for row, image in enumerate(labeled)}
+    return [
+        QuestionSet(name, split, labeled, questions, np.array([row_of[each.image] for each in questions], np.int64))
+        for name, questions in (
+            (POPE, derived_pope(labeled, known, spec.seed)),
+            (SEED_BENCH, derived_choices(labeled, known, spec.seed)),
+        )
+    ]
 
 
 @dataclass(frozen=True)
@@ -274,39 +333,41 @@ class Distractors:
 
 def label_distractors(label: str, train: Sequence[EvalImage]) -> Distractors:
     """The values of ``label`` among the training images."""
-    counts = Counter(image.labels[label] for image in train if label in image.labels)
-    ordered = dict(counts.most_common())
-    profiles = {value: _label_profile(label, value, train) for value in ordered}
+    counts = dict(Counter(image.labels[label] for image in train if label in image.labels).most_common())
+    profiles = {value: _label_profile(label, value, train) for value in counts}
+
+    def overlap(one: str, other: str) -> float:
+        return sum(min(share, profiles[other].get(pair, 0.0)) for pair, share in profiles[one].items())
+
     alike = {
-        value: sorted(
-            (other for other in ordered if other != value),
-            key=lambda other: -_profile_overlap(profiles[value], profiles[other]),
-        )
-        for value in ordered
+        value: sorted((other for other in counts if other != value), key=lambda other: -overlap(value, other))
+        for value in counts
     }
-    return Distractors(label, ordered, alike)
+    return Distractors(label, counts, alike)
 
 
-def _label_profile(label: str, value: str, train: Sequence[EvalImage]) -> dict[tuple[str, str], float]:
+def _label_profile(label: str, value: str, train: Sequence[EvalImage]) -> Mapping[tuple[str, str], float]:
     """Share of the images of a value that carry each further label."""
     own = [image.labels for image in train if image.labels.get(label) == value]
     counts = Counter(pair for labels in own for pair in labels.items() if pair[0] != label)
     return {pair: count / len(own) for pair, count in counts.items()}
 
 
-def _profile_overlap(one: Mapping[tuple[str, str], float], other: Mapping[tuple[str, str], float]) -> float:
-    return sum(min(share, other.get(pair, 0.0)) for pair, share in one.items())
-
-
-def synthetic_instructions(train: Sequence[EvalImage], known: Distractors, per_image: int, seed: int) -> list[Json]:
+def derived_instructions(train: Sequence[EvalImage], known: Distractors, per_image: int, seed: int) -> list[Json]:
     """Entries of LLaVA's JSON: yes, no and multiple choice in equal shares, ``per_image`` of each image."""
     rng = np.random.default_rng([seed, 1])
     entries = []
     for row, image in enumerate(image for image in train if known.label in image.labels):
         own = image.labels[known.label]
-        kinds = [(_yes_example, _no_example, _choice_example)[(row + turn) % 3] for turn in range(per_image)]
-        for turn, kind in enumerate(kinds):
-            question, answer = kind(own, known, rng)
+        for turn in range(per_image):
+            kind = ("yes", "no", "choice")[(row + turn) % 3]
+            if kind == "choice":
+                options, answer = known.options(own, rng)
+                question = Question("", "", _CHOICE_QUESTION, answer, options).prompt
+            else:
+                split = POPE_SPLITS[int(rng.integers(len(POPE_SPLITS)))] if kind == "no" else ""
+                value = known.negative(own, split, rng) if kind == "no" else own
+                question, answer = _POPE_QUESTION.format(value) + SHORT_ANSWER_PROMPT, kind.capitalize()
             messages = [
                 {"from": "human", "value": f"{IMAGE_MARK}\n{question}"},
                 {"from": "gpt", "value": answer},
@@ -315,64 +376,24 @@ def synthetic_instructions(train: Sequence[EvalImage], known: Distractors, per_i
     return entries
 
 
-def _yes_example(own: str, known: Distractors, rng: np.random.Generator) -> tuple[str, str]:
-    return _POPE_QUESTION.format(own) + SHORT_ANSWER_PROMPT, "Yes"
-
-
-def _no_example(own: str, known: Distractors, rng: np.random.Generator) -> tuple[str, str]:
-    split = SPLITS[int(rng.integers(len(SPLITS)))]
-    return _POPE_QUESTION.format(known.negative(own, split, rng)) + SHORT_ANSWER_PROMPT, "No"
-
-
-def _choice_example(own: str, known: Distractors, rng: np.random.Generator) -> tuple[str, str]:
-    options, letter = known.options(own, rng)
-    return _CHOICE_QUESTION + "".join(f"\n{key}. {value}" for key, value in options.items()) + LETTER_PROMPT, letter
-
-
-def synthetic_pope(test: Sequence[EvalImage], known: Distractors, seed: int) -> dict[str, list[Json]]:
+def derived_pope(test: Sequence[EvalImage], known: Distractors, seed: int) -> list[Question]:
     """For each of POPE's splits a question with yes and one with no about each image."""
-    by_split: dict[str, list[Json]] = {}
-    for number, split in enumerate(SPLITS):
+    questions = []
+    for number, split in enumerate(POPE_SPLITS):
         rng = np.random.default_rng([seed, 2, number])
-        entries = by_split.setdefault(split, [])
-        for image in test:
+        for position, image in enumerate(test):
             own = image.labels[known.label]
-            for value, label in ((own, "yes"), (known.negative(own, split, rng), "no")):
-                text = _POPE_QUESTION.format(value)
-                entries.append({"question_id": len(entries) + 1, "image": image.name, "text": text, "label": label})
-    return by_split
+            for turn, (value, truth) in enumerate(((own, "yes"), (known.negative(own, split, rng), "no"))):
+                name = f"{split}/{2 * position + turn + 1}"
+                questions.append(Question(name, image.name, _POPE_QUESTION.format(value), truth, split=split))
+    return questions
 
 
-def synthetic_seed_bench(test: Sequence[EvalImage], known: Distractors, seed: int) -> Json:
-    """SEED-Bench's file with one question about each image, in one dimension named after the label."""
+def derived_choices(test: Sequence[EvalImage], known: Distractors, seed: int) -> list[Question]:
+    """One question with up to four options about each image."""
     rng = np.random.default_rng([seed, 3])
     questions = []
     for number, image in enumerate(test, start=1):
         options, letter = known.options(image.labels[known.label], rng)
-        questions.append(
-            {
-                "question_id": str(number),
-                "question_type_id": 1,
-                "question": _CHOICE_QUESTION,
-                "data_id": image.name,
-                "data_type": "image",
-                "answer": letter,
-                **{f"choice_{each.lower()}": options.get(each, "none of these") for each in _LETTERS},
-            }
-        )
-    return {"questions": questions, "question_type": {known.label: 1}}
-
-
-def write_instructions(folder: Path, entries: list[Json]) -> None:
-    """``instructions.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "instructions.json").write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def write_questions(folder: Path, pope: Mapping[str, list[Json]], seed: Json) -> None:
-    """``pope/derived_pope_SPLIT.json`` and ``SEED-Bench.json``."""
-    (folder / "pope").mkdir(parents=True, exist_ok=True)
-    (folder / "SEED-Bench.json").write_text(json.dumps(seed, indent=1, ensure_ascii=False), encoding="utf-8")
-    for split, entries in pope.items():
-        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-        (folder / "pope" / f"derived_pope_{split}.json").write_text(lines, encoding="utf-8")
+        questions.append(Question(str(number), image.name, _CHOICE_QUESTION, letter, options))
+    return questions

@@ -53,14 +53,7 @@ class LanguageModelFiles:
 
 
 def resolve_language_model(spec: LanguageModelSpec, *, field: str) -> LanguageModelFiles:
-    """The files that a spec names.
-
-    Args:
-        field: of the evaluation's spec that holds ``spec``, for messages.
-
-    Raises:
-        UserError: ``language_model_missing`` or ``language_model_unreadable``, with the way out.
-    """
+    """The files that a spec names."""
     if spec.path is not None:
         return _files_at(Path(spec.path), f"{field}.path")
     package = importlib.util.find_spec(spec.package)
@@ -79,7 +72,12 @@ def _files_at(path: Path, field: str) -> LanguageModelFiles:
         raise UserError("there is no language model here", code="language_model_missing", field=field, file=path)
     gguf = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf"))
     if (path / "config.json").is_file():
-        return _safetensors_files(path, field)
+        weights = tuple(sorted(path.glob("*.safetensors")))
+        if not weights:
+            _raise_unreadable(
+                "the weights are in no safetensors file; pickled ones are never read, save them again", field, path
+            )
+        return LanguageModelFiles(path, weights, gguf=False)
     if len(gguf) != 1:
         _raise_unreadable(
             f"expected config.json and *.safetensors, or one GGUF file, and found {len(gguf)} GGUF files", field, path
@@ -92,15 +90,6 @@ def _files_at(path: Path, field: str) -> LanguageModelFiles:
     return LanguageModelFiles(gguf[0].parent, (gguf[0],), gguf=True)
 
 
-def _safetensors_files(path: Path, field: str) -> LanguageModelFiles:
-    weights = tuple(sorted(path.glob("*.safetensors")))
-    if not weights:
-        _raise_unreadable(
-            "the weights are in no safetensors file; pickled ones are never read, save them again", field, path
-        )
-    return LanguageModelFiles(path, weights, gguf=False)
-
-
 def _raise_unreadable(message: str, field: str, file: Path) -> NoReturn:
     raise UserError(message, code="language_model_unreadable", field=field, file=file)
 
@@ -111,13 +100,9 @@ class LanguageModel:
     Args:
         model: of any architecture that accepts ``inputs_embeds``.
         weights_hash: sha256 of its weights.
-        field: of the evaluation's spec that names the model, for messages.
 
     Attributes:
         ends: token ids that end an answer; the first is what answers are taught to end with.
-
-    Raises:
-        UserError: ``language_model_unreadable``, if the architecture or the tokenizer cannot serve.
     """
 
     def __init__(
@@ -126,8 +111,15 @@ class LanguageModel:
         self.model = model
         self.tokenizer = tokenizer
         self.weights_hash = weights_hash
-        self.ends = _end_tokens(model, tokenizer)
-        problem = _missing_capability(model, self.ends)
+        configured: Any = model.generation_config.eos_token_id if model.generation_config is not None else None
+        ends = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+        self.ends = tuple(dict.fromkeys(token for token in ends if token is not None))
+        known = inspect.signature(model.forward).parameters
+        problem = ""
+        if not self.ends:
+            problem = "has no token to end an answer with; its tokenizer needs an eos_token"
+        elif lacking := [name for name in ("inputs_embeds", "logits_to_keep") if name not in known]:
+            problem = f"of type {model.config.model_type!r} does not take {lacking[0]}; choose another"
         if problem:
             raise UserError(f"the language model {problem}", code="language_model_unreadable", field=field)
         # Whatever else a checkpoint came with must not change an examination.
@@ -186,21 +178,6 @@ class LanguageModel:
         return self.model(inputs_embeds=embedded, logits_to_keep=positions, use_cache=False).logits
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    configured: Any = model.generation_config.eos_token_id if model.generation_config is not None else None
-    others = configured if isinstance(configured, list) else [configured]
-    return tuple(dict.fromkeys(token for token in (tokenizer.eos_token_id, *others) if token is not None))
-
-
-def _missing_capability(model: PreTrainedModel, ends: tuple[int, ...]) -> str | None:
-    """The end of a sentence that says what the model lacks; None where it lacks nothing."""
-    if not ends:
-        return "has no token to end an answer with; its tokenizer needs an eos_token"
-    known = inspect.signature(model.forward).parameters
-    lacking = next((name for name in ("inputs_embeds", "logits_to_keep") if name not in known), None)
-    return f"of type {model.config.model_type!r} does not take {lacking}; choose another" if lacking else None
-
-
 def load_language_model(
     files: LanguageModelFiles, cache: Path, *, dtype: torch.dtype, device: torch.device, field: str
 ) -> LanguageModel:
@@ -209,12 +186,9 @@ def load_language_model(
     Args:
         cache: folder where the unpacked weights of GGUF files are kept, in full precision.
         dtype: of the weights.
-        field: of the evaluation's spec that names the model, for messages.
-
-    Raises:
-        UserError: ``language_model_unreadable``.
     """
-    digest = _weights_hash(files.weights)
+    hashes = [sha256_file(file) for file in files.weights]
+    digest = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     try:
         directory = files.directory
         if files.gguf:
@@ -251,9 +225,3 @@ def _unpack_gguf(files: LanguageModelFiles, entry: Path) -> Path:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return entry
-
-
-def _weights_hash(files: tuple[Path, ...]) -> str:
-    """sha256 of the weights' file, or of the hashes of several."""
-    each = [sha256_file(file) for file in files]
-    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()

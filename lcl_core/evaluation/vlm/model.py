@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -169,13 +169,6 @@ class VLMExample:
 
 
 @dataclass(frozen=True)
-class _LoadedBatch:
-    tokens: TokenBatch
-    images: Tensor | None
-    count: int
-
-
-@dataclass(frozen=True)
 class VisionLanguageModel:
     """An image encoder, frozen or fine-tuned, in front of a LlavaModel.
 
@@ -199,41 +192,35 @@ class VisionLanguageModel:
     ) -> list[float]:
         """Train the projector, and what the protocol adds; deterministic by ``seed``.
 
-        Args:
-            field: of the evaluation's spec that holds ``spec``, for messages.
-            on_step: called with the number of examples of each step.
-
         Returns:
             the loss of each step.
-
-        Raises:
-            UserError: ``tuning_diverged``, or an image cannot be read.
         """
         llava, language = self.llava, self.llava.language.model
         language.requires_grad_(self.language_lr is not None)
         lengths = np.array([len(example.tokens.ids) for example in examples])
 
-        def epoch_batches(epoch: int) -> Iterator[_LoadedBatch]:
+        def epoch_batches(epoch: int) -> Iterator[tuple[TokenBatch, Tensor | None, int]]:
             order = _batches_of_similar_length(lengths, spec.batch_size, seed, epoch)
             rngs = (random.Random(f"{seed} {epoch} {number}") for number in range(len(order)))  # noqa: S311
             return prefetch_map(load, zip(order, rngs, strict=True))
 
-        def load(job: tuple[np.ndarray, random.Random]) -> _LoadedBatch:
+        def load(job: tuple[np.ndarray, random.Random]) -> tuple[TokenBatch, Tensor | None, int]:
             picks, rng = job
             chosen = [examples[pick] for pick in picks]
             rows = np.array([example.row for example in chosen if example.row is not None], np.int64)
             tokens = collate([example.tokens for example in chosen], llava.image_tokens)
-            return _LoadedBatch(tokens, batches.load(rows, rng) if len(rows) else None, len(chosen))
+            return tokens, batches.load(rows, rng) if len(rows) else None, len(chosen)
 
-        def loss(batch: _LoadedBatch) -> Tensor:
-            patches = torch.empty(0) if batch.images is None else batches.patches(batch.images)
-            return llava.loss(batch.tokens, patches, spec.label_smoothing)
+        def loss(batch: tuple[TokenBatch, Tensor | None, int]) -> Tensor:
+            tokens, images, _ = batch
+            patches = torch.empty(0) if images is None else batches.patches(images)
+            return llava.loss(tokens, patches, spec.label_smoothing)
 
         return train_head(
             llava.projector, epoch_batches, loss, spec, steps=count_steps(spec, len(examples)), field=field,
             encoder=self.source.trained_encoder,
             extra=[] if self.language_lr is None else [(language, self.language_lr)],
-            on_step=lambda batch: on_step(batch.count),
+            on_step=lambda batch: on_step(batch[2]),
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -247,11 +234,7 @@ class VisionLanguageModel:
         seed: int,
         on_batch: Callable[[int], None] = lambda answers: None,
     ) -> list[str]:
-        """An answer to each prompt, whose image is at ``rows``. Prompts of similar length share a batch.
-
-        Args:
-            on_batch: called with the number of answers of each batch.
-        """
+        """An answer to each prompt, whose image is at ``rows``. Prompts of similar length share a batch."""
         order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")
         parts = [order[start : start + spec.batch_size] for start in range(0, len(order), spec.batch_size)]
         answers = [""] * len(prompts)
@@ -275,11 +258,7 @@ def build_vlm(
     precision: Precision,
     field: str,
 ) -> VisionLanguageModel:
-    """A new projector, the stored language model, and in full transfer a copy of the encoder.
-
-    Args:
-        field: of the evaluation's spec that holds ``spec``, for messages.
-    """
+    """A new projector, the stored language model, and in full transfer a copy of the encoder."""
     source = FEATURE_SOURCES[transfer](context, encoder, augmentation)
     trains_language = transfer == "full" and spec.train
     dtype = compute_dtype(source.device, "fp32" if trains_language else precision)
@@ -340,11 +319,11 @@ def load_vlm(
         encoder: as it was before the training; a fine-tuned copy is returned where there is one.
         cache: for the unpacked weights of GGUF files.
         language_model: folder of the language model, where it has moved.
-
-    Raises:
-        UserError: ``bridge_unreadable``, or the encoder or language model is another one.
     """
-    metadata = _read_metadata(folder)
+    try:
+        metadata = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise _unreadable(folder, f"has no {_METADATA} that can be read ({error})") from error
     if encoder.identity["weights"] != metadata["encoder"]:
         raise _unreadable(folder, "was taught on another encoder; name that one")
     spec = LanguageModelSpec(**metadata["language_model"])
@@ -366,13 +345,6 @@ def load_vlm(
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _unreadable(folder, f"cannot be read ({error}); evaluate again") from error
     return llava, encoder, spec
-
-
-def _read_metadata(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / _METADATA).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise _unreadable(folder, f"has no {_METADATA} that can be read ({error})") from error
 
 
 def _unreadable(folder: Path, problem: str) -> UserError:

@@ -53,12 +53,6 @@ def _fields(path: str) -> dict[str, tuple[str, dict[str, Any]]]:
         "dialogue.instructions.images": run(
             "evaluate", requested("dialogue", {"instructions": [{"path": DATA, "images": path}]})
         ),
-        "dialogue.benchmarks.path": run(
-            "evaluate", requested("dialogue", {"benchmarks": [{"name": "gqa", "path": path}]})
-        ),
-        "dialogue.benchmarks.images": run(
-            "evaluate", requested("dialogue", {"benchmarks": [{"name": "gqa", "path": DATA, "images": path}]})
-        ),
         "study evaluate": study(without),
     }
 

@@ -83,7 +83,7 @@ def _asked_for(url: str, number: int) -> tuple[str, dict[str, Any]]:
         run("convert", {"dataset": "sample", "name": "x", "to": url}),
         ("POST /v1/encoders", {"name": "x", "path": url}),
         run("evaluate", requested("captioning", {MODEL: {"path": url}})),
-        run("evaluate", requested("dialogue", {"benchmarks": [{"name": "gqa", "path": url}]})),
+        run("evaluate", requested("dialogue", {"instructions": [{"path": url, "images": DATA}]})),
     ]
     return fields[number % len(fields)]
 

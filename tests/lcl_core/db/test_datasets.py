@@ -167,7 +167,7 @@ def test_a_path_is_read_inside_the_roots_alone(database: Database, root: Path, k
 def test_the_paths_of_an_evaluation_lie_in_the_roots(database: Database, root: Path) -> None:
     for task, own in (
         ("captioning", {"language_model": {"path": "/"}}),
-        ("dialogue", {"benchmarks": [{"name": "gqa", "path": str(root), "images": "/"}]}),
+        ("dialogue", {"instructions": [{"path": str(root), "images": "/"}]}),
     ):
         spec = parse_spec("evaluate", {"encoder": "absent", "tasks": [task], task: own})
         with database.reading() as session, pytest.raises(UserError) as caught:

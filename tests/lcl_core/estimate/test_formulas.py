@@ -1,8 +1,5 @@
 """The formulas against the real model, its methods, and a batch as they lay it out."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,11 +25,10 @@ from lcl_core.estimate.memory import (
     target_parameters,
     training_memory,
 )
-from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives.base import Objective
+from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.objectives.registry import OBJECTIVES, build_objective
 from lcl_core.specs.parsing import parse_spec
-from lcl_core.specs.pretrain import ModelPart, ObjectiveSpec, PretrainSpec
+from lcl_core.specs.pretrain import ObjectiveSpec, PretrainSpec
 from lcl_core.train.factory import build_model
 from lcl_core.train.optimizer import freeze_parts
 from tests.lcl_core.reference_loss import compute_loss
@@ -40,11 +36,11 @@ from tests.lcl_core.reference_loss import compute_loss
 EMU_EMA = {"name": "emu", "regression_target": "ema"}
 
 
-def kept_bytes(model: LCLModel, forward: Callable[[], object]) -> int:
+def kept_bytes(model, forward):
     """What a forward pass keeps for the backward pass, without the model's weights."""
     weights, kept = {parameter.data_ptr() for parameter in model.parameters()}, {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # with the tensor, so that no address is used twice
@@ -55,32 +51,30 @@ def kept_bytes(model: LCLModel, forward: Callable[[], object]) -> int:
     return sum(size for size, _ in kept.values())
 
 
-def test_the_parameters_are_those_of_the_model(small_model: LCLModel, small_config: LCLConfig) -> None:
+def test_the_parameters_are_those_of_the_model(small_model, small_config):
     assert model_parameters(small_config) == small_model.num_parameters()
 
 
 @pytest.mark.parametrize("part", ["vision", "pooler", "text", "head"])
-def test_frozen_parameters_are_those_that_are_not_trained(
-    small_model: LCLModel, small_config: LCLConfig, part: ModelPart
-) -> None:
+def test_frozen_parameters_are_those_that_are_not_trained(small_model, small_config, part):
     freeze_parts(small_model, [part])
     frozen = sum(parameter.numel() for parameter in small_model.parameters() if not parameter.requires_grad)
     assert frozen_parameters(small_config, [part]) == frozen > 0
 
 
 @pytest.mark.parametrize("fields", [*({"name": name} for name in OBJECTIVES), EMU_EMA])
-def test_a_methods_own_parameters_are_counted(small_config: LCLConfig, fields: dict[str, str]) -> None:
+def test_a_methods_own_parameters_are_counted(small_config, fields):
     spec = ObjectiveSpec.model_validate(fields)
     own = list(build_objective(spec, small_config).parameters())
     assert method_parameters(spec, small_config) == sum(each.numel() for each in own)
     assert target_parameters(spec, small_config) == sum(each.numel() for each in own if not each.requires_grad)
 
 
-def test_every_method_has_its_formula() -> None:
+def test_every_method_has_its_formula():
     assert FORWARD_FLOPS.keys() == OBJECTIVES.keys()
 
 
-def equal_pairs(config: LCLConfig, objective: Objective, count: int, words: int) -> tuple[PackedBatch, int]:
+def equal_pairs(config, objective, count, words):
     """A batch of as many documents of one image and as many words; and tokens of each."""
     image = [config.soi_token_id, *[config.img_token_id] * 4, config.eoi_token_id]
     rows = [
@@ -91,9 +85,7 @@ def equal_pairs(config: LCLConfig, objective: Objective, count: int, words: int)
 
 
 @pytest.mark.parametrize("fields", [*({"name": name} for name in OBJECTIVES), EMU_EMA])
-def test_an_expected_document_costs_what_a_batch_of_such_documents_does(
-    small_config: LCLConfig, fields: dict[str, str]
-) -> None:
+def test_an_expected_document_costs_what_a_batch_of_such_documents_does(small_config, fields):
     spec, count = ObjectiveSpec.model_validate(fields), 6
     objective = build_objective(spec, small_config)
     batch, tokens = equal_pairs(small_config, objective, count, words=20)
@@ -103,9 +95,7 @@ def test_an_expected_document_costs_what_a_batch_of_such_documents_does(
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_rows_are_those_that_the_text_tower_reads(
-    small_config: LCLConfig, small_model: LCLModel, name: str
-) -> None:
+def test_the_rows_are_those_that_the_text_tower_reads(small_config, small_model, name):
     spec, count, read = ObjectiveSpec.model_validate({"name": name}), 6, []
     objective = build_objective(spec, small_config)
     batch, tokens = equal_pairs(small_config, objective, count, words=20)
@@ -117,7 +107,7 @@ def test_the_rows_are_those_that_the_text_tower_reads(
 
 
 @pytest.mark.parametrize("words", [2, 25])
-def test_the_memory_of_matching_is_about_what_it_keeps(small_config: LCLConfig, words: int) -> None:
+def test_the_memory_of_matching_is_about_what_it_keeps(small_config, words):
     small_config.text_width, small_config.text_layers, count = 96, 8, 16  # few numbers of attention beside the rows'
     model, kept, counted = build_model(small_config, seed=0).train(), [], []
     for name in ("coca", "blip2"):
@@ -131,7 +121,7 @@ def test_the_memory_of_matching_is_about_what_it_keeps(small_config: LCLConfig, 
     assert counted[1] - counted[0] == pytest.approx(kept[1] - kept[0], rel=0.2)
 
 
-def test_the_tokens_of_all_images_of_the_step_are_in_memory(small_config: LCLConfig) -> None:
+def test_the_tokens_of_all_images_of_the_step_are_in_memory(small_config):
     spec = ObjectiveSpec.model_validate({"name": "blip2"})
     load = expected_workload(spec, images=1, patches=4, tokens=20)
     plain: Any = {"image_size": 16, "half": True, "average": False, "staged": False, "checkpointing": False}
@@ -145,7 +135,7 @@ def test_the_tokens_of_all_images_of_the_step_are_in_memory(small_config: LCLCon
     assert all_ranks - own == tokens.nbytes
 
 
-def test_a_spec_has_the_sizes_of_its_model() -> None:
+def test_a_spec_has_the_sizes_of_its_model():
     spec = parse_spec("pretrain", {"tokenizer": {"kind": "clip"}, "model": {"vision_width": 64, "vision_layers": 1}})
     assert isinstance(spec, PretrainSpec)
     with torch.device("meta"):
@@ -164,7 +154,7 @@ TOWERS: list[dict[str, Any]] = [
 ]
 
 
-def spec_of_tower(changes: dict[str, Any]) -> PretrainSpec:
+def spec_of_tower(changes):
     sizes = {"image_size": 64, "patch_size": 16, "text_width": 64, "text_heads": 1, "text_layers": 1, **changes}
     spec = parse_spec("pretrain", {"model": sizes, "tokenizer": {"vocab_size": 300}})
     assert isinstance(spec, PretrainSpec)
@@ -172,7 +162,7 @@ def spec_of_tower(changes: dict[str, Any]) -> PretrainSpec:
 
 
 @pytest.mark.parametrize("changes", TOWERS)
-def test_parameters_and_operations_are_those_of_every_vision_tower(changes: dict[str, Any]) -> None:
+def test_parameters_and_operations_are_those_of_every_vision_tower(changes):
     spec = spec_of_tower(changes)
     sizes, side = model_sizes(spec), spec.model.image_size
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -187,7 +177,7 @@ SPECIALS = {f"{name}_token_id": number for number, name in enumerate(("sot", "eo
 
 
 @pytest.mark.parametrize("changes", TOWERS)
-def test_the_memory_of_every_vision_tower_is_about_what_it_keeps(changes: dict[str, Any]) -> None:
+def test_the_memory_of_every_vision_tower_is_about_what_it_keeps(changes):
     spec = spec_of_tower(changes)
     sizes, side = model_sizes(spec), spec.model.image_size
     model = LCLModel(LCLConfig(**spec.model.model_dump(), vocab_size=sizes.vocab_size, **SPECIALS)).train()
@@ -198,7 +188,7 @@ def test_the_memory_of_every_vision_tower_is_about_what_it_keeps(changes: dict[s
     assert 0.4 < (counted[0] - counted[1]) / kept < 2.5
 
 
-def test_an_estimate_of_a_network_that_timm_does_not_have_names_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimate_of_a_network_that_timm_does_not_have_names_the_field(monkeypatch):
     monkeypatch.setattr("timm.is_model", lambda name: False)
     flops._timm_counts.cache_clear()
     with pytest.raises(UserError, match="has no model 'resnet18'") as caught:
@@ -206,7 +196,7 @@ def test_an_estimate_of_a_network_that_timm_does_not_have_names_the_field(monkey
     assert caught.value.field == "model.vision"
 
 
-def test_memory_follows_what_is_switched_on() -> None:
+def test_memory_follows_what_is_switched_on():
     spec = parse_spec("pretrain", {"preset": "sample"})
     assert isinstance(spec, PretrainSpec)
     sizes, load = model_sizes(spec), Workload(128, 16, [3000.0], 1000)
@@ -237,9 +227,7 @@ def test_memory_follows_what_is_switched_on() -> None:
 @pytest.mark.parametrize("milestone", [None, 1, 40, 50, 100])
 @pytest.mark.parametrize("keep", [1, 2, 5])
 @pytest.mark.parametrize("first", [0, 40, 50, 90])
-def test_kept_checkpoints_are_those_that_the_trainer_keeps(
-    steps: int, milestone: int | None, keep: int, first: int
-) -> None:
+def test_kept_checkpoints_are_those_that_the_trainer_keeps(steps, milestone, keep, first):
     first = first if first < steps else 0
     written = [step for step in range(first + 1, steps + 1) if step % 50 == 0 or step == steps]
     written = [first, *written] if first else written

@@ -1,14 +1,12 @@
 """Forecasts from runs that were, and from none."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.estimate import flops
-from lcl_core.estimate.history import MeasuredRun, measured_run
+from lcl_core.estimate.history import measured_run
 from lcl_core.estimate.memory import pooler_parameters, vision_parameters
 from lcl_core.estimate.report import estimate_pretraining
 from lcl_core.specs.parsing import parse_spec
@@ -17,15 +15,13 @@ from lcl_core.specs.pretrain import PretrainSpec
 COUNTS = {"steps": 500, "images_seen": 64_000, "tokens_seen": 1_600_000, "documents_seen": 58_000}
 
 
-def spec_of(**changes: Any) -> PretrainSpec:
+def spec_of(**changes):
     spec = parse_spec("pretrain", {"preset": "sample", "precision": "fp32", **changes})
     assert isinstance(spec, PretrainSpec)
     return spec
 
 
-def ended(
-    run_id: str = "run_1", seconds: float = 200.0, memory: float = 1.0, vocabulary: int | None = None, **changes: Any
-) -> MeasuredRun:
+def ended(run_id="run_1", seconds=200.0, memory=1.0, vocabulary=None, **changes):
     """A run of the sample preset that read its 128 images a step."""
     result: dict[str, Any] = {"encoder": {**COUNTS, "seconds": seconds}, "final": {"memory_gib": memory}}
     result["encoder"] |= {} if vocabulary is None else {"vocab_size": vocabulary}
@@ -34,7 +30,7 @@ def ended(
     return past
 
 
-def test_a_run_forecasts_its_own_repetition() -> None:
+def test_a_run_forecasts_its_own_repetition():
     found = estimate_pretraining(spec_of(), [ended()])
     assert found.certainty == "measured"
     assert found.seconds.expected == pytest.approx(210)
@@ -48,7 +44,7 @@ def test_a_run_forecasts_its_own_repetition() -> None:
     assert "as run_1 read them" in found.basis[1]
 
 
-def test_twice_the_steps_take_twice_as_long_and_a_larger_model_longer() -> None:
+def test_twice_the_steps_take_twice_as_long_and_a_larger_model_longer():
     past = [ended()]
     once, twice, larger = (
         estimate_pretraining(spec_of(**changes), past)
@@ -63,7 +59,7 @@ def test_twice_the_steps_take_twice_as_long_and_a_larger_model_longer() -> None:
     assert larger.memory_bytes.expected > 1.2 * once.memory_bytes.expected
 
 
-def test_the_nearest_run_counts_and_like_ones_widen_the_range() -> None:
+def test_the_nearest_run_counts_and_like_ones_widen_the_range():
     far = ended("run_far", seconds=9000.0, model={"vision_width": 1024, "vision_layers": 12})
     found = estimate_pretraining(spec_of(), [far, ended("run_near"), ended("run_slow", seconds=400.0)])
     assert found.runs == ["run_near", "run_slow"]
@@ -71,7 +67,7 @@ def test_the_nearest_run_counts_and_like_ones_widen_the_range() -> None:
     assert found.seconds.low < 200
 
 
-def test_without_any_run_it_is_said_to_be_a_guess() -> None:
+def test_without_any_run_it_is_said_to_be_a_guess():
     found = estimate_pretraining(spec_of(), [])
     assert (found.certainty, found.runs) == ("assumed", [])
     assert found.seconds.high > 10 * found.seconds.low
@@ -82,7 +78,7 @@ def test_without_any_run_it_is_said_to_be_a_guess() -> None:
     assert found.disk_bytes == 2 * found.checkpoint_bytes + 4 * found.parameters
 
 
-def test_a_monitor_needs_the_weights_once_more_in_memory_and_on_disk() -> None:
+def test_a_monitor_needs_the_weights_once_more_in_memory_and_on_disk():
     alone, beside = (
         estimate_pretraining(spec_of(**more), []) for more in ({}, {"monitor": {"dataset": "held", "split": "val"}})
     )
@@ -90,14 +86,14 @@ def test_a_monitor_needs_the_weights_once_more_in_memory_and_on_disk() -> None:
     assert beside.disk_bytes - alone.disk_bytes == 4 * alone.parameters
 
 
-def test_on_a_gpu_no_checkpoint_is_staged_in_its_memory() -> None:
+def test_on_a_gpu_no_checkpoint_is_staged_in_its_memory():
     on_cpu, on_gpu = (estimate_pretraining(spec_of(), [], device) for device in ("cpu", "gpu"))
     assert on_gpu.memory_parts["copies"] == 0 < on_cpu.memory_parts["copies"]
     assert on_gpu.seconds.expected < on_cpu.seconds.expected
 
 
-def test_a_process_holds_the_shard_of_its_group() -> None:
-    def weights(**engine: object) -> int:
+def test_a_process_holds_the_shard_of_its_group():
+    def weights(**engine):
         return estimate_pretraining(spec_of(engine={"processes": 8, **engine}), []).memory_parts["weights"]
 
     whole = weights()
@@ -105,14 +101,14 @@ def test_a_process_holds_the_shard_of_its_group() -> None:
     assert weights(strategy="fsdp2", shard_processes=2) == whole // 2
 
 
-def test_more_processes_read_more_at_the_same_rate_each() -> None:
+def test_more_processes_read_more_at_the_same_rate_each():
     one, four = (estimate_pretraining(spec_of(engine={"nodes": 2, "processes": n}), [ended()]) for n in (1, 4))
     assert four.per_step.images == pytest.approx(4 * one.per_step.images)
     assert four.seconds.expected == pytest.approx(one.seconds.expected)
     assert four.flops == pytest.approx(4 * one.flops)
 
 
-def test_a_run_under_way_tells_its_rate_too() -> None:
+def test_a_run_under_way_tells_its_rate_too():
     line = {"step": 100, "images_seen": 12_800, "images_per_s": 320.0, "tokens_per_s": 8000.0, "memory_gib": 1.0}
     past = measured_run("run_2", spec_of().model_dump(), "cpu", line, None)
     assert past is not None
@@ -128,7 +124,7 @@ def test_a_run_under_way_tells_its_rate_too() -> None:
 @pytest.mark.parametrize(
     ("steps", "seconds", "counts"), [(3, 9.0, False), (49, 120.0, False), (50, 20.0, True), (20, 900.0, True)]
 )
-def test_a_run_of_a_few_steps_tells_no_rate(steps: int, seconds: float, counts: bool) -> None:
+def test_a_run_of_a_few_steps_tells_no_rate(steps, seconds, counts):
     images = 128 * steps
     result = {"encoder": {"steps": steps, "seconds": seconds, "images_seen": images, "tokens_seen": 25 * images,
                           "documents_seen": 0.9 * images}, "final": {"memory_gib": 1.0}}  # fmt: skip
@@ -141,7 +137,7 @@ def test_a_run_of_a_few_steps_tells_no_rate(steps: int, seconds: float, counts: 
     assert ("run_2" in both.runs) == counts
 
 
-def test_a_process_that_is_still_growing_tells_no_peak() -> None:
+def test_a_process_that_is_still_growing_tells_no_peak():
     line = {"step": 20, "images_seen": 2560, "images_per_s": 320.0, "tokens_per_s": 8000.0, "memory_gib": 9.0}
     past = measured_run("run_2", spec_of().model_dump(), "cpu", line, None)
     assert past is not None
@@ -156,24 +152,24 @@ def test_a_process_that_is_still_growing_tells_no_peak() -> None:
     [(None, None), ({"step": 3}, None), ({"step": 3, "images_per_s": "many"}, None), (None, {"encoder": {"steps": 5}}),
      ({"step": 5, "images_seen": True, "images_per_s": 1.0, "tokens_per_s": 1.0}, None)],
 )  # fmt: skip
-def test_a_run_that_tells_too_little_is_passed_over(progress: Any, result: Any) -> None:
+def test_a_run_that_tells_too_little_is_passed_over(progress, result):
     assert measured_run("run_3", spec_of().model_dump(), "cpu", progress, result) is None
 
 
-def test_a_spec_of_an_older_version_is_passed_over() -> None:
+def test_a_spec_of_an_older_version_is_passed_over():
     assert measured_run("run_4", {"colour": "red"}, "cpu", None, {"encoder": {**COUNTS, "seconds": 3.0}}) is None
 
 
 @pytest.mark.parametrize("name", ["lcl", "clip", "coca", "blip2", "beit3", "flamingo", "emu"])
-def test_every_method_is_forecast(name: str) -> None:
+def test_every_method_is_forecast(name):
     changes = {"preset": "sample_pairs", "objective": {"name": name}}
     found = estimate_pretraining(spec_of(**changes), [ended()])
     assert found.certainty == "scaled" or name == "lcl"
     assert 0 < found.seconds.low < found.seconds.expected < found.seconds.high
 
 
-def test_matching_needs_the_tokens_of_the_images_of_all_processes_and_micro_batches() -> None:
-    def activations(**engine: int) -> int:
+def test_matching_needs_the_tokens_of_the_images_of_all_processes_and_micro_batches():
+    def activations(**engine):
         spec = spec_of(preset="sample_pairs", objective={"name": "blip2"}, engine=engine)
         return estimate_pretraining(spec, []).memory_parts["activations"]
 
@@ -183,7 +179,7 @@ def test_matching_needs_the_tokens_of_the_images_of_all_processes_and_micro_batc
     assert activations(processes=4, accumulate=2) - activations() == pytest.approx(7 * 4 * tokens)
 
 
-def test_a_moving_average_of_the_encoder_is_one_more_encoder_that_is_not_trained() -> None:
+def test_a_moving_average_of_the_encoder_is_one_more_encoder_that_is_not_trained():
     plain, averaged = (
         estimate_pretraining(spec_of(objective={"name": "emu", "regression_target": target}), [])
         for target in ("detached", "ema")
@@ -198,7 +194,7 @@ def test_a_moving_average_of_the_encoder_is_one_more_encoder_that_is_not_trained
     assert averaged.flops - plain.flops > flops.vision_flops(sizes, images, patches)
 
 
-def test_a_branch_is_forecast_without_the_steps_of_its_trunk() -> None:
+def test_a_branch_is_forecast_without_the_steps_of_its_trunk():
     branch = {"run": "run_trunk", "step": 5000}
     plan = {"milestone_every": 1000, "keep_checkpoints": 1}
     whole, branched, short = (
@@ -212,13 +208,13 @@ def test_a_branch_is_forecast_without_the_steps_of_its_trunk() -> None:
     assert branched.memory_bytes == whole.memory_bytes
 
 
-def test_a_branch_of_a_few_steps_says_nothing_of_the_peak() -> None:
+def test_a_branch_of_a_few_steps_says_nothing_of_the_peak():
     branch = {"run": "run_trunk", "step": 480}
     young = estimate_pretraining(spec_of(), [ended(memory=9.0, branch=branch)])
     assert "no run has measured its peak" in young.basis[2]
 
 
-def test_the_vocabulary_of_a_file_is_the_one_that_a_run_with_it_had() -> None:
+def test_the_vocabulary_of_a_file_is_the_one_that_a_run_with_it_had():
     shared = {"tokenizer": {"path": "/data/tokenizer.json", "vocab_size": 4096}}
     blind = estimate_pretraining(spec_of(**shared), [ended(vocabulary=5000)])
     assert "Vocabulary: counted as 4,101 tokens" in blind.basis[-1]
@@ -233,7 +229,7 @@ def test_the_vocabulary_of_a_file_is_the_one_that_a_run_with_it_had() -> None:
     assert again.flops > blind.flops
 
 
-def test_a_learnt_vocabulary_is_as_large_as_it_was_for_the_same_texts() -> None:
+def test_a_learnt_vocabulary_is_as_large_as_it_was_for_the_same_texts():
     plain, same, others = (
         estimate_pretraining(spec_of(**changes), [ended(vocabulary=vocabulary)])
         for changes, vocabulary in (({}, None), ({}, 1000), ({"tokenizer": {"vocab_size": 2000}}, 1000))
@@ -243,7 +239,7 @@ def test_a_learnt_vocabulary_is_as_large_as_it_was_for_the_same_texts() -> None:
     assert plain.parameters - others.parameters == 2 * width * (4096 - 2000)
 
 
-def test_runs_with_towers_that_this_version_of_timm_does_not_have_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_with_towers_that_this_version_of_timm_does_not_have_do_not_count(monkeypatch):
     tower = {"vision": "timm:resnet18", "vision_width": 256}
     foreign, own = ended("run_timm", model=tower), ended("run_own")
     assert estimate_pretraining(spec_of(model=tower), [foreign, own]).runs[0] == "run_timm"
@@ -255,7 +251,7 @@ def test_runs_with_towers_that_this_version_of_timm_does_not_have_do_not_count(m
         estimate_pretraining(spec_of(model=tower), [own])
 
 
-def test_resident_images_take_disk_as_far_as_their_number_is_known() -> None:
+def test_resident_images_take_disk_as_far_as_their_number_is_known():
     plain, resident = (
         estimate_pretraining(spec_of(data={"resident": flag}), [], images={"sample": 1000}) for flag in (False, True)
     )
@@ -268,11 +264,11 @@ def test_resident_images_take_disk_as_far_as_their_number_is_known() -> None:
     assert "sample" in unknown.basis[-1]
 
 
-def frozen(*parts: str, **more: Any) -> PretrainSpec:
+def frozen(*parts, **more):
     return spec_of(model={"freeze": list(parts)}, **more)
 
 
-def test_frozen_parts_have_no_gradients_to_compute() -> None:
+def test_frozen_parts_have_no_gradients_to_compute():
     """A forward pass counts one; gradients of weights another; those of inputs, where something before is trained."""
     whole = estimate_pretraining(spec_of(), [])
     vision = estimate_pretraining(frozen("vision"), [])
@@ -290,7 +286,7 @@ def test_frozen_parts_have_no_gradients_to_compute() -> None:
     assert sizes.text_layers == 4
 
 
-def test_a_run_with_frozen_parts_is_forecast_from_one_without() -> None:
+def test_a_run_with_frozen_parts_is_forecast_from_one_without():
     past = [ended()]
     whole, part = (estimate_pretraining(each, past) for each in (spec_of(), frozen("vision")))
     assert part.seconds.expected - 10 == pytest.approx((whole.seconds.expected - 10) * part.flops / whole.flops)
@@ -298,7 +294,7 @@ def test_a_run_with_frozen_parts_is_forecast_from_one_without() -> None:
     assert again.seconds.expected == pytest.approx(210)
 
 
-def test_a_teacher_takes_a_forward_pass_an_image() -> None:
+def test_a_teacher_takes_a_forward_pass_an_image():
     distill = {"objective": {"distill": {"encoder": "enc_1"}}}
     alone = estimate_pretraining(spec_of(), [])
     taught = estimate_pretraining(spec_of(**distill), [], teachers={"enc_1": 1e9})

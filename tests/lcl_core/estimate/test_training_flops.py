@@ -1,7 +1,5 @@
 """The estimate against the trainer's own count, which knows every document."""
 
-from __future__ import annotations
-
 import pytest
 
 from lcl_core.estimate.flops import CLIP_TOKENS, step_flops, training_flops
@@ -11,7 +9,7 @@ from lcl_core.specs.pretrain import PretrainSpec
 
 
 @pytest.mark.parametrize(("changes", "patches"), [({}, None), ({"patch_drop": 0.5}, 8)])
-def test_equal_documents_cost_what_the_trainer_counts(changes: dict[str, float], patches: int | None) -> None:
+def test_equal_documents_cost_what_the_trainer_counts(changes, patches):
     spec = parse_spec("pretrain", {"preset": "sample", **changes})
     assert isinstance(spec, PretrainSpec)
     config = LCLConfig(**spec.model.model_dump(), vocab_size=spec.tokenizer.vocab_size + 5)
@@ -21,7 +19,7 @@ def test_equal_documents_cost_what_the_trainer_counts(changes: dict[str, float],
     assert training_flops(spec, 2 * documents, length * documents, documents) == pytest.approx(counted, rel=1e-12)
 
 
-def test_clips_vocabulary_is_larger() -> None:
+def test_clips_vocabulary_is_larger():
     from lcl_core.data import clip_tokenizer
 
     assert clip_tokenizer().vocab_size == CLIP_TOKENS

@@ -1,11 +1,6 @@
 """A small corpus drawn on the spot, and an encoder directory for it."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import tokenizers
@@ -25,7 +20,7 @@ from lcl_core.train.factory import build_model
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "grey": (128, 128, 128)}
 
 
-def save_encoder(folder: Path, *, seed: int = 0) -> Path:
+def save_encoder(folder, *, seed=0):
     """A tiny model with its initial weights at ``seed``, in the layout of a registered encoder."""
     tokenizer = train_bpe([f"a {colour} square, number {n}" for colour in COLOURS for n in range(9)], 300)
     specials = tokenizer.specials
@@ -46,7 +41,7 @@ TEMPLATE = (
 )
 
 
-def save_language_model(folder: Path, *, template: str | None = TEMPLATE, seed: int = 0, steps: int = 0) -> Path:
+def save_language_model(folder, *, template=TEMPLATE, seed=0, steps=0):
     """A causal language model of two layers in Hugging Face's layout; after ``steps`` it knows captions of squares."""
     texts = [f"a {colour} square, number {n}" for colour in COLOURS for n in range(9)]
     texts += ["Is this picture about squares? Answer the question using a single word or phrase. yes no"]
@@ -77,7 +72,7 @@ def save_language_model(folder: Path, *, template: str | None = TEMPLATE, seed: 
     return folder
 
 
-def _teach(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int) -> None:
+def _teach(model, tokenizer, steps):
     """Texts that say the colour, then captions of it: the model learns to speak of what came before."""
     reported = [f"{colour}{rest}" for colour in COLOURS for rest in (" square", " square", " square, number 7")]
     hints = [(tokenizer(text.split()[0])["input_ids"] * 4)[:4] for text in reported]
@@ -93,33 +88,33 @@ def _teach(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: i
 
 
 @pytest.fixture(scope="session")
-def save_tiny_language_model() -> Callable[..., Path]:
+def save_tiny_language_model():
     return save_language_model
 
 
 @pytest.fixture(scope="session")
-def language_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def language_model_dir(tmp_path_factory):
     return save_language_model(tmp_path_factory.mktemp("language"))
 
 
 @pytest.fixture(scope="session")
-def taught_language_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def taught_language_model_dir(tmp_path_factory):
     """One that knows how captions and short answers go, as a real one does."""
     return save_language_model(tmp_path_factory.mktemp("taught"), steps=80)
 
 
 @pytest.fixture(scope="session")
-def save_tiny_encoder() -> Callable[..., Path]:
+def save_tiny_encoder():
     return save_encoder
 
 
 @pytest.fixture(scope="session")
-def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoder_dir(tmp_path_factory):
     return save_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="session")
-def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def squares(tmp_path_factory):
     """Coloured squares: 40 to learn from, 12 to be asked about, one of which has an unseen label and one no label."""
     folder = tmp_path_factory.mktemp("squares")
     (folder / "images").mkdir()
@@ -139,17 +134,10 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def new_run(tmp_path: Path, squares: Path, encoder_dir: Path) -> Callable[..., RunDir]:
+def new_run(tmp_path, squares, encoder_dir):
     """Makes a prepared RunDir; keyword arguments are spec fields."""
 
-    def make(
-        name: str = "run",
-        weights: Path = encoder_dir,
-        corpus: Path = squares,
-        encoders: dict[str, str] | None = None,
-        datasets: dict[str, str] | None = None,
-        **fields: Any,
-    ) -> RunDir:
+    def make(name="run", weights=encoder_dir, corpus=squares, encoders=None, datasets=None, **fields):
         spec = {
             "encoder": "tiny",
             "dataset": "squares",

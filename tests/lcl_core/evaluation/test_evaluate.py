@@ -1,12 +1,9 @@
 """The evaluation run as a whole, on a small corpus and on the sample."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,11 +24,11 @@ NewRun = Callable[..., RunDir]
 SaveEncoder = Callable[..., Path]
 
 
-def numbers(result: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+def numbers(result):
     return {(row["variant"], row["metric"]): row for row in result["rows"]}
 
 
-def test_every_number_stands_beside_chance_and_the_untrained_encoder(new_run: NewRun) -> None:
+def test_every_number_stands_beside_chance_and_the_untrained_encoder(new_run):
     result = evaluate(new_run())
     rows = numbers(result)
     retrieval = [f"{way}{m}" for way in ("TR", "IR") for m in ("@1", "@5", "@10", " median rank")]
@@ -54,7 +51,7 @@ def test_every_number_stands_beside_chance_and_the_untrained_encoder(new_run: Ne
     assert colour["value"] > 0.6  # four flat colours are easy even for random weights
 
 
-def test_answers_are_stored_and_scores_follow_from_them(new_run: NewRun) -> None:
+def test_answers_are_stored_and_scores_follow_from_them(new_run):
     run_dir = new_run()
     result = evaluate(run_dir)
     records = run_dir.artifacts / "records"
@@ -71,9 +68,7 @@ def test_answers_are_stored_and_scores_follow_from_them(new_run: NewRun) -> None
     assert result["encoder_hash"] == table["encoder_hash"]
 
 
-def test_predictions_of_images_name_their_concept_unless_it_is_predicted(
-    new_run: NewRun, squares: Path, tmp_path: Path
-) -> None:
+def test_predictions_of_images_name_their_concept_unless_it_is_predicted(new_run, squares, tmp_path):
     corpus = Path(shutil.copytree(squares, tmp_path / "concepts"))
     lines = [json.loads(line) for line in (corpus / "pairs.jsonl").open()]
     for number, line in enumerate(lines):
@@ -99,7 +94,7 @@ def test_predictions_of_images_name_their_concept_unless_it_is_predicted(
     assert sum(None not in groups for groups in grouped.values()) >= 6
 
 
-def test_the_same_spec_gives_the_same_numbers_with_or_without_the_cache(new_run: NewRun, tmp_path: Path) -> None:
+def test_the_same_spec_gives_the_same_numbers_with_or_without_the_cache(new_run, tmp_path):
     first = evaluate(new_run("a"))
     cached = evaluate(new_run("b"))
     (tmp_path / "cache").rename(tmp_path / "elsewhere")
@@ -107,9 +102,7 @@ def test_the_same_spec_gives_the_same_numbers_with_or_without_the_cache(new_run:
     assert first == cached == fresh
 
 
-def test_frozen_features_are_computed_once(
-    new_run: NewRun, save_tiny_encoder: SaveEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_frozen_features_are_computed_once(new_run, save_tiny_encoder, monkeypatch, tmp_path):
     evaluate(new_run("a"))
     evaluated: list[str] = []
     monkeypatch.setattr(EvaluatedEncoder, "embed_images", lambda *_: evaluated.append("image"))
@@ -125,7 +118,7 @@ def test_frozen_features_are_computed_once(
     assert len(seen) == 52  # another encoder has features of its own
 
 
-def test_retrieval_alone_reads_no_training_images(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retrieval_alone_reads_no_training_images(new_run, monkeypatch):
     seen: list[str] = []
     read = Corpus.read_image
     monkeypatch.setattr(Corpus, "read_image", lambda self, name: seen.append(name) or read(self, name))
@@ -135,7 +128,7 @@ def test_retrieval_alone_reads_no_training_images(new_run: NewRun, monkeypatch: 
     assert all(row["untrained"] is None for row in result["rows"])
 
 
-def test_excluded_labels_are_neither_learnt_nor_asked(new_run: NewRun) -> None:
+def test_excluded_labels_are_neither_learnt_nor_asked(new_run):
     left_out = {"colour": ["grey", "red"]}
     rows = numbers(evaluate(new_run(exclude=left_out, untrained_baseline=False)))
     colour = rows["colour", "acc@1"]
@@ -160,18 +153,14 @@ def test_excluded_labels_are_neither_learnt_nor_asked(new_run: NewRun) -> None:
         ),
     ],
 )  # fmt: skip
-def test_bad_requests_say_where_and_what_instead(
-    new_run: NewRun, fields: dict[str, Any], code: str, field: str, words: str
-) -> None:
+def test_bad_requests_say_where_and_what_instead(new_run, fields, code, field, words):
     with pytest.raises(UserError, match=words) as caught:
         evaluate(new_run(**fields))
     assert (caught.value.code, caught.value.field) == (code, field)
 
 
 @pytest.mark.parametrize("task", ["retrieval", "zero_shot_classification"])
-def test_an_encoder_of_images_alone_is_refused_before_anything_is_computed(
-    new_run: NewRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
-) -> None:
+def test_an_encoder_of_images_alone_is_refused_before_anything_is_computed(new_run, tmp_path, monkeypatch, task):
     weights = save_huggingface(tmp_path / "vit", "vit")
     monkeypatch.setattr("lcl_core.evaluation.evaluate.load_evaluated_encoder", None)
     with pytest.raises(UserError, match="reads no texts") as caught:
@@ -179,7 +168,7 @@ def test_an_encoder_of_images_alone_is_refused_before_anything_is_computed(
     assert (caught.value.code, caught.value.field) == ("no_text_encoder", "tasks")
 
 
-def test_a_directory_that_is_no_encoder_is_named(new_run: NewRun, tmp_path: Path) -> None:
+def test_a_directory_that_is_no_encoder_is_named(new_run, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(UserError, match=r"there is no config\.json of its own") as caught:
@@ -188,9 +177,7 @@ def test_a_directory_that_is_no_encoder_is_named(new_run: NewRun, tmp_path: Path
 
 
 @pytest.mark.parametrize("damage", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_a_damaged_encoder_is_named(
-    new_run: NewRun, save_tiny_encoder: SaveEncoder, tmp_path: Path, damage: str
-) -> None:
+def test_a_damaged_encoder_is_named(new_run, save_tiny_encoder, tmp_path, damage):
     encoder = save_tiny_encoder(tmp_path / "damaged")
     (encoder / damage).write_text("{")
     with pytest.raises(UserError) as caught:
@@ -198,10 +185,10 @@ def test_a_damaged_encoder_is_named(
     assert str(encoder) in str(caught.value)
 
 
-def test_an_encoder_that_gives_nan_is_refused(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_that_gives_nan_is_refused(new_run, monkeypatch):
     embed = EvaluatedEncoder.embed_images
 
-    def spoiled(self: EvaluatedEncoder, images: list[Any]) -> tuple[Any, Any]:
+    def spoiled(self, images):
         pooled, patches = embed(self, images)
         return pooled * np.nan, patches
 
@@ -211,13 +198,11 @@ def test_an_encoder_that_gives_nan_is_refused(new_run: NewRun, monkeypatch: pyte
     assert caught.value.code == "encoder_not_finite"
 
 
-def test_a_stopped_run_leaves_no_result_and_a_second_attempt_finishes(
-    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_leaves_no_result_and_a_second_attempt_finishes(new_run, monkeypatch):
     run_dir = new_run()
     embed = EvaluatedEncoder.embed_texts
 
-    def stop(self: EvaluatedEncoder, ids: Any) -> Any:
+    def stop(self, ids):
         run_dir._stop.set()
         return embed(self, ids)
 
@@ -232,11 +217,11 @@ def test_a_stopped_run_leaves_no_result_and_a_second_attempt_finishes(
     assert steps == sorted(steps)
 
 
-def test_a_stop_is_honoured_while_the_splits_are_read(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_is_honoured_while_the_splits_are_read(new_run, monkeypatch):
     run_dir = new_run()
     read: list[int] = []
 
-    def describe(self: PairList, index: int) -> Any:
+    def describe(self, index):
         read.append(index)
         run_dir._stop.set()
         return self[index]
@@ -248,7 +233,7 @@ def test_a_stop_is_honoured_while_the_splits_are_read(new_run: NewRun, monkeypat
     assert (read, line["phase"], "total_steps" in line) == ([0], "reading the splits", False)
 
 
-def test_the_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encoder_dir: Path, squares: Path) -> None:
+def test_the_ranks_are_those_of_the_model_asked_directly(new_run, encoder_dir, squares):
     run_dir = new_run(tasks=["retrieval"])
     evaluate(run_dir)
     model, processor = LCLModel.from_pretrained(encoder_dir).eval(), LCLProcessor.from_pretrained(encoder_dir)
@@ -268,14 +253,14 @@ def test_the_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encode
     assert lines[3]["top"][0] == gallery[scores[3].argmax()]
 
 
-def test_features_do_not_depend_on_the_company_they_keep(encoder_dir: Path) -> None:
+def test_features_do_not_depend_on_the_company_they_keep(encoder_dir):
     encoder = load_evaluated_encoder(encoder_dir)
     together = encoder.embed_texts(["a red square", "a blue square, number 7", "a", "x " * 60])
     alone = encoder.embed_texts(["a blue square, number 7"])
     np.testing.assert_allclose(together[1], alone[0], atol=1e-6)
 
 
-def test_the_process_examines_the_sample_corpus(new_run: NewRun, sample_zip: Path) -> None:
+def test_the_process_examines_the_sample_corpus(new_run, sample_zip):
     run_dir = new_run(
         corpus=sample_zip, splits=["test_vendor"], source="emoji",
         classification={"labels": ["subgroup", "group"], "epochs": 2},
@@ -293,7 +278,7 @@ def test_the_process_examines_the_sample_corpus(new_run: NewRun, sample_zip: Pat
     assert (last["phase"], last["seconds_left"], last["step"]) == ("done", 0, last["total_steps"])
 
 
-def test_a_bad_request_ends_the_process_with_the_reason_on_file(new_run: NewRun) -> None:
+def test_a_bad_request_ends_the_process_with_the_reason_on_file(new_run):
     run_dir = new_run(splits=["nowhere"])
     done = run_module("lcl_core.evaluation", str(run_dir.path))
     assert done.returncode == ExitCode.USER_ERROR

@@ -1,12 +1,9 @@
 """Frozen features: what they are of, and what makes the cache compute them again."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partialmethod
 from pathlib import Path
@@ -17,13 +14,11 @@ import torch
 from PIL import Image
 
 from lcl_core.common.run_dir import JobCancelled
-from lcl_core.data import Corpus, open_corpus
+from lcl_core.data import open_corpus
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.evaluation.features import (
     EvaluatedEncoder,
     FeatureCache,
-    ImageFeatures,
-    OnProgress,
     image_features,
     load_evaluated_encoder,
     random_init_baseline,
@@ -34,17 +29,17 @@ NAMES = [f"{number}.png" for number in range(6)]
 
 
 @pytest.fixture(scope="module")
-def encoder(encoder_dir: Path) -> EvaluatedEncoder:
+def encoder(encoder_dir):
     return load_evaluated_encoder(encoder_dir)
 
 
-def look(encoder: EvaluatedEncoder, corpus: Path, cache: Path, *, patches: bool = True) -> ImageFeatures:
+def look(encoder, corpus, cache, *, patches=True):
     return image_features(
         encoder, open_corpus(corpus), NAMES, FeatureCache(cache), patches=patches, advance=lambda _: None
     )
 
 
-def test_they_are_the_model_s_own(encoder: EvaluatedEncoder, squares: Path, tmp_path: Path) -> None:
+def test_they_are_the_model_s_own(encoder, squares, tmp_path):
     got = look(encoder, squares, tmp_path)
     corpus = open_corpus(squares)
     tower = encoder.model
@@ -60,13 +55,11 @@ def test_they_are_the_model_s_own(encoder: EvaluatedEncoder, squares: Path, tmp_
     assert look(encoder, squares, tmp_path, patches=False).patches is None
 
 
-def test_a_full_disk_is_an_error_before_anything_is_computed(
-    encoder: EvaluatedEncoder, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_an_error_before_anything_is_computed(encoder, squares, tmp_path, monkeypatch):
     """Without it the first write to a block that the disk lacks would end the process by a signal."""
     reserved: dict[str, int] = {}
 
-    def reserve(handle: int, start: int, size: int) -> None:
+    def reserve(handle, start, size):
         name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
         reserved[name] = size
         if name == "patches.npy":
@@ -83,23 +76,13 @@ def test_a_full_disk_is_an_error_before_anything_is_computed(
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-def test_features_are_computed_where_blocks_cannot_be_reserved(
-    encoder: EvaluatedEncoder, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on macOS."""
-    monkeypatch.delattr(os, "posix_fallocate")
-    assert len(look(encoder, squares, tmp_path).pooled) == len(NAMES)
-
-
-def test_room_for_features_is_made_before_they_are_computed(
-    encoder: EvaluatedEncoder, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_room_for_features_is_made_before_they_are_computed(encoder, squares, tmp_path, monkeypatch):
     cache = FeatureCache(tmp_path, max_bytes=5_000)
     cache.get_or_make({"old": 1}, lambda folder: np.save(folder / "old.npy", np.zeros(500)))
     left: list[list[Path]] = []
     embed = EvaluatedEncoder.embed_images
 
-    def recorded(self: EvaluatedEncoder, images: list[Image.Image]) -> object:
+    def recorded(self, images):
         left.append(list(tmp_path.glob("*/old.npy")))
         return embed(self, images)
 
@@ -108,23 +91,7 @@ def test_room_for_features_is_made_before_they_are_computed(
     assert left == [[]]
 
 
-def test_images_are_read_at_once_where_each_read_waits(
-    encoder: EvaluatedEncoder, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = look(encoder, squares, tmp_path / "a")
-    meeting = threading.Barrier(3, timeout=60)  # no image arrives before two others are under way
-    read = Corpus.read_image
-
-    def read_image(self: Corpus, name: str) -> Image.Image:
-        meeting.wait()
-        return read(self, name)
-
-    monkeypatch.setattr(Corpus, "concurrent_reads", 3)
-    monkeypatch.setattr(Corpus, "read_image", read_image)
-    np.testing.assert_array_equal(look(encoder, squares, tmp_path / "b").pooled, expected.pooled)
-
-
-def test_a_changed_image_is_looked_at_again(encoder: EvaluatedEncoder, squares: Path, tmp_path: Path) -> None:
+def test_a_changed_image_is_looked_at_again(encoder, squares, tmp_path):
     before = look(encoder, squares, tmp_path / "cache")
     changed = Path(shutil.copytree(squares, tmp_path / "changed"))
     Image.new("RGB", (16, 16), (250, 250, 0)).save(changed / "images" / NAMES[2])
@@ -134,9 +101,7 @@ def test_a_changed_image_is_looked_at_again(encoder: EvaluatedEncoder, squares: 
     ]
 
 
-def test_another_encoder_or_transform_has_features_of_its_own(
-    encoder: EvaluatedEncoder, save_tiny_encoder: Callable[..., Path], squares: Path, tmp_path: Path
-) -> None:
+def test_another_encoder_or_transform_has_features_of_its_own(encoder, save_tiny_encoder, squares, tmp_path):
     first = look(encoder, squares, tmp_path / "cache")
     other = look(load_evaluated_encoder(save_tiny_encoder(tmp_path / "other", seed=1)), squares, tmp_path / "cache")
     assert not np.allclose(first.pooled, other.pooled)
@@ -144,19 +109,19 @@ def test_another_encoder_or_transform_has_features_of_its_own(
     assert isinstance(tower, LCLEncoder)
 
     class Brighter(LCLEncoder):
-        def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        def preprocess(self, images):
             return super().preprocess(images) + 0.5
 
     brighter = EvaluatedEncoder("trained", Brighter(tower.model, tower.processor, tower.weights_hash))
     assert not np.allclose(first.pooled, look(brighter, squares, tmp_path / "cache").pooled)
 
 
-def test_a_copy_of_an_encoder_shares_its_features(encoder: EvaluatedEncoder, encoder_dir: Path, tmp_path: Path) -> None:
+def test_a_copy_of_an_encoder_shares_its_features(encoder, encoder_dir, tmp_path):
     copy = load_evaluated_encoder(shutil.copytree(encoder_dir, tmp_path / "copy"))
     assert copy.model.identity == encoder.model.identity
 
 
-def test_texts_are_computed_once(encoder: EvaluatedEncoder, tmp_path: Path) -> None:
+def test_texts_are_computed_once(encoder, tmp_path):
     cache, done = FeatureCache(tmp_path), []
     text_encoder = encoder.model.identity, encoder.embed_texts
     first = text_features(*text_encoder, ["a red square", "a blue square"], cache, advance=done.append)
@@ -168,17 +133,15 @@ def test_texts_are_computed_once(encoder: EvaluatedEncoder, tmp_path: Path) -> N
     assert sum(done) == 6
 
 
-def stop(count: int) -> None:
+def stop(count):
     assert count == 0, "features are computed though another run computes them"
     raise JobCancelled
 
 
-def test_a_wait_for_features_of_another_run_can_be_stopped(
-    encoder: EvaluatedEncoder, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wait_for_features_of_another_run_can_be_stopped(encoder, squares, tmp_path, monkeypatch):
     begun, release = threading.Barrier(3, timeout=60), threading.Event()
 
-    def slow(self: EvaluatedEncoder, inputs: object, *, embed: Callable[..., object]) -> object:
+    def slow(self, inputs, *, embed):
         begun.wait()
         assert release.wait(60)
         return embed(self, inputs)
@@ -187,10 +150,10 @@ def test_a_wait_for_features_of_another_run_can_be_stopped(
         monkeypatch.setattr(EvaluatedEncoder, name, partialmethod(slow, embed=getattr(EvaluatedEncoder, name)))
     cache, corpus = FeatureCache(tmp_path), open_corpus(squares)
 
-    def images(advance: OnProgress) -> ImageFeatures:
+    def images(advance):
         return image_features(encoder, corpus, NAMES, cache, patches=True, advance=advance)
 
-    def texts(advance: OnProgress) -> np.ndarray:
+    def texts(advance):
         return text_features(encoder.model.identity, encoder.embed_texts, ["a"], cache, advance=advance)
 
     with ThreadPoolExecutor(2) as other_runs:
@@ -203,9 +166,7 @@ def test_a_wait_for_features_of_another_run_can_be_stopped(
         assert [len(made[0].result().pooled), len(made[1].result())] == [len(NAMES), 1]
 
 
-def test_the_twin_has_fresh_weights_and_the_same_processor(
-    save_tiny_encoder: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_the_twin_has_fresh_weights_and_the_same_processor(save_tiny_encoder, tmp_path):
     trained = load_evaluated_encoder(save_tiny_encoder(tmp_path / "seed3", seed=3))
     twin, again = random_init_baseline(trained).model, random_init_baseline(trained).model
     assert twin.identity == again.identity
@@ -215,3 +176,46 @@ def test_the_twin_has_fresh_weights_and_the_same_processor(
     assert twin.parameters == trained.model.parameters
     assert not twin.module.training
     assert not any(parameter.requires_grad for parameter in twin.module.parameters())
+
+
+def maker(value, calls, size=4):
+    def make(folder):
+        calls.append(value)
+        np.save(folder / "pooled.npy", np.full(size, value, np.float32))
+
+    return make
+
+
+def test_made_once_for_equal_facts_and_again_for_others(tmp_path):
+    cache, calls = FeatureCache(tmp_path / "cache"), []
+    first = cache.get_or_make({"encoder": "a", "split": "x"}, maker(1, calls))
+    again = FeatureCache(tmp_path / "cache").get_or_make({"split": "x", "encoder": "a"}, maker(2, calls))
+    other = cache.get_or_make({"encoder": "b", "split": "x"}, maker(3, calls))
+    assert calls == [1, 3]
+    assert first["pooled"].tolist() == again["pooled"].tolist() == [1] * 4
+    assert other["pooled"].tolist() == [3] * 4
+    with pytest.raises(ValueError, match="read-only"):
+        again["pooled"][0] = 5
+
+
+def test_arrays_are_on_disk_before_the_entry_appears(tmp_path, monkeypatch):
+    """A memory-mapped file that a crash of the machine cuts off has its full size and reads as zeros."""
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def recorded(handle):
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        synced.append((path.name, path.parent.name.startswith(".")))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    FeatureCache(tmp_path).get_or_make({"a": 1}, maker(7, []))
+    assert ("pooled.npy", True) in synced  # in the folder that is renamed to the entry
+
+
+def test_a_mapped_array_outlives_its_entry(tmp_path):
+    cache = FeatureCache(tmp_path, max_bytes=5000)
+    evicted = cache.get_or_make({"n": 0}, maker(1, [], size=1000))
+    cache.get_or_make({"n": 1}, maker(2, [], size=1000))
+    assert len(list(tmp_path.glob("*/pooled.npy"))) == 1
+    assert evicted["pooled"].sum() == 1000

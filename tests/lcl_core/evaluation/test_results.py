@@ -1,23 +1,21 @@
 """From stored answers to rows: by hand, and again from the files alone."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
 import weakref
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.results import (
-    MetricRow,
     PredictionFile,
     PredictionStore,
+    class_rows,
     sample_groups,
     score_predictions,
+    write_class_tables,
     write_tables,
 )
 
@@ -26,11 +24,11 @@ FACTS = {
 }  # fmt: skip
 
 
-def sample(rank: int, right: int = 1, **more: str) -> dict[str, Any]:
+def sample(rank, right=1, **more):
     return {"query": "q", "rank": rank, "right": right, "top": [], **more}
 
 
-def sheet(part: str, encoder: str, candidates: int = 20, **facts: Any) -> PredictionFile:
+def sheet(part, encoder, candidates=20, **facts):
     classify = part == "image_to_class"
     task, variant, transfer = (
         ("classification", "subgroup", "frozen") if classify else ("retrieval", "captions[0]", "zero_shot")
@@ -40,7 +38,7 @@ def sheet(part: str, encoder: str, candidates: int = 20, **facts: Any) -> Predic
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     records = PredictionStore(tmp_path / "records")
     records.start()
     for encoder, ranks in (("trained", (1, 3, 7, 20)), ("untrained", (9, 9, 4, 20))):
@@ -56,11 +54,11 @@ def folder(tmp_path: Path) -> Path:
     return records.folder
 
 
-def by_metric(rows: list[MetricRow]) -> dict[str, MetricRow]:
+def by_metric(rows):
     return {row.metric: row for row in rows}
 
 
-def test_rows_by_hand(folder: Path) -> None:
+def test_rows_by_hand(folder):
     rows = by_metric(score_predictions(folder, seed=0))
     assert list(rows) == [
         "IR@1", "IR@5", "IR@10", "IR median rank",
@@ -81,7 +79,7 @@ def test_rows_by_hand(folder: Path) -> None:
         assert row.count == 4
 
 
-def test_scores_can_be_made_again_and_follow_the_files(folder: Path) -> None:
+def test_scores_can_be_made_again_and_follow_the_files(folder):
     before = score_predictions(folder, seed=0)
     assert score_predictions(folder, seed=0) == before
     file = folder / sheet("text_to_image", "trained").file
@@ -90,14 +88,14 @@ def test_scores_can_be_made_again_and_follow_the_files(folder: Path) -> None:
     assert by_metric(score_predictions(folder, seed=0))["IR@1"].value == 1
 
 
-def test_without_a_twin_the_untrained_column_is_empty(tmp_path: Path) -> None:
+def test_without_a_twin_the_untrained_column_is_empty(tmp_path):
     records = PredictionStore(tmp_path / "records")
     records.start()
     records.add(sheet("text_to_image", "trained"), [sample(1)])
     assert [row.untrained for row in score_predictions(records.folder, seed=0)] == [None] * 4
 
 
-def test_starting_again_forgets_an_earlier_attempt(folder: Path) -> None:
+def test_starting_again_forgets_an_earlier_attempt(folder):
     records = PredictionStore(folder)
     records.start()
     records.add(sheet("text_to_image", "trained"), [sample(2)])
@@ -105,7 +103,7 @@ def test_starting_again_forgets_an_earlier_attempt(folder: Path) -> None:
     assert len(list(folder.iterdir())) == 2
 
 
-def test_a_broken_record_is_named_by_file_and_line(folder: Path) -> None:
+def test_a_broken_record_is_named_by_file_and_line(folder):
     file = folder / sheet("text_to_image", "trained").file
     file.write_text('{"rank": 1, "right": 1}\n{"rank": \n')
     with pytest.raises(UserError) as caught:
@@ -113,7 +111,7 @@ def test_a_broken_record_is_named_by_file_and_line(folder: Path) -> None:
     assert (caught.value.code, caught.value.file, caught.value.line) == ("records_unreadable", str(file), 2)
 
 
-def test_names_of_files_are_safe_short_and_distinct(tmp_path: Path) -> None:
+def test_names_of_files_are_safe_short_and_distinct(tmp_path):
     """Labels and splits are texts of a corpus: they may be long, alike in ASCII, or look like paths."""
     store = PredictionStore(tmp_path / "records")
     store.start()
@@ -127,16 +125,16 @@ def test_names_of_files_are_safe_short_and_distinct(tmp_path: Path) -> None:
     for number, file in enumerate(files):
         store.add(file, [sample(1, label="x", number=str(number))])
     read = list(store.read())
-    assert [(stored.file, stored.samples[0]["number"]) for stored in read] == [
+    assert [(file, samples[0]["number"]) for _, file, samples in read] == [
         (file, str(number)) for number, file in enumerate(files)
     ]
-    assert len({stored.name.lower() for stored in read}) == len(files) == len(list(store.folder.iterdir())) - 1
-    for stored in read:
-        assert re.fullmatch(r"([0-9]+-)?zero_shot_classification-[A-Za-z0-9._-]+\.jsonl", stored.name)
-        assert len(f"confusion-{stored.name}") <= 240
+    assert len({name.lower() for name, _, _ in read}) == len(files) == len(list(store.folder.iterdir())) - 1
+    for name, _, _ in read:
+        assert re.fullmatch(r"([0-9]+-)?zero_shot_classification-[A-Za-z0-9._-]+\.jsonl", name)
+        assert len(f"confusion-{name}") <= 240
 
 
-def test_bars_in_names_do_not_add_columns(tmp_path: Path) -> None:
+def test_bars_in_names_do_not_add_columns(tmp_path):
     store = PredictionStore(tmp_path / "records")
     store.start()
     store.add(PredictionFile("classification", "t", "a|b", "frozen", "ranks", "trained", part="image_to_class",
@@ -147,7 +145,7 @@ def test_bars_in_names_do_not_add_columns(tmp_path: Path) -> None:
     assert row.replace(r"\|", "").count("|") == heading.count("|")
 
 
-def test_the_samples_of_all_files_are_never_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_samples_of_all_files_are_never_in_memory(folder, monkeypatch):
     class Samples(list[dict[str, Any]]):
         """A list to which weak references are possible."""
 
@@ -155,7 +153,7 @@ def test_the_samples_of_all_files_are_never_in_memory(folder: Path, monkeypatch:
     most = 0
     read = PredictionStore._samples
 
-    def counted(self: PredictionStore, name: str) -> Samples:
+    def counted(self, name):
         nonlocal most
         samples = Samples(read(self, name))
         alive.append(weakref.ref(samples))
@@ -167,12 +165,12 @@ def test_the_samples_of_all_files_are_never_in_memory(folder: Path, monkeypatch:
     assert (len(alive), most) == (6, 2)  # the one that is left and the one that is reached
 
 
-def test_missing_records_are_an_error_of_the_user(tmp_path: Path) -> None:
+def test_missing_records_are_an_error_of_the_user(tmp_path):
     with pytest.raises(UserError, match="no evaluation records"):
         score_predictions(tmp_path, seed=0)
 
 
-def test_tables_hold_every_row_in_three_forms(folder: Path, tmp_path: Path) -> None:
+def test_tables_hold_every_row_in_three_forms(folder, tmp_path):
     rows = score_predictions(folder, seed=0)
     write_tables(tmp_path, FACTS, rows)
     as_json = json.loads((tmp_path / "table.json").read_text())
@@ -188,7 +186,7 @@ def test_tables_hold_every_row_in_three_forms(folder: Path, tmp_path: Path) -> N
     assert "Left out: 5 images of test, classification subgroup (unseen)." in text
 
 
-def test_samples_of_one_concept_are_a_group_unless_all_are() -> None:
+def test_samples_of_one_concept_are_a_group_unless_all_are():
     assert sample_groups([sample(1), sample(2)]) is None
     grouped = [{**sample(1), "query": str(n), "group": concept} for n, concept in enumerate("aab")]
     found = sample_groups([*grouped, {**sample(1), "query": "a"}])
@@ -196,3 +194,37 @@ def test_samples_of_one_concept_are_a_group_unless_all_are() -> None:
     assert sample_groups([*grouped[:2], sample(1), sample(2)]) == ["a", "a", "", ""]
     assert sample_groups(grouped[:2]) is None
     assert sample_groups(grouped[1:]) is None
+
+
+def class_sample(label, first, rank):
+    return {"query": "q", "label": label, "rank": rank, "right": 1, "top": [first], "probability": 0.5}
+
+
+CLASSES = [class_sample(*each) for each in (("ant", "ant", 1), ("ant", "bee", 4), ("ant", "cat", 9), ("bee", "bee", 1))]
+
+
+def test_accuracy_by_class_by_hand():
+    assert [tuple(row.values()) for row in class_rows(CLASSES)] == [
+        ("ant", 3, 1 / 3, 2 / 3, "bee", 1),  # bee and cat once each: the first by name
+        ("bee", 1, 1.0, 1.0, "", 0),
+    ]
+
+
+def test_the_trained_encoders_classes_have_tables(tmp_path):
+    """Also where two labels give one name, ``a-b`` and ``a_b``; other files are not read."""
+    store = PredictionStore(tmp_path / "records")
+    store.start()
+    for label, samples in (("a-b", CLASSES), ("a_b", [class_sample("cow", "cow", 1)])):
+        store.add(PredictionFile("c", "t", label, "frozen", "ranks", "trained", part="image_to_class"), samples)
+    stems = {file.stem for file in store.folder.glob("*.jsonl")}
+    for encoder, part in (("untrained", "image_to_class"), ("trained", "image_to_text")):
+        other = PredictionFile("r", "t", "all", "zero_shot", "ranks", encoder, part=part)
+        store.add(other, CLASSES)
+        (store.folder / other.file).unlink()
+    write_class_tables(store.folder, tmp_path / "classes")
+    assert {file.stem for file in (tmp_path / "classes").iterdir()} == stems
+    labels = []
+    for file in (tmp_path / "classes").iterdir():
+        with file.open(newline="") as lines:
+            labels += [row["label"] for row in csv.DictReader(lines)]
+    assert sorted(labels) == ["ant", "bee", "cow"]

@@ -1,9 +1,6 @@
 """Paired comparison: by hand, against plain simulation, and with statistics that are no means."""
 
-from __future__ import annotations
-
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,18 +15,18 @@ LEFT = np.array([0.0, 1.0, 2.0, 0.0, 5.0])
 RIGHT = np.array([1.0, 1.0, 4.0, 1.0, 4.0])
 
 
-def measure(values: np.ndarray, statistic: core.Statistic = core.mean_of, first: int = 0) -> BootstrapMetric:
+def measure(values, statistic=core.mean_of, first=0):
     return BootstrapMetric("m", [str(first + n) for n in range(len(values))], values, statistic)
 
 
-def pairs(left: np.ndarray, right: np.ndarray, statistic: core.Statistic = core.mean_of) -> PairedOutcomes:
+def pairs(left, right, statistic=core.mean_of):
     found = PairedOutcomes.of(measure(left, statistic), measure(right, statistic))
     assert found is not None
     return found
 
 
 @pytest.mark.parametrize(("statistic", "plain"), [(core.mean_of, np.mean), (core.median_of, np.median)])
-def test_few_units_are_tossed_in_every_way(statistic: core.Statistic, plain: object) -> None:
+def test_few_units_are_tossed_in_every_way(statistic, plain):
     """Sixteen ways to let the four units that differ change places, written out."""
     assert callable(plain)
     seen = abs(plain(RIGHT) - plain(LEFT))
@@ -43,12 +40,12 @@ def test_few_units_are_tossed_in_every_way(statistic: core.Statistic, plain: obj
     assert pairs(LEFT, RIGHT, statistic).p_value(0, 10_000) == as_large / 2 ** len(differing)
 
 
-def test_a_sign_test_by_hand() -> None:
+def test_a_sign_test_by_hand():
     """Right wins four units and loses none: of 16 tosses, two are as extreme."""
     assert pairs(np.zeros(9), np.array([1.0] * 4 + [0.0] * 5)).p_value(0, 10_000) == 2 / 16
 
 
-def grouped(left: np.ndarray, right: np.ndarray, groups: list[str], *, stored: str = "both") -> PairedOutcomes:
+def grouped(left, right, groups, *, stored="both"):
     metrics = [
         BootstrapMetric("m", [str(n) for n in range(len(values))], values, core.mean_of, groups=given)
         for values, given in (
@@ -61,7 +58,7 @@ def grouped(left: np.ndarray, right: np.ndarray, groups: list[str], *, stored: s
 
 
 @pytest.mark.parametrize("stored", ["both", "left", "right"])
-def test_units_of_a_group_change_places_together(stored: str) -> None:
+def test_units_of_a_group_change_places_together(stored):
     """Right wins twelve units of four groups and loses none: of 16 tosses, two are as extreme."""
     left, right = np.zeros(14), np.array([1.0] * 12 + [0.0] * 2)
     found = grouped(left, right, [*(name for name in "abcd" for _ in range(3)), "e", "e"], stored=stored)
@@ -70,7 +67,7 @@ def test_units_of_a_group_change_places_together(stored: str) -> None:
     assert int(found.counts.sum()) == 14
 
 
-def test_many_groups_are_simulated_and_agree_with_units_that_stand_for_them() -> None:
+def test_many_groups_are_simulated_and_agree_with_units_that_stand_for_them():
     rng = np.random.default_rng(0)
     left, right = rng.random(60), rng.random(60) + 0.1
     names = [f"group {n}" for n in range(60) for _ in range(3)]
@@ -79,15 +76,13 @@ def test_many_groups_are_simulated_and_agree_with_units_that_stand_for_them() ->
     assert found.interval(0, 20_000) == pytest.approx(alone.interval(0, 20_000), abs=0.01)
 
 
-def test_all_permutations_of_few_differing_units_among_many_are_computed_in_parts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_all_permutations_of_few_differing_units_among_many_are_computed_in_parts(monkeypatch):
     expected = pairs(LEFT, RIGHT).p_value(0, 10_000)
     monkeypatch.setattr(significance, "MAX_DRAWN_NUMBERS", 3 * 2 * len(LEFT))  # three permutations a part
     assert pairs(LEFT, RIGHT).p_value(0, 10_000) == expected
 
 
-def test_many_units_are_simulated_and_agree_with_plain_simulation() -> None:
+def test_many_units_are_simulated_and_agree_with_plain_simulation():
     rng = np.random.default_rng(3)
     left, right = rng.random(60) < 0.5, rng.random(60) < 0.68
     found = pairs(left, right)
@@ -99,14 +94,14 @@ def test_many_units_are_simulated_and_agree_with_plain_simulation() -> None:
     assert found.interval(0, 20_000) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.02)
 
 
-def test_equal_runs_differ_by_nothing_and_surely() -> None:
+def test_equal_runs_differ_by_nothing_and_surely():
     found = pairs(LEFT, LEFT)
     assert found.p_value(0, 100) == 1
     assert found.interval(0, 100) == (0, 0)
 
 
-def test_values_of_several_columns_are_kept_together() -> None:
-    def ratio(rows: core.Numbers, counts: core.Ints) -> core.Numbers:
+def test_values_of_several_columns_are_kept_together():
+    def ratio(rows, counts):
         totals = counts @ rows
         return totals[:, 0] / totals[:, 1]
 
@@ -116,7 +111,7 @@ def test_values_of_several_columns_are_kept_together() -> None:
     assert found.p_value(0, 100) == 1  # one unit differs; either way it is as large
 
 
-def test_ranks_among_different_numbers_of_candidates_are_not_compared(tmp_path: Path) -> None:
+def test_ranks_among_different_numbers_of_candidates_are_not_compared(tmp_path):
     folders = [tmp_path / name for name in ("left", "same", "larger")]
     for folder, candidates in zip(folders, (9, 9, 900), strict=True):
         store = PredictionStore(folder)
@@ -129,7 +124,7 @@ def test_ranks_among_different_numbers_of_candidates_are_not_compared(tmp_path: 
     assert compare_runs(left, larger) == []
 
 
-def test_only_units_that_both_have_are_compared() -> None:
+def test_only_units_that_both_have_are_compared():
     found = PairedOutcomes.of(measure(LEFT), measure(RIGHT, first=3))
     assert found is not None
     assert int(found.counts.sum()) == 2
@@ -137,7 +132,7 @@ def test_only_units_that_both_have_are_compared() -> None:
     assert PairedOutcomes.of(measure(LEFT), measure(RIGHT, first=90)) is None
 
 
-def records(folder: Path, ranks: list[int], variant: str = "captions[0]") -> Path:
+def records(folder, ranks, variant="captions[0]"):
     kept = PredictionStore(folder)
     kept.start()
     for encoder, values in (("trained", ranks), ("untrained", [99] * len(ranks))):
@@ -148,7 +143,7 @@ def records(folder: Path, ranks: list[int], variant: str = "captions[0]") -> Pat
     return folder
 
 
-def test_runs_are_compared_by_their_records(tmp_path: Path) -> None:
+def test_runs_are_compared_by_their_records(tmp_path):
     left, right = records(tmp_path / "a", [1, 9, 9, 9, 9]), records(tmp_path / "b", [1, 1, 1, 1, 1])
     found = {each.metric: each for each in compare_runs(left, right)}
     assert list(found) == ["IR@1", "IR@5", "IR@10", "IR median rank"]

@@ -277,7 +277,6 @@ def test_tasks_read_what_they_name_and_only_if_they_are_asked() -> None:
     talk = {
         "language_model": {"path": "/m"}, "train_dataset": "b",
         "instructions": [{"path": "/i.json", "images": "/i"}],
-        "benchmarks": [{"name": "mmbench", "path": "/m.tsv"}, {"name": "gqa", "path": "/g.json", "images": "/g"}],
     }  # fmt: skip
     requested = {"encoder": "e", "dataset": "a", "dialogue": talk, "captioning": {"train_dataset": "c"}}
     spec = parse_spec("evaluate", {**requested, "tasks": ["dialogue"]})
@@ -285,8 +284,6 @@ def test_tasks_read_what_they_name_and_only_if_they_are_asked() -> None:
     assert data_paths(spec) == {
         "dialogue.language_model.path": "/m",
         "dialogue.instructions.0.path": "/i.json", "dialogue.instructions.0.images": "/i",
-        "dialogue.benchmarks.0.path": "/m.tsv",
-        "dialogue.benchmarks.1.path": "/g.json", "dialogue.benchmarks.1.images": "/g",
     }  # fmt: skip
     other = parse_spec("evaluate", {**requested, "tasks": ["captioning"]})
     assert (dataset_fields(other)["captioning.train_dataset"], data_paths(other)) == ("c", {})

@@ -1,8 +1,5 @@
 """Small studies, and cells whose runs found what a test says."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,25 +17,25 @@ LOSSES = {
 
 
 @pytest.fixture
-def study_of() -> Callable[..., StudySpec]:
+def study_of():
     """A study of two losses with one seed, changed as asked."""
 
-    def make(**changes: Any) -> StudySpec:
+    def make(**changes):
         return parse_as(StudySpec, {"axes": [LOSSES], "metrics": [METRIC], "pretrain": {"steps": 10}, **changes})
 
     return make
 
 
-def row(value: float, **more: Any) -> Json:
+def row(value, **more):
     """A row of an evaluation."""
     return {"task": "retrieval", "split": "test", "variant": "captions[0]", "metric": "IR@5", "value": value, **more}
 
 
 @pytest.fixture
-def cell_of() -> Callable[..., CellRecord]:
+def cell_of():
     """A cell; with ``value`` its evaluation has succeeded with that IR@5, otherwise its pre-training is queued."""
 
-    def make(number: int, value: float | None = None, seed: int = 0, **more: Any) -> CellRecord:
+    def make(number, value=None, seed=0, **more):
         facts = {"labels": {"loss": "both"}, "parameters": {}, **more}
         state = facts.pop("state", "queued" if value is None else "succeeded")
         encoder = facts.pop("encoder", {"seconds": 10.0, "images_seen": 100})

@@ -1,9 +1,6 @@
 """Nothing is chosen on the images that a study reports."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -16,7 +13,7 @@ BEST = {"dataset": "sample", "split": "test_vendor", "choose": "held_out.retriev
 ON_VAL = {**BEST, "split": "val"}
 
 
-def variant(**spec: Any) -> list[dict[str, Any]]:
+def variant(**spec):
     return [{"name": "a", "variants": [{"name": "x"}, {"name": "y", "spec": spec}]}]
 
 
@@ -33,16 +30,14 @@ def variant(**spec: Any) -> list[dict[str, Any]]:
         ),
     ],
 )
-def test_weights_are_not_chosen_on_what_is_reported(
-    study_of: StudyOf, pretrain: dict[str, Any], axes: list[dict[str, Any]], field: str
-) -> None:
+def test_weights_are_not_chosen_on_what_is_reported(study_of, pretrain, axes, field):
     study = study_of(pretrain={"steps": 10, **pretrain}, axes=axes, evaluate={"splits": ["val_b", "test_vendor"]})
     with pytest.raises(UserError, match="test_vendor is what evaluate reports; choose weights on another") as caught:
         expand_study(study)
     assert (caught.value.code, caught.value.field) == ("bad_spec", field)
 
 
-def test_a_search_may_not_move_the_monitor_onto_a_reported_split(study_of: StudyOf) -> None:
+def test_a_search_may_not_move_the_monitor_onto_a_reported_split(study_of):
     splits = {"monitor.split": {"kind": "choice", "values": ["test_vendor"]}}
     search = {"kind": "random", "trials": 1, "parameters": splits}
     with pytest.raises(UserError) as caught:
@@ -59,5 +54,5 @@ def test_a_search_may_not_move_the_monitor_onto_a_reported_split(study_of: Study
         {**BEST, "dataset": "other", "view": "interleaved"},
     ],
 )
-def test_other_monitors_are_accepted(study_of: StudyOf, monitor: dict[str, Any]) -> None:
+def test_other_monitors_are_accepted(study_of, monitor):
     assert expand_study(study_of(pretrain={"steps": 10, "monitor": monitor}))

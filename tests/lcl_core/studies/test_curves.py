@@ -1,7 +1,5 @@
 """Metric lines of several seeds as one curve a row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from lcl_core.studies.results import MAX_POINTS, CellRecord, curve_metrics, training_curves
@@ -9,7 +7,7 @@ from lcl_core.studies.results import MAX_POINTS, CellRecord, curve_metrics, trai
 CellOf = Callable[..., CellRecord]
 
 
-def test_the_seeds_of_a_row_are_one_curve(cell_of: CellOf) -> None:
+def test_the_seeds_of_a_row_are_one_curve(cell_of):
     cells = [cell_of(0), cell_of(1, seed=1), cell_of(2, labels={"loss": "other"})]
     lines = {
         "run_0": [{"step": 0, "phase": "preparing"}, {"step": 10, "loss": 4.0}, {"step": 20, "loss": 2.0}],
@@ -21,14 +19,14 @@ def test_the_seeds_of_a_row_are_one_curve(cell_of: CellOf) -> None:
     assert training_curves(cells, lines, "absent")[0]["points"] == []
 
 
-def test_long_curves_are_thinned_and_keep_their_ends(cell_of: CellOf) -> None:
+def test_long_curves_are_thinned_and_keep_their_ends(cell_of):
     lines = {"run_0": [{"step": step, "loss": 1.0} for step in range(1, 5001)]}
     (curve,) = training_curves([cell_of(0)], lines, "loss")
     assert len(curve["points"]) == MAX_POINTS
     assert (curve["points"][0][0], curve["points"][-1][0]) == (1, 5000)
 
 
-def test_what_can_be_drawn() -> None:
+def test_what_can_be_drawn():
     lines = {"a": [{"step": 0, "phase": "p"}, {"step": 1, "time": 2, "id": 3, "lr": 0.1, "loss": 1.0, "name": "x"}]}
     assert curve_metrics(lines) == ["loss", "lr"]
     assert curve_metrics({"a": []}) == []

@@ -1,9 +1,5 @@
 """Every place where a study's spec may refer to an encoder."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 from lcl_core.specs.parsing import encoder_fields, parse_as, parse_spec
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.encoder_references import (
@@ -37,7 +33,7 @@ STUDY = {
 }  # fmt: skip
 
 
-def test_references_are_found_and_replaced_wherever_they_are() -> None:
+def test_references_are_found_and_replaced_wherever_they_are():
     study = parse_as(StudySpec, STUDY)
     names = ["base", "other", "third", "teacher", "minilm", "drawn"]
     assert sorted(encoder_references(study)) == sorted(names)
@@ -48,12 +44,12 @@ def test_references_are_found_and_replaced_wherever_they_are() -> None:
     assert replace_encoders(pinned, str) == pinned, "a study without names stays as it is"
 
 
-def test_an_encoder_that_no_task_of_the_evaluation_uses_is_no_reference(study_of: Callable[..., StudySpec]) -> None:
+def test_an_encoder_that_no_task_of_the_evaluation_uses_is_no_reference(study_of):
     unused = {"tasks": ["retrieval"], "tuned_retrieval": {"text_encoder": "minilm"}}
     assert encoder_references(study_of(evaluate=unused)) == []
 
 
-def test_the_fields_are_those_of_a_pretraining() -> None:
+def test_the_fields_are_those_of_a_pretraining():
     model = {"init": "a", "vision_init": "c"}
     spec = parse_spec("pretrain", {"model": model, "objective": {"distill": {"encoder": "b"}}})
     assert tuple(encoder_fields(spec)) == TRAINING_FIELDS

@@ -1,9 +1,6 @@
 """A study that grows keeps what it has."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -16,16 +13,16 @@ StudyOf = Callable[..., StudySpec]
 RANDOM = {"kind": "random", "trials": 2, "parameters": {"optimizer.lr": {"kind": "uniform", "low": 0.1, "high": 0.9}}}
 
 
-def addition(**given: Any) -> AdditionSpec:
+def addition(**given):
     return parse_as(AdditionSpec, given)
 
 
-def variants(axis: str, *names: str) -> list[dict[str, Any]]:
+def variants(axis, *names):
     made = [{"name": name, "spec": {"objective.contrastive_weight": float(name)}} for name in names]
     return [{"name": axis, "variants": made}]
 
 
-def test_seeds_and_variants_are_added_and_the_old_cells_stay(study_of: StudyOf) -> None:
+def test_seeds_and_variants_are_added_and_the_old_cells_stay(study_of):
     study = study_of()
     more = apply_addition(study, addition(seeds=[4, 0], axes=variants("loss", "2", "3")))
     assert more.seeds == (0, 4)
@@ -36,13 +33,13 @@ def test_seeds_and_variants_are_added_and_the_old_cells_stay(study_of: StudyOf) 
     assert old.items() <= new.items()
 
 
-def test_asking_twice_changes_nothing_the_second_time(study_of: StudyOf) -> None:
+def test_asking_twice_changes_nothing_the_second_time(study_of):
     wanted = addition(seeds=[4], axes=variants("loss", "2"))
     once = apply_addition(study_of(), wanted)
     assert apply_addition(once, wanted) == once
 
 
-def test_a_random_search_gets_more_trials_and_never_fewer(study_of: StudyOf) -> None:
+def test_a_random_search_gets_more_trials_and_never_fewer(study_of):
     study = study_of(search=RANDOM)
     more = apply_addition(study, addition(trials=5))
     assert [cell.parameters for cell in expand_study(more)][:2] == [cell.parameters for cell in expand_study(study)][:2]
@@ -58,7 +55,7 @@ def test_a_random_search_gets_more_trials_and_never_fewer(study_of: StudyOf) -> 
         ({"trials": 3}, "bad_spec", "trials"),
     ],
 )  # fmt: skip
-def test_what_would_change_old_rows_is_refused(study_of: StudyOf, given: dict[str, Any], code: str, field: str) -> None:
+def test_what_would_change_old_rows_is_refused(study_of, given, code, field):
     with pytest.raises(UserError) as caught:
         apply_addition(study_of(), addition(**given))
     assert (caught.value.code, caught.value.field) == (code, field)

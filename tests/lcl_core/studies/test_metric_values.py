@@ -1,10 +1,5 @@
 """Which rows of a result a metric means."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from lcl_core.specs.study import MetricSpec
@@ -19,7 +14,7 @@ ROWS = [
 ]  # fmt: skip
 
 
-def metric(**wanted: Any) -> MetricSpec:
+def metric(**wanted):
     return MetricSpec(name="m", **wanted)
 
 
@@ -31,15 +26,13 @@ def metric(**wanted: Any) -> MetricSpec:
         ({"metric": "TR@5", "task": "retrieval", "variant": "captions[0]"}, 0.9, 1),
     ],
 )
-def test_all_rows_that_fit_are_averaged(
-    cell_of: Callable[..., CellRecord], wanted: dict[str, str], value: float, count: int
-) -> None:
+def test_all_rows_that_fit_are_averaged(cell_of, wanted, value, count):
     found = metric_value(metric(**wanted), cell_of(0, rows=ROWS, state="succeeded"))
     assert found is not None
     assert (found.value, found.rows) == (pytest.approx(value), count)
 
 
-def test_chance_and_untrained_go_along_where_every_row_has_them(cell_of: Callable[..., CellRecord]) -> None:
+def test_chance_and_untrained_go_along_where_every_row_has_them(cell_of):
     both = metric_value(metric(metric="IR@5"), cell_of(0, rows=ROWS, state="succeeded"))
     one = metric_value(metric(metric="IR@5", split="a"), cell_of(0, rows=ROWS, state="succeeded"))
     assert both is not None
@@ -48,7 +41,7 @@ def test_chance_and_untrained_go_along_where_every_row_has_them(cell_of: Callabl
     assert (one.chance, one.untrained) == (0.01, 0.02)
 
 
-def test_nothing_without_a_row_or_an_ended_evaluation(cell_of: Callable[..., CellRecord]) -> None:
+def test_nothing_without_a_row_or_an_ended_evaluation(cell_of):
     cell = cell_of(0, rows=ROWS, state="succeeded")
     assert metric_value(metric(metric="acc@1"), cell) is None
     assert metric_value(metric(metric="IR@5", task="classification"), cell) is None
@@ -57,18 +50,18 @@ def test_nothing_without_a_row_or_an_ended_evaluation(cell_of: Callable[..., Cel
     assert metric_value(metric(metric="IR@5"), unfinished) is None
 
 
-def test_operations_are_those_of_the_vocabulary_that_the_run_had(cell_of: Callable[..., CellRecord]) -> None:
+def test_operations_are_those_of_the_vocabulary_that_the_run_had(cell_of):
     counts = {"seconds": 1.0, "images_seen": 10, "tokens_seen": 10_000, "documents_seen": 10}
     spec = {"steps": 10, "tokenizer": {"path": "/data/tokenizer.json", "vocab_size": 4096}}
     written = {**spec, "tokenizer": {"vocab_size": 29_995}}
 
-    def flops(spec: dict[str, Any], **more: Any) -> float | None:
+    def flops(spec, **more):
         return mean_costs([cell_of(0, state="succeeded", encoder=counts | more, spec=spec)])["flops"]
 
     assert flops(spec, vocab_size=30_000) == flops(written)
 
 
-def test_a_figure_of_the_training_needs_no_evaluation(cell_of: Callable[..., CellRecord]) -> None:
+def test_a_figure_of_the_training_needs_no_evaluation(cell_of):
     cell = cell_of(0, state="succeeded", final={"generation_loss": 3.5, "step": 10, "fine": True})
     loss = metric_value(metric(of="training", metric="generation_loss"), cell)
     assert loss is not None

@@ -1,32 +1,27 @@
 """Two rows question by question."""
 
-from __future__ import annotations
-
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.benchmarks.yes_no import POPE
+from lcl_core.evaluation.benchmarks import questions
 from lcl_core.evaluation.metrics import caption_metrics
 from lcl_core.evaluation.metrics.caption_metrics import MeteorProgram
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
 from lcl_core.specs.study import MetricSpec
 from lcl_core.studies.paired_outcomes import Question, compare_outcomes, question_outcomes
-from lcl_core.studies.statistics import PairedTest, paired_test
+from lcl_core.studies.statistics import paired_test
 
 
-def metric(**wanted: Any) -> MetricSpec:
+def metric(**wanted):
     return MetricSpec(name="m", **wanted)
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> Path:
+def records(tmp_path):
     """Three questions in each direction, and what the untrained encoder said to them."""
     kept = PredictionStore(tmp_path / "records")
     kept.start()
@@ -41,7 +36,7 @@ def records(tmp_path: Path) -> Path:
     return kept.folder
 
 
-def test_each_question_is_found_or_not(records: Path) -> None:
+def test_each_question_is_found_or_not(records):
     at_1, at_5, text, rank, elsewhere, learnt, training = question_outcomes(
         [
             metric(metric="IR@1"),
@@ -62,7 +57,7 @@ def test_each_question_is_found_or_not(records: Path) -> None:
     assert rank == elsewhere == learnt == training == {}
 
 
-def test_files_that_no_metric_asks_for_are_neither_read_nor_scored(tmp_path: Path) -> None:
+def test_files_that_no_metric_asks_for_are_neither_read_nor_scored(tmp_path):
     kept = PredictionStore(tmp_path / "records")
     kept.start()
     retrieval = ("retrieval", "test", "captions[0]", "zero_shot", "ranks", "trained")
@@ -80,9 +75,7 @@ def test_files_that_no_metric_asks_for_are_neither_read_nor_scored(tmp_path: Pat
         question_outcomes([metric(metric="CIDEr", split="test")], kept.folder)
 
 
-def test_captions_and_answers_have_outcomes_without_their_baselines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_captions_and_answers_have_outcomes_without_their_baselines(tmp_path, monkeypatch):
     """Facts of the baselines (``seed``) are missing, and METEOR would fail."""
     kept = PredictionStore(tmp_path / "records")
     kept.start()
@@ -90,10 +83,9 @@ def test_captions_and_answers_have_outcomes_without_their_baselines(
     kept.add(PredictionFile("captioning", "test", "own", "frozen", "captions", "trained"), captions)
     program = MeteorProgram(sys.executable, tmp_path / "absent.jar")
     monkeypatch.setattr(caption_metrics, "find_meteor", lambda: program)
-    monkeypatch.setattr(POPE, "chance", None)
+    monkeypatch.setattr(questions, "_pope_chance", None)
     answers = [
-        {"id": f"{n}", "image": f"i{n}", "text": "Is it?", "truth": [truth], "options": {},
-         "groups": {"split": "random"}, "answer": "yes"}
+        {"id": f"{n}", "image": f"i{n}", "text": "Is it?", "truth": truth, "split": "random", "answer": "yes"}
         for n, truth in enumerate(("yes", "no"))
     ]  # fmt: skip
     about = ("dialogue", "test", "pope", "frozen", "answers", "trained")
@@ -106,8 +98,8 @@ def test_captions_and_answers_have_outcomes_without_their_baselines(
     assert meteor == {}
 
 
-def test_seeds_are_averaged_before_questions_are_paired() -> None:
-    def answers(*found: float) -> dict[Question, float]:
+def test_seeds_are_averaged_before_questions_are_paired():
+    def answers(*found):
         return {Question(("t", "s", "v"), ("s", f"q{n}")): value for n, value in enumerate(found)}
 
     left = [answers(1, 0, 0, 1), answers(0, 0, 0, 1)]
@@ -116,7 +108,7 @@ def test_seeds_are_averaged_before_questions_are_paired() -> None:
     assert found == paired_test([0.5, 0.0, 0.0], [1.0, 1.0, 0.5])  # q3 was not asked of the last one
 
 
-def test_samples_of_one_group_are_one_pair(tmp_path: Path) -> None:
+def test_samples_of_one_group_are_one_pair(tmp_path):
     """Of three drawings of a concept all are right or none: they say as much as one."""
     sides = []
     for name, firsts in (("left", [9, 9, 9, 1, 9]), ("right", [1, 1, 1, 1, 9])):
@@ -145,14 +137,14 @@ def test_samples_of_one_group_are_one_pair(tmp_path: Path) -> None:
     assert found.interval == pytest.approx(expected.interval)
 
 
-def test_without_a_common_question_there_is_no_comparison() -> None:
+def test_without_a_common_question_there_is_no_comparison():
     one = {Question(("t", "s", "v"), ("s", "a")): 1.0}
     assert compare_outcomes([one], [{Question(("t", "s", "v"), ("s", "b")): 1.0}]) is None
     assert compare_outcomes([one], []) is None
     assert compare_outcomes([], []) is None
 
 
-def stored(folder: Path, ranks: Mapping[str, Sequence[int]], candidates: int = 20) -> Path:
+def stored(folder, ranks, candidates=20):
     """Stored predictions about images q0, q1, …, by the variant of their labels."""
     store = PredictionStore(folder)
     store.start()
@@ -164,12 +156,12 @@ def stored(folder: Path, ranks: Mapping[str, Sequence[int]], candidates: int = 2
     return folder
 
 
-def compared(folder: Path, left: Mapping[str, Sequence[int]], right: Mapping[str, Sequence[int]]) -> PairedTest | None:
+def compared(folder, left, right):
     sides = [stored(folder / name, ranks) for name, ranks in (("left", left), ("right", right))]
     return compare_outcomes(*(question_outcomes([metric(metric="acc@1")], side) for side in sides))
 
 
-def test_ranks_among_different_numbers_of_candidates_are_not_paired(tmp_path: Path) -> None:
+def test_ranks_among_different_numbers_of_candidates_are_not_paired(tmp_path):
     """The dataset got a version with more of them between the evaluations."""
     ranks = {"shape": [1, 2, 2]}
     small, same, large = (
@@ -183,7 +175,7 @@ def test_ranks_among_different_numbers_of_candidates_are_not_paired(tmp_path: Pa
     assert paired.count == 3
 
 
-def test_a_sample_that_several_files_ask_about_is_one_pair(tmp_path: Path) -> None:
+def test_a_sample_that_several_files_ask_about_is_one_pair(tmp_path):
     left, right = [1, 2, 2, 2, 1], [1, 1, 1, 2, 2]
     once = compared(tmp_path / "once", {"shape": left}, {"shape": right})
     twice = compared(tmp_path / "twice", {"shape": left, "colour": left}, {"shape": right, "colour": right})
@@ -192,7 +184,7 @@ def test_a_sample_that_several_files_ask_about_is_one_pair(tmp_path: Path) -> No
     assert twice == once
 
 
-def test_the_difference_is_that_of_the_means_of_the_rows(tmp_path: Path) -> None:
+def test_the_difference_is_that_of_the_means_of_the_rows(tmp_path):
     """The second label is that of two images alone, and its row of the evaluation counts as much as the first."""
     left = {"shape": [1, 2, 2, 2], "colour": [2, 2]}
     right = {"shape": [1, 1, 2, 2], "colour": [1, 2]}
@@ -202,7 +194,7 @@ def test_the_difference_is_that_of_the_means_of_the_rows(tmp_path: Path) -> None
     assert (found.count, found.difference) == (4, pytest.approx(figures[1] - figures[0]))
 
 
-def test_questions_of_different_benchmarks_are_different_samples(tmp_path: Path) -> None:
+def test_questions_of_different_benchmarks_are_different_samples(tmp_path):
     store = PredictionStore(tmp_path)
     store.start()
     for benchmark in ("pope", "vqa"):

@@ -1,7 +1,5 @@
 """How a study stands follows from its runs."""
 
-from __future__ import annotations
-
 import pytest
 
 from lcl_core.studies.results import cell_state, count_states, study_state
@@ -24,7 +22,7 @@ from lcl_core.studies.results import cell_state, count_states, study_state
         ("succeeded", "succeeded", True, "succeeded"),
     ],
 )
-def test_a_cell_between_its_two_runs_is_running(run: str, evaluation: str | None, cancelled: bool, state: str) -> None:
+def test_a_cell_between_its_two_runs_is_running(run, evaluation, cancelled, state):
     assert cell_state(run, evaluation, cancelled=cancelled) == state
 
 
@@ -44,9 +42,9 @@ def test_a_cell_between_its_two_runs_is_running(run: str, evaluation: str | None
         ({"succeeded": 2}, True, "cancelled"),
     ],
 )
-def test_a_study_stands_as_its_cells_do(counts: dict[str, int], cancelled: bool, state: str) -> None:
+def test_a_study_stands_as_its_cells_do(counts, cancelled, state):
     assert study_state(counts, cancelled=cancelled) == state
 
 
-def test_states_are_counted_in_one_order() -> None:
+def test_states_are_counted_in_one_order():
     assert list(count_states(["failed", "queued", "failed"]).items()) == [("queued", 1), ("failed", 2)]

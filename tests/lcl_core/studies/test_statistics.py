@@ -1,7 +1,5 @@
 """Statistics against numbers worked by hand, closed forms and scipy's own tests."""
 
-from __future__ import annotations
-
 import math
 import random
 
@@ -18,13 +16,13 @@ from lcl_core.studies.statistics import (
 )
 
 
-def test_mean_and_deviation() -> None:
+def test_mean_and_deviation():
     assert (mean([]), mean([2.0]), mean([1.0, 2.0, 6.0])) == (None, 2.0, 3.0)
     assert (sample_deviation([]), sample_deviation([2.0])) == (None, None)
     assert sample_deviation([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]) == pytest.approx(math.sqrt(32 / 7))
 
 
-def test_students_interval() -> None:
+def test_students_interval():
     """n = 3, mean 2, sd 1: half-width t(2, .975) / sqrt 3; that quantile is .95 sqrt(2 / (1 - .95 ** 2))."""
     quantile = 0.95 * math.sqrt(2 / (1 - 0.95**2))
     assert quantile == pytest.approx(4.30265, abs=1e-5)
@@ -33,14 +31,14 @@ def test_students_interval() -> None:
     assert (t_interval([5.0]), t_interval([])) == (None, None)
 
 
-def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_an_interval_holds_the_truth_as_often_as_it_says():
     rng = random.Random(0)
     samples = [[rng.gauss(3.0, 2.0) for _ in range(4)] for _ in range(2000)]
     intervals = [interval for sample in samples if (interval := t_interval(sample))]
     assert 0.935 < sum(low < 3.0 < high for low, high in intervals) / 2000 < 0.965
 
 
-def test_a_paired_test_by_hand() -> None:
+def test_a_paired_test_by_hand():
     """Differences 1, 2, 3: t = 2 sqrt 3, and with two degrees of freedom p = 1 - t / sqrt(t ** 2 + 2)."""
     found = paired_test([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
     t = 2 * math.sqrt(3)
@@ -50,7 +48,7 @@ def test_a_paired_test_by_hand() -> None:
     assert found.interval == pytest.approx(t_interval([1.0, 2.0, 3.0]))
 
 
-def test_a_paired_test_agrees_with_scipys() -> None:
+def test_a_paired_test_agrees_with_scipys():
     rng = random.Random(1)
     left = [rng.random() for _ in range(7)]
     right = [value + rng.gauss(0.1, 0.2) for value in left]
@@ -60,7 +58,7 @@ def test_a_paired_test_agrees_with_scipys() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, -0.3, 0.8])
-def test_equivalence_agrees_with_scipys_one_sided_tests(shift: float) -> None:
+def test_equivalence_agrees_with_scipys_one_sided_tests(shift):
     rng, margin = random.Random(2), 0.5
     left = [rng.random() for _ in range(6)]
     right = [value + shift + rng.gauss(0, 0.1) for value in left]
@@ -71,12 +69,12 @@ def test_equivalence_agrees_with_scipys_one_sided_tests(shift: float) -> None:
     assert (max(above, below) < 0.05) == (abs(shift) < margin)
 
 
-def test_one_pair_or_equal_differences_show_no_equivalence() -> None:
+def test_one_pair_or_equal_differences_show_no_equivalence():
     assert equivalence_p([1.0], [1.0], 0.5) is None
     assert equivalence_p([1.0, 2.0], [1.1, 2.1], 0.5) is None
 
 
-def test_pairing_sees_what_a_common_seed_hides() -> None:
+def test_pairing_sees_what_a_common_seed_hides():
     """Seeds differ by far more than the two rows do, and the same way in both."""
     left = [0.10, 0.50, 0.90]
     found = paired_test(left, [value + step for value, step in zip(left, (0.02, 0.021, 0.019), strict=True)])
@@ -87,20 +85,20 @@ def test_pairing_sees_what_a_common_seed_hides() -> None:
 @pytest.mark.parametrize(
     ("left", "right"), [([1.0], [2.0]), ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]), ([0.1, 0.2], [0.3, 0.4])]
 )
-def test_no_verdict_without_spread(left: list[float], right: list[float]) -> None:
+def test_no_verdict_without_spread(left, right):
     found = paired_test(left, right)
     assert found.difference == pytest.approx(right[0] - left[0])
     assert (found.t, found.p) == (None, None)
 
 
-def test_without_a_pair_there_is_nothing_to_compare() -> None:
+def test_without_a_pair_there_is_nothing_to_compare():
     with pytest.raises(ValueError, match="no pair"):
         paired_test([], [])
     with pytest.raises(ValueError, match="argument 2"):
         paired_test([1.0, 2.0], [1.0])
 
 
-def test_holms_adjustment_by_hand() -> None:
+def test_holms_adjustment_by_hand():
     """Ranked .01, .03, .04: x 3, x 2, x 1, and never below the one before."""
     assert holm_adjust([0.04, None, 0.01, 0.03]) == [
         pytest.approx(0.06),
@@ -112,7 +110,7 @@ def test_holms_adjustment_by_hand() -> None:
     assert holm_adjust([]) == []
 
 
-def test_holm_counts_planned_tests_without_a_p() -> None:
+def test_holm_counts_planned_tests_without_a_p():
     assert holm_adjust([0.04, None, 0.01], tests=3) == [pytest.approx(0.08), None, pytest.approx(0.03)]
     with pytest.raises(ValueError, match="2 p-values are more than the 1 tests"):
         holm_adjust([0.04, None, 0.01], tests=1)

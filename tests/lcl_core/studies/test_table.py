@@ -1,19 +1,14 @@
 """A whole table from runs that found what is known beforehand."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lcl_core.specs.study import StudySpec
-from lcl_core.studies.results import CellRecord
 from lcl_core.studies.table import FORMATS, as_csv, as_json, as_markdown, build_table, table_notes
 
 Json = dict[str, Any]
@@ -22,12 +17,12 @@ COST = {"both": 20.0, "contrastive": 10.0}
 
 
 @pytest.fixture
-def study(study_of: Callable[..., StudySpec]) -> StudySpec:
+def study(study_of):
     return study_of(seeds=[0, 1, 2])
 
 
 @pytest.fixture
-def cells(cell_of: Callable[..., CellRecord]) -> list[CellRecord]:
+def cells(cell_of):
     made = []
     for seed in range(3):
         for loss, values in VALUES.items():
@@ -39,7 +34,7 @@ def cells(cell_of: Callable[..., CellRecord]) -> list[CellRecord]:
     return made
 
 
-def test_a_row_sums_up_its_seeds(study: StudySpec, cells: list[CellRecord]) -> None:
+def test_a_row_sums_up_its_seeds(study, cells):
     table = build_table(study, cells)
     assert [row["labels"] for row in table["rows"]] == [{"loss": "both"}, {"loss": "contrastive"}]
     both = table["rows"][0]
@@ -55,7 +50,7 @@ def test_a_row_sums_up_its_seeds(study: StudySpec, cells: list[CellRecord]) -> N
     assert both["compute"]["parameters"] is None
 
 
-def test_rows_are_compared_with_the_baseline_over_their_seeds(study: StudySpec, cells: list[CellRecord]) -> None:
+def test_rows_are_compared_with_the_baseline_over_their_seeds(study, cells):
     """Differences -.05, -.04, -.05: mean -.046667, sd .0057735, t = -14."""
     table = build_table(study, cells)
     (found,) = table["comparisons"]["IR@5"]
@@ -65,18 +60,18 @@ def test_rows_are_compared_with_the_baseline_over_their_seeds(study: StudySpec, 
     assert found["p"] == found["p_holm"] == pytest.approx(1 - 14 / math.sqrt(14**2 + 2))
 
 
-def test_the_baseline_may_be_named(study: StudySpec, cells: list[CellRecord]) -> None:
+def test_the_baseline_may_be_named(study, cells):
     named = study.model_copy(update={"baseline": {"loss": "contrastive"}})
     table = build_table(named, cells)
     (found,) = table["comparisons"]["IR@5"]
     assert (table["baseline"], found["row"], found["difference"] > 0) == (1, 0, True)
 
 
-def test_the_front_is_over_the_cost(study: StudySpec, cells: list[CellRecord]) -> None:
+def test_the_front_is_over_the_cost(study, cells):
     assert build_table(study, cells)["pareto"]["IR@5"] == [1, 0]
 
 
-def test_a_table_fills_as_cells_end(study: StudySpec, cells: list[CellRecord], cell_of: Any) -> None:
+def test_a_table_fills_as_cells_end(study, cells, cell_of):
     waiting = [cell_of(cell.number, seed=cell.seed, labels=cell.labels) for cell in cells]
     empty = build_table(study, waiting)
     assert [row["states"] for row in empty["rows"]] == [{"queued": 3}] * 2
@@ -90,7 +85,7 @@ def test_a_table_fills_as_cells_end(study: StudySpec, cells: list[CellRecord], c
     assert (found["count"], found["p"]) == (1, None)
 
 
-def test_the_three_formats_say_the_same(study: StudySpec, cells: list[CellRecord]) -> None:
+def test_the_three_formats_say_the_same(study, cells):
     table = build_table(study, cells)
     assert json.loads(as_json(table, "what?"))["rows"] == json.loads(json.dumps(table["rows"]))
     lines = list(csv.DictReader(io.StringIO(as_csv(table, "what?"))))
@@ -108,14 +103,14 @@ def test_the_three_formats_say_the_same(study: StudySpec, cells: list[CellRecord
     assert set(FORMATS) == {"json", "csv", "md"}
 
 
-def test_an_empty_table_is_written_too(study: StudySpec, cell_of: Any) -> None:
+def test_an_empty_table_is_written_too(study, cell_of):
     table = build_table(study, [cell_of(0)])
     assert "| both | 1 |  |  |" in as_markdown(table, "t")
     assert len(as_csv(table, "t").splitlines()) == 2
 
 
-def test_datasets_that_changed_during_the_study_are_named(study_of: Any, cell_of: Any) -> None:
-    def notes(trained: list[str | None], evaluated: list[str]) -> list[str]:
+def test_datasets_that_changed_during_the_study_are_named(study_of, cell_of):
+    def notes(trained, evaluated):
         cells = []
         for number, (before, after) in enumerate(zip(trained, evaluated, strict=True)):
             cell = cell_of(number, 0.5, seed=number)

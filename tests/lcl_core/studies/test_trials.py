@@ -1,9 +1,6 @@
 """From a study to complete specs: products, seeds, identity, and whose fault a bad one is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any, NoReturn
 
 import pytest
 
@@ -20,11 +17,11 @@ LENGTHS = {
 }
 
 
-def axis(name: str, **variants: dict[str, Any]) -> dict[str, Any]:
+def axis(name, **variants):
     return {"name": name, "variants": [{"name": variant, "spec": spec} for variant, spec in variants.items()]}
 
 
-def test_every_combination_with_every_seed_one_seed_after_the_other(study_of: StudyOf) -> None:
+def test_every_combination_with_every_seed_one_seed_after_the_other(study_of):
     cells = expand_study(
         study_of(axes=[axis("loss", a={}, b={"objective.contrastive_weight": 2}), LENGTHS], seeds=[3, 1])
     )
@@ -38,12 +35,12 @@ def test_every_combination_with_every_seed_one_seed_after_the_other(study_of: St
     ]
 
 
-def test_a_study_without_axes_is_its_base_with_each_seed(study_of: StudyOf) -> None:
+def test_a_study_without_axes_is_its_base_with_each_seed(study_of):
     cells = expand_study(study_of(axes=[], seeds=[0, 7]))
     assert [(cell.labels, cell.spec.seed, cell.spec.steps) for cell in cells] == [({}, 0, 10), ({}, 7, 10)]
 
 
-def test_variants_win_over_the_base_and_the_base_over_its_preset(study_of: StudyOf) -> None:
+def test_variants_win_over_the_base_and_the_base_over_its_preset(study_of):
     base = {"preset": "sample", "optimizer": {"lr": 7e-4}}
     (cell,) = expand_study(
         study_of(pretrain=base, axes=[axis("a", b={"model.text_layers": 2, "batch": {"images": 9}})])
@@ -55,7 +52,7 @@ def test_variants_win_over_the_base_and_the_base_over_its_preset(study_of: Study
     assert (cell.spec.batch.images, cell.spec.batch.tokens) == (9, preset["batch"]["tokens"])
 
 
-def test_a_settled_study_trains_the_same_without_any_preset() -> None:
+def test_a_settled_study_trains_the_same_without_any_preset():
     study = parse_as(StudySpec, {"preset": "loss_ablation", "seeds": [1], "pretrain": {"optimizer.lr": 7e-4}})
     without = resolve_presets(study)
     assert (without.preset, "preset" in without.pretrain) == (None, False)
@@ -63,7 +60,7 @@ def test_a_settled_study_trains_the_same_without_any_preset() -> None:
     assert [cell.hash for cell in expand_study(without)] == [cell.hash for cell in expand_study(study)]
 
 
-def test_the_hash_is_that_of_the_whole_spec_however_it_was_said(study_of: StudyOf) -> None:
+def test_the_hash_is_that_of_the_whole_spec_however_it_was_said(study_of):
     by_preset = parse_spec("pretrain", {"preset": "sample", "seed": 3})
     (cell,) = expand_study(study_of(pretrain={"preset": "sample"}, axes=[], seeds=[3]))
     spelled_out = by_preset.model_dump(mode="json", exclude={"preset"})
@@ -75,7 +72,7 @@ def test_the_hash_is_that_of_the_whole_spec_however_it_was_said(study_of: StudyO
     )
 
 
-def test_a_random_search_is_one_axis_more(study_of: StudyOf) -> None:
+def test_a_random_search_is_one_axis_more(study_of):
     search = {
         "kind": "random",
         "trials": 3,
@@ -89,16 +86,14 @@ def test_a_random_search_is_one_axis_more(study_of: StudyOf) -> None:
     assert len({cell.spec.optimizer.lr for cell in cells}) == 3
 
 
-def test_a_study_of_too_many_cells_is_refused_before_any_row_is_made(
-    study_of: StudyOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_of_too_many_cells_is_refused_before_any_row_is_made(study_of, monkeypatch):
     """The trials of a search count too; equal ones are one."""
     rates = {"optimizer.lr": {"kind": "choice", "values": [0.1, 0.2, 0.3]}}
     search = {"kind": "random", "trials": 1000, "parameters": rates}
     fits = study_of(axes=[LENGTHS], search=search, seeds=[0, 1], max_cells=12)
     assert len(study_rows(fits)) * 2 == 12
 
-    def made(*_: Any) -> NoReturn:
+    def made(*_):
         raise AssertionError("a row was made")
 
     monkeypatch.setattr("lcl_core.studies.trials.StudyRow", made)
@@ -135,14 +130,14 @@ def test_a_study_of_too_many_cells_is_refused_before_any_row_is_made(
         ),
     ],
 )
-def test_a_bad_study_names_the_place(study_of: StudyOf, changes: dict[str, Any], field: str, words: str) -> None:
+def test_a_bad_study_names_the_place(study_of, changes, field, words):
     study = study_of(**changes)
     with pytest.raises(UserError, match=words) as caught:
         expand_study(study)
     assert caught.value.field == field
 
 
-def test_what_two_axes_do_together_is_reported_by_the_row(study_of: StudyOf) -> None:
+def test_what_two_axes_do_together_is_reported_by_the_row(study_of):
     study = study_of(axes=[axis("size", s={"model.image_size": 96}), axis("patch", p={"model.patch_size": 5})])
     with pytest.raises(UserError, match="size=s patch=p") as caught:
         expand_study(study)
@@ -150,7 +145,7 @@ def test_what_two_axes_do_together_is_reported_by_the_row(study_of: StudyOf) -> 
 
 
 @pytest.mark.parametrize("name", sorted(presets("study")))
-def test_every_built_in_study_comes_to_valid_specs(name: str) -> None:
+def test_every_built_in_study_comes_to_valid_specs(name):
     study = parse_as(StudySpec, {"preset": name})
     cells = expand_study(study)
     assert study.question
@@ -159,7 +154,7 @@ def test_every_built_in_study_comes_to_valid_specs(name: str) -> None:
     assert all(cell.spec.batch.images == 128 for cell in cells)
 
 
-def test_table_1_gives_each_method_what_it_reads_and_all_as_many_images() -> None:
+def test_table_1_gives_each_method_what_it_reads_and_all_as_many_images():
     cells = expand_study(parse_as(StudySpec, {"preset": "table1"}))
     views = {
         cell.labels["method"]: {source.view for source in cell.spec.data.sources} for cell in cells if cell.seed == 0

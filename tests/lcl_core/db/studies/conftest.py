@@ -1,8 +1,5 @@
 """A small study in a migrated database, and runs that end as a test says."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,8 +7,8 @@ from sqlalchemy import select
 
 from lcl_core.db import runs
 from lcl_core.db import studies as db_studies
-from lcl_core.db.models import EncoderRow, Run, StudyCell
-from lcl_core.db.session import Database, now
+from lcl_core.db.models import EncoderRow, StudyCell
+from lcl_core.db.session import now
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import StudySpec
 
@@ -26,27 +23,27 @@ LOSSES = {
 class Studies:
     """What tests ask of a database of studies."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database):
         self.database = database
 
-    def spec(self, **changes: Any) -> StudySpec:
+    def spec(self, **changes):
         given = {"axes": [LOSSES], "metrics": [METRIC], "pretrain": {"steps": 10}, "seeds": [0, 1], **changes}
         return parse_as(StudySpec, given)
 
-    def make(self, spec: StudySpec | None = None, **facts: Any) -> str:
+    def make(self, spec=None, **facts):
         with self.database.session() as session:
             return db_studies.create_study(session, spec or self.spec(), **facts).id
 
-    def cells(self, study_id: str) -> list[StudyCell]:
+    def cells(self, study_id):
         with self.database.reading() as session:
             query = select(StudyCell).where(StudyCell.study_id == study_id).order_by(StudyCell.number)
             return list(session.scalars(query))
 
-    def runs(self, kind: str | None = None) -> list[Run]:
+    def runs(self, kind=None):
         with self.database.reading() as session:
             return list(reversed(runs.list_runs(session, kind=kind, limit=200).items))
 
-    def end(self, run_id: str, state: str = "succeeded", value: float = 0.5) -> None:
+    def end(self, run_id, state="succeeded", value=0.5):
         """As a worker would: a pre-training made an encoder, an evaluation found ``value``."""
         with self.database.session() as session:
             run = runs.get_run(session, run_id)
@@ -66,23 +63,23 @@ class Studies:
             else:
                 run.result = {"rows": [{"metric": "IR@5", "value": value}]}
 
-    def advance(self, study_id: str) -> list[str]:
+    def advance(self, study_id):
         with self.database.session() as session:
             return db_studies.advance_study(session, study_id)
 
-    def due(self) -> list[str]:
+    def due(self):
         with self.database.reading() as session:
             return db_studies.due_studies(session)
 
-    def state(self, study_id: str) -> str:
+    def state(self, study_id):
         with self.database.reading() as session:
             return db_studies.study_statuses(session, [db_studies.get_study(session, study_id)])[study_id].state
 
-    def act(self, verb: Callable[..., Any], study_id: str, *arguments: Any) -> Any:
+    def act(self, verb, study_id, *arguments):
         with self.database.session() as session:
             return verb(session, db_studies.get_study(session, study_id), *arguments)
 
-    def finish(self, study_id: str) -> None:
+    def finish(self, study_id):
         """All cells, pre-training and evaluation."""
         for cell in self.cells(study_id):
             self.end(cell.run_id)
@@ -93,5 +90,5 @@ class Studies:
 
 
 @pytest.fixture
-def studies(database: Database) -> Studies:
+def studies(database):
     return Studies(database)

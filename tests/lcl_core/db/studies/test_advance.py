@@ -1,17 +1,14 @@
 """What comes next is submitted once, however many workers act, and whenever one of them dies."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
-from typing import Any
 
 import pytest
 
 from lcl_core.db import studies as db_studies
 
 
-def test_an_encoder_that_came_out_is_examined(studies: Any) -> None:
+def test_an_encoder_that_came_out_is_examined(studies):
     study_id = studies.make(studies.spec(evaluate={"splits": ["test_vendor"], "seed": 4}))
     assert studies.due() == []
     first, *others = studies.cells(study_id)
@@ -31,7 +28,7 @@ def test_an_encoder_that_came_out_is_examined(studies: Any) -> None:
     assert studies.state(study_id) == "failed"
 
 
-def test_racing_workers_submit_each_evaluation_once(studies: Any) -> None:
+def test_racing_workers_submit_each_evaluation_once(studies):
     """Two studies share their pre-trainings, so even different studies must not double an evaluation."""
     first, second = studies.make(), studies.make(name="again")
     for cell in studies.cells(first):
@@ -39,7 +36,7 @@ def test_racing_workers_submit_each_evaluation_once(studies: Any) -> None:
     together = threading.Barrier(6)
     queued: list[str] = []
 
-    def work(number: int) -> None:
+    def work(number):
         together.wait()
         for study_id in (first, second) if number % 2 else (second, first):
             queued.extend(studies.advance(study_id))
@@ -58,11 +55,11 @@ def test_racing_workers_submit_each_evaluation_once(studies: Any) -> None:
     assert set(linked[0]) == {run.id for run in evaluations} == set(queued)
 
 
-def test_a_worker_that_dies_in_the_middle_leaves_nothing_half_done(studies: Any) -> None:
+def test_a_worker_that_dies_in_the_middle_leaves_nothing_half_done(studies):
     study_id = studies.make()
     studies.end(studies.cells(study_id)[0].run_id)
 
-    def die() -> None:
+    def die():
         with studies.database.session() as session:
             db_studies.advance_study(session, study_id)
             raise ZeroDivisionError
@@ -74,7 +71,7 @@ def test_a_worker_that_dies_in_the_middle_leaves_nothing_half_done(studies: Any)
     assert len(studies.advance(study_id)) == 1
 
 
-def test_nothing_more_is_submitted_for_a_cancelled_study(studies: Any) -> None:
+def test_nothing_more_is_submitted_for_a_cancelled_study(studies):
     study_id = studies.make()
     studies.end(studies.cells(study_id)[0].run_id)
     studies.act(db_studies.cancel_study, study_id)

@@ -1,11 +1,7 @@
 """A study makes runs, takes over those that are there, and grows."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
 import pytest
 
@@ -20,7 +16,7 @@ from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
 from lcl_core.specs.study import AdditionSpec, StudySpec
 
 
-def test_every_cell_is_an_ordinary_run(studies: Any) -> None:
+def test_every_cell_is_an_ordinary_run(studies):
     study_id = studies.make(name="two losses", owner="ada")
     cells, runs = studies.cells(study_id), {run.id: run for run in studies.runs()}
     assert [(cell.number, cell.labels["loss"], cell.seed) for cell in cells] == [
@@ -37,13 +33,13 @@ def test_every_cell_is_an_ordinary_run(studies: Any) -> None:
     assert studies.state(study_id) == "queued"
 
 
-def test_runs_of_a_study_let_others_pass(studies: Any, queue: Callable[..., str], claim: Callable[..., Any]) -> None:
+def test_runs_of_a_study_let_others_pass(studies, queue, claim):
     studies.make()
     by_hand = queue(spec={"steps": 7})
     assert claim().run_id == by_hand
 
 
-def test_a_study_that_is_made_again_runs_nothing_again(studies: Any) -> None:
+def test_a_study_that_is_made_again_runs_nothing_again(studies):
     first = studies.make()
     studies.finish(first)
     count = len(studies.runs())
@@ -55,13 +51,13 @@ def test_a_study_that_is_made_again_runs_nothing_again(studies: Any) -> None:
     assert studies.state(second) == "succeeded"
 
 
-def test_a_run_that_was_submitted_by_hand_is_taken_over(studies: Any, queue: Callable[..., str]) -> None:
+def test_a_run_that_was_submitted_by_hand_is_taken_over(studies, queue):
     spec = parse_spec("pretrain", {"steps": 10, "seed": 1, "objective": {"generation_weight": 0.0}})
     by_hand = queue(spec=spec.model_dump(mode="json"))
     assert studies.cells(studies.make())[3].run_id == by_hand
 
 
-def test_what_came_of_a_spec_for_somebody_else_is_not_shown(studies: Any, database: Any) -> None:
+def test_what_came_of_a_spec_for_somebody_else_is_not_shown(studies, database):
     theirs = studies.make(owner="ada")
     with database.reading() as session:
         assert db_studies.plan_study(session, studies.spec(), "bob")["reused"] == 0
@@ -81,7 +77,7 @@ def test_what_came_of_a_spec_for_somebody_else_is_not_shown(studies: Any, databa
         ("paused", False),
     ],
 )
-def test_what_failed_is_run_again(studies: Any, state: str, again: bool) -> None:
+def test_what_failed_is_run_again(studies, state, again):
     first = studies.make()
     studies.end(studies.cells(first)[0].run_id, state)
     second = studies.make()
@@ -89,7 +85,7 @@ def test_what_failed_is_run_again(studies: Any, state: str, again: bool) -> None
     assert studies.cells(second)[1].run_id == studies.cells(first)[1].run_id
 
 
-def test_a_run_whose_encoder_was_deleted_is_run_again(studies: Any, database: Any) -> None:
+def test_a_run_whose_encoder_was_deleted_is_run_again(studies, database):
     first = studies.make()
     studies.finish(first)
     with database.session() as session:
@@ -104,7 +100,7 @@ def test_a_run_whose_encoder_was_deleted_is_run_again(studies: Any, database: An
     assert studies.state(second) == "succeeded"
 
 
-def test_other_data_under_the_same_name_is_other_work(studies: Any, database: Any) -> None:
+def test_other_data_under_the_same_name_is_other_work(studies, database):
     """Data that were not known are other data too; the last run has not started, and will read the new ones."""
     first = studies.make(studies.spec(seeds=[0, 1, 2]))
     with database.session() as session:
@@ -118,7 +114,7 @@ def test_other_data_under_the_same_name_is_other_work(studies: Any, database: An
 
 
 @pytest.mark.parametrize("inputs", [None, {"datasets": {"sample": None}}])
-def test_a_succeeded_run_on_data_that_nobody_knows_is_run_again(studies: Any, database: Any, inputs: Any) -> None:
+def test_a_succeeded_run_on_data_that_nobody_knows_is_run_again(studies, database, inputs):
     first = studies.make(studies.spec(seeds=[0]))
     with database.session() as session:
         datasets.register_sample(session)
@@ -130,7 +126,7 @@ def test_a_succeeded_run_on_data_that_nobody_knows_is_run_again(studies: Any, da
         assert db_studies.plan_study(session, studies.spec(seeds=[0]))["reused"] == 0
 
 
-def test_the_plan_says_how_many_runs_are_new(studies: Any, database: Any) -> None:
+def test_the_plan_says_how_many_runs_are_new(studies, database):
     with database.reading() as session:
         assert db_studies.plan_study(session, studies.spec()) == {"rows": 2, "seeds": 2, "cells": 4, "reused": 0}
     studies.make(studies.spec(seeds=[0]))
@@ -139,7 +135,7 @@ def test_the_plan_says_how_many_runs_are_new(studies: Any, database: Any) -> Non
     assert len(studies.runs()) == 2, "a plan queues nothing"
 
 
-def test_the_same_key_and_body_give_the_same_study(studies: Any) -> None:
+def test_the_same_key_and_body_give_the_same_study(studies):
     first = studies.make(idempotency_key="k", name="n")
     assert studies.make(idempotency_key="k", name="n") == first
     assert studies.make(idempotency_key="k", name="n", owner="somebody else") != first
@@ -148,11 +144,11 @@ def test_the_same_key_and_body_give_the_same_study(studies: Any) -> None:
     assert caught.value.code == "idempotency_conflict"
 
 
-def test_studies_that_are_made_at_once_share_their_runs(studies: Any) -> None:
+def test_studies_that_are_made_at_once_share_their_runs(studies):
     together = threading.Barrier(4)
     failed: list[Exception] = []
 
-    def make(number: int) -> None:
+    def make(number):
         together.wait()
         try:
             studies.make(owner="one", idempotency_key=f"k-{number}")
@@ -171,7 +167,7 @@ def test_studies_that_are_made_at_once_share_their_runs(studies: Any) -> None:
         assert len(db_studies.list_studies(session).items) == 5
 
 
-def test_what_is_kept_does_not_change_with_a_preset(studies: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_does_not_change_with_a_preset(studies, monkeypatch):
     study_id = studies.make(parse_as(StudySpec, {"preset": "loss_ablation", "seeds": [0]}))
     with monkeypatch.context() as changed:
         changed.setattr("lcl_core.studies.trials.presets", lambda kind: {"sample": {"steps": 9999}})
@@ -181,13 +177,13 @@ def test_what_is_kept_does_not_change_with_a_preset(studies: Any, monkeypatch: p
     assert (len(studies.cells(study_id)), steps) == (6, {500})
 
 
-def test_a_bad_study_leaves_nothing(studies: Any) -> None:
+def test_a_bad_study_leaves_nothing(studies):
     with pytest.raises(UserError):
         studies.make(studies.spec(max_cells=3))
     assert studies.runs() == []
 
 
-def test_extending_adds_cells_and_keeps_the_others(studies: Any) -> None:
+def test_extending_adds_cells_and_keeps_the_others(studies):
     study_id = studies.make()
     studies.finish(study_id)
     before = studies.cells(study_id)
@@ -208,14 +204,14 @@ def test_extending_adds_cells_and_keeps_the_others(studies: Any) -> None:
         assert db_studies.study_spec(db_studies.get_study(session, study_id)).seeds == (0, 1, 2)
 
 
-def test_a_cancelled_study_is_resumed_before_it_is_extended(studies: Any) -> None:
+def test_a_cancelled_study_is_resumed_before_it_is_extended(studies):
     study_id = studies.make()
     studies.act(db_studies.cancel_study, study_id)
     with pytest.raises(ForbiddenTransition, match="resume it first"):
         studies.act(db_studies.extend_study, study_id, parse_as(AdditionSpec, {"seeds": [2]}))
 
 
-def test_names_are_fit_for_encoders(studies: Any) -> None:
+def test_names_are_fit_for_encoders(studies):
     study_id = studies.make(studies.spec(seeds=[0]), name="λ über all: " + "x" * 80)
     names = [run.name for run in studies.runs() if run.study_id == study_id]
     for name in names:
@@ -223,7 +219,7 @@ def test_names_are_fit_for_encoders(studies: Any) -> None:
     assert names[1].endswith("contrastive-s0")
 
 
-def test_the_cells_branch_from_runs_of_the_studys_owner_alone(studies: Any) -> None:
+def test_the_cells_branch_from_runs_of_the_studys_owner_alone(studies):
     with studies.database.session() as session:
         own, theirs = (db_submit.submit(session, "pretrain", {"steps": 10}, owner=who).id for who in ("ada", "bob"))
     spec = {

@@ -1,7 +1,5 @@
 """A study keeps the encoders that its names stood for when it was made, whatever gets the names later."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -10,7 +8,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.db import runs as db_runs
 from lcl_core.db import studies as db_studies
 from lcl_core.db.models import EncoderRow, Study
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import AdditionSpec
 
@@ -19,26 +17,26 @@ STARTED: Json = {"steps": 10, "model": {"init": "base"}}
 TUNED: Json = {"tasks": ["tuned_retrieval"], "tuned_retrieval": {"text_encoder": "minilm"}}
 
 
-def register(database: Database, encoder_id: str, name: str) -> None:
+def register(database, encoder_id, name):
     with database.session() as session:
         facts = {"path": f"encoders/{encoder_id}", "hash": "0" * 64, "identity": "0" * 64, "owner": "ada", "info": {}}
         session.add(EncoderRow(id=encoder_id, name=name, created_at=now(session), **facts))
 
 
-def started_from(studies: Any, study_id: str) -> list[str]:
+def started_from(studies, study_id):
     """The encoder that each cell of the study starts from."""
     runs = {run.id: run for run in studies.runs("pretrain")}
     return [runs[cell.run_id].spec["model"]["init"] for cell in studies.cells(study_id)]
 
 
-def text_encoders(studies: Any, study_id: str) -> list[str]:
+def text_encoders(studies, study_id):
     """The text encoder of the evaluation of each cell that has one."""
     runs = {run.id: run for run in studies.runs("evaluate")}
     evaluations = [cell.evaluation_id for cell in studies.cells(study_id) if cell.evaluation_id]
     return [runs[run_id].spec["tuned_retrieval"]["text_encoder"] for run_id in evaluations]
 
 
-def end_trainings(studies: Any, study_id: str, *seeds: int) -> None:
+def end_trainings(studies, study_id, *seeds):
     """End the pre-trainings of these seeds, and submit their evaluations."""
     for cell in studies.cells(study_id):
         if cell.seed in seeds:
@@ -46,26 +44,26 @@ def end_trainings(studies: Any, study_id: str, *seeds: int) -> None:
     studies.advance(study_id)
 
 
-def extend(studies: Any, study_id: str, **addition: Any) -> list[Any]:
+def extend(studies, study_id, **addition):
     return studies.act(db_studies.extend_study, study_id, parse_as(AdditionSpec, addition))
 
 
 @pytest.fixture
-def database(database: Database) -> Database:
+def database(database):
     """With an encoder of each name in use."""
     for name in ("base", "minilm"):
         register(database, f"enc_{name}_1", name)
     return database
 
 
-def test_added_seeds_start_from_the_encoder_that_the_others_had(studies, database) -> None:
+def test_added_seeds_start_from_the_encoder_that_the_others_had(studies, database):
     study_id = studies.make(studies.spec(axes=[], seeds=[0], pretrain=STARTED))
     register(database, "enc_base_2", "base")
     extend(studies, study_id, seeds=[1])
     assert started_from(studies, study_id) == ["enc_base_1"] * 2
 
 
-def test_an_added_variant_has_the_encoder_of_its_name_now(studies: Any, database: Database) -> None:
+def test_an_added_variant_has_the_encoder_of_its_name_now(studies, database):
     axis = {"name": "start", "variants": [{"name": "old", "spec": {"model.init": "base"}}]}
     study_id = studies.make(studies.spec(axes=[axis], seeds=[0]))
     register(database, "enc_base_2", "base")
@@ -75,7 +73,7 @@ def test_an_added_variant_has_the_encoder_of_its_name_now(studies: Any, database
     assert extend(studies, study_id, axes=[more]) == [], "asking twice changes nothing"
 
 
-def test_all_cells_are_evaluated_with_one_text_encoder(studies, database) -> None:
+def test_all_cells_are_evaluated_with_one_text_encoder(studies, database):
     study_id = studies.make(studies.spec(axes=[], evaluate=TUNED))
     end_trainings(studies, study_id, 0)
     register(database, "enc_minilm_2", "minilm")
@@ -86,7 +84,7 @@ def test_all_cells_are_evaluated_with_one_text_encoder(studies, database) -> Non
     assert spec.evaluate["tuned_retrieval"]["text_encoder"] == "enc_minilm_1"
 
 
-def test_another_text_encoder_of_the_name_makes_another_evaluation(studies: Any, database: Database) -> None:
+def test_another_text_encoder_of_the_name_makes_another_evaluation(studies, database):
     spec = studies.spec(axes=[], seeds=[0], evaluate=TUNED)
     first, same = studies.make(spec), studies.make(spec)
     for study_id in (first, same):
@@ -101,8 +99,8 @@ def test_another_text_encoder_of_the_name_makes_another_evaluation(studies: Any,
 
 @pytest.mark.parametrize(("started_with", "reused"), [("enc_minilm_1", True), ("enc_minilm_0", False), (None, False)])
 def test_an_evaluation_that_was_submitted_by_name_is_reused_if_it_started_with_that_encoder(
-    studies: Any, queue: Any, started_with: str | None, reused: bool
-) -> None:
+    studies, queue, started_with, reused
+):
     study_id = studies.make(studies.spec(axes=[], seeds=[0], evaluate=TUNED))
     (cell,) = studies.cells(study_id)
     encoder = cell.run_id.replace("run_", "enc_")
@@ -114,7 +112,7 @@ def test_an_evaluation_that_was_submitted_by_name_is_reused_if_it_started_with_t
     assert (studies.cells(study_id)[0].evaluation_id == by_hand) is reused
 
 
-def test_the_plan_finds_the_runs_of_a_study_that_names_an_encoder(studies: Any, database: Database) -> None:
+def test_the_plan_finds_the_runs_of_a_study_that_names_an_encoder(studies, database):
     spec = studies.spec(pretrain=STARTED)
     studies.make(spec)
     with database.reading() as session:
@@ -123,7 +121,7 @@ def test_the_plan_finds_the_runs_of_a_study_that_names_an_encoder(studies: Any, 
         assert db_studies.estimate_training(session, spec, "local") is None, "nothing is new"
 
 
-def test_an_encoder_by_name_and_by_id_is_one_variant(studies: Any, database: Database) -> None:
+def test_an_encoder_by_name_and_by_id_is_one_variant(studies, database):
     starts = [{"name": name, "spec": {"model.init": name}} for name in ("base", "enc_base_1")]
     spec = studies.spec(axes=[{"name": "start", "variants": starts}])
     for refuse in (studies.make, lambda spec: plan(database, spec)):
@@ -132,12 +130,12 @@ def test_an_encoder_by_name_and_by_id_is_one_variant(studies: Any, database: Dat
         assert caught.value.code == "same_cell"
 
 
-def plan(database: Database, spec: Any) -> dict[str, int]:
+def plan(database, spec):
     with database.reading() as session:
         return db_studies.plan_study(session, spec)
 
 
-def test_a_repeated_request_finds_its_study_whatever_the_name_is_now(studies: Any, database: Database) -> None:
+def test_a_repeated_request_finds_its_study_whatever_the_name_is_now(studies, database):
     spec = studies.spec(pretrain=STARTED)
     first = studies.make(spec, idempotency_key="k")
     register(database, "enc_base_2", "base")
@@ -145,7 +143,7 @@ def test_a_repeated_request_finds_its_study_whatever_the_name_is_now(studies: An
     assert studies.make(spec) != first
 
 
-def test_an_unknown_encoder_is_refused_with_its_field(studies: Any) -> None:
+def test_an_unknown_encoder_is_refused_with_its_field(studies):
     with pytest.raises(UserError) as caught:
         studies.make(studies.spec(pretrain={"steps": 10, "model": {"init": "absent"}}))
     assert (caught.value.code, caught.value.field) == ("unknown_encoder", "model.init")

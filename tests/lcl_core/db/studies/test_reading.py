@@ -1,20 +1,15 @@
 """Pages of studies, whose they are, and the facts of their cells."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import runs
 from lcl_core.db import studies as db_studies
 from lcl_core.db.models import Metric
-from lcl_core.db.session import Database
 from lcl_core.studies.results import curve_metrics, training_curves
 
 
-def test_pages_go_on_where_they_ended_and_are_somebodys(studies: Any, database: Database) -> None:
+def test_pages_go_on_where_they_ended_and_are_somebodys(studies, database):
     made = [studies.make(owner="ada") for _ in range(3)]
     others = studies.make(owner="bob")
     with database.reading() as session:
@@ -27,13 +22,13 @@ def test_pages_go_on_where_they_ended_and_are_somebodys(studies: Any, database: 
 
 
 @pytest.mark.parametrize(("given", "code"), [({"cursor": "run_1"}, "bad_cursor"), ({"limit": 0}, "bad_limit")])
-def test_a_bad_page_is_refused(database: Database, given: dict[str, Any], code: str) -> None:
+def test_a_bad_page_is_refused(database, given, code):
     with pytest.raises(UserError) as caught, database.reading() as session:
         db_studies.list_studies(session, **given)
     assert caught.value.code == code
 
 
-def test_a_study_of_somebody_else_is_unknown(studies: Any, database: Database) -> None:
+def test_a_study_of_somebody_else_is_unknown(studies, database):
     study_id = studies.make(owner="ada")
     with database.reading() as session:
         assert db_studies.get_study(session, study_id, owner="ada").id == db_studies.get_study(session, study_id).id
@@ -43,7 +38,7 @@ def test_a_study_of_somebody_else_is_unknown(studies: Any, database: Database) -
             assert caught.value.code == "unknown_study"
 
 
-def test_cells_come_with_what_their_runs_found(studies: Any, database: Database) -> None:
+def test_cells_come_with_what_their_runs_found(studies, database):
     study_id = studies.make()
     studies.finish(study_id)
     with database.reading() as session:
@@ -59,14 +54,14 @@ def test_cells_come_with_what_their_runs_found(studies: Any, database: Database)
     assert (cells[0].run.result["encoder"]["seconds"], cells[0].run.spec["steps"]) == (1.0, 10)
 
 
-def test_a_spec_survives_the_database(studies: Any, database: Database) -> None:
+def test_a_spec_survives_the_database(studies, database):
     spec = studies.spec()
     study_id = studies.make(spec)
     with database.reading() as session:
         assert db_studies.study_spec(db_studies.get_study(session, study_id)) == spec
 
 
-def test_standings_of_many_are_counted_together(studies: Any, database: Database) -> None:
+def test_standings_of_many_are_counted_together(studies, database):
     running, done = studies.make(), studies.make(studies.spec(seeds=[5]))
     studies.finish(done)
     studies.end(studies.cells(running)[0].run_id)
@@ -81,7 +76,7 @@ def test_standings_of_many_are_counted_together(studies: Any, database: Database
     }
 
 
-def test_metric_lines_are_thinned_alike(studies: Any, database: Database) -> None:
+def test_metric_lines_are_thinned_alike(studies, database):
     first, second, *_ = (cell.run_id for cell in studies.cells(studies.make(studies.spec(pretrain={"steps": 300}))))
     with database.session() as session:
         for run_id, count in ((first, 30), (second, 17)):
@@ -97,7 +92,7 @@ def test_metric_lines_are_thinned_alike(studies: Any, database: Database) -> Non
     assert none == {}
 
 
-def test_thinned_lines_have_the_measurements_of_held_out_data_and_the_end(studies: Any, database: Database) -> None:
+def test_thinned_lines_have_the_measurements_of_held_out_data_and_the_end(studies, database):
     run_id = studies.cells(studies.make(studies.spec(pretrain={"steps": 5000})))[0].run_id
     measured = range(500, 5001, 500)
     with database.session() as session:

@@ -1,10 +1,5 @@
 """Cancel, resume, delete: what they do to runs that a study has for itself, and to those that it shares."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 from sqlalchemy import delete
 
@@ -17,11 +12,11 @@ from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import AdditionSpec
 
 
-def states(studies: Any) -> dict[str, str]:
+def states(studies):
     return {run.id: run.state for run in studies.runs()}
 
 
-def test_cancelling_ends_what_is_unfinished(studies: Any) -> None:
+def test_cancelling_ends_what_is_unfinished(studies):
     study_id = studies.make()
     done, at_work, *waiting = (cell.run_id for cell in studies.cells(study_id))
     studies.end(done)
@@ -35,7 +30,7 @@ def test_cancelling_ends_what_is_unfinished(studies: Any) -> None:
         studies.act(db_studies.cancel_study, study_id)
 
 
-def test_what_others_wait_for_goes_on(studies: Any, queue: Callable[..., str]) -> None:
+def test_what_others_wait_for_goes_on(studies, queue):
     by_hand = queue(spec={"steps": 10, "seed": 0})
     first = studies.make()
     second = studies.make(studies.spec(seeds=[1]))
@@ -49,7 +44,7 @@ def test_what_others_wait_for_goes_on(studies: Any, queue: Callable[..., str]) -
     assert {states(studies)[run_id] for run_id in shared} == {"cancelled"}
 
 
-def test_resuming_takes_up_what_did_not_succeed(studies: Any) -> None:
+def test_resuming_takes_up_what_did_not_succeed(studies):
     study_id = studies.make()
     done, failed, *others = (cell.run_id for cell in studies.cells(study_id))
     studies.end(done)
@@ -63,7 +58,7 @@ def test_resuming_takes_up_what_did_not_succeed(studies: Any) -> None:
     assert studies.due() == [study_id], "the encoder that came out meanwhile is examined now"
 
 
-def test_a_run_without_time_stays_and_the_others_are_resumed(studies: Any, database: Any) -> None:
+def test_a_run_without_time_stays_and_the_others_are_resumed(studies, database):
     study_id = studies.make(studies.spec(pretrain={"steps": 10, "timeout_seconds": 60}))
     late, failed, *done = (cell.run_id for cell in studies.cells(study_id))
     for run_id in done:
@@ -90,7 +85,7 @@ def test_a_run_without_time_stays_and_the_others_are_resumed(studies: Any, datab
     assert studies.state(study_id) == "running"
 
 
-def test_a_failed_evaluation_fails_the_study_and_is_resumed(studies: Any) -> None:
+def test_a_failed_evaluation_fails_the_study_and_is_resumed(studies):
     study_id = studies.make()
     studies.finish(study_id)
     assert studies.state(study_id) == "succeeded"
@@ -104,7 +99,7 @@ def test_a_failed_evaluation_fails_the_study_and_is_resumed(studies: Any) -> Non
         studies.act(db_studies.cancel_study, study_id)
 
 
-def test_deleting_a_study_keeps_its_runs(studies: Any, database: Any) -> None:
+def test_deleting_a_study_keeps_its_runs(studies, database):
     study_id = studies.make()
     with pytest.raises(ForbiddenTransition, match="cancel it first"):
         studies.act(db_studies.delete_study, study_id)
@@ -124,9 +119,7 @@ def test_deleting_a_study_keeps_its_runs(studies: Any, database: Any) -> None:
 
 
 @pytest.mark.parametrize("verb", ["cancel", "resume", "delete", "extend"])
-def test_a_verb_on_a_study_that_another_request_deletes_does_not_know_it(
-    studies: Any, database: Any, verb: str
-) -> None:
+def test_a_verb_on_a_study_that_another_request_deletes_does_not_know_it(studies, database, verb):
     study_id = studies.make()
     addition = (parse_as(AdditionSpec, {"seeds": [5]}),) if verb == "extend" else ()
     with database.session() as session:

@@ -1,13 +1,10 @@
 """lmms-eval's interface, restated as far as an adapter touches it, and the package itself where it is installed."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -32,17 +29,17 @@ class StandIn(ABC):
 
     is_simple = True
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.task_dict: dict[str, Any] = {}
 
     @abstractmethod
-    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]: ...
+    def loglikelihood(self, requests): ...
 
     @abstractmethod
-    def generate_until(self, requests: list[Any]) -> list[str]: ...
+    def generate_until(self, requests): ...
 
     @abstractmethod
-    def generate_until_multi_round(self, requests: list[Any]) -> list[str]: ...
+    def generate_until_multi_round(self, requests): ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Manifest:
 
 
 @pytest.fixture
-def bridge(tmp_path: Path) -> dict[str, str]:
+def bridge(tmp_path):
     """A saved bridge with its encoder, as the adapter's arguments."""
     encoder = save_encoder(tmp_path / "encoder")
     spec = LanguageModelSpec(path=str(save_language_model(tmp_path / "language")))
@@ -73,7 +70,7 @@ def bridge(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in(monkeypatch):
     for name, members in (("api.model", {"lmms": StandIn}), ("models.registry_v2", {"ModelManifest": Manifest})):
         module = ModuleType(f"lmms_eval.{name}")
         vars(module).update(members)
@@ -82,15 +79,15 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lmms_eval", ModuleType("lmms_eval"))
 
 
-def shown(doc: dict[str, Any]) -> list[Image.Image]:
+def shown(doc):
     return [doc["picture"]]
 
 
-def requested(number: int, text: str = "Which colour?", **settings: Any) -> SimpleNamespace:
+def requested(number, text="Which colour?", **settings):
     return SimpleNamespace(args=(text, {"max_new_tokens": 5, **settings}, shown, number, "colours", "test"))
 
 
-def examine(model: Any) -> None:
+def examine(model):
     """What holds of the adapter, whoever its base is."""
     model.task_dict = TASKS
     requests = [requested(0), requested(1, until=["a"]), requested(2), requested(0, "Red?")]
@@ -115,7 +112,7 @@ def examine(model: Any) -> None:
     assert found == pytest.approx(logits[-last - 1 : -1].gather(1, ids[:, None]).sum().item(), rel=1e-4)
 
 
-def test_the_adapter_keeps_the_interface(stand_in: None, bridge: dict[str, str]) -> None:
+def test_the_adapter_keeps_the_interface(stand_in, bridge):
     manifest = adapter.manifest()
     module, name = manifest.simple_class_path.rsplit(".", 1)
     model = getattr(importlib.import_module(module), name)(**bridge, batch_size="2")
@@ -126,7 +123,7 @@ def test_the_adapter_keeps_the_interface(stand_in: None, bridge: dict[str, str])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lmms_eval") is None, reason="pip install lmms-eval")
-def test_the_adapter_is_a_model_of_the_real_package(bridge: dict[str, str]) -> None:
+def test_the_adapter_is_a_model_of_the_real_package(bridge):
     from lmms_eval.api.model import lmms
     from lmms_eval.models.registry_v2 import ModelRegistryV2
 
@@ -138,7 +135,7 @@ def test_the_adapter_is_a_model_of_the_real_package(bridge: dict[str, str]) -> N
     examine(model)
 
 
-def test_settings_are_understood() -> None:
+def test_settings_are_understood():
     spec = adapter._decoding({"temperature": 0, "num_beams": 3, "top_p": 1.0}, 4)
     assert (spec.beams, spec.top_p, spec.max_new_tokens) == (3, None, 128)
     drawn = adapter._decoding({"do_sample": True, "temperature": 0.5, "top_p": 0.9, "max_new_tokens": 7}, 4)
@@ -146,6 +143,6 @@ def test_settings_are_understood() -> None:
     assert adapter._cut_at_stop("yes. ASSISTANT: no", ["ASSISTANT:", "."]) == "yes"
 
 
-def test_nothing_else_is_made_up() -> None:
+def test_nothing_else_is_made_up():
     with pytest.raises(AttributeError):
         adapter.Other  # noqa: B018

@@ -1,14 +1,12 @@
 """The attentive head is the attention that it says it is."""
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional as F
 
 from lcl_core.evaluation.heads.linear_probe import AttentiveProbe
 
 
-def test_it_equals_cross_attention_written_out() -> None:
+def test_it_equals_cross_attention_written_out():
     width, heads = 128, 2
     probe = AttentiveProbe(width, 5, torch.Generator().manual_seed(0))
     patches = torch.randn(3, 7, width, generator=torch.Generator().manual_seed(1))

@@ -1,10 +1,7 @@
 """What a head stands on: frozen features stay, an encoder that learns along is a copy."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +9,13 @@ import torch
 
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
-from lcl_core.evaluation.features import EvaluatedEncoder, FeatureCache, load_evaluated_encoder
+from lcl_core.evaluation.features import FeatureCache, load_evaluated_encoder
 from lcl_core.evaluation.heads.linear_probe import fit_probe
 from lcl_core.evaluation.heads.training import FEATURE_SOURCES, CachedFeatureBatches, FrozenImageBatches
 from lcl_core.evaluation.results import JsonLog, PredictionStore
 from lcl_core.evaluation.tasks.base import (
     DatasetResolver,
     EvalContext,
-    EvalImage,
     EvalProgress,
     group_captions_by_image,
     select_labeled,
@@ -32,12 +28,12 @@ PLAIN = AugmentationSpec()
 
 
 @pytest.fixture
-def encoder(encoder_dir: Path) -> EvaluatedEncoder:
+def encoder(encoder_dir):
     return load_evaluated_encoder(encoder_dir)
 
 
 @pytest.fixture
-def context(tmp_path: Path, squares: Path) -> EvalContext:
+def context(tmp_path, squares):
     run_dir = RunDir(tmp_path)
     return EvalContext(
         spec=EvaluateSpec(encoder="tiny"), corpus=open_corpus(squares),
@@ -48,18 +44,16 @@ def context(tmp_path: Path, squares: Path) -> EvalContext:
 
 
 @pytest.fixture
-def images(context: EvalContext) -> list[EvalImage]:
+def images(context):
     return group_captions_by_image(context.corpus.pairs("train"))
 
 
-def weights(encoder: EvaluatedEncoder) -> list[torch.Tensor]:
+def weights(encoder):
     return [each.detach().clone() for each in encoder.model.module.parameters()]
 
 
 @pytest.mark.parametrize("transfer", ["frozen", "full"])
-def test_only_a_copy_learns_and_only_in_full_transfer(
-    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage], transfer: str
-) -> None:
+def test_only_a_copy_learns_and_only_in_full_transfer(context, encoder, images, transfer):
     before = weights(encoder)
     source = FEATURE_SOURCES[transfer](context, encoder, PLAIN)
     classes = tuple(sorted({image.labels["colour"] for image in images}))
@@ -75,9 +69,7 @@ def test_only_a_copy_learns_and_only_in_full_transfer(
     assert all(not torch.equal(old, new) for old, new in zip(before, learnt, strict=True))
 
 
-def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_same(
-    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
-) -> None:
+def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_same(context, encoder, images):
     cached = FEATURE_SOURCES["frozen"](context, encoder, PLAIN).batches("train", images)
     small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=10_000))
     fresh = FEATURE_SOURCES["frozen"](small, encoder, PLAIN).batches("train", images)
@@ -91,13 +83,11 @@ def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_sam
     assert not fresh.patches(fresh.load(rows)).requires_grad
 
 
-def cached_arrays(context: EvalContext) -> list[set[str]]:
+def cached_arrays(context):
     return [{file.name for file in entry.glob("*.npy")} for entry in context.cache.root.iterdir() if entry.is_dir()]
 
 
-def test_pooled_latents_come_without_patch_features_that_are_too_large_for_the_cache(
-    context: EvalContext, encoder: EvaluatedEncoder, encoder_dir: Path
-) -> None:
+def test_pooled_latents_come_without_patch_features_that_are_too_large_for_the_cache(context, encoder, encoder_dir):
     small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=6_000))
     small.predictions.start()
     resolver = DatasetResolver({}, {"tiny": str(encoder_dir)})
@@ -107,17 +97,13 @@ def test_pooled_latents_come_without_patch_features_that_are_too_large_for_the_c
     assert not any("patches.npy" in names for names in cached_arrays(small))
 
 
-def test_pooled_latents_and_patch_features_that_fit_are_one_entry(
-    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
-) -> None:
+def test_pooled_latents_and_patch_features_that_fit_are_one_entry(context, encoder, images):
     assert context.get_pooled_latents(encoder, "train", images) is not None
     assert context.get_patch_features(encoder, "train", images) is not None
     assert cached_arrays(context) == [{"pooled.npy", "patches.npy"}]
 
 
-def test_a_run_maps_no_more_features_than_the_cache_may_hold(
-    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
-) -> None:
+def test_a_run_maps_no_more_features_than_the_cache_may_hold(context, encoder, images):
     """Mapped arrays occupy the disk after the eviction of their entry."""
     one = sum(each.nbytes for each in (context.get_patch_features(encoder, "a", images[:9]),) if each is not None)
     small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=2 * one + one // 2), _features={})
@@ -126,9 +112,7 @@ def test_a_run_maps_no_more_features_than_the_cache_may_hold(
     assert sum(each.bytes for each in small._features.values()) <= small.cache.max_bytes
 
 
-def test_images_are_augmented_while_learning_alone(
-    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
-) -> None:
+def test_images_are_augmented_while_learning_alone(context, encoder, images):
     grey = AugmentationSpec(grey_probability=1.0)
     view = FEATURE_SOURCES["full"](context, encoder, grey).batches("train", images)
     rows = np.array([0, 1])

@@ -1,8 +1,5 @@
 """A head that learns classes: it learns what is there and nothing that is not."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +7,8 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.heads.linear_probe import ClassPredictions, FittedClassifier, fit_probe
-from lcl_core.evaluation.heads.training import CachedFeatureBatches, FeatureSource, ImageBatchSource
+from lcl_core.evaluation.heads.linear_probe import fit_probe
+from lcl_core.evaluation.heads.training import CachedFeatureBatches, FeatureSource
 from lcl_core.evaluation.tasks.base import LabeledImages
 from lcl_core.specs.evaluate import ClassificationSpec
 
@@ -19,7 +16,7 @@ SPEC = ClassificationSpec(epochs=12, batch_size=64, lr=2e-3)
 CLASSES, PATCHES, WIDTH = 6, 9, 64
 
 
-def planted(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def planted(images, seed):
     """Noise with the class written into one patch, at a random place: only attention can find it."""
     rng = np.random.default_rng(seed)
     code = np.random.default_rng(99).standard_normal((CLASSES, WIDTH)) * 3
@@ -34,7 +31,7 @@ class Planted(FeatureSource):
 
     width, device, trained_encoder, precision = WIDTH, torch.device("cpu"), None, "fp32"
 
-    def batches(self, split: str, images: list[object]) -> ImageBatchSource:
+    def batches(self, split, images):
         raise NotImplementedError
 
 
@@ -45,43 +42,43 @@ class Rows:
     classes: np.ndarray
 
     @property
-    def view(self) -> ImageBatchSource:
+    def view(self):
         return CachedFeatureBatches(self.patches, torch.device("cpu"))
 
     @property
-    def labeled(self) -> LabeledImages:
+    def labeled(self):
         return LabeledImages(self.rows, self.classes, {})
 
 
-def rows(patches: np.ndarray, classes: np.ndarray) -> Rows:
+def rows(patches, classes):
     return Rows(patches, np.arange(len(classes)), classes)
 
 
-def train_probe(train: Rows, seed: int = 0, on_step: Callable[[int], None] = lambda _: None) -> FittedClassifier:
+def train_probe(train, seed=0, on_step=lambda _: None):
     return fit_probe(
         Planted(), train.view, train.labeled, CLASSES, SPEC, seed=seed, field="classification", on_step=on_step
     )
 
 
-def fit_and_predict(train: Rows, test: Rows, seed: int = 0) -> ClassPredictions:
+def fit_and_predict(train, test, seed=0):
     return train_probe(train, seed).predict(test.view, test.labeled)
 
 
-def accuracy(predictions: ClassPredictions) -> float:
+def accuracy(predictions):
     return float(np.mean(predictions.rank == 1))
 
 
-def test_it_learns_a_planted_signal_and_generalises() -> None:
+def test_it_learns_a_planted_signal_and_generalises():
     assert accuracy(fit_and_predict(rows(*planted(600, 0)), rows(*planted(300, 1)))) > 0.9
 
 
-def test_shuffled_labels_give_chance() -> None:
+def test_shuffled_labels_give_chance():
     patches, classes = planted(600, 0)
     shuffled = rows(patches, np.random.default_rng(5).permutation(classes))
     assert accuracy(fit_and_predict(shuffled, rows(*planted(600, 1)))) == pytest.approx(1 / CLASSES, abs=0.06)
 
 
-def test_the_same_seed_gives_the_same_answers_and_another_does_not() -> None:
+def test_the_same_seed_gives_the_same_answers_and_another_does_not():
     train, test = rows(*planted(200, 0)), rows(*planted(200, 1))
     first, again, other = (
         fit_and_predict(train, test, 3),
@@ -93,13 +90,13 @@ def test_the_same_seed_gives_the_same_answers_and_another_does_not() -> None:
     assert first.top.tolist() != other.top.tolist()
 
 
-def test_training_leaves_the_global_random_state_alone() -> None:
+def test_training_leaves_the_global_random_state_alone():
     before = torch.random.get_rng_state()
     train_probe(rows(*planted(64, 0)), 1)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_only_the_chosen_rows_are_seen() -> None:
+def test_only_the_chosen_rows_are_seen():
     patches, classes = planted(200, 0)
     chosen = np.arange(1, 200, 2)
     spoiled = patches.copy()
@@ -110,7 +107,7 @@ def test_only_the_chosen_rows_are_seen() -> None:
     assert fit_and_predict(spoiled_rows, test).top.tolist() == fit_and_predict(clean_rows, test).top.tolist()
 
 
-def test_top_answers_are_ordered_and_agree_with_the_rank() -> None:
+def test_top_answers_are_ordered_and_agree_with_the_rank():
     test = rows(*planted(100, 1))
     got = fit_and_predict(rows(*planted(300, 0)), test)
     assert got.top.shape == (100, 5)
@@ -118,14 +115,14 @@ def test_top_answers_are_ordered_and_agree_with_the_rank() -> None:
         assert (top[rank - 1] == true) if rank <= 5 else (true not in top)
 
 
-def test_progress_counts_every_image_of_every_epoch() -> None:
+def test_progress_counts_every_image_of_every_epoch():
     counts: list[int] = []
     train_probe(rows(*planted(100, 0)), 0, counts.append)
     assert sum(counts) == 100 * SPEC.epochs
     assert len(counts) == 2 * SPEC.epochs
 
 
-def test_a_diverging_probe_names_the_learning_rate() -> None:
+def test_a_diverging_probe_names_the_learning_rate():
     patches, classes = planted(100, 0)
     patches[3] = np.inf
     with pytest.raises(UserError, match=r"classification\.lr") as caught:

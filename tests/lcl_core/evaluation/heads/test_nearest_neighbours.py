@@ -1,7 +1,5 @@
 """Nearest neighbours: by hand, whatever the blocks, and of equals the earlier image."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -13,13 +11,13 @@ from lcl_core.evaluation.heads.nearest_neighbours import nearest_neighbours, nei
 CPU = torch.device("cpu")
 
 
-def at_degrees(*angles: float) -> np.ndarray:
+def at_degrees(*angles):
     """Vectors in the plane, of different lengths: only the direction counts."""
     turns = np.radians(angles)
     return (np.stack([np.cos(turns), np.sin(turns)], axis=1) * np.arange(1, 1 + len(angles))[:, None]).astype("float32")
 
 
-def test_votes_by_hand() -> None:
+def test_votes_by_hand():
     train = at_degrees(0, 10, 20, 90, 180)
     classes = torch.tensor([0, 1, 1, 2, 3])
     similarity, rows = nearest_neighbours(at_degrees(1), train, np.arange(5), 3, device=CPU)
@@ -35,7 +33,7 @@ def test_votes_by_hand() -> None:
     assert found.probability[0] == pytest.approx((second + third) / total, abs=1e-5)
 
 
-def test_one_neighbour_decides_and_classes_without_votes_tie() -> None:
+def test_one_neighbour_decides_and_classes_without_votes_tie():
     classes = torch.tensor([0, 1, 1, 2, 3])
     similarity, rows = nearest_neighbours(at_degrees(1, 1), at_degrees(0, 10, 20, 90, 180), np.arange(5), 1, device=CPU)
     found = predict_by_neighbours(similarity, classes[rows], np.array([0, 2]), 4, 0.07, field="classification.knn")
@@ -43,7 +41,7 @@ def test_one_neighbour_decides_and_classes_without_votes_tie() -> None:
     assert found.probability.tolist() == [1, 0]
 
 
-def test_blocks_change_nothing_and_all_pairs_are_counted() -> None:
+def test_blocks_change_nothing_and_all_pairs_are_counted():
     rng = np.random.default_rng(0)
     train, queries = (rng.standard_normal((count, 8)).astype("float32") for count in (101, 23))
     rows = np.arange(1, 101, 2)
@@ -61,13 +59,13 @@ def test_blocks_change_nothing_and_all_pairs_are_counted() -> None:
         assert sum(counts) == 23 * 50
 
 
-def test_of_equals_the_earlier_images_are_the_neighbours() -> None:
+def test_of_equals_the_earlier_images_are_the_neighbours():
     train = at_degrees(30, 0, 0, 0, 0, 30)
     for train_block in (2, 4, 6):
         _, rows = nearest_neighbours(at_degrees(0), train, np.arange(6), 3, device=CPU, train_block=train_block)
         assert rows.tolist() == [[1, 2, 3]]
 
 
-def test_a_small_temperature_overflows_nothing() -> None:
+def test_a_small_temperature_overflows_nothing():
     shares = neighbour_votes(torch.tensor([[1.0, 0.5]]), torch.tensor([[0, 1]]), 2, 1e-4)
     assert shares.tolist() == [[1.0, 0.0]]

@@ -1,16 +1,11 @@
 """The training loop: rates, decay, clipping, determinism, and what it says when a loss is no number."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.registry import load_image_encoder
@@ -30,32 +25,32 @@ SPEC = TuningSpec(lr=0.1, weight_decay=0.5, warmup=0.0, precision="fp32")
 class Line(nn.Module):
     """y = a x + b, both starting at zero."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.linear = nn.Linear(1, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.linear(x)
 
 
-def train(spec: TuningSpec = SPEC, steps: int = 3, factor: float = 1.0) -> tuple[Line, list[float], list[int]]:
+def train(spec=SPEC, steps=3, factor=1.0):
     line, passes = Line(), []
     points = torch.tensor([[1.0], [2.0]])
 
-    def batches(number: int) -> Iterator[Tensor]:
+    def batches(number):
         passes.append(number)
         yield from points[:, None]
 
-    def loss(x: Tensor) -> Tensor:
+    def loss(x):
         return factor * (line(x) - 3 * x).square().mean()
 
     losses = train_head(line, batches, loss, spec, steps=steps, field="classification")
     return line, losses, passes
 
 
-def test_a_step_is_adamw_s_own() -> None:
+def test_a_step_is_adamw_s_own():
     line, losses, _ = train(steps=1)
     assert losses == [9.0]  # (0 - 3) squared
     # The first step of Adam is the rate against the gradient's sign; the weight decays first, the bias does not.
@@ -63,17 +58,17 @@ def test_a_step_is_adamw_s_own() -> None:
     assert line.linear.bias.item() == pytest.approx(0.1, abs=1e-6)
 
 
-def test_passes_follow_each_other_until_the_steps_are_done() -> None:
+def test_passes_follow_each_other_until_the_steps_are_done():
     _, losses, passes = train(steps=5)
     assert len(losses) == 5
     assert passes == [0, 1, 2]
 
 
-def test_modules_are_left_as_they_are_asked_about() -> None:
+def test_modules_are_left_as_they_are_asked_about():
     assert not train()[0].training
 
 
-def test_rates_rise_in_a_line_and_fall_in_a_cosine() -> None:
+def test_rates_rise_in_a_line_and_fall_in_a_cosine():
     shares = [lr_factor(step, 12, 1 / 6) for step in range(12)]
     assert shares[:3] == [0.5, 1.0, 1.0]
     assert shares[7] == pytest.approx(0.5)  # half way from step 2 to step 12
@@ -81,18 +76,18 @@ def test_rates_rise_in_a_line_and_fall_in_a_cosine() -> None:
     assert all(later < earlier for earlier, later in pairwise(shares[2:]))
 
 
-def test_a_long_gradient_is_clipped() -> None:
+def test_a_long_gradient_is_clipped():
     # Adam is blind to the gradient's length, but for its eps: a gradient shortened to nearly nothing barely moves.
     clipped, _, _ = train(SPEC.with_values(max_grad_norm=1e-9), steps=1)
     assert 0 < clipped.linear.weight.item() < 0.02
 
 
-def test_layers_learn_the_faster_the_deeper_they_lie() -> None:
+def test_layers_learn_the_faster_the_deeper_they_lie():
     assert layer_rates(4, 1e-3, 0.5) == [1.25e-4, 2.5e-4, 5e-4, 1e-3]
     assert layer_rates(3, 1e-3, 1.0) == [1e-3] * 3
 
 
-def test_an_encoder_s_parameters_are_in_one_group_each_at_their_layer_s_rate(encoder_dir: Path) -> None:
+def test_an_encoder_s_parameters_are_in_one_group_each_at_their_layer_s_rate(encoder_dir):
     tower = load_image_encoder(encoder_dir).copy()
     spec = TuningSpec(encoder_lr=8e-4, layer_decay=0.5, weight_decay=0.1)
     groups = encoder_groups(tower, spec)
@@ -108,11 +103,11 @@ def test_an_encoder_s_parameters_are_in_one_group_each_at_their_layer_s_rate(enc
     assert rates["ln_post.weight"] == (8e-4, 0.0)
 
 
-def test_matrices_decay_and_nothing_else_does() -> None:
+def test_matrices_decay_and_nothing_else_does():
     class Head(nn.Module):
         undecayed = ("query",)
 
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.query = nn.Parameter(torch.zeros(2, 3))
             self.linear = nn.Linear(3, 2)
@@ -126,7 +121,7 @@ def test_matrices_decay_and_nothing_else_does() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_names_the_rate(bad: float) -> None:
+def test_a_loss_that_is_no_number_names_the_rate(bad):
     with pytest.raises(UserError, match=r"classification\.lr") as caught:
         train(factor=bad)
     assert (caught.value.code, caught.value.field) == ("tuning_diverged", "classification.lr")
@@ -135,5 +130,5 @@ def test_a_loss_that_is_no_number_names_the_rate(bad: float) -> None:
 @pytest.mark.parametrize(
     ("fields", "steps"), [({"epochs": 3, "batch_size": 4}, 9), ({"epochs": 3, "batch_size": 4, "steps": 2}, 2)]
 )
-def test_steps_are_the_spec_s_or_those_of_its_epochs(fields: dict[str, Any], steps: int) -> None:
+def test_steps_are_the_spec_s_or_those_of_its_epochs(fields, steps):
     assert count_steps(TuningSpec(**fields), 10) == steps

@@ -1,24 +1,22 @@
 """Ranks both ways against answers worked by hand and against the plain N x M definition."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
 from lcl_core.evaluation.metrics.core import recall_at
-from lcl_core.evaluation.metrics.ranks import BidirectionalRanks, rank_bidirectional
+from lcl_core.evaluation.metrics.ranks import rank_bidirectional
 
 
-def unit(rows: list[list[float]] | np.ndarray, dtype: type = np.float64) -> np.ndarray:
+def unit(rows, dtype=np.float64):
     values = np.array(rows, dtype)
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def as_lists(got: BidirectionalRanks) -> list[list[int]]:
+def as_lists(got):
     return [got.text_to_image.rank.tolist(), got.image_to_text.rank.tolist()]
 
 
-def test_one_caption_an_image_by_hand() -> None:
+def test_one_caption_an_image_by_hand():
     images = np.eye(3)
     # Text 0 is right on its image; text 1 prefers image 2, then its own; text 2 prefers 0, then 1, then its
     # own.
@@ -32,7 +30,7 @@ def test_one_caption_an_image_by_hand() -> None:
     assert got.image_to_text.candidates == got.text_to_image.candidates == 3
 
 
-def test_several_captions_an_image_by_hand() -> None:
+def test_several_captions_an_image_by_hand():
     images = np.eye(2)
     texts = np.array([[0.2, 0.0], [0.9, 0.3], [0.5, 0.4], [0.8, 0.1]])
     got = rank_bidirectional(images, texts, np.array([[0, 0], [0, 1], [1, 2], [1, 3]]))
@@ -43,7 +41,7 @@ def test_several_captions_an_image_by_hand() -> None:
     assert got.image_to_text.right.tolist() == [2, 2]
 
 
-def test_a_text_with_several_right_images_is_found_by_the_best_of_them() -> None:
+def test_a_text_with_several_right_images_is_found_by_the_best_of_them():
     images = unit([[1, 0], [0, 1], [1, 1]])
     texts = np.array([[1.0, 0.1]])  # image order: 0, 2, 1
     got = rank_bidirectional(images, texts, np.array([[1, 0], [2, 0]]))
@@ -55,14 +53,14 @@ def test_a_text_with_several_right_images_is_found_by_the_best_of_them() -> None
     ]  # image 0 has no text, so it is a candidate and no query
 
 
-def test_a_tie_counts_against_the_query() -> None:
+def test_a_tie_counts_against_the_query():
     same = unit([[1, 1]] * 4)
     got = rank_bidirectional(same, same, np.array([[i, i] for i in range(4)]))
     assert as_lists(got) == [[4] * 4, [4] * 4]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_equal_images_tie_whatever_the_rounding_of_the_block(dtype: type) -> None:
+def test_equal_images_tie_whatever_the_rounding_of_the_block(dtype):
     rng = np.random.default_rng(3)
     images = unit(rng.standard_normal((40, 96)).tolist(), dtype)
     images[20:] = images[:20]
@@ -73,12 +71,12 @@ def test_equal_images_tie_whatever_the_rounding_of_the_block(dtype: type) -> Non
         assert set(got.text_to_image.rank.tolist()) == {2}, block
 
 
-def plain(images: np.ndarray, texts: np.ndarray, pairs: np.ndarray) -> list[list[int]]:
+def plain(images, texts, pairs):
     scores = texts @ images.T
     right = np.zeros(scores.shape, bool)
     right[pairs[:, 1], pairs[:, 0]] = True
 
-    def ranks(scores: np.ndarray, right: np.ndarray) -> list[int]:
+    def ranks(scores, right):
         return [
             1 + int((row[~own] >= row[own].max()).sum()) for row, own in zip(scores, right, strict=True) if own.any()
         ]
@@ -87,7 +85,7 @@ def plain(images: np.ndarray, texts: np.ndarray, pairs: np.ndarray) -> list[list
 
 
 @pytest.mark.parametrize(("block", "threads"), [(1, 1), (2, 3), (5, 2), (16, 1), (1000, 4)])
-def test_blocks_and_threads_do_not_change_the_answer(block: int, threads: int) -> None:
+def test_blocks_and_threads_do_not_change_the_answer(block, threads):
     rng = np.random.default_rng(7)
     images = unit(rng.standard_normal((23, 8)).tolist())
     texts = unit(rng.standard_normal((31, 8)).tolist())
@@ -99,7 +97,7 @@ def test_blocks_and_threads_do_not_change_the_answer(block: int, threads: int) -
     assert (got.image_to_text.top == np.argsort(-scores.T, axis=1)[got.image_to_text.query, :6]).all()
 
 
-def test_progress_is_reported_in_texts() -> None:
+def test_progress_is_reported_in_texts():
     seen: list[tuple[int, int]] = []
     rank_bidirectional(
         np.eye(5),
@@ -111,7 +109,7 @@ def test_progress_is_reported_in_texts() -> None:
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
-def test_ties_at_the_edge_of_the_best_keep_their_order_with_several_threads() -> None:
+def test_ties_at_the_edge_of_the_best_keep_their_order_with_several_threads():
     """Many equal scores: whichever thread meets them, the ones that come first are kept."""
     rng = np.random.default_rng(11)
     images, texts = unit(rng.integers(0, 2, (30, 3)) + 0.5), unit(rng.integers(0, 2, (60, 3)) + 0.5)
@@ -124,11 +122,11 @@ def test_ties_at_the_edge_of_the_best_keep_their_order_with_several_threads() ->
         assert as_lists(got) == as_lists(alone)
 
 
-def test_read_only_arrays_and_an_error_in_progress() -> None:
+def test_read_only_arrays_and_an_error_in_progress():
     images = unit(np.random.default_rng(2).standard_normal((9, 4)))
     images.flags.writeable = False
 
-    def stop(done: int, total: int) -> None:
+    def stop(done, total):
         raise InterruptedError
 
     pairs = np.array([[i, i] for i in range(9)])
@@ -137,9 +135,7 @@ def test_read_only_arrays_and_an_error_in_progress() -> None:
         rank_bidirectional(images, images, pairs, block=2, threads=2, on_block=stop)
 
 
-def clip_benchmark_recall(
-    images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, k: int
-) -> tuple[float, float]:
+def clip_benchmark_recall(images, texts, image_of_text, k):
     """Image and text retrieval recall at k as CLIP_benchmark 1.6 defines them, stated again.
 
     A query counts when at least one of its right candidates is among the k highest scores.
@@ -150,7 +146,7 @@ def clip_benchmark_recall(
     return float(of_texts.any(axis=1).mean()), float(of_images.any(axis=1).mean())
 
 
-def test_recall_is_that_of_clip_benchmark() -> None:
+def test_recall_is_that_of_clip_benchmark():
     rng = np.random.default_rng(5)
     image_of_text = np.repeat(np.arange(40), rng.integers(1, 7, 40))  # several captions an image, not equally many
     rng.shuffle(image_of_text)

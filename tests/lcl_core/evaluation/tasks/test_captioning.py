@@ -1,12 +1,8 @@
 """Captioning through a bridge: it learns by heart, and what is frozen stays as it is to the bit."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,8 +13,8 @@ from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data import open_corpus
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.tasks.base import DatasetResolver
+from lcl_core.evaluation.tasks.captioning import FIELD, plan_caption_training
 from lcl_core.evaluation.vlm import model as vlm_model
-from lcl_core.evaluation.vlm.captioning import FIELD, plan_caption_training
 from lcl_core.evaluation.vlm.chat_format import IMAGE_PLACEHOLDER, caption_sequence
 from lcl_core.evaluation.vlm.model import VisionLanguageModel
 from lcl_core.specs.evaluate import CaptioningSpec, EvaluateSpec
@@ -28,10 +24,10 @@ NewRun = Callable[..., RunDir]
 
 
 @pytest.fixture
-def caption_run(new_run: NewRun, squares: Path, taught_language_model_dir: Path) -> NewRun:
+def caption_run(new_run, squares, taught_language_model_dir):
     """Makes a run that captions; keyword arguments are fields of the captioning spec, or ``spec`` of the run's."""
 
-    def make(name: str = "run", spec: dict[str, Any] | None = None, corpus: Path = squares, **fields: Any) -> RunDir:
+    def make(name="run", spec=None, corpus=squares, **fields):
         own = {
             "language_model": {"path": str(taught_language_model_dir)}, "epochs": 4, "batch_size": 16, "lr": 3e-3,
             "decoding": {"max_new_tokens": 12}, "zero_shot": False, **fields,
@@ -42,29 +38,29 @@ def caption_run(new_run: NewRun, squares: Path, taught_language_model_dir: Path)
     return make
 
 
-def sheet(run_dir: RunDir, name: str) -> list[dict[str, Any]]:
+def sheet(run_dir, name):
     return [json.loads(line) for line in (run_dir.artifacts / "records" / f"{name}.jsonl").open()]
 
 
-def numbers(result: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
+def numbers(result):
     return {(row["variant"], row["transfer"], row["metric"]): row for row in result["rows"]}
 
 
 @pytest.fixture
-def built_models(monkeypatch: pytest.MonkeyPatch) -> list[VisionLanguageModel]:
+def built_models(monkeypatch):
     """Every model that a run builds."""
     built: list[VisionLanguageModel] = []
     build = vlm_model.build_vlm
 
-    def watched(*args: Any, **kwargs: Any) -> VisionLanguageModel:
+    def watched(*args, **kwargs):
         built.append(build(*args, **kwargs))
         return built[-1]
 
-    monkeypatch.setattr("lcl_core.evaluation.vlm.captioning.build_vlm", watched)
+    monkeypatch.setattr("lcl_core.evaluation.tasks.captioning.build_vlm", watched)
     return built
 
 
-def test_it_learns_the_captions_of_what_it_sees(caption_run: NewRun) -> None:
+def test_it_learns_the_captions_of_what_it_sees(caption_run):
     run_dir = caption_run(epochs=20, batch_size=8, caption=0)
     rows = numbers(evaluate(run_dir))
     lines = sheet(run_dir, "captioning-test-all-frozen-trained")
@@ -77,7 +73,7 @@ def test_it_learns_the_captions_of_what_it_sees(caption_run: NewRun) -> None:
     assert cider["interval"][0] <= cider["value"] <= cider["interval"][1]
 
 
-def test_captions_may_be_answers_to_a_question(caption_run: NewRun, built_models: list[VisionLanguageModel]) -> None:
+def test_captions_may_be_answers_to_a_question(caption_run, built_models):
     rows = numbers(evaluate(caption_run(question="What colour?", epochs=20, batch_size=8, caption=0)))
     cider = rows["all", "frozen", "CIDEr"]
     assert cider["value"] > 1.5 * max(cider["chance"], cider["majority"])
@@ -92,8 +88,8 @@ def test_captions_may_be_answers_to_a_question(caption_run: NewRun, built_models
 
 
 def test_frozen_changes_neither_the_encoder_nor_the_language_model(
-    caption_run: NewRun, built_models: list[VisionLanguageModel], taught_language_model_dir: Path, encoder_dir: Path
-) -> None:
+    caption_run, built_models, taught_language_model_dir, encoder_dir
+):
     evaluate(caption_run())
     (vlm,) = built_models
     assert vlm.source.trained_encoder is None
@@ -107,12 +103,8 @@ def test_frozen_changes_neither_the_encoder_nor_the_language_model(
 
 @pytest.mark.parametrize("train", [False, True])
 def test_full_teaches_the_encoder_and_the_language_model_if_reported(
-    caption_run: NewRun,
-    built_models: list[VisionLanguageModel],
-    taught_language_model_dir: Path,
-    encoder_dir: Path,
-    train: bool,
-) -> None:
+    caption_run, built_models, taught_language_model_dir, encoder_dir, train
+):
     model = {"path": str(taught_language_model_dir), "train": train, "lr": 1e-3}
     result = evaluate(caption_run(spec={"transfer": ["full"]}, epochs=1, language_model=model))
     (vlm,) = built_models
@@ -125,7 +117,7 @@ def test_full_teaches_the_encoder_and_the_language_model_if_reported(
     assert {row["transfer"] for row in result["rows"]} == {"full"}
 
 
-def test_the_text_tower_speaks_untaught(caption_run: NewRun) -> None:
+def test_the_text_tower_speaks_untaught(caption_run):
     run_dir = caption_run(language_model=None, zero_shot=True, spec={"untrained_baseline": True})
     rows = evaluate(run_dir)["rows"]
     assert {row["transfer"] for row in rows} == {"zero_shot"}
@@ -133,7 +125,7 @@ def test_the_text_tower_speaks_untaught(caption_run: NewRun) -> None:
     assert len(sheet(run_dir, "captioning-test-all-zero_shot-trained")) == 12
 
 
-def test_blank_captions_are_no_references(caption_run: NewRun, squares: Path, tmp_path: Path) -> None:
+def test_blank_captions_are_no_references(caption_run, squares, tmp_path):
     """Image 40 has only blank captions, image 41 one of two; the search measures on what has words, too."""
     corpus = shutil.copytree(squares, tmp_path / "blank")
     lines = [json.loads(line) for line in (corpus / "pairs.jsonl").read_text().splitlines()]
@@ -154,7 +146,7 @@ def test_blank_captions_are_no_references(caption_run: NewRun, squares: Path, tm
     assert [row for row in holdout.test if row % 2 == 0] == []
 
 
-def test_sampled_captions_do_not_depend_on_the_batch_size(caption_run: NewRun) -> None:
+def test_sampled_captions_do_not_depend_on_the_batch_size(caption_run):
     said = []
     for size in (2, 5):
         drawn = {"max_new_tokens": 12, "top_p": 0.9, "batch_size": size}
@@ -164,13 +156,13 @@ def test_sampled_captions_do_not_depend_on_the_batch_size(caption_run: NewRun) -
     assert said[0] == said[1]
 
 
-def test_sources_are_scored_by_themselves(caption_run: NewRun) -> None:
+def test_sources_are_scored_by_themselves(caption_run):
     rows = numbers(evaluate(caption_run(epochs=1, by_source=True)))
     assert {variant for variant, *_ in rows} == {"all", "even", "odd"}
     assert [rows[variant, "frozen", "CIDEr"]["count"] for variant in ("all", "even", "odd")] == [12, 6, 6]
 
 
-def test_the_same_spec_gives_the_same_captions_and_another_seed_does_not(caption_run: NewRun) -> None:
+def test_the_same_spec_gives_the_same_captions_and_another_seed_does_not(caption_run):
     drawn = {"decoding": {"max_new_tokens": 12, "top_p": 0.9}, "epochs": 1}
     said = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -180,13 +172,11 @@ def test_the_same_spec_gives_the_same_captions_and_another_seed_does_not(caption
     assert said[0] == said[1] != said[2]
 
 
-def test_a_stop_is_honoured_within_learning_and_a_second_attempt_finishes(
-    caption_run: NewRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_is_honoured_within_learning_and_a_second_attempt_finishes(caption_run, monkeypatch):
     run_dir = caption_run()
     loss = vlm_model.LlavaModel.loss
 
-    def stop(self: Any, *args: Any) -> Any:
+    def stop(self, *args):
         run_dir._stop.set()
         return loss(self, *args)
 
@@ -198,7 +188,7 @@ def test_a_stop_is_honoured_within_learning_and_a_second_attempt_finishes(
     assert evaluate(run_dir) == evaluate(caption_run("other"))
 
 
-def captions_elsewhere(folder: Path, squares: Path) -> Path:
+def captions_elsewhere(folder, squares):
     """The squares as another corpus, all of a source that the evaluated one lacks."""
     shutil.copytree(squares, folder)
     lines = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
@@ -207,9 +197,7 @@ def captions_elsewhere(folder: Path, squares: Path) -> Path:
 
 
 @pytest.mark.parametrize(("dataset", "images"), [("elsewhere", 12), ("squares", None)])
-def test_the_validation_split_is_one_of_the_corpus_to_train_on(
-    tmp_path: Path, squares: Path, dataset: str, images: int | None
-) -> None:
+def test_the_validation_split_is_one_of_the_corpus_to_train_on(tmp_path, squares, dataset, images):
     """A split of that name of the evaluated corpus, and its sources, are others."""
     own = {"train_dataset": dataset, "validation_split": "test", "search": {"lr": [1e-3, 1e-4]}}
     fields = {"encoder": "tiny", "dataset": "squares", "splits": ["test"], "source": "even", "captioning": own}
@@ -240,7 +228,7 @@ def test_the_validation_split_is_one_of_the_corpus_to_train_on(
         ({"language_model": {"path": "/no/such"}}, "language_model_missing", "captioning.language_model.path"),
     ],
 )
-def test_bad_requests_say_where(caption_run: NewRun, fields: dict[str, Any], code: str, field: str) -> None:
+def test_bad_requests_say_where(caption_run, fields, code, field):
     with pytest.raises(UserError) as caught:
         evaluate(caption_run(**fields))
     assert (caught.value.code, caught.value.field) == (code, field)

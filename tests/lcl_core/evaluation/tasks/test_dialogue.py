@@ -1,11 +1,7 @@
-"""Dialogue end to end: two stages, derived questions and official ones, frozen and full."""
-
-from __future__ import annotations
+"""Dialogue end to end: two stages and derived questions, frozen and full."""
 
 import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,10 +18,10 @@ STAGE = {"epochs": 1, "batch_size": 16, "lr": 3e-3}
 
 
 @pytest.fixture
-def talk_run(new_run: NewRun, taught_language_model_dir: Path) -> NewRun:
+def talk_run(new_run, taught_language_model_dir):
     """Makes a run about dialogue; keyword arguments are fields of the dialogue spec, or ``spec`` of the run's."""
 
-    def make(name: str = "run", spec: dict[str, Any] | None = None, **fields: Any) -> RunDir:
+    def make(name="run", spec=None, **fields):
         own = {
             "language_model": {"path": str(taught_language_model_dir)}, "align": STAGE, "instruct": STAGE,
             "derived": {"label": "colour", "per_picture": 1}, "decoding": {"max_new_tokens": 4}, **fields,
@@ -36,10 +32,10 @@ def talk_run(new_run: NewRun, taught_language_model_dir: Path) -> NewRun:
 
 
 @pytest.fixture
-def built_models(monkeypatch: pytest.MonkeyPatch) -> list[VisionLanguageModel]:
+def built_models(monkeypatch):
     built: list[VisionLanguageModel] = []
 
-    def watched(*args: Any, **kwargs: Any) -> VisionLanguageModel:
+    def watched(*args, **kwargs):
         built.append(build_vlm(*args, **kwargs))
         return built[-1]
 
@@ -47,15 +43,15 @@ def built_models(monkeypatch: pytest.MonkeyPatch) -> list[VisionLanguageModel]:
     return built
 
 
-def sheet(run_dir: RunDir, name: str) -> list[dict[str, Any]]:
+def sheet(run_dir, name):
     return [json.loads(line) for line in (run_dir.artifacts / "records" / f"{name}.jsonl").open()]
 
 
-def numbers(result: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+def numbers(result):
     return {(row["variant"], row["metric"]): row for row in result["rows"]}
 
 
-def test_derived_questions_are_asked_and_scored_beside_chance(talk_run: NewRun) -> None:
+def test_derived_questions_are_asked_and_scored_beside_chance(talk_run):
     run_dir = talk_run()
     rows = numbers(evaluate(run_dir))
     # twelve images, one without a label and one with a label that training lacks
@@ -68,18 +64,16 @@ def test_derived_questions_are_asked_and_scored_beside_chance(talk_run: NewRun) 
     stored = sheet(run_dir, "dialogue-test-derived_pope-frozen-trained")
     assert len(stored) == 60
     assert {"id", "image", "text", "truth", "answer"} <= set(stored[0])
-    assert (run_dir.artifacts / "derived" / "test" / "pope" / "derived_pope_popular.json").is_file()
-    trained = json.loads((run_dir.artifacts / "derived" / "instructions.json").read_text())
-    assert len(trained) == 40
+    assert len(json.loads((run_dir.artifacts / "derived_instructions.json").read_text())) == 40
     curves = json.loads((run_dir.artifacts / "curves.json").read_text())
     assert [(curve["variant"], len(curve["loss"])) for curve in curves] == [("align", 5), ("instruct", 3)]
 
 
-def test_stage_two_goes_on_from_stage_one(talk_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_two_goes_on_from_stage_one(talk_run, monkeypatch):
     seen: list[tuple[str, torch.Tensor, set[int]]] = []
     train = VisionLanguageModel.train
 
-    def watched(vlm: VisionLanguageModel, batches: Any, examples: Any, spec: Any, **kwargs: Any) -> list[float]:
+    def watched(vlm, batches, examples, spec, **kwargs):
         before = vlm.llava.projector.leave.weight.detach().clone()
         losses = train(vlm, batches, examples, spec, **kwargs)
         after = vlm.llava.projector.leave.weight.detach().clone()
@@ -97,8 +91,8 @@ def test_stage_two_goes_on_from_stage_one(talk_run: NewRun, monkeypatch: pytest.
 
 
 def test_frozen_leaves_both_models_as_they_are_and_full_teaches_the_encoder_in_stage_two(
-    talk_run: NewRun, built_models: list[VisionLanguageModel], taught_language_model_dir: Path, encoder_dir: Path
-) -> None:
+    talk_run, built_models, taught_language_model_dir, encoder_dir
+):
     evaluate(talk_run(spec={"transfer": ["frozen", "full"]}))
     frozen, full = built_models
     stored = load_file(taught_language_model_dir / "model.safetensors")
@@ -111,62 +105,37 @@ def test_frozen_leaves_both_models_as_they_are_and_full_teaches_the_encoder_in_s
     assert not torch.equal(before, full.source.trained_encoder.module.state_dict()["conv1.weight"])
 
 
-def test_official_conversations_and_benchmarks_replace_the_derived(
-    talk_run: NewRun, tmp_path: Path, taught_language_model_dir: Path
-) -> None:
+def test_conversations_of_a_file_replace_the_derived_and_questions_may_be_left_out(
+    talk_run, tmp_path, taught_language_model_dir
+):
     folder = tmp_path / "images"
     folder.mkdir()
-    for number in range(4):
+    for number in range(3):
         Image.new("RGB", (20, 20), (60 * number, 0, 0)).save(folder / f"{number}.png")
     talk = [{"from": "human", "value": "<image>\nRed?"}, {"from": "gpt", "value": "yes"}]
     entries = [{"id": n, "image": f"{n}.png", "conversations": talk * 2} for n in range(3)]
-    entries.append({"id": 9, "conversations": talk})
-    (tmp_path / "mix.json").write_text(json.dumps(entries))
-    lines = [{"question_id": n, "image": f"{n}.png", "text": "Red?", "label": "yes"} for n in range(4)]
-    (tmp_path / "coco_pope_random.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    sources = {
+    (tmp_path / "mix.json").write_text(json.dumps([*entries, {"id": 9, "conversations": talk}]))
+    fields = {
         "instructions": [{"path": str(tmp_path / "mix.json"), "images": str(folder)}],
-        "benchmarks": [{"name": "pope", "path": str(tmp_path / "coco_pope_random.json"), "images": str(folder)}],
+        "language_model": {"path": str(taught_language_model_dir), "train": True, "lr": 1e-2},
+        "instruct": {**STAGE, "epochs": 10, "batch_size": 4},
+        "spec": {"transfer": ["full"]},
     }
-    model = {"path": str(taught_language_model_dir), "train": True, "lr": 1e-2}
-    instruct = {**STAGE, "epochs": 10, "batch_size": 4}
-    run_dir = talk_run(**sources, instruct=instruct, language_model=model, spec={"transfer": ["full"], "figures": True})
-    rows = numbers(evaluate(run_dir))
-    assert {variant for variant, _ in rows} == {"pope"}
-    stored = sheet(run_dir, "dialogue-coco_pope_random.json-pope-full-trained")
-    assert [each["answer"] for each in stored] == ["yes"] * 4  # the one thing it was taught to say
-    assert rows["pope", "accuracy (random)"]["value"] == 1.0
-    assert not (run_dir.artifacts / "derived").exists()
-    assert list((run_dir.artifacts / "figures").glob("examples-dialogue-*.png"))
+    asked = talk_run(**fields)
+    evaluate(asked)
+    stored = sheet(asked, "dialogue-test-derived_pope-full-trained")
+    assert {each["answer"] for each in stored} == {"yes"}, "the one thing it was taught to say"
+    assert not (asked.artifacts / "derived_instructions.json").exists()
+    silent = talk_run("silent", derived=None, **fields)
+    assert evaluate(silent)["rows"] == []
+    assert (silent.artifacts / "bridges" / "dialogue-full" / "bridge.json").is_file()
 
 
-def test_two_sets_of_one_benchmark_keep_their_own_untrained_figures(
-    talk_run: NewRun, squares: Path, tmp_path: Path
-) -> None:
-    """The encoder has the weights that the untrained one starts from, so a row's two figures are equal."""
-    benchmarks = []
-    for name, labels in (("sharp", ("yes", "yes", "no")), ("blurred", ("no", "no", "yes"))):
-        file = tmp_path / name / "coco_pope_random.json"
-        file.parent.mkdir()
-        lines = [
-            {"question_id": number, "image": f"{number}.png", "text": "Red?", "label": label}
-            for number, label in enumerate(labels)
-        ]
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        benchmarks.append({"name": "pope", "path": str(file), "images": str(squares / "images")})
-    rows = evaluate(talk_run(benchmarks=benchmarks, spec={"untrained_baseline": True}))["rows"]
-    accuracy = {row["split"]: row for row in rows if row["metric"] == "accuracy"}
-    assert list(accuracy) == ["sharp/coco_pope_random.json", "blurred/coco_pope_random.json"]
-    values = [row["value"] for row in accuracy.values()]
-    assert values[0] != values[1]
-    assert [row["untrained"] for row in accuracy.values()] == values
-
-
-def test_the_same_question_about_the_same_image_is_put_once(talk_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_question_about_the_same_image_is_put_once(talk_run, monkeypatch):
     requested: list[int] = []
     generate = LlavaModel.generate
 
-    def watched(self: LlavaModel, prompts: Any, *args: Any) -> list[str]:
+    def watched(self, prompts, *args):
         requested.append(len(prompts))
         return generate(self, prompts, *args)
 
@@ -179,11 +148,11 @@ def test_the_same_question_about_the_same_image_is_put_once(talk_run: NewRun, mo
     assert len(different) < len(stored)
 
 
-def test_a_stop_is_honoured_and_a_second_attempt_finishes(talk_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_is_honoured_and_a_second_attempt_finishes(talk_run, monkeypatch):
     run_dir = talk_run()
     generate = LlavaModel.generate
 
-    def stop(self: LlavaModel, *args: Any) -> list[str]:
+    def stop(self, *args):
         run_dir._stop.set()
         return generate(self, *args)
 
@@ -204,12 +173,10 @@ def test_a_stop_is_honoured_and_a_second_attempt_finishes(talk_run: NewRun, monk
         ({"language_model": {"path": "/no/such"}}, "language_model_missing", "dialogue.language_model.path"),
         ({"align": {"search": {"lr": [1e-3]}}}, "bad_spec", "dialogue.align"),
         ({"instruct": {"transfer": ["full"]}}, "bad_spec", "dialogue.instruct"),
-        (
-            {"benchmarks": [{"name": "gqa", "path": "/no/such"}]}, "benchmark_unreadable", None,
-        ),
+        ({"derived": None}, "bad_spec", "dialogue"),
     ],
 )  # fmt: skip
-def test_bad_requests_say_where(talk_run: NewRun, fields: dict[str, Any], code: str, field: str | None) -> None:
+def test_bad_requests_say_where(talk_run, fields, code, field):
     with pytest.raises(UserError) as caught:
         evaluate(talk_run(**fields))
     assert (caught.value.code, caught.value.field) == (code, field)

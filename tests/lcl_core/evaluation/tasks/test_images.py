@@ -1,41 +1,36 @@
-"""Images and texts of a split: every image once, every text once."""
+"""Images and texts of a split: every image once, every text once; few images of each class."""
 
-from __future__ import annotations
+import numpy as np
 
-import threading
-from pathlib import Path
-
-import pytest
-
-from lcl_core.data import CaptionPair, open_corpus
-from lcl_core.data.corpus.file_corpus import PairList
-from lcl_core.evaluation.tasks.base import EvalImage, group_captions_by_image, read_images
+from lcl_core.data import CaptionPair
+from lcl_core.evaluation.tasks.base import EvalImage, LabeledImages, group_captions_by_image, split_validation
+from lcl_core.evaluation.tasks.classification import sample_orders, subset
 from lcl_core.evaluation.tasks.retrieval import MAX_POSITIONS, caption_variants, unique_texts
 
 
-def image(name: str, *captions: str) -> EvalImage:
+def image(name, *captions):
     return EvalImage(name, captions, {})
 
 
-def test_equal_captions_are_one_text_with_several_right_images() -> None:
+def test_equal_captions_are_one_text_with_several_right_images():
     texts, pairs = unique_texts([image("a", "An ant"), image("b", "bee"), image("c", "an  ANT ")], 0)
     assert texts == ("An ant", "bee")
     assert pairs.tolist() == [[0, 0], [1, 1], [2, 0]]
 
 
-def test_a_caption_twice_on_one_image_is_one_pair() -> None:
+def test_a_caption_twice_on_one_image_is_one_pair():
     texts, pairs = unique_texts([image("a", "ant", "ant", "bug")], None)
     assert texts == ("ant", "bug")
     assert pairs.tolist() == [[0, 0], [0, 1]]
 
 
-def test_blank_and_missing_captions_are_no_texts() -> None:
+def test_blank_and_missing_captions_are_no_texts():
     texts, pairs = unique_texts([image("a", "ant"), image("b", "bee", "bee: insect"), image("c", "cat", " ")], 1)
     assert texts == ("bee: insect",)
     assert pairs.tolist() == [[1, 0]]
 
 
-def test_lines_of_one_image_are_one_image() -> None:
+def test_lines_of_one_image_are_one_image():
     lines = [
         CaptionPair("a", ("ant",), {"group": "bugs"}, "test", "", {}),
         CaptionPair("b", ("bee",), {}, "test", "", {}),
@@ -47,23 +42,7 @@ def test_lines_of_one_image_are_one_image() -> None:
     ]
 
 
-def test_descriptions_are_read_at_once_where_each_read_waits(squares: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus, counts = open_corpus(squares), list[int]()
-    expected = read_images(corpus, "test", None, field="splits.0")
-    meeting = threading.Barrier(4, timeout=60)  # no description arrives before three others are under way
-    read = PairList.__getitem__
-
-    def describe(self: PairList, index: int) -> object:
-        meeting.wait()
-        return read(self, index)
-
-    monkeypatch.setattr(corpus, "concurrent_reads", 4)
-    monkeypatch.setattr(PairList, "describe", describe)
-    assert read_images(corpus, "test", None, field="splits.0", advance=counts.append) == expected
-    assert counts == [1] * 12
-
-
-def test_variants_are_the_positions_and_all() -> None:
+def test_variants_are_the_positions_and_all():
     names = [each.name for each in caption_variants([image("a", "ant", "ant: bug"), image("b", "bee")])]
     assert names == ["captions[0]", "captions[1]", "all"]
     assert [each.name for each in caption_variants([image("a", "ant")])] == ["captions[0]"]
@@ -71,3 +50,35 @@ def test_variants_are_the_positions_and_all() -> None:
     many = caption_variants([image("a", *(str(n) for n in range(20)))])
     assert len(many) == MAX_POSITIONS + 1
     assert len(many[-1].texts) == 20
+
+
+def test_a_seeded_tenth_of_the_training_images_is_held_out():
+    test, train = split_validation(40, seed=1)
+    assert (len(test), len(train)) == (4, 36)
+    assert sorted([*test, *train]) == list(range(40))
+    assert test.tolist() == split_validation(40, seed=1)[0].tolist() != split_validation(40, seed=2)[0].tolist()
+    assert [len(part) for part in split_validation(3, seed=0)] == [1, 2]
+    assert [len(part) for part in split_validation(3, seed=0, minimum=2)] == [2, 1]
+
+
+TRAIN = LabeledImages(np.arange(100, 160), np.repeat([0, 1, 2], (30, 28, 2)), {})
+
+
+def drawn(draw, shots, *, draws=3, seed=7):
+    return set(subset(TRAIN, sample_orders(TRAIN, draws, seed)[draw], shots).rows.tolist())
+
+
+def test_each_class_gives_as_many_as_it_can():
+    chosen = subset(TRAIN, sample_orders(TRAIN, 1, 0)[0], 4)
+    assert np.bincount(chosen.classes).tolist() == [4, 4, 2]
+    assert (chosen.classes == TRAIN.classes[chosen.rows - 100]).all()
+
+
+def test_fewer_shots_are_among_more():
+    assert drawn(1, 1) < drawn(1, 4) < drawn(1, 16)
+
+
+def test_draws_differ_and_do_not_depend_on_how_many_there_are():
+    assert drawn(0, 4) != drawn(1, 4)
+    assert drawn(1, 4) == drawn(1, 4, draws=9)
+    assert drawn(1, 4) != drawn(1, 4, seed=8)

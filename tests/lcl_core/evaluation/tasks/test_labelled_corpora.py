@@ -1,16 +1,11 @@
 """Labels arrive from the layouts that labelled images are distributed in."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from lcl_core.common.run_dir import RunDir
 from lcl_core.data.formats import open_reader
 from lcl_core.data.shards.convert import convert
 from lcl_core.evaluation.evaluate import evaluate
@@ -19,14 +14,14 @@ COLOURS = {"n01440764": (220, 30, 30), "n01443537": (30, 200, 40), "n01484850": 
 WORDS = {"n01440764": "tench, Tinca tinca", "n01443537": "goldfish", "n01484850": "great white shark"}
 
 
-def image(file: Path, synset: str, number: int) -> str:
+def image(file, synset, number):
     file.parent.mkdir(parents=True, exist_ok=True)
     shade = tuple(min(255, channel + number) for channel in COLOURS[synset])
     Image.new("RGB", (20, 18), shade).save(file)
     return file.name
 
 
-def imagenet(folder: Path) -> None:
+def imagenet(folder):
     """Class folders for training, a flat val with Kaggle's solution."""
     solution = ["ImageId,PredictionString"]
     for place, synset in enumerate(COLOURS):
@@ -40,14 +35,14 @@ def imagenet(folder: Path) -> None:
     (folder / "LOC_synset_mapping.txt").write_text("".join(f"{name} {words}\n" for name, words in WORDS.items()))
 
 
-def class_folders(folder: Path) -> None:
+def class_folders(folder):
     for synset, words in WORDS.items():
         for number in range(8):
             split = "train" if number < 6 else "val"
             image(folder / split / words / f"{number}.png", synset, number)
 
 
-def table(folder: Path, write: Callable[[list[dict[str, str]]], None]) -> None:
+def table(folder, write):
     rows = []
     for synset, words in WORDS.items():
         for number in range(8):
@@ -56,22 +51,20 @@ def table(folder: Path, write: Callable[[list[dict[str, str]]], None]) -> None:
     write(rows)
 
 
-def csv_table(folder: Path) -> None:
-    def write(rows: list[dict[str, str]]) -> None:
+def csv_table(folder):
+    def write(rows):
         lines = [",".join(f'"{value}"' for value in row.values()) for row in rows]
         (folder / "labels.csv").write_text("\n".join(["image,class,split", *lines]) + "\n")
 
     table(folder, write)
 
 
-def json_lines(folder: Path) -> None:
+def json_lines(folder):
     table(folder, lambda rows: (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows)))
 
 
 @pytest.mark.parametrize("layout", [imagenet, class_folders, csv_table, json_lines])
-def test_each_layout_can_be_learnt_and_examined(
-    layout: Callable[[Path], None], new_run: Callable[..., RunDir], tmp_path: Path
-) -> None:
+def test_each_layout_can_be_learnt_and_examined(layout, new_run, tmp_path):
     layout(tmp_path / "given")
     convert(open_reader(tmp_path / "given").records(), tmp_path / "shards")
     own: dict[str, Any] = {"labels": ["class"], "steps": 25, "batch_size": 9, "lr": 5e-3}

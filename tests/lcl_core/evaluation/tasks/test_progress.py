@@ -1,15 +1,8 @@
 """Progress of an evaluation in the metrics file, and stops between its batches."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.evaluation.evaluate import evaluate
@@ -18,18 +11,18 @@ from lcl_core.evaluation.tasks.base import EvalProgress
 
 
 class Clock:
-    def __init__(self) -> None:
+    def __init__(self):
         self.now = 100.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.now
 
 
-def lines(run_dir: RunDir) -> list[dict[str, object]]:
+def lines(run_dir):
     return [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
 
 
-def test_time_left_follows_the_work_done(tmp_path: Path) -> None:
+def test_time_left_follows_the_work_done(tmp_path):
     run_dir, clock = RunDir(tmp_path), Clock()
     progress = EvalProgress(run_dir, 40, clock)
     progress.enter("pictures")
@@ -42,7 +35,7 @@ def test_time_left_follows_the_work_done(tmp_path: Path) -> None:
     assert (last["step"], last["phase"], last["seconds_left"]) == (40, "done", 0)
 
 
-def test_before_the_work_is_known_there_are_lines_without_a_total(tmp_path: Path) -> None:
+def test_before_the_work_is_known_there_are_lines_without_a_total(tmp_path):
     run_dir, clock = RunDir(tmp_path), Clock()
     progress = EvalProgress(run_dir, clock=clock)
     progress.enter("reading")
@@ -58,7 +51,7 @@ def test_before_the_work_is_known_there_are_lines_without_a_total(tmp_path: Path
     assert (last["step"], last["total_steps"], last["seconds_left"]) == (10, 40, 30)
 
 
-def test_small_steps_are_not_each_a_line(tmp_path: Path) -> None:
+def test_small_steps_are_not_each_a_line(tmp_path):
     run_dir, clock = RunDir(tmp_path), Clock()
     progress = EvalProgress(run_dir, 1000, clock)
     progress.enter("probe")
@@ -68,7 +61,7 @@ def test_small_steps_are_not_each_a_line(tmp_path: Path) -> None:
     assert 2 <= len(lines(run_dir)) <= 4
 
 
-def test_a_stop_request_is_honoured_between_steps(tmp_path: Path) -> None:
+def test_a_stop_request_is_honoured_between_steps(tmp_path):
     run_dir = RunDir(tmp_path)
     progress = EvalProgress(run_dir, 10)
     progress.add(1)
@@ -87,13 +80,11 @@ def test_a_stop_request_is_honoured_between_steps(tmp_path: Path) -> None:
     ],
     ids=lambda task: task["tasks"][0],
 )  # fmt: skip
-def test_a_stop_is_honoured_between_batches_of_tested_images(
-    new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, task: dict[str, Any], transfer: str
-) -> None:
+def test_a_stop_is_honoured_between_batches_of_tested_images(new_run, monkeypatch, task, transfer):
     run_dir = new_run(**task, transfer=[transfer])
     test_batches = ImageBatchSource.test_batches
 
-    def stopped(self: ImageBatchSource, rows: np.ndarray) -> Iterator[torch.Tensor]:
+    def stopped(self, rows):
         self.batch_size = 4
         for patches in test_batches(self, rows):
             assert not run_dir.stop_requested, "another batch is encoded"

@@ -1,11 +1,7 @@
 """Tuned retrieval as a whole, on coloured squares: who learns, who is frozen, what is chosen and what is refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +17,14 @@ NewRun = Callable[..., RunDir]
 FAST = {"epochs": 8, "batch_size": 20, "lr": 5e-3, "text_lr": 1e-3}
 
 
-def run(new_run: NewRun, name: str = "run", **fields: Any) -> tuple[RunDir, dict[tuple[str, str, str], dict[str, Any]]]:
+def run(new_run, name="run", **fields):
     own = {**FAST, **fields.pop("tuned_retrieval", {})}
     run_dir = new_run(name, tasks=["tuned_retrieval"], untrained_baseline=False, tuned_retrieval=own, **fields)
     rows = evaluate(run_dir)["rows"]
     return run_dir, {(row["transfer"], row["variant"], row["metric"]): row for row in rows}
 
 
-def test_it_learns_to_match_frozen_and_full(new_run: NewRun, encoder_dir: Path) -> None:
+def test_it_learns_to_match_frozen_and_full(new_run, encoder_dir):
     before = load_image_encoder(encoder_dir).identity["weights"]
     run_dir, rows = run(new_run, transfer=["frozen", "full"])
     for transfer in ("frozen", "full"):
@@ -48,7 +44,7 @@ def test_it_learns_to_match_frozen_and_full(new_run: NewRun, encoder_dir: Path) 
 
 
 @pytest.mark.parametrize("text_lr", [0.0, 1e-3])
-def test_the_same_seed_gives_the_same_answers(new_run: NewRun, text_lr: float) -> None:
+def test_the_same_seed_gives_the_same_answers(new_run, text_lr):
     first = run(new_run, "a", tuned_retrieval={"text_lr": text_lr, "epochs": 2})[1]
     second = run(new_run, "b", tuned_retrieval={"text_lr": text_lr, "epochs": 2})[1]
     other = run(new_run, "c", tuned_retrieval={"text_lr": text_lr, "epochs": 2}, seed=1)[0]
@@ -59,7 +55,7 @@ def test_the_same_seed_gives_the_same_answers(new_run: NewRun, text_lr: float) -
     )
 
 
-def test_a_frozen_text_encoder_reads_each_text_once(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_text_encoder_reads_each_text_once(new_run, monkeypatch):
     from lcl_core.encoders.lcl import LCLTextEncoder
 
     requested: list[str] = []
@@ -69,7 +65,7 @@ def test_a_frozen_text_encoder_reads_each_text_once(new_run: NewRun, monkeypatch
     assert len(requested) == len(set(requested)) == 4 + 51  # one caption a colour, and one an image that has two
 
 
-def test_another_text_encoder_may_read(new_run: NewRun, tmp_path: Path) -> None:
+def test_another_text_encoder_may_read(new_run, tmp_path):
     from tests.lcl_core.encoders.external_samples import save_huggingface
 
     texts = save_huggingface(tmp_path / "bert", "bert")
@@ -82,7 +78,7 @@ def test_another_text_encoder_may_read(new_run: NewRun, tmp_path: Path) -> None:
     assert all(row["untrained"] is not None for row in rows)
 
 
-def test_what_is_best_on_held_out_images_is_used(new_run: NewRun) -> None:
+def test_what_is_best_on_held_out_images_is_used(new_run):
     search = {"search": {"lr": [1e-6, 5e-3]}, "text_lr": 0.0, "epochs": 8}
     run_dir, _ = run(new_run, tuned_retrieval=search)
     (choice,) = json.loads((run_dir.artifacts / "choice.json").read_text())
@@ -104,13 +100,13 @@ def test_what_is_best_on_held_out_images_is_used(new_run: NewRun) -> None:
         ),
     ],
 )  # fmt: skip
-def test_bad_requests_name_their_field(new_run: NewRun, fields: dict[str, Any], code: str, field: str) -> None:
+def test_bad_requests_name_their_field(new_run, fields, code, field):
     with pytest.raises(UserError) as caught:
         run(new_run, **fields)
     assert (caught.value.code, caught.value.field) == (code, field)
 
 
-def test_an_encoder_that_reads_no_texts_needs_another_that_does(new_run: NewRun, tmp_path: Path) -> None:
+def test_an_encoder_that_reads_no_texts_needs_another_that_does(new_run, tmp_path):
     from tests.lcl_core.encoders.external_samples import save_huggingface
 
     with pytest.raises(UserError) as caught:
@@ -118,13 +114,13 @@ def test_an_encoder_that_reads_no_texts_needs_another_that_does(new_run: NewRun,
     assert (caught.value.code, caught.value.field) == ("no_text_encoder", "tuned_retrieval.text_encoder")
 
 
-def test_the_loss_is_symmetric_cross_entropy_without_false_rivals() -> None:
+def test_the_loss_is_symmetric_cross_entropy_without_false_rivals():
     head = ContrastiveHead(8, 2, 0.5, torch.Generator().manual_seed(0))
     images = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), dim=-1)
     texts = torch.nn.functional.normalize(torch.tensor([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0]]), dim=-1)
     scores = (images @ texts.T / 0.5).double()
 
-    def entropy(rows: torch.Tensor, rivals: list[list[int]]) -> float:
+    def entropy(rows, rivals):
         found = [torch.logsumexp(rows[i, [i, *rivals[i]]], 0) - rows[i, i] for i in range(3)]
         return float(torch.stack(found).mean())
 

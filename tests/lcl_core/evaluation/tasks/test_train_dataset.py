@@ -1,7 +1,5 @@
 """Heads trained on one dataset and tested on another: the figures are those of both splits in one dataset."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -29,16 +27,16 @@ CASES = {
 }  # fmt: skip
 
 
-def read_lines(corpus: Path) -> list[dict[str, Any]]:
+def read_lines(corpus):
     return [json.loads(line) for line in (corpus / "pairs.jsonl").read_text().splitlines()]
 
 
-def write_lines(corpus: Path, lines: list[dict[str, Any]]) -> None:
+def write_lines(corpus, lines):
     (corpus / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture
-def whole(tmp_path: Path, squares: Path) -> Path:
+def whole(tmp_path, squares):
     """The squares with a split val."""
     corpus = Path(shutil.copytree(squares, tmp_path / "whole"))
     write_lines(
@@ -48,7 +46,7 @@ def whole(tmp_path: Path, squares: Path) -> Path:
 
 
 @pytest.fixture
-def parts(tmp_path: Path, whole: Path) -> tuple[Path, Path]:
+def parts(tmp_path, whole):
     """Training and validation images as one dataset, tested ones as another, which has wrong images and labels too.
 
     The wrong ones have the names and the splits of the right ones of the first dataset.
@@ -67,9 +65,7 @@ def parts(tmp_path: Path, whole: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("task", CASES)
-def test_the_figures_are_those_of_one_dataset_with_both_splits(
-    new_run: NewRun, whole: Path, parts: tuple[Path, Path], task: str
-) -> None:
+def test_the_figures_are_those_of_one_dataset_with_both_splits(new_run, whole, parts, task):
     training, tested = parts
     fields: dict[str, Any] = {"tasks": [task], "transfer": ["frozen", "full"], "untrained_baseline": False}
     together = new_run("together", corpus=whole, **fields, **{task: CASES[task]})
@@ -85,7 +81,7 @@ def test_the_figures_are_those_of_one_dataset_with_both_splits(
     assert choices[0][0]["held_out"] == {"split": "val", "pictures": VALIDATION, "of": VALIDATION}
 
 
-def test_a_tested_split_may_have_the_name_of_the_training_split(new_run: NewRun, parts: tuple[Path, Path]) -> None:
+def test_a_tested_split_may_have_the_name_of_the_training_split(new_run, parts):
     """The evaluated dataset has a split train of its own, which nothing learns from."""
     training, tested = parts
     write_lines(tested, [{**line, "split": "train"} for line in read_lines(tested) if line["split"] == "test"])
@@ -101,7 +97,7 @@ def test_a_tested_split_may_have_the_name_of_the_training_split(new_run: NewRun,
 
 
 @pytest.mark.parametrize("task", CASES)
-def test_an_unknown_dataset_is_named(new_run: NewRun, task: str) -> None:
+def test_an_unknown_dataset_is_named(new_run, task):
     with pytest.raises(UserError) as caught:
         evaluate(new_run(tasks=[task], **{task: {"train_dataset": "elsewhere"} | CASES[task]}))
     assert (caught.value.code, caught.value.field) == ("unknown_dataset", f"{task}.train_dataset")

@@ -1,14 +1,12 @@
-"""Zero-shot classification as a run, against the model asked directly."""
-
-from __future__ import annotations
+"""Zero-shot classification: prompts, names of classes, and the run."""
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from timm.data import ImageNetInfo
 from torch.nn import functional as F
 
 from lcl_core.common.errors import UserError
@@ -16,14 +14,16 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import EvaluatedEncoder
+from lcl_core.evaluation.tasks.zero_shot import class_names, prompt_templates
 from lcl_core.model import LCLModel, LCLProcessor
+from lcl_core.specs.zero_shot import PLAIN_TEMPLATES
 
 NewRun = Callable[..., RunDir]
 TASK = "zero_shot_classification"
 TEMPLATES = ["a {} square", "{}"]
 
 
-def test_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encoder_dir: Path, squares: Path) -> None:
+def test_ranks_are_those_of_the_model_asked_directly(new_run, encoder_dir, squares):
     spec = {"labels": ["colour"], "templates": TEMPLATES, "class_names": {"blue": "deep blue"}}
     run_dir = new_run(tasks=[TASK], zero_shot_classification=spec)
     result = evaluate(run_dir)
@@ -49,21 +49,80 @@ def test_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encoder_di
     assert row["left_out"] == {"unlabelled": 1}
 
 
-def test_descriptions_are_read_once(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptions_are_read_once(new_run, monkeypatch):
     spec = {"labels": ["colour"]}
     first = evaluate(new_run("a", tasks=[TASK], zero_shot_classification=spec))
     monkeypatch.setattr(EvaluatedEncoder, "embed_texts", lambda *_: pytest.fail("read again"))
     assert evaluate(new_run("b", tasks=[TASK], zero_shot_classification=spec)) == first
 
 
-def test_an_encoder_that_reads_no_texts_says_so(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_that_reads_no_texts_says_so(new_run, monkeypatch):
     monkeypatch.setattr("lcl_core.encoders.lcl.LCLEncoder.encode_texts", lambda *_: None)
     with pytest.raises(UserError, match="reads no texts") as caught:
         evaluate(new_run(tasks=[TASK], zero_shot_classification={"labels": ["colour"]}))
     assert (caught.value.code, caught.value.field) == ("no_text_encoder", "tasks")
 
 
-def test_a_label_that_is_not_there_is_named(new_run: NewRun) -> None:
+def test_a_label_that_is_not_there_is_named(new_run):
     with pytest.raises(UserError, match="labels: colour") as caught:
         evaluate(new_run(tasks=[TASK], zero_shot_classification={"labels": ["shape"]}))
     assert caught.value.field == "zero_shot_classification.labels.0"
+
+
+SYNSETS = ImageNetInfo("imagenet-1k").label_names()
+
+
+def test_plain_templates_have_a_place_for_the_class():
+    assert prompt_templates("plain") == PLAIN_TEMPLATES
+    assert all(template.count("{}") == 1 for template in PLAIN_TEMPLATES)
+
+
+def test_labels_are_read_as_words():
+    labels = ["animal-bug", "sky_and  weather", "-"]
+    assert class_names(labels, "labels", {}, field="x") == ("animal bug", "sky and  weather", "-")
+
+
+def test_labels_may_be_used_as_they_are_written():
+    """Names of CLIP benchmark's classnames.txt."""
+    labels = ["737-200", "MD-11", "T-shirt", "jack-o'-lantern", "a_b"]
+    assert class_names(labels, "as_written", {"a_b": "x"}, field="x") == (*labels[:4], "x")
+
+
+def test_given_names_come_first():
+    assert class_names(["b-c", "a"], "labels", {"a": "ant", "z": "zoo"}, field="x") == ("b c", "ant")
+
+
+def test_imagenet_s_templates_and_names_come_from_open_clip():
+    pytest.importorskip("open_clip")
+    templates = prompt_templates("imagenet")
+    assert len(templates) == 80
+    assert all("{}" in template for template in templates)
+    names = class_names(SYNSETS, "imagenet", {SYNSETS[1]: "gold"}, field="x")
+    assert (len(names), *names[:2], names[999]) == (1000, "tench", "gold", "toilet paper")
+
+
+def test_a_part_of_imagenet_s_synsets_has_names():
+    """ImageNet-R and -A have 200 of them; a class that is none is named by the evaluation."""
+    pytest.importorskip("open_clip")
+    assert class_names([SYNSETS[999], SYNSETS[0]], "imagenet", {}, field="x") == ("toilet paper", "tench")
+    assert class_names(["cat", SYNSETS[1]], "imagenet", {"cat": "a cat"}, field="x") == ("a cat", "goldfish")
+
+
+def test_names_of_all_classes_need_no_open_clip(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "open_clip.zero_shot_metadata", None)
+    assert class_names(["b", "a"], "imagenet", {"a": "ant", "b": "bee"}, field="x") == ("bee", "ant")
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], [*SYNSETS[:999], "cat"]])
+def test_imagenet_s_names_are_for_its_synsets_alone(labels):
+    pytest.importorskip("open_clip")
+    with pytest.raises(UserError, match="thousand synsets") as caught:
+        class_names(labels, "imagenet", {}, field="x")
+    assert caught.value.code == "class_unnamed"
+
+
+def test_without_open_clip_the_way_out_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "open_clip.zero_shot_metadata", None)
+    with pytest.raises(UserError, match=r"open_clip.*lcl\[interop\]") as caught:
+        prompt_templates("imagenet")
+    assert caught.value.code == "missing_extra"

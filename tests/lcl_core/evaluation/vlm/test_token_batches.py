@@ -1,7 +1,5 @@
 """Rows of a batch: images widened, prompts masked, answers shifted by one."""
 
-from __future__ import annotations
-
 import torch
 
 from lcl_core.evaluation.vlm.chat_format import IMAGE_PLACEHOLDER, collate, token_sequence
@@ -15,7 +13,7 @@ TALK = (
 )
 
 
-def test_a_batch_worked_by_hand() -> None:
+def test_a_batch_worked_by_hand():
     rows = collate([CAPTION, TALK], 3)
     assert rows.ids.tolist() == [
         [0, 0, 0, 7, 5, 6, 2, 0, 0, 0, 0, 0],
@@ -27,20 +25,20 @@ def test_a_batch_worked_by_hand() -> None:
     assert rows.targets.tolist() == [5, 6, 2, 4, 2, 3, 2]
 
 
-def test_left_padding_ends_all_rows_together() -> None:
+def test_left_padding_ends_all_rows_together():
     rows = collate([token_sequence([IMAGE_PLACEHOLDER, 7]), token_sequence([9, 8, 7, 6, 5, 4])], 3, left=True)
     assert rows.ids.tolist() == [[0, 0, 0, 0, 0, 7], [9, 8, 7, 6, 5, 4]]
     assert rows.present.tolist() == [[False, False, True, True, True, True], [True] * 6]
     assert rows.slots.tolist() == [2, 3, 4]
 
 
-def test_what_nothing_precedes_is_not_learnt() -> None:
+def test_what_nothing_precedes_is_not_learnt():
     rows = collate([token_sequence([5, 6], target=True)], 3)
     assert rows.targets.tolist() == [6]
     assert rows.predicts.tolist() == [[True, False]]
 
 
-def test_a_text_without_a_image_has_no_slots() -> None:
+def test_a_text_without_a_image_has_no_slots():
     rows = collate([token_sequence([1, 2])], 3)
     assert rows.slots.dtype == torch.int64
     assert len(rows.slots) == 0
