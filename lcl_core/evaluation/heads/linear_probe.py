@@ -22,7 +22,6 @@ from torch.nn.utils import skip_init
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.threads import prefetch_map
-from lcl_core.data import Corpus
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.training import (
     FEATURE_SOURCES,
@@ -36,7 +35,7 @@ from lcl_core.evaluation.heads.training import (
 )
 from lcl_core.evaluation.metrics.core import Ints, class_ranks
 from lcl_core.evaluation.results import loss_curve
-from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, Holdout, LabeledImages
+from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, Holdout, LabeledImages, SplitImages
 from lcl_core.specs.evaluate import Transfer, TuningSpec
 
 TOP_K = 5
@@ -230,7 +229,7 @@ class ProbeTraining:
     """Fits of a probe for one encoder, one protocol and one label key.
 
     Attributes:
-        corpus, split, images: to train on.
+        images: to train on.
         classes: their number.
         field: of the evaluation's spec that holds the hyper-parameters.
         about: names the fit in artifacts: task, variant.
@@ -239,9 +238,7 @@ class ProbeTraining:
     context: EvalContext
     encoder: EvaluatedEncoder
     transfer: Transfer
-    corpus: Corpus
-    split: str
-    images: list[EvalImage]
+    images: SplitImages
     classes: int
     field: str
     about: dict[str, Any]
@@ -250,34 +247,23 @@ class ProbeTraining:
         """A new probe, and in full transfer a new copy of the encoder."""
         source = FEATURE_SOURCES[self.transfer](self.context, self.encoder, spec.augmentation)
         return fit_probe(
-            source, source.batches(self.split, self.images, self.corpus), train, self.classes, spec, seed=seed,
-            field=self.field,
+            source, source.batches(self.images), train, self.classes, spec, seed=seed, field=self.field,
             on_step=lambda images: self.context.progress.add(STEP_COST[self.transfer] * images),
         )  # fmt: skip
 
     def predict(
-        self,
-        classifiers: Sequence[FittedClassifier],
-        split: str,
-        images: list[EvalImage],
-        test: LabeledImages,
-        corpus: Corpus | None = None,
+        self, classifiers: Sequence[FittedClassifier], images: SplitImages, test: LabeledImages
     ) -> list[ClassPredictions]:
-        """Predictions of fits on one encoder for the images ``test`` of ``images``, which are encoded once.
-
-        Args:
-            corpus: of ``images``; None for the evaluated one.
-        """
-        batches = classifiers[0].source.batches(split, images, corpus)
+        """Predictions of fits on one encoder for the images ``test`` of ``images``, which are encoded once."""
+        batches = classifiers[0].source.batches(images)
         return predict_with_each(classifiers, batches, test, lambda count: self.context.progress.add(0))
 
-    def choose(self, spec: TuningSpec, holdout: Holdout | None, *, seed: int) -> TuningSpec:
+    def choose(self, spec: TuningSpec, holdout: Holdout[LabeledImages] | None, *, seed: int) -> TuningSpec:
         """The protocol's spec with the best hyper-parameters on the held-out images; the search is logged."""
 
-        def attempt(candidate: TuningSpec) -> float:
-            assert holdout is not None
+        def attempt(candidate: TuningSpec, holdout: Holdout[LabeledImages]) -> float:
             classifier = self.fit(candidate, holdout.train, seed=seed)
-            (predictions,) = self.predict([classifier], holdout.split, holdout.images, holdout.test, self.corpus)
+            (predictions,) = self.predict([classifier], holdout.source, holdout.test)
             return float(np.mean(predictions.rank == 1))
 
         return choose(

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lcl_core.data import Corpus
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.linear_probe import ClassPredictions, collect_predictions
 from lcl_core.evaluation.heads.training import log_search
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.results import loss_curve
-from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, Holdout, LabeledImages
+from lcl_core.evaluation.tasks.base import EvalContext, Holdout, LabeledImages, SplitImages
 from lcl_core.specs.evaluate import LinearHeadSpec
 
 _BLOCK_NUMBERS = 2**23  # logits of a block
@@ -115,7 +114,7 @@ class LinearTraining:
     """Fits for one encoder and one label key.
 
     Attributes:
-        corpus, split, images: to train on.
+        images: to train on.
         classes: their number.
         field: of the evaluation's spec that holds the heads.
         about: names the fit in artifacts: task, variant, transfer, encoder.
@@ -124,9 +123,7 @@ class LinearTraining:
     context: EvalContext
     encoder: EvaluatedEncoder
     spec: LinearHeadSpec
-    corpus: Corpus
-    split: str
-    images: list[EvalImage]
+    images: SplitImages
     classes: int
     field: str
     about: dict[str, Any]
@@ -141,7 +138,7 @@ class LinearTraining:
             left -= done
             self.context.progress.add(done)
 
-        features = self._latents(self.split, self.images, train.rows, self.corpus)
+        features = self._latents(self.images, train.rows)
         self.context.progress.enter(f"{self.encoder.role} encoder: {self.about['variant']}, penalty {l2:g}")
         targets = torch.from_numpy(train.classes).to(features.device)
         fitted = fit_logistic_regression(
@@ -150,22 +147,11 @@ class LinearTraining:
         self.context.progress.add(left)
         return fitted
 
-    def predict(
-        self,
-        model: LogisticRegression,
-        split: str,
-        images: list[EvalImage],
-        test: LabeledImages,
-        corpus: Corpus | None = None,
-    ) -> ClassPredictions:
-        """Predictions for the images ``test`` of a split.
-
-        Args:
-            corpus: of ``images``; None for the evaluated one.
-        """
+    def predict(self, model: LogisticRegression, images: SplitImages, test: LabeledImages) -> ClassPredictions:
+        """Predictions for the images ``test`` of a split."""
         block = max(1, _BLOCK_NUMBERS // self.classes)
         parts = (test.rows[start : start + block] for start in range(0, len(test), block))
-        logits = (model.logits(self._latents(split, images, part, corpus)) for part in parts)
+        logits = (model.logits(self._latents(images, part)) for part in parts)
         return collect_predictions(logits, test.classes, field=self.field)
 
     def choose(self, holdout: Holdout[LabeledImages] | None) -> float:
@@ -175,7 +161,7 @@ class LinearTraining:
         tried = []
         for l2 in self.spec.l2:
             model = self.fit(holdout.train, l2)
-            predictions = self.predict(model, holdout.split, holdout.images, holdout.test, self.corpus)
+            predictions = self.predict(model, holdout.source, holdout.test)
             tried.append({"l2": l2, "score": float(np.mean(predictions.rank == 1))})
         best = max(tried, key=lambda each: each["score"])["l2"]
         log_search(self.context, holdout, self.about, "acc@1", tried, {"l2": best})
@@ -185,7 +171,7 @@ class LinearTraining:
         """Add the loss of each pass to the run's curves."""
         self.context.curves.add({**self.about, **loss_curve(model.losses)})
 
-    def _latents(self, split: str, images: list[EvalImage], rows: Ints, corpus: Corpus | None) -> Tensor:
-        latents = self.context.get_pooled_latents(self.encoder, split, images, corpus)
+    def _latents(self, images: SplitImages, rows: Ints) -> Tensor:
+        latents = self.context.get_pooled_latents(self.encoder, images)
         assert latents is not None  # the task has checked it
         return torch.from_numpy(latents[rows]).to(self.encoder.model.device)

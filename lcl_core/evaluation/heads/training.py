@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from lcl_core.common.device import autocast
 from lcl_core.common.errors import UserError
 from lcl_core.common.threads import prefetch_map
-from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.metrics.core import Ints
-from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, Holdout
+from lcl_core.evaluation.tasks.base import EvalContext, Holdout, SplitImages
 from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.evaluate import TuningSpec
 
 S = TypeVar("S", bound=TuningSpec)
+T = TypeVar("T")
 
 STEP_COST = {"frozen": 0.05, "full": 3.0}  # rough cost of training a head on an image once, in embedded images
 
@@ -78,8 +78,8 @@ class FeatureSource(ABC):
     precision: Literal["fp32"] | None
 
     @abstractmethod
-    def batches(self, split: str, images: list[EvalImage], corpus: Corpus | None = None) -> ImageBatchSource:
-        """The images of a split; ``corpus``: None for the context's."""
+    def batches(self, split: SplitImages) -> ImageBatchSource:
+        """The images of a split."""
 
 
 class FrozenFeatures(FeatureSource):
@@ -95,12 +95,11 @@ class FrozenFeatures(FeatureSource):
         self.width, self.device = encoder.model.width, encoder.model.device
         self._context, self._encoder = context, encoder
 
-    def batches(self, split: str, images: list[EvalImage], corpus: Corpus | None = None) -> ImageBatchSource:
-        patches = self._context.get_patch_features(self._encoder, split, images, corpus)
+    def batches(self, split: SplitImages) -> ImageBatchSource:
+        patches = self._context.get_patch_features(self._encoder, split)
         if patches is not None:
             return CachedFeatureBatches(patches, self.device)
-        names = [image.name for image in images]
-        return FrozenImageBatches(self._encoder.model, corpus or self._context.corpus, names)
+        return FrozenImageBatches(self._encoder.model, split, AugmentationSpec())
 
 
 class FinetunedEncoder(FeatureSource):
@@ -111,11 +110,10 @@ class FinetunedEncoder(FeatureSource):
     def __init__(self, context: EvalContext, encoder: EvaluatedEncoder, augmentation: AugmentationSpec) -> None:
         self.trained_encoder: ImageEncoder = encoder.model.copy()
         self.width, self.device = self.trained_encoder.width, self.trained_encoder.device
-        self._corpus, self._augmentation = context.corpus, augmentation
+        self._augmentation = augmentation
 
-    def batches(self, split: str, images: list[EvalImage], corpus: Corpus | None = None) -> ImageBatchSource:
-        names = [image.name for image in images]
-        return ImageBatches(self.trained_encoder, corpus or self._corpus, names, self._augmentation)
+    def batches(self, split: SplitImages) -> ImageBatchSource:
+        return ImageBatches(self.trained_encoder, split, self._augmentation)
 
 
 FEATURE_SOURCES: dict[str, type[FrozenFeatures] | type[FinetunedEncoder]] = {
@@ -145,13 +143,11 @@ class ImageBatches(ImageBatchSource):
 
     batch_size = 64
 
-    def __init__(
-        self, encoder: ImageEncoder, corpus: Corpus, names: Sequence[str], augmentation: AugmentationSpec
-    ) -> None:
-        self._encoder, self._corpus, self._names, self._augmentation = encoder, corpus, names, augmentation
+    def __init__(self, encoder: ImageEncoder, split: SplitImages, augmentation: AugmentationSpec) -> None:
+        self._encoder, self._split, self._augmentation = encoder, split, augmentation
 
     def load(self, rows: Ints, rng: random.Random | None = None) -> Tensor:
-        images = [self._corpus.read_image(self._names[row]) for row in rows]
+        images = [self._split.corpus.read_image(self._split.images[row].name) for row in rows]
         if rng is None:
             return self._encoder.preprocess(images)
         return self._encoder.training_pixels(images, self._augmentation, rng)
@@ -162,9 +158,6 @@ class ImageBatches(ImageBatchSource):
 
 class FrozenImageBatches(ImageBatches):
     """Frozen features without a cache: never augmented, rounded as cached ones are."""
-
-    def __init__(self, encoder: ImageEncoder, corpus: Corpus, names: Sequence[str]) -> None:
-        super().__init__(encoder, corpus, names, AugmentationSpec())
 
     def load(self, rows: Ints, rng: random.Random | None = None) -> Tensor:
         return super().load(rows)
@@ -310,18 +303,21 @@ def _batches_of_epochs(batches: EpochBatches, steps: int) -> Iterator[Any]:
 def choose(
     context: EvalContext,
     spec: S,
-    attempt: Callable[[S], float],
-    holdout: Holdout[Any] | None,
+    attempt: Callable[[S, Holdout[T]], float],
+    holdout: Holdout[T] | None,
     labels: Mapping[str, Any],
     *,
     field: str,
     metric: str,
 ) -> S:
-    """The spec with the best hyper-parameters on the held-out images; the search is logged under ``labels``."""
+    """The spec with the best hyper-parameters on the held-out images; the search is logged under ``labels``.
+
+    ``attempt``: trains by a spec and scores on the held-out images, the higher the better.
+    """
     if holdout is None or not spec.search:
         return spec
     context.progress.enter(f"{labels['encoder']} encoder: choosing for {labels['transfer']} transfer")
-    chosen, tried = grid_search(spec, attempt, field=field)
+    chosen, tried = grid_search(spec, lambda candidate: attempt(candidate, holdout), field=field)
     log_search(context, holdout, labels, metric, tried, {name: getattr(chosen, name) for name in spec.search})
     return chosen
 
@@ -334,7 +330,7 @@ def log_search(
     tried: Sequence[Mapping[str, Any]],
     chosen: Mapping[str, Any],
 ) -> None:
-    held_out = {"split": holdout.split, "pictures": len(holdout.test), "of": holdout.split_size}
+    held_out = {"split": holdout.source.split, "pictures": len(holdout.test), "of": holdout.split_size}
     context.choices.add({**labels, "held_out": held_out, "metric": metric, "tried": tried, "chosen": chosen})
 
 

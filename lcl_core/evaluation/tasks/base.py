@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
@@ -31,7 +31,8 @@ from lcl_core.specs.evaluate import CaptioningSpec, DialogueSpec, EvaluateSpec, 
 
 T = TypeVar("T")
 
-TrainedSpec = ProbeSpec | TunedRetrievalSpec | CaptioningSpec | DialogueSpec
+HeldOutSpec = ProbeSpec | TunedRetrievalSpec | CaptioningSpec
+TrainedSpec = HeldOutSpec | DialogueSpec
 
 TEXT_COST = 0.5  # rough cost of embedding a text, in embedded images
 VALIDATION_SHARE = 0.1  # of the training images, where the spec names no validation split
@@ -57,6 +58,18 @@ class EvalImage:
         """
         concept = self.labels.get("concept", "").lower()
         return {"group": concept} if concept and predicted != "concept" else {}
+
+
+@dataclass(frozen=True)
+class SplitImages:
+    """The images of a split of a corpus."""
+
+    corpus: Corpus
+    split: str
+    images: list[EvalImage]
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 def read_images(
@@ -124,18 +137,19 @@ class LabeledImages:
         """Those at ``picks``, in that order."""
         return LabeledImages(self.rows[picks], self.classes[picks], self.left_out)
 
-    def cut(self, images: list[EvalImage]) -> tuple[list[EvalImage], LabeledImages]:
-        """The split's ``images`` without all others, and these labelled images as rows of what remains."""
-        return [images[row] for row in self.rows], LabeledImages(np.arange(len(self)), self.classes, self.left_out)
+    def cut(self, split: SplitImages) -> tuple[SplitImages, LabeledImages]:
+        """The split without all other images, and these labelled images as rows of what remains."""
+        images = [split.images[row] for row in self.rows]
+        return replace(split, images=images), LabeledImages(np.arange(len(self)), self.classes, self.left_out)
 
 
-def classes_of(label: str, split: str, images: list[EvalImage], *, field: str) -> tuple[str, ...]:
+def classes_of(label: str, split: SplitImages, *, field: str) -> tuple[str, ...]:
     """The split's different values of a label, in alphabetical order."""
-    classes = tuple(sorted({image.labels[label] for image in images if label in image.labels}))
+    classes = tuple(sorted({image.labels[label] for image in split.images if label in image.labels}))
     if len(classes) < 2:
-        known = ", ".join(sorted({key for image in images for key in image.labels})) or "none"
+        known = ", ".join(sorted({key for image in split.images for key in image.labels})) or "none"
         raise UserError(
-            f"label {label!r} has {len(classes)} classes in split {split!r}; it takes two; "
+            f"label {label!r} has {len(classes)} classes in split {split.split!r}; it takes two; "
             f"the split's labels: {known}",
             code="label_unknown", field=field,
         )  # fmt: skip
@@ -157,21 +171,16 @@ class Holdout(Generic[T]):
     """Images held out of training, on which hyper-parameters are chosen.
 
     Attributes:
-        split, images: where the held-out images come from.
-        test: the held-out ones, as labelled images or rows of ``images``.
+        source: where the held-out images come from.
+        test: the held-out ones, as labelled images or rows of ``source``.
         train: the training images to use meanwhile, as labelled images or rows.
-        others: number of the split's images that are not among ``images``.
+        split_size: number of the split's images, also of those that are not in ``source``.
     """
 
-    split: str
-    images: list[EvalImage]
+    source: SplitImages
     test: T
     train: T
-    others: int = 0
-
-    @property
-    def split_size(self) -> int:
-        return len(self.images) + self.others
+    split_size: int
 
 
 def split_validation(count: int, seed: int, minimum: int = 1) -> tuple[Ints, Ints]:
@@ -199,6 +208,7 @@ class DatasetResolver:
     exclude: Mapping[str, Sequence[str]] = field(default_factory=dict)
     advance: OnProgress = lambda count: None
     _images: dict[tuple[Path, str, str | None], list[EvalImage]] = field(default_factory=dict)
+    _corpora: dict[str, Corpus] = field(default_factory=dict)
 
     def dataset(self, name: str, field: str = "dataset") -> str:
         """A path or a URL."""
@@ -208,7 +218,7 @@ class DatasetResolver:
         """Raises: UserError ``unknown_encoder``."""
         return Path(self._find(self.encoders, name, "encoder", field))
 
-    def images(self, corpus: Corpus, split: str, source: str | None, *, field: str) -> list[EvalImage]:
+    def images(self, corpus: Corpus, split: str, source: str | None, *, field: str) -> SplitImages:
         """The split's images without the excluded ones."""
         key = (corpus.path, split, source)
         if key not in self._images:
@@ -223,30 +233,24 @@ class DatasetResolver:
                 f"every image of split {split!r} is excluded; exclude fewer labels",
                 code="nothing_to_score", field="exclude",
             )  # fmt: skip
-        return self._images[key]
+        return SplitImages(corpus, split, self._images[key])
 
-    def test_images(self, spec: EvaluateSpec, corpus: Corpus) -> dict[str, list[EvalImage]]:
+    def test_images(self, spec: EvaluateSpec, corpus: Corpus) -> dict[str, SplitImages]:
         """The images of each tested split."""
         return {
             split: self.images(corpus, split, spec.source, field=f"splits.{spec.splits.index(split)}")
             for split in dict.fromkeys(spec.splits)
         }
 
-    def train_corpus(self, spec: EvaluateSpec, own: TrainedSpec, corpus: Corpus, field: str) -> Corpus:
-        """The corpus to train on: the one that ``own`` names, else the evaluated one."""
-        if own.train_dataset in (None, spec.dataset):
-            return corpus
-        return open_corpus(self.dataset(str(own.train_dataset), f"{field}.train_dataset"))
-
     def train_images(
-        self, spec: EvaluateSpec, split: str, corpus: Corpus, train_corpus: Corpus, *, field: str, tested: bool = True
-    ) -> list[EvalImage]:
-        """The images of the training split.
+        self, spec: EvaluateSpec, own: TrainedSpec, corpus: Corpus, *, field: str, tested: bool = True
+    ) -> SplitImages:
+        """The images that a task learns from: of the dataset that ``own`` names, else of the evaluated ``corpus``.
 
         Args:
             tested: the task is tested on the spec's splits of ``corpus``.
         """
-        same = train_corpus.path == corpus.path
+        split, train_corpus, same = own.train_split, *self._train_corpus(spec, own, corpus, field)
         if same and tested and split in spec.splits:
             raise UserError(
                 f"{field} learns from split {split!r}, so it cannot be examined on it; "
@@ -256,12 +260,14 @@ class DatasetResolver:
         return self.images(train_corpus, split, spec.source if same else None, field=f"{field}.train_split")
 
     def validation_images(
-        self, spec: EvaluateSpec, split: str, train_split: str, corpus: Corpus, train_corpus: Corpus, *, field: str
-    ) -> list[EvalImage]:
-        """The images of a validation split of the corpus to train on, on which hyper-parameters are chosen."""
-        same = train_corpus.path == corpus.path
+        self, spec: EvaluateSpec, own: HeldOutSpec, corpus: Corpus, *, field: str
+    ) -> SplitImages | None:
+        """The images of the named validation split of the corpus to learn from; None where none is named."""
+        split, train_corpus, same = own.validation_split, *self._train_corpus(spec, own, corpus, field)
+        if split is None:
+            return None
         tested = same and split in spec.splits
-        if tested or split == train_split:
+        if tested or split == own.train_split:
             use = "examined" if tested else "learnt from"
             raise UserError(
                 f"split {split!r} is {use}, so nothing may be chosen on it; name another in {field}.validation_split, "
@@ -269,6 +275,15 @@ class DatasetResolver:
                 code="validation_split_used", field=f"{field}.validation_split",
             )  # fmt: skip
         return self.images(train_corpus, split, spec.source if same else None, field=f"{field}.validation_split")
+
+    def _train_corpus(self, spec: EvaluateSpec, own: TrainedSpec, corpus: Corpus, field: str) -> tuple[Corpus, bool]:
+        """The corpus to learn from, and whether it is the evaluated one."""
+        if own.train_dataset in (None, spec.dataset):
+            return corpus, True
+        path = self.dataset(str(own.train_dataset), f"{field}.train_dataset")
+        if path not in self._corpora:
+            self._corpora[path] = open_corpus(path)
+        return self._corpora[path], self._corpora[path].path == corpus.path
 
     @staticmethod
     def _find(known: dict[str, str], name: str, kind: str, field: str) -> str:
@@ -337,7 +352,6 @@ class EvalContext:
         curves: log of training losses.
         needs_patch_features: some task of the run uses patch features. Those that fit the cache are then computed with
             the pooled latents, in one pass over the images.
-        image_sources: corpora of images outside the evaluated corpus, by ``album`` in the facts of prediction files.
     """
 
     spec: EvaluateSpec
@@ -349,43 +363,28 @@ class EvalContext:
     choices: JsonLog
     curves: JsonLog
     needs_patch_features: bool
-    image_sources: dict[str, Corpus] = field(default_factory=dict)
     _features: dict[tuple[str, Path, tuple[str, ...], bool], ImageFeatures] = field(default_factory=dict)
 
-    def get_pooled_latents(
-        self, encoder: EvaluatedEncoder, split: str, images: list[EvalImage], corpus: Corpus | None = None
-    ) -> NDArray[np.float32] | None:
-        """Pooled latents of a split's images, computed once; None where the encoder has none.
-
-        Args:
-            corpus: None for the evaluated one.
-        """
+    def get_pooled_latents(self, encoder: EvaluatedEncoder, split: SplitImages) -> NDArray[np.float32] | None:
+        """Pooled latents of a split's images, computed once; None where the encoder has none."""
         if encoder.model.embed_dim is None:
             return None
-        patches = self.needs_patch_features and patch_features_fit(encoder, len(images), self.cache)
-        return self._get_features(encoder, split, images, corpus or self.corpus, patches=patches).pooled
+        patches = self.needs_patch_features and patch_features_fit(encoder, len(split), self.cache)
+        return self._get_features(encoder, split, patches=patches).pooled
 
-    def get_patch_features(
-        self, encoder: EvaluatedEncoder, split: str, images: list[EvalImage], corpus: Corpus | None = None
-    ) -> NDArray[np.float16] | None:
-        """Frozen patch features of a split's images, computed once; None where they are too large for the cache.
-
-        Args:
-            corpus: None for the evaluated one.
-        """
-        if not patch_features_fit(encoder, len(images), self.cache):
+    def get_patch_features(self, encoder: EvaluatedEncoder, split: SplitImages) -> NDArray[np.float16] | None:
+        """Frozen patch features of a split's images, computed once; None where they are too large for the cache."""
+        if not patch_features_fit(encoder, len(split), self.cache):
             return None
-        return self._get_features(encoder, split, images, corpus or self.corpus, patches=True).patches
+        return self._get_features(encoder, split, patches=True).patches
 
-    def _get_features(
-        self, encoder: EvaluatedEncoder, split: str, images: list[EvalImage], corpus: Corpus, *, patches: bool
-    ) -> ImageFeatures:
-        names = tuple(image.name for image in images)
-        key = (encoder.weights_hash, corpus.path, names, patches)
+    def _get_features(self, encoder: EvaluatedEncoder, split: SplitImages, *, patches: bool) -> ImageFeatures:
+        names = tuple(image.name for image in split.images)
+        key = (encoder.weights_hash, split.corpus.path, names, patches)
         if key not in self._features:
-            self.progress.enter(f"{encoder.role} encoder: images of {split}")
+            self.progress.enter(f"{encoder.role} encoder: images of {split.split}")
             self._features[key] = image_features(
-                encoder, corpus, names, self.cache, patches=patches, advance=self.progress.add
+                encoder, split.corpus, names, self.cache, patches=patches, advance=self.progress.add
             )
         found = self._features[key]
         # a mapped array occupies the disk after the eviction of its entry, too

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +24,7 @@ from lcl_core.evaluation.tasks.base import (
     EvalContext,
     EvalImage,
     Holdout,
+    SplitImages,
     Task,
     nonempty_captions,
     split_validation,
@@ -53,37 +54,37 @@ def caption_examples(images: Sequence[EvalImage], position: int | None) -> list[
 
 
 def plan_caption_training(
-    spec: EvaluateSpec, corpus: Corpus, train_corpus: Corpus, resolver: DatasetResolver
-) -> tuple[list[EvalImage], Holdout[Ints] | None]:
+    spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver
+) -> tuple[SplitImages, Holdout[Ints] | None]:
     """The images to train on, and those to choose hyper-parameters on where some are searched.
 
     The latter are of the named validation split, else a seeded tenth of the training images.
     """
     own = spec.captioning
-    train = resolver.train_images(spec, own.train_split, corpus, train_corpus, field=FIELD)
-    if not caption_examples(train, own.caption):
+    train = resolver.train_images(spec, own, corpus, field=FIELD)
+    if not caption_examples(train.images, own.caption):
         raise UserError(
             f"no image of split {own.train_split!r} has the caption to learn; give {FIELD}.caption another position",
             code="nothing_to_learn", field=f"{FIELD}.caption",
         )  # fmt: skip
     if not own.search:
         return train, None
-    split, all_rows = own.validation_split, np.arange(len(train))
-    if split is None:
+    all_rows, validation = np.arange(len(train)), resolver.validation_images(spec, own, corpus, field=FIELD)
+    if validation is None:
         captioned = _captioned_rows(train)
         test = captioned[split_validation(len(captioned), spec.seed)[0]]
-        return train, Holdout(own.train_split, train, test, np.setdiff1d(all_rows, test))
-    images = resolver.validation_images(spec, split, own.train_split, corpus, train_corpus, field=FIELD)
-    rows = _captioned_rows(images)
+        return train, Holdout(train, test, np.setdiff1d(all_rows, test), len(train))
+    rows = _captioned_rows(validation)
     if not len(rows):
         raise UserError(
-            f"split {split!r} has no captions to choose by", code="nothing_to_score", field=f"{FIELD}.validation_split"
-        )
-    return train, Holdout(split, images, rows, all_rows)
+            f"split {validation.split!r} has no captions to choose by",
+            code="nothing_to_score", field=f"{FIELD}.validation_split",
+        )  # fmt: skip
+    return train, Holdout(validation, rows, all_rows, len(validation))
 
 
-def _captioned_rows(images: Sequence[EvalImage]) -> Ints:
-    return np.flatnonzero([bool(nonempty_captions(image)) for image in images])
+def _captioned_rows(images: SplitImages) -> Ints:
+    return np.flatnonzero([bool(nonempty_captions(image)) for image in images.images])
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Captioning(Task):
 
     Attributes:
         files: the language model's; None: zero-shot alone.
-        corpus, train: the images to train on; none with zero-shot alone.
+        train: the images to train on; None with zero-shot alone.
         images: captioned images of each tested split.
         left_out: number of other images, by reason.
         holdout: to choose hyper-parameters on; None where nothing is searched.
@@ -103,27 +104,28 @@ class Captioning(Task):
     spec: CaptioningSpec
     transfer: tuple[Transfer, ...]
     files: LanguageModelFiles | None
-    corpus: Corpus
-    train: list[EvalImage]
-    images: dict[str, list[EvalImage]]
+    train: SplitImages | None
+    images: dict[str, SplitImages]
     left_out: dict[str, dict[str, int]]
     holdout: Holdout[Ints] | None = None
 
     @classmethod
     def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
         own, tested = spec.captioning, resolver.test_images(spec, corpus)
-        images = {split: [image for image in every if nonempty_captions(image)] for split, every in tested.items()}
-        if empty := [split for split, captioned in images.items() if not captioned]:
+        images = {
+            split: replace(every, images=[image for image in every.images if nonempty_captions(image)])
+            for split, every in tested.items()
+        }
+        if empty := [split for split, captioned in images.items() if not len(captioned)]:
             raise UserError(f"split {empty[0]!r} has no captions to score by", code="nothing_to_score", field="splits")
         bare = {split: len(every) - len(images[split]) for split, every in tested.items()}
         left_out = {split: {"no_caption": count} if count else {} for split, count in bare.items()}
         transfer = spec.protocols(own)
         if own.language_model is None:
-            return cls(own, transfer, None, corpus, [], images, left_out)
+            return cls(own, transfer, None, None, images, left_out)
         files = resolve_language_model(own.language_model, field=f"{FIELD}.language_model")
-        train_corpus = resolver.train_corpus(spec, own, corpus, FIELD)
-        train, holdout = plan_caption_training(spec, corpus, train_corpus, resolver)
-        return cls(own, transfer, files, train_corpus, train, images, left_out, holdout)
+        train, holdout = plan_caption_training(spec, corpus, resolver)
+        return cls(own, transfer, files, train, images, left_out, holdout)
 
     @property
     def needs_patch_features(self) -> bool:
@@ -131,12 +133,12 @@ class Captioning(Task):
 
     @property
     def examples(self) -> list[CaptionExample]:
-        return caption_examples(self.train, self.spec.caption)
+        return [] if self.train is None else caption_examples(self.train.images, self.spec.caption)
 
     def cost(self) -> float:
         tested = sum(map(len, self.images.values()))
         zero_shot = _ZERO_SHOT_COST * tested if self.spec.zero_shot else 0.0
-        if self.files is None:
+        if self.train is None:
             return zero_shot
         fixed = len(self.train) + tested + _CAPTION_COST * tested
         examples = len(self.examples)
@@ -152,16 +154,14 @@ class Captioning(Task):
             for transfer in self.transfer:
                 self._run_transfer(context, encoder, transfer)
 
-    def _run_zero_shot(
-        self, context: EvalContext, encoder: EvaluatedEncoder, split: str, images: list[EvalImage]
-    ) -> None:
+    def _run_zero_shot(self, context: EvalContext, encoder: EvaluatedEncoder, split: str, images: SplitImages) -> None:
         """Captions of the encoder's own decoder; an encoder without one has none."""
         context.progress.enter(f"{encoder.role} encoder: its text tower captions {split}")
         decoding, model = self.spec.decoding, encoder.model
 
         def load(start: int) -> Tensor:
-            batch = images[start : start + decoding.batch_size]
-            return model.preprocess([context.corpus.read_image(image.name) for image in batch])
+            batch = images.images[start : start + decoding.batch_size]
+            return model.preprocess([images.corpus.read_image(image.name) for image in batch])
 
         captions: list[str] = []
         starts = range(0, len(images), decoding.batch_size)
@@ -178,23 +178,21 @@ class Captioning(Task):
 
     def _run_transfer(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer) -> None:
         labels = {"task": FIELD, "variant": "all", "transfer": transfer, "encoder": encoder.role}
-        holdout = self.holdout
 
-        def attempt(candidate: CaptioningSpec) -> float:
+        def attempt(candidate: CaptioningSpec, holdout: Holdout[Ints]) -> float:
             """CIDEr on the held-out images."""
-            assert holdout is not None
             learnt = set(holdout.train.tolist())
             vlm, _ = self._train(
                 context, encoder, transfer, candidate, [each for each in self.examples if each[0] in learnt]
             )
-            test = [holdout.images[row] for row in holdout.test]
-            captions = self._caption(context, vlm, candidate, holdout.split, holdout.images, holdout.test, self.corpus)
+            test = [holdout.source.images[row] for row in holdout.test]
+            captions = self._caption(context, vlm, candidate, holdout.source, holdout.test)
             hypotheses = dict(zip([image.name for image in test], captions, strict=True))
             references = {image.name: nonempty_captions(image) for image in test}
             return score_captions(hypotheses, references, with_meteor=False).values["CIDEr"]
 
         own = self.spec.for_protocol(transfer)
-        spec = choose(context, own, attempt, holdout, labels, field=FIELD, metric="CIDEr")
+        spec = choose(context, own, attempt, self.holdout, labels, field=FIELD, metric="CIDEr")
         vlm, losses = self._train(context, encoder, transfer, spec, self.examples)
         context.curves.add({**labels, **loss_curve(losses)})
         if encoder.role == "trained":
@@ -202,7 +200,7 @@ class Captioning(Task):
             save_vlm(context.artifacts / "bridges" / f"{FIELD}-{transfer}", vlm, encoder.model, spec.language_model)
         for split, images in self.images.items():
             context.progress.enter(f"{encoder.role} encoder: {transfer} transfer captions {split}")
-            captions = self._caption(context, vlm, spec, split, images, np.arange(len(images)), None, _CAPTION_COST)
+            captions = self._caption(context, vlm, spec, images, np.arange(len(images)), _CAPTION_COST)
             self._store(context, encoder, split, transfer, captions)
 
     def _train(
@@ -215,6 +213,7 @@ class Captioning(Task):
     ) -> tuple[VisionLanguageModel, list[float]]:
         """A model with a new projector, trained on ``examples``; and the loss of each step."""
         assert self.files is not None
+        assert self.train is not None
         assert spec.language_model is not None
         vlm = build_vlm(
             context, encoder, transfer, self.files, spec.language_model,
@@ -225,7 +224,7 @@ class Captioning(Task):
             VLMExample(caption_sequence(vlm.llava.language, spec, caption).cut(max_tokens), row)
             for row, caption in examples
         ]
-        batches = vlm.source.batches(self.spec.train_split, self.train, self.corpus)
+        batches = vlm.source.batches(self.train)
         context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to captions")
         losses = vlm.train(
             batches, sequences, spec, seed=context.spec.seed, field=FIELD,
@@ -238,16 +237,14 @@ class Captioning(Task):
         context: EvalContext,
         vlm: VisionLanguageModel,
         spec: CaptioningSpec,
-        split: str,
-        images: list[EvalImage],
+        images: SplitImages,
         rows: Ints,
-        corpus: Corpus | None,
         cost: float = 0.0,
     ) -> list[str]:
         """A caption of each of the ``images`` at ``rows``."""
         prompt = caption_sequence(vlm.llava.language, spec, None)
         return vlm.generate(
-            vlm.source.batches(split, images, corpus), rows, [prompt] * len(rows), spec.decoding,
+            vlm.source.batches(images), rows, [prompt] * len(rows), spec.decoding,
             seed=context.spec.seed, on_batch=lambda count: context.progress.add(cost * count),
         )  # fmt: skip
 
@@ -255,7 +252,7 @@ class Captioning(Task):
         self, context: EvalContext, encoder: EvaluatedEncoder, split: str, transfer: str, captions: Sequence[str]
     ) -> None:
         """A prediction file of all images and, where the spec says so, one of each source."""
-        images = self.images[split]
+        images = self.images[split].images
         samples = [
             (image.source, {"query": image.name, "caption": caption, "references": nonempty_captions(image)})
             for image, caption in zip(images, captions, strict=True)

@@ -35,9 +35,9 @@ from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile
 from lcl_core.evaluation.tasks.base import (
     DatasetResolver,
     EvalContext,
-    EvalImage,
     Holdout,
     LabeledImages,
+    SplitImages,
     Task,
     classes_of,
     select_labeled,
@@ -79,16 +79,10 @@ class LabelKey:
 
 @dataclass(frozen=True)
 class ClassificationPlan:
-    """Attributes:
-    corpus: of the training images.
-    train: training images.
-    tests: images of each tested split.
-    keys: the label keys.
-    """
+    """The images to train on, those of each tested split, and the label keys."""
 
-    corpus: Corpus
-    train: list[EvalImage]
-    tests: dict[str, list[EvalImage]]
+    train: SplitImages
+    tests: dict[str, SplitImages]
     keys: list[LabelKey]
 
     @property
@@ -106,40 +100,39 @@ def plan_classification(
     """
     tests = resolver.test_images(spec, corpus)
     labels = tuple(dict.fromkeys(own.labels))
-    train_corpus = resolver.train_corpus(spec, own, corpus, field)
-    images = resolver.train_images(spec, own.train_split, corpus, train_corpus, field=field)
-    train = [image for image in images if not image.labels.keys().isdisjoint(labels)] or images
+    train = resolver.train_images(spec, own, corpus, field=field)
+    if labelled := [image for image in train.images if not image.labels.keys().isdisjoint(labels)]:
+        train = replace(train, images=labelled)
+    validation = resolver.validation_images(spec, own, corpus, field=field) if own.needs_holdout else None
     keys = []
     for label in labels:
         label_field = f"{field}.labels.{own.labels.index(label)}"
-        classes = classes_of(label, own.train_split, train, field=label_field)
+        classes = classes_of(label, train, field=label_field)
         labeled = {
-            split: _select_known(each, label, classes, split, own.train_split, label_field)
-            for split, each in tests.items()
+            split: _select_known(images, label, classes, own.train_split, label_field)
+            for split, images in tests.items()
         }
-        learnt = select_labeled(train, label, classes)
+        learnt = select_labeled(train.images, label, classes)
         holdout = None
-        if own.needs_holdout and own.validation_split is None:
-            test, rest = split_validation(len(learnt), spec.seed)
-            holdout = Holdout(own.train_split, train, learnt.choose(test), learnt.choose(rest))
+        if validation is not None:
+            selected = _select_known(validation, label, classes, own.train_split, f"{field}.validation_split")
+            holdout = Holdout(validation, selected, learnt, len(validation))
         elif own.needs_holdout:
-            split = str(own.validation_split)
-            held_out = resolver.validation_images(spec, split, own.train_split, corpus, train_corpus, field=field)
-            selected = _select_known(held_out, label, classes, split, own.train_split, f"{field}.validation_split")
-            holdout = Holdout(split, held_out, selected, learnt)
+            test, rest = split_validation(len(learnt), spec.seed)
+            holdout = Holdout(train, learnt.choose(test), learnt.choose(rest), len(train))
         keys.append(LabelKey(label, classes, learnt, labeled, holdout))
-    return ClassificationPlan(train_corpus, train, tests, keys)
+    return ClassificationPlan(train, tests, keys)
 
 
 def _select_known(
-    images: list[EvalImage], label: str, classes: tuple[str, ...], split: str, train_split: str, field: str
+    images: SplitImages, label: str, classes: tuple[str, ...], train_split: str, field: str
 ) -> LabeledImages:
     """The split's images of a known class; an error where there is none."""
-    labeled = select_labeled(images, label, classes)
+    labeled = select_labeled(images.images, label, classes)
     if not len(labeled):
         raise UserError(
-            f"no image of split {split!r} has a {label!r} that split {train_split!r} teaches ({labeled.left_out}); "
-            "leave the label or the split out",
+            f"no image of split {images.split!r} has a {label!r} that split {train_split!r} teaches "
+            f"({labeled.left_out}); leave the label or the split out",
             code="nothing_to_score", field=field,
         )  # fmt: skip
     return labeled
@@ -194,10 +187,7 @@ class LabelTask(Task):
     ) -> ProbeTraining:
         """``variant``: its name in artifacts."""
         about = {"task": self.name, "variant": variant}
-        return ProbeTraining(
-            context, encoder, transfer, self.data.corpus, self.spec.train_split, self.data.train, len(key.classes),
-            self.name, about,
-        )  # fmt: skip
+        return ProbeTraining(context, encoder, transfer, self.data.train, len(key.classes), self.name, about)
 
 
 HeadPredictions = Iterator[tuple[str, str, ClassPredictions]]  # variant, split, predictions
@@ -265,7 +255,7 @@ class Classification(LabelTask):
                 file = PredictionFile(
                     self.name, split, variant, transfer, "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
                 )
-                samples = prediction_samples(self.data.tests[split], key.label, key.classes, test, predictions)
+                samples = prediction_samples(self.data.tests[split].images, key.label, key.classes, test, predictions)
                 context.predictions.add(file, samples)
 
     def _fit_attentive(
@@ -278,27 +268,26 @@ class Classification(LabelTask):
         classifier = training.fit(spec, key.train, seed=seed)
         training.log_curve(classifier)
         for split, images in self.data.tests.items():
-            (predictions,) = training.predict([classifier], split, images, key.tests[split])
+            (predictions,) = training.predict([classifier], images, key.tests[split])
             yield key.label, split, predictions
 
     def _fit_linear(self, context: EvalContext, encoder: EvaluatedEncoder, key: LabelKey) -> HeadPredictions:
         variant = variant_of_head(key.label, "linear")
         about = {"task": self.name, "variant": variant, "transfer": "frozen", "encoder": encoder.role}
         training = LinearTraining(
-            context, encoder, self.spec.linear, self.data.corpus, self.spec.train_split, self.data.train,
-            len(key.classes), f"{self.name}.linear", about,
+            context, encoder, self.spec.linear, self.data.train, len(key.classes), f"{self.name}.linear", about
         )  # fmt: skip
         model = training.fit(key.train, training.choose(key.holdout))
         training.log_curve(model)
         for split, images in self.data.tests.items():
-            yield variant, split, training.predict(model, split, images, key.tests[split])
+            yield variant, split, training.predict(model, images, key.tests[split])
 
     def _compare_neighbours(self, context: EvalContext, encoder: EvaluatedEncoder, key: LabelKey) -> HeadPredictions:
         own = self.spec.knn
-        train = context.get_pooled_latents(encoder, self.spec.train_split, self.data.train, self.data.corpus)
+        train = context.get_pooled_latents(encoder, self.data.train)
         classes = torch.from_numpy(key.train.classes)
         for split, images in self.data.tests.items():
-            test, latents = key.tests[split], context.get_pooled_latents(encoder, split, images)
+            test, latents = key.tests[split], context.get_pooled_latents(encoder, images)
             assert train is not None
             assert latents is not None  # ``run`` has checked it
             context.progress.enter(f"{encoder.role} encoder: nearest neighbours for {key.label} on {split}")
@@ -353,7 +342,7 @@ class FewShot(LabelTask):
         for group in iter(lambda: list(islice(fits, together)), []):
             for split, images in self.data.tests.items():
                 training, classifiers = group[0][0], [classifier for _, classifier in group]
-                found = training.predict(classifiers, split, images, key.tests[split])
+                found = training.predict(classifiers, images, key.tests[split])
                 for (own, _), each in zip(group, found, strict=True):
                     predictions[own.about["variant"], split].append(each)
         for shots in self.spec.shots:
@@ -366,8 +355,8 @@ class FewShot(LabelTask):
                 draws = predictions[variant, split]
                 samples = (
                     {
-                        "query": images[row].name,
-                        **images[row].group(key.label),
+                        "query": images.images[row].name,
+                        **images.images[row].group(key.label),
                         "label": key.classes[true],
                         "ranks": [int(each.rank[number]) for each in draws],
                         "firsts": [key.classes[each.top[number, 0]] for each in draws],
@@ -383,8 +372,8 @@ class FewShot(LabelTask):
         """The fits of each number of shots, draw by draw: a draw's images alone are encoded, and once."""
         seed, holdout = context.spec.seed, key.holdout
         if holdout is not None:
-            held_out, test = holdout.test.cut(holdout.images)
-            holdout = replace(holdout, images=held_out, test=test, others=len(holdout.images) - len(held_out))
+            held_out, test = holdout.test.cut(holdout.source)
+            holdout = replace(holdout, source=held_out, test=test)
         known = key.train if holdout is None else holdout.train
         specs: dict[int, TuningSpec] = {}
         for draw, order in enumerate(sample_orders(known, self.spec.draws, seed)):

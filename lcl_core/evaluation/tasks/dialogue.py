@@ -15,7 +15,7 @@ from lcl_core.evaluation.benchmarks.questions import Question
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.training import FEATURE_SOURCES, ImageBatchSource, count_examples
 from lcl_core.evaluation.results import PredictionFile, loss_curve
-from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, EvalImage, Task
+from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, SplitImages, Task
 from lcl_core.evaluation.tasks.captioning import CaptionExample, caption_examples
 from lcl_core.evaluation.vlm.chat_format import TokenSequence, caption_tokens, conversation_tokens
 from lcl_core.evaluation.vlm.instruction_data import FIELD, DialoguePlan, QuestionSet, plan_dialogue
@@ -32,7 +32,7 @@ class Dialogue(Task):
     """Two training stages and then questions, frozen or full.
 
     Attributes:
-        corpus, train: captioned images of stage one.
+        train: captioned images of stage one.
         data: conversations of stage two, and questions.
     """
 
@@ -41,25 +41,22 @@ class Dialogue(Task):
     spec: DialogueSpec
     transfer: tuple[Transfer, ...]
     files: LanguageModelFiles
-    corpus: Corpus
-    train: list[EvalImage]
+    train: SplitImages
     data: DialoguePlan
 
     @classmethod
     def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
         own = spec.dialogue
         files = resolve_language_model(own.language_model, field=f"{FIELD}.language_model")
-        train_corpus = resolver.train_corpus(spec, own, corpus, FIELD)
         asks = own.derived is not None
-        train = resolver.train_images(spec, own.train_split, corpus, train_corpus, field=FIELD, tested=asks)
-        if not caption_examples(train, None):
+        train = resolver.train_images(spec, own, corpus, field=FIELD, tested=asks)
+        if not caption_examples(train.images, None):
             raise UserError(
                 f"split {own.train_split!r} has no captions to learn", code="nothing_to_learn",
                 field=f"{FIELD}.train_split",
             )  # fmt: skip
         tests = resolver.test_images(spec, corpus) if asks else {}
-        data = plan_dialogue(spec, train, train_corpus, tests)
-        return cls(own, spec.protocols(own), files, train_corpus, train, data)
+        return cls(own, spec.protocols(own), files, train, plan_dialogue(spec, train, tests))
 
     @property
     def needs_patch_features(self) -> bool:
@@ -68,11 +65,11 @@ class Dialogue(Task):
     @property
     def captions(self) -> list[CaptionExample]:
         """The examples of stage one."""
-        return caption_examples(self.train, None)
+        return caption_examples(self.train.images, None)
 
     def cost(self) -> float:
         conversations, questions = self.data.conversations, self.data.questions
-        images = len(self.train) + len(conversations.images) + sum(len(each.images) for each in questions)
+        images = len(self.train) + len(conversations.source) + sum(len(each.source) for each in questions)
         training = ALIGN_COST * count_examples(self.spec.align, len(self.captions))
         training += INSTRUCT_COST * count_examples(self.spec.instruct, len(conversations.conversations))
         answers = ANSWER_COST * sum(len(each.questions) for each in questions)
@@ -90,7 +87,7 @@ class Dialogue(Task):
                 context.progress.enter(f"{encoder.role} encoder: {transfer} transfer answers {asked.benchmark}")
                 answers = self._answer(context, vlm, asked)
                 file = PredictionFile(
-                    self.name, asked.split, f"derived {asked.benchmark}", transfer, "answers", encoder.role,
+                    self.name, asked.source.split, f"derived {asked.benchmark}", transfer, "answers", encoder.role,
                     facts={"benchmark": asked.benchmark},
                 )  # fmt: skip
                 context.predictions.add(file, [answer.to_dict() for answer in answers])
@@ -121,14 +118,14 @@ class Dialogue(Task):
 
         frozen = FEATURE_SOURCES["frozen"](context, encoder, spec.align.augmentation)
         aligned = [VLMExample(caption_tokens(model, "", text).cut(max_tokens), row) for row, text in self.captions]
-        batches = frozen.batches(spec.train_split, self.train, self.corpus)
+        batches = frozen.batches(self.train)
         train_stage(replace(vlm, source=frozen, language_lr=None), batches, aligned, spec.align, "align", ALIGN_COST)
         instructed = [
             VLMExample(conversation_tokens(model, each.turns, language.layout).cut(max_tokens), row)
             for each, row in zip(conversations.conversations, conversations.rows, strict=True)
             if row is not None or vlm.language_lr is not None
         ]
-        batches = vlm.source.batches("conversations", conversations.images, conversations.corpus)
+        batches = vlm.source.batches(conversations.source)
         train_stage(vlm, batches, instructed, spec.instruct.for_protocol(transfer), "instruct", INSTRUCT_COST)
         return vlm
 
@@ -142,7 +139,7 @@ class Dialogue(Task):
             index.setdefault(key, len(index))
         cost = ANSWER_COST * len(keys) / len(index)
         answers = vlm.generate(
-            vlm.source.batches(asked.split, asked.images), np.array([row for row, _ in index]),
+            vlm.source.batches(asked.source), np.array([row for row, _ in index]),
             [prompt for _, prompt in index], self.spec.decoding, seed=context.spec.seed,
             on_batch=lambda count: context.progress.add(cost * count),
         )  # fmt: skip

@@ -44,6 +44,7 @@ from lcl_core.evaluation.tasks.base import (
     EvalContext,
     EvalImage,
     Holdout,
+    SplitImages,
     Task,
     nonempty_captions,
     normalized_text,
@@ -105,9 +106,9 @@ def unique_texts(images: list[EvalImage], position: int | None) -> tuple[tuple[s
     return tuple(texts), np.unique(np.array(pairs, np.int64).reshape(-1, 2), axis=0)
 
 
-def plan_variants(images: dict[str, list[EvalImage]]) -> dict[str, list[CaptionVariant]]:
+def plan_variants(images: dict[str, SplitImages]) -> dict[str, list[CaptionVariant]]:
     """The caption variants of each split."""
-    variants = {split: caption_variants(own) for split, own in images.items()}
+    variants = {split: caption_variants(own.images) for split, own in images.items()}
     for split, own in variants.items():
         if not own:
             raise UserError(f"split {split!r} has no captions to retrieve by", code="nothing_to_score", field="splits")
@@ -180,7 +181,7 @@ class Retrieval(Task):
 
     name = "retrieval"
 
-    images: dict[str, list[EvalImage]]
+    images: dict[str, SplitImages]
     variants: dict[str, list[CaptionVariant]]
 
     @classmethod
@@ -195,7 +196,7 @@ class Retrieval(Task):
 
     def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
         for split, images in self.images.items():
-            pooled = context.get_pooled_latents(encoder, split, images)
+            pooled = context.get_pooled_latents(encoder, images)
             if pooled is None:
                 raise UserError("this encoder has no pooled latents to retrieve by", code="no_latents", field="tasks")
             context.progress.enter(f"{encoder.role} encoder: retrieval on {split}")
@@ -207,7 +208,7 @@ class Retrieval(Task):
                 )  # fmt: skip
 
             file = PredictionFile(self.name, split, "", "zero_shot", "ranks", encoder.role)
-            store_rankings(context, file, images, self.variants[split], pooled, embed)
+            store_rankings(context, file, images.images, self.variants[split], pooled, embed)
 
 
 FIELD = "tuned_retrieval"
@@ -220,7 +221,7 @@ class TunedRetrieval(Task):
 
     Attributes:
         text_encoder: directory of the text encoder; None: the evaluated encoder's own.
-        corpus, train, train_rows: the images to train on, and the rows of those that have captions.
+        train, train_rows: the images to train on, and the rows of those that have captions.
         images, variants: of each tested split.
     """
 
@@ -229,10 +230,9 @@ class TunedRetrieval(Task):
     spec: TunedRetrievalSpec
     transfer: tuple[Transfer, ...]
     text_encoder: Path | None
-    corpus: Corpus
-    train: list[EvalImage]
+    train: SplitImages
     train_rows: Ints
-    images: dict[str, list[EvalImage]]
+    images: dict[str, SplitImages]
     variants: dict[str, list[CaptionVariant]]
     holdout: Holdout[Ints] | None
 
@@ -240,12 +240,19 @@ class TunedRetrieval(Task):
     def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
         own, images = spec.tuned_retrieval, resolver.test_images(spec, corpus)
         variants = plan_variants(images)
-        train_corpus = resolver.train_corpus(spec, own, corpus, FIELD)
-        train = resolver.train_images(spec, own.train_split, corpus, train_corpus, field=FIELD)
-        train_rows = _rows_with_captions(train, own.train_split, "train_split")
-        holdout = _plan_holdout(own, spec, corpus, train_corpus, resolver, train, train_rows)
+        train = resolver.train_images(spec, own, corpus, field=FIELD)
+        train_rows = _rows_with_captions(train, "train_split")
+        holdout = None
+        if own.search:
+            validation = resolver.validation_images(spec, own, corpus, field=FIELD)
+            if validation is None:
+                test, rest = split_validation(len(train_rows), spec.seed, minimum=2)
+                holdout = Holdout(train, train_rows[test], train_rows[rest], len(train))
+            else:
+                rows = _rows_with_captions(validation, "validation_split")
+                holdout = Holdout(validation, rows, train_rows, len(validation))
         text_encoder = _find_text_encoder(spec, resolver)
-        return cls(own, spec.protocols(own), text_encoder, train_corpus, train, train_rows, images, variants, holdout)
+        return cls(own, spec.protocols(own), text_encoder, train, train_rows, images, variants, holdout)
 
     @property
     def needs_patch_features(self) -> bool:
@@ -275,21 +282,19 @@ class TunedRetrieval(Task):
         self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, text_encoder: TextEncoder
     ) -> None:
         labels = {"task": self.name, "variant": "captions", "transfer": transfer, "encoder": encoder.role}
-        holdout = self.holdout
 
-        def attempt(candidate: TunedRetrievalSpec) -> float:
+        def attempt(candidate: TunedRetrievalSpec, holdout: Holdout[Ints]) -> float:
             """Mean of TR@1 and IR@1 among the held-out images and all of their captions."""
-            assert holdout is not None
             source, matcher = self._fit(context, encoder, transfer, text_encoder, candidate, holdout.train)
-            batches = source.batches(holdout.split, holdout.images, self.corpus)
-            texts, pairs = unique_texts([holdout.images[row] for row in holdout.test], None)
+            batches = source.batches(holdout.source)
+            texts, pairs = unique_texts([holdout.source.images[row] for row in holdout.test], None)
             features = matcher.images(batches, holdout.test, lambda count: context.progress.add(0))
             texts_features = matcher.texts(texts, lambda count: context.progress.add(0))
             ranks = rank_bidirectional(features, texts_features, pairs, on_block=lambda *_: context.progress.add(0))
             return (recall_at(ranks.image_to_text.rank, 1) + recall_at(ranks.text_to_image.rank, 1)) / 2
 
         spec = choose(
-            context, self.spec.for_protocol(transfer), attempt, holdout, labels, field=FIELD,
+            context, self.spec.for_protocol(transfer), attempt, self.holdout, labels, field=FIELD,
             metric="mean of TR@1 and IR@1",
         )  # fmt: skip
         context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to retrieval")
@@ -301,10 +306,10 @@ class TunedRetrieval(Task):
 
         for split, images in self.images.items():
             context.progress.enter(f"{encoder.role} encoder: {transfer} retrieval on {split}")
-            batches = source.batches(split, images)
+            batches = source.batches(images)
             features = matcher.images(batches, np.arange(len(images)), lambda count: context.progress.add(0))
             file = PredictionFile(self.name, split, "", transfer, "ranks", encoder.role)
-            store_rankings(context, file, images, self.variants[split], features, embed)
+            store_rankings(context, file, images.images, self.variants[split], features, embed)
 
     def _fit(
         self,
@@ -325,7 +330,7 @@ class TunedRetrieval(Task):
                 text_encoder, self._all_texts, context.cache, lambda count: context.progress.add(0)
             )
         matcher = fit_matcher(
-            source, source.batches(spec.train_split, self.train, self.corpus), self.train, rows, captions, spec,
+            source, source.batches(self.train), self.train.images, rows, captions, spec,
             seed=context.spec.seed, field=FIELD,
             on_step=lambda images: context.progress.add(self._step_cost(transfer) * images),
         )  # fmt: skip
@@ -334,8 +339,8 @@ class TunedRetrieval(Task):
     @property
     def _all_texts(self) -> list[str]:
         tested = [text for variants in self.variants.values() for text in all_texts(variants)]
-        held_out = self.holdout.images if self.holdout else []
-        return tested + [caption for image in (*self.train, *held_out) for caption in nonempty_captions(image)]
+        held_out = self.holdout.source.images if self.holdout else []
+        return tested + [caption for image in (*self.train.images, *held_out) for caption in nonempty_captions(image)]
 
     def _step_cost(self, transfer: Transfer) -> float:
         return STEP_COST[transfer] + (_TEXT_STEP_COST if self.spec.text_lr > 0 else 0.0)
@@ -353,31 +358,11 @@ def _find_text_encoder(spec: EvaluateSpec, resolver: DatasetResolver) -> Path | 
     return None if name is None else directory
 
 
-def _rows_with_captions(images: list[EvalImage], split: str, field: str) -> Ints:
-    rows = np.flatnonzero([bool(nonempty_captions(image)) for image in images])
+def _rows_with_captions(images: SplitImages, field: str) -> Ints:
+    rows = np.flatnonzero([bool(nonempty_captions(image)) for image in images.images])
     if len(rows) < 2:
         raise UserError(
-            f"split {split!r} has {len(rows)} images with captions, and matching needs at least two",
+            f"split {images.split!r} has {len(rows)} images with captions, and matching needs at least two",
             code="nothing_to_learn", field=f"{FIELD}.{field}",
         )  # fmt: skip
     return rows
-
-
-def _plan_holdout(
-    own: TunedRetrievalSpec,
-    spec: EvaluateSpec,
-    corpus: Corpus,
-    train_corpus: Corpus,
-    resolver: DatasetResolver,
-    train: list[EvalImage],
-    train_rows: Ints,
-) -> Holdout[Ints] | None:
-    """None where nothing is searched."""
-    if not own.search:
-        return None
-    split = own.validation_split
-    if split is None:
-        test, rest = split_validation(len(train_rows), spec.seed, minimum=2)
-        return Holdout(own.train_split, train, train_rows[test], train_rows[rest])
-    images = resolver.validation_images(spec, split, own.train_split, corpus, train_corpus, field=FIELD)
-    return Holdout(split, images, _rows_with_captions(images, split, "validation_split"), train_rows)

@@ -25,8 +25,8 @@ from lcl_core.evaluation.tasks.base import (
     TEXT_COST,
     DatasetResolver,
     EvalContext,
-    EvalImage,
     LabeledImages,
+    SplitImages,
     Task,
     classes_of,
     select_labeled,
@@ -138,7 +138,7 @@ class ZeroShotClassification(Task):
 
     name = FIELD
 
-    images: dict[str, list[EvalImage]]
+    images: dict[str, SplitImages]
     keys: list[LabelKeySplit]
     templates: tuple[str, ...]
 
@@ -150,9 +150,9 @@ class ZeroShotClassification(Task):
         keys = []
         for split, images in tests.items():
             for number, label in enumerate(dict.fromkeys(own.labels)):
-                classes = classes_of(label, split, images, field=f"{FIELD}.labels.{number}")
+                classes = classes_of(label, images, field=f"{FIELD}.labels.{number}")
                 names = class_names(classes, own.names, own.class_names, field=f"{FIELD}.names")
-                keys.append(LabelKeySplit(split, label, classes, names, select_labeled(images, label, classes)))
+                keys.append(LabelKeySplit(split, label, classes, names, select_labeled(images.images, label, classes)))
         return cls(tests, keys, own.templates or prompt_templates(own.prompts))
 
     def cost(self) -> float:
@@ -162,7 +162,7 @@ class ZeroShotClassification(Task):
     def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
         for key in self.keys:
             images = self.images[key.split]
-            pooled = context.get_pooled_latents(encoder, key.split, images)
+            pooled = context.get_pooled_latents(encoder, images)
             if pooled is None:
                 raise UserError("this encoder has no pooled latents to classify by", code="no_latents", field="tasks")
             context.progress.enter(f"{encoder.role} encoder: descriptions of {key.label} on {key.split}")
@@ -176,7 +176,9 @@ class ZeroShotClassification(Task):
             file = PredictionFile(
                 self.name, key.split, key.label, "zero_shot", "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
             )
-            context.predictions.add(file, prediction_samples(images, key.label, key.classes, key.test, predictions))
+            context.predictions.add(
+                file, prediction_samples(images.images, key.label, key.classes, key.test, predictions)
+            )
 
     def _classifier(self, context: EvalContext, encoder: EvaluatedEncoder, names: Sequence[str]) -> Tensor:
         """The classifier [E, C], through the feature cache."""

@@ -35,7 +35,7 @@ from lcl_core.evaluation.benchmarks.questions import (
     Question,
 )
 from lcl_core.evaluation.metrics.core import Ints
-from lcl_core.evaluation.tasks.base import EvalImage
+from lcl_core.evaluation.tasks.base import EvalImage, SplitImages
 from lcl_core.evaluation.vlm.chat_format import IMAGE_MARK, Turn
 from lcl_core.specs.evaluate import EvaluateSpec, InstructionsSpec
 
@@ -120,13 +120,12 @@ class Conversations:
     """Conversations with their images.
 
     Attributes:
-        images: each once.
-        rows: row in ``images`` of each conversation's image; None: it has none.
+        source: their images, each once.
+        rows: row in ``source`` of each conversation's image; None: it has none.
         without_image: conversations that are left out because their image is missing.
     """
 
-    corpus: Corpus
-    images: list[EvalImage]
+    source: SplitImages
     conversations: list[Conversation]
     rows: list[int | None]
     without_image: int = 0
@@ -172,7 +171,8 @@ def make_conversations(corpus: Corpus, conversations: list[Conversation], *, wit
     names = dict.fromkeys(each.image for each in conversations if each.image is not None)
     row_of = {name: row for row, name in enumerate(names)}
     rows = [None if each.image is None else row_of[each.image] for each in conversations]
-    return Conversations(corpus, [EvalImage(name, (), {}) for name in names], conversations, rows, without_image)
+    source = SplitImages(corpus, "conversations", [EvalImage(name, (), {}) for name in names])
+    return Conversations(source, conversations, rows, without_image)
 
 
 def parse_conversations(entries: Sequence[Json], file: Path) -> list[Conversation]:
@@ -218,13 +218,12 @@ class QuestionSet:
 
     Attributes:
         benchmark: whose rule scores them, ``pope`` or ``seed-bench``.
-        images: each once.
-        rows: [Q] row in ``images`` of each question's image.
+        source: the images, each once.
+        rows: [Q] row in ``source`` of each question's image.
     """
 
     benchmark: str
-    split: str
-    images: list[EvalImage]
+    source: SplitImages
     questions: list[Question]
     rows: Ints
 
@@ -247,54 +246,47 @@ class DialoguePlan:
     entries: list[Json] = field(default_factory=list)
 
 
-def plan_dialogue(
-    spec: EvaluateSpec,
-    train: Sequence[EvalImage],
-    train_corpus: Corpus,
-    tests: dict[str, list[EvalImage]],
-) -> DialoguePlan:
+def plan_dialogue(spec: EvaluateSpec, train: SplitImages, tests: dict[str, SplitImages]) -> DialoguePlan:
     """Conversations of the files that the spec names, else derived ones; and derived questions, unless it wants none.
 
     Args:
-        train, train_corpus: images of derived conversations.
+        train: images of derived conversations.
         tests: images of derived questions, by tested split.
     """
     own = spec.dialogue
     if own.derived is None:
         return DialoguePlan(read_conversations(own.instructions, field=f"{FIELD}.instructions"), [])
-    known = label_distractors(own.derived.label, train)
+    known = label_distractors(own.derived.label, train.images)
     if len(known.counts) < 2:
-        labels = ", ".join(sorted({key for image in train for key in image.labels})) or "none"
+        labels = ", ".join(sorted({key for image in train.images for key in image.labels})) or "none"
         raise UserError(
             f"label {known.label!r} has {len(known.counts)} values in split {own.train_split!r}, and questions take "
             f"two; the split's labels: {labels}; with instructions, derived null asks no questions",
             code="label_unknown", field=f"{FIELD}.derived.label",
         )  # fmt: skip
-    questions = [each for split, images in tests.items() for each in _derived_questions(spec, split, images, known)]
+    questions = [each for images in tests.values() for each in _derived_questions(spec, images, known)]
     if own.instructions:
         return DialoguePlan(read_conversations(own.instructions, field=f"{FIELD}.instructions"), questions)
-    entries = derived_instructions(train, known, own.derived.per_picture, spec.seed)
-    conversations = make_conversations(train_corpus, parse_conversations(entries, Path("instructions.json")))
+    entries = derived_instructions(train.images, known, own.derived.per_picture, spec.seed)
+    conversations = make_conversations(train.corpus, parse_conversations(entries, Path("instructions.json")))
     return DialoguePlan(conversations, questions, entries)
 
 
-def _derived_questions(
-    spec: EvaluateSpec, split: str, images: list[EvalImage], known: Distractors
-) -> list[QuestionSet]:
+def _derived_questions(spec: EvaluateSpec, images: SplitImages, known: Distractors) -> list[QuestionSet]:
     own = spec.dialogue
     assert own.derived is not None
-    labeled = [image for image in images if image.labels.get(known.label) in known.counts]
+    labeled = [image for image in images.images if image.labels.get(known.label) in known.counts]
     if not labeled:
         raise UserError(
-            f"no image of split {split!r} has a {known.label!r} that split {own.train_split!r} teaches",
+            f"no image of split {images.split!r} has a {known.label!r} that split {own.train_split!r} teaches",
             code="nothing_to_score", field=f"{FIELD}.derived.label",
         )  # fmt: skip
     if own.derived.questions < len(labeled):
         rng = np.random.default_rng(spec.seed)
         labeled = [labeled[row] for row in np.sort(rng.choice(len(labeled), own.derived.questions, replace=False))]
-    row_of = {image.name: row for row, image in enumerate(labeled)}
+    source, row_of = replace(images, images=labeled), {image.name: row for row, image in enumerate(labeled)}
     return [
-        QuestionSet(name, split, labeled, questions, np.array([row_of[each.image] for each in questions], np.int64))
+        QuestionSet(name, source, questions, np.array([row_of[each.image] for each in questions], np.int64))
         for name, questions in (
             (POPE, derived_pope(labeled, known, spec.seed)),
             (SEED_BENCH, derived_choices(labeled, known, spec.seed)),

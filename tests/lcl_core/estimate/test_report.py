@@ -156,10 +156,6 @@ def test_a_run_that_tells_too_little_is_passed_over(progress, result):
     assert measured_run("run_3", spec_of().model_dump(), "cpu", progress, result) is None
 
 
-def test_a_spec_of_an_older_version_is_passed_over():
-    assert measured_run("run_4", {"colour": "red"}, "cpu", None, {"encoder": {**COUNTS, "seconds": 3.0}}) is None
-
-
 @pytest.mark.parametrize("name", ["lcl", "clip", "coca", "blip2", "beit3", "flamingo", "emu"])
 def test_every_method_is_forecast(name):
     changes = {"preset": "sample_pairs", "objective": {"name": name}}

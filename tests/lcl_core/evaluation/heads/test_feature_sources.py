@@ -17,6 +17,8 @@ from lcl_core.evaluation.tasks.base import (
     DatasetResolver,
     EvalContext,
     EvalProgress,
+    SplitImages,
+    classes_of,
     group_captions_by_image,
     select_labeled,
 )
@@ -45,7 +47,7 @@ def context(tmp_path, squares):
 
 @pytest.fixture
 def images(context):
-    return group_captions_by_image(context.corpus.pairs("train"))
+    return SplitImages(context.corpus, "train", group_captions_by_image(context.corpus.pairs("train")))
 
 
 def weights(encoder):
@@ -56,10 +58,10 @@ def weights(encoder):
 def test_only_a_copy_learns_and_only_in_full_transfer(context, encoder, images, transfer):
     before = weights(encoder)
     source = FEATURE_SOURCES[transfer](context, encoder, PLAIN)
-    classes = tuple(sorted({image.labels["colour"] for image in images}))
-    train_set = select_labeled(images, "colour", classes)
+    classes = classes_of("colour", images, field="labels")
+    train_set = select_labeled(images.images, "colour", classes)
     spec = ClassificationSpec(epochs=2, batch_size=16, encoder_lr=1e-2)
-    fit_probe(source, source.batches("train", images), train_set, len(classes), spec, seed=0, field="classification")
+    fit_probe(source, source.batches(images), train_set, len(classes), spec, seed=0, field="classification")
     assert all(torch.equal(old, new) for old, new in zip(before, weights(encoder), strict=True))
     assert not any(each.requires_grad for each in encoder.model.module.parameters())
     if transfer == "frozen":
@@ -70,9 +72,9 @@ def test_only_a_copy_learns_and_only_in_full_transfer(context, encoder, images, 
 
 
 def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_same(context, encoder, images):
-    cached = FEATURE_SOURCES["frozen"](context, encoder, PLAIN).batches("train", images)
+    cached = FEATURE_SOURCES["frozen"](context, encoder, PLAIN).batches(images)
     small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=10_000))
-    fresh = FEATURE_SOURCES["frozen"](small, encoder, PLAIN).batches("train", images)
+    fresh = FEATURE_SOURCES["frozen"](small, encoder, PLAIN).batches(images)
     assert isinstance(cached, CachedFeatureBatches)
     assert isinstance(fresh, FrozenImageBatches)
     rows = np.array([3, 17, 4])
@@ -98,26 +100,30 @@ def test_pooled_latents_come_without_patch_features_that_are_too_large_for_the_c
 
 
 def test_pooled_latents_and_patch_features_that_fit_are_one_entry(context, encoder, images):
-    assert context.get_pooled_latents(encoder, "train", images) is not None
-    assert context.get_patch_features(encoder, "train", images) is not None
+    assert context.get_pooled_latents(encoder, images) is not None
+    assert context.get_patch_features(encoder, images) is not None
     assert cached_arrays(context) == [{"pooled.npy", "patches.npy"}]
 
 
 def test_a_run_maps_no_more_features_than_the_cache_may_hold(context, encoder, images):
     """Mapped arrays occupy the disk after the eviction of their entry."""
-    one = sum(each.nbytes for each in (context.get_patch_features(encoder, "a", images[:9]),) if each is not None)
+
+    def nine(first):
+        return replace(images, images=images.images[first : first + 9])
+
+    one = context.get_patch_features(encoder, nine(0)).nbytes
     small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=2 * one + one // 2), _features={})
     for first in range(4):
-        assert small.get_patch_features(encoder, "train", images[first : first + 9]) is not None
+        assert small.get_patch_features(encoder, nine(first)) is not None
     assert sum(each.bytes for each in small._features.values()) <= small.cache.max_bytes
 
 
 def test_images_are_augmented_while_learning_alone(context, encoder, images):
     grey = AugmentationSpec(grey_probability=1.0)
-    view = FEATURE_SOURCES["full"](context, encoder, grey).batches("train", images)
+    view = FEATURE_SOURCES["full"](context, encoder, grey).batches(images)
     rows = np.array([0, 1])
     assert torch.equal(
-        view.load(rows), encoder.model.preprocess([context.corpus.read_image(images[r].name) for r in rows])
+        view.load(rows), encoder.model.preprocess([context.corpus.read_image(images.images[r].name) for r in rows])
     )
     assert not torch.equal(view.load(rows), view.load(rows, random.Random(1)))
     assert torch.equal(view.load(rows, random.Random(1)), view.load(rows, random.Random(1)))

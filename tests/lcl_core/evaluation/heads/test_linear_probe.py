@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.heads.linear_probe import fit_probe
+from lcl_core.evaluation.heads.linear_probe import fit_probe, predict_with_each
 from lcl_core.evaluation.heads.training import CachedFeatureBatches, FeatureSource
 from lcl_core.evaluation.tasks.base import LabeledImages
 from lcl_core.specs.evaluate import ClassificationSpec
@@ -31,7 +31,7 @@ class Planted(FeatureSource):
 
     width, device, trained_encoder, precision = WIDTH, torch.device("cpu"), None, "fp32"
 
-    def batches(self, split, images):
+    def batches(self, split):
         raise NotImplementedError
 
 
@@ -61,7 +61,7 @@ def train_probe(train, seed=0, on_step=lambda _: None):
 
 
 def fit_and_predict(train, test, seed=0):
-    return train_probe(train, seed).predict(test.view, test.labeled)
+    return predict_with_each([train_probe(train, seed)], test.view, test.labeled)[0]
 
 
 def accuracy(predictions):

@@ -13,7 +13,7 @@ from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data import open_corpus
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.tasks.base import DatasetResolver
-from lcl_core.evaluation.tasks.captioning import FIELD, plan_caption_training
+from lcl_core.evaluation.tasks.captioning import plan_caption_training
 from lcl_core.evaluation.vlm import model as vlm_model
 from lcl_core.evaluation.vlm.chat_format import IMAGE_PLACEHOLDER, caption_sequence
 from lcl_core.evaluation.vlm.model import VisionLanguageModel
@@ -141,7 +141,7 @@ def test_blank_captions_are_no_references(caption_run, squares, tmp_path):
     spec = parse_spec("evaluate", {"encoder": "tiny", "splits": ["test"], "captioning": {"search": {"lr": [1e-3, 1]}}})
     assert isinstance(spec, EvaluateSpec)
     data = open_corpus(str(corpus))
-    _, holdout = plan_caption_training(spec, data, data, DatasetResolver({"sample": str(corpus)}, {}))
+    _, holdout = plan_caption_training(spec, data, DatasetResolver({"sample": str(corpus)}, {}))
     assert holdout is not None
     assert [row for row in holdout.test if row % 2 == 0] == []
 
@@ -206,16 +206,15 @@ def test_the_validation_split_is_one_of_the_corpus_to_train_on(tmp_path, squares
     elsewhere = captions_elsewhere(tmp_path / "elsewhere", squares)
     resolver = DatasetResolver({"squares": str(squares), "elsewhere": str(elsewhere)}, {})
     corpus = open_corpus(str(squares))
-    train_corpus = resolver.train_corpus(spec, spec.captioning, corpus, FIELD)
     if images is None:
         with pytest.raises(UserError, match="'test' is examined") as caught:
-            plan_caption_training(spec, corpus, train_corpus, resolver)
+            plan_caption_training(spec, corpus, resolver)
         assert (caught.value.code, caught.value.field) == ("validation_split_used", "captioning.validation_split")
         return
-    train, holdout = plan_caption_training(spec, corpus, train_corpus, resolver)
+    train, holdout = plan_caption_training(spec, corpus, resolver)
     assert holdout is not None
-    assert (len(train), len(holdout.images)) == (40, images)
-    assert {image.source for image in [*train, *holdout.images]} == {"elsewhere"}
+    assert (len(train), len(holdout.source)) == (40, images)
+    assert {image.source for image in [*train.images, *holdout.source.images]} == {"elsewhere"}
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,10 @@ def test_conversations_of_a_file_replace_the_derived_and_questions_may_be_left_o
     }
     asked = talk_run(**fields)
     evaluate(asked)
-    stored = sheet(asked, "dialogue-test-derived_pope-full-trained")
-    assert {each["answer"] for each in stored} == {"yes"}, "the one thing it was taught to say"
+    assert len(sheet(asked, "dialogue-test-derived_pope-full-trained")) == 60
+    losses = {curve["variant"]: curve["loss"] for curve in json.loads((asked.artifacts / "curves.json").read_text())}
+    assert len(losses["instruct"]) == 10, "one batch of the file's four conversations an epoch"
+    assert losses["instruct"][-1] < losses["instruct"][0]
     assert not (asked.artifacts / "derived_instructions.json").exists()
     silent = talk_run("silent", derived=None, **fields)
     assert evaluate(silent)["rows"] == []

@@ -56,13 +56,6 @@ def test_descriptions_are_read_once(new_run, monkeypatch):
     assert evaluate(new_run("b", tasks=[TASK], zero_shot_classification=spec)) == first
 
 
-def test_an_encoder_that_reads_no_texts_says_so(new_run, monkeypatch):
-    monkeypatch.setattr("lcl_core.encoders.lcl.LCLEncoder.encode_texts", lambda *_: None)
-    with pytest.raises(UserError, match="reads no texts") as caught:
-        evaluate(new_run(tasks=[TASK], zero_shot_classification={"labels": ["colour"]}))
-    assert (caught.value.code, caught.value.field) == ("no_text_encoder", "tasks")
-
-
 def test_a_label_that_is_not_there_is_named(new_run):
     with pytest.raises(UserError, match="labels: colour") as caught:
         evaluate(new_run(tasks=[TASK], zero_shot_classification={"labels": ["shape"]}))

@@ -58,7 +58,7 @@ def test_several_turns_with_the_image_at_the_head(tmp_path):
         (Turn("<image>\nColour?", "Grey"),),
     ]
     assert found.rows == [0, None, 0]
-    assert [image.name for image in found.images] == ["0/coco/a.png"]
+    assert [image.name for image in found.source.images] == ["0/coco/a.png"]
 
 
 def test_several_files_keep_their_images_apart(tmp_path):
@@ -72,13 +72,13 @@ def test_several_files_keep_their_images_apart(tmp_path):
         ),
     ]  # fmt: skip
     found = read_conversations(sources, field=FIELD)
-    shades = [found.corpus.read_image(image.name).getpixel((0, 0)) for image in found.images]
+    shades = [found.source.corpus.read_image(image.name).getpixel((0, 0)) for image in found.source.images]
     assert shades == [(0, 0, 0), (0, 0, 0), (1, 0, 0)]
     assert (found.rows, found.without_image) == ([0, 1, 2], 1)
-    before = found.corpus.content_hash()
-    assert read_conversations(sources, field=FIELD).corpus.content_hash() == before
+    before = found.source.corpus.content_hash()
+    assert read_conversations(sources, field=FIELD).source.corpus.content_hash() == before
     Image.new("RGB", (9, 9)).save(tmp_path / "two" / "b.png")
-    assert read_conversations(sources, field=FIELD).corpus.content_hash() != before
+    assert read_conversations(sources, field=FIELD).source.corpus.content_hash() != before
 
 
 @pytest.mark.parametrize(
