@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +9,15 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
+from lcl_core.common.run_dir import ExitCode, JobCancelled
 from lcl_core.data import Corpus, open_corpus
 from lcl_core.data.corpus.file_corpus import PairList
 from lcl_core.evaluation.evaluate import evaluate
-from lcl_core.evaluation.features import EvaluatedEncoder, load_evaluated_encoder
+from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.results import score_predictions
 from lcl_core.model import LCLModel, LCLProcessor
 from tests.lcl_core.encoders.external_samples import save_huggingface
 from tests.module_process import run_module
-
-NewRun = Callable[..., RunDir]
-SaveEncoder = Callable[..., Path]
 
 
 def numbers(result):
@@ -118,16 +114,6 @@ def test_frozen_features_are_computed_once(new_run, save_tiny_encoder, monkeypat
     assert len(seen) == 52  # another encoder has features of its own
 
 
-def test_retrieval_alone_reads_no_training_images(new_run, monkeypatch):
-    seen: list[str] = []
-    read = Corpus.read_image
-    monkeypatch.setattr(Corpus, "read_image", lambda self, name: seen.append(name) or read(self, name))
-    result = evaluate(new_run(tasks=["retrieval"], source="odd", untrained_baseline=False))
-    assert len(seen) == 6
-    assert {row["task"] for row in result["rows"]} == {"retrieval"}
-    assert all(row["untrained"] is None for row in result["rows"])
-
-
 def test_excluded_labels_are_neither_learnt_nor_asked(new_run):
     left_out = {"colour": ["grey", "red"]}
     rows = numbers(evaluate(new_run(exclude=left_out, untrained_baseline=False)))
@@ -174,15 +160,6 @@ def test_a_directory_that_is_no_encoder_is_named(new_run, tmp_path):
     with pytest.raises(UserError, match=r"there is no config\.json of its own") as caught:
         evaluate(new_run(weights=empty))
     assert (caught.value.code, caught.value.file) == ("encoder_unreadable", str(empty))
-
-
-@pytest.mark.parametrize("damage", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_a_damaged_encoder_is_named(new_run, save_tiny_encoder, tmp_path, damage):
-    encoder = save_tiny_encoder(tmp_path / "damaged")
-    (encoder / damage).write_text("{")
-    with pytest.raises(UserError) as caught:
-        evaluate(new_run(weights=encoder))
-    assert str(encoder) in str(caught.value)
 
 
 def test_an_encoder_that_gives_nan_is_refused(new_run, monkeypatch):
@@ -251,13 +228,6 @@ def test_the_ranks_are_those_of_the_model_asked_directly(new_run, encoder_dir, s
     assert [line["query"] for line in lines] == [pair.captions[1] for pair in requested]
     assert [line["rank"] for line in lines] == expected.tolist()
     assert lines[3]["top"][0] == gallery[scores[3].argmax()]
-
-
-def test_features_do_not_depend_on_the_company_they_keep(encoder_dir):
-    encoder = load_evaluated_encoder(encoder_dir)
-    together = encoder.embed_texts(["a red square", "a blue square, number 7", "a", "x " * 60])
-    alone = encoder.embed_texts(["a blue square, number 7"])
-    np.testing.assert_allclose(together[1], alone[0], atol=1e-6)
 
 
 def test_the_process_examines_the_sample_corpus(new_run, sample_zip):

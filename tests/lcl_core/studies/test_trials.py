@@ -1,16 +1,114 @@
-"""From a study to complete specs: products, seeds, identity, and whose fault a bad one is."""
+"""From a study to complete specs: overlays, draws, products, additions, and whose fault a bad one is."""
 
-from collections.abc import Callable
+import math
+from itertools import islice
 
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.sampling.loader import load_batches
+from lcl_core.data.sampling.packing import Cursor
+from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
-from lcl_core.specs.study import StudySpec
-from lcl_core.studies.trials import expand_study, resolve_presets, study_rows
+from lcl_core.specs.study import AdditionSpec, RandomSearch, StudySpec
+from lcl_core.studies.trials import (
+    apply_addition,
+    apply_overlay,
+    expand_study,
+    resolve_presets,
+    sample_settings,
+    study_rows,
+)
+from lcl_core.train.factory import build_tokenizer, open_corpora
 
-StudyOf = Callable[..., StudySpec]
+BASE = {"steps": 5, "optimizer": {"lr": 1.0, "eps": 2.0}, "data": {"sources": [{"view": "pairs"}, {"view": "x"}]}}
+
+
+def test_objects_are_joined_and_lists_replaced():
+    over = {"optimizer": {"lr": 3.0}, "data": {"sources": [{"view": "interleaved"}]}}
+    assert apply_overlay(BASE, over) == {
+        "steps": 5,
+        "optimizer": {"lr": 3.0, "eps": 2.0},
+        "data": {"sources": [{"view": "interleaved"}]},
+    }
+
+
+def test_dotted_keys_reach_into_objects_and_lists():
+    over = {"optimizer.lr": 4.0, "data.sources.1.view": "pairs", "model.text.width": 7, "engine": {"a.b": 1}}
+    made = apply_overlay(BASE, over)
+    assert made["optimizer"] == {"lr": 4.0, "eps": 2.0}
+    assert made["data"]["sources"] == [{"view": "pairs"}, {"view": "pairs"}]
+    assert (made["model"], made["engine"]) == ({"text": {"width": 7}}, {"a": {"b": 1}})
+
+
+def test_a_dotted_object_is_joined_too():
+    assert apply_overlay(BASE, {"optimizer": {"lr": 9.0}})["optimizer"] == {"lr": 9.0, "eps": 2.0}
+    assert apply_overlay(BASE, {"data.sources.0": {"weight": 2}})["data"]["sources"][0] == {
+        "view": "pairs",
+        "weight": 2,
+    }
+
+
+def test_neither_side_is_changed():
+    over = {"data": {"sources": [{"view": "a"}]}}
+    made = apply_overlay(BASE, over)
+    made["data"]["sources"][0]["view"] = "changed"
+    made["optimizer"]["lr"] = "changed"
+    assert over == {"data": {"sources": [{"view": "a"}]}}
+    assert BASE["optimizer"] == {"lr": 1.0, "eps": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [("data.sources.2.view", "2 items"), ("data.sources.first", "first"), ("steps.x", "no object"), ("a.0.b", "whole")],
+)
+def test_a_path_that_leads_nowhere_is_named(path, word):
+    with pytest.raises(UserError, match=word) as caught:
+        apply_overlay(BASE, {path: 1})
+    assert caught.value.field == path
+
+
+def search(trials, parameters, seed=0):
+    return parse_as(RandomSearch, {"kind": "random", "trials": trials, "seed": seed, "parameters": parameters})
+
+
+RATE = {"optimizer.lr": {"kind": "log-uniform", "low": 1e-5, "high": 1e-1}}
+
+
+def test_the_same_seed_draws_the_same_and_more_trials_begin_with_the_same():
+    assert sample_settings(search(5, RATE)) == sample_settings(search(9, RATE))[:5]
+    assert sample_settings(search(5, RATE)) != sample_settings(search(5, RATE, seed=1))
+
+
+def test_a_parameter_draws_the_same_whatever_stands_beside_it():
+    first = {"batch.images": {"kind": "uniform", "low": 8, "high": 64, "integer": True}}
+    one, other = sample_settings(search(3, {**first, **RATE})), sample_settings(search(3, {**RATE, **first}))
+    assert one == other
+
+
+def test_log_uniform_gives_each_order_of_magnitude_the_same_share():
+    values = [setting["optimizer.lr"] for setting in sample_settings(search(1000, RATE))]
+    assert min(values) >= 1e-5
+    assert max(values) <= 1e-1
+    decades = [sum(math.floor(math.log10(value)) == decade for value in values) for decade in (-5, -4, -3, -2)]
+    assert all(195 < count < 300 for count in decades), decades  # 250 expected, sd 14
+
+
+def test_uniform_and_whole_numbers():
+    half = sample_settings(search(400, {"patch_drop": {"kind": "uniform", "low": 0.0, "high": 0.5}}))
+    assert 0.23 < sum(setting["patch_drop"] for setting in half) / len(half) < 0.27
+    whole = sample_settings(
+        search(200, {"batch.images": {"kind": "uniform", "low": 2.5, "high": 5.4, "integer": True}})
+    )
+    assert {setting["batch.images"] for setting in whole} == {3, 4, 5}
+
+
+def test_equal_settings_are_tried_once():
+    found = sample_settings(search(50, {"numerics": {"kind": "choice", "values": ["fixed", "official"]}}))
+    assert sorted(setting["numerics"] for setting in found) == ["fixed", "official"]
+
+
 LENGTHS = {
     "name": "length",
     "variants": [{"name": "short", "spec": {"steps": 5}}, {"name": "long", "spec": {"steps": 50}}],
@@ -163,3 +261,132 @@ def test_table_1_gives_each_method_what_it_reads_and_all_as_many_images():
     assert views == {**dict.fromkeys(("clip", "coca", "blip2"), frozenset({"pairs"})), **of_documents}
     assert {cell.spec.objective.name for cell in cells} == set(views)
     assert len({cell.spec.steps * cell.spec.batch.images for cell in cells}) == 1
+
+
+BEST = {"dataset": "sample", "split": "test_vendor", "choose": "held_out.retrieval_r5", "export": "best"}
+ON_VAL = {**BEST, "split": "val"}
+
+
+def variant(**spec):
+    return [{"name": "a", "variants": [{"name": "x"}, {"name": "y", "spec": spec}]}]
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "axes", "field"),
+    [
+        ({"monitor": BEST}, [], "pretrain.monitor.split"),
+        ({}, variant(monitor=BEST), "axes.0.variants.1.spec.monitor"),
+        ({"monitor": ON_VAL}, variant(**{"monitor.split": "test_vendor"}), "axes.0.variants.1.spec.monitor"),
+        (
+            {"monitor": {**BEST, "export": "last"}},
+            variant(monitor={"export": "best"}),
+            "axes.0.variants.1.spec.monitor",
+        ),
+    ],
+)
+def test_weights_are_not_chosen_on_what_is_reported(study_of, pretrain, axes, field):
+    study = study_of(pretrain={"steps": 10, **pretrain}, axes=axes, evaluate={"splits": ["val_b", "test_vendor"]})
+    with pytest.raises(UserError, match="test_vendor is what evaluate reports; choose weights on another") as caught:
+        expand_study(study)
+    assert (caught.value.code, caught.value.field) == ("bad_spec", field)
+
+
+def test_a_search_may_not_move_the_monitor_onto_a_reported_split(study_of):
+    splits = {"monitor.split": {"kind": "choice", "values": ["test_vendor"]}}
+    search = {"kind": "random", "trials": 1, "parameters": splits}
+    with pytest.raises(UserError) as caught:
+        expand_study(study_of(pretrain={"monitor": ON_VAL}, search=search))
+    assert caught.value.field == "search.parameters"
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        {**BEST, "export": "last"},
+        ON_VAL,
+        {**BEST, "dataset": "other"},
+        {**BEST, "dataset": "other", "view": "interleaved"},
+    ],
+)
+def test_other_monitors_are_accepted(study_of, monitor):
+    assert expand_study(study_of(pretrain={"steps": 10, "monitor": monitor}))
+
+
+RANDOM = {"kind": "random", "trials": 2, "parameters": {"optimizer.lr": {"kind": "uniform", "low": 0.1, "high": 0.9}}}
+
+
+def addition(**given):
+    return parse_as(AdditionSpec, given)
+
+
+def variants(axis, *names):
+    made = [{"name": name, "spec": {"objective.contrastive_weight": float(name)}} for name in names]
+    return [{"name": axis, "variants": made}]
+
+
+def test_seeds_and_variants_are_added_and_the_old_cells_stay(study_of):
+    study = study_of()
+    more = apply_addition(study, addition(seeds=[4, 0], axes=variants("loss", "2", "3")))
+    assert more.seeds == (0, 4)
+    assert [variant.name for variant in more.axes[0].variants] == ["both", "contrastive", "2", "3"]
+    old = {cell.key: cell.hash for cell in expand_study(study)}
+    new = {cell.key: cell.hash for cell in expand_study(more)}
+    assert len(new) == 8
+    assert old.items() <= new.items()
+
+
+def test_asking_twice_changes_nothing_the_second_time(study_of):
+    wanted = addition(seeds=[4], axes=variants("loss", "2"))
+    once = apply_addition(study_of(), wanted)
+    assert apply_addition(once, wanted) == once
+
+
+def test_a_random_search_gets_more_trials_and_never_fewer(study_of):
+    study = study_of(search=RANDOM)
+    more = apply_addition(study, addition(trials=5))
+    assert [cell.parameters for cell in expand_study(more)][:2] == [cell.parameters for cell in expand_study(study)][:2]
+    assert apply_addition(more, addition(trials=3)).search == more.search
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "field"),
+    [
+        ({"axes": variants("size", "2")}, "bad_spec", "axes.0.name"),
+        ({"axes": [{"name": "loss", "variants": [{"name": "both", "spec": {"steps": 3}}]}]}, "bad_spec",
+         "axes.0.variants.0.name"),
+        ({"trials": 3}, "bad_spec", "trials"),
+    ],
+)  # fmt: skip
+def test_what_would_change_old_rows_is_refused(study_of, given, code, field):
+    with pytest.raises(UserError) as caught:
+        apply_addition(study_of(), addition(**given))
+    assert (caught.value.code, caught.value.field) == (code, field)
+
+
+ROWS = {cell.labels["data"]: cell for cell in expand_study(parse_as(StudySpec, {"preset": "data_ablation"}))}
+
+
+@pytest.mark.parametrize("data", ["pairs", "interleaved", "both"])
+def test_every_step_reads_as_many_images_whatever_the_data(data, sample_zip):
+    spec = ROWS[data].spec
+    corpora = open_corpora(spec, {"sample": str(sample_zip)})
+    stream = SampleStream(
+        spec.data,
+        corpora,
+        build_tokenizer(spec, corpora),
+        num_image_tokens=spec.kept_patches,
+        image_size=spec.model.image_size,
+        context_length=spec.model.context_length,
+        seed=spec.seed,
+        numerics=spec.numerics,
+    )
+    batches = load_batches(stream, Cursor(), spec.batch, 0, spec.data.packing_lookahead)
+    assert [batch.images for batch in islice(batches, 3)] == [spec.batch.images] * 3 == [128] * 3
+
+
+def test_table_1_reads_the_same_two_views():
+    def data(cell):
+        return cell.spec.data, cell.spec.batch
+
+    cells = expand_study(parse_as(StudySpec, {"preset": "table1"}))
+    assert {data(cell) for cell in cells} == {data(ROWS["pairs"]), data(ROWS["interleaved"])}

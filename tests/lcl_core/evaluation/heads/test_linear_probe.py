@@ -1,13 +1,14 @@
-"""A head that learns classes: it learns what is there and nothing that is not."""
+"""A head that learns classes: the attention that it says it is, and it learns what is there and nothing that is not."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.heads.linear_probe import fit_probe, predict_with_each
+from lcl_core.evaluation.heads.linear_probe import AttentiveProbe, fit_probe, predict_with_each
 from lcl_core.evaluation.heads.training import CachedFeatureBatches, FeatureSource
 from lcl_core.evaluation.tasks.base import LabeledImages
 from lcl_core.specs.evaluate import ClassificationSpec
@@ -128,3 +129,16 @@ def test_a_diverging_probe_names_the_learning_rate():
     with pytest.raises(UserError, match=r"classification\.lr") as caught:
         train_probe(rows(patches, classes))
     assert caught.value.field == "classification.lr"
+
+
+def test_it_equals_cross_attention_written_out():
+    width, heads = 128, 2
+    probe = AttentiveProbe(width, 5, torch.Generator().manual_seed(0))
+    patches = torch.randn(3, 7, width, generator=torch.Generator().manual_seed(1))
+    x = F.layer_norm(patches, (width,))
+    keys = torch.einsum("bnw,hdw->bhnd", x, probe.key)
+    values = torch.einsum("bnw,hdw->bhnd", x, probe.value)
+    query = probe.query.view(1, heads, 1, width // heads).expand(3, -1, -1, -1)
+    mixed = F.scaled_dot_product_attention(query, keys, values).flatten(1)
+    expected = probe.head(probe.norm(probe.out(mixed)))
+    torch.testing.assert_close(probe(patches), expected)

@@ -1,4 +1,4 @@
-"""The training loop: rates, decay, clipping, determinism, and what it says when a loss is no number."""
+"""The training loop, and the search: the best wins, of equals the first, and what diverges loses."""
 
 import math
 from itertools import pairwise
@@ -12,6 +12,7 @@ from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.heads.training import (
     count_steps,
     encoder_groups,
+    grid_search,
     layer_rates,
     lr_factor,
     parameter_groups,
@@ -132,3 +133,39 @@ def test_a_loss_that_is_no_number_names_the_rate(bad):
 )
 def test_steps_are_the_spec_s_or_those_of_its_epochs(fields, steps):
     assert count_steps(TuningSpec(**fields), 10) == steps
+
+
+SEARCH = TuningSpec(search={"lr": (0.1, 0.2), "epochs": (1, 3)})
+
+
+def test_every_combination_is_tried_and_the_best_is_used():
+    scores = {(0.1, 1): 0.5, (0.1, 3): 0.7, (0.2, 1): 0.7, (0.2, 3): 0.6}
+    chosen, tried = grid_search(SEARCH, lambda spec: scores[spec.lr, spec.epochs], field="classification")
+    assert (chosen.lr, chosen.epochs, chosen.search) == (0.1, 3, {})
+    assert tried == [{"lr": lr, "epochs": epochs, "score": score} for (lr, epochs), score in scores.items()]
+
+
+def diverging(spec):
+    if spec.lr == 0.1:
+        raise UserError("no number", code="tuning_diverged")
+    return 0.0
+
+
+def test_what_diverges_loses_against_any_score():
+    chosen, tried = grid_search(SEARCH, diverging, field="x")
+    assert chosen.lr == 0.2
+    assert [trial["score"] for trial in tried] == [None, None, 0.0, 0.0]
+
+
+def test_if_all_diverge_the_search_is_named():
+    with pytest.raises(UserError) as caught:
+        grid_search(TuningSpec(search={"lr": (0.1,)}), diverging, field="few_shot")
+    assert (caught.value.code, caught.value.field) == ("tuning_diverged", "few_shot.search")
+
+
+def test_other_errors_are_not_swallowed():
+    def broken(_):
+        raise UserError("cannot be read", code="image_unreadable")
+
+    with pytest.raises(UserError, match="cannot be read"):
+        grid_search(SEARCH, broken, field="x")

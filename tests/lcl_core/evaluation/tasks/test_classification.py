@@ -3,23 +3,19 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data import Corpus
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.evaluation import features
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.significance import compare_runs
-from lcl_core.evaluation.tasks.base import EvalContext, EvalProgress
+from lcl_core.evaluation.tasks.base import EvalContext
 
-NewRun = Callable[..., RunDir]
 SEARCH = {"labels": ["colour"], "epochs": 3, "batch_size": 16, "search": {"lr": [1e-5, 1e-2]}}
 
 
@@ -51,12 +47,6 @@ def test_both_protocols_stand_side_by_side_and_again_give_the_same(new_run):
     assert evaluate(new_run("b", **fields)) == first
 
 
-def test_the_frozen_number_does_not_depend_on_full_transfer_beside_it(new_run):
-    both = rows_of(evaluate(new_run("a", tasks=["classification"], transfer=["full", "frozen"])))
-    alone = rows_of(evaluate(new_run("b", tasks=["classification"])))
-    assert all(both[key] == row for key, row in alone.items())
-
-
 def test_the_choice_is_on_file_and_the_rate_that_learns_is_chosen(new_run):
     run_dir = new_run(tasks=["classification"], classification=SEARCH, untrained_baseline=False)
     evaluate(run_dir)
@@ -82,30 +72,11 @@ def test_the_choice_never_looks_at_tested_images(new_run, squares, tmp_path):
     assert (honest.artifacts / "choice.json").read_text() == (poisoned.artifacts / "choice.json").read_text()
 
 
-def test_a_named_split_can_be_chosen_on(new_run, squares, tmp_path):
-    corpus = Path(shutil.copytree(squares, tmp_path / "corpus"))
-    lines = [json.loads(line) for line in (corpus / "pairs.jsonl").read_text().splitlines()]
-    for line in lines[:8]:
-        line["split"] = "val"
-    (corpus / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run_dir = new_run(corpus=corpus, tasks=["classification"], classification={**SEARCH, "validation_split": "val"})
-    evaluate(run_dir)
-    entries = json.loads((run_dir.artifacts / "choice.json").read_text())
-    assert [entry["held_out"] for entry in entries] == [{"split": "val", "pictures": 8, "of": 8}] * 2
-
-
 @pytest.mark.parametrize(("split", "word"), [("test", "examined"), ("train", "learnt from")])
 def test_nothing_is_chosen_on_a_split_that_is_used_otherwise(new_run, split, word):
     with pytest.raises(UserError, match=word) as caught:
         evaluate(new_run(tasks=["classification"], classification={**SEARCH, "validation_split": split}))
     assert (caught.value.code, caught.value.field) == ("validation_split_used", "classification.validation_split")
-
-
-def test_a_second_attempt_forgets_the_choices_of_the_first(new_run):
-    run_dir = new_run(tasks=["classification"], classification=SEARCH, untrained_baseline=False)
-    evaluate(run_dir)
-    evaluate(run_dir)
-    assert len(json.loads((run_dir.artifacts / "choice.json").read_text())) == 1
 
 
 SPEC = {"labels": ["colour"], "shots": [1, 4], "draws": 3, "steps": 12, "batch_size": 8, "lr": 5e-3}
@@ -214,29 +185,6 @@ def test_three_heads_stand_side_by_side_in_all_outputs(new_run):
     assert [(pair.variant, pair.metric, pair.difference) for pair in pairs] == [(*key, 0) for key in rows]
 
 
-def test_the_cost_of_pooled_heads_is_counted_as_planned(new_run, monkeypatch):
-    counted: list[float] = []
-    finish = EvalProgress.finish
-
-    def record(self):
-        counted.extend((self._done, self._total))
-        finish(self)
-
-    monkeypatch.setattr(EvalProgress, "finish", record)
-    own = {**HEADS, "heads": ["linear", "knn"], "linear": {"l2": [1.0]}}
-    evaluate(new_run(tasks=["classification"], classification=own, untrained_baseline=False))
-    done, total = counted
-    assert done == pytest.approx(total)
-    assert total > 52 + 1000 * 40 * 1e-5
-
-
-def test_the_attentive_figure_does_not_depend_on_other_heads(new_run):
-    heads = evaluate(new_run("a", tasks=["classification"], classification=HEADS, untrained_baseline=False))
-    alone = evaluate(new_run("b", tasks=["classification"], untrained_baseline=False))
-    assert heads["rows"][: len(alone["rows"])] == alone["rows"]
-    assert "heads" not in alone["spec"]["classification"]
-
-
 def test_pooled_heads_need_no_patch_features_and_can_be_repeated(new_run, monkeypatch):
     fields: dict[str, Any] = {
         "tasks": ["classification"], "classification": {**HEADS, "heads": ["knn", "linear"]},
@@ -262,22 +210,6 @@ def test_a_penalty_is_never_chosen_on_tested_images(new_run, squares, tmp_path):
     poisoned = new_run("b", corpus=with_other_test_labels(squares, tmp_path / "p"), **fields)
     assert evaluate(honest)["rows"] != evaluate(poisoned)["rows"]
     assert (honest.artifacts / "choice.json").read_text() == (poisoned.artifacts / "choice.json").read_text()
-
-
-@pytest.mark.parametrize("head", ["linear", "knn"])
-def test_a_stop_request_ends_a_pooled_head(new_run, monkeypatch, head):
-    run_dir = new_run(tasks=["classification"], classification={**HEADS, "heads": [head]}, untrained_baseline=False)
-    enter = EvalProgress.enter
-
-    def stop(self, phase):
-        enter(self, phase)
-        if "penalty" in phase or "neighbours" in phase:
-            run_dir._stop.set()
-
-    monkeypatch.setattr(EvalProgress, "enter", stop)
-    with pytest.raises(JobCancelled):
-        evaluate(run_dir)
-    assert not list((run_dir.artifacts / "records").glob("*.jsonl"))
 
 
 def test_more_neighbours_than_training_images_are_refused(new_run):

@@ -1,7 +1,6 @@
 """Dialogue end to end: two stages and derived questions, frozen and full."""
 
 import json
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,11 +8,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.vlm.model import LlavaModel, VisionLanguageModel, build_vlm
 
-NewRun = Callable[..., RunDir]
 STAGE = {"epochs": 1, "batch_size": 16, "lr": 3e-3}
 
 
@@ -148,22 +145,6 @@ def test_the_same_question_about_the_same_image_is_put_once(talk_run, monkeypatc
     different = {(each["image"], each["text"]) for each in stored}
     assert sum(requested) == len(different) + 10
     assert len(different) < len(stored)
-
-
-def test_a_stop_is_honoured_and_a_second_attempt_finishes(talk_run, monkeypatch):
-    run_dir = talk_run()
-    generate = LlavaModel.generate
-
-    def stop(self, *args):
-        run_dir._stop.set()
-        return generate(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LlavaModel, "generate", stop)
-        with pytest.raises(JobCancelled):
-            evaluate(run_dir)
-    run_dir._stop.clear()
-    assert evaluate(run_dir) == evaluate(talk_run("other"))
 
 
 @pytest.mark.parametrize(

@@ -35,22 +35,6 @@ def test_time_left_follows_the_work_done(tmp_path):
     assert (last["step"], last["phase"], last["seconds_left"]) == (40, "done", 0)
 
 
-def test_before_the_work_is_known_there_are_lines_without_a_total(tmp_path):
-    run_dir, clock = RunDir(tmp_path), Clock()
-    progress = EvalProgress(run_dir, clock=clock)
-    progress.enter("reading")
-    clock.now += 100
-    progress.add(0)
-    progress.start(40)
-    progress.enter("pictures")
-    clock.now += 10
-    progress.add(10)
-    reading, again, _, last = lines(run_dir)
-    assert reading["phase"] == again["phase"] == "reading"
-    assert "total_steps" not in again
-    assert (last["step"], last["total_steps"], last["seconds_left"]) == (10, 40, 30)
-
-
 def test_small_steps_are_not_each_a_line(tmp_path):
     run_dir, clock = RunDir(tmp_path), Clock()
     progress = EvalProgress(run_dir, 1000, clock)

@@ -1,19 +1,16 @@
 """Tuned retrieval as a whole, on coloured squares: who learns, who is frozen, what is chosen and what is refused."""
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import RunDir
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.heads.contrastive_head import ContrastiveHead
 
-NewRun = Callable[..., RunDir]
 FAST = {"epochs": 8, "batch_size": 20, "lr": 5e-3, "text_lr": 1e-3}
 
 
@@ -43,11 +40,10 @@ def test_it_learns_to_match_frozen_and_full(new_run, encoder_dir):
     assert len((run_dir.artifacts / "records" / records).read_text().splitlines()) == 12
 
 
-@pytest.mark.parametrize("text_lr", [0.0, 1e-3])
-def test_the_same_seed_gives_the_same_answers(new_run, text_lr):
-    first = run(new_run, "a", tuned_retrieval={"text_lr": text_lr, "epochs": 2})[1]
-    second = run(new_run, "b", tuned_retrieval={"text_lr": text_lr, "epochs": 2})[1]
-    other = run(new_run, "c", tuned_retrieval={"text_lr": text_lr, "epochs": 2}, seed=1)[0]
+def test_the_same_seed_gives_the_same_answers(new_run):
+    first = run(new_run, "a", tuned_retrieval={"epochs": 2})[1]
+    second = run(new_run, "b", tuned_retrieval={"epochs": 2})[1]
+    other = run(new_run, "c", tuned_retrieval={"epochs": 2}, seed=1)[0]
     assert first == second
     records = "tuned_retrieval-test-all-text_to_image-frozen-trained.jsonl"
     assert (other.artifacts / "records" / records).read_text() != (

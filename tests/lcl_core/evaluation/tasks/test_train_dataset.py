@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,8 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import RunDir
 from lcl_core.evaluation.evaluate import evaluate
 
-NewRun = Callable[..., RunDir]
 VALIDATION = 8  # of the training images
 
 PROBE: dict[str, Any] = {

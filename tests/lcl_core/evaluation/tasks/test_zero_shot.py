@@ -1,7 +1,6 @@
 """Zero-shot classification: prompts, names of classes, and the run."""
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from timm.data import ImageNetInfo
 from torch.nn import functional as F
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import EvaluatedEncoder
@@ -18,7 +16,6 @@ from lcl_core.evaluation.tasks.zero_shot import class_names, prompt_templates
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.specs.zero_shot import PLAIN_TEMPLATES
 
-NewRun = Callable[..., RunDir]
 TASK = "zero_shot_classification"
 TEMPLATES = ["a {} square", "{}"]
 
