@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,56 +30,43 @@ _MAX_LOG_SCALE = math.log(100)  # of the inverse temperature, as CLIP's
 _TEXT_BATCH = 256
 
 
-class CaptionFeatures(ABC):
-    """Texts → features [n, E], not normalised.
+@dataclass(frozen=True)
+class CaptionEncoder:
+    """The text side.
 
     Attributes:
+        encode: texts → features [n, E], not normalised, differentiable where something is trained.
         width: E.
         module: the part that is trained; None where it is frozen.
     """
 
+    encode: Callable[[Sequence[str]], Tensor]
     width: int
     module: nn.Module | None
 
-    @abstractmethod
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """[n, E], differentiable where something is trained."""
 
-
-class TrainableTextEncoder(CaptionFeatures):
+def trainable_captions(encoder: TextEncoder) -> CaptionEncoder:
     """A copy of the text encoder; the original is unchanged."""
-
-    def __init__(self, encoder: TextEncoder) -> None:
-        self._encoder = encoder.copy()
-        self.width, self.module = encoder.width, self._encoder.module
-
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        return self._encoder.features(texts)
+    copy = encoder.copy()
+    return CaptionEncoder(copy.features, encoder.width, copy.module)
 
 
-class FrozenTextEncoder(CaptionFeatures):
-    """Features that are computed once.
+def frozen_captions(
+    encoder: TextEncoder, texts: Sequence[str], cache: FeatureCache, advance: Callable[[int], None]
+) -> CaptionEncoder:
+    """Features of ``texts``, all that will be encoded, computed once."""
+    row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
 
-    Args:
-        texts: all texts that will be encoded.
-    """
+    @torch.inference_mode()
+    def embed(batch: Sequence[str]) -> Tensor:
+        return F.normalize(encoder.features(batch).float(), dim=-1).cpu()
 
-    module = None
+    features = text_features(encoder.identity, embed, list(row_of), cache, advance=advance)
 
-    def __init__(
-        self, encoder: TextEncoder, texts: Sequence[str], cache: FeatureCache, advance: Callable[[int], None]
-    ) -> None:
-        self.width, self._device = encoder.width, encoder.device
-        self._row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    def encode(wanted: Sequence[str]) -> Tensor:
+        return torch.from_numpy(features[[row_of[text] for text in wanted]]).to(encoder.device)
 
-        @torch.inference_mode()
-        def embed(batch: Sequence[str]) -> Tensor:
-            return F.normalize(encoder.features(batch).float(), dim=-1).cpu()
-
-        self._features = text_features(encoder.identity, embed, list(self._row_of), cache, advance=advance)
-
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        return torch.from_numpy(self._features[[self._row_of[text] for text in texts]]).to(self._device)
+    return CaptionEncoder(encode, encoder.width, None)
 
 
 class ContrastiveHead(nn.Module):
@@ -121,7 +107,7 @@ class FittedMatcher:
     """
 
     head: ContrastiveHead
-    captions: CaptionFeatures
+    captions: CaptionEncoder
     losses: list[float]
 
     @torch.inference_mode()
@@ -151,7 +137,7 @@ def fit_matcher(
     batches: ImageBatchSource,
     images: list[EvalImage],
     rows: Ints,
-    captions: CaptionFeatures,
+    captions: CaptionEncoder,
     spec: TunedRetrievalSpec,
     *,
     seed: int,

@@ -22,11 +22,10 @@ from lcl_core.encoders.detect import TEXTS, detect_encoder
 from lcl_core.encoders.registry import load_text_encoder
 from lcl_core.evaluation.features import EvaluatedEncoder, check_reads_texts, text_features
 from lcl_core.evaluation.heads.contrastive_head import (
-    CaptionFeatures,
     FittedMatcher,
-    FrozenTextEncoder,
-    TrainableTextEncoder,
     fit_matcher,
+    frozen_captions,
+    trainable_captions,
 )
 from lcl_core.evaluation.heads.training import (
     FEATURE_SOURCES,
@@ -322,11 +321,10 @@ class TunedRetrieval(Task):
     ) -> tuple[FeatureSource, FittedMatcher]:
         """A new head and text encoder, and in full transfer a new copy of the image encoder."""
         source = FEATURE_SOURCES[transfer](context, encoder, spec.augmentation)
-        captions: CaptionFeatures
         if self.spec.text_lr > 0:
-            captions = TrainableTextEncoder(text_encoder)
+            captions = trainable_captions(text_encoder)
         else:
-            captions = FrozenTextEncoder(
+            captions = frozen_captions(
                 text_encoder, self._all_texts, context.cache, lambda count: context.progress.add(0)
             )
         matcher = fit_matcher(
