@@ -391,12 +391,6 @@ class DialogueSpec(Spec):
     )
     decoding: DecodingSpec = DecodingSpec(max_new_tokens=16)
 
-    @model_validator(mode="after")
-    def _something_is_learnt(self) -> DialogueSpec:
-        if self.derived is None and not self.instructions:
-            raise ValueError("without derived conversations, name instructions to learn from")
-        return self
-
     def paths(self) -> dict[str, str]:
         """Paths on the server, by field."""
         paths = self.language_model.paths()

@@ -32,7 +32,7 @@ _NAMED = re.compile(r"(?i:answer|option|choice)(?:\s+is)?\s*[:\s]\s*[(\[*]*([A-Z
 
 
 @dataclass(frozen=True)
-class Question:
+class BenchmarkQuestion:
     """One question, and the model's answer once there is one.
 
     Attributes:
@@ -66,10 +66,10 @@ class Question:
         return asdict(self)
 
 
-def read_answers(samples: Sequence[Mapping[str, Any]]) -> list[Question]:
+def read_answers(samples: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
     """Stored questions."""
     try:
-        return [Question(**sample) for sample in samples]
+        return [BenchmarkQuestion(**sample) for sample in samples]
     except TypeError as error:
         raise UserError(
             f"a stored answer is not as it was written ({error}); evaluate again", code="records_unreadable"
@@ -122,16 +122,16 @@ def answer_metrics(
     return [replace(each, chance=expected.get(each.metric), majority=majority[each.metric]) for each in metrics]
 
 
-def _choice_metrics(questions: Sequence[Question]) -> list[BootstrapMetric]:
+def _choice_metrics(questions: Sequence[BenchmarkQuestion]) -> list[BootstrapMetric]:
     correct = np.array([question.is_right for question in questions])
     return [BootstrapMetric("accuracy", [question.id for question in questions], correct, mean_of)]
 
 
-def _choice_chance(questions: Sequence[Question]) -> dict[str, float]:
+def _choice_chance(questions: Sequence[BenchmarkQuestion]) -> dict[str, float]:
     return {"accuracy": sum(1 / len(question.options) for question in questions) / len(questions)}
 
 
-def _pope_metrics(questions: Sequence[Question]) -> list[BootstrapMetric]:
+def _pope_metrics(questions: Sequence[BenchmarkQuestion]) -> list[BootstrapMetric]:
     """The rates of each split, and their means over the splits.
 
     All splits have columns, absent ones zeros, so that the columns of two runs mean the same.
@@ -161,7 +161,7 @@ def _pope_metrics(questions: Sequence[Question]) -> list[BootstrapMetric]:
     return metrics
 
 
-def _pope_chance(questions: Sequence[Question]) -> dict[str, float]:
+def _pope_chance(questions: Sequence[BenchmarkQuestion]) -> dict[str, float]:
     """Half of the answers are "yes"; the share of those that are correct is the share of questions with "yes"."""
     each = {}
     for split in dict.fromkeys(question.split for question in questions):

@@ -11,7 +11,7 @@ import numpy as np
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.data import Corpus
-from lcl_core.evaluation.benchmarks.questions import Question
+from lcl_core.evaluation.benchmarks.questions import BenchmarkQuestion
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.training import FEATURE_SOURCES, ImageBatchSource, count_examples
 from lcl_core.evaluation.results import PredictionFile, loss_curve
@@ -129,7 +129,7 @@ class Dialogue(Task):
         train_stage(vlm, batches, instructed, spec.instruct.for_protocol(transfer), "instruct", INSTRUCT_COST)
         return vlm
 
-    def _answer(self, context: EvalContext, vlm: VisionLanguageModel, asked: QuestionSet) -> list[Question]:
+    def _answer(self, context: EvalContext, vlm: VisionLanguageModel, asked: QuestionSet) -> list[BenchmarkQuestion]:
         """The questions with answers; equal questions about one image are answered once."""
         layout = self.spec.language_model.layout
         prompts = [conversation_tokens(vlm.llava.language, [turn], layout) for turn in asked.turns]

@@ -32,7 +32,7 @@ from lcl_core.evaluation.benchmarks.questions import (
     POPE_SPLITS,
     SEED_BENCH,
     SHORT_ANSWER_PROMPT,
-    Question,
+    BenchmarkQuestion,
 )
 from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.tasks.base import EvalImage, SplitImages
@@ -224,7 +224,7 @@ class QuestionSet:
 
     benchmark: str
     source: SplitImages
-    questions: list[Question]
+    questions: list[BenchmarkQuestion]
     rows: Ints
 
     @property
@@ -255,6 +255,11 @@ def plan_dialogue(spec: EvaluateSpec, train: SplitImages, tests: dict[str, Split
     """
     own = spec.dialogue
     if own.derived is None:
+        if not own.instructions:
+            raise UserError(
+                "without derived conversations, name instructions to learn from", code="nothing_to_learn",
+                field=f"{FIELD}.instructions",
+            )  # fmt: skip
         return DialoguePlan(read_conversations(own.instructions, field=f"{FIELD}.instructions"), [])
     known = label_distractors(own.derived.label, train.images)
     if len(known.counts) < 2:
@@ -355,7 +360,7 @@ def derived_instructions(train: Sequence[EvalImage], known: Distractors, per_ima
             kind = ("yes", "no", "choice")[(row + turn) % 3]
             if kind == "choice":
                 options, answer = known.options(own, rng)
-                question = Question("", "", _CHOICE_QUESTION, answer, options).prompt
+                question = BenchmarkQuestion("", "", _CHOICE_QUESTION, answer, options).prompt
             else:
                 split = POPE_SPLITS[int(rng.integers(len(POPE_SPLITS)))] if kind == "no" else ""
                 value = known.negative(own, split, rng) if kind == "no" else own
@@ -368,7 +373,7 @@ def derived_instructions(train: Sequence[EvalImage], known: Distractors, per_ima
     return entries
 
 
-def derived_pope(test: Sequence[EvalImage], known: Distractors, seed: int) -> list[Question]:
+def derived_pope(test: Sequence[EvalImage], known: Distractors, seed: int) -> list[BenchmarkQuestion]:
     """For each of POPE's splits a question with yes and one with no about each image."""
     questions = []
     for number, split in enumerate(POPE_SPLITS):
@@ -377,15 +382,15 @@ def derived_pope(test: Sequence[EvalImage], known: Distractors, seed: int) -> li
             own = image.labels[known.label]
             for turn, (value, truth) in enumerate(((own, "yes"), (known.negative(own, split, rng), "no"))):
                 name = f"{split}/{2 * position + turn + 1}"
-                questions.append(Question(name, image.name, _POPE_QUESTION.format(value), truth, split=split))
+                questions.append(BenchmarkQuestion(name, image.name, _POPE_QUESTION.format(value), truth, split=split))
     return questions
 
 
-def derived_choices(test: Sequence[EvalImage], known: Distractors, seed: int) -> list[Question]:
+def derived_choices(test: Sequence[EvalImage], known: Distractors, seed: int) -> list[BenchmarkQuestion]:
     """One question with up to four options about each image."""
     rng = np.random.default_rng([seed, 3])
     questions = []
     for number, image in enumerate(test, start=1):
         options, letter = known.options(image.labels[known.label], rng)
-        questions.append(Question(str(number), image.name, _CHOICE_QUESTION, letter, options))
+        questions.append(BenchmarkQuestion(str(number), image.name, _CHOICE_QUESTION, letter, options))
     return questions

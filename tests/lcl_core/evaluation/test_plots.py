@@ -9,7 +9,7 @@ from PIL import Image
 
 from lcl_core.data import open_corpus
 from lcl_core.evaluation import plots
-from lcl_core.evaluation.benchmarks.questions import Question
+from lcl_core.evaluation.benchmarks.questions import BenchmarkQuestion
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.plots import (
     SampleCell,
@@ -126,7 +126,7 @@ def test_the_words_of_each_kind_of_sample():
     first, second, _ = caption_cells(PredictionFile("captioning", *about, "captions", "trained"), samples)
     assert first.quality > second.quality == 0
     assert second.words == ("“a dog” (0.00)", "own: two red cars")
-    question = Question("1", "1.png", "Which?", "B", {"A": "red", "B": "blue"}, answer="B")
+    question = BenchmarkQuestion("1", "1.png", "Which?", "B", {"A": "red", "B": "blue"}, answer="B")
     asked = PredictionFile("dialogue", *about, "answers", "trained", facts={"benchmark": "seed-bench"})
     assert answer_cells(asked, [question.to_dict()]) == [
         SampleCell(("1.png",), ("Which?", "“B”; right: blue"), 1.0, True)

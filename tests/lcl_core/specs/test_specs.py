@@ -475,16 +475,6 @@ def test_specs_of_before_there_were_groups_of_processes_keep_their_hash() -> Non
     assert PretrainSpec.model_validate({"engine": engine}).model_dump()["engine"]["shard_processes"] == 2
 
 
-def test_the_heads_of_older_versions_change_no_hash() -> None:
-    def digest(**own: Any) -> str:
-        return spec_hash("evaluate", parse_spec("evaluate", {"encoder": "e", "classification": own}))
-
-    plain, named = digest(), digest(heads=["attentive"], knn={"k": [20]}, linear={"iterations": 1000})
-    assert plain == named == "184d0dac497de6d24c31786c3ed671b781aa9d668ded1020976792317f21e312"  # of earlier versions
-    assert len({plain, digest(heads=["linear"]), digest(heads=["knn"]), digest(heads=["knn"], knn={"k": [10]})}) == 4
-    assert "linear" not in parse_spec("evaluate", {"encoder": "e"}).model_dump()["classification"]
-
-
 @pytest.mark.parametrize(
     ("fields", "field", "problem"),
     [

@@ -9,7 +9,7 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks.questions import (
     POPE_SPLITS,
-    Question,
+    BenchmarkQuestion,
     answer_metrics,
     parse_option_letter,
     parse_yes_no,
@@ -44,7 +44,7 @@ def test_letters_are_parsed_and_undecided_answers_are_none(answer, expected):
 def pope(count=12):
     rng = np.random.default_rng(0)
     return [
-        Question(
+        BenchmarkQuestion(
             f"{split}/{n}", f"{n}.png", "?", ("yes", "no", "no")[n % 3], split=split, answer=rng.choice(["Yes", "No"])
         )
         for split, n in product(POPE_SPLITS, range(count))
@@ -52,7 +52,7 @@ def pope(count=12):
 
 
 def choices():
-    return [Question(f"{n}", f"{n}", "?", "ABCD"[n % 4], OPTIONS, answer="ABCD"[n * 2 % 4]) for n in range(9)]
+    return [BenchmarkQuestion(f"{n}", f"{n}", "?", "ABCD"[n % 4], OPTIONS, answer="ABCD"[n * 2 % 4]) for n in range(9)]
 
 
 def measures(benchmark, questions, only=None):
@@ -63,7 +63,7 @@ def measures(benchmark, questions, only=None):
 def test_rates_of_yes_by_hand():
     truths, answers = ("yes", "yes", "no", "no", "no"), ("Yes", "No", "Yes", "Yes", "No")
     asked = [
-        Question(f"{n}", "i", "?", truth, split="random", answer=answer)
+        BenchmarkQuestion(f"{n}", "i", "?", truth, split="random", answer=answer)
         for n, (truth, answer) in enumerate(zip(truths, answers, strict=True))
     ]
     found = measures("pope", asked)

@@ -156,7 +156,7 @@ def test_the_same_question_about_the_same_image_is_put_once(talk_run, monkeypatc
         ({"language_model": {"path": "/no/such"}}, "language_model_missing", "dialogue.language_model.path"),
         ({"align": {"search": {"lr": [1e-3]}}}, "bad_spec", "dialogue.align"),
         ({"instruct": {"transfer": ["full"]}}, "bad_spec", "dialogue.instruct"),
-        ({"derived": None}, "bad_spec", "dialogue"),
+        ({"derived": None}, "nothing_to_learn", "dialogue.instructions"),
     ],
 )  # fmt: skip
 def test_bad_requests_say_where(talk_run, fields, code, field):
