@@ -24,6 +24,7 @@ from workers.executors.jobset import API_VERSION, JOB_LABEL, MANAGER_LABELS, OWN
 from workers.executors.kubernetes_client import (
     ACCOUNT,
     CONFLICT,
+    INVALID,
     NOT_FOUND,
     KubernetesClient,
     KubernetesError,
@@ -128,7 +129,7 @@ class KubernetesExecutor:
         self._register(job)
         change = {"metadata": {"annotations": {OWNER_ANNOTATION: owner}}}
         if handle["uid"]:
-            change["metadata"]["uid"] = handle["uid"]  # refused where the JobSet is another one
+            change["metadata"]["uid"] = handle["uid"]  # immutable: refused where the JobSet is another one
         try:
             job.created(self._client.request("PATCH", job.path, change, seconds=_ATTACH_SECONDS))
             job.claim_files()
@@ -137,7 +138,7 @@ class KubernetesExecutor:
             raise MachineLost(f"its folder cannot be written: {error}") from error
         except (KubernetesUnreachable, KubernetesError) as error:
             job.closed()
-            if isinstance(error, KubernetesError) and error.status in (CONFLICT, NOT_FOUND):
+            if isinstance(error, KubernetesError) and error.status in (CONFLICT, NOT_FOUND, INVALID):
                 raise MachineLost("Kubernetes does not know its JobSet any more") from error
             raise EngineUnreachable(f"Kubernetes does not say whether its JobSet is there: {error}") from error
         if job.refresh() and not job.has_started and not job.has_finished:
@@ -195,6 +196,7 @@ class KubernetesExecutor:
             if job.is_suspended:  # Kueue has no quota for it yet
                 admitted = placed = None
                 continue
+            self._check_refusal(job)
             unplaced, unstarted = job.obstacles()
             admitted = admitted or time.monotonic()
             if not unplaced:
@@ -204,6 +206,18 @@ class KubernetesExecutor:
                 raise NoCapacity(f"Kubernetes has had no free capacity for {nodes} for {limit:g} s: {unplaced}")
             if placed is not None and time.monotonic() > placed + _START_SECONDS:
                 raise MachineLost(f"a pod has not started for {_START_SECONDS:g} s: {unstarted}")
+
+    def _check_refusal(self, job: KubernetesJob) -> None:
+        """Raises: NoCapacity for a quota that is used up; UserError ``engine_refused``, which waiting does not mend."""
+        refusal = job.read_refusal()
+        if "exceeded quota" in refusal:
+            raise NoCapacity(f"the quota of the namespace has no room: {refusal}")
+        if refusal:
+            raise UserError(
+                f"Kubernetes refuses the pods of the run: {refusal}; change what it names (quota, service account, "
+                "claim, or LCL_KUBERNETES_POD of the worker), then resume the run",
+                code="engine_refused",
+            )
 
     def _check_access(self) -> None:
         """Raises: UserError ``executor_unreachable``."""

@@ -22,7 +22,7 @@ import structlog
 from lcl_core.common.errors import UserError
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # of the pod in which this process runs
-GONE, CONFLICT, NOT_FOUND = 410, 409, 404
+GONE, CONFLICT, NOT_FOUND, INVALID = 410, 409, 404, 422
 _REPEATED = {408, 429, 500, 502, 503, 504}
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0  # seconds between two requests
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0

@@ -8,6 +8,7 @@ an API server that does not answer lead to a wrong end.
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ import structlog
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.train.launch import combined_status
 from workers.executors.base import Handle, MachineLost, node_log_name
-from workers.executors.jobset import API_VERSION, JOB_LABEL, MARGIN_SECONDS, OWNER_ANNOTATION, WorkerFile
+from workers.executors.jobset import API_VERSION, GROUP, JOB_LABEL, MARGIN_SECONDS, OWNER_ANNOTATION, WorkerFile
 from workers.executors.kubernetes_client import (
     CONFLICT,
     NOT_FOUND,
@@ -40,6 +41,8 @@ _RENEW_SECONDS = 5.0  # between two heartbeats for the pods
 _CRASH_GRACE_SECONDS = 5.0  # for other nodes to write their errors, after one has crashed
 _KILL_SECONDS = 20.0  # in which the pods must have ended; those of a node that is cut off never do
 _STACKS_SECONDS = 15.0
+_EVENTS_SECONDS = 5.0  # between two readings of the events of a Job without pods
+_REFUSAL = re.compile(r"forbidden|denied|not found|Invalid value|is invalid", re.IGNORECASE)
 log = structlog.get_logger(__name__)
 
 
@@ -67,7 +70,7 @@ class KubernetesJob:
         self._pods: dict[str, PodRecord] = {}
         self._patience = 2 * settings.cancel_grace_seconds + 2 * MARGIN_SECONDS  # for the checkpoint of a lost job
         self._changed = threading.Event()
-        self._resync_at = self._renew_at = 0.0
+        self._resync_at = self._renew_at = self._events_at = 0.0
         self._lock = threading.RLock()
         self._waiting, self._reading = threading.Lock(), threading.Lock()
         self._loss_at: float | None = None
@@ -164,6 +167,25 @@ class KubernetesJob:
             unplaced = [pod.waiting or "no node has room" for pod in self._pods.values() if not pod.scheduled]
             unstarted = [pod.waiting or "it has not started" for pod in self._pods.values() if not pod.started]
             return next(iter(unplaced), missing), next(iter(unstarted), missing)
+
+    def read_refusal(self) -> str:
+        """Why the API server refuses pods of the Job, as its newest event says; '': it has all pods, or says nothing.
+
+        Read every few seconds while pods are missing.
+        """
+        with self._lock:
+            if len(self._pods) >= self._nodes or time.monotonic() < self._events_at:
+                return ""
+        self._events_at = time.monotonic() + _EVENTS_SECONDS
+        selector = f"involvedObject.kind=Job,involvedObject.name={self.name}-{GROUP}-0,reason=FailedCreate"
+        events = self._path_of("v1", "events")
+        try:
+            found = self._client.request("GET", events, params={"fieldSelector": selector}, seconds=_READ_SECONDS)
+        except (KubernetesUnreachable, KubernetesError) as error:
+            log.warning("events_not_read", jobset=self.name, problem=str(error))
+            return ""
+        messages = [str(event.get("message", "")) for event in found.get("items", [])]
+        return next((message for message in reversed(messages) if _REFUSAL.search(message)), "")
 
     def claim_files(self) -> None:
         """Make this worker the one whose heartbeats count. Raises: OSError."""

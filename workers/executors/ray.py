@@ -165,9 +165,14 @@ class NodeProcess:
                     continue
                 if running:
                     self._send(signal.SIGKILL, group=True)
-            group = ray.util.get_current_placement_group()
-            if group is not None:
-                ray.util.remove_placement_group(group)  # which ends this actor
+            try:
+                group = ray.util.get_current_placement_group()
+                if group is not None:
+                    ray.util.remove_placement_group(group)
+            except Exception as error:  # the cluster's head is away: the next round tries again
+                log.warning("orphan_not_removed", problem=_first_line(error))
+                continue
+            os._exit(0)  # releases the actor's resources, also where the head has not removed it yet
 
 
 class _ActorNode(NamedTuple):

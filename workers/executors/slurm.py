@@ -33,8 +33,10 @@ from lcl_core.train.launch import combined_status
 from workers.executors.base import EngineUnreachable, Handle, JobRequest, MachineLost, NoCapacity, node_log_name
 from workers.executors.job_folder import JobCommand, JobFolder, StartOrder, read_reports
 from workers.executors.slurm_commands import (
+    ENDING_SECONDS,
     PATIENCE_SECONDS,
     PROGRAMS,
+    QUEUE_SECONDS,
     JobPhase,
     JobState,
     SlurmCommands,
@@ -152,7 +154,8 @@ class SlurmJob:
     def _conclude(self) -> int | None:
         """What Slurm's state and the statuses say together. Raises: MachineLost."""
         try:
-            state = self._commands.read_state(self._job_id, self._folder.path.name)
+            max_age = QUEUE_SECONDS if self._all_ended_at is None else ENDING_SECONDS
+            state = self._commands.read_state(self._job_id, self._folder.path.name, max_age)
         except SlurmUnreachable as error:
             if time.monotonic() > self._answered_at + PATIENCE_SECONDS:
                 raise MachineLost(f"Slurm has not answered for {PATIENCE_SECONDS:g} s: {error}") from error
@@ -452,7 +455,7 @@ def remove_job(commands: SlurmCommands, job_id: str, name: str, *, ends: bool = 
     cancel_at = kill_at + _KILL_SECONDS
     while (moment := time.monotonic()) < started + _END_SECONDS:
         try:
-            state = commands.read_state(job_id, name)
+            state = commands.read_state(job_id, name, ENDING_SECONDS)
             if state is None or state.phase is JobPhase.ENDED:
                 return
             if state.phase is JobPhase.PENDING or moment > cancel_at:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ WARNING_SECONDS = 60  # before the time limit for a checkpoint, at least; Slurm 
 # The first node runs srun, which starts one process on each node. Arguments come after the script's name.
 BATCH_SCRIPT = '#!/bin/sh\nexec "$@"\n'
 _SEPARATOR = "|"
+_QUEUE_COLUMNS = _SEPARATOR.join(("%i", "%T", "%r", "%N", "%j"))
+QUEUE_SECONDS = 15.0  # for which an answer of squeue counts while jobs wait or run
+ENDING_SECONDS = 1.0  # the same for a job that is about to end
+_UNKNOWN_SECONDS = 2.0  # the same for a job that it does not have
 _CLUSTER = ("SLURM_CONF",)  # where the commands find their cluster
 _FILTERS = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own defaults of these commands
 _UNKNOWN_JOB = "Invalid job id"
@@ -135,6 +140,10 @@ class SlurmCommands:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
+        self._lock = threading.Lock()  # of the answer of squeue, which all jobs of the worker share
+        self._queue: dict[str, tuple[str, JobState]] = {}
+        self._queued_at = self._failed_at = float("-inf")
+        self._failure = ""
 
     def submit(
         self, name: str, nodes: int, gpus: int, folder: Path, env: Mapping[str, str], command: Sequence[str]
@@ -151,6 +160,7 @@ class SlurmCommands:
         step = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--input=none"]
         step += [f"--cpus-per-task={self._settings.slurm_cpus}", "--kill-on-bad-exit=1", "--wait=0", "--label"]
         answer = self._run(["sbatch", *arguments, str(script), "srun", *step, *command], env)
+        self._queued_at = float("-inf")
         return answer.strip().splitlines()[-1].partition(";")[0]
 
     def _job_options(self, name: str, nodes: int, gpus: int, folder: Path) -> list[str]:
@@ -177,14 +187,31 @@ class SlurmCommands:
         lines = self._query(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i"])
         return lines[-1].strip() if lines else None
 
-    def read_state(self, job_id: str, name: str) -> JobState | None:
-        """State of a job; None: Slurm does not know it, or another one has its id. Raises: SlurmUnreachable."""
-        columns = _SEPARATOR.join(("%T", "%r", "%N", "%j"))
+    def read_state(self, job_id: str, name: str, max_age: float = QUEUE_SECONDS) -> JobState | None:
+        """State of a job; None: Slurm does not know it, or another one has its id. Raises: SlurmUnreachable.
+
+        One ``squeue`` answers for all jobs of the worker.
+
+        Args:
+            max_age: seconds since Slurm's answer; 2 for a job that it does not have.
+        """
+        with self._lock:
+            age = time.monotonic() - self._queued_at
+            if age > max_age or (job_id not in self._queue and age > _UNKNOWN_SECONDS):
+                self._read_queue()
+            found_name, state = self._queue.get(job_id, ("", None))
+        return state if found_name == name else None
+
+    def _read_queue(self) -> None:
+        """Raises: SlurmUnreachable, for some seconds without asking again."""
+        if time.monotonic() < self._failed_at + _RETRY_SECONDS:
+            raise SlurmUnreachable(self._failure)
         try:
-            lines = self._query(["squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--format={columns}"])
-        except SlurmRefused:
-            return None
-        return parse_state(lines, name)
+            lines = self._query(["squeue", "--noheader", "--me", "--states=all", f"--format={_QUEUE_COLUMNS}"])
+        except SlurmUnreachable as error:
+            self._failed_at, self._failure = time.monotonic(), str(error)
+            raise
+        self._queue, self._queued_at = parse_queue(lines), time.monotonic()
 
     def cancel(self, job_id: str, *, pending_only: bool = False) -> None:
         """Remove a job: SIGTERM, and SIGKILL after Slurm's ``KillWait``. Raises: SlurmUnreachable."""
@@ -206,6 +233,7 @@ class SlurmCommands:
         return parse_nodes(lines, chosen=bool(partition), reserved=bool(os.environ.get("SBATCH_RESERVATION")))
 
     def _signal(self, arguments: Sequence[str]) -> None:
+        self._queued_at = float("-inf")
         try:
             self._run(["scancel", *arguments])
         except SlurmRefused as error:  # it has ended
@@ -267,13 +295,13 @@ def until_answered(query: Callable[[], object], patience_seconds: float, check: 
         time.sleep(min(_RETRY_SECONDS, patience_seconds / 10))
 
 
-def parse_state(lines: Collection[str], name: str) -> JobState | None:
-    """Of ``squeue --format=%T|%r|%N|%j``."""
+def parse_queue(lines: Collection[str]) -> dict[str, tuple[str, JobState]]:
+    """{id: (name, state)}, of ``squeue --format=%i|%T|%r|%N|%j``."""
+    jobs = {}
     for line in lines:
-        state, reason, nodes, found = line.strip().split(_SEPARATOR, 3)
-        if found == name:
-            return JobState(state, reason, nodes)
-    return None
+        job_id, state, reason, nodes, name = line.strip().split(_SEPARATOR, 4)
+        jobs[job_id] = name, JobState(state, reason, nodes)
+    return jobs
 
 
 _NODE_COLUMNS = ("NodeList", "Partition", "StateLong", "CPUsState", "Gres", "GresUsed")

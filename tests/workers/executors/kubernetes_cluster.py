@@ -30,6 +30,7 @@ NAMESPACE = "lcl"
 JOBSETS = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets"
 JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 Object = dict[str, Any]
 
 
@@ -62,7 +63,7 @@ class ApiServer:
     """
 
     def __init__(self):
-        self.objects: dict[str, dict[str, Object]] = {JOBSETS: {}, JOBS: {}, PODS: {}}
+        self.objects: dict[str, dict[str, Object]] = {JOBSETS: {}, JOBS: {}, PODS: {}, EVENTS: {}}
         self.history: list[tuple[int, str, str, Object]] = []
         self.changed = threading.Condition(threading.RLock())
         self.answers: list[int] = []
@@ -157,7 +158,8 @@ class ApiServer:
         expected = (body or {}).get("metadata", {}) if method == "PATCH" else (body or {}).get("preconditions", {})
         for key in ("uid", "resourceVersion"):
             if key in expected and expected[key] != found["metadata"][key]:
-                raise Refused(409, f"Precondition failed: {key}")
+                immutable = method == "PATCH" and key == "uid"
+                raise Refused(422 if immutable else 409, f"Precondition failed: {key}")
         if method == "PATCH" and body is not None:
             changed = copy.deepcopy(found)
             changed["metadata"].setdefault("annotations", {}).update(body["metadata"]["annotations"])
@@ -316,13 +318,14 @@ class ProcessCluster(ApiServer):
 
     Attributes:
         has_room: pods get a node.
+        refusal: why the API server accepts no pods; empty: it does.
         processes: of the pods, by their names.
     """
 
     def __init__(self, environment, logs):
         super().__init__()
         self._environment, self._logs = environment, logs
-        self.has_room = True
+        self.has_room, self.refusal = True, ""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._kill_at: dict[str, float] = {}
         self._thread = threading.Thread(target=self._reconcile_for_ever)
@@ -370,6 +373,11 @@ class ProcessCluster(ApiServer):
         spec = template["spec"]
         job = {"metadata": {"name": f"{name}-node-0", "labels": template["metadata"]["labels"]}, "spec": spec}
         self.put(JOBS, copy.deepcopy(job))
+        if self.refusal:
+            about = {"kind": "Job", "name": f"{name}-node-0"}
+            event = {"metadata": {"name": f"{name}.1"}, "involvedObject": about, "reason": "FailedCreate"}
+            self.put(EVENTS, {**event, "message": self.refusal})
+            return
         for index in range(spec["completions"]):
             labels = {**spec["template"]["metadata"]["labels"], "batch.kubernetes.io/job-completion-index": str(index)}
             pod = {"metadata": {"name": f"{name}-node-0-{index}-abcde", "labels": labels}}

@@ -14,6 +14,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db import runs
 from tests.workers.executors.kubernetes_cluster import (
+    EVENTS,
     JOBS,
     JOBSETS,
     NAMESPACE,
@@ -78,7 +79,7 @@ def executor(kubernetes_settings, cluster):
 
 def permission(method, path):
     """Resource and verb, by which a role allows a request."""
-    is_one = path not in (JOBSETS, JOBS, PODS)
+    is_one = path not in (JOBSETS, JOBS, PODS, EVENTS)
     resource = path.split("/")[-2 if is_one else -1]
     verbs = {"POST": "create", "PATCH": "patch", "WATCH": "watch"}
     verbs |= {"GET": "get", "DELETE": "delete"} if is_one else {"GET": "list", "DELETE": "deletecollection"}
@@ -186,6 +187,25 @@ def test_a_queue_of_kueue_says_when_a_run_starts_and_when_it_is_preempted(
     assert run.checkpoint.startswith("state.json")
     with database.session() as session:
         runs.cancel_run(session, run_id)
+
+
+@pytest.mark.parametrize(
+    ("message", "state", "code"),
+    [
+        ('pods "x" is forbidden: failed quota: compute: must specify limits.cpu', "failed", "engine_refused"),
+        ('pods "x" is forbidden: error looking up service account lcl/lcl: not found', "failed", "engine_refused"),
+        ('pods "x" is forbidden: exceeded quota: compute, requested: pods=1', "queued", "no_capacity"),
+    ],
+)
+def test_a_refusal_of_pods_is_told_as_the_cluster_has_it(worker, cluster, queue, run_of, message, state, code):
+    cluster.refusal = message
+    run_id = queue()
+    worker.work()
+    run = run_of(run_id)
+    assert run.state == state
+    told = run.reason if state == "failed" else run.interruption
+    assert message in told["message"]
+    assert code in (told["code"], *(run.setbacks or {}))
 
 
 def test_without_room_others_get_their_turn(executor, kubernetes_settings, cluster, tmp_path):

@@ -367,7 +367,7 @@ class AnsweringCommands(SlurmCommands):
         super().__init__(WorkerSettings())
         self._state = state
 
-    def read_state(self, job_id, name):
+    def read_state(self, job_id, name, max_age=0.0):
         return self._state
 
 

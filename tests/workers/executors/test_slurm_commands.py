@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
+from workers.executors import slurm_commands
 from workers.executors.base import JobRequest
 from workers.executors.slurm import SlurmExecutor
 from workers.executors.slurm_commands import (
@@ -22,7 +24,6 @@ from workers.executors.slurm_commands import (
     SlurmUnreachable,
     job_environment,
     parse_nodes,
-    parse_state,
     until_answered,
 )
 from workers.settings import WorkerSettings
@@ -46,11 +47,11 @@ n13|main*|maint*|0/4/0/4|(null)|(null)|
 n14|main*|allocated$|4/0/0/4|(null)|(null)|
 n15|main*|draining$|4/0/0/4|(null)|(null)|
 """
-# squeue --noheader --states=all --format=%T|%r|%N|%j
+# squeue --noheader --me --states=all --format=%i|%T|%r|%N|%j
 JOBS = """
-RUNNING|None|n1|lcl-run_1-0a1b
-COMPLETING|NodeDown|n1|lcl-run_2-0a1b
-CANCELLED|Resources||a|b
+7|RUNNING|None|n1|lcl-run_1-0a1b
+8|COMPLETING|NodeDown|n1|lcl-run_2-0a1b
+9|CANCELLED|Resources||a|b
 """
 ANSWERS = {
     "unknown": ("", "slurm_load_jobs error: Invalid job id specified", 1),
@@ -73,6 +74,7 @@ ANSWERS = {
         1,
     ),
     "at most": ("", "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed", 1),
+    "jobs": (JOBS, "", 0),
     "nothing": ("", "", 0),
     "nodes": (NODES, "", 0),
     "submitted": ("11;lcl\n", "", 0),
@@ -142,11 +144,27 @@ def test_without_a_default_partition_all_count():
     assert [node.name for node in parse_nodes(lines)][-1] == "n10"
 
 
-def test_a_state_is_that_of_the_job_of_this_name():
-    lines = JOBS.strip().splitlines()
-    assert parse_state(lines, "lcl-run_1-0a1b") == JobState("RUNNING", "None", "n1")
-    assert parse_state(lines, "a|b") == JobState("CANCELLED", "Resources", "")
-    assert parse_state(lines, "lcl-run_3-0a1b") is None, "its id is another job's by now"
+def test_one_squeue_answers_for_all_jobs_of_a_worker(commands, answer, tmp_path, monkeypatch):
+    called, clock = answer("squeue", "jobs"), SimpleNamespace(now=100.0)
+    monkeypatch.setattr(slurm_commands, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def queries():
+        return called.unlink() or 1 if called.exists() else 0
+
+    assert commands.read_state("7", "lcl-run_1-0a1b") == JobState("RUNNING", "None", "n1")
+    assert queries() == 1
+    assert commands.read_state("9", "a|b") == JobState("CANCELLED", "Resources", "")
+    assert commands.read_state("7", "lcl-run_3-0a1b") is None, "its id is another job's by now"
+    assert commands.read_state("10", "unknown") is None
+    assert queries() == 0
+    clock.now += 3
+    assert commands.read_state("10", "submitted meanwhile, perhaps") is None
+    assert queries() == 1
+    clock.now += 3
+    commands.read_state("8", "lcl-run_2-0a1b")
+    assert queries() == 0
+    commands.read_state("8", "lcl-run_2-0a1b", max_age=1.0)
+    assert queries() == 1
 
 
 @pytest.mark.parametrize(
@@ -172,13 +190,13 @@ def test_states(state, phase, lost):
 
 
 def test_an_unknown_job_has_no_state_and_an_unreachable_controller_raises(commands, answer):
-    answer("squeue", "unknown")
+    answer("scancel", "ended")
+    answer("squeue", "nothing")
     assert commands.read_state("9999", "name") is None
+    commands.kill_step("9")  # after which the queue is read anew
     answer("squeue", "away")
     with pytest.raises(SlurmUnreachable, match="connect failure"):
         commands.read_state("9999", "name")
-    answer("scancel", "ended")
-    commands.kill_step("9")
 
 
 def test_a_job_is_submitted_with_arguments_alone(answer, tmp_path, monkeypatch):
