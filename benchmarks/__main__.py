@@ -13,11 +13,10 @@ from importlib import import_module
 from lcl_core.common.errors import UserError
 
 CORE = (
-    *("train", "as-shipped", "breakdown", "captions", "checkpoint-copies", "collection", "contention", "conversion"),
-    *("decode", "gpu", "heads", "latent-rank", "linear-probe", "loader", "objectives", "outside", "packing"),
-    *("page", "remote-loader", "retrieval", "scale", "search-quality", "tables", "vector-index"),
+    *("train", "as-shipped", "breakdown", "gpu", "objectives", "loader", "remote-loader", "collection"),
+    *("linear-probe", "latent-rank", "tables"),
 )
-SERVICE = ("submissions", "listing", "claims", "streams", "memory", "embeddings", "searches", "inferences")
+SERVICE = ("submissions", "claims", "embeddings", "searches")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

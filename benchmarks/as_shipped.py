@@ -21,12 +21,12 @@ from torch import Tensor
 
 from benchmarks import train
 from benchmarks.documents import documents_of, to_batches
-from benchmarks.reference_model import ReferenceLCL, decay_groups
 from lcl_core.common.device import autocast, peak_memory_gib, pick_device
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.original_checkpoint import read_official_config
 from lcl_core.model import LCLConfig, PackedBatch
 from lcl_core.train.factory import build_model
+from tests.reference_model import ReferenceLCL, decay_groups
 
 Losses = tuple[float, float]  # contrastive, generation
 

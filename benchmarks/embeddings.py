@@ -1,6 +1,5 @@
 """Images a second embedded over HTTP by many clients, compared with a plain FastAPI route around OpenCLIP.
 
-With ``--infinity PYTHON`` infinity serves a CLIP of the size too (``benchmarks.infinity`` says how to install it).
 Each runs alone on this machine, clients included: one image a request, ViT-B/32, fresh weights.
 """
 
@@ -11,13 +10,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.encoder import TINY, VIT_B_32, register_encoder, write_encoder
-from benchmarks.infinity import SETTINGS, USUAL, Installed, installed, running_infinity
 from benchmarks.load import LoadPlan, run_load, summarize_load
 from benchmarks.service import START_SECONDS, running_api
 from deploy.process import LOOPBACK, ProcessStack, Service, free_port, responds
@@ -33,9 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=sorted(SIZES), default="ViT-B-32", help="ours; tiny is for trying it out")
     parser.add_argument("--plain", default="ViT-B-32", help="OpenCLIP's name of the other one")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="ours")
-    parser.add_argument("--infinity", metavar="PYTHON", help="one that has infinity-emb: infinity is measured too")
-    parser.add_argument("--infinity-settings", nargs="+", choices=sorted(SETTINGS), default=USUAL)
-    parser.add_argument("--infinity-batches", nargs="+", type=int, default=[8, 32], help="images at most in one")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -43,10 +37,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Ours with all clients, a few and one, then the others with all. Raises: UserError if one does not start."""
-    infinity = (
-        installed(options.infinity) if options.infinity else None
-    )  # first: it fails now rather than after minutes
+    """Ours with all clients, a few and one, then the plain route with all. Raises: UserError if one does not start."""
     with TemporaryDirectory(prefix="lcl-bench-encoder-") as folder:
         write_encoder(Path(folder) / "encoder", SIZES[options.model])
         more = {"LCL_DATA_ROOTS": folder, "LCL_INFERENCE_PRECISION": options.precision}
@@ -62,7 +53,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             LoadPlan(url, "plain embeddings", ["none"], options.clients, options.requests, options.warm_up)
         )
     ours, theirs = batching["images"]["many"]["items_per_s"], summarize_load(plain, "items")
-    beside = _beside_infinity(options, infinity, ours) if infinity else {}
     return {
         "model": options.model,
         "precision": options.precision,
@@ -71,7 +61,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         **batching,
         "plain": theirs,
         "ratio": round(ours / theirs["items_per_s"], 2),
-        **beside,
     }
 
 
@@ -87,22 +76,6 @@ def _loads(plan: LoadPlan, few: int) -> dict[str, Any]:
     some, one = summaries["few"], summaries["one"]
     gain, slower = some["items_per_s"] / one["items_per_s"], some["p99_ms"] / one["p50_ms"]
     return {**summaries, "gain": round(gain, 2), "few_p99_by_one_p50": round(slower, 2)}
-
-
-def _beside_infinity(options: argparse.Namespace, infinity: Installed, ours: float) -> dict[str, Any]:
-    """infinity's load in each setting, and the ratio of ours to its fastest."""
-    loads: list[dict[str, Any]] = []
-    for name, images in product(options.infinity_settings, options.infinity_batches):
-        with running_infinity(infinity, SETTINGS[name], images) as url:
-            plan = LoadPlan(url, "infinity embeddings", ["none"], options.clients, options.requests, options.warm_up)
-            load = summarize_load(run_load(plan), "items")
-        ratio = round(ours / load["items_per_s"], 2)
-        loads.append({"setting": name, "batch": images, **load, "ratio": ratio})
-    return {
-        "infinity": loads,
-        "infinity_versions": infinity.versions,
-        "ratio_infinity": min(load["ratio"] for load in loads),
-    }
 
 
 @contextmanager

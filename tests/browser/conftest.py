@@ -344,7 +344,7 @@ def chromium() -> Iterator[Any]:
         fill(field, *value, **options)
 
     Locator.fill = fill_when_drawn  # type: ignore[method-assign]
-    command = [sys.executable, "-m", "benchmarks.chromium"]
+    command = [sys.executable, "-m", "tests.browser.chromium"]
     done = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip("no Chromium: set LCL_CHROMIUM, or install one")

@@ -1,6 +1,6 @@
 """Generated cases for the reference model: weights by recipe, documents by layout, expected values.
 
-The reference model is ``benchmarks.reference_model``, which shares no code with ``lcl_core.model``.
+The reference model is ``tests.reference_model``, which shares no code with ``lcl_core.model``.
 ``test_reference.py`` checks it against the authors' own tensors.
 """
 
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.reference_model import ReferenceLCL, decay_groups
 from lcl_core.model import LCLConfig
+from tests.reference_model import ReferenceLCL, decay_groups
 
 SHIFT_INVARIANT = ("cross_attn.k_bias", "norm1_k.bias")  # their gradient is zero by mathematics
 SPECIALS = ("<start_of_text>", "<end_of_text>", "<img_placehold>", "<start_of_img>", "<end_of_img>")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.reference_model import ReferenceLCL, normalize
 from lcl_core.encoders import export_official, load_official
 from lcl_core.model import LCLModel
 from lcl_core.train import build_optimizer
@@ -24,6 +23,7 @@ from tests.lcl_core.reference_cases import (
     random_case,
     recipe_weights,
 )
+from tests.reference_model import ReferenceLCL, normalize
 
 CASES = {
     "one patch an image, narrow text, soi at position 0 and 1": Case(

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from benchmarks.reference_model import ReferenceLCL, normalize
 from lcl_core.common.errors import UserError
 from lcl_core.data import Tokenizer, clip_tokenizer
 from lcl_core.encoders import load_official
@@ -20,6 +19,7 @@ from lcl_core.encoders.original_checkpoint import config_from_official
 from lcl_core.evaluation.tasks.zero_shot import class_scores, zero_shot_classifier
 from lcl_core.model import LCLModel, LCLProcessor
 from tests.lcl_core.reference_cases import encode_text, official_config, recipe_weights, reference_model
+from tests.reference_model import ReferenceLCL, normalize
 
 TEMPLATES = ["a photo of a {}.", "{}", "a rather bad drawing of the {}, on paper"]
 CLASSES = ["cat", "dog", "fire engine", "!="]

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.reference_model import ReferenceLCL
 from lcl_core.encoders.original_checkpoint import read_official_config
 from tests.lcl_core.reference_cases import (
     SHIFT_INVARIANT,
@@ -20,6 +19,7 @@ from tests.lcl_core.reference_cases import (
     recipe_weights,
     reference_model,
 )
+from tests.reference_model import ReferenceLCL
 
 CASES = ("model_a", "model_b")
 F64_ROUND_OFF = 1e-9

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.reference_model import ReferenceLCL
 from lcl_core.common.errors import UserError
 from lcl_core.data import render_mmc4, train_bpe
 from lcl_core.model import LCLConfig, LCLModel, LCLOutput, PackedBatch
 from lcl_core.model.configuration_lcl import Numerics
 from lcl_core.train.factory import build_model
+from tests.reference_model import ReferenceLCL
 
 BOTH: tuple[Numerics, Numerics] = ("fixed", "official")
 Run = Callable[..., LCLOutput]

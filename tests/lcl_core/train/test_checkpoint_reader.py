@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from benchmarks.fake_ranks import GROUPS, Groups, fake_group, load, local_bytes, shards, write_checkpoint
 from lcl_core.common.errors import StoreError
 from lcl_core.common.files import sha256_file
 from lcl_core.train.checkpoint.manager import checkpoint_path
 from lcl_core.train.checkpoint.manifest import CheckpointManifest
 from lcl_core.train.checkpoint.reader import CheckpointFiles
 from lcl_core.train.checkpoint.writer import rank_file
+from tests.lcl_core.train.fake_ranks import GROUPS, Groups, fake_group, load, local_bytes, shards, write_checkpoint
 from tests.lcl_core.train.rank_processes import run_ranks
 
 

@@ -1,4 +1,4 @@
-"""Find a Chromium that runs, or fetch one: ``python -m benchmarks.chromium`` prints its path.
+"""Find a Chromium that runs, or fetch one: ``python -m tests.browser.chromium`` prints its path.
 
 In this order: ``LCL_CHROMIUM``, an installed one, Playwright's own download, Debian's package when root.
 """
