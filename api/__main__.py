@@ -20,7 +20,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.config import STARTUP_FAILURE
 
 from api.app import create_app
-from api.core.http_server import server_config
 from api.core.settings import ApiSettings
 from api.services.inference_device import reserve_visibility
 from api.services.state import AppState
@@ -33,6 +32,8 @@ from lcl_core.common.threads import thread_env
 from lcl_core.db.session import UNREACHABLE
 
 RETRY_SECONDS = 0.5
+DATABASE_PATIENCE_SECONDS = 60.0  # for which a start waits for a PostgreSQL that does not answer
+MAX_CONNECTIONS = 1000  # a further request is answered with 503
 _UNUSABLE = ("home_unusable", "database_newer")  # no setting is wrong
 RESERVED_FILES = 512  # open files besides connections: database, downloads, encoders
 
@@ -68,7 +69,7 @@ def _prepare(state: AppState, settings: ApiSettings) -> None:
 
     Raises: as AppState.prepare.
     """
-    deadline = time.monotonic() + settings.database_patience_seconds
+    deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
     reported = ""
     while True:
         try:
@@ -99,10 +100,12 @@ def _serve(app: FastAPI, settings: ApiSettings, sockets: list[socket.socket] | N
     """Returns: the exit status; 3 when the port is in use."""
     gc.collect()
     gc.freeze()  # collections need not scan what is loaded by now
-    _raise_file_limit(settings.max_connections)
-    config = server_config(
+    _raise_file_limit(MAX_CONNECTIONS)
+    config = uvicorn.Config(
         app,
-        settings,
+        ws="none",
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
         host=settings.api_host,
         port=settings.api_port,
         log_config=None,  # structlog handles its records

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 import lcl_core
 from api.core.errors import install_error_handlers, writable_folders
 from api.core.metrics import DatabaseCollector
-from api.core.middleware import AuthenticatedBodyMiddleware, HeaderCheckMiddleware, RequestContextMiddleware
+from api.core.middleware import AuthenticatedBodyMiddleware, RequestContextMiddleware
 from api.core.settings import ApiSettings
 from api.routes import (
     admin,
@@ -25,7 +25,6 @@ from api.routes import (
     inference,
     keys,
     runs,
-    saved_views,
     studies,
     uploads,
     webhooks,
@@ -44,13 +43,10 @@ ROUTERS = (
     encoders.router,
     inference.router,
     collections.router,
-    saved_views.router,
     admin.workers_router,
     keys.router,
     webhooks.router,
     admin.audit_router,
-    admin.garbage_router,
-    admin.homes_router,
     admin.quotas_router,
     health.router,
 )
@@ -72,6 +68,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     install_error_handlers(app)
     for router in (*ROUTERS, docs.router):
         app.router.routes.extend(router.routes)  # FastAPI would match included routers twice with each request
+    docs.mount_documentation(app, settings.docs_dir.expanduser())
     for route in app.routes:
         if isinstance(route, APIRoute) and route.summary:
             route.operation_id = "_".join(re.findall("[a-z]+", route.summary.lower()))  # "List runs": list_runs
@@ -80,14 +77,10 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         settings=settings,
         authenticator=state.authenticator,
         rate_limiter=state.rate_limiter,
-        bodies=state.bodies,
     )
-    app.add_middleware(HeaderCheckMiddleware)
     app.add_middleware(RequestContextMiddleware, observe=state.metrics.observe, home=settings.home)  # outermost
     state.metrics.register(DatabaseCollector(state.database))
     state.metrics.export_disks(writable_folders(settings))
-    state.metrics.export_slots(state.rate_limiter.in_use)
-    state.metrics.export_gauge("lcl_body_bytes", "Bytes of request bodies that are kept", lambda: state.bodies.in_use)
     state.metrics.export_gauge("lcl_encoder_memory_bytes", "Memory that loaded encoders take", state.encoder_bytes)
     return app
 

@@ -12,11 +12,9 @@ from anyio import to_thread
 from fastapi import Depends, Header, Path, Query, Request, Response
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
-from sse_starlette.sse import EventSourceResponse
 
 from api.core.auth import Principal, role_level
 from api.core.errors import Problem
-from api.core.limits import RequestSlot
 from api.core.session import RequestSession, WriteTransaction, finish
 from api.services.state import AppState
 from lcl_core.db import audit
@@ -106,16 +104,14 @@ _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: 
 
 
 async def current_principal(request: Request, _described: Annotated[object, Depends(_bearer)]) -> Principal:
-    """The principal that ``api.core.middleware`` authenticated. The slot of an event stream counts as a stream.
+    """The principal that ``api.core.middleware`` authenticated.
 
     Raises: the error for which the request may not go on: Problem 401 or 429, SQLAlchemyError.
     """
     if (refusal := getattr(request.state, "refusal", None)) is not None:
         raise refusal
-    slot: RequestSlot = request.state.slot
-    if request.scope["route"].response_class is EventSourceResponse:
-        slot.become_stream()
-    return slot.principal
+    principal: Principal = request.state.principal
+    return principal
 
 
 CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
@@ -159,8 +155,9 @@ def find_ids(state: AppState, principal: Principal, references: Mapping[str, str
 
 def _record_audit(session: Session, request: Request, response: Response) -> None:
     """The object is the one in the response's Location, else in the request's path."""
-    route, principal = request.scope["route"], request.state.slot.principal
+    route, principal = request.scope["route"], request.state.principal
     created = response.headers.get("location", "").rpartition("/")[2]
     object_id = created or next(iter(request.path_params.values()), "")
-    action = f"{route.tags[0]}.{route.name.rstrip('_')}"
+    verb = request.path_params.get("action", route.name.rstrip("_"))
+    action = f"{route.tags[0]}.{verb}"
     audit.record_action(session, principal.owner, principal.prefix, action, object_id, request.state.request_id)

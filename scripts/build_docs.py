@@ -54,7 +54,6 @@ NAVIGATION = {
         "results",
         "results/comparison/README",
         "log",
-        "hostile_inputs",
         "changelog",
         "contributing",
     ],

@@ -20,8 +20,9 @@ from typer.main import get_command
 
 from api.app import create_app
 from api.cli import HELP, app
-from api.core.errors import CODE_OF_STATUS, STATUS_DESCRIPTIONS, STATUS_OF_CODE
+from api.core.errors import CODE_OF_STATUS, STATUS_DESCRIPTIONS
 from api.core.settings import ApiSettings
+from lcl_core.common.errors import Busy, Conflict, NotFound, TooLarge, UserError
 from lcl_core.common.settings import Settings
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import presets
@@ -298,24 +299,27 @@ def api_page() -> str:
     return "\n".join(lines)
 
 
+ERROR_CLASSES = {each.__name__: each for each in (NotFound, Conflict, TooLarge, Busy)}
+
+
 class RaisedError(NamedTuple):
-    """An error that the source raises: its code, and its message with names in place of values."""
+    """An error that the source raises: its code, its message with names in place of values, and its HTTP status."""
 
     code: str
     message: str
+    status: int
 
 
 def errors_page() -> str:
     messages: dict[str, list[str]] = defaultdict(list)
+    statuses_of = {code_name: status for status, code_name in CODE_OF_STATUS.items()}
     for raised in raised_errors():
         messages[raised.code].append(raised.message)
-    names = sorted({*messages, *STATUS_OF_CODE, *CODE_OF_STATUS.values()})
-    fixed = {code_name: status for status, code_name in CODE_OF_STATUS.items()}
+        statuses_of.setdefault(raised.code, raised.status)
     rows = []
-    for name in names:
-        status = STATUS_OF_CODE.get(name) or fixed.get(name)
-        examples = list(dict.fromkeys(filter(None, messages[name]))) or [STATUS_DESCRIPTIONS.get(status or 422, "")]
-        rows.append((code(name), str(status or 422), "<br>".join(cell(words) for words in examples[:3])))
+    for name, status in sorted(statuses_of.items()):
+        examples = list(dict.fromkeys(filter(None, messages[name]))) or [STATUS_DESCRIPTIONS.get(status, "")]
+        rows.append((code(name), str(status), "<br>".join(cell(words) for words in examples[:3])))
     statuses = [(str(status), cell(words)) for status, words in STATUS_DESCRIPTIONS.items()]
     return "\n".join([
         "# Errors\n",
@@ -345,15 +349,16 @@ def raised_errors(folders: tuple[str, ...] = ("api", "workers", "lcl_core")) -> 
 def _raised(call: ast.Call) -> RaisedError | None:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if name in ("Problem", "error_response") and len(call.args) >= 3:
-        code_node, message = call.args[1], call.args[2]
-    elif name.endswith("Error") and call.args:
+        code_node, message, status = call.args[1], call.args[2], getattr(call.args[0], "value", 422)
+    elif (name.endswith("Error") or name in ERROR_CLASSES) and call.args:
         named = {keyword.arg: keyword.value for keyword in call.keywords}
-        code_node, message = named.get("code", ast.Constant(None)), call.args[0]
+        kind = ERROR_CLASSES.get(name, UserError)
+        code_node, message, status = named.get("code", ast.Constant(kind.code)), call.args[0], kind.status
     else:
         return None
     if not isinstance(code_node, ast.Constant) or not isinstance(code_node.value, str):
         return None
-    return RaisedError(code_node.value, _template(message))
+    return RaisedError(code_node.value, _template(message), status)
 
 
 def _template(node: ast.expr) -> str:

@@ -25,7 +25,10 @@ REGISTRIES = {  # folders whose modules are entries of a registry, however short
     *("lcl_core/evaluation/benchmarks", "lcl_core/encoders/export"),
 }
 # an application factory, one type of encoder, and the entry point of a job: searched for under these names
-SMALL_MODULES = {"api/app.py", "lcl_core/encoders/openclip.py", "lcl_core/evaluation/evaluate.py"}
+SMALL_MODULES = {
+    *("api/app.py", "api/services/request_images.py"),
+    *("lcl_core/encoders/openclip.py", "lcl_core/evaluation/evaluate.py"),
+}
 
 # The project's ceilings. They are lowered when something was removed, and never raised.
 MOST_FILES, MOST_LINES, MOST_TEST_LINES, MOST_WORDS, MOST_FILES_OF_A_FLOW = 497, 105_500, 109_000, 100_000, 17

@@ -30,7 +30,6 @@ from ui.common import SILENT_EVENT, PageTab, html_pane
 from ui.event_files import EventFileMiddleware
 from ui.file_routes import build_file_routes
 from ui.html import LOGO_SVG, TAGLINE, esc
-from ui.saved_views import SavedViewsMenu
 from ui.security import CsrfMiddleware, HostMiddleware, RouteAllowlistMiddleware, SecurityHeadersMiddleware, parse_hosts
 from ui.session_files import SessionFiles
 from ui.sessions import SessionKeyAuth, SessionStore
@@ -191,14 +190,12 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
     """All tabs on one page; each refreshes when it is opened. With sessions of a ``team`` the user is shown."""
     tabs = {name: tab_class(client) for name, tab_class in TABS.items()}
     tabs |= {"caption": CaptionTab(client, team), "zero-shot": ZeroShotTab(client, team)}  # limits for each user's key
-    views = SavedViewsMenu(client, {name: tab.title for name, tab in tabs.items()})
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86_400)) as page:
         with gr.Row(elem_id="top"):
             html_pane(HEADER)
             status = html_pane(elem_id="service")
             html_pane(SLOW_PILL, elem_id="service-slow")
             user = html_pane(elem_id="visitor", visible=team is not None)
-            views.build()
             guide = html_pane(elem_id="guide")
             html_pane(THEME_SWITCH, elem_id="theme")
         with gr.Tabs(elem_classes="lcl-tabs", selected="search", overflow_behavior="wrap") as bar:
@@ -206,7 +203,6 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
         # outside of gr.Tabs, where every new component counts as a tab
         for (name, tab), item in zip(tabs.items(), items, strict=True):
             tab.wire(page, item, html_pane(js_on_load=navigation_script(name), elem_id=f"navigate-{name}"))
-        views.wire()
         page.load(lambda: service_status(client), outputs=status, **SILENT_EVENT)
         page.load(_linked_tab, outputs=bar, **SILENT_EVENT)
         features, parts = gr.State(ServiceFeatures()), [guide, items[list(tabs).index(ADMIN_TAB)]]

@@ -1,5 +1,5 @@
 // Behaviour in the browser alone: colour scheme, refused events, end of a session, questions, details of an image, presses of Submit,
-// searches under way, drafts of forms, the panel of saved views, values on curves.
+// searches under way, drafts of forms, values on curves.
 (() => {
   'use strict';
   const KEY = 'lcl-theme';
@@ -71,7 +71,7 @@
     const element = target.closest('button, [data-pick]'), question = element?.closest(QUESTION);
     if (question) restoreFocus(question);
     else if (element) {
-      const around = element.closest('.lcl-panel, #views-panel, [role="tabpanel"]');
+      const around = element.closest('.lcl-panel, [role="tabpanel"]');
       lastPressed = { element, pick: element.dataset.pick, around };
     }
   }, { capture: true });
@@ -103,11 +103,6 @@
     const question = openQuestion();
     if (question && (question.contains(event.target) || !event.target.closest('input, textarea, [role="listbox"]'))) {
       keepButton(question).click();
-      return;
-    }
-    if (document.body.hasAttribute('data-lcl-views-open')) {
-      showViews(false);
-      viewsButton()?.focus();
       return;
     }
     if (window.lclSearch.cancel()) return;
@@ -324,22 +319,6 @@
       return [JSON.stringify(all)];
     },
   };
-
-  // The panel of saved views: open until Escape, a press elsewhere, or one of its links.
-  const viewsButton = () => document.querySelector('[data-lcl-views]');
-  function showViews(open) {
-    document.body.toggleAttribute('data-lcl-views-open', open);
-    viewsButton()?.setAttribute('aria-expanded', String(open));
-  }
-  document.addEventListener('click', (event) => {
-    const open = document.body.hasAttribute('data-lcl-views-open');
-    if (event.target.closest('[data-lcl-views]')) {
-      showViews(!open);
-      if (!open) document.querySelector('#views-panel [data-pick="refresh:"]')?.click();
-    } else if (open && (event.target.closest('#views-panel a') || !event.composedPath().some(({ id }) => id === 'views-panel'))) {
-      showViews(false);
-    }
-  });
 
   // Curves: the value nearest to the cursor.
   document.addEventListener('pointermove', (event) => {

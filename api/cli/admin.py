@@ -12,8 +12,6 @@ from api.client.payloads import Json, format_bytes
 keys_group = typer.Typer(help="List, create, rotate and revoke API keys (for admins).", no_args_is_help=True)
 webhooks_group = typer.Typer(help="Webhooks: addresses notified when runs end (for admins).", no_args_is_help=True)
 Prefix = Annotated[str, typer.Argument(help="the part of the key before the dot")]
-homes_group = typer.Typer(help="Homes of workers whose files wait for their upload (for admins).", no_args_is_help=True)
-HomeId = Annotated[str, typer.Argument(help="as `lcl homes list` prints it")]
 WebhookId = Annotated[str, typer.Argument(help="as `lcl webhooks list` prints it")]
 
 
@@ -142,43 +140,6 @@ def delete(context: typer.Context, webhook_id: WebhookId, yes: Yes = False) -> N
                 confirm(f"delete webhook {webhook_id} to {hook['url']} and its pending messages?", yes)
         client.delete_webhook(webhook_id)
     options.print_deleted(webhook_id)
-
-
-def collect_garbage(
-    context: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what there is")] = False,
-) -> None:
-    """Remove files in the service's home and store that no record refers to (for admins). Workers do so, too."""
-    options = global_options(context)
-    garbage = options.call(lambda client: client.garbage() if dry_run else client.collect_garbage())
-    rows = [
-        (item["path"], item["bytes"], ago(item["seen_at"]) or "just now", "yes" if item["due"] else "")
-        for item in garbage["items"]
-    ]
-    options.print_table(garbage, ("path", "bytes", "known", "due"), rows, "no garbage")
-    if not options.as_json:
-        typer.echo(f"{len(rows)} folders, {garbage['bytes']} bytes {'could be freed' if dry_run else 'are freed'}")
-
-
-@homes_group.command("list")
-def list_homes(context: typer.Context) -> None:
-    """Home folders of workers with files that are not in the store of artifacts yet."""
-    options = global_options(context)
-    homes = options.call(lambda client: client.homes())
-    rows = ((home["home"], home["folders"], home["paths"][0], home["error"]) for home in homes)
-    options.print_table(homes, ("home", "folders", "such as", "error"), rows, "no uploads are pending")
-
-
-@homes_group.command()
-def lost(context: typer.Context, home: HomeId, yes: Yes = False) -> None:
-    """Give up the files of a home whose machine is gone: runs that need them fail at once, and do not wait."""
-    options = global_options(context)
-    with options.client() as client:
-        for each in client.homes():
-            if each["home"] == home:
-                confirm(f"give up {each['folders']} folders of home {home}, such as {each['paths'][0]}?", yes)
-        given_up = client.declare_home_lost(home)
-    options.print(given_up, f"{given_up['folders']} folders of {home} are given up")
 
 
 def show_quotas(context: typer.Context) -> None:

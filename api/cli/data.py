@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -26,11 +23,10 @@ from api.cli.output import (
     set_fields,
 )
 from api.cli.runs import download_artifacts, watch_run
-from api.client import ApiError, Client, UserError
+from api.client import Client, UserError
 from api.client.payloads import Json
 from lcl_core.common.names import check_name
 
-UNPACKING_SECONDS = 0.5  # between two looks at an upload
 group = typer.Typer(help="Validate, convert, register and look at datasets.", no_args_is_help=True)
 # duplicates, and what readers of web pages leave out
 HARMLESS_PROBLEMS = (
@@ -164,15 +160,10 @@ def import_(
     options = global_options(context)
     reader = {"format": format, "options": set_fields({}, option or [])}
     try:
-        with options.client() as client, ExitStack() as stack:
+        with options.client() as client:
             _check_owner(client, name)
-            on_progress = stack.enter_context(progress_bar(source.name, unit="bytes"))
-
-            def on_sent(upload: Json) -> None:
-                stack.close()  # one bar at a time
-                stack.enter_context(_unpacking_bar(client, upload["id"]))
-
-            upload = client.upload_corpus(source, on_progress, on_sent)
+            with progress_bar(source.name, unit="bytes") as on_progress:
+                upload = client.upload_corpus(source, on_progress)
     except UserError as error:
         raise CommandError(str(error)) from error
     try:
@@ -196,28 +187,6 @@ def _check_owner(client: Client, name: str) -> None:
     key = client.own_key()
     if key["role"] != "admin" and key["owner"] != row["owner"]:
         raise CommandError(f"dataset {name!r} belongs to {row['owner']}; choose another name")
-
-
-@contextmanager
-def _unpacking_bar(client: Client, upload_id: str) -> Iterator[None]:
-    """A bar of the members of an upload that are unpacked, while another thread waits for the answer."""
-    ended = threading.Event()
-    with progress_bar("unpacking", unit="files") as on_progress:
-
-        def poll() -> None:
-            while not ended.wait(UNPACKING_SECONDS):
-                with suppress(ApiError):  # the request that unpacks reports what fails
-                    upload = client.upload(upload_id)
-                    if upload["members"] is not None:
-                        on_progress(upload["unpacked"] or 0, upload["members"])
-
-        thread = threading.Thread(target=poll, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
 
 
 @group.command()

@@ -95,13 +95,10 @@ def import_(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="name of the encoder")],
     path: Annotated[str, typer.Argument(help="directory on the server, inside its data roots")],
-    allow_twin: Annotated[
-        bool, typer.Option("--allow-twin", help="even if a registered encoder has the same weights and different files")
-    ] = False,
 ) -> None:
     """Copy an encoder into the service: LCL, OpenCLIP, timm or Hugging Face, detected by its files."""
     options = global_options(context)
-    row = options.call(lambda client: client.import_encoder(name, path, allow_twin))
+    row = options.call(lambda client: client.import_encoder(name, path))
     options.print(row, row["id"])
 
 

@@ -296,7 +296,7 @@ def resume(
         float | None, typer.Option(min=0, help="new limit on the seconds of all attempts; 0: none")
     ] = None,
 ) -> None:
-    """Queue a failed or cancelled run again, to go on from its last checkpoint."""
+    """Queue a paused, failed or cancelled run again, to go on from its last checkpoint."""
     options = global_options(context)
     run = options.call(lambda client: client.resume(run_id, timeout_seconds=timeout))
     options.print(run, f"{run_id} is {run['state']}")
@@ -314,7 +314,6 @@ def _verb_command(name: str) -> Callable[..., None]:
 for _name, _help in (
     ("cancel", "Stop a run; one at work writes a checkpoint first."),
     ("pause", "Pause a run, its position in the queue kept; one at work writes a checkpoint first."),
-    ("unpause", "Let a paused run go on from its last checkpoint."),
     ("retry", "Queue a failed or cancelled run again, from the beginning."),
 ):
     group.command(_name, help=_help)(_verb_command(_name))

@@ -1,4 +1,4 @@
-"""``lcl status``, ``lcl open``, ``lcl views …`` and ``lcl spec …``."""
+"""``lcl status``, ``lcl open``, ``lcl spec …``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import typer
 
 from api.cli.completion import complete_spec
-from api.cli.output import CommandError, Yes, ago, confirm, global_options
+from api.cli.output import CommandError, global_options
 from api.client import ApiError, Client
 from api.client.local_service import local_service
 from api.client.payloads import Json
@@ -27,11 +27,8 @@ OPENABLE: dict[str, Callable[[Client, str], Mapping[str, str]]] = {
     "dataset": lambda client, name: {"tab": "documents", "dataset": client.dataset(name)["name"]},
     "study": lambda client, name: {"study": client.study(name)["id"]},
     "run": lambda client, name: {"run": client.run(name)["id"]},
-    "view": lambda client, name: dict(parse_qsl(_find_view(client, name)["address"][1:], keep_blank_values=True)),
 }
-ID_PREFIXES = {"enc_": "encoder", "col_": "collection", "study_": "study", "run_": "run", "view_": "view"}
-views_group = typer.Typer(help="Saved views: named addresses of the page.", no_args_is_help=True)
-ViewName = Annotated[str, typer.Argument(help="what all who use the service see it as")]
+ID_PREFIXES = {"enc_": "encoder", "col_": "collection", "study_": "study", "run_": "run"}
 spec_group = typer.Typer(help="Fields and presets of runs and studies.", no_args_is_help=True)
 
 
@@ -58,9 +55,7 @@ def status(context: typer.Context) -> None:
 
 def open_(
     context: typer.Context,
-    thing: Annotated[
-        str, typer.Argument(help="id or name of an encoder, collection, dataset, study, run or saved view")
-    ],
+    thing: Annotated[str, typer.Argument(help="id or name of an encoder, collection, dataset, study or run")],
     kind: Annotated[str | None, typer.Option(help=f"only one of {', '.join(OPENABLE)}")] = None,
     page: Annotated[
         str | None, typer.Option(help="address of the page; default LCL_PAGE_URL, else beside --url")
@@ -95,7 +90,7 @@ def page_url(api_url: str) -> str:
 def _find(client: Client, thing: str, kind: str | None) -> tuple[str, Mapping[str, str]]:
     """Kind of a thing, and the page's parameters. Raises: CommandError; ApiError except for what does not exist."""
     named = next((noun for prefix, noun in ID_PREFIXES.items() if thing.startswith(prefix)), None)
-    message = f"there is no encoder, collection, dataset, study, run or saved view {thing!r}"
+    message = f"there is no encoder, collection, dataset, study or run {thing!r}"
     for noun, query in OPENABLE.items():
         if noun != (kind or named or noun):
             continue
@@ -107,50 +102,6 @@ def _find(client: Client, thing: str, kind: str | None) -> tuple[str, Mapping[st
             if kind or named or "did you mean" in error.message:
                 message = error.message
     raise CommandError(message)
-
-
-@views_group.command("list")
-def list_views(context: typer.Context) -> None:
-    """The saved views in the order of their names, with the addresses that open them."""
-    options = global_options(context)
-    with options.client() as client:
-        views, page = client.views(), page_url(client.base_url)
-    rows = ((view["name"], f"{page}/{view['address']}", view["owner"], ago(view["created_at"])) for view in views)
-    options.print_table(views, ("name", "address", "owner", "saved"), rows, "no view is saved")
-
-
-@views_group.command("save")
-def save_view(
-    context: typer.Context,
-    name: ViewName,
-    address: Annotated[str, typer.Argument(help="of the page, from its question mark on, or the whole")],
-    replace: Annotated[bool, typer.Option(help="a view of this name gets the address")] = False,
-) -> None:
-    """Name an address of the page, for all who use the service."""
-    options = global_options(context)
-    query = f"?{address.partition('?')[2].partition('#')[0]}"
-    view = options.call(lambda client: client.save_view(name, query, replace=replace))
-    options.print(view, view["id"])
-
-
-@views_group.command("delete")
-def delete_view(context: typer.Context, name: ViewName, yes: Yes = False) -> None:
-    """Delete a saved view; what it shows stays. For its owner and admins."""
-    options = global_options(context)
-    with options.client() as client:
-        view = _find_view(client, name)
-        confirm(f"delete the saved view {view['name']!r}, for all who use the service?", yes)
-        client.delete_view(view["id"])
-    options.print_deleted(view["id"], view["name"])
-
-
-def _find_view(client: Client, name: str) -> Json:
-    """The saved view with this id or name. Raises: ApiError 404 ``unknown_view``."""
-    views = client.views()
-    if (view := next((view for view in views if name in (view["id"], view["name"])), None)) is None:
-        near = suggestion(name, [view["name"] for view in views])
-        raise ApiError(404, "unknown_view", f"there is no saved view {name!r}{near}")
-    return view
 
 
 @spec_group.command("list")

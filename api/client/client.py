@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import time
 import uuid
 from array import array
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -31,8 +29,8 @@ from api.client.runs import RunCalls, StudyCalls
 from api.client.transport import Transport
 
 VECTORS_PER_PAGE = 1000
-UNPACK_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
-UNPACK_POLL_SECONDS = 2.0
+UPLOAD_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
+UPLOAD_CHUNK_BYTES = 1 << 20
 ITEMS_PER_CHANGE = 256  # of one request that changes labels of images or tags of documents
 
 
@@ -53,71 +51,48 @@ class DatasetCalls(Transport):
 
     def dataset_versions(self, name: str) -> list[Json]:
         """Contents registered under the name, newest first: {"version", "content_hash", "path", "created_at", …}."""
-        return self.get(f"{_dataset_path(name)}/versions")["items"]
+        return self.dataset(name)["versions"]
 
     def validate_dataset(self, name: str, **options: Any) -> Json:
         """Queue a validation run. ``options``: workers, tokens, similarity_threshold, min_image_side.
 
         Returns: the run; after success its result contains the ``report``.
         """
-        return self.post(f"{_dataset_path(name)}/validate", options)
+        return self.submit("validate", {"dataset": name, **options})
 
     def validate_path(
         self, path: str, format: str = "auto", options: Mapping[str, Any] | None = None, **validation: Any
     ) -> Json:
         """``validate_dataset`` for a ``path`` on the server, in any readable ``format``; nothing is registered."""
-        body = {"path": path, "format": format, "options": dict(options or {}), **validation}
-        return self.post("/v1/datasets/validate", body)
+        spec = {"path": path, "format": format, "options": dict(options or {}), **validation}
+        return self.submit("validate", spec)
 
     def register_dataset(self, name: str, path: str, new_version: bool = False) -> Json:
         """``path``: on the server, or a URL, inside its data roots. ``new_version``: the name may exist."""
         return self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
 
-    def upload_corpus(
-        self,
-        source: str | Path,
-        on_progress: Progress | None = None,
-        on_sent: Callable[[Json], None] | None = None,
-    ) -> Json:
+    def upload_corpus(self, source: str | Path, on_progress: Progress | None = None) -> Json:
         """Send a folder or a zip, in any readable format, and unpack it on the server.
 
         Args:
             on_progress: receives the bytes that have been sent and those of the zip, repeatedly.
-            on_sent: receives the upload once all is there, before it is unpacked; ``upload`` then has how far that is.
 
         Returns: the upload; its ``path`` is what a spec of kind convert or validate names.
         Raises: ApiError; UserError ``corpus_missing`` or ``corpus_unreadable`` for the source.
         """
-        archive = open_corpus_archive(Path(source))
-        with archive:
+        with open_corpus_archive(Path(source)) as archive:
             size = archive.seek(0, os.SEEK_END)
-            upload = self.post("/v1/uploads", {"bytes": size})
-            path = f"/v1/uploads/{upload['id']}"
-            while (sent := upload["received"]) < size:
-                archive.seek(sent)
-                data = base64.b64encode(archive.read(upload["chunk_bytes"])).decode("ascii")
-                upload = self.post(f"{path}/chunks", {"offset": sent, "data": data}, repeatable=True)
-                if on_progress is not None:
-                    on_progress(upload["received"], size)
-        if on_sent is not None:
-            on_sent(upload)
-        return self._unpack(path)
+            archive.seek(0)
 
-    def _unpack(self, path: str) -> Json:
-        """Unpack an upload. A repeated request finds the first one at work and waits for it."""
-        while True:
-            try:
-                response = self.send("POST", f"{path}/unpack", repeatable=True, timeout=UNPACK_TIMEOUT)
-            except ApiError as error:
-                if error.code != "upload_busy":
-                    raise
-                time.sleep(UNPACK_POLL_SECONDS)
-            else:
-                return read_json(response)
+            def chunks() -> Iterator[bytes]:
+                while chunk := archive.read(UPLOAD_CHUNK_BYTES):
+                    yield chunk
+                    if on_progress is not None:
+                        on_progress(archive.tell(), size)
 
-    def upload(self, upload_id: str) -> Json:
-        """Bytes ``received``; while it is unpacked ``unpacked`` of its ``members``; after that its ``path``."""
-        return self.get(f"/v1/uploads/{quote(upload_id, safe='')}")
+            headers = {"content-type": "application/zip", "content-length": str(size)}
+            response = self.send("POST", "/v1/uploads", content=chunks(), headers=headers, timeout=UPLOAD_TIMEOUT)
+        return read_json(response)
 
     def delete_upload(self, upload_id: str) -> None:
         self.send("DELETE", f"/v1/uploads/{quote(upload_id, safe='')}")
@@ -137,8 +112,6 @@ class DatasetCalls(Transport):
         view: str = "interleaved",
         split: str | None = None,
         source: str | None = None,
-        tokens: bool = False,
-        encoder: str | None = None,
         q: str = "",
         tag: str | None = None,
     ) -> Json:
@@ -147,17 +120,13 @@ class DatasetCalls(Transport):
         Args:
             q: only those with all of these words; ``next`` is the offset to go on with.
             tag: only those with this tag.
-            tokens: with the number of tokens of each segment, and ``tokens_of``: {"name", "image", "row"}.
-            encoder: whose tokens; None: the newest that was trained there, else a preset.
         """
         query = {"offset": offset, "limit": limit, "view": view, "split": split, "source": source}
-        return self.get(
-            f"{_dataset_path(name)}/documents", **query, tokens=tokens or None, encoder=encoder, q=q or None, tag=tag
-        )
+        return self.get(f"{_dataset_path(name)}/documents", **query, q=q or None, tag=tag)
 
     def dataset_tags(self, name: str) -> dict[str, int]:
         """How many documents and captioned images have each tag."""
-        return {row["tag"]: row["items"] for row in self.get(f"{_dataset_path(name)}/tags")["items"]}
+        return self.dataset(name)["tags"]
 
     def tag_documents(
         self, name: str, items: Sequence[str], *, add: Sequence[str] = (), remove: Sequence[str] = ()
@@ -418,35 +387,3 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
 
     def delete_webhook(self, webhook_id: str) -> None:
         self.send("DELETE", f"/v1/webhooks/{quote(webhook_id, safe='')}")
-
-    def views(self) -> list[Json]:
-        """Saved views of the page, in the order of their names: {"id", "name", "address", "owner", "created_at"}."""
-        return self.get("/v1/views")["items"]
-
-    def save_view(self, name: str, address: str, *, replace: bool = False) -> Json:
-        """Name an address of the page, such as ``?collection=sample-drawings&q=red``, for all who use the service.
-
-        Args:
-            replace: a view of this name gets the address; for its owner and admins.
-        """
-        return self.post("/v1/views", {"name": name, "address": address, "replace": replace})
-
-    def delete_view(self, view_id: str) -> None:
-        """For its owner and admins."""
-        self.send("DELETE", f"/v1/views/{quote(view_id, safe='')}")
-
-    def garbage(self) -> Json:
-        """{"items": […], "bytes": int}: files in the service's home that no row refers to."""
-        return self.get("/v1/garbage")
-
-    def collect_garbage(self) -> Json:
-        """Remove the garbage that is due; the response has the shape of ``garbage``, with what was removed."""
-        return self.post("/v1/garbage/collect", {})
-
-    def homes(self) -> list[Json]:
-        """Homes of workers with files that are not in the store of artifacts yet."""
-        return self.get("/v1/homes")["items"]
-
-    def declare_home_lost(self, home: str) -> Json:
-        """Give up the pending uploads of a home whose machine is gone. Returns: what was pending."""
-        return self.post(f"/v1/homes/{quote(home, safe='')}/lost", {})

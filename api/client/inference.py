@@ -65,13 +65,9 @@ class EncoderCalls(Transport):
     def compare_encoders(self, left: str, right: str, *, paired: bool = True) -> Json:
         return self.get("/v1/encoders/compare", left=left, right=right, paired=paired)
 
-    def import_encoder(self, name: str, path: str, allow_twin: bool = False) -> Json:
-        """``path``: a directory on the server, as ``save_pretrained`` wrote it.
-
-        ``allow_twin``: also if an encoder with the same weights but other files exists; for the owner of that encoder.
-        """
-        option = {"allow_twin": True} if allow_twin else {}
-        return self.post("/v1/encoders", {"name": name, "path": path, **option}, timeout=ENCODER_TIMEOUT)
+    def import_encoder(self, name: str, path: str) -> Json:
+        """``path``: a directory on the server, as ``save_pretrained`` wrote it."""
+        return self.post("/v1/encoders", {"name": name, "path": path}, timeout=ENCODER_TIMEOUT)
 
     def change_encoder(self, id_or_name: str, *, name: str | None = None, pinned: bool | None = None) -> Json:
         """Rename or pin an encoder; None leaves name or pin as it is."""

@@ -84,9 +84,6 @@ class RunCalls(Transport):
         """Pause a run; one at work writes a checkpoint first."""
         return self.post(f"{_run_path(run_id)}/pause")
 
-    def unpause(self, run_id: str) -> Json:
-        return self.post(f"{_run_path(run_id)}/unpause")
-
     def resume(self, run_id: str, *, timeout_seconds: float | None = None) -> Json:
         """Continue a cancelled or failed run from its last checkpoint.
 

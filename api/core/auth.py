@@ -1,10 +1,7 @@
 """API keys ``PREFIX.SECRET``, the configured admin key, and authentication of requests.
 
-The database holds a key's prefix and a keyed hash of its secret, which has 256 random bits: a fast hash is enough.
-
-The configured admin key (``LCL_ADMIN_KEY``, or the file ``key`` of the home folder) may be chosen by people, so its row
-holds an HMAC under a pepper that is not in the database: ``LCL_KEY_PEPPER``, or the file ``key-pepper`` of the home
-folder, which all processes of the api share. Without the pepper the database allows no dictionary attack.
+The database holds a key's prefix and a keyed hash of its secret, which has 256 random bits: a fast hash is enough. The
+configured admin key is ``LCL_ADMIN_KEY``, or the file ``key`` of the home folder.
 """
 
 from __future__ import annotations
@@ -12,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +23,6 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
 from api.core.settings import KEY_MARK, ApiSettings
-from lcl_core.common.errors import UserError
-from lcl_core.common.paths import load_or_create_secret
 from lcl_core.db.audit import record_action
 from lcl_core.db.models import ApiKey
 from lcl_core.db.session import Database
@@ -60,16 +54,10 @@ def new_key(owner: str, role: str, expires: datetime | None = None) -> tuple[str
     return f"{prefix}.{secret}", row
 
 
-def verify_key(session: Session, key: str, configured: ConfiguredKey | None) -> ApiKey | None:
-    """Row of a valid, unexpired key, else None. A wrong secret takes as long as an unknown prefix.
-
-    Args:
-        configured: the only key that matches a row made from settings.
-    """
+def verify_key(session: Session, key: str) -> ApiKey | None:
+    """Row of a valid, unexpired key, else None. A wrong secret takes as long as an unknown prefix."""
     prefix, secret = split_key(key)
     row = session.get(ApiKey, prefix)
-    if row is not None and row.configured:
-        return row if configured is not None and configured.matches(key, row) else None
     digest, none = _secret_hash(prefix, secret), "0" * 64
     current = hmac.compare_digest(digest, row.hash if row else none)
     previous = hmac.compare_digest(digest, (row.previous_hash if row else None) or none)
@@ -117,82 +105,32 @@ def _secret_hash(prefix: str, secret: str) -> str:
     return hmac.digest(prefix.encode(), secret.encode(), "sha256").hex()
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-
-
-class ConfiguredKey:
-    """The configured admin key that this process read at its start.
-
-    Args:
-        pepper: at least 128 random bits.
-    """
-
-    def __init__(self, key: str, pepper: bytes) -> None:
-        self.prefix, _ = split_key(key)
-        self._pepper = pepper
-        self._pepper_id = hmac.digest(pepper, b"pepper", "sha256").hex()[:16]
-        self.hash = self._hash(key)
-
-    def matches(self, key: str, row: ApiKey) -> bool:
-        """Whether ``key`` is this key, and the row still holds it.
-
-        A process with other settings may have replaced the row. A process with another pepper (a machine with its own
-        home) leaves a hash that cannot be compared here; then the settings of this process decide.
-        """
-        same = hmac.compare_digest(self._hash(key), self.hash)
-        comparable = row.hash.startswith(f"{self._pepper_id}:")
-        return same and (not comparable or hmac.compare_digest(row.hash, self.hash))
-
-    def _hash(self, key: str) -> str:
-        """81 characters: id of the pepper, and the HMAC."""
-        return f"{self._pepper_id}:{hmac.digest(self._pepper, _digest(key), 'sha256').hex()}"
-
-
-def ensure_configured_key(settings: ApiSettings, database: Database) -> ConfiguredKey:
+def ensure_configured_key(settings: ApiSettings, database: Database) -> None:
     """Make the configured key valid, with the role admin, and revoke every previously configured key.
 
     Several processes may do so at once. Raises: UserError ``insecure_secret``.
     """
     settings.check_secrets()
-    configured = ConfiguredKey(settings.read_admin_key(), _read_pepper(settings))
-    for last in (False, True):
-        try:
-            with database.session() as session:
-                _upsert_configured_key(session, configured)
-                _revoke_other_configured_keys(session, configured.prefix)
-            break
-        except IntegrityError:  # another process inserted the row meanwhile
-            if last:
-                raise
-    return configured
+    prefix, secret = split_key(settings.read_admin_key())
+    digest = _secret_hash(prefix, secret)
+    try:
+        _configure_key(database, prefix, digest)
+    except IntegrityError:  # another process inserted the row meanwhile
+        _configure_key(database, prefix, digest)
 
 
-def _upsert_configured_key(session: Session, configured: ConfiguredKey) -> None:
-    row = session.get(ApiKey, configured.prefix)
-    if row is None or row.hash != configured.hash:
-        record_action(session, "admin", configured.prefix, "keys.configure", configured.prefix)
-    if row is None:
-        row = ApiKey(prefix=configured.prefix, owner="admin", created_at=utc_now())
-        session.add(row)
-    row.hash, row.role, row.expires, row.configured = configured.hash, "admin", None, True
-    row.previous_hash = row.previous_until = None
-
-
-def _revoke_other_configured_keys(session: Session, prefix: str) -> None:
-    session.flush()
-    others = delete(ApiKey).where(ApiKey.configured, ApiKey.prefix != prefix).returning(ApiKey.prefix)
-    for revoked in session.scalars(others).all():
-        record_action(session, "admin", prefix, "keys.revoke", revoked)
-        log.info("a key that is no longer configured was revoked", prefix=revoked)
-
-
-def _read_pepper(settings: ApiSettings) -> bytes:
-    file = settings.home / "key-pepper"
-    pepper = settings.key_pepper.get_secret_value() or load_or_create_secret(file, lambda: secrets.token_hex(32))
-    if len(pepper) < 32:
-        raise UserError(f"{file} is damaged; remove it, and the next start makes a new one", code="insecure_secret")
-    return pepper.encode()
+def _configure_key(database: Database, prefix: str, digest: str) -> None:
+    with database.session() as session:
+        row = session.get(ApiKey, prefix)
+        if row is None or row.hash != digest:
+            record_action(session, "admin", prefix, "keys.configure", prefix)
+            session.merge(
+                ApiKey(prefix=prefix, hash=digest, owner="admin", role="admin", configured=True, created_at=utc_now())
+            )
+        others = delete(ApiKey).where(ApiKey.configured, ApiKey.prefix != prefix).returning(ApiKey.prefix)
+        for revoked in session.scalars(others).all():
+            record_action(session, "admin", prefix, "keys.revoke", revoked)
+            log.info("a key that is no longer configured was revoked", prefix=revoked)
 
 
 @dataclass(frozen=True)
@@ -215,58 +153,32 @@ def check_owner(principal: Principal, noun: str, name: str, owner: str, verb: st
         raise Problem(403, "forbidden", f"{noun} {name!r} is {owner}'s: its owner or an admin may {verb} it")
 
 
-@dataclass(frozen=True)
-class _CacheEntry:
-    """``cache_expires``: on the monotonic clock of the cache; ``key_expires``: wall-clock time."""
-
-    principal: Principal
-    cache_expires: float
-    key_expires: datetime | None
-
-
 class PrincipalCache:
-    """Principals by digest of their key, for a second. Thread-safe.
-
-    A change of keys in this process takes effect at once (``clear``), one in another process within that second.
-
-    Args:
-        clock: monotonic seconds.
-    """
+    """Principals by digest of their key, for a second. A change of keys in this process clears it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._entries: dict[bytes, _CacheEntry] = {}
-        self._version = 0
-        self._lock = threading.Lock()
-
-    @property
-    def version(self) -> int:
-        """Number of changes of keys; read it before the database, and pass it to ``put``."""
-        with self._lock:
-            return self._version
+        self._entries: dict[bytes, tuple[Principal, float, datetime | None]] = {}
 
     def get(self, key: str, moment: datetime) -> Principal | None:
         """The cached principal of a key that is still valid at ``moment``."""
-        with self._lock:
-            entry = self._entries.get(_digest(key))
-        if entry is None or self._clock() >= entry.cache_expires:
+        found = self._entries.get(_digest(key))
+        if found is None:
             return None
-        return None if entry.key_expires is not None and moment >= entry.key_expires else entry.principal
+        principal, cache_expires, key_expires = found
+        return principal if self._clock() < cache_expires and (key_expires is None or moment < key_expires) else None
 
-    def put(self, key: str, principal: Principal, version: int, key_expires: datetime | None) -> None:
-        """Cache a valid key, unless keys changed since ``version``."""
-        with self._lock:
-            if version != self._version:
-                return
-            if len(self._entries) >= _MAX_CACHED:
-                self._entries.clear()
-            self._entries[_digest(key)] = _CacheEntry(principal, self._clock() + CACHE_SECONDS, key_expires)
+    def put(self, key: str, principal: Principal, key_expires: datetime | None) -> None:
+        if len(self._entries) >= _MAX_CACHED:
+            self._entries.clear()
+        self._entries[_digest(key)] = principal, self._clock() + CACHE_SECONDS, key_expires
 
     def clear(self) -> None:
-        """Drop everything after a change of keys."""
-        with self._lock:
-            self._version += 1
-            self._entries.clear()
+        self._entries.clear()
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 class Authenticator:
@@ -276,7 +188,6 @@ class Authenticator:
         self._database = database
         self._threads = CapacityLimiter(_MAX_LOOKUPS)
         self.cache = PrincipalCache()
-        self.configured_key: ConfiguredKey | None = None  # set by AppState.prepare
 
     async def authenticate(self, authorization: str | None) -> Principal:
         """A key that was valid within the last second costs no query; any other costs one, in one of few threads.
@@ -295,15 +206,14 @@ class Authenticator:
         return await to_thread.run_sync(self._verify, key, limiter=self._threads)
 
     def _verify(self, key: str) -> Principal:
-        version = self.cache.version
         with self._database.reading() as session:
-            row = verify_key(session, key, self.configured_key)
+            row = verify_key(session, key)
         if row is None:
             raise Problem(401, "unauthorized", "the API key is unknown, revoked or expired", headers=_CHALLENGE)
         if last_used_is_stale(row):
             self._record_use(row.prefix)
         principal = Principal(row.owner, row.role, row.prefix)
-        self.cache.put(key, principal, version, cache_valid_until(row))
+        self.cache.put(key, principal, cache_valid_until(row))
         return principal
 
     def _record_use(self, prefix: str) -> None:

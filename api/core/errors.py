@@ -89,47 +89,6 @@ def database_disk_fault(error: BaseException | None, folders: list[Path]) -> tup
 
 log = structlog.get_logger(__name__)
 
-STATUS_OF_CODE = {
-    "bad_cursor": 400,
-    "item_not_found": 404,
-    "unknown_collection": 404,
-    "unknown_dataset": 404,
-    "unknown_encoder": 404,
-    "unknown_kind": 404,
-    "artifacts_lost": 404,
-    "unknown_home": 404,
-    "unknown_run": 404,
-    "unknown_study": 404,
-    "archive_too_large": 413,
-    "ambiguous_name": 409,
-    "collection_changed": 409,
-    "collection_full": 409,
-    "dataset_exists": 409,
-    "dataset_in_use": 409,
-    "encoder_changed": 409,
-    "encoder_in_use": 409,
-    "encoder_mismatch": 409,
-    "forbidden_transition": 409,
-    "idempotency_conflict": 409,
-    "in_product": 409,
-    "item_exists": 409,
-    "name_taken": 409,
-    "run_in_study": 409,
-    "run_is_awaited": 409,
-    "timeout_reached": 409,
-    "overloaded": 429,
-    "deadline_exceeded": 504,
-    "artifacts_pending": 503,
-    "files_elsewhere": 409,
-    "encoder_unloaded": 503,
-    "examination_busy": 503,
-    "out_of_memory": 503,
-    "pool_closed": 503,
-    "device_busy": 503,
-    "map_failed": 503,
-    "store_forbidden": 503,
-    "store_unreachable": 503,
-}
 CODE_OF_STATUS = {
     400: "bad_request",
     401: "unauthorized",
@@ -219,7 +178,7 @@ def error_response(
 def error_detail(error: BaseException) -> dict[str, str | None]:
     """Error object for a response that has begun, whose status can no longer report the error."""
     if isinstance(error, UserError):
-        return error_object(status_of(error), error.code, str(error), error.field)
+        return error_object(error.status, error.code, str(error), error.field)
     log.error("answer broke off", exc_info=error)
     return error_object(500, "internal_error", "internal error; the service's log has details")
 
@@ -236,23 +195,16 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def status_of(error: UserError) -> int:
-    """HTTP status of a UserError: its own, else by its code, else 422."""
-    if isinstance(error, Problem):
-        return error.status
-    return STATUS_OF_CODE.get(error.code, 422)
-
-
 async def _user_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, UserError)
-    return error_response(status_of(error), error.code, str(error), error.field, _headers_of(error))
+    return error_response(error.status, error.code, str(error), error.field, _headers_of(error))
 
 
 def _headers_of(error: UserError) -> Mapping[str, str] | None:
     """Its own headers, else Retry-After for errors that pass."""
     if isinstance(error, Problem):
         return error.headers
-    seconds = getattr(error, "retry_after", 1.0 if status_of(error) == 503 else None)
+    seconds = getattr(error, "retry_after", 1.0 if error.status == 503 else None)
     return None if seconds is None else {"retry-after": str(max(1, math.ceil(seconds)))}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -86,22 +86,12 @@ class ProcessMetrics:
             for folder in folders:
                 gauge.labels(str(folder)).set_function(partial(_read_disk, folder, figure))
 
-    def export_slots(self, count: Callable[[], Mapping[str, int]]) -> None:
-        """Export ``lcl_places``: running requests and open streams of valid keys, {kind: number}."""
-        gauge = Gauge("lcl_places", "Requests under way", ("kind",), registry=self.registry)
-        for kind in count():
-            gauge.labels(kind).set_function(partial(_read_slots, count, kind))
-
 
 def _read_disk(folder: Path, figure: str) -> float:
     try:
         return float(getattr(shutil.disk_usage(folder), figure))
     except OSError:
         return math.nan
-
-
-def _read_slots(count: Callable[[], Mapping[str, int]], kind: str) -> float:
-    return count()[kind]
 
 
 log = structlog.get_logger(__name__)

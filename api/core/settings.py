@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr
 from sqlalchemy.engine import make_url
 
 from lcl_core.common.errors import UserError
@@ -32,37 +32,14 @@ class ApiSettings(Settings):
         BUILT_DOCS, description="folder with the documentation site that make docs builds, served at /docs/guide"
     )
     admin_key: SecretStr = Field(SecretStr(""), description="of the first admin, who makes all other keys")
-    key_pepper: SecretStr = Field(SecretStr(""), description="enters the hash of the admin key; empty: a file in home")
-    database_patience_seconds: float = Field(
-        60, ge=0, le=3600, description="how long a start waits for a PostgreSQL that does not answer"
-    )
-    max_body_bytes: int = Field(2 * 2**20, ge=1024, description="largest request body, bytes")
-    max_media_body_bytes: int = Field(64 * 2**20, ge=1024, description="the same where images are sent, bytes")
-    body_bytes_at_once: int = Field(
-        256 * 2**20, ge=2048, description="of all request bodies that one process keeps; one key may hold half of them"
-    )
-    body_seconds: float = Field(
-        30, gt=0, le=3600, description="in which a request body arrives; each megabyte that has come adds one second"
-    )
-    head_seconds: float = Field(
-        15, gt=0, le=3600, description="in which a connection sends the head of its next request, else it is closed"
-    )
-    max_connections: int = Field(
-        1000, ge=4, description="at one process; a further one takes the place of the one that has been idle longest"
-    )
+    max_body_bytes: int = Field(64 * 2**20, ge=1024, description="largest request body, bytes")
+    body_seconds: float = Field(60, gt=0, le=3600, description="in which a request body arrives")
     max_upload_bytes: int = Field(
         4 << 30, ge=0, description="of a corpus that a client sends: of the zip, and of its files unpacked; 0: none"
     )
-    max_json_depth: int = Field(64, ge=4, le=500, description="of objects and lists in a body within each other")
     max_image_bytes: int = Field(16 * 2**20, ge=1024, description="largest encoded image, bytes")
     max_image_pixels: int = Field(40_000_000, ge=1, description="of one image")
     max_request_pixels: int = Field(200_000_000, ge=1, description="of all images in one request together")
-    image_memory_bytes: int = Field(
-        480 << 20, ge=16 << 20, description="in which large images are decoded, of all requests at one time"
-    )
-    image_wait_seconds: float = Field(
-        30, gt=0, le=3600, description="for which a request with large images waits for that memory"
-    )
     max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
     max_text_characters: int = Field(20_000, ge=1, description="of one text")
     encoder_memory_bytes: int = Field(4 << 30, ge=1, description="of all encoders that are kept in memory")
@@ -72,21 +49,10 @@ class ApiSettings(Settings):
     inference_precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of vectors; auto: bf16 where the hardware multiplies it"
     )
-    warm_encoders: bool = Field(
-        True, description="load the encoders of the newest collections, and index captions, when the service starts"
-    )
+    warm_encoders: bool = Field(True, description="load the encoders of the newest collections when the service starts")
     texts_apart: bool = Field(True, description="compute text vectors in a separate process while many are requested")
-    max_export_bytes: int = Field(8 << 30, ge=0, description="of an encoder that is rewritten in a format of others")
-    export_seconds: float = Field(300, gt=0, le=3600, description="after which such a rewriting is given up")
-    duplicates_seconds: float = Field(
-        90, gt=0, le=3600, description="after which a search for near-duplicates gives up"
-    )
     writing_seconds: float = Field(
         120, gt=0, le=3600, description="after which captions and continuations that are not written end with an error"
-    )
-    event_poll_seconds: float = Field(0.5, gt=0, le=60, description="between two looks at the runs that streams follow")
-    event_stream_seconds: float = Field(
-        900, gt=0, le=86_400, description="after which a stream ends; its reader comes back, if its key still opens"
     )
     queued_runs_per_owner: int = Field(
         10_000, ge=0, description="runs of one owner that are not finished; 0: any number"
@@ -100,18 +66,6 @@ class ApiSettings(Settings):
     requests_per_minute: int = Field(
         30_000, ge=1, description="of one key, over the processes that share LCL_BROKER_URL"
     )
-    requests_at_once: int = Field(128, ge=1, description="of one key; streams may hold half of them")
-    streams_at_once: int = Field(128, ge=1, description="event streams of one owner, over all keys of that owner")
-
-    @model_validator(mode="after")
-    def _each_body_fits(self) -> Self:
-        largest = max(self.max_body_bytes, self.max_media_body_bytes)
-        if self.body_bytes_at_once < 2 * largest:
-            raise ValueError(
-                f"LCL_BODY_BYTES_AT_ONCE must be at least {2 * largest}: one key may hold half of it, and the largest "
-                "body (LCL_MAX_BODY_BYTES, LCL_MAX_MEDIA_BODY_BYTES) must fit into that half"
-            )
-        return self
 
     def check_secrets(self) -> None:
         """Raises: UserError ``insecure_secret`` for a weak admin key, and when a team's deployment has none."""
@@ -119,11 +73,6 @@ class ApiSettings(Settings):
         problem = secret_weakness(configured)
         if problem and (configured or self.team):
             raise UserError(f"LCL_ADMIN_KEY {problem}; make one with `openssl rand -hex 32`", code="insecure_secret")
-        pepper = self.key_pepper.get_secret_value()
-        if pepper and (
-            problem := secret_weakness(pepper) or ("is shorter than 32 characters" if len(pepper) < 32 else None)
-        ):
-            raise UserError(f"LCL_KEY_PEPPER {problem}; make one with `openssl rand -hex 32`", code="insecure_secret")
         password = make_url(self.resolved_database_url).password
         if self.team and password is not None and _is_well_known(str(password)):
             raise UserError(

@@ -1,21 +1,18 @@
-"""Audit log, quotas, workers, orphaned folders and homes with pending uploads."""
+"""Audit log, quotas and workers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Path, Query
+from fastapi import APIRouter, Query
 
 from api.core.errors import ERROR_RESPONSES
 from api.core.session import single_thread_endpoint
-from api.deps import Admin, PageLimit, ReadSessionDep, StateDep, Viewer, WriteSessionDep
-from api.schemas.admin import AuditView, GarbageList, GarbageView, HomeUploadsView, QuotaView, WorkerView
+from api.deps import Admin, PageLimit, ReadSessionDep, StateDep, Viewer
+from api.schemas.admin import AuditView, QuotaView, WorkerView
 from api.schemas.base import Line, ListOf, PageOf
-from api.services.state import AppState
 from api.services.workers import worker_views
-from lcl_core.db import audit, garbage, quotas
-from lcl_core.db.outbox import abandon_uploads, pending_uploads
+from lcl_core.db import audit, quotas
 
 audit_router = APIRouter(prefix="/v1/audit", tags=["keys"], responses=ERROR_RESPONSES)
 
@@ -66,53 +63,3 @@ workers_router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=ERR
 def list_workers(_: Viewer, session: ReadSessionDep) -> ListOf[WorkerView]:
     """Workers seen lately, with their devices and current run."""
     return ListOf[WorkerView](items=worker_views(session))
-
-
-garbage_router = APIRouter(prefix="/v1/garbage", tags=["garbage"], responses=ERROR_RESPONSES)
-
-
-@garbage_router.get("", summary="List garbage")
-def list_garbage(_: Admin, state: StateDep) -> GarbageList:
-    """Folders that no row names, their bytes, and whether their grace period is over."""
-    settings, stored = state.settings, _stored(state)
-    return _garbage_list(garbage.list_garbage(state.database, settings.home, settings.gc_grace_seconds, stored))
-
-
-@garbage_router.post("/collect", summary="Delete garbage", status_code=202)
-def collect(_: Admin, state: StateDep, _audited: WriteSessionDep, after: BackgroundTasks) -> GarbageList:
-    """Remove folders whose grace period is over, as workers do once an hour. Returns those folders."""
-    # the audit entry is written in the transaction of ``_audited``, which is not open while folders are listed
-    settings, stored = state.settings, _stored(state)
-    orphans = garbage.record_garbage(state.database, settings.home, settings.gc_grace_seconds, stored)
-    store = None if stored is None else state.artifacts.store
-    due = [orphan for orphan in orphans if orphan.due]
-    paths = [orphan.path for orphan in due]
-    after.add_task(garbage.remove_garbage, state.database, settings.home, paths, store, settings)
-    return _garbage_list(due)
-
-
-homes_router = APIRouter(prefix="/v1/homes", tags=["homes"], responses=ERROR_RESPONSES)
-HomeId = Annotated[str, Path(description="id of the home folder")]
-
-
-@homes_router.get("", summary="List homes with pending uploads")
-@single_thread_endpoint
-def list_homes(_: Admin, session: ReadSessionDep) -> ListOf[HomeUploadsView]:
-    """Home folders of workers with files that are not in the store of artifacts yet."""
-    return ListOf[HomeUploadsView](items=[HomeUploadsView.model_validate(each) for each in pending_uploads(session)])
-
-
-@homes_router.post("/{home}/lost", summary="Declare home lost")
-def declare_lost(home: HomeId, _: Admin, session: WriteSessionDep) -> HomeUploadsView:
-    """Give up the pending uploads of a home whose machine is gone: runs that need the files fail at once."""
-    return HomeUploadsView.model_validate(abandon_uploads(session, home))
-
-
-def _stored(state: AppState) -> Iterator[tuple[str, int]] | None:
-    """Keys and bytes in the artifact store, if there is one. Raises: UserError ``store_unreachable``."""
-    return state.artifacts.store.iter_keys() if state.settings.artifacts else None
-
-
-def _garbage_list(orphans: list[garbage.Orphan]) -> GarbageList:
-    items = [GarbageView.model_validate(orphan) for orphan in orphans]
-    return GarbageList(items=items, bytes=sum(orphan.bytes for orphan in orphans))

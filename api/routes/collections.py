@@ -46,7 +46,6 @@ from api.schemas.collections import (
     SearchRequest,
     SearchResponse,
     Target,
-    VectorPage,
 )
 from api.services import search as search_service
 from api.services.collection_items import add_items, change_labels, remove_item
@@ -88,15 +87,15 @@ def one(name: CollectionReference, _: Viewer, state: StateDep, session: ReadSess
 
 
 @router.post("/{name}/search", summary="Search collection")
-async def search(name: CollectionReference, body: SearchRequest, principal: Viewer, state: StateDep) -> SearchResponse:
+async def search(name: CollectionReference, body: SearchRequest, _: Viewer, state: StateDep) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
-    return await search_service.search(state, name, body, principal.owner)
+    return await search_service.search(state, name, body)
 
 
 @router.get("/{name}/duplicates", summary="Find near-duplicates")
 async def duplicates(
     name: CollectionReference,
-    principal: Viewer,
+    _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
     threshold: Annotated[float, Query(ge=0, le=1, description="the cosine from which on two are linked")] = 0.95,
@@ -110,8 +109,8 @@ async def duplicates(
     started = time.perf_counter()
     opened = await to_thread.run_sync(open_for_search, state, session, name, limiter=state.drawing)
     cache = state.inference().duplicates  # imported by now: the collection is open
-    seconds, part = state.settings.duplicates_seconds, slice(offset, offset + limit)
-    page, total = await cache.queue.run(principal.owner, cache.page, opened.collection, threshold, seconds, part)
+    part = slice(offset, offset + limit)
+    page, total = await to_thread.run_sync(cache.page, opened.collection, threshold, part, limiter=state.comparing)
     groups = [
         DuplicateGroupView(
             size=size, items=[{"score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits]
@@ -156,28 +155,6 @@ def image(name: CollectionReference, item: ItemId, _: Viewer, state: StateDep, s
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=300"})
 
 
-@router.get("/{name}/vectors", summary="List vectors", response_model=VectorPage)
-@in_thread_pool("exporting")
-def vectors(
-    name: CollectionReference,
-    _: Viewer,
-    state: StateDep,
-    session: ReadSessionDep,
-    target: VectorTarget = "images",
-    offset: Offset = 0,
-    limit: Annotated[int, Query(ge=1, le=1000, description="greatest number of vectors")] = 1000,
-) -> Response:
-    """Ids and their vectors, row-aligned, page by page.
-
-    Pages of a collection that changes in between repeat and lack images; an export is of one state.
-    """
-    _row, collection = open_collection(state, session, name)
-    session.close()
-    total = collection.count(target)
-    ids, rows = collection.at(target, range(total)[offset : offset + limit])
-    return json_response(VectorPage(ids=ids, vectors=rows.tolist(), total=total, offset=offset))
-
-
 @router.get("/{name}/map", summary="Get map of collection", response_model=CollectionMap)
 @in_thread_pool("drawing")
 def map_(
@@ -201,7 +178,7 @@ def map_(
 )
 async def map_file(
     name: CollectionReference,
-    principal: Viewer,
+    _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
     limit: Annotated[int, Query(ge=1, le=100_000, description="greatest number of points; by t-SNE 10,000")] = 50_000,
@@ -215,7 +192,7 @@ async def map_file(
     """
     opened = await to_thread.run_sync(open_for_search, state, session, name, limiter=state.drawing)
     maps = state.inference().maps
-    file = await maps.queues[method].run(principal.owner, maps.get_file, opened.collection, limit, method)
+    file = await to_thread.run_sync(maps.get_file, opened.collection, limit, method, limiter=state.comparing)
     return Response(file, media_type=BYTES)
 
 

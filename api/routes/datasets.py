@@ -25,34 +25,28 @@ from api.deps import (
 from api.schemas.base import ListOf
 from api.schemas.data import (
     ChangedItemsView,
+    DatasetDetail,
     DatasetRequest,
     DatasetVersionView,
     DatasetView,
     DocumentPage,
     ItemTagsRequest,
-    PathValidationRequest,
-    TagCountView,
-    ValidationRequest,
 )
-from api.schemas.runs import RunView
-from api.services.runs import run_view, validate_submission
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import Root, resolve_allowed
-from lcl_core.db import datasets, deletion, registry, submit
+from lcl_core.db import datasets, deletion, registry
 from lcl_core.db.models import Dataset
 from lcl_core.specs.base import Tag
 
 if TYPE_CHECKING:
-    from api.services.token_counts import TokenCounter
     from lcl_core.data.corpus.base import Corpus
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], responses=ERROR_RESPONSES)
 IMAGES = documented_responses("image/png", "image/jpeg", "image/gif", "image/webp")
 Split = Annotated[str | None, Query(max_length=200, description="only captioned images of this split")]
 Source = Annotated[str | None, Query(max_length=200, description="only captioned images of this source")]
-Counter = Annotated[str | None, Query(max_length=200, description="whose tokens are counted")]
 
 
 @router.get("", summary="List datasets")
@@ -61,41 +55,12 @@ def page(_: Viewer, session: ReadSessionDep) -> ListOf[DatasetView]:
     return ListOf[DatasetView](items=[DatasetView.model_validate(row) for row in datasets.list_datasets(session)])
 
 
-@router.post("/validate", summary="Validate corpus", status_code=202)
-def validate_path(
-    body: PathValidationRequest,
-    principal: Submitter,
-    state: StateDep,
-    session: WriteSessionDep,
-    after: BackgroundTasks,
-    response: Response,
-) -> RunView:
-    """Queue a run that validates the corpus at a path, in any supported format; nothing is registered."""
-    return _submit_validation(body.model_dump(), principal, state, session, after, response)
-
-
-@router.post("/{name}/validate", summary="Validate dataset", status_code=202)
-def validate(
-    name: DatasetName,
-    principal: Submitter,
-    state: StateDep,
-    session: WriteSessionDep,
-    after: BackgroundTasks,
-    response: Response,
-    body: ValidationRequest | None = None,
-) -> RunView:
-    """Queue a run that validates a dataset; its report, plots and quarantine list are the run's artifacts."""
-    datasets.get_dataset(session, name)
-    spec = {"dataset": name, **(body or ValidationRequest()).model_dump()}
-    return _submit_validation(spec, principal, state, session, after, response)
-
-
 @router.post("", summary="Register dataset", status_code=201)
 async def register(
     body: DatasetRequest, principal: Submitter, state: StateDep, transaction: WriteTransactionDep, response: Response
 ) -> DatasetView:
     """Read and register a corpus, as a new dataset or as a new version of one of the caller's own."""
-    root, statistics, digest = await state.long_reads.run(principal.owner, _read_corpus, state, body.path)
+    root, statistics, digest = await to_thread.run_sync(_read_corpus, state, body.path, limiter=state.long_reads)
 
     def write(session: Session) -> DatasetView:
         registry.check_name(session, "dataset", body.name, principal.owner, admin=principal.visible_owner is None)
@@ -113,8 +78,14 @@ async def register(
 
 @router.get("/{name}", summary="Get dataset")
 @single_thread_endpoint
-def one(name: DatasetName, _: Viewer, session: ReadSessionDep) -> DatasetView:
-    return DatasetView.model_validate(datasets.get_dataset(session, name))
+def one(name: DatasetName, _: Viewer, session: ReadSessionDep) -> DatasetDetail:
+    """With its versions, the newest first, and the tags of its documents and captioned images."""
+    row = datasets.get_dataset(session, name)
+    return DatasetDetail(
+        **DatasetView.model_validate(row).model_dump(),
+        versions=[DatasetVersionView.model_validate(each) for each in datasets.list_versions(session, name)],
+        tags=datasets.count_tags(session, row),
+    )
 
 
 @router.delete("/{name}", summary="Delete dataset", status_code=204)
@@ -131,14 +102,6 @@ def delete(
         after.add_task(remove_tree, registry.absolute_path(home, path))
 
 
-@router.get("/{name}/versions", summary="List versions of dataset")
-@single_thread_endpoint
-def versions(name: DatasetName, _: Viewer, session: ReadSessionDep) -> ListOf[DatasetVersionView]:
-    """All versions, newest first, with their content hashes."""
-    rows = datasets.list_versions(session, name)
-    return ListOf[DatasetVersionView](items=[DatasetVersionView.model_validate(row) for row in rows])
-
-
 @router.get("/{name}/statistics", summary="Get statistics of dataset")
 @in_thread_pool("reading_corpora")
 def statistics(name: DatasetName, _: Viewer, state: StateDep, session: ReadSessionDep) -> dict[str, Any]:
@@ -146,12 +109,6 @@ def statistics(name: DatasetName, _: Viewer, state: StateDep, session: ReadSessi
     dataset = datasets.get_dataset(session, name)
     session.close()  # no connection is held while files are read
     return dataset.statistics or _store_statistics(state, dataset)
-
-
-def _token_counter(state: AppState, session: Session, encoder: str | None) -> TokenCounter:
-    from api.services.token_counts import find_counter  # tokenizers
-
-    return find_counter(state, session, encoder)
 
 
 @router.get("/{name}/documents", summary="List documents of dataset", response_model=DocumentPage)
@@ -170,18 +127,12 @@ def documents(
     source: Source = None,
     q: Annotated[str, Query(max_length=200, description="only items with all of these words, from offset on")] = "",
     tag: Annotated[Tag | None, Query(description="only items with this tag, from offset on")] = None,
-    tokens: Annotated[bool, Query(description="count the tokens of each segment")] = False,
-    encoder: Counter = None,
 ) -> Response:
     """Documents with their images in place, or captioned images (of a split and a source).
 
     ``q``: a search ends after two seconds, also with fewer items; ``next`` is the offset to go on with.
-
-    ``tokens``: with each segment's length in the tokens of ``encoder``, by default of the newest that was trained
-    here or comes with the product, where there is none of the preset ``sample``; ``tokens_of`` says which.
     """
     dataset = datasets.get_dataset(session, name)
-    counter = _token_counter(state, session, encoder) if tokens else None
     among = None if tag is None else datasets.tagged_items(session, dataset, [tag])
     session.close()
     corpus, browser = _open_corpus(state, dataset), state.corpora()
@@ -201,18 +152,7 @@ def documents(
         tags = datasets.item_tags(session, dataset, [item["item"] for item in page["items"]])
     for item in page["items"]:
         item["tags"] = tags[item["item"]]
-    if counter is not None:
-        counter.add_to(page["items"])
-        page["tokens_of"] = counter.view()
     return json_response(DocumentPage(**page))
-
-
-@router.get("/{name}/tags", summary="List tags of dataset")
-@single_thread_endpoint
-def tags(name: DatasetName, _: Viewer, session: ReadSessionDep) -> ListOf[TagCountView]:
-    """Tags of its documents and captioned images, and how many have each."""
-    counts = datasets.count_tags(session, datasets.get_dataset(session, name))
-    return ListOf[TagCountView](items=[TagCountView(tag=tag, items=number) for tag, number in counts.items()])
 
 
 @router.patch("/{name}/tags", summary="Change tags of documents")
@@ -263,26 +203,10 @@ def _read_corpus(state: AppState, path: str) -> tuple[Root, dict[str, Any], str]
     return root, browser.statistics(corpus), corpus.content_hash()
 
 
-def _submit_validation(
-    spec: dict[str, Any],
-    principal: Principal,
-    state: AppState,
-    session: Session,
-    after: BackgroundTasks,
-    response: Response,
-) -> RunView:
-    parsed = validate_submission(session, "validate", spec, state.settings)
-    with state.quotas.admit_runs(session, principal.owner, 1):
-        run = submit.submit(session, "validate", parsed, owner=principal.owner)
-    response.headers["location"] = f"/v1/runs/{run.id}"
-    after.add_task(state.wakeups.wake, [run.id])
-    return run_view(session, run)
-
-
 def _tagged_items(state: AppState, principal: Principal, name: str, items: Sequence[str]) -> list[str]:
     """Locations of the items, which are the principal's to tag; contents that have no hash yet get one.
 
-    Raises: Problem 403, 422 ``unknown_item``; UserError.
+    Raises: Problem 403, 422 ``bad_request``; UserError.
     """
     with state.database.reading() as session:
         dataset = datasets.get_dataset(session, name)

@@ -29,6 +29,7 @@ from api.services.encoder_archive import (
     StagedEncoder,
     discard_staged,
     encoder_files,
+    exported_files,
     import_bytes,
     sending_seconds,
     stage_import,
@@ -62,12 +63,8 @@ async def import_(
     transaction: WriteTransactionDep,
     response: Response,
 ) -> EncoderView:
-    """Copy an encoder's directory on the server into the service: files and row, or neither.
-
-    The weights of a registered encoder are accepted with the same other files only. Its owner, and an admin, may import
-    them with different files by ``allow_twin``.
-    """
-    staged = await state.long_reads.run(principal.owner, _stage, state, body.path, principal.owner)
+    """Copy an encoder's directory on the server into the service: files and row, or neither."""
+    staged = await to_thread.run_sync(_stage, state, body.path, principal.owner, limiter=state.long_reads)
     try:
         async with transaction() as session:  # only now: write transactions exclude each other
             view = await to_thread.run_sync(_register, staged, session, body, principal, state)
@@ -89,7 +86,7 @@ def _stage(state: AppState, path: str, owner: str) -> StagedEncoder:
 def _register(
     staged: StagedEncoder, session: Session, body: EncoderImportRequest, principal: Principal, state: AppState
 ) -> EncoderView:
-    row = staged.register(session, body.name, principal, allow_twin=body.allow_twin)
+    row = staged.register(session, body.name, principal)
     state.quotas.charge_folder(session, principal.owner, row.path, staged.size)
     if state.artifacts.holder is not None:
         outbox.enqueue_upload(session, row.path, 1, state.artifacts.holder)
@@ -184,7 +181,7 @@ def figures_(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> I
 @in_thread_pool("exporting")
 def export(
     encoder: EncoderReference,
-    principal: Viewer,
+    _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
     format: Annotated[ExportFormat, Query(description=FORMAT_DESCRIPTION)] = AS_STORED,
@@ -192,8 +189,7 @@ def export(
     """The directory as a tar: as stored, ready for ``from_pretrained``, or converted to another library's format.
 
     What a format cannot express is refused with the reason (422 ``not_expressible``). Encoders of other libraries are
-    exported as stored. Files that changed since their registration are refused (409 ``encoder_changed``). Converted is
-    one encoder of an owner at a time (503 ``busy``), until it is sent.
+    exported as stored. Files that changed since their registration are refused (409 ``encoder_changed``).
     """
     row = registry.get_encoder(session, encoder)
     name = row.id if format == AS_STORED else f"{row.id}-{format}"
@@ -202,7 +198,7 @@ def export(
         with damage_as_problem(row, directory):
             encoder_files(directory)
             check_unchanged(registry.registered_files(row), hash_files(directory))
-            files = stack.enter_context(state.exporter.files(directory, format, principal.owner))
+            files = stack.enter_context(exported_files(directory, format, state.settings.encoders_dir))
         size = tar_size(files, name)
         headers = {
             "content-disposition": f'attachment; filename="{name}.tar"',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 from fastapi import APIRouter, Response
@@ -22,11 +23,15 @@ from lcl_core.db.session import now
 from lcl_core.db.states import LEASED
 
 CONSUMED_WITHIN = timedelta(seconds=60)
+READINESS_SECONDS = 1.0  # for which checks are kept: each writes files and publishes a message
 
 
 def check_readiness(state: AppState) -> dict[str, CheckView]:
-    """All checks by name, those of the last second if there were any."""
-    return state.readiness.get(lambda: _run_checks(state))
+    """All checks by name, those of the last second if there were any: anybody may ask for them without a key."""
+    with state.checking:
+        if time.monotonic() - state.checked_at >= READINESS_SECONDS:
+            state.checks, state.checked_at = _run_checks(state), time.monotonic()
+        return state.checks
 
 
 def _run_checks(state: AppState) -> dict[str, CheckView]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from sse_starlette.sse import EventSourceResponse
 
@@ -22,13 +22,10 @@ from api.schemas.inference import (
     EmbeddingRequest,
     EmbeddingResponse,
     ModelList,
-    ModelView,
 )
-from api.services.encoders import list_models, model_view
+from api.services.encoders import list_models
 from api.services.inference import attend, caption, continue_document, embed
-from lcl_core.db import registry
 
-ModelReference = Annotated[str, Path(description="id or name of an encoder", examples=["drawings-v5"])]
 router = APIRouter(prefix="/v1", tags=["inference"], responses=ERROR_RESPONSES)
 STREAM_RESPONSES = documented_responses(
     "application/json",
@@ -45,25 +42,16 @@ def models(_: Viewer, session: ReadSessionDep) -> ModelList:
     return ModelList(data=list_models(session))
 
 
-@router.get("/models/{model:path}", summary="Get model")
-@single_thread_endpoint
-def model(model: ModelReference, _: Viewer, session: ReadSessionDep) -> ModelView:
-    """An encoder, by id or the newest of a name, as OpenAI's API describes a model."""
-    return model_view(registry.get_encoder(session, model), model)
-
-
 @router.post("/embeddings", summary="Create embeddings", response_model=EmbeddingResponse)
-async def embeddings(
-    body: EmbeddingRequest, principal: Viewer, state: StateDep, session: ReadSessionDep
-) -> JSONResponse:
+async def embeddings(body: EmbeddingRequest, _: Viewer, state: StateDep, session: ReadSessionDep) -> JSONResponse:
     """L2-normalised vectors of texts and images in one space. ``base64`` is little-endian float32."""
-    return await embed(state, session, body, principal.owner)
+    return await embed(state, session, body)
 
 
 @router.post("/captions", summary="Create captions", response_model=CaptionResponse, responses=STREAM_RESPONSES)
-async def captions(body: CaptionRequest, principal: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
+async def captions(body: CaptionRequest, _: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
     """Generated captions of the images; with ``stream`` piece by piece."""
-    texts, consumers = await caption(state, session, body, principal.owner)
+    texts, consumers = await caption(state, session, body)
     if body.stream:
         return EventSourceResponse(consumers.events(texts, lambda index, text: {"index": index, "caption": text}))
     data = [CaptionView(index=index, caption=text) for index, text in enumerate(await consumers.wait_all(texts))]
@@ -73,9 +61,9 @@ async def captions(body: CaptionRequest, principal: Viewer, state: StateDep, ses
 @router.post(
     "/continuations", summary="Continue document", response_model=ContinuationResponse, responses=STREAM_RESPONSES
 )
-async def continuations(body: ContinuationRequest, principal: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
+async def continuations(body: ContinuationRequest, _: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
     """Text generated after a document, which is read as in training; with ``stream`` piece by piece."""
-    text, consumers = await continue_document(state, session, body, principal.owner)
+    text, consumers = await continue_document(state, session, body)
     if body.stream:
         return EventSourceResponse(consumers.events([text], lambda index, text: {"index": index, "text": text}))
     return ContinuationResponse(model=body.model, text=(await consumers.wait_all([text]))[0])
@@ -84,8 +72,6 @@ async def continuations(body: ContinuationRequest, principal: Viewer, state: Sta
 @router.post(
     "/attention", summary="Get attention maps", response_model=AttentionResponse, response_model_exclude_none=True
 )
-async def attention(
-    body: AttentionRequest, principal: Viewer, state: StateDep, session: ReadSessionDep
-) -> JSONResponse:
+async def attention(body: AttentionRequest, _: Viewer, state: StateDep, session: ReadSessionDep) -> JSONResponse:
     """Weights of the attentive pooling, by which patches are mixed into an image's vector."""
-    return await attend(state, session, body, principal.owner)
+    return await attend(state, session, body)

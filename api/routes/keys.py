@@ -58,9 +58,9 @@ def rotate(
     row = _lock_key(state, session, prefix)
     if row.configured:
         message = "this key comes from LCL_ADMIN_KEY or the file `key`; change it there and start again"
-        raise Problem(409, "configured_key", message)
+        raise Problem(409, "conflict", message)
     if row.expires is not None and row.expires <= auth.utc_now():
-        raise Problem(409, "expired_key", "this key has expired; make a new one")
+        raise Problem(409, "conflict", "this key has expired; make a new one")
     key = auth.rotate_key(row, timedelta(seconds=(body or KeyRotationRequest()).grace_seconds))
     return NewKeyView(key=key, **KeyView.model_validate(row).model_dump())
 
@@ -68,7 +68,7 @@ def rotate(
 @router.delete("/{prefix}", summary="Revoke key", status_code=204)
 def revoke(prefix: KeyPrefix, principal: Admin, state: StateDep, session: WriteSessionDep) -> None:
     if prefix == principal.prefix:
-        raise Problem(409, "own_key", "a key cannot revoke itself; use another admin key")
+        raise Problem(409, "conflict", "a key cannot revoke itself; use another admin key")
     session.delete(_lock_key(state, session, prefix))
 
 
@@ -82,5 +82,5 @@ def _lock_key(state: AppState, session: Session, prefix: str) -> ApiKey:
 def _get_key(session: Session, prefix: str, lock: bool = False) -> ApiKey:
     row = session.get(ApiKey, prefix, with_for_update=lock)
     if row is None:
-        raise Problem(404, "unknown_key", f"there is no key {prefix!r}")
+        raise Problem(404, "not_found", f"there is no key {prefix!r}")
     return row

@@ -6,7 +6,7 @@ Also schemas and presets of specs, and estimates of runs.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Response
@@ -40,19 +40,15 @@ from api.schemas.runs import (
 )
 from api.services.run_files import OCTET_STREAM, RunFiles
 from api.services.runs import (
-    check_priority,
-    check_submission,
     metrics_json,
-    parse_submission,
-    predecessor_ids,
     run_view,
     run_views,
+    submit_run,
     validate_submission,
 )
 from lcl_core.common import files
-from lcl_core.db import registry, runs
+from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
-from lcl_core.db.models import Run
 from lcl_core.db.states import State
 from lcl_core.jobs import Kind
 from lcl_core.specs.base import Tag, presets
@@ -84,30 +80,7 @@ def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> RunView:
     """Queue a run. The same Idempotency-Key and body give the same run."""
-    owner, visible_owner = principal.owner, principal.visible_owner
-    spec = parse_submission(body.kind, body.spec)
-    chosen = body.model_dump(include={"priority", "max_attempts", "resource", "gpus"})
-    # before all checks of what is there now: a repeated request gets its run whatever has changed since
-    body_hash = db_submit.hash_submission(body.kind, spec, body.name, body.tags, body.after, **chosen)
-    run = db_submit.find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash)
-    if run is None:
-        check_priority(body.priority, visible_owner is None, state.settings.max_priority)
-        check_submission(session, spec, state.settings)
-        registry.check_run_names(session, body.kind, spec, body.name, owner, admin=visible_owner is None)
-        with state.quotas.admit_runs(session, owner, 1):
-            run = db_submit.submit(
-                session,
-                body.kind,
-                spec,
-                body.name,
-                body.tags,
-                owner,
-                idempotency_key,
-                **chosen,
-                after=predecessor_ids(session, body.after, visible_owner),
-                visible_to=visible_owner,
-                body_hash=body_hash,
-            )
+    run = submit_run(state, session, body, principal, idempotency_key)
     response.headers["location"] = f"/v1/runs/{run.id}"
     after.add_task(state.wakeups.wake, [run.id])
     log.info("run_submitted", run=run.id, kind=run.kind, owner=run.owner)
@@ -148,29 +121,6 @@ def annotate(run_id: RunId, body: RunAnnotation, _: Submitter, session: WriteSes
     return run_view(session, runs.annotate_run(session, run_id, body.model_dump(exclude_unset=True)))
 
 
-@router.post("/{run_id}/cancel", summary="Cancel run")
-@single_thread_endpoint
-def cancel(run_id: RunId, _: Submitter, session: WriteSessionDep) -> RunView:
-    """A queued run is cancelled at once; a running one writes a checkpoint first."""
-    return run_view(session, runs.cancel_run(session, run_id))
-
-
-@router.post("/{run_id}/pause", summary="Pause run")
-@single_thread_endpoint
-def pause(run_id: RunId, _: Submitter, session: WriteSessionDep) -> RunView:
-    """Pause a run, which keeps its queue position; a running one is ``pausing`` until its checkpoint is written."""
-    return run_view(session, runs.pause_run(session, run_id))
-
-
-@router.post("/{run_id}/unpause", summary="Unpause run")
-@single_thread_endpoint
-def unpause(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
-    """Queue a paused run again, to continue from its last checkpoint."""
-    run = runs.unpause_run(session, run_id)
-    after.add_task(state.wakeups.wake, [run.id])
-    return run_view(session, run)
-
-
 @router.post("/{run_id}/resume", summary="Resume run")
 @single_thread_endpoint
 def resume(
@@ -181,22 +131,40 @@ def resume(
     after: BackgroundTasks,
     body: RunResumption | None = None,
 ) -> RunView:
-    """Queue a failed or cancelled run again, to continue from its last checkpoint.
+    """Queue a paused, failed or cancelled run again, to continue from its last checkpoint.
 
     A run that has used up its ``timeout_seconds`` needs a higher limit (409 ``timeout_reached``).
     """
     changes = {} if body is None else body.model_dump(exclude_unset=True)
-    with state.quotas.admit_runs(session, runs.get_run(session, run_id).owner, 1):
-        run = runs.resume_run(session, run_id, changes)
+    run = runs.get_run(session, run_id)
+    if run.state == State.PAUSED:
+        run = runs.unpause_run(session, run_id)
+    else:
+        with state.quotas.admit_runs(session, run.owner):
+            run = runs.resume_run(session, run_id, changes)
     after.add_task(state.wakeups.wake, [run.id])
     return run_view(session, run)
 
 
-@router.post("/{run_id}/retry", summary="Retry run")
+@router.post("/{run_id}/{action}", summary="Cancel, pause or retry run")
 @single_thread_endpoint
-def retry(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
-    """Queue a failed or cancelled run again, from the beginning."""
-    with state.quotas.admit_runs(session, runs.get_run(session, run_id).owner, 1):
+def act(
+    run_id: RunId,
+    action: Annotated[Literal["cancel", "pause", "retry"], Path(description="what happens to the run")],
+    _: Submitter,
+    state: StateDep,
+    session: WriteSessionDep,
+    after: BackgroundTasks,
+) -> RunView:
+    """A queued run is cancelled or paused at once; a running one writes a checkpoint first.
+
+    A paused run keeps its queue position. ``retry`` queues a failed or cancelled run again, from the beginning.
+    """
+    if action == "cancel":
+        return run_view(session, runs.cancel_run(session, run_id))
+    if action == "pause":
+        return run_view(session, runs.pause_run(session, run_id))
+    with state.quotas.admit_runs(session, runs.get_run(session, run_id).owner):
         run = runs.retry_run(session, run_id)
     after.add_task(state.wakeups.wake, [run.id])
     return run_view(session, run)
@@ -253,7 +221,7 @@ def events(
 ) -> EventSourceResponse:
     """Server-sent events ``metrics`` and ``state`` until the run has ended; Last-Event-ID resumes."""
     runs.get_run(session, run_id)
-    return EventSourceResponse(state.feeds.events(run_id, last_event_id, state.settings.event_stream_seconds))
+    return EventSourceResponse(state.feeds.events(run_id, last_event_id))
 
 
 @router.get("/{run_id}/artifacts", summary="List artifacts of run")
@@ -305,7 +273,7 @@ def estimate(
     """
     _check_kind(kind)
     if kind != "pretrain":
-        raise Problem(422, "not_estimated", f"runs of kind {kind} are not estimated, only pretrain is", field="kind")
+        raise Problem(422, "bad_request", f"runs of kind {kind} are not estimated, only pretrain is", field="kind")
     spec = validate_submission(session, kind, body.spec, state.settings)
     db_submit.find_trunk(session, spec, principal.visible_owner)
     return EstimateView.model_validate(asdict(runs.estimate_run(session, spec, body.resource, principal.visible_owner)))

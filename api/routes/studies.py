@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Response
 from sqlalchemy.orm import Session
 
@@ -41,7 +42,6 @@ from api.services.studies import (
     study_table,
     study_title,
     study_view,
-    validate_study,
 )
 from lcl_core.db import runs, studies
 from lcl_core.db.models import Study
@@ -84,7 +84,8 @@ def submit(
 @router.post("/plan", summary="Plan study")
 def plan(body: StudySubmission, principal: Viewer, state: StateDep, session: ReadSessionDep) -> StudyPlanView:
     """Number of runs of a submission, and the time of its pre-trainings; nothing is queued."""
-    spec = validate_study(session, body.spec, state.settings.roots)
+    spec = parse_study(body.spec)
+    check_study(session, spec, state.settings.roots)
     time = studies.estimate_training(session, spec, principal.owner, principal.visible_owner)
     estimate = {"seconds": None, "certainty": None} if time is None else asdict(time)
     return StudyPlanView(**studies.plan_study(session, spec, principal.owner), **estimate)
@@ -143,7 +144,7 @@ def extend(
     study = studies.get_study(session, study_id)
     with state.quotas.admit_runs(session, study.owner):
         added = studies.extend_study(session, study, body)
-    validate_study(session, study.spec, state.settings.roots)
+    check_study(session, parse_study(study.spec), state.settings.roots)
     after.add_task(state.wakeups.wake, [run.id for run in added])
     return _view(session, study)
 
@@ -185,10 +186,10 @@ def curves(study_id: StudyId, _: Viewer, session: ReadSessionDep, value: MetricN
 
 @router.get("/{study_id}/compare", summary="Compare rows of study")
 async def compare(
-    study_id: StudyId, principal: Viewer, state: StateDep, left: RowNumber, right: RowNumber
+    study_id: StudyId, _: Viewer, state: StateDep, left: RowNumber, right: RowNumber
 ) -> RowComparisonView:
     """Two rows of the table by their numbers, counted from 0: paired tests over seeds and over samples."""
-    return await state.long_reads.run(principal.owner, _compare, state, study_id, left, right)
+    return await to_thread.run_sync(_compare, state, study_id, left, right, limiter=state.long_reads)
 
 
 def _compare(state: AppState, study_id: str, left: int, right: int) -> RowComparisonView:

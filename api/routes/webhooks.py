@@ -63,7 +63,7 @@ def remove(webhook_id: WebhookId, principal: Admin, session: WriteSessionDep) ->
 def _get_webhook(session: Session, webhook_id: str) -> Webhook:
     row = session.get(Webhook, webhook_id)
     if row is None:
-        raise Problem(404, "unknown_webhook", f"there is no webhook {webhook_id!r}")
+        raise Problem(404, "not_found", f"there is no webhook {webhook_id!r}")
     return row
 
 

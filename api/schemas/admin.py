@@ -61,28 +61,6 @@ class QuotaView(BaseModel):
     bytes_limit: int | None = Field(description="null: any number")
 
 
-class GarbageView(RowView):
-    path: str = Field(
-        description="relative to the service's home; with store/ before it, to the store of artifacts; with tables/ or "
-        "indexes/, the name of an index of vectors"
-    )
-    bytes: int = Field(description="size")
-    seen_at: datetime | None = Field(description="since when it is known; none: not noted yet")
-    due: bool = Field(description="its grace is over")
-
-
-class GarbageList(BaseModel):
-    items: list[GarbageView] = Field(description="folders and files that no record names")
-    bytes: int = Field(description="their size together")
-
-
-class HomeUploadsView(RowView):
-    home: str = Field(description="id of the home folder, of one or more workers")
-    folders: int = Field(description="number of its folders that are not in the store of artifacts yet")
-    paths: list[str] = Field(description="of the first hundred of them, relative to the home")
-    error: str | None = Field(description="of the last upload of one of them, if it failed")
-
-
 class WebhookRequest(RequestModel):
     model_config = ConfigDict(
         json_schema_extra=request_example(url="https://hooks.example.org/lcl", events=["run.failed"])

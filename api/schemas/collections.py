@@ -267,13 +267,6 @@ class AddedItemsView(BaseModel):
     images: int = Field(description="how many images the collection holds then")
 
 
-class VectorPage(BaseModel):
-    ids: list[str] = Field(description="in the order of the vectors")
-    vectors: list[list[float]] = Field(description="one per id, of length 1")
-    total: int = Field(description="vectors in all")
-    offset: int = Field(description="of the first one")
-
-
 class MapPointView(BaseModel):
     id: str = Field(description="of the image")
     x: float = Field(description="-1 to 1")

@@ -11,63 +11,19 @@ from api.schemas.base import PathText, RequestModel, RowView, request_example
 from lcl_core.specs.base import Name, Tag
 
 
-class CorpusPathRequest(RequestModel):
-    path: PathText = Field(description="folder or zip on the server, or a URL of shards, inside its data roots")
-
-
-class CorpusInputRequest(CorpusPathRequest):
-    format: Annotated[str, StringConstraints(max_length=40)] = Field("auto", description="of what lies at path")
-    options: dict[str, Any] = Field({}, description="of the format's reader")
-
-
-class ValidationRequest(RequestModel):
-    """How a corpus is to be validated; the spec of kind validate says what each field means."""
-
-    model_config = ConfigDict(json_schema_extra=request_example(tokens=False))
-
-    workers: int | None = Field(None, description="processes that decode; null: one a core")
-    tokens: bool = Field(True, description="measure texts in tokens; false: in words, which is faster")
-    similarity_threshold: float = Field(0.24, description="images matched below this are not usable")
-    min_image_side: int = Field(8, description="a shorter side below this is too small, in pixels")
-
-
-class PathValidationRequest(CorpusInputRequest, ValidationRequest):
-    """The same for a corpus that is not registered."""
-
-    model_config = ConfigDict(json_schema_extra=request_example(path="/srv/corpora/manuals", tokens=False))
-
-
-class DatasetRequest(CorpusPathRequest):
+class DatasetRequest(RequestModel):
     model_config = ConfigDict(json_schema_extra=request_example(name="manuals", path="/srv/corpora/manuals"))
 
     name: Name = Field(description="name of the dataset")
+    path: PathText = Field(description="folder or zip on the server, or a URL of shards, inside its data roots")
     new_version: bool = Field(False, description="a name that exists stands for this corpus from now on")
-
-
-class UploadRequest(RequestModel):
-    model_config = ConfigDict(json_schema_extra=request_example(bytes=1_048_576))
-
-    bytes: int = Field(ge=1, le=2**50, description="size of the zip")
-
-
-class UploadChunk(RequestModel):
-    model_config = ConfigDict(json_schema_extra=request_example(offset=0, data="UEsFBgAAAAAAAAAAAAAAAAAAAAAAAA=="))
-
-    offset: int = Field(ge=0, le=2**50, description="of the first byte in the zip")
-    data: str = Field(min_length=1, description="the bytes as base64")
 
 
 class UploadView(BaseModel):
     id: str = Field(description="id of the upload")
-    bytes: int = Field(description="size of the zip")
-    received: int = Field(description="bytes of it that have arrived")
-    chunk_bytes: int = Field(description="most bytes of one chunk")
-    path: str | None = Field(description="folder of the unpacked corpus on the server; null: not unpacked")
-    files: int | None = Field(description="files that were unpacked by this request; null: none were")
-    unpacked: int | None = Field(
-        None, description="members of the zip that are unpacked; null: it is not being unpacked"
-    )
-    members: int | None = Field(None, description="members of the zip, while it is unpacked")
+    bytes: int = Field(description="of its files, unpacked")
+    files: int = Field(description="number of them")
+    path: str = Field(description="folder of the corpus on the server")
 
 
 class DatasetView(RowView):
@@ -89,6 +45,11 @@ class DatasetVersionView(RowView):
     created_at: datetime = Field(description="when it was registered")
 
 
+class DatasetDetail(DatasetView):
+    versions: list[DatasetVersionView] = Field(description="all of them, the newest first")
+    tags: dict[str, int] = Field(description="number of documents and captioned images with each tag")
+
+
 class DocumentPage(BaseModel):
     items: list[dict[str, Any]] = Field(
         description="documents with their segments: texts, and images with their URL; item names each for its tags"
@@ -99,9 +60,6 @@ class DocumentPage(BaseModel):
     offset: int = Field(description="that was asked for")
     splits: list[str] = Field([], description="that a filter can ask for")
     sources: list[str] = Field([], description="the same")
-    tokens_of: dict[str, Any] | None = Field(
-        None, description="what counted the tokens: its name, tokens of an image, and of a row of the model"
-    )
 
 
 class ItemTagsRequest(RequestModel):
@@ -128,11 +86,6 @@ class ChangedItemsView(BaseModel):
     changed: int = Field(description="items whose tags are others now")
 
 
-class TagCountView(BaseModel):
-    tag: str = Field(description="the tag")
-    items: int = Field(description="documents and captioned images that have it")
-
-
 class EncoderView(RowView):
     id: str = Field(description="id of the encoder")
     name: str = Field(description="its name; newer encoders may have the same one")
@@ -151,9 +104,6 @@ class EncoderImportRequest(RequestModel):
     name: Name = Field(description="name of the encoder")
     path: PathText = Field(
         description="directory on the server, inside its data roots: of lcl, OpenCLIP, timm or Hugging Face"
-    )
-    allow_twin: bool = Field(
-        False, description="also if an encoder of the same owner has these weights and other files"
     )
 
 

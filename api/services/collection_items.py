@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import to_thread
 from sqlalchemy.orm import Session
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lcl_core.serving.batched_engine import BatchedEngine
 
 TEXTS_PER_BATCH = 256
+Result = TypeVar("Result")
 MAX_LABELS = 32  # that an image may get here; one of a corpus may have more
 
 
@@ -62,12 +63,14 @@ async def add_items(
     Raises: Problem 422 naming the item, 409 without the encoder; UserError as ``collections.add_items``.
     """
     check_count(body.items, state.settings, "items")
-    request, repeated = await to_thread.run_sync(
-        _find_repetition, reader, name, body, owner, key, limiter=state.inferring
-    )
-    if repeated is not None:
-        return repeated
-    urls = {f"items.{index}.image": item.image for index, item in enumerate(body.items)}
+    request = None
+    if key is not None:
+        row = await to_thread.run_sync(registry.get_collection, reader, name, limiter=state.inferring)
+        body_hash = submit.hash_body({"collection": row.name, **body.model_dump()})
+        request = collections.IdempotentRequest(owner, key, body_hash)
+        ids = await to_thread.run_sync(collections.find_repeated_addition, reader, request, limiter=state.inferring)
+        if ids is not None:
+            return ids, row
 
     def begin() -> tuple[BatchedEngine, OpenedCollection]:
         opened = open_for_search(state, reader, name, ["images"])
@@ -81,42 +84,40 @@ async def add_items(
         submitted = _submit_images(body.items, images, encoder, state.settings)
         return [image.vector for image in submitted], (encoder, opened, submitted)
 
-    futures, (encoder, opened, submitted) = await read_images(state, owner, urls, begin, read)
+    urls = {f"items.{index}.image": item.image for index, item in enumerate(body.items)}
+    futures, (encoder, opened, submitted) = await read_images(state, urls, begin, read)
     vectors = await gather_results(futures)
     records = [image.record for image in submitted] if opened.collection.has_text_vectors else []
     texts = await _text_vectors(encoder, records)
     additions = [_addition(image, vector, texts) for image, vector in zip(submitted, vectors, strict=True)]
 
+    def write(writer: Session) -> tuple[list[str], CollectionRow]:
+        """The vectors stay valid; names and types of labels are those of now."""
+
+        def add(_: CollectionRow, collection: Collection, ref: collections.CollectionRef) -> Any:
+            labels = _stored_labels(collection, body.items)
+            return collections.add_items(
+                writer,
+                ref,
+                [_with_labels(addition, each) for addition, each in zip(additions, labels, strict=True)],
+                opened.collection.encoder_hash,
+                replace=body.replace,
+                request=request,
+                owner=owner,
+                check_quota=partial(state.quotas.check_addition, writer, owner),
+            )
+
+        return _change_open_collection(state, reader, writer, opened.id, add)
+
     async with transaction() as writer:
-        options = {"replace": body.replace, "request": request}
-        return await to_thread.run_sync(
-            partial(_write_items, state, reader, writer, opened, body.items, additions, owner, **options)
-        )
-
-
-def _find_repetition(
-    reader: Session, name: str, body: AddItemsRequest, owner: str, key: str | None
-) -> tuple[collections.IdempotentRequest | None, tuple[list[str], CollectionRow] | None]:
-    """The idempotent request, and its result if it was made before. Raises: UserError."""
-    row = registry.get_collection(reader, name)
-    if key is None:
-        return None, None
-    request = collections.IdempotentRequest(owner, key, submit.hash_body({"collection": row.name, **body.model_dump()}))
-    ids = collections.find_repeated_addition(reader, request)
-    return request, None if ids is None else (ids, row)
+        return await to_thread.run_sync(write, writer)
 
 
 def remove_item(state: AppState, reader: Session, writer: Session, name: str, item: str) -> None:
     """Raises: UserError as ``collections.remove_item``; Problem 503."""
-    for _ in range(MAX_ATTEMPTS):
-        row, collection = open_collection(state, reader, name)
-        reader.close()
-        try:
-            collections.remove_item(writer, collections.CollectionRef(row.id, row.path, collection.in_base), item)
-            return
-        except collections.CollectionReplaced:
-            writer.rollback()
-    raise collection_busy(name)
+    _change_open_collection(
+        state, reader, writer, name, lambda _row, _collection, ref: collections.remove_item(writer, ref, item)
+    )
 
 
 def change_labels(
@@ -126,23 +127,34 @@ def change_labels(
 
     Raises: UserError ``item_not_found`` or ``bad_label`` with the field, ``collection_full``; Problem 503.
     """
+
+    def change(row: CollectionRow, collection: Collection, ref: collections.CollectionRef) -> int:
+        changed = _relabel(reader, row.id, collection, body)
+        reader.close()
+        if changed:
+            check = partial(state.quotas.check_addition, writer, owner)
+            collections.replace_records(writer, ref, changed, collection.last_change, owner=owner, check_quota=check)
+        return len(changed)
+
+    return _change_open_collection(state, reader, writer, name, change)
+
+
+def _change_open_collection(
+    state: AppState,
+    reader: Session,
+    writer: Session,
+    name: str,
+    change: Callable[[CollectionRow, Collection, collections.CollectionRef], Result],
+) -> Result:
+    """What ``change`` returns, called again where an index run has replaced the open directory meanwhile."""
     for _ in range(MAX_ATTEMPTS):
         row, collection = open_collection(state, reader, name)
         try:
-            changed = _relabel(reader, row.id, collection, body)
-        except collections.CollectionReplaced:
-            continue
-        finally:
-            reader.close()
-        if not changed:
-            return 0
-        ref = collections.CollectionRef(row.id, row.path, collection.in_base)
-        try:
-            check = partial(state.quotas.check_addition, writer, owner)
-            collections.replace_records(writer, ref, changed, collection.last_change, owner=owner, check_quota=check)
-            return len(changed)
+            return change(row, collection, collections.CollectionRef(row.id, row.path, collection.in_base))
         except collections.CollectionReplaced:
             writer.rollback()
+        finally:
+            reader.close()
     raise collection_busy(name)
 
 
@@ -172,32 +184,6 @@ def _relabel(
     return changed
 
 
-def _write_items(
-    state: AppState,
-    reader: Session,
-    writer: Session,
-    opened: OpenedCollection,
-    items: Sequence[NewItemRequest],
-    additions: Sequence[collections.ItemAddition],
-    owner: str,
-    **options: Any,
-) -> tuple[list[str], CollectionRow]:
-    """Write vectors computed for an older state: they stay valid, names and types of labels are those of now."""
-    options |= {"owner": owner, "check_quota": partial(state.quotas.check_addition, writer, owner)}
-    for _ in range(MAX_ATTEMPTS):
-        row, collection = open_collection(state, reader, opened.id)
-        reader.close()
-        ref = collections.CollectionRef(row.id, row.path, collection.in_base)
-        labels = _stored_labels(collection, items)
-        labelled = [_with_labels(addition, each) for addition, each in zip(additions, labels, strict=True)]
-        try:
-            encoder_hash = opened.collection.encoder_hash
-            return collections.add_items(writer, ref, labelled, encoder_hash, **options)
-        except collections.CollectionReplaced:
-            writer.rollback()
-    raise collection_busy(opened.id)
-
-
 def _stored_labels(collection: Collection, items: Sequence[NewItemRequest]) -> list[dict[str, str]]:
     """Of each item, as the collection stores them. Raises: UserError ``bad_label`` that names the item's label."""
     return [collection.stored_labels(item.labels, f"items.{index}") for index, item in enumerate(items)]
@@ -225,7 +211,7 @@ def _submit_images(
         name = item.name or hashlib.sha256(raw).hexdigest()
         if name in names:
             message = f"{field}: the same name, or without names the same image, as items.{names[name]}"
-            raise Problem(422, "duplicate_item", message, field=f"{field}.name")
+            raise Problem(422, "bad_request", message, field=f"{field}.name")
         names[name] = index
         (vector,) = encoder.submit_images([image])
         data, media_type = stored_image(raw, image)

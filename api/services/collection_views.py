@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from safetensors.numpy import save
 
-from api.core.long_reads import LongReadQueue, comparison_queue
 from api.schemas.collections import CollectionMap, MapMethod, MapPointView, SearchQuery
 from lcl_core.collections import file_format
 from lcl_core.collections.collection import Collection, Hit
@@ -25,13 +24,14 @@ from lcl_core.collections.projection import NEIGHBOURS, kept_neighbours, project
 from lcl_core.collections.query import combine_vectors, unit_vector
 from lcl_core.collections.records import read_set
 from lcl_core.collections.thumbnail import thumbnail
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.sandbox import SandboxLimits, run_sandboxed
 
 MAX_NEIGHBOUR_POINTS = 10_000  # of a map by t-SNE, which takes some ten seconds of a core for 4,000
 NEIGHBOUR_LIMITS = SandboxLimits(seconds=600, written=16 << 20)  # of the process that computes it
 MAX_MAPS = 4  # of one open collection, by format and number of points
 MAX_LABEL_VALUES = 300  # of a label in a map's file; one with more, such as the file name, is no colour
+DUPLICATES_SECONDS = 90.0  # after which a search for near-duplicates gives up
 MAX_GROUP_ITEMS = 100  # images listed of one group
 MAX_STORED_IMAGE_BYTES = 200_000  # larger images are stored as thumbnails
 log = logging.getLogger(__name__)
@@ -78,7 +78,6 @@ class MapCache:
     def __init__(self) -> None:
         self._maps: WeakKeyDictionary[Collection, dict[tuple[str, int], bytes]] = WeakKeyDictionary()
         self._lock = threading.Lock()
-        self.queues: dict[MapMethod, LongReadQueue] = {"pca": comparison_queue(), "tsne": comparison_queue()}
 
     def get_json(self, collection: Collection, limit: int) -> bytes:
         """``CollectionMap`` of at most ``limit`` images."""
@@ -187,7 +186,7 @@ def _project_neighbours(vectors: np.ndarray) -> np.ndarray:
         if done.status != 0:
             log.warning("map of %d images failed: %s\n%s", len(vectors), done.reason, done.error[-2000:])
             message = "the map by neighbours could not be computed, the service's log says why; try the map by variance"
-            raise UserError(message, code="map_failed")
+            raise Busy(message, code="map_failed")
         return np.load(target, allow_pickle=False)
 
 
@@ -208,25 +207,18 @@ def _label_codes(collection: Collection, rows: list[int]) -> tuple[dict[str, np.
 
 
 class DuplicateCache:
-    """Near-duplicate groups of open collections, for the last threshold of each.
-
-    Attributes:
-        queue: of the calls of ``page``: one searches at a time.
-    """
+    """Near-duplicate groups of open collections, for the last threshold of each. One thread at a time calls it."""
 
     def __init__(self) -> None:
-        self.queue = comparison_queue()
         self._groups: WeakKeyDictionary[Collection, tuple[float, list[list[str]]]] = WeakKeyDictionary()
 
-    def page(
-        self, collection: Collection, threshold: float, seconds: float, part: slice
-    ) -> tuple[list[tuple[int, list[Hit]]], int]:
+    def page(self, collection: Collection, threshold: float, part: slice) -> tuple[list[tuple[int, list[Hit]]], int]:
         """(size, first images) of each group of a page, and the number of groups. Blocks.
 
         Raises: UserError ``too_large``.
         """
         cached, groups = self._groups.get(collection, (-1.0, []))
         if cached != threshold:
-            groups = collection.duplicates(threshold, seconds)
+            groups = collection.duplicates(threshold, DUPLICATES_SECONDS)
             self._groups[collection] = threshold, groups
         return [(len(ids), collection.group(ids[:MAX_GROUP_ITEMS])) for ids in groups[part]], len(groups)

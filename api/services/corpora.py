@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from random import Random
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -21,32 +20,16 @@ from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.records import CaptionPair, ImageSegment, parse_segments
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.data.shards.statistics import count_label, count_value, largest_groups
-from lcl_core.data.validation.report import HashSet
 
 MAX_OPEN_CORPORA = 8
 REMOTE_CACHE_SECONDS = 60  # after which a corpus behind a URL is opened again
 MAX_SEGMENT_CHARACTERS = 20_000
 MAX_SAMPLED_IMAGES = 200
-MAX_COUNTED_NAMES = 1 << 22  # 8 bytes each
-_PENDING_NAMES = 1 << 14
 MAX_LISTED = 20
 SEARCH_SECONDS = 2.0  # after which a search for words says where to go on
 WATCHED_FILES = ("interleaved.jsonl", "interleaved", "pairs.jsonl", "pairs", "index.json")
 IMAGE_SIGNATURES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 ChangeStamp = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class DocumentQuery:
-    """A page of documents."""
-
-    view: Literal["interleaved", "pairs"] = "interleaved"
-    offset: int = 0
-    limit: int = 20
-    split: str | None = None
-    source: str | None = None
-    words: str = ""
-    among: Sequence[str] | None = None  # locations of the items to choose from; None: all
 
 
 class CorpusBrowser:
@@ -70,37 +53,47 @@ class CorpusBrowser:
                 self._open.popitem(last=False)
         return cached[1]
 
-    def statistics(self, corpus: Corpus) -> dict[str, Any]:
-        return compute_statistics(corpus)
+    def page(
+        self,
+        corpus: Corpus,
+        name: str,
+        statistics: dict[str, Any],
+        *,
+        view: Literal["interleaved", "pairs"],
+        offset: int,
+        limit: int,
+        split: str | None,
+        source: str | None,
+        words: str,
+        among: Sequence[str] | None,
+    ) -> dict[str, Any]:
+        """Documents, or captioned images (of a split and a source), with the URLs of their images.
 
-    def page(self, corpus: Corpus, name: str, statistics: dict[str, Any], **query: Any) -> dict[str, Any]:
-        """Documents, or captioned images, with the URLs of their images; arguments as ``DocumentQuery``.
-
-        With words, the next ones from the offset on that have all of them. An unreadable document has no segments and a
-        ``problem``.
+        With words, the next ones from the offset on that have all of them; ``among``: locations of the items to choose
+        from. An unreadable document has no segments and a ``problem``.
         """
-        selection = DocumentQuery(**query)
-        rows: Any = corpus.documents
-        if selection.view == "pairs":
-            rows = corpus.pairs(selection.split, selection.source)
-        among = None
-        if selection.among is not None:
-            among = sorted(row for item in selection.among if (row := rows.find(item)) is not None)
-        found, following = find_rows(rows, selection.words, selection.offset, selection.limit, among)
+        rows: Any = corpus.documents if view == "interleaved" else corpus.pairs(split, source)
+        chosen = None
+        if among is not None:
+            chosen = sorted(row for item in among if (row := rows.find(item)) is not None)
+        found, following = find_rows(rows, words, offset, limit, chosen)
         return {
             "items": [_item_view(name, rows, index) | {"item": rows.location(index)} for index in found],
             "rows": found,
             "next": following,
             "total": len(rows),
-            "offset": selection.offset,
+            "offset": offset,
             "splits": sorted(statistics.get("splits", {})),
             "sources": sorted(statistics.get("sources", {})),
         }
 
+    def statistics(self, corpus: Corpus) -> dict[str, Any]:
+        return compute_statistics(corpus)
+
     def locations(self, corpus: Corpus, items: Sequence[str]) -> list[str]:
         """Locations of items as the corpus writes them: a record's number may be given without its zeros.
 
-        Raises: Problem 422 ``unknown_item`` for a location at which there is nothing.
+        Raises: Problem 422 ``bad_request`` for a location at which there is nothing.
         """
         return [_location(corpus, item, f"items.{number}") for number, item in enumerate(items)]
 
@@ -109,7 +102,7 @@ class CorpusBrowser:
         try:
             data = corpus.image_bytes(image)
         except UserError as error:
-            raise Problem(404, "unknown_image", str(error)) from error
+            raise Problem(404, "not_found", str(error)) from error
         for start, media_type in IMAGE_SIGNATURES:
             if data.startswith(start):
                 return data, media_type
@@ -123,7 +116,7 @@ def _location(corpus: Corpus, item: str, field: str) -> str:
         if (row := rows.find(item)) is not None:
             return rows.location(row)
     message = f"the dataset has no item {item!r}; lists of its documents have the items"
-    raise Problem(422, "unknown_item", message, field=field)
+    raise Problem(422, "bad_request", message, field=field)
 
 
 def find_rows(
@@ -258,37 +251,30 @@ def compute_statistics(corpus: Corpus) -> dict[str, Any]:
 
 
 class _ImageNames:
-    """Number of different names and a sample of them, in bounded memory.
-
-    The count is exact up to ``MAX_COUNTED_NAMES``, an estimate beyond. The sample are the names with the least hashes.
-    """
+    """Different names of images, by 64 bits of their hash, and a random sample of them."""
 
     def __init__(self) -> None:
-        self._hashes = HashSet(MAX_COUNTED_NAMES)
-        self._sampled: dict[int, str] = {}  # by hash
-        self._pending: dict[int, str] = {}
+        self._hashes: set[int] = set()
+        self._sample: list[str] = []
+        self._random = Random(0)  # noqa: S311 - a sample
 
     def add(self, names: Sequence[str]) -> None:
         for name in names:
-            digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            self._pending[int.from_bytes(digest)] = name
-            if len(self._pending) >= _PENDING_NAMES:
-                self._merge()
+            digest = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+            if digest in self._hashes:
+                continue
+            self._hashes.add(digest)
+            if len(self._sample) < MAX_SAMPLED_IMAGES:
+                self._sample.append(name)
+            elif (slot := self._random.randrange(len(self._hashes))) < MAX_SAMPLED_IMAGES:
+                self._sample[slot] = name
 
     def count(self) -> int:
-        self._merge()
-        return round(self._hashes.distinct)
+        return len(self._hashes)
 
     def sample(self) -> list[str]:
         """At most ``MAX_SAMPLED_IMAGES``, sorted."""
-        self._merge()
-        return sorted(self._sampled.values())
-
-    def _merge(self) -> None:
-        if self._pending:
-            self._hashes.add(list(self._pending))
-            least = heapq.nsmallest(MAX_SAMPLED_IMAGES, (self._sampled | self._pending).items())
-            self._sampled, self._pending = dict(least), {}
+        return sorted(self._sample)
 
 
 def _count_segments(document: dict[str, Any]) -> tuple[int, list[str]]:

@@ -7,11 +7,8 @@ Conversions run in a confined process each, so its memory and its crashes stay t
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import stat
 import tarfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +21,6 @@ from sqlalchemy.orm import Session
 
 from api.core.auth import Principal
 from api.core.errors import Problem
-from api.core.settings import ApiSettings
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import Staged, fsync_path, remove_tree
 from lcl_core.common.sandbox import SandboxLimits, run_sandboxed
@@ -34,7 +30,7 @@ from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.encoders.detect import EncoderFormat, detect_encoder
 from lcl_core.encoders.export import FORMATS, check_exportable
 from lcl_core.encoders.export.__main__ import REFUSED
-from lcl_core.encoders.file_hashes import Hashes, changed_files, combined_weights_hash, hash_files, identity_hash
+from lcl_core.encoders.file_hashes import Hashes, combined_weights_hash, hash_files
 from lcl_core.encoders.sandbox import SandboxBusy, inspect_encoder
 from lcl_core.encoders.schemas.base import data_files
 from lcl_core.encoders.schemas.pooling import files_to_import
@@ -44,9 +40,9 @@ ExportFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
 AS_STORED: ExportFormat = "lcl"
 FORMAT_DESCRIPTION = f"`lcl`: as stored; {'; '.join(f'`{name}`: {each.carries}' for name, each in FORMATS.items())}"
 EXAMINATIONS_FOLDER = "examined"  # in the home: results of examinations
-TAR_CHUNK_BYTES = COPY_CHUNK_BYTES = 1 << 20
+TAR_CHUNK_BYTES = 1 << 20
 EXPORT_BASE_BYTES, EXPORT_SIZE_FACTOR = 64 << 20, 4  # largest converted file: bf16 becomes fp32
-MAX_EXPORTS = 4  # converted copies on the disk, until they are sent; of an owner one
+EXPORT_SECONDS = 300.0  # after which a conversion is ended
 SEND_BASE_SECONDS, SEND_BYTES_PER_SECOND = 60.0, 128 << 10  # for which an archive may be sent: a slow line's megabit
 
 
@@ -121,14 +117,13 @@ class StagedEncoder:
         """Relative to the home, as in the row."""
         return f"{self.staged.target.parent.name}/{self.id}"
 
-    def register(self, session: Session, name: str, principal: Principal, *, allow_twin: bool = False) -> EncoderRow:
+    def register(self, session: Session, name: str, principal: Principal) -> EncoderRow:
         """Add the row. Call ``publish`` last before the commit, when nothing else can fail.
 
-        Raises: Problem 409 ``encoder_twin``; UserError ``bad_name``, ``name_taken``.
+        Raises: UserError ``bad_name``, ``name_taken``.
         """
         admin = principal.visible_owner is None
         registry.check_name(session, "encoder", name, principal.owner, admin=admin)
-        self._check_conflicting_files(session, principal, allow_twin)
         row = EncoderRow(
             id=self.id,
             name=name,
@@ -146,21 +141,6 @@ class StagedEncoder:
     def publish(self) -> None:
         self.staged.publish()
 
-    def _check_conflicting_files(self, session: Session, principal: Principal, allow_twin: bool) -> None:
-        """Refuse registered weights with different other files, unless their owner or an admin allows it."""
-        registered = [row for row in registry.encoders_by_weights_hash(session, self.hash) if row.identity is not None]
-        if not registered or identity_hash(self.files) in {row.identity for row in registered}:
-            return
-        if allow_twin and (principal.visible_owner is None or {row.owner for row in registered} == {principal.owner}):
-            return
-        row = registered[0]
-        names = ", ".join(changed_files(registry.registered_files(row), self.files)[:4])
-        message = (
-            f"these are the weights of encoder {row.name!r} ({row.id}) with another {names}; use that encoder, or have "
-            "its owner or an admin import this one with allow_twin: true"
-        )
-        raise Problem(409, "encoder_twin", message, field="path")
-
 
 def stage_import(source: Path, encoders_dir: Path, owner: str) -> StagedEncoder:
     """Copy the data files of ``source`` into a hidden folder of the home, and examine the copy.
@@ -173,14 +153,14 @@ def stage_import(source: Path, encoders_dir: Path, owner: str) -> StagedEncoder:
     with _reading(source):
         paths = files_to_import(source)
         detect_encoder(source)
-        for path in paths.values():
-            path.open("rb").close()
     encoder_id = new_id("enc")
     hidden = encoders_dir / f".import-{encoder_id}"
     hidden.mkdir(parents=True)
     try:
         for name, path in sorted(paths.items()):
-            _copy_file(path, hidden / name)
+            with _reading(path):
+                shutil.copyfile(path, hidden / name)
+            fsync_path(hidden / name)
         fsync_path(hidden)
         files = hash_files(hidden)
         encoder_format, info = inspect_staged(hidden, source, files, owner)
@@ -188,28 +168,6 @@ def stage_import(source: Path, encoders_dir: Path, owner: str) -> StagedEncoder:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
     return StagedEncoder(encoder_id, Staged(hidden, encoders_dir / encoder_id), encoder_format, info, files)
-
-
-def _copy_file(path: Path, target: Path) -> None:
-    """Copy as many bytes of a regular file as it has now, and no link: whoever owns the directory may change it.
-
-    Raises: Problem 422 ``bad_encoder``; OSError of the target's disk.
-    """
-    with _reading(path):
-        file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")  # noqa: SIM115 - closed below
-    with file, target.open("xb") as copy:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise _bad_encoder(f"{path}: it is no regular file any more; import the directory when nobody changes it")
-        missing = status.st_size
-        while missing and (chunk := file.read(min(missing, COPY_CHUNK_BYTES))):
-            copy.write(chunk)
-            missing -= len(chunk)
-    if missing:
-        raise _bad_encoder(
-            f"{path}: it became shorter while it was copied; import the directory when nobody changes it"
-        )
-    fsync_path(target)
 
 
 @contextmanager
@@ -269,73 +227,31 @@ def _bad_encoder(message: str) -> Problem:
     return Problem(422, "bad_encoder", message, field="path")
 
 
-class EncoderExporter:
-    """Converts encoders into temporary copies, one of each owner at a time. Thread-safe."""
+@contextmanager
+def exported_files(directory: Path, name: ExportFormat, encoders_dir: Path) -> Iterator[list[Path]]:
+    """The encoder's files in a format, converted into a temporary copy unless it is stored so, for the block.
 
-    def __init__(self, settings: ApiSettings) -> None:
-        self._settings = settings
-        self._owners: set[str] = set()  # of the copies
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def files(self, directory: Path, name: ExportFormat, owner: str) -> Iterator[list[Path]]:
-        """The encoder's files in a format, until the end of the block.
-
-        Args:
-            owner: who asks for them.
-
-        Raises: Problem 410 (files are gone), 422 ``not_expressible`` with the reason, 503 (too many at once).
-        """
-        stored = encoder_files(directory)
-        if name == AS_STORED or name == detect_encoder(directory).kind:
-            yield stored
-            return
-        check_exportable(name, directory)
+    Raises: Problem 410 (files are gone), 422 ``not_expressible`` with the reason, 503.
+    """
+    stored = encoder_files(directory)
+    if name == AS_STORED or name == detect_encoder(directory).kind:
+        yield stored
+        return
+    check_exportable(name, directory)
+    # a name that the garbage collector removes if this process dies
+    target = encoders_dir / f".{new_id('enc')}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         size = sum(path.stat().st_size for path in stored)
-        if size > self._settings.max_export_bytes:
-            message = f"its {size} bytes are more than the service rewrites (LCL_MAX_EXPORT_BYTES); take format=lcl"
-            raise Problem(422, "too_large", message, field="format")
-        with self._slot(owner), self._copy(directory, name) as copy:
-            yield sorted(path for path in copy.iterdir() if path.is_file())
-
-    @contextmanager
-    def _slot(self, owner: str) -> Iterator[None]:
-        with self._lock:
-            if owner in self._owners:
-                message = f"another encoder is being rewritten or sent for {owner}; try again when that is done"
-                raise Problem(503, "busy", message, headers={"retry-after": "5"})
-            if len(self._owners) >= MAX_EXPORTS:
-                message = "other encoders are being rewritten; try again in a few seconds"
-                raise Problem(503, "busy", message, headers={"retry-after": "5"})
-            self._owners.add(owner)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._owners.remove(owner)
-
-    @contextmanager
-    def _copy(self, directory: Path, name: str) -> Iterator[Path]:
-        # a name that the garbage collector removes if this process dies
-        target = self._settings.encoders_dir / f".{new_id('enc')}"
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._convert(name, directory.resolve(), target.resolve())
-            yield target
-        finally:
-            shutil.rmtree(target, ignore_errors=True)
-
-    def _convert(self, name: str, directory: Path, target: Path) -> None:
-        seconds = self._settings.export_seconds
-        size = sum(path.stat().st_size for path in encoder_files(directory))
-        limits = SandboxLimits(seconds, written=EXPORT_BASE_BYTES + EXPORT_SIZE_FACTOR * size)
-        result = run_sandboxed("lcl_core.encoders.export", [name, str(directory), str(target)], limits)
-        if result.status is None:
-            message = f"rewriting took longer than {seconds:g} s (LCL_EXPORT_SECONDS); take format=lcl"
-            raise Problem(503, "export_timeout", message)
+        limits = SandboxLimits(EXPORT_SECONDS, written=EXPORT_BASE_BYTES + EXPORT_SIZE_FACTOR * size)
+        command = [name, str(directory.resolve()), str(target.resolve())]
+        result = run_sandboxed("lcl_core.encoders.export", command, limits)
         if result.status == REFUSED:
             refusal = json.loads(result.output)
             raise Problem(422, refusal["code"], refusal["message"], field=refusal.get("field"))
-        if result.status:
+        if result.status != 0:
             log.error("export failed", status=result.status, reason=result.reason, error=result.error[-2000:])
             raise Problem(503, "export_failed", f"rewriting as {name} failed; the service's log says why")
+        yield sorted(path for path in target.iterdir() if path.is_file())
+    finally:
+        shutil.rmtree(target, ignore_errors=True)

@@ -1,14 +1,13 @@
 """Comparison of two encoders, figure by figure, where both were evaluated with equal settings.
 
-Settings are those of the stored spec of each evaluation, completed by today's defaults, so that evaluations of every
-age are comparable. Differences are tested pairwise where both evaluations' predictions are still stored.
+Settings are those of the stored spec of each evaluation. Differences are tested pairwise where both evaluations'
+predictions are still stored.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -17,11 +16,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from lcl_core.common.errors import UserError
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Run
-from lcl_core.specs.evaluate import TRAINED_TASKS, EvaluateSpec, task_settings
-from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.evaluate import TRAINED_TASKS, task_settings
 
 # Figures are about the same when they have these in common.
 COMPARISON_KEYS = ("task", "split", "variant", "transfer", "metric", "dataset", "dataset_hash")
@@ -71,10 +68,8 @@ def _figures_of_run(run: Run, rows: Sequence[Json]) -> Iterator[EvaluatedFigure]
 
 
 def _complete_fields(run: Run) -> Json:
-    """The stored spec with today's defaults; other encoders and datasets by the hashes that the run has read."""
-    fields = deepcopy({**run.spec, "preset": None})
-    with suppress(UserError):  # an older version had other fields: the spec equals those with the same fields
-        fields = parse_as(EvaluateSpec, fields).model_dump(mode="json")
+    """The stored spec, with other encoders and datasets by the hashes that the run has read."""
+    fields = deepcopy(run.spec)
     read = run.inputs or {}
     others = [digest for name, digest in read.get("encoders", {}).items() if name != run.encoder_id]
     if len(others) == 1 and fields.get("tuned_retrieval", {}).get("text_encoder"):

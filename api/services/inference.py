@@ -46,7 +46,7 @@ Event = dict[str, Any]
 ATTENTION_DIGITS = 6
 
 
-async def embed(state: AppState, session: Session, body: EmbeddingRequest, owner: str) -> JSONResponse:
+async def embed(state: AppState, session: Session, body: EmbeddingRequest) -> JSONResponse:
     """L2-normalised vectors in the order of the items. Closes the session. Raises: Problem 422 naming the item."""
     items = body.input if isinstance(body.input, list) else [body.input]
     found = ((f"input.{index}", _image_url(item)) for index, item in enumerate(items))
@@ -56,7 +56,7 @@ async def embed(state: AppState, session: Session, body: EmbeddingRequest, owner
         encoder = open_encoder(state, session, body.model)
         if body.dimensions not in (None, encoder.dim):
             message = f"this encoder's vectors have {encoder.dim} numbers, and cannot be shortened"
-            raise Problem(422, "bad_dimensions", f"{message}; leave dimensions out", field="dimensions")
+            raise Problem(422, "bad_request", f"{message}; leave dimensions out", field="dimensions")
         check_count(items, state.settings, "input")
         encoder.check_room(len(urls))
         return encoder, None
@@ -72,7 +72,7 @@ async def embed(state: AppState, session: Session, body: EmbeddingRequest, owner
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
 
-    submitted, tokens = await read_images(state, owner, urls, begin, read)
+    submitted, tokens = await read_images(state, urls, begin, read)
     return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.responding)
 
 
@@ -113,7 +113,7 @@ def _encode_vector(vector: Any, encoding: str) -> list[float] | str:
     return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
 
 
-async def attend(state: AppState, session: Session, body: AttentionRequest, owner: str) -> JSONResponse:
+async def attend(state: AppState, session: Session, body: AttentionRequest) -> JSONResponse:
     """Attention weights of the pooling, by patch. Closes the session."""
 
     def begin() -> tuple[BatchedEngine, None]:
@@ -140,13 +140,11 @@ async def attend(state: AppState, session: Session, body: AttentionRequest, owne
             data.append(row | ({"heads": heads.round(ATTENTION_DIGITS).tolist()} if body.heads else {}))
         return JSONResponse({"object": "list", "data": data, "model": body.model})
 
-    submitted, boxes = await read_images(state, owner, _image_fields(body.images), begin, read)
+    submitted, boxes = await read_images(state, _image_fields(body.images), begin, read)
     return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.responding)
 
 
-async def caption(
-    state: AppState, session: Session, body: CaptionRequest, owner: str
-) -> tuple[list[Future[Any]], StreamConsumers]:
+async def caption(state: AppState, session: Session, body: CaptionRequest) -> tuple[list[Future[Any]], StreamConsumers]:
     """The submitted captions and their consumers. Closes the session. Raises: Problem 422."""
     check_count(body.images, state.settings, "images")
     consumers = StreamConsumers(len(body.images), state.settings.writing_seconds, stream=body.stream, field="images")
@@ -163,12 +161,12 @@ async def caption(
         prepared = [encoder.prepare(images.read(field)) for field in images]
         return encoder.submit_captions(prepared, options, consumers.listeners), None
 
-    texts, _ = await read_images(state, owner, _image_fields(body.images), begin, read)
+    texts, _ = await read_images(state, _image_fields(body.images), begin, read)
     return texts, consumers
 
 
 async def continue_document(
-    state: AppState, session: Session, body: ContinuationRequest, owner: str
+    state: AppState, session: Session, body: ContinuationRequest
 ) -> tuple[Future[Any], StreamConsumers]:
     """The submitted continuation and its consumer. Closes the session. Raises: Problem 422."""
     check_count(body.document, state.settings, "document")
@@ -192,7 +190,7 @@ async def continue_document(
         ]
         return [encoder.submit_continuation(document, options, consumers.listeners[0])], None
 
-    (text,), _ = await read_images(state, owner, urls, begin, read)
+    (text,), _ = await read_images(state, urls, begin, read)
     return text, consumers
 
 
@@ -204,7 +202,7 @@ def _check_document_text(part: str, settings: ApiSettings, field: str) -> None:
     """Raises: Problem 422 naming the part."""
     if part.startswith(IMAGE_URL_START):
         message = f'{field}: this text is an image; send it as {{"image": "data:image/…"}}'
-        raise Problem(422, "bad_document", message, field=field)
+        raise Problem(422, "bad_request", message, field=field)
     check_text(part, settings, field)
 
 

@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 import structlog
 
 from lcl_core.common.clock import boot_time
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.gpus import find_gpu, visible_devices_env
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.workers import lease_for_serving
@@ -71,7 +71,7 @@ class InferenceDevice:
             return
         holder = f"run {self._run} has it until it ends" if self._run else "its lease could not be renewed"
         message = f"the service computes on {self._device}, and {holder}; send the request again later"
-        raise UserError(f"{message}, or set LCL_INFERENCE_DEVICE to another device", code="device_busy")
+        raise Busy(f"{message}, or set LCL_INFERENCE_DEVICE to another device", code="device_busy")
 
     def close(self) -> None:
         """Renew no more: other copies of the service may still use the GPU, so the lease expires by itself."""

@@ -15,12 +15,9 @@ from api.services.encoders import when_loaded
 from api.services.state import AppState
 
 if TYPE_CHECKING:
-    from api.services.request_images import MemoryNeed, RequestImages
+    from api.services.request_images import RequestImages
     from lcl_core.serving.batched_engine import BatchedEngine
 
-# of memory for decoding, which is two million pixels of an ordinary PNG or JPEG, or of prepared images, which are
-# thirteen of 224 x 224 pixels
-SMALL_IMAGE_BYTES = 8 << 20
 Opened = TypeVar("Opened")
 Result = TypeVar("Result")
 Submitted = tuple[list[Future[Any]], Result]  # the items' results to come, and whatever else the caller needs
@@ -30,58 +27,40 @@ def check_count(items: Sequence[object], settings: ApiSettings, field: str) -> N
     """Raises: Problem 422 for no items, or more than a request may hold."""
     if not 1 <= len(items) <= settings.max_inputs:
         message = f"{field}: send 1 to {settings.max_inputs} items at once (got {len(items)})"
-        raise Problem(422, "bad_count", message, field=field)
+        raise Problem(422, "bad_request", message, field=field)
 
 
 def check_text(text: str, settings: ApiSettings, field: str) -> str:
     """Raises: Problem 422."""
     if len(text) > settings.max_text_characters:
         message = f"{field}: the text is longer than {settings.max_text_characters} characters"
-        raise Problem(422, "text_too_long", message, field=field)
+        raise Problem(422, "bad_request", message, field=field)
     return text
 
 
 async def read_images(
     state: AppState,
-    owner: str,
     urls: Mapping[str, str],
     begin: Callable[[], tuple[BatchedEngine, Opened]],
     read: Callable[[BatchedEngine, Opened, RequestImages], Submitted[Result]],
 ) -> Submitted[Result]:
-    """Call ``begin``, check the headers of all images, and return what ``read`` returns. Both run in threads.
+    """Call ``begin``, then ``read``, in one of few threads, which bound the images that are decoded at one time.
 
-    While the encoder is loaded the request waits without a thread, then ``begin`` is called once more. A few small
-    images are decoded in the same thread. A request with a large image, or with many, releases the thread and waits for
-    memory. That for decoding it keeps until its images are prepared, that of prepared images until the returned futures
-    are done.
+    While the encoder is loaded the request waits without a thread, then ``begin`` is called once more.
 
     Args:
         urls: data URLs of the images by their field in the request.
         begin: opens the encoder and checks the request as far as no image is needed.
         read: decodes and prepares one image after another, and submits them.
 
-    Raises: their errors; Problem 422 naming an image that is too large, or one too many; 503 ``overloaded``; UserError
-        ``out_of_memory``.
+    Raises: their errors; Problem 422 naming an image that is too large, or one too many; UserError ``out_of_memory``.
     """
 
-    def first() -> tuple[Callable[[], Submitted[Result]], MemoryNeed, Submitted[Result] | None]:
+    def submit() -> Submitted[Result]:
         encoder, opened = begin()
         from api.services.request_images import RequestImages  # Pillow and torch, which ``begin`` has imported
 
         images = RequestImages(urls, state.settings)
-        need = images.memory_needed(encoder)
-        small = max(need) <= SMALL_IMAGE_BYTES
+        return images.call(lambda: read(encoder, opened, images))
 
-        def decode() -> Submitted[Result]:
-            return images.call(lambda: read(encoder, opened, images), release=not small)
-
-        return decode, need, decode() if small else None
-
-    begun = partial(to_thread.run_sync, first, limiter=state.inferring)
-    decode, need, submitted = await when_loaded(state, begun)
-    if submitted is not None:
-        return submitted
-    async with state.pixel_budget.reserve(owner, sum(need)) as reservation:
-        submitted = await to_thread.run_sync(decode, limiter=state.decoding)
-        reservation.keep(need.prepared, submitted[0])
-        return submitted
+    return await when_loaded(state, partial(to_thread.run_sync, submit, limiter=state.inferring))

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from api.core.errors import Problem
 from api.schemas.runs import ArtifactView, LogChunk
 from api.services.state import AppState
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Conflict
 from lcl_core.common.files import regular_files
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import outbox
@@ -107,7 +107,7 @@ class RunFiles:
     def _find_remote(self) -> ArtifactUpload | None:
         """The copy in the store; None: the files are in this home. Raises: UserError ``files_elsewhere``."""
         if self._remote is None and self._elsewhere:
-            raise UserError(
+            raise Conflict(
                 "log and artifacts of this run are on the machine of its worker, in runs/ID of LCL_HOME there, and can "
                 "be read here when the run has ended; its metrics can be read meanwhile",
                 code="files_elsewhere",
@@ -173,7 +173,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
         return None
     match = RANGE_HEADER.fullmatch(header.strip().lower())
     if match is None or match.groups() == ("", ""):
-        raise Problem(400, "bad_range", "send one range of bytes, such as `Range: bytes=0-1023`")
+        raise Problem(400, "bad_request", "send one range of bytes, such as `Range: bytes=0-1023`")
     first, last = match.groups()
     start = int(first) if first else max(size - int(last), 0)
     stop = int(last) if first and last else size
@@ -184,7 +184,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def _unknown_artifact(name: str) -> Problem:
-    return Problem(404, "unknown_artifact", f"there is no file {name[:200]!r} among the artifacts")
+    return Problem(404, "not_found", f"there is no file {name[:200]!r} among the artifacts")
 
 
 def _file_entries(row: ArtifactUpload) -> dict[str, dict[str, Any]]:

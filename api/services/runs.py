@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager, suppress
+from queue import Full, Queue
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
 from sqlalchemy.orm import Session
 
+from api.core.auth import Principal
 from api.core.errors import Problem
-from api.schemas.runs import RunView
+from api.schemas.runs import RunSubmission, RunView
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.common.settings import Settings
-from lcl_core.db import datasets, outbox, registry
+from lcl_core.db import datasets, outbox, registry, submit
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import EncoderRow, Metric, Run
 from lcl_core.db.runs import find_owned
@@ -36,32 +38,23 @@ from lcl_core.specs.parsing import (
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.vector_indexes import IndexLocation, check_index
 
+if TYPE_CHECKING:
+    from api.services.state import AppState
+
 
 def validate_submission(session: Session, kind: str, value: dict[str, Any], settings: Settings) -> AnySpec:
-    """Parse a spec and check it. Raises: as ``parse_submission`` and ``check_submission``."""
-    spec = parse_submission(kind, value)
-    check_submission(session, spec, settings)
-    return spec
-
-
-def parse_submission(kind: str, value: dict[str, Any]) -> AnySpec:
-    """Raises: Problem 422 with the dotted field of the spec."""
-    try:
-        return parse_spec(kind, value)
-    except UserError as error:
-        raise Problem(422, error.code, error.message, field=error.field) from error
-
-
-def check_submission(session: Session, spec: AnySpec, settings: Settings) -> None:
-    """Check that everything a spec reads is registered or below one of the data roots, and that its limits allow it.
+    """Parse a spec, and check that everything it reads is registered or below one of the data roots.
 
     Raises: Problem 422 with the dotted field of the spec; UserError ``bad_spec``, ``encoder_mismatch``,
     ``unknown_tag``, ``empty_source``, and that of an index that this service cannot make.
     """
+    with problem_of_field():
+        spec = parse_spec(kind, value)
     if isinstance(spec, PretrainSpec):
         check_limits(spec)
     for field, find, name in _references(spec, settings.roots):
-        check_reference(field, find, session, name)
+        with problem_of_field(field):
+            find(session, name)
     for name in collections_of(spec):
         encoder = registry.get_encoder(session, encoders_of(spec)[0])
         registry.check_collection_encoder(session, registry.get_collection(session, name), encoder)
@@ -69,24 +62,52 @@ def check_submission(session: Session, spec: AnySpec, settings: Settings) -> Non
         check_index(spec.index, IndexLocation(session=session, settings=settings))
     datasets.check_tags(session, spec)
     datasets.check_views(session, spec)
+    return spec
 
 
-def check_priority(priority: int, admin: bool, highest: int) -> None:
-    """Raises: Problem 403 ``priority_too_high`` for more than ``highest``, which only an admin may ask for."""
-    if priority > highest and not admin:
+@contextmanager
+def problem_of_field(field: str | None = None) -> Iterator[None]:
+    """A UserError of the block as Problem 422 of ``field``; None: of the error's own."""
+    try:
+        yield
+    except UserError as error:
+        raise Problem(422, error.code, error.message, field=field or error.field) from error
+
+
+def submit_run(state: AppState, session: Session, body: RunSubmission, principal: Principal, key: str | None) -> Run:
+    """The new run, or the one that an earlier request with the same Idempotency-Key and body has made.
+
+    Raises: as ``validate_submission``; Problem 403 ``priority_too_high``; UserError ``idempotency_conflict``.
+    """
+    owner, visible_owner = principal.owner, principal.visible_owner
+    body_hash = submit.hash_body(body.model_dump())
+    # before all checks of what is there now: a repeated request gets its run whatever has changed since
+    run = submit.find_by_idempotency_key(session, Run, owner, key, body_hash)
+    if run is not None:
+        return run
+    highest = state.settings.max_priority
+    if body.priority > highest and visible_owner is not None:
         message = (
-            f"priority {priority} is above {highest}, the most that this service allows those who are no admin; submit "
-            "the run without it, or ask an admin to submit it or to raise LCL_MAX_PRIORITY"
+            f"priority {body.priority} is above {highest}, the most that this service allows those who are no admin; "
+            "submit the run without it, or ask an admin to submit it or to raise LCL_MAX_PRIORITY"
         )
         raise Problem(403, "priority_too_high", message, field="priority")
-
-
-def check_reference(field: str, find: Callable[..., object], *arguments: object) -> None:
-    """Raises: Problem 422 naming ``field`` when ``find`` raises UserError."""
-    try:
-        find(*arguments)
-    except UserError as error:
-        raise Problem(422, error.code, error.message, field=field) from error
+    spec = validate_submission(session, body.kind, body.spec, state.settings)
+    registry.check_run_names(session, body.kind, spec, body.name, owner, admin=visible_owner is None)
+    with state.quotas.admit_runs(session, owner):
+        return submit.submit(
+            session,
+            body.kind,
+            spec,
+            body.name,
+            body.tags,
+            owner,
+            key,
+            **body.model_dump(include={"priority", "max_attempts", "resource", "gpus"}),
+            after=predecessor_ids(session, body.after, visible_owner),
+            visible_to=visible_owner,
+            body_hash=body_hash,
+        )
 
 
 def _references(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Callable[..., object], str]]:
@@ -188,54 +209,34 @@ def card_figures(encoder: EncoderRow) -> list[dict[str, Any]]:
     return [{**row, **origin} for row in encoder.info.get("figures", ())]
 
 
-WAKEUPS_PER_INTERVAL = 4  # a woken worker goes on to further runs by itself
-WAKEUP_INTERVAL_SECONDS = 0.1
-_MAX_PENDING = 64  # the latest of a burst; workers find the other runs when they poll
+MAX_PENDING_WAKEUPS = 64  # workers find the other runs when they poll
 _JOIN_SECONDS = 5.0
 
 
 class WakeupSender:
-    """Publishes wake-ups in a thread: the first at once, then a few per interval.
-
-    The thread starts with the first wake-up and ends with ``close``.
-    """
+    """Publishes wake-ups in a thread, so that a broker that is slow or away delays no request."""
 
     def __init__(self, producer: WakeupProducer) -> None:
         self._producer = producer
-        self._pending: deque[str] = deque(maxlen=_MAX_PENDING)
-        self._lock = threading.Lock()
-        self._has_pending, self._closing = threading.Event(), threading.Event()
+        self._runs: Queue[str | None] = Queue(MAX_PENDING_WAKEUPS)
         self._thread: threading.Thread | None = None
 
     async def wake(self, run_ids: Iterable[str]) -> None:
         """Publish runs whose rows are committed. A coroutine, so that no thread of the framework is needed."""
-        with self._lock:
-            self._pending.extend(run_ids)
-            if self._thread is None and not self._closing.is_set():
-                self._thread = threading.Thread(target=self._loop, name="wakeups", daemon=True)
-                self._thread.start()
-        self._has_pending.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._publish, name="wakeups", daemon=True)
+            self._thread.start()
+        with suppress(Full):
+            for run_id in run_ids:
+                self._runs.put_nowait(run_id)
 
-    def _loop(self) -> None:
-        while not self._closing.is_set():
-            self._has_pending.wait()
-            self._send()
-            self._closing.wait(WAKEUP_INTERVAL_SECONDS)
-
-    def _send(self) -> None:
-        """Publish the wake-ups of one interval. A failure means that the broker is down: drop the rest."""
-        with self._lock:
-            due = [self._pending.popleft() for _ in range(min(WAKEUPS_PER_INTERVAL, len(self._pending)))]
-            if not self._pending:
-                self._has_pending.clear()
-        if not all(map(self._producer.wake, due)):
-            with self._lock:
-                self._pending.clear()
+    def _publish(self) -> None:
+        while (run_id := self._runs.get()) is not None:
+            self._producer.wake(run_id)
 
     def close(self) -> None:
-        """End the thread, then publish the wake-ups of one more interval."""
-        self._closing.set()
-        self._has_pending.set()
+        """Publish what is pending, as far as the broker takes it at once."""
         if self._thread is not None:
+            with suppress(Full):
+                self._runs.put_nowait(None)
             self._thread.join(_JOIN_SECONDS)
-            self._send()

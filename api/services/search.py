@@ -145,7 +145,7 @@ def stream_vectors(collection: Collection, target: Target) -> Iterator[bytes]:
         yield "".join(lines).encode("utf-8", "replace")
 
 
-async def search(state: AppState, name: str, body: SearchRequest, owner: str) -> SearchResponse:
+async def search(state: AppState, name: str, body: SearchRequest) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
     # A text search is one call in one thread: each further hop costs the event loop more than its own work.
     if body.image is None:
@@ -161,7 +161,7 @@ async def search(state: AppState, name: str, body: SearchRequest, owner: str) ->
     def read(encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages) -> Submitted[OpenedCollection]:
         return encoder.submit_images([encoder.prepare(images.read("image"))]), opened
 
-    submitted, opened = await read_images(state, owner, {"image": body.image}, begin, read)
+    submitted, opened = await read_images(state, {"image": body.image}, begin, read)
     (vector,) = await gather_results(submitted)
     embedded = {"image": vector}
     return await to_thread.run_sync(_find, state, body, opened, embedded, started, limiter=state.searching)
@@ -173,17 +173,17 @@ def _search_by_text(state: AppState, name: str, body: SearchRequest) -> SearchRe
 
 
 def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
-    """Raises: as ``open_for_search``; CaptionsIndexing for a hybrid search; Problem 422 ``bad_query``."""
+    """Raises: as ``open_for_search``; CaptionsIndexing for a hybrid search; Problem 422 ``bad_request``."""
     with state.database.reading() as session:
         opened = open_for_search(state, session, name, body.embedded)
     opened.collection.check_vectors(body.target)
     if body.hybrid and (body.text is None or body.weights.as_dict().get("text", 1) <= 0):
         message = "hybrid: give a text, with a weight above 0, whose words the captions may have"
-        raise Problem(422, "bad_query", message, field="hybrid")
+        raise Problem(422, "bad_request", message, field="hybrid")
     for part in body.weights.as_dict():
         if getattr(body, part) is None:
             message = f"weights.{part}: there is no {part} in the query that it could weigh"
-            raise Problem(422, "bad_query", message, field=f"weights.{part}")
+            raise Problem(422, "bad_request", message, field=f"weights.{part}")
     if body.hybrid and body.target == "images":
         captions = opened.collection.start_indexing_captions()
         if not captions.done():

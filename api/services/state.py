@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING
 from anyio import CapacityLimiter
 
 from api.core.auth import Authenticator, ensure_configured_key
-from api.core.limits import BodyBudget, PixelBudget, Quotas, RateLimiter, SharedCall
-from api.core.long_reads import LongReadQueue
+from api.core.limits import Quotas, RateLimiter
 from api.core.metrics import ProcessMetrics
 from api.core.session import MAX_SHORT_REQUESTS
 from api.core.settings import ApiSettings
-from api.core.shared_limits import SharedLimits
-from api.services.corpus_uploads import CorpusUploads
-from api.services.encoder_archive import EncoderExporter
 from api.services.inference_device import InferenceDevice, resolve_device
 from api.services.run_events import RunFeeds
 from api.services.runs import WakeupSender
@@ -34,14 +30,11 @@ if TYPE_CHECKING:
 MAX_WRITERS = 16
 MAX_INFERRING = 8  # threads that read inference requests; models run, and are loaded, in threads of their own
 MAX_RESPONDING = 8  # threads that write what models have computed
-MAX_DECODING = 8  # threads that decode large images within the pixel budget
+MAX_LONG_READS = 8  # threads that read whole corpora and encoders, and wait for slow disks
 MAX_SEARCHING = 64  # nearly all wait for a text's vector, and texts that wait share a batch
 # Threads of slow endpoints, by kind, so that none of them uses the threads of all other requests.
 MAX_DRAWING, MAX_EXPORTING, MAX_READING_CORPORA, MAX_FOLLOWING, MAX_PROBING = 2, 8, 8, 4, 2
 MAX_READING_METRICS = 4  # each holds the metric lines of a run
-# Seconds for which the checks of the service's readiness are kept. Anybody may ask for them without a key, and each
-# writes files, publishes a message, and lets a worker write to the database.
-READINESS_SECONDS = 1.0
 
 
 class AppState:
@@ -58,27 +51,22 @@ class AppState:
         self.artifacts = artifacts.Artifacts(settings)
         self.metrics = ProcessMetrics()
         self.authenticator = Authenticator(self.database)
-        self.rate_limiter = RateLimiter(
-            settings.requests_per_minute, settings.requests_at_once, settings.streams_at_once
-        )
-        self.shared_limits = _shared_limits(settings.broker_url, self.rate_limiter)
+        self.rate_limiter = RateLimiter(settings.requests_per_minute, settings.broker_url)
         self.quotas = Quotas(settings.queued_runs_per_owner, settings.bytes_per_owner)
-        self.uploads = CorpusUploads(settings.home, settings.max_upload_bytes)
-        self.bodies = BodyBudget(settings.body_bytes_at_once)
-        self.pixel_budget = PixelBudget(settings.image_memory_bytes, settings.image_wait_seconds)
-        self.long_reads = LongReadQueue()
         self.writers = CapacityLimiter(MAX_WRITERS)
         self.writing, self.reading = CapacityLimiter(MAX_SHORT_REQUESTS), CapacityLimiter(MAX_SHORT_REQUESTS)
-        self.inferring, self.decoding = CapacityLimiter(MAX_INFERRING), CapacityLimiter(MAX_DECODING)
+        self.inferring = CapacityLimiter(MAX_INFERRING)
         self.responding = CapacityLimiter(MAX_RESPONDING)
         self.searching, self.drawing = CapacityLimiter(MAX_SEARCHING), CapacityLimiter(MAX_DRAWING)
         self.exporting, self.reading_corpora = CapacityLimiter(MAX_EXPORTING), CapacityLimiter(MAX_READING_CORPORA)
         self.following, self.probing = CapacityLimiter(MAX_FOLLOWING), CapacityLimiter(MAX_PROBING)
+        self.comparing, self.long_reads = CapacityLimiter(1), CapacityLimiter(MAX_LONG_READS)
         self.reading_metrics = CapacityLimiter(MAX_READING_METRICS)
-        self.readiness: SharedCall[dict[str, CheckView]] = SharedCall(READINESS_SECONDS)
-        self.exporter = EncoderExporter(settings)
+        self.checks: dict[str, CheckView] = {}  # of readiness, at ``checked_at`` of the monotonic clock
+        self.checked_at = float("-inf")
+        self.checking = threading.Lock()
         self.inference_device = InferenceDevice(self.database, resolve_device(settings.inference_device))
-        self.feeds = RunFeeds(self.database, settings.event_poll_seconds, self.following)
+        self.feeds = RunFeeds(self.database, self.following)
         self._inference: InferenceBackend | None = None
         self._corpora: CorpusBrowser | None = None
         self._inference_lock, self._corpora_lock = threading.Lock(), threading.Lock()
@@ -93,14 +81,12 @@ class AppState:
             return
         self.settings.check_secrets()
         self.database.migrate()
-        self.authenticator.configured_key = ensure_configured_key(self.settings, self.database)
+        ensure_configured_key(self.settings, self.database)
         with self.database.session() as session:
             datasets.register_sample(session)
             if self.settings.welcome:
                 seed.seed_database(session)
         self.inference_device.start()
-        if self.shared_limits is not None:
-            self.shared_limits.start()
         self._prepared = True
 
     def evaluation_records(self, run_id: str) -> Path:
@@ -143,15 +129,6 @@ class AppState:
         if self._inference is not None:
             self._inference.close()
         self.inference_device.close()
-        if self.shared_limits is not None:
-            self.shared_limits.close()
         self.wakeups.close()
         self.wakeup_producer.close()
         self.database.dispose()
-
-
-def _shared_limits(broker_url: str, limiter: RateLimiter) -> SharedLimits | None:
-    """None without a configured broker: the launcher's own is for one process of the service."""
-    if not broker_url:
-        return None
-    return SharedLimits(broker_url, limiter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
 from api.schemas.studies import StudyDetailView, StudyView, TrialRunView, TrialView
-from api.services.runs import check_reference
+from api.services.runs import problem_of_field
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db import datasets, registry, studies
@@ -18,7 +19,7 @@ from lcl_core.db.models import Study
 from lcl_core.specs.limits import check_limits
 from lcl_core.specs.parsing import data_paths, dataset_fields, datasets_of, encoder_fields, parse_as
 from lcl_core.specs.study import StudySpec
-from lcl_core.studies.results import SUCCEEDED, CellRecord, RunRecord, StudyStatus
+from lcl_core.studies.results import SUCCEEDED, CellRecord, StudyStatus
 from lcl_core.studies.table import build_table, compare_rows, contents_notes, table_notes
 from lcl_core.studies.trials import evaluate_spec, expand_study, resolve_presets
 
@@ -27,17 +28,8 @@ Json = dict[str, Any]
 
 def parse_study(value: Json) -> StudySpec:
     """The spec with its presets filled in. Raises: Problem 422 with the field."""
-    try:
+    with problem_of_field():
         return resolve_presets(parse_as(StudySpec, value))
-    except UserError as error:
-        raise Problem(422, error.code, error.message, field=error.field) from error
-
-
-def validate_study(session: Session, value: Json, roots: Sequence[Root]) -> StudySpec:
-    """Parse a spec and check it. Raises: as ``parse_study`` and ``check_study``."""
-    spec = parse_study(value)
-    check_study(session, spec, roots)
-    return spec
 
 
 def check_study(session: Session, spec: StudySpec, roots: Sequence[Root]) -> None:
@@ -45,30 +37,30 @@ def check_study(session: Session, spec: StudySpec, roots: Sequence[Root]) -> Non
 
     Raises: Problem 422 with the field.
     """
-    try:
+    with problem_of_field():
         trials = expand_study(spec)
-    except UserError as error:
-        raise Problem(422, error.code, error.message, field=error.field) from error
+    read: dict[tuple[str, str], Callable[[], object]] = {}  # lookup by field and name or path
     for trial in trials:
         try:
             check_limits(trial.spec)
         except UserError as error:
             raise Problem(422, error.code, f"pretrain.{error.message}", field=f"pretrain.{error.field}") from error
+        for name in datasets_of(trial.spec):
+            read["pretrain.data.sources", name] = partial(datasets.get_dataset, session, name)
+        for field, name in encoder_fields(trial.spec).items():
+            read[f"pretrain.{field}", name] = partial(registry.get_encoder, session, name)
+        for field, path in data_paths(trial.spec).items():
+            read[f"pretrain.{field}", path] = partial(resolve_allowed, path, roots)
     evaluation = evaluate_spec(spec)
-    fields = {name: "pretrain.data.sources" for trial in trials for name in datasets_of(trial.spec)}
-    read = {(field, path) for trial in trials for field, path in data_paths(trial.spec).items()}
-    for field, path in sorted(read):
-        check_reference(f"pretrain.{field}", resolve_allowed, path, roots)
-    fields |= {name: f"evaluate.{field}" for field, name in dataset_fields(evaluation).items()}
-    for name, field in fields.items():
-        check_reference(field, datasets.get_dataset, session, name)
-    named = {(field, name) for trial in trials for field, name in encoder_fields(trial.spec).items()}
-    for field, name in sorted(named):
-        check_reference(f"pretrain.{field}", registry.get_encoder, session, name)
+    for field, name in dataset_fields(evaluation).items():
+        read[f"evaluate.{field}", name] = partial(datasets.get_dataset, session, name)
     for field, name in evaluation.further_encoders().items():
-        check_reference(f"evaluate.{field}", registry.get_encoder, session, name)
+        read[f"evaluate.{field}", name] = partial(registry.get_encoder, session, name)
     for field, path in data_paths(evaluation).items():
-        check_reference(f"evaluate.{field}", resolve_allowed, path, roots)
+        read[f"evaluate.{field}", path] = partial(resolve_allowed, path, roots)
+    for (field, _), find in read.items():
+        with problem_of_field(field):
+            find()
 
 
 def study_view(study: Study, status: StudyStatus) -> StudyView:
@@ -121,7 +113,7 @@ def compare_study_rows(
     rows = build_table(spec, trials)["rows"]
     for number in (left, right):
         if number >= len(rows):
-            raise Problem(404, "unknown_row", f"the table has {len(rows)} rows, counted from 0; there is no {number}")
+            raise Problem(404, "not_found", f"the table has {len(rows)} rows, counted from 0; there is no {number}")
     by_number = {trial.number: trial for trial in trials}
     sides = [[by_number[number] for number in rows[row]["cells"]] for row in (left, right)]
     evaluated = [
@@ -138,16 +130,13 @@ def compare_study_rows(
 
 
 def _trial_view(trial: CellRecord, cancelled: bool) -> TrialView:
+    evaluation = trial.evaluation
     return TrialView(
         number=trial.number,
         labels=trial.labels,
         parameters=trial.parameters,
         seed=trial.seed,
         state=trial.state(cancelled=cancelled),
-        run=_trial_run_view(trial.run),
-        evaluation=None if trial.evaluation is None else _trial_run_view(trial.evaluation),
+        run=TrialRunView.model_validate(trial.run, from_attributes=True),
+        evaluation=evaluation and TrialRunView.model_validate(evaluation, from_attributes=True),
     )
-
-
-def _trial_run_view(run: RunRecord) -> TrialRunView:
-    return TrialRunView(id=run.id, state=run.state, progress=run.progress, reason=run.reason)

@@ -40,7 +40,7 @@ from lcl_core.collections.vector_index import (
     nearest,
     row_mask,
 )
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import SearchFn
 
@@ -98,7 +98,7 @@ class _Side:
 
 
 def not_found(item_id: str) -> UserError:
-    return UserError(f"the collection holds no item {item_id!r}", code="item_not_found", field="id")
+    return NotFound(f"the collection holds no item {item_id!r}", code="item_not_found", field="id")
 
 
 class Collection:
@@ -283,7 +283,7 @@ class Collection:
     def check_encoder(self, encoder_hash: str) -> None:
         """Raises: UserError ``encoder_mismatch`` if vectors of this encoder do not belong here."""
         if encoder_hash != self.encoder_hash:
-            raise UserError(
+            raise Conflict(
                 f"collection {self.name!r} was made with encoder {self.encoder_hash[:12]}, the query is of encoder "
                 f"{encoder_hash[:12]}; use that encoder, or index again with this one",
                 code="encoder_mismatch",

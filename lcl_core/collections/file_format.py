@@ -36,7 +36,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Conflict, UserError
 from lcl_core.common.files import sha256_file
 from lcl_core.vector_indexes import TARGETS as TARGETS
 from lcl_core.vector_indexes import Target as Target
@@ -164,7 +164,7 @@ def check_size(path: Path, facts: FileEntry | None) -> None:
 def checksum_error(path: Path) -> UserError:
     """The error for a file that has the size of the manifest, and another content."""
     message = f"{path.name} is damaged: its checksum is not the manifest's; make the collection again with an index run"
-    return UserError(message, code="collection_changed", file=path)
+    return Conflict(message, code="collection_changed", file=path)
 
 
 def _format_error(path: Path, what: str) -> UserError:

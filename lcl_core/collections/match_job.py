@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lcl_core.common.errors import StoreError, UserError, import_optional
+from lcl_core.common.errors import NotFound, StoreError, UserError, import_optional
 from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.common.threads import usable_cores
 from lcl_core.data.conversion import write_dataset
@@ -225,7 +225,7 @@ def run_match_job(run_dir: RunDir) -> dict[str, Any]:
     paths = run.get("encoders", {})
     if spec.encoder not in paths:
         message = f"encoder {spec.encoder!r} is not registered; the list of encoders has the names"
-        raise UserError(message, code="unknown_encoder", field="encoder")
+        raise NotFound(message, code="unknown_encoder", field="encoder")
     files = run.get("encoder_files", {}).get(spec.encoder)
     engine = EncoderEngine(paths[spec.encoder], precision=spec.precision, registered=files)
     if not engine.reads_texts:

@@ -73,7 +73,7 @@ def _linked_groups(vectors: RowVectors, threshold: float, graph: RowGraph | None
     for left, right in _pairs(rows, threshold - _SCREENED, sets, graph):
         if time.monotonic() > deadline:
             message = f"the near-duplicates among {len(vectors):,} images were not found within {seconds:g} seconds"
-            raise UserError(f"{message}; LCL_DUPLICATES_SECONDS gives more time", code="too_large")
+            raise UserError(message, code="too_large")
         for start in range(0, len(left), size):
             some = sets.unmerged(left[start : start + size], right[start : start + size])
             linked = rows.cosines(*some) >= threshold - _ROUNDING

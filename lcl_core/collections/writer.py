@@ -23,7 +23,7 @@ from lcl_core.collections.file_format import BlobWriter, CollectionManifest, Dty
 from lcl_core.collections.labels import LabelIndex, LabelIndexBuilder, choose_types, stored_value
 from lcl_core.collections.records import DeltaSnapshot
 from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
 from lcl_core.common.names import storable_text
 from lcl_core.specs.corpus_jobs import IndexSpec, LabelType
@@ -414,7 +414,7 @@ class CollectionAppendSource(AppendSource):
                 f"collection {self.name!r} was made with encoder {self._collection.encoder_hash[:12]}, this is "
                 f"{encoder_hash[:12]}; name that one, or make the collection anew with mode replace"
             )
-            raise UserError(message, code="encoder_mismatch", field="encoder")
+            raise Conflict(message, code="encoder_mismatch", field="encoder")
 
     def copy_into(self, writer: CollectionWriter, progress: Callable[[int], None]) -> int:
         total = len(self)
@@ -466,7 +466,7 @@ def open_append_source(run: Mapping[str, Any], spec: IndexSpec) -> AppendSource:
     entry = run.get("collections", {}).get(spec.collection)
     if entry is None:
         message = f"collection {spec.collection!r} does not exist; make it first, with mode replace"
-        raise UserError(message, code="unknown_collection", field="collection")
+        raise NotFound(message, code="unknown_collection", field="collection")
     snapshot = DeltaSnapshot(Path(entry["changes"]))
     collection = CollectionWithDelta(
         Collection.open(entry["path"], verify=True), Delta().with_changes(snapshot.changes)

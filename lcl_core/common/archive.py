@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import TooLarge, UserError
 
 _DIRECTORY_END, _ZIP64_END, _ZIP64_LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _DIRECTORY_END_BYTES, _ZIP64_END_BYTES, _ZIP64_LOCATOR_BYTES, _LONGEST_COMMENT = 22, 56, 20, 65_535
@@ -200,4 +200,4 @@ def _bad_archive(message: str) -> UserError:
 
 def _too_large(what: str) -> UserError:
     message = f"the archive has {what}; put it into a data root of the service instead"
-    return UserError(message, code="archive_too_large", field="archive")
+    return TooLarge(message, code="archive_too_large", field="archive")

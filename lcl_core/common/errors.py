@@ -16,24 +16,27 @@ class UserError(Exception):
 
     Args:
         message: what is wrong and what to do about it, one or two sentences.
-        code: a stable snake_case word for programs (``bad_spec``, ``corpus_unreadable`` …).
+        code: a stable snake_case word for programs (``bad_spec``, ``corpus_unreadable`` …); None: that of the class.
         field: dotted path of the offending spec field, such as ``data.sources.0.dataset``.
         file: the offending file, when there is one.
         line: the 1-based line in ``file``.
     """
 
+    status = 422  # of an HTTP response
+    code = "bad_input"
+
     def __init__(
         self,
         message: str,
         *,
-        code: str = "bad_input",
+        code: str | None = None,
         field: str | None = None,
         file: str | Path | None = None,
         line: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.code = code
+        self.code = code or type(self).code
         self.field = field
         self.file = None if file is None else str(file)
         self.line = line
@@ -48,7 +51,31 @@ class UserError(Exception):
         return {key: value for key, value in fields.items() if value is not None}
 
 
-class StoreError(UserError):
+class NotFound(UserError):
+    """What a name or id refers to does not exist, or is not visible."""
+
+    status, code = 404, "not_found"
+
+
+class Conflict(UserError):
+    """The present state of things does not allow it."""
+
+    status, code = 409, "conflict"
+
+
+class TooLarge(UserError):
+    """More bytes than are accepted."""
+
+    status, code = 413, "too_large"
+
+
+class Busy(UserError):
+    """Something is missing for now; the same request may succeed later."""
+
+    status, code = 503, "busy"
+
+
+class StoreError(Busy):
     """A store that does not answer or does not permit the access: it says nothing about the item that was wanted.
 
     Code that leaves out items that cannot be read lets it pass. Else an outage would leave out all items after it.

@@ -27,7 +27,7 @@ from typing import Any
 from fsspec.callbacks import Callback
 
 from lcl_core.common.disk_cache import no_progress
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.files import regular_files
 from lcl_core.common.storage import Storage
 from lcl_core.db.outbox import FileEntries
@@ -257,7 +257,7 @@ class ArtifactStore:
         except UserError as error:
             if error.code == "file_missing":
                 raise
-            raise UserError(error.message, code="store_unreachable", file=error.file) from error
+            raise Busy(error.message, code="store_unreachable", file=error.file) from error
 
 
 def _common_prefixes(names: Sequence[str]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshotWriter
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.common.files import remove_tree
 from lcl_core.db.models import CollectionAddition, CollectionChange, CollectionRow, new_id
 from lcl_core.db.outbox import delete_stored_folder
@@ -124,14 +124,14 @@ def add_items(
         return ids, row
     if row.encoder_hash != encoder_hash:
         message = f"collection {row.name!r} is of encoder {row.encoder_hash[:12]}, the vectors are of another"
-        raise UserError(message, code="encoder_mismatch", field="encoder")
+        raise Conflict(message, code="encoder_mismatch", field="encoder")
     ids = [item.change.item for item in items]
     present = _present_items(session, opened, ids)
     for index, item in enumerate(items):
         if item.change.item in present and not replace:
             name = (item.change.record or {}).get("image")
             message = f"an image {name!r} is there already; give it another name, or say replace"
-            raise UserError(message, code="item_exists", field=f"items.{index}.name")
+            raise Conflict(message, code="item_exists", field=f"items.{index}.name")
     _insert_changes(session, row, [_change_values(item, owner) for item in items], owner, check_quota)
     row.images += len(set(ids) - present)
     if request is not None:
@@ -178,7 +178,7 @@ def remove_item(session: Session, opened: CollectionRef, item: str) -> Collectio
     """Raises: CollectionReplaced; UserError ``unknown_collection``, ``item_not_found``, ``collection_full``."""
     row = _lock_collection(session, opened)
     if item not in _present_items(session, opened, [item]):
-        raise UserError(f"the collection holds no item {item!r}", code="item_not_found")
+        raise NotFound(f"the collection holds no item {item!r}", code="item_not_found")
     _insert_changes(session, row, [{"item": item, "owner": None, "charged_bytes": 0, "record_bytes": 0}])
     row.images -= 1
     session.flush()
@@ -333,7 +333,7 @@ def _check_room(session: Session, row: CollectionRow, values: Sequence[Mapping[s
     else:
         return
     way_out = 'fold them with an index run of mode "add" and dataset null, then go on'
-    raise UserError(f"collection {row.name!r} would have {what}; {way_out}", code="collection_full")
+    raise Conflict(f"collection {row.name!r} would have {what}; {way_out}", code="collection_full")
 
 
 def _charges(session: Session, collection_id: str, items: Sequence[str] | None = None) -> dict[str, int]:
@@ -417,4 +417,4 @@ def prepare_collection_snapshots(
 
 def collection_changed_error(name: str) -> UserError:
     message = f"collection {name!r} was made anew, or deleted, by another since this run began; retry the run"
-    return UserError(message, code="collection_changed", field="collection")
+    return Conflict(message, code="collection_changed", field="collection")

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from lcl_core.common.errors import UserError, suggestion
+from lcl_core.common.errors import Conflict, NotFound, UserError, suggestion
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db.models import Dataset, DatasetTag, DatasetVersion
 from lcl_core.db.outbox import delete_stored_folder
@@ -39,7 +39,7 @@ def get_dataset(session: Session, name: str) -> Dataset:
     if dataset is None:
         known = ", ".join(session.scalars(select(Dataset.name).order_by(Dataset.name).limit(20))) or "none"
         similar = similar_name(session, Dataset.name, name) or f"; register it, or choose from: {known}"
-        raise UserError(f"dataset {name!r} is not registered{similar}", code="unknown_dataset")
+        raise NotFound(f"dataset {name!r} is not registered{similar}", code="unknown_dataset")
     return dataset
 
 
@@ -68,7 +68,7 @@ def register_dataset(
     real = resolve_allowed(path, roots)
     if session.get(Dataset, name) is not None and not new_version:
         message = f"dataset {name!r} exists already; choose another name, or ask for a new version of it"
-        raise UserError(message, code="dataset_exists", field="name")
+        raise Conflict(message, code="dataset_exists", field="name")
     return upsert_dataset(session, name, str(real), owner)
 
 

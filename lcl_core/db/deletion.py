@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, Text, cast, delete, func, or_, select, text
 from sqlalchemy.orm import Session, aliased
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Conflict
 from lcl_core.common.paths import is_url
 from lcl_core.db.datasets import PRODUCT_OWNER, SAMPLE_DATASET, list_versions
 from lcl_core.db.models import CollectionRow, Dataset, DatasetVersion, EncoderRow, Metric, Run, Study, StudyCell
@@ -52,7 +52,7 @@ def delete_encoder(
     """
     if row.owner == PRODUCT_OWNER and welcome:
         message = f"encoder {row.name!r} comes with the product and is registered at each start; set LCL_WELCOME=0"
-        raise UserError(message, code="in_product")
+        raise Conflict(message, code="in_product")
     reasons = _encoder_users(session, row, {row.id, row.name}, visible_to)
     query = select(CollectionRow.name).where(CollectionRow.encoder_id == row.id).order_by(CollectionRow.id)
     made = list(session.scalars(query))
@@ -91,7 +91,7 @@ def delete_dataset(session: Session, row: Dataset, home: Path, visible_to: str |
     """
     if row.name == SAMPLE_DATASET:
         message = f"dataset {SAMPLE_DATASET!r} comes with the product and is registered at each start; it stays"
-        raise UserError(message, code="in_product")
+        raise Conflict(message, code="in_product")
     paths = _managed_only([row.path, *(version.path for version in list_versions(session, row.name))])
     runs = _unfinished_runs_using(session, datasets_of, {row.name})
     studies = _active_studies_using(session, lambda spec: row.name in _datasets_of_study(spec), None)
@@ -108,7 +108,7 @@ def delete_dataset(session: Session, row: Dataset, home: Path, visible_to: str |
 
 def _raise_if_used(noun: str, name: str, reasons: Sequence[str]) -> None:
     if reasons:
-        raise UserError(f"{noun} {name!r} is in use: {'; '.join(reasons)}", code=f"{noun}_in_use")
+        raise Conflict(f"{noun} {name!r} is in use: {'; '.join(reasons)}", code=f"{noun}_in_use")
 
 
 def _usage_reasons(

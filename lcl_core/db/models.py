@@ -469,18 +469,6 @@ class WebhookDelivery(Base):
     created_at: Mapped[datetime]
 
 
-class SavedView(Base):
-    """A named address of the page, for all who use the service."""
-
-    __tablename__ = "saved_view"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(String(100), unique=True)
-    address: Mapped[str] = mapped_column(String(2000))  # query string of the page, with its "?"
-    owner: Mapped[str] = mapped_column(String(100), index=True)
-    created_at: Mapped[datetime]  # or last replaced
-
-
 _PENDING = "pending IS NOT NULL"
 _PREFIXES = {"path": "varchar_pattern_ops"}  # for has_prefix; the primary key has the order of the collation
 

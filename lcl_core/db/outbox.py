@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Busy, NotFound
 from lcl_core.db.models import (
     OUTPUT_FOLDERS,
     ArtifactUpload,
@@ -308,7 +308,7 @@ def abandon_uploads(session: Session, home: str) -> HomeUploads:
     pending = pending_uploads(session, home)
     if not pending:
         message = f"no folder of a home {home!r} waits for its upload; `lcl homes list` prints those that do"
-        raise UserError(message, code="unknown_home")
+        raise NotFound(message, code="unknown_home")
     of_home = UPLOAD_OUTBOX.is_open, ArtifactUpload.holder == home
     session.execute(update(ArtifactUpload).where(*of_home).values(pending=None, error=LOST))
     return pending[0]
@@ -406,14 +406,14 @@ def require_uploaded(row: ArtifactUpload) -> str:
     """Key of the folder in the store. Raises: UserError ``artifacts_pending`` or ``artifacts_lost``."""
     if row.pending is None and row.error == LOST:
         message = f"the files of {row.path} are lost: {LOST}; submit the run that made them again"
-        raise UserError(message, code="artifacts_lost")
+        raise NotFound(message, code="artifacts_lost")
     if row.key is None:
         error = f" ({row.error})" if row.error else ""
         message = (
             f"the files of {row.path} are still on the machine that made them and on their way to the store{error}; "
             "try again in a while, and see that a worker of that machine is running"
         )
-        raise UserError(message, code="artifacts_pending")
+        raise Busy(message, code="artifacts_pending")
     return row.key
 
 

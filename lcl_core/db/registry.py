@@ -18,7 +18,7 @@ from pathlib import Path
 from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.common.paths import Root, is_url, resolve_allowed
 from lcl_core.db.datasets import (
     PRODUCT_OWNER,
@@ -83,7 +83,7 @@ def get_encoder(session: Session, id_or_name: str) -> EncoderRow:
         similar = similar_name(session, EncoderRow.name, id_or_name) or (
             "; the list of encoders has the names, or pre-train one"
         )
-        raise UserError(f"encoder {id_or_name!r} is not registered{similar}", code="unknown_encoder")
+        raise NotFound(f"encoder {id_or_name!r} is not registered{similar}", code="unknown_encoder")
     return row
 
 
@@ -131,11 +131,6 @@ def _set_field(spec: AnyModel, path: Sequence[str], value: str) -> AnyModel:
     return spec.model_copy(update={head: _set_field(getattr(spec, head), rest, value) if rest else value})
 
 
-def encoders_by_weights_hash(session: Session, weights_hash: str) -> Sequence[EncoderRow]:
-    """Encoders with these weights, oldest first; their other files may differ."""
-    return session.scalars(select(EncoderRow).where(EncoderRow.hash == weights_hash).order_by(EncoderRow.id)).all()
-
-
 def list_encoders(session: Session) -> Sequence[EncoderRow]:
     """Newest first."""
     return session.scalars(select(EncoderRow).order_by(EncoderRow.id.desc())).all()
@@ -152,7 +147,7 @@ def get_collection(session: Session, id_or_name: str) -> CollectionRow:
 def unknown_collection(id_or_name: str, similar: str = "") -> UserError:
     """``similar``: what ``similar_name`` returned."""
     similar = similar or "; the list of collections has the names, or index one"
-    return UserError(f"collection {id_or_name!r} does not exist{similar}", code="unknown_collection")
+    return NotFound(f"collection {id_or_name!r} does not exist{similar}", code="unknown_collection")
 
 
 def list_collections(session: Session) -> Sequence[CollectionRow]:
@@ -198,7 +193,7 @@ def check_collection_encoder(session: Session, collection: CollectionRow, encode
     else:
         what = f"{encoder.name!r} is {encoder.hash[:12]}"
     message = f"{made_with}, {what}; name that one, or make the collection anew with mode replace"
-    raise UserError(message, code="encoder_mismatch", field="encoder")
+    raise Conflict(message, code="encoder_mismatch", field="encoder")
 
 
 def check_name(session: Session, noun: str, name: str, owner: str, field: str = "name", *, admin: bool = False) -> None:
@@ -218,7 +213,7 @@ def check_name(session: Session, noun: str, name: str, owner: str, field: str = 
     if taken_by not in (None, owner):
         who = "comes with the product" if taken_by == PRODUCT_OWNER else f"is {taken_by}'s"
         message = f"the {noun} name {name!r} {who}; choose another name, or ask an admin to register it under this one"
-        raise UserError(message, code="name_taken", field=field)
+        raise Conflict(message, code="name_taken", field=field)
 
 
 def check_run_names(
@@ -274,10 +269,10 @@ def rename_encoder(session: Session, row: EncoderRow, name: str, owner: str, *, 
     Raises: UserError ``bad_name``, ``name_taken``, ``in_product``.
     """
     if row.owner == PRODUCT_OWNER:
-        raise UserError(f"encoder {row.name!r} comes with the product and keeps its name", code="in_product")
+        raise Conflict(f"encoder {row.name!r} comes with the product and keeps its name", code="in_product")
     check_name(session, "encoder", name, owner, admin=admin)
     if session.scalars(select(EncoderRow.id).where(EncoderRow.name == name, EncoderRow.id != row.id).limit(1)).first():
-        raise UserError(f"another encoder is named {name!r}; choose another name", code="name_taken", field="name")
+        raise Conflict(f"another encoder is named {name!r}; choose another name", code="name_taken", field="name")
     row.name = name
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, ColumnElement, Text, and_, cast, func, or_, s
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
-from lcl_core.common.errors import UserError, suggestion
+from lcl_core.common.errors import Conflict, NotFound, UserError, suggestion
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Dataset, EncoderRow, Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_checkpoints, delete_stored_folder
@@ -72,16 +72,16 @@ def find_owned(session: Session, table: type[OwnedRow], reference: str, owner: s
     if len(ids) > 1:
         listed = ", ".join(ids[:MAX_LISTED_IDS]) + (", …" if len(ids) > MAX_LISTED_IDS else "")
         message = f"more than one {noun} is named {reference!r}; name one by its id: {listed}"
-        raise UserError(message, code="ambiguous_name")
+        raise Conflict(message, code="ambiguous_name")
     if not ids:
         newest = select(table.name).where(*visible).order_by(table.id.desc()).limit(MAX_NAMES)
         similar = suggestion(reference, {name for name in session.scalars(newest) if name is not None})
-        raise UserError(f"there is no {noun} {reference!r}{similar}", code=f"unknown_{noun}")
+        raise NotFound(f"there is no {noun} {reference!r}{similar}", code=f"unknown_{noun}")
     return session.get_one(table, ids[0])
 
 
 def unknown_run(run_id: str) -> UserError:
-    return UserError(f"there is no run {run_id!r}", code="unknown_run")
+    return NotFound(f"there is no run {run_id!r}", code="unknown_run")
 
 
 def list_runs(
@@ -246,7 +246,7 @@ def resume_run(session: Session, run_id: str, changes: Mapping[str, Any] = _NO_C
             f"run {run_id} has been at work for {run.ran_seconds:,.0f} s, and its timeout_seconds are {limit:,g}; "
             f"raise them: lcl runs resume {run_id} --timeout SECONDS (0: no limit)"
         )
-        raise UserError(message, code="timeout_reached", field="timeout_seconds")
+        raise Conflict(message, code="timeout_reached", field="timeout_seconds")
     return run
 
 
@@ -296,7 +296,7 @@ def _check_in_no_study(session: Session, run_id: str) -> None:
     study = session.scalars(query.limit(1)).one_or_none()
     if study is not None:
         message = f"run {run_id} stands in the table of study {study}; delete the study first"
-        raise UserError(message, code="run_in_study")
+        raise Conflict(message, code="run_in_study")
 
 
 def _check_no_dependents(session: Session, run_id: str) -> None:
@@ -311,14 +311,14 @@ def _check_no_dependents(session: Session, run_id: str) -> None:
     )
     waiting = session.scalars(query.limit(1)).one_or_none()
     if waiting is not None:
-        raise UserError(f"run {waiting} comes after {run_id} and still waits; cancel that first", code="run_is_awaited")
+        raise Conflict(f"run {waiting} comes after {run_id} and still waits; cancel that first", code="run_is_awaited")
     from_last = and_(Run.continues == run_id, Run.restarts == 0)  # a retry begins without it
     starts_from_it = or_(from_last, Run.spec[("branch", "run")].as_string() == run_id)
     unfinished = Run.state.not_in(FINISHED), Run.kind == "pretrain", Run.checkpoint.is_(None)
     starting = session.scalars(select(Run.id).where(*unfinished, starts_from_it).order_by(Run.id).limit(1)).first()
     if starting is not None:
         message = f"run {starting} starts from a checkpoint of {run_id} and has none of its own yet"
-        raise UserError(f"{message}; cancel that first, or wait for its first checkpoint", code="run_is_awaited")
+        raise Conflict(f"{message}; cancel that first, or wait for its first checkpoint", code="run_is_awaited")
 
 
 def _unclaimed_state(session: Session, run: Run) -> State:
@@ -334,7 +334,7 @@ def _unclaimed_state(session: Session, run: Run) -> State:
 def _requeue(session: Session, run_id: str, from_scratch: bool) -> Run:
     run, moment = _lock_run(session, run_id), now(session)
     if run.state not in FINISHED:  # the state machine allows running to queued, for leases
-        way_out = "; unpause lets it go on" if run.state == State.PAUSED else ""
+        way_out = "; resume lets it go on" if run.state == State.PAUSED else ""
         raise ForbiddenTransition(run_id, run.state, f"queued again before it is cancelled or has failed{way_out}")
     return transition(
         run,
@@ -426,10 +426,10 @@ def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, o
         resource: ``cpu`` or ``gpu``; None: a GPU if a worker alive has one.
         owner: owner of the runs that the estimate may use; None: all owners.
 
-    Raises: UserError ``not_estimated`` unless the spec is of a pre-training.
+    Raises: UserError ``bad_request`` unless the spec is of a pre-training.
     """
     if not isinstance(spec, PretrainSpec):
-        raise UserError("only runs of kind pretrain are estimated", code="not_estimated", field="kind")
+        raise UserError("only runs of kind pretrain are estimated", code="bad_request", field="kind")
     return estimate_pretrainings(session, [spec], resource, owner)[0]
 
 

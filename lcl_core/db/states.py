@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Conflict
 
 
 class State(StrEnum):
@@ -57,7 +57,7 @@ _PARTICIPLES = {
 UNCLAIMED = frozenset(State) - LEASED - FINISHED  # no worker has a lease, and one may still get it
 
 
-class ForbiddenTransition(UserError):
+class ForbiddenTransition(Conflict):
     """The state of the run (or study) forbids the action; ``action`` is a participle such as ``cancelled``."""
 
     def __init__(self, run_id: str, state: str, action: str, noun: str = "run") -> None:

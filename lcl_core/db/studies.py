@@ -16,7 +16,7 @@ from functools import partial
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import NotFound, UserError
 from lcl_core.db.models import Run, Study, StudyCell, new_id
 from lcl_core.db.registry import pin_reference
 from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
@@ -149,7 +149,7 @@ def get_study(session: Session, study_id: str, owner: str | None = None) -> Stud
     """The study, if it belongs to ``owner`` (None: to anyone). Raises: UserError ``unknown_study``."""
     study = session.get(Study, study_id)
     if study is None or owner not in (None, study.owner):
-        raise UserError(f"there is no study {study_id!r}", code="unknown_study")
+        raise NotFound(f"there is no study {study_id!r}", code="unknown_study")
     return study
 
 

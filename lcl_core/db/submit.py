@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Select, and_, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Conflict, UserError
 from lcl_core.db.leases import transition_all
 from lcl_core.db.models import CollectionAddition, Dataset, EncoderRow, Predecessor, Run, RunTag, Study, new_id
 from lcl_core.db.registry import pin_encoders
@@ -70,7 +70,7 @@ def submit(
         after: ids of runs whose success the run waits for.
         continues: id of a run from whose last checkpoint the new run starts; None: the trunk of the spec, if any.
         visible_to: owner whose runs ``after`` and ``spec.branch`` may name; None: all owners.
-        body_hash: of the request, as ``hash_submission`` has it; None: that of these arguments.
+        body_hash: of the request; None: that of these arguments.
 
     Raises: UserError ``unknown_kind``, ``bad_spec``, ``bad_gpus``, ``unknown_encoder``, ``bad_branch``,
         ``no_engine``, ``unknown_predecessor``, ``predecessor_failed``, ``idempotency_conflict`` (the key had another
@@ -79,7 +79,10 @@ def submit(
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     requirements = resolve_requirements(kind, spec, resource, gpus)
     _check_engine(session, requirements["nodes"])
-    body_hash = body_hash or hash_submission(kind, spec, name, tags, after, priority, max_attempts, resource, gpus)
+    if body_hash is None:
+        body = {"kind": kind, "spec": spec.model_dump(mode="json"), "name": name, "tags": sorted(set(tags))}
+        limits = {"priority": priority, "max_attempts": max_attempts, "resource": resource, "gpus": gpus}
+        body_hash = hash_body({**body, **limits, "after": list(after)})
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated
     spec = pin_encoders(session, spec)  # after the hash: a repeated request finds its run whatever the name is now
@@ -181,30 +184,12 @@ def find_by_idempotency_key(
         return None
     row = session.scalars(select(table).where(table.owner == owner, table.idempotency_key == key)).one_or_none()
     if row is not None and row.body_hash != body_hash:
-        raise UserError(
+        raise Conflict(
             f"Idempotency-Key {key!r} was used before with another body, for {table.__tablename__} {row.id}; "
             "use a new key",
             code="idempotency_conflict",
         )
     return row
-
-
-def hash_submission(
-    kind: str,
-    spec: AnySpec,
-    name: str | None,
-    tags: Sequence[str],
-    after: Sequence[str],
-    priority: int,
-    max_attempts: int,
-    resource: str | None,
-    gpus: int | None,
-) -> str:
-    """Hash of a request for a run, which does not depend on what is registered. ``after``: as the request has them."""
-    fields: dict[str, Any] = {"kind": kind, "spec": spec.model_dump(mode="json"), "name": name}
-    fields["tags"] = sorted(set(tags))
-    fields |= {"after": list(dict.fromkeys(after)), "priority": priority, "max_attempts": max_attempts}
-    return hash_body({**fields, "resource": resource, "gpus": gpus})
 
 
 def hash_body(body: dict[str, Any]) -> str:

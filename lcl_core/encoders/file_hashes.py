@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Conflict, UserError
 from lcl_core.common.files import sha256_file
 from lcl_core.encoders.schemas.base import data_files
 
@@ -60,7 +60,7 @@ def check_unchanged(registered: Hashes, found: Hashes) -> None:
     if changed := changed_files(known, there):
         names = ", ".join(changed[:4])
         message = f"{names} of this encoder changed since it was registered (sha256 differs)"
-        raise UserError(message, code="encoder_changed")
+        raise Conflict(message, code="encoder_changed")
 
 
 def lists_all_files(hashes: Hashes) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcl_core import __version__
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.common.sandbox import KILLED_FOR_MEMORY, SandboxLimits, limit_memory, run_sandboxed
 from lcl_core.encoders.detect import IMAGES, EncoderFormat
@@ -52,7 +52,7 @@ _refusals: OrderedDict[str, tuple[float, Path, UserError]] = OrderedDict()  # un
 _cache_lock = threading.Lock()
 
 
-class SandboxBusy(UserError):
+class SandboxBusy(Busy):
     """Others are being examined. ``retry_after``: seconds."""
 
     retry_after = 10.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.system_errors import tokenizer_errors
 from lcl_core.encoders.captioning import DocumentPrompt, GenerationConfig, PreparedImage, StreamListener
 from lcl_core.serving.dynamic_batcher import BatchObserver, DynamicBatcher, failed_future, wait_all
@@ -30,7 +30,7 @@ _END = object()
 Result = TypeVar("Result")
 
 
-class OutOfMemory(UserError):
+class OutOfMemory(Busy):
     """The process could not get the memory that a request needs. ``retry_after``: seconds."""
 
     retry_after = 5.0

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.system_errors import as_exception
 
 log = logging.getLogger(__name__)
@@ -162,6 +162,8 @@ BatchObserver = Callable[[Any, list[float]], None]
 class Overloaded(UserError):
     """The queue is full. ``retry_after`` is the time in seconds after which it should have room."""
 
+    status = 429
+
     def __init__(self, waiting: int, retry_after: float) -> None:
         super().__init__(
             f"{waiting} requests are waiting; send this one again in {retry_after:.0f} s", code="overloaded"
@@ -169,7 +171,7 @@ class Overloaded(UserError):
         self.retry_after = retry_after
 
 
-class EncoderUnloaded(UserError):
+class EncoderUnloaded(Busy):
     """The encoder was closed before the request ran."""
 
     def __init__(self) -> None:

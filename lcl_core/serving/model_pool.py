@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from lcl_core import encoders
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Busy, Conflict, UserError
 from lcl_core.common.system_errors import as_exception
 from lcl_core.encoders.file_hashes import RELEVANT_SUFFIXES, Hashes
 from lcl_core.serving.batched_engine import BatchedEngine
@@ -231,11 +231,11 @@ class ModelPool:
 
     def _known(self, stamp: FilesStamp) -> _Slot | None:
         if self._closed:
-            raise UserError("the service is closing; send the request again", code="pool_closed")
+            raise Busy("the service is closing; send the request again", code="pool_closed")
         if stamp in self._slots:
             self._slots.move_to_end(stamp)
         elif stamp in self._changed:  # to hash the files with every request would take seconds each
-            raise UserError(self._changed[stamp], code="encoder_changed")
+            raise Conflict(self._changed[stamp], code="encoder_changed")
         return self._slots.get(stamp)
 
     def _remember_changed(self, stamp: FilesStamp, message: str) -> None:
@@ -284,7 +284,7 @@ class _Slot:
     def load(self, load: Load, directory: Path, registered: Hashes | None) -> BatchedEngine:
         with self._lock:
             if self._closed:
-                raise UserError("the service is closing; send the request again", code="pool_closed")
+                raise Busy("the service is closing; send the request again", code="pool_closed")
             if self.session is None:
                 self.session = load(directory, registered)
             return self.session

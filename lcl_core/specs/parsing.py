@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import NotFound, UserError
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import Spec
 from lcl_core.specs.corpus_jobs import ConvertSpec, CorpusSpec, IndexSpec, MatchSpec, ValidateSpec, WriteSpec
@@ -35,7 +35,7 @@ def parse_spec(kind: str, value: Any) -> AnySpec:
     """
     if kind not in SPECS:
         message = f"kind {kind!r} is not known; choose from {', '.join(SPECS)}"
-        raise UserError(message, code="unknown_kind", field="kind")
+        raise NotFound(message, code="unknown_kind", field="kind")
     return parse_as(SPECS[kind], value)
 
 

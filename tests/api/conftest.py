@@ -1,29 +1,24 @@
 """A real service on SQLite and a free port, a key of each role, and runs in any state."""
 
-from __future__ import annotations
-
 import socket
 import sys
-from collections.abc import Callable, Iterator
 from io import StringIO
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import structlog
 
 from api.cli import main
 from api.core.settings import ApiSettings
+from api.services import run_events
 from api.services.state import AppState
 from tests.api.sample_assets import images_by_colour, make_collection, save_encoder
-from tests.api.service_fixture import Json, Serve, ServiceFixture, serve_app
+from tests.api.service_fixture import ServiceFixture, serve_app
 
 CommandResult = tuple[int, str, str]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _logs() -> None:
+def _logs():
     """The service's log goes where pytest keeps it, not among what a command prints."""
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, structlog.stdlib.render_to_log_kwargs],
@@ -31,37 +26,41 @@ def _logs() -> None:
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_polls():
+    run_events.POLL_SECONDS = 0.02
+
+
 @pytest.fixture(scope="session")
-def serve() -> Serve:
+def serve():
     """``with serve(settings) as url``: the application in a thread of this process."""
     return serve_app
 
 
 @pytest.fixture(scope="session")
-def house_of() -> type[ServiceFixture]:
+def house_of():
     """``House`` itself, for a service on other settings."""
     return ServiceFixture
 
 
 @pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_root(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="module")
-def live_service(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator[ServiceFixture]:
+def live_service(tmp_path_factory, data_root):
     home = tmp_path_factory.mktemp("home")
     settings = ApiSettings(
         home=home,
         data_roots=[data_root],
-        event_poll_seconds=0.02,
         max_inputs=8,
         max_text_characters=500,
         max_image_bytes=100_000,
         max_image_pixels=250_000,
         max_request_pixels=600_000,
         webhook_hosts=["hooks.example.org"],
-        _env_file=None,  # type: ignore[call-arg]
+        _env_file=None,
     )
     with serve_app(settings) as url:
         context = AppState(settings)
@@ -72,20 +71,18 @@ def live_service(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> I
 
 
 @pytest.fixture
-def http(live_service: ServiceFixture) -> Iterator[httpx.Client]:
+def http(live_service):
     with live_service.http() as client:
         yield client
 
 
 @pytest.fixture
-def lcl(
-    live_service: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., CommandResult]:
+def lcl(live_service, monkeypatch, capsys):
     """``lcl ARGUMENTS…`` in this process: exit status, standard output, standard error."""
     monkeypatch.setenv("LCL_API_URL", live_service.url)
     monkeypatch.setenv("LCL_API_KEY", live_service.keys["admin"])
 
-    def run(*arguments: str, stdin: str = "") -> CommandResult:
+    def run(*arguments, stdin=""):
         monkeypatch.setattr(sys, "argv", ["lcl", *arguments])
         monkeypatch.setattr(sys, "stdin", StringIO(stdin))
         try:
@@ -102,10 +99,10 @@ def lcl(
 
 
 @pytest.fixture
-def refused() -> Callable[..., Json]:
+def refused():
     """Check that an answer is an error in the one form; its facts."""
 
-    def check(response: httpx.Response, status: int, code: str | None = None, field: str | None = None) -> Json:
+    def check(response, status, code=None, field=None):
         assert response.status_code == status, response.text
         facts = response.json()["error"]
         assert set(facts) - {"field"} == {"code", "message", "type", "param"}
@@ -123,30 +120,30 @@ def refused() -> Callable[..., Json]:
 
 
 @pytest.fixture(scope="module")
-def encoder_dir(data_root: Path) -> Path:
+def encoder_dir(data_root):
     return save_encoder(data_root / "tiny-encoder")
 
 
 @pytest.fixture(scope="module")
-def encoder(live_service: ServiceFixture, encoder_dir: Path) -> Json:
+def encoder(live_service, encoder_dir):
     """An encoder named ``tiny``, imported over REST."""
     return live_service.admin.import_encoder("tiny", str(encoder_dir))
 
 
 @pytest.fixture(scope="session")
-def sample_images() -> dict[str, bytes]:
+def sample_images():
     """PNG files by the name of their colour."""
     return images_by_colour()
 
 
 @pytest.fixture(scope="module")
-def collection(live_service: ServiceFixture, encoder: Json, encoder_dir: Path, sample_images: dict[str, bytes]) -> Json:
+def collection(live_service, encoder, encoder_dir, sample_images):
     """What an index run of the four images makes, registered as a worker registers it."""
     return make_collection(live_service, encoder, encoder_dir, sample_images)
 
 
 @pytest.fixture
-def free_port() -> int:
+def free_port():
     """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,30 +1,25 @@
 """A small encoder, images, and a collection of them."""
 
-from __future__ import annotations
-
 import io
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from lcl_core.db import complete_run, leases, submit
 from lcl_core.specs.parsing import parse_spec
-from tests.api.service_fixture import ServiceFixture
 
 Json = dict[str, Any]
 COLOURS = ("red", "green", "blue", "white")
 
 
 def save_encoder(
-    directory: Path,
-    seed: int = 0,
-    texts: Sequence[str] = ("a red square", "a blue circle", "green triangles on white"),
-    vocab_size: int = 280,
-    context_length: int = 48,
-    vision_width: int = 32,
-) -> Path:
+    directory,
+    seed=0,
+    texts=("a red square", "a blue circle", "green triangles on white"),
+    vocab_size=280,
+    context_length=48,
+    vision_width=32,
+):
     """An encoder with fresh weights, as a run saves it: 32-pixel images, vectors of 24 numbers."""
     from lcl_core.data.tokenizer import train_bpe
     from lcl_core.model import LCLConfig, LCLProcessor
@@ -49,24 +44,18 @@ def save_encoder(
     return directory
 
 
-def png(colour: str | tuple[int, ...], size: tuple[int, int] = (24, 24)) -> bytes:
+def png(colour, size=(24, 24)):
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def images_by_colour() -> dict[str, bytes]:
+def images_by_colour():
     """PNG files by the name of their colour."""
     return {colour: png(colour) for colour in COLOURS}
 
 
-def make_collection(
-    live_service: ServiceFixture,
-    encoder: Json,
-    encoder_dir: Path,
-    sample_images: Mapping[str, bytes],
-    name: str = "squares",
-) -> Json:
+def make_collection(live_service, encoder, encoder_dir, sample_images, name="squares"):
     """What an index run of the four images makes, registered as a worker registers it.
 
     Captions get vectors if the encoder reads texts.

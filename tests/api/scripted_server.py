@@ -1,36 +1,32 @@
 """An HTTP server with scripted responses, for tests of clients."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
 
 Answer = tuple[int, dict[str, str], bytes]
-BUSY: Answer = (503, {"retry-after": "0"}, b'{"error": {"code": "busy", "message": "later"}}')
-FINE: Answer = (200, {}, b'{"id": "run_1", "items": []}')
+BUSY = (503, {"retry-after": "0"}, b'{"error": {"code": "busy", "message": "later"}}')
+FINE = (200, {}, b'{"id": "run_1", "items": []}')
 
 
 class Server:
     """Gives the scripted answers, the last one again and again; ``None`` hangs up without one."""
 
-    def __init__(self, *script: Answer | None) -> None:
+    def __init__(self, *script):
         self.script = list(script)
-        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.requests = []
         self.url = ""
 
-    def next(self) -> Answer | None:
+    def next(self):
         return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
 
 @contextmanager
-def scripted_server(*script: Answer | None) -> Iterator[Server]:
+def scripted_server(*script):
     server = Server(*script)
 
     class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
+        def answer(self):
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             server.requests.append((self.command, self.path, dict(self.headers.items()), body))
             given = server.next()
@@ -46,7 +42,7 @@ def scripted_server(*script: Answer | None) -> Iterator[Server]:
 
         do_GET = do_POST = do_PATCH = do_DELETE = answer
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, *_):
             """Quiet."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as listening:

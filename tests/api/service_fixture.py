@@ -1,14 +1,11 @@
 """A running service as its clients see it, and its database as workers see it."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,9 +13,7 @@ import uvicorn
 
 from api.app import create_app
 from api.client import Client
-from api.core.http_server import server_config
 from api.core.settings import ApiSettings
-from api.services.state import AppState
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import collections, complete_run, leases, queue, registry, runs, studies, submit
 from lcl_core.specs.parsing import parse_spec
@@ -38,22 +33,22 @@ JOB_FUNCTIONS = {
 class ServiceFixture:
     """The service as its callers see it, and its database as workers see it."""
 
-    def __init__(self, url: str, home: Path, context: AppState, key: str) -> None:
+    def __init__(self, url, home, context, key):
         self.url = url
         self.home = home
         self.context = context
         self.admin = Client(url, key, attempts=1)
         self.keys = {role: self.admin.create_key("someone", role)["key"] for role in ("viewer", "submitter", "admin")}
 
-    def http(self, role: str | None = "admin") -> httpx.Client:
+    def http(self, role="admin"):
         """A bare client with a key of ``role``; None: without any."""
         headers = {"authorization": f"Bearer {self.keys[role]}"} if role else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=180, trust_env=False)
 
-    def submit(self, **more: Any) -> str:
+    def submit(self, **more):
         return self.admin.submit("pretrain", {"preset": "sample"}, **more)["id"]
 
-    def claim(self, run_id: str) -> leases.Claim:
+    def claim(self, run_id):
         """Take runs as a worker does until this one comes; the others are cancelled out of the way."""
         while True:
             with self.context.database.session() as session:
@@ -63,26 +58,26 @@ class ServiceFixture:
                 return claim
             self.settle(claim, complete_run.RunCancelled())
 
-    def record(self, claim: leases.Claim, *lines: Json) -> None:
+    def record(self, claim, *lines):
         with self.context.database.session() as session:
             leases.record_metrics(session, claim, lines)
 
-    def settle(self, claim: leases.Claim, outcome: complete_run.RunOutcome) -> None:
+    def settle(self, claim, outcome):
         from lcl_core.collections.collection import Collection
 
         run_dir = self.run_dir(claim.run_id).path
         complete_run.complete_run(self.context.database, claim, outcome, run_dir, self.home, 1.0, None, Collection.open)
 
-    def finished(self, outcome: complete_run.RunOutcome | None = None, **more: Any) -> str:
+    def finished(self, outcome=None, **more):
         """The id of a run that has ended: failed, unless told otherwise."""
         run_id = self.submit(**more)
         self.settle(self.claim(run_id), outcome or complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
         return run_id
 
-    def work(self, run_id: str) -> None:
+    def work(self, run_id):
         do_run(self, run_id)
 
-    def end_study(self, study_id: str, values: dict[tuple[str, int], float]) -> Json:
+    def end_study(self, study_id, values):
         """End the runs of a study as workers do, so that each cell has its IR@5; the study.
 
         ``values``: by the labels of a row, such as "loss=both", and the seed.
@@ -105,12 +100,12 @@ class ServiceFixture:
                 run.state, run.result = "succeeded", {"rows": [row], "dataset": "sample", "dataset_hash": "d"}
         return self.admin.study(study_id)
 
-    def run_dir(self, run_id: str) -> RunDir:
+    def run_dir(self, run_id):
         run_dir = RunDir(self.home / "runs" / run_id)
         run_dir.prepare({"run_id": run_id})
         return run_dir
 
-    def evaluated(self, encoder: str, rows: list[Json], dataset_hash: str = "d" * 64, **fields: Any) -> str:
+    def evaluated(self, encoder, rows, dataset_hash="d" * 64, **fields):
         """A finished evaluation with these rows; ``fields``: of its spec."""
         encoder_id = self.admin.encoder(encoder)["id"]
         spec = parse_spec("evaluate", {"encoder": encoder_id, **fields})
@@ -125,7 +120,7 @@ class ServiceFixture:
         return run_id
 
 
-def do_run(service: Any, run_id: str) -> None:
+def do_run(service, run_id):
     """Do a run as a worker's process does, in this one.
 
     Args:
@@ -134,7 +129,7 @@ def do_run(service: Any, run_id: str) -> None:
     do_claim(service, service.claim(run_id))
 
 
-def do_claim(service: Any, claim: leases.Claim) -> None:
+def do_claim(service, claim):
     """As ``do_run``, of a run that is claimed already."""
     from lcl_core.common.errors import UserError
 
@@ -144,7 +139,7 @@ def do_claim(service: Any, claim: leases.Claim) -> None:
         read = {"datasets": inputs.dataset_hashes}
         leases.begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=False, inputs=read)
     run_dir = service.run_dir(run_id)
-    facts: Json = {"datasets": inputs.datasets, "encoders": inputs.encoders, "items": inputs.items}
+    facts = {"datasets": inputs.datasets, "encoders": inputs.encoders, "items": inputs.items}
     facts["encoder_files"] = inputs.encoder_files
     facts["collections"] = collections.prepare_collection_snapshots(
         service.context.database, spec, run_dir.changes, service.home
@@ -154,7 +149,7 @@ def do_claim(service: Any, claim: leases.Claim) -> None:
     module, name = JOB_FUNCTIONS[claim.kind]
     do = getattr(import_module(module), name)
     try:
-        outcome: complete_run.RunOutcome = complete_run.RunSucceeded(do(run_dir))
+        outcome = complete_run.RunSucceeded(do(run_dir))
     except UserError as error:
         outcome = complete_run.RunFailed(error.to_dict())
     if run_dir.metrics_file.exists():
@@ -167,11 +162,12 @@ Serve = Callable[[ApiSettings], AbstractContextManager[str]]
 
 
 @contextmanager
-def serve_app(settings: ApiSettings) -> Iterator[str]:
+def serve_app(settings):
     """Serve an application in a thread; its address."""
     listening = socket.socket(proto=socket.IPPROTO_TCP)  # said, so that asyncio switches Nagle's delay off
     listening.bind(("127.0.0.1", 0))
-    config = server_config(create_app(settings), settings, log_level="warning", timeout_graceful_shutdown=2)
+    app = create_app(settings)
+    config = uvicorn.Config(app, ws="none", server_header=False, log_level="warning", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

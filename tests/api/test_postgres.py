@@ -1,11 +1,6 @@
 """The same service on PostgreSQL."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import select, text
@@ -23,18 +18,16 @@ ADMIN_KEY = "4f0c9a7be1d2835c6a8e7f10"
 
 
 @pytest.fixture
-def team(tmp_path: Path, empty_postgres: str, serve: Any, house_of: Callable[..., Any]) -> Iterator[Any]:
+def team(tmp_path, empty_postgres, serve, house_of):
     """A team's deployment: its own admin key, PostgreSQL."""
-    settings = ApiSettings(
-        home=tmp_path, database_url=empty_postgres, admin_key=ADMIN_KEY, event_poll_seconds=0.02, max_inputs=8
-    )
+    settings = ApiSettings(home=tmp_path, database_url=empty_postgres, admin_key=ADMIN_KEY, max_inputs=8)
     context = AppState(settings)
     with serve(settings) as url:
         yield house_of(url, tmp_path, context, ADMIN_KEY)
     context.close()
 
 
-def tables(team: Any) -> dict[str, bool]:
+def tables(team):
     """By the beginning of their names, those that hold vectors: whether both are there."""
     with team.context.database.reading() as session:
         query = text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'vec_%'")
@@ -42,7 +35,7 @@ def tables(team: Any) -> dict[str, bool]:
     return {name: found.count(name) == 2 for name in found}
 
 
-def test_a_runs_whole_life(team: Any) -> None:
+def test_a_runs_whole_life(team):
     run_id = team.admin.submit("pretrain", {"preset": "sample"}, name="naïve ☃", tags=["b", "a"])["id"]
     claim = team.claim(run_id)
     team.record(claim, *[{"step": step, "total_steps": 30, "loss": float("nan")} for step in (10, 20, 30)])
@@ -56,12 +49,12 @@ def test_a_runs_whole_life(team: Any) -> None:
     assert team.admin.metrics(run_id) == []
 
 
-def test_one_key_makes_one_run(team: Any) -> None:
+def test_one_key_makes_one_run(team):
     first = team.admin.submit("pretrain", {}, idempotency_key="once")
     assert team.admin.submit("pretrain", {}, idempotency_key="once") == first
 
 
-def test_large_numbers_and_odd_texts_are_no_server_error(team: Any, refused: Any) -> None:
+def test_large_numbers_and_odd_texts_are_no_server_error(team, refused):
     run_id = team.submit()
     with team.http() as http:
         assert http.get(f"/v1/runs/{run_id}/metrics", params={"after": 2**63 - 1, "after_id": 2**62}).status_code == 200
@@ -72,7 +65,7 @@ def test_large_numbers_and_odd_texts_are_no_server_error(team: Any, refused: Any
         assert http.get("/v1/runs", params={"cursor": "run_☃"}).status_code == 200
 
 
-def test_roles_and_readiness(team: Any, refused: Any) -> None:
+def test_roles_and_readiness(team, refused):
     with team.http("viewer") as viewer:
         refused(viewer.post("/v1/runs", json={"kind": "pretrain", "spec": {}}), 403, "forbidden")
         assert viewer.get("/readyz").json()["checks"]["database"]["ok"]
@@ -80,7 +73,7 @@ def test_roles_and_readiness(team: Any, refused: Any) -> None:
     assert [row["name"] for row in team.admin.datasets()] == ["sample"]
 
 
-def test_a_studys_whole_life(team: Any) -> None:
+def test_a_studys_whole_life(team):
     losses = [{"name": "both"}, {"name": "contrastive", "spec": {"objective.generation_weight": 0.0}}]
     spec = {"axes": [{"name": "loss", "variants": losses}], "metrics": [{"name": "IR@5", "metric": "IR@5"}]}
     study = team.admin.submit_study({**spec, "seeds": [1, 2]}, "naïve ☃", "once")
@@ -96,7 +89,7 @@ def test_a_studys_whole_life(team: Any) -> None:
     assert team.admin.studies()["items"] == []
 
 
-def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any, eventually: Callable[..., None]) -> None:
+def test_a_collection_that_changes(team, tmp_path, serve, eventually):
     """In its files first; then PostgreSQL searches it."""
     sample_images = images_by_colour()
     encoder_dir = save_encoder(tmp_path / "encoders" / "tiny")
@@ -125,15 +118,13 @@ def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any, eventu
 
 
 @pytest.mark.parametrize("change", ["addition", "labels", "deletion"])
-def test_a_collection_changes_while_an_index_run_of_it_ends(
-    team: Any, tmp_path: Path, eventually: Callable[..., None], change: str
-) -> None:
+def test_a_collection_changes_while_an_index_run_of_it_ends(team, tmp_path, eventually, change):
     """A transaction as that of the run's end has the collection locked; the change waits, and nothing waits for it."""
     encoder_dir = save_encoder(tmp_path / "encoders" / "tiny")
     encoder = team.admin.import_encoder("tiny", str(encoder_dir))
     row = make_collection(team, encoder, encoder_dir, images_by_colour())
     (black,) = team.admin.add_items("squares", [{"image": png("black")}])["ids"]  # the owner has a row of bytes
-    calls: dict[str, Callable[[], Any]] = {
+    calls = {
         "addition": lambda: team.admin.add_items("squares", [{"image": png("pink")}]),
         "labels": lambda: team.admin.change_labels("squares", [black], labels={"hue": "k"}),
         "deletion": lambda: team.admin.delete_collection("squares"),
@@ -141,7 +132,7 @@ def test_a_collection_changes_while_an_index_run_of_it_ends(
     database = team.context.database
     waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
 
-    def somebody_waits() -> bool:
+    def somebody_waits():
         with database.reading() as session:
             return bool(session.execute(waiting).scalar_one())
 
@@ -159,7 +150,7 @@ def test_a_collection_changes_while_an_index_run_of_it_ends(
         assert team.admin.collection("squares")["images"] == 5 + (change == "addition")
 
 
-def test_a_database_that_permits_no_writes_is_away(team: Any, refused: Any, eventually: Callable[..., None]) -> None:
+def test_a_database_that_permits_no_writes_is_away(team, refused, eventually):
     database, run = team.context.database, {"kind": "pretrain", "spec": {}}
     default = f'ALTER DATABASE "{database.engine.url.database}" SET default_transaction_read_only'
     others = "pid <> pg_backend_pid() AND datname = current_database()"

@@ -1,16 +1,12 @@
 """Processes as a person starts them: what they import, what they refuse, and how they stop."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -25,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "torchvision", "numpy", "PIL", "tokenizers", "celery", "gradio")
 
 
-def python(code: str, **environment: str) -> str:
+def python(code, **environment):
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -39,13 +35,13 @@ def python(code: str, **environment: str) -> str:
     return done.stdout
 
 
-def environment(home: Path, **more: str) -> dict[str, str]:
+def environment(home, **more):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LCL_")}
     return {**kept, "LCL_HOME": str(home), **more}
 
 
 @contextmanager
-def api(home: Path, port: int, **more: str) -> Iterator[subprocess.Popen[str]]:
+def api(home, port, **more):
     """``python -m api`` as a process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "api"],
@@ -62,18 +58,18 @@ def api(home: Path, port: int, **more: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def loaded_after(code: str, home: Path) -> list[str]:
+def loaded_after(code, home):
     report = f"import json, sys; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
     return json.loads(python(f"{code}\n{report}", LCL_HOME=str(home)).splitlines()[-1])
 
 
-def test_the_client_and_the_command_line_are_light(tmp_path: Path) -> None:
+def test_the_client_and_the_command_line_are_light(tmp_path):
     assert loaded_after("import api.client", tmp_path) == []
     more = "import api.cli, sys; assert not {'fastapi', 'sqlalchemy', 'pydantic'} & set(sys.modules), 'not light'"
     assert loaded_after(more, tmp_path) == []
 
 
-def test_the_api_starts_and_answers_without_anything_heavy(tmp_path: Path) -> None:
+def test_the_api_starts_and_answers_without_anything_heavy(tmp_path):
     code = """
 import asyncio, httpx
 from api.app import create_app
@@ -98,7 +94,7 @@ asyncio.run(main())
     assert loaded_after(code, tmp_path) == []
 
 
-def test_torch_comes_with_the_first_inference_and_not_before(tmp_path: Path) -> None:
+def test_torch_comes_with_the_first_inference_and_not_before(tmp_path):
     code = """
 import asyncio, httpx, sys
 from api.app import create_app
@@ -121,10 +117,10 @@ asyncio.run(main())
     assert not {"torch", "transformers", "torchvision"} & set(loaded_after(code, tmp_path))
 
 
-def test_it_serves_and_leaves_on_sigterm(tmp_path: Path, free_port: int, eventually: Any) -> None:
+def test_it_serves_and_leaves_on_sigterm(tmp_path, free_port, eventually):
     url = f"http://127.0.0.1:{free_port}"
 
-    def answers() -> bool:
+    def answers():
         assert process.poll() is None, "the service ended by itself"
         try:
             return httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
@@ -158,15 +154,13 @@ def test_it_serves_and_leaves_on_sigterm(tmp_path: Path, free_port: int, eventua
 
 
 @pytest.fixture
-def refused_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
+def refused_start(tmp_path, monkeypatch, capsys):
     """Start with settings that must be refused: what standard error says."""
     for name in [name for name in os.environ if name.startswith("LCL_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LCL_HOME", str(tmp_path))
 
-    def start(status: int, **settings: str) -> str:
+    def start(status, **settings):
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
         assert main() == status
@@ -184,18 +178,16 @@ def refused_start(
         ({"LCL_TEAM": "1"}, "LCL_ADMIN_KEY is not set"),
         ({"LCL_TEAM": "1", "LCL_ADMIN_KEY": "changeme"}, "LCL_ADMIN_KEY"),
         ({"LCL_ADMIN_KEY": "changeme"}, "LCL_ADMIN_KEY"),
-        ({"LCL_MAX_JSON_DEPTH": "many"}, "LCL_MAX_JSON_DEPTH"),
+        ({"LCL_MAX_INPUTS": "many"}, "LCL_MAX_INPUTS"),
         ({"LCL_DATA_ROOTS": "[1"}, "LCL_DATA_ROOTS"),
     ],
 )
-def test_bad_settings_are_refused_in_one_line(
-    refused_start: Callable[..., str], tmp_path: Path, settings: dict[str, str], word: str
-) -> None:
+def test_bad_settings_are_refused_in_one_line(refused_start, tmp_path, settings, word):
     assert word in refused_start(2, **settings)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_threads_of_inference_are_set_before_torch_can_be_loaded(tmp_path: Path) -> None:
+def test_threads_of_inference_are_set_before_torch_can_be_loaded(tmp_path):
     code = """
 import os
 from api.__main__ import main
@@ -210,17 +202,11 @@ print(os.environ["OMP_NUM_THREADS"], os.environ["GOMP_SPINCOUNT"])
     assert spins < 300_000  # OpenMP's own
 
 
-def test_a_database_that_cannot_be_used_is_told_in_one_line(refused_start: Callable[..., str], free_port: int) -> None:
-    url = f"postgresql+psycopg://lcl:s3cret@127.0.0.1:{free_port}/lcl"
-    reported = refused_start(1, LCL_DATABASE_URL=url, LCL_DATABASE_PATIENCE_SECONDS="0")
-    assert "the service cannot start" in reported
-    assert "s3cret" not in reported
+def test_a_database_that_cannot_be_used_is_told_in_one_line(refused_start):
     assert "cannot start" in refused_start(1, LCL_DATABASE_URL="sqlite:////proc/none/lcl.db")
 
 
-def test_a_database_that_is_late_is_waited_for(
-    tmp_path: Path, free_port: int, empty_postgres: str, eventually: Callable[..., None]
-) -> None:
+def test_a_database_that_is_late_is_waited_for(tmp_path, free_port, empty_postgres, eventually):
     server = make_url(empty_postgres)
     late = server.set(query={**server.query, "host": str(tmp_path)}).render_as_string(hide_password=False)
     [socket] = Path(str(server.query["host"])).glob(".s.PGSQL.*[0-9]")
@@ -229,10 +215,3 @@ def test_a_database_that_is_late_is_waited_for(
         assert process.stderr.readline().startswith("waiting for the database: ")
         (tmp_path / socket.name).symlink_to(socket)
         eventually(lambda: responds(f"http://127.0.0.1:{free_port}/healthz"), "the api")
-
-
-def test_a_refusal_is_the_exit_status_of_the_process(tmp_path: Path, free_port: int) -> None:
-    with api(tmp_path, free_port, LCL_TEAM="1") as process:
-        _, reported = process.communicate(timeout=180)
-    assert process.returncode == 2
-    assert reported.startswith("error: LCL_ADMIN_KEY is not set")

@@ -146,7 +146,7 @@ def test_a_run_is_held_back_and_goes_on_and_one_waits_for_it(visitor: Any, page_
     expect(head).to_contain_text("Waiting")
     head.get_by_role("link", name=first).click()
     expect(head.get_by_role("heading")).to_have_text("held back")
-    page.locator("#run-unpause").click()
+    page.locator("#run-resume").click()
     expect(head).to_contain_text("Queued")
     page.locator("#run-cancel").click()
     page.get_by_role("button", name="Cancel the run").click()

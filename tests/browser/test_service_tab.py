@@ -41,7 +41,7 @@ def test_a_run_is_paused_and_cancelled_from_the_queue(visitor: Any, page_url: st
         page = visitor.open(f"{page_url}/?tab=service")
         row = page.get_by_role("region", name="Queue").get_by_role("row").filter(has_text="to be cancelled")
         row.get_by_role("button", name="Pause to be cancelled").click()
-        expect(row).to_contain_text("Held back until it is unpaused.")
+        expect(row).to_contain_text("Held back until it is resumed.")
         row.get_by_role("button", name="Cancel to be cancelled").click()
         question = page.get_by_role("alertdialog")
         expect(question.get_by_role("button", name="Let it go on")).to_be_focused()

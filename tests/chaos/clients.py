@@ -106,7 +106,7 @@ class RetryingClients:
             time.sleep(submission.planned.linger)
             if self._verb(run_id, self._client.pause) in ("pausing", "paused"):
                 self._wait(run_id, ("paused", *FINAL))
-                self._verb(run_id, self._client.unpause)
+                self._verb(run_id, self._client.resume)
 
     def _submit(self, submission: Submission) -> str:
         planned = submission.planned

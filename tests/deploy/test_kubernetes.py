@@ -338,7 +338,9 @@ def test_the_door_bounds_what_an_anonymous_user_takes_as_the_gateway_does() -> N
         assert int(door["limit-connections"]) <= 256
         assert f"rate={door['limit-rps']}r/s" in gateway
         assert f"burst={int(door['limit-rps']) * int(door['limit-burst-multiplier'])}" in gateway
-        largest = {"/": "1m", "/gradio_api/run/predict": "4m", "/gradio_api/upload": "32m"}.get(path, "64m")
+        largest = {"/": "1m", "/gradio_api/run/predict": "4m", "/gradio_api/upload": "32m", "/v1/uploads": "4g"}.get(
+            path, "64m"
+        )
         assert door["proxy-body-size"] == largest
         assert f"client_max_body_size {largest};" in gateway
 

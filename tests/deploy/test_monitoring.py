@@ -97,8 +97,6 @@ def test_figures_of_the_house_are_never_summed_over_copies_of_the_api() -> None:
         "lcl_request_",
         "lcl_inference_",
         "lcl_encoder_",
-        "lcl_body_",
-        "lcl_places",
         "lcl_disk_",
         "process_",
         "up",

@@ -95,7 +95,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator[
         fsspec.filesystem("s3").mkdir("s3://of-pages")
         fsspec.filesystem("s3").pipe_file("s3://of-pages/data/laion/00000.tar", webdataset())
         settings = ApiSettings(
-            home=home, data_roots=[data, "s3://of-pages"], broker_url=broker.url, event_poll_seconds=0.02,
+            home=home, data_roots=[data, "s3://of-pages"], broker_url=broker.url,
             _env_file=None,  # type: ignore[call-arg]
         )  # fmt: skip
         with serve_app(settings) as url:

@@ -128,7 +128,7 @@ def test_a_collection_of_nothing_gives_empty_files(http: Callable[..., TestClien
 def test_a_corpus_image_that_cannot_be_had_leaves_a_sign_in_its_place(
     http: Callable[..., TestClient], away: Exception
 ) -> None:
-    gone = http(dataset_image=ApiError(404, "unknown_image", "images/x.png: missing")).get("/corpus/sample/x.png")
+    gone = http(dataset_image=ApiError(404, "not_found", "images/x.png: missing")).get("/corpus/sample/x.png")
     assert (gone.status_code, gone.headers["content-type"]) == (200, "image/svg+xml")
     assert "cannot be read" in gone.text
     assert http(dataset_image=away).get("/corpus/sample/x.png").status_code == 502
@@ -179,7 +179,7 @@ def test_files_of_a_run_are_passed_on_as_downloads(http: Callable[..., TestClien
     def stream(run: str, name: str) -> Iterator[httpx.Response]:
         asked.append((run, name))
         if name == "gone.json":
-            raise ApiError(404, "unknown_artifact", "there is no file 'gone.json' among the artifacts")
+            raise ApiError(404, "not_found", "there is no file 'gone.json' among the artifacts")
         yield httpx.Response(200, content=b"<script>", headers={"content-type": "text/html"})
 
     client = http(artifact_stream=stream)

@@ -276,7 +276,7 @@ class DocumentsTab:
         else:
             position = draw_position(view, offset, page) if items else status_line("Nothing here")
         if items:
-            drawn = draw_documents(dataset, items, (page["tokens_of"] or {})["row"])
+            drawn = draw_documents(dataset, items)
         else:
             drawn = _nothing(view, filtered=bool(split or source), words=words, tag=tag)
         offset = offset if items or words or tag else 0
@@ -294,7 +294,7 @@ class DocumentsTab:
         """Raises: ApiError."""
         filters = {"split": query.split or None, "source": query.source or None} if query.view == "pairs" else {}
         return self.client.dataset_documents(
-            dataset, offset, PER_PAGE, query.view, tokens=True, q=query.words, tag=query.tag or None, **filters
+            dataset, offset, PER_PAGE, query.view, q=query.words, tag=query.tag or None, **filters
         )
 
     def validate(self, dataset: str | None) -> str:
@@ -323,13 +323,12 @@ def _address_of(query: DocumentsInput, offset: int) -> dict[str, Any]:
 
 
 def draw_position(view: str, offset: int, page: Json) -> str:
-    """Position of the page, the meaning of the colours, and whose tokens are counted."""
-    what, tokens_of = "Captioned images" if view == "pairs" else "Documents", page["tokens_of"] or {}
+    """Position of the page."""
+    what = "Captioned images" if view == "pairs" else "Documents"
+    last = offset + len(page["items"])
     return (
-        f'<p class="lcl-key" role="status"><span><b>{what} {number(offset + 1)}–{number(offset + len(page["items"]))}'
-        f'</b> of {number(page["total"])}</span><span><i class="lcl-row__text"></i>text</span>'
-        f'<span><i class="lcl-row__image"></i>image, {tokens_of["image"]} tokens</span>'
-        f"<span>tokens of {esc(tokens_of['name'])} · bar = context of {tokens_of['row']:,} tokens</span></p>"
+        f'<p class="lcl-key" role="status"><span><b>{what} {number(offset + 1)}–{number(last)}</b> '
+        f"of {number(page['total'])}</span></p>"
     )
 
 
@@ -346,15 +345,14 @@ def draw_found(dataset: str, words: str, tag: str, offset: int, page: Json) -> s
     return f'<p class="lcl-key" role="status"><span><b>{len(page["items"])} with {asked}</b> {among}</span>{ways}</p>'
 
 
-def draw_documents(dataset: str, items: Sequence[dict[str, Any]], row: int) -> str:
-    """Documents, and a field for a tag of all of them. ``row``: tokens of the model's context."""
+def draw_documents(dataset: str, items: Sequence[dict[str, Any]]) -> str:
+    """Documents, and a field for a tag of all of them."""
     form = draw_tag_form(dataset, [item["item"] for item in items], hint=f"Tag these {len(items)} …")
-    return f'<div class="lcl-docs">{"".join(_document(dataset, item, row) for item in items)}</div>{form}'
+    return f'<div class="lcl-docs">{"".join(_document(dataset, item) for item in items)}</div>{form}'
 
 
-def _document(dataset: str, item: dict[str, Any], row: int) -> str:
+def _document(dataset: str, item: dict[str, Any]) -> str:
     segments = item["segments"]
-    tokens = sum(segment.get("tokens", 0) for segment in segments)
     if "problem" in item:
         body = error_box(item["problem"], "This document cannot be read")
     else:
@@ -363,8 +361,7 @@ def _document(dataset: str, item: dict[str, Any], row: int) -> str:
     facts = [item.get("split"), item.get("source"), *(item.get("labels") or {}).values()]
     marks = "".join(f"<span>{esc(fact)}</span>" for fact in facts if fact)
     return (
-        f'<article class="lcl-doc" data-key="{key}"><header><h3 title="{esc(item["id"])}">{esc(title)}</h3>'
-        f"<span>{number(tokens)} tokens</span></header>{_row(segments, tokens, row)}"
+        f'<article class="lcl-doc" data-key="{key}"><header><h3 title="{esc(item["id"])}">{esc(title)}</h3></header>'
         f'<div class="lcl-doc__body" tabindex="0" role="group" aria-label="{esc(title)}">{body}</div>'
         f"<footer>{marks}{_tags(dataset, item, title)}</footer></article>"
     )
@@ -415,21 +412,6 @@ def _segment(dataset: str, segment: dict[str, Any]) -> str:
     below = f"<figcaption>similarity {similarity:.2f}</figcaption>" if similarity is not None and similarity < 1 else ""
     source = esc(dataset_image_url(dataset, name))
     return f'<figure><img src="{source}" alt="{esc(name)}" title="{esc(name)}" loading="lazy">{below}</figure>'
-
-
-def _row(segments: Sequence[dict[str, Any]], tokens: int, row: int) -> str:
-    """The document beside the model's context of ``row`` tokens: one coloured section for each segment."""
-    whole = max(row, tokens)
-    parts = "".join(
-        f'<i class="lcl-row__{"text" if "text" in segment else "image"}" style="width:{_percent(segment, whole)}%"></i>'
-        for segment in segments
-        if segment.get("tokens")
-    )
-    return f'<div class="lcl-row" role="img" aria-label="{tokens} tokens of {row}">{parts}</div>'
-
-
-def _percent(segment: dict[str, Any], whole: int) -> str:
-    return f"{100 * segment['tokens'] / whole:.3f}"
 
 
 def _filters(page: Json, pairs: bool, split: str, source: str) -> tuple[Any, Any]:

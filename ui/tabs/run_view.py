@@ -42,7 +42,7 @@ NO_MATCHING_RUNS = empty_state(
 )
 NO_WORKERS = empty_state("No worker is alive", "Start one, and queued runs begin by themselves.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
-PAUSED_TEXT = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
+PAUSED_TEXT = "Held back, its place in the queue kept. Resume lets it go on from where it was"
 
 
 def draw_list(runs: Sequence[Json], selected: str | None, *, filtered: bool = False) -> str:
@@ -88,8 +88,7 @@ class RunAction:
 
 RUN_ACTIONS = (
     RunAction("pause", "Pause", ("waiting", "queued", "running")),
-    RunAction("unpause", "Unpause", ("paused",)),
-    RunAction("resume", "Resume", ("failed", "cancelled")),
+    RunAction("resume", "Resume", ("paused", "failed", "cancelled")),
     RunAction("retry", "Restart from scratch", ("failed", "cancelled"), asks=True),
     RunAction("cancel", "Cancel", ("waiting", "queued", "running", "pausing", "paused"), "stop", asks=True),
     RunAction("delete", "Delete", ("succeeded", "failed", "cancelled"), "stop", asks=True),

@@ -35,11 +35,6 @@ QUESTIONS = {
         "Rotate",
     ),
     "revoke": ("Revoke this key?", "Whoever uses it is signed out at once; its runs and encoders stay.", "Revoke"),
-    "collect": (
-        "Remove folders that no record names?",
-        "Those that are due are deleted for good, as workers do once an hour.",
-        "Remove",
-    ),
 }
 
 
@@ -79,7 +74,7 @@ class ServiceTab:
             self.verdict = html_pane(elem_id="key-verdict")
         with gr.Column(elem_classes="lcl-panel"):
             html_pane(heading("Storage"))
-            self.storage = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-storage")
+            self.storage = html_pane(elem_id="service-storage")
             html_pane(heading("Audit log", "Every change through the service, newest first."))
             self.audit = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-audit")
 
@@ -93,8 +88,7 @@ class ServiceTab:
         of_runs = [self.run_question, *moving]
         self.queue.select(self.pick_run_action, None, of_runs, **BUSY_EVENT).then(None, js=FOCUS_QUESTION_SCRIPT)
         self.run_question.select(self.answer_of_run, None, of_runs, **BUSY_EVENT)
-        for pane in (self.keys, self.storage):
-            pane.select(self.show_question, None, self.question, **SILENT_EVENT).then(None, js=FOCUS_QUESTION_SCRIPT)
+        self.keys.select(self.show_question, None, self.question, **SILENT_EVENT).then(None, js=FOCUS_QUESTION_SCRIPT)
         self.audit.select(self.show_older, self.audited, self.audit, **BUSY_EVENT)
         self.question.select(self.answer, self.audited, [self.question, self.verdict, *everything], **BUSY_EVENT)
         self.create.click(
@@ -109,7 +103,7 @@ class ServiceTab:
         return (
             *self.refresh_moving(),
             self._part(lambda: draw_keys(self.client.keys(), self.client.own_key()["prefix"])),
-            self._part(lambda: draw_storage(self.client.quotas(), self.client.garbage())),
+            self._part(lambda: draw_storage(self.client.quotas())),
             self._part(lambda: self._audit(audited.current)),
         )
 
@@ -146,7 +140,7 @@ class ServiceTab:
         return refusal, *self.refresh_moving()
 
     def show_question(self, event: gr.EventData) -> str:
-        """The question before a key is rotated or revoked, or garbage is removed."""
+        """The question before a key is rotated or revoked."""
         verb, _, prefix = str(event.pick).partition(":")
         if verb not in QUESTIONS:
             return ""
@@ -169,10 +163,7 @@ class ServiceTab:
         """One of ``QUESTIONS``. Returns: the new secret, if there is one. Raises: ApiError."""
         if verb == "rotate":
             return draw_new_key(self.client.rotate_key(prefix))
-        if verb == "revoke":
-            self.client.revoke_key(prefix)
-        else:
-            self.client.collect_garbage()
+        self.client.revoke_key(prefix)
         return ""
 
     def create_key(self, owner: str, role: str, expires: str) -> tuple[str, Any]:

@@ -12,7 +12,7 @@ from ui.tabs.run_view import NO_WORKERS, RUN_ACTIONS
 
 Json = Mapping[str, Any]
 QUEUE_STATES = ("running", "pausing", "cancelling", "queued", "waiting", "paused")
-QUEUE_ACTIONS = tuple(action for action in RUN_ACTIONS if action.verb in ("pause", "unpause", "cancel"))
+QUEUE_ACTIONS = tuple(action for action in RUN_ACTIONS if action.verb in ("pause", "resume", "cancel"))
 EMPTY_QUEUE = empty_state("Nothing waits", "Runs that are submitted are listed here until they end.")
 NO_ACTIONS = empty_state("Nothing was changed yet", "Changes through the service are recorded here.")
 
@@ -64,8 +64,8 @@ def draw_queue(runs: Sequence[Json], more: bool = False) -> str:
     return html_table("Queue", columns, rows) + note
 
 
-def draw_storage(quotas: Sequence[Json], garbage: Json) -> str:
-    """What each owner stores and may store, and the folders that no record names."""
+def draw_storage(quotas: Sequence[Json]) -> str:
+    """What each owner stores and may store."""
     rows = "".join(
         f'<tr><th scope="row">{esc(each["owner"])}</th><td>{format_bytes(each["bytes"])}</td>'
         f"<td>{_limit(each['bytes_limit'], format_bytes)}</td><td>{number(each['runs'])}</td>"
@@ -73,13 +73,7 @@ def draw_storage(quotas: Sequence[Json], garbage: Json) -> str:
         for each in sorted(quotas, key=lambda each: -each["bytes"])
     )
     columns = ("Owner", "Stored", "Storage limit", "Unfinished runs", "Limit of runs")
-    table = html_table("Storage by owner", columns, rows)
-    items, due = garbage["items"], sum(item["bytes"] for item in garbage["items"] if item["due"])
-    words = "No folder is without a record."
-    if items:
-        words = f"{len(items)} folders that no record names: {format_bytes(garbage['bytes'])}, {format_bytes(due)} due."
-    button = ' <button type="button" data-pick="collect:">Remove what is due</button>' if due else ""
-    return f'{table}<p class="lcl-note lcl-service__line">{esc(words)}{button}</p>'
+    return html_table("Storage by owner", columns, rows)
 
 
 def draw_keys(keys: Sequence[Json], own: str) -> str:
@@ -133,7 +127,7 @@ def _why(run: Json) -> str:
         return esc((run.get("obstacle") or {}).get("message") or "Its turn comes with the next free slot.")
     if run["state"] == "waiting":
         return f"Comes after {', '.join(map(run_link, run.get('after') or []))}."
-    return "Held back until it is unpaused." if run["state"] == "paused" else ""
+    return "Held back until it is resumed." if run["state"] == "paused" else ""
 
 
 def _run_actions(run: Json) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import NotFound, UserError
 from lcl_core.common.paths import is_url, resolve_allowed
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.file_corpus import FileCorpus
@@ -52,7 +52,7 @@ def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[s
     if spec.dataset is not None:
         if spec.dataset not in datasets:
             message = f"dataset {spec.dataset!r} is not registered; register it or choose another"
-            raise UserError(message, code="unknown_dataset", field="dataset")
+            raise NotFound(message, code="unknown_dataset", field="dataset")
         return open_corpus(datasets[spec.dataset])
     assert spec.path is not None, "a spec names one of the two"
     corpus = _open_own_form(spec.path) if spec.format == "auto" else None

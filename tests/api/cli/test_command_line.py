@@ -61,10 +61,10 @@ def test_a_run_is_held_back_and_comes_after_another(lcl: Any, live_service: Any)
     _, second, _ = lcl("submit", "pretrain", "--preset", "sample", "--after", first)
     assert live_service.admin.run(second.strip())["after"] == [first]
     assert lcl("runs", "pause", first)[1] == f"{first} is paused\n"
-    assert lcl("runs", "unpause", first)[1] == f"{first} is queued\n"
-    status, _, err = lcl("runs", "unpause", first)
+    assert lcl("runs", "resume", first)[1] == f"{first} is queued\n"
+    status, _, err = lcl("runs", "resume", first)
     assert status == 1
-    assert "only a paused run can" in err
+    assert "cannot be queued again" in err
     live_service.admin.cancel(second.strip())
     live_service.admin.cancel(first)
 
@@ -157,7 +157,7 @@ def test_a_run_is_tagged_and_noted(lcl: Any, live_service: Any) -> None:
 
 
 def test_an_encoder_is_renamed_and_pinned(lcl: Any, encoder_dir: Path, live_service: Any) -> None:
-    made = live_service.admin.import_encoder("rough", str(encoder_dir), allow_twin=True)["id"]
+    made = live_service.admin.import_encoder("rough", str(encoder_dir))["id"]
     assert lcl("encoders", "rename", "rough", "polished")[1] == f"{made} is named polished\n"
     assert lcl("encoders", "pin", "polished")[1] == "polished is pinned\n"
     assert live_service.admin.encoder(made)["pinned"]

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from api.cli import data
-from api.client import ApiError, Client
+from api.client import Client
 from tests.api.routes.test_datasets import sample_image
 
 
@@ -94,29 +91,6 @@ def test_a_name_that_is_refused_costs_no_build(lcl: Any, tmp_path: Path) -> None
     assert (status, out) == (1, "")
     assert "a name starts with" in err
     assert not (tmp_path / "built").exists()
-
-
-def test_how_far_it_is_unpacked_is_shown(monkeypatch: pytest.MonkeyPatch, eventually: Any) -> None:
-    shown: list[tuple[str, int, int | None]] = []
-
-    @contextmanager
-    def bar(title: str, unit: str) -> Iterator[Any]:
-        yield lambda done, total: shown.append((title, done, total))
-
-    class Service:
-        answers = iter([{"unpacked": None, "members": None}, {"unpacked": 3, "members": 9}])
-
-        def upload(self, upload_id: str) -> Any:
-            answer = next(self.answers, None)
-            if answer is None:
-                raise ApiError(503, "unreachable", "it does not answer")
-            return answer
-
-    monkeypatch.setattr(data, "progress_bar", bar)
-    monkeypatch.setattr(data, "UNPACKING_SECONDS", 0.001)
-    with data._unpacking_bar(Service(), "upload_1"):  # type: ignore[arg-type]
-        eventually(lambda: shown, "a look at the upload")
-    assert shown == [("unpacking", 3, 9)]
 
 
 def test_what_is_not_there_or_no_zip_is_an_error_of_one_line(lcl: Any, tmp_path: Path) -> None:

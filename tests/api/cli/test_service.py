@@ -1,4 +1,4 @@
-"""``lcl status``, ``lcl open``, ``lcl views``, ``lcl spec`` and the artifacts of runs against a real service."""
+"""``lcl status``, ``lcl open``, ``lcl spec`` and the artifacts of runs against a real service."""
 
 from __future__ import annotations
 
@@ -31,22 +31,6 @@ def test_status_counts_the_runs_of_the_key(live_service: Any) -> None:
         assert sum(http.get("/v1/status").json()["runs"].values()) == 0
     with live_service.http(None) as http:
         assert http.get("/v1/status").status_code == 401
-
-
-def test_a_view_is_saved_listed_and_deleted(lcl: Any, live_service: Any) -> None:
-    whole = "http://127.0.0.1:7865/?collection=sample&q=red#top"
-    status, out, _ = lcl("views", "save", "red drawings", whole)
-    assert (status, out.strip()) == (0, live_service.admin.views()[0]["id"])
-    assert lcl("views", "save", "red drawings", "?q=blue")[0] == 1, "the name is taken"
-    assert lcl("views", "save", "red drawings", "?q=blue", "--replace")[0] == 0
-    out = lcl("views", "list")[1]
-    assert "red drawings" in out
-    assert f"{page_url(live_service.url)}/?q=blue" in out
-    status, _, err = lcl("views", "delete", "red drawing", "--yes")
-    assert status != 0
-    assert "red drawings" in err, "the nearest name"
-    assert lcl("views", "delete", "red drawings", "--yes") == (0, "red drawings is deleted\n", "")
-    assert json.loads(lcl("--json", "views", "list")[1]) == {"items": []}
 
 
 @pytest.fixture
@@ -112,11 +96,6 @@ def test_open_prints_the_address_that_shows_a_thing(
     for thing, query in shown.items():
         assert lcl("open", thing, "--print") == (0, f"http://page.example/?{query}\n", "")
     assert opened == []
-    lcl("views", "save", "red runs", "?tab=runs&q=red+drawings")
-    for name in ("red runs", live_service.admin.views()[0]["id"]):
-        assert lcl("open", name, "--print") == (0, "http://page.example/?tab=runs&q=red+drawings\n", "")
-    assert "did you mean 'red runs'?" in lcl("open", "red run", "--print")[2]
-    assert lcl("views", "delete", "red runs", "--yes")[0] == 0
     assert lcl("open", "tiny")[0] == 0
     assert opened == ["http://page.example/?tab=encoders&encoder=tiny"]
     assert json.loads(lcl("open", "tiny", "--print", "--json")[1])["kind"] == "encoder"

@@ -215,11 +215,10 @@ def test_json_is_all_that_is_printed(
         assert (status, json.loads(out)) == (0, {"file": file})
     admin = live_service.admin
     item = admin.vectors("squares")[0][0]
-    hook, view = admin.create_webhook("https://hooks.example.org/x"), admin.save_view("brief", "?collection=squares")
+    hook = admin.create_webhook("https://hooks.example.org/x")
     for command, thing in (
         (("runs", "delete", run_id), run_id),
         (("webhooks", "delete", hook["id"]), hook["id"]),
-        (("views", "delete", "brief"), view["id"]),
         (("collections", "delete", "squares"), collection["id"]),
         (("encoders", "delete", "tiny"), collection["encoder_id"]),
     ):

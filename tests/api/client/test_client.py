@@ -196,23 +196,6 @@ def test_a_download_is_repeated_from_its_beginning(tmp_path: Path) -> None:
         assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_an_upload_that_is_being_unpacked_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gateway or the client itself may give up waiting while the service unpacks."""
-    (tmp_path / "a.txt").write_text("a")
-    monkeypatch.setattr("api.client.client.UNPACK_POLL_SECONDS", 0)
-
-    def answer(status: int, **body: Any) -> Answer:
-        return status, {}, json.dumps(body).encode()
-
-    upload = {"id": "upload_1", "received": 0, "chunk_bytes": 10**6}
-    sent = answer(200, **{**upload, "received": 10**6})
-    busy = answer(409, error={"code": "upload_busy", "message": "another request writes this upload"})
-    script = [answer(201, **upload), sent, None, busy, busy, answer(200, **upload, path="/there")]
-    with scripted_server(*script) as server, Client(server.url, "k") as client:
-        assert client.upload_corpus(tmp_path)["path"] == "/there"
-    assert [path for _, path, *_ in server.requests][2:] == ["/v1/uploads/upload_1/unpack"] * 4
-
-
 def test_a_broken_download_leaves_no_file(tmp_path: Path) -> None:
     with scripted_server((200, {}, b"whole")) as server, Client(server.url, "k") as client:
         assert client.export_encoder("e", tmp_path / "whole.tar").read_bytes() == b"whole"

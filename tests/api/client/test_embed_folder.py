@@ -133,7 +133,7 @@ def test_lists_of_any_length_become_several_requests(
     texts[11] = "long" * 200
     with pytest.raises(ApiError, match=r"^input\.11: the text is longer") as caught:
         client.embed_texts("tiny", texts)
-    assert (caught.value.field, caught.value.code) == ("input.11", "text_too_long")
+    assert (caught.value.field, caught.value.code) == ("input.11", "bad_request")
 
 
 def test_images_of_every_format_that_the_service_decodes_are_listed(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_its_errors_name_the_parameter(settings: Any) -> None:
         with pytest.raises(openai.NotFoundError) as absent:
             client.embeddings.create(model="absent", input="x")
     found = refusal.value
-    assert (found.param, found.type, found.code) == ("dimensions", "invalid_request_error", "bad_dimensions")
+    assert (found.param, found.type, found.code) == ("dimensions", "invalid_request_error", "bad_request")
     assert (absent.value.param, absent.value.code) == (None, "unknown_encoder")
 
 

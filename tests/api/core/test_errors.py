@@ -1,16 +1,11 @@
 """A disk that is full or read-only is named, in answers and at /readyz, and does not keep questions from answers."""
 
-from __future__ import annotations
-
 import sqlite3
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from api.core.errors import database_disk_fault, probe_folder, writable_folders
+from api.core.errors import database_disk_fault, writable_folders
 from api.core.settings import ApiSettings
 from api.services.state import AppState
 from lcl_core.common.system_errors import FailureCode
@@ -19,11 +14,9 @@ RUN = {"kind": "pretrain", "spec": {"preset": "sample"}, "name": "x" * 100}
 
 
 @pytest.fixture
-def crowded(
-    small_disk: Any, serve: Any, house_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
+def crowded(small_disk, serve, house_of, monkeypatch):
     """A service whose home lies on a small disk; it keeps no result of its checks."""
-    monkeypatch.setattr("api.services.state.READINESS_SECONDS", 0.0)
+    monkeypatch.setattr("api.routes.health.READINESS_SECONDS", 0.0)
     home = small_disk.path / "home"
     settings = ApiSettings(home=home)
     context = AppState(settings)
@@ -34,12 +27,12 @@ def crowded(
     context.close()
 
 
-def disk(live_service: Any) -> dict[str, Any]:
+def disk(live_service):
     with live_service.http(None) as anonymous:
         return anonymous.get("/readyz").json()["checks"]["disk"]
 
 
-def test_a_full_disk_is_said_and_forgotten_when_there_is_room(crowded: Any, small_disk: Any, refused: Any) -> None:
+def test_a_full_disk_is_said_and_forgotten_when_there_is_room(crowded, small_disk, refused):
     assert disk(crowded) == {"ok": True, "detail": "takes files"}
     small_disk.fill()
     with crowded.http("submitter") as client:
@@ -58,22 +51,14 @@ def test_a_full_disk_is_said_and_forgotten_when_there_is_room(crowded: Any, smal
     assert disk(crowded)["ok"] is True
 
 
-def test_the_folder_of_a_database_elsewhere_counts(tmp_path: Path) -> None:
+def test_the_folder_of_a_database_elsewhere_counts(tmp_path):
     home, elsewhere = tmp_path / "home", tmp_path / "db"
     assert writable_folders(ApiSettings(home=home)) == [home]
     assert writable_folders(ApiSettings(home=home, database_url=f"sqlite:///{elsewhere}/a.db")) == [home, elsewhere]
     assert writable_folders(ApiSettings(home=home, database_url="postgresql+psycopg://lcl@db/lcl")) == [home]
 
 
-def test_a_folder_that_is_not_there_is_no_place_to_write(tmp_path: Path) -> None:
-    assert probe_folder(tmp_path) is None
-    assert list(tmp_path.iterdir()) == []
-    problem = probe_folder(tmp_path / "absent")
-    assert problem is not None
-    assert "absent cannot be written to" in problem
-
-
-def test_a_drivers_error_is_reported_apart(tmp_path: Path) -> None:
+def test_a_drivers_error_is_reported_apart(tmp_path):
     class Full(Exception):
         sqlstate = "53100"
 

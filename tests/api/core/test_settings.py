@@ -1,7 +1,5 @@
 """What a team deployment refuses to start with."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,7 @@ GOOD = "4f0c9a7be1d2835c6a8e7f10"
         ("4f0c9a7be1d2835c6a8eü7f10", "ASCII"),
     ],
 )
-def test_a_weak_admin_key_is_refused(tmp_path: Path, key: str, what: str) -> None:
+def test_a_weak_admin_key_is_refused(tmp_path, key, what):
     with pytest.raises(UserError, match=what) as caught:
         ApiSettings(home=tmp_path, team=True, admin_key=key).check_secrets()
     assert caught.value.code == "insecure_secret"
@@ -33,34 +31,19 @@ def test_a_weak_admin_key_is_refused(tmp_path: Path, key: str, what: str) -> Non
 
 
 @pytest.mark.parametrize("password", ["postgres", "password", "changeme1", "lcl"])
-def test_a_well_known_database_password_is_refused(tmp_path: Path, password: str) -> None:
+def test_a_well_known_database_password_is_refused(tmp_path, password):
     url = f"postgresql+psycopg://lcl:{password}@db/lcl"
     with pytest.raises(UserError, match="LCL_DATABASE_URL"):
         ApiSettings(home=tmp_path, team=True, admin_key=GOOD, database_url=url).check_secrets()
 
 
-def test_good_secrets_pass_and_the_embedded_default_needs_none(tmp_path: Path) -> None:
+def test_good_secrets_pass_and_the_embedded_default_needs_none(tmp_path):
     url = "postgresql+psycopg://lcl:9f8e7d6c5b4a@db/lcl"
     ApiSettings(home=tmp_path, team=True, admin_key=GOOD, database_url=url).check_secrets()
     ApiSettings(home=tmp_path).check_secrets()
 
 
-def test_secrets_are_not_printed(tmp_path: Path) -> None:
-    assert GOOD not in repr(ApiSettings(home=tmp_path, admin_key=GOOD))
-
-
-def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LCL_API_PORT", "9999")
-    monkeypatch.setenv("LCL_TEAM", "1")
-    monkeypatch.setenv("LCL_DATA_ROOTS", "/srv/data:/more")
-    settings = ApiSettings()
-    assert (settings.api_port, settings.team) == (9999, True)
-    assert settings.data_roots == [Path("/srv/data"), Path("/more")]
-    monkeypatch.setenv("LCL_DATA_ROOTS", '["/srv/data"]')
-    assert ApiSettings().data_roots == [Path("/srv/data")]
-
-
-def test_roots_are_folders_and_prefixes_of_urls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_roots_are_folders_and_prefixes_of_urls(monkeypatch, tmp_path):
     monkeypatch.setenv("LCL_DATA_ROOTS", "/srv/data:s3://bucket/team/:https://data.example.org:8443/sets:/more")
     settings = ApiSettings(home=tmp_path)
     urls = ["s3://bucket/team", "https://data.example.org:8443/sets"]
@@ -73,14 +56,14 @@ def test_roots_are_folders_and_prefixes_of_urls(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("root", ["s3://", "file:///srv", "simplecache::s3://b", "s3://k:sesame@b", "s3://b/../c"])
-def test_a_root_that_could_mean_two_things_is_refused(root: str) -> None:
+def test_a_root_that_could_mean_two_things_is_refused(root):
     with pytest.raises(ValidationError, match="a URL among the roots") as caught:
         ApiSettings(data_roots=[root])
     assert "sesame" not in caught.value.errors(include_input=False)[0]["msg"]
 
 
 @pytest.mark.parametrize("root", ["/", ".", "home", "home/runs", "home/cache/x", "link"])
-def test_a_root_that_opens_the_services_home_is_refused(tmp_path: Path, root: str) -> None:
+def test_a_root_that_opens_the_services_home_is_refused(tmp_path, root):
     (tmp_path / "home").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "home" / "..")
     with pytest.raises(ValidationError, match=r"LCL_DATA_ROOTS: .* opens LCL_HOME"):

@@ -3,57 +3,51 @@
 Each is a whole encoder, ours or another library's, with one thing at its worst.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from tests.api.hostile.case import DATA, Case
 
 Change = Callable[[Path], None]
-FAMILY = "encoders that are bombs"
 FOLDER = "hostile-encoders"
 
 
-def change_json(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+def change_json(folder, name, change):
     file = folder / name
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     file.write_text(json.dumps(change(found) or found), encoding="utf-8")
 
 
-def _set(name: str, **values: Any) -> Change:
+def _set(name, **values):
     return lambda folder: change_json(folder, name, lambda found: found.update(values))
 
 
-def config(**values: Any) -> Change:
+def config(**values):
     return _set("config.json", **values)
 
 
-def side(which: str, **values: Any) -> Change:
+def side(which, **values):
     return lambda folder: change_json(folder, "config.json", lambda found: found[f"{which}_config"].update(values))
 
 
-def tokenizer(**values: Any) -> Change:
+def tokenizer(**values):
     return _set("tokenizer.json", **values)
 
 
-def words(**values: Any) -> Change:
+def words(**values):
     return lambda folder: change_json(folder, "tokenizer.json", lambda found: found["model"].update(values))
 
 
-def raw(name: str, data: bytes) -> Change:
+def raw(name, data):
     return lambda folder: (folder / name).write_bytes(data) and None
 
 
-def replaced(name: str, before: str, after: str) -> Change:
+def replaced(name, before, after):
     """A value as no JSON library writes it."""
 
-    def change(folder: Path) -> None:
+    def change(folder):
         text = (folder / name).read_text(encoding="utf-8")
         assert before in text
         (folder / name).write_text(text.replace(before, after, 1), encoding="utf-8")
@@ -61,14 +55,14 @@ def replaced(name: str, before: str, after: str) -> Change:
     return change
 
 
-def both(*changes: Change) -> Change:
+def both(*changes):
     return lambda folder: [change(folder) for change in changes] and None
 
 
-def header(change: Callable[[dict[str, Any]], Any]) -> Change:
+def header(change):
     """The weights' header, without its ``__metadata__``, changed in place or given anew as bytes."""
 
-    def write(folder: Path) -> None:
+    def write(folder):
         file = folder / "model.safetensors"
         data = file.read_bytes()
         (length,) = struct.unpack("<Q", data[:8])
@@ -81,28 +75,28 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Change:
     return write
 
 
-def first(**values: Any) -> Change:
+def first(**values):
     """One tensor of the header."""
     return header(lambda found: found[min(found)].update(values))
 
 
-def _overlapping(found: dict[str, Any]) -> None:
+def _overlapping(found):
     one, two = sorted(found)[:2]
     found[two]["data_offsets"], found[two]["shape"], found[two]["dtype"] = (
         found[one]["data_offsets"], found[one]["shape"], found[one]["dtype"],
     )  # fmt: skip
 
 
-def _many_files(folder: Path) -> None:
+def _many_files(folder):
     for number in range(1500):
         (folder / f"{number}.json").touch()
 
 
-def _split(expression: str) -> dict[str, Any]:
+def _split(expression):
     return {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
 
 
-def _map_of(texts: bytes) -> dict[str, Any]:
+def _map_of(texts):
     """A compiled normalisation map, whose texts are these."""
     return {
         "type": "Precompiled",
@@ -110,19 +104,19 @@ def _map_of(texts: bytes) -> dict[str, Any]:
     }
 
 
-def _timm(**values: Any) -> Change:
+def _timm(**values):
     """Another library's configuration in the place of the first."""
     whole = {"architecture": "vit_tiny_patch16_224", "model_args": {}, "pretrained_cfg": {}}
     return both(_without_json, raw("config.json", json.dumps({**whole, **values}).encode()))
 
 
-def _openclip(vision: dict[str, Any], text: dict[str, Any]) -> Change:
+def _openclip(vision, text):
     towers = {"vision_cfg": {"layers": 1, **vision}, "text_cfg": {"layers": 1, **text}}
     config = json.dumps({"model_cfg": {"embed_dim": 24, **towers}}).encode()
     return both(_without_json, raw("open_clip_config.json", config))
 
 
-def _without_json(folder: Path) -> None:
+def _without_json(folder):
     for file in folder.glob("*.json"):
         file.unlink()
 
@@ -131,7 +125,7 @@ BOMB = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1_000_00
 REDOS = _split(r"(?:a|a|aa)+$")
 ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
 DIGITS = "9" * 4000
-CONFIGS: dict[str, Change] = {
+CONFIGS = {
     "image_size 4096": both(config(image_size=4096), _set("processor_config.json", image_size=4096)),
     "a processor of 4096 pixels": _set("processor_config.json", image_size=4096),
     "a processor's size in words": _set("processor_config.json", image_size="32"),
@@ -163,7 +157,7 @@ CONFIGS: dict[str, Change] = {
     "a kernel of a hub": config(attn_implementation="attacker/kernel"),
     "a quantisation": config(quantization_config={"quant_method": "awq"}),
 }  # fmt: skip
-HEADERS: dict[str, Change] = {
+HEADERS = {
     "sides of 4000 digits": header(lambda found: (
         b'{"a":{"dtype":"F32","data_offsets":[0,0],"shape":[' + b",".join([DIGITS.encode()] * 400) + b"]}}"
     )),
@@ -189,7 +183,7 @@ HEADERS: dict[str, Change] = {
     ).encode()),
     "a name too few": header(lambda found: found.pop(max(found)) and None),
 }  # fmt: skip
-TOKENIZERS: dict[str, Change] = {
+TOKENIZERS = {
     "a replacement of a letter by 10^6": tokenizer(normalizer=BOMB),
     "replacements that double 30 times": tokenizer(normalizer={"type": "Sequence", "normalizers": [
         {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 30}),
@@ -219,12 +213,12 @@ TOKENIZERS: dict[str, Change] = {
     "padding to 10^9": tokenizer(padding={"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_id": 0,
                                           "pad_type_id": 0, "pad_token": "<pad>", "pad_to_multiple_of": None}),
 }  # fmt: skip
-FILES: dict[str, Change] = {
+FILES = {
     "1500 files": _many_files,
     "a README of 3 MB": raw("README.md", b"x" * (3 << 20)),
     "an adapter of another model": raw("adapter_config.json", b'{"base_model_name_or_path": "attacker/repo"}'),
 }
-FOREIGN: dict[str, Change] = {
+FOREIGN = {
     "a backbone of a hub": config(model_type="detr", backbone="hf-hub:attacker/repo", use_timm_backbone=True),
     "a backbone in a known type": config(backbone="hf-hub:attacker/repo", use_pretrained_backbone=True),
     "a kernel of a hub, elsewhere": config(attn_implementation="attacker/kernel"),
@@ -262,27 +256,22 @@ FOREIGN: dict[str, Change] = {
     "weights of OpenCLIP that are fetched": _openclip({"timm_model_pretrained": True}, {}),
     "OpenCLIP with 100,000 layers": _openclip({"layers": 100_000}, {}),
 }  # fmt: skip
-OURS: dict[str, Change] = {**CONFIGS, **HEADERS, **TOKENIZERS, **FILES}
-ALL: dict[str, Change] = {**OURS, **FOREIGN}
+OURS = {**CONFIGS, **HEADERS, **TOKENIZERS, **FILES}
+ALL = {**OURS, **FOREIGN}
 
 
-def slug(name: str) -> str:
+def slug(name):
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
-def make(name: str, target: Path, ours: Path, foreign: Path) -> Path:
+def make(name, target, ours, foreign):
     """The encoder of that name in ``target``: a changed copy of ``ours`` or of ``foreign``."""
     shutil.copytree(ours if name in OURS else foreign, target)
     ALL[name](target)
     return target
 
 
-def make_encoders(data_root: Path, ours: Path, foreign: Path) -> None:
+def make_encoders(data_root, ours, foreign):
     """The encoders that ``CASES`` name."""
     for name in ALL:
         make(name, data_root / FOLDER / slug(name), ours, foreign)
-
-
-CASES = [
-    Case(FAMILY, name, "POST /v1/encoders", {"name": "x", "path": f"{DATA}/{FOLDER}/{slug(name)}"}) for name in ALL
-]

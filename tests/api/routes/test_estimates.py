@@ -1,9 +1,6 @@
 """What a run would take, over REST and on the command line."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
 
 import httpx
 import pytest
@@ -15,12 +12,12 @@ SPEC = {"preset": "sample"}
 COUNTS = {"steps": 500, "images_seen": 64_000, "tokens_seen": 1_600_000, "documents_seen": 58_000, "seconds": 200.0}
 
 
-def estimate(http: httpx.Client, kind: str = "pretrain", **body: Any) -> httpx.Response:
+def estimate(http, kind="pretrain", **body):
     return http.post(f"/v1/specs/{kind}/estimate", json={"spec": SPEC, **body})
 
 
 @pytest.fixture(scope="module")
-def measured(live_service: Any) -> str:
+def measured(live_service):
     """A run that trained 500 steps in 200 seconds; its owner is the admin of the service."""
     run_id = live_service.finished(name="measured")
     with live_service.context.database.session() as session:
@@ -30,7 +27,7 @@ def measured(live_service: Any) -> str:
     return run_id
 
 
-def test_without_runs_an_estimate_says_that_it_is_a_guess(http: httpx.Client, live_service: Any) -> None:
+def test_without_runs_an_estimate_says_that_it_is_a_guess(http, live_service):
     before = http.get("/v1/runs").json()["items"]
     found = estimate(http).json()
     assert (found["certainty"], found["device"], found["runs"]) == ("assumed", "cpu", [])
@@ -45,7 +42,7 @@ def test_without_runs_an_estimate_says_that_it_is_a_guess(http: httpx.Client, li
         assert estimate(viewer).status_code == 200
 
 
-def test_a_run_that_was_tells_time_and_memory(http: httpx.Client, measured: str) -> None:
+def test_a_run_that_was_tells_time_and_memory(http, measured):
     found = estimate(http).json()
     assert (found["certainty"], found["runs"]) == ("measured", [measured])
     assert found["seconds"]["expected"] == pytest.approx(210)
@@ -56,7 +53,7 @@ def test_a_run_that_was_tells_time_and_memory(http: httpx.Client, measured: str)
     assert longer["seconds"]["expected"] > 9 * found["seconds"]["expected"]
 
 
-def test_another_owners_runs_teach_nobody_else(live_service: Any, measured: str) -> None:
+def test_another_owners_runs_teach_nobody_else(live_service, measured):
     with live_service.http("admin") as admin:
         key = admin.post("/v1/keys", json={"owner": "newcomer", "role": "submitter"}).json()["key"]
     with httpx.Client(base_url=live_service.url, headers={"authorization": f"Bearer {key}"}) as newcomer:
@@ -65,7 +62,7 @@ def test_another_owners_runs_teach_nobody_else(live_service: Any, measured: str)
     assert measured not in answer.text
 
 
-def test_a_gpu_is_taken_when_a_worker_has_one_or_it_is_asked_for(http: httpx.Client, live_service: Any) -> None:
+def test_a_gpu_is_taken_when_a_worker_has_one_or_it_is_asked_for(http, live_service):
     assert estimate(http, resource="gpu").json()["device"] == "gpu"
     with live_service.context.database.session() as session:
         record_heartbeat(session, WorkerIdentity("large", "host", 1, 1, ("NVIDIA H100",), ("cpu", "gpu")))
@@ -75,16 +72,16 @@ def test_a_gpu_is_taken_when_a_worker_has_one_or_it_is_asked_for(http: httpx.Cli
         deregister(session, "large")
 
 
-def test_what_is_not_estimated_says_so(http: httpx.Client, refused: Any) -> None:
-    facts = refused(estimate(http, "evaluate"), 422, "not_estimated", "kind")
+def test_what_is_not_estimated_says_so(http, refused):
+    facts = refused(estimate(http, "evaluate"), 422, "bad_request", "kind")
     assert "only pretrain" in facts["message"]
-    refused(estimate(http, "study"), 422, "not_estimated", "kind")
+    refused(estimate(http, "study"), 422, "bad_request", "kind")
     refused(estimate(http, "bake"), 404, "unknown_kind", "kind")
     refused(estimate(http, surprise=1), 422, "bad_request", "surprise")
     refused(estimate(http, resource="tpu"), 422, "bad_request", "resource")
 
 
-def test_on_the_command_line(lcl: Any, live_service: Any, measured: str) -> None:
+def test_on_the_command_line(lcl, live_service, measured):
     more = ("--preset", "sample", "--set", "steps=1000")
     status, out, _ = lcl("estimate", "pretrain", *more)
     assert status == 0

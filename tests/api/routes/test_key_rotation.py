@@ -1,30 +1,24 @@
 """A key gets a new secret; the old one opens for a grace, then no more."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import httpx
-import pytest
 
 from api.core import auth
 from lcl_core.db.models import ApiKey
 
 
-def opens(live_service: Any, key: str) -> bool:
+def opens(live_service, key):
     with httpx.Client(base_url=live_service.url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as client:
         return client.get("/v1/workers").status_code == 200
 
 
-def make(http: httpx.Client, **more: Any) -> tuple[str, str]:
+def make(http, **more):
     made = http.post("/v1/keys", json={"owner": "guest", "role": "viewer", **more}).json()
     return made["prefix"], made["key"]
 
 
-def test_the_old_secret_opens_for_the_grace_alone(
-    live_service: Any, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_old_secret_opens_for_the_grace_alone(live_service, http, monkeypatch):
     prefix, old = make(http)
     answer = http.post(f"/v1/keys/{prefix}/rotate", json={"grace_seconds": 60})
     assert answer.status_code == 200
@@ -37,13 +31,13 @@ def test_the_old_secret_opens_for_the_grace_alone(
     assert (opens(live_service, old), opens(live_service, new)) == (False, True)
 
 
-def test_without_a_grace_the_old_secret_is_gone_at_once(live_service: Any, http: httpx.Client) -> None:
+def test_without_a_grace_the_old_secret_is_gone_at_once(live_service, http):
     prefix, old = make(http)
     new = http.post(f"/v1/keys/{prefix}/rotate", json={"grace_seconds": 0}).json()["key"]
     assert (opens(live_service, old), opens(live_service, new)) == (False, True)
 
 
-def test_a_second_rotation_ends_the_first_secret(live_service: Any, http: httpx.Client) -> None:
+def test_a_second_rotation_ends_the_first_secret(live_service, http):
     prefix, first = make(http)
     second = live_service.admin.rotate_key(prefix)["key"]
     third = live_service.admin.rotate_key(prefix, 60)["key"]
@@ -52,7 +46,7 @@ def test_a_second_rotation_ends_the_first_secret(live_service: Any, http: httpx.
     assert [opens(live_service, key) for key in (second, third)] == [False, False], "revoked is revoked"
 
 
-def test_a_key_that_rotates_itself_goes_on(live_service: Any) -> None:
+def test_a_key_that_rotates_itself_goes_on(live_service):
     made = live_service.admin.create_key("boss", "admin")
     headers = {"authorization": f"Bearer {made['key']}"}
     with httpx.Client(base_url=live_service.url, headers=headers, trust_env=False) as boss:
@@ -65,7 +59,7 @@ def test_a_key_that_rotates_itself_goes_on(live_service: Any) -> None:
     assert opens(live_service, rotated["key"])
 
 
-def test_a_secret_whose_grace_is_over_is_forgotten(live_service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_whose_grace_is_over_is_forgotten(live_service, monkeypatch):
     _, row = auth.new_key("guest", "viewer")
     auth.rotate_key(row, timedelta(seconds=60))
     auth.update_last_used(row)
@@ -76,12 +70,12 @@ def test_a_secret_whose_grace_is_over_is_forgotten(live_service: Any, monkeypatc
     assert (row.previous_hash, row.previous_until) == (None, None)
 
 
-def test_what_cannot_be_rotated(live_service: Any, http: httpx.Client, refused: Any) -> None:
-    refused(http.post("/v1/keys/lcl_absent/rotate"), 404, "unknown_key")
+def test_what_cannot_be_rotated(live_service, http, refused):
+    refused(http.post("/v1/keys/lcl_absent/rotate"), 404, "not_found")
     own = (live_service.home / "key").read_text().partition(".")[0]
-    assert "start again" in refused(http.post(f"/v1/keys/{own}/rotate"), 409, "configured_key")["message"]
+    assert "start again" in refused(http.post(f"/v1/keys/{own}/rotate"), 409, "conflict")["message"]
     prefix, _ = make(http, expires=(datetime.now(UTC) - timedelta(seconds=1)).isoformat())
-    refused(http.post(f"/v1/keys/{prefix}/rotate"), 409, "expired_key")
+    refused(http.post(f"/v1/keys/{prefix}/rotate"), 409, "conflict")
     prefix, key = make(http)
     for grace in (-1, 31 * 86_400, "soon"):
         refused(http.post(f"/v1/keys/{prefix}/rotate", json={"grace_seconds": grace}), 422, field="grace_seconds")

@@ -1,12 +1,8 @@
 """Keys: hashed, revoked, expired; and every route asks for the role it needs."""
 
-from __future__ import annotations
-
 import re
 import threading
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +11,7 @@ from sqlalchemy import select
 
 from api.app import ROUTERS
 from api.core import auth
-from api.core.auth import ConfiguredKey, ensure_configured_key
+from api.core.auth import ensure_configured_key
 from api.core.settings import ApiSettings
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import ApiKey
@@ -25,21 +21,13 @@ OPEN = {"/healthz", "/readyz", "/metrics"}
 NEEDS = {
     "submitter": {
         "POST /v1/runs",
-        "POST /v1/runs/{run_id}/cancel",
-        "POST /v1/runs/{run_id}/pause",
-        "POST /v1/runs/{run_id}/unpause",
+        "POST /v1/runs/{run_id}/{action}",
         "POST /v1/runs/{run_id}/resume",
-        "POST /v1/runs/{run_id}/retry",
         "DELETE /v1/runs/{run_id}",
         "PATCH /v1/runs/{run_id}",
         "POST /v1/datasets",
-        "POST /v1/datasets/validate",
-        "POST /v1/datasets/{name}/validate",
         "DELETE /v1/datasets/{name}",
         "POST /v1/uploads",
-        "GET /v1/uploads/{upload_id}",
-        "POST /v1/uploads/{upload_id}/chunks",
-        "POST /v1/uploads/{upload_id}/unpack",
         "DELETE /v1/uploads/{upload_id}",
         "POST /v1/encoders",
         "DELETE /v1/encoders/{encoder}",
@@ -54,8 +42,6 @@ NEEDS = {
         "DELETE /v1/collections/{name}/items/{item}",
         "DELETE /v1/collections/{name}",
         "PATCH /v1/datasets/{name}/tags",
-        "POST /v1/views",
-        "DELETE /v1/views/{view_id}",
     },
     "admin": {
         "POST /v1/keys",
@@ -63,26 +49,18 @@ NEEDS = {
         "POST /v1/keys/{prefix}/rotate",
         "DELETE /v1/keys/{prefix}",
         "GET /v1/audit",
-        "GET /v1/garbage",
-        "POST /v1/garbage/collect",
-        "GET /v1/homes",
-        "POST /v1/homes/{home}/lost",
         "POST /v1/webhooks",
         "GET /v1/webhooks",
         "GET /v1/webhooks/{webhook_id}/deliveries",
         "DELETE /v1/webhooks/{webhook_id}",
     },
 }
-BODIES: dict[str, Any] = {
+BODIES = {
     "POST /v1/runs": {"kind": "pretrain", "spec": {}},
     "POST /v1/datasets": {"name": "x", "path": "/x"},
-    "POST /v1/datasets/validate": {"path": "/x"},
     "PATCH /v1/datasets/{name}/tags": {"items": ["x"], "add": ["x"]},
-    "POST /v1/uploads": {"bytes": 1},
-    "POST /v1/uploads/{upload_id}/chunks": {"offset": 0, "data": "eA=="},
     "POST /v1/encoders": {"name": "x", "path": "/x"},
     "POST /v1/keys": {"owner": "x", "role": "viewer"},
-    "POST /v1/views": {"name": "x", "address": "x"},
     "POST /v1/embeddings": {"model": "x", "input": "x"},
     "POST /v1/specs/{kind}/estimate": {"spec": {}},
     "POST /v1/captions": {"model": "x", "images": []},
@@ -90,13 +68,13 @@ BODIES: dict[str, Any] = {
 }
 
 
-def calls() -> list[str]:
+def calls():
     """``VERB path`` of every route that asks for a key."""
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
     return sorted(f"{verb} {route.path}" for route in routes for verb in route.methods if route.path not in OPEN)
 
 
-def call(client: httpx.Client, which: str) -> httpx.Response:
+def call(client, which):
     verb, path = which.split(" ")
     params = {"left": "x", "right": "x"} if path.endswith("/compare") else {}
     url = re.sub(r"\{[^}]*\}", "absent", path)
@@ -106,13 +84,13 @@ def call(client: httpx.Client, which: str) -> httpx.Response:
     return client.request(verb, url, json=body, params=params)
 
 
-def test_the_table_of_roles_names_real_routes() -> None:
+def test_the_table_of_roles_names_real_routes():
     assert NEEDS["submitter"] | NEEDS["admin"] <= set(calls())
     assert len(calls()) > 30
 
 
 @pytest.mark.parametrize("which", calls())
-def test_roles_crossed(live_service: Any, refused: Any, which: str) -> None:
+def test_roles_crossed(live_service, refused, which):
     needed = next((role for role, names in NEEDS.items() if which in names), "viewer")
     with live_service.http(None) as anonymous:
         answer = call(anonymous, which)
@@ -131,19 +109,12 @@ def test_roles_crossed(live_service: Any, refused: Any, which: str) -> None:
     "header",
     ["", "Bearer", "Bearer x", "Basic x", "Bearer lcl_000000000000.secret", "Bearer lcl_.", "Bearer " + "x" * 5000],
 )
-def test_a_wrong_key_opens_nothing(live_service: Any, refused: Any, header: str) -> None:
+def test_a_wrong_key_opens_nothing(live_service, refused, header):
     with httpx.Client(base_url=live_service.url, trust_env=False) as client:
         refused(client.get("/v1/runs", headers={"authorization": header}), 401, "unauthorized")
 
 
-def test_half_a_key_opens_nothing(live_service: Any, refused: Any) -> None:
-    key = live_service.keys["admin"]
-    for wrong in (key[:-1], key + "x", key.partition(".")[0], key.partition(".")[2], key.upper()):
-        with httpx.Client(base_url=live_service.url, trust_env=False) as client:
-            refused(client.get("/v1/runs", headers={"authorization": f"Bearer {wrong}"}), 401, "unauthorized")
-
-
-def test_a_key_lives_until_it_is_revoked(live_service: Any, http: httpx.Client, refused: Any) -> None:
+def test_a_key_lives_until_it_is_revoked(live_service, http, refused):
     made = http.post("/v1/keys", json={"owner": "guest", "role": "viewer"})
     assert made.status_code == 201
     prefix, key = made.json()["prefix"], made.json()["key"]
@@ -155,10 +126,10 @@ def test_a_key_lives_until_it_is_revoked(live_service: Any, http: httpx.Client, 
         assert all("key" not in row and "hash" not in row for row in listed.values())
         assert http.delete(f"/v1/keys/{prefix}").status_code == 204
         refused(guest.get("/v1/runs"), 401, "unauthorized")
-    refused(http.delete(f"/v1/keys/{prefix}"), 404, "unknown_key")
+    refused(http.delete(f"/v1/keys/{prefix}"), 404, "not_found")
 
 
-def test_the_database_never_sees_a_secret(live_service: Any) -> None:
+def test_the_database_never_sees_a_secret(live_service):
     secret = live_service.keys["viewer"].partition(".")[2]
     with live_service.context.database.reading() as session:
         rows = session.scalars(select(ApiKey)).all()
@@ -167,7 +138,7 @@ def test_the_database_never_sees_a_secret(live_service: Any) -> None:
         assert secret.encode() not in file.read_bytes()
 
 
-def test_an_expired_key_opens_nothing(live_service: Any, http: httpx.Client, refused: Any) -> None:
+def test_an_expired_key_opens_nothing(live_service, http, refused):
     past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
     key = http.post("/v1/keys", json={"owner": "late", "role": "admin", "expires": past}).json()["key"]
     with httpx.Client(base_url=live_service.url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as late:
@@ -179,59 +150,31 @@ def test_an_expired_key_opens_nothing(live_service: Any, http: httpx.Client, ref
         assert "such as 2030" in refused(since_1970, 422, field="expires")["message"]
 
 
-def test_a_key_cannot_revoke_itself(live_service: Any, http: httpx.Client, refused: Any) -> None:
-    refused(http.delete(f"/v1/keys/{live_service.keys['admin'].partition('.')[0]}"), 409, "own_key")
-
-
-def test_an_unknown_role_is_refused(http: httpx.Client, refused: Any) -> None:
+def test_an_unknown_role_is_refused(http, refused):
     refused(http.post("/v1/keys", json={"owner": "x", "role": "root"}), 422, "bad_request", "role")
 
 
-def first_key(home: Path, **more: Any) -> tuple[Database, ApiSettings, ConfiguredKey]:
+def first_key(home, **more):
     settings = ApiSettings(home=home, **more)
     database = Database(settings.resolved_database_url)
     database.migrate()
     return database, settings, ensure_configured_key(settings, database)
 
 
-def role_of(database: Database, key: str, configured: ConfiguredKey) -> str | None:
+def role_of(database, key, configured):
     with database.reading() as session:
         row = auth.verify_key(session, key, configured)
         return None if row is None else row.role
 
 
-def test_the_embedded_default_keeps_one_admin_key(tmp_path: Path) -> None:
-    database, settings, configured = first_key(tmp_path)
-    file = settings.key_file
-    key = file.read_text().strip()
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert role_of(database, key, configured) == "admin"
-    file.chmod(0o644)
-    configured = ensure_configured_key(settings, database)
-    assert role_of(database, key, configured) == "admin"
-    assert (file.read_text().strip(), file.stat().st_mode & 0o777) == (key, 0o600), "the next start keeps it, closed"
-    assert [path.name for path in tmp_path.glob(".key*")] == []
-    database.dispose()
-
-
-def test_a_kept_key_counts_in_a_new_database(tmp_path: Path) -> None:
-    database, settings, configured = first_key(tmp_path)
-    key = settings.key_file.read_text().strip()
-    with database.session() as session:
-        session.delete(session.get_one(ApiKey, key.partition(".")[0]))
-    assert role_of(database, key, configured) is None
-    assert role_of(database, key, ensure_configured_key(settings, database)) == "admin"
-    database.dispose()
-
-
-def test_processes_that_start_together_agree_on_the_key(tmp_path: Path) -> None:
+def test_processes_that_start_together_agree_on_the_key(tmp_path):
     settings = ApiSettings(home=tmp_path)
     database = Database(settings.resolved_database_url)
     database.migrate()
     gate = threading.Barrier(6)
-    found: list[ConfiguredKey] = []
+    found = []
 
-    def start() -> None:
+    def start():
         gate.wait()
         found.append(ensure_configured_key(settings, database))
 
@@ -247,20 +190,8 @@ def test_processes_that_start_together_agree_on_the_key(tmp_path: Path) -> None:
     database.dispose()
 
 
-def test_a_damaged_key_file_is_reported(tmp_path: Path) -> None:
+def test_a_damaged_key_file_is_reported(tmp_path):
     (tmp_path / "key").write_text("short")
     with pytest.raises(UserError, match="remove it") as caught:
         first_key(tmp_path)
     assert caught.value.code == "insecure_secret"
-
-
-def test_a_teams_key_comes_from_its_settings_and_rotates(tmp_path: Path) -> None:
-    first, second = "4f0c9a7be1d2835c6a8e7f10", "0a1b2c3d4e5f60718293a4b5"
-    database, _, before = first_key(tmp_path, team=True, admin_key=first)
-    assert role_of(database, first, before) == "admin"
-    assert not (tmp_path / "key").exists()
-    database.dispose()
-    database, _, after = first_key(tmp_path, team=True, admin_key=second)
-    assert (role_of(database, first, after), role_of(database, second, after)) == (None, "admin")
-    assert role_of(database, first, before) is None, "nor at a process that was started before"
-    database.dispose()

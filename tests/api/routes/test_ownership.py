@@ -1,10 +1,8 @@
 """Whose is what: over every route, another owner's runs and studies are as if they were not there."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import httpx
 import pytest
@@ -18,30 +16,28 @@ from lcl_core.db import complete_run
 SHARED = {
     "kind": "of a spec, a table's form or a picture's: part of the product",
     "encoder": "an encoder that came out is for everybody to examine and to serve",
-    "model": "the same, by the word of OpenAI's API",
+    "action": "a word: cancel, pause or retry",
     "name": "a dataset, a collection, or (below a run or study) a file of what the id has named already",
     "item": "of a collection",
     "image": "of a dataset",
     "prefix": "of a key: for admins alone",
-    "home": "of workers: for admins alone",
     "webhook_id": "of a webhook: for admins alone",
-    "view_id": "of an address of the page that its owner has shown to all by saving it",
     "upload_id": "of an upload, whose owner is in its folder: test_uploads.py",
 }
 HERS = "ada-trains-in-secret"
 STUDY = {"metrics": [{"name": "IR@5", "metric": "IR@5"}], "pretrain": {"steps": 7}}
-FILLED = {"name": "report.json", "kind": "json"}
+FILLED = {"name": "report.json", "kind": "json", "action": "cancel"}
 
 
-def routes() -> list[APIRoute]:
+def routes():
     return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 
 
-def names_in(path: str) -> list[str]:
+def names_in(path):
     return re.findall(r"\{(\w+)", path)
 
 
-def calls(owned: bool) -> list[str]:
+def calls(owned):
     """``VERB path`` of the routes that name something owned, or of those that name nothing at all and only read."""
     if owned:
         chosen = [route for route in routes() if set(names_in(route.path)) & set(OWNED)]
@@ -50,14 +46,14 @@ def calls(owned: bool) -> list[str]:
     return sorted(f"{verb} {route.path}" for route in chosen for verb in route.methods)
 
 
-def test_every_name_in_a_path_is_owned_or_shared() -> None:
+def test_every_name_in_a_path_is_owned_or_shared():
     unknown = {name for route in routes() for name in names_in(route.path)} - set(OWNED) - set(SHARED)
     assert not unknown, f"say in api.deps.OWNED or in SHARED whose these are: {unknown}"
     assert len(calls(owned=True)) >= 19
     assert len(calls(owned=False)) >= 10
 
 
-def test_what_is_owned_is_named_in_the_path_alone() -> None:
+def test_what_is_owned_is_named_in_the_path_alone():
     """There the caller's sight is looked at; a query or a body that named it would go past."""
     found = []
     for route in routes():
@@ -71,7 +67,7 @@ def test_what_is_owned_is_named_in_the_path_alone() -> None:
 
 
 @pytest.fixture(scope="module")
-def hers(live_service: Any) -> dict[str, str]:
+def hers(live_service):
     """A finished run with a log and an artifact, and a study, of an owner called Ada."""
     key = live_service.admin.create_key("ada", "submitter")["key"]
     with client(live_service, key) as ada:
@@ -88,17 +84,17 @@ def hers(live_service: Any) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def keys(live_service: Any) -> dict[str, str]:
+def keys(live_service):
     """A key of each role of an owner called Bob."""
     return {role: live_service.admin.create_key("bob", role)["key"] for role in ("viewer", "submitter", "admin")}
 
 
-def client(live_service: Any, key: str) -> httpx.Client:
+def client(live_service, key):
     headers = {"authorization": f"Bearer {key}"}
     return httpx.Client(base_url=live_service.url, headers=headers, timeout=180, trust_env=False)
 
 
-def ask(caller: httpx.Client, which: str, ids: dict[str, str]) -> httpx.Response:
+def ask(caller, which, ids):
     verb, path = which.split(" ")
     url = re.sub(r"\{(\w+)[^}]*\}", lambda found: {**FILLED, **ids}[found[1]], path)
     params = {"left": "0", "right": "0"} if path.endswith("/compare") else {}
@@ -107,9 +103,7 @@ def ask(caller: httpx.Client, which: str, ids: dict[str, str]) -> httpx.Response
 
 @pytest.mark.parametrize("role", ["viewer", "submitter"])
 @pytest.mark.parametrize("which", calls(owned=True))
-def test_what_is_anothers_is_as_if_it_were_not_there(
-    live_service: Any, hers: dict[str, str], keys: dict[str, str], refused: Any, which: str, role: str
-) -> None:
+def test_what_is_anothers_is_as_if_it_were_not_there(live_service, hers, keys, refused, which, role):
     absent = {"run_id": "run_absent", "study_id": "study_absent"}
     with client(live_service, keys[role]) as bob:
         answer, nothing = ask(bob, which, hers), ask(bob, which, absent)
@@ -125,9 +119,7 @@ def test_what_is_anothers_is_as_if_it_were_not_there(
 
 
 @pytest.mark.parametrize("which", [which for which in calls(owned=True) if which.startswith("GET")])
-def test_an_admin_and_the_owner_see_it(
-    live_service: Any, hers: dict[str, str], keys: dict[str, str], which: str, lookers: dict[str, str]
-) -> None:
+def test_an_admin_and_the_owner_see_it(live_service, hers, keys, which, lookers):
     for key in (keys["admin"], lookers["ada"]):
         with client(live_service, key) as caller:
             assert ask(caller, which, hers).status_code not in (401, 403), which
@@ -135,14 +127,12 @@ def test_an_admin_and_the_owner_see_it(
 
 
 @pytest.fixture(scope="module")
-def lookers(live_service: Any) -> dict[str, str]:
+def lookers(live_service):
     return {"ada": live_service.admin.create_key("ada", "viewer")["key"]}
 
 
 @pytest.mark.parametrize("which", calls(owned=False))
-def test_no_list_shows_what_is_anothers(
-    live_service: Any, hers: dict[str, str], keys: dict[str, str], which: str
-) -> None:
+def test_no_list_shows_what_is_anothers(live_service, hers, keys, which):
     with client(live_service, keys["submitter"]) as bob:
         text = ask(bob, which, {}).text
         text += bob.get(which.split(" ")[1], params={"tag": HERS, "state": "failed", "kind": "pretrain"}).text
@@ -150,9 +140,7 @@ def test_no_list_shows_what_is_anothers(
     assert not [given for given in hers.values() if given in text]
 
 
-def test_lists_show_an_owners_own_and_an_admin_everything(
-    live_service: Any, hers: dict[str, str], keys: dict[str, str]
-) -> None:
+def test_lists_show_an_owners_own_and_an_admin_everything(live_service, hers, keys):
     with client(live_service, keys["submitter"]) as bob:
         own = bob.post("/v1/runs", json={"kind": "pretrain", "spec": {"preset": "sample"}}).json()["id"]
         assert [row["id"] for row in bob.get("/v1/runs").json()["items"]] == [own]
@@ -162,9 +150,7 @@ def test_lists_show_an_owners_own_and_an_admin_everything(
         assert hers["study_id"] in {row["id"] for row in admin.get("/v1/studies").json()["items"]}
 
 
-def test_one_idempotency_key_of_two_owners_makes_two_runs(
-    live_service: Any, keys: dict[str, str], lookers: dict[str, str]
-) -> None:
+def test_one_idempotency_key_of_two_owners_makes_two_runs(live_service, keys, lookers):
     body, headers = {"kind": "pretrain", "spec": {"preset": "sample"}}, {"idempotency-key": "same"}
     ada = live_service.admin.create_key("ada", "submitter")["key"]
     made = []

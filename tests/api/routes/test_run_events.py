@@ -1,23 +1,19 @@
 """Server-sent events: in order, to the end, and taken up where they broke."""
 
-from __future__ import annotations
-
 import json
 import threading
-from typing import Any
 
-import httpx
 import pytest
 
 from api.client.transport import parse_events
 from lcl_core.db import complete_run, runs
 
 
-def line(step: int) -> dict[str, Any]:
+def line(step):
     return {"step": step, "total_steps": 30, "contrastive_loss": 2.0, "generation_loss": 3.0}
 
 
-def test_a_finished_runs_events_end_with_its_state(live_service: Any) -> None:
+def test_a_finished_runs_events_end_with_its_state(live_service):
     run_id = live_service.submit()
     claim = live_service.claim(run_id)
     live_service.record(claim, line(10), line(20))
@@ -29,19 +25,19 @@ def test_a_finished_runs_events_end_with_its_state(live_service: Any) -> None:
     assert events[-1]["data"]["reason"]["code"] == "crash"
 
 
-def test_events_come_while_the_run_is_at_work(live_service: Any) -> None:
+def test_events_come_while_the_run_is_at_work(live_service):
     run_id = live_service.submit()
-    seen: list[tuple[str, Any]] = []
-    progress: list[dict[str, Any]] = []
+    seen = []
+    progress = []
     moved = threading.Condition()
 
-    def read() -> None:
+    def read():
         for event in live_service.admin.events(run_id):
             with moved:
                 seen.append((event["event"], event["data"].get("state") or event["data"]["step"]))
                 moved.notify_all()
 
-    def wait_for(event: tuple[str, Any]) -> None:
+    def wait_for(event):
         with moved:
             assert moved.wait_for(lambda: event in seen, timeout=180), f"{event} is not among {seen}"
 
@@ -59,7 +55,7 @@ def test_events_come_while_the_run_is_at_work(live_service: Any) -> None:
     assert [entry["step"] for entry in progress] == [10]
 
 
-def test_last_event_id_resumes_without_repeating(live_service: Any, http: httpx.Client) -> None:
+def test_last_event_id_resumes_without_repeating(live_service, http):
     run_id = live_service.submit()
     claim = live_service.claim(run_id)
     live_service.record(claim, *[line(step) for step in (10, 20, 30)])
@@ -73,12 +69,12 @@ def test_last_event_id_resumes_without_repeating(live_service: Any, http: httpx.
     assert [event["data"].get("step") for event in rest] == [30, None]
 
 
-def test_a_bad_last_event_id_is_refused(live_service: Any, http: httpx.Client, refused: Any) -> None:
+def test_a_bad_last_event_id_is_refused(live_service, http, refused):
     answer = http.get(f"/v1/runs/{live_service.submit()}/events", headers={"last-event-id": "yesterday"})
     refused(answer, 422, field="last-event-id")
 
 
-def test_a_deleted_run_ends_the_stream(live_service: Any, http: httpx.Client) -> None:
+def test_a_deleted_run_ends_the_stream(live_service, http):
     run_id = live_service.submit()
     with http.stream("GET", f"/v1/runs/{run_id}/events") as response:
         events = parse_events(response.iter_text())
@@ -89,13 +85,13 @@ def test_a_deleted_run_ends_the_stream(live_service: Any, http: httpx.Client) ->
         assert list(events) == []
 
 
-def test_a_comment_is_no_event() -> None:
+def test_a_comment_is_no_event():
     text = ': ping\nid: 4\nevent: metrics\ndata: {"a": "x: y"}\n\n: ping\n\n'
     assert list(parse_events(iter([text]))) == [{"id": "4", "event": "metrics", "data": {"a": "x: y"}}]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_events_may_contain_characters_at_which_python_splits_lines(end: str) -> None:
+def test_events_may_contain_characters_at_which_python_splits_lines(end):
     data = {"notes": "one\u2028two\u2029three\x85four\x0bfive\x1csix"}
     lines = ["id: 1", "event: state", f"data: {json.dumps(data, ensure_ascii=False)}", "", "id: 2", "data: 2", "", ""]
     text = end.join(lines)

@@ -1,24 +1,20 @@
 """Logs and artifacts: whole, in parts, and never from outside the run's folder."""
 
-from __future__ import annotations
-
 import http.client as http_client
 import json
 import os
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 
 @pytest.fixture(scope="module")
-def run_id(live_service: Any) -> str:
+def run_id(live_service):
     return live_service.submit()
 
 
 @pytest.fixture(scope="module")
-def artifacts(live_service: Any, run_id: str) -> Path:
+def artifacts(live_service, run_id):
     folder = live_service.run_dir(run_id).artifacts
     (folder / "encoder").mkdir()
     (folder / "encoder" / "config.json").write_text("{}")
@@ -30,7 +26,7 @@ def artifacts(live_service: Any, run_id: str) -> Path:
     return folder
 
 
-def test_the_log_is_read_in_pieces(live_service: Any, http: httpx.Client) -> None:
+def test_the_log_is_read_in_pieces(live_service, http):
     run_id = live_service.submit()
     url = f"/v1/runs/{run_id}/logs"
     assert http.get(url).json() == {"text": "", "offset": 0, "size": 0}
@@ -48,7 +44,7 @@ def test_the_log_is_read_in_pieces(live_service: Any, http: httpx.Client) -> Non
         assert http.get(url, params={"offset": far}).json() == {**rest, "text": ""}
 
 
-def test_a_long_log_comes_a_mebibyte_at_a_time(live_service: Any) -> None:
+def test_a_long_log_comes_a_mebibyte_at_a_time(live_service):
     run_id = live_service.submit()
     live_service.run_dir(run_id).log_file.write_text("x" * (2**20 + 5))
     first = live_service.admin.logs(run_id)
@@ -56,12 +52,12 @@ def test_a_long_log_comes_a_mebibyte_at_a_time(live_service: Any) -> None:
     assert live_service.admin.logs(run_id, first["offset"])["text"] == "x" * 5
 
 
-def test_the_list_shows_plain_files_alone(artifacts: Path, live_service: Any, run_id: str) -> None:
+def test_the_list_shows_plain_files_alone(artifacts, live_service, run_id):
     found = live_service.admin.artifacts(run_id)
     assert [(row["name"], row["bytes"]) for row in found] == [("numbers.bin", 100), ("encoder/config.json", 2)]
 
 
-def test_a_download_is_whole_or_a_range(artifacts: Path, http: httpx.Client, run_id: str) -> None:
+def test_a_download_is_whole_or_a_range(artifacts, http, run_id):
     url = f"/v1/runs/{run_id}/artifacts/numbers.bin"
     whole = http.get(url)
     assert whole.content == bytes(range(100))
@@ -82,14 +78,12 @@ def test_a_download_is_whole_or_a_range(artifacts: Path, http: httpx.Client, run
         ("bytes=100-", 416, "range_not_satisfiable"),
         ("bytes=20-10", 416, "range_not_satisfiable"),
         ("bytes=-0", 416, "range_not_satisfiable"),
-        ("bytes=-", 400, "bad_range"),
-        ("bytes=0-1,5-6", 400, "bad_range"),
-        ("lines=1-2", 400, "bad_range"),
+        ("bytes=-", 400, "bad_request"),
+        ("bytes=0-1,5-6", 400, "bad_request"),
+        ("lines=1-2", 400, "bad_request"),
     ],
 )
-def test_a_bad_range_is_reported_in_json(
-    artifacts: Path, http: httpx.Client, refused: Any, run_id: str, header: str, status: int, code: str
-) -> None:
+def test_a_bad_range_is_reported_in_json(artifacts, http, refused, run_id, header, status, code):
     answer = http.get(f"/v1/runs/{run_id}/artifacts/numbers.bin", headers={"range": header})
     refused(answer, status, code)
 
@@ -115,7 +109,7 @@ def test_a_bad_range_is_reported_in_json(
         "%ff%fe",
     ],
 )
-def test_nothing_but_its_files_can_be_downloaded(artifacts: Path, live_service: Any, run_id: str, name: str) -> None:
+def test_nothing_but_its_files_can_be_downloaded(artifacts, live_service, run_id, name):
     # a raw connection: httpx would tidy the dots away
     connection = http_client.HTTPConnection(httpx.URL(live_service.url).netloc.decode())
     headers = {"authorization": f"Bearer {live_service.keys['admin']}"}
@@ -124,9 +118,9 @@ def test_nothing_but_its_files_can_be_downloaded(artifacts: Path, live_service: 
     text = answer.read().decode()
     connection.close()
     assert answer.status == 404, text
-    assert json.loads(text)["error"]["code"] in ("unknown_artifact", "not_found")
+    assert json.loads(text)["error"]["code"] in ("not_found", "not_found")
 
 
-def test_a_nul_in_the_address_is_refused(http: httpx.Client, refused: Any, run_id: str) -> None:
+def test_a_nul_in_the_address_is_refused(http, refused, run_id):
     refused(http.get(f"/v1/runs/{run_id}/artifacts/a%00b"), 400, "bad_request")
     refused(http.get("/v1/runs?tag=a%00b"), 400, "bad_request")

@@ -1,27 +1,21 @@
 """Runs over REST: submit once, look, page, and the verbs of the state machine."""
 
-from __future__ import annotations
-
-from typing import Any
-
-import httpx
 import pytest
 
 from lcl_core.db import complete_run, datasets, leases
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Dataset, Metric
-from lcl_core.db.session import now
 from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat
 
 SPEC = {"preset": "sample", "steps": 7}
 
 
-def post(http: httpx.Client, key: str | None = None, **body: Any) -> httpx.Response:
+def post(http, key=None, **body):
     headers = {"idempotency-key": key} if key else {}
     return http.post("/v1/runs", json={"kind": "pretrain", "spec": SPEC, **body}, headers=headers)
 
 
-def test_a_submission_is_queued_and_found(http: httpx.Client) -> None:
+def test_a_submission_is_queued_and_found(http):
     answer = post(http, name="first try", tags=["b", "a"])
     assert answer.status_code == 202
     run = answer.json()
@@ -36,15 +30,15 @@ def test_a_submission_is_queued_and_found(http: httpx.Client) -> None:
     assert http.get(answer.headers["location"]).json() == run
 
 
-def test_the_same_key_and_body_give_the_same_run(http: httpx.Client, refused: Any) -> None:
+def test_the_same_key_and_body_give_the_same_run(http, refused):
     first, second = post(http, key="k-1").json(), post(http, key="k-1").json()
     assert first["id"] == second["id"]
     assert post(http, key="k-2").json()["id"] != first["id"]
     refused(post(http, key="k-1", name="other"), 409, "idempotency_conflict")
 
 
-def test_a_repeat_gets_its_run_whatever_has_changed_since(live_service: Any, http: httpx.Client, refused: Any) -> None:
-    body: dict[str, Any] = {"spec": SPEC | {"data": {"sources": [{"dataset": "brief"}]}}, "after": ["the-first"]}
+def test_a_repeat_gets_its_run_whatever_has_changed_since(live_service, http, refused):
+    body = {"spec": SPEC | {"data": {"sources": [{"dataset": "brief"}]}}, "after": ["the-first"]}
     with live_service.context.database.session() as session:
         dataset = datasets.get_dataset(session, "sample")
         session.add(Dataset(**{column.name: getattr(dataset, column.name) for column in Dataset.__table__.columns}
@@ -58,29 +52,6 @@ def test_a_repeat_gets_its_run_whatever_has_changed_since(live_service: Any, htt
     refused(post(http, after=body["after"]), 422, "ambiguous_name", "after.0")
     assert post(http, key="k-brief", **body).json()["id"] == made["id"]
     refused(post(http, key="k-brief", **body, name="other"), 409, "idempotency_conflict")
-
-
-def test_a_dataset_that_lacks_what_a_source_reads_is_refused_before_it_is_queued(
-    live_service: Any, http: httpx.Client, refused: Any
-) -> None:
-    with live_service.context.database.session() as session:
-        counts = {"documents": 3, "pairs": 0}
-        session.add(Dataset(name="lines", path="/x", owner="someone", statistics=counts, created_at=now(session)))
-    spec = SPEC | {"data": {"sources": [{"dataset": "lines"}, {"dataset": "lines", "view": "pairs"}]}}
-    refused(post(http, spec=spec), 422, "empty_source", "data.sources.1.view")
-    refused(http.post("/v1/specs/pretrain/estimate", json={"spec": spec}), 422, "empty_source", "data.sources.1.view")
-
-
-def test_limits_that_no_document_meets_are_refused_before_it_is_queued(http: httpx.Client, refused: Any) -> None:
-    spec = SPEC | {"data": {"min_images": 7}}
-    refused(post(http, spec=spec), 422, "bad_spec", "data.min_images")
-    refused(http.post("/v1/specs/pretrain/estimate", json={"spec": spec}), 422, "bad_spec", "data.min_images")
-
-
-@pytest.mark.parametrize("key", ["", "x" * 201, "with blank"])
-def test_a_bad_idempotency_key_is_refused(http: httpx.Client, refused: Any, key: str) -> None:
-    answer = http.post("/v1/runs", json={"kind": "pretrain", "spec": SPEC}, headers={"idempotency-key": key})
-    refused(answer, 422, field="idempotency-key")
 
 
 @pytest.mark.parametrize(
@@ -118,9 +89,7 @@ def test_a_bad_idempotency_key_is_refused(http: httpx.Client, refused: Any, key:
         ({"kind": "pretrain", "spec": {}, "tags": ["ok", "not ok"]}, "bad_request", "tags.1"),
     ],
 )
-def test_a_bad_submission_names_its_field(
-    http: httpx.Client, refused: Any, body: dict[str, Any], code: str, field: str | None
-) -> None:
+def test_a_bad_submission_names_its_field(http, refused, body, code, field):
     before = http.get("/v1/runs").json()["items"]
     facts = refused(http.post("/v1/runs", json=body), 422, code, field)
     if body.keys() == {"kind", "spec"} and body["kind"] == "pretrain":
@@ -129,7 +98,7 @@ def test_a_bad_submission_names_its_field(
     assert http.get("/v1/runs").json()["items"] == before
 
 
-def test_pages_filter_and_continue(live_service: Any, http: httpx.Client, refused: Any) -> None:
+def test_pages_filter_and_continue(live_service, http, refused):
     made = [live_service.submit(tags=["paged"]) for _ in range(5)]
     first = http.get("/v1/runs", params={"tag": "paged", "limit": 2}).json()
     assert [run["id"] for run in first["items"]] == made[:-3:-1]
@@ -141,12 +110,12 @@ def test_pages_filter_and_continue(live_service: Any, http: httpx.Client, refuse
     assert last["next_cursor"] is None
     assert http.get("/v1/runs", params={"tag": "paged", "kind": "index"}).json()["items"] == []
     assert http.get("/v1/runs", params={"tag": "paged", "state": "running"}).json()["items"] == []
-    refused(http.get("/v1/runs", params={"cursor": "nonsense"}), 400, "bad_cursor")
+    refused(http.get("/v1/runs", params={"cursor": "nonsense"}), 422, "bad_cursor")
     refused(http.get("/v1/runs", params={"state": "asleep"}), 422, field="state")
     refused(http.get("/v1/runs", params={"limit": 0}), 422, field="limit")
 
 
-def test_runs_are_found_by_a_part_of_their_name(live_service: Any, http: httpx.Client, refused: Any) -> None:
+def test_runs_are_found_by_a_part_of_their_name(live_service, http, refused):
     made = live_service.admin.submit("pretrain", {"preset": "sample"}, name="Named 50%")["id"]
     assert [run["id"] for run in http.get("/v1/runs", params={"name": "named 50%"}).json()["items"]] == [made]
     assert [run["id"] for run in live_service.admin.runs(name="NAMED")["items"]] == [made]
@@ -154,7 +123,7 @@ def test_runs_are_found_by_a_part_of_their_name(live_service: Any, http: httpx.C
     refused(http.get("/v1/runs", params={"name": ""}), 422, field="name")
 
 
-def test_a_run_is_resumed_with_another_limit_of_its_time(live_service: Any, http: httpx.Client, refused: Any) -> None:
+def test_a_run_is_resumed_with_another_limit_of_its_time(live_service, http, refused):
     run_id = live_service.admin.submit("pretrain", {"preset": "sample", "timeout_seconds": 60})["id"]
     for body, limit in (({"timeout_seconds": 90.5}, 90.5), ({}, 90.5), ({"timeout_seconds": None}, None)):
         http.post(f"/v1/runs/{run_id}/cancel")
@@ -167,7 +136,7 @@ def test_a_run_is_resumed_with_another_limit_of_its_time(live_service: Any, http
     refused(http.post(f"/v1/runs/{run_id}/resume", json={"timeout_seconds": 7}), 409, "timeout_reached")
 
 
-def test_verbs_follow_the_state_machine(live_service: Any, http: httpx.Client, refused: Any) -> None:
+def test_verbs_follow_the_state_machine(live_service, http, refused):
     run_id = live_service.submit()
     refused(http.post(f"/v1/runs/{run_id}/resume"), 409, "forbidden_transition")
     refused(http.delete(f"/v1/runs/{run_id}"), 409, "forbidden_transition")
@@ -180,25 +149,24 @@ def test_verbs_follow_the_state_machine(live_service: Any, http: httpx.Client, r
     refused(http.post(f"/v1/runs/{run_id}/retry"), 409, "forbidden_transition")
 
 
-def test_a_run_is_paused_and_goes_on(live_service: Any, http: httpx.Client, refused: Any) -> None:
+def test_a_run_is_paused_and_goes_on(live_service, http, refused):
     run_id = live_service.submit()
-    refused(http.post(f"/v1/runs/{run_id}/unpause"), 409, "forbidden_transition")
     assert http.post(f"/v1/runs/{run_id}/pause").json()["state"] == "paused"
     refused(http.post(f"/v1/runs/{run_id}/pause"), 409, "forbidden_transition")
-    assert http.post(f"/v1/runs/{run_id}/unpause").json()["state"] == "queued"
+    assert http.post(f"/v1/runs/{run_id}/resume").json()["state"] == "queued"
     claim = live_service.claim(run_id)
     assert http.post(f"/v1/runs/{run_id}/pause").json()["state"] == "pausing"
-    refused(http.post(f"/v1/runs/{run_id}/unpause"), 409, "forbidden_transition")
+    refused(http.post(f"/v1/runs/{run_id}/resume"), 409, "forbidden_transition")
     with live_service.context.database.session() as session:
         leases.release_lease(session, claim, cause="it was paused")
     run = http.get(f"/v1/runs/{run_id}").json()
     assert (run["state"], run["attempt"], run["interruption"]["code"]) == ("paused", 0, "handed_back")
     with live_service.http("viewer") as viewer:
-        refused(viewer.post(f"/v1/runs/{run_id}/unpause"), 403, "forbidden")
+        refused(viewer.post(f"/v1/runs/{run_id}/resume"), 403, "forbidden")
     assert http.post(f"/v1/runs/{run_id}/cancel").json()["state"] == "cancelled"
 
 
-def test_a_run_may_come_after_others(live_service: Any, http: httpx.Client, refused: Any) -> None:
+def test_a_run_may_come_after_others(live_service, http, refused):
     first = live_service.submit()
     run = post(http, after=[first], priority=7, max_attempts=5).json()
     assert (run["state"], run["after"], run["priority"], run["max_attempts"]) == ("waiting", [first], 7, 5)
@@ -218,7 +186,7 @@ def test_a_run_may_come_after_others(live_service: Any, http: httpx.Client, refu
         refused(post(http, **{field: value}), 422, "bad_request")
 
 
-def test_a_failed_run_tells_why_and_can_be_retried(live_service: Any, http: httpx.Client) -> None:
+def test_a_failed_run_tells_why_and_can_be_retried(live_service, http):
     reason = {"code": "corpus_unreadable", "message": "line 3 is not JSON", "field": "data.sources.0.dataset"}
     run_id = live_service.finished(complete_run.RunFailed(reason))
     run = http.get(f"/v1/runs/{run_id}").json()
@@ -228,7 +196,7 @@ def test_a_failed_run_tells_why_and_can_be_retried(live_service: Any, http: http
     assert (again["state"], again["reason"]) == ("queued", None)
 
 
-def test_deleting_takes_the_folder_too(live_service: Any, http: httpx.Client, eventually: Any, refused: Any) -> None:
+def test_deleting_takes_the_folder_too(live_service, http, eventually, refused):
     run_id = live_service.finished()
     folder = live_service.run_dir(run_id).path
     assert http.delete(f"/v1/runs/{run_id}").status_code == 204
@@ -237,13 +205,7 @@ def test_deleting_takes_the_folder_too(live_service: Any, http: httpx.Client, ev
     refused(http.delete(f"/v1/runs/{run_id}"), 404, "unknown_run")
 
 
-@pytest.mark.parametrize("path", ["", "/metrics", "/logs", "/events", "/artifacts", "/artifacts/x"])
-def test_an_unknown_run_is_404_everywhere(http: httpx.Client, refused: Any, path: str) -> None:
-    refused(http.get(f"/v1/runs/run_none{path}"), 404, "unknown_run")
-    refused(http.get(f"/v1/runs/..%2f..{path}"), 404)
-
-
-def test_metrics_come_after_a_step_or_a_number(live_service: Any, http: httpx.Client) -> None:
+def test_metrics_come_after_a_step_or_a_number(live_service, http):
     run_id = live_service.submit()
     live_service.record(
         live_service.claim(run_id), *[{"step": step, "loss": 1 / step, "total_steps": 30} for step in (10, 20, 30)]
@@ -257,9 +219,9 @@ def test_metrics_come_after_a_step_or_a_number(live_service: Any, http: httpx.Cl
     assert http.get(f"/v1/runs/{run_id}").json()["progress"]["step"] == 30
 
 
-def test_a_metric_line_is_answered_as_it_is_stored(live_service: Any, http: httpx.Client) -> None:
+def test_a_metric_line_is_answered_as_it_is_stored(live_service, http):
     run_id = live_service.submit()
-    values: list[dict[str, Any]] = [
+    values = [
         {"step": 1, "loss": 1e-7, "by_view": {"a": [1, 2.5, None, {"b": True}]}, "text": 'é "id": {'},
         {"id": "of the job", "step": 2, "loss": float("nan"), "worst": [float("inf"), -float("inf")]},
         {},
@@ -282,7 +244,7 @@ def test_a_metric_line_is_answered_as_it_is_stored(live_service: Any, http: http
     assert http.get(f"/v1/runs/{run_id}/metrics", params={"after_id": ids[2]}).text == '{"items":[]}'
 
 
-def test_a_specs_schema_and_presets(http: httpx.Client, refused: Any) -> None:
+def test_a_specs_schema_and_presets(http, refused):
     found = http.get("/v1/specs/pretrain").json()
     assert found["schema"]["properties"]["steps"]["minimum"] == 1
     assert found["presets"]["sample"]["steps"] > 0
@@ -290,7 +252,7 @@ def test_a_specs_schema_and_presets(http: httpx.Client, refused: Any) -> None:
     refused(http.get("/v1/specs/bake"), 404, "unknown_kind")
 
 
-def test_a_run_that_no_worker_can_serve_says_so(http: httpx.Client, live_service: Any) -> None:
+def test_a_run_that_no_worker_can_serve_says_so(http, live_service):
     with live_service.context.database.session() as session:
         record_heartbeat(session, WorkerIdentity("small", "host", 1, 1, ("cpu (2 cores)",), ("cpu",)))
     run = post(http, resource="gpu").json()
@@ -308,7 +270,7 @@ def test_a_run_that_no_worker_can_serve_says_so(http: httpx.Client, live_service
         deregister(session, "small")
 
 
-def test_only_an_admin_may_go_before_everybody(live_service: Any, http: httpx.Client, refused: Any) -> None:
+def test_only_an_admin_may_go_before_everybody(live_service, http, refused):
     with live_service.http("submitter") as submitter:
         problem = refused(post(submitter, priority=1), 403, "priority_too_high", "priority")
         assert "LCL_MAX_PRIORITY" in problem["message"]
@@ -316,7 +278,7 @@ def test_only_an_admin_may_go_before_everybody(live_service: Any, http: httpx.Cl
     assert post(http, priority=100).json()["priority"] == 100
 
 
-def test_tags_and_notes_are_replaced_in_any_state(http: httpx.Client, refused: Any) -> None:
+def test_tags_and_notes_are_replaced_in_any_state(http, refused):
     run = post(http, name="annotated", tags=["a", "b"]).json()
     assert run["notes"] is None
     address = f"/v1/runs/{run['id']}"

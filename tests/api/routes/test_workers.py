@@ -1,11 +1,5 @@
 """Workers with their devices: which run has which, and what is kept or serves inference."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any
-
-import httpx
 import pytest
 
 from lcl_core.db import complete_run
@@ -17,7 +11,7 @@ OFFERS = ("cpu", "gpu")
 
 
 @pytest.fixture
-def worker(live_service: Any) -> Iterator[str]:
+def worker(live_service):
     """A worker with three GPUs that is alive."""
     use = {"name": "NVIDIA L4", "utilization": 0.5, "memory_used": 2**30, "memory_total": 2**34}
     with live_service.context.database.session() as session:
@@ -28,7 +22,7 @@ def worker(live_service: Any) -> Iterator[str]:
         deregister(session, identity.id)
 
 
-def test_each_device_names_the_run_that_has_it(live_service: Any, http: httpx.Client, worker: str, lcl: Any) -> None:
+def test_each_device_names_the_run_that_has_it(live_service, http, worker, lcl):
     body = {"kind": "pretrain", "spec": {"preset": "sample"}, "gpus": 1, "priority": 100}
     first = http.post("/v1/runs", json=body).json()
     assert (first["resource"], first["gpus"], first["devices"]) == ("gpu", 1, [])

@@ -1,9 +1,5 @@
 """Which evaluations of two encoders are compared."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 
 from api.services.encoder_comparisons import COMPARISON_KEYS, EvaluatedFigure, compare_figures, evaluated_figures
@@ -11,28 +7,28 @@ from lcl_core.db import runs
 from lcl_core.db.models import Run
 
 
-def figure(run_id: str, value: float, settings: str = "a", metric: str = "IR@5") -> EvaluatedFigure:
+def figure(run_id, value, settings="a", metric="IR@5"):
     key = tuple(metric if name == "metric" else name for name in COMPARISON_KEYS)
     return EvaluatedFigure(key, value, 0.1, run_id, {"source": settings, "seed": "0"})
 
 
-def test_the_newest_two_with_equal_settings_are_compared() -> None:
+def test_the_newest_two_with_equal_settings_are_compared():
     left = [figure("run_7", 0.7, "c"), figure("run_5", 0.5, "b"), figure("run_1", 0.1, "a"), figure("run_0", 0.0, "a")]
     right = [figure("run_6", 0.6, "a"), figure("run_4", 0.4, "b"), figure("run_2", 0.2, "d")]
     (row,) = compare_figures(left, right)
     assert (row["left_run"], row["right_run"], row["difference"], row["reason"]) == ("run_1", "run_6", 0.5, None)
 
 
-def test_figures_of_one_encoder_alone_have_no_row() -> None:
+def test_figures_of_one_encoder_alone_have_no_row():
     assert compare_figures([figure("run_1", 0.1, metric="IR@1")], [figure("run_2", 0.1)]) == []
 
 
 @pytest.mark.parametrize(("other", "same"), [("t2", False), ("t1", True)])
-def test_another_text_encoder_counts_by_its_weights(monkeypatch: pytest.MonkeyPatch, other: str, same: bool) -> None:
+def test_another_text_encoder_counts_by_its_weights(monkeypatch, other, same):
     """Its name may mean another encoder later; evaluations without recorded inputs are compared by the name."""
 
-    def evaluation(run_id: str, encoder: str, hashes: dict[str, str]) -> Run:
-        spec: dict[str, Any] = {"encoder": encoder, "dataset": "sample", "tuned_retrieval": {"text_encoder": "minilm"}}
+    def evaluation(run_id, encoder, hashes):
+        spec = {"encoder": encoder, "dataset": "sample", "tuned_retrieval": {"text_encoder": "minilm"}}
         return Run(id=run_id, spec=spec, encoder_id=encoder, inputs={"datasets": {}, "encoders": hashes}, result={})
 
     row = {"task": "tuned_retrieval", "metric": "IR@5", "transfer": "frozen", "value": 0.5}
@@ -41,15 +37,15 @@ def test_another_text_encoder_counts_by_its_weights(monkeypatch: pytest.MonkeyPa
         "r": [(evaluation("run_2", "r", {"r": "h2", "enc_b": other}), [row])],
     }
     monkeypatch.setattr(runs, "list_evaluations", lambda session, encoder: found[encoder])
-    (compared,) = compare_figures(*(evaluated_figures(None, side) for side in found))  # type: ignore[arg-type]
+    (compared,) = compare_figures(*(evaluated_figures(None, side) for side in found))
     reason = "evaluated with different settings: tuned_retrieval.text_encoder"
     assert compared["reason"] == (None if same else reason)
 
 
 @pytest.mark.parametrize(("other", "same"), [("h2", False), ("h1", True)])
-def test_a_dataset_to_train_on_counts_by_its_content(monkeypatch: pytest.MonkeyPatch, other: str, same: bool) -> None:
-    def evaluation(run_id: str, encoder: str, name: str, content: str) -> Run:
-        spec: dict[str, Any] = {"encoder": encoder, "dataset": "v2", "classification": {"train_dataset": name}}
+def test_a_dataset_to_train_on_counts_by_its_content(monkeypatch, other, same):
+    def evaluation(run_id, encoder, name, content):
+        spec = {"encoder": encoder, "dataset": "v2", "classification": {"train_dataset": name}}
         inputs = {"datasets": {"v2": "h0", name: content}, "encoders": {encoder: "e"}}
         return Run(id=run_id, spec=spec, encoder_id=encoder, inputs=inputs, result={})
 
@@ -59,13 +55,13 @@ def test_a_dataset_to_train_on_counts_by_its_content(monkeypatch: pytest.MonkeyP
         "r": [(evaluation("run_2", "r", "imagenet-1k", other), [row])],
     }
     monkeypatch.setattr(runs, "list_evaluations", lambda session, encoder: found[encoder])
-    (compared,) = compare_figures(*(evaluated_figures(None, side) for side in found))  # type: ignore[arg-type]
+    (compared,) = compare_figures(*(evaluated_figures(None, side) for side in found))
     reason = "evaluated with different settings: classification.train_dataset"
     assert compared["reason"] == (None if same else reason)
 
 
-def test_figures_of_a_head_are_compared_whatever_the_other_heads_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    def evaluation(run_id: str, encoder: str, own: dict[str, Any]) -> tuple[Run, list[dict[str, Any]]]:
+def test_figures_of_a_head_are_compared_whatever_the_other_heads_were(monkeypatch):
+    def evaluation(run_id, encoder, own):
         spec = {"encoder": encoder, "dataset": "sample", "classification": own}
         row = {"task": "classification", "metric": "acc@1", "transfer": "frozen", "value": 0.5}
         rows = [{**row, "variant": variant} for variant in ("group", "group, linear", "group, knn 20")]
@@ -77,6 +73,6 @@ def test_figures_of_a_head_are_compared_whatever_the_other_heads_were(monkeypatc
         "r": [evaluation("run_2", "r", {"heads": heads, "knn": {"k": [10, 20]}, "linear": {"l2": [1.0]}})],
     }
     monkeypatch.setattr(runs, "list_evaluations", lambda session, encoder: found[encoder])
-    rows = compare_figures(*(evaluated_figures(None, side) for side in found))  # type: ignore[arg-type]
+    rows = compare_figures(*(evaluated_figures(None, side) for side in found))
     different = "evaluated with different settings: classification."
     assert [row["reason"] for row in rows] == [f"{different}lr", f"{different}linear", None]

@@ -1,13 +1,8 @@
 """What the api does for a home that has no worker: imported encoders are uploaded, garbage is removed."""
 
-from __future__ import annotations
-
 import threading
 import uuid
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,14 +14,14 @@ from lcl_core.common.errors import UserError
 from lcl_core.db import outbox
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts
-from lcl_core.db.models import ArtifactUpload, EncoderRow, Run, new_id
+from lcl_core.db.models import ArtifactUpload, EncoderRow, new_id
 from lcl_core.db.outbox import enqueue_upload
 from lcl_core.db.session import now
 from lcl_core.db.submit import submit
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ApiSettings:
+def settings(tmp_path, monkeypatch):
     """Of an api with a store, in a hurry."""
     monkeypatch.setattr(tasks_module, "UPLOAD_SECONDS", 0.02)
     monkeypatch.setattr(outbox.UPLOAD_OUTBOX, "first_delay", timedelta(0))
@@ -36,19 +31,19 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ApiSettings:
 
 
 @pytest.fixture
-def state(settings: ApiSettings) -> Iterator[AppState]:
+def state(settings):
     state = AppState(settings)
     state.prepare()
     yield state
     state.close()
 
 
-def upload_of(state: AppState, path: str) -> ArtifactUpload:
+def upload_of(state, path):
     with state.database.reading() as session:
         return session.get_one(ArtifactUpload, path)
 
 
-def add_encoder(state: AppState, *, run: bool) -> str:
+def add_encoder(state, *, run):
     """Path of an encoder of this home that is to be uploaded."""
     row_id = new_id("enc")
     path = f"encoders/{row_id}"
@@ -56,30 +51,18 @@ def add_encoder(state: AppState, *, run: bool) -> str:
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(row_id.encode())
     with state.database.session() as session:
-        made: Run | None = submit(session, "pretrain", {"preset": "sample"}) if run else None
+        made = submit(session, "pretrain", {"preset": "sample"}) if run else None
         run_id = None if made is None else made.id
-        facts: dict[str, Any] = {
-            "hash": "0" * 64,
-            "identity": "0" * 64,
-            "owner": "local",
-            "info": {},
-            "created_at": now(session),
-        }
+        facts = {"hash": "0" * 64, "identity": "0" * 64, "owner": "local", "info": {}, "created_at": now(session)}
         session.add(EncoderRow(id=row_id, name=row_id, path=path, run_id=run_id, **facts))
         enqueue_upload(session, path, 1, str(state.artifacts.holder))
     return path
 
 
-def test_an_import_is_uploaded_also_when_the_store_is_away_at_first(
-    state: AppState,
-    settings: ApiSettings,
-    serve: Any,
-    eventually: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_import_is_uploaded_also_when_the_store_is_away_at_first(state, settings, serve, eventually, monkeypatch):
     put, tries = ArtifactStore.put, [0]
 
-    def refuse_twice(store: ArtifactStore, *args: Any) -> Any:
+    def refuse_twice(store, *args):
         tries[0] += 1
         if tries[0] <= 2:
             raise UserError("it is away", code="store_unreachable")
@@ -94,18 +77,16 @@ def test_an_import_is_uploaded_also_when_the_store_is_away_at_first(
     assert not [thread for thread in threading.enumerate() if thread.name == "lcl-uploads"], "the task ends"
 
 
-def test_several_processes_upload_it_once(
-    state: AppState, settings: ApiSettings, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_processes_upload_it_once(state, settings, eventually, monkeypatch):
     put, started, rounds = ArtifactStore.put, [], [0]
     may_go_on = threading.Event()
 
-    def wait(store: ArtifactStore, key: str, *args: Any) -> Any:
+    def wait(store, key, *args):
         started.append(key)
         may_go_on.wait(60)
         return put(store, key, *args)
 
-    def count(*args: Any, **options: Any) -> bool:
+    def count(*args, **options):
         found = upload_next(*args, **options)
         rounds[0] += 1
         return found
@@ -125,7 +106,7 @@ def test_several_processes_upload_it_once(
     assert started == [f"{path}/1"]
 
 
-def test_what_runs_made_is_for_workers(state: AppState, settings: ApiSettings, eventually: Callable[..., None]) -> None:
+def test_what_runs_made_is_for_workers(state, settings, eventually):
     trained, imported = add_encoder(state, run=True), add_encoder(state, run=False)
     uploads, _ = home_tasks(state.database, settings, state.artifacts)
     uploads.start()
@@ -134,9 +115,7 @@ def test_what_runs_made_is_for_workers(state: AppState, settings: ApiSettings, e
     assert (upload_of(state, trained).attempts, upload_of(state, trained).pending) == (0, 1)
 
 
-def test_garbage_of_the_home_is_removed(
-    state: AppState, settings: ApiSettings, eventually: Callable[..., None]
-) -> None:
+def test_garbage_of_the_home_is_removed(state, settings, eventually):
     settings.gc_seconds, settings.gc_grace_seconds = 0.1, 0.0
     orphan = settings.encoders_dir / new_id("enc")
     orphan.mkdir(parents=True)
@@ -146,6 +125,6 @@ def test_garbage_of_the_home_is_removed(
     garbage.stop()
 
 
-def test_without_a_store_there_is_nothing_to_do(state: AppState, settings: ApiSettings) -> None:
+def test_without_a_store_there_is_nothing_to_do(state, settings):
     settings.artifacts = ""
     assert home_tasks(state.database, settings, Artifacts(settings)) == []

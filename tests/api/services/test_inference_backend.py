@@ -1,14 +1,9 @@
 """Open collections, with stubs in place of the collections."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
-
-import pytest
+from typing import cast
 
 from api.core.settings import ApiSettings
 from api.services import inference_backend
@@ -19,22 +14,22 @@ from api.services.inference_device import InferenceDevice
 class StubCollection:
     """As an open collection without changes."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base):
         self.checksums = SimpleNamespace(is_outdated=False, check=lambda: None)
         self.base = base
 
-    def with_changes(self, *_: object) -> Path:
+    def with_changes(self, *_):
         return self.base
 
 
-def test_a_collection_that_is_being_opened_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collection_that_is_being_opened_stops_no_other(tmp_path, monkeypatch):
     slow, quick = tmp_path / "slow", tmp_path / "quick"
     slow.mkdir()
     quick.mkdir()
-    opened: list[Path] = []
+    opened = []
     begun, gate = threading.Event(), threading.Event()
 
-    def open_files(directory: Path, ask: Any = None) -> Path:
+    def open_files(directory, ask=None):
         opened.append(directory)
         if directory == slow:
             begun.set()
@@ -44,7 +39,7 @@ def test_a_collection_that_is_being_opened_stops_no_other(tmp_path: Path, monkey
     monkeypatch.setattr(inference_backend, "Collection", SimpleNamespace(open=open_files))
     monkeypatch.setattr(inference_backend, "_OpenCollection", StubCollection)
     device = cast(InferenceDevice, SimpleNamespace(torch_device="cpu"))
-    backend = InferenceBackend(ApiSettings(home=tmp_path, _env_file=None), lambda *_: None, device)  # type: ignore[call-arg]
+    backend = InferenceBackend(ApiSettings(home=tmp_path, _env_file=None), lambda *_: None, device)
     with ThreadPoolExecutor(3) as clients:
         waiting = [clients.submit(backend.collection, slow) for _ in range(2)]
         assert begun.wait(60)

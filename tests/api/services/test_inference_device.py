@@ -1,10 +1,5 @@
 """The service computes on the processor, or on one GPU that no run gets."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from api.core.settings import ApiSettings
@@ -22,19 +17,19 @@ from tests.fake_nvidia_smi import gpu_id, install, listing
 
 
 @pytest.fixture(autouse=True)
-def _two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _two_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(install(tmp_path / "programs", listing(2))))
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(tmp_path):
     database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
     database.migrate()
     yield database
     database.dispose()
 
 
-def test_the_processor_needs_no_lease_and_hides_every_gpu(database: Database) -> None:
+def test_the_processor_needs_no_lease_and_hides_every_gpu(database):
     environment = {"CUDA_VISIBLE_DEVICES": "0,1"}
     reserve_visibility("cpu", environment)
     assert environment == {"CUDA_VISIBLE_DEVICES": ""}
@@ -48,20 +43,20 @@ def test_the_processor_needs_no_lease_and_hides_every_gpu(database: Database) ->
 
 
 @pytest.mark.parametrize("name", ["1", "cuda:1", gpu_id(1), gpu_id(1)[:14]])
-def test_a_gpu_is_the_only_one_that_the_service_sees(name: str) -> None:
-    environment: dict[str, str] = {}
+def test_a_gpu_is_the_only_one_that_the_service_sees(name):
+    environment = {}
     reserve_visibility(name, environment)
     assert environment == {"CUDA_VISIBLE_DEVICES": gpu_id(1)}
 
 
 @pytest.mark.parametrize("name", ["2", "cuda", "GPU-9", "GPU-", "auto"])
-def test_a_device_that_is_not_there_is_refused_at_the_start(name: str, tmp_path: Path) -> None:
+def test_a_device_that_is_not_there_is_refused_at_the_start(name, tmp_path):
     with pytest.raises(UserError, match=f"LCL_INFERENCE_DEVICE.*there are: 0 .*{gpu_id(1)}.*or set cpu") as caught:
         AppState(ApiSettings(home=tmp_path, inference_device=name))
     assert caught.value.code == "bad_setting"
 
 
-def test_the_gpu_of_the_service_goes_to_no_run_until_it_ends(database: Database) -> None:
+def test_the_gpu_of_the_service_goes_to_no_run_until_it_ends(database):
     device = InferenceDevice(database, gpu_id(0))
     device.start()
     device.check()
@@ -83,9 +78,7 @@ def test_the_gpu_of_the_service_goes_to_no_run_until_it_ends(database: Database)
         assert claim_next(session, "w", 30.0, ("gpu",), devices=only) is not None
 
 
-def test_an_api_that_cannot_renew_its_lease_computes_no_more(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_api_that_cannot_renew_its_lease_computes_no_more(database, monkeypatch):
     device = InferenceDevice(database, gpu_id(0))
     ahead, real = {"seconds": 0.0}, inference_device.boot_time
     monkeypatch.setattr(inference_device, "boot_time", lambda: real() + ahead["seconds"])
@@ -99,9 +92,7 @@ def test_an_api_that_cannot_renew_its_lease_computes_no_more(
     device.close()
 
 
-def test_inference_waits_until_a_run_has_left_the_gpu(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: object
-) -> None:
+def test_inference_waits_until_a_run_has_left_the_gpu(database, tmp_path, monkeypatch, eventually):
     monkeypatch.setattr(inference_device, "_RENEW_SECONDS", 0.02)
     with database.session() as session:
         run_id = db_submit.submit(session, "pretrain", {}, gpus=1).id
@@ -117,13 +108,13 @@ def test_inference_waits_until_a_run_has_left_the_gpu(
     with database.session() as session:
         release_lease(session, claim)
 
-    def is_leased() -> bool:
+    def is_leased():
         try:
             device.check()
         except UserError:
             return False
         return True
 
-    eventually(is_leased)  # type: ignore[operator]
+    eventually(is_leased)
     device.close()
     backend.close()

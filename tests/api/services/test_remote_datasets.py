@@ -1,15 +1,9 @@
 """Corpora on object storage, through the whole service: made there, registered, examined, trained and indexed from."""
 
-from __future__ import annotations
-
 import io
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import fsspec
-import httpx
 import pytest
 from PIL import Image
 from sqlalchemy import select
@@ -33,14 +27,12 @@ TINY = {
 
 
 @pytest.fixture
-def distant(
-    tmp_path: Path, s3_bucket: str, serve: Any, house_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
+def distant(tmp_path, s3_bucket, serve, house_of, monkeypatch):
     """A service that may read and write below a prefix of the bucket."""
     home = tmp_path / "home"
     monkeypatch.setenv("LCL_HOME", str(home))
     monkeypatch.delenv("LCL_DATA_CACHE", raising=False)
-    settings = ApiSettings(home=home, data_roots=[tmp_path / "data", f"{s3_bucket}/team"], event_poll_seconds=0.02)
+    settings = ApiSettings(home=home, data_roots=[tmp_path / "data", f"{s3_bucket}/team"])
     context = AppState(settings)
     with serve(settings) as url:
         yield house_of(url, home, context, (home / "key").read_text().strip())
@@ -48,7 +40,7 @@ def distant(
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """Documents and captioned images of one colour each."""
     folder = tmp_path / "data" / "squares"
     (folder / "images").mkdir(parents=True)
@@ -63,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def done(live_service: Any, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+def done(live_service, kind, spec):
     """The run, once it has succeeded."""
     run_id = live_service.admin.submit(kind, spec)["id"]
     live_service.work(run_id)
@@ -72,18 +64,18 @@ def done(live_service: Any, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     return run
 
 
-def objects(url: str) -> list[str]:
+def objects(url):
     files, path = fsspec.core.url_to_fs(url)
     files.invalidate_cache()
     return [name[len(path) + 1 :] for name in files.find(path)]
 
 
-def curve(live_service: Any, run_id: str) -> list[Any]:
+def curve(live_service, run_id):
     lines = live_service.admin.metrics(run_id)
     return [(line["step"], line.get("contrastive_loss"), line.get("generation_loss")) for line in lines]
 
 
-def traces(live_service: Any) -> str:
+def traces(live_service):
     """Everything that the service keeps: rows and files."""
     with live_service.context.database.reading() as session:
         rows = [str(row) for table in Base.metadata.sorted_tables for row in session.execute(select(table))]
@@ -91,7 +83,7 @@ def traces(live_service: Any) -> str:
     return "\n".join(rows + files)
 
 
-def test_a_corpus_on_s3_serves_like_one_on_disk(distant: Any, folder: Path, s3_bucket: str) -> None:
+def test_a_corpus_on_s3_serves_like_one_on_disk(distant, folder, s3_bucket):
     url, admin = f"{s3_bucket}/team/squares", distant.admin
     done(distant, "convert", {"path": str(folder), "name": "near"})
     made = done(distant, "convert", {"path": str(folder), "name": "far", "to": f"{url}/"})
@@ -144,13 +136,13 @@ ELSEWHERE = (
 )
 
 
-def test_a_url_elsewhere_is_refused_in_every_field(distant: Any, s3_bucket: str, refused: Any) -> None:
+def test_a_url_elsewhere_is_refused_in_every_field(distant, s3_bucket, refused):
     reported = []
     with distant.http() as http:
         for path in (place.replace("BUCKET", s3_bucket) for place in ELSEWHERE):
             answers = [
                 http.post("/v1/datasets", json={"name": "x", "path": path}),
-                http.post("/v1/datasets/validate", json={"path": path}),
+                http.post("/v1/runs", json={"kind": "validate", "spec": {"path": path}}),
                 http.post("/v1/runs", json={"kind": "convert", "spec": {"name": "x", "path": path}}),
             ]
             reported += [refused(answer, 422, "path_forbidden", "path")["message"] for answer in answers]
@@ -160,14 +152,14 @@ def test_a_url_elsewhere_is_refused_in_every_field(distant: Any, s3_bucket: str,
     assert SECRET not in traces(distant)
 
 
-def test_what_is_no_corpus_of_shards_is_reported(distant: Any, folder: Path, s3_bucket: str, refused: Any) -> None:
+def test_what_is_no_corpus_of_shards_is_reported(distant, folder, s3_bucket, refused):
     url = f"{s3_bucket}/team/raw"
     fsspec.filesystem("s3").put(f"{folder}/", f"{url}/", recursive=True)
     with distant.http() as http:
         facts = refused(http.post("/v1/datasets", json={"name": "x", "path": url}), 422, "corpus_missing", "path")
         assert "lcl data convert" in facts["message"]
-        body = {"path": url, "format": "native"}
-        refused(http.post("/v1/datasets/validate", json=body), 422, "bad_spec")
+        body = {"kind": "validate", "spec": {"path": url, "format": "native"}}
+        refused(http.post("/v1/runs", json=body), 422, "bad_spec")
         body = {"kind": "convert", "spec": {"name": "x", "dataset": "sample", "to": "/srv/x"}}
         assert "s3://" in refused(http.post("/v1/runs", json=body), 422, "bad_spec", "to")["message"]
     run = distant.admin.submit("convert", {"dataset": "sample", "name": "x", "to": url})["id"]
@@ -177,7 +169,7 @@ def test_what_is_no_corpus_of_shards_is_reported(distant: Any, folder: Path, s3_
     assert len(objects(url)) == len(COLOURS) + 2
 
 
-def test_files_of_a_format_are_converted_from_a_url(distant: Any, folder: Path, s3_bucket: str) -> None:
+def test_files_of_a_format_are_converted_from_a_url(distant, folder, s3_bucket):
     images = distant.home / "data" / "images"
     images.mkdir(parents=True)
     for name in ("red", "blue"):
@@ -189,9 +181,7 @@ def test_files_of_a_format_are_converted_from_a_url(distant: Any, folder: Path, 
     assert distant.admin.dataset_statistics("tables")["captions"] == 2
 
 
-def test_a_root_that_was_taken_away_is_read_no_more(
-    distant: Any, folder: Path, s3_bucket: str, serve: Any, house_of: Callable[..., Any]
-) -> None:
+def test_a_root_that_was_taken_away_is_read_no_more(distant, folder, s3_bucket, serve, house_of):
     done(distant, "convert", {"path": str(folder), "name": "far", "to": f"{s3_bucket}/team/squares"})
     settings = ApiSettings(home=distant.home)
     context = AppState(settings)
@@ -206,5 +196,5 @@ def test_a_root_that_was_taken_away_is_read_no_more(
     assert (caught.value.code, caught.value.field) == ("path_forbidden", "dataset")
 
 
-def test_the_embedded_default_allows_no_url(http: httpx.Client, refused: Any) -> None:
+def test_the_embedded_default_allows_no_url(http, refused):
     refused(http.post("/v1/datasets", json={"name": "x", "path": "s3://bucket/x"}), 422, "path_forbidden", "path")

@@ -1,14 +1,8 @@
 """Encoders that are in memory before the first search, and what a slow one leaves untouched."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from contextlib import contextmanager
 
 import pytest
 from fastapi.testclient import TestClient
@@ -16,38 +10,34 @@ from structlog.testing import capture_logs
 
 from api.app import create_app
 from api.core.settings import ApiSettings
-from api.services import warmup
 from api.services.state import MAX_INFERRING, AppState
 from api.services.warmup import EncoderWarmup
-from lcl_core.collections.full_text import FullTextIndex
 from lcl_core.encoders.engine import estimate_memory
-from lcl_core.encoders.file_hashes import Hashes
 from lcl_core.serving.batched_engine import BatchedEngine
 from lcl_core.serving.model_pool import ModelPool
 from tests.api.sample_assets import images_by_colour, make_collection, save_encoder
-from tests.api.service_fixture import ServiceFixture
 
 
 class Loads:
     """Directories that the pool loads, in order, behind a gate; ``examined``: those that it admitted."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.directories: list[Path] = []
-        self.examined: list[Path] = []
+    def __init__(self, monkeypatch):
+        self.directories = []
+        self.examined = []
         self.gate = threading.Event()
         self.gate.set()
         original = ModelPool.__init__
 
-        def init(pool: ModelPool, *args: Any, **options: Any) -> None:
+        def init(pool, *args, **options):
             original(pool, *args, **options)
             load, admit = pool._load, pool._admit
 
-            def counted(directory: Path, registered: Hashes | None) -> Any:
+            def counted(directory, registered):
                 self.directories.append(directory)
                 assert self.gate.wait(180)
                 return load(directory, registered)
 
-            def admitted(directory: Path, registered: Hashes | None) -> None:
+            def admitted(directory, registered):
                 admit(directory, registered)
                 self.examined.append(directory)
 
@@ -57,12 +47,12 @@ class Loads:
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
+def loads(monkeypatch):
     return Loads(monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def encoders(live_service: ServiceFixture, data_root: Path) -> list[str]:
+def encoders(live_service, data_root):
     """Ids of two encoders, each with a collection of its own name, the older first."""
     ids = []
     for seed, name in enumerate(("older", "newer")):
@@ -74,23 +64,23 @@ def encoders(live_service: ServiceFixture, data_root: Path) -> list[str]:
 
 
 @contextmanager
-def restarted(live_service: ServiceFixture, **settings: Any) -> Iterator[TestClient]:
+def restarted(live_service, **settings):
     """The service as started anew on the same home, with warm encoders unless told otherwise."""
-    values: dict[str, Any] = {"home": live_service.home, "warm_encoders": True, **settings}
+    values = {"home": live_service.home, "warm_encoders": True, **settings}
     app = create_app(ApiSettings(**values, _env_file=None))
     with TestClient(app, headers={"authorization": f"Bearer {live_service.keys['admin']}"}) as client:
         yield client
 
 
-def in_memory(client: TestClient) -> list[str]:
+def in_memory(client):
     """Ids of loaded encoders."""
-    inference = client.app.state.context._inference  # type: ignore[attr-defined]
+    inference = client.app.state.context._inference
     return [] if inference is None else [path.name for path in inference._pool.loaded]
 
 
 def test_encoders_are_examined_and_loaded_before_anybody_searches_the_newest_first(
-    live_service: ServiceFixture, encoders: list[str], loads: Loads, eventually: Callable[..., None]
-) -> None:
+    live_service, encoders, loads, eventually
+):
     with restarted(live_service) as client:
         eventually(lambda: len(in_memory(client)) == 2, "both encoders")
         assert [path.name for path in loads.directories] == encoders[::-1]
@@ -101,17 +91,12 @@ def test_encoders_are_examined_and_loaded_before_anybody_searches_the_newest_fir
         assert len(loads.directories) == 2, "a search loads nothing any more"
 
 
-def test_each_encoder_has_embedded_a_text_before_anybody_searches(
-    live_service: ServiceFixture,
-    encoders: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    eventually: Callable[..., None],
-) -> None:
+def test_each_encoder_has_embedded_a_text_before_anybody_searches(live_service, encoders, monkeypatch, eventually):
     """The first forward pass takes longer: it loads the tokenizer and makes oneDNN's kernels."""
-    embedded: list[BatchedEngine] = []
+    embedded = []
     original = BatchedEngine.embed_texts
 
-    def record(engine: BatchedEngine, *given: Any, **named: Any) -> Any:
+    def record(engine, *given, **named):
         vectors = original(engine, *given, **named)
         embedded.append(engine)
         return vectors
@@ -121,31 +106,7 @@ def test_each_encoder_has_embedded_a_text_before_anybody_searches(
         eventually(lambda: len(set(embedded)) == 2, "a text of each encoder")
 
 
-def test_captions_are_indexed_before_anybody_searches_them(
-    live_service: ServiceFixture,
-    encoders: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    eventually: Callable[..., None],
-) -> None:
-    made: list[FullTextIndex] = []
-    original = FullTextIndex.__init__
-
-    def record(index: FullTextIndex, *given: Any) -> None:
-        original(index, *given)
-        made.append(index)
-
-    monkeypatch.setattr(FullTextIndex, "__init__", record)
-    with restarted(live_service) as client:
-        eventually(lambda: len(made) == 2, "an index of each collection")
-        for name in ("older", "newer"):
-            found = client.post(f"/v1/collections/{name}/search", json={"text": "red", "k": 1, "hybrid": True})
-            assert found.status_code == 200, found.text
-        assert len(made) == 2, "a search makes none any more"
-
-
-def test_none_leaves_the_memory_for_one_that_nobody_has_asked_for(
-    live_service: ServiceFixture, encoders: list[str], loads: Loads, data_root: Path, eventually: Callable[..., None]
-) -> None:
+def test_none_leaves_the_memory_for_one_that_nobody_has_asked_for(live_service, encoders, loads, data_root, eventually):
     room = estimate_memory(data_root / "newer", "cpu", "fp32")
     with restarted(live_service, encoder_memory_bytes=room) as client, capture_logs() as logs:
         eventually(lambda: any(line["event"] == "encoder_not_warmed" for line in logs), "the older to be left out")
@@ -154,9 +115,7 @@ def test_none_leaves_the_memory_for_one_that_nobody_has_asked_for(
         assert in_memory(client) == [encoders[0]], "a request still gets its encoder"
 
 
-def test_a_slow_load_delays_no_other_request_and_is_reported(
-    live_service: ServiceFixture, encoders: list[str], loads: Loads, eventually: Callable[..., None]
-) -> None:
+def test_a_slow_load_delays_no_other_request_and_is_reported(live_service, encoders, loads, eventually):
     loads.gate.clear()
     with restarted(live_service) as client:
         eventually(lambda: len(loads.directories) == 1, "the load")
@@ -169,16 +128,14 @@ def test_a_slow_load_delays_no_other_request_and_is_reported(
         assert all("encoder" not in name for name in during["checks"])
 
 
-def test_an_encoder_that_is_being_loaded_stops_no_request_for_another(
-    live_service: ServiceFixture, encoders: list[str], loads: Loads, eventually: Callable[..., None]
-) -> None:
+def test_an_encoder_that_is_being_loaded_stops_no_request_for_another(live_service, encoders, loads, eventually):
     """Neither embeddings nor searches, however many requests wait for it."""
     with restarted(live_service, warm_encoders=False) as client, ThreadPoolExecutor(2 * MAX_INFERRING) as clients:
 
-        def embed(encoder: str) -> int:
+        def embed(encoder):
             return client.post("/v1/embeddings", json={"model": encoder, "input": "a red square"}).status_code
 
-        def search(collection: str) -> int:
+        def search(collection):
             return client.post(f"/v1/collections/{collection}/search", json={"text": "red", "k": 1}).status_code
 
         older, newer = encoders
@@ -197,43 +154,7 @@ def test_an_encoder_that_is_being_loaded_stops_no_request_for_another(
         assert [path.name for path in loads.directories] == [newer, older], "one load for all"
 
 
-def test_it_can_be_switched_off(live_service: ServiceFixture, encoders: list[str], loads: Loads) -> None:
-    with restarted(live_service, warm_encoders=False) as client:
-        assert "lcl-warmup" not in [thread.name for thread in threading.enumerate()]
-        assert client.post("/v1/collections/newer/search", json={"text": "x", "k": 1}).status_code == 200
-        assert [path.name for path in loads.directories] == [encoders[1]]
-
-
-def test_each_new_directory_is_warmed_also_of_a_known_encoder(
-    monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
-) -> None:
-    """At the start the newest collection of each encoder."""
-    warmed: list[str] = []
-    rows = [SimpleNamespace(id=name, encoder_id=name[0], path=f"{name}/1") for name in ("a2", "b1", "a1")]
-    database = SimpleNamespace(reading=nullcontext)
-
-    def opened(state: Any, session: Any, name: str, embeds: Any, **options: bool) -> Any:
-        path = next(row.path for row in rows if row.id == name)
-        collection = SimpleNamespace(index_captions=lambda: warmed.append(path), has_text_vectors=True)
-        return SimpleNamespace(id=name, collection=collection, encoder=SimpleNamespace(embed_texts=list))
-
-    monkeypatch.setattr(warmup.registry, "list_collections", lambda session: list(rows))
-    monkeypatch.setattr(warmup, "open_for_search", opened)
-    started = EncoderWarmup(cast(AppState, SimpleNamespace(database=database)), poll_seconds=0.01)
-    started.start()
-    try:
-        eventually(lambda: warmed == ["a2/1", "b1/1"], "the newest of each encoder")
-        rows[2] = SimpleNamespace(id="a1", encoder_id="a", path="a1/2")
-        eventually(lambda: warmed[2:] == ["a1/2"], "the directory of a later index run")
-        rows.insert(0, SimpleNamespace(id="a3", encoder_id="a", path="a3/1"))
-        eventually(lambda: warmed[3:] == ["a3/1"], "the collection of a later index run")
-    finally:
-        started.stop()
-
-
-def test_a_collection_that_comes_later_is_searched_at_once_too(
-    live_service: ServiceFixture, encoders: list[str], data_root: Path, eventually: Callable[..., None]
-) -> None:
+def test_a_collection_that_comes_later_is_searched_at_once_too(live_service, encoders, data_root, eventually):
     state = AppState(live_service.context.settings)
     started = EncoderWarmup(state, poll_seconds=0.02)
     started.start()

@@ -33,7 +33,7 @@ def test_a_paused_run_is_not_resumed_and_the_error_says_what_does(database: Data
     run_id = queue()
     do(database, runs.pause_run, run_id)
     with pytest.raises(
-        states.ForbiddenTransition, match=r"is paused and cannot be queued again .*; unpause lets it go on"
+        states.ForbiddenTransition, match=r"is paused and cannot be queued again .*; resume lets it go on"
     ):
         do(database, runs.resume_run, run_id)
 

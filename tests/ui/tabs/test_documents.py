@@ -16,8 +16,8 @@ from ui.common import PageSelection
 from ui.html import esc
 from ui.tabs.documents import UNCHANGED, DocumentsInput, DocumentsTab, document_title, draw_documents
 
-TEXT = {"text": "a <b>bold</b> word", "tokens": 6}
-IMAGE = {"image": 'x"y/ü.png', "image_url": "ignored", "tokens": 51, "similarity": 0.314}
+TEXT = {"text": "a <b>bold</b> word"}
+IMAGE = {"image": 'x"y/ü.png', "image_url": "ignored", "similarity": 0.314}
 ITEM = {"id": "doc <1>", "item": "interleaved.jsonl:1", "tags": [], "segments": [TEXT, IMAGE]}
 
 
@@ -29,28 +29,18 @@ def query(*values: Any) -> DocumentsInput:
 def answer(*items: Any, total: int = 20, offset: int = 0) -> dict[str, Any]:
     following = offset + len(items) if offset + len(items) < total else None
     return {"items": list(items), "total": total, "offset": offset, "splits": ["test", "val"], "sources": ["web"],
-            "rows": [*range(offset, offset + len(items))], "next": following,
-            "tokens_of": {"name": "<mine>", "image": 18, "row": 256}}  # fmt: skip
+            "rows": [*range(offset, offset + len(items))], "next": following}  # fmt: skip
 
 
 def test_texts_and_images_stand_in_their_order_and_nothing_is_markup() -> None:
-    drawn = draw_documents("my set", [ITEM], 2048)
+    drawn = draw_documents("my set", [ITEM])
     assert "a &lt;b&gt;bold&lt;/b&gt; word" in drawn
     assert "doc &lt;1&gt;" in drawn
     assert 'src="corpus/my%20set/x%22y/%C3%BC.png"' in drawn
     assert drawn.index("bold") < drawn.index("<figure>")
     assert "similarity 0.31" in drawn
-    known = draw_documents("my set", [{**ITEM, "id": "0", "segments": [{**IMAGE, "similarity": 1.0}]}], 2048)
+    known = draw_documents("my set", [{**ITEM, "id": "0", "segments": [{**IMAGE, "similarity": 1.0}]}])
     assert "similarity" not in known, "its position is known"
-    assert 'style="width:2.490%"' in drawn, "51 of 2,048 tokens"
-
-
-def test_a_document_longer_than_a_row_fills_it() -> None:
-    drawn = draw_documents(
-        "d", [{**ITEM, "id": "0", "segments": [{"text": "x", "tokens": 3000}, {**IMAGE, "tokens": 1000}]}], 2048
-    )
-    assert 'style="width:75.000%"' in drawn
-    assert "No. 1" in drawn
 
 
 @pytest.mark.parametrize(
@@ -68,11 +58,11 @@ def test_a_document_longer_than_a_row_fills_it() -> None:
     ],
 )
 def test_titles_say_what_a_document_is_about(name: str, title: str) -> None:
-    text = {"text": "An owl  hunts at night. It flies without a sound.", "tokens": 9}
+    text = {"text": "An owl  hunts at night. It flies without a sound."}
     item = {**ITEM, "id": name, "segments": [IMAGE, text]}
     assert document_title(item) == title
-    assert f">{esc(title)}</h3>" in draw_documents("d", [item], 2048)
-    assert f'title="{esc(name)}"' in draw_documents("d", [item], 2048), "the id is still to be had"
+    assert f">{esc(title)}</h3>" in draw_documents("d", [item])
+    assert f'title="{esc(name)}"' in draw_documents("d", [item]), "the id is still to be had"
 
 
 def test_a_long_first_sentence_is_cut_and_without_one_the_id_stays() -> None:
@@ -87,7 +77,6 @@ def test_labels_and_problems_are_reported() -> None:
             {**ITEM, "id": "3", "segments": [], "split": "val", "source": "", "labels": {"class": "<tench>"}},
             {**ITEM, "id": "f:9", "segments": [], "problem": "f:9: the line is not JSON"},
         ],
-        2048,
     )
     assert "<span>val</span><span>&lt;tench&gt;</span>" in drawn
     assert "It is empty." in drawn
@@ -97,17 +86,12 @@ def test_labels_and_problems_are_reported() -> None:
 def test_a_page_is_asked_for_with_its_filters(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM, offset=6), dataset_statistics={}, dataset_tags={})
     shown = DocumentsTab(client).show(query("d", "pairs", "val"), 6)
-    assert client.arguments_of("dataset_documents") == [
-        {"tokens": True, "q": "", "tag": None, "split": "val", "source": None}
-    ]
+    assert client.arguments_of("dataset_documents") == [{"q": "", "tag": None, "split": "val", "source": None}]
     offset, split, source, tag, place, previous, following, next_offset, drawn = shown
     assert (offset, next_offset) == (6, 7)
     assert (split.value, split.visible, source.visible) == ("val", True, False), "one source is no choice"
     assert not tag.visible, "there are no tags"
     assert "7–7" in place
-    assert "image, 18 tokens" in place
-    assert "tokens of &lt;mine&gt; · bar = context of 256 tokens" in place
-    assert "tokens of 256" in drawn, "the bar is as long as the context"
     assert (previous.interactive, following.interactive) == (True, True)
     assert "doc &lt;1&gt;" in drawn
 
@@ -115,7 +99,7 @@ def test_a_page_is_asked_for_with_its_filters(service: Any) -> None:
 def test_documents_are_asked_for_without_filters(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM, total=1), dataset_tags={})
     shown = DocumentsTab(client).show(query("d", "interleaved", "val", "web"), -6)
-    assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": "", "tag": None}]
+    assert client.arguments_of("dataset_documents") == [{"q": "", "tag": None}]
     assert shown[0] == 0
     assert [button.interactive for button in shown[5:7]] == [False, False]
 
@@ -150,7 +134,7 @@ def test_words_are_searched_and_the_search_goes_on(service: Any) -> None:
     offset, *_, place, previous, following, next_offset, drawn = tab.show(
         query("d", "interleaved", "", "", " red <fox> "), 400
     )
-    assert client.arguments_of("dataset_documents") == [{"tokens": True, "q": "red <fox>", "tag": None}]
+    assert client.arguments_of("dataset_documents") == [{"q": "red <fox>", "tag": None}]
     assert (offset, next_offset, previous.interactive, following.interactive) == (400, 2400, True, True)
     assert "1 with “red &lt;fox&gt;”</b> among 401–2,400 of 5,000" in place
     assert "&quot;q&quot;: &quot;red" in drawn, "the address has the words"
@@ -290,7 +274,7 @@ def test_an_address_leaves_the_fields_alone_that_it_does_not_change(service: Any
     assert (menu["value"], fields) == ("other", ["pairs", "owl"])
     assert [value for _, value in menu["choices"]] == ["d", "other"], "the page's may lack it"
     assert client.arguments_of("dataset_documents")[-1] == {
-        "tokens": True, "q": "owl", "tag": "dull", "split": "val", "source": None
+        "q": "owl", "tag": "dull", "split": "val", "source": None
     }  # fmt: skip
     assert tab.open_address(request(tab="runs"), *values)[:3] == (gr.skip(),) * 3
 

@@ -49,7 +49,7 @@ def test_a_waiting_run_leads_to_those_before_it(run: dict[str, Any]) -> None:
 
 def test_a_paused_run_says_where_it_goes_on(run: dict[str, Any]) -> None:
     drawn = draw_head({**run, "state": "paused"})
-    assert "Unpause lets it go on from where it was: step 50 of 200." in drawn
+    assert "Resume lets it go on from where it was: step 50 of 200." in drawn
     assert "progressbar" not in drawn
     assert "from where it was.</p>" in draw_head({**run, "state": "paused", "progress": None})
 

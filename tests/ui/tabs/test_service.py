@@ -39,7 +39,7 @@ def client(service: Any) -> Any:
 
     return service(
         status=STATUS, workers=[WORKER], runs={"items": [], "next_cursor": None}, keys=[KEY], own_key=KEY,
-        quotas=[], garbage={"items": [], "bytes": 0}, audit=audit, revoke_key=None, collect_garbage={},
+        quotas=[], audit=audit, revoke_key=None,
         rotate_key={**KEY, "key": "lcl_1.new"}, create_key=lambda *given: {**KEY, "key": "lcl_2.secret"},
     )  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_each_run_says_why_it_waits(run: Json) -> None:
         {**run, "state": "paused"},
     ]
     drawn = draw_queue(runs, more=True)
-    for part in ("no worker &lt;offers&gt; a GPU", "next free slot", 'Comes after <a href="?run=run_9">', "unpaused",
+    for part in ("no worker &lt;offers&gt; a GPU", "next free slot", 'Comes after <a href="?run=run_9">', "resumed",
                  "The newest of each state"):  # fmt: skip
         assert part in drawn
 
@@ -71,7 +71,7 @@ def test_a_run_of_the_queue_has_the_actions_of_its_state(run: Json) -> None:
         return re.findall(rf'data-pick="(\w+):{run["id"]}"', draw_queue([{**run, "state": state, "name": "<base>"}]))
 
     assert [actions(state) for state in ("running", "queued", "waiting")] == [["pause", "cancel"]] * 3
-    assert actions("paused") == ["unpause", "cancel"]
+    assert actions("paused") == ["resume", "cancel"]
     assert actions("pausing") == ["cancel"]
     assert actions("cancelling") == []
     assert 'aria-label="Pause &lt;base&gt;"' in draw_queue([{**run, "state": "queued", "name": "<base>"}])
@@ -119,13 +119,10 @@ def test_a_check_that_fails_is_named() -> None:
     assert "failed" not in draw_overview(STATUS)
 
 
-def test_storage_has_limits_and_what_no_record_names() -> None:
-    quota = {"owner": "ada", "bytes": 2048, "bytes_limit": None, "runs": 1, "runs_limit": 20}
-    garbage = {"items": [{"bytes": 1024, "due": True}, {"bytes": 1024, "due": False}], "bytes": 2048}
-    drawn = draw_storage([quota], garbage)
-    for part in ("2 KiB", "<td>none</td>", "2 folders that no record names", "Remove what is due"):
-        assert part in drawn
-    assert "Remove what is due" not in draw_storage([quota], {"items": [], "bytes": 0})
+def test_storage_has_limits() -> None:
+    drawn = draw_storage([{"owner": "ada", "bytes": 2048, "bytes_limit": None, "runs": 1, "runs_limit": 20}])
+    assert "2 KiB" in drawn
+    assert "<td>none</td>" in drawn
 
 
 def test_the_key_in_use_cannot_be_revoked_here() -> None:
@@ -136,12 +133,10 @@ def test_the_key_in_use_cannot_be_revoked_here() -> None:
     assert "<ada>" not in drawn
 
 
-@pytest.mark.parametrize(
-    ("verb", "method"), [("revoke", "revoke_key"), ("rotate", "rotate_key"), ("collect", "collect_garbage")]
-)
+@pytest.mark.parametrize(("verb", "method"), [("revoke", "revoke_key"), ("rotate", "rotate_key")])
 def test_nothing_is_changed_without_a_question(client: Any, verb: str, method: str) -> None:
     tab, shown = ServiceTab(client), PageSelection(AUDIT_PAGE)
-    pick = f"{verb}:{'' if verb == 'collect' else 'lcl_2'}"
+    pick = f"{verb}:lcl_2"
     assert "alertdialog" in tab.show_question(picked(pick))
     tab.answer(shown, picked("keep:"))
     assert client.arguments_of(method) == []

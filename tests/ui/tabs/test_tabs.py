@@ -320,7 +320,7 @@ def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[st
         ("queued", ["Pause", "Cancel", "Clone"]),
         ("running", ["Pause", "Cancel", "Clone"]),
         ("pausing", ["Cancel", "Clone"]),
-        ("paused", ["Unpause", "Cancel", "Clone"]),
+        ("paused", ["Resume", "Cancel", "Clone"]),
         ("cancelling", ["Clone"]),
         ("succeeded", ["Delete", "Clone"]),
         ("failed", ["Resume", "Restart from scratch", "Delete", "Clone"]),
@@ -346,9 +346,9 @@ def test_buttons_are_shown_where_the_service_takes_them() -> None:
 
     offered = {action.verb: set(action.states) for action in RUN_ACTIONS}
     assert offered["cancel"] == (sources(State.CANCELLED) | sources(State.CANCELLING)) - {"cancelling"}
-    assert offered["unpause"] == {"paused"}
     assert offered["pause"] == (sources(State.PAUSED) | sources(State.PAUSING)) - {"pausing"}
-    assert offered["resume"] == offered["retry"] == {"failed", "cancelled"}
+    assert offered["resume"] == {"paused", "failed", "cancelled"}
+    assert offered["retry"] == {"failed", "cancelled"}
     assert offered["delete"] == set(FINISHED)
     assert {action.verb for action in RUN_ACTIONS if action.asks} == {"cancel", "delete", "retry"}
 

@@ -1,1 +1,0 @@
-"""Generated requests against a service that holds one owner's secrets."""
