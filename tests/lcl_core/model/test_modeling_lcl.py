@@ -19,7 +19,7 @@ from lcl_core.objectives.lcl import Lcl
 from lcl_core.train import build_optimizer
 from tests.lcl_core.reference_loss import compute_loss
 
-DRAWINGS = Path(lcl_core.__file__).parent / "pretrained" / "drawings-v2"
+DRAWINGS = Path(lcl_core.__file__).parent / "pretrained" / "drawings-v3"
 CASES = ("model_a", "model_b")
 SHIFT_INVARIANT = ("cross_attn.k_bias", "norm1_k.bias")
 
