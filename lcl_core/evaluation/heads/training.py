@@ -353,7 +353,8 @@ def grid_search(spec: S, attempt: Callable[[S], float], *, field: str) -> tuple[
             if error.code != "tuning_diverged":
                 raise
             scores.append(None)
-    best = max(range(len(candidates)), key=lambda number: -math.inf if scores[number] is None else scores[number])
+    ranked = [-math.inf if score is None else score for score in scores]
+    best = max(range(len(candidates)), key=ranked.__getitem__)
     if scores[best] is None:
         raise UserError(
             f"every combination of {field}.search diverges; lower the rates", code="tuning_diverged",
