@@ -139,17 +139,13 @@ class IndexLocation:
     """Where the index of a directory is. Each kind uses what it needs.
 
     Attributes:
-        name: as in the row of the collection (``vectors``); unique in a database or server.
+        name: as in the row of the collection (``vectors``); unique on a server.
         directory: of the collection.
-        database: ``lcl_core.db.session.Database``.
-        session: of an open transaction to write in; none: a transaction of its own.
     """
 
     name: str = ""
     dim: int = 0
     directory: Path | None = None
-    database: Any = None
-    session: Any = None
     settings: Settings | None = None
 
 
@@ -160,15 +156,14 @@ class IndexKind:
     Attributes:
         index: ``MODULE:CLASS``, a VectorIndex.
         prefix: of names in the rows of collections.
-        writer: ``job``: written into the directory by the index run's process. The others are written by the worker,
-            because that process has no credentials of a database or server. ``transaction``: in the one that registers
-            the collection; ``worker``: before it, since no transaction may be open while a server takes the vectors.
+        writer: ``job``: written into the directory by the index run's process; ``worker``: sent to a server before the
+            collection is registered, by the worker, because that process has no credentials of a server.
         package, extra: library to import, and the extra of ``lcl`` that brings it.
     """
 
     index: str
     prefix: str
-    writer: Literal["job", "worker", "transaction"]
+    writer: Literal["job", "worker"]
     package: str = ""
     extra: str = ""
 
@@ -179,7 +174,6 @@ class IndexKind:
 
 
 INDEXES: dict[str, IndexKind] = {
-    "pgvector": IndexKind("lcl_core.db.pgvector:PgVectorIndex", prefix="vec", writer="transaction"),
     "lancedb": IndexKind(
         "lcl_core.collections.lancedb_index:LanceIndex",
         prefix="lancedb",

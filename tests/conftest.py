@@ -21,7 +21,7 @@ from workers.executors.local import FORK_SERVER, FORKED, sanitized_env
 
 ROOT = Path(__file__).resolve().parents[1]
 # values of parameters for which a fixture asks for the PostgreSQL server
-POSTGRES = ("postgresql", "pgvector")
+POSTGRES = ("postgresql",)
 
 # what comes with the product would stand in every list; tests that want it ask for it
 os.environ["LCL_WELCOME"] = "false"

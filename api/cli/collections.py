@@ -52,8 +52,7 @@ def _index_line(vectors: str, text_vectors: bool) -> str:
     """Where an index other than the collection's files is."""
     if vectors == "lancedb":
         return "searched by LanceDB in its directory"
-    server = "Qdrant" if vectors.startswith("qdrant_") else "PostgreSQL"
-    return f"searched by {server} in {vectors}_images" + (f" and {vectors}_texts" if text_vectors else "")
+    return f"searched by Qdrant in {vectors}_images" + (f" and {vectors}_texts" if text_vectors else "")
 
 
 @group.command()

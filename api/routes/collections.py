@@ -252,7 +252,7 @@ def delete(
     row = registry.get_collection(session, name)
     check_owner(principal, "collection", row.name, row.owner)
     collections.delete_collection(session, row)
-    after.add_task(drop_index, row.vectors, IndexLocation(database=state.database, settings=state.settings))
+    after.add_task(drop_index, row.vectors, IndexLocation(settings=state.settings))
     after.add_task(remove_tree, registry.absolute_path(state.settings.home, row.path))
 
 

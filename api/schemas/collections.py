@@ -48,8 +48,8 @@ class CollectionView(RowView):
     dim: int = Field(description="numbers in a vector")
     changes: int = Field(description="images added, replaced and removed one by one, ever")
     vectors: str | None = Field(
-        description="its index: vec_… has tables VECTORS_images and VECTORS_texts of PostgreSQL, qdrant_… has "
-        "collections of these names on a Qdrant server, lancedb is in its directory; null: files are searched"
+        description="its index: qdrant_… has collections VECTORS_images and VECTORS_texts on a Qdrant server, lancedb "
+        "is in its directory; null: files are searched"
     )
     created_at: datetime = Field(description="when it was made")
 

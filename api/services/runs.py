@@ -59,7 +59,7 @@ def validate_submission(session: Session, kind: str, value: dict[str, Any], sett
         encoder = registry.get_encoder(session, encoders_of(spec)[0])
         registry.check_collection_encoder(session, registry.get_collection(session, name), encoder)
     if isinstance(spec, IndexSpec):
-        check_index(spec.index, IndexLocation(session=session, settings=settings))
+        check_index(spec.index, IndexLocation(settings=settings))
     datasets.check_tags(session, spec)
     datasets.check_views(session, spec)
     return spec

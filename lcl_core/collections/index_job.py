@@ -50,7 +50,6 @@ from lcl_core.specs.parsing import parse_spec
 from lcl_core.vector_indexes import FILES, INDEXES, IndexLocation, check_index
 
 F16_BYTES = 512 << 20  # vectors above this are kept as f16: half the memory for a slower search
-MAX_PGVECTOR_DIM = 4000  # of a vector that pgvector indexes
 MAX_CAPTION = 200  # characters of a document's text that stands as the caption of an image
 READERS = min(4, usable_cores())
 
@@ -60,7 +59,7 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
 
     Raises:
         UserError: bad spec, encoder or corpus; ``no_images``; ``no_readable_image``; ``encoder_mismatch``;
-            ``encoder_changed``; ``vector_too_wide``; ``part_failed``.
+            ``encoder_changed``; ``part_failed``.
         JobCancelled: between two batches after SIGTERM; the next attempt continues.
     """
     run = run_dir.read_run()
@@ -118,13 +117,10 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
 
 
 def _choose_index(spec: IndexSpec, existing: AppendSource, dim: int) -> str:
-    """As in a spec, without ``auto``. Raises: UserError ``vector_too_wide``, ``missing_extra``."""
+    """As in a spec, without ``auto``. Raises: UserError ``missing_extra``."""
     found = existing.index if spec.index == "auto" else spec.index
     if found != FILES and INDEXES[found].writer == "job":  # else found out after hours of embedding
         check_index(found, IndexLocation(dim=dim))
-    if found == "pgvector" and dim > MAX_PGVECTOR_DIM:
-        message = f"pgvector indexes vectors of up to {MAX_PGVECTOR_DIM} numbers, these have {dim}; set index to files"
-        raise UserError(message, code="vector_too_wide", field="index")
     return found
 
 

@@ -82,8 +82,7 @@ def complete_run(
 ) -> State:
     """Write the final state under the claim's token, and register the output of a succeeded run.
 
-    The index of a collection on a server is written before it is registered, that of pgvector in the same transaction;
-    the caller keeps the lease meanwhile.
+    The index of a collection on a server is written before it is registered; the caller keeps the lease meanwhile.
 
     Args:
         holder: id of the home, if its folders are to be uploaded to an artifact store.
@@ -182,11 +181,6 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
     output_bytes = folder_bytes(staged.hidden) if staged is not None else 0
     run_dir_bytes = folder_bytes(end.run_dir, shared=False)
     with database.session() as session:
-        if output is not None and output.index_writer == "transaction":
-            check_lease(session, claim)
-            location = IndexLocation(session=session, settings=end.settings)
-            check_index(index_name(output.vectors), location)
-            _write_index(output, location)  # takes long, so it comes before the lock on the run's row
         run = lock_with_lease(session, claim)
         _finish(session, run, end.outcome, end.ran_seconds)
         if output is not None:
@@ -200,10 +194,7 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
         session.flush()
         if output is not None:
             output.publish()  # last step before the commit: everything that can fail has been done
-        state = State(run.state)
-    if registered is not None and index_writer(registered.superseded) == "transaction":  # in this very database
-        drop_index(registered.superseded, IndexLocation(database=database, settings=end.settings))
-    return state
+        return State(run.state)
 
 
 @contextmanager
@@ -214,7 +205,7 @@ def _index_on_server(database: Database, claim: Claim, end: _Completion) -> Iter
 
     Raises: StaleLease; UserError of the index.
     """
-    output, location = end.output, IndexLocation(database=database, settings=end.settings)
+    output, location = end.output, IndexLocation(settings=end.settings)
     if output is None or output.index_writer != "worker":
         yield
         return

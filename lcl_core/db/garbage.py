@@ -1,8 +1,8 @@
-"""Garbage collection: folders, store keys, and tables and indexes of vectors that no row names.
+"""Garbage collection: folders, store keys and indexes that no row names.
 
 Candidates have names that the service makes: ``runs/run_…``, ``encoders/enc_…``, ``collections/col_…``,
 ``datasets/data_…`` and their hidden copies in the home folder, ``data/uploads/upl_…``, ``store/KEY`` in the artifact
-store, ``tables/vec_…`` in PostgreSQL. A folder or key is removed after this database has known it for a grace period,
+store. A folder or key is removed after this database has known it for a grace period,
 so a service that is started with a wrong database removes nothing at once, and one whose database is restored from a
 backup, or has lost its last transactions, still has what the rows name. The grace of an index on a server
 (``indexes/…``) begins with the transaction that supersedes it; other indexes there may be another service's.
@@ -56,7 +56,6 @@ from lcl_core.db.models import (
     Study,
 )
 from lcl_core.db.outbox import attempt_of_key, record_run_folder, referenced_keys
-from lcl_core.db.pgvector import drop_vectors, orphaned_tables
 from lcl_core.db.quotas import delete_bytes, folder_bytes
 from lcl_core.db.session import Database, dialect_insert, now
 from lcl_core.db.states import FINISHED, LEASED, State
@@ -68,7 +67,7 @@ _FOLDERS = {"runs": "run", **OUTPUT_FOLDERS, UPLOADS_FOLDER: UPLOAD_PREFIX}
 _DIGITS = "[0-9a-hjkmnp-tv-z]{18}"
 _FOLDER_NAME = r"(?P<hidden>\.(?:import-)?)?(?P<prefix>{prefix})_(?P<digits>{digits})(?:\.[0-9a-f]{{8}})?"
 _REMOVED = re.compile(r"\.removed-[0-9a-f]{16}")
-_STORE, _TABLES, _INDEXES = "store/", "tables/", "indexes/"  # prefixes of the paths of orphans
+_STORE, _INDEXES = "store/", "indexes/"  # prefixes of the paths of orphans
 _ON_SERVER = "indexes"  # in place of the id of a home
 _ANY_ID = re.compile(f"_({_DIGITS})")
 _ANY_UPLOAD = re.compile(rf"{UPLOAD_PREFIX}_{_DIGITS}")
@@ -83,9 +82,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Orphan:
-    """A folder, a key of the artifact store, or tables or an index of vectors that no row names."""
+    """A folder, a key of the artifact store, or an index that no row names."""
 
-    path: str  # relative to the home folder, or ``store/…``, ``tables/…`` or ``indexes/…``
+    path: str  # relative to the home folder, or ``store/…`` or ``indexes/…``
     bytes: int  # that its removal frees: without files that have further hard links
     seen_at: datetime | None  # when this database recorded it; None: not yet
     due: bool  # the grace period is over
@@ -100,7 +99,7 @@ def list_garbage(database: Database, home: Path, grace_seconds: float, stored: S
     Raises: OSError, UNREACHABLE; UserError ``store_unreachable``.
     """
     orphans = list(_find_orphans(database, home, grace_seconds, stored, record=False))
-    return [*orphans, *_list_tables(database), *_list_indexes(database, grace_seconds)]
+    return [*orphans, *_list_indexes(database, grace_seconds)]
 
 
 def record_garbage(
@@ -124,7 +123,7 @@ def record_garbage(
     if stored is not None:
         keys = {orphan.path.removeprefix(_STORE) for orphan in orphans if orphan.path.startswith(_STORE)}
         _forget_others(database, "", keys, started)
-    return [*orphans, *_list_tables(database), *_list_indexes(database, grace_seconds)]
+    return [*orphans, *_list_indexes(database, grace_seconds)]
 
 
 def record_unused_index(session: Session, vectors: str | None) -> None:
@@ -149,9 +148,7 @@ def remove_garbage(
     Raises: OSError; UserError ``store_unreachable``.
     """
     for path in paths:
-        if path.startswith(_TABLES):
-            drop_vectors(database, path.removeprefix(_TABLES))
-        elif path.startswith(_INDEXES):
+        if path.startswith(_INDEXES):
             _remove_index(database, path.removeprefix(_INDEXES), settings)
         elif not path.startswith(_STORE):
             if path.startswith(UPLOADS_FOLDER):  # no row names it, with which its charge would be deleted
@@ -385,12 +382,6 @@ def _forget_others(database: Database, location: str, paths: Collection[str], be
             session.execute(delete(Garbage).where(Garbage.home == location, Garbage.path.in_(batch)))
 
 
-def _list_tables(database: Database) -> list[Orphan]:
-    """Tables are in this database itself, so a wrong database cannot be the cause: no grace."""
-    with database.reading() as session:
-        return [Orphan(_TABLES + name, size, None, True) for name, size in orphaned_tables(session).items()]
-
-
 def _list_indexes(database: Database, grace_seconds: float) -> list[Orphan]:
     """Recorded indexes on servers, whose sizes are not known here."""
     named = select(CollectionRow.id).where(CollectionRow.vectors == Garbage.path).exists()
@@ -402,7 +393,7 @@ def _list_indexes(database: Database, grace_seconds: float) -> list[Orphan]:
 
 
 def _remove_index(database: Database, name: str, settings: Settings | None) -> None:
-    if drop_index(name, IndexLocation(database=database, settings=settings)):
+    if drop_index(name, IndexLocation(settings=settings)):
         with database.session() as session:
             session.execute(delete(Garbage).where(Garbage.home == _ON_SERVER, Garbage.path == name))
 

@@ -360,7 +360,7 @@ class CollectionRow(Base):
     images: Mapped[int]  # including changes
     texts: Mapped[int]  # of the directory alone
     dim: Mapped[int]
-    # name of its index (lcl_core/vector_indexes.py), as of its pgvector tables; None: the files of the directory
+    # name of its index (lcl_core/vector_indexes.py); None: the files of the directory
     vectors: Mapped[str | None] = mapped_column(String(40))
     changes: Mapped[int] = mapped_column(default=0)  # number of the last change
     created_at: Mapped[datetime]

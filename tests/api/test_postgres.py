@@ -27,14 +27,6 @@ def team(tmp_path, empty_postgres, serve, house_of):
     context.close()
 
 
-def tables(team):
-    """By the beginning of their names, those that hold vectors: whether both are there."""
-    with team.context.database.reading() as session:
-        query = text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'vec_%'")
-        found = [name.rpartition("_")[0] for name in session.scalars(query)]
-    return {name: found.count(name) == 2 for name in found}
-
-
 def test_a_runs_whole_life(team):
     run_id = team.admin.submit("pretrain", {"preset": "sample"}, name="naïve ☃", tags=["b", "a"])["id"]
     claim = team.claim(run_id)
@@ -89,8 +81,7 @@ def test_a_studys_whole_life(team):
     assert team.admin.studies()["items"] == []
 
 
-def test_a_collection_that_changes(team, tmp_path, serve, eventually):
-    """In its files first; then PostgreSQL searches it."""
+def test_a_collection_that_changes(team, tmp_path, serve):
     sample_images = images_by_colour()
     encoder_dir = save_encoder(tmp_path / "encoders" / "tiny")
     encoder = team.admin.import_encoder("tiny", str(encoder_dir))
@@ -104,17 +95,14 @@ def test_a_collection_that_changes(team, tmp_path, serve, eventually):
         assert (hit["id"], hit["captions"]) == (identity, ["night\nand day"])
         assert other.item_image("squares", identity) == black
         spec = {"encoder": encoder["id"], "collection": "squares", "mode": "add", "dataset": None}
-        spec["index"] = "pgvector"
         run_id = team.admin.submit("index", spec)["id"]
         team.work(run_id)
         assert team.admin.run(run_id)["state"] == "succeeded"
-        assert tables(team) == {team.admin.collection("squares")["vectors"]: True}
         assert other.search("squares", image=black, k=1)["hits"][0]["id"] == identity
         team.admin.remove_item("squares", identity)
         assert len(other.search("squares", image=black)["hits"]) == 4
     team.admin.delete_collection(row["id"])
     assert team.admin.collections() == []
-    eventually(lambda: not tables(team), "the removal of the tables, which comes after the answer")
 
 
 @pytest.mark.parametrize("change", ["addition", "labels", "deletion"])

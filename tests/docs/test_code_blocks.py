@@ -320,7 +320,6 @@ SCHEMAS: dict[str, Callable[[Any], Any]] = {
 }
 NO_CODE = {
     "mermaid": "a diagram; tests/lcl_core/db compares the states of docs/runs.md with the state machine",
-    "sql": "tests/api/test_postgres.py queries such tables where PostgreSQL and pgvector are installed",
     "text": "output, or a diagram of characters",
 }
 

@@ -47,7 +47,7 @@ LEFT_OUT = {
     r"examples.corpora": "reads packages of the network; tests/examples builds",
     r"^python -m benchmarks ": "measures for minutes, or rewrites the page; tests/benchmarks runs most of them, small",
     r"hooks\.example\.org": "has an address resolved; tests/api/cli/test_webhooks.py makes webhooks",
-    r"index=(pgvector|qdrant)": "needs a server; tests/lcl_core/collections has them where they are installed",
+    r"index=qdrant": "needs a server; tests/lcl_core/collections has them where they are installed",
     r"collections delete drawings": "blocks after it need the collection; tests/api/cli/test_collections.py",
 }
 S3 = {"AWS_ACCESS_KEY_ID": "key", "AWS_DEFAULT_REGION": "us-east-1", "AWS_SECRET_ACCESS_KEY": "sesame"}

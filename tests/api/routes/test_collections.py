@@ -212,10 +212,10 @@ def test_an_unknown_item_is_404(http, collection, refused, item):
     refused(http.get(f"/v1/collections/squares/items/{item}/image"), 404)
 
 
-def test_what_this_database_cannot_search_is_refused_at_once(live_service, http, refused, encoder, collection):
+def test_an_index_that_this_service_cannot_make_is_refused_at_once(live_service, http, refused, encoder, collection):
     assert collection["vectors"] is None
-    spec = {"encoder": encoder["id"], "collection": "squares", "index": "pgvector"}
-    refused(http.post("/v1/runs", json={"kind": "index", "spec": spec}), 422, "pgvector_unavailable", "index")
+    spec = {"encoder": encoder["id"], "collection": "squares", "index": "qdrant"}
+    refused(http.post("/v1/runs", json={"kind": "index", "spec": spec}), 422, "qdrant_unavailable", "index")
 
 
 def test_without_its_encoder_only_vectors_search(live_service, http, refused, collection, encoder, encoder_dir):

@@ -56,7 +56,7 @@ class IndexRuns:
         datasets = {}
         if numbers is not None:
             datasets["pictures"] = str(write_corpus(self.place / f"{name}-corpus", self.sample, numbers))
-        facts = {"id": "col_1", "stored": "collections/col_1", "path": str(base), "through": 7, "index": "pgvector"}
+        facts = {"id": "col_1", "stored": "collections/col_1", "path": str(base), "through": 7, "index": "qdrant"}
         facts["changes"] = str(run_dir.path / "changes")
         run_dir.prepare(
             {
@@ -121,7 +121,7 @@ def test_only_what_is_new_is_embedded(index_runs: IndexRuns, embedded: dict[str,
     names = [record["image"] for record in newer.items(0, 100)]
     assert names == [*(f"{n}.webp" for n in (0, 1, 3, 4, 5, 6, 7)), "hand.webp", *(f"{n}.webp" for n in (8, 9, 10))]
     facts = {"id": "col_1", "base": "collections/col_1", "through": 7, "images": 11, "texts": newer.count("texts")}
-    facts["index"] = "pgvector"  # as it was
+    facts["index"] = "qdrant"  # as it was
     assert facts.items() <= result["collection"].items()
     assert (result["kept"], result["added"]) == (8, 3)
     known = {older.record("texts", place)["text"] for place in range(older.count("texts"))} | {"added by hand"}

@@ -168,19 +168,16 @@ def test_nothing_readable_fails_with_the_reason(tmp_path: Path, encoder: Path) -
         ({"batch_size": 0}, "bad_spec", "batch_size"),
         ({"encoder": "stranger"}, "unknown_encoder", "encoder"),
         ({"dataset": "stranger"}, "unknown_dataset", "dataset"),
-        ({"index": "pgvector"}, "vector_too_wide", "index"),
     ],
 )
 def test_bad_questions_name_their_field(
     tmp_path: Path,
     sample_zip: Path,
     encoder: Path,
-    monkeypatch: pytest.MonkeyPatch,
     change: dict[str, Any],
     code: str,
     field: str,
 ) -> None:
-    monkeypatch.setattr(index_job, "MAX_PGVECTOR_DIM", 8)
     run_dir = prepare(tmp_path / "run", sample_zip, encoder, **change)
     with pytest.raises(UserError) as caught:
         run_index_job(run_dir)
@@ -281,7 +278,7 @@ def test_a_second_attempt_starts_afresh(tmp_path: Path, sample: Corpus, encoder:
     assert np.array_equal(first, Collection.open(run_dir.artifacts / "collection").vectors()[1])
 
 
-@pytest.mark.parametrize("searched_by", ["files", "pgvector", "lancedb", "qdrant"])
+@pytest.mark.parametrize("searched_by", ["files", "lancedb", "qdrant"])
 def test_who_is_searched_elsewhere_needs_no_graph(
     tmp_path: Path, sample: Corpus, encoder: Path, monkeypatch: pytest.MonkeyPatch, searched_by: str
 ) -> None:

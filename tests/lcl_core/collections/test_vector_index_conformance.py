@@ -21,12 +21,11 @@ from lcl_core.collections.labels import LabelIndex, parse_where
 from lcl_core.collections.vector_index import ExternalIndex, LabelSelection, nearest
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
-from lcl_core.db.session import Database
 from lcl_core.vector_indexes import INDEXES, TARGETS, IndexLocation, LabelSearch, VectorBatch, VectorIndex, check_index
 from tests.lcl_core.collections import file_indexes
 
 ROWS, DIM, K, EXACT = 2400, 32, 10, 500
-BACKENDS = ["flat", "hnsw", "pgvector", "lancedb", "lancedb-s3", "qdrant"]
+BACKENDS = ["flat", "hnsw", "lancedb", "lancedb-s3", "qdrant"]
 PACKAGES = {"hnsw": "usearch", "lancedb": "lancedb", "qdrant": "qdrant_client"}
 
 
@@ -74,7 +73,6 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     makers: dict[str, Callable[[], Iterator[Backend]]] = {
         "flat": lambda: in_files("flat", file_indexes.FlatIndex, tmp_path, "image_vectors.bin"),
         "hnsw": lambda: in_files("hnsw", file_indexes.HnswFileIndex, tmp_path, "image_graph.usearch"),
-        "pgvector": lambda: in_postgres(request.getfixturevalue("empty_postgres")),
         "lancedb": lambda: in_lancedb(str(tmp_path / "lancedb"), lambda: scribble(tmp_path)),
         "lancedb-s3": lambda: in_lancedb(f"{(url := request.getfixturevalue('s3_bucket'))}/x", lambda: scribble(url)),
         "qdrant": lambda: in_qdrant(tmp_path, "another_process" in request.node.name, monkeypatch),
@@ -89,19 +87,6 @@ index = file_indexes.{index.__name__}(Path({str(place)!r}), {DIM})
 """
     damage = lambda: bool((place / file).write_bytes(b"no index" * 99)) or None  # noqa: E731
     yield Backend(name, lambda: index(place, DIM), script, damage)
-
-
-def in_postgres(url: str) -> Iterator[Backend]:
-    database = Database(url)
-    with database.session() as session:
-        check_index("pgvector", IndexLocation(session=session))
-    script = f"""
-from lcl_core.db.session import Database
-index = INDEXES["pgvector"].index_class().at(IndexLocation("vec_1", {DIM}, None, Database({url!r})))
-"""
-    open_ = lambda: INDEXES["pgvector"].index_class().at(IndexLocation("vec_1", DIM, None, database))  # noqa: E731
-    yield Backend("pgvector", open_, script, lambda: open_().drop())
-    database.dispose()
 
 
 def in_lancedb(url: str, damage: Callable[[], None]) -> Iterator[Backend]:
@@ -196,7 +181,7 @@ def test_a_filter_comes_before_the_top_k(
     backend: Backend, share: float, listed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = sys.modules[type(backend.open()).__module__]
-    if not listed and (backend.name == "pgvector" or not hasattr(module, "MAX_LISTED")):
+    if not listed and not hasattr(module, "MAX_LISTED"):
         pytest.skip("this index takes any list")
     if not listed:
         monkeypatch.setattr(module, "MAX_LISTED", 5)

@@ -89,7 +89,7 @@ def row_of(database: Database) -> Any:
 def search(database: Database, home: Path, settings: Settings, text_vectors: bool = True) -> list[str]:
     """Names of the images nearest to each vector, by the index that the row names."""
     row = row_of(database)
-    location = IndexLocation(row.vectors or "", row.dim, home / row.path, database, settings=settings)
+    location = IndexLocation(row.vectors or "", row.dim, home / row.path, settings)
     opened = Collection.open(home / row.path, verify=True, ask=open_index(row.vectors, location))
     if text_vectors:
         assert opened.search(-VECTORS[3], 1, "texts")[0].metadata["text"] == "text 3"
@@ -109,7 +109,7 @@ def test_a_run_that_wrote_lancedb_is_searched_by_it(
     spec = parse_spec("index", {"encoder": "any", "collection": "many", "mode": "add", "dataset": None})
     handed = collections.prepare_collection_snapshots(database, spec, tmp_path / "changes", tmp_path)
     assert handed["many"]["index"] == "lancedb", "what auto goes by"
-    drop_index(row.vectors, IndexLocation(database=database, settings=settings))
+    drop_index(row.vectors, IndexLocation(settings=settings))
     assert (tmp_path / row.path / "lancedb").is_dir(), "it goes with its directory"
 
 
