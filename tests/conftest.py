@@ -27,8 +27,8 @@ POSTGRES = ("postgresql",)
 os.environ["LCL_WELCOME"] = "false"
 # what auto chooses depends on the machine
 os.environ["LCL_INFERENCE_PRECISION"] = "fp32"
-# else a process would come in the midst of whatever test asks much
-os.environ["LCL_TEXTS_APART"] = "false"
+# owners' encoders are tested with the keys of submitters; tests/api/routes/test_encoders.py has the default
+os.environ["LCL_IMPORT"] = "submitter"
 # else a thread would load encoders beside whatever test counts loads or memory
 os.environ["LCL_WARM_ENCODERS"] = "false"
 # else two runs of one training may differ in the last digit; set before torch is loaded

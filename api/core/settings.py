@@ -42,6 +42,11 @@ class ApiSettings(Settings):
     max_request_pixels: int = Field(200_000_000, ge=1, description="of all images in one request together")
     max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
     max_text_characters: int = Field(20_000, ge=1, description="of one text")
+    import_: Literal["admin", "submitter"] = Field(
+        "admin",
+        validation_alias="LCL_IMPORT",
+        description="least role that may import encoders; on one machine its owner may",
+    )
     encoder_memory_bytes: int = Field(4 << 30, ge=1, description="of all encoders that are kept in memory")
     inference_device: str = Field(
         "cpu", description="cpu, or one GPU, which no run gets then: its number in nvidia-smi or its UUID"
@@ -50,7 +55,6 @@ class ApiSettings(Settings):
         "auto", description="of vectors; auto: bf16 where the hardware multiplies it"
     )
     warm_encoders: bool = Field(True, description="load the encoders of the newest collections when the service starts")
-    texts_apart: bool = Field(True, description="compute text vectors in a separate process while many are requested")
     writing_seconds: float = Field(
         120, gt=0, le=3600, description="after which captions and continuations that are not written end with an error"
     )

@@ -11,7 +11,7 @@ from fastapi import APIRouter, BackgroundTasks, Query, Response
 from sqlalchemy.orm import Session
 
 from api.core.auth import Principal, check_owner
-from api.core.errors import ERROR_RESPONSES
+from api.core.errors import ERROR_RESPONSES, Problem
 from api.core.session import (
     CleanupResponse,
     documented_responses,
@@ -43,7 +43,7 @@ from api.services.state import AppState
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import resolve_allowed
 from lcl_core.db import deletion, outbox, registry
-from lcl_core.encoders.file_hashes import check_unchanged, hash_files
+from lcl_core.encoders.files import check_unchanged, hash_files
 
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"], responses=ERROR_RESPONSES)
 
@@ -64,6 +64,9 @@ async def import_(
     response: Response,
 ) -> EncoderView:
     """Copy an encoder's directory on the server into the service: files and row, or neither."""
+    if state.settings.import_ == "admin" and principal.role != "admin":
+        message = "admins import encoders here; ask one to import it, or to set LCL_IMPORT=submitter"
+        raise Problem(403, "forbidden", message)
     staged = await to_thread.run_sync(_stage, state, body.path, principal.owner, limiter=state.long_reads)
     try:
         async with transaction() as session:  # only now: write transactions exclude each other
@@ -80,7 +83,7 @@ def _stage(state: AppState, path: str, owner: str) -> StagedEncoder:
     source = Path(resolve_allowed(path, state.settings.folders))
     with state.database.reading() as session:
         state.quotas.check_bytes(session, owner, import_bytes(source))  # before anything is copied
-    return stage_import(source, state.settings.encoders_dir, owner)
+    return stage_import(source, state.settings.encoders_dir)
 
 
 def _register(

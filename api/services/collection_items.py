@@ -133,7 +133,7 @@ def change_labels(
         reader.close()
         if changed:
             check = partial(state.quotas.check_addition, writer, owner)
-            collections.replace_records(writer, ref, changed, collection.last_change, owner=owner, check_quota=check)
+            collections.replace_records(writer, ref, changed, collection.delta.number, owner=owner, check_quota=check)
         return len(changed)
 
     return _change_open_collection(state, reader, writer, name, change)

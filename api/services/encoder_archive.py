@@ -30,10 +30,9 @@ from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.encoders.detect import EncoderFormat, detect_encoder
 from lcl_core.encoders.export import FORMATS, check_exportable
 from lcl_core.encoders.export.__main__ import REFUSED
-from lcl_core.encoders.file_hashes import Hashes, combined_weights_hash, hash_files
+from lcl_core.encoders.files import Hashes, combined_weights_hash, data_files, hash_files
+from lcl_core.encoders.pooling import files_to_import
 from lcl_core.encoders.sandbox import SandboxBusy, inspect_encoder
-from lcl_core.encoders.schemas.base import data_files
-from lcl_core.encoders.schemas.pooling import files_to_import
 
 log = structlog.get_logger(__name__)
 ExportFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
@@ -142,11 +141,11 @@ class StagedEncoder:
         self.staged.publish()
 
 
-def stage_import(source: Path, encoders_dir: Path, owner: str) -> StagedEncoder:
+def stage_import(source: Path, encoders_dir: Path) -> StagedEncoder:
     """Copy the data files of ``source`` into a hidden folder of the home, and examine the copy.
 
     Needs no database. The caller registers and publishes the copy, or discards it. After a crash the garbage collector
-    removes it. Copies of one owner are examined one after another.
+    removes it.
 
     Raises: Problem 422 ``bad_encoder``, also for what cannot be read; SandboxBusy; OSError of the home's disk.
     """
@@ -163,7 +162,7 @@ def stage_import(source: Path, encoders_dir: Path, owner: str) -> StagedEncoder:
             fsync_path(hidden / name)
         fsync_path(hidden)
         files = hash_files(hidden)
-        encoder_format, info = inspect_staged(hidden, source, files, owner)
+        encoder_format, info = inspect_staged(hidden, source, files)
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
@@ -198,7 +197,7 @@ def discard_staged(encoder: StagedEncoder, database: Database) -> None:
         remove_tree(encoder.staged.target)
 
 
-def inspect_staged(directory: Path, source: Path, hashes: Hashes, owner: str) -> tuple[EncoderFormat, dict[str, Any]]:
+def inspect_staged(directory: Path, source: Path, hashes: Hashes) -> tuple[EncoderFormat, dict[str, Any]]:
     """Format and metadata of an encoder, read by a sandboxed process.
 
     Args:
@@ -209,7 +208,7 @@ def inspect_staged(directory: Path, source: Path, hashes: Hashes, owner: str) ->
     """
     try:
         memory = directory.parent.parent / EXAMINATIONS_FOLDER
-        report = inspect_encoder(directory, memory=memory, hashes=hashes, importer=owner)
+        report = inspect_encoder(directory, memory=memory, hashes=hashes)
     except SandboxBusy:
         raise
     except UserError as error:

@@ -22,7 +22,7 @@ from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import registry
 from lcl_core.db.models import EncoderRow
-from lcl_core.encoders.schemas.huggingface import TEXTS
+from lcl_core.encoders.detect import TEXTS
 
 if TYPE_CHECKING:
     from lcl_core.collections.full_text import FullTextIndex
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 CHANGED, DAMAGED = "encoder_changed", "encoder_damaged"
-_UNREADABLE = ("bad_encoder", "encoder_unhealthy", "encoder_unreadable")
+_UNREADABLE = ("encoder_unhealthy", "encoder_unreadable")
 Json = dict[str, Any]
 Result = TypeVar("Result")
 

@@ -16,10 +16,10 @@ from api.services.collection_views import DuplicateCache, MapCache
 from api.services.encoder_archive import EXAMINATIONS_FOLDER
 from api.services.inference_device import InferenceDevice
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.delta import CollectionWithDelta, Delta
+from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import ChecksumVerifier
 from lcl_core.collections.records import ChangeRecord
-from lcl_core.encoders.file_hashes import Hashes, lists_all_files
+from lcl_core.encoders.files import Hashes
 from lcl_core.encoders.sandbox import inspect_encoder
 from lcl_core.serving.batched_engine import BatchedEngine
 from lcl_core.serving.dynamic_batcher import BatchObserver
@@ -40,7 +40,6 @@ class InferenceBackend:
             device=device.torch_device,
             observe=observe,
             precision=settings.inference_precision,
-            texts_apart=settings.texts_apart,
             admit=self._examine_imported,
         )
         self._home = settings.home
@@ -99,8 +98,7 @@ class InferenceBackend:
     def _examine_imported(self, directory: Path, registered: Hashes | None) -> None:
         """Raises: UserError of the examination."""
         if directory in self._imported:
-            hashes = registered if registered and lists_all_files(registered) else None
-            inspect_encoder(directory, memory=self._home / EXAMINATIONS_FOLDER, hashes=hashes)
+            inspect_encoder(directory, memory=self._home / EXAMINATIONS_FOLDER, hashes=registered or None)
 
     def collection(
         self, directory: Path, changes: int = 0, load: LoadChanges | None = None, search: SearchFn | None = None
@@ -150,7 +148,6 @@ class _OpenCollection:
     """A collection with the newest changes known to this process. One thread loads changes at a time."""
 
     def __init__(self, base: Collection) -> None:
-        self._base = base
         self.checksums = ChecksumVerifier(base.directory, base.manifest, drop_graph=base.drop_graph)
         self._delta = Delta()
         self._current = base
@@ -164,7 +161,7 @@ class _OpenCollection:
                 records = load(self._delta.number)
                 delta = self._delta.with_changes(records)
                 if records:
-                    self._current = CollectionWithDelta(self._base, delta)
+                    self._current = self._current.with_delta(delta)
                 # changes compacted into this directory count, but are no longer listed
                 self._delta = replace(delta, number=max(delta.number, changes))
             return self._current

@@ -1,24 +1,30 @@
-"""A collection on disk: images, captions and their vectors. Imports no torch.
+"""A collection: images, captions and their vectors on disk, with the changes since. Imports no torch.
 
 Search is exact, except in a large collection with a graph and with an external index (``vector_index``), which may
 miss a neighbour. Images, records, vectors and graphs are memory-mapped and nothing is written: threads and processes
 share one copy. Each process reads the numbers of rows (keys, offsets, links of texts, codes of labels) into its memory.
+
+Images, and texts, have a number: their row in the directory, or behind these the place among the added ones. What was
+removed or replaced keeps its row and is hidden.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lcl_core.collections import file_format, near_duplicates
-from lcl_core.collections.file_format import BlobFile, CollectionManifest, Target, verify_checksums
+from lcl_core.collections.delta import CaptionLinks, Delta, DeltaItem, Rows, not_found
+from lcl_core.collections.file_format import BlobFile, CollectionManifest, Side, Target, load_array, verify_checksums
 from lcl_core.collections.full_text import FullTextIndex, LazyFullTextIndex, fuse_ranks
 from lcl_core.collections.labels import (
     LabelChange,
@@ -26,6 +32,7 @@ from lcl_core.collections.labels import (
     LabelTypes,
     Where,
     check_value,
+    joined_values,
     parse_where,
     stored_value,
 )
@@ -38,9 +45,8 @@ from lcl_core.collections.vector_index import (
     chosen_first,
     map_single_rows,
     nearest,
-    row_mask,
 )
-from lcl_core.common.errors import Conflict, NotFound, UserError
+from lcl_core.common.errors import Conflict, UserError
 from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import SearchFn
 
@@ -48,7 +54,6 @@ MAX_HITS = 10_000
 MAX_TEXT_ITEMS = 100  # images that the record of a text lists: in crawled pages many thousands have one alt text
 FUSED_HITS = 1000  # of a hybrid search: the best by vector and the best by words that are fused
 FEEDBACK_IMAGES = 10  # of ``mean_of_matching_images``
-CarriersOf = Callable[[Sequence[int]], Iterator[np.ndarray]]  # keys of texts → numbers of images that carry each
 log = logging.getLogger(__name__)
 
 
@@ -62,67 +67,51 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
-    """The images, or the texts: records, ids and vectors, row-aligned."""
+class _Chosen:
+    """What a search may find.
 
-    records: BlobFile
-    keys: np.ndarray  # uint64 [n]
-    by_key: np.ndarray  # int64 [n]: rows in ascending order of their keys
-    vectors: np.ndarray  # f32 or f16 [n, E]
-    prefix: str
+    Attributes:
+        rows: of the directory, ascending; None: all.
+        added: places among the added ones, ascending; None: all.
+        labels: of images, the filters that leave these rows.
+    """
 
-    def id(self, row: int) -> str:
-        return f"{self.prefix}{int(self.keys[row]):016x}"
-
-    def row(self, item_id: str) -> int:
-        """The row of an id. Raises: UserError ``item_not_found``."""
-        key = self.key(item_id)
-        row = -1 if key is None else int(self.rows(np.array([key], dtype=np.uint64))[0])
-        if row < 0:
-            raise not_found(item_id)
-        return row
-
-    def key(self, item_id: str) -> int | None:
-        """The number inside an id, if it is of this side's form."""
-        digits = item_id.removeprefix(self.prefix)
-        valid = item_id.startswith(self.prefix) and len(digits) == 16 and set(digits) <= set("0123456789abcdef")
-        return int(digits, 16) if valid else None
-
-    def rows(self, keys: np.ndarray) -> np.ndarray:
-        """int64 [m]: the row of each of ``keys`` uint64 [m], -1 where there is none."""
-        if not len(self.keys):
-            return np.full(len(keys), -1, dtype=np.int64)
-        at = np.searchsorted(self.keys, keys, sorter=self.by_key)
-        rows = self.by_key[np.minimum(at, len(self.keys) - 1)]
-        return np.where(self.keys[rows] == keys, rows, -1)
-
-
-def not_found(item_id: str) -> UserError:
-    return NotFound(f"the collection holds no item {item_id!r}", code="item_not_found", field="id")
+    rows: np.ndarray | None
+    added: np.ndarray | None = None
+    labels: LabelSelection | None = None
 
 
 class Collection:
-    """Open with ``Collection.open(directory)``; every method may be called from any thread."""
+    """Open with ``Collection.open(directory)``; every method may be called from any thread.
+
+    Attributes:
+        delta: the changes since the directory was written.
+        damaged_graphs: why each is not used.
+    """
 
     def __init__(self, directory: Path, manifest: CollectionManifest, ask: SearchFn | None = None) -> None:
         self.directory = directory
         self.manifest = manifest
-        self._sides = {target: self._side(target) for target in file_format.TARGETS}
-        self.damaged_graphs: dict[Target, str] = {}  # why each is not used; those of a delta's collection are the same
+        self._sides = {target: Side.open(directory, manifest, target) for target in file_format.TARGETS}
+        self.damaged_graphs: dict[Target, str] = {}
         self._graphs: dict[Target, HnswIndex] = {}
         self._searched: dict[Target, HnswIndex | ExternalIndex] = {}
         self._open_graphs()
         if ask is not None:
             self._searched = {name: self._external_index(ask, name) for name in self.vector_targets}
-        self._image_blobs = BlobFile(directory / file_format.IMAGES, self._array(file_format.IMAGE_OFFSETS))
-        self._starts = self._array(file_format.TEXT_ITEM_STARTS)
-        self._carriers = self._array(file_format.TEXT_ITEM_ROWS)
+        self._image_blobs = BlobFile(directory / file_format.IMAGES, load_array(directory, file_format.IMAGE_OFFSETS))
+        self._starts = load_array(directory, file_format.TEXT_ITEM_STARTS)
+        self._carriers = load_array(directory, file_format.TEXT_ITEM_ROWS)
         names = json.loads((directory / file_format.LABELS).read_text(encoding="utf-8"))
-        self._captions = LazyFullTextIndex(self._text_items)
         self._label_types = LabelTypes()
         if file_format.LABEL_TYPES in manifest.files:
             self._label_types = LabelTypes.model_validate_json((directory / file_format.LABEL_TYPES).read_bytes())
-        self._labels = LabelIndex(names, self._array(file_format.LABEL_CODES), self._label_types.types)
+        self._labels = LabelIndex(names, load_array(directory, file_format.LABEL_CODES), self._label_types.types)
+        texts = self._sides["texts"]
+        self._captions = LazyFullTextIndex(
+            lambda: ((int(key), texts.records.record(row)["text"]) for row, key in enumerate(texts.keys.tolist()))
+        )
+        self._set_delta(Delta())
 
     @classmethod
     def open(cls, directory: str | Path, *, verify: bool = False, ask: SearchFn | None = None) -> Collection:
@@ -161,6 +150,32 @@ class Collection:
         if graph is not None and self._searched.get(target) is graph:
             del self._searched[target]
         log.warning("graph of %s in %s cannot be used, all vectors are compared: %s", target, self.directory, why)
+
+    def with_delta(self, delta: Delta) -> Collection:
+        """The collection with these changes in place of its own; what is read of the directory is shared."""
+        changed = copy.copy(self)
+        vars(changed).pop("_label_values", None)
+        changed._set_delta(delta)
+        return changed
+
+    def _set_delta(self, delta: Delta) -> None:
+        self.delta = delta
+        self._added: list[DeltaItem] = list(delta.added.values())
+        self._added_labels = LabelIndex.of([item.labels for item in self._added], self._labels.types)
+        self._captions_added = not self._added
+        images, texts = self._sides["images"], self._sides["texts"]
+        gone = [item.key for item in self._added]
+        gone += [key for item in delta.removed if (key := images.key(item)) is not None]
+        rows = images.rows(np.array(gone, dtype=np.uint64))
+        shown = np.ones(len(images), dtype=bool)
+        shown[rows[rows >= 0]] = False
+        vectors = b"".join(item.vector for item in self._added)
+        self._links = links = CaptionLinks.of(self._added, texts)
+        self._rows = {"images": Rows(images, shown, list(delta.added), vectors), "texts": Rows(texts)}
+        if self._added or not shown.all():
+            shown_texts = self._carried(self._rows["images"].mask)[: len(texts)]
+            ids = [f"{file_format.TEXT_PREFIX}{key:016x}" for key in links.numbers]
+            self._rows["texts"] = Rows(texts, shown_texts, ids, b"".join(links.vectors))
 
     @property
     def name(self) -> str:
@@ -201,7 +216,7 @@ class Collection:
 
     def __len__(self) -> int:
         """Number of images."""
-        return self.manifest.images
+        return len(self._rows["images"])
 
     def search(
         self,
@@ -241,7 +256,7 @@ class Collection:
         query = unit_vector(vector, self.dim)
         if not words:
             found = self._best(target, query, k, where)
-            return [Hit(item, score, self._record(target, at)) for item, score, at in found]
+            return [Hit(self._rows[target].id(at), score, self._record(target, at)) for at, score in found]
         if target != "images":
             message = "a hybrid search is one of images; captions themselves are searched without hybrid"
             raise UserError(message, code="bad_target", field="target")
@@ -259,8 +274,8 @@ class Collection:
         """
         found, lacking = self._matching(words, None, np.empty(0, dtype=np.int64))
         least = max(found.values(), default=0.0) / 2
-        best = [item for item in found if item not in lacking] or [item for item in found if found[item] >= least]
-        vectors = [self.vector(item) for item in best[:FEEDBACK_IMAGES]]
+        best = [at for at in found if at not in lacking] or [at for at in found if found[at] >= least]
+        vectors = [self._rows["images"].vector(at) for at in best[:FEEDBACK_IMAGES]]
         return unit_vector(np.mean(vectors, axis=0), self.dim) if vectors else None
 
     def duplicates(self, threshold: float, seconds: float = float("inf")) -> list[list[str]]:
@@ -268,10 +283,9 @@ class Collection:
 
         Compares every pair, or with a graph each image with its nearest. Raises: as ``near_duplicate_groups``.
         """
-        found = near_duplicates.near_duplicate_groups(
-            self._rows_of("images"), threshold, self._duplicates_graph(), seconds
-        )
-        return [self._ids("images", rows) for rows in found]
+        images, graph = self._rows["images"], self._duplicates_graph()
+        found = near_duplicates.near_duplicate_groups(images, threshold, graph, seconds)
+        return [images.ids(images.numbers(positions)) for positions in found]
 
     def group(self, ids: Sequence[str]) -> list[Hit]:
         """These images; ``score``: cosine to the first of them. Raises: ``item_not_found``."""
@@ -292,7 +306,7 @@ class Collection:
 
     def item(self, item_id: str) -> dict[str, Any]:
         """Record of an image: id, image, captions, labels, split, source, media_type. Raises: ``item_not_found``."""
-        return self._record("images", self._row("images", item_id))
+        return self._record("images", self._rows["images"].number(item_id))
 
     def change_labels(
         self,
@@ -328,37 +342,38 @@ class Collection:
         return [self.record("images", position) for position in range(len(self))[offset : offset + limit]]
 
     def image_bytes(self, item_id: str) -> bytes:
-        """The stored image, in the format ``item(id)["media_type"]``. Raises: ``item_not_found``."""
-        return self._image_blobs.piece(self._row("images", item_id))
-
-    @property
-    def last_change(self) -> int:
-        """Number of the last change that it has; 0: none since the directory was written."""
-        return 0
-
-    def is_added(self, item_id: str) -> bool:
-        """Whether the image is of a delta (``delta.py``)."""
-        return False
+        """The stored image, in the format ``item(id)["media_type"]``. Raises: ``item_not_found``, also for an added
+        image whose bytes are in the store of the changes alone."""
+        row = self._rows["images"].side.row(item_id)
+        added = self.delta.added.get(item_id)
+        if row < 0 or not (self._rows["images"].shows(row) or (added is not None and added.keeps_image)):
+            raise not_found(item_id)
+        return self._image_blobs.piece(row)
 
     def has_image_bytes(self, item_id: str) -> bool:
         """Whether ``image_bytes`` has them: those of an added image are in the store of the changes."""
-        return True
+        added = self.delta.added.get(item_id)
+        return added is None or added.keeps_image
 
     def vector(self, item_id: str) -> np.ndarray:
         """f32 [E] of an image or a text. Raises: ``item_not_found``, ``no_text_encoder``."""
         target: Target = "texts" if item_id.startswith(file_format.TEXT_PREFIX) else "images"
         self.check_vectors(target)
-        return np.asarray(self._sides[target].vectors[self._row(target, item_id)], dtype=np.float32)
+        rows = self._rows[target]
+        return rows.vector(rows.number(item_id))
 
     def vectors(self, target: Target = "images") -> tuple[list[str], np.ndarray]:
-        """All ids and their memory-mapped vectors [n, E], row-aligned. Raises: as ``check_vectors``."""
+        """All ids and their vectors [n, E], row-aligned; memory-mapped where nothing has changed.
+
+        Raises: as ``check_vectors``.
+        """
         self.check_vectors(target)
-        side = self._sides[target]
-        return [side.id(row) for row in range(len(side.keys))], side.vectors
+        rows = self._rows[target]
+        return rows.ids(rows.numbers(np.arange(len(rows)))), rows[:]
 
     def count(self, target: Target = "images") -> int:
         """Number of images, or of texts. Raises: ``unknown_target``."""
-        return len(self._target(target).keys)
+        return len(self._target(target))
 
     def at(self, target: Target, positions: Sequence[int]) -> tuple[list[str], np.ndarray]:
         """Ids and vectors [m, E] at these positions, 0 to ``count(target)`` - 1, in the order of addition.
@@ -366,8 +381,8 @@ class Collection:
         Raises: as ``check_vectors``.
         """
         self.check_vectors(target)
-        wanted = np.asarray(positions, dtype=np.int64)
-        return self._ids(target, wanted), self._rows_of(target)[wanted]
+        rows, wanted = self._rows[target], np.asarray(positions, dtype=np.int64)
+        return rows.ids(rows.numbers(wanted)), rows[wanted]
 
     def record(self, target: Target, position: int) -> dict[str, Any]:
         """The record at a position, as a hit's ``metadata``.
@@ -375,24 +390,30 @@ class Collection:
         That of a text: id, text, ``item_count`` and ``items``: number and ids of the images that carry it, the ids of
         ``MAX_TEXT_ITEMS`` at most.
         """
-        return self._record(target, position)
+        return self._record(target, int(self._rows[target].numbers(np.array([position]))[0]))
 
     def in_base(self, item_id: str) -> bool:
-        """Whether the directory holds this image, also if a delta removed it."""
-        side = self._sides["images"]
-        key = side.key(item_id)
-        return key is not None and int(side.rows(np.array([key], dtype=np.uint64))[0]) >= 0
+        """Whether the directory holds this image, also if a change removed it."""
+        return self._sides["images"].row(item_id) >= 0
 
     def label_values(self) -> dict[str, list[str]]:
         """{label: its values, of a set its members}: valid filters of ``search``."""
-        return self._labels.values
+        return dict(self._label_values)
+
+    @cached_property
+    def _label_values(self) -> dict[str, list[str]]:
+        images = self._rows["images"]
+        shown = images.mask[: len(images.side)]
+        found = self._labels.values if images.visible is None else self._labels.values_of(shown)
+        return joined_values(found, self._added_labels.values)
 
     def label_texts(self) -> dict[str, list[str]]:
         """{label: its values as they are written}."""
-        return dict(self._labels.texts)
+        images = self._rows["images"]
+        return joined_values(self._labels.texts_of(images.mask[: len(images.side)]), self._added_labels.texts)
 
     def label_types(self) -> dict[str, LabelType]:
-        return dict(self._labels.types)
+        return {**self._added_labels.types, **self._labels.types}
 
     def stated_types(self) -> dict[str, LabelType]:
         """Of the labels whose type is not inferred."""
@@ -412,49 +433,63 @@ class Collection:
                 check_value(label, value, types[label], f"{field}.labels.{label}")
         return {label: stored_value(value, types.get(label)) for label, value in labels.items()}
 
-    def _ids(self, target: Target, positions: np.ndarray) -> list[str]:
-        side = self._sides[target]
-        return [side.id(position) for position in positions.tolist()]
-
-    def _rows_of(self, target: Target) -> near_duplicates.RowVectors:
-        """Vectors by position."""
-        return self._sides[target].vectors
-
     def _duplicates_graph(self) -> near_duplicates.RowGraph | None:
         """The graph of the images, which finds positions; None: there is none."""
-        graph = self._graphs.get("images")
-        return None if graph is None else near_duplicates.RowGraph(graph.neighbours, len(self))
+        graph, images = self._graphs.get("images"), self._rows["images"]
+        if graph is None:
+            return None
+        if images.visible is None:
+            return near_duplicates.RowGraph(graph.neighbours, images.kept)
+        # of each row of the directory, the last for none: -1 where the image was removed, that of the added image
+        # where it was replaced, by one with the same vector if labels alone have changed
+        positions = np.full(len(images.side) + 1, -1, dtype=np.int64)
+        positions[images.visible] = np.arange(images.kept)
+        rows = images.side.rows(np.array([item.key for item in self._added], dtype=np.uint64))
+        positions[rows[rows >= 0]] = images.kept + np.flatnonzero(rows >= 0)
+        return near_duplicates.RowGraph(lambda queries, k: positions[graph.neighbours(queries, k)], images.kept)
 
-    def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[tuple[str, float, int]]:
-        """Id, score and number for ``_record`` of each hit of a validated search; ``query`` f32 [E] of length 1."""
-        side = self._sides[target]
-        rows, labels = self._rows(target, where)
-        found, scores = self._nearest(target, query, k, rows, labels)
-        return [(side.id(row), float(score), row) for row, score in zip(found.tolist(), scores, strict=True)]
+    def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[tuple[int, float]]:
+        """Number and score of each hit of a validated search; ``query`` f32 [E] of length 1."""
+        rows, chosen = self._rows[target], self._chosen(target, where)
+        searched = self._searched.get(target)
+        if isinstance(searched, ExternalIndex):
+            found, scores = searched.nearest(query, k, chosen.rows, chosen.labels)
+        elif searched is not None:
+            found, scores = searched.nearest(query, k, chosen.rows)
+        else:
+            found, scores = nearest(rows.side.vectors, query, k, chosen.rows)
+        more, more_scores = nearest(rows.added_vectors, query, k, chosen.added)
+        numbers = np.concatenate((found, more + len(rows.side)))
+        scores = np.concatenate((scores, more_scores))
+        best = np.argsort(-scores, kind="stable")[:k]
+        return list(zip(numbers[best].tolist(), scores[best].tolist(), strict=True))
 
     def _best_fused(self, query: np.ndarray, k: int, words: str, where: Where | None) -> list[Hit]:
         """The hits of a validated hybrid search; ``score``: cosine, of every hit."""
-        nearest_images = self._best("images", query, FUSED_HITS, where)
-        near = {item: score for item, score, _ in nearest_images}
-        numbers = np.array([number for _, _, number in nearest_images], dtype=np.int64)
-        best = fuse_ranks(near, *self._matching(words, where, numbers))[:k]
-        scores = {item: near[item] if item in near else float(self.vector(item) @ query) for item in best}
-        return [Hit(item, score, self.item(item)) for item, score in scores.items()]
+        images = self._rows["images"]
+        near = dict(self._best("images", query, FUSED_HITS, where))
+        found, lacking = self._matching(words, where, np.array(list(near), dtype=np.int64))
+        hits = []
+        for at in fuse_ranks(near, found, lacking)[:k]:
+            score = near[at] if at in near else float(images.vector(at) @ query)
+            hits.append(Hit(images.id(at), score, self._record("images", at)))
+        return hits
 
-    def _matching(self, words: str, where: Where | None, near: np.ndarray) -> tuple[dict[str, float], set[str]]:
-        """Ids of the images with the best captions for these words, and the BM25 of each one's best, best first.
+    def _matching(self, words: str, where: Where | None, near: np.ndarray) -> tuple[dict[int, float], set[int]]:
+        """Numbers of the images with the best captions for these words, and the BM25 of each one's best, best first.
 
         ``FUSED_HITS`` at most: of more images with one caption, those of ``near`` (numbers, best first) come first.
 
         The second: those of them whose best caption lacks some of the words.
         """
-        index, carriers_of = self._full_text(), self._carriers_of(where)
-        every_carrier = self._carriers_of(None) if where else carriers_of
+        index = self._full_text()
+        shown = self._rows["images"].mask
+        allowed = self._allowed(where) & shown if where else shown
         found: dict[int, float] = {}
         text_of: dict[int, int] = {}
         pages = index.search(words)
         while len(found) < FUSED_HITS and (page := next(pages, [])):
-            for (key, score), carriers in zip(page, carriers_of([key for key, _ in page]), strict=True):
+            for (key, score), carriers in zip(page, self._carriers_of([key for key, _ in page], allowed), strict=True):
                 room = FUSED_HITS - len(found)
                 listed = carriers if len(carriers) <= room else chosen_first(carriers, near, FUSED_HITS)
                 new = [number for number in listed.tolist() if number not in found][:room]
@@ -462,10 +497,9 @@ class Collection:
                 text_of.update(dict.fromkeys(new, key))
                 if len(found) >= FUSED_HITS:
                     break
-        lacking = index.lacking_a_word(words, set(text_of.values()), lambda keys: any(map(len, every_carrier(keys))))
-        ids = {number: self._number_id(number) for number in found}
-        scores = {ids[number]: score for number, score in found.items()}
-        return scores, {ids[number] for number, key in text_of.items() if key in lacking}
+        texts = set(text_of.values())
+        lacking = index.lacking_a_word(words, texts, lambda keys: any(map(len, self._carriers_of(keys, shown))))
+        return found, {number for number, key in text_of.items() if key in lacking}
 
     def index_captions(self) -> None:
         """Make the index that hybrid searches need, unless it is there: otherwise the first one makes it.
@@ -479,44 +513,72 @@ class Collection:
         return self._captions.start()
 
     def _full_text(self) -> FullTextIndex:
-        """With every caption of the collection."""
-        return self._captions.get()
+        """With every caption of this state: the index keeps those of all states."""
+        index = self._captions.get()
+        if not self._captions_added:
+            index.add(zip(self._links.numbers, self._links.new_texts, strict=True))
+            self._captions_added = True
+        return index
 
-    def _text_items(self) -> Iterator[tuple[int, str]]:
-        """Key and text of every caption of the directory."""
-        side = self._sides["texts"]
-        return ((int(key), side.records.record(row)["text"]) for row, key in enumerate(side.keys.tolist()))
+    def _carriers_of(self, keys: Sequence[int], allowed: np.ndarray) -> Iterator[np.ndarray]:
+        """Of each key of a text, the numbers of the images that carry it; ``allowed`` bool, by number."""
+        for key, row in zip(keys, self._sides["texts"].rows(np.array(keys, np.uint64)).tolist(), strict=True):
+            carriers = self._text_carriers(row if row >= 0 else self._links.numbers.get(key, -1))
+            yield carriers[allowed[carriers]]
 
-    def _carriers_of(self, where: Where | None) -> CarriersOf:
-        """Function to the numbers, as ``_best`` has them, of the images that carry a text and that ``where`` allows."""
-        images = self._sides["images"]
-        rows, _ = self._rows("images", where)
-        allowed = row_mask(rows, len(images.keys))
+    def _text_carriers(self, text: int) -> np.ndarray:
+        """int64 [c]: numbers of the images that carry a text, hidden ones too; none of number -1."""
+        if text < 0:
+            return np.empty(0, np.int64)
+        added = self._links.carriers(text) + len(self._sides["images"])
+        if text >= len(self._sides["texts"]):
+            return added
+        carriers = self._carriers[self._starts[text] : self._starts[text + 1]]
+        return np.concatenate((carriers, added)) if len(added) else carriers
 
-        def carriers_of(keys: Sequence[int]) -> Iterator[np.ndarray]:
-            for row in self._sides["texts"].rows(np.array(keys, np.uint64)).tolist():
-                carriers = self._row_carriers(row)
-                yield carriers[allowed[carriers]]
+    def _carried(self, images: np.ndarray) -> np.ndarray:
+        """bool: of each number of a text, whether one of these images carries it; ``images`` bool, by number."""
+        in_directory = images[: len(self._sides["images"])]
+        # every text of a directory has a carrier there, so no group is empty
+        carried = np.logical_or.reduceat(in_directory[self._carriers], self._starts[:-1]) if len(self._carriers) else ()
+        found = np.concatenate((np.asarray(carried, dtype=bool), np.zeros(len(self._links.numbers), dtype=bool)))
+        found[self._links.texts[images[len(in_directory) :][self._links.images]]] = True
+        return found
 
-        return carriers_of
+    def _allowed(self, where: Where) -> np.ndarray:
+        """bool: of each number of an image, hidden ones too, whether its labels fit. Raises: as ``parse_where``."""
+        filters = parse_where(where, self.label_types())
+        return np.concatenate((self._labels.mask(filters), self._added_labels.mask(filters)))
 
-    def _number_id(self, number: int) -> str:
-        """Id of the image of a number, as ``_best`` has them."""
-        return self._sides["images"].id(number)
+    def _chosen(self, target: Target, where: Where | None) -> _Chosen:
+        if not where:
+            return _Chosen(self._rows[target].visible)
+        fits, count = self._allowed(where), len(self._sides[target])
+        shown = fits & self._rows["images"].mask
+        if target == "texts":
+            carried = self._carried(shown)
+            return _Chosen(np.flatnonzero(carried[:count]), np.flatnonzero(carried[count:]))
+        hidden = np.flatnonzero(fits[:count] & ~shown[:count])
+        labels = LabelSelection(parse_where(where, self.label_types()), hidden)
+        return _Chosen(np.flatnonzero(shown[:count]), np.flatnonzero(shown[count:]), labels)
 
-    def _nearest(
-        self, target: Target, query: np.ndarray, k: int, rows: np.ndarray | None, labels: LabelSelection | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the directory and their scores, best first.
+    def _record(self, target: Target, number: int) -> dict[str, Any]:
+        rows = self._rows[target]
+        place = number - len(rows.side)
+        if target == "images":
+            return rows.side.records.record(number) if place < 0 else dict(self._added[place].record)
+        record = {"id": rows.id(number), "text": self._links.new_texts[place]} if place >= 0 else {}
+        record = record or rows.side.records.record(number)
+        images, carriers = self._rows["images"], self._text_carriers(number)
+        if images.visible is not None:
+            carriers = carriers[images.mask[carriers]]
+        return {**record, "items": images.ids(carriers[:MAX_TEXT_ITEMS]), "item_count": len(carriers)}
 
-        Args:
-            rows: those to choose from, ascending; none: all.
-            labels: of images, the filters that leave these rows.
-        """
-        searched = self._searched.get(target)
-        if isinstance(searched, ExternalIndex) and target == "images":
-            return searched.nearest(query, k, rows, labels)
-        return searched.nearest(query, k, rows) if searched else nearest(self._sides[target].vectors, query, k, rows)
+    def _target(self, target: str) -> Rows:
+        if target not in self._rows:
+            message = f"target {target!r} is not known; choose images or texts"
+            raise UserError(message, code="unknown_target", field="target")
+        return self._rows[target]
 
     def _open_graphs(self) -> None:
         """Raises: UserError ``missing_extra``."""
@@ -532,68 +594,7 @@ class Collection:
             else:
                 self._searched[target] = self._graphs[target]
 
-    def _row(self, target: Target, item_id: str) -> int:
-        """Raises: ``item_not_found``."""
-        return self._sides[target].row(item_id)
-
-    def _rows(self, target: Target, where: Where | None) -> tuple[np.ndarray | None, LabelSelection | None]:
-        if not where:
-            return None, None
-        filters = parse_where(where, self._labels.types)
-        fits = self._labels.mask(filters)
-        if target == "texts":
-            return np.flatnonzero(self._carried(fits)), None
-        return np.flatnonzero(fits), LabelSelection(filters, np.empty(0, np.int64))
-
-    def _carried(self, images: np.ndarray) -> np.ndarray:
-        """bool [texts]: those that one of these images carries; ``images`` bool [n]."""
-        # every text has a carrier, so no group is empty
-        return np.logical_or.reduceat(images[self._carriers], self._starts[:-1])
-
-    def _row_carriers(self, row: int) -> np.ndarray:
-        """int64 [c]: images of the directory that carry the text of a row; none of row -1."""
-        return self._carriers[self._starts[row] : self._starts[row + 1]] if row >= 0 else self._carriers[:0]
-
-    def _record(self, target: Target, row: int) -> dict[str, Any]:
-        side = self._sides[target]
-        record = side.records.record(row)
-        if target == "texts":
-            carriers = self._row_carriers(row)
-            record["items"] = self._ids_of_rows(carriers[:MAX_TEXT_ITEMS])
-            record["item_count"] = len(carriers)
-        return record
-
-    def _ids_of_rows(self, rows: np.ndarray) -> list[str]:
-        """Of images of the directory."""
-        return [self._sides["images"].id(row) for row in rows.tolist()]
-
-    def _target(self, target: str) -> _Side:
-        if target not in self._sides:
-            message = f"target {target!r} is not known; choose images or texts"
-            raise UserError(message, code="unknown_target", field="target")
-        return self._sides[target]
-
-    def _side(self, target: Target) -> _Side:
-        lines, offsets, keys, vectors, prefix = file_format.SIDES[target]
-        numbers = self._array(keys)
-        return _Side(
-            records=BlobFile(self.directory / lines, self._array(offsets)),
-            keys=numbers,
-            by_key=np.argsort(numbers, kind="stable"),
-            vectors=self._vectors(vectors, len(numbers) if target in self.vector_targets else 0),
-            prefix=prefix,
-        )
-
-    def _vectors(self, name: str, rows: int) -> np.ndarray:
-        dtype = file_format.NUMPY_DTYPES[self.manifest.dtype]
-        if rows == 0:  # an empty file cannot be mapped
-            return np.empty((0, self.dim), dtype)
-        return np.memmap(self.directory / name, dtype, mode="r", shape=(rows, self.dim))
-
     def _external_index(self, ask: SearchFn, target: Target) -> ExternalIndex:
         vectors = self._sides[target].vectors
         path = self.directory / file_format.SIDES[target][3]
         return ExternalIndex(ask, target, vectors, map_single_rows(path, vectors))
-
-    def _array(self, name: str) -> np.ndarray:
-        return np.load(self.directory / name, allow_pickle=False)

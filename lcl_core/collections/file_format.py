@@ -30,6 +30,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -77,8 +78,7 @@ class CollectionManifest(BaseModel):
 
     Attributes:
         dim: E, the width of every vector.
-        text_vectors: whether the captions have vectors. Written only where they have none, so that an earlier version
-            reads the manifests of all other collections.
+        text_vectors: whether the captions have vectors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -192,6 +192,55 @@ class BlobFile:
     def record(self, row: int) -> dict[str, Any]:
         """The piece as a JSON object."""
         return json.loads(self.piece(row))
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The images, or the texts, of a directory: records, ids and vectors, row-aligned."""
+
+    records: BlobFile
+    keys: np.ndarray  # uint64 [n]
+    by_key: np.ndarray  # int64 [n]: rows in ascending order of their keys
+    vectors: np.ndarray  # f32 or f16 [n, E], memory-mapped; [0, E] where captions have none
+    prefix: str
+
+    @classmethod
+    def open(cls, directory: Path, manifest: CollectionManifest, target: Target) -> Side:
+        lines, offsets, keys, vectors, prefix = SIDES[target]
+        numbers = load_array(directory, keys)
+        dtype = NUMPY_DTYPES[manifest.dtype]
+        rows = len(numbers) if target == "images" or manifest.text_vectors else 0
+        mapped = np.empty((0, manifest.dim), dtype)
+        if rows:  # an empty file cannot be mapped
+            mapped = np.memmap(directory / vectors, dtype, mode="r", shape=(rows, manifest.dim))
+        records = BlobFile(directory / lines, load_array(directory, offsets))
+        return cls(records, numbers, np.argsort(numbers, kind="stable"), mapped, prefix)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def key(self, item_id: str) -> int | None:
+        """The number inside an id, if it is of this side's form."""
+        digits = item_id.removeprefix(self.prefix)
+        valid = item_id.startswith(self.prefix) and len(digits) == 16 and set(digits) <= set("0123456789abcdef")
+        return int(digits, 16) if valid else None
+
+    def row(self, item_id: str) -> int:
+        """The row of an id; -1: there is none."""
+        key = self.key(item_id)
+        return -1 if key is None else int(self.rows(np.array([key], dtype=np.uint64))[0])
+
+    def rows(self, keys: np.ndarray) -> np.ndarray:
+        """int64 [m]: the row of each of ``keys`` uint64 [m], -1 where there is none."""
+        if not len(self.keys):
+            return np.full(len(keys), -1, dtype=np.int64)
+        at = np.searchsorted(self.keys, keys, sorter=self.by_key)
+        rows = self.by_key[np.minimum(at, len(self.keys) - 1)]
+        return np.where(self.keys[rows] == keys, rows, -1)
+
+
+def load_array(directory: Path, name: str) -> np.ndarray:
+    return np.load(directory / name, allow_pickle=False)
 
 
 class BlobWriter:

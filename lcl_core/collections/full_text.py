@@ -13,7 +13,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import regex
 
@@ -37,6 +37,7 @@ _SEARCH = "SELECT rowid, -rank FROM captions WHERE captions MATCH ? ORDER BY ran
 _MATCHES = "SELECT rowid FROM captions WHERE captions MATCH ?"
 _KEYS = 1 << 64
 
+Key = TypeVar("Key")
 Matches = list[tuple[int, float]]  # key and BM25
 Texts = Iterable[tuple[int, str]]  # key, a number of 64 bits without sign, and text
 
@@ -181,12 +182,12 @@ class LazyFullTextIndex:
 
 
 def fuse_ranks(
-    near: Mapping[str, float], matching: Mapping[str, float], partial: Container[str] = frozenset()
-) -> list[str]:
+    near: Mapping[Key, float], matching: Mapping[Key, float], partial: Container[Key] = frozenset()
+) -> list[Key]:
     """Reciprocal rank fusion: a ranking adds 1 / (``RANK_CONSTANT`` + rank) to each of its ids.
 
     Args:
-        near, matching: {id: score}, best first: by vectors, and by words. Equal scores have the same rank.
+        near, matching: {id or number: score}, best first: by vectors, and by words. Equal scores have the same rank.
         partial: ids to which ``matching`` adds ``PARTIAL_WEIGHT`` times as much.
 
     Returns: the ids of both rankings, best first; equal ones in the order of the rankings.
@@ -197,7 +198,7 @@ def fuse_ranks(
     return sorted(fused, key=lambda item: -fused[item])
 
 
-def _reciprocal_ranks(ranking: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+def _reciprocal_ranks(ranking: Mapping[Key, float]) -> Iterator[tuple[Key, float]]:
     rank, before = 0, None
     for at, (item, score) in enumerate(ranking.items(), start=1):
         if score != before:

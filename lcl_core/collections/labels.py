@@ -326,16 +326,12 @@ class LabelIndex:
     @classmethod
     def of(cls, images: Sequence[Mapping[str, str]], types: Mapping[str, LabelType]) -> LabelIndex:
         """From each image's {label: value}; a label without a type has the one that its values have."""
-        known: dict[str, dict[str, int]] = {}
-        codes: dict[str, list[int]] = {}
-        for at, labels in enumerate(images):
-            for label, value in labels.items():
-                if label not in known:
-                    known[label], codes[label] = {}, [-1] * len(images)
-                codes[label][at] = known[label].setdefault(value, len(known[label]))
-        rows = np.array(list(codes.values()), dtype=np.int32).reshape(len(codes), len(images))
-        new = {label: infer_type(known[label]) for label in known if label not in (*types, *RESERVED_LABELS)}
-        return cls({label: list(found) for label, found in known.items()}, rows, {**new, **types})
+        builder = LabelIndexBuilder()
+        for labels in images:
+            builder.add(labels)
+        values = builder.values()
+        new = {label: infer_type(values[label]) for label in values if label not in (*types, *RESERVED_LABELS)}
+        return cls(values, builder.codes(), {**new, **types})
 
     @property
     def texts(self) -> Mapping[str, list[str]]:
@@ -422,6 +418,14 @@ class LabelIndex:
         if label not in self._members:
             self._members[label] = _Members.of(self._texts[label])
         return self._members[label]
+
+
+def joined_values(values: Mapping[str, list[str]], more: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """{label: values} of both, each value once."""
+    found = dict(values)
+    for label, texts in more.items():
+        found[label] = list(dict.fromkeys([*found.get(label, []), *texts]))
+    return found
 
 
 class LabelIndexBuilder:

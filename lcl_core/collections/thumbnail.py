@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 
 from PIL import Image
 
@@ -31,22 +30,10 @@ def thumbnail(raw: bytes, decoded: Image.Image, most: int = MAX_COPIED_BYTES) ->
         with Image.open(io.BytesIO(raw)) as header:  # reads the header only
             if header.format in MEDIA_TYPES:
                 return raw, MEDIA_TYPES[header.format]
-    size = _fit_size(*decoded.size)
-    # as Image.thumbnail, without its copy of the whole image
-    small = decoded.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0) if size != decoded.size else decoded
+    small, scale = decoded, MAX_SIDE / max(decoded.size)
+    if scale < 1:  # as Image.thumbnail, without its copy of the whole image
+        width, height = (max(1, round(side * scale)) for side in decoded.size)
+        small = decoded.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=85)
     return buffer.getvalue(), "image/webp"
-
-
-def _fit_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height scaled to MAX_SIDE, rounded to the nearer aspect ratio."""
-    if max(width, height) <= MAX_SIDE:
-        return width, height
-    ratio = width / height
-    if ratio >= 1:
-        exact = MAX_SIDE / ratio
-        sides = (math.floor(exact), math.ceil(exact))
-        return MAX_SIDE, max(1, min(sides, key=lambda side: abs(ratio - MAX_SIDE / side) if side else 0))
-    exact = MAX_SIDE * ratio
-    return max(1, min((math.floor(exact), math.ceil(exact)), key=lambda side: abs(ratio - side / MAX_SIDE))), MAX_SIDE

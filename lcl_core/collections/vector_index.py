@@ -309,14 +309,6 @@ def write_hnsw_index(path: Path, vectors: np.ndarray, progress: OnProgress | Non
     index.save(path)
 
 
-def row_mask(rows: np.ndarray | None, count: int) -> np.ndarray:
-    """bool [count]: whether each row is one of ``rows``; None: all are."""
-    mask = np.full(count, rows is None)
-    if rows is not None:
-        mask[rows] = True
-    return mask
-
-
 def chosen_first(numbers: np.ndarray, first: np.ndarray, limit: int) -> np.ndarray:
     """``limit`` of ``numbers`` at most: those that are in ``first``, in its order, then others in theirs."""
     is_first = np.isin(numbers, first)

@@ -18,9 +18,9 @@ import numpy as np
 
 from lcl_core.collections import file_format, vector_index
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.delta import CollectionWithDelta, Delta
+from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import BlobWriter, CollectionManifest, Dtype, Target
-from lcl_core.collections.labels import LabelIndex, LabelIndexBuilder, choose_types, stored_value
+from lcl_core.collections.labels import LabelIndex, LabelIndexBuilder, choose_types
 from lcl_core.collections.records import DeltaSnapshot
 from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
 from lcl_core.common.errors import Conflict, NotFound, UserError
@@ -383,11 +383,10 @@ class CollectionAppendSource(AppendSource):
     """An existing collection with its delta."""
 
     def __init__(
-        self, collection: CollectionWithDelta, snapshot: DeltaSnapshot, metadata: Mapping[str, Any], index: str
+        self, collection: Collection, snapshot: DeltaSnapshot, metadata: Mapping[str, Any], index: str
     ) -> None:
         self._collection = collection
         self._snapshot = snapshot
-        self._types = collection.label_types()
         self.name, self.dataset_hash = collection.name, collection.manifest.dataset_hash
         self.texts = collection.count("texts")
         self.metadata, self.index = metadata, index
@@ -421,7 +420,7 @@ class CollectionAppendSource(AppendSource):
         for start in range(0, total, _COPY_ROWS):
             places = range(start, min(start + _COPY_ROWS, total))
             ids, vectors = self._collection.at("images", places)
-            records = [self._record(place) for place in places]
+            records = [self._collection.record("images", place) for place in places]
             items = [
                 _collection_item(record, data) for record, data in zip(records, self._image_bytes(ids), strict=True)
             ]
@@ -438,14 +437,6 @@ class CollectionAppendSource(AppendSource):
             except UserError:
                 missing.append(at)
         return vectors, missing
-
-    def _record(self, place: int) -> dict[str, Any]:
-        """Of an added image with values of sets as lists: an earlier version stored them as they were given."""
-        record = self._collection.record("images", place)
-        if not self._collection.is_added(record["id"]):
-            return record
-        labels = {label: stored_value(value, self._types.get(label)) for label, value in record["labels"].items()}
-        return {**record, "labels": labels}
 
     def _image_bytes(self, ids: Sequence[str]) -> list[bytes]:
         added = [item for item in ids if not self._collection.has_image_bytes(item)]
@@ -468,9 +459,7 @@ def open_append_source(run: Mapping[str, Any], spec: IndexSpec) -> AppendSource:
         message = f"collection {spec.collection!r} does not exist; make it first, with mode replace"
         raise NotFound(message, code="unknown_collection", field="collection")
     snapshot = DeltaSnapshot(Path(entry["changes"]))
-    collection = CollectionWithDelta(
-        Collection.open(entry["path"], verify=True), Delta().with_changes(snapshot.changes)
-    )
+    collection = Collection.open(entry["path"], verify=True).with_delta(Delta().with_changes(snapshot.changes))
     metadata = {"id": entry["id"], "base": entry["stored"], "through": entry["through"]}
     return CollectionAppendSource(collection, snapshot, metadata, entry["index"])
 

@@ -35,7 +35,7 @@ def clean_text(text: str) -> str:
 
 SPECIAL_NAMES = ("<start_of_text>", "<end_of_text>", "<img_placehold>", "<start_of_img>", "<end_of_img>")
 PAD_NAME = "<pad>"
-# lcl_core.encoders.schemas.tokenizer accepts these two in a tokenizer.json; a test compares them
+# lcl_core.encoders.check accepts these two in a tokenizer.json; a test compares them
 CLIP_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 # as CLIP's, but a word keeps the space before it, so that decoding gives the spacing back
 SPACED_PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"

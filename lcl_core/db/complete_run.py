@@ -30,7 +30,7 @@ from lcl_core.db.quotas import delete_collection_bytes, folder_bytes, record_byt
 from lcl_core.db.registry import available_name, set_encoder_files
 from lcl_core.db.session import Database, now, storable_json
 from lcl_core.db.states import State
-from lcl_core.encoders.file_hashes import hash_files
+from lcl_core.encoders.files import hash_files
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import slug
 from lcl_core.vector_indexes import (

@@ -28,7 +28,7 @@ from lcl_core.db.datasets import (
 )
 from lcl_core.db.models import ApiKey, CollectionRow, Dataset, EncoderRow
 from lcl_core.db.session import lock_until_commit, now, similar_name
-from lcl_core.encoders.file_hashes import Hashes, changed_files, identity_hash
+from lcl_core.encoders.files import Hashes, changed_files, identity_hash
 from lcl_core.pretrained import pretrained_encoders
 from lcl_core.specs.base import slug
 from lcl_core.specs.corpus_jobs import ConvertSpec, IndexSpec, MatchSpec

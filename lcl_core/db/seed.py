@@ -13,7 +13,7 @@ from lcl_core.db.models import CollectionRow, EncoderRow
 from lcl_core.db.registry import SAMPLE_COLLECTION
 from lcl_core.db.session import now
 from lcl_core.db.submit import submit
-from lcl_core.encoders.file_hashes import hash_files, identity_hash
+from lcl_core.encoders.files import hash_files, identity_hash
 from lcl_core.pretrained import PretrainedEncoder, pretrained_encoders
 
 WEIGHTS_FILE = "model.safetensors"

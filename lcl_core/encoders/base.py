@@ -155,10 +155,6 @@ class ImageEncoder(ABC):
         """The encoder that computes fastest under autocast to ``dtype``; its results are equal to the bit."""
         return self
 
-    def drop_vision(self) -> ImageEncoder:
-        """The encoder without its vision network, for texts alone; itself where both networks hang together."""
-        return self
-
     @abstractmethod
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """[n, 3, S, S] by the encoder's evaluation transform; on the CPU."""

@@ -23,8 +23,8 @@ from lcl_core.common.files import write_json_atomically
 from lcl_core.data.transforms import eval_transform
 from lcl_core.encoders.detect import CONFIG, WEIGHTS
 from lcl_core.encoders.external import ExternalImageEncoder, check_network_size, feature_map_to_tokens
+from lcl_core.encoders.files import read_json_object
 from lcl_core.encoders.original_checkpoint import read_weights
-from lcl_core.encoders.schemas.timm import check_efficientnet
 
 _PACKAGE = "efficientnet-lite-pytorch"
 _MIDDLE, _RANGE = 127 / 255, 128 / 255  # what the weights learnt with (TensorFlow's EfficientNet-Lite): (x - 127) / 128
@@ -37,7 +37,7 @@ class EfficientNetImageEncoder(ExternalImageEncoder):
     kind = "efficientnet-lite"
 
     def build(self, trained: bool) -> None:
-        config = check_efficientnet(self.directory)
+        config = read_json_object(self.directory / CONFIG)
         self.architecture, self.side = str(config["architecture"]), int(config["image_size"])
         self.mean, self.deviation = config["mean"], config["deviation"]
         if trained:

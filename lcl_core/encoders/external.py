@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -18,18 +19,17 @@ from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcl_core import __version__
 from lcl_core.common.errors import UserError
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
+from lcl_core.encoders import files
 from lcl_core.encoders.base import RANDOM_INIT_SEED, ImageEncoder, TextEncoder, freeze, hash_state_dict
-from lcl_core.encoders.detect import EncoderFormat, hash_weights
-from lcl_core.encoders.file_hashes import Hashes, combined_weights_hash
-from lcl_core.encoders.safetensors_header import TensorHeader, read_header
-from lcl_core.encoders.schemas.validate import check_loadable
+from lcl_core.encoders.check import check_encoder
+from lcl_core.encoders.detect import EncoderFormat
+from lcl_core.encoders.files import Hashes, combined_weights_hash, hash_weights, tensor_shapes
 from lcl_core.specs.data import AugmentationSpec
 
 
@@ -46,19 +46,12 @@ def wrap_load_errors(directory: Path) -> Iterator[None]:
 
 
 def unreadable(directory: Path, reason: str) -> UserError:
-    return UserError(
-        f"the encoder cannot be read ({reason}); save it again with its library",
-        code="encoder_unreadable", field="encoder", file=directory,
-    )  # fmt: skip
+    return files.unreadable(directory, f"the encoder cannot be read ({reason}); save it again with its library")
 
 
 def tensor_names(directory: Path, origin: EncoderFormat) -> set[str]:
     """Names of all tensors of the weights, from the files' headers."""
-    names: set[str] = set()
-    for file in origin.weights:
-        with safe_open(directory / file, framework="pt") as tensors:
-            names.update(tensors.keys())
-    return names
+    return {name for file in origin.weights for name in tensor_shapes(directory / file)}
 
 
 def check_all_loaded(directory: Path, missing: Sequence[str]) -> None:
@@ -143,21 +136,23 @@ def check_network_size(directory: Path, origin: EncoderFormat, build: Callable[[
     """
     with torch.device("meta"):
         network = build()
-    header: dict[str, TensorHeader] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name in origin.weights:
-        header |= read_header(directory / name)
+        shapes |= tensor_shapes(directory / name)
     prefix = f"{getattr(network, 'base_model_prefix', '') or 'model'}."
     wanted, missing = 0, []
     for name, parameter in network.named_parameters():
-        found = header.get(name) or header.get(prefix + name) or header.get(name.removeprefix(prefix))
-        if found is not None and found.shape != tuple(parameter.shape):
-            reason = f"the configuration makes {name} {list(parameter.shape)}, in the weights it is {list(found.shape)}"
+        found = next(
+            (shapes[each] for each in (name, prefix + name, name.removeprefix(prefix)) if each in shapes), None
+        )
+        if found is not None and found != tuple(parameter.shape):
+            reason = f"the configuration makes {name} {list(parameter.shape)}, in the weights it is {list(found)}"
             raise unreadable(directory, reason)
         if found is None and _ADDED_POOLER in name:
             continue
         wanted += parameter.numel()
         missing += [name] if found is None else []
-    there = sum(tensor.numbers for tensor in header.values())
+    there = sum(map(math.prod, shapes.values()))
     if wanted > there:
         check_all_loaded(directory, missing)
         reason = f"the configuration makes a network of {wanted:,} numbers, and the weights hold {there:,}"
@@ -241,7 +236,7 @@ class ExternalImageEncoder(ImageEncoder):
     @classmethod
     def load(cls, directory: Path, file_hashes: Hashes | None = None) -> Self:
         with wrap_load_errors(directory):
-            found = cls(directory, check_loadable(directory), trained=True)
+            found = cls(directory, check_encoder(directory), trained=True)
         if file_hashes:
             found.weights_hash = combined_weights_hash(file_hashes, found.origin.weights)
         return found

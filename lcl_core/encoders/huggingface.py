@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from lcl_core.encoders.base import freeze
-from lcl_core.encoders.detect import TEXTS, EncoderFormat, hash_weights
+from lcl_core.encoders.check import check_encoder
+from lcl_core.encoders.detect import TEXTS, TOKENIZER, EncoderFormat
 from lcl_core.encoders.external import (
     ExternalImageEncoder,
     ExternalTextEncoder,
@@ -33,11 +34,8 @@ from lcl_core.encoders.external import (
     vocabulary_of,
     wrap_load_errors,
 )
-from lcl_core.encoders.schemas.base import read_json_object
-from lcl_core.encoders.schemas.pooling import PoolingMode, SentencePooling, read_pooling
-from lcl_core.encoders.schemas.tokenizer import TOKENIZER
-from lcl_core.encoders.schemas.validate import check_loadable
-from lcl_core.encoders.schemas.vocabulary import SETTINGS
+from lcl_core.encoders.files import hash_weights, read_json_object
+from lcl_core.encoders.pooling import PoolingMode, SentencePooling, read_pooling
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _LIBRARY = f"transformers {transformers.__version__}"
@@ -168,7 +166,7 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
     def load(cls, directory: Path) -> HuggingFaceTextEncoder:
         """A model that reads texts alone, frozen. Raises: UserError ``encoder_unreadable``."""
         with wrap_load_errors(directory):
-            origin = check_loadable(directory)
+            origin = check_encoder(directory)
             model = _model(directory, origin, trained=True)
             said = read_pooling(directory)
             pooling, limit = said or SentencePooling(), _limit(directory, model.config)
@@ -289,7 +287,7 @@ def _saved_tokenizer(directory: Path, known: Any) -> Any:
 
 def _is_siglip(directory: Path, reader: Any) -> bool:
     """Whether the tokenizer is SigLIP's first, which transformers reads of SentencePiece's own file alone."""
-    path = directory / SETTINGS
+    path = directory / "tokenizer_config.json"
     kind = read_json_object(path).get("tokenizer_class") if path.is_file() else None
     return kind in _SIGLIP_CLASSES or (kind is None and reader.config.model_type.startswith("siglip"))
 

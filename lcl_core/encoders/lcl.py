@@ -29,9 +29,10 @@ from lcl_core.encoders.captioning import (
     PreparedImage,
     StreamListener,
 )
-from lcl_core.encoders.detect import CONFIG, WEIGHTS, detect_encoder, hash_weights
+from lcl_core.encoders.check import check_encoder
+from lcl_core.encoders.detect import CONFIG, WEIGHTS
 from lcl_core.encoders.external import check_network_size, parameter_groups
-from lcl_core.encoders.schemas.validate import check_loadable
+from lcl_core.encoders.files import hash_weights
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.model.generation import (
     IncrementalDetokenizer,
@@ -181,10 +182,6 @@ class LCLEncoder(ImageEncoder):
             return self
         return LCLEncoder(precast_bf16(self.model), self.processor, self.weights_hash)
 
-    def drop_vision(self) -> ImageEncoder:
-        del self.model.visual
-        return self
-
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         return self.processor.preprocess(images)
 
@@ -304,8 +301,15 @@ class LCLEncoder(ImageEncoder):
 
 
 def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
-    check_loadable(directory)
-    _check_timm_tower(directory)
+    origin = check_encoder(directory)
+    config = LCLConfig.from_pretrained(directory)
+    try:
+        check_network_size(directory, origin, lambda: LCLModel(config))
+    except UserError as error:
+        if error.code == "encoder_unreadable":
+            raise
+        message = f"the vision tower cannot be built ({error.message}); give the directory of a saved encoder"
+        raise UserError(message, code="encoder_unreadable", field="encoder", file=directory / CONFIG) from error
     transformers_logging.disable_progress_bar()
     try:
         loaded: Any = LCLModel.from_pretrained(
@@ -327,20 +331,6 @@ def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
         message = f"the weights do not belong to config.json ({len(names)} names differ, first {names[0]!r})"
         raise UserError(message, code="encoder_unreadable", field="encoder", file=directory / WEIGHTS)
     return model, processor
-
-
-def _check_timm_tower(directory: Path) -> None:
-    """Compare a timm tower with the weights before it is allocated. Raises: UserError."""
-    config = LCLConfig.from_pretrained(directory)
-    if not config.vision.startswith("timm:"):
-        return
-    try:
-        check_network_size(directory, detect_encoder(directory), lambda: LCLModel(config))
-    except UserError as error:
-        if error.code == "encoder_unreadable":
-            raise
-        message = f"the vision tower cannot be built ({error.message}); give the directory of a saved encoder"
-        raise UserError(message, code="encoder_unreadable", field="encoder", file=directory / CONFIG) from error
 
 
 def _finish_rows(

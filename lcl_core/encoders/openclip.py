@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lcl_core.common.errors import import_optional
+from lcl_core.encoders.detect import OPENCLIP_CONFIG
 from lcl_core.encoders.external import (
     ExternalImageEncoder,
     ExternalTextEncoder,
@@ -19,7 +20,7 @@ from lcl_core.encoders.external import (
     square_side,
     vocabulary_of,
 )
-from lcl_core.encoders.schemas.openclip import check_openclip
+from lcl_core.encoders.files import read_json_object
 
 
 class OpenCLIPImageEncoder(ExternalImageEncoder):
@@ -30,7 +31,7 @@ class OpenCLIPImageEncoder(ExternalImageEncoder):
     def build(self, trained: bool) -> None:
         library: Any = import_optional("open_clip", "an OpenCLIP encoder", "interop")
         self.library = f"open_clip {library.__version__}"
-        config = check_openclip(self.directory)["model_cfg"]
+        config = read_json_object(self.directory / OPENCLIP_CONFIG)["model_cfg"]
 
         def create(device: str = "cpu") -> Any:
             # with its text tower apart, so that either side can be copied and trained alone

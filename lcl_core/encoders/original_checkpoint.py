@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import clip_tokenizer
-from lcl_core.encoders.schemas.lcl import SPECIAL_TOKENS, LCLSettings
+from lcl_core.encoders.check import SPECIAL_TOKENS, LCLSettings
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.specs.vision import DEFAULT_TOWER
 
@@ -55,7 +55,7 @@ def config_from_official(official: dict[str, Any]) -> LCLConfig:
 def _check_settings(settings: dict[str, Any]) -> None:
     """Raises: ValueError naming the first one that no encoder of ours has."""
     try:
-        LCLSettings.model_validate({"model_type": "lcl", **settings})
+        LCLSettings.model_validate(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"]))

@@ -8,7 +8,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.encoders.base import ImageEncoder, TextEncoder
 from lcl_core.encoders.detect import IMAGES, EncoderFormat, detect_encoder
 from lcl_core.encoders.efficientnet import EfficientNetImageEncoder
-from lcl_core.encoders.file_hashes import Hashes
+from lcl_core.encoders.files import Hashes
 from lcl_core.encoders.huggingface import HuggingFaceImageEncoder, HuggingFaceTextEncoder
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.encoders.openclip import OpenCLIPImageEncoder
@@ -39,11 +39,7 @@ def load_image_encoder(directory: Path, file_hashes: Hashes | None = None) -> Im
 
 def detect_image_encoder(directory: Path) -> EncoderFormat:
     """The kind of an encoder that reads images. Raises: UserError as :func:`load_image_encoder`."""
-    try:
-        found = detect_encoder(directory)
-    except UserError as error:
-        message = f"the encoder cannot be loaded ({error.message}); give the directory of a saved encoder"
-        raise UserError(message, code="encoder_unreadable", field="encoder", file=error.file or directory) from error
+    found = detect_encoder(directory)
     if IMAGES not in found.reads:
         message = f"a model of type {found.model} reads texts alone; give the id of an encoder that reads images"
         raise UserError(message, code="no_image_encoder", field="encoder", file=directory)

@@ -15,9 +15,7 @@ import os
 import resource
 import sys
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +23,9 @@ from lcl_core import __version__
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.common.sandbox import KILLED_FOR_MEMORY, SandboxLimits, limit_memory, run_sandboxed
+from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.detect import IMAGES, EncoderFormat
-from lcl_core.encoders.file_hashes import Hashes, hash_files
-from lcl_core.encoders.safetensors_header import tensor_sizes
-from lcl_core.encoders.schemas.base import data_files
-from lcl_core.encoders.schemas.validate import check_encoder
+from lcl_core.encoders.files import Hashes, data_files, hash_files, tensor_sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,13 +39,12 @@ QUEUE_SECONDS = 60.0  # that a caller waits for others' examinations
 SECONDS = 120.0  # of one; more for many weights
 BYTES_A_SECOND = 20 << 20
 CACHED_RESULTS = 256
-REFUSAL_SECONDS = 600.0  # for which the same files are refused again without another examination
 
 EncoderInfo = dict[str, Any]
 
 _cache: OrderedDict[str, EncoderInfo] = OrderedDict()
-_refusals: OrderedDict[str, tuple[float, Path, UserError]] = OrderedDict()  # until when, and in which directory
 _cache_lock = threading.Lock()
+_processes = threading.BoundedSemaphore(MAX_PROCESSES)
 
 
 class SandboxBusy(Busy):
@@ -61,57 +56,11 @@ class SandboxBusy(Busy):
         super().__init__("other encoders are being examined; try again in a few seconds", code="examination_busy")
 
 
-class SandboxTimeout(UserError):
-    """An examination took longer than its limit, perhaps because other processes use the processor."""
-
-
-class SandboxQueue:
-    """Examinations that run at one time, at most one of each owner. Who waits is served in order of arrival.
-
-    Args:
-        most: of all owners.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._running: set[str] = set()
-        self._waiting: list[tuple[str, object]] = []
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def acquire(self, owner: str, seconds: float) -> Iterator[None]:
-        """Wait for a slot, and keep it for the block. Raises: SandboxBusy after so many seconds."""
-        ticket = (owner, object())
-        with self._changed:
-            self._waiting.append(ticket)
-            try:
-                if not self._changed.wait_for(lambda: self._is_next(ticket), seconds):
-                    raise SandboxBusy
-                self._running.add(owner)
-            finally:
-                self._waiting.remove(ticket)
-                self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._running.remove(owner)
-                self._changed.notify_all()
-
-    def _is_next(self, ticket: tuple[str, object]) -> bool:
-        ready = (each for each in self._waiting if each[0] not in self._running)
-        return len(self._running) < self._most and next(ready, None) is ticket
-
-
-_queue = SandboxQueue(MAX_PROCESSES)
-
-
 def inspect_encoder(
     directory: Path,
     memory: Path | None = None,
     seconds: float = SECONDS,
     hashes: Hashes | None = None,
-    importer: str | None = None,
 ) -> EncoderInfo:
     """Read an encoder in a process of its own, unless these very files were read before. Thread-safe; blocks.
 
@@ -119,53 +68,26 @@ def inspect_encoder(
         memory: a folder that keeps what was found beyond this process.
         seconds: of wall clock; more for many weights.
         hashes: sha256 of the files by name, where they are known; whoever loads them then compares them.
-        importer: owner of the files, whose encoders are examined one after another, and of which ``hashes`` were just
-            computed: a refusal is remembered. None: registered files, which are examined to be loaded.
 
     Returns:
         ``kind``, ``model``, ``reads``, ``weights`` and ``parameters``; ``loaded``: whether it could be tried out, which
         needs its library.
 
     Raises:
-        UserError: ``bad_encoder`` or ``encoder_unreadable``, with what is wrong; SandboxBusy; SandboxTimeout.
+        UserError: ``encoder_unreadable``, with what is wrong; SandboxBusy.
     """
     digest = files_digest(hashes or _hash_encoder(directory))
     if (found := _read_cache(digest, memory)) is not None:
         return found
-    if importer is not None:
-        _check_refusals(digest, directory)
-    with _queue.acquire(f"file {directory}" if importer is None else f"owner {importer}", QUEUE_SECONDS):
-        if (found := _read_cache(digest, memory)) is not None:
-            return found
-        try:
-            found = _run_process(directory, seconds)
-        except UserError as error:
-            if importer is not None and not isinstance(error, SandboxTimeout):
-                _remember_refusal(digest, directory, error)
-            raise
+    if not _processes.acquire(timeout=QUEUE_SECONDS):
+        raise SandboxBusy
+    try:
+        found = _read_cache(digest, memory) or _run_process(directory, seconds)
+    finally:
+        _processes.release()
     if found["loaded"]:
         _write_cache(digest, found, memory)
     return found
-
-
-def _check_refusals(digest: str, directory: Path) -> None:
-    """Raises: UserError of the last examination of these files, with the names of this directory."""
-    with _cache_lock:
-        until, examined, error = _refusals.get(digest, (0.0, directory, None))
-    if error is None or time.monotonic() >= until:
-        return
-    before, here = str(examined.resolve()), str(directory.resolve())
-    file = None if error.file is None else error.file.replace(before, here).replace(str(examined), str(directory))
-    message = error.message.replace(before, here)
-    raise UserError(message, code=error.code, field=error.field, file=file)
-
-
-def _remember_refusal(digest: str, directory: Path, error: UserError) -> None:
-    kept = UserError(error.message, code=error.code, field=error.field, file=error.file)  # without its frames
-    with _cache_lock:
-        _refusals[digest] = (time.monotonic() + REFUSAL_SECONDS, directory, kept)
-        while len(_refusals) > CACHED_RESULTS:
-            _refusals.popitem(last=False)
 
 
 def files_digest(hashes: Hashes) -> str:
@@ -190,7 +112,7 @@ def _run_process(directory: Path, seconds: float) -> EncoderInfo:
     if ended.status is None:
         message = f"the encoder cannot be read: {ended.reason}, more than {limits.seconds:.0f} s"
         message += "; try again when the machine is less busy"
-        raise SandboxTimeout(message, code="encoder_unreadable", field="encoder", file=directory)
+        raise UserError(message, code="encoder_unreadable", field="encoder", file=directory)
     with contextlib.suppress(ValueError):
         answer = json.loads(ended.output.rpartition(b"\n")[2])
         if ended.status == 0 and answer.get("ok"):

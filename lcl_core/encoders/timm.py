@@ -14,8 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lcl_core.common.errors import UserError
+from lcl_core.encoders.detect import CONFIG
 from lcl_core.encoders.external import ExternalImageEncoder, check_network_size, feature_map_to_tokens, square_side
-from lcl_core.encoders.schemas.timm import arguments_beside, check_timm
+from lcl_core.encoders.files import read_json_object
+
+# names of config.json that are no arguments of a network
+_DESCRIPTIONS = {
+    *("architecture", "global_pool", "label_descriptions", "label_names", "model_args", "num_classes"),
+    *("num_features", "pretrained_cfg"),
+}
 
 
 class TimmImageEncoder(ExternalImageEncoder):
@@ -26,7 +33,7 @@ class TimmImageEncoder(ExternalImageEncoder):
     def build(self, trained: bool) -> None:
         library: Any = import_module("timm")
         self.library = f"timm {library.__version__}"
-        beside = arguments_beside(check_timm(self.directory))
+        beside = arguments_beside(read_json_object(self.directory / CONFIG))
         if trained:
             check_network_size(
                 self.directory, self.origin, lambda: library.create_model(f"local-dir:{self.directory}", **beside)
@@ -54,6 +61,14 @@ class TimmImageEncoder(ExternalImageEncoder):
         if features.shape[1] == sight.num_features:
             return feature_map_to_tokens(features)
         return features.flatten(1, 2)  # Swin keeps the channels last
+
+
+def arguments_beside(config: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the network that stand beside ``model_args`` in ``config.json``, where timm does not read them."""
+    if "pretrained_cfg" not in config:  # all in one piece, as timm wrote it once
+        return {}
+    known = _DESCRIPTIONS | (config.get("model_args") or {}).keys()
+    return {name: value for name, value in config.items() if name not in known and value is not None}
 
 
 def import_timm(model: str, weights: Path, target: Path) -> None:

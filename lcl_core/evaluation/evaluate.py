@@ -8,7 +8,7 @@ from typing import Any
 from lcl_core import __version__
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
-from lcl_core.encoders.file_hashes import check_unchanged, hash_files
+from lcl_core.encoders.files import check_unchanged, hash_files
 from lcl_core.evaluation.features import FeatureCache, load_evaluated_encoder, random_init_baseline
 from lcl_core.evaluation.plots import make_figures
 from lcl_core.evaluation.results import JsonLog, PredictionStore, score_predictions, write_class_tables, write_tables

@@ -17,7 +17,6 @@ from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.system_errors import tokenizer_errors
 from lcl_core.encoders.captioning import DocumentPrompt, GenerationConfig, PreparedImage, StreamListener
 from lcl_core.serving.dynamic_batcher import BatchObserver, DynamicBatcher, failed_future, wait_all
-from lcl_core.serving.text_process import TextEncoderProcess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,7 +86,6 @@ class BatchedEngine:
 
     Args:
         generation_bytes: memory of all texts that are generated at a time; a text that alone needs more is refused.
-        texts_apart: read texts in a process of their own while many are requested; on the CPU alone.
     """
 
     def __init__(
@@ -99,7 +97,6 @@ class BatchedEngine:
         max_queue: int = 512,
         generation_bytes: int = GENERATION_BYTES,
         observe: BatchObserver | None = None,
-        texts_apart: bool = False,
     ) -> None:
         self.directory = engine.directory
         self.hash, self.dim = engine.hash, engine.dim
@@ -109,7 +106,7 @@ class BatchedEngine:
         self._engine = engine
         self._generation_bytes = generation_bytes
         self._batcher = DynamicBatcher(
-            _runner(engine, texts_apart),
+            _runner(engine),
             in_steps=lambda key: key.kind in _GENERATION,
             name=engine.directory.name,
             max_batch=max_batch,
@@ -267,11 +264,9 @@ def _pixel_bytes(item: Any) -> int:
     return getattr(getattr(first, "pixels", first), "nbytes", 0)
 
 
-def _runner(engine: EncoderEngine, texts_apart: bool) -> Callable[[_BatchKey, list[Any]], Iterable[Any]]:
+def _runner(engine: EncoderEngine) -> Callable[[_BatchKey, list[Any]], Iterable[Any]]:
     """The function that the owner thread calls. It refers to the engine, not to the BatchedEngine, which may go."""
     import torch
-
-    texts = TextEncoderProcess(engine) if texts_apart and engine.device.type == "cpu" else engine
 
     def captions(key: _BatchKey, items: list[Any]) -> Iterator[Any]:
         pixels, seeds, listeners = zip(*items, strict=True)
@@ -285,7 +280,7 @@ def _runner(engine: EncoderEngine, texts_apart: bool) -> Callable[[_BatchKey, li
 
     runs: dict[str, Callable[[_BatchKey, list[Any]], Iterable[Any]]] = {
         "images": lambda key, pixels: engine.embed_pixels(torch.stack(pixels)),
-        "texts": lambda key, items: texts.embed_texts(items),
+        "texts": lambda key, items: engine.embed_texts(items),
         "attention": lambda key, pixels: engine.attention_maps(torch.stack(pixels)),
         "captions": captions,
         "continuations": continuations,

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from lcl_core import encoders
-from lcl_core.common.errors import Busy, Conflict, UserError
+from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.system_errors import as_exception
-from lcl_core.encoders.file_hashes import RELEVANT_SUFFIXES, Hashes
+from lcl_core.encoders.files import RELEVANT_SUFFIXES, Hashes
 from lcl_core.serving.batched_engine import BatchedEngine
 from lcl_core.serving.dynamic_batcher import BatchObserver, failed_future
 
@@ -32,7 +32,6 @@ Admit = Callable[[Path, Hashes | None], None]
 FilesStamp = tuple[Path, tuple[tuple[str, int, int], ...]]
 _LoadKey = tuple[FilesStamp, bool]  # whether others may leave for it
 DEFAULT_BYTES = 4 << 30
-MAX_CHANGED = 64  # directories with files of another content whose refusal is kept
 FAILURE_SECONDS = 10.0  # for which a failed load is reported again without another attempt
 MAX_LOADS = 4  # encoders that are read at one time
 
@@ -50,7 +49,6 @@ class ModelPool:
             the usual limits.
         measure: bytes that an encoder is going to take; none: ``estimate_memory``.
         observe: called after each batch, unless ``load`` is given.
-        texts_apart: as BatchedEngine's.
         admit: called before anything of a directory is read; raises what keeps its encoder out.
     """
 
@@ -62,15 +60,13 @@ class ModelPool:
         measure: Measure | None = None,
         observe: BatchObserver | None = None,
         precision: Precision = "fp32",
-        texts_apart: bool = False,
         admit: Admit | None = None,
     ) -> None:
         self.max_bytes = max_bytes
         self._admit = admit or (lambda directory, registered: None)
-        self._load = load or _loader(device, precision, observe, texts_apart)
+        self._load = load or _loader(device, precision, observe)
         self._measure = measure or (lambda directory: encoders.estimate_memory(directory, device, precision))
         self._slots: OrderedDict[FilesStamp, _Slot] = OrderedDict()
-        self._changed: OrderedDict[FilesStamp, str] = OrderedDict()
         self._alive: WeakKeyDictionary[BatchedEngine, int] = WeakKeyDictionary()
         # Under way, and successful ones while anybody holds them: who waited gets the encoder even if it had to leave.
         self._loads: WeakValueDictionary[_LoadKey, Future[BatchedEngine]] = WeakValueDictionary()
@@ -106,9 +102,8 @@ class ModelPool:
 
         Raises:
             UserError: as EncoderEngine; a ``get`` after ``FAILURE_SECONDS``, or of other files, tries again.
-                ``encoder_too_large`` for one that is larger than the budget, ``encoder_changed`` until the files are
-                others, ``pool_full`` where it fits only in place of others and may not evict them, ``pool_closed``
-                after ``close``.
+                ``encoder_too_large`` for one that is larger than the budget, ``pool_full`` where it fits only in place
+                of others and may not evict them, ``pool_closed`` after ``close``.
         """
         future = self.start_loading(directory, registered, evict=evict)
         if future.done():
@@ -123,7 +118,7 @@ class ModelPool:
 
         Args: as ``get``.
 
-        Raises: UserError for files that cannot be listed, ``encoder_changed``, ``pool_closed``.
+        Raises: UserError for files that cannot be listed, ``pool_closed``.
         """
         stamp = _files_stamp(Path(directory))
         key = (stamp, evict)
@@ -193,12 +188,10 @@ class ModelPool:
             with self._lock:
                 self._alive[session] = slot.bytes
             return session
-        except BaseException as error:
+        except BaseException:
             with self._lock:
                 if self._slots.get(stamp) is slot:
                     del self._slots[stamp]
-                if isinstance(error, UserError) and error.code == "encoder_changed":
-                    self._remember_changed(stamp, error.message)
             raise
 
     def drop(self, directory: str | Path) -> None:
@@ -234,14 +227,7 @@ class ModelPool:
             raise Busy("the service is closing; send the request again", code="pool_closed")
         if stamp in self._slots:
             self._slots.move_to_end(stamp)
-        elif stamp in self._changed:  # to hash the files with every request would take seconds each
-            raise Conflict(self._changed[stamp], code="encoder_changed")
         return self._slots.get(stamp)
-
-    def _remember_changed(self, stamp: FilesStamp, message: str) -> None:
-        self._changed[stamp] = message
-        while len(self._changed) > MAX_CHANGED:
-            self._changed.popitem(last=False)
 
     def _place(self, stamp: FilesStamp, size: int, evict: bool) -> _Slot:
         """A new encoder's place, for which others leave. Raises: UserError ``pool_full`` where they may not."""
@@ -322,13 +308,11 @@ def _unreadable(path: Path, reason: str | None) -> UserError:
     return UserError(message, code="encoder_unreadable", file=path)
 
 
-def _loader(device: str, precision: Precision, observe: BatchObserver | None, texts_apart: bool) -> Load:
+def _loader(device: str, precision: Precision, observe: BatchObserver | None) -> Load:
     def load(directory: Path, registered: Hashes | None) -> BatchedEngine:
         open_engine = encoders.open_engine  # imports torch
         _freeze_garbage_collector()
-        return BatchedEngine(
-            open_engine(directory, device, precision, registered), observe=observe, texts_apart=texts_apart
-        )
+        return BatchedEngine(open_engine(directory, device, precision, registered), observe=observe)
 
     return load
 

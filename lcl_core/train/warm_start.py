@@ -23,7 +23,7 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.external import ExternalImageEncoder
-from lcl_core.encoders.file_hashes import check_unchanged, hash_files
+from lcl_core.encoders.files import check_unchanged, hash_files
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.encoders.token_embeddings import FIELD as TEXT_FIELD
 from lcl_core.encoders.token_embeddings import read_token_embeddings

@@ -16,9 +16,9 @@ from importlib import import_module
 from pathlib import Path
 
 from lcl_core.common.errors import UserError
+from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.detect import CONFIG, detect_encoder
-from lcl_core.encoders.schemas.base import read_json_object
-from lcl_core.encoders.schemas.validate import check_encoder
+from lcl_core.encoders.files import read_json_object
 from lcl_core.specs.vision import DEFAULT_TOWER, VISION_TOWERS
 
 
@@ -53,8 +53,8 @@ def export(name: str, directory: Path, target: Path) -> None:
     """Write the encoder of ``directory`` in a format of others into ``target``, which is new or empty.
 
     Raises:
-        UserError: ``not_expressible`` (field ``format``) when the format cannot hold it, ``bad_encoder`` when there is
-            none, ``bad_target`` when ``target`` is not empty, ``missing_extra`` when a library is missing.
+        UserError: ``not_expressible`` (field ``format``) when the format cannot hold it; ``encoder_unreadable``;
+            ``bad_target`` when ``target`` is not empty; ``missing_extra`` when a library is missing.
     """
     check_exportable(name, directory)
     check_encoder(directory)

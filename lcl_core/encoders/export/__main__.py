@@ -13,9 +13,9 @@ from pathlib import Path
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.sandbox import limit_memory
+from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.export import FORMATS, export
-from lcl_core.encoders.safetensors_header import tensor_sizes
-from lcl_core.encoders.schemas.validate import check_encoder
+from lcl_core.encoders.files import tensor_sizes
 
 REFUSED = 2
 FP32_COPIES = 6  # as read, transposed, in a graph, as its bytes

@@ -14,7 +14,7 @@ import numpy as np
 from lcl_core.common.errors import UserError, import_optional
 from lcl_core.encoders.detect import WEIGHTS
 from lcl_core.encoders.export.files import read_config, read_weights, write_inputs, write_model_card
-from lcl_core.encoders.safetensors_header import read_header
+from lcl_core.encoders.files import tensor_sizes
 from lcl_core.model import LCLConfig
 from lcl_core.specs.vision import KERNEL, RESNET_STEM, convnext_stages, resnet_stages, stem_widths
 
@@ -180,7 +180,7 @@ likeness = images @ texts.T
 
 def _graph_bytes(weights: Path, towers: tuple[str, ...]) -> int:
     """Of a graph's weights, which are float32 whatever the file holds."""
-    return sum(4 * tensor.numbers for name, tensor in read_header(weights).items() if name.startswith(towers))
+    return sum(4 * numbers for name, numbers in tensor_sizes(weights).items() if name.startswith(towers))
 
 
 def write(directory: Path, target: Path) -> None:

@@ -174,7 +174,6 @@ HEADERS = {
         each.update(data_offsets=[at + 8 for at in each["data_offsets"]]) for each in found.values()
     ] and None),
     "a tensor larger than the file": first(shape=[1 << 40], data_offsets=[0, 4 << 40]),
-    "a header of 5 MB": header(lambda found: json.dumps({**found, "__metadata__": {"a": "x" * (5 << 20)}}).encode()),
     "a header without end": header(lambda found: b'{"a": ' + b"[" * 100_000),
     "a tensor twice": header(lambda found: b'{"a":{},"a":{}}'),
     "60,000 tensors": header(lambda found: json.dumps(
@@ -209,7 +208,6 @@ TOKENIZERS = {
         folder, "tokenizer.json", lambda found: found["model"]["vocab"].update({"!": -1})
     ),
     "a vocabulary of nothing": words(vocab={}),
-    "dropout of words": words(dropout=0.5),
     "padding to 10^9": tokenizer(padding={"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_id": 0,
                                           "pad_type_id": 0, "pad_token": "<pad>", "pad_to_multiple_of": None}),
 }  # fmt: skip
@@ -236,13 +234,8 @@ FOREIGN = {
     "a processor with code": _set("preprocessor_config.json", auto_map={"AutoImageProcessor": "code.P"}),
     "an unknown processor": _set("preprocessor_config.json", image_processor_type="EvilImageProcessor"),
     "a tokenizer with code": _set("tokenizer_config.json", auto_map={"AutoTokenizer": ["code.T", None]}),
-    "a tokenizer of an unknown class": _set("tokenizer_config.json", tokenizer_class="EvilTokenizer"),
     "a tokenizer in another file": _set("tokenizer_config.json", tokenizer_file="/etc/passwd"),
-    "a template that is run": _set("tokenizer_config.json", chat_template="{{ cycler.__init__ }}"),
     "a map that makes a megabyte of a letter": tokenizer(normalizer=_map_of(b"a" * (1 << 20) + b"\0")),
-    "a text twice in a template": tokenizer(post_processor={
-        "type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 12, "pair": [],
-        "special_tokens": {}}),
     "an end with no embedding": tokenizer(
         post_processor={"type": "BertProcessing", "sep": ["x", 999], "cls": ["x", 999]}
     ),

@@ -8,6 +8,7 @@ import tarfile
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 from safetensors.numpy import load_file
 
@@ -209,6 +210,16 @@ def test_an_encoder_of_texts_alone_is_not_called_damaged(live_service, http, ref
     message = refused(answer, 422, "no_image_encoder", "model")["message"]
     assert "reads texts alone" in message
     assert "choose an encoder that reads images" in message
+
+
+def test_only_admins_import_unless_the_service_is_set_otherwise(live_service, serve, refused, encoder_dir):
+    body = {"name": "hers", "path": str(encoder_dir)}
+    headers = {"authorization": f"Bearer {live_service.keys['submitter']}"}
+    with serve(live_service.context.settings.model_copy(update={"import_": "admin"})) as url:
+        problem = refused(httpx.post(f"{url}/v1/encoders", json=body, headers=headers), 403, "forbidden")
+    assert "LCL_IMPORT" in problem["message"]
+    with live_service.http("submitter") as submitter:
+        assert submitter.post("/v1/encoders", json=body).status_code == 201
 
 
 def test_figures_come_from_finished_evaluations(live_service, encoder):

@@ -6,8 +6,6 @@ product writes them once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,24 +15,24 @@ from lcl_core.collections.vector_index import EXPANSION_SEARCH, MAX_NEIGHBOURS, 
 from lcl_core.collections.vector_index import filter_after_search as filter_after
 from lcl_core.common.files import fsync_path
 from lcl_core.common.threads import usable_cores
-from lcl_core.vector_indexes import TARGETS, LabelColumns, Target, VectorBatch, unusable
+from lcl_core.vector_indexes import TARGETS, Target, unusable
 
 
 class FlatIndex:
     """Compares all vectors of a file: exact."""
 
-    def __init__(self, directory: Path, dim: int, dtype: file_format.Dtype = "f32") -> None:
+    def __init__(self, directory, dim, dtype="f32"):
         self._directory = directory
         self._dim = dim
         self._dtype = file_format.NUMPY_DTYPES[dtype]
 
-    def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
+    def __call__(self, target, query, k, rows, among):
         vectors = self._open(target)
         allowed = np.zeros(len(vectors), dtype=bool) if among else np.ones(len(vectors), dtype=bool)
         allowed[np.asarray(rows, dtype=np.int64)] = among
         return nearest(vectors, np.asarray(query, np.float32), k, np.flatnonzero(allowed))[0].tolist()
 
-    def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
+    def build(self, target, batches, labels=None):
         path = self._path(target)
         building = path.with_name(f".{path.name}.building")
         with building.open("wb") as file:
@@ -43,14 +41,14 @@ class FlatIndex:
         fsync_path(building)
         building.replace(path)
 
-    def drop(self) -> None:
+    def drop(self):
         for target in TARGETS:
             self._path(target).unlink(missing_ok=True)
 
-    def _path(self, target: Target) -> Path:
+    def _path(self, target):
         return self._directory / file_format.SIDES[target][3]
 
-    def _open(self, target: Target) -> np.memmap[Any, Any]:
+    def _open(self, target):
         """[n, E]. Raises: UserError ``index_unusable``."""
         path = self._path(target)
         try:
@@ -65,44 +63,44 @@ class FlatIndex:
 class HnswFileIndex:
     """An HNSW graph in a file. A search maps it; a build replaces the file."""
 
-    def __init__(self, directory: Path, dim: int) -> None:
+    def __init__(self, directory, dim):
         self._directory = directory
         self._dim = dim
         self._mapped: dict[Target, tuple[tuple[int, int], Any]] = {}
 
-    def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
+    def __call__(self, target, query, k, rows, among):
         graph, vector = self._open(target), np.asarray(query, np.float32)
 
-        def walk(count: int) -> np.ndarray:
+        def walk(count):
             return np.asarray(graph.search(vector, count).keys, dtype=np.int64)
 
         if not among and not rows:
             return walk(k).tolist() if k <= MAX_NEIGHBOURS else ()
         return filter_after(walk, k, rows, among, len(graph)).tolist()
 
-    def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
+    def build(self, target, batches, labels=None):
         graph = hnsw_graph(self._dim, 0)
         for batch in batches:
             self._link(graph, batch)
         self._save(target, graph)
 
-    def drop(self) -> None:
+    def drop(self):
         self._mapped.clear()
         for name in file_format.GRAPHS.values():
             (self._directory / name).unlink(missing_ok=True)
 
-    def _link(self, graph: Any, batch: VectorBatch) -> None:
+    def _link(self, graph, batch):
         rows, _, vectors = batch
         graph.add(np.asarray(rows, np.uint64), np.asarray(vectors, np.float32), threads=usable_cores())
 
-    def _save(self, target: Target, graph: Any) -> None:
+    def _save(self, target, graph):
         path = self._directory / file_format.GRAPHS[target]
         building = path.with_name(f".{path.name}.building")
         graph.save(building)
         fsync_path(building)
         building.replace(path)
 
-    def _open(self, target: Target) -> Any:
+    def _open(self, target):
         """The mapped graph of the file that is there now."""
         path = self._directory / file_format.GRAPHS[target]
         status = path.stat() if path.exists() else None
@@ -112,7 +110,7 @@ class HnswFileIndex:
             known = self._mapped[target] = stamp, self._load(target)
         return known[1]
 
-    def _load(self, target: Target) -> Any:
+    def _load(self, target):
         """Raises: UserError ``index_unusable``, ``missing_extra``."""
         path = self._directory / file_format.GRAPHS[target]
         try:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +11,12 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.index_job import run_index_job
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshot, DeltaSnapshotWriter
-from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
-from lcl_core.data import Corpus
 from lcl_core.encoders.engine import EncoderEngine
 
 
-def write_corpus(place: Path, sample: Corpus, numbers: range) -> Path:
+def write_corpus(place, sample, numbers):
     """Images ``N.webp`` of the sample, each with its captions."""
     (place / "images").mkdir(parents=True)
     lines = []
@@ -32,18 +27,18 @@ def write_corpus(place: Path, sample: Corpus, numbers: range) -> Path:
     return place
 
 
-def identity(name: str) -> str:
+def identity(name):
     return f"img_{stable_hash64(name):016x}"
 
 
 class IndexRuns:
     """Runs index runs one after another, each on what the one before made."""
 
-    def __init__(self, place: Path, sample: Corpus, encoder: Path) -> None:
+    def __init__(self, place, sample, encoder):
         self.place, self.sample, self.encoder = place, sample, encoder
         self.session = EncoderEngine(encoder, device="cpu")
 
-    def run(self, name: str, numbers: range | None, base: Path | None = None, **more: Any) -> tuple[Path, Any]:
+    def run(self, name, numbers, base=None, **more):
         """The directory made, and the result."""
         run_dir = RunDir(self.place / name)
         run_dir.path.mkdir()
@@ -74,7 +69,7 @@ class IndexRuns:
 
     changes: list[tuple[ChangeRecord, bytes]] = []  # noqa: RUF012 (replaced, never changed)
 
-    def added(self, number: int, name: str, by: str = "hand") -> tuple[ChangeRecord, bytes]:
+    def added(self, number, name, by="hand"):
         """An image that the sample does not name so, with a caption of its own and one of the sample's."""
         pair = self.sample.pairs("val")[20]
         captions = ["added by hand", self.sample.pairs("val")[0].captions[0]]
@@ -87,21 +82,21 @@ class IndexRuns:
 
 
 @pytest.fixture
-def index_runs(tmp_path: Path, sample: Corpus, encoder: Path) -> IndexRuns:
+def index_runs(tmp_path, sample, encoder):
     return IndexRuns(tmp_path, sample, encoder)
 
 
 @pytest.fixture
-def embedded(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def embedded(monkeypatch):
     """How many images and texts go through the model."""
     counts = {"images": 0, "texts": 0}
     pixels, texts = EncoderEngine.embed_pixels, EncoderEngine.embed_texts
 
-    def count_pixels(self: EncoderEngine, given: Any) -> Any:
+    def count_pixels(self, given):
         counts["images"] += len(given)
         return pixels(self, given)
 
-    def count_texts(self: EncoderEngine, given: Any) -> Any:
+    def count_texts(self, given):
         counts["texts"] += len(given)
         return texts(self, given)
 
@@ -111,7 +106,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return counts
 
 
-def test_only_what_is_new_is_embedded(index_runs: IndexRuns, embedded: dict[str, int]) -> None:
+def test_only_what_is_new_is_embedded(index_runs, embedded):
     base, _ = index_runs.run("base", range(8))
     index_runs.changes = [index_runs.added(3, "hand.webp"), (ChangeRecord(7, identity("2.webp")), b"")]
     embedded.update(images=0, texts=0)
@@ -130,7 +125,7 @@ def test_only_what_is_new_is_embedded(index_runs: IndexRuns, embedded: dict[str,
     check_kept(older, newer, index_runs)
 
 
-def check_kept(older: Collection, newer: Collection, index_runs: IndexRuns) -> None:
+def check_kept(older, newer, index_runs):
     """To the bit, images too; and what was added by hand is found by its image and by its words."""
     for name in (f"{n}.webp" for n in (0, 1, 3, 4, 5, 6, 7)):
         assert np.array_equal(older.vector(identity(name)), newer.vector(identity(name)))
@@ -147,7 +142,7 @@ def check_kept(older: Collection, newer: Collection, index_runs: IndexRuns) -> N
         newer.item(identity("2.webp"))
 
 
-def test_without_a_dataset_it_only_folds(index_runs: IndexRuns, embedded: dict[str, int]) -> None:
+def test_without_a_dataset_it_only_folds(index_runs, embedded):
     base, _ = index_runs.run("base", range(4))
     index_runs.changes = [index_runs.added(1, "0.webp")]
     embedded.update(images=0, texts=0)
@@ -161,7 +156,7 @@ def test_without_a_dataset_it_only_folds(index_runs: IndexRuns, embedded: dict[s
     assert json.loads(lines[-1])["step"] == json.loads(lines[-1])["total_steps"]
 
 
-def test_an_image_whose_labels_alone_changed_keeps_its_bytes(index_runs: IndexRuns) -> None:
+def test_an_image_whose_labels_alone_changed_keeps_its_bytes(index_runs):
     base, _ = index_runs.run("base", range(2))
     older = Collection.open(base)
     record = {**older.item(identity("0.webp")), "labels": {"by": "hand"}}
@@ -177,7 +172,7 @@ def test_an_image_whose_labels_alone_changed_keeps_its_bytes(index_runs: IndexRu
         assert folded.image_bytes(identity(name)) == older.image_bytes(identity(name))
 
 
-def test_another_encoder_is_refused(index_runs: IndexRuns, encoders: list[Path]) -> None:
+def test_another_encoder_is_refused(index_runs, encoders):
     base, _ = index_runs.run("base", range(2))
     index_runs.encoder = encoders[1]
     with pytest.raises(UserError) as caught:
@@ -186,7 +181,7 @@ def test_another_encoder_is_refused(index_runs: IndexRuns, encoders: list[Path])
     assert list((index_runs.place / "more" / "artifacts").iterdir()) == []
 
 
-def test_changes_that_were_cut_are_seen(index_runs: IndexRuns, tmp_path: Path) -> None:
+def test_changes_that_were_cut_are_seen(index_runs, tmp_path):
     change, sample_image = index_runs.added(1, "hand.webp")
     with DeltaSnapshotWriter(tmp_path / "handed") as writer:
         writer.write(change, sample_image)
@@ -199,7 +194,7 @@ def test_changes_that_were_cut_are_seen(index_runs: IndexRuns, tmp_path: Path) -
     assert caught.value.code == "changes_unreadable"
 
 
-def test_stated_types_of_labels_are_kept_and_others_inferred_anew(index_runs: IndexRuns) -> None:
+def test_stated_types_of_labels_are_kept_and_others_inferred_anew(index_runs):
     base, _ = index_runs.run("base", range(2))
     index_runs.changes = [index_runs.added(1, "a.webp", "7")]
     inferred, _ = index_runs.run("inferred", None, base)
@@ -216,35 +211,3 @@ def test_stated_types_of_labels_are_kept_and_others_inferred_anew(index_runs: In
     index_runs.changes = [(ChangeRecord(3, identity("a.webp")), b"")]
     gone, _ = index_runs.run("gone", None, stated)
     assert "by" not in Collection.open(gone).label_types()
-
-
-def test_a_set_stays_a_set_when_an_image_has_a_plain_value_for_it(index_runs: IndexRuns) -> None:
-    base, _ = index_runs.run("base", range(2))
-    index_runs.changes = [index_runs.added(1, "a.webp", '["left", "right"]')]
-    sets, _ = index_runs.run("sets", None, base)
-    assert Collection.open(sets).label_types()["by"] == "set"
-    index_runs.changes = [index_runs.added(2, "b.webp", "left; up")]  # as earlier versions stored it
-    folded, _ = index_runs.run("folded", None, sets)
-    collection = Collection.open(folded)
-    assert collection.label_types()["by"] == "set"
-    assert collection.label_values()["by"] == ["left", "right", "up"]
-
-
-def test_a_fold_mends_captions_that_nothing_can_store(
-    index_runs: IndexRuns, embedded: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    change, sample_image = index_runs.added(1, "a.webp")
-    assert change.record is not None
-    record = {**change.record, "captions": ["half \ud83d", change.record["captions"][1]]}
-    index_runs.changes = [(replace(change, record=record), sample_image)]
-    base, _ = index_runs.run("base", range(2))
-    with monkeypatch.context() as earlier:
-        earlier.setattr(CollectionItem, "storable", lambda self: self)
-        base, _ = index_runs.run("older", None, base)
-    assert Collection.open(base).item(identity("a.webp"))["captions"][0] == "half \ud83d"
-    index_runs.changes = []
-    embedded.update(images=0, texts=0)
-    folded = Collection.open(index_runs.run("fold", None, base)[0])
-    assert folded.item(identity("a.webp"))["captions"][0] == "half \ufffd"
-    assert folded.vector(identity("a.webp")).tobytes() == change.vector
-    assert embedded == {"images": 0, "texts": 1}, "the one whose words have changed"

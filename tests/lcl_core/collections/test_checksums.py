@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from lcl_core.common.errors import UserError
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path):
     items = [
         CollectionItem(f"{name}.png", name.encode(), "image/png", captions=(name,)) for name in ("ant", "bee", "cat")
     ]
@@ -27,17 +25,17 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "few"
 
 
-def turn(file: Path) -> None:
+def turn(file):
     """The same size, another content."""
     file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
 
 
-def check_of(place: Path, at_once: int = 1 << 30) -> ChecksumVerifier:
+def check_of(place, at_once=1 << 30):
     return ChecksumVerifier(place, Collection.open(place).manifest, at_once)
 
 
 @pytest.mark.parametrize("name", ["image_vectors.bin", "texts.jsonl", "images.blob"])
-def test_a_small_collection_is_refused_at_once(place: Path, name: str) -> None:
+def test_a_small_collection_is_refused_at_once(place, name):
     turn(place / name)
     check = check_of(place)
     for _ in range(2):
@@ -48,14 +46,14 @@ def test_a_small_collection_is_refused_at_once(place: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["labels.json", "item_keys.npy", "text_item_starts.npy"])
-def test_what_cannot_even_be_opened_names_the_file(place: Path, name: str) -> None:
+def test_what_cannot_even_be_opened_names_the_file(place, name):
     turn(place / name)
     with pytest.raises(UserError, match=f"{name} is damaged") as caught:
         Collection.open(place)
     assert caught.value.code == "collection_changed"
 
 
-def test_a_whole_collection_is_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_collection_is_read_once(place, monkeypatch):
     read: list[str] = []
     real = file_format.sha256_file
     monkeypatch.setattr(file_format, "sha256_file", lambda path: (read.append(path.name), real(path))[1])
@@ -70,9 +68,7 @@ def test_a_whole_collection_is_read_once(place: Path, monkeypatch: pytest.Monkey
     assert read[-1] == "images.blob", "what decides a search comes before the images"
 
 
-def test_a_large_one_answers_while_it_is_read(
-    place: Path, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
-) -> None:
+def test_a_large_one_answers_while_it_is_read(place, monkeypatch, eventually):
     go_on = threading.Event()
     real = file_format.sha256_file
     monkeypatch.setattr(file_format, "sha256_file", lambda path: (go_on.wait(60), real(path))[1])
@@ -81,7 +77,7 @@ def test_a_large_one_answers_while_it_is_read(
     check.check()  # nobody waits for it
     go_on.set()
 
-    def refuses() -> bool:
+    def refuses():
         try:
             check.check()
         except UserError as error:
@@ -95,14 +91,14 @@ def test_a_large_one_answers_while_it_is_read(
     check_of(place).check()
 
 
-def test_one_that_is_removed_meanwhile_is_no_damage(place: Path) -> None:
+def test_one_that_is_removed_meanwhile_is_no_damage(place):
     check = check_of(place)
     for file in place.iterdir():
         file.unlink()
     check.check()
 
 
-def test_what_is_damaged_is_not_taken_over_by_a_run_that_adds(place: Path) -> None:
+def test_what_is_damaged_is_not_taken_over_by_a_run_that_adds(place):
     turn(place / "image_vectors.bin")
     with pytest.raises(UserError) as caught:
         Collection.open(place, verify=True)

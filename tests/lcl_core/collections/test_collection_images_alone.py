@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lcl_core.collections.collection import FEEDBACK_IMAGES, Collection
-from lcl_core.collections.delta import CollectionWithDelta, Delta
-from lcl_core.collections.file_format import MANIFEST, stable_hash64, text_id
+from lcl_core.collections.delta import Delta
+from lcl_core.collections.file_format import stable_hash64, text_id
 from lcl_core.collections.index_job import run_index_job
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshotWriter
 from lcl_core.collections.writer import CollectionItem, CollectionWriter, build_collection
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import RunDir
-from lcl_core.data import Corpus
 from lcl_core.encoders.engine import EncoderEngine
 from tests.lcl_core.collections.test_index_job import metrics, prepare, write_corpus
 from tests.lcl_core.encoders.external_samples import save_huggingface
@@ -27,7 +22,7 @@ DIM = 4
 AXES = np.eye(DIM, dtype=np.float32)
 
 
-def image(name: str, *captions: str) -> CollectionItem:
+def image(name, *captions):
     return CollectionItem(name, name.encode(), "image/png", captions, {"kind": "animal"}, "train", "drawn")
 
 
@@ -36,30 +31,30 @@ VECTORS = np.stack([AXES[0], AXES[1], AXES[0] + AXES[1], AXES[2]])
 
 
 @pytest.fixture
-def collection(tmp_path: Path) -> Collection:
+def collection(tmp_path):
     build_collection(tmp_path / "few", ITEMS, VECTORS, None, name="few", encoder_hash="e" * 64)
     return Collection.open(tmp_path / "few", verify=True)
 
 
-def added(number: int, name: str, *captions: str, vector: np.ndarray = AXES[3]) -> ChangeRecord:
+def added(number, name, *captions, vector=AXES[3]):
     item = f"img_{stable_hash64(name):016x}"
     record = {"id": item, "image": name, "captions": list(captions), "labels": {}, "split": "", "source": ""}
     return ChangeRecord(number, item, {**record, "media_type": "image/png"}, vector.tobytes())
 
 
-def names(hits: list[Any]) -> list[str]:
+def names(hits):
     return [hit.metadata["image"] for hit in hits]
 
 
-def assert_refused(call: Callable[[], Any]) -> None:
+def assert_refused(call):
     with pytest.raises(UserError, match="encoder of images alone") as caught:
         call()
     assert (caught.value.code, caught.value.field) == ("no_text_encoder", "target")
 
 
 @pytest.mark.parametrize("changes", [(), (added(1, "fox", "a red fox"),)])
-def test_what_needs_vectors_of_captions_is_refused(collection: Collection, changes: tuple[ChangeRecord, ...]) -> None:
-    opened = CollectionWithDelta(collection, Delta().with_changes(changes))
+def test_what_needs_vectors_of_captions_is_refused(collection, changes):
+    opened = collection.with_delta(Delta().with_changes(changes))
     assert not opened.has_text_vectors
     assert opened.count("texts") == 3 + len(changes)
     assert opened.record("texts", 0)["text"] == "a brown dog"
@@ -72,7 +67,7 @@ def test_what_needs_vectors_of_captions_is_refused(collection: Collection, chang
     assert len(opened.vectors("images")[1]) == 4 + len(changes)
 
 
-def test_a_text_is_searched_by_the_mean_of_the_images_that_its_words_describe(collection: Collection) -> None:
+def test_a_text_is_searched_by_the_mean_of_the_images_that_its_words_describe(collection):
     vector = collection.mean_of_matching_images("dogs")
     assert vector is not None
     np.testing.assert_allclose(vector, (AXES[0] + AXES[1]) / np.sqrt(2), atol=1e-6)
@@ -85,14 +80,14 @@ def test_a_text_is_searched_by_the_mean_of_the_images_that_its_words_describe(co
     assert collection.mean_of_matching_images("…") is None
 
 
-def test_added_images_count_and_removed_ones_do_not(collection: Collection) -> None:
+def test_added_images_count_and_removed_ones_do_not(collection):
     gone = ChangeRecord(2, f"img_{stable_hash64('dog'):016x}")
-    opened = CollectionWithDelta(collection, Delta().with_changes([added(1, "pug", "a dog"), gone]))
+    opened = collection.with_delta(Delta().with_changes([added(1, "pug", "a dog"), gone]))
     np.testing.assert_allclose(opened.mean_of_matching_images("dog"), (AXES[1] + AXES[3]) / np.sqrt(2), atol=1e-6)
     assert names(opened.search(AXES[3], 1, words="dog")) == ["pug"]
 
 
-def test_the_mean_is_of_few_images(tmp_path: Path) -> None:
+def test_the_mean_is_of_few_images(tmp_path):
     many = [image(f"bird {number}", "a bird " * (1 + number // FEEDBACK_IMAGES)) for number in range(30)]
     vectors = np.stack([AXES[0]] * FEEDBACK_IMAGES + [AXES[1]] * (30 - FEEDBACK_IMAGES))
     captions = {item.captions[0]: number for number, item in enumerate(many)}
@@ -104,18 +99,10 @@ def test_the_mean_is_of_few_images(tmp_path: Path) -> None:
     assert np.isclose(vector.max(), 1), "of one of the three captions"
 
 
-def test_the_manifest_says_so_and_others_are_as_before(collection: Collection, tmp_path: Path) -> None:
-    assert json.loads((tmp_path / "few" / MANIFEST).read_text())["text_vectors"] is False
-    texts = {text: AXES[0] for item in ITEMS for text in item.captions}
-    build_collection(tmp_path / "both", ITEMS, VECTORS, texts, name="both", encoder_hash="e" * 64)
-    assert "text_vectors" not in json.loads((tmp_path / "both" / MANIFEST).read_text())
-    assert Collection.open(tmp_path / "both").has_text_vectors
-
-
-def test_vectors_of_captions_are_refused_where_none_are_expected(tmp_path: Path) -> None:
+def test_vectors_of_captions_are_refused_where_none_are_expected(tmp_path):
     header: dict[str, Any] = {"name": "few", "encoder_hash": "e" * 64, "dataset_hash": "", "dim": DIM}
 
-    def write() -> None:
+    def write():
         with CollectionWriter(tmp_path / "new", **header, text_vectors=False) as writer:
             writer.add_items(ITEMS, VECTORS)
             writer.add_text_vectors(VECTORS[:3])
@@ -124,7 +111,7 @@ def test_vectors_of_captions_are_refused_where_none_are_expected(tmp_path: Path)
         write()
 
 
-def test_an_index_run_makes_one_and_adds_to_it(tmp_path: Path, sample: Corpus) -> None:
+def test_an_index_run_makes_one_and_adds_to_it(tmp_path, sample):
     encoder = save_huggingface(tmp_path / "dinov2", "dinov2")
     corpus = write_corpus(tmp_path / "corpus", sample, {"text.png": b"not an image"})
     run_dir = prepare(tmp_path / "run", corpus, encoder)
@@ -149,7 +136,7 @@ def test_an_index_run_makes_one_and_adds_to_it(tmp_path: Path, sample: Corpus) -
     assert names(made.search(-vector, 1, words="fox")) == ["fox"]
 
 
-def add_to(run_dir: RunDir, base: Path, change: ChangeRecord) -> None:
+def add_to(run_dir, base, change):
     """Write the collection that the run adds to into run.json, with one change."""
     changes = run_dir.path / "changes"
     with DeltaSnapshotWriter(changes) as snapshot:

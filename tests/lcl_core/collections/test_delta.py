@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 from lcl_core.collections import file_format, vector_index
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.delta import CollectionWithDelta, Delta
+from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.writer import CollectionItem, build_collection
@@ -23,13 +22,13 @@ GROUPS, SPLITS = ("animals", "travel", "food", "tools"), ("train", "val")
 WORDS = [f"word {number}" for number in range(30)]
 
 
-def unit(seed: str) -> np.ndarray:
+def unit(seed):
     """f32 [DIM] of length 1, the same for the same words."""
     row = np.random.default_rng(stable_hash64(seed)).normal(size=DIM).astype(np.float32)
     return row / np.linalg.norm(row)
 
 
-def item(name: str, version: int = 0) -> CollectionItem:
+def item(name, version=0):
     """An image whose facts are a function of its name and version."""
     chance = random.Random(f"{name} {version}")
     labels = {"group": chance.choice(GROUPS), "version": str(version)} if chance.random() < 0.8 else {}
@@ -37,36 +36,36 @@ def item(name: str, version: int = 0) -> CollectionItem:
     return CollectionItem(name, name.encode(), "image/png", captions, labels, chance.choice(SPLITS), "made up")
 
 
-def vector_of(new: CollectionItem) -> np.ndarray:
+def vector_of(new):
     return unit(f"{new.image} {new.captions}")
 
 
-def identity(name: str) -> str:
+def identity(name):
     return f"img_{stable_hash64(name):016x}"
 
 
-def addition(number: int, new: CollectionItem) -> ChangeRecord:
+def addition(number, new):
     record = {"id": identity(new.image), "image": new.image, "captions": list(new.captions), "labels": new.labels}
     record |= {"split": new.split, "source": new.source, "media_type": new.media_type}
     texts = b"".join(unit(text).tobytes() for text in new.captions)
     return ChangeRecord(number, identity(new.image), record, vector_of(new).tobytes(), texts)
 
 
-def build(place: Path, items: list[CollectionItem]) -> Collection:
+def build(place, items):
     vectors = np.stack([vector_of(new) for new in items]) if items else np.empty((0, DIM))
     build_collection(place, items, vectors, {word: unit(word) for word in WORDS}, name="it", encoder_hash=ENCODER)
     return Collection.open(place)
 
 
-def changed(base: Collection, changes: list[ChangeRecord], steps: int = 1) -> CollectionWithDelta:
+def changed(base, changes, steps=1):
     """With the changes, that came in so many steps."""
     overlay = Delta()
     for start in range(0, len(changes), max(1, len(changes) // steps)):
         overlay = overlay.with_changes(changes[start : start + max(1, len(changes) // steps)])
-    return CollectionWithDelta(base, overlay)
+    return base.with_delta(overlay)
 
 
-def check_alike(one: Collection, other: Collection, k: int, **how: Any) -> None:
+def check_alike(one, other, k, **how):
     """The same hits, as good at every place; a graph's scores are of half precision, so neighbours may swap."""
     for number in range(12):
         query = unit(f"query {number}")
@@ -79,12 +78,12 @@ def check_alike(one: Collection, other: Collection, k: int, **how: Any) -> None:
             assert hit.score == pytest.approx(known[hit.id].score, abs=2e-3)
 
 
-def as_sets(record: dict[str, Any]) -> dict[str, Any]:
+def as_sets(record):
     """The images of a text have no order."""
     return {**record, "items": sorted(record["items"])} if "items" in record else record
 
 
-def a_history(count: int, names: int) -> tuple[list[CollectionItem], list[ChangeRecord], list[CollectionItem]]:
+def a_history(count, names):
     """What a directory holds, the changes since, and what is there after them in the order it came."""
     chance = random.Random(count)
     base = [item(f"{number}.png") for number in range(names)]
@@ -111,7 +110,7 @@ FILTERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("large", [False, True], ids=["exact", "graph"])
 @pytest.mark.parametrize("target", ["images", "texts"])
-def test_it_answers_as_one_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool, target: Any) -> None:
+def test_it_answers_as_one_made_anew(tmp_path, monkeypatch, large, target):
     base, changes, now = a_history(80, 60)
     anew = build(tmp_path / "anew", now)
     monkeypatch.setattr(vector_index, "EXACT_ROWS", 10 if large else 10**6)
@@ -124,7 +123,7 @@ def test_it_answers_as_one_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(collection.vectors(target)[0]) == sorted(anew.vectors(target)[0])
 
 
-def test_pages_hold_each_once_and_in_their_order(tmp_path: Path) -> None:
+def test_pages_hold_each_once_and_in_their_order(tmp_path):
     base, changes, now = a_history(80, 60)
     collection = changed(build(tmp_path / "base", base), changes)
     assert [record["image"] for record in collection.items(0, 1000)] == [new.image for new in now]
@@ -145,7 +144,7 @@ def test_pages_hold_each_once_and_in_their_order(tmp_path: Path) -> None:
     assert texts == {text for new in now for text in new.captions}
 
 
-def test_an_image_that_is_kept_has_the_bytes_of_the_directory(tmp_path: Path) -> None:
+def test_an_image_that_is_kept_has_the_bytes_of_the_directory(tmp_path):
     names = ("kept.png", "replaced.png", "same.png")
     base = build(tmp_path / "base", [item(name) for name in names])
     changes = [addition(number, item(name, number)) for number, name in enumerate(names[:2], 1)]
@@ -158,7 +157,7 @@ def test_an_image_that_is_kept_has_the_bytes_of_the_directory(tmp_path: Path) ->
     assert collection.item(identity("kept.png"))["labels"] == item("kept.png", 1).labels
 
 
-def test_what_was_removed_is_not_found_by_any_way(tmp_path: Path) -> None:
+def test_what_was_removed_is_not_found_by_any_way(tmp_path):
     alone = CollectionItem("alone.png", b"1", "image/png", ("word 0",), {"group": "rare"}, "test", "")
     base = build(tmp_path / "base", [alone, item("b.png")])
     collection = changed(base, [ChangeRecord(1, identity("alone.png")), ChangeRecord(2, identity("never.png"))])
@@ -174,7 +173,7 @@ def test_what_was_removed_is_not_found_by_any_way(tmp_path: Path) -> None:
     assert collection.search(vector_of(alone), where={"group": "rare"}) == []
 
 
-def test_labels_of_added_images_can_be_asked_for(tmp_path: Path) -> None:
+def test_labels_of_added_images_can_be_asked_for(tmp_path):
     base = build(tmp_path / "base", [CollectionItem("a.png", b"", "image/png", (), {"group": "food"}, "train", "")])
     new = CollectionItem("b.png", b"", "image/png", ("word 1",), {"colour": "red", "group": "tools"}, "train", "camera")
     collection = changed(base, [addition(1, new)])
@@ -186,7 +185,7 @@ def test_labels_of_added_images_can_be_asked_for(tmp_path: Path) -> None:
         collection.search(unit("x"), where={"size": "1"})
 
 
-def test_the_filter_comes_before_the_top_k_among_added_images(tmp_path: Path) -> None:
+def test_the_filter_comes_before_the_top_k_among_added_images(tmp_path):
     base = build(tmp_path / "base", [])
     news = [CollectionItem(f"{n}.png", b"", "image/png", (), {"n": str(n)}, "train", "") for n in range(20)]
     collection = changed(base, [addition(number, new) for number, new in enumerate(news, 1)])
@@ -195,14 +194,14 @@ def test_the_filter_comes_before_the_top_k_among_added_images(tmp_path: Path) ->
     assert (hit.id, hit.score) == (worst.id, pytest.approx(worst.score))
 
 
-def test_a_vector_of_another_encoder_is_refused(tmp_path: Path) -> None:
+def test_a_vector_of_another_encoder_is_refused(tmp_path):
     collection = changed(build(tmp_path / "base", [item("a.png")]), [addition(1, item("b.png"))])
     with pytest.raises(UserError) as caught:
         collection.search(unit("x"), encoder_hash="f" * 64)
     assert caught.value.code == "encoder_mismatch"
 
 
-def test_the_record_of_a_text_lists_some_of_its_images_and_counts_all(tmp_path: Path) -> None:
+def test_the_record_of_a_text_lists_some_of_its_images_and_counts_all(tmp_path):
     items = [CollectionItem(f"{row}.png", b"", "image/png", ("logo",)) for row in range(150)]
     vectors = np.ones((150, 4), np.float32)
     build_collection(tmp_path / "it", items, vectors, {"logo": vectors[0]}, name="it", encoder_hash="e" * 64)
@@ -217,7 +216,7 @@ def test_the_record_of_a_text_lists_some_of_its_images_and_counts_all(tmp_path: 
         ChangeRecord(100 + row, item, {**record, "id": item, "image": f"new {row}"}, one, 2 * one)
         for row, item in ((row, file_format.item_id(f"new {row}")) for row in range(130))
     ]
-    changed = CollectionWithDelta(opened, Delta().with_changes([*removed, *added]))
+    changed = opened.with_delta(Delta().with_changes([*removed, *added]))
     found = {hit.metadata["text"]: hit.metadata for hit in changed.search(vectors[0], target="texts")}
     news = [change.item for change in added]
     assert (found["logo"]["items"], found["logo"]["item_count"]) == ([*ids[70:], *news[:20]], 210)

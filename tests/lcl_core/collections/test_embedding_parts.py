@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,9 @@ from lcl_core.collections.embedding_parts import part_ranges
 from lcl_core.collections.file_format import MANIFEST
 from lcl_core.collections.index_job import IndexProgress, run_index_job
 from lcl_core.common.errors import StoreError
-from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
-from lcl_core.data import Corpus
+from lcl_core.common.run_dir import JobCancelled
 from lcl_core.data.corpus.file_corpus import FileCorpus
 from lcl_core.encoders.engine import EncoderEngine
-from tests.lcl_core.collections.observed_index import PART_ITEMS
 from tests.lcl_core.collections.test_index_job import metrics, prepare
 
 ROOT = Path(__file__).parents[3]
@@ -30,7 +25,7 @@ IMAGES = 104  # 13 batches: 7 parts of 16 images
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread():
     """As each of several processes embeds with."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -39,7 +34,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory, sample: Corpus) -> Path:
+def corpus(tmp_path_factory, sample):
     """Images of the sample; two cannot be read, and some share captions with others that are far from them."""
     place = tmp_path_factory.mktemp("corpus")
     (place / "images").mkdir()
@@ -56,14 +51,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, sample: Corpus) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, corpus: Path, encoder: Path) -> Callable[..., RunDir]:
-    def prepared(name: str, **spec: Any) -> RunDir:
+def run(tmp_path, corpus, encoder):
+    def prepared(name, **spec):
         return prepare(tmp_path / name, corpus, encoder, batch_size=BATCH, **spec)
 
     return prepared
 
 
-def contents(run_dir: RunDir) -> dict[str, Any]:
+def contents(run_dir):
     """All files of the output; of the manifest all but the time."""
     found: dict[str, Any] = {
         path.relative_to(run_dir.artifacts).as_posix(): path.read_bytes()
@@ -76,16 +71,14 @@ def contents(run_dir: RunDir) -> dict[str, Any]:
 
 
 @pytest.fixture
-def expected(run: Callable[..., RunDir]) -> dict[str, Any]:
+def expected(run):
     run_dir = run("whole")
     assert run_index_job(run_dir, part_items=1000)["skipped"] == {"image_unreadable": 1, "file_missing": 1}
     return contents(run_dir)
 
 
 @pytest.mark.parametrize(("part_items", "parts"), [(56, 2), (16, 7), (1, 13)])
-def test_the_files_do_not_depend_on_parts(
-    run: Callable[..., RunDir], expected: dict[str, Any], part_items: int, parts: int
-) -> None:
+def test_the_files_do_not_depend_on_parts(run, expected, part_items, parts):
     assert len(part_ranges(IMAGES, BATCH, part_items)) == parts
     run_dir = run("parts")
     run_index_job(run_dir, part_items=part_items)
@@ -93,20 +86,18 @@ def test_the_files_do_not_depend_on_parts(
     assert list(run_dir.checkpoints.iterdir()) == [], "the parts have gone into the collection"
 
 
-def test_an_interrupted_run_embeds_what_is_missing(
-    run: Callable[..., RunDir], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_embeds_what_is_missing(run, expected, monkeypatch):
     run_dir, embedded, stop = run("parts"), {"images": 0, "texts": 0}, {"images": 50, "texts": 30}
     pixels, texts, advance = EncoderEngine.embed_pixels, EncoderEngine.embed_texts, IndexProgress.advance
 
-    def count(what: str, embed: Any) -> Any:
-        def counted(self: Any, given: Any) -> Any:
+    def count(what, embed):
+        def counted(self, given):
             embedded[what] += len(given)
             return embed(self, given)
 
         return counted
 
-    def interrupted(self: Any, steps: int) -> None:
+    def interrupted(self, steps):
         advance(self, steps)
         if stop and all(embedded[what] >= most for what, most in stop.items()):
             raise JobCancelled
@@ -129,10 +120,8 @@ def test_an_interrupted_run_embeds_what_is_missing(
     assert (last["step"], last["seconds_left"]) == (last["total_steps"], 0)
 
 
-def test_an_outage_leaves_no_image_out_and_the_next_attempt_continues(
-    run: Callable[..., RunDir], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(self: Any, name: str) -> bytes:
+def test_an_outage_leaves_no_image_out_and_the_next_attempt_continues(run, expected, monkeypatch):
+    def refuse(self, name):
         if name == "70.webp":
             raise StoreError("it does not answer", code="store_unreachable")
         return image_bytes(self, name)
@@ -146,10 +135,8 @@ def test_an_outage_leaves_no_image_out_and_the_next_attempt_continues(
     assert contents(run_dir) == expected
 
 
-def test_another_encoder_or_other_images_begin_anew(
-    tmp_path: Path, corpus: Path, encoders: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(self: Any, writer: Any, dim: int, rejected: Any) -> None:
+def test_another_encoder_or_other_images_begin_anew(tmp_path, corpus, encoders, monkeypatch):
+    def interrupt(self, writer, dim, rejected):
         raise JobCancelled
 
     embedded: list[int] = []
@@ -167,10 +154,8 @@ def test_another_encoder_or_other_images_begin_anew(
     assert sum(embedded) == 2 * (IMAGES - 2)
 
 
-def test_a_part_without_its_files_is_embedded_again(
-    run: Callable[..., RunDir], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(self: Any, writer: Any, dim: int, rejected: Any) -> None:
+def test_a_part_without_its_files_is_embedded_again(run, expected, monkeypatch):
+    def interrupt(self, writer, dim, rejected):
         raise JobCancelled
 
     run_dir = run("parts")
@@ -183,23 +168,3 @@ def test_a_part_without_its_files_is_embedded_again(
     assert contents(run_dir) == expected
     phases = [row["step"] for row in metrics(run_dir) if row["phase"] == "images"]
     assert phases[-3:] == [IMAGES - 16, IMAGES - 8, IMAGES], "two batches"
-
-
-def test_kills_change_nothing_and_cost_a_part_each(run: Callable[..., RunDir], expected: dict[str, Any]) -> None:
-    """SIGKILL to a process that embeds, to another one later on, and to the one that gives them work."""
-    run_dir = run("parts", processes=2)
-    kills = {"20.webp": "worker", "60.webp": "driver", "95.webp": "worker"}
-    for name, victim in kills.items():
-        (run_dir.path / f"kill-{name}").write_text(victim)
-
-    def attempt() -> int:
-        command = [sys.executable, "-m", "tests.lcl_core.collections.observed_index", str(run_dir.path)]
-        with run_dir.log_file.open("a") as log:
-            return subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, timeout=300).returncode
-
-    assert attempt() == -9, run_dir.log_file.read_text()
-    assert attempt() == ExitCode.OK, run_dir.log_file.read_text()
-    assert not list(run_dir.path.glob("kill-*")), "all were killed"
-    assert contents(run_dir) == expected
-    read = (run_dir.path / "observed").read_text().splitlines()
-    assert len(read) - len(set(read)) <= (2 + 2) * PART_ITEMS

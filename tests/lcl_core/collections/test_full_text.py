@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lcl_core.collections import collection as collection_module
 from lcl_core.collections import full_text
-from lcl_core.collections.collection import FUSED_HITS, Collection, Hit
-from lcl_core.collections.delta import CollectionWithDelta, Delta
+from lcl_core.collections.collection import FUSED_HITS, Collection
+from lcl_core.collections.delta import Delta, Rows
 from lcl_core.collections.file_format import stable_hash64
-from lcl_core.collections.full_text import FullTextIndex, Matches, fuse_ranks
+from lcl_core.collections.full_text import FullTextIndex, fuse_ranks
 from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.writer import CollectionItem, build_collection
 from lcl_core.common.errors import UserError
@@ -23,11 +21,11 @@ DIM = 4
 TOP = 2**64 - 1
 
 
-def axis(number: int) -> np.ndarray:
+def axis(number):
     return np.eye(DIM, dtype=np.float32)[number]
 
 
-def image(name: str, *captions: str, kind: str = "animal") -> CollectionItem:
+def image(name, *captions, kind="animal"):
     return CollectionItem(name, name.encode(), "image/png", captions, {"kind": kind}, "train", "drawn")
 
 
@@ -43,21 +41,21 @@ VECTORS = np.stack([axis(1), axis(0) + axis(1), axis(0), axis(0) + 0.1 * axis(2)
 
 
 @pytest.fixture
-def collection(tmp_path: Path) -> Collection:
+def collection(tmp_path):
     texts = {text: axis(0) for item in ITEMS for text in item.captions}
     build_collection(tmp_path / "few", ITEMS, VECTORS, texts, name="few", encoder_hash="e" * 64)
     return Collection.open(tmp_path / "few")
 
 
-def names(hits: list[Hit]) -> list[str]:
+def names(hits):
     return [hit.metadata["image"] for hit in hits]
 
 
-def search(index: FullTextIndex, query: str) -> Matches:
+def search(index, query):
     return [match for page in index.search(query) for match in page]
 
 
-def change(number: int, name: str, *captions: str, vector: np.ndarray | None = None) -> ChangeRecord:
+def change(number, name, *captions, vector=None):
     """An image that is added, or without captions removed."""
     item = f"img_{stable_hash64(name):016x}"
     if not captions:
@@ -68,7 +66,7 @@ def change(number: int, name: str, *captions: str, vector: np.ndarray | None = N
     return ChangeRecord(number, item, record, vector.tobytes(), np.stack([vector] * len(captions)).tobytes())
 
 
-def test_texts_are_found_by_words_whatever_their_case_accents_and_english_endings() -> None:
+def test_texts_are_found_by_words_whatever_their_case_accents_and_english_endings():
     index = FullTextIndex([(7, "Two Dogs at play"), (TOP, "a crème brûlée"), (0, "a cat"), (2**63, "")])
     assert [key for key, _ in search(index, "dog")] == [7]
     assert [key for key, _ in search(index, "PLAYING")] == [7]
@@ -77,7 +75,7 @@ def test_texts_are_found_by_words_whatever_their_case_accents_and_english_ending
     assert search(index, "horse") == search(index, '" OR *') == search(index, "") == []
 
 
-def decomposed(text: str) -> str:
+def decomposed(text):
     return unicodedata.normalize("NFD", text)
 
 
@@ -96,11 +94,11 @@ def decomposed(text: str) -> str:
         ("❤️ cat", "a cat", "a ❤️"),
     ],
 )
-def test_marks_are_parts_of_words_and_decomposed_words_are_the_same(query: str, found: str, other: str) -> None:
+def test_marks_are_parts_of_words_and_decomposed_words_are_the_same(query, found, other):
     assert [key for key, _ in search(FullTextIndex([(1, found), (2, other)]), query)] == [1]
 
 
-def test_more_and_rarer_words_rank_higher() -> None:
+def test_more_and_rarer_words_rank_higher():
     index = FullTextIndex([(1, "red car"), (2, "red bus"), (3, "red fire truck"), (4, "red red red sky"), (5, "sea")])
     found = search(index, "red fire truck")
     assert found[0][0] == 3
@@ -108,45 +106,33 @@ def test_more_and_rarer_words_rank_higher() -> None:
     assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
 
 
-def test_a_word_of_many_texts_does_not_count_beside_a_rare_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_of_many_texts_does_not_count_beside_a_rare_one(monkeypatch):
     monkeypatch.setattr(full_text, "_MIN_COMMON", 2)
     index = FullTextIndex([(number, f"a thing of kind {number}") for number in range(40)])
     assert [key for key, _ in search(index, "a thing 7")] == [7]
     assert len(search(index, "a thing")) == 40
 
 
-def test_half_a_surrogate_pair_and_a_nul_cost_no_other_word() -> None:
+def test_half_a_surrogate_pair_and_a_nul_cost_no_other_word():
     index = FullTextIndex([(1, "a dog \ud83d"), (2, "a\0 dog"), (3, "cat")])
     assert {key for key, _ in search(index, "\udc36 dog\0")} == {1, 2}
 
 
-def test_a_text_is_added_once() -> None:
+def test_a_text_is_added_once():
     index = FullTextIndex([(1, "dog")])
     index.add([(1, "dog"), (2, "a dog")])
     index.add([(2, "a dog")])
     assert [key for key, _ in search(index, "dog")] == [1, 2]
 
 
-def test_threads_share_an_index() -> None:
-    index = FullTextIndex([(number, f"word{number % 10} of text {number}") for number in range(500)])
-
-    def use(number: int) -> int:
-        index.add([(1000 + number, "a new text")])
-        return len(search(index, f"word{number % 10}"))
-
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(use, range(64))) == [50] * 64
-    assert len(search(index, "new")) == 64
-
-
-def test_ranks_are_fused_and_equal_scores_have_the_same_rank() -> None:
+def test_ranks_are_fused_and_equal_scores_have_the_same_rank():
     near = {"a": 0.9, "b": 0.8, "c": 0.7}
     # d is as good by words as c, so 1/61 as a, which the first ranking has
     assert fuse_ranks(near, {"c": 5.0, "d": 5.0}) == ["c", "a", "d", "b"]
     assert fuse_ranks(near, {}) == ["a", "b", "c"]
 
 
-def test_an_image_whose_text_lacks_a_word_gets_half_as_much_by_its_words() -> None:
+def test_an_image_whose_text_lacks_a_word_gets_half_as_much_by_its_words():
     near = {**{str(at): -at for at in range(20)}, "police": -30.0, "red": -31.0}
     matching = {"police": 5.0, "red": 4.0}
     assert fuse_ranks(near, matching)[:2] == ["police", "red"]
@@ -167,31 +153,19 @@ def test_an_image_whose_text_lacks_a_word_gets_half_as_much_by_its_words() -> No
         ("red sea car", {1, 2, 3, 4}),
     ],
 )
-def test_texts_that_lack_a_word_that_any_text_has(query: str, keys: set[int]) -> None:
+def test_texts_that_lack_a_word_that_any_text_has(query, keys):
     index = FullTextIndex([(1, "a red car"), (2, "police car"), (3, "red heart"), (4, "the sea")])
     assert index.lacking_a_word(query, [key for key, _ in search(index, query)], any) == keys
 
 
-def test_a_word_of_texts_that_are_gone_does_not_count() -> None:
+def test_a_word_of_texts_that_are_gone_does_not_count():
     index = FullTextIndex([(1, "a red car"), (2, "police car"), (3, "a red car with a zeppelin")])
     found = [1, 2]
     assert index.lacking_a_word("red car zeppelin", found, any) == {1, 2}
     assert index.lacking_a_word("red car zeppelin", found, lambda keys: bool({1, 2} & set(keys))) == {2}
 
 
-def test_matches_are_read_page_by_page_while_others_use_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(full_text, "PAGE", 3)
-    index = FullTextIndex([(number, "dog" + " a" * number) for number in range(10)])
-    pages = index.search("dog")
-    first = next(pages)
-    index.add([(99, "dog")])
-    assert [key for page in index.search("dog") for key, _ in page][:2] == [0, 99]
-    assert [key for page in (first, *pages) for key, _ in page] == list(range(10))
-
-
-def test_a_narrow_filter_finds_images_behind_very_many_better_matches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_narrow_filter_finds_images_behind_very_many_better_matches(tmp_path, monkeypatch):
     monkeypatch.setattr(full_text, "PAGE", 2)
     dogs = [image(f"dog {number}", "dog" + " big" * number) for number in range(9)]
     items = [
@@ -207,7 +181,7 @@ def test_a_narrow_filter_finds_images_behind_very_many_better_matches(
     assert names(collection.search(axis(3) + axis(2), 2, words="dog", where={"kind": "plant"})) == ["rose", "oak"]
 
 
-def test_a_word_of_a_removed_image_does_not_weaken_the_others(tmp_path: Path) -> None:
+def test_a_word_of_a_removed_image_does_not_weaken_the_others(tmp_path):
     """The vectors prefer the police car. With the zeppelin no caption has all words, without it the red car's does."""
     filler = [image(f"thing {number}", f"a thing of kind {number}") for number in range(30)]
     items = [image("police", "police car"), image("red", "a red car"), image("zeppelin", "a zeppelin"), *filler]
@@ -215,12 +189,12 @@ def test_a_word_of_a_removed_image_does_not_weaken_the_others(tmp_path: Path) ->
     texts = {text: axis(3) for item in items for text in item.captions}
     build_collection(tmp_path / "cars", items, vectors, texts, name="cars", encoder_hash="e" * 64)
     collection = Collection.open(tmp_path / "cars")
-    without = CollectionWithDelta(collection, Delta().with_changes([change(1, "zeppelin")]))
+    without = collection.with_delta(Delta().with_changes([change(1, "zeppelin")]))
     plain = names(without.search(axis(0), 2, words="red car"))
     assert names(without.search(axis(0), 2, words="red car zeppelin")) == plain == ["red", "police"]
 
 
-def test_of_two_images_as_good_the_one_whose_caption_has_both_words_is_first(tmp_path: Path) -> None:
+def test_of_two_images_as_good_the_one_whose_caption_has_both_words_is_first(tmp_path):
     """The nearest is second by its words, and the second nearest the first by them."""
     filler = [image(f"thing {number}", f"a thing of kind {number}") for number in range(30)]
     items = [image("police", "police car"), image("red", "a red car"), *filler]
@@ -233,7 +207,7 @@ def test_of_two_images_as_good_the_one_whose_caption_has_both_words_is_first(tmp
     assert names(collection.search(axis(0), 2, words="car")) == ["police", "red"]
 
 
-def test_words_of_captions_mend_what_the_vectors_miss(collection: Collection) -> None:
+def test_words_of_captions_mend_what_the_vectors_miss(collection):
     query = axis(0)  # what the encoder makes of «dog»
     assert names(collection.search(query, 2)) == ["chestnut", "walnut"]
     hits = collection.search(query, 5, words="dog")
@@ -242,21 +216,21 @@ def test_words_of_captions_mend_what_the_vectors_miss(collection: Collection) ->
     assert sorted(names(hits)) == sorted(item.image for item in ITEMS)
 
 
-def test_an_image_counts_by_its_best_caption_and_a_filter_applies(collection: Collection) -> None:
+def test_an_image_counts_by_its_best_caption_and_a_filter_applies(collection):
     assert names(collection.search(axis(3), 1, words="puppies")) == ["puppies"]
     found = names(collection.search(axis(3), 9, words="brown", where={"kind": "plant"}))
     assert found[0] == "chestnut"
     assert set(found) == {"chestnut", "walnut"}
 
 
-def test_words_that_no_caption_has_change_nothing(collection: Collection) -> None:
+def test_words_that_no_caption_has_change_nothing(collection):
     plain = collection.search(axis(1), 5)
     assert [hit.id for hit in collection.search(axis(1), 5, words="zeppelin")] == [hit.id for hit in plain]
 
 
-def test_changes_of_a_collection_are_found_by_their_words(collection: Collection) -> None:
+def test_changes_of_a_collection_are_found_by_their_words(collection):
     changes = [change(1, "poodle", "a dog", "a poodle"), change(2, "again", "a brown dog"), change(3, "dog")]
-    changed = CollectionWithDelta(collection, Delta().with_changes(changes))
+    changed = collection.with_delta(Delta().with_changes(changes))
     found = names(changed.search(axis(0), 9, words="dog"))
     assert set(found[:3]) == {"poodle", "again", "puppies"}
     assert "dog" not in found
@@ -265,13 +239,11 @@ def test_changes_of_a_collection_are_found_by_their_words(collection: Collection
     # the state before shares the index, and does not have what came later
     assert set(names(collection.search(axis(0), 9, words="poodle"))) == {item.image for item in ITEMS}
     assert names(collection.search(axis(0), 2, words="brown dog"))[0] in ("dog", "chestnut")
-    later = CollectionWithDelta(collection, changed.overlay.with_changes([change(4, "poodle")]))
+    later = collection.with_delta(changed.delta.with_changes([change(4, "poodle")]))
     assert "poodle" not in names(later.search(axis(0), 9, words="poodle"))
 
 
-def test_of_a_caption_of_very_many_images_the_nearest_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_caption_of_very_many_images_the_nearest_are_listed(tmp_path, monkeypatch):
     most, count = 12, 300
     monkeypatch.setattr(collection_module, "FUSED_HITS", most)
     items = [image(f"{row}", "logo") for row in range(count)]
@@ -280,10 +252,10 @@ def test_of_a_caption_of_very_many_images_the_nearest_are_listed(
     build_collection(tmp_path / "logos", items, vectors, texts, name="logos", encoder_hash="e" * 64)
     opened = Collection.open(tmp_path / "logos")
     changes = [change(1, "new", "logo", vector=axis(0)), change(2, "far", "logo", vector=axis(3)), change(3, "201")]
-    changed = CollectionWithDelta(opened, Delta().with_changes(changes))
-    listed: list[int] = []
-    written = collection_module._Side.id
-    monkeypatch.setattr(collection_module._Side, "id", lambda side, row: listed.append(row) or written(side, row))
+    changed = opened.with_delta(Delta().with_changes(changes))
+    listed = []
+    written = Rows.id
+    monkeypatch.setattr(Rows, "id", lambda rows, number: listed.append(number) or written(rows, number))
     for collection, removed in ((opened, []), (changed, ["201"])):
         plain = names(collection.search(axis(0), most))
         assert "199" in plain
@@ -295,7 +267,7 @@ def test_of_a_caption_of_very_many_images_the_nearest_are_listed(
     assert names(opened.search(axis(0), 3, words="logo", where={"kind": "animal"})) == names(opened.search(axis(0), 3))
 
 
-def test_a_hybrid_search_is_of_images_and_has_a_limit(collection: Collection) -> None:
+def test_a_hybrid_search_is_of_images_and_has_a_limit(collection):
     with pytest.raises(UserError, check=lambda error: error.code == "bad_target"):
         collection.search(axis(0), 3, "texts", words="dog")
     with pytest.raises(UserError, check=lambda error: error.code == "bad_k"):

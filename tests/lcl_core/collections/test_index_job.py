@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +14,12 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.index_job import MAX_CAPTION, IndexProgress, dtype_for, run_index_job, shorten
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
-from lcl_core.data import Corpus
 from lcl_core.data.records import CaptionPair
 from lcl_core.encoders.engine import EncoderEngine
 from tests.lcl_core.train.small_runs import finished, started
 
 
-def prepare(place: Path, corpus: Path, encoder_directory: Path, **spec: Any) -> RunDir:
+def prepare(place, corpus, encoder_directory, **spec):
     place.mkdir(exist_ok=True)
     run_dir = RunDir(place)
     run_dir.prepare(
@@ -39,7 +35,7 @@ def prepare(place: Path, corpus: Path, encoder_directory: Path, **spec: Any) -> 
     return run_dir
 
 
-def write_corpus(place: Path, sample: Corpus, broken: dict[str, bytes]) -> Path:
+def write_corpus(place, sample, broken):
     """A folder corpus: four images of the sample, the first one on two lines, and ``broken`` ones."""
     (place / "images").mkdir(parents=True)
     lines = []
@@ -54,24 +50,22 @@ def write_corpus(place: Path, sample: Corpus, broken: dict[str, bytes]) -> Path:
     return place
 
 
-def metrics(run_dir: RunDir) -> list[dict[str, Any]]:
+def metrics(run_dir):
     return [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
 
 
-def job(run_dir: RunDir) -> tuple[str, str]:
+def job(run_dir):
     return "lcl_core.collections.index_job", str(run_dir.path)
 
 
-def until(holds: Callable[[], bool]) -> None:
+def until(holds):
     deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_process_makes_a_collection_of_a_split(
-    tmp_path: Path, sample: Corpus, sample_zip: Path, encoder: Path
-) -> None:
+def test_a_process_makes_a_collection_of_a_split(tmp_path, sample, sample_zip, encoder):
     run_dir = prepare(tmp_path / "run", sample_zip, encoder, splits=["val", "test"])
     assert finished(run_dir, *job(run_dir)) == ExitCode.OK, run_dir.log_file.read_text()
     result = json.loads(run_dir.result_file.read_text())
@@ -100,7 +94,7 @@ def test_a_process_makes_a_collection_of_a_split(
     assert hit.id in words.metadata["items"]
 
 
-def test_progress_counts_up_to_the_total(tmp_path: Path, sample_zip: Path, encoder: Path) -> None:
+def test_progress_counts_up_to_the_total(tmp_path, sample_zip, encoder):
     run_dir = prepare(tmp_path / "run", sample_zip, encoder, splits=["val"])
     run_index_job(run_dir)
     rows = metrics(run_dir)
@@ -112,7 +106,7 @@ def test_progress_counts_up_to_the_total(tmp_path: Path, sample_zip: Path, encod
     assert rows[0]["images_per_s"] > 0
 
 
-def test_what_is_left_is_reported_by_the_pace_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_left_is_reported_by_the_pace_so_far(tmp_path, monkeypatch):
     moment = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: moment)
     run_dir = RunDir(tmp_path)
@@ -123,7 +117,7 @@ def test_what_is_left_is_reported_by_the_pace_so_far(tmp_path: Path, monkeypatch
     assert [metrics(run_dir)[-1][name] for name in ("total_steps", "seconds_left", "images_per_s")] == [11, 3.5, 2.0]
 
 
-def test_unreadable_images_are_set_aside_with_their_reasons(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+def test_unreadable_images_are_set_aside_with_their_reasons(tmp_path, sample, encoder):
     broken = {"text.png": b"not an image", "cut.webp": sample.image_bytes(sample.pairs("val")[0].image)[:200]}
     corpus = write_corpus(tmp_path / "corpus", sample, broken)
     with (corpus / "pairs.jsonl").open("a") as file:
@@ -147,7 +141,7 @@ def test_unreadable_images_are_set_aside_with_their_reasons(tmp_path: Path, samp
     assert metrics(run_dir)[-1]["step"] == metrics(run_dir)[-1]["total_steps"]
 
 
-def test_nothing_readable_fails_with_the_reason(tmp_path: Path, encoder: Path) -> None:
+def test_nothing_readable_fails_with_the_reason(tmp_path, encoder):
     corpus = tmp_path / "corpus"
     (corpus / "images").mkdir(parents=True)
     (corpus / "images" / "a.png").write_bytes(b"no image")
@@ -170,14 +164,7 @@ def test_nothing_readable_fails_with_the_reason(tmp_path: Path, encoder: Path) -
         ({"dataset": "stranger"}, "unknown_dataset", "dataset"),
     ],
 )
-def test_bad_questions_name_their_field(
-    tmp_path: Path,
-    sample_zip: Path,
-    encoder: Path,
-    change: dict[str, Any],
-    code: str,
-    field: str,
-) -> None:
+def test_bad_questions_name_their_field(tmp_path, sample_zip, encoder, change, code, field):
     run_dir = prepare(tmp_path / "run", sample_zip, encoder, **change)
     with pytest.raises(UserError) as caught:
         run_index_job(run_dir)
@@ -185,7 +172,7 @@ def test_bad_questions_name_their_field(
     assert list(run_dir.artifacts.iterdir()) == []
 
 
-def test_a_corpus_without_captioned_images_is_reported_so(tmp_path: Path, encoder: Path) -> None:
+def test_a_corpus_without_captioned_images_is_reported_so(tmp_path, encoder):
     (tmp_path / "interleaved.jsonl").write_text('{"text_list": ["a"], "image_info": []}\n')
     run_dir = prepare(tmp_path / "run", tmp_path, encoder)
     with pytest.raises(UserError, match="no captioned images") as caught:
@@ -193,7 +180,7 @@ def test_a_corpus_without_captioned_images_is_reported_so(tmp_path: Path, encode
     assert caught.value.code == "no_images"
 
 
-def test_images_of_documents_have_the_text_that_they_belong_to(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+def test_images_of_documents_have_the_text_that_they_belong_to(tmp_path, sample, encoder):
     """Where there are no captioned images. An image in two documents is one item with both texts."""
     corpus = write_corpus(tmp_path / "corpus", sample, {})
     (corpus / "pairs.jsonl").unlink()
@@ -228,15 +215,13 @@ def test_images_of_documents_have_the_text_that_they_belong_to(tmp_path: Path, s
         ("x" * (MAX_CAPTION - 1) + " more", "x" * (MAX_CAPTION - 1) + "…"),
     ],
 )
-def test_a_long_text_is_cut_at_the_limit_also_without_blanks(text: str, caption: str) -> None:
+def test_a_long_text_is_cut_at_the_limit_also_without_blanks(text, caption):
     assert shorten(text) == caption
     assert len(caption) <= MAX_CAPTION
 
 
-def test_a_document_of_a_store_that_does_not_answer_is_not_left_out(
-    tmp_path: Path, sample: Corpus, encoder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(document: Any) -> Any:
+def test_a_document_of_a_store_that_does_not_answer_is_not_left_out(tmp_path, sample, encoder, monkeypatch):
+    def refuse(document):
         raise StoreError("it does not answer", code="store_unreachable")
 
     corpus = write_corpus(tmp_path / "corpus", sample, {})
@@ -247,7 +232,7 @@ def test_a_document_of_a_store_that_does_not_answer_is_not_left_out(
         run_index_job(prepare(tmp_path / "run", corpus, encoder))
 
 
-def test_a_stop_between_batches_leaves_nothing_half_written(tmp_path: Path, sample_zip: Path, encoder: Path) -> None:
+def test_a_stop_between_batches_leaves_nothing_half_written(tmp_path, sample_zip, encoder):
     run_dir = prepare(tmp_path / "run", sample_zip, encoder)
     run_dir._stop.set()
     with pytest.raises(JobCancelled):
@@ -256,7 +241,7 @@ def test_a_stop_between_batches_leaves_nothing_half_written(tmp_path: Path, samp
     assert list(run_dir.artifacts.iterdir()) == []
 
 
-def test_sigterm_ends_the_process_as_cancelled(tmp_path: Path, sample_zip: Path, encoder: Path) -> None:
+def test_sigterm_ends_the_process_as_cancelled(tmp_path, sample_zip, encoder):
     run_dir = prepare(tmp_path / "run", sample_zip, encoder, batch_size=4)
     with started(run_dir, *job(run_dir)) as process:
         until(lambda: run_dir.metrics_file.exists() or process.poll() is not None)
@@ -266,7 +251,7 @@ def test_sigterm_ends_the_process_as_cancelled(tmp_path: Path, sample_zip: Path,
     assert not run_dir.result_file.exists()
 
 
-def test_a_second_attempt_starts_afresh(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+def test_a_second_attempt_starts_afresh(tmp_path, sample, encoder):
     corpus = write_corpus(tmp_path / "corpus", sample, {"bad.png": b"x"})
     run_dir = prepare(tmp_path / "run", corpus, encoder)
     run_index_job(run_dir)
@@ -279,9 +264,7 @@ def test_a_second_attempt_starts_afresh(tmp_path: Path, sample: Corpus, encoder:
 
 
 @pytest.mark.parametrize("searched_by", ["files", "lancedb", "qdrant"])
-def test_who_is_searched_elsewhere_needs_no_graph(
-    tmp_path: Path, sample: Corpus, encoder: Path, monkeypatch: pytest.MonkeyPatch, searched_by: str
-) -> None:
+def test_who_is_searched_elsewhere_needs_no_graph(tmp_path, sample, encoder, monkeypatch, searched_by):
     if searched_by == "lancedb":
         pytest.importorskip("lancedb", reason="the extra of this index is not installed")
     monkeypatch.setattr(vector_index, "EXACT_ROWS", 2)
@@ -292,7 +275,7 @@ def test_who_is_searched_elsewhere_needs_no_graph(
     assert (run_dir.artifacts / "collection" / "lancedb").is_dir() is (searched_by == "lancedb")
 
 
-def test_texts_that_nothing_can_store_are_replaced(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+def test_texts_that_nothing_can_store_are_replaced(tmp_path, sample, encoder):
     corpus = write_corpus(tmp_path / "corpus", sample, {})
     line = {
         "image": "1.webp",
@@ -313,12 +296,12 @@ def test_texts_that_nothing_can_store_are_replaced(tmp_path: Path, sample: Corpu
     assert collection.label_values()["k\ufffd"] == ["\ufffd"]
 
 
-def test_many_vectors_are_kept_in_half_the_bytes() -> None:
+def test_many_vectors_are_kept_in_half_the_bytes():
     assert dtype_for(100_000, 512) == "f32"
     assert dtype_for(1_000_000, 512) == "f16"
 
 
-def with_labels(place: Path, sample: Corpus, years: list[str]) -> Path:
+def with_labels(place, sample, years):
     (place / "images").mkdir(parents=True)
     lines = []
     for number, (pair, year) in enumerate(zip(sample.pairs("val"), years, strict=False)):
@@ -329,7 +312,7 @@ def with_labels(place: Path, sample: Corpus, years: list[str]) -> Path:
     return place
 
 
-def test_types_of_labels_are_inferred_or_stated(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+def test_types_of_labels_are_inferred_or_stated(tmp_path, sample, encoder):
     corpus = with_labels(tmp_path / "corpus", sample, ["1990", "2001"])
     run_dir = prepare(tmp_path / "run", corpus, encoder, label_types={"code": "text", "tags": "set"})
     result = run_index_job(run_dir)
@@ -348,9 +331,7 @@ def test_types_of_labels_are_inferred_or_stated(tmp_path: Path, sample: Corpus, 
     ("types", "code", "field"),
     [({"year": "number"}, "bad_label", "label_types.year"), ({"yaer": "number"}, "unknown_label", "label_types.yaer")],
 )
-def test_a_type_that_does_not_fit_fails_before_anything_is_embedded(
-    tmp_path: Path, sample: Corpus, encoder: Path, types: dict[str, str], code: str, field: str
-) -> None:
+def test_a_type_that_does_not_fit_fails_before_anything_is_embedded(tmp_path, sample, encoder, types, code, field):
     corpus = with_labels(tmp_path / "corpus", sample, ["1990", "about 2000"])
     run_dir = prepare(tmp_path / "run", corpus, encoder, label_types=types)
     with pytest.raises(UserError) as caught:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -36,11 +33,11 @@ pytest.importorskip("scipy")
 
 
 @pytest.fixture
-def kit(tmp_path: Path) -> Kit:
+def kit(tmp_path):
     return Kit(tmp_path / "corpus")
 
 
-def write_corpus(folder: Path) -> Path:
+def write_corpus(folder):
     """One document whose images stand nowhere in particular."""
     (folder / "images").mkdir(parents=True)
     infos = []
@@ -52,7 +49,7 @@ def write_corpus(folder: Path) -> Path:
     return folder
 
 
-def ask(tmp_path: Path, **encoders: str) -> RunDir:
+def ask(tmp_path, **encoders):
     run_dir = RunDir(tmp_path / "run")
     run_dir.path.mkdir()
     spec = {"path": str(write_corpus(tmp_path / "corpus")), "encoder": "tiny", "name": "matched"}
@@ -60,7 +57,7 @@ def ask(tmp_path: Path, **encoders: str) -> RunDir:
     return run_dir
 
 
-def test_images_get_a_sentence_each_with_the_encoders_similarity(tmp_path: Path, encoder: Path) -> None:
+def test_images_get_a_sentence_each_with_the_encoders_similarity(tmp_path, encoder):
     run_dir = ask(tmp_path, tiny=str(encoder))
     result = run_match_job(run_dir)
     made = open_corpus(run_dir.artifacts / "dataset")
@@ -71,13 +68,13 @@ def test_images_get_a_sentence_each_with_the_encoders_similarity(tmp_path: Path,
     assert result["dataset"]["name"] == "matched"
 
 
-def test_an_unknown_encoder_is_named(tmp_path: Path) -> None:
+def test_an_unknown_encoder_is_named(tmp_path):
     with pytest.raises(UserError, match="'tiny' is not registered") as caught:
         run_match_job(ask(tmp_path))
     assert caught.value.field == "encoder"
 
 
-def test_an_encoder_of_images_alone_is_refused_at_once(tmp_path: Path) -> None:
+def test_an_encoder_of_images_alone_is_refused_at_once(tmp_path):
     encoder = save_huggingface(tmp_path / "dinov2", "dinov2")
     with pytest.raises(UserError, match="'tiny' reads images alone") as caught:
         run_match_job(ask(tmp_path, tiny=str(encoder)))
@@ -88,13 +85,13 @@ pytest.importorskip("scipy")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-def embed_images(images: Sequence[Image.Image]) -> np.ndarray:
+def embed_images(images):
     """The colour of an image as a vector of length 1."""
     rows = np.array([image.getpixel((0, 0)) for image in images], np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def embed_texts(texts: Sequence[str]) -> np.ndarray:
+def embed_texts(texts):
     """The colours that a text names."""
     rows = np.array([[float(name in text) for name in COLOURS] for text in texts], np.float32) + 0.01
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -103,10 +100,10 @@ def embed_texts(texts: Sequence[str]) -> np.ndarray:
 ENCODER = PairEncoder(lambda image: image, 0, embed_images, embed_texts)
 
 
-def laid(kit: Any, *parts: str, broken: tuple[str, ...] = ()) -> Record:
+def laid(kit, *parts, broken=()):
     """A sequence of sentences and, by colour, of images."""
 
-    def load(name: str) -> bytes:
+    def load(name):
         if name in broken:
             raise UserError("gone", code="file_missing", file=name)
         return kit.png(COLOURS[name])
@@ -117,13 +114,13 @@ def laid(kit: Any, *parts: str, broken: tuple[str, ...] = ()) -> Record:
     return Record("doc:1", Laid(segments), images, source="wiki", extra={"url": "u"})
 
 
-def pairs_of(record: Record | BadItem) -> dict[str, int]:
+def pairs_of(record):
     assert isinstance(record, Record)
     assert isinstance(record.body, MatchedDocument)
     return {match.image: match.sentence for match in record.body.matches}
 
 
-def test_the_sum_is_the_largest_that_any_assignment_has() -> None:
+def test_the_sum_is_the_largest_that_any_assignment_has():
     draw = np.random.default_rng(0)
     for images, sentences in ((1, 1), (2, 5), (4, 4), (5, 3)):
         matrix = draw.normal(size=(images, sentences))
@@ -139,7 +136,7 @@ def test_the_sum_is_the_largest_that_any_assignment_has() -> None:
         assert sum(matrix[pair] for pair in got) == pytest.approx(best)
 
 
-def test_what_was_said_of_images_of_other_matches_is_dropped(kit: Any) -> None:
+def test_what_was_said_of_images_of_other_matches_is_dropped(kit):
     """It is in the order of the earlier matches: another image would get the subject."""
     record = laid(kit, "blue", "this is red", "here is blue", "red")
     fields = {"url": "u", "image_info": [{"subject": {"concept": "a"}}, {"subject": {"concept": "b"}}]}
@@ -148,7 +145,7 @@ def test_what_was_said_of_images_of_other_matches_is_dropped(kit: Any) -> None:
     assert got.extra == {"url": "u"}
 
 
-def test_a_sequence_becomes_sentences_with_their_images(kit: Any) -> None:
+def test_a_sequence_becomes_sentences_with_their_images(kit):
     record = laid(kit, "blue", "this is red", "green", "here is blue", "nothing", "red", "green leaves")
     (got,) = match_records([record], ENCODER)
     assert pairs_of(got) == {"blue": 1, "green": 3, "red": 0}
@@ -161,20 +158,20 @@ def test_a_sequence_becomes_sentences_with_their_images(kit: Any) -> None:
     }
 
 
-def test_no_sentence_gets_two_and_the_image_that_fits_least_is_left_out(kit: Any) -> None:
+def test_no_sentence_gets_two_and_the_image_that_fits_least_is_left_out(kit):
     (got,) = match_records([laid(kit, "red", "red", "a red thing", "green", "blue", "green grass")], ENCODER)
     assert pairs_of(got) == {"red": 0, "green": 1}
     assert [image.name for image in got.images] == ["red", "green"]  # type: ignore[union-attr]
 
 
-def test_matches_without_scores_are_made_anew(kit: Any) -> None:
+def test_matches_without_scores_are_made_anew(kit):
     body = MatchedDocument(("green", "red"), (ImageMatch("red", 0, 0.0), ImageMatch("green", 0, 0.0)))
     images = tuple(RecordImage(name, lambda name=name: kit.png(COLOURS[name])) for name in ("red", "green"))
     (got,) = match_records([Record("a:1", body, images)], ENCODER)
     assert pairs_of(got) == {"red": 1, "green": 0}
 
 
-def test_what_cannot_be_matched_is_listed_and_the_rest_goes_on(kit: Any) -> None:
+def test_what_cannot_be_matched_is_listed_and_the_rest_goes_on(kit):
     pair = Record("p:1", CaptionedImage("x", ("c",)), ())
     bad = BadItem("f", 3, "not JSON")
     given = [
@@ -197,8 +194,8 @@ def test_what_cannot_be_matched_is_listed_and_the_rest_goes_on(kit: Any) -> None
     assert pairs_of(got[-1]) == {"red": 0}
 
 
-def test_an_image_of_a_store_that_does_not_answer_is_no_unreadable_one() -> None:
-    def refuse() -> bytes:
+def test_an_image_of_a_store_that_does_not_answer_is_no_unreadable_one():
+    def refuse():
         raise StoreError("it does not answer", code="store_unreachable")
 
     record = Record("a:1", MatchedDocument(("red",), (ImageMatch("red", 0, 0.0),)), (RecordImage("red", refuse),))
@@ -207,16 +204,14 @@ def test_an_image_of_a_store_that_does_not_answer_is_no_unreadable_one() -> None
 
 
 @pytest.mark.parametrize("limit", ["records", "bytes"])
-def test_documents_are_embedded_together_and_none_is_mixed_up(
-    kit: Any, monkeypatch: pytest.MonkeyPatch, limit: str
-) -> None:
+def test_documents_are_embedded_together_and_none_is_mixed_up(kit, monkeypatch, limit):
     """Groups begin at the same records whatever part they are in, so that vectors have the same bits."""
     monkeypatch.setattr(match_job, "GROUP_RECORDS", 4)
     if limit == "bytes":
         monkeypatch.setattr(match_job, "GROUP_BYTES", 1)
     embedded: list[list[str]] = []
 
-    def texts(items: Sequence[str]) -> np.ndarray:
+    def texts(items):
         embedded.append(list(items))
         return embed_texts(items)
 
@@ -232,14 +227,14 @@ def test_documents_are_embedded_together_and_none_is_mixed_up(
         assert [len(batch) for batch in embedded] == [5, 4, 3], "a sentence that is repeated is embedded once"
 
 
-def test_a_stopped_run_embeds_no_further_batch(tmp_path: Path, encoder: Path) -> None:
+def test_a_stopped_run_embeds_no_further_batch(tmp_path, encoder):
     run_dir = ask(tmp_path, tiny=str(encoder))
     run_dir._stop.set()
     with pytest.raises(JobCancelled):
         run_match_job(run_dir)
 
 
-def test_without_scipy_the_way_out_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scipy_the_way_out_is_reported(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)

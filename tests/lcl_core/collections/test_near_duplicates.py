@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
 from lcl_core.collections import file_format, near_duplicates, vector_index
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.delta import CollectionWithDelta, Delta
+from lcl_core.collections.delta import Delta
 from lcl_core.collections.near_duplicates import RowGraph, near_duplicate_groups
 from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 
 
-def plain(vectors: np.ndarray, threshold: float) -> list[list[int]]:
+def plain(vectors, threshold):
     """One pair at a time, in double precision."""
     rows = vectors.astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -35,14 +32,14 @@ def plain(vectors: np.ndarray, threshold: float) -> list[list[int]]:
     return sorted((group for group in found if len(group) > 1), key=lambda group: (-len(group), group[0]))
 
 
-def clusters(rows: int, width: int, noise: float, seed: int = 0) -> np.ndarray:
+def clusters(rows, width, noise, seed=0):
     random = np.random.default_rng(seed)
     centres = random.normal(size=(rows // 4, width))
     return centres[random.integers(len(centres), size=rows)] + noise * random.normal(size=(rows, width))
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_blocks(monkeypatch):
     monkeypatch.setattr(near_duplicates, "BLOCK_ROWS", 32)
     monkeypatch.setattr(near_duplicates, "SKETCHES", (8, 16))
     monkeypatch.setattr(near_duplicates, "_NUMBERS", 200)
@@ -53,7 +50,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("width", [6, 24])
 @pytest.mark.parametrize("threshold", [0.2, 0.7, 0.9, 0.97])
-def test_blocks_and_sketches_give_what_every_pair_gives(dtype: type, width: int, threshold: float) -> None:
+def test_blocks_and_sketches_give_what_every_pair_gives(dtype, width, threshold):
     vectors = (3 * clusters(300, width, 0.2)).astype(dtype)  # of any length
     found = near_duplicate_groups(vectors, threshold)
     assert [group.tolist() for group in found] == plain(vectors, threshold)
@@ -61,7 +58,7 @@ def test_blocks_and_sketches_give_what_every_pair_gives(dtype: type, width: int,
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_chain_is_one_group_and_equal_ones_are_linked_at_the_top() -> None:
+def test_a_chain_is_one_group_and_equal_ones_are_linked_at_the_top():
     turn = np.deg2rad(np.arange(0, 150, 2.0))
     chain = np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float32)
     shuffled = np.random.default_rng(0).permutation(len(chain))
@@ -72,23 +69,18 @@ def test_a_chain_is_one_group_and_equal_ones_are_linked_at_the_top() -> None:
     assert [group.tolist() for group in near_duplicate_groups(rest, 1.0)] == [[3, 50]]
 
 
-def test_as_many_numbers_are_compared_first_as_leave_little_open() -> None:
-    rows = near_duplicates._Rows(np.random.default_rng(0).normal(size=(2000, 512)).astype(np.float16))
-    assert [rows.sketches(limit).shape[1] - 1 for limit in (0.97, 0.8, 0.6)] == [64, 128, 256]
-
-
 @pytest.mark.parametrize("rows", [0, 1])
-def test_of_none_or_one_there_is_no_group(rows: int) -> None:
+def test_of_none_or_one_there_is_no_group(rows):
     assert near_duplicate_groups(np.ones((rows, 128), np.float32), 0.5) == []
 
 
-def test_it_gives_up_when_its_time_is_over() -> None:
+def test_it_gives_up_when_its_time_is_over():
     with pytest.raises(UserError, match="were not found within 0 seconds") as caught:
         near_duplicate_groups(np.ones((10, 4), np.float32), 0.9, seconds=0)
     assert caught.value.code == "too_large"
 
 
-def test_a_collection_names_the_images_of_its_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collection_names_the_images_of_its_groups(tmp_path, monkeypatch):
     vectors = clusters(60, 16, 0.1).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for rows, folder in ((100_000, "exact"), (10, "linked")):
@@ -104,7 +96,7 @@ def test_a_collection_names_the_images_of_its_groups(tmp_path: Path, monkeypatch
         assert [hit.score for hit in found[0]] == pytest.approx((vectors @ vectors[names[0][0]])[names[0]], abs=1e-5)
 
 
-def test_with_a_graph_nearly_the_same_groups_are_found(tmp_path: Path) -> None:
+def test_with_a_graph_nearly_the_same_groups_are_found(tmp_path):
     vectors = clusters(2000, 32, 0.15)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
     vector_index.write_hnsw_index(tmp_path / "graph", vectors)
@@ -116,7 +108,7 @@ def test_with_a_graph_nearly_the_same_groups_are_found(tmp_path: Path) -> None:
     assert len(found & true) / len(true) > 0.98
 
 
-def change_of(number: int, name: str, vector: np.ndarray | None) -> ChangeRecord:
+def change_of(number, name, vector):
     """An image added, or removed."""
     item = file_format.item_id(name)
     if vector is None:
@@ -126,9 +118,7 @@ def change_of(number: int, name: str, vector: np.ndarray | None) -> ChangeRecord
 
 
 @pytest.mark.parametrize("rows", [100_000, 10], ids=["exact", "linked"])
-def test_changes_are_compared_without_comparing_every_pair_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
-) -> None:
+def test_changes_are_compared_without_comparing_every_pair_anew(tmp_path, monkeypatch, rows):
     monkeypatch.setattr(vector_index, "EXACT_ROWS", rows)
     vectors = np.random.default_rng(0).normal(size=(66, 64)).astype(np.float32)
     for copy, original in ((1, 0), (3, 2), (5, 4), (60, 6), (61, 7), (63, 62)):
@@ -141,17 +131,17 @@ def test_changes_are_compared_without_comparing_every_pair_anew(
     changes += [("1.png", vectors[1]), ("8.png", vectors[0])]  # other labels alone; another image under its name
     changes += [("3.png", None), ("64.png", None)]
     added = [change_of(number, name, vector) for number, (name, vector) in enumerate(changes, 1)]
-    changed = CollectionWithDelta(Collection.open(tmp_path / "it"), Delta().with_changes(added))
+    changed = Collection.open(tmp_path / "it").with_delta(Delta().with_changes(added))
     compared: list[int] = []
     candidates, neighbours = near_duplicates._candidate_pairs, vector_index.HnswIndex.neighbours
 
-    def count_candidates(found: near_duplicates._Rows, *rest: Any) -> Any:
+    def count_candidates(found, *rest):
         compared.append(len(found))
         return candidates(found, *rest)
 
     asked: list[int] = []
 
-    def count_queries(self: vector_index.HnswIndex, queries: np.ndarray, k: int) -> np.ndarray:
+    def count_queries(self, queries, k):
         asked.append(len(queries))
         return neighbours(self, queries, k)
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,7 @@ from lcl_core.collections.neighbour_map import main, project_neighbours
 from lcl_core.collections.projection import kept_neighbours, project_pca
 
 
-def groups(count: int, size: int, width: int = 32) -> np.ndarray:
+def groups(count, size, width=32):
     """f32 [count × size, width] of length 1: tight groups in directions of their own."""
     random = np.random.default_rng(0)
     centres = np.repeat(np.linalg.qr(random.normal(size=(width, width)))[0][:count], size, axis=0)
@@ -17,7 +15,7 @@ def groups(count: int, size: int, width: int = 32) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_groups_that_two_axes_mix_are_apart() -> None:
+def test_groups_that_two_axes_mix_are_apart():
     vectors = groups(12, 20)
     points = project_neighbours(vectors)
     assert points.dtype == np.float32
@@ -31,24 +29,19 @@ def test_groups_that_two_axes_mix_are_apart() -> None:
     assert ours > 1.5 * axes
 
 
-def test_the_same_vectors_give_the_same_map() -> None:
-    vectors = groups(4, 10)
-    assert np.array_equal(project_neighbours(vectors), project_neighbours(vectors.copy()))
-
-
 @pytest.mark.parametrize("rows", [0, 1, 4])
-def test_few_vectors_lie_at_the_origin(rows: int) -> None:
+def test_few_vectors_lie_at_the_origin(rows):
     assert np.array_equal(project_neighbours(groups(4, 10)[:rows]), np.zeros((rows, 2)))
 
 
 @pytest.mark.parametrize("rows", [5, 8])
-def test_equal_vectors_have_places(rows: int) -> None:
+def test_equal_vectors_have_places(rows):
     found = project_neighbours(np.repeat(groups(1, 1), rows, axis=0))
     assert found.shape == (rows, 2)
     assert np.isfinite(found).all()
 
 
-def test_the_process_reads_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_reads_half_precision(tmp_path, monkeypatch):
     monkeypatch.setattr("os.nice", lambda _: None)  # of the process of the tests
     vectors = groups(4, 10).astype(np.float16)
     np.save(tmp_path / "vectors.npy", vectors)

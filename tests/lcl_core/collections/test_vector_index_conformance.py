@@ -7,10 +7,9 @@ import logging
 import operator
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from lcl_core.collections.labels import LabelIndex, parse_where
 from lcl_core.collections.vector_index import ExternalIndex, LabelSelection, nearest
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
-from lcl_core.vector_indexes import INDEXES, TARGETS, IndexLocation, LabelSearch, VectorBatch, VectorIndex, check_index
+from lcl_core.vector_indexes import INDEXES, TARGETS, IndexLocation, LabelSearch, VectorIndex, check_index
 from tests.lcl_core.collections import file_indexes
 
 ROWS, DIM, K, EXACT = 2400, 32, 10, 500
@@ -40,11 +39,11 @@ class Backend:
     release: Callable[[], None] = field(default=lambda: None)
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows):
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def clustered(rows: int, seed: int) -> np.ndarray:
+def clustered(rows, seed):
     """Vectors about some centres, as an encoder's are, with numbers that f16 holds."""
     random = np.random.default_rng(seed)
     centres = np.random.default_rng(9).normal(size=(40, DIM))
@@ -55,17 +54,17 @@ def clustered(rows: int, seed: int) -> np.ndarray:
 VECTORS, QUERIES = clustered(ROWS, 0), unit(clustered(20, 1))
 
 
-def batch(start: int, stop: int, vectors: np.ndarray = VECTORS) -> VectorBatch:
+def batch(start, stop, vectors=VECTORS):
     return range(start, stop), [f"img_{row:016x}" for row in range(start, stop)], vectors[start:stop]
 
 
-def batches(rows: int = ROWS, vectors: np.ndarray = VECTORS) -> Iterator[VectorBatch]:
+def batches(rows=ROWS, vectors=VECTORS):
     for start in range(0, rows, 700):
         yield batch(start, min(start + 700, rows), vectors)
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+def backend(request, tmp_path, monkeypatch):
     name = request.param.partition("-")[0]
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name], reason=f"the extra of index {name} is not installed")
@@ -80,7 +79,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     yield from makers[request.param]()
 
 
-def in_files(name: str, index: Any, place: Path, file: str) -> Iterator[Backend]:
+def in_files(name, index, place, file):
     script = f"""
 from tests.lcl_core.collections import file_indexes
 index = file_indexes.{index.__name__}(Path({str(place)!r}), {DIM})
@@ -89,14 +88,14 @@ index = file_indexes.{index.__name__}(Path({str(place)!r}), {DIM})
     yield Backend(name, lambda: index(place, DIM), script, damage)
 
 
-def in_lancedb(url: str, damage: Callable[[], None]) -> Iterator[Backend]:
+def in_lancedb(url, damage):
     from lcl_core.collections.lancedb_index import LanceIndex
 
     script = f"from lcl_core.collections.lancedb_index import LanceIndex\nindex = LanceIndex({url!r}, {DIM})"
     yield Backend("lancedb", lambda: LanceIndex(url, DIM), script, damage)
 
 
-def scribble(place: Path | str) -> None:
+def scribble(place):
     """Overwrite the files with the vectors."""
     import fsspec
 
@@ -107,7 +106,7 @@ def scribble(place: Path | str) -> None:
         files.pipe_file(path, b"no vectors" * 100)
 
 
-def in_qdrant(place: Path, on_disk: bool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+def in_qdrant(place, on_disk, monkeypatch):
     """The client's local mode: in memory, or in a folder, which takes 10 ms a point and is open in one process."""
     from qdrant_client import QdrantClient
 
@@ -115,12 +114,12 @@ def in_qdrant(place: Path, on_disk: bool, monkeypatch: pytest.MonkeyPatch) -> It
 
     clients: list[QdrantClient] = []
 
-    def client(*_: str) -> QdrantClient:
+    def client(*_):
         if not clients:
             clients.append(QdrantClient(path=str(place)) if on_disk else QdrantClient(":memory:"))
         return clients[0]
 
-    def release() -> None:
+    def release():
         while clients:
             clients.pop().close()
 
@@ -137,17 +136,17 @@ index = qdrant_index.QdrantIndex("http://local", "qdrant_1", {DIM})
     release()
 
 
-def built(backend: Backend, rows: int = ROWS) -> VectorIndex:
+def built(backend, rows=ROWS):
     index = backend.open()
     index.build("images", batches(rows))
     return index
 
 
-def proposed(index: VectorIndex, query: np.ndarray, k: int, rows: Sequence[int] = (), among: bool = False) -> list[int]:
+def proposed(index, query, k, rows=(), among=False):
     return [int(row) for row in index("images", query.tolist(), k, rows, among)]
 
 
-def recall(index: VectorIndex, rows: np.ndarray | None = None, k: int = K) -> float:
+def recall(index, rows=None, k=K):
     """Share of the true neighbours among the rows that the index alone proposes."""
     listed, among = ([], False) if rows is None else ExternalIndex(index, "images", VECTORS)._row_filter(rows)
     shares = []
@@ -159,7 +158,7 @@ def recall(index: VectorIndex, rows: np.ndarray | None = None, k: int = K) -> fl
     return float(np.mean(shares))
 
 
-def test_what_is_found_is_ranked_as_brute_force_ranks_it(backend: Backend) -> None:
+def test_what_is_found_is_ranked_as_brute_force_ranks_it(backend):
     searched = ExternalIndex(built(backend), "images", VECTORS)
     for query in QUERIES[:5]:
         everything, scores = searched.nearest(query, ROWS)
@@ -171,15 +170,13 @@ def test_what_is_found_is_ranked_as_brute_force_ranks_it(backend: Backend) -> No
         assert (np.diff(scores) <= 0).all()
 
 
-def test_the_index_alone_misses_few(backend: Backend) -> None:
+def test_the_index_alone_misses_few(backend):
     assert recall(built(backend)) >= 0.95
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.8])
 @pytest.mark.parametrize("listed", [True, False], ids=["listed", "too-long-a-list"])
-def test_a_filter_comes_before_the_top_k(
-    backend: Backend, share: float, listed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_filter_comes_before_the_top_k(backend, share, listed, monkeypatch):
     module = sys.modules[type(backend.open()).__module__]
     if not listed and not hasattr(module, "MAX_LISTED"):
         pytest.skip("this index takes any list")
@@ -238,7 +235,7 @@ WHERE: list[dict[str, Any]] = [
 SIGNS = {"gte": operator.ge, "gt": operator.gt, "lte": operator.le, "lt": operator.lt}
 
 
-def fits(label: str, given: Any, value: str) -> bool:
+def fits(label, given, value):
     """Whether a filter allows a value, without the code under test."""
     if isinstance(given, dict) and "none" in given:
         rest = {name: value for name, value in given.items() if name != "none"}
@@ -260,7 +257,7 @@ def fits(label: str, given: Any, value: str) -> bool:
     return all(SIGNS[name](read, bound) for name, bound in bounds.items())
 
 
-def fitting(where: dict[str, Any]) -> np.ndarray:
+def fitting(where):
     """bool [ROWS]."""
     found = [
         all(
@@ -274,9 +271,7 @@ def fitting(where: dict[str, Any]) -> np.ndarray:
 
 @pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
 @pytest.mark.parametrize("short", [0, vector_index.SHORT_LIST])
-def test_filters_by_labels_leave_what_a_reference_leaves(
-    backend: Backend, short: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_filters_by_labels_leave_what_a_reference_leaves(backend, short, monkeypatch):
     monkeypatch.setattr(vector_index, "SHORT_LIST", short)
     index, labels = backend.open(), LabelIndex.of(LABELS, LABEL_TYPES)
     index.build("images", batches(), labels)
@@ -301,7 +296,7 @@ def test_filters_by_labels_leave_what_a_reference_leaves(
 
 
 @pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
-def test_an_index_with_columns_is_asked_by_labels(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_with_columns_is_asked_by_labels(backend, monkeypatch):
     """It alone leaves what the filters leave; without the columns, or with too much to leave out, it says so."""
     if backend.name in ("flat", "hnsw"):
         pytest.skip("this index has no columns")
@@ -325,11 +320,11 @@ def test_an_index_with_columns_is_asked_by_labels(backend: Backend, monkeypatch:
     assert sorted(found.tolist()) == rows
 
 
-def test_no_row_is_proposed_from_none(backend: Backend) -> None:
+def test_no_row_is_proposed_from_none(backend):
     assert proposed(built(backend, 50), QUERIES[0], 5, [], among=True) == []
 
 
-def test_images_and_texts_are_apart(backend: Backend) -> None:
+def test_images_and_texts_are_apart(backend):
     index = built(backend, 60)
     index.build("texts", [batch(0, 20, -VECTORS)])
     assert proposed(index, VECTORS[7], 1) == [7]
@@ -344,7 +339,7 @@ def test_images_and_texts_are_apart(backend: Backend) -> None:
     index.drop()  # there is nothing to remove
 
 
-def test_another_process_sees_what_was_built_anew(backend: Backend, tmp_path: Path) -> None:
+def test_another_process_sees_what_was_built_anew(backend, tmp_path):
     index = built(backend, 200)
     np.save(tmp_path / "all.npy", VECTORS)
     backend.release()
@@ -370,7 +365,7 @@ else:
 
 
 @pytest.mark.parametrize("what", ["missing", "damaged", "of-other-vectors"])
-def test_what_cannot_be_used_is_made_up_for(backend: Backend, what: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_used_is_made_up_for(backend, what, caplog):
     vectors = VECTORS
     if what == "damaged":
         built(backend)
@@ -396,7 +391,7 @@ def test_what_cannot_be_used_is_made_up_for(backend: Backend, what: str, caplog:
 
 
 @pytest.mark.parametrize("name", ["lancedb", "qdrant"])
-def test_a_missing_extra_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(name, tmp_path, monkeypatch):
     monkeypatch.setattr("lcl_core.vector_indexes.find_spec", lambda _: None)
     with pytest.raises(UserError, match=rf"pip install 'lcl\[{name}\]'") as caught:
         check_index(name, IndexLocation(dim=DIM, directory=tmp_path))
@@ -411,7 +406,7 @@ def test_a_missing_extra_is_named(name: str, tmp_path: Path, monkeypatch: pytest
     assert rows.tolist() == nearest(VECTORS, QUERIES[0], K)[0].tolist()
 
 
-def test_qdrant_needs_a_server(tmp_path: Path) -> None:
+def test_qdrant_needs_a_server(tmp_path):
     pytest.importorskip("qdrant_client", reason="the extra of index qdrant is not installed")
     with pytest.raises(UserError, match="LCL_QDRANT_URL") as caught:
         check_index("qdrant", IndexLocation(settings=Settings(home=tmp_path)))
@@ -419,12 +414,12 @@ def test_qdrant_needs_a_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["qdrant:6333", "file:///srv/qdrant", "http://key@host:6333"])
-def test_the_address_of_a_server_is_one(tmp_path: Path, url: str) -> None:
+def test_the_address_of_a_server_is_one(tmp_path, url):
     with pytest.raises(ValueError, match="LCL_QDRANT_API_KEY"):
         Settings(home=tmp_path, qdrant_url=url)
 
 
-def test_a_server_that_is_away_is_an_index_that_cannot_be_used(tmp_path: Path) -> None:
+def test_a_server_that_is_away_is_an_index_that_cannot_be_used(tmp_path):
     pytest.importorskip("qdrant_client", reason="the extra of index qdrant is not installed")
     settings = Settings(home=tmp_path, qdrant_url="http://127.0.0.1:9", qdrant_api_key="secret word")  # type: ignore[arg-type]
     index = INDEXES["qdrant"].index_class().at(IndexLocation("qdrant_1", DIM, settings=settings))
@@ -435,10 +430,3 @@ def test_a_server_that_is_away_is_an_index_that_cannot_be_used(tmp_path: Path) -
     with pytest.raises(UserError) as failed:
         index.build("images", batches())
     assert (failed.value.code, failed.value.field) == ("qdrant_failed", "index")
-
-
-def test_a_walk_of_the_graph_takes_no_filter_that_leaves_little(tmp_path: Path) -> None:
-    pytest.importorskip("usearch", reason="the extra of index hnsw is not installed")
-    index: Any = file_indexes.HnswFileIndex(tmp_path, DIM)
-    index.build("images", batches())
-    assert index("images", QUERIES[0].tolist(), K, range(20), True) == []

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from lcl_core.collections import vector_index
 from lcl_core.collections.collection import FUSED_HITS, Collection
-from lcl_core.collections.delta import CollectionWithDelta, Delta
+from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import GRAPHS, ChecksumVerifier
 from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.vector_index import HnswIndex, nearest, write_hnsw_index
@@ -25,18 +21,18 @@ ROWS, DIM, K = 3000, 32, 10
 
 
 @pytest.fixture(autouse=True)
-def large(monkeypatch: pytest.MonkeyPatch) -> None:
+def large(monkeypatch):
     """What is large is small here."""
     monkeypatch.setattr(vector_index, "EXACT_ROWS", 500)
     monkeypatch.setattr(vector_index, "_CHUNK_ROWS", 700)
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows):
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
-def vectors() -> np.ndarray:
+def vectors():
     """f16 [ROWS, DIM], about some centres as an encoder's are."""
     random = np.random.default_rng(0)
     centres = random.normal(size=(40, DIM))
@@ -44,26 +40,24 @@ def vectors() -> np.ndarray:
 
 
 @pytest.fixture
-def queries(vectors: np.ndarray) -> np.ndarray:
+def queries(vectors):
     random = np.random.default_rng(1)
     return unit(vectors[random.integers(ROWS, size=100)] + 0.1 * random.normal(size=(100, DIM)))
 
 
-def made(tmp_path: Path, vectors: np.ndarray, **more: Any) -> HnswIndex:
+def made(tmp_path, vectors, **more):
     write_hnsw_index(tmp_path / "graph", vectors, **more)
     return HnswIndex.open(tmp_path / "graph", vectors)
 
 
-def recall(searched: HnswIndex, vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray | None = None) -> float:
+def recall(searched, vectors, queries, rows=None):
     found = [set(searched.nearest(query, K, rows)[0].tolist()) for query in queries]
     true = [set(nearest(vectors, query, K, rows)[0].tolist()) for query in queries]
     return float(np.mean([len(some & all_) / K for some, all_ in zip(found, true, strict=True)]))
 
 
 @pytest.mark.parametrize("half_rows", [10_000, 1_000], ids=["f16", "int8"])
-def test_it_finds_the_neighbours_with_their_scores(
-    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, half_rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_finds_the_neighbours_with_their_scores(tmp_path, vectors, queries, half_rows, monkeypatch):
     monkeypatch.setattr(vector_index, "MAX_F16_ROWS", half_rows)
     reported: list[int] = []
     searched = made(tmp_path, vectors, progress=reported.append)
@@ -75,9 +69,7 @@ def test_it_finds_the_neighbours_with_their_scores(
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2, 0.01])
-def test_a_filter_comes_before_the_top_k(
-    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, share: float
-) -> None:
+def test_a_filter_comes_before_the_top_k(tmp_path, vectors, queries, share):
     allowed = np.flatnonzero(np.random.default_rng(2).random(ROWS) < share)
     searched = made(tmp_path, vectors)
     for query in queries[:20]:
@@ -87,27 +79,21 @@ def test_a_filter_comes_before_the_top_k(
     assert recall(searched, vectors, queries, allowed) > 0.97
 
 
-def test_a_filter_that_leaves_only_what_is_far_is_answered_in_full(
-    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray
-) -> None:
+def test_a_filter_that_leaves_only_what_is_far_is_answered_in_full(tmp_path, vectors, queries):
     query = queries[0]
     far = np.sort(np.argsort(vectors.astype(np.float32) @ query)[:1000])
     rows, _ = made(tmp_path, vectors).nearest(query, K, far)
     assert rows.tolist() == nearest(vectors, query, K, far)[0].tolist()
 
 
-def test_more_than_a_walk_finds_is_one_pass(
-    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_than_a_walk_finds_is_one_pass(tmp_path, vectors, queries, monkeypatch):
     monkeypatch.setattr(vector_index, "MAX_NEIGHBOURS", 50)
     rows, _ = made(tmp_path, vectors).nearest(queries[0], 60)
     assert rows.tolist() == nearest(vectors, queries[0], 60)[0].tolist()
 
 
 @pytest.mark.parametrize(("k", "left_out"), [(50, 1), (50, 700), (14, 2000)])
-def test_what_a_filter_drops_costs_no_pass_over_all(
-    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch, k: int, left_out: int
-) -> None:
+def test_what_a_filter_drops_costs_no_pass_over_all(tmp_path, vectors, queries, monkeypatch, k, left_out):
     searched = made(tmp_path, vectors)
     allowed = np.sort(np.random.default_rng(3).permutation(ROWS)[left_out:])
     expected = [set(nearest(vectors, query, k, allowed)[0].tolist()) for query in queries]
@@ -119,39 +105,20 @@ def test_what_a_filter_drops_costs_no_pass_over_all(
     assert np.mean(same) > 0.97
 
 
-def test_a_hybrid_search_after_one_change_asks_the_graph(
-    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hybrid_search_after_one_change_asks_the_graph(tmp_path, vectors, queries, monkeypatch):
     items = [CollectionItem(f"{row}.png", b"", "image/png", (f"one of {row % 7}",)) for row in range(ROWS)]
     texts = {f"one of {number}": vectors[number] for number in range(7)}
     build_collection(tmp_path / "many", items, vectors, texts, name="many", encoder_hash="e" * 64, dtype="f16")
     opened = Collection.open(tmp_path / "many")
     gone = opened.search(queries[0], 1)[0].id
-    changed = CollectionWithDelta(opened, Delta().with_changes([ChangeRecord(1, gone)]))
+    changed = opened.with_delta(Delta().with_changes([ChangeRecord(1, gone)]))
     expected = [hit.id for hit in opened.search(queries[0], 50) if hit.id != gone]
     monkeypatch.setattr(vector_index, "nearest", None)  # the pass over all
     assert [hit.id for hit in changed.search(queries[0], 49)] == expected
     assert gone not in [hit.id for hit in changed.search(queries[0], FUSED_HITS, words="one of 3")]
 
 
-def test_threads_do_not_disturb_each_other(tmp_path: Path, vectors: np.ndarray, queries: np.ndarray) -> None:
-    searched = made(tmp_path, vectors)
-    alone = [searched.nearest(query, K)[0].tolist() for query in queries]
-    with ThreadPoolExecutor(8) as threads:
-        for _ in range(5):
-            together = threads.map(lambda query: searched.nearest(query, K)[0].tolist(), queries)
-            assert list(together) == alone
-
-
-def test_each_vector_of_a_small_graph_finds_itself(tmp_path: Path, vectors: np.ndarray) -> None:
-    """Linked by several threads, one graph in twenty has a node that no walk reaches."""
-    few = vectors[:240]
-    for _ in range(80):
-        searched = made(tmp_path, few)
-        assert [int(searched.nearest(vector.astype(np.float32), 1)[0][0]) for vector in few] == list(range(240))
-
-
-def test_a_graph_of_other_vectors_or_none_is_refused(tmp_path: Path, vectors: np.ndarray) -> None:
+def test_a_graph_of_other_vectors_or_none_is_refused(tmp_path, vectors):
     write_hnsw_index(tmp_path / "graph", vectors)
     (tmp_path / "noise").write_bytes(b"no graph" * 100)
     for name, given in (("graph", vectors[:-1]), ("graph", vectors[:, :-1]), ("noise", vectors)):
@@ -160,9 +127,7 @@ def test_a_graph_of_other_vectors_or_none_is_refused(tmp_path: Path, vectors: np
         assert refused.value.code == "collection_unreadable"
 
 
-def test_a_collection_gets_one_when_it_is_large(
-    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_collection_gets_one_when_it_is_large(tmp_path, vectors, queries, monkeypatch):
     items = [
         CollectionItem(f"{row}.png", b"", "image/png", (f"one of {row % 7}",), {"half": "ab"[row % 2]})
         for row in range(ROWS)
@@ -182,19 +147,11 @@ def test_a_collection_gets_one_when_it_is_large(
     assert "image_graph" in Collection.open(tmp_path / "many").damaged_graphs["images"]
 
 
-def test_without_the_library_it_says_how_to_get_it(
-    tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "usearch.index", None)
-    with pytest.raises(UserError, match="pip install"):
-        write_hnsw_index(tmp_path / "graph", vectors)
-
-
-def _cut(path: Path) -> None:
+def _cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def _turn(path: Path) -> None:
+def _turn(path):
     """Other bytes where the links are, and the same size."""
     content = bytearray(path.read_bytes())
     for at in range(len(content) // 2, len(content), 97):
@@ -202,22 +159,14 @@ def _turn(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def _turn_header(path: Path) -> None:
+def _turn_header(path):
     content = path.read_bytes()
     path.write_bytes(bytes(byte ^ 0xFF for byte in content[:200]) + content[200:])
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["compared-at-once", "meanwhile"])
 @pytest.mark.parametrize("damage", [_cut, Path.unlink, _turn, _turn_header])
-def test_a_damaged_graph_costs_time_and_nothing_else(
-    tmp_path: Path,
-    vectors: np.ndarray,
-    queries: np.ndarray,
-    damage: Callable[[Path], None],
-    later: bool,
-    caplog: pytest.LogCaptureFixture,
-    eventually: Callable[..., None],
-) -> None:
+def test_a_damaged_graph_costs_time_and_nothing_else(tmp_path, vectors, queries, damage, later, caplog, eventually):
     place, graph = tmp_path / "many", tmp_path / "many" / GRAPHS["images"]
     items = [CollectionItem(f"{row}.png", b"", "image/png") for row in range(ROWS)]
     build_collection(place, items, vectors, {}, name="many", encoder_hash="e" * 64, dtype="f16")
@@ -225,7 +174,7 @@ def test_a_damaged_graph_costs_time_and_nothing_else(
     damage(graph)
     with caplog.at_level(logging.WARNING):
         opened = Collection.open(place)
-        changed = CollectionWithDelta(opened, Delta())
+        changed = opened.with_delta(Delta())
         verifier = ChecksumVerifier(place, opened.manifest, 0 if later else 1 << 30, drop_graph=opened.drop_graph)
         verifier.check()
         eventually(lambda: opened.damaged_graphs)

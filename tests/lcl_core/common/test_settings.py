@@ -75,7 +75,7 @@ def test_the_two_databases_are_taken(url: str) -> None:
 
 def test_the_list_of_names_is_that_of_the_settings() -> None:
     """A new setting is added to lcl_core/common/settings.py, or a typing error in its name would pass unseen."""
-    fields = {f"LCL_{name.upper()}" for kind in (ApiSettings, WorkerSettings) for name in kind.model_fields}
+    fields = {f"LCL_{name.upper().rstrip('_')}" for kind in (ApiSettings, WorkerSettings) for name in kind.model_fields}
     fields |= {f"LCL_UI_{name.upper()}" for name in UiSettings.model_fields if name != "team"}
     assert fields - KNOWN_NAMES == set()
 

@@ -14,7 +14,7 @@ import tokenizers
 from lcl_core.common.errors import UserError
 from lcl_core.data import SpecialTokens, Tokenizer, clip_tokenizer, load_tokenizer, train_bpe
 from lcl_core.data import tokenizer as tokenizer_module
-from lcl_core.encoders.schemas.tokenizer import CLIP_PATTERN, SPACED_PATTERN
+from lcl_core.encoders.check import CLIP_PATTERN, SPACED_PATTERN
 
 WRITTEN_SPECIALS = [
     "<start_of_img>",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lcl_core.collections.collection import Collection as Directory
-from lcl_core.collections.delta import CollectionWithDelta, Delta
+from lcl_core.collections.delta import Delta
 from lcl_core.collections.writer import build_collection
 from lcl_core.db import collections
 from lcl_core.db.models import CollectionRow
@@ -90,7 +90,7 @@ def test_what_was_acknowledged_is_found_and_nothing_is_half_there(
             pictures = {item: collections.item_image(session, "col_1", item) for item in overlay.added}
         assert row.changes == overlay.number
         assert row.images == len(overlay.added)
-    collection = CollectionWithDelta(Directory.open(tmp_path / "few"), overlay)
+    collection = Directory.open(tmp_path / "few").with_delta(overlay)
     assert len(said) >= KILLS * AT_ONCE
     for name in said:
         (hit,) = collection.search(unit(name), k=1)

@@ -11,7 +11,7 @@ import pytest
 
 from lcl_core.db import complete_run, garbage, leases, registry, runs
 from lcl_core.db.session import Database
-from lcl_core.encoders.file_hashes import identity_hash
+from lcl_core.encoders.files import identity_hash
 
 Queue = Callable[..., str]
 Take = Callable[..., leases.Claim]

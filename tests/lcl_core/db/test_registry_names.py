@@ -139,7 +139,7 @@ def test_a_name_that_another_registered_since_the_submission_stays_with_them(dat
 def test_the_end_of_a_run_knows_when_it_was_submitted(
     database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
 ) -> None:
-    from lcl_core.encoders.file_hashes import sha256_file
+    from lcl_core.encoders.files import sha256_file
 
     weights = tmp_path / "run" / "artifacts" / "encoder" / "model.safetensors"
     weights.parent.mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_two_who_want_one_name_at_one_moment(database: Database) -> None:
 def test_the_name_of_a_runs_encoder_is_free_for_its_owner_alone(
     database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
 ) -> None:
-    from lcl_core.encoders.file_hashes import sha256_file
+    from lcl_core.encoders.files import sha256_file
 
     with database.session() as session:
         add_encoder(session, "mine", "ada", "enc_2")
@@ -205,7 +205,7 @@ def test_the_name_of_a_runs_encoder_is_free_for_its_owner_alone(
 def test_the_encoder_of_a_run_with_a_name_for_people_has_a_name_that_specs_accept(
     database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
 ) -> None:
-    from lcl_core.encoders.file_hashes import sha256_file
+    from lcl_core.encoders.files import sha256_file
 
     weights = tmp_path / "run" / "artifacts" / "encoder" / "model.safetensors"
     weights.parent.mkdir(parents=True)

@@ -10,7 +10,7 @@ import pytest
 from lcl_core.db import datasets, registry, runs, seed, submit
 from lcl_core.db.models import CollectionRow
 from lcl_core.db.session import Database, now
-from lcl_core.encoders.file_hashes import identity_hash
+from lcl_core.encoders.files import identity_hash
 from lcl_core.pretrained import PretrainedEncoder
 
 FOUND = PretrainedEncoder("drawer", Path("/opt/one/drawer"), "0123456789abcdef" * 4, {"parameters": 7})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,8 +29,8 @@ class ModelTrio:
 
 
 @pytest.fixture
-def trio(tmp_path: Path) -> Callable[[Case], ModelTrio]:
-    def build(case: Case) -> ModelTrio:
+def trio(tmp_path):
+    def build(case):
         with torch.device("meta"):
             names = ReferenceLCL(config_from_official(case.official)).state_dict()
         path = tmp_path / "weights.safetensors"

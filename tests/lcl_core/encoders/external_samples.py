@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,23 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "red", "blue", "bus", "of", "picture", "the", "end"]
 
-# what transformers wrote into each configuration, and into each side of CLIP's, before version 4.3x
-GENERATION: dict[str, Any] = {
-    "add_cross_attention": False, "bad_words_ids": None, "chunk_size_feed_forward": 0, "decoder_start_token_id": None,
-    "cross_attention_hidden_size": None, "diversity_penalty": 0.0, "do_sample": False, "early_stopping": False,
-    "encoder_no_repeat_ngram_size": 0, "exponential_decay_length_penalty": None, "finetuning_task": None,
-    "forced_bos_token_id": None, "forced_eos_token_id": None, "is_decoder": False, "is_encoder_decoder": False,
-    "length_penalty": 1.0, "max_length": 20, "min_length": 0, "no_repeat_ngram_size": 0, "num_beam_groups": 1,
-    "num_beams": 1, "num_return_sequences": 1, "output_attentions": False, "output_hidden_states": False,
-    "output_scores": False, "prefix": None, "problem_type": None, "pruned_heads": {}, "remove_invalid_values": False,
-    "repetition_penalty": 1.0, "return_dict": True, "return_dict_in_generate": False, "sep_token_id": None,
-    "task_specific_params": None, "temperature": 1.0, "tf_legacy_loss": False, "tie_encoder_decoder": False,
-    "tie_word_embeddings": True, "tokenizer_class": None, "top_k": 50, "top_p": 1.0, "torch_dtype": None,
-    "torchscript": False, "typical_p": 1.0, "use_bfloat16": False,
-}  # fmt: skip
 
-
-def sample_images() -> list[Image.Image]:
+def sample_images():
     """Sizes and shapes that resizing and cropping treat differently, and one that is not RGB."""
     rng = np.random.default_rng(4)
     sizes = ((50, 80, 3), (80, 50, 3), (32, 32, 3), (7, 40, 3), (300, 211, 3))
@@ -38,7 +22,7 @@ def sample_images() -> list[Image.Image]:
     return [*found, Image.fromarray(rng.integers(0, 256, (40, 30), dtype=np.uint8)).convert("RGB")]
 
 
-def perturb_weights(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def perturb_weights(model, seed=0):
     """Every parameter and statistic away from its initial value, so that nothing is a no-op; evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -48,7 +32,7 @@ def perturb_weights(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-def save_openclip(folder: Path, kind: str = "vit", **text: Any) -> Path:
+def save_openclip(folder, kind="vit", **text):
     """An OpenCLIP model: ``vit``, ``resnet``, ``coca`` or ``timm``; ``text`` changes its ``text_cfg``."""
     import open_clip
     from open_clip.push_to_hf_hub import save_config_for_hf
@@ -88,7 +72,7 @@ def save_openclip(folder: Path, kind: str = "vit", **text: Any) -> Path:
     return folder
 
 
-def save_timm(folder: Path, name: str = "vit_tiny_patch16_224", **settings: Any) -> Path:
+def save_timm(folder, name="vit_tiny_patch16_224", **settings):
     import timm
 
     torch.manual_seed(0)
@@ -97,7 +81,7 @@ def save_timm(folder: Path, name: str = "vit_tiny_patch16_224", **settings: Any)
     return folder
 
 
-def save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder):
     inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(
@@ -107,7 +91,7 @@ def save_tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def save_huggingface(folder: Path, kind: str) -> Path:
+def save_huggingface(folder, kind):
     """A transformers model; ``bert`` reads texts alone, ``clip`` and ``siglip`` both."""
     import transformers as hf
 
@@ -145,7 +129,7 @@ def save_huggingface(folder: Path, kind: str) -> Path:
     return folder
 
 
-def save_sentence_encoder(folder: Path, pooling: dict[str, Any], *types: str, **limits: Any) -> Path:
+def save_sentence_encoder(folder, pooling, *types, **limits):
     """A BERT as sentence-transformers saves it: a module of each of ``types``, by default network, pooling and norm."""
     save_huggingface(folder, "bert")
     kinds = types or tuple(f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Normalize"))

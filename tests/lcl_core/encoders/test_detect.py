@@ -6,16 +6,15 @@ import hashlib
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders.detect import detect_encoder, hash_weights
+from lcl_core.encoders.detect import detect_encoder
+from lcl_core.encoders.files import hash_weights
 
 
-def lay(folder: Path, config: Any, *weights: str, name: str = "config.json") -> Path:
+def lay(folder, config, *weights, name="config.json"):
     (folder / name).write_text(config if isinstance(config, str) else json.dumps(config))
     for weight in weights:
         (folder / weight).write_bytes(weight.encode())
@@ -39,15 +38,13 @@ BOTH = ("images", "texts")
         ({"architecture": "efficientnet-lite0"}, "efficientnet-lite", "efficientnet-lite0", ("images",)),
     ],
 )
-def test_a_configuration_says_whose_it_is(
-    tmp_path: Path, config: dict[str, Any], kind: str, model: str, reads: tuple[str, ...]
-) -> None:
+def test_a_configuration_says_whose_it_is(tmp_path, config, kind, model, reads):
     found = detect_encoder(lay(tmp_path, config, "model.safetensors"))
     assert (found.kind, found.model, found.reads) == (kind, model, reads)
     assert found.weights == ("model.safetensors",)
 
 
-def test_an_openclip_directory_may_hold_other_configurations(tmp_path: Path) -> None:
+def test_an_openclip_directory_may_hold_other_configurations(tmp_path):
     lay(tmp_path, CLIP, "model.safetensors", "open_clip_model.safetensors")
     lay(tmp_path, {"model_cfg": {"vision_cfg": {"width": 768, "layers": 12, "patch_size": 16}}},
         name="open_clip_config.json")  # fmt: skip
@@ -57,7 +54,7 @@ def test_an_openclip_directory_may_hold_other_configurations(tmp_path: Path) -> 
     )  # fmt: skip
 
 
-def test_shards_are_named_by_their_index(tmp_path: Path) -> None:
+def test_shards_are_named_by_their_index(tmp_path):
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     lay(tmp_path, CLIP, *shards)
     lay(tmp_path, {"weight_map": {"a": shards[1], "b": shards[0], "c": shards[0]}}, name="model.safetensors.index.json")
@@ -67,23 +64,23 @@ def test_shards_are_named_by_their_index(tmp_path: Path) -> None:
     assert hash_weights(tmp_path, found.weights) == hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def test_two_sets_of_weights_are_refused(tmp_path: Path) -> None:
+def test_two_sets_of_weights_are_refused(tmp_path):
     """The library would load the single file, and the hash would be that of the shards."""
     lay(tmp_path, CLIP, "model.safetensors", "model-00001-of-00001.safetensors")
     index = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
     lay(tmp_path, index, name="model.safetensors.index.json")
     with pytest.raises(UserError, match="two sets of weights") as caught:
         detect_encoder(tmp_path)
-    assert caught.value.code == "bad_encoder"
+    assert caught.value.code == "encoder_unreadable"
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "absent.safetensors", 7])
-def test_shards_lie_in_the_directory(tmp_path: Path, name: Any) -> None:
+def test_shards_lie_in_the_directory(tmp_path, name):
     lay(tmp_path, CLIP)
     lay(tmp_path, {"weight_map": {"a": name}}, name="model.safetensors.index.json")
     with pytest.raises(UserError) as caught:
         detect_encoder(tmp_path)
-    assert caught.value.code == "bad_encoder"
+    assert caught.value.code == "encoder_unreadable"
 
 
 @pytest.mark.parametrize(
@@ -96,21 +93,21 @@ def test_shards_lie_in_the_directory(tmp_path: Path, name: Any) -> None:
         ("{", "model.safetensors", "not JSON"),
     ],
 )
-def test_what_nobody_can_read_is_reported(tmp_path: Path, config: Any, weights: str, words: str) -> None:
+def test_what_nobody_can_read_is_reported(tmp_path, config, weights, words):
     with pytest.raises(UserError, match=words) as caught:
         detect_encoder(lay(tmp_path, config, weights))
-    assert caught.value.code == "bad_encoder"
+    assert caught.value.code == "encoder_unreadable"
     assert str(tmp_path) in str(caught.value)
 
 
-def test_links_are_not_followed(tmp_path: Path) -> None:
+def test_links_are_not_followed(tmp_path):
     lay(tmp_path, CLIP)
     (tmp_path / "model.safetensors").symlink_to("/etc/hostname")
     with pytest.raises(UserError, match="of its own"):
         detect_encoder(tmp_path)
 
 
-def test_recognising_imports_no_torch() -> None:
+def test_recognising_imports_no_torch():
     code = "import sys; from lcl_core.encoders.detect import detect_encoder; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

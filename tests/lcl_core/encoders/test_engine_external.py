@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.engine import estimate_memory, open_engine
@@ -20,16 +19,16 @@ TEXTS = ["a red bus", "blue", "the end of the image of a red bus of a blue bus o
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pair(tmp_path_factory):
     return save_huggingface(tmp_path_factory.mktemp("clip"), "clip")
 
 
 @pytest.fixture(scope="module")
-def sight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sight(tmp_path_factory):
     return save_huggingface(tmp_path_factory.mktemp("vit"), "vit")
 
 
-def test_vectors_are_the_towers_own(pair: Path, drawings: list[Image.Image]) -> None:
+def test_vectors_are_the_towers_own(pair, drawings):
     session, tower = open_engine(pair, device="cpu"), load_image_encoder(pair)
     pooled, _ = tower.encode(tower.preprocess(drawings))
     words = tower.encode_texts(TEXTS)
@@ -43,12 +42,12 @@ def test_vectors_are_the_towers_own(pair: Path, drawings: list[Image.Image]) -> 
     assert session.embed_images([]).shape == session.embed_texts([]).shape == (0, 20)
 
 
-def test_ours_and_theirs_are_reported_apart(encoder: Path, sight: Path) -> None:
+def test_ours_and_theirs_are_reported_apart(encoder, sight):
     assert type(open_engine(encoder, device="cpu").encoder) is LCLEncoder
     assert type(open_engine(sight, device="cpu").encoder) is HuggingFaceImageEncoder
 
 
-def test_a_pool_holds_both(encoder: Path, sight: Path, drawings: list[Image.Image]) -> None:
+def test_a_pool_holds_both(encoder, sight, drawings):
     pool = ModelPool(device="cpu")
     try:
         assert pool.get(sight).embed_images(drawings[:2]).shape == (2, 32)
@@ -60,7 +59,7 @@ def test_a_pool_holds_both(encoder: Path, sight: Path, drawings: list[Image.Imag
 
 
 @pytest.mark.parametrize("name", ["pair", "sight"])
-def test_its_size_is_known_before(name: str, request: pytest.FixtureRequest) -> None:
+def test_its_size_is_known_before(name, request):
     directory: Path = request.getfixturevalue(name)
     tower = load_image_encoder(directory)
     modules = [tower.module, *([tower.text_encoder.module] if tower.text_encoder else [])]
@@ -69,7 +68,7 @@ def test_its_size_is_known_before(name: str, request: pytest.FixtureRequest) -> 
     assert taken <= estimate_memory(directory, "cpu", "bf16") <= 1.01 * taken, "autocast keeps no second copy of these"
 
 
-def test_what_it_cannot_do_is_refused(sight: Path, drawings: list[Image.Image]) -> None:
+def test_what_it_cannot_do_is_refused(sight, drawings):
     session = open_engine(sight, device="cpu")
     assert not session.reads_texts
     with pytest.raises(UserError) as caught:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +16,7 @@ from tests.lcl_core.encoders.external_samples import WORDS, sample_images, save_
 TEXTS = ["a red bus", "blue", "the end of the image of a red bus of a blue bus of the end of the red bus"]
 
 
-def library(folder: Path) -> tuple[Any, torch.Tensor]:
+def library(folder):
     """The model, and images as its own processor makes them."""
     processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     pixels = torch.cat([processor(images=image, return_tensors="pt")["pixel_values"] for image in sample_images()])
@@ -31,9 +28,7 @@ def library(folder: Path) -> tuple[Any, torch.Tensor]:
     [("vit", 1, 16, 32), ("dinov2", 4, 16, 32), ("beit", 1, 16, 32), ("vit-without-pooler", 1, 16, 32)],
 )
 @torch.no_grad()
-def test_a_vision_transformers_patches_are_its_last_states(
-    tmp_path: Path, kind: str, before: int, tokens: int, width: int
-) -> None:
+def test_a_vision_transformers_patches_are_its_last_states(tmp_path, kind, before, tokens, width):
     tower = HuggingFaceImageEncoder.load(save_huggingface(tmp_path, kind))
     model, pixels = library(tmp_path)
     assert torch.equal(tower.preprocess(sample_images()), pixels)
@@ -49,7 +44,7 @@ def test_a_vision_transformers_patches_are_its_last_states(
 
 
 @torch.no_grad()
-def test_a_cnns_last_map_is_read_row_by_row(tmp_path: Path) -> None:
+def test_a_cnns_last_map_is_read_row_by_row(tmp_path):
     tower = HuggingFaceImageEncoder.load(save_huggingface(tmp_path, "resnet"))
     model, pixels = library(tmp_path)
     pooled, patches = tower.encode(pixels)
@@ -62,7 +57,7 @@ def test_a_cnns_last_map_is_read_row_by_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 @torch.no_grad()
-def test_both_sides_of_a_pair_are_the_librarys(tmp_path: Path, kind: str) -> None:
+def test_both_sides_of_a_pair_are_the_librarys(tmp_path, kind):
     tower = HuggingFaceImageEncoder.load(save_huggingface(tmp_path, kind))
     model, pixels = library(tmp_path)
     pooled, patches = tower.encode(pixels)
@@ -83,7 +78,7 @@ def test_both_sides_of_a_pair_are_the_librarys(tmp_path: Path, kind: str) -> Non
 
 
 @torch.no_grad()
-def test_a_text_encoder_alone_is_the_mean_over_its_words(tmp_path: Path) -> None:
+def test_a_text_encoder_alone_is_the_mean_over_its_words(tmp_path):
     side = HuggingFaceTextEncoder.load(save_huggingface(tmp_path, "bert"))
     model = transformers.AutoModel.from_pretrained(tmp_path).eval()
     states = model(input_ids=torch.tensor([[1, 4, 5, 7, len(WORDS) - 1]])).last_hidden_state
@@ -107,7 +102,7 @@ CLS, MAX, MEAN = ({f"pooling_mode_{name}": True} for name in ("cls_token", "max_
     ],
 )
 @torch.no_grad()
-def test_a_sentence_encoder_pools_as_its_directory_says(tmp_path: Path, pooling: Any, modes: list[str]) -> None:
+def test_a_sentence_encoder_pools_as_its_directory_says(tmp_path, pooling, modes):
     side = HuggingFaceTextEncoder.load(save_sentence_encoder(tmp_path, pooling))
     model = transformers.AutoModel.from_pretrained(tmp_path).eval()
     states = model(input_ids=torch.tensor([[1, 4, 5, 7, len(WORDS) - 1]])).last_hidden_state[0]
@@ -118,30 +113,14 @@ def test_a_sentence_encoder_pools_as_its_directory_says(tmp_path: Path, pooling:
 
 
 @torch.no_grad()
-def test_a_sentence_encoder_reads_as_much_of_a_text_as_it_learnt_on(tmp_path: Path) -> None:
+def test_a_sentence_encoder_reads_as_much_of_a_text_as_it_learnt_on(tmp_path):
     side = HuggingFaceTextEncoder.load(save_sentence_encoder(tmp_path, MEAN, max_seq_length=4, do_lower_case=True))
     assert side.count_tokens(TEXTS) == [4, 3, 4]
     assert torch.equal(side.features(["A RED bus of"]), side.features(["a red end"]))
 
 
 @torch.no_grad()
-def test_a_copy_of_an_older_version_keeps_its_mean_and_its_identity(tmp_path: Path) -> None:
-    """It has no folders, so its pooling is not known."""
-    source = save_sentence_encoder(tmp_path / "source", CLS, max_seq_length=4)
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for path in source.iterdir():
-        if path.is_file():
-            shutil.copy(path, copy)
-    side = HuggingFaceTextEncoder.load(copy)
-    plain = HuggingFaceTextEncoder.load(save_huggingface(tmp_path / "plain", "bert"))
-    assert torch.equal(side.features(TEXTS), plain.features(TEXTS))
-    assert side.identity.keys() == plain.identity.keys()
-    assert HuggingFaceTextEncoder.load(source).identity["pooling"]
-
-
-@torch.no_grad()
-def test_the_vision_side_of_clip_alone_keeps_its_projection(tmp_path: Path) -> None:
+def test_the_vision_side_of_clip_alone_keeps_its_projection(tmp_path):
     tower = HuggingFaceImageEncoder.load(save_huggingface(tmp_path, "clip-projected"))
     model = transformers.CLIPVisionModelWithProjection.from_pretrained(tmp_path).eval()
     _, pixels = library(tmp_path)
@@ -153,7 +132,7 @@ def test_the_vision_side_of_clip_alone_keeps_its_projection(tmp_path: Path) -> N
     assert tower.identity["projection"]
 
 
-def test_a_copy_of_a_text_side_learns_alone(tmp_path: Path) -> None:
+def test_a_copy_of_a_text_side_learns_alone(tmp_path):
     side = HuggingFaceTextEncoder.load(save_huggingface(tmp_path, "bert"))
     twin = side.copy()
     twin.features(TEXTS).square().mean().backward()
@@ -161,7 +140,7 @@ def test_a_copy_of_a_text_side_learns_alone(tmp_path: Path) -> None:
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in side.module.parameters())
 
 
-def test_the_untrained_twin_starts_from_other_weights(tmp_path: Path) -> None:
+def test_the_untrained_twin_starts_from_other_weights(tmp_path):
     tower = HuggingFaceImageEncoder.load(save_huggingface(tmp_path, "clip"))
     twin = tower.random_init()
     assert twin.identity["weights"] != tower.identity["weights"]
@@ -172,7 +151,7 @@ def test_the_untrained_twin_starts_from_other_weights(tmp_path: Path) -> None:
     assert torch.equal(first, second)
 
 
-def test_half_precision_on_disk_is_computed_in_single(tmp_path: Path) -> None:
+def test_half_precision_on_disk_is_computed_in_single(tmp_path):
     save_huggingface(tmp_path, "vit")
     transformers.AutoModel.from_pretrained(tmp_path).half().save_pretrained(tmp_path)
     tower = HuggingFaceImageEncoder.load(tmp_path)
@@ -180,7 +159,7 @@ def test_half_precision_on_disk_is_computed_in_single(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in tower.random_init().module.parameters()} == {torch.float32}
 
 
-def test_code_beside_the_weights_is_never_run(tmp_path: Path) -> None:
+def test_code_beside_the_weights_is_never_run(tmp_path):
     file = save_huggingface(tmp_path, "vit") / "config.json"
     config = json.loads(file.read_text())
     config |= {"model_type": "somebodys", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}
@@ -193,14 +172,14 @@ def test_code_beside_the_weights_is_never_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["preprocessor_config.json", "tokenizer.json", "model.safetensors"])
-def test_what_is_missing_is_reported(tmp_path: Path, missing: str) -> None:
+def test_what_is_missing_is_reported(tmp_path, missing):
     (save_huggingface(tmp_path, "clip") / missing).unlink()
     with pytest.raises(UserError) as caught:
         HuggingFaceImageEncoder.load(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
-def test_weights_that_lack_names_are_refused(tmp_path: Path) -> None:
+def test_weights_that_lack_names_are_refused(tmp_path):
     file = save_huggingface(tmp_path, "vit") / "config.json"
     config = json.loads(file.read_text())
     config["num_hidden_layers"] = 3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -15,13 +13,13 @@ PIXELS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def tower(encoder: Path) -> LCLEncoder:
+def tower(encoder):
     found = load_image_encoder(encoder)
     assert isinstance(found, LCLEncoder)
     return found
 
 
-def test_its_numbers_are_its_shapes(tower: LCLEncoder) -> None:
+def test_its_numbers_are_its_shapes(tower):
     pooled, patches = tower.encode(PIXELS)
     assert patches.shape == (3, tower.tokens, tower.width)
     assert pooled.shape == (3, tower.embed_dim)
@@ -31,7 +29,7 @@ def test_its_numbers_are_its_shapes(tower: LCLEncoder) -> None:
     assert tower.image_size == 32
 
 
-def test_its_layers_hold_every_parameter_once_from_the_input_up(tower: LCLEncoder) -> None:
+def test_its_layers_hold_every_parameter_once_from_the_input_up(tower):
     named = {id(parameter): name for name, parameter in tower.module.named_parameters()}
     layers = [[named[id(parameter)] for parameter in layer] for layer in tower.layers()]
     assert sorted(name for layer in layers for name in layer) == sorted(named.values())
@@ -41,7 +39,7 @@ def test_its_layers_hold_every_parameter_once_from_the_input_up(tower: LCLEncode
     assert layers[3] == ["ln_post.weight", "ln_post.bias"]
 
 
-def test_a_copy_can_learn_and_is_its_own(tower: LCLEncoder) -> None:
+def test_a_copy_can_learn_and_is_its_own(tower):
     copy = tower.copy()
     assert all(each.requires_grad for each in copy.module.parameters())
     with torch.no_grad():
@@ -52,12 +50,12 @@ def test_a_copy_can_learn_and_is_its_own(tower: LCLEncoder) -> None:
     copy.patches(PIXELS).sum().backward()
 
 
-def load_tower_again(tower: LCLEncoder) -> LCLEncoder:
+def load_tower_again(tower):
     """From the weights that it was read with: the untrained ones at seed 0, as the fixture saves them."""
     return tower.random_init()
 
 
-def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
+def test_what_is_no_encoder_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot be loaded") as caught:
         load_image_encoder(tmp_path)
     assert caught.value.file == str(tmp_path)

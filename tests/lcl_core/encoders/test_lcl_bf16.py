@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from lcl_core.encoders.lcl import precast_bf16
 from lcl_core.model import LCLModel, LCLProcessor
 
 
-def test_vectors_are_autocasts_to_the_bit(encoder: Path) -> None:
+def test_vectors_are_autocasts_to_the_bit(encoder):
     model, processor = LCLModel.from_pretrained(encoder), LCLProcessor.from_pretrained(encoder)
     twin = precast_bf16(model)
     side = model.config.image_size
@@ -21,7 +19,7 @@ def test_vectors_are_autocasts_to_the_bit(encoder: Path) -> None:
         assert torch.equal(twin.get_text_features(ids), model.get_text_features(ids))
 
 
-def test_only_the_products_weights_are_kept_twice(encoder: Path) -> None:
+def test_only_the_products_weights_are_kept_twice(encoder):
     model = LCLModel.from_pretrained(encoder)
     twin = precast_bf16(model)
     own = {name for name, weight in twin.named_parameters() if weight.dtype == torch.bfloat16}

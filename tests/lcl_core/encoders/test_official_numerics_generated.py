@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ import torch
 from lcl_core.encoders import export_official, load_official
 from lcl_core.model import LCLModel
 from lcl_core.train import build_optimizer
-from tests.lcl_core.encoders.conftest import ModelTrio
 from tests.lcl_core.reference_cases import (
     Case,
     allowed,
@@ -23,7 +20,7 @@ from tests.lcl_core.reference_cases import (
     random_case,
     recipe_weights,
 )
-from tests.reference_model import ReferenceLCL, normalize
+from tests.reference_model import normalize
 
 CASES = {
     "one patch an image, narrow text, soi at position 0 and 1": Case(
@@ -67,11 +64,11 @@ CASES = {
 
 
 @pytest.fixture(params=CASES)
-def three(request: pytest.FixtureRequest, trio: Callable[[Case], ModelTrio]) -> ModelTrio:
+def three(request, trio):
     return trio(CASES[request.param])
 
 
-def test_outputs(three: ModelTrio) -> None:
+def test_outputs(three):
     found = three.product(pixel_values=three.images, input_ids=three.ids)
     plain = three.plain(three.images, three.ids)
     exact = three.exact(three.images.double(), three.ids)
@@ -89,7 +86,7 @@ def test_outputs(three: ModelTrio) -> None:
     assert len(found.image_features) == len(found.text_features) > 1
 
 
-def test_gradients(three: ModelTrio) -> None:
+def test_gradients(three):
     three.product(pixel_values=three.images, input_ids=three.ids).loss.backward()
     three.plain(three.images, three.ids).loss.backward()
     three.exact(three.images.double(), three.ids).loss.backward()
@@ -106,8 +103,8 @@ def test_gradients(three: ModelTrio) -> None:
         assert distance(parameter.grad, true) / peak <= 4 * worst + 1e-5, name
 
 
-def test_encoders(three: ModelTrio) -> None:
-    def reference(model: ReferenceLCL, texts: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def test_encoders(three):
+    def reference(model, texts, length):
         images = three.images.to(model.logit_scale.dtype)
         return normalize(model.pool_project.pool(model.visual(images))), encode_text(model, texts, length)
 
@@ -122,7 +119,7 @@ def test_encoders(three: ModelTrio) -> None:
             assert distance(ours, exact) <= allowed(exact, plain)
 
 
-def test_three_optimiser_steps(three: ModelTrio) -> None:
+def test_three_optimiser_steps(three):
     wanted = list(loss_trace(three.exact, three.images.double(), three.ids, steps=4, lr=1e-3))
     optimizer = build_optimizer(three.product, lr=1e-3, weight_decay=0.2)
     for step, losses in enumerate(wanted):
@@ -135,7 +132,7 @@ def test_three_optimiser_steps(three: ModelTrio) -> None:
     assert wanted[-1] != pytest.approx(wanted[0], abs=1e-2), "the steps change nothing: they show nothing"
 
 
-def test_files_go_in_and_out_unchanged(three: ModelTrio, tmp_path: Path) -> None:
+def test_files_go_in_and_out_unchanged(three, tmp_path):
     export_official(three.product, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == three.case.official
     again = load_official(tmp_path / "config.json", tmp_path / "weights.safetensors")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
 from lcl_core.encoders.original_checkpoint import config_from_official
 from lcl_core.model import LCLConfig, LCLModel
-from tests.lcl_core.encoders.conftest import ModelTrio
 from tests.lcl_core.reference_cases import Case, allowed, distance, official_config
 
 MMC4 = Case(
@@ -40,14 +37,14 @@ LOOKED_AT = (
 )
 
 
-def on_meta(case: Case) -> LCLModel:
+def on_meta(case):
     """Names and shapes without a gigabyte of weights."""
     with torch.device("meta"):
         return LCLModel(config_from_official(case.official))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_parameters_are_as_many_as_published(name: str) -> None:
+def test_parameters_are_as_many_as_published(name):
     case, count = CASES[name]
     model = on_meta(case)
     assert model.num_parameters() == count
@@ -55,19 +52,19 @@ def test_parameters_are_as_many_as_published(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_names_and_shapes_are_the_authors(golden: Path, name: str) -> None:
+def test_names_and_shapes_are_the_authors(golden, name):
     stats = json.loads((golden / f"init_stats_LCL_{name}.json").read_text())
     found = {key: list(value.shape) for key, value in on_meta(CASES[name][0]).state_dict().items()}
     assert found == {key: each["shape"] for key, each in stats.items()}
 
 
-def test_the_default_configuration_is_the_published_one() -> None:
+def test_the_default_configuration_is_the_published_one():
     ours, default = config_from_official(MMC4.official).to_dict(), LCLConfig().to_dict()
     assert ours == default
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_forward_and_gradients(name: str, trio: Callable[[Case], ModelTrio]) -> None:
+def test_forward_and_gradients(name, trio):
     three = trio(CASES[name][0])
     found = three.product(pixel_values=three.images, input_ids=three.ids)
     plain = three.plain(three.images, three.ids)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from lcl_core.common.errors import UserError
-from lcl_core.data import Tokenizer, clip_tokenizer
+from lcl_core.data import clip_tokenizer
 from lcl_core.encoders import load_official
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.encoders.original_checkpoint import config_from_official
 from lcl_core.evaluation.tasks.zero_shot import class_scores, zero_shot_classifier
-from lcl_core.model import LCLModel, LCLProcessor
+from lcl_core.model import LCLProcessor
 from tests.lcl_core.reference_cases import encode_text, official_config, recipe_weights, reference_model
 from tests.reference_model import ReferenceLCL, normalize
 
@@ -25,7 +23,7 @@ TEMPLATES = ["a photo of a {}.", "{}", "a rather bad drawing of the {}, on paper
 CLASSES = ["cat", "dog", "fire engine", "!="]
 
 
-def by_recipe(official: dict[str, object], seed: int, folder: Path) -> LCLModel:
+def by_recipe(official, seed, folder):
     with torch.device("meta"):
         names = ReferenceLCL(config_from_official(official)).state_dict()
     weights = recipe_weights({name: tuple(value.shape) for name, value in names.items()}, seed)
@@ -33,22 +31,22 @@ def by_recipe(official: dict[str, object], seed: int, folder: Path) -> LCLModel:
     return load_official(official, folder / "weights.safetensors")
 
 
-def reader(model: LCLModel, tokenizer: Tokenizer) -> Callable[[Sequence[str]], torch.Tensor]:
+def reader(model, tokenizer):
     """How the model reads texts."""
     return LCLEncoder(model, LCLProcessor(tokenizer, model.config.image_size), "").encode_texts
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> LCLModel:
+def small(tmp_path):
     return by_recipe(official_config(16, 8, (32, 1, 16), (32, 2, 2), 2, 128, 49411), 31, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
+def tokenizer():
     return clip_tokenizer()
 
 
-def test_scores_are_the_authors(golden: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_scores_are_the_authors(golden, tmp_path, tokenizer):
     folder = golden / "zeroshot"
     meta, stored = json.loads((folder / "meta.json").read_text()), load_file(folder / "zeroshot.safetensors")
     model = by_recipe(json.loads((folder / "config.json").read_text()), meta["seed"], tmp_path)
@@ -61,7 +59,7 @@ def test_scores_are_the_authors(golden: Path, tmp_path: Path, tokenizer: Tokeniz
     assert scores.argmax(dim=1).tolist() == meta["top1"]
 
 
-def test_a_column_is_the_mean_direction_of_its_prompts(small: LCLModel, tokenizer: Tokenizer) -> None:
+def test_a_column_is_the_mean_direction_of_its_prompts(small, tokenizer):
     """Against the reference: each prompt on its own, padded to the full context."""
     reference = reference_model(small.config, small.state_dict(), torch.float64)
     specials = tokenizer.specials
@@ -77,7 +75,7 @@ def test_a_column_is_the_mean_direction_of_its_prompts(small: LCLModel, tokenize
         torch.testing.assert_close(column.double(), expected.detach(), atol=3e-6, rtol=0)
 
 
-def test_a_image_takes_the_nearest_class(small: LCLModel) -> None:
+def test_a_image_takes_the_nearest_class(small):
     """Columns that are images' own directions: each image finds itself, at a hundred times the cosine."""
     pixels = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(4))
     own = normalize(small.pool_project.pool(small.visual(pixels))).detach()
@@ -86,7 +84,7 @@ def test_a_image_takes_the_nearest_class(small: LCLModel) -> None:
     torch.testing.assert_close(scores.diagonal(), torch.full((5,), 100.0), atol=1e-3, rtol=0)
 
 
-def test_long_prompts_are_cut_to_the_models_context(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_long_prompts_are_cut_to_the_models_context(tmp_path, tokenizer):
     short = by_recipe(official_config(16, 8, (32, 1, 16), (32, 1, 2), 2, 12, 49411), 32, tmp_path)
     one = zero_shot_classifier(reader(short, tokenizer), ["cat"], ["a photo of a {} " + "and a dog " * 30])
     other = zero_shot_classifier(reader(short, tokenizer), ["cat"], ["a photo of a {} " + "and a dog " * 3 + "fish"])
@@ -94,8 +92,6 @@ def test_long_prompts_are_cut_to_the_models_context(tmp_path: Path, tokenizer: T
 
 
 @pytest.mark.parametrize(("classes", "templates"), [([], ["{}"]), (["cat"], []), (["cat"], ["a photo"])])
-def test_what_makes_no_classifier_is_said(
-    small: LCLModel, tokenizer: Tokenizer, classes: list[str], templates: list[str]
-) -> None:
+def test_what_makes_no_classifier_is_said(small, tokenizer, classes, templates):
     with pytest.raises(UserError, match="template"):
         zero_shot_classifier(reader(small, tokenizer), classes, templates)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +17,7 @@ open_clip = pytest.importorskip("open_clip")
 TEXTS = ["a red bus", "", "an image of the end of a very long road that goes on and on and on and on and on"]
 
 
-def library(folder: Path) -> tuple[Any, Any, Any]:
+def library(folder):
     """The model, its evaluation transform and its tokenizer, as OpenCLIP's own guide makes them."""
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     return model.eval(), transform, open_clip.get_tokenizer(f"local-dir:{folder}")
@@ -27,7 +25,7 @@ def library(folder: Path) -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("kind", ["vit", "resnet", "coca", "timm"])
 @torch.no_grad()
-def test_both_sides_are_the_librarys(tmp_path: Path, kind: str) -> None:
+def test_both_sides_are_the_librarys(tmp_path, kind):
     folder = save_openclip(tmp_path, kind)
     model, transform, tokenizer = library(folder)
     tower = OpenCLIPImageEncoder.load(folder)
@@ -46,7 +44,7 @@ def test_both_sides_are_the_librarys(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("extra_ids", [0, 2])
 @torch.no_grad()
-def test_texts_of_siglip_are_cut_as_the_library_cuts_them(tmp_path: Path, extra_ids: int) -> None:
+def test_texts_of_siglip_are_cut_as_the_library_cuts_them(tmp_path, extra_ids):
     """With T5's tokenizer, as the SigLIP models of timm's organisation have it."""
     pieces = ["<pad>", "</s>", "<unk>", "▁", "▁a", "▁red", "▁b", "us", *(f"<extra_id_{i}>" for i in range(extra_ids))]
     siglip = {"hf_tokenizer_name": "timm/ViT-B-16-SigLIP", "tokenizer_kwargs": {"clean": "canonicalize"}}
@@ -77,7 +75,7 @@ def test_texts_of_siglip_are_cut_as_the_library_cuts_them(tmp_path: Path, extra_
 
 
 @torch.no_grad()
-def test_patch_tokens_are_those_before_the_projection(tmp_path: Path) -> None:
+def test_patch_tokens_are_those_before_the_projection(tmp_path):
     folder = save_openclip(tmp_path)
     model, _, _ = library(folder)
     tower = OpenCLIPImageEncoder.load(folder)
@@ -88,17 +86,7 @@ def test_patch_tokens_are_those_before_the_projection(tmp_path: Path) -> None:
     assert (tower.tokens, tower.width) == (16, 32)
 
 
-def test_the_projection_learns_last(tmp_path: Path) -> None:
-    tower = OpenCLIPImageEncoder.load(save_openclip(tmp_path))
-    layers = tower.layers()
-    visual: Any = tower.module
-    assert len(layers) == 4  # before the two blocks, each block, after them
-    assert any(parameter is visual.proj for parameter in layers[-1])
-    assert any(parameter is visual.class_embedding for parameter in layers[0])
-    assert sum(map(len, layers)) == len(list(visual.parameters()))
-
-
-def test_a_copy_learns_alone_and_the_original_is_frozen(tmp_path: Path) -> None:
+def test_a_copy_learns_alone_and_the_original_is_frozen(tmp_path):
     tower = OpenCLIPImageEncoder.load(save_openclip(tmp_path))
     pixels = tower.preprocess(sample_images()[:2])
     twin = tower.copy()
@@ -107,7 +95,7 @@ def test_a_copy_learns_alone_and_the_original_is_frozen(tmp_path: Path) -> None:
     assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in twin.layers()[0])
 
 
-def test_the_untrained_twin_has_the_architecture_and_other_weights(tmp_path: Path) -> None:
+def test_the_untrained_twin_has_the_architecture_and_other_weights(tmp_path):
     tower = OpenCLIPImageEncoder.load(save_openclip(tmp_path))
     first, second = tower.random_init(), tower.random_init()
     pixels = tower.preprocess(sample_images()[:2])
@@ -126,7 +114,7 @@ def test_the_untrained_twin_has_the_architecture_and_other_weights(tmp_path: Pat
         {"vision_cfg": {"timm_model_name": "hf-hub:somebody/network", "image_size": 32}},
     ],
 )
-def test_what_a_hub_defines_is_refused_without_asking_it(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_what_a_hub_defines_is_refused_without_asking_it(tmp_path, change):
     file = save_openclip(tmp_path) / "open_clip_config.json"
     config = json.loads(file.read_text())
     config["model_cfg"] |= change
@@ -136,7 +124,7 @@ def test_what_a_hub_defines_is_refused_without_asking_it(tmp_path: Path, change:
     assert (caught.value.code, caught.value.field) == ("encoder_unreadable", "encoder")
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(tmp_path):
     file = save_openclip(tmp_path) / "open_clip_config.json"
     config = json.loads(file.read_text())
     config["model_cfg"]["vision_cfg"]["layers"] = 3

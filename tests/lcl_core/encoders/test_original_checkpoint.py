@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,8 @@ from safetensors.torch import save_file
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders import export_official, load_official
+from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.original_checkpoint import import_original
-from lcl_core.encoders.schemas.validate import check_encoder
 from lcl_core.model import LCLConfig, LCLModel
 
 SMALL = {
@@ -22,27 +21,27 @@ SMALL = {
 
 
 @pytest.fixture
-def exported(small_model: LCLModel, tmp_path: Path) -> Path:
+def exported(small_model, tmp_path):
     export_official(small_model, tmp_path)
     return tmp_path
 
 
-def test_round_trip(small_model: LCLModel, exported: Path) -> None:
+def test_round_trip(small_model, exported):
     again = load_official(exported / "config.json", exported / "weights.safetensors")
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in small_model.state_dict().items())
     assert again.config.context_length == small_model.config.context_length
 
 
-def test_a_released_checkpoint_with_prefixes(small_model: LCLModel, exported: Path) -> None:
+def test_a_released_checkpoint_with_prefixes(small_model, exported):
     state = {f"module.{key}": value for key, value in small_model.state_dict().items()}
     torch.save({"epoch": 1, "state_dict": state}, exported / "epoch_1.pt")
     again = load_official(exported / "config.json", exported / "epoch_1.pt")
     assert torch.equal(again.lm_head[1].weight, small_model.lm_head[1].weight)
 
 
-def test_no_code_runs_from_a_checkpoint(exported: Path) -> None:
+def test_no_code_runs_from_a_checkpoint(exported):
     class Trap:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
+        def __reduce__(self):
             return (exec, ("raise SystemExit",))
 
     torch.save({"state_dict": Trap()}, exported / "trap.pt")
@@ -60,7 +59,7 @@ def test_no_code_runs_from_a_checkpoint(exported: Path) -> None:
         ({"epoch": 3}, "'epoch' is of type int"),
     ],
 )
-def test_a_file_without_weights_is_refused(exported: Path, stored: object, words: str) -> None:
+def test_a_file_without_weights_is_refused(exported, stored, words):
     path = exported / "epoch.pt"
     torch.save(stored, path)
     with pytest.raises(UserError, match=f"cannot read weights: .*{words}") as refused:
@@ -77,9 +76,7 @@ def test_a_file_without_weights_is_refused(exported: Path, stored: object, words
         ("text_cfg", "heads", 7, "text_width must be a multiple of text_heads"),
     ],
 )
-def test_a_number_that_no_encoder_has_is_refused(
-    exported: Path, part: str, name: str, value: object, words: str
-) -> None:
+def test_a_number_that_no_encoder_has_is_refused(exported, part, name, value, words):
     path = exported / "config.json"
     config = json.loads(path.read_text())
     config[part][name] = value
@@ -89,7 +86,7 @@ def test_a_number_that_no_encoder_has_is_refused(
     assert (refused.value.code, refused.value.file) == ("bad_model_json", str(path))
 
 
-def test_bad_files_are_named(small_model: LCLModel, exported: Path) -> None:
+def test_bad_files_are_named(small_model, exported):
     weights = exported / "weights.safetensors"
     with pytest.raises(UserError, match="cannot read the model JSON"):
         load_official(exported / "nowhere.json", weights)
@@ -106,7 +103,7 @@ def test_bad_files_are_named(small_model: LCLModel, exported: Path) -> None:
         load_official(config, weights)
 
 
-def test_special_tokens_in_another_order_than_the_tokenizers_are_refused(tmp_path: Path) -> None:
+def test_special_tokens_in_another_order_than_the_tokenizers_are_refused(tmp_path):
     config = LCLConfig(**SMALL, vocab_size=49_411)
     export_official(LCLModel(config), tmp_path)
     import_original(tmp_path / "config.json", tmp_path / "weights.safetensors", tmp_path / "ours")
@@ -124,7 +121,7 @@ def test_special_tokens_in_another_order_than_the_tokenizers_are_refused(tmp_pat
 @pytest.mark.parametrize(
     ("other", "field"), [({"text_attention": "bidirectional"}, "text_attention"), ({"vision": "hybrid"}, "vision")]
 )
-def test_what_the_authors_form_cannot_hold_is_not_written(tmp_path: Path, other: dict[str, str], field: str) -> None:
+def test_what_the_authors_form_cannot_hold_is_not_written(tmp_path, other, field):
     model = LCLModel(LCLConfig(**{**SMALL, **other}, vocab_size=49_411))
     with pytest.raises(UserError, match="the authors' form holds") as caught:
         export_official(model, tmp_path / "written")

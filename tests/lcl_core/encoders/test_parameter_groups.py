@@ -10,11 +10,11 @@ from torch import nn
 from lcl_core.encoders.external import parameter_groups
 
 
-def linear() -> nn.Linear:
+def linear():
     return nn.Linear(4, 4, bias=False)
 
 
-def groups(module: nn.Module) -> list[list[str]]:
+def groups(module):
     name_of = {id(parameter): name for name, parameter in module.named_parameters()}
     return [[name_of[id(parameter)] for parameter in group] for group in parameter_groups(module)]
 
@@ -22,7 +22,7 @@ def groups(module: nn.Module) -> list[list[str]]:
 class Plain(nn.Module):
     """Position, stem, three blocks, norm."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.position = nn.Parameter(torch.zeros(3))
         self.stem = linear()
@@ -30,7 +30,7 @@ class Plain(nn.Module):
         self.norm = nn.LayerNorm(4)
 
 
-def test_before_each_block_and_after() -> None:
+def test_before_each_block_and_after():
     assert groups(Plain()) == [
         ["position", "stem.weight"],
         ["blocks.0.0.weight", "blocks.0.1.weight"],
@@ -40,9 +40,9 @@ def test_before_each_block_and_after() -> None:
     ]
 
 
-def test_a_wrapped_network_has_the_same_depth() -> None:
+def test_a_wrapped_network_has_the_same_depth():
     class Wrapped(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.inner = Plain()
             self.projection = linear()
@@ -52,9 +52,9 @@ def test_a_wrapped_network_has_the_same_depth() -> None:
     assert found[-1] == ["inner.norm.weight", "inner.norm.bias", "projection.weight"]
 
 
-def test_stages_side_by_side_are_one_row_of_blocks() -> None:
+def test_stages_side_by_side_are_one_row_of_blocks():
     class Stages(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.stem = linear()
             self.layer1 = nn.Sequential(linear(), linear())
@@ -63,6 +63,6 @@ def test_stages_side_by_side_are_one_row_of_blocks() -> None:
     assert [len(group) for group in groups(Stages())] == [1] * 6
 
 
-def test_without_blocks_the_children_are_the_layers() -> None:
+def test_without_blocks_the_children_are_the_layers():
     module = nn.Sequential(OrderedDict(a=linear(), b=nn.ReLU(), c=linear()))
     assert groups(module) == [["a.weight"], ["c.weight"]]

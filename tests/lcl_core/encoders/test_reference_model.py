@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,13 +18,12 @@ from tests.lcl_core.reference_cases import (
     recipe_weights,
     reference_model,
 )
-from tests.reference_model import ReferenceLCL
 
 CASES = ("model_a", "model_b")
 F64_ROUND_OFF = 1e-9
 
 
-def restated(case: Path, dtype: torch.dtype) -> tuple[ReferenceLCL, dict[str, torch.Tensor]]:
+def restated(case, dtype):
     config = read_official_config(case / "config.json")
     inputs = load_file(case / "inputs.safetensors")
     inputs["images"] = inputs["images"].to(dtype)
@@ -33,7 +31,7 @@ def restated(case: Path, dtype: torch.dtype) -> tuple[ReferenceLCL, dict[str, to
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_the_authors_model_in_float64(golden: Path, name: str) -> None:
+def test_it_is_the_authors_model_in_float64(golden, name):
     model, inputs = restated(golden / name, torch.float64)
     result = model(inputs["images"], inputs["text_ids"])
     exact = load_file(golden / name / "outputs_f64.safetensors")
@@ -55,7 +53,7 @@ def test_it_is_the_authors_model_in_float64(golden: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_its_gradients_are_the_authors_in_float64(golden: Path, name: str) -> None:
+def test_its_gradients_are_the_authors_in_float64(golden, name):
     model, inputs = restated(golden / name, torch.float64)
     model(inputs["images"], inputs["text_ids"]).loss.backward()
     exact = load_file(golden / name / "grads_f64.safetensors")
@@ -67,7 +65,7 @@ def test_its_gradients_are_the_authors_in_float64(golden: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_its_steps_are_the_authors(golden: Path, name: str) -> None:
+def test_its_steps_are_the_authors(golden, name):
     model, inputs = restated(golden / name, torch.float32)
     expected = json.loads((golden / name / "meta.json").read_text())["train"]["trace"]
     for losses, wanted in zip(
@@ -76,7 +74,7 @@ def test_its_steps_are_the_authors(golden: Path, name: str) -> None:
         assert losses == pytest.approx((wanted["contrastive_loss"], wanted["generation_loss"]), abs=1e-5)
 
 
-def test_the_recipe_makes_the_authors_weights(golden: Path) -> None:
+def test_the_recipe_makes_the_authors_weights(golden):
     """The stored weights were made by it; the seed is the case's."""
     for name in CASES:
         stored = load_file(golden / name / "weights.safetensors")
@@ -86,13 +84,13 @@ def test_the_recipe_makes_the_authors_weights(golden: Path) -> None:
             torch.testing.assert_close(made[key], value, msg=key)
 
 
-def test_shift_invariant_biases_have_no_gradient(golden: Path) -> None:
+def test_shift_invariant_biases_have_no_gradient(golden):
     exact = load_file(golden / "model_a" / "grads_f64.safetensors")
     zero = [key for key, value in exact.items() if float(value.abs().max()) < 1e-15]
     assert sorted(zero) == sorted(key for key in exact if key.endswith(SHIFT_INVARIANT))
 
 
-def test_distributed_losses_are_the_authors(golden: Path) -> None:
+def test_distributed_losses_are_the_authors(golden):
     stored = load_file(golden / "dist_2rank" / "loss.safetensors")
     ranks = json.loads((golden / "dist_2rank" / "meta.json").read_text())["world_size"]
     names = ("image_features", "text_features", "logit_scale")
@@ -105,14 +103,14 @@ def test_distributed_losses_are_the_authors(golden: Path) -> None:
             torch.testing.assert_close(tensors[rank].grad, stored[f"rank{rank}/grad_{name}"], msg=f"{rank} {name}")
 
 
-def test_one_rank_alone_has_the_plain_loss() -> None:
+def test_one_rank_alone_has_the_plain_loss():
     """Two pairs that are each other's opposite: by hand, softplus(-2 s) both ways."""
     image = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     (loss,) = distributed_contrastive([image], [image], [torch.tensor(1.5)], weight=1.0)
     assert float(loss) == pytest.approx(float(torch.nn.functional.softplus(torch.tensor(-3.0))))
 
 
-def test_ranks_with_fewer_images_weigh_more() -> None:
+def test_ranks_with_fewer_images_weigh_more():
     """Splitting one batch over ranks unevenly changes the mean, but not what a row costs."""
     generator = torch.Generator().manual_seed(0)
     image, text = (torch.nn.functional.normalize(torch.randn(4, 8, generator=generator), dim=1) for _ in range(2))

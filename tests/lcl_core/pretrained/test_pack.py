@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from lcl_core.train.factory import build_model
 
 
 @pytest.fixture
-def encoder(tmp_path: Path) -> Path:
+def encoder(tmp_path):
     """The encoder among the artifacts of a pre-training that has ended."""
     tokenizer = train_bpe(["a red cat", "a blue dog"], 270)
     named = {f"{name}_token_id": getattr(tokenizer.specials, name) for name in ("sot", "eot", "img", "soi", "eoi")}
@@ -39,7 +38,7 @@ def encoder(tmp_path: Path) -> Path:
     return directory
 
 
-def test_half_the_bytes_give_nearly_the_same_vectors(encoder: Path, tmp_path: Path) -> None:
+def test_half_the_bytes_give_nearly_the_same_vectors(encoder, tmp_path):
     digest = pack(encoder, tmp_path / "small", {"steps": 3})
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "small", encoder)]
     assert sizes[0] < 0.6 * sizes[1]
@@ -52,7 +51,7 @@ def test_half_the_bytes_give_nearly_the_same_vectors(encoder: Path, tmp_path: Pa
     assert {str(weight.dtype) for weight in tower.model.parameters()} == {"torch.float32"}
 
 
-def test_counts_of_batches_are_not_rounded(encoder: Path, tmp_path: Path) -> None:
+def test_counts_of_batches_are_not_rounded(encoder, tmp_path):
     file = encoder / "model.safetensors"
     save_file({**load_file(file), "visual.bn.num_batches_tracked": torch.tensor(100_001)}, file)
     pack(encoder, tmp_path / "small", {})
@@ -60,9 +59,7 @@ def test_counts_of_batches_are_not_rounded(encoder: Path, tmp_path: Path) -> Non
     assert (count.item(), count.dtype) == (100_001, torch.int64)
 
 
-def test_the_command_packs_a_run(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_packs_a_run(encoder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pretrained", str(tmp_path / "run"), str(tmp_path / "drawer")])
     assert main() == 0
     reported = json.loads((tmp_path / "drawer" / "origin.json").read_text())
@@ -74,7 +71,7 @@ def test_the_command_packs_a_run(
     assert "result.json" in capsys.readouterr().err
 
 
-def test_what_is_no_encoder_is_refused_and_nothing_written(encoder: Path, tmp_path: Path) -> None:
+def test_what_is_no_encoder_is_refused_and_nothing_written(encoder, tmp_path):
     (encoder / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match="not the directory of an encoder"):
         pack(encoder, tmp_path / "small", {})

@@ -5,13 +5,10 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.captioning import GenerationConfig, StreamListener
@@ -22,25 +19,25 @@ from lcl_core.serving.dynamic_batcher import EncoderUnloaded, Overloaded
 
 
 @pytest.fixture(scope="module")
-def alone(encoder: Path) -> EncoderEngine:
+def alone(encoder):
     return EncoderEngine(encoder, device="cpu")
 
 
 @pytest.fixture
-def shared(alone: EncoderEngine) -> Iterator[BatchedEngine]:
+def shared(alone):
     session = BatchedEngine(alone, max_batch=8)
     yield session
     session.close()
 
 
-def until(holds: Callable[[], bool]) -> None:
+def until(holds):
     deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
-def test_batches_change_nothing(shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]) -> None:
+def test_batches_change_nothing(shared, alone, drawings):
     expected, words = alone.embed_images(drawings), alone.embed_texts(["ant", "bus"])
     with ThreadPoolExecutor(12) as clients:
         answers = list(clients.map(lambda image: shared.embed_images([image])[0], drawings))
@@ -51,18 +48,14 @@ def test_batches_change_nothing(shared: BatchedEngine, alone: EncoderEngine, dra
     assert shared.count_tokens(["ant"]) == alone.count_tokens(["ant"])
 
 
-def test_sampled_captions_do_not_depend_on_company(
-    shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]
-) -> None:
+def test_sampled_captions_do_not_depend_on_company(shared, alone, drawings):
     options = GenerationConfig(top_p=0.9, temperature=3.0, seed=7, max_new_tokens=8)
     expected = alone.caption(drawings[:1], top_p=0.9, temperature=3.0, seed=7, max_new_tokens=8)
     futures = [shared.submit_captions([drawings[0]], options)[0] for _ in range(4)]
     assert [future.result(30) for future in futures] == expected * 4
 
 
-def test_pieces_are_reported_while_a_caption_is_written(
-    shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]
-) -> None:
+def test_pieces_are_reported_while_a_caption_is_written(shared, alone, drawings):
     for decoding in ({}, {"top_p": 0.9, "temperature": 3.0, "seed": 7}, {"num_beams": 3}):
         reported: list[list[str]] = [[], [], []]
         readers = [StreamListener(pieces.append) for pieces in reported]
@@ -74,15 +67,13 @@ def test_pieces_are_reported_while_a_caption_is_written(
         assert max(map(len, reported)) > 1 or "num_beams" in decoding
 
 
-def test_a_reader_that_leaves_ends_the_writing_and_embeddings_come_in_between(
-    shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_that_leaves_ends_the_writing_and_embeddings_come_in_between(shared, alone, drawings, monkeypatch):
     monkeypatch.setattr(
         IncrementalDetokenizer, "ended", property(lambda _: False, lambda *_: None), raising=False
     )  # no end comes
     reported, on, heard = [], threading.Event(), threading.Event()
 
-    def hear(piece: str) -> None:
+    def hear(piece):
         reported.append(piece)
         heard.set()
         assert on.wait(30)
@@ -99,9 +90,7 @@ def test_a_reader_that_leaves_ends_the_writing_and_embeddings_come_in_between(
     assert shared.embed_texts(["bus"]).shape == (1, alone.dim)
 
 
-def test_a_beam_search_comes_in_steps_and_ends_with_its_last_reader(
-    alone: EncoderEngine, drawings: list[Image.Image]
-) -> None:
+def test_a_beam_search_comes_in_steps_and_ends_with_its_last_reader(alone, drawings):
     options, readers = GenerationConfig(num_beams=3, max_new_tokens=30), [StreamListener(), StreamListener()]
     steps = alone.captioner.generate_captions(alone.preprocess(drawings[:2]), options, [0, 1], readers)
     assert next(steps) == []
@@ -112,10 +101,8 @@ def test_a_beam_search_comes_in_steps_and_ends_with_its_last_reader(
     assert list(steps) == []
 
 
-def test_a_reader_that_breaks_breaks_nobody_elses_caption(
-    shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]
-) -> None:
-    def hear(piece: str) -> None:
+def test_a_reader_that_breaks_breaks_nobody_elses_caption(shared, alone, drawings):
+    def hear(piece):
         raise RuntimeError("the loop is closed")
 
     futures = shared.submit_captions(
@@ -124,7 +111,7 @@ def test_a_reader_that_breaks_breaks_nobody_elses_caption(
     assert futures[1].result(30) == alone.caption(drawings[:2], max_new_tokens=6)[1]
 
 
-def test_a_document_goes_on(shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]) -> None:
+def test_a_document_goes_on(shared, alone, drawings):
     parts = ["an ant", drawings[0], "and", drawings[1]]
     reported: list[str] = []
     future = shared.submit_continuation(parts, GenerationConfig(max_new_tokens=6), StreamListener(reported.append))
@@ -139,16 +126,14 @@ def test_a_document_goes_on(shared: BatchedEngine, alone: EncoderEngine, drawing
     assert caught.value.code == "document_too_long"
 
 
-def test_attention_is_asked_for(shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]) -> None:
+def test_attention_is_asked_for(shared, alone, drawings):
     grids = [future.result(30) for future in shared.submit_attention(drawings[:2])]
     assert np.stack(grids) == pytest.approx(alone.attention_maps(alone.preprocess(drawings[:2])), abs=1e-6)
     assert grids[0].shape == (2, 2, 2)
     assert grids[0].sum((1, 2)) == pytest.approx([1, 1], abs=1e-5)
 
 
-def test_an_image_that_cannot_be_prepared_fails_alone(
-    shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]
-) -> None:
+def test_an_image_that_cannot_be_prepared_fails_alone(shared, alone, drawings):
     futures = shared.submit_images([drawings[0], None, drawings[1]])  # type: ignore[list-item]
     assert futures[1].exception(30) is not None
     good = [futures[0].result(30), futures[2].result(30)]
@@ -157,7 +142,7 @@ def test_an_image_that_cannot_be_prepared_fails_alone(
         shared.caption(drawings[:1], max_new_tokens=0)
 
 
-def test_a_prompt_without_room_fails_alone(shared: BatchedEngine, drawings: list[Image.Image]) -> None:
+def test_a_prompt_without_room_fails_alone(shared, drawings):
     with pytest.raises(UserError) as caught:
         shared.caption(drawings[:1], prompt="so many words " * 50)
     assert caught.value.code == "prompt_too_long"
@@ -172,9 +157,7 @@ def test_a_prompt_without_room_fails_alone(shared: BatchedEngine, drawings: list
         (GenerationConfig(context="an ant"), "context"),
     ],
 )
-def test_a_text_that_takes_too_much_memory_is_refused(
-    alone: EncoderEngine, drawings: list[Image.Image], options: GenerationConfig, field: str
-) -> None:
+def test_a_text_that_takes_too_much_memory_is_refused(alone, drawings, options, field):
     needed = alone.captioner.generation_bytes(options)
     session = BatchedEngine(alone, generation_bytes=needed - 1)
     with pytest.raises(UserError, match=f"{needed:,} bytes") as caught:
@@ -183,7 +166,7 @@ def test_a_text_that_takes_too_much_memory_is_refused(
     session.close()
 
 
-def test_a_document_that_takes_too_much_memory_is_refused(alone: EncoderEngine) -> None:
+def test_a_document_that_takes_too_much_memory_is_refused(alone):
     session = BatchedEngine(alone, generation_bytes=1)
     with pytest.raises(UserError) as caught:
         session.submit_continuation(["an ant"], GenerationConfig())
@@ -191,7 +174,7 @@ def test_a_document_that_takes_too_much_memory_is_refused(alone: EncoderEngine) 
     session.close()
 
 
-def test_too_much_at_once_is_refused_before_any_work(alone: EncoderEngine, drawings: list[Image.Image]) -> None:
+def test_too_much_at_once_is_refused_before_any_work(alone, drawings):
     session = BatchedEngine(alone, max_queue=4, max_wait=30, max_batch=64)
     with pytest.raises(UserError) as caught:
         session.embed_images(drawings[:5])
@@ -205,14 +188,14 @@ def test_too_much_at_once_is_refused_before_any_work(alone: EncoderEngine, drawi
         session.embed_texts(["e"])
 
 
-def test_health_goes_through_the_queue(shared: BatchedEngine) -> None:
+def test_health_goes_through_the_queue(shared):
     assert shared.health()["device"] == "cpu"
     shared.close()
     with pytest.raises(EncoderUnloaded):
         shared.health()
 
 
-def test_a_session_that_nobody_holds_finishes_and_leaves(alone: EncoderEngine) -> None:
+def test_a_session_that_nobody_holds_finishes_and_leaves(alone):
     before = set(threading.enumerate())
     session = BatchedEngine(alone, max_wait=30)
     (thread,) = set(threading.enumerate()) - before

@@ -18,14 +18,14 @@ SECONDS = 30  # a deadline, not a duration
 class Recorder:
     """Doubles numbers; keeps what it was asked; the first batch can be held up."""
 
-    def __init__(self, held: bool = False) -> None:
+    def __init__(self, held=False):
         self.batches: list[tuple[Any, list[Any]]] = []
         self.threads: set[int] = set()
         self.entered, self.release = threading.Event(), threading.Event()
         if not held:
             self.release.set()
 
-    def __call__(self, key: Any, items: list[Any]) -> list[Any]:
+    def __call__(self, key, items):
         self.batches.append((key, items))
         self.threads.add(threading.get_ident())
         self.entered.set()
@@ -35,7 +35,7 @@ class Recorder:
         return [item * 2 for item in items]
 
 
-def held_batcher(recorder: Recorder, **limits: Any) -> DynamicBatcher:
+def held_batcher(recorder, **limits):
     """A batcher whose owner thread is busy with the item 0."""
     batcher = DynamicBatcher(recorder, max_wait=0, **limits)
     batcher.submit("held", [0])
@@ -43,7 +43,7 @@ def held_batcher(recorder: Recorder, **limits: Any) -> DynamicBatcher:
     return batcher
 
 
-def test_what_waits_shares_a_batch_up_to_the_limit() -> None:
+def test_what_waits_shares_a_batch_up_to_the_limit():
     recorder = Recorder(held=True)
     batcher = held_batcher(recorder, max_batch=3)
     futures = [batcher.submit("k", [number])[0] for number in range(1, 6)]
@@ -53,7 +53,7 @@ def test_what_waits_shares_a_batch_up_to_the_limit() -> None:
     batcher.close()
 
 
-def test_a_batch_waits_for_company_until_it_is_full() -> None:
+def test_a_batch_waits_for_company_until_it_is_full():
     recorder = Recorder()
     batcher = DynamicBatcher(recorder, max_batch=2, max_wait=SECONDS)
     first = batcher.submit("k", [1])
@@ -63,7 +63,7 @@ def test_a_batch_waits_for_company_until_it_is_full() -> None:
     batcher.close()
 
 
-def test_different_keys_never_mix_and_the_oldest_goes_first() -> None:
+def test_different_keys_never_mix_and_the_oldest_goes_first():
     recorder = Recorder(held=True)
     batcher = held_batcher(recorder)
     futures = batcher.submit("a", [1]) + batcher.submit("b", [2]) + batcher.submit("a", [3])
@@ -73,7 +73,7 @@ def test_different_keys_never_mix_and_the_oldest_goes_first() -> None:
     batcher.close()
 
 
-def test_a_bad_item_fails_alone() -> None:
+def test_a_bad_item_fails_alone():
     recorder = Recorder(held=True)
     batcher = held_batcher(recorder)
     futures = batcher.submit("k", [1, 2, "bad", 4, 5])
@@ -85,14 +85,14 @@ def test_a_bad_item_fails_alone() -> None:
     batcher.close()
 
 
-def test_a_result_too_few_fails_the_items_rather_than_shifting_them() -> None:
+def test_a_result_too_few_fails_the_items_rather_than_shifting_them():
     batcher = DynamicBatcher(lambda key, items: [], max_wait=0)
     with pytest.raises(RuntimeError, match="0 results for 1"):
         batcher.submit("k", [1])[0].result(SECONDS)
     batcher.close()
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+def test_a_full_queue_refuses_and_says_when_to_come_back():
     recorder = Recorder(held=True)
     batcher = held_batcher(recorder, max_queue=3)
     waiting = batcher.submit("k", [1, 2])
@@ -108,7 +108,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     batcher.close()
 
 
-def test_the_queue_is_bounded_in_bytes() -> None:
+def test_the_queue_is_bounded_in_bytes():
     recorder = Recorder(held=True)
     batcher = held_batcher(recorder, size=lambda item: 10 * item, max_queue_bytes=50)
     waiting = batcher.submit("k", [3])
@@ -125,7 +125,7 @@ def test_the_queue_is_bounded_in_bytes() -> None:
     batcher.close()
 
 
-def test_a_request_that_never_fits_is_reported_so() -> None:
+def test_a_request_that_never_fits_is_reported_so():
     batcher = DynamicBatcher(Recorder(), max_queue=3)
     with pytest.raises(UserError) as caught:
         batcher.submit("k", [1, 2, 3, 4])
@@ -134,7 +134,7 @@ def test_a_request_that_never_fits_is_reported_so() -> None:
     batcher.close()
 
 
-def test_cancelled_requests_are_not_run_and_make_room() -> None:
+def test_cancelled_requests_are_not_run_and_make_room():
     recorder = Recorder(held=True)
     batcher = held_batcher(recorder, max_queue=2)
     dropped = batcher.submit("k", [1, 2])
@@ -148,12 +148,12 @@ def test_cancelled_requests_are_not_run_and_make_room() -> None:
     batcher.close()
 
 
-def test_cancelling_an_awaiting_task_drops_its_item() -> None:
+def test_cancelling_an_awaiting_task_drops_its_item():
     recorder = Recorder(held=True)
     batcher = held_batcher(recorder)
     futures = batcher.submit("k", [1, 2])
 
-    async def give_up() -> None:
+    async def give_up():
         task = asyncio.create_task(gather_results(futures))
         await asyncio.sleep(0)
         task.cancel()
@@ -168,17 +168,17 @@ def test_cancelling_an_awaiting_task_drops_its_item() -> None:
     batcher.close()
 
 
-def test_awaiting_gives_the_results_in_order() -> None:
+def test_awaiting_gives_the_results_in_order():
     batcher = DynamicBatcher(Recorder())
 
-    async def ask() -> list[list[Any]]:
+    async def ask():
         return list(await asyncio.gather(*(gather_results(batcher.submit("k", [n, n + 1])) for n in range(0, 20, 2))))
 
     assert asyncio.run(ask()) == [[n * 2, n * 2 + 2] for n in range(0, 20, 2)]
     batcher.close()
 
 
-def test_many_clients_one_owner_thread() -> None:
+def test_many_clients_one_owner_thread():
     recorder = Recorder()
     batcher = DynamicBatcher(recorder, max_batch=8)
     with ThreadPoolExecutor(16) as clients:
@@ -190,7 +190,7 @@ def test_many_clients_one_owner_thread() -> None:
     batcher.close()
 
 
-def test_closing_finishes_what_waits() -> None:
+def test_closing_finishes_what_waits():
     recorder = Recorder(held=True)
     batcher = held_batcher(recorder)
     futures = batcher.submit("k", [1, 2])
@@ -202,7 +202,7 @@ def test_closing_finishes_what_waits() -> None:
     assert [future.result(0) for future in futures] == [2, 4]
 
 
-def test_closing_without_draining_fails_what_waits() -> None:
+def test_closing_without_draining_fails_what_waits():
     recorder = Recorder(held=True)
     batcher = held_batcher(recorder)
     futures = batcher.submit("k", [1, 2])
@@ -216,10 +216,10 @@ def test_closing_without_draining_fails_what_waits() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_nobody_is_left_waiting_when_the_owner_thread_dies() -> None:
+def test_nobody_is_left_waiting_when_the_owner_thread_dies():
     entered, release = threading.Event(), threading.Event()
 
-    def die(key: Any, items: list[Any]) -> list[Any]:
+    def die(key, items):
         entered.set()
         assert release.wait(SECONDS)
         raise SystemExit
@@ -237,7 +237,7 @@ def test_nobody_is_left_waiting_when_the_owner_thread_dies() -> None:
     batcher.close()
 
 
-def test_each_batch_tells_how_long_its_requests_took() -> None:
+def test_each_batch_tells_how_long_its_requests_took():
     recorder, reported = Recorder(held=True), []
     batcher = held_batcher(recorder, observe=lambda key, waited: reported.append((key, waited)))
     batcher.submit("k", [1, 2, 3])

@@ -7,16 +7,15 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders import detect, engine, file_hashes
+from lcl_core.encoders import files
 from lcl_core.encoders.engine import EncoderEngine, estimate_memory
-from lcl_core.encoders.file_hashes import Hashes, hash_files
+from lcl_core.encoders.files import hash_files
 from lcl_core.serving import model_pool
 from lcl_core.serving.batched_engine import BatchedEngine
 from lcl_core.serving.model_pool import ModelPool
@@ -25,31 +24,31 @@ from lcl_core.serving.model_pool import ModelPool
 class CountingLoader:
     """Loads for real, counts, and can be held up."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.loads: list[Path] = []
         self.release = threading.Event()
         self.release.set()
 
-    def __call__(self, directory: Path, registered: Hashes | None = None) -> BatchedEngine:
+    def __call__(self, directory, registered=None):
         self.loads.append(directory)
         assert self.release.wait(180)
         return BatchedEngine(EncoderEngine(directory, device="cpu", warm_up=False))
 
 
 @pytest.fixture
-def loader() -> CountingLoader:
+def loader():
     return CountingLoader()
 
 
 @pytest.fixture
-def pool(loader: CountingLoader, encoder: Path) -> Iterator[ModelPool]:
+def pool(loader, encoder):
     """With room for two of the encoders, which are all of one size, but not for three."""
     pool = ModelPool(3 * estimate_memory(encoder, "cpu") - 1, device="cpu", load=loader)
     yield pool
     pool.close()
 
 
-def test_an_encoder_is_loaded_once_for_many_callers(pool: ModelPool, loader: CountingLoader, encoder: Path) -> None:
+def test_an_encoder_is_loaded_once_for_many_callers(pool, loader, encoder):
     loader.release.clear()
     with ThreadPoolExecutor(8) as callers:
         futures = [callers.submit(pool.get, encoder) for _ in range(8)]
@@ -59,7 +58,7 @@ def test_an_encoder_is_loaded_once_for_many_callers(pool: ModelPool, loader: Cou
     assert loader.loads == [encoder.resolve()]
 
 
-def test_the_least_recently_used_leaves(pool: ModelPool, loader: CountingLoader, encoders: list[Path]) -> None:
+def test_the_least_recently_used_leaves(pool, loader, encoders):
     first, second, third = encoders
     held = pool.get(first)
     pool.get(second)
@@ -72,7 +71,7 @@ def test_the_least_recently_used_leaves(pool: ModelPool, loader: CountingLoader,
     assert len(loader.loads) == 4
 
 
-def test_without_eviction_only_free_room_is_used(pool: ModelPool, loader: CountingLoader, encoders: list[Path]) -> None:
+def test_without_eviction_only_free_room_is_used(pool, loader, encoders):
     first, second, third = encoders
     pool.get(first)
     pool.get(second, evict=False)
@@ -83,9 +82,7 @@ def test_without_eviction_only_free_room_is_used(pool: ModelPool, loader: Counti
     assert pool.get(first, evict=False) is pool.get(first), "one in memory needs no room"
 
 
-def test_calls_that_wait_for_a_load_are_counted(
-    pool: ModelPool, loader: CountingLoader, encoder: Path, eventually: Callable[..., None]
-) -> None:
+def test_calls_that_wait_for_a_load_are_counted(pool, loader, encoder, eventually):
     loader.release.clear()
     with ThreadPoolExecutor(2) as callers:
         futures = [callers.submit(pool.get, encoder) for _ in range(2)]
@@ -97,7 +94,7 @@ def test_calls_that_wait_for_a_load_are_counted(
     assert pool.waiting == 0
 
 
-def test_as_many_leave_as_the_next_needs_room_for(loader: CountingLoader, encoders: list[Path]) -> None:
+def test_as_many_leave_as_the_next_needs_room_for(loader, encoders):
     small, other, large = (path.resolve() for path in encoders)
     sizes = {small: 2, other: 3, large: 6}
     pool = ModelPool(max_bytes=8, load=loader, measure=sizes.__getitem__)
@@ -116,9 +113,7 @@ def test_as_many_leave_as_the_next_needs_room_for(loader: CountingLoader, encode
     pool.close()
 
 
-def test_an_encoder_larger_than_the_budget_is_refused_and_none_leaves_for_it(
-    loader: CountingLoader, encoders: list[Path]
-) -> None:
+def test_an_encoder_larger_than_the_budget_is_refused_and_none_leaves_for_it(loader, encoders):
     size = estimate_memory(encoders[0], "cpu")
     pool = ModelPool(size, device="cpu", load=loader)
     pool.get(encoders[0])
@@ -130,9 +125,7 @@ def test_an_encoder_larger_than_the_budget_is_refused_and_none_leaves_for_it(
     pool.close()
 
 
-def test_a_failed_load_is_reported_and_tried_again(
-    pool: ModelPool, loader: CountingLoader, encoder: Path, tmp_path: Path
-) -> None:
+def test_a_failed_load_is_reported_and_tried_again(pool, loader, encoder, tmp_path):
     broken = Path(shutil.copytree(encoder, tmp_path / "broken"))
     config = (broken / "config.json").read_bytes()
     (broken / "config.json").write_bytes(b"{")
@@ -147,12 +140,10 @@ def test_a_failed_load_is_reported_and_tried_again(
     assert caught.value.code == "encoder_unreadable"
 
 
-def test_a_failed_load_of_the_same_files_is_not_tried_again_at_once(
-    encoder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_load_of_the_same_files_is_not_tried_again_at_once(encoder, monkeypatch):
     attempts: list[Path] = []
 
-    def fail(directory: Path, registered: Hashes | None) -> BatchedEngine:
+    def fail(directory, registered):
         attempts.append(directory)
         raise UserError("its weights are damaged", code="encoder_unhealthy", file=directory)
 
@@ -177,9 +168,7 @@ def test_a_failed_load_of_the_same_files_is_not_tried_again_at_once(
     pool.close()
 
 
-def test_a_load_needs_no_thread_of_its_callers(
-    pool: ModelPool, loader: CountingLoader, encoders: list[Path], eventually: Callable[..., None]
-) -> None:
+def test_a_load_needs_no_thread_of_its_callers(pool, loader, encoders, eventually):
     first, second, third = encoders
     loader.release.clear()
     waited_for = pool.start_loading(first)
@@ -196,9 +185,7 @@ def test_a_load_needs_no_thread_of_its_callers(
     assert len(loader.loads) == 3
 
 
-def test_replaced_weights_are_loaded_anew(
-    pool: ModelPool, loader: CountingLoader, encoders: list[Path], tmp_path: Path
-) -> None:
+def test_replaced_weights_are_loaded_anew(pool, loader, encoders, tmp_path):
     place = Path(shutil.copytree(encoders[0], tmp_path / "encoder"))
     old = pool.get(place).hash
     (place / "new").write_bytes((encoders[1] / "model.safetensors").read_bytes())
@@ -207,7 +194,7 @@ def test_replaced_weights_are_loaded_anew(
     assert pool.loaded == [place.resolve()]
 
 
-def test_a_closed_pool_stops_its_encoders(pool: ModelPool, encoder: Path) -> None:
+def test_a_closed_pool_stops_its_encoders(pool, encoder):
     session = pool.get(encoder)
     pool.close()
     with pytest.raises(UserError, match="unloaded"):
@@ -217,7 +204,7 @@ def test_a_closed_pool_stops_its_encoders(pool: ModelPool, encoder: Path) -> Non
     assert caught.value.code == "pool_closed"
 
 
-def test_no_torch_before_the_first_encoder() -> None:
+def test_no_torch_before_the_first_encoder():
     program = (
         "import sys; from lcl_core.collections import projection, writer; from lcl_core.encoders import captioning\n"
         "from lcl_core.serving import model_pool\n"
@@ -227,14 +214,14 @@ def test_no_torch_before_the_first_encoder() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def flip(file: Path) -> None:
+def flip(file):
     whole = bytearray(file.read_bytes())
     whole[-100] ^= 1
     file.write_bytes(whole)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
-def test_files_are_compared_when_they_are_loaded(encoder: Path, tmp_path: Path, name: str) -> None:
+def test_files_are_compared_when_they_are_loaded(encoder, tmp_path, name):
     own = Path(shutil.copytree(encoder, tmp_path / "own"))
     registered = hash_files(own)
     pool = ModelPool(device="cpu")
@@ -252,34 +239,11 @@ def test_files_are_compared_when_they_are_loaded(encoder: Path, tmp_path: Path, 
     pool.close()
 
 
-def test_what_was_found_changed_is_not_hashed_again_until_it_is_another(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = Path(shutil.copytree(encoder, tmp_path / "own"))
-    registered = {**hash_files(own), "config.json": "0" * 64}
-    hashed: list[Path] = []
-    real = engine.hash_files
-    monkeypatch.setattr(engine, "hash_files", lambda path: (hashed.append(path), real(path))[1])
-    pool = ModelPool(device="cpu")
-    for _ in range(3):
-        with pytest.raises(UserError, match=r"config\.json"):
-            pool.get(own, registered)
-    assert len(hashed) == 1
-    (own / "config.json").touch()
-    with pytest.raises(UserError, match=r"config\.json"):
-        pool.get(own, registered)
-    assert len(hashed) == 2
-    pool.close()
-
-
-def test_the_files_of_an_encoder_are_read_once_to_be_hashed(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_files_of_an_encoder_are_read_once_to_be_hashed(encoder, tmp_path, monkeypatch):
     own = Path(shutil.copytree(encoder, tmp_path / "own"))
     read: list[str] = []
-    real = file_hashes.sha256_file
-    for module in (file_hashes, detect):
-        monkeypatch.setattr(module, "sha256_file", lambda path: (read.append(path.name), real(path))[1])
+    real = files.sha256_file
+    monkeypatch.setattr(files, "sha256_file", lambda path: (read.append(path.name), real(path))[1])
     pool = ModelPool(device="cpu")
     pool.get(own, hash_files(encoder))
     assert read[-len(list(own.iterdir())) :].count("model.safetensors") == 1
@@ -287,7 +251,7 @@ def test_the_files_of_an_encoder_are_read_once_to_be_hashed(
     pool.close()
 
 
-def test_who_is_dropped_is_given_up(pool: ModelPool, encoder: Path) -> None:
+def test_who_is_dropped_is_given_up(pool, encoder):
     held = pool.get(encoder)
     pool.drop(encoder)
     assert pool.loaded == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,10 +17,10 @@ class Large:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError(TORCH), RuntimeError("CUDA out of memory. Tried …")])
-def test_it_is_one_error_and_keeps_nothing(error: Exception) -> None:
+def test_it_is_one_error_and_keeps_nothing(error):
     kept: list[weakref.ref[Large]] = []
 
-    def fill() -> None:
+    def fill():
         large = Large()
         kept.append(weakref.ref(large))
         raise type(error)(*error.args)
@@ -34,14 +33,14 @@ def test_it_is_one_error_and_keeps_nothing(error: Exception) -> None:
     assert kept[0]() is None
 
 
-def test_other_errors_pass_as_they_are() -> None:
+def test_other_errors_pass_as_they_are():
     with pytest.raises(RuntimeError, match="shapes differ"):
         within_memory(lambda: (_ for _ in ()).throw(RuntimeError("shapes differ")))
     assert within_memory(lambda: 7) == 7
 
 
-def test_in_the_middle_of_steps_too() -> None:
-    def steps() -> Iterator[int]:
+def test_in_the_middle_of_steps_too():
+    def steps():
         yield 1
         raise MemoryError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,15 +16,15 @@ SECONDS = 30  # a deadline, not a duration
 class Counter:
     """Long items are numbers of steps; each step of a batch waits for leave. Short ones are answered at once."""
 
-    def __init__(self, free: bool = True) -> None:
+    def __init__(self, free=True):
         self.batches: list[list[Any]] = []
         self.order: list[str] = []
         self.leave, self.stepped = threading.Semaphore(1000 if free else 0), threading.Semaphore(0)
 
-    def __call__(self, key: str, items: list[Any]) -> Any:
+    def __call__(self, key, items):
         return self.count(key, items) if key.startswith("long") else [self.order.append(key) or item for item in items]
 
-    def count(self, key: str, items: list[Any]) -> Iterator[list[tuple[int, Any]]]:
+    def count(self, key, items):
         self.batches.append(items)
         if "bad" in items:
             raise ValueError("a bad item")
@@ -37,11 +36,11 @@ class Counter:
             self.stepped.release()
             yield [(place, f"{item} done") for place, item in enumerate(items) if item == step]
 
-    def batcher(self, **limits: Any) -> DynamicBatcher:
+    def batcher(self, **limits):
         return DynamicBatcher(self, in_steps=lambda key: key.startswith("long"), max_wait=0, **limits)
 
 
-def test_short_work_does_not_wait_for_long_work() -> None:
+def test_short_work_does_not_wait_for_long_work():
     counter = Counter(free=False)
     batcher = counter.batcher()
     (long,) = batcher.submit("long", [3])
@@ -56,7 +55,7 @@ def test_short_work_does_not_wait_for_long_work() -> None:
     batcher.close()
 
 
-def test_long_works_go_on_side_by_side_and_the_shorter_is_done_first() -> None:
+def test_long_works_go_on_side_by_side_and_the_shorter_is_done_first():
     counter = Counter(free=False)
     batcher = counter.batcher()
     (first,) = batcher.submit("long a", [5])
@@ -70,7 +69,7 @@ def test_long_works_go_on_side_by_side_and_the_shorter_is_done_first() -> None:
     batcher.close()
 
 
-def test_items_of_a_batch_are_answered_as_they_are_ready() -> None:
+def test_items_of_a_batch_are_answered_as_they_are_ready():
     counter = Counter(free=False)
     batcher = counter.batcher()
     slow, quick = batcher.submit("long", [2, 1])
@@ -82,7 +81,7 @@ def test_items_of_a_batch_are_answered_as_they_are_ready() -> None:
     batcher.close()
 
 
-def test_no_more_is_begun_than_a_batch_holds() -> None:
+def test_no_more_is_begun_than_a_batch_holds():
     counter = Counter(free=False)
     batcher = counter.batcher(max_batch=2)
     futures = batcher.submit("long", [1, 1, 1])
@@ -96,7 +95,7 @@ def test_no_more_is_begun_than_a_batch_holds() -> None:
     batcher.close()
 
 
-def test_no_more_is_begun_than_its_memory_allows() -> None:
+def test_no_more_is_begun_than_its_memory_allows():
     """The oldest waits until it fits, and is not overtaken by another long work; short work goes on."""
     counter = Counter(free=False)
     batcher = counter.batcher(max_cost=10)
@@ -117,7 +116,7 @@ def test_no_more_is_begun_than_its_memory_allows() -> None:
     batcher.close()
 
 
-def test_what_fails_at_the_start_fails_alone_and_later_together() -> None:
+def test_what_fails_at_the_start_fails_alone_and_later_together():
     counter = Counter()
     batcher = counter.batcher()
     first = batcher.submit("long", [1, "bad", 2])
@@ -132,7 +131,7 @@ def test_what_fails_at_the_start_fails_alone_and_later_together() -> None:
     batcher.close()
 
 
-def test_closing_finishes_long_work_or_drops_it() -> None:
+def test_closing_finishes_long_work_or_drops_it():
     draining, dropping = Counter(), Counter(free=False)
     (future,) = (batcher := draining.batcher()).submit("long", [5])
     batcher.close()

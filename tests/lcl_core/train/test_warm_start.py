@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data.tokenizer import Tokenizer, clip_tokenizer, train_bpe
-from lcl_core.encoders.file_hashes import hash_files
+from lcl_core.encoders.files import hash_files
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.encoders.tower_weights import TowerWeights, model_settings, tower_weights
 from lcl_core.model import LCLConfig, LCLModel

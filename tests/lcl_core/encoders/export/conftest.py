@@ -45,11 +45,11 @@ class Sample:
     params=[{"activation": "gelu"}, {"activation": "quick_gelu"}, {"text_attention": "bidirectional"}],
     ids=["gelu", "quick_gelu", "bidirectional"],
 )
-def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+def sample(request, tmp_path_factory):
     return save_sample(tmp_path_factory.mktemp("encoder"), **request.param)
 
 
-def encode_uncommon_images() -> dict[str, bytes]:
+def encode_uncommon_images():
     """Files whose pixels are not plain upright RGB, by what is uncommon."""
     rng = np.random.default_rng(5)
     colours = Image.fromarray(rng.integers(0, 256, (50, 80, 4), dtype=np.uint8))
@@ -71,7 +71,7 @@ def encode_uncommon_images() -> dict[str, bytes]:
     return files
 
 
-def save_sample(directory: Path, **changes: Any) -> Sample:
+def save_sample(directory, **changes):
     tokenizer = train_bpe(("a red square", "a blue circle", "green triangles on white"), vocab_size=280)
     sizes: dict[str, Any] = {
         "image_size": 32, "patch_size": 8, "vision_width": 48, "vision_layers": 2, "vision_head_width": 16,
@@ -98,7 +98,7 @@ def save_sample(directory: Path, **changes: Any) -> Sample:
 
 
 @pytest.fixture
-def anonymous_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def anonymous_users(monkeypatch, tmp_path):
     """transformers as it is for those who have not got lcl_core, with a cache of its own."""
     monkeypatch.delitem(configuration_auto.CONFIG_MAPPING._extra_content, "lcl")
     for mapping in (modeling_auto.MODEL_MAPPING, processing_auto.PROCESSOR_MAPPING):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,24 +12,23 @@ from safetensors.torch import save_file
 from lcl_core.common.errors import UserError
 from lcl_core.encoders import __main__ as command
 from lcl_core.encoders.export import FORMATS, export
-from tests.lcl_core.encoders.export.conftest import Sample
 from tests.lcl_core.encoders.external_samples import save_huggingface
 
 
-def refused(name: str, directory: Path, target: Path, words: str) -> None:
+def refused(name, directory, target, words):
     with pytest.raises(UserError, match=words) as caught:
         export(name, directory, target)
     assert (caught.value.code, caught.value.field) == ("not_expressible", "format")
     assert not target.exists()
 
 
-def test_what_a_format_cannot_hold_is_refused_with_the_reason(sample: Sample, tmp_path: Path) -> None:
+def test_what_a_format_cannot_hold_is_refused_with_the_reason(sample, tmp_path):
     refused("openclip", sample.directory, tmp_path / "out", "pools over the class token")
     refused("tensorrt", sample.directory, tmp_path / "out", "the formats are huggingface, openclip, timm, onnx")
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_encoders_of_others_leave_as_they_are(tmp_path: Path, name: str) -> None:
+def test_encoders_of_others_leave_as_they_are(tmp_path, name):
     directory = tmp_path / "clip"
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps({"model_type": "vit", "image_size": 8}))
@@ -38,7 +36,7 @@ def test_encoders_of_others_leave_as_they_are(tmp_path: Path, name: str) -> None
     refused(name, directory, tmp_path / "out", "of huggingface's own.*format=lcl")
 
 
-def test_nothing_is_written_over(sample: Sample, tmp_path: Path) -> None:
+def test_nothing_is_written_over(sample, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="the target is not empty") as caught:
         export("huggingface", sample.directory, tmp_path)
@@ -46,7 +44,7 @@ def test_nothing_is_written_over(sample: Sample, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_weights_that_do_not_fit_are_named(sample: Sample, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_named(sample, tmp_path):
     damaged = tmp_path / "damaged"
     export("huggingface", sample.directory, damaged)
     config = json.loads((damaged / "config.json").read_text())
@@ -56,10 +54,8 @@ def test_weights_that_do_not_fit_are_named(sample: Sample, tmp_path: Path) -> No
     assert caught.value.code == "encoder_unreadable"
 
 
-def test_the_command_exports_or_says_why_not(
-    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(*arguments: str) -> int:
+def test_the_command_exports_or_says_why_not(sample, tmp_path, monkeypatch, capsys):
+    def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["interop", "export", *arguments])
         return command.main()
 

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +17,15 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from lcl_core.data.image_decoding import decode_image
+from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.export import export
-from lcl_core.encoders.schemas.validate import check_encoder
 from lcl_core.model import LCLModel, LCLProcessor
-from tests.lcl_core.encoders.export.conftest import Sample, encode_uncommon_images
+from tests.lcl_core.encoders.export.conftest import encode_uncommon_images
 
 TYPOGRAPHIC = ["The cat\u2019s nap", "cafe\u0301", "&amp;amp; <start_of_text> <pad>"]
 
 
-def export_cached(sample: Sample, cache: Path) -> str:
+def export_cached(sample, cache):
     """The export as a hub's cache has it after a download; the name of its repository."""
     repository = cache / "models--me--encoder"
     export("huggingface", sample.directory, repository / "snapshots" / ("a" * 40))
@@ -36,7 +35,7 @@ def export_cached(sample: Sample, cache: Path) -> str:
 
 
 @torch.inference_mode()
-def test_it_loads_without_lcl_core(sample: Sample, tmp_path: Path, anonymous_users: None) -> None:
+def test_it_loads_without_lcl_core(sample, tmp_path, anonymous_users):
     export("huggingface", sample.directory, tmp_path / "out")
     model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
     processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
@@ -55,9 +54,7 @@ def test_it_loads_without_lcl_core(sample: Sample, tmp_path: Path, anonymous_use
 
 
 @torch.inference_mode()
-def test_weights_in_half_precision_take_what_the_processor_gives(
-    sample: Sample, tmp_path: Path, anonymous_users: None
-) -> None:
+def test_weights_in_half_precision_take_what_the_processor_gives(sample, tmp_path, anonymous_users):
     copy.deepcopy(sample.model).to(torch.bfloat16).save_pretrained(tmp_path / "half")
     LCLProcessor.from_pretrained(sample.directory).save_pretrained(tmp_path / "half")
     export("huggingface", tmp_path / "half", tmp_path / "out")
@@ -70,7 +67,7 @@ def test_weights_in_half_precision_take_what_the_processor_gives(
     assert float((found.text_embeds * sample.sentences).sum(1).min()) > 0.99
 
 
-def test_for_us_it_is_an_encoder_as_before_and_its_code_does_not_run(sample: Sample, tmp_path: Path) -> None:
+def test_for_us_it_is_an_encoder_as_before_and_its_code_does_not_run(sample, tmp_path):
     export("huggingface", sample.directory, tmp_path / "out")
     for code in (tmp_path / "out").glob("*.py"):
         code.write_text("raise SystemExit('remote code ran')")
@@ -82,7 +79,7 @@ def test_for_us_it_is_an_encoder_as_before_and_its_code_does_not_run(sample: Sam
     assert torch.equal(processor.encode_texts(sample.texts), sample.ids)
 
 
-def test_a_tokenizer_alone_computes_the_same_ids(sample: Sample, tmp_path: Path, anonymous_users: None) -> None:
+def test_a_tokenizer_alone_computes_the_same_ids(sample, tmp_path, anonymous_users):
     export("huggingface", sample.directory, tmp_path / "out")
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)
     texts = [*sample.texts, *TYPOGRAPHIC]
@@ -100,7 +97,7 @@ def test_a_tokenizer_alone_computes_the_same_ids(sample: Sample, tmp_path: Path,
         transformers.AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=False)
 
 
-def test_it_is_loaded_from_a_hub(sample: Sample, tmp_path: Path, anonymous_users: None) -> None:
+def test_it_is_loaded_from_a_hub(sample, tmp_path, anonymous_users):
     where = {"cache_dir": tmp_path / "hub", "local_files_only": True, "trust_remote_code": True}
     name = export_cached(sample, tmp_path / "hub")
     for revision in ("main", "a" * 40):
@@ -112,9 +109,7 @@ def test_it_is_loaded_from_a_hub(sample: Sample, tmp_path: Path, anonymous_users
         type(processor).from_pretrained(name, revision="other", cache_dir=tmp_path / "hub", local_files_only=True)
 
 
-def test_a_saved_processor_is_loaded_again_and_its_subfolder_too(
-    sample: Sample, tmp_path: Path, anonymous_users: None
-) -> None:
+def test_a_saved_processor_is_loaded_again_and_its_subfolder_too(sample, tmp_path, anonymous_users):
     export("huggingface", sample.directory, tmp_path / "out")
     model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
     processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
@@ -134,9 +129,7 @@ def test_a_saved_processor_is_loaded_again_and_its_subfolder_too(
     assert again(text=[])["input_ids"].shape == (0, 0)
 
 
-def test_the_card_has_what_a_hub_reads_and_its_recipe_computes_in_fp32(
-    sample: Sample, tmp_path: Path, anonymous_users: None
-) -> None:
+def test_the_card_has_what_a_hub_reads_and_its_recipe_computes_in_fp32(sample, tmp_path, anonymous_users):
     copy.deepcopy(sample.model).to(torch.bfloat16).save_pretrained(tmp_path / "half")
     sample.processor.save_pretrained(tmp_path / "half")
     export("huggingface", tmp_path / "half", tmp_path / "out")
@@ -152,7 +145,7 @@ def test_the_card_has_what_a_hub_reads_and_its_recipe_computes_in_fp32(
     assert torch.tensor(extract(sample.sample_images[0])).shape == (1, 24)
 
 
-def test_an_image_processor_of_theirs_prepares_images_alike(sample: Sample, tmp_path: Path) -> None:
+def test_an_image_processor_of_theirs_prepares_images_alike(sample, tmp_path):
     """Of images whose middle is a whole number of pixels: of the others it crops the neighbouring square."""
     export("huggingface", sample.directory, tmp_path / "out")
     theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
@@ -161,9 +154,7 @@ def test_an_image_processor_of_theirs_prepares_images_alike(sample: Sample, tmp_
     torch.testing.assert_close(found, sample.processor.preprocess(squares), atol=1e-5, rtol=0)
 
 
-def test_uncommon_images_are_read_as_the_service_reads_them(
-    sample: Sample, tmp_path: Path, anonymous_users: None
-) -> None:
+def test_uncommon_images_are_read_as_the_service_reads_them(sample, tmp_path, anonymous_users):
     export("huggingface", sample.directory, tmp_path / "out")
     processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
     for name, data in encode_uncommon_images().items():
@@ -172,7 +163,7 @@ def test_uncommon_images_are_read_as_the_service_reads_them(
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0, msg=name)
 
 
-def test_the_code_beside_the_weights_stands_alone(sample: Sample, tmp_path: Path) -> None:
+def test_the_code_beside_the_weights_stands_alone(sample, tmp_path):
     export("huggingface", sample.directory, tmp_path / "out")
     files = sorted((tmp_path / "out").glob("*.py"))
     assert {"encoder_model.py", "modeling_lcl.py", "processing_lcl.py"} <= {file.name for file in files}
@@ -183,7 +174,7 @@ def test_the_code_beside_the_weights_stands_alone(sample: Sample, tmp_path: Path
         assert not any(name.startswith(("lcl_core", "api")) for name in named)
 
 
-def test_an_entry_names_every_module_and_ties_no_weights(sample: Sample, tmp_path: Path) -> None:
+def test_an_entry_names_every_module_and_ties_no_weights(sample, tmp_path):
     """transformers 4 copies no modules of modules, and ties the head to the token embeddings by default."""
     export("huggingface", sample.directory, tmp_path / "out")
     modules = {file.stem for file in (tmp_path / "out").glob("*.py")} - {"encoder_model", "processing_lcl"}

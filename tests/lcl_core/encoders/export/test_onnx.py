@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,23 +15,23 @@ from PIL import Image
 from lcl_core.common.errors import UserError
 from lcl_core.data.image_decoding import decode_image
 from lcl_core.encoders.export import export, onnx
-from tests.lcl_core.encoders.export.conftest import Sample, encode_uncommon_images
+from tests.lcl_core.encoders.export.conftest import encode_uncommon_images
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")
-def folder(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(sample, tmp_path_factory):
     target = tmp_path_factory.mktemp("onnx") / "out"
     export("onnx", sample.directory, target)
     return target
 
 
-def session(file: Path) -> Any:
+def session(file):
     return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
 
-def test_vectors_are_the_encoders(sample: Sample, folder: Path) -> None:
+def test_vectors_are_the_encoders(sample, folder):
     image, text = session(folder / "image.onnx"), session(folder / "text.onnx")
     for count in (1, len(sample.pixels)):
         found = image.run(None, {"pixel_values": sample.pixels[:count].numpy()})[0]
@@ -43,7 +42,7 @@ def test_vectors_are_the_encoders(sample: Sample, folder: Path) -> None:
     np.testing.assert_allclose(alone, sample.model.get_text_features(sample.ids[:1, :5]).detach(), atol=1e-5)
 
 
-def test_sizes_are_named_and_free(folder: Path) -> None:
+def test_sizes_are_named_and_free(folder):
     image, text = session(folder / "image.onnx"), session(folder / "text.onnx")
     assert [(each.name, each.shape) for each in (*image.get_inputs(), *image.get_outputs())] == [
         ("pixel_values", ["n", 3, 32, 32]), ("image_embeds", ["n", 24]),
@@ -53,7 +52,7 @@ def test_sizes_are_named_and_free(folder: Path) -> None:
     ]  # fmt: skip
 
 
-def test_the_readme_runs_without_torch(sample: Sample, folder: Path) -> None:
+def test_the_readme_runs_without_torch(sample, folder):
     words = (folder / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", words, re.MULTILINE | re.DOTALL)
     assert "torch" not in code
@@ -73,14 +72,14 @@ def test_the_readme_runs_without_torch(sample: Sample, folder: Path) -> None:
     assert names["pixels"](wide).shape == (3, 32, 32)
 
 
-def test_more_than_a_file_can_hold_is_refused(sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_a_file_can_hold_is_refused(sample, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "MAX_BYTES", 1000)
     with pytest.raises(UserError, match="2 GiB") as caught:
         export("onnx", sample.directory, tmp_path / "out")
     assert (caught.value.code, caught.value.field) == ("not_expressible", "format")
 
 
-def test_each_file_is_measured_in_float32(sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_file_is_measured_in_float32(sample, tmp_path, monkeypatch):
     state = sample.model.state_dict()
     sizes = [
         sum(4 * tensor.numel() for name, tensor in state.items() if name.startswith(towers))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +10,12 @@ from safetensors.torch import load_file
 
 from lcl_core.encoders.export import export
 from lcl_core.encoders.timm import TimmImageEncoder
-from tests.lcl_core.encoders.export.conftest import Sample
 
 timm = pytest.importorskip("timm")
 
 
 @torch.inference_mode()
-def test_patch_tokens_and_transform_are_the_encoders(sample: Sample, tmp_path: Path) -> None:
+def test_patch_tokens_and_transform_are_the_encoders(sample, tmp_path):
     export("timm", sample.directory, tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
@@ -33,7 +31,7 @@ def test_patch_tokens_and_transform_are_the_encoders(sample: Sample, tmp_path: P
     assert "not" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
-def test_it_is_what_timm_itself_would_write(sample: Sample, tmp_path: Path) -> None:
+def test_it_is_what_timm_itself_would_write(sample, tmp_path):
     export("timm", sample.directory, tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
     timm.models.save_for_hf(model, tmp_path / "theirs", safe_serialization=True)

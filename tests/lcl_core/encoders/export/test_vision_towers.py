@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,9 @@ import torch
 import transformers
 
 from lcl_core.common.errors import UserError
+from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.export import export
-from lcl_core.encoders.schemas.validate import check_encoder
-from tests.lcl_core.encoders.export.conftest import Sample, save_sample
+from tests.lcl_core.encoders.export.conftest import save_sample
 
 TOWERS: dict[str, dict[str, Any]] = {
     "hybrid": {},
@@ -26,12 +25,12 @@ TOWERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", params=TOWERS)
-def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+def tower(request, tmp_path_factory):
     return save_sample(tmp_path_factory.mktemp("encoder"), **{"vision": request.param, **TOWERS[request.param]})
 
 
 @torch.inference_mode()
-def test_transformers_loads_it_without_lcl_core(tower: Sample, tmp_path: Path, anonymous_users: None) -> None:
+def test_transformers_loads_it_without_lcl_core(tower, tmp_path, anonymous_users):
     export("huggingface", tower.directory, tmp_path / "out")
     assert check_encoder(tmp_path / "out").kind == "lcl"
     model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
@@ -41,7 +40,7 @@ def test_transformers_loads_it_without_lcl_core(tower: Sample, tmp_path: Path, a
     torch.testing.assert_close(model.get_text_features(tower.ids), tower.sentences, atol=1e-5, rtol=0)
 
 
-def test_onnx_runtimes_compute_the_same(tower: Sample, tmp_path: Path) -> None:
+def test_onnx_runtimes_compute_the_same(tower, tmp_path):
     if tower.model.config.vision.startswith("timm:"):
         with pytest.raises(
             UserError, match=r"vit or hybrid or convnext or resnet alone.*timm:.*format=huggingface"
@@ -57,7 +56,7 @@ def test_onnx_runtimes_compute_the_same(tower: Sample, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, tower.images[:count], atol=1e-5)
 
 
-def test_timm_has_none_of_them(tower: Sample, tmp_path: Path) -> None:
+def test_timm_has_none_of_them(tower, tmp_path):
     with pytest.raises(UserError, match=r"a vision tower of vit alone.*format=huggingface") as caught:
         export("timm", tower.directory, tmp_path / "out")
     assert (caught.value.code, caught.value.field) == ("not_expressible", "format")

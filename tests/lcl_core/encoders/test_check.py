@@ -1,0 +1,133 @@
+"""What an encoder's small files may say: all that is genuine passes; what the sandbox cannot find out is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders.check import check_encoder, check_tokenizer
+from lcl_core.encoders.registry import load_image_encoder
+from lcl_core.pretrained import pretrained_encoders
+from tests.api.hostile import encoders
+from tests.api.sample_assets import save_encoder
+from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip, save_timm
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    return save_encoder(tmp_path_factory.mktemp("ours") / "encoder")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    return save_huggingface(tmp_path_factory.mktemp("foreign") / "encoder", "clip")
+
+
+def test_genuine_encoders_pass(ours, foreign, tmp_path):
+    shipped = [found.directory for found in pretrained_encoders()]
+    made = [save_huggingface(tmp_path / kind, kind) for kind in ("vit", "dinov2", "resnet", "siglip", "bert")]
+    made += [save_openclip(tmp_path / f"openclip-{kind}", kind) for kind in ("vit", "resnet", "coca", "timm")]
+    made += [save_timm(tmp_path / "timm", img_size=64, depth=2, embed_dim=32, num_heads=2)]
+    for directory in (ours, foreign, *shipped, *made):
+        check_encoder(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a processor of 4096 pixels", "image_size 4096 is not that of config.json"),
+        ("1500 text layers", "text_layers"),
+        ("a negative head width", "vision_head_width"),
+        ("an mlp_ratio that is no number", "config.json"),
+        ("a name twice", "appears twice"),
+        ("JSON without end", "nested too deeply"),
+        ("a byte order mark", "byte order mark"),
+        ("code to import", "auto_map"),
+        ("a kernel of a hub, elsewhere", "attn_implementation"),
+        ("a quantisation", "quantization_config"),
+        ("a backbone in a known type", "backbone"),
+        ("a processor with code", "preprocessor_config.json.*auto_map"),
+        ("a tokenizer in another file", "tokenizer_file"),
+        ("weights of timm at an address", "url"),
+        ("a name of timm that is an address", "hubs are not contacted"),
+        ("a text tower of OpenCLIP on a hub", "hf_model_name"),
+        ("an adapter of another model", "adapter"),
+        ("a replacement of a letter by 10^6", "longer than what it replaces"),
+        ("replacements that double 30 times", "longer than what it replaces"),
+        ("a map that makes a megabyte of a letter", "64 bytes of a character"),
+        ("an expression of exponential time", "is of no tokenizer that is known here"),
+        ("an id beyond the embeddings", "no row of the"),
+        ("an id below nought", "no row of the"),
+        ("10,000 added words", "added_tokens"),
+        ("1500 files", "more than 1000 files"),
+        ("a README of 3 MB", "bytes are more"),
+    ],
+)
+def test_what_is_refused_before_a_library_reads_it(ours, foreign, tmp_path, name, words):
+    directory = encoders.make(name, tmp_path / "encoder", ours, foreign)
+    with pytest.raises(UserError, match=words) as caught:
+        check_encoder(directory)
+    assert caught.value.code == "encoder_unreadable"
+    assert str(directory) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("vision", "words"),
+    [
+        ("timm:local-dir:/etc", "vision: .*pattern"),
+        ("hybrid", "the weights do not belong to config.json"),
+        ("timm:resnet18", "the vision tower cannot be built .*has 256 channels"),
+    ],
+)
+def test_a_vision_tower_from_elsewhere_is_refused(ours, tmp_path, vision, words):
+    directory = shutil.copytree(ours, tmp_path / "encoder")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "vision": vision}))
+    with pytest.raises(UserError, match=words) as caught:
+        load_image_encoder(directory)
+    assert (caught.value.code, caught.value.field) == ("encoder_unreadable", "encoder")
+
+
+@pytest.mark.parametrize("name", ["a text tower of 100 layers", "images of 4096 pixels", "timm with 4096 pixels"])
+def test_a_network_larger_than_its_weights_is_not_allocated(ours, foreign, tmp_path, name):
+    directory = encoders.make(name, tmp_path / "encoder", ours, foreign)
+    with pytest.raises(UserError) as caught:
+        load_image_encoder(directory)
+    assert caught.value.code == "encoder_unreadable"
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Bert", "Roberta", "XLMRoberta"])
+def test_tokenizers_of_transformers_pass(tmp_path, kind):
+    import transformers
+
+    getattr(transformers, f"{kind}Tokenizer")().save_pretrained(tmp_path)
+    check_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_the_check_needs_no_torch(ours):
+    code = "import sys; from pathlib import Path; from lcl_core.encoders.check import check_encoder; "
+    code += f"check_encoder(Path({str(ours)!r})); print({{'torch', 'transformers', 'tokenizers'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_an_export_for_transformers_is_still_ours(ours, tmp_path):
+    from lcl_core.encoders.export import export
+
+    export("huggingface", ours, tmp_path / "copy")
+    assert "auto_map" in json.loads((tmp_path / "copy" / "config.json").read_text())
+    assert check_encoder(tmp_path / "copy").kind == "lcl"
+
+
+def test_special_tokens_have_the_ids_that_the_configuration_says(ours, tmp_path):
+    shutil.copytree(ours, tmp_path / "other")
+    config = json.loads((ours / "config.json").read_text())
+    config |= {"img_token_id": config["soi_token_id"], "soi_token_id": config["img_token_id"]}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="the id of <img_placehold> is") as caught:
+        check_encoder(tmp_path / "other")
+    assert caught.value.file == str(tmp_path / "other" / "tokenizer.json")
