@@ -501,15 +501,8 @@ class Collection:
         lacking = index.lacking_a_word(words, texts, lambda keys: any(map(len, self._carriers_of(keys, shown))))
         return found, {number for number, key in text_of.items() if key in lacking}
 
-    def index_captions(self) -> None:
-        """Make the index that hybrid searches need, unless it is there: otherwise the first one makes it.
-
-        Raises: UserError ``full_text_unavailable``.
-        """
-        self._full_text()
-
     def start_indexing_captions(self) -> Future[FullTextIndex]:
-        """As ``index_captions``, without waiting: the future of an index that is there is done."""
+        """The index that hybrid searches need, to come; of one that is there the future is done."""
         return self._captions.start()
 
     def _full_text(self) -> FullTextIndex:
