@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.db import runs as db_runs
 from lcl_core.db import studies as db_studies
 from lcl_core.db.models import EncoderRow, Study
 from lcl_core.db.session import now
@@ -95,21 +94,6 @@ def test_another_text_encoder_of_the_name_makes_another_evaluation(studies, data
     evaluations = [studies.cells(study_id)[0].evaluation_id for study_id in (first, same, other)]
     assert evaluations[0] == evaluations[1] != evaluations[2]
     assert text_encoders(studies, other) == ["enc_minilm_2"]
-
-
-@pytest.mark.parametrize(("started_with", "reused"), [("enc_minilm_1", True), ("enc_minilm_0", False), (None, False)])
-def test_an_evaluation_that_was_submitted_by_name_is_reused_if_it_started_with_that_encoder(
-    studies, queue, started_with, reused
-):
-    study_id = studies.make(studies.spec(axes=[], seeds=[0], evaluate=TUNED))
-    (cell,) = studies.cells(study_id)
-    encoder = cell.run_id.replace("run_", "enc_")
-    by_hand = queue("evaluate", {**TUNED, "encoder": encoder})
-    with studies.database.session() as session:
-        known = {} if started_with is None else {"encoders": {encoder: "h", started_with: "h"}}
-        db_runs.get_run(session, by_hand).inputs = known
-    end_trainings(studies, study_id, 0)
-    assert (studies.cells(study_id)[0].evaluation_id == by_hand) is reused
 
 
 def test_the_plan_finds_the_runs_of_a_study_that_names_an_encoder(studies, database):
