@@ -16,7 +16,7 @@ from lcl_core.common.run_dir import JobProgress, RunDir, run_main
 from lcl_core.data.corpus.open import open_source
 from lcl_core.data.formats import open_reader
 from lcl_core.data.records import BadItem, Record
-from lcl_core.data.shards.convert_parts import convert_parts
+from lcl_core.data.shards.convert import convert_parts
 from lcl_core.data.shards.part_files import RecordTransform
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus, ShardedRecords, record_location
 from lcl_core.data.validation.check import ReadableCorpus, count_items

@@ -17,7 +17,7 @@ from lcl_core.data.formats.base import FormatReader, parse_options
 # Modules are imported on use, since some need an optional extra.
 FORMATS: dict[str, tuple[str, str]] = {
     "mmc4": ("mmc4", "MMC4Reader"),
-    "karpathy": ("karpathy", "KarpathyReader"),
+    "karpathy": ("coco", "KarpathyReader"),
     "nocaps": ("coco", "NoCapsReader"),
     "coco": ("coco", "CocoReader"),
     "native": ("native", "NativeReader"),
@@ -25,7 +25,7 @@ FORMATS: dict[str, tuple[str, str]] = {
     "webdataset": ("webdataset", "WebDatasetReader"),
     "markdown": ("markdown", "MarkdownReader"),
     "web": ("html.site", "WebReader"),
-    "pair_folders": ("pair_folders", "PairFoldersReader"),
+    "pair_folders": ("webdataset", "PairFoldersReader"),
     "table": ("table", "TableReader"),
     "imagefolder": ("imagefolder", "ImageFolderReader"),
 }

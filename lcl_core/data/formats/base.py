@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
-from pydantic import ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, StrictStr, ValidationError, model_validator
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.corpus.file_store import safe_name
+from lcl_core.data.json_values import BadValue
 from lcl_core.data.records import DEFAULT_SPLIT, BadItem, Record, is_number
 from lcl_core.parts.plan import Section
 from lcl_core.specs.base import Spec
@@ -28,6 +30,60 @@ from lcl_core.specs.base import Spec
 def to_printable(name: str) -> str:
     """A name from a file system or an archive as text that any program takes: no control characters, no stray bytes."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+
+
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")  # packed ones are found, to be reported
+
+
+def is_tar(name: str) -> bool:
+    return name.lower().endswith(_TARS)
+
+
+def list_folder(folder: Path) -> list[tuple[str, bool]]:
+    """Names in a folder except hidden ones, sorted, and whether each is a folder. Raises: OSError."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                found.append((entry.name, entry.is_dir()))
+            except OSError:  # a loop of links
+                found.append((entry.name, False))
+    return sorted(each for each in found if not each[0].startswith("."))
+
+
+MAX_NAME_BYTES = 1024
+IMAGE_EXTENSIONS = frozenset(  # of the formats that are decoded
+    ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "avif")
+)
+
+
+def is_image_file(name: str) -> bool:
+    """By its name, which is not that of a hidden file."""
+    return not name.startswith(".") and "." in name and name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+def check_image_name(name: str) -> str:
+    """``name`` if it is a plain relative path. Raises: ValueError."""
+    if not name or len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"the image's name must have 1 to {MAX_NAME_BYTES:,} bytes")
+    try:
+        return safe_name(name)
+    except UserError as error:
+        raise ValueError(f"the image's name is unsafe: {error.message}") from error
+
+
+ImageName = Annotated[StrictStr, AfterValidator(check_image_name)]
+Item = TypeVar("Item", bound=BaseModel)
+
+
+def validate_item(model: type[Item], value: Any) -> Item:
+    """One object of a foreign file. Raises: BadValue naming the field and the problem."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise BadValue(f"{field}: {first['msg']}".removeprefix(": ").replace("Value error, ", "")) from None
 
 
 class ReaderOptions(Spec):
@@ -259,13 +315,10 @@ class FilesReader(FormatReader[Options]):
 
     Attributes:
         shared_files: names of files that say something of several, beside them or one folder up.
-        revision: part of each file's stamp, which changes where records of the same files do: what an earlier version
-            of the reader has begun is then not continued.
         listed: names of all files of the corpus, where the folder holds but some of them; None: those in the folder.
     """
 
     shared_files: ClassVar[tuple[str, ...]] = ()
-    revision: ClassVar[str] = ""
     listed: Sequence[str] | None = None
 
     @abstractmethod
@@ -294,7 +347,7 @@ class FilesReader(FormatReader[Options]):
             yield from self._checked(path)
 
     def sections(self) -> list[Section]:
-        return [Section(WHOLE), *(Section(self.key(path), file_stamp(path) + self.revision) for path in self.paths())]
+        return [Section(WHOLE), *(Section(self.key(path), file_stamp(path)) for path in self.paths())]
 
     def _section(self, key: str) -> Iterator[Record | BadItem]:
         if key == WHOLE:

@@ -1,30 +1,120 @@
-"""COCO captions: ``captions_{split}.json`` (and ``image_info_{split}.json``, without captions) and a folder of images.
+"""COCO captions, NoCaps and Karpathy's splits: JSON files of images and captions, and folders or tars of the images.
 
     ROOT/annotations/captions_train2014.json    {"images": [{"id", "file_name", …}], "annotations": [{"image_id",
     ROOT/train2014/COCO_train2014_….jpg         "caption", …}], …}, a caption each; five or so an image
 
-Also one such file, or a folder of them. Source: https://cocodataset.org/#format-data
+Also one such file, or a folder of them; ``image_info_*.json`` has no captions. https://cocodataset.org/#format-data
 
 NoCaps: ``nocaps_val_4500_captions.json`` and ``nocaps_test_image_info.json``, as COCO captions with domains. ``source``
-of a record is the domain of its image: ``in-domain``, ``near-domain`` or ``out-domain``, as COCO's classes are in it;
-empty where the file has none (the test images). Source: https://nocaps.org
+of a record is the domain of its image, as COCO's classes are in it. https://nocaps.org
+
+Karpathy: ``dataset_coco.json``, ``dataset_flickr30k.json`` (and 8k), Flickr's without ``filepath``:
+
+    ROOT/dataset_coco.json        {"images": [{"filepath": "val2014", "filename", "split", "sentences": [{"raw"}],
+    ROOT/val2014/COCO_val2014_…   "cocoid", …}], "dataset": "coco"}
+
+https://cs.stanford.edu/people/karpathy/deepimagesent/
 """
 
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar, Literal
 
-from lcl_core.data.formats.base import FormatReader, ReaderOptions, contains_files
+from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
+
+from lcl_core.data.formats.base import (
+    FilesReader,
+    ImageName,
+    Options,
+    ReaderOptions,
+    contains_files,
+    corpus_paths,
+    display_name,
+    validate_item,
+)
 from lcl_core.data.formats.image_lookup import NamedImages
-from lcl_core.data.formats.mmc4 import check_image_name
-from lcl_core.data.formats.text_files import JsonArrays, JsonElement, read_json_files
+from lcl_core.data.formats.text_files import read_json_file
 from lcl_core.data.json_values import BadValue
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
-Id = int | str
+
+class CaptionFilesReader(FilesReader[Options]):
+    """JSON files, each an object with lists; images lie where the file does, or where the option ``images`` says."""
+
+    files: ClassVar[re.Pattern[str]]
+    lists: ClassVar[tuple[str, ...]] = ("images",)
+
+    @classmethod
+    def sniff(cls, path: Path) -> bool:
+        return contains_files(path, cls._is_annotations)
+
+    @classmethod
+    def _is_annotations(cls, name: str) -> bool:
+        return cls.files.fullmatch(name) is not None
+
+    def paths(self) -> list[Path]:
+        return corpus_paths(self.path, self._is_annotations)
+
+    def paths_beside(self) -> list[tuple[str, Path]]:
+        return [("images", self._images_folder)]
+
+    def problems(self) -> Iterator[BadItem]:
+        return iter(self._images.problems)
+
+    @property
+    def _images_folder(self) -> Path:
+        """As the option says, or where the annotations lie; of a folder ``annotations``, the one above."""
+        option: Path | None = getattr(self.options, "images")  # noqa: B009 - every reader here has the option
+        if option is not None:
+            return option
+        folder = (self.path if self.path.is_dir() else self.path.parent).resolve()
+        return folder.parent if folder.name == "annotations" else folder
+
+    @cached_property
+    def _images(self) -> NamedImages:
+        return NamedImages(self._images_folder)
+
+    def read_file(self, file: Path) -> Iterator[Record | BadItem]:
+        name = display_name(file, self.path)
+        value = read_json_file(file, name)
+        if isinstance(value, BadItem):
+            yield value
+            return
+        for key in self.lists:
+            if not isinstance(value, dict) or not isinstance(value.get(key, []), list):
+                yield BadItem(name, 0, "bad json", f"it must be an object, whose {key} is an array")
+                return
+        match = self.files.fullmatch(file.name)
+        yield from self.read_lists(name, match[1] if match else "", value)
+        if not value.get("images"):
+            yield BadItem(name, 0, "no images", "the file lists no image")
+
+    @abstractmethod
+    def read_lists(self, name: str, part: str, value: dict[str, Any]) -> Iterator[Record | BadItem]:
+        """The items of a file, whose name says that it is ``part`` of the corpus."""
+
+
+class CocoImage(BaseModel):
+    """An element of ``images``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: StrictInt | StrictStr
+    file_name: ImageName
+    coco_url: Any = None
+    domain: Literal["", "in-domain", "near-domain", "out-domain"] | None = None
+
+
+class CocoCaption(BaseModel):
+    """An element of ``annotations``."""
+
+    image_id: StrictInt | StrictStr
+    caption: StrictStr
 
 
 class CocoOptions(ReaderOptions):
@@ -37,153 +127,59 @@ class CocoOptions(ReaderOptions):
     split: str | None = None
 
 
-class CocoReader(FormatReader[CocoOptions]):
+class CocoReader(CaptionFilesReader[CocoOptions]):
     """Pair records with every caption of an image, in the order of ``images``."""
 
     format = "coco"
     options_type = CocoOptions
-    files: ClassVar[re.Pattern[str]] = re.compile(r"(?:captions|image_info)_(.+)\.json", re.I)
+    files = re.compile(r"(?:captions|image_info)_(.+)\.json", re.I)
+    lists = ("images", "annotations")
 
-    @classmethod
-    def sniff(cls, path: Path) -> bool:
-        return contains_files(path, cls._is_annotations)
+    def read_lists(self, name: str, part: str, value: dict[str, Any]) -> Iterator[Record | BadItem]:
+        captions: dict[int | str, list[str]] = {}
+        for number, element in enumerate(value.get("annotations", ())):
+            try:
+                annotation = validate_item(CocoCaption, element)
+                if not annotation.caption.strip():
+                    raise BadValue("the caption is empty")
+            except BadValue as error:
+                yield BadItem(name, 0, "bad annotation", f"annotations[{number}]: {error}")
+                continue
+            captions.setdefault(annotation.image_id, []).append(annotation.caption.strip())
+        seen: set[int | str] = set()
+        for number, element in enumerate(value.get("images", ())):
+            try:
+                image = validate_item(CocoImage, element)
+                if image.id in seen:
+                    raise BadValue(f"the id {str(image.id)[:60]!r} occurs twice")
+            except BadValue as error:
+                yield BadItem(name, 0, "bad image entry", f"images[{number}]: {error}")
+                continue
+            seen.add(image.id)
+            yield Record(
+                id=f"{Path(name).with_suffix('').as_posix()}:{image.id}",
+                body=CaptionedImage(image.file_name, tuple(captions.pop(image.id, ()))),
+                images=(self._find(image, part),),
+                split=self.options.split or _split(part),
+                source=self.source_of(image),
+                extra={key: field for key, field in element.items() if key != "file_name"},
+            )
+        for id, texts in captions.items():
+            detail = f"image {str(id)[:60]!r} is not listed; {len(texts)} captions are left out"
+            yield BadItem(name, 0, "caption without image", detail)
 
-    def paths_beside(self) -> list[tuple[str, Path]]:
-        return [("images", images_folder(self.path, self.options.images))]
-
-    def records(self) -> Iterator[Record | BadItem]:
-        images = NamedImages(images_folder(self.path, self.options.images))
-        yield from images.problems
-        for arrays in read_json_files(self.path, self._is_annotations):
-            yield from (arrays,) if isinstance(arrays, BadItem) else self._file(arrays, images)
-
-    def source_of(self, image: dict[str, Any]) -> str:
-        """The part of the corpus that an image belongs to. Raises: BadValue."""
+    def source_of(self, image: CocoImage) -> str:
+        """The part of the corpus that an image belongs to."""
         return ""
 
-    @classmethod
-    def _is_annotations(cls, name: str) -> bool:
-        return cls.files.fullmatch(name) is not None
-
-    def _file(self, arrays: JsonArrays, images: NamedImages) -> Iterator[Record | BadItem]:
-        captions = _CaptionIndex(arrays.name)
-        yield from captions.fill(arrays)
-        match = self.files.fullmatch(arrays.path.name)
-        part = match[1] if match else ""
-        split = self.options.split or _split(part)
-        seen: set[Id] = set()
-        for element in arrays.elements():
-            # problems of the file as a whole were reported on the first walk
-            if isinstance(element, BadItem) or element.array != "images":
-                continue
-            try:
-                image = _check_image(element.value, seen)
-                source = self.source_of(image)
-            except BadValue as error:
-                yield BadItem(arrays.name, element.line, "bad image entry", str(error))
-                continue
-            seen.add(image["id"])
-            yield Record(
-                id=f"{Path(arrays.name).with_suffix('').as_posix()}:{image['id']}",
-                body=CaptionedImage(image["file_name"], captions.pop(image["id"])),
-                images=(_find_image(image, part, images),),
-                split=split,
-                source=source,
-                extra={key: value for key, value in image.items() if key != "file_name"},
-            )
-        yield from captions.without_image()
-        if not seen:
-            yield BadItem(arrays.name, 0, "no images", "the file lists no image that can be used")
-
-
-class _CaptionIndex:
-    """Captions by image, held for one file: about 200 bytes each."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._of: dict[Id, list[str]] = {}
-        self._lines: dict[Id, int] = {}
-
-    def fill(self, arrays: JsonArrays) -> Iterator[BadItem]:
-        """Collect, and give what is wrong with annotations and with the file."""
-        for element in arrays.elements():
-            if isinstance(element, BadItem):
-                yield element
-            elif element.array == "annotations":
-                problem = self._add(element)
-                if problem is not None:
-                    yield BadItem(self._name, element.line, "bad annotation", problem)
-            elif element.key in ("images", "annotations") and not element.array:
-                yield BadItem(self._name, element.line, "bad json", f"{element.key} must be an array")
-
-    def pop(self, image: Id) -> tuple[str, ...]:
-        self._lines.pop(image, None)
-        return tuple(self._of.pop(image, ()))
-
-    def without_image(self) -> Iterator[BadItem]:
-        """A BadItem for each image that has captions and is not listed."""
-        for image, captions in self._of.items():
-            detail = f"image {str(image)[:60]!r} is not listed; {len(captions)} captions are left out"
-            yield BadItem(self._name, self._lines[image], "caption without image", detail)
-
-    def _add(self, element: JsonElement) -> str | None:
-        value = element.value
-        if not isinstance(value, dict):
-            return "it must be an object"
-        image, caption = value.get("image_id"), value.get("caption")
-        if not is_id(image):
-            return "image_id must be a number or a string"
-        if not isinstance(caption, str):
-            return "caption must be a string"
-        if not caption.strip():
-            return "the caption is empty"
-        self._lines.setdefault(image, element.line)
-        self._of.setdefault(image, []).append(caption.strip())
-        return None
-
-
-def is_id(value: Any) -> TypeGuard[Id]:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def images_folder(annotations: Path, option: Path | None) -> Path:
-    """As the option says, or where the annotations lie; of a folder ``annotations``, the one above."""
-    if option is not None:
-        return option
-    folder = annotations if annotations.is_dir() else annotations.parent
-    return folder.resolve().parent if folder.resolve().name == "annotations" else folder
-
-
-def _check_image(value: Any, seen: set[Id]) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise BadValue("it must be an object")
-    problem = check_image_name(value.get("file_name"))
-    if problem is not None:
-        raise BadValue(f"file_name {problem}")
-    if not is_id(value.get("id")):
-        raise BadValue("id must be a number or a string")
-    if value["id"] in seen:
-        raise BadValue(f"the id {str(value['id'])[:60]!r} occurs twice")
-    return value
-
-
-def _find_image(image: dict[str, Any], part: str, images: NamedImages) -> RecordImage:
-    name = image["file_name"]
-    url = image.get("coco_url")
-    folders = [part, re.sub(r"[^a-z].*", "", part)]
-    if isinstance(url, str) and url.count("/") > 3:
-        folders.append(url.split("/")[-2])  # a validation file may name training images
-    below = [f"{folder}/{name}" for folder in dict.fromkeys(folders) if folder and folder not in (".", "..")]
-    return images.find([name, *below, *(f"images/{path}" for path in (name, *below))], name, url and str(url))
-
-
-def _split(part: str) -> str:
-    """Of ``train2014``, ``val2017``, ``val_4500`` … the word that is a split, else "train"."""
-    match = re.search(r"train|val|test", part.lower())
-    return match[0] if match else "train"
-
-
-DOMAINS = ("in-domain", "near-domain", "out-domain")
+    def _find(self, image: CocoImage, part: str) -> RecordImage:
+        url = image.coco_url if isinstance(image.coco_url, str) else None
+        folders = [part, re.sub(r"[^a-z].*", "", part)]
+        if url is not None and url.count("/") > 3:
+            folders.append(url.split("/")[-2])  # a validation file may name training images
+        name = image.file_name
+        below = [f"{folder}/{name}" for folder in folders if folder not in ("", ".", "..")]
+        return self._images.find_first([name, *below, *(f"images/{path}" for path in (name, *below))], name, url)
 
 
 class NoCapsReader(CocoReader):
@@ -192,8 +188,72 @@ class NoCapsReader(CocoReader):
     format = "nocaps"
     files = re.compile(r"nocaps_((?:val|test).*)\.json", re.I)
 
-    def source_of(self, image: dict[str, Any]) -> str:
-        domain = image.get("domain") or ""
-        if domain and domain not in DOMAINS:
-            raise BadValue(f"domain {str(domain)[:60]!r} is none of {', '.join(DOMAINS)}")
-        return str(domain)
+    def source_of(self, image: CocoImage) -> str:
+        return image.domain or ""
+
+
+def _split(part: str) -> str:
+    """Of ``train2014``, ``val2017``, ``val_4500`` … the word that is a split, else "train"."""
+    match = re.search(r"train|val|test", part.lower())
+    return match[0] if match else "train"
+
+
+class KarpathySentence(BaseModel):
+    raw: StrictStr
+
+
+class KarpathyImage(BaseModel):
+    """An element of ``images``."""
+
+    filename: ImageName
+    filepath: ImageName | Literal[""] | None = None
+    split: Literal["train", "restval", "val", "test"]
+    sentences: list[KarpathySentence]
+
+
+class KarpathyOptions(ReaderOptions):
+    """Attributes:
+    images: folder or tar of the images; None: where the file lies.
+    merge_restval: count ``restval``, the rest of COCO's validation images, as ``train``, as most papers do.
+    """
+
+    images: Path | None = None
+    merge_restval: bool = False
+
+
+class KarpathyReader(CaptionFilesReader[KarpathyOptions]):
+    """Pair records; ``source`` is ``coco``, ``flickr30k`` …"""
+
+    format = "karpathy"
+    options_type = KarpathyOptions
+    files = re.compile(r"dataset_(coco|flickr\w+)\.json", re.I)
+
+    def read_lists(self, name: str, part: str, value: dict[str, Any]) -> Iterator[Record | BadItem]:
+        for number, element in enumerate(value.get("images", ()), start=1):
+            try:
+                image = validate_item(KarpathyImage, element)
+            except BadValue as error:
+                yield BadItem(name, 0, "bad image entry", f"images[{number - 1}]: {error}")
+                continue
+            path = f"{image.filepath}/{image.filename}" if image.filepath else image.filename
+            captions = [sentence.raw.strip() for sentence in image.sentences]
+            if not all(captions):
+                detail = f"{captions.count('')} captions of {path[:120]!r} are left out"
+                yield BadItem(name, 0, "empty caption", detail)
+            split = "train" if self.options.merge_restval and image.split == "restval" else image.split
+            dropped = ("sentences", "filename", "filepath")
+            yield Record(
+                id=f"{Path(name).with_suffix('').as_posix()}:{number}",
+                body=CaptionedImage(path, tuple(filter(None, captions))),
+                images=(self._find(path),),
+                split=split,
+                source=part.lower(),
+                extra={key: field for key, field in element.items() if key not in dropped},
+            )
+
+    def _find(self, name: str) -> RecordImage:
+        last = name.rpartition("/")[2]
+        folders = ("images", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset")
+        return self._images.find_first(
+            [name, last, *(f"{folder}/{part}" for folder in folders for part in (name, last))], name
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import import_optional
 from lcl_core.data.formats.html.parser import LINE_ATTRIBUTE, HtmlPage, decode_page, parse_page
 from lcl_core.data.formats.html.site import SiteReader
 from lcl_core.data.json_values import BadValue
@@ -49,7 +49,10 @@ def _to_html(text: str) -> tuple[str, tuple[str, ...]]:
     Raises: BadValue; UserError ``missing_extra``.
     """
     _check_complexity(re.split(r"\n[ \t]*\n", text))
-    parser = _markdown_it()
+    markdown_it = import_optional("markdown_it", "reading Markdown")
+    parser = markdown_it.MarkdownIt("commonmark", {"html": True, "maxNesting": MAX_NESTING})
+    parser.enable(["table", "strikethrough"])
+    parser.validateLink = lambda url: True  # references are judged when they are resolved
     tokens = parser.parse(text)
     problems: tuple[str, ...] = ()
     for token in tokens:
@@ -76,15 +79,3 @@ def _add_line_number(token: Any, line: int) -> None:
         token.attrSet(LINE_ATTRIBUTE, str(line))
     elif token.type in ("html_block", "html_inline"):
         token.content = _IMAGE_TAG.sub(f'<img {LINE_ATTRIBUTE}="{line}"', token.content)
-
-
-def _markdown_it() -> Any:
-    try:
-        from markdown_it import MarkdownIt
-    except ImportError as error:
-        raise UserError(
-            'reading Markdown needs markdown-it-py; install it with pip install "lcl[data]"', code="missing_extra"
-        ) from error
-    parser: Any = MarkdownIt("commonmark", {"html": True, "maxNesting": MAX_NESTING}).enable(["table", "strikethrough"])
-    parser.validateLink = lambda url: True  # references are judged when they are resolved
-    return parser

@@ -10,9 +10,9 @@ from typing import Any
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_corpus import FileCorpus, jsonl_files
 from lcl_core.data.corpus.file_store import FileStore, open_store
-from lcl_core.data.formats.base import FormatReader, ReaderOptions, file_stamp
+from lcl_core.data.formats.base import FormatReader, ReaderOptions, check_image_name, file_stamp
 from lcl_core.data.formats.image_lookup import read_stored_image
-from lcl_core.data.formats.mmc4 import LineLocation, check_image_name, read_mmc4_document
+from lcl_core.data.formats.mmc4 import LineLocation, read_mmc4_document
 from lcl_core.data.json_values import BadValue, to_json_safe
 from lcl_core.data.jsonl import JsonLines
 from lcl_core.data.records import (
@@ -40,7 +40,6 @@ class NativeReader(FormatReader[ReaderOptions]):
     ``pairs.jsonl``; ids ``FILE:LINE``.
 
     Images of matched records that are captioned images too have their ``subject`` in ``extra["image_info"]``.
-
     The split of a document is that of its file (``records.document_split``).
     """
 
@@ -53,35 +52,47 @@ class NativeReader(FormatReader[ReaderOptions]):
         with path.open("rb") as file:
             if file.read(4) != b"PK\3\4":
                 return False
-        store = open_store(path)
-        return any(jsonl_files(store, stem) for stem in _STEMS)
+        return any(jsonl_files(open_store(path), stem) for stem in _STEMS)
 
     def records(self) -> Iterator[Record | BadItem]:
-        for name in self._files():
+        for name in self._files:
             yield from self._section(name)
 
     def sections(self) -> list[Section]:
         """One a file. The subjects of images come from other files, so that the stamps of all are those of each."""
-        zipped, files = not self.path.is_dir(), self._files()
-        stamps = [file_stamp(self.path if zipped else self.path / name) for name in files]
-        return [Section(name, " ".join(stamps)) for name in files]
+        zipped = not self.path.is_dir()
+        stamps = [file_stamp(self.path if zipped else self.path / name) for name in self._files]
+        return [Section(name, " ".join(stamps)) for name in self._files]
 
     def _section(self, key: str) -> Iterator[Record | BadItem]:
-        for item in _json_objects(self._store, key):
-            if isinstance(item, BadItem):
-                yield item
-            elif key.startswith("interleaved"):
-                number, line = item
-                yield from _read_document(self._store, key, number, self._corpus.with_subjects(line))
-            else:
-                yield from _read_pair(self._store, key, *item)
+        try:
+            lines = JsonLines(self._store.buffer(key), key, lambda value: None)
+        except UserError as error:
+            yield BadItem(key, 0, "unreadable file", error.message)
+            return
+        for index in range(len(lines)):
+            location = LineLocation(
+                key, lines.line_number(index), f"{key}:{lines.line_number(index)}", document_split(key)
+            )
+            try:
+                line = to_json_safe(lines[index])
+            except (UserError, BadValue) as error:
+                detail = error.message if isinstance(error, UserError) else str(error)
+                yield BadItem(key, location.line, "bad line", detail)
+                continue
+            if not key.startswith("interleaved"):
+                yield self._pair(line, location)
+                continue
+            line = self._corpus.with_subjects(line)
+            read = read_sequence if "segments" in line else read_mmc4_document
+            yield from read(line, location, self._image)
 
+    @cached_property
     def _files(self) -> list[str]:
         files = [name for stem in _STEMS for name in jsonl_files(self._store, stem)]
         if not files:
-            raise UserError(
-                "there is neither interleaved.jsonl nor pairs.jsonl", code="corpus_unreadable", file=self.path
-            )
+            message = "there is neither interleaved.jsonl nor pairs.jsonl"
+            raise UserError(message, code="corpus_unreadable", file=self.path)
         return files
 
     @cached_property
@@ -92,22 +103,35 @@ class NativeReader(FormatReader[ReaderOptions]):
     def _corpus(self) -> FileCorpus:
         return FileCorpus(self._store)
 
+    def _image(self, name: str, url: Any = None) -> RecordImage:
+        return RecordImage(name, partial(read_stored_image, self._store, f"images/{name}"))
 
-def _read_document(store: FileStore, name: str, number: int, line: dict[str, Any]) -> Iterator[Record | BadItem]:
-    def find(image: dict[str, Any]) -> RecordImage:
-        return _image(store, image["image_name"])
-
-    location = LineLocation(name, number, f"{name}:{number}", document_split(name))
-    yield from (read_sequence if "segments" in line else read_mmc4_document)(line, location, find)
+    def _pair(self, line: dict[str, Any], location: LineLocation) -> Record | BadItem:
+        problem = check_pair(line)
+        try:
+            if problem is None:
+                check_image_name(line["image"])
+        except ValueError as error:
+            problem = str(error)
+        if problem is not None:
+            return BadItem(location.file, location.line, "bad pair", problem)
+        return Record(
+            id=location.id,
+            body=CaptionedImage(line["image"], tuple(line["captions"]), line.get("labels", {})),
+            images=(self._image(line["image"]),),
+            split=line.get("split", DEFAULT_SPLIT),
+            source=line.get("source", ""),
+            extra={key: value for key, value in line.items() if key not in PAIR_FIELDS},
+        )
 
 
 def read_sequence(
-    line: dict[str, Any], location: LineLocation, find: Callable[[dict[str, Any]], RecordImage]
+    line: dict[str, Any], location: LineLocation, find: Callable[[str, Any], RecordImage]
 ) -> Iterator[Record | BadItem]:
     """The sequence record, after a BadItem for each image that was left out; the other fields go to ``extra``.
 
     Args:
-        find: returns the image of an object with ``image_name``.
+        find: as of :func:`read_mmc4_document`.
     """
     try:
         segments = parse_segments(line)
@@ -116,50 +140,14 @@ def read_sequence(
         return
     kept: list[Segment] = []
     for number, segment in enumerate(segments):
-        problem = check_image_name(segment.name) if isinstance(segment, ImageSegment) else None
-        if problem is None:
+        try:
+            if isinstance(segment, ImageSegment):
+                check_image_name(segment.name)
             kept.append(segment)
-        else:
-            detail = f"segments[{number}].image {problem}"
-            yield BadItem(location.file, location.line, "bad image reference", detail)
+        except ValueError as error:
+            yield BadItem(location.file, location.line, "bad image reference", f"segments[{number}]: {error}")
     names = dict.fromkeys(segment.name for segment in kept if isinstance(segment, ImageSegment))
-    images = tuple(find({"image_name": name}) for name in names)
+    images = tuple(find(name, None) for name in names)
     source = line["source"] if isinstance(line.get("source"), str) else ""
     extra = {key: value for key, value in line.items() if key not in _DROPPED_FIELDS}
     yield Record(location.id, SequenceDocument(tuple(kept)), images, location.split, source, extra)
-
-
-def _read_pair(store: FileStore, name: str, number: int, line: dict[str, Any]) -> Iterator[Record | BadItem]:
-    problem = check_pair(line)
-    if problem is None and (reason := check_image_name(line["image"])) is not None:
-        problem = f"image {reason}"
-    if problem is not None:
-        yield BadItem(name, number, "bad pair", problem)
-        return
-    yield Record(
-        id=f"{name}:{number}",
-        body=CaptionedImage(line["image"], tuple(line["captions"]), line.get("labels", {})),
-        images=(_image(store, line["image"]),),
-        split=line.get("split", DEFAULT_SPLIT),
-        source=line.get("source", ""),
-        extra={key: value for key, value in line.items() if key not in PAIR_FIELDS},
-    )
-
-
-def _image(store: FileStore, name: str) -> RecordImage:
-    return RecordImage(name, partial(read_stored_image, store, f"images/{name}"))
-
-
-def _json_objects(store: FileStore, name: str) -> Iterator[tuple[int, dict[str, Any]] | BadItem]:
-    """Every object of a file of JSON lines with its line number."""
-    try:
-        lines = JsonLines(store.buffer(name), name, lambda value: None)
-    except UserError as error:
-        yield BadItem(name, 0, "unreadable file", error.message)
-        return
-    for index in range(len(lines)):
-        number = lines.line_number(index)
-        try:
-            yield number, to_json_safe(lines[index])
-        except (UserError, BadValue) as error:
-            yield BadItem(name, number, "bad line", error.message if isinstance(error, UserError) else str(error))

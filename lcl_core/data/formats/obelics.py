@@ -8,9 +8,8 @@ article of the page begins. Source: https://huggingface.co/datasets/HuggingFaceM
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -46,20 +45,41 @@ from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, Se
 _END_OF_DOCUMENT = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
 
 
-@dataclass(frozen=True, slots=True)
-class RowLocation:
-    """File, row number from 1, and split of a row."""
+@dataclass(slots=True)
+class _RowImages:
+    """The images of a row; an image that occurs several times is one image, named by its first index.
 
-    file: str
-    line: int
-    split: str
+    Images of one URL or path whose bytes differ are several.
+    """
 
-    def bad(self, reason: str, detail: str) -> BadItem:
-        return BadItem(self.file, self.line, reason, detail)
+    finder: ImageFinder
+    metadata: Any
+    images: dict[str, RecordImage] = field(default_factory=dict)
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _names: dict[tuple[str, bytes | None], str] = field(default_factory=dict)
+
+    def add(self, number: int, image: Any, embedded: Any) -> str:
+        """The name of the image at index ``number``."""
+        (where, data), (_, more) = image_source(image), image_source(embedded)
+        data = data if data is not None else more
+        if where and (where, data) in self._names:
+            return self._names[where, data]
+        name = str(number)
+        self._names[where, data] = name
+        if data is not None:
+            self.images[name] = RecordImage(name, partial(inline_image, data, name))
+        elif "://" in where:
+            self.images[name] = self.finder.find_url(where, name)
+        else:
+            self.images[name] = self.finder.find(where, where, image_name=name)
+        known = self.metadata[number] if isinstance(self.metadata, list) and number < len(self.metadata) else None
+        if details := {**({"url": where} if where else {}), **(known if isinstance(known, dict) else {})}:
+            self.about[name] = details
+        return name
 
 
 def read_row(
-    fields: dict[str, Any], location: RowLocation, finder: ImageFinder, bytes_column: str | None
+    fields: dict[str, Any], file: str, line: int, split: str, finder: ImageFinder, bytes_column: str | None
 ) -> Iterator[Record | BadItem]:
     """The records of a row, after a BadItem for each place that had to be left out.
 
@@ -72,129 +92,55 @@ def read_row(
     """
     images, texts = fields.pop("images"), fields.pop("texts")
     embedded = fields.pop(bytes_column) if bytes_column else None
-    _check_lengths(images, texts, embedded)
-    metadata_columns: dict[str, Any] = {}
+    if (
+        images is None
+        or texts is None
+        or len({len(images), len(texts), len(images if embedded is None else embedded)}) > 1
+    ):
+        raise BadValue("images, texts and the column of bytes must be lists of one length")
+    metadata: dict[str, Any] = {}
     for column in ("metadata", "general_metadata"):
+        value = fields.pop(column, None)
         try:
-            metadata_columns[column] = _parse_metadata(fields.pop(column, None))
+            metadata[column] = to_json_safe(parse_json(value) if isinstance(value, str) and value else value)
         except BadValue as error:
-            yield location.bad("bad metadata", f"{column}: {error}")
-    metadata = metadata_columns.get("metadata")
-    row_images = _RowImages(finder, metadata if isinstance(metadata, list) else [])
-    segments: list[Segment | None] = []  # None: here another document begins
+            yield BadItem(file, line, "bad metadata", f"{column}: {error}")
+    row_images = _RowImages(finder, metadata.get("metadata"))
+    documents: list[list[Segment]] = [[]]
     for number, (image, text) in enumerate(zip(images, texts, strict=True)):
-        problem = _check_entry(image, text)
+        problem = _check_place(image, text)
         if problem is not None:
-            yield location.bad("bad place", f"{problem} at place {number}")
-        elif text is not None:
-            segments.extend(_text_segments(text))
+            yield BadItem(file, line, "bad place", f"{problem} at place {number}")
+        elif text is None:
+            name = row_images.add(number, image, embedded[number] if embedded else None)
+            documents[-1].append(ImageSegment(name))
+        elif _END_OF_DOCUMENT not in text:
+            documents[-1].append(TextSegment(text))
         else:
-            segments.append(ImageSegment(row_images.add(number, image, embedded[number] if embedded else None)))
+            first, *others = (part.strip() for part in text.split(_END_OF_DOCUMENT))
+            documents[-1] += [TextSegment(first)] if first else []
+            documents += ([TextSegment(part)] if part else [] for part in others)
     extra = to_json_safe(fields)
-    if metadata_columns.get("general_metadata") is not None:
-        extra["general_metadata"] = metadata_columns["general_metadata"]
-    for number, part in enumerate(_documents(segments)):
-        yield _record(part, number, location, row_images, extra)
+    if metadata.get("general_metadata") is not None:
+        extra["general_metadata"] = metadata["general_metadata"]
+    for number, segments in enumerate([each for each in documents if each] or [[]]):
+        names = dict.fromkeys(segment.name for segment in segments if isinstance(segment, ImageSegment))
+        about = {name: row_images.about[name] for name in names if name in row_images.about}
+        yield Record(
+            f"{file}:{line}" + (f"#{number}" if number else ""),
+            SequenceDocument(tuple(segments)),
+            tuple(row_images.images[name] for name in names),
+            split,
+            extra={**extra, **({"images": about} if about else {})},
+        )
 
 
-def _text_segments(text: str) -> list[Segment | None]:
-    """The text as it is; one with marks as its parts without the space around these."""
-    if _END_OF_DOCUMENT not in text:
-        return [TextSegment(text)]
-    first, *others = (part.strip() for part in text.split(_END_OF_DOCUMENT))
-    segments: list[Segment | None] = [TextSegment(first)] if first else []
-    for part in others:
-        segments += [None, TextSegment(part)] if part else [None]
-    return segments
-
-
-def _documents(segments: Iterable[Segment | None]) -> Iterator[tuple[Segment, ...]]:
-    """What lies between the marks and is not empty; a row with nothing else is one empty document."""
-    part: list[Segment] = []
-    empty = True
-    for segment in segments:
-        if segment is not None:
-            part.append(segment)
-        elif part:
-            yield tuple(part)
-            part, empty = [], False
-    if part or empty:
-        yield tuple(part)
-
-
-def _record(
-    segments: tuple[Segment, ...], number: int, location: RowLocation, row_images: _RowImages, extra: dict[str, Any]
-) -> Record:
-    names = list(dict.fromkeys(segment.name for segment in segments if isinstance(segment, ImageSegment)))
-    about = {name: row_images.about[name] for name in names if name in row_images.about}
-    return Record(
-        f"{location.file}:{location.line}" + (f"#{number}" if number else ""),
-        SequenceDocument(segments),
-        tuple(row_images.images[name] for name in names),
-        location.split,
-        extra={**extra, **({"images": about} if about else {})},
-    )
-
-
-@dataclass(slots=True)
-class _RowImages:
-    """The images of a row; an image that occurs several times is one image, named by its first index.
-
-    Images of one URL or path whose bytes differ are several.
-    """
-
-    finder: ImageFinder
-    metadata: list[Any]
-    images: dict[str, RecordImage] = field(default_factory=dict)
-    about: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _names: dict[tuple[str, bytes], str] = field(default_factory=dict)
-
-    def add(self, number: int, image: Any, embedded: Any) -> str:
-        """The name of the image at index ``number``."""
-        (where, data), (_, more) = image_source(image), image_source(embedded)
-        data = data if data is not None else more
-        key = (where, b"" if data is None else hashlib.blake2b(data, digest_size=16).digest())
-        if key in self._names:
-            return self._names[key]
-        name = str(number)
-        self.images[name] = self._image(name, where, data)
-        about = self.metadata[number] if number < len(self.metadata) else None
-        details = {**({"url": where} if where else {}), **(about if isinstance(about, dict) else {})}
-        if where:
-            self._names[key] = name
-        if details:
-            self.about[name] = details
-        return name
-
-    def _image(self, name: str, where: str, data: bytes | None) -> RecordImage:
-        if data is not None:
-            return RecordImage(name, partial(inline_image, data, name))
-        if "://" in where:
-            return self.finder.find_url(where, name)
-        return self.finder.find(where, where, image_name=name)
-
-
-def _check_entry(image: Any, text: Any) -> str | None:
-    if image is None and text is None:
-        return "neither text nor image"
-    if image is not None and text is not None:
-        return "both text and image"
+def _check_place(image: Any, text: Any) -> str | None:
+    if (image is None) == (text is None):
+        return "neither text nor image" if image is None else "both text and image"
     if text is not None:
         return None if isinstance(text, str) else "a text that is no string"
     return None if image_source(image) != ("", None) else "an image that is neither URL nor bytes"
-
-
-def _check_lengths(images: Any, texts: Any, embedded: Any) -> None:
-    if images is None or texts is None or len(images) != len(texts):
-        lengths = " and ".join("none" if part is None else f"{len(part):,}" for part in (images, texts))
-        raise BadValue(f"images and texts must be lists of one length, not {lengths}")
-    if embedded is not None and len(embedded) != len(images):
-        raise BadValue(f"the column of bytes has {len(embedded):,} places, images has {len(images):,}")
-
-
-def _parse_metadata(value: Any) -> Any:
-    """A metadata column: usually JSON in a string."""
-    return to_json_safe(parse_json(value) if isinstance(value, str) and value else value)
 
 
 MAX_ENTRIES = 100_000
@@ -267,14 +213,13 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
             if isinstance(rows, BadItem):
                 yield rows
                 continue
-            for index in range(rows.batch.num_rows):
-                location = RowLocation(name, rows.start + index + 1, split_from_name(name))
+            for line in range(rows.start + 1, rows.start + 1 + rows.batch.num_rows):
                 try:
-                    yield from read_row(
-                        row_values(rows.batch, index, MAX_ENTRIES), location, self._finder, self.options.bytes_column
-                    )
+                    fields = row_values(rows.batch, line - rows.start - 1, MAX_ENTRIES)
+                    split = split_from_name(name)
+                    yield from read_row(fields, name, line, split, self._finder, self.options.bytes_column)
                 except (BadValue, ValueError, pa.ArrowException) as error:
-                    yield BadItem(name, location.line, "bad row", str(error)[:200])
+                    yield BadItem(name, line, "bad row", str(error)[:200])
 
     def _holds_documents(self, path: Path) -> bool:
         """Are the file's columns those of documents, as far as they can be read?"""

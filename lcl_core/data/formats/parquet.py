@@ -18,7 +18,7 @@ from lcl_core.data.records import BadItem
 # there ends the process in the library's C++.)
 MAX_GROUP_BYTES = 4 << 30
 _BATCH_ROWS = 64
-_READ_ERRORS = (pa.ArrowException, OSError, ValueError, EOFError, MemoryError)
+READ_ERRORS = (pa.ArrowException, OSError, ValueError, EOFError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def read_schema(path: Path) -> pa.Schema | None:
     try:
         schema = _schema(path)
         return schema if schema.names is not None else None  # names that are not UTF-8 raise
-    except _READ_ERRORS:
+    except READ_ERRORS:
         return None
 
 
@@ -80,8 +80,8 @@ def _parquet_rows(path: Path, name: str, columns: Sequence[str] | None) -> Itera
     try:
         file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         names = file.schema_arrow.names
-    except _READ_ERRORS as error:
-        yield BadItem(name, 0, "damaged parquet", _first_line(error))
+    except READ_ERRORS as error:
+        yield BadItem(name, 0, "damaged parquet", first_line(error))
         return
     with file:
         present = None if columns is None else [column for column in columns if column in names]
@@ -103,8 +103,8 @@ def _group_rows(
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
             yield RowBatch(start, batch)
             start += batch.num_rows
-    except _READ_ERRORS as error:
-        yield BadItem(name, start + 1, "damaged parquet", f"the rest of the row group is lost: {_first_line(error)}")
+    except READ_ERRORS as error:
+        yield BadItem(name, start + 1, "damaged parquet", f"the rest of the row group is lost: {first_line(error)}")
 
 
 def _arrow_rows(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[RowBatch | BadItem]:
@@ -114,8 +114,8 @@ def _arrow_rows(path: Path, name: str, columns: Sequence[str] | None) -> Iterato
             for batch in _arrow_batches(source):
                 yield _validate_batch(batch, name, start, columns)
                 start += batch.num_rows
-    except _READ_ERRORS as error:
-        yield BadItem(name, start + 1 if start else 0, "damaged arrow", f"the rest is lost: {_first_line(error)}")
+    except READ_ERRORS as error:
+        yield BadItem(name, start + 1 if start else 0, "damaged arrow", f"the rest is lost: {first_line(error)}")
 
 
 def _validate_batch(batch: pa.RecordBatch, name: str, start: int, columns: Sequence[str] | None) -> RowBatch | BadItem:
@@ -124,8 +124,8 @@ def _validate_batch(batch: pa.RecordBatch, name: str, start: int, columns: Seque
         batch.validate(full=True)
         present = [column for column in batch.schema.names if columns is None or column in columns]
         return RowBatch(start, batch.select(present))
-    except _READ_ERRORS as error:
-        return BadItem(name, start + 1, "damaged arrow", f"{batch.num_rows:,} rows are lost: {_first_line(error)}")
+    except READ_ERRORS as error:
+        return BadItem(name, start + 1, "damaged arrow", f"{batch.num_rows:,} rows are lost: {first_line(error)}")
 
 
 def _arrow_batches(source: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
@@ -176,5 +176,5 @@ def image_source(image: Any) -> tuple[str, bytes | None]:
     return (image, None) if isinstance(image, str) else ("", image if isinstance(image, bytes) else None)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).split("\n", 1)[0][:200]

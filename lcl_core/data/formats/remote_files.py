@@ -62,8 +62,7 @@ class RemoteFiles:
         Raises: UserError ``corpus_missing`` where there is no file of the format, ``corpus_unreadable`` where the
             reader rejects the files by their names.
         """
-        revision: str = getattr(reader_class(self.format), "revision", "")
-        return [Section(WHOLE), *(Section(name, self._stamps[name] + revision) for name in self._names)]
+        return [Section(WHOLE), *(Section(name, self._stamps[name]) for name in self._names)]
 
     def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
         """Items of a file from ``start`` on. Raises: UserError ``file_missing`` or ``file_unreadable``; StoreError."""

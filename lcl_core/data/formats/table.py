@@ -13,50 +13,118 @@ where there are no tables of text, and ``.json`` where there is neither. Of img2
 
 from __future__ import annotations
 
-import hashlib
+import codecs
+import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats.base import (
     FilesReader,
+    ReaderOptions,
     check_corpus_file,
+    check_image_name,
     contains_files,
     corpus_paths,
     display_name,
+    distinct_names,
     split_from_name,
+    to_printable,
 )
 from lcl_core.data.formats.image_lookup import NamedImages, find_images, inline_image
-from lcl_core.data.formats.image_rows import KEY_BYTES, ImageRow, Rows, join_rows, merge_neighbours
-from lcl_core.data.formats.mmc4 import check_image_name
-from lcl_core.data.formats.parquet import image_source
-from lcl_core.data.formats.table_columns import (
-    MAX_COLUMNS,
-    ColumnRoles,
-    TableOptions,
-    choose_columns,
-    class_name,
-    has_columns,
-    read_class_names,
-)
-from lcl_core.data.formats.table_rows import (
-    ParsedRow,
-    is_columnar,
-    is_json_table,
-    is_text_table,
-    read_first_columns,
-    read_table_rows,
-    sniff_columns,
-)
-from lcl_core.data.json_values import BadValue, parse_json, to_json_safe
+from lcl_core.data.formats.parquet import image_source, is_arrow_file, read_batches, read_schema, row_values
+from lcl_core.data.formats.text_files import TextLine, read_json_file, read_lines
+from lcl_core.data.json_values import BadValue, parse_json, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage, is_number
 
+# compared in lower case, with spaces and dashes as underscores; earlier names win
+_IMAGE_COLUMNS = (
+    *("image", "image_path", "image_file", "image_name", "file_name", "filename", "filepath", "file_path", "file"),
+    *("path", "img", "img_path", "image_id", "imageid", "image_url", "img_url", "url"),
+    *("jpg", "jpeg", "png", "webp", "image_bytes"),  # of img2dataset, by its format of images
+)
+_CAPTION_COLUMNS = (
+    *("captions", "caption", "text", "texts", "sentence", "sentences", "title", "description", "comment", "raw"),
+    *("alt", "alt_text", "prompt", "txt"),
+)
+_LABEL_COLUMNS = ("label", "labels", "class", "class_name", "classname", "category", "target", "species", "subclass")
+_SPLIT_COLUMNS = ("split", "partition", "subset")
+_DELIMITERS = ("\t", ",", ";", "|")
 _URL = re.compile(r"https?://", re.I)
-_SNIFFED = 20  # rows examined
-_COLUMN_ROWS = 1000  # whose columns are known before the first record is read
+_SNIFFED_ROWS = 20
+_COLUMN_ROWS = 1000  # of JSON, whose columns are known before the first record is read
+MAX_COLUMNS = 10_000
+MAX_ENTRIES = 100_000  # of a list in a cell
+MAX_CLASS_BYTES = 16 << 20  # metadata that names classes
+
+
+class TableOptions(ReaderOptions):
+    """Columns by name, or, of a table without header, by number from 0. None: recognised by their usual names.
+
+    Attributes:
+        image: the column of file names, relative to the table or ``images``, of URLs, or of the images themselves.
+        captions, labels: any number of columns each; a label's kind is the name of its column.
+        split, source: columns of these; without one, the split is that of the table's name or folder.
+        header: does the first line name the columns?
+        delimiter: None: tab in a ``.tsv``, else the one of , ; | tab that the first line has most of.
+        quoted: are fields that begin with a quotation mark quoted? None: between commas and semicolons.
+        encoding: of CSV and TSV.
+        images: folder or tars of the images; None: ``images`` beside the table, or where it lies.
+        group: rows about one image that follow one another, equal but for captions, as one record.
+    """
+
+    image: str | None = None
+    captions: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    split: str | None = None
+    source: str | None = None
+    header: bool = True
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    quoted: bool | None = None
+    encoding: Literal["utf-8", "cp1252", "latin-1"] = "utf-8"
+    images: Path | None = None
+    group: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """Cells by column. ``line``: where the row begins, from 1; of Parquet, Arrow and JSON arrays the row's number."""
+
+    line: int
+    cells: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnRoles:
+    """Names of columns; those not listed are kept as ``extra``."""
+
+    image: str
+    captions: tuple[str, ...]
+    labels: tuple[str, ...]
+    split: str | None
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedRow:
+    """What a row says. ``image``: name, URL or, of an embedded image, its path; ``data``: of an embedded image."""
+
+    line: int
+    image: str
+    data: bytes | None
+    captions: tuple[str, ...]
+    labels: dict[str, str]
+    split: str
+    source: str
+    extra: dict[str, Any]
 
 
 class TableReader(FilesReader[TableOptions]):
@@ -64,17 +132,18 @@ class TableReader(FilesReader[TableOptions]):
 
     format = "table"
     options_type = TableOptions
-    revision = " images joined"
 
     @classmethod
     def sniff(cls, path: Path) -> bool:
-        if not contains_files(path, _is_table):
+        if not contains_files(path, lambda name: is_text_table(name) or is_columnar(name) or is_json_table(name)):
             return False
         for table in _table_paths(path, None):
             file = check_corpus_file(table, path)
-            names = sniff_columns(file, _SNIFFED) if isinstance(file, Path) else []
-            if names:
-                return has_columns(names, read_class_names(table))
+            if isinstance(file, BadItem) or (is_json_table(file.name) and not _begins_array(file)):
+                continue
+            if names := first_columns(file, file.name, TableOptions(), _SNIFFED_ROWS)[1]:
+                has_texts = _known(names, (*_CAPTION_COLUMNS, *_LABEL_COLUMNS)) or read_class_names(table)
+                return bool(_known(names, _IMAGE_COLUMNS) and has_texts)
         return False
 
     def paths(self) -> list[Path]:
@@ -83,31 +152,18 @@ class TableReader(FilesReader[TableOptions]):
     def problems(self) -> Iterator[BadItem]:
         return iter(self._images.problems)
 
-    def records(self) -> Iterator[Record | BadItem]:
-        """Raises: UserError also where no table of several is recognised, after all of them."""
-        tables: list[UserError | None] = []
-        yield from self.problems()
-        for path in self.paths():
-            file = check_corpus_file(path, self.path)
-            if isinstance(file, BadItem):
-                yield file
-                continue
-            tables.append(None)
-            try:
-                yield from self._table(file)
-            except UserError as error:  # in a folder there may be a table about something else
-                tables[-1] = error
-                yield BadItem(display_name(file, self.path), 0, "bad header", error.message)
-        if tables and tables[0] is not None and None not in tables:
-            raise tables[0]
-
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
+        name = display_name(file, self.path)
+        rows = self._rows(file, name)
+        folder = file.parent.relative_to(self._folder).as_posix()
+        below = "" if folder == "." else f"{folder}/"
         try:
-            yield from self._table(file)
-        except UserError as error:
-            yield BadItem(display_name(file, self.path), 0, "bad header", error.message)
+            for row in merge_neighbours(rows) if self.options.group else rows:
+                yield row if isinstance(row, BadItem) else self._record(row, name, below)
+        except UserError as error:  # in a folder there may be a table about something else
             if len(self.names) == 1:
                 raise
+            yield BadItem(name, 0, "bad header", error.message)
 
     @property
     def _folder(self) -> Path:
@@ -118,126 +174,98 @@ class TableReader(FilesReader[TableOptions]):
         return NamedImages(find_images(self.options.images, self.path) or self._folder)
 
     @cached_property
-    def _folder_images(self) -> NamedImages:
+    def _images_beside(self) -> NamedImages:
         """Tables that lie one folder down name images from there."""
         return self._images if self.options.images is not None else NamedImages(self._folder)
 
-    def _table(self, file: Path) -> Iterator[Record | BadItem]:
-        places = _TableImages(self._images, self._folder_images, _parent(file, self._folder))
-        name = display_name(file, self.path)
-        rows = join_rows(lambda: merge_neighbours(self._rows(file)), name) if self.options.group else self._rows(file)
-        for row in rows:
-            yield row if isinstance(row, BadItem) else _record(row, name, places)
-
-    def _rows(self, file: Path) -> Rows:
-        name = display_name(file, self.path)
-        table: _TableParser | None = None
-        for row in read_table_rows(file, name, self.options):
+    def _rows(self, file: Path, name: str) -> Iterator[CaptionedRow | BadItem]:
+        parser: _RowParser | None = None
+        for row in read_rows(file, name, self.options):
             if isinstance(row, BadItem):
                 yield row
                 continue
-            if table is None:
-                table = self._parser(file, name)
+            parser = parser or self._parser(file, name)
             try:
-                yield table.row(row)
+                yield parser.parse(row)
             except BadValue as error:
                 yield BadItem(name, row.line, "bad row", str(error))
-        if table is None:
+        if parser is None:
             yield BadItem(name, 0, "no rows", "the table has no row that can be used")
 
-    def _parser(self, file: Path, name: str) -> _TableParser:
+    def _parser(self, file: Path, name: str) -> _RowParser:
         classes = read_class_names(file)
-        first = read_first_columns(file, name, self.options, _COLUMN_ROWS)
-        return _TableParser(name, choose_columns(first, self.options, name, classes), self.options, classes)
+        embedded, names = first_columns(file, name, self.options, _COLUMN_ROWS)
+        return _RowParser(choose_columns(names, self.options, name, classes, embedded), split_from_name(name), classes)
+
+    def _record(self, row: CaptionedRow, name: str, folder: str) -> Record:
+        if row.data is not None:
+            image = _embedded_image(row.image, row.data, row.line)
+        elif _URL.match(row.image):
+            image = self._images.find_url(row.image, row.image)
+        elif self._images_beside.has(f"{folder}{row.image}"):
+            image = self._images_beside.find(f"{folder}{row.image}", image_name=row.image)
+        else:
+            image = self._images.find_first([row.image, f"{folder}{row.image}"], row.image)
+        body = CaptionedImage(image.name, row.captions, row.labels)
+        return Record(f"{name}:{row.line}", body, (image,), row.split, row.source, row.extra)
 
 
-class _TableImages:
-    """Where the images of one table are."""
-
-    def __init__(self, images: NamedImages, folder_images: NamedImages, folder: str) -> None:
-        self._images = images
-        self._beside = folder_images
-        self._folder = folder
-
-    def find(self, name: str) -> RecordImage:
-        """The image of a URL, or of a name that is checked."""
-        if _URL.match(name):
-            return self._images.find_url(name, name)
-        below = f"{self._folder}{name}"
-        if self._beside.has(below):
-            return self._beside.find([below], name)
-        return self._images.find([name, below], name)
+def merge_neighbours(rows: Iterable[CaptionedRow | BadItem]) -> Iterator[CaptionedRow | BadItem]:
+    """Rows about one image that follow one another as one, with the further columns of the first."""
+    for _, group in groupby(rows, _group_key):
+        first, *others = group
+        if isinstance(first, CaptionedRow) and others:
+            captions = tuple(caption for row in (first, *others) for caption in row.captions)  # type: ignore[union-attr]
+            first = CaptionedRow(
+                first.line, first.image, first.data, captions, first.labels, first.split, first.source, first.extra
+            )
+        yield first
 
 
-def _image_name(value: str) -> str:
-    """The image that a cell names: a URL, or a checked name. Raises: BadValue."""
-    if _URL.match(value):
-        return value
-    name = value.replace("\\", "/").removeprefix("./")
-    problem = check_image_name(name)
-    if problem is not None:
-        raise BadValue(f"the image {problem}")
-    return name
+def _group_key(row: CaptionedRow | BadItem) -> Any:
+    """Rows without captions stay apart: they would be lost."""
+    if isinstance(row, BadItem) or not row.captions:
+        return id(row)
+    return row.image, row.data, row.labels, row.split, row.source
 
 
-def _record(row: ImageRow, name: str, places: _TableImages) -> Record:
-    image = places.find(row.image) if row.data is None else _embedded_image(row.path, row.data, str(row.line))
-    return Record(
-        id=f"{name}:{row.line}",
-        body=CaptionedImage(image.name, row.captions, row.labels),
-        images=(image,),
-        split=row.split,
-        source=row.source,
-        extra=row.extra,
-    )
+def _embedded_image(where: str, data: bytes, line: int) -> RecordImage:
+    """An image in a row, by its path if that can be its name."""
+    name = where.replace("\\", "/").rpartition("/")[2]
+    try:
+        check_image_name(name)
+    except ValueError:
+        name = str(line)
+    return RecordImage(name, partial(inline_image, data, name))
 
 
-class _TableParser:
-    """Reads the cells of one table's rows.
+class _RowParser:
+    """Reads the cells of one table's rows. ``classes``: names of the classes of columns that have numbers of them."""
 
-    Args:
-        classes: names of the classes of columns that have numbers of them.
-    """
+    def __init__(self, columns: ColumnRoles, split: str, classes: Mapping[str, Sequence[str]]) -> None:
+        self._columns, self._split, self._classes = columns, split, classes
+        self._used = {columns.image, *columns.captions, *columns.labels, columns.split, columns.source}
 
-    def __init__(
-        self, name: str, columns: ColumnRoles, options: TableOptions, classes: Mapping[str, Sequence[str]]
-    ) -> None:
-        self._columns = columns
-        self._options = options
-        self._split = split_from_name(name)
-        self._classes = classes
-        self._known: set[str] = set()
-
-    def row(self, row: ParsedRow) -> ImageRow:
+    def parse(self, row: TableRow) -> CaptionedRow:
         """Raises: BadValue."""
-        cells, columns = row.cells, self._columns_of(row)
-        where, data = image_source(cells.get(columns.image))
-        if not where.strip() and data is None:
+        cells, columns = row.cells, self._columns
+        image, data = image_source(cells.get(columns.image))
+        image = image.strip()
+        if not image and data is None:
             raise BadValue(f"there is no image in {columns.image!r}")
+        if data is None and not _URL.match(image):
+            image = image.replace("\\", "/").removeprefix("./")
+            try:
+                check_image_name(image)
+            except ValueError as error:
+                raise BadValue(str(error)) from error
         captions = tuple(dict.fromkeys(text for name in columns.captions for text in _texts(name, cells.get(name))))
         labels = {kind: text for name in columns.labels for kind, text in self._labels(name, cells.get(name))}
         if not captions and not labels:
             raise BadValue("there is neither caption nor label")
-        image = "" if data is not None else _image_name(where.strip())
+        others = {key: cells[key] for key in cells if key not in self._used and not isinstance(cells[key], bytes)}
         split, source = _text(cells, columns.split) or self._split, _text(cells, columns.source)
-        content = None if data is None else hashlib.blake2b(data, digest_size=KEY_BYTES).hexdigest()
-        identity = repr((image, content, sorted(labels.items()), split, source))
-        return ImageRow(
-            line=row.line,
-            key=hashlib.blake2b(identity.encode(), digest_size=KEY_BYTES).digest(),
-            image=image,
-            captions=captions,
-            labels=labels,
-            split=split,
-            source=source,
-            extra={
-                key: to_json_safe(value)
-                for key, value in cells.items()
-                if key not in columns.used and not isinstance(value, bytes)
-            },
-            path=where,
-            data=data,
-        )
+        return CaptionedRow(row.line, image, data, captions, labels, split, source, to_json_safe(others))
 
     def _labels(self, name: str, value: Any) -> Iterator[tuple[str, str]]:
         """Kind and label of a cell: one value, or an object of them. Raises: BadValue."""
@@ -251,24 +279,134 @@ class _TableParser:
             if text:
                 yield kind, text
 
-    def _columns_of(self, row: ParsedRow) -> ColumnRoles:
-        """Those of the table, to which a row of JSON lines may add some."""
-        if not row.cells.keys() <= self._known:
-            self._columns = self._columns.extend(row.cells, self._options)
-            if len(self._known) < MAX_COLUMNS:  # of names that are made up anew in each row, few are remembered
-                self._known |= row.cells.keys()
-        return self._columns
+
+def _text(cells: dict[str, Any], column: str | None) -> str:
+    value = "" if column is None or cells.get(column) is None else cells[column]
+    if not isinstance(value, str):
+        raise BadValue(f"{column!r} must be text")
+    return value.strip()
 
 
-def _embedded_image(where: str, data: bytes, row: str) -> RecordImage:
-    """An image in a row, by its path if that can be its name."""
-    candidates = (where.replace("\\", "/").rpartition("/")[2], row)
-    name = next(candidate for candidate in candidates if check_image_name(candidate) is None)
-    return RecordImage(name, partial(inline_image, data, name))
+def _texts(name: str, value: Any) -> Iterator[str]:
+    """Captions of a cell: a text, or a list of them, also as JSON (Flickr30k's CSV). Raises: BadValue."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            listed = parse_json(value)
+        except BadValue:  # a text that begins so
+            listed = None
+        if isinstance(listed, list) and all(isinstance(text, str) for text in listed):
+            value = listed
+    for text in value if isinstance(value, list) else [value]:
+        if text is not None and not isinstance(text, str):
+            raise BadValue(f"{name!r} must be text or a list of texts")
+        if text is not None and text.strip():
+            yield text.strip()
 
 
-def _is_table(name: str) -> bool:
-    return is_text_table(name) or is_columnar(name) or is_json_table(name)
+def choose_columns(
+    names: Sequence[str],
+    options: TableOptions,
+    file: str,
+    classes: Collection[str] = (),
+    embedded: Sequence[str] = (),
+) -> ColumnRoles:
+    """Take what the options name, and recognise the rest.
+
+    Args:
+        classes: columns that have numbers of classes, whatever their names.
+        embedded: columns that may have the images themselves.
+
+    Raises: UserError ``bad_option`` naming the option whose column is not there or is not recognised.
+    """
+    shown = ", ".join(repr(name[:40]) for name in names[:20]) or "none"
+    if len(names) > MAX_COLUMNS:
+        message = f"it has more than {MAX_COLUMNS:,} columns"
+        raise UserError(message, code="bad_option", field="delimiter", file=file)
+    named: set[str] = set()
+    for option in ("image", "captions", "labels", "split", "source"):
+        chosen = getattr(options, option)
+        for name in (chosen,) if isinstance(chosen, str) else chosen or ():
+            named.add(name)
+            if name not in names:
+                message = f"option {option!r}: there is no column {name[:100]!r}; there are {shown}"
+                raise UserError(message, code="bad_option", field=option, file=file)
+    rest = [name for name in names if name not in named]
+    found = _known([name for name in embedded if name not in named], _IMAGE_COLUMNS) or _known(rest, _IMAGE_COLUMNS)
+    image = options.image or next(iter(found), "")
+    captions, labels = _known(rest, _CAPTION_COLUMNS), _known(rest, _LABEL_COLUMNS)
+    roles = ColumnRoles(
+        image,
+        options.captions if options.captions is not None else tuple(name for name in rest if name in captions),
+        options.labels
+        if options.labels is not None
+        else tuple(name for name in rest if name in labels or name in classes),
+        options.split or next(iter(_known(rest, _SPLIT_COLUMNS)), None),
+        options.source,
+    )
+    missing = "image" if not image else "captions" if not (roles.captions or roles.labels) else ""
+    if missing:
+        message = f"which column is the {missing}? Name it as option {missing!r}; there are {shown}"
+        raise UserError(message, code="bad_option", field=missing, file=file)
+    return roles
+
+
+def _known(names: Iterable[str], known: tuple[str, ...]) -> list[str]:
+    """Those of the known names, in the order of ``known``."""
+    found = [(re.sub("[ -]", "_", name.strip().lower()), name) for name in names]
+    return [name for word in known for normal, name in found if normal == word]
+
+
+def read_class_names(path: Path) -> dict[str, tuple[str, ...]]:
+    """Names of the classes of each column whose feature is a ClassLabel of the Hub's ``datasets``, by number.
+
+    A Parquet or Arrow file has them as JSON in its metadata, as a list or by number. What is malformed counts as
+    absent.
+    """
+    schema = read_schema(path) if is_arrow_file(path) else None
+    data = ((None if schema is None else schema.metadata) or {}).get(b"huggingface", b"")
+    if not data or len(data) > MAX_CLASS_BYTES:
+        return {}
+    try:
+        features = parse_json_object(data)["info"]["features"]
+        found = {}
+        for column, feature in features.items():
+            names = feature.get("names")
+            if isinstance(names, dict):
+                names = [names.get(str(number)) for number in range(len(names))]
+            if names and feature.get("_type", "ClassLabel") == "ClassLabel":
+                found[column] = distinct_names([to_printable(name.strip()) for name in names])
+    except (BadValue, KeyError, TypeError, AttributeError):
+        return {}
+    return found
+
+
+def class_name(names: Sequence[str], number: int, column: str) -> str:
+    """The class of a number; empty for -1, which is no label. One without a name is its number. Raises: BadValue."""
+    if number == -1:
+        return ""
+    if not 0 <= number < len(names):
+        raise BadValue(f"{column!r} has {number}, which is none of its {len(names):,} classes")
+    return names[number] or str(number)
+
+
+def is_text_table(name: str) -> bool:
+    """By its name: CSV, TSV or JSON lines, packed or not."""
+    return name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl", ".ndjson"))
+
+
+def is_columnar(name: str) -> bool:
+    """By its name: a Parquet or Arrow file."""
+    return is_arrow_file(Path(name))
+
+
+def is_json_table(name: str) -> bool:
+    """By its name: a JSON file, which is a table if it is an array of objects."""
+    return name.lower().endswith(".json")
+
+
+def _begins_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 
 def _table_paths(corpus: Path, images: Path | None) -> list[Path]:
@@ -284,34 +422,139 @@ def _table_paths(corpus: Path, images: Path | None) -> list[Path]:
     return columnar or corpus_paths(corpus, is_json_table)
 
 
-def _parent(file: Path, folder: Path) -> str:
-    inside = file.parent.relative_to(folder).as_posix()
-    return "" if inside == "." else f"{inside}/"
+def first_columns(path: Path, name: str, options: TableOptions, most: int) -> tuple[list[str], list[str]]:
+    """Columns that may have the images themselves, and all of the first ``most`` rows."""
+    if is_columnar(name):
+        schema = read_schema(path)
+        names = [] if schema is None else _unique_names(schema.names)
+        return [name for name, field in zip(names, schema or (), strict=True) if _may_hold_images(field.type)], names
+    rows = (row for row in read_rows(path, name, options) if isinstance(row, TableRow))
+    return [], list(dict.fromkeys(column for row in islice(rows, most) for column in row.cells))
 
 
-def _text(cells: dict[str, Any], column: str | None) -> str:
-    value = "" if column is None or cells.get(column) is None else cells[column]
-    if not isinstance(value, str):
-        raise BadValue(f"{column!r} must be text")
-    return value.strip()
+def _may_hold_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _texts(name: str, value: Any) -> Iterator[str]:
-    """Captions of a cell: a text, or a list of them, also as JSON (Flickr30k's CSV). Raises: BadValue."""
-    for text in value if isinstance(value, list) else _listed_texts(value):
-        if text is not None and not isinstance(text, str):
-            raise BadValue(f"{name!r} must be text or a list of texts")
-        if text is not None and text.strip():
-            yield text.strip()
+def read_rows(path: Path, name: str, options: TableOptions) -> Iterator[TableRow | BadItem]:
+    """All rows of a table in their order, whatever its kind, and what is wrong with the others."""
+    if is_columnar(name):
+        return _columnar_rows(path, name)
+    if is_json_table(name):
+        return _json_array_rows(path, name)
+    ending = name.lower().removesuffix(".gz")
+    if ending.endswith((".jsonl", ".ndjson")):
+        return _json_line_rows(path, name)
+    return _csv_rows(path, name, options, tabs=ending.endswith(".tsv"))
 
 
-def _listed_texts(value: Any) -> list[Any]:
-    """The strings of a JSON list of strings; else the value."""
-    if isinstance(value, str) and value.startswith("["):
+def _columnar_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
+    for rows in read_batches(path, name):
+        if isinstance(rows, BadItem):
+            yield rows
+            continue
+        batch = rows.batch.rename_columns(_unique_names(rows.batch.schema.names))
+        for index in range(batch.num_rows):
+            line = rows.start + index + 1
+            try:
+                cells = row_values(batch, index, MAX_ENTRIES)
+            except (BadValue, ValueError, pa.ArrowException) as error:
+                yield BadItem(name, line, "bad row", str(error)[:200])
+                continue
+            if cells.keys() >= {"key", "url", "status"} and cells["status"] not in (None, "success"):
+                parts = (cells["key"], cells["url"], cells.get("error_message") or cells["status"])
+                yield BadItem(name, line, "not downloaded", " ".join(str(part) for part in parts if part)[:300])
+            else:
+                yield TableRow(line, cells)
+
+
+def _json_array_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
+    value = read_json_file(path, name)
+    if isinstance(value, BadItem):
+        yield value
+    elif not isinstance(value, list):
+        yield BadItem(name, 0, "bad json", "a JSON array is expected")
+    else:
+        for number, row in enumerate(value, start=1):
+            yield TableRow(number, row) if isinstance(row, dict) else BadItem(name, number, "bad row", "no JSON object")
+
+
+def _json_line_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
+    for line in read_lines(path, name):
+        if isinstance(line, BadItem):
+            yield line
+            continue
         try:
-            listed = parse_json(value)
-        except BadValue:  # a text that begins so
-            return [value]
-        if isinstance(listed, list) and all(isinstance(text, str) for text in listed):
-            return listed
-    return [value]
+            yield TableRow(line.number, parse_json_object(line.data))
+        except BadValue as error:
+            yield BadItem(name, line.number, "bad line", str(error))
+
+
+def _csv_rows(path: Path, name: str, options: TableOptions, tabs: bool) -> Iterator[TableRow | BadItem]:
+    bad: list[BadItem] = []
+    begun = 0  # the first line that the parser took for its row
+
+    def texts() -> Iterator[str]:
+        nonlocal begun
+        for line in read_lines(path, name):
+            text = _decode_line(line, name, options.encoding)
+            if isinstance(text, BadItem):
+                bad.append(text)
+            elif isinstance(line, TextLine):
+                begun = begun or line.number
+                yield f"{text}\n"
+
+    delimiter = options.delimiter or ("\t" if tabs else _most_frequent_delimiter(path, name))
+    quoted = delimiter in ",;" if options.quoted is None else options.quoted
+    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    parser = csv.reader(texts(), delimiter=delimiter, quoting=quoting, strict=True, skipinitialspace=True)
+    names: list[str] = []
+    ended = False
+    while not ended:
+        begun, fields = 0, list[str]()
+        try:
+            fields = [field.strip() for field in next(parser)]
+        except StopIteration:
+            ended = True
+        except csv.Error as error:
+            bad.append(BadItem(name, begun, "bad row", str(error)))
+        problems, bad[:] = list(bad), []
+        yield from problems
+        if not names and options.header and problems:  # or else the next row would pass for it
+            yield BadItem(name, 0, "bad header", "the file is left out")
+            return
+        if not any(fields):
+            continue
+        if not names:
+            names = _unique_names(fields) if options.header else [str(number) for number in range(len(fields))]
+            if options.header:
+                continue
+        if len(fields) == len(names):
+            yield TableRow(begun, dict(zip(names, fields, strict=True)))
+        else:
+            yield BadItem(name, begun, "ragged row", f"{len(fields):,} fields where {len(names):,} are expected")
+
+
+def _decode_line(line: TextLine | BadItem, name: str, encoding: str) -> str | BadItem:
+    if isinstance(line, BadItem):
+        return line
+    try:
+        text = line.data.removeprefix(codecs.BOM_UTF8 if line.number == 1 else b"").decode(encoding)
+    except UnicodeDecodeError as error:
+        return BadItem(name, line.number, "bad encoding", f"not {encoding} at byte {error.start:,} of the line")
+    return BadItem(name, line.number, "bad row", "it holds a NUL character") if "\0" in text else text
+
+
+def _most_frequent_delimiter(path: Path, name: str) -> str:
+    first = next((line.data for line in read_lines(path, name) if isinstance(line, TextLine)), b"")
+    return max(_DELIMITERS, key=lambda mark: first.count(mark.encode()))
+
+
+def _unique_names(fields: list[str]) -> list[str]:
+    """Names of columns; empty and repeated ones get their number."""
+    names: list[str] = []
+    for number, field in enumerate(fields):
+        names.append(field if field and field not in names else f"{field or 'column'} {number}")
+    return names

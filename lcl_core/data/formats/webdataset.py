@@ -1,8 +1,8 @@
-"""WebDataset tars of image-text pairs, as img2dataset writes them (LAION, CC3M, CC12M, DataComp), or CLIP benchmark.
+"""Image-text pairs as img2dataset writes them (LAION, CC3M, CC12M, DataComp), in tars or folders, or CLIP benchmark.
 
-``KEY.jpg`` with ``KEY.txt`` and ``KEY.json``, shard after shard in the order of their names; beside each tar there may
-be the table NAME.parquet with a row for each image that img2dataset tried, failures included. A sample is put together
-in the same way where its files lie in a folder; see ``pair_folders``.
+``KEY.jpg`` with ``KEY.txt`` and ``KEY.json``, shard after shard in the order of their names. A shard is a tar, or a
+folder (img2dataset's default, ``--output_format files``), maybe one folder down. Beside each there may be the table
+NAME.parquet with a row for each image that img2dataset tried, failures included.
 
 CLIP benchmark's tars lie in a folder for each split. Beside it, or beside the tars:
 
@@ -14,6 +14,7 @@ Sources: https://github.com/rom1504/img2dataset, https://github.com/LAION-AI/CLI
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from pydantic import Field
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import FolderStore
 from lcl_core.data.formats.base import (
+    IMAGE_EXTENSIONS,
+    WHOLE,
     FilesReader,
     ReaderOptions,
     check_side_file,
@@ -37,119 +40,87 @@ from lcl_core.data.formats.base import (
     corpus_paths,
     display_name,
     distinct_names,
+    file_stamp,
+    is_image_file,
+    is_tar,
+    list_folder,
     split_from_name,
     to_printable,
 )
-from lcl_core.data.formats.image_index import IMAGE_EXTENSIONS, MAX_META_BYTES, is_tar
-from lcl_core.data.formats.parquet import RowBatch, read_batches
+from lcl_core.data.formats.image_lookup import MAX_META_BYTES, read_folder_image
+from lcl_core.data.formats.parquet import READ_ERRORS, first_line
 from lcl_core.data.formats.tar_index import IrregularMember, TarMember, read_range, split_member_name, walk_tar
 from lcl_core.data.json_values import BadValue, decode_utf8, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
+from lcl_core.parts.plan import Section
 
-# img2dataset writes 10,000 samples a shard
+# of a side file, which is in memory while its shard is read; img2dataset writes 10,000 samples a shard
 MAX_SIDE_ROWS = 250_000
 MAX_SIDE_BYTES = 512 << 20
+MAX_MEMBERS = 64  # of a sample
+_SNIFFED_MEMBERS = 16
+_SNIFFED_FOLDERS = 200
+_TEXT_MEMBERS = frozenset(("txt", "json", "cls"))
+_TYPE_FILE, _CLASSES_FILE, _SPLIT_FILE = "dataset_type.txt", "classnames.txt", "nshards.txt"
 
 
 class SideTable:
-    """Rows by key, in memory while their tar is read.
-
-    Args:
-        path: the Parquet file; it need not exist.
-        root: the corpus, which it may not lead out of.
-
-    Attributes:
-        problems: why it, or some of its rows, could not be used.
-    """
+    """Rows by key of the Parquet file beside a shard, which need not exist. ``problems``: why some are not used."""
 
     def __init__(self, path: Path, root: Path) -> None:
         self.name = path.name
         self.problems: list[BadItem] = []
-        self._batches: list[pa.RecordBatch] = []
-        self._places: dict[str, tuple[int, int, int]] = {}
+        self._table: pa.Table | None = None
+        self._rows: dict[str, int] = {}
         file = check_side_file(path, root)
         if isinstance(file, BadItem):
             self.problems.append(file)
         elif file is not None:
-            self._fill(file)
-
-    def row(self, key: str) -> dict[str, Any]:
-        """The fields of a sample, empty where there is no row."""
-        location = self._places.get(key)
-        if location is None:
-            return {}
-        batch, index, _ = location
-        try:
-            fields = {name: column[index].as_py() for name, column in self._columns(batch)}
-            return {name: value for name, value in to_json_safe(fields).items() if value is not None}
-        except (
-            BadValue,
-            ValueError,
-            OverflowError,
-            pa.ArrowException,
-        ):  # text that is not UTF-8, a date beyond Python's
-            return {}
-
-    def lost(self, seen: set[str], shard: str = "tar") -> Iterator[BadItem]:
-        """A BadItem for each row whose sample is not among ``seen``, with the reason that the row gives."""
-        for key, (_, _, number) in self._places.items():
-            if key in seen:
-                continue
-            row = self.row(key)
-            status = str(row.get("status", "success"))
-            detail = " ".join(str(part) for part in (key, row.get("url"), row.get("error_message")) if part)[:300]
-            reason = f"not in the {shard}" if status == "success" else "not downloaded"
-            yield BadItem(self.name, number, reason, detail)
-
-    def _columns(self, batch: int) -> Iterator[tuple[str, Any]]:
-        found = self._batches[batch]
-        return ((name, found.column(location)) for location, name in enumerate(found.schema.names))
+            try:
+                self._fill(file)
+            except READ_ERRORS as error:
+                self.problems.append(BadItem(self.name, 0, "damaged parquet", first_line(error)))
 
     def _fill(self, path: Path) -> None:
-        columns = self._usable_columns(path)
-        if columns is None:
-            return
-        for rows in read_batches(path, self.name, columns):
-            if not isinstance(rows, RowBatch):
-                self.problems.append(rows)
-                continue
-            self._batches.append(rows.batch)
-            self._add(rows)
-
-    def _add(self, rows: RowBatch) -> None:
-        keys = rows.batch.column(rows.batch.schema.get_field_index("key"))
-        for index in range(len(keys)):
-            try:
-                key = keys[index].as_py()
-            except ValueError:
-                key = None
-            location = (len(self._batches) - 1, index, rows.start + index + 1)
-            if key is None or self._places.setdefault(str(key), location) != location:
-                problem = "no key" if key is None else f"the key {str(key)[:120]!r} occurs twice"
-                self.problems.append(BadItem(self.name, rows.start + index + 1, "bad side row", problem))
-
-    def _usable_columns(self, path: Path) -> list[str] | None:
-        try:
-            about = pq.read_metadata(path)
-            schema = pq.read_schema(path)
-            names = schema.names
-        except (pa.ArrowException, OSError, ValueError) as error:
-            self.problems.append(BadItem(self.name, 0, "damaged parquet", str(error).split("\n", 1)[0][:200]))
-            return None
+        about, schema = pq.read_metadata(path), pq.read_schema(path)
         size = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
         problem = ""
         if about.num_rows > MAX_SIDE_ROWS or size > MAX_SIDE_BYTES:
             problem = f"{about.num_rows:,} rows in {size:,} bytes; {MAX_SIDE_ROWS:,} in {MAX_SIDE_BYTES:,} are allowed"
-        elif "key" not in names or len(names) != len(set(names)):
+        elif "key" not in schema.names or len(schema.names) != len(set(schema.names)):
             problem = "it needs one column 'key', and no two columns of one name"
         if problem:
             self.problems.append(BadItem(self.name, 0, "side file not used", problem))
-            return None
+            return
         binary = (pa.types.is_binary, pa.types.is_large_binary)
-        return [field.name for field in schema if not any(kind(field.type) for kind in binary)]
+        columns = [field.name for field in schema if not any(kind(field.type) for kind in binary)]
+        self._table = pq.read_table(path, columns=columns)
+        for number, key in enumerate(self._table.column("key").to_pylist()):
+            if key is None or str(key) in self._rows:
+                detail = "no key" if key is None else f"the key {str(key)[:120]!r} occurs twice"
+                self.problems.append(BadItem(self.name, number + 1, "bad side row", detail))
+            else:
+                self._rows[str(key)] = number
 
+    def row(self, key: str) -> dict[str, Any]:
+        """The fields of a sample, empty where there is no row."""
+        if self._table is None or key not in self._rows:
+            return {}
+        try:
+            fields = to_json_safe(self._table.slice(self._rows[key], 1).to_pylist()[0])
+        except (BadValue, OverflowError, *READ_ERRORS):  # text that is not UTF-8, a date beyond Python's
+            return {}
+        return {name: value for name, value in fields.items() if value is not None}
 
-_TYPE_FILE, _CLASSES_FILE, _SPLIT_FILE = "dataset_type.txt", "classnames.txt", "nshards.txt"
+    def lost(self, seen: set[str], shard: str) -> Iterator[BadItem]:
+        """A BadItem for each row whose sample is not among ``seen``, with the reason that the row gives."""
+        for key, number in self._rows.items():
+            if key not in seen:
+                row = self.row(key)
+                status = str(row.get("status", "success"))
+                detail = " ".join(str(part) for part in (key, row.get("url"), row.get("error_message")) if part)[:300]
+                reason = f"not in the {shard}" if status == "success" else "not downloaded"
+                yield BadItem(self.name, number + 1, reason, detail)
 
 
 @dataclass(frozen=True)
@@ -203,9 +174,127 @@ def _first_text(folders: Iterable[Path], name: str, problems: list[BadItem]) -> 
     return ""
 
 
-_SNIFFED_MEMBERS = 16
-MAX_MEMBERS = 64
-_TEXT_MEMBERS = frozenset(("txt", "json", "cls"))
+@dataclass(frozen=True, slots=True)
+class SampleFile:
+    """One file of a sample.
+
+    Attributes:
+        name: of the file, as it is written.
+        load: returns its content of at most so many bytes. Raises: UserError.
+        image: returns the image, likewise.
+    """
+
+    name: str
+    load: Callable[[int], bytes]
+    image: Callable[[], bytes]
+
+
+class PairShard(ABC):
+    """Samples of one shard, a tar or a folder, and its side file.
+
+    Args:
+        name: of the shard, for messages.
+        stem: of the ids of its records.
+        caption_field: of KEY.json and of the side file.
+    """
+
+    kind: str
+
+    def __init__(self, name: str, stem: str, side: SideTable, caption_field: str, benchmark: BenchmarkFiles) -> None:
+        self.name, self._stem, self._side = name, stem, side
+        self._split = split_from_name(name)
+        self._caption_field, self._benchmark = caption_field, benchmark
+        self._number = 0
+
+    @abstractmethod
+    def samples(self) -> Iterator[tuple[str, Iterator[tuple[str, SampleFile] | BadItem]]]:
+        """Keys and their files by extension. Raises: OSError."""
+
+    def records(self) -> Iterator[Record | BadItem]:
+        """All samples as records, and what could not be read."""
+        yield from self._side.problems
+        seen: set[str] = set()
+        try:
+            for key, files in self.samples():
+                self._number += 1
+                yield from self._sample(to_printable(key), files, seen)
+        except OSError as error:
+            yield self.bad("unreadable file", str(error.strerror))
+        yield from self._side.lost({key.rpartition("/")[2] for key in seen}, self.kind)
+
+    def bad(self, reason: str, detail: str) -> BadItem:
+        """A BadItem of the sample that is being read."""
+        return BadItem(self.name, self._number, reason, to_printable(detail))
+
+    def _sample(
+        self, key: str, entries: Iterator[tuple[str, SampleFile] | BadItem], seen: set[str]
+    ) -> Iterator[Record | BadItem]:
+        files: dict[str, SampleFile] = {}
+        for entry in entries:
+            if isinstance(entry, BadItem):
+                yield entry
+            elif entry[0] in files or len(files) == MAX_MEMBERS:
+                yield self.bad("repeated member", entry[1].name)
+            else:
+                files[entry[0]] = entry[1]
+        images = [extension for extension in files if extension in IMAGE_EXTENSIONS]
+        if key in seen:
+            yield self.bad("repeated sample", f"the key {key[:120]!r} has been there before")
+        elif not images and files:
+            yield self.bad("no image", f"{key[:120]!r} has only {', '.join(files)[:120]}")
+        elif images:
+            for extension in images[1:]:
+                yield self.bad("second image", files[extension].name)
+            yield from self._record(key, files, files[images[0]])
+        if files:
+            seen.add(key)
+
+    def _record(self, key: str, files: dict[str, SampleFile], image: SampleFile) -> Iterator[Record | BadItem]:
+        texts: dict[str, str] = {}
+        extra: dict[str, Any] = {}
+        for extension in sorted(_TEXT_MEMBERS & set(files)):
+            try:
+                data = files[extension].load(MAX_META_BYTES)
+                if extension == "json":
+                    extra = to_json_safe(parse_json_object(data))
+                else:
+                    texts[extension] = decode_utf8(data)
+            except (BadValue, UserError) as error:
+                yield self.bad(f"bad {extension}", f"{files[extension].name[:120]!r}: {error}")
+        captions, stated_fields = self._benchmark.captions(texts.get("txt")), len(extra)
+        yield from self._pop_captions(extra, captions, "bad json")
+        if not _usable(captions) or not stated_fields:
+            row = self._side.row(key.rpartition("/")[2])
+            stated: list[str] = []
+            yield from self._pop_captions(row, stated, "bad side row")
+            captions = captions if _usable(captions) else stated
+            extra = extra if stated_fields else row
+        if others := sorted(set(files) - _TEXT_MEMBERS - IMAGE_EXTENSIONS):
+            extra["other_members"] = others
+        label = texts.get("cls", "").strip()
+        name_of_class = self._benchmark.class_name(label)
+        if name_of_class is None:
+            yield self.bad("bad cls", f"{label[:20]} is none of the numbers of {_CLASSES_FILE}")
+        labels = {"class": name_of_class or label} if label else {}
+        name = to_printable(image.name.removeprefix("./").rpartition("/")[2])
+        body = CaptionedImage(name, _usable(captions), labels)
+        yield Record(f"{self._stem}/{key}", body, (RecordImage(name, image.image),), self._split, extra=extra)
+
+    def _pop_captions(self, fields: dict[str, Any], captions: list[str], reason: str) -> Iterator[BadItem]:
+        """Move the captions of a sample from its fields to ``captions``. A value that is none stays."""
+        value = fields.get(self._caption_field)
+        texts = value if isinstance(value, list) else [] if value is None else [value]
+        if all(isinstance(text, str) for text in texts):
+            captions += texts
+            fields.pop(self._caption_field, None)
+        else:
+            detail = f"{self._caption_field!r} must be a string or a list of strings; it is kept as a further field"
+            yield self.bad(reason, detail)
+
+
+def _usable(captions: list[str]) -> tuple[str, ...]:
+    """Those that are not blank, each once."""
+    return tuple(dict.fromkeys(text for text in captions if text.strip()))
 
 
 class WebDatasetOptions(ReaderOptions):
@@ -246,130 +335,6 @@ class WebDatasetReader(FilesReader[WebDatasetOptions]):
         yield from _TarShard(file, self.path, self.options.caption_field, benchmark).records()
 
 
-@dataclass(frozen=True, slots=True)
-class SampleFile:
-    """One file of a sample.
-
-    Attributes:
-        name: of the file, as it is written.
-        load: returns its content of at most so many bytes. Raises: UserError.
-        image: returns the image, likewise.
-    """
-
-    name: str
-    load: Callable[[int], bytes]
-    image: Callable[[], bytes]
-
-
-class PairShard(ABC):
-    """Samples of one shard, a tar or a folder, and its side file.
-
-    Args:
-        name: of the shard, for messages.
-        stem: of the ids of its records.
-        side: the side file.
-        caption_field: of KEY.json and of the side file.
-    """
-
-    kind: str
-
-    def __init__(self, name: str, stem: str, side: SideTable, caption_field: str, benchmark: BenchmarkFiles) -> None:
-        self.name = name
-        self._stem = stem
-        self._split = split_from_name(name)
-        self._caption_field = caption_field
-        self._benchmark = benchmark
-        self._side = side
-        self._number = 0
-
-    @abstractmethod
-    def samples(self) -> Iterator[tuple[str, Iterator[tuple[str, SampleFile] | BadItem]]]:
-        """Keys and their files by extension. Raises: OSError."""
-
-    def records(self) -> Iterator[Record | BadItem]:
-        """All samples as records, and what could not be read."""
-        yield from self._side.problems
-        seen: set[str] = set()
-        try:
-            for key, files in self.samples():
-                self._number += 1
-                yield from self._sample(to_printable(key), files, seen)
-        except OSError as error:
-            yield self.bad("unreadable file", str(error.strerror))
-        yield from self._side.lost({key.rpartition("/")[2] for key in seen}, self.kind)
-
-    def bad(self, reason: str, detail: str) -> BadItem:
-        """A BadItem of the sample that is being read."""
-        return BadItem(self.name, self._number, reason, to_printable(detail))
-
-    def _sample(
-        self, key: str, entries: Iterator[tuple[str, SampleFile] | BadItem], seen: set[str]
-    ) -> Iterator[Record | BadItem]:
-        files: dict[str, SampleFile] = {}
-        for entry in entries:
-            if isinstance(entry, BadItem):
-                yield entry
-            elif entry[0] in files or len(files) == MAX_MEMBERS:
-                yield self.bad("repeated member", entry[1].name)
-            else:
-                files[entry[0]] = entry[1]
-        if not files:
-            return
-        images = [extension for extension in files if extension in IMAGE_EXTENSIONS]
-        if key in seen:
-            yield self.bad("repeated sample", f"the key {key[:120]!r} has been there before")
-        elif not images:
-            yield self.bad("no image", f"{key[:120]!r} has only {', '.join(files)[:120]}")
-        else:
-            for extension in images[1:]:
-                yield self.bad("second image", files[extension].name)
-            yield from self._record(key, files, files[images[0]])
-        seen.add(key)
-
-    def _record(self, key: str, files: dict[str, SampleFile], image: SampleFile) -> Iterator[Record | BadItem]:
-        texts: dict[str, str] = {}
-        extra: dict[str, Any] = {}
-        for extension in sorted(_TEXT_MEMBERS & set(files)):
-            try:
-                data = files[extension].load(MAX_META_BYTES)
-                if extension == "json":
-                    extra = to_json_safe(parse_json_object(data))
-                else:
-                    texts[extension] = decode_utf8(data)
-            except (BadValue, UserError) as error:
-                yield self.bad(f"bad {extension}", f"{files[extension].name[:120]!r}: {error}")
-        captions, stated_fields = self._benchmark.captions(texts.get("txt")), len(extra)
-        yield from self._pop_captions(extra, captions, "bad json")
-        if not _usable(captions) or not stated_fields:
-            row = self._side.row(key.rpartition("/")[2])
-            stated: list[str] = []
-            yield from self._pop_captions(row, stated, "bad side row")
-            captions = captions if _usable(captions) else stated
-            extra = extra if stated_fields else row
-        others = sorted(set(files) - _TEXT_MEMBERS - IMAGE_EXTENSIONS)
-        if others:
-            extra["other_members"] = others
-        label = texts.get("cls", "").strip()
-        name_of_class = self._benchmark.class_name(label)
-        if name_of_class is None:
-            yield self.bad("bad cls", f"{label[:20]} is none of the numbers of {_CLASSES_FILE}")
-        labels = {"class": name_of_class or label} if label else {}
-        name = to_printable(image.name.removeprefix("./").rpartition("/")[2])
-        body = CaptionedImage(name, _usable(captions), labels)
-        yield Record(f"{self._stem}/{key}", body, (RecordImage(name, image.image),), self._split, extra=extra)
-
-    def _pop_captions(self, fields: dict[str, Any], captions: list[str], reason: str) -> Iterator[BadItem]:
-        """Move the captions of a sample from its fields to ``captions``. A value that is none stays."""
-        value = fields.get(self._caption_field)
-        texts = value if isinstance(value, list) else [] if value is None else [value]
-        if all(isinstance(text, str) for text in texts):
-            captions += texts
-            fields.pop(self._caption_field, None)
-        else:
-            detail = f"{self._caption_field!r} must be a string or a list of strings; it is kept as a further field"
-            yield self.bad(reason, detail)
-
-
 class _TarShard(PairShard):
     kind = "tar"
 
@@ -391,6 +356,98 @@ class _TarShard(PairShard):
         return split_member_name(entry.name)[1], SampleFile(entry.name, partial(read, name), partial(read, name))
 
 
-def _usable(captions: list[str]) -> tuple[str, ...]:
-    """Those that are not blank, each once."""
-    return tuple(dict.fromkeys(text for text in captions if text.strip()))
+class PairFoldersReader(FilesReader[WebDatasetOptions]):
+    """Pair records, likewise, of folders; ids are ``FOLDER/KEY``. A key is a file's name up to its last dot."""
+
+    format = "pair_folders"
+    options_type = WebDatasetOptions
+
+    @classmethod
+    def sniff(cls, path: Path) -> bool:
+        above = _folders(path) if path.is_dir() else []
+        for folders in (above, (below for folder in above for below in _folders(folder))):
+            sniffed = (sniff_pairs(folder) for folder in islice(folders, _SNIFFED_FOLDERS))
+            paired = next((pairs for pairs in sniffed if pairs is not None), None)
+            if paired is not None:
+                return paired
+        return False
+
+    def paths(self) -> list[Path]:
+        """Folders of samples directly in the corpus, or else one folder down."""
+        if not self.path.is_dir():
+            raise UserError("a folder of folders of pairs is expected", code="corpus_unreadable", file=self.path)
+        above = _folders(self.path)
+        shards = [folder for folder in above if _is_shard(folder)]
+        return shards or [below for folder in above for below in _folders(folder) if _is_shard(below)]
+
+    def sections(self) -> list[Section]:
+        stamps = {path: f"{path.stat().st_mtime_ns} {file_stamp(_side_file(path))}" for path in self.paths()}
+        return [Section(WHOLE), *(Section(self.key(path), stamp) for path, stamp in stamps.items())]
+
+    def read_file(self, file: Path) -> Iterator[Record | BadItem]:
+        return _FolderShard(self.path, file, self.options.caption_field).records()
+
+    def _checked(self, path: Path) -> Iterator[Record | BadItem]:
+        if path.resolve().is_relative_to(self.path.resolve()):
+            return self.read_file(path)
+        return iter((BadItem(display_name(path, self.path), 0, "unsafe link", "the link leads out of the folder"),))
+
+
+class _FolderShard(PairShard):
+    kind = "folder"
+
+    def __init__(self, corpus: Path, folder: Path, caption_field: str) -> None:
+        name = display_name(folder, corpus)
+        super().__init__(name, name, SideTable(_side_file(folder), corpus), caption_field, BenchmarkFiles())
+        self._corpus, self._folder = corpus, folder
+        self._store = FolderStore(corpus)
+
+    def samples(self) -> Iterator[tuple[str, Iterator[tuple[str, SampleFile] | BadItem]]]:
+        files = sorted((*_split_name(name), name, is_folder) for name, is_folder in list_folder(self._folder))
+        for key, sample in groupby(files, key=lambda file: file[0]):
+            yield key, (self._file(extension, name, is_folder) for _, extension, name, is_folder in sample)
+
+    def _file(self, extension: str, name: str, is_folder: bool) -> tuple[str, SampleFile] | BadItem:
+        if is_folder:
+            return self.bad("not an ordinary file", f"{name[:120]} is a folder in a folder of pairs")
+        inside = os.path.relpath(self._folder / name, self._corpus).replace(os.sep, "/")
+        image = partial(read_folder_image, self._corpus, inside)
+        return extension, SampleFile(name, partial(self._store.read, inside), image)
+
+
+def sniff_pairs(folder: Path) -> bool | None:
+    """Whether most of the first images of a folder have a text file of the same stem; None: it has no image.
+
+    Raises: OSError.
+    """
+    with os.scandir(folder) as entries:
+        images = list(islice((entry.name for entry in entries if is_image_file(entry.name)), _SNIFFED_MEMBERS))
+    stems = [name.rpartition(".")[0] for name in images]
+    paired = sum(any((folder / f"{stem}.{text}").is_file() for text in ("txt", "json")) for stem in stems)
+    return 2 * paired >= len(images) if images else None
+
+
+def _side_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.parquet")
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Key and extension of a file."""
+    stem, dot, extension = name.rpartition(".")
+    return (stem, extension.lower()) if dot else (name, "")
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [folder / name for name, is_folder in list_folder(folder) if is_folder]
+    except OSError:
+        return []
+
+
+def _is_shard(folder: Path) -> bool:
+    """Whether it has images, or a table of those that were tried. A folder that cannot be read is one, to be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(is_image_file(entry.name) for entry in entries) or _side_file(folder).is_file()
+    except OSError:
+        return True

@@ -1,48 +1,40 @@
-"""Records of any reader to the sharded form. Every image is decoded once as a check; its bytes are kept."""
+"""Records of any reader to the sharded form: the same bytes by any number of processes, after any interruption.
+
+    WORK/completed.jsonl    log of the tasks that are complete
+    WORK/parts/             output of parts: ``lcl_core.data.shards.part_files``
+    WORK/dataset/           the corpus as far as it is there: shards, at the end quarantine and index
+
+WORK is kept when the conversion is interrupted, by whatever; the next one with the same folder continues.
+"""
 
 from __future__ import annotations
 
-import io
-import json
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from PIL import Image
-
-from lcl_core.common.errors import StoreError, UserError
-from lcl_core.data.image_decoding import FORMATS, MAX_IMAGE_BYTES, decode_image
-from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage, body_image_names, body_texts
-from lcl_core.data.shards.format import (
-    LEFT_OUT,
-    MAX_RECORD_BYTES,
-    MAX_RECORD_IMAGES,
-    QUARANTINE,
-    best_similarities,
-    body_kind,
-    encode_record,
-    member_bytes,
-)
-from lcl_core.data.shards.index import IndexHeader, RecordGroup
-from lcl_core.data.shards.writer import ShardWriter, open_target
+from lcl_core.common.errors import UserError
+from lcl_core.common.files import fsync_path, fsync_tree
+from lcl_core.common.paths import is_url
+from lcl_core.common.storage import Storage
+from lcl_core.data.records import BadItem, Record
+from lcl_core.data.shards.format import HEADER, QUARANTINE
+from lcl_core.data.shards.index import ShardFile, write_index
+from lcl_core.data.shards.part_files import THREADS, ConversionTasks, RecordTransform
+from lcl_core.data.shards.part_schedule import PartSchedule
+from lcl_core.data.shards.writer import UploadLock
+from lcl_core.parts.completion_log import CompletionLog
+from lcl_core.parts.execute import StartRunner, execute, start_runner, task_threads
+from lcl_core.parts.plan import PART_ITEMS, PartSource, Section, fingerprint
 
 DEFAULT_SHARD_BYTES = 256 << 20
-_EXTENSIONS = {
-    "PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
-    "PPM": "ppm", "AVIF": "avif",
-}  # fmt: skip
-_JPEG_QUALITY = 92
-_LOOKAHEAD = 16  # records whose images are decoded while earlier ones are written
-THREADS = 4  # of one process that decodes
-
-P = ParamSpec("P")
-T = TypeVar("T")
-PackedImage = tuple[bytes, str]  # the file's bytes, its extension
-_PendingImages = dict[str, "Future[PackedImage | UserError]"]
+# codes of what a retry may mend
+_CONTINUABLE = frozenset(("part_failed", "file_unreadable", "store_unreachable", "store_forbidden"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +44,6 @@ class ConvertReport:
     Attributes:
         images: images of all records, those without bytes too.
         quarantined: items and images left out, by reason; ``quarantine.jsonl`` names each.
-        removed_leftover: whether files of an earlier, interrupted conversion were removed.
     """
 
     path: str
@@ -62,196 +53,226 @@ class ConvertReport:
     bytes: int
     quarantined: dict[str, int]
     content_hash: str
-    removed_leftover: bool
+
+
+@dataclass(frozen=True)
+class PartsReport:
+    """Result of a conversion in parts.
+
+    Attributes:
+        report: of the corpus.
+        statistics: of its records.
+        resumed: items of parts that earlier attempts had completed.
+        deaths: processes that ended before their task did.
+    """
+
+    report: ConvertReport
+    statistics: dict[str, Any]
+    resumed: int
+    deaths: int
+
+
+class _OneSection:
+    """Records as a source that is walked through once."""
+
+    def __init__(self, records: Iterable[Record | BadItem]) -> None:
+        self._records = records
+
+    def sections(self) -> list[Section]:
+        return [Section("")]
+
+    def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
+        return islice(self._records, start, None)
+
+    def count_section(self, key: str) -> int:
+        raise NotImplementedError("one process finds the end of a section by itself")
 
 
 def convert(
     records: Iterable[Record | BadItem],
     target: str | Path,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
-    max_side: int | None = None,
-    on_progress: Callable[[int, int | None], None] = lambda done, total: None,
+    on_progress: Callable[[int], None] = lambda done: None,
     owner: str = "",
-    scratch: Path | None = None,
-    allow_empty: bool = True,
 ) -> ConvertReport:
     """Write ``records`` to ``target``: a folder that appears only when all is done, or a URL whose index comes last.
 
+    Raises: UserError ``target_exists``, and as :func:`convert_parts`; whatever is raised, nothing is left there.
+    """
+    parent = None if is_url(str(target)) else Path(target).parent
+    if parent is not None:
+        if Path(target).exists() and not (Path(target).is_dir() and not any(Path(target).iterdir())):
+            raise UserError("there is something already; choose another name", code="target_exists", file=target)
+        parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".lcl-converting-", dir=parent) as work:
+        source = _OneSection(records)
+        options: dict[str, Any] = {"owner": owner, "on_progress": on_progress, "keeps_work": False}
+        return convert_parts(source, target, Path(work) / "parts", shard_bytes, **options).report
+
+
+def convert_parts(
+    source: PartSource[Record | BadItem],
+    target: str | Path,
+    work: Path,
+    shard_bytes: int,
+    *,
+    processes: int = 1,
+    runner: StartRunner | None = None,
+    change: RecordTransform = iter,
+    settings: Any = None,
+    owner: str = "",
+    on_progress: Callable[[int], None] = lambda done: None,
+    part_items: int = PART_ITEMS,
+    keeps_work: bool = True,
+) -> PartsReport:
+    """Write the records of ``source`` to ``target``, a folder, which is replaced, or a URL.
+
     Args:
+        work: folder of what is needed to continue, on the same disk as a target that is a folder.
         shard_bytes: bound on a shard, unless one record alone is larger.
-        max_side: shrink larger images to this width and height; None: every file stays as it is.
-        on_progress: called with (items read, None) after each.
-        owner: who converts; files of an earlier attempt by the same owner at a URL are replaced.
-        scratch: folder for files before their upload to a URL; None: the system's for temporary files.
-        allow_empty: whether a corpus without records is written.
+        processes: that convert; their number changes nothing in the output.
+        runner: starts what executes the tasks; None: :func:`start_runner`.
+        change: sees the records of each part on their way; picklable where there are several processes.
+        settings: JSON value of what else decides the output, such as the options of the reader.
+        owner: who converts; files at a URL of an earlier attempt by the same owner are used, or replaced.
+        on_progress: called with the number of items read; what it raises interrupts the conversion.
+        keeps_work: whether what an interruption leaves at a URL is to be continued.
 
     Raises:
-        UserError: ``target_exists``, ``conversion_running``, ``nothing_converted``, ``corpus_too_large``, or what the
-            reader raises; nothing is left at ``target``.
+        UserError: what the source raises, ``target_exists``, ``conversion_running``, ``nothing_converted`` or
+            ``corpus_too_large``: nothing is left then. ``part_failed``, or an error of the storage: as after any other
+            exception, ``work`` is there, to continue.
     """
-    with open_target(target, owner, scratch) as staging:
-        writer = ShardWriter(staging.folder, shard_bytes, staging.finished)
-        with (staging.folder / QUARANTINE).open("w", encoding="utf-8") as file:
-            quarantine = QuarantineLog(file.write)
-            write_records(records, writer, quarantine, max_side, on_progress)
-        if not (writer.records or allow_empty):
-            raise nothing_converted_error(quarantine.counts)
-        header = writer.finish(dict(sorted(quarantine.counts.items())))
-    return make_report(target, header, staging.removed_leftover)
-
-
-def make_report(target: str | Path, header: IndexHeader, removed_leftover: bool) -> ConvertReport:
-    return ConvertReport(
-        str(target),
-        header.records,
-        header.images,
-        len(header.shards),
-        sum(shard.bytes for shard in header.shards),
-        header.quarantined,
-        header.content_hash(),
-        removed_leftover,
-    )
-
-
-def nothing_converted_error(quarantined: Mapping[str, int]) -> UserError:
-    reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(quarantined.items())) or "it is empty"
-    return UserError(f"nothing of the corpus could be converted ({reasons})", code="nothing_converted")
-
-
-class QuarantineLog:
-    """Lines of the items left out, and their counts by reason."""
-
-    def __init__(self, write: Callable[[str], Any]) -> None:
-        self._write = write
-        self.counts: Counter[str] = Counter()
-
-    def add(self, file: str, line: int, id: str, reason: str, detail: str) -> None:
-        self.counts[reason] += 1
-        entry = {"file": file, "line": line, "id": id, "reason": reason, "detail": detail}
-        self._write(json.dumps(entry, ensure_ascii=True, sort_keys=True) + "\n")
-
-
-def write_records(
-    records: Iterable[Record | BadItem],
-    writer: ShardWriter,
-    quarantine: QuarantineLog,
-    max_side: int | None,
-    on_progress: Callable[[int, int | None], None],
-    threads: int = THREADS,
-    on_written: Callable[[Record], None] = lambda record: None,
-) -> None:
-    """Write records, and list what is left out, both in the order of the records.
-
-    Files are read in this thread, one after the other; decoding, which is most of the work, runs in ``threads`` of its
-    own. One thread would only take turns with this one, so images are decoded in this one instead.
-
-    Args:
-        on_progress: called with (items read, None) after each.
-        on_written: called with each record that is written.
-    """
-    pending: deque[tuple[Record | BadItem, _PendingImages]] = deque()
-    with ThreadPoolExecutor(threads) if threads > 1 else _CallingThread() as pool:
+    sections = source.sections()
+    key = fingerprint(sections, settings=settings, to=str(target), shard_bytes=shard_bytes, part_items=part_items)
+    output = _Output(target, work / "dataset", owner)
+    with CompletionLog(work, key) as log:
+        if (done := _finished(log, output)) is not None:
+            return done
         try:
-            for done, item in enumerate(records, start=1):
-                pending.append((item, {} if isinstance(item, BadItem) else _submit_images(item, pool, max_side)))
-                if len(pending) > _LOOKAHEAD:
-                    _write(*pending.popleft(), writer, quarantine, on_written)
-                on_progress(done, None)
-            while pending:
-                _write(*pending.popleft(), writer, quarantine, on_written)
-        finally:
-            for _, futures in pending:
-                for future in futures.values():
-                    future.cancel()
-
-
-class _CallingThread(Executor):
-    """Calls functions at once, in the thread that submits them. What they raise is raised there."""
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        future: Future[T] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
-
-def _submit_images(record: Record, pool: Executor, max_side: int | None) -> _PendingImages:
-    """A future for each image that the record's body names."""
-    images = {image.name: image for image in record.images}
-    futures: _PendingImages = {}
-    for name in body_image_names(record.body):
-        try:
-            if name not in images:
-                message = "the record names an image that it does not have"
-                raise UserError(message, code="file_missing", file=name)
-            data = images[name].load()
-        except StoreError:
+            schedule = PartSchedule(sections, work / "parts", shard_bytes, part_items, processes)
+            if not _restore(schedule, log, output):
+                log.discard()
+                schedule = PartSchedule(sections, work / "parts", shard_bytes, part_items, processes)
+            output.open(schedule.shards)
+            resumed = schedule.items
+            threads = THREADS if processes == 1 else task_threads(processes)
+            folders = (work / "parts", work / "dataset")
+            make = partial(ConversionTasks, source, *folders, url=output.url, change=change, threads=threads)
+            with (runner or start_runner(processes))(make) as running:
+                execute(schedule, running, log, on_progress)
+            report = output.write_rest(schedule)
+            on_progress(schedule.items)
+            statistics = schedule.statistics.to_json()
+            log.finish(kind="done", report=asdict(report), statistics=statistics, items=schedule.items)
+            output.publish()
+        except BaseException as error:
+            if not keeps_work or (isinstance(error, UserError) and error.code not in _CONTINUABLE):
+                output.roll_back()
+                shutil.rmtree(work, ignore_errors=True)
             raise
-        except UserError as error:
-            futures[name] = Future()
-            futures[name].set_result(error)
-        else:
-            futures[name] = pool.submit(_pack_or_error, replace(images[name], load=partial(bytes, data)), max_side)
-    return futures
+    shutil.rmtree(work / "parts", ignore_errors=True)
+    return PartsReport(report, statistics, resumed, running.deaths)
 
 
-def _pack_or_error(image: RecordImage, max_side: int | None) -> PackedImage | UserError:
+def _finished(log: CompletionLog, output: _Output) -> PartsReport | None:
+    """The report of a conversion that an earlier attempt has finished, but for the last rename perhaps."""
+    entry = next((entry for entry in log.entries() if entry.get("kind") == "done"), None)
+    if entry is None or not output.is_whole:
+        return None
+    output.publish()
+    return PartsReport(ConvertReport(**entry["report"]), entry["statistics"], entry["items"], 0)
+
+
+def _restore(schedule: PartSchedule, log: CompletionLog, output: _Output) -> bool:
+    """Continue with what is complete. False: some of it is not there any more. Raises: StoreError."""
     try:
-        return pack_image(image, max_side)
-    except UserError as error:
-        return error
+        schedule.restore(log)
+        return output.holds(schedule.shards)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
-def pack_image(image: RecordImage, max_side: int | None) -> PackedImage:
-    """The file's bytes, shrunk only where a side exceeds ``max_side``, and its extension.
+class _Output:
+    """The corpus while it is made, in a folder or partly at a URL."""
 
-    Raises: UserError for an image that cannot be loaded or decoded, or has too many bytes.
-    """
-    data = image.load()
-    if len(data) > MAX_IMAGE_BYTES:
-        message = f"the file is larger than {MAX_IMAGE_BYTES:,} bytes"
-        raise UserError(message, code="file_too_large", file=image.name)
-    decoded = None if image.decodes and max_side is None else decode_image(data, image.name)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-        kind = opened.format or ""
-    if decoded is None or max_side is None or max(decoded.size) <= max_side:
-        return data, _EXTENSIONS[kind]
-    decoded.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    packed = io.BytesIO()
-    if kind in ("PNG", "BMP", "PPM"):
-        decoded.save(packed, "PNG")
-        return packed.getvalue(), "png"
-    decoded.save(packed, "JPEG", quality=_JPEG_QUALITY)
-    return packed.getvalue(), "jpg"
+    def __init__(self, target: str | Path, folder: Path, owner: str) -> None:
+        self._target, self._folder = target, folder
+        self._lock = UploadLock(Storage(str(target)), owner) if is_url(str(target)) else None
 
+    @property
+    def url(self) -> str | None:
+        return None if self._lock is None else self._lock.storage.url
 
-def _write(
-    record: Record | BadItem,
-    futures: _PendingImages,
-    writer: ShardWriter,
-    quarantine: QuarantineLog,
-    on_written: Callable[[Record], None],
-) -> None:
-    """Write a record with its available images. A captioned image without its image goes to the quarantine."""
-    if isinstance(record, BadItem):
-        quarantine.add(record.file, record.line, "", record.reason, record.detail)
-        return
-    images: dict[str, PackedImage] = {}
-    for name, future in futures.items():
-        packed = future.result()
-        if isinstance(packed, UserError):
-            quarantine.add(name, 0, record.id, packed.code, str(packed))
-            packed = (b"", LEFT_OUT)
-        images[name] = packed
-    if isinstance(record.body, CaptionedImage) and all(kind == LEFT_OUT for _, kind in images.values()):
-        return
-    description = encode_record(record, {name: extension for name, (_, extension) in images.items()})
-    similarities = best_similarities(record.body)
-    size = member_bytes(len(description)) + sum(member_bytes(len(data)) for data, _ in images.values() if data)
-    if size > MAX_RECORD_BYTES or max(len(images), len(similarities)) > MAX_RECORD_IMAGES:
-        detail = f"the record has more than {MAX_RECORD_BYTES:,} bytes or {MAX_RECORD_IMAGES:,} images"
-        quarantine.add(record.id, 0, record.id, "record_too_large", detail)
-        return
-    group = RecordGroup(body_kind(record.body), record.split, record.source)
-    text_bytes = sum(len(text.encode("utf-8", "replace")) for text in body_texts(record.body))
-    writer.add(group, description, list(images.values()), text_bytes, similarities)
-    on_written(record)
+    @property
+    def is_whole(self) -> bool:
+        """Whether the index is there, in the folder or where it goes."""
+        places = (self._folder,) if self._lock is not None else (self._folder, Path(self._target))
+        return any((place / HEADER).is_file() for place in places)
+
+    def holds(self, shards: Sequence[ShardFile]) -> bool:
+        """Whether these shards are there. Raises: StoreError."""
+        if self._lock is not None:
+            return not shards or self._lock.holds([shard.name for shard in shards])
+        return all((self._folder / shard.name).stat().st_size == shard.bytes for shard in shards)
+
+    def open(self, shards: Sequence[ShardFile]) -> None:
+        """Raises: UserError ``target_exists`` or ``conversion_running``."""
+        (self._folder / "shards").mkdir(parents=True, exist_ok=True)
+        self._remove_partial(shards)
+        if self._lock is not None:
+            self._lock.acquire({shard.name for shard in shards})
+
+    def write_rest(self, schedule: PartSchedule) -> ConvertReport:
+        """Write quarantine and index to disk. Raises: UserError ``nothing_converted``."""
+        quarantined = dict(sorted(schedule.quarantined.items()))
+        if not schedule.shards:
+            reasons = ", ".join(f"{reason}: {number}" for reason, number in quarantined.items()) or "it is empty"
+            raise UserError(f"nothing of the corpus could be converted ({reasons})", code="nothing_converted")
+        self._remove_partial(schedule.shards)
+        with (self._folder / QUARANTINE).open("wb") as joined:
+            for part in schedule.folders():
+                with (part / QUARANTINE).open("rb") as lines:
+                    shutil.copyfileobj(lines, joined)
+        header = write_index(self._folder, schedule.index_parts(), schedule.groups, schedule.shards, quarantined)
+        if self._lock is not None:
+            self._upload_index(self._lock.storage)
+        fsync_tree(self._folder)
+        size = sum(shard.bytes for shard in header.shards)
+        return ConvertReport(
+            str(self._target),
+            header.records,
+            header.images,
+            len(header.shards),
+            size,
+            header.quarantined,
+            header.content_hash(),
+        )
+
+    def _upload_index(self, storage: Storage) -> None:
+        """All files but the header, which comes last."""
+        for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
+            name = path.relative_to(self._folder).as_posix()
+            if name != HEADER:
+                storage.with_retries(name, "written", lambda files, to, local=path: files.put_file(str(local), to))
+                path.unlink()
+
+    def _remove_partial(self, shards: Sequence[ShardFile]) -> None:
+        """Remove what a process wrote that was killed, in this attempt or in an earlier one."""
+        names = {shard.name for shard in shards}
+        for path in (self._folder / "shards").iterdir():
+            if f"shards/{path.name}" not in names:
+                path.unlink()
+
+    def publish(self) -> None:
+        """Make the corpus appear, unless it has. Raises: UserError ``target_exists``."""
+        if self._lock is not None:
+            self._lock.commit(self._folder)
+        elif self._folder.exists():
+            shutil.rmtree(self._target, ignore_errors=True)
+            self._folder.rename(self._target)
+            fsync_path(Path(self._target).parent)
+
+    def roll_back(self) -> None:
+        if self._lock is not None:
+            self._lock.roll_back()

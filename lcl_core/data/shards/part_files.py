@@ -15,26 +15,58 @@ TOKEN belongs to one attempt at the part; folders that the log of completed task
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+from PIL import Image
 
+from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.storage import Storage
-from lcl_core.data.records import BadItem, Record
-from lcl_core.data.shards.convert import THREADS, QuarantineLog, write_records
-from lcl_core.data.shards.format import QUARANTINE, ROW, TAR_BLOCK, TAR_END, check_shard_number, shard_name, tar_padded
+from lcl_core.data.image_decoding import FORMATS, MAX_IMAGE_BYTES, decode_image
+from lcl_core.data.records import BadItem, CaptionedImage, Record, body_image_names, body_texts
+from lcl_core.data.shards.format import (
+    LEFT_OUT,
+    MAX_RECORD_BYTES,
+    MAX_RECORD_IMAGES,
+    QUARANTINE,
+    ROW,
+    TAR_BLOCK,
+    TAR_END,
+    best_similarities,
+    body_kind,
+    check_shard_number,
+    encode_record,
+    member_bytes,
+    shard_name,
+    tar_padded,
+)
+from lcl_core.data.shards.index import RecordGroup
 from lcl_core.data.shards.statistics import ConversionStatistics
 from lcl_core.data.shards.writer import ROW_FILE, ShardTar, ShardWriter
 from lcl_core.parts.plan import PartSource, SectionCursor
 from lcl_core.parts.runner import Json, Report
 
+THREADS = 4  # of one process that decodes
+_LOOKAHEAD = 16  # records whose images are decoded while earlier ones are written
+_EXTENSIONS = {
+    "PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
+    "PPM": "ppm", "AVIF": "avif",
+}  # fmt: skip
+P = ParamSpec("P")
+T = TypeVar("T")
+PackedImage = tuple[bytes, str]  # the file's bytes, its extension
+_PendingImages = dict[str, "Future[PackedImage | UserError]"]
 MANIFEST = "part.json"
 PART_TAR = shard_name(0)
 _UNBOUNDED = 1 << 62  # a part has one tar
@@ -88,11 +120,13 @@ class ConversionTasks:
         statistics = ConversionStatistics()
         items = self._cursor.read(arguments["section"], arguments["start"], arguments["limit"])
         records = self._change(items)
-        writer = ShardWriter(folder, _UNBOUNDED, lambda name: None)
+        writer = ShardWriter(folder, _UNBOUNDED)
         with (folder / QUARANTINE).open("w", encoding="utf-8") as file:
             quarantine = QuarantineLog(file.write)
-            done = partial(_report_items, report, self._cursor)
-            write_records(records, writer, quarantine, None, done, self._threads, statistics.add)
+            # items of the input: a transform may make more or fewer of them
+            write_records(
+                records, writer, quarantine, lambda: report(self._cursor.items), self._threads, statistics.add
+            )
             if quarantine.counts:
                 file.flush()
                 os.fsync(file.fileno())
@@ -129,9 +163,125 @@ class ConversionTasks:
         return asdict(shard)
 
 
-def _report_items(report: Report, cursor: SectionCursor[Record | BadItem], done: int, total: int | None) -> None:
-    """Items of the input: a transform may make more or fewer of them."""
-    report(cursor.items)
+class QuarantineLog:
+    """Lines of the items left out, and their counts by reason."""
+
+    def __init__(self, write: Callable[[str], Any]) -> None:
+        self._write = write
+        self.counts: Counter[str] = Counter()
+
+    def add(self, file: str, line: int, id: str, reason: str, detail: str) -> None:
+        self.counts[reason] += 1
+        entry = {"file": file, "line": line, "id": id, "reason": reason, "detail": detail}
+        self._write(json.dumps(entry, ensure_ascii=True, sort_keys=True) + "\n")
+
+
+def write_records(
+    records: Iterable[Record | BadItem],
+    writer: ShardWriter,
+    quarantine: QuarantineLog,
+    on_progress: Callable[[], None] = lambda: None,
+    threads: int = THREADS,
+    on_written: Callable[[Record], None] = lambda record: None,
+) -> None:
+    """Write records, and list what is left out, both in the order of the records.
+
+    Files are read in this thread, one after the other; decoding, which is most of the work, runs in ``threads`` of its
+    own. One thread would only take turns with this one, so images are decoded in this one instead.
+
+    Args:
+        on_progress: called after each.
+        on_written: called with each record that is written.
+    """
+    pending: deque[tuple[Record | BadItem, _PendingImages]] = deque()
+    with ThreadPoolExecutor(threads) if threads > 1 else _CallingThread() as pool:
+        try:
+            for item in records:
+                pending.append((item, {} if isinstance(item, BadItem) else _submit_images(item, pool)))
+                if len(pending) > _LOOKAHEAD:
+                    _write(*pending.popleft(), writer, quarantine, on_written)
+                on_progress()
+            while pending:
+                _write(*pending.popleft(), writer, quarantine, on_written)
+        finally:
+            for _, futures in pending:
+                for future in futures.values():
+                    future.cancel()
+
+
+class _CallingThread(Executor):
+    """Calls functions at once, in the thread that submits them. What they raise is raised there."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def _submit_images(record: Record, pool: Executor) -> _PendingImages:
+    """A future for each image that the record's body names."""
+    images = {image.name: image for image in record.images}
+    futures: _PendingImages = {}
+    for name in body_image_names(record.body):
+        try:
+            if name not in images:
+                message = "the record names an image that it does not have"
+                raise UserError(message, code="file_missing", file=name)
+            data = images[name].load()
+        except StoreError:
+            raise
+        except UserError as error:
+            futures[name] = Future()
+            futures[name].set_result(error)
+        else:
+            futures[name] = pool.submit(_pack_image, name, data, images[name].decodes)
+    return futures
+
+
+def _pack_image(name: str, data: bytes, decodes: bool) -> PackedImage | UserError:
+    """The file's bytes, which stay as they are, and its extension; what keeps it from being decoded."""
+    try:
+        if len(data) > MAX_IMAGE_BYTES:
+            raise UserError(f"the file is larger than {MAX_IMAGE_BYTES:,} bytes", code="file_too_large", file=name)
+        if not decodes:
+            decode_image(data, name)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            return data, _EXTENSIONS[opened.format or ""]
+    except UserError as error:
+        return error
+
+
+def _write(
+    record: Record | BadItem,
+    futures: _PendingImages,
+    writer: ShardWriter,
+    quarantine: QuarantineLog,
+    on_written: Callable[[Record], None],
+) -> None:
+    """Write a record with its available images. A captioned image without its image goes to the quarantine."""
+    if isinstance(record, BadItem):
+        quarantine.add(record.file, record.line, "", record.reason, record.detail)
+        return
+    images: dict[str, PackedImage] = {}
+    for name, future in futures.items():
+        packed = future.result()
+        if isinstance(packed, UserError):
+            quarantine.add(name, 0, record.id, packed.code, str(packed))
+            packed = (b"", LEFT_OUT)
+        images[name] = packed
+    if isinstance(record.body, CaptionedImage) and all(kind == LEFT_OUT for _, kind in images.values()):
+        return
+    description = encode_record(record, {name: extension for name, (_, extension) in images.items()})
+    similarities = best_similarities(record.body)
+    size = member_bytes(len(description)) + sum(member_bytes(len(data)) for data, _ in images.values() if data)
+    if size > MAX_RECORD_BYTES or max(len(images), len(similarities)) > MAX_RECORD_IMAGES:
+        detail = f"the record has more than {MAX_RECORD_BYTES:,} bytes or {MAX_RECORD_IMAGES:,} images"
+        quarantine.add(record.id, 0, record.id, "record_too_large", detail)
+        return
+    group = RecordGroup(body_kind(record.body), record.split, record.source)
+    text_bytes = sum(len(text.encode("utf-8", "replace")) for text in body_texts(record.body))
+    writer.add(group, description, list(images.values()), text_bytes, similarities)
+    on_written(record)
 
 
 def read_rows(part: Path, start: int = 0, count: int = -1) -> np.ndarray:

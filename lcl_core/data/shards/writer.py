@@ -7,27 +7,18 @@ index.json      uploaded last, and only if there is none: from then on there is 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import secrets
-import shutil
-import tempfile
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import fsync_path, fsync_tree
-from lcl_core.common.paths import is_url
 from lcl_core.common.storage import Storage
 from lcl_core.data.shards.format import (
     HEADER,
@@ -43,7 +34,7 @@ from lcl_core.data.shards.format import (
     shard_name,
     tar_member,
 )
-from lcl_core.data.shards.index import IndexHeader, RecordGroup, ShardFile, write_index
+from lcl_core.data.shards.index import RecordGroup, ShardFile
 
 LOCK_FILE = ".converting"
 _STAGING_PREFIX = "lcl-converting-"  # of folders whose files are being uploaded
@@ -155,48 +146,6 @@ class UploadLock:
         return UserError(message, code=code, field="to", file=self.storage.url)
 
 
-class Uploader:
-    """Uploads a finished file while the next one is written: at most two of them are on the local disk.
-
-    Leaving waits for the upload in flight.
-    """
-
-    def __init__(self, storage: Storage, folder: Path) -> None:
-        self._storage, self._folder = storage, folder
-        self._pool = ThreadPoolExecutor(1)
-        self._in_flight: Future[None] | None = None
-
-    def send(self, name: str) -> None:
-        """Raises: StoreError of the file before."""
-        self._wait()
-        self._in_flight = self._pool.submit(self._send, name)
-
-    def send_rest(self) -> None:
-        """Every remaining file of the folder but the index's header."""
-        self._wait()
-        for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
-            name = path.relative_to(self._folder).as_posix()
-            if name != HEADER:
-                self._send(name)
-
-    def _send(self, name: str) -> None:
-        local = self._folder / name
-        self._storage.with_retries(name, "written", lambda files, path: files.put_file(str(local), path))
-        local.unlink()
-
-    def _wait(self) -> None:
-        if self._in_flight is not None:
-            self._in_flight.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown()
-
-
 def _create_file(storage: Storage, name: str, data: bytes) -> bool:
     """Whether this process created the file, also in an attempt whose response was lost."""
     try:
@@ -206,90 +155,7 @@ def _create_file(storage: Storage, name: str, data: bytes) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class StagingDir:
-    """Folder in which the files are written.
-
-    Attributes:
-        finished: called with the name of a file that will not change any more; it may be removed by the call.
-        removed_leftover: whether files of an interrupted conversion were removed.
-    """
-
-    folder: Path
-    finished: Callable[[str], None]
-    removed_leftover: bool
-
-
-def open_target(target: str | Path, owner: str, scratch: Path | None) -> AbstractContextManager[StagingDir]:
-    """A staging folder that becomes the corpus at the end, unless anything is raised.
-
-    Args:
-        owner: who converts; files of an earlier attempt by the same owner at a URL are replaced.
-        scratch: parent of the staging folder of a URL; None: the system's for temporary files.
-
-    Raises (on entry): UserError ``target_exists`` or ``conversion_running``.
-    """
-    if is_url(str(target)):
-        return _stage_for_upload(str(target), owner, scratch)
-    return _stage_locally(Path(target))
-
-
-@contextlib.contextmanager
-def _stage_locally(target: Path) -> Iterator[StagingDir]:
-    """A folder beside ``target``, flushed to disk and renamed to it at the end."""
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UserError("there is something already; choose another name", code="target_exists", file=target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.with_name(f".{target.name}.converting")
-    with target.with_name(f".{target.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            message = "another conversion to this place is running; wait for it or choose another name"
-            raise UserError(message, code="conversion_running", file=target) from error
-        leftover = folder.exists()
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        try:
-            yield StagingDir(folder, lambda name: None, leftover)
-            fsync_tree(folder)
-            folder.rename(target)
-            fsync_path(target.parent)
-        except BaseException as error:
-            add_cleanup_note(error, target)
-            raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            Path(lock.name).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _stage_for_upload(url: str, owner: str, scratch: Path | None) -> Iterator[StagingDir]:
-    """A temporary folder whose finished files are uploaded to ``url`` one after the other, the index last."""
-    lock = UploadLock(Storage(url), owner)
-    leftover = lock.acquire()
-    try:
-        with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=scratch) as name:
-            folder = Path(name)
-            with Uploader(lock.storage, folder) as uploader:
-                yield StagingDir(folder, uploader.send, leftover)
-                uploader.send_rest()
-            lock.commit(folder)
-    except BaseException as error:
-        lock.roll_back()
-        add_cleanup_note(error, url)
-        raise
-
-
-def add_cleanup_note(error: BaseException, target: str | Path) -> None:
-    note = f"the conversion was interrupted and left nothing at {target}"
-    error.add_note(note)
-    if isinstance(error, UserError):
-        error.message = f"{error.message}; {note}"
-
-
 ROW_FILE, SIMILARITY_FILE = "rows.tmp", "similarities.tmp"
-_ROWS_AT_ONCE = 1 << 20
 
 
 class ShardWriter:
@@ -298,11 +164,10 @@ class ShardWriter:
     Args:
         folder: exists.
         shard_bytes: a shard is closed before it grows beyond this; a larger record has a shard of its own.
-        on_shard: called with the name of each shard that is closed.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int, on_shard: Callable[[str], None]) -> None:
-        self._folder, self._shard_bytes, self._on_shard = folder, shard_bytes, on_shard
+    def __init__(self, folder: Path, shard_bytes: int) -> None:
+        self._folder, self._shard_bytes = folder, shard_bytes
         self._shards: list[ShardFile] = []
         self._groups: dict[RecordGroup, int] = {}
         self._rows = (folder / ROW_FILE).open("wb")
@@ -356,22 +221,6 @@ class ShardWriter:
             file.close()
         return self._shards
 
-    def finish(self, quarantined: dict[str, int]) -> IndexHeader:
-        """Close the last shard and write the index."""
-        self.close()
-        header = write_index(self._folder, self._parts(), self._groups, self._shards, quarantined)
-        for name in (ROW_FILE, SIMILARITY_FILE):
-            (self._folder / name).unlink()
-        return header
-
-    def _parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        row_file, similarity_file = ((self._folder / name).open("rb") for name in (ROW_FILE, SIMILARITY_FILE))
-        with row_file as rows, similarity_file as similarities:
-            while data := rows.read(_ROWS_AT_ONCE * ROW.itemsize):
-                part = np.frombuffer(data, ROW)
-                matches = int(part["matches"].sum(dtype=np.int64))
-                yield part, np.frombuffer(similarities.read(matches * SIMILARITY.itemsize), SIMILARITY)
-
     def _code(self, group: RecordGroup) -> int:
         code = self._groups.setdefault(group, len(self._groups))
         if code >= MAX_GROUPS:
@@ -393,7 +242,6 @@ class ShardWriter:
             shard = self._shard.close()
             self._shards.append(shard)
             self._shard = None
-            self._on_shard(shard.name)
 
 
 class ShardTar:

@@ -15,7 +15,7 @@ import pytest
 from api.client import ApiError, Client, Skipped, inference
 from api.client.inference import parallel_map
 from api.client.payloads import IMAGE_SUFFIXES, list_images
-from lcl_core.data.formats.image_index import IMAGE_EXTENSIONS
+from lcl_core.data.formats.base import IMAGE_EXTENSIONS
 from tests.api.sample_assets import png
 from tests.api.scripted_server import BUSY, scripted_server
 

@@ -19,8 +19,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lcl[
 
 from lcl_core.collections.file_format import MANIFEST  # noqa: E402
 from lcl_core.collections.index_job import run_index_job  # noqa: E402
-from lcl_core.data.shards.convert import convert  # noqa: E402
-from lcl_core.data.shards.convert_parts import convert_parts  # noqa: E402
+from lcl_core.data.shards.convert import convert, convert_parts  # noqa: E402
 from lcl_core.parts.execute import RAY_ADDRESS, task_threads  # noqa: E402
 from lcl_core.parts.ray_runner import RayRunner  # noqa: E402
 from tests.lcl_core.collections.test_index_job import prepare  # noqa: E402

@@ -25,25 +25,16 @@ _MAX_REFERENCE = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class LocalImage:
-    """Names relative to the root, the likelier first."""
+class ImageTarget:
+    """What a reference leads to: one of ``names`` below the root, a ``url`` that is never fetched, or ``data``.
 
-    names: tuple[str, ...]
+    Attributes:
+        names: relative to the root, the likelier first; of embedded data one that is made from its content.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class RemoteImage:
-    """An address that is never fetched."""
-
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedImage:
-    """An image inside the page; the name is made from its content."""
-
-    name: str
-    data: bytes
+    names: tuple[str, ...] = ()
+    url: str = ""
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +45,7 @@ class RejectedImage:
     detail: str
 
 
-ImageTarget = LocalImage | RemoteImage | EmbeddedImage | RejectedImage
-
-
-def resolve_reference(reference: str, page: str, base: str = "") -> ImageTarget:
+def resolve_reference(reference: str, page: str, base: str = "") -> ImageTarget | RejectedImage:
     """Follow a reference as a browser would that has the root folder as its site.
 
     Args:
@@ -76,7 +64,7 @@ def resolve_reference(reference: str, page: str, base: str = "") -> ImageTarget:
     try:
         parts = urlsplit(reference)
         if _is_remote(reference):
-            return RemoteImage(urljoin("https://", reference)[:4096])
+            return ImageTarget(url=urljoin("https://", reference)[:4096])
     except ValueError as error:
         return RejectedImage("bad image reference", f"{shown}: {error}")
     if _SCHEME.match(reference) and not re.match(r"[a-zA-Z]:[\\/]", reference):
@@ -88,7 +76,7 @@ def resolve_reference(reference: str, page: str, base: str = "") -> ImageTarget:
     names = tuple(dict.fromkeys(_normalize_path(folder, path) for path in _path_variants(reference)))
     if not names[0]:  # as a browser reads it
         return RejectedImage("image outside the folder", shown)
-    return LocalImage(tuple(name for name in names if name))
+    return ImageTarget(tuple(name for name in names if name))
 
 
 def _is_remote(reference: str) -> bool:
@@ -116,7 +104,7 @@ def _normalize_path(folder: str, path: str) -> str:
     return name
 
 
-def _decode_data_url(reference: str) -> ImageTarget:
+def _decode_data_url(reference: str) -> ImageTarget | RejectedImage:
     header, comma, payload = reference.partition(",")
     kind = header[5:].split(";")[0].strip().lower()
     shown = header[:_MAX_SHOWN]
@@ -134,7 +122,7 @@ def _decode_data_url(reference: str) -> ImageTarget:
         return RejectedImage("bad data URL", f"{shown}: larger than {MAX_IMAGE_BYTES:,} bytes")
     ending = re.fullmatch(r"image/([a-z0-9]{1,8})(?:\+xml)?", kind)
     name = f"data-{hashlib.sha256(data).hexdigest()[:20]}.{ending[1] if ending else 'bin'}"
-    return EmbeddedImage(name, data)
+    return ImageTarget((name,), data=data)
 
 
 _VECTOR_SUFFIXES = ("svg", "svgz", "pdf", "eps", "ps", "wmf", "emf")
@@ -186,21 +174,22 @@ class SiteImages:
             self._verdicts[found.key] = self._measure(found)
         return self._verdicts[found.key]
 
-    def _locate(self, target: ImageTarget, source: str) -> ResolvedImage | RejectedImage:
+    def _locate(self, target: ImageTarget | RejectedImage, source: str) -> ResolvedImage | RejectedImage:
         if isinstance(target, RejectedImage):
             return target
-        if isinstance(target, LocalImage):
-            name = next((name for name in target.names if has_file(self._store, name)), None)
-            if name is None:
-                detail = f"{source[:200]}: there is no {replace_surrogates(target.names[0][:200])}"
-                return RejectedImage("missing image", detail)
-            shown = replace_surrogates(name)
-            return ResolvedImage(shown, RecordImage(shown, partial(_read_stored, self._store, name)))
-        if isinstance(target, EmbeddedImage):
-            return ResolvedImage(target.name, RecordImage(target.name, partial(inline_image, target.data, target.name)))
-        if self._finder is None:
-            return RejectedImage("remote image", target.url[:200])
-        return ResolvedImage(target.url, self._finder.find_url(target.url, target.url))
+        if target.data is not None:
+            name = target.names[0]
+            return ResolvedImage(name, RecordImage(name, partial(inline_image, target.data, name)))
+        if target.url:
+            if self._finder is None:
+                return RejectedImage("remote image", target.url[:200])
+            return ResolvedImage(target.url, self._finder.find_url(target.url, target.url))
+        for name in target.names:
+            if has_file(self._store, name):
+                shown = replace_surrogates(name)
+                return ResolvedImage(shown, RecordImage(shown, partial(_read_stored, self._store, name)))
+        detail = f"{source[:200]}: there is no {replace_surrogates(target.names[0][:200])}"
+        return RejectedImage("missing image", detail)
 
     def _measure(self, found: ResolvedImage) -> RejectedImage | None:
         name = found.image.name

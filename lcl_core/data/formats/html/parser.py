@@ -9,22 +9,20 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import import_optional
 from lcl_core.data.json_values import BadValue
 
-_HEAD_BYTES = 4096
 _DECLARED = re.compile(
     rb"""<(?:meta\b[^>]{0,500}?charset|\?xml\b[^>]{0,200}?encoding)\s*=\s*["']?\s*([\w.:-]{2,40})""", re.I
 )
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 # Python's registry also has codecs that are no encodings of text (hex, zlib) or that run wild (idna, utf-7)
-_ALLOWED = re.compile(r"utf-8|iso8859-|cp\d+|koi8|gb2312|gbk|gb18030|big5|shift_jis|euc_|johab|mac-|tis-620|kz1048|hz$")
-# browsers read these labels as the wider Windows encoding
-_WIDER = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "gb2312": "gb18030", "gbk": "gb18030"}
+_ENCODINGS = re.compile(r"utf-8|iso8859-|cp\d+|koi8|gb|big5|shift_jis|euc_|mac-")
+_WIDER = {"iso8859-1": "cp1252", "ascii": "cp1252"}  # as browsers read them
 
 
 def decode_page(data: bytes) -> str:
@@ -32,19 +30,12 @@ def decode_page(data: bytes) -> str:
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, "replace")
-    return data.decode(_declared_encoding(data[:_HEAD_BYTES]) or "utf-8", "replace")
-
-
-def _declared_encoding(head: bytes) -> str | None:
-    found = _DECLARED.search(head)
-    if found is None:
-        return None
-    try:
-        name = codecs.lookup(found[1].decode("ascii")).name
-    except (LookupError, UnicodeDecodeError):
-        return None
+    name = "utf-8"
+    if found := _DECLARED.search(data[:4096]):
+        with suppress(LookupError, UnicodeDecodeError):
+            name = codecs.lookup(found[1].decode("ascii")).name
     name = _WIDER.get(name, name)
-    return name if _ALLOWED.match(name) else None
+    return data.decode(name if _ENCODINGS.match(name) else "utf-8", "replace")
 
 
 @dataclass(slots=True)
@@ -120,31 +111,21 @@ BLOCK_TAGS = _word_set(
     "table tbody tfoot thead tr ul"
 )
 HEADING_LEVELS = {f"h{level}": level for level in range(1, 7)}
-# separate words without ending the block
-SPACING_TAGS = frozenset(("br", "td", "th", "wbr"))
-
+SPACING_TAGS = frozenset(("br", "td", "th", "wbr"))  # separate words without ending the block
 _NEVER_CONTENT = _word_set(
     "applet area audio button canvas datalist dialog embed frame frameset iframe input map math meter nav noframes "
     "noscript object optgroup option progress script select style svg template textarea title video"
 )
-_ROLES = frozenset(("alertdialog", "banner", "contentinfo", "menu", "menubar", "navigation", "search", "toolbar"))
-# what generators of sites and manuals call their navigation
-_CLASSES = _word_set(
-    "breadcrumb breadcrumbs catlinks cookie-banner cookie-notice footer indexterm menu mw-editsection mw-jump-link nav "
-    "navbar navfooter navheader navigation noprint pagination prev-next-area printfooter related-pages "
-    "site-footer site-header sidebar skip-link sphinxsidebar sr-only toc toctree-wrapper visually-hidden"
+_ROLES = _word_set("alertdialog banner contentinfo menu menubar navigation search toolbar")
+# classes and ids that generators of sites and manuals give to navigation
+_NAVIGATION = _word_set(
+    "breadcrumb breadcrumbs catlinks cookie-banner footer indexterm jump-to-nav menu mw-editsection mw-jump-link "
+    "mw-navigation mw-panel nav navbar navfooter navheader navigation noprint pagination printfooter site-footer "
+    "site-header sidebar skip-link sphinxsidebar sr-only toc toctree-wrapper visually-hidden"
 )
-_IDS = _word_set(
-    "breadcrumb breadcrumbs catlinks footer jump-to-nav menu mw-navigation mw-panel nav navbar navigation sidebar "
-    "site-footer site-header toc"
-)
-_ANCHORS = frozenset(("anchor", "anchorjs-link", "header-anchor", "headeranchor-link", "headerlink", "hash-link"))
-_NEVER_SKIPPED = frozenset(("html", "body", "main"))
-_BANNERS = frozenset(("header", "footer", "aside"))
-FIGURE_CLASSES = frozenset(("figure", "thumb", "wp-caption", "wp-block-image", "mediaobject", "informalfigure"))
-CAPTION_CLASSES = frozenset(
-    ("caption", "caption-text", "figcaption", "figure-caption", "thumbcaption", "wp-caption-text")
-)
+_ANCHORS = _word_set("anchor header-anchor headerlink hash-link")
+FIGURE_CLASSES = _word_set("figure thumb wp-caption wp-block-image mediaobject informalfigure")
+CAPTION_CLASSES = _word_set("caption caption-text figcaption figure-caption thumbcaption wp-caption-text")
 
 
 def attribute_words(attributes: Mapping[str, str], name: str) -> list[str]:
@@ -157,31 +138,20 @@ def is_boilerplate(tag: str, attributes: Mapping[str, str], in_article: bool) ->
 
     A header inside an article is its title, not the site's banner.
     """
-    if tag in _NEVER_CONTENT or _is_hidden(attributes):
+    style = attributes.get("style", "").lower().replace(" ", "")
+    hidden = "hidden" in attributes or attributes.get("aria-hidden", "").strip().lower() == "true"
+    if tag in _NEVER_CONTENT or hidden or "display:none" in style or "visibility:hidden" in style:
         return True
-    if tag in _NEVER_SKIPPED:
+    if tag in ("html", "body", "main"):
         return False
-    if tag in _BANNERS and not (tag == "header" and in_article):
+    if tag in ("footer", "aside") or (tag == "header" and not in_article):
         return True
-    if not attributes:
-        return False
     classes = attribute_words(attributes, "class")
     if tag == "a":
         return not _ANCHORS.isdisjoint(classes)
     if not _ROLES.isdisjoint(attribute_words(attributes, "role")):
         return True
-    return tag in BLOCK_TAGS and not (
-        _CLASSES.isdisjoint(classes) and _IDS.isdisjoint(attribute_words(attributes, "id"))
-    )
-
-
-def _is_hidden(attributes: Mapping[str, str]) -> bool:
-    if not attributes:
-        return False
-    if "hidden" in attributes or attributes.get("aria-hidden", "").strip().lower() == "true":
-        return True
-    style = attributes.get("style", "").lower().replace(" ", "")
-    return "display:none" in style or "visibility:hidden" in style
+    return tag in BLOCK_TAGS and not _NAVIGATION.isdisjoint((*classes, *attribute_words(attributes, "id")))
 
 
 MAX_HTML_DEPTH = 10_000
@@ -203,7 +173,7 @@ def parse_page(text: str, *, numbered: bool = True) -> HtmlPage:
         BadValue: nested deeper than ``MAX_DEPTH``, or more figures than ``MAX_FIGURES``.
         UserError: ``missing_extra`` without lxml.
     """
-    etree = _lxml()
+    etree = import_optional("lxml.etree", "reading HTML")
     if _XHTML.match(text[:1000]):
         text = _SELF_CLOSED.sub(r"<\1\2></\1>", text)  # which HTML would take for open ones
     outline = HtmlParser()
@@ -217,16 +187,6 @@ def parse_page(text: str, *, numbered: bool = True) -> HtmlPage:
     except etree.LxmlError:  # the file is empty, or broken beyond what the parser mends: what came before stands
         page = outline.close()
     return page
-
-
-def _lxml() -> Any:
-    try:
-        from lxml import etree
-    except ImportError as error:
-        raise UserError(
-            'reading HTML needs lxml; install it with pip install "lcl[data]"', code="missing_extra"
-        ) from error
-    return etree
 
 
 class HtmlParser:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lcl_core.common.disk_cache import DiskCache
-from lcl_core.data.formats import image_index
-from lcl_core.data.formats.image_index import NameIndex
+from lcl_core.data.formats import image_lookup
 from lcl_core.data.formats.image_lookup import ImageFinder
 
 
@@ -19,7 +17,7 @@ from lcl_core.data.formats.image_lookup import ImageFinder
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where every index is shared, however small."""
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(image_index, "SHARED_BYTES", 0)
+    monkeypatch.setattr(image_lookup, "SHARED_BYTES", 0)
     return tmp_path / "cache/files"
 
 
@@ -39,7 +37,7 @@ def test_an_index_is_made_once_and_the_same(make: Any, cache: Path, monkeypatch:
     path = write_images(make)
     made = ImageFinder(path, subfolders=True)
     assert load_all(made) == [b"a", b"b", b"d", b"e", b"f", b"by url", b"b"]
-    monkeypatch.setattr(image_index, "walk_tar", None)  # nothing is read again
+    monkeypatch.setattr(image_lookup, "walk_tar", None)  # nothing is read again
     mapped = ImageFinder(path, subfolders=True)
     assert load_all(mapped) == load_all(made)
     assert [item.reason for item in mapped.problems] == ["bad json"]
@@ -69,15 +67,6 @@ def test_a_mapped_index_is_not_removed(make: Any, cache: Path) -> None:
         assert not list(cache.glob("*/names.npy"))
 
 
-@pytest.mark.parametrize("file", ["names.npy", "about.json"])
-def test_a_damaged_index_is_not_used(make: Any, cache: Path, file: str) -> None:
-    path = write_images(make)
-    ImageFinder(path, subfolders=True)
-    (entry,) = cache.glob(f"*/{file}")
-    entry.write_bytes(b"")
-    assert len(load_all(ImageFinder(path, subfolders=True))) == 7
-
-
 def test_without_a_disk_each_process_has_its_own(make: Any, cache: Path) -> None:
     cache.parent.write_bytes(b"no folder")
     assert len(load_all(ImageFinder(write_images(make), subfolders=True))) == 7
@@ -93,20 +82,3 @@ def test_an_empty_folder(make: Any, cache: Path) -> None:
     make.files("i/1", {"x.txt": b""})
     for _ in range(2):
         assert ImageFinder(make.root / "i", subfolders=True).problems == []
-
-
-def test_an_index_takes_40_bytes_a_name() -> None:
-    count = 50_000
-    tracemalloc.start()
-    try:
-        index = NameIndex()
-        for number in range(count):
-            index.add(f"{'long' * 50} {number}", number % 7, number, 2 * number)
-        index.seal()
-        kept, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert kept < 60 * count
-    assert peak < 250 * count
-    assert [index.find(f"{'long' * 50} {n}") for n in (0, 49_999)] == [(0, 0, 0), (49_999 % 7, 49_999, 99_998)]
-    assert index.find("none") is None

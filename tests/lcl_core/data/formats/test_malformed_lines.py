@@ -6,13 +6,11 @@ import gzip
 import io
 import json
 import os
-import tracemalloc
 import zipfile
 from typing import Any
 
 import pytest
 
-from lcl_core.common import archive
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats import open_reader, text_files
 from lcl_core.data.jsonl import MAX_LINE_BYTES
@@ -23,21 +21,13 @@ LINES: dict[str, tuple[bytes, str]] = {
     "no JSON": (b"text", "bad line"),
     "half an object": (b'{"text_list": ["x"', "bad line"),
     "an array": (b"[]", "bad line"),
-    "a number": (b"1", "bad line"),
-    "null": (b"null", "bad line"),
-    "two objects": (b"{} {}", "bad line"),
     "invalid UTF-8": (b'{"text_list": ["\xff\xfe"], "image_info": []}', "bad line"),
-    "UTF-16": ('{"text_list": []}'.encode("utf-16-le"), "bad line"),
-    "NUL bytes": (b"\0" * 1000, "bad line"),
     "nested without end": (b"[" * 100_000, "bad line"),
     "nested in a field": (START + b"[" * 500 + b"]" * 500 + b"}", "bad document"),
-    "a number of 5,000 digits": (START + b"9" * 5000 + b"}", "bad line"),
     "no fields": (b"{}", "bad document"),
     "text_list a string": (b'{"text_list": "x", "image_info": []}', "bad document"),
-    "text_list null": (b'{"text_list": null, "image_info": []}', "bad document"),
     "a sentence that is a number": (b'{"text_list": ["x", 1], "image_info": []}', "bad document"),
     "image_info an object": (b'{"text_list": [], "image_info": {}}', "bad document"),
-    "image_info missing": (b'{"text_list": []}', "bad document"),
     "a line too long": (b'{"x": "' + b"a" * MAX_LINE_BYTES + b'"}', "line too long"),
 }
 
@@ -65,26 +55,19 @@ IMAGE = {"image_name": "a.jpg", "matched_text_index": 0, "matched_sim": 0.5}
 REFERENCES: dict[str, Any] = {
     "no object": "a.jpg",
     "no name": {"matched_text_index": 0, "matched_sim": 0.5},
-    "an empty name": {**IMAGE, "image_name": ""},
     "a name that is a number": {**IMAGE, "image_name": 7},
     "a name with NUL": {**IMAGE, "image_name": "a\0.jpg"},
     "an absolute name": {**IMAGE, "image_name": "/etc/passwd"},
     "a name that climbs": {**IMAGE, "image_name": "../../etc/passwd"},
-    "a name that climbs within": {**IMAGE, "image_name": "a/../../b.jpg"},
     "a name with a backslash": {**IMAGE, "image_name": "..\\b.jpg"},
     "a name too long": {**IMAGE, "image_name": "a" * 2000},
     "a negative index": {**IMAGE, "matched_text_index": -1},
     "an index past the end": {**IMAGE, "matched_text_index": 1},
     "an index that is text": {**IMAGE, "matched_text_index": "0"},
-    "an index with a fraction": {**IMAGE, "matched_text_index": 0.0},
     "an index that is true": {**IMAGE, "matched_text_index": True},
-    "no index": {"image_name": "a.jpg", "matched_sim": 0.5},
     "similarity NaN": {**IMAGE, "matched_sim": float("nan")},
-    "similarity infinite": {**IMAGE, "matched_sim": float("-inf")},
-    "similarity beyond floats": {**IMAGE, "matched_sim": 10**400},
     "similarity of 2": {**IMAGE, "matched_sim": 2},
     "similarity null": {**IMAGE, "matched_sim": None},
-    "similarity text": {**IMAGE, "matched_sim": "0.5"},
     "similarity true": {**IMAGE, "matched_sim": True},
 }
 
@@ -134,13 +117,8 @@ SEGMENTS: dict[str, tuple[Any, str]] = {
     "no list": ("x", "bad document"),
     "an entry that is text": (["x"], "bad document"),
     "an entry of neither": ([{"video": "x"}], "bad document"),
-    "a text that is a number": ([{"text": 1}], "bad document"),
-    "an image that is null": ([{"image": None}], "bad document"),
     "an image without a name": ([{"text": "x"}, {"image": ""}], "bad image reference"),
     "an image that climbs": ([{"text": "x"}, {"image": "../x.png"}], "bad image reference"),
-    "an absolute image": ([{"text": "x"}, {"image": "/etc/passwd"}], "bad image reference"),
-    "an image with NUL": ([{"text": "x"}, {"image": "a\0.png"}], "bad image reference"),
-    "an image with a long name": ([{"text": "x"}, {"image": "x" * 2000}], "bad image reference"),
 }
 
 
@@ -152,13 +130,6 @@ def test_malformed_segments_of_our_own_form(make: Any, walk: Any, name: str) -> 
     assert (bad.file, bad.line, bad.reason) == ("interleaved.jsonl", 1, reason)
     kept = [segment.text for record in records for segment in record.body.segments]
     assert kept == (["x"] if reason == "bad image reference" else [])
-
-
-def test_lines_of_our_own_form(make: Any, walk: Any) -> None:
-    make.file("interleaved.jsonl", shard(GOOD, b"{", b"\xff", b"[]", GOOD))
-    records, bad = walk(open_reader(make.root))
-    assert [record.id for record in records] == ["interleaved.jsonl:1", "interleaved.jsonl:5"]
-    assert [(item.line, item.reason) for item in bad] == [(line, "bad line") for line in (2, 3, 4)]
 
 
 NOISE = shard(*[json.dumps({"text_list": [os.urandom(40).hex()], "image_info": []}).encode() for _ in range(2000)])
@@ -194,16 +165,8 @@ ARCHIVES: dict[str, tuple[str, bytes, str]] = {
     "a zip of nothing": ("zip", zipped(b"", name="README"), "unreadable file"),
     "half a zip": ("zip", zipped(NOISE)[:20_000], "unreadable file"),
     "a zip with a byte changed": ("zip", flipped(zipped(NOISE), 30_000), "damaged archive"),
-    "a stored zip with a byte changed": ("zip", flipped(zipped(NOISE, zipfile.ZIP_STORED), 30_000), "damaged archive"),
-    "an encrypted zip": ("zip", with_flag(zipped(NOISE), 1), "unreadable file"),
-    "a zip packed by bzip2": ("zip", zipped(NOISE, zipfile.ZIP_BZIP2), "unreadable file"),
-    "a zip that lies about its size": ("zip", with_size(zipped(NOISE), 10), "damaged archive"),
-    "a zip that is gzip": ("zip", gzip.compress(NOISE)[:-4], "damaged archive"),
     "only the start of a gzip": ("gz", gzip.compress(NOISE)[:20_000], "damaged archive"),
     "a gzip with a byte changed": ("gz", flipped(gzip.compress(NOISE), 30_000), "damaged archive"),
-    "a gzip without its check sum": ("gz", gzip.compress(NOISE)[:-8], "damaged archive"),
-    "a gzip followed by other bytes": ("gz", gzip.compress(NOISE) + b"tail", "damaged archive"),
-    "a gzip header alone": ("gz", b"\x1f\x8b\x08\x00", "damaged archive"),
 }
 
 
@@ -219,16 +182,6 @@ def test_a_malformed_archive(make: Any, walk: Any, name: str) -> None:
     assert not bad or bad[0].line == 0 or bad[0].line == len(records), "the line after the last that was read"
 
 
-def test_a_zip_with_too_long_a_list_of_members(make: Any, walk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MAX_DIRECTORY_BYTES", 40)
-    make.file("docs_shard_0_v2.jsonl.zip", zipped(GOOD))
-    make.file("docs_shard_1_v2.jsonl", GOOD)
-    records, bad = walk(open_reader(make.root))
-    assert len(records) == 1
-    assert [item.reason for item in bad] == ["unreadable file"]
-    assert "unpack it into a folder" in bad[0].detail
-
-
 @pytest.mark.parametrize("packing", ["gz", "zip"])
 def test_an_archive_that_expands_too_much(make: Any, walk: Any, packing: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(text_files, "MIN_ALLOWANCE_BYTES", 1 << 16)
@@ -238,19 +191,6 @@ def test_an_archive_that_expands_too_much(make: Any, walk: Any, packing: str, mo
     records, bad = walk(open_reader(make.root))
     assert 0 < len(records) < 40_000
     assert [item.reason for item in bad] == ["archive expands too much"] * 2
-
-
-def test_a_bomb_needs_little_memory(make: Any) -> None:
-    """400 MB of one line, from 400 kB."""
-    make.file("docs_shard_0_v2.jsonl.gz", gzip.compress(b"\0" * (100 << 20), 1) * 4)
-    tracemalloc.start()
-    try:
-        (bad,) = open_reader(make.root).records()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert bad.reason == "archive expands too much"
-    assert peak < 4 * MAX_LINE_BYTES
 
 
 def test_files_that_are_no_files(make: Any, walk: Any) -> None:
@@ -268,19 +208,6 @@ def test_files_that_are_no_files(make: Any, walk: Any) -> None:
         ("docs_shard_0_v2.jsonl.zip", "repeated shard"),
         ("docs_shard_1_v2.jsonl", "unsafe link"),
         *[(f"docs_shard_{number}_v2.jsonl", "unreadable file") for number in (2, 3, 4)],
-    ]
-
-
-def test_our_own_folder_with_files_that_are_no_files(make: Any, walk: Any) -> None:
-    outside = make.file("../outside.jsonl", GOOD)
-    make.jsonl("interleaved/a.jsonl", [])
-    (make.root / "interleaved" / "b.jsonl").symlink_to(outside)
-    (make.root / "interleaved" / "c.jsonl").symlink_to("c.jsonl")
-    os.mkfifo(make.root / "interleaved" / "d.jsonl")
-    records, bad = walk(open_reader(make.root))
-    assert records == []
-    assert [(item.file, item.reason) for item in bad] == [
-        (f"interleaved/{name}.jsonl", "unreadable file") for name in "bcd"
     ]
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats import open_reader, tar_index, webdataset
+from lcl_core.data.formats import open_reader, webdataset
 from lcl_core.data.formats.image_lookup import ImageFinder
 
 IMAGE = b"P" * 700
@@ -38,44 +38,17 @@ def whole(make: Any) -> bytes:
     return make.tar("../good.tar", members).read_bytes()
 
 
-def with_sum(data: bytes) -> bytes:
-    """A header block with its check sum made right."""
-    clean = data[:148] + b" " * 8 + data[156:]
-    return data[:148] + f"{sum(clean):06o}\0 ".encode() + data[156:]
-
-
-FIRST = block(IMAGE)
-HEAD = header("0.jpg", b"0", 700)
 END = bytes(1024)
 # what a tar holds → (records that are read, reasons)
 TARS: dict[str, tuple[Any, int, list[str]]] = {
-    "an empty file": (lambda good: b"", 0, ["damaged tar"]),
     "text": (lambda good: b"no tar at all" * 100, 0, ["damaged tar"]),
-    "zeros": (lambda good: bytes(4096), 0, []),
     "gzip": (lambda good: gzip.compress(good), 0, ["damaged tar"]),
-    "half a header": (lambda good: good[:300], 0, ["damaged tar"]),
     "cut in an image": (lambda good: good[:1000], 0, ["damaged tar"]),
     "cut in the second sample": (lambda good: good[:3300], 1, ["damaged tar"]),
     "cut between members": (lambda good: good[:2560], 1, ["damaged tar"]),
     "a header with a byte changed": (lambda good: good[:2560] + b"X" + good[2561:], 1, ["damaged tar"]),
     "two tars in one file": (lambda good: good + good, 3, ["damaged tar"]),
     "a member larger than the file": (lambda good: header("0.jpg", b"0", 1 << 40) + END, 0, ["damaged tar"]),
-    "a negative size": (lambda good: with_sum(HEAD[:124] + b"\xff" * 12 + HEAD[136:]) + FIRST, 0, ["damaged tar"]),
-    "a size that is no number": (lambda good: with_sum(HEAD[:124] + b"zz" + HEAD[126:]) + FIRST, 0, ["damaged tar"]),
-    "a sparse member": (lambda good: header("0.jpg", b"S", 700) + FIRST + END, 0, ["damaged tar"]),
-    "an unknown kind": (lambda good: header("0.jpg", b"Z", 700) + FIRST + good, 3, ["not an ordinary file"]),
-    "a long name cut short": (lambda good: header("x", b"L", 4000) + block(b"n" * 100), 0, ["damaged tar"]),
-    "an extended header of rubbish": (lambda good: header("x", b"x", 12) + block(b"0 =0 =0 =0 =") + good, 3, []),
-    "an extended header with a huge size": (
-        lambda good: header("x", b"x", 20) + block(b"20 size=99999999999\n") + good,
-        0,
-        ["damaged tar"],
-    ),
-    "an extended header that lies about length": (
-        lambda good: header("x", b"x", 14) + block(b"999999 path=a\n") + good,
-        3,
-        [],
-    ),
 }
 
 
@@ -95,19 +68,8 @@ def test_a_malformed_tar(make: Any, walk: Any, name: str) -> None:
     assert finder.find("2.jpg").load() == IMAGE
 
 
-def test_headers_are_bounded(make: Any, walk: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(tar_index, "MAX_HEADER_BYTES", 1000)
-    for number, kind in enumerate((b"L", b"x")):
-        make.file(f"{number}.tar", header("x", kind, 2000) + block(b"n" * 2000) + END)
-    records, bad = walk(open_reader(make.root, format="webdataset"))
-    assert (records, [item.reason for item in bad]) == ([], ["damaged tar"] * 2)
-
-
 KINDS = {
     "symbolic link": (tarfile.SYMTYPE, "/etc/passwd"),
-    "hard link": (tarfile.LNKTYPE, "0.txt"),
-    "character device": (tarfile.CHRTYPE, ""),
-    "block device": (tarfile.BLKTYPE, ""),
     "pipe": (tarfile.FIFOTYPE, ""),
 }
 
@@ -133,18 +95,10 @@ SAMPLES: dict[str, tuple[list[tuple[str, bytes]], list[str], list[str]]] = {
     "a caption that is not UTF-8": ([("0.jpg", IMAGE), ("0.txt", b"\xff\xfe")], ["x/0"], ["bad txt"]),
     "json that is none": ([("0.jpg", IMAGE), ("0.json", b"{")], ["x/0"], ["bad json"]),
     "json that is a list": ([("0.jpg", IMAGE), ("0.json", b"[]")], ["x/0"], ["bad json"]),
-    "json nested too deep": ([("0.jpg", IMAGE), ("0.json", DEEP)], ["x/0"], ["bad json"]),
-    "an empty json": ([("0.jpg", IMAGE), ("0.json", b"")], ["x/0"], ["bad json"]),
     "a caption that is a number": ([("0.jpg", IMAGE), ("0.json", b'{"caption": 3}')], ["x/0"], ["bad json"]),
-    "captions of which one is a number": (
-        [("0.jpg", IMAGE), ("0.json", b'{"caption": ["a", 3]}')],
-        ["x/0"],
-        ["bad json"],
-    ),
     "names that climb": ([("../../0.jpg", IMAGE)], ["x/../../0"], []),
     "an absolute name": ([("/etc/0.jpg", IMAGE)], ["x//etc/0"], []),
     "a name of stray bytes": ([("\udcff\n.jpg", IMAGE)], ["x/\ufffd\ufffd"], []),
-    "no extension": ([("plain", IMAGE), ("0.jpg", IMAGE)], ["x/0"], ["no image"]),
     "many members of one key": (
         [("0.jpg", IMAGE), *[(f"0.{number}", b"") for number in range(70)]],
         ["x/0"],
@@ -164,26 +118,12 @@ def test_malformed_samples(make: Any, walk: Any, name: str) -> None:
     assert all("/" not in image.name and image.name.isprintable() for r in records for image in r.images)
 
 
-def test_a_image_too_large_shows_when_it_is_loaded(make: Any, walk: Any) -> None:
-    size = (64 << 20) + 1
-    path = make.file("x.tar", header("0.jpg", b"0", size))
-    with path.open("r+b") as file:
-        file.truncate(512 + size + 511 + 1024)
-    (record,), bad = walk(open_reader(path))
-    assert bad == []
-    for image in (record.images[0], ImageFinder(path).find("0.jpg")):
-        with pytest.raises(UserError) as caught:
-            image.load()
-        assert caught.value.code == "file_too_large"
-
-
 def rows(*more: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist([{"key": "0", "url": "u0", "caption": "side", "status": None}, *more])
 
 
 SIDES: dict[str, tuple[Any, str, int]] = {
     "no Parquet": (b"PAR1" + b"x" * 100 + b"PAR1", "damaged parquet", 0),
-    "an empty file": (b"", "damaged parquet", 0),
     "no column key": (pa.table({"id": ["0"]}), "side file not used", 0),
     "two columns of one name": (pa.table([["0"], ["c"], ["d"]], ["key", "x", "x"]), "side file not used", 0),
     "a row without key": (rows({"key": None}), "bad side row", 2),

@@ -17,8 +17,7 @@ from lcl_core.data.formats import open_reader
 from lcl_core.data.formats.base import FilesReader
 from lcl_core.data.formats.remote_files import RemoteFiles, open_remote_files
 from lcl_core.data.records import BadItem, Record
-from lcl_core.data.shards.convert import convert
-from lcl_core.data.shards.convert_parts import convert_parts
+from lcl_core.data.shards.convert import convert, convert_parts
 from lcl_core.data.validation.validate import validate
 from lcl_core.specs.corpus_jobs import REMOTE_FORMATS, ConvertSpec
 from tests.lcl_core.data.corpus_layouts import Maker, Sample

@@ -10,13 +10,12 @@ import pytest
 
 from lcl_core.data.formats import open_reader
 from lcl_core.data.records import BadItem
-from lcl_core.data.shards.convert import convert
-from lcl_core.data.shards.convert_parts import convert_parts
+from lcl_core.data.shards.convert import convert, convert_parts
 from tests.lcl_core.data.corpus_layouts import Maker, Sample
 from tests.lcl_core.data.expected_corpora import LAYOUTS
 from tests.lcl_core.data.shards.part_sources import ShuffledRunner, contents
 
-FILES = ("mmc4", "obelics", "webdataset", "pair_folders", "table", "native")
+FILES = ("mmc4", "obelics", "webdataset", "pair_folders", "table", "native", "coco", "karpathy", "nocaps")
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -25,19 +25,6 @@ def test_members_of_every_form(make: Any, form: int) -> None:
     assert {entry.name: data[entry.offset : entry.offset + entry.size] for entry in expected} == contents
 
 
-def test_a_member_of_more_than_8_gib(make: Any) -> None:
-    """Its size is in base 256 or in an extended header; the file is sparse, so that it takes no room."""
-    size = 9 << 30
-    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
-        entry = tarfile.TarInfo("big.bin")
-        entry.size = size
-        header = entry.tobuf(form)
-        path = make.file(f"{form}.tar", header)
-        with path.open("r+b") as file:
-            file.truncate(len(header) + size + 1024)
-        assert list(walk_tar(path)) == [TarMember("big.bin", len(header), size)]
-
-
 def test_folders_and_global_headers_are_left_out(make: Any) -> None:
     folder = tarfile.TarInfo("folder")
     folder.type = tarfile.DIRTYPE

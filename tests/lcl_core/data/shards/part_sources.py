@@ -20,7 +20,7 @@ from PIL import Image
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
-from lcl_core.data.shards.convert_parts import PartsReport, convert_parts
+from lcl_core.data.shards.convert import PartsReport, convert_parts
 from lcl_core.parts.plan import Section
 from lcl_core.parts.runner import Handler, Json, PartTask, Report
 

@@ -19,8 +19,7 @@ from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import JobCancelled
 from lcl_core.data import open_corpus
 from lcl_core.data.records import BadItem, Record, RecordImage
-from lcl_core.data.shards.convert import convert
-from lcl_core.data.shards.convert_parts import PartsReport, convert_parts
+from lcl_core.data.shards.convert import PartsReport, convert, convert_parts
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus, ShardedRecords, read_shard_records
 from lcl_core.data.shards.statistics import ConversionStatistics
 from lcl_core.parts.completion_log import LOG_FILE, CompletionLog
@@ -119,7 +118,7 @@ def test_statistics_count_no_record_that_is_left_out(tmp_path: Path, monkeypatch
             images = [name, *(f"blue-{each}.png" for each in range(number % 4))]
             return Make.sequence(f"{key}:{number}", "before", *images)
 
-    monkeypatch.setattr("lcl_core.data.shards.convert.MAX_RECORD_IMAGES", 3)
+    monkeypatch.setattr("lcl_core.data.shards.part_files.MAX_RECORD_IMAGES", 3)
     report = in_parts(Documents({"documents": 40, "pairs": 40}), tmp_path, 16)
     assert report.report.quarantined == {"bad line": 3, "file_missing": 16, "record_too_large": 10}
     assert (report.statistics["documents"], report.statistics["pairs"]) == (30, 35)

@@ -12,8 +12,7 @@ from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import JobCancelled
 from lcl_core.common.storage import Storage
 from lcl_core.data import open_corpus
-from lcl_core.data.shards.convert import convert
-from lcl_core.data.shards.convert_parts import PartsReport, convert_parts
+from lcl_core.data.shards.convert import PartsReport, convert, convert_parts
 from lcl_core.data.shards.writer import LOCK_FILE, UploadLock
 from tests.lcl_core.data.shards.part_sources import LENGTHS, SHARD_BYTES, NumberedSource, ShuffledRunner, contents
 

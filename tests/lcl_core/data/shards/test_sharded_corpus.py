@@ -170,11 +170,6 @@ def test_an_index_that_is_cut_short_is_named(folder: Path) -> None:
     assert caught.value.code == "shard_damaged"
 
 
-def test_an_empty_corpus_opens(shards: Callable[..., Path]) -> None:
-    corpus = open_corpus(shards([]))
-    assert (len(corpus.documents), len(corpus.pairs()), corpus.splits()) == (0, 0, {})
-
-
 @pytest.mark.parametrize("name", ["index.json", "index/rows.bin", "shards/000000.tar"])
 def test_files_that_lead_out_or_are_no_files(folder: Path, tmp_path: Path, name: str) -> None:
     place = folder / name

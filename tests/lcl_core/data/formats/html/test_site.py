@@ -388,7 +388,7 @@ def test_options_that_make_no_sense_are_named(make: Any) -> None:
 
 def test_without_lxml_the_extra_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     make.file("x.html", "<p>x</p>")
-    monkeypatch.setitem(sys.modules, "lxml", None)
+    monkeypatch.setitem(sys.modules, "lxml.etree", None)
     with pytest.raises(UserError, match=r"lcl\[data\]") as caught:
         list(open_reader(make.root).records())
     assert caught.value.code == "missing_extra"
