@@ -11,7 +11,7 @@ import gradio as gr
 import pytest
 
 from api.client import ApiError, UserError
-from api.services.corpus_uploads import _inner_folder
+from api.services.corpus_uploads import corpus_folder
 from ui.common import PageSelection
 from ui.tabs.corpus_import import (
     CorpusImport,
@@ -72,8 +72,8 @@ def test_the_only_folder_of_a_corpus_stays_a_folder_of_it(uploads: Any, tmp_path
     """A split or a class is the only one in the folder that was chosen."""
     pack_files(uploads(test__robin__1_jpg="r", test__wren__1_jpg="w"), tmp_path / "c.zip")
     with zipfile.ZipFile(tmp_path / "c.zip") as archive:
-        archive.extractall(tmp_path / "unpacked")
-    root = _inner_folder(tmp_path / "unpacked")
+        archive.extractall(tmp_path / "corpus")
+    root = corpus_folder(tmp_path)
     assert sorted(str(file.relative_to(root)) for file in root.rglob("*.jpg")) == [
         "test/robin/1.jpg",
         "test/wren/1.jpg",
