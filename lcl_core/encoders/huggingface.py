@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Sequence, Set
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,6 @@ class HuggingFaceImageEncoder(ExternalImageEncoder):
         if pooled is None:
             pooled = states[:, 0] if before else states.mean(1)
         return pooled, states[:, before:]
-
-    @cached_property
-    def identity(self) -> dict[str, str]:
-        """As the base has it, and whether vectors are projected, which older versions left out."""
-        projected = _is_projected(self.origin, tensor_names(self.directory, self.origin))
-        return {**super().identity, **({"projection": _PROJECTION} if projected else {})}
 
     def _before_patches(self, length: int) -> int:
         """How many class and register tokens stand before the patches; none where patches were merged."""
