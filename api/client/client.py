@@ -42,7 +42,7 @@ def _collection_path(id_or_name: str) -> str:
     return f"/v1/collections/{quote(id_or_name, safe='')}"
 
 
-class DatasetCalls(Transport):
+class DatasetCalls(RunCalls):
     def datasets(self) -> list[Json]:
         return self.get("/v1/datasets")["items"]
 
@@ -323,7 +323,7 @@ class CollectionCalls(Transport):
             yield {"ids": ids, "vectors": rows, "total": total}
 
 
-class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
+class Client(DatasetCalls, StudyCalls, EncoderCalls, CollectionCalls):
     """Calls one service with one key. A context manager; safe to share."""
 
     def health(self) -> Json:

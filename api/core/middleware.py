@@ -176,8 +176,8 @@ class AuthenticatedBodyMiddleware:
                 self._held += len(chunk)
                 if not message.get("more_body"):
                     return True
-        message = f"the body did not arrive within {self._seconds:g} s (LCL_BODY_SECONDS); send it faster"
-        raise Problem(408, "body_timeout", message, headers={"connection": "close"})
+        late = f"the body did not arrive within {self._seconds:g} s (LCL_BODY_SECONDS); send it faster"
+        raise Problem(408, "body_timeout", late, headers={"connection": "close"})
 
     def _too_large(self) -> Problem:
         words = f"the body is larger than {self._limit} bytes (LCL_MAX_BODY_BYTES); send less at once"

@@ -72,9 +72,11 @@ _NEXT_FOR_ENGINE = (
     .with_for_update(of=Run, skip_locked=True)
 )
 
-_run = cast(Table, Run.__table__).c  # of the table: each session would compose a statement of the class again
+# of the table, not the class: each session would compose a statement of the class anew
+_table = cast(Table, Run.__table__)
+_run = _table.c
 _LEASE = (
-    update(Run.__table__)
+    update(_table)
     .where(_run.id == bindparam("claimed"), _run.state == State.QUEUED.value)
     .values(
         {
