@@ -37,7 +37,6 @@ from lcl_core.data.shards.format import (
 from lcl_core.data.shards.index import RecordGroup, ShardFile
 
 LOCK_FILE = ".converting"
-_STAGING_PREFIX = "lcl-converting-"  # of folders whose files are being uploaded
 _DELETE_THREADS = 8
 
 

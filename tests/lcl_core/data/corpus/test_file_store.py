@@ -277,11 +277,6 @@ UNREADABLE_ZIPS = {
 }
 
 
-def test_the_zip_that_the_others_are_made_of(tmp_path: Path) -> None:
-    (tmp_path / "made.zip").write_bytes(bare(directory()))
-    assert open_store(tmp_path / "made.zip").has("a")
-
-
 @pytest.mark.parametrize("name", UNREADABLE_ZIPS)
 def test_a_zip_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / "bad.zip"

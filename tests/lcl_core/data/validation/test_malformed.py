@@ -217,7 +217,3 @@ def test_a_usable_one_stands_upright(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", PATHS)
 def test_a_path_has_its_result(reasons: dict[str, str], name: str) -> None:
     assert reasons.get(name) == PATHS[name]
-
-
-def test_the_table_is_long_enough() -> None:
-    assert len(FILES) + len(PATHS) >= 75
