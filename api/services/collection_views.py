@@ -57,7 +57,8 @@ def query_vector(query: SearchQuery, embedded: dict[str, Any], collection: Colle
         try:
             parts["item"] = collection.vector(query.item)
         except UserError as error:
-            raise UserError(error.message, code=error.code, field="item") from error
+            error.field = "item"
+            raise
     without_text = query.text is not None and "text" not in parts
     if without_text and not any(weights.get(part, 1) for part in parts):
         for part, vector in parts.items():

@@ -325,7 +325,8 @@ class Collection:
             try:
                 record = self.item(item_id)
             except UserError as error:
-                raise UserError(error.message, code=error.code, field=f"ids.{item_ids.index(item_id)}") from error
+                error.field = f"ids.{item_ids.index(item_id)}"
+                raise
             labels = change.apply(record["labels"], types)
             if labels != record["labels"]:
                 changed.append({**record, "labels": labels})
