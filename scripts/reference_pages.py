@@ -96,7 +96,7 @@ def spec_page(kind: str, model: type[BaseModel]) -> str:
     lines = [
         f"# Spec: {kind}\n",
         f"{title}. {prose(schema.get('description', ''))}\n",
-        f"`lcl submit {kind}` and `POST /v1/runs` accept these fields; `lcl spec show {kind}` prints them."
+        f"`lcl submit {kind}` and `POST /v1/runs` accept these fields; `lcl spec {kind}` prints them."
         if kind in JOBS
         else "`lcl study run` and `POST /v1/studies` accept these fields.",
         "Unknown fields are refused. A field that is not given has its default.\n",

@@ -16,24 +16,18 @@ WebhookId = Annotated[str, typer.Argument(help="as `lcl webhooks list` prints it
 
 
 @keys_group.command("list")
-def list_keys(context: typer.Context) -> None:
+def list_keys(
+    context: typer.Context,
+    mine: Annotated[bool, typer.Option("--mine", help="only your own key (all roles)")] = False,
+) -> None:
     """The keys, newest first, without their secrets."""
     options = global_options(context)
-    keys = options.call(lambda client: client.keys())
+    keys = options.call(lambda client: [client.own_key()] if mine else client.keys())
     rows = (
         (key["prefix"], key["owner"], key["role"], ago(key["last_used"]), ago(key["rotated_at"]), key["expires"])
         for key in keys
     )
     options.print_table(keys, ("prefix", "owner", "role", "last used", "rotated", "expires"), rows, "no keys")
-
-
-@keys_group.command()
-def mine(context: typer.Context) -> None:
-    """Owner, role and expiry of your own key (all roles)."""
-    options = global_options(context)
-    key = options.call(lambda client: client.own_key())
-    columns = ("prefix", "owner", "role", "expires")
-    options.print_table(key, columns, [[key.get(column) for column in columns]], "")
 
 
 @keys_group.command()
@@ -95,15 +89,27 @@ def audit(
 
 
 @webhooks_group.command("list")
-def list_webhooks(context: typer.Context) -> None:
-    """The webhooks, newest first, without their secrets."""
+def list_webhooks(
+    context: typer.Context,
+    webhook_id: Annotated[str | None, typer.Argument(help="a webhook, whose last fifty messages are listed")] = None,
+) -> None:
+    """The webhooks without their secrets; with an id its messages and the errors of failed deliveries. Newest first."""
     options = global_options(context)
-    webhooks = options.call(lambda client: client.webhooks())
-    rows = (
-        (hook["id"], hook["url"], ", ".join(hook["events"]), hook["owner"], ago(hook["created_at"]))
-        for hook in webhooks
+    if webhook_id is None:
+        webhooks = options.call(lambda client: client.webhooks())
+        rows = (
+            (hook["id"], hook["url"], ", ".join(hook["events"]), hook["owner"], ago(hook["created_at"]))
+            for hook in webhooks
+        )
+        options.print_table(webhooks, ("id", "url", "events", "owner", "made"), rows, "no webhooks")
+        return
+    messages = options.call(lambda client: client.deliveries(webhook_id))
+    deliveries = (
+        (row["id"], row["event"], row["payload"]["run"]["id"], _delivery_state(row), row["attempts"], row["error"])
+        for row in messages
     )
-    options.print_table(webhooks, ("id", "url", "events", "owner", "made"), rows, "no webhooks")
+    columns = ("id", "event", "run", "state", "attempts", "error")
+    options.print_table(messages, columns, deliveries, "no messages yet")
 
 
 @webhooks_group.command()
@@ -116,18 +122,6 @@ def add(
     options = global_options(context)
     hook = options.call(lambda client: client.create_webhook(url, event or ()))
     options.print(hook, f"{hook['id']}\n{hook['secret']}")
-
-
-@webhooks_group.command()
-def deliveries(context: typer.Context, webhook_id: WebhookId) -> None:
-    """The last fifty messages to a webhook, newest first, with the errors of failed deliveries."""
-    options = global_options(context)
-    messages = options.call(lambda client: client.deliveries(webhook_id))
-    rows = (
-        (row["id"], row["event"], row["payload"]["run"]["id"], _delivery_state(row), row["attempts"], row["error"])
-        for row in messages
-    )
-    options.print_table(messages, ("id", "event", "run", "state", "attempts", "error"), rows, "no messages yet")
 
 
 @webhooks_group.command()

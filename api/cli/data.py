@@ -73,23 +73,27 @@ To = Annotated[str | None, typer.Option(help="URL for the shards; default: the s
 
 
 @group.command("list")
-def list_(context: typer.Context) -> None:
-    """The registered datasets."""
+def list_(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(help="a dataset, whose versions are listed", autocompletion=complete_dataset)
+    ] = None,
+) -> None:
+    """The registered datasets; with a name the versions of that dataset, newest first."""
     options = global_options(context)
-    datasets = options.call(lambda client: client.datasets())
-    rows = ((row["name"], (row["content_hash"] or "")[:12], ago(row["created_at"]), row["path"]) for row in datasets)
-    columns = ("name", "content", "registered", "path")
-    options.print_table(datasets, columns, rows, "no datasets yet; lcl data register adds one")
-
-
-@group.command()
-def versions(context: typer.Context, name: Name) -> None:
-    """The versions of a dataset, newest first."""
-    options = global_options(context)
-    found = options.call(lambda client: client.dataset_versions(name))
-    rows = ((row["version"], row["content_hash"][:12], ago(row["created_at"]), row["path"]) for row in found)
-    columns = ("version", "content", "since", "path")
-    options.print_table(found, columns, rows, "no version is known yet; lcl data stats")
+    if name is None:
+        datasets = options.call(lambda client: client.datasets())
+        rows = (
+            (row["name"], (row["content_hash"] or "")[:12], ago(row["created_at"]), row["path"]) for row in datasets
+        )
+        columns = ("name", "content", "registered", "path")
+        options.print_table(datasets, columns, rows, "no datasets yet; lcl data register adds one")
+        return
+    versions = options.call(lambda client: client.dataset_versions(name))
+    rows = ((row["version"], row["content_hash"][:12], ago(row["created_at"]), row["path"]) for row in versions)
+    options.print_table(
+        versions, ("version", "content", "since", "path"), rows, "no version is known yet; lcl data stats"
+    )
 
 
 @group.command()
@@ -277,14 +281,6 @@ def preview(
 
 
 @group.command()
-def tags(context: typer.Context, name: Name) -> None:
-    """The tags of a dataset's documents and captioned images."""
-    options = global_options(context)
-    counts = options.call(lambda client: client.dataset_tags(name))
-    options.print_table(counts, ("tag", "items"), counts.items(), "no tags yet; lcl data tag adds one")
-
-
-@group.command()
 def tag(
     context: typer.Context,
     name: Name,
@@ -295,16 +291,19 @@ def tag(
     add: Annotated[list[str] | None, typer.Option(help="tag that they gain; repeatable")] = None,
     remove: Annotated[list[str] | None, typer.Option(help="tag that they lose; repeatable")] = None,
 ) -> None:
-    """Change tags of documents and captioned images, which lcl data convert keeps or leaves out.
+    """Change tags of documents and captioned images, which lcl data convert keeps or leaves out; or list the tags.
 
     Example: lcl data tag manuals 000000012 --add blurred; lcl data convert manuals --name clean --without-tag blurred
     """
-    chosen = [*(items or ()), *(read_lines(ids) if ids else ())]
+    options, chosen = global_options(context), [*(items or ()), *(read_lines(ids) if ids else ())]
+    if not (chosen or add or remove):
+        counts = options.call(lambda client: client.dataset_tags(name))
+        options.print_table(counts, ("tag", "items"), counts.items(), "no tags yet; --add adds one")
+        return
     if not chosen:
         raise CommandError("no documents are named; give them as lcl data preview shows them, or --ids FILE")
     if not (add or remove):
         raise CommandError("nothing is changed; give --add or --remove")
-    options = global_options(context)
     changed = options.call(lambda client: client.tag_documents(name, chosen, add=add or (), remove=remove or ()))
     options.print({"changed": changed}, f"{changed} of {len(chosen)} documents changed")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.completion import complete_encoder
-from api.cli.output import Yes, ago, cannot_write, confirm, global_options, print_table, progress_bar
+from api.cli.output import CommandError, Yes, ago, cannot_write, confirm, global_options, print_table, progress_bar
 
 group = typer.Typer(help="List, compare, export and import encoders.", no_args_is_help=True)
 Encoder = Annotated[str, typer.Argument(help="id or name of the encoder", autocompletion=complete_encoder)]
@@ -103,31 +103,18 @@ def import_(
 
 
 @group.command()
-def rename(
-    context: typer.Context, encoder: Encoder, name: Annotated[str, typer.Argument(help="that no other encoder has")]
+def change(
+    context: typer.Context,
+    encoder: Encoder,
+    name: Annotated[str | None, typer.Option(help="new name, that no other encoder has")] = None,
+    pin: Annotated[bool | None, typer.Option(help="whether forms and menus of the page offer it first")] = None,
 ) -> None:
-    """Give an encoder another name; for its owner and admins."""
+    """Rename or pin an encoder; for its owner and admins."""
+    if name is None and pin is None:
+        raise CommandError("nothing is changed; give --name, --pin or --no-pin")
     options = global_options(context)
-    row = options.call(lambda client: client.change_encoder(encoder, name=name))
-    options.print(row, f"{row['id']} is named {row['name']}")
-
-
-@group.command()
-def pin(context: typer.Context, encoder: Encoder) -> None:
-    """Let forms and menus of the page offer an encoder first; for its owner and admins."""
-    _set_pinned(context, encoder, pinned=True)
-
-
-@group.command()
-def unpin(context: typer.Context, encoder: Encoder) -> None:
-    """Let an encoder take its place by quality again."""
-    _set_pinned(context, encoder, pinned=False)
-
-
-def _set_pinned(context: typer.Context, encoder: str, *, pinned: bool) -> None:
-    options = global_options(context)
-    row = options.call(lambda client: client.change_encoder(encoder, pinned=pinned))
-    options.print(row, f"{row['name']} is {'pinned' if pinned else 'not pinned'}")
+    row = options.call(lambda client: client.change_encoder(encoder, name=name, pinned=pin))
+    options.print(row, f"{row['id']} is named {row['name']}, {'pinned' if row['pinned'] else 'not pinned'}")
 
 
 @group.command()

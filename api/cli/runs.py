@@ -243,38 +243,24 @@ def _artifacts_named(artifacts: Sequence[Json], name: str, run_id: str) -> list[
 
 
 @group.command()
-def tag(
+def annotate(
     context: typer.Context,
     run_id: RunId,
-    tags: Annotated[list[str] | None, typer.Argument(help="tags to add")] = None,
-    remove: Annotated[list[str] | None, typer.Option(help="tag to take away; repeatable")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="tag to add; repeatable")] = None,
+    remove_tag: Annotated[list[str] | None, typer.Option(help="tag to take away; repeatable")] = None,
+    notes: Annotated[str | None, typer.Option(help='new notes; "" removes them')] = None,
 ) -> None:
-    """Add and remove tags of a run, and print those that it has then.
+    """Change tags and notes of a run, and print those that it has then.
 
-    Example: lcl runs tag my-run baseline --remove draft
+    Example: lcl runs annotate my-run --tag baseline --notes "diverged after step 4,000: halve the learning rate"
     """
     options = global_options(context)
     with options.client() as client:
         run = client.run(run_id)
-        kept = set(run["tags"]).union(tags or ()).difference(remove or ())
-        if kept != set(run["tags"]):
-            run = client.annotate(run["id"], tags=sorted(kept))
-    options.print(run, " ".join(run["tags"]) or "no tags")
-
-
-@group.command("note")
-def write_notes(
-    context: typer.Context,
-    run_id: RunId,
-    text: Annotated[str | None, typer.Argument(help='new notes, "" removes them; none: print them')] = None,
-) -> None:
-    """Print or replace the notes of a run.
-
-    Example: lcl runs note my-run "diverged after step 4,000: halve the learning rate"
-    """
-    options = global_options(context)
-    run = options.call(lambda client: client.run(run_id) if text is None else client.annotate(run_id, notes=text))
-    options.print(run, run["notes"] or "no notes")
+        tags = set(run["tags"]).union(tag or ()).difference(remove_tag or ())
+        if tags != set(run["tags"]) or notes is not None:
+            run = client.annotate(run["id"], tags=sorted(tags), notes=notes)
+    options.print(run, f"{' '.join(run['tags']) or 'no tags'}\n{run['notes'] or 'no notes'}")
 
 
 @group.command()

@@ -1,4 +1,4 @@
-"""``lcl status``, ``lcl open``, ``lcl spec …``."""
+"""``lcl status``, ``lcl open``, ``lcl spec``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ OPENABLE: dict[str, Callable[[Client, str], Mapping[str, str]]] = {
     "run": lambda client, name: {"run": client.run(name)["id"]},
 }
 ID_PREFIXES = {"enc_": "encoder", "col_": "collection", "study_": "study", "run_": "run"}
-spec_group = typer.Typer(help="Fields and presets of runs and studies.", no_args_is_help=True)
 
 
 def status(context: typer.Context) -> None:
@@ -104,25 +103,21 @@ def _find(client: Client, thing: str, kind: str | None) -> tuple[str, Mapping[st
     raise CommandError(message)
 
 
-@spec_group.command("list")
-def list_specs(context: typer.Context) -> None:
-    """Kinds of runs, and studies, with what each does and its presets."""
-    options = global_options(context)
-    specs = options.call(lambda client: client.specs())
-    rows = ((spec["kind"], spec["description"].partition(".")[0], ", ".join(spec["presets"])) for spec in specs)
-    options.print_table(specs, ("kind", "what it does", "presets"), rows, "")
-
-
-@spec_group.command("show")
-def show_spec(
+def spec(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="a kind, or a preset", autocompletion=complete_spec)],
+    name: Annotated[
+        str | None, typer.Argument(help="a kind, or a preset; none: all kinds", autocompletion=complete_spec)
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="kind of the preset, where several have one of that name")] = None,
 ) -> None:
-    """Fields of a kind of run with type, default and meaning; or the fields that a preset sets, as JSON."""
+    """Kinds of runs, and studies, with their presets; the fields of a kind; or what a preset sets, as JSON."""
     options = global_options(context)
     with options.client() as client:
         specs = client.specs()
+        if name is None:
+            rows = ((spec["kind"], spec["description"].partition(".")[0], ", ".join(spec["presets"])) for spec in specs)
+            options.print_table(specs, ("kind", "what it does", "presets"), rows, "")
+            return
         kinds = [spec["kind"] for spec in specs]
         if name in kinds and kind is None:
             found = client.spec_schema(name)
@@ -131,7 +126,7 @@ def show_spec(
         owners = [spec["kind"] for spec in specs if name in spec["presets"] and kind in (None, spec["kind"])]
         if not owners:
             presets = [preset for spec in specs for preset in spec["presets"]]
-            near = suggestion(name, [*kinds, *presets]) or "; lcl spec list has the names"
+            near = suggestion(name, [*kinds, *presets]) or "; lcl spec has the names"
             raise CommandError(f"there is no kind or preset {name!r}{near}")
         if len(owners) > 1:
             raise CommandError(f"{name} is a preset of {' and '.join(owners)}; choose one with --kind")

@@ -95,7 +95,7 @@ def test_a_run_is_held_back_and_comes_after_another(lcl: Any, live_service: Any)
         (("data", "convert", "sample", "--name", "x", "--format", "mmc4"), "registered dataset"),
         (("data", "convert", "/etc", "--name", "x", "--option", "sides"), "field.name=value"),
         (("data", "match", "sample", "--name", "x", "--encoder", "absent"), "absent"),
-        (("data", "versions", "absent"), "absent"),
+        (("data", "list", "absent"), "absent"),
         (("data", "preview", "s3://bucket/x"), "lcl data register NAME s3://bucket/x"),
         (("data", "stats", "/srv/x"), "lcl data register NAME /srv/x"),
         (("encoders", "show", "absent"), "absent"),
@@ -145,23 +145,24 @@ def test_the_list_pages_and_filters(lcl: Any, live_service: Any) -> None:
 
 def test_a_run_is_tagged_and_noted(lcl: Any, live_service: Any) -> None:
     run_id = lcl("submit", "pretrain", "--preset", "sample", "--tag", "draft")[1].strip()
-    assert lcl("runs", "tag", run_id, "baseline", "lr-3", "--remove", "draft")[:2] == (0, "baseline lr-3\n")
+    changed = lcl("runs", "annotate", run_id, "--tag", "baseline", "--tag", "lr-3", "--remove-tag", "draft")
+    assert changed[:2] == (0, "baseline lr-3\nno notes\n")
     assert live_service.admin.run(run_id)["tags"] == ["baseline", "lr-3"]
-    assert lcl("runs", "note", run_id)[1] == "no notes\n"
-    assert lcl("runs", "note", run_id, "diverged")[1] == "diverged\n"
-    assert lcl("runs", "note", run_id)[1] == "diverged\n"
-    assert lcl("runs", "note", run_id, "")[1] == "no notes\n"
-    status, _, err = lcl("runs", "tag", run_id, "no blanks")
+    assert lcl("runs", "annotate", run_id, "--notes", "diverged")[1] == "baseline lr-3\ndiverged\n"
+    assert lcl("runs", "annotate", run_id)[1] == "baseline lr-3\ndiverged\n"
+    assert lcl("runs", "annotate", run_id, "--notes", "")[1] == "baseline lr-3\nno notes\n"
+    status, _, err = lcl("runs", "annotate", run_id, "--tag", "no blanks")
     assert (status, "tags" in err) == (1, True)
     live_service.admin.cancel(run_id)
 
 
 def test_an_encoder_is_renamed_and_pinned(lcl: Any, encoder_dir: Path, live_service: Any) -> None:
     made = live_service.admin.import_encoder("rough", str(encoder_dir))["id"]
-    assert lcl("encoders", "rename", "rough", "polished")[1] == f"{made} is named polished\n"
-    assert lcl("encoders", "pin", "polished")[1] == "polished is pinned\n"
+    changed = lcl("encoders", "change", "rough", "--name", "polished", "--pin")
+    assert changed[:2] == (0, f"{made} is named polished, pinned\n")
     assert live_service.admin.encoder(made)["pinned"]
-    assert lcl("encoders", "unpin", "polished")[1] == "polished is not pinned\n"
+    assert lcl("encoders", "change", "polished", "--no-pin")[1] == f"{made} is named polished, not pinned\n"
+    assert "nothing is changed" in lcl("encoders", "change", "polished")[2]
     live_service.admin.delete_encoder(made)
 
 
@@ -310,7 +311,7 @@ def test_a_corpus_is_validated_and_registered(
     assert " 1 pair " in out
     assert "no problems" in out
     assert lcl("data", "register", "mine", str(folder))[1].startswith("registered mine (sha256 ")
-    assert "1 " in lcl("data", "versions", "mine")[1]
+    assert "1 " in lcl("data", "list", "mine")[1]
     status, _, err = lcl("data", "register", "mine", str(folder))
     assert (status, "exists already" in err) == (1, True)
     assert lcl("data", "register", "mine", str(folder), "--new-version")[0] == 0

@@ -1,4 +1,4 @@
-"""``lcl data tag``, ``tags``, ``preview --tag`` and ``convert --without-tag``."""
+"""``lcl data tag``, ``preview --tag`` and ``convert --without-tag``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def manuals(live_service: Any, data_root: Path) -> str:
 def test_documents_are_tagged_listed_and_left_out_of_a_conversion(
     live_service: Any, lcl: Any, manuals: str, tmp_path: Path, eventually: Any
 ) -> None:
-    assert lcl("data", "tags", manuals)[1] == "no tags yet; lcl data tag adds one\n"
+    assert lcl("data", "tag", manuals)[1] == "no tags yet; --add adds one\n"
     chosen = tmp_path / "chosen.txt"
     chosen.write_text("interleaved.jsonl:3\n\ninterleaved.jsonl:4\n")
     tag = ("data", "tag", manuals)
@@ -31,7 +31,7 @@ def test_documents_are_tagged_listed_and_left_out_of_a_conversion(
         0, "3 of 3 documents changed\n", "",
     )  # fmt: skip
     assert json.loads(lcl("--json", *tag, "interleaved.jsonl:4", "--remove", "blurred")[1]) == {"changed": 1}
-    assert json.loads(lcl("--json", "data", "tags", manuals)[1]) == {"blurred": 2, "late": 3}
+    assert json.loads(lcl("--json", "data", "tag", manuals)[1]) == {"blurred": 2, "late": 3}
     preview = lcl("data", "preview", manuals, "--tag", "blurred")[1].splitlines()
     assert preview[0] == "page 1  (interleaved.jsonl:2, blurred, late)"
     assert preview[-1] == "2 of 4"

@@ -31,7 +31,7 @@ def test_the_key_that_asks(lcl: Any, live_service: Any) -> None:
     assert (mine["owner"], mine["role"], mine["expires"]) == ("someone", "viewer", None)
     assert mine["prefix"] == live_service.keys["viewer"].partition(".")[0]
     assert "key" not in mine
-    status, out, _ = lcl("keys", "mine")
+    status, out, _ = lcl("keys", "list", "--mine")
     assert (status, "someone" in out, "admin" in out) == (0, True, True)
 
 

@@ -64,18 +64,18 @@ def test_artifacts_are_listed_and_downloaded(lcl: Any, evaluated: str, tmp_path:
 
 
 def test_specs_are_listed_and_shown(lcl: Any) -> None:
-    status, out, _ = lcl("spec", "list")
+    status, out, _ = lcl("spec")
     assert (status, "pretrain" in out, "sample_pairs" in out) == (0, True, True)
-    status, out, _ = lcl("spec", "show", "pretrain")
+    status, out, _ = lcl("spec", "pretrain")
     assert status == 0
     (line,) = [line for line in out.splitlines() if line.split()[:1] == ["optimizer.lr"]]
     assert "number" in line
-    assert "schema" in json.loads(lcl("spec", "show", "pretrain", "--json")[1])
-    status, out, _ = lcl("spec", "show", "sample_pairs")
+    assert "schema" in json.loads(lcl("spec", "pretrain", "--json")[1])
+    status, out, _ = lcl("spec", "sample_pairs")
     assert (status, "steps" in json.loads(out)) == (0, True)
-    shown = json.loads(lcl("--json", "spec", "show", "sample", "--kind", "evaluate")[1])
+    shown = json.loads(lcl("--json", "spec", "sample", "--kind", "evaluate")[1])
     assert (shown["kind"], shown["preset"]) == ("evaluate", "sample")
-    status, _, err = lcl("spec", "show", "sample")
+    status, _, err = lcl("spec", "sample")
     assert (status, "--kind" in err) == (1, True)
 
 

@@ -32,7 +32,7 @@ LISTS = (
         ("encoders", "list"),
         ("collections", "list"),
         ("data", "list"),
-        ("data", "versions", "sample"),
+        ("data", "list", "sample"),
     ),
     *(
         ("keys", "list"),
@@ -41,7 +41,7 @@ LISTS = (
         ("workers",),
         ("quota",),
         ("audit",),
-        ("spec", "list"),
+        ("spec",),
     ),
 )
 
@@ -98,7 +98,7 @@ def test_a_wrong_command_line_is_explained_in_one_line(lcl: Any, arguments: tupl
         (("search", "square", "x"), "did you mean 'squares'?"),
         (("data", "stats", "smaple"), "did you mean 'sample'?"),
         (("runs", "list", "--state", "done"), "choose from 'waiting', 'queued'"),
-        (("spec", "show", "pretrian"), "did you mean 'pretrain'?"),
+        (("spec", "pretrian"), "did you mean 'pretrain'?"),
     ],
 )
 def test_a_misspelt_name_is_answered_by_the_nearest(
@@ -171,7 +171,7 @@ def test_the_states_are_those_of_the_service() -> None:
         ("lcl search ", {"squares"}),
         ("lcl data stats ", {"sample"}),
         ("lcl runs show number-", {"number-one"}),
-        ("lcl spec show scal", {"scaling"}),
+        ("lcl spec scal", {"scaling"}),
     ],
 )
 def test_the_shell_completes_names(

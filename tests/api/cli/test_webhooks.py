@@ -21,10 +21,10 @@ def test_a_webhooks_life(lcl: Any, live_service: Any) -> None:
     status, out, _ = lcl("webhooks", "list")
     assert (status, webhook in out, URL in out, secret in out) == (0, True, True, False)
     assert "run.cancelled, run.failed" in out
-    assert "no messages yet" in lcl("webhooks", "deliveries", webhook)[1]
+    assert "no messages yet" in lcl("webhooks", "list", webhook)[1]
     run_id = live_service.submit()
     lcl("runs", "cancel", run_id)
-    status, out, _ = lcl("webhooks", "deliveries", webhook)
+    status, out, _ = lcl("webhooks", "list", webhook)
     assert (status, run_id in out, "waits" in out) == (0, True, True)
     assert lcl("webhooks", "delete", webhook, "--yes") == (0, f"{webhook} is deleted\n", "")
     assert json.loads(lcl("--json", "webhooks", "list")[1]) == {"items": []}
@@ -41,7 +41,7 @@ def test_why_a_message_was_not_heard(lcl: Any, live_service: Any) -> None:
             record_delivery(session, parcel, error)
         reported.append(parcel.id)
     shown = dict(zip(reported, ("is tried again", "delivered"), strict=True))
-    lines = lcl("webhooks", "deliveries", made["id"])[1].splitlines()
+    lines = lcl("webhooks", "list", made["id"])[1].splitlines()
     for delivery, words in shown.items():
         (line,) = [line for line in lines if delivery in line]
         assert words in line
@@ -49,7 +49,7 @@ def test_why_a_message_was_not_heard(lcl: Any, live_service: Any) -> None:
     with live_service.context.database.session() as session:
         row = session.scalars(select(WebhookDelivery).where(WebhookDelivery.id == reported[0])).one()
         row.done_at = row.created_at
-    assert "given up" in lcl("webhooks", "deliveries", made["id"])[1]
+    assert "given up" in lcl("webhooks", "list", made["id"])[1]
     lcl("webhooks", "delete", made["id"], "--yes")
 
 
