@@ -17,7 +17,6 @@ from lcl_core.db.workers import ALIVE_WITHIN
 # shares of a lease without a renewal after which the job is asked to write a checkpoint and leave, and is killed
 TERMINATE_SHARE, KILL_SHARE = 0.5, 0.8
 _DNS_NAME = r"^([a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?)?$"
-_QUANTITY = r"^[1-9]\d*(\.\d+)?([KMGT]i?)?$"
 _SLURM_NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.,@+-]*)?$"
 
 
@@ -54,6 +53,28 @@ class PodPlacement(_PodPart):
     annotations: dict[str, str] = {}
 
 
+class NodeResources(BaseModel):
+    """What a node of a run gets of Ray, Slurm or Kubernetes; memory in GiB, ``shm`` of it for /dev/shm at most."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpus: int = Field(1, ge=1, le=4096)
+    cpus_per_gpu: int = Field(4, ge=1, le=512)
+    memory: int | None = Field(None, ge=1, le=65_536)
+    memory_per_gpu: int | None = Field(None, ge=1, le=4096)
+    shm: int = Field(2, ge=1, le=4096)
+    shm_per_gpu: int = Field(2, ge=1, le=4096)
+
+    def of_node(self, gpus: int) -> NodeResources:
+        """Those of a node with so many GPUs."""
+        if not gpus:
+            return self
+        memory = None if self.memory_per_gpu is None else gpus * self.memory_per_gpu
+        return self.model_copy(
+            update={"cpus": gpus * self.cpus_per_gpu, "memory": memory, "shm": gpus * self.shm_per_gpu}
+        )
+
+
 class WorkerSettings(Settings):
     """Read from ``LCL_*`` environment variables."""
 
@@ -72,11 +93,13 @@ class WorkerSettings(Settings):
     executor: Literal["local", "ray", "slurm", "kubernetes"] = Field(
         "local", description="where the processes of runs run; docs/operations.md has what each needs"
     )
+    node_resources: Annotated[dict[str, NodeResources], NoDecode] = Field(
+        {}, description="of each node of a run on Ray, Slurm or Kubernetes by kind, as a JSON object; *: of other kinds"
+    )
     ray_address: str = Field("auto", description="HOST:PORT of the Ray cluster; auto: that of this machine")
     ray_namespace: str = Field(
         "lcl", pattern="^[a-z0-9][a-z0-9-]{0,31}$", description="one a service, where several share a Ray cluster"
     )
-    ray_cpus: float = Field(1.0, gt=0, le=4096, description="that each node of a run gets of Ray")
     ray_wait_seconds: float = Field(
         20.0, gt=0, le=86_400, description="for a place for the whole run, before others get their turn"
     )
@@ -89,10 +112,6 @@ class WorkerSettings(Settings):
         pattern=r"^([0-9]+(-[0-9]+)?(:[0-9]{1,2}){0,2})?$",
         description="limit of each Slurm job, as sbatch --time; the run goes on in another one. Empty: the partition's",
     )
-    slurm_memory: str = Field(
-        "", pattern="^([0-9]+[KMGT]?)?$", description="that each node of a run gets of Slurm, as sbatch --mem"
-    )
-    slurm_cpus: int = Field(1, ge=1, le=4096, description="that each node of a run gets of Slurm")
     slurm_wait_seconds: float = Field(
         60.0, gt=0, le=86_400, description="for Slurm to start a job, before others get their turn"
     )
@@ -111,9 +130,6 @@ class WorkerSettings(Settings):
     )
     kubernetes_secret: str = Field("", pattern=_DNS_NAME, description="Secret with credentials of object storage")
     kubernetes_service_account: str = Field("lcl", pattern=_DNS_NAME, description="of these pods; they get no token")
-    kubernetes_cpus: float = Field(2.0, gt=0, le=4096, description="that each node of a run requests")
-    kubernetes_memory: str = Field("16Gi", pattern=_QUANTITY, description="that each node of a run has")
-    kubernetes_shm: str = Field("2Gi", pattern=_QUANTITY, description="of it for /dev/shm at most")
     kubernetes_gpu_resource: str = Field(
         "nvidia.com/gpu", description="by which pods ask for GPUs; empty: the cluster has none"
     )
@@ -211,6 +227,21 @@ class WorkerSettings(Settings):
             raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")) from error
         except (ValueError, RecursionError) as error:
             raise ValueError(f"must be a JSON object, or the path of a file with it: {error}") from error
+
+    @field_validator("node_resources", mode="before")
+    @classmethod
+    def _read_resources(cls, value: object) -> object:
+        return parse_strict_json(value or "{}") if isinstance(value, str) else value
+
+    def resources_of(self, kind: str, gpus: int) -> NodeResources:
+        """What each node of a run of that kind gets, with so many GPUs a node."""
+        rows = self.node_resources
+        return rows.get(kind, rows.get("*", NodeResources())).of_node(gpus)
+
+    @property
+    def least_cpus(self) -> int:
+        """Of a node of any run: a machine with fewer runs none."""
+        return min(row.cpus for row in (NodeResources(), *self.node_resources.values()))
 
     @field_validator("worker_offers", mode="before")
     @classmethod

@@ -125,6 +125,7 @@ class Attempt:
                 name=claim.run_id,
                 nodes=claim.nodes,
                 gpus=claim.gpus if claim.resource != "cpu" else 0,
+                kind=claim.kind,
                 check=lease.raise_if_interrupted,
             )
             lease.confirm()

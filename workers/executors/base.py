@@ -53,6 +53,7 @@ class JobRequest:
         env: further environment variables.
         nodes: on which the module runs, each on a machine of its own; more than one only where ``places_nodes``.
         gpus: of each node; used where ``places_nodes``.
+        kind: of the run, by which a node gets processors and memory; used likewise.
         check: called while the executor waits; what it raises ends the start.
     """
 
@@ -64,6 +65,7 @@ class JobRequest:
     name: str = ""
     nodes: int = 1
     gpus: int = 0
+    kind: str = ""
     check: Callable[[], None] = lambda: None
 
 

@@ -31,7 +31,7 @@ from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.leases import REATTACH_SECONDS
 from workers.executors.base import JobRequest, node_log_name, node_stacks_name
 from workers.executors.local import FORK_SERVER, JobProcess
-from workers.settings import WorkerSettings
+from workers.settings import NodeResources, WorkerSettings
 
 API_VERSION = "jobset.x-k8s.io/v1alpha2"
 JOB_LABEL = "lcl/job"  # on JobSet, Job and pods: the JobSet's name
@@ -49,6 +49,7 @@ _OTHER_DISK_GIBIBYTES = 6  # /tmp and logs
 _UNREACHABLE_SECONDS = 60  # after which the pods of a node that is cut off are given up
 # between SIGTERM and SIGKILL of a pod, beyond what its job has for a checkpoint
 MARGIN_SECONDS = 15
+_MEMORY_GIBIBYTES = 16  # of a pod, for each of its GPUs, where nothing else is set
 _POLL_SECONDS, _READ_SECONDS = 0.5, 2.0
 _ADDED_TO_SPEC = ("nodeSelector", "priorityClassName", "imagePullSecrets")  # of the setting LCL_KUBERNETES_POD
 _SIGNAL_STATUS = 128  # a shell and a container's runtime add the number of the signal
@@ -241,7 +242,7 @@ def _added(settings: WorkerSettings) -> dict[str, Any]:
 
 
 def _pod_spec(settings: WorkerSettings, request: JobRequest, name: str) -> dict[str, Any]:
-    added = _added(settings)
+    added, needed = _added(settings), _needed(settings, request)
     lost = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -272,7 +273,7 @@ def _pod_spec(settings: WorkerSettings, request: JobRequest, name: str) -> dict[
             ),
             {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
             {"name": "cache", "emptyDir": {"sizeLimit": f"{_cache_gibibytes()}Gi"}},
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": settings.kubernetes_shm}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{needed.shm}Gi"}},
         ],
     }
     spec |= {name: value for name, value in added.items() if name in _ADDED_TO_SPEC}
@@ -280,6 +281,10 @@ def _pod_spec(settings: WorkerSettings, request: JobRequest, name: str) -> dict[
         term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {JOB_LABEL: name}}}
         spec["affinity"] = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
     return spec
+
+
+def _needed(settings: WorkerSettings, request: JobRequest) -> NodeResources:
+    return settings.resources_of(request.kind, request.gpus if settings.kubernetes_gpu_resource else 0)
 
 
 def _container(settings: WorkerSettings, request: JobRequest, name: str) -> dict[str, Any]:
@@ -295,6 +300,8 @@ def _container(settings: WorkerSettings, request: JobRequest, name: str) -> dict
     )
     gpus = {settings.kubernetes_gpu_resource: request.gpus} if request.gpus and settings.kubernetes_gpu_resource else {}
     environment = _environment(settings, request, sum(gpus.values()))
+    needed = _needed(settings, request)
+    memory = f"{needed.memory or _MEMORY_GIBIBYTES * max(1, sum(gpus.values()))}Gi"
     container: dict[str, Any] = {
         "name": GROUP,
         "image": settings.kubernetes_image,
@@ -307,12 +314,12 @@ def _container(settings: WorkerSettings, request: JobRequest, name: str) -> dict
         },
         "resources": {
             "requests": {
-                "cpu": f"{settings.kubernetes_cpus:g}",
-                "memory": settings.kubernetes_memory,
+                "cpu": str(needed.cpus),
+                "memory": memory,
                 "ephemeral-storage": "1Gi",
             },
             "limits": {
-                "memory": settings.kubernetes_memory,
+                "memory": memory,
                 "ephemeral-storage": f"{_cache_gibibytes() + _OTHER_DISK_GIBIBYTES}Gi",
                 **gpus,
             },
@@ -339,7 +346,7 @@ def _environment(settings: WorkerSettings, request: JobRequest, gpus: int) -> di
     shared = {name: value for name, value in without_secrets(os.environ).items() if name.startswith("LCL_")}
     kept = {name: value for name, value in shared.items() if not name.startswith(own)}
     devices = {POD_GPUS: str(gpus)} if gpus else visible_devices_env(())
-    threads = {"OMP_NUM_THREADS": str(math.ceil(settings.kubernetes_cpus))}
+    threads = {"OMP_NUM_THREADS": str(max(1, _needed(settings, request).cpus // max(1, gpus)))}  # of each process
     fixed = {"LCL_HOME": str(settings.home), "LCL_DATA_CACHE": CACHE_FOLDER, FORK_SERVER: "off"}
     return threads | kept | fixed | devices | dict(request.env)
 

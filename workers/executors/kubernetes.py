@@ -88,8 +88,7 @@ class KubernetesExecutor:
             return None
         has_gpus = bool(self._settings.kubernetes_gpu_resource)
         gpus = float(_NO_LIMIT if has_gpus else 0)
-        cpus = self._settings.kubernetes_cpus
-        return EngineCapacity("kubernetes", _NO_LIMIT, _NO_LIMIT * cpus, gpus, has_gpus, cpus)
+        return EngineCapacity("kubernetes", _NO_LIMIT, _NO_LIMIT, gpus, has_gpus)
 
     def start(self, request: JobRequest, remember: Callable[[Handle], None]) -> KubernetesJob:
         """Raises: NoCapacity, MachineLost, OSError, and what ``remember`` and ``request.check`` raise."""

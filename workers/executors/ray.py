@@ -378,21 +378,21 @@ class RayExecutor:
         except RayError as error:
             log.warning("ray_unreachable", error=_first_line(error))
             return None
-        cpus = self._settings.ray_cpus
+        cpus = self._settings.least_cpus
         able = [node for node in nodes if node["Resources"].get("CPU", 0) >= cpus]
         has_gpus = any(node["Resources"].get("GPU") for node in nodes)
-        return EngineCapacity("ray", len(able), free.get("CPU", 0.0), free.get("GPU", 0.0), has_gpus, cpus)
+        return EngineCapacity("ray", len(able), free.get("CPU", 0.0), free.get("GPU", 0.0), has_gpus, float(cpus))
 
     def start(self, request: JobRequest, remember: Callable[[Handle], None]) -> RayJob:
         """Raises: NoCapacity, MachineLost."""
         name = f"{self._settings.ray_namespace}-{request.name}-{secrets.token_hex(4)}"
         remember({"executor": "ray", "name": name, "nodes": request.nodes})
         gpus = request.gpus if ray.cluster_resources().get("GPU") else 0
-        bundle = {"CPU": self._settings.ray_cpus} | ({"GPU": float(gpus)} if gpus else {})
+        bundle = self._bundle(request, gpus)
         strategy = "STRICT_SPREAD" if request.nodes > 1 else "PACK"
         group = placement_group([bundle] * request.nodes, strategy=strategy, name=name, lifetime="detached")
         try:
-            actors = self._create_actors(group, name, gpus, request.nodes)
+            actors = self._create_actors(group, name, bundle, request.nodes)
             self._await_place(group, request)
             return self._start_in(group, actors, name, gpus, request)
         except RayError as error:
@@ -432,6 +432,16 @@ class RayExecutor:
         except RayError as error:
             raise EngineUnreachable(f"an actor of its processes does not answer: {_first_line(error)}") from error
 
+    def _bundle(self, request: JobRequest, gpus: int) -> dict[str, float]:
+        """What Ray reserves for each node."""
+        needed = self._settings.resources_of(request.kind, gpus)
+        bundle = {"CPU": float(needed.cpus)}
+        if gpus:
+            bundle["GPU"] = float(gpus)
+        if needed.memory is not None:
+            bundle["memory"] = float(needed.memory << 30)
+        return bundle
+
     def _await_place(self, group: PlacementGroup, request: JobRequest) -> None:
         """Raises: NoCapacity; what ``request.check`` raises."""
         deadline = time.monotonic() + self._settings.ray_wait_seconds
@@ -441,7 +451,7 @@ class RayExecutor:
                 nodes = "1 node" if request.nodes == 1 else f"{request.nodes} nodes at once"
                 raise NoCapacity(f"Ray has had no free capacity for {nodes} for {self._settings.ray_wait_seconds:g} s")
 
-    def _create_actors(self, group: PlacementGroup, name: str, gpus: int, nodes: int) -> list[Any]:
+    def _create_actors(self, group: PlacementGroup, name: str, bundle: Mapping[str, float], nodes: int) -> list[Any]:
         """One for each bundle. They start when the group is placed."""
         settings, remote = self._settings, ray.remote(NodeProcess)
         return [
@@ -449,8 +459,9 @@ class RayExecutor:
                 name=_actor_name(name, number),
                 lifetime="detached",
                 max_concurrency=_THREADS,
-                num_cpus=settings.ray_cpus,
-                num_gpus=gpus,
+                num_cpus=bundle["CPU"],
+                num_gpus=bundle.get("GPU", 0.0),
+                memory=bundle.get("memory"),
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, number),
             ).remote(self._orphan_seconds, settings.cancel_grace_seconds)
             for number in range(nodes)

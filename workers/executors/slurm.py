@@ -280,7 +280,7 @@ class SlurmExecutor:
         except (SlurmUnreachable, SlurmRefused) as error:
             log.warning("slurm_unreachable", problem=str(error))
             return None
-        cpus, queued = self._settings.slurm_cpus, self._settings.slurm_queue
+        cpus, queued = self._settings.least_cpus, self._settings.slurm_queue
         free = [
             (node.cpus, node.gpus) if queued else (node.free_cpus, node.free_gpus)
             for node in nodes
@@ -374,6 +374,7 @@ class SlurmExecutor:
         """
         command = [sys.executable, "-P", "-m", "workers.executors.slurm_node", str(folder.path)]
         env = job_environment(os.environ, request.env)
+        needed = self._settings.resources_of(request.kind, gpus)
         tried = False
 
         def submit() -> str:
@@ -381,7 +382,7 @@ class SlurmExecutor:
             if tried and (known := self._commands.find(name)) is not None:
                 return known
             tried = True
-            return self._commands.submit(name, request.nodes, gpus, folder.path, env, command)
+            return self._commands.submit(name, request.nodes, gpus, needed, folder.path, env, command)
 
         try:
             job_id: str = self._answer(submit, request.check)

@@ -20,7 +20,7 @@ import structlog
 from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.common.process_env import without_secrets
 from workers.executors.local import FORK_SERVER
-from workers.settings import WorkerSettings
+from workers.settings import NodeResources, WorkerSettings
 
 PROGRAMS = ("sbatch", "squeue", "scancel", "sinfo")
 # for a command; Slurm's own MessageTimeout is 10 s, and it tries again. A job that is submitted twice is found
@@ -146,7 +146,14 @@ class SlurmCommands:
         self._failure = ""
 
     def submit(
-        self, name: str, nodes: int, gpus: int, folder: Path, env: Mapping[str, str], command: Sequence[str]
+        self,
+        name: str,
+        nodes: int,
+        gpus: int,
+        needed: NodeResources,
+        folder: Path,
+        env: Mapping[str, str],
+        command: Sequence[str],
     ) -> str:
         """Submit a job that runs ``command`` once on each of its nodes, in ``folder``. Returns: its id.
 
@@ -156,14 +163,14 @@ class SlurmCommands:
         """
         script = folder / "batch.sh"
         script.write_text(BATCH_SCRIPT, encoding="ascii")
-        arguments = self._job_options(name, nodes, gpus, folder)
+        arguments = self._job_options(name, nodes, gpus, needed, folder)
         step = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--input=none"]
-        step += [f"--cpus-per-task={self._settings.slurm_cpus}", "--kill-on-bad-exit=1", "--wait=0", "--label"]
+        step += [f"--cpus-per-task={needed.cpus}", "--kill-on-bad-exit=1", "--wait=0", "--label"]
         answer = self._run(["sbatch", *arguments, str(script), "srun", *step, *command], env)
         self._queued_at = float("-inf")
         return answer.strip().splitlines()[-1].partition(";")[0]
 
-    def _job_options(self, name: str, nodes: int, gpus: int, folder: Path) -> list[str]:
+    def _job_options(self, name: str, nodes: int, gpus: int, needed: NodeResources, folder: Path) -> list[str]:
         settings = self._settings
         warning = max(WARNING_SECONDS, round(settings.cancel_grace_seconds))
         chosen = {
@@ -171,12 +178,12 @@ class SlurmCommands:
             "--account": settings.slurm_account,
             "--qos": settings.slurm_qos,
             "--time": settings.slurm_time,
-            "--mem": settings.slurm_memory,
+            "--mem": f"{needed.memory}G" if needed.memory else "",
             "--gpus-per-node": str(gpus) if gpus else "",
         }
         return [
             *("--parsable", f"--job-name={name}", f"--nodes={nodes}", "--ntasks-per-node=1"),
-            *(f"--cpus-per-task={settings.slurm_cpus}", f"--chdir={folder}", f"--output={folder / 'output.txt'}"),
+            *(f"--cpus-per-task={needed.cpus}", f"--chdir={folder}", f"--output={folder / 'output.txt'}"),
             # SIGTERM to the processes of the step, without the batch script: srun would end the step at once
             *("--open-mode=append", f"--signal=TERM@{warning}", "--requeue", "--export=ALL"),
             *(f"{option}={value}" for option, value in chosen.items() if value),

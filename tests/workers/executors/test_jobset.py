@@ -212,7 +212,7 @@ def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch):
     jobset = built(kubernetes_secret="storage", protocols={"s3"}, database_url="")
     assert "hidden" not in json.dumps(jobset)
     environment = {each["name"]: each["value"] for each in container_of(jobset)["env"]}
-    assert environment.pop("OMP_NUM_THREADS") == "2"
+    assert environment.pop("OMP_NUM_THREADS") == "1"
     assert environment == {
         "LCL_HOME": "/var/lib/lcl",
         "LCL_DATA_ROOTS": "/data",

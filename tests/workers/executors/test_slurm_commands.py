@@ -26,7 +26,7 @@ from workers.executors.slurm_commands import (
     parse_nodes,
     until_answered,
 )
-from workers.settings import WorkerSettings
+from workers.settings import NodeResources, WorkerSettings
 
 # sinfo --noheader --Node --Format=NodeList:|,Partition:|,StateLong:|,CPUsState:|,Gres:|,GresUsed:|
 NODES = """
@@ -203,20 +203,36 @@ def test_a_job_is_submitted_with_arguments_alone(answer, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", "/etc/other.conf")
     monkeypatch.setenv("LCL_DATABASE_URL", "postgresql+psycopg://lcl:secret@db/lcl")
     called = answer("sbatch", "submitted")
-    settings = WorkerSettings(slurm_partition="gpu", slurm_time="1-12:00:00", slurm_cpus=4, slurm_memory="64G")
+    settings = WorkerSettings(slurm_partition="gpu", slurm_time="1-12:00:00")
+    needed = NodeResources(cpus_per_gpu=4, memory_per_gpu=8).of_node(8)
     env = job_environment(os.environ, {"MORE": "x"})
     command = ["python", "-m", "module", "$(a folder)"]
-    assert SlurmCommands(settings).submit("lcl-run_1-0a1b", 2, 8, tmp_path, env, command) == "11"
+    assert SlurmCommands(settings).submit("lcl-run_1-0a1b", 2, 8, needed, tmp_path, env, command) == "11"
     arguments, environment = json.loads(called.read_text())
     script = arguments.index(str(tmp_path / "batch.sh"))
     assert {"--parsable", "--nodes=2", "--gpus-per-node=8", "--partition=gpu", "--requeue"} <= {*arguments[:script]}
-    assert {"--time=1-12:00:00", "--mem=64G", "--signal=TERM@60", "--export=ALL"} <= {*arguments[:script]}
+    assert {"--time=1-12:00:00", "--mem=64G", "--cpus-per-task=32", "--signal=TERM@60", "--export=ALL"} <= {
+        *arguments[:script]
+    }
     assert not [each for each in arguments if each.startswith(("--account", "--qos", "--comment"))]
     assert arguments[script + 1] == "srun"
     assert arguments[-4:] == command
     assert "$(a folder)" not in (tmp_path / "batch.sh").read_text()
     assert (environment["SLURM_CONF"], environment["MORE"]) == ("/etc/other.conf", "x")
     assert "secret" not in called.read_text()
+
+
+def test_a_node_gets_processors_and_memory_by_kind_and_gpus():
+    settings = WorkerSettings(
+        node_resources='{"pretrain": {"cpus_per_gpu": 12, "memory_per_gpu": 64}, "*": {"cpus": 6}}'
+    )
+    assert settings.resources_of("pretrain", 8).model_dump(include={"cpus", "memory", "shm"}) == {
+        "cpus": 96,
+        "memory": 512,
+        "shm": 16,
+    }
+    assert (settings.resources_of("validate", 0).cpus, settings.resources_of("pretrain", 0).cpus) == (6, 1)
+    assert settings.least_cpus == 1
 
 
 def test_what_is_true_of_the_workers_machine_alone_stays_there():
@@ -233,7 +249,7 @@ def test_what_is_true_of_the_workers_machine_alone_stays_there():
 def test_a_refused_job(commands, answer, tmp_path, name, transient):
     answer("sbatch", name)
     with pytest.raises(SlurmRefused) as caught:
-        commands.submit("name", 1, 0, tmp_path, os.environ, ["true"])
+        commands.submit("name", 1, 0, NodeResources(), tmp_path, os.environ, ["true"])
     assert caught.value.transient is transient
 
 
@@ -264,7 +280,7 @@ def test_a_query_is_repeated_until_the_controller_answers():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"slurm_partition": "--wrap=x"}, {"slurm_time": "1; reboot"}, {"slurm_memory": "lots"}, {"slurm_cpus": 0}],
+    [{"slurm_partition": "--wrap=x"}, {"slurm_time": "1; reboot"}, {"node_resources": {"pretrain": {"cpus": 0}}}],
 )
 def test_settings_are_checked(changes):
     with pytest.raises(ValidationError, match=next(iter(changes))):
